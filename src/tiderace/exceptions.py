@@ -1,0 +1,68 @@
+"""Every exception of Tiderace, control-flow signals apart from errors.
+
+Signals (raised to say something, not because something went wrong)::
+
+    StopConsumer        this consumer is done; its connection task may end
+    AcceptConnection    raised inside connect(): accept the socket
+    DenyConnection      raised inside connect(): refuse the socket
+
+Errors::
+
+    ChannelFull                       a direct send found the channel at capacity
+    MessageTooLarge                   a message is larger than the layer takes
+    InvalidChannelLayerError          CHANNEL_LAYERS cannot be used (a ValueError)
+    UnknownMessageType                no handler for a message's type (a ValueError)
+    RequestAborted
+    └── RequestTimeout
+
+The names and bases are those of ``channels.exceptions``, so that ``except``
+clauses written for Channels keep catching what they caught.
+"""
+
+__all__ = [
+    "AcceptConnection",
+    "ChannelFull",
+    "DenyConnection",
+    "InvalidChannelLayerError",
+    "MessageTooLarge",
+    "RequestAborted",
+    "RequestTimeout",
+    "StopConsumer",
+    "UnknownMessageType",
+]
+
+
+class RequestAborted(Exception):
+    """The client went away while its request body was being read."""
+
+
+class RequestTimeout(RequestAborted):
+    """The request body did not arrive in time."""
+
+
+class InvalidChannelLayerError(ValueError):
+    """A channel layer is missing, misconfigured, or lacks what was asked of it."""
+
+
+class AcceptConnection(Exception):
+    """Raised inside ``connect()`` of a WebSocket consumer to accept the socket."""
+
+
+class DenyConnection(Exception):
+    """Raised inside ``connect()`` of a WebSocket consumer to refuse the socket."""
+
+
+class ChannelFull(Exception):
+    """A message could not be sent because the channel is at its capacity."""
+
+
+class MessageTooLarge(Exception):
+    """A message is larger than the channel layer accepts."""
+
+
+class StopConsumer(Exception):
+    """Raised by a handler to end its consumer cleanly."""
+
+
+class UnknownMessageType(ValueError):
+    """A message names a type for which the consumer has no handler."""
