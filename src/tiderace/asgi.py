@@ -1,0 +1,131 @@
+"""The ASGI vocabulary: typed scopes and callables, and events built by pure functions.
+
+It knows the ASGI specification (HTTP & WebSocket message format 2.5, lifespan 2.0)
+and nothing of Django, consumers or layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, TypeAlias
+
+__all__ = [
+    "ASGIApp",
+    "Event",
+    "Receive",
+    "Scope",
+    "Send",
+    "can_deny_with_response",
+    "client_address",
+    "denial_response",
+    "describe",
+    "http_response",
+    "websocket_accept",
+    "websocket_close",
+    "websocket_send",
+]
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Event: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Event]]
+Send: TypeAlias = Callable[[Event], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[Any]]
+
+Header: TypeAlias = "tuple[bytes, bytes] | list[bytes]"
+
+_DENIAL_EXTENSION = "websocket.http.response"
+
+
+def websocket_accept(
+    subprotocol: str | None = None, headers: Iterable[Header] | None = None
+) -> dict[str, Any]:
+    """Build ``websocket.accept``; the key ``subprotocol`` is always present."""
+    event: dict[str, Any] = {"type": "websocket.accept", "subprotocol": subprotocol}
+    if headers:
+        event["headers"] = list(headers)
+    return event
+
+
+def websocket_send(
+    text_data: str | None = None, bytes_data: bytes | None = None
+) -> dict[str, Any]:
+    """Build ``websocket.send``; text wins when both are given.
+
+    Raises:
+        ValueError: when neither is given.
+    """
+    if text_data is not None:
+        return {"type": "websocket.send", "text": text_data}
+    if bytes_data is not None:
+        return {"type": "websocket.send", "bytes": bytes_data}
+    raise ValueError("You must pass one of bytes_data or text_data")
+
+
+def websocket_close(
+    code: int | bool | None = None, reason: str | None = None
+) -> dict[str, Any]:
+    """Build ``websocket.close``.
+
+    ``code`` None or True leaves the code to the server (1000); 0 is passed on.
+    An empty reason is left out.
+    """
+    event: dict[str, Any] = {"type": "websocket.close"}
+    if code is not None and code is not True:
+        event["code"] = code
+    if reason:
+        event["reason"] = reason
+    return event
+
+
+def can_deny_with_response(scope: Scope) -> bool:
+    """Whether the server takes an HTTP response instead of a handshake.
+
+    That is ASGI's WebSocket Denial Response extension.
+    """
+    return _DENIAL_EXTENSION in (scope.get("extensions") or {})
+
+
+def denial_response(status: int, body: str) -> list[dict[str, Any]]:
+    """Build the events that answer a WebSocket handshake with a plain-text response."""
+    return _plain_response("websocket.http.response", status, body)
+
+
+def http_response(status: int, body: str) -> list[dict[str, Any]]:
+    """Build the events of a plain-text HTTP response."""
+    return _plain_response("http.response", status, body)
+
+
+def _plain_response(prefix: str, status: int, body: str) -> list[dict[str, Any]]:
+    data = body.encode()
+    return [
+        {
+            "type": f"{prefix}.start",
+            "status": status,
+            "headers": [
+                (b"content-type", b"text/plain; charset=utf-8"),
+                (b"content-length", str(len(data)).encode()),
+            ],
+        },
+        {"type": f"{prefix}.body", "body": data},
+    ]
+
+
+def client_address(scope: Scope) -> str:
+    """``host:port`` of the peer as the server saw it, or ``"unknown"``.
+
+    Behind a proxy this is the proxy unless the server rewrote it.
+    """
+    client = scope.get("client")
+    if not client:
+        return "unknown"
+    return f"{client[0]}:{client[1]}"
+
+
+def describe(scope: Scope) -> str:
+    """One phrase for log lines: what kind of connection, to where, from whom.
+
+    The query string is left out, for it may carry a token.
+    """
+    if scope.get("type") == "channel":
+        return f"channel {scope.get('channel')}"
+    return f"{scope.get('type')} {scope.get('path', '')} from {client_address(scope)}"

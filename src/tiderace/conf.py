@@ -1,0 +1,87 @@
+"""Tiderace's own settings: the dict ``TIDERACE``, validated once into a frozen value.
+
+It knows Django's settings object only when asked, and nothing of what the values
+are used for.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+__all__ = ["Settings", "UnknownSetting", "current", "nearest", "validate"]
+
+
+class UnknownSetting(ValueError):
+    """``TIDERACE`` holds a key that is no setting, or a value of the wrong type."""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="upper"):
+    """The values of ``TIDERACE`` (upper-case keys there), each with its default."""
+
+    sync_threads: int | None = None
+    """Threads for the sync code of connections (sync consumers, database calls).
+
+    None: processors + 4, at most 32, as asyncio sizes its own pool. Each thread may
+    hold one database connection.
+    """
+
+    concurrent_handlers: int = 16
+    """How many handlers marked ``@concurrent`` one connection may run at a time."""
+
+    drop_log_interval: float = 60.0
+    """Seconds between two log lines about messages that one socket lost."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean X?`` when a known name is close to ``name``, else nothing."""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def validate(values: Mapping[str, Any]) -> Settings:
+    """Turn the dict ``TIDERACE`` into ``Settings``.
+
+    Raises:
+        UnknownSetting: for an unknown key, with the nearest known one, and for a
+            value of the wrong type or out of range.
+    """
+    known = Settings.__struct_encode_fields__
+    for key in values:
+        if key not in known:
+            raise UnknownSetting(
+                f"TIDERACE has no setting {key!r}{nearest(str(key), known)} "
+                f"(known: {', '.join(known)})"
+            )
+    try:
+        settings = msgspec.convert(dict(values), Settings)
+    except msgspec.ValidationError as error:
+        raise UnknownSetting(f"TIDERACE: {error}") from None
+    for key in ("sync_threads", "concurrent_handlers"):
+        number = getattr(settings, key)
+        if number is not None and number < 1:
+            raise UnknownSetting(
+                f"TIDERACE[{key.upper()!r}] is {number}; use 1 or more"
+            )
+    return settings
+
+
+_validated: tuple[object, Settings] | None = None
+
+
+def current() -> Settings:
+    """The settings in force; the defaults when Django is not configured.
+
+    The dict is validated again only when ``settings.TIDERACE`` is another object, as
+    after ``override_settings``.
+    """
+    global _validated
+    from django.conf import settings
+
+    values = getattr(settings, "TIDERACE", None) if settings.configured else None
+    if _validated is None or _validated[0] is not values:
+        _validated = (values, validate(values or {}))
+    return _validated[1]

@@ -1,0 +1,266 @@
+"""The threads in which the sync code of connections runs: a bounded pool, in order.
+
+asgiref sends all thread-sensitive sync code of a process through one thread, so one
+slow query freezes every socket. Inside ``isolated()`` the sync code of a connection
+runs on this pool instead: different connections side by side, one connection's calls
+one after the other, and all calls of one handler in the same thread, so that they
+share a database connection. It knows asyncio and asgiref, and nothing of Django.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextvars
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, Future
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
+
+__all__ = ["ConnectionThread", "ThreadPool", "current", "default_pool", "isolated"]
+
+T = TypeVar("T")
+
+# What a thread does next: a job, or None when the pool closes.
+_Job = Callable[[], None]
+
+
+class _Worker(threading.Thread):
+    """One thread of the pool, with the jobs only it may run."""
+
+    def __init__(self, pool: ThreadPool, number: int) -> None:
+        super().__init__(name=f"tiderace-sync-{number}", daemon=True)
+        self.jobs: deque[_Job] = deque()
+        self._pool = pool
+
+    def run(self) -> None:
+        while (job := self._pool.take(self)) is not None:
+            job()
+            # Do not keep the last job's connection alive while idle.
+            del job
+
+
+class ThreadPool:
+    """At most ``size`` threads, started when needed, for the sync code of connections.
+
+    A job either may run in any thread (``submit``) or must run in the thread that
+    ran an earlier one (``submit_to``). Threads are daemons, joined for at most
+    ``close_timeout`` seconds at exit, so a handler that never returns cannot keep
+    the process alive.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"a thread pool needs at least one thread, not {size}")
+        self.size = size
+        self._condition = threading.Condition()
+        self._shared: deque[_Job] = deque()
+        self._workers: list[_Worker] = []
+        self._idle = 0
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that no thread has taken yet."""
+        return len(self._shared) + sum(len(worker.jobs) for worker in self._workers)
+
+    def submit(self, job: _Job) -> None:
+        """Run ``job`` in whichever thread is free first."""
+        with self._condition:
+            self._refuse_when_closed()
+            self._shared.append(job)
+            # A thread counts as idle until it has woken up, so it is not enough
+            # that one is idle: there must be one for every waiting job.
+            if self.waiting > self._idle and len(self._workers) < self.size:
+                worker = _Worker(self, len(self._workers))
+                self._workers.append(worker)
+                worker.start()
+            else:
+                self._condition.notify()
+
+    def submit_to(self, worker: _Worker, job: _Job) -> None:
+        """Run ``job`` in ``worker``, after the jobs already waiting for it."""
+        with self._condition:
+            self._refuse_when_closed()
+            worker.jobs.append(job)
+            # Only that thread can take it, and which one a condition wakes is
+            # not ours to choose.
+            self._condition.notify_all()
+
+    def take(self, worker: _Worker) -> _Job | None:
+        """The next job for ``worker``; waits for one. None when the pool has closed."""
+        with self._condition:
+            while True:
+                if worker.jobs:
+                    return worker.jobs.popleft()
+                if self._shared:
+                    return self._shared.popleft()
+                if self._closed:
+                    return None
+                self._idle += 1
+                try:
+                    self._condition.wait()
+                finally:
+                    self._idle -= 1
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Let the threads finish what waits, for at most ``timeout`` seconds each."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+        for worker in self._workers:
+            worker.join(timeout)
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise RuntimeError(
+                "the pool for sync code is closed, since the process is exiting; "
+                "start no new work after that"
+            )
+
+
+class ConnectionThread(Executor):
+    """The thread of one connection, as an executor that asgiref can use.
+
+    The first job since ``release()`` goes to any free thread, the following ones to
+    that same thread: a handler's sync calls share a thread (and so Django's database
+    connection), while between handlers no thread is held.
+    """
+
+    def __init__(self, pool: ThreadPool) -> None:
+        self._pool = pool
+        self._worker: _Worker | None = None
+        self._lock = threading.Lock()
+        self._starting: list[_Job] = []
+        self._started = False
+
+    @property
+    def used(self) -> bool:
+        """Whether sync code has run (or was submitted) since the last ``release()``."""
+        return self._started
+
+    def submit(
+        self, function: Callable[..., T], /, *args: Any, **kwargs: Any
+    ) -> Future[T]:
+        """Run ``function`` in this connection's thread."""
+        future: Future[T] = Future()
+
+        def job() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = function(*args, **kwargs)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        with self._lock:
+            if self._worker is not None:
+                self._pool.submit_to(self._worker, job)
+            elif self._started:
+                # The first job has no thread yet; this one follows it there.
+                self._starting.append(job)
+            else:
+                self._started = True
+                self._pool.submit(lambda: self._first(job))
+        return future
+
+    def release(self) -> None:
+        """Hold no thread any more; the next job may run in another one."""
+        with self._lock:
+            if self._worker is not None:
+                self._worker = None
+                self._started = False
+
+    def _first(self, job: _Job) -> None:
+        worker = threading.current_thread()
+        assert isinstance(worker, _Worker)  # noqa: S101 (jobs run in workers only)
+        with self._lock:
+            self._worker = worker
+            # In front of what other connections have pinned to this thread.
+            worker.jobs.extendleft(reversed(self._starting))
+            self._starting.clear()
+        job()
+
+
+_current: contextvars.ContextVar[ConnectionThread | None] = contextvars.ContextVar(
+    "tiderace_connection_thread", default=None
+)
+_pools: weakref.WeakValueDictionary[int, ThreadPool] = weakref.WeakValueDictionary()
+_pool: ThreadPool | None = None
+_pool_lock = threading.Lock()
+
+
+def default_size() -> int:
+    """Threads when the setting says nothing: asyncio's own rule for its executor."""
+    return min(32, (os.cpu_count() or 1) + 4)
+
+
+def default_pool(size: int | None = None) -> ThreadPool:
+    """The pool of this process, made at first use with ``size`` threads.
+
+    A forked child makes its own, since threads do not survive a fork.
+    """
+    global _pool
+    with _pool_lock:
+        if _pool is None:
+            _pool = ThreadPool(size or default_size())
+            atexit.register(_pool.close)
+        return _pool
+
+
+def _forget_pool() -> None:
+    global _pool, _pool_lock
+    _pool = None
+    _pool_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def current() -> ConnectionThread | None:
+    """The thread of the connection that is being served here, if it is isolated."""
+    return _current.get()
+
+
+@asynccontextmanager
+async def isolated(
+    pool: ThreadPool | None = None,
+) -> AsyncIterator[ConnectionThread | None]:
+    """Give the connection served inside this block a thread of its own for sync code.
+
+    Yields the connection's thread, or None where the block changes nothing: inside
+    another ``isolated()`` or ``ThreadSensitiveContext``, and below a sync caller that
+    waits in ``async_to_sync`` (a management command, Django's ``TestCase``), whose own
+    thread, and so its open transaction, must be used.
+
+    Tasks started inside must end before the block does.
+    """
+    if (
+        _current.get() is not None
+        or SyncToAsync.thread_sensitive_context.get(None) is not None
+        or getattr(AsyncToSync.executors, "current", None) is not None
+        or asyncio.get_running_loop() in AsyncToSync.loop_thread_executors
+    ):
+        yield None
+        return
+    thread = ConnectionThread(pool or default_pool())
+    context = ThreadSensitiveContext()
+    SyncToAsync.context_to_thread_executor[context] = thread
+    outer = SyncToAsync.thread_sensitive_context.set(context)
+    token = _current.set(thread)
+    try:
+        yield thread
+    finally:
+        _current.reset(token)
+        SyncToAsync.thread_sensitive_context.reset(outer)
+        SyncToAsync.context_to_thread_executor.pop(context, None)
+        thread.release()
