@@ -1,0 +1,27 @@
+# Every target is one call of scripts/dev, which needs Python 3.11 or newer and nothing else.
+# Without make: scripts/dev demo, scripts/dev test, ...
+#
+#   make demo [PORT=8001] [HOST=0.0.0.0]    make test [ARGS="-k hub"]    make bench [QUICK=1]
+
+.PHONY: help demo test check bench docs clean
+
+help:
+	@scripts/dev --help
+
+demo:
+	@scripts/dev demo $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
+
+test:
+	@scripts/dev test $(ARGS)
+
+check:
+	@scripts/dev check
+
+bench:
+	@scripts/dev bench $(if $(QUICK),--quick) $(ARGS)
+
+docs:
+	@scripts/dev docs
+
+clean:
+	@scripts/dev clean
