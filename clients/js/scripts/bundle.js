@@ -1,0 +1,37 @@
+/** The one recipe of the built file; knows nothing of where it is put. */
+
+import { readFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
+import { build } from "esbuild";
+
+const here = (path) => fileURLToPath(new URL(path, import.meta.url));
+
+/** The folder from which Django serves the client. */
+export const STATIC = here("../../../src/tiderace/static/tiderace/");
+
+/** Bytes after gzip that the reconnecting socket may cost. */
+export const BUDGET = 3 * 1024;
+
+/** Build in memory: file name to contents. */
+export async function bundle() {
+  const { version } = JSON.parse(await readFile(here("../package.json"), "utf8"));
+  const result = await build({
+    absWorkingDir: here(".."),
+    entryPoints: ["src/index.ts"],
+    outfile: `${STATIC}tiderace.js`,
+    bundle: true,
+    format: "esm",
+    platform: "browser",
+    target: "es2022",
+    minify: true,
+    sourcemap: "linked",
+    banner: { js: `/*! Tiderace ${version}, BSD-3-Clause */` },
+    write: false,
+  });
+  return new Map(result.outputFiles.map((file) => [file.path.split(/[\\/]/).pop(), file.contents]));
+}
+
+export function weigh(contents) {
+  return gzipSync(contents, { level: 9 }).length;
+}

@@ -1,0 +1,442 @@
+/**
+ * One WebSocket that comes back: a drop-in for the browser's, for any consumer.
+ * Knows nothing of what the messages mean, of topics, or of Django.
+ */
+
+import { complete, type Fresh, type SocketOptions } from "./options.js";
+
+/** What a badge in a page would show. */
+export type Status = "connecting" | "open" | "waiting" | "offline" | "closed";
+
+/** What a `state` event says. */
+export interface StateDetail {
+  status: Status;
+  /** Attempts since the last connection that lasted. */
+  attempt: number;
+  /** Seconds until the next attempt; 0 unless the status is "waiting". */
+  delay: number;
+}
+
+/** A native close event that also says whether the socket comes back by itself. */
+export interface SocketCloseEvent extends CloseEvent {
+  readonly willReconnect: boolean;
+}
+
+/** An error event; `error` is there when the browser's WebSocket was not its source. */
+export interface SocketErrorEvent extends Event {
+  readonly error?: unknown;
+}
+
+export interface SocketEventMap {
+  open: Event;
+  message: MessageEvent;
+  close: SocketCloseEvent;
+  error: SocketErrorEvent;
+  /** The status changed. */
+  state: CustomEvent<StateDetail>;
+  /** A message left the offline queue without being sent; `detail` is the message. */
+  drop: CustomEvent<string | Blob>;
+}
+
+type Handler<E> = ((this: any, event: E) => unknown) | null;
+type Queued = [data: string | Blob, size: number];
+
+const HANDLERS = ["open", "message", "close", "error", "state", "drop"] as const;
+const PAGE_EVENTS = ["online", "offline", "pagehide", "pageshow", "visibilitychange"] as const;
+// A laptop in a tunnel says it is offline, and still reaches itself.
+const LOOPBACK = /^\w+:..(localhost|127\.|\[::1])/;
+
+const fresh = <T>(value: Fresh<T>): T | Promise<T> =>
+  typeof value === "function" ? (value as () => T | Promise<T>)() : value;
+
+export interface Socket {
+  addEventListener<K extends keyof SocketEventMap>(
+    type: K,
+    listener: ((this: Socket, event: SocketEventMap[K]) => unknown) | null,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  addEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  removeEventListener<K extends keyof SocketEventMap>(
+    type: K,
+    listener: ((this: Socket, event: SocketEventMap[K]) => unknown) | null,
+    options?: boolean | EventListenerOptions,
+  ): void;
+  removeEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | EventListenerOptions,
+  ): void;
+}
+
+/**
+ * A WebSocket that comes back.
+ *
+ * It has the browser's interface and adds a `status`, a bounded queue for what
+ * is sent while there is no connection, and `reconnect()`. Delivery is at most
+ * once: nothing is sent twice, and what a broken connection had taken may be lost.
+ */
+export class Socket extends EventTarget {
+  static readonly CONNECTING = 0;
+  static readonly OPEN = 1;
+  static readonly CLOSING = 2;
+  static readonly CLOSED = 3;
+  readonly CONNECTING = 0;
+  readonly OPEN = 1;
+  readonly CLOSING = 2;
+  readonly CLOSED = 3;
+
+  declare onopen: Handler<Event>;
+  declare onmessage: Handler<MessageEvent>;
+  declare onclose: Handler<SocketCloseEvent>;
+  declare onerror: Handler<SocketErrorEvent>;
+  declare onstate: Handler<CustomEvent<StateDetail>>;
+  declare ondrop: Handler<CustomEvent<string | Blob>>;
+
+  #source: Fresh<string | URL>;
+  #protocols: Fresh<string | string[]>;
+  #options: Required<SocketOptions>;
+  #url = "";
+  #status: Status | "" = "";
+  #binaryType: BinaryType = "blob";
+  #native: WebSocket | undefined;
+  #queue: Queued[] = [];
+  #queued = 0;
+  /** Attempts since the last connection that lasted. */
+  #attempt = 0;
+  #openedAt = 0;
+  /** The one timer: attempt, connect deadline, silence and reply never overlap. */
+  #timer: unknown;
+  /** Changes whenever an attempt becomes void, so that a late answer is noticed. */
+  #turn = 0;
+  #closing = false;
+
+  /**
+   * @param url Absolute, or relative to the page (`"/ws/chat/"`); http and https
+   *   become ws and wss. A function is called before every attempt.
+   * @param protocols As for `WebSocket`; a function is called before every attempt.
+   * @throws TypeError when a URL cannot be parsed or an option is unknown.
+   */
+  constructor(
+    url: Fresh<string | URL> = "",
+    protocols: Fresh<string | string[]> = [],
+    options: SocketOptions = {},
+  ) {
+    super();
+    this.#source = url;
+    this.#protocols = protocols;
+    this.#options = complete(options);
+    for (const type of HANDLERS) this.#offer(type);
+    if (typeof url !== "function") this.#resolve(url);
+    this.reconnect();
+  }
+
+  /** The address of the latest attempt; empty until a URL function has answered. */
+  get url(): string {
+    return this.#url;
+  }
+
+  get status(): Status {
+    return this.#status as Status;
+  }
+
+  /** As of a WebSocket; CONNECTING (0) also while the socket waits to come back. */
+  get readyState(): 0 | 1 | 2 | 3 {
+    const status = this.#status;
+    return status === "closed" ? 3 : this.#closing ? 2 : status === "open" ? 1 : 0;
+  }
+
+  get protocol(): string {
+    return this.#native?.protocol ?? "";
+  }
+
+  get extensions(): string {
+    return this.#native?.extensions ?? "";
+  }
+
+  /** Bytes not yet given to the network, those of the offline queue included. */
+  get bufferedAmount(): number {
+    return this.#queued + (this.#native?.bufferedAmount ?? 0);
+  }
+
+  get binaryType(): BinaryType {
+    return this.#binaryType;
+  }
+
+  set binaryType(type: BinaryType) {
+    this.#binaryType = type;
+    if (this.#native) this.#native.binaryType = type;
+  }
+
+  /**
+   * Send now, or as soon as the socket is open again.
+   *
+   * Strings and binary data go as they are, anything else as JSON. A queued
+   * message is handed to one connection, once, in order; a message that was in
+   * flight when a connection broke may be lost and is not repeated.
+   *
+   * @throws DOMException InvalidStateError after the socket closed for good,
+   *   QuotaExceededError when the queue is full and `whenFull` is "throw".
+   * @throws TypeError when the data has no JSON form.
+   */
+  send(data: unknown): void {
+    if (this.readyState > 1) {
+      throw new DOMException("the socket is closed; reconnect() opens it", "InvalidStateError");
+    }
+    const frame = encode(data);
+    const native = this.#native;
+    if (this.#status === "open" && native?.readyState === 1) native.send(frame);
+    else this.#enqueue(frame);
+  }
+
+  /**
+   * Close for good. What is still queued is dropped, with a `drop` event each.
+   *
+   * @throws DOMException InvalidAccessError for a code a page may not send.
+   */
+  close(code?: number, reason?: string): void {
+    if (code !== undefined && code !== 1000 && !(code >= 3000 && code < 5000)) {
+      throw new DOMException(`close code ${code} is not 1000 or 3000-4999`, "InvalidAccessError");
+    }
+    if (this.readyState > 1) return;
+    const native = this.#native;
+    native?.close(code, reason);
+    this.#closing = true;
+    this.#arm(0);
+    if (!native) {
+      this.#release();
+      this.#arm(1e-3, () => this.#lost({ code: code ?? 1005, reason: reason ?? "", wasClean: true }));
+    }
+  }
+
+  /** Connect now, with a new connection and a count from zero; also after `close()`. */
+  reconnect(): void {
+    const { window } = this.#options;
+    for (const type of PAGE_EVENTS) window.addEventListener?.(type, this.#onPage);
+    this.#closing = false;
+    this.#attempt = 0;
+    if (this.#status === "open") this.#leave("reconnect() was called");
+    this.#start();
+  }
+
+  /** `on<type>`, which keeps its place among the listeners as HTML asks. */
+  #offer(type: keyof SocketEventMap): void {
+    let handler: Handler<Event> = null;
+    const call = (event: Event): unknown => handler!.call(this, event);
+    Object.defineProperty(this, `on${type}`, {
+      get: () => handler,
+      set: (value: unknown) => {
+        handler = typeof value === "function" ? (value as Handler<Event>) : null;
+        if (handler) this.addEventListener(type, call);
+        else this.removeEventListener(type, call);
+      },
+    });
+  }
+
+  #resolve(url: string | URL): string {
+    const { base, window } = this.#options;
+    const page = window.location?.href;
+    const address = new URL(url, base ? new URL(base, page) : page);
+    address.protocol = address.protocol.replace("http", "ws");
+    address.hash = "";
+    return (this.#url = address.href);
+  }
+
+  #arm(seconds: number, callback?: () => void): void {
+    const { window } = this.#options;
+    window.clearTimeout(this.#timer as never);
+    if (callback && seconds) this.#timer = window.setTimeout(callback, seconds * 1e3);
+  }
+
+  #become(status: Status, delay = 0): void {
+    if (this.#status === status) return;
+    this.#status = status;
+    const detail = { status, attempt: this.#attempt, delay };
+    this.dispatchEvent(new CustomEvent("state", { detail }));
+  }
+
+  /** Make the present attempt or connection void. */
+  #release(): void {
+    const native = this.#native;
+    this.#turn++;
+    this.#arm(0);
+    this.#native = undefined;
+    if (native) {
+      native.onopen = native.onmessage = native.onerror = native.onclose = null;
+      native.close();
+    }
+  }
+
+  #start = (): void => {
+    const { connectTimeout } = this.#options;
+    this.#release();
+    if (this.#isOffline()) return this.#become("offline");
+    this.#arm(connectTimeout, () => this.#fail(`no connection within ${connectTimeout} s`));
+    void this.#dial(this.#turn);
+    this.#become("connecting");
+  };
+
+  async #dial(turn: number): Promise<void> {
+    let fatal = false;
+    try {
+      const [url, protocols] = await Promise.all([fresh(this.#source), fresh(this.#protocols)]);
+      if (turn !== this.#turn) return;
+      // What the constructor refuses now, it would refuse at every attempt.
+      fatal = true;
+      const native = new this.#options.window.WebSocket(this.#resolve(url), protocols);
+      this.#native = native;
+      native.binaryType = this.#binaryType;
+      native.onopen = () => this.#opened(native);
+      native.onmessage = ({ data, origin }) => {
+        this.#listen();
+        this.dispatchEvent(new MessageEvent("message", { data, origin }));
+      };
+      native.onerror = () => this.dispatchEvent(new Event("error"));
+      native.onclose = (event) => this.#lost(event);
+    } catch (error) {
+      if (turn === this.#turn) this.#fail(error, fatal);
+    }
+  }
+
+  #opened(native: WebSocket): void {
+    this.#openedAt = this.#options.window.performance.now();
+    this.#listen();
+    this.#become("open");
+    // Before the queue: what an `open` listener sends (a login, a join) goes first.
+    this.dispatchEvent(new Event("open"));
+    while (this.#native === native && native.readyState === 1 && this.#queue[0]) {
+      native.send(this.#unqueue());
+    }
+  }
+
+  #listen(): void {
+    this.#arm(this.#options.heartbeat, this.#beat);
+  }
+
+  #beat = (): void => {
+    const { heartbeat, heartbeatMessage, heartbeatTimeout } = this.#options;
+    if (!heartbeat || this.#native?.readyState !== 1) return;
+    this.#native.send(encode(heartbeatMessage));
+    this.#arm(heartbeatTimeout, () => this.#fail(`no frame within ${heartbeatTimeout} s of a heartbeat`));
+  };
+
+  #fail(error: unknown, fatal = false): void {
+    this.#lost({ code: 1006, reason: String(error) }, error, fatal);
+  }
+
+  #lost(init: CloseEventInit, error?: unknown, fatal = false): void {
+    const { window, stableAfter, maxAttempts, retryOn } = this.#options;
+    if (this.#status === "open" && window.performance.now() - this.#openedAt >= stableAfter * 1e3) {
+      this.#attempt = 0;
+    }
+    this.#release();
+    const event = new CloseEvent("close", init);
+    const { code } = event;
+    let willReconnect = !fatal && !this.#closing && this.#attempt < maxAttempts;
+    try {
+      willReconnect &&=
+        typeof retryOn === "function"
+          ? retryOn(event)
+          : retryOn.includes(code) || (code !== 1000 && code < 4000);
+    } catch (thrown) {
+      willReconnect = false;
+      error = thrown;
+    }
+    if (willReconnect) this.#wait(code);
+    else this.#finish();
+    if (error) this.dispatchEvent(Object.assign(new Event("error"), { error }));
+    this.dispatchEvent(Object.assign(event, { willReconnect }));
+  }
+
+  #wait(code: number): void {
+    if (this.#isOffline()) return this.#become("offline");
+    const { window, minDelay, maxDelay } = this.#options;
+    // 1012: the server restarts and asks to be called again.
+    const tries = code === 1012 ? 0 : this.#attempt;
+    const spread = window.Math.random() * Math.min(maxDelay, minDelay * 2 ** tries);
+    const delay = Math.min(maxDelay, minDelay + spread);
+    this.#attempt++;
+    this.#arm(delay || 1e-3, this.#start);
+    this.#become("waiting", delay);
+  }
+
+  #finish(): void {
+    const { window } = this.#options;
+    for (const type of PAGE_EVENTS) window.removeEventListener?.(type, this.#onPage);
+    this.#become("closed");
+    while (this.#queue[0]) this.#discard(this.#unqueue());
+  }
+
+  /** Hang up without a failure: the socket comes back when something says so. */
+  #leave(reason: string): void {
+    this.#release();
+    this.#become("offline");
+    const event = new CloseEvent("close", { code: 1001, reason, wasClean: true });
+    this.dispatchEvent(Object.assign(event, { willReconnect: true }));
+  }
+
+  #onPage = ({ type }: Event): void => {
+    const { document } = this.#options.window;
+    const status = this.#status;
+    if (this.#closing) return;
+    if (type === "pagehide") {
+      if (status === "open") this.#leave("the page is hidden");
+      else {
+        this.#release();
+        this.#become("offline");
+      }
+    } else if (type !== "visibilitychange" || document?.visibilityState === "visible") {
+      if (status === "open") this.#beat();
+      else if (status !== "connecting") this.#start();
+    }
+  };
+
+  #isOffline(): boolean {
+    const { location, navigator } = this.#options.window;
+    return navigator?.onLine === false && !LOOPBACK.test(this.#url || location?.href!);
+  }
+
+  #enqueue(data: string | Blob | BufferSource): void {
+    const { queueLimit, queueSize, whenFull } = this.#options;
+    // A Blob measures text in UTF-8 and keeps bytes that the caller may overwrite.
+    const blob = new Blob([data]);
+    const { size } = blob;
+    const kept = typeof data === "string" ? data : blob;
+    const full = (): boolean =>
+      this.#queue.length >= queueLimit || this.#queued + size > queueSize;
+    if (whenFull === "drop-oldest" && size <= queueSize) {
+      while (this.#queue[0] && full()) this.#discard(this.#unqueue());
+    }
+    if (!full()) {
+      this.#queue.push([kept, size]);
+      this.#queued += size;
+    } else if (whenFull === "throw") {
+      throw new DOMException(
+        `the offline queue is full (${this.#queue.length} messages, ${this.#queued} bytes)`,
+        "QuotaExceededError",
+      );
+    } else this.#discard(kept);
+  }
+
+  #unqueue(): string | Blob {
+    const [data, size] = this.#queue.shift()!;
+    this.#queued -= size;
+    return data;
+  }
+
+  #discard(detail: string | Blob): void {
+    this.dispatchEvent(new CustomEvent("drop", { detail }));
+  }
+}
+
+function encode(data: unknown): string | Blob | BufferSource {
+  if (data instanceof Blob || data instanceof ArrayBuffer || ArrayBuffer.isView(data)) {
+    return data as Blob | BufferSource;
+  }
+  const text = typeof data === "string" ? data : JSON.stringify(data);
+  if (text === undefined) throw new TypeError(`cannot send ${typeof data}: it has no JSON form`);
+  return text;
+}

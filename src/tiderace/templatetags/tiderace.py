@@ -1,0 +1,158 @@
+"""The browser client in a template: its script, its settings, its name for imports.
+
+It knows where the built file lies and which settings the client takes; it knows
+nothing of consumers, routes or of what the page will connect to.
+
+::
+
+    {% load tiderace %}
+    {% tiderace_importmap %}
+    {% tiderace_script base="/ws/" heartbeat=25 %}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from django import template
+from django.templatetags.static import static
+from django.utils.html import format_html, json_script
+from django.utils.safestring import SafeString, mark_safe
+
+if TYPE_CHECKING:
+    from django.template.context import Context
+
+__all__ = ["register", "tiderace_importmap", "tiderace_script"]
+
+register = template.Library()
+
+CONFIG_ID = "tiderace-config"
+SCRIPT = "tiderace/tiderace.js"
+
+# The option of the template tag, its name in JavaScript, and what it may be.
+_NUMBER: tuple[type, ...] = (int, float)
+_OPTIONS: dict[str, tuple[str, tuple[type, ...]]] = {
+    "base": ("base", (str,)),
+    "min_delay": ("minDelay", _NUMBER),
+    "max_delay": ("maxDelay", _NUMBER),
+    "max_attempts": ("maxAttempts", (int,)),
+    "stable_after": ("stableAfter", _NUMBER),
+    "connect_timeout": ("connectTimeout", _NUMBER),
+    "heartbeat": ("heartbeat", _NUMBER),
+    "heartbeat_timeout": ("heartbeatTimeout", _NUMBER),
+    "heartbeat_message": ("heartbeatMessage", (str, dict, list)),
+    "retry_on": ("retryOn", (list, tuple)),
+    "queue_limit": ("queueLimit", (int,)),
+    "queue_size": ("queueSize", (int,)),
+    "when_full": ("whenFull", (str,)),
+}
+_POLICIES = ("throw", "drop-oldest", "drop-newest")
+
+# What would end a script element or open a comment in it, as JSON escapes.
+_SCRIPT_ESCAPES = {ord(">"): "\\u003E", ord("<"): "\\u003C", ord("&"): "\\u0026"}
+
+
+@register.simple_tag(takes_context=True)
+def tiderace_script(
+    context: Context, *, nonce: str | None = None, **options: object
+) -> SafeString:
+    """Load the client as a module, with the page's settings beside it.
+
+    The settings are a JSON element (``id="tiderace-config"``), which no content
+    security policy blocks; ``connect()`` reads it. The script carries the nonce
+    of the request where there is one.
+
+    Args:
+        context: The template's context, which is asked for a nonce.
+        nonce: Used instead of the one found in the context.
+        options: The client's options in Python's spelling (``min_delay`` for
+            ``minDelay``); times are in seconds. One that is None is left out, so
+            that the client's own default holds.
+
+    Raises:
+        TemplateSyntaxError: when rendered, for an option that is unknown or has a
+            value the client could not use.
+    """
+    settings = {
+        _OPTIONS[name][0]: value
+        for name, value in options.items()
+        if _checked(name, value) is not None
+    }
+    return format_html(
+        '{}\n<script type="module" src="{}"{}></script>',
+        json_script(settings, CONFIG_ID),
+        static(SCRIPT),
+        _nonce_attribute(context, nonce),
+    )
+
+
+@register.simple_tag(takes_context=True)
+def tiderace_importmap(
+    context: Context,
+    imports: Mapping[str, str] | None = None,
+    *,
+    nonce: str | None = None,
+) -> SafeString:
+    """Let the page's modules write ``import { connect } from "tiderace"``.
+
+    An import map must stand before the first module script of a page, and older
+    browsers take only one a page: hand your own entries in to have them merged.
+
+    Args:
+        context: The template's context, which is asked for a nonce.
+        imports: Further entries, module name to URL.
+        nonce: Used instead of the one found in the context. An import map is an
+            inline script: a policy without ``'unsafe-inline'`` needs it.
+    """
+    entries = {"tiderace": static(SCRIPT), **(imports or {})}
+    text = json.dumps({"imports": entries}).translate(_SCRIPT_ESCAPES)
+    return format_html(
+        '<script type="importmap"{}>{}</script>',
+        _nonce_attribute(context, nonce),
+        mark_safe(text),  # noqa: S308 - escaped above, in the way JSON can undo
+    )
+
+
+def _checked(name: str, value: object) -> object:
+    if name not in _OPTIONS:
+        known = ", ".join(_OPTIONS)
+        raise template.TemplateSyntaxError(
+            f"tiderace_script has no option {name!r}; known: nonce, {known}"
+        )
+    expected = _OPTIONS[name][1]
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, expected):
+        kinds = " or ".join(kind.__name__ for kind in expected)
+        raise template.TemplateSyntaxError(
+            f"tiderace_script option {name!r} is {value!r}; give it {kinds}"
+        )
+    if name == "when_full" and value not in _POLICIES:
+        raise template.TemplateSyntaxError(
+            f"tiderace_script option 'when_full' is {value!r}; "
+            f"choose one of {', '.join(_POLICIES)}"
+        )
+    if isinstance(value, (int, float)) and not 0 <= value < float("inf"):
+        raise template.TemplateSyntaxError(
+            f"tiderace_script option {name!r} is {value!r}; "
+            "it cannot be negative or endless (leave it out for the default)"
+        )
+    return value
+
+
+def _nonce_attribute(context: Context, nonce: str | None) -> SafeString:
+    """The nonce given, else Django's own, else django-csp's, else nothing.
+
+    Both kinds of lazy nonce are false until something has read them, so that only
+    pages with a nonce get one in their header: asking for their truth would never
+    make one.
+    """
+    found: object = nonce
+    if found is None:
+        found = context.get("csp_nonce")
+    if found is None:
+        found = getattr(context.get("request"), "csp_nonce", None)
+    text = "" if found is None else str(found)
+    return format_html(' nonce="{}"', text) if text else SafeString("")
