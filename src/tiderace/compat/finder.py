@@ -1,0 +1,122 @@
+"""The finder on ``sys.meta_path`` that leads an old dotted name to a module of ours.
+
+It does not import anything by itself and does not know what the modules contain.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+__all__ = ["AliasFinder", "new_name"]
+
+STAND_INS = Path(__file__).parent
+
+# Old name -> new name. A name below an entry follows it: channels.layers.memory is
+# tiderace.layers.memory, found once, never loaded twice from the same file.
+ALIASES = {
+    "channels.auth": "tiderace.auth",
+    "channels.consumer": "tiderace.consumer",
+    "channels.db": "tiderace.db",
+    "channels.exceptions": "tiderace.exceptions",
+    "channels.generic": "tiderace.generic",
+    "channels.layers": "tiderace.layers",
+    "channels.management": "tiderace.management",
+    "channels.middleware": "tiderace.middleware",
+    "channels.routing": "tiderace.routing",
+    "channels.security": "tiderace.security",
+    "channels.sessions": "tiderace.sessions",
+    "channels.testing": "tiderace.testing",
+    "channels.worker": "tiderace.worker",
+    "channels_redis.core": "tiderace.layers.redis",
+    "channels_redis.pubsub": "tiderace.layers.redis",
+    "channels_redis.serializers": "tiderace.layers.serializers",
+    "channels_redis.utils": "tiderace.layers.redis",
+}
+
+# Only what is below them is ours. Django names a template library by its package's
+# real name, so that package itself has to be called channels.templatetags.
+PARENTS = {"channels.templatetags": "tiderace.templatetags"}
+
+# Ours even beside a real daphne: the app entry and the command it brings.
+DAPHNE_FRONT = frozenset({"daphne.apps", "daphne.management.commands.runserver"})
+
+
+def new_name(old: str) -> str | None:
+    """Return the name of our module that ``old`` stands for, None when it has none."""
+    if old in ALIASES:
+        return ALIASES[old]
+    parent, _, child = old.rpartition(".")
+    if not parent:
+        return None
+    above = PARENTS.get(parent) or new_name(parent)
+    return f"{above}.{child}" if above else None
+
+
+class AliasFinder(MetaPathFinder):
+    """Finds ``channels``, ``channels_redis``, ``daphne`` and what is below them."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        """Return the spec of a stand-in or an alias, None for every other name."""
+        top, _, below = fullname.partition(".")
+        if top not in {"channels", "channels_redis", "daphne"}:
+            return None
+        if not below:
+            return self._stand_in(top)
+        if fullname in DAPHNE_FRONT:
+            directory = STAND_INS.joinpath(*fullname.split(".")[:-1])
+            return PathFinder.find_spec(fullname, [str(directory)])
+        new = new_name(fullname)
+        if new is None or (fullname not in ALIASES and find_spec(new) is None):
+            return None
+        return ModuleSpec(fullname, _SameModule(new), origin=f"alias of {new}")
+
+    def _stand_in(self, top: str) -> ModuleSpec | None:
+        if top == "daphne" and self._is_installed(top):
+            return None
+        return PathFinder.find_spec(top, [str(STAND_INS)])
+
+    def _is_installed(self, name: str) -> bool:
+        others = (finder for finder in sys.meta_path if finder is not self)
+        specs = (finder.find_spec(name, None) for finder in others)
+        # A mere directory of that name is a spec without an origin.
+        return any(spec is not None and spec.origin is not None for spec in specs)
+
+
+class _SameModule(Loader):
+    """Returns an existing module of ours as the one imported under another name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._spec: ModuleSpec | None = None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        try:
+            module = import_module(self._name)
+        except ModuleNotFoundError as error:
+            if error.name != self._name:
+                raise
+            raise ModuleNotFoundError(
+                f"{spec.name} stands for {self._name}, which this version of Tiderace "
+                "does not have yet; use channels.layers.InMemoryChannelLayer, or a "
+                "newer version",
+                name=spec.name,
+            ) from error
+        self._spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        # The import system has just put the alias's spec on the module; a module
+        # that believes it has the old name breaks reload, pickling and find_spec.
+        module.__spec__ = self._spec
