@@ -1,0 +1,57 @@
+"""Database work from async code: run it in a thread, with stale connections closed.
+
+It knows Django's connections and asgiref's threads; which thread is asgiref's choice
+(and ``tiderace.threads``'), and what the wrapped function does is its own business.
+"""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop
+from typing import Any, ParamSpec, TypeVar
+
+from asgiref.sync import SyncToAsync, sync_to_async
+from django.db import close_old_connections
+
+__all__ = [
+    "DatabaseSyncToAsync",
+    "aclose_old_connections",
+    "close_old_connections",
+    "database_sync_to_async",
+]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class DatabaseSyncToAsync(SyncToAsync[_P, _R]):
+    """A sync callable made awaitable, with Django's stale connections closed around it.
+
+    Use it as a wrapper (``await database_sync_to_async(get_name)(pk)``) or as a
+    decorator of functions and methods. It takes what ``asgiref.sync.SyncToAsync``
+    takes; with the default ``thread_sensitive=True`` the calls of one connection run
+    one after another in one thread, while those of different connections run side by
+    side wherever ``tiderace.threads.isolated()`` is in force.
+
+    ``close_old_connections`` is looked up in this module at every call, so a test
+    that patches ``tiderace.db.close_old_connections`` is obeyed.
+    """
+
+    def thread_handler(self, loop: AbstractEventLoop, *args: Any, **kwargs: Any) -> Any:
+        """Run the callable in its thread; stale connections go before and after."""
+        close_old_connections()
+        try:
+            return super().thread_handler(loop, *args, **kwargs)  # type: ignore[no-untyped-call]
+        finally:
+            close_old_connections()
+
+
+database_sync_to_async = DatabaseSyncToAsync
+
+
+async def aclose_old_connections() -> None:
+    """Close the connections that are broken or older than ``CONN_MAX_AGE``.
+
+    Only those of the thread in which this task's sync code runs are seen, for a
+    Django connection belongs to its thread.
+    """
+    await sync_to_async(close_old_connections)()

@@ -1,0 +1,499 @@
+"""From a connection's scope to the application that serves it: by type, path, channel.
+
+It knows Django's URL patterns and the ASGI calls. What stands at the end of a route is
+any ASGI app to it.
+
+A project's ``asgi.py`` is two lines::
+
+    from tiderace.routing import get_application
+
+    application = get_application(
+        "chat.routing.websocket_urlpatterns", settings="mysite.settings"
+    )
+
+The routers under it can be put together by hand as well, in any depth::
+
+    application = ProtocolTypeRouter({
+        "http": get_asgi_application(),
+        "websocket": AuthMiddlewareStack(URLRouter([
+            path("ws/chat/<room>/", ChatConsumer.as_asgi()),
+        ])),
+    })
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from django.apps import apps
+from django.conf import ENVIRONMENT_VARIABLE, settings
+from django.core.asgi import get_asgi_application
+from django.core.exceptions import ImproperlyConfigured
+from django.urls import URLPattern
+from django.urls.exceptions import Resolver404
+from django.urls.resolvers import RegexPattern, RoutePattern, URLResolver
+
+from tiderace import dotted
+from tiderace.asgi import (
+    ASGIApp,
+    Receive,
+    Scope,
+    Send,
+    can_deny_with_response,
+    client_address,
+    denial_response,
+    http_response,
+    websocket_close,
+)
+from tiderace.auth import AuthMiddlewareStack
+from tiderace.lifespan import process_lifespan
+from tiderace.security.websocket import AllowedHostsOriginValidator, OriginValidator
+
+__all__ = [
+    "ChannelNameRouter",
+    "DeclaredRoute",
+    "NoRoute",
+    "ProtocolTypeRouter",
+    "URLRouter",
+    "declared_routes",
+    "get_application",
+    "get_default_application",
+]
+
+logger = logging.getLogger("tiderace.routing")
+
+# How deep middleware may be stacked before it is taken for a circle.
+_MAX_WRAPPERS = 32
+# What a log line shows of a path that anybody may ask for, and of the routes.
+_SHOWN_PATH = 200
+_SHOWN_ROUTES = 8
+# The session engines whose app must be installed.
+_ENGINES_WITH_A_TABLE = (
+    "django.contrib.sessions.backends.db",
+    "django.contrib.sessions.backends.cached_db",
+)
+
+
+class NoRoute(Resolver404):
+    """A ``URLRouter`` inside another one has no route; the outer one tries its next."""
+
+
+class DeclaredRoute(NamedTuple):
+    """A route that ends at an application, as ``declared_routes`` lists it."""
+
+    pattern: str
+    application: ASGIApp
+
+
+class ProtocolTypeRouter:
+    """Serves a connection by the application for the type of its scope.
+
+    The type ``lifespan`` is answered by Tiderace itself, which closes the channel
+    layers when the server stops, unless the mapping has an application for it.
+
+    Args:
+        application_mapping: scope type (``http``, ``websocket``, ``channel``,
+            ``lifespan``) to application. The very dict is kept; it may be changed
+            later.
+    """
+
+    def __init__(self, application_mapping: dict[str, Any]) -> None:
+        self.application_mapping = application_mapping
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        """Serve the connection, and return what the application returns.
+
+        Raises:
+            ValueError: when there is no application for the scope's type.
+        """
+        kind = scope["type"]
+        application = self.application_mapping.get(kind)
+        if application is None:
+            if kind != "lifespan":
+                raise ValueError(f"No application configured for scope type {kind!r}")
+            application = process_lifespan
+        return await application(scope, receive, send)
+
+
+class URLRouter:
+    """Serves a connection by the first of ``routes`` that matches its path.
+
+    The routes are Django's own ``path()`` and ``re_path()``, their views ASGI apps:
+    ``Consumer.as_asgi()``, or another ``URLRouter`` (alone or inside middleware),
+    which sees the rest of the path. The application finds the captured values in
+    ``scope["url_route"]["kwargs"]``, together with those of the routers outside.
+
+    Where no route matches, an HTTP request or WebSocket handshake is answered with
+    404, in one line of the log. Servers without the WebSocket denial response
+    extension make it a 403.
+
+    Args:
+        routes: kept as the very list given.
+
+    Raises:
+        ImproperlyConfigured: for ``include()``, and for a consumer class that is
+            missing its ``.as_asgi()``.
+        ValueError: for a kind of pattern that cannot precede another router.
+    """
+
+    # Routers outside look for this on a route's callback: it takes the rest of the
+    # path, so a path() before it need not match to the end.
+    _path_routing = True
+
+    def __init__(self, routes: list[URLPattern]) -> None:
+        self.routes = routes
+        # Patterns before inner routers, without their end. Kept apart from the routes,
+        # which belong to whoever wrote them and may be in a second router.
+        self._prefixes: dict[int, tuple[Any, Any]] = {}
+        for route in routes:
+            self._check(route)
+            self._pattern(route)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        """Serve the connection, and return what the application returns.
+
+        Raises:
+            NoRoute: when this router is inside another one and has no route.
+            ValueError: when the scope has no path; and when no route matches and the
+                connection is neither HTTP nor WebSocket, or there is no ``send``.
+        """
+        outermost = "path_remaining" not in scope
+        path = scope.get("path") if outermost else scope["path_remaining"]
+        if path is None:
+            raise ValueError("No 'path' key in connection scope, cannot route URLs")
+        if outermost:
+            root_path = scope.get("root_path") or ""
+            if not path.startswith(root_path):
+                return await self._refuse(path, scope, receive, send)
+            path = path[len(root_path) :]
+        path = path.lstrip("/")
+        for route in self.routes:
+            match = self._pattern(route).match(path)
+            if not match:
+                continue
+            try:
+                return await route.callback(
+                    _scope_of(scope, route, match), receive, send
+                )
+            except NoRoute:
+                continue
+            except Resolver404:
+                if not _is_foreign_router(route.callback):
+                    raise
+        if not outermost:
+            raise NoRoute(f"No route found for path {path!r}.")
+        return await self._refuse(path, scope, receive, send)
+
+    def _check(self, route: Any) -> None:
+        if isinstance(route, URLResolver):
+            raise ImproperlyConfigured(
+                f"{route}: include() is not supported in URLRouter. Use nested "
+                "URLRouter instances instead."
+            )
+        callback = getattr(route, "callback", None)
+        if isinstance(callback, type) and hasattr(callback, "as_asgi"):
+            raise ImproperlyConfigured(
+                f"the route {str(route.pattern)!r} names the class "
+                f"{callback.__name__}; write {callback.__name__}.as_asgi() there"
+            )
+
+    def _pattern(self, route: URLPattern) -> Any:
+        """The pattern to match with: open at its end where a router follows."""
+        pattern = route.pattern
+        known, prefix = self._prefixes.get(id(route), (None, None))
+        # Asked by identity, since routes may be replaced in the list after our making.
+        if known is pattern:
+            return prefix
+        if not _is_router(route.callback):
+            return pattern
+        if isinstance(pattern, RegexPattern):
+            source = pattern._regex  # type: ignore[attr-defined]  # noqa: SLF001
+        elif isinstance(pattern, RoutePattern):
+            source = pattern._route  # type: ignore[attr-defined]  # noqa: SLF001
+        else:
+            raise ValueError(f"Unsupported pattern type: {type(pattern)}")
+        prefix = type(pattern)(source, pattern.name, is_endpoint=False)
+        self._prefixes[id(route)] = (pattern, prefix)
+        return prefix
+
+    async def _refuse(
+        self, path: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        kind = scope.get("type")
+        # Called by hand, as in tests of routes: there is nobody to answer.
+        if send is None or kind not in ("http", "websocket"):
+            raise ValueError(f"No route found for path {path!r}.")
+        self._log_refusal(str(kind), path, scope)
+        if kind == "http":
+            for event in http_response(404, "Not Found"):
+                await send(event)
+            return
+        if (await receive())["type"] != "websocket.connect":
+            return
+        if not can_deny_with_response(scope):
+            await send(websocket_close())
+            return
+        for event in denial_response(404, "Not Found"):
+            await send(event)
+
+    def _log_refusal(self, kind: str, path: str, scope: Scope) -> None:
+        declared = [route.pattern for route in declared_routes(self)]
+        hint = ""
+        if not path.endswith("/") and any(
+            self._pattern(route).match(f"{path}/") for route in self.routes
+        ):
+            hint = "; a route matches it with a slash at the end"
+        more = len(declared) - _SHOWN_ROUTES
+        logger.warning(
+            "no route for %s path %r from %s%s (declared: %s%s)",
+            kind,
+            path if len(path) <= _SHOWN_PATH else f"{path[:_SHOWN_PATH]}…",
+            client_address(scope),
+            hint,
+            ", ".join(declared[:_SHOWN_ROUTES]) or "none",
+            f" and {more} more" if more > 0 else "",
+        )
+
+
+class ChannelNameRouter:
+    """Serves a worker's channel by the application for its name.
+
+    Args:
+        application_mapping: channel name to application; the very dict is kept.
+    """
+
+    def __init__(self, application_mapping: dict[str, Any]) -> None:
+        self.application_mapping = application_mapping
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        """Serve the channel, and return what the application returns.
+
+        Raises:
+            ValueError: when the scope names no channel, or one without application.
+        """
+        if "channel" not in scope:
+            raise ValueError(
+                "ChannelNameRouter got a scope without a 'channel' key. "
+                "Did you make sure it's only being used for 'channel' type messages?"
+            )
+        name = scope["channel"]
+        if name not in self.application_mapping:
+            raise ValueError(f"No application configured for channel name {name!r}")
+        return await self.application_mapping[name](scope, receive, send)
+
+
+def declared_routes(
+    application: object, protocol: str = "websocket"
+) -> list[DeclaredRoute]:
+    """List the routes of a tree of routers, in the order in which they are tried.
+
+    Args:
+        application: a router, or middleware around one; anything else has no routes.
+        protocol: the scope type to follow through a ``ProtocolTypeRouter``.
+    """
+    for layer in _unwrap(application):
+        if isinstance(layer, ProtocolTypeRouter):
+            return declared_routes(layer.application_mapping.get(protocol), protocol)
+        if isinstance(layer, URLRouter):
+            return [found for route in layer.routes for found in _declared(route)]
+    return []
+
+
+def get_default_application() -> Any:
+    """Import the application that the setting ``ASGI_APPLICATION`` names.
+
+    Raises:
+        ImproperlyConfigured: when there is no such setting, module or name.
+    """
+    try:
+        path, name = settings.ASGI_APPLICATION.rsplit(".", 1)
+    except (ValueError, AttributeError):
+        raise ImproperlyConfigured("Cannot find ASGI_APPLICATION setting.") from None
+    try:
+        module = importlib.import_module(path)
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            f"Cannot import ASGI_APPLICATION module {path!r}: {error}"
+        ) from error
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        raise ImproperlyConfigured(
+            f"Cannot find {name!r} in ASGI_APPLICATION module {path}"
+        ) from None
+
+
+def get_application(
+    websocket: str | Sequence[str | URLPattern],
+    *,
+    settings: str | None = None,
+    http: str | ASGIApp | None = None,
+    channel: str | Mapping[str, ASGIApp] | None = None,
+    middleware: str | Callable[[ASGIApp], ASGIApp] | None = AuthMiddlewareStack,
+    origins: Iterable[str] | None = None,
+    allow_missing_origin: bool = False,
+) -> ProtocolTypeRouter:
+    """Build a project's ASGI application, the parts in the order that works.
+
+    Django is set up first, and only then is imported what the strings name: they
+    keep ``asgi.py`` free of imports that need a set-up Django. WebSockets pass the
+    check of their origin, then sessions and users, then the routes.
+
+    Args:
+        websocket: the routes: dotted path of a list of ``path()``s, or of a module
+            that holds one as ``websocket_urlpatterns``; or several of them; or the
+            routes themselves.
+        settings: the settings module where the environment variable
+            ``DJANGO_SETTINGS_MODULE`` names none.
+        http: the application for HTTP, or its dotted path; by default Django's.
+        channel: the consumers of ``manage.py runworker``, channel name to app, or
+            the dotted path of such a dict.
+        middleware: what wraps the routes, or its dotted path; None for nothing.
+        origins: the origins that may open WebSockets, as ``OriginValidator`` takes
+            them; by default the hosts in ``ALLOWED_HOSTS``.
+        allow_missing_origin: whether clients without an Origin header, which no
+            browser is, may open WebSockets.
+
+    Raises:
+        ImproperlyConfigured: when there are no settings, when a string names
+            nothing, or when something else than routes is found there.
+    """
+    _require_settings(settings)
+    django_application = get_asgi_application()
+    routes: ASGIApp = URLRouter(_routes(websocket))
+    wrap: Any = _imported("middleware", middleware)
+    if wrap is AuthMiddlewareStack:
+        _require_auth_apps()
+    if wrap is not None:
+        routes = wrap(routes)
+    mapping: dict[str, Any] = {
+        "http": django_application if http is None else _imported("http", http),
+        "websocket": _validated(routes, origins, allow_missing_origin),
+    }
+    if channel is not None:
+        mapping["channel"] = ChannelNameRouter(_imported("channel", channel))
+    return ProtocolTypeRouter(mapping)
+
+
+def _validated(
+    routes: ASGIApp, origins: Iterable[str] | None, allow_missing: bool
+) -> OriginValidator:
+    if origins is None:
+        return AllowedHostsOriginValidator(routes, allow_missing=allow_missing)
+    validator = OriginValidator(routes, list(origins), allow_missing=allow_missing)
+    validator.setting = "the origins of get_application()"
+    return validator
+
+
+def _require_settings(module: str | None) -> None:
+    if module is not None:
+        os.environ.setdefault(ENVIRONMENT_VARIABLE, module)
+    if not (settings.configured or os.environ.get(ENVIRONMENT_VARIABLE)):
+        raise ImproperlyConfigured(
+            "get_application() found no Django settings: pass "
+            'settings="<project>.settings", or set the environment variable '
+            f"{ENVIRONMENT_VARIABLE} above the call"
+        )
+
+
+def _require_auth_apps() -> None:
+    needed = ["django.contrib.auth", "django.contrib.contenttypes"]
+    if settings.SESSION_ENGINE in _ENGINES_WITH_A_TABLE:
+        needed.append("django.contrib.sessions")
+    missing = [name for name in needed if not apps.is_installed(name)]
+    if missing:
+        raise ImproperlyConfigured(
+            "get_application() reads users from sessions, but INSTALLED_APPS lacks "
+            f"{', '.join(map(repr, missing))}; add it, or pass middleware=None for "
+            "WebSockets without users"
+        )
+
+
+def _routes(given: str | Sequence[str | URLPattern]) -> list[URLPattern]:
+    routes: list[URLPattern] = []
+    for item in [given] if isinstance(given, str) else given:
+        if not isinstance(item, str):
+            routes.append(item)
+            continue
+        found = _imported("websocket", item)
+        if isinstance(found, ModuleType):
+            found = dotted.attribute(
+                "get_application(): websocket", found, "websocket_urlpatterns"
+            )
+        if not isinstance(found, Iterable):
+            raise ImproperlyConfigured(
+                f"get_application(websocket={item!r}) found a "
+                f"{type(found).__name__}; it must be a list of path() routes"
+            )
+        routes.extend(found)
+    for route in routes:
+        if not isinstance(route, URLPattern | URLResolver):
+            raise ImproperlyConfigured(
+                f"get_application(websocket={given!r}) found {route!r} among the "
+                "routes; make it with path() or re_path()"
+            )
+    return routes
+
+
+def _imported(argument: str, given: Any) -> Any:
+    """What a dotted path names; anything but a string is itself."""
+    if isinstance(given, str):
+        return dotted.resolve(f"get_application(): {argument}", given)
+    return given
+
+
+def _scope_of(scope: Scope, route: URLPattern, match: Any) -> Scope:
+    """The scope for the application of a route, seen from the router's."""
+    rest, args, kwargs = match
+    outer = scope.get("url_route") or {}
+    routed: Scope = {
+        **scope,
+        "path_remaining": rest,
+        "url_route": {
+            "args": tuple(outer.get("args", ())) + tuple(args),
+            "kwargs": {**outer.get("kwargs", {}), **kwargs, **route.default_args},
+        },
+    }
+    return routed
+
+
+def _unwrap(application: Any) -> Iterator[Any]:
+    """The application and, from outside inwards, what its middleware wraps."""
+    for _ in range(_MAX_WRAPPERS):
+        if application is None:
+            return
+        yield application
+        # OriginValidator, alone among Channels' middleware, calls it ``application``.
+        inner = getattr(application, "inner", None)
+        if inner is None:
+            inner = getattr(application, "application", None)
+        application = inner
+
+
+def _is_router(application: Any) -> bool:
+    return any(
+        getattr(layer, "_path_routing", False) is True for layer in _unwrap(application)
+    )
+
+
+def _is_foreign_router(application: Any) -> bool:
+    """Whether a router not ours is there, whose Resolver404 means "no route"."""
+    return _is_router(application) and not any(
+        isinstance(layer, URLRouter) for layer in _unwrap(application)
+    )
+
+
+def _declared(route: URLPattern) -> Iterator[DeclaredRoute]:
+    pattern = str(route.pattern)
+    if not _is_router(route.callback):
+        yield DeclaredRoute(pattern, route.callback)
+        return
+    for inner in declared_routes(route.callback):
+        yield DeclaredRoute(
+            pattern + inner.pattern.removeprefix("^"), inner.application
+        )

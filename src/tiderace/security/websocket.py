@@ -1,0 +1,189 @@
+"""Which web pages may open a WebSocket: the check of the Origin header.
+
+It knows origins and ``ALLOWED_HOSTS``; a refused socket reaches no consumer, no
+session and no layer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+from urllib.parse import ParseResult, urlparse
+
+from django.conf import settings
+from django.utils.http import is_same_domain
+
+from tiderace.asgi import (
+    ASGIApp,
+    Receive,
+    Scope,
+    Send,
+    client_address,
+    websocket_close,
+)
+
+__all__ = ["AllowedHostsOriginValidator", "OriginValidator", "WebsocketDenier"]
+
+logger = logging.getLogger("tiderace.security")
+
+# What a log line shows of a header that anybody may fill.
+_SHOWN = 200
+
+
+class OriginValidator:
+    """Serves a WebSocket by ``application`` if the page that opened it may do that.
+
+    Browsers send the page's origin and no script can change it, so this is what keeps
+    other sites from using a visitor's cookies here. Everything else can send any
+    origin: the check is no authentication.
+
+    Args:
+        application: the app for the sockets that pass.
+        allowed_origins: ``"*"`` for all; ``"example.com"`` for a host with any scheme
+            and port; ``".example.com"`` for it and its subdomains;
+            ``"https://example.com:8443"`` for exactly that (the port is the scheme's
+            own when left out).
+        allow_missing: whether a client without an Origin header passes. Only clients
+            other than browsers send none (apps on phones, servers), and they hold no
+            browser's cookies.
+    """
+
+    setting = "the allowed_origins of OriginValidator"
+    """Where the list comes from, for the log line about a refusal."""
+
+    def __init__(
+        self,
+        application: ASGIApp,
+        allowed_origins: Iterable[str],
+        *,
+        allow_missing: bool = False,
+    ) -> None:
+        self.application = application
+        self.allowed_origins = allowed_origins
+        self.allow_missing = allow_missing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        """Serve or refuse the socket; a refusal is one warning in the log.
+
+        Raises:
+            ValueError: when the scope is not that of a WebSocket.
+        """
+        if scope["type"] != "websocket":
+            raise ValueError(
+                "You cannot use OriginValidator on a non-WebSocket connection"
+            )
+        origin = _header(scope, b"origin")
+        if (origin is None and self.allow_missing) or self.valid_origin(_parse(origin)):
+            return await self.application(scope, receive, send)
+        self._log_refusal(scope, origin)
+        return await WebsocketDenier()(scope, receive, send)
+
+    def valid_origin(self, parsed_origin: ParseResult | None) -> bool:
+        """Whether a socket with this origin, or None for no origin, may pass."""
+        if parsed_origin is None and "*" not in self.allowed_origins:
+            return False
+        return self.validate_origin(parsed_origin)
+
+    def validate_origin(self, parsed_origin: ParseResult | None) -> bool:
+        """Whether any of the allowed origins covers this one."""
+        return any(
+            pattern == "*" or self.match_allowed_origin(parsed_origin, pattern)
+            for pattern in self.allowed_origins
+        )
+
+    def match_allowed_origin(
+        self, parsed_origin: ParseResult | None, pattern: str
+    ) -> bool:
+        """Whether one allowed origin, which is not ``"*"``, covers this one."""
+        if parsed_origin is None or parsed_origin.hostname is None:
+            return False
+        allowed = urlparse(pattern.lower())
+        if not allowed.scheme:
+            host = urlparse(f"//{pattern}").hostname or pattern
+            return is_same_domain(parsed_origin.hostname, host)
+        return (
+            allowed.scheme == parsed_origin.scheme
+            and self.get_origin_port(allowed) == self.get_origin_port(parsed_origin)
+            and is_same_domain(parsed_origin.hostname, allowed.hostname or "")
+        )
+
+    def get_origin_port(self, origin: ParseResult) -> int | None:
+        """The port of an origin, by default its scheme's; None when that has none."""
+        if origin.port is not None:
+            return origin.port
+        return {"http": 80, "ws": 80, "https": 443, "wss": 443}.get(origin.scheme)
+
+    def _log_refusal(self, scope: Scope, origin: str | None) -> None:
+        allowed = ", ".join(self.allowed_origins) or "nothing"
+        if origin is None:
+            reason = "it sent no Origin header, as browsers do"
+            advice = "pass allow_missing=True to the validator to let such clients in"
+        else:
+            reason = f"its origin {_shown(origin)} is not allowed"
+            advice = f"add the page's host to {self.setting}"
+        logger.warning(
+            "refused WebSocket %s on host %s from %s: %s; %s (allowed: %s)",
+            _shown(scope.get("path", "")),
+            _shown(_header(scope, b"host") or ""),
+            client_address(scope),
+            reason,
+            advice,
+            allowed,
+        )
+
+
+def AllowedHostsOriginValidator(  # noqa: N802 (Channels' name)
+    application: ASGIApp, *, allow_missing: bool = False
+) -> OriginValidator:
+    """Let pages of the hosts in ``ALLOWED_HOSTS`` open WebSockets, and no others.
+
+    The setting is read now, once. As in Django, an empty list with ``DEBUG`` means
+    this machine.
+    """
+    allowed = settings.ALLOWED_HOSTS
+    if settings.DEBUG and not allowed:
+        allowed = ["localhost", "127.0.0.1", "[::1]"]
+    validator = OriginValidator(application, allowed, allow_missing=allow_missing)
+    validator.setting = "the setting ALLOWED_HOSTS"
+    return validator
+
+
+class WebsocketDenier:
+    """An ASGI app that refuses every WebSocket; the server answers HTTP 403."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse the handshake, unless the client has given up already."""
+        event = await receive()
+        if event["type"] == "websocket.connect":
+            await send(websocket_close())
+
+    @classmethod
+    def as_asgi(cls) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+        """The same as an instance, for code that has consumers in mind."""
+        return cls()
+
+
+def _header(scope: Scope, wanted: bytes) -> str | None:
+    # The last one counts.
+    for name, value in reversed(list(scope.get("headers", ()))):
+        if name == wanted:
+            return bytes(value).decode("latin1")
+    return None
+
+
+def _parse(origin: str | None) -> ParseResult | None:
+    if origin is None:
+        return None
+    try:
+        parsed = urlparse(origin)
+        # A port that is no number shows only when it is asked for.
+        _ = parsed.port
+    except ValueError:
+        return urlparse("")
+    return parsed
+
+
+def _shown(text: str) -> str:
+    # Quoted, since a header or a path may hold line breaks that forge log lines.
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")

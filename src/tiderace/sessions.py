@@ -1,0 +1,285 @@
+"""Cookies and Django sessions in the scope of HTTP and WebSocket connections.
+
+It knows Django's session engines and cookie settings, and nothing of users.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from django.conf import settings
+from django.contrib.sessions.backends.base import UpdateError
+from django.core.exceptions import SuspiciousOperation
+from django.http import parse_cookie
+from django.http.cookie import SimpleCookie
+from django.utils import timezone
+from django.utils.encoding import force_str
+from django.utils.functional import LazyObject
+from django.utils.http import http_date
+
+from tiderace.asgi import ASGIApp, Event, Receive, Scope, Send
+from tiderace.db import database_sync_to_async
+from tiderace.middleware import socket_thread
+
+__all__ = [
+    "CookieMiddleware",
+    "InstanceSessionWrapper",
+    "SessionMiddleware",
+    "SessionMiddlewareStack",
+    "database_sync_to_async",
+]
+
+_SAMESITE = ("strict", "lax", "none")
+
+
+class CookieMiddleware:
+    """Puts the request's cookies into ``scope["cookies"]``, name to value."""
+
+    def __init__(self, inner: ASGIApp) -> None:
+        self.inner = inner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        """Serve the connection by the inner app, with ``cookies`` in its scope.
+
+        Raises:
+            ValueError: when the scope has no headers, and so is neither HTTP nor
+                WebSocket.
+        """
+        if "headers" not in scope:
+            raise ValueError(
+                "CookieMiddleware was given a scope of type "
+                f"{scope.get('type')!r} without headers; put it around http and "
+                "websocket applications only"
+            )
+        cookies: dict[str, str] = {}
+        # HTTP/2 may split the cookie header (RFC 9113 §8.2.3). The first one wins.
+        for name, value in reversed(list(scope["headers"])):
+            if name == b"cookie":
+                cookies.update(parse_cookie(value.decode("latin1")))
+        return await self.inner({**scope, "cookies": cookies}, receive, send)
+
+    @classmethod
+    def set_cookie(
+        cls,
+        message: Event,
+        key: str,
+        value: str = "",
+        max_age: float | None = None,
+        expires: str | datetime.datetime | None = None,
+        path: str | None = "/",
+        domain: str | None = None,
+        secure: bool | None = False,
+        httponly: bool | None = False,
+        samesite: str | bool | None = "lax",
+    ) -> None:
+        """Add a ``Set-Cookie`` header to ``message``, a response start or an accept.
+
+        Args:
+            message: the event; its ``headers`` are made when absent.
+            key: the cookie's name.
+            value: its value.
+            max_age: seconds it lives; None until the browser closes.
+            expires: a date as cookies write it, or a datetime, which sets
+                ``max_age``. A naive datetime is in UTC.
+            path: the path it is sent to.
+            domain: the domain it is sent to; None for the host alone.
+            secure: whether it is sent over TLS only.
+            httponly: whether scripts are kept from reading it.
+            samesite: ``"strict"``, ``"lax"`` or ``"none"`` in any case; None or False
+                leaves the choice to the browser.
+
+        Raises:
+            AssertionError: when ``samesite`` is another string.
+        """
+        if isinstance(expires, datetime.datetime):
+            max_age, expires = _seconds_until(expires), None
+        cookies: SimpleCookie = SimpleCookie()
+        cookies[key] = force_str(value)
+        morsel = cookies[key]
+        morsel["expires"] = expires or ""
+        if max_age is not None:
+            morsel["max-age"] = max_age
+            if not expires:
+                morsel["expires"] = http_date(time.time() + max_age)
+        if path is not None:
+            morsel["path"] = path
+        if domain is not None:
+            morsel["domain"] = domain
+        if secure:
+            morsel["secure"] = True
+        if httponly:
+            morsel["httponly"] = True
+        if samesite is not None and samesite is not False:
+            if str(samesite).lower() not in _SAMESITE:
+                # Channels' own exception here, which applications' tests expect.
+                raise AssertionError(
+                    f"samesite is {samesite!r}; use 'strict', 'lax', 'none' or None"
+                )
+            morsel["samesite"] = samesite
+        header = (b"Set-Cookie", morsel.OutputString().encode())
+        headers = message.setdefault("headers", [])
+        if isinstance(headers, list):
+            headers.append(header)
+        else:
+            message["headers"] = [*headers, header]
+
+    @classmethod
+    def delete_cookie(
+        cls, message: Event, key: str, path: str | None = "/", domain: str | None = None
+    ) -> None:
+        """Add a ``Set-Cookie`` header to ``message`` that makes browsers forget ``key``.
+
+        Path and domain must be those with which the cookie was set.
+        """
+        cls.set_cookie(
+            message,
+            key,
+            max_age=0,
+            path=path,
+            domain=domain,
+            expires="Thu, 01-Jan-1970 00:00:00 GMT",
+        )
+
+
+def _seconds_until(moment: datetime.datetime) -> int:
+    if timezone.is_naive(moment):
+        moment = moment.replace(tzinfo=datetime.UTC)
+    left = moment - datetime.datetime.now(datetime.UTC)
+    # Rounded up: a cookie must not end before the moment it was promised for.
+    return max(0, -(-left // datetime.timedelta(seconds=1)))
+
+
+class InstanceSessionWrapper:
+    """The session of one connection: its scope with the session in it, and its send.
+
+    Where the scope has a session already, an outer middleware owns it, and this
+    wrapper leaves it alone (``activated`` is False).
+
+    Attributes:
+        save_message_types: the events before which a modified session is saved.
+        cookie_response_message_types: those of them that can carry a cookie.
+
+    On a WebSocket no event is of these types: nothing is saved and no cookie is set.
+    Call ``await scope["session"].asave()`` there.
+    """
+
+    save_message_types = ["http.response.start"]
+    cookie_response_message_types = ["http.response.start"]
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.cookie_name = settings.SESSION_COOKIE_NAME
+        self.session_store: Callable[[str | None], Any]
+        self.session_store = import_module(settings.SESSION_ENGINE).SessionStore
+        self.scope: Scope = dict(scope)
+        self.real_send = send
+        self.activated = "session" not in self.scope
+        if self.activated:
+            if "cookies" not in self.scope:
+                raise ValueError(
+                    "No cookies in scope - SessionMiddleware needs to run inside of "
+                    "CookieMiddleware."
+                )
+            self.scope["session"] = LazyObject()
+
+    async def resolve_session(self) -> None:
+        """Put the session store in place; its data is read when first asked for."""
+        if self.activated:
+            key = self.scope["cookies"].get(self.cookie_name)
+            self.scope["session"]._wrapped = self.session_store(key)  # noqa: SLF001
+
+    async def send(self, message: Event) -> None:
+        """Send ``message``, after saving the session where its type asks for that.
+
+        As in Django, a session is saved when it was modified or
+        ``SESSION_SAVE_EVERY_REQUEST`` is set, and not with a response of status 500.
+
+        Raises:
+            SuspiciousOperation: when the session was deleted meanwhile, for instance
+                by a log-out in another tab.
+        """
+        if (
+            self.activated
+            and message["type"] in self.save_message_types
+            and message.get("status", 200) != 500
+            and (self.scope["session"].modified or settings.SESSION_SAVE_EVERY_REQUEST)
+        ):
+            await self._save_with(message)
+        await self.real_send(message)
+
+    async def save_session(self) -> None:
+        """Save the session.
+
+        Raises:
+            SuspiciousOperation: when the session was deleted meanwhile.
+        """
+        try:
+            await self.scope["session"].asave()
+        except UpdateError as error:
+            raise SuspiciousOperation(
+                "the session was deleted before the request completed; the user may "
+                "have logged out in a concurrent request"
+            ) from error
+
+    async def _save_with(self, message: Event) -> None:
+        takes_cookie = message["type"] in self.cookie_response_message_types
+        if self.scope["session"].is_empty():
+            # An empty session has no row to save: it was flushed or never filled.
+            if takes_cookie and self.cookie_name in self.scope["cookies"]:
+                CookieMiddleware.delete_cookie(
+                    message,
+                    self.cookie_name,
+                    path=settings.SESSION_COOKIE_PATH,
+                    domain=settings.SESSION_COOKIE_DOMAIN,
+                )
+            return
+        await self.save_session()
+        if takes_cookie:
+            self._set_session_cookie(message)
+
+    def _set_session_cookie(self, message: Event) -> None:
+        session = self.scope["session"]
+        max_age = None
+        if not session.get_expire_at_browser_close():
+            max_age = session.get_expiry_age()
+        CookieMiddleware.set_cookie(
+            message,
+            self.cookie_name,
+            session.session_key,
+            max_age=max_age,
+            domain=settings.SESSION_COOKIE_DOMAIN,
+            path=settings.SESSION_COOKIE_PATH,
+            secure=settings.SESSION_COOKIE_SECURE,
+            httponly=settings.SESSION_COOKIE_HTTPONLY,
+            samesite=settings.SESSION_COOKIE_SAMESITE,
+        )
+
+
+class SessionMiddleware:
+    """Puts the Django session that the cookies name into ``scope["session"]``.
+
+    The session is a lazy object: its data is read from the engine at first use. It
+    must stand inside ``CookieMiddleware``.
+    """
+
+    def __init__(self, inner: ASGIApp) -> None:
+        self.inner = inner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        """Serve the connection by the inner app, with ``session`` in its scope.
+
+        Raises:
+            ValueError: when the scope has neither cookies nor a session.
+        """
+        wrapper = InstanceSessionWrapper(scope, send)
+        await wrapper.resolve_session()
+        async with socket_thread(scope):
+            return await self.inner(wrapper.scope, receive, wrapper.send)
+
+
+def SessionMiddlewareStack(inner: ASGIApp) -> CookieMiddleware:  # noqa: N802 (Channels' name)
+    """Wrap ``inner`` in sessions and the cookies they need."""
+    return CookieMiddleware(SessionMiddleware(inner))
