@@ -1,0 +1,104 @@
+"""Who, in this process, listens to which group; and the loop that fans a message out.
+
+It knows receivers only by their name, their groups and ``push``: nothing of topics,
+codecs, users or event loops.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Generic, Protocol, TypeVar
+
+__all__ = ["Hub", "Receiver"]
+
+M_contra = TypeVar("M_contra", contravariant=True)
+M = TypeVar("M")
+R = TypeVar("R", bound="Receiver")  # type: ignore[type-arg]
+
+
+class Receiver(Protocol[M_contra]):
+    """What the hub needs of those who listen."""
+
+    name: str
+    groups: set[str]
+
+    def push(self, message: M_contra, deadline: float) -> bool:
+        """Take ``message`` without waiting; False when there is no room for it."""
+
+
+class Hub(Generic[R]):
+    """Groups and their members in this process.
+
+    Every method may be called from any thread. ``deliver`` works on the members at
+    the moment it is called: one who joins while it runs may miss that message, one
+    who leaves may still get it.
+    """
+
+    def __init__(self) -> None:
+        self.groups: dict[str, dict[str, R]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, group: str, receiver: R) -> bool:
+        """Let ``receiver`` listen to ``group``; True when it is the group's first."""
+        with self._lock:
+            members = self.groups.get(group)
+            first = members is None
+            if members is None:
+                members = self.groups[group] = {}
+            members[receiver.name] = receiver
+            receiver.groups.add(group)
+            return first
+
+    def discard(self, group: str, receiver: R) -> bool:
+        """Let ``receiver`` listen no more; True when it was the group's last."""
+        with self._lock:
+            return self._discard(group, receiver)
+
+    def drop(self, receiver: R) -> list[str]:
+        """Take ``receiver`` out of all its groups; those that have no member left."""
+        with self._lock:
+            return [
+                group
+                for group in list(receiver.groups)
+                if self._discard(group, receiver)
+            ]
+
+    def deliver(self, group: str, message: M, deadline: float) -> tuple[int, list[R]]:
+        """Push ``message`` to every member of ``group``.
+
+        All of them get the same object. Returns how many took it, and those that had
+        no room.
+        """
+        members = self.groups.get(group)
+        if members is None:
+            return 0, []
+        # A snapshot, made in one step under the GIL: members may join or leave in
+        # other threads, and a push may wake code that does.
+        receivers = list(members.values())
+        refused = [
+            receiver for receiver in receivers if not receiver.push(message, deadline)
+        ]
+        return len(receivers) - len(refused), refused
+
+    def members(self, group: str) -> list[R]:
+        """The members of ``group`` in this process, in the order in which they joined."""
+        members = self.groups.get(group)
+        return [] if members is None else list(members.values())
+
+    def clear(self) -> None:
+        """Take everyone out of every group."""
+        with self._lock:
+            for members in self.groups.values():
+                for receiver in members.values():
+                    receiver.groups.clear()
+            self.groups.clear()
+
+    def _discard(self, group: str, receiver: R) -> bool:
+        receiver.groups.discard(group)
+        members = self.groups.get(group)
+        if members is None or members.pop(receiver.name, None) is None:
+            return False
+        if members:
+            return False
+        del self.groups[group]
+        return True

@@ -1,0 +1,288 @@
+"""What a consumer has still to read: its client's events and its channel's messages.
+
+Messages are bounded in number and expire; events are handed over one at a time. It
+knows no layer and no group, only its name and what was put into it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+from tiderace import metrics
+
+__all__ = ["Deadlines", "Lane", "Mailbox"]
+
+M = TypeVar("M")
+
+
+class Lane(Enum):
+    """Which way an item came into a mailbox."""
+
+    EVENT = "event"
+    MESSAGE = "message"
+
+
+class Deadlines:
+    """Which mailboxes without a consumer have to be looked at again, and when.
+
+    A heap over all of them, so that finding what has expired costs nothing for those
+    in which nothing has.
+    """
+
+    __slots__ = ("_heap", "_serial")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Mailbox[Any]]] = []
+        self._serial = itertools.count()
+
+    def add(self, when: float, mailbox: Mailbox[Any]) -> None:
+        """Have ``pop`` return ``mailbox`` once ``when`` (the clock's seconds) is past."""
+        heapq.heappush(self._heap, (when, next(self._serial), mailbox))
+
+    def pop(self, now: float) -> Mailbox[Any] | None:
+        """One mailbox whose time has come, or None."""
+        try:
+            if self._heap[0][0] > now:
+                return None
+            return heapq.heappop(self._heap)[2]
+        except IndexError:  # empty, or emptied meanwhile by another thread
+            return None
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._heap.clear()
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+
+class Mailbox(Generic[M]):
+    """The mailbox of one channel.
+
+    ``push`` may be called from any thread and any event loop; readers are woken in
+    theirs. Several readers may wait at once; each message goes to one of them. An
+    item is never lost when a waiting reader is cancelled.
+
+    Guaranteed: messages are read in the order in which they were pushed, a message
+    is never read after its deadline, and ``push`` never waits. Not guaranteed: that
+    a message pushed before its deadline is read before it.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_drops",
+        "_events",
+        "_messages",
+        "_reported_at",
+        "_scheduled",
+        "_turn",
+        "_waiters",
+        "attached",
+        "capacity",
+        "deadlines",
+        "groups",
+        "name",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        capacity: int,
+        *,
+        deadlines: Deadlines | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.capacity = capacity
+        # Where to note when a message expires; None once a consumer owns the box,
+        # for then its end empties it.
+        self.deadlines = deadlines
+        self.attached = False
+        # The groups this mailbox is in; written by the hub alone.
+        self.groups: set[str] = set()
+        self._clock = clock
+        self._messages: deque[tuple[float, M]] = deque()
+        self._events: list[tuple[Any, asyncio.Future[None]]] = []
+        self._waiters: list[asyncio.Future[None]] = []
+        self._turn = Lane.EVENT
+        self._scheduled = False
+        self._drops = 0
+        self._reported_at = float("-inf")
+
+    def __repr__(self) -> str:
+        return f"<Mailbox {self.name} {len(self._messages)}/{self.capacity}>"
+
+    # What a layer puts in
+
+    def push(self, message: M, deadline: float) -> bool:
+        """Put ``message`` in; False when the mailbox is full of living messages."""
+        messages = self._messages
+        if len(messages) >= self.capacity:
+            self.discard_expired()
+            if len(messages) >= self.capacity:
+                return False
+        messages.append((deadline, message))
+        if self.deadlines is not None and not self._scheduled:
+            self._scheduled = True
+            self.deadlines.add(deadline, self)
+        # Appended before the waiters are looked at; readers do it the other way
+        # round, so over threads one of the two always sees the other.
+        if self._waiters:
+            self._wake()
+        return True
+
+    def note_drop(self, interval: float) -> int:
+        """Count a message that was refused; the number to report now, mostly 0.
+
+        At most one report every ``interval`` seconds, holding all drops since the
+        last one.
+        """
+        self._drops += 1
+        now = self._clock()
+        if now - self._reported_at < interval:
+            return 0
+        self._reported_at = now
+        drops, self._drops = self._drops, 0
+        return drops
+
+    def discard_expired(self) -> int:
+        """Drop the messages past their deadline; how many there were."""
+        now = self._clock()
+        dropped = 0
+        messages = self._messages
+        while messages and messages[0][0] <= now:
+            messages.popleft()
+            dropped += 1
+        if dropped:
+            metrics.MESSAGES_DROPPED_EXPIRED.add(dropped)
+        return dropped
+
+    def look_again(self) -> int:
+        """Do what ``deadlines`` had this mailbox noted for; how many were dropped.
+
+        It is noted once, for its oldest message, however many it holds.
+        """
+        self._scheduled = False
+        dropped = self.discard_expired()
+        if self._messages and self.deadlines is not None:
+            self._scheduled = True
+            self.deadlines.add(self._messages[0][0], self)
+        return dropped
+
+    def clear(self) -> None:
+        """Forget all messages."""
+        self._messages.clear()
+
+    # What a connection puts in
+
+    async def offer(self, event: Any) -> None:
+        """Put an event in and wait until it is taken.
+
+        So at most one event of each source is read ahead, and a client that is
+        faster than its consumer feels it.
+        """
+        taken = asyncio.get_running_loop().create_future()
+        self._events.append((event, taken))
+        self._wake()
+        await taken
+
+    # What readers take out
+
+    async def get(self) -> M:
+        """The next message; waits for one."""
+        while True:
+            message = self._take_message()
+            if message is not None:
+                return message[1]
+            await self._wait(messages_only=True)
+
+    async def next(self) -> tuple[Lane, Any]:
+        """The next event or message; they take turns when there are both."""
+        while True:
+            if self._events and not (self._turn is Lane.MESSAGE and self._messages):
+                event, taken = self._events.pop(0)
+                if not taken.done():
+                    taken.set_result(None)
+                self._turn = Lane.MESSAGE
+                return Lane.EVENT, event
+            self._turn = Lane.EVENT
+            message = self._take_message()
+            if message is not None:
+                return Lane.MESSAGE, message[1]
+            if not self._events:
+                await self._wait(messages_only=False)
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def qsize(self) -> int:
+        """Messages waiting, expired ones included (the name of ``asyncio.Queue``)."""
+        return len(self._messages)
+
+    def empty(self) -> bool:
+        """Whether no message is waiting (the name of ``asyncio.Queue``)."""
+        return not self._messages
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a reader is waiting."""
+        return bool(self._waiters)
+
+    def _take_message(self) -> tuple[float, M] | None:
+        while True:
+            try:
+                item = self._messages.popleft()
+            except IndexError:
+                return None
+            if item[0] > self._clock():
+                return item
+            metrics.MESSAGES_DROPPED_EXPIRED.add()
+
+    async def _wait(self, *, messages_only: bool) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        if self._messages or (self._events and not messages_only):
+            # Another thread was faster than the line above.
+            self._wake()
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            elif self._messages or self._events:
+                # The wake-up it had been given is due to the next reader.
+                self._wake()
+            raise
+
+    def _wake(self) -> None:
+        # None outside a loop, where get_running_loop() would raise; this is the hot path.
+        running = asyncio._get_running_loop()  # noqa: SLF001
+        while self._waiters:
+            try:
+                waiter = self._waiters.pop(0)
+            except IndexError:  # another thread has woken it
+                return
+            loop = waiter.get_loop()
+            if loop is running:
+                if not waiter.done():
+                    waiter.set_result(None)
+                    return
+            else:
+                try:
+                    loop.call_soon_threadsafe(self._resume, waiter)
+                except RuntimeError:  # that loop is closed, its reader is gone
+                    continue
+                return
+
+    def _resume(self, waiter: asyncio.Future[None]) -> None:
+        if waiter.done():
+            self._wake()
+        else:
+            waiter.set_result(None)

@@ -1,0 +1,36 @@
+"""Channel layers: messages between consumers, views, tasks and processes.
+
+    layer = get_channel_layer()
+    await layer.group_send("room", {"type": "chat.message", "text": "hi"})
+
+``CHANNEL_LAYERS`` says which layers there are; ``get_channel_layer(alias)`` returns
+one, or None when it is not configured. The guarantees of a layer are stated on
+``BaseChannelLayer``, and tested by the public contract suite in
+``tiderace.testing.contract``.
+"""
+
+from __future__ import annotations
+
+from tiderace import DEFAULT_CHANNEL_LAYER
+from tiderace.exceptions import ChannelFull, InvalidChannelLayerError
+from tiderace.layers.base import BaseChannelLayer, LocalDelivery
+from tiderace.layers.manager import (
+    ChannelLayerManager,
+    channel_layers,
+    get_channel_layer,
+)
+from tiderace.layers.memory import InMemoryChannelLayer
+from tiderace.layers.names import group_name
+
+__all__ = [
+    "DEFAULT_CHANNEL_LAYER",
+    "BaseChannelLayer",
+    "ChannelFull",
+    "ChannelLayerManager",
+    "InMemoryChannelLayer",
+    "InvalidChannelLayerError",
+    "LocalDelivery",
+    "channel_layers",
+    "get_channel_layer",
+    "group_name",
+]

@@ -1,0 +1,106 @@
+"""Which layers ``CHANNEL_LAYERS`` names, each made at its first use and kept.
+
+It knows Django's settings, and layers only as classes to call with their CONFIG.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
+
+from tiderace import DEFAULT_CHANNEL_LAYER
+from tiderace.exceptions import InvalidChannelLayerError
+
+__all__ = ["ChannelLayerManager", "channel_layers", "get_channel_layer"]
+
+
+class ChannelLayerManager:
+    """The layers of this process by alias.
+
+    ``backends`` holds those that were made; it may be emptied or replaced, after
+    which they are made anew.
+    """
+
+    def __init__(self) -> None:
+        self.backends: dict[str, Any] = {}
+        setting_changed.connect(self._reset_backends)
+
+    def _reset_backends(self, setting: str, **kwargs: Any) -> None:
+        if setting == "CHANNEL_LAYERS":
+            self.backends = {}
+
+    @property
+    def configs(self) -> dict[str, dict[str, Any]]:
+        """``CHANNEL_LAYERS``, or nothing while Django is not configured."""
+        # Read at each use: this module is imported by asgi.py files and by scripts
+        # before, or without, any settings.
+        return getattr(settings, "CHANNEL_LAYERS", {})
+
+    def make_backend(self, name: str) -> Any:
+        """A new layer from the CONFIG of ``name``."""
+        return self._make_backend(name, self.configs[name].get("CONFIG", {}))
+
+    def make_test_backend(self, name: str) -> Any:
+        """A new layer from the TEST_CONFIG of ``name``.
+
+        Raises:
+            InvalidChannelLayerError: when it has none.
+        """
+        try:
+            config = self.configs[name]["TEST_CONFIG"]
+        except KeyError:
+            raise InvalidChannelLayerError(
+                f"No TEST_CONFIG specified for {name}"
+            ) from None
+        return self._make_backend(name, config)
+
+    def _make_backend(self, name: str, config: dict[str, Any]) -> Any:
+        if "ROUTING" in self.configs[name]:
+            raise InvalidChannelLayerError(
+                f"ROUTING key found for {name} - this is no longer needed; remove it"
+            )
+        try:
+            path = self.configs[name]["BACKEND"]
+        except KeyError:
+            raise InvalidChannelLayerError(
+                f"No BACKEND specified for {name}; add its dotted path to "
+                f"CHANNEL_LAYERS[{name!r}]"
+            ) from None
+        try:
+            backend_class = import_string(path)
+        except ImportError as error:
+            raise InvalidChannelLayerError(
+                f"Cannot import BACKEND {path!r} specified for {name}: {error}"
+            ) from error
+        return backend_class(**config)
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self.backends:
+            self.backends[key] = self.make_backend(key)
+        return self.backends[key]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.configs
+
+    def set(self, key: str, layer: Any) -> Any:
+        """Put ``layer`` in place of the one for ``key``; returns that one, or None."""
+        old = self.backends.get(key)
+        self.backends[key] = layer
+        return old
+
+
+channel_layers = ChannelLayerManager()
+
+
+def get_channel_layer(alias: str = DEFAULT_CHANNEL_LAYER) -> Any:
+    """The layer configured as ``alias``, or None when there is none.
+
+    Raises:
+        InvalidChannelLayerError: when its configuration cannot be used.
+    """
+    if alias not in channel_layers.backends and alias not in channel_layers:
+        return None
+    return channel_layers[alias]

@@ -1,0 +1,52 @@
+"""Names of groups and channels: which are legal, and how to make a legal one.
+
+It knows nothing of layers; the rule is the same for all of them, so that a name
+which works in a test works in production.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+__all__ = ["MAX_NAME_LENGTH", "group_name"]
+
+MAX_NAME_LENGTH = 100
+"""Names must be shorter than this many characters."""
+
+_SAFE = re.compile(r"[a-zA-Z0-9\-_]+")
+_DIGEST_LENGTH = 32
+
+
+def group_name(*parts: object) -> str:
+    """A legal group name for any values, such as ``group_name("user", user.email)``.
+
+    Parts are joined by dots. Where a part holds characters that a name may not (an
+    ``@``, a space, a non-ASCII letter, a dot of its own) or the whole is too long,
+    it is replaced by 32 hexadecimal digits of its SHA-256, so different parts always
+    make different names, and the same parts always the same.
+
+    Raises:
+        ValueError: without any part.
+    """
+    if not parts:
+        raise ValueError("group_name() needs at least one part, such as 'user'")
+    texts = [str(part) for part in parts]
+    name = ".".join(
+        text if _SAFE.fullmatch(text) and not _looks_hashed(text) else _digest(text)
+        for text in texts
+    )
+    if len(name) >= MAX_NAME_LENGTH:
+        return _digest("\0".join(texts))
+    return name
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[
+        :_DIGEST_LENGTH
+    ]
+
+
+def _looks_hashed(text: str) -> bool:
+    # A part that could be mistaken for another part's digest is hashed itself.
+    return len(text) == _DIGEST_LENGTH and all(c in "0123456789abcdef" for c in text)
