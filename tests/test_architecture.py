@@ -28,17 +28,18 @@ FLOORS: list[dict[str, set[str]]] = [
             "bridge",
             "threads",
             "conf",
+            "dotted",
             "db",
             "middleware",
         }
     },
     {
-        "porch": {"routing", "sessions", "auth", "security"},
+        "porch": {"routing", "sessions", "auth", "security", "lifespan"},
         "protocol": {"protocol"},
         "delivery": {"delivery"},
     },
     {"layers": {"layers"}},
-    {"consumers": {"consumer", "generic", "worker", "lifespan"}},
+    {"consumers": {"consumer", "generic", "worker"}},
     {"topics": {"topics"}},
     {"server": {"server"}},
     {
