@@ -3,53 +3,31 @@
  * Knows nothing of what the messages mean, of topics, or of Django.
  */
 
+import type {
+  Handler,
+  SocketCloseEvent,
+  SocketErrorEvent,
+  SocketEventMap,
+  StateDetail,
+  Status,
+} from "./events.js";
 import { complete, type Fresh, type SocketOptions } from "./options.js";
-
-/** What a badge in a page would show. */
-export type Status = "connecting" | "open" | "waiting" | "offline" | "closed";
-
-/** What a `state` event says. */
-export interface StateDetail {
-  status: Status;
-  /** Attempts since the last connection that lasted. */
-  attempt: number;
-  /** Seconds until the next attempt; 0 unless the status is "waiting". */
-  delay: number;
-}
-
-/** A native close event that also says whether the socket comes back by itself. */
-export interface SocketCloseEvent extends CloseEvent {
-  readonly willReconnect: boolean;
-}
-
-/** An error event; `error` is there when the browser's WebSocket was not its source. */
-export interface SocketErrorEvent extends Event {
-  readonly error?: unknown;
-}
-
-export interface SocketEventMap {
-  open: Event;
-  message: MessageEvent;
-  close: SocketCloseEvent;
-  error: SocketErrorEvent;
-  /** The status changed. */
-  state: CustomEvent<StateDetail>;
-  /** A message left the offline queue without being sent; `detail` is the message. */
-  drop: CustomEvent<string | Blob>;
-}
-
-type Handler<E> = ((this: any, event: E) => unknown) | null;
-type Queued = [data: string | Blob, size: number];
+import { encode, OfflineQueue } from "./queue.js";
+import { comesBack, pause } from "./retry.js";
 
 const HANDLERS = ["open", "message", "close", "error", "state", "drop"] as const;
 const PAGE_EVENTS = ["online", "offline", "pagehide", "pageshow", "visibilitychange"] as const;
 // A laptop in a tunnel says it is offline, and still reaches itself.
 const LOOPBACK = /^\w+:..(localhost|127\.|\[::1])/;
 
-const fresh = <T>(value: Fresh<T>): T | Promise<T> =>
+/** Async, so that a function that throws at once is a rejection like any other. */
+const fresh = async <T>(value: Fresh<T>): Promise<T> =>
   typeof value === "function" ? (value as () => T | Promise<T>)() : value;
 
 export interface Socket {
+  // Read as a WebSocket's, so that a Socket fits where one is asked for.
+  get onclose(): Handler<CloseEvent>;
+  set onclose(handler: Handler<SocketCloseEvent>);
   addEventListener<K extends keyof SocketEventMap>(
     type: K,
     listener: ((this: Socket, event: SocketEventMap[K]) => unknown) | null,
@@ -91,7 +69,6 @@ export class Socket extends EventTarget {
 
   declare onopen: Handler<Event>;
   declare onmessage: Handler<MessageEvent>;
-  declare onclose: Handler<SocketCloseEvent>;
   declare onerror: Handler<SocketErrorEvent>;
   declare onstate: Handler<CustomEvent<StateDetail>>;
   declare ondrop: Handler<CustomEvent<string | Blob>>;
@@ -103,8 +80,7 @@ export class Socket extends EventTarget {
   #status: Status | "" = "";
   #binaryType: BinaryType = "blob";
   #native: WebSocket | undefined;
-  #queue: Queued[] = [];
-  #queued = 0;
+  #queue: OfflineQueue;
   /** Attempts since the last connection that lasted. */
   #attempt = 0;
   #openedAt = 0;
@@ -129,6 +105,9 @@ export class Socket extends EventTarget {
     this.#source = url;
     this.#protocols = protocols;
     this.#options = complete(options);
+    this.#queue = new OfflineQueue(this.#options, (detail) => {
+      this.dispatchEvent(new CustomEvent("drop", { detail }));
+    });
     for (const type of HANDLERS) this.#offer(type);
     if (typeof url !== "function") this.#resolve(url);
     this.reconnect();
@@ -159,7 +138,7 @@ export class Socket extends EventTarget {
 
   /** Bytes not yet given to the network, those of the offline queue included. */
   get bufferedAmount(): number {
-    return this.#queued + (this.#native?.bufferedAmount ?? 0);
+    return this.#queue.bytes + (this.#native?.bufferedAmount ?? 0);
   }
 
   get binaryType(): BinaryType {
@@ -189,7 +168,7 @@ export class Socket extends EventTarget {
     const frame = encode(data);
     const native = this.#native;
     if (this.#status === "open" && native?.readyState === 1) native.send(frame);
-    else this.#enqueue(frame);
+    else this.#queue.add(frame);
   }
 
   /**
@@ -307,8 +286,13 @@ export class Socket extends EventTarget {
     this.#become("open");
     // Before the queue: what an `open` listener sends (a login, a join) goes first.
     this.dispatchEvent(new Event("open"));
-    while (this.#native === native && native.readyState === 1 && this.#queue[0]) {
-      native.send(this.#unqueue());
+    let waiting: string | Blob | undefined;
+    while (
+      this.#native === native &&
+      native.readyState === 1 &&
+      (waiting = this.#queue.take()) !== undefined
+    ) {
+      native.send(waiting);
     }
   }
 
@@ -328,24 +312,23 @@ export class Socket extends EventTarget {
   }
 
   #lost(init: CloseEventInit, error?: unknown, fatal = false): void {
-    const { window, stableAfter, maxAttempts, retryOn } = this.#options;
+    const { window, stableAfter, maxAttempts } = this.#options;
     if (this.#status === "open" && window.performance.now() - this.#openedAt >= stableAfter * 1e3) {
       this.#attempt = 0;
     }
     this.#release();
     const event = new CloseEvent("close", init);
-    const { code } = event;
-    let willReconnect = !fatal && !this.#closing && this.#attempt < maxAttempts;
+    let willReconnect = false;
     try {
-      willReconnect &&=
-        typeof retryOn === "function"
-          ? retryOn(event)
-          : retryOn.includes(code) || (code !== 1000 && code < 4000);
+      willReconnect =
+        !fatal &&
+        !this.#closing &&
+        this.#attempt < maxAttempts &&
+        comesBack(event, this.#options);
     } catch (thrown) {
-      willReconnect = false;
       error = thrown;
     }
-    if (willReconnect) this.#wait(code);
+    if (willReconnect) this.#wait(event.code);
     else this.#finish();
     if (error) this.dispatchEvent(Object.assign(new Event("error"), { error }));
     this.dispatchEvent(Object.assign(event, { willReconnect }));
@@ -353,11 +336,9 @@ export class Socket extends EventTarget {
 
   #wait(code: number): void {
     if (this.#isOffline()) return this.#become("offline");
-    const { window, minDelay, maxDelay } = this.#options;
-    // 1012: the server restarts and asks to be called again.
-    const tries = code === 1012 ? 0 : this.#attempt;
-    const spread = window.Math.random() * Math.min(maxDelay, minDelay * 2 ** tries);
-    const delay = Math.min(maxDelay, minDelay + spread);
+    // 1012: the server restarts and asks to be called again soon.
+    const attempt = code === 1012 ? 0 : this.#attempt;
+    const delay = pause(attempt, this.#options.window.Math.random(), this.#options);
     this.#attempt++;
     this.#arm(delay || 1e-3, this.#start);
     this.#become("waiting", delay);
@@ -367,7 +348,7 @@ export class Socket extends EventTarget {
     const { window } = this.#options;
     for (const type of PAGE_EVENTS) window.removeEventListener?.(type, this.#onPage);
     this.#become("closed");
-    while (this.#queue[0]) this.#discard(this.#unqueue());
+    this.#queue.clear();
   }
 
   /** Hang up without a failure: the socket comes back when something says so. */
@@ -398,45 +379,4 @@ export class Socket extends EventTarget {
     const { location, navigator } = this.#options.window;
     return navigator?.onLine === false && !LOOPBACK.test(this.#url || location?.href!);
   }
-
-  #enqueue(data: string | Blob | BufferSource): void {
-    const { queueLimit, queueSize, whenFull } = this.#options;
-    // A Blob measures text in UTF-8 and keeps bytes that the caller may overwrite.
-    const blob = new Blob([data]);
-    const { size } = blob;
-    const kept = typeof data === "string" ? data : blob;
-    const full = (): boolean =>
-      this.#queue.length >= queueLimit || this.#queued + size > queueSize;
-    if (whenFull === "drop-oldest" && size <= queueSize) {
-      while (this.#queue[0] && full()) this.#discard(this.#unqueue());
-    }
-    if (!full()) {
-      this.#queue.push([kept, size]);
-      this.#queued += size;
-    } else if (whenFull === "throw") {
-      throw new DOMException(
-        `the offline queue is full (${this.#queue.length} messages, ${this.#queued} bytes)`,
-        "QuotaExceededError",
-      );
-    } else this.#discard(kept);
-  }
-
-  #unqueue(): string | Blob {
-    const [data, size] = this.#queue.shift()!;
-    this.#queued -= size;
-    return data;
-  }
-
-  #discard(detail: string | Blob): void {
-    this.dispatchEvent(new CustomEvent("drop", { detail }));
-  }
-}
-
-function encode(data: unknown): string | Blob | BufferSource {
-  if (data instanceof Blob || data instanceof ArrayBuffer || ArrayBuffer.isView(data)) {
-    return data as Blob | BufferSource;
-  }
-  const text = typeof data === "string" ? data : JSON.stringify(data);
-  if (text === undefined) throw new TypeError(`cannot send ${typeof data}: it has no JSON form`);
-  return text;
 }

@@ -1,0 +1,50 @@
+/** The built file that is committed: fresh, whole, small, and with its map. */
+
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { test } from "node:test";
+import { BUDGET, STATIC, bundle, weigh } from "../scripts/bundle.js";
+
+const files = await bundle();
+
+for (const [name, contents] of files) {
+  test(`the committed ${name} equals a fresh build`, async () => {
+    const committed = await readFile(STATIC + name, "utf8");
+
+    assert.equal(
+      committed === Buffer.from(contents).toString(),
+      true,
+      `${name} is stale: run "npm run build" in clients/js and commit the result`,
+    );
+  });
+}
+
+test("the build is one file and its map", () => {
+  assert.deepEqual([...files.keys()].sort(), ["tiderace.js", "tiderace.js.map"]);
+});
+
+test(`the built file weighs at most ${BUDGET} bytes after gzip`, () => {
+  const weight = weigh(files.get("tiderace.js"));
+
+  assert.ok(weight <= BUDGET, `${weight} bytes`);
+});
+
+test("the built file imports nothing and names its map", () => {
+  const text = Buffer.from(files.get("tiderace.js")).toString();
+
+  assert.doesNotMatch(text, /\bimport\b/);
+  assert.match(text, /\n\/\/# sourceMappingURL=tiderace\.js\.map\n$/);
+});
+
+test("the public names are the class and the function", async () => {
+  const module = await import(`${STATIC}tiderace.js`);
+
+  assert.deepEqual(Object.keys(module).sort(), ["Socket", "connect"]);
+});
+
+test("the npm package has the version of the Python package", async () => {
+  const manifest = JSON.parse(await readFile(new URL("../package.json", import.meta.url), "utf8"));
+  const python = await readFile(new URL("../../../src/tiderace/__init__.py", import.meta.url), "utf8");
+
+  assert.equal(manifest.version, /__version__ = "(.+)"/.exec(python)[1]);
+});

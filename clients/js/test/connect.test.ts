@@ -1,0 +1,69 @@
+/** `connect()`: the settings that a template left in the page. */
+
+import assert from "node:assert/strict";
+import { afterEach, test } from "node:test";
+import { connect } from "../src/index.js";
+import { FakeWindow, settle } from "./fakes.js";
+
+function page(settings: string | undefined): void {
+  const getElementById = (id: string): unknown =>
+    id === "tiderace-config" && settings !== undefined ? { textContent: settings } : null;
+  Object.assign(globalThis, { document: { getElementById } });
+}
+
+afterEach(() => {
+  Object.assign(globalThis, { document: undefined });
+});
+
+test("the page's settings hold for a socket without options", async () => {
+  page('{"base": "/live/"}');
+
+  const socket = connect("room/", { window: new FakeWindow() });
+
+  assert.equal(socket.url, "wss://site.test/live/room/");
+});
+
+test("without a url the base itself is the address", async () => {
+  page('{"base": "/live/"}');
+
+  const socket = connect(undefined, { window: new FakeWindow() });
+
+  assert.equal(socket.url, "wss://site.test/live/");
+});
+
+test("an option given wins over the page's", async () => {
+  page('{"base": "/live/"}');
+
+  const socket = connect("room/", { base: "/other/", window: new FakeWindow() });
+
+  assert.equal(socket.url, "wss://site.test/other/room/");
+});
+
+test("a page without settings has the client's defaults", async () => {
+  page(undefined);
+
+  const socket = connect("/ws/", { window: new FakeWindow() });
+
+  assert.equal(socket.url, "wss://site.test/ws/");
+});
+
+test("outside a page there are no settings to read", async () => {
+  const socket = connect("/ws/", { window: new FakeWindow() });
+
+  assert.equal(socket.url, "wss://site.test/ws/");
+});
+
+test("subprotocols are an option of connect", async () => {
+  const window = new FakeWindow();
+
+  connect("/ws/", { protocols: ["chat"], window });
+  await settle();
+
+  assert.deepEqual(window.socket.protocols, ["chat"]);
+});
+
+test("settings with a misspelt name are refused", () => {
+  page('{"heart_beat": 25}');
+
+  assert.throws(() => connect("/ws/"), /unknown option "heart_beat"/);
+});
