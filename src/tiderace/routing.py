@@ -28,7 +28,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.apps import apps
 from django.conf import ENVIRONMENT_VARIABLE, settings
@@ -56,17 +56,17 @@ from tiderace.security.websocket import AllowedHostsOriginValidator, OriginValid
 
 __all__ = [
     "ChannelNameRouter",
-    "DeclaredRoute",
     "NoRoute",
     "ProtocolTypeRouter",
     "URLRouter",
-    "declared_routes",
     "get_application",
     "get_default_application",
 ]
 
 logger = logging.getLogger("tiderace.routing")
 
+# What middleware calls the app it wraps: Channels', the origin check's, Starlette's.
+_INNER = ("inner", "application", "app")
 # How deep middleware may be stacked before it is taken for a circle.
 _MAX_WRAPPERS = 32
 # What a log line shows of a path that anybody may ask for, and of the routes.
@@ -81,13 +81,6 @@ _ENGINES_WITH_A_TABLE = (
 
 class NoRoute(Resolver404):
     """A ``URLRouter`` inside another one has no route; the outer one tries its next."""
-
-
-class DeclaredRoute(NamedTuple):
-    """A route that ends at an application, as ``declared_routes`` lists it."""
-
-    pattern: str
-    application: ASGIApp
 
 
 class ProtocolTypeRouter:
@@ -242,7 +235,7 @@ class URLRouter:
             await send(event)
 
     def _log_refusal(self, kind: str, path: str, scope: Scope) -> None:
-        declared = [route.pattern for route in declared_routes(self)]
+        declared = list(_patterns(self))
         hint = ""
         if not path.endswith("/") and any(
             self._pattern(route).match(f"{path}/") for route in self.routes
@@ -285,23 +278,6 @@ class ChannelNameRouter:
         if name not in self.application_mapping:
             raise ValueError(f"No application configured for channel name {name!r}")
         return await self.application_mapping[name](scope, receive, send)
-
-
-def declared_routes(
-    application: object, protocol: str = "websocket"
-) -> list[DeclaredRoute]:
-    """List the routes of a tree of routers, in the order in which they are tried.
-
-    Args:
-        application: a router, or middleware around one; anything else has no routes.
-        protocol: the scope type to follow through a ``ProtocolTypeRouter``.
-    """
-    for layer in _unwrap(application):
-        if isinstance(layer, ProtocolTypeRouter):
-            return declared_routes(layer.application_mapping.get(protocol), protocol)
-        if isinstance(layer, URLRouter):
-            return [found for route in layer.routes for found in _declared(route)]
-    return []
 
 
 def get_default_application() -> Any:
@@ -468,11 +444,8 @@ def _unwrap(application: Any) -> Iterator[Any]:
         if application is None:
             return
         yield application
-        # OriginValidator, alone among Channels' middleware, calls it ``application``.
-        inner = getattr(application, "inner", None)
-        if inner is None:
-            inner = getattr(application, "application", None)
-        application = inner
+        names = (name for name in _INNER if hasattr(application, name))
+        application = getattr(application, next(names, ""), None)
 
 
 def _is_router(application: Any) -> bool:
@@ -488,12 +461,11 @@ def _is_foreign_router(application: Any) -> bool:
     )
 
 
-def _declared(route: URLPattern) -> Iterator[DeclaredRoute]:
-    pattern = str(route.pattern)
-    if not _is_router(route.callback):
-        yield DeclaredRoute(pattern, route.callback)
-        return
-    for inner in declared_routes(route.callback):
-        yield DeclaredRoute(
-            pattern + inner.pattern.removeprefix("^"), inner.application
-        )
+def _patterns(application: Any) -> Iterator[str]:
+    """The patterns that lead through a tree of routers to its applications."""
+    for layer in _unwrap(application):
+        if isinstance(layer, URLRouter):
+            for route in layer.routes:
+                for rest in list(_patterns(route.callback)) or [""]:
+                    yield f"{route.pattern}{rest.removeprefix('^')}"
+            return

@@ -1,0 +1,138 @@
+"""Database work from async code: threads, and stale connections closed around it."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
+
+import pytest
+from asgiref.sync import SyncToAsync
+
+from tiderace import db
+from tiderace.db import (
+    DatabaseSyncToAsync,
+    aclose_old_connections,
+    database_sync_to_async,
+)
+from tiderace.threads import isolated
+
+
+@pytest.fixture
+def calls():
+    """What happened, in order; closing connections is one of the things."""
+    seen: list[str] = []
+    with mock.patch("tiderace.db.close_old_connections", lambda: seen.append("close")):
+        yield seen
+
+
+async def test_stale_connections_are_closed_before_and_after_the_call(calls):
+    await database_sync_to_async(calls.append)("work")
+
+    assert calls == ["close", "work", "close"]
+
+
+async def test_stale_connections_are_closed_after_a_call_that_raised(calls):
+    def fail():
+        calls.append("work")
+        raise LookupError("nothing there")
+
+    with pytest.raises(LookupError, match="nothing there"):
+        await database_sync_to_async(fail)()
+
+    assert calls == ["close", "work", "close"]
+
+
+async def test_connections_are_closed_in_the_thread_of_the_call():
+    threads = []
+
+    def note():
+        threads.append(threading.get_ident())
+
+    with mock.patch("tiderace.db.close_old_connections", note):
+        await database_sync_to_async(note)()
+
+    assert len(threads) == 3
+    assert set(threads) != {threading.get_ident()}
+    assert len(set(threads)) == 1
+
+
+async def test_arguments_and_result_pass_through():
+    @database_sync_to_async
+    def join(first, *, second):
+        return first + second
+
+    assert await join("a", second="b") == "ab"
+
+
+async def test_a_decorated_method_gets_its_instance():
+    class Room:
+        name = "harbour"
+
+        @database_sync_to_async
+        def greet(self, greeting):
+            return f"{greeting} {self.name}"
+
+    assert await Room().greet("ahoy") == "ahoy harbour"
+
+
+async def test_the_wrapper_keeps_the_name_and_the_words_of_the_function():
+    @database_sync_to_async
+    def find():
+        """Look it up."""
+
+    assert find.__name__ == "find"
+    assert find.__doc__ == "Look it up."
+
+
+def test_the_decorator_is_a_class_of_asgirefs_kind():
+    assert database_sync_to_async is DatabaseSyncToAsync
+    assert issubclass(DatabaseSyncToAsync, SyncToAsync)
+
+
+def test_a_coroutine_function_is_refused():
+    async def already():
+        pass
+
+    with pytest.raises(TypeError, match="sync functions"):
+        database_sync_to_async(already)
+
+
+async def test_calls_share_one_thread_by_default():
+    first = await database_sync_to_async(threading.get_ident)()
+    second = await database_sync_to_async(threading.get_ident)()
+
+    assert first == second != threading.get_ident()
+
+
+async def test_another_executor_may_be_given():
+    with ThreadPoolExecutor(1, thread_name_prefix="mine") as executor:
+        name = await database_sync_to_async(
+            lambda: threading.current_thread().name,
+            thread_sensitive=False,
+            executor=executor,
+        )()
+
+    assert name.startswith("mine")
+
+
+async def test_an_isolated_connection_has_its_calls_in_a_thread_of_its_own():
+    shared = await database_sync_to_async(threading.get_ident)()
+
+    async with isolated():
+        own = {await database_sync_to_async(threading.get_ident)() for _ in range(3)}
+
+    assert len(own) == 1
+    assert shared not in own
+
+
+async def test_closing_by_hand_obeys_a_patched_close(calls):
+    await aclose_old_connections()
+
+    assert calls == ["close"]
+
+
+def test_close_old_connections_is_djangos_own():
+    from django.db import close_old_connections
+
+    assert db.close_old_connections is close_old_connections

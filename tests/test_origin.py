@@ -1,0 +1,306 @@
+"""Who may open a WebSocket: origins, refusals, and what the log says about them."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from asgiref.testing import ApplicationCommunicator
+
+from tiderace.security.websocket import (
+    AllowedHostsOriginValidator,
+    OriginValidator,
+    WebsocketDenier,
+)
+
+
+async def accept(scope, receive, send):
+    await receive()
+    await send({"type": "websocket.accept"})
+
+
+def scope_from(*origins: str | bytes, path: str = "/ws/", host: str = "site.test"):
+    headers = [(b"host", host.encode())]
+    for origin in origins:
+        raw = origin if isinstance(origin, bytes) else origin.encode()
+        headers.append((b"origin", raw))
+    return {
+        "type": "websocket",
+        "path": path,
+        "headers": headers,
+        "client": ("10.0.0.7", 5000),
+    }
+
+
+async def answer(application, scope) -> dict:
+    communicator = ApplicationCommunicator(application, scope)
+    await communicator.send_input({"type": "websocket.connect"})
+    event = await communicator.receive_output()
+    await communicator.wait(timeout=1)
+    return event
+
+
+async def passes(allowed, *origins, **options) -> bool:
+    validator = OriginValidator(accept, allowed, **options)
+    event = await answer(validator, scope_from(*origins))
+    return event["type"] == "websocket.accept"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "origin"),
+    [
+        ("*", "https://anyone.test"),
+        ("*", "null"),
+        ("*", "http://[::1"),
+        ("site.test", "http://site.test"),
+        ("site.test", "https://site.test:8443"),
+        ("SITE.test", "http://site.TEST"),
+        (".site.test", "http://site.test"),
+        (".site.test", "http://a.b.site.test"),
+        ("[::1]", "http://[::1]:8000"),
+        ("http://site.test", "http://site.test"),
+        ("http://site.test", "http://site.test:80"),
+        ("http://site.test:80", "http://site.test"),
+        ("https://site.test", "https://site.test:443"),
+        ("http://site.test:8000", "http://site.test:8000"),
+        ("HTTP://Site.test", "http://site.test"),
+        ("http://.site.test", "http://www.site.test"),
+        ("ws://site.test", "ws://site.test:80"),
+        ("wss://site.test:443", "wss://site.test"),
+        ("foo://site.test", "foo://site.test"),
+    ],
+)
+async def test_an_allowed_origin_passes(pattern, origin):
+    assert await passes([pattern], origin)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "origin"),
+    [
+        ("site.test", "http://other.test"),
+        ("site.test", "http://www.site.test"),
+        ("site.test", "null"),
+        ("site.test", ""),
+        ("site.test", "site.test"),
+        ("site.test", "garbage in here"),
+        ("site.test", "http://[::1"),
+        ("site.test", "http://site.test:port"),
+        ("site.test", b"http://\xff\xfe"),
+        ("*.site.test", "http://www.site.test"),
+        ("http://site.test", "https://site.test"),
+        ("http://site.test", "http://site.test:8000"),
+        ("http://site.test:8000", "http://site.test"),
+        ("https://site.test:443", "https://site.test:8443"),
+        ("http://site.test", "http://www.site.test"),
+        ("http://site.test", "http://site.test:99999"),
+        ("foo://site.test", "foo://site.test:1"),
+    ],
+)
+async def test_another_origin_is_refused(pattern, origin):
+    assert not await passes([pattern], origin)
+
+
+async def test_nothing_is_allowed_by_an_empty_list():
+    assert not await passes([], "http://site.test")
+
+
+async def test_one_matching_pattern_among_several_is_enough():
+    assert await passes(["other.test", "site.test"], "http://site.test")
+
+
+async def test_no_origin_is_refused():
+    assert not await passes(["site.test"])
+
+
+async def test_no_origin_passes_where_everything_does():
+    assert await passes(["*"])
+
+
+async def test_no_origin_passes_where_that_is_allowed():
+    assert await passes(["site.test"], allow_missing=True)
+
+
+async def test_an_unreadable_origin_is_not_taken_for_a_missing_one():
+    assert not await passes(["site.test"], "http://[::1", allow_missing=True)
+
+
+async def test_the_last_of_several_origins_counts():
+    assert await passes(["site.test"], "http://other.test", "http://site.test")
+    assert not await passes(["site.test"], "http://site.test", "http://other.test")
+
+
+async def test_a_header_in_capitals_is_no_origin():
+    scope = scope_from() | {"headers": [(b"Origin", b"http://site.test")]}
+
+    event = await answer(OriginValidator(accept, ["site.test"]), scope)
+
+    assert event == {"type": "websocket.close"}
+
+
+async def test_a_refusal_is_a_close_without_a_code():
+    event = await answer(
+        OriginValidator(accept, ["site.test"]), scope_from("http://other.test")
+    )
+
+    assert event == {"type": "websocket.close"}
+
+
+async def test_the_application_gets_the_very_scope_and_its_result_is_returned():
+    async def application(scope, receive, send):
+        return scope
+
+    scope = scope_from("http://site.test")
+
+    assert await OriginValidator(application, ["*"])(scope, None, None) is scope
+
+
+async def test_other_connections_than_websockets_are_an_error():
+    validator = OriginValidator(accept, ["*"])
+
+    with pytest.raises(ValueError, match="non-WebSocket"):
+        await validator({"type": "http", "headers": []}, None, None)
+
+
+async def test_a_subclass_may_decide_by_itself():
+    class Friends(OriginValidator):
+        def validate_origin(self, parsed_origin):
+            return parsed_origin.hostname.endswith("friend.test")
+
+    validator = Friends(accept, ["site.test"])
+
+    event = await answer(validator, scope_from("http://my-friend.test"))
+    assert event["type"] == "websocket.accept"
+
+
+async def test_a_subclass_may_let_missing_origins_pass():
+    class Lenient(OriginValidator):
+        def valid_origin(self, parsed_origin):
+            return parsed_origin is None or super().valid_origin(parsed_origin)
+
+    event = await answer(Lenient(accept, ["site.test"]), scope_from())
+
+    assert event["type"] == "websocket.accept"
+
+
+def test_application_and_list_are_plain_attributes():
+    allowed = ["site.test"]
+    validator = OriginValidator(accept, allowed)
+
+    assert validator.application is accept
+    assert validator.allowed_origins is allowed
+
+
+async def refuse(caplog, scope, validator=None) -> str:
+    caplog.set_level(logging.DEBUG, logger="tiderace")
+    await answer(validator or OriginValidator(accept, ["site.test"]), scope)
+    (record,) = caplog.records
+    assert record.name == "tiderace.security"
+    assert record.levelno == logging.WARNING
+    return record.getMessage()
+
+
+async def test_a_refusal_is_one_line_with_origin_host_reason_and_remedy(caplog):
+    line = await refuse(caplog, scope_from("http://evil.test", path="/ws/room/"))
+
+    assert "'/ws/room/'" in line
+    assert "host 'site.test'" in line
+    assert "10.0.0.7:5000" in line
+    assert "origin 'http://evil.test' is not allowed" in line
+    assert "allowed_origins" in line
+    assert "(allowed: site.test)" in line
+
+
+async def test_a_refusal_by_allowed_hosts_names_that_setting(caplog, settings):
+    settings.ALLOWED_HOSTS = ["site.test"]
+
+    line = await refuse(
+        caplog, scope_from("http://evil.test"), AllowedHostsOriginValidator(accept)
+    )
+
+    assert "add the page's host to the setting ALLOWED_HOSTS" in line
+
+
+async def test_a_refusal_for_a_missing_origin_says_how_to_let_it_in(caplog):
+    line = await refuse(caplog, scope_from())
+
+    assert "no Origin header" in line
+    assert "allow_missing=True" in line
+
+
+async def test_nobody_can_write_a_second_line_into_the_log(caplog):
+    scope = scope_from(b"http://evil.test\nforged", path="/ws/\nforged", host="a\nb")
+
+    line = await refuse(caplog, scope)
+
+    assert "\n" not in line
+
+
+async def test_a_very_long_origin_does_not_fill_the_log(caplog):
+    line = await refuse(caplog, scope_from("http://" + "e" * 50_000))
+
+    assert len(line) < 1000
+
+
+async def test_an_allowed_socket_is_not_logged(caplog):
+    caplog.set_level(logging.DEBUG, logger="tiderace")
+
+    assert await passes(["site.test"], "http://site.test")
+
+    assert caplog.records == []
+
+
+async def test_allowed_hosts_are_the_allowed_origins(settings):
+    settings.ALLOWED_HOSTS = ["site.test"]
+    validator = AllowedHostsOriginValidator(accept)
+
+    assert isinstance(validator, OriginValidator)
+    assert validator.allowed_origins == ["site.test"]
+    event = await answer(validator, scope_from("https://site.test:8443"))
+    assert event["type"] == "websocket.accept"
+
+
+def test_allowed_hosts_are_read_once(settings):
+    settings.ALLOWED_HOSTS = ["site.test"]
+    validator = AllowedHostsOriginValidator(accept)
+
+    settings.ALLOWED_HOSTS = ["other.test"]
+
+    assert validator.allowed_origins == ["site.test"]
+
+
+def test_no_allowed_hosts_while_debugging_means_this_machine(settings):
+    settings.DEBUG = True
+    settings.ALLOWED_HOSTS = []
+
+    validator = AllowedHostsOriginValidator(accept)
+
+    assert validator.allowed_origins == ["localhost", "127.0.0.1", "[::1]"]
+
+
+def test_no_allowed_hosts_in_production_allows_nothing(settings):
+    settings.ALLOWED_HOSTS = []
+
+    assert AllowedHostsOriginValidator(accept).allowed_origins == []
+
+
+async def test_missing_origins_may_pass_allowed_hosts_too(settings):
+    settings.ALLOWED_HOSTS = ["site.test"]
+    validator = AllowedHostsOriginValidator(accept, allow_missing=True)
+
+    event = await answer(validator, scope_from())
+
+    assert event["type"] == "websocket.accept"
+
+
+@pytest.mark.parametrize("denier", [WebsocketDenier(), WebsocketDenier.as_asgi()])
+async def test_the_denier_closes_before_accepting(denier):
+    assert await answer(denier, scope_from()) == {"type": "websocket.close"}
+
+
+async def test_the_denier_says_nothing_to_a_client_that_is_gone():
+    communicator = ApplicationCommunicator(WebsocketDenier(), scope_from())
+    await communicator.send_input({"type": "websocket.disconnect", "code": 1006})
+
+    await communicator.wait(timeout=1)
+
+    assert await communicator.receive_nothing()
