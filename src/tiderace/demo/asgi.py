@@ -1,0 +1,23 @@
+"""The demo's ASGI application: pages and static files over HTTP, rooms over WebSocket.
+
+It knows which module names the WebSocket routes, and nothing of what they lead to.
+"""
+
+from __future__ import annotations
+
+import os
+
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+from django.core.asgi import get_asgi_application
+
+from tiderace.routing import get_application
+
+__all__ = ["application"]
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tiderace.demo.settings")
+
+application = get_application(
+    "tiderace.demo.chat.routing",
+    # A demo is its own web server: nothing stands before it to serve its files.
+    http=ASGIStaticFilesHandler(get_asgi_application()),
+)

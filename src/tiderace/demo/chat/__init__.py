@@ -1,0 +1,1 @@
+"""Rooms to talk in: history, typing, notices, and a return without loss."""

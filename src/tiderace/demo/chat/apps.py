@@ -1,0 +1,14 @@
+"""The chat app; it knows people, and no other app knows it."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+__all__ = ["ChatConfig"]
+
+
+class ChatConfig(AppConfig):
+    """Rooms and their messages."""
+
+    name = "tiderace.demo.chat"
+    label = "chat"

@@ -1,0 +1,48 @@
+"""What people fill in: the name of a new room, and a notice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib.auth.models import User
+from django.utils.text import slugify
+
+from tiderace.demo.chat.notices import TEXT_LENGTH
+
+__all__ = ["NoticeForm", "RoomForm"]
+
+
+class RoomForm(forms.Form):
+    """Asks for a room's name; ``cleaned_data["slug"]`` is its place in the URL."""
+
+    name = forms.CharField(
+        label="Name of the room",
+        max_length=50,
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),
+    )
+
+    def clean(self) -> dict[str, Any]:
+        """Derive the slug, or say why there is none."""
+        name = self.cleaned_data.get("name", "")
+        slug = slugify(name)[:50]
+        if name and not slug:
+            self.add_error("name", "Use at least one of the letters a-z or a digit.")
+        self.cleaned_data["slug"] = slug
+        return self.cleaned_data
+
+
+class NoticeForm(forms.Form):
+    """Asks for the text of a notice and who gets it."""
+
+    text = forms.CharField(
+        label="Notice",
+        max_length=TEXT_LENGTH,
+        widget=forms.Textarea(attrs={"rows": 3}),
+    )
+    user = forms.ModelChoiceField(
+        label="For",
+        queryset=User.objects.order_by("username"),
+        required=False,
+        empty_label="Everyone, in all rooms",
+    )

@@ -1,0 +1,93 @@
+"""``notify``: push a notice into the demo's open windows from a terminal.
+
+A layer that several processes share carries it directly. The in-memory layer
+cannot leave its process, so there the running server is asked to push it.
+"""
+
+from __future__ import annotations
+
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.contrib.auth.models import User
+from django.core import signing
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.urls import reverse
+
+from tiderace.demo.chat import notices
+from tiderace.demo.chat.views import COMMAND_SALT
+
+__all__ = ["Command"]
+
+_TIMEOUT = 10
+
+
+class Command(BaseCommand):
+    """Push a notice into all rooms or into one user's windows."""
+
+    help = "Push a notice into all rooms, or into one user's windows."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Take the text, and optionally a user and the server's address."""
+        parser.add_argument("text", help="what to say, as plain text")
+        parser.add_argument("--user", help="only this user's windows (a user name)")
+        parser.add_argument(
+            "--url",
+            default="http://127.0.0.1:8000",
+            help="where the demo runs; asked when the channel layer is in memory "
+            "(default: %(default)s)",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Push it the way the layer needs."""
+        text = options["text"].strip()
+        if not 0 < len(text) <= notices.TEXT_LENGTH:
+            raise CommandError(
+                f"a notice has 1 to {notices.TEXT_LENGTH} characters, not {len(text)}"
+            )
+        user = _user_pk(options["user"])
+        if notices.layer_is_local():
+            _ask_server(options["url"], {"text": text, "user": user})
+        else:
+            notices.push(text, by="the notify command", user=user)
+        whom = f"the windows of {options['user']}" if user else "all rooms"
+        self.stdout.write(f"Sent to {whom}.")
+
+
+def _user_pk(name: str | None) -> Any:
+    if name is None:
+        return None
+    user = User.objects.filter(username=name).first()
+    if user is None:
+        known = ", ".join(
+            User.objects.order_by("username").values_list("username", flat=True)
+        )
+        raise CommandError(f"there is no user {name!r}; known are {known or 'none'}")
+    return user.pk
+
+
+def _ask_server(url: str, order: dict[str, Any]) -> None:
+    address = urlsplit(url)
+    if address.scheme != "http" or not address.hostname:
+        raise CommandError(
+            f"--url {url!r} is not an address like http://127.0.0.1:8000"
+        )
+    body = signing.dumps(order, salt=COMMAND_SALT)
+    connection = HTTPConnection(address.hostname, address.port, timeout=_TIMEOUT)
+    try:
+        connection.request("POST", reverse("chat:notify-by-command"), body)
+        response = connection.getresponse()
+        answer = response.read().decode("utf-8", "replace")
+    except (OSError, HTTPException) as error:
+        raise CommandError(
+            f"no demo answers at {url} ({error}); start it with "
+            "`python -m tiderace demo`, or say where it runs with --url"
+        ) from error
+    finally:
+        connection.close()
+    if response.status != 204:
+        raise CommandError(
+            f"the server at {url} answered {response.status}: {answer[:200]}; "
+            "run the command with the same TIDERACE_DEMO_DATA as the server"
+        )

@@ -1,0 +1,21 @@
+"""``seed``: create the demo's users and rooms where they are missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from tiderace.demo.seed import seed
+
+__all__ = ["Command"]
+
+
+class Command(BaseCommand):
+    """Create the seeded users and rooms; running it again changes nothing."""
+
+    help = "Create the demo's users and rooms where they are missing."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Seed."""
+        seed()

@@ -1,0 +1,128 @@
+// A room: joins the socket, the outbox and the page.
+import { connect } from "../tiderace/tiderace.js";
+import { Log } from "./log.js";
+import { Outbox } from "./outbox.js";
+import { Writers, tellWhenWriting } from "./typing.js";
+
+const { path, me } = JSON.parse(document.getElementById("room-config").textContent);
+const badge = document.getElementById("badge");
+const composer = document.getElementById("composer");
+const field = document.getElementById("text");
+const people = document.getElementById("people");
+
+const WORDS = {
+  connecting: "Connecting…",
+  open: "Connected",
+  waiting: "Connection lost, trying again…",
+  offline: "Offline",
+  closed: "Disconnected",
+};
+const SENDING = "Sending…";
+const WAITING = "Will be sent when the connection is back";
+
+const log = new Log(me);
+const writers = new Writers();
+const socket = connect(path);
+const outbox = new Outbox(`outbox:${me.id}:${path}`, ({ id, text }) => {
+  if (socket.status !== "open") return false;
+  socket.send({ type: "message", id, text });
+  return true;
+});
+for (const message of outbox.waiting) log.addWaiting(message, WAITING);
+
+function showStatus(status) {
+  badge.dataset.status = status;
+  badge.firstElementChild.textContent = WORDS[status];
+}
+
+function showPeople(list) {
+  people.hidden = !list;
+  if (!list) return;
+  const items = list.map(({ id, name, guest }) => {
+    const item = document.createElement("li");
+    item.textContent = (id === me.id ? `${name} (you)` : name) + (guest ? ", guest" : "");
+    return item;
+  });
+  people.querySelector("ul").replaceChildren(...items);
+}
+
+function refused({ code, detail, client_id: id, retry_after: seconds }) {
+  if (id === undefined) {
+    if (code !== "too-fast") log.addEvent(detail);
+  } else if (seconds === undefined) {
+    log.setFate(id, `Not sent: ${detail}.`, { refused: true });
+    outbox.settle(id);
+  } else {
+    log.setFate(id, `Not sent yet: ${detail}.`);
+    outbox.postpone(seconds);
+  }
+}
+
+function arrived(message) {
+  writers.forget(message.author);
+  log.add(message);
+  if (message.author === me.id) outbox.settle(message.client_id);
+}
+
+const frames = {
+  welcome: (frame) => showPeople(frame.people),
+  message: (frame) => arrived(frame.message),
+  missed: (frame) =>
+    log.atOnce(() => {
+      if (frame.gap) log.addEvent("Older messages are no longer kept");
+      frame.messages.forEach(arrived);
+    }),
+  people: ({ change, person, people: list }) => {
+    showPeople(list);
+    if (change === "left") writers.forget(person.id);
+    if (person.id !== me.id) log.addComing(change, person);
+  },
+  typing: (frame) => writers.heard(frame.person),
+  notice: ({ text, by, personal }) =>
+    log.addNotice(text, personal ? `Notice to you from ${by}` : `Notice from ${by}`),
+  error: refused,
+  "signed-out": () => {
+    document.getElementById("signed-out").hidden = false;
+    for (const control of composer.elements) control.disabled = true;
+  },
+};
+
+showStatus(socket.status);
+socket.addEventListener("state", ({ detail }) => {
+  showStatus(detail.status);
+  if (detail.status !== "open") {
+    outbox.interrupt();
+    log.setEveryFate(WAITING);
+    showPeople(null);
+  }
+});
+socket.addEventListener("open", () => {
+  socket.send({ type: "since", id: log.last });
+  log.setEveryFate(SENDING);
+  outbox.flush();
+});
+socket.addEventListener("message", ({ data }) => {
+  const frame = JSON.parse(data);
+  frames[frame.type]?.(frame);
+});
+
+const sent = tellWhenWriting(field, () => {
+  if (socket.status === "open") socket.send({ type: "typing" });
+});
+
+composer.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = field.value.trim();
+  field.focus();
+  if (!text) return;
+  field.value = "";
+  sent();
+  const message = outbox.add(text);
+  log.addWaiting(message, socket.status === "open" ? SENDING : WAITING);
+});
+field.addEventListener("keydown", (event) => {
+  // While a word is being composed (Japanese, Chinese), Enter ends the word.
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  composer.requestSubmit();
+});

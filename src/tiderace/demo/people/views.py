@@ -1,0 +1,83 @@
+"""Signing in, as a user or as a guest, and signing out.
+
+It knows sessions and forms. Sockets are told of a change of session through the
+channel layer only, by group name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asgiref.sync import async_to_sync
+from django.contrib.auth import logout as end_session
+from django.contrib.auth.forms import AuthenticationForm
+from django.contrib.auth.views import LoginView
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render, resolve_url
+from django.urls import reverse
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.http import require_POST
+
+from tiderace.demo.people.forms import GuestForm
+from tiderace.demo.people.person import SEEDED, new_guest, session_group
+from tiderace.layers import get_channel_layer
+
+__all__ = ["Login", "guest", "logout"]
+
+
+def _close_windows(request: HttpRequest) -> None:
+    """Tell this browser's open sockets that their session is over."""
+    if request.session.session_key:
+        send = async_to_sync(get_channel_layer().group_send)
+        send(session_group(request.session), {"type": "session.over"})
+
+
+def _next(request: HttpRequest) -> str:
+    wanted = request.POST.get("next", "")
+    safe = url_has_allowed_host_and_scheme(wanted, allowed_hosts={request.get_host()})
+    return wanted if safe else resolve_url("chat:lobby")
+
+
+class Login(LoginView):
+    """Django's log-in, with the seeded users and the guest form on the same page."""
+
+    template_name = "people/login.html"
+    redirect_authenticated_user = True
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        """Add what the page shows besides Django's own form."""
+        kwargs.setdefault("guest_form", GuestForm())
+        kwargs["seeded"] = SEEDED
+        return super().get_context_data(**kwargs)
+
+    def form_valid(self, form: AuthenticationForm) -> HttpResponse:
+        """End what the session was before, then log in."""
+        _close_windows(self.request)
+        end_session(self.request)
+        return super().form_valid(form)
+
+
+@require_POST
+def guest(request: HttpRequest) -> HttpResponse:
+    """Enter under a display name; a session that was somebody else's ends."""
+    form = GuestForm(request.POST)
+    if not form.is_valid():
+        page = {
+            "form": AuthenticationForm(request),
+            "guest_form": form,
+            "seeded": SEEDED,
+            "next": request.POST.get("next", ""),
+        }
+        return render(request, "people/login.html", page, status=422)
+    _close_windows(request)
+    end_session(request)
+    new_guest(request.session, form.cleaned_data["name"])
+    return redirect(_next(request))
+
+
+@require_POST
+def logout(request: HttpRequest) -> HttpResponse:
+    """Forget the user or guest and close their open windows' sockets."""
+    _close_windows(request)
+    end_session(request)
+    return redirect(reverse("people:login"))

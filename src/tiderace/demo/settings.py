@@ -1,0 +1,104 @@
+"""Settings of the demo site.
+
+Three environment variables change it: ``TIDERACE_DEMO_DATA`` is the path of the
+SQLite file (default ``demo.sqlite3`` in the current directory),
+``TIDERACE_DEMO_HOSTS`` a comma-separated list of host names it answers to
+besides this machine's loopback, ``TIDERACE_DEMO_DEBUG=1`` switches Django's
+debug pages on (their own inline styles are then refused by the strict CSP).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tiderace.demo.secret import kept_secret
+
+HERE = Path(__file__).parent
+DATA = Path(os.environ.get("TIDERACE_DEMO_DATA") or "demo.sqlite3").resolve()
+
+SECRET_KEY = kept_secret(DATA.with_name(f"{DATA.name}-key"))
+DEBUG = os.environ.get("TIDERACE_DEMO_DEBUG") == "1"
+ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"] + [
+    host for host in os.environ.get("TIDERACE_DEMO_HOSTS", "").split(",") if host
+]
+
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "tiderace",
+    "tiderace.demo.people",
+    "tiderace.demo.chat",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "tiderace.demo.csp.content_security_policy",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "tiderace.demo.urls"
+ASGI_APPLICATION = "tiderace.demo.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [HERE / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "tiderace.demo.people.person.as_context",
+            ],
+        },
+    },
+]
+
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": DATA,
+        "OPTIONS": {
+            "timeout": 20,
+            # A writer that waits for its turn at BEGIN cannot be told later
+            # that the database is locked; readers never wait for a writer.
+            "transaction_mode": "IMMEDIATE",
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        },
+    }
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+CHANNEL_LAYERS = {"default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}}
+
+LOGIN_URL = "people:login"
+LOGIN_REDIRECT_URL = "chat:lobby"
+SESSION_COOKIE_NAME = "tiderace_demo_session"
+CSRF_COOKIE_NAME = "tiderace_demo_csrf"
+SECURE_REFERRER_POLICY = "same-origin"
+
+STATIC_URL = "static/"
+STATICFILES_DIRS = [HERE / "static"]
+
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en"
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": "WARNING"},
+    # Django mails errors to ADMINS when DEBUG is off; a demo's admin sits at its terminal.
+    "loggers": {
+        "django": {"handlers": ["console"], "level": "ERROR", "propagate": False}
+    },
+}

@@ -1,0 +1,17 @@
+"""Where every page of the demo lives.
+
+It knows the apps' own URL lists and nothing inside them.
+"""
+
+from __future__ import annotations
+
+from django.urls import include, path
+from django.views.generic import RedirectView
+
+__all__ = ["urlpatterns"]
+
+urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="chat:lobby")),
+    path("", include("tiderace.demo.people.urls")),
+    path("", include("tiderace.demo.chat.urls")),
+]
