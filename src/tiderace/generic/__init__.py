@@ -1,0 +1,1 @@
+"""Consumers for the protocols that browsers speak: WebSockets and HTTP."""

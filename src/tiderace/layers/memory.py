@@ -242,11 +242,13 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
         """Do what is due for channels without a consumer; nothing when nothing is."""
         while (box := self._deadlines.pop(now)) is not None:
             self._expire_messages(box)
-        while self._joined:
-            (group, channel), joined = next(iter(self._joined.items()))
-            if joined + self.group_expiry > now:
-                return
-            self._leave(group, channel)
+        if self._joined:
+            with self._lock:
+                while self._joined:
+                    (group, channel), joined = next(iter(self._joined.items()))
+                    if joined + self.group_expiry > now:
+                        return
+                    self._leave(group, channel)
 
     def _expire_messages(self, box: Box) -> None:
         if box.look_again() and not box.attached:
