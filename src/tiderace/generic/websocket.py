@@ -65,6 +65,38 @@ _LIFE_CYCLE = (
 )
 
 
+def _own_life_cycle(cls: type) -> list[tuple[str, Callable[..., Any]]]:
+    """The life-cycle methods that ``cls`` itself defines as functions."""
+    return [
+        (name, method)
+        for name in _LIFE_CYCLE
+        if callable(method := vars(cls).get(name)) and hasattr(method, "__code__")
+    ]
+
+
+def _in_thread(method: Callable[..., Any]) -> Callable[..., Any]:
+    """``method``, a plain function, as a coroutine function that runs it in a thread."""
+
+    @functools.wraps(method)
+    async def run(*args: Any, **kwargs: Any) -> Any:
+        result = await database_sync_to_async(method)(*args, **kwargs)
+        if hasattr(result, "__await__"):  # it returned a verb's coroutine
+            return await result
+        return result
+
+    return run
+
+
+def _from_thread(method: Callable[..., Any]) -> Callable[..., Any]:
+    """``method``, a coroutine function, as a plain one that waits for it in a thread."""
+
+    @functools.wraps(method)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return async_to_sync(method)(*args, **kwargs)
+
+    return run
+
+
 class WebsocketConsumer(SyncConsumer):
     """A WebSocket, handled in a thread.
 
@@ -331,38 +363,6 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
     async def encode_json(cls, content: Any) -> str:
         """An object to JSON; override for another dialect."""
         return json.dumps(content)
-
-
-def _own_life_cycle(cls: type) -> list[tuple[str, Callable[..., Any]]]:
-    """The life-cycle methods that ``cls`` itself defines as functions."""
-    return [
-        (name, method)
-        for name in _LIFE_CYCLE
-        if callable(method := vars(cls).get(name)) and hasattr(method, "__code__")
-    ]
-
-
-def _in_thread(method: Callable[..., Any]) -> Callable[..., Any]:
-    """``method``, a plain function, as a coroutine function that runs it in a thread."""
-
-    @functools.wraps(method)
-    async def run(*args: Any, **kwargs: Any) -> Any:
-        result = await database_sync_to_async(method)(*args, **kwargs)
-        if hasattr(result, "__await__"):  # it returned a verb's coroutine
-            return await result
-        return result
-
-    return run
-
-
-def _from_thread(method: Callable[..., Any]) -> Callable[..., Any]:
-    """``method``, a coroutine function, as a plain one that waits for it in a thread."""
-
-    @functools.wraps(method)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        return async_to_sync(method)(*args, **kwargs)
-
-    return run
 
 
 async def _in_turn(first: Any, then: Callable[[], Any]) -> None:
