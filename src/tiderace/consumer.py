@@ -31,7 +31,6 @@ from asgiref.sync import async_to_sync, iscoroutinefunction
 from tiderace import DEFAULT_CHANNEL_LAYER, conf, metrics, threads
 from tiderace import db as database
 from tiderace.asgi import (
-    ASGIApp,
     Event,
     Receive,
     Scope,
@@ -191,10 +190,13 @@ class AsyncConsumer:
             await _Connection(self, receive, send).serve()
 
     @classmethod
-    def as_asgi(cls, **initkwargs: Any) -> ASGIApp:
+    def as_asgi(
+        cls, **initkwargs: Any
+    ) -> Callable[[Scope, Receive, Send], Coroutine[Any, Any, Any]]:
         """An ASGI application that makes one consumer per connection.
 
-        ``initkwargs`` are passed to ``__init__`` each time.
+        ``initkwargs`` are passed to ``__init__`` each time. (The type says Coroutine,
+        for that is what the types of Django's ``path()`` take.)
         """
 
         async def app(scope: Scope, receive: Receive, send: Send) -> Any:
