@@ -22,7 +22,11 @@ from tiderace.threads import isolated
 def calls():
     """What happened, in order; closing connections is one of the things."""
     seen: list[str] = []
-    with mock.patch("tiderace.db.close_old_connections", lambda: seen.append("close")):
+
+    def close():
+        seen.append("close")
+
+    with mock.patch("tiderace.db.close_old_connections", close):
         yield seen
 
 

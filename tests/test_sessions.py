@@ -241,7 +241,7 @@ def test_samesite_can_be_left_to_the_browser(samesite):
 
 @pytest.mark.parametrize("samesite", ["", "sometimes"])
 def test_another_samesite_is_refused(samesite):
-    with pytest.raises(AssertionError, match="'strict', 'lax', 'none'"):
+    with pytest.raises(AssertionError, match="'strict', 'lax' or 'none'"):
         cookie(samesite=samesite)
 
 
@@ -250,13 +250,12 @@ def test_a_deleted_cookie_is_long_expired():
 
     CookieMiddleware.delete_cookie(message, "key", path="/chat", domain="example.com")
 
-    assert message["headers"] == [
-        (
-            b"Set-Cookie",
-            b'key=""; Domain=example.com; expires=Thu, 01-Jan-1970 00:00:00 GMT; '
-            b"Max-Age=0; Path=/chat; SameSite=lax",
-        )
-    ]
+    ((name, value),) = message["headers"]
+    assert name == b"Set-Cookie"
+    assert value.decode() == (
+        'key=""; Domain=example.com; expires=Thu, 01-Jan-1970 00:00:00 GMT; '
+        "Max-Age=0; Path=/chat; SameSite=lax"
+    )
 
 
 # Sessions

@@ -117,7 +117,8 @@ class CookieMiddleware:
             if str(samesite).lower() not in _SAMESITE:
                 # Channels' own exception here, which applications' tests expect.
                 raise AssertionError(
-                    f"samesite is {samesite!r}; use 'strict', 'lax', 'none' or None"
+                    "samesite must be either 'strict', 'lax' or 'none', or None to leave "
+                    f"it out; it is {samesite!r}"
                 )
             morsel["samesite"] = samesite
         header = (b"Set-Cookie", morsel.OutputString().encode())
