@@ -1,0 +1,34 @@
+"""Tiderace as a Django app: its name, and its system checks at start-up.
+
+It knows Django's app registry; what is checked stands in ``checks``.
+"""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+from django.core.checks import Tags, register
+
+from tiderace.checks import CHECKS, DEPLOY_CHECKS
+
+__all__ = ["TideraceConfig", "register_checks"]
+
+
+class TideraceConfig(AppConfig):
+    """The app ``tiderace``: commands, template tags, static files; no models."""
+
+    name = "tiderace"
+    label = "tiderace"
+    verbose_name = "Tiderace"
+    default = True
+
+    def ready(self) -> None:
+        """Register the system checks."""
+        register_checks()
+
+
+def register_checks() -> None:
+    """Have ``manage.py check`` run Tiderace's checks; again is the same as once."""
+    for check in CHECKS:
+        register(check, "tiderace")
+    for check in DEPLOY_CHECKS:
+        register(check, "tiderace", Tags.security, deploy=True)

@@ -1,0 +1,303 @@
+"""``manage.py runserver``: serves ``ASGI_APPLICATION`` with uvicorn and autoreload.
+
+Checks, address parsing, banner and reloader are Django's own; it adds the ASGI server,
+static files before it, the list of WebSocket routes, and a graceful end.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from django.apps import apps
+from django.conf import settings
+from django.contrib.staticfiles.handlers import (
+    ASGIStaticFilesHandler,
+    StaticFilesHandler,
+)
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import CommandError, CommandParser
+from django.core.management.commands.runserver import Command as DjangoRunserver
+
+from tiderace.routing import get_default_application
+from tiderace.server.access import AccessLog
+from tiderace.server.routes import Route, websocket_routes
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from tiderace.asgi import ASGIApp, Receive, Scope, Send
+    from tiderace.server.development import DevelopmentServer
+
+__all__ = ["Command"]
+
+logger = logging.getLogger("django.channels.server")
+
+# Options of daphne's runserver that mean nothing here, and why.
+_WITHOUT_EFFECT = {
+    "http_timeout": "uvicorn does not limit how long a request may take",
+    "websocket_handshake_timeout": (
+        "a handshake may take as long as the consumer's connect() does"
+    ),
+    "websocket_max_frame_size": (
+        "the limit is on whole messages; use --websocket-max-message-size"
+    ),
+}
+
+
+class Command(DjangoRunserver):
+    """Django's development server, for ASGI: WebSockets work in it."""
+
+    # Set by Django's handle().
+    addr: str
+    _raw_ipv6: bool
+
+    help = (
+        "Starts a lightweight web server for development that also serves WebSockets: "
+        "ASGI_APPLICATION on uvicorn, with autoreload and static files."
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._server: DevelopmentServer | None = None
+        self._routes: list[Route] | None = []
+        self._max_message_size: int | None = None
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add what this command understands beyond Django's own options."""
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--noasgi",
+            action="store_false",
+            dest="use_asgi",
+            help="Run Django's WSGI development server instead; no WebSockets then.",
+        )
+        parser.add_argument(
+            "--websocket-max-message-size",
+            type=int,
+            metavar="BYTES",
+            help="Largest WebSocket message taken from a client (default: 16 MiB).",
+        )
+        for option, reason in (
+            ("--http_timeout", _WITHOUT_EFFECT["http_timeout"]),
+            (
+                "--websocket_handshake_timeout",
+                _WITHOUT_EFFECT["websocket_handshake_timeout"],
+            ),
+            ("--websocket-max-frame-size", _WITHOUT_EFFECT["websocket_max_frame_size"]),
+        ):
+            parser.add_argument(
+                option,
+                type=int,
+                help=f"Accepted so that daphne's command lines work; no effect: {reason}.",
+            )
+        if apps.is_installed("django.contrib.staticfiles"):
+            parser.add_argument(
+                "--nostatic",
+                action="store_false",
+                dest="use_static_handler",
+                help="Tells Django to NOT automatically serve static files at STATIC_URL.",
+            )
+            parser.add_argument(
+                "--insecure",
+                action="store_true",
+                dest="insecure_serving",
+                help="Allows serving static files even if DEBUG is False.",
+            )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Check what ASGI needs, then go Django's way."""
+        if options["use_asgi"]:
+            self._require_asgi()
+            for option, reason in _WITHOUT_EFFECT.items():
+                if options.get(option) is not None:
+                    self.stderr.write(
+                        self.style.WARNING(f"{option} has no effect: {reason}.")
+                    )
+            self._max_message_size = options.get("websocket_max_message_size")
+            # Django only calls it, with the address, and then uses what it returns.
+            self.server_cls = self._bind  # type: ignore[assignment]
+        super().handle(*args, **options)
+
+    def run(self, **options: Any) -> None:
+        """Run until the reloader or a signal ends the process, then close sockets.
+
+        Django's reloader leaves by ``sys.exit`` in this thread while the server runs
+        in another one that dies with the process; so the server is ended here first.
+        """
+        try:
+            super().run(**options)
+        finally:
+            self._stop()
+
+    def inner_run(self, *args: Any, **options: Any) -> None:
+        """Start the server; called in the reloader's thread, or in the main one."""
+        if not options["use_asgi"]:
+            super().inner_run(*args, **options)
+            return
+        from tiderace.server.development import StartupFailed
+
+        # Django would mix its WSGI server's threads in.
+        options["use_threading"] = False
+        try:
+            super().inner_run(*args, **options)
+        except StartupFailed as error:
+            if not options["use_reloader"]:
+                raise CommandError(str(error)) from None
+            self.stderr.write(self.style.ERROR(f"{error}. Waiting for a change."))
+
+    def get_handler(self, *args: Any, **options: Any) -> Any:
+        """The application to serve: ASGI, or WSGI with ``--noasgi``."""
+        if options["use_asgi"]:
+            return self.get_application(options)
+        handler = super().get_handler(*args, **options)
+        if self._serves_static(options):
+            handler = StaticFilesHandler(handler)
+        self._warn_about_lost_routes()
+        return handler
+
+    def get_application(self, options: dict[str, Any]) -> ASGIApp:
+        """``ASGI_APPLICATION``, with static files before it in development."""
+        try:
+            application: Any = get_default_application()
+        except ImproperlyConfigured as error:
+            raise CommandError(f"{error}\n{_asgi_advice()}") from error
+        self._routes = websocket_routes(application)
+        if self._serves_static(options):
+            application = ASGIStaticFilesHandler(application)
+        prefix = (settings.FORCE_SCRIPT_NAME or "").rstrip("/")
+        if prefix:
+            application = _mounted(application, prefix)
+        return AccessLog(application, self.log_action)
+
+    def on_bind(self, server_port: int) -> None:
+        """Print Django's banner, and below it where WebSockets are answered."""
+        super().on_bind(server_port)
+        if self._server is not None:
+            host = f"[{self.addr}]" if self._raw_ipv6 else self.addr
+            self._print_routes(f"ws://{host}:{server_port}")
+
+    def log_action(self, protocol: str, action: str, details: dict[str, Any]) -> None:
+        """Log one line about a request or a socket to ``django.channels.server``."""
+        if protocol == "http":
+            level, style = self._http_style(details["status"])
+            line = "HTTP %(method)s %(path)s %(status)s [%(time_taken).2f, %(client)s]"
+            logger.log(level, style(line), details)
+            return
+        words = {
+            "connecting": "HANDSHAKING",
+            "connected": "CONNECT",
+            "rejected": "REJECT",
+            "disconnected": "DISCONNECT",
+        }
+        level = logging.WARNING if action == "rejected" else logging.INFO
+        logger.log(level, f"WebSocket {words[action]} %(path)s [%(client)s]", details)
+
+    def _require_asgi(self) -> None:
+        if not getattr(settings, "ASGI_APPLICATION", None):
+            raise CommandError(
+                "ASGI_APPLICATION is not set, and it is what this server serves. "
+                + _asgi_advice()
+            )
+        try:
+            import tiderace.server.development  # noqa: F401
+        except ImportError as error:
+            raise CommandError(
+                f"{error}\nOr run Django's WSGI server, without WebSockets: "
+                f"manage.py runserver --noasgi"
+            ) from error
+
+    def _bind(self, address: tuple[str, int], handler: Any, *, ipv6: bool) -> _Httpd:
+        """Make what Django's ``run`` expects of a server class."""
+        from tiderace.server.development import DevelopmentServer, ServerOptions
+
+        options = ServerOptions()
+        if self._max_message_size is not None:
+            options = ServerOptions(max_message_size=self._max_message_size)
+        self._server = DevelopmentServer(*address, ipv6=ipv6, options=options)
+        return _Httpd(self._server)
+
+    def _stop(self) -> None:
+        server = self._server
+        if server is not None:
+            server.stop()
+            # uvicorn looks for the wish every 0.1 s and needs 0.1 s to close.
+            server.wait(server.options.graceful_timeout + 1)
+
+    def _serves_static(self, options: dict[str, Any]) -> bool:
+        installed = apps.is_installed("django.contrib.staticfiles")
+        wanted = options.get("use_static_handler", installed)
+        insecure = options.get("insecure_serving", False)
+        return bool(wanted and (settings.DEBUG or insecure))
+
+    def _print_routes(self, origin: str) -> None:
+        if self._routes:
+            self.stdout.write("WebSocket routes:")
+            for route in self._routes:
+                self.stdout.write(f"  {origin}{route.path}  {route.target}")
+        elif self._routes is not None:
+            self.stdout.write(
+                self.style.WARNING(
+                    f"No WebSocket routes: {settings.ASGI_APPLICATION} has no "
+                    f'"websocket" application with URLs.'
+                )
+            )
+
+    def _warn_about_lost_routes(self) -> None:
+        """Say which sockets a WSGI server will not answer (tiderace.W010)."""
+        try:
+            routes = websocket_routes(get_default_application())
+        except ImproperlyConfigured:
+            return
+        if routes:
+            paths = ", ".join(route.path for route in routes)
+            self.stderr.write(
+                self.style.WARNING(
+                    f"(tiderace.W010) --noasgi serves no WebSockets, but "
+                    f"ASGI_APPLICATION has routes for them: {paths}. Clients will get "
+                    f'"Not Found"; leave --noasgi out to serve them.'
+                )
+            )
+
+    def _http_style(self, status: int) -> tuple[int, Any]:
+        if status < 300:
+            return logging.INFO, self.style.HTTP_SUCCESS
+        if status == 304:
+            return logging.INFO, self.style.HTTP_NOT_MODIFIED
+        if status < 400:
+            return logging.INFO, self.style.HTTP_REDIRECT
+        if status == 404:
+            return logging.WARNING, self.style.HTTP_NOT_FOUND
+        if status < 500:
+            return logging.WARNING, self.style.HTTP_BAD_REQUEST
+        return logging.ERROR, self.style.HTTP_SERVER_ERROR
+
+
+class _Httpd:
+    """The development server with the face that Django's ``run`` expects."""
+
+    def __init__(self, server: DevelopmentServer) -> None:
+        self._server = server
+        self.server_port = server.port
+
+    def set_app(self, application: ASGIApp) -> None:
+        self._application = application
+
+    def serve_forever(self) -> None:
+        self._server.run(self._application)
+
+
+def _mounted(application: ASGIApp, prefix: str) -> ASGIApp:
+    """``application`` below ``FORCE_SCRIPT_NAME``, as behind a server that says so."""
+
+    def mounted(scope: Scope, receive: Receive, send: Send) -> Awaitable[Any]:
+        if scope.get("path", "").startswith(prefix + "/"):
+            scope = {**scope, "root_path": prefix}
+        return application(scope, receive, send)
+
+    return mounted
+
+
+def _asgi_advice() -> str:
+    package = (settings.SETTINGS_MODULE or "mysite").split(".")[0]
+    return f'Add this line to the settings: ASGI_APPLICATION = "{package}.asgi.application"'

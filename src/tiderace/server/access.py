@@ -1,0 +1,87 @@
+"""Says what each connection of an ASGI application came to: request, socket, refusal.
+
+It knows ASGI events and a callable to tell; how a line looks is the listener's matter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tiderace.asgi import client_address
+
+if TYPE_CHECKING:
+    from tiderace.asgi import ASGIApp, Event, Receive, Scope, Send
+
+__all__ = ["AccessLog", "ActionLogger"]
+
+ActionLogger: TypeAlias = Callable[[str, str, dict[str, Any]], None]
+
+
+class AccessLog:
+    """Serves ``application`` and calls ``log(protocol, action, details)`` about it.
+
+    Actions: ``http`` has ``complete`` (details: method, path with query, status,
+    time_taken in seconds, client); ``websocket`` has ``connecting``, ``connected``,
+    ``rejected``, ``disconnected`` (details: path, client; the query string is left
+    out, for it may carry a token).
+    """
+
+    def __init__(self, application: ASGIApp, log: ActionLogger) -> None:
+        self.application = application
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        """Pass the connection on, listening to what is sent back."""
+        if scope["type"] == "http":
+            return await self._http(scope, receive, send)
+        if scope["type"] == "websocket":
+            return await self._websocket(scope, receive, send)
+        return await self.application(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        status = 500
+        start = time.monotonic()
+
+        async def listening_send(event: Event) -> None:
+            nonlocal status
+            if event["type"] == "http.response.start":
+                status = event["status"]
+            await send(event)
+
+        try:
+            return await self.application(scope, receive, listening_send)
+        finally:
+            query = scope.get("query_string", b"").decode("latin1")
+            details = {
+                "method": scope["method"],
+                "path": scope["path"] + (f"?{query}" if query else ""),
+                "status": status,
+                "time_taken": time.monotonic() - start,
+                "client": client_address(scope),
+            }
+            self._log("http", "complete", details)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        details = {"path": scope["path"], "client": client_address(scope)}
+        accepted = rejected = False
+
+        async def listening_send(event: Event) -> None:
+            nonlocal accepted, rejected
+            if event["type"] == "websocket.accept" and not accepted:
+                accepted = True
+                self._log("websocket", "connected", details)
+            elif not accepted and not rejected:
+                rejected = True
+                self._log("websocket", "rejected", details)
+            await send(event)
+
+        self._log("websocket", "connecting", details)
+        try:
+            return await self.application(scope, receive, listening_send)
+        finally:
+            if accepted:
+                self._log("websocket", "disconnected", details)
+            elif not rejected:
+                self._log("websocket", "rejected", details)

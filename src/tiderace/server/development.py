@@ -1,0 +1,214 @@
+"""Runs one ASGI application on uvicorn: for ``runserver``, live tests and the demo.
+
+It knows uvicorn and sockets; it does not know Django, commands or test cases.
+Importing it needs uvicorn, and says how to get it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+try:
+    import uvicorn
+    from uvicorn.config import WS_PROTOCOLS
+except ImportError as error:
+    raise ImportError(
+        "the development server needs uvicorn, which is not installed; "
+        'install it with: pip install "tiderace[server]"'
+    ) from error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tiderace.asgi import ASGIApp
+
+__all__ = ["DevelopmentServer", "ServerOptions", "StartupFailed", "bind"]
+
+_BACKLOG = 2048
+
+
+class StartupFailed(RuntimeError):
+    """The application's lifespan startup failed; uvicorn has logged why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """What may be chosen about the server; the defaults suit development and tests."""
+
+    graceful_timeout: int = 2
+    """Seconds that open connections have to end after ``stop()``; then they are cut."""
+
+    ping_interval: float | None = 20.0
+    """Seconds between keep-alive pings on a WebSocket; None for none."""
+
+    ping_timeout: float | None = 20.0
+    """Seconds within which a ping must be answered."""
+
+    max_message_size: int = 16 * 1024 * 1024
+    """Bytes of the largest WebSocket message taken; larger ones close with 1009."""
+
+
+def bind(host: str, port: int, *, ipv6: bool = False) -> socket.socket:
+    """Open a listening socket; port 0 lets the system choose a free one.
+
+    A name with several addresses (``localhost``) is bound at its first IPv4 address,
+    or at its first IPv6 address with ``ipv6``; connections queue from now on.
+
+    Raises:
+        OSError: when the address is taken, not allowed, or not of this machine.
+    """
+    family = socket.AF_INET6 if ipv6 or ":" in host else socket.AF_INET
+    address = socket.getaddrinfo(
+        host, port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0][4]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+class DevelopmentServer:
+    """A uvicorn server on a socket that is open as soon as the object is made.
+
+    ``run(application)`` serves in the calling thread until ``stop()`` is called from
+    any thread, or, in the main thread, until SIGINT or SIGTERM. It ends gracefully:
+    WebSockets are closed with 1012 (the server comes back), consumers see the
+    disconnect, the lifespan shutdown runs, all within ``options.graceful_timeout``
+    seconds and a little.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        *,
+        ipv6: bool = False,
+        options: ServerOptions | None = None,
+    ) -> None:
+        self.options = options or ServerOptions()
+        self._socket = bind(host, port, ipv6=ipv6)
+        self.port: int = self._socket.getsockname()[1]
+        self._server: uvicorn.Server | None = None
+        self._stopping = False
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+
+    def run(
+        self, application: ASGIApp, *, on_ready: Callable[[], None] | None = None
+    ) -> None:
+        """Serve until stopped; call ``on_ready`` once the lifespan startup is done.
+
+        Raises:
+            StartupFailed: when the application's lifespan startup failed.
+            KeyboardInterrupt: after a graceful end, when SIGINT was its reason.
+        """
+        server = self._prepare(application, on_ready)
+        try:
+            if server is not None:
+                with _exit_refused():
+                    server.run(sockets=[self._socket])
+        finally:
+            self._finish()
+
+    async def serve(
+        self, application: ASGIApp, *, on_ready: Callable[[], None] | None = None
+    ) -> None:
+        """Do what ``run`` does, in the running event loop."""
+        server = self._prepare(application, on_ready)
+        try:
+            if server is not None:
+                with _exit_refused():
+                    await server.serve(sockets=[self._socket])
+        finally:
+            self._finish()
+
+    def stop(self) -> None:
+        """Ask the server to end gracefully; return at once, from any thread."""
+        with self._lock:
+            self._stopping = True
+            if self._server is not None:
+                self._server.should_exit = True
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until ``run`` has ended, at most ``timeout`` seconds; whether it has."""
+        return self._ended.wait(timeout)
+
+    def close(self) -> None:
+        """Close the listening socket of a server that never ran."""
+        self._finish()
+
+    def _prepare(
+        self, application: ASGIApp, on_ready: Callable[[], None] | None
+    ) -> uvicorn.Server | None:
+        """The server to run, or None when ``stop()`` came first."""
+        with self._lock:
+            if self._stopping:
+                return None
+            self._server = _Server(self._config(application), on_ready)
+            return self._server
+
+    def _finish(self) -> None:
+        self._socket.close()
+        self._ended.set()
+
+    def _config(self, application: ASGIApp) -> uvicorn.Config:
+        return uvicorn.Config(
+            application,
+            ws=websocket_protocol(),
+            # Deflate costs 36 KB per idle connection and helps nobody on loopback.
+            ws_per_message_deflate=False,
+            ws_ping_interval=self.options.ping_interval,
+            ws_ping_timeout=self.options.ping_timeout,
+            ws_max_size=self.options.max_message_size,
+            timeout_graceful_shutdown=self.options.graceful_timeout,
+            # Logging is the project's; uvicorn's loggers propagate to it.
+            log_config=None,
+            access_log=False,
+        )
+
+
+def websocket_protocol() -> Any:
+    """The name of uvicorn's best WebSocket implementation that can be had here.
+
+    ``websockets-sansio`` has write flow control since uvicorn 0.52.1.
+    """
+    if "websockets-sansio" in WS_PROTOCOLS and importlib.util.find_spec("websockets"):
+        return "websockets-sansio"
+    return "auto"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says when it is ready."""
+
+    def __init__(
+        self, config: uvicorn.Config, on_ready: Callable[[], None] | None
+    ) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self._on_ready is not None:
+            self._on_ready()
+
+
+@contextmanager
+def _exit_refused() -> Iterator[None]:
+    """Turn uvicorn's way out of a failed startup, ending the process, into an error."""
+    try:
+        yield
+    except SystemExit:
+        raise StartupFailed(
+            "the application's lifespan startup failed, so the server did not start; "
+            "the reason is in the log above"
+        ) from None

@@ -1,0 +1,240 @@
+"""Runs one ASGI application in the test's event loop and exchanges events with it.
+
+It knows ASGI events only; what a request or a socket is, its subclasses know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import SyncToAsync
+from asgiref.testing import ApplicationCommunicator as _AsgirefCommunicator
+
+if TYPE_CHECKING:
+    from tiderace.asgi import ASGIApp, Event, Scope
+
+__all__ = ["ApplicationCommunicator"]
+
+# RFC 6455: the code by which a consumer closes its socket after an error.
+_INTERNAL_ERROR = 1011
+
+
+class ApplicationCommunicator(_AsgirefCommunicator):
+    """Runs ``application`` with ``scope``; the test sends and receives its events.
+
+    The application starts with the first event sent or awaited, as a task of the
+    test's event loop with a context of its own, so that context variables of the
+    test do not leak into it. Its sync code runs where the test's own does: in the
+    calling thread below ``async_to_sync`` (Django's ``TestCase``), and so in the same
+    transaction.
+
+    ``cancel_on_timeout`` says what happens to the application when nothing arrives in
+    time: True (the default, for existing suites rely on it) cancels it, after which
+    the connection is of no more use; False leaves it running.
+
+    ``scope`` may be changed until the application starts.
+    """
+
+    scope: Scope
+
+    def __init__(
+        self, application: ASGIApp, scope: Scope, *, cancel_on_timeout: bool = True
+    ) -> None:
+        super().__init__(application, scope)  # type: ignore[no-untyped-call]
+        self.cancel_on_timeout = cancel_on_timeout
+        self._future: asyncio.Task[Any] | None = None
+        self._output_queue: _Output | None = None
+
+    @property
+    def output_queue(self) -> _Output:
+        """What the application has sent and the test has not taken yet."""
+        if self._output_queue is None:
+            self._output_queue = _Output()
+        return self._output_queue
+
+    @property
+    def future(self) -> asyncio.Task[Any]:
+        """The application's task, started at the first use of this attribute."""
+        if self._future is None:
+            self._future = asyncio.get_running_loop().create_task(
+                self.application(
+                    self.scope, self.input_queue.get, self.output_queue.put
+                ),
+                context=_application_context(),
+            )
+            news = self.output_queue.news
+            self._future.add_done_callback(lambda _: news.set())
+        return self._future
+
+    async def send_input(self, message: Event) -> None:
+        """Give the application one event.
+
+        Raises:
+            Exception: what the application raised, if it has ended with an error;
+                ``CancelledError`` if a receive timed out and cancelled it.
+        """
+        await super().send_input(message)  # type: ignore[no-untyped-call]
+
+    async def receive_output(self, timeout: float = 1) -> Event:
+        """Take the next event from the application, waiting ``timeout`` seconds.
+
+        A close with code 1011 is what a consumer sends on its way out after an error;
+        the error itself is raised then rather than the close handed out.
+
+        Raises:
+            TimeoutError: when nothing came; the application is cancelled then,
+                unless ``cancel_on_timeout`` is False.
+            Exception: what the application raised, if it has ended with an error.
+        """
+        if self.future.done():
+            self.future.result()
+        deadline = asyncio.get_running_loop().time() + timeout
+        event = await self._take(_any_event, timeout)
+        if event is None:
+            if self.cancel_on_timeout:
+                await self._cancel()
+            raise TimeoutError(
+                f"the application sent nothing within {timeout} s{self._state()}"
+            )
+        if (
+            event.get("type") == "websocket.close"
+            and event.get("code") == _INTERNAL_ERROR
+        ):
+            rest = deadline - asyncio.get_running_loop().time()
+            await asyncio.wait([self.future], timeout=max(rest, 0))
+            self._raise_failure()
+        return event
+
+    async def wait_for(
+        self,
+        type: str,  # noqa: A002 (the key's name in every ASGI event)
+        *,
+        where: Callable[[Event], bool] | None = None,
+        timeout: float = 1,
+    ) -> Event:
+        """Take the first event of this ``type``, leaving all others to be received.
+
+        ``where`` narrows the choice: ``where=lambda event: "joined" in event["text"]``.
+        Events that came before and are not meant stay in their order. Running out of
+        time changes nothing: the application is not cancelled.
+
+        Raises:
+            TimeoutError: when no such event came within ``timeout`` seconds.
+            Exception: what the application raised, if it ended with an error and
+                had not sent such an event.
+        """
+
+        def wanted(event: Event) -> bool:
+            return event.get("type") == type and (where is None or where(event))
+
+        event = await self._take(wanted, timeout)
+        if event is None:
+            waiting = [event.get("type") for event in self.output_queue.events()]
+            raise TimeoutError(
+                f"no event {type!r} as asked for within {timeout} s{self._state()}; "
+                f"received and still to be taken: {waiting}"
+            )
+        return event
+
+    async def receive_nothing(
+        self, timeout: float = 0.1, interval: float = 0.01
+    ) -> bool:
+        """Whether the application sends nothing for ``timeout`` seconds.
+
+        It looks every ``interval`` seconds, and at least once.
+        """
+        return bool(
+            await super().receive_nothing(timeout, interval)  # type: ignore[no-untyped-call]
+        )
+
+    async def wait(self, timeout: float = 1) -> None:
+        """Wait until the application has ended by itself; after ``timeout``, cancel it.
+
+        Raises:
+            TimeoutError: when it had to be cancelled.
+            Exception: what the application raised.
+        """
+        await super().wait(timeout)  # type: ignore[no-untyped-call]
+
+    def stop(self, exceptions: bool = True) -> None:
+        """Cancel the application if it runs; else raise its error, if asked to."""
+        super().stop(exceptions)  # type: ignore[no-untyped-call]
+
+    async def _take(
+        self, wanted: Callable[[Event], bool], timeout: float
+    ) -> Event | None:
+        """The first event wanted, or None after ``timeout`` seconds."""
+        future, output = self.future, self.output_queue
+        try:
+            async with asyncio.timeout(timeout):
+                while (event := output.take(wanted)) is None:
+                    if future.done():
+                        future.result()
+                    output.news.clear()
+                    await output.news.wait()
+                return event
+        except TimeoutError:
+            # Either nobody sent anything, or the application's own error is one.
+            self._raise_failure()
+            return None
+
+    async def _cancel(self) -> None:
+        if not self.future.done():
+            self.future.cancel()
+            await asyncio.wait([self.future])
+
+    def _raise_failure(self) -> None:
+        if self.future.done() and not self.future.cancelled():
+            self.future.result()
+
+    def _state(self) -> str:
+        if not self.future.done():
+            return ""
+        return ", and it was cancelled" if self.future.cancelled() else ": it has ended"
+
+
+class _Output(asyncio.Queue["Event"]):
+    """The events an application sent, of which any may be taken first."""
+
+    _queue: deque[Event]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.news = asyncio.Event()
+
+    def _init(self, maxsize: int) -> None:
+        self._queue = deque()
+
+    def _put(self, item: Event) -> None:
+        self._queue.append(item)
+        self.news.set()
+
+    def _get(self) -> Event:
+        return self._queue.popleft()
+
+    def events(self) -> list[Event]:
+        return list(self._queue)
+
+    def take(self, wanted: Callable[[Event], bool]) -> Event | None:
+        for index, event in enumerate(self._queue):
+            if wanted(event):
+                del self._queue[index]
+                return event
+        return None
+
+
+def _any_event(event: Event) -> bool:
+    return True
+
+
+def _application_context() -> contextvars.Context:
+    """An empty context, but for the thread in which the test's sync code runs."""
+    context = contextvars.Context()
+    threads = SyncToAsync.thread_sensitive_context
+    if (of_the_test := threads.get(None)) is not None:
+        context.run(threads.set, of_the_test)
+    return context

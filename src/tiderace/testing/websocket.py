@@ -1,0 +1,214 @@
+"""One WebSocket connection to an application, without a server.
+
+It knows ASGI's WebSocket events and the scope keys that Django's middleware fills; it
+does not know the application, which may be a consumer or a whole middleware stack.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import unquote, urlparse
+
+from .application import ApplicationCommunicator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from types import TracebackType
+
+    from tiderace.asgi import ASGIApp
+
+__all__ = ["WebsocketCommunicator"]
+
+
+class WebsocketCommunicator(ApplicationCommunicator):
+    """A client of ``application`` at ``path``, which may carry a query string.
+
+    The keywords fill the scope as the middleware and the router in front of a
+    consumer would, so that a consumer can be tested by itself::
+
+        socket = WebsocketCommunicator(
+            ChatConsumer.as_asgi(), "/ws/chat/tea/",
+            user=alice, url_route={"kwargs": {"room": "tea"}},
+        )
+
+    ``user`` and ``session`` become ``scope["user"]`` and ``scope["session"]``;
+    authentication and session middleware leave them alone. ``url_route`` becomes
+    ``scope["url_route"]``, ``args`` and ``kwargs`` being empty where not given.
+
+    As an asynchronous context manager it connects, and disconnects at the end::
+
+        async with WebsocketCommunicator(application, "/ws/") as socket:
+            await socket.send_json_to({"hello": "world"})
+    """
+
+    def __init__(
+        self,
+        application: ASGIApp,
+        path: str,
+        headers: Iterable[tuple[bytes, bytes]] | None = None,
+        subprotocols: Iterable[str] | None = None,
+        spec_version: str | int | None = None,
+        *,
+        user: Any = None,
+        session: Any = None,
+        url_route: Mapping[str, Any] | None = None,
+        cancel_on_timeout: bool = True,
+    ) -> None:
+        if not isinstance(path, str):
+            raise TypeError(f"Expected str, got {type(path)}")
+        parsed = urlparse(path)
+        scope: dict[str, Any] = {
+            "type": "websocket",
+            "path": unquote(parsed.path),
+            "query_string": parsed.query.encode(),
+            "headers": headers or [],
+            "subprotocols": subprotocols or [],
+        }
+        if spec_version:
+            scope["spec_version"] = spec_version
+        if user is not None:
+            scope["user"] = user
+        if session is not None:
+            scope["session"] = session
+        if url_route is not None:
+            scope["url_route"] = {"args": (), "kwargs": {}, **url_route}
+        super().__init__(application, scope, cancel_on_timeout=cancel_on_timeout)
+        self.response_headers: Any = None
+
+    def login(self, user: Any) -> None:
+        """Connect as ``user``: what the ``user`` keyword does, for later.
+
+        No session is made and no database is asked; the consumer finds the user in
+        ``scope["user"]`` with or without authentication middleware before it.
+
+        Raises:
+            RuntimeError: when the application has started; its scope is read then.
+        """
+        if self._future is not None:
+            raise RuntimeError("login() comes too late: the connection is open already")
+        self.scope["user"] = user
+
+    async def connect(self, timeout: float = 1) -> tuple[bool, int | str | None]:
+        """Open the connection.
+
+        Returns:
+            ``(True, subprotocol)`` when the application accepted, the subprotocol
+            being None if it chose none; ``(False, code)`` when it refused: the close
+            code (1000 where it gave none), or the HTTP status where the scope offers
+            the extension ``websocket.http.response`` and the application used it.
+
+        Raises:
+            TimeoutError: when it did neither in ``timeout`` seconds.
+            Exception: what the application raised.
+        """
+        await self.send_input({"type": "websocket.connect"})
+        response = await self.receive_output(timeout)
+        if response["type"] == "websocket.close":
+            return False, response.get("code", 1000)
+        if response["type"] == "websocket.http.response.start":
+            self.response_headers = response.get("headers", [])
+            return False, response["status"]
+        assert response["type"] == "websocket.accept", (
+            f"expected 'websocket.accept', but the application sent "
+            f"{response['type']!r}"
+        )
+        self.response_headers = response.get("headers", [])
+        return True, response.get("subprotocol")
+
+    async def send_to(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        """Send one frame: text or bytes, not both and not empty."""
+        assert bool(text_data) != bool(bytes_data), (
+            "You must supply exactly one of text_data or bytes_data"
+        )
+        if text_data:
+            assert isinstance(text_data, str), "The text_data argument must be a str"
+            await self.send_input({"type": "websocket.receive", "text": text_data})
+        else:
+            assert isinstance(bytes_data, bytes), (
+                "The bytes_data argument must be bytes"
+            )
+            await self.send_input({"type": "websocket.receive", "bytes": bytes_data})
+
+    async def send_json_to(self, data: Any) -> None:
+        """Send ``data`` as JSON in a text frame."""
+        await self.send_to(text_data=json.dumps(data))
+
+    async def receive_from(self, timeout: float = 1) -> str | bytes:
+        """Take the next frame the application sent.
+
+        Raises:
+            AssertionError: when the application closed the socket instead.
+            TimeoutError: when nothing came in ``timeout`` seconds.
+            Exception: what the application raised.
+        """
+        event = await self.receive_output(timeout)
+        assert event["type"] == "websocket.send", (
+            f"Expected type 'websocket.send', but was '{event['type']}'"
+        )
+        return _frame(event)
+
+    async def receive_json_from(self, timeout: float = 1) -> Any:
+        """Take the next frame and decode its JSON; see ``receive_from``."""
+        payload = await self.receive_from(timeout)
+        assert isinstance(payload, str), (
+            f"JSON data is not a text frame, it is {type(payload)}"
+        )
+        return json.loads(payload)
+
+    async def disconnect(self, code: int = 1000, timeout: float = 1) -> None:
+        """Close the connection as a client would and wait for the application's end.
+
+        Raises:
+            TimeoutError: when the application did not end in ``timeout`` seconds.
+            CancelledError: when a receive timed out before and cancelled it.
+            Exception: what the application raised.
+        """
+        await self.send_input({"type": "websocket.disconnect", "code": code})
+        await self.wait(timeout)
+
+    async def __aenter__(self) -> Self:
+        accepted, detail = await self.connect()
+        if not accepted:
+            await self._cancel()
+            raise ConnectionRefusedError(
+                f"the application refused {self.scope['path']!r} with {detail}; "
+                f"to test a refusal, call connect()"
+            )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            # The block's own error is the one to show.
+            await self._cancel()
+        elif not self.future.done():
+            await self.disconnect()
+        elif not self.future.cancelled():
+            self.future.result()
+
+
+def _frame(event: Any) -> str | bytes:
+    """The payload of ``websocket.send``, checked against the ASGI specification.
+
+    The other key may be there with None, as some applications send it.
+    """
+    text, data = event.get("text"), event.get("bytes")
+    assert (text is None) != (data is None), (
+        "The response needs exactly one of 'text' or 'bytes'"
+    )
+    if text is not None:
+        assert isinstance(text, str), (
+            f"Text frame payload is not str, it is {type(text)}"
+        )
+        return text
+    assert isinstance(data, bytes), (
+        f"Binary frame payload is not bytes, it is {type(data)}"
+    )
+    return data
