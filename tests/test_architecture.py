@@ -87,13 +87,23 @@ KEPT_IN: dict[str, str] = {"redis": "tiderace.layers.redis"}
 # (compat is left out: the names there are Channels', which is its whole purpose.)
 DRAWERS = {"utils", "util", "helpers", "common", "core", "interfaces", "misc"}
 
-# Imports inside functions: (who, what) -> why it cannot stand at the top. `what` covers
-# the modules below it. An entry that is no longer needed fails the suite.
+# Imports inside functions: (who, what) -> why it cannot stand at the top. `what` covers the
+# modules below it. An entry that is no longer needed fails the suite.
+NO_UVICORN = "without the extra `server` everything else must work"
+APPS = "models need the app registry"
+SETTINGS = "it is read without Django's settings too"
 INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace", "tiderace.compat"): "`import tiderace` must load nothing else",
-    ("tiderace.auth", "django.contrib.auth.models"): "models need the app registry",
-    ("tiderace.conf", "django.conf"): "the settings are read without Django too",
-    ("tiderace.testing", "tiderace.testing.live"): "it needs the extra `server`",
+    ("tiderace.auth", "django.contrib.auth.models"): APPS,
+    ("tiderace.conf", "django.conf"): SETTINGS,
+    ("tiderace.consumer", "django.apps"): SETTINGS,
+    ("tiderace.consumer", "django.contrib.auth.models"): APPS,
+    ("tiderace.__main__", "tiderace.demo.serve"): NO_UVICORN,
+    ("tiderace.demo.manage", "django.core.management"): "DJANGO_SETTINGS_MODULE first",
+    ("tiderace.demo.serve", "tiderace.demo"): APPS,
+    ("tiderace.management.commands.runserver", "tiderace.server"): NO_UVICORN,
+    ("tiderace.testing.live", "tiderace.server"): NO_UVICORN,
+    ("tiderace.testing", "tiderace.testing.live"): "it brings Django's test framework",
 }
 
 
@@ -132,7 +142,7 @@ def imports(house: Path) -> Iterator[Import]:
             importer if path.name == "__init__.py" else importer.rpartition(".")[0]
         )
         for node in ast.walk(tree):
-            for imported in targets(node, package, rooms):
+            for imported in set(targets(node, package, rooms)):
                 where = f"{path.relative_to(house.parent)}:{node.lineno}"  # type: ignore[attr-defined]
                 yield Import(importer, imported, where, id(node) in inside)
 
