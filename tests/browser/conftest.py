@@ -1,0 +1,113 @@
+"""A real Chromium for the tests in this folder; knows nothing of what they open.
+
+Playwright's sync API keeps an event loop running in the thread of the tests for as
+long as it is started. So it is started once a module, not once a session, and the
+asynchronous tests of the other modules find no loop running; tests in here are
+plain functions.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    Playwright,
+    sync_playwright,
+)
+
+CHROMIUM_NAMES = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+)
+CHROMIUM_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PATIENCE = 15_000  # milliseconds
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of the browser: ``$CHROME``, else the first one in ``PATH``."""
+    names = [os.environ["CHROME"]] if os.environ.get("CHROME") else CHROMIUM_NAMES
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    reason = f"no browser: none of {', '.join(names)} can be run; set CHROME"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def playwright() -> Iterator[Playwright]:
+    """Playwright's driver, with Django's guard told about the loop it keeps."""
+    with pytest.MonkeyPatch.context() as patch:
+        # Django takes that loop for an async view around every query of a test.
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+        with sync_playwright() as driver:
+            yield driver
+
+
+@pytest.fixture(scope="module")
+def launch(playwright: Playwright, chromium: str) -> Iterator[Callable[..., Browser]]:
+    """Start a Chromium with further arguments; it is closed after the module.
+
+    ``launch("--some-switch", ignore_default_args=[...])``: the named arguments are
+    those of Playwright's ``launch``.
+    """
+    browsers: list[Browser] = []
+
+    def start(*arguments: str, **options: Any) -> Browser:
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=[*CHROMIUM_ARGUMENTS, *arguments], **options
+        )
+        browsers.append(browser)
+        return browser
+
+    yield start
+    for browser in browsers:
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser(launch: Callable[..., Browser]) -> Browser:
+    """One Chromium for all tests of a module."""
+    return launch()
+
+
+@pytest.fixture
+def new_context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
+    """Make visitors: each context has its own cookies; the arguments are Playwright's.
+
+    Every context is closed after the test.
+    """
+    contexts: list[BrowserContext] = []
+
+    def make(**options: Any) -> BrowserContext:
+        context = browser.new_context(**options)
+        context.set_default_timeout(PATIENCE)
+        contexts.append(context)
+        return context
+
+    yield make
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def page(new_context: Callable[..., BrowserContext]) -> Page:
+    """The page of one visitor."""
+    return new_context().new_page()

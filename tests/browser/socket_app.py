@@ -1,0 +1,77 @@
+"""The server that the browser's socket meets: raw ASGI, with a diary on disk.
+
+The diary (``$DIARY``, one JSON object a line) survives a server that is killed. A
+page that a test put beside it, ``NAME.html``, is served under a strict policy.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+STATIC = Path(__file__).parents[2] / "src/tiderace/static"
+DIARY = Path(os.environ["DIARY"])
+EMPTY = b"<!doctype html><meta charset=utf-8><link rel=icon href=data:,>"
+STRICT = b"default-src 'none'; img-src data:; connect-src 'self'; script-src 'nonce-bm9uY2U='"
+TYPES = {".js": b"text/javascript", ".map": b"application/json"}
+
+numbers = itertools.count(1)
+
+Event = dict[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+
+
+def note(**entry: object) -> None:
+    with DIARY.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+async def app(scope: Event, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await websocket(scope, receive, send)
+    elif scope["type"] == "http":
+        await http(scope, send)
+    else:
+        raise NotImplementedError(scope["type"])
+
+
+async def http(scope: Event, send: Send) -> None:
+    """The built client under ``/static/``, a test's own page, else an empty page."""
+    path: str = scope["path"]
+    headers, body = [(b"content-type", b"text/html")], EMPTY
+    if path.startswith("/static/"):
+        file = STATIC / path.removeprefix("/static/")
+        headers, body = [(b"content-type", TYPES[file.suffix])], file.read_bytes()
+    elif path.endswith(".html"):
+        headers.append((b"content-security-policy", STRICT))
+        body = (DIARY.parent / path[1:]).read_bytes()
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def websocket(scope: Event, receive: Receive, send: Send) -> None:
+    """Echo; ``close CODE`` closes, ``{"type": "ping"}`` is answered."""
+    number = f"{os.getpid()}.{next(numbers)}"
+    await receive()
+    note(at="connect", number=number, path=scope["path"])
+    offered = scope["subprotocols"]
+    await send(
+        {"type": "websocket.accept", "subprotocol": offered[0] if offered else None}
+    )
+    if scope["path"].startswith("/ws/close/"):
+        code = int(scope["path"].rsplit("/", 1)[1])
+        await send({"type": "websocket.close", "code": code, "reason": "as asked"})
+    while (event := await receive())["type"] != "websocket.disconnect":
+        text, data = event.get("text"), event.get("bytes")
+        if text == '{"type":"ping"}':
+            await send({"type": "websocket.send", "text": '{"type":"pong"}'})
+            continue
+        note(at="message", number=number, text=text, bytes=data and list(data))
+        await send({"type": "websocket.send", "text": text, "bytes": data})
+    note(at="disconnect", number=number, code=event["code"])

@@ -1,0 +1,681 @@
+"""The demo's chat in a real Chromium: two visitors, one server, and what goes wrong.
+
+Every page is watched: an error on its console, a refused resource or a dialog
+fails the test that opened it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from demo_process import PASSWORDS, DemoProcess
+from playwright.sync_api import (
+    BrowserContext,
+    Locator,
+    Page,
+    WebSocketRoute,
+    expect,
+)
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+
+PATIENCE = 15_000  # milliseconds
+VIOLATIONS = """
+document.addEventListener("securitypolicyviolation", (event) =>
+  console.error(`refused by the policy: ${event.violatedDirective} ${event.blockedURI}`));
+"""
+expect.set_options(timeout=PATIENCE)
+
+
+class Visitor:
+    """One person's browser window, and what its console had to complain about."""
+
+    def __init__(self, context: BrowserContext, url: str) -> None:
+        self.context = context
+        self.url = url
+        self.complaints: list[str] = []
+        self.forgiven: list[str] = []
+        context.add_init_script(VIOLATIONS)
+        context.on("page", self._watch)
+        self.page = context.new_page()
+
+    def _watch(self, page: Page) -> None:
+        page.on(
+            "console",
+            lambda said: (
+                self.complaints.append(said.text)
+                if said.type in ("error", "warning")
+                else None
+            ),
+        )
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+        def refuse(dialog) -> None:
+            self.complaints.append(f"dialog: {dialog.message}")
+            dialog.dismiss()
+
+        page.on("dialog", refuse)
+
+    def unforgiven(self) -> list[str]:
+        return [
+            said
+            for said in self.complaints
+            if not any(re.search(pattern, said) for pattern in self.forgiven)
+        ]
+
+    def enter(self, room: str) -> Page:
+        """Open a room and wait for its socket."""
+        self.page.goto(f"{self.url}/chat/{room}/")
+        expect(badge(self.page)).to_have_text("Connected")
+        expect(self.page.locator("#people")).to_be_visible()
+        return self.page
+
+
+def badge(page: Page) -> Locator:
+    return page.locator("#badge")
+
+
+def field(page: Page) -> Locator:
+    return page.get_by_role("textbox", name=re.compile("Message as"))
+
+
+def say(page: Page, text: str) -> None:
+    field(page).fill(text)
+    field(page).press("Enter")
+
+
+def texts(page: Page) -> Locator:
+    """The messages that the server has stored, in the order shown."""
+    return page.locator(".message:not(.waiting) .text")
+
+
+def events(page: Page) -> Locator:
+    return page.locator(".event")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
+    with DemoProcess(tmp_path_factory.mktemp("demo")) as process:
+        yield process
+        assert "Traceback" not in process.output()
+
+
+@pytest.fixture(scope="module")
+def cookies(demo: DemoProcess) -> Callable[[str], list[dict[str, str]]]:
+    """Log each user in once; hashing a password takes its time."""
+    kept: dict[str, list[dict[str, str]]] = {}
+
+    def of(name: str) -> list[dict[str, str]]:
+        if name not in kept:
+            visitor = demo.visitor()
+            if name in PASSWORDS:
+                visitor.log_in(name)
+            else:
+                visitor.enter_as_guest(name)
+            kept[name] = [
+                {"name": key, "value": value, "url": demo.url}
+                for key, value in visitor.http.cookies.items()
+            ]
+            visitor.close()
+        return kept[name]
+
+    return of
+
+
+@pytest.fixture
+def stranger(
+    demo: DemoProcess, new_context: Callable[..., BrowserContext]
+) -> Iterator[Callable[..., Visitor]]:
+    """Make visitors who are not signed in; their consoles must stay silent."""
+    visitors: list[Visitor] = []
+
+    def make(**options: object) -> Visitor:
+        visitors.append(Visitor(new_context(**options), demo.url))
+        return visitors[-1]
+
+    yield make
+    assert [said for visitor in visitors for said in visitor.unforgiven()] == []
+
+
+@pytest.fixture
+def signed_in(
+    stranger: Callable[..., Visitor],
+    cookies: Callable[[str], list[dict[str, str]]],
+) -> Callable[..., Visitor]:
+    """Make visitors who have signed in before: users by name, others as guests."""
+
+    def make(name: str, **options: object) -> Visitor:
+        visitor = stranger(**options)
+        visitor.context.add_cookies(cookies(name))  # type: ignore[arg-type]
+        return visitor
+
+    return make
+
+
+def test_two_windows_talk_both_ways(signed_in):
+    alice = signed_in("alice").enter("talk")
+    bob = signed_in("bob").enter("talk")
+
+    say(alice, "Is anybody here?")
+    expect(texts(bob)).to_have_text(["Is anybody here?"])
+    say(bob, "I am.")
+
+    expect(texts(alice)).to_have_text(["Is anybody here?", "I am."])
+
+
+def test_others_see_somebody_join_and_leave(signed_in):
+    alice = signed_in("alice").enter("doors")
+    bob = signed_in("bob")
+
+    bob.enter("doors")
+    expect(events(alice)).to_have_text(["bob joined"])
+    expect(alice.locator("#people li")).to_have_text(["alice (you)", "bob"])
+    bob.page.close()
+
+    expect(events(alice)).to_have_text(["bob joined", "bob left"])
+    expect(alice.locator("#people li")).to_have_text(["alice (you)"])
+
+
+def test_a_reload_is_not_announced_as_leaving(signed_in):
+    alice = signed_in("alice").enter("revolving")
+    bob = signed_in("bob").enter("revolving")
+    expect(events(alice)).to_have_text(["bob joined"])
+
+    bob.reload()
+    expect(badge(bob)).to_have_text("Connected")
+    say(bob, "back")
+    expect(texts(alice)).to_have_text(["back"])
+
+    expect(events(alice)).to_have_text(["bob joined"])
+
+
+def test_own_messages_are_told_apart_in_words_and_side(signed_in):
+    alice = signed_in("alice").enter("sides")
+    bob = signed_in("bob").enter("sides")
+
+    say(alice, "mine")
+    expect(texts(bob)).to_have_text(["mine"])
+
+    expect(alice.locator(".message.mine .who b")).to_have_text("You")
+    expect(bob.locator(".message .who b")).to_have_text("alice")
+    expect(bob.locator(".message.mine")).to_have_count(0)
+
+
+def test_typing_is_shown_to_others_until_the_message_comes(signed_in):
+    alice = signed_in("alice").enter("typing")
+    bob = signed_in("bob").enter("typing")
+
+    field(bob).press_sequentially("so")
+    expect(alice.locator("#typing")).to_have_text("bob is typing…")
+    expect(bob.locator("#typing")).to_have_text("")
+    field(bob).press("Enter")
+
+    expect(texts(alice)).to_have_text(["so"])
+    expect(alice.locator("#typing")).to_have_text("")
+
+
+def test_typing_of_a_window_that_fell_silent_expires_by_itself(signed_in):
+    alice = signed_in("alice")
+    alice.page.clock.install()
+    alice.enter("silent")
+    bob = signed_in("bob").enter("silent")
+
+    field(bob).press_sequentially("never finish")
+    expect(alice.page.locator("#typing")).to_have_text("bob is typing…")
+    alice.page.clock.run_for(5_500)
+
+    expect(alice.page.locator("#typing")).to_have_text("")
+
+
+def test_a_reload_keeps_what_was_said(signed_in):
+    alice = signed_in("alice").enter("kept")
+    for text in ("one", "two\nlines", "three"):
+        say(alice, text)
+    expect(texts(alice)).to_have_count(3)
+
+    alice.reload()
+
+    expect(texts(alice)).to_have_text(["one", "two\nlines", "three"])
+    expect(alice.locator(".message.mine")).to_have_count(3)
+
+
+def test_both_come_back_after_the_server_was_killed_and_nothing_is_sent_twice(
+    signed_in, demo
+):
+    alice, bob = signed_in("alice"), signed_in("bob")
+    for visitor in (alice, bob):
+        visitor.forgiven.append("WebSocket connection to .* failed")
+        visitor.enter("outage")
+    say(alice.page, "before")
+    expect(texts(bob.page)).to_have_text(["before"])
+
+    demo.kill()
+    for visitor in (alice, bob):
+        expect(badge(visitor.page)).not_to_have_text("Connected")
+    say(alice.page, "first meanwhile")
+    say(alice.page, "second meanwhile")
+    say(bob.page, "me too")
+    expect(alice.page.locator(".waiting .fate").first).to_have_text(
+        "Will be sent when the connection is back"
+    )
+    demo.start()
+
+    for visitor in (alice, bob):
+        expect(badge(visitor.page)).to_have_text("Connected")
+        expect(visitor.page.locator(".waiting")).to_have_count(0)
+        expect(texts(visitor.page)).to_have_count(4)
+    shown = texts(bob.page).all_inner_texts()
+    assert texts(alice.page).all_inner_texts() == shown
+    assert sorted(shown) == ["before", "first meanwhile", "me too", "second meanwhile"]
+    assert shown.index("first meanwhile") < shown.index("second meanwhile")
+    alice.page.reload()
+    assert texts(alice.page).all_inner_texts() == shown
+
+
+def test_messages_typed_meanwhile_survive_a_reload_of_the_page(signed_in):
+    """The network is gone for the socket only, so that the page can be loaded."""
+    cut = True
+
+    def gate(socket: WebSocketRoute) -> None:
+        if cut:
+            socket.close(code=1013)
+        else:
+            socket.connect_to_server()
+
+    alice = signed_in("alice")
+    alice.page.route_web_socket(re.compile("/ws/chat/"), gate)
+    alice.page.goto(f"{alice.url}/chat/patience/")
+    say(alice.page, "typed in a tunnel")
+    alice.page.reload()
+    expect(alice.page.locator(".waiting .text")).to_have_text("typed in a tunnel")
+
+    cut = False
+
+    expect(texts(alice.page)).to_have_text(["typed in a tunnel"])
+    expect(alice.page.locator(".waiting")).to_have_count(0)
+
+
+def test_a_window_that_was_away_gets_what_it_missed_in_order(signed_in):
+    sockets: list[WebSocketRoute] = []
+    cut = False
+
+    def gate(socket: WebSocketRoute) -> None:
+        if cut:
+            socket.close(code=1013)
+        else:
+            socket.connect_to_server()
+            sockets.append(socket)
+
+    bob = signed_in("bob")
+    bob.page.route_web_socket(re.compile("/ws/chat/"), gate)
+    bob.enter("away")
+    alice = signed_in("alice").enter("away")
+    say(alice, "seen")
+    expect(texts(bob.page)).to_have_text(["seen"])
+
+    cut = True
+    sockets[-1].close(code=1012)
+    expect(badge(bob.page)).not_to_have_text("Connected")
+    for number in range(5):
+        say(alice, f"missed {number}")
+    expect(texts(alice)).to_have_count(6)
+    cut = False
+
+    said = ["seen", *(f"missed {number}" for number in range(5))]
+    expect(texts(bob.page)).to_have_text(said)
+
+
+def test_a_burst_beyond_the_allowance_arrives_whole_and_in_order(signed_in):
+    alice = signed_in("alice").enter("burst")
+    bob = signed_in("bob").enter("burst")
+    said = [f"line {number}" for number in range(30)]
+
+    alice.evaluate(
+        """(said) => {
+          for (const text of said) {
+            document.getElementById("text").value = text;
+            document.getElementById("composer").requestSubmit();
+          }
+        }""",
+        said,
+    )
+
+    expect(texts(bob)).to_have_text(said)
+    expect(texts(alice)).to_have_text(said)
+
+
+PAYLOADS = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "<svg/onload=alert(1)>",
+    "</p></li></ol><h1>out</h1>",
+    "<template><script>alert(1)</script></template>",
+    "{{ 7|add:7 }} {% now 'Y' %} ${alert(1)}",
+    "javascript:alert(1)",
+    "<a href='javascript:alert(1)'>click</a>",
+    "&lt;script&gt;alert(1)&lt;/script&gt;",
+    "</script><script>alert(1)</script>",
+    "<iframe srcdoc='<script>parent.alert(1)</script>'></iframe>",
+    "<style>*{display:none}</style>",
+]
+
+
+def test_markup_in_messages_is_shown_as_text_live_and_after_a_reload(signed_in):
+    alice = signed_in("alice").enter("markup")
+    bob = signed_in("bob").enter("markup")
+    for payload in PAYLOADS:
+        say(alice, payload)
+    expect(texts(bob)).to_have_text(PAYLOADS)
+
+    for page in (alice, bob):
+        assert page.locator("#messages .text *").count() == 0
+    bob.reload()
+
+    expect(texts(bob)).to_have_text(PAYLOADS)
+    assert bob.locator("#messages .text *").count() == 0
+    assert bob.locator("h1").all_inner_texts() == ["Markup"]
+
+
+def test_markup_in_names_is_shown_as_text(signed_in):
+    name = "<b onclick=alert()>x</b>"
+    guest = signed_in(name)
+    alice = signed_in("alice").enter("names")
+
+    guest.enter("names")
+    say(guest.page, "hello")
+
+    expect(events(alice)).to_have_text([f"{name} joined"])
+    expect(alice.locator(".message .who b")).to_have_text(name)
+    expect(alice.locator("#people li")).to_have_text([f"{name}, guest", "alice (you)"])
+
+
+def test_a_notice_with_markup_is_shown_as_text(signed_in, demo):
+    alice = signed_in("alice").enter("notice-markup")
+
+    demo.manage("notify", PAYLOADS[1], "--url", demo.url)
+
+    expect(alice.locator(".notice p")).to_have_text(PAYLOADS[1])
+    assert alice.locator(".notice p *").count() == 0
+
+
+def test_a_user_logs_in_with_name_and_password(stranger):
+    visitor = stranger()
+    page = visitor.page
+    page.goto(f"{visitor.url}/chat/general/")
+    page.get_by_text("Type name and password").click()
+
+    page.get_by_label("User name").fill("carol")
+    page.get_by_label("Password").fill("carol-tide")
+    page.get_by_role("button", name="Log in", exact=True).click()
+
+    expect(page.get_by_role("heading", name="General")).to_be_visible()
+    expect(badge(page)).to_have_text("Connected")
+    expect(page.locator(".me")).to_have_text("carol")
+
+
+def test_a_wrong_password_is_answered_in_words(stranger):
+    visitor = stranger()
+    page = visitor.page
+    page.goto(f"{visitor.url}/login/")
+    page.get_by_text("Type name and password").click()
+
+    page.get_by_label("User name").fill("carol")
+    page.get_by_label("Password").fill("guess")
+    page.get_by_role("button", name="Log in", exact=True).click()
+
+    expect(page.get_by_role("alert")).to_contain_text("do not match")
+
+
+def test_a_guest_enters_under_a_name_and_is_marked_as_guest(stranger, signed_in):
+    alice = signed_in("alice").enter("guests")
+    visitor = stranger()
+    visitor.page.goto(f"{visitor.url}/chat/guests/")
+
+    visitor.page.get_by_label("Your name").fill("Mia")
+    visitor.page.get_by_role("button", name="Enter").click()
+    expect(badge(visitor.page)).to_have_text("Connected")
+    say(visitor.page, "Hi")
+
+    expect(texts(alice)).to_have_text(["Hi"])
+    expect(alice.locator(".message .tag")).to_have_text("guest")
+
+
+def test_a_guest_who_asks_for_a_users_name_is_refused_in_words(stranger):
+    visitor = stranger()
+    visitor.forgiven.append("status of 422")
+    page = visitor.page
+    page.goto(f"{visitor.url}/login/")
+
+    page.get_by_label("Your name").fill("Alice")
+    page.get_by_role("button", name="Enter").click()
+
+    expect(page.get_by_text("That name belongs to a user")).to_be_visible()
+
+
+def test_logging_out_ends_the_same_browsers_other_windows(stranger):
+    visitor = stranger()
+    visitor.page.goto(f"{visitor.url}/login/")
+    visitor.page.get_by_label("Your name").fill("Noa")
+    visitor.page.get_by_role("button", name="Enter").click()
+    room = visitor.enter("leaving")
+    lobby = visitor.context.new_page()
+    lobby.goto(f"{visitor.url}/chat/")
+
+    lobby.get_by_role("button", name="Log out").click()
+    expect(lobby.get_by_role("heading", name="Come in")).to_be_visible()
+
+    expect(badge(room)).to_have_text("Disconnected")
+    expect(room.get_by_role("alert")).to_contain_text("signed out in another window")
+    expect(field(room)).to_be_disabled()
+
+
+def test_a_notice_from_the_view_reaches_all_rooms(signed_in):
+    alice = signed_in("alice")
+    here, there = signed_in("bob").enter("here"), signed_in("Ida").enter("there")
+
+    alice.page.goto(f"{alice.url}/notify/")
+    alice.page.get_by_label("Notice").fill("The pier is closed")
+    alice.page.get_by_role("button", name="Send").click()
+    expect(alice.page.get_by_text("Sent to all rooms.")).to_be_visible()
+
+    for page in (here, there):
+        expect(page.locator(".notice p")).to_have_text("The pier is closed")
+        expect(page.locator(".notice b")).to_have_text("Notice from alice")
+
+
+def test_a_notice_to_one_user_reaches_all_their_windows_and_nobody_elses(signed_in):
+    alice = signed_in("alice")
+    one, two = signed_in("bob").enter("left-hand"), signed_in("bob").enter("right-hand")
+    lobby = signed_in("bob").page
+    with lobby.expect_websocket() as opening:
+        lobby.goto(f"{alice.url}/chat/")
+    other = signed_in("carol").enter("left-hand")
+    # Its groups are joined once it answers; the heartbeat would ask only later.
+    opening.value.wait_for_event("framereceived", predicate=lambda _: True)
+
+    alice.page.goto(f"{alice.url}/notify/")
+    alice.page.get_by_label("Notice").fill("Your turn")
+    alice.page.get_by_label("For").select_option(label="bob")
+    alice.page.get_by_role("button", name="Send").click()
+
+    for page in (one, two):
+        expect(page.locator(".notice p")).to_have_text("Your turn")
+    expect(lobby.locator(".toast")).to_contain_text("Your turn")
+    say(one, "got it")
+    expect(texts(other)).to_have_text(["got it"])
+    expect(other.locator(".notice")).to_have_count(0)
+
+
+def test_a_notice_from_the_command_reaches_all_rooms_or_one_user(signed_in, demo):
+    bob = signed_in("bob").enter("command-one")
+    carol = signed_in("carol").enter("command-two")
+
+    everyone = demo.manage("notify", "To everyone", "--url", demo.url)
+    single = demo.manage("notify", "To bob", "--user", "bob", "--url", demo.url)
+    last = demo.manage("notify", "To carol", "--user", "carol", "--url", demo.url)
+
+    assert everyone.stdout == "Sent to all rooms.\n", everyone.stderr
+    assert single.stdout == "Sent to the windows of bob.\n", single.stderr
+    assert last.stdout == "Sent to the windows of carol.\n", last.stderr
+    expect(bob.locator(".notice p")).to_have_text(["To everyone", "To bob"])
+    expect(carol.locator(".notice p")).to_have_text(["To everyone", "To carol"])
+
+
+def test_nothing_jumps_while_one_reads_back_and_a_pill_counts(signed_in):
+    alice = signed_in("alice").enter("reading")
+    bob = signed_in("bob", viewport={"width": 500, "height": 420}).enter("reading")
+    for number in range(12):
+        say(alice, f"line {number}\nand more")
+    expect(texts(bob)).to_have_count(12)
+    bob.locator("#log").evaluate("log => log.scrollTo(0, 0)")
+
+    for number in range(3):
+        say(alice, f"news {number}")
+    pill = bob.get_by_role("button", name="3 new messages")
+    expect(pill).to_be_visible()
+    assert bob.locator("#log").evaluate("log => log.scrollTop") == 0
+    pill.click()
+
+    expect(pill).to_be_hidden()
+    expect(texts(bob).last).to_be_in_viewport()
+    expect(field(bob)).to_be_focused()
+
+
+def test_the_keyboard_alone_is_enough(stranger):
+    visitor = stranger()
+    page = visitor.page
+    page.goto(f"{visitor.url}/chat/keys/")
+
+    def tab_to(role: str, name: str) -> None:
+        target = page.get_by_role(role, name=name, exact=True)  # type: ignore[arg-type]
+        for _ in range(30):
+            if target.evaluate("element => element === document.activeElement"):
+                return
+            page.keyboard.press("Tab")
+        raise AssertionError(f"no way to {name} by keyboard")
+
+    tab_to("textbox", "Your name")
+    page.keyboard.type("Kim")
+    page.keyboard.press("Enter")
+    expect(badge(page)).to_have_text("Connected")
+    tab_to("textbox", "Message as Kim")
+    page.keyboard.type("first")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("second")
+    page.keyboard.press("Enter")
+    expect(texts(page)).to_have_text(["first\nsecond"])
+    page.keyboard.type("still here")
+    page.keyboard.press("Enter")
+    expect(texts(page)).to_have_count(2)
+
+    tab_to("button", "Log out")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Come in")).to_be_visible()
+
+
+def test_screen_readers_are_told_of_messages_and_of_the_connection(signed_in):
+    page = signed_in("alice").enter("spoken")
+
+    expect(page.get_by_role("log", name="Messages")).to_have_attribute(
+        "aria-live", "polite"
+    )
+    expect(page.get_by_role("status").filter(has_text="Connected")).to_be_visible()
+
+
+def test_the_chosen_colours_hold_over_a_reload(signed_in):
+    page = signed_in("alice", color_scheme="light").enter("colours")
+    ground = "() => getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(ground)
+
+    toggle = page.locator("#theme")
+    toggle.click()
+    toggle.click()
+    expect(toggle).to_have_accessible_name("Colours: dark")
+    page.reload()
+
+    assert page.evaluate(ground) != light
+    expect(toggle).to_have_accessible_name("Colours: dark")
+
+
+# Every visible text against what is painted behind it, by WCAG 2's formula; large
+# text may have 3:1, the rest needs 4.5:1. Returned are those that have less.
+FAINT = """() => {
+  const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => {
+    const [r, g, b] = parse(colour).map((c) => {
+      const s = c / 255;
+      return s <= 0.04045 ? s / 12.92 : ((s + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = getComputedStyle(at).backgroundColor;
+      if ((parse(colour)[3] ?? 1) > 0) return colour;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const faint = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let text = walker.nextNode(); text; text = walker.nextNode()) {
+    const element = text.parentElement;
+    if (!text.data.trim() || !element.checkVisibility()) continue;
+    if (["SCRIPT", "NOSCRIPT", "OPTION"].includes(element.tagName)) continue;
+    const style = getComputedStyle(element);
+    const pair = [light(style.color), light(behind(element))].sort((a, b) => b - a);
+    const ratio = (pair[0] + 0.05) / (pair[1] + 0.05);
+    const large = parseFloat(style.fontSize) >= 24;
+    if (ratio < (large ? 3 : 4.5)) faint.push(`${text.data.trim()}: ${ratio.toFixed(2)}`);
+  }
+  return faint;
+}"""
+
+# What a finger has to hit, smaller than 44 pixels in either direction. Links in a
+# sentence are exempt, as in WCAG.
+SMALL = """() => [...document.querySelectorAll("button, input, select, textarea, summary, a")]
+  .filter((element) => element.checkVisibility() && element.type !== "hidden"
+    && !element.closest("p") && !element.matches(".skip"))
+  .map((element) => [element, element.getBoundingClientRect()])
+  .filter(([, box]) => box.width < 44 || box.height < 44)
+  .map(([element, box]) => `${element.outerHTML.slice(0, 80)} ${box.width}x${box.height}`)"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_every_page_fits_the_window_and_can_be_read(
+    signed_in, stranger, demo, tmp_path, width, scheme
+):
+    """Leaves a picture of each page in the test's folder, or in ``$SCREENSHOTS``."""
+    pictures = Path(os.environ.get("SCREENSHOTS", tmp_path))
+    window = {"viewport": {"width": width, "height": 760}, "color_scheme": scheme}
+    alice, bob = signed_in("alice", **window), signed_in("bob")
+    room = f"view-{width}-{scheme}"
+    alice.enter(room)
+    other = bob.enter(room)
+    say(alice.page, "Is the new berth plan final? I would like to print it.")
+    say(other, "Nearly: the tide tables for Thursday are missing.")
+    say(other, "Long words break: " + "https://example.org/" + "a" * 90)
+    expect(texts(alice.page)).to_have_count(3)
+    demo.manage("notify", "The office closes at five.", "--url", demo.url)
+    expect(alice.page.locator(".notice")).to_have_count(1)
+    field(other).press_sequentially("and")
+    expect(alice.page.locator("#typing")).not_to_have_text("")
+
+    pages = {"room": alice.page}
+    for name, path in (("lobby", "/chat/"), ("notify", "/notify/")):
+        pages[name] = alice.context.new_page()
+        pages[name].goto(alice.url + path)
+    pages["login"] = stranger(**window).page
+    pages["login"].goto(f"{alice.url}/login/")
+    pages["login"].get_by_text("Type name and password").click()
+
+    for name, page in pages.items():
+        page.bring_to_front()
+        page.screenshot(path=pictures / f"{name}-{width}-{scheme}.png", full_page=True)
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+        assert page.evaluate(FAINT) == [], name
+        assert page.evaluate(SMALL) == [], name
