@@ -41,12 +41,14 @@ class ApplicationCommunicator(_AsgirefCommunicator):
 
     scope: Scope
 
+    # On the class, since __del__ also meets objects whose making was refused.
+    _future: asyncio.Task[Any] | None = None
+
     def __init__(
         self, application: ASGIApp, scope: Scope, *, cancel_on_timeout: bool = True
     ) -> None:
         super().__init__(application, scope)  # type: ignore[no-untyped-call]
         self.cancel_on_timeout = cancel_on_timeout
-        self._future: asyncio.Task[Any] | None = None
         self._output_queue: _Output | None = None
 
     @property
