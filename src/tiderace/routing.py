@@ -242,10 +242,11 @@ class URLRouter:
         ):
             hint = "; a route matches it with a slash at the end"
         more = len(declared) - _SHOWN_ROUTES
+        asked = scope["path"]
         logger.warning(
             "no route for %s path %r from %s%s (declared: %s%s)",
             kind,
-            path if len(path) <= _SHOWN_PATH else f"{path[:_SHOWN_PATH]}…",
+            asked if len(asked) <= _SHOWN_PATH else f"{asked[:_SHOWN_PATH]}…",
             client_address(scope),
             hint,
             ", ".join(declared[:_SHOWN_ROUTES]) or "none",
@@ -403,15 +404,15 @@ def _routes(given: str | Sequence[str | URLPattern]) -> list[URLPattern]:
             )
         if not isinstance(found, Iterable):
             raise ImproperlyConfigured(
-                f"get_application(websocket={item!r}) found a "
+                f"get_application(): websocket names {item!r}, which is of type "
                 f"{type(found).__name__}; it must be a list of path() routes"
             )
         routes.extend(found)
     for route in routes:
         if not isinstance(route, URLPattern | URLResolver):
             raise ImproperlyConfigured(
-                f"get_application(websocket={given!r}) found {route!r} among the "
-                "routes; make it with path() or re_path()"
+                f"get_application(): websocket has {route!r} among its routes; make "
+                "it with path() or re_path()"
             )
     return routes
 

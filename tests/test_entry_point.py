@@ -1,0 +1,369 @@
+"""The one call of an asgi.py file, and imports that need no configured Django."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from asgiref.testing import ApplicationCommunicator
+from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.asgi import ASGIHandler
+from django.urls import path
+
+from tiderace.auth import AuthMiddlewareStack
+from tiderace.middleware import BaseMiddleware
+from tiderace.routing import (
+    ChannelNameRouter,
+    ProtocolTypeRouter,
+    URLRouter,
+    get_application,
+)
+from tiderace.security.websocket import OriginValidator
+
+TESTS = Path(__file__).parent
+
+
+async def echo_user(scope, receive, send):
+    await receive()
+    await send({"type": "websocket.accept", "subprotocol": None})
+    await send({"type": "websocket.send", "text": str(scope.get("user"))})
+
+
+async def greet_over_http(scope, receive, send):
+    return "http"
+
+
+class Marking(BaseMiddleware):
+    pass
+
+
+websocket_urlpatterns = [path("ws/echo/", echo_user)]
+more_urlpatterns = [path("ws/more/", echo_user)]
+thumbnails = {"thumbnails": greet_over_http}
+not_routes = 7
+strange_routes = [echo_user]
+
+
+async def connect(application, asked="/ws/echo/", origin="http://testserver"):
+    headers = [(b"host", b"testserver")]
+    if origin:
+        headers.append((b"origin", origin.encode()))
+    scope = {"type": "websocket", "path": asked, "headers": headers}
+    communicator = ApplicationCommunicator(application, scope)
+    await communicator.send_input({"type": "websocket.connect"})
+    return communicator, await communicator.receive_output()
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter that knows of no settings but those given."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "DJANGO_SETTINGS_MODULE"
+    }
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        cwd=TESTS,
+        env={**inherited, "PYTHONPATH": str(TESTS), **environment},
+    )
+
+
+def test_no_module_of_the_porch_needs_settings_when_imported():
+    code = """
+import importlib
+from django.conf import settings
+from django.apps import apps
+for name in ("db", "middleware", "sessions", "auth", "routing",
+             "security.websocket", "lifespan", "dotted"):
+    importlib.import_module(f"tiderace.{name}")
+    assert not settings.configured, name
+    assert not apps.ready, name
+print("fine")
+"""
+    done = python(code)
+
+    assert done.stdout == "fine\n", done.stderr
+
+
+def test_an_asgi_file_may_import_everything_before_it_names_its_settings():
+    code = """
+from tiderace.auth import AuthMiddlewareStack
+from tiderace.routing import ProtocolTypeRouter, URLRouter
+from tiderace.security.websocket import AllowedHostsOriginValidator
+import os
+os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
+from django.core.asgi import get_asgi_application
+application = ProtocolTypeRouter({
+    "http": get_asgi_application(),
+    "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter([]))),
+})
+print("fine")
+"""
+    done = python(code)
+
+    assert done.stdout == "fine\n", done.stderr
+
+
+# What an asgi.py with models behind its routes looks like: the routes may only be
+# imported once Django is set up.
+ENTRY = """
+from tiderace.routing import get_application
+application = get_application({arguments})
+from django.apps import apps
+assert apps.ready
+print("fine")
+"""
+
+
+def test_django_is_set_up_before_the_routes_are_imported(tmp_path):
+    (tmp_path / "late_routes.py").write_text(
+        "from django.contrib.auth.models import User\n"
+        "from django.urls import path\n"
+        "websocket_urlpatterns = [path('ws/', print)]\n"
+    )
+    code = ENTRY.format(arguments="'late_routes', settings='settings'")
+
+    done = python(code, PYTHONPATH=f"{tmp_path}{os.pathsep}{TESTS}")
+
+    assert done.stdout == "fine\n", done.stderr
+
+
+def test_settings_named_by_the_environment_win_over_the_argument():
+    code = ENTRY.format(arguments="[], settings='no_such_settings'")
+
+    done = python(code, DJANGO_SETTINGS_MODULE="settings")
+
+    assert done.stdout == "fine\n", done.stderr
+
+
+def test_without_settings_the_error_says_where_to_name_them():
+    done = python(ENTRY.format(arguments="[]"))
+
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert "found no Django settings" in last
+    assert 'settings="<project>.settings"' in last
+    assert "DJANGO_SETTINGS_MODULE" in last
+
+
+def test_the_parts_stand_in_the_order_that_works():
+    application = get_application("test_entry_point.websocket_urlpatterns")
+
+    assert isinstance(application, ProtocolTypeRouter)
+    mapping = application.application_mapping
+    assert isinstance(mapping["http"], ASGIHandler)
+    origins = mapping["websocket"]
+    assert isinstance(origins, OriginValidator)
+    users = origins.application.inner.inner
+    assert type(users.inner) is URLRouter
+    assert users.inner.routes == websocket_urlpatterns
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_socket_is_served_with_its_user():
+    communicator, event = await connect(
+        get_application("test_entry_point.websocket_urlpatterns")
+    )
+
+    assert event["type"] == "websocket.accept"
+    assert (await communicator.receive_output())["text"] == "AnonymousUser"
+
+
+async def test_a_page_of_another_host_is_refused():
+    application = get_application("test_entry_point", middleware=None)
+
+    _, event = await connect(application, origin="http://evil.test")
+
+    assert event["type"] == "websocket.close"
+
+
+async def test_an_unknown_path_is_refused():
+    application = get_application("test_entry_point", middleware=None)
+
+    _, event = await connect(application, "/ws/nowhere/")
+
+    assert event["type"] == "websocket.close"
+
+
+async def test_the_lifespan_is_answered():
+    communicator = ApplicationCommunicator(get_application([]), {"type": "lifespan"})
+    await communicator.send_input({"type": "lifespan.startup"})
+
+    answer = await communicator.receive_output()
+
+    assert answer == {"type": "lifespan.startup.complete"}
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        "test_entry_point",
+        "test_entry_point.websocket_urlpatterns",
+        ["test_entry_point.websocket_urlpatterns"],
+        ("test_entry_point", "test_entry_point.more_urlpatterns"),
+        websocket_urlpatterns,
+        [*websocket_urlpatterns, "test_entry_point.more_urlpatterns"],
+    ],
+)
+async def test_routes_are_a_module_a_list_or_several_of_them(routes):
+    application = get_application(routes, middleware=None)
+
+    _, event = await connect(application)
+
+    assert event["type"] == "websocket.accept"
+
+
+async def test_several_lists_are_tried_in_their_order():
+    application = get_application(
+        ["test_entry_point", "test_entry_point.more_urlpatterns"], middleware=None
+    )
+
+    _, event = await connect(application, "/ws/more/")
+
+    assert event["type"] == "websocket.accept"
+
+
+async def test_other_origins_may_be_given():
+    application = get_application(
+        "test_entry_point", middleware=None, origins=["http://page.test"]
+    )
+
+    _, theirs = await connect(application, origin="http://page.test")
+    _, ours = await connect(application, origin="http://testserver")
+
+    assert theirs["type"] == "websocket.accept"
+    assert ours["type"] == "websocket.close"
+
+
+async def test_a_refusal_by_given_origins_names_the_argument(caplog):
+    application = get_application([], middleware=None, origins=[])
+
+    await connect(application)
+
+    assert "add the page's host to the origins of get_application()" in caplog.text
+
+
+async def test_clients_that_send_no_origin_may_be_let_in():
+    strict = get_application("test_entry_point", middleware=None)
+    lenient = get_application(
+        "test_entry_point", middleware=None, allow_missing_origin=True
+    )
+
+    _, refused = await connect(strict, origin="")
+    _, accepted = await connect(lenient, origin="")
+
+    assert refused["type"] == "websocket.close"
+    assert accepted["type"] == "websocket.accept"
+
+
+@pytest.mark.parametrize("middleware", [Marking, "test_entry_point.Marking"])
+def test_other_middleware_may_stand_around_the_routes(middleware):
+    application = get_application("test_entry_point", middleware=middleware)
+
+    wrapped = application.application_mapping["websocket"].application
+    assert type(wrapped).__name__ == "Marking"
+    assert isinstance(wrapped.inner, URLRouter)
+
+
+@pytest.mark.parametrize("http", [greet_over_http, "test_entry_point.greet_over_http"])
+async def test_another_application_may_serve_http(http):
+    application = get_application([], http=http)
+
+    assert await application({"type": "http"}, None, None) == "http"
+
+
+@pytest.mark.parametrize("channel", [thumbnails, "test_entry_point.thumbnails"])
+async def test_consumers_of_channels_may_be_given(channel):
+    application = get_application([], channel=channel)
+
+    scope = {"type": "channel", "channel": "thumbnails"}
+    assert isinstance(application.application_mapping["channel"], ChannelNameRouter)
+    assert await application(scope, None, None) == "http"
+
+
+def test_without_channels_there_is_no_application_for_them():
+    assert "channel" not in get_application([]).application_mapping
+
+
+@pytest.mark.parametrize(
+    ("routes", "words"),
+    [
+        ("nowhere", "there is no module 'nowhere'"),
+        ("nowhere.urls.websocket_urlpatterns", "there is no module 'nowhere'"),
+        (
+            "tiderace.nowhere.websocket_urlpatterns",
+            "there is no module 'tiderace.nowhere'",
+        ),
+        (
+            "test_entry_point.websocket_urlpattern",
+            "no 'websocket_urlpattern'; did you mean 'websocket_urlpatterns'?",
+        ),
+        ("tiderace.dotted", "has no 'websocket_urlpatterns'"),
+        ("test_entry_point.not_routes", "is of type int"),
+        ("test_entry_point.strange_routes", "make it with path() or re_path()"),
+        ([echo_user], "make it with path() or re_path()"),
+    ],
+)
+def test_routes_that_are_none_are_improperly_configured(routes, words):
+    with pytest.raises(ImproperlyConfigured) as error:
+        get_application(routes)
+
+    assert words in str(error.value)
+    assert "websocket" in str(error.value)
+
+
+def test_an_error_inside_the_routes_is_passed_on(tmp_path, monkeypatch):
+    (tmp_path / "broken_routes.py").write_text("import no_such_module_at_all\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(ModuleNotFoundError, match="no_such_module_at_all"):
+        get_application("broken_routes.websocket_urlpatterns")
+
+
+@pytest.mark.parametrize(
+    ("installed", "engine", "missing"),
+    [
+        ([], "db", "'django.contrib.auth', 'django.contrib.contenttypes', "),
+        (
+            ["django.contrib.auth", "django.contrib.contenttypes"],
+            "cached_db",
+            "'django.contrib.sessions'",
+        ),
+    ],
+)
+def test_users_without_their_apps_are_improperly_configured(
+    settings, installed, engine, missing
+):
+    settings.INSTALLED_APPS = installed
+    settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{engine}"
+
+    with pytest.raises(ImproperlyConfigured) as error:
+        get_application("test_entry_point")
+
+    assert f"INSTALLED_APPS lacks {missing}" in str(error.value)
+    assert "middleware=None" in str(error.value)
+
+
+def test_sessions_without_a_table_need_no_app_of_theirs(settings):
+    settings.INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes"]
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.cache"
+
+    application = get_application("test_entry_point")
+
+    inner = application.application_mapping["websocket"].application
+    assert type(inner) is type(AuthMiddlewareStack(None))
+
+
+def test_without_users_no_app_is_needed(settings):
+    settings.INSTALLED_APPS = []
+
+    application = get_application("test_entry_point", middleware=None)
+
+    inner = application.application_mapping["websocket"].application
+    assert type(inner) is URLRouter

@@ -1,0 +1,604 @@
+"""Routers: by type, by path in any depth, by channel name; and refusals."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from asgiref.testing import ApplicationCommunicator
+from django.core.exceptions import ImproperlyConfigured
+from django.http import Http404
+from django.urls import include, path, re_path
+from django.urls.exceptions import Resolver404
+from django.urls.resolvers import LocalePrefixPattern, URLPattern
+from django.utils import translation
+from django.utils.functional import lazy
+
+from tiderace.middleware import BaseMiddleware
+from tiderace.routing import (
+    ChannelNameRouter,
+    NoRoute,
+    ProtocolTypeRouter,
+    URLRouter,
+    get_default_application,
+)
+from tiderace.security.websocket import OriginValidator
+
+
+def app(name):
+    """An application that answers with its name and the scope it was given."""
+
+    async def application(scope, receive, send):
+        return name, scope
+
+    return application
+
+
+async def ask(router, asked, **scope):
+    """Call a router by hand, as tests of routes do: nobody to receive from."""
+    return await router({"type": "websocket", "path": asked, **scope}, None, None)
+
+
+async def name_for(router, asked, **scope):
+    name, _ = await ask(router, asked, **scope)
+    return name
+
+
+async def route_for(router, asked, **scope):
+    _, inner = await ask(router, asked, **scope)
+    return inner["url_route"]
+
+
+# By type
+
+
+async def test_each_type_has_its_application():
+    router = ProtocolTypeRouter({"websocket": app("ws"), "http": app("http")})
+
+    assert (await router({"type": "websocket"}, None, None))[0] == "ws"
+    assert (await router({"type": "http"}, None, None))[0] == "http"
+
+
+async def test_a_type_without_application_is_an_error():
+    router = ProtocolTypeRouter({"http": app("http")})
+
+    with pytest.raises(
+        ValueError, match=r"^No application configured for scope type 'websocket'$"
+    ):
+        await router({"type": "websocket"}, None, None)
+
+
+async def test_a_scope_without_a_type_is_a_key_error():
+    with pytest.raises(KeyError):
+        await ProtocolTypeRouter({})({}, None, None)
+
+
+async def test_the_mapping_of_types_may_be_changed_later():
+    mapping = {"http": app("http")}
+    router = ProtocolTypeRouter(mapping)
+
+    router.application_mapping["websocket"] = app("late")
+
+    assert router.application_mapping is mapping
+    assert (await router({"type": "websocket"}, None, None))[0] == "late"
+
+
+# By path
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ("/", "empty"),
+        ("", "empty"),
+        ("/chat/", "chat"),
+        ("chat/", "chat"),
+        ("//chat/", "chat"),
+        ("/room/7/", "number"),
+        ("/room/harbour/", "word"),
+        ("/old/abc/", "regex"),
+    ],
+)
+async def test_the_first_matching_route_serves(asked, name):
+    router = URLRouter(
+        [
+            path("", app("empty")),
+            path("chat/", app("chat")),
+            path("room/<int:number>/", app("number")),
+            path("room/<word>/", app("word")),
+            re_path(r"^old/\w+/$", app("regex")),
+        ]
+    )
+
+    assert await name_for(router, asked) == name
+
+
+async def test_captured_values_are_in_the_scope():
+    router = URLRouter([path("room/<word>/<int:page>/", app("room"))])
+
+    assert await route_for(router, "/room/harbour/3/") == {
+        "args": (),
+        "kwargs": {"word": "harbour", "page": 3},
+    }
+
+
+async def test_unnamed_groups_of_a_regular_expression_are_args():
+    router = URLRouter([re_path(r"^room/(\w+)/(\d+)/$", app("room"))])
+
+    assert await route_for(router, "/room/harbour/3/") == {
+        "args": ("harbour", "3"),
+        "kwargs": {},
+    }
+
+
+async def test_named_groups_of_a_regular_expression_are_kwargs():
+    router = URLRouter([re_path(r"^room/(?P<word>\w+)/$", app("room"))])
+
+    route = await route_for(router, "/room/harbour/")
+
+    assert route == {"args": (), "kwargs": {"word": "harbour"}}
+
+
+async def test_default_kwargs_of_a_route_are_in_the_scope():
+    router = URLRouter([path("room/<word>/", app("room"), kwargs={"page": 1})])
+
+    route = await route_for(router, "/room/harbour/")
+
+    assert route["kwargs"] == {"word": "harbour", "page": 1}
+
+
+async def test_the_path_itself_is_left_alone():
+    router = URLRouter([path("chat/", app("chat"))])
+
+    _, scope = await ask(router, "/chat/")
+
+    assert scope["path"] == "/chat/"
+    assert scope["path_remaining"] == ""
+
+
+async def test_the_scope_outside_gets_no_route():
+    router = URLRouter([path("chat/", app("chat"))])
+    scope = {"type": "websocket", "path": "/chat/"}
+
+    await router(scope, None, None)
+
+    assert scope == {"type": "websocket", "path": "/chat/"}
+
+
+async def test_a_scope_without_a_path_is_an_error():
+    with pytest.raises(ValueError, match="No 'path' key in connection scope"):
+        await URLRouter([])({"type": "websocket"}, None, None)
+
+
+async def test_the_root_path_is_taken_off():
+    router = URLRouter([path("chat/", app("chat"))])
+
+    assert await name_for(router, "/site/chat/", root_path="/site") == "chat"
+
+
+async def test_a_path_outside_the_root_path_has_no_route():
+    router = URLRouter([path("chat/", app("chat"))])
+
+    with pytest.raises(ValueError, match="No route found for path '/chat/'"):
+        await ask(router, "/chat/", root_path="/site")
+
+
+async def test_without_a_route_a_call_by_hand_is_an_error():
+    router = URLRouter([path("chat/", app("chat"))])
+
+    with pytest.raises(ValueError, match=r"^No route found for path 'nowhere/'\.$"):
+        await ask(router, "/nowhere/")
+
+
+def test_the_routes_are_the_very_list():
+    routes = [path("chat/", app("chat"))]
+
+    assert URLRouter(routes).routes is routes
+
+
+async def test_a_route_added_later_is_served():
+    router = URLRouter([])
+
+    router.routes.append(path("late/", URLRouter([path("er/", app("later"))])))
+
+    assert await name_for(router, "/late/er/") == "later"
+
+
+def test_include_is_refused_with_what_to_write_instead():
+    with pytest.raises(ImproperlyConfigured, match="Use nested URLRouter instances"):
+        URLRouter([path("chat/", include([path("x/", app("x"))]))])
+
+
+def test_a_consumer_class_without_as_asgi_is_refused():
+    class ChatConsumer:
+        @classmethod
+        def as_asgi(cls):
+            return app("chat")
+
+    with pytest.raises(ImproperlyConfigured) as error:
+        URLRouter([path("ws/chat/", ChatConsumer)])
+
+    assert "'ws/chat/'" in str(error.value)
+    assert "write ChatConsumer.as_asgi()" in str(error.value)
+
+
+def test_a_pattern_that_cannot_precede_a_router_is_refused():
+    route = URLPattern(LocalePrefixPattern(), URLRouter([]))
+
+    with pytest.raises(ValueError, match="Unsupported pattern type"):
+        URLRouter([route])
+
+
+async def test_such_a_pattern_before_an_application_is_fine():
+    router = URLRouter([URLPattern(LocalePrefixPattern(), app("chat"))])
+
+    assert await name_for(router, "/en-us/") == "chat"
+
+
+# Routers in routers
+
+
+async def test_an_inner_router_sees_the_rest_of_the_path():
+    router = URLRouter(
+        [
+            path("chat/", URLRouter([path("<room>/", app("room"))])),
+            re_path(r"^game/", URLRouter([re_path(r"^(\d+)/$", app("game"))])),
+        ]
+    )
+
+    assert await route_for(router, "/chat/harbour/") == {
+        "args": (),
+        "kwargs": {"room": "harbour"},
+    }
+    assert await route_for(router, "/game/7/") == {"args": ("7",), "kwargs": {}}
+
+
+async def test_values_of_all_routers_come_together_the_inner_ones_last():
+    inner = URLRouter([re_path(r"^(\w+)/(?P<page>\d+)/$", app("x"), {"kind": "in"})])
+    middle = URLRouter([path("<name>/", inner)])
+    router = URLRouter([re_path(r"^(\w+)/", middle, {"kind": "out", "site": 1})])
+
+    _, scope = await ask(router, "/a/b/c/4/")
+
+    assert scope["url_route"]["args"] == ("a",)
+    assert scope["url_route"]["kwargs"] == {
+        "kind": "in",
+        "site": 1,
+        "name": "b",
+        "page": "4",
+    }
+
+
+async def test_where_an_inner_router_has_no_route_the_outer_one_goes_on():
+    router = URLRouter(
+        [
+            path("", URLRouter([path("a/", app("a"))])),
+            path("b/", app("b")),
+            path("", URLRouter([path("c/", app("c"))])),
+        ]
+    )
+
+    assert await name_for(router, "/a/") == "a"
+    assert await name_for(router, "/b/") == "b"
+    assert await name_for(router, "/c/") == "c"
+
+
+async def test_an_inner_router_without_a_route_raises_resolver404():
+    router = URLRouter([path("a/", app("a"))])
+
+    with pytest.raises(Resolver404) as error:
+        await ask(router, "/x/b/", path_remaining="b/")
+
+    assert isinstance(error.value, NoRoute)
+    assert isinstance(error.value, Http404)
+
+
+async def test_without_a_route_anywhere_the_error_names_the_whole_path():
+    router = URLRouter([path("a/", URLRouter([path("b/", app("b"))]))])
+
+    with pytest.raises(ValueError, match="No route found for path 'a/c/'"):
+        await ask(router, "/a/c/")
+
+
+async def test_the_root_path_is_taken_off_once():
+    router = URLRouter([path("a/", URLRouter([path("a/", app("deep"))]))])
+
+    assert await name_for(router, "/a/a/a/", root_path="/a") == "deep"
+
+
+async def test_a_resolver404_of_the_application_is_its_own():
+    async def broken(scope, receive, send):
+        raise Resolver404("from inside")
+
+    outer = URLRouter(
+        [path("a/", URLRouter([path("b/", broken)])), path("a/b/", app("other"))]
+    )
+
+    with pytest.raises(Resolver404, match="from inside"):
+        await ask(outer, "/a/b/")
+
+
+async def test_a_router_of_another_make_is_known_by_its_mark():
+    class Foreign:
+        _path_routing = True
+
+        async def __call__(self, scope, receive, send):
+            if scope["path_remaining"] != "here/":
+                raise Resolver404
+            return "foreign", scope
+
+    router = URLRouter([path("f/", Foreign()), path("f/there/", app("ours"))])
+
+    assert await name_for(router, "/f/here/") == "foreign"
+    assert await name_for(router, "/f/there/") == "ours"
+
+
+class Marked(BaseMiddleware):
+    pass
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        Marked,
+        lambda inner: Marked(Marked(inner)),
+        lambda inner: OriginValidator(inner, ["*"]),
+    ],
+)
+async def test_middleware_between_two_routers_may_stand_behind_a_path(wrap):
+    router = URLRouter(
+        [
+            path("a/", wrap(URLRouter([path("<word>/", app("inner"))]))),
+            path("a/b/c/", app("outer")),
+        ]
+    )
+
+    assert await name_for(router, "/a/b/") == "inner"
+    assert await name_for(router, "/a/b/c/") == "outer"
+
+
+async def test_middleware_in_a_circle_is_no_router():
+    circle = Marked(None)
+    circle.inner = circle
+
+    router = URLRouter([path("a/", circle)])
+
+    with pytest.raises(ValueError, match="No route found"):
+        await ask(router, "/a/b/")
+
+
+async def test_one_list_of_routes_may_serve_two_routers():
+    inner = URLRouter([path("<word>/", app("inner"))])
+    routes = [path("a/", inner)]
+    pattern = routes[0].pattern
+
+    first, second = URLRouter(routes), URLRouter(routes)
+
+    assert await name_for(first, "/a/b/") == "inner"
+    assert await name_for(second, "/a/b/") == "inner"
+    assert routes[0].pattern is pattern
+
+
+async def test_a_route_replaced_in_the_list_is_served_by_its_own_pattern():
+    inner = URLRouter([path("<word>/", app("inner"))])
+    router = URLRouter([path("a/", inner)])
+
+    router.routes[0].pattern = path("b/", inner).pattern
+
+    assert await name_for(router, "/b/x/") == "inner"
+    with pytest.raises(ValueError, match="No route found"):
+        await ask(router, "/a/x/")
+
+
+async def test_a_translated_route_is_matched_in_the_language_of_the_moment():
+    translated = lazy(
+        lambda: "plausch/" if translation.get_language() == "de" else "chat/", str
+    )
+    router = URLRouter([path(translated(), URLRouter([path("x/", app("x"))]))])
+
+    assert await name_for(router, "/chat/x/") == "x"
+    with translation.override("de"):
+        assert await name_for(router, "/plausch/x/") == "x"
+
+
+# Refusals
+
+
+def connection(kind, asked, **extra):
+    return {
+        "type": kind,
+        "path": asked,
+        "headers": [],
+        "client": ("10.0.0.7", 5000),
+        **extra,
+    }
+
+
+async def events_of(application, scope) -> list[dict]:
+    """What a client is told that connects and waits for the end."""
+    communicator = ApplicationCommunicator(application, scope)
+    start = "http.request" if scope["type"] == "http" else "websocket.connect"
+    await communicator.send_input({"type": start})
+    await communicator.wait(timeout=1)
+    events = []
+    while not communicator.output_queue.empty():
+        events.append(communicator.output_queue.get_nowait())
+    return events
+
+
+CHAT = [path("ws/chat/<room>/", app("chat"))]
+DENIAL = {"websocket.http.response": {}}
+
+
+async def test_a_websocket_without_a_route_is_answered_404_where_the_server_can():
+    scope = connection("websocket", "/ws/nowhere/", extensions=DENIAL)
+
+    start, body = await events_of(URLRouter(CHAT), scope)
+
+    assert start["type"] == "websocket.http.response.start"
+    assert start["status"] == 404
+    assert body == {"type": "websocket.http.response.body", "body": b"Not Found"}
+
+
+@pytest.mark.parametrize("extensions", [{}, {"extensions": {}}, {"extensions": None}])
+async def test_a_websocket_without_a_route_is_closed_elsewhere(extensions):
+    scope = connection("websocket", "/ws/nowhere/", **extensions)
+
+    events = await events_of(URLRouter(CHAT), scope)
+
+    assert events == [{"type": "websocket.close"}]
+
+
+async def test_a_client_that_is_gone_is_told_nothing():
+    communicator = ApplicationCommunicator(
+        URLRouter(CHAT), connection("websocket", "/ws/nowhere/")
+    )
+    await communicator.send_input({"type": "websocket.disconnect", "code": 1006})
+
+    await communicator.wait(timeout=1)
+
+    assert await communicator.receive_nothing()
+
+
+async def test_a_request_without_a_route_is_answered_404():
+    start, body = await events_of(URLRouter(CHAT), connection("http", "/nowhere/"))
+
+    assert (start["type"], start["status"]) == ("http.response.start", 404)
+    assert body["body"] == b"Not Found"
+
+
+async def test_a_path_outside_the_root_path_is_answered_404():
+    scope = connection("http", "/ws/chat/x/", root_path="/site")
+
+    start, _ = await events_of(URLRouter(CHAT), scope)
+
+    assert start["status"] == 404
+
+
+async def test_another_type_without_a_route_is_an_error():
+    async def nothing(event):
+        raise AssertionError("nobody listens")
+
+    with pytest.raises(ValueError, match="No route found"):
+        await URLRouter(CHAT)({"type": "mqtt", "path": "/x/"}, None, nothing)
+
+
+async def log_line(caplog, routes, asked, kind="websocket") -> str:
+    caplog.set_level(logging.DEBUG, logger="tiderace")
+    await events_of(URLRouter(routes), connection(kind, asked))
+    (record,) = caplog.records
+    assert record.name == "tiderace.routing"
+    assert record.levelno == logging.WARNING
+    assert record.exc_info is None
+    return record.getMessage()
+
+
+async def test_a_refusal_is_one_line_with_the_path_and_the_routes(caplog):
+    nested = path("api/", Marked(URLRouter([re_path(r"^v(\d)/$", app("v"))])))
+
+    line = await log_line(caplog, [*CHAT, nested], "/ws/nowhere/")
+
+    assert line == (
+        "no route for websocket path '/ws/nowhere/' from 10.0.0.7:5000 "
+        r"(declared: ws/chat/<room>/, api/v(\d)/$)"
+    )
+
+
+async def test_a_forgotten_slash_is_pointed_out(caplog):
+    line = await log_line(caplog, CHAT, "/ws/chat/harbour")
+
+    assert "a route matches it with a slash at the end" in line
+
+
+async def test_a_router_without_routes_says_so(caplog):
+    assert "(declared: none)" in await log_line(caplog, [], "/x/", kind="http")
+
+
+async def test_a_long_list_of_routes_is_cut_in_the_log(caplog):
+    routes = [path(f"room/{number}/", app("room")) for number in range(20)]
+
+    line = await log_line(caplog, routes, "/x/")
+
+    assert "room/7/ and 12 more)" in line
+    assert "room/8/" not in line
+
+
+async def test_nobody_can_write_a_second_line_into_the_log(caplog):
+    line = await log_line(caplog, CHAT, "/x\nforged " + "x" * 10_000)
+
+    assert "\n" not in line
+    assert len(line) < 500
+
+
+async def test_a_served_connection_is_not_logged(caplog):
+    caplog.set_level(logging.DEBUG, logger="tiderace")
+
+    await ask(URLRouter(CHAT), "/ws/chat/harbour/")
+
+    assert caplog.records == []
+
+
+# By channel
+
+
+async def test_each_channel_has_its_application():
+    mapping = {"thumbnails": app("thumbnails")}
+    router = ChannelNameRouter(mapping)
+
+    name, _ = await router({"type": "channel", "channel": "thumbnails"}, None, None)
+
+    assert name == "thumbnails"
+    assert router.application_mapping is mapping
+
+
+async def test_a_channel_without_application_is_an_error():
+    with pytest.raises(
+        ValueError, match=r"^No application configured for channel name 'mail'$"
+    ):
+        await ChannelNameRouter({})({"type": "channel", "channel": "mail"}, None, None)
+
+
+async def test_a_scope_without_a_channel_is_an_error():
+    with pytest.raises(ValueError, match="without a 'channel' key"):
+        await ChannelNameRouter({})({"type": "websocket"}, None, None)
+
+
+# The application that the settings name
+
+
+def test_the_application_that_the_settings_name_is_imported(settings):
+    settings.ASGI_APPLICATION = "test_routing.CHAT"
+
+    assert get_default_application() is CHAT
+
+
+@pytest.mark.parametrize("value", [None, "no_dot"])
+def test_a_missing_setting_is_improperly_configured(settings, value):
+    settings.ASGI_APPLICATION = value
+
+    with pytest.raises(ImproperlyConfigured, match="Cannot find ASGI_APPLICATION"):
+        get_default_application()
+
+
+def test_no_setting_at_all_is_improperly_configured():
+    with pytest.raises(ImproperlyConfigured, match="Cannot find ASGI_APPLICATION"):
+        get_default_application()
+
+
+def test_a_missing_module_is_improperly_configured(settings):
+    settings.ASGI_APPLICATION = "nowhere.application"
+
+    with pytest.raises(
+        ImproperlyConfigured, match="Cannot import ASGI_APPLICATION module 'nowhere'"
+    ):
+        get_default_application()
+
+
+def test_a_missing_name_is_improperly_configured(settings):
+    settings.ASGI_APPLICATION = "test_routing.application"
+
+    with pytest.raises(
+        ImproperlyConfigured,
+        match="Cannot find 'application' in ASGI_APPLICATION module test_routing",
+    ):
+        get_default_application()
