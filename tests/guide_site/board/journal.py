@@ -1,0 +1,10 @@
+"""What the consumers have to say about their end, for tests in the same process.
+
+The guide's samples print it.
+"""
+
+entries = []
+
+
+def note(*words):
+    entries.append(words)
