@@ -7,6 +7,7 @@ codecs, users or event loops.
 from __future__ import annotations
 
 import threading
+from collections.abc import Container
 from typing import Generic, Protocol, TypeVar
 
 __all__ = ["Hub", "Receiver"]
@@ -63,8 +64,10 @@ class Hub(Generic[R]):
                 if self._discard(group, receiver)
             ]
 
-    def deliver(self, group: str, message: M, deadline: float) -> tuple[int, list[R]]:
-        """Push ``message`` to every member of ``group``.
+    def deliver(
+        self, group: str, message: M, deadline: float, excluded: Container[str] = ()
+    ) -> tuple[int, list[R]]:
+        """Push ``message`` to every member of ``group`` but those ``excluded`` by name.
 
         All of them get the same object. Returns how many took it, and those that had
         no room.
@@ -75,6 +78,8 @@ class Hub(Generic[R]):
         # A snapshot, made in one step under the GIL: members may join or leave in
         # other threads, and a push may wake code that does.
         receivers = list(members.values())
+        if excluded:
+            receivers = [each for each in receivers if each.name not in excluded]
         refused = [
             receiver for receiver in receivers if not receiver.push(message, deadline)
         ]

@@ -149,6 +149,36 @@ class BaseChannelLayer:
         head, mark, _ = name.partition("!")
         return head + mark
 
+    def _one_channel(self, channel: object) -> str:
+        """A legal channel name, given as such or as the only one of a list.
+
+        Raises:
+            TypeError: for anything else.
+        """
+        if isinstance(channel, list | tuple):
+            if len(channel) != 1:
+                raise TypeError(
+                    f"receive() takes one channel name, not {len(channel)}; "
+                    "read several channels with one task each"
+                )
+            channel = channel[0]
+        self.require_valid_channel_name(channel)
+        return str(channel)
+
+    def _groups(self, group: object) -> list[str]:
+        """Legal group names, without doubles: given as one name or as several.
+
+        Raises:
+            TypeError: for anything else.
+        """
+        if isinstance(group, list | tuple | set | frozenset):
+            groups = list(dict.fromkeys(group))
+        else:
+            groups = [group]
+        for name in groups:
+            self.require_valid_group_name(name)
+        return groups
+
     def valid_channel_name(self, name: str, receive: bool = False) -> bool:
         """Deprecated name of ``require_valid_channel_name``."""
         warnings.warn(
@@ -204,7 +234,13 @@ class BaseChannelLayer:
         raise NotImplementedError("group_discard() not implemented (groups extension)")
 
     async def group_send(self, group: str, message: Message) -> None:
-        """Put ``message`` into every channel of ``group`` that has room for it."""
+        """Put ``message`` into every channel of ``group`` that has room for it.
+
+        The layers of ours also take several groups, a channel in more than one of
+        them getting the message once, and ``exclude=``, names of channels that get
+        none. A channel at its capacity does not get the message: counted in
+        ``metrics.MESSAGES_DROPPED_FULL`` and logged once a minute per channel.
+        """
         raise NotImplementedError("group_send() not implemented (groups extension)")
 
 

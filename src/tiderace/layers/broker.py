@@ -1,0 +1,185 @@
+"""What a technology must offer so that a channel layer between processes can stand on it.
+
+Bytes in, bytes out, under names called subjects and queues. It knows no groups, no
+consumers and no event; what is remembered, and for how long, is an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = [
+    "Broker",
+    "Entry",
+    "Interrupted",
+    "Keep",
+    "Live",
+    "Position",
+    "Published",
+    "Taken",
+    "Wake",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in a subject's stream.
+
+    Offsets count up by one from 1 within an epoch. Another epoch means that the
+    broker has lost the stream, or forgotten it since nobody used it: what stood
+    between is unknown.
+    """
+
+    epoch: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How much of a subject's stream is kept for those who were cut off."""
+
+    size: int
+    """Messages, at least."""
+    seconds: float
+    """After the last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What became of a publication."""
+
+    position: Position
+    members: Sequence[str]
+    """Named queues that are to get a copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A message out of a stream's memory."""
+
+    offset: int
+    age: float
+    """Seconds since it was published, by the broker's clock."""
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A message as it was published."""
+
+    subject: str
+    epoch: str
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """A queue has something to take."""
+
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The connection was lost and is back: everything since may be missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A message taken from a queue, held under a lease until it is confirmed."""
+
+    queue: str
+    token: bytes
+    data: bytes
+
+
+class Broker(Protocol):
+    """A technology that carries bytes between processes.
+
+    Every coroutine may be called from any event loop, one that lives for a single
+    call included; ``messages`` belongs to one loop at a time. They wait up to the
+    broker's own publish timeout for a broker that is away.
+
+    Raises (all coroutines):
+        LayerUnavailable: when the broker could not be reached in that time.
+    """
+
+    async def publish(
+        self, subject: str, data: bytes, *, keep: Keep, members_age: float
+    ) -> Published:
+        """Append ``data`` to the subject's stream and publish it, as one step.
+
+        Tried again over a lost connection, it still happens once. ``members_age`` is
+        how many seconds a membership by ``join`` lasts.
+        """
+
+    async def position(self, subject: str) -> Position | None:
+        """The end of the subject's stream; None when it has none."""
+
+    async def since(
+        self, subject: str, offset: int
+    ) -> tuple[Position | None, Sequence[Entry]]:
+        """The end of the subject's stream, and what it still has after ``offset``."""
+
+    async def push(self, queue: str, data: bytes, *, size: int, seconds: float) -> bool:
+        """Put ``data`` into a queue for ``seconds``; False when it holds ``size``."""
+
+    async def take(self, queue: str, *, lease: float) -> Taken | None:
+        """The next message of a queue, which returns there unless confirmed in time."""
+
+    async def confirm(self, taken: Taken) -> None:
+        """The message has arrived; nobody else shall get it."""
+
+    async def give_back(self, taken: Taken) -> None:
+        """The message goes back to the head of its queue."""
+
+    async def join(self, subject: str, member: str, *, seconds: float) -> None:
+        """Let the named queue ``member`` get a copy of what is published."""
+
+    async def leave(self, subject: str, member: str) -> None:
+        """Let it get none any more."""
+
+    async def announce(
+        self,
+        process: str,
+        joined: Collection[tuple[str, str]],
+        left: Collection[tuple[str, str]],
+        *,
+        lease: float,
+    ) -> None:
+        """Tell who joined and left which subject here; all of it lapses with the lease."""
+
+    async def renew(
+        self, process: str, subjects: Collection[str], *, lease: float
+    ) -> None:
+        """Keep what was announced for another lease."""
+
+    async def retire(self, process: str, subjects: Collection[str]) -> None:
+        """Withdraw everything announced for ``process``."""
+
+    async def present(self, subject: str) -> list[str]:
+        """Who has joined ``subject``: announced by any process, and named queues."""
+
+    async def count(self, subject: str) -> int:
+        """How many ``present`` would return."""
+
+    async def subscribe(self, subjects: Collection[str]) -> None:
+        """Have ``messages`` yield what is published from now on; returns when it is so.
+
+        Without a reader of ``messages`` it is only noted, for the next one.
+        """
+
+    async def unsubscribe(self, subjects: Collection[str]) -> None:
+        """Undo ``subscribe``."""
+
+    def messages(self) -> AsyncIterator[Sequence[Live | Wake | Interrupted]]:
+        """What arrives, in order and in batches, for ever; reconnects by itself."""
+
+    async def flush(self) -> None:
+        """Forget everything under this broker's prefix; for tests."""
+
+    async def close(self) -> None:
+        """Close the connections of the running event loop."""

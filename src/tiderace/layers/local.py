@@ -1,0 +1,254 @@
+"""The part of a layer that is in this process: its mailboxes, groups and bounds.
+
+Every layer of ours stands on it: the in-memory one is little more, the others add what
+carries messages between processes. It knows no broker and no consumer.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tiderace import conf, metrics
+from tiderace.delivery.hub import Hub
+from tiderace.delivery.mailbox import Deadlines, Mailbox
+from tiderace.layers.base import BaseChannelLayer, LocalDelivery, Message
+
+__all__ = ["Box", "LocalChannelLayer"]
+
+logger = logging.getLogger("tiderace.layers")
+
+Box = Mailbox[Message]
+
+
+class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
+    """Mailboxes and groups of one process.
+
+    It may be used from several threads and event loops at once: a reader is woken in
+    the loop it waits in.
+
+    Channels without a consumer of ours behind them (named queues, and names that
+    tests read with ``receive``) lose their memberships when a message has waited in
+    them for ``expiry`` seconds, since nobody seems to read them, or ``group_expiry``
+    seconds after they joined. A consumer's channel stays in its groups until it
+    leaves them or ends.
+    """
+
+    extensions = ("groups", "flush")
+
+    def __init__(
+        self,
+        *,
+        expiry: float,
+        group_expiry: float,
+        capacity: int,
+        channel_capacity: Mapping[Any, int] | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(expiry, capacity)
+        self.channel_capacity = self.compile_capacities(channel_capacity or {})
+        self.group_expiry = group_expiry
+        self._clock = clock
+        self._hub: Hub[Box] = Hub()
+        self._mailboxes: dict[str, Box] = {}
+        self._deadlines = Deadlines()
+        # When channels without a consumer joined a group, the earliest first.
+        self._joined: dict[tuple[str, str], float] = {}
+        self._lock = threading.RLock()
+        self._process = secrets.token_hex(16)
+
+    @property
+    def channels(self) -> dict[str, Box]:
+        """The channels with unread messages, a waiting reader or a consumer, by name."""
+        return {
+            name: box
+            for name, box in list(self._mailboxes.items())
+            if box.attached or box.awaited or not box.empty()
+        }
+
+    @property
+    def groups(self) -> dict[str, dict[str, Box]]:
+        """The groups with a member in this process: name to members by channel name."""
+        return self._hub.groups
+
+    async def new_channel(self, prefix: str = "specific.") -> str:
+        """A channel name that nobody else has: ``specific.<process>!<socket>``."""
+        return f"{prefix.rstrip('.')}.{self._process}!{secrets.token_hex(8)}"
+
+    def attach(self, channel: str) -> Box:
+        """The mailbox of ``channel``; see ``LocalDelivery.attach``."""
+        with self._lock:
+            box = self._box(channel)
+            box.attached = True
+            box.deadlines = None
+            for group in box.groups:
+                self._joined.pop((group, channel), None)
+            return box
+
+    async def detach(self, mailbox: Box) -> None:
+        """Give ``mailbox`` back; see ``LocalDelivery.detach``."""
+        with self._lock:
+            groups = list(mailbox.groups)
+            vacated = self._hub.drop(mailbox)
+            for group in groups:
+                self._left(group, mailbox.name, group in vacated)
+            mailbox.attached = False
+            mailbox.clear()
+            if self._mailboxes.get(mailbox.name) is mailbox:
+                del self._mailboxes[mailbox.name]
+
+    # For the layers that stand on this one
+
+    def _left(self, group: str, channel: str, last: bool) -> None:
+        """Called after a channel left a group, with whether it was the last one here.
+
+        May be called in any thread; nothing is sent from here.
+        """
+
+    def _join(self, group: str, channel: str) -> bool:
+        """Put a channel of this process into a group; whether it is the first here."""
+        with self._lock:
+            box = self._box(channel)
+            first = self._hub.add(group, box)
+            if not box.attached:
+                self._joined.pop((group, channel), None)
+                self._joined[group, channel] = self._clock()
+            return first
+
+    def _leave(self, group: str, channel: str) -> None:
+        """Take a channel of this process out of a group."""
+        with self._lock:
+            self._joined.pop((group, channel), None)
+            box = self._mailboxes.get(channel)
+            if box is not None and group in box.groups:
+                last = self._hub.discard(group, box)
+                self._forget_if_idle(box)
+                self._left(group, channel, last)
+
+    def _put(self, channel: str, message: Message) -> bool:
+        """Put a message into a channel of this process; False when it is full."""
+        with self._lock:  # so that no other thread forgets the box meanwhile
+            if not self._box(channel).push(message, self._clock() + self.expiry):
+                return False
+        metrics.MESSAGES_DELIVERED.add()
+        return True
+
+    def _fan_out(
+        self, group: str, message: Message, deadline: float, excluded: Any = ()
+    ) -> tuple[int, list[Box]]:
+        """Put one message into the mailboxes of a group's members in this process."""
+        delivered, refused = self._hub.deliver(group, message, deadline, excluded)
+        metrics.MESSAGES_DELIVERED.add(delivered)
+        for box in refused:
+            self._report_drop(group, box)
+        return delivered, refused
+
+    async def _read(self, channel: str) -> Message:
+        """The next message in a mailbox of this process."""
+        self._expire(self._clock())
+        box = self._box(channel)
+        try:
+            return await box.get()
+        finally:
+            self._forget_if_idle(box)
+
+    def _forget_everything(self) -> None:
+        with self._lock:
+            for group, members in list(self._hub.groups.items()):
+                for channel in list(members):
+                    self._leave(group, channel)
+            self._deadlines.clear()
+            self._joined.clear()
+            for box in list(self._mailboxes.values()):
+                box.clear()
+                self._forget_if_idle(box)
+
+    def _expire(self, now: float) -> None:
+        """Do what is due for channels without a consumer; nothing when nothing is."""
+        while (box := self._deadlines.pop(now)) is not None:
+            self._expire_messages(box)
+        if self._joined:
+            with self._lock:
+                while self._joined:
+                    (group, channel), joined = next(iter(self._joined.items()))
+                    if joined + self.group_expiry > now:
+                        return
+                    self._leave(group, channel)
+                    self._joined.pop((group, channel), None)
+
+    def _require_message(self, message: object) -> None:
+        if not isinstance(message, dict):
+            raise AssertionError(
+                f"message is not a dict but a {type(message).__qualname__}; "
+                'send a dict with a "type", such as {"type": "chat.message"}'
+            )
+
+    def _require_sendable(self, message: object) -> None:
+        self._require_message(message)
+        if "__asgi_channel__" in message:  # type: ignore[operator]
+            raise AssertionError(
+                "a message may not hold the key '__asgi_channel__', which layers use "
+                "themselves; leave it out"
+            )
+
+    def _box(self, channel: str) -> Box:
+        box = self._mailboxes.get(channel)
+        if box is None:
+            with self._lock:
+                box = self._mailboxes.get(channel)
+                if box is None:
+                    box = self._mailboxes[channel] = Mailbox(
+                        channel,
+                        self.get_capacity(channel),
+                        deadlines=self._deadlines,
+                        clock=self._clock,
+                    )
+        return box
+
+    def _forget_if_idle(self, box: Box) -> None:
+        with self._lock:
+            if not (box.attached or box.awaited or box.groups) and box.empty():
+                self._mailboxes.pop(box.name, None)
+
+    def _expire_messages(self, box: Box) -> None:
+        if box.look_again() and not box.attached:
+            # Unread for so long: whoever read it is gone.
+            for group in list(box.groups):
+                self._leave(group, box.name)
+        self._forget_if_idle(box)
+
+    def _report_drop(self, group: str, box: Box) -> None:
+        metrics.MESSAGES_DROPPED_FULL.add()
+        drops = box.note_drop(conf.current().drop_log_interval)
+        if drops:
+            self._log_drops(group, box, drops)
+
+    def _log_drops(self, group: str, box: Box, drops: int) -> None:
+        logger.warning(
+            "channel %s is full (%d unread messages), so %d message(s) to it were "
+            "dropped, the last of them sent to group %s; its consumer is too "
+            "slow, or raise the layer's capacity",
+            box.name,
+            box.capacity,
+            drops,
+            group,
+        )
+
+
+def refuse_unknown(
+    layer: str, unknown: Mapping[str, Any], known: tuple[str, ...]
+) -> None:
+    """Raise for options that a layer does not have, with the nearest known one.
+
+    Raises:
+        TypeError: when there are any.
+    """
+    for name in unknown:
+        raise TypeError(
+            f"{layer} has no option {name!r}{conf.nearest(name, known)} "
+            f"(known: {', '.join(known)})"
+        )
