@@ -14,7 +14,7 @@ from django.contrib.auth import (
     user_logged_in,
     user_logged_out,
 )
-from django.contrib.auth.models import AnonymousUser, User
+from django.contrib.auth.models import AnonymousUser, User, update_last_login
 from django.contrib.sessions.backends.db import SessionStore
 from django.contrib.sessions.models import Session
 from django.core.exceptions import ImproperlyConfigured
@@ -227,6 +227,24 @@ def test_a_login_fills_session_and_scope(user, scope, signals):
     assert scope["session"][HASH_SESSION_KEY] == user.get_session_auth_hash()
     assert signals == [("in", User, None, user)]
     assert wait(get_user, scope) == user
+
+
+def test_a_user_of_another_kind_needs_no_session_hash(user, scope):
+    class Plain:
+        id = pk = user.pk
+        _meta = user._meta
+
+    plain = Plain()
+
+    # Django's own receiver would update a column that this user does not have.
+    user_logged_in.disconnect(dispatch_uid="update_last_login")
+    try:
+        wait(login, scope, plain)
+    finally:
+        user_logged_in.connect(update_last_login, dispatch_uid="update_last_login")
+
+    assert scope["user"] is plain
+    assert scope["session"][HASH_SESSION_KEY] == ""
 
 
 def test_a_login_can_be_called_with_keywords(user, scope):

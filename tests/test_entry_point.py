@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from asgiref.testing import ApplicationCommunicator
+from django.conf import LazySettings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIHandler
 from django.urls import path
@@ -64,13 +65,15 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
         for name, value in os.environ.items()
         if name != "DJANGO_SETTINGS_MODULE"
     }
+    roots = [environment.pop("PYTHONPATH", ""), str(TESTS), *sys.path]
+    search = os.pathsep.join(root for root in roots if root)
     return subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         timeout=50,
         cwd=TESTS,
-        env={**inherited, "PYTHONPATH": str(TESTS), **environment},
+        env={**inherited, **environment, "PYTHONPATH": search},
     )
 
 
@@ -129,7 +132,7 @@ def test_django_is_set_up_before_the_routes_are_imported(tmp_path):
     )
     code = ENTRY.format(arguments="'late_routes', settings='settings'")
 
-    done = python(code, PYTHONPATH=f"{tmp_path}{os.pathsep}{TESTS}")
+    done = python(code, PYTHONPATH=str(tmp_path))
 
     assert done.stdout == "fine\n", done.stderr
 
@@ -150,6 +153,28 @@ def test_without_settings_the_error_says_where_to_name_them():
     assert "found no Django settings" in last
     assert 'settings="<project>.settings"' in last
     assert "DJANGO_SETTINGS_MODULE" in last
+
+
+def test_the_settings_named_are_those_of_the_process(monkeypatch):
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
+
+    get_application([], settings="settings")
+
+    assert os.environ["DJANGO_SETTINGS_MODULE"] == "settings"
+
+
+def test_settings_may_be_configured_without_a_module(monkeypatch):
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
+
+    assert get_application([]).application_mapping["http"]
+
+
+def test_no_settings_at_all_are_improperly_configured(monkeypatch):
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
+    monkeypatch.setattr("tiderace.routing.settings", LazySettings())
+
+    with pytest.raises(ImproperlyConfigured, match="found no Django settings"):
+        get_application([])
 
 
 def test_the_parts_stand_in_the_order_that_works():
@@ -318,12 +343,15 @@ def test_routes_that_are_none_are_improperly_configured(routes, words):
     assert "websocket" in str(error.value)
 
 
-def test_an_error_inside_the_routes_is_passed_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "given", ["broken_routes", "broken_routes.websocket_urlpatterns"]
+)
+def test_an_error_inside_the_routes_is_passed_on(tmp_path, monkeypatch, given):
     (tmp_path / "broken_routes.py").write_text("import no_such_module_at_all\n")
     monkeypatch.syspath_prepend(tmp_path)
 
     with pytest.raises(ModuleNotFoundError, match="no_such_module_at_all"):
-        get_application("broken_routes.websocket_urlpatterns")
+        get_application(given)
 
 
 @pytest.mark.parametrize(

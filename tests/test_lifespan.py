@@ -109,6 +109,13 @@ async def test_an_error_at_shutdown_keeps_no_other_hook_from_running(caplog):
     assert "ValueError: stuck" in answer["message"]
 
 
+async def test_an_event_that_a_later_specification_may_bring_is_passed_over():
+    running = server(Lifespan())
+    await running.send_input({"type": "lifespan.reload"})
+
+    assert await say(running, STARTUP) == {"type": "lifespan.startup.complete"}
+
+
 async def test_a_protocol_router_answers_the_lifespan_by_itself():
     running = server(ProtocolTypeRouter({}))
 

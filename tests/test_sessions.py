@@ -457,6 +457,26 @@ def test_a_subclass_may_set_the_cookie_with_the_accept():
 
 
 @pytest.mark.django_db
+def test_a_subclass_may_save_with_events_that_carry_no_cookie():
+    class OnClose(InstanceSessionWrapper):
+        save_message_types = ["websocket.close"]
+
+    key = stored_session(tide="low")
+
+    async def close():
+        wrapper = OnClose(websocket() | {"cookies": {"sessionid": key}}, sent)
+        await wrapper.resolve_session()
+        await wrapper.scope["session"].aset("tide", "high")
+        await wrapper.send({"type": "websocket.close"})
+
+    sent = Sent()
+    async_to_sync(close)()
+
+    assert sent == [{"type": "websocket.close"}]
+    assert SessionStore(key)["tide"] == "high"
+
+
+@pytest.mark.django_db
 def test_a_session_further_out_stays_and_is_saved_once():
     sent = Sent()
     inner = Recorder(respond(change=set_tide))

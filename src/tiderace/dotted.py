@@ -32,16 +32,12 @@ def resolve(asked: str, path: str) -> Any:
     except ModuleNotFoundError as error:
         if not _is_missing(error, path):
             raise
+        missing = error.name
     parent, _, name = path.rpartition(".")
-    if not parent:
-        _complain(asked, path, f"there is no module {path!r}")
-    try:
-        module = importlib.import_module(parent)
-    except ModuleNotFoundError as error:
-        if not _is_missing(error, parent):
-            raise
-        _complain(asked, path, f"there is no module {error.name!r}")
-    return attribute(asked, module, name)
+    # When only the last part is missing, the module before it has been imported.
+    if missing != path or not parent:
+        _complain(asked, path, f"there is no module {missing!r}")
+    return attribute(asked, importlib.import_module(parent), name)
 
 
 def attribute(asked: str, module: ModuleType, name: str) -> Any:
