@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 from asgiref.testing import ApplicationCommunicator
+from django.core.signals import setting_changed
 
 from tiderace import lifespan
+from tiderace.layers import ChannelLayerManager, channel_layers
 from tiderace.lifespan import Lifespan, on_shutdown, on_startup
 from tiderace.routing import ProtocolTypeRouter
 
@@ -155,6 +157,60 @@ async def test_a_hook_registered_twice_runs_once(process):
 
     assert process.shutdown == [close]
     assert process.startup == [close]
+
+
+class Layer:
+    def __init__(self, log, name, error=None):
+        self.close = hook(log, name, error)
+
+
+@pytest.fixture
+def layers():
+    """A manager of its own, with nothing made yet."""
+    manager = ChannelLayerManager()
+    yield manager
+    setting_changed.disconnect(manager._reset_backends)
+
+
+async def test_layers_that_were_made_are_closed_with_the_server(monkeypatch):
+    log: list[str] = []
+    monkeypatch.setattr(channel_layers, "backends", {"default": Layer(log, "closed")})
+    running = server(ProtocolTypeRouter({}))
+
+    await say(running, STARTUP)
+    await say(running, SHUTDOWN)
+
+    assert log == ["closed"]
+
+
+async def test_a_start_makes_no_layer(monkeypatch):
+    monkeypatch.setattr(channel_layers, "backends", {})
+
+    await say(server(ProtocolTypeRouter({})), STARTUP)
+
+    assert channel_layers.backends == {}
+
+
+async def test_a_layer_that_fails_to_close_keeps_no_other_from_it(layers):
+    log: list[str] = []
+    layers.set("bad", Layer(log, "bad", OSError("gone")))
+    layers.set("without close", object())
+    layers.set("good", Layer(log, "good"))
+
+    with pytest.raises(ExceptionGroup, match="closing channel layers failed") as error:
+        await layers.close()
+
+    assert log == ["bad", "good"]
+    assert [str(one) for one in error.value.exceptions] == ["gone"]
+
+
+async def test_a_closed_layer_is_kept_for_whoever_goes_on(layers):
+    layer = Layer([], "closed")
+    layers.set("default", layer)
+
+    await layers.close()
+
+    assert layers["default"] is layer
 
 
 async def test_an_application_for_the_lifespan_in_the_mapping_wins(process):

@@ -13,6 +13,7 @@ from django.utils.module_loading import import_string
 
 from tiderace import DEFAULT_CHANNEL_LAYER
 from tiderace.exceptions import InvalidChannelLayerError
+from tiderace.lifespan import on_shutdown
 
 __all__ = ["ChannelLayerManager", "channel_layers", "get_channel_layer"]
 
@@ -91,8 +92,28 @@ class ChannelLayerManager:
         self.backends[key] = layer
         return old
 
+    async def close(self) -> None:
+        """Close the layers that were made in this process.
+
+        They are kept: a test's live server may stop while others go on using them.
+
+        Raises:
+            ExceptionGroup: what went wrong with some, after all have been asked.
+        """
+        errors = []
+        for layer in list(self.backends.values()):
+            # Layers of third parties need not have it: Channels' base class has none.
+            if close := getattr(layer, "close", None):
+                try:
+                    await close()
+                except Exception as error:
+                    errors.append(error)
+        if errors:
+            raise ExceptionGroup("closing channel layers failed", errors)
+
 
 channel_layers = ChannelLayerManager()
+on_shutdown(channel_layers.close)
 
 
 def get_channel_layer(alias: str = DEFAULT_CHANNEL_LAYER) -> Any:
