@@ -287,11 +287,7 @@ export class Socket extends EventTarget {
     // Before the queue: what an `open` listener sends (a login, a join) goes first.
     this.dispatchEvent(new Event("open"));
     let waiting: string | Blob | undefined;
-    while (
-      this.#native === native &&
-      native.readyState === 1 &&
-      (waiting = this.#queue.take()) !== undefined
-    ) {
+    while (native.readyState === 1 && (waiting = this.#queue.take()) !== undefined) {
       native.send(waiting);
     }
   }

@@ -88,6 +88,22 @@ test("no heartbeat is sent on a connection that is closing", async () => {
   await window.advance(60);
 
   assert.deepEqual(native.sent, []);
+  assert.equal(socket.readyState, 2);
+});
+
+test("a heartbeat's deadline does not overtake a close on its way", async () => {
+  const { window, socket, native } = await connected({ heartbeat: 25 });
+  const closes = diary(socket, "close");
+  await window.advance(25);
+
+  socket.close(4000, "bye");
+  await window.advance(60);
+  native.hangUp(4000, "bye");
+
+  assert.deepEqual(
+    closes.map(({ code }) => code),
+    [4000],
+  );
 });
 
 test("without network no attempt is made until it is back", async () => {
@@ -101,6 +117,16 @@ test("without network no attempt is made until it is back", async () => {
   await settle();
 
   assert.equal(window.sockets.length, 2);
+});
+
+test("a network that leaves twice is told once", async () => {
+  const { window, socket } = await waiting();
+  const states = diary(socket, "state");
+
+  window.goOffline();
+  window.goOffline();
+
+  assert.equal(states.length, 1);
 });
 
 test("a connection lost without network waits for the network, not for a pause", async () => {

@@ -108,6 +108,30 @@ test("what an open listener sends goes before the queue", async () => {
   assert.deepEqual(sent, ["login", "queued"]);
 });
 
+test("nothing overtakes the queue in the moment before the open event", async () => {
+  const { socket, native } = await dialling();
+  socket.send("first");
+
+  native.readyState = 1;
+  socket.send("second");
+  native.accept();
+
+  assert.deepEqual(native.sent, ["first", "second"]);
+});
+
+test("an open listener that reconnects leaves the queue to the next connection", async () => {
+  const world = await waiting();
+  const { window, socket } = world;
+  socket.send("kept");
+  socket.addEventListener("open", () => socket.reconnect(), { once: true });
+  assert.deepEqual(await comeBack(world), []);
+
+  await window.advance(0);
+  window.socket.accept();
+
+  assert.deepEqual(window.socket.sent, ["kept"]);
+});
+
 test("a connection that is closing takes no message from the queue", async () => {
   const world = await waiting();
   const { window, socket } = world;

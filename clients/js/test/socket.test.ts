@@ -352,13 +352,14 @@ test("a reason that is too long is refused, and the socket stays open", async ()
 });
 
 test("close may be called twice", async () => {
-  const { socket, native } = await connected();
+  const { window, socket, native } = await connected();
   const closes = diary(socket, "close");
 
   socket.close();
   socket.close(4000);
   native.hangUp(1005);
   socket.close();
+  await window.advance(1);
 
   assert.deepEqual(native.closedWith, [undefined, undefined]);
   assert.equal(closes.length, 1);
