@@ -8,19 +8,27 @@ A block may be exempt only with a reason in a comment above it:
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+import time
 import tomllib
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from websockets.sync.client import connect
+
+from tiderace import metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -111,23 +119,37 @@ def of(*languages: str) -> list[Block]:
 # Python: each page in a process and a project of its own.
 
 
+# What a page that does not say so itself takes for granted.
+USUAL_SETTINGS = """
+INSTALLED_APPS = ["tiderace", *INSTALLED_APPS]
+ASGI_APPLICATION = "mysite.asgi.application"
+CHANNEL_LAYERS = {"default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}}
+"""
+
+
 @pytest.fixture(scope="session")
-def fresh_project(tmp_path_factory):
-    """What `django-admin startproject mysite` makes, plus Tiderace in the settings."""
+def started_project(tmp_path_factory):
+    """What `django-admin startproject mysite` makes."""
     folder = tmp_path_factory.mktemp("startproject")
     command = [sys.executable, "-m", "django", "startproject", "mysite", str(folder)]
     subprocess.run(command, check=True, timeout=60)
-    settings = folder / "mysite" / "settings.py"
-    settings.write_text(
-        settings.read_text() + "\nINSTALLED_APPS.insert(0, 'tiderace')\n"
-        "ASGI_APPLICATION = 'mysite.asgi.application'\n"
-        "CHANNEL_LAYERS = {'default': {'BACKEND': 'tiderace.layers.InMemoryChannelLayer'}}\n"
-    )
     return folder
+
+
+@pytest.fixture
+def project(started_project, tmp_path):
+    """A fresh project, for one page to write its files into."""
+    return shutil.copytree(started_project, tmp_path / "site")
 
 
 def lay_out(blocks: list[Block], project: Path) -> None:
     """Write the blocks that are files; settings are added to, other files replaced."""
+    settings = "".join(b.code for b in blocks if b.file == "mysite/settings.py")
+    if "INSTALLED_APPS" not in settings:
+        blocks = [
+            Block("", 0, "python", f"# mysite/settings.py{USUAL_SETTINGS}"),
+            *blocks,
+        ]
     for block in blocks:
         if not block.file:
             continue
@@ -163,14 +185,71 @@ def run_page(blocks: list[Block], project: Path) -> subprocess.CompletedProcess[
     )
 
 
-@pytest.mark.parametrize("page", sorted({block.page for block in of("python")}))
-def test_the_python_of_a_page_runs(page, fresh_project, tmp_path):
-    project = shutil.copytree(fresh_project, tmp_path / "site")
-    blocks = [block for block in of("python", "html") if block.page == page]
+def files_and_python_of(page: str) -> list[Block]:
+    return [block for block in of("python", "html", "js") if block.page == page]
 
-    done = run_page(blocks, project)
+
+@pytest.mark.parametrize("page", sorted({block.page for block in of("python")}))
+def test_the_python_of_a_page_runs(page, project):
+    done = run_page(files_and_python_of(page), project)
 
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def manage(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "manage.py", *arguments]
+    return subprocess.run(
+        command, cwd=project, capture_output=True, text=True, timeout=50, check=False
+    )
+
+
+@pytest.mark.parametrize("page", ["docs/tutorial.md", "docs/guides/migrating.md"])
+def test_the_project_of_a_page_passes_every_check(page, project):
+    lay_out(files_and_python_of(page), project)
+
+    done = manage(project, "check", "--fail-level", "WARNING")
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_tutorial_ends_with_two_windows_that_talk(project):
+    lay_out(files_and_python_of("docs/tutorial.md"), project)
+    assert manage(project, "migrate", "--verbosity", "0").returncode == 0
+
+    with served(project) as port:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/chat/tea/") as answer:
+            page = answer.read().decode()
+        url = f"ws://127.0.0.1:{port}/ws/chat/tea/"
+        origin = f"http://127.0.0.1:{port}"
+        with connect(url, origin=origin) as one, connect(url, origin=origin) as two:
+            one.send('{"text": "hello"}')
+            heard = [json.loads(socket.recv(timeout=10)) for socket in (one, two)]
+
+    assert 'src="/static/tiderace/tiderace.js"' in page
+    assert heard == [{"text": "hello"}] * 2
+
+
+@contextmanager
+def served(project: Path) -> Iterator[int]:
+    """The project under `manage.py runserver`, on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "manage.py", "runserver", "--noreload", str(port)]
+    with subprocess.Popen(command, cwd=project, stdout=subprocess.DEVNULL) as server:
+        try:
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                    break
+                except OSError:
+                    assert server.poll() is None, "runserver ended"
+                    assert time.monotonic() < deadline, "runserver did not start"
+                    time.sleep(0.05)
+            yield port
+        finally:
+            server.terminate()
 
 
 # Commands: nothing is run, but every target, command, extra and file must exist.
@@ -353,6 +432,49 @@ def test_links_to_files_lead_somewhere(page):
     assert not missing
 
 
+# What is offered is documented.
+
+DOORS = [
+    "auth", "consumer", "db", "exceptions", "generic.http", "generic.websocket", "layers",
+    "lifespan", "middleware", "routing", "security.websocket", "sessions", "testing",
+    "worker",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_every_public_name_is_in_the_reference(door):
+    module = importlib.import_module(f"tiderace.{door}")
+    reference = "\n".join(
+        page.read_text("utf-8") for page in (ROOT / "docs/reference").glob("*.md")
+    )
+
+    # What a module passes on for Channels' sake is documented where it is from.
+    missing = [
+        name
+        for name in module.__all__
+        if name != "async_to_sync" and not re.search(rf"\b{name}\b", reference)
+    ]
+
+    assert not missing
+
+
+def test_every_system_check_is_in_the_reference():
+    source = (ROOT / "src/tiderace/checks.py").read_text("utf-8")
+    page = (ROOT / "docs/reference/checks.md").read_text("utf-8")
+
+    said = set(re.findall(r'"tiderace\.([EW]\d{3})"', source)) | {"W010"}
+
+    assert set(re.findall(r"`tiderace\.([EW]\d{3})`", page)) == said
+
+
+def test_every_measurement_is_in_the_reference():
+    page = (ROOT / "docs/reference/log-messages.md").read_text("utf-8")
+
+    missing = [m.name for m in metrics.measurements() if f"`{m.name}`" not in page]
+
+    assert not missing
+
+
 # The test of the test.
 
 
@@ -384,9 +506,7 @@ def test_a_block_that_is_never_closed_is_refused():
         blocks_of("```python\nx = 1\n", "p.md")
 
 
-def test_python_that_raises_is_found_with_its_line(fresh_project, tmp_path):
-    project = shutil.copytree(fresh_project, tmp_path / "site")
-
+def test_python_that_raises_is_found_with_its_line(project):
     done = run_page(blocks_of("\n```python\nx = 1\n1 / 0\n```\n", "p.md"), project)
 
     assert done.returncode == 1
