@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -196,10 +197,23 @@ def test_the_python_of_a_page_runs(page, project):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+# The suite's own settings are not the project's.
+OWN_SETTINGS = {
+    name: value
+    for name, value in os.environ.items()
+    if name != "DJANGO_SETTINGS_MODULE"
+}
+
+
 def manage(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "manage.py", *arguments]
     return subprocess.run(
-        command, cwd=project, capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "manage.py", *arguments],
+        cwd=project,
+        env=OWN_SETTINGS,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
     )
 
 
@@ -236,7 +250,9 @@ def served(project: Path) -> Iterator[int]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "manage.py", "runserver", "--noreload", str(port)]
-    with subprocess.Popen(command, cwd=project, stdout=subprocess.DEVNULL) as server:
+    with subprocess.Popen(
+        command, cwd=project, env=OWN_SETTINGS, stdout=subprocess.DEVNULL
+    ) as server:
         try:
             deadline = time.monotonic() + 30
             while True:
