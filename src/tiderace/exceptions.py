@@ -10,6 +10,7 @@ Errors::
 
     ChannelFull                       a direct send found the channel at capacity
     MessageTooLarge                   a message is larger than the layer takes
+    LayerUnavailable                  a layer's broker is away (a ConnectionError)
     InvalidChannelLayerError          CHANNEL_LAYERS cannot be used (a ValueError)
     UnknownMessageType                no handler for a message's type (a ValueError)
     RequestAborted
@@ -24,6 +25,7 @@ __all__ = [
     "ChannelFull",
     "DenyConnection",
     "InvalidChannelLayerError",
+    "LayerUnavailable",
     "MessageTooLarge",
     "RequestAborted",
     "RequestTimeout",
@@ -66,3 +68,7 @@ class StopConsumer(Exception):
 
 class UnknownMessageType(ValueError):
     """A message names a type for which the consumer has no handler."""
+
+
+class LayerUnavailable(ConnectionError):
+    """A channel layer could not reach its broker within its publish timeout."""

@@ -12,6 +12,9 @@ __all__ = [
     "CONNECTIONS_ACCEPTED",
     "CONNECTIONS_OPEN",
     "CONSUMER_ERRORS",
+    "GAPS_FILLED",
+    "GAPS_LOST",
+    "LAYER_INTERRUPTIONS",
     "MESSAGES_DELIVERED",
     "MESSAGES_DROPPED_EXPIRED",
     "MESSAGES_DROPPED_FULL",
@@ -81,6 +84,15 @@ MESSAGES_DROPPED_EXPIRED = Measurement(
 )
 MESSAGES_DROPPED_UNHANDLED = Measurement(
     "messages_dropped_unhandled", "messages", "layer messages without a handler"
+)
+LAYER_INTERRUPTIONS = Measurement(
+    "layer_interruptions", "connections", "connections to a broker that were lost"
+)
+GAPS_FILLED = Measurement(
+    "gaps_filled", "messages", "messages fetched that a broker's push had missed"
+)
+GAPS_LOST = Measurement(
+    "gaps_lost", "gaps", "times when messages were missed and could not be fetched"
 )
 SENDS_AFTER_CLOSE = Measurement(
     "sends_after_close", "events", "events a handler sent to a socket already gone"

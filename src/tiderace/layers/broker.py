@@ -84,7 +84,7 @@ class Wake:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """The connection was lost and is back: everything since may be missing."""
+    """The connection was opened, or lost and opened again: something may be missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +166,18 @@ class Broker(Protocol):
     async def count(self, subject: str) -> int:
         """How many ``present`` would return."""
 
-    async def subscribe(self, subjects: Collection[str]) -> None:
-        """Have ``messages`` yield what is published from now on; returns when it is so.
+    async def subscribe(
+        self, subjects: Collection[str], queues: Collection[str] = ()
+    ) -> None:
+        """Have ``messages`` yield what comes for these; returns when it is so.
 
-        Without a reader of ``messages`` it is only noted, for the next one.
+        Without a reader of ``messages``, or while it is cut off, it is only noted:
+        an ``Interrupted`` follows when it hears them.
         """
 
-    async def unsubscribe(self, subjects: Collection[str]) -> None:
+    async def unsubscribe(
+        self, subjects: Collection[str], queues: Collection[str] = ()
+    ) -> None:
         """Undo ``subscribe``."""
 
     def messages(self) -> AsyncIterator[Sequence[Live | Wake | Interrupted]]:

@@ -21,10 +21,10 @@ _DIGEST_LENGTH = 32
 def group_name(*parts: object) -> str:
     """A legal group name for any values, such as ``group_name("user", user.email)``.
 
-    Parts are joined by dots. Where a part holds characters that a name may not (an
-    ``@``, a space, a non-ASCII letter, a dot of its own) or the whole is too long,
-    it is replaced by 32 hexadecimal digits of its SHA-256, so different parts always
-    make different names, and the same parts always the same.
+    Parts are taken as text and joined by dots. Where a part holds characters that a
+    name may not (an ``@``, a space, a non-ASCII letter, a dot of its own) or the whole
+    is too long, it is replaced by 32 hexadecimal digits of its SHA-256, so different
+    parts always make different names, and the same parts always the same.
 
     Raises:
         ValueError: without any part.
@@ -37,7 +37,8 @@ def group_name(*parts: object) -> str:
         for text in texts
     )
     if len(name) >= MAX_NAME_LENGTH:
-        return _digest("\0".join(texts))
+        # No other name begins with a dot, for no part is empty in one.
+        return "." + _digest("".join(_digest(text) for text in texts))
     return name
 
 

@@ -10,13 +10,13 @@ as its text, an enum as its value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 from django.utils.functional import Promise
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "explained", "plain"]
 
 
 def encode(message: Any) -> bytes:
@@ -28,7 +28,7 @@ def encode(message: Any) -> bytes:
     try:
         return _encoder.encode(message)
     except (TypeError, OverflowError, ValueError, RecursionError) as error:
-        raise _explained(message, error) from None
+        raise explained(message, error, _encoder.encode) from None
 
 
 def decode(data: bytes) -> Any:
@@ -36,8 +36,12 @@ def decode(data: bytes) -> Any:
     return _decoder.decode(data)
 
 
-def _plain(value: Any) -> Any:
-    """What to encode instead of a value that msgspec does not take by itself."""
+def plain(value: Any) -> Any:
+    """What to encode instead of a value that msgspec does not take by itself.
+
+    Raises:
+        TypeError: when there is nothing.
+    """
     if isinstance(value, str):  # SafeString and other subclasses
         return str.__str__(value)
     if isinstance(value, int):
@@ -49,24 +53,32 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a {type(value).__qualname__} is no plain data")
 
 
-_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
+_encoder = msgspec.msgpack.Encoder(enc_hook=plain)
 _decoder = msgspec.msgpack.Decoder()
 
 
-def _explained(message: Any, error: Exception) -> TypeError:
-    """The error for a message that cannot be encoded: where in it, what, what to do."""
+def explained(
+    message: Any, error: Exception, encode: Callable[[Any], bytes]
+) -> TypeError:
+    """The error for a message that cannot be encoded: where in it, what, what to do.
+
+    Args:
+        message: all of it.
+        error: what ``encode`` raised for it.
+        encode: fails for the part that is at fault as well.
+    """
     if isinstance(error, RecursionError):
         return TypeError(
             "the message cannot be sent: it contains itself, or is nested too deeply"
         )
-    where, value = _culprit(message, "message")
+    where, value = _culprit(message, "message", encode)
     return TypeError(
         f"the message cannot be sent: {where} is a {type(value).__qualname__} "
         f"({error}); send plain data instead, such as an object's primary key"
     )
 
 
-def _culprit(value: Any, where: str) -> tuple[str, Any]:
+def _culprit(value: Any, where: str, encode: Callable[[Any], bytes]) -> tuple[str, Any]:
     """The innermost part of ``value`` that cannot be encoded, and the way to it."""
     if isinstance(value, Mapping):
         parts = [(f"{where}[{key!r}]", item) for key, item in value.items()]
@@ -76,7 +88,7 @@ def _culprit(value: Any, where: str) -> tuple[str, Any]:
         return where, value
     for path, item in parts:
         try:
-            _encoder.encode(item)
+            encode(item)
         except (TypeError, OverflowError, ValueError):
-            return _culprit(item, path)
+            return _culprit(item, path, encode)
     return where, value
