@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import socket
 
 import pytest
+import uvicorn
+import uvloop
+import websockets
 from asgiref.testing import ApplicationCommunicator
 from django.core.exceptions import ImproperlyConfigured
 from django.http import Http404
@@ -447,6 +452,35 @@ async def test_a_websocket_without_a_route_is_closed_elsewhere(extensions):
     events = await events_of(URLRouter(CHAT), scope)
 
     assert events == [{"type": "websocket.close"}]
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_under_uvicorn_a_refusal_is_one_line_in_the_log_too(loop, caplog):
+    caplog.set_level(logging.INFO)
+    config = uvicorn.Config(URLRouter(CHAT), log_config=None, lifespan="off")
+    server = uvicorn.Server(config)
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+
+    async def refuse_one():
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        try:
+            async with websockets.connect(f"ws://127.0.0.1:{port}/ws/nowhere/"):
+                raise AssertionError("accepted")
+        except websockets.InvalidStatus as refusal:
+            return refusal.response.status_code
+        finally:
+            server.should_exit = True
+            await serving
+
+    factory = uvloop.new_event_loop if loop == "uvloop" else asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        status = runner.run(refuse_one())
+
+    assert status == 404
+    loud = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [record.name for record in loud] == ["tiderace.routing"]
 
 
 async def test_a_client_that_is_gone_is_told_nothing():

@@ -23,6 +23,7 @@ The routers under it can be put together by hand as well, in any depth::
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import logging
 import os
@@ -72,6 +73,8 @@ _MAX_WRAPPERS = 32
 # What a log line shows of a path that anybody may ask for, and of the routes.
 _SHOWN_PATH = 200
 _SHOWN_ROUTES = 8
+# Turns of the loop left to the server after a refusal (one is enough for uvicorn).
+_TURNS_TO_CLOSE = 5
 # The session engines whose app must be installed.
 _ENGINES_WITH_A_TABLE = (
     "django.contrib.sessions.backends.db",
@@ -233,6 +236,10 @@ class URLRouter:
             return
         for event in denial_response(404, "Not Found"):
             await send(event)
+        # uvicorn (seen in 0.54) logs an error about any app that returns before the
+        # refused connection is gone; that takes it a few turns of the loop.
+        for _ in range(_TURNS_TO_CLOSE):
+            await asyncio.sleep(0)
 
     def _log_refusal(self, kind: str, path: str, scope: Scope) -> None:
         declared = list(_patterns(self))
