@@ -213,6 +213,49 @@ def test_another_server_class_is_used_with_the_interface_of_daphnes():
     ]
 
 
+def test_a_database_on_disk_is_served_from_a_thread_and_from_a_process(tmp_path):
+    """Under Django's own test runner, with connections of the server's own."""
+    (tmp_path / "disk_settings.py").write_text(
+        "from settings import *\n"
+        "ASGI_APPLICATION = 'live_site.application'\n"
+        "ROOT_URLCONF = 'live_site'\n"
+        f"DATABASES['default']['NAME'] = {str(tmp_path / 'site.sqlite3')!r}\n"
+        f"DATABASES['default']['TEST'] = {{'NAME': {str(tmp_path / 'test.sqlite3')!r}}}\n"
+    )
+    (tmp_path / "test_disk.py").write_text(
+        "import json\n"
+        "from django.contrib.auth.models import User\n"
+        "from websockets.sync.client import connect\n"
+        "from tiderace.testing.live import *\n"
+        "class OnAThread(ChannelsLiveServerTestCase):\n"
+        "    def test_both_directions(self):\n"
+        "        User.objects.create(username='alice')\n"
+        "        with connect(f'{self.live_server_ws_url}/ws/register/') as socket:\n"
+        "            socket.send('bob')\n"
+        "            names = json.loads(socket.recv(timeout=20))\n"
+        "        self.assertEqual(names, ['alice', 'bob'])\n"
+        "        self.assertEqual(User.objects.count(), 2)\n"
+        "class InAProcess(OnAThread):\n"
+        "    ProtocolServerProcess = ServerProcess\n"
+    )
+
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "django", "test", "test_disk"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{TESTS}{os.pathsep}{tmp_path}",
+            "DJANGO_SETTINGS_MODULE": "disk_settings",
+        },
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert "Ran 2 tests" in result.stderr
+
+
 def test_the_test_case_is_found_in_the_package_by_its_name():
     assert tiderace.testing.ChannelsLiveServerTestCase is ChannelsLiveServerTestCase
 

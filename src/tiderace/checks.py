@@ -27,13 +27,14 @@ import ast
 import importlib.metadata
 import importlib.util
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from django.apps import AppConfig, apps
-from django.conf import settings
+from django.conf import ENVIRONMENT_VARIABLE, settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 (Django's name)
 from django.core.management import get_commands, load_command_class
 from django.utils.module_loading import import_string
@@ -52,6 +53,7 @@ __all__ = [
     "check_runserver",
     "check_settings",
     "check_uvicorn",
+    "probable_asgi_application",
 ]
 
 _LAYER_KEYS = ("BACKEND", "CONFIG", "TEST_CONFIG")
@@ -72,7 +74,7 @@ def check_asgi_application(app_configs: Apps, **kwargs: Any) -> list[CheckMessag
             Warning(
                 "ASGI_APPLICATION is not set, so runserver and runworker have nothing "
                 "to serve.",
-                hint=f'Add ASGI_APPLICATION = "{_project()}.asgi.application" to the '
+                hint=f'Add ASGI_APPLICATION = "{probable_asgi_application()}" to the '
                 f"settings.",
                 id="tiderace.W001",
             )
@@ -264,8 +266,13 @@ DEPLOY_CHECKS: tuple[Callable[..., list[CheckMessage]], ...] = (check_memory_lay
 # ASGI_APPLICATION
 
 
-def _project() -> str:
-    return str(settings.SETTINGS_MODULE or "mysite").split(".")[0]
+def probable_asgi_application() -> str:
+    """What ``ASGI_APPLICATION`` should probably be: beside wsgi.py, or the settings."""
+    wsgi = getattr(settings, "WSGI_APPLICATION", None)
+    if isinstance(wsgi, str) and wsgi.endswith(".wsgi.application"):
+        return f"{wsgi.removesuffix('.wsgi.application')}.asgi.application"
+    module = settings.SETTINGS_MODULE or os.environ.get(ENVIRONMENT_VARIABLE)
+    return f"{(module or 'mysite').split('.')[0]}.asgi.application"
 
 
 def _path_problem(path: Any) -> str | None:

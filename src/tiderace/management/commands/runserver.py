@@ -19,13 +19,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, CommandParser
 from django.core.management.commands.runserver import Command as DjangoRunserver
 
+from tiderace.checks import probable_asgi_application
 from tiderace.routing import get_default_application
 from tiderace.server.access import AccessLog
 from tiderace.server.routes import Route, websocket_routes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
     from tiderace.asgi import ASGIApp, Receive, Scope, Send
     from tiderace.server.development import DevelopmentServer
 
@@ -290,14 +289,14 @@ class _Httpd:
 def _mounted(application: ASGIApp, prefix: str) -> ASGIApp:
     """``application`` below ``FORCE_SCRIPT_NAME``, as behind a server that says so."""
 
-    def mounted(scope: Scope, receive: Receive, send: Send) -> Awaitable[Any]:
+    async def mounted(scope: Scope, receive: Receive, send: Send) -> Any:
         if scope.get("path", "").startswith(prefix + "/"):
             scope = {**scope, "root_path": prefix}
-        return application(scope, receive, send)
+        return await application(scope, receive, send)
 
     return mounted
 
 
 def _asgi_advice() -> str:
-    package = (settings.SETTINGS_MODULE or "mysite").split(".")[0]
-    return f'Add this line to the settings: ASGI_APPLICATION = "{package}.asgi.application"'
+    name = probable_asgi_application()
+    return f'Add this line to the settings: ASGI_APPLICATION = "{name}"'
