@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from workshop import machine
 from workshop.environment import Environment, group_requirements
 from workshop.machine import Interpreter

@@ -107,7 +107,9 @@ class Environment:
         uv = find_uv()
         if uv:
             target = ("--python", self.python)
-            if run([uv, "pip", "install", "--quiet", *target, *requirements]) == 0:
+            command = [uv, "pip", "install", "--quiet", *target, *requirements]
+            # As pip does: behind a company's proxy only the system knows its certificate.
+            if run(command, env={"UV_SYSTEM_CERTS": "true"}) == 0:
                 return
             print("uv could not install; trying pip", flush=True)
         quiet = ("--quiet", "--disable-pip-version-check")

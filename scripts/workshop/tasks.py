@@ -30,6 +30,7 @@ LONG_TERM = "Django>=5.2,<6"
 NEWEST = "Django>=6,<7"
 NEWEST_PYTHONS = ((3, 13), (3, 12), (3, 14))
 SERVER = ("server",)
+EVERY_EXTRA = ("server", "redis", "crypto")
 
 
 @dataclass
@@ -107,7 +108,7 @@ def test(further: list[str]) -> int:
     report = Report(strict=machine.in_ci())
     environment = main_environment()
     with report.step("set-up") as notes:
-        environment.ensure(extras=SERVER, groups=("test", "servers"))
+        environment.ensure(extras=EVERY_EXTRA, groups=("test", "servers"))
         notes.append(f"{environment.interpreter}, {django_version(environment)}")
     if report.exit_code:
         report.print()
@@ -138,7 +139,7 @@ def test(further: list[str]) -> int:
     with report.step(f"pytest, {name}") as notes:
         if newest is None:
             raise Skipped("Django 6 needs Python 3.12 or newer and none is here")
-        newest.ensure(extras=SERVER, groups=("test",))
+        newest.ensure(extras=EVERY_EXTRA, groups=("test",))
         notes.append(django_version(newest))
         # The browser and the other servers do not depend on Django's version.
         pytest(newest, "newest", ["-m", "not browser and not servers"], notes, tools)
@@ -151,7 +152,9 @@ def check() -> int:
     report = Report(strict=machine.in_ci())
     environment = main_environment()
     with report.step("set-up"):
-        environment.ensure(extras=SERVER, groups=("test", "servers", "check", "docs"))
+        environment.ensure(
+            extras=EVERY_EXTRA, groups=("test", "servers", "check", "docs")
+        )
     if report.exit_code:
         report.print()
         return report.exit_code
