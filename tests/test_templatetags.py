@@ -98,6 +98,16 @@ def test_every_option_of_the_tag_is_one_the_client_knows() -> None:
         assert re.search(rf"\b{name}:", built), name
 
 
+def test_every_option_of_the_tag_is_in_the_guides_table() -> None:
+    from tiderace.templatetags.tiderace import _OPTIONS
+
+    path = Path(__file__).parents[1] / "docs/guides/javascript.md"
+    guide = path.read_text(encoding="utf-8")
+
+    for name, (client_name, _) in _OPTIONS.items():
+        assert f"| `{client_name}` | `{name}`" in guide
+
+
 def test_an_option_that_is_none_is_left_to_the_client() -> None:
     assert config(render("{% tiderace_script max_attempts=None %}")) == {}
 

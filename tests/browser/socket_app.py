@@ -1,7 +1,8 @@
 """The server that the browser's socket meets: raw ASGI, with a diary on disk.
 
 The diary (``$DIARY``, one JSON object a line) survives a server that is killed. A
-page that a test put beside it, ``NAME.html``, is served under a strict policy.
+page that a test put beside it, ``NAME.html``, is served under the content security
+policy in ``$POLICY``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Any
 STATIC = Path(__file__).parents[2] / "src/tiderace/static"
 DIARY = Path(os.environ["DIARY"])
 EMPTY = b"<!doctype html><meta charset=utf-8><link rel=icon href=data:,>"
-STRICT = b"default-src 'none'; img-src data:; connect-src 'self'; script-src 'nonce-bm9uY2U='"
 TYPES = {".js": b"text/javascript", ".map": b"application/json"}
 
 numbers = itertools.count(1)
@@ -48,7 +48,8 @@ async def http(scope: Event, send: Send) -> None:
         file = STATIC / path.removeprefix("/static/")
         headers, body = [(b"content-type", TYPES[file.suffix])], file.read_bytes()
     elif path.endswith(".html"):
-        headers.append((b"content-security-policy", STRICT))
+        policy = os.environ["POLICY"].encode()
+        headers.append((b"content-security-policy", policy))
         body = (DIARY.parent / path[1:]).read_bytes()
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": 200, "headers": headers})

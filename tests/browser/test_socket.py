@@ -19,6 +19,9 @@ from browser.stalling_proxy import StallingProxy
 pytestmark = pytest.mark.browser
 
 HERE = Path(__file__).parent
+POLICY = (
+    "default-src 'none'; img-src data:; connect-src 'self'; script-src 'nonce-bm9uY2U='"
+)
 QUICK = {"minDelay": 0.05, "maxDelay": 0.2}
 # Opens `window.socket`, with a record of all that happens to it in `window.log`.
 OPEN = """
@@ -52,7 +55,7 @@ class Server:
             "uvicorn",
             "socket_app:app",
             port=self.port,
-            env={"DIARY": str(self._diary)},
+            env={"DIARY": str(self._diary), "POLICY": POLICY},
             options=("--app-dir", str(HERE), "--timeout-graceful-shutdown", "5"),
         )
         self._process.__enter__()

@@ -1,8 +1,10 @@
 /** `connect()`: the settings that a template left in the page. */
 
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
 import { afterEach, test } from "node:test";
 import { connect } from "../src/index.js";
+import { DEFAULTS } from "../src/options.js";
 import { FakeWindow, settle } from "./fakes.js";
 
 function page(settings: string | undefined): void {
@@ -66,4 +68,10 @@ test("settings with a misspelt name are refused", () => {
   page('{"heart_beat": 25}');
 
   assert.throws(() => connect("/ws/"), /unknown option "heart_beat"/);
+});
+
+test("every option is in the guide's table", async () => {
+  const guide = await readFile("../../docs/guides/javascript.md", "utf8");
+
+  for (const name of Object.keys(DEFAULTS)) assert.ok(guide.includes(`\n| \`${name}\` | `), name);
 });

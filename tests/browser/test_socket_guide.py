@@ -1,0 +1,98 @@
+"""Every script of the JavaScript guide, run in Chromium as it is printed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Route
+
+from asgi_process import AsgiProcess, wait_until
+
+pytestmark = pytest.mark.browser
+
+HERE = Path(__file__).parent
+GUIDE = HERE.parents[1] / "docs/guides/javascript.md"
+TEXT = GUIDE.read_text(encoding="utf-8")
+SCRIPTS = re.findall(r"^```js\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+BODY = re.search(r"<body>(.*?)</body>", TEXT, re.DOTALL)
+HEAD = (
+    '<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">'
+    '<script type="importmap">'
+    '{"imports": {"tiderace": "/static/tiderace/tiderace.js"}}</script>'
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("guide")
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    """The socket server, with the body of the guide's first page beside its diary."""
+    assert BODY
+    (folder / "guide.html").write_text(HEAD + BODY[1], encoding="utf-8")
+    with AsgiProcess(
+        "uvicorn",
+        "socket_app:app",
+        env={"DIARY": str(folder / "diary"), "POLICY": ""},
+        options=("--app-dir", str(HERE)),
+    ) as server:
+        yield server.http
+
+
+@pytest.fixture
+def guide(page: Page, address: str, folder: Path) -> Page:
+    """The page of the guide, before any script of it has run."""
+    (folder / "diary").write_text("", encoding="utf-8")
+
+    def answer(route: Route) -> None:
+        route.fulfill(json={"token": "abc"})
+
+    page.route("**/ws-token/", answer)
+    page.goto(f"{address}/guide.html")
+    return page
+
+
+def test_the_guide_has_scripts_to_run() -> None:
+    assert len(SCRIPTS) >= 8
+
+
+@pytest.mark.parametrize(
+    "script",
+    [script for script in SCRIPTS if 'from "tiderace"' in script],
+    ids=lambda script: script.splitlines()[2][:30],
+)
+def test_a_script_of_the_guide_opens_its_socket_without_a_complaint(
+    guide: Page, folder: Path, script: str
+) -> None:
+    complaints: list[str] = []
+    guide.on("pageerror", lambda error: complaints.append(error.message))
+    guide.on("console", lambda message: complaints.append(message.text))
+
+    with guide.expect_websocket():
+        guide.add_script_tag(type="module", content=script)
+
+    wait_until(
+        lambda: '"connect"' in (folder / "diary").read_text(encoding="utf-8"),
+        what="the connection",
+    )
+    assert complaints == []
+
+
+def test_what_is_typed_into_the_first_page_appears_in_it(guide: Page) -> None:
+    guide.add_script_tag(type="module", content=SCRIPTS[0])
+
+    guide.get_by_label("Message").fill("hello <b>there</b>")
+    guide.get_by_label("Message").press("Enter")
+
+    guide.get_by_text("hello <b>there</b>").wait_for()
+
+
+def test_the_badge_of_the_guide_says_that_it_is_connected(guide: Page) -> None:
+    guide.add_script_tag(type="module", content=SCRIPTS[1])
+
+    guide.get_by_role("status").get_by_text("Connected").wait_for()
