@@ -699,6 +699,7 @@ def close_by_touching(client, file: Path) -> ConnectionClosed:
     raise AssertionError("the server did not reload")
 
 
+@pytest.mark.timeout(150)
 def test_on_reload_sockets_close_with_1012_and_come_back_to_the_new_code(project):
     project.start("--skip-checks")
     wait_until(lambda: project.greeting() == "GREETING", timeout=40)

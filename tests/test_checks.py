@@ -1,0 +1,459 @@
+"""The system checks: each mistake is named with its hint, and right settings pass."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+from django.apps import AppConfig, apps
+from django.conf import settings
+from django.core import checks as django_checks
+from django.core.management import get_commands
+from django.core.management.base import BaseCommand
+from django.test import override_settings
+
+from tiderace import checks
+from tiderace.apps import TideraceConfig, register_checks
+from tiderace.compat.daphne.apps import DaphneConfig
+from tiderace.layers import BaseChannelLayer
+from tiderace.management.commands import runserver
+
+MEMORY = "tiderace.layers.InMemoryChannelLayer"
+
+
+def ids(messages):
+    return [message.id for message in messages]
+
+
+def only(messages, identity: str):
+    """The one message there is, which must have this id and a hint."""
+    assert ids(messages) == [identity]
+    assert messages[0].hint
+    return messages[0]
+
+
+# ASGI_APPLICATION
+
+
+@override_settings(ASGI_APPLICATION=None, WSGI_APPLICATION=None)
+def test_an_asgi_application_that_is_not_set_is_asked_for_with_the_line_to_add():
+    warning = only(checks.check_asgi_application(None), "tiderace.W001")
+
+    assert 'ASGI_APPLICATION = "settings.asgi.application"' in warning.hint
+
+
+@override_settings(ASGI_APPLICATION=None, WSGI_APPLICATION="shop.web.wsgi.application")
+def test_the_asgi_application_is_looked_for_beside_the_wsgi_one():
+    [warning] = checks.check_asgi_application(None)
+
+    assert '"shop.web.asgi.application"' in warning.hint
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("application", "not a dotted path"),
+        ("shop asgi.application", "not a dotted path"),
+        ("live_site:application", "not a dotted path"),
+        ("no_such_shop.asgi.application", "no module 'no_such_shop'"),
+        ("tiderace.nowhere.application", "no module 'tiderace.nowhere'"),
+        (len, "not a string"),
+    ],
+)
+def test_an_asgi_application_that_cannot_be_there_is_an_error(path, problem):
+    with override_settings(ASGI_APPLICATION=path):
+        error = only(checks.check_asgi_application(None), "tiderace.E002")
+
+    assert problem in error.msg
+
+
+@override_settings(ASGI_APPLICATION="broken_on_import.application")
+def test_the_asgi_application_is_not_imported_to_be_checked(tmp_path, monkeypatch):
+    (tmp_path / "broken_on_import.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert checks.check_asgi_application(None) == []
+
+
+@override_settings(ASGI_APPLICATION="__main__.application")
+def test_an_application_in_the_main_module_is_believed():
+    assert checks.check_asgi_application(None) == []
+
+
+# asgi.py
+
+
+def check_asgi_source(source: str, tmp_path, monkeypatch):
+    """Check an asgi.py with this source, of a project with the app ``shop``."""
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "__init__.py").touch()
+    (tmp_path / "project" / "asgi.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    # Looking for project.asgi imports project, which another test may have done.
+    monkeypatch.delitem(sys.modules, "project", raising=False)
+    shop = [SimpleNamespace(name="shop"), SimpleNamespace(name="project")]
+    with (
+        override_settings(ASGI_APPLICATION="project.asgi.application"),
+        mock.patch.object(apps, "get_app_configs", return_value=shop),
+    ):
+        return checks.check_import_order(None)
+
+
+@pytest.mark.parametrize(
+    "early",
+    [
+        "from shop.routing import urls",
+        "from shop import routing",
+        "import shop.models",
+        "from .routing import urls",
+        "from . import routing",
+    ],
+)
+def test_an_app_imported_before_django_is_set_up_is_named(early, tmp_path, monkeypatch):
+    source = f"import os\n{early}\napplication = get_asgi_application()\n"
+
+    warning = only(check_asgi_source(source, tmp_path, monkeypatch), "tiderace.W003")
+
+    assert "(line 2)" in warning.msg
+    assert "AppRegistryNotReady" in warning.msg
+    assert "get_application()" in warning.hint
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "django_app = get_asgi_application()\nfrom shop.routing import urls\n",
+        "import django\ndjango.setup()\nimport shop.models\n",
+        "from tiderace.routing import get_application\nget_application('shop.routing')\n",
+        "from django.contrib.auth import get_user\napp = get_asgi_application()\n",
+        "from shopping.routing import urls\napp = get_asgi_application()\n",
+        "from shop.routing import urls\n",
+        "this is not Python\n",
+    ],
+    ids=[
+        "after",
+        "after setup()",
+        "by name",
+        "Django's",
+        "another's",
+        "no call",
+        "bad",
+    ],
+)
+def test_other_asgi_files_are_left_alone(source, tmp_path, monkeypatch):
+    assert check_asgi_source(source, tmp_path, monkeypatch) == []
+
+
+@pytest.mark.parametrize("path", [None, "nowhere.application", "math.application"])
+def test_an_asgi_file_that_cannot_be_read_is_left_alone(path):
+    with override_settings(ASGI_APPLICATION=path):
+        assert checks.check_import_order(None) == []
+
+
+# CHANNEL_LAYERS
+
+
+def check_layers(layers):
+    with override_settings(CHANNEL_LAYERS=layers):
+        return checks.check_channel_layers(None)
+
+
+def check_config(backend: str = MEMORY, **config):
+    return check_layers({"default": {"BACKEND": backend, "CONFIG": config}})
+
+
+@pytest.mark.parametrize(
+    ("layers", "problem"),
+    [
+        (["default"], "is a list, not a dict"),
+        ({"default": MEMORY}, "['default'] is a str, not a dict"),
+        ({"default": {}}, "has no BACKEND"),
+        ({"default": {"BACKEND": ""}}, "has no BACKEND"),
+        ({"default": {"BACKEND": MEMORY, "ROUTING": "x"}}, "Channels 1"),
+        ({"default": {"BACKEND": MEMORY, "CONFG": {}}}, "did you mean 'CONFIG'?"),
+        ({"default": {"BACKEND": MEMORY, "CONFIG": []}}, "['CONFIG'] is a list"),
+    ],
+)
+def test_layers_of_the_wrong_shape_are_errors(layers, problem):
+    error = only(check_layers(layers), "tiderace.E004")
+
+    assert problem in error.msg
+
+
+@pytest.mark.parametrize("path", ["nowhere.Layer", "tiderace.layers.Nothing", "Layer"])
+def test_a_backend_that_cannot_be_imported_is_an_error(path):
+    error = only(check_config(path), "tiderace.E005")
+
+    assert repr(path) in error.msg
+
+
+def test_an_option_a_backend_does_not_know_is_an_error_with_the_nearest_one():
+    error = only(check_config(capacty=5), "tiderace.E006")
+
+    assert "option 'capacty' that InMemoryChannelLayer does not know" in error.msg
+    assert "did you mean 'capacity'?" in error.msg
+    assert "group_expiry" in error.hint
+
+
+def test_options_for_tests_are_checked_too():
+    entry = {"BACKEND": MEMORY, "TEST_CONFIG": {"expiri": 1}}
+
+    error = only(check_layers({"default": entry}), "tiderace.E006")
+
+    assert "['TEST_CONFIG']" in error.msg
+
+
+class Careful(BaseChannelLayer):
+    """A third-party layer: options of its own, the rest for the base."""
+
+    def __init__(self, prefix="x", **kwargs):
+        super().__init__(**kwargs)
+
+
+class Greedy:
+    """A layer that takes any option."""
+
+    def __init__(self, **options):
+        pass
+
+
+def layer_function(**options):
+    """A layer made by a function."""
+
+
+@pytest.mark.parametrize(
+    ("backend", "config"),
+    [
+        (MEMORY, {"capacity": 5, "expiry": 1, "channel_capacity": {}}),
+        (f"{__name__}.Careful", {"prefix": "a", "expiry": 1}),
+        (f"{__name__}.Greedy", {"anything": 1}),
+        (f"{__name__}.layer_function", {"anything": 1}),
+    ],
+)
+def test_options_a_backend_takes_pass(backend, config):
+    assert check_config(backend, **config) == []
+
+
+def test_an_option_of_no_base_of_a_backend_is_an_error():
+    assert ids(check_config(f"{__name__}.Careful", prefx="a")) == ["tiderace.E006"]
+
+
+@pytest.mark.parametrize("layers", [{}, {"default": {"BACKEND": MEMORY}}])
+def test_right_layers_pass(layers):
+    assert check_layers(layers) == []
+
+
+def test_every_wrong_layer_is_named():
+    assert ids(check_layers({"a": {}, "b": {}})) == ["tiderace.E004"] * 2
+
+
+@override_settings()
+def test_no_layers_at_all_pass():
+    del settings.CHANNEL_LAYERS
+
+    assert checks.check_channel_layers(None) == []
+    assert checks.check_memory_layer(None) == []
+
+
+# The layer in memory, --deploy
+
+
+@override_settings(DEBUG=False)
+def test_a_layer_in_memory_is_warned_of_in_production():
+    with override_settings(CHANNEL_LAYERS={"default": {"BACKEND": MEMORY}}):
+        warning = only(checks.check_memory_layer(None), "tiderace.W012")
+
+    assert "'default' is in memory" in warning.msg
+
+
+@pytest.mark.parametrize(
+    ("debug", "backend"),
+    [
+        (True, MEMORY),
+        (False, f"{__name__}.Careful"),
+        (False, "nowhere.Layer"),
+        (False, None),
+    ],
+)
+def test_other_layers_and_development_pass(debug, backend):
+    layers = {"default": {"BACKEND": backend}, "broken": None}
+    with override_settings(DEBUG=debug, CHANNEL_LAYERS=layers):
+        assert checks.check_memory_layer(None) == []
+
+
+# runserver
+
+
+def check_runserver_of(*installed: str, **found):
+    """Check with these apps, or with what the look-up of commands is made to find."""
+    with override_settings(INSTALLED_APPS=installed):
+        if not found:
+            return checks.check_runserver(None)
+        with (
+            mock.patch.object(checks, "get_commands", return_value=found),
+            mock.patch.object(
+                checks, "load_command_class", return_value=found["command"]
+            ),
+        ):
+            return checks.check_runserver(None)
+
+
+@pytest.fixture(autouse=True)
+def fresh_commands():
+    """Django remembers which app brings which command."""
+    get_commands.cache_clear()
+    yield
+    get_commands.cache_clear()
+
+
+def test_staticfiles_listed_before_us_brings_its_own_runserver():
+    warning = only(
+        check_runserver_of("django.contrib.staticfiles", "tiderace"), "tiderace.W007"
+    )
+
+    assert "the one of 'django.contrib.staticfiles'" in warning.msg
+    assert warning.hint == (
+        "List \"tiderace\" before 'django.contrib.staticfiles' in INSTALLED_APPS."
+    )
+
+
+def test_staticfiles_listed_after_us_is_right():
+    assert check_runserver_of("tiderace", "django.contrib.staticfiles") == []
+
+
+def test_an_app_whose_runserver_builds_on_ours_is_right():
+    class Wrapped(runserver.Command):
+        pass
+
+    assert check_runserver_of("tiderace", runserver="other", command=Wrapped()) == []
+
+
+def test_an_app_with_a_runserver_of_its_own_is_named():
+    found = check_runserver_of("tiderace", runserver="other", command=BaseCommand())
+
+    assert "'other'" in only(found, "tiderace.W007").msg
+
+
+def test_daphnes_runserver_serves_websockets_too():
+    assert check_runserver_of(runserver="daphne", command=BaseCommand()) == []
+
+
+def test_a_command_that_was_put_there_by_hand_is_left_alone():
+    assert check_runserver_of(runserver=runserver.Command(), command=None) == []
+
+
+# daphne
+
+
+def test_the_real_daphne_as_an_app_beside_us_is_warned_of():
+    real = AppConfig("daphne", mock.Mock(__path__=["/tmp/daphne"]))
+    with mock.patch.object(apps, "get_app_config", return_value=real):
+        warning = only(checks.check_daphne(None), "tiderace.W008")
+
+    assert 'Remove "daphne"' in warning.hint
+
+
+def test_without_daphne_there_is_nothing_to_say():
+    assert checks.check_daphne(None) == []
+
+
+def test_our_stand_in_for_daphne_is_right():
+    ours = DaphneConfig("daphne", mock.Mock())
+    with mock.patch.object(apps, "get_app_config", return_value=ours):
+        assert checks.check_daphne(None) == []
+
+
+# TIDERACE
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"SYNC_THREAD": 3}, "did you mean 'SYNC_THREADS'?"),
+        ({"SYNC_THREADS": "three"}, "TIDERACE: "),
+        ({"SYNC_THREADS": 0}, "use 1 or more"),
+        (["SYNC_THREADS"], "TIDERACE is a list, not a dict"),
+    ],
+)
+def test_a_wrong_setting_of_ours_is_an_error(values, problem):
+    with override_settings(TIDERACE=values):
+        error = only(checks.check_settings(None), "tiderace.E009")
+
+    assert problem in error.msg
+
+
+@pytest.mark.parametrize("values", [None, {}, {"SYNC_THREADS": 3}])
+def test_right_settings_of_ours_pass(values):
+    with override_settings(TIDERACE=values):
+        assert checks.check_settings(None) == []
+
+
+# uvicorn
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("0.52.0", ["tiderace.W011"]),
+        ("0.9", ["tiderace.W011"]),
+        ("0.52.1", []),
+        ("0.54.0", []),
+        ("1.0", []),
+    ],
+)
+def test_a_uvicorn_without_flow_control_is_warned_of(version, expected):
+    with mock.patch.object(importlib.metadata, "version", return_value=version):
+        assert ids(checks.check_uvicorn(None)) == expected
+
+
+def test_without_uvicorn_there_is_nothing_to_say():
+    missing = importlib.metadata.PackageNotFoundError("uvicorn")
+    with mock.patch.object(importlib.metadata, "version", side_effect=missing):
+        assert checks.check_uvicorn(None) == []
+
+
+# The app
+
+
+def test_the_app_has_its_name_and_no_models():
+    config = apps.get_app_config("tiderace")
+
+    assert isinstance(config, TideraceConfig)
+    assert (config.name, config.verbose_name) == ("tiderace", "Tiderace")
+    assert list(config.get_models()) == []
+
+
+def test_the_checks_run_with_djangos_own():
+    with override_settings(ASGI_APPLICATION=None, TIDERACE={"X": 1}):
+        found = ids(django_checks.run_checks())
+
+    assert {"tiderace.W001", "tiderace.E009"} <= set(found)
+
+
+def test_the_deploy_checks_run_only_when_asked_for():
+    with override_settings(DEBUG=False):
+        assert "tiderace.W012" not in ids(django_checks.run_checks())
+        assert "tiderace.W012" in ids(
+            django_checks.run_checks(include_deployment_checks=True)
+        )
+
+
+def test_registering_the_checks_again_does_not_run_them_twice():
+    register_checks()
+
+    with override_settings(ASGI_APPLICATION=None):
+        assert ids(django_checks.run_checks()).count("tiderace.W001") == 1
+
+
+def test_every_id_is_listed_in_the_documentation_of_the_checks():
+    used = set()
+    for module in (checks, runserver):
+        source = Path(module.__file__).read_text("utf-8")
+        used |= set(re.findall(r"[\"(]tiderace\.([EW]\d{3})[\")]", source))
+
+    assert used == set(re.findall(r"^[EW]\d{3}", checks.__doc__, re.MULTILINE))
