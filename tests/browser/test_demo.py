@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from demo_process import PASSWORDS, DemoProcess
 from playwright.sync_api import (
     BrowserContext,
     Locator,
@@ -20,6 +19,8 @@ from playwright.sync_api import (
     WebSocketRoute,
     expect,
 )
+
+from demo_process import PASSWORDS, DemoProcess
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 

@@ -24,12 +24,12 @@ ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"] + [
 ]
 
 INSTALLED_APPS = [
+    "tiderace",  # first, so that its runserver is the one that is found
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
-    "tiderace",
     "tiderace.demo.people",
     "tiderace.demo.chat",
 ]

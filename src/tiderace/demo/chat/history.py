@@ -16,7 +16,6 @@ from tiderace.demo.people.person import Person
 __all__ = ["KEPT", "Missed", "missed_since", "recent", "room_name", "store"]
 
 KEPT = 200
-_PRUNE_EVERY = 25
 # Two messages stored at the same moment may be fanned out in either order, so
 # "the last id I saw" can hide a slightly smaller one; pages drop what they have.
 _OVERLAP = 20
@@ -51,7 +50,7 @@ def store(
         client_id=client_id,
         defaults={"name": person.name, "guest": person.guest, "text": text},
     )
-    if new and message.pk % _PRUNE_EVERY == 0:
+    if new:
         _forget_old(room)
     return message.as_dict(), new
 
@@ -81,5 +80,5 @@ def missed_since(slug: str, seen: int) -> Missed:
     if room is None:
         return Missed([], gap=False)
     rows = room.messages.filter(id__gt=seen - _OVERLAP).order_by("-id")
-    newest = list(rows[: KEPT + _PRUNE_EVERY])
+    newest = list(rows[:KEPT])
     return Missed([row.as_dict() for row in newest[::-1]], gap=room.forgotten_to > seen)
