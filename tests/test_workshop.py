@@ -134,3 +134,25 @@ def test_an_environment_comes_before_node_on_the_path(tmp_path):
     path = Tools(node=Path("/opt/node/bin")).variables(environment)["PATH"]
 
     assert path.split(":")[:2] == [str(tmp_path / "bin"), "/opt/node/bin"]
+
+
+def test_a_browser_that_does_not_start_is_not_taken(monkeypatch, tmp_path):
+    stub = tmp_path / "chromium"
+    stub.write_text("#!/bin/sh\nexit 1\n")
+    stub.chmod(0o755)
+    monkeypatch.delenv("CHROME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(machine, "MAC_BROWSERS", ())
+
+    assert machine.find_browser() is None
+
+
+def test_without_venv_the_package_to_install_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr("workshop.environment.run", lambda *args, **kwargs: 1)
+    monkeypatch.setattr("workshop.environment.find_uv", lambda: None)
+    monkeypatch.setattr("workshop.environment.apt_install", lambda *packages: False)
+    monkeypatch.setattr("sys.platform", "linux")
+    environment = Environment(tmp_path / "venv", Interpreter(Path("python3"), (3, 12)))
+
+    with pytest.raises(RuntimeError, match="apt-get install python3.12-venv"):
+        environment.ensure(extras=("server",))

@@ -19,6 +19,7 @@ __all__ = [
     "Interpreter",
     "apt_install",
     "ask",
+    "can_apt",
     "describe",
     "find_browser",
     "find_interpreter",
@@ -26,6 +27,7 @@ __all__ = [
     "find_uv",
     "in_ci",
     "run",
+    "runs",
 ]
 
 NODE_MINIMUM = 20
@@ -169,22 +171,30 @@ def find_browser() -> str | None:
     """A Chromium or Chrome: $CHROME, then PATH, then where macOS keeps it."""
     chosen = os.environ.get("CHROME")
     if chosen:
-        found = shutil.which(chosen)
-        if not found:
+        if not runs(chosen):
             raise RuntimeError(
                 f"CHROME={chosen} cannot be run; correct it or leave it unset"
             )
-        return found
+        return shutil.which(chosen)
     for name in (*BROWSERS, *MAC_BROWSERS):
-        found = shutil.which(name)
-        if found:
-            return found
+        if runs(name):
+            return shutil.which(name)
     return None
+
+
+def runs(browser: str) -> bool:
+    """Whether a browser starts: not a stub for a snap, no library missing."""
+    return bool(shutil.which(browser) and ask(browser, "--version"))
+
+
+def can_apt() -> bool:
+    """Whether Debian packages can be installed: there is apt, and we are root."""
+    return bool(shutil.which("apt-get")) and os.geteuid() == 0
 
 
 def apt_install(*packages: str) -> bool:
     """Install Debian packages if we are root on a machine with apt; say so first."""
-    if not shutil.which("apt-get") or os.geteuid() != 0:
+    if not can_apt():
         return False
     print(f"installing with apt: {' '.join(packages)}", flush=True)
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}

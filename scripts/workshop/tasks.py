@@ -305,7 +305,10 @@ def new_browser(environment: Environment) -> str:
     Raises:
         Skipped: neither could.
     """
-    run([environment.bin / "playwright", "install", "chromium"], timeout=300)
+    # The libraries of a browser are Debian packages, which only root can install.
+    libraries = ["--with-deps"] if machine.can_apt() else []
+    install = ["install", *libraries, "chromium"]
+    run([environment.bin / "playwright", *install], timeout=600)
     found = playwright_browser(environment)
     if not found and machine.apt_install("chromium"):
         found = machine.find_browser()
@@ -324,7 +327,7 @@ def playwright_browser(environment: Environment) -> str | None:
         "with start() as playwright: print(playwright.chromium.executable_path)"
     )
     path = machine.ask(environment.python, "-c", code)
-    return path if path and Path(path).exists() else None
+    return path if path and machine.runs(path) else None
 
 
 def found_node(environment: Environment) -> Path | None:
