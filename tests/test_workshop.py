@@ -154,5 +154,5 @@ def test_without_venv_the_package_to_install_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.platform", "linux")
     environment = Environment(tmp_path / "venv", Interpreter(Path("python3"), (3, 12)))
 
-    with pytest.raises(RuntimeError, match="apt-get install python3.12-venv"):
+    with pytest.raises(RuntimeError, match=r"apt-get install python3\.12-venv"):
         environment.ensure(extras=("server",))

@@ -107,7 +107,7 @@ class Environment:
         uv = find_uv()
         if uv:
             target = ("--python", self.python)
-            command = [uv, "pip", "install", "--quiet", *target, *requirements]
+            command = (uv, "pip", "install", "--quiet", *target, *requirements)
             # As pip does: behind a company's proxy only the system knows its certificate.
             if run(command, env={"UV_SYSTEM_CERTS": "true"}) == 0:
                 return
