@@ -27,7 +27,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
 
@@ -198,8 +198,10 @@ class MissingSerializer(BaseMessageSerializer):
 
     exception: ClassVar[Exception | None] = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        raise self.exception or SerializerDoesNotExist(type(self).__name__)
+    # Not in __init__: an abstract class would complain of its methods first.
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Raise ``exception``."""
+        raise cls.exception or SerializerDoesNotExist(cls.__name__)
 
 
 class JSONSerializer(BaseMessageSerializer):
