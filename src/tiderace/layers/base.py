@@ -43,9 +43,11 @@ class BaseChannelLayer:
     MAX_NAME_LENGTH: ClassVar[int] = MAX_NAME_LENGTH
 
     channel_name_regex: ClassVar[re.Pattern[str]] = re.compile(
-        r"^[a-zA-Z\d\-_.]+(\![\d\w\-_.]*)?$"
+        r"^[a-zA-Z\d\-_.]+(\![\d\w\-_.]*)?$", re.ASCII
     )
-    group_name_regex: ClassVar[re.Pattern[str]] = re.compile(r"^[a-zA-Z\d\-_.]+$")
+    group_name_regex: ClassVar[re.Pattern[str]] = re.compile(
+        r"^[a-zA-Z\d\-_.]+$", re.ASCII
+    )
     # Existing suites format this text and compare, hence its wording and one field.
     invalid_name_error = (
         "{} name must be a valid unicode string "

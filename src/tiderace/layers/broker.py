@@ -6,7 +6,7 @@ consumers and no event; what is remembered, and for how long, is an argument.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -180,7 +180,7 @@ class Broker(Protocol):
     ) -> None:
         """Undo ``subscribe``."""
 
-    def messages(self) -> AsyncIterator[Sequence[Live | Wake | Interrupted]]:
+    def messages(self) -> AsyncGenerator[Sequence[Live | Wake | Interrupted], None]:
         """What arrives, in order and in batches, for ever; reconnects by itself."""
 
     async def flush(self) -> None:

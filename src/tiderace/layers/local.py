@@ -53,6 +53,10 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
         self.channel_capacity = self.compile_capacities(channel_capacity or {})
         self.group_expiry = group_expiry
         self._clock = clock
+        self._become_a_process()
+
+    def _become_a_process(self) -> None:
+        """Begin without channels and groups, under a name no other process has."""
         self._hub: Hub[Box] = Hub()
         self._mailboxes: dict[str, Box] = {}
         self._deadlines = Deadlines()
@@ -67,7 +71,7 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
         return {
             name: box
             for name, box in list(self._mailboxes.items())
-            if box.attached or box.awaited or not box.empty()
+            if box.attached or box.readers or not box.empty()
         }
 
     @property
@@ -150,11 +154,15 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
     async def _read(self, channel: str) -> Message:
         """The next message in a mailbox of this process."""
         self._expire(self._clock())
-        box = self._box(channel)
+        with self._lock:  # so that no other reader forgets the box meanwhile
+            box = self._box(channel)
+            box.readers += 1
         try:
             return await box.get()
         finally:
-            self._forget_if_idle(box)
+            with self._lock:
+                box.readers -= 1
+                self._forget_if_idle(box)
 
     def _forget_everything(self) -> None:
         with self._lock:
@@ -211,7 +219,10 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
 
     def _forget_if_idle(self, box: Box) -> None:
         with self._lock:
-            if not (box.attached or box.awaited or box.groups) and box.empty():
+            # One that is noted in the deadlines stays until then: forgotten and made
+            # anew for every message, a busy queue would be noted as many times.
+            used = box.attached or box.readers or box.groups or box.scheduled
+            if not used and box.empty():
                 self._mailboxes.pop(box.name, None)
 
     def _expire_messages(self, box: Box) -> None:

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from tiderace import DEFAULT_CHANNEL_LAYER
+from tiderace import DEFAULT_CHANNEL_LAYER, conf
 from tiderace.exceptions import InvalidChannelLayerError
 from tiderace.lifespan import on_shutdown
 
@@ -38,7 +38,7 @@ class ChannelLayerManager:
         """``CHANNEL_LAYERS``, or nothing while Django is not configured."""
         # Read at each use: this module is imported by asgi.py files and by scripts
         # before, or without, any settings.
-        return getattr(settings, "CHANNEL_LAYERS", {})
+        return getattr(settings, "CHANNEL_LAYERS", {}) if conf.configured() else {}
 
     def make_backend(self, name: str) -> Any:
         """A new layer from the CONFIG of ``name``."""

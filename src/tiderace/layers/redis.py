@@ -1,4 +1,4 @@
-"""The layers over Redis and Valkey: standalone, Sentinel, Cluster, or several servers.
+"""The layers over Redis and Valkey, under the two names that Channels projects know.
 
     CHANNEL_LAYERS = {
         "default": {
@@ -7,670 +7,348 @@
         },
     }
 
-It knows how the broker's verbs are said in Redis, and no group, mailbox or consumer.
-
-Keys (``P`` is the layer's prefix, ``G`` a group, ``Q`` a queue; all expire):
-
-==========================  ==========================================================
-``P:group:G:stream``        the group's last messages; ``expiry`` after the last one
-``P:group:G:meta``          its epoch and last offset; ten times as long
-``P:group:G``               named channels in the group by join time; ``group_expiry``
-``P:queue:Q:list``          unread messages of a named channel; ``expiry``
-``P:queue:Q:taken``         messages being taken by a process; a lease longer
-``P:processes``             processes by their last sign of life; a lease
-``P:members:PROCESS:G``     channels of one process in the group; a lease
-==========================  ==========================================================
+Both names are one engine (``tiderace.layers.pubsub`` over
+``tiderace.layers.redis_broker``); they differ in what existing applications and suites
+pin of channels_redis. It knows their settings, and no more.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
 import logging
-import os
-import random
 import secrets
-import threading
-import time
-import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from functools import cached_property
-from importlib import resources
-from typing import Any, TypeVar
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any
 
-import hiredis
-import redis.exceptions
-from asgiref.sync import AsyncToSync
-
-from tiderace import metrics
-from tiderace.exceptions import LayerUnavailable
+from tiderace.exceptions import ChannelFull
+from tiderace.layers import formats
 from tiderace.layers import hosts as hosts_
-from tiderace.layers.broker import (
-    Entry,
-    Interrupted,
-    Keep,
-    Live,
-    Position,
-    Published,
-    Taken,
-    Wake,
+from tiderace.layers.local import Box, refuse_unknown
+from tiderace.layers.pubsub import PubSubLayer
+from tiderace.layers.redis_broker import RedisBroker
+
+__all__ = [
+    "BoundedQueue",
+    "ChannelFull",
+    "RedisChannelLayer",
+    "RedisPubSubChannelLayer",
+]
+
+logger = logging.getLogger("channels_redis.core")
+
+_OPTIONS = (
+    "hosts",
+    "prefix",
+    "expiry",
+    "group_expiry",
+    "capacity",
+    "channel_capacity",
+    "symmetric_encryption_keys",
+    "random_prefix_length",
+    "serializer_format",
+    "publish_timeout",
+    "group_capacity",
+    "lease",
+    "cluster",
+    "compress_above",
+    "compression",
 )
-from tiderace.layers.redis_link import Link, LinkLost, connect
-
-__all__ = ["RedisBroker"]
-
-T = TypeVar("T")
-
-# What a server that will soon be well again answers: it loads its data, is a replica
-# since a failover, or its cluster is moving slots.
-_PASSING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED")
-
-_PASSING_ERRORS = (
-    redis.exceptions.BusyLoadingError,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.TryAgainError,
-    redis.exceptions.ClusterDownError,
-)
-
-_EPOCH_LENGTH = 6  # bytes
-_SUBSCRIBE_AT_ONCE = 1000  # channels
-
-logger = logging.getLogger("tiderace.layers")
 
 
-class _Script:
-    """A Lua script of the ``lua`` folder, sent by its hash once the server has it."""
+class BoundedQueue(asyncio.Queue[Any]):
+    """A queue that drops its oldest item when a new one finds it full."""
 
-    def __init__(self, name: str) -> None:
-        folder = resources.files("tiderace.layers") / "lua"
-        self.text = (folder / f"{name}.lua").read_bytes()
-        self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
-
-    def by_sha(self, keys: Sequence[Any], arguments: Sequence[Any]) -> tuple[Any, ...]:
-        return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
-
-    def whole(self, keys: Sequence[Any], arguments: Sequence[Any]) -> tuple[Any, ...]:
-        return ("EVAL", self.text, len(keys), *keys, *arguments)
+    def put_nowait(self, item: Any) -> None:
+        """Put an item in; never raises ``QueueFull``."""
+        if self.full():
+            self.get_nowait()
+        super().put_nowait(item)
 
 
-_SCRIPTS = {
-    name: _Script(name)
-    for name in ("ack", "beat", "join", "publish", "push", "since", "take")
-}
+class _RedisLayer(PubSubLayer):
+    """What both names have in common."""
 
-
-class _Connections:
-    """The connections of one process to one server, for whatever loop or thread asks.
-
-    A loop that stays has one pipelined connection of its own. A loop that
-    ``async_to_sync`` made for a single call uses the process's blocking connections,
-    for to connect anew each time would cost more than the call.
-    """
-
-    def __init__(self, host: dict[str, Any], timeout: float) -> None:
-        self.host = host
-        self.timeout = timeout
-        self.cluster = hosts_.is_cluster(host)
-        self._links: weakref.WeakKeyDictionary[
-            asyncio.AbstractEventLoop, asyncio.Task[_Kept]
-        ] = weakref.WeakKeyDictionary()
-        # Loops that have made one call through the blocking connections.
-        self._seen: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
-        self._blocking: Any = None
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-
-    async def run(self, *command: Any) -> Any:
-        """Run one command; connection errors come as ``LinkLost``."""
-        self._check_fork()
-        loop = asyncio.get_running_loop()
-        if loop not in self._links and self._is_passing(loop):
-            return self._run_blocking(command)
-        kept = await self._kept(loop)
-        return await kept.run(command)
-
-    async def close(self) -> None:
-        """Close the running loop's connection and the blocking ones."""
-        task = self._links.pop(asyncio.get_running_loop(), None)
-        if task is not None:
-            await _close_kept(task)
-        blocking, self._blocking = self._blocking, None
-        if blocking is not None:
-            blocking.close()
-
-    async def flush_cluster(self, pattern: str) -> None:
-        """Delete every key of the cluster that matches."""
-        await (await self._kept(asyncio.get_running_loop())).flush_cluster(pattern)
-
-    def make_connection(self) -> Any:
-        """A connection of redis-py, not open yet, that speaks RESP2."""
-        return hosts_.make_connection(self.host, timeout=self.timeout)
-
-    def _is_passing(self, loop: asyncio.AbstractEventLoop) -> bool:
-        if loop not in AsyncToSync.loop_thread_executors or loop in self._seen:
-            return False
-        # Whoever comes a second time is no passer-by.
-        self._seen.add(loop)
-        return True
-
-    def _run_blocking(self, command: tuple[Any, ...]) -> Any:
-        with self._lock:
-            if self._blocking is None:
-                self._blocking = hosts_.create_client(
-                    self.host, sync=True, timeout=self.timeout
-                )
-            client = self._blocking
-        try:
-            return client.execute_command(*command)
-        except (
-            redis.exceptions.ConnectionError,
-            redis.exceptions.TimeoutError,
-        ) as error:
-            raise LinkLost(str(error)) from error
-
-    async def _kept(self, loop: asyncio.AbstractEventLoop) -> _Kept:
-        task = self._links.get(loop)
-        if task is None or (task.done() and (task.cancelled() or task.exception())):
-            task = self._links[loop] = loop.create_task(self._open())
-        try:
-            kept = await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise LinkLost("the event loop is ending") from None
-            raise
-        if kept.lost:
-            if self._links.get(loop) is task:
-                del self._links[loop]
-            return await self._kept(loop)
-        return kept
-
-    async def _open(self) -> _Kept:
-        if self.cluster:
-            return _Kept(
-                cluster=hosts_.create_client(
-                    self.host, sync=False, timeout=self.timeout
-                )
+    def __init__(
+        self,
+        hosts: Iterable[Any] | None,
+        prefix: str,
+        *,
+        expiry: float,
+        group_expiry: float,
+        capacity: int,
+        channel_capacity: Mapping[Any, int] | None,
+        serializer: Mapping[str, Any],
+        serializer_format: str,
+        publish_timeout: float,
+        group_capacity: int,
+        lease: float,
+        cluster: bool,
+    ) -> None:
+        if not isinstance(prefix, str):
+            raise AssertionError(
+                f"Prefix must be unicode, not a {type(prefix).__qualname__}; "
+                "give a string"
             )
-        return _Kept(link=await connect(self.make_connection, timeout=self.timeout))
-
-    def _check_fork(self) -> None:
-        if os.getpid() != self._pid:
-            # The parent's sockets must not be used, nor closed, here.
-            self._pid = os.getpid()
-            self._links = weakref.WeakKeyDictionary()
-            self._seen = weakref.WeakSet()
-            self._blocking = None
-            self._lock = threading.Lock()
-
-
-class _Kept:
-    """A connection for commands that a loop keeps; closed when the loop ends."""
-
-    def __init__(self, link: Link | None = None, cluster: Any = None) -> None:
-        self._link = link
-        self._cluster = cluster
-        # asyncio.run and its like cancel what still runs, which is our sign to close.
-        self._keeper = asyncio.get_running_loop().create_task(self._keep())
+        self.hosts = hosts_.decode_hosts(hosts, cluster=cluster)
+        self.ring_size = len(self.hosts)
+        self.prefix = prefix
+        brokers = [
+            RedisBroker(host, prefix=prefix, publish_timeout=publish_timeout)
+            for host in self.hosts
+        ]
+        super().__init__(
+            brokers,
+            expiry=expiry,
+            group_expiry=group_expiry,
+            capacity=capacity,
+            channel_capacity=channel_capacity,
+            group_capacity=group_capacity,
+            lease=lease,
+        )
+        self._serializer = formats.registry.get_serializer(
+            serializer_format, expiry=expiry, **serializer
+        )
 
     @property
-    def lost(self) -> bool:
-        return self._keeper.done() or (self._link is not None and self._link.lost)
+    def client_prefix(self) -> str:
+        """The part of channel names that says which process and layer they belong to."""
+        return self._process
 
-    async def run(self, command: tuple[Any, ...]) -> Any:
-        if self._link is not None:
-            return await self._link.call(*command)
-        try:
-            return await self._cluster.execute_command(*command)
-        except (
-            redis.exceptions.ConnectionError,
-            redis.exceptions.TimeoutError,
-        ) as error:
-            raise LinkLost(str(error)) from error
+    def consistent_hash(self, value: str | bytes) -> int:
+        """Which of ``hosts`` serves the group, queue or process ``value``."""
+        return hosts_.consistent_hash(value, self.ring_size)
 
-    async def close(self) -> None:
-        self._keeper.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._keeper
+    def _index(self, name: str) -> int:
+        return self.consistent_hash(name)
 
-    async def flush_cluster(self, pattern: str) -> None:
-        """Delete every key of the cluster that matches."""
-        for key in await self._cluster.keys(pattern, target_nodes="primaries"):
-            await self._cluster.delete(key)
+    def serialize(self, message: Any) -> bytes:
+        """``message`` as the bytes that travel."""
+        data: bytes = self._serializer.serialize(message)
+        return data
 
-    async def _keep(self) -> None:
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            if self._link is not None:
-                self._link.close()
-            if self._cluster is not None:
-                await self._cluster.aclose()
+    def deserialize(self, message: bytes) -> Any:
+        """The message that travelled as these bytes."""
+        return self._serializer.deserialize(message)
+
+    def _group_key(self, group: str) -> bytes:
+        # Named channels in a group stand under this key; sockets do not: ask
+        # group_channels() and group_count().
+        return f"{self.prefix}:group:{group}".encode()
+
+    def create_pool(self, index: int) -> Any:
+        """A new pool of redis-py connections to one of ``hosts``."""
+        return hosts_.create_pool(self.hosts[index])
+
+    def connection(self, index: int) -> Any:
+        """A redis-py client for one of ``hosts``, for commands of the application's own.
+
+        A new one at each call: close it with ``await client.aclose()``.
+
+        Raises:
+            ValueError: when there is no such host.
+        """
+        if not 0 <= index < self.ring_size:
+            raise ValueError(
+                f"There are only {self.ring_size} hosts - you asked for {index}!"
+            )
+        return hosts_.create_client(self.hosts[index])
+
+    async def close_pools(self) -> None:
+        """Close the running loop's connections; the layer may be used again."""
+        for broker in self._brokers:
+            await broker.close()
+
+    async def wait_received(self) -> None:
+        """For code written for channels_redis: there is nothing to wait for."""
 
 
-async def _close_kept(task: asyncio.Task[_Kept]) -> None:
-    try:
-        kept = await task
-    except (LinkLost, asyncio.CancelledError):
-        return
-    await kept.close()
-
-
-class RedisBroker:
-    """The broker's verbs over one server, Sentinel set-up or cluster.
+class RedisChannelLayer(_RedisLayer):
+    """The channel layer for production, over Redis or Valkey.
 
     Args:
-        host: one entry of ``hosts``, decoded.
-        prefix: what every key and pub/sub channel begins with.
-        publish_timeout: seconds a call waits for a server that is away.
-        randomness: for the jitter of waits.
+        hosts: where the servers are, see ``tiderace.layers.hosts``; several share the
+            groups and queues among them.
+        prefix: what every key begins with.
+        expiry: seconds a message waits for its reader, and in which a process that
+            was cut off misses nothing; 60.
+        group_expiry: seconds a named channel stays in a group; one day. Sockets stay
+            until they leave or end, however old.
+        capacity: unread messages per channel; 100.
+        channel_capacity: capacities by glob pattern of the full channel name.
+        symmetric_encryption_keys: the first encrypts, all of them decrypt.
+        random_prefix_length: random bytes before each message.
+        serializer_format: ``"msgpack"``, ``"json"`` or one that is registered.
+        publish_timeout: seconds a call waits for a server that is away; 5.
+        group_capacity: messages of a group kept for processes that are cut off.
+        lease: seconds after which a process that was killed no longer counts.
+        cluster: whether ``hosts`` are nodes of one Redis Cluster.
+        compress_above: messages of more bytes are compressed; None for none.
+        compression: the algorithm.
+
+    Raises:
+        TypeError: for any other option, with the nearest known one.
+    """
+
+    brpop_timeout = 5
+
+    def __init__(
+        self,
+        hosts: Iterable[Any] | None = None,
+        prefix: str = "asgi",
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = 100,
+        channel_capacity: Mapping[Any, int] | None = None,
+        symmetric_encryption_keys: Iterable[str | bytes] | None = None,
+        random_prefix_length: int = 12,
+        serializer_format: str = "msgpack",
+        *,
+        publish_timeout: float = 5.0,
+        group_capacity: int = 10_000,
+        lease: float = 30.0,
+        cluster: bool = False,
+        compress_above: int | None = None,
+        compression: str = "zlib",
+        **unknown: Any,
+    ) -> None:
+        refuse_unknown(type(self).__name__, unknown, _OPTIONS)
+        super().__init__(
+            hosts,
+            prefix,
+            expiry=expiry,
+            group_expiry=group_expiry,
+            capacity=capacity,
+            channel_capacity=channel_capacity,
+            serializer={
+                "symmetric_encryption_keys": symmetric_encryption_keys,
+                "random_prefix_length": random_prefix_length,
+                **_compression(compress_above, compression),
+            },
+            serializer_format=serializer_format,
+            publish_timeout=publish_timeout,
+            group_capacity=group_capacity,
+            lease=lease,
+            cluster=cluster,
+        )
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}(hosts={self.hosts})"
+
+    @property
+    def receive_buffer(self) -> Any:
+        """Bounded queues by channel name, for code that looks into channels_redis.
+
+        The layer itself keeps what is unread in ``channels``.
+        """
+        if "_receive_buffer" not in self.__dict__:
+            self.__dict__["_receive_buffer"] = defaultdict(
+                lambda: BoundedQueue(self.capacity)
+            )
+        return self.__dict__["_receive_buffer"]
+
+    def _log_drops(self, group: str, box: Box, drops: int) -> None:
+        # The words and the level that channels_redis uses, for those who look for them.
+        logger.info(
+            "%s of %s channels over capacity in group %s",
+            1,
+            len(self._hub.members(group)) or 1,
+            group,
+        )
+
+    def _log_full_queues(self, full: int, of: int, groups: Collection[str]) -> None:
+        logger.info(
+            "%s of %s channels over capacity in group %s", full, of, ", ".join(groups)
+        )
+
+
+class RedisPubSubChannelLayer(_RedisLayer):
+    """The same engine under the name of channels_redis' pub/sub layer.
+
+    It differs in what applications rely on there: any value may be a message, names
+    are not checked, and ``new_channel(prefix)`` joins the prefix without a separator.
     """
 
     def __init__(
         self,
-        host: dict[str, Any],
-        *,
-        prefix: str,
-        publish_timeout: float,
-        randomness: random.Random | None = None,
+        *args: Any,
+        symmetric_encryption_keys: Iterable[str | bytes] | None = None,
+        serializer_format: str = "msgpack",
+        hosts: Iterable[Any] | None = None,
+        prefix: str = "asgi",
+        on_disconnect: Callable[..., Any] | None = None,
+        on_reconnect: Callable[..., Any] | None = None,
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = 100,
+        channel_capacity: Mapping[Any, int] | None = None,
+        random_prefix_length: int = 0,
+        publish_timeout: float = 5.0,
+        group_capacity: int = 10_000,
+        lease: float = 30.0,
+        cluster: bool = False,
+        compress_above: int | None = None,
+        compression: str = "zlib",
+        **unknown: Any,
     ) -> None:
-        self._connections = _Connections(host, min(publish_timeout, 5.0))
-        self._prefix = prefix
-        self._timeout = publish_timeout
-        self._random = randomness or random.Random()  # noqa: S311 (jitter)
-        # Pub/sub channels are the same in all databases of a server; keys are not.
-        self._channels = f"{prefix}:{hosts_.database(host)}:".encode()
-        # Pub/sub channels to hear, and the link that hears them in its loop.
-        self._wanted: set[bytes] = set()
-        self._reader: Link | None = None
-        self._reader_loop: asyncio.AbstractEventLoop | None = None
-
-    # Keys
-
-    def _group(self, subject: str) -> str:
-        return self._tag(f"{self._prefix}:group:{subject}")
-
-    def _queue(self, queue: str) -> str:
-        return self._tag(f"{self._prefix}:queue:{queue}")
-
-    def _tag(self, key: str) -> str:
-        # In a cluster all keys of a script must be in one slot.
-        return f"{{{key}}}" if self._connections.cluster else key
-
-    def _members(self, process: str, subject: str) -> str:
-        return f"{self._prefix}:members:{process}:{subject}"
-
-    @cached_property
-    def _processes(self) -> str:
-        return f"{self._prefix}:processes"
-
-    # Publications
-
-    async def publish(
-        self, subject: str, data: bytes, *, keep: Keep, members_age: float
-    ) -> Published:
-        """See ``Broker.publish``."""
-        group = self._group(subject)
-        milliseconds = int(keep.seconds * 1000)
-        arguments = [
-            self._channel("group", subject),
-            data,
-            secrets.token_bytes(12),
-            keep.size,
-            milliseconds,
-            milliseconds * 10,
-            secrets.token_hex(_EPOCH_LENGTH),
-            0,
-            int(members_age * 1000),
-        ]
-
-        async def attempt(again: bool) -> Any:
-            arguments[7] = 1 if again else 0
-            return await self._script(
-                "publish", [f"{group}:stream", f"{group}:meta", group], arguments
-            )
-
-        epoch, offset, members = await self._until_done(attempt)
-        return Published(
-            Position(epoch.decode(), offset), [member.decode() for member in members]
+        refuse_unknown(
+            type(self).__name__, unknown, (*_OPTIONS, "on_disconnect", "on_reconnect")
         )
-
-    async def position(self, subject: str) -> Position | None:
-        """See ``Broker.position``."""
-        epoch, offset = await self._command(
-            "HMGET", f"{self._group(subject)}:meta", "e", "n"
+        if args:
+            hosts, *_ = args
+        super().__init__(
+            hosts,
+            prefix,
+            expiry=expiry,
+            group_expiry=group_expiry,
+            capacity=capacity,
+            channel_capacity=channel_capacity,
+            serializer={
+                "symmetric_encryption_keys": symmetric_encryption_keys,
+                "random_prefix_length": random_prefix_length,
+                **_compression(compress_above, compression),
+            },
+            serializer_format=serializer_format,
+            publish_timeout=publish_timeout,
+            group_capacity=group_capacity,
+            lease=lease,
+            cluster=cluster,
         )
-        return None if epoch is None else Position(epoch.decode(), int(offset))
+        self.on_disconnect = on_disconnect
+        self.on_reconnect = on_reconnect
 
-    async def since(
-        self, subject: str, offset: int
-    ) -> tuple[Position | None, Sequence[Entry]]:
-        """See ``Broker.since``."""
-        group = self._group(subject)
+    # The names are functions that know themselves to be coroutine functions, and the
+    # layer has no others per loop; ``_get_layer`` answers for those who ask.
 
-        async def attempt(again: bool) -> Any:
-            return await self._script(
-                "since", [f"{group}:stream", f"{group}:meta"], [offset]
-            )
+    async def new_channel(self, prefix: str = "specific.") -> str:
+        """A channel name that nobody else has."""
+        self._check_fork()
+        return f"{self.prefix}{prefix}.{self._process}!{secrets.token_hex(8)}"
 
-        epoch, top, entries = await self._until_done(attempt)
-        if not epoch:
-            return None, []
-        return Position(epoch.decode(), top), [
-            Entry(number, age / 1000, data) for number, age, data in entries
-        ]
+    def match_type_and_length(self, name: object) -> bool:
+        """Any string is a name here, as in channels_redis."""
+        return isinstance(name, str)
 
-    # Queues
+    def require_valid_channel_name(self, name: object, receive: bool = False) -> bool:
+        """True for any string."""
+        if not isinstance(name, str):
+            raise self._name_error("Channel", name)
+        return True
 
-    async def push(self, queue: str, data: bytes, *, size: int, seconds: float) -> bool:
-        """See ``Broker.push``."""
-        token = secrets.token_hex(8)
+    def require_valid_group_name(self, name: object) -> bool:
+        """True for any string."""
+        if not isinstance(name, str):
+            raise self._name_error("Group", name)
+        return True
 
-        async def attempt(again: bool) -> Any:
-            return await self._script(
-                "push",
-                [f"{self._queue(queue)}:list"],
-                [
-                    self._channel("queue", queue),
-                    data,
-                    token,
-                    size,
-                    int(seconds * 1000),
-                    1 if again else 0,
-                ],
-            )
+    def _require_message(self, message: object) -> None:
+        """Any value that can be encoded is a message here."""
 
-        return bool(await self._until_done(attempt))
-
-    async def take(self, queue: str, *, lease: float) -> Taken | None:
-        """See ``Broker.take``."""
-
-        async def attempt(again: bool) -> Any:
-            return await self._script(
-                "take",
-                [f"{self._queue(queue)}:list", f"{self._queue(queue)}:taken"],
-                [int(lease * 1000)],
-            )
-
-        item: bytes | None = await self._until_done(attempt)
-        # 16 digits of deadline and 16 of id stand before the data.
-        return None if item is None else Taken(queue, item, item[32:])
-
-    async def confirm(self, taken: Taken) -> None:
-        """See ``Broker.confirm``."""
-        await self._settle(taken, "1")
-
-    async def give_back(self, taken: Taken) -> None:
-        """See ``Broker.give_back``."""
-        await self._settle(taken, "0")
-
-    async def _settle(self, taken: Taken, how: str) -> None:
-        key = self._queue(taken.queue)
-
-        async def attempt(again: bool) -> Any:
-            return await self._script(
-                "ack",
-                [f"{key}:list", f"{key}:taken"],
-                [taken.token, how, self._channel("queue", taken.queue)],
-            )
-
-        await self._until_done(attempt)
-
-    # Members
-
-    async def join(self, subject: str, member: str, *, seconds: float) -> None:
-        """See ``Broker.join``."""
-
-        async def attempt(again: bool) -> Any:
-            return await self._script(
-                "join", [self._group(subject)], [member, int(seconds * 1000)]
-            )
-
-        await self._until_done(attempt)
-
-    async def leave(self, subject: str, member: str) -> None:
-        """See ``Broker.leave``."""
-        await self._command("ZREM", self._group(subject), member)
-
-    async def announce(
-        self,
-        process: str,
-        joined: Collection[tuple[str, str]],
-        left: Collection[tuple[str, str]],
-        *,
-        lease: float,
-    ) -> None:
-        """See ``Broker.announce``."""
-        for verb, pairs in (("SREM", left), ("SADD", joined)):
-            by_subject: dict[str, list[str]] = {}
-            for subject, member in pairs:
-                by_subject.setdefault(subject, []).append(member)
-            await asyncio.gather(
-                *(
-                    self._command(verb, self._members(process, subject), *members)
-                    for subject, members in by_subject.items()
-                )
-            )
-            if verb == "SADD":
-                await self.renew(process, by_subject, lease=lease)
-
-    async def renew(
-        self, process: str, subjects: Collection[str], *, lease: float
-    ) -> None:
-        """See ``Broker.renew``."""
-        milliseconds = int(lease * 1000)
-        await asyncio.gather(
-            *(
-                self._command("PEXPIRE", self._members(process, subject), milliseconds)
-                for subject in subjects
-            )
-        )
-        await self._beat(process, lease)
-
-    async def retire(self, process: str, subjects: Collection[str]) -> None:
-        """See ``Broker.retire``."""
-        for subject in subjects:
-            await self._command("DEL", self._members(process, subject))
-        await self._command("ZREM", self._processes, process)
-
-    async def present(self, subject: str) -> list[str]:
-        """See ``Broker.present``."""
-        names: list[bytes] = []
-        for process in await self._beat("", 0):
-            names += await self._command(
-                "SMEMBERS", self._members(process.decode(), subject)
-            )
-        names += await self._command("ZRANGE", self._group(subject), 0, -1)
-        return [name.decode() for name in names]
-
-    async def count(self, subject: str) -> int:
-        """See ``Broker.count``."""
-        number = await self._command("ZCARD", self._group(subject))
-        for process in await self._beat("", 0):
-            number += await self._command(
-                "SCARD", self._members(process.decode(), subject)
-            )
-        return int(number)
-
-    async def _beat(self, process: str, lease: float) -> list[bytes]:
-        async def attempt(again: bool) -> Any:
-            return await self._script(
-                # To list the living needs a lease too: that of the last who beat is
-                # kept by the key's own expiry, so any long one will do.
-                "beat",
-                [self._processes],
-                [process, int((lease or 86400) * 1000)],
-            )
-
-        living: list[bytes] = await self._until_done(attempt)
-        return living
-
-    # Reading
-
-    async def subscribe(
-        self, subjects: Collection[str], queues: Collection[str] = ()
-    ) -> None:
-        """See ``Broker.subscribe``."""
-        channels = self._named(subjects, queues)
-        self._wanted.update(channels)
-        await self._tell_reader("SUBSCRIBE", channels)
-
-    async def unsubscribe(
-        self, subjects: Collection[str], queues: Collection[str] = ()
-    ) -> None:
-        """See ``Broker.unsubscribe``."""
-        channels = self._named(subjects, queues)
-        self._wanted.difference_update(channels)
-        await self._tell_reader("UNSUBSCRIBE", channels)
-
-    async def messages(self) -> AsyncIterator[Sequence[Live | Wake | Interrupted]]:
-        """See ``Broker.messages``."""
-        tries = 0
-        while True:
-            try:
-                link = await connect(
-                    self._connections.make_connection,
-                    timeout=self._connections.timeout,
-                )
-            except LinkLost as error:
-                if tries == 0:
-                    logger.warning("the layer's broker is away: %s; trying on", error)
-                tries += 1
-                await asyncio.sleep(self._pause(tries))
-                continue
-            try:
-                await self._resubscribe(link)
-                if tries:
-                    logger.warning("the layer's broker is back after %d tries", tries)
-                tries = 0
-                yield [Interrupted()]
-                while True:
-                    yield [self._parsed(*push) for push in await link.pushed()]
-            except LinkLost as error:
-                metrics.LAYER_INTERRUPTIONS.add()
-                logger.warning("the connection to the layer's broker broke: %s", error)
-            finally:
-                if self._reader is link:
-                    self._reader = None
-                link.close()
-
-    async def _resubscribe(self, link: Link) -> None:
-        self._reader_loop = asyncio.get_running_loop()
-        self._reader = link
-        wanted = sorted(self._wanted)
-        for start in range(0, len(wanted), _SUBSCRIBE_AT_ONCE):
-            await asyncio.gather(
-                *link.subscription(
-                    "SUBSCRIBE", wanted[start : start + _SUBSCRIBE_AT_ONCE]
-                )
-            )
-
-    async def _tell_reader(self, verb: str, channels: list[bytes]) -> None:
-        """Change what the reader hears, if there is one; it starts with what is wanted."""
-        link, loop = self._reader, self._reader_loop
-        if link is None or loop is None or not loop.is_running() or not channels:
-            return
-
-        async def tell() -> None:
-            # A link that breaks meanwhile subscribes anew when it is back.
-            with contextlib.suppress(LinkLost):
-                await asyncio.gather(*link.subscription(verb, channels))
-
-        if loop is asyncio.get_running_loop():
-            await tell()
-        else:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(tell(), loop))
-
-    def _named(self, subjects: Collection[str], queues: Collection[str]) -> list[bytes]:
-        return [self._channel("group", name) for name in subjects] + [
-            self._channel("queue", name) for name in queues
-        ]
-
-    def _channel(self, kind: str, name: str) -> bytes:
-        return self._channels + f"{kind}:{name}".encode()
-
-    def _parsed(self, channel: bytes, payload: bytes) -> Live | Wake:
-        kind, _, name = channel[len(self._channels) :].partition(b":")
-        if kind == b"queue":
-            return Wake(name.decode())
-        epoch, offset, data = payload.split(b" ", 2)
-        return Live(name.decode(), epoch.decode(), int(offset), data)
-
-    # Calls
-
-    async def _command(self, *command: Any) -> Any:
-        return await self._until_done(lambda again: self._connections.run(*command))
-
-    async def _script(
-        self, name: str, keys: Sequence[Any], arguments: Sequence[Any]
-    ) -> Any:
-        script = _SCRIPTS[name]
-        try:
-            return await self._connections.run(*script.by_sha(keys, arguments))
-        except (hiredis.ReplyError, redis.exceptions.ResponseError) as error:
-            if not _says(error, "NOSCRIPT", redis.exceptions.NoScriptError):
-                raise
-            return await self._connections.run(*script.whole(keys, arguments))
-
-    async def _until_done(self, attempt: Callable[[bool], Awaitable[T]]) -> T:
-        """Try until it works or the timeout has passed; ``attempt`` is told if again.
-
-        Raises:
-            LayerUnavailable: when the server could not be reached in time.
-        """
-        give_up = time.monotonic() + self._timeout
-        tries = 0
-        while True:
-            try:
-                return await attempt(tries > 0)
-            except LinkLost as error:
-                reason: Exception = error
-            except (hiredis.ReplyError, redis.exceptions.ResponseError) as error:
-                if not str(error).startswith(_PASSING) and not isinstance(
-                    error, _PASSING_ERRORS
-                ):
-                    raise
-                reason = error
-                # After a failover the same address may be a replica for ever.
-                await self._connections.close()
-            tries += 1
-            pause = self._pause(tries)
-            if time.monotonic() + pause > give_up:
-                raise LayerUnavailable(
-                    f"the layer's broker at {hosts_.describe(self._connections.host)} "
-                    f"could not be reached within {self._timeout:g} seconds ({reason}); "
-                    "check that it runs, or raise publish_timeout"
-                ) from reason
-            await asyncio.sleep(pause)
-
-    def _pause(self, tries: int) -> float:
-        """Seconds before the next try: up to one, half of it chance."""
-        return min(1.0, 0.025 * 2.0**tries) * (0.5 + self._random.random() / 2)
-
-    async def flush(self) -> None:
-        """See ``Broker.flush``."""
-        pattern = f"*{_escaped(self._prefix)}:*"
-        if self._connections.cluster:
-            await self._connections.flush_cluster(pattern)
-        else:
-            pattern = pattern[1:]
-            await self._command("EVAL", _FLUSH, 0, pattern)
-
-    async def close(self) -> None:
-        """See ``Broker.close``."""
-        await self._connections.close()
+    def _get_layer(self) -> Any:
+        return SimpleNamespace(channel_layer=self)
 
 
-_FLUSH = """
-for _, key in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('DEL', key) end
-"""
-
-
-def _escaped(text: str) -> str:
-    """``text`` as a glob pattern of Redis that matches itself alone."""
-    return "".join(f"\\{each}" if each in "*?[]^-\\" else each for each in text)
-
-
-def _says(error: Exception, code: str, kind: type[Exception]) -> bool:
-    # The blocking client turns some codes into classes and cuts them off the text.
-    return isinstance(error, kind) or str(error).startswith(code)
+def _compression(above: int | None, algorithm: str) -> dict[str, Any]:
+    # Left out when off, so that serializers which know nothing of it can be registered.
+    return {} if above is None else {"compress_above": above, "compression": algorithm}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 
@@ -73,7 +73,7 @@ class Link(asyncio.Protocol):
             return future
         self._expect()
         self._waiting.append(future)
-        self._transport.write(hiredis.pack_command(command))
+        self._transport.write(hiredis.pack_command(cast("tuple[bytes]", command)))
         return future
 
     def subscription(
@@ -92,7 +92,9 @@ class Link(asyncio.Protocol):
                 future = self._acknowledgements[key] = self._loop.create_future()
             futures.append(future)
         self._subscribed = True
-        self._transport.write(hiredis.pack_command((verb, *channels)))
+        self._transport.write(
+            hiredis.pack_command(cast("tuple[bytes]", (verb, *channels)))
+        )
         return futures
 
     async def pushed(self) -> list[tuple[bytes, bytes]]:

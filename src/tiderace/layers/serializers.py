@@ -81,14 +81,23 @@ def explained(
 def _culprit(value: Any, where: str, encode: Callable[[Any], bytes]) -> tuple[str, Any]:
     """The innermost part of ``value`` that cannot be encoded, and the way to it."""
     if isinstance(value, Mapping):
+        for key in value:
+            if not _encodes({key: None}, encode):
+                return f"a key of {where}", key
         parts = [(f"{where}[{key!r}]", item) for key, item in value.items()]
     elif isinstance(value, list | tuple):
         parts = [(f"{where}[{index}]", item) for index, item in enumerate(value)]
     else:
         return where, value
     for path, item in parts:
-        try:
-            encode(item)
-        except (TypeError, OverflowError, ValueError):
+        if not _encodes(item, encode):
             return _culprit(item, path, encode)
     return where, value
+
+
+def _encodes(value: Any, encode: Callable[[Any], bytes]) -> bool:
+    try:
+        encode(value)
+    except (TypeError, OverflowError, ValueError):
+        return False
+    return True
