@@ -127,5 +127,6 @@ def describe(scope: Scope) -> str:
     The query string is left out, for it may carry a token.
     """
     if scope.get("type") == "channel":
-        return f"channel {scope.get('channel')}"
-    return f"{scope.get('type')} {scope.get('path', '')} from {client_address(scope)}"
+        return f"channel {scope.get('channel')!r}"
+    # Quoted, since a client may put a line break into the path.
+    return f"{scope.get('type')} {scope.get('path', '')!r} from {client_address(scope)}"

@@ -24,9 +24,13 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from enum import Enum
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
-from asgiref.sync import async_to_sync, iscoroutinefunction
+from asgiref.sync import (
+    async_to_sync,
+    iscoroutinefunction,
+    markcoroutinefunction,
+)
 
 from tiderace import DEFAULT_CHANNEL_LAYER, conf, metrics, threads
 from tiderace import db as database
@@ -60,6 +64,9 @@ logger = logging.getLogger("tiderace.consumer")
 T = TypeVar("T")
 Handler = Callable[[Any], Any]
 F = TypeVar("F", bound=Callable[..., Any])
+
+# After these events nothing more can happen on a connection.
+_LAST_EVENTS = frozenset({"http.disconnect", "websocket.disconnect"})
 
 # Events of the server, which no message of a layer may imitate.
 _ASGI_HANDLERS = frozenset(
@@ -100,6 +107,23 @@ def concurrent(handler: F) -> F:
     """
     handler._tiderace_concurrent = True  # type: ignore[attr-defined]  # noqa: SLF001
     return handler
+
+
+def verb(method: F) -> F:
+    """Let a coroutine method be called in a thread too, where it blocks until done.
+
+    So that ``self.send(...)`` in a handler that is a plain ``def`` sends, instead of
+    making a coroutine that nobody awaits.
+    """
+
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        # None in a thread, where get_running_loop() would raise.
+        if asyncio._get_running_loop() is None:  # noqa: SLF001
+            return async_to_sync(method)(*args, **kwargs)
+        return method(*args, **kwargs)
+
+    return cast("F", markcoroutinefunction(call))
 
 
 async def await_many_dispatch(
@@ -156,7 +180,7 @@ class AsyncConsumer:
     message without a handler is logged and dropped.
 
     A handler that is a plain ``def`` runs in a thread, as ``database_sync_to_async``
-    would run it.
+    would run it; ``send`` and the other verbs need no ``await`` there.
 
     Attributes:
         scope: the ASGI scope of the connection, the very object the server passed.
@@ -186,7 +210,8 @@ class AsyncConsumer:
         """Serve one connection until it ends."""
         self.scope = scope
         _set_anonymous_user(scope)
-        async with threads.isolated():
+        pool = threads.default_pool(conf.current().sync_threads)
+        async with threads.isolated(pool):
             await _Connection(self, receive, send).serve()
 
     @classmethod
@@ -219,8 +244,9 @@ class AsyncConsumer:
         if _is_coroutine_method(handler):
             await handler(message)
         else:
-            await _call(handler, message)
+            await self._call(handler, message)
 
+    @verb
     async def send(self, message: Event) -> None:
         """Send an ASGI event to the client."""
         await self.base_send(message)
@@ -254,9 +280,21 @@ class AsyncConsumer:
             )
         return connection.spawn(work)
 
+    async def _call(self, handler: Callable[..., Any], *arguments: Any) -> None:
+        """Call ``handler``: on the loop if it cannot block, else in a thread."""
+        # In a sync consumer a plain function around a coroutine function blocks
+        # while that runs, as @async_to_sync does; in an async one it returns it.
+        blocks = not iscoroutinefunction(handler) if self._sync else may_block(handler)
+        if blocks:
+            result = await database_sync_to_async(handler)(*arguments)
+        else:
+            result = handler(*arguments)
+        if inspect.isawaitable(result):  # a plain function may give a coroutine, too
+            await result
+
     def _handler(self, message: Event) -> Handler:
         handler: Handler | None = getattr(self, get_handler_name(message), None)
-        if not handler:
+        if not callable(handler):
             raise UnknownMessageType(f"No handler for message type {message['type']}")
         return handler
 
@@ -324,6 +362,7 @@ class _Connection:
         "_layer",
         "_loop",
         "_mailbox",
+        "_only_messages",
         "_outbox",
         "_receive",
         "_started",
@@ -347,6 +386,8 @@ class _Connection:
         self._mailbox: Mailbox[Any] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._concurrent: set[asyncio.Task[Any]] = set()
+        # A worker's connection has no client: its events are messages of the layer.
+        self._only_messages = consumer.scope.get("type") == "channel"
         # Whether the connect handler was called, the tasks are being cancelled, the
         # disconnect handler was called.
         self._started = False
@@ -383,7 +424,7 @@ class _Connection:
             return asyncio.run_coroutine_threadsafe(
                 self._adopt(work), self._loop
             ).result()
-        task = self._loop.create_task(work)
+        task = self._loop.create_task(work, context=threads.background_context())
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
         return task
@@ -425,21 +466,21 @@ class _Connection:
     ) -> None:
         try:
             while True:
-                await mailbox.offer((lane, await source()))
+                item = await source()
+                if lane is Lane.EVENT and item.get("type") == "websocket.disconnect":
+                    self._outbox.leaving = True
+                await mailbox.offer(item, lane)
         except Exception as error:
-            await mailbox.offer((lane, _Failed(error)))
+            await mailbox.offer(_Failed(error))
 
     async def _run(self) -> None:
-        mailbox = self._mailbox
-        assert mailbox is not None  # noqa: S101 (set by _open)
+        mailbox = self._open_mailbox()
         thread = self._thread
         while True:
             lane, item = await mailbox.next()
-            if lane is Lane.EVENT:
-                lane, item = item
-                if isinstance(item, _Failed):
-                    raise item.error
-            if lane is Lane.EVENT:
+            if isinstance(item, _Failed):
+                raise item.error
+            if lane is Lane.EVENT and not self._only_messages:
                 await self._handle_event(item)
             else:
                 await self._handle_message(item)
@@ -453,15 +494,19 @@ class _Connection:
         elif kind == "websocket.disconnect":
             await self._cancel_tasks()
             self._disconnected = True
+            self._outbox.lost = True
         try:
             await self._consumer.dispatch(event)
         except StopConsumer:
             raise
         except Exception as error:
-            if kind in ("websocket.connect", "websocket.disconnect"):
+            if kind in _LAST_EVENTS and isinstance(error, UnknownMessageType):
+                pass  # nobody has to have a handler for the end
+            elif kind in ("websocket.connect", "websocket.disconnect"):
                 raise
-            await self._consult(error)
-        if kind in ("websocket.disconnect", "http.disconnect"):
+            else:
+                await self._consult(error)
+        if kind in _LAST_EVENTS:
             # Also where the application's own handler forgot to say so.
             raise StopConsumer
 
@@ -473,6 +518,8 @@ class _Connection:
             self._drop(message, str(error))
             return
         access = consumer._layer_access(name)  # noqa: SLF001
+        if name == "layer_gap" and not hasattr(consumer, name):
+            return  # an offer, which not every consumer takes
         if access is _Access.REFUSED:
             self._drop(message, "only handlers the application defines can be called")
             return
@@ -480,16 +527,25 @@ class _Connection:
         # type or add keys, and the other members hold the same object.
         work = self._dispatch_message(dict(message))
         if access is _Access.CONCURRENT:
-            limit = conf.current().concurrent_handlers
-            while len(self._concurrent) >= limit:
-                await asyncio.wait(
-                    self._concurrent, return_when=asyncio.FIRST_COMPLETED
-                )
-            task = self.spawn(work)
-            self._concurrent.add(task)
-            task.add_done_callback(self._concurrent.discard)
+            self._start_concurrent(work)
         else:
             await work
+
+    def _start_concurrent(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.spawn(work)
+        self._concurrent.add(task)
+        task.add_done_callback(self._concurrent_done)
+        if len(self._concurrent) >= conf.current().concurrent_handlers:
+            # Messages wait; events do not, or nobody would see the client leave.
+            self._open_mailbox().hold()
+
+    def _concurrent_done(self, task: asyncio.Task[None]) -> None:
+        self._concurrent.discard(task)
+        self._open_mailbox().release()
+
+    def _open_mailbox(self) -> Mailbox[Any]:
+        assert self._mailbox is not None  # noqa: S101 (set by _open)
+        return self._mailbox
 
     async def _dispatch_message(self, message: Event) -> None:
         try:
@@ -516,7 +572,7 @@ class _Connection:
     async def _consult(self, error: Exception) -> None:
         """Let ``on_error`` decide; it raises when the connection is to end."""
         consumer = self._consumer
-        await _call(consumer.on_error, error)
+        await consumer._call(consumer.on_error, error)  # noqa: SLF001
         metrics.CONSUMER_ERRORS.add()
         logger.warning(
             "%s goes on after %r (%s)",
@@ -530,19 +586,19 @@ class _Connection:
         """Say that the connection ends because of ``error``, here and to the client."""
         consumer = self._consumer
         metrics.CONSUMER_ERRORS.add()
-        user = consumer.scope.get("user")
+        user_id = _user_id(consumer.scope)
         # Without the traceback, which the server logs for what is raised to it.
         logger.error(
             "%s failed with %r and is closed (%s, user %s, channel %s)",
             type(consumer).__qualname__,
             error,
             describe(consumer.scope),
-            getattr(user, "pk", None),
+            user_id,
             getattr(consumer, "channel_name", None),
             extra={
                 "path": consumer.scope.get("path"),
                 "client": consumer.scope.get("client"),
-                "user_id": getattr(user, "pk", None),
+                "user_id": user_id,
                 "channel_name": getattr(consumer, "channel_name", None),
                 "consumer": type(consumer).__qualname__,
             },
@@ -555,7 +611,9 @@ class _Connection:
             try:
                 await self._outbox.send(websocket_close(code))
             except Exception as error:
-                logger.debug("could not close %s: %r", self._consumer.scope, error)
+                logger.debug(
+                    "could not close %s: %r", describe(self._consumer.scope), error
+                )
 
     async def _finish(self, ending: int, feeds: list[asyncio.Task[None]]) -> None:
         try:
@@ -568,8 +626,10 @@ class _Connection:
             mailbox = self._mailbox
             if mailbox is not None and isinstance(self._layer, LocalDelivery):
                 await self._layer.detach(mailbox)
-            elif self._layer is not None:
+            elif mailbox is not None and self._layer is not None:
                 await self._leave_declared_groups()
+            # Again, for what the disconnect handler has started.
+            await self._cancel_tasks()
             await _ended(feeds)
             if self._thread is not None and self._thread.used:
                 self._tidy_thread(self._thread)
@@ -577,6 +637,7 @@ class _Connection:
     async def _disconnect(self, ending: int) -> None:
         """Run the disconnect handler that the server's own event did not reach."""
         self._disconnected = True
+        self._outbox.lost = True
         event = {"type": "websocket.disconnect", "code": ending}
         try:
             await self._consumer.dispatch(event)
@@ -616,14 +677,14 @@ class _Connection:
             else:
                 return
         # Raised where handlers run, for there the connection ends.
-        await mailbox.offer((Lane.EVENT, _Failed(error)))
+        await mailbox.offer(_Failed(error))
 
     async def _cancel_tasks(self) -> None:
         self._ending = True
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await _ended(tasks)
+        while tasks := list(self._tasks):  # one may start another while it ends
+            for task in tasks:
+                task.cancel()
+            await _ended(tasks)
 
     def _tidy_thread(self, thread: threads.ConnectionThread) -> None:
         """Close what a handler's database work left too old, in the thread it used.
@@ -641,6 +702,14 @@ async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
     for result in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(result, Exception) and not isinstance(result, StopConsumer):
             logger.error("a background task failed while it ended", exc_info=result)
+
+
+def _user_id(scope: Scope) -> Any:
+    """The primary key of the connection's user, if it is known without a query."""
+    try:
+        return getattr(scope.get("user"), "pk", None)
+    except Exception:  # a lazy user, not loaded; the log line must not fail for it
+        return None
 
 
 def _is_coroutine_method(handler: Any) -> bool:
@@ -661,16 +730,6 @@ def may_block(function: Callable[..., Any]) -> bool:
     return not (
         iscoroutinefunction(function) or iscoroutinefunction(inspect.unwrap(function))
     )
-
-
-async def _call(handler: Handler, argument: Any) -> None:
-    """Call ``handler``: on the loop if it cannot block, else in a thread."""
-    if may_block(handler):
-        result = await database_sync_to_async(handler)(argument)
-    else:
-        result = handler(argument)
-    if inspect.isawaitable(result):  # a plain function may give a coroutine, too
-        await result
 
 
 def _blocking_or_awaitable(send: Send) -> Callable[[Event], Any]:

@@ -546,21 +546,23 @@ class PubSubLayer(LocalChannelLayer):
         if self._broker(inbox) is broker:
             await broker.subscribe([inbox])
         handled = 0
-        async with contextlib.aclosing(broker.messages()) as batches:
-            async for batch in batches:
-                if self._home is not home:
-                    return  # another loop has taken over
-                for item in batch:
-                    if isinstance(item, Live):
-                        self._heard(broker, item)
-                    elif isinstance(item, Wake):
-                        self._wake_takers(item.queue)
-                    else:
-                        await self._catch_up(broker, item)
-                    handled += 1
-                    if handled % _YIELD_EVERY == 0:
-                        # A burst must not fill mailboxes whose readers are ready.
-                        await asyncio.sleep(0)
+        # Cancelled while it waits, the generator ends by itself and closes its link.
+        batches = broker.messages()
+        async for batch in batches:
+            if self._home is not home:
+                await batches.aclose()
+                return  # another loop has taken over
+            for item in batch:
+                if isinstance(item, Live):
+                    self._heard(broker, item)
+                elif isinstance(item, Wake):
+                    self._wake_takers(item.queue)
+                else:
+                    await self._catch_up(broker, item)
+                handled += 1
+                if handled % _YIELD_EVERY == 0:
+                    # A burst must not fill mailboxes whose readers are ready.
+                    await asyncio.sleep(0)
 
     async def _keep_house(
         self, index: int, broker: Broker, home: asyncio.AbstractEventLoop
@@ -754,7 +756,11 @@ class PubSubLayer(LocalChannelLayer):
         )
         if not subject.startswith("process!"):
             message = {"type": "layer.gap", "group": subject, "missed": missed}
-            self._fan_out(subject, message, self._clock() + self.expiry)
+            deadline = self._clock() + self.expiry
+            for box in self._hub.members(subject):
+                # Who reads with receive() waits for what the application sends.
+                if box.attached:
+                    box.push(message, deadline)
 
     def _check_fork(self) -> None:
         if os.getpid() == self._pid:

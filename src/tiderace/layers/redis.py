@@ -18,7 +18,7 @@ import asyncio
 import logging
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,6 +69,8 @@ class BoundedQueue(asyncio.Queue[Any]):
 
 class _RedisLayer(PubSubLayer):
     """What both names have in common."""
+
+    _brokers: Sequence[RedisBroker]
 
     def __init__(
         self,
@@ -347,6 +349,25 @@ class RedisPubSubChannelLayer(_RedisLayer):
 
     def _get_layer(self) -> Any:
         return SimpleNamespace(channel_layer=self)
+
+    @property
+    def _layers(self) -> dict[asyncio.AbstractEventLoop, Any]:
+        loops = {loop for broker in self._brokers for loop in broker.loops}
+        return {loop: self._get_layer() for loop in loops}
+
+    @property
+    def _shards(self) -> list[Any]:
+        return [SimpleNamespace(_redis=_Shard(broker)) for broker in self._brokers]
+
+
+class _Shard:
+    """What suites of channels_redis close in order to break a connection."""
+
+    def __init__(self, broker: RedisBroker) -> None:
+        self._broker = broker
+
+    async def aclose(self, close_connection_pool: bool = True) -> None:
+        await self._broker.cut()
 
 
 def _compression(above: int | None, algorithm: str) -> dict[str, Any]:

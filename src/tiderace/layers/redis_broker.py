@@ -123,6 +123,11 @@ class _Connections:
         kept = await self._kept(loop)
         return await kept.run(command)
 
+    @property
+    def loops(self) -> list[asyncio.AbstractEventLoop]:
+        """The event loops that keep a connection."""
+        return list(self._links)
+
     async def close(self) -> None:
         """Close the running loop's connection and the blocking ones."""
         task = self._links.pop(asyncio.get_running_loop(), None)
@@ -660,6 +665,17 @@ class RedisBroker:
     async def close(self) -> None:
         """See ``Broker.close``."""
         await self._connections.close()
+
+    async def cut(self) -> None:
+        """Break the connections of the running loop, as a network would; for tests."""
+        if self._reader is not None:
+            self._reader.close()
+        await self._connections.close()
+
+    @property
+    def loops(self) -> list[asyncio.AbstractEventLoop]:
+        """The event loops that keep a connection for commands here."""
+        return [loop for loop in self._connections.loops if not loop.is_closed()]
 
 
 _FLUSH = """
