@@ -51,18 +51,17 @@ class AsgiProcess:
         application: str,
         *,
         env: dict[str, str] | None = None,
-        options: tuple[str, ...] = (),
         port: int | None = None,
     ) -> None:
         self.server = server
         self.port = port or free_port()
         self.http = f"http://127.0.0.1:{self.port}"
         self.ws = f"ws://127.0.0.1:{self.port}"
-        self._command = self._line(application, options)
+        self._command = self._line(application)
         outer = {k: v for k, v in os.environ.items() if k != "DJANGO_SETTINGS_MODULE"}
         self._env = {**outer, "PYTHONPATH": str(TESTS), **(env or {})}
 
-    def _line(self, application: str, options: tuple[str, ...]) -> list[str]:
+    def _line(self, application: str) -> list[str]:
         port = str(self.port)
         address = {
             "uvicorn": ("--host", "127.0.0.1", "--port", port),
@@ -71,7 +70,7 @@ class AsgiProcess:
             "daphne": ("--bind", "127.0.0.1", "--port", port),
         }[self.server]
         python = (sys.executable, "-W", "default", "-m", self.server)
-        return [*python, *address, *options, application]
+        return [*python, *address, application]
 
     def __enter__(self) -> Self:
         self._log = tempfile.TemporaryFile("w+")
@@ -98,6 +97,8 @@ class AsgiProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None:
+            print(self.output())  # which pytest shows with the failure
         self.kill()
 
     def _listens(self) -> bool:
@@ -122,3 +123,17 @@ class AsgiProcess:
     def output(self) -> str:
         """Return what the server has printed so far."""
         return os.pread(self._log.fileno(), 1_000_000, 0).decode(errors="replace")
+
+
+class RunserverProcess(AsgiProcess):
+    """``manage.py runserver`` of a project, named by its settings module."""
+
+    def __init__(
+        self, settings: str, *, env: dict[str, str], port: int | None = None
+    ) -> None:
+        env = {**env, "DJANGO_SETTINGS_MODULE": settings}
+        super().__init__("runserver", settings, env=env, port=port)
+
+    def _line(self, application: str) -> list[str]:
+        python = (sys.executable, "-W", "default", "-m", "django")
+        return [*python, "runserver", "--noreload", f"127.0.0.1:{self.port}"]

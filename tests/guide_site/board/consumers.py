@@ -120,13 +120,6 @@ class ShownOut(AsyncWebsocketConsumer):
             await self.close(code=4001, reason="who are you?")
 
 
-class Silent(AsyncWebsocketConsumer):
-    """Neither accepts nor closes."""
-
-    async def connect(self):
-        note("silent")
-
-
 class Files(AsyncWebsocketConsumer):
     """Text and binary, and the first subprotocol it knows."""
 

@@ -236,14 +236,11 @@ class Tidy(AsyncWebsocketConsumer):
         for group in self.joined_groups:
             await self.channel_layer.group_add(group, self.channel_name)
         self.background_tasks = [asyncio.create_task(self.tick())]
+        note("ticking", self.background_tasks[0])
         await self.accept()
 
     async def tick(self):
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            note("tick cancelled")
-            raise
+        await asyncio.Event().wait()
 
     async def disconnect(self, close_code):
         for group in getattr(self, "joined_groups", []):
