@@ -6,7 +6,7 @@ import importlib.metadata
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -80,9 +80,13 @@ def test_the_asgi_application_is_not_imported_to_be_checked(tmp_path, monkeypatc
     assert checks.check_asgi_application(None) == []
 
 
-@override_settings(ASGI_APPLICATION="__main__.application")
-def test_an_application_in_the_main_module_is_believed():
+@override_settings(ASGI_APPLICATION="typed_in.application")
+def test_an_application_of_a_module_without_a_file_is_believed(monkeypatch):
+    """As ``__main__`` is, in a script."""
+    monkeypatch.setitem(sys.modules, "typed_in", ModuleType("typed_in"))
+
     assert checks.check_asgi_application(None) == []
+    assert checks.check_import_order(None) == []
 
 
 # asgi.py

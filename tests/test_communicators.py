@@ -258,6 +258,26 @@ async def test_an_error_of_a_handler_is_raised_and_not_the_close_it_causes():
         await socket.receive_from()
 
 
+async def test_an_error_is_raised_again_by_every_later_use():
+    async def application(scope, receive, send):
+        raise ValueError("no tea")
+
+    communicator = ApplicationCommunicator(application, {"type": "x"})
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no tea"):
+            await communicator.receive_output()
+    with pytest.raises(ValueError, match="no tea"):
+        await communicator.send_input({"type": "y"})
+
+
+async def test_an_application_that_ended_in_silence_is_said_to_have_ended():
+    async def application(scope, receive, send):
+        pass
+
+    with pytest.raises(TimeoutError, match=r"within 0\.01 s: it has ended"):
+        await ApplicationCommunicator(application, {"type": "x"}).receive_output(0.01)
+
+
 async def test_an_error_of_a_sync_handler_is_raised():
     class Consumer(WebsocketConsumer):
         def receive(self, text_data=None, bytes_data=None):

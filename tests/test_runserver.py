@@ -177,6 +177,23 @@ def test_without_staticfiles_there_are_no_options_for_them():
         parser.parse_args(["--nostatic"])
 
 
+@with_routes
+@with_static_files
+def test_with_staticfiles_there_are_djangos_options_for_them():
+    options, _ = run("--nostatic", "--insecure")
+
+    assert options["use_static_handler"] is False
+    assert options["insecure_serving"] is True
+
+
+@override_settings(ASGI_APPLICATION=None)
+def test_noasgi_needs_no_asgi_application():
+    options, said = run("--noasgi", "--http_timeout", "5")
+
+    assert options["use_asgi"] is False
+    assert said == ""
+
+
 # What is served
 
 

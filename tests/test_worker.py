@@ -199,24 +199,35 @@ async def test_an_error_of_the_layer_is_logged_and_reading_goes_on(caplog):
     assert [str(r.exc_info[1]) for r in failures] == ["no broker", "still none"]
 
 
-async def test_pauses_between_attempts_double_up_to_the_longest():
+async def pauses_of(harness) -> list[float]:
+    """The pauses that the worker makes until its layer has no errors left."""
     pauses = []
 
     async def sleep(delay):
         pauses.append(delay)
 
-    layer = BrokenLayer(*[OSError("no broker")] * 8)
-    harness = Harness(recorder([]), layer=layer)
-    del harness.worker.retry_delay
+    turn = asyncio.sleep
     with mock.patch("tiderace.worker.asyncio.sleep", sleep):
-        async with harness:
-            waiting = asyncio.get_running_loop().time() + 5
-            while layer.errors and asyncio.get_running_loop().time() < waiting:
-                done = asyncio.get_running_loop().create_future()
-                asyncio.get_running_loop().call_soon(done.set_result, None)
-                await done
+        async with harness, asyncio.timeout(5):
+            while harness.layer.errors:
+                await turn(0)
+    return pauses
 
-    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+
+async def test_pauses_between_attempts_double_up_to_the_longest():
+    harness = Harness(recorder([]), layer=BrokenLayer(*[OSError("no broker")] * 8))
+    del harness.worker.retry_delay
+
+    assert await pauses_of(harness) == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+
+
+async def test_the_pause_is_short_again_after_reading_went_well_for_a_while():
+    harness = Harness(recorder([]), layer=BrokenLayer(*[OSError("no broker")] * 3))
+    del harness.worker.retry_delay
+    # Any time without an error is longer than this.
+    harness.worker.retry_delay_max = 0
+
+    assert await pauses_of(harness) == [0.1, 0.1, 0.1]
 
 
 async def test_an_application_that_failed_is_logged_and_made_anew(caplog):
@@ -479,7 +490,7 @@ class Recorded(Worker):
 application = recorder([])
 
 
-@override_settings(ASGI_APPLICATION="test_worker.application")
+@override_settings(ASGI_APPLICATION=f"{__name__}.application")
 def test_the_command_runs_a_worker_for_the_channels_it_is_given(caplog):
     Recorded.ran.clear()
     caplog.set_level(logging.INFO, "django.channels.worker")
@@ -495,7 +506,7 @@ def test_the_command_runs_a_worker_for_the_channels_it_is_given(caplog):
 
 
 @override_settings(
-    ASGI_APPLICATION="test_worker.application",
+    ASGI_APPLICATION=f"{__name__}.application",
     CHANNEL_LAYERS={
         "second": {
             "BACKEND": "tiderace.layers.InMemoryChannelLayer",

@@ -102,12 +102,13 @@ def check_import_order(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
     if not path or _path_problem(path) is not None:
         return []
     module = path.rpartition(".")[0]
-    spec = importlib.util.find_spec(module)
-    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+    file = _source_file(module)
+    if file is None:
         return []
     try:
-        tree = ast.parse(Path(spec.origin).read_text("utf-8"))
+        tree = ast.parse(file.read_text("utf-8"))
     except (OSError, SyntaxError, UnicodeDecodeError):
+        # The server will say so better.
         return []
     package = module.rpartition(".")[0]
     early = [
@@ -119,7 +120,7 @@ def check_import_order(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
         return []
     return [
         Warning(
-            f"{spec.origin} imports {', '.join(early)} before Django is set up; under a "
+            f"{file} imports {', '.join(early)} before Django is set up; under a "
             f"server that raises AppRegistryNotReady if models are imported there.",
             hint="Call get_asgi_application() above these imports, or let "
             "tiderace.routing.get_application() import the routes by their name.",
@@ -290,6 +291,16 @@ def _path_problem(path: Any) -> str | None:
         # A module without a spec, such as __main__: it exists.
         return None
     return None if found else f"there is no module {module!r}"
+
+
+def _source_file(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ValueError:
+        return None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    return Path(spec.origin)
 
 
 def _imports_before_setup(tree: ast.Module, package: str) -> Iterator[tuple[str, int]]:
