@@ -106,8 +106,8 @@ class Environment:
         """
         uv = find_uv()
         if uv:
-            target = ("--python", self.python)
-            command = (uv, "pip", "install", "--quiet", *target, *requirements)
+            target = f"--python={self.python}"
+            command = [uv, "pip", "install", "--quiet", target, *requirements]
             # As pip does: behind a company's proxy only the system knows its certificate.
             if run(command, env={"UV_SYSTEM_CERTS": "true"}) == 0:
                 return
