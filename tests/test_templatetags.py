@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import django
 import pytest
 from django.contrib.staticfiles import finders
 from django.core.management import call_command
@@ -170,6 +171,27 @@ def test_the_nonce_of_django_csp_is_taken_from_the_request(tag: str) -> None:
     request.csp_nonce = FalseUntilRead()  # type: ignore[attr-defined]
 
     assert 'nonce="bm9uY2U="' in render(f"{{% {tag} %}}", request=request)
+
+
+if django.VERSION >= (6, 0):
+
+    def test_the_nonce_is_the_one_that_djangos_middleware_puts_in_the_header() -> None:
+        from django.http import HttpRequest, HttpResponse
+        from django.middleware.csp import ContentSecurityPolicyMiddleware
+        from django.template.context_processors import csp
+        from django.utils.csp import CSP
+
+        def view(request: HttpRequest) -> HttpResponse:
+            return HttpResponse(render("{% tiderace_script %}", **csp(request)))
+
+        with override_settings(SECURE_CSP={"script-src": [CSP.NONCE]}):
+            middleware = ContentSecurityPolicyMiddleware(view)
+            response = middleware(RequestFactory().get("/"))
+
+        policy = response["Content-Security-Policy"]
+        nonce = re.search(r"'nonce-(.+?)'", policy)
+        assert nonce, policy
+        assert f'nonce="{nonce[1]}"' in response.content.decode()
 
 
 def test_an_explicit_nonce_wins_over_the_one_of_the_request() -> None:

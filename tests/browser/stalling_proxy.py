@@ -8,10 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections.abc import Coroutine
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 __all__ = ["StallingProxy"]
+
+Result = TypeVar("Result")
 
 
 class StallingProxy:
@@ -50,7 +53,7 @@ class StallingProxy:
         """Carry no byte more for the connections that are open now."""
         self._generation += 1
 
-    def _call(self, work):  # type: ignore[no-untyped-def]
+    def _call(self, work: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _listen(self) -> asyncio.Server:

@@ -13,8 +13,7 @@ from asgi_process import AsgiProcess, wait_until
 
 pytestmark = pytest.mark.browser
 
-HERE = Path(__file__).parent
-GUIDE = HERE.parents[1] / "docs/guides/javascript.md"
+GUIDE = Path(__file__).parents[2] / "docs/guides/javascript.md"
 TEXT = GUIDE.read_text(encoding="utf-8")
 SCRIPTS = re.findall(r"^```js\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 BODY = re.search(r"<body>(.*?)</body>", TEXT, re.DOTALL)
@@ -37,9 +36,8 @@ def address(folder: Path) -> Iterator[str]:
     (folder / "guide.html").write_text(HEAD + BODY[1], encoding="utf-8")
     with AsgiProcess(
         "uvicorn",
-        "socket_app:app",
+        "browser.socket_app:app",
         env={"DIARY": str(folder / "diary"), "POLICY": ""},
-        options=("--app-dir", str(HERE)),
     ) as server:
         yield server.http
 
