@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from tiderace.bridge import SyncCalls
 from tiderace.delivery.mailbox import Mailbox
 from tiderace.layers.names import MAX_NAME_LENGTH
 
@@ -69,6 +70,21 @@ class BaseChannelLayer:
         self.capacity = capacity
         # Not compiled here: subclasses of other projects do that themselves.
         self.channel_capacity = channel_capacity or {}
+
+    @property
+    def sync(self) -> SyncCalls:
+        """The layer for sync code: ``layer.sync.group_send("room", message)``.
+
+        From views, signals, threads, Celery workers, commands and the shell; a process
+        keeps one event loop and one connection for all of them. Outside a transaction's
+        ``on_commit`` a message goes out at once, also when the transaction is rolled
+        back later.
+
+        Raises (its methods):
+            RuntimeError: where an event loop runs in this thread; await the layer's
+                own method there.
+        """
+        return SyncCalls(self)
 
     # Capacities
 

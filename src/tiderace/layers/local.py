@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tiderace import conf, metrics
+from tiderace.bridge import SyncCalls
 from tiderace.delivery.hub import Hub
 from tiderace.delivery.mailbox import Deadlines, Mailbox
 from tiderace.layers.base import BaseChannelLayer, LocalDelivery, Message
@@ -78,6 +79,14 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
     def groups(self) -> dict[str, dict[str, Box]]:
         """The groups with a member in this process: name to members by channel name."""
         return self._hub.groups
+
+    @property
+    def sync(self) -> SyncCalls:
+        """The layer for sync code; see ``BaseChannelLayer.sync``.
+
+        Sending needs no event loop here, and makes none.
+        """
+        return SyncCalls(self, direct=("group_send", "send"))
 
     async def new_channel(self, prefix: str = "specific.") -> str:
         """A channel name that nobody else has: ``specific.<process>!<socket>``."""

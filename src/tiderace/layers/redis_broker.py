@@ -96,9 +96,9 @@ _SCRIPTS = {
 class _Connections:
     """The connections of one process to one server, for whatever loop or thread asks.
 
-    A loop that stays has one pipelined connection of its own. A loop that
-    ``async_to_sync`` made for a single call uses the process's blocking connections,
-    for to connect anew each time would cost more than the call.
+    A loop that stays has one pipelined connection of its own. Sync code without a loop,
+    and a loop that ``async_to_sync`` made for a single call, use the process's blocking
+    connections, for to connect anew each time would cost more than the call.
     """
 
     def __init__(self, host: dict[str, Any], timeout: float) -> None:
@@ -117,8 +117,8 @@ class _Connections:
     async def run(self, *command: Any) -> Any:
         """Run one command; connection errors come as ``LinkLost``."""
         self._check_fork()
-        loop = asyncio.get_running_loop()
-        if loop not in self._links and self._is_passing(loop):
+        loop = asyncio._get_running_loop()  # noqa: SLF001 (None in sync code)
+        if loop is None or (loop not in self._links and self._is_passing(loop)):
             return self._run_blocking(command)
         kept = await self._kept(loop)
         return await kept.run(command)
@@ -130,7 +130,8 @@ class _Connections:
 
     async def close(self) -> None:
         """Close the running loop's connection and the blocking ones."""
-        task = self._links.pop(asyncio.get_running_loop(), None)
+        loop = asyncio._get_running_loop()  # noqa: SLF001 (None in sync code)
+        task = None if loop is None else self._links.pop(loop, None)
         if task is not None:
             await _close_kept(task)
         blocking, self._blocking = self._blocking, None
@@ -647,7 +648,7 @@ class RedisBroker:
                     f"could not be reached within {self._timeout:g} seconds ({reason}); "
                     "check that it runs, or raise publish_timeout"
                 ) from reason
-            await asyncio.sleep(pause)
+            await _rest(pause)
 
     def _pause(self, tries: int) -> float:
         """Seconds before the next try: up to one, half of it chance."""
@@ -686,6 +687,14 @@ for _, key in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('DEL', key) end
 def _escaped(text: str) -> str:
     """``text`` as a glob pattern of Redis that matches itself alone."""
     return "".join(f"\\{each}" if each in "*?[]^-\\" else each for each in text)
+
+
+async def _rest(seconds: float) -> None:
+    """Wait; in sync code, where no event loop runs, in this thread."""
+    if asyncio._get_running_loop() is None:  # noqa: SLF001
+        time.sleep(seconds)  # noqa: ASYNC251
+    else:
+        await asyncio.sleep(seconds)
 
 
 def _says(error: Exception, code: str, kind: type[Exception]) -> bool:

@@ -1,0 +1,168 @@
+"""One event loop per process, in a thread of its own, for sync code that calls async code.
+
+``async_to_sync`` makes a loop, and often a connection, for each call of a thread that
+has none; here both are kept. It knows asyncio, and nothing of what is called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+__all__ = ["SyncCalls", "call", "call_directly", "close"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Bridge:
+    """The loop and its thread."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._run, name="tiderace-bridge", daemon=True
+        )
+        self._thread.start()
+
+    def close(self, timeout: float) -> None:
+        """Cancel what runs there, so that connections are closed, and end the thread."""
+        if self.pid != os.getpid() or not self._thread.is_alive():
+            return  # a parent's, whose thread did not come along
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+        finally:
+            tasks = asyncio.all_tasks(self.loop)
+            for task in tasks:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.close()
+
+
+_bridge: _Bridge | None = None
+_lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    # Another thread of the parent may have held it while the process was forked.
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def call(
+    function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """Run a coroutine function on the process's loop and wait for what it returns.
+
+    May be called from any thread without a running event loop, and after a fork. What
+    the function raises is raised here. When the waiting thread is interrupted, the
+    call is cancelled.
+
+    Raises:
+        RuntimeError: on a thread with a running event loop, which it would block.
+    """
+    _refuse_in_loop(function)
+    future = asyncio.run_coroutine_threadsafe(function(*args, **kwargs), _loop())
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def call_directly(
+    function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """Run a coroutine function that never waits for an event loop, in this thread.
+
+    The cheapest way there is: nothing is handed to another thread.
+
+    Raises:
+        RuntimeError: on a thread with a running event loop, and when the function
+            waits for one after all.
+    """
+    _refuse_in_loop(function)
+    coroutine = function(*args, **kwargs)
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    coroutine.close()
+    raise RuntimeError(
+        f"{getattr(function, '__qualname__', function)} waits for an event loop and "
+        "cannot be called directly; use call()"
+    )
+
+
+def close(timeout: float = 2.0) -> None:
+    """End the loop of this process, closing its connections; a later call makes another."""
+    global _bridge
+    with _lock:
+        bridge, _bridge = _bridge, None
+    if bridge is not None:
+        bridge.close(timeout)
+
+
+def _refuse_in_loop(function: Callable[..., Any]) -> None:
+    # None outside a loop, where get_running_loop() would raise.
+    if asyncio._get_running_loop() is not None:  # noqa: SLF001
+        raise RuntimeError(
+            f"{getattr(function, '__qualname__', function)} was called as sync code, "
+            "but an event loop runs in this thread; await it instead"
+        )
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    global _bridge
+    with _lock:
+        if _bridge is None or _bridge.pid != os.getpid():
+            if _bridge is None:
+                atexit.register(close)
+            _bridge = _Bridge()
+        return _bridge.loop
+
+
+class SyncCalls:
+    """The coroutine methods of an object as blocking ones, for sync code.
+
+    ``SyncCalls(layer).group_send("room", message)`` is ``await layer.group_send(...)``
+    through ``call``.
+    """
+
+    __slots__ = ("_direct", "_target")
+
+    def __init__(self, target: object, direct: Collection[str] = ()) -> None:
+        self._target = target
+        # Methods that do not wait when no event loop runs, and so need none.
+        self._direct = direct
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._target, name)
+        if not asyncio.iscoroutinefunction(method):
+            raise AttributeError(
+                f"{type(self._target).__name__}.{name} is no coroutine function; call "
+                "it directly"
+            )
+
+        run = call_directly if name in self._direct else call
+
+        def blocking(*args: Any, **kwargs: Any) -> Any:
+            return run(method, *args, **kwargs)
+
+        return blocking
