@@ -108,9 +108,8 @@ class _SameModule(Loader):
             if error.name != self._name:
                 raise
             raise ModuleNotFoundError(
-                f"{spec.name} stands for {self._name}, which this version of Tiderace "
-                "does not have yet; use channels.layers.InMemoryChannelLayer, or a "
-                "newer version",
+                f"{spec.name} stands for {self._name}, which is not in this installation "
+                "of Tiderace; install the package again, or a newer version",
                 name=spec.name,
             ) from error
         self._spec = module.__spec__
