@@ -30,6 +30,7 @@ from tiderace.layers.redis_options import (
     Library,
     kind_of_connection,
     library,
+    parameters_of,
     parsed,
     refuse_unknown,
     set_defaults,
@@ -93,11 +94,11 @@ def _one_cluster(hosts: list[Host]) -> Host:
     nodes: list[tuple[str, int]] = []
     common: Host | None = None
     for host in hosts:
+        nodes += _startup_nodes(host)
         options = parsed(host, sync=False)
-        options.pop("cluster", None)
-        nodes += options.pop("startup_nodes", [])
-        if "host" in options or not nodes:
-            nodes.append((options.pop("host", "localhost"), options.pop("port", 6379)))
+        for name in ("cluster", "startup_nodes", "host", "port"):
+            options.pop(name, None)
+        _drop_database(options)
         if common is not None and options != common:
             differing = sorted(
                 name
@@ -231,34 +232,23 @@ def make_connection(
         TypeError, ValueError, ImportError: as ``create_pool``.
     """
     if is_cluster(host):
-        options = parsed(host, sync=False)
-        for name in set(options) & _OF_CLUSTERS:
-            del options[name]
-        node = address or _startup_nodes(host)[0]
-        host = {**options, "host": node[0], "port": node[1]}
+        host = _node(host, address or _startup_nodes(host)[0])
     pool: Any = create_pool(host, timeout=timeout)
     connection = pool.make_connection()
-    if (sentinel := getattr(pool, "sentinel_manager", None)) is not None:
-        _close_after_connecting(connection, pool, sentinel)
+    if hasattr(connection, "connection_pool"):
+        # Through Sentinel it asks its pool where to go, and has but a weak reference.
+        connection.connection_pool = pool
     return connection
 
 
-def _close_after_connecting(connection: Any, pool: Any, sentinel: Any) -> None:
-    """Let ``connect()`` also close the connections to the sentinels that it opened."""
-    opened = connection.connect
-
-    async def connect(*args: Any, **kwargs: Any) -> Any:
-        # The connection itself holds but a weak reference to its pool.
-        keep = pool
-        del connection.connect
-        try:
-            return await opened(*args, **kwargs)
-        finally:
-            for client in sentinel.sentinels:
-                await client.aclose()
-            del keep
-
-    connection.connect = connect
+def _node(host: Host, address: tuple[str, int]) -> Host:
+    """The entry for one node of a cluster, without what is for the whole of it."""
+    connection = library(sync=False).connection
+    known = parameters_of(connection.SSLConnection) | {"ssl", "connection_class"}
+    options = {
+        name: value for name, value in parsed(host, sync=False).items() if name in known
+    }
+    return {**options, "host": address[0], "port": address[1]}
 
 
 async def _close_redis(connection: Any) -> None:
@@ -341,10 +331,65 @@ def _sentinel_pool(options: Host, parts: Library, timeout: float) -> Any:
     of_sentinels.setdefault("retry", _no_retry(parts))
     return pool_class(
         name,
-        module.Sentinel(
+        _asker(module, sync=parts.sync)(
             [tuple(address) for address in addresses], sentinel_kwargs=of_sentinels
         ),
         **options,
+    )
+
+
+def _asker(module: Any, *, sync: bool) -> Any:
+    """A Sentinel client that asks for the address, and keeps no connection.
+
+    redis-py reads the list of primaries instead, which names the old one until all
+    replicas follow the new one.
+    """
+    from redis import exceptions
+
+    unreachable = (exceptions.ConnectionError, exceptions.TimeoutError)
+
+    class Blocking(module.Sentinel):  # type: ignore[misc]
+        def discover_master(self, service_name: str) -> Any:
+            answers = []
+            for client in self.sentinels:
+                try:
+                    address = client.sentinel_get_master_addr_by_name(service_name)
+                except unreachable as error:
+                    answers.append(str(error))
+                else:
+                    if address:
+                        return address
+                    answers.append("has no such primary")
+                finally:
+                    client.connection_pool.disconnect(inuse_connections=False)
+            raise module.MasterNotFoundError(_nobody_knows(service_name, answers))
+
+    class Asyncio(module.Sentinel):  # type: ignore[misc]
+        async def discover_master(self, service_name: str) -> Any:
+            answers = []
+            for client in self.sentinels:
+                try:
+                    address = await client.sentinel_get_master_addr_by_name(
+                        service_name
+                    )
+                except unreachable as error:
+                    answers.append(str(error))
+                else:
+                    if address:
+                        return address
+                    answers.append("has no such primary")
+                finally:
+                    await client.connection_pool.disconnect(inuse_connections=False)
+            raise module.MasterNotFoundError(_nobody_knows(service_name, answers))
+
+    return Blocking if sync else Asyncio
+
+
+def _nobody_knows(name: str, answers: list[str]) -> str:
+    return (
+        f"no sentinel knows the primary {name!r}; they say: {'; '.join(answers)}. Compare "
+        "master_name, sentinels and sentinel_kwargs in hosts with the sentinels' "
+        "configuration"
     )
 
 
@@ -354,6 +399,7 @@ def _cluster_options(host: Host, *, sync: bool, timeout: float) -> Host:
     connection_class = options.pop("connection_class", None)
     if connection_class is parts.connection.SSLConnection:
         options["ssl"] = True
+    _drop_database(options)
     # The blocking client forgets what it does not know, so both are held to one list.
     refuse_unknown(options, [library(sync=False).cluster.RedisCluster], _OF_CLUSTERS)
     for name in _OF_CLUSTERS | {"host", "port"}:
@@ -371,6 +417,15 @@ def _cluster_options(host: Host, *, sync: bool, timeout: float) -> Host:
 
 _OF_CLUSTERS = {"address", "cluster", "startup_nodes"}
 _OF_SENTINELS = {"address", "master_name", "sentinels", "sentinel_kwargs", "ssl"}
+
+
+def _drop_database(options: Host) -> None:
+    number = options.pop("db", 0)
+    if int(number or 0) != 0:
+        raise ValueError(
+            f"hosts names database {number} of a cluster, which has but number 0; "
+            "leave it out, and use the layer's prefix to keep applications apart"
+        )
 
 
 def _startup_nodes(host: Host) -> list[tuple[str, int]]:

@@ -18,6 +18,7 @@ __all__ = [
     "Library",
     "kind_of_connection",
     "library",
+    "parameters_of",
     "parsed",
     "refuse_unknown",
     "set_defaults",
@@ -54,10 +55,11 @@ _MEANT = {
 class Library:
     """The names of redis-py that differ between asyncio and blocking code."""
 
-    def __init__(self, connection: Any, sentinel: Any, cluster: Any, kind: Any) -> None:
-        self.connection = connection
-        self.sentinel = sentinel
-        self.cluster = cluster
+    def __init__(self, kind: Any, *, sync: bool) -> None:
+        self.sync = sync
+        self.connection = kind.connection
+        self.sentinel = kind.sentinel
+        self.cluster = kind.cluster
         self.client = kind.Redis
         self.retry = kind.retry.Retry
 
@@ -82,8 +84,7 @@ def library(*, sync: bool) -> Library:
             f"newer), which cannot be imported ({error}); "
             'run: python -m pip install "tiderace[redis]"'
         ) from error
-    kind: Any = redis if sync else redis.asyncio
-    return Library(kind.connection, kind.sentinel, kind.cluster, kind)
+    return Library(redis if sync else redis.asyncio, sync=sync)
 
 
 def parsed(host: Host, *, sync: bool) -> Host:
@@ -160,7 +161,7 @@ def set_defaults(options: Host, connection_class: Any, timeout: float) -> None:
         # RESP2 says all we need, every server speaks it, and it opens with fewer words.
         "protocol": 2,
     }
-    known = _parameters(connection_class)
+    known = parameters_of(connection_class)
     for name, value in defaults.items():
         if name in known:
             options.setdefault(name, value)
@@ -182,20 +183,22 @@ def refuse_unknown(
     """
     if not classes[0].__module__.startswith("redis."):
         return  # what a class of the project's own takes is for it to say
-    known = more.union(*map(_parameters, classes))
+    known = more.union(*map(parameters_of, classes))
     for name in options:
         if name not in known:
             meant = _MEANT.get(name)
-            hint = (
-                f"; did you mean {meant!r}?" if meant in known else nearest(name, known)
-            )
+            hint = f"; did you mean {meant!r}?" if meant else nearest(name, known)
             raise TypeError(
                 f"an entry of hosts has the option {name!r}, which "
                 f"{classes[0].__name__} of redis-py does not have{hint}"
             )
 
 
-def _parameters(kind: Any) -> set[str]:
+# Given by position, and called something else in `hosts`.
+_NOT_FOR_CONFIG = {"self", "service_name", "sentinel_manager"}
+
+
+def parameters_of(kind: Any) -> set[str]:
     """What may be given to a class by keyword, those of its parents included."""
     names: set[str] = set()
     for part in kind.__mro__:
@@ -210,4 +213,4 @@ def _parameters(kind: Any) -> set[str]:
         }
         if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
             break
-    return names - {"self", "connection_kwargs"}
+    return names - _NOT_FOR_CONFIG

@@ -1,0 +1,525 @@
+"""Real Redis or Valkey servers for tests and drills, started and hurt by them.
+
+It knows how a server, Sentinel and a cluster are started, cut, paused and killed, and
+nothing of layers. A server is ready in tens of milliseconds, in a folder of its own, on
+a free port of this machine's loopback.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import datetime
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import redis
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tiderace.demo.valkey import server_program
+
+T = TypeVar("T")
+
+HOST = "127.0.0.1"
+
+
+def free_port() -> int:
+    """A port that nobody listens on, nor on the one 10,000 above (a cluster's bus)."""
+    while True:
+        with socket.socket() as probe, socket.socket() as bus:
+            probe.bind((HOST, 0))
+            port: int = probe.getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                bus.bind((HOST, port + 10000))
+                return port
+
+
+def until(truth: Callable[[], T], *, timeout: float = 20, what: str = "it") -> T:
+    """The first true value of ``truth()``; fails loudly after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        with contextlib.suppress(redis.RedisError, OSError):
+            if value := truth():
+                return value
+        time.sleep(0.005)
+    raise AssertionError(f"{what} did not happen within {timeout} s")
+
+
+class Server:
+    """``with Server() as server``: it answers at ``server.url``.
+
+    Args:
+        append_only: keep everything on disk, to have it back after ``kill()``.
+        password: for the default user.
+        user: name and password of a further one.
+        unix_socket: listen on ``server.socket`` too.
+        lines: further lines of its configuration.
+        program_options: further arguments on its command line.
+    """
+
+    def __init__(
+        self,
+        *,
+        append_only: bool = False,
+        password: str | None = None,
+        user: tuple[str, str] | None = None,
+        unix_socket: bool = False,
+        lines: tuple[str, ...] = (),
+        program_options: tuple[str, ...] = (),
+    ) -> None:
+        self.port = free_port()
+        self.password = password
+        self.folder = Path(tempfile.mkdtemp(prefix="broker-"))
+        self.socket = self.folder / "socket" if unix_socket else None
+        self.process: subprocess.Popen[bytes] | None = None
+        self._config = self.folder / "server.conf"
+        self._options = program_options
+        self._owner = os.getpid()
+        settings = [f"bind {HOST}", f"port {self.port}", f"dir {self.folder}"]
+        if "--sentinel" not in program_options:
+            settings += ['save ""', f"appendonly {'yes' if append_only else 'no'}"]
+        if password:
+            settings += [f"requirepass {password}"]
+        if user:
+            settings += [f"user {user[0]} on >{user[1]} ~* &* +@all"]
+        if self.socket:
+            settings += [f"unixsocket {self.socket}"]
+        self._config.write_text("\n".join([*settings, *lines, ""]))
+
+    @property
+    def url(self) -> str:
+        """Its address, with the default user's password."""
+        secret = f":{self.password}@" if self.password else ""
+        return f"redis://{secret}{HOST}:{self.port}/0"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start it, with what it has on disk, and wait until it answers."""
+        log = (self.folder / "log").open("ab")
+        with log:
+            self.process = subprocess.Popen(
+                [server_program(), self._config, *self._options],
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        atexit.register(self._kill_mine)
+        until(self._answers, what=f"the server on port {self.port} answering")
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"the server ended: {self.output()}")
+        with socket.create_connection((HOST, self.port), timeout=1) as probe:
+            probe.sendall(b"PING\r\n")
+            answer = probe.recv(64)
+        return bool(answer) and not answer.startswith((b"-LOADING", b"-MASTERDOWN"))
+
+    def output(self) -> str:
+        """What it has logged so far."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    # Hurting it
+
+    def kill(self) -> None:
+        """End it as a power cut would (but for what its files hold)."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+            atexit.unregister(self._kill_mine)
+
+    def pause(self) -> None:
+        """Stop it in its tracks: connections stay open, nothing is answered."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def restart(self, *, down: float = 0) -> None:
+        """Kill it and start it again, ``down`` seconds later."""
+        self.kill()
+        time.sleep(down)
+        self.start()
+
+    def forget(self) -> None:
+        """Remove what a stopped server has on disk, so that it starts empty."""
+        assert self.process is None, "it still runs; kill() it first"
+        shutil.rmtree(self.folder / "appendonlydir", ignore_errors=True)
+        for path in self.folder.glob("*.[ar][od][fb]"):
+            path.unlink()
+
+    def client_kill(self, *kinds: str) -> int:
+        """Cut all connections of these kinds (``normal``, ``pubsub``); returns how many."""
+        return sum(self.call("CLIENT", "KILL", "TYPE", kind) for kind in kinds)
+
+    def close(self) -> None:
+        """End it and remove its folder."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _kill_mine(self) -> None:
+        # A forked child inherits what is to be done at exit, but not the server.
+        if self.process is not None and os.getpid() == self._owner:
+            self.process.kill()
+
+    # Asking it
+
+    def call(self, *command: Any, db: int = 0) -> Any:
+        """Run a command on a connection of its own."""
+        client = redis.Redis(
+            host=HOST, port=self.port, password=self.password, db=db, socket_timeout=10
+        )
+        with client:
+            return client.execute_command(*command)
+
+    def flush(self) -> None:
+        """Forget everything it holds."""
+        self.call("FLUSHALL")
+
+    def keys(self, db: int = 0) -> set[str]:
+        """All its keys."""
+        return {key.decode() for key in self.call("KEYS", "*", db=db)}
+
+
+class SentinelSetup:
+    """A primary, its replicas and the sentinels that watch them.
+
+    Args:
+        sentinels: how many.
+        replicas: how many.
+        password: for the sentinels themselves; None for none.
+        server_password: for the servers; None for none.
+        name: what the sentinels call the primary.
+    """
+
+    def __init__(
+        self,
+        *,
+        sentinels: int = 1,
+        replicas: int = 1,
+        password: str | None = "guards",
+        server_password: str | None = None,
+        name: str = "main",
+    ) -> None:
+        self.name = name
+        self.password = password
+        self.server_password = server_password
+        self.sentinels: list[Server] = []
+        self.servers: list[Server] = []
+        self._counts = (sentinels, replicas)
+
+    @property
+    def host(self) -> dict[str, Any]:
+        """The entry of ``hosts`` for it."""
+        entry: dict[str, Any] = {
+            "sentinels": [(HOST, sentinel.port) for sentinel in self.sentinels],
+            "master_name": self.name,
+        }
+        if self.password:
+            entry["sentinel_kwargs"] = {"password": self.password}
+        if self.server_password:
+            entry["password"] = self.server_password
+        return entry
+
+    def __enter__(self) -> Self:
+        sentinels, replicas = self._counts
+        try:
+            for _ in range(1 + replicas):
+                self._add_server()
+            for replica in self.servers[1:]:
+                until(lambda s=replica: self._is_linked(s), what="a replica in step")
+            for _ in range(sentinels):
+                self._add_sentinel()
+            until(self._is_watched, what="the sentinels knowing each other")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all of it."""
+        for server in (*self.sentinels, *self.servers):
+            server.close()
+
+    def _add_server(self) -> None:
+        # A replica that starts from nothing is in step within a second, not five.
+        lines = ["repl-diskless-sync-delay 0", "repl-ping-replica-period 1"]
+        if self.server_password:
+            lines.append(f"masterauth {self.server_password}")
+        if self.servers:
+            lines.append(f"replicaof {HOST} {self.servers[0].port}")
+        server = Server(password=self.server_password, lines=tuple(lines))
+        self.servers.append(server)
+        server.start()
+
+    def _add_sentinel(self) -> None:
+        quorum = self._counts[0] // 2 + 1
+        lines = [
+            f"sentinel monitor {self.name} {HOST} {self.servers[0].port} {quorum}",
+            f"sentinel down-after-milliseconds {self.name} 400",
+            f"sentinel failover-timeout {self.name} 2000",
+        ]
+        if self.server_password:
+            lines.append(f"sentinel auth-pass {self.name} {self.server_password}")
+        if self.password:
+            # Sentinels ask each other with the same password.
+            lines.append(f"sentinel sentinel-pass {self.password}")
+        sentinel = Server(
+            password=self.password,
+            lines=tuple(lines),
+            program_options=("--sentinel",),
+        )
+        self.sentinels.append(sentinel)
+        sentinel.start()
+
+    def _is_linked(self, replica: Server) -> bool:
+        return b"master_link_status:up" in _raw(replica, "INFO", "replication")
+
+    def _is_watched(self) -> bool:
+        for sentinel in self.sentinels:
+            state = _pairs(sentinel.call("SENTINEL", "MASTER", self.name))
+            if int(state["num-other-sentinels"]) != len(self.sentinels) - 1:
+                return False
+            if int(state["num-slaves"]) != len(self.servers) - 1:
+                return False
+        return True
+
+    def primary(self) -> Server:
+        """The server that the sentinels call the primary now."""
+        _, port = self.sentinels[0].call(
+            "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name
+        )
+        return next(server for server in self.servers if server.port == int(port))
+
+    def fail_over(self) -> float:
+        """Kill the primary; returns after how many seconds another takes writes."""
+        old = self.primary()
+        begun = time.monotonic()
+        old.kill()
+        until(
+            lambda: self.primary() is not old and self._takes_writes(self.primary()),
+            timeout=30,
+            what="another primary",
+        )
+        return time.monotonic() - begun
+
+    def _takes_writes(self, server: Server) -> bool:
+        return b"role:master" in _raw(server, "INFO", "replication")
+
+
+class Cluster:
+    """Three nodes that share the slots, without replicas."""
+
+    SLOTS = 16384
+
+    def __init__(self, *, nodes: int = 3, password: str | None = None) -> None:
+        lines = ["cluster-enabled yes", "cluster-node-timeout 1000"]
+        if password:
+            lines.append(f"masterauth {password}")
+        self.nodes = [
+            Server(password=password, lines=tuple(lines)) for _ in range(nodes)
+        ]
+
+    @property
+    def host(self) -> dict[str, Any]:
+        """The entry of ``hosts`` for it: one node tells where the others are."""
+        return {"address": self.nodes[0].url, "cluster": True}
+
+    def __enter__(self) -> Self:
+        try:
+            for node in self.nodes:
+                node.start()
+            self._divide()
+            for node in self.nodes[1:]:
+                self.nodes[0].call("CLUSTER", "MEET", HOST, node.port)
+            for node in self.nodes:
+                until(lambda n=node: self._is_whole(n), what="the cluster forming")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _divide(self) -> None:
+        share = self.SLOTS // len(self.nodes) + 1
+        for number, node in enumerate(self.nodes):
+            node.call("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            first, last = number * share, min((number + 1) * share, self.SLOTS) - 1
+            node.call("CLUSTER", "ADDSLOTSRANGE", first, last)
+
+    def _is_whole(self, node: Server) -> bool:
+        info = _raw(node, "CLUSTER", "INFO")
+        known = f"cluster_known_nodes:{len(self.nodes)}".encode()
+        return b"cluster_state:ok" in info and known in info
+
+    def flush(self) -> None:
+        """Forget everything it holds."""
+        for node in self.nodes:
+            node.flush()
+
+    def keys(self) -> set[str]:
+        """All its keys."""
+        return set().union(*(node.keys() for node in self.nodes))
+
+    def close(self) -> None:
+        """End all its nodes."""
+        for node in self.nodes:
+            node.close()
+
+
+class TlsFront:
+    """TLS before a server that has none: ``front.url`` and the authority in ``front.ca``."""
+
+    def __init__(self, server: Server) -> None:
+        self._target = server.port
+        self.ca = server.folder / "ca.pem"
+        _write_certificate(self.ca)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(self.ca)
+        self._listener = socket.create_server((HOST, 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"rediss://localhost:{self.port}/0"
+        self._sockets: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+
+    def __enter__(self) -> Self:
+        self._threads[0].start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for each in (self._listener, *self._sockets):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(10)
+        for each in (self._listener, *self._sockets):
+            each.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                plain, _ = self._listener.accept()
+            except OSError:
+                return
+            # The handshake may fail: that is what some tests are about.
+            with contextlib.suppress(OSError):
+                outside = self._context.wrap_socket(plain, server_side=True)
+                inside = socket.create_connection((HOST, self._target))
+                self._sockets += [outside, inside]
+                for source, target in ((outside, inside), (inside, outside)):
+                    thread = threading.Thread(
+                        target=_pump, args=(source, target), daemon=True
+                    )
+                    self._threads.append(thread)
+                    thread.start()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    for each in (source, target):
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+
+
+def _write_certificate(path: Path) -> None:
+    """A certificate for localhost that is its own authority, with its key, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+
+
+def _raw(server: Server, *command: str) -> bytes:
+    """A reply as the server worded it."""
+    client = redis.Redis(host=HOST, port=server.port, password=server.password)
+    with client:
+        client.set_response_callback(" ".join(command[:2]), lambda reply, **_: reply)
+        client.set_response_callback(command[0], lambda reply, **_: reply)
+        reply = client.execute_command(*command)
+    return reply if isinstance(reply, bytes) else str(reply).encode()
+
+
+def _pairs(flat: Any) -> dict[str, str]:
+    """A reply of alternating names and values, in whatever form redis-py gave it."""
+
+    def text(value: Any) -> str:
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+    if isinstance(flat, dict):
+        return {text(name): text(value) for name, value in flat.items()}
+    return {
+        text(name): text(value)
+        for name, value in zip(flat[::2], flat[1::2], strict=True)
+    }
