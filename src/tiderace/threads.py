@@ -14,7 +14,7 @@ import atexit
 import contextvars
 import os
 import threading
-import weakref
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, Future
@@ -23,7 +23,14 @@ from typing import Any, TypeVar
 
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 
-__all__ = ["ConnectionThread", "ThreadPool", "current", "default_pool", "isolated"]
+__all__ = [
+    "ConnectionThread",
+    "ThreadPool",
+    "background_context",
+    "current",
+    "default_pool",
+    "isolated",
+]
 
 T = TypeVar("T")
 
@@ -50,9 +57,8 @@ class ThreadPool:
     """At most ``size`` threads, started when needed, for the sync code of connections.
 
     A job either may run in any thread (``submit``) or must run in the thread that
-    ran an earlier one (``submit_to``). Threads are daemons, joined for at most
-    ``close_timeout`` seconds at exit, so a handler that never returns cannot keep
-    the process alive.
+    ran an earlier one (``submit_to``). Threads are daemons, waited for at exit for a
+    few seconds only, so a handler that never returns cannot keep the process alive.
     """
 
     def __init__(self, size: int) -> None:
@@ -110,12 +116,13 @@ class ThreadPool:
                     self._idle -= 1
 
     def close(self, timeout: float = 5.0) -> None:
-        """Let the threads finish what waits, for at most ``timeout`` seconds each."""
+        """Let the threads finish what waits, for ``timeout`` seconds at most."""
+        deadline = time.monotonic() + timeout
         with self._condition:
             self._closed = True
             self._condition.notify_all()
         for worker in self._workers:
-            worker.join(timeout)
+            worker.join(max(deadline - time.monotonic(), 0))
 
     def _refuse_when_closed(self) -> None:
         if self._closed:
@@ -130,20 +137,26 @@ class ConnectionThread(Executor):
 
     The first job since ``release()`` goes to any free thread, the following ones to
     that same thread: a handler's sync calls share a thread (and so Django's database
-    connection), while between handlers no thread is held.
+    connection), while between handlers no thread is held. Jobs never overlap: one
+    that is still running when the thread is released (its handler was cancelled, or
+    it belongs to a background task) keeps it until it is done.
     """
 
     def __init__(self, pool: ThreadPool) -> None:
         self._pool = pool
-        self._worker: _Worker | None = None
         self._lock = threading.Lock()
+        self._worker: _Worker | None = None
+        self._used = False
+        self._released = False
+        # Jobs that were submitted and are not over.
+        self._pending = 0
+        # Those among them that follow a first job which has no thread yet.
         self._starting: list[_Job] = []
-        self._started = False
 
     @property
     def used(self) -> bool:
         """Whether sync code has run (or was submitted) since the last ``release()``."""
-        return self._started
+        return self._used
 
     def submit(
         self, function: Callable[..., T], /, *args: Any, **kwargs: Any
@@ -153,31 +166,35 @@ class ConnectionThread(Executor):
 
         def job() -> None:
             if not future.set_running_or_notify_cancel():
+                self._job_over()
                 return
             try:
                 result = function(*args, **kwargs)
             except BaseException as error:
+                self._job_over()
                 future.set_exception(error)
             else:
+                self._job_over()
                 future.set_result(result)
 
         with self._lock:
             if self._worker is not None:
                 self._pool.submit_to(self._worker, job)
-            elif self._started:
-                # The first job has no thread yet; this one follows it there.
+            elif self._pending:
                 self._starting.append(job)
             else:
-                self._started = True
                 self._pool.submit(lambda: self._first(job))
+            self._pending += 1
+            self._used = True
+            self._released = False
         return future
 
     def release(self) -> None:
         """Hold no thread any more; the next job may run in another one."""
         with self._lock:
-            if self._worker is not None:
-                self._worker = None
-                self._started = False
+            self._used = False
+            self._released = True
+            self._let_go()
 
     def _first(self, job: _Job) -> None:
         worker = threading.current_thread()
@@ -189,11 +206,21 @@ class ConnectionThread(Executor):
             self._starting.clear()
         job()
 
+    def _job_over(self) -> None:
+        # Before the job's result is known, so that who waits for it finds the
+        # thread free.
+        with self._lock:
+            self._pending -= 1
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._released and not self._pending:
+            self._worker = None
+
 
 _current: contextvars.ContextVar[ConnectionThread | None] = contextvars.ContextVar(
     "tiderace_connection_thread", default=None
 )
-_pools: weakref.WeakValueDictionary[int, ThreadPool] = weakref.WeakValueDictionary()
 _pool: ThreadPool | None = None
 _pool_lock = threading.Lock()
 
@@ -229,6 +256,19 @@ if hasattr(os, "register_at_fork"):
 def current() -> ConnectionThread | None:
     """The thread of the connection that is being served here, if it is isolated."""
     return _current.get()
+
+
+def background_context() -> contextvars.Context:
+    """A copy of the running context, for a task that outlives the call it starts in.
+
+    Below ``async_to_sync`` the context holds the thread that waits there, in which
+    asgiref would run the task's sync code; by then it has gone on. An isolated
+    connection's own thread is named instead.
+    """
+    context = contextvars.copy_context()
+    if _current.get() is not None:
+        context.run(setattr, AsyncToSync.executors, "current", None)
+    return context
 
 
 @asynccontextmanager
