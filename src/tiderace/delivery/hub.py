@@ -101,8 +101,10 @@ class Hub(Generic[R]):
     def _discard(self, group: str, receiver: R) -> bool:
         receiver.groups.discard(group)
         members = self.groups.get(group)
-        if members is None or members.pop(receiver.name, None) is None:
+        # Another one under its name may have taken its place.
+        if members is None or members.get(receiver.name) is not receiver:
             return False
+        del members[receiver.name]
         if members:
             return False
         del self.groups[group]

@@ -7,8 +7,10 @@ knows no layer and no group, only its name and what was put into it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -56,8 +58,10 @@ class Deadlines:
             return None
 
     def clear(self) -> None:
-        """Forget everything."""
-        self._heap.clear()
+        """Forget everything; the mailboxes may be noted again."""
+        noted, self._heap = self._heap, []
+        for _, _, mailbox in noted:
+            mailbox.scheduled = False
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -79,9 +83,10 @@ class Mailbox(Generic[M]):
         "_clock",
         "_drops",
         "_events",
+        "_held",
         "_messages",
+        "_oldest",
         "_reported_at",
-        "_scheduled",
         "_turn",
         "_waiters",
         "attached",
@@ -89,6 +94,8 @@ class Mailbox(Generic[M]):
         "deadlines",
         "groups",
         "name",
+        "readers",
+        "scheduled",
     )
 
     def __init__(
@@ -105,14 +112,21 @@ class Mailbox(Generic[M]):
         # for then its end empties it.
         self.deadlines = deadlines
         self.attached = False
+        # Whether ``deadlines`` has it noted.
+        self.scheduled = False
+        # How many callers are about to read, or reading; written by the layer alone.
+        self.readers = 0
         # The groups this mailbox is in; written by the hub alone.
         self.groups: set[str] = set()
         self._clock = clock
         self._messages: deque[tuple[float, M]] = deque()
-        self._events: list[tuple[Any, asyncio.Future[None]]] = []
+        # Held by whoever takes out the oldest message: a reader, or a push that finds
+        # it expired.
+        self._oldest = threading.Lock()
+        self._events: list[tuple[Lane, Any, asyncio.Future[None]]] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._turn = Lane.EVENT
-        self._scheduled = False
+        self._held = False
         self._drops = 0
         self._reported_at = float("-inf")
 
@@ -129,13 +143,16 @@ class Mailbox(Generic[M]):
             if len(messages) >= self.capacity:
                 return False
         messages.append((deadline, message))
-        if self.deadlines is not None and not self._scheduled:
-            self._scheduled = True
+        if self.deadlines is not None and not self.scheduled:
+            self.scheduled = True
             self.deadlines.add(deadline, self)
         # Appended before the waiters are looked at; readers do it the other way
         # round, so over threads one of the two always sees the other.
         if self._waiters:
-            self._wake()
+            if self._held:
+                self._wake_all()
+            else:
+                self._wake()
         return True
 
     def note_drop(self, interval: float) -> int:
@@ -157,9 +174,10 @@ class Mailbox(Generic[M]):
         now = self._clock()
         dropped = 0
         messages = self._messages
-        while messages and messages[0][0] <= now:
-            messages.popleft()
-            dropped += 1
+        with self._oldest:
+            while messages and messages[0][0] <= now:
+                messages.popleft()
+                dropped += 1
         if dropped:
             metrics.MESSAGES_DROPPED_EXPIRED.add(dropped)
         return dropped
@@ -169,11 +187,12 @@ class Mailbox(Generic[M]):
 
         It is noted once, for its oldest message, however many it holds.
         """
-        self._scheduled = False
+        self.scheduled = False
         dropped = self.discard_expired()
-        if self._messages and self.deadlines is not None:
-            self._scheduled = True
-            self.deadlines.add(self._messages[0][0], self)
+        with self._oldest:
+            if self._messages and self.deadlines is not None:
+                self.scheduled = True
+                self.deadlines.add(self._messages[0][0], self)
         return dropped
 
     def clear(self) -> None:
@@ -182,15 +201,18 @@ class Mailbox(Generic[M]):
 
     # What a connection puts in
 
-    async def offer(self, event: Any) -> None:
+    async def offer(self, item: Any, lane: Lane = Lane.EVENT) -> None:
         """Put an event in and wait until it is taken.
 
         So at most one event of each source is read ahead, and a client that is
-        faster than its consumer feels it.
+        faster than its consumer feels it. A message of a layer that must be read one
+        by one comes in this way too, in its own ``lane``.
         """
         taken = asyncio.get_running_loop().create_future()
-        self._events.append((event, taken))
-        self._wake()
+        self._events.append((lane, item, taken))
+        # All of them: a reader of messages cannot take it, and one that was woken for
+        # a message will take this instead.
+        self._wake_all()
         await taken
 
     # What readers take out
@@ -201,23 +223,28 @@ class Mailbox(Generic[M]):
             message = self._take_message()
             if message is not None:
                 return message[1]
-            await self._wait(messages_only=True)
+            await self._wait(self._has_message)
 
     async def next(self) -> tuple[Lane, Any]:
         """The next event or message; they take turns when there are both."""
         while True:
-            if self._events and not (self._turn is Lane.MESSAGE and self._messages):
-                event, taken = self._events.pop(0)
-                if not taken.done():
-                    taken.set_result(None)
-                self._turn = Lane.MESSAGE
-                return Lane.EVENT, event
-            self._turn = Lane.EVENT
-            message = self._take_message()
-            if message is not None:
-                return Lane.MESSAGE, message[1]
-            if not self._events:
-                await self._wait(messages_only=False)
+            if self._turn is Lane.EVENT:
+                item = self._next_event() or self._next_message()
+            else:
+                item = self._next_message() or self._next_event()
+            if item is not None:
+                return item
+            await self._wait(self._has_next)
+
+    def hold(self) -> None:
+        """Let ``next`` return no messages until ``release``, events only."""
+        self._held = True
+
+    def release(self) -> None:
+        """Let ``next`` return messages again."""
+        if self._held:
+            self._held = False
+            self._wake_all()
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -230,34 +257,57 @@ class Mailbox(Generic[M]):
         """Whether no message is waiting (the name of ``asyncio.Queue``)."""
         return not self._messages
 
-    @property
-    def awaited(self) -> bool:
-        """Whether a reader is waiting."""
-        return bool(self._waiters)
+    def _next_event(self) -> tuple[Lane, Any] | None:
+        for index, (lane, item, taken) in enumerate(self._events):
+            if self._held and lane is Lane.MESSAGE:
+                continue
+            del self._events[index]
+            if not taken.done():
+                taken.set_result(None)
+            self._turn = Lane.MESSAGE
+            return lane, item
+        return None
+
+    def _next_message(self) -> tuple[Lane, Any] | None:
+        if self._held or (message := self._take_message()) is None:
+            return None
+        self._turn = Lane.EVENT
+        return Lane.MESSAGE, message[1]
 
     def _take_message(self) -> tuple[float, M] | None:
-        while True:
-            try:
-                item = self._messages.popleft()
-            except IndexError:
-                return None
+        messages = self._messages
+        while messages:
+            with self._oldest:
+                if not messages:  # another thread has taken it
+                    return None
+                item = messages.popleft()
             if item[0] > self._clock():
                 return item
             metrics.MESSAGES_DROPPED_EXPIRED.add()
+        return None
 
-    async def _wait(self, *, messages_only: bool) -> None:
+    def _has_message(self) -> bool:
+        return bool(self._messages)
+
+    def _has_next(self) -> bool:
+        if not self._held:
+            return bool(self._messages or self._events)
+        return any(lane is Lane.EVENT for lane, _, _ in self._events)
+
+    async def _wait(self, ready: Callable[[], bool]) -> None:
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        if self._messages or (self._events and not messages_only):
-            # Another thread was faster than the line above.
-            self._wake()
+        if ready():  # another thread was faster than the line above
+            with contextlib.suppress(ValueError):
+                self._waiters.remove(waiter)
+            return
         try:
             await waiter
         except asyncio.CancelledError:
-            if waiter in self._waiters:
+            try:
                 self._waiters.remove(waiter)
-            elif self._messages or self._events:
-                # The wake-up it had been given is due to the next reader.
+            except ValueError:
+                # It had been woken, which is now due to the next reader.
                 self._wake()
             raise
 
@@ -280,6 +330,10 @@ class Mailbox(Generic[M]):
                 except RuntimeError:  # that loop is closed, its reader is gone
                     continue
                 return
+
+    def _wake_all(self) -> None:
+        for _ in range(len(self._waiters)):
+            self._wake()
 
     def _resume(self, waiter: asyncio.Future[None]) -> None:
         if waiter.done():

@@ -23,12 +23,15 @@ class Outbox:
     ever seen by the client.
     """
 
-    __slots__ = ("_send", "accepted", "closed", "lost")
+    __slots__ = ("_send", "accepted", "closed", "leaving", "lost")
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.accepted = False
         self.closed = False
+        # The disconnect event has been read, but not handled yet; then the client is
+        # lost.
+        self.leaving = False
         self.lost = False
 
     @property
@@ -52,9 +55,12 @@ class Outbox:
             self.closed = True
         try:
             await self._send(event)
-        except OSError:
-            # ASGI 2.4: the server says in this way that the client is gone. The
-            # disconnect event, which is on its way, is what ends the consumer.
+        except (OSError, RuntimeError) as error:
+            # OSError (ASGI 2.4) says that the client is gone; the disconnect event is
+            # what ends the consumer. A server that has closed the socket itself may
+            # call every event out of order from then on.
+            if isinstance(error, RuntimeError) and not self.leaving:
+                raise
             self.lost = True
             metrics.SENDS_AFTER_CLOSE.add()
             return

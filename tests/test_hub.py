@@ -1,0 +1,308 @@
+"""The hub: one plain loop over those who listen, and over nobody else."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tiderace.delivery.hub import Hub
+
+FAR = float("inf")
+PATIENCE = 10.0
+
+
+class Receiver:
+    """Somebody who listens, and counts how often the hub came by."""
+
+    def __init__(self, name: str, room: int = 1000) -> None:
+        self.name = name
+        self.groups: set[str] = set()
+        self.room = room
+        self.received: list[object] = []
+        self.pushes = 0
+
+    def push(self, message: object, deadline: float) -> bool:
+        self.pushes += 1
+        if len(self.received) >= self.room:
+            return False
+        self.received.append(message)
+        return True
+
+
+@pytest.fixture
+def hub():
+    return Hub()
+
+
+def members(*names):
+    return [Receiver(name) for name in names]
+
+
+# Membership
+
+
+def test_the_first_to_join_a_group_is_told_so(hub):
+    one, two = members("one", "two")
+
+    assert hub.add("room", one)
+    assert not hub.add("room", two)
+
+
+def test_joining_again_is_the_same_as_once(hub):
+    (one,) = members("one")
+    hub.add("room", one)
+
+    assert not hub.add("room", one)
+    hub.deliver("room", "hello", FAR)
+
+    assert one.received == ["hello"]
+
+
+def test_the_last_to_leave_a_group_is_told_so(hub):
+    one, two = members("one", "two")
+    hub.add("room", one)
+    hub.add("room", two)
+
+    assert not hub.discard("room", one)
+    assert hub.discard("room", two)
+
+
+def test_leaving_a_group_one_is_not_in_changes_nothing(hub):
+    one, two = members("one", "two")
+    hub.add("room", one)
+
+    assert not hub.discard("room", two)
+    assert not hub.discard("elsewhere", two)
+    assert hub.members("room") == [one]
+
+
+def test_a_group_without_members_is_forgotten(hub):
+    (one,) = members("one")
+    hub.add("room", one)
+
+    hub.discard("room", one)
+
+    assert hub.groups == {}
+    assert hub.members("room") == []
+
+
+def test_a_receiver_knows_the_groups_it_is_in(hub):
+    (one,) = members("one")
+    hub.add("room", one)
+    hub.add("hall", one)
+    hub.discard("room", one)
+
+    assert one.groups == {"hall"}
+
+
+def test_members_are_listed_in_the_order_in_which_they_joined(hub):
+    everyone = members("c", "a", "b")
+    for each in everyone:
+        hub.add("room", each)
+
+    assert hub.members("room") == everyone
+
+
+def test_a_dropped_receiver_is_in_no_group_any_more(hub):
+    one, two = members("one", "two")
+    for group in ("room", "hall", "yard"):
+        hub.add(group, one)
+    hub.add("hall", two)
+
+    vacated = hub.drop(one)
+
+    assert sorted(vacated) == ["room", "yard"]
+    assert one.groups == set()
+    assert hub.groups == {"hall": {"two": two}}
+
+
+def test_dropping_a_stranger_changes_nothing(hub):
+    one, stranger = members("one", "stranger")
+    hub.add("room", one)
+
+    assert hub.drop(stranger) == []
+    assert hub.members("room") == [one]
+
+
+def test_one_who_was_replaced_under_its_name_does_not_take_its_successor_out(hub):
+    before, after = members("same", "same")
+    hub.add("room", before)
+    hub.add("room", after)
+
+    assert hub.drop(before) == []
+    assert hub.members("room") == [after]
+
+
+def test_clearing_takes_everyone_out_of_every_group(hub):
+    one, two = members("one", "two")
+    hub.add("room", one)
+    hub.add("room", two)
+    hub.add("hall", two)
+
+    hub.clear()
+
+    assert hub.groups == {}
+    assert one.groups == two.groups == set()
+
+
+# Fan-out
+
+
+def test_every_member_gets_the_same_object(hub):
+    one, two = members("one", "two")
+    hub.add("room", one)
+    hub.add("room", two)
+    message = {"type": "chat"}
+
+    hub.deliver("room", message, FAR)
+
+    assert one.received[0] is two.received[0] is message
+
+
+def test_those_without_room_are_returned_and_the_others_get_it(hub):
+    roomy, full = Receiver("roomy"), Receiver("full", room=0)
+    hub.add("room", full)
+    hub.add("room", roomy)
+
+    assert hub.deliver("room", "hello", FAR) == (1, [full])
+    assert roomy.received == ["hello"]
+
+
+def test_a_group_that_nobody_is_in_costs_nothing(hub):
+    assert hub.deliver("nowhere", "hello", FAR) == (0, [])
+
+
+def test_the_excluded_get_nothing(hub):
+    one, two = members("one", "two")
+    hub.add("room", one)
+    hub.add("room", two)
+
+    assert hub.deliver("room", "hello", FAR, {"one"}) == (1, [])
+    assert (one.received, two.received) == ([], ["hello"])
+
+
+def test_a_message_to_a_small_group_touches_none_of_the_strangers(hub):
+    (one,) = members("one")
+    strangers = members(*(f"stranger{number}" for number in range(10_000)))
+    for stranger in strangers:
+        hub.add("crowd", stranger)
+    hub.add("room", one)
+
+    hub.deliver("room", "hello", FAR)
+
+    assert one.pushes == 1
+    assert sum(stranger.pushes for stranger in strangers) == 0
+
+
+def test_a_member_may_leave_while_the_message_goes_round(hub):
+    class Leaver(Receiver):
+        def push(self, message, deadline):
+            hub.drop(self)
+            return super().push(message, deadline)
+
+    leavers = [Leaver(str(number)) for number in range(5)]
+    for leaver in leavers:
+        hub.add("room", leaver)
+
+    assert hub.deliver("room", "goodbye", FAR) == (5, [])
+    assert hub.groups == {}
+
+
+def test_a_member_may_join_while_the_message_goes_round(hub):
+    class Inviter(Receiver):
+        def push(self, message, deadline):
+            hub.add("room", Receiver(f"guest of {self.name}"))
+            return super().push(message, deadline)
+
+    hub.add("room", Inviter("host"))
+
+    assert hub.deliver("room", "party", FAR) == (1, [])
+    assert len(hub.members("room")) == 2
+
+
+def test_threads_may_join_leave_and_deliver_at_once(hub):
+    errors: list[BaseException] = []
+    steady = Receiver("steady", room=10**6)
+    hub.add("room", steady)
+    start = threading.Barrier(4)
+
+    def come_and_go(who):
+        try:
+            start.wait(PATIENCE)
+            me = Receiver(who)
+            for _ in range(500):
+                hub.add("room", me)
+                hub.add(f"own {who}", me)
+                hub.drop(me)
+        except BaseException as error:
+            errors.append(error)
+
+    def speak():
+        try:
+            start.wait(PATIENCE)
+            for number in range(500):
+                hub.deliver("room", number, FAR)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=come_and_go, args=(str(number),)) for number in range(3)
+    ]
+    threads.append(threading.Thread(target=speak))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+
+    assert errors == []
+    assert hub.groups == {"room": {"steady": steady}}
+    assert steady.received == list(range(500))
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["join", "leave", "drop", "speak", "clear"]),
+        st.integers(0, 3),
+        st.sampled_from(["room", "hall", "yard"]),
+    ),
+    max_size=60,
+)
+
+
+@given(steps=STEPS)
+def test_whatever_happens_members_get_exactly_what_was_said_while_they_were_in(steps):
+    hub: Hub[Receiver] = Hub()
+    everyone = members("a", "b", "c", "d")
+    joined: set[tuple[str, str]] = set()
+    expected: dict[str, list[int]] = {each.name: [] for each in everyone}
+
+    for number, (step, who, group) in enumerate(steps):
+        receiver = everyone[who]
+        inside = {name for room, name in joined if room == group}
+        match step:
+            case "join":
+                assert hub.add(group, receiver) == (not inside)
+                joined.add((group, receiver.name))
+            case "leave":
+                assert hub.discard(group, receiver) == (inside == {receiver.name})
+                joined.discard((group, receiver.name))
+            case "drop":
+                hub.drop(receiver)
+                joined = {pair for pair in joined if pair[1] != receiver.name}
+            case "speak":
+                assert hub.deliver(group, number, FAR) == (len(inside), [])
+                for name in inside:
+                    expected[name].append(number)
+            case "clear":
+                hub.clear()
+                joined.clear()
+
+    assert {each.name: each.received for each in everyone} == expected
+    assert {
+        (group, name) for group, inside in hub.groups.items() for name in inside
+    } == joined
+    assert {(group, each.name) for each in everyone for group in each.groups} == joined
+    assert all(hub.groups.values())
