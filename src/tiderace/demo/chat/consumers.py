@@ -63,7 +63,8 @@ class NoticeConsumer(AsyncJsonWebsocketConsumer):
         return []
 
     async def entered(self, person: Person) -> None:
-        """Do what is due once the socket is known to be a person's."""
+        """Say that the page is listening now, and as whom."""
+        await self.send_json({"type": "welcome", "me": person.as_dict()})
 
     async def receive(
         self,

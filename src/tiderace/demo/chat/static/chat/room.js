@@ -110,6 +110,13 @@ const sent = tellWhenWriting(field, () => {
   if (socket.status === "open") socket.send({ type: "typing" });
 });
 
+// Browsers that cannot let the field grow with the text show two lines of it.
+if (!CSS.supports("field-sizing", "content")) field.rows = 2;
+field.addEventListener("input", () => {
+  // Cutting a long paste short would lose its end without a word.
+  const over = [...field.value.trim()].length - Number(field.dataset.limit);
+  field.setCustomValidity(over > 0 ? `Too long by ${over} character${over === 1 ? "" : "s"}` : "");
+});
 composer.addEventListener("submit", (event) => {
   event.preventDefault();
   const text = field.value.trim();
