@@ -19,7 +19,6 @@ import logging
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 from tiderace.exceptions import ChannelFull
@@ -347,27 +346,88 @@ class RedisPubSubChannelLayer(_RedisLayer):
     def _require_message(self, message: object) -> None:
         """Any value that can be encoded is a message here."""
 
-    def _get_layer(self) -> Any:
-        return SimpleNamespace(channel_layer=self)
+    def _get_layer(self) -> RedisPubSubLoopLayer:
+        return RedisPubSubLoopLayer(self)
 
     @property
-    def _layers(self) -> dict[asyncio.AbstractEventLoop, Any]:
+    def _layers(self) -> dict[asyncio.AbstractEventLoop, RedisPubSubLoopLayer]:
         loops = {loop for broker in self._brokers for loop in broker.loops}
         return {loop: self._get_layer() for loop in loops}
 
     @property
-    def _shards(self) -> list[Any]:
-        return [SimpleNamespace(_redis=_Shard(broker)) for broker in self._brokers]
+    def _shards(self) -> list[RedisSingleShardConnection]:
+        return [RedisSingleShardConnection(broker) for broker in self._brokers]
 
 
-class _Shard:
-    """What suites of channels_redis close in order to break a connection."""
+# Names of channels_redis that suites and applications import. There they are the parts
+# of the machine; here they are views of it.
+
+
+class RedisLoopLayer:
+    """A layer as one event loop sees it."""
+
+    def __init__(self, channel_layer: _RedisLayer) -> None:
+        self.channel_layer = channel_layer
+
+    def get_connection(self, index: int) -> Any:
+        """See ``RedisChannelLayer.connection``."""
+        return self.channel_layer.connection(index)
+
+    async def flush(self) -> None:
+        """Close the running loop's connections."""
+        await self.channel_layer.close_pools()
+
+
+class RedisPubSubLoopLayer(RedisLoopLayer):
+    """The same for the pub/sub name."""
+
+
+class RedisSingleShardConnection:
+    """The connections to one of ``hosts``; closing them breaks them, as a network would."""
 
     def __init__(self, broker: RedisBroker) -> None:
         self._broker = broker
 
+    @property
+    def _redis(self) -> RedisSingleShardConnection:
+        return self
+
     async def aclose(self, close_connection_pool: bool = True) -> None:
+        """Break the connections of the running loop; the layer makes new ones."""
         await self._broker.cut()
+
+
+class ChannelLock:
+    """One ``asyncio.Lock`` per name, kept for as long as somebody holds or awaits it."""
+
+    def __init__(self) -> None:
+        self.locks: dict[str, asyncio.Lock] = {}
+        self.wait_counts: dict[str, int] = {}
+
+    async def acquire(self, channel: str) -> bool:
+        """Wait for the lock of ``channel`` and take it; True."""
+        lock = self.locks.setdefault(channel, asyncio.Lock())
+        self.wait_counts[channel] = self.wait_counts.get(channel, 0) + 1
+        try:
+            return await lock.acquire()
+        except BaseException:
+            self._forget(channel)
+            raise
+
+    def locked(self, channel: str) -> bool:
+        """Whether somebody holds the lock of ``channel``."""
+        return channel in self.locks and self.locks[channel].locked()
+
+    def release(self, channel: str) -> None:
+        """Give the lock of ``channel`` back."""
+        self.locks[channel].release()
+        self._forget(channel)
+
+    def _forget(self, channel: str) -> None:
+        self.wait_counts[channel] -= 1
+        if not self.wait_counts[channel]:
+            del self.locks[channel]
+            del self.wait_counts[channel]
 
 
 def _compression(above: int | None, algorithm: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import hiredis
+import redis.exceptions
 
 __all__ = ["Link", "LinkLost"]
 
@@ -223,8 +224,6 @@ async def connect(make_connection: Callable[[], Any], *, timeout: float) -> Link
     Raises:
         LinkLost: when it cannot be opened within ``timeout`` seconds.
     """
-    import redis.exceptions
-
     connection = make_connection()
     try:
         async with asyncio.timeout(timeout):
