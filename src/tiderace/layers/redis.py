@@ -31,8 +31,12 @@ from tiderace.layers.redis_broker import RedisBroker
 __all__ = [
     "BoundedQueue",
     "ChannelFull",
+    "ChannelLock",
     "RedisChannelLayer",
+    "RedisLoopLayer",
     "RedisPubSubChannelLayer",
+    "RedisPubSubLoopLayer",
+    "RedisSingleShardConnection",
 ]
 
 logger = logging.getLogger("channels_redis.core")
