@@ -7,12 +7,20 @@ are used for.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-__all__ = ["Settings", "UnknownSetting", "current", "nearest", "validate"]
+__all__ = [
+    "Settings",
+    "UnknownSetting",
+    "configured",
+    "current",
+    "nearest",
+    "validate",
+]
 
 
 class UnknownSetting(ValueError):
@@ -50,6 +58,11 @@ def validate(values: Mapping[str, Any]) -> Settings:
             value of the wrong type or out of range.
     """
     known = Settings.__struct_encode_fields__
+    if not isinstance(values, Mapping):
+        raise UnknownSetting(
+            f"TIDERACE is a {type(values).__qualname__}; make it a dict of settings "
+            f"(known: {', '.join(known)})"
+        )
     for key in values:
         if key not in known:
             raise UnknownSetting(
@@ -69,6 +82,13 @@ def validate(values: Mapping[str, Any]) -> Settings:
     return settings
 
 
+def configured() -> bool:
+    """Whether Django has settings, be it that they are loaded at their first use."""
+    from django.conf import ENVIRONMENT_VARIABLE, settings
+
+    return settings.configured or bool(os.environ.get(ENVIRONMENT_VARIABLE))
+
+
 _validated: tuple[object, Settings] | None = None
 
 
@@ -81,7 +101,7 @@ def current() -> Settings:
     global _validated
     from django.conf import settings
 
-    values = getattr(settings, "TIDERACE", None) if settings.configured else None
+    values = getattr(settings, "TIDERACE", None) if configured() else None
     if _validated is None or _validated[0] is not values:
         _validated = (values, validate(values or {}))
     return _validated[1]

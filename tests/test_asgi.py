@@ -1,0 +1,115 @@
+"""ASGI events, built by pure functions."""
+
+from __future__ import annotations
+
+import pytest
+
+from tiderace import asgi
+
+
+def test_accept_always_says_its_subprotocol():
+    assert asgi.websocket_accept() == {"type": "websocket.accept", "subprotocol": None}
+    assert asgi.websocket_accept("chat")["subprotocol"] == "chat"
+
+
+def test_accept_says_its_headers_only_when_there_are_any():
+    assert "headers" not in asgi.websocket_accept(headers=[])
+    assert asgi.websocket_accept(headers=((b"x-a", b"1"),))["headers"] == [
+        (b"x-a", b"1")
+    ]
+
+
+def test_text_wins_over_bytes():
+    assert asgi.websocket_send("text", b"bytes") == {
+        "type": "websocket.send",
+        "text": "text",
+    }
+
+
+def test_empty_text_and_empty_bytes_are_sent():
+    assert asgi.websocket_send("") == {"type": "websocket.send", "text": ""}
+    assert asgi.websocket_send(None, b"") == {"type": "websocket.send", "bytes": b""}
+
+
+def test_a_message_of_nothing_is_refused():
+    with pytest.raises(
+        ValueError, match="You must pass one of bytes_data or text_data"
+    ):
+        asgi.websocket_send()
+
+
+@pytest.mark.parametrize("code", [None, True])
+def test_a_close_without_a_code_leaves_it_to_the_server(code):
+    assert asgi.websocket_close(code) == {"type": "websocket.close"}
+
+
+@pytest.mark.parametrize("code", [0, 1000, 4001])
+def test_a_close_says_its_code(code):
+    assert asgi.websocket_close(code) == {"type": "websocket.close", "code": code}
+
+
+def test_a_close_says_its_reason_unless_it_is_empty():
+    assert asgi.websocket_close(4001, "bye")["reason"] == "bye"
+    assert "reason" not in asgi.websocket_close(4001, "")
+
+
+def test_a_plain_response_says_its_length_in_bytes():
+    start, body = asgi.http_response(404, "caf\u00e9")
+
+    assert start["type"] == "http.response.start"
+    assert start["status"] == 404
+    assert (b"content-length", b"5") in start["headers"]
+    assert body == {"type": "http.response.body", "body": b"caf\xc3\xa9"}
+
+
+def test_a_denial_uses_the_events_of_its_extension():
+    start, body = asgi.denial_response(403, "no")
+
+    assert start["type"] == "websocket.http.response.start"
+    assert body["type"] == "websocket.http.response.body"
+
+
+@pytest.mark.parametrize(
+    ("scope", "able"),
+    [
+        ({}, False),
+        ({"extensions": None}, False),
+        ({"extensions": {}}, False),
+        ({"extensions": {"websocket.http.response": {}}}, True),
+    ],
+)
+def test_whether_a_server_takes_a_denial_stands_in_the_scope(scope, able):
+    assert asgi.can_deny_with_response(scope) is able
+
+
+@pytest.mark.parametrize(
+    ("client", "address"),
+    [
+        (None, "unknown"),
+        (("127.0.0.1", 5000), "127.0.0.1:5000"),
+        (["::1", 5000], "::1:5000"),
+    ],
+)
+def test_the_address_of_the_client_is_what_the_server_saw(client, address):
+    assert asgi.client_address({"client": client}) == address
+
+
+def test_a_connection_is_described_without_its_query_string():
+    scope = {
+        "type": "websocket",
+        "path": "/ws/",
+        "query_string": b"token=secret",
+        "client": ("10.0.0.1", 5000),
+    }
+
+    assert asgi.describe(scope) == "websocket '/ws/' from 10.0.0.1:5000"
+
+
+def test_a_path_cannot_write_lines_of_its_own_into_a_log():
+    scope = {"type": "websocket", "path": "/ws/\nERROR all is lost", "client": None}
+
+    assert "\n" not in asgi.describe(scope)
+
+
+def test_a_workers_channel_is_described_by_its_name():
+    assert asgi.describe({"type": "channel", "channel": "thumbs"}) == "channel 'thumbs'"

@@ -1,0 +1,115 @@
+"""Our settings: one dict, checked once, every mistake named."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from django.test import override_settings
+
+from tiderace import conf
+from tiderace.conf import Settings, UnknownSetting, nearest, validate
+
+
+def test_without_a_dict_the_defaults_are_in_force():
+    assert conf.current() == Settings()
+
+
+@override_settings(TIDERACE={"SYNC_THREADS": 3, "DROP_LOG_INTERVAL": 5})
+def test_the_dict_in_djangos_settings_is_in_force():
+    assert conf.current().sync_threads == 3
+    assert conf.current().drop_log_interval == 5.0
+
+
+def test_changed_settings_are_read_again():
+    with override_settings(TIDERACE={"CONCURRENT_HANDLERS": 2}):
+        assert conf.current().concurrent_handlers == 2
+
+    assert conf.current().concurrent_handlers == 16
+
+
+@override_settings(TIDERACE={"CONCURRENT_HANDLERS": 2})
+def test_the_same_dict_is_checked_once():
+    assert conf.current() is conf.current()
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_one_and_all_there_are():
+    with pytest.raises(UnknownSetting) as refused:
+        validate({"SYNC_THREAD": 3})
+
+    text = str(refused.value)
+    assert "TIDERACE has no setting 'SYNC_THREAD'" in text
+    assert "did you mean 'SYNC_THREADS'" in text
+    assert "CONCURRENT_HANDLERS" in text
+
+
+def test_a_key_in_small_letters_is_unknown():
+    with pytest.raises(UnknownSetting, match="no setting 'sync_threads'"):
+        validate({"sync_threads": 3})
+
+
+def test_a_key_that_is_no_text_is_unknown():
+    with pytest.raises(UnknownSetting, match="no setting 7"):
+        validate({7: 3})
+
+
+@pytest.mark.parametrize("value", ["many", 1.5, True, [1]])
+def test_a_value_of_the_wrong_type_is_refused_with_its_key(value):
+    with pytest.raises(UnknownSetting, match="SYNC_THREADS"):
+        validate({"SYNC_THREADS": value})
+
+
+@pytest.mark.parametrize("key", ["SYNC_THREADS", "CONCURRENT_HANDLERS"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_a_number_out_of_range_is_refused(key, value):
+    with pytest.raises(UnknownSetting, match=rf"\['{key}'\] is {value}; use 1 or more"):
+        validate({key: value})
+
+
+@pytest.mark.parametrize("value", [["SYNC_THREADS"], 5, "SYNC_THREADS"])
+def test_a_setting_that_is_no_dict_is_refused(value):
+    with pytest.raises(UnknownSetting, match="make it a dict"):
+        validate(value)
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        conf.current().sync_threads = 3
+
+
+def test_no_name_is_suggested_where_none_is_near():
+    assert nearest("elephant", ["mouse"]) == ""
+
+
+def test_an_unknown_setting_is_a_value_error():
+    assert issubclass(UnknownSetting, ValueError)
+
+
+def run(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={"PATH": "", **environment},
+        timeout=30,
+        check=False,
+    )
+
+
+def test_without_django_settings_the_defaults_are_in_force():
+    result = run("from tiderace import conf; print(conf.current().concurrent_handlers)")
+
+    assert result.stdout.strip() == "16", result.stderr
+
+
+def test_settings_that_nobody_has_used_yet_are_loaded(tmp_path):
+    (tmp_path / "late_settings.py").write_text("TIDERACE = {'CONCURRENT_HANDLERS': 5}")
+
+    result = run(
+        "from tiderace import conf; print(conf.current().concurrent_handlers)",
+        DJANGO_SETTINGS_MODULE="late_settings",
+        PYTHONPATH=str(tmp_path),
+    )
+
+    assert result.stdout.strip() == "5", result.stderr
