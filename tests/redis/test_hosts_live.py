@@ -130,7 +130,7 @@ async def test_one_connection_to_the_primary_leaves_none_to_the_sentinels(sentin
 
     await connection.connect()
 
-    assert connection.port == sentinel.primary().port
+    assert (connection.host, connection.port) == (HOST, sentinel.primary().port)
     await connection.send_command("PING")
     assert await connection.read_response() == b"PONG"
     await connection.disconnect()

@@ -358,7 +358,7 @@ def _asker(module: Any, *, sync: bool) -> Any:
                     answers.append(str(error))
                 else:
                     if address:
-                        return address
+                        return _text(address[0]), int(address[1])
                     answers.append("has no such primary")
                 finally:
                     client.connection_pool.disconnect(inuse_connections=False)
@@ -376,13 +376,17 @@ def _asker(module: Any, *, sync: bool) -> Any:
                     answers.append(str(error))
                 else:
                     if address:
-                        return address
+                        return _text(address[0]), int(address[1])
                     answers.append("has no such primary")
                 finally:
                     await client.connection_pool.disconnect(inuse_connections=False)
             raise module.MasterNotFoundError(_nobody_knows(service_name, answers))
 
     return Blocking if sync else Asyncio
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else name
 
 
 def _nobody_knows(name: str, answers: list[str]) -> str:

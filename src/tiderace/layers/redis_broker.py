@@ -179,6 +179,7 @@ class _Connections:
                 raise LinkLost("the event loop is ending") from None
             raise
         if kept.lost:
+            kept.let_go()
             if self._links.get(loop) is task:
                 del self._links[loop]
             return await self._kept(loop)
@@ -227,8 +228,12 @@ class _Kept:
         ) as error:
             raise LinkLost(str(error)) from error
 
-    async def close(self) -> None:
+    def let_go(self) -> None:
+        """End what is kept without waiting for it."""
         self._keeper.cancel()
+
+    async def close(self) -> None:
+        self.let_go()
         with contextlib.suppress(asyncio.CancelledError):
             await self._keeper
 

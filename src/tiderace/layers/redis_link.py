@@ -74,7 +74,7 @@ class Link(asyncio.Protocol):
             return future
         self._expect()
         self._waiting.append(future)
-        self._transport.write(hiredis.pack_command(cast("tuple[bytes]", command)))
+        self._write(command)
         return future
 
     def subscription(
@@ -93,9 +93,7 @@ class Link(asyncio.Protocol):
                 future = self._acknowledgements[key] = self._loop.create_future()
             futures.append(future)
         self._subscribed = True
-        self._transport.write(
-            hiredis.pack_command(cast("tuple[bytes]", (verb, *channels)))
-        )
+        self._write((verb, *channels))
         return futures
 
     async def pushed(self) -> list[tuple[bytes, bytes]]:
@@ -161,6 +159,13 @@ class Link(asyncio.Protocol):
         else:
             future.set_result(reply)
 
+    def _write(self, command: tuple[Any, ...]) -> None:
+        try:
+            self._transport.write(hiredis.pack_command(cast("tuple[bytes]", command)))
+        except RuntimeError as error:
+            # uvloop's transport refuses once it is closed, before it tells us so.
+            self._fail(LinkLost(f"the connection is closed ({error})"))
+
     def _expect(self) -> None:
         """Count the server's silence from now on, if nothing was awaited before."""
         if not self._waiting and not self._acknowledgements:
@@ -182,7 +187,7 @@ class Link(asyncio.Protocol):
             # Its silence is counted from here on.
             self._heard = self._loop.time()
             if self._subscribed:
-                self._transport.write(hiredis.pack_command(("PING",)))
+                self._write(("PING",))
             else:
                 self.call("PING").add_done_callback(_ignore)
         self._watch = self._loop.call_later(
@@ -228,8 +233,12 @@ async def connect(make_connection: Callable[[], Any], *, timeout: float) -> Link
     try:
         async with asyncio.timeout(timeout):
             await connection.connect()
-    except (OSError, TimeoutError, redis.exceptions.RedisError) as error:
-        raise LinkLost(f"cannot connect: {error}") from error
+    # RuntimeError: what uvloop raises for a transport that the server has just closed.
+    except (OSError, TimeoutError, RuntimeError, redis.exceptions.RedisError) as error:
+        await connection.disconnect(nowait=True)
+        raise LinkLost(
+            f"cannot connect: {str(error) or type(error).__name__}"
+        ) from error
     # There is no public way. What remains of the connection object knows no stream,
     # so that freeing it closes nothing.
     writer, connection._writer, connection._reader = connection._writer, None, None  # noqa: SLF001

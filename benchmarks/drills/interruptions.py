@@ -1,0 +1,150 @@
+"""Drills in which the server, its connections or a process are hurt.
+
+They know how it is done and what must come out of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+from .stage import Stage, stage
+
+from brokers import SentinelSetup, Server  # isort: skip (found through stage)
+
+__all__ = ["cuts", "emptied", "failover", "pause", "process", "restart"]
+
+
+def _size(quick: bool) -> dict[str, int]:
+    if quick:
+        return {"sockets": 20, "rooms": 10, "rate": 300}
+    return {"sockets": 100, "rooms": 25, "rate": 1000}
+
+
+async def _verdict(drill: Stage, *notes: str, timeout: float = 20) -> bool:
+    """Print the figures; whether nothing at all was wrong."""
+    figures = await drill.finish(timeout=timeout)
+    _print(drill, figures, *notes)
+    return figures.clean
+
+
+def _print(drill: Stage, figures: object, *notes: str) -> None:
+    counted = []
+    for site in drill.sites:
+        if site.process is not None and site.process.returncode is None:
+            values = site.counted()
+            names = ("layer_interruptions", "gaps_filled", "messages_dropped_full")
+            counted.append(", ".join(f"{name} {values[name]}" for name in names))
+    print(f"    {figures}")
+    print(
+        f"    slowest send {drill.sender.slowest:.2f} s, "
+        f"{drill.sender.refused} refused and sent again"
+    )
+    for line in (*counted, *notes):
+        print(f"    {line}")
+
+
+async def cuts(quick: bool) -> bool:
+    """Connections cut 100 times while 1,000 messages a second flow."""
+    times, chance = (15 if quick else 100), random.Random(3)
+    with Server() as server:
+        async with stage({"hosts": [server.url]}, **_size(quick)) as drill:
+            cut = 0
+            for number in range(times):
+                kind = ("pubsub", "normal")[number % 2]
+                cut += await asyncio.to_thread(server.client_kill, kind)
+                await asyncio.sleep(chance.uniform(0.02, 0.5))
+            return await _verdict(drill, f"{cut} connections cut in {times} blows")
+
+
+async def restart(quick: bool) -> bool:
+    """The server killed -9 and restarted with its append-only file."""
+    with Server(append_only=True) as server:
+        async with stage({"hosts": [server.url]}, **_size(quick)) as drill:
+            for down in (0.0, 0.5, 2.0)[: 2 if quick else 3]:
+                await asyncio.to_thread(server.restart, down=down)
+                await drill.flowing()
+                await asyncio.sleep(2)
+            return await _verdict(drill)
+
+
+async def emptied(quick: bool) -> bool:
+    """The server restarted empty: every loss is told, and all goes on."""
+    with Server() as server:
+        async with stage({"hosts": [server.url]}, **_size(quick)) as drill:
+            for _ in range(2):
+                await asyncio.to_thread(server.restart, down=0.5)
+                await drill.flowing()
+                await asyncio.sleep(1)
+            figures = await drill.finish()
+            untold = sum(
+                any(number >= tally.told_up_to for number in tally.missing)
+                for tally in drill.ears.tallies
+            )
+            deaf = sum(tally.gaps == 0 for tally in drill.ears.tallies)
+            _print(
+                drill,
+                figures,
+                f"{deaf} sockets were told nothing, {untold} lost something untold",
+            )
+            clean = not (figures.twice or figures.late or figures.closed)
+            return clean and not untold and not deaf
+
+
+async def failover(quick: bool) -> bool:
+    """The primary behind Sentinel killed -9; its replica takes over."""
+    with SentinelSetup(sentinels=3, replicas=1) as sentinel:
+        async with stage({"hosts": [sentinel.host]}, **_size(quick)) as drill:
+            took = await asyncio.to_thread(sentinel.fail_over)
+            await drill.flowing()
+            await asyncio.sleep(2)
+            return await _verdict(drill, f"another primary after {took:.1f} s")
+
+
+async def pause(quick: bool) -> bool:
+    """The server stopped for five seconds with its connections open."""
+    with Server() as server:
+        async with stage({"hosts": [server.url]}, **_size(quick)) as drill:
+            server.pause()
+            await asyncio.sleep(2 if quick else 5)
+            server.resume()
+            await drill.flowing()
+            return await _verdict(drill)
+
+
+async def process(quick: bool) -> bool:
+    """One process of the site killed -9 while the other goes on."""
+    lease = 2.0
+    with Server() as server:
+        config = {"hosts": [server.url], "lease": lease}
+        async with stage(config, **_size(quick)) as drill:
+            await asyncio.sleep(0.5)  # for the memberships to be announced
+            before = await _members(drill)
+            for tally in drill.ears.tallies[len(drill.ears.tallies) // 2 :]:
+                tally.closed = "killed"
+            drill.sites[1].kill()
+            begun = time.monotonic()
+            half = before // 2
+            while (after := await _members(drill)) != half:
+                if time.monotonic() - begun > lease * 3:
+                    break
+                await asyncio.sleep(0.1)
+            took = time.monotonic() - begun
+            await drill.flowing()
+            survivors = [t for t in drill.ears.tallies if t.closed != "killed"]
+            drill.ears.tallies = survivors
+            clean = await _verdict(
+                drill, f"members {before}, {after} of them {took:.1f} s after the kill"
+            )
+            return clean and after == half
+
+
+async def _members(drill: Stage) -> int:
+    from tiderace.layers.redis import RedisChannelLayer
+
+    layer = RedisChannelLayer(**drill.config)
+    try:
+        return sum([await layer.group_count(room) for room in drill.rooms])
+    finally:
+        await layer.close()
