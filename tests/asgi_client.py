@@ -1,0 +1,129 @@
+"""A client that says ASGI events to an application and keeps what it answers.
+
+Unlike the public communicators it hides nothing: events and the end of the application
+are seen apart, and what follows a close is kept too. It knows no consumer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["PATIENCE", "Client", "settle", "until", "within"]
+
+PATIENCE = 10.0
+
+
+async def settle() -> None:
+    """Let every task of the loop run until it waits for something from outside."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let everything run until ``condition`` is true, which must not take long."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 (what is waited for may be in a thread)
+            await asyncio.sleep(0)
+
+
+async def within(awaitable: Any) -> Any:
+    """The result of ``awaitable``, which must not take long."""
+    async with asyncio.timeout(PATIENCE):
+        return await awaitable
+
+
+class Client:
+    """One connection to ``application``, which runs as a task from the start."""
+
+    def __init__(self, application: Any, **scope: Any) -> None:
+        self.scope: dict[str, Any] = {
+            "type": "websocket",
+            "path": "/ws/",
+            "headers": [],
+            "client": ("10.0.0.1", 5000),
+            **scope,
+        }
+        self.sent: list[dict[str, Any]] = []
+        self.fail_with: BaseException | None = None
+        self._news = asyncio.Event()
+        self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.task = asyncio.create_task(
+            application(self.scope, self._events.get, self._send)
+        )
+        self.task.add_done_callback(lambda task: self._news.set())
+
+    async def _send(self, event: dict[str, Any]) -> None:
+        if self.fail_with is not None:
+            raise self.fail_with
+        self.sent.append(event)
+        self._news.set()
+
+    def say(self, kind: str, **event: Any) -> None:
+        """Let the server say one event."""
+        self._events.put_nowait({"type": kind, **event})
+
+    def text(self, text: str) -> None:
+        """Let the client send text."""
+        self.say("websocket.receive", text=text)
+
+    async def connect(self) -> None:
+        """Ask for a socket and wait until it is accepted."""
+        self.say("websocket.connect")
+        await self.until("websocket.accept")
+
+    async def open(self) -> Client:
+        """``connect()``, and the client itself."""
+        await self.connect()
+        return self
+
+    async def until(self, kind: str, count: int = 1) -> dict[str, Any]:
+        """Wait until ``count`` events of this kind have been sent; the last of them.
+
+        Raises:
+            AssertionError: when the application ends without them.
+        """
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                found = [event for event in self.sent if event["type"] == kind]
+                if len(found) >= count:
+                    return found[count - 1]
+                if self.task.done() and not self.task.cancelled():
+                    self.task.result()
+                assert not self.task.done(), f"ended; it had sent {self.sent}"
+                self._news.clear()
+                await self._news.wait()
+
+    @property
+    def texts(self) -> list[str]:
+        """The text messages that were sent."""
+        return [event["text"] for event in self.sent if "text" in event]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The types of all events that were sent."""
+        return [event["type"] for event in self.sent]
+
+    async def leave(self, code: int = 1001) -> None:
+        """Let the client go, and wait for the application to end without an error."""
+        self.say("websocket.disconnect", code=code)
+        await self.end()
+
+    async def end(self) -> None:
+        """Wait for the end of the application; raises what it raised."""
+        await within(asyncio.wait([self.task]))
+        self.task.result()
+
+    async def error(self) -> BaseException:
+        """Wait for the end of the application, which must be an error."""
+        await within(asyncio.wait([self.task]))
+        error = self.task.exception()
+        assert error is not None, f"no error; it had sent {self.sent}"
+        return error
+
+    async def cancel(self) -> None:
+        """Let the server cancel the application."""
+        self.task.cancel()
+        await within(asyncio.wait([self.task]))
+        assert self.task.cancelled(), f"it ended otherwise: {self.task!r}"
