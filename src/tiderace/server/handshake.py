@@ -1,0 +1,153 @@
+"""Reads a WebSocket's opening request, and builds the answers to it.
+
+It knows HTTP/1.1's lines and RFC 6455 section 4; it knows no socket and no ASGI.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+__all__ = [
+    "HandshakeRefused",
+    "Request",
+    "accept_response",
+    "http_response",
+    "read_request",
+]
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+_MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_VERSION = b"13"
+
+
+class HandshakeRefused(Exception):
+    """The request opens no WebSocket: answer with ``status`` and say why."""
+
+    def __init__(
+        self, status: int, why: str, headers: list[tuple[bytes, bytes]] | None = None
+    ) -> None:
+        super().__init__(why)
+        self.status = status
+        self.why = why
+        self.headers = headers or []
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An opening request: its target as sent, its headers, and what matters of them."""
+
+    target: bytes
+    headers: list[tuple[bytes, bytes]]
+    key: bytes
+    subprotocols: list[str]
+
+
+def read_request(head: bytes) -> Request:
+    """Read a request from its first line to the empty one, header names lower-cased.
+
+    Raises:
+        HandshakeRefused: 405 when it is no GET, 426 when it asks for another version
+            than 13, 400 when it has no key of 16 bytes or cannot be read.
+    """
+    line, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    method, _, rest = line.partition(b" ")
+    target, _, _ = rest.rpartition(b" ")
+    if method != b"GET":
+        raise HandshakeRefused(405, "a WebSocket opens with GET", [(b"allow", b"GET")])
+    if not target.isascii():
+        raise HandshakeRefused(400, "the path is not ASCII; percent-encode it")
+    headers = []
+    for header in lines:
+        name, _, value = header.partition(b":")
+        headers.append((name.lower(), value.strip(b" \t")))
+    _check_version(_values(headers, b"sec-websocket-version"))
+    key = _key(_values(headers, b"sec-websocket-key"))
+    offered = b",".join(_values(headers, b"sec-websocket-protocol")).decode("latin-1")
+    subprotocols = [name.strip() for name in offered.split(",") if name.strip()]
+    return Request(target, headers, key, subprotocols)
+
+
+def accept_response(key: bytes, subprotocol: str | None, headers: Headers) -> bytes:
+    """Build the 101 that makes the connection a WebSocket.
+
+    Raises:
+        ValueError: when a header or the subprotocol holds a line break.
+    """
+    digest = hashlib.sha1(key + _MAGIC, usedforsecurity=False).digest()
+    own = [
+        (b"upgrade", b"websocket"),
+        (b"connection", b"Upgrade"),
+        (b"sec-websocket-accept", base64.b64encode(digest)),
+    ]
+    if subprotocol:
+        own.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
+    return _head(101, [*own, *headers])
+
+
+def http_response(
+    status: int, headers: Headers, body: bytes, *, whole: bool = True
+) -> bytes:
+    """Build an answer that opens no WebSocket, after which the connection ends.
+
+    With ``whole`` false more of the body follows, up to the end of the connection.
+
+    Raises:
+        ValueError: when a header holds a line break.
+    """
+    headers = list(headers)
+    names = {name.lower() for name, _ in headers}
+    if b"content-type" not in names:
+        headers.append((b"content-type", b"text/plain; charset=utf-8"))
+    if whole and b"content-length" not in names:
+        headers.append((b"content-length", str(len(body)).encode()))
+    if b"connection" not in names:
+        headers.append((b"connection", b"close"))
+    return _head(status, headers) + body
+
+
+def _head(status: int, headers: Headers) -> bytes:
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    lines = [f"HTTP/1.1 {status} {phrase}".encode()]
+    for name, value in headers:
+        line = b"%b: %b" % (name, value)
+        if b"\r" in line or b"\n" in line:
+            raise ValueError(f"the header {name!r} holds a line break: {value!r}")
+        lines.append(line)
+    return b"\r\n".join([*lines, b"\r\n"])
+
+
+def _values(headers: list[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:
+    return [value for name, value in headers if name == wanted]
+
+
+def _check_version(versions: list[bytes]) -> None:
+    if versions != [_VERSION]:
+        said = b", ".join(versions).decode("latin-1") or "none"
+        raise HandshakeRefused(
+            426,
+            f"the WebSocket version must be 13, not {said}",
+            [(b"sec-websocket-version", _VERSION), (b"upgrade", b"websocket")],
+        )
+
+
+def _key(keys: list[bytes]) -> bytes:
+    if len(keys) != 1:
+        raise HandshakeRefused(
+            400, f"there must be one Sec-WebSocket-Key, not {len(keys)}"
+        )
+    try:
+        nonce = base64.b64decode(keys[0], validate=True)
+    except binascii.Error:
+        nonce = b""
+    if len(nonce) != 16:
+        raise HandshakeRefused(400, "Sec-WebSocket-Key must be 16 bytes in base64")
+    return keys[0]

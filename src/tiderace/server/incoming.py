@@ -1,0 +1,101 @@
+"""What an application has still to read of a socket; it stops the client if too much.
+
+It knows ASGI's events by their payload and the reading side of a transport, and
+neither frames nor the sending side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from tiderace.asgi import Event
+
+__all__ = ["Incoming"]
+
+# Characters or bytes held for an application that does not read, whatever their number.
+_HELD_SIZE: Final = 1024 * 1024
+
+
+class Incoming:
+    """A queue of events for ``receive``; full, it pauses reading from the client.
+
+    Full means ``limit`` messages or a mebibyte; what the transport has read already is
+    still taken. After the disconnect event nothing is added, and reading past it gives
+    it again, so that no application hangs.
+    """
+
+    __slots__ = (
+        "_events",
+        "_limit",
+        "_paused",
+        "_size",
+        "_transport",
+        "_waiters",
+        "end",
+    )
+
+    def __init__(self, transport: asyncio.Transport, limit: int) -> None:
+        self.end: Event | None = None
+        self._transport = transport
+        self._limit = limit
+        self._events: list[Event] = []
+        self._size = 0
+        self._paused = False
+        self._waiters: list[asyncio.Future[None]] = []
+
+    @property
+    def paused(self) -> bool:
+        """Whether the client is not read from, because the application does not read."""
+        return self._paused
+
+    def put(self, event: Event, size: int = 0) -> None:
+        """Add an event whose payload has ``size`` bytes or characters."""
+        if self.end is not None:
+            return
+        self._events.append(event)
+        self._size += size
+        if not self._paused and (
+            len(self._events) >= self._limit or self._size >= _HELD_SIZE
+        ):
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def disconnect(self, code: int, reason: str = "") -> None:
+        """Add the last event, unless there is one; read on, to see the client go."""
+        if self.end is not None:
+            return
+        self.end = {"type": "websocket.disconnect", "code": code, "reason": reason}
+        self._resume()
+        self._wake()
+
+    async def get(self) -> Event:
+        """Return the next event, waiting for it."""
+        while not self._events:
+            if self.end is not None:
+                return self.end
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.remove(waiter)
+        event = self._events.pop(0)
+        payload = event.get("text") or event.get("bytes")
+        if payload:
+            self._size -= len(payload)
+        if len(self._events) <= self._limit // 2 and self._size < _HELD_SIZE:
+            self._resume()
+        return event
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)

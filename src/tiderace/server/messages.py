@@ -1,0 +1,227 @@
+"""Turns the bytes of a WebSocket client into messages, pings, pongs and a goodbye.
+
+It knows RFC 6455 from a client's first frame to its close frame, with no extension;
+it knows neither sockets nor ASGI, and waits for nothing.
+"""
+
+from __future__ import annotations
+
+import codecs
+from typing import Protocol
+
+from tiderace.server.frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    FINAL,
+    PING,
+    PONG,
+    TEXT,
+    may_be_sent,
+    unmask,
+)
+
+__all__ = ["MessageHandler", "MessageReader", "ProtocolFailure"]
+
+_RESERVED = 0x70
+_MASKED = 0x80
+_CONTROL = 0x08
+
+_utf8_decoder = codecs.getincrementaldecoder("utf-8")
+
+
+class ProtocolFailure(Exception):
+    """The client broke the protocol: close with ``code`` and ``reason``."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{reason} ({code})")
+        self.code = code
+        self.reason = reason
+
+
+class MessageHandler(Protocol):
+    """What a reader calls, in the order in which the client sent it."""
+
+    def text_received(self, text: str) -> None:
+        """A whole text message."""
+
+    def bytes_received(self, data: bytes) -> None:
+        """A whole binary message."""
+
+    def ping_received(self, payload: bytes) -> None:
+        """A ping, which may come between the fragments of a message."""
+
+    def pong_received(self, payload: bytes) -> None:
+        """A pong, asked for or not."""
+
+    def close_received(self, code: int | None, reason: str) -> None:
+        """The client's goodbye; ``code`` is None when it gave none."""
+
+
+class MessageReader:
+    """Reads one connection; ``feed`` it what arrives, in pieces of any size.
+
+    Text is checked fragment by fragment, so that a broken one ends the connection
+    before the message does. A message may have ``max_size`` bytes; a frame that would
+    exceed it fails when its head is read, before its payload is held.
+    """
+
+    __slots__ = ("_buffer", "_decoder", "_fragments", "_max_size", "_needed", "closed")
+
+    def __init__(self, max_size: int) -> None:
+        self.closed = False
+        self._max_size = max_size
+        # What has come of a frame that is not complete, and its size as far as known.
+        self._buffer: bytearray | None = None
+        self._needed = 0
+        # The message whose last fragment is still to come; with a decoder if text.
+        self._fragments: bytearray | None = None
+        self._decoder: codecs.IncrementalDecoder | None = None
+
+    def feed(self, data: bytes, handler: MessageHandler) -> None:
+        """Read ``data`` and tell ``handler`` of everything that is complete.
+
+        After a close frame everything is ignored.
+
+        Raises:
+            ProtocolFailure: when the client broke the protocol; what came before has
+                been told, and the reader must not be fed again.
+        """
+        if self._buffer is not None:
+            self._buffer += data
+            if len(self._buffer) < self._needed:
+                return
+            data = bytes(self._buffer)
+            self._buffer = None
+        position, end = 0, len(data)
+        while position < end and not self.closed:
+            stop = self._frame(data, position, end, handler)
+            if stop == position:
+                self._buffer = bytearray(data[position:])
+                return
+            position = stop
+
+    def _frame(
+        self, data: bytes, position: int, end: int, handler: MessageHandler
+    ) -> int:
+        """Read the frame at ``position``; return its end, or ``position`` if incomplete."""
+        if end - position < 2:
+            self._needed = 2
+            return position
+        first, second = data[position], data[position + 1]
+        opcode, length = first & 0x0F, second & 0x7F
+        self._check(first, second, opcode, length)
+        start = position + 2
+        if length > 125:
+            size = 2 if length == 126 else 8
+            if end - start < size:
+                self._needed = 2 + size
+                return position
+            length = int.from_bytes(data[start : start + size], "big")
+            start += size
+        if opcode < _CONTROL:
+            self._check_size(length)
+        payload_start = start + 4
+        stop = payload_start + length
+        if stop > end:
+            self._needed = stop - position
+            return position
+        payload = unmask(data[payload_start:stop], data[start:payload_start])
+        if opcode < _CONTROL:
+            self._data(opcode, payload, first & FINAL, handler)
+        else:
+            self._control(opcode, payload, handler)
+        return stop
+
+    def _check(self, first: int, second: int, opcode: int, length: int) -> None:
+        """Refuse the head of a frame that may not come, or not now."""
+        if first & _RESERVED:
+            raise ProtocolFailure(1002, "a reserved bit is set")
+        if not second & _MASKED:
+            raise ProtocolFailure(1002, "a client's frame is not masked")
+        if opcode >= _CONTROL:
+            if opcode > PONG:
+                raise ProtocolFailure(1002, f"opcode {opcode} is unknown")
+            if not first & FINAL:
+                raise ProtocolFailure(1002, "a control frame is fragmented")
+            if length > 125:
+                raise ProtocolFailure(1002, "a control frame is too long")
+        elif opcode == CONTINUATION:
+            if self._fragments is None:
+                raise ProtocolFailure(1002, "there is no message to continue")
+        elif opcode > BINARY:
+            raise ProtocolFailure(1002, f"opcode {opcode} is unknown")
+        elif self._fragments is not None:
+            raise ProtocolFailure(1002, "the message before was not finished")
+
+    def _check_size(self, length: int) -> None:
+        if self._fragments is not None:
+            length += len(self._fragments)
+        if length > self._max_size:
+            raise ProtocolFailure(
+                1009, f"a message may have {self._max_size} bytes, this has {length}"
+            )
+
+    def _data(
+        self, opcode: int, payload: bytes, final: int, handler: MessageHandler
+    ) -> None:
+        if self._fragments is None:
+            if final:
+                if opcode == TEXT:
+                    handler.text_received(_text(payload))
+                else:
+                    handler.bytes_received(payload)
+                return
+            self._fragments = bytearray()
+            self._decoder = _utf8_decoder() if opcode == TEXT else None
+        self._fragments += payload
+        if self._decoder is not None:
+            try:
+                self._decoder.decode(payload, final=bool(final))
+            except UnicodeDecodeError:
+                raise ProtocolFailure(1007, "a text message is not UTF-8") from None
+        if final:
+            self._whole(handler)
+
+    def _whole(self, handler: MessageHandler) -> None:
+        """Tell of the message whose last fragment has come."""
+        fragments, decoder = self._fragments, self._decoder
+        self._fragments = self._decoder = None
+        if fragments is None:
+            return
+        if decoder is None:
+            handler.bytes_received(bytes(fragments))
+        else:
+            handler.text_received(fragments.decode())
+
+    def _control(self, opcode: int, payload: bytes, handler: MessageHandler) -> None:
+        if opcode == PING:
+            handler.ping_received(payload)
+        elif opcode == PONG:
+            handler.pong_received(payload)
+        elif opcode == CLOSE:
+            code, reason = _goodbye(payload)
+            self.closed = True
+            handler.close_received(code, reason)
+
+
+def _text(payload: bytes) -> str:
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        raise ProtocolFailure(1007, "a text message is not UTF-8") from None
+
+
+def _goodbye(payload: bytes) -> tuple[int | None, str]:
+    """The code and the reason in a close frame."""
+    if not payload:
+        return None, ""
+    if len(payload) == 1:
+        raise ProtocolFailure(1002, "a close frame has half a code")
+    code = int.from_bytes(payload[:2], "big")
+    if not may_be_sent(code):
+        raise ProtocolFailure(1002, f"the close code {code} may not be sent")
+    try:
+        return code, payload[2:].decode()
+    except UnicodeDecodeError:
+        raise ProtocolFailure(1007, "a close reason is not UTF-8") from None
