@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tiderace.asgi import Event
-from tiderace.consumer import AsyncConsumer
+from tiderace.consumer import AsyncConsumer, verb
 from tiderace.exceptions import StopConsumer
 
 __all__ = ["AsyncHttpConsumer"]
@@ -20,12 +20,18 @@ Header = tuple[bytes, bytes]
 class AsyncHttpConsumer(AsyncConsumer):
     """Handles one request: override ``handle`` and send a response from it.
 
-    No other event is handled while ``handle`` runs, and the consumer ends with it.
+    No other event is handled while ``handle`` runs, and the consumer ends with it. A
+    ``handle`` that is a plain ``def`` runs in a thread, where the verbs need no
+    ``await``.
     """
+
+    # Whether disconnect() has been called for this request.
+    _over = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.body: list[bytes] = []
 
+    @verb
     async def send_headers(
         self,
         *,
@@ -49,6 +55,7 @@ class AsyncHttpConsumer(AsyncConsumer):
             {"type": "http.response.start", "status": status, "headers": pairs}
         )
 
+    @verb
     async def send_body(self, body: bytes, *, more_body: bool = False) -> None:
         """Send a part of the body, the last one unless ``more_body``.
 
@@ -61,6 +68,7 @@ class AsyncHttpConsumer(AsyncConsumer):
             {"type": "http.response.body", "body": body, "more_body": more_body}
         )
 
+    @verb
     async def send_response(self, status: int, body: bytes, **kwargs: Any) -> None:
         """Send a whole response; ``kwargs`` go to ``send_headers``."""
         await self.send_headers(status=status, **kwargs)
@@ -81,12 +89,19 @@ class AsyncHttpConsumer(AsyncConsumer):
             self.body.append(message["body"])
         if not message.get("more_body"):
             try:
-                await self.handle(b"".join(self.body))
+                await self._call(self.handle, b"".join(self.body))
             finally:
-                await self.disconnect()
+                await self._disconnect_once()
             raise StopConsumer
 
     async def http_disconnect(self, message: Event) -> None:
-        """The client went away before the request was complete."""
-        await self.disconnect()
+        """The client went away, or has its response."""
+        await self._disconnect_once()
         raise StopConsumer
+
+    async def _disconnect_once(self) -> None:
+        # Where on_error() lets the connection go on after handle(), http.disconnect
+        # is still to come.
+        if not self._over:
+            self._over = True
+            await self._call(self.disconnect)

@@ -16,13 +16,14 @@ and ``close`` speak to the client. It knows the events of WebSockets; how a cons
 runs and ends stands in ``tiderace.consumer``.
 
 In an async consumer a ``connect``, ``receive`` or ``disconnect`` that is a plain
-``def`` runs in a thread; in a sync one an ``async def`` runs on the event loop, where
-the verbs return something to await.
+``def`` runs in a thread, where the verbs need no ``await``; in a sync one an ``async
+def`` runs on the event loop, where the verbs return something to await.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -30,7 +31,7 @@ from typing import Any
 from asgiref.sync import async_to_sync, iscoroutinefunction
 
 from tiderace.asgi import Event, websocket_accept, websocket_close, websocket_send
-from tiderace.consumer import AsyncConsumer, SyncConsumer, may_block
+from tiderace.consumer import AsyncConsumer, SyncConsumer, may_block, verb
 from tiderace.db import database_sync_to_async
 from tiderace.exceptions import (
     AcceptConnection,
@@ -64,13 +65,15 @@ _LIFE_CYCLE = (
     "websocket_receive",
 )
 
+_VERBS = ("accept", "close", "send", "send_json")
 
-def _own_life_cycle(cls: type) -> list[tuple[str, Callable[..., Any]]]:
-    """The life-cycle methods that ``cls`` itself defines as functions."""
+
+def _life_cycle(cls: type) -> list[tuple[str, Callable[..., Any]]]:
+    """The life-cycle methods of ``cls`` that are functions, its mixins' included."""
     return [
         (name, method)
         for name in _LIFE_CYCLE
-        if callable(method := vars(cls).get(name)) and hasattr(method, "__code__")
+        if inspect.isfunction(method := inspect.getattr_static(cls, name, None))
     ]
 
 
@@ -94,6 +97,8 @@ def _from_thread(method: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         return async_to_sync(method)(*args, **kwargs)
 
+    # What is inside is nobody's business: looked through, it would seem not to block.
+    del run.__wrapped__
     return run
 
 
@@ -112,7 +117,7 @@ class WebsocketConsumer(SyncConsumer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name, method in _own_life_cycle(cls):
+        for name, method in _life_cycle(cls):
             if iscoroutinefunction(method):
                 setattr(cls, name, _from_thread(method))
 
@@ -210,6 +215,16 @@ class WebsocketConsumer(SyncConsumer):
 class JsonWebsocketConsumer(WebsocketConsumer):
     """A WebSocket that carries JSON in text messages, handled in a thread."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("decode_json", "encode_json"):
+            if iscoroutinefunction(getattr(cls, name)):
+                raise TypeError(
+                    f"{cls.__qualname__}.{name} is a coroutine function, but "
+                    "JsonWebsocketConsumer calls it in a thread; write it as a plain "
+                    "def, or derive from AsyncJsonWebsocketConsumer"
+                )
+
     def receive(
         self,
         text_data: str | None = None,
@@ -258,9 +273,12 @@ class AsyncWebsocketConsumer(AsyncConsumer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name, method in _own_life_cycle(cls):
+        for name, method in _life_cycle(cls):
             if may_block(method):
                 setattr(cls, name, _in_thread(method))
+        for name in _VERBS:
+            if inspect.isfunction(own := vars(cls).get(name)):
+                setattr(cls, name, verb(own))
 
     async def websocket_connect(self, message: Event) -> None:
         """The client asks for a socket: join ``groups``, then ``connect()``."""
@@ -279,6 +297,7 @@ class AsyncWebsocketConsumer(AsyncConsumer):
         """Accept or close the socket; accepts when not overridden."""
         await self.accept()
 
+    @verb
     async def accept(
         self,
         subprotocol: str | None = None,
@@ -299,6 +318,7 @@ class AsyncWebsocketConsumer(AsyncConsumer):
     ) -> None:
         """Handle a message of the client: exactly one of the two is given."""
 
+    @verb
     async def send(  # type: ignore[override]
         self,
         text_data: str | None = None,
@@ -310,6 +330,7 @@ class AsyncWebsocketConsumer(AsyncConsumer):
         if close:
             await self.close(close)
 
+    @verb
     async def close(
         self, code: int | bool | None = None, reason: str | None = None
     ) -> None:
@@ -345,14 +366,16 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
         """
         if not text_data:
             raise ValueError("No text section for incoming WebSocket frame!")
-        await self.receive_json(await self.decode_json(text_data), **kwargs)
+        await self.receive_json(await _result(self.decode_json(text_data)), **kwargs)
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
         """Handle what the client sent."""
 
+    @verb
     async def send_json(self, content: Any, close: bool | int = False) -> None:
         """Send ``content`` as JSON; ``close`` as in ``send``."""
-        await super().send(text_data=await self.encode_json(content), close=close)
+        text_data = await _result(self.encode_json(content))
+        await super().send(text_data=text_data, close=close)
 
     @classmethod
     async def decode_json(cls, text_data: str) -> Any:
@@ -363,6 +386,11 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
     async def encode_json(cls, content: Any) -> str:
         """An object to JSON; override for another dialect."""
         return json.dumps(content)
+
+
+async def _result(value: Any) -> Any:
+    """``value``, awaited if it has to be: a codec may be a plain def as well."""
+    return await value if inspect.isawaitable(value) else value
 
 
 async def _in_turn(first: Any, then: Callable[[], Any]) -> None:
