@@ -123,6 +123,7 @@ INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace.layers.redis_options", "redis"): NO_REDIS,
     ("tiderace.management.commands.runserver", "tiderace.server"): NO_UVICORN,
     ("tiderace.testing.live", "tiderace.server"): NO_UVICORN,
+    ("tiderace.server", "tiderace.server.protocol"): NO_UVICORN,
     ("tiderace.testing", "tiderace.testing.live"): "it brings Django's test framework",
 }
 

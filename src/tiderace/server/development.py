@@ -6,21 +6,21 @@ Importing it needs uvicorn, and says how to get it.
 
 from __future__ import annotations
 
-import importlib.util
 import socket
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 try:
     import uvicorn
-    from uvicorn.config import WS_PROTOCOLS
 except ImportError as error:
     raise ImportError(
         "the development server needs uvicorn, which is not installed; "
         'install it with: pip install "tiderace[server]"'
     ) from error
+
+from tiderace.server.protocol import WebSocketProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -164,8 +164,8 @@ class DevelopmentServer:
     def _config(self, application: ASGIApp) -> uvicorn.Config:
         return uvicorn.Config(
             application,
-            ws=websocket_protocol(),
-            # Deflate costs 36 KB per idle connection and helps nobody on loopback.
+            ws=WebSocketProtocol,
+            # The class has none, and would say so.
             ws_per_message_deflate=False,
             ws_ping_interval=self.options.ping_interval,
             ws_ping_timeout=self.options.ping_timeout,
@@ -175,16 +175,6 @@ class DevelopmentServer:
             log_config=None,
             access_log=False,
         )
-
-
-def websocket_protocol() -> Any:
-    """The name of uvicorn's best WebSocket implementation that can be had here.
-
-    ``websockets-sansio`` has write flow control since uvicorn 0.52.1.
-    """
-    if "websockets-sansio" in WS_PROTOCOLS and importlib.util.find_spec("websockets"):
-        return "websockets-sansio"
-    return "auto"
 
 
 class _Server(uvicorn.Server):
