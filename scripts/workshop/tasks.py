@@ -200,10 +200,10 @@ def docs() -> int:
 
 
 def bench(further: list[str]) -> int:
-    """Run the benchmark; it installs the real Channels beside us for comparison."""
+    """Run the benchmarks; they install the real Channels beside us for comparison."""
     environment = main_environment()
-    environment.ensure(extras=SERVER, groups=("test",))
-    return run([environment.python, "benchmarks/fanout.py", *further], cwd=ROOT)
+    environment.ensure(extras=("server", "redis"), groups=("test",))
+    return run([environment.python, "-m", "benchmarks", *further], cwd=ROOT)
 
 
 def clean() -> int:

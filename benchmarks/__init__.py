@@ -1,0 +1,1 @@
+"""Measurements of Tiderace beside others; ``python -m benchmarks`` runs them."""

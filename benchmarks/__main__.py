@@ -1,0 +1,106 @@
+"""Measures what the command line names, prints the table, writes JSON."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import resource
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import uvloop
+
+from benchmarks import accepts, echo, fanout, memory, processes, publish, storm
+from benchmarks.contenders import CONTENDERS, pin
+from benchmarks.crowd import Failed
+from benchmarks.peers import TOOLS
+from benchmarks.plan import Plan
+from benchmarks.report import Report
+
+QUESTIONS = {
+    "fanout": (fanout.run, (fanout.QUESTION,)),
+    "processes": (processes.run, (processes.QUESTION,)),
+    "echo": (echo.run, echo.QUESTIONS),
+    "accepts": (accepts.run, (accepts.QUESTION,)),
+    "memory": (memory.run, (memory.QUESTION,)),
+    "storm": (storm.run, (storm.QUESTION,)),
+    "publish": (publish.run, (publish.QUESTION,)),
+}
+
+# A quick run begins no further measurement after these.
+QUICK_SECONDS = 150
+
+
+def main() -> int:
+    options = arguments()
+    raise_file_limit()
+    pin(os.getpid(), -1)
+    report = Report()
+    plan = Plan(
+        report,
+        quick=options.quick,
+        rounds=options.rounds or (1 if options.quick else 3),
+        seconds=options.seconds or (1 if options.quick else 3),
+        until=time.monotonic() + (QUICK_SECONDS if options.quick else math.inf),
+        only=frozenset(options.contenders),
+        sizes=options.sizes,
+    )
+    failed = []
+    for name in options.questions or QUESTIONS:
+        run, questions = QUESTIONS[name]
+        for question in questions:
+            report.questions[question.name] = question
+        print(f"\n{name}: {questions[0].text}", flush=True)
+        started = time.monotonic()
+        try:
+            uvloop.run(run(plan))
+        except Failed as error:
+            failed.append(f"{name}: {error}")
+            print(f"  no measurement: {error}", file=sys.stderr)
+        print(f"  ({time.monotonic() - started:.0f} s)", flush=True)
+    print("\nmedians, and how many times better than the line with 1.0x\n")
+    print(report.tables())
+    for name, why in report.skipped.items():
+        print(f"\nleft out: {name} ({why})")
+    command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+    report.write(options.output, command)
+    print(f"\nwritten to {options.output}")
+    for failure in failed:
+        print(f"no measurement: {failure}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "questions", nargs="*", metavar="question", help=", ".join(QUESTIONS)
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer, shorter runs")
+    parser.add_argument("--rounds", type=int, help="how often each is measured")
+    parser.add_argument("--seconds", type=float, help="length of one measurement")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[], help="for fanout")
+    parser.add_argument(
+        "--contenders", nargs="+", default=[], choices=list(CONTENDERS), metavar="name",
+        help=", ".join(CONTENDERS),
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, default=TOOLS / "bench.json")
+    options = parser.parse_args()
+    for name in options.questions:
+        if name not in QUESTIONS:
+            parser.error(
+                f"no question is called {name}; there are {', '.join(QUESTIONS)}"
+            )
+    return options
+
+
+def raise_file_limit() -> None:
+    """Allow as many sockets as the system lets us, here and in the servers."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

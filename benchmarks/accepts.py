@@ -1,0 +1,54 @@
+"""How many connections does a second of server processor time accept and join?
+
+Each one shakes hands, runs a consumer's ``connect``, joins a group and is accepted.
+"""
+
+from __future__ import annotations
+
+import time
+
+from benchmarks.contenders import served
+from benchmarks.crowd import Crowd
+from benchmarks.plan import Plan
+from benchmarks.report import Figure, Question
+
+__all__ = ["QUESTION", "run"]
+
+QUESTION = Question(
+    "accepts",
+    "Connections accepted and joined to a group per second of server processor time",
+    "per cpu-s",
+)
+QUICK = ("channels", "tiderace", "tiderace-server")
+CONTENDERS = (
+    "channels",
+    "tiderace",
+    "tiderace-server",
+    "bare",
+    "node",
+    "litestar",
+    "socketio",
+)
+
+
+async def run(plan: Plan) -> None:
+    size = 1000 if plan.quick else 2000
+    for contender in plan.turns(QUICK if plan.quick else CONTENDERS):
+        with served(contender) as server:
+            crowd = Crowd(contender.fan, server.ports)
+            try:
+                await crowd.enter(50)
+                before, started = server.cpu_seconds(), time.perf_counter()
+                await crowd.enter(size)
+                used = server.cpu_seconds() - before
+                passed = time.perf_counter() - started
+            finally:
+                crowd.leave()
+        figure = Figure(
+            QUESTION.name,
+            contender.name,
+            f"{size:,} sockets",
+            size / used,
+            {"per s": size / passed},
+        )
+        plan.report.add(figure)

@@ -1,0 +1,26 @@
+"""python-socketio: a room that all sockets are in."""
+
+from __future__ import annotations
+
+import socketio
+
+# No ping in the middle of a run.
+server = socketio.AsyncServer(async_mode="asgi", ping_interval=3600)
+
+
+@server.event
+async def connect(sid, environ):
+    await server.enter_room(sid, "fan")
+
+
+@server.event
+async def say(sid, said):
+    await server.emit("said", said, room="fan")
+
+
+@server.event
+async def echo(sid, said):
+    await server.emit("said", said, to=sid)
+
+
+application = socketio.ASGIApp(server)
