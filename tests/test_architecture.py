@@ -39,7 +39,7 @@ FLOORS: list[dict[str, set[str]]] = [
         "delivery": {"delivery"},
     },
     {"layers": {"layers"}},
-    {"consumers": {"consumer", "generic", "worker"}},
+    {"consumers": {"connection", "consumer", "generic", "worker"}},
     {"topics": {"topics"}},
     {"server": {"server"}},
     {

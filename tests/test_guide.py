@@ -16,6 +16,7 @@ from urllib.request import urlopen
 import pytest
 from asgiref.sync import async_to_sync
 from celery.contrib.testing.worker import start_worker
+from celery.signals import setup_logging
 from django.contrib.auth.models import AnonymousUser
 from django.core.cache import cache
 from django.urls import path
@@ -390,9 +391,16 @@ async def test_the_eleventh_message_of_a_minute_is_refused():
 # Pushing from a Celery worker
 
 
+def _leave_logging_alone(**kwargs):
+    pass
+
+
 @pytest.fixture(scope="module")
 def _celery_worker():
     """A worker in a thread of this process, its queue in memory."""
+    # Whoever listens to this signal keeps the worker from configuring the logging of
+    # the whole process, which other tests look at.
+    setup_logging.connect(_leave_logging_alone)
     with start_worker(celery_app, pool="solo", perform_ping_check=False):
         yield
 

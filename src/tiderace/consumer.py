@@ -7,12 +7,10 @@
 It knows a layer as the place messages come from, and a connection as ASGI's
 ``receive`` and ``send``; what a WebSocket or a request is stands in ``generic``.
 
-How a consumer runs: the server's task of the connection runs the handlers, strictly
-one after the other; one more task hands it the client's events, one at a time. A
-layer of ours pushes into the connection's mailbox and costs no task. However the
-connection ends (the client leaves, a handler raises, the server cancels), the
-``websocket.disconnect`` handler has run exactly once, background tasks are over, and
-every group is left.
+How a consumer runs (``tiderace.connection``): its handlers run strictly one after the
+other, in one task and one context. However the connection ends (the client leaves, a
+handler raises, the server cancels), the ``websocket.disconnect`` handler has run
+exactly once, background tasks are over, and every group is left.
 """
 
 from __future__ import annotations
@@ -21,33 +19,17 @@ import asyncio
 import contextlib
 import functools
 import inspect
-import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from enum import Enum
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, ClassVar, TypeVar, cast
 
-from asgiref.sync import (
-    async_to_sync,
-    iscoroutinefunction,
-    markcoroutinefunction,
-)
+from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction
 
-from tiderace import DEFAULT_CHANNEL_LAYER, conf, metrics, threads
-from tiderace import db as database
-from tiderace.asgi import (
-    Event,
-    Receive,
-    Scope,
-    Send,
-    describe,
-    websocket_close,
-)
+from tiderace import DEFAULT_CHANNEL_LAYER, conf, threads
+from tiderace.asgi import Event, Receive, Scope, Send
+from tiderace.connection import Access, Connection, get_handler_name
 from tiderace.db import database_sync_to_async
-from tiderace.delivery.mailbox import Lane, Mailbox
-from tiderace.delivery.outbox import Outbox
 from tiderace.exceptions import StopConsumer, UnknownMessageType
 from tiderace.layers import get_channel_layer
-from tiderace.layers.base import LocalDelivery
 
 __all__ = [
     "AsyncConsumer",
@@ -59,14 +41,9 @@ __all__ = [
     "get_handler_name",
 ]
 
-logger = logging.getLogger("tiderace.consumer")
-
 T = TypeVar("T")
 Handler = Callable[[Any], Any]
 F = TypeVar("F", bound=Callable[..., Any])
-
-# After these events nothing more can happen on a connection.
-_LAST_EVENTS = frozenset({"http.disconnect", "websocket.disconnect"})
 
 # Events of the server, which no message of a layer may imitate.
 _ASGI_HANDLERS = frozenset(
@@ -78,21 +55,6 @@ _ASGI_HANDLERS = frozenset(
         "websocket_receive",
     }
 )
-
-
-def get_handler_name(message: Event) -> str:
-    """The method that handles ``message``: its type with dots as underscores.
-
-    Raises:
-        ValueError: for a message without a type, or with one that would name a
-            private attribute.
-    """
-    if "type" not in message:
-        raise ValueError("Incoming message has no 'type' attribute")
-    name = str(message["type"]).replace(".", "_")
-    if name.startswith("_"):
-        raise ValueError("Malformed type in message (leading underscore)")
-    return name
 
 
 def concurrent(handler: F) -> F:
@@ -115,6 +77,8 @@ def verb(method: F) -> F:
     So that ``self.send(...)`` in a handler that is a plain ``def`` sends, instead of
     making a coroutine that nobody awaits.
     """
+    if getattr(method, "_tiderace_verb", False):
+        return method
 
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -123,6 +87,7 @@ def verb(method: F) -> F:
             return async_to_sync(method)(*args, **kwargs)
         return method(*args, **kwargs)
 
+    call._tiderace_verb = True  # type: ignore[attr-defined]  # noqa: SLF001
     return cast("F", markcoroutinefunction(call))
 
 
@@ -153,23 +118,6 @@ async def await_many_dispatch(
                 await task
 
 
-class _Access(Enum):
-    """What a message of the layer may do with a method."""
-
-    REFUSED = "not call it"
-    IN_TURN = "call it, after the messages before it"
-    CONCURRENT = "call it beside others"
-
-
-class _Failed:
-    """A source of events broke: what it raised, to be raised where handlers run."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
 class AsyncConsumer:
     """Handles one connection with coroutines.
 
@@ -189,7 +137,7 @@ class AsyncConsumer:
         base_send: sends an ASGI event to the client.
     """
 
-    _sync: ClassVar[bool] = False
+    _sync: bool = False
     channel_layer_alias: str = DEFAULT_CHANNEL_LAYER
 
     scope: Scope
@@ -198,9 +146,9 @@ class AsyncConsumer:
     channel_receive: Callable[[], Awaitable[Any]]
     base_send: Callable[[Event], Any]
 
-    _connection: _Connection | None = None
+    _connection: Connection | None = None
     # By method name, what a message of the layer may do with it.
-    _access: ClassVar[dict[str, _Access]] = {}
+    _access: ClassVar[dict[str, Access]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -212,7 +160,8 @@ class AsyncConsumer:
         _set_anonymous_user(scope)
         pool = threads.default_pool(conf.current().sync_threads)
         async with threads.isolated(pool):
-            await _Connection(self, receive, send).serve()
+            layer = get_channel_layer(self.channel_layer_alias)
+            await Connection(self, layer, receive, send).serve()
 
     @classmethod
     def as_asgi(
@@ -280,6 +229,10 @@ class AsyncConsumer:
             )
         return connection.spawn(work)
 
+    async def _consult(self, error: Exception) -> None:
+        """Let ``on_error`` decide; raises when the connection is to end."""
+        await self._call(self.on_error, error)
+
     async def _call(self, handler: Callable[..., Any], *arguments: Any) -> None:
         """Call ``handler``: on the loop if it cannot block, else in a thread."""
         # In a sync consumer a plain function around a coroutine function blocks
@@ -299,7 +252,7 @@ class AsyncConsumer:
         return handler
 
     @classmethod
-    def _layer_access(cls, name: str) -> _Access:
+    def _layer_access(cls, name: str) -> Access:
         """What a message of the layer may do with the method ``name``.
 
         It may call only what the application defined: a name that one of our own
@@ -313,11 +266,11 @@ class AsyncConsumer:
                 for base in cls.__mro__
                 if base.__module__ in _OUR_MODULES
             ):
-                access = _Access.REFUSED
+                access = Access.REFUSED
             elif getattr(getattr(cls, name, None), "_tiderace_concurrent", False):
-                access = _Access.CONCURRENT
+                access = Access.CONCURRENT
             else:
-                access = _Access.IN_TURN
+                access = Access.IN_TURN
             # A type that no method has is not remembered: strangers may choose it.
             if hasattr(cls, name):
                 cls._access[name] = access
@@ -351,367 +304,6 @@ _OUR_MODULES = frozenset(
 )
 
 
-class _Connection:
-    """One consumer serving one connection: its tasks, its mailbox, its end."""
-
-    __slots__ = (
-        "_concurrent",
-        "_consumer",
-        "_disconnected",
-        "_ending",
-        "_layer",
-        "_loop",
-        "_mailbox",
-        "_only_messages",
-        "_outbox",
-        "_receive",
-        "_started",
-        "_tasks",
-        "_thread",
-    )
-
-    def __init__(
-        self,
-        consumer: AsyncConsumer,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        self._consumer = consumer
-        self._loop = asyncio.get_running_loop()
-        self._receive = receive
-        self._outbox = Outbox(send)
-        # None below a sync caller, whose own thread runs the sync code.
-        self._thread = threads.current()
-        self._layer: Any = None
-        self._mailbox: Mailbox[Any] | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._concurrent: set[asyncio.Task[Any]] = set()
-        # A worker's connection has no client: its events are messages of the layer.
-        self._only_messages = consumer.scope.get("type") == "channel"
-        # Whether the connect handler was called, the tasks are being cancelled, the
-        # disconnect handler was called.
-        self._started = False
-        self._ending = False
-        self._disconnected = False
-
-    async def serve(self) -> None:
-        """Run the handlers until the connection ends, and leave nothing behind."""
-        consumer = self._consumer
-        consumer._connection = self  # noqa: SLF001
-        metrics.CONNECTIONS_OPEN.add()
-        ending = 1006
-        feeds: list[asyncio.Task[None]] = []
-        try:
-            feeds = await self._open()
-            await self._run()
-        except StopConsumer:
-            ending = 1000
-            await self._close(ending)
-        except Exception as error:
-            ending = 1011
-            await self._fail(error)
-            raise
-        finally:
-            try:
-                await self._finish(ending, feeds)
-            finally:
-                metrics.CONNECTIONS_OPEN.add(-1)
-                consumer._connection = None  # noqa: SLF001
-
-    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        if asyncio._get_running_loop() is not self._loop:  # noqa: SLF001
-            # A sync handler, in its thread.
-            return asyncio.run_coroutine_threadsafe(
-                self._adopt(work), self._loop
-            ).result()
-        task = self._loop.create_task(work, context=threads.background_context())
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
-        return task
-
-    async def _adopt(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        return self.spawn(work)
-
-    async def _open(self) -> list[asyncio.Task[None]]:
-        consumer = self._consumer
-        mailbox: Mailbox[Any]
-        layer = self._layer = get_channel_layer(consumer.channel_layer_alias)
-        consumer.channel_layer = layer
-        if consumer._sync:  # noqa: SLF001
-            consumer.base_send = _blocking_or_awaitable(self._outbox.send)
-        else:
-            consumer.base_send = self._outbox.send
-        create_task = self._loop.create_task
-        if layer is None:
-            mailbox = self._mailbox = Mailbox("", 0)
-            return [create_task(self._feed(mailbox, self._receive, Lane.EVENT))]
-        name = await layer.new_channel()
-        consumer.channel_name = name
-        consumer.channel_receive = functools.partial(layer.receive, name)
-        if isinstance(layer, LocalDelivery):
-            self._mailbox = mailbox = layer.attach(name)
-            return [create_task(self._feed(mailbox, self._receive, Lane.EVENT))]
-        # A layer of another project: read it message by message.
-        self._mailbox = mailbox = Mailbox(name, 0)
-        return [
-            create_task(self._feed(mailbox, self._receive, Lane.EVENT)),
-            create_task(self._feed(mailbox, consumer.channel_receive, Lane.MESSAGE)),
-        ]
-
-    async def _feed(
-        self,
-        mailbox: Mailbox[Any],
-        source: Callable[[], Awaitable[Any]],
-        lane: Lane,
-    ) -> None:
-        try:
-            while True:
-                item = await source()
-                if lane is Lane.EVENT and item.get("type") == "websocket.disconnect":
-                    self._outbox.leaving = True
-                await mailbox.offer(item, lane)
-        except Exception as error:
-            await mailbox.offer(_Failed(error))
-
-    async def _run(self) -> None:
-        mailbox = self._open_mailbox()
-        thread = self._thread
-        while True:
-            lane, item = await mailbox.next()
-            if isinstance(item, _Failed):
-                raise item.error
-            if lane is Lane.EVENT and not self._only_messages:
-                await self._handle_event(item)
-            else:
-                await self._handle_message(item)
-            if thread is not None and thread.used:
-                self._tidy_thread(thread)
-
-    async def _handle_event(self, event: Event) -> None:
-        kind = event.get("type")
-        if kind == "websocket.connect":
-            self._started = True
-        elif kind == "websocket.disconnect":
-            await self._cancel_tasks()
-            self._disconnected = True
-            self._outbox.lost = True
-        try:
-            await self._consumer.dispatch(event)
-        except StopConsumer:
-            raise
-        except Exception as error:
-            if kind in _LAST_EVENTS and isinstance(error, UnknownMessageType):
-                pass  # nobody has to have a handler for the end
-            elif kind in ("websocket.connect", "websocket.disconnect"):
-                raise
-            else:
-                await self._consult(error)
-        if kind in _LAST_EVENTS:
-            # Also where the application's own handler forgot to say so.
-            raise StopConsumer
-
-    async def _handle_message(self, message: Event) -> None:
-        consumer = self._consumer
-        try:
-            name = get_handler_name(message)
-        except (ValueError, TypeError) as error:
-            self._drop(message, str(error))
-            return
-        access = consumer._layer_access(name)  # noqa: SLF001
-        if name == "layer_gap" and not hasattr(consumer, name):
-            return  # an offer, which not every consumer takes
-        if access is _Access.REFUSED:
-            self._drop(message, "only handlers the application defines can be called")
-            return
-        # A copy of the outermost dict alone: handlers written for Channels pop the
-        # type or add keys, and the other members hold the same object.
-        work = self._dispatch_message(dict(message))
-        if access is _Access.CONCURRENT:
-            self._start_concurrent(work)
-        else:
-            await work
-
-    def _start_concurrent(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self.spawn(work)
-        self._concurrent.add(task)
-        task.add_done_callback(self._concurrent_done)
-        if len(self._concurrent) >= conf.current().concurrent_handlers:
-            # Messages wait; events do not, or nobody would see the client leave.
-            self._open_mailbox().hold()
-
-    def _concurrent_done(self, task: asyncio.Task[None]) -> None:
-        self._concurrent.discard(task)
-        self._open_mailbox().release()
-
-    def _open_mailbox(self) -> Mailbox[Any]:
-        assert self._mailbox is not None  # noqa: S101 (set by _open)
-        return self._mailbox
-
-    async def _dispatch_message(self, message: Event) -> None:
-        try:
-            await self._consumer.dispatch(message)
-        except UnknownMessageType:
-            self._drop(message, "no handler for it")
-        except StopConsumer:
-            raise
-        except Exception as error:
-            await self._consult(error)
-
-    def _drop(self, message: Event, why: str) -> None:
-        metrics.MESSAGES_DROPPED_UNHANDLED.add()
-        kind = message.get("type") if isinstance(message, dict) else message
-        logger.warning(
-            "%s dropped a message of type %r (%s); define the method for it, or check "
-            "the type where it is sent (%s)",
-            type(self._consumer).__qualname__,
-            kind,
-            why,
-            describe(self._consumer.scope),
-        )
-
-    async def _consult(self, error: Exception) -> None:
-        """Let ``on_error`` decide; it raises when the connection is to end."""
-        consumer = self._consumer
-        await consumer._call(consumer.on_error, error)  # noqa: SLF001
-        metrics.CONSUMER_ERRORS.add()
-        logger.warning(
-            "%s goes on after %r (%s)",
-            type(consumer).__qualname__,
-            error,
-            describe(consumer.scope),
-            exc_info=error,
-        )
-
-    async def _fail(self, error: Exception) -> None:
-        """Say that the connection ends because of ``error``, here and to the client."""
-        consumer = self._consumer
-        metrics.CONSUMER_ERRORS.add()
-        user_id = _user_id(consumer.scope)
-        # Without the traceback, which the server logs for what is raised to it.
-        logger.error(
-            "%s failed with %r and is closed (%s, user %s, channel %s)",
-            type(consumer).__qualname__,
-            error,
-            describe(consumer.scope),
-            user_id,
-            getattr(consumer, "channel_name", None),
-            extra={
-                "path": consumer.scope.get("path"),
-                "client": consumer.scope.get("client"),
-                "user_id": user_id,
-                "channel_name": getattr(consumer, "channel_name", None),
-                "consumer": type(consumer).__qualname__,
-            },
-        )
-        await self._close(1011)
-
-    async def _close(self, code: int) -> None:
-        """Close an accepted socket; before that the server's own refusal is better."""
-        if self._outbox.open and not self._disconnected:
-            try:
-                await self._outbox.send(websocket_close(code))
-            except Exception as error:
-                logger.debug(
-                    "could not close %s: %r", describe(self._consumer.scope), error
-                )
-
-    async def _finish(self, ending: int, feeds: list[asyncio.Task[None]]) -> None:
-        try:
-            await self._cancel_tasks()
-            if self._started and not self._disconnected:
-                await self._disconnect(ending)
-        finally:
-            for feed in feeds:
-                feed.cancel()
-            mailbox = self._mailbox
-            if mailbox is not None and isinstance(self._layer, LocalDelivery):
-                await self._layer.detach(mailbox)
-            elif mailbox is not None and self._layer is not None:
-                await self._leave_declared_groups()
-            # Again, for what the disconnect handler has started.
-            await self._cancel_tasks()
-            await _ended(feeds)
-            if self._thread is not None and self._thread.used:
-                self._tidy_thread(self._thread)
-
-    async def _disconnect(self, ending: int) -> None:
-        """Run the disconnect handler that the server's own event did not reach."""
-        self._disconnected = True
-        self._outbox.lost = True
-        event = {"type": "websocket.disconnect", "code": ending}
-        try:
-            await self._consumer.dispatch(event)
-        except (StopConsumer, UnknownMessageType):
-            pass
-        except Exception:
-            # The first error is the one to raise; this one must not hide it.
-            logger.exception(
-                "%s failed in its disconnect handler (%s)",
-                type(self._consumer).__qualname__,
-                describe(self._consumer.scope),
-            )
-
-    async def _leave_declared_groups(self) -> None:
-        """For a layer of another project: the groups that the consumer names itself."""
-        for group in getattr(self._consumer, "groups", None) or ():
-            try:
-                await self._layer.group_discard(group, self._consumer.channel_name)
-            except Exception:
-                logger.exception("could not leave group %s", group)
-
-    def _task_done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is None or self._ending or self._mailbox is None:
-            return
-        report = self._loop.create_task(self._report(error, self._mailbox))
-        self._tasks.add(report)
-        report.add_done_callback(self._tasks.discard)
-
-    async def _report(self, error: BaseException, mailbox: Mailbox[Any]) -> None:
-        if isinstance(error, Exception) and not isinstance(error, StopConsumer):
-            try:
-                await self._consult(error)
-            except Exception as decided:
-                error = decided
-            else:
-                return
-        # Raised where handlers run, for there the connection ends.
-        await mailbox.offer(_Failed(error))
-
-    async def _cancel_tasks(self) -> None:
-        self._ending = True
-        while tasks := list(self._tasks):  # one may start another while it ends
-            for task in tasks:
-                task.cancel()
-            await _ended(tasks)
-
-    def _tidy_thread(self, thread: threads.ConnectionThread) -> None:
-        """Close what a handler's database work left too old, in the thread it used.
-
-        Only when a handler used a thread, and nobody waits for it: a message that
-        touches no database costs no thread hop.
-        """
-        if not self._consumer._sync:  # noqa: SLF001 (sync handlers have done it)
-            thread.submit(database.close_old_connections)
-        thread.release()
-
-
-async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Wait until cancelled tasks are over; what they still raise is logged."""
-    for result in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(result, Exception) and not isinstance(result, StopConsumer):
-            logger.error("a background task failed while it ended", exc_info=result)
-
-
-def _user_id(scope: Scope) -> Any:
-    """The primary key of the connection's user, if it is known without a query."""
-    try:
-        return getattr(scope.get("user"), "pk", None)
-    except Exception:  # a lazy user, not loaded; the log line must not fail for it
-        return None
-
-
 def _is_coroutine_method(handler: Any) -> bool:
     """Whether ``handler`` is a method written as ``async def``: the case to be fast in."""
     try:
@@ -730,20 +322,6 @@ def may_block(function: Callable[..., Any]) -> bool:
     return not (
         iscoroutinefunction(function) or iscoroutinefunction(inspect.unwrap(function))
     )
-
-
-def _blocking_or_awaitable(send: Send) -> Callable[[Event], Any]:
-    """``send`` for sync code: it blocks in a thread, and is awaited on a loop."""
-    blocking = async_to_sync(send)
-
-    def base_send(event: Event) -> Any:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return blocking(event)
-        return send(event)
-
-    return base_send
 
 
 def _set_anonymous_user(scope: Scope) -> None:

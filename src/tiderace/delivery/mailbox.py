@@ -83,6 +83,7 @@ class Mailbox(Generic[M]):
         "_clock",
         "_drops",
         "_events",
+        "_first",
         "_held",
         "_messages",
         "_oldest",
@@ -96,6 +97,7 @@ class Mailbox(Generic[M]):
         "name",
         "readers",
         "scheduled",
+        "take_now",
     )
 
     def __init__(
@@ -124,6 +126,10 @@ class Mailbox(Generic[M]):
         # it expired.
         self._oldest = threading.Lock()
         self._events: list[tuple[Lane, Any, asyncio.Future[None]]] = []
+        self._first: Any = None
+        # Handles a message at once where its consumer has nothing else to do; False
+        # where it cannot, and then the message waits here.
+        self.take_now: Callable[[M], bool] | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._turn = Lane.EVENT
         self._held = False
@@ -138,6 +144,13 @@ class Mailbox(Generic[M]):
     def push(self, message: M, deadline: float) -> bool:
         """Put ``message`` in; False when the mailbox is full of living messages."""
         messages = self._messages
+        if (
+            self.take_now is not None
+            and not messages
+            and not self._held
+            and self.take_now(message)
+        ):
+            return True
         if len(messages) >= self.capacity:
             self.discard_expired()
             if len(messages) >= self.capacity:
@@ -201,6 +214,16 @@ class Mailbox(Generic[M]):
 
     # What a connection puts in
 
+    def put_first(self, item: Any) -> None:
+        """Put in what ``next`` must return before anything else."""
+        self._first = item
+        self._wake_all()
+
+    def take_first(self) -> Any:
+        """What ``put_first`` put in and nobody has taken, else None."""
+        item, self._first = self._first, None
+        return item
+
     async def offer(self, item: Any, lane: Lane = Lane.EVENT) -> None:
         """Put an event in and wait until it is taken.
 
@@ -228,6 +251,8 @@ class Mailbox(Generic[M]):
     async def next(self) -> tuple[Lane, Any]:
         """The next event or message; they take turns when there are both."""
         while True:
+            if self._first is not None:
+                return Lane.EVENT, self.take_first()
             if self._turn is Lane.EVENT:
                 item = self._next_event() or self._next_message()
             else:
@@ -290,6 +315,8 @@ class Mailbox(Generic[M]):
         return bool(self._messages)
 
     def _has_next(self) -> bool:
+        if self._first is not None:
+            return True
         if not self._held:
             return bool(self._messages or self._events)
         return any(lane is Lane.EVENT for lane, _, _ in self._events)

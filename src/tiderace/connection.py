@@ -1,0 +1,624 @@
+"""One connection being served: its tasks, its mailbox, its outbox, its end.
+
+It knows a consumer as something with handlers, a layer as the place messages come
+from, and ASGI's ``receive`` and ``send``; what applications write stands in
+``tiderace.consumer``.
+
+The server's task of the connection hands over the client's events, one at a time; a
+task of the connection's own runs the handlers, strictly one after the other. A message
+of the layer whose consumer has nothing else to do is handled where it is delivered, as
+if in that task, so that it costs no switch; see ``Connection._take_now``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from enum import Enum
+from typing import Any, Protocol, TypeVar
+
+from asgiref.sync import async_to_sync
+
+from tiderace import conf, metrics, threads
+from tiderace import db as database
+from tiderace.asgi import Event, Receive, Scope, Send, describe, websocket_close
+from tiderace.delivery.mailbox import Lane, Mailbox
+from tiderace.delivery.outbox import Outbox
+from tiderace.exceptions import StopConsumer, UnknownMessageType
+from tiderace.layers.base import LocalDelivery
+
+__all__ = ["Access", "Connection", "Served", "get_handler_name"]
+
+logger = logging.getLogger("tiderace.consumer")
+
+T = TypeVar("T")
+
+
+def get_handler_name(message: Event) -> str:
+    """The method that handles ``message``: its type with dots as underscores.
+
+    Raises:
+        ValueError: for a message without a type, or with one that would name a
+            private attribute.
+    """
+    if "type" not in message:
+        raise ValueError("Incoming message has no 'type' attribute")
+    name = str(message["type"]).replace(".", "_")
+    if name.startswith("_"):
+        raise ValueError("Malformed type in message (leading underscore)")
+    return name
+
+
+class Access(Enum):
+    """What a message of the layer may do with a method."""
+
+    REFUSED = "not call it"
+    IN_TURN = "call it, after the messages before it"
+    CONCURRENT = "call it beside others"
+
+
+class Served(Protocol):
+    """What a connection needs of its consumer.
+
+    Names of ours begin with an underscore, to leave the others to the application.
+    """
+
+    scope: Scope
+    channel_layer: Any
+    channel_name: str
+    channel_receive: Callable[[], Awaitable[Any]]
+    base_send: Callable[[Event], Any]
+    _connection: Connection | None
+    _sync: bool
+
+    async def dispatch(self, message: Event) -> None:
+        """Call the handler of ``message``."""
+
+    async def _consult(self, error: Exception) -> None:
+        """Let the application decide what ``error`` means."""
+
+    def _layer_access(self, name: str) -> Access:
+        """What a message of the layer may do with the method ``name``."""
+
+
+class _Failed:
+    """A source of events broke: what it raised, to be raised where handlers run."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class _Begun:
+    """A handler that was begun where its message was delivered, and has to wait."""
+
+    __slots__ = ("_waits_for", "_work", "error")
+
+    def __init__(self, work: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        self._work = work
+        # What it has yielded: a future, as a task is given it.
+        self._waits_for = waits_for
+        # To be raised in it instead of waiting.
+        self.error: BaseException | None = None
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        work, waits_for, error = self._work, self._waits_for, self.error
+        value = None
+        while True:
+            if error is None:
+                try:
+                    value = yield waits_for
+                except BaseException as raised:
+                    error = raised
+            try:
+                if error is None:
+                    waits_for = work.send(value)
+                else:
+                    thrown, error = error, None
+                    waits_for = work.throw(thrown)
+            except StopIteration:
+                return
+
+
+if sys.version_info >= (3, 12):
+    from asyncio.tasks import _swap_current_task
+else:
+
+    def _swap_current_task(
+        loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any] | None
+    ) -> asyncio.Task[Any] | None:
+        outer = asyncio.current_task(loop)
+        if outer is not None:
+            asyncio.tasks._leave_task(loop, outer)  # noqa: SLF001
+        if task is not None:
+            asyncio.tasks._enter_task(loop, task)  # noqa: SLF001
+        return outer
+
+
+# Whether a handler is being run where its message was delivered.
+_stepping = False
+
+# After these events nothing more can happen on a connection.
+_LAST_EVENTS = frozenset({"http.disconnect", "websocket.disconnect"})
+
+
+class Connection:
+    """One consumer serving one connection: its tasks, its mailbox, its end."""
+
+    __slots__ = (
+        "_concurrent",
+        "_consumer",
+        "_context",
+        "_disconnected",
+        "_ending",
+        "_feeding",
+        "_idle",
+        "_interrupted",
+        "_layer",
+        "_loop",
+        "_mailbox",
+        "_only_messages",
+        "_outbox",
+        "_receive",
+        "_started",
+        "_task",
+        "_tasks",
+        "_thread",
+        "_waiting",
+    )
+
+    def __init__(
+        self, consumer: Served, layer: Any, receive: Receive, send: Send
+    ) -> None:
+        self._consumer = consumer
+        self._layer = layer
+        self._receive = receive
+        self._outbox = Outbox(send)
+        self._loop = asyncio.get_running_loop()
+        # None below a sync caller, whose own thread runs the sync code.
+        self._thread = threads.current()
+        self._mailbox: Mailbox[Any] = Mailbox("", 0)
+        # What runs the handlers, and in which context.
+        self._task: asyncio.Task[None] | None = None
+        self._context = contextvars.copy_context()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._concurrent: set[asyncio.Task[Any]] = set()
+        # A worker's connection has no client: its events are messages of the layer.
+        self._only_messages = consumer.scope.get("type") == "channel"
+        self._idle = asyncio.Event() if self._only_messages else None
+        # Whether the server's task is reading events, and was told to stop that.
+        self._feeding = False
+        self._interrupted = False
+        # Whether the connection's task has nothing to do.
+        self._waiting = False
+        # Whether the connect handler was called, the tasks are being cancelled, the
+        # disconnect handler was called.
+        self._started = False
+        self._ending = False
+        self._disconnected = False
+
+    async def serve(self) -> None:
+        """Serve the connection until it ends, and leave nothing behind."""
+        try:
+            await self._open()
+        except Exception as error:
+            await self._fail(error)
+            raise
+        here = asyncio.current_task()
+        assert here is not None  # noqa: S101 (this is a coroutine)
+        # A task, and so a context, of its own: what runs a handler elsewhere must be
+        # able to say that it runs there.
+        task = self._task = self._loop.create_task(
+            self._handle_all(), context=self._context
+        )
+        self._feeding = True
+        task.add_done_callback(functools.partial(self._stop_feeding, here))
+        try:
+            await self._feed(self._receive, Lane.EVENT)
+        except asyncio.CancelledError:
+            self._feeding = False
+            if not self._interrupted or here.uncancel() > 0:
+                # The server ends the connection.
+                task.cancel()
+                await asyncio.wait([task])
+                raise
+        self._feeding = False
+        await task
+
+    def _stop_feeding(self, here: asyncio.Task[Any], task: asyncio.Task[None]) -> None:
+        """Wake the server's task, for the connection has ended by itself."""
+        if self._feeding:
+            self._interrupted = True
+            here.cancel()
+        elif not task.cancelled():
+            # Raised to the server unless that has cancelled us; then it was logged.
+            task.exception()
+
+    async def _handle_all(self) -> None:
+        """Run the handlers until the connection ends, then what has to run at the end."""
+        consumer = self._consumer
+        consumer._connection = self  # noqa: SLF001
+        metrics.CONNECTIONS_OPEN.add()
+        ending = 1006
+        feeds = self._more_feeds()
+        try:
+            await self._run()
+        except StopConsumer:
+            ending = 1000
+            await self._close(ending)
+        except Exception as error:
+            ending = 1011
+            await self._fail(error)
+            raise
+        finally:
+            try:
+                await self._finish(ending, feeds)
+            finally:
+                metrics.CONNECTIONS_OPEN.add(-1)
+                consumer._connection = None  # noqa: SLF001
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        if asyncio._get_running_loop() is not self._loop:  # noqa: SLF001
+            # A sync handler, in its thread.
+            return asyncio.run_coroutine_threadsafe(
+                self._adopt(work), self._loop
+            ).result()
+        task = self._loop.create_task(work, context=threads.background_context())
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    async def _adopt(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        return self.spawn(work)
+
+    async def _open(self) -> None:
+        """Give the consumer its channel and its way to the client."""
+        consumer, layer = self._consumer, self._layer
+        consumer.channel_layer = layer
+        if consumer._sync:  # noqa: SLF001
+            consumer.base_send = _blocking_or_awaitable(self._outbox.send)
+        else:
+            consumer.base_send = self._outbox.send
+        if layer is None:
+            return
+        name = await layer.new_channel()
+        consumer.channel_name = name
+        consumer.channel_receive = functools.partial(layer.receive, name)
+        if isinstance(layer, LocalDelivery):
+            self._mailbox = layer.attach(name)
+            self._mailbox.take_now = self._take_now
+        else:
+            self._mailbox = Mailbox(name, 0)
+
+    def _more_feeds(self) -> list[asyncio.Task[None]]:
+        """For a layer of another project: a task that reads it message by message."""
+        if self._layer is None or isinstance(self._layer, LocalDelivery):
+            return []
+        source = self._consumer.channel_receive
+        return [self._loop.create_task(self._feed(source, Lane.MESSAGE))]
+
+    async def _feed(self, source: Callable[[], Awaitable[Any]], lane: Lane) -> None:
+        """Hand over what ``source`` returns, one at a time, until nothing more can come."""
+        mailbox = self._mailbox
+        try:
+            while True:
+                item = await source()
+                kind = item.get("type") if lane is Lane.EVENT else None
+                if kind == "websocket.disconnect":
+                    self._outbox.leaving = True
+                await mailbox.offer(item, lane)
+                if kind in _LAST_EVENTS:
+                    return
+                if self._idle is not None:
+                    # A worker's messages are work: what is read ahead would be lost
+                    # with a handler that fails.
+                    await self._idle.wait()
+        except Exception as error:
+            await mailbox.offer(_Failed(error))
+
+    async def _run(self) -> None:
+        while True:
+            lane, item = await self._next()
+            if isinstance(item, _Begun):
+                await item
+            elif isinstance(item, _Failed):
+                raise item.error
+            elif lane is Lane.EVENT and not self._only_messages:
+                await self._handle_event(item)
+            else:
+                await self._handle_message(item)
+            if self._thread is not None and self._thread.used:
+                self._tidy_thread(self._thread)
+
+    async def _next(self) -> tuple[Lane, Any]:
+        if self._idle is not None:
+            self._idle.set()
+        self._waiting = True
+        try:
+            return await self._mailbox.next()
+        except asyncio.CancelledError as cancelled:
+            begun = self._mailbox.take_first()
+            if not isinstance(begun, _Begun):
+                raise
+            # Meant for the handler that was begun elsewhere; if it copes with it, as
+            # asyncio.timeout() does, the connection goes on.
+            begun.error = cancelled
+            return Lane.EVENT, begun
+        finally:
+            self._waiting = False
+            if self._idle is not None:
+                self._idle.clear()
+
+    def _take_now(self, message: Event) -> bool:
+        """Run the handler of ``message`` here, as the connection's own task would.
+
+        Only while that task waits for something to do. A message that is sent from a
+        handler run in this way waits for its own task, so a chain of sends is no chain
+        of calls. A handler that has to wait is carried on by its task.
+        """
+        global _stepping
+        task = self._task
+        if (
+            not self._waiting
+            or _stepping
+            or task is None
+            or asyncio._get_running_loop() is not self._loop  # noqa: SLF001
+        ):
+            return False
+        work = self._handle_message(message)
+        self._waiting = False
+        _stepping = True
+        outer = _swap_current_task(self._loop, task)
+        try:
+            waits_for = self._context.run(work.send, None)
+        except StopIteration:
+            self._waiting = True
+            if self._thread is not None and self._thread.used:
+                self._tidy_thread(self._thread)
+        except (Exception, asyncio.CancelledError) as error:
+            self._mailbox.put_first(_Failed(error))
+        else:
+            self._mailbox.put_first(_Begun(work, waits_for))
+        finally:
+            _swap_current_task(self._loop, outer)
+            _stepping = False
+        return True
+
+    async def _handle_event(self, event: Event) -> None:
+        kind = event.get("type")
+        if kind == "websocket.connect":
+            self._started = True
+        elif kind == "websocket.disconnect":
+            await self._cancel_tasks()
+            self._disconnected = True
+            self._outbox.lost = True
+        try:
+            await self._consumer.dispatch(event)
+        except StopConsumer:
+            raise
+        except Exception as error:
+            if kind in _LAST_EVENTS and isinstance(error, UnknownMessageType):
+                pass  # nobody has to have a handler for the end
+            elif kind in ("websocket.connect", "websocket.disconnect"):
+                raise
+            else:
+                await self._consult(error)
+        if kind in _LAST_EVENTS:
+            # Also where the application's own handler forgot to say so.
+            raise StopConsumer
+
+    async def _handle_message(self, message: Event) -> None:
+        consumer = self._consumer
+        try:
+            name = get_handler_name(message)
+        except (ValueError, TypeError) as error:
+            self._drop(message, str(error))
+            return
+        access = consumer._layer_access(name)  # noqa: SLF001
+        if name == "layer_gap" and not hasattr(consumer, name):
+            return  # an offer, which not every consumer takes
+        if access is Access.REFUSED:
+            self._drop(message, "only handlers the application defines can be called")
+            return
+        # A copy of the outermost dict alone: handlers written for Channels pop the
+        # type or add keys, and the other members hold the same object.
+        work = self._dispatch_message(dict(message))
+        if access is Access.CONCURRENT:
+            self._start_concurrent(work)
+        else:
+            await work
+
+    def _start_concurrent(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.spawn(work)
+        self._concurrent.add(task)
+        task.add_done_callback(self._concurrent_done)
+        if len(self._concurrent) >= conf.current().concurrent_handlers:
+            # Messages wait; events do not, or nobody would see the client leave.
+            self._mailbox.hold()
+
+    def _concurrent_done(self, task: asyncio.Task[None]) -> None:
+        self._concurrent.discard(task)
+        self._mailbox.release()
+
+    async def _dispatch_message(self, message: Event) -> None:
+        try:
+            await self._consumer.dispatch(message)
+        except UnknownMessageType:
+            self._drop(message, "no handler for it")
+        except StopConsumer:
+            raise
+        except Exception as error:
+            await self._consult(error)
+
+    def _drop(self, message: Event, why: str) -> None:
+        metrics.MESSAGES_DROPPED_UNHANDLED.add()
+        kind = message.get("type") if isinstance(message, dict) else message
+        logger.warning(
+            "%s dropped a message of type %r (%s); define the method for it, or check "
+            "the type where it is sent (%s)",
+            type(self._consumer).__qualname__,
+            kind,
+            why,
+            describe(self._consumer.scope),
+        )
+
+    async def _consult(self, error: Exception) -> None:
+        """Let ``on_error`` decide; it raises when the connection is to end."""
+        consumer = self._consumer
+        await consumer._consult(error)  # noqa: SLF001
+        metrics.CONSUMER_ERRORS.add()
+        logger.warning(
+            "%s goes on after %r (%s)",
+            type(consumer).__qualname__,
+            error,
+            describe(consumer.scope),
+            exc_info=error,
+        )
+
+    async def _fail(self, error: Exception) -> None:
+        """Say that the connection ends because of ``error``, here and to the client."""
+        consumer = self._consumer
+        metrics.CONSUMER_ERRORS.add()
+        user_id = _user_id(consumer.scope)
+        # Without the traceback, which the server logs for what is raised to it.
+        logger.error(
+            "%s failed with %r and is closed (%s, user %s, channel %s)",
+            type(consumer).__qualname__,
+            error,
+            describe(consumer.scope),
+            user_id,
+            getattr(consumer, "channel_name", None),
+            extra={
+                "path": consumer.scope.get("path"),
+                "client": consumer.scope.get("client"),
+                "user_id": user_id,
+                "channel_name": getattr(consumer, "channel_name", None),
+                "consumer": type(consumer).__qualname__,
+            },
+        )
+        await self._close(1011)
+
+    async def _close(self, code: int) -> None:
+        """Close an accepted socket; before that the server's own refusal is better."""
+        if self._outbox.open and not self._disconnected:
+            try:
+                await self._outbox.send(websocket_close(code))
+            except Exception as error:
+                logger.debug(
+                    "could not close %s: %r", describe(self._consumer.scope), error
+                )
+
+    async def _finish(self, ending: int, feeds: list[asyncio.Task[None]]) -> None:
+        try:
+            await self._cancel_tasks()
+            if self._started and not self._disconnected:
+                await self._disconnect(ending)
+        finally:
+            for feed in feeds:
+                feed.cancel()
+            self._mailbox.take_now = None
+            if isinstance(self._layer, LocalDelivery):
+                await self._layer.detach(self._mailbox)
+            elif self._layer is not None:
+                await self._leave_declared_groups()
+            # Again, for what the disconnect handler has started.
+            await self._cancel_tasks()
+            await _ended(feeds)
+            if self._thread is not None and self._thread.used:
+                self._tidy_thread(self._thread)
+
+    async def _disconnect(self, ending: int) -> None:
+        """Run the disconnect handler that the server's own event did not reach."""
+        self._disconnected = True
+        self._outbox.lost = True
+        event = {"type": "websocket.disconnect", "code": ending}
+        try:
+            await self._consumer.dispatch(event)
+        except (StopConsumer, UnknownMessageType):
+            pass
+        except Exception:
+            # The first error is the one to raise; this one must not hide it.
+            logger.exception(
+                "%s failed in its disconnect handler (%s)",
+                type(self._consumer).__qualname__,
+                describe(self._consumer.scope),
+            )
+
+    async def _leave_declared_groups(self) -> None:
+        """For a layer of another project: the groups that the consumer names itself."""
+        for group in getattr(self._consumer, "groups", None) or ():
+            try:
+                await self._layer.group_discard(group, self._consumer.channel_name)
+            except Exception:
+                logger.exception("could not leave group %s", group)
+
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is None or self._ending:
+            return
+        report = self._loop.create_task(self._report(error))
+        self._tasks.add(report)
+        report.add_done_callback(self._tasks.discard)
+
+    async def _report(self, error: BaseException) -> None:
+        if isinstance(error, Exception) and not isinstance(error, StopConsumer):
+            try:
+                await self._consult(error)
+            except Exception as decided:
+                error = decided
+            else:
+                return
+        # Raised where handlers run, for there the connection ends.
+        await self._mailbox.offer(_Failed(error))
+
+    async def _cancel_tasks(self) -> None:
+        self._ending = True
+        while tasks := list(self._tasks):  # one may start another while it ends
+            for task in tasks:
+                task.cancel()
+            await _ended(tasks)
+
+    def _tidy_thread(self, thread: threads.ConnectionThread) -> None:
+        """Close what a handler's database work left too old, in the thread it used.
+
+        Only when a handler used a thread, and nobody waits for it: a message that
+        touches no database costs no thread hop.
+        """
+        if not self._consumer._sync:  # noqa: SLF001 (sync handlers have done it)
+            thread.submit(database.close_old_connections)
+        thread.release()
+
+
+async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Wait until cancelled tasks are over; what they still raise is logged."""
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, Exception) and not isinstance(result, StopConsumer):
+            logger.error("a background task failed while it ended", exc_info=result)
+
+
+def _user_id(scope: Scope) -> Any:
+    """The primary key of the connection's user, if it is known without a query."""
+    try:
+        return getattr(scope.get("user"), "pk", None)
+    except Exception:  # a lazy user, not loaded; the log line must not fail for it
+        return None
+
+
+def _blocking_or_awaitable(send: Send) -> Callable[[Event], Any]:
+    """``send`` for sync code: it blocks in a thread, and is awaited on a loop."""
+    blocking = async_to_sync(send)
+
+    def base_send(event: Event) -> Any:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return blocking(event)
+        return send(event)
+
+    return base_send
