@@ -27,9 +27,10 @@ __all__ = [
 class Position:
     """A place in a subject's stream.
 
-    Offsets count up by one from 1 within an epoch. Another epoch means that the
-    broker has lost the stream, or forgotten it since nobody used it: what stood
-    between is unknown.
+    Offsets count up by one from 1 within an epoch; where a broker may have lost its last
+    messages, as after a failover, it leaps, so that no offset is given twice. Another
+    epoch means that the broker has lost the stream, or forgotten it since nobody used
+    it: what stood between is unknown.
     """
 
     epoch: str
@@ -60,6 +61,8 @@ class Entry:
     """A message out of a stream's memory."""
 
     offset: int
+    before: int
+    """The offset of the message before it: one less, but for a leap."""
     age: float
     """Seconds since it was published, by the broker's clock."""
     data: bytes

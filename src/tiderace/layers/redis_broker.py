@@ -67,6 +67,10 @@ _PASSING_ERRORS = (
 )
 
 _EPOCH_LENGTH = 6  # bytes
+
+# More messages than a replica can be behind. Chance decides the rest, so that two leaps
+# from one place do not meet.
+_LEAP = 1 << 20
 _SUBSCRIBE_AT_ONCE = 1000  # channels
 
 logger = logging.getLogger("tiderace.layers")
@@ -326,6 +330,7 @@ class RedisBroker:
             secrets.token_hex(_EPOCH_LENGTH),
             0,
             int(members_age * 1000),
+            _LEAP + self._random.getrandbits(20),
         ]
 
         async def attempt(again: bool) -> Any:
@@ -361,7 +366,8 @@ class RedisBroker:
         if not epoch:
             return None, []
         return Position(epoch.decode(), top), [
-            Entry(number, age / 1000, data) for number, age, data in entries
+            Entry(number, before, age / 1000, data)
+            for number, before, age, data in entries
         ]
 
     # Queues

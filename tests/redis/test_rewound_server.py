@@ -1,0 +1,120 @@
+"""A server that took over, or came back, without the last messages others have seen."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from tiderace.layers.redis import RedisChannelLayer
+
+
+@pytest.fixture
+async def layer(own_server, prefix):
+    made = RedisChannelLayer(hosts=[own_server.url], prefix=prefix)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def mailbox(layer):
+    """The mailbox of a consumer in the group ``tide``."""
+    name = await layer.new_channel()
+    box = layer.attach(name)
+    await layer.group_add("tide", name)
+    yield box
+    await layer.detach(box)
+
+
+async def send(layer, *numbers):
+    for number in numbers:
+        await layer.group_send("tide", {"type": "n", "n": number})
+
+
+async def numbers(mailbox, count):
+    async with asyncio.timeout(10):
+        return [(await mailbox.get()).get("n") for _ in range(count)]
+
+
+def become_another(server, prefix, top, *entries):
+    """Have the group's stream end at ``top`` with ``entries``, on what is another server."""
+    stream, meta = f"{prefix}:group:tide:stream", f"{prefix}:group:tide:meta"
+    server.call("XTRIM", stream, "MAXLEN", 0)
+    now = int(time.time() * 1000)
+    for offset, data in entries:
+        server.call("XADD", stream, f"{offset}-0", "i", offset, "t", now, "d", data)
+    server.call("HSET", meta, "n", top, "t", 0, "r", "another")
+
+
+async def test_messages_after_a_failover_that_lost_some_are_not_taken_for_old_ones(
+    layer, mailbox, own_server, prefix
+):
+    await send(layer, 1, 2, 3)
+    assert await numbers(mailbox, 3) == [1, 2, 3]
+    become_another(own_server, prefix, 1)
+
+    await send(layer, 4, 5, 6)
+
+    assert await numbers(mailbox, 3) == [4, 5, 6]
+    assert mailbox.empty()
+
+
+async def test_what_was_missed_before_a_failover_is_still_fetched(
+    layer, mailbox, own_server, prefix
+):
+    await send(layer, 1)
+    await numbers(mailbox, 1)
+    missed = [(n, layer.serialize({"type": "n", "n": n})) for n in (2, 3)]
+    become_another(own_server, prefix, 3, *missed)
+
+    await send(layer, 4)
+
+    assert await numbers(mailbox, 3) == [2, 3, 4]
+
+
+async def test_what_a_failover_has_lost_for_a_member_is_told(
+    layer, mailbox, own_server, prefix
+):
+    await send(layer, 1)
+    await numbers(mailbox, 1)
+    become_another(own_server, prefix, 5)
+
+    await send(layer, 6)
+
+    gap = await asyncio.wait_for(mailbox.get(), 10)
+    assert gap == {"type": "layer.gap", "group": "tide", "missed": 4}
+    assert await numbers(mailbox, 1) == [6]
+
+
+async def test_a_busy_group_on_one_server_counts_up_by_one(
+    layer, mailbox, own_server, prefix
+):
+    await send(layer, *range(20))
+    # Long ago, so that the script asks where it is.
+    own_server.call("HSET", f"{prefix}:group:tide:meta", "t", 0)
+
+    await send(layer, 20)
+
+    top = own_server.call("HGET", f"{prefix}:group:tide:meta", "n")
+    assert int(top) == 21
+
+
+async def test_a_user_who_may_not_ask_for_the_servers_state_can_still_publish(
+    own_server, prefix
+):
+    own_server.call(
+        *("ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", "-info")
+    )
+    url = own_server.url.replace("redis://", "redis://app:pw@")
+    layer = RedisChannelLayer(hosts=[url], prefix=prefix)
+    name = await layer.new_channel()
+    await layer.group_add("tide", name)
+
+    await send(layer, 1)
+    own_server.call("HSET", f"{prefix}:group:tide:meta", "t", 0)
+    await send(layer, 2)
+
+    received = [await asyncio.wait_for(layer.receive(name), 10) for _ in range(2)]
+    assert [message["n"] for message in received] == [1, 2]
+    await layer.close()
