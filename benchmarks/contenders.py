@@ -6,6 +6,7 @@ It knows processes and their processor time; nothing of what is asked of a conte
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -21,7 +22,7 @@ from pathlib import Path
 from benchmarks import peers
 from benchmarks.crowd import Failed, Script
 
-__all__ = ["CONTENDERS", "Contender", "Server", "pin", "served"]
+__all__ = ["CONTENDERS", "Contender", "Server", "is_idle", "pin", "served"]
 
 # Those we may use; taken before any process is pinned to one of them.
 CORES = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
@@ -202,7 +203,8 @@ def served(contender: Contender, processes: int = 1) -> Iterator[Server]:
                 env=contender.variables(server.redis),
             )
             stack.callback(end, process)
-            pin(process.pid, 0)
+            if is_idle():
+                pin(process.pid, 0)
             wait_for(process, port, contender.title)
             server.ports.append(port)
             server.processes.append(process)
@@ -221,7 +223,8 @@ def valkey() -> Iterator[str]:
             stdout=subprocess.DEVNULL,
         )
         try:
-            pin(process.pid, -1)
+            if is_idle():
+                pin(process.pid, -1)
             wait_for(process, port, "Valkey")
             yield f"redis://127.0.0.1:{port}/0"
         finally:
@@ -249,6 +252,15 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@functools.cache
+def is_idle() -> bool:
+    """Whether the machine had nothing else to do when we began.
+
+    Where it has, a core of one's own would be one shared with a stranger.
+    """
+    return os.getloadavg()[0] < 1
 
 
 def pin(pid: int, core: int) -> None:

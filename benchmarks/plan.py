@@ -23,6 +23,7 @@ class Plan:
         quick: fewer cases, shorter runs.
         rounds: how often each contender is measured; they alternate.
         seconds: how long one measurement lasts.
+        question: the one that is being asked.
         until: no further measurement begins after this time (of ``time.monotonic``).
         only: the contenders to measure; empty for all.
     """
@@ -31,6 +32,7 @@ class Plan:
     quick: bool
     rounds: int
     seconds: float
+    question: str = ""
     until: float = math.inf
     only: frozenset[str] = frozenset()
     sizes: Sequence[int] = field(default_factory=list)
@@ -57,6 +59,5 @@ class Plan:
                 if time.monotonic() < self.until:
                     yield contender
                 else:
-                    self.report.skipped[contender.name] = (
-                        "no time was left for all of it"
-                    )
+                    skipped = f"{contender.name} in {self.question}"
+                    self.report.skipped[skipped] = "a quick run had no time for it"

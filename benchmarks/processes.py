@@ -19,7 +19,7 @@ QUESTION = Question(
     "per cpu-s",
     baseline="channels-core",
 )
-QUICK = ("channels-core", "channels-pubsub", "tiderace-redis-server")
+QUICK = ("channels-core", "tiderace-redis-server", "channels-pubsub")
 CONTENDERS = (
     "channels-core",
     "channels-pubsub",

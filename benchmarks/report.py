@@ -57,6 +57,7 @@ class Report:
     titles: dict[str, str] = field(default_factory=dict)
     figures: list[Figure] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    load: float = field(default_factory=lambda: os.getloadavg()[0])
 
     def add(self, figure: Figure) -> None:
         """Keep a figure and show it, so that a long run says where it is."""
@@ -134,7 +135,7 @@ class Report:
             "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
             "command": command,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "load": os.getloadavg(),
+            "load before": self.load,
             "versions": peers.versions(),
             "skipped": self.skipped,
             "questions": {
