@@ -230,6 +230,38 @@ async def test_what_is_sent_to_its_channel_reaches_a_handler(layer):
     await client.leave()
 
 
+@pytest.mark.parametrize("way", ["channel", "group"])
+async def test_no_lock_of_the_layer_is_held_while_a_handler_runs(layer, way):
+    """A handler may run where its message is sent, and wait for another thread there."""
+    stuck, channels = [], []
+
+    class Consumer(Accepting):
+        async def websocket_connect(self, event):
+            channels.append(self.channel_name)
+            await self.channel_layer.group_add("room", self.channel_name)
+            await super().websocket_connect(event)
+
+        async def news(self, event):
+            thread = threading.Thread(
+                target=lambda: asyncio.run(layer.group_add("elsewhere", "queue"))
+            )
+            thread.start()
+            thread.join(1)
+            stuck.append(thread.is_alive())
+            await self.say("done")
+
+    client = await Client(Consumer.as_asgi()).open()
+    await settle()
+    if way == "channel":
+        await layer.send(channels[0], {"type": "news"})
+    else:
+        await layer.group_send("room", {"type": "news"})
+    await client.until("websocket.send")
+    await client.leave()
+
+    assert stuck == [False]
+
+
 async def test_another_layer_may_be_chosen_by_its_alias():
     other = InMemoryChannelLayer()
     channel_layers.set("other", other)

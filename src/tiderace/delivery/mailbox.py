@@ -116,7 +116,8 @@ class Mailbox(Generic[M]):
         self.attached = False
         # Whether ``deadlines`` has it noted.
         self.scheduled = False
-        # How many callers are about to read, or reading; written by the layer alone.
+        # How many callers are reading, or about to read or push; written by the layer
+        # alone.
         self.readers = 0
         # The groups this mailbox is in; written by the hub alone.
         self.groups: set[str] = set()

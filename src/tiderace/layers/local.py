@@ -145,8 +145,17 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
     def _put(self, channel: str, message: Message) -> bool:
         """Put a message into a channel of this process; False when it is full."""
         with self._lock:  # so that no other thread forgets the box meanwhile
-            if not self._box(channel).push(message, self._clock() + self.expiry):
+            box = self._box(channel)
+            box.readers += 1
+        try:
+            # Not under the lock: a consumer's handler may run in here, and wait for
+            # a thread that wants it.
+            if not box.push(message, self._clock() + self.expiry):
                 return False
+        finally:
+            with self._lock:
+                box.readers -= 1
+                self._forget_if_idle(box)
         metrics.MESSAGES_DELIVERED.add()
         return True
 
