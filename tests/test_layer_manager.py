@@ -158,6 +158,42 @@ def test_the_error_of_a_bad_configuration_is_a_value_error():
     assert issubclass(InvalidChannelLayerError, ValueError)
 
 
+class Closing:
+    """A layer that notes that it was closed, and may fail at it."""
+
+    def __init__(self, error=None):
+        self.error = error
+        self.closed = 0
+
+    async def close(self):
+        self.closed += 1
+        if self.error is not None:
+            raise self.error
+
+
+async def test_closing_closes_every_layer_that_can_be_closed_and_keeps_it(manager):
+    layer = Closing()
+    manager.set("one", layer)
+    manager.set("of a stranger", object())
+
+    await manager.close()
+
+    assert layer.closed == 1
+    assert manager["one"] is layer
+
+
+async def test_a_layer_that_fails_to_close_keeps_no_other_open(manager):
+    failing, other = Closing(ConnectionError("no broker")), Closing()
+    manager.set("failing", failing)
+    manager.set("other", other)
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await manager.close()
+
+    assert raised.value.exceptions == (failing.error,)
+    assert other.closed == 1
+
+
 def run_without_settings(code, **environment):
     return subprocess.run(
         [sys.executable, "-c", code],

@@ -536,6 +536,35 @@ def test_a_push_from_another_thread_wakes_the_reader_in_its_loop():
     assert asyncio.run(read()) == ["news"]
 
 
+async def test_a_reader_cancelled_when_a_thread_woke_it_passes_the_message_on(mailbox):
+    first = asyncio.create_task(mailbox.get())
+    await settle()
+    second = asyncio.create_task(mailbox.get())
+    await settle()
+    pusher = threading.Thread(target=mailbox.push, args=("due", FAR))
+    pusher.start()
+    pusher.join(PATIENCE)
+
+    # The wake-up is on its way into this loop.
+    first.cancel()
+
+    assert await finish(second) == ["due"]
+
+
+async def test_a_message_pushed_just_before_a_reader_waits_is_seen(mailbox):
+    """Another thread may push after the reader looked and before it can be woken."""
+
+    class Racing(list):
+        def append(self, waiter):
+            mailbox.push("just now", FAR)
+            super().append(waiter)
+
+    mailbox._waiters = Racing()
+
+    assert await finish(mailbox.get()) == ["just now"]
+    assert mailbox._waiters == []
+
+
 def test_a_reader_whose_loop_is_closed_does_not_swallow_the_wake_up():
     mailbox = Mailbox("box", 3)
     abandoned = asyncio.new_event_loop()

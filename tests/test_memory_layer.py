@@ -11,7 +11,7 @@ import pytest
 from tiderace import metrics
 from tiderace.exceptions import ChannelFull
 from tiderace.layers import InMemoryChannelLayer
-from tiderace.testing.contract import LocalDeliveryContract
+from tiderace.testing.contract import LayerContract, LocalDeliveryContract
 
 PATIENCE = 10.0
 
@@ -51,6 +51,95 @@ class TestContract(LocalDeliveryContract):
 
     async def advance(self, seconds):
         self.clock.advance(seconds)
+
+
+class Broken(InMemoryChannelLayer):
+    """A layer with one thing wrong, which the contract must notice."""
+
+
+class Deaf(Broken):
+    async def group_send(self, group, message, **options):
+        self.require_valid_group_name(group)
+
+
+class Endless(Broken):
+    def __init__(self, expiry=60, **options):
+        super().__init__(expiry=10**9, **options)
+
+
+class Roomy(Broken):
+    def __init__(self, capacity=100, **options):
+        super().__init__(capacity=capacity + 1, **options)
+
+
+class Sharing(Broken):
+    async def send(self, channel, message):
+        self.require_valid_channel_name(channel)
+        self._put(channel, message)
+
+
+class Stacking(Broken):
+    async def receive(self, channel):
+        message = await super().receive(channel)
+        box = self._mailboxes.get(channel)
+        if box is not None and not box.empty():
+            return await super().receive(channel)
+        return message
+
+
+class Forgetful(Broken):
+    async def group_discard(self, group, channel):
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+
+
+class Repeating(Broken):
+    async def new_channel(self, prefix="specific."):
+        return f"{prefix}same!same"
+
+
+class Greedy(Broken):
+    async def receive(self, channel):
+        message = await super().receive(channel)
+        await asyncio.sleep(0)
+        return message
+
+
+@pytest.mark.parametrize(
+    ("broken", "test"),
+    [
+        (Deaf, "test_every_member_gets_a_group_message"),
+        (Deaf, "test_a_group_without_members_refuses_what_cannot_be_carried"),
+        (Endless, "test_a_message_is_not_read_after_its_expiry"),
+        (Endless, "test_expired_messages_free_the_capacity"),
+        (Roomy, "test_the_message_beyond_the_capacity_is_refused"),
+        (Sharing, "test_the_receiver_does_not_see_what_the_sender_changes_later"),
+        (Sharing, "test_a_value_that_cannot_be_carried_is_refused_with_its_place"),
+        (Stacking, "test_messages_arrive_in_the_order_in_which_they_were_sent"),
+        (Forgetful, "test_who_has_left_gets_nothing_more"),
+        (Repeating, "test_new_channels_have_different_names"),
+        (Greedy, "test_a_cancelled_reader_loses_no_message"),
+    ],
+)
+async def test_the_contract_notices_a_layer_that_breaks_it(clock, broken, test):
+    contract = TestContract()
+    contract.clock = clock
+    contract.patience = 0.05
+
+    def make_layer(**options):
+        return broken(clock=clock, **options)
+
+    method = getattr(contract, test)
+    fixtures = {"layer": make_layer(), "make_layer": make_layer}
+    wanted = method.__code__.co_varnames[1 : method.__code__.co_argcount]
+
+    with pytest.raises((AssertionError, TimeoutError, ChannelFull)):
+        await method(**{name: fixtures[name] for name in wanted})
+
+
+async def test_a_contract_without_a_way_for_time_to_pass_says_so():
+    with pytest.raises(NotImplementedError, match=r"define advance\(seconds\)"):
+        await LayerContract().advance(1)
 
 
 async def settle():
