@@ -200,7 +200,7 @@ def test_reloading_under_the_old_name_keeps_the_module_one():
     lines = output_of(
         "import importlib, sys, tiderace",
         "tiderace.install_as_channels()",
-        "from channels.security import websocket",
+        "websocket = importlib.import_module('channels.security.websocket')",
         "reloaded = importlib.reload(websocket)",
         "print(sys.modules['channels.security.websocket'] is reloaded)",
         "print(sys.modules['tiderace.security.websocket'] is reloaded)",
