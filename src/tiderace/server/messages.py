@@ -26,6 +26,8 @@ __all__ = ["MessageHandler", "MessageReader", "ProtocolFailure"]
 _RESERVED = 0x70
 _MASKED = 0x80
 _CONTROL = 0x08
+_WHOLE_TEXT = FINAL | TEXT
+_WHOLE_BINARY = FINAL | BINARY
 
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -110,7 +112,12 @@ class MessageReader:
             return position
         first, second = data[position], data[position + 1]
         opcode, length = first & 0x0F, second & 0x7F
-        self._check(first, second, opcode, length)
+        if (
+            second < _MASKED
+            or (first != _WHOLE_TEXT and first != _WHOLE_BINARY)
+            or self._fragments is not None
+        ):
+            self._check(first, second, opcode, length)
         start = position + 2
         if length > 125:
             size = 2 if length == 126 else 8

@@ -75,11 +75,11 @@ class ReadyFrames:
     __slots__ = (
         "_ended",
         "_frames",
-        "_paused",
         "_size",
         "_tick",
         "_transport",
         "_waiters",
+        "congested",
     )
 
     text_frame = staticmethod(text_frame)
@@ -90,7 +90,8 @@ class ReadyFrames:
         self._tick = tick
         self._frames: list[bytes] = []
         self._size = 0
-        self._paused = False
+        # Whether the client reads more slowly than is written to it.
+        self.congested = False
         # Until the handshake is answered there is nobody to send frames to.
         self._ended = True
         self._waiters: list[asyncio.Future[None]] | None = None
@@ -104,7 +105,7 @@ class ReadyFrames:
         if self._ended:
             return
         frames = self._frames
-        if not frames and not self._paused:
+        if not frames and not self.congested:
             self._tick.add(self)
         frames.append(frame)
         self._size += len(frame)
@@ -116,14 +117,9 @@ class ReadyFrames:
         """Bytes that were written here and that the kernel has not taken yet."""
         return self._size + self._transport.get_write_buffer_size()
 
-    @property
-    def congested(self) -> bool:
-        """Whether the client reads more slowly than is written to it."""
-        return self._paused
-
     async def drained(self) -> None:
         """Wait until the client has caught up, or is gone."""
-        while self._paused:
+        while self.congested:
             waiter = asyncio.get_running_loop().create_future()
             if self._waiters is None:
                 self._waiters = []
@@ -133,7 +129,7 @@ class ReadyFrames:
     def flush(self) -> None:
         """Give the transport what is queued, unless it has enough already."""
         frames = self._frames
-        while frames and not self._paused:
+        while frames and not self.congested:
             if len(frames) == 1:
                 data = frames[0]
                 frames.clear()
@@ -185,19 +181,19 @@ class ReadyFrames:
 
     def pause(self) -> None:
         """The transport has enough for now."""
-        self._paused = True
+        self.congested = True
 
     def resume(self) -> None:
         """The transport takes more: flush, and let those go on who wait."""
-        self._paused = False
+        self.congested = False
         self.flush()
-        if not self._paused:
+        if not self.congested:
             self._wake()
 
     def cut(self) -> None:
         """Nothing can be sent any more: the connection is lost, or is now."""
         self._ended = True
-        self._paused = False
+        self.congested = False
         self._frames.clear()
         self._size = 0
         self._wake()
