@@ -44,7 +44,7 @@ class Socket:
 
     async def until(self, truth):
         async with asyncio.timeout(5):
-            while not truth():
+            while not truth():  # noqa: ASYNC110 (there is nothing that could tell)
                 await asyncio.sleep(0)
 
     async def settle(self):

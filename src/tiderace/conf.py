@@ -40,6 +40,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     concurrent_handlers: int = 16
     """How many handlers marked ``@concurrent`` one connection may run at a time."""
 
+    outbox_limit: int = 1_048_576
+    """Bytes of broadcasts that may wait for one client, 1 MiB.
+
+    A client that has left more unread is closed with 1013, to come back when it can;
+    the others do not wait for it. It takes effect on ``tiderace.server``, whose writes
+    never block; on other servers the handler waits.
+    """
+
     drop_log_interval: float = 60.0
     """Seconds between two log lines about messages that one socket lost."""
 

@@ -27,7 +27,7 @@ from tiderace import conf, metrics, threads
 from tiderace import db as database
 from tiderace.asgi import Event, Receive, Scope, Send, describe, websocket_close
 from tiderace.delivery.mailbox import Lane, Mailbox
-from tiderace.delivery.outbox import Outbox
+from tiderace.delivery.outbox import Outbox, Ready, TooSlow
 from tiderace.exceptions import StopConsumer, UnknownMessageType
 from tiderace.layers.base import LocalDelivery
 
@@ -72,6 +72,7 @@ class Served(Protocol):
     channel_name: str
     channel_receive: Callable[[], Awaitable[Any]]
     base_send: Callable[[Event], Any]
+    accepts_broadcasts: bool
     _connection: Connection | None
     _sync: bool
 
@@ -178,7 +179,12 @@ class Connection:
         self._consumer = consumer
         self._layer = layer
         self._receive = receive
-        self._outbox = Outbox(send)
+        extensions = consumer.scope.get("extensions") or {}
+        self._outbox = Outbox(
+            send,
+            frames=extensions.get("tiderace.frames"),
+            limit=conf.current().outbox_limit,
+        )
         self._loop = asyncio.get_running_loop()
         # None below a sync caller, whose own thread runs the sync code.
         self._thread = threads.current()
@@ -251,6 +257,9 @@ class Connection:
         except StopConsumer:
             ending = 1000
             await self._close(ending)
+        except TooSlow:
+            ending = 1013
+            await self._give_up(ending)
         except Exception as error:
             ending = 1011
             await self._fail(error)
@@ -354,7 +363,7 @@ class Connection:
             if self._idle is not None:
                 self._idle.clear()
 
-    def _take_now(self, message: Event) -> bool:
+    def _take_now(self, message: Event | Ready) -> bool:
         """Run the handler of ``message`` here, as the connection's own task would.
 
         Only while that task waits for something to do. A message that is sent from a
@@ -370,6 +379,14 @@ class Connection:
             or asyncio._get_running_loop() is not self._loop  # noqa: SLF001
         ):
             return False
+        if type(message) is Ready:
+            try:
+                if self._consumer.accepts_broadcasts and self._outbox.put(message):
+                    return True
+            except TooSlow as error:
+                self._waiting = False
+                self._mailbox.put_first(_Failed(error))
+                return True
         work = self._handle_message(message)
         self._waiting = False
         _stepping = True
@@ -412,8 +429,18 @@ class Connection:
             # Also where the application's own handler forgot to say so.
             raise StopConsumer
 
-    async def _handle_message(self, message: Event) -> None:
+    async def _handle_message(self, message: Event | Ready) -> None:
         consumer = self._consumer
+        if type(message) is Ready:
+            if not consumer.accepts_broadcasts:
+                self._drop(
+                    "a broadcast",
+                    "the consumer does not say accepts_broadcasts = True",
+                )
+            elif not self._outbox.put(message):
+                await self._outbox.send(message.event)
+            return
+        assert not isinstance(message, Ready)  # noqa: S101 (for the type checker)
         try:
             name = get_handler_name(message)
         except (ValueError, TypeError) as error:
@@ -455,7 +482,7 @@ class Connection:
         except Exception as error:
             await self._consult(error)
 
-    def _drop(self, message: Event, why: str) -> None:
+    def _drop(self, message: Event | str, why: str) -> None:
         metrics.MESSAGES_DROPPED_UNHANDLED.add()
         kind = message.get("type") if isinstance(message, dict) else message
         logger.warning(
@@ -502,6 +529,17 @@ class Connection:
             },
         )
         await self._close(1011)
+
+    async def _give_up(self, code: int) -> None:
+        """The client reads too slowly; it may come back, and nobody else waits for it."""
+        metrics.SLOW_CLIENTS.add()
+        logger.warning(
+            "a client has left more than %d bytes unread and is closed with %d (%s)",
+            conf.current().outbox_limit,
+            code,
+            describe(self._consumer.scope),
+        )
+        await self._close(code)
 
     async def _close(self, code: int) -> None:
         """Close an accepted socket; before that the server's own refusal is better."""

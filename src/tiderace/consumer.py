@@ -135,10 +135,15 @@ class AsyncConsumer:
         channel_layer: the layer of ``channel_layer_alias``, or None.
         channel_name: this connection's channel; only with a layer.
         base_send: sends an ASGI event to the client.
+        accepts_broadcasts: whether ``group_broadcast`` reaches the client of this
+            consumer, past its handlers and its ``send``.
     """
 
     _sync: bool = False
     channel_layer_alias: str = DEFAULT_CHANNEL_LAYER
+    # Off unless a class says otherwise: a broadcast passes its handlers by, and so
+    # whatever they check.
+    accepts_broadcasts: bool = False
 
     scope: Scope
     channel_layer: Any

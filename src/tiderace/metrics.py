@@ -23,6 +23,7 @@ __all__ = [
     "ORIGINS_REFUSED",
     "ROUTES_NOT_FOUND",
     "SENDS_AFTER_CLOSE",
+    "SLOW_CLIENTS",
     "Measurement",
     "measurements",
 ]
@@ -93,6 +94,9 @@ GAPS_FILLED = Measurement(
 )
 GAPS_LOST = Measurement(
     "gaps_lost", "gaps", "times when messages were missed and could not be fetched"
+)
+SLOW_CLIENTS = Measurement(
+    "slow_clients", "connections", "sockets closed since they left too much unread"
 )
 SENDS_AFTER_CLOSE = Measurement(
     "sends_after_close", "events", "events a handler sent to a socket already gone"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -237,10 +238,8 @@ async def test_a_cancelled_reader_of_a_queue_loses_nothing(make_layer):
         for _ in range(number % 5):
             await asyncio.sleep(0)
         reading.cancel()
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             taken.append((await reading)["n"])
-        except asyncio.CancelledError:
-            pass
 
     while len(taken) < 50:
         taken.append((await within(layer.receive("work")))["n"])
@@ -343,6 +342,35 @@ async def test_a_member_of_several_groups_gets_a_message_to_all_of_them_once(
     assert first == {"type": "said", "n": 1}
     assert await read(layer, both, 1) == [2]
     assert await read(layer, one, 2) == [1, 2]
+
+
+async def test_a_broadcast_reaches_the_clients_of_all_processes(make_layer):
+    here, there = make_layer(), make_layer()
+    channel = await there.new_channel()
+    box = there.attach(channel)
+    await there.group_add("room", channel)
+
+    await here.group_broadcast("room", "text")
+    await here.group_broadcast("room", bytes_data=b"\x00", exclude=["somebody"])
+
+    assert (await within(box.get())).event == {"type": "websocket.send", "text": "text"}
+    assert (await within(box.get())).event["bytes"] == b"\x00"
+
+
+async def test_a_message_that_breaks_the_reader_does_not_stop_the_others(
+    make_layer, caplog
+):
+    layer = make_layer()
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    layer._ensure_running()
+
+    # What another version, or a stranger with access to the server, may publish.
+    await layer._publish(["room"], layer.serialize({"type": "x", "__tiderace__": 3}))
+    await layer.group_send("room", {"type": "said", "n": 1})
+
+    assert await read(layer, channel, 1) == [1]
+    assert "cannot be read and is dropped" in caplog.text
 
 
 async def test_an_idle_reader_is_still_there_after_the_library_would_have_given_up(

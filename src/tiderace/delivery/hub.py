@@ -7,7 +7,7 @@ codecs, users or event loops.
 from __future__ import annotations
 
 import threading
-from collections.abc import Container
+from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
 
 __all__ = ["Hub", "Receiver"]
@@ -30,8 +30,8 @@ class Receiver(Protocol[M_contra]):
 class Hub(Generic[R]):
     """Groups and their members in this process.
 
-    Every method may be called from any thread. ``deliver`` works on the members at
-    the moment it is called: one who joins while it runs may miss that message, one
+    Every method may be called from any thread. A message goes to the ``members`` at
+    the moment they are asked for: one who joins while it is delivered may miss it, one
     who leaves may still get it.
     """
 
@@ -64,30 +64,18 @@ class Hub(Generic[R]):
                 if self._discard(group, receiver)
             ]
 
-    def deliver(
-        self, group: str, message: M, deadline: float, excluded: Container[str] = ()
-    ) -> tuple[int, list[R]]:
-        """Push ``message`` to every member of ``group`` but those ``excluded`` by name.
+    def deliver(self, receivers: Iterable[R], message: M, deadline: float) -> list[R]:
+        """Push ``message``, the same object, to each of ``receivers``.
 
-        All of them get the same object. Returns how many took it, and those that had
-        no room.
+        Returns those that had no room for it.
         """
-        members = self.groups.get(group)
-        if members is None:
-            return 0, []
-        # A snapshot, made in one step under the GIL: members may join or leave in
-        # other threads, and a push may wake code that does.
-        receivers = list(members.values())
-        if excluded:
-            receivers = [each for each in receivers if each.name not in excluded]
-        refused = [
-            receiver for receiver in receivers if not receiver.push(message, deadline)
-        ]
-        return len(receivers) - len(refused), refused
+        return [each for each in receivers if not each.push(message, deadline)]
 
     def members(self, group: str) -> list[R]:
         """The members of ``group`` in this process, in the order in which they joined."""
         members = self.groups.get(group)
+        # Made in one step under the GIL: others may join or leave in other threads,
+        # and a push may wake code that does.
         return [] if members is None else list(members.values())
 
     def clear(self) -> None:

@@ -6,10 +6,67 @@ events by their type alone, and no consumer.
 
 from __future__ import annotations
 
-from tiderace import metrics
-from tiderace.asgi import Event, Send
+from typing import Any, Protocol
 
-__all__ = ["Outbox"]
+from tiderace import metrics
+from tiderace.asgi import Event, Send, websocket_send
+
+__all__ = ["Outbox", "Ready", "TooSlow"]
+
+
+class TooSlow(Exception):
+    """The client has left more unread than its outbox may hold."""
+
+
+class Frames(Protocol):
+    """What our own server offers beside ASGI; see ``tiderace.server.ReadyFrames``."""
+
+    def text_frame(self, payload: bytes) -> bytes:
+        """A whole text message as bytes for any socket."""
+
+    def binary_frame(self, payload: bytes) -> bytes:
+        """A whole binary message as bytes for any socket."""
+
+    def write(self, frame: bytes) -> None:
+        """Queue a frame, in order with what ASGI sends; never blocks."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether the client reads more slowly than is written."""
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+
+
+class Ready:
+    """A message to clients that is the same for all of them, so encoded once.
+
+    Args:
+        text_data: text to send; wins over ``bytes_data``.
+        bytes_data: bytes to send.
+
+    Raises:
+        ValueError: when neither is given.
+    """
+
+    __slots__ = ("_frame", "event")
+
+    def __init__(self, text_data: str | None = None, bytes_data: bytes | None = None):
+        self.event: dict[str, Any] = websocket_send(text_data, bytes_data)
+        self._frame: bytes | None = None
+
+    def frame(self, frames: Frames) -> bytes:
+        """The message as a frame, built by the first socket that needs it."""
+        frame = self._frame
+        if frame is None:
+            text = self.event.get("text")
+            if text is None:
+                frame = frames.binary_frame(self.event["bytes"])
+            else:
+                frame = frames.text_frame(text.encode())
+            self._frame = frame
+        return frame
 
 
 class Outbox:
@@ -23,10 +80,15 @@ class Outbox:
     ever seen by the client.
     """
 
-    __slots__ = ("_send", "accepted", "closed", "leaving", "lost")
+    __slots__ = ("_frames", "_limit", "_send", "accepted", "closed", "leaving", "lost")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(
+        self, send: Send, *, frames: Frames | None = None, limit: int = 0
+    ) -> None:
         self._send = send
+        # Our own server's way for finished frames, and the bytes that may wait there.
+        self._frames = frames
+        self._limit = limit
         self.accepted = False
         self.closed = False
         # The disconnect event has been read, but not handled yet; then the client is
@@ -38,6 +100,23 @@ class Outbox:
     def open(self) -> bool:
         """Whether a WebSocket was accepted and, as far as known here, is still there."""
         return self.accepted and not self.closed and not self.lost
+
+    def put(self, ready: Ready) -> bool:
+        """Send ``ready`` without waiting, where the server can; else False.
+
+        Raises:
+            TooSlow: when more than ``limit`` bytes are waiting for the client.
+        """
+        frames = self._frames
+        if frames is None:
+            return False
+        if not self.accepted or self.closed or self.lost:
+            metrics.SENDS_AFTER_CLOSE.add()
+        elif frames.congested and frames.buffered > self._limit:
+            raise TooSlow
+        else:
+            frames.write(ready.frame(frames))
+        return True
 
     async def send(self, event: Event) -> None:
         """Hand ``event`` to the server.

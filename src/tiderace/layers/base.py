@@ -9,7 +9,7 @@ import fnmatch
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from tiderace.bridge import SyncCalls
@@ -261,6 +261,33 @@ class BaseChannelLayer:
         """
         raise NotImplementedError("group_send() not implemented (groups extension)")
 
+    async def group_broadcast(
+        self,
+        group: str | Collection[str],
+        text_data: str | None = None,
+        bytes_data: bytes | None = None,
+        *,
+        exclude: Collection[str] = (),
+    ) -> None:
+        """Send one WebSocket message to every client of ``group``, encoded once.
+
+        It passes the consumers' handlers by: right for what all members may see as it
+        stands. It reaches the sockets of consumers that say ``accepts_broadcasts =
+        True``, in order with their other messages, and no named channels. On
+        ``tiderace.server`` the frame is built once per process.
+
+        Args:
+            group: one group or several; a client in more than one gets it once.
+            text_data: text to send; wins over ``bytes_data``.
+            bytes_data: bytes to send.
+            exclude: names of channels that get none.
+
+        Raises:
+            ValueError: when neither text nor bytes are given.
+            TypeError: for an illegal name.
+        """
+        raise NotImplementedError("group_broadcast() is not offered by this layer")
+
 
 class LocalDelivery(ABC):
     """A layer that puts messages straight into the mailboxes of its process.
@@ -270,7 +297,7 @@ class LocalDelivery(ABC):
     """
 
     @abstractmethod
-    def attach(self, channel: str) -> Mailbox[Message]:
+    def attach(self, channel: str) -> Mailbox[Any]:
         """The mailbox of ``channel``, which from now on belongs to the caller.
 
         Messages that were sent before stay in it. While attached, the channel's
@@ -278,5 +305,5 @@ class LocalDelivery(ABC):
         """
 
     @abstractmethod
-    async def detach(self, mailbox: Mailbox[Message]) -> None:
+    async def detach(self, mailbox: Mailbox[Any]) -> None:
         """Give ``mailbox`` back: its channel leaves every group and is forgotten."""

@@ -368,18 +368,18 @@ def _asker(module: Any, *, sync: bool) -> Any:
         async def discover_master(self, service_name: str) -> Any:
             answers = []
             for client in self.sentinels:
+                address = None
                 try:
                     address = await client.sentinel_get_master_addr_by_name(
                         service_name
                     )
+                    answers.append("has no such primary")
                 except unreachable as error:
                     answers.append(str(error))
-                else:
-                    if address:
-                        return _text(address[0]), int(address[1])
-                    answers.append("has no such primary")
-                finally:
-                    await client.connection_pool.disconnect(inuse_connections=False)
+                # Not in a finally clause: the loop may be gone.
+                await client.connection_pool.disconnect(inuse_connections=False)
+                if address:
+                    return _text(address[0]), int(address[1])
             raise module.MasterNotFoundError(_nobody_knows(service_name, answers))
 
     return Blocking if sync else Asyncio

@@ -6,24 +6,32 @@ carries messages between processes. It knows no broker and no consumer.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from tiderace import conf, metrics
 from tiderace.bridge import SyncCalls
 from tiderace.delivery.hub import Hub
 from tiderace.delivery.mailbox import Deadlines, Mailbox
+from tiderace.delivery.outbox import Ready
 from tiderace.layers.base import BaseChannelLayer, LocalDelivery, Message
 
-__all__ = ["Box", "LocalChannelLayer"]
+__all__ = ["ENVELOPE", "TO", "Box", "LocalChannelLayer"]
 
 logger = logging.getLogger("tiderace.layers")
 
-Box = Mailbox[Message]
+Box = Mailbox[Message | Ready]
+
+# Keys with which layers address a message; taken off on arrival.
+TO = "__asgi_channel__"
+ENVELOPE = "__tiderace__"
+
+_SLICE = 256  # sockets
 
 
 class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
@@ -86,7 +94,7 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
 
         Sending needs no event loop here, and makes none.
         """
-        return SyncCalls(self, direct=("group_send", "send"))
+        return SyncCalls(self, direct=("group_broadcast", "group_send", "send"))
 
     async def new_channel(self, prefix: str = "specific.") -> str:
         """A channel name that nobody else has: ``specific.<process>!<socket>``."""
@@ -159,15 +167,29 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
         metrics.MESSAGES_DELIVERED.add()
         return True
 
-    def _fan_out(
-        self, group: str, message: Message, deadline: float, excluded: Any = ()
-    ) -> tuple[int, list[Box]]:
-        """Put one message into the mailboxes of a group's members in this process."""
-        delivered, refused = self._hub.deliver(group, message, deadline, excluded)
-        metrics.MESSAGES_DELIVERED.add(delivered)
-        for box in refused:
-            self._report_drop(group, box)
-        return delivered, refused
+    async def _fan_out(
+        self,
+        group: str,
+        message: Message | Ready,
+        deadline: float,
+        excluded: Collection[str] = (),
+    ) -> None:
+        """Put one message into the mailboxes of a group's members in this process.
+
+        A crowd is served in slices, so that pings, accepts and other groups get their
+        turn while it lasts.
+        """
+        receivers = self._hub.members(group)
+        if excluded:
+            receivers = [each for each in receivers if each.name not in excluded]
+        for start in range(0, len(receivers), _SLICE):
+            if start:
+                await _breathe()
+            some = receivers[start : start + _SLICE]
+            refused = self._hub.deliver(some, message, deadline)
+            metrics.MESSAGES_DELIVERED.add(len(some) - len(refused))
+            for box in refused:
+                self._report_drop(group, box)
 
     async def _read(self, channel: str) -> Message:
         """The next message in a mailbox of this process."""
@@ -176,11 +198,13 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
             box = self._box(channel)
             box.readers += 1
         try:
-            return await box.get()
+            message = await box.get()
         finally:
             with self._lock:
                 box.readers -= 1
                 self._forget_if_idle(box)
+        # A broadcast is for clients; who reads it here sees the event it would become.
+        return message.event if isinstance(message, Ready) else message
 
     def _forget_everything(self) -> None:
         with self._lock:
@@ -215,11 +239,13 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
 
     def _require_sendable(self, message: object) -> None:
         self._require_message(message)
-        if "__asgi_channel__" in message:  # type: ignore[operator]
-            raise AssertionError(
-                "a message may not hold the key '__asgi_channel__', which layers use "
-                "themselves; leave it out"
-            )
+        # Clients choose the keys where an application passes on what they sent.
+        for key in (TO, ENVELOPE):
+            if isinstance(message, dict) and key in message:
+                raise AssertionError(
+                    f"a message may not hold the key {key!r}, which layers use "
+                    "themselves; leave it out"
+                )
 
     def _box(self, channel: str) -> Box:
         box = self._mailboxes.get(channel)
@@ -266,6 +292,12 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
             drops,
             group,
         )
+
+
+async def _breathe() -> None:
+    """Let the event loop do something else; without one nobody is waiting."""
+    if asyncio._get_running_loop() is not None:  # noqa: SLF001
+        await asyncio.sleep(0)
 
 
 def refuse_unknown(

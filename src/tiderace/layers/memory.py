@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from tiderace import metrics
+from tiderace.delivery.outbox import Ready
 from tiderace.exceptions import ChannelFull
 from tiderace.layers import serializers
 from tiderace.layers.base import Message
@@ -97,22 +98,38 @@ class InMemoryChannelLayer(LocalChannelLayer):
         exclude: Collection[str] = (),
     ) -> None:
         """Put ``message`` into every channel of ``group``; see ``BaseChannelLayer``."""
-        self._require_message(message)
+        self._require_sendable(message)
         groups = self._groups(group)
         # Encoded even when nobody listens: a message that cannot be sent must not
         # pass in the test where the room happens to be empty.
-        data = serializers.encode(message)
+        copy = serializers.decode(serializers.encode(message))
+        await self._send_to(groups, copy, exclude)
+
+    async def group_broadcast(
+        self,
+        group: str | Collection[str],
+        text_data: str | None = None,
+        bytes_data: bytes | None = None,
+        *,
+        exclude: Collection[str] = (),
+    ) -> None:
+        """See ``BaseChannelLayer.group_broadcast``."""
+        await self._send_to(self._groups(group), Ready(text_data, bytes_data), exclude)
+
+    async def _send_to(
+        self, groups: list[str], message: Message | Ready, exclude: Collection[str]
+    ) -> None:
         now = self._clock()
         self._expire(now)
         metrics.MESSAGES_SENT.add()
-        if not any(name in self._hub.groups for name in groups):
-            return
-        copy = serializers.decode(data)
         seen = set(exclude)
         for name in groups:
-            self._fan_out(name, copy, now + self.expiry, seen)
-            if len(groups) > 1:
-                seen.update(box.name for box in self._hub.members(name))
+            # Before the next one: who joins meanwhile gets it once all the same.
+            members = (
+                [box.name for box in self._hub.members(name)] if groups[1:] else ()
+            )
+            await self._fan_out(name, message, now + self.expiry, seen)
+            seen.update(members)
 
     async def group_channels(self, group: str) -> list[str]:
         """The channels in ``group``, in the order in which they joined."""

@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from tiderace import metrics
+from tiderace.delivery.outbox import Ready
 from tiderace.exceptions import ChannelFull, LayerUnavailable
 from tiderace.layers.base import Message
 from tiderace.layers.broker import (
@@ -30,15 +31,11 @@ from tiderace.layers.broker import (
     Taken,
     Wake,
 )
-from tiderace.layers.local import Box, LocalChannelLayer
+from tiderace.layers.local import ENVELOPE, TO, Box, LocalChannelLayer
 
 __all__ = ["PubSubLayer"]
 
 logger = logging.getLogger("tiderace.layers")
-
-# What a message carries besides what the application put in; taken off on arrival.
-_ENVELOPE = "__tiderace__"
-_TO = "__asgi_channel__"
 
 _NOTHING = Position("", 0)
 
@@ -175,7 +172,7 @@ class PubSubLayer(LocalChannelLayer):
             if not self._put(channel, copy):
                 raise ChannelFull(channel)
         else:
-            await self._to_process(place.process, {**message, _TO: channel})
+            await self._to_process(place.process, {**message, TO: channel})
 
     async def receive(self, channel: str | list[str]) -> Message:
         """The next message of ``channel``; waits for one, without a limit.
@@ -222,7 +219,7 @@ class PubSubLayer(LocalChannelLayer):
             await self._join_here(group, channel)
         else:
             await self._to_process(
-                place.process, {_ENVELOPE: "join", "group": group, _TO: channel}
+                place.process, {ENVELOPE: "join", "group": group, TO: channel}
             )
 
     async def group_discard(self, group: str, channel: str) -> None:
@@ -237,7 +234,7 @@ class PubSubLayer(LocalChannelLayer):
             self._leave(group, channel)
         else:
             await self._to_process(
-                place.process, {_ENVELOPE: "leave", "group": group, _TO: channel}
+                place.process, {ENVELOPE: "leave", "group": group, TO: channel}
             )
 
     async def group_send(
@@ -255,26 +252,49 @@ class PubSubLayer(LocalChannelLayer):
             TypeError: for an illegal name or a message that cannot be encoded.
             LayerUnavailable: when the broker could not be reached in time.
         """
-        self._require_message(message)
+        self._require_sendable(message)
         groups = self._groups(group)
-        self._check_fork()
-        metrics.MESSAGES_SENT.add()
         if exclude or len(groups) > 1:
             data = self.serialize(
-                {**message, _ENVELOPE: {"groups": groups, "exclude": list(exclude)}}
+                {**message, ENVELOPE: {"groups": groups, "exclude": list(exclude)}}
             )
         else:
             data = self.serialize(message)
+        queues = await self._publish(groups, data)
+        if queues:
+            await self._send_to_queues(
+                [queue for queue in queues if queue not in exclude], groups, message
+            )
+
+    async def group_broadcast(
+        self,
+        group: str | Collection[str],
+        text_data: str | None = None,
+        bytes_data: bytes | None = None,
+        *,
+        exclude: Collection[str] = (),
+    ) -> None:
+        """See ``BaseChannelLayer.group_broadcast``; it returns like ``group_send``.
+
+        Raises:
+            LayerUnavailable: when the broker could not be reached in time.
+        """
+        groups = self._groups(group)
+        ready = Ready(text_data, bytes_data).event
+        envelope = {"groups": groups, "exclude": list(exclude), "ready": True}
+        await self._publish(groups, self.serialize({**ready, ENVELOPE: envelope}))
+
+    async def _publish(self, groups: Collection[str], data: bytes) -> Collection[str]:
+        """Publish to every one of ``groups``; the named queues that are in them."""
+        self._check_fork()
+        metrics.MESSAGES_SENT.add()
         queues: dict[str, None] = {}
         for name in groups:
             published = await self._broker(name).publish(
                 name, data, keep=self._keep, members_age=self.group_expiry
             )
             queues.update(dict.fromkeys(published.members))
-        if queues:
-            await self._send_to_queues(
-                [queue for queue in queues if queue not in exclude], groups, message
-            )
+        return queues
 
     async def group_channels(self, group: str) -> list[str]:
         """The channels in ``group``, of all processes, in no order.
@@ -555,7 +575,7 @@ class PubSubLayer(LocalChannelLayer):
                 return  # another loop has taken over
             for item in batch:
                 if isinstance(item, Live):
-                    self._heard(broker, item)
+                    await self._heard(broker, item)
                 elif isinstance(item, Wake):
                     self._wake_takers(item.queue)
                 else:
@@ -612,7 +632,7 @@ class PubSubLayer(LocalChannelLayer):
 
     # What arrives
 
-    def _heard(self, broker: Broker, item: Live) -> None:
+    async def _heard(self, broker: Broker, item: Live) -> None:
         stream = self._streams.get(item.subject)
         if stream is None:
             return
@@ -632,7 +652,7 @@ class PubSubLayer(LocalChannelLayer):
                 self._keep_running(self._fill(broker, item.subject, stream))
                 return
         stream.position = Position(item.epoch, item.offset)
-        self._deliver(item.subject, item.data, 0.0)
+        await self._deliver(item.subject, item.data, 0.0)
 
     async def _catch_up(self, broker: Broker, interrupted: Interrupted) -> None:
         """After an interruption: fetch what was missed on every subject."""
@@ -648,7 +668,7 @@ class PubSubLayer(LocalChannelLayer):
         try:
             while True:
                 await self._fetch(broker, subject, stream)
-                if not self._go_on(subject, stream):
+                if not await self._go_on(subject, stream):
                     return
         except LayerUnavailable as error:
             logger.warning(
@@ -695,12 +715,12 @@ class PubSubLayer(LocalChannelLayer):
         for number, entry in enumerate(living):
             stream.position = Position(end.epoch, entry.offset)
             metrics.GAPS_FILLED.add()
-            self._deliver(subject, entry.data, entry.age)
+            await self._deliver(subject, entry.data, entry.age)
             if number % _YIELD_EVERY == _YIELD_EVERY - 1:
                 await asyncio.sleep(0)
         stream.position = end if not living else Position(end.epoch, living[-1].offset)
 
-    def _go_on(self, subject: str, stream: _Stream) -> bool:
+    async def _go_on(self, subject: str, stream: _Stream) -> bool:
         """Deliver what arrived while filling; True when there is a gap again."""
         while stream.filling:
             item = stream.filling[0]
@@ -712,33 +732,38 @@ class PubSubLayer(LocalChannelLayer):
                 return True
             stream.filling.pop(0)
             stream.position = Position(item.epoch, item.offset)
-            self._deliver(subject, item.data, 0.0)
+            await self._deliver(subject, item.data, 0.0)
         return False
 
-    def _deliver(self, subject: str, data: bytes, age: float) -> None:
+    async def _deliver(self, subject: str, data: bytes, age: float) -> None:
         try:
             message = self.deserialize(data)
+            if subject.startswith("process!"):
+                self._deliver_to_channel(message)
+            else:
+                await self._deliver_to_group(subject, message, age)
         except Exception:
+            # Whatever one sender sent, the others' messages must go on arriving.
             logger.exception("a message to %s cannot be read and is dropped", subject)
-            return
-        if subject.startswith("process!"):
-            self._deliver_to_channel(message)
-            return
+
+    async def _deliver_to_group(self, group: str, message: Any, age: float) -> None:
         deadline = self._clock() + self.expiry - age
-        envelope = message.pop(_ENVELOPE, None) if isinstance(message, dict) else None
+        envelope = message.pop(ENVELOPE, None) if isinstance(message, dict) else None
         excluded: set[str] = set()
         if envelope is not None:
             excluded.update(envelope["exclude"])
             # Who is in several of the groups gets it through the first of them.
-            for group in envelope["groups"]:
-                if group == subject:
+            for each in envelope["groups"]:
+                if each == group:
                     break
-                excluded.update(box.name for box in self._hub.members(group))
-        self._fan_out(subject, message, deadline, excluded)
+                excluded.update(box.name for box in self._hub.members(each))
+            if envelope.get("ready"):
+                message = Ready(message.get("text"), message.get("bytes"))
+        await self._fan_out(group, message, deadline, excluded)
 
     def _deliver_to_channel(self, message: Message) -> None:
-        channel = message.pop(_TO)
-        request = message.pop(_ENVELOPE, None)
+        channel = message.pop(TO)
+        request = message.pop(ENVELOPE, None)
         if request == "join":
             if channel in self._mailboxes:
                 self._keep_running(self._join_here(message["group"], channel))

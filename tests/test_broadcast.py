@@ -1,0 +1,206 @@
+"""One message for all clients of a group, encoded once and past their handlers."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tiderace import metrics
+from tiderace.generic.websocket import AsyncWebsocketConsumer
+from tiderace.layers import InMemoryChannelLayer, channel_layers
+from tiderace.server.frames import binary_frame, text_frame
+from tiderace.testing import WebsocketCommunicator
+
+
+@pytest.fixture
+def layer():
+    layer = InMemoryChannelLayer()
+    previous = channel_layers.set("default", layer)
+    yield layer
+    channel_layers.set("default", previous)
+
+
+class Member(AsyncWebsocketConsumer):
+    groups = ["room"]
+    accepts_broadcasts = True
+
+    async def said(self, event):
+        await self.send(text_data=event["text"])
+
+
+class Frames:
+    """What our server puts into the scope, writing down what it is given."""
+
+    def __init__(self):
+        self.written = []
+        self.built = 0
+        self.congested = False
+        self.buffered = 0
+
+    def text_frame(self, payload):
+        self.built += 1
+        return text_frame(payload)
+
+    def binary_frame(self, payload):
+        self.built += 1
+        return binary_frame(payload)
+
+    def write(self, frame):
+        self.written.append(frame)
+
+
+async def connected(consumer=Member, frames=None):
+    client = WebsocketCommunicator(consumer.as_asgi(), "/")
+    if frames is not None:
+        client.scope["extensions"] = {"tiderace.frames": frames}
+    assert (await client.connect())[0]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    return client
+
+
+async def test_a_broadcast_reaches_every_client_of_the_group(layer):
+    clients = [await connected() for _ in range(3)]
+
+    await layer.group_broadcast("room", "hello")
+    await layer.group_broadcast("room", bytes_data=b"\x00\x01")
+
+    for client in clients:
+        assert await client.receive_from() == "hello"
+        assert await client.receive_from() == b"\x00\x01"
+        await client.disconnect()
+
+
+async def test_on_our_server_all_sockets_get_the_same_frame_built_once(layer):
+    frames = [Frames() for _ in range(3)]
+    clients = [await connected(frames=each) for each in frames]
+
+    await layer.group_broadcast("room", "größer")
+
+    written = [each.written for each in frames]
+    assert written == [[text_frame("größer".encode())]] * 3
+    assert written[0][0] is written[1][0] is written[2][0]
+    assert sum(each.built for each in frames) == 1
+    for client in clients:
+        await client.disconnect()
+
+
+async def test_a_broadcast_keeps_its_place_among_other_messages(layer):
+    gate = asyncio.Event()
+
+    class Slow(Member):
+        async def said(self, event):
+            await gate.wait()
+            await super().said(event)
+
+    client = await connected(Slow)
+    await layer.group_send("room", {"type": "said", "text": "first"})
+    await layer.group_broadcast("room", "second")
+    gate.set()
+
+    assert await client.receive_from() == "first"
+    assert await client.receive_from() == "second"
+    await client.disconnect()
+
+
+async def test_consumers_that_do_not_say_so_get_no_broadcast(layer, caplog):
+    class Checking(Member):
+        accepts_broadcasts = False
+
+    client = await connected(Checking)
+    await layer.group_broadcast("room", "not for all eyes")
+    await layer.group_send("room", {"type": "said", "text": "checked"})
+
+    assert await client.receive_from() == "checked"
+    assert "accepts_broadcasts" in caplog.text
+    await client.disconnect()
+
+
+async def test_excluded_channels_get_no_broadcast(layer):
+    names = []
+
+    class Named(Member):
+        async def connect(self):
+            names.append(self.channel_name)
+            await self.accept()
+
+    one, two = await connected(Named), await connected(Named)
+    await layer.group_broadcast("room", "for the other", exclude=[names[0]])
+    await layer.group_broadcast(["room", "room"], "for both, once")
+
+    assert await one.receive_from() == "for both, once"
+    assert await two.receive_from() == "for the other"
+    assert await two.receive_from() == "for both, once"
+    assert await one.receive_nothing()
+    await one.disconnect()
+    await two.disconnect()
+
+
+async def test_a_client_that_leaves_too_much_unread_is_closed_and_harms_nobody(
+    layer, settings, caplog
+):
+    settings.TIDERACE = {"OUTBOX_LIMIT": 1000}
+    slow, quick = Frames(), Frames()
+    lazy = await connected(frames=slow)
+    eager = await connected(frames=quick)
+    slow.congested, slow.buffered = True, 1001
+    closed = metrics.SLOW_CLIENTS.value
+
+    await layer.group_broadcast("room", "too much")
+
+    assert await lazy.receive_output() == {"type": "websocket.close", "code": 1013}
+    await lazy.wait()
+    assert metrics.SLOW_CLIENTS.value == closed + 1
+    assert "left more than 1000 bytes unread" in caplog.text
+    assert quick.written == [text_frame(b"too much")]
+    assert len(layer.groups["room"]) == 1
+    await eager.disconnect()
+
+
+async def test_a_broadcast_to_a_socket_not_accepted_yet_is_dropped(layer):
+    class Waiting(Member):
+        async def connect(self):
+            pass
+
+    frames = Frames()
+    client = WebsocketCommunicator(Waiting.as_asgi(), "/")
+    client.scope["extensions"] = {"tiderace.frames": frames}
+    await client.send_input({"type": "websocket.connect"})
+    for _ in range(5):
+        await asyncio.sleep(0)
+    dropped = metrics.SENDS_AFTER_CLOSE.value
+
+    await layer.group_broadcast("room", "too early")
+
+    assert frames.written == []
+    assert metrics.SENDS_AFTER_CLOSE.value == dropped + 1
+    client.stop()
+
+
+async def test_a_broadcast_of_nothing_is_refused(layer):
+    with pytest.raises(ValueError, match="one of bytes_data or text_data"):
+        await layer.group_broadcast("room")
+
+
+async def test_who_reads_a_channel_sees_the_event(layer):
+    await layer.group_add("room", "spy")
+    await layer.group_broadcast("room", "hello")
+
+    assert await layer.receive("spy") == {"type": "websocket.send", "text": "hello"}
+
+
+def test_sync_code_broadcasts(layer):
+    async def main():
+        client = await connected()
+        await asyncio.to_thread(layer.sync.group_broadcast, "room", "from a thread")
+        heard = await client.receive_from()
+        await client.disconnect()
+        return heard
+
+    assert asyncio.run(main()) == "from a thread"
+
+
+async def test_a_message_cannot_pretend_to_be_from_the_layer(layer):
+    with pytest.raises(AssertionError, match="__tiderace__"):
+        await layer.group_send("room", {"type": "said", "__tiderace__": {}})
