@@ -29,6 +29,7 @@ FLOORS: list[dict[str, set[str]]] = [
             "threads",
             "conf",
             "dotted",
+            "jsontext",
             "db",
             "middleware",
         }

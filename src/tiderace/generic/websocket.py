@@ -39,6 +39,7 @@ from tiderace.exceptions import (
     InvalidChannelLayerError,
     StopConsumer,
 )
+from tiderace.jsontext import dumps
 
 __all__ = [
     "AcceptConnection",
@@ -254,8 +255,8 @@ class JsonWebsocketConsumer(WebsocketConsumer):
 
     @classmethod
     def encode_json(cls, content: Any) -> str:
-        """An object to JSON; override for another dialect."""
-        return json.dumps(content)
+        """An object to JSON, see ``tiderace.jsontext.dumps``; override for a dialect."""
+        return dumps(content)
 
 
 class AsyncWebsocketConsumer(AsyncConsumer):
@@ -384,8 +385,8 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
 
     @classmethod
     async def encode_json(cls, content: Any) -> str:
-        """An object to JSON; override for another dialect."""
-        return json.dumps(content)
+        """An object to JSON, see ``tiderace.jsontext.dumps``; override for a dialect."""
+        return dumps(content)
 
 
 async def _result(value: Any) -> Any:
