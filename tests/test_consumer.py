@@ -246,7 +246,7 @@ async def test_no_lock_of_the_layer_is_held_while_a_handler_runs(layer, way):
                 target=lambda: asyncio.run(layer.group_add("elsewhere", "queue"))
             )
             thread.start()
-            thread.join(1)
+            thread.join(5)
             stuck.append(thread.is_alive())
             await self.say("done")
 
