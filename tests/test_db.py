@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 import pytest
-from asgiref.sync import SyncToAsync
+from asgiref.sync import SyncToAsync, async_to_sync
+from django.db import connections, transaction
 
 from tiderace import db
 from tiderace.db import (
@@ -136,7 +137,68 @@ async def test_closing_by_hand_obeys_a_patched_close(calls):
     assert calls == ["close"]
 
 
-def test_close_old_connections_is_djangos_own():
-    from django.db import close_old_connections
+@pytest.fixture
+def connection(tmp_path, django_db_blocker):
+    """An open connection to a database in a file, old at once."""
+    default = connections.settings["default"]
+    connections.settings["file"] = {
+        **default,
+        "NAME": tmp_path / "db",
+        "CONN_MAX_AGE": 0,
+    }
+    with django_db_blocker.unblock():
+        connection = connections["file"]
+        connection.connect()
+        yield connection
+        connection.close()
+    del connections["file"]
+    del connections.settings["file"]
 
-    assert db.close_old_connections is close_old_connections
+
+def test_an_old_connection_is_closed(connection):
+    db.close_old_connections()
+
+    assert connection.connection is None
+
+
+def test_a_connection_that_is_not_old_stays_open(connection):
+    connection.close_at = None
+
+    db.close_old_connections()
+
+    assert connection.is_usable()
+
+
+def test_a_connection_left_without_autocommit_is_closed(connection):
+    connection.close_at = None
+    connection.set_autocommit(False)
+
+    db.close_old_connections()
+
+    assert connection.connection is None
+
+
+def test_an_old_connection_in_a_transaction_stays_open(connection):
+    with transaction.atomic(using="file"):
+        db.close_old_connections()
+
+        assert connection.is_usable()
+
+
+def test_database_work_below_a_sync_caller_leaves_its_transaction_alone(connection):
+    def answer():
+        with connection.cursor() as cursor:
+            return cursor.execute("SELECT 42").fetchone()
+
+    with transaction.atomic(using="file"):
+        assert async_to_sync(database_sync_to_async(answer))() == (42,)
+        assert connection.is_usable()
+
+
+def test_an_old_connection_is_closed_where_access_is_forbidden(
+    connection, django_db_blocker
+):
+    with django_db_blocker.block():
+        db.close_old_connections()
+
+    assert connection.connection is None
