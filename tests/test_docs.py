@@ -9,6 +9,7 @@ A block may be exempt only with a reason in a comment above it:
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 import re
@@ -29,7 +30,8 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
-from tiderace import metrics
+from tiderace import conf, metrics
+from tiderace.layers.redis import RedisChannelLayer
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -331,6 +333,9 @@ def complaint_about_python(words: list[str]) -> str:
         case ["-m", "tiderace", command, *_]:
             source = (ROOT / "src/tiderace/__main__.py").read_text()
             return "" if f'"{command}"' in source else f"no command {command!r}"
+        case ["-m", "benchmarks", question, *_]:
+            known = (ROOT / "benchmarks" / f"{question}.py").is_file()
+            return "" if known else f"no benchmark {question!r}"
         case ["-m", "venv" | "pytest" | "uvicorn" | "django", *_]:
             return ""
         case ["manage.py", command, *_]:
@@ -452,8 +457,8 @@ def test_links_to_files_lead_somewhere(page):
 
 DOORS = [
     "auth", "consumer", "db", "exceptions", "generic.http", "generic.websocket", "layers",
-    "lifespan", "middleware", "routing", "security.websocket", "sessions", "testing",
-    "worker",
+    "layers.redis", "lifespan", "middleware", "routing", "security.websocket", "sessions",
+    "testing", "testing.contract", "worker",
 ]  # fmt: skip
 
 
@@ -481,6 +486,16 @@ def test_every_system_check_is_in_the_reference():
     said = set(re.findall(r'"tiderace\.([EW]\d{3})"', source)) | {"W010"}
 
     assert set(re.findall(r"`tiderace\.([EW]\d{3})`", page)) == said
+
+
+def test_every_setting_is_in_the_reference():
+    page = (ROOT / "docs/reference/settings.md").read_text("utf-8")
+    layer = inspect.signature(RedisChannelLayer).parameters.values()
+    options = [option.name for option in layer if option.kind != option.VAR_KEYWORD]
+
+    names = [*conf.Settings.__struct_encode_fields__, *options]
+
+    assert not [name for name in names if f"`{name}`" not in page]
 
 
 def test_every_measurement_is_in_the_reference():

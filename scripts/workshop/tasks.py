@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import shutil
 import sys
 import xml.etree.ElementTree as ET
@@ -130,7 +131,7 @@ def test(further: list[str]) -> int:
         notes.append(str(tools.node))
     with report.step(f"pytest, {label(environment)}") as notes:
         selection = [] if tools.browser else ["-m", "not browser"]
-        pytest(environment, "main", selection, notes, tools)
+        pytest(environment, "main", [*side_by_side(), *selection], notes, tools)
     with report.step("JavaScript client") as notes:
         npm(environment, tools, "test")
         notes.append("npm test")
@@ -142,7 +143,8 @@ def test(further: list[str]) -> int:
         newest.ensure(extras=EVERY_EXTRA, groups=("test",))
         notes.append(django_version(newest))
         # The browser and the other servers do not depend on Django's version.
-        pytest(newest, "newest", ["-m", "not browser and not servers"], notes, tools)
+        selection = ["-m", "not browser and not servers"]
+        pytest(newest, "newest", [*side_by_side(), *selection], notes, tools)
     report.print()
     return report.exit_code
 
@@ -248,6 +250,15 @@ def must(environment: Environment, command: list[str], tools: Tools) -> None:
     code = run([program, *command[1:]], cwd=ROOT, env=tools.variables(environment))
     if code:
         raise RuntimeError(f"{command[0]} ended with exit code {code}")
+
+
+def side_by_side() -> list[str]:
+    """Options that run the suite's files on all processors, at most four.
+
+    Much of it waits for servers and pages. A file stays in one process, since its
+    tests share what they start.
+    """
+    return ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile"]
 
 
 def pytest(
