@@ -1,7 +1,9 @@
 # Every target is one call of scripts/dev, which needs Python 3.11 or newer and nothing else.
 # Without make: scripts/dev demo, scripts/dev test, ...
 #
-#   make demo [PORT=8001] [HOST=0.0.0.0]    make test [ARGS="-k hub"]    make bench [QUICK=1]
+#   make demo [PORT=8001] [HOST=0.0.0.0] [LAYER=redis] [WORKERS=2]
+#   make test [ARGS="-k hub"]
+#   make bench [QUICK=1]
 
 .PHONY: help demo test check bench docs clean
 
@@ -9,7 +11,8 @@ help:
 	@scripts/dev --help
 
 demo:
-	@scripts/dev demo $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
+	@scripts/dev demo $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) \
+	    $(if $(LAYER),--layer $(LAYER)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
 test:
 	@scripts/dev test $(ARGS)

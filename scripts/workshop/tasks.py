@@ -13,6 +13,7 @@ import sys
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from . import machine
 from .environment import ROOT, Environment
@@ -57,12 +58,8 @@ def main(arguments: list[str]) -> int:
     """Run the chore that the command line names; returns the exit code."""
     parser = argparse.ArgumentParser(prog="scripts/dev", description=__doc__)
     chores = parser.add_subparsers(dest="chore", required=True)
-    offer = chores.add_parser(
-        "demo", help="install, start the demo site, print its URL"
-    )
-    offer.add_argument("--host", default="")
-    offer.add_argument("--port", default="")
     for name, summary in (
+        ("demo", "install and start the demo site; takes the demo's own options"),
         ("test", "every test; further arguments go to pytest, which then runs alone"),
         ("check", "format, lint, types, architecture, documentation"),
         ("bench", "measure against Channels; further arguments go to the benchmark"),
@@ -71,12 +68,12 @@ def main(arguments: list[str]) -> int:
     ):
         chores.add_parser(name, help=summary)
     options, further = parser.parse_known_args(arguments)
-    if further and options.chore not in {"test", "bench"}:
+    if further and options.chore not in {"demo", "test", "bench"}:
         parser.error(f"{options.chore} takes no further arguments: {' '.join(further)}")
     try:
         match options.chore:
             case "demo":
-                return demo(options.host, options.port)
+                return demo(further)
             case "test":
                 return test(further)
             case "check":
@@ -94,14 +91,19 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
-def demo(host: str, port: str) -> int:
-    """Install the package with its server and run the demo site until Ctrl-C."""
+def demo(further: list[str]) -> NoReturn:
+    """Install the package with its server and become the demo site, until Ctrl-C."""
     environment = main_environment()
-    environment.ensure(extras=SERVER)
-    command: list[str | Path] = [environment.python, "-m", "tiderace", "demo"]
-    command += ["--host", host] if host else []
-    command += ["--port", port] if port else []
-    return run(command)
+    over_redis = "redis" in further
+    environment.ensure(
+        extras=("server", "redis") if over_redis else SERVER,
+        # Unless REDIS_URL says where one is, the demo starts a server of its own.
+        groups=("broker",) if over_redis else (),
+    )
+    # Not a child: Ctrl-C is the demo's alone, which then ends what it has started.
+    sys.stdout.flush()
+    python = str(environment.python)
+    os.execv(python, [python, "-m", "tiderace", "demo", *further])
 
 
 def test(further: list[str]) -> int:
