@@ -126,7 +126,7 @@ async def test_excluded_channels_get_no_broadcast(layer):
             await self.accept()
 
     one, two = await connected(Named), await connected(Named)
-    await layer.group_broadcast("room", "for the other", exclude=[names[0]])
+    await layer.group_broadcast("room", "for the other", exclude=names[0])
     await layer.group_broadcast(["room", "room"], "for both, once")
 
     assert await one.receive_from() == "for both, once"

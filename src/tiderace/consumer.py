@@ -65,7 +65,8 @@ def concurrent(handler: F) -> F:
 
     The next message does not wait for it, so its effects may come in any order. At
     most ``TIDERACE["CONCURRENT_HANDLERS"]`` of them run for one connection; the next
-    one then waits. They are cancelled when the connection ends.
+    one then waits. They are cancelled when the connection ends. Plain ``def`` handlers
+    share the connection's one thread, so they are not concurrent with each other.
     """
     handler._tiderace_concurrent = True  # type: ignore[attr-defined]  # noqa: SLF001
     return handler

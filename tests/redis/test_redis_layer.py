@@ -319,7 +319,7 @@ async def test_a_message_can_leave_out_some_channels(make_layer):
     await here.group_add("room", mine)
     await there.group_add("room", theirs)
 
-    await here.group_send("room", {"type": "said", "n": 1}, exclude=[mine])
+    await here.group_send("room", {"type": "said", "n": 1}, exclude=mine)
     await here.group_send("room", {"type": "said", "n": 2})
 
     assert await read(here, mine, 1) == [2]

@@ -183,6 +183,10 @@ class BaseChannelLayer:
         self.require_valid_channel_name(channel)
         return str(channel)
 
+    def _names(self, exclude: Collection[str]) -> set[str]:
+        """Names of channels to leave out; one name may stand for a list of one."""
+        return {exclude} if isinstance(exclude, str) else set(exclude)
+
     def _groups(self, group: object) -> list[str]:
         """Legal group names, without doubles: given as one name or as several.
 

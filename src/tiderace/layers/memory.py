@@ -122,7 +122,7 @@ class InMemoryChannelLayer(LocalChannelLayer):
         now = self._clock()
         self._expire(now)
         metrics.MESSAGES_SENT.add()
-        seen = set(exclude)
+        seen = self._names(exclude)
         for name in groups:
             # Before the next one: who joins meanwhile gets it once all the same.
             members = (

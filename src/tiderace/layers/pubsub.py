@@ -254,16 +254,17 @@ class PubSubLayer(LocalChannelLayer):
         """
         self._require_sendable(message)
         groups = self._groups(group)
-        if exclude or len(groups) > 1:
+        excluded = self._names(exclude)
+        if excluded or len(groups) > 1:
             data = self.serialize(
-                {**message, ENVELOPE: {"groups": groups, "exclude": list(exclude)}}
+                {**message, ENVELOPE: {"groups": groups, "exclude": list(excluded)}}
             )
         else:
             data = self.serialize(message)
         queues = await self._publish(groups, data)
         if queues:
             await self._send_to_queues(
-                [queue for queue in queues if queue not in exclude], groups, message
+                [queue for queue in queues if queue not in excluded], groups, message
             )
 
     async def group_broadcast(
@@ -281,7 +282,11 @@ class PubSubLayer(LocalChannelLayer):
         """
         groups = self._groups(group)
         ready = Ready(text_data, bytes_data).event
-        envelope = {"groups": groups, "exclude": list(exclude), "ready": True}
+        envelope = {
+            "groups": groups,
+            "exclude": list(self._names(exclude)),
+            "ready": True,
+        }
         await self._publish(groups, self.serialize({**ready, ENVELOPE: envelope}))
 
     async def _publish(self, groups: Collection[str], data: bytes) -> Collection[str]:
