@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from asgiref.testing import ApplicationCommunicator as AsgirefCommunicator
+from django.contrib.auth.models import Group
 
 import tiderace.testing
 from tiderace.consumer import AsyncConsumer
@@ -624,3 +625,35 @@ def test_the_communicators_need_neither_a_server_nor_settings():
 def test_an_unknown_name_of_the_package_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'Tea'"):
         tiderace.testing.Tea  # noqa: B018
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_sync_code_shares_the_tests_thread_where_the_database_is_in_memory():
+    class Consumer(WebsocketConsumer):
+        def connect(self):
+            self.accept()
+            self.send(str(threading.get_ident()))
+
+    async with WebsocketCommunicator(Consumer(), "/") as socket:
+        seen = await socket.receive_from()
+
+    assert seen == str(await sync_to_async(threading.get_ident)())
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_consumers_may_write_at_once_where_the_database_is_in_memory():
+    class Consumer(WebsocketConsumer):
+        def receive(self, text_data=None, bytes_data=None):
+            Group.objects.create(name=text_data)
+            self.send(text_data)
+
+    names = [str(number) for number in range(20)]
+    sockets = [WebsocketCommunicator(Consumer.as_asgi(), "/") for _ in names]
+    for socket, name in zip(sockets, names, strict=True):
+        await socket.connect()
+        await socket.send_to(name)
+
+    assert [await socket.receive_from() for socket in sockets] == names
+    assert await Group.objects.acount() == 20
+    for socket in sockets:
+        await socket.disconnect()

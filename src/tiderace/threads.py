@@ -27,6 +27,7 @@ __all__ = [
     "ConnectionThread",
     "ThreadPool",
     "background_context",
+    "below_a_sync_caller",
     "current",
     "default_pool",
     "isolated",
@@ -271,6 +272,14 @@ def background_context() -> contextvars.Context:
     return context
 
 
+def below_a_sync_caller() -> bool:
+    """Whether a thread waits in ``async_to_sync`` here, and lends itself to sync code."""
+    return (
+        getattr(AsyncToSync.executors, "current", None) is not None
+        or asyncio.get_running_loop() in AsyncToSync.loop_thread_executors
+    )
+
+
 @asynccontextmanager
 async def isolated(
     pool: ThreadPool | None = None,
@@ -287,8 +296,7 @@ async def isolated(
     if (
         _current.get() is not None
         or SyncToAsync.thread_sensitive_context.get(None) is not None
-        or getattr(AsyncToSync.executors, "current", None) is not None
-        or asyncio.get_running_loop() in AsyncToSync.loop_thread_executors
+        or below_a_sync_caller()
     ):
         yield None
         return

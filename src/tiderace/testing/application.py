@@ -11,8 +11,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from asgiref.sync import SyncToAsync
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from asgiref.testing import ApplicationCommunicator as _AsgirefCommunicator
+from django.db import connections
+
+from tiderace import conf, threads
 
 if TYPE_CHECKING:
     from tiderace.asgi import ASGIApp, Event, Scope
@@ -30,7 +33,9 @@ class ApplicationCommunicator(_AsgirefCommunicator):
     test's event loop with a context of its own, so that context variables of the
     test do not leak into it. Its sync code runs where the test's own does: in the
     calling thread below ``async_to_sync`` (Django's ``TestCase``), and so in the same
-    transaction.
+    transaction; with a test database that is SQLite in memory in the thread of the
+    test's own ``sync_to_async``, one call at a time. With other databases the sync
+    code of different connections runs side by side, as on a server.
 
     ``cancel_on_timeout`` says what happens to the application when nothing arrives in
     time: True (the default, for existing suites rely on it) cancels it, after which
@@ -236,7 +241,29 @@ def _any_event(event: Event) -> bool:
 def _application_context() -> contextvars.Context:
     """An empty context, but for the thread in which the test's sync code runs."""
     context = contextvars.Context()
-    threads = SyncToAsync.thread_sensitive_context
-    if (of_the_test := threads.get(None)) is not None:
-        context.run(threads.set, of_the_test)
+    shared = SyncToAsync.thread_sensitive_context.get(None)
+    if (
+        shared is None
+        and not threads.below_a_sync_caller()
+        and _database_is_in_memory()
+    ):
+        # That of the test's own sync_to_async.
+        shared = ThreadSensitiveContext()
+        SyncToAsync.context_to_thread_executor[shared] = (
+            SyncToAsync.single_thread_executor
+        )
+    if shared is not None:
+        context.run(SyncToAsync.thread_sensitive_context.set, shared)
     return context
+
+
+def _database_is_in_memory() -> bool:
+    """Whether a test database is SQLite in memory, shared between threads.
+
+    Of two threads that use it at the same time one fails ("table is locked") at once,
+    where every other database lets it wait.
+    """
+    return conf.configured() and any(
+        "mode=memory" in str(database["NAME"])
+        for database in connections.settings.values()
+    )
