@@ -79,6 +79,8 @@ FORBIDDEN: list[tuple[str, str, str]] = [
             "tiderace.layers.redis_broker",
             "tiderace.layers.redis_link",
             "tiderace.layers.redis_options",
+            "tiderace.layers.redis_reader",
+            "tiderace.layers.streams",
             "tiderace.layers.hosts",
         )
     ),
@@ -93,9 +95,14 @@ KEPT_IN: dict[str, tuple[str, ...]] = {
         "tiderace.layers.redis_broker",
         "tiderace.layers.redis_link",
         "tiderace.layers.redis_options",
+        "tiderace.layers.redis_reader",
         "tiderace.layers.hosts",
     ),
-    "hiredis": ("tiderace.layers.redis_broker", "tiderace.layers.redis_link"),
+    "hiredis": (
+        "tiderace.layers.redis_broker",
+        "tiderace.layers.redis_link",
+        "tiderace.layers.redis_reader",
+    ),
     "cryptography": ("tiderace.layers.formats",),
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 __all__ = [
+    "BROKERS_AWAY",
     "CONNECTIONS_ACCEPTED",
     "CONNECTIONS_OPEN",
     "CONSUMER_ERRORS",
@@ -85,6 +86,9 @@ MESSAGES_DROPPED_EXPIRED = Measurement(
 )
 MESSAGES_DROPPED_UNHANDLED = Measurement(
     "messages_dropped_unhandled", "messages", "layer messages without a handler"
+)
+BROKERS_AWAY = Measurement(
+    "brokers_away", "brokers", "brokers that should be heard and are not, now", "gauge"
 )
 LAYER_INTERRUPTIONS = Measurement(
     "layer_interruptions", "connections", "connections to a broker that were lost"

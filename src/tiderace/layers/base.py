@@ -86,6 +86,16 @@ class BaseChannelLayer:
         """
         return SyncCalls(self)
 
+    @property
+    def ready(self) -> bool:
+        """Whether this process hears what others send, or need not; for health checks.
+
+        Always True for a layer without a broker. False while a connection to a broker
+        is being opened, at first or again: groups with members here miss nothing then,
+        but wait.
+        """
+        return True
+
     # Capacities
 
     def compile_capacities(self, channel_capacity: Mapping[Any, int]) -> Capacities:

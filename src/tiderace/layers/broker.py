@@ -107,7 +107,8 @@ class Broker(Protocol):
     broker's own publish timeout for a broker that is away.
 
     Raises (all coroutines):
-        LayerUnavailable: when the broker could not be reached in that time.
+        LayerUnavailable: when the broker could not be reached in that time, or has
+            refused, with what it said.
     """
 
     async def publish(
@@ -125,7 +126,11 @@ class Broker(Protocol):
     async def since(
         self, subject: str, offset: int
     ) -> tuple[Position | None, Sequence[Entry]]:
-        """The end of the subject's stream, and what it still has after ``offset``."""
+        """The end of the subject's stream, and what it still has after ``offset``.
+
+        When that is much it is only the beginning: the last entry is not the end then,
+        and the next call goes on after it.
+        """
 
     async def push(self, queue: str, data: bytes, *, size: int, seconds: float) -> bool:
         """Put ``data`` into a queue for ``seconds``; False when it holds ``size``."""
@@ -136,8 +141,11 @@ class Broker(Protocol):
     async def confirm(self, taken: Taken) -> None:
         """The message has arrived; nobody else shall get it."""
 
-    async def give_back(self, taken: Taken) -> None:
-        """The message goes back to the head of its queue."""
+    async def give_back(self, taken: Taken, *, confirmed: bool = False) -> None:
+        """The message goes back to the head of its queue, if it is still held.
+
+        With ``confirmed`` also when it is not, since it was confirmed.
+        """
 
     async def join(self, subject: str, member: str, *, seconds: float) -> None:
         """Let the named queue ``member`` get a copy of what is published."""
@@ -157,8 +165,11 @@ class Broker(Protocol):
 
     async def renew(
         self, process: str, subjects: Collection[str], *, lease: float
-    ) -> None:
-        """Keep what was announced for another lease."""
+    ) -> list[str]:
+        """Keep what was announced for another lease; the subjects for which it is lost.
+
+        What is returned has lapsed, or the broker has lost its memory: announce it anew.
+        """
 
     async def retire(self, process: str, subjects: Collection[str]) -> None:
         """Withdraw everything announced for ``process``."""
@@ -185,6 +196,10 @@ class Broker(Protocol):
 
     def messages(self) -> AsyncGenerator[Sequence[Live | Wake | Interrupted], None]:
         """What arrives, in order and in batches, for ever; reconnects by itself."""
+
+    @property
+    def hearing(self) -> bool:
+        """Whether a reader of ``messages`` hears everything that is subscribed to now."""
 
     async def flush(self) -> None:
         """Forget everything under this broker's prefix; for tests."""

@@ -54,6 +54,7 @@ __all__ = [
     "decode_hosts",
     "is_cluster",
     "make_connection",
+    "startup_nodes",
 ]
 
 
@@ -94,7 +95,7 @@ def _one_cluster(hosts: list[Host]) -> Host:
     nodes: list[tuple[str, int]] = []
     common: Host | None = None
     for host in hosts:
-        nodes += _startup_nodes(host)
+        nodes += startup_nodes(host)
         options = parsed(host, sync=False)
         for name in ("cluster", "startup_nodes", "host", "port"):
             options.pop(name, None)
@@ -232,7 +233,7 @@ def make_connection(
         TypeError, ValueError, ImportError: as ``create_pool``.
     """
     if is_cluster(host):
-        host = _node(host, address or _startup_nodes(host)[0])
+        host = _node(host, address or startup_nodes(host)[0])
     pool: Any = create_pool(host, timeout=timeout)
     connection = pool.make_connection()
     if hasattr(connection, "connection_pool"):
@@ -413,8 +414,7 @@ def _cluster_options(host: Host, *, sync: bool, timeout: float) -> Host:
     if "retry" not in options:
         options |= _no_cluster_retry(parts)
     options["startup_nodes"] = [
-        parts.cluster.ClusterNode(name, int(port))
-        for name, port in _startup_nodes(host)
+        parts.cluster.ClusterNode(name, int(port)) for name, port in startup_nodes(host)
     ]
     return options
 
@@ -432,7 +432,8 @@ def _drop_database(options: Host) -> None:
         )
 
 
-def _startup_nodes(host: Host) -> list[tuple[str, int]]:
+def startup_nodes(host: Host) -> list[tuple[str, int]]:
+    """The nodes of a cluster that this entry names: host and port of each."""
     options = parsed(host, sync=False)
     nodes = [tuple(node) for node in options.get("startup_nodes") or ()]
     if "host" in options or not nodes:

@@ -21,29 +21,21 @@ from tiderace import metrics
 from tiderace.delivery.outbox import Ready
 from tiderace.exceptions import ChannelFull, LayerUnavailable
 from tiderace.layers.base import Message
-from tiderace.layers.broker import (
-    Broker,
-    Entry,
-    Interrupted,
-    Keep,
-    Live,
-    Position,
-    Taken,
-    Wake,
-)
+from tiderace.layers.broker import Broker, Keep, Live, Taken, Wake
 from tiderace.layers.local import ENVELOPE, TO, Box, LocalChannelLayer
+from tiderace.layers.streams import Stream, Streams
 
 __all__ = ["PubSubLayer"]
 
 logger = logging.getLogger("tiderace.layers")
 
-_NOTHING = Position("", 0)
 
 _TICK = 0.25  # seconds between two looks at what is to be announced
 _POLL = 5.0  # seconds a reader of a queue waits before it looks by itself
 _TAKE_LEASE = 10.0  # seconds in which a taken message must be confirmed
-_COUNTABLE = 1 << 20  # missed messages; more are a broker's leap
 _YIELD_EVERY = 32  # messages, after which the consumers get their turn
+_RETRY = 1.0  # seconds until what a broker has refused is tried again
+_UNTIDY = 100  # things left behind, in a process that hears no broker
 
 
 class _Place(NamedTuple):
@@ -53,19 +45,8 @@ class _Place(NamedTuple):
     ours: bool
 
 
-class _Stream:
-    """How far this process has read one subject."""
-
-    __slots__ = ("filling", "heard_at", "position", "ready")
-
-    def __init__(self, position: Position | None = None) -> None:
-        # None until it is known; then the last publication that was delivered.
-        self.position = position
-        # What has arrived while missing ones are being fetched, in order.
-        self.filling: list[Live] | None = None
-        self.heard_at = float("-inf")
-        # Done when it is subscribed and its position known.
-        self.ready: Future[None] = Future()
+class _Abandoned(Exception):
+    """Whoever was to make a group heard here has given up, since it was cancelled."""
 
 
 class PubSubLayer(LocalChannelLayer):
@@ -113,19 +94,36 @@ class PubSubLayer(LocalChannelLayer):
         self._start_afresh()
 
     def _start_afresh(self) -> None:
-        self._streams: dict[str, _Stream] = {}
+        self._inbox_here = self._inbox(self._process)
+        self._streams = Streams(
+            expiry=self.expiry,
+            at_most=self._keep.size,
+            clock=self._clock,
+            deliver=self._deliver,
+            report_gap=self._report_gap,
+            start=lambda work: self._keep_running(work, self._fills),
+            at_home=self._at_home,
+        )
         # Groups without a member any more, still heard until the next tick.
         self._vacated: set[str] = set()
-        # Who joined or left since it was last announced.
+        # Who joined or left since it was last announced, and who is announcing, by broker.
         self._changes: dict[tuple[str, str], bool] = {}
-        # Readers of named queues, to be woken in their loops.
+        self._announcing: dict[int, Future[None]] = {}
+        # Readers of named queues, to be woken in their loops; and the queues heard.
         self._takers: dict[
             str, set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
         ] = {}
-        # The loop that hears the brokers, its tasks for that, and other small work.
+        self._heard_queues: set[str] = set()
+        # The loop that hears the brokers, its tasks for that, those that fetch what was
+        # missed, and other small work that is begun and ends.
         self._home: asyncio.AbstractEventLoop | None = None
         self._service: list[asyncio.Task[None]] = []
+        self._fills: set[asyncio.Task[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        # When each broker was last told that this process lives.
+        self._renewed: dict[int, float] = {}
+        self._gap_logged_at = float("-inf")
+        self._gaps_not_logged = 0
 
     # To be answered by the layer for a technology
 
@@ -232,6 +230,8 @@ class PubSubLayer(LocalChannelLayer):
             await self._broker(group).leave(group, channel)
         elif place.ours:
             self._leave(group, channel)
+            if len(self._vacated) + len(self._changes) > _UNTIDY and not self._serving:
+                await self._tidy_up()
         else:
             await self._to_process(
                 place.process, {ENVELOPE: "leave", "group": group, TO: channel}
@@ -308,43 +308,65 @@ class PubSubLayer(LocalChannelLayer):
         missing, and those of a process that was killed stay until its lease ends.
         """
         self.require_valid_group_name(group)
-        await self._announce()
+        self._check_fork()
+        await self._announce(self._index(group))
         return await self._broker(group).present(group)
 
     async def group_count(self, group: str) -> int:
         """How many channels are in ``group``; as exact as ``group_channels``."""
         self.require_valid_group_name(group)
-        await self._announce()
+        self._check_fork()
+        await self._announce(self._index(group))
         return await self._broker(group).count(group)
 
     async def flush(self) -> None:
-        """Forget all messages and groups; for tests. Closes the connections."""
+        """Forget all messages and groups; for tests. Consumers keep their channels."""
         self._check_fork()
         self._forget_everything()
-        self._changes.clear()
-        for broker in self._brokers:
+        heard = list(self._streams)
+        for index, broker in enumerate(self._brokers):
             await broker.flush()
+            await broker.unsubscribe([s for s in heard if self._index(s) == index])
         await self.close()
-        self._streams.clear()
-        self._vacated.clear()
+        with self._lock:
+            self._changes.clear()
+            self._vacated.clear()
+            self._streams.clear()
+        if any(box.attached for box in list(self._mailboxes.values())):
+            self._ensure_running()
 
     async def close(self) -> None:
         """Withdraw this process's memberships and close the running loop's connections.
 
-        The layer may be used again afterwards.
+        When another loop of this process hears the brokers, that goes on, and only the
+        connections are closed. The layer may be used again afterwards.
         """
-        home = self._home
-        if home is asyncio.get_running_loop():
-            service, self._service = self._service, []
-            self._home = None
-            for task in service:
-                task.cancel()
-            await asyncio.gather(*service, *self._tasks, return_exceptions=True)
-        with contextlib.suppress(LayerUnavailable):
-            for index, broker in enumerate(self._brokers):
-                await broker.retire(self._process, self._subjects_of(index))
-        for broker in self._brokers:
+        self._check_fork()
+        here = asyncio.get_running_loop()
+        with self._lock:
+            elsewhere = self._serving and self._home is not here
+            service = [] if elsewhere else self._service
+            if not elsewhere:
+                self._home, self._service = None, []
+        mine = [task for task in (*service, *self._fills) if task.get_loop() is here]
+        for task in mine:
+            task.cancel()
+        small = [task for task in self._tasks if task.get_loop() is here]
+        await asyncio.gather(*mine, *small, return_exceptions=True)
+        for index, broker in enumerate(self._brokers):
+            if not elsewhere:
+                with contextlib.suppress(LayerUnavailable):
+                    await broker.retire(self._process, self._subjects_of(index))
             await broker.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether this process hears its brokers; see ``BaseChannelLayer.ready``.
+
+        True as well while nothing in this process listens.
+        """
+        self._check_fork()
+        return not self._serving or all(broker.hearing for broker in self._brokers)
 
     # Names
 
@@ -402,28 +424,44 @@ class PubSubLayer(LocalChannelLayer):
     # Named queues
 
     async def _take(self, queue: str) -> Message:
+        away = False
+        while True:
+            try:
+                message: Message = self.deserialize((await self._taken(queue)).data)
+            except LayerUnavailable as error:
+                # Who waits for a message waits for the broker, too.
+                if not away:
+                    away = True
+                    logger.warning("nothing can be taken from %s: %s", queue, error)
+                await asyncio.sleep(_RETRY)
+            else:
+                return message
+
+    async def _taken(self, queue: str) -> Taken:
         broker = self._broker(queue)
         taken = await self._take_once(broker, queue)
-        if taken is None:
-            self._ensure_running()
-            taker = (asyncio.get_running_loop(), asyncio.Event())
-            takers = self._takers.setdefault(queue, set())
-            takers.add(taker)
-            try:
-                await broker.subscribe((), [queue])
-                while (taken := await self._take_once(broker, queue)) is None:
-                    # By itself, too: for a message whose taker died.
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(_POLL):
-                            await taker[1].wait()
-                    taker[1].clear()
-            finally:
+        if taken is not None:
+            return taken
+        self._ensure_running()
+        taker = (asyncio.get_running_loop(), asyncio.Event())
+        with self._lock:
+            self._takers.setdefault(queue, set()).add(taker)
+            self._heard_queues.add(queue)
+        try:
+            await broker.subscribe((), [queue])
+            while (taken := await self._take_once(broker, queue)) is None:
+                # By itself, too: for a message whose taker died.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_POLL):
+                        await taker[1].wait()
+                taker[1].clear()
+            return taken
+        finally:
+            with self._lock:
+                takers = self._takers[queue]
                 takers.discard(taker)
-                if not takers and self._takers.get(queue) is takers:
+                if not takers:
                     del self._takers[queue]
-                    self._vacate_queue(broker, queue)
-        message: Message = self.deserialize(taken.data)
-        return message
 
     async def _take_once(self, broker: Broker, queue: str) -> Taken | None:
         """Take and confirm one message; a cancelled reader leaves it to the next."""
@@ -444,187 +482,284 @@ class PubSubLayer(LocalChannelLayer):
         return taken
 
     async def _undo(self, broker: Broker, taking: asyncio.Future[Taken | None]) -> None:
-        taken = await taking
-        if taken is not None:
-            await broker.give_back(taken)
+        # When the broker is away the message comes back at the end of its lease.
+        with contextlib.suppress(LayerUnavailable):
+            if (taken := await taking) is not None:
+                await broker.give_back(taken)
 
     async def _redo(
         self, broker: Broker, taken: Taken, confirming: asyncio.Future[None]
     ) -> None:
-        await confirming
-        await broker.push(
-            taken.queue,
-            taken.data,
-            size=self.get_capacity(taken.queue) + 1,
-            seconds=self.expiry,
-        )
+        with contextlib.suppress(LayerUnavailable):
+            await confirming
+            await broker.give_back(taken, confirmed=True)
 
-    def _vacate_queue(self, broker: Broker, queue: str) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closing
-            self._keep_running(broker.unsubscribe((), [queue]))
-
-    def _keep_running(self, work: Coroutine[Any, Any, None]) -> None:
+    def _keep_running(
+        self,
+        work: Coroutine[Any, Any, None],
+        among: set[asyncio.Task[None]] | None = None,
+    ) -> None:
         """Let a small piece of work end by itself; what it raises is logged."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("a task of the layer failed", exc_info=error)
+        # A copy of the context would keep the request or socket that came first.
+        task = asyncio.get_running_loop().create_task(
+            work, context=contextvars.Context()
+        )
+        among = self._tasks if among is None else among
+        among.add(task)
+        task.add_done_callback(among.discard)
+        task.add_done_callback(_log_failure)
 
     # Memberships of this process
 
     async def _join_here(self, group: str, channel: str) -> None:
-        self._join(group, channel)
-        self._changes[group, channel] = True
-        stream = self._streams.get(group)
-        if stream is not None:
-            await asyncio.wrap_future(stream.ready)
-            return
-        stream = self._streams[group] = _Stream()
-        try:
-            await self._listen(group, stream)
-        except BaseException as error:
-            self._streams.pop(group, None)
-            self._leave(group, channel)
-            if not stream.ready.done():
-                stream.ready.set_exception(
-                    error
-                    if isinstance(error, Exception)
-                    else LayerUnavailable("joining was cancelled; join again")
-                )
-            raise
+        while True:
+            with self._lock:
+                self._join(group, channel)
+                self._changes[group, channel] = True
+                stream = self._streams.get(group)
+                first = stream is None
+                if stream is None:
+                    stream = self._streams.add(group, self._broker(group))
+            try:
+                if first:
+                    await self._listen(stream)
+                else:
+                    await _settled(stream.ready)
+                return
+            except _Abandoned:
+                continue
+            except BaseException:
+                self._leave(group, channel)
+                raise
 
-    async def _listen(self, subject: str, stream: _Stream) -> None:
-        broker = self._broker(subject)
-        await broker.subscribe([subject])
-        position = await broker.position(subject)
-        # What was heard meanwhile is later than, or part of, what stands there.
-        if stream.position is None:
-            stream.position = position or _NOTHING
-        if not stream.ready.done():
-            stream.ready.set_result(None)
+    async def _listen(self, stream: Stream) -> None:
+        try:
+            await stream.broker.subscribe([stream.subject])
+            await self._streams.locate(stream)
+        except BaseException as error:
+            # Only then tell the others: they may try anew.
+            self._streams.remove(stream.subject, stream)
+            stream.ready.set_exception(
+                error if isinstance(error, Exception) else _Abandoned()
+            )
+            raise
+        stream.ready.set_result(None)
 
     def _left(self, group: str, channel: str, last: bool) -> None:
-        key = (group, channel)
-        # Never announced, then nothing to withdraw.
-        if self._changes.pop(key, False) is not True:
-            self._changes[key] = False
+        # Said in any case: it may have been announced before it left and came back.
+        self._changes[group, channel] = False
         if last:
             self._vacated.add(group)
 
-    async def _announce(self) -> None:
-        """Tell the brokers who joined and left here since the last time."""
-        changes, self._changes = self._changes, {}
-        if not changes:
-            return
+    async def _announce(self, index: int) -> None:
+        """Tell a broker who joined and left here since the last time."""
+        while True:
+            with self._lock:
+                busy = self._announcing.get(index)
+                if busy is None:
+                    changes = {
+                        key: joined
+                        for key, joined in self._changes.items()
+                        if self._index(key[0]) == index
+                    }
+                    if not changes:
+                        return
+                    for key in changes:
+                        del self._changes[key]
+                    done = self._announcing[index] = Future()
+                    break
+            # One after the other, for a leave must not overtake its join.
+            await _settled(busy)
         try:
-            for index, broker in enumerate(self._brokers):
-                mine = [key for key in changes if self._index(key[0]) == index]
-                if mine:
-                    await broker.announce(
-                        self._process,
-                        [key for key in mine if changes[key]],
-                        [key for key in mine if not changes[key]],
-                        lease=self._lease,
-                    )
+            await self._brokers[index].announce(
+                self._process,
+                [key for key, joined in changes.items() if joined],
+                [key for key, joined in changes.items() if not joined],
+                lease=self._lease,
+            )
         except BaseException:
-            self._changes = {**changes, **self._changes}
+            with self._lock:
+                self._changes = {**changes, **self._changes}
             raise
+        finally:
+            with self._lock:
+                del self._announcing[index]
+            done.set_result(None)
+
+    async def _renew(self, index: int, broker: Broker) -> None:
+        """Keep what was announced, and announce anew what the broker has forgotten."""
+        self._renewed[index] = self._clock()
+        try:
+            lost = await broker.renew(
+                self._process, self._subjects_of(index), lease=self._lease
+            )
+        except BaseException:
+            self._renewed[index] = float("-inf")
+            raise
+        with self._lock:
+            for group in lost:
+                for box in self._hub.members(group):
+                    self._changes.setdefault((group, box.name), True)
 
     def _subjects_of(self, index: int) -> list[str]:
         return [group for group in list(self.groups) if self._index(group) == index]
 
     # The process's own tasks
 
+    @property
+    def _serving(self) -> bool:
+        """Whether a loop of this process hears the brokers."""
+        home = self._home
+        return (
+            home is not None
+            and home.is_running()
+            and bool(self._service)
+            and not any(task.done() for task in self._service)
+        )
+
     def _ensure_running(self) -> None:
         """Have one loop of this process hear the brokers; this one, if there is none."""
-        home = self._home
-        if home is not None and not home.is_closed():
-            here = asyncio.get_running_loop()
-            alive = not any(task.done() for task in self._service)
-            if (home is here or home.is_running()) and self._service and alive:
+        if self._serving:
+            return
+        with self._lock:
+            if self._serving:
                 return
-        home = self._home = asyncio.get_running_loop()
-        inbox = self._inbox(self._process)
-        if inbox not in self._streams:
-            # From its beginning: all of it is for this process.
-            stream = self._streams[inbox] = _Stream(_NOTHING)
-            stream.ready.set_result(None)
-        # A copy of the context would keep the request or socket that came first.
-        context = contextvars.Context()
-        self._service = [
-            home.create_task(work, context=context)
-            for index, broker in enumerate(self._brokers)
-            for work in (
-                self._pump(broker, home),
-                self._keep_house(index, broker, home),
-            )
-        ]
+            home = self._home = asyncio.get_running_loop()
+            for task in self._service:
+                # Those of a loop that has stopped end by themselves if it goes on.
+                if task.get_loop() is home:
+                    task.cancel()
+            self._streams.reset()
+            if self._inbox_here not in self._streams:
+                self._streams.add(
+                    self._inbox_here,
+                    self._broker(self._inbox_here),
+                    from_the_beginning=True,
+                )
+            # A copy of the context would keep the request or socket that came first.
+            context = contextvars.Context()
+            self._service = [
+                home.create_task(work, context=context)
+                for index, broker in enumerate(self._brokers)
+                for work in (
+                    self._pump(index, broker, home),
+                    self._keep_house(index, broker, home),
+                )
+            ]
         for task in self._service:
-            task.add_done_callback(self._finished)
+            task.add_done_callback(_log_failure)
 
-    async def _pump(self, broker: Broker, home: asyncio.AbstractEventLoop) -> None:
-        """Hear one broker, and hand what arrives to the mailboxes of this process."""
-        inbox = self._inbox(self._process)
-        if self._broker(inbox) is broker:
-            await broker.subscribe([inbox])
+    def _at_home(self, do: Callable[[], None]) -> None:
+        home = self._home
+        if home is not None:
+            with contextlib.suppress(RuntimeError):  # that loop is closed
+                home.call_soon_threadsafe(do)
+
+    async def _pump(
+        self, index: int, broker: Broker, home: asyncio.AbstractEventLoop
+    ) -> None:
+        """Hear one broker for as long as this is the loop that does."""
+        while self._home is home:
+            try:
+                await self._hear(index, broker, home)
+            except Exception:
+                logger.exception("hearing a broker failed and is begun anew")
+                await asyncio.sleep(_RETRY)
+
+    async def _hear(
+        self, index: int, broker: Broker, home: asyncio.AbstractEventLoop
+    ) -> None:
+        """Hand what arrives to the mailboxes of this process."""
+        if self._index(self._inbox_here) == index:
+            await broker.subscribe([self._inbox_here])
         handled = 0
-        # Cancelled while it waits, the generator ends by itself and closes its link.
-        batches = broker.messages()
-        async for batch in batches:
-            if self._home is not home:
-                await batches.aclose()
-                return  # another loop has taken over
-            for item in batch:
-                if isinstance(item, Live):
-                    await self._heard(broker, item)
-                elif isinstance(item, Wake):
-                    self._wake_takers(item.queue)
-                else:
-                    await self._catch_up(broker, item)
-                handled += 1
-                if handled % _YIELD_EVERY == 0:
-                    # A burst must not fill mailboxes whose readers are ready.
-                    await asyncio.sleep(0)
+        async with contextlib.aclosing(broker.messages()) as batches:
+            async for batch in batches:
+                if self._home is not home:
+                    return  # another loop has taken over
+                for item in batch:
+                    if isinstance(item, Live):
+                        await self._streams.heard(item)
+                    elif isinstance(item, Wake):
+                        self._wake_takers(item.queue)
+                    else:
+                        self._interrupted(index, broker)
+                    handled += 1
+                    if handled % _YIELD_EVERY == 0:
+                        # A burst must not fill mailboxes whose readers are ready.
+                        await asyncio.sleep(0)
+
+    def _interrupted(self, index: int, broker: Broker) -> None:
+        self._streams.interrupted(broker)
+        # It may be another server, or one that has forgotten us.
+        self._renewed[index] = float("-inf")
+        for queue in list(self._takers):
+            self._wake_takers(queue)
 
     async def _keep_house(
         self, index: int, broker: Broker, home: asyncio.AbstractEventLoop
     ) -> None:
         """Announce, renew and tidy up for one broker, for as long as it is heard."""
-        renewed = self._clock()
+        failing = False
+        self._renewed.setdefault(index, self._clock())
         while self._home is home:
             await asyncio.sleep(_TICK)
             try:
                 if index == 0:
                     self._expire(self._clock())
-                    await self._announce()
+                    self._log_more_gaps()
+                await self._announce(index)
                 await self._stop_hearing(index, broker)
-                if self._clock() - renewed >= self._lease / 3:
-                    renewed = self._clock()
-                    await broker.renew(
-                        self._process, self._subjects_of(index), lease=self._lease
+                if self._clock() - self._renewed[index] >= self._lease / 3:
+                    await self._renew(index, broker)
+                failing = False
+            except Exception as error:
+                if not failing:
+                    failing = True
+                    logger.warning(
+                        "memberships cannot be announced for the time being: %s",
+                        error,
+                        exc_info=not isinstance(error, LayerUnavailable),
                     )
-            except LayerUnavailable as error:
-                logger.warning("memberships could not be announced: %s", error)
+                await asyncio.sleep(_RETRY)
+
+    async def _tidy_up(self) -> None:
+        """What ``_keep_house`` does, in a process that hears no broker."""
+        for index, broker in enumerate(self._brokers):
+            await self._announce(index)
+            await self._stop_hearing(index, broker)
 
     async def _stop_hearing(self, index: int, broker: Broker) -> None:
-        """Unsubscribe from the groups that have no member here any more."""
-        empty = [
-            group
-            for group in list(self._vacated)
-            if self._index(group) == index and group not in self.groups
-        ]
-        self._vacated.difference_update(
-            [group for group in list(self._vacated) if self._index(group) == index]
-        )
-        for group in empty:
-            self._streams.pop(group, None)
-        if empty:
-            # No await since the look at the groups: who joins now subscribes later.
-            await broker.unsubscribe(empty)
+        """Unsubscribe from what nobody here is in, or waits for, any more."""
+        with self._lock:
+            vacated = [each for each in self._vacated if self._index(each) == index]
+            self._vacated.difference_update(vacated)
+            empty = [group for group in vacated if group not in self.groups]
+            for group in empty:
+                self._streams.remove(group)
+            idle = [
+                queue
+                for queue in self._heard_queues
+                if queue not in self._takers and self._index(queue) == index
+            ]
+            self._heard_queues.difference_update(idle)
+        if not empty and not idle:
+            return
+        try:
+            await broker.unsubscribe(empty, idle)
+        except BaseException:
+            with self._lock:
+                self._vacated.update(empty)
+                self._heard_queues.update(idle)
+            raise
+        finally:
+            # Another thread may have come in between the look and the word.
+            groups = [each for each in empty if each in self._streams]
+            queues = [each for each in idle if each in self._takers]
+            if groups or queues:
+                await broker.subscribe(groups, queues)
+                streams = (self._streams.get(each) for each in groups)
+                self._streams.behind(each for each in streams if each is not None)
 
     def _wake_takers(self, queue: str) -> None:
         here = asyncio.get_running_loop()
@@ -637,113 +772,10 @@ class PubSubLayer(LocalChannelLayer):
 
     # What arrives
 
-    async def _heard(self, broker: Broker, item: Live) -> None:
-        stream = self._streams.get(item.subject)
-        if stream is None:
-            return
-        stream.heard_at = self._clock()
-        if stream.filling is not None:
-            stream.filling.append(item)
-            return
-        position = stream.position
-        if position is not None:
-            if item.epoch == position.epoch and item.offset <= position.offset:
-                return
-            follows = (
-                item.epoch == position.epoch and item.offset == position.offset + 1
-            ) or (position is _NOTHING and item.offset == 1)
-            if not follows:
-                stream.filling = [item]
-                self._keep_running(self._fill(broker, item.subject, stream))
-                return
-        stream.position = Position(item.epoch, item.offset)
-        await self._deliver(item.subject, item.data, 0.0)
-
-    async def _catch_up(self, broker: Broker, interrupted: Interrupted) -> None:
-        """After an interruption: fetch what was missed on every subject."""
-        for subject, stream in list(self._streams.items()):
-            if self._broker(subject) is not broker or stream.position is None:
-                continue
-            if stream.filling is None:
-                stream.filling = []
-                await self._fill(broker, subject, stream)
-
-    async def _fill(self, broker: Broker, subject: str, stream: _Stream) -> None:
-        """Fetch what was missed on a subject, then go on with what has come since."""
-        try:
-            while True:
-                await self._fetch(broker, subject, stream)
-                if not await self._go_on(subject, stream):
-                    return
-        except LayerUnavailable as error:
-            logger.warning(
-                "missed messages of %s cannot be fetched: %s", subject, error
-            )
-            # The connection will be opened anew, and then this is tried again.
-        finally:
-            stream.filling = None
-
-    async def _fetch(self, broker: Broker, subject: str, stream: _Stream) -> None:
-        position = stream.position or _NOTHING
-        end, entries = await broker.since(subject, position.offset)
-        if end is None:
-            # Forgotten for want of use, unless it was used not long ago.
-            recent = self._clock() - stream.heard_at < self.expiry * 5
-            if position is not _NOTHING and recent:
-                self._report_gap(subject, None)
-            stream.position = _NOTHING
-            return
-        if end.epoch != position.epoch:
-            if position.offset:
-                end, entries = await broker.since(subject, 0)
-            if position.epoch:
-                self._report_gap(subject, None)
-            if end is None:
-                stream.position = _NOTHING
-                return
-            position = Position(end.epoch, 0)
-        await self._deliver_missed(subject, stream, position, end, entries)
-
-    async def _deliver_missed(
-        self,
-        subject: str,
-        stream: _Stream,
-        position: Position,
-        end: Position,
-        entries: Sequence[Entry],
-    ) -> None:
-        living = [entry for entry in entries if entry.age < self.expiry]
-        # After a leap that is not how many, but that there are some is sure all the same.
-        missing = (living[0].before if living else end.offset) - position.offset
-        if missing > 0 and position.epoch:
-            self._report_gap(subject, missing if missing < _COUNTABLE else None)
-        for number, entry in enumerate(living):
-            stream.position = Position(end.epoch, entry.offset)
-            metrics.GAPS_FILLED.add()
-            await self._deliver(subject, entry.data, entry.age)
-            if number % _YIELD_EVERY == _YIELD_EVERY - 1:
-                await asyncio.sleep(0)
-        stream.position = end if not living else Position(end.epoch, living[-1].offset)
-
-    async def _go_on(self, subject: str, stream: _Stream) -> bool:
-        """Deliver what arrived while filling; True when there is a gap again."""
-        while stream.filling:
-            item = stream.filling[0]
-            position = stream.position or _NOTHING
-            if item.epoch == position.epoch and item.offset <= position.offset:
-                stream.filling.pop(0)
-                continue
-            if item.epoch != position.epoch or item.offset != position.offset + 1:
-                return True
-            stream.filling.pop(0)
-            stream.position = Position(item.epoch, item.offset)
-            await self._deliver(subject, item.data, 0.0)
-        return False
-
     async def _deliver(self, subject: str, data: bytes, age: float) -> None:
         try:
             message = self.deserialize(data)
-            if subject.startswith("process!"):
+            if subject == self._inbox_here:
                 self._deliver_to_channel(message)
             else:
                 await self._deliver_to_group(subject, message, age)
@@ -779,19 +811,30 @@ class PubSubLayer(LocalChannelLayer):
 
     def _report_gap(self, subject: str, missed: int | None) -> None:
         metrics.GAPS_LOST.add()
-        logger.error(
-            "messages to %s were lost: %s; the broker was away for longer than the "
-            "layer's expiry, or has lost its memory",
-            subject,
-            "an unknown number" if missed is None else missed,
-        )
-        if not subject.startswith("process!"):
+        now = self._clock()
+        if now - self._gap_logged_at < 1.0:
+            # A server that comes back empty is a gap in every group.
+            self._gaps_not_logged += 1
+        else:
+            self._gap_logged_at = now
+            logger.error(
+                "messages to %s were lost: %s; the broker was away for longer than the "
+                "layer's expiry, or has lost its memory",
+                subject,
+                "an unknown number" if missed is None else missed,
+            )
+        if subject != self._inbox_here:
             message = {"type": "layer.gap", "group": subject, "missed": missed}
             deadline = self._clock() + self.expiry
             for box in self._hub.members(subject):
                 # Who reads with receive() waits for what the application sends.
                 if box.attached:
                     box.push(message, deadline)
+
+    def _log_more_gaps(self) -> None:
+        more, self._gaps_not_logged = self._gaps_not_logged, 0
+        if more:
+            logger.error("messages to %d more groups or processes were lost", more)
 
     def _check_fork(self) -> None:
         if os.getpid() == self._pid:
@@ -800,3 +843,28 @@ class PubSubLayer(LocalChannelLayer):
         self._pid = os.getpid()
         self._become_a_process()
         self._start_afresh()
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("a task of the layer failed", exc_info=error)
+
+
+async def _settled(future: Future[None]) -> None:
+    """Wait for what another task, perhaps of another loop, does; cancel it never."""
+    if not future.done():
+        loop = asyncio.get_running_loop()
+        woken = loop.create_future()
+
+        def wake(_: Future[None]) -> None:
+            with contextlib.suppress(RuntimeError):  # this loop is closed
+                loop.call_soon_threadsafe(_set, woken)
+
+        future.add_done_callback(wake)
+        await woken
+    future.result()
+
+
+def _set(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)

@@ -36,7 +36,6 @@ import hiredis
 import redis.exceptions
 from asgiref.sync import AsyncToSync
 
-from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers import hosts as hosts_
 from tiderace.layers.broker import (
@@ -50,6 +49,7 @@ from tiderace.layers.broker import (
     Wake,
 )
 from tiderace.layers.redis_link import Link, LinkLost, connect
+from tiderace.layers.redis_reader import Reader
 
 __all__ = ["RedisBroker"]
 
@@ -58,6 +58,13 @@ T = TypeVar("T")
 # What a server that will soon be well again answers: it loads its data, is a replica
 # since a failover, or its cluster is moving slots.
 _PASSING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED")
+
+# How redis-py says that there is no connection.
+_LOST = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.RedisClusterException,
+)
 
 _PASSING_ERRORS = (
     redis.exceptions.BusyLoadingError,
@@ -68,10 +75,15 @@ _PASSING_ERRORS = (
 
 _EPOCH_LENGTH = 6  # bytes
 
+# Seconds by which the clock of a server that takes over may be ahead.
+_CLOCKS_DIFFER = 5.0
+
+_KEYS_AT_ONCE = 500
+_CALLS_AT_ONCE = 100
+
 # More messages than a replica can be behind. Chance decides the rest, so that two leaps
 # from one place do not meet.
 _LEAP = 1 << 20
-_SUBSCRIBE_AT_ONCE = 1000  # channels
 
 logger = logging.getLogger("tiderace.layers")
 
@@ -82,6 +94,8 @@ class _Script:
     def __init__(self, name: str) -> None:
         folder = resources.files("tiderace.layers") / "lua"
         self.text = (folder / f"{name}.lua").read_bytes()
+        if b"tell(" in self.text:
+            self.text = (folder / "tell.lua").read_bytes() + self.text
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
 
     def by_sha(self, keys: Sequence[Any], arguments: Sequence[Any]) -> tuple[Any, ...]:
@@ -93,7 +107,17 @@ class _Script:
 
 _SCRIPTS = {
     name: _Script(name)
-    for name in ("ack", "beat", "join", "publish", "push", "since", "take")
+    for name in (
+        "ack",
+        "announce",
+        "beat",
+        "join",
+        "publish",
+        "push",
+        "renew",
+        "since",
+        "take",
+    )
 }
 
 
@@ -158,18 +182,16 @@ class _Connections:
         return True
 
     def _run_blocking(self, command: tuple[Any, ...]) -> Any:
-        with self._lock:
-            if self._blocking is None:
-                self._blocking = hosts_.create_client(
-                    self.host, sync=True, timeout=self.timeout
-                )
-            client = self._blocking
         try:
+            with self._lock:
+                # For a cluster this connects.
+                if self._blocking is None:
+                    self._blocking = hosts_.create_client(
+                        self.host, sync=True, timeout=self.timeout
+                    )
+                client = self._blocking
             return client.execute_command(*command)
-        except (
-            redis.exceptions.ConnectionError,
-            redis.exceptions.TimeoutError,
-        ) as error:
+        except _LOST as error:
             raise LinkLost(str(error)) from error
 
     async def _kept(self, loop: asyncio.AbstractEventLoop) -> _Kept:
@@ -226,10 +248,7 @@ class _Kept:
             return await self._link.call(*command)
         try:
             return await self._cluster.execute_command(*command)
-        except (
-            redis.exceptions.ConnectionError,
-            redis.exceptions.TimeoutError,
-        ) as error:
+        except _LOST as error:
             raise LinkLost(str(error)) from error
 
     def let_go(self) -> None:
@@ -287,11 +306,17 @@ class RedisBroker:
         self._timeout = publish_timeout
         self._random = randomness or random.Random()  # noqa: S311 (jitter)
         # Pub/sub channels are the same in all databases of a server; keys are not.
-        self._channels = f"{prefix}:{hosts_.database(host)}:".encode()
-        # Pub/sub channels to hear, and the link that hears them in its loop.
-        self._wanted: set[bytes] = set()
-        self._reader: Link | None = None
-        self._reader_loop: asyncio.AbstractEventLoop | None = None
+        database = hosts_.database(host)
+        self._channels = f"{prefix}:{database}:".encode()
+        self._channels_end = b""
+        self._publishing = "PUBLISH"
+        if self._connections.cluster:
+            # In the slot of the keys, so that one script may use both.
+            self._channels, self._channels_end = f"{{{prefix}:".encode(), b"}"
+            self._publishing = "SPUBLISH"
+        self._reader = Reader(
+            host, timeout=self._connections.timeout, pause=self._pause
+        )
 
     # Keys
 
@@ -330,11 +355,15 @@ class RedisBroker:
             secrets.token_hex(_EPOCH_LENGTH),
             0,
             int(members_age * 1000),
-            _LEAP + self._random.getrandbits(20),
+            _LEAP + secrets.randbelow(_LEAP),
+            0,
+            self._publishing,
         ]
+        begun = time.monotonic()
 
         async def attempt(again: bool) -> Any:
             arguments[7] = 1 if again else 0
+            arguments[10] = int((time.monotonic() - begun + _CLOCKS_DIFFER) * 1000)
             return await self._script(
                 "publish", [f"{group}:stream", f"{group}:meta", group], arguments
             )
@@ -346,15 +375,17 @@ class RedisBroker:
 
     async def position(self, subject: str) -> Position | None:
         """See ``Broker.position``."""
-        epoch, offset = await self._command(
-            "HMGET", f"{self._group(subject)}:meta", "e", "n"
-        )
-        return None if epoch is None else Position(epoch.decode(), int(offset))
+        return (await self._since(subject, ""))[0]
 
     async def since(
         self, subject: str, offset: int
     ) -> tuple[Position | None, Sequence[Entry]]:
         """See ``Broker.since``."""
+        return await self._since(subject, offset)
+
+    async def _since(
+        self, subject: str, offset: int | str
+    ) -> tuple[Position | None, Sequence[Entry]]:
         group = self._group(subject)
 
         async def attempt(again: bool) -> Any:
@@ -387,6 +418,7 @@ class RedisBroker:
                     size,
                     int(seconds * 1000),
                     1 if again else 0,
+                    self._publishing,
                 ],
             )
 
@@ -410,9 +442,9 @@ class RedisBroker:
         """See ``Broker.confirm``."""
         await self._settle(taken, "1")
 
-    async def give_back(self, taken: Taken) -> None:
+    async def give_back(self, taken: Taken, *, confirmed: bool = False) -> None:
         """See ``Broker.give_back``."""
-        await self._settle(taken, "0")
+        await self._settle(taken, "2" if confirmed else "0")
 
     async def _settle(self, taken: Taken, how: str) -> None:
         key = self._queue(taken.queue)
@@ -421,7 +453,12 @@ class RedisBroker:
             return await self._script(
                 "ack",
                 [f"{key}:list", f"{key}:taken"],
-                [taken.token, how, self._channel("queue", taken.queue)],
+                [
+                    taken.token,
+                    how,
+                    self._channel("queue", taken.queue),
+                    self._publishing,
+                ],
             )
 
         await self._until_done(attempt)
@@ -451,56 +488,88 @@ class RedisBroker:
         lease: float,
     ) -> None:
         """See ``Broker.announce``."""
-        for verb, pairs in (("SREM", left), ("SADD", joined)):
-            by_subject: dict[str, list[str]] = {}
+        changes: dict[str, tuple[list[str], list[str]]] = {}
+        for which, pairs in enumerate((left, joined)):
             for subject, member in pairs:
-                by_subject.setdefault(subject, []).append(member)
-            await asyncio.gather(
-                *(
-                    self._command(verb, self._members(process, subject), *members)
-                    for subject, members in by_subject.items()
-                )
+                changes.setdefault(subject, ([], []))[which].append(member)
+
+        async def announce_some(subjects: list[str]) -> None:
+            arguments: list[Any] = [int(lease * 1000)]
+            for subject in subjects:
+                for members in changes[subject]:
+                    arguments += [len(members), *members]
+            await self._script_until_done(
+                "announce",
+                [self._members(process, subject) for subject in subjects],
+                arguments,
             )
-            if verb == "SADD":
-                await self.renew(process, by_subject, lease=lease)
+
+        await self._in_portions(announce_some, list(changes))
+        if joined:
+            await self._beat(process, lease)
 
     async def renew(
         self, process: str, subjects: Collection[str], *, lease: float
-    ) -> None:
+    ) -> list[str]:
         """See ``Broker.renew``."""
-        milliseconds = int(lease * 1000)
-        await asyncio.gather(
-            *(
-                self._command("PEXPIRE", self._members(process, subject), milliseconds)
-                for subject in subjects
-            )
-        )
+        lost: list[str] = []
+
+        async def renew_some(some: list[str]) -> None:
+            keys = [self._members(process, subject) for subject in some]
+            places = await self._script_until_done("renew", keys, [int(lease * 1000)])
+            lost.extend(some[place - 1] for place in places)
+
+        await self._in_portions(renew_some, list(subjects))
         await self._beat(process, lease)
+        return lost
 
     async def retire(self, process: str, subjects: Collection[str]) -> None:
         """See ``Broker.retire``."""
-        for subject in subjects:
-            await self._command("DEL", self._members(process, subject))
+
+        async def retire_some(some: list[str]) -> None:
+            keys = [self._members(process, subject) for subject in some]
+            await self._command("UNLINK", *keys)
+
+        await self._in_portions(retire_some, list(subjects))
         await self._command("ZREM", self._processes, process)
+
+    async def _in_portions(
+        self, do: Callable[[list[str]], Awaitable[None]], subjects: list[str]
+    ) -> None:
+        """Do it for so many subjects at once as may be in one command."""
+        if not self._connections.cluster:
+            for start in range(0, len(subjects), _KEYS_AT_ONCE):
+                await do(subjects[start : start + _KEYS_AT_ONCE])
+            return
+        # Their keys are in slots of their own.
+        for start in range(0, len(subjects), _CALLS_AT_ONCE):
+            some = subjects[start : start + _CALLS_AT_ONCE]
+            await asyncio.gather(*(do([subject]) for subject in some))
 
     async def present(self, subject: str) -> list[str]:
         """See ``Broker.present``."""
-        names: list[bytes] = []
-        for process in await self._beat("", 0):
-            names += await self._command(
-                "SMEMBERS", self._members(process.decode(), subject)
-            )
-        names += await self._command("ZRANGE", self._group(subject), 0, -1)
-        return [name.decode() for name in names]
+        living = await self._beat("", 0)
+        plain, *sets = await asyncio.gather(
+            self._command("ZRANGE", self._group(subject), 0, -1),
+            *(
+                self._command("SMEMBERS", self._members(process.decode(), subject))
+                for process in living
+            ),
+        )
+        return [name.decode() for names in (*sets, plain) for name in names]
 
     async def count(self, subject: str) -> int:
         """See ``Broker.count``."""
-        number = await self._command("ZCARD", self._group(subject))
-        for process in await self._beat("", 0):
-            number += await self._command(
-                "SCARD", self._members(process.decode(), subject)
+        living = await self._beat("", 0)
+        return sum(
+            await asyncio.gather(
+                self._command("ZCARD", self._group(subject)),
+                *(
+                    self._command("SCARD", self._members(process.decode(), subject))
+                    for process in living
+                ),
             )
-        return int(number)
+        )
 
     async def _beat(self, process: str, lease: float) -> list[bytes]:
         async def attempt(again: bool) -> Any:
@@ -522,82 +591,31 @@ class RedisBroker:
     ) -> None:
         """See ``Broker.subscribe``."""
         channels = self._named(subjects, queues)
-        await self._tell_reader("SUBSCRIBE", channels, self._wanted.update)
+        await self._until_done(lambda again: self._reader.want(channels))
 
     async def unsubscribe(
         self, subjects: Collection[str], queues: Collection[str] = ()
     ) -> None:
         """See ``Broker.unsubscribe``."""
         channels = self._named(subjects, queues)
-        await self._tell_reader("UNSUBSCRIBE", channels, self._wanted.difference_update)
+        await self._until_done(lambda again: self._reader.unwant(channels))
 
     async def messages(
         self,
     ) -> AsyncGenerator[Sequence[Live | Wake | Interrupted], None]:
         """See ``Broker.messages``."""
-        tries = 0
-        while True:
-            try:
-                link = await connect(
-                    self._connections.make_connection,
-                    timeout=self._connections.timeout,
-                )
-            except LinkLost as error:
-                if tries == 0:
-                    logger.warning("the layer's broker is away: %s; trying on", error)
-                tries += 1
-                await asyncio.sleep(self._pause(tries))
-                continue
-            try:
-                await self._resubscribe(link)
-                if tries:
-                    logger.warning("the layer's broker is back after %d tries", tries)
-                tries = 0
-                yield [Interrupted()]
-                while True:
-                    yield [self._parsed(*push) for push in await link.pushed()]
-            except LinkLost as error:
-                metrics.LAYER_INTERRUPTIONS.add()
-                logger.warning("the connection to the layer's broker broke: %s", error)
-            finally:
-                if self._reader is link:
-                    self._reader = None
-                link.close()
+        async with contextlib.aclosing(self._reader.batches()) as batches:
+            async for batch in batches:
+                if batch is None:
+                    yield [Interrupted()]
+                    continue
+                items = [self._parsed(*pushed) for pushed in batch]
+                yield [item for item in items if item is not None]
 
-    async def _resubscribe(self, link: Link) -> None:
-        self._reader_loop = asyncio.get_running_loop()
-        self._reader = link
-        wanted = sorted(self._wanted)
-        for start in range(0, len(wanted), _SUBSCRIBE_AT_ONCE):
-            await asyncio.gather(
-                *link.subscription(
-                    "SUBSCRIBE", wanted[start : start + _SUBSCRIBE_AT_ONCE]
-                )
-            )
-
-    async def _tell_reader(
-        self, verb: str, channels: list[bytes], note: Callable[[list[bytes]], None]
-    ) -> None:
-        """Note what is wanted, and tell the reader if there is one.
-
-        A reader begins with what is wanted. Both happen in its loop and in one step,
-        so that what is noted and what it was told never differ.
-        """
-        link, loop = self._reader, self._reader_loop
-        if link is None or loop is None or not loop.is_running() or not channels:
-            note(channels)
-            return
-
-        async def tell() -> None:
-            note(channels)
-            # A link that breaks meanwhile subscribes anew when it is back.
-            with contextlib.suppress(LinkLost):
-                await asyncio.gather(*link.subscription(verb, channels))
-
-        if loop is asyncio.get_running_loop():
-            await tell()
-        else:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(tell(), loop))
+    @property
+    def hearing(self) -> bool:
+        """See ``Broker.hearing``."""
+        return self._reader.hearing
 
     def _named(self, subjects: Collection[str], queues: Collection[str]) -> list[bytes]:
         return [self._channel("group", name) for name in subjects] + [
@@ -605,14 +623,23 @@ class RedisBroker:
         ]
 
     def _channel(self, kind: str, name: str) -> bytes:
-        return self._channels + f"{kind}:{name}".encode()
+        return self._channels + f"{kind}:{name}".encode() + self._channels_end
 
-    def _parsed(self, channel: bytes, payload: bytes) -> Live | Wake:
-        kind, _, name = channel[len(self._channels) :].partition(b":")
+    def _parsed(self, channel: bytes, payload: bytes) -> Live | Wake | None:
+        end = len(channel) - len(self._channels_end)
+        kind, _, name = channel[len(self._channels) : end].partition(b":")
         if kind == b"queue":
             return Wake(name.decode())
-        epoch, offset, data = payload.split(b" ", 2)
-        return Live(name.decode(), epoch.decode(), int(offset), data)
+        try:
+            epoch, offset, data = payload.split(b" ", 2)
+            return Live(name.decode(), epoch.decode(), int(offset), data)
+        except ValueError:
+            logger.error(
+                "what somebody published on %s is no message of this layer; let other "
+                "programs use other names",
+                channel.decode(errors="replace"),
+            )
+            return None
 
     # Calls
 
@@ -630,11 +657,16 @@ class RedisBroker:
                 raise
             return await self._connections.run(*script.whole(keys, arguments))
 
+    async def _script_until_done(
+        self, name: str, keys: Sequence[Any], arguments: Sequence[Any]
+    ) -> Any:
+        return await self._until_done(lambda again: self._script(name, keys, arguments))
+
     async def _until_done(self, attempt: Callable[[bool], Awaitable[T]]) -> T:
         """Try until it works or the timeout has passed; ``attempt`` is told if again.
 
         Raises:
-            LayerUnavailable: when the server could not be reached in time.
+            LayerUnavailable: when the server could not be reached in time, or refused.
         """
         give_up = time.monotonic() + self._timeout
         tries = 0
@@ -647,7 +679,10 @@ class RedisBroker:
                 if not str(error).startswith(_PASSING) and not isinstance(
                     error, _PASSING_ERRORS
                 ):
-                    raise
+                    raise LayerUnavailable(
+                        f"the layer's broker at {_described(self._connections.host)} "
+                        f"refused: {error}"
+                    ) from error
                 reason = error
                 # After a failover the same address may be a replica for ever.
                 await self._connections.close()
@@ -680,8 +715,7 @@ class RedisBroker:
 
     async def cut(self) -> None:
         """Break the connections of the running loop, as a network would; for tests."""
-        if self._reader is not None:
-            self._reader.close()
+        self._reader.cut()
         await self._connections.close()
 
     @property

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import hiredis
@@ -20,9 +21,22 @@ __all__ = ["Link", "LinkLost"]
 _PUSHES = (b"message", b"smessage")
 _ACKNOWLEDGEMENTS = (b"subscribe", b"unsubscribe", b"ssubscribe", b"sunsubscribe")
 
+# Bytes of messages that nobody has taken yet. Beyond it we stop reading, so that they
+# wait at the server, which cuts off who stays behind; what was missed is then fetched.
+_PUSHED_AT_MOST = 32 * 1024 * 1024
+
 
 class LinkLost(ConnectionError):
     """The connection broke, or the server did not answer in time."""
+
+
+@dataclass(slots=True, eq=False)
+class _Order:
+    """A ``SUBSCRIBE`` or the like that the server has not confirmed in full yet."""
+
+    kind: bytes
+    channels: set[bytes]
+    done: asyncio.Future[None]
 
 
 class Link(asyncio.Protocol):
@@ -30,7 +44,8 @@ class Link(asyncio.Protocol):
 
     A server that leaves a command, or a ping after ``silence`` seconds without any
     data, unanswered for ``timeout`` seconds is taken for gone: a half-open connection
-    is noticed. Used from one event loop alone.
+    is noticed. Used from one event loop alone, and either for ``call`` or for
+    ``subscription``: the errors of the one could not be told from those of the other.
     """
 
     def __init__(
@@ -51,10 +66,13 @@ class Link(asyncio.Protocol):
             protocolError=LinkLost, replyError=hiredis.ReplyError
         )
         self._waiting: deque[asyncio.Future[Any]] = deque()
-        self._pushed: list[tuple[bytes, bytes]] = []
-        self._push_waiter: asyncio.Future[None] | None = None
-        self._acknowledgements: dict[tuple[bytes, bytes], asyncio.Future[None]] = {}
+        self._pushed: list[tuple[bytes, bytes | None]] = []
+        self._pushed_size = 0
+        self._paused = False
+        self._orders: deque[_Order] = deque()
         self._subscribed = False
+        # Called when something was pushed, and when the connection is lost.
+        self.notify: Callable[[], None] = _nobody
         self._heard = self._loop.time()
         self._pinged = False
         self._lost: Exception | None = None
@@ -65,6 +83,11 @@ class Link(asyncio.Protocol):
     def lost(self) -> bool:
         """Whether the connection is gone."""
         return self._lost is not None
+
+    @property
+    def peer(self) -> str:
+        """The address of the server, as the system knows it."""
+        return str(self._transport.get_extra_info("peername")[0])
 
     def call(self, *command: Any) -> asyncio.Future[Any]:
         """Send a command; the future gets its reply, or the server's error."""
@@ -77,37 +100,32 @@ class Link(asyncio.Protocol):
         self._write(command)
         return future
 
-    def subscription(
-        self, verb: str, channels: list[bytes]
-    ) -> list[asyncio.Future[None]]:
-        """Send ``SUBSCRIBE`` or the like; one future for each channel's confirmation."""
-        if self._lost is not None:
-            raise LinkLost(str(self._lost))
-        kind = verb.lower().encode()
-        futures = []
-        for channel in channels:
-            key = (kind, channel)
-            future = self._acknowledgements.get(key)
-            if future is None:
-                self._expect()
-                future = self._acknowledgements[key] = self._loop.create_future()
-            futures.append(future)
-        self._subscribed = True
-        self._write((verb, *channels))
-        return futures
+    def subscription(self, verb: str, channels: list[bytes]) -> asyncio.Future[None]:
+        """Send ``SUBSCRIBE`` or the like; done when the server has confirmed all of it.
 
-    async def pushed(self) -> list[tuple[bytes, bytes]]:
-        """The messages that have arrived, as (channel, payload); waits for one.
-
-        Raises:
-            LinkLost: when the connection is gone and all its messages were returned.
+        The future gets the server's error when it refuses.
         """
-        while not self._pushed:
-            if self._lost is not None:
-                raise LinkLost(str(self._lost))
-            self._push_waiter = self._loop.create_future()
-            await self._push_waiter
-        messages, self._pushed = self._pushed, []
+        future: asyncio.Future[None] = self._loop.create_future()
+        if self._lost is not None:
+            future.set_exception(LinkLost(str(self._lost)))
+            return future
+        self._expect()
+        self._subscribed = True
+        self._orders.append(_Order(verb.lower().encode(), set(channels), future))
+        self._write((verb, *channels))
+        return future
+
+    def take_pushed(self) -> list[tuple[bytes, bytes | None]]:
+        """The messages that have arrived since the last call, as (channel, payload).
+
+        Without a payload: the server sends nothing more on that channel, which has
+        moved to another one.
+        """
+        messages, self._pushed, self._pushed_size = self._pushed, [], 0
+        if self._paused:
+            self._paused = False
+            self._heard = self._loop.time()
+            self._transport.resume_reading()
         return messages
 
     def close(self) -> None:
@@ -129,25 +147,19 @@ class Link(asyncio.Protocol):
             self._fail(error)
             self._transport.abort()
             return
-        if self._pushed and self._push_waiter is not None:
-            self._wake()
+        if self._pushed:
+            if self._pushed_size > _PUSHED_AT_MOST and not self._paused:
+                self._paused = True
+                self._transport.pause_reading()
+            self.notify()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(exc or LinkLost("the server closed the connection"))
 
     def _take(self, reply: Any) -> None:
-        if self._subscribed and isinstance(reply, list) and reply:
-            kind = reply[0]
-            if kind in _PUSHES:
-                self._pushed.append((reply[1], reply[2]))
-                return
-            if kind in _ACKNOWLEDGEMENTS:
-                future = self._acknowledgements.pop((kind, reply[1]), None)
-                if future is not None and not future.done():
-                    future.set_result(None)
-                return
-            if kind == b"pong":
-                return
+        if self._subscribed:
+            self._take_subscribed(reply)
+            return
         if not self._waiting:
             # The answer to our ping on a connection without subscriptions.
             return
@@ -159,6 +171,35 @@ class Link(asyncio.Protocol):
         else:
             future.set_result(reply)
 
+    def _take_subscribed(self, reply: Any) -> None:
+        if isinstance(reply, hiredis.ReplyError):
+            if self._orders:
+                order = self._orders.popleft()
+                if not order.done.done():
+                    order.done.set_exception(reply)
+                    # Whoever waited may be gone; then nobody is to be told.
+                    order.done.exception()
+            return
+        if not isinstance(reply, list) or not reply:
+            return  # the answer to a ping that was sent before subscribing
+        kind = reply[0]
+        if kind in _PUSHES:
+            self._pushed.append((reply[1], reply[2]))
+            self._pushed_size += len(reply[2])
+        elif kind in _ACKNOWLEDGEMENTS:
+            self._confirm(kind, reply[1])
+
+    def _confirm(self, kind: bytes, channel: bytes) -> None:
+        order = self._orders[0] if self._orders else None
+        if order is not None and order.kind == kind and channel in order.channels:
+            order.channels.remove(channel)
+            if not order.channels:
+                self._orders.popleft()
+                if not order.done.done():
+                    order.done.set_result(None)
+        elif kind == b"sunsubscribe":
+            self._pushed.append((channel, None))
+
     def _write(self, command: tuple[Any, ...]) -> None:
         try:
             self._transport.write(hiredis.pack_command(cast("tuple[bytes]", command)))
@@ -168,17 +209,16 @@ class Link(asyncio.Protocol):
 
     def _expect(self) -> None:
         """Count the server's silence from now on, if nothing was awaited before."""
-        if not self._waiting and not self._acknowledgements:
+        if not self._waiting and not self._orders:
             self._heard = self._loop.time()
 
     def _look(self) -> None:
         """Notice a server that has fallen silent."""
         if self._lost is not None:
             return
-        quiet = self._loop.time() - self._heard
-        if (self._waiting or self._acknowledgements or self._pinged) and (
-            quiet > self._timeout
-        ):
+        # Of a connection that we do not read we cannot say that it is silent.
+        quiet = 0.0 if self._paused else self._loop.time() - self._heard
+        if (self._waiting or self._orders or self._pinged) and quiet > self._timeout:
             self._fail(LinkLost(f"the server was silent for {quiet:.1f} seconds"))
             self._transport.abort()
             return
@@ -199,20 +239,19 @@ class Link(asyncio.Protocol):
             return
         self._lost = error
         self._watch.cancel()
-        for future in (*self._waiting, *self._acknowledgements.values()):
+        orders = [order.done for order in self._orders]
+        for future in (*self._waiting, *orders):
             if not future.done():
                 future.set_exception(LinkLost(str(error)))
                 # Whoever waited may be gone; then nobody is to be told.
                 future.exception()
         self._waiting.clear()
-        self._acknowledgements.clear()
-        if self._push_waiter is not None:
-            self._wake()
+        self._orders.clear()
+        self.notify()
 
-    def _wake(self) -> None:
-        waiter, self._push_waiter = self._push_waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+
+def _nobody() -> None:
+    """Nobody wants to know."""
 
 
 def _ignore(future: asyncio.Future[Any]) -> None:

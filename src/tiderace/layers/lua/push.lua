@@ -2,7 +2,7 @@
 --
 -- KEYS: queue (a list)
 -- ARGV: pub/sub channel, data, message id (16 bytes), capacity, time to live (ms),
---       "1" for a repeated try
+--       "1" for a repeated try, verb to publish with
 -- Returns: 1 if it is in, 0 if the queue was full
 local now = redis.call('TIME')
 local milliseconds = now[1] * 1000 + math.floor(now[2] / 1000)
@@ -22,5 +22,5 @@ if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[4]) then return 0 end
 local deadline = string.format('%016d', milliseconds + tonumber(ARGV[5]))
 redis.call('RPUSH', KEYS[1], deadline .. ARGV[3] .. ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
-redis.call('PUBLISH', ARGV[1], '')
+tell(ARGV[7], ARGV[1], '')
 return 1

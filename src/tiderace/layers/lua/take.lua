@@ -9,8 +9,12 @@ local milliseconds = now[1] * 1000 + math.floor(now[2] / 1000)
 -- Whoever took these died before it had them: they are next again.
 local lapsed = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', milliseconds)
 for index = #lapsed, 1, -1 do
-  redis.call('LPUSH', KEYS[1], lapsed[index])
   redis.call('ZREM', KEYS[2], lapsed[index])
+  local left = tonumber(string.sub(lapsed[index], 1, 16)) - milliseconds
+  if left > 0 then
+    redis.call('LPUSH', KEYS[1], lapsed[index])
+    if redis.call('PTTL', KEYS[1]) < left then redis.call('PEXPIRE', KEYS[1], left) end
+  end
 end
 while true do
   local item = redis.call('LPOP', KEYS[1])
