@@ -31,7 +31,10 @@ Box = Mailbox[Message | Ready]
 TO = "__asgi_channel__"
 ENVELOPE = "__tiderace__"
 
-_SLICE = 256  # sockets
+# Sockets served before the loop may do something else: a few milliseconds of handlers,
+# and as long for what passes them by.
+_SLICE = 256
+_READY_SLICE = 4096
 
 
 class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
@@ -182,10 +185,11 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
         receivers = self._hub.members(group)
         if excluded:
             receivers = [each for each in receivers if each.name not in excluded]
-        for start in range(0, len(receivers), _SLICE):
+        size = _READY_SLICE if isinstance(message, Ready) else _SLICE
+        for start in range(0, len(receivers), size):
             if start:
                 await _breathe()
-            some = receivers[start : start + _SLICE]
+            some = receivers[start : start + size]
             refused = self._hub.deliver(some, message, deadline)
             metrics.MESSAGES_DELIVERED.add(len(some) - len(refused))
             for box in refused:
