@@ -10,6 +10,7 @@ import base64
 import contextlib
 import itertools
 import socket
+import ssl
 import threading
 from collections import defaultdict
 from types import TracebackType
@@ -47,11 +48,19 @@ def goodbye(code, reason=b""):
     return code.to_bytes(2, "big") + reason
 
 
+# Certificates are not what is tested here.
+_trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+_trusting.check_hostname = False
+_trusting.verify_mode = ssl.CERT_NONE
+
+
 class RawWebSocket:
     """One connection. ``head`` is the server's answer to the handshake."""
 
-    def __init__(self, port, path="/", *, headers=(), **changes):
+    def __init__(self, port, path="/", *, headers=(), tls=False, **changes):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        if tls:
+            self.socket = _trusting.wrap_socket(self.socket)
         self._buffer = b""
         self._send_request(path, headers, changes)
 
@@ -205,6 +214,16 @@ class RawServer:
     def open(self, application, **changes):
         """The same, and read the 101."""
         return self.connect(application, **changes).open()
+
+    def protocol_of(self, client):
+        """The server's side of a connection whose request has been read."""
+        address = client.socket.getsockname()
+        (found,) = [
+            protocol
+            for protocol in list(self.server.server_state.connections)
+            if protocol.scope and protocol.scope["client"] == address
+        ]
+        return found
 
 
 async def accept(receive, send, **answer):

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import logging
 import threading
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from uvicorn.protocols.utils import ClientDisconnected
 
 from asgi_process import wait_until
@@ -14,6 +19,8 @@ from raw_websocket import (
     BINARY,
     CLOSE,
     LOOPS,
+    PING,
+    PONG,
     TEXT,
     Journalist,
     RawServer,
@@ -312,7 +319,7 @@ def test_what_a_client_sends_too_early_is_kept(plain):
         # In one piece with the request, uvicorn's HTTP side would swallow it.
         wait_until(lambda: loops, what="the handshake")
         client.say("early")
-        (protocol,) = plain.server.server_state.connections
+        protocol = plain.protocol_of(client)
         wait_until(lambda: protocol._early, what="the early frame")
         loops[0].call_soon_threadsafe(answer.set)
         client.open()
@@ -550,11 +557,12 @@ def test_a_client_that_does_not_answer_a_close_is_cut(impatient):
 
 def test_a_client_that_ignores_a_protocol_error_is_cut(impatient):
     with impatient.open(echo) as client:
+        protocol = impatient.protocol_of(client)
         client.frame(TEXT, b"", mask=None)
         client.read_close()
 
         wait_until(
-            lambda: not impatient.server.server_state.connections,
+            lambda: protocol not in impatient.server.server_state.connections,
             what="the end of the connection",
         )
 
@@ -601,6 +609,49 @@ def test_a_send_that_waits_ends_with_an_oserror_when_the_client_goes(plain):
     assert isinstance(application.result(), ClientDisconnected)
 
 
+def test_a_send_that_waits_ends_with_an_oserror_when_the_client_says_goodbye(plain):
+    frames = []
+
+    async def act(scope, receive, send):
+        await accept(receive, send)
+        frames.append(scope["extensions"]["tiderace.frames"])
+        while True:
+            await send({"type": "websocket.send", "bytes": bytes(100_000)})
+
+    application = Once(act)
+    with plain.open(application) as client:
+        wait_until(lambda: frames and frames[0].congested, what="congestion")
+        client.frame(CLOSE, goodbye(1000))
+
+        assert isinstance(application.result(), ClientDisconnected)
+
+
+def test_a_client_that_pings_and_does_not_read_gets_one_pong_for_all(plain):
+    frames = []
+
+    async def application(scope, receive, send):
+        await accept(receive, send)
+        ready = scope["extensions"]["tiderace.frames"]
+        while not ready.congested:
+            ready.write(ready.binary_frame(bytes(100_000)))
+        frames.append(ready)
+        await receive()
+        await receive()
+
+    with plain.open(application) as client:
+        wait_until(lambda: frames, what="congestion")
+        client.send(b"".join(client_frame(PING, b"%d" % n) for n in range(1000)))
+        client.say("that was all")
+        protocol = plain.protocol_of(client)
+        wait_until(
+            lambda: protocol._conversation._owed_pong == b"999", what="the last ping"
+        )
+
+        while (frame := client.read_frame()) == (0x80 | BINARY, bytes(100_000)):
+            pass
+        assert frame == (0x80 | PONG, b"999")
+
+
 def test_a_client_is_not_read_while_the_application_does_not_read(plain):
     go_on = asyncio.Event()
     loops = []
@@ -614,13 +665,76 @@ def test_a_client_is_not_read_while_the_application_does_not_read(plain):
     application = Once(act)
     with plain.open(application) as client:
         wait_until(lambda: loops, what="accept")
-        (protocol,) = plain.server.server_state.connections
+        protocol = plain.protocol_of(client)
         for number in range(40):
             client.say(str(number))
         wait_until(lambda: protocol.incoming.paused, what="the pause")
         loops[0].call_soon_threadsafe(go_on.set)
 
         assert application.result() == [str(number) for number in range(40)]
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A key and a certificate for 127.0.0.1, in one file each."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    folder = tmp_path_factory.mktemp("tls")
+    pem = serialization.Encoding.PEM
+    (folder / "key").write_bytes(
+        key.private_bytes(
+            pem,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    (folder / "certificate").write_bytes(signed.public_bytes(pem))
+    return folder
+
+
+@pytest.fixture(scope="module", params=LOOPS)
+def secure(request, certificate):
+    with RawServer(
+        loop=request.param,
+        ssl_keyfile=certificate / "key",
+        ssl_certfile=certificate / "certificate",
+    ) as running:
+        yield running
+
+
+def test_messages_go_both_ways_over_tls(secure):
+    schemes = []
+
+    async def application(scope, receive, send):
+        schemes.append(scope["scheme"])
+        await echo(scope, receive, send)
+
+    with secure.open(application, tls=True) as client:
+        client.frame(BINARY, b"x" * 300_000)
+        assert client.read_frame() == (0x80 | BINARY, b"x" * 300_000)
+        client.frame(CLOSE, goodbye(1000))
+        assert client.read_close() == (1000, "")
+
+    assert schemes == ["wss"]
+
+
+def test_a_protocol_error_is_told_over_tls(secure):
+    with secure.open(echo, tls=True) as client:
+        client.frame(TEXT, b"", mask=None)
+
+        assert client.read_close()[0] == 1002
+        assert client.read_rest() == b""
 
 
 # The server's end

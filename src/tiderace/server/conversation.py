@@ -43,6 +43,7 @@ class Conversation:
         "_incoming",
         "_keep_alive",
         "_loop",
+        "_owed_pong",
         "_reader",
         "_refusal_timeout",
         "_state",
@@ -70,6 +71,7 @@ class Conversation:
         self._reader = MessageReader(max_size)
         self._keep_alive: KeepAlive | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._owed_pong: bytes | None = None
         self._state = _OPEN
         frames.open()
 
@@ -102,7 +104,7 @@ class Conversation:
                 self._check_not_closed()
             return
         elif kind == "websocket.close":
-            self.close(message.get("code", 1000), message.get("reason") or "")
+            self.close(message.get("code") or 1000, message.get("reason") or "")
             return
         raise RuntimeError(
             f"the ASGI message {kind!r} may not come now: the connection is {self._state}"
@@ -149,8 +151,17 @@ class Conversation:
             self._incoming.put({"type": "websocket.receive", "bytes": data}, len(data))
 
     def ping_received(self, payload: bytes) -> None:
-        """Answer it."""
-        self._frames.write(pong_frame(payload))
+        """Answer it; of many by a client that does not read, only the last."""
+        if self._frames.congested:
+            self._owed_pong = payload
+        else:
+            self._frames.write(pong_frame(payload))
+
+    def caught_up(self) -> None:
+        """The client reads again: send the pong that is still owed."""
+        payload, self._owed_pong = self._owed_pong, None
+        if payload is not None:
+            self._frames.write(pong_frame(payload))
 
     def pong_received(self, payload: bytes) -> None:
         """Nothing to do: any bytes are a sign of life."""

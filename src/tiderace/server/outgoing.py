@@ -134,8 +134,8 @@ class ReadyFrames:
         return self._size + self._transport.get_write_buffer_size()
 
     async def drained(self) -> None:
-        """Wait until the client has caught up, or is gone."""
-        while self.congested:
+        """Wait until the client has caught up, or nothing is sent to it any more."""
+        while self.congested and not self._ended:
             waiter = asyncio.get_running_loop().create_future()
             if self._waiters is None:
                 self._waiters = []
@@ -194,6 +194,7 @@ class ReadyFrames:
         self._size = 0
         if not self._transport.is_closing():
             self._transport.write(last)
+        self._wake()
 
     def pause(self) -> None:
         """The transport has enough for now."""

@@ -168,6 +168,8 @@ class WebSocketProtocol(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Send what was held back."""
         self.frames.resume()
+        if self._conversation is not None:
+            self._conversation.caught_up()
 
     def shutdown(self) -> None:
         """Say goodbye because the server stops: 1012, or 503 before the handshake."""
