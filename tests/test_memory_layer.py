@@ -488,6 +488,18 @@ async def test_a_group_message_is_encoded_once_whatever_the_members(layer, monke
     assert len(encoded) == 1
 
 
+async def test_a_reader_may_take_a_group_message_apart(layer):
+    channels = [await layer.new_channel() for _ in range(2)]
+    for channel in channels:
+        await layer.group_add("room", channel)
+    await layer.group_send("room", {"type": "greet", "to": "you"})
+
+    for channel in channels:
+        message = await layer.receive(channel)
+        assert message.pop("type") == "greet"
+        assert message == {"to": "you"}
+
+
 async def test_a_group_message_makes_no_task(layer):
     for number in range(100):
         await layer.group_add("room", f"queue.{number}")

@@ -207,8 +207,12 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
             with self._lock:
                 box.readers -= 1
                 self._forget_if_idle(box)
-        # A broadcast is for clients; who reads it here sees the event it would become.
-        return message.event if isinstance(message, Ready) else message
+        if isinstance(message, Ready):
+            # It is for clients; who reads it here sees the event it would become.
+            return message.event
+        # The outermost dict is the reader's own, as it is a handler's: readers written
+        # for Channels pop the type, and the group's other members hold the same object.
+        return dict(message) if isinstance(message, dict) else message
 
     def _forget_everything(self) -> None:
         with self._lock:
