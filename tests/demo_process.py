@@ -29,10 +29,13 @@ PASSWORDS = {"alice": "alice-tide", "bob": "bob-tide", "carol": "carol-tide"}
 class DemoProcess:
     """``with DemoProcess(folder) as demo``: it answers at ``demo.url``.
 
+    Further arguments go to the command line.
+
     ``demo.restart()`` starts it again on the same port and data after ``kill()``.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self._arguments = arguments
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = folder
@@ -42,7 +45,11 @@ class DemoProcess:
         self.process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self._log.close()
+            raise
         return self
 
     def __exit__(
@@ -57,15 +64,20 @@ class DemoProcess:
     def start(self) -> None:
         """Start it and wait until its pages answer."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tiderace", "demo", "--port", str(self.port)],
+            [
+                *(sys.executable, "-m", "tiderace", "demo"),
+                *("--port", str(self.port), *self._arguments),
+            ],
             env=self._env,
             cwd=self.folder,
             stdout=self._log,
             stderr=subprocess.STDOUT,
             text=True,
+            # A group of its own: its worker processes go with it.
+            start_new_session=True,
         )
         try:
-            wait_until(self._answers, timeout=45, what="the demo's first page")
+            wait_until(self._answers, timeout=120, what="the demo's first page")
         except BaseException:
             self.kill()
             raise
@@ -81,7 +93,8 @@ class DemoProcess:
     def kill(self) -> None:
         """End it as a power cut would."""
         if self.process is not None:
-            self.process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
     def interrupt(self, *, timeout: float = 15) -> int:

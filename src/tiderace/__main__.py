@@ -6,11 +6,14 @@ It knows the command line and the environment; what a command does is elsewhere.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import socket
 import sys
 from collections.abc import Sequence
+
+from tiderace.demo.valkey import ServerMissing, private_server
 
 __all__ = ["main"]
 
@@ -47,25 +50,62 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="a further host name under which browsers reach it; may be repeated",
     )
+    demo.add_argument(
+        "--layer",
+        choices=("memory", "redis"),
+        default="memory",
+        help="what carries messages: this process's memory, or the Redis or Valkey "
+        "server that REDIS_URL names, by default a private one (default: %(default)s)",
+    )
+    demo.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="NUMBER",
+        help="processes that serve it, with --layer redis (default: %(default)s)",
+    )
     return parser
 
 
 def _demo(options: argparse.Namespace) -> int:
-    for module in ("uvicorn", "websockets"):
+    over_redis = options.layer == "redis"
+    needed = {"uvicorn": "server", "websockets": "server"}
+    if over_redis:
+        needed |= {"redis": "redis", "hiredis": "redis"}
+    for module, extra in needed.items():
         if importlib.util.find_spec(module) is None:
             return _failed(
                 f"the demo needs {module}, which is not installed; "
-                "run: python -m pip install 'tiderace[server]'"
+                f"run: python -m pip install 'tiderace[{extra}]'"
             )
+    if options.workers > 1 and not over_redis:
+        return _failed(
+            f"{options.workers} processes do not see each other's memory; add --layer redis"
+        )
+    if options.workers < 1:
+        return _failed(f"--workers is {options.workers}; use 1 or more")
     os.environ["DJANGO_SETTINGS_MODULE"] = "tiderace.demo.settings"
     hosts = [os.environ.get("TIDERACE_DEMO_HOSTS", ""), *options.allowed_host]
     hosts += [options.host, socket.gethostname()]
     os.environ["TIDERACE_DEMO_HOSTS"] = ",".join(host for host in hosts if host)
 
+    try:
+        with contextlib.ExitStack() as stack:
+            if over_redis:
+                url = os.environ.get("REDIS_URL")
+                os.environ["TIDERACE_DEMO_REDIS"] = url or stack.enter_context(
+                    private_server()
+                )
+            return _serve(options)
+    except ServerMissing as error:
+        return _failed(str(error))
+
+
+def _serve(options: argparse.Namespace) -> int:
     from tiderace.demo.serve import serve
 
     try:
-        serve(options.host, options.port)
+        serve(options.host, options.port, workers=options.workers)
     except KeyboardInterrupt:
         return 0
     except OSError as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from tiderace.demo.secret import kept_secret
 
@@ -76,7 +77,14 @@ DATABASES = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-CHANNEL_LAYERS = {"default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}}
+CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
+    "default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
+}
+if _redis := os.environ.get("TIDERACE_DEMO_REDIS"):
+    CHANNEL_LAYERS["default"] = {
+        "BACKEND": "tiderace.layers.redis.RedisChannelLayer",
+        "CONFIG": {"hosts": [_redis], "prefix": "tiderace-demo"},
+    }
 
 LOGIN_URL = "people:login"
 LOGIN_REDIRECT_URL = "chat:lobby"

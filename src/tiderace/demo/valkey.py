@@ -57,10 +57,12 @@ def private_server() -> Iterator[str]:
         port = _free_port()
         process = subprocess.Popen(  # noqa: S603 - our own line
             [
+                *("/bin/sh", "-c", _WITH_ITS_PARENT, "sh"),
                 *(program, "--bind", "127.0.0.1", "--port", str(port), "--save", ""),
                 *("--dir", folder, "--logfile", "log"),
             ],
             cwd=folder,
+            stdin=subprocess.PIPE,
             # Ctrl+C in the terminal is for the site, which needs it to the end.
             start_new_session=True,
         )
@@ -69,7 +71,14 @@ def private_server() -> Iterator[str]:
             yield f"redis://127.0.0.1:{port}/0"
         finally:
             process.kill()
-            process.wait()
+            process.communicate()
+
+
+# However the demo ends, kill -9 included, its end of the pipe closes, and the reader
+# ends the server, which has become the process that the shell was.
+_WITH_ITS_PARENT = (
+    'server=$$; exec 3<&0; (read -r line <&3; kill -9 "$server") & exec "$@" 3<&-'
+)
 
 
 def _free_port() -> int:
