@@ -272,7 +272,8 @@ class RedisPubSubChannelLayer(_RedisLayer):
     """The same engine under the name of channels_redis' pub/sub layer.
 
     It differs in what applications rely on there: any value may be a message, names
-    are not checked, and ``new_channel(prefix)`` joins the prefix without a separator.
+    are not checked, ``new_channel(prefix)`` joins the prefix without a separator, and
+    a channel holds 10,000 unread messages, for there it has no bound.
     """
 
     def __init__(
@@ -286,7 +287,7 @@ class RedisPubSubChannelLayer(_RedisLayer):
         on_reconnect: Callable[..., Any] | None = None,
         expiry: float = 60,
         group_expiry: float = 86400,
-        capacity: int = 100,
+        capacity: int = 10_000,
         channel_capacity: Mapping[Any, int] | None = None,
         random_prefix_length: int = 0,
         publish_timeout: float = 5.0,
