@@ -345,16 +345,28 @@ class SentinelSetup:
 
 
 class Cluster:
-    """Three nodes that share the slots, without replicas."""
+    """Nodes that share the slots, three by default.
+
+    Args:
+        nodes: how many primaries.
+        replicas: whether each has a replica, which takes over when it is killed.
+        password: of all nodes; None for none.
+    """
 
     SLOTS = 16384
 
-    def __init__(self, *, nodes: int = 3, password: str | None = None) -> None:
+    def __init__(
+        self, *, nodes: int = 3, replicas: bool = False, password: str | None = None
+    ) -> None:
         lines = ["cluster-enabled yes", "cluster-node-timeout 1000"]
         if password:
             lines.append(f"masterauth {password}")
         self.nodes = [
             Server(password=password, lines=tuple(lines)) for _ in range(nodes)
+        ]
+        self.replicas = [
+            Server(password=password, lines=(*lines, "repl-diskless-sync-delay 0"))
+            for _ in range(nodes if replicas else 0)
         ]
 
     @property
@@ -364,13 +376,15 @@ class Cluster:
 
     def __enter__(self) -> Self:
         try:
-            for node in self.nodes:
+            everyone = [*self.nodes, *self.replicas]
+            for node in everyone:
                 node.start()
             self._divide()
-            for node in self.nodes[1:]:
+            for node in everyone[1:]:
                 self.nodes[0].call("CLUSTER", "MEET", HOST, node.port)
-            for node in self.nodes:
+            for node in everyone:
                 until(lambda n=node: self._is_whole(n), what="the cluster forming")
+            self._follow()
         except BaseException:
             self.close()
             raise
@@ -391,9 +405,33 @@ class Cluster:
             first, last = number * share, min((number + 1) * share, self.SLOTS) - 1
             node.call("CLUSTER", "ADDSLOTSRANGE", first, last)
 
+    def _follow(self) -> None:
+        for primary, replica in zip(self.nodes, self.replicas, strict=False):
+            replica.call("CLUSTER", "REPLICATE", primary.call("CLUSTER", "MYID"))
+        for replica in self.replicas:
+            until(
+                lambda r=replica: (
+                    b"master_link_status:up" in _raw(r, "INFO", "replication")
+                ),
+                what="a replica in step",
+            )
+
+    def fail_over(self, number: int) -> float:
+        """Kill a primary; returns after how many seconds its replica took over."""
+        begun = time.monotonic()
+        self.nodes[number].kill()
+        heir = self.replicas[number]
+        until(
+            lambda: b"role:master" in _raw(heir, "INFO", "replication"),
+            timeout=40,
+            what="the replica taking over",
+        )
+        return time.monotonic() - begun
+
     def _is_whole(self, node: Server) -> bool:
         info = _raw(node, "CLUSTER", "INFO")
-        known = f"cluster_known_nodes:{len(self.nodes)}".encode()
+        count = len(self.nodes) + len(self.replicas)
+        known = f"cluster_known_nodes:{count}".encode()
         return b"cluster_state:ok" in info and known in info
 
     def flush(self) -> None:
@@ -407,7 +445,7 @@ class Cluster:
 
     def close(self) -> None:
         """End all its nodes."""
-        for node in self.nodes:
+        for node in (*self.nodes, *self.replicas):
             node.close()
 
 

@@ -19,6 +19,8 @@ DRILLS: dict[str, Callable[[bool], Awaitable[bool]]] = {
     drill.__name__: drill
     for drill in (
         interruptions.cuts,
+        interruptions.cluster,
+        interruptions.takeover,
         interruptions.restart,
         interruptions.emptied,
         interruptions.failover,

@@ -11,9 +11,18 @@ import time
 
 from .stage import Stage, stage
 
-from brokers import SentinelSetup, Server  # isort: skip (found through stage)
+from brokers import Cluster, SentinelSetup, Server  # isort: skip (found through stage)
 
-__all__ = ["cuts", "emptied", "failover", "pause", "process", "restart"]
+__all__ = [
+    "cluster",
+    "cuts",
+    "emptied",
+    "failover",
+    "pause",
+    "process",
+    "restart",
+    "takeover",
+]
 
 
 def _size(quick: bool) -> dict[str, int]:
@@ -56,6 +65,30 @@ async def cuts(quick: bool) -> bool:
                 cut += await asyncio.to_thread(server.client_kill, kind)
                 await asyncio.sleep(chance.uniform(0.02, 0.5))
             return await _verdict(drill, f"{cut} connections cut in {times} blows")
+
+
+async def cluster(quick: bool) -> bool:
+    """Connections to all three nodes of a cluster cut while messages flow."""
+    times, chance = (10 if quick else 50), random.Random(4)
+    with Cluster() as nodes:
+        async with stage({"hosts": [nodes.host]}, **_size(quick)) as drill:
+            cut = 0
+            for number in range(times):
+                kind = ("pubsub", "normal")[number % 2]
+                for node in nodes.nodes:
+                    cut += await asyncio.to_thread(node.client_kill, kind)
+                await asyncio.sleep(chance.uniform(0.05, 0.5))
+            return await _verdict(drill, f"{cut} connections cut in {times} blows")
+
+
+async def takeover(quick: bool) -> bool:
+    """A primary of a cluster killed -9; its replica takes over."""
+    with Cluster(replicas=True) as nodes:
+        async with stage({"hosts": [nodes.host]}, **_size(quick)) as drill:
+            took = await asyncio.to_thread(nodes.fail_over, 1)
+            await drill.flowing()
+            await asyncio.sleep(2)
+            return await _verdict(drill, f"its replica took over after {took:.1f} s")
 
 
 async def restart(quick: bool) -> bool:
