@@ -142,7 +142,7 @@ def test(further: list[str]) -> int:
     with report.step(f"pytest, {name}") as notes:
         if newest is None:
             raise Skipped("Django 6 needs Python 3.12 or newer and none is here")
-        newest.ensure(extras=EVERY_EXTRA, groups=("test",))
+        newest.ensure(extras=EVERY_EXTRA, groups=("test", "servers"))
         notes.append(django_version(newest))
         # The browser and the other servers do not depend on Django's version.
         selection = ["-m", "not browser and not servers"]
