@@ -6,13 +6,16 @@ import asyncio
 import datetime
 import logging
 import threading
+import time
 
 import pytest
+import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.server import ServerState
 
 from asgi_process import wait_until
 from raw_websocket import (
@@ -342,6 +345,77 @@ def test_the_log_names_the_path_and_what_came_of_it(plain, caplog):
     assert f'"WebSocket {refused}" 403' in caplog.text
 
 
+def test_an_event_that_is_no_part_of_a_refusal_is_an_error(plain):
+    async def act(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.http.response.start", "status": 401})
+        await send({"type": "websocket.accept"})
+
+    application = Once(act)
+    with plain.connect(application) as client:
+        assert client.read_rest() == b""
+
+    assert "is being refused" in str(application.result())
+
+
+async def test_a_request_may_come_in_pieces():
+    protocol, transport = protocol_without_a_server(echo)
+
+    for byte in b"GET / HTTP/1.0\r\n\r\n":
+        protocol.data_received(bytes((byte,)))
+
+    assert transport.writes[0].startswith(b"HTTP/1.1 426 ")
+
+
+async def test_a_request_without_an_end_is_431():
+    protocol, transport = protocol_without_a_server(echo)
+
+    protocol.data_received(b"GET / HTTP/1.1\r\nx: ")
+    for _ in range(70):
+        protocol.data_received(b"y" * 1000)
+
+    assert len(transport.writes) == 1
+    assert transport.writes[0].startswith(b"HTTP/1.1 431 ")
+
+
+async def test_a_server_that_stops_refuses_a_request_that_is_not_read_yet():
+    protocol, transport = protocol_without_a_server(echo)
+
+    protocol.shutdown()
+
+    assert transport.writes[0].startswith(b"HTTP/1.1 503 ")
+    assert transport.closing
+
+
+class Wire:
+    """The least of a transport."""
+
+    def __init__(self):
+        self.writes = []
+        self.closing = False
+
+    def get_extra_info(self, name):
+        return None
+
+    def is_closing(self):
+        return self.closing
+
+    def write(self, data):
+        self.writes.append(data)
+
+    def close(self):
+        self.closing = True
+
+
+def protocol_without_a_server(application):
+    """A protocol object in the running loop, and what it writes to."""
+    config = uvicorn.Config(application, lifespan="off", log_config=None)
+    protocol = WebSocketProtocol(config, ServerState(), {})
+    transport = Wire()
+    protocol.connection_made(transport)
+    return protocol, transport
+
+
 # Messages
 
 
@@ -567,6 +641,29 @@ def test_a_client_that_ignores_a_protocol_error_is_cut(impatient):
         )
 
 
+def test_a_protocol_error_after_the_applications_close_ends_the_connection(plain):
+    async def application(scope, receive, send):
+        await accept(receive, send)
+        await send({"type": "websocket.close", "code": 4000})
+
+    with plain.open(application) as client:
+        assert client.read_close() == (4000, "")
+        client.frame(TEXT, b"", mask=None)
+
+        assert client.read_rest() == b""
+
+
+def test_a_result_of_the_application_is_an_error_in_the_log(plain, caplog):
+    async def application(scope, receive, send):
+        await accept(receive, send)
+        return 42
+
+    with plain.open(application) as client:
+        assert client.read_close() == (1000, "")
+
+    assert "should return None, but returned '42'" in caplog.text
+
+
 # Back-pressure
 
 
@@ -764,6 +861,19 @@ def test_a_client_that_says_nothing_does_not_hold_up_the_servers_end(own):
         own.stop()
 
         assert client.read_close() == (1012, "")
+
+
+def test_a_client_that_leaves_a_close_unanswered_does_not_hold_it_up_either(own):
+    async def application(scope, receive, send):
+        await accept(receive, send)
+        await send({"type": "websocket.close"})
+
+    with own.open(application) as client:
+        client.read_close()
+        started = time.monotonic()
+        own.stop()
+
+    assert time.monotonic() - started < WebSocketProtocol.close_timeout - 1
 
 
 def test_a_handshake_under_way_is_answered_with_503_when_the_server_stops(own):
