@@ -69,6 +69,9 @@ def main() -> int:
         plan.until = begun + QUICK_SECONDS[name] if plan.quick else math.inf
         try:
             uvloop.run(run(plan))
+        except KeyboardInterrupt:
+            report.skipped[f"{name} and after"] = "interrupted"
+            break
         except Failed as error:
             failed.append(f"{name}: {error}")
             print(f"  no measurement: {error}", file=sys.stderr)
@@ -79,6 +82,8 @@ def main() -> int:
         print(f"\nleft out: {name} ({why})")
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
     report.write(options.output, command)
+    if options.page:
+        report.update(options.page, command)
     print(f"\nwritten to {options.output}")
     for failure in failed:
         print(f"no measurement: {failure}", file=sys.stderr)
@@ -98,6 +103,7 @@ def arguments() -> argparse.Namespace:
         "--contenders", nargs="+", default=[], choices=list(CONTENDERS), metavar="name",
         help=", ".join(CONTENDERS),
     )  # fmt: skip
+    parser.add_argument("--page", type=Path, help="a page to write the figures into")
     parser.add_argument("--output", type=Path, default=TOOLS / "bench.json")
     options = parser.parse_args()
     for name in options.questions:

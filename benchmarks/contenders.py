@@ -80,7 +80,7 @@ class Contender:
             )
         if self.fan is ONCE:
             peers.require_ours(
-                "from tiderace.layers.memory import InMemoryChannelLayer as Layer; "
+                "from tiderace.layers.base import BaseChannelLayer as Layer; "
                 "Layer.group_broadcast",
                 "the layers have no group_broadcast",
             )

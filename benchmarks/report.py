@@ -18,6 +18,10 @@ from benchmarks import peers
 
 __all__ = ["Figure", "Question", "Report"]
 
+# Between these a page of the documentation has its figures.
+START = "<!-- figures: python -m benchmarks --page writes them -->"
+END = "<!-- end of figures -->"
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -128,6 +132,26 @@ class Report:
                 cells.append(f"{short(others[contender])}{times}")
             lines.append(f"| {self.titles[contender]} | {' | '.join(cells)} |")
         return "\n".join(lines)
+
+    def update(self, page: Path, command: str) -> None:
+        """Replace the figures of a documentation page by these.
+
+        Raises:
+            ValueError: when the page has no place for them.
+        """
+        before, start, rest = page.read_text().partition(START)
+        _, end, after = rest.partition(END)
+        if not start or not end:
+            raise ValueError(f"{page} has no lines {START!r} and {END!r}")
+        names = ", ".join(f"{name} {value}" for name, value in peers.versions().items())
+        figures = (
+            f"Measured on {time.strftime('%Y-%m-%d', time.gmtime())} with "
+            f"`{command}` on {os.cpu_count()} cores ({platform.machine()}); the load "
+            f"of the machine was {self.load:.1f} before.\n{names}."
+        )
+        page.write_text(
+            f"{before}{START}\n\n{figures}\n\n{self.tables()}\n\n{END}{after}"
+        )
 
     def write(self, path: Path, command: str) -> None:
         """All of it as JSON."""

@@ -69,6 +69,8 @@ class FanConsumer(AsyncWebsocketConsumer):
 class OnceConsumer(FanConsumer):
     """The same, encoded once for all: no handler runs per member."""
 
+    accepts_broadcasts = True
+
     async def receive(self, text_data=None, bytes_data=None):
         said = json.loads(text_data)
         text = json.dumps({"number": said["number"], "text": said["text"]})
