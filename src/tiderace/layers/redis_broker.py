@@ -213,11 +213,14 @@ class _Connections:
 
     async def _open(self) -> _Kept:
         if self.cluster:
-            return _Kept(
-                cluster=hosts_.create_client(
-                    self.host, sync=False, timeout=self.timeout
-                )
-            )
+            client = hosts_.create_client(self.host, sync=False, timeout=self.timeout)
+            try:
+                # By itself it would do so in the midst of the first calls.
+                await client.initialize()
+            except _LOST as error:
+                await client.aclose()
+                raise LinkLost(str(error)) from error
+            return _Kept(cluster=client)
         return _Kept(link=await connect(self.make_connection, timeout=self.timeout))
 
     def _check_fork(self) -> None:

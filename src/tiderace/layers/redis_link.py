@@ -269,16 +269,29 @@ async def connect(make_connection: Callable[[], Any], *, timeout: float) -> Link
         LinkLost: when it cannot be opened within ``timeout`` seconds.
     """
     connection = make_connection()
+    task = asyncio.current_task()
+    cancellations = 0 if task is None else task.cancelling()
     try:
         async with asyncio.timeout(timeout):
             await connection.connect()
     # RuntimeError: what uvloop raises for a transport that the server has just closed.
     except (OSError, TimeoutError, RuntimeError, redis.exceptions.RedisError) as error:
         await connection.disconnect(nowait=True)
+        _pass_on_cancellation(task, cancellations)
         raise LinkLost(
             f"cannot connect: {str(error) or type(error).__name__}"
         ) from error
+    if task is not None and task.cancelling() > cancellations:
+        await connection.disconnect(nowait=True)
+        _pass_on_cancellation(task, cancellations)
     # There is no public way. What remains of the connection object knows no stream,
     # so that freeing it closes nothing.
     writer, connection._writer, connection._reader = connection._writer, None, None  # noqa: SLF001
     return Link(writer.transport, writer, timeout=timeout)
+
+
+def _pass_on_cancellation(task: asyncio.Task[Any] | None, before: int) -> None:
+    # Asking sentinels, redis-py keeps to itself that it was cancelled; whoever cancelled
+    # would wait for ever.
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
