@@ -428,6 +428,26 @@ class Cluster:
         )
         return time.monotonic() - begun
 
+    def move_slots(self, source: int, target: int) -> None:
+        """Give most slots of one node to another (Valkey 9 and newer); waits for it."""
+        share = self.SLOTS // len(self.nodes) + 1
+        # Not all of them: a node without slots becomes a replica.
+        first, last = source * share + 10, min((source + 1) * share, self.SLOTS) - 1
+        node, heir = self.nodes[source], self.nodes[target]
+        name = heir.call("CLUSTER", "MYID")
+        node.call("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", first, last, "NODE", name)
+        until(
+            lambda: all(self._owner(each, last) == name for each in self.nodes),
+            what="the slots moving",
+        )
+
+    def _owner(self, node: Server, slot: int) -> bytes:
+        """The id of the node that owns a slot, as ``node`` has it."""
+        for first, last, (_, _, name, *_), *_ in node.call("CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                return bytes(name)
+        return b""
+
     def _is_whole(self, node: Server) -> bool:
         info = _raw(node, "CLUSTER", "INFO")
         count = len(self.nodes) + len(self.replicas)

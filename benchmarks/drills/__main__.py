@@ -21,6 +21,7 @@ DRILLS: dict[str, Callable[[bool], Awaitable[bool]]] = {
         interruptions.cuts,
         interruptions.cluster,
         interruptions.takeover,
+        interruptions.resharding,
         interruptions.restart,
         interruptions.emptied,
         interruptions.failover,

@@ -91,6 +91,17 @@ async def takeover(quick: bool) -> bool:
             return await _verdict(drill, f"its replica took over after {took:.1f} s")
 
 
+async def resharding(quick: bool) -> bool:
+    """Most slots of two nodes of a cluster moved to another while messages flow."""
+    with Cluster() as nodes:
+        async with stage({"hosts": [nodes.host]}, **_size(quick)) as drill:
+            for source, target in ((0, 1), (2, 0)):
+                await asyncio.to_thread(nodes.move_slots, source, target)
+                await drill.flowing()
+                await asyncio.sleep(1)
+            return await _verdict(drill)
+
+
 async def restart(quick: bool) -> bool:
     """The server killed -9 and restarted with its append-only file."""
     with Server(append_only=True) as server:
