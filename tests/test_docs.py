@@ -488,6 +488,18 @@ def test_every_system_check_is_in_the_reference():
     assert set(re.findall(r"`tiderace\.([EW]\d{3})`", page)) == said
 
 
+def test_every_logger_is_in_the_reference():
+    page = (ROOT / "docs/reference/log-messages.md").read_text("utf-8")
+    named = {
+        name
+        for path in (ROOT / "src/tiderace").rglob("*.py")
+        if "demo" not in path.parts
+        for name in re.findall(r'getLogger\("([\w.]+)"\)', path.read_text("utf-8"))
+    } - {"uvicorn.error"}
+
+    assert not [name for name in named if f"`{name}`" not in page]
+
+
 def test_every_setting_is_in_the_reference():
     page = (ROOT / "docs/reference/settings.md").read_text("utf-8")
     layer = inspect.signature(RedisChannelLayer).parameters.values()
