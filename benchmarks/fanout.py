@@ -23,11 +23,11 @@ OURS = (
     "channels",
     "tiderace",
     "tiderace-server",
-    "tiderace-once",
     "tiderace-once-server",
-    "bare",
     "node",
     "limit",
+    "tiderace-once",
+    "bare",
 )
 OTHERS = ("litestar", "socketio", "channels-core", "channels-pubsub")
 # Where one message takes Channels a second or more, these are measured with one alone.
