@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import threading
+import time
 
 import pytest
 import redis
 from redis.crc import key_slot
 
 from brokers import HOST
-from tiderace import metrics
+from tiderace import bridge, metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.broker import Keep
 from tiderace.layers.redis import RedisChannelLayer
@@ -272,3 +276,28 @@ async def test_a_repeated_try_still_tells_which_queues_are_to_get_a_copy(
         assert (await layer.receive("work"))["n"] == 1
     length = await broker._command("XLEN", f"{broker._group('jobs')}:stream")
     assert length == 1
+
+
+def test_a_child_reads_for_itself_although_its_parent_was_reading(redis_url, prefix):
+    layer = RedisChannelLayer(hosts=[redis_url], prefix=prefix)
+    parent = threading.Thread(target=lambda: layer.sync.receive("for-the-parent"))
+    parent.start()
+    while not layer.ready or not layer._serving:
+        time.sleep(0.005)
+
+    child = os.fork()
+    if child == 0:
+        # Its parent's loop, which seems to be running here, must not be waited for.
+        signal.alarm(20)
+        threading.Timer(
+            0.2, lambda: layer.sync.send("for-the-child", {"type": "job"})
+        ).start()
+        os._exit(0 if layer.sync.receive("for-the-child") == {"type": "job"} else 1)
+    _, status = os.waitpid(child, 0)
+    layer.sync.send("for-the-parent", {"type": "job"})
+    parent.join(10)
+
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert not parent.is_alive()
+    layer.sync.close()
+    bridge.close()
