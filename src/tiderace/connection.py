@@ -19,7 +19,8 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from enum import Enum
-from typing import Any, Protocol, TypeVar
+from threading import get_ident
+from typing import Any, Protocol, TypeVar, cast
 
 from asgiref.sync import async_to_sync
 
@@ -82,6 +83,9 @@ class Served(Protocol):
     async def _consult(self, error: Exception) -> None:
         """Let the application decide what ``error`` means."""
 
+    def _route(self, message: Event) -> Callable[[Event], Any] | None:
+        """The handler of a layer's message where nothing else is to be decided."""
+
     def _layer_access(self, name: str) -> Access:
         """What a message of the layer may do with the method ``name``."""
 
@@ -89,19 +93,29 @@ class Served(Protocol):
 class _Failed:
     """A source of events broke: what it raised, to be raised where handlers run."""
 
-    __slots__ = ("error",)
+    __slots__ = ("consult", "error")
 
-    def __init__(self, error: BaseException) -> None:
+    def __init__(self, error: BaseException, *, consult: bool = False) -> None:
         self.error = error
+        # Whether ``on_error`` has not seen it yet.
+        self.consult = consult
 
 
 class _Begun:
     """A handler that was begun where its message was delivered, and has to wait."""
 
-    __slots__ = ("_waits_for", "_work", "error")
+    __slots__ = ("_waits_for", "_work", "consult", "error")
 
-    def __init__(self, work: Coroutine[Any, Any, None], waits_for: Any) -> None:
+    def __init__(
+        self,
+        work: Coroutine[Any, Any, None],
+        waits_for: Any,
+        *,
+        consult: bool = False,
+    ) -> None:
         self._work = work
+        # Whether ``on_error`` is to see what it raises.
+        self.consult = consult
         # What it has yielded: a future, as a task is given it.
         self._waits_for = waits_for
         # To be raised in it instead of waiting.
@@ -129,15 +143,16 @@ class _Begun:
 if sys.version_info >= (3, 12):
     from asyncio.tasks import _swap_current_task
 else:
+    # What asyncio's own _enter_task and _leave_task keep.
+    _current_tasks: dict[asyncio.AbstractEventLoop, asyncio.Task[Any]]
+    _current_tasks = asyncio.tasks._current_tasks  # type: ignore[attr-defined]  # noqa: SLF001
 
     def _swap_current_task(
         loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any] | None
     ) -> asyncio.Task[Any] | None:
-        outer = asyncio.current_task(loop)
-        if outer is not None:
-            asyncio.tasks._leave_task(loop, outer)  # noqa: SLF001
+        outer = _current_tasks.pop(loop, None)
         if task is not None:
-            asyncio.tasks._enter_task(loop, task)  # noqa: SLF001
+            _current_tasks[loop] = task
         return outer
 
 
@@ -171,6 +186,7 @@ class Connection:
         "_tasks",
         "_thread",
         "_waiting",
+        "ident",
     )
 
     def __init__(
@@ -186,6 +202,7 @@ class Connection:
             limit=conf.current().outbox_limit,
         )
         self._loop = asyncio.get_running_loop()
+        self.ident = get_ident()
         # None below a sync caller, whose own thread runs the sync code.
         self._thread = threads.current()
         self._mailbox: Mailbox[Any] = Mailbox("", 0)
@@ -334,9 +351,20 @@ class Connection:
         while True:
             lane, item = await self._next()
             if isinstance(item, _Begun):
-                await item
+                try:
+                    await item
+                except StopConsumer:
+                    raise
+                except Exception as error:
+                    if not item.consult:
+                        raise
+                    await self._consult(error)
             elif isinstance(item, _Failed):
-                raise item.error
+                if not item.consult or not isinstance(item.error, Exception):
+                    raise item.error
+                if isinstance(item.error, StopConsumer):
+                    raise item.error
+                await self._consult(item.error)
             elif lane is Lane.EVENT and not self._only_messages:
                 await self._handle_event(item)
             else:
@@ -376,7 +404,9 @@ class Connection:
             not self._waiting
             or _stepping
             or task is None
-            or asyncio._get_running_loop() is not self._loop  # noqa: SLF001
+            # What asyncio.get_running_loop() would say, without its getpid().
+            or get_ident() != self.ident
+            or not self._loop.is_running()
         ):
             return False
         if type(message) is Ready:
@@ -387,7 +417,14 @@ class Connection:
                 self._waiting = False
                 self._mailbox.put_first(_Failed(error))
                 return True
-        work = self._handle_message(message)
+        work: Coroutine[Any, Any, None]
+        event = cast("Event", message)
+        handler = self._consumer._route(event)  # noqa: SLF001
+        if handler is None:
+            work = self._handle_message(message)
+        else:
+            # A copy, for the reason given in ``_handle_message``.
+            work = handler(dict(event))
         self._waiting = False
         _stepping = True
         outer = _swap_current_task(self._loop, task)
@@ -398,9 +435,11 @@ class Connection:
             if self._thread is not None and self._thread.used:
                 self._tidy_thread(self._thread)
         except (Exception, asyncio.CancelledError) as error:
-            self._mailbox.put_first(_Failed(error))
+            self._mailbox.put_first(_Failed(error, consult=handler is not None))
         else:
-            self._mailbox.put_first(_Begun(work, waits_for))
+            self._mailbox.put_first(
+                _Begun(work, waits_for, consult=handler is not None)
+            )
         finally:
             _swap_current_task(self._loop, outer)
             _stepping = False

@@ -155,10 +155,13 @@ class AsyncConsumer:
     _connection: Connection | None = None
     # By method name, what a message of the layer may do with it.
     _access: ClassVar[dict[str, Access]] = {}
+    # By type of message, the name of the coroutine method that handles it.
+    _routes: ClassVar[dict[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls._access = {}
+        cls._routes = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection until it ends."""
@@ -250,6 +253,40 @@ class AsyncConsumer:
             result = handler(*arguments)
         if inspect.isawaitable(result):  # a plain function may give a coroutine, too
             await result
+
+    def _route(self, message: Event) -> Handler | None:
+        """The handler of a layer's message where nothing else is to be decided.
+
+        None for whatever the long way has to look at: a type without a handler, one
+        that may not be called or runs beside others, a plain function, a ``dispatch``
+        of the application's own.
+        """
+        name: str | None
+        try:
+            name = self._routes[message["type"]]
+        except (KeyError, TypeError):
+            name = self._find_route(message)
+        # What stands in the object itself may be anything.
+        if name is None or name in self.__dict__:
+            return None
+        handler: Handler = getattr(self, name)
+        return handler
+
+    @classmethod
+    def _find_route(cls, message: Event) -> str | None:
+        try:
+            name = get_handler_name(message)
+        except (ValueError, TypeError):
+            return None
+        method = inspect.getattr_static(cls, name, None)
+        if (
+            cls.dispatch is AsyncConsumer.dispatch
+            and inspect.iscoroutinefunction(method)
+            and cls._layer_access(name) is Access.IN_TURN
+        ):
+            cls._routes[message["type"]] = name
+            return name
+        return None
 
     def _handler(self, message: Event) -> Handler:
         handler: Handler | None = getattr(self, get_handler_name(message), None)

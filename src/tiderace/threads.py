@@ -147,17 +147,13 @@ class ConnectionThread(Executor):
         self._pool = pool
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
-        self._used = False
+        # Whether sync code has run (or was submitted) since the last ``release()``.
+        self.used = False
         self._released = False
         # Jobs that were submitted and are not over.
         self._pending = 0
         # Those among them that follow a first job which has no thread yet.
         self._starting: list[_Job] = []
-
-    @property
-    def used(self) -> bool:
-        """Whether sync code has run (or was submitted) since the last ``release()``."""
-        return self._used
 
     def submit(
         self, function: Callable[..., T], /, *args: Any, **kwargs: Any
@@ -186,14 +182,14 @@ class ConnectionThread(Executor):
             else:
                 self._pool.submit(lambda: self._first(job))
             self._pending += 1
-            self._used = True
+            self.used = True
             self._released = False
         return future
 
     def release(self) -> None:
         """Hold no thread any more; the next job may run in another one."""
         with self._lock:
-            self._used = False
+            self.used = False
             self._released = True
             self._let_go()
 

@@ -30,6 +30,9 @@ class Frames(Protocol):
     def write(self, frame: bytes) -> None:
         """Queue a frame, in order with what ASGI sends; never blocks."""
 
+    async def drained(self) -> None:
+        """Wait until the client has caught up, or is gone."""
+
     @property
     def congested(self) -> bool:
         """Whether the client reads more slowly than is written."""
@@ -126,6 +129,19 @@ class Outbox:
                 as a message before the socket was accepted.
         """
         kind = event.get("type")
+        if kind == "websocket.send" and not (self.lost or self.closed):
+            frames = self._frames
+            if frames is not None and self.accepted and "text" in event:
+                # What the server would do, without its coroutine.
+                frames.write(_text_frame(frames, event["text"]))
+                if frames.congested:
+                    await frames.drained()
+                return
+            try:
+                await self._send(event)
+            except (OSError, RuntimeError) as error:
+                self._failed(error)
+            return
         if self.lost or (self.closed and kind in ("websocket.send", "websocket.close")):
             metrics.SENDS_AFTER_CLOSE.add()
             return
@@ -135,14 +151,31 @@ class Outbox:
         try:
             await self._send(event)
         except (OSError, RuntimeError) as error:
-            # OSError (ASGI 2.4) says that the client is gone; the disconnect event is
-            # what ends the consumer. A server that has closed the socket itself may
-            # call every event out of order from then on.
-            if isinstance(error, RuntimeError) and not self.leaving:
-                raise
-            self.lost = True
-            metrics.SENDS_AFTER_CLOSE.add()
+            self._failed(error)
             return
         if kind == "websocket.accept":
             self.accepted = True
             metrics.CONNECTIONS_ACCEPTED.add()
+
+    def _failed(self, error: Exception) -> None:
+        # OSError (ASGI 2.4) says that the client is gone; the disconnect event is
+        # what ends the consumer. A server that has closed the socket itself may
+        # call every event out of order from then on.
+        if isinstance(error, RuntimeError) and not self.leaving:
+            raise error
+        self.lost = True
+        metrics.SENDS_AFTER_CLOSE.add()
+
+
+# The text that was sent last, and its frame: mostly, a group's members say the same one
+# after the other.
+_last: tuple[str, bytes] = ("", b"")
+
+
+def _text_frame(frames: Frames, text: str) -> bytes:
+    global _last
+    last, frame = _last
+    if not frame or text != last:
+        frame = frames.text_frame(text.encode())
+        _last = text, frame
+    return frame

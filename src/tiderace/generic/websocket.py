@@ -26,9 +26,10 @@ import functools
 import inspect
 import json
 from collections.abc import Callable, Iterable
+from threading import get_ident
 from typing import Any
 
-from asgiref.sync import async_to_sync, iscoroutinefunction
+from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction
 
 from tiderace.asgi import Event, websocket_accept, websocket_close, websocket_send
 from tiderace.consumer import AsyncConsumer, SyncConsumer, may_block, verb
@@ -266,6 +267,8 @@ class AsyncWebsocketConsumer(AsyncConsumer):
         groups: the groups to join before ``connect`` and to leave at the end.
     """
 
+    _sends_plainly: bool = True
+
     groups: Iterable[str] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -280,6 +283,11 @@ class AsyncWebsocketConsumer(AsyncConsumer):
         for name in _VERBS:
             if inspect.isfunction(own := vars(cls).get(name)):
                 setattr(cls, name, verb(own))
+        # Whether no class between has a ``send`` of its own.
+        after = cls.__mro__[cls.__mro__.index(AsyncWebsocketConsumer) + 1 :]
+        cls._sends_plainly = (
+            next(base for base in after if "send" in vars(base)) is AsyncConsumer
+        )
 
     async def websocket_connect(self, message: Event) -> None:
         """The client asks for a socket: join ``groups``, then ``connect()``."""
@@ -319,17 +327,34 @@ class AsyncWebsocketConsumer(AsyncConsumer):
     ) -> None:
         """Handle a message of the client: exactly one of the two is given."""
 
-    @verb
-    async def send(  # type: ignore[override]
+    def send(  # type: ignore[override]
         self,
         text_data: str | None = None,
         bytes_data: bytes | None = None,
         close: bool | int = False,
-    ) -> None:
+    ) -> Any:
         """Send a message to the client; see ``WebsocketConsumer.send``."""
+        if (
+            text_data is not None
+            and not close
+            and self._sends_plainly
+            and (connection := self._connection) is not None
+            and get_ident() == connection.ident
+        ):
+            # What the long way comes to, without its coroutines: the hot path.
+            return self.base_send({"type": "websocket.send", "text": text_data})
+        return self._send(text_data, bytes_data, close)
+
+    @verb
+    async def _send(
+        self, text_data: str | None, bytes_data: bytes | None, close: bool | int
+    ) -> None:
         await super().send(websocket_send(text_data, bytes_data))
         if close:
             await self.close(close)
+
+    send._tiderace_verb = True  # type: ignore[attr-defined]  # noqa: SLF001
+    markcoroutinefunction(send)
 
     @verb
     async def close(

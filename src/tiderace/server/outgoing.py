@@ -21,8 +21,9 @@ logger = logging.getLogger("tiderace.server")
 
 # Bytes queued in one tick after which the kernel gets them without waiting for its end.
 _EAGER_SIZE: Final = 64 * 1024
-# Sockets written to before the loop may do something else: a few milliseconds.
-_SLICE: Final = 250
+# Sockets written to before the loop may do something else: less than a millisecond. In
+# that time the next messages of a burst are fanned out, and join what is still queued.
+_SLICE: Final = 64
 
 
 class Tick:
@@ -32,27 +33,32 @@ class Tick:
     A crowd is written to in slices, so that pings and other groups get their turn.
     """
 
-    __slots__ = ("__weakref__", "_loop", "_waiting")
+    __slots__ = ("__weakref__", "_crowd", "_loop", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: list[ReadyFrames] = []
+        # Those whose turn it is, the last one first.
+        self._crowd: list[ReadyFrames] = []
 
     def add(self, frames: ReadyFrames) -> None:
         """Have ``frames`` flushed when the tick ends."""
-        if not self._waiting:
+        if not self._waiting and not self._crowd:
             self._loop.call_soon(self._flush)
         self._waiting.append(frames)
 
     def _flush(self) -> None:
-        waiting = self._waiting
-        if len(waiting) > _SLICE:
-            self._waiting = waiting[_SLICE:]
+        crowd = self._crowd
+        if not crowd:
+            self._crowd, self._waiting = self._waiting, []
+            crowd = self._crowd
+            crowd.reverse()
+        turn = crowd[-_SLICE:]
+        del crowd[-_SLICE:]
+        if crowd or self._waiting:
             self._loop.call_soon(self._flush)
-            del waiting[_SLICE:]
-        else:
-            self._waiting = []
-        for frames in waiting:
+        turn.reverse()
+        for frames in turn:
             try:
                 # The one frame of a plain fan-out, without the general way's calls.
                 queue, transport = frames._frames, frames._transport
