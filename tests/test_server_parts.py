@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import itertools
 import logging
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from raw_websocket import client_frame
 from tiderace.server import ReadyFrames, frames, handshake
+from tiderace.server.gunicorn import UvicornWorker
 from tiderace.server.incoming import Incoming
 from tiderace.server.keepalive import KeepAlive
 from tiderace.server.messages import MessageReader, ProtocolFailure
@@ -523,3 +525,19 @@ def test_a_stopped_keep_alive_sets_no_timer():
     KeepAlive(Pinged(), loop, 20, 5).stop()
 
     assert loop.timers[0].cancelled
+
+
+# gunicorn
+
+
+def test_gunicorns_worker_serves_websockets_with_the_class():
+    assert UvicornWorker.CONFIG_KWARGS["ws"] == "tiderace.server:WebSocketProtocol"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("uvicorn_worker") is not None,
+    reason="the package is there",
+)
+def test_gunicorns_worker_says_what_it_lacks():
+    with pytest.raises(ImportError, match="pip install gunicorn uvicorn-worker"):
+        UvicornWorker()

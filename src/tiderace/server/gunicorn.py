@@ -5,29 +5,41 @@ It knows the package ``uvicorn-worker`` and which protocol class to name there.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import importlib.util
+from typing import TYPE_CHECKING, Any, ClassVar
 
-try:
-    import uvicorn_worker  # type: ignore[import-not-found,unused-ignore]
-except ImportError as error:
-    raise ImportError(
-        "the gunicorn worker needs uvicorn-worker, which is not installed; "
-        "install it with: pip install gunicorn uvicorn-worker"
-    ) from error
+if importlib.util.find_spec("uvicorn_worker"):
+    from uvicorn_worker import (  # type: ignore[import-not-found,unused-ignore]
+        UvicornWorker as _Worker,
+    )
+elif not TYPE_CHECKING:
 
-from tiderace.server.protocol import WebSocketProtocol
+    class _Worker:
+        """Stands in for a package that is not there, to say so when it is needed."""
+
+        CONFIG_KWARGS: ClassVar[dict[str, Any]] = {}
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            raise ImportError(
+                "the gunicorn worker needs uvicorn-worker, which is not installed; "
+                "install it with: pip install gunicorn uvicorn-worker"
+            )
+
 
 __all__ = ["UvicornWorker"]
 
 
-class UvicornWorker(uvicorn_worker.UvicornWorker):  # type: ignore[misc,unused-ignore]
+class UvicornWorker(_Worker):  # type: ignore[misc,unused-ignore]
     """``uvicorn_worker.UvicornWorker`` with WebSockets served by Tiderace's class.
 
     To set more of uvicorn's options, subclass it and extend ``CONFIG_KWARGS``.
+
+    Raises:
+        ImportError: when ``uvicorn-worker`` is not installed.
     """
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
-        **uvicorn_worker.UvicornWorker.CONFIG_KWARGS,
-        "ws": WebSocketProtocol,
+        **_Worker.CONFIG_KWARGS,
+        "ws": "tiderace.server:WebSocketProtocol",
         "ws_per_message_deflate": False,
     }
