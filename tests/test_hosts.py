@@ -380,7 +380,8 @@ def test_the_client_of_a_cluster_starts_at_every_node_that_is_named():
     client = create_client(host, timeout=3)
 
     assert isinstance(client, redis_asyncio.RedisCluster)
-    nodes = {(node.host, node.port) for node in client.startup_nodes}
+    started = client.nodes_manager.startup_nodes.values()
+    nodes = {(node.host, node.port) for node in started}
     assert nodes == {("a", 1), ("b", 2)}
     options = client.connection_kwargs
     assert options["password"] == "pw"

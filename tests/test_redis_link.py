@@ -63,7 +63,7 @@ async def test_a_transport_that_is_closed_already_is_a_lost_link(link):
 async def test_a_subscription_on_a_transport_that_is_closed_already_fails(link):
     link._transport.refuses = True
 
-    [future] = link.subscription("SUBSCRIBE", [b"a"])
+    future = link.subscription("SUBSCRIBE", [b"a"])
 
     with pytest.raises(LinkLost):
         await future

@@ -354,7 +354,7 @@ def _asker(module: Any, *, sync: bool) -> Any:
             answers = []
             for client in self.sentinels:
                 try:
-                    address = client.sentinel_get_master_addr_by_name(service_name)
+                    address = client.execute_command(*_QUESTION, service_name)
                 except unreachable as error:
                     answers.append(str(error))
                 else:
@@ -371,19 +371,24 @@ def _asker(module: Any, *, sync: bool) -> Any:
             for client in self.sentinels:
                 address = None
                 try:
-                    address = await client.sentinel_get_master_addr_by_name(
-                        service_name
-                    )
+                    address = await client.execute_command(*_QUESTION, service_name)
                     answers.append("has no such primary")
                 except unreachable as error:
                     answers.append(str(error))
-                # Not in a finally clause: the loop may be gone.
+                except asyncio.CancelledError:
+                    await client.connection_pool.disconnect(inuse_connections=False)
+                    raise
+                # Not in a finally clause: when all is thrown away nobody can wait.
                 await client.connection_pool.disconnect(inuse_connections=False)
                 if address:
                     return _text(address[0]), int(address[1])
             raise module.MasterNotFoundError(_nobody_knows(service_name, answers))
 
     return Blocking if sync else Asyncio
+
+
+# Not redis-py's method for it, which in 6.x fails in asyncio.
+_QUESTION = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME")
 
 
 def _text(name: str | bytes) -> str:
@@ -454,4 +459,5 @@ def _no_cluster_retry(parts: Library) -> Host:
 
     if int(redis.__version__.partition(".")[0]) >= 6:
         return {"retry": _no_retry(parts)}
-    return {"cluster_error_retry_attempts": 0}
+    # With none, a pipeline of redis-py 5 is not even tried.
+    return {"cluster_error_retry_attempts": 1}
