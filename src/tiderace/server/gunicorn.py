@@ -9,7 +9,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if importlib.util.find_spec("uvicorn_worker"):
-    from uvicorn_worker import (  # type: ignore[import-not-found,unused-ignore]
+    from uvicorn_worker import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
         UvicornWorker as _Worker,
     )
 elif not TYPE_CHECKING:
