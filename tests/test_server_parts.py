@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import itertools
 import logging
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -534,10 +535,18 @@ def test_gunicorns_worker_serves_websockets_with_the_class():
     assert UvicornWorker.CONFIG_KWARGS["ws"] == "tiderace.server:WebSocketProtocol"
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("uvicorn_worker") is not None,
-    reason="the package is there",
-)
 def test_gunicorns_worker_says_what_it_lacks():
-    with pytest.raises(ImportError, match="pip install gunicorn uvicorn-worker"):
-        UvicornWorker()
+    # In another process, where the package is hidden from the very first import.
+    script = (
+        "import sys\n"
+        "sys.modules['uvicorn_worker'] = None\n"
+        "from tiderace.server.gunicorn import UvicornWorker\n"
+        "UvicornWorker()\n"
+    )
+
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+
+    assert run.returncode == 1
+    assert "pip install gunicorn uvicorn-worker" in run.stderr
