@@ -8,6 +8,7 @@ A block may be exempt only with a reason in a comment above it:
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import json
@@ -22,14 +23,15 @@ import time
 import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
 
+from brokers import Server
 from tiderace import conf, metrics
 from tiderace.layers.redis import RedisChannelLayer
 
@@ -145,6 +147,28 @@ def project(started_project, tmp_path):
     return shutil.copytree(started_project, tmp_path / "site")
 
 
+# The server that the pages name; it stands for the one that the tests start.
+DOCUMENTED_SERVER = "redis://localhost:6379/0"
+
+
+@pytest.fixture(scope="module")
+def layer_server():
+    """A server of these tests' own, started by the first page that needs one."""
+    with ExitStack() as stack:
+        started = functools.cache(lambda: stack.enter_context(Server()).url)
+        yield started
+
+
+def with_server(blocks: list[Block], url: Callable[[], str]) -> list[Block]:
+    """The blocks, with the address of a server that runs."""
+    return [
+        replace(block, code=block.code.replace(DOCUMENTED_SERVER, url()))
+        if DOCUMENTED_SERVER in block.code
+        else block
+        for block in blocks
+    ]
+
+
 def lay_out(blocks: list[Block], project: Path) -> None:
     """Write the blocks that are files; settings are added to, other files replaced."""
     settings = "".join(b.code for b in blocks if b.file == "mysite/settings.py")
@@ -193,8 +217,8 @@ def files_and_python_of(page: str) -> list[Block]:
 
 
 @pytest.mark.parametrize("page", sorted({block.page for block in of("python")}))
-def test_the_python_of_a_page_runs(page, project):
-    done = run_page(files_and_python_of(page), project)
+def test_the_python_of_a_page_runs(page, project, layer_server):
+    done = run_page(with_server(files_and_python_of(page), layer_server), project)
 
     assert done.returncode == 0, done.stdout + done.stderr
 
