@@ -10,6 +10,8 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from tiderace.history import Position
+
 __all__ = [
     "Broker",
     "Entry",
@@ -21,20 +23,6 @@ __all__ = [
     "Taken",
     "Wake",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A place in a subject's stream.
-
-    Offsets count up by one from 1 within an epoch; where a broker may have lost its last
-    messages, as after a failover, it leaps, so that no offset is given twice. Another
-    epoch means that the broker has lost the stream, or forgotten it since nobody used
-    it: what stood between is unknown.
-    """
-
-    epoch: str
-    offset: int
 
 
 @dataclass(frozen=True, slots=True)
