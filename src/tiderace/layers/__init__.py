@@ -14,6 +14,8 @@ from __future__ import annotations
 from tiderace import DEFAULT_CHANNEL_LAYER
 from tiderace.exceptions import ChannelFull, InvalidChannelLayerError
 from tiderace.layers.base import BaseChannelLayer, LocalDelivery
+from tiderace.layers.broker import Keep
+from tiderace.layers.listeners import Listener
 from tiderace.layers.manager import (
     ChannelLayerManager,
     channel_layers,
@@ -29,6 +31,8 @@ __all__ = [
     "ChannelLayerManager",
     "InMemoryChannelLayer",
     "InvalidChannelLayerError",
+    "Keep",
+    "Listener",
     "LocalDelivery",
     "channel_layers",
     "get_channel_layer",

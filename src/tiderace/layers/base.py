@@ -14,6 +14,9 @@ from typing import Any, ClassVar
 
 from tiderace.bridge import SyncCalls
 from tiderace.delivery.mailbox import Mailbox
+from tiderace.history import Position, Publication
+from tiderace.layers.broker import Keep
+from tiderace.layers.listeners import Listener
 from tiderace.layers.names import MAX_NAME_LENGTH
 
 __all__ = ["BaseChannelLayer", "LocalDelivery", "Message"]
@@ -301,6 +304,84 @@ class BaseChannelLayer:
             TypeError: for an illegal name.
         """
         raise NotImplementedError("group_broadcast() is not offered by this layer")
+
+    # Streams: groups with a memory (the extension "streams")
+
+    async def stream_publish(
+        self, group: str, record: Mapping[str, Any], *, keep: Keep, key: str = ""
+    ) -> Position:
+        """Append a publication to the group's stream and tell all who listen.
+
+        The group's channels get it as a message of the type ``topic.publication``, see
+        ``Publication.as_event``. What ``group_send`` and ``group_broadcast`` send to
+        the group is part of the stream as well, and kept as long.
+
+        Args:
+            group: the group; its stream begins with the first publication.
+            record: ``data``, JSON text; and optionally ``info``, JSON text about the
+                publisher, ``tags``, strings by name, ``topic``, the name it is known
+                by, and ``time``, seconds since the epoch.
+            keep: what the stream keeps from now on; a size of 0 for nothing.
+            key: one that was published under to the group in the last five minutes
+                publishes nothing again.
+
+        Returns:
+            Where the publication stands, or the first one under its key.
+
+        Raises:
+            TypeError: for an illegal name, or a record that cannot be encoded.
+            LayerUnavailable: when a broker could not be reached in time.
+        """
+        raise NotImplementedError(
+            "stream_publish() not implemented (streams extension)"
+        )
+
+    async def stream_read(
+        self,
+        group: str,
+        *,
+        keep: Keep,
+        since: Position | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> tuple[Position, list[Publication]]:
+        """The end of the group's stream, and what it still has.
+
+        Never more than the last ``keep.size`` offsets, and nothing older than
+        ``keep.seconds``, whatever else the layer happens to have.
+
+        Args:
+            group: the group; a stream begins for it if it has none.
+            keep: as it is given to ``stream_publish``.
+            since: only what comes after it; in reverse, what comes before it. An empty
+                epoch stands for any; there is nothing since a position of another.
+            limit: how many at most, counted from the beginning, or from the end in
+                reverse; None for all of them.
+            reverse: whether the newest come first.
+
+        Raises:
+            TypeError: for an illegal name.
+            LayerUnavailable: when a broker could not be reached in time.
+        """
+        raise NotImplementedError("stream_read() not implemented (streams extension)")
+
+    async def listen(self, group: str, listener: Listener) -> None:
+        """Let ``listener`` hear the group's stream, in the running event loop.
+
+        When this has returned every later publication is heard, in order.
+
+        Raises:
+            TypeError: for an illegal name.
+            LayerUnavailable: when a broker could not be reached in time.
+        """
+        raise NotImplementedError("listen() not implemented (streams extension)")
+
+    def unlisten(self, group: str, listener: Listener) -> None:
+        """Let it hear no more; nothing when it does not listen.
+
+        In the loop in which it listens it hears nothing after this has returned.
+        """
+        raise NotImplementedError("unlisten() not implemented (streams extension)")
 
 
 class LocalDelivery(ABC):

@@ -20,6 +20,7 @@ from tiderace.delivery.hub import Hub
 from tiderace.delivery.mailbox import Deadlines, Mailbox
 from tiderace.delivery.outbox import Ready
 from tiderace.layers.base import BaseChannelLayer, LocalDelivery, Message
+from tiderace.layers.listeners import Audience, Listener, Listeners
 
 __all__ = ["ENVELOPE", "TO", "Box", "LocalChannelLayer"]
 
@@ -50,7 +51,7 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
     leaves them or ends.
     """
 
-    extensions = ("groups", "flush")
+    extensions = ("groups", "flush", "streams")
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
     def _become_a_process(self) -> None:
         """Begin without channels and groups, under a name no other process has."""
         self._hub: Hub[Box] = Hub()
+        self._listeners = Listeners()
         self._mailboxes: dict[str, Box] = {}
         self._deadlines = Deadlines()
         # When channels without a consumer joined a group, the earliest first.
@@ -97,7 +99,16 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
 
         Sending needs no event loop here, and makes none.
         """
-        return SyncCalls(self, direct=("group_broadcast", "group_send", "send"))
+        return SyncCalls(
+            self,
+            direct=(
+                "group_broadcast",
+                "group_send",
+                "send",
+                "stream_publish",
+                "stream_read",
+            ),
+        )
 
     async def new_channel(self, prefix: str = "specific.") -> str:
         """A channel name that nobody else has: ``specific.<process>!<socket>``."""
@@ -125,7 +136,20 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
             if self._mailboxes.get(mailbox.name) is mailbox:
                 del self._mailboxes[mailbox.name]
 
+    def unlisten(self, group: str, listener: Listener) -> None:
+        """See ``BaseChannelLayer.unlisten``."""
+        if self._listeners.discard(group, listener):
+            self._unheard(group)
+
     # For the layers that stand on this one
+
+    def _unheard(self, group: str) -> None:
+        """Called after the group's last listener here has gone, in any thread."""
+
+    async def _tell(self, group: str, audience: Audience) -> None:
+        """Tell listeners what was put in for them; see ``Listeners.put``."""
+        if not await audience.told() and self._listeners.discard_closed(group):
+            self._unheard(group)
 
     def _left(self, group: str, channel: str, last: bool) -> None:
         """Called after a channel left a group, with whether it was the last one here.
@@ -215,6 +239,7 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
         return dict(message) if isinstance(message, dict) else message
 
     def _forget_everything(self) -> None:
+        self._listeners.clear()
         with self._lock:
             for group, members in list(self._hub.groups.items()):
                 for channel in list(members):

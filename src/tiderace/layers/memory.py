@@ -14,8 +14,12 @@ from typing import Any
 from tiderace import metrics
 from tiderace.delivery.outbox import Ready
 from tiderace.exceptions import ChannelFull
-from tiderace.layers import serializers
+from tiderace.history import Position, Publication
+from tiderace.layers import publications, serializers
 from tiderace.layers.base import Message
+from tiderace.layers.broker import Keep
+from tiderace.layers.kept import KeptStreams
+from tiderace.layers.listeners import Listener
 from tiderace.layers.local import LocalChannelLayer, refuse_unknown
 
 __all__ = ["InMemoryChannelLayer"]
@@ -60,6 +64,7 @@ class InMemoryChannelLayer(LocalChannelLayer):
             channel_capacity=channel_capacity,
             clock=clock,
         )
+        self._kept = KeptStreams(expiry)
 
     async def send(self, channel: str, message: Message) -> None:
         """Put ``message`` into ``channel``; see ``BaseChannelLayer.send``."""
@@ -128,8 +133,79 @@ class InMemoryChannelLayer(LocalChannelLayer):
             members = (
                 [box.name for box in self._hub.members(name)] if groups[1:] else ()
             )
+            if self._kept.get(name) is not None:
+                await self._append_message(name, message)
             await self._fan_out(name, message, now + self.expiry, seen)
             seen.update(members)
+
+    async def stream_publish(
+        self, group: str, record: Mapping[str, Any], *, keep: Keep, key: str = ""
+    ) -> Position:
+        """See ``BaseChannelLayer.stream_publish``."""
+        self.require_valid_group_name(group)
+        copy = serializers.decode(serializers.encode(dict(record)))
+        now = self._clock()
+        self._expire(now)
+        metrics.MESSAGES_SENT.add()
+        with self._kept.lock:
+            if key and (first := self._kept.published(group, key, now)) is not None:
+                return first
+            stream = self._kept.made(group, now)
+            stream.keep = keep
+            publication = stream.append(
+                lambda position: Publication.of_record(position, copy), now
+            )
+            audience = self._listeners.put(group, publication)
+            if key:
+                self._kept.note(group, key, publication.position, now)
+        await self._tell(group, audience)
+        if group in self.groups:
+            await self._fan_out(group, publication.as_event(), now + self.expiry)
+        return publication.position
+
+    async def _append_message(self, group: str, message: Message | Ready) -> None:
+        """Make a group message part of the group's stream, and tell who listens."""
+        now = self._clock()
+        with self._kept.lock:
+            publication = self._kept.made(group, now).append(
+                lambda position: publications.of_message(
+                    position, message, time=time.time()
+                ),
+                now,
+            )
+            audience = self._listeners.put(group, publication)
+        await self._tell(group, audience)
+
+    async def stream_read(
+        self,
+        group: str,
+        *,
+        keep: Keep,
+        since: Position | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> tuple[Position, list[Publication]]:
+        """See ``BaseChannelLayer.stream_read``."""
+        self.require_valid_group_name(group)
+        now = self._clock()
+        self._expire(now)
+        with self._kept.lock:
+            stream = self._kept.made(group, now)
+            stream.keep = stream.keep or keep
+            return stream.position, stream.read(
+                keep, since, limit, now, reverse=reverse
+            )
+
+    async def listen(self, group: str, listener: Listener) -> None:
+        """See ``BaseChannelLayer.listen``."""
+        self.require_valid_group_name(group)
+        with self._kept.lock:
+            self._kept.made(group, self._clock())
+            self._listeners.add(group, listener)
+
+    def _expire(self, now: float) -> None:
+        super()._expire(now)
+        self._kept.expire(now, self._listeners.__contains__)
 
     async def group_channels(self, group: str) -> list[str]:
         """The channels in ``group``, in the order in which they joined."""
@@ -142,8 +218,12 @@ class InMemoryChannelLayer(LocalChannelLayer):
         return len(await self.group_channels(group))
 
     async def flush(self) -> None:
-        """Forget all messages and groups; consumers keep their channels."""
+        """Forget all messages, groups and streams; consumers keep their channels.
+
+        Nobody listens to anything any more.
+        """
         self._forget_everything()
+        self._kept.clear()
 
     async def close(self) -> None:
         """Nothing to close: there is no connection."""
