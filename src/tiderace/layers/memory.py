@@ -21,6 +21,7 @@ from tiderace.layers.broker import Keep
 from tiderace.layers.kept import KeptStreams
 from tiderace.layers.listeners import Listener
 from tiderace.layers.local import LocalChannelLayer, refuse_unknown
+from tiderace.layers.presence_memory import MemoryPresenceStore
 
 __all__ = ["InMemoryChannelLayer"]
 
@@ -64,6 +65,7 @@ class InMemoryChannelLayer(LocalChannelLayer):
             channel_capacity=channel_capacity,
             clock=clock,
         )
+        self.presence = MemoryPresenceStore(clock=clock)
         self._kept = KeptStreams(expiry)
 
     async def send(self, channel: str, message: Message) -> None:
@@ -223,6 +225,7 @@ class InMemoryChannelLayer(LocalChannelLayer):
         Nobody listens to anything any more.
         """
         self._forget_everything()
+        self.presence.flush()
         self._kept.clear()
 
     async def close(self) -> None:
