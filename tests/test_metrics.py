@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from tiderace import metrics
-from tiderace.metrics import Measurement, measurements
+from tiderace.metrics import (
+    Histogram,
+    Measurement,
+    Tally,
+    histograms,
+    measurements,
+    tallies,
+)
 
 
 def test_a_measurement_begins_at_zero_and_adds_up(monkeypatch):
@@ -44,4 +51,62 @@ def test_every_measurement_is_listed_once_with_a_unit_and_a_meaning():
 def test_every_measurement_has_a_public_name():
     named = {getattr(metrics, name) for name in metrics.__all__ if name.isupper()}
 
-    assert named == set(measurements())
+    assert named == {*measurements(), *tallies(), *histograms()}
+
+
+def test_a_tally_counts_every_label_by_itself(monkeypatch):
+    monkeypatch.setattr(metrics, "_tallies", [])
+    closes = Tally("closes", "sockets", "code", "sockets that were closed")
+
+    closes.add(1000)
+    closes.add(1000)
+    closes.add("refused")
+
+    assert closes.values == {"1000": 2, "refused": 1}
+
+
+def test_a_tally_tells_a_hundred_labels_apart_and_no_more(monkeypatch):
+    """What strangers or applications may choose must not grow for ever."""
+    monkeypatch.setattr(metrics, "_tallies", [])
+    closes = Tally("closes", "sockets", "code", "sockets that were closed")
+
+    for code in range(4000, 4200):
+        closes.add(code)
+    closes.add(4000)
+
+    assert len(closes.values) == 101
+    assert (closes.values["4000"], closes.values["other"]) == (2, 100)
+
+
+def test_a_histogram_sorts_values_under_their_bounds(monkeypatch):
+    monkeypatch.setattr(metrics, "_histograms", [])
+    waves = Histogram("waves", "metres", "height of waves", (1.0, 2.0))
+
+    for height in (0.5, 1.0, 1.5, 7.0):
+        waves.observe(height)
+
+    assert waves.counts == [2, 1, 1]
+    assert (waves.count, waves.total) == (4, 10.0)
+
+
+def test_what_is_counted_shows_what_it_is(monkeypatch):
+    monkeypatch.setattr(metrics, "_tallies", [])
+    monkeypatch.setattr(metrics, "_histograms", [])
+    closes = Tally("closes", "sockets", "code", "sockets that were closed")
+    waves = Histogram("waves", "metres", "height of waves", (1.0, 2.0))
+    waves.observe(3)
+
+    assert repr(closes) == "<tally closes={} sockets>"
+    assert repr(waves) == "<histogram waves n=1 sum=3 metres>"
+
+
+def test_everything_measured_has_a_unit_a_meaning_and_a_name_of_its_own():
+    everything = [*measurements(), *tallies(), *histograms()]
+
+    assert all(each.unit and each.meaning for each in everything)
+    assert len({each.name for each in everything}) == len(everything)
+
+
+def test_bounds_ascend():
+    for each in histograms():
+        assert list(each.bounds) == sorted(set(each.bounds))

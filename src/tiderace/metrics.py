@@ -1,20 +1,28 @@
 """Every measurement of Tiderace: native counters with a name, a unit and a meaning.
 
-Counting costs one integer addition; exporters read the values when they are asked.
-It knows nothing of what it counts.
+Counting costs one integer addition, a histogram a little more; exporters read the
+values when they are asked. It knows nothing of what it counts.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 
 __all__ = [
     "BROKERS_AWAY",
+    "CLOSES_RECEIVED",
+    "CLOSES_SENT",
     "CONNECTIONS_ACCEPTED",
+    "CONNECTIONS_DRAINED",
     "CONNECTIONS_OPEN",
+    "CONNECTION_DURATION",
     "CONSUMER_ERRORS",
+    "DRAIN_REFUSALS",
+    "FAN_OUT_DURATION",
     "GAPS_FILLED",
     "GAPS_LOST",
+    "HANDLER_DURATION",
     "LAYER_INTERRUPTIONS",
     "MESSAGES_DELIVERED",
     "MESSAGES_DROPPED_EXPIRED",
@@ -22,14 +30,26 @@ __all__ = [
     "MESSAGES_DROPPED_UNHANDLED",
     "MESSAGES_SENT",
     "ORIGINS_REFUSED",
+    "PUBLISH_DURATION",
     "ROUTES_NOT_FOUND",
     "SENDS_AFTER_CLOSE",
     "SLOW_CLIENTS",
+    "Histogram",
     "Measurement",
+    "Tally",
+    "histograms",
     "measurements",
+    "tallies",
 ]
 
 _all: list[Measurement] = []
+_tallies: list[Tally] = []
+_histograms: list[Histogram] = []
+
+# Labels one tally tells apart. Applications choose close codes as they like, and a
+# series per code for ever would be a leak here and in whatever stores it.
+_LABELS = 100
+OTHER = "other"
 
 
 class Measurement:
@@ -58,9 +78,85 @@ class Measurement:
         return f"<{self.kind} {self.name}={self.value} {self.unit}>"
 
 
+class Tally:
+    """A counter that is kept apart by one label, such as a close code.
+
+    It tells a hundred labels apart; what comes after them is counted as ``other``.
+    """
+
+    __slots__ = ("label", "meaning", "name", "unit", "values")
+
+    def __init__(self, name: str, unit: str, label: str, meaning: str) -> None:
+        self.name = name
+        self.unit = unit
+        self.label = label
+        self.meaning = meaning
+        self.values: dict[str, int] = {}
+        _tallies.append(self)
+
+    def add(self, value: object) -> None:
+        """Count one more of ``value``, told apart by what it is as text."""
+        values = self.values
+        text = str(value)
+        if text not in values and len(values) >= _LABELS:
+            text = OTHER
+        values[text] = values.get(text, 0) + 1
+
+    def __repr__(self) -> str:
+        return f"<tally {self.name}={self.values} {self.unit}>"
+
+
+class Histogram:
+    """How often a value lay within fixed bounds since the process started.
+
+    Args:
+        name: what it is exported as.
+        unit: of the values and the bounds.
+        meaning: one phrase.
+        bounds: the upper bounds, ascending; a value on a bound lies below it, and
+            ``counts`` has one more place for what lies above the last one.
+    """
+
+    __slots__ = ("bounds", "counts", "meaning", "name", "total", "unit")
+
+    def __init__(
+        self, name: str, unit: str, meaning: str, bounds: tuple[float, ...]
+    ) -> None:
+        self.name = name
+        self.unit = unit
+        self.meaning = meaning
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+        _histograms.append(self)
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    @property
+    def count(self) -> int:
+        """How many values there were."""
+        return sum(self.counts)
+
+    def __repr__(self) -> str:
+        return f"<histogram {self.name} n={self.count} sum={self.total:g} {self.unit}>"
+
+
 def measurements() -> Iterator[Measurement]:
-    """All measurements, in the order in which they are declared below."""
+    """All counters and gauges, in the order in which they are declared below."""
     return iter(_all)
+
+
+def tallies() -> Iterator[Tally]:
+    """All counters with a label."""
+    return iter(_tallies)
+
+
+def histograms() -> Iterator[Histogram]:
+    """All histograms."""
+    return iter(_histograms)
 
 
 CONNECTIONS_ACCEPTED = Measurement(
@@ -110,4 +206,66 @@ ROUTES_NOT_FOUND = Measurement(
 )
 ORIGINS_REFUSED = Measurement(
     "origins_refused", "connections", "sockets refused because of their Origin"
+)
+CONNECTIONS_DRAINED = Measurement(
+    "connections_drained", "connections", "connections asked to end by a drain"
+)
+DRAIN_REFUSALS = Measurement(
+    "drain_refusals", "connections", "sockets refused because of a drain"
+)
+
+CLOSES_SENT = Tally(
+    "closes_sent",
+    "connections",
+    "code",
+    "sockets that the application closed, by close code; refused for a handshake",
+)
+CLOSES_RECEIVED = Tally(
+    "closes_received", "connections", "code", "sockets that a client left, by its code"
+)
+
+# From a tenth of what a handler costs to what nobody waits for.
+_MOMENTS = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    10.0,
+)
+# A page that is looked at, a meeting, a working day, and tabs that stay open.
+_VISITS = (1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0)
+
+HANDLER_DURATION = Histogram(
+    "handler_duration",
+    "seconds",
+    "how long handlers of client events took, and one in 64 of group messages",
+    _MOMENTS,
+)
+FAN_OUT_DURATION = Histogram(
+    "fan_out_duration",
+    "seconds",
+    "from a group message's first mailbox in this process to its last",
+    _MOMENTS,
+)
+PUBLISH_DURATION = Histogram(
+    "publish_duration",
+    "seconds",
+    "how long a broker took to accept a group message",
+    _MOMENTS,
+)
+CONNECTION_DURATION = Histogram(
+    "connection_duration",
+    "seconds",
+    "how long connections lasted, counted when they end",
+    _VISITS,
 )

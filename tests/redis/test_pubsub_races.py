@@ -35,6 +35,7 @@ class FakeBroker:
         self.queues = {}
         self.wanted = set()
         self.announced = {}
+        self.reported = {}
         self.calls = []
         self.gates = {}
         self.errors = {}
@@ -114,6 +115,16 @@ class FakeBroker:
         await self._verb("take", queue)
         waiting = self.queues.get(queue)
         return Taken(queue, b"token", waiting.pop(0)) if waiting else None
+
+    async def report(self, process, data, *, lease):
+        await self._verb("report", process)
+        self.reported[process] = data
+        if process in self.wanted and not self.mute:
+            self.arriving.put_nowait([Wake(process)])
+
+    async def reports(self):
+        await self._verb("reports")
+        return list(self.reported.values())
 
     async def confirm(self, taken):
         await self._verb("confirm", taken.queue)

@@ -18,6 +18,7 @@ from tiderace.history import Position, Publication
 from tiderace.layers.broker import Keep
 from tiderace.layers.listeners import Listener
 from tiderace.layers.names import MAX_NAME_LENGTH
+from tiderace.layers.stats import LayerStats
 
 __all__ = ["BaseChannelLayer", "LocalDelivery", "Message"]
 
@@ -277,6 +278,24 @@ class BaseChannelLayer:
         ``metrics.MESSAGES_DROPPED_FULL`` and logged once a minute per channel.
         """
         raise NotImplementedError("group_send() not implemented (groups extension)")
+
+    async def stats(self, *, fleet: bool = False, top: int = 10) -> LayerStats:
+        """What the layer is doing: connections, groups, rates, drops, lag, memory.
+
+        Of this process by default: read from counters that are kept anyway, so it may
+        be called every second. ``layer.sync.stats()`` is the same for sync code.
+
+        Args:
+            fleet: of every process that listens, from what each has told the broker
+                in the last seconds; one call of the broker. A process that was killed
+                stays until its lease ends, its ``age`` growing. Processes that only
+                send are not among them. Without a broker it is this process.
+            top: the groups whose members are told; the largest.
+
+        Raises:
+            LayerUnavailable: when ``fleet`` is asked of a broker that is away.
+        """
+        raise NotImplementedError("stats() is not offered by this layer")
 
     async def group_broadcast(
         self,

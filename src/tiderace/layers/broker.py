@@ -168,6 +168,16 @@ class Broker(Protocol):
     async def count(self, subject: str) -> int:
         """How many ``present`` would return."""
 
+    async def report(self, process: str, data: bytes, *, lease: float) -> None:
+        """Keep ``data`` about ``process`` for a lease, which says that it lives.
+
+        Whoever has subscribed to the queue named ``process`` is woken by it: the
+        process itself, which sees how long the way takes.
+        """
+
+    async def reports(self) -> list[bytes]:
+        """What is kept about the processes that live."""
+
     async def subscribe(
         self, subjects: Collection[str], queues: Collection[str] = ()
     ) -> None:

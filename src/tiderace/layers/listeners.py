@@ -11,10 +11,12 @@ import asyncio
 import contextvars
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Protocol
 
+from tiderace import metrics
 from tiderace.history import Publication
 
 __all__ = ["Audience", "Listener", "Listeners"]
@@ -162,6 +164,7 @@ class _Crowd:
 
     def _tell(self, some: list[Listener]) -> None:
         group, item, left = self.group, self._item[1], self._left
+        begun = time.perf_counter()
         for each in some:
             if left and each.name in left:
                 continue
@@ -173,6 +176,8 @@ class _Crowd:
             except Exception:
                 # The others must hear it all the same.
                 logger.exception("a listener to %s failed", group)
+        metrics.FAN_OUT_DURATION.observe(time.perf_counter() - begun)
+        metrics.MESSAGES_DELIVERED.add(len(some))
 
 
 class Audience:
@@ -220,6 +225,10 @@ class Listeners:
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._crowds))
+
+    def count(self, group: str) -> int:
+        """How many listen to ``group``."""
+        return sum(len(crowd.members) for crowd in self._crowds.get(group, ()))
 
     def add(self, group: str, listener: Listener) -> None:
         """Let ``listener`` hear ``group`` in the running event loop."""

@@ -21,6 +21,7 @@ from tiderace.delivery.mailbox import Deadlines, Mailbox
 from tiderace.delivery.outbox import Ready
 from tiderace.layers.base import BaseChannelLayer, LocalDelivery, Message
 from tiderace.layers.listeners import Audience, Listener, Listeners
+from tiderace.layers.stats import LayerStats, Pace, ProcessStats, process_stats
 
 __all__ = ["ENVELOPE", "TO", "Box", "LocalChannelLayer"]
 
@@ -78,6 +79,8 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
         self._joined: dict[tuple[str, str], float] = {}
         self._lock = threading.RLock()
         self._process = secrets.token_hex(16)
+        self._started = time.time()
+        self._pace = Pace(self._clock)
 
     @property
     def channels(self) -> dict[str, Box]:
@@ -109,6 +112,30 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
                 "stream_read",
             ),
         )
+
+    async def stats(self, *, fleet: bool = False, top: int = 10) -> LayerStats:
+        """See ``BaseChannelLayer.stats``."""
+        return LayerStats((self._stats_here(top),))
+
+    def _stats_here(
+        self, top: int, lag: float | None = None, round_trip: float | None = None
+    ) -> ProcessStats:
+        return process_stats(
+            process=self._process,
+            started=self._started,
+            ready=self.ready,
+            channels=len(self._mailboxes),
+            groups=list(dict.fromkeys((*self.groups, *self._listeners))),
+            size=self._size,
+            pace=self._pace,
+            top=top,
+            lag=lag,
+            round_trip=round_trip,
+        )
+
+    def _size(self, group: str) -> int:
+        """Members and listeners of ``group`` in this process."""
+        return len(self.groups.get(group, ())) + self._listeners.count(group)
 
     async def new_channel(self, prefix: str = "specific.") -> str:
         """A channel name that nobody else has: ``specific.<process>!<socket>``."""
@@ -209,6 +236,7 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
         receivers = self._hub.members(group)
         if excluded:
             receivers = [each for each in receivers if each.name not in excluded]
+        begun = time.perf_counter()
         size = _READY_SLICE if isinstance(message, Ready) else _SLICE
         for start in range(0, len(receivers), size):
             if start:
@@ -218,6 +246,7 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
             metrics.MESSAGES_DELIVERED.add(len(some) - len(refused))
             for box in refused:
                 self._report_drop(group, box)
+        metrics.FAN_OUT_DURATION.observe(time.perf_counter() - begun)
 
     async def _read(self, channel: str) -> Message:
         """The next message in a mailbox of this process."""

@@ -17,12 +17,15 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
+import msgspec
+
 from tiderace import metrics
 from tiderace.delivery.outbox import Ready
 from tiderace.exceptions import ChannelFull, LayerUnavailable
 from tiderace.layers.base import Message
 from tiderace.layers.broker import Broker, Keep, Live, Taken, Wake
 from tiderace.layers.local import ENVELOPE, TO, Box, LocalChannelLayer
+from tiderace.layers.stats import LayerStats, ProcessStats
 from tiderace.layers.streams import Stream, Streams
 
 __all__ = ["PubSubLayer"]
@@ -36,6 +39,9 @@ _TAKE_LEASE = 10.0  # seconds in which a taken message must be confirmed
 _YIELD_EVERY = 32  # messages, after which the consumers get their turn
 _RETRY = 1.0  # seconds until what a broker has refused is tried again
 _UNTIDY = 100  # things left behind, in a process that hears no broker
+_REPORT = 2.0  # seconds between two reports of a process about itself
+_REPORT_SHARE = 200  # times as long as making a report took, at least, lie between two
+_TOP = 20  # groups whose members are in a report
 
 
 class _Place(NamedTuple):
@@ -124,6 +130,12 @@ class PubSubLayer(LocalChannelLayer):
         self._renewed: dict[int, float] = {}
         self._gap_logged_at = float("-inf")
         self._gaps_not_logged = 0
+        # When this process last told about itself, and when it may again; how long that,
+        # or the last group message, took to be accepted, and to be heard here.
+        self._reported = float("-inf")
+        self._report_due = float("-inf")
+        self._round_trip: float | None = None
+        self._lag: float | None = None
 
     # To be answered by the layer for a technology
 
@@ -295,9 +307,12 @@ class PubSubLayer(LocalChannelLayer):
         metrics.MESSAGES_SENT.add()
         queues: dict[str, None] = {}
         for name in groups:
+            begun = time.perf_counter()
             published = await self._broker(name).publish(
                 name, data, keep=self._keep, members_age=self.group_expiry
             )
+            self._round_trip = time.perf_counter() - begun
+            metrics.PUBLISH_DURATION.observe(self._round_trip)
             queues.update(dict.fromkeys(published.members))
         return queues
 
@@ -367,6 +382,38 @@ class PubSubLayer(LocalChannelLayer):
         """
         self._check_fork()
         return not self._serving or all(broker.hearing for broker in self._brokers)
+
+    # What is happening
+
+    async def stats(self, *, fleet: bool = False, top: int = 10) -> LayerStats:
+        """See ``BaseChannelLayer.stats``."""
+        self._check_fork()
+        here = self._stats_here(top, self._lag, self._round_trip)
+        if not fleet:
+            return LayerStats((here,))
+        processes = {}
+        for broker in self._brokers:
+            for data in await broker.reports():
+                with contextlib.suppress(msgspec.DecodeError):  # of another release
+                    report = msgspec.json.decode(data, type=ProcessStats)
+                    processes[report.process] = report
+        if self._serving:
+            # What it knows of itself is newer than what it has told.
+            processes[self._process] = here
+        order = sorted(processes.values(), key=lambda each: (each.host, each.started))
+        return LayerStats(tuple(order))
+
+    async def _report(self, broker: Broker) -> None:
+        """Tell the broker how this process is."""
+        begun = time.perf_counter()
+        report = msgspec.json.encode(
+            self._stats_here(_TOP, self._lag, self._round_trip)
+        )
+        took = time.perf_counter() - begun
+        self._reported = self._clock()
+        self._report_due = self._reported + max(_REPORT, took * _REPORT_SHARE)
+        await broker.report(self._process, report, lease=self._lease)
+        self._round_trip = self._clock() - self._reported
 
     # Names
 
@@ -671,7 +718,7 @@ class PubSubLayer(LocalChannelLayer):
     ) -> None:
         """Hand what arrives to the mailboxes of this process."""
         if self._index(self._inbox_here) == index:
-            await broker.subscribe([self._inbox_here])
+            await broker.subscribe([self._inbox_here], [self._process])
         handled = 0
         async with contextlib.aclosing(broker.messages()) as batches:
             async for batch in batches:
@@ -681,7 +728,10 @@ class PubSubLayer(LocalChannelLayer):
                     if isinstance(item, Live):
                         await self._streams.heard(item)
                     elif isinstance(item, Wake):
-                        self._wake_takers(item.queue)
+                        if item.queue == self._process:
+                            self._lag = self._clock() - self._reported
+                        else:
+                            self._wake_takers(item.queue)
                     else:
                         self._interrupted(index, broker)
                     handled += 1
@@ -712,6 +762,11 @@ class PubSubLayer(LocalChannelLayer):
                 await self._stop_hearing(index, broker)
                 if self._clock() - self._renewed[index] >= self._lease / 3:
                     await self._renew(index, broker)
+                if (
+                    self._index(self._inbox_here) == index
+                    and self._clock() >= self._report_due
+                ):
+                    await self._report(broker)
                 failing = False
             except Exception as error:
                 if not failing:

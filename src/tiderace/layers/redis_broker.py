@@ -12,6 +12,7 @@ Keys (``P`` is the layer's prefix, ``G`` a group, ``Q`` a queue; all expire):
 ``P:queue:Q:taken``         messages being taken by a process; a lease longer
 ``P:processes``             processes by their last sign of life; a lease
 ``P:members:PROCESS:G``     channels of one process in the group; a lease
+``P:queue:PROCESS:stats``   what the process says about itself; a lease
 ==========================  ==========================================================
 """
 
@@ -115,6 +116,7 @@ _SCRIPTS = {
         "publish",
         "push",
         "renew",
+        "report",
         "since",
         "take",
     )
@@ -534,6 +536,7 @@ class RedisBroker:
             await self._command("UNLINK", *keys)
 
         await self._in_portions(retire_some, list(subjects))
+        await self._command("UNLINK", self._stats_key(process))
         await self._command("ZREM", self._processes, process)
 
     async def _in_portions(
@@ -586,6 +589,36 @@ class RedisBroker:
 
         living: list[bytes] = await self._until_done(attempt)
         return living
+
+    async def report(self, process: str, data: bytes, *, lease: float) -> None:
+        """See ``Broker.report``."""
+        milliseconds = int(lease * 1000)
+        await self._script_until_done(
+            "report",
+            [self._stats_key(process)],
+            [
+                self._channel("queue", process),
+                data,
+                milliseconds,
+                self._publishing,
+            ],
+        )
+        await self._beat(process, lease)
+
+    async def reports(self) -> list[bytes]:
+        """See ``Broker.reports``."""
+        living = await self._beat("", 0)
+        kept: list[bytes | None] = await asyncio.gather(
+            *(
+                self._command("GET", self._stats_key(process.decode()))
+                for process in living
+            )
+        )
+        return [data for data in kept if data is not None]
+
+    def _stats_key(self, process: str) -> str:
+        # In the slot of the pub/sub channel that goes with it.
+        return f"{self._queue(process)}:stats"
 
     # Reading
 

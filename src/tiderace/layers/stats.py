@@ -1,0 +1,279 @@
+"""What a layer is doing, as numbers: of this process, or of every process that serves.
+
+They are read from the counters that are kept anyway, so asking once a second costs
+nothing that shows. It knows no layer, broker or group, only what it is told of them.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tiderace import metrics
+
+__all__ = ["LayerStats", "Pace", "ProcessStats", "process_stats"]
+
+# Seconds over which the number of messages per second is taken.
+_WINDOW = 5.0
+# More often than this the pace is not noted, however often it is asked for.
+_STEP = 0.5
+
+# Groups that are looked at for the largest ones, the oldest first: with a group per user
+# of a big site, looking at all of them would hold the event loop up.
+_LOOKED_AT = 20_000
+
+_MEMORY = Path("/proc/self/statm")
+
+
+class ProcessStats(msgspec.Struct, frozen=True):
+    """One process. Its groups and channels are those of the layer that was asked.
+
+    Counters and rates are those of the process, over all its layers.
+    """
+
+    process: str
+    """The layer's name for the process, as channel names have it."""
+    host: str
+    pid: int
+    started: float
+    """When it began, in seconds since 1970."""
+    at: float
+    """When these numbers were true, in seconds since 1970."""
+    ready: bool
+    """Whether it hears its broker, or needs none; see ``layer.ready``."""
+    connections: int
+    """Consumers being served."""
+    channels: int
+    """Channels that somebody reads, or that hold something to be read."""
+    groups: int
+    """Groups with a member in it."""
+    members: dict[str, int]
+    """Members in this process by group, of the largest groups alone.
+
+    With more than 20,000 groups, the largest of the 20,000 oldest."""
+    sent: int
+    """Messages handed to layers since it began."""
+    delivered: int
+    """Messages put into mailboxes since it began."""
+    sent_per_second: float
+    delivered_per_second: float
+    dropped: dict[str, int]
+    """Messages dropped since it began, by reason: ``full``, ``expired``, ``unhandled``;
+    and ``lost``, how many times a group's messages could not be fetched any more."""
+    slow_clients: int
+    """Sockets closed since it began because their client read too slowly."""
+    errors: int
+    """Exceptions that handlers let out since it began."""
+    lag: float | None = None
+    """Seconds a message now takes over the broker to this process, its event loop
+    included; None without a broker and before the first measurement."""
+    round_trip: float | None = None
+    """Seconds the broker took to accept the last group message or sign of life."""
+    memory: int | None = None
+    """Resident bytes; None where the system does not say (it is read from /proc)."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since these numbers were true, by this machine's clock."""
+        return max(0.0, time.time() - self.at)
+
+
+class LayerStats(msgspec.Struct, frozen=True):
+    """What ``layer.stats()`` returns: the processes, and their numbers taken together."""
+
+    processes: tuple[ProcessStats, ...]
+
+    @property
+    def connections(self) -> int:
+        """Consumers being served."""
+        return sum(each.connections for each in self.processes)
+
+    @property
+    def channels(self) -> int:
+        """Channels that somebody reads, or that hold something to be read."""
+        return sum(each.channels for each in self.processes)
+
+    @property
+    def groups(self) -> int:
+        """Groups with a member; one with members in two processes counts in both."""
+        return sum(each.groups for each in self.processes)
+
+    @property
+    def members(self) -> dict[str, int]:
+        """Members by group, the largest first; of a fleet a lower bound.
+
+        Each process names only its largest groups; ``group_count`` is exact.
+        """
+        together: Counter[str] = Counter()
+        for each in self.processes:
+            together.update(each.members)
+        return dict(together.most_common())
+
+    @property
+    def sent_per_second(self) -> float:
+        """Messages handed to layers per second, over the last seconds."""
+        return sum(each.sent_per_second for each in self.processes)
+
+    @property
+    def delivered_per_second(self) -> float:
+        """Messages put into mailboxes per second, over the last seconds."""
+        return sum(each.delivered_per_second for each in self.processes)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Messages dropped since the processes began, by reason."""
+        together: Counter[str] = Counter()
+        for each in self.processes:
+            together.update(each.dropped)
+        return dict(together)
+
+    @property
+    def slow_clients(self) -> int:
+        """Sockets closed because their client read too slowly."""
+        return sum(each.slow_clients for each in self.processes)
+
+    @property
+    def errors(self) -> int:
+        """Exceptions that handlers let out."""
+        return sum(each.errors for each in self.processes)
+
+    @property
+    def lag(self) -> float | None:
+        """The largest lag of any process."""
+        return _largest(each.lag for each in self.processes)
+
+    @property
+    def round_trip(self) -> float | None:
+        """The longest round trip to the broker of any process."""
+        return _largest(each.round_trip for each in self.processes)
+
+    @property
+    def memory(self) -> int | None:
+        """Resident bytes of those processes whose system says them."""
+        known = [each.memory for each in self.processes if each.memory is not None]
+        return sum(known) if known else None
+
+    @property
+    def ready(self) -> bool:
+        """Whether every process hears its broker."""
+        return all(each.ready for each in self.processes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain data, which JSON can say."""
+        together = {
+            name: getattr(self, name)
+            for name in (
+                "ready",
+                "connections",
+                "channels",
+                "groups",
+                "members",
+                "sent_per_second",
+                "delivered_per_second",
+                "dropped",
+                "slow_clients",
+                "errors",
+                "lag",
+                "round_trip",
+                "memory",
+            )
+        }
+        return {**together, "processes": msgspec.to_builtins(self.processes)}
+
+
+class Pace:
+    """How many messages a second were sent and delivered, over the last seconds.
+
+    It notes the counters whenever it is asked. Asked for the first time it answers for
+    the whole time since it was made; asked regularly, for about five seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._noted = deque([self._note()])
+
+    def per_second(self) -> tuple[float, float]:
+        """Messages sent and delivered per second."""
+        now, sent, delivered = note = self._note()
+        noted = self._noted
+        while len(noted) > 1 and noted[1][0] <= now - _WINDOW:
+            noted.popleft()
+        since, sent_then, delivered_then = noted[0]
+        if now - noted[-1][0] >= _STEP:
+            noted.append(note)
+        # Right after the beginning one message would be thousands a second.
+        seconds = max(now - since, _STEP)
+        return (sent - sent_then) / seconds, (delivered - delivered_then) / seconds
+
+    def _note(self) -> tuple[float, int, int]:
+        return (
+            self._clock(),
+            metrics.MESSAGES_SENT.value,
+            metrics.MESSAGES_DELIVERED.value,
+        )
+
+
+def process_stats(
+    *,
+    process: str,
+    started: float,
+    ready: bool,
+    channels: int,
+    groups: Sequence[str],
+    size: Callable[[str], int],
+    pace: Pace,
+    top: int,
+    lag: float | None = None,
+    round_trip: float | None = None,
+) -> ProcessStats:
+    """The numbers of this process, ``top`` of its largest groups by name among them."""
+    sizes = ((size(name), name) for name in groups[:_LOOKED_AT])
+    sent_per_second, delivered_per_second = pace.per_second()
+    return ProcessStats(
+        process=process,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started=started,
+        at=time.time(),
+        ready=ready,
+        connections=metrics.CONNECTIONS_OPEN.value,
+        channels=channels,
+        groups=len(groups),
+        members={name: number for number, name in heapq.nlargest(top, sizes)},
+        sent=metrics.MESSAGES_SENT.value,
+        delivered=metrics.MESSAGES_DELIVERED.value,
+        sent_per_second=round(sent_per_second, 3),
+        delivered_per_second=round(delivered_per_second, 3),
+        dropped={
+            "full": metrics.MESSAGES_DROPPED_FULL.value,
+            "expired": metrics.MESSAGES_DROPPED_EXPIRED.value,
+            "unhandled": metrics.MESSAGES_DROPPED_UNHANDLED.value,
+            "lost": metrics.GAPS_LOST.value,
+        },
+        slow_clients=metrics.SLOW_CLIENTS.value,
+        errors=metrics.CONSUMER_ERRORS.value,
+        lag=lag,
+        round_trip=round_trip,
+        memory=_resident_bytes(),
+    )
+
+
+def _resident_bytes() -> int | None:
+    try:
+        pages = _MEMORY.read_text("ascii").split()[1]
+    except (OSError, ValueError, IndexError):
+        return None
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _largest(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known) if known else None
