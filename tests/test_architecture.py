@@ -104,6 +104,7 @@ KEPT_IN: dict[str, tuple[str, ...]] = {
         "tiderace.layers.redis_reader",
     ),
     "cryptography": ("tiderace.layers.formats",),
+    "jwt": ("tiderace.security.keys",),
 }
 
 # A drawer has no sentence that says what belongs in it.
@@ -114,6 +115,7 @@ DRAWERS = {"utils", "util", "helpers", "common", "core", "interfaces", "misc"}
 # modules below it. An entry that is no longer needed fails the suite.
 NO_REDIS = "without the extra `redis` the sentence that names it must be reached"
 NO_CRYPTOGRAPHY = "without the extra `crypto` everything but encryption must work"
+NO_PYJWT = "without the extra `jwt` everything but such tokens must work"
 NO_UVICORN = "without the extra `server` everything else must work"
 APPS = "models need the app registry"
 SETTINGS = "it is read without Django's settings too"
@@ -129,6 +131,7 @@ INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace.layers.formats", "cryptography"): NO_CRYPTOGRAPHY,
     ("tiderace.layers.hosts", "redis"): NO_REDIS,
     ("tiderace.layers.redis_options", "redis"): NO_REDIS,
+    ("tiderace.security.keys", "jwt"): NO_PYJWT,
     ("tiderace.management.commands.runserver", "tiderace.server"): NO_UVICORN,
     ("tiderace.testing.live", "tiderace.server"): NO_UVICORN,
     ("tiderace.server", "tiderace.server.protocol"): NO_UVICORN,

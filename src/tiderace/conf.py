@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 __all__ = [
     "Settings",
+    "TokenKey",
     "UnknownSetting",
     "configured",
     "current",
@@ -25,6 +26,25 @@ __all__ = [
 
 class UnknownSetting(ValueError):
     """``TIDERACE`` holds a key that is no setting, or a value of the wrong type."""
+
+
+class TokenKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One entry of ``TIDERACE["TOKEN_KEYS"]``; its text shows no secret."""
+
+    algorithm: Literal["HS256", "RS256", "ES256"]
+    """The only algorithm this key is used with, whatever a token claims."""
+
+    key: str = ""
+    """What checks: the shared secret of HS256, else the public key as PEM."""
+
+    private_key: str = ""
+    """What signs with RS256 and ES256, as PEM; left out where tokens are only checked."""
+
+    id: str = ""
+    """The ``kid`` of tokens signed with it. A token that names one needs that key."""
+
+    def __repr__(self) -> str:
+        return f"<TokenKey {self.algorithm} {self.id!r}>"
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="upper"):
@@ -50,6 +70,38 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
 
     drop_log_interval: float = 60.0
     """Seconds between two log lines about messages that one socket lost."""
+
+    drain_seconds: float | None = None
+    """Seconds over which a process that stops closes its sockets; 0 is all at once.
+
+    None: 20, long enough for the clients of a full process to come back elsewhere one
+    by one, and 0 while ``DEBUG`` is on.
+    """
+
+    drain_grace: float = 5.0
+    """Seconds that handlers then have to finish, before their connections are cut.
+
+    20 and 5 end within the 30 s that gunicorn and Kubernetes wait by default.
+    """
+
+    token_keys: tuple[TokenKey, ...] = ()
+    """Keys of the JSON Web Tokens: the first that can sign does, all of them check.
+
+    Empty: one HS256 key made of ``SECRET_KEY``, and of ``SECRET_KEY_FALLBACKS`` for
+    checking.
+    """
+
+    token_audience: str | None = None
+    """The ``aud`` that tokens are made with and must have; None: they must have none."""
+
+    token_issuer: str | None = None
+    """The ``iss`` that tokens are made with and must have; None: any."""
+
+    token_leeway: float = 5.0
+    """Seconds by which the clock of who made a token may differ from ours."""
+
+    ticket_cache: str = "default"
+    """The alias in ``CACHES`` that remembers which one-time tickets were used."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -15,6 +15,8 @@ Errors::
     UnknownMessageType                no handler for a message's type (a ValueError)
     RequestAborted
     └── RequestTimeout
+    TokenInvalid                      a token or ticket proves nothing (a ValueError)
+    └── TokenExpired
 
 The names and bases are those of ``channels.exceptions``, so that ``except``
 clauses written for Channels keep catching what they caught.
@@ -30,6 +32,8 @@ __all__ = [
     "RequestAborted",
     "RequestTimeout",
     "StopConsumer",
+    "TokenExpired",
+    "TokenInvalid",
     "UnknownMessageType",
 ]
 
@@ -72,3 +76,15 @@ class UnknownMessageType(ValueError):
 
 class LayerUnavailable(ConnectionError):
     """A channel layer could not reach its broker within its publish timeout."""
+
+
+class TokenInvalid(ValueError):
+    """A token, ticket or signed name proves nothing.
+
+    Its text is the reason, for the log; it never holds the token, and is not for the
+    client, who is told no more than that he may not.
+    """
+
+
+class TokenExpired(TokenInvalid):
+    """A token was good and is too old; the client may fetch another."""

@@ -1,0 +1,86 @@
+"""A connection's handshake with the attributes of a request, for rules that want one.
+
+It knows scopes and Django's header names; it is no Django request, reads no body, and
+imports nothing of Django REST Framework.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from django.http import QueryDict
+from django.http.request import HttpHeaders
+
+from tiderace.asgi import Scope
+
+__all__ = ["HandshakeRequest"]
+
+
+class HandshakeRequest:
+    """What is known of a client since it connected, by the names of a request.
+
+    Attributes:
+        user: the connection's user.
+        auth: what an outer middleware left in ``scope["auth"]``, else None.
+        method: ``"GET"`` for what only reads, ``"POST"`` for publishing.
+        path: where the client connected.
+        data: empty; nothing was posted.
+    """
+
+    def __init__(self, scope: Scope, user: Any, method: str) -> None:
+        self.scope = scope
+        self.user = user
+        self.auth = scope.get("auth")
+        self.method = method
+        self.path: str = scope.get("path", "")
+        self.data: dict[str, Any] = {}
+
+    @cached_property
+    def META(self) -> dict[str, Any]:  # noqa: N802 (Django's name)
+        """Headers and addresses as WSGI names them."""
+        meta: dict[str, Any] = {
+            "REQUEST_METHOD": self.method,
+            "QUERY_STRING": self._query,
+            "PATH_INFO": self.path,
+        }
+        if client := self.scope.get("client"):
+            meta["REMOTE_ADDR"], meta["REMOTE_PORT"] = client[0], client[1]
+        if server := self.scope.get("server"):
+            meta["SERVER_NAME"], meta["SERVER_PORT"] = server[0], str(server[1])
+        for name, value in self.scope.get("headers", ()):
+            key = name.decode("latin1").upper().replace("-", "_")
+            if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+                key = f"HTTP_{key}"
+            text = value.decode("latin1")
+            meta[key] = f"{meta[key]},{text}" if key in meta else text
+        return meta
+
+    @cached_property
+    def headers(self) -> HttpHeaders:
+        """The handshake's headers, in any case."""
+        return HttpHeaders(self.META)
+
+    @cached_property
+    def query_params(self) -> QueryDict:
+        """The handshake's query string."""
+        return QueryDict(self._query)
+
+    @property
+    def GET(self) -> QueryDict:  # noqa: N802 (Django's name)
+        """``query_params`` by Django's name."""
+        return self.query_params
+
+    @property
+    def COOKIES(self) -> dict[str, str]:  # noqa: N802 (Django's name)
+        """The handshake's cookies, where ``CookieMiddleware`` has read them."""
+        return dict(self.scope.get("cookies") or {})
+
+    @property
+    def session(self) -> Any:
+        """The session, where ``SessionMiddleware`` has found one, else None."""
+        return self.scope.get("session")
+
+    @property
+    def _query(self) -> str:
+        return bytes(self.scope.get("query_string") or b"").decode("latin1")
