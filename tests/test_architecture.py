@@ -35,7 +35,7 @@ FLOORS: list[dict[str, set[str]]] = [
         }
     },
     {
-        "porch": {"routing", "sessions", "auth", "security", "lifespan"},
+        "porch": {"routing", "sessions", "auth", "security", "lifespan", "drain"},
         "protocol": {"protocol"},
         "delivery": {"delivery"},
     },

@@ -16,6 +16,7 @@ import msgspec
 __all__ = [
     "Settings",
     "TokenKey",
+    "TopicSettings",
     "UnknownSetting",
     "configured",
     "current",
@@ -47,6 +48,50 @@ class TokenKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"<TokenKey {self.algorithm} {self.id!r}>"
 
 
+class TopicSettings(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="upper"
+):
+    """The values of ``TIDERACE["TOPICS"]``: what a topic client may do, and how often."""
+
+    anonymous: bool = True
+    """Whether somebody who has not logged in may connect; each topic decides for itself
+    who may subscribe."""
+
+    users: Literal["database", "claims"] = "database"
+    """Where the user of a token is found: in the database, or in the token alone."""
+
+    ping: float = 25.0
+    """Seconds between two pings; below the idle timeouts of common proxies."""
+
+    pong_timeout: float = 10.0
+    """Seconds a client has for answering a ping, before it is closed with 3012."""
+
+    connect_timeout: float = 15.0
+    """Seconds until a client must have said who it is, before it is closed with 3502."""
+
+    call_timeout: float = 30.0
+    """Seconds an RPC method may take."""
+
+    frame_size: int = 65_536
+    """Bytes of one message from a client; longer ones close it with 1009."""
+
+    subscriptions: int = 128
+    """Topics that one connection may hear."""
+
+    name_length: int = 255
+    """Characters of a topic's name."""
+
+    commands: str = "200/s"
+    """Commands of one connection; beyond it they are refused with 111."""
+
+    recovered: int = 300
+    """Publications that are brought back at the most; who missed more reloads."""
+
+    connects: str | None = "1000/s"
+    """Clients that one process lets in; the others are refused with 111 and come again.
+    About what a processor core can greet. None: any number."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="upper"):
     """The values of ``TIDERACE`` (upper-case keys there), each with its default."""
 
@@ -70,6 +115,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
 
     drop_log_interval: float = 60.0
     """Seconds between two log lines about messages that one socket lost."""
+
+    topics: TopicSettings = TopicSettings()
+    """Limits of topic clients; see ``TopicSettings``."""
 
     drain_seconds: float | None = None
     """Seconds over which a process that stops closes its sockets; 0 is all at once.
@@ -138,6 +186,12 @@ def validate(values: Mapping[str, Any]) -> Settings:
         if number is not None and number < 1:
             raise UnknownSetting(
                 f"TIDERACE[{key.upper()!r}] is {number}; use 1 or more"
+            )
+    for key in ("drain_seconds", "drain_grace"):
+        seconds = getattr(settings, key)
+        if seconds is not None and seconds < 0:
+            raise UnknownSetting(
+                f"TIDERACE[{key.upper()!r}] is {seconds}; use 0 or more"
             )
     return settings
 

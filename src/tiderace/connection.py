@@ -29,6 +29,7 @@ from tiderace import db as database
 from tiderace.asgi import Event, Receive, Scope, Send, describe, websocket_close
 from tiderace.delivery.mailbox import Lane, Mailbox
 from tiderace.delivery.outbox import Outbox, Ready, TooSlow
+from tiderace.drain import Notice, process_drain
 from tiderace.exceptions import StopConsumer, UnknownMessageType
 from tiderace.layers.base import LocalDelivery
 
@@ -285,6 +286,7 @@ class Connection:
             try:
                 await self._finish(ending, feeds)
             finally:
+                process_drain.leave(self)
                 metrics.CONNECTIONS_OPEN.add(-1)
                 consumer._connection = None  # noqa: SLF001
 
@@ -298,6 +300,22 @@ class Connection:
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
         return task
+
+    def drain(self, notice: Notice) -> None:
+        """Close the socket when its consumer has done what is before this."""
+        if not self._ending:
+            event = {
+                "type": "server.drain",
+                "code": notice.code,
+                "reason": notice.reason,
+                "retry_after": notice.retry_after,
+            }
+            self.spawn(self._mailbox.offer(event))
+
+    def cut(self) -> None:
+        """End now, whatever the consumer is doing."""
+        if self._task is not None:
+            self._task.cancel()
 
     async def _adopt(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         return self.spawn(work)
@@ -449,6 +467,12 @@ class Connection:
         kind = event.get("type")
         if kind == "websocket.connect":
             self._started = True
+            process_drain.enter(self)
+        elif kind == "http.request":
+            process_drain.enter(self)
+        elif kind == "server.drain":
+            await self._close_for_restart(event)
+            return
         elif kind == "websocket.disconnect":
             await self._cancel_tasks()
             self._disconnected = True
@@ -467,6 +491,18 @@ class Connection:
         if kind in _LAST_EVENTS:
             # Also where the application's own handler forgot to say so.
             raise StopConsumer
+
+    async def _close_for_restart(self, event: Event) -> None:
+        """Let the consumer say goodbye if it has a handler for that; then close."""
+        try:
+            await self._consumer.dispatch(event)
+        except StopConsumer:
+            raise
+        except UnknownMessageType:
+            pass  # an offer, which not every consumer takes
+        except Exception as error:
+            await self._consult(error)
+        await self._close(event["code"], event["reason"])
 
     async def _handle_message(self, message: Event | Ready) -> None:
         consumer = self._consumer
@@ -580,11 +616,11 @@ class Connection:
         )
         await self._close(code)
 
-    async def _close(self, code: int) -> None:
+    async def _close(self, code: int, reason: str | None = None) -> None:
         """Close an accepted socket; before that the server's own refusal is better."""
         if self._outbox.open and not self._disconnected:
             try:
-                await self._outbox.send(websocket_close(code))
+                await self._outbox.send(websocket_close(code, reason))
             except Exception as error:
                 logger.debug(
                     "could not close %s: %r", describe(self._consumer.scope), error

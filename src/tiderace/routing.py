@@ -39,9 +39,10 @@ from django.urls import URLPattern
 from django.urls.exceptions import Resolver404
 from django.urls.resolvers import RegexPattern, RoutePattern, URLResolver
 
-from tiderace import dotted
+from tiderace import dotted, metrics
 from tiderace.asgi import (
     ASGIApp,
+    Event,
     Receive,
     Scope,
     Send,
@@ -49,9 +50,11 @@ from tiderace.asgi import (
     client_address,
     denial_response,
     http_response,
+    websocket_accept,
     websocket_close,
 )
 from tiderace.auth import AuthMiddlewareStack
+from tiderace.drain import Notice, process_drain
 from tiderace.lifespan import process_lifespan
 from tiderace.security.websocket import AllowedHostsOriginValidator, OriginValidator
 
@@ -90,7 +93,8 @@ class ProtocolTypeRouter:
     """Serves a connection by the application for the type of its scope.
 
     The type ``lifespan`` is answered by Tiderace itself, which closes the channel
-    layers when the server stops, unless the mapping has an application for it.
+    layers when the server stops, unless the mapping has an application for it. While
+    the process drains, WebSockets are refused with 503.
 
     Args:
         application_mapping: scope type (``http``, ``websocket``, ``channel``,
@@ -108,6 +112,8 @@ class ProtocolTypeRouter:
             ValueError: when there is no application for the scope's type.
         """
         kind = scope["type"]
+        if kind == "websocket" and process_drain.draining:
+            return await _refuse_while_draining(receive, send, scope)
         application = self.application_mapping.get(kind)
         if application is None:
             if kind != "lifespan":
@@ -234,12 +240,7 @@ class URLRouter:
         if not can_deny_with_response(scope):
             await send(websocket_close())
             return
-        for event in denial_response(404, "Not Found"):
-            await send(event)
-        # uvicorn (seen in 0.54) logs an error about any app that returns before the
-        # refused connection is gone; that takes it a few turns of the loop.
-        for _ in range(_TURNS_TO_CLOSE):
-            await asyncio.sleep(0)
+        await _deny(send, denial_response(404, "Not Found"))
 
     def _log_refusal(self, kind: str, path: str, scope: Scope) -> None:
         declared = list(_patterns(self))
@@ -362,6 +363,32 @@ def get_application(
     if channel is not None:
         mapping["channel"] = ChannelNameRouter(_imported("channel", channel))
     return ProtocolTypeRouter(mapping)
+
+
+async def _deny(send: Send, events: Iterable[Event]) -> None:
+    """Answer a handshake with an HTTP response."""
+    for event in events:
+        await send(event)
+    # uvicorn (seen in 0.54) logs an error about any app that returns before the
+    # refused connection is gone; that takes it a few turns of the loop.
+    for _ in range(_TURNS_TO_CLOSE):
+        await asyncio.sleep(0)
+
+
+async def _refuse_while_draining(receive: Receive, send: Send, scope: Scope) -> None:
+    """Send a client elsewhere: with 503, or 1012 where the server cannot say that."""
+    if (await receive())["type"] != "websocket.connect":
+        return
+    metrics.DRAIN_REFUSALS.add()
+    if can_deny_with_response(scope):
+        start, body = denial_response(503, "The server is stopping, come back.")
+        start["headers"].append((b"retry-after", b"1"))
+        await _deny(send, (start, body))
+    else:
+        notice = Notice(retry_after=1.0)
+        # Accepted first, since a plain refusal would be 403, which sounds final.
+        await send(websocket_accept())
+        await send(websocket_close(notice.code, notice.reason))
 
 
 def _validated(
