@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 from tiderace import metrics
+from tiderace.generic.websocket import AsyncWebsocketConsumer
+from tiderace.layers import InMemoryChannelLayer, get_channel_layer
 from tiderace.metrics import (
     Histogram,
     Measurement,
@@ -11,6 +15,7 @@ from tiderace.metrics import (
     measurements,
     tallies,
 )
+from tiderace.testing import WebsocketCommunicator
 
 
 def test_a_measurement_begins_at_zero_and_adds_up(monkeypatch):
@@ -110,3 +115,101 @@ def test_everything_measured_has_a_unit_a_meaning_and_a_name_of_its_own():
 def test_bounds_ascend():
     for each in histograms():
         assert list(each.bounds) == sorted(set(each.bounds))
+
+
+# What connections and layers measure
+
+
+@contextmanager
+def growth(of):
+    """How much a tally or histogram has grown within the block."""
+    before = dict(of.values) if isinstance(of, Tally) else of.count
+    grown = {}
+    yield grown
+    if isinstance(of, Tally):
+        more = {label: n - before.get(label, 0) for label, n in of.values.items()}
+        grown.update({label: n for label, n in more.items() if n})
+    else:
+        grown["count"] = of.count - before
+
+
+class Socket(AsyncWebsocketConsumer):
+    groups = ["metrics.tea"]
+
+    async def receive(self, text_data=None, bytes_data=None):
+        await self.close(int(text_data))
+
+    async def poured(self, event):
+        pass
+
+
+class Refusal(AsyncWebsocketConsumer):
+    async def connect(self):
+        await self.close(4003)
+
+
+async def test_a_close_is_counted_by_the_code_the_application_sent():
+    with growth(metrics.CLOSES_SENT) as grown:
+        communicator = WebsocketCommunicator(Socket.as_asgi(), "/")
+        await communicator.connect()
+        await communicator.send_to("4001")
+        await communicator.receive_output()
+        await communicator.wait()
+
+    assert grown == {"4001": 1}
+
+
+async def test_a_refused_handshake_is_counted_as_such():
+    with growth(metrics.CLOSES_SENT) as grown:
+        await WebsocketCommunicator(Refusal.as_asgi(), "/").connect()
+
+    assert grown == {"refused": 1}
+
+
+async def test_a_client_that_leaves_is_counted_by_its_code():
+    with growth(metrics.CLOSES_RECEIVED) as grown:
+        communicator = WebsocketCommunicator(Socket.as_asgi(), "/")
+        await communicator.connect()
+        await communicator.disconnect(1001)
+
+    assert grown == {"1001": 1}
+
+
+async def test_every_handler_of_a_clients_events_is_timed():
+    with growth(metrics.HANDLER_DURATION) as grown:
+        communicator = WebsocketCommunicator(Socket.as_asgi(), "/")
+        await communicator.connect()
+        await communicator.disconnect()
+
+    assert grown["count"] == 2  # connect and disconnect
+
+
+async def test_one_handler_of_a_group_message_in_64_is_timed():
+    communicator = WebsocketCommunicator(Socket.as_asgi(), "/")
+    await communicator.connect()
+    layer = get_channel_layer()
+
+    with growth(metrics.HANDLER_DURATION) as grown:
+        for _ in range(128):
+            await layer.group_send("metrics.tea", {"type": "poured"})
+
+    await communicator.disconnect()
+    assert grown["count"] == 2
+
+
+async def test_how_long_a_connection_lasted_is_counted_at_its_end():
+    with growth(metrics.CONNECTION_DURATION) as grown:
+        communicator = WebsocketCommunicator(Socket.as_asgi(), "/")
+        await communicator.connect()
+        await communicator.disconnect()
+
+    assert grown["count"] == 1
+
+
+async def test_a_fan_out_is_timed():
+    layer = InMemoryChannelLayer()
+
+    with growth(metrics.FAN_OUT_DURATION) as grown:
+        await layer.group_send("tea", {"type": "poured"})
+
+    assert grown["count"] == 1

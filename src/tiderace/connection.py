@@ -20,6 +20,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from enum import Enum
 from threading import get_ident
+from time import perf_counter
 from typing import Any, Protocol, TypeVar, cast
 
 from asgiref.sync import async_to_sync
@@ -105,7 +106,7 @@ class _Failed:
 class _Begun:
     """A handler that was begun where its message was delivered, and has to wait."""
 
-    __slots__ = ("_waits_for", "_work", "consult", "error")
+    __slots__ = ("_waits_for", "_work", "begun", "consult", "error")
 
     def __init__(
         self,
@@ -113,8 +114,11 @@ class _Begun:
         waits_for: Any,
         *,
         consult: bool = False,
+        begun: float = 0.0,
     ) -> None:
         self._work = work
+        # When, if it is one of those that are timed.
+        self.begun = begun
         # Whether ``on_error`` is to see what it raises.
         self.consult = consult
         # What it has yielded: a future, as a task is given it.
@@ -160,6 +164,11 @@ else:
 # Whether a handler is being run where its message was delivered.
 _stepping = False
 
+# One in so many handlers of group messages is timed: looking at the clock twice is
+# little, but so is what most of them do.
+_TIMED = 64
+_untimed = 0
+
 # After these events nothing more can happen on a connection.
 _LAST_EVENTS = frozenset({"http.disconnect", "websocket.disconnect"})
 
@@ -168,6 +177,7 @@ class Connection:
     """One consumer serving one connection: its tasks, its mailbox, its end."""
 
     __slots__ = (
+        "_begun",
         "_concurrent",
         "_consumer",
         "_context",
@@ -225,6 +235,7 @@ class Connection:
         self._started = False
         self._ending = False
         self._disconnected = False
+        self._begun = perf_counter()
 
     async def serve(self) -> None:
         """Serve the connection until it ends, and leave nothing behind."""
@@ -288,6 +299,7 @@ class Connection:
             finally:
                 process_drain.leave(self)
                 metrics.CONNECTIONS_OPEN.add(-1)
+                metrics.CONNECTION_DURATION.observe(perf_counter() - self._begun)
                 consumer._connection = None  # noqa: SLF001
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -377,6 +389,8 @@ class Connection:
                     if not item.consult:
                         raise
                     await self._consult(error)
+                if item.begun:
+                    metrics.HANDLER_DURATION.observe(perf_counter() - item.begun)
             elif isinstance(item, _Failed):
                 if not item.consult or not isinstance(item.error, Exception):
                     raise item.error
@@ -386,7 +400,11 @@ class Connection:
             elif lane is Lane.EVENT and not self._only_messages:
                 await self._handle_event(item)
             else:
+                # What a worker handles is work, like a client's events.
+                begun = perf_counter() if self._only_messages else _now_and_then()
                 await self._handle_message(item)
+                if begun:
+                    metrics.HANDLER_DURATION.observe(perf_counter() - begun)
             if self._thread is not None and self._thread.used:
                 self._tidy_thread(self._thread)
 
@@ -445,10 +463,13 @@ class Connection:
             work = handler(dict(event))
         self._waiting = False
         _stepping = True
+        begun = _now_and_then()
         outer = _swap_current_task(self._loop, task)
         try:
             waits_for = self._context.run(work.send, None)
         except StopIteration:
+            if begun:
+                metrics.HANDLER_DURATION.observe(perf_counter() - begun)
             self._waiting = True
             if self._thread is not None and self._thread.used:
                 self._tidy_thread(self._thread)
@@ -456,7 +477,7 @@ class Connection:
             self._mailbox.put_first(_Failed(error, consult=handler is not None))
         else:
             self._mailbox.put_first(
-                _Begun(work, waits_for, consult=handler is not None)
+                _Begun(work, waits_for, consult=handler is not None, begun=begun)
             )
         finally:
             _swap_current_task(self._loop, outer)
@@ -476,7 +497,10 @@ class Connection:
         elif kind == "websocket.disconnect":
             await self._cancel_tasks()
             self._disconnected = True
+            if self._outbox.open:
+                metrics.CLOSES_RECEIVED.add(event.get("code") or 1005)
             self._outbox.lost = True
+        begun = perf_counter()
         try:
             await self._consumer.dispatch(event)
         except StopConsumer:
@@ -488,6 +512,8 @@ class Connection:
                 raise
             else:
                 await self._consult(error)
+        finally:
+            metrics.HANDLER_DURATION.observe(perf_counter() - begun)
         if kind in _LAST_EVENTS:
             # Also where the application's own handler forgot to say so.
             raise StopConsumer
@@ -713,6 +739,16 @@ async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
     for result in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(result, Exception) and not isinstance(result, StopConsumer):
             logger.error("a background task failed while it ended", exc_info=result)
+
+
+def _now_and_then() -> float:
+    """The time for one handler in so many, else 0."""
+    global _untimed
+    _untimed += 1
+    if _untimed < _TIMED:
+        return 0.0
+    _untimed = 0
+    return perf_counter()
 
 
 def _user_id(scope: Scope) -> Any:

@@ -148,6 +148,10 @@ class Outbox:
         if kind == "websocket.close":
             # Before the await: while the server is sending it, nothing may follow.
             self.closed = True
+            code = event.get("code") or 1000
+            metrics.CLOSES_SENT.add(code if self.accepted else "refused")
+        elif kind == "websocket.http.response.start":
+            metrics.CLOSES_SENT.add("refused")
         try:
             await self._send(event)
         except (OSError, RuntimeError) as error:
