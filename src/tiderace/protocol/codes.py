@@ -1,0 +1,129 @@
+"""Numbers that both ends agree on: errors, reasons to unsubscribe, reasons to close.
+
+What a client does follows from the range (``spec/protocol.md``, "Codes"), so a number
+must never move to another meaning. It knows nothing of when they are used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+__all__ = [
+    "ALREADY_SUBSCRIBED",
+    "BAD_REQUEST",
+    "CLOSE_BAD_PROTOCOL",
+    "CLOSE_BAD_REQUEST",
+    "CLOSE_CONNECTION_LIMIT",
+    "CLOSE_DRAIN",
+    "CLOSE_EXPIRED",
+    "CLOSE_FORCED_RECONNECT",
+    "CLOSE_INSUFFICIENT_STATE",
+    "CLOSE_INVALID_TOKEN",
+    "CLOSE_KICKED",
+    "CLOSE_NORMAL",
+    "CLOSE_NO_PONG",
+    "CLOSE_PERMISSION_DENIED",
+    "CLOSE_SERVER_ERROR",
+    "CLOSE_SLOW",
+    "CLOSE_STALE",
+    "CLOSE_STATE_INVALIDATED",
+    "CLOSE_TOO_MANY_ERRORS",
+    "CLOSE_TOO_MANY_REQUESTS",
+    "EXPIRED",
+    "INTERNAL",
+    "LIMIT_EXCEEDED",
+    "METHOD_NOT_FOUND",
+    "NOT_AVAILABLE",
+    "PERMISSION_DENIED",
+    "TOKEN_EXPIRED",
+    "TOO_MANY_REQUESTS",
+    "UNAUTHORIZED",
+    "UNKNOWN_TOPIC",
+    "UNRECOVERABLE",
+    "UNSUBSCRIBED_BY_SERVER",
+    "UNSUBSCRIBED_EXPIRED",
+    "UNSUBSCRIBED_INSUFFICIENT_STATE",
+    "UNSUBSCRIBED_STATE_INVALIDATED",
+    "Close",
+    "Failure",
+    "Unsubscription",
+]
+
+
+class Failure(msgspec.Struct, omit_defaults=True, frozen=True):
+    """Why a command was not carried out.
+
+    Temporary ones may be tried again. Codes from 400 to 1999 are the application's.
+    """
+
+    code: int
+    message: str
+    temporary: bool = False
+
+
+INTERNAL = Failure(100, "internal server error", temporary=True)
+UNAUTHORIZED = Failure(101, "unauthorized")
+UNKNOWN_TOPIC = Failure(102, "unknown channel")
+PERMISSION_DENIED = Failure(103, "permission denied")
+METHOD_NOT_FOUND = Failure(104, "method not found")
+ALREADY_SUBSCRIBED = Failure(105, "already subscribed")
+LIMIT_EXCEEDED = Failure(106, "limit exceeded")
+BAD_REQUEST = Failure(107, "bad request")
+NOT_AVAILABLE = Failure(108, "not available")
+TOKEN_EXPIRED = Failure(109, "token expired")
+EXPIRED = Failure(110, "expired")
+TOO_MANY_REQUESTS = Failure(111, "too many requests", temporary=True)
+UNRECOVERABLE = Failure(112, "unrecoverable position")
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscription:
+    """Why the server ends a subscription; from 2500 on clients subscribe again."""
+
+    code: int
+    reason: str
+
+
+UNSUBSCRIBED_BY_SERVER = Unsubscription(2000, "server unsubscribe")
+UNSUBSCRIBED_INSUFFICIENT_STATE = Unsubscription(2500, "insufficient state")
+UNSUBSCRIBED_EXPIRED = Unsubscription(2501, "subscription expired")
+UNSUBSCRIBED_STATE_INVALIDATED = Unsubscription(2502, "state invalidated")
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Why the server ends a connection.
+
+    Clients come back after 3000 to 3499 and 4000 to 4499, and stay away after 3500 to
+    3999 and 4500 to 4999.
+    """
+
+    code: int
+    reason: str
+
+    @property
+    def reconnect(self) -> bool:
+        """Whether the client comes back by itself."""
+        return not (3500 <= self.code < 4000 or 4500 <= self.code < 5000)
+
+
+CLOSE_NORMAL = Close(3000, "connection closed")
+CLOSE_DRAIN = Close(3001, "shutdown")
+CLOSE_SERVER_ERROR = Close(3004, "internal server error")
+CLOSE_EXPIRED = Close(3005, "connection expired")
+CLOSE_SLOW = Close(3008, "slow")
+CLOSE_INSUFFICIENT_STATE = Close(3010, "insufficient state")
+CLOSE_FORCED_RECONNECT = Close(3011, "force reconnect")
+CLOSE_NO_PONG = Close(3012, "no pong")
+CLOSE_TOO_MANY_REQUESTS = Close(3013, "too many requests")
+CLOSE_STATE_INVALIDATED = Close(3014, "state invalidated")
+CLOSE_INVALID_TOKEN = Close(3500, "invalid token")
+CLOSE_BAD_REQUEST = Close(3501, "bad request")
+CLOSE_STALE = Close(3502, "stale")
+CLOSE_KICKED = Close(3503, "force disconnect")
+CLOSE_CONNECTION_LIMIT = Close(3504, "connection limit")
+CLOSE_BAD_PROTOCOL = Close(3506, "inappropriate protocol")
+CLOSE_PERMISSION_DENIED = Close(3507, "permission denied")
+CLOSE_TOO_MANY_ERRORS = Close(3508, "too many errors")

@@ -1,0 +1,87 @@
+"""Topics: groups that clients may ask for by name, with history, presence and policy.
+
+class Room(Topic):
+    pattern = "room:<slug:name>"
+    history = History(size=100, ttl=3600)
+    presence = Presence.PER_USER
+    permission_classes = [IsAuthenticated]
+
+publish("room:lobby", {"text": "hi"})
+"""
+
+from __future__ import annotations
+
+from tiderace.history import Position, Publication
+from tiderace.topics.endpoint import TopicsEndpoint
+from tiderace.topics.names import topic_group
+from tiderace.topics.permissions import (
+    AllowAny,
+    BasePermission,
+    HasPerm,
+    IsAdminUser,
+    IsAuthenticated,
+    IsStaff,
+)
+from tiderace.topics.presence import Presence
+from tiderace.topics.publishing import (
+    HistoryPage,
+    PresenceInfo,
+    adisconnect,
+    ahistory,
+    apresence,
+    apresence_stats,
+    apublish,
+    arefresh,
+    asend_to,
+    asubscribe,
+    aunsubscribe,
+    disconnect,
+    history,
+    presence,
+    presence_stats,
+    publish,
+    refresh,
+    send_to,
+    subscribe,
+    unsubscribe,
+)
+from tiderace.topics.topic import History, Refuse, Topic, UnknownTopic, rpc
+
+__all__ = [
+    "AllowAny",
+    "BasePermission",
+    "HasPerm",
+    "History",
+    "HistoryPage",
+    "IsAdminUser",
+    "IsAuthenticated",
+    "IsStaff",
+    "Position",
+    "Presence",
+    "PresenceInfo",
+    "Publication",
+    "Refuse",
+    "Topic",
+    "TopicsEndpoint",
+    "UnknownTopic",
+    "adisconnect",
+    "ahistory",
+    "apresence",
+    "apresence_stats",
+    "apublish",
+    "arefresh",
+    "asend_to",
+    "asubscribe",
+    "aunsubscribe",
+    "disconnect",
+    "history",
+    "presence",
+    "presence_stats",
+    "publish",
+    "refresh",
+    "rpc",
+    "send_to",
+    "subscribe",
+    "topic_group",
+    "unsubscribe",
+]

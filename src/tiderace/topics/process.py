@@ -1,0 +1,106 @@
+"""The topic clients of this process, and who keeps their presence.
+
+It knows connections by what they are called, and layers by what they offer; it serves
+nobody itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import weakref
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tiderace.layers import get_channel_layer
+from tiderace.topics.hooks import call_hook
+from tiderace.topics.names import events_group
+from tiderace.topics.presence import Member, PresenceKeeper
+from tiderace.topics.topic import UnknownTopic, declared
+
+if TYPE_CHECKING:
+    from tiderace.topics.conductor import Conductor
+
+__all__ = ["Process", "current"]
+
+
+class Process:
+    """What the topic clients of one event loop share."""
+
+    def __init__(self) -> None:
+        # How other processes name it, for clients whose commands come by themselves.
+        self.node = secrets.token_hex(8)
+        self._conductors: dict[str, Conductor] = {}
+        self._keepers: dict[str, PresenceKeeper] = {}
+
+    def __iter__(self) -> Iterator[Conductor]:
+        return iter(list(self._conductors.values()))
+
+    def __len__(self) -> int:
+        return len(self._conductors)
+
+    def add(self, conductor: Conductor) -> None:
+        """A client is being served."""
+        self._conductors[conductor.client] = conductor
+
+    def discard(self, conductor: Conductor) -> None:
+        """It is no longer."""
+        self._conductors.pop(conductor.client, None)
+
+    def keeper(self, alias: str) -> PresenceKeeper:
+        """Who keeps presence on a layer for this process."""
+        keeper = self._keepers.get(alias)
+        if keeper is None:
+            layer = get_channel_layer(alias)
+            keeper = self._keepers[alias] = PresenceKeeper(
+                layer.presence, _announcer(layer), _hook
+            )
+        return keeper
+
+    async def close(self) -> None:
+        """End what keeps presence, in the orderly way."""
+        keepers, self._keepers = list(self._keepers.values()), {}
+        for keeper in keepers:
+            await keeper.close()
+
+
+def _announcer(layer: Any) -> Any:
+    async def announce(topic: str, change: str, member: Member | None) -> None:
+        """Say in the topic's events that somebody came or went."""
+        if member is None:
+            # Much has changed at once. Clients read the list again from time to time.
+            return
+        info: dict[str, Any] = {"user": member.user, "client": member.client}
+        if member.info is not None:
+            info["conn_info"] = msgspec.json.decode(member.info)
+        kind = "topic.joined" if change == "join" else "topic.left"
+        await layer.group_send(events_group(topic), {"type": kind, "info": info})
+
+    return announce
+
+
+async def _hook(topic: str, change: str, user_id: str) -> None:
+    """Call the topic's own ``user_joined`` or ``user_left``."""
+    try:
+        resolved = declared.resolve(topic)
+    except UnknownTopic:
+        return  # it was declared when somebody came
+    hook = resolved.user_joined if change == "joined" else resolved.user_left
+    if hook is not None:
+        await call_hook(hook, user_id)
+
+
+_by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Process] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def current() -> Process:
+    """The one of the running event loop."""
+    loop = asyncio.get_running_loop()
+    process = _by_loop.get(loop)
+    if process is None:
+        process = _by_loop[loop] = Process()
+    return process

@@ -1,0 +1,410 @@
+"""Publishing from the server's side: views, signals, tasks, commands, consumers.
+
+Every function has a sync form, for code without an event loop, and one that begins
+with ``a`` to be awaited. It knows topics and layers, and no connection.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from django.db import transaction
+
+from tiderace import bridge
+from tiderace.history import Position, Publication
+from tiderace.layers import get_channel_layer
+from tiderace.protocol import codes
+from tiderace.protocol.codes import Close
+from tiderace.topics.names import topic_group, user_group
+from tiderace.topics.presence import Presence
+from tiderace.topics.topic import Topic, declared, to_json
+
+__all__ = [
+    "HistoryPage",
+    "PresenceInfo",
+    "adisconnect",
+    "ahistory",
+    "apresence",
+    "apresence_stats",
+    "apublish",
+    "arefresh",
+    "asend_to",
+    "asubscribe",
+    "aunsubscribe",
+    "control_layer",
+    "disconnect",
+    "history",
+    "layer_of",
+    "presence",
+    "presence_stats",
+    "publish",
+    "record_of",
+    "refresh",
+    "send_to",
+    "subscribe",
+    "unsubscribe",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """What a topic remembers, and where it ends."""
+
+    publications: Sequence[Publication]
+    position: Position
+
+    @property
+    def messages(self) -> list[Any]:
+        """What was published, as plain Python."""
+        return [msgspec.json.decode(each.data) for each in self.publications]
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceInfo:
+    """Somebody who is there: a connection, or a user with ``Presence.PER_USER``."""
+
+    client: str
+    user_id: str
+    info: Any
+
+
+def layer_of(topic: Topic) -> Any:
+    """The channel layer that carries ``topic``.
+
+    Raises:
+        RuntimeError: when it is not configured, or keeps no streams.
+    """
+    layer = get_channel_layer(topic.layer)
+    if layer is None or not hasattr(layer, "stream_publish"):
+        raise RuntimeError(
+            f"{topic!r} needs a channel layer with streams under the alias "
+            f"{topic.layer!r}; set CHANNEL_LAYERS[{topic.layer!r}]['BACKEND'] to one of "
+            "tiderace.layers"
+        )
+    return layer
+
+
+def record_of(
+    topic: str,
+    data: str,
+    *,
+    info: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """A publication as layers carry it."""
+    record: dict[str, Any] = {"data": data, "topic": topic, "time": time.time()}
+    if info is not None:
+        record["info"] = info
+    if tags:
+        record["tags"] = dict(tags)
+    return record
+
+
+async def apublish(
+    topic: str,
+    data: Any,
+    *,
+    key: str = "",
+    tags: Mapping[str, str] | None = None,
+) -> Position:
+    """Publish ``data`` to all subscribers of ``topic``, at once.
+
+    Args:
+        topic: its name, ``"room:lobby"``.
+        data: anything that JSON can say, a msgspec Struct, dataclass or pydantic model.
+            It is not checked against the topic's ``message``: that is for clients.
+        key: what was published under the same key in the last five minutes is not
+            published again.
+        tags: labels that go with it.
+
+    Returns:
+        Where it stands in the topic's stream.
+
+    Raises:
+        UnknownTopic: when no declared topic has this name.
+        TypeError: for data that JSON cannot say.
+        LayerUnavailable: when the broker could not be reached in time.
+    """
+    resolved = declared.resolve(topic)
+    record = record_of(topic, to_json(data), tags=tags)
+    position: Position = await layer_of(resolved).stream_publish(
+        topic_group(topic), record, keep=resolved.keep(), key=key
+    )
+    return position
+
+
+def publish(
+    topic: str,
+    data: Any,
+    *,
+    key: str = "",
+    tags: Mapping[str, str] | None = None,
+    using: str | None = None,
+) -> Position | None:
+    """Publish ``data`` to all subscribers of ``topic``; see ``apublish``.
+
+    Inside ``transaction.atomic()`` it goes out after the commit, as it was when it was
+    handed in, and not at all after a rollback; wrong topics and data raise at once.
+
+    Args:
+        topic, data, key, tags: see ``apublish``.
+        using: the database whose transaction is waited for; the default one.
+
+    Returns:
+        Where it stands in the stream; None when it waits for a commit.
+
+    Raises:
+        RuntimeError: where an event loop runs in this thread; await ``apublish`` there.
+    """
+    resolved = declared.resolve(topic)
+    layer = layer_of(resolved)
+    record = record_of(topic, to_json(data), tags=tags)
+
+    def now() -> Position:
+        position: Position = layer.sync.stream_publish(
+            topic_group(topic), record, keep=resolved.keep(), key=key
+        )
+        return position
+
+    if transaction.get_connection(using).in_atomic_block:
+        transaction.on_commit(now, using=using)
+        return None
+    return now()
+
+
+async def ahistory(
+    topic: str,
+    *,
+    since: Position | None = None,
+    limit: int | None = None,
+    reverse: bool = False,
+) -> HistoryPage:
+    """What ``topic`` remembers, oldest first.
+
+    Args:
+        topic: its name.
+        since: only what came after it; with ``reverse`` what came before it.
+        limit: publications at the most; 0 for the position alone, None for all.
+        reverse: newest first.
+
+    Raises:
+        UnknownTopic: when no declared topic has this name.
+        LayerUnavailable: when the broker could not be reached in time.
+    """
+    resolved = declared.resolve(topic)
+    position, publications = await layer_of(resolved).stream_read(
+        topic_group(topic),
+        keep=resolved.keep(),
+        since=since,
+        limit=limit,
+        reverse=reverse,
+    )
+    return HistoryPage(publications, position)
+
+
+def history(
+    topic: str,
+    *,
+    since: Position | None = None,
+    limit: int | None = None,
+    reverse: bool = False,
+) -> HistoryPage:
+    """What ``topic`` remembers; see ``ahistory``."""
+    return bridge.call(ahistory, topic, since=since, limit=limit, reverse=reverse)
+
+
+async def apresence(topic: str) -> list[PresenceInfo]:
+    """Who is there: connections, or users with ``Presence.PER_USER``.
+
+    Raises:
+        UnknownTopic: when no declared topic has this name.
+        LayerUnavailable: when the broker could not be reached in time.
+    """
+    resolved = declared.resolve(topic)
+    members = await layer_of(resolved).presence.members(
+        topic, per_user=resolved.presence is Presence.PER_USER
+    )
+    return [
+        PresenceInfo(
+            client,
+            member.user,
+            None if member.info is None else msgspec.json.decode(member.info),
+        )
+        for client, member in members.items()
+    ]
+
+
+def presence(topic: str) -> list[PresenceInfo]:
+    """Who is there; see ``apresence``."""
+    return bridge.call(apresence, topic)
+
+
+async def apresence_stats(topic: str) -> tuple[int, int]:
+    """How many connections and how many users are there; costs the same for any number.
+
+    Raises:
+        UnknownTopic: when no declared topic has this name.
+        LayerUnavailable: when the broker could not be reached in time.
+    """
+    resolved = declared.resolve(topic)
+    clients, users = await layer_of(resolved).presence.stats(topic)
+    return clients, users
+
+
+def presence_stats(topic: str) -> tuple[int, int]:
+    """How many are there; see ``apresence_stats``."""
+    return bridge.call(apresence_stats, topic)
+
+
+# Telling connections what to do
+
+
+def _user_id(user: Any) -> str:
+    pk = getattr(user, "pk", user)
+    if pk is None or pk == "":
+        raise ValueError(f"{user!r} has no id, so it has no connections to be told of")
+    return str(pk)
+
+
+def control_layer() -> Any:
+    """The layer by which connections are told what to do.
+
+    Raises:
+        RuntimeError: when there is none.
+    """
+    layer = get_channel_layer()
+    if layer is None or not hasattr(layer, "listen"):
+        raise RuntimeError(
+            "topics need a channel layer of Tiderace's; set "
+            "CHANNEL_LAYERS['default']['BACKEND'] to one of tiderace.layers"
+        )
+    return layer
+
+
+async def _tell(group: str, event: dict[str, Any]) -> None:
+    await control_layer().group_send(group, event)
+
+
+async def adisconnect(
+    user: Any,
+    *,
+    code: int = codes.CLOSE_KICKED.code,
+    reason: str = "",
+    client: str = "",
+) -> None:
+    """Close the connections of ``user``, wherever they are.
+
+    Args:
+        user: a user, or its primary key.
+        code: from 3500 to 3999 or 4500 to 4999 the clients stay away; after any other
+            from 3000 on they come back.
+        reason: what they are told.
+        client: only this one of the user's connections.
+
+    Raises:
+        ValueError: for a code that no application may use.
+        LayerUnavailable: when the broker could not be reached in time.
+    """
+    if not 3000 <= code < 5000:
+        raise ValueError(f"{code} is no close code of an application; use 3000 to 4999")
+    close = Close(code, reason or codes.CLOSE_KICKED.reason)
+    await _tell(
+        user_group(_user_id(user)),
+        {
+            "type": "topics.disconnect",
+            "code": close.code,
+            "reason": close.reason,
+            "client": client,
+        },
+    )
+
+
+def disconnect(
+    user: Any,
+    *,
+    code: int = codes.CLOSE_KICKED.code,
+    reason: str = "",
+    client: str = "",
+) -> None:
+    """Close the connections of ``user``; see ``adisconnect``."""
+    bridge.call(adisconnect, user, code=code, reason=reason, client=client)
+
+
+async def arefresh(user: Any) -> None:
+    """Have the connections of ``user`` prove again who they are, and what they may.
+
+    They come back at once with fresh tokens (3014); what they missed is recovered.
+    """
+    close = codes.CLOSE_STATE_INVALIDATED
+    await adisconnect(user, code=close.code, reason=close.reason)
+
+
+def refresh(user: Any) -> None:
+    """Have the connections of ``user`` prove who they are; see ``arefresh``."""
+    bridge.call(arefresh, user)
+
+
+async def asubscribe(user: Any, topic: str) -> None:
+    """Subscribe all connections of ``user`` to ``topic``, without asking permission.
+
+    Raises:
+        UnknownTopic: when no declared topic has this name.
+    """
+    declared.resolve(topic)
+    await _tell(
+        user_group(_user_id(user)), {"type": "topics.subscribe", "topic": topic}
+    )
+
+
+def subscribe(user: Any, topic: str) -> None:
+    """Subscribe all connections of ``user``; see ``asubscribe``."""
+    bridge.call(asubscribe, user, topic)
+
+
+async def aunsubscribe(
+    user: Any, topic: str, *, code: int = codes.UNSUBSCRIBED_BY_SERVER.code
+) -> None:
+    """End the subscriptions of ``user`` to ``topic``.
+
+    Args:
+        user: a user, or its primary key.
+        topic: its name.
+        code: from 2000 to 2499 it is for good; from 2500 the clients subscribe again,
+            and permissions are asked anew.
+
+    Raises:
+        ValueError: for another code.
+    """
+    if not 2000 <= code < 3000:
+        raise ValueError(f"{code} is no unsubscribe code; use 2000 to 2999")
+    await _tell(
+        user_group(_user_id(user)),
+        {"type": "topics.unsubscribe", "topic": topic, "code": code},
+    )
+
+
+def unsubscribe(
+    user: Any, topic: str, *, code: int = codes.UNSUBSCRIBED_BY_SERVER.code
+) -> None:
+    """End the subscriptions of ``user`` to ``topic``; see ``aunsubscribe``."""
+    bridge.call(aunsubscribe, user, topic, code=code)
+
+
+async def asend_to(user: Any, data: Any) -> None:
+    """Send ``data`` to all connections of ``user`` that there are now.
+
+    Nothing of it is kept: who is away never gets it. A topic per user (``topics_for``)
+    is for what must arrive.
+    """
+    await _tell(
+        user_group(_user_id(user)), {"type": "topics.message", "data": to_json(data)}
+    )
+
+
+def send_to(user: Any, data: Any) -> None:
+    """Send ``data`` to all connections of ``user``; see ``asend_to``."""
+    bridge.call(asend_to, user, data)

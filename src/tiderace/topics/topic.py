@@ -1,0 +1,328 @@
+"""What an application declares: a class per kind of topic, with its policy.
+
+    class Room(Topic):
+        pattern = "room:<slug:name>"
+        history = History(size=100, ttl=3600)
+        permission_classes = [IsAuthenticated]
+
+        async def can_subscribe(self, user):
+            return await Membership.objects.filter(room=self.kwargs["name"], user=user).aexists()
+
+It knows no connection and no layer: those ask it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
+
+import msgspec
+from django.core.exceptions import ImproperlyConfigured
+
+from tiderace.layers.broker import Keep
+from tiderace.protocol.codes import Failure
+from tiderace.ratelimit import Rate
+from tiderace.topics.names import Pattern
+from tiderace.topics.presence import Presence
+
+__all__ = [
+    "History",
+    "Refuse",
+    "Registry",
+    "Topic",
+    "UnknownTopic",
+    "call_with",
+    "declared",
+    "rpc",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_APPLICATION_CODES = range(400, 2000)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class History:
+    """What a topic remembers for those who come back.
+
+    Args:
+        size: publications, at the most.
+        ttl: seconds that each of them is kept.
+    """
+
+    size: int = 100
+    ttl: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.ttl <= 0:
+            raise ImproperlyConfigured(
+                f"History(size={self.size}, ttl={self.ttl}) keeps nothing; leave "
+                "history = None for a topic without one"
+            )
+
+
+class Refuse(Exception):
+    """Raised in a hook or an RPC method, it is what the client is told.
+
+    Args:
+        message: for the client's developer, not for its user.
+        code: 400 to 1999; 400 by default.
+        temporary: whether the client may try again by itself.
+
+    Raises:
+        ValueError: for another code.
+    """
+
+    def __init__(
+        self, message: str = "refused", *, code: int = 400, temporary: bool = False
+    ) -> None:
+        if code not in _APPLICATION_CODES:
+            raise ValueError(
+                f"{code} is no error code of an application; use 400 to 1999"
+            )
+        super().__init__(message)
+        self.failure = Failure(code, message, temporary)
+
+
+class UnknownTopic(LookupError):
+    """No declared topic has a pattern that matches this name."""
+
+
+def rpc(method: F) -> F:
+    """Let clients call a method of a topic: ``await room.call("rename", {"to": "tea"})``.
+
+    Its arguments are taken by name from the object that the client sends, checked and
+    converted by their annotations; one that is called ``user`` is the caller. Only
+    subscribers may call. What it returns is the answer.
+    """
+    method._tiderace_rpc = True  # type: ignore[attr-defined]  # noqa: SLF001
+    return method
+
+
+class Topic:
+    """A kind of topic; an instance stands for one name.
+
+    ``self.topic`` is the whole name and ``self.kwargs`` what the pattern captured.
+    Instances are made when they are needed and keep nothing.
+
+    Nobody may do what a class does not allow: it is subscribed to by those whom all
+    ``permission_classes`` and ``can_subscribe`` (if it is defined) let in, and by
+    nobody where there is neither. Clients may publish when the class defines
+    ``can_publish`` or ``on_publish`` too, and only while they are subscribed.
+
+    Hooks may be plain methods or coroutine functions; plain ones run in a thread.
+    """
+
+    pattern: ClassVar[str] = ""
+    """Which names: literal text and Django's path converters."""
+    history: ClassVar[History | None] = None
+    """How much is remembered; None for a topic of which nothing is recovered."""
+    presence: ClassVar[Presence] = Presence.OFF
+    """Whether, and how, one knows who is there."""
+    presence_grace: ClassVar[float] = 15.0
+    """Seconds after which a user who has left is gone, with ``Presence.PER_USER``."""
+    push_joins: ClassVar[bool] = False
+    """Whether all subscribers hear who comes and goes, also those who did not ask."""
+    permission_classes: ClassVar[Iterable[Any]] = ()
+    """Tiderace's or Django REST Framework's; all of them must agree."""
+    publish_rate: ClassVar[str | None] = "50/s"
+    """How often one connection may publish; None for any rate."""
+    message: ClassVar[Any] = None
+    """What is published must be of this type: a msgspec Struct, dataclass, TypedDict,
+    pydantic model or any other type that msgspec can check; None takes any JSON."""
+    require_token: ClassVar[bool] = False
+    """Whether a subscription token is needed besides."""
+    layer: ClassVar[str] = "default"
+    """The channel layer that carries it, by its alias."""
+
+    def __init_subclass__(cls, *, register: bool = True, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.publish_rate is not None:
+            try:
+                Rate.parse(cls.publish_rate)
+            except ValueError as error:
+                raise ImproperlyConfigured(
+                    f"{cls.__qualname__}.publish_rate: {error}"
+                ) from None
+        if register and cls.pattern:
+            declared.add(cls)
+
+    def __init__(self, topic: str, kwargs: Mapping[str, Any] | None = None) -> None:
+        self.topic = topic
+        self.kwargs = dict(kwargs or {})
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__qualname__} {self.topic!r}>"
+
+    # What a class may define. The annotations say how they are called; that they are
+    # not methods is how one knows whether an application has them.
+
+    can_subscribe: ClassVar[Callable[..., Any] | None] = None
+    """``can_subscribe(self, user) -> bool``."""
+    can_publish: ClassVar[Callable[..., Any] | None] = None
+    """``can_publish(self, user) -> bool``."""
+    can_see_presence: ClassVar[Callable[..., Any] | None] = None
+    """``can_see_presence(self, user) -> bool``; by default every subscriber may."""
+    can_read_history: ClassVar[Callable[..., Any] | None] = None
+    """``can_read_history(self, user) -> bool``; by default every subscriber may."""
+    on_publish: ClassVar[Callable[..., Any] | None] = None
+    """``on_publish(self, user, message)``: returns what goes out, or None for nothing."""
+    on_subscribe: ClassVar[Callable[..., Any] | None] = None
+    """``on_subscribe(self, user)``: returns what the subscriber is told, or None."""
+    user_joined: ClassVar[Callable[..., Any] | None] = None
+    """``user_joined(self, user_id)``: at least once for each time that a user comes."""
+    user_left: ClassVar[Callable[..., Any] | None] = None
+    """``user_left(self, user_id)``: at least once for each time, after the grace."""
+
+    @classmethod
+    def topics_for(cls, user: Any) -> Iterable[str]:
+        """Names that ``user`` is subscribed to on connect, without asking for them.
+
+        Plain or a coroutine function. They pass the same permissions.
+        """
+        return ()
+
+    # For those who carry it out
+
+    @classmethod
+    def keep(cls) -> Keep:
+        """How much the layer keeps of it."""
+        history = cls.history
+        return Keep(0, 0.0) if history is None else Keep(history.size, history.ttl)
+
+    @classmethod
+    def takes_publications(cls) -> bool:
+        """Whether clients may publish at all."""
+        return cls.can_publish is not None or cls.on_publish is not None
+
+    def checked(self, data: bytes) -> Any:
+        """The message in ``data`` (JSON), as ``message`` wants it.
+
+        Raises:
+            Refuse: when it is something else, saying where.
+        """
+        try:
+            return read_as(self.message, data)
+        except ValueError as error:
+            raise Refuse(f"not a valid message: {error}", code=422) from None
+
+    def method(self, name: str) -> Callable[..., Any] | None:
+        """The method that clients may call under ``name``."""
+        method = None if name.startswith("_") else getattr(self, name, None)
+        return method if getattr(method, "_tiderace_rpc", False) else None
+
+
+def read_as(kind: Any, data: bytes) -> Any:
+    """JSON as a value of type ``kind``; as plain Python where that is None.
+
+    Raises:
+        ValueError: when it is not such a value; msgspec's and pydantic's errors are.
+    """
+    if kind is None:
+        return msgspec.json.decode(data)
+    validate = getattr(kind, "model_validate_json", None)
+    if validate is not None:  # pydantic
+        return validate(data)
+    return msgspec.json.decode(data, type=kind)
+
+
+def to_json(value: Any) -> str:
+    """A value as JSON text: plain Python, Structs, dataclasses, pydantic models.
+
+    Raises:
+        TypeError: for what JSON cannot say.
+    """
+    dump = getattr(value, "model_dump_json", None)
+    if dump is not None:
+        text: str = dump()
+        return text
+    return msgspec.json.encode(value).decode()
+
+
+def call_with(method: Callable[..., Any], user: Any, data: bytes) -> dict[str, Any]:
+    """Arguments for an RPC method out of the object that a client sent.
+
+    Raises:
+        Refuse: when they do not fit the method's annotations.
+    """
+    parameters = inspect.signature(method, eval_str=True).parameters
+    try:
+        given = msgspec.json.decode(data, type=dict[str, msgspec.Raw]) if data else {}
+        arguments: dict[str, Any] = {}
+        for name, parameter in parameters.items():
+            if name == "user":
+                arguments[name] = user
+            elif name in given:
+                kind = parameter.annotation
+                arguments[name] = msgspec.json.decode(
+                    given[name],
+                    type=Any if kind is inspect.Parameter.empty else kind,
+                )
+            elif parameter.default is inspect.Parameter.empty:
+                raise Refuse(f"the argument {name!r} is missing", code=422)
+        unknown = given.keys() - parameters.keys()
+        if unknown or ("user" in given and "user" in parameters):
+            raise Refuse(f"unknown arguments: {sorted(unknown or {'user'})}", code=422)
+    except msgspec.MsgspecError as error:
+        raise Refuse(f"the arguments do not fit: {error}", code=422) from None
+    return arguments
+
+
+class Registry:
+    """Declared topics, and which of them a name belongs to."""
+
+    def __init__(self) -> None:
+        self._topics: list[tuple[Pattern, type[Topic]]] = []
+
+    def add(self, topic: type[Topic]) -> None:
+        """Declare a class; where several match a name the most specific one wins.
+
+        Raises:
+            ImproperlyConfigured: when another class has the same pattern, or the
+                pattern is none.
+        """
+        pattern = Pattern(topic.pattern)
+        for known, other in self._topics:
+            # A class that was defined anew, as a reload does, replaces itself.
+            if known.text == pattern.text and _place(other) != _place(topic):
+                raise ImproperlyConfigured(
+                    f"{_place(topic)} and {_place(other)} have the same pattern "
+                    f"{pattern.text!r}; only one of them can be asked"
+                )
+        self._topics = sorted(
+            [each for each in self._topics if each[0].text != pattern.text]
+            + [(pattern, topic)],
+            key=lambda each: each[0].specificity,
+        )
+
+    def remove(self, topic: type[Topic]) -> None:
+        """Undeclare a class; for tests."""
+        self._topics = [each for each in self._topics if each[1] is not topic]
+
+    def __iter__(self) -> Iterator[type[Topic]]:
+        return iter([topic for _, topic in self._topics])
+
+    def resolve(self, name: str) -> Topic:
+        """The topic of this name.
+
+        Raises:
+            UnknownTopic: when there is none, with the patterns that there are.
+        """
+        for pattern, topic in self._topics:
+            kwargs = pattern.match(name)
+            if kwargs is not None:
+                return topic(name, kwargs)
+        known = ", ".join(str(pattern) for pattern, _ in self._topics) or "none"
+        shown = re.sub(r"[^\x20-\x7e]", "?", name[:80])
+        raise UnknownTopic(f"no topic matches {shown!r} (declared: {known})")
+
+
+def _place(topic: type[Topic]) -> str:
+    return f"{topic.__module__}.{topic.__qualname__}"
+
+
+declared = Registry()
+"""The topics of this project, filled as their classes are defined."""
