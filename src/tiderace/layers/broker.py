@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tiderace.history import Position
+from tiderace.layers.presence import PresenceStore
 
 __all__ = [
     "Broker",
@@ -177,6 +178,10 @@ class Broker(Protocol):
 
     async def reports(self) -> list[bytes]:
         """What is kept about the processes that live."""
+
+    @property
+    def presence(self) -> PresenceStore:
+        """Who is present in the groups that this broker serves."""
 
     async def subscribe(
         self, subjects: Collection[str], queues: Collection[str] = ()

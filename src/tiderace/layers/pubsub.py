@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,6 +26,7 @@ from tiderace.exceptions import ChannelFull, LayerUnavailable
 from tiderace.layers.base import Message
 from tiderace.layers.broker import Broker, Keep, Live, Taken, Wake
 from tiderace.layers.local import ENVELOPE, TO, Box, LocalChannelLayer
+from tiderace.layers.presence import PresenceStore, ShardedPresence
 from tiderace.layers.stats import LayerStats, ProcessStats
 from tiderace.layers.streams import Stream, Streams
 
@@ -430,6 +432,13 @@ class PubSubLayer(LocalChannelLayer):
 
     def _inbox(self, process: str) -> str:
         return f"process!{process}"
+
+    @cached_property
+    def presence(self) -> PresenceStore:
+        """Who is present in which group, fleet-wide."""
+        return ShardedPresence(
+            [broker.presence for broker in self._brokers], self._index
+        )
 
     # Sending
 

@@ -49,6 +49,8 @@ from tiderace.layers.broker import (
     Taken,
     Wake,
 )
+from tiderace.layers.presence import PresenceStore
+from tiderace.layers.presence_redis import RedisPresenceStore
 from tiderace.layers.redis_link import Link, LinkLost, connect
 from tiderace.layers.redis_reader import Reader
 
@@ -95,8 +97,9 @@ class _Script:
     def __init__(self, name: str) -> None:
         folder = resources.files("tiderace.layers") / "lua"
         self.text = (folder / f"{name}.lua").read_bytes()
-        if b"tell(" in self.text:
-            self.text = (folder / "tell.lua").read_bytes() + self.text
+        for first in ("tell", "presence_room"):
+            if f"{first}(".encode() in self.text:
+                self.text = (folder / f"{first}.lua").read_bytes() + self.text
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
 
     def by_sha(self, keys: Sequence[Any], arguments: Sequence[Any]) -> tuple[Any, ...]:
@@ -113,6 +116,14 @@ _SCRIPTS = {
         "announce",
         "beat",
         "join",
+        "presence_confirm",
+        "presence_due",
+        "presence_enter",
+        "presence_leave",
+        "presence_members",
+        "presence_reap",
+        "presence_renew",
+        "presence_stats",
         "publish",
         "push",
         "renew",
@@ -619,6 +630,15 @@ class RedisBroker:
     def _stats_key(self, process: str) -> str:
         # In the slot of the pub/sub channel that goes with it.
         return f"{self._queue(process)}:stats"
+
+    # Presence
+
+    @cached_property
+    def presence(self) -> PresenceStore:
+        """Who is present in the groups that this broker serves."""
+        return RedisPresenceStore(
+            self._script_until_done, self._prefix, cluster=self._connections.cluster
+        )
 
     # Reading
 

@@ -1,0 +1,7 @@
+-- Take a connection out of a group.
+--
+-- KEYS, ARGV: see presence_room.lua; then connection
+-- Returns: notices
+local room = presence_room()
+room.leave(ARGV[6])
+return room.close()

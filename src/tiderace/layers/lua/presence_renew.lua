@@ -1,0 +1,40 @@
+-- Let connections last for another time to live.
+--
+-- KEYS: due, then for each group: rows, deadlines, users, claims, turns
+-- ARGV: time to live (ms), life of the keys (ms), then for each group: its name, how many
+--       connections, these
+-- Returns: for those that are not known any more: place of the group, from 0, connection
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local until_ = now + ARGV[1]
+local missing, place = {}, 2
+for index = 0, (#KEYS - 1) / 5 - 1 do
+  local keys = {unpack(KEYS, index * 5 + 2, index * 5 + 6)}
+  local rows, deadlines, users, _, turns = unpack(keys)
+  local group, count = ARGV[place + 1], tonumber(ARGV[place + 2])
+  place = place + 2
+  -- A server that runs out of memory may have given up some of a group's keys.
+  if redis.call('EXISTS', rows, users) < 2 then redis.call('DEL', rows, deadlines, users) end
+  local clients = {unpack(ARGV, place + 1, place + count)}
+  place = place + count
+  local known = {}
+  for each, score in ipairs(redis.call('ZMSCORE', deadlines, unpack(clients))) do
+    if score then
+      table.insert(known, until_)
+      table.insert(known, clients[each])
+    else
+      table.insert(missing, index)
+      table.insert(missing, clients[each])
+    end
+  end
+  if #known > 0 then redis.call('ZADD', deadlines, unpack(known)) end
+  local next
+  for _, key in ipairs({deadlines, turns}) do
+    local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+    if first[2] then next = math.min(next or math.huge, tonumber(first[2])) end
+  end
+  if next then redis.call('ZADD', KEYS[1], next, group) end
+  for _, key in ipairs(keys) do redis.call('PEXPIRE', key, ARGV[2]) end
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return missing
