@@ -47,6 +47,7 @@ FLOORS: list[dict[str, set[str]]] = [
         "roof": {
             "testing",
             "management",
+            "monitoring",
             "checks",
             "apps",
             "admin",
@@ -103,6 +104,8 @@ KEPT_IN: dict[str, tuple[str, ...]] = {
         "tiderace.layers.redis_link",
         "tiderace.layers.redis_reader",
     ),
+    "prometheus_client": ("tiderace.monitoring.prometheus",),
+    "opentelemetry": ("tiderace.monitoring.tracing",),
     "cryptography": ("tiderace.layers.formats",),
     "jwt": ("tiderace.security.keys",),
 }

@@ -209,3 +209,6 @@ class Broker(Protocol):
 
     async def close(self) -> None:
         """Close the connections of the running event loop."""
+
+    async def cut(self) -> None:
+        """Break the connections of the running event loop, as a network would."""

@@ -376,6 +376,14 @@ class PubSubLayer(LocalChannelLayer):
                     await broker.retire(self._process, self._subjects_of(index))
             await broker.close()
 
+    async def interrupt(self) -> None:
+        """Break the running loop's connections, as a network would; for drills.
+
+        Everything goes on by itself, and what is sent meanwhile is fetched.
+        """
+        for broker in self._brokers:
+            await broker.cut()
+
     @property
     def ready(self) -> bool:
         """Whether this process hears its brokers; see ``BaseChannelLayer.ready``.

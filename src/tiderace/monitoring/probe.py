@@ -1,0 +1,225 @@
+"""Whether a configured channel layer works: real messages there and back, and timed.
+
+Between processes two layers are made, as two processes would have them, so that what
+is tested went through the broker. It knows layers by their public methods alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import statistics
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tiderace.exceptions import InvalidChannelLayerError, LayerUnavailable
+from tiderace.layers import InMemoryChannelLayer, channel_layers
+from tiderace.layers.pubsub import PubSubLayer
+
+__all__ = ["ProbeFailed", "ProbeReport", "Step", "probe_layer"]
+
+# Round trips of which the middle one is told: the first also opens connections.
+_ROUNDS = 5
+# Messages sent while the receiving side is cut off.
+_MISSED = 3
+
+
+class ProbeFailed(Exception):
+    """A layer did something else than it promises; the text says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that was tried.
+
+    Attributes:
+        name: what.
+        passed: whether it worked; None when the layer does not offer it.
+        seconds: how long it took, of round trips the middle one.
+        note: what went wrong and what to do, or what is worth knowing.
+    """
+
+    name: str
+    passed: bool | None
+    seconds: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReport:
+    """What became of one layer."""
+
+    alias: str
+    backend: str
+    steps: tuple[Step, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed."""
+        return all(step.passed is not False for step in self.steps)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {**asdict(self), "steps": [asdict(step) for step in self.steps]} | {
+            "passed": self.passed
+        }
+
+
+async def probe_layer(alias: str, *, timeout: float = 5.0) -> ProbeReport:
+    """Try what the layer ``alias`` of ``CHANNEL_LAYERS`` offers.
+
+    It uses names that nobody else has, so it may be called on a system that is in use.
+
+    Args:
+        alias: the layer.
+        timeout: seconds for each step. A broker that is away is told of after the
+            layer's own ``publish_timeout``, if that is shorter.
+    """
+    backend = str(channel_layers.configs.get(alias, {}).get("BACKEND", ""))
+    try:
+        sender = channel_layers.make_backend(alias)
+        # Two layers in memory would not see each other.
+        alone = isinstance(sender, InMemoryChannelLayer)
+        reader = sender if alone else channel_layers.make_backend(alias)
+    except (InvalidChannelLayerError, TypeError, ValueError, ImportError) as error:
+        return ProbeReport(
+            alias,
+            backend,
+            (Step("make", False, None, f"{error}; correct CHANNEL_LAYERS[{alias!r}]"),),
+        )
+    probe = _Probe(sender, reader)
+    steps = []
+    try:
+        for name, attempt in (
+            ("send and receive", probe.send_and_receive),
+            ("group", probe.group),
+            ("recovery", probe.recovery),
+        ):
+            step = await _tried(name, attempt, timeout)
+            steps.append(step)
+            if step.passed is False:
+                break  # what follows builds on it
+    finally:
+        for layer in {id(sender): sender, id(reader): reader}.values():
+            await _closed(layer)
+    return ProbeReport(alias, backend, tuple(steps))
+
+
+async def _tried(
+    name: str, attempt: Callable[[], Awaitable[Step]], timeout: float
+) -> Step:
+    try:
+        async with asyncio.timeout(timeout):
+            return await attempt()
+    except TimeoutError:
+        note = (
+            f"nothing arrived within {timeout:g} s; is something else reading or "
+            "emptying this server, or is it too slow?"
+        )
+    except LayerUnavailable as error:
+        note = str(error)
+    except NotImplementedError as error:
+        return Step(name, None, None, str(error))
+    except Exception as error:
+        # Of a layer of another project it may be anything.
+        note = f"{type(error).__name__}: {error}"
+    return Step(name, False, None, note)
+
+
+async def _closed(layer: Any) -> None:
+    close = getattr(layer, "close", None) or getattr(layer, "close_pools", None)
+    if close is not None:
+        with contextlib.suppress(LayerUnavailable):
+            await close()
+
+
+class _Probe:
+    """Messages from one layer to the other, which may be the same."""
+
+    def __init__(self, sender: Any, reader: Any) -> None:
+        self._sender = sender
+        self._reader = reader
+        self._name = f"tiderace-check.{uuid.uuid4().hex[:16]}"
+
+    async def send_and_receive(self) -> Step:
+        """A named channel: what one layer puts in, the other takes out."""
+        times = []
+        for number in range(_ROUNDS):
+            message = {"type": "tiderace.check", "number": number, "data": b"\x00\xff"}
+            begun = time.perf_counter()
+            await self._sender.send(self._name, message)
+            received = await self._reader.receive(self._name)
+            times.append(time.perf_counter() - begun)
+            _same([received], [message])
+        note = "in this process alone" if self._sender is self._reader else ""
+        return Step("send and receive", True, statistics.median(times), note)
+
+    async def group(self) -> Step:
+        """A group: a member gets its messages, and none after it has left."""
+        channel = await self._reader.new_channel()
+        await self._reader.group_add(self._name, channel)
+        times = []
+        for number in range(_ROUNDS):
+            begun = time.perf_counter()
+            await self._sender.group_send(self._name, _numbered(number))
+            received = await self._reader.receive(channel)
+            times.append(time.perf_counter() - begun)
+            _same([received], [_numbered(number)])
+        await self._reader.group_discard(self._name, channel)
+        await self._sender.group_send(self._name, _numbered(-1))
+        await self._sender.send(channel, _numbered(-2))
+        if await self._reader.receive(channel) != _numbered(-2):
+            raise ProbeFailed("a channel that had left a group still got its messages")
+        return Step("group", True, statistics.median(times))
+
+    async def recovery(self) -> Step:
+        """What is sent while the reader's connections are cut arrives all the same."""
+        if not isinstance(self._reader, PubSubLayer):
+            reason = "nothing can be cut off"
+            if self._sender is not self._reader:
+                reason = "this layer does not fetch what a process missed"
+            return Step("recovery", None, None, reason)
+        channel = await self._reader.new_channel()
+        group = f"{self._name}.cut"
+        await self._reader.group_add(group, channel)
+        messages = [_numbered(number) for number in range(_MISSED)]
+        with _said_by_us():
+            await self._reader.interrupt()
+            begun = time.perf_counter()
+            for message in messages:
+                await self._sender.group_send(group, message)
+            received = [await self._reader.receive(channel) for _ in messages]
+            took = time.perf_counter() - begun
+        _same(received, messages)
+        note = f"{_MISSED} messages sent while the connection was cut came, in order"
+        return Step("recovery", True, took, note)
+
+
+@contextlib.contextmanager
+def _said_by_us() -> Iterator[None]:
+    """Keep the layer from warning of a cut that is our own."""
+    logger = logging.getLogger("tiderace.layers")
+
+    def louder(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.WARNING
+
+    logger.addFilter(louder)
+    try:
+        yield
+    finally:
+        logger.removeFilter(louder)
+
+
+def _numbered(number: int) -> dict[str, Any]:
+    return {"type": "tiderace.check", "number": number}
+
+
+def _same(received: list[Any], sent: list[Any]) -> None:
+    if received != sent:
+        raise ProbeFailed(
+            f"what arrived is not what was sent: {received!r} instead of {sent!r}"
+        )
