@@ -18,7 +18,12 @@ export interface ConnectOptions extends SocketOptions {
  * @param options What differs from the page's settings.
  */
 export function connect(url: Fresh<string | URL> = "", options: ConnectOptions = {}): Socket {
-  const page = globalThis.document?.getElementById("tiderace-config")?.textContent;
-  const { protocols, ...rest }: ConnectOptions = { ...(page && JSON.parse(page)), ...options };
+  const { topics, ...page } = settings("tiderace-config");
+  const { protocols, ...rest }: ConnectOptions = { ...page, ...options };
   return new Socket(url, protocols, rest);
+}
+
+/** What a JSON element of the page says; nothing where there is no such element. */
+export function settings(id: string): Record<string, any> {
+  return JSON.parse(globalThis.document?.getElementById(id)?.textContent || "{}");
 }

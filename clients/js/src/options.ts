@@ -24,6 +24,10 @@ export interface Surroundings {
   location?: { href: string };
   navigator?: { onLine?: boolean };
   document?: { visibilityState: string };
+  Date?: { now(): number };
+  fetch?: typeof fetch;
+  EventSource?: new (url: string) => EventSource;
+  sessionStorage?: Pick<Storage, "getItem" | "setItem">;
   addEventListener?(type: string, listener: (event: Event) => void): void;
   removeEventListener?(type: string, listener: (event: Event) => void): void;
 }
@@ -46,7 +50,7 @@ export interface SocketOptions {
   heartbeat?: number;
   /** How long the server may take to send any frame after a heartbeat. Default 10. */
   heartbeatTimeout?: number;
-  /** What is sent as a heartbeat. Default `{type: "ping"}`. */
+  /** What is sent as a heartbeat, or a function that makes it. Default `{type: "ping"}`. */
   heartbeatMessage?: unknown;
   /**
    * Which closures are followed by a new attempt. By default all but 1000 and
@@ -86,13 +90,16 @@ export const DEFAULTS: Required<SocketOptions> = {
  * @throws TypeError for a name that is not an option: a misspelt `maxdelay`
  *   would otherwise leave the default in force without a word.
  */
-export function complete(options: SocketOptions): Required<SocketOptions> {
-  const known: Record<string, unknown> = { ...DEFAULTS };
+export function complete<T extends object = Required<SocketOptions>>(
+  options: object,
+  defaults: T = DEFAULTS as unknown as T,
+): T {
+  const known: Record<string, unknown> = { ...(defaults as Record<string, unknown>) };
   for (const [name, value] of Object.entries(options)) {
-    if (!(name in DEFAULTS)) {
-      throw new TypeError(`unknown option "${name}"; known: ${Object.keys(DEFAULTS).join(", ")}`);
+    if (!(name in defaults)) {
+      throw new TypeError(`unknown option "${name}"; known: ${Object.keys(defaults).join(", ")}`);
     }
     if (value !== undefined) known[name] = value;
   }
-  return known as unknown as Required<SocketOptions>;
+  return known as T;
 }

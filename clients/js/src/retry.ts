@@ -15,7 +15,7 @@ import type { SocketOptions } from "./options.js";
 export function pause(
   attempt: number,
   chance: number,
-  { minDelay, maxDelay }: Required<SocketOptions>,
+  { minDelay, maxDelay }: Pick<Required<SocketOptions>, "minDelay" | "maxDelay">,
 ): number {
   return Math.min(maxDelay, minDelay + chance * Math.min(maxDelay, minDelay * 2 ** attempt));
 }

@@ -73,9 +73,10 @@ export class Socket extends EventTarget {
   declare onstate: Handler<CustomEvent<StateDetail>>;
   declare ondrop: Handler<CustomEvent<string | Blob>>;
 
+  /** @internal What a subclass may turn while the socket lives. */
+  readonly _options: Required<SocketOptions>;
   #source: Fresh<string | URL>;
   #protocols: Fresh<string | string[]>;
-  #options: Required<SocketOptions>;
   #url = "";
   #status: Status | "" = "";
   #binaryType: BinaryType = "blob";
@@ -104,8 +105,8 @@ export class Socket extends EventTarget {
     super();
     this.#source = url;
     this.#protocols = protocols;
-    this.#options = complete(options);
-    this.#queue = new OfflineQueue(this.#options, (detail) => {
+    this._options = complete(options);
+    this.#queue = new OfflineQueue(this._options, (detail) => {
       this.dispatchEvent(new CustomEvent("drop", { detail }));
     });
     for (const type of HANDLERS) this.#offer(type);
@@ -193,7 +194,7 @@ export class Socket extends EventTarget {
 
   /** Connect now, with a new connection and a count from zero; also after `close()`. */
   reconnect(): void {
-    const { window } = this.#options;
+    const { window } = this._options;
     for (const type of PAGE_EVENTS) window.addEventListener?.(type, this.#onPage);
     this.#closing = false;
     this.#attempt = 0;
@@ -215,8 +216,13 @@ export class Socket extends EventTarget {
     });
   }
 
+  /** @internal */
+  _open(url: string, protocols: string | string[]): WebSocket {
+    return new this._options.window.WebSocket(url, protocols);
+  }
+
   #resolve(url: string | URL): string {
-    const { base, window } = this.#options;
+    const { base, window } = this._options;
     const page = window.location?.href;
     const address = new URL(url, base ? new URL(base, page) : page);
     address.protocol = address.protocol.replace("http", "ws");
@@ -225,7 +231,7 @@ export class Socket extends EventTarget {
   }
 
   #arm(seconds: number, callback?: () => void): void {
-    const { window } = this.#options;
+    const { window } = this._options;
     window.clearTimeout(this.#timer as never);
     if (callback && seconds) this.#timer = window.setTimeout(callback, seconds * 1e3);
   }
@@ -250,10 +256,10 @@ export class Socket extends EventTarget {
   }
 
   #start = (): void => {
-    const { connectTimeout } = this.#options;
+    const { connectTimeout } = this._options;
     this.#release();
     if (this.#isOffline()) return this.#become("offline");
-    this.#arm(connectTimeout, () => this.#fail(`no connection within ${connectTimeout} s`));
+    this.#arm(connectTimeout, () => this._fail(`no connection within ${connectTimeout} s`));
     void this.#dial(this.#turn);
     this.#become("connecting");
   };
@@ -265,24 +271,24 @@ export class Socket extends EventTarget {
       if (turn !== this.#turn) return;
       // What the constructor refuses now, it would refuse at every attempt.
       fatal = true;
-      const native = new this.#options.window.WebSocket(this.#resolve(url), protocols);
+      const native = this._open(this.#resolve(url), protocols);
       this.#native = native;
       native.binaryType = this.#binaryType;
       native.onopen = () => this.#opened(native);
       native.onmessage = ({ data, origin }) => {
-        this.#listen();
+        this._listen();
         this.dispatchEvent(new MessageEvent("message", { data, origin }));
       };
       native.onerror = () => this.dispatchEvent(new Event("error"));
       native.onclose = (event) => this.#lost(event);
     } catch (error) {
-      if (turn === this.#turn) this.#fail(error, fatal);
+      if (turn === this.#turn) this._fail(error, fatal);
     }
   }
 
   #opened(native: WebSocket): void {
-    this.#openedAt = this.#options.window.performance.now();
-    this.#listen();
+    this.#openedAt = this._options.window.performance.now();
+    this._listen();
     this.#become("open");
     // Before the queue: what an `open` listener sends (a login, a join) goes first.
     this.dispatchEvent(new Event("open"));
@@ -292,23 +298,27 @@ export class Socket extends EventTarget {
     }
   }
 
-  #listen(): void {
-    this.#arm(this.#options.heartbeat, this.#beat);
+  /** @internal The far side has just been heard. */
+  _listen(): void {
+    this.#arm(this._options.heartbeat, this.#beat);
   }
 
   #beat = (): void => {
-    const { heartbeat, heartbeatMessage, heartbeatTimeout } = this.#options;
+    const { heartbeat, heartbeatMessage, heartbeatTimeout } = this._options;
     if (!heartbeat || this.#native?.readyState !== 1) return;
-    this.#native.send(encode(heartbeatMessage));
-    this.#arm(heartbeatTimeout, () => this.#fail(`no frame within ${heartbeatTimeout} s of a heartbeat`));
+    this.#native.send(
+      encode(typeof heartbeatMessage === "function" ? heartbeatMessage() : heartbeatMessage),
+    );
+    this.#arm(heartbeatTimeout, () => this._fail(`no frame within ${heartbeatTimeout} s of a heartbeat`));
   };
 
-  #fail(error: unknown, fatal = false): void {
-    this.#lost({ code: 1006, reason: String(error) }, error, fatal);
+  /** @internal Give the present attempt or connection up, as a failure. */
+  _fail(error: unknown, fatal = false, code = 1006): void {
+    this.#lost({ code, reason: String(error) }, error, fatal);
   }
 
   #lost(init: CloseEventInit, error?: unknown, fatal = false): void {
-    const { window, stableAfter, maxAttempts } = this.#options;
+    const { window, stableAfter, maxAttempts } = this._options;
     if (this.#status === "open" && window.performance.now() - this.#openedAt >= stableAfter * 1e3) {
       this.#attempt = 0;
     }
@@ -320,7 +330,7 @@ export class Socket extends EventTarget {
         !fatal &&
         !this.#closing &&
         this.#attempt < maxAttempts &&
-        comesBack(event, this.#options);
+        comesBack(event, this._options);
     } catch (thrown) {
       error = thrown;
     }
@@ -332,16 +342,22 @@ export class Socket extends EventTarget {
 
   #wait(code: number): void {
     if (this.#isOffline()) return this.#become("offline");
-    // 1012: the server restarts and asks to be called again soon.
-    const attempt = code === 1012 ? 0 : this.#attempt;
-    const delay = pause(attempt, this.#options.window.Math.random(), this.#options);
-    this.#attempt++;
+    const delay = this._pause(code, this.#attempt++);
     this.#arm(delay || 1e-3, this.#start);
     this.#become("waiting", delay);
   }
 
+  /** @internal Seconds until the next attempt. */
+  _pause(code: number, attempt: number): number {
+    const { document, Math } = this._options.window;
+    // Nobody looks at a hidden page, so it spares a server that has just returned.
+    // 1012, 3001: the server restarts or drains, and asks to be called again soon.
+    const n = document?.visibilityState === "hidden" ? 99 : code === 1012 || code === 3001 ? 0 : attempt;
+    return pause(n, Math.random(), this._options);
+  }
+
   #finish(): void {
-    const { window } = this.#options;
+    const { window } = this._options;
     for (const type of PAGE_EVENTS) window.removeEventListener?.(type, this.#onPage);
     this.#become("closed");
     this.#queue.clear();
@@ -356,7 +372,7 @@ export class Socket extends EventTarget {
   }
 
   #onPage = ({ type }: Event): void => {
-    const { document } = this.#options.window;
+    const { document } = this._options.window;
     const status = this.#status;
     if (this.#closing) return;
     if (type === "pagehide") {
@@ -372,7 +388,7 @@ export class Socket extends EventTarget {
   };
 
   #isOffline(): boolean {
-    const { location, navigator } = this.#options.window;
+    const { location, navigator } = this._options.window;
     return navigator?.onLine === false && !LOOPBACK.test(this.#url || location?.href!);
   }
 }

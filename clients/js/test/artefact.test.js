@@ -36,10 +36,18 @@ test("the built file imports nothing and names its map", () => {
   assert.match(text, /\n\/\/# sourceMappingURL=tiderace\.js\.map\n$/);
 });
 
-test("the public names are the class and the function", async () => {
+test("the public names are the classes and the two functions", async () => {
   const module = await import(`${STATIC}tiderace.js`);
 
-  assert.deepEqual(Object.keys(module).sort(), ["Socket", "connect"]);
+  assert.deepEqual(Object.keys(module).sort(), [
+    "Client",
+    "Socket",
+    "Subscription",
+    "TopicError",
+    "UnauthorizedError",
+    "connect",
+    "topics",
+  ]);
 });
 
 test("the npm package has the version of the Python package", async () => {

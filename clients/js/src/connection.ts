@@ -1,0 +1,112 @@
+/**
+ * The socket under a client: over WebSocket, or over HTTP where that does not pass.
+ * Knows when to come back and over what; knows nothing of topics.
+ */
+
+import { Emulation } from "./emulation.js";
+import type { SocketOptions } from "./options.js";
+import { Socket } from "./socket.js";
+
+export type Transport = "websocket" | "http_stream" | "sse";
+
+/** Where the transport that worked is remembered for the pages of this tab. */
+const MEMORY = "tiderace-transport";
+/** Attempts that the transport which worked has for itself before others are tried. */
+const LOYALTY = 3;
+/** Seconds of silence that are granted beyond the server's interval, in two halves. */
+const GRACE = 5;
+
+export interface ConnectionHost {
+  /** The transports to try, in order. */
+  transports(): Transport[];
+  /** What must be there before an attempt. */
+  prepare(): Promise<unknown>;
+  /** The text with which a connection begins. */
+  greet(): string;
+  /** A command that the server answers at once. */
+  probe(): string;
+}
+
+export class Connection extends Socket {
+  /** The transport of the present attempt. */
+  transport: Transport = "websocket";
+  #host: ConnectionHost;
+  #emulation: Emulation | undefined;
+  /** The transports that this round of attempts has not tried yet. */
+  #left: Transport[] = [];
+  #best: string | null | undefined;
+  #failures = 0;
+
+  constructor(url: string | URL, host: ConnectionHost, options: SocketOptions) {
+    const base = String(url).replace(/\/?$/, "/");
+    super(
+      async () => {
+        await host.prepare();
+        return base + this.#choose();
+      },
+      [],
+      {
+        ...options,
+        queueLimit: 0,
+        whenFull: "drop-newest",
+        heartbeatTimeout: GRACE,
+        heartbeatMessage: host.probe,
+        retryOn: ({ code }) =>
+          code !== 1009 && (code < 3500 || (code > 3999 && code < 4500)),
+      },
+    );
+    this.#host = host;
+    this.addEventListener("open", () => {
+      if (!this.#emulation) this.send(host.greet());
+    });
+  }
+
+  /** @internal */
+  override _open(url: string, protocols: string | string[]): WebSocket {
+    const isNative = this.transport === "websocket";
+    this.#emulation = isNative
+      ? undefined
+      : new Emulation(this._options.window, url, this.#host.greet());
+    return isNative ? super._open(url, protocols) : (this.#emulation as unknown as WebSocket);
+  }
+
+  /** @internal */
+  override _pause(code: number, attempt: number): number {
+    return this.#left.length ? 0 : super._pause(code, attempt);
+  }
+
+  /** @internal Something came over this transport, so that it stays the first choice. */
+  _works(): void {
+    this.#left = [];
+    this.#failures = 0;
+    this.#best = this.transport;
+    try {
+      this._options.window.sessionStorage?.setItem(MEMORY, this.transport);
+    } catch {
+      // A browser that refuses storage finds its transport anew on every page.
+    }
+  }
+
+  /** @internal The server welcomed this connection and will be heard every `ping` seconds. */
+  _welcome(ping: number, session: object): void {
+    if (this.#emulation) this.#emulation._session = session;
+    this._options.heartbeat = ping && ping + GRACE;
+    this._listen();
+  }
+
+  #choose(): Transport {
+    const { window } = this._options;
+    if (!this.#left.length) {
+      const known = { websocket: window.WebSocket, http_stream: window.fetch, sse: window.EventSource };
+      this.#left = this.#host.transports().filter((name) => known[name]);
+      try {
+        this.#best ??= window.sessionStorage?.getItem(MEMORY);
+      } catch {
+        // As above.
+      }
+      const best = this.#best as Transport;
+      if (this.#failures++ < LOYALTY && this.#left.includes(best)) this.#left = [best];
+    }
+    return (this.transport = this.#left.shift()!);
+  }
+}

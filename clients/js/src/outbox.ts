@@ -1,0 +1,125 @@
+/**
+ * Publications on their way: each is kept, and repeated under one key, until it is
+ * acknowledged. Knows no topics; bounded while there is no connection.
+ */
+
+import { Alarm } from "./alarm.js";
+import type { Client } from "./client.js";
+import { LOST, TopicError } from "./errors.js";
+import { pause } from "./retry.js";
+import type { Answer } from "./ticket.js";
+
+/** Seconds for which the server remembers a key, less some for the way. */
+const REMEMBERED = 280;
+const TOO_MANY = 111;
+
+interface Entry {
+  body: string;
+  size: number;
+  resolve(): void;
+  reject(error: unknown): void;
+  /** Whether it is on its way on the present connection. */
+  isSent?: boolean;
+  /** When it was sent first. */
+  since?: number;
+}
+
+export class Outbox {
+  #client: Client<any>;
+  #alarm: Alarm;
+  /** Not acknowledged, oldest first. */
+  #entries = new Set<Entry>();
+  #bytes = 0;
+  #prefix = crypto.getRandomValues(new Uint32Array(4)).join("");
+  #serial = 0;
+  /** Refusals in a row because of a rate limit. */
+  #refusals = 0;
+  #isPaused = false;
+
+  constructor(client: Client<any>) {
+    this.#client = client;
+    this.#alarm = new Alarm(client._options.window);
+  }
+
+  /** @internal */
+  _add(channel: string, data: unknown): Promise<void> {
+    return new Promise((resolve, reject) => {
+      if (JSON.stringify(data) === undefined) {
+        throw new TypeError(`cannot publish ${typeof data}: it has no JSON form`);
+      }
+      const key = `${this.#prefix}-${++this.#serial}`;
+      const body = JSON.stringify({ method: "$publish", data: { channel, data, key } });
+      const { size } = new Blob([body]);
+      this.#makeRoom(size);
+      this.#entries.add({ body, size, resolve, reject });
+      this.#bytes += size;
+      this._flush();
+    });
+  }
+
+  /** @internal Send what is not on its way. */
+  _flush(): void {
+    const now = (this.#client._options.window.Date ?? Date).now();
+    for (const entry of this.#entries) {
+      if (this.#client.state !== "connected" || this.#isPaused) break;
+      if (entry.isSent) continue;
+      entry.since ??= now;
+      if (now - entry.since > REMEMBERED * 1e3) {
+        const message = "sent, but not acknowledged in time to repeat it; it may have been delivered";
+        this.#settle(entry, new TopicError(LOST, message));
+      } else this.#send(entry);
+    }
+  }
+
+  /** @internal Give up what is not acknowledged. */
+  _clear(error: unknown): void {
+    this.#alarm._stop();
+    this.#isPaused = false;
+    for (const entry of this.#entries) this.#settle(entry, error);
+  }
+
+  #send(entry: Entry): void {
+    entry.isSent = true;
+    const done: Answer = (error) => {
+      if (error?.code !== LOST && error?.code !== TOO_MANY) return this.#settle(entry, error);
+      entry.isSent = false;
+      if (error.code === TOO_MANY) this.#wait();
+    };
+    // Without a deadline: an answer comes, or the connection goes.
+    this.#client._ask("rpc", entry.body, done, 0);
+  }
+
+  #wait(): void {
+    if (this.#isPaused) return;
+    const { _options } = this.#client;
+    this.#isPaused = true;
+    this.#alarm._set(pause(this.#refusals++, _options.window.Math.random(), _options), () => {
+      this.#isPaused = false;
+      this._flush();
+    });
+  }
+
+  #settle(entry: Entry, error?: unknown): void {
+    if (!this.#entries.delete(entry)) return;
+    this.#bytes -= entry.size;
+    if (error) return entry.reject(error);
+    this.#refusals = 0;
+    entry.resolve();
+  }
+
+  /** @throws DOMException QuotaExceededError when there is none. */
+  #makeRoom(size: number): void {
+    const { queueLimit, queueSize, whenFull } = this.#client._options;
+    if (this.#client.state === "connected" && !this.#isPaused) return;
+    for (;;) {
+      if (this.#entries.size < queueLimit && this.#bytes + size <= queueSize) return;
+      const error = new DOMException(
+        `the outbox is full (${this.#entries.size} publications, ${this.#bytes} bytes)`,
+        "QuotaExceededError",
+      );
+      const [oldest] = this.#entries;
+      if (whenFull !== "drop-oldest" || !oldest || size > queueSize) throw error;
+      this.#settle(oldest, error);
+    }
+  }
+}

@@ -1,0 +1,328 @@
+/**
+ * One topic, as a page holds it: what arrives, who is there, and what can be asked.
+ * Knows no transport; it survives every connection of its client.
+ */
+
+import { Alarm } from "./alarm.js";
+import type { Client } from "./client.js";
+import { Emitter } from "./emitter.js";
+import { TIMEOUT, TopicError } from "./errors.js";
+import { Feed } from "./feed.js";
+import { Presence } from "./presence.js";
+import { pause } from "./retry.js";
+import { type Answer, Ticket } from "./ticket.js";
+import type {
+  ClientInfo,
+  Expiry,
+  History,
+  HistoryOptions,
+  Position,
+  Publication,
+  Push,
+  SubscribeResult,
+} from "./protocol.js";
+
+export type SubscriptionState = "subscribing" | "subscribed" | "unsubscribed";
+
+export interface SubscribeOptions {
+  /** A position that the page has seen: the first subscription continues there. */
+  since?: Position | undefined;
+  /**
+   * Load the topic's state into the page, and say at which position it was read: read
+   * the position first, then the state. Called when there is no position to continue
+   * from, and when the server cannot continue from the one there was.
+   */
+  getState?: (context: { topic: string }) => Promise<Position> | Position;
+  /** Keep `presence` up to date. Default false: a topic of many costs traffic. */
+  presence?: boolean;
+  /** The token for this topic, where it needs one. */
+  token?: string;
+  /** Fetches a token; called again when it expires. */
+  getToken?: (context: { topic: string }) => Promise<string> | string;
+  /** Sent to the server with the subscription. */
+  data?: unknown;
+}
+
+/** What a change of state says; 0 is the page's own wish. */
+export interface Reason {
+  code: number;
+  reason: string;
+}
+
+export interface Subscribed {
+  topic: string;
+  /** Whether nothing was missed since the position that was asked for. */
+  recovered: boolean;
+  /** Whether a position was asked for. */
+  wasRecovering: boolean;
+  data?: unknown;
+}
+
+/** A publication; `data` is the message and `detail` what is known about it. */
+export interface PublicationEvent<T> extends CustomEvent<Publication<T> & { topic: string }> {
+  readonly data: T;
+}
+
+export interface SubscriptionEvents<T = any> {
+  publication: PublicationEvent<T>;
+  subscribing: CustomEvent<Reason>;
+  subscribed: CustomEvent<Subscribed>;
+  unsubscribed: CustomEvent<Reason>;
+  /** Messages may have been missed that will not come: load the state anew. */
+  gap: CustomEvent<{ topic: string }>;
+  /** Every arrival and departure that the server tells, the own one included. */
+  join: CustomEvent<ClientInfo & { topic: string }>;
+  leave: CustomEvent<ClientInfo & { topic: string }>;
+  /** `presence` has a member more, a member less, or was brought up to date. */
+  joined: CustomEvent<ClientInfo>;
+  left: CustomEvent<ClientInfo>;
+  presence: CustomEvent<ReadonlyMap<string, ClientInfo>>;
+  error: Event & { readonly error: unknown };
+}
+
+/** Publications that a `for await` may lie behind before it is told so. */
+const BEHIND = 1000;
+const UNRECOVERABLE = 112;
+/** The flag of a subscription that is refused rather than continued with a gap. */
+const REFUSE_GAPS = 2;
+
+/**
+ * A topic that is subscribed to, by `client.subscribe(...)`.
+ *
+ * Publications arrive in order and once. After an outage the subscription continues
+ * where it was, or says with a `gap` event that it cannot.
+ */
+export class Subscription<T = any> extends Emitter<SubscriptionEvents<T>> {
+  /** @internal */
+  readonly _options: Client<any>["_options"];
+  /** @internal */
+  readonly _make: (() => Promise<string> | string) | undefined;
+  #client: Client<any>;
+  #given: SubscribeOptions;
+  #state: SubscriptionState = "unsubscribed";
+  #feed: Feed;
+  #presence: Presence;
+  #ticket: Ticket;
+  #retry: Alarm;
+  #attempt = 0;
+  /** Changes whenever what was asked is void, so that a late answer is noticed. */
+  #turn = 0;
+  #reason: Reason = { code: 0, reason: "" };
+
+  /** @internal Pages call `client.subscribe()`. */
+  constructor(client: Client<any>, topic: string, options: SubscribeOptions) {
+    super();
+    const { getToken, since, token } = options;
+    this.#client = client;
+    this.#given = options;
+    this._options = client._options;
+    this._make = getToken && (() => getToken({ topic }));
+    this.#feed = new Feed(topic, this, since && { ...since });
+    this.#presence = new Presence(client, this);
+    this.#ticket = new Ticket(this, token);
+    this.#retry = new Alarm(client._options.window);
+  }
+
+  get topic(): string {
+    return this.#feed.topic;
+  }
+
+  get state(): SubscriptionState {
+    return this.#state;
+  }
+
+  /** How far the topic has been read; undefined while it keeps no positions. */
+  get position(): Position | undefined {
+    const position = this.#feed._position;
+    return position && { ...position };
+  }
+
+  /** Who is here, by id: up to date when subscribed with `presence: true`, else empty. */
+  get presence(): ReadonlyMap<string, ClientInfo> {
+    return this.#presence._members;
+  }
+
+  /** Subscribe again after an end; listeners are kept. */
+  subscribe(): void {
+    if (this.#state !== "unsubscribed") return;
+    this.#client._hold(this);
+    this.#move("subscribing", 0, "subscribe called");
+    this._start();
+  }
+
+  /** Leave the topic for good. Other holders of the same subscription leave with you. */
+  unsubscribe(): void {
+    if (this.#state === "unsubscribed") return;
+    if (this.#client.state === "connected") {
+      this.#client._ask("unsubscribe", { channel: this.topic }, (error) => {
+        // Whether the server still sends is not known, so that nothing may be sent.
+        if (error?.code === TIMEOUT) this.#client._drop(error);
+      });
+    }
+    this._end(0, "unsubscribe called");
+  }
+
+  /**
+   * Publish, and know that it arrived: the promise is kept until the server has the
+   * message. Offline it waits, and after an outage it is repeated; the server takes it once.
+   *
+   * @throws TopicError when the server refuses, or the client ends for good.
+   * @throws DOMException QuotaExceededError when the outbox is full.
+   */
+  publish(data: T): Promise<void> {
+    return this.#client.publish(this.topic, data);
+  }
+
+  /** Call a method of the topic on the server. @throws TopicError when it is refused. */
+  call<R = any>(method: string, data?: unknown): Promise<R> {
+    return this.#client.call<R>("$call", { channel: this.topic, method, data });
+  }
+
+  /** What the topic keeps. @throws TopicError when it is refused. */
+  async history({ limit = -1, since, reverse }: HistoryOptions = {}): Promise<History<T>> {
+    const asked = { channel: this.topic, limit, since, reverse };
+    const { publications = [], offset = 0, epoch = "" } = await this.#client._request("history", asked);
+    return { publications, offset, epoch };
+  }
+
+  /**
+   * The messages from now on. Ends when the page unsubscribes.
+   *
+   * @throws TopicError when the server ends the subscription, and when the loop lies
+   *   1000 messages behind.
+   */
+  async *[Symbol.asyncIterator](): AsyncGenerator<T, void, undefined> {
+    const waiting: T[] = [];
+    let wake = (): void => {};
+    const hear = ({ data }: PublicationEvent<T>): void => {
+      waiting.push(data);
+      wake();
+    };
+    const end = (): void => wake();
+    this.addEventListener("publication", hear);
+    this.addEventListener("unsubscribed", end);
+    try {
+      for (;;) {
+        const { code, reason } = this.#reason;
+        if (waiting.length > BEHIND) throw new TopicError(0, `the loop is ${BEHIND} messages behind`);
+        if (waiting.length) yield waiting.shift()!;
+        else if (this.#state !== "unsubscribed") await new Promise<void>((done) => (wake = done));
+        else if (code) throw new TopicError(code, reason);
+        else return;
+      }
+    } finally {
+      this.removeEventListener("publication", hear);
+      this.removeEventListener("unsubscribed", end);
+    }
+  }
+
+  /** @internal Ask the server, if there is a connection. */
+  async _start(): Promise<void> {
+    const { getState, presence, data } = this.#given;
+    const { topic } = this;
+    const feed = this.#feed;
+    const client = this.#client;
+    const ticket = this.#ticket;
+    const turn = ++this.#turn;
+    this.#retry._stop();
+    if (client.state !== "connected") return;
+    const failed = (error: unknown): void => {
+      if (turn === this.#turn) ticket._judge(error, () => this.#again(error));
+    };
+    try {
+      if (ticket._missing) await ticket._fetch();
+      if (turn === this.#turn && getState && !feed._position) {
+        const { offset, epoch } = await getState({ topic });
+        if (turn === this.#turn) feed._position = { offset, epoch };
+      }
+    } catch (error) {
+      return failed(error);
+    }
+    if (turn !== this.#turn) return;
+    const asked = {
+      channel: topic,
+      token: ticket._token,
+      data,
+      recoverable: true,
+      ...(feed._position && { recover: true, ...feed._position }),
+      ...(presence && { join_leave: true }),
+      ...(getState && { flag: REFUSE_GAPS }),
+    };
+    client._ask("subscribe", asked, (error?: TopicError, result?: SubscribeResult) => {
+      if (turn !== this.#turn) return;
+      if (!error) this.#begin(result!);
+      else if (error.code === TIMEOUT) client._drop(error);
+      else if (error.code === UNRECOVERABLE && getState) {
+        feed._position = undefined;
+        if (this.#attempt++) this.#again(error);
+        else this._start();
+      } else failed(error);
+    });
+    if (presence) this.#presence._ask();
+  }
+
+  /** @internal The connection is gone. */
+  _lost(code: number, reason: string): void {
+    this.#turn++;
+    this.#retry._stop();
+    this.#ticket._rest();
+    this.#presence._rest();
+    if (this.#state === "subscribed") this.#move("subscribing", code, reason);
+  }
+
+  /** @internal What the page has may be worth nothing any more. */
+  _invalidate(): void {
+    this.#ticket._drop();
+    this.#feed._position = undefined;
+  }
+
+  /** @internal */
+  _push(push: Push): void {
+    const { unsubscribe } = push;
+    if (this.#state !== "subscribed") return;
+    if (!unsubscribe) {
+      this.#feed._push(push);
+      if (this.#given.presence && (push.join ?? push.leave)) this.#presence._push(push);
+      return;
+    }
+    const { code, reason } = unsubscribe;
+    if (code < 2500) return this._end(code, reason);
+    if (code === 2501) this.#ticket._drop();
+    if (code === 2502) this._invalidate();
+    this._lost(code, reason);
+    this.#again();
+  }
+
+  /** @internal */
+  _end(code: number, reason: string): void {
+    this._lost(code, reason);
+    this.#client._release(this);
+    this.#presence._clear();
+    this.#feed._position = undefined;
+    this.#move("unsubscribed", code, reason);
+  }
+
+  /** @internal */
+  _renew(token: string, done: Answer<Expiry>): void {
+    this.#client._ask("sub_refresh", { channel: this.topic, token }, done);
+  }
+
+  #begin(result: SubscribeResult): void {
+    this.#attempt = 0;
+    this.#state = "subscribed";
+    this.#ticket._watch(result);
+    this.#feed._begin(result);
+  }
+
+  #again(error?: unknown): void {
+    const { window } = this._options;
+    this.#retry._set(pause(this.#attempt++, window.Math.random(), this._options), () => this._start());
+    if (error) this._error(error);
+  }
+
+  #move(state: "subscribing" | "unsubscribed", code: number, reason: string): void {
+    this.#state = state;
+    this.#reason = { code, reason };
+    this._emit(state, this.#reason);
+  }
+}

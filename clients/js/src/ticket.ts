@@ -1,0 +1,107 @@
+/**
+ * A token that is fetched when it is needed and renewed before it expires.
+ * Knows neither connections nor topics; its holder sends it and says what a refusal means.
+ */
+
+import { Alarm } from "./alarm.js";
+import { TopicError, UnauthorizedError } from "./errors.js";
+import type { Surroundings } from "./options.js";
+import { pause } from "./retry.js";
+import type { Expiry } from "./protocol.js";
+
+/** The share of its life after which a token is renewed; the rest is for retries. */
+const RENEW = 0.9;
+
+export type Answer<R = any> = (error: TopicError | undefined, result: R) => void;
+
+export interface Holder {
+  _options: { minDelay: number; maxDelay: number; window: Surroundings };
+  /** Fetches a token; without it a token cannot be renewed. */
+  _make: (() => Promise<string> | string) | undefined;
+  /** Sends a renewed token. */
+  _renew(token: string, done: Answer<Expiry>): void;
+  /** Ends for good. */
+  _end(code: number, reason: string): void;
+  _error(error: unknown): void;
+}
+
+export class Ticket {
+  /** @internal */
+  _token: string | undefined;
+  #holder: Holder;
+  #alarm: Alarm;
+  #attempt = 0;
+  #turn = 0;
+
+  constructor(holder: Holder, token: string | undefined) {
+    this.#holder = holder;
+    this.#alarm = new Alarm(holder._options.window);
+    this._token = token;
+  }
+
+  /** @internal Whether `_fetch` has something to wait for. */
+  get _missing(): boolean {
+    return !this._token && !!this.#holder._make;
+  }
+
+  /** @internal */
+  async _fetch(): Promise<void> {
+    this._token = await this.#holder._make!();
+    if (!this._token) throw new UnauthorizedError("getToken gave no token");
+  }
+
+  /** @internal The server said how long the token holds. */
+  _watch({ expires, ttl }: Expiry): void {
+    this._rest();
+    if (expires && this.#holder._make) this.#alarm._set(ttl! * RENEW, this.#renew);
+  }
+
+  /** @internal */
+  _rest(): void {
+    this.#turn++;
+    this.#attempt = 0;
+    this.#alarm._stop();
+  }
+
+  /** @internal Forget a token that does not hold any more, if another can be had. */
+  _drop(): boolean {
+    if (!this.#holder._make) return false;
+    this._token = "";
+    return true;
+  }
+
+  /** @internal What a failure means: the end, or another attempt. */
+  _judge(error: unknown, again: () => void): void {
+    const holder = this.#holder;
+    if (error instanceof UnauthorizedError) return holder._end(1, "unauthorized");
+    if (error instanceof TopicError) {
+      const { code, message } = error;
+      if (code === 109 || code === 110 ? !this._drop() : !error.temporary) {
+        return holder._end(code, message);
+      }
+    }
+    again();
+  }
+
+  #renew = async (): Promise<void> => {
+    const turn = this.#turn;
+    const failed = (error: unknown): void => {
+      if (turn !== this.#turn) return;
+      this._judge(error, () => {
+        const { _options } = this.#holder;
+        this.#alarm._set(pause(this.#attempt++, _options.window.Math.random(), _options), this.#renew);
+        this.#holder._error(error);
+      });
+    };
+    try {
+      await this._fetch();
+      if (turn !== this.#turn) return;
+      this.#holder._renew(this._token!, (error, result) => {
+        if (error) failed(error);
+        else this._watch(result);
+      });
+    } catch (error) {
+      failed(error);
+    }
+  };
+}
