@@ -32,10 +32,19 @@ FLOORS: list[dict[str, set[str]]] = [
             "jsontext",
             "db",
             "middleware",
+            "readiness",
         }
     },
     {
-        "porch": {"routing", "sessions", "auth", "security", "lifespan", "drain"},
+        "porch": {
+            "routing",
+            "sessions",
+            "auth",
+            "security",
+            "lifespan",
+            "drain",
+            "health",
+        },
         "protocol": {"protocol"},
         "delivery": {"delivery"},
     },

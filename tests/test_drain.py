@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 from django.test import override_settings
 
-from asgi_client import until
+from asgi_client import settle, until
 from tiderace import conf, drain
 from tiderace.drain import Drain, Notice, SigtermWatch
 from tiderace.generic.websocket import AsyncWebsocketConsumer
@@ -20,15 +20,18 @@ from tiderace.testing import WebsocketCommunicator
 
 
 class Clock:
-    """Time that passes only while somebody sleeps."""
+    """Time that passes only while somebody sleeps; not even then if it is ``frozen``."""
 
-    def __init__(self):
+    def __init__(self, *, frozen=False):
         self.now = 100.0
+        self._frozen = frozen
 
     def __call__(self):
         return self.now
 
     async def sleep(self, seconds):
+        if self._frozen:
+            await asyncio.Event().wait()
         await asyncio.sleep(0)
         self.now += seconds
 
@@ -57,8 +60,8 @@ class Socket:
 class Harbour:
     """A drain under a clock of its own, with sockets in it."""
 
-    def __init__(self, sockets=0, *, deaf=False):
-        self.clock = Clock()
+    def __init__(self, sockets=0, *, deaf=False, frozen=False):
+        self.clock = Clock(frozen=frozen)
         self.begun = self.clock.now
         self.drain = Drain(
             clock=self.clock, sleep=self.clock.sleep, chance=random.Random(4).random
@@ -155,14 +158,13 @@ async def test_a_socket_that_comes_during_the_drain_is_asked_too():
 
 
 async def test_a_socket_that_comes_after_the_window_is_asked_at_once():
-    harbour = Harbour(1, deaf=True)
+    harbour = Harbour(1, deaf=True, frozen=True)
     running = harbour.drain.begin(window=0, grace=5)
     await until(lambda: harbour.sockets[0].asked_at is not None)
     late = harbour.enter()
-    for _ in range(5):
-        await asyncio.sleep(0)
 
-    assert late.notice is not None
+    await until(lambda: late.notice is not None)
+
     harbour.drain.leave(harbour.sockets[0])
     await running
 
@@ -177,8 +179,8 @@ async def test_what_has_not_ended_after_the_grace_is_cut():
 
 
 async def test_the_drain_does_not_wait_for_the_grace_when_all_have_ended():
-    harbour = Harbour(1, deaf=True)
-    running = harbour.drain.begin(window=0, grace=1_000_000)
+    harbour = Harbour(1, deaf=True, frozen=True)
+    running = harbour.drain.begin(window=0, grace=5)
     await until(lambda: harbour.sockets[0].asked_at is not None)
 
     harbour.drain.leave(harbour.sockets[0])
@@ -265,7 +267,7 @@ def server():
 
 
 async def test_the_server_is_told_to_stop_after_the_drain(server):
-    harbour = Harbour(1, deaf=True)
+    harbour = Harbour(1, deaf=True, frozen=True)
     watch = SigtermWatch(harbour.drain)
     await watch.start()
 
@@ -280,7 +282,7 @@ async def test_the_server_is_told_to_stop_after_the_drain(server):
 
 
 async def test_a_second_sigterm_tells_the_server_at_once(server):
-    harbour = Harbour(1, deaf=True)
+    harbour = Harbour(1, deaf=True, frozen=True)
     watch = SigtermWatch(harbour.drain, clock=harbour.clock)
     await watch.start()
 
@@ -294,17 +296,14 @@ async def test_a_second_sigterm_tells_the_server_at_once(server):
 
 
 async def test_the_same_sigterm_by_two_ways_is_one(server):
-    harbour = Harbour(1, deaf=True)
-    harbour.clock.sleep = None  # nothing but the test moves it
-    harbour.drain._sleep = asyncio.sleep
+    harbour = Harbour(1, deaf=True, frozen=True)
     watch = SigtermWatch(harbour.drain, clock=harbour.clock)
     await watch.start()
 
     signal.raise_signal(signal.SIGTERM)
     harbour.clock.now += 1.9
     signal.raise_signal(signal.SIGTERM)
-    for _ in range(10):
-        await asyncio.sleep(0)
+    await settle()
 
     assert harbour.drain.draining
     assert server == []
@@ -335,7 +334,7 @@ async def test_a_handler_of_the_loop_is_left_alone(server):
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, told.set)
-    harbour = Harbour(1, deaf=True)
+    harbour = Harbour(1, deaf=True, frozen=True)
     watch = SigtermWatch(harbour.drain)
 
     await watch.start()

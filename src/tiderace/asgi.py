@@ -1,4 +1,4 @@
-"""The ASGI vocabulary: typed scopes and callables, and events built by pure functions.
+"""The ASGI vocabulary: typed scopes and callables, events and how a refusal is sent.
 
 It knows the ASGI specification (HTTP & WebSocket message format 2.5, lifespan 2.0)
 and nothing of Django, consumers or layers.
@@ -6,6 +6,7 @@ and nothing of Django, consumers or layers.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeAlias
 
@@ -20,6 +21,7 @@ __all__ = [
     "denial_response",
     "describe",
     "http_response",
+    "send_denial",
     "websocket_accept",
     "websocket_close",
     "websocket_send",
@@ -34,6 +36,8 @@ ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[Any]]
 Header: TypeAlias = "tuple[bytes, bytes] | list[bytes]"
 
 _DENIAL_EXTENSION = "websocket.http.response"
+# Turns of the loop left to the server after a refusal (one is enough for uvicorn).
+_TURNS_TO_CLOSE = 5
 
 
 def websocket_accept(
@@ -88,6 +92,20 @@ def can_deny_with_response(scope: Scope) -> bool:
 def denial_response(status: int, body: str) -> list[dict[str, Any]]:
     """Build the events that answer a WebSocket handshake with a plain-text response."""
     return _plain_response("websocket.http.response", status, body)
+
+
+async def send_denial(
+    send: Send, status: int, body: str, headers: Iterable[Header] = ()
+) -> None:
+    """Answer a WebSocket handshake with a plain-text response, after which it is over."""
+    start, end = denial_response(status, body)
+    start["headers"].extend(headers)
+    await send(start)
+    await send(end)
+    # uvicorn (seen in 0.54) logs an error about any app that returns before the
+    # refused connection is gone; that takes it a few turns of the loop.
+    for _ in range(_TURNS_TO_CLOSE):
+        await asyncio.sleep(0)
 
 
 def http_response(status: int, body: str) -> list[dict[str, Any]]:

@@ -23,7 +23,17 @@ from typing import Any, Protocol, TypeAlias
 from django.conf import settings
 
 from tiderace import conf, metrics
+from tiderace.asgi import (
+    Receive,
+    Scope,
+    Send,
+    can_deny_with_response,
+    send_denial,
+    websocket_accept,
+    websocket_close,
+)
 from tiderace.lifespan import on_shutdown, on_startup
+from tiderace.readiness import ready_check
 
 __all__ = [
     "RESTART",
@@ -33,6 +43,7 @@ __all__ = [
     "SigtermWatch",
     "drain_seconds",
     "process_drain",
+    "refuse_newcomer",
 ]
 
 logger = logging.getLogger("tiderace.drain")
@@ -120,6 +131,10 @@ class Drain:
     def open(self) -> int:
         """How many connections there are."""
         return len(self._open)
+
+    def why_not_ready(self) -> str | None:
+        """What a readiness check says: nothing until a drain has begun."""
+        return f"draining, {self.open} connections left" if self.draining else None
 
     def enter(self, connection: Drainable) -> None:
         """Note a connection that has begun; one that comes late is asked as well."""
@@ -235,6 +250,22 @@ class Drain:
 
 process_drain = Drain()
 """The drain of this process, which every consumer's connection enters."""
+ready_check(process_drain.why_not_ready)
+
+
+async def refuse_newcomer(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse a WebSocket with 503, or with 1012 where the server cannot say that."""
+    if (await receive())["type"] != "websocket.connect":
+        return
+    metrics.DRAIN_REFUSALS.add()
+    if can_deny_with_response(scope):
+        retry = [(b"retry-after", b"1")]
+        await send_denial(send, 503, "The server is stopping, come back.", retry)
+    else:
+        notice = Notice(retry_after=1.0)
+        # Accepted first, since a plain refusal would be 403, which sounds final.
+        await send(websocket_accept())
+        await send(websocket_close(notice.code, notice.reason))
 
 
 class SigtermWatch:

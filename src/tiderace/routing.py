@@ -23,7 +23,6 @@ The routers under it can be put together by hand as well, in any depth::
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import logging
 import os
@@ -42,19 +41,18 @@ from django.urls.resolvers import RegexPattern, RoutePattern, URLResolver
 from tiderace import dotted, metrics
 from tiderace.asgi import (
     ASGIApp,
-    Event,
     Receive,
     Scope,
     Send,
     can_deny_with_response,
     client_address,
-    denial_response,
     http_response,
-    websocket_accept,
+    send_denial,
     websocket_close,
 )
 from tiderace.auth import AuthMiddlewareStack
-from tiderace.drain import Notice, process_drain
+from tiderace.drain import process_drain, refuse_newcomer
+from tiderace.health import Health
 from tiderace.lifespan import process_lifespan
 from tiderace.security.websocket import AllowedHostsOriginValidator, OriginValidator
 
@@ -76,8 +74,6 @@ _MAX_WRAPPERS = 32
 # What a log line shows of a path that anybody may ask for, and of the routes.
 _SHOWN_PATH = 200
 _SHOWN_ROUTES = 8
-# Turns of the loop left to the server after a refusal (one is enough for uvicorn).
-_TURNS_TO_CLOSE = 5
 # The session engines whose app must be installed.
 _ENGINES_WITH_A_TABLE = (
     "django.contrib.sessions.backends.db",
@@ -113,7 +109,7 @@ class ProtocolTypeRouter:
         """
         kind = scope["type"]
         if kind == "websocket" and process_drain.draining:
-            return await _refuse_while_draining(receive, send, scope)
+            return await refuse_newcomer(scope, receive, send)
         application = self.application_mapping.get(kind)
         if application is None:
             if kind != "lifespan":
@@ -240,9 +236,10 @@ class URLRouter:
         if not can_deny_with_response(scope):
             await send(websocket_close())
             return
-        await _deny(send, denial_response(404, "Not Found"))
+        await send_denial(send, 404, "Not Found")
 
     def _log_refusal(self, kind: str, path: str, scope: Scope) -> None:
+        metrics.ROUTES_NOT_FOUND.add()
         declared = list(_patterns(self))
         hint = ""
         if not path.endswith("/") and any(
@@ -322,6 +319,7 @@ def get_application(
     middleware: str | Callable[[ASGIApp], ASGIApp] | None = AuthMiddlewareStack,
     origins: Iterable[str] | None = None,
     allow_missing_origin: bool = False,
+    health: bool = False,
 ) -> ProtocolTypeRouter:
     """Build a project's ASGI application, the parts in the order that works.
 
@@ -343,6 +341,8 @@ def get_application(
             them; by default the hosts in ``ALLOWED_HOSTS``.
         allow_missing_origin: whether clients without an Origin header, which no
             browser is, may open WebSockets.
+        health: whether ``/healthz`` and ``/readyz`` are answered before Django; see
+            ``tiderace.health``.
 
     Raises:
         ImproperlyConfigured: when there are no settings, when a string names
@@ -356,39 +356,14 @@ def get_application(
         _require_auth_apps()
     if wrap is not None:
         routes = wrap(routes)
+    pages: Any = django_application if http is None else _imported("http", http)
     mapping: dict[str, Any] = {
-        "http": django_application if http is None else _imported("http", http),
+        "http": Health(pages) if health else pages,
         "websocket": _validated(routes, origins, allow_missing_origin),
     }
     if channel is not None:
         mapping["channel"] = ChannelNameRouter(_imported("channel", channel))
     return ProtocolTypeRouter(mapping)
-
-
-async def _deny(send: Send, events: Iterable[Event]) -> None:
-    """Answer a handshake with an HTTP response."""
-    for event in events:
-        await send(event)
-    # uvicorn (seen in 0.54) logs an error about any app that returns before the
-    # refused connection is gone; that takes it a few turns of the loop.
-    for _ in range(_TURNS_TO_CLOSE):
-        await asyncio.sleep(0)
-
-
-async def _refuse_while_draining(receive: Receive, send: Send, scope: Scope) -> None:
-    """Send a client elsewhere: with 503, or 1012 where the server cannot say that."""
-    if (await receive())["type"] != "websocket.connect":
-        return
-    metrics.DRAIN_REFUSALS.add()
-    if can_deny_with_response(scope):
-        start, body = denial_response(503, "The server is stopping, come back.")
-        start["headers"].append((b"retry-after", b"1"))
-        await _deny(send, (start, body))
-    else:
-        notice = Notice(retry_after=1.0)
-        # Accepted first, since a plain refusal would be 403, which sounds final.
-        await send(websocket_accept())
-        await send(websocket_close(notice.code, notice.reason))
 
 
 def _validated(

@@ -14,6 +14,7 @@ from django.utils.module_loading import import_string
 from tiderace import DEFAULT_CHANNEL_LAYER, conf
 from tiderace.exceptions import InvalidChannelLayerError
 from tiderace.lifespan import on_shutdown
+from tiderace.readiness import ready_check
 
 __all__ = ["ChannelLayerManager", "channel_layers", "get_channel_layer"]
 
@@ -92,6 +93,16 @@ class ChannelLayerManager:
         self.backends[key] = layer
         return old
 
+    def why_not_ready(self) -> str | None:
+        """Which layers that were made in this process do not hear their brokers."""
+        away = [
+            alias
+            for alias, layer in self.backends.items()
+            # Layers of third parties need not have it.
+            if not getattr(layer, "ready", True)
+        ]
+        return f"no connection to the broker of {', '.join(away)}" if away else None
+
     async def close(self) -> None:
         """Close the layers that were made in this process.
 
@@ -114,6 +125,7 @@ class ChannelLayerManager:
 
 channel_layers = ChannelLayerManager()
 on_shutdown(channel_layers.close)
+ready_check(channel_layers.why_not_ready)
 
 
 def get_channel_layer(alias: str = DEFAULT_CHANNEL_LAYER) -> Any:

@@ -1,0 +1,99 @@
+"""Whether this process lives, and whether it should be sent clients: ``/healthz``, ``/readyz``.
+
+It knows HTTP and Django's views; what there is to say it asks of ``tiderace.readiness``.
+
+Before Django, where no middleware, host check or login stands in a probe's way::
+
+    application = get_application("chat.routing", settings="mysite.settings", health=True)
+
+As Django views::
+
+    urlpatterns = [path("", include("tiderace.health"))]
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from django.contrib.auth.decorators import login_not_required
+from django.http import HttpRequest, JsonResponse
+from django.urls import path
+from django.views.decorators.cache import never_cache
+
+from tiderace.readiness import reasons_not_ready
+
+if TYPE_CHECKING:
+    from tiderace.asgi import ASGIApp, Receive, Scope, Send
+
+__all__ = [
+    "Health",
+    "healthz",
+    "readyz",
+    "urlpatterns",
+]
+
+
+async def _live() -> tuple[int, dict[str, Any]]:
+    # An answer is all there is to say: it has passed through the event loop.
+    return 200, {"alive": True}
+
+
+async def _ready() -> tuple[int, dict[str, Any]]:
+    reasons = await reasons_not_ready()
+    return 503 if reasons else 200, {"ready": not reasons, "reasons": reasons}
+
+
+@login_not_required
+@never_cache
+async def healthz(request: HttpRequest) -> JsonResponse:
+    """Answer 200, for the process lives."""
+    status, body = await _live()
+    return JsonResponse(body, status=status)
+
+
+@login_not_required
+@never_cache
+async def readyz(request: HttpRequest) -> JsonResponse:
+    """Answer 200 when the process is ready for clients, else 503 with the reasons."""
+    status, body = await _ready()
+    return JsonResponse(body, status=status)
+
+
+urlpatterns = [path("healthz", healthz), path("readyz", readyz)]
+
+
+class Health:
+    """An ASGI app that answers probes, and passes everything else on.
+
+    Args:
+        application: what gets the rest; HTTP or a whole router.
+        live: the path that is answered with 200 while the event loop turns.
+        ready: the path that is answered with 200 when clients may come, else with 503.
+    """
+
+    def __init__(
+        self, application: ASGIApp, *, live: str = "/healthz", ready: str = "/readyz"
+    ) -> None:
+        self.application = application
+        self._answers = {live: _live, ready: _ready}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        """Answer the probe, or return what the application returns."""
+        if scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
+            path = scope["path"].removeprefix(scope.get("root_path") or "")
+            if answer := self._answers.get(path):
+                status, body = await answer()
+                return await _send_json(send, status, body)
+        return await self.application(scope, receive, send)
+
+
+async def _send_json(send: Send, status: int, body: dict[str, Any]) -> None:
+    data = json.dumps(body).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(data)).encode()),
+        (b"cache-control", b"no-store"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": data})
