@@ -15,6 +15,8 @@ from tiderace.metrics import (
     measurements,
     tallies,
 )
+from tiderace.routing import URLRouter
+from tiderace.security.websocket import OriginValidator
 from tiderace.testing import WebsocketCommunicator
 
 
@@ -213,3 +215,19 @@ async def test_a_fan_out_is_timed():
         await layer.group_send("tea", {"type": "poured"})
 
     assert grown["count"] == 1
+
+
+async def test_a_socket_without_a_route_is_counted():
+    before = metrics.ROUTES_NOT_FOUND.value
+
+    await WebsocketCommunicator(URLRouter([]), "/nowhere/").connect()
+
+    assert metrics.ROUTES_NOT_FOUND.value == before + 1
+
+
+async def test_a_socket_refused_for_its_origin_is_counted():
+    before = metrics.ORIGINS_REFUSED.value
+
+    await WebsocketCommunicator(OriginValidator(Socket.as_asgi(), []), "/").connect()
+
+    assert metrics.ORIGINS_REFUSED.value == before + 1

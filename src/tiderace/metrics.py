@@ -34,6 +34,10 @@ __all__ = [
     "ROUTES_NOT_FOUND",
     "SENDS_AFTER_CLOSE",
     "SLOW_CLIENTS",
+    "TOPIC_COMMANDS",
+    "TOPIC_CONNECTIONS",
+    "TOPIC_REFUSALS",
+    "TOPIC_RESUBSCRIPTIONS",
     "Histogram",
     "Measurement",
     "Tally",
@@ -268,4 +272,18 @@ CONNECTION_DURATION = Histogram(
     "seconds",
     "how long connections lasted, counted when they end",
     _VISITS,
+)
+TOPIC_CONNECTIONS = Measurement(
+    "topic_connections", "connections", "topic clients being served now", "gauge"
+)
+TOPIC_COMMANDS = Measurement(
+    "topic_commands", "commands", "commands of topic clients that were carried out"
+)
+TOPIC_REFUSALS = Measurement(
+    "topic_refusals", "commands", "commands of topic clients answered with an error"
+)
+TOPIC_RESUBSCRIPTIONS = Measurement(
+    "topic_resubscriptions",
+    "subscriptions",
+    "subscriptions that missed something and were told to begin again",
 )

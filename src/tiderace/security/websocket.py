@@ -14,6 +14,7 @@ from urllib.parse import ParseResult, urlparse
 from django.conf import settings
 from django.utils.http import is_same_domain
 
+from tiderace import metrics
 from tiderace.asgi import (
     ASGIApp,
     Receive,
@@ -115,6 +116,7 @@ class OriginValidator:
         return {"http": 80, "ws": 80, "https": 443, "wss": 443}.get(origin.scheme)
 
     def _log_refusal(self, scope: Scope, origin: str | None) -> None:
+        metrics.ORIGINS_REFUSED.add()
         allowed = ", ".join(self.allowed_origins) or "nothing"
         if origin is None:
             reason = "it sent no Origin header, as browsers do"
