@@ -13,19 +13,19 @@ import logging
 import random
 import secrets
 import time
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.presence import Member, Notice, Numbers, PresenceStore, Rules
+from tiderace.topics.crew import Crew
+from tiderace.topics.presence_lists import PresenceLists
 
 __all__ = ["Announce", "Hook", "Member", "Presence", "PresenceKeeper", "Rules"]
 
 logger = logging.getLogger("tiderace.topics")
-
-T = TypeVar("T")
 
 Announce = Callable[
     [str, Literal["join", "leave", "changed"], Member | None], Awaitable[None]
@@ -35,6 +35,7 @@ Hook = Callable[[str, Literal["joined", "left"], str], Awaitable[None]]
 _LOOK = 10.0  # seconds after which a process looks for what another has left undone
 _RETRY = 1.0  # seconds until what a broker could not do is tried again
 _REAPED_AT_ONCE = 200
+_ENTERING_AT_ONCE = 50
 _LEAVING_AT_ONCE = 32
 _HOOKS_AT_ONCE = 8
 _TELLERS = 8
@@ -115,16 +116,17 @@ class PresenceKeeper:
         # What is to be taken out of the store, by group and presence id.
         self._leaving: dict[tuple[str, str], float] = {}
         self._departed: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._lists = PresenceLists(store)
         # When to say that much has changed, by group.
         self._changed: dict[str, float] = {}
         self._away = False
         self._running: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._beat_at = self._reap_at = float("-inf")
-        self._leavers = _Crew(self._take_out, _LEAVING_AT_ONCE)
+        self._leavers = Crew(self._take_out, _LEAVING_AT_ONCE)
         # One at a time for a group, so that nobody seems to leave before they join.
-        self._tellers = [_Crew(self._tell, 1) for _ in range(_TELLERS)]
-        self._hookers = _Crew(self._run_hook, _HOOKS_AT_ONCE)
+        self._tellers = [Crew(self._tell, 1) for _ in range(_TELLERS)]
+        self._hookers = Crew(self._run_hook, _HOOKS_AT_ONCE)
 
     # What the connections of this process do
 
@@ -179,15 +181,19 @@ class PresenceKeeper:
         if not entry.entering:  # else the one who enters will find that it has left
             self._take_out_soon(group, entry)
 
-    async def members(self, group: str, mode: Presence) -> dict[str, Member]:
+    async def members(self, group: str, mode: Presence) -> Mapping[str, Member]:
         """Who is in a group, by presence id; nobody when presence is off.
+
+        It is read after the call. Those who ask while another list of the group is
+        being read get one and the same next one, so that a crowd that arrives at once
+        costs a few reads: it is to be looked at, not changed.
 
         Raises:
             LayerUnavailable: when the store could not be reached in time.
         """
         if mode is Presence.OFF:
             return {}
-        return await self._store.members(group, per_user=mode is Presence.PER_USER)
+        return await self._lists.read(group, per_user=mode is Presence.PER_USER)
 
     async def stats(self, group: str) -> Numbers:
         """How many connections and users are in a group; cheap however many.
@@ -230,6 +236,7 @@ class PresenceKeeper:
                 await self.settled()
         for crew in self._crews:
             await crew.stop()
+        await self._lists.stop()
 
     async def settled(self) -> None:
         """Wait until all that is to be done and told at once has been."""
@@ -238,25 +245,32 @@ class PresenceKeeper:
                 await crew.finished()
 
     @property
-    def _crews(self) -> list[_Crew[Any]]:
+    def _crews(self) -> list[Crew[Any]]:
         return [self._leavers, *self._tellers, self._hookers]
 
     async def _run(self) -> None:
         """Do what is due, and sleep until the next thing is."""
         while True:
-            now = self._clock()
-            for group in [name for name, due in self._changed.items() if due <= now]:
-                del self._changed[group]
-                self._tell_soon(group)
-            if self._beat_at <= now:
-                await self.beat()
-            if self._reap_at <= now:
-                await self.reap()
+            try:
+                await self._do_what_is_due()
+            except Exception:
+                logger.exception("keeping presence failed, and goes on in a second")
+                self._beat_at = self._reap_at = self._clock() + self._pause(_RETRY)
             times = [self._beat_at, self._reap_at, *self._changed.values()]
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, min(times) - self._clock())):
                     await self._wake.wait()
             self._wake.clear()
+
+    async def _do_what_is_due(self) -> None:
+        now = self._clock()
+        for group in [name for name, due in self._changed.items() if due <= now]:
+            del self._changed[group]
+            self._tell_soon(group)
+        if self._beat_at <= now:
+            await self.beat()
+        if self._reap_at <= now:
+            await self.reap()
 
     async def beat(self) -> None:
         """Renew this process's entries, and do again what could not be done before.
@@ -322,21 +336,33 @@ class PresenceKeeper:
             "the presence of %d connection(s) had been forgotten, and is entered again",
             len(forgotten),
         )
-        for at, entry in list(self._entries.items()):
-            group = at[0]
-            if (group, entry.member.client) not in forgotten or entry.entering:
-                continue
-            if not (entry.per_user and entry.member.user):
-                # The others may have seen it leave, which is for ever.
-                entry.member = self._renamed(entry.member)
-            entry.entering = True
-            try:
-                await self._put_in(at, entry)
-            except LayerUnavailable as error:
-                # The next beat will find it forgotten again.
-                self._lost(error)
-                return
-            self._change_soon(group, _RETRY)
+        lost = [
+            (at, entry)
+            for at, entry in self._entries.items()
+            if (at[0], entry.member.client) in forgotten
+        ]
+        for start in range(0, len(lost), _ENTERING_AT_ONCE):
+            some = lost[start : start + _ENTERING_AT_ONCE]
+            if not all(await asyncio.gather(*(self._return(*each) for each in some))):
+                return  # the next beat will find the others forgotten again
+
+    async def _return(self, at: tuple[str, str], entry: _Entry) -> bool:
+        if self._entries.get(at) is not entry:
+            return True
+        if not (entry.per_user and entry.member.user):
+            # The others may have seen it leave, which is for ever.
+            entry.member = self._renamed(entry.member)
+        entry.entering = True
+        # Who was listed before is not told to have left, where the store lost its memory.
+        self._change_soon(at[0], _RETRY)
+        try:
+            await self._put_in(at, entry)
+        except LayerUnavailable as error:
+            self._lost(error)
+            if self._entries.get(at) is not entry:
+                self._take_out_soon(at[0], entry)
+            return False
+        return True
 
     def _take_out_soon(self, group: str, entry: _Entry) -> None:
         due = group, entry.member.client
@@ -354,7 +380,8 @@ class PresenceKeeper:
             return
         grace = self._leaving.pop(due, 0.0)
         self._spread(notices)
-        self._reap_by(self._clock() + grace)
+        if grace:
+            self._reap_by(self._clock() + grace)
 
     def _renamed(self, member: Member) -> Member:
         # Nobody who was told that an id has left need ever see it join.
@@ -455,48 +482,3 @@ class PresenceKeeper:
         if self._away:
             self._away = False
             logger.info("presence has its store again")
-
-
-class _Crew(Generic[T]):
-    """Work that is done in the order it comes, some of it at a time.
-
-    Its tasks end when nothing is left to do.
-    """
-
-    def __init__(self, do: Callable[[T], Awaitable[None]], hands: int) -> None:
-        self._do = do
-        self._hands = hands
-        self._waiting: deque[T] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def busy(self) -> bool:
-        """Whether anything waits or is being done."""
-        return bool(self._tasks)
-
-    def put(self, work: T) -> None:
-        """Have it done."""
-        self._waiting.append(work)
-        if len(self._tasks) < self._hands:
-            task = asyncio.get_running_loop().create_task(
-                self._work(), context=contextvars.Context()
-            )
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _work(self) -> None:
-        while self._waiting:
-            await self._do(self._waiting.popleft())
-
-    async def finished(self) -> None:
-        """Wait until nothing is left to do."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
-    async def stop(self) -> None:
-        """Give up what is left."""
-        self._waiting.clear()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
