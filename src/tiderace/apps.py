@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from django.apps import AppConfig
 from django.core.checks import Tags, register
+from django.utils.module_loading import autodiscover_modules
 
 from tiderace.checks import CHECKS, DEPLOY_CHECKS
 
@@ -22,8 +23,9 @@ class TideraceConfig(AppConfig):
     default = True
 
     def ready(self) -> None:
-        """Register the system checks."""
+        """Register the system checks, and import the ``topics`` module of every app."""
         register_checks()
+        autodiscover_modules("topics")
 
 
 def register_checks() -> None:
