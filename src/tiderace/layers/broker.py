@@ -101,12 +101,28 @@ class Broker(Protocol):
     """
 
     async def publish(
-        self, subject: str, data: bytes, *, keep: Keep, members_age: float
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        keep: Keep,
+        members_age: float,
+        history: Keep | None = None,
+        key: str = "",
     ) -> Published:
         """Append ``data`` to the subject's stream and publish it, as one step.
 
-        Tried again over a lost connection, it still happens once. ``members_age`` is
-        how many seconds a membership by ``join`` lasts.
+        Tried again over a lost connection, it still happens once.
+
+        Args:
+            subject: where to.
+            data: what.
+            keep: what is kept of the stream for processes that were cut off.
+            members_age: how many seconds a membership by ``join`` lasts.
+            history: what is kept of it, besides, for those who ``read`` it; None to
+                leave that as it is.
+            key: if the same was given for the subject in the last five minutes, nothing
+                happens, and what is returned is the first one's position, and nobody.
         """
 
     async def position(self, subject: str) -> Position | None:
@@ -119,6 +135,23 @@ class Broker(Protocol):
 
         When that is much it is only the beginning: the last entry is not the end then,
         and the next call goes on after it.
+        """
+
+    async def read(
+        self,
+        subject: str,
+        *,
+        history: Keep,
+        keep: Keep,
+        since: Position | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> tuple[Position, Sequence[Entry]]:
+        """The end of the subject's stream, and what it still has: all of it, exactly.
+
+        A stream begins when there is none. ``history`` is what is to be read at most;
+        unless ``publish`` has said it before, it is also kept from now on. The rest is
+        as in ``BaseChannelLayer.stream_read``.
         """
 
     async def push(self, queue: str, data: bytes, *, size: int, seconds: float) -> bool:

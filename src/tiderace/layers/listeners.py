@@ -188,11 +188,8 @@ class Audience:
     def __init__(self, crowds: list[tuple[_Crowd, int]]) -> None:
         self._crowds = crowds
 
-    async def told(self) -> bool:
-        """Tell them, and wait for those of this loop; False if some loop is closed.
-
-        Waits for nobody where there is one slice of them, or no loop is running.
-        """
+    def tell(self) -> bool:
+        """Begin to tell them; False if the loop of some is closed."""
         here = asyncio._get_running_loop()  # noqa: SLF001 (None in sync code)
         living = True
         for crowd, _ in self._crowds:
@@ -200,6 +197,15 @@ class Audience:
                 crowd.serve()
             else:
                 living = crowd.call() and living
+        return living
+
+    async def told(self) -> bool:
+        """Tell them, and wait for those of this loop; False if some loop is closed.
+
+        Waits for nobody where there is one slice of them, or no loop is running.
+        """
+        here = asyncio._get_running_loop()  # noqa: SLF001 (None in sync code)
+        living = self.tell()
         for crowd, number in self._crowds:
             if crowd.loop is here:
                 while not crowd.has_told(number):  # noqa: ASYNC110

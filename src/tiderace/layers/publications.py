@@ -16,14 +16,22 @@ from tiderace.delivery.outbox import Ready
 from tiderace.history import Position, Publication
 from tiderace.layers.local import ENVELOPE
 
-__all__ = ["of_message", "of_stored", "stored"]
+__all__ = ["RECORD", "is_record", "of_message", "of_stored", "stored"]
 
 logger = logging.getLogger("tiderace.layers")
+
+RECORD = "record"
+"""Where the envelope of a message holds what was published with a position."""
 
 
 def stored(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record as the message that travels; see ``BaseChannelLayer.stream_publish``."""
-    return {ENVELOPE: {"record": record}}
+    return {ENVELOPE: {RECORD: dict(record)}}
+
+
+def is_record(message: Any) -> bool:
+    """Whether ``stored`` made this message."""
+    return isinstance(message, dict) and RECORD in message.get(ENVELOPE, ())
 
 
 def of_stored(position: Position, message: Any, *, time: float) -> Publication:
@@ -37,8 +45,8 @@ def of_stored(position: Position, message: Any, *, time: float) -> Publication:
     envelope = message.get(ENVELOPE) if isinstance(message, dict) else None
     if envelope is None:
         return of_message(position, message, time=time)
-    if "record" in envelope:
-        return Publication.of_record(position, envelope["record"])
+    if RECORD in envelope:
+        return Publication.of_record(position, envelope[RECORD])
     if envelope.get("ready"):
         ready = Ready(message.get("text"), message.get("bytes"))
         return of_message(position, ready, time=time)

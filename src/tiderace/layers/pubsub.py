@@ -23,8 +23,11 @@ import msgspec
 from tiderace import metrics
 from tiderace.delivery.outbox import Ready
 from tiderace.exceptions import ChannelFull, LayerUnavailable
+from tiderace.history import Position, Publication
+from tiderace.layers import publications
 from tiderace.layers.base import Message
 from tiderace.layers.broker import Broker, Keep, Live, Taken, Wake
+from tiderace.layers.listeners import Listener
 from tiderace.layers.local import ENVELOPE, TO, Box, LocalChannelLayer
 from tiderace.layers.presence import PresenceStore, ShardedPresence
 from tiderace.layers.stats import LayerStats, ProcessStats
@@ -336,8 +339,98 @@ class PubSubLayer(LocalChannelLayer):
         await self._announce(self._index(group))
         return await self._broker(group).count(group)
 
+    # Streams
+
+    async def stream_publish(
+        self, group: str, record: Mapping[str, Any], *, keep: Keep, key: str = ""
+    ) -> Position:
+        """See ``BaseChannelLayer.stream_publish``; it returns like ``group_send``."""
+        self.require_valid_group_name(group)
+        data = self.serialize(publications.stored(record))
+        self._check_fork()
+        metrics.MESSAGES_SENT.add()
+        published = await self._broker(group).publish(
+            group,
+            data,
+            keep=self._keep,
+            members_age=self.group_expiry,
+            history=keep,
+            key=key,
+        )
+        if published.members:
+            publication = Publication.of_record(published.position, record)
+            await self._send_to_queues(
+                published.members, [group], publication.as_event()
+            )
+        return published.position
+
+    async def stream_read(
+        self,
+        group: str,
+        *,
+        keep: Keep,
+        since: Position | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> tuple[Position, list[Publication]]:
+        """See ``BaseChannelLayer.stream_read``."""
+        self.require_valid_group_name(group)
+        self._check_fork()
+        top, entries = await self._broker(group).read(
+            group,
+            history=keep,
+            keep=self._keep,
+            since=since,
+            limit=limit,
+            reverse=reverse,
+        )
+        found = []
+        now = time.time()
+        for entry in entries:
+            position = Position(top.epoch, entry.offset)
+            try:
+                found.append(
+                    publications.of_stored(
+                        position, self.deserialize(entry.data), time=now - entry.age
+                    )
+                )
+            except Exception:
+                # Who asked what was missed sees that this one is.
+                logger.exception("a message to %s cannot be read", group)
+        return top, found
+
+    async def listen(self, group: str, listener: Listener) -> None:
+        """See ``BaseChannelLayer.listen``."""
+        self.require_valid_group_name(group)
+        self._check_fork()
+        self._ensure_running()
+        while True:
+            with self._lock:
+                self._listeners.add(group, listener)
+                stream, first = self._stream(group)
+            try:
+                await self._hear_stream(stream, first)
+                return
+            except _Abandoned:
+                continue
+            except BaseException:
+                self.unlisten(group, listener)
+                raise
+
+    def unlisten(self, group: str, listener: Listener) -> None:
+        """See ``BaseChannelLayer.unlisten``."""
+        self._check_fork()
+        super().unlisten(group, listener)
+
+    def _unheard(self, group: str) -> None:
+        with self._lock:
+            self._vacated.add(group)
+
     async def flush(self) -> None:
-        """Forget all messages and groups; for tests. Consumers keep their channels."""
+        """Forget all messages, groups and streams; for tests.
+
+        Consumers keep their channels. Nobody listens to anything any more.
+        """
         self._check_fork()
         self._forget_everything()
         heard = list(self._streams)
@@ -580,15 +673,9 @@ class PubSubLayer(LocalChannelLayer):
             with self._lock:
                 self._join(group, channel)
                 self._changes[group, channel] = True
-                stream = self._streams.get(group)
-                first = stream is None
-                if stream is None:
-                    stream = self._streams.add(group, self._broker(group))
+                stream, first = self._stream(group)
             try:
-                if first:
-                    await self._listen(stream)
-                else:
-                    await _settled(stream.ready)
+                await self._hear_stream(stream, first)
                 return
             except _Abandoned:
                 continue
@@ -596,7 +683,18 @@ class PubSubLayer(LocalChannelLayer):
                 self._leave(group, channel)
                 raise
 
-    async def _listen(self, stream: Stream) -> None:
+    def _stream(self, group: str) -> tuple[Stream, bool]:
+        """The group's stream as it is heard here, and whether that begins now."""
+        stream = self._streams.get(group)
+        if stream is not None:
+            return stream, False
+        return self._streams.add(group, self._broker(group)), True
+
+    async def _hear_stream(self, stream: Stream, first: bool) -> None:
+        """Wait until a stream is heard; whoever is the first sees to that."""
+        if not first:
+            await _settled(stream.ready)
+            return
         try:
             await stream.broker.subscribe([stream.subject])
             await self._streams.locate(stream)
@@ -806,7 +904,11 @@ class PubSubLayer(LocalChannelLayer):
         with self._lock:
             vacated = [each for each in self._vacated if self._index(each) == index]
             self._vacated.difference_update(vacated)
-            empty = [group for group in vacated if group not in self.groups]
+            empty = [
+                group
+                for group in vacated
+                if group not in self.groups and group not in self._listeners
+            ]
             for group in empty:
                 self._streams.remove(group)
             idle = [
@@ -844,22 +946,36 @@ class PubSubLayer(LocalChannelLayer):
 
     # What arrives
 
-    async def _deliver(self, subject: str, data: bytes, age: float) -> None:
+    async def _deliver(
+        self, subject: str, data: bytes, age: float, position: Position
+    ) -> None:
         try:
             message = self.deserialize(data)
             if subject == self._inbox_here:
                 self._deliver_to_channel(message)
-            else:
-                await self._deliver_to_group(subject, message, age)
+                return
+            publication = None
+            if subject in self._listeners or publications.is_record(message):
+                publication = publications.of_stored(
+                    position, message, time=time.time() - age
+                )
+                await self._tell(subject, self._listeners.put(subject, publication))
+            if subject in self.groups:
+                await self._deliver_to_group(subject, message, age, publication)
         except Exception:
             # Whatever one sender sent, the others' messages must go on arriving.
             logger.exception("a message to %s cannot be read and is dropped", subject)
+            self._listeners.put(subject, None).tell()
 
-    async def _deliver_to_group(self, group: str, message: Any, age: float) -> None:
+    async def _deliver_to_group(
+        self, group: str, message: Any, age: float, publication: Publication | None
+    ) -> None:
         deadline = self._clock() + self.expiry - age
         envelope = message.pop(ENVELOPE, None) if isinstance(message, dict) else None
         excluded: set[str] = set()
-        if envelope is not None:
+        if publication is not None and publications.RECORD in (envelope or ()):
+            message = publication.as_event()
+        elif envelope is not None:
             excluded.update(envelope["exclude"])
             # Who is in several of the groups gets it through the first of them.
             for each in envelope["groups"]:
@@ -895,6 +1011,7 @@ class PubSubLayer(LocalChannelLayer):
                 subject,
                 "an unknown number" if missed is None else missed,
             )
+        self._listeners.put(subject, None).tell()
         if subject != self._inbox_here:
             message = {"type": "layer.gap", "group": subject, "missed": missed}
             deadline = self._clock() + self.expiry

@@ -81,6 +81,9 @@ _EPOCH_LENGTH = 6  # bytes
 # Seconds by which the clock of a server that takes over may be ahead.
 _CLOCKS_DIFFER = 5.0
 
+# Milliseconds in which a publication under the same idempotency key is the same one.
+_KEY_REMEMBERED = 300_000
+
 _KEYS_AT_ONCE = 500
 _CALLS_AT_ONCE = 100
 
@@ -97,7 +100,7 @@ class _Script:
     def __init__(self, name: str) -> None:
         folder = resources.files("tiderace.layers") / "lua"
         self.text = (folder / f"{name}.lua").read_bytes()
-        for first in ("tell", "presence_room"):
+        for first in ("tell", "run", "presence_room"):
             if f"{first}(".encode() in self.text:
                 self.text = (folder / f"{first}.lua").read_bytes() + self.text
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
@@ -126,6 +129,7 @@ _SCRIPTS = {
         "presence_stats",
         "publish",
         "push",
+        "read",
         "renew",
         "report",
         "since",
@@ -356,11 +360,21 @@ class RedisBroker:
     # Publications
 
     async def publish(
-        self, subject: str, data: bytes, *, keep: Keep, members_age: float
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        keep: Keep,
+        members_age: float,
+        history: Keep | None = None,
+        key: str = "",
     ) -> Published:
         """See ``Broker.publish``."""
         group = self._group(subject)
         milliseconds = int(keep.seconds * 1000)
+        keys = [f"{group}:stream", f"{group}:meta", group]
+        if key:
+            keys.append(f"{group}:once:{key}")
         arguments = [
             self._channel("group", subject),
             data,
@@ -374,15 +388,16 @@ class RedisBroker:
             _LEAP + secrets.randbelow(_LEAP),
             0,
             self._publishing,
+            "" if history is None else history.size,
+            0 if history is None else int(history.seconds * 1000),
+            _KEY_REMEMBERED,
         ]
         begun = time.monotonic()
 
         async def attempt(again: bool) -> Any:
             arguments[7] = 1 if again else 0
             arguments[10] = int((time.monotonic() - begun + _CLOCKS_DIFFER) * 1000)
-            return await self._script(
-                "publish", [f"{group}:stream", f"{group}:meta", group], arguments
-            )
+            return await self._script("publish", keys, arguments)
 
         epoch, offset, members = await self._until_done(attempt)
         return Published(
@@ -416,6 +431,51 @@ class RedisBroker:
             Entry(number, before, age / 1000, data)
             for number, before, age, data in entries
         ]
+
+    async def read(
+        self,
+        subject: str,
+        *,
+        history: Keep,
+        keep: Keep,
+        since: Position | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> tuple[Position, Sequence[Entry]]:
+        """See ``Broker.read``."""
+        group = self._group(subject)
+        epoch = "" if since is None else since.epoch
+        low: int | str = "" if since is None or reverse else since.offset
+        high: int | str = since.offset if since is not None and reverse else ""
+        size: int | str = history.size
+        top: Position | None = None
+        found: list[Entry] = []
+        more = True
+        while more:
+            of, end, entries, more, low, high = await self._script_until_done(
+                "read",
+                [f"{group}:stream", f"{group}:meta"],
+                [
+                    epoch,
+                    low,
+                    high,
+                    -1 if limit is None else limit - len(found),
+                    int(reverse),
+                    size,
+                    int(history.seconds * 1000),
+                    secrets.token_hex(_EPOCH_LENGTH),
+                    int(keep.seconds * 1000) * 10,
+                ],
+            )
+            top = top or Position(of.decode(), end)
+            found += [
+                Entry(number, before, age / 1000, data)
+                for number, before, age, data in entries
+            ]
+            # The rest has its bounds, within this epoch.
+            epoch, size = top.epoch, ""
+        assert top is not None  # noqa: S101 (the loop is entered)
+        return top, found
 
     # Queues
 

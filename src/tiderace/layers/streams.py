@@ -58,7 +58,9 @@ class Stream:
 
 
 class _Deliver(Protocol):
-    async def __call__(self, subject: str, data: bytes, age: float) -> None: ...
+    async def __call__(
+        self, subject: str, data: bytes, age: float, position: Position
+    ) -> None: ...
 
 
 class Streams:
@@ -72,7 +74,7 @@ class Streams:
         at_most: publications held back per subject while missing ones are fetched;
             beyond it they are fetched as well.
         clock: seconds that never run backwards.
-        deliver: takes a publication and its age; must not raise.
+        deliver: takes a publication, its age and its position; must not raise.
         report_gap: takes a subject and how many of its messages are lost, if known.
         start: runs a coroutine as a task of the loop that hears the brokers.
         at_home: calls a function in that loop, soon, if there is one.
@@ -168,10 +170,10 @@ class Streams:
             with self._lock:
                 position = stream.position
                 if position is None:
-                    stream.position = Position(item.epoch, item.offset)
+                    stream.position = here = Position(item.epoch, item.offset)
                     stream.known_at = self._clock()
             if position is None:
-                await self._deliver(item.subject, item.data, 0.0)
+                await self._deliver(item.subject, item.data, 0.0, here)
                 return
         if item.epoch == position.epoch and item.offset <= position.offset:
             return
@@ -179,9 +181,9 @@ class Streams:
             stream.filling = [item]
             self._start(self._fill(stream))
             return
-        stream.position = Position(item.epoch, item.offset)
+        stream.position = here = Position(item.epoch, item.offset)
         stream.known_at = self._clock()
-        await self._deliver(item.subject, item.data, 0.0)
+        await self._deliver(item.subject, item.data, 0.0, here)
 
     def interrupted(self, broker: Broker) -> None:
         """Something may have been missed on every subject of ``broker``: fetch it."""
@@ -272,9 +274,10 @@ class Streams:
                     )
             for number, entry in enumerate(living):
                 base = entry.offset
-                stream.position = Position(end.epoch, entry.offset)
+                stream.position = here = Position(end.epoch, entry.offset)
                 metrics.GAPS_FILLED.add()
-                await self._deliver(stream.subject, entry.data, max(0.0, entry.age))
+                age = max(0.0, entry.age)
+                await self._deliver(stream.subject, entry.data, age, here)
                 if number % _YIELD_EVERY == _YIELD_EVERY - 1:
                     await asyncio.sleep(0)
                 if not self._is_current(stream, mine):
@@ -304,8 +307,8 @@ class Streams:
                 if not _follows(item, position):
                     del mine[:done]
                     return True
-                stream.position = Position(item.epoch, item.offset)
-                await self._deliver(item.subject, item.data, 0.0)
+                stream.position = here = Position(item.epoch, item.offset)
+                await self._deliver(item.subject, item.data, 0.0, here)
             done += 1
             if done % _YIELD_EVERY == 0:
                 del mine[:done]
