@@ -4,26 +4,38 @@
  */
 
 import type { Surroundings } from "./options.js";
+import { pause } from "./retry.js";
+
+export interface Clock {
+  minDelay: number;
+  maxDelay: number;
+  window: Surroundings;
+}
 
 // A browser fires a timer of more than 2^31 milliseconds at once.
 const LONGEST = 2e6;
 
 export class Alarm {
-  #window: Surroundings;
+  #clock: Clock;
   #timer: unknown;
 
-  constructor(window: Surroundings) {
-    this.#window = window;
+  constructor(clock: Clock) {
+    this.#clock = clock;
   }
 
   /** @internal */
   _set(seconds: number, callback: () => void): void {
     this._stop();
-    this.#timer = this.#window.setTimeout(callback, Math.min(seconds, LONGEST) * 1e3);
+    this.#timer = this.#clock.window.setTimeout(callback, Math.min(seconds, LONGEST) * 1e3);
+  }
+
+  /** @internal After the pause that befits so many failures. */
+  _retry(failures: number, callback: () => void): void {
+    this._set(pause(failures, this.#clock.window.Math.random(), this.#clock), callback);
   }
 
   /** @internal */
   _stop(): void {
-    this.#window.clearTimeout(this.#timer as never);
+    this.#clock.window.clearTimeout(this.#timer as never);
   }
 }

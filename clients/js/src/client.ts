@@ -40,7 +40,7 @@ export interface ClientOptions
   headers?: Record<string, string>;
   /** What to try, in order. Default WebSocket, then HTTP streaming, then SSE. */
   transports?: readonly Transport[];
-  /** How long the server may take to answer a command. Default 10. */
+  /** How long an answer may take: a little longer than a server works at a call. Default 35. */
   timeout?: number;
   /** Positions that the page has seen: topic to [epoch, offset]. */
   positions?: Record<string, readonly [epoch: string, offset: number]>;
@@ -72,6 +72,7 @@ export interface ClientEvents {
 
 interface Command {
   id: number;
+  topic: string;
   method: string;
   body: string;
   done: Answer;
@@ -88,7 +89,7 @@ const CLIENT_DEFAULTS = {
   data: undefined as unknown,
   headers: undefined as ClientOptions["headers"],
   transports: ["websocket", "http_stream", "sse"] as readonly Transport[],
-  timeout: 10,
+  timeout: 35,
   positions: {} as NonNullable<ClientOptions["positions"]>,
 };
 
@@ -211,8 +212,11 @@ export class Client<Topics extends object = Record<string, any>> extends Emitter
    *
    * @throws TopicError when it is refused, lost or not answered in time.
    */
-  async call<R = any>(method: string, data?: unknown): Promise<R> {
-    return (await this._request("rpc", { method, data })).data;
+  call<R = any>(method: string, data?: unknown): Promise<R>;
+  /** @internal */
+  call<R = any>(method: string, data: unknown, topic: string): Promise<R>;
+  async call(method: string, data?: unknown, topic?: string): Promise<any> {
+    return (await this._request("rpc", { method, data }, topic)).data;
   }
 
   /** Connect again after an end, with every subscription and every listener. */
@@ -233,7 +237,7 @@ export class Client<Topics extends object = Record<string, any>> extends Emitter
   }
 
   /** @internal The answer to a command; it may wait for a connection. */
-  _request(method: string, asked: object): Promise<any> {
+  _request(method: string, asked: object, topic = ""): Promise<any> {
     return new Promise((resolve, reject) => {
       if (this.#state === "disconnected") throw this.#refusal();
       const command = this.#command(method, asked, (error, result) => {
@@ -241,9 +245,23 @@ export class Client<Topics extends object = Record<string, any>> extends Emitter
         if (error) reject(error);
         else resolve(result);
       });
-      if (this.#state === "connected") this.#send(command);
-      else this.#waiting.add(command);
+      command.topic = topic;
+      this.#waiting.add(command);
+      this._pump();
     });
+  }
+
+  /** @internal Whether what concerns a topic may be sent: the server hears subscribers only. */
+  _ready(topic: string): boolean {
+    return this.#state === "connected" && this.#subscriptions.get(topic)?.state !== "subscribing";
+  }
+
+  /** @internal Send what has waited for a connection or a subscription. */
+  _pump(): void {
+    for (const command of this.#waiting) {
+      if (this._ready(command.topic) && this.#waiting.delete(command)) this.#send(command);
+    }
+    this.#outbox._flush();
   }
 
   /** @internal Give this connection up for a new one. */
@@ -276,6 +294,7 @@ export class Client<Topics extends object = Record<string, any>> extends Emitter
   /** @internal */
   _release(room: Subscription): void {
     this.#subscriptions.delete(room.topic);
+    this._pump();
   }
 
   #command(
@@ -285,7 +304,7 @@ export class Client<Topics extends object = Record<string, any>> extends Emitter
     timeout = this._options.timeout,
   ): Command {
     const body = typeof asked === "string" ? asked : JSON.stringify(asked);
-    const command: Command = { method, body, done, timer: undefined, id: 0 };
+    const command: Command = { topic: "", method, body, done, timer: undefined, id: 0 };
     if (timeout) {
       command.timer = this._options.window.setTimeout(() => {
         this.#asked.delete(command.id);
@@ -332,7 +351,7 @@ export class Client<Topics extends object = Record<string, any>> extends Emitter
       // No answer on a connection that was given up before.
       else if (this.#connection.readyState === 1) this.#ticket._judge(error, () => this._drop(error));
     };
-    return this.#line(this.#command("connect", asked, done));
+    return this.#line(this.#command("connect", asked, done, this._options.connectTimeout));
   }
 
   #welcome(result: ConnectResult): void {
@@ -344,9 +363,7 @@ export class Client<Topics extends object = Record<string, any>> extends Emitter
     this.#ticket._watch(result);
     this.#state = "connected";
     for (const room of this.#subscriptions.values()) void room._start();
-    for (const command of this.#waiting) this.#send(command);
-    this.#waiting.clear();
-    this.#outbox._flush();
+    this._pump();
     this._emit("connected", { client, transport, data });
     this.#tell();
     for (const topic of this.#feeds.keys()) {

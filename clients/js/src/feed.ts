@@ -32,7 +32,8 @@ export class Feed {
     this.#emit("subscribed", { recovered, wasRecovering: !!before, data });
     if (gap) this.#emit("gap", {});
     for (const publication of publications) this.#publication(publication);
-    if (this._position) this._position.offset = offset;
+    // Some servers say where the stream ends, others where the request was.
+    if (this._position) this._position.offset = Math.max(this._position.offset, offset);
   }
 
   /** @internal */

@@ -6,7 +6,6 @@
 import { Alarm } from "./alarm.js";
 import type { Client } from "./client.js";
 import { LOST, TopicError } from "./errors.js";
-import { pause } from "./retry.js";
 import type { Answer } from "./ticket.js";
 
 /** Seconds for which the server remembers a key, less some for the way. */
@@ -14,6 +13,7 @@ const REMEMBERED = 280;
 const TOO_MANY = 111;
 
 interface Entry {
+  topic: string;
   body: string;
   size: number;
   resolve(): void;
@@ -38,20 +38,20 @@ export class Outbox {
 
   constructor(client: Client<any>) {
     this.#client = client;
-    this.#alarm = new Alarm(client._options.window);
+    this.#alarm = new Alarm(client._options);
   }
 
   /** @internal */
-  _add(channel: string, data: unknown): Promise<void> {
+  _add(topic: string, data: unknown): Promise<void> {
     return new Promise((resolve, reject) => {
       if (JSON.stringify(data) === undefined) {
         throw new TypeError(`cannot publish ${typeof data}: it has no JSON form`);
       }
       const key = `${this.#prefix}-${++this.#serial}`;
-      const body = JSON.stringify({ method: "$publish", data: { channel, data, key } });
+      const body = JSON.stringify({ method: "$publish", data: { channel: topic, data, key } });
       const { size } = new Blob([body]);
-      this.#makeRoom(size);
-      this.#entries.add({ body, size, resolve, reject });
+      if (this.#isPaused || !this.#client._ready(topic)) this.#makeRoom(size);
+      this.#entries.add({ topic, body, size, resolve, reject });
       this.#bytes += size;
       this._flush();
     });
@@ -61,8 +61,7 @@ export class Outbox {
   _flush(): void {
     const now = (this.#client._options.window.Date ?? Date).now();
     for (const entry of this.#entries) {
-      if (this.#client.state !== "connected" || this.#isPaused) break;
-      if (entry.isSent) continue;
+      if (this.#isPaused || entry.isSent || !this.#client._ready(entry.topic)) continue;
       entry.since ??= now;
       if (now - entry.since > REMEMBERED * 1e3) {
         const message = "sent, but not acknowledged in time to repeat it; it may have been delivered";
@@ -91,9 +90,8 @@ export class Outbox {
 
   #wait(): void {
     if (this.#isPaused) return;
-    const { _options } = this.#client;
     this.#isPaused = true;
-    this.#alarm._set(pause(this.#refusals++, _options.window.Math.random(), _options), () => {
+    this.#alarm._retry(this.#refusals++, () => {
       this.#isPaused = false;
       this._flush();
     });
@@ -110,7 +108,6 @@ export class Outbox {
   /** @throws DOMException QuotaExceededError when there is none. */
   #makeRoom(size: number): void {
     const { queueLimit, queueSize, whenFull } = this.#client._options;
-    if (this.#client.state === "connected" && !this.#isPaused) return;
     for (;;) {
       if (this.#entries.size < queueLimit && this.#bytes + size <= queueSize) return;
       const error = new DOMException(

@@ -29,7 +29,7 @@ export class Presence {
   constructor(client: Client<any>, room: Subscription<any>) {
     this.#client = client;
     this.#room = room;
-    this.#alarm = new Alarm(client._options.window);
+    this.#alarm = new Alarm(client._options);
   }
 
   /** @internal Ask for a snapshot: in the frame of `subscribe`, and regularly. */

@@ -11,7 +11,8 @@ export interface Position {
 
 /** Who published, joined or left. */
 export interface ClientInfo {
-  user: string;
+  /** Not there for a visitor without an account. */
+  user?: string;
   client: string;
   conn_info?: any;
   chan_info?: any;

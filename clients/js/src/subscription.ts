@@ -9,7 +9,6 @@ import { Emitter } from "./emitter.js";
 import { TIMEOUT, TopicError } from "./errors.js";
 import { Feed } from "./feed.js";
 import { Presence } from "./presence.js";
-import { pause } from "./retry.js";
 import { type Answer, Ticket } from "./ticket.js";
 import type {
   ClientInfo,
@@ -120,7 +119,7 @@ export class Subscription<T = any> extends Emitter<SubscriptionEvents<T>> {
     this.#feed = new Feed(topic, this, since && { ...since });
     this.#presence = new Presence(client, this);
     this.#ticket = new Ticket(this, token);
-    this.#retry = new Alarm(client._options.window);
+    this.#retry = new Alarm(client._options);
   }
 
   get topic(): string {
@@ -175,13 +174,18 @@ export class Subscription<T = any> extends Emitter<SubscriptionEvents<T>> {
 
   /** Call a method of the topic on the server. @throws TopicError when it is refused. */
   call<R = any>(method: string, data?: unknown): Promise<R> {
-    return this.#client.call<R>("$call", { channel: this.topic, method, data });
+    return this.#client.call<R>("$call", { channel: this.topic, method, data }, this.topic);
   }
 
   /** What the topic keeps. @throws TopicError when it is refused. */
-  async history({ limit = -1, since, reverse }: HistoryOptions = {}): Promise<History<T>> {
-    const asked = { channel: this.topic, limit, since, reverse };
-    const { publications = [], offset = 0, epoch = "" } = await this.#client._request("history", asked);
+  async history(options?: HistoryOptions): Promise<History<T>> {
+    const { topic } = this;
+    const asked = { channel: topic, limit: -1, ...options };
+    const { publications = [], offset = 0, epoch = "" } = await this.#client._request(
+      "history",
+      asked,
+      topic,
+    );
     return { publications, offset, epoch };
   }
 
@@ -312,11 +316,11 @@ export class Subscription<T = any> extends Emitter<SubscriptionEvents<T>> {
     this.#state = "subscribed";
     this.#ticket._watch(result);
     this.#feed._begin(result);
+    this.#client._pump();
   }
 
   #again(error?: unknown): void {
-    const { window } = this._options;
-    this.#retry._set(pause(this.#attempt++, window.Math.random(), this._options), () => this._start());
+    this.#retry._retry(this.#attempt++, () => this._start());
     if (error) this._error(error);
   }
 

@@ -3,10 +3,8 @@
  * Knows neither connections nor topics; its holder sends it and says what a refusal means.
  */
 
-import { Alarm } from "./alarm.js";
+import { Alarm, type Clock } from "./alarm.js";
 import { TopicError, UnauthorizedError } from "./errors.js";
-import type { Surroundings } from "./options.js";
-import { pause } from "./retry.js";
 import type { Expiry } from "./protocol.js";
 
 /** The share of its life after which a token is renewed; the rest is for retries. */
@@ -15,7 +13,7 @@ const RENEW = 0.9;
 export type Answer<R = any> = (error: TopicError | undefined, result: R) => void;
 
 export interface Holder {
-  _options: { minDelay: number; maxDelay: number; window: Surroundings };
+  _options: Clock;
   /** Fetches a token; without it a token cannot be renewed. */
   _make: (() => Promise<string> | string) | undefined;
   /** Sends a renewed token. */
@@ -35,7 +33,7 @@ export class Ticket {
 
   constructor(holder: Holder, token: string | undefined) {
     this.#holder = holder;
-    this.#alarm = new Alarm(holder._options.window);
+    this.#alarm = new Alarm(holder._options);
     this._token = token;
   }
 
@@ -88,8 +86,7 @@ export class Ticket {
     const failed = (error: unknown): void => {
       if (turn !== this.#turn) return;
       this._judge(error, () => {
-        const { _options } = this.#holder;
-        this.#alarm._set(pause(this.#attempt++, _options.window.Math.random(), _options), this.#renew);
+        this.#alarm._retry(this.#attempt++, this.#renew);
         this.#holder._error(error);
       });
     };

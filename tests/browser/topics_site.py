@@ -1,0 +1,151 @@
+"""The site whose topics the browser tests use: rooms with history, presence and calls.
+
+Its layer is Redis where ``$REDIS_URL`` says so, else memory. Pages are those that the
+test put beside ``$PAGES``, else an empty one.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+from pathlib import Path
+from typing import Any
+
+import django
+from django.conf import settings
+
+if url := os.environ.get("REDIS_URL"):
+    LAYER: dict[str, Any] = {
+        "BACKEND": "tiderace.layers.redis.RedisChannelLayer",
+        "CONFIG": {"hosts": [url]},
+    }
+else:
+    LAYER = {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
+
+settings.configure(
+    SECRET_KEY="of a test, not a secret",
+    ALLOWED_HOSTS=["127.0.0.1", "localhost"],
+    USE_TZ=True,
+    INSTALLED_APPS=[
+        "django.contrib.auth",
+        "django.contrib.contenttypes",
+        "tiderace",
+    ],
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+    CHANNEL_LAYERS={"default": LAYER},
+    TIDERACE={
+        "TOKEN_KEYS": [{"algorithm": "HS256", "key": "secret of the browser tests"}],
+        "TOPICS": {"USERS": "claims", "PING": 1.0},
+    },
+)
+django.setup()
+
+from django.contrib.auth.models import User
+from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse
+from django.urls import path, re_path
+
+from tiderace.asgi import ASGIApp
+from tiderace.routing import ProtocolTypeRouter, URLRouter
+from tiderace.security.websocket import AllowedHostsOriginValidator
+from tiderace.topics import (
+    AllowAny,
+    History,
+    Presence,
+    Refuse,
+    Topic,
+    TopicsEndpoint,
+    apublish,
+    rpc,
+)
+from tiderace.topics.tokens import connection_token
+
+STATIC = Path(__file__).parents[2] / "src/tiderace/static"
+EMPTY = b"<!doctype html><meta charset=utf-8><link rel=icon href=data:,>"
+
+
+class Room(Topic):
+    """Anybody may come in and speak."""
+
+    pattern = "room:<slug:name>"
+    history = History(size=100, ttl=300)
+    presence = Presence.PER_CONNECTION
+    permission_classes = [AllowAny]
+
+    async def can_publish(self, user: Any) -> bool:
+        return True
+
+    @rpc
+    async def shout(self, text: str) -> str:
+        """The text, louder."""
+        if not text:
+            raise Refuse("nothing to shout", code=422)
+        return f"{text.upper()}!"
+
+
+class Whisper(Topic):
+    """The same without a history."""
+
+    pattern = "whisper:<slug:name>"
+    permission_classes = [AllowAny]
+
+    async def can_publish(self, user: Any) -> bool:
+        return True
+
+
+class Closed(Topic):
+    """Nobody may come in."""
+
+    pattern = "closed:<slug:name>"
+
+
+class Endpoint(TopicsEndpoint):
+    """What clients may call without a topic."""
+
+    @rpc
+    async def add(self, a: int, b: int) -> int:
+        """Their sum."""
+        return a + b
+
+
+def page(request: HttpRequest, name: str = "") -> HttpResponse:
+    """A page of the test's own, else an empty one."""
+    file = Path(os.environ.get("PAGES", "/nowhere")) / name
+    return HttpResponse(file.read_bytes() if name and file.is_file() else EMPTY)
+
+
+def static(request: HttpRequest, name: str) -> FileResponse:
+    kind = mimetypes.guess_type(name)[0]
+    return FileResponse((STATIC / name).open("rb"), content_type=kind)
+
+
+async def say(request: HttpRequest, topic: str, text: str) -> JsonResponse:
+    """Publish from the server; the answer is the position."""
+    position = await apublish(topic, {"text": text})
+    return JsonResponse({"offset": position.offset, "epoch": position.epoch})
+
+
+def token(request: HttpRequest, user: int) -> HttpResponse:
+    return HttpResponse(connection_token(User(pk=user), ttl=60))
+
+
+urlpatterns = [
+    path("static/<path:name>", static),
+    path("say/<str:topic>/<str:text>", say),
+    path("token/<int:user>", token),
+    path("", page),
+    path("<str:name>", page),
+]
+settings.ROOT_URLCONF = __name__
+
+from django.core.asgi import get_asgi_application
+
+endpoint = Endpoint.as_asgi()
+site: ASGIApp = get_asgi_application()
+application = ProtocolTypeRouter(
+    {
+        "http": URLRouter([path("connection/", endpoint), re_path("", site)]),
+        "websocket": AllowedHostsOriginValidator(
+            URLRouter([path("connection/", endpoint)])
+        ),
+    }
+)
