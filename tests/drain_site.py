@@ -20,7 +20,11 @@ settings.configure(
     SECRET_KEY="tests only",
     DEBUG=OPTIONS.get("debug", False),
     ALLOWED_HOSTS=["127.0.0.1"],
-    INSTALLED_APPS=["tiderace"],
+    INSTALLED_APPS=[
+        "django.contrib.auth",
+        "django.contrib.contenttypes",
+        "tiderace",
+    ],
     ROOT_URLCONF="drain_site",
     ASGI_APPLICATION="drain_site.application",
     CHANNEL_LAYERS={"default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}},
@@ -36,6 +40,7 @@ from tiderace.generic.websocket import (  # noqa: E402
     AsyncWebsocketConsumer,
     WebsocketConsumer,
 )
+from tiderace.health import Health  # noqa: E402
 from tiderace.lifespan import on_shutdown, on_startup  # noqa: E402
 from tiderace.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 
@@ -101,7 +106,7 @@ async def http(scope, receive, send):
 
 application = ProtocolTypeRouter(
     {
-        "http": http,
+        "http": Health(http),
         "websocket": URLRouter(
             [
                 path("plain/", Plain.as_asgi()),

@@ -183,6 +183,8 @@ async def test_newcomers_are_refused_while_pages_are_served(site):
         assert response.status_code == 503
         assert response.headers["retry-after"] == "1"
         assert await status_of(server.http) == 200
+        assert await status_of(f"{server.http}/readyz") == 503
+        assert await status_of(f"{server.http}/healthz") == 200
 
 
 async def test_a_second_sigterm_ends_it_at_once(site):
@@ -236,3 +238,50 @@ async def test_every_worker_drains(site):
     assert {code for _, code, _ in ends} == {1012}
     assert all(reason.startswith("retry-after=") for _, _, reason in ends)
     assert server.count("plain disconnect 1012") == 20
+
+
+# gunicorn: the arbiter is told, and tells its workers.
+
+WORKERS = ("tiderace.server.gunicorn.UvicornWorker", "uvicorn_worker.UvicornWorker")
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+async def test_gunicorns_workers_drain(site, worker):
+    server = site(
+        server="gunicorn", options=("-k", worker, "-w", "2"), DRAIN_SECONDS=1
+    )
+    clients = [await connect(f"{server.ws}/plain/") for _ in range(20)]
+
+    server.sigterm()
+    ends = await asyncio.gather(*(end_of(client) for client in clients))
+
+    assert await exit_of(server) == 0
+    assert {code for _, code, _ in ends} == {1012}
+    assert all(reason.startswith("retry-after=") for _, _, reason in ends)
+    assert server.count("plain disconnect 1012") == 20
+
+
+async def test_a_reload_of_gunicorn_drains_the_old_worker(site):
+    options = ("-k", WORKERS[0], "-w", "1")
+    server = site(server="gunicorn", options=options, DRAIN_SECONDS=3)
+    clients = [await connect(f"{server.ws}/plain/") for _ in range(60)]
+
+    begun = time.monotonic()
+    server.process.send_signal(signal.SIGHUP)
+    ends = await asyncio.gather(*(end_of(client) for client in clients))
+
+    assert {code for _, code, _ in ends} == {1012}
+    assert max(at for at, _, _ in ends) - begun > 2
+    assert max(Counter(int((at - begun) * 10) for at, _, _ in ends).values()) <= 12
+
+
+async def test_sigint_ends_gunicorn_at_once(site):
+    options = ("-k", WORKERS[0], "-w", "1")
+    server = site(server="gunicorn", options=options, DRAIN_SECONDS=60)
+    clients = [await connect(f"{server.ws}/plain/") for _ in range(3)]
+
+    server.process.send_signal(signal.SIGINT)
+    ends = await asyncio.gather(*(end_of(client) for client in clients))
+
+    await exit_of(server, 5)
+    assert {code for _, code, _ in ends} == {1012}

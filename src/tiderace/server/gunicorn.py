@@ -6,6 +6,8 @@ It knows the package ``uvicorn-worker`` and which protocol class to name there.
 from __future__ import annotations
 
 import importlib.util
+import signal
+from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if importlib.util.find_spec("uvicorn_worker"):
@@ -43,3 +45,11 @@ class UvicornWorker(_Worker):  # type: ignore[misc,unused-ignore]
         "ws": "tiderace.server:WebSocketProtocol",
         "ws_per_message_deflate": False,
     }
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop at once, which gunicorn asks for with SIGQUIT and uvicorn calls SIGINT.
+
+        The worker of ``uvicorn-worker`` (0.4) only notes it, and is killed in the end.
+        """
+        super().handle_exit(sig, frame)
+        signal.raise_signal(signal.SIGINT)
