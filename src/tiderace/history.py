@@ -152,5 +152,8 @@ def _is_whole(since: Position, top: Position, kept: Sequence[Publication]) -> bo
     """Whether ``kept`` is exactly what lies between ``since`` and ``top``."""
     if since.epoch and since.epoch != top.epoch:
         return False
+    if since.offset > top.offset:
+        # Nobody has been where the stream has not: it has lost its end.
+        return False
     offsets = [publication.position.offset for publication in kept]
     return offsets == list(range(since.offset + 1, top.offset + 1))

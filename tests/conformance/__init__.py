@@ -1,4 +1,4 @@
 """A server configured as the suites of the Centrifuge SDKs expect one.
 
-    python -m conformance --port 8000        # in the folder tests/
+python -m conformance --port 8000        # in the folder tests/
 """

@@ -10,6 +10,7 @@ import django
 
 django.setup()
 
+# ruff: noqa: E402 (apps first, as in every asgi.py that imports what needs them)
 from django.urls import path
 
 from tiderace.routing import ProtocolTypeRouter, URLRouter
