@@ -5,8 +5,10 @@ It knows how the broker's verbs are said in Redis, and no group, mailbox or cons
 Keys (``P`` is the layer's prefix, ``G`` a group, ``Q`` a queue; all expire):
 
 ==========================  ==========================================================
-``P:group:G:stream``        the group's last messages; ``expiry`` after the last one
+``P:group:G:stream``        the group's last messages; ``expiry`` after the last one,
+                            or as long as its history lasts
 ``P:group:G:meta``          its epoch and last offset; ten times as long
+``P:group:G:once:K``        where what was published under a key stands; five minutes
 ``P:group:G``               named channels in the group by join time; ``group_expiry``
 ``P:queue:Q:list``          unread messages of a named channel; ``expiry``
 ``P:queue:Q:taken``         messages being taken by a process; a lease longer
@@ -80,6 +82,9 @@ _EPOCH_LENGTH = 6  # bytes
 
 # Seconds by which the clock of a server that takes over may be ahead.
 _CLOCKS_DIFFER = 5.0
+
+# A position outlives what was kept by so many times.
+_POSITION_LASTS = 10
 
 # Milliseconds in which a publication under the same idempotency key is the same one.
 _KEY_REMEMBERED = 300_000
@@ -381,7 +386,7 @@ class RedisBroker:
             secrets.token_bytes(12),
             keep.size,
             milliseconds,
-            milliseconds * 10,
+            milliseconds * _POSITION_LASTS,
             secrets.token_hex(_EPOCH_LENGTH),
             0,
             int(members_age * 1000),
@@ -389,7 +394,7 @@ class RedisBroker:
             0,
             self._publishing,
             "" if history is None else history.size,
-            0 if history is None else int(history.seconds * 1000),
+            "" if history is None else int(history.seconds * 1000),
             _KEY_REMEMBERED,
         ]
         begun = time.monotonic()
@@ -443,39 +448,58 @@ class RedisBroker:
         reverse: bool = False,
     ) -> tuple[Position, Sequence[Entry]]:
         """See ``Broker.read``."""
-        group = self._group(subject)
-        epoch = "" if since is None else since.epoch
-        low: int | str = "" if since is None or reverse else since.offset
-        high: int | str = since.offset if since is not None and reverse else ""
-        size: int | str = history.size
-        top: Position | None = None
-        found: list[Entry] = []
-        more = True
+        # All of it is sooner found from its end, where what has expired comes last.
+        backwards = reverse or limit is None
+
+        async def portion(
+            above: int | str, below: int | str, size: int | str, had: int
+        ) -> tuple[Position, list[Entry], bool, int, int]:
+            arguments = [
+                "" if since is None else since.epoch,
+                above,
+                below,
+                -1 if limit is None else limit - had,
+                int(backwards),
+                size,
+                int(history.seconds * 1000),
+                secrets.token_hex(_EPOCH_LENGTH),
+                int(keep.seconds * 1000) * _POSITION_LASTS,
+            ]
+            return await self._read_portion(subject, arguments)
+
+        above: int | str = "" if since is None or reverse else since.offset
+        below: int | str = since.offset if since is not None and reverse else ""
+        top, entries, more, above, below = await portion(above, below, history.size, 0)
         while more:
-            of, end, entries, more, low, high = await self._script_until_done(
-                "read",
-                [f"{group}:stream", f"{group}:meta"],
-                [
-                    epoch,
-                    low,
-                    high,
-                    -1 if limit is None else limit - len(found),
-                    int(reverse),
-                    size,
-                    int(history.seconds * 1000),
-                    secrets.token_hex(_EPOCH_LENGTH),
-                    int(keep.seconds * 1000) * 10,
-                ],
+            # These bounds say it all, and what is new by now is not asked for.
+            end, some, more, above, below = await portion(
+                above, below, "", len(entries)
             )
-            top = top or Position(of.decode(), end)
-            found += [
+            if end.epoch != top.epoch:
+                break  # it was lost while it was read
+            entries += some
+        if backwards and not reverse:
+            entries.reverse()
+        return top, entries
+
+    async def _read_portion(
+        self, subject: str, arguments: list[Any]
+    ) -> tuple[Position, list[Entry], bool, int, int]:
+        """Some of a stream, whether there is more, and the bounds for that."""
+        group = self._group(subject)
+        epoch, top, entries, more, above, below = await self._script_until_done(
+            "read", [f"{group}:stream", f"{group}:meta"], arguments
+        )
+        return (
+            Position(epoch.decode(), top),
+            [
                 Entry(number, before, age / 1000, data)
                 for number, before, age, data in entries
-            ]
-            # The rest has its bounds, within this epoch.
-            epoch, size = top.epoch, ""
-        assert top is not None  # noqa: S101 (the loop is entered)
-        return top, found
+            ],
+            bool(more),
+            above,
+            below,
+        )
 
     # Queues
 
