@@ -49,7 +49,7 @@ FLOORS: list[dict[str, set[str]]] = [
         "delivery": {"delivery"},
     },
     {"layers": {"layers"}},
-    {"consumers": {"connection", "consumer", "generic", "worker"}},
+    {"consumers": {"connection", "consumer", "generic", "revalidation", "worker"}},
     {"topics": {"topics"}},
     {"server": {"server"}},
     {

@@ -13,6 +13,8 @@ from tiderace.checks import CHECKS, DEPLOY_CHECKS
 
 __all__ = ["TideraceConfig", "register_checks"]
 
+from tiderace.monitoring import workers
+from tiderace.revalidation import connect_signals
 
 class TideraceConfig(AppConfig):
     """The app ``tiderace``: commands, template tags, static files; no models."""
@@ -23,11 +25,15 @@ class TideraceConfig(AppConfig):
     default = True
 
     def ready(self) -> None:
-        """Register the system checks, and import the ``topics`` module of every app."""
+        """Register the system checks, and import the ``topics`` module of every app.
+
+        Also listen to the signals that tell of log-outs and changed users.
+        """
         register_checks()
         autodiscover_modules("topics")
 
 
+        connect_signals()
 def register_checks() -> None:
     """Have ``manage.py check`` run Tiderace's checks; again is the same as once."""
     for check in CHECKS:

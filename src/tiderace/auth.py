@@ -20,6 +20,7 @@ from django.contrib.auth import (
     user_logged_out,
 )
 from django.core.exceptions import ImproperlyConfigured
+from django.dispatch import Signal
 from django.utils.crypto import constant_time_compare
 from django.utils.functional import LazyObject, SimpleLazyObject, empty
 
@@ -47,7 +48,11 @@ __all__ = [
     "get_user",
     "login",
     "logout",
+    "session_ended",
 ]
+
+session_ended = Signal()
+"""Sent by ``logout`` with ``session_key``, of a session that is gone from now on."""
 
 
 @database_sync_to_async
@@ -142,7 +147,10 @@ def logout(scope: Scope) -> None:
     if user is not None and getattr(user, "is_authenticated", True):
         # Before the flush, so that receivers can still find out who it was.
         user_logged_out.send(sender=user.__class__, request=None, user=user)
+    key = session.session_key
     session.flush()
+    if key:
+        session_ended.send(sender=type(session), session_key=key)
     if "user" in scope:
         scope["user"] = AnonymousUser()
 

@@ -157,6 +157,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
+    revalidate: bool = False
+    """Whether consumers' sockets learn of log-outs and the like; topics always do.
+
+    Off, as in Channels: a socket keeps the user it was opened with.
+    """
+
+    revalidate_interval: float = 300.0
+    """Seconds between two looks at all connected users, for what signals cannot see."""
+
 
 def validate(values: Mapping[str, Any]) -> Settings:
     """Turn the dict ``TIDERACE`` into ``Settings``.
@@ -193,6 +202,11 @@ def validate(values: Mapping[str, Any]) -> Settings:
             raise UnknownSetting(
                 f"TIDERACE[{key.upper()!r}] is {seconds}; use 0 or more"
             )
+    if settings.revalidate_interval <= 0:
+        raise UnknownSetting(
+            f"TIDERACE['REVALIDATE_INTERVAL'] is {settings.revalidate_interval}; use "
+            "more than 0"
+        )
     return settings
 
 

@@ -329,6 +329,11 @@ class Connection:
         if self._task is not None:
             self._task.cancel()
 
+    def tell(self, event: Event) -> None:
+        """Have the consumer handle an event of ours, in turn with its client's."""
+        if not self._ending:
+            self.spawn(self._mailbox.offer(event))
+
     async def _adopt(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         return self.spawn(work)
 

@@ -30,6 +30,7 @@ from tiderace.connection import Access, Connection, get_handler_name
 from tiderace.db import database_sync_to_async
 from tiderace.exceptions import StopConsumer, UnknownMessageType
 from tiderace.layers import get_channel_layer
+from tiderace.revalidation import AuthChanged, watched
 
 __all__ = [
     "AsyncConsumer",
@@ -170,7 +171,9 @@ class AsyncConsumer:
         pool = threads.default_pool(conf.current().sync_threads)
         async with threads.isolated(pool):
             layer = get_channel_layer(self.channel_layer_alias)
-            await Connection(self, layer, receive, send).serve()
+            connection = Connection(self, layer, receive, send)
+            async with watched(scope, connection.tell):
+                await connection.serve()
 
     @classmethod
     def as_asgi(
@@ -254,6 +257,10 @@ class AsyncConsumer:
         if inspect.isawaitable(result):  # a plain function may give a coroutine, too
             await result
 
+    async def _end_stale(self, message: AuthChanged) -> None:
+        """What happens without an ``auth_changed`` handler: the socket is closed."""
+        await self.base_send(message.closing())
+
     def _route(self, message: Event) -> Handler | None:
         """The handler of a layer's message where nothing else is to be decided.
 
@@ -291,6 +298,8 @@ class AsyncConsumer:
     def _handler(self, message: Event) -> Handler:
         handler: Handler | None = getattr(self, get_handler_name(message), None)
         if not callable(handler):
+            if isinstance(message, AuthChanged):
+                return self._end_stale
             raise UnknownMessageType(f"No handler for message type {message['type']}")
         return handler
 
