@@ -10,11 +10,11 @@ from django.core.checks import Tags, register
 from django.utils.module_loading import autodiscover_modules
 
 from tiderace.checks import CHECKS, DEPLOY_CHECKS
+from tiderace.monitoring import workers
+from tiderace.revalidation import connect_signals
 
 __all__ = ["TideraceConfig", "register_checks"]
 
-from tiderace.monitoring import workers
-from tiderace.revalidation import connect_signals
 
 class TideraceConfig(AppConfig):
     """The app ``tiderace``: commands, template tags, static files; no models."""
@@ -30,10 +30,10 @@ class TideraceConfig(AppConfig):
         Also listen to the signals that tell of log-outs and changed users.
         """
         register_checks()
+        connect_signals()
         autodiscover_modules("topics")
 
 
-        connect_signals()
 def register_checks() -> None:
     """Have ``manage.py check`` run Tiderace's checks; again is the same as once."""
     for check in CHECKS:

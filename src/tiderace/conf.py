@@ -151,12 +151,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     ticket_cache: str = "default"
     """The alias in ``CACHES`` that remembers which one-time tickets were used."""
 
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean X?`` when a known name is close to ``name``, else nothing."""
-    matches = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
-
     revalidate: bool = False
     """Whether consumers' sockets learn of log-outs and the like; topics always do.
 
@@ -165,6 +159,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
     revalidate_interval: float = 300.0
     """Seconds between two looks at all connected users, for what signals cannot see."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean X?`` when a known name is close to ``name``, else nothing."""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 def validate(values: Mapping[str, Any]) -> Settings:
@@ -196,17 +196,17 @@ def validate(values: Mapping[str, Any]) -> Settings:
             raise UnknownSetting(
                 f"TIDERACE[{key.upper()!r}] is {number}; use 1 or more"
             )
+    if settings.revalidate_interval <= 0:
+        raise UnknownSetting(
+            f"TIDERACE['REVALIDATE_INTERVAL'] is {settings.revalidate_interval}; use "
+            "more than 0"
+        )
     for key in ("drain_seconds", "drain_grace"):
         seconds = getattr(settings, key)
         if seconds is not None and seconds < 0:
             raise UnknownSetting(
                 f"TIDERACE[{key.upper()!r}] is {seconds}; use 0 or more"
             )
-    if settings.revalidate_interval <= 0:
-        raise UnknownSetting(
-            f"TIDERACE['REVALIDATE_INTERVAL'] is {settings.revalidate_interval}; use "
-            "more than 0"
-        )
     return settings
 
 
