@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from tiderace import metrics
+from tiderace.consumer import concurrent
 from tiderace.generic.websocket import AsyncWebsocketConsumer
 from tiderace.layers import InMemoryChannelLayer, channel_layers
 from tiderace.server.frames import binary_frame, text_frame
@@ -48,6 +49,12 @@ class Frames:
 
     def write(self, frame):
         self.written.append(frame)
+
+    def write_all(self, writers, frame):
+        for each in writers:
+            if not each.congested:
+                each.write(frame)
+        return [each for each in writers if each.congested]
 
 
 async def connected(consumer=Member, frames=None):
@@ -114,6 +121,142 @@ async def test_consumers_that_do_not_say_so_get_no_broadcast(layer, caplog):
 
     assert await client.receive_from() == "checked"
     assert "accepts_broadcasts" in caplog.text
+    await client.disconnect()
+
+
+async def test_a_broadcast_on_our_server_keeps_its_place_among_other_messages(layer):
+    gate = asyncio.Event()
+
+    class Slow(Member):
+        async def said(self, event):
+            await gate.wait()
+            self.scope["extensions"]["tiderace.frames"].write(b"first")
+
+    frames = Frames()
+    client = await connected(Slow, frames)
+    await layer.group_send("room", {"type": "said"})
+    await layer.group_broadcast("room", "second")
+    gate.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await layer.group_broadcast("room", "third")
+
+    assert frames.written == [b"first", text_frame(b"second"), text_frame(b"third")]
+    await client.disconnect()
+
+
+async def test_a_broadcast_does_not_pass_a_message_that_is_not_read_yet(layer):
+    class Told(Member):
+        async def said(self, event):
+            self.scope["extensions"]["tiderace.frames"].write(b"first")
+
+    class Telling(AsyncWebsocketConsumer):
+        groups = ["tellers"]
+
+        async def tell(self, event):
+            await layer.group_send("room", {"type": "said"})
+            await layer.group_broadcast("room", "second")
+
+    frames = Frames()
+    client = await connected(Told, frames)
+    teller = await connected(Telling)
+    await layer.group_send("tellers", {"type": "tell"})
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+    assert frames.written == [b"first", text_frame(b"second")]
+    await client.disconnect()
+    await teller.disconnect()
+
+
+async def test_a_consumer_may_stop_and_take_broadcasts_again(layer):
+    class Choosy(Member):
+        async def receive(self, text_data=None, bytes_data=None):
+            self.accepts_broadcasts = text_data == "on"
+
+    frames = Frames()
+    client = await connected(Choosy, frames)
+    for choice in ("off", "on"):
+        await client.send_to(text_data=choice)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await layer.group_broadcast("room", choice)
+
+    assert frames.written == [text_frame(b"on")]
+    await client.disconnect()
+
+
+async def test_a_broadcast_after_the_close_is_counted_and_dropped(layer):
+    class Leaving(Member):
+        async def receive(self, text_data=None, bytes_data=None):
+            await self.close()
+
+    frames = Frames()
+    client = await connected(Leaving, frames)
+    await client.send_to(text_data="bye")
+    assert (await client.receive_output())["type"] == "websocket.close"
+    for _ in range(3):
+        await asyncio.sleep(0)
+    dropped = metrics.SENDS_AFTER_CLOSE.value
+
+    await layer.group_broadcast("room", "too late")
+
+    assert frames.written == []
+    assert metrics.SENDS_AFTER_CLOSE.value == dropped + 1
+    await client.disconnect()
+
+
+async def test_a_client_that_is_slow_for_a_while_gets_broadcasts_again(layer):
+    frames = Frames()
+    client = await connected(frames=frames)
+    frames.congested = True
+    await layer.group_broadcast("room", "while it is slow")
+    frames.congested = False
+    await layer.group_broadcast("room", "afterwards")
+
+    assert frames.written == [
+        text_frame(b"while it is slow"),
+        text_frame(b"afterwards"),
+    ]
+    await client.disconnect()
+
+
+async def test_nothing_follows_a_broadcast_that_was_too_much(layer, settings):
+    settings.TIDERACE = {"OUTBOX_LIMIT": 1000}
+    frames = Frames()
+    client = await connected(frames=frames)
+    frames.congested, frames.buffered = True, 1001
+    await layer.group_broadcast("room", "too much")
+    frames.congested, frames.buffered = False, 0
+
+    await layer.group_broadcast("room", "after a gap")
+
+    assert await client.receive_output() == {"type": "websocket.close", "code": 1013}
+    assert frames.written == []
+    await client.wait()
+
+
+async def test_broadcasts_wait_while_too_many_handlers_run(layer, settings):
+    settings.TIDERACE = {"CONCURRENT_HANDLERS": 1}
+    gate = asyncio.Event()
+
+    class Busy(Member):
+        @concurrent
+        async def work(self, event):
+            await gate.wait()
+
+    frames = Frames()
+    client = await connected(Busy, frames)
+    await layer.group_send("room", {"type": "work"})
+    await layer.group_broadcast("room", "after the work")
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert frames.written == []
+
+    gate.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert frames.written == [text_frame(b"after the work")]
     await client.disconnect()
 
 

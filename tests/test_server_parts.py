@@ -7,6 +7,7 @@ import itertools
 import logging
 import subprocess
 import sys
+import threading
 
 import pytest
 from hypothesis import given
@@ -178,9 +179,13 @@ class Loop:
     def __init__(self):
         self.soon = []
         self.timers = []
+        self.running = True
 
     def call_soon(self, callback):
         self.soon.append(callback)
+
+    def is_running(self):
+        return self.running
 
     def tick(self):
         """Run what was asked for before now."""
@@ -401,6 +406,397 @@ def test_what_a_slow_client_has_not_taken_is_given_up_when_it_says_goodbye():
     ready.finish(b"bye")
 
     assert transport.writes == [b"bye"]
+
+
+# Sending to many
+
+
+def crowd_of(number, tick, **options):
+    """That many open sockets: what writes to them, and their transports."""
+    pairs = [open_frames(tick=tick, **options) for _ in range(number)]
+    return [ready for ready, _ in pairs], [transport for _, transport in pairs]
+
+
+def run_until_idle(loop):
+    while loop.soon:
+        loop.tick()
+
+
+def test_a_frame_for_many_is_queued_once_and_written_to_each():
+    loop = Loop()
+    ready, transports = crowd_of(100, Tick(loop))
+    frame = ready[0].text_frame(b"hello")
+
+    assert ready[0].write_all(ready, frame) == []
+    assert len(loop.soon) == 1
+    run_until_idle(loop)
+
+    assert all(transport.writes == [frame] for transport in transports)
+    assert all(transport.writes[0] is frame for transport in transports)
+    assert loop.soon == []
+
+
+def test_frames_for_many_are_joined_once_for_all():
+    loop = Loop()
+    ready, transports = crowd_of(64, Tick(loop))
+
+    for frame in (b"a", b"b", b"c"):
+        ready[0].write_all(ready, frame)
+    run_until_idle(loop)
+
+    assert all(transport.writes == [b"abc"] for transport in transports)
+    assert len({id(transport.writes[0]) for transport in transports}) == 1
+
+
+def test_a_frame_for_few_joins_what_they_get_as_well():
+    loop = Loop()
+    ready, transports = crowd_of(3, Tick(loop))
+
+    ready[0].write(b"a")
+    assert ready[0].write_all(ready, b"b") == []
+    ready[0].write(b"c")
+    run_until_idle(loop)
+
+    assert [transport.writes for transport in transports] == [[b"abc"], [b"b"], [b"b"]]
+
+
+def test_a_crowd_that_shares_is_written_to_in_slices():
+    loop = Loop()
+    ready, transports = crowd_of(150, Tick(loop))
+    ready[0].write_all(ready, b"x")
+
+    reached = []
+    while loop.soon:
+        loop.tick()
+        reached.append(sum(bool(transport.writes) for transport in transports))
+
+    assert reached == [64, 128, 150]
+
+
+def test_slices_are_smaller_where_frames_are_large():
+    loop = Loop()
+    ready, transports = crowd_of(20, Tick(loop))
+    ready[0].write_all(ready, b"x" * 300_000)
+
+    loop.tick()
+
+    assert sum(bool(transport.writes) for transport in transports) == 3
+
+
+def test_what_comes_for_the_part_of_a_crowd_not_reached_yet_joins_its_write():
+    loop = Loop()
+    ready, transports = crowd_of(300, Tick(loop))
+    ready[0].write_all(ready, b"x")
+    loop.tick()
+
+    assert ready[0].write_all(ready, b"y") == []
+    run_until_idle(loop)
+
+    assert [transport.writes for transport in transports] == (
+        [[b"x", b"y"]] * 64 + [[b"xy"]] * 236
+    )
+
+
+def test_a_part_of_a_crowd_may_get_more_than_the_rest():
+    loop = Loop()
+    ready, transports = crowd_of(60, Tick(loop))
+
+    ready[0].write_all(ready, b"a")
+    assert ready[0].write_all(ready[20:], b"b") == []
+    assert ready[0].write_all(ready[40:], b"c") == []
+    assert ready[0].write_all(ready, b"d") == []
+    run_until_idle(loop)
+
+    assert [transport.writes for transport in transports] == (
+        [[b"ad"]] * 20 + [[b"abd"]] * 20 + [[b"abcd"]] * 20
+    )
+
+
+def test_what_one_of_a_crowd_gets_keeps_its_place():
+    loop = Loop()
+    ready, transports = crowd_of(40, Tick(loop))
+
+    ready[0].write_all(ready, b"a")
+    ready[7].write(b"b")
+    assert ready[0].write_all(ready, b"c") == []
+    run_until_idle(loop)
+
+    assert transports[7].writes == [b"abc"]
+    assert all(
+        transport.writes == [b"ac"]
+        for number, transport in enumerate(transports)
+        if number != 7
+    )
+
+
+def test_small_crowds_do_not_wait_behind_a_large_one():
+    loop = Loop()
+    tick = Tick(loop)
+    many, _ = crowd_of(500, tick)
+    few, transports = crowd_of(3, tick)
+
+    many[0].write_all(many, b"x")
+    few[0].write_all(few, b"y")
+    loop.tick()
+
+    assert [transport.writes for transport in transports] == [[b"y"]] * 3
+
+
+def test_those_who_cannot_be_written_to_together_are_returned():
+    loop = Loop()
+    tick = Tick(loop)
+    ready, transports = crowd_of(30, tick)
+    slow, closing, unopened, foreign = ready[3], ready[4], ready[5], ready[6]
+    slow.pause()
+    closing.end(b"bye")
+    unopened = ReadyFrames(Transport(), tick)
+    (foreign,), _ = crowd_of(1, Tick(loop))
+    others = [each for each in ready if each not in (slow, closing)]
+
+    refused = ready[0].write_all([*ready, unopened, foreign], b"x")
+    run_until_idle(loop)
+
+    assert refused == [slow, closing, unopened, foreign]
+    assert transports[3].writes == []
+    assert transports[4].writes == [b"bye"]
+    assert all(each._transport.writes == [b"x"] for each in others)
+
+
+def test_those_who_share_with_the_sockets_of_another_server_are_returned():
+    loop = Loop()
+    here, _ = crowd_of(20, Tick(loop))
+    there, transports = crowd_of(20, Tick(loop))
+    there[0].write_all(there, b"x")
+
+    assert here[0].write_all(there, b"y") == there
+    run_until_idle(loop)
+
+    assert all(transport.writes == [b"x"] for transport in transports)
+
+
+def test_outside_the_thread_of_the_loop_nobody_is_written_to():
+    loop = Loop()
+    ready, _ = crowd_of(20, Tick(loop))
+    refused = []
+
+    thread = threading.Thread(
+        target=lambda: refused.extend(ready[0].write_all(ready, b"x"))
+    )
+    thread.start()
+    thread.join()
+
+    assert refused == ready
+    assert loop.soon == []
+
+
+def test_a_loop_that_does_not_run_is_given_nothing():
+    loop = Loop()
+    ready, _ = crowd_of(20, Tick(loop))
+    loop.running = False
+
+    assert ready[0].write_all(ready, b"x") == ready
+
+
+def test_a_frame_for_many_has_to_be_bytes():
+    ready, _ = crowd_of(2, Tick(Loop()))
+
+    with pytest.raises(TypeError, match="text_frame"):
+        ready[0].write_all(ready, "x")
+
+
+def test_a_shared_queue_has_a_bound():
+    loop = Loop()
+    ready, transports = crowd_of(20, Tick(loop))
+    frame = b"x" * 1000
+
+    for _ in range(70):
+        assert ready[0].write_all(ready, frame) == []
+
+    assert {each.buffered for each in ready} == {4000 + 7}
+    run_until_idle(loop)
+    assert all(b"".join(transport.writes) == b"x" * 70_000 for transport in transports)
+
+
+@pytest.mark.parametrize("number", [2, 20])
+def test_a_large_frame_reaches_few_and_many(number):
+    loop = Loop()
+    ready, transports = crowd_of(number, Tick(loop))
+    frame = b"x" * 70_000
+
+    ready[0].write_all(ready, frame)
+    run_until_idle(loop)
+
+    assert all(transport.writes == [frame] for transport in transports)
+
+
+def test_what_is_shared_counts_as_buffered():
+    ready, _ = crowd_of(20, Tick(Loop()))
+
+    ready[0].write_all(ready, b"abc")
+    ready[0].write(b"de")
+
+    assert ready[0].buffered == 5 + 7
+    assert ready[1].buffered == 3 + 7
+
+
+def test_a_socket_that_is_full_keeps_what_it_was_to_get_with_others():
+    loop = Loop()
+    ready, transports = crowd_of(20, Tick(loop))
+    ready[0].write_all(ready, b"a")
+
+    ready[5].pause()
+    run_until_idle(loop)
+    assert transports[5].writes == []
+
+    ready[5].resume()
+    assert transports[5].writes == [b"a"]
+
+
+def test_a_socket_filled_by_what_it_shares_gets_nothing_more_until_it_has_room():
+    loop = Loop()
+    ready, transports = crowd_of(20, Tick(loop), room=1)
+    ready[0].write_all(ready, b"a")
+    run_until_idle(loop)
+
+    assert ready[0].write_all(ready, b"b") == ready
+    ready[0].write(b"b")
+    run_until_idle(loop)
+    assert transports[0].writes == [b"a"]
+
+    ready[0].resume()
+    assert transports[0].writes == [b"a", b"b"]
+
+
+def test_the_goodbye_comes_after_what_is_shared():
+    loop = Loop()
+    ready, transports = crowd_of(40, Tick(loop))
+    ready[0].write_all(ready, b"a")
+
+    ready[1].end(b"bye")
+    ready[2].finish(b"bye")
+    assert ready[0].write_all(ready, b"b") == ready[1:3]
+    run_until_idle(loop)
+
+    assert transports[1].writes == [b"abye"]
+    assert transports[2].writes == [b"a", b"bye"]
+    assert transports[3].writes == [b"ab"]
+
+
+@pytest.mark.parametrize("before", [0, 1, 65_530])
+def test_nothing_follows_a_goodbye(before):
+    loop = Loop()
+    (ready, *rest), (transport, *_) = crowd_of(20, Tick(loop))
+    if before:
+        ready.write(b"x" * before)
+    ready.end(b"goodbye")
+    run_until_idle(loop)
+
+    ready.write(b"late")
+    assert ready.write_all([ready, *rest], b"late") == [ready]
+    run_until_idle(loop)
+
+    assert b"".join(transport.writes) == b"x" * before + b"goodbye"
+
+
+def test_a_frame_waits_where_its_transport_is_full_before_the_tick_ends():
+    loop = Loop()
+    ready, transport = open_frames(loop)
+    ready.write(b"a")
+
+    ready.pause()
+    loop.tick()
+    assert transport.writes == []
+
+    ready.resume()
+    assert transport.writes == [b"a"]
+
+
+def test_a_socket_that_is_gone_is_no_loss_to_those_it_shared_with():
+    loop = Loop()
+    ready, transports = crowd_of(40, Tick(loop))
+    ready[0].write_all(ready, b"a")
+
+    ready[1].cut()
+    transports[2].closing = True
+    run_until_idle(loop)
+
+    assert [bool(transport.writes) for transport in transports[:4]] == [
+        True, False, False, True
+    ]  # fmt: skip
+
+
+def test_a_queue_that_all_have_left_is_forgotten():
+    loop = Loop()
+    tick = Tick(loop)
+    ready, transports = crowd_of(100, tick)
+    ready[0].write_all(ready, b"a")
+
+    for each in ready:
+        each.flush()
+    loop.tick()
+
+    assert loop.soon == []
+    assert all(transport.writes == [b"a"] for transport in transports)
+
+
+def test_a_transport_that_fails_is_cut_and_harms_nobody_it_shared_with(caplog):
+    loop = Loop()
+    ready, transports = crowd_of(20, Tick(loop))
+    transports[3].write = None  # which cannot be called
+
+    ready[0].write_all(ready, b"x")
+    with caplog.at_level(logging.ERROR):
+        run_until_idle(loop)
+
+    assert [transport.cut for transport in transports[:5]] == [
+        False, False, False, True, False
+    ]  # fmt: skip
+    assert sum(transport.writes == [b"x"] for transport in transports) == 19
+    assert "could not be written to" in caplog.text
+
+
+SOCKETS = 40
+ANY = st.integers(0, SOCKETS - 1)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("write"), ANY, ANY),
+            st.tuples(st.just("write_all"), ANY, ANY),
+            st.tuples(st.sampled_from(("pause", "resume")), ANY, ANY),
+            st.tuples(st.just("tick"), ANY, ANY),
+        ),
+        max_size=60,
+    )
+)
+def test_every_socket_gets_all_its_frames_once_and_in_order(steps):
+    loop = Loop()
+    ready, transports = crowd_of(SOCKETS, Tick(loop))
+    expected = [b""] * SOCKETS
+
+    for number, (what, one, other) in enumerate(steps):
+        frame = b"<%d>" % number
+        first, last = sorted((one, other))
+        if what == "write":
+            ready[one].write(frame)
+            expected[one] += frame
+        elif what == "write_all":
+            for each in ready[0].write_all(ready[first : last + 1], frame):
+                each.write(frame)
+            for each in range(first, last + 1):
+                expected[each] += frame
+        elif what == "tick":
+            loop.tick()
+        else:
+            for each in ready[first : last + 1]:
+                getattr(each, what)()
+    for each in ready:
+        each.resume()
+    run_until_idle(loop)
+
+    assert [b"".join(transport.writes) for transport in transports] == expected
+    assert {each.buffered for each in ready} == {7}
 
 
 # Reading

@@ -417,6 +417,7 @@ class Connection:
         if self._idle is not None:
             self._idle.set()
         self._waiting = True
+        self._clear_way()
         try:
             return await self._mailbox.next()
         except asyncio.CancelledError as cancelled:
@@ -429,8 +430,14 @@ class Connection:
             return Lane.EVENT, begun
         finally:
             self._waiting = False
+            self._mailbox.writer = None
             if self._idle is not None:
                 self._idle.clear()
+
+    def _clear_way(self) -> None:
+        """Let broadcasts pass by the connection while it has nothing to do."""
+        if self._consumer.accepts_broadcasts and not self._mailbox.held:
+            self._mailbox.writer = self._outbox.writer
 
     def _take_now(self, message: Event | Ready) -> bool:
         """Run the handler of ``message`` here, as the connection's own task would.
@@ -453,9 +460,11 @@ class Connection:
         if type(message) is Ready:
             try:
                 if self._consumer.accepts_broadcasts and self._outbox.put(message):
+                    self._clear_way()
                     return True
             except TooSlow as error:
                 self._waiting = False
+                self._mailbox.writer = None
                 self._mailbox.put_first(_Failed(error))
                 return True
         work: Coroutine[Any, Any, None]
@@ -467,6 +476,7 @@ class Connection:
             # A copy, for the reason given in ``_handle_message``.
             work = handler(dict(event))
         self._waiting = False
+        self._mailbox.writer = None
         _stepping = True
         begun = _now_and_then()
         outer = _swap_current_task(self._loop, task)
@@ -476,6 +486,7 @@ class Connection:
             if begun:
                 metrics.HANDLER_DURATION.observe(perf_counter() - begun)
             self._waiting = True
+            self._clear_way()
             if self._thread is not None and self._thread.used:
                 self._tidy_thread(self._thread)
         except (Exception, asyncio.CancelledError) as error:

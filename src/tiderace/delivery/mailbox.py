@@ -18,6 +18,7 @@ from enum import Enum
 from typing import Any, Generic, TypeVar
 
 from tiderace import metrics
+from tiderace.delivery.outbox import Frames
 
 __all__ = ["Deadlines", "Lane", "Mailbox"]
 
@@ -98,6 +99,7 @@ class Mailbox(Generic[M]):
         "readers",
         "scheduled",
         "take_now",
+        "writer",
     )
 
     def __init__(
@@ -131,6 +133,9 @@ class Mailbox(Generic[M]):
         # Handles a message at once where its consumer has nothing else to do; False
         # where it cannot, and then the message waits here.
         self.take_now: Callable[[M], bool] | None = None
+        # What writes to the client, set only while nothing is to be done but to wait
+        # for a message that is written as it is; see ``write_to_waiting``.
+        self.writer: Frames | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._turn = Lane.EVENT
         self._held = False
@@ -157,6 +162,8 @@ class Mailbox(Generic[M]):
             if len(messages) >= self.capacity:
                 return False
         messages.append((deadline, message))
+        # What comes after it may not pass it by.
+        self.writer = None
         if self.deadlines is not None and not self.scheduled:
             self.scheduled = True
             self.deadlines.add(deadline, self)
@@ -265,12 +272,18 @@ class Mailbox(Generic[M]):
     def hold(self) -> None:
         """Let ``next`` return no messages until ``release``, events only."""
         self._held = True
+        self.writer = None
 
     def release(self) -> None:
         """Let ``next`` return messages again."""
         if self._held:
             self._held = False
             self._wake_all()
+
+    @property
+    def held(self) -> bool:
+        """Whether ``next`` returns events only."""
+        return self._held
 
     def __len__(self) -> int:
         return len(self._messages)

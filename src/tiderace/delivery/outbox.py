@@ -6,12 +6,13 @@ events by their type alone, and no consumer.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Any, Protocol, TypeVar
 
 from tiderace import metrics
 from tiderace.asgi import Event, Send, websocket_send
 
-__all__ = ["Outbox", "Ready", "TooSlow"]
+__all__ = ["Frames", "Outbox", "Ready", "TooSlow", "write_to_waiting"]
 
 
 class TooSlow(Exception):
@@ -29,6 +30,9 @@ class Frames(Protocol):
 
     def write(self, frame: bytes) -> None:
         """Queue a frame, in order with what ASGI sends; never blocks."""
+
+    def write_all(self, writers: Iterable[Any], frame: bytes) -> list[Any]:
+        """Queue a frame for many sockets; return those it was not written to."""
 
     async def drained(self) -> None:
         """Wait until the client has caught up, or is gone."""
@@ -72,6 +76,38 @@ class Ready:
         return frame
 
 
+class Waiting(Protocol):
+    """What ``write_to_waiting`` needs of a mailbox."""
+
+    writer: Frames | None
+
+
+W = TypeVar("W", bound=Waiting)
+
+
+def write_to_waiting(receivers: list[W], ready: Ready) -> list[W]:
+    """Write ``ready`` to every client whose connection only waits for such a message.
+
+    All of them at once, which costs far less than to ask each connection.
+
+    Returns:
+        Those it was not written to, for whatever reason; each has to be asked.
+    """
+    writers = [each.writer for each in receivers]
+    waiting = [writer for writer in writers if writer is not None]
+    if not waiting:
+        return receivers
+    refused = waiting[0].write_all(waiting, ready.frame(waiting[0]))
+    if not refused and len(waiting) == len(receivers):
+        return []
+    left = {id(writer) for writer in refused}
+    return [
+        each
+        for each, writer in zip(receivers, writers, strict=True)
+        if writer is None or id(writer) in left
+    ]
+
+
 class Outbox:
     """Sends a connection's events in order, and knows what state they have led to.
 
@@ -103,6 +139,11 @@ class Outbox:
     def open(self) -> bool:
         """Whether a WebSocket was accepted and, as far as known here, is still there."""
         return self.accepted and not self.closed and not self.lost
+
+    @property
+    def writer(self) -> Frames | None:
+        """What takes frames for the client now; None without our own server."""
+        return self._frames if self.open else None
 
     def put(self, ready: Ready) -> bool:
         """Send ``ready`` without waiting, where the server can; else False.

@@ -18,7 +18,7 @@ from tiderace import conf, metrics
 from tiderace.bridge import SyncCalls
 from tiderace.delivery.hub import Hub
 from tiderace.delivery.mailbox import Deadlines, Mailbox
-from tiderace.delivery.outbox import Ready
+from tiderace.delivery.outbox import Ready, write_to_waiting
 from tiderace.layers.base import BaseChannelLayer, LocalDelivery, Message
 from tiderace.layers.listeners import Audience, Listener, Listeners
 from tiderace.layers.stats import LayerStats, Pace, ProcessStats, process_stats
@@ -242,7 +242,10 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
             if start:
                 await _breathe()
             some = receivers[start : start + size]
-            refused = self._hub.deliver(some, message, deadline)
+            rest = some
+            if isinstance(message, Ready):
+                rest = write_to_waiting(some, message)
+            refused = self._hub.deliver(rest, message, deadline)
             metrics.MESSAGES_DELIVERED.add(len(some) - len(refused))
             for box in refused:
                 self._report_drop(group, box)
