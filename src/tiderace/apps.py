@@ -5,6 +5,9 @@ It knows Django's app registry; what is checked stands in ``checks``.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from django.apps import AppConfig
 from django.core.checks import Tags, register
 from django.utils.module_loading import autodiscover_modules
@@ -32,6 +35,10 @@ class TideraceConfig(AppConfig):
         register_checks()
         connect_signals()
         autodiscover_modules("topics")
+        # Where a server's processes add up what they have counted.
+        folder = os.environ.get(workers.FOLDER_VARIABLE)
+        if folder:
+            workers.share(Path(folder))
 
 
 def register_checks() -> None:

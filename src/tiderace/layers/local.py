@@ -81,6 +81,9 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
         self._process = secrets.token_hex(16)
         self._started = time.time()
         self._pace = Pace(self._clock)
+        # Over a broker: how long a message takes to be heard here, and to be accepted.
+        self._lag: float | None = None
+        self._round_trip: float | None = None
 
     @property
     def channels(self) -> dict[str, Box]:
@@ -115,11 +118,10 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
 
     async def stats(self, *, fleet: bool = False, top: int = 10) -> LayerStats:
         """See ``BaseChannelLayer.stats``."""
-        return LayerStats((self._stats_here(top),))
+        return LayerStats((self.stats_here(top),))
 
-    def _stats_here(
-        self, top: int, lag: float | None = None, round_trip: float | None = None
-    ) -> ProcessStats:
+    def stats_here(self, top: int = 10) -> ProcessStats:
+        """What ``stats`` tells of this process, for code that cannot await."""
         return process_stats(
             process=self._process,
             started=self._started,
@@ -129,8 +131,8 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
             size=self._size,
             pace=self._pace,
             top=top,
-            lag=lag,
-            round_trip=round_trip,
+            lag=self._lag,
+            round_trip=self._round_trip,
         )
 
     def _size(self, group: str) -> int:

@@ -135,12 +135,9 @@ class PubSubLayer(LocalChannelLayer):
         self._renewed: dict[int, float] = {}
         self._gap_logged_at = float("-inf")
         self._gaps_not_logged = 0
-        # When this process last told about itself, and when it may again; how long that,
-        # or the last group message, took to be accepted, and to be heard here.
+        # When this process last told about itself, and when it may again.
         self._reported = float("-inf")
         self._report_due = float("-inf")
-        self._round_trip: float | None = None
-        self._lag: float | None = None
 
     # To be answered by the layer for a technology
 
@@ -491,7 +488,7 @@ class PubSubLayer(LocalChannelLayer):
     async def stats(self, *, fleet: bool = False, top: int = 10) -> LayerStats:
         """See ``BaseChannelLayer.stats``."""
         self._check_fork()
-        here = self._stats_here(top, self._lag, self._round_trip)
+        here = self.stats_here(top)
         if not fleet:
             return LayerStats((here,))
         processes = {}
@@ -509,9 +506,7 @@ class PubSubLayer(LocalChannelLayer):
     async def _report(self, broker: Broker) -> None:
         """Tell the broker how this process is."""
         begun = time.perf_counter()
-        report = msgspec.json.encode(
-            self._stats_here(_TOP, self._lag, self._round_trip)
-        )
+        report = msgspec.json.encode(self.stats_here(_TOP))
         took = time.perf_counter() - begun
         self._reported = self._clock()
         self._report_due = self._reported + max(_REPORT, took * _REPORT_SHARE)

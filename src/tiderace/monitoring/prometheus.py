@@ -1,0 +1,142 @@
+"""Our measurements for Prometheus: read when it asks, and costing nothing until then.
+
+    urlpatterns = [path("metrics", metrics_view)]
+
+It knows prometheus_client; what is measured stands in ``tiderace.metrics``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from weakref import WeakSet
+
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.http import require_safe
+
+from tiderace import __version__, metrics
+from tiderace.monitoring import workers
+from tiderace.monitoring.snapshot import LAYER_GAUGES, Snapshot, take
+
+try:
+    from prometheus_client import REGISTRY, CollectorRegistry, multiprocess
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+        Metric,
+    )
+    from prometheus_client.exposition import choose_encoder
+    from prometheus_client.registry import Collector
+except ImportError as error:
+    raise ImportError(
+        f'{error}; install it with: pip install "tiderace[prometheus]"'
+    ) from error
+
+__all__ = ["TideraceCollector", "metrics_view", "register"]
+
+
+class TideraceCollector(Collector):
+    """Tells a registry of prometheus_client what Tiderace has counted.
+
+    Where processes share a folder (``PROMETHEUS_MULTIPROC_DIR``), it tells what all of
+    them have counted together, else what this one has.
+    """
+
+    def collect(self) -> Iterable[Metric]:
+        """One family for each measurement, with its present values."""
+        folder = workers.shared()
+        snapshot = take() if folder is None else folder.together()
+        yield from _families(snapshot)
+
+    def describe(self) -> Iterable[Metric]:
+        """The same without values, so that registering counts nothing."""
+        return _families(Snapshot())
+
+
+_collector = TideraceCollector()
+_registered: WeakSet[CollectorRegistry] = WeakSet()
+
+
+def register(registry: CollectorRegistry = REGISTRY) -> None:
+    """Have ``registry`` tell our measurements too; again is the same as once.
+
+    For projects that export by other means already, such as django-prometheus:
+    call it in an ``AppConfig.ready``.
+    """
+    if registry not in _registered:
+        registry.register(_collector)
+        _registered.add(registry)
+
+
+@require_safe
+async def metrics_view(request: HttpRequest) -> HttpResponse:
+    """All metrics of the process, in the format that the client asks for.
+
+    It tells what prometheus_client's own registry holds, and ours. It asks nobody and
+    waits for nothing, so it answers when the database and the broker do not. Anybody
+    may read it: keep the path from strangers in the proxy.
+    """
+    folder = os.environ.get(workers.FOLDER_VARIABLE)
+    if folder:
+        workers.share(Path(folder))
+        registry = CollectorRegistry()
+        # What the application measures with prometheus_client in all processes.
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        registry.register(_collector)
+    else:
+        registry = REGISTRY
+        register(registry)
+    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    return HttpResponse(encode(registry), content_type=content_type)
+
+
+def _families(snapshot: Snapshot) -> Iterator[Metric]:
+    info = GaugeMetricFamily(
+        "tiderace_info", "the version that runs", labels=["version"]
+    )
+    info.add_metric([__version__], 1)
+    yield info
+    for each in metrics.measurements():
+        name = f"tiderace_{each.name}"
+        if each.kind == "gauge":
+            value = snapshot.gauges.get(each.name, 0)
+            yield GaugeMetricFamily(name, each.meaning, value=value)
+        else:
+            value = snapshot.counters.get(each.name, 0)
+            yield CounterMetricFamily(name, each.meaning, value=value)
+    for tally in metrics.tallies():
+        counter = CounterMetricFamily(
+            f"tiderace_{tally.name}", tally.meaning, labels=[tally.label]
+        )
+        for label, value in snapshot.tallies.get(tally.name, {}).items():
+            counter.add_metric([label], value)
+        yield counter
+    for histogram in metrics.histograms():
+        yield _histogram(histogram, snapshot)
+    for name, meaning in LAYER_GAUGES.items():
+        gauge = GaugeMetricFamily(f"tiderace_{name}", meaning, labels=["layer"])
+        for alias, number in snapshot.layers.get(name, {}).items():
+            gauge.add_metric([alias], number)
+        yield gauge
+
+
+def _histogram(histogram: metrics.Histogram, snapshot: Snapshot) -> Metric:
+    nothing: tuple[list[int], float] = ([0] * len(histogram.counts), 0.0)
+    counts, total = snapshot.histograms.get(histogram.name, nothing)
+    so_far = 0
+    buckets = []
+    for bound, count in zip((*histogram.bounds, float("inf")), counts, strict=True):
+        so_far += count
+        buckets.append((_bound(bound), so_far))
+    return HistogramMetricFamily(
+        f"tiderace_{histogram.name}_{histogram.unit}",
+        histogram.meaning,
+        buckets=buckets,
+        sum_value=total,
+    )
+
+
+def _bound(bound: float) -> str:
+    return "+Inf" if bound == float("inf") else repr(bound)

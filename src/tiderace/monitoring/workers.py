@@ -1,0 +1,204 @@
+"""What the processes behind one port have counted together, through files they share.
+
+A scrape reaches one process of several. Each of them writes its snapshot into a folder
+once a second, and whoever is asked adds them up; what processes have counted that are
+gone stays in the sum, so that no counter ever falls. Files and not the layer's broker:
+that it is away is one of the things to be told. It knows no exporter.
+
+A process holds a lock on a file of its own for as long as it lives, however it ends;
+so nobody has to say goodbye, and the folder need not be emptied.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from tiderace.monitoring.snapshot import Snapshot, take
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover (Windows)
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["FOLDER_VARIABLE", "Folder", "share", "shared"]
+
+logger = logging.getLogger("tiderace.monitoring")
+
+# That of prometheus_client, for projects that have set it up already.
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+_EVERY = 1.0  # seconds between two snapshots
+_GONE = "tiderace-gone.json"
+_GUARD = "tiderace-gone.guard"
+
+
+class Folder:
+    """The snapshots of several processes, one file each.
+
+    Args:
+        path: a folder that exists or can be made, on a disk of this machine.
+
+    Raises:
+        RuntimeError: where the system has no file locks of the kind that is needed.
+        OSError: when the folder cannot be written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if fcntl is None:  # pragma: no cover (Windows)
+            raise RuntimeError(
+                f"{FOLDER_VARIABLE} needs file locks of Unix; unset it and scrape each "
+                "process at a port of its own"
+            )
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        self._begin(Snapshot())
+
+    def _begin(self, inherited: Snapshot) -> None:
+        # A child of a fork has its parent's counts, which the parent tells of.
+        self._inherited = inherited
+        name = f"tiderace-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._lock_file = self.path / f"{name}.lock"
+        self._file = self.path / f"{name}.json"
+        with self._guarded():  # it must not be found before it is held
+            self._lock = os.open(self._lock_file, os.O_CREAT | os.O_RDWR, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def begin_after_fork(self) -> None:
+        """Be another process from now on, with nothing counted yet."""
+        os.close(self._lock)
+        inherited = take()
+        # What layers hold is no count, and is looked at anew.
+        inherited.layers = {}
+        self._begin(inherited)
+
+    def here(self) -> Snapshot:
+        """What this process has counted itself."""
+        snapshot = take()
+        snapshot.add(self._inherited, -1)
+        return snapshot
+
+    def write(self) -> None:
+        """Tell the others what this process has counted."""
+        _write(self._file, self.here())
+
+    def together(self) -> Snapshot:
+        """What all processes have counted, those that are gone included."""
+        total = self.here()
+        with self._guarded():
+            gone = _read(self.path / _GONE)
+            for lock_file in sorted(self.path.glob("tiderace-*.lock")):
+                if lock_file == self._lock_file:
+                    continue
+                file = lock_file.with_suffix(".json")
+                if _is_held(lock_file):
+                    total.add(_read(file))
+                    continue
+                gone.add(_read(file).without_gauges())
+                _write(self.path / _GONE, gone)
+                file.unlink(missing_ok=True)
+                lock_file.unlink(missing_ok=True)
+        total.add(gone)
+        return total
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Let one process at a time add up those that are gone."""
+        guard = os.open(self.path / _GUARD, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(guard)
+
+
+_folder: Folder | None = None
+
+
+def share(path: Path) -> Folder:
+    """Write this process's snapshots into ``path`` from now on, once a second.
+
+    Children of a fork do so by themselves. Called again it returns the same.
+    """
+    global _folder
+    if _folder is None:
+        _folder = Folder(path)
+        _folder.write()
+        _keep_writing(_folder)
+        atexit.register(_write_last)
+        os.register_at_fork(after_in_child=_after_fork)
+    return _folder
+
+
+def shared() -> Folder | None:
+    """The folder that this process shares, if it does."""
+    return _folder
+
+
+def _after_fork() -> None:
+    if _folder is not None:
+        _folder.begin_after_fork()
+        _keep_writing(_folder)
+
+
+def _keep_writing(folder: Folder) -> None:
+    def run() -> None:
+        pause = threading.Event()
+        failing = False
+        while not pause.wait(_EVERY):
+            try:
+                folder.write()
+                failing = False
+            except Exception:
+                # A full disk must not end it for good.
+                if not failing:
+                    logger.exception("metrics cannot be written to %s", folder.path)
+                failing = True
+
+    threading.Thread(target=run, name="tiderace-metrics", daemon=True).start()
+
+
+def _write_last() -> None:
+    if _folder is not None:
+        with contextlib.suppress(OSError):
+            _folder.write()
+
+
+def _is_held(lock_file: Path) -> bool:
+    """Whether the process of this file lives."""
+    try:
+        lock = os.open(lock_file, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(lock)
+
+
+def _read(file: Path) -> Snapshot:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Snapshot)
+    except (FileNotFoundError, msgspec.DecodeError):
+        # Not written yet, or by another release.
+        return Snapshot()
+
+
+def _write(file: Path, snapshot: Snapshot) -> None:
+    # A reader sees all of it or what was there before.
+    unfinished = file.with_suffix(f".{os.getpid()}.tmp")
+    unfinished.write_bytes(msgspec.json.encode(snapshot))
+    unfinished.replace(file)
