@@ -100,18 +100,16 @@ class MemoryPresenceStore:
         self, clients: Mapping[str, Collection[str]], *, rules: Rules
     ) -> list[tuple[str, str]]:
         """See ``PresenceStore.renew``."""
-        forgotten = []
+        forgotten: list[tuple[str, str]] = []
         with self._lock:
             deadline = self._clock() + rules.ttl
             for group, some in clients.items():
                 room = self._rooms.get(group)
-                rows = {} if room is None else room.rows
-                for client in some:
-                    row = rows.get(client)
-                    if row is None:
-                        forgotten.append((group, client))
-                    else:
-                        row.deadline = deadline
+                known: set[str] = set()
+                if room is not None:
+                    known = room.renew(some, deadline)
+                    self._due = min(self._due, room.due)
+                forgotten += [(group, each) for each in some if each not in known]
         return forgotten
 
     async def members(self, group: str, *, per_user: bool) -> dict[str, Member]:
@@ -124,12 +122,15 @@ class MemoryPresenceStore:
             return {member.client: member for member in present}
 
     async def stats(self, group: str) -> Numbers:
-        """See ``PresenceStore.stats``; what ``reap`` is about to remove still counts."""
+        """See ``PresenceStore.stats``; users about to be reaped still count."""
         with self._lock:
             room = self._rooms.get(group)
             if room is None:
                 return Numbers(0, 0)
-            return Numbers(len(room.rows), len(room.users))
+            now = self._clock()
+            # Nobody has expired before anything is due.
+            clients = len(room.rows if now < room.due else room.clients_at(now))
+            return Numbers(clients, len(room.users))
 
     async def reap(self, limit: int, *, rules: Rules) -> Reaped:
         """See ``PresenceStore.reap``."""
@@ -181,8 +182,9 @@ class _Room:
         # Nothing is due before; exact after a ``reap``.
         self.due = math.inf
         self._new_id = new_id
-        # Pushes caused since a time, and whether somebody is to say "much has changed".
-        self._since = -math.inf
+        # Until when pushes are counted together, how many there were, and whether
+        # somebody is to say then that much has changed.
+        self._together_until = -math.inf
         self._pushes = 0
         self._gathered = False
 
@@ -207,6 +209,14 @@ class _Room:
             push, later = self._pace(now, rules)
             notices.append(Notice(self.group, "join", member, push, later))
         return notices + self._settle(now, who, rules)
+
+    def renew(self, clients: Collection[str], deadline: float) -> set[str]:
+        known = {client for client in clients if client in self.rows}
+        for client in known:
+            self.rows[client].deadline = deadline
+        if known:
+            self.due = min(self.due, deadline)
+        return known
 
     def leave(self, now: float, client: str, rules: Rules) -> list[Notice]:
         row = self.rows.pop(client, None)
@@ -314,13 +324,13 @@ class _Room:
         if not rules.pushes:
             return True, None
         cost = len(self.rows)
-        lasts = max(1.0, cost / rules.pushes)
-        if now - self._since >= lasts:
-            self._since, self._pushes, self._gathered = now, 0, False
+        if now >= self._together_until:
+            self._together_until = now + max(1.0, cost / rules.pushes)
+            self._pushes, self._gathered = 0, False
         if self._pushes + cost <= rules.pushes:
             self._pushes += cost
             return True, None
         if self._gathered:
             return False, None
         self._gathered = True
-        return False, self._since + lasts - now
+        return False, self._together_until - now

@@ -31,23 +31,20 @@ local function presence_room()
   local function allowed()
     if pushes == 0 then return 1, -1 end
     local cost = redis.call('HLEN', rows)
-    local lasts = math.max(1000, math.ceil(cost * 1000 / pushes))
-    local was = redis.call('HMGET', pace, 'since', 'pushes', 'gathered')
-    local since, caused, gathered = tonumber(was[1]), tonumber(was[2]), was[3]
-    -- A server that took over may have an earlier clock.
-    if not since or now - since >= lasts or now < since then
-      since, caused, gathered = now, 0, false
-      redis.call('DEL', pace)
-      redis.call('HSET', pace, 'since', since, 'pushes', 0)
-      redis.call('PEXPIRE', pace, lasts)
+    local was = redis.call('HMGET', pace, 'pushes', 'gathered')
+    local caused = tonumber(was[1])
+    if not caused then
+      caused = 0
+      redis.call('HSET', pace, 'pushes', 0)
+      redis.call('PEXPIRE', pace, math.max(1000, math.ceil(cost * 1000 / pushes)))
     end
     if caused + cost <= pushes then
       redis.call('HINCRBY', pace, 'pushes', cost)
       return 1, -1
     end
-    if gathered then return 0, -1 end
+    if was[2] then return 0, -1 end
     redis.call('HSET', pace, 'gathered', 1)
-    return 0, since + lasts - now
+    return 0, redis.call('PTTL', pace)
   end
 
   local function notice(event, id, who, info, told_to_all, claim)
