@@ -31,6 +31,7 @@ __all__ = [
     "MESSAGES_SENT",
     "ORIGINS_REFUSED",
     "PUBLISH_DURATION",
+    "PUBLICATIONS_LOST",
     "ROUTES_NOT_FOUND",
     "SENDS_AFTER_CLOSE",
     "SLOW_CLIENTS",
@@ -286,4 +287,9 @@ TOPIC_RESUBSCRIPTIONS = Measurement(
     "topic_resubscriptions",
     "subscriptions",
     "subscriptions that missed something and were told to begin again",
+)
+PUBLICATIONS_LOST = Measurement(
+    "publications_lost",
+    "publications",
+    "publications that waited for a commit and then found no broker",
 )

@@ -6,6 +6,7 @@ with ``a`` to be awaited. It knows topics and layers, and no connection.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from typing import Any
 import msgspec
 from django.db import transaction
 
-from tiderace import bridge
+from tiderace import bridge, metrics
+from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Position, Publication
 from tiderace.layers import get_channel_layer
 from tiderace.protocol import codes
@@ -48,6 +50,8 @@ __all__ = [
     "subscribe",
     "unsubscribe",
 ]
+
+logger = logging.getLogger("tiderace.topics")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,8 @@ def publish(
     """Publish ``data`` to all subscribers of ``topic``; see ``apublish``.
 
     Inside ``transaction.atomic()`` it goes out after the commit, as it was when it was
-    handed in, and not at all after a rollback; wrong topics and data raise at once.
+    handed in, and not at all after a rollback; wrong topics and data raise at once. When
+    the broker cannot be reached then, it is lost, with an error in the log.
 
     Args:
         topic, data, key, tags: see ``apublish``.
@@ -159,6 +164,8 @@ def publish(
 
     Raises:
         RuntimeError: where an event loop runs in this thread; await ``apublish`` there.
+        UnknownTopic, TypeError: see ``apublish``.
+        LayerUnavailable: outside a transaction, when the broker could not be reached.
     """
     resolved = declared.resolve(topic)
     layer = layer_of(resolved)
@@ -170,8 +177,16 @@ def publish(
         )
         return position
 
+    def after_commit() -> None:
+        try:
+            now()
+        except LayerUnavailable as error:
+            # What was saved is saved: who saved it must not see an error for that.
+            metrics.PUBLICATIONS_LOST.add()
+            logger.error("a publication to %s is lost: %s", topic, error)
+
     if transaction.get_connection(using).in_atomic_block:
-        transaction.on_commit(now, using=using)
+        transaction.on_commit(after_commit, using=using)
         return None
     return now()
 

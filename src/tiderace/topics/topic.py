@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
 from django.core.exceptions import ImproperlyConfigured
+from django.core.serializers.json import DjangoJSONEncoder
 
 from tiderace.layers.broker import Keep
 from tiderace.protocol.codes import Failure
@@ -37,6 +39,7 @@ __all__ = [
     "call_with",
     "declared",
     "rpc",
+    "to_json",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -232,6 +235,8 @@ def read_as(kind: Any, data: bytes) -> Any:
 def to_json(value: Any) -> str:
     """A value as JSON text: plain Python, Structs, dataclasses, pydantic models.
 
+    Dates, decimals, UUIDs and lazy translations become strings.
+
     Raises:
         TypeError: for what JSON cannot say.
     """
@@ -239,7 +244,27 @@ def to_json(value: Any) -> str:
     if dump is not None:
         text: str = dump()
         return text
-    return msgspec.json.encode(value).decode()
+    try:
+        return _encode(value).decode()
+    except (TypeError, ValueError, RecursionError):
+        # A lazy translation, a key that is no string, a pydantic model further down.
+        try:
+            return json.dumps(value, default=_default, allow_nan=False)
+        except (ValueError, RecursionError) as error:
+            raise TypeError(f"JSON cannot say it: {error}") from error
+
+
+_encode = msgspec.json.Encoder(decimal_format="string").encode
+
+
+def _default(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)
+    if dump is not None:
+        return dump(mode="json")
+    try:
+        return msgspec.to_builtins(value, str_keys=True)
+    except (TypeError, ValueError):
+        return DjangoJSONEncoder().default(value)
 
 
 def call_with(method: Callable[..., Any], user: Any, data: bytes) -> dict[str, Any]:

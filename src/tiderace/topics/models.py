@@ -1,0 +1,158 @@
+"""Models whose changes are published: created, updated, deleted, after the commit.
+
+    class Message(PublishesChanges, models.Model):
+        room = models.ForeignKey(Room, on_delete=models.CASCADE)
+        text = models.TextField()
+
+        publish_fields = ["id", "text"]
+
+        def topics(self):
+            return [f"room:{self.room_id}"]
+
+It knows Django's model signals and ``publish``, and no connection.
+"""
+
+# Receivers of signals are functions, which belong to the class all the same.
+# ruff: noqa: SLF001
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Literal
+
+from django.db import models
+from django.db.models import signals
+
+from tiderace.topics.publishing import publish
+
+__all__ = ["Change", "PublishesChanges"]
+
+Change = Literal["created", "updated", "deleted"]
+
+
+class PublishesChanges(models.Model):
+    """A model that tells its topics what becomes of its rows.
+
+    A publication is ``{"event": "created", "model": "chat.message", "pk": 1, "fields":
+    {...}}``, or ``"updated"`` or ``"deleted"``. When a change moves a row from one topic
+    to another, the old one hears ``"deleted"`` and the new one ``"created"``; those that
+    it stays in hear ``"updated"``.
+
+    It goes out when the transaction is committed, with the fields as they were when the
+    row was saved, and never when it is rolled back. Saving an existing row costs one
+    query more, for the topics it was in; name in ``publish_on`` the fields on which
+    topics depend, and saves with other ``update_fields`` cost none.
+
+    Not seen, as by all signals: ``QuerySet.update()``, ``bulk_create()``,
+    ``bulk_update()``, raw SQL, and what the database itself does.
+    """
+
+    publish_fields: ClassVar[Sequence[str]] = ()
+    """Fields that are published, by attribute name; none by default, since a table
+    mostly holds something that is not for everybody."""
+    publish_on: ClassVar[Sequence[str] | None] = None
+    """Fields on which ``topics()`` depends; None for any."""
+
+    class Meta:
+        abstract = True
+
+    def topics(self) -> Iterable[str]:
+        """Names of the topics that are to hear of this row."""
+        raise NotImplementedError(
+            f"{type(self).__name__} publishes its changes but does not say where; "
+            "define topics(self), which returns names of topics"
+        )
+
+    def publication(self, change: Change) -> Any:
+        """What is published; None for nothing."""
+        fields = {name: getattr(self, name) for name in self.publish_fields}
+        return {
+            "event": change,
+            "model": self._meta.label_lower,
+            "pk": self.pk,
+            "fields": fields,
+        }
+
+    @classmethod
+    def _publishes(cls, sender: Any) -> bool:
+        return isinstance(sender, type) and issubclass(sender, cls)
+
+
+def _before_save(
+    sender: Any,
+    instance: Any,
+    raw: bool = False,
+    using: str | None = None,
+    update_fields: Iterable[str] | None = None,
+    **_: Any,
+) -> None:
+    if raw or not PublishesChanges._publishes(sender):
+        return
+    instance._topics_before = None
+    if instance._state.adding or instance.pk is None:
+        return
+    depends = instance.publish_on
+    if (
+        update_fields is not None
+        and depends is not None
+        and not set(update_fields) & set(depends)
+    ):
+        return
+    before = sender._base_manager.using(using).filter(pk=instance.pk).first()
+    if before is not None:
+        instance._topics_before = list(before.topics())
+
+
+def _after_save(
+    sender: Any,
+    instance: Any,
+    created: bool = False,
+    raw: bool = False,
+    using: str | None = None,
+    **_: Any,
+) -> None:
+    if raw or not PublishesChanges._publishes(sender):
+        return
+    now = dict.fromkeys(instance.topics())
+    before = instance.__dict__.pop("_topics_before", None)
+    if created:
+        _tell(instance, now, "created", using)
+        return
+    known = now if before is None else dict.fromkeys(before)
+    _tell(instance, [name for name in known if name not in now], "deleted", using)
+    _tell(instance, [name for name in now if name not in known], "created", using)
+    _tell(instance, [name for name in now if name in known], "updated", using)
+
+
+def _before_delete(
+    sender: Any, instance: Any, using: str | None = None, **_: Any
+) -> None:
+    # Before, since afterwards related rows may be gone that say which topics.
+    if PublishesChanges._publishes(sender):
+        instance._topics_before = list(instance.topics())
+
+
+def _after_delete(
+    sender: Any, instance: Any, using: str | None = None, **_: Any
+) -> None:
+    if PublishesChanges._publishes(sender):
+        _tell(instance, instance.__dict__.pop("_topics_before"), "deleted", using)
+
+
+def _tell(
+    instance: Any, topics: Iterable[str], change: Change, using: str | None
+) -> None:
+    names = list(topics)
+    if not names:
+        return
+    data = instance.publication(change)
+    if data is None:
+        return
+    for name in names:
+        publish(name, data, using=using)
+
+
+signals.pre_save.connect(_before_save, dispatch_uid="tiderace.topics.pre_save")
+signals.post_save.connect(_after_save, dispatch_uid="tiderace.topics.post_save")
+signals.pre_delete.connect(_before_delete, dispatch_uid="tiderace.topics.pre_delete")
+signals.post_delete.connect(_after_delete, dispatch_uid="tiderace.topics.post_delete")
