@@ -482,7 +482,7 @@ def test_links_to_files_lead_somewhere(page):
 DOORS = [
     "auth", "consumer", "db", "exceptions", "generic.http", "generic.websocket", "layers",
     "layers.redis", "layers.stats", "lifespan", "middleware", "monitoring.prometheus", "routing", "security.websocket", "sessions",
-    "testing", "testing.contract", "worker",
+    "testing", "testing.contract", "testing.contract_streams", "worker",
 ]  # fmt: skip
 
 
@@ -504,7 +504,10 @@ def test_every_public_name_is_in_the_reference(door):
 
 
 def test_every_system_check_is_in_the_reference():
-    source = (ROOT / "src/tiderace/checks.py").read_text("utf-8")
+    source = "".join(
+        (ROOT / "src/tiderace" / name).read_text("utf-8")
+        for name in ("checks.py", "application_checks.py")
+    )
     page = (ROOT / "docs/reference/checks.md").read_text("utf-8")
 
     said = set(re.findall(r'"tiderace\.([EW]\d{3})"', source)) | {"W010"}

@@ -12,6 +12,7 @@ from tiderace import metrics
 from tiderace.exceptions import ChannelFull
 from tiderace.layers import InMemoryChannelLayer
 from tiderace.testing.contract import LayerContract, LocalDeliveryContract
+from tiderace.testing.contract_streams import StreamsContract
 
 PATIENCE = 10.0
 
@@ -44,7 +45,7 @@ def layer(make_layer):
     return make_layer()
 
 
-class TestContract(LocalDeliveryContract):
+class TestContract(StreamsContract, LocalDeliveryContract):
     @pytest.fixture(autouse=True)
     def _with_clock(self, clock):
         self.clock = clock

@@ -8,9 +8,10 @@ import pytest
 
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.testing.contract import LocalDeliveryContract
+from tiderace.testing.contract_streams import StreamsContract
 
 
-class RedisContract(LocalDeliveryContract):
+class RedisContract(StreamsContract, LocalDeliveryContract):
     """The contract over real servers, where time really passes."""
 
     expiry = 0.4
