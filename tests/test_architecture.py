@@ -44,6 +44,7 @@ FLOORS: list[dict[str, set[str]]] = [
             "lifespan",
             "drain",
             "health",
+            "control",
         },
         "protocol": {"protocol"},
         "delivery": {"delivery"},

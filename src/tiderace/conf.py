@@ -132,6 +132,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     20 and 5 end within the 30 s that gunicorn and Kubernetes wait by default.
     """
 
+    run_dir: str | None = None
+    """A folder in which ``manage.py`` commands find the running processes.
+
+    None: one for this user and project among the temporary folders.
+    """
+
     token_keys: tuple[TokenKey, ...] = ()
     """Keys of the JSON Web Tokens: the first that can sign does, all of them check.
 

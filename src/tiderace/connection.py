@@ -103,6 +103,14 @@ class _Failed:
         self.consult = consult
 
 
+class _ClosedForRestart(Exception):
+    """The connection was ended by a drain, and ends as if its client had left."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__()
+        self.code = code
+
+
 class _Begun:
     """A handler that was begun where its message was delivered, and has to wait."""
 
@@ -191,6 +199,7 @@ class Connection:
         "_mailbox",
         "_only_messages",
         "_outbox",
+        "_reader",
         "_receive",
         "_started",
         "_task",
@@ -225,7 +234,8 @@ class Connection:
         # A worker's connection has no client: its events are messages of the layer.
         self._only_messages = consumer.scope.get("type") == "channel"
         self._idle = asyncio.Event() if self._only_messages else None
-        # Whether the server's task is reading events, and was told to stop that.
+        # The server's task, whether it is reading events, and was told to stop that.
+        self._reader: asyncio.Task[Any] | None = None
         self._feeding = False
         self._interrupted = False
         # Whether the connection's task has nothing to do.
@@ -252,7 +262,8 @@ class Connection:
             self._handle_all(), context=self._context
         )
         self._feeding = True
-        task.add_done_callback(functools.partial(self._stop_feeding, here))
+        self._reader = here
+        task.add_done_callback(self._stop_feeding)
         try:
             await self._feed(self._receive, Lane.EVENT)
         except asyncio.CancelledError:
@@ -265,14 +276,20 @@ class Connection:
         self._feeding = False
         await task
 
-    def _stop_feeding(self, here: asyncio.Task[Any], task: asyncio.Task[None]) -> None:
+    def _stop_feeding(self, task: asyncio.Task[None]) -> None:
         """Wake the server's task, for the connection has ended by itself."""
         if self._feeding:
-            self._interrupted = True
-            here.cancel()
+            self._stop_reading()
         elif not task.cancelled():
             # Raised to the server unless that has cancelled us; then it was logged.
             task.exception()
+
+    def _stop_reading(self) -> None:
+        """Wait for no more events of the client."""
+        if self._feeding and self._reader is not None:
+            self._feeding = False
+            self._interrupted = True
+            self._reader.cancel()
 
     async def _handle_all(self) -> None:
         """Run the handlers until the connection ends, then what has to run at the end."""
@@ -289,6 +306,8 @@ class Connection:
         except TooSlow:
             ending = 1013
             await self._give_up(ending)
+        except _ClosedForRestart as closed:
+            ending = closed.code
         except Exception as error:
             ending = 1011
             await self._fail(error)
@@ -535,7 +554,16 @@ class Connection:
             raise StopConsumer
 
     async def _close_for_restart(self, event: Event) -> None:
-        """Let the consumer say goodbye if it has a handler for that; then close."""
+        """Let the consumer say goodbye if it has a handler for that; then close.
+
+        Raises:
+            _ClosedForRestart: once the socket is closed; not for an HTTP request,
+                whose response the consumer ends itself.
+        """
+        socket = self._outbox.open
+        if socket:
+            # granian (seen in 2.8) closes no socket while its next event is awaited.
+            self._stop_reading()
         try:
             await self._consumer.dispatch(event)
         except StopConsumer:
@@ -544,7 +572,9 @@ class Connection:
             pass  # an offer, which not every consumer takes
         except Exception as error:
             await self._consult(error)
-        await self._close(event["code"], event["reason"])
+        if socket:
+            await self._close(event["code"], event["reason"])
+            raise _ClosedForRestart(event["code"])
 
     async def _handle_message(self, message: Event | Ready) -> None:
         consumer = self._consumer

@@ -51,9 +51,10 @@ from tiderace.asgi import (
     websocket_close,
 )
 from tiderace.auth import AuthMiddlewareStack
+from tiderace.control import process_door
 from tiderace.drain import process_drain, refuse_newcomer
 from tiderace.health import Health
-from tiderace.lifespan import process_lifespan
+from tiderace.lifespan import on_shutdown, on_startup, process_lifespan
 from tiderace.security.websocket import AllowedHostsOriginValidator, OriginValidator
 
 __all__ = [
@@ -79,6 +80,10 @@ _ENGINES_WITH_A_TABLE = (
     "django.contrib.sessions.backends.db",
     "django.contrib.sessions.backends.cached_db",
 )
+
+
+on_startup(process_door.open)
+on_shutdown(process_door.close)
 
 
 class NoRoute(Resolver404):

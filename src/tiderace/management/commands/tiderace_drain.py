@@ -1,0 +1,84 @@
+"""``manage.py tiderace_drain``: has the processes of this project on this machine drain.
+
+It finds their doors and waits; the draining is theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from tiderace import conf
+from tiderace.control import ask_to_drain, doors, run_directory
+from tiderace.drain import drain_seconds
+
+__all__ = ["Command"]
+
+
+class Command(BaseCommand):
+    """Asks every process to drain, and ends when all of them have."""
+
+    help = (
+        "Has every process of this project on this machine refuse new WebSockets and "
+        "close those it has, one by one, and waits for that. The processes go on "
+        "serving pages until they are stopped. Exit code 1 when one was not found, or "
+        "did not end its connections in time."
+    )
+    # It runs while a machine is being stopped, and asks nothing of the project.
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add how long to wait."""
+        parser.add_argument(
+            "--timeout",
+            type=float,
+            metavar="SECONDS",
+            help=(
+                "Seconds to wait (default: DRAIN_SECONDS + DRAIN_GRACE + 5). The "
+                "processes go on draining after that."
+            ),
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Ask all at once.
+
+        Raises:
+            CommandError: when there is no process, or one did not drain in time.
+        """
+        timeout = options["timeout"]
+        if timeout is None:
+            timeout = drain_seconds() + conf.current().drain_grace + 5
+        left = asyncio.run(self._ask_all(timeout))
+        reached = [number for number in left if number is not None]
+        if not reached:
+            raise CommandError(
+                f"no process of this project was found in {run_directory()}; a server "
+                "without lifespan support cannot be reached, nor one that runs as "
+                'another user. Compare TIDERACE["RUN_DIR"]'
+            )
+        if open_now := sum(reached):
+            raise CommandError(f"{open_now} connections are left after {timeout:g} s")
+        self.stdout.write(self.style.SUCCESS(f"{len(reached)} processes have drained"))
+
+    async def _ask_all(self, timeout: float) -> list[int | None]:
+        return await asyncio.gather(*(self._ask(door, timeout) for door in doors()))
+
+    async def _ask(self, door: Path, timeout: float) -> int | None:
+        name, left = f"process {door.stem}", 0
+
+        def report(number: int) -> None:
+            nonlocal left
+            left = number
+            self.stdout.write(f"{name}: {number} connections")
+
+        try:
+            async with asyncio.timeout(timeout):
+                return await ask_to_drain(door, report)
+        except TimeoutError:
+            return left
+        except ConnectionError as error:
+            self.stderr.write(str(error))
+            return 0
