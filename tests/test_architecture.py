@@ -132,6 +132,7 @@ NO_PYJWT = "without the extra `jwt` everything but such tokens must work"
 NO_UVICORN = "without the extra `server` everything else must work"
 APPS = "models need the app registry"
 SETTINGS = "it is read without Django's settings too"
+NO_PROTOBUF = "without the extra `protobuf` everything but that codec must work"
 INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace", "tiderace.compat"): "`import tiderace` must load nothing else",
     ("tiderace.auth", "django.contrib.auth.models"): APPS,
@@ -148,6 +149,7 @@ INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace.management.commands.runserver", "tiderace.server"): NO_UVICORN,
     ("tiderace.testing.live", "tiderace.server"): NO_UVICORN,
     ("tiderace.server", "tiderace.server.protocol"): NO_UVICORN,
+    ("tiderace.topics.codecs", "tiderace.protocol.protobuf"): NO_PROTOBUF,
     ("tiderace.testing", "tiderace.testing.live"): "it brings Django's test framework",
 }
 

@@ -214,13 +214,7 @@ class URLRouter:
             return prefix
         if not _is_router(route.callback):
             return pattern
-        if isinstance(pattern, RegexPattern):
-            source = pattern._regex  # type: ignore[attr-defined]  # noqa: SLF001
-        elif isinstance(pattern, RoutePattern):
-            source = pattern._route  # type: ignore[attr-defined]  # noqa: SLF001
-        else:
-            raise ValueError(f"Unsupported pattern type: {type(pattern)}")
-        prefix = type(pattern)(source, pattern.name, is_endpoint=False)
+        prefix = _prefix(pattern)
         self._prefixes[id(route)] = (pattern, prefix)
         return prefix
 
@@ -330,7 +324,8 @@ def get_application(
 
     Django is set up first, and only then is imported what the strings name: they
     keep ``asgi.py`` free of imports that need a set-up Django. WebSockets pass the
-    check of their origin, then sessions and users, then the routes.
+    check of their origin, then sessions and users, then the routes. So does HTTP to
+    the topics endpoints among the routes; all other HTTP goes to Django.
 
     Args:
         websocket: the routes: dotted path of a list of ``path()``s, or of a module
@@ -355,13 +350,17 @@ def get_application(
     """
     _require_settings(settings)
     django_application = get_asgi_application()
-    routes: ASGIApp = URLRouter(_routes(websocket))
+    urls = _routes(websocket)
+    routes: ASGIApp = URLRouter(urls)
     wrap: Any = _imported("middleware", middleware)
     if wrap is AuthMiddlewareStack:
         _require_auth_apps()
     if wrap is not None:
         routes = wrap(routes)
     pages: Any = django_application if http is None else _imported("http", http)
+    websockets = _validated(routes, origins, allow_missing_origin)
+    if _endpoints(urls):
+        pages = _TopicsFirst(urls, routes, websockets, pages)
     mapping: dict[str, Any] = {
         "http": Health(pages) if health else pages,
         "websocket": _validated(routes, origins, allow_missing_origin),
@@ -369,6 +368,58 @@ def get_application(
     if channel is not None:
         mapping["channel"] = ChannelNameRouter(_imported("channel", channel))
     return ProtocolTypeRouter(mapping)
+
+
+class _TopicsFirst:
+    """Serves HTTP: what topics endpoints take by their routes, the rest by ``pages``.
+
+    Args:
+        urls: the routes of WebSockets, endpoints among them.
+        routes: what serves them, middleware included.
+        origins: which pages may use them; the endpoints ask it.
+        pages: the application for all the rest.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[URLPattern],
+        routes: ASGIApp,
+        origins: OriginValidator,
+        pages: ASGIApp,
+    ) -> None:
+        self._endpoints = _endpoints(urls)
+        self._routes = routes
+        self._origins = origins
+        self.application = pages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        path = scope["path"].removeprefix(scope.get("root_path") or "").lstrip("/")
+        if not any(_leads(chain, path) for chain in self._endpoints):
+            return await self.application(scope, receive, send)
+        asked: Scope = {**scope, "tiderace.origins": self._origins}
+        return await self._routes(asked, receive, send)
+
+
+def _endpoints(urls: Iterable[URLPattern]) -> list[list[Any]]:
+    """For each topics endpoint the patterns that lead to it, and then its class."""
+    chains: list[list[Any]] = []
+    for route in urls:
+        for layer in _unwrap(route.callback):
+            endpoint = getattr(layer, "endpoint_class", None)
+            inner = _endpoints(layer.routes) if isinstance(layer, URLRouter) else []
+            ends = [[endpoint]] if endpoint is not None else inner
+            chains += [[_prefix(route.pattern), *end] for end in ends]
+    return chains
+
+
+def _leads(chain: list[Any], path: str) -> bool:
+    """Whether HTTP to ``path`` is the business of the endpoint at the chain's end."""
+    for pattern in chain[:-1]:
+        match = pattern.match(path)
+        if not match:
+            return False
+        path = match[0].lstrip("/")
+    return bool(chain[-1].serves_http(path))
 
 
 def _validated(
@@ -436,6 +487,21 @@ def _imported(argument: str, given: Any) -> Any:
     if isinstance(given, str):
         return dotted.resolve(f"get_application(): {argument}", given)
     return given
+
+
+def _prefix(pattern: Any) -> Any:
+    """A pattern that need not match to the end.
+
+    Raises:
+        ValueError: for another kind than ``path()`` and ``re_path()`` make.
+    """
+    if isinstance(pattern, RegexPattern):
+        source = pattern._regex  # type: ignore[attr-defined]  # noqa: SLF001
+    elif isinstance(pattern, RoutePattern):
+        source = pattern._route  # type: ignore[attr-defined]  # noqa: SLF001
+    else:
+        raise ValueError(f"Unsupported pattern type: {type(pattern)}")
+    return type(pattern)(source, pattern.name, is_endpoint=False)
 
 
 def _scope_of(scope: Scope, route: URLPattern, match: Any) -> Scope:

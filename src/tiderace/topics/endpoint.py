@@ -7,31 +7,46 @@ It knows which transport a request asks for, and what an application may add.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from tiderace import __version__, conf
-from tiderace.asgi import ASGIApp, Receive, Scope, Send
+from tiderace import __version__, conf, threads
+from tiderace.asgi import ASGIApp, Receive, Scope, Send, describe
+from tiderace.exceptions import LayerUnavailable
 from tiderace.protocol import codes
 from tiderace.protocol.session import Refused
 from tiderace.ratelimit import Rate, TokenBucket
+from tiderace.routing import NoRoute
+from tiderace.security.websocket import AllowedHostsOriginValidator, OriginValidator
+from tiderace.topics import emulation, http_stream, sse
 from tiderace.topics.conductor import Conductor, Transport
+from tiderace.topics.exchange import ClientGone, Exchange, Rejected
 from tiderace.topics.process import Process, current
 from tiderace.topics.websocket import WebSocketTransport
 
 __all__ = ["TopicsEndpoint"]
+
+logger = logging.getLogger("tiderace.topics")
 
 
 class TopicsEndpoint:
     """Serves the clients of all declared topics; subclass it for calls and hooks.
 
     Mounted with ``path("connection/", TopicsEndpoint.as_asgi())`` inside
-    ``AuthMiddlewareStack`` and an origin check. WebSockets are served at
-    ``connection/websocket``.
+    ``AuthMiddlewareStack`` and an origin check, for WebSockets and for HTTP. Clients
+    then find ``connection/websocket``, ``connection/http_stream``, ``connection/sse``
+    and ``connection/emulation``.
     """
 
     version = f"tiderace {__version__}"
     """What clients are told that they are connected to."""
+    allowed_origins: Iterable[str] | None = None
+    """Which pages may use it over HTTP, as ``OriginValidator`` takes them; None for those
+    of ``ALLOWED_HOSTS``. What ``get_application()`` was told comes before this."""
+    allow_missing_origin = False
+    """Whether clients without an Origin header, which no browser is, may use it over HTTP;
+    likewise."""
 
     def __init__(self) -> None:
         self._admission: dict[int, TokenBucket] = {}
@@ -49,11 +64,63 @@ class TopicsEndpoint:
         application.endpoint_class = cls  # type: ignore[attr-defined]
         return application
 
+    @classmethod
+    def serves_http(cls, path: str) -> bool:
+        """Whether there is something for HTTP under ``path``, which follows the mount."""
+        return path.strip("/") in _DOORS
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a connection by the last part of its path."""
+        """Serve a connection by the last part of its path.
+
+        Raises:
+            NoRoute: for HTTP when a router is outside and nothing is served there.
+        """
+        if scope["type"] == "http":
+            await self._answer(scope, receive, send)
+            return
         transport = WebSocketTransport(scope, receive, send)
         if await transport.accept():
             await self.serve(scope, transport)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path_remaining")
+        if path is None:
+            path = scope["path"].rstrip("/").rpartition("/")[2]
+        elif not self.serves_http(path):
+            raise NoRoute(f"no topic client is served under {path!r} by HTTP")
+        door = _DOORS.get(path.strip("/"))
+        exchange = Exchange(scope, receive, send, self._origins(scope))
+        try:
+            if door is None:
+                raise Rejected(404, "Not Found")
+            exchange.check_origin()
+            if exchange.method == "OPTIONS":
+                await exchange.answer_preflight()
+                return
+            async with threads.isolated():
+                await door(self, exchange)
+        except Rejected as rejected:
+            await exchange.answer(
+                rejected.status, str(rejected).encode(), headers=rejected.headers
+            )
+        except LayerUnavailable as error:
+            logger.warning("a request fails: %s (%s)", error, describe(scope))
+            await exchange.answer(503, b"the broker could not be reached, come back")
+        except ClientGone:
+            return
+
+    def _origins(self, scope: Scope) -> OriginValidator:
+        outer: OriginValidator | None = scope.get("tiderace.origins")
+        if outer is not None:
+            return outer
+        missing = self.allow_missing_origin
+        if self.allowed_origins is None:
+            return AllowedHostsOriginValidator(_nobody, allow_missing=missing)
+        validator = OriginValidator(
+            _nobody, self.allowed_origins, allow_missing=missing
+        )
+        validator.setting = f"{type(self).__qualname__}.allowed_origins"
+        return validator
 
     async def serve(self, scope: Scope, transport: Transport) -> None:
         """Serve a client over ``transport`` until it ends."""
@@ -103,3 +170,14 @@ class TopicsEndpoint:
             bucket = self._admission[key] = TokenBucket(Rate.parse(rate))
         if bucket.take():
             raise Refused(codes.TOO_MANY_REQUESTS)
+
+
+async def _nobody(scope: Scope, receive: Receive, send: Send) -> None:
+    """Stands where a validator wants an application; only its rule is asked here."""
+
+
+_DOORS: dict[str, Callable[[TopicsEndpoint, Exchange], Awaitable[None]]] = {
+    "http_stream": http_stream.serve,
+    "sse": sse.serve,
+    "emulation": emulation.serve,
+}

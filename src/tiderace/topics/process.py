@@ -7,12 +7,15 @@ nobody itself.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from django.conf import settings
+from django.utils.crypto import constant_time_compare, salted_hmac
 
 from tiderace.layers import get_channel_layer
 from tiderace.topics.hooks import call_hook
@@ -23,7 +26,9 @@ from tiderace.topics.topic import UnknownTopic, declared
 if TYPE_CHECKING:
     from tiderace.topics.conductor import Conductor
 
-__all__ = ["Process", "current"]
+__all__ = ["Process", "current", "is_node"]
+
+_NODE_SALT = "tiderace.topics.process.node"
 
 
 class Process:
@@ -31,8 +36,11 @@ class Process:
 
     def __init__(self) -> None:
         # How other processes name it, for clients whose commands come by themselves.
-        self.node = secrets.token_hex(8)
+        name = secrets.token_hex(8)
+        # Signed, so that nobody can make us look for processes that never were.
+        self.node = f"{name}-{_node_mac(name, settings.SECRET_KEY)}"
         self._conductors: dict[str, Conductor] = {}
+        self._sessions: dict[bytes, Conductor] = {}
         self._keepers: dict[str, PresenceKeeper] = {}
 
     def __iter__(self) -> Iterator[Conductor]:
@@ -44,10 +52,21 @@ class Process:
     def add(self, conductor: Conductor) -> None:
         """A client is being served."""
         self._conductors[conductor.client] = conductor
+        if conductor.transport.emulated:
+            self._sessions[_digest(conductor.secret)] = conductor
 
     def discard(self, conductor: Conductor) -> None:
         """It is no longer."""
         self._conductors.pop(conductor.client, None)
+        self._sessions.pop(_digest(conductor.secret), None)
+
+    def by_session(self, secret: str) -> Conductor | None:
+        """The client that was told this secret, if it is served here."""
+        # By its digest, since how long a look-up takes must not tell anything of it.
+        conductor = self._sessions.get(_digest(secret))
+        if conductor is None or not constant_time_compare(conductor.secret, secret):
+            return None
+        return conductor
 
     def keeper(self, alias: str) -> PresenceKeeper:
         """Who keeps presence on a layer for this process."""
@@ -64,6 +83,24 @@ class Process:
         keepers, self._keepers = list(self._keepers.values()), {}
         for keeper in keepers:
             await keeper.close()
+
+
+def is_node(name: str) -> bool:
+    """Whether some process of this site is, or was, called ``name``."""
+    head, _, mac = name.partition("-")
+    return any(
+        constant_time_compare(mac, _node_mac(head, secret))
+        for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
+    )
+
+
+def _node_mac(name: str, secret: str | bytes) -> str:
+    mac = salted_hmac(_NODE_SALT, name, secret=secret, algorithm="sha256")
+    return mac.hexdigest()[:16]
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 def _announcer(layer: Any) -> Any:

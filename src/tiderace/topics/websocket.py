@@ -6,18 +6,16 @@ messages say.
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from tiderace.asgi import Receive, Scope, Send, websocket_accept, websocket_close
 from tiderace.protocol import codes
 from tiderace.protocol.codec import JSON, Codec
 from tiderace.protocol.codes import Close
+from tiderace.topics.codecs import protobuf
 from tiderace.topics.outgoing import Frames
 
 __all__ = ["WebSocketTransport"]
-
-logger = logging.getLogger("tiderace.topics")
 
 _JSON = "centrifuge-json"
 _PROTOBUF = "centrifuge-protobuf"
@@ -46,7 +44,7 @@ class WebSocketTransport:
             return False
         offered = self._scope.get("subprotocols") or []
         if _PROTOBUF in offered:
-            codec = _protobuf()
+            codec = protobuf(_PROTOBUF)
             await self._send(websocket_accept(subprotocol=_PROTOBUF))
             self._open = True
             if codec is None:
@@ -87,20 +85,6 @@ class WebSocketTransport:
         if self._open:
             self._open = False
             await self._send(websocket_close(close.code, _shortened(close.reason)))
-
-
-def _protobuf() -> Codec | None:
-    try:
-        from tiderace.protocol.protobuf import PROTOBUF
-    except ImportError:
-        logger.error(
-            "a client speaks %s, which needs the extra: pip install "
-            '"tiderace[protobuf]"; it is closed with %d',
-            _PROTOBUF,
-            codes.CLOSE_BAD_PROTOCOL.code,
-        )
-        return None
-    return PROTOBUF
 
 
 def _shortened(reason: str) -> str:

@@ -1,0 +1,175 @@
+"""From the process that a client's command came to, to the one that serves the client.
+
+A client whose transport has no way back sends its commands as requests, and any process
+of the site may get them. It knows processes by their nodes, and a layer on which each
+of them listens; what the commands say is not its business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import secrets
+import weakref
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+import msgspec
+
+from tiderace.history import Publication
+from tiderace.layers.names import group_name
+from tiderace.topics.process import Process, is_node
+from tiderace.topics.publishing import control_layer
+
+__all__ = ["FULL", "GONE", "TAKEN", "Emulated", "Switchboard", "switchboard"]
+
+logger = logging.getLogger("tiderace.topics")
+
+TAKEN = 204
+"""The commands will be carried out."""
+GONE = 404
+"""No client of this session is being served."""
+FULL = 429
+"""It has too many commands waiting."""
+
+# Seconds another process has for its answer; a few turns of a busy loop, and a broker.
+_PATIENCE = 5.0
+
+
+class Emulated(Protocol):
+    """A transport whose commands come by requests of their own."""
+
+    user_id: str
+    """Whose session the client began with."""
+
+    def feed(self, message: bytes) -> bool:
+        """Let ``message`` be received next; False when too much is waiting."""
+
+
+class Switchboard:
+    """What one process sends to others about clients, and hears from them."""
+
+    def __init__(self, process: Process) -> None:
+        # Of Process, in whose place it hears; see tiderace.layers.listeners.Listener.
+        self.name = f"switchboard:{process.node}"
+        self.groups: set[str] = set()
+        self._process = weakref.ref(process)
+        self._node = process.node
+        self._layer: Any = None
+        self._asked: dict[str, asyncio.Future[int]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def open(self) -> None:
+        """Listen to other processes; does nothing the second time.
+
+        Raises:
+            LayerUnavailable: when the broker could not be reached in time.
+        """
+        layer, group = control_layer(), _group(self._node)
+        if layer is self._layer and group in self.groups:
+            return
+        await layer.listen(group, self)
+        self._layer = layer
+
+    async def deliver(self, node: str, session: str, user_id: str, data: bytes) -> int:
+        """Hand commands to whoever serves ``session``.
+
+        Args:
+            node: the process that serves it, as it was told to the client.
+            session: the secret that it was told as well.
+            user_id: who sends them; they must be of the one who began the session.
+            data: the commands.
+
+        Returns:
+            ``TAKEN``, ``GONE`` or ``FULL``; ``GONE`` too when the process does not
+            answer, since it has most likely ended.
+
+        Raises:
+            LayerUnavailable: when the broker could not be reached in time.
+        """
+        if node == self._node:
+            return self._take(session, user_id, data)
+        if not is_node(node):
+            return GONE
+        await self.open()
+        number = secrets.token_hex(8)
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._asked[number] = answer
+        event = {
+            "type": "topics.commands",
+            "number": number,
+            "from": self._node,
+            "session": session,
+            "user": user_id,
+            "data": base64.b64encode(data).decode(),
+        }
+        try:
+            await self._layer.group_send(_group(node), event)
+            async with asyncio.timeout(_PATIENCE):
+                return await answer
+        except TimeoutError:
+            logger.info("no process %s has answered within %g s", node, _PATIENCE)
+            return GONE
+        finally:
+            del self._asked[number]
+
+    def heard(self, group: str, publication: Publication) -> None:
+        """See ``tiderace.layers.listeners.Listener``."""
+        event = msgspec.json.decode(publication.data)
+        if event["type"] == "topics.taken":
+            answer = self._asked.get(event["number"])
+            if answer is not None and not answer.done():
+                answer.set_result(event["status"])
+            return
+        data = base64.b64decode(event["data"])
+        # Now, not in the task: commands are carried out in the order they came in.
+        status = self._take(event["session"], event["user"], data)
+        taken = {"type": "topics.taken", "number": event["number"], "status": status}
+        self._spawn(self._layer.group_send(_group(event["from"]), taken))
+
+    def missed(self, group: str) -> None:
+        """See ``tiderace.layers.listeners.Listener``; who asked waits in vain."""
+
+    def _take(self, session: str, user_id: str, data: bytes) -> int:
+        process = self._process()
+        conductor = None if process is None else process.by_session(session)
+        if conductor is None:
+            return GONE
+        transport: Any = conductor.transport
+        emulated: Emulated = transport
+        if emulated.user_id != user_id:
+            logger.warning(
+                "commands for the session of user %r came from user %r",
+                emulated.user_id,
+                user_id,
+            )
+            return GONE
+        return TAKEN if emulated.feed(data) else FULL
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.warning("another process could not be answered: %s", error)
+
+
+def _group(node: str) -> str:
+    return group_name("topics-node", node)
+
+
+_by_process: weakref.WeakKeyDictionary[Process, Switchboard] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def switchboard(process: Process) -> Switchboard:
+    """The one of this process."""
+    found = _by_process.get(process)
+    if found is None:
+        found = _by_process[process] = Switchboard(process)
+    return found
