@@ -28,6 +28,7 @@ from tiderace.bridge import SyncCalls
 from tiderace.db import database_sync_to_async
 from tiderace.layers import get_channel_layer
 from tiderace.lifespan import on_shutdown
+from tiderace.security.bearer import CLOSE_UNAUTHORIZED
 from tiderace.security.watch import (
     GROUP,
     AuthWatch,
@@ -38,7 +39,6 @@ from tiderace.security.watch import (
 
 __all__ = [
     "CLOSE_COME_BACK",
-    "CLOSE_UNAUTHORIZED",
     "AuthChanged",
     "AuthWatch",
     "Reason",
@@ -56,10 +56,9 @@ logger = logging.getLogger("tiderace.security")
 # Columns that say nothing of what a user may do.
 _HARMLESS = frozenset({"last_login"})
 
-CLOSE_UNAUTHORIZED = 4401
-"""The close code of a socket whose log-in has ended; clients of ours stay away."""
 CLOSE_COME_BACK = 1012
-"""That of one whose user may do other things now; clients come back and are asked anew."""
+"""The close code of a socket whose user may do other things now than when it was let in:
+clients come back and are asked anew. Where the log-in has ended it is 4401."""
 
 _watches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AuthWatch] = (
     weakref.WeakKeyDictionary()

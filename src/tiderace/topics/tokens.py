@@ -10,10 +10,9 @@ It knows what the claims mean, and nothing of keys, connections or permissions.
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from django.conf import settings
@@ -21,7 +20,14 @@ from django.utils.crypto import constant_time_compare, salted_hmac
 
 from tiderace.exceptions import TokenExpired, TokenInvalid
 from tiderace.security import keys
-from tiderace.security.tickets import looks_like_a_ticket, redeem, ticket
+from tiderace.security.credentials import (
+    ConnectionToken,
+    ends_at,
+    identify,
+    read_connection_token,
+    subject_of,
+)
+from tiderace.security.tickets import ticket
 
 if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
@@ -48,24 +54,6 @@ __all__ = [
 DEFAULT_TTL = 600.0
 """Seconds a token lives: clients fetch the next one by themselves, and a lost one is soon
 worth nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionToken:
-    """What a good connection token, or ticket, says."""
-
-    user_id: str
-    """The user's primary key as text; empty for an anonymous visitor."""
-    expires_at: float | None
-    """When the connection needs another token (seconds since 1970); None: never."""
-    info: Any = None
-    """What others are told of this connection in presence and publications."""
-    channels: tuple[str, ...] = ()
-    """Topics to subscribe it to without being asked."""
-    subs: Mapping[str, Any] = field(default_factory=dict)
-    """For some of ``channels`` what the token says of them (``info``, ``data``, ...)."""
-    is_ticket: bool = False
-    """Whether it was a ticket, which was looked up in the database and used up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,51 +140,6 @@ def user_id_of(user: User | None) -> str:
 # Reading them
 
 
-async def identify(credential: str) -> ConnectionToken:
-    """Read what a client connects with: a connection token, or a ticket, which is used up.
-
-    Raises:
-        TokenExpired: when its time is over.
-        TokenInvalid: when it proves nothing.
-        ImproperlyConfigured: without the extra ``jwt``, and when the keys cannot be used.
-    """
-    if isinstance(credential, str) and looks_like_a_ticket(credential):
-        user = await redeem(credential)
-        return ConnectionToken(str(user.pk), None, is_ticket=True)
-    return read_connection_token(credential)
-
-
-def read_connection_token(token: str) -> ConnectionToken:
-    """Check a connection token and return what it says.
-
-    A token without ``exp`` never expires. ``expire_at`` says when the connection ends
-    where that is not ``exp``; 0 there means never.
-
-    Raises:
-        TokenExpired: when its time is over.
-        TokenInvalid: when it proves nothing, and when it is a subscription token.
-        ImproperlyConfigured: without the extra ``jwt``, and when the keys cannot be used.
-    """
-    claims = keys.decode(token)
-    if "channel" in claims:
-        raise TokenInvalid("it is a subscription token, not one to connect with")
-    subs = claims.get("subs", {})
-    if not isinstance(subs, dict):
-        raise TokenInvalid("its claim 'subs' is no object")
-    channels = claims.get("channels", [])
-    if not isinstance(channels, list) or not all(
-        isinstance(channel, str) for channel in channels
-    ):
-        raise TokenInvalid("its claim 'channels' is no list of names")
-    return ConnectionToken(
-        user_id=_subject(claims),
-        expires_at=_expires_at(claims),
-        info=claims.get("info"),
-        channels=tuple(dict.fromkeys([*channels, *subs])),
-        subs=subs,
-    )
-
-
 def read_subscription_token(
     token: str, *, user_id: str, channel: str
 ) -> SubscriptionToken:
@@ -218,37 +161,9 @@ def read_subscription_token(
         raise TokenInvalid("it is a connection token, not one to subscribe with")
     if claims["channel"] != channel:
         raise TokenInvalid("it is for another topic")
-    if _subject(claims) != user_id:
+    if subject_of(claims) != user_id:
         raise TokenInvalid("it is for another user")
-    return SubscriptionToken(user_id, channel, _expires_at(claims), claims.get("info"))
-
-
-def _subject(claims: dict[str, Any]) -> str:
-    subject = claims.get("sub", "")
-    if not isinstance(subject, str):
-        raise TokenInvalid("its claim 'sub' is no text")
-    return subject
-
-
-def _expires_at(claims: dict[str, Any]) -> float | None:
-    """When what was granted ends, which ``expire_at`` may set apart from ``exp``."""
-    name = "expire_at" if "expire_at" in claims else "exp"
-    if name not in claims:
-        return None
-    value = claims[name]
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise TokenInvalid(f"its claim {name!r} is no number")
-    try:
-        when = float(value)
-    except (ValueError, OverflowError):
-        raise TokenInvalid(f"its claim {name!r} is no number") from None
-    if not math.isfinite(when):
-        raise TokenInvalid(f"its claim {name!r} is no number")
-    if name == "expire_at" and when == 0:
-        return None
-    if when <= time.time() and name == "expire_at":
-        raise TokenExpired("what it grants has ended")
-    return when
+    return SubscriptionToken(user_id, channel, ends_at(claims), claims.get("info"))
 
 
 # Names that templates offer

@@ -1,0 +1,125 @@
+"""What a client may show to say who it is: a connection token, or a ticket.
+
+It knows what the claims mean, by Centrifugo's names, and nothing of connections.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tiderace.exceptions import TokenExpired, TokenInvalid
+from tiderace.security import keys
+from tiderace.security.tickets import looks_like_a_ticket, redeem
+
+__all__ = [
+    "ConnectionToken",
+    "ends_at",
+    "identify",
+    "read_connection_token",
+    "subject_of",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionToken:
+    """What a good connection token, or ticket, says."""
+
+    user_id: str
+    """The user's primary key as text; empty for an anonymous visitor."""
+    expires_at: float | None
+    """When the connection needs another token (seconds since 1970); None: never."""
+    info: Any = None
+    """What others are told of this connection in presence and publications."""
+    channels: tuple[str, ...] = ()
+    """Topics to subscribe it to without being asked."""
+    subs: Mapping[str, Any] = field(default_factory=dict)
+    """For some of ``channels`` what the token says of them (``info``, ``data``, ...)."""
+    is_ticket: bool = False
+    """Whether it was a ticket, which was looked up in the database and used up."""
+
+
+async def identify(credential: str) -> ConnectionToken:
+    """Read what a client connects with: a connection token, or a ticket, which is used up.
+
+    Raises:
+        TokenExpired: when its time is over.
+        TokenInvalid: when it proves nothing.
+        ImproperlyConfigured: without the extra ``jwt``, and when the keys cannot be used.
+    """
+    if isinstance(credential, str) and looks_like_a_ticket(credential):
+        user = await redeem(credential)
+        return ConnectionToken(str(user.pk), None, is_ticket=True)
+    return read_connection_token(credential)
+
+
+def read_connection_token(token: str) -> ConnectionToken:
+    """Check a connection token and return what it says.
+
+    A token without ``exp`` never expires. ``expire_at`` says when the connection ends
+    where that is not ``exp``; 0 there means never.
+
+    Raises:
+        TokenExpired: when its time is over.
+        TokenInvalid: when it proves nothing, and when it is a subscription token.
+        ImproperlyConfigured: without the extra ``jwt``, and when the keys cannot be used.
+    """
+    claims = keys.decode(token)
+    if "channel" in claims:
+        raise TokenInvalid("it is a subscription token, not one to connect with")
+    subs = claims.get("subs", {})
+    if not isinstance(subs, dict):
+        raise TokenInvalid("its claim 'subs' is no object")
+    channels = claims.get("channels", [])
+    if not isinstance(channels, list) or not all(
+        isinstance(channel, str) for channel in channels
+    ):
+        raise TokenInvalid("its claim 'channels' is no list of names")
+    return ConnectionToken(
+        user_id=subject_of(claims),
+        expires_at=ends_at(claims),
+        info=claims.get("info"),
+        channels=tuple(dict.fromkeys([*channels, *subs])),
+        subs=subs,
+    )
+
+
+def subject_of(claims: Mapping[str, Any]) -> str:
+    """Whom claims are about, as text; empty for nobody.
+
+    Raises:
+        TokenInvalid: when that is no text.
+    """
+    subject = claims.get("sub", "")
+    if not isinstance(subject, str):
+        raise TokenInvalid("its claim 'sub' is no text")
+    return subject
+
+
+def ends_at(claims: Mapping[str, Any]) -> float | None:
+    """When what claims grant ends: ``expire_at``, else ``exp``; None for never.
+
+    Raises:
+        TokenExpired: when that is past.
+        TokenInvalid: when it is no number.
+    """
+    name = "expire_at" if "expire_at" in claims else "exp"
+    if name not in claims:
+        return None
+    value = claims[name]
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TokenInvalid(f"its claim {name!r} is no number")
+    try:
+        when = float(value)
+    except (ValueError, OverflowError):
+        raise TokenInvalid(f"its claim {name!r} is no number") from None
+    if not math.isfinite(when):
+        raise TokenInvalid(f"its claim {name!r} is no number")
+    if name == "expire_at" and when == 0:
+        return None
+    if when <= time.time() and name == "expire_at":
+        raise TokenExpired("what it grants has ended")
+    return when
