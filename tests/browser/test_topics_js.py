@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
-from asgi_process import AsgiProcess, free_port
+from asgi_process import AsgiProcess
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 

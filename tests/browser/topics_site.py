@@ -26,6 +26,7 @@ settings.configure(
     SECRET_KEY="of a test, not a secret",
     ALLOWED_HOSTS=["127.0.0.1", "localhost"],
     USE_TZ=True,
+    ROOT_URLCONF="browser.topics_site",
     INSTALLED_APPS=[
         "django.contrib.auth",
         "django.contrib.contenttypes",
@@ -40,14 +41,15 @@ settings.configure(
 )
 django.setup()
 
-from django.contrib.auth.models import User
-from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse
-from django.urls import path, re_path
+from django.contrib.auth.models import User  # noqa: E402
+from django.core.asgi import get_asgi_application  # noqa: E402
+from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse  # noqa: E402
+from django.urls import path, re_path  # noqa: E402
 
-from tiderace.asgi import ASGIApp
-from tiderace.routing import ProtocolTypeRouter, URLRouter
-from tiderace.security.websocket import AllowedHostsOriginValidator
-from tiderace.topics import (
+from tiderace.asgi import ASGIApp  # noqa: E402
+from tiderace.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
+from tiderace.security.websocket import AllowedHostsOriginValidator  # noqa: E402
+from tiderace.topics import (  # noqa: E402
     AllowAny,
     History,
     Presence,
@@ -57,7 +59,7 @@ from tiderace.topics import (
     apublish,
     rpc,
 )
-from tiderace.topics.tokens import connection_token
+from tiderace.topics.tokens import connection_token  # noqa: E402
 
 STATIC = Path(__file__).parents[2] / "src/tiderace/static"
 EMPTY = b"<!doctype html><meta charset=utf-8><link rel=icon href=data:,>"
@@ -135,9 +137,6 @@ urlpatterns = [
     path("", page),
     path("<str:name>", page),
 ]
-settings.ROOT_URLCONF = __name__
-
-from django.core.asgi import get_asgi_application
 
 endpoint = Endpoint.as_asgi()
 site: ASGIApp = get_asgi_application()

@@ -2,7 +2,7 @@
 
 import { mkdir, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
-import { BUDGET, STATIC, bundle, weigh } from "./bundle.js";
+import { BUDGET, STATIC, bundle, bundleTesting, weigh } from "./bundle.js";
 
 const DIST = fileURLToPath(new URL("../dist/", import.meta.url));
 
@@ -16,4 +16,5 @@ for (const folder of [STATIC, DIST]) {
   await mkdir(folder, { recursive: true });
   for (const [name, contents] of files) await writeFile(folder + name, contents);
 }
+await writeFile(`${DIST}testing.js`, await bundleTesting());
 console.log(`tiderace.js: ${files.get("tiderace.js").length} bytes, ${weight} after gzip`);

@@ -34,6 +34,19 @@ export async function bundle() {
   return new Map(result.outputFiles.map((file) => [file.path.split(/[\\/]/).pop(), file.contents]));
 }
 
+/** The fake server, for tests of pages: readable, and no part of what is served. */
+export async function bundleTesting() {
+  const result = await build({
+    absWorkingDir: here(".."),
+    entryPoints: ["src/testing.ts"],
+    bundle: true,
+    format: "esm",
+    target: "es2022",
+    write: false,
+  });
+  return result.outputFiles[0].contents;
+}
+
 export function weigh(contents) {
   return gzipSync(contents, { level: 9 }).length;
 }

@@ -51,6 +51,9 @@ export interface ClientStateDetail extends StateDetail {
   state: ClientState;
 }
 
+/** Any name, unless the client was told which there are. */
+type Unlisted<Topics> = string extends keyof Topics ? string : never;
+
 type Named<T> = CustomEvent<T & { topic: string }>;
 
 /** The events with a topic are those of subscriptions that the server made. */
@@ -96,8 +99,8 @@ const CLIENT_DEFAULTS = {
 /**
  * A connection that comes back, and the topics that come back with it.
  *
- * @typeParam Topics What each topic carries, by name or pattern of names:
- *   ``interface Topics { [room: `room:${string}`]: ChatMessage; orders: Order }``.
+ * @typeParam Topics What each topic carries, by name: an interface whose keys are names
+ *   or templates of names. Without it every topic carries anything.
  */
 export class Client<Topics extends object = Record<string, any>> extends Emitter<ClientEvents> {
   /** @internal */
@@ -158,6 +161,7 @@ export class Client<Topics extends object = Record<string, any>> extends Emitter
     connection.addEventListener("message", ({ data }) => this.#receive(data));
     connection.addEventListener("error", ({ error }) => this._error(error));
     connection.addEventListener("close", ({ code, reason, willReconnect }) => {
+      if (this.#state === "disconnected") return;
       if (code === 3005 || code === 3014) this.#ticket._drop();
       if (code === 3014) for (const room of this.#subscriptions.values()) room._invalidate();
       this.#move(willReconnect ? "connecting" : "disconnected", code, reason);
@@ -187,7 +191,7 @@ export class Client<Topics extends object = Record<string, any>> extends Emitter
     topic: N,
     options?: SubscribeOptions,
   ): Subscription<Topics[N]>;
-  subscribe<T>(topic: string, options?: SubscribeOptions): Subscription<T>;
+  subscribe<T>(topic: Unlisted<Topics>, options?: SubscribeOptions): Subscription<T>;
   subscribe(topic: string, options: SubscribeOptions = {}): Subscription {
     const known = this.#subscriptions.get(topic);
     if (known) return known;
@@ -200,8 +204,8 @@ export class Client<Topics extends object = Record<string, any>> extends Emitter
     return room;
   }
 
-  /** Publish to a topic, subscribed or not; see `Subscription.publish`. */
-  publish(topic: string, data: unknown): Promise<void> {
+  /** Publish to a topic of which the page is a subscriber; see `Subscription.publish`. */
+  publish<N extends keyof Topics & string>(topic: N, data: Topics[N]): Promise<void> {
     if (this.#state === "disconnected") return Promise.reject(this.#refusal());
     return this.#outbox._add(topic, data);
   }

@@ -69,7 +69,7 @@ export interface SubscriptionEvents<T = any> {
   unsubscribed: CustomEvent<Reason>;
   /** Messages may have been missed that will not come: load the state anew. */
   gap: CustomEvent<{ topic: string }>;
-  /** Every arrival and departure that the server tells, the own one included. */
+  /** Somebody came or went, as the server tells it; for a list of all see `presence`. */
   join: CustomEvent<ClientInfo & { topic: string }>;
   leave: CustomEvent<ClientInfo & { topic: string }>;
   /** `presence` has a member more, a member less, or was brought up to date. */
@@ -236,7 +236,7 @@ export class Subscription<T = any> extends Emitter<SubscriptionEvents<T>> {
     try {
       if (ticket._missing) await ticket._fetch();
       if (turn === this.#turn && getState && !feed._position) {
-        const { offset, epoch } = await getState({ topic });
+        const { offset, epoch } = await Promise.resolve({ topic }).then(getState);
         if (turn === this.#turn) feed._position = { offset, epoch };
       }
     } catch (error) {
@@ -299,6 +299,7 @@ export class Subscription<T = any> extends Emitter<SubscriptionEvents<T>> {
 
   /** @internal */
   _end(code: number, reason: string): void {
+    this.#state = "unsubscribed";
     this._lost(code, reason);
     this.#client._release(this);
     this.#presence._clear();

@@ -92,6 +92,7 @@ export class FakeWindow implements Surroundings {
   readonly sockets: FakeWebSocket[] = [];
   readonly Math = { random: (): number => this.chance };
   readonly performance = { now: (): number => this.#now };
+  readonly Date = { now: (): number => this.#now };
   WebSocket: Surroundings["WebSocket"];
 
   #now = 0;

@@ -95,7 +95,7 @@ export async function online(
 /** The connection breaks, and the next one is welcomed. */
 export async function comeBack(window: FakeWindow, result: object = {}): Promise<Peer> {
   window.socket.break();
-  await window.advance(20);
+  await window.advance(2);
   return welcome(window, result);
 }
 

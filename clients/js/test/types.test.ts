@@ -1,0 +1,53 @@
+/** What the compiler says of a page's code; it is checked by `npm run check`. */
+
+import { test } from "node:test";
+import { Client, topics, type Subscription } from "../src/index.js";
+import { FakeWindow } from "./fakes.js";
+
+interface Line {
+  text: string;
+}
+
+interface Topics {
+  [room: `room:${string}`]: Line;
+  orders: { id: number };
+}
+
+const options = { window: new FakeWindow() };
+
+test("a subscription of a client with a map carries what the map says", () => {
+  const client = new Client<Topics>(undefined, options);
+  const room: Subscription<Line> = client.subscribe("room:lobby");
+
+  room.addEventListener("publication", ({ data, detail }) => [data.text, detail.offset]);
+  room.addEventListener("error", ({ error }) => error);
+  // @ts-expect-error an order is no line
+  const wrong: Subscription<Line> = client.subscribe("orders");
+  void wrong;
+});
+
+test("a topic that the map does not have is refused", () => {
+  const client = new Client<Topics>(undefined, options);
+
+  // @ts-expect-error misspelt
+  client.subscribe("rom:lobby");
+});
+
+test("what is published is of the topic's type", () => {
+  const client = new Client<Topics>(undefined, options);
+
+  client.publish("orders", { id: 1 }).catch(() => undefined);
+  // @ts-expect-error a line has text
+  client.subscribe("room:lobby").publish({ id: 1 }).catch(() => undefined);
+});
+
+test("without a map a subscription may say what it carries", () => {
+  const client = topics(options);
+  const room = client.subscribe<Line>("anything");
+
+  void (async (): Promise<string[]> => {
+    const seen: string[] = [];
+    for await (const { text } of room) seen.push(text);
+    return seen;
+  });
+});
