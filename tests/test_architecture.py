@@ -59,6 +59,7 @@ FLOORS: list[dict[str, set[str]]] = [
             "management",
             "monitoring",
             "checks",
+            "application_checks",
             "apps",
             "admin",
             "templatetags",

@@ -16,12 +16,17 @@ from django.core import checks as django_checks
 from django.core.management import get_commands
 from django.core.management.base import BaseCommand
 from django.test import override_settings
+from django.urls import path
 
-from tiderace import checks
+from tiderace import application_checks, checks
 from tiderace.apps import TideraceConfig, register_checks
 from tiderace.compat.daphne.apps import DaphneConfig
+from tiderace.compat.finder import AliasFinder
+from tiderace.consumer import AsyncConsumer
 from tiderace.layers import BaseChannelLayer
 from tiderace.management.commands import runserver
+from tiderace.routing import ProtocolTypeRouter, URLRouter, get_application
+from tiderace.security.websocket import OriginValidator
 
 MEMORY = "tiderace.layers.InMemoryChannelLayer"
 
@@ -421,6 +426,243 @@ def test_without_uvicorn_there_is_nothing_to_say():
         assert checks.check_uvicorn(None) == []
 
 
+# Database connections
+
+
+def check_connections(asgi="live_site.application", **databases):
+    entries = {alias: {"CONN_MAX_AGE": age} for alias, age in databases.items()}
+    with (
+        mock.patch.dict(settings.DATABASES, entries, clear=True),
+        override_settings(ASGI_APPLICATION=asgi),
+    ):
+        return application_checks.check_persistent_connections(None)
+
+
+def test_connections_that_are_kept_are_warned_of_under_asgi():
+    warning = only(check_connections(default=0, other=60, kept=None), "tiderace.W014")
+
+    assert "('other': 60, 'kept': None)" in warning.msg
+    assert '{"pool": True}' in warning.hint
+
+
+@pytest.mark.parametrize("asgi", [None, "live_site.application"])
+def test_connections_that_are_closed_or_not_under_asgi_pass(asgi):
+    assert check_connections(asgi, default=0 if asgi else 60) == []
+
+
+# Several workers
+
+
+def check_workers(number, backend=MEMORY):
+    layers = {"default": {"BACKEND": backend}}
+    with (
+        override_settings(CHANNEL_LAYERS=layers),
+        mock.patch.dict("os.environ", {"WEB_CONCURRENCY": number}),
+    ):
+        return application_checks.check_memory_layer_with_workers(None)
+
+
+def test_a_layer_in_memory_with_several_workers_is_an_error():
+    error = only(check_workers("4"), "tiderace.E015")
+
+    assert "asks for 4 processes" in error.msg
+    assert "RedisChannelLayer" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("number", "backend"),
+    [("1", MEMORY), ("", MEMORY), ("many", MEMORY), ("4", f"{__name__}.Careful")],
+)
+def test_one_worker_or_a_layer_between_them_passes(number, backend):
+    assert check_workers(number, backend) == []
+
+
+# Groups of consumers
+
+
+def test_groups_given_as_one_text_are_an_error():
+    class Chatty(AsyncConsumer):
+        groups = "lobby"
+
+    class Quiet(AsyncConsumer):
+        groups = ["lobby"]
+
+    try:
+        errors = [
+            error
+            for error in application_checks.check_consumer_groups(None)
+            if error.obj in (Chatty, Quiet)
+        ]
+    finally:
+        # Until the class is collected other tests would find it too.
+        Chatty.groups = []
+
+    error = only(errors, "tiderace.E016")
+    assert 'Chatty has groups = "lobby"' in error.msg
+    assert error.hint == 'Write a list: groups = ["lobby"]'
+
+
+def test_consumers_of_ours_have_their_groups_right():
+    errors = application_checks.check_consumer_groups(None)
+
+    assert not [each for each in errors if each.obj.__module__.startswith("tiderace")]
+
+
+# The real Channels
+
+
+def installed(**versions):
+    """A look-up that finds these distributions and no others."""
+
+    def version(name):
+        try:
+            return versions[name.replace("-", "_")]
+        except KeyError:
+            raise importlib.metadata.PackageNotFoundError(name) from None
+
+    return mock.patch.object(importlib.metadata, "version", version)
+
+
+@pytest.fixture
+def aliased(monkeypatch):
+    """As after install_as_channels()."""
+    monkeypatch.setattr(sys, "meta_path", [AliasFinder(), *sys.meta_path])
+
+
+def test_the_real_channels_that_is_never_imported_is_warned_of(aliased):
+    with installed(channels="4.3.1", channels_redis="4.3.0"):
+        warning = only(
+            application_checks.check_channels_shadowed(None), "tiderace.W017"
+        )
+
+    assert "channels 4.3.1 and channels-redis 4.3.0 is installed" in warning.msg
+    assert "pip uninstall" in warning.hint
+
+
+def test_the_alias_without_the_real_channels_passes(aliased):
+    with installed():
+        assert application_checks.check_channels_shadowed(None) == []
+
+
+def test_the_real_channels_without_the_alias_passes():
+    with installed(channels="4.3.1"):
+        assert application_checks.check_channels_shadowed(None) == []
+
+
+def test_the_real_channels_as_an_app_beside_us_is_warned_of():
+    real = AppConfig("channels", mock.Mock(__path__=["/tmp/channels"]))
+    with mock.patch.object(apps, "get_app_config", return_value=real):
+        warning = only(application_checks.check_channels_app(None), "tiderace.W018")
+
+    assert "install_as_channels()" in warning.hint
+
+
+def test_without_channels_as_an_app_there_is_nothing_to_say():
+    assert application_checks.check_channels_app(None) == []
+
+
+# Other servers
+
+
+def test_a_server_older_than_those_we_are_tested_with_is_warned_of():
+    with installed(hypercorn="0.16.0", daphne="4.2", granian="2.10.1"):
+        warning = only(application_checks.check_servers(None), "tiderace.W019")
+
+    assert warning.msg.startswith("hypercorn 0.16.0 is older than 0.17")
+    assert warning.hint == 'pip install --upgrade "hypercorn>=0.17"'
+
+
+def test_without_other_servers_there_is_nothing_to_say():
+    with installed():
+        assert application_checks.check_servers(None) == []
+
+
+# Origins, --deploy
+
+
+class Served(AsyncConsumer):
+    """Something behind a route."""
+
+
+class Wrapper:
+    """Middleware of somebody's own."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        await self.app(scope, receive, send)
+
+
+ROUTES = [path("ws/a/", Served.as_asgi()), path("ws/b/<int:pk>/", Served.as_asgi())]
+GUARDED = OriginValidator(Served.as_asgi(), ["example.com"])
+
+open_application = ProtocolTypeRouter({"websocket": Wrapper(URLRouter(ROUTES))})
+guarded_application = ProtocolTypeRouter(
+    {"websocket": Wrapper(OriginValidator(URLRouter(ROUTES), ["example.com"]))}
+)
+guarded_outside = OriginValidator(open_application, ["example.com"])
+guarded_in_part = ProtocolTypeRouter(
+    {
+        "websocket": URLRouter(
+            [
+                path("ws/in/", Wrapper(GUARDED)),
+                path("ws/", Wrapper(URLRouter(ROUTES[:1]))),
+                path("ws/all/", Wrapper(OriginValidator(URLRouter(ROUTES), []))),
+            ]
+        )
+    }
+)
+http_application = ProtocolTypeRouter({"http": Served.as_asgi()})
+many_routes = ProtocolTypeRouter(
+    {
+        "websocket": URLRouter(
+            [path(f"ws/{number}/", Served.as_asgi()) for number in range(8)]
+        )
+    }
+)
+
+
+def check_origins_of(name):
+    with override_settings(ASGI_APPLICATION=f"{__name__}.{name}"):
+        return application_checks.check_origins(None)
+
+
+def test_routes_that_any_page_may_open_are_warned_of():
+    warning = only(check_origins_of("open_application"), "tiderace.W013")
+
+    assert "/ws/a/, /ws/b/" in warning.msg
+    assert "AllowedHostsOriginValidator" in warning.hint
+
+
+def test_only_the_routes_without_a_check_are_named():
+    warning = only(check_origins_of("guarded_in_part"), "tiderace.W013")
+
+    assert "/ws/ws/a/:" in warning.msg
+
+
+def test_of_many_routes_some_are_named():
+    assert "/ws/4/ and 3 more" in check_origins_of("many_routes")[0].msg
+
+
+@pytest.mark.parametrize(
+    "name", ["guarded_application", "guarded_outside", "http_application", "missing"]
+)
+def test_routes_behind_a_check_of_the_origin_pass(name):
+    assert check_origins_of(name) == []
+
+
+@override_settings(ASGI_APPLICATION=None)
+def test_without_an_application_no_origins_are_checked():
+    assert application_checks.check_origins(None) == []
+
+
+def test_the_application_that_we_build_is_checked_for_its_origins():
+    built = get_application(ROUTES, middleware=None)
+    with mock.patch.object(application_checks, "import_string", return_value=built):
+        assert check_origins_of("anything") == []
+
+
 # The app
 
 
@@ -456,7 +698,7 @@ def test_registering_the_checks_again_does_not_run_them_twice():
 
 def test_every_id_is_listed_in_the_documentation_of_the_checks():
     used = set()
-    for module in (checks, runserver):
+    for module in (checks, application_checks, runserver):
         source = Path(module.__file__).read_text("utf-8")
         used |= set(re.findall(r"[\"(]tiderace\.([EW]\d{3})[\")]", source))
 

@@ -18,7 +18,16 @@ E009       ``TIDERACE`` has an unknown or a wrong setting
 W010       (said by ``runserver --noasgi``) WebSocket routes go unserved
 W011       uvicorn is older than the first with write flow control
 W012       the in-memory layer with ``DEBUG = False`` (``--deploy``)
+W013       WebSocket routes without a check of the origin (``--deploy``)
+W014       ``CONN_MAX_AGE`` is not 0 under ASGI
+E015       the in-memory layer with several workers
+E016       a consumer names its groups as one string
+W017       the real Channels is installed where its name leads to us
+W018       the real Channels is an app beside Tiderace
+W019       an ASGI server is older than those we are tested with
 ========== ============================================================
+
+From W013 on they stand in ``application_checks``.
 """
 
 from __future__ import annotations
@@ -40,7 +49,12 @@ from django.core.management import get_commands, load_command_class
 from django.utils.module_loading import import_string
 
 from tiderace import conf
-from tiderace.layers import InMemoryChannelLayer
+from tiderace.application_checks import (
+    APPLICATION_CHECKS,
+    APPLICATION_DEPLOY_CHECKS,
+    layers_in_memory,
+    real_package,
+)
 
 __all__ = [
     "CHECKS",
@@ -61,7 +75,6 @@ _LAYER_KEYS = ("BACKEND", "CONFIG", "TEST_CONFIG")
 _UVICORN = (0, 52, 1)
 # By name, since its module is heavy and most processes serve nothing.
 _RUNSERVER = "tiderace.management.commands.runserver"
-_HERE = Path(__file__).parent
 
 Apps = Sequence[AppConfig] | None
 
@@ -171,11 +184,7 @@ def check_runserver(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
 
 def check_daphne(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
     """The real daphne is not an app of the project beside us."""
-    try:
-        config = apps.get_app_config("daphne")
-    except LookupError:
-        return []
-    if _HERE in Path(inspect.getfile(type(config))).parents:
+    if not real_package("daphne"):
         return []
     return [
         Warning(
@@ -231,15 +240,8 @@ def check_uvicorn(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
 
 def check_memory_layer(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
     """No layer lives in memory where several processes may serve (``--deploy``)."""
-    layers = getattr(settings, "CHANNEL_LAYERS", {})
-    if settings.DEBUG or not isinstance(layers, Mapping):
-        return []
-    in_memory = [
-        repr(alias)
-        for alias, entry in layers.items()
-        if isinstance(entry, Mapping) and _is_in_memory(entry.get("BACKEND"))
-    ]
-    if not in_memory:
+    in_memory = layers_in_memory()
+    if settings.DEBUG or not in_memory:
         return []
     return [
         Warning(
@@ -260,8 +262,12 @@ CHECKS: tuple[Callable[..., list[CheckMessage]], ...] = (
     check_daphne,
     check_settings,
     check_uvicorn,
+    *APPLICATION_CHECKS,
 )
-DEPLOY_CHECKS: tuple[Callable[..., list[CheckMessage]], ...] = (check_memory_layer,)
+DEPLOY_CHECKS: tuple[Callable[..., list[CheckMessage]], ...] = (
+    check_memory_layer,
+    *APPLICATION_DEPLOY_CHECKS,
+)
 
 
 # ASGI_APPLICATION
@@ -430,12 +436,3 @@ def _options_of(backend: Any) -> list[str] | None:
 def _named(parameters: Iterable[inspect.Parameter]) -> list[str]:
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [parameter.name for parameter in parameters if parameter.kind in kinds]
-
-
-def _is_in_memory(path: Any) -> bool:
-    try:
-        backend = import_string(path)
-    except (ImportError, AttributeError, TypeError):
-        # check_channel_layers says so.
-        return False
-    return inspect.isclass(backend) and issubclass(backend, InMemoryChannelLayer)

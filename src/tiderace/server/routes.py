@@ -6,7 +6,7 @@ It knows the shapes that routers and middleware have (``application_mapping``,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from django.contrib.admindocs.utils import (
 from django.core.handlers.asgi import ASGIHandler
 from django.urls.resolvers import RegexPattern
 
-__all__ = ["Route", "websocket_routes"]
+__all__ = ["Route", "unguarded_routes", "websocket_routes"]
 
 # What middleware calls the application it wraps.
 _INNER = ("inner", "application", "app")
@@ -48,6 +48,30 @@ def websocket_routes(application: Any) -> list[Route] | None:
         return []
     urls = _unwrap(router.application_mapping["websocket"], "routes")
     return None if urls is None else list(_walk(urls, "/", 0))
+
+
+def unguarded_routes(application: Any, guards: Callable[[Any], bool]) -> list[Route]:
+    """The WebSocket routes on whose way no wrapper is one that ``guards`` knows.
+
+    Nothing where it cannot be told, as with ``websocket_routes``.
+    """
+    router = _unguarded(application, "application_mapping", guards)
+    if router is None:
+        return []
+    sockets = router.application_mapping.get("websocket")
+    urls = _unguarded(sockets, "routes", guards)
+    return [] if urls is None else list(_walk(urls, "/", 0, guards))
+
+
+def _unguarded(application: Any, attribute: str, guards: Callable[[Any], bool]) -> Any:
+    """What ``_unwrap`` finds, or None when a wrapper on the way to it guards it."""
+    for _ in range(_DEPTH):
+        if application is None or guards(application):
+            return None
+        if hasattr(application, attribute):
+            return application
+        application = _inner(application)
+    return None
 
 
 def _unwrap(application: Any, attribute: str) -> Any:
@@ -80,15 +104,33 @@ def _is_plain_django(application: Any) -> bool:
     return False
 
 
-def _walk(urls: Any, prefix: str, depth: int) -> Iterator[Route]:
+def _walk(
+    urls: Any,
+    prefix: str,
+    depth: int,
+    guards: Callable[[Any], bool] = lambda application: False,
+) -> Iterator[Route]:
+    """The routes below ``urls``, without those behind something that ``guards``."""
     for route in urls.routes:
         path = prefix + _readable(route.pattern)
         callback = getattr(route, "callback", None)
+        if _is_guarded(callback, guards):
+            continue
         nested = _unwrap(callback, "routes") if depth < _DEPTH else None
         if nested is None:
             yield Route(path, _name(callback))
         else:
-            yield from _walk(nested, path, depth + 1)
+            yield from _walk(nested, path, depth + 1, guards)
+
+
+def _is_guarded(application: Any, guards: Callable[[Any], bool]) -> bool:
+    for _ in range(_DEPTH):
+        if application is None:
+            return False
+        if guards(application):
+            return True
+        application = _inner(application)
+    return False
 
 
 def _readable(pattern: Any) -> str:
