@@ -6,11 +6,12 @@ It knows Django's app registry; what is checked stands in ``checks``.
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.core.checks import Tags, register
-from django.utils.module_loading import autodiscover_modules
+from django.utils.module_loading import module_has_submodule
 
 from tiderace.checks import CHECKS, DEPLOY_CHECKS
 from tiderace.monitoring import workers
@@ -34,7 +35,10 @@ class TideraceConfig(AppConfig):
         """
         register_checks()
         connect_signals()
-        autodiscover_modules("topics")
+        for app in apps.get_app_configs():
+            # Ours is the engine, which needs users; not every project has them.
+            if app is not self and module_has_submodule(app.module, "topics"):
+                import_module(f"{app.name}.topics")
         # Where a server's processes add up what they have counted.
         folder = os.environ.get(workers.FOLDER_VARIABLE)
         if folder:
