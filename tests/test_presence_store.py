@@ -369,6 +369,16 @@ class PresenceContract:
             ("room", "tab 1"),
         ]
 
+    async def test_renewing_what_is_not_there_takes_nobody_s_grace_away(self, fleet):
+        await fleet.join("tab", "ada")
+        await fleet.leave("tab")
+
+        assert await fleet.store.renew({"room": ["tab"]}, rules=RULES) == [
+            ("room", "tab")
+        ]
+
+        assert await fleet.users() == ["ada"]
+
     async def test_many_are_renewed_at_once(self, fleet):
         crowd = {f"room{n}": [f"tab {m}" for m in range(30)] for n in range(70)}
         crowd["room0"] = [f"tab {m}" for m in range(2300)]

@@ -13,8 +13,12 @@ for index = 0, (#KEYS - 1) / 5 - 1 do
   local rows, deadlines, users, _, turns = unpack(keys)
   local group, count = ARGV[place + 1], tonumber(ARGV[place + 2])
   place = place + 2
-  -- A server that runs out of memory may have given up some of a group's keys.
-  if redis.call('EXISTS', rows, users) < 2 then redis.call('DEL', rows, deadlines, users) end
+  -- A server that runs out of memory may have given up some of a group's keys. (Without
+  -- connections there may be users, within their grace.)
+  local connected = redis.call('EXISTS', rows, deadlines)
+  if connected == 1 or connected == 2 and redis.call('EXISTS', users) == 0 then
+    redis.call('DEL', rows, deadlines, users)
+  end
   local clients = {unpack(ARGV, place + 1, place + count)}
   place = place + count
   local known = {}
