@@ -87,6 +87,8 @@ FORBIDDEN: list[tuple[str, str, str]] = [
             "tiderace.bridge",
             "tiderace.threads",
             "tiderace.layers.broker",
+            "tiderace.layers.kept",
+            "tiderace.layers.listeners",
             "tiderace.layers.memory",
             "tiderace.layers.redis_broker",
             "tiderace.layers.redis_link",
@@ -130,10 +132,10 @@ DRAWERS = {"utils", "util", "helpers", "common", "core", "interfaces", "misc"}
 NO_REDIS = "without the extra `redis` the sentence that names it must be reached"
 NO_CRYPTOGRAPHY = "without the extra `crypto` everything but encryption must work"
 NO_PYJWT = "without the extra `jwt` everything but such tokens must work"
+NO_PROTOBUF = "without the extra `protobuf` everything but that codec must work"
 NO_UVICORN = "without the extra `server` everything else must work"
 APPS = "models need the app registry"
 SETTINGS = "it is read without Django's settings too"
-NO_PROTOBUF = "without the extra `protobuf` everything but that codec must work"
 INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace", "tiderace.compat"): "`import tiderace` must load nothing else",
     ("tiderace.auth", "django.contrib.auth.models"): APPS,
@@ -147,10 +149,10 @@ INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace.layers.hosts", "redis"): NO_REDIS,
     ("tiderace.layers.redis_options", "redis"): NO_REDIS,
     ("tiderace.security.keys", "jwt"): NO_PYJWT,
+    ("tiderace.topics.codecs", "tiderace.protocol.protobuf"): NO_PROTOBUF,
     ("tiderace.management.commands.runserver", "tiderace.server"): NO_UVICORN,
     ("tiderace.testing.live", "tiderace.server"): NO_UVICORN,
     ("tiderace.server", "tiderace.server.protocol"): NO_UVICORN,
-    ("tiderace.topics.codecs", "tiderace.protocol.protobuf"): NO_PROTOBUF,
     ("tiderace.testing", "tiderace.testing.live"): "it brings Django's test framework",
 }
 

@@ -133,6 +133,8 @@ class PubSubLayer(LocalChannelLayer):
         self._tasks: set[asyncio.Task[None]] = set()
         # When each broker was last told that this process lives.
         self._renewed: dict[int, float] = {}
+        # When it was last looked whether listeners to a broker's streams miss anything.
+        self._checked: dict[int, float] = {}
         self._gap_logged_at = float("-inf")
         self._gaps_not_logged = 0
         # When this process last told about itself, and when it may again.
@@ -870,6 +872,7 @@ class PubSubLayer(LocalChannelLayer):
                     self._log_more_gaps()
                 await self._announce(index)
                 await self._stop_hearing(index, broker)
+                await self._check_idle(index)
                 if self._clock() - self._renewed[index] >= self._lease / 3:
                     await self._renew(index, broker)
                 if (
@@ -887,6 +890,15 @@ class PubSubLayer(LocalChannelLayer):
                         exc_info=not isinstance(error, LayerUnavailable),
                     )
                 await asyncio.sleep(_RETRY)
+
+    async def _check_idle(self, index: int) -> None:
+        """Look whether what listeners here have heard is all there is, now and then."""
+        now = self._clock()
+        if now - self._checked.get(index, float("-inf")) >= self.expiry / 4:
+            self._checked[index] = now
+            await self._streams.check(
+                each for each in self._listeners if self._index(each) == index
+            )
 
     async def _tidy_up(self) -> None:
         """What ``_keep_house`` does, in a process that hears no broker."""

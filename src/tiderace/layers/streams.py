@@ -210,14 +210,36 @@ class Streams:
         if waiting:
             self._start(self._catch_up(waiting))
 
+    async def check(self, subjects: Iterable[str]) -> None:
+        """Ask where those streams end that nothing was heard of for an expiry.
+
+        What was missed without a sign is fetched then; and the broker does not forget
+        the position of a stream that somebody waits for.
+
+        Raises:
+            LayerUnavailable: when a broker could not be reached.
+        """
+        since = self._clock() - self._expiry
+        streams = [self._by_subject.get(subject) for subject in subjects]
+        await _side_by_side(
+            self._check,
+            [each for each in streams if each is not None and each.known_at <= since],
+        )
+
+    async def _check(self, stream: Stream) -> None:
+        known = stream.position
+        if known is None or stream.filling is not None:
+            return
+        end = await stream.broker.position(stream.subject) or _NOTHING
+        if stream.position is not known or self.get(stream.subject) is not stream:
+            return
+        if end == known:
+            stream.known_at = self._clock()
+        else:
+            self.behind([stream])
+
     async def _catch_up(self, streams: list[Stream]) -> None:
-        waiting = iter(streams)
-
-        async def work() -> None:
-            for stream in waiting:
-                await self._fill(stream)
-
-        await asyncio.gather(*(work() for _ in streams[:_AT_ONCE]))
+        await _side_by_side(self._fill, streams)
 
     async def _fill(self, stream: Stream) -> None:
         """Fetch what was missed on a subject, then go on with what has come since."""
@@ -321,3 +343,16 @@ def _follows(item: Live, position: Position) -> bool:
     if not position.epoch:
         return item.offset == 1
     return item.epoch == position.epoch and item.offset == position.offset + 1
+
+
+async def _side_by_side(
+    do: Callable[[Stream], Coroutine[Any, Any, None]], streams: list[Stream]
+) -> None:
+    """Do it for each of ``streams``, many at a time."""
+    waiting = iter(streams)
+
+    async def work() -> None:
+        for stream in waiting:
+            await do(stream)
+
+    await asyncio.gather(*(work() for _ in streams[:_AT_ONCE]))
