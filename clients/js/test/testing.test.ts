@@ -1,0 +1,284 @@
+/** The fake server that pages' tests use, with the real client in front of it. */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Client, type ClientOptions } from "../src/index.js";
+import { FakeServer, Refusal, type FakeServerOptions } from "../src/testing.js";
+import { FakeWindow } from "./fakes.js";
+import { log } from "./peer.js";
+
+/** A fake server and a client of it, in a window whose clock the test moves. */
+function site(options: FakeServerOptions = {}, client: ClientOptions = {}) {
+  const server = new FakeServer(options);
+  const window = new FakeWindow();
+  window.WebSocket = server.window.WebSocket;
+  return { server, window, client: new Client("/connection/", { window, ...client }) };
+}
+
+test("a page gets what the server publishes", async () => {
+  const { server, client } = site();
+  const room = client.subscribe("room:lobby");
+  const seen = log(room, "publication");
+  await server.settled();
+
+  const position = server.publish("room:lobby", { text: "hi" }, { tags: { a: "b" } });
+
+  assert.deepEqual(
+    seen.map(([, detail]) => detail),
+    [{ topic: "room:lobby", data: { text: "hi" }, offset: 1, tags: { a: "b" } }],
+  );
+  assert.deepEqual(room.position, position);
+});
+
+test("the window of a fake server is all that a client needs", async () => {
+  const server = new FakeServer();
+  const client = new Client("/connection/", { window: server.window });
+  await server.settled();
+
+  assert.equal(client.state, "connected");
+  client.disconnect();
+  await server.settled();
+  assert.equal(server.connections.size, 0);
+});
+
+test("what a page publishes is acknowledged, kept for the test and passed on", async () => {
+  const { server, client } = site({}, { token: "ada" });
+  const room = client.subscribe("room");
+  const seen = log(room, "publication");
+
+  const done = room.publish("hi");
+  await server.settled();
+  await done;
+
+  assert.deepEqual(
+    server.published.map(({ topic, data, user }) => [topic, data, user]),
+    [["room", "hi", "ada"]],
+  );
+  assert.equal(seen[0]![1].info.user, "ada");
+});
+
+test("an outage is recovered from, and a repetition taken once", async () => {
+  const { server, window, client } = site();
+  const room = client.subscribe("room");
+  const seen = log(room, "publication", "gap");
+  await server.settled();
+  server.publish("room", 1);
+  const done = room.publish(2);
+  await Promise.resolve();
+  await Promise.resolve();
+
+  server.down();
+  server.publish("room", 3);
+  await window.advance(5);
+  assert.equal(client.state, "connecting");
+  server.up();
+  await window.advance(20);
+  await done;
+
+  assert.deepEqual(
+    seen.map(([, { data }]) => data).sort(),
+    [1, 2, 3],
+  );
+  assert.equal(server.published.length, 1);
+});
+
+test("what is no longer kept is a gap", async () => {
+  const { server, window, client } = site({ history: 2 });
+  const room = client.subscribe("room");
+  const seen = log(room, "gap");
+  await server.settled();
+  server.down();
+  for (const n of [1, 2, 3]) server.publish("room", n);
+
+  server.up();
+  await window.advance(20);
+
+  assert.equal(seen.length, 1);
+});
+
+test("a history that was forgotten is a gap", async () => {
+  const { server, window, client } = site();
+  const room = client.subscribe("room");
+  await server.settled();
+  server.publish("room", 1);
+  const seen = log(room, "gap");
+
+  server.forgetHistory();
+  await window.advance(20);
+
+  assert.equal(seen.length, 1);
+  assert.equal(room.state, "subscribed");
+});
+
+test("a position that is gone is refused where the page can load its state", async () => {
+  const { server, window, client } = site();
+  const position = server.publish("room", 1);
+  let calls = 0;
+  const room = client.subscribe("room", {
+    getState: () => (calls++ ? server.publish("room", 2) : { ...position, epoch: "old" }),
+  });
+
+  await window.advance(1);
+
+  assert.equal(calls, 2);
+  assert.equal(room.state, "subscribed");
+});
+
+test("topics without a history give no positions", async () => {
+  const { server, client } = site({ history: 0 });
+  const room = client.subscribe("room");
+  await server.settled();
+
+  server.publish("room", 1);
+
+  assert.equal(room.position, undefined);
+  await rejectsSoon(server, room.history(), { code: 108 });
+});
+
+test("history is read from either end", async () => {
+  const { server, client } = site();
+  const room = client.subscribe("room");
+  await server.settled();
+  for (const n of [1, 2, 3, 4]) server.publish("room", n);
+  const { epoch } = room.position!;
+  const read = async (...args: Parameters<typeof room.history>): Promise<unknown[]> => {
+    const history = room.history(...args);
+    await server.settled();
+    return (await history).publications.map(({ data }) => data);
+  };
+
+  assert.deepEqual(await read(), [1, 2, 3, 4]);
+  assert.deepEqual(await read({ limit: 0 }), []);
+  assert.deepEqual(await read({ limit: 2 }), [1, 2]);
+  assert.deepEqual(await read({ limit: 2, reverse: true }), [4, 3]);
+  assert.deepEqual(await read({ since: { offset: 2, epoch } }), [3, 4]);
+  assert.deepEqual(await read({ since: { offset: 3, epoch }, reverse: true }), [2, 1]);
+  await rejectsSoon(server, room.history({ since: { offset: 1, epoch: "x" } }), { code: 112 });
+});
+
+test("clients see each other come and go", async () => {
+  const { server, window, client } = site({}, { token: "ada" });
+  const room = client.subscribe("room", { presence: true });
+  const other = new Client("/connection/", { window, token: "bob" });
+  other.subscribe("room");
+  const seen = log(room, "joined", "left");
+  await server.settled();
+  assert.equal(room.presence.size, 2);
+
+  other.disconnect();
+  await server.settled();
+
+  assert.deepEqual(
+    seen.map(([type, { user }]) => [type, user]),
+    [
+      ["joined", "ada"],
+      ["joined", "bob"],
+      ["left", "bob"],
+    ],
+  );
+  assert.deepEqual(Object.keys(server.presence("room")), [...room.presence.keys()]);
+});
+
+test("methods are answered by the test", async () => {
+  const { server, client } = site({}, { token: "ada" });
+  server.method("add", ({ a, b }) => a + b);
+  server.method("who", async (_, context) => context);
+  const room = client.subscribe("room");
+  await server.settled();
+
+  const sum = client.call("add", { a: 1, b: 2 });
+  const who = room.call("who");
+  await server.settled();
+
+  assert.equal(await sum, 3);
+  assert.deepEqual(await who, { user: "ada", topic: "room" });
+});
+
+test("methods may refuse, and unknown ones are refused", async () => {
+  const { server, client } = site();
+  server.method("vote", () => {
+    throw new Refusal(409, "voted already");
+  });
+  await server.settled();
+
+  await rejectsSoon(server, client.call("vote"), { code: 409, message: "voted already" });
+  await rejectsSoon(server, client.call("unknown"), { code: 104 });
+});
+
+test("a topic may be refused, and allowed again", async () => {
+  const { server, client } = site();
+  const room = client.subscribe("room");
+  const seen = log(room, "unsubscribed", "subscribed");
+  await server.settled();
+
+  server.refuse("room");
+  room.subscribe();
+  await server.settled();
+  server.allow("room");
+  room.subscribe();
+  await server.settled();
+
+  assert.deepEqual(
+    seen.map(([type, { code }]) => [type, code]),
+    [
+      ["subscribed", undefined],
+      ["unsubscribed", 2000],
+      ["unsubscribed", 103],
+      ["subscribed", undefined],
+    ],
+  );
+});
+
+test("publishing and calling are for subscribers", async () => {
+  const { server, client } = site();
+  await server.settled();
+
+  await rejectsSoon(server, client.publish("room", 1), { code: 103 });
+});
+
+test("the server may end subscriptions and connections", async () => {
+  const { server, window, client } = site();
+  const room = client.subscribe("room");
+  const seen = log(client, "disconnected", "message");
+  await server.settled();
+
+  server.message("bye");
+  server.unsubscribe("room", 2500, "again");
+  assert.equal(room.state, "subscribing");
+  await window.advance(1);
+  assert.equal(room.state, "subscribed");
+  server.disconnect(3503, "kicked");
+
+  assert.deepEqual(
+    seen.map(([type]) => type),
+    ["message", "disconnected"],
+  );
+});
+
+test("a token may be refused", async () => {
+  const { server, client } = site({
+    user: () => {
+      throw new Refusal(101, "unauthorized");
+    },
+  });
+
+  await server.settled();
+
+  assert.equal(client.state, "disconnected");
+});
+
+test("a client that left a topic gets nothing of it", async () => {
+  const { server, client } = site();
+  const room = client.subscribe("room");
+  await server.settled();
+  room.unsubscribe();
+  await server.settled();
+
+  assert.deepEqual(server.presence("room"), {});
+});
+
+async function rejectsSoon(server: FakeServer, promise: Promise<unknown>, error: object): Promise<void> {
+  const rejected = assert.rejects(promise, error);
+  await server.settled();
+  await rejected;
+}
