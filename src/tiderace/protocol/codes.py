@@ -45,6 +45,7 @@ __all__ = [
     "UNSUBSCRIBED_BY_SERVER",
     "UNSUBSCRIBED_EXPIRED",
     "UNSUBSCRIBED_INSUFFICIENT_STATE",
+    "UNSUBSCRIBED_PERMISSION_DENIED",
     "UNSUBSCRIBED_STATE_INVALIDATED",
     "Close",
     "Failure",
@@ -87,6 +88,7 @@ class Unsubscription:
 
 
 UNSUBSCRIBED_BY_SERVER = Unsubscription(2000, "server unsubscribe")
+UNSUBSCRIBED_PERMISSION_DENIED = Unsubscription(2003, "permission denied")
 UNSUBSCRIBED_INSUFFICIENT_STATE = Unsubscription(2500, "insufficient state")
 UNSUBSCRIBED_EXPIRED = Unsubscription(2501, "subscription expired")
 UNSUBSCRIBED_STATE_INVALIDATED = Unsubscription(2502, "state invalidated")

@@ -8,6 +8,7 @@ takes a layer as the place messages come from, and knows connections as callback
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import random
@@ -137,6 +138,8 @@ class AuthWatch:
         self._sessions: defaultdict[str, set[Registration]] = defaultdict(set)
         # Users to be looked up, and what wakes the task for that.
         self._due: set[str] = set()
+        # Those among them of whom something was announced since they were looked up.
+        self._announced: set[str] = set()
         self._news = asyncio.Event()
         # By session key, when it ends and whose it is; those that end before the next
         # round, which finds the others.
@@ -188,7 +191,8 @@ class AuthWatch:
 
     def heard(self, message: dict[str, Any]) -> None:
         """Take an ``announcement``; may be called from any thread."""
-        self._loop.call_soon_threadsafe(self._take, message)
+        with contextlib.suppress(RuntimeError):  # that loop is closed
+            self._loop.call_soon_threadsafe(self._take, message)
 
     async def close(self) -> None:
         """Watch nobody any more, and end the task."""
@@ -215,6 +219,7 @@ class AuthWatch:
         if task is not None:
             task.cancel()
         self._due.clear()
+        self._announced.clear()
         self._endings.clear()
         self.busy = False
         return task
@@ -224,10 +229,11 @@ class AuthWatch:
             for registration in list(self._sessions.get(reference, ())):
                 self._tell(registration, Reason.LOGGED_OUT)
         if message.get("everybody"):
-            self._look_at(self._users)
+            known = list(self._users)
         else:
-            known = (each for each in message.get("users", ()) if each in self._users)
-            self._look_at(known)
+            known = [each for each in message.get("users", ()) if each in self._users]
+        self._announced.update(known)
+        self._look_at(known)
 
     def _look_at(self, user_ids: Iterable[str]) -> None:
         self._due.update(user_ids)
@@ -280,6 +286,9 @@ class AuthWatch:
             if not watched:
                 continue
             keys = {each.session_key for each in watched if each.session_key}
+            # Before the look-up: what is announced during it is looked up again.
+            announced = self._announced.intersection(batch)
+            self._announced.difference_update(batch)
             try:
                 found = await database_sync_to_async(self._find)(
                     {each.user_id for each in watched}, keys
@@ -291,17 +300,27 @@ class AuthWatch:
                     len(watched),
                     _RETRY,
                 )
+                self._announced.update(announced)
                 self._look_at(batch)
                 return False
-            self._judge(watched, found)
+            self._judge(watched, found, announced)
         self.busy = False
         return True
 
-    def _judge(self, watched: list[Registration], found: Found) -> None:
+    def _judge(
+        self, watched: list[Registration], found: Found, announced: set[str]
+    ) -> None:
         now = self._clock()
         for registration in watched:
             user, standing = found.users.get(registration.user_id, (None, None))
             reason = registration.standing.change_to(standing)
+            if (
+                reason is None
+                and registration.standing.rights is None
+                and registration.user_id in announced
+            ):
+                # What its rights were before that was never looked up.
+                reason = Reason.PERMISSIONS_CHANGED
             if reason is None or not reason.final:
                 reason = _session_ended(registration, found, now) or reason
             if user is not None and standing is not None:

@@ -282,6 +282,7 @@ class Commands:
                 expires_at=expires_at,
             )
             joined = conductor.join(subscription, topic)
+            joined.by_policy = not (trusted or request.token)
             layer = layer_of(topic)
             await layer.listen(joined.group, joined.ear)
             if topic.presence is not Presence.OFF:
@@ -475,6 +476,12 @@ class Commands:
             declared.resolve(name)
             raise Refused(codes.PERMISSION_DENIED)
         return joined.topic
+
+    async def permits(self, topic: Topic) -> bool:
+        """Whether the topic's permissions let this client subscribe."""
+        conductor = self._conductor
+        user = conductor.identity.user
+        return await allowed(topic, user, "subscribe", conductor.scope)
 
     async def _require(self, topic: Topic, action: Any) -> None:
         conductor = self._conductor

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 from msgspec import Raw
 
-from tiderace import conf, metrics, threads
+from tiderace import conf, metrics, revalidation, threads
 from tiderace.asgi import Scope, describe
 from tiderace.delivery.outbox import TooSlow
 from tiderace.drain import Notice, process_drain
@@ -44,6 +44,7 @@ from tiderace.protocol.session import (
     publication_frame,
 )
 from tiderace.ratelimit import Rate
+from tiderace.revalidation import Reason, Registration
 from tiderace.topics.commands import Commands
 from tiderace.topics.identity import Identity
 from tiderace.topics.names import topic_group, user_group
@@ -110,7 +111,7 @@ class Ear:
 class Joined:
     """A subscription together with what has to be undone when it ends."""
 
-    __slots__ = ("ear", "group", "present", "subscription", "topic")
+    __slots__ = ("by_policy", "ear", "group", "present", "subscription", "topic")
 
     ear: Ear
 
@@ -120,6 +121,8 @@ class Joined:
         self.group = group
         # Whether its presence was entered.
         self.present = False
+        # Whether the topic's permissions let it in, and may do so no longer.
+        self.by_policy = False
 
 
 class Conductor:
@@ -147,6 +150,7 @@ class Conductor:
             limit=conf.current().outbox_limit,
         )
         self.user_ear: Ear | None = None
+        self._watched: Registration | None = None
         self._commands = Commands(self)
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
@@ -275,6 +279,8 @@ class Conductor:
             timer.cancel()
         self._timers.clear()
         self.endpoint.process.discard(self)
+        if self._watched is not None:
+            self._watched.cancel()
         try:
             await self._commands.leave_all()
         finally:
@@ -404,6 +410,29 @@ class Conductor:
                 why = Unsubscription(event["code"], codes.UNSUBSCRIBED_BY_SERVER.reason)
                 self.unsubscribe(event["topic"], why)
 
+    # Who it is
+
+    def watch(self) -> None:
+        """Be told when the user logs out, or may do other things than now."""
+        identity = self.identity
+        self._watched = revalidation.current_watch().register(
+            identity.user, identity.session_key, self._auth_changed
+        )
+
+    def _auth_changed(self, reason: Reason) -> None:
+        if reason.final:
+            close = codes.CLOSE_KICKED
+            self.end(Close(close.code, reason.value.replace("_", " ")))
+        else:
+            self.spawn(self._ask_permissions_again())
+
+    async def _ask_permissions_again(self) -> None:
+        for name, joined in list(self.joined.items()):
+            if self._ending is not None:
+                return
+            if joined.by_policy and not await self._commands.permits(joined.topic):
+                self.unsubscribe(name, codes.UNSUBSCRIBED_PERMISSION_DENIED)
+
     # Time
 
     def alarm(self, name: str, seconds: float, act: Callable[[], None]) -> None:
@@ -425,6 +454,7 @@ class Conductor:
         """The client has said who it is."""
         self.session.state = State.CONNECTED
         self.silence("stale")
+        self.watch()
         self.alarm("ping", self.settings.ping, self._ping)
 
     def _ping(self) -> None:

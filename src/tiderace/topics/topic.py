@@ -24,6 +24,7 @@ import msgspec
 from django.core.exceptions import ImproperlyConfigured
 from django.core.serializers.json import DjangoJSONEncoder
 
+from tiderace import revalidation
 from tiderace.layers.broker import Keep
 from tiderace.protocol.codes import Failure
 from tiderace.ratelimit import Rate
@@ -309,6 +310,8 @@ class Registry:
             ImproperlyConfigured: when another class has the same pattern, or the
                 pattern is none.
         """
+        # Whoever may connect to it may lose that right, in this process or another.
+        revalidation.require()
         pattern = Pattern(topic.pattern)
         for known, other in self._topics:
             # A class that was defined anew, as a reload does, replaces itself.
