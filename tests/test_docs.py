@@ -482,6 +482,9 @@ def test_links_to_files_lead_somewhere(page):
 DOORS = [
     "auth", "consumer", "db", "exceptions", "generic.http", "generic.websocket", "layers",
     "layers.redis", "layers.stats", "lifespan", "middleware", "monitoring.prometheus", "routing", "security.websocket", "sessions",
+    "revalidation", "security.addresses", "security.bearer", "security.credentials",
+    "security.keys", "security.limits", "security.standing", "security.tickets",
+    "security.watch", "topics.handshake", "topics.permissions", "topics.tokens",
     "testing", "testing.contract", "testing.contract_streams", "worker",
 ]  # fmt: skip
 

@@ -7,6 +7,7 @@ are used for.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -166,6 +167,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     revalidate_interval: float = 300.0
     """Seconds between two looks at all connected users, for what signals cannot see."""
 
+    trusted_proxies: int | tuple[str, ...] = 0
+    """Our own proxies, whose ``X-Forwarded-For`` is believed: how many a connection
+    passes, or their networks (``["10.0.0.0/8"]``)."""
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``; did you mean X?`` when a known name is close to ``name``, else nothing."""
@@ -202,6 +207,7 @@ def validate(values: Mapping[str, Any]) -> Settings:
             raise UnknownSetting(
                 f"TIDERACE[{key.upper()!r}] is {number}; use 1 or more"
             )
+    _require_proxies(settings.trusted_proxies)
     if settings.revalidate_interval <= 0:
         raise UnknownSetting(
             f"TIDERACE['REVALIDATE_INTERVAL'] is {settings.revalidate_interval}; use "
@@ -214,6 +220,23 @@ def validate(values: Mapping[str, Any]) -> Settings:
                 f"TIDERACE[{key.upper()!r}] is {seconds}; use 0 or more"
             )
     return settings
+
+
+def _require_proxies(proxies: int | tuple[str, ...]) -> None:
+    if isinstance(proxies, int):
+        if proxies < 0:
+            raise UnknownSetting(
+                f"TIDERACE['TRUSTED_PROXIES'] is {proxies}; use 0 or more, or networks"
+            )
+        return
+    for network in proxies:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise UnknownSetting(
+                f"TIDERACE['TRUSTED_PROXIES']: {error}; write networks such as "
+                "'10.0.0.0/8'"
+            ) from None
 
 
 def configured() -> bool:

@@ -15,6 +15,7 @@ __all__ = [
     "CLOSES_SENT",
     "CONNECTIONS_ACCEPTED",
     "CONNECTIONS_DRAINED",
+    "CONNECTIONS_LIMITED",
     "CONNECTIONS_OPEN",
     "CONNECTION_DURATION",
     "CONSUMER_ERRORS",
@@ -28,6 +29,7 @@ __all__ = [
     "MESSAGES_DROPPED_EXPIRED",
     "MESSAGES_DROPPED_FULL",
     "MESSAGES_DROPPED_UNHANDLED",
+    "MESSAGES_LIMITED",
     "MESSAGES_SENT",
     "ORIGINS_REFUSED",
     "PUBLISH_DURATION",
@@ -211,6 +213,12 @@ ROUTES_NOT_FOUND = Measurement(
 )
 ORIGINS_REFUSED = Measurement(
     "origins_refused", "connections", "sockets refused because of their Origin"
+)
+CONNECTIONS_LIMITED = Measurement(
+    "connections_limited", "connections", "refused: their user or address has too many"
+)
+MESSAGES_LIMITED = Measurement(
+    "messages_limited", "messages", "of clients, refused since there were too many"
 )
 CONNECTIONS_DRAINED = Measurement(
     "connections_drained", "connections", "connections asked to end by a drain"
