@@ -92,6 +92,7 @@ class KeptStream:
         return found if limit is None else found[:limit]
 
     def __len__(self) -> int:
+        """How many publications are held, expired ones included."""
         return len(self._entries)
 
 
@@ -163,19 +164,15 @@ class KeptStreams:
         stream.trim(now)
         if used(group):
             stream.used_at = now
-        if stream.used_at + self._lasts(stream) <= now:
+        if stream.used_at + self._lasts(stream) * _POSITION_LASTS <= now:
             del self._streams[group]
         else:
             self._look_again(group, stream, now)
 
     def _look_again(self, group: str, stream: KeptStream, now: float) -> None:
-        seconds = self._lasts(stream)
-        if len(stream):
-            # Sooner, so that a stream at rest gives back what it has kept.
-            seconds /= _POSITION_LASTS
-        when = max(now, stream.used_at) + seconds
+        when = now + self._lasts(stream)
         heapq.heappush(self._looks, (when, next(self._serial), group))
 
     def _lasts(self, stream: KeptStream) -> float:
         kept = 0.0 if stream.keep is None else stream.keep.seconds
-        return max(kept, self._expiry, 1.0) * _POSITION_LASTS
+        return max(kept, self._expiry, 1.0)
