@@ -1,0 +1,86 @@
+"""``manage.py tiderace_publish``: publishes to a topic, or sends to a group, by hand.
+
+It reads the command line; what is published goes the way of every other publication.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from tiderace import DEFAULT_CHANNEL_LAYER
+from tiderace.exceptions import LayerUnavailable
+from tiderace.layers import get_channel_layer
+from tiderace.topics.publishing import publish
+from tiderace.topics.topic import UnknownTopic
+
+__all__ = ["Command"]
+
+
+class Command(BaseCommand):
+    """Publishes JSON to a topic, or sends it as a message to a group."""
+
+    help = (
+        "Publishes JSON to a topic, as publish() does; with --group it is sent to a "
+        'group instead, as group_send() does, and has to be an object with a "type".'
+    )
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add where to, what, and how."""
+        parser.add_argument("name", help="The topic, or with --group the group.")
+        parser.add_argument("json", help='What to say, as JSON; "-" to read it.')
+        parser.add_argument(
+            "--group", action="store_true", help="The name is that of a group."
+        )
+        parser.add_argument(
+            "--key",
+            default="",
+            help="Publish nothing when something was published under this key in the "
+            "last five minutes.",
+        )
+        parser.add_argument(
+            "--layer",
+            default=DEFAULT_CHANNEL_LAYER,
+            help="The layer of the group (a topic knows its own).",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Publish or send.
+
+        Raises:
+            CommandError: for what is no JSON, no topic or no layer, and when the
+                broker is away.
+        """
+        text = sys.stdin.read() if options["json"] == "-" else options["json"]
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise CommandError(
+                f"that is no JSON: {error}. Quote it for the shell, as in "
+                '\'{"text": "hello"}\'.'
+            ) from error
+        try:
+            if options["group"]:
+                self._send(options["name"], data, options["layer"])
+            else:
+                position = publish(options["name"], data, key=options["key"])
+                where = "" if position is None else f" at offset {position.offset}"
+                self.stdout.write(f"published to {options['name']}{where}")
+        except (UnknownTopic, LayerUnavailable, TypeError, RuntimeError) as error:
+            raise CommandError(str(error)) from error
+
+    def _send(self, group: str, message: Any, alias: str) -> None:
+        if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+            raise CommandError(
+                'a message for a group is an object with a "type", which names the '
+                'handler: \'{"type": "chat.message", "text": "hello"}\''
+            )
+        layer = get_channel_layer(alias)
+        if layer is None:
+            raise CommandError(f"CHANNEL_LAYERS has no layer {alias!r}.")
+        layer.sync.group_send(group, message)
+        self.stdout.write(f"sent to group {group}")

@@ -1,0 +1,91 @@
+"""``manage.py tiderace_tail``: prints what a group or a topic gets, as it comes.
+
+It joins the group as a member of its own, and is one until it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from tiderace import DEFAULT_CHANNEL_LAYER
+from tiderace.exceptions import LayerUnavailable
+from tiderace.layers import InMemoryChannelLayer, get_channel_layer
+from tiderace.topics.names import topic_group
+
+__all__ = ["Command"]
+
+
+class Command(BaseCommand):
+    """Joins a group and writes its messages, one line each, until Ctrl-C."""
+
+    help = (
+        "Prints every message that a group gets, until Ctrl-C; with --topic every "
+        "publication of a topic. Bytes are shown in base64."
+    )
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add what to listen to, and for how long."""
+        parser.add_argument("group", help="The group, or with --topic the topic.")
+        parser.add_argument(
+            "--topic", action="store_true", help="The name is that of a topic."
+        )
+        parser.add_argument(
+            "--count", type=int, metavar="N", help="End after N messages."
+        )
+        parser.add_argument(
+            "--json", action="store_true", help="Write the messages alone, as JSON."
+        )
+        parser.add_argument(
+            "--layer",
+            default=DEFAULT_CHANNEL_LAYER,
+            help="Channel layer alias to use, if not the default.",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Listen until Ctrl-C, or until there were enough.
+
+        Raises:
+            CommandError: when there is no such layer or group, or the broker is away.
+        """
+        layer = get_channel_layer(options["layer"])
+        if layer is None:
+            raise CommandError(f"CHANNEL_LAYERS has no layer {options['layer']!r}.")
+        if isinstance(layer, InMemoryChannelLayer):
+            self.stderr.write(
+                self.style.WARNING(
+                    "this layer is in memory: what other processes send does not come "
+                    "here"
+                )
+            )
+        group = topic_group(options["group"]) if options["topic"] else options["group"]
+        try:
+            asyncio.run(self._listen(layer, group, options))
+        except KeyboardInterrupt:
+            pass
+        except (LayerUnavailable, TypeError) as error:
+            raise CommandError(str(error)) from error
+
+    async def _listen(self, layer: Any, group: str, options: dict[str, Any]) -> None:
+        channel = await layer.new_channel()
+        await layer.group_add(group, channel)
+        self.stderr.write(f"listening to {options['group']}, Ctrl-C ends")
+        try:
+            number = 0
+            while number != options["count"]:
+                message = await layer.receive(channel)
+                number += 1
+                line = msgspec.json.encode(message).decode()
+                if not options["json"]:
+                    line = f"{datetime.now():%H:%M:%S.%f}"[:-3] + f" {line}"
+                self.stdout.write(line)
+                self.stdout.flush()
+        finally:
+            await layer.group_discard(group, channel)
+            if (close := getattr(layer, "close", None)) is not None:
+                await close()

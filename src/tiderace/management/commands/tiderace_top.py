@@ -1,0 +1,128 @@
+"""``manage.py tiderace_top``: what every process is doing, refreshed until Ctrl-C.
+
+It asks the layer and writes ``monitoring.top``'s table.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from tiderace import DEFAULT_CHANNEL_LAYER
+from tiderace.exceptions import LayerUnavailable
+from tiderace.layers import InMemoryChannelLayer, get_channel_layer
+from tiderace.layers.stats import LayerStats
+from tiderace.monitoring.top import table
+
+__all__ = ["Command"]
+
+# Home, and away with what is left of the screen: without the flicker of clearing it.
+_HOME, _REST_OF_LINE, _REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
+
+
+class Command(BaseCommand):
+    """Shows connections, groups, rates, drops and lag of every process that listens."""
+
+    help = (
+        "Shows connections, groups, messages per second, drops, slow clients and lag of "
+        "every process that listens over the layer's broker, until Ctrl-C."
+    )
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add how often, how long and in which form."""
+        parser.add_argument("--once", action="store_true", help="Show it once and end.")
+        parser.add_argument(
+            "--json",
+            action="store_true",
+            help="Write JSON, one line each time.",
+        )
+        parser.add_argument(
+            "--interval",
+            type=float,
+            default=2.0,
+            metavar="SECONDS",
+            help="Seconds between two looks (default: 2, as processes report).",
+        )
+        parser.add_argument(
+            "--groups",
+            type=int,
+            default=10,
+            metavar="N",
+            help="How many of the largest groups to show (default: 10).",
+        )
+        parser.add_argument(
+            "--layer",
+            default=DEFAULT_CHANNEL_LAYER,
+            help="Channel layer alias to use, if not the default.",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Look and show, once or until Ctrl-C.
+
+        Raises:
+            CommandError: when the layer does not tell of other processes, and, with
+                ``--once``, when its broker is away.
+        """
+        layer = self._layer(options["layer"])
+        try:
+            while True:
+                self._look(layer, options)
+                if options["once"]:
+                    return
+                time.sleep(options["interval"])
+        except KeyboardInterrupt:
+            pass
+
+    def _layer(self, alias: str) -> Any:
+        layer = get_channel_layer(alias)
+        if layer is None:
+            raise CommandError(f"CHANNEL_LAYERS has no layer {alias!r}.")
+        if isinstance(layer, InMemoryChannelLayer):
+            raise CommandError(
+                f"the layer {alias!r} is in memory, so nothing is known here of other "
+                "processes; use a layer with a broker, or layer.stats() or the metrics "
+                "view in the process itself"
+            )
+        if not hasattr(layer, "stats_here"):
+            raise CommandError(
+                f"{type(layer).__name__} is a layer of another project and tells "
+                "nothing of its processes"
+            )
+        return layer
+
+    def _look(self, layer: Any, options: dict[str, Any]) -> None:
+        try:
+            stats: LayerStats = layer.sync.stats(fleet=True)
+        except LayerUnavailable as error:
+            if options["once"]:
+                raise CommandError(str(error)) from error
+            self.stderr.write(self.style.ERROR(str(error)))
+            return
+        if options["json"]:
+            self.stdout.write(json.dumps(stats.as_dict()))
+            self.stdout.flush()
+            return
+        lines = [
+            f"tiderace  layer {options['layer']}  {time.strftime('%H:%M:%S')}",
+            "",
+            *table(stats, options["groups"]),
+        ]
+        if not stats.processes:
+            lines.append(
+                "\nNo process listens. They appear as soon as a consumer is connected; "
+                "check that hosts and prefix are the same here."
+            )
+        self._show(lines, refresh=not options["once"])
+
+    def _show(self, lines: list[str], *, refresh: bool) -> None:
+        if refresh and sys.stdout.isatty():
+            text = "".join(f"{line}{_REST_OF_LINE}\n" for line in lines)
+            self.stdout.write(f"{_HOME}{text}{_REST_OF_SCREEN}", ending="")
+        else:
+            self.stdout.write("\n".join(lines))
+        self.stdout.flush()
