@@ -383,15 +383,26 @@ def test_a_transport_with_room_again_gets_no_more_than_it_takes():
     assert ready.buffered == 134_000 + 7
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_a_transport_that_closes_gets_nothing(number):
+def test_a_client_that_listens_no_more_gets_nothing():
     loop = Loop()
     ready, transport = open_frames(loop)
 
-    for _ in range(number):
-        ready.write(b"x")
-    transport.closing = True
+    ready.write(b"x")
+    ready.stop()
+    ready.write(b"y")
     loop.tick()
+
+    assert transport.writes == []
+    assert ready.buffered == 7
+
+
+def test_a_transport_that_closes_by_itself_is_given_nothing_that_was_held_back():
+    ready, transport = open_frames()
+    ready.pause()
+    ready.write(b"x")
+
+    transport.closing = True
+    ready.resume()
 
     assert transport.writes == []
     assert ready.buffered == 7
@@ -717,7 +728,7 @@ def test_a_socket_that_is_gone_is_no_loss_to_those_it_shared_with():
     ready[0].write_all(ready, b"a")
 
     ready[1].cut()
-    transports[2].closing = True
+    ready[2].stop()
     run_until_idle(loop)
 
     assert [bool(transport.writes) for transport in transports[:4]] == [

@@ -197,9 +197,7 @@ class Tick:
                     each._size = 0
                     # Before the write, in which the transport may say that it is full.
                     each._queue = self
-                    transport = each._transport
-                    if not transport.is_closing():
-                        transport.write(frame)
+                    each._transport.write(frame)
                 elif each._queue is None:
                     each.flush()
             except Exception as error:
@@ -209,19 +207,19 @@ class Tick:
         frames, start = shared.frames, shared.reached
         stop = start + max(1, min(_SLICE, _SLICE_SIZE // (shared.size + 1)))
         data = frames[0] if len(frames) == 1 else b"".join(frames)
-        # Without those who have left.
-        turn = [each for each in shared.members[start:stop] if each._queue is shared]
         shared.reached = stop
-        shared.waiting -= len(turn)
-        for each in turn:
+        served = 0
+        for each in shared.members[start:stop]:
+            if each._queue is not shared:
+                continue  # it has left
+            served += 1
             # Before the write, in which the transport may say that it is full.
             each._queue = self
             try:
-                transport = each._transport
-                if not transport.is_closing():
-                    transport.write(data)
+                each._transport.write(data)
             except Exception as error:
                 self._cut(each, error)
+        shared.waiting -= served
 
     def _cut(self, frames: ReadyFrames, error: Exception) -> None:
         # One socket's fault ends that socket; the others get their frames.
@@ -411,14 +409,18 @@ class ReadyFrames:
         if not self.congested:
             self._wake()
 
-    def cut(self) -> None:
-        """Nothing can be sent any more: the connection is lost, or is now."""
+    def stop(self) -> None:
+        """The client listens no more; nothing is sent to it from now on."""
         self._leave()
         self._ended = True
-        self.congested = False
         self._frames.clear()
         self._size = 0
         self._wake()
+
+    def cut(self) -> None:
+        """Nothing can be sent any more: the connection is lost, or is now."""
+        self.congested = False
+        self.stop()
         self._transport.abort()
 
     def _wake(self) -> None:

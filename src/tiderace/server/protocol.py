@@ -160,6 +160,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Let the transport close: a WebSocket has no half that goes on."""
+        self.frames.stop()
 
     def pause_writing(self) -> None:
         """Hold frames back; ``send`` waits from now on."""
