@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from asgi_client import Client
 from stream_client import JSON, ORIGIN, StreamClient, begin, request
 from tiderace.drain import process_drain
 from tiderace.topics import (
@@ -310,6 +311,39 @@ async def test_a_body_that_is_too_long_is_refused(app, settings):
     answer = await request(app, "POST", "/connection/http_stream", body=b" " * 101)
 
     assert answer.status == 413
+
+
+async def test_a_body_that_goes_on_and_on_is_refused(app, settings):
+    configured(settings, FRAME_SIZE=100)
+    client = Client(
+        app,
+        type="http",
+        method="POST",
+        path="/connection/http_stream",
+        headers=[ORIGIN, JSON],
+    )
+
+    for _ in range(3):
+        client.say("http.request", body=b" " * 50, more_body=True)
+    await client.end()
+
+    assert client.sent[0]["status"] == 413
+
+
+async def test_a_client_that_leaves_amid_its_body_is_no_error(app):
+    client = Client(
+        app,
+        type="http",
+        method="POST",
+        path="/connection/http_stream",
+        headers=[ORIGIN, JSON],
+    )
+
+    client.say("http.request", body=b"{", more_body=True)
+    client.say("http.disconnect")
+    await client.end()
+
+    assert client.sent == []
 
 
 async def test_an_address_that_is_too_long_is_refused(app, settings):
