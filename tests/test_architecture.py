@@ -121,6 +121,7 @@ KEPT_IN: dict[str, tuple[str, ...]] = {
     "opentelemetry": ("tiderace.monitoring.tracing",),
     "cryptography": ("tiderace.layers.formats",),
     "jwt": ("tiderace.security.keys",),
+    "google": ("tiderace.protocol.protobuf",),
 }
 
 # A drawer has no sentence that says what belongs in it.

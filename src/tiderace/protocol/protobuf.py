@@ -1,0 +1,222 @@
+"""Frames as Protobuf messages, each after its length; needs the extra ``protobuf``.
+
+It knows the messages of ``spec/client.proto`` by the names of their fields, which are
+those of ``protocol.frames``, and no transport.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.message import DecodeError, Message
+from msgspec import UNSET, Raw
+
+from tiderace.protocol.client_messages import MESSAGES, PACKAGE
+from tiderace.protocol.codec import MalformedFrame
+from tiderace.protocol.frames import Command, Reply
+
+__all__ = ["PROTOBUF", "ProtobufCodec"]
+
+# Bytes of a length that is still believed: 4 times 7 bits, 256 MiB.
+_LENGTH_BYTES = 4
+
+Converter = Callable[[Any], Any]
+
+
+def _message_classes() -> Callable[[str], type[Message]]:
+    # A pool of our own: another package may have brought these names already.
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(MESSAGES)
+
+    def of(name: str) -> type[Message]:
+        descriptor = pool.FindMessageTypeByName(f"{PACKAGE}.{name}")
+        return message_factory.GetMessageClass(descriptor)
+
+    return of
+
+
+_class_of = _message_classes()
+
+
+class ProtobufCodec:
+    """Varint-delimited Protobuf (``spec/protocol.md``, "Codecs")."""
+
+    name = "protobuf"
+    binary = True
+
+    def __init__(self) -> None:
+        self._command = _class_of("Command")
+        self._reply = _class_of("Reply")
+        self._emulation = _class_of("EmulationRequest")
+
+    def decode(self, message: bytes) -> list[Command]:
+        """See ``Codec.decode``."""
+        commands: list[Command] = []
+        place = 0
+        while place < len(message):
+            length, place = _length_at(message, place)
+            if place + length > len(message):
+                raise MalformedFrame(
+                    f"a command of {length} bytes has only {len(message) - place}"
+                )
+            read = self._parse(self._command, message[place : place + length])
+            commands.append(_struct_of(read, Command))
+            place += length
+        if not commands:
+            raise MalformedFrame("the message is empty")
+        return commands
+
+    def encode(self, reply: Reply) -> bytes:
+        """See ``Codec.encode``."""
+        message = self._reply()
+        _fill(message, reply)
+        data: bytes = message.SerializeToString()
+        return _varint(len(data)) + data
+
+    def join(self, replies: Iterable[bytes]) -> bytes:
+        """See ``Codec.join``."""
+        return b"".join(replies)
+
+    def decode_emulation(self, body: bytes) -> tuple[str, str, bytes]:
+        """Session, node and commands of a request by a client without a way back.
+
+        Raises:
+            MalformedFrame: when it is no such request.
+        """
+        request: Any = self._parse(self._emulation, body)
+        return request.session, request.node, request.data
+
+    def _parse(self, kind: type[Message], data: bytes) -> Message:
+        message = kind()
+        try:
+            message.ParseFromString(data)
+        except DecodeError as error:
+            raise MalformedFrame(f"{kind.__name__}: {error}") from None
+        return message
+
+
+# Lengths
+
+
+def _varint(number: int) -> bytes:
+    parts = bytearray()
+    while number > 0x7F:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    parts.append(number)
+    return bytes(parts)
+
+
+def _length_at(message: bytes, place: int) -> tuple[int, int]:
+    """The length that begins at ``place``, and where it ends."""
+    number = 0
+    for index, byte in enumerate(message[place : place + _LENGTH_BYTES]):
+        number |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            return number, place + index + 1
+    raise MalformedFrame("a command's length has no end")
+
+
+# From structs to messages
+
+
+def _fill(message: Any, struct: msgspec.Struct) -> None:
+    for name in struct.__struct_fields__:
+        value = getattr(struct, name)
+        if value is None or value is UNSET:
+            continue
+        if name not in message.DESCRIPTOR.fields_by_name:
+            continue  # the push "refresh" says less than the answer of that name
+        if isinstance(value, msgspec.Struct):
+            part = getattr(message, name)
+            part.SetInParent()  # it may be there and say nothing
+            _fill(part, value)
+        elif isinstance(value, Raw):
+            setattr(message, name, bytes(value))
+        elif isinstance(value, list):
+            for each in value:
+                _fill(getattr(message, name).add(), each)
+        elif isinstance(value, dict):
+            _fill_map(getattr(message, name), value)
+        else:
+            setattr(message, name, value)
+
+
+def _fill_map(mapping: Any, values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, msgspec.Struct):
+            _fill(mapping[key], value)
+        else:
+            mapping[key] = value
+
+
+# From messages to structs
+
+
+def _struct_of(message: Any, kind: Any) -> Any:
+    converters = _converters[kind]
+    return kind(
+        **{
+            field.name: converters[field.name](value)
+            for field, value in message.ListFields()
+            if field.name in converters
+        }
+    )
+
+
+def _raw(data: bytes) -> Raw:
+    """JSON that a client has written, in one line as others will read it."""
+    if b"\n" in data or b"\r" in data:
+        # What is no JSON is refused by whoever reads it.
+        with suppress(msgspec.MsgspecError):
+            data = msgspec.json.format(data, indent=-1)
+    return Raw(data)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _map_of(kind: Any) -> Converter:
+    def convert(mapping: Any) -> dict[str, Any]:
+        return {key: _struct_of(value, kind) for key, value in mapping.items()}
+
+    return convert
+
+
+def _converter(annotation: Any) -> Converter:
+    """How the value of a field is converted that is annotated so in a struct."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        [annotation, *_] = get_args(annotation)
+    if annotation is Raw:
+        return _raw
+    if get_origin(annotation) is dict:
+        value = get_args(annotation)[1]
+        return dict if value is str else _map_of(_known(value))
+    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
+        kind = _known(annotation)
+        return lambda message: _struct_of(message, kind)
+    return _same
+
+
+_converters: dict[Any, dict[str, Converter]] = {}
+
+
+def _known(kind: Any) -> Any:
+    """The struct itself; from now on messages can be turned into it."""
+    if kind not in _converters:
+        _converters[kind] = {}
+        _converters[kind].update(
+            {name: _converter(hint) for name, hint in get_type_hints(kind).items()}
+        )
+    return kind
+
+
+_known(Command)
+
+PROTOBUF = ProtobufCodec()
