@@ -1,6 +1,6 @@
 """Drills: real servers, processes and sockets, hurt on purpose, and every message counted.
 
-    python -m benchmarks.drills                 all of them, about five minutes
+    python -m benchmarks.drills                 all of them, about seven minutes
     python -m benchmarks.drills cuts failover   some
     python -m benchmarks.drills --quick         smaller numbers, about a minute
 

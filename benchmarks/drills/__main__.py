@@ -13,7 +13,7 @@ from django.conf import settings
 
 settings.configure()
 
-from . import interruptions, memory, traffic  # noqa: E402
+from . import deploy, interruptions, memory, traffic  # noqa: E402
 
 DRILLS: dict[str, Callable[[bool], Awaitable[bool]]] = {
     drill.__name__: drill
@@ -31,6 +31,7 @@ DRILLS: dict[str, Callable[[bool], Awaitable[bool]]] = {
         traffic.sharded,
         traffic.clocks,
         memory.memory,
+        deploy.deploy,
     )
 }
 

@@ -22,7 +22,7 @@ import websockets
 
 from .tally import Figures, Tally
 
-__all__ = ["Ears", "SenderProcess", "SiteProcess", "Stage", "stage"]
+__all__ = ["ROOT", "Ears", "SenderProcess", "SiteProcess", "Stage", "log_file", "stage"]
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -31,21 +31,27 @@ from brokers import free_port  # noqa: E402
 
 
 class SiteProcess:
-    """One uvicorn with the drilled site."""
+    """One uvicorn with the drilled site; ``start`` again is its successor."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        application: str = "benchmarks.drills.site:application",
+        **env: str,
+    ) -> None:
         self.port = free_port()
-        self._env = {**os.environ, "DRILL_CONFIG": json.dumps(config)}
+        self.env = {**os.environ, "DRILL_CONFIG": json.dumps(config), **env}
+        self._application = application
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> Self:
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "uvicorn", "benchmarks.drills.site:application"),
+            *(sys.executable, "-m", "uvicorn", self._application),
             *("--port", str(self.port), "--log-level", "warning"),
             *("--ws-ping-interval", "60", "--ws-ping-timeout", "60"),
             cwd=ROOT,
-            env=self._env,
-            stderr=_log_file(),
+            env=self.env,
+            stderr=log_file(),
             start_new_session=True,
         )
         deadline = time.monotonic() + 60
@@ -101,7 +107,7 @@ class SenderProcess:
             cwd=ROOT,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=_log_file(),
+            stderr=log_file(),
             start_new_session=True,
         )
         return self
@@ -263,5 +269,6 @@ async def stage(
 LOG = Path(os.environ.get("DRILL_LOG", "/dev/null"))
 
 
-def _log_file() -> Any:
+def log_file() -> Any:
+    """Where the processes' complaints go: ``$DRILL_LOG``, by default nowhere."""
     return LOG.open("ab")
