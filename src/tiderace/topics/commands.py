@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -53,7 +53,9 @@ from tiderace.topics.identity import identity_of
 from tiderace.topics.names import events_group, topic_group
 from tiderace.topics.permissions import allowed
 from tiderace.topics.presence import Presence
+from tiderace.topics.process import Process
 from tiderace.topics.publishing import control_layer, layer_of, record_of
+from tiderace.topics.served import Joined, Served
 from tiderace.topics.tokens import read_subscription_token
 from tiderace.topics.topic import (
     Refuse,
@@ -63,9 +65,6 @@ from tiderace.topics.topic import (
     declared,
     to_json,
 )
-
-if TYPE_CHECKING:
-    from tiderace.topics.conductor import Conductor, Joined
 
 __all__ = ["Commands"]
 
@@ -82,8 +81,9 @@ _GRACE = 25.0
 class Commands:
     """Carries out the commands of one client, one at a time."""
 
-    def __init__(self, conductor: Conductor) -> None:
+    def __init__(self, conductor: Served, process: Process) -> None:
         self._conductor = conductor
+        self._process = process
         self._session = conductor.session
         self._buckets: dict[type[Topic], TokenBucket] = {}
         self._by_name: dict[str, Callable[[Any, Reply], Coroutine[Any, Any, Any]]] = {
@@ -165,7 +165,7 @@ class Commands:
             expires=identity.expires_at is not None,
             ttl=_ttl(identity.expires_at),
             session=conductor.secret if conductor.transport.emulated else "",
-            node=endpoint.process.node if conductor.transport.emulated else "",
+            node=self._process.node if conductor.transport.emulated else "",
         )
         self._set_expiry(identity.expires_at)
 
@@ -401,7 +401,7 @@ class Commands:
         if not joined.present:
             return
         joined.present = False
-        keeper = self._conductor.endpoint.process.keeper(joined.topic.layer)
+        keeper = self._process.keeper(joined.topic.layer)
         await keeper.leave(joined.topic.topic, self._conductor.client)
 
     async def leave_all(self) -> None:
@@ -516,7 +516,7 @@ class Commands:
             client=self._conductor.client, user=identity.user_id, info=identity.info
         )
         joined.present = True
-        keeper = self._conductor.endpoint.process.keeper(topic.layer)
+        keeper = self._process.keeper(topic.layer)
         await keeper.enter(
             topic.topic, member, topic.presence, grace=topic.presence_grace
         )

@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import msgspec
 from msgspec import Raw
@@ -23,7 +23,6 @@ from tiderace.delivery.outbox import TooSlow
 from tiderace.drain import Notice, process_drain
 from tiderace.history import Publication
 from tiderace.protocol import codes
-from tiderace.protocol.codec import Codec
 from tiderace.protocol.codes import Close, Unsubscription
 from tiderace.protocol.frames import (
     ClientInfo,
@@ -48,91 +47,26 @@ from tiderace.revalidation import Reason, Registration
 from tiderace.topics.commands import Commands
 from tiderace.topics.identity import Identity
 from tiderace.topics.names import topic_group, user_group
-from tiderace.topics.outgoing import Frames, Outgoing
+from tiderace.topics.outgoing import Outgoing
+from tiderace.topics.process import Process
 from tiderace.topics.publishing import control_layer
+from tiderace.topics.served import Ear, Host, Joined, Transport
 from tiderace.topics.topic import Topic
 
-if TYPE_CHECKING:
-    from tiderace.topics.endpoint import TopicsEndpoint
-
-__all__ = ["Conductor", "Ear", "Transport"]
+__all__ = ["Conductor"]
 
 logger = logging.getLogger("tiderace.topics")
-
-
-class Transport(Protocol):
-    """How a client's messages come and go."""
-
-    codec: Codec
-    frames: Frames | None
-    """The server's way for ready frames, where it has one."""
-    emulated: bool
-    """Whether commands come by requests of their own, for want of a way back."""
-
-    async def receive(self) -> bytes | None:
-        """The next message of the client; None when it is gone."""
-
-    async def send(self, message: bytes) -> None:
-        """Send a message; waits while the client reads slowly.
-
-        Raises:
-            OSError: when the client is gone.
-        """
-
-    async def close(self, close: Close) -> None:
-        """Say why the server ends it, and end it."""
-
-
-class Ear:
-    """What a connection hears of one topic, or of what is said to its user."""
-
-    __slots__ = ("_hear", "_missed", "groups", "name")
-
-    def __init__(
-        self,
-        name: str,
-        hear: Callable[[str, Publication], None],
-        missed: Callable[[], None],
-    ) -> None:
-        self.name = name
-        self.groups: set[str] = set()
-        self._hear = hear
-        self._missed = missed
-
-    def heard(self, group: str, publication: Publication) -> None:
-        """See ``tiderace.layers.listeners.Listener``."""
-        self._hear(group, publication)
-
-    def missed(self, group: str) -> None:
-        """See ``tiderace.layers.listeners.Listener``."""
-        self._missed()
-
-
-class Joined:
-    """A subscription together with what has to be undone when it ends."""
-
-    __slots__ = ("by_policy", "ear", "group", "present", "subscription", "topic")
-
-    ear: Ear
-
-    def __init__(self, subscription: Subscription, topic: Topic, group: str) -> None:
-        self.subscription = subscription
-        self.topic = topic
-        self.group = group
-        # Whether its presence was entered.
-        self.present = False
-        # Whether the topic's permissions let it in, and may do so no longer.
-        self.by_policy = False
 
 
 class Conductor:
     """Serves one client of the topics' protocol until it ends, and cleans up after it."""
 
     def __init__(
-        self, endpoint: TopicsEndpoint, scope: Scope, transport: Transport
+        self, endpoint: Host, scope: Scope, transport: Transport, process: Process
     ) -> None:
         settings = conf.current().topics
         self.endpoint = endpoint
+        self._process = process
         self.scope = scope
         self.transport = transport
         self.settings = settings
@@ -151,7 +85,7 @@ class Conductor:
         )
         self.user_ear: Ear | None = None
         self._watched: Registration | None = None
-        self._commands = Commands(self)
+        self._commands = Commands(self, process)
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
         self._ending: Close | None = None
@@ -166,7 +100,7 @@ class Conductor:
         """Serve the client until it leaves or is closed."""
         self._task = asyncio.current_task()
         metrics.TOPIC_CONNECTIONS.add()
-        self.endpoint.process.add(self)
+        self._process.add(self)
         process_drain.enter(self)
         self.alarm("stale", self.settings.connect_timeout, self._stale)
         self.out.start()
@@ -278,7 +212,7 @@ class Conductor:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        self.endpoint.process.discard(self)
+        self._process.discard(self)
         if self._watched is not None:
             self._watched.cancel()
         try:

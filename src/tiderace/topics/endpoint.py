@@ -20,9 +20,10 @@ from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.routing import NoRoute
 from tiderace.security.websocket import AllowedHostsOriginValidator, OriginValidator
 from tiderace.topics import emulation, http_stream, sse
-from tiderace.topics.conductor import Conductor, Transport
+from tiderace.topics.conductor import Conductor
 from tiderace.topics.exchange import ClientGone, Exchange, Rejected
 from tiderace.topics.process import Process, current
+from tiderace.topics.served import Transport
 from tiderace.topics.websocket import WebSocketTransport
 
 __all__ = ["TopicsEndpoint"]
@@ -124,7 +125,7 @@ class TopicsEndpoint:
 
     async def serve(self, scope: Scope, transport: Transport) -> None:
         """Serve a client over ``transport`` until it ends."""
-        await Conductor(self, scope, transport).run()
+        await Conductor(self, scope, transport, self.process).run()
 
     # What an application may add
 

@@ -33,7 +33,7 @@ _LAST_WORDS = 2.0
 
 
 class StreamTransport:
-    """See ``tiderace.topics.conductor.Transport`` and ``switchboard.Emulated``.
+    """See ``tiderace.topics.served.Transport`` and ``switchboard.Emulated``.
 
     Args:
         exchange: whose response it is; not begun yet.

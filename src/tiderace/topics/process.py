@@ -11,22 +11,21 @@ import hashlib
 import secrets
 import weakref
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from django.conf import settings
 from django.utils.crypto import constant_time_compare, salted_hmac
 
 from tiderace.layers import get_channel_layer
+from tiderace.lifespan import on_shutdown
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.names import events_group
 from tiderace.topics.presence import Member, PresenceKeeper
+from tiderace.topics.served import Served
 from tiderace.topics.topic import UnknownTopic, declared
 
-if TYPE_CHECKING:
-    from tiderace.topics.conductor import Conductor
-
-__all__ = ["Process", "current", "is_node"]
+__all__ = ["Process", "close", "current", "is_node"]
 
 _NODE_SALT = "tiderace.topics.process.node"
 
@@ -39,28 +38,28 @@ class Process:
         name = secrets.token_hex(8)
         # Signed, so that nobody can make us look for processes that never were.
         self.node = f"{name}-{_node_mac(name, settings.SECRET_KEY)}"
-        self._conductors: dict[str, Conductor] = {}
-        self._sessions: dict[bytes, Conductor] = {}
+        self._conductors: dict[str, Served] = {}
+        self._sessions: dict[bytes, Served] = {}
         self._keepers: dict[str, PresenceKeeper] = {}
 
-    def __iter__(self) -> Iterator[Conductor]:
+    def __iter__(self) -> Iterator[Served]:
         return iter(list(self._conductors.values()))
 
     def __len__(self) -> int:
         return len(self._conductors)
 
-    def add(self, conductor: Conductor) -> None:
+    def add(self, conductor: Served) -> None:
         """A client is being served."""
         self._conductors[conductor.client] = conductor
         if conductor.transport.emulated:
             self._sessions[_digest(conductor.secret)] = conductor
 
-    def discard(self, conductor: Conductor) -> None:
+    def discard(self, conductor: Served) -> None:
         """It is no longer."""
         self._conductors.pop(conductor.client, None)
         self._sessions.pop(_digest(conductor.secret), None)
 
-    def by_session(self, secret: str) -> Conductor | None:
+    def by_session(self, secret: str) -> Served | None:
         """The client that was told this secret, if it is served here."""
         # By its digest, since how long a look-up takes must not tell anything of it.
         conductor = self._sessions.get(_digest(secret))
@@ -132,6 +131,14 @@ async def _hook(topic: str, change: str, user_id: str) -> None:
 _by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Process] = (
     weakref.WeakKeyDictionary()
 )
+
+
+@on_shutdown
+async def close() -> None:
+    """End what the topic clients of this event loop shared, after the last of them."""
+    process = _by_loop.pop(asyncio.get_running_loop(), None)
+    if process is not None:
+        await process.close()
 
 
 def current() -> Process:

@@ -24,7 +24,7 @@ _REASON_LENGTH = 123
 
 
 class WebSocketTransport:
-    """See ``tiderace.topics.conductor.Transport``."""
+    """See ``tiderace.topics.served.Transport``."""
 
     emulated = False
 
