@@ -15,6 +15,9 @@ from django.template import Context, Template, TemplateSyntaxError
 from django.test import RequestFactory, override_settings
 from django.utils.functional import SimpleLazyObject
 
+from tiderace.topics import History, Position, Topic, publish
+from tiderace.topics.topic import declared
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -254,3 +257,32 @@ def test_the_map_of_a_hashed_script_resolves(manifest: Path) -> None:
 
     assert re.fullmatch(r"tiderace\.js\.[0-9a-f]{12}\.map", name), name
     assert json.loads((script.parent / name).read_text(encoding="utf-8"))["mappings"]
+
+
+def test_positions_stand_in_the_page_for_the_first_subscription() -> None:
+    html = render(
+        "{% tiderace_positions positions %}",
+        positions={"room:<a>": Position("e", 7)},
+    )
+
+    match = re.fullmatch(
+        r'<script id="tiderace-positions" type="application/json">(.*)</script>', html
+    )
+    assert match
+    assert "<a>" not in match[1]
+    assert json.loads(match[1]) == {"positions": {"room:<a>": ["e", 7]}}
+
+
+def test_a_topic_named_in_the_template_is_looked_up() -> None:
+    class Anywhere(Topic):
+        pattern = "anywhere"
+        history = History()
+
+    try:
+        at = publish("anywhere", 1)
+        html = render('{% tiderace_positions "anywhere" %}')
+    finally:
+        declared.remove(Anywhere)
+
+    assert at is not None
+    assert json.dumps([at.epoch, at.offset]) in html

@@ -8,6 +8,7 @@ nothing of consumers, routes or of what the page will connect to.
     {% load tiderace %}
     {% tiderace_importmap %}
     {% tiderace_script base="/ws/" heartbeat=25 %}
+    {% tiderace_positions positions %}
 """
 
 from __future__ import annotations
@@ -21,20 +22,25 @@ from django.templatetags.static import static
 from django.utils.html import format_html, json_script
 from django.utils.safestring import SafeString, mark_safe
 
+from tiderace.history import Position
+from tiderace.topics.publishing import positions
+
 if TYPE_CHECKING:
     from django.template.context import Context
 
-__all__ = ["register", "tiderace_importmap", "tiderace_script"]
+__all__ = ["register", "tiderace_importmap", "tiderace_positions", "tiderace_script"]
 
 register = template.Library()
 
 CONFIG_ID = "tiderace-config"
+POSITIONS_ID = "tiderace-positions"
 SCRIPT = "tiderace/tiderace.js"
 
 # The option of the template tag, its name in JavaScript, and what it may be.
 _NUMBER: tuple[type, ...] = (int, float)
 _OPTIONS: dict[str, tuple[str, tuple[type, ...]]] = {
     "base": ("base", (str,)),
+    "topics": ("topics", (str,)),
     "min_delay": ("minDelay", _NUMBER),
     "max_delay": ("maxDelay", _NUMBER),
     "max_attempts": ("maxAttempts", (int,)),
@@ -85,6 +91,24 @@ def tiderace_script(
         json_script(settings, CONFIG_ID),
         static(SCRIPT),
         _nonce_attribute(context, nonce),
+    )
+
+
+@register.simple_tag
+def tiderace_positions(*places: str | Mapping[str, Position]) -> SafeString:
+    """Say where topics stood when the page was made, so that nothing is missed after it.
+
+    Args:
+        places: what ``tiderace.topics.positions()`` returned in the view, before the
+            view read what the page shows; or names of topics, which are looked up now,
+            and miss what was published since the view began.
+    """
+    found: dict[str, Position] = {}
+    for place in places:
+        found.update(positions(place) if isinstance(place, str) else place)
+    return json_script(
+        {"positions": {name: [at.epoch, at.offset] for name, at in found.items()}},
+        POSITIONS_ID,
     )
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "PresenceInfo",
     "adisconnect",
     "ahistory",
+    "apositions",
     "apresence",
     "apresence_stats",
     "apublish",
@@ -41,6 +42,7 @@ __all__ = [
     "disconnect",
     "history",
     "layer_of",
+    "positions",
     "presence",
     "presence_stats",
     "publish",
@@ -230,6 +232,25 @@ def history(
 ) -> HistoryPage:
     """What ``topic`` remembers; see ``ahistory``."""
     return bridge.call(ahistory, topic, since=since, limit=limit, reverse=reverse)
+
+
+async def apositions(*topics: str) -> dict[str, Position]:
+    """Where the streams of ``topics`` end now.
+
+    Read them before what the page shows is read, and hand them to the template: the
+    browser then gets what is published from that moment on, and nothing falls between
+    the page and its first subscription.
+
+    Raises:
+        UnknownTopic: when no declared topic has one of these names.
+        LayerUnavailable: when the broker could not be reached in time.
+    """
+    return {name: (await ahistory(name, limit=0)).position for name in topics}
+
+
+def positions(*topics: str) -> dict[str, Position]:
+    """Where the streams of ``topics`` end now; see ``apositions``."""
+    return bridge.call(apositions, *topics)
 
 
 async def apresence(topic: str) -> list[PresenceInfo]:
