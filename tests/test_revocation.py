@@ -21,6 +21,7 @@ from django.contrib.auth.models import AnonymousUser, Group, Permission, User
 from django.contrib.sessions.backends.db import SessionStore
 from django.contrib.sessions.models import Session
 from django.db import transaction
+from django.db.models import UUIDField
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
@@ -28,6 +29,7 @@ from django.utils.functional import SimpleLazyObject
 from asgi_client import Client, settle, until
 from tiderace import revalidation
 from tiderace.auth import AuthMiddlewareStack, logout
+from tiderace.exceptions import TokenInvalid
 from tiderace.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from tiderace.layers import InMemoryChannelLayer, get_channel_layer
 from tiderace.security.standing import (
@@ -38,6 +40,8 @@ from tiderace.security.standing import (
     session_reference,
 )
 from tiderace.security.watch import GROUP, AuthWatch, announcement
+from tiderace.topics.identity import identity_of
+from tiderace.topics.tokens import connection_token
 
 BACKEND = "django.contrib.auth.backends.ModelBackend"
 
@@ -395,7 +399,7 @@ async def test_changed_permissions_are_told_each_time_they_change(watch, people,
 
     for staff in (True, True, False):
         people.users["1"].is_staff = staff
-        await layer.group_send(GROUP, announcement(users=[1]))
+        await layer.group_send(GROUP, announcement(users=[1], rights=False))
         await until(lambda: watch.busy)
         await looked(watch, people)
 
@@ -413,6 +417,42 @@ async def test_the_connections_user_is_renewed_before_it_is_told(watch, people, 
     await until(lambda: seen)
 
     assert seen == [True]
+
+
+async def test_rights_that_change_while_a_connection_is_new_are_told_in_any_case(
+    people, layer
+):
+    """The first look-up may come after the change, and its announcement after that."""
+    now = [1000.0]
+    watch = AuthWatch(lambda: layer, settle=0, find=people.find, clock=lambda: now[0])
+    told = []
+    watch.register(people.add(1), None, told.append)
+    await looked(watch, people)
+
+    await layer.group_send(GROUP, announcement(users=[1]))
+    await until(lambda: told)
+    now[0] += 60
+    await layer.group_send(GROUP, announcement(users=[1]))
+    await until(lambda: watch.busy)
+    await looked(watch, people)
+
+    assert told == [Reason.PERMISSIONS_CHANGED]
+    await watch.close()
+
+
+async def test_a_user_that_is_saved_while_a_connection_is_new_has_not_changed(
+    watch, people, layer
+):
+    """A consumer that saves its user in connect() must not close itself."""
+    told = []
+    watch.register(people.add(1), None, told.append)
+    await layer.group_send(GROUP, announcement(users=[1], rights=False))
+    await looked(watch, people)
+    await layer.group_send(GROUP, announcement(users=[1], rights=False))
+    await until(lambda: watch.busy)
+    await looked(watch, people)
+
+    assert told == []
 
 
 async def test_a_lazy_user_is_seen_through(watch, people, layer):
@@ -928,6 +968,33 @@ async def test_what_says_nothing_of_rights_is_not_announced(user, revalidate):
 
 
 @pytest_db
+async def test_a_group_that_the_user_has_already_is_not_announced(user, revalidate):
+    await change(with_group, user)
+    layer = get_channel_layer()
+    channel = await layer.new_channel()
+    await layer.group_add(GROUP, channel)
+
+    await change(user.groups.add, await change(a_group))
+
+    assert layer._box(channel).empty()
+
+
+@pytest_db
+async def test_a_consumer_that_saves_its_user_when_it_connects_stays_open(
+    user, revalidate
+):
+    class Saves(AsyncWebsocketConsumer):
+        async def connect(self):
+            await self.scope["user"].asave()
+            await self.accept()
+
+    client, _ = await socket_of(user, Saves)
+
+    assert client.kinds == ["websocket.accept"]
+    await client.leave()
+
+
+@pytest_db
 async def test_a_change_that_no_signal_tells_of_can_be_announced(user, revalidate):
     client, _ = await socket_of(user)
 
@@ -989,6 +1056,32 @@ async def test_a_session_of_somebody_else_does_not_speak_for_a_token(user, reval
 
 
 @pytest_db
+async def test_topics_know_which_session_speaks_for_a_connection(user):
+    other = await change(User.objects.create_user, "grace")
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(await identity_of(scope, ""))
+
+    for owner, outer in ((user, {}), (other, {"user": user})):
+        key = await change(session_of, owner)
+        await Client(AuthMiddlewareStack(app), headers=cookies(key), **outer).end()
+
+    assert [identity.user_id for identity in seen] == [str(user.pk)] * 2
+    assert [bool(identity.session_key) for identity in seen] == [True, False]
+
+
+@pytest_db
+async def test_a_good_token_of_an_id_that_is_no_key_connects_nobody(monkeypatch):
+    """What a field says of such text, a ValidationError, must not break the look-up."""
+    token = connection_token(User(pk="no-uuid"))
+    monkeypatch.setattr(User._meta, "pk", UUIDField())
+
+    with pytest.raises(TokenInvalid, match="no active user"):
+        await identity_of({}, token)
+
+
+@pytest_db
 async def test_an_announcement_that_cannot_be_sent_breaks_no_save(
     user, revalidate, monkeypatch, caplog
 ):
@@ -1028,7 +1121,7 @@ async def test_topics_have_changes_announced_without_the_setting(monkeypatch):
     revalidation.require()
     revalidation._saved(**signal, using="default")
 
-    assert seen == [{"users": (1,), "using": "default"}]
+    assert seen == [{"users": (1,), "rights": False, "using": "default"}]
 
 
 def test_without_django_users_there_is_nothing_to_listen_to(settings, monkeypatch):

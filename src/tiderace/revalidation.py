@@ -96,6 +96,7 @@ def announce(
     users: tuple[object, ...] = (),
     sessions: tuple[str, ...] = (),
     everybody: bool = False,
+    rights: bool = True,
     using: str | None = None,
 ) -> None:
     """Have every process look at its connections, once the transaction is committed.
@@ -108,9 +109,13 @@ def announce(
         users: primary keys of users to look up.
         sessions: keys of sessions that have ended.
         everybody: look all connected users up.
+        rights: whether groups or permissions may have changed, and not the user's own
+            row alone.
         using: the database whose transaction is waited for; the default one.
     """
-    message = announcement(users=users, sessions=sessions, everybody=everybody)
+    message = announcement(
+        users=users, sessions=sessions, everybody=everybody, rights=rights
+    )
     if asyncio._get_running_loop() is not None:  # noqa: SLF001
         _send(message)  # a transaction cannot be asked about on an event loop
         return
@@ -242,20 +247,20 @@ def _saved(
 ) -> None:
     if created or (update_fields is not None and _HARMLESS.issuperset(update_fields)):
         return
-    announce(users=(instance.pk,), using=using)
+    announce(users=(instance.pk,), rights=False, using=using)
 
 
 @_wanted
 def _deleted(*, instance: Any, using: str, **signal: Any) -> None:
-    announce(users=(instance.pk,), using=using)
+    announce(users=(instance.pk,), rights=False, using=using)
 
 
 @_wanted
 def _rights_changed(
     *, instance: Any, action: str, reverse: bool, pk_set: Any, using: str, **signal: Any
 ) -> None:
-    if not action.startswith("post_"):
-        return
+    if not action.startswith("post_") or pk_set == set():
+        return  # before a change, or none: a group that the user had already
     if not reverse:
         announce(users=(instance.pk,), using=using)
     elif pk_set is not None:
@@ -276,12 +281,12 @@ def _logged_out(*, request: Any = None, **signal: Any) -> None:
     # which says which session it was.
     key = getattr(getattr(request, "session", None), "session_key", None)
     if key:
-        announce(sessions=(key,))
+        announce(sessions=(key,), rights=False)
 
 
 @_wanted
 def _session_ended(*, session_key: str, **signal: Any) -> None:
-    announce(sessions=(session_key,))
+    announce(sessions=(session_key,), rights=False)
 
 
 # To the layer

@@ -48,6 +48,9 @@ few, while a group for each user would cost the broker something with every conn
 _BATCH = 500
 # Seconds between a change and the look at it: what else changes meanwhile goes with it.
 _SETTLE = 0.1
+# Seconds that an announcement may be on its way. Rights that were first looked up so
+# shortly before it may be those after the change.
+_DELAY = 5.0
 # Seconds until what failed (the database, the broker) is tried again.
 _RETRY = 5.0
 
@@ -57,6 +60,7 @@ def announcement(
     users: Iterable[object] = (),
     sessions: Iterable[str] = (),
     everybody: bool = False,
+    rights: bool = True,
 ) -> dict[str, Any]:
     """The message that says of whom something has changed.
 
@@ -64,12 +68,16 @@ def announcement(
         users: primary keys; they will be looked up.
         sessions: keys of sessions that have ended; their connections are told at once.
         everybody: whether all users are to be looked up.
+        rights: whether groups or permissions may have changed. What was so when a
+            connection was let in is not known for these, unlike for the user's row, so
+            connections that are quite new are told in any case.
     """
     return {
         "type": "tiderace.auth",
         "users": [str(user) for user in users],
         "sessions": [session_reference(key) for key in sessions],
         "everybody": everybody,
+        "rights": rights,
     }
 
 
@@ -83,7 +91,11 @@ class Registration:
     on_change: Callable[[Reason], None]
     standing: Standing
     """How the user stood when it was last looked at."""
-    _watch: AuthWatch | None
+    known_since: float | None = None
+    """When its rights were first looked up; until then nothing is known of them."""
+    suspect: bool = False
+    """Whether its rights may have changed between its log-in and that."""
+    _watch: AuthWatch | None = None
 
     @property
     def watched(self) -> bool:
@@ -138,8 +150,6 @@ class AuthWatch:
         self._sessions: defaultdict[str, set[Registration]] = defaultdict(set)
         # Users to be looked up, and what wakes the task for that.
         self._due: set[str] = set()
-        # Those among them of whom something was announced since they were looked up.
-        self._announced: set[str] = set()
         self._news = asyncio.Event()
         # By session key, when it ends and whose it is; those that end before the next
         # round, which finds the others.
@@ -176,7 +186,12 @@ class AuthWatch:
         if not isinstance(user, get_user_model()) or user.pk is None:
             return None
         registration = Registration(
-            user, str(user.pk), session_key or "", on_change, Standing.of(user), self
+            user,
+            str(user.pk),
+            session_key or "",
+            on_change,
+            Standing.of(user),
+            _watch=self,
         )
         self._users[registration.user_id].add(registration)
         if session_key:
@@ -219,7 +234,6 @@ class AuthWatch:
         if task is not None:
             task.cancel()
         self._due.clear()
-        self._announced.clear()
         self._endings.clear()
         self.busy = False
         return task
@@ -232,7 +246,11 @@ class AuthWatch:
             known = list(self._users)
         else:
             known = [each for each in message.get("users", ()) if each in self._users]
-        self._announced.update(known)
+        if message.get("rights"):
+            now = self._clock()
+            for registration in [r for each in known for r in self._users[each]]:
+                since = registration.known_since
+                registration.suspect = since is None or now < since + _DELAY
         self._look_at(known)
 
     def _look_at(self, user_ids: Iterable[str]) -> None:
@@ -286,9 +304,6 @@ class AuthWatch:
             if not watched:
                 continue
             keys = {each.session_key for each in watched if each.session_key}
-            # Before the look-up: what is announced during it is looked up again.
-            announced = self._announced.intersection(batch)
-            self._announced.difference_update(batch)
             try:
                 found = await database_sync_to_async(self._find)(
                     {each.user_id for each in watched}, keys
@@ -300,27 +315,22 @@ class AuthWatch:
                     len(watched),
                     _RETRY,
                 )
-                self._announced.update(announced)
                 self._look_at(batch)
                 return False
-            self._judge(watched, found, announced)
+            self._judge(watched, found)
         self.busy = False
         return True
 
-    def _judge(
-        self, watched: list[Registration], found: Found, announced: set[str]
-    ) -> None:
+    def _judge(self, watched: list[Registration], found: Found) -> None:
         now = self._clock()
         for registration in watched:
             user, standing = found.users.get(registration.user_id, (None, None))
             reason = registration.standing.change_to(standing)
-            if (
-                reason is None
-                and registration.standing.rights is None
-                and registration.user_id in announced
-            ):
-                # What its rights were before that was never looked up.
+            if reason is None and registration.suspect:
                 reason = Reason.PERMISSIONS_CHANGED
+            registration.suspect = False
+            if registration.known_since is None:
+                registration.known_since = now
             if reason is None or not reason.final:
                 reason = _session_ended(registration, found, now) or reason
             if user is not None and standing is not None:

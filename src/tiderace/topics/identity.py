@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
 
 from tiderace import conf
 from tiderace.asgi import Scope
 from tiderace.db import database_sync_to_async
 from tiderace.exceptions import TokenInvalid
+from tiderace.revalidation import session_key_of
+from tiderace.security.tickets import find_user
 from tiderace.topics.tokens import identify
 
 __all__ = ["Identity", "TokenUser", "identity_of"]
@@ -104,9 +105,8 @@ async def _by_session(scope: Scope) -> Identity:
     pk = await database_sync_to_async(
         lambda: user.pk if user.is_authenticated else ""
     )()
-    session = scope.get("session")
-    key = getattr(session, "session_key", None) if pk != "" else None
-    return Identity(user=user, user_id=str(pk), session_key=key or "")
+    key = session_key_of(scope) if pk != "" else ""
+    return Identity(user=user, user_id=str(pk), session_key=key)
 
 
 async def _user(user_id: str) -> Any:
@@ -114,16 +114,7 @@ async def _user(user_id: str) -> Any:
         return AnonymousUser()
     if conf.current().topics.users == "claims":
         return TokenUser(user_id)
-    user = await database_sync_to_async(_active_user)(user_id)
+    user = await find_user(user_id)
     if user is None:
         raise TokenInvalid("there is no active user with its id")
     return user
-
-
-def _active_user(user_id: str) -> Any:
-    model = get_user_model()
-    try:
-        user = model._default_manager.get(pk=user_id)  # noqa: SLF001 (Django's own way)
-    except (model.DoesNotExist, ValueError, TypeError):
-        return None
-    return user if user.is_active else None
