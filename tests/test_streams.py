@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from tiderace import metrics
 from tiderace.history import Position, Publication
 from tiderace.layers import InMemoryChannelLayer, Keep
 from tiderace.layers.kept import KeptStreams
@@ -150,8 +151,11 @@ async def test_the_one_who_takes_a_name_is_not_taken_out_with_its_predecessor(
     assert (before.data, now.data) == ([], ["1"])
 
 
-async def test_a_loop_that_stands_still_is_told_that_it_missed_something(listeners):
+async def test_a_loop_that_stands_still_is_told_that_it_missed_something(
+    listeners, caplog
+):
     ear = Ear("ear")
+    lost = metrics.GAPS_LOST.value
     listeners.add("tide", ear)
 
     def work():
@@ -167,6 +171,8 @@ async def test_a_loop_that_stands_still_is_told_that_it_missed_something(listene
     assert ear.data[0] is None
     assert ear.offsets == list(range(ear.offsets[0], 6001))
     assert ear.offsets[0] > 4000
+    assert metrics.GAPS_LOST.value == lost + 1
+    assert "so far behind that 4096 publications to it were dropped" in caplog.text
 
 
 def test_listeners_of_a_closed_loop_are_forgotten(layer):

@@ -98,6 +98,15 @@ class _Crowd:
     def put(self, item: Publication | None) -> int:
         """Let ``item`` be told after what is waiting; its number, for ``has_told``."""
         if len(self._waiting) >= _WAITING:
+            metrics.GAPS_LOST.add()
+            logger.warning(
+                "the event loop of %d listener(s) to %s is so far behind that %d "
+                "publications to it were dropped; they are told, and may read the "
+                "stream again",
+                len(self.members),
+                self.group,
+                len(self._waiting),
+            )
             self._waiting.clear()
             item = None
         self._number += 1
