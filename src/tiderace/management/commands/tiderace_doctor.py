@@ -1,0 +1,86 @@
+"""``manage.py tiderace_doctor``: what is wrong with this project, and what to do.
+
+It writes what ``monitoring.doctor`` finds.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from tiderace.monitoring.doctor import Finding, Level, diagnose
+
+__all__ = ["Command"]
+
+_ORDER = [Level.FINE, Level.NOTE, Level.WARNING, Level.ERROR]
+
+
+class Command(BaseCommand):
+    """Looks at settings, routes, versions, proxy, system and brokers."""
+
+    help = (
+        "Looks at settings, WebSocket routes, versions, the proxy's settings, limits of "
+        "the system and every layer's broker, and says for each finding what to do. "
+        "Exit code 1 when something is wrong."
+    )
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add what to look at, what counts as wrong, and how to tell."""
+        parser.add_argument(
+            "--offline",
+            action="store_true",
+            help="Send nothing through the layers and ask no server.",
+        )
+        parser.add_argument(
+            "--timeout",
+            type=float,
+            default=5.0,
+            metavar="SECONDS",
+            help="Seconds for each step of trying a layer (default: 5).",
+        )
+        parser.add_argument(
+            "--fail-level",
+            choices=["error", "warning"],
+            default="error",
+            help="What makes the exit code 1 (default: error).",
+        )
+        parser.add_argument(
+            "--json", action="store_true", help="Write the findings as JSON."
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Look, and tell.
+
+        Raises:
+            CommandError: when a finding is as bad as ``--fail-level``, or worse.
+        """
+        findings = diagnose(brokers=not options["offline"], timeout=options["timeout"])
+        if options["json"]:
+            told = [finding.as_dict() for finding in findings]
+            self.stdout.write(json.dumps(told, indent=2))
+        else:
+            self._tell(findings)
+        worst = _ORDER.index(Level(options["fail_level"]))
+        bad = [each for each in findings if _ORDER.index(each.level) >= worst]
+        if bad:
+            raise CommandError(f"{len(bad)} of {len(findings)} findings need attention")
+
+    def _tell(self, findings: list[Finding]) -> None:
+        styles = {
+            Level.FINE: self.style.SUCCESS,
+            Level.NOTE: self.style.NOTICE,
+            Level.WARNING: self.style.WARNING,
+            Level.ERROR: self.style.ERROR,
+        }
+        topic = ""
+        for finding in findings:
+            if finding.topic != topic:
+                topic = finding.topic
+                self.stdout.write(self.style.MIGRATE_HEADING(topic))
+            word = styles[finding.level](f"{finding.level.value:<7}")
+            self.stdout.write(f"  {word}  {finding.text}")
+            if finding.advice:
+                self.stdout.write(f"           → {finding.advice}")

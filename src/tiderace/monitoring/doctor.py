@@ -1,0 +1,307 @@
+"""A diagnosis of a project: what is set, installed and running, and what to change.
+
+It asks the system checks, the probe of the layers, the brokers and the operating system,
+and gathers what they say; it changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+import django
+from django.conf import settings
+from django.core.checks import ERROR, CheckMessage, run_checks
+
+from tiderace import __version__
+from tiderace.application_checks import layers_in_memory
+from tiderace.layers import channel_layers
+from tiderace.monitoring.probe import probe_layer
+from tiderace.routing import get_default_application
+from tiderace.server.routes import websocket_routes
+
+try:
+    import resource
+except ImportError:  # pragma: no cover (Windows)
+    resource = None  # type: ignore[assignment]
+
+__all__ = ["Finding", "Level", "diagnose"]
+
+# Sockets a process can hardly do without, in a small site.
+_FEW_FILES = 4096
+# What is said of servers and brokers, and what each is for.
+_PACKAGES = {
+    "uvicorn": "the server of runserver and of most deployments",
+    "uvloop": "a faster event loop",
+    "httptools": "a faster HTTP parser",
+    "redis": "the layer over Redis",
+    "hiredis": "the layer over Redis",
+}
+
+
+class Level(Enum):
+    """How bad a finding is."""
+
+    FINE = "ok"
+    NOTE = "note"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        topic: what it is about.
+        level: how bad it is.
+        text: what was found.
+        advice: what to do about it; nothing where nothing is to be done.
+    """
+
+    topic: str
+    level: Level
+    text: str
+    advice: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """The same as plain data."""
+        return {**asdict(self), "level": self.level.value}
+
+
+def diagnose(*, brokers: bool = True, timeout: float = 5.0) -> list[Finding]:
+    """Look at everything; the findings in the order in which they were made.
+
+    Args:
+        brokers: whether to send messages through the layers and ask their servers.
+        timeout: seconds for each step of that.
+    """
+    looks: list[Callable[[], Iterable[Finding]]] = [
+        _versions,
+        _routes,  # it imports the consumers, which one of the checks looks at
+        _system_checks,
+        _proxy,
+        _open_files,
+    ]
+    findings = [finding for look in looks for finding in look()]
+    if brokers:
+        for alias in channel_layers.configs:
+            findings += asyncio.run(_layer(alias, timeout))
+    return findings
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding(
+        "versions",
+        Level.FINE,
+        f"Tiderace {__version__}, Django {django.get_version()}, "
+        f"Python {platform.python_version()} on {platform.system()}",
+    )
+    needed = _needed_packages()
+    for name, purpose in _PACKAGES.items():
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            if name in needed:
+                extra = "redis" if "redis" in name else "server"
+                yield Finding(
+                    "versions",
+                    Level.ERROR if extra == "redis" else Level.NOTE,
+                    f"{name} is not installed: {purpose} needs it"
+                    if extra == "redis"
+                    else f"{name} is not installed ({purpose})",
+                    f'pip install "tiderace[{extra}]"',
+                )
+        else:
+            yield Finding("versions", Level.FINE, f"{name} {version}")
+
+
+def _needed_packages() -> set[str]:
+    needed = {"uvicorn", "httptools"}
+    if sys.platform != "win32":
+        needed.add("uvloop")
+    backends = [
+        str(each.get("BACKEND", "")) for each in channel_layers.configs.values()
+    ]
+    if any("redis" in backend for backend in backends):
+        needed |= {"redis", "hiredis"}
+    return needed
+
+
+def _system_checks() -> Iterator[Finding]:
+    messages = [
+        message
+        for message in run_checks(tags=["tiderace"], include_deployment_checks=True)
+        if not message.is_silenced()
+    ]
+    for message in messages:
+        yield _as_finding(message)
+    if not messages:
+        yield Finding("system checks", Level.FINE, "nothing to say")
+
+
+def _as_finding(message: CheckMessage) -> Finding:
+    level = Level.ERROR if message.level >= ERROR else Level.WARNING
+    return Finding(
+        "system checks", level, f"({message.id}) {message.msg}", message.hint or ""
+    )
+
+
+def _routes() -> Iterator[Finding]:
+    if not getattr(settings, "ASGI_APPLICATION", None):
+        return  # tiderace.W001 says so
+    try:
+        routes = websocket_routes(get_default_application())
+    except Exception as error:
+        # An asgi.py may do, and raise, anything.
+        yield Finding(
+            "routes",
+            Level.ERROR,
+            f"{settings.ASGI_APPLICATION} cannot be imported: "
+            f"{type(error).__name__}: {error}",
+            "Correct it; no server can start with it.",
+        )
+        return
+    if routes is None:
+        yield Finding(
+            "routes", Level.NOTE, "a wrapper hides which WebSocket routes there are"
+        )
+    elif not routes:
+        yield Finding(
+            "routes",
+            Level.WARNING,
+            f"{settings.ASGI_APPLICATION} serves no WebSockets",
+            'Give ProtocolTypeRouter a "websocket" application, or build all of it with '
+            "tiderace.routing.get_application().",
+        )
+    else:
+        yield Finding("routes", Level.FINE, f"{len(routes)} WebSocket routes")
+
+
+def _proxy() -> Iterator[Finding]:
+    """What has to be right behind a proxy, as far as settings and environment tell."""
+    if settings.DEBUG:
+        yield Finding("proxy", Level.NOTE, "not looked at, since DEBUG is on")
+        return
+    if "*" in settings.ALLOWED_HOSTS:
+        yield Finding(
+            "proxy",
+            Level.WARNING,
+            'ALLOWED_HOSTS has "*": pages of every site may open WebSockets with a '
+            "visitor's cookies",
+            "Name the hosts of the site, or the origins in get_application(origins=…).",
+        )
+    elif not settings.ALLOWED_HOSTS:
+        yield Finding(
+            "proxy",
+            Level.ERROR,
+            "ALLOWED_HOSTS is empty and DEBUG is off: every WebSocket is refused",
+            "Name the hosts of the site in ALLOWED_HOSTS.",
+        )
+    if settings.SECURE_PROXY_SSL_HEADER is None:
+        yield Finding(
+            "proxy",
+            Level.NOTE,
+            "SECURE_PROXY_SSL_HEADER is not set: behind a proxy that ends TLS, Django "
+            "takes every request for plain HTTP",
+            "If a proxy ends TLS and sets the header itself: SECURE_PROXY_SSL_HEADER = "
+            '("HTTP_X_FORWARDED_PROTO", "https").',
+        )
+    if not os.environ.get("FORWARDED_ALLOW_IPS"):
+        yield Finding(
+            "proxy",
+            Level.NOTE,
+            "FORWARDED_ALLOW_IPS is not set here: uvicorn believes X-Forwarded-For from "
+            "127.0.0.1 alone, so behind a proxy elsewhere all clients have its address",
+            "Where the server is started, set it to the proxy's address.",
+        )
+
+
+def _open_files() -> Iterator[Finding]:
+    if resource is None:  # pragma: no cover (Windows)
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    text = f"a process may have {soft:,} open files, and each socket is one"
+    if 0 <= soft < _FEW_FILES:
+        yield Finding(
+            "system",
+            Level.WARNING,
+            text,
+            f"Raise it where the server is started: ulimit -n {max(hard, 65_536)}, "
+            "LimitNOFILE= in a systemd unit.",
+        )
+    else:
+        yield Finding("system", Level.FINE, text)
+
+
+async def _layer(alias: str, timeout: float) -> list[Finding]:
+    topic = f"layer {alias}"
+    report = await probe_layer(alias, timeout=timeout)
+    findings = [
+        Finding(
+            topic,
+            Level.ERROR if step.passed is False else Level.FINE,
+            f"{step.name}: {step.note}".rstrip(": ")
+            if step.seconds is None
+            else f"{step.name}: {step.seconds * 1000:.1f} ms",
+            "The text says what to do; check_channels tries it again."
+            if step.passed is False
+            else "",
+        )
+        for step in report.steps
+    ]
+    if report.passed and repr(alias) not in layers_in_memory():
+        findings += await _server_of(alias, topic)
+    return findings
+
+
+async def _server_of(alias: str, topic: str) -> list[Finding]:
+    """What a Redis or Valkey behind a layer says about itself."""
+    layer = channel_layers.make_backend(alias)
+    if not hasattr(layer, "connection") or not hasattr(layer, "ring_size"):
+        return []
+    findings = []
+    for index in range(layer.ring_size):
+        client = layer.connection(index)
+        try:
+            information = await client.info()
+        except Exception as error:
+            # Not everybody may ask; that is no fault of the layer.
+            findings.append(
+                Finding(topic, Level.NOTE, f"its server tells nothing: {error}")
+            )
+        else:
+            findings += _of_server(topic, information)
+        finally:
+            await client.aclose()
+    return findings
+
+
+def _of_server(topic: str, information: dict[str, Any]) -> Iterator[Finding]:
+    name = "Valkey" if "valkey_version" in information else "Redis"
+    version = information.get("valkey_version") or information.get("redis_version")
+    used = information.get("used_memory_human", "?")
+    yield Finding(topic, Level.FINE, f"{name} {version}, {used} in use")
+    policy = information.get("maxmemory_policy", "noeviction")
+    if information.get("maxmemory") and policy != "noeviction":
+        yield Finding(
+            topic,
+            Level.WARNING,
+            f"its maxmemory-policy is {policy}: when memory is short it forgets what "
+            "processes that were cut off have still to fetch",
+            "Set maxmemory-policy to noeviction, and give caches a server of their own.",
+        )
+    if information.get("evicted_keys"):
+        yield Finding(
+            topic,
+            Level.WARNING,
+            f"it has evicted {information['evicted_keys']} keys",
+            "Give it more memory, or this layer a server of its own.",
+        )
