@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import re
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, WebSocketRoute
 
-from asgi_process import AsgiProcess
+from asgi_process import AsgiProcess, free_port
+from brokers import Server
+from browser.stalling_proxy import StallingProxy
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
+SITE = "browser.topics_site:application"
 # Opens `window.client` and `window.room`, with a record of all that happens in `log`.
 ENTER = """
-async ([topic, options, settings]) => {
+async ([topic, options, settings, token]) => {
   const { Client } = await import("/static/tiderace/tiderace.js");
+  window.tokens = 0;
+  const getToken = async () => {
+    window.tokens++;
+    return (await fetch(token)).text();
+  };
   const client = (window.client = new Client("/connection/", {
-    minDelay: 0.05, maxDelay: 0.2, ...settings
+    minDelay: 0.05, maxDelay: 0.2, ...settings, ...(token && { getToken })
   }));
   const log = (window.log = []);
   const note = (target, ...types) => types.forEach((type) =>
@@ -29,22 +39,35 @@ async ([topic, options, settings]) => {
 }
 """
 
+Enter = Callable[..., Page]
+
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[AsgiProcess]:
-    with AsgiProcess("uvicorn", "browser.topics_site:application") as server:
+    with AsgiProcess("uvicorn", SITE) as server:
         yield server
 
 
 @pytest.fixture
-def enter(site: AsgiProcess, new_context: Callable[..., Any]) -> Callable[..., Page]:
-    """Open a page whose client is subscribed to a topic."""
+def enter(site: AsgiProcess, new_context: Callable[..., Any]) -> Enter:
+    """Open a page whose client asks for a topic."""
 
-    def go(topic: str, *, settings: object = None, **options: object) -> Page:
+    def go(
+        topic: str,
+        *,
+        address: str = "",
+        settings: object = None,
+        token: str = "",
+        state: str = "subscribed",
+        prepare: Callable[[Page], None] | None = None,
+        **options: object,
+    ) -> Page:
         page: Page = new_context().new_page()
-        page.goto(f"{site.http}/")
-        page.evaluate(ENTER, [topic, options, settings or {}])
-        page.wait_for_function("() => room.state === 'subscribed'")
+        if prepare:
+            prepare(page)
+        page.goto(f"{address or site.http}/")
+        page.evaluate(ENTER, [topic, options, settings or {}, token])
+        page.wait_for_function("state => room.state === state", arg=state)
         return page
 
     return go
@@ -55,12 +78,11 @@ def log(page: Page, kind: str) -> list[Any]:
     return [entry[1] for entry in entries if entry[0] == kind]
 
 
-def wait_for(page: Page, kind: str, count: int = 1) -> list[Any]:
+def wait_for(page: Page, kind: str, count: int = 1) -> None:
     page.wait_for_function(
         "([kind, count]) => log.filter(([k]) => k === kind).length >= count",
         arg=[kind, count],
     )
-    return log(page, kind)
 
 
 def texts(page: Page) -> list[str]:
@@ -68,13 +90,21 @@ def texts(page: Page) -> list[str]:
 
 
 def publish(page: Page, *messages: str) -> None:
+    """Publish, and wait until the server has it."""
     page.evaluate(
         "messages => Promise.all(messages.map((text) => room.publish({text})))",
         messages,
     )
 
 
-def test_what_one_page_publishes_two_pages_receive(enter: Callable[..., Page]) -> None:
+def say(server: AsgiProcess, topic: str, *messages: str) -> None:
+    """Publish from a view of the site."""
+    for text in messages:
+        with urllib.request.urlopen(f"{server.http}/say/{topic}/{text}", timeout=10):
+            pass
+
+
+def test_what_one_page_publishes_two_pages_receive(enter: Enter) -> None:
     ada, bob = enter("room:pair"), enter("room:pair")
 
     publish(ada, "grüße", "again")
@@ -84,7 +114,28 @@ def test_what_one_page_publishes_two_pages_receive(enter: Callable[..., Page]) -
         assert texts(page) == ["grüße", "again"]
 
 
-def test_who_is_in_a_topic_is_known_in_every_page(enter: Callable[..., Page]) -> None:
+def test_what_a_view_publishes_is_received(enter: Enter, site: AsgiProcess) -> None:
+    page = enter("room:view")
+
+    say(site, "room:view", "saved")
+
+    wait_for(page, "publication")
+    assert texts(page) == ["saved"]
+
+
+def test_a_loop_takes_the_messages_as_they_come(enter: Enter) -> None:
+    page = enter("room:loop")
+    page.evaluate(
+        "() => { window.seen = []; (async () => {"
+        " for await (const { text } of room) seen.push(text) })() }"
+    )
+
+    publish(page, "a", "b")
+
+    page.wait_for_function("() => seen.join() === 'a,b'")
+
+
+def test_who_is_in_a_topic_is_known_in_every_page(enter: Enter) -> None:
     ada = enter("room:people", presence=True)
     ada.wait_for_function("() => room.presence.size === 1")
 
@@ -97,9 +148,7 @@ def test_who_is_in_a_topic_is_known_in_every_page(enter: Callable[..., Page]) ->
     assert len(log(ada, "left")) == 1
 
 
-def test_what_was_missed_in_the_page_cache_comes_on_return(
-    enter: Callable[..., Page],
-) -> None:
+def test_what_was_missed_in_the_page_cache_comes_on_return(enter: Enter) -> None:
     ada, bob = enter("room:nap"), enter("room:nap")
     publish(bob, "one")
     wait_for(ada, "publication")
@@ -114,22 +163,239 @@ def test_what_was_missed_in_the_page_cache_comes_on_return(
     assert log(ada, "gap") == []
 
 
-def test_methods_of_a_topic_and_of_the_endpoint_are_called(
-    enter: Callable[..., Page],
+def test_a_page_continues_at_the_position_it_was_rendered_at(
+    enter: Enter, site: AsgiProcess
 ) -> None:
+    first = enter("room:render")
+    say(site, "room:render", "rendered")
+    wait_for(first, "publication")
+    position = first.evaluate("() => room.position")
+    say(site, "room:render", "missed")
+
+    page = enter("room:render", since=position)
+
+    wait_for(page, "publication")
+    assert texts(page) == ["missed"]
+    assert log(page, "gap") == []
+
+
+def test_a_page_loads_its_state_anew_when_its_position_is_gone(
+    enter: Enter, site: AsgiProcess
+) -> None:
+    say(site, "room:state", "kept")
+    page = enter("room:other")
+
+    page.evaluate(
+        """async () => {
+            window.loads = 0;
+            const getState = async () => {
+                loads++;
+                if (loads === 1) return { offset: 99, epoch: "gone" };
+                return (await fetch("/say/room:state/loaded")).json();
+            };
+            window.state = client.subscribe("room:state", { getState });
+        }"""
+    )
+
+    page.wait_for_function("() => state.state === 'subscribed'")
+    assert page.evaluate("() => [loads, state.position.offset]") == [2, 2]
+
+
+def test_a_topic_without_a_history_tells_of_a_gap_after_every_outage(
+    enter: Enter,
+) -> None:
+    page = enter("whisper:gap")
+
+    page.evaluate("() => dispatchEvent(new PageTransitionEvent('pagehide'))")
+    page.evaluate("() => dispatchEvent(new PageTransitionEvent('pageshow'))")
+
+    wait_for(page, "gap")
+    wait_for(page, "subscribed", 2)
+
+
+def test_methods_of_a_topic_and_of_the_endpoint_are_called(enter: Enter) -> None:
     page = enter("room:calls")
 
     assert page.evaluate("() => room.call('shout', {text: 'tea'})") == "TEA!"
     assert page.evaluate("() => client.call('add', {a: 2, b: 3})") == 5
 
 
-def test_a_refused_call_says_the_code_of_the_application(
-    enter: Callable[..., Page],
-) -> None:
+def test_a_refused_call_says_the_code_of_the_application(enter: Enter) -> None:
     page = enter("room:calls")
 
     error = page.evaluate(
-        "() => room.call('shout', {text: ''}).catch((e) => [e.name, e.code, e.temporary])"
+        "() => room.call('shout', {text: ''})"
+        ".catch((e) => [e.name, e.code, e.temporary])"
     )
 
     assert error == ["TopicError", 422, False]
+
+
+def test_history_is_read_from_either_end(enter: Enter, site: AsgiProcess) -> None:
+    say(site, "room:past", "a", "b", "c")
+    page = enter("room:past")
+
+    read = (
+        "(options) => room.history(options)"
+        ".then((h) => h.publications.map((p) => p.data.text))"
+    )
+
+    assert page.evaluate(read, {}) == ["a", "b", "c"]
+    assert page.evaluate(read, {"limit": 2, "reverse": True}) == ["c", "b"]
+
+
+def test_a_topic_that_nobody_may_enter_is_unsubscribed_for_good(enter: Enter) -> None:
+    page = enter("closed:door", state="unsubscribed")
+
+    assert [each["code"] for each in log(page, "unsubscribed")] == [103]
+    error = page.evaluate("() => room.publish({}).catch((e) => e.code)")
+    assert error == 103
+
+
+def test_a_token_says_who_publishes_and_is_renewed_before_it_expires(
+    enter: Enter,
+) -> None:
+    page = enter("room:token", token="/token/7?ttl=2")
+
+    page.wait_for_function("() => tokens >= 3")
+    publish(page, "still here")
+
+    wait_for(page, "publication")
+    assert log(page, "publication")[0]["info"]["user"] == "7"
+    assert log(page, "connecting") == []
+
+
+def test_a_user_that_is_kicked_stays_away(enter: Enter, site: AsgiProcess) -> None:
+    page = enter("room:kick", token="/token/8")
+
+    page.evaluate("() => fetch('/kick/8')")
+
+    wait_for(page, "disconnected")
+    assert log(page, "disconnected") == [{"code": 3503, "reason": "out"}]
+
+
+@pytest.mark.parametrize("transport", ["http_stream", "sse"])
+def test_a_room_works_over_http(
+    enter: Enter, site: AsgiProcess, transport: str
+) -> None:
+    settings = {"transports": [transport]}
+    page = enter(f"room:{transport}", settings=settings, presence=True)
+    page.wait_for_function("() => room.presence.size === 1")
+
+    publish(page, "grüße 🌊", *(f"{n}" for n in range(20)))
+    say(site, f"room:{transport}", "seen")
+
+    wait_for(page, "publication", 22)
+    assert texts(page) == ["grüße 🌊", *map(str, range(20)), "seen"]
+    assert log(page, "connected")[0]["transport"] == transport
+    assert log(page, "connecting") == []
+
+
+@pytest.mark.parametrize("transport", ["http_stream", "sse"])
+def test_an_outage_over_http_is_recovered_from(enter: Enter, transport: str) -> None:
+    ada = enter(f"room:nap-{transport}", settings={"transports": [transport]})
+    bob = enter(f"room:nap-{transport}")
+
+    ada.evaluate("() => dispatchEvent(new PageTransitionEvent('pagehide'))")
+    publish(bob, "missed")
+    ada.evaluate("() => dispatchEvent(new PageTransitionEvent('pageshow'))")
+
+    wait_for(ada, "publication")
+    assert log(ada, "gap") == []
+
+
+def test_a_user_that_is_kicked_over_http_stays_away(enter: Enter) -> None:
+    settings = {"transports": ["http_stream"]}
+    page = enter("room:kick", settings=settings, token="/token/9")
+
+    page.evaluate("() => fetch('/kick/9')")
+
+    wait_for(page, "disconnected")
+    assert log(page, "disconnected") == [{"code": 3503, "reason": "out"}]
+
+
+def test_where_websockets_do_not_pass_http_does_and_is_remembered(enter: Enter) -> None:
+    tried: list[str] = []
+
+    def refuse(socket: WebSocketRoute) -> None:
+        tried.append(socket.url)
+        socket.close(code=4000)
+
+    page = enter(
+        "room:proxy",
+        prepare=lambda page: page.route_web_socket(re.compile("websocket"), refuse),
+    )
+    assert page.evaluate("() => client.transport") == "http_stream"
+
+    page.reload()
+    page.evaluate(ENTER, ["room:proxy", {}, {}, ""])
+    page.wait_for_function("() => room.state === 'subscribed'")
+
+    assert len(tried) == 1
+    assert page.evaluate("() => client.transport") == "http_stream"
+
+
+def test_a_history_that_died_with_the_server_is_a_gap(enter: Enter) -> None:
+    port = free_port()
+    with AsgiProcess("uvicorn", SITE, port=port) as server:
+        page = enter("room:memory", address=server.http)
+        publish(page, "before")
+    wait_for(page, "connecting")
+    page.evaluate("() => { room.publish({text: 'meanwhile'}) }")
+
+    with AsgiProcess("uvicorn", SITE, port=port):
+        wait_for(page, "publication", 2)
+
+    assert len(log(page, "gap")) == 1
+    assert texts(page) == ["before", "meanwhile"]
+
+
+def test_a_server_that_is_killed_costs_no_message(enter: Enter) -> None:
+    port = free_port()
+    with Server() as broker:
+        env = {"REDIS_URL": broker.url}
+        with AsgiProcess("uvicorn", SITE, env=env) as other:
+            with AsgiProcess("uvicorn", SITE, env=env, port=port) as server:
+                page = enter("room:redis", address=server.http)
+                publish(page, "1")
+                wait_for(page, "publication")
+            wait_for(page, "connecting")
+            say(other, "room:redis", "2", "3")
+            page.evaluate("() => { window.sent = room.publish({text: '4'}) }")
+
+            with AsgiProcess("uvicorn", SITE, env=env, port=port):
+                page.evaluate("() => sent")
+                wait_for(page, "publication", 4)
+                publish(page, "5")
+                wait_for(page, "publication", 5)
+
+    assert texts(page) == ["1", "2", "3", "4", "5"]
+    assert log(page, "gap") == []
+
+
+def test_a_connection_that_died_silently_is_noticed_and_recovered(
+    enter: Enter, site: AsgiProcess
+) -> None:
+    with StallingProxy(site.port) as proxy:
+        page = enter("room:stall", address=f"http://127.0.0.1:{proxy.port}")
+
+        proxy.stall()
+        say(site, "room:stall", "missed")
+        wait_for(page, "publication")
+        missed, gaps = texts(page), log(page, "gap")
+        page.close()
+
+    assert (missed, gaps) == (["missed"], [])
+
+
+def test_a_listener_that_throws_does_not_stop_the_client(enter: Enter) -> None:
+    page = enter("room:throws")
+    page.evaluate(
+        "() => room.addEventListener('publication', () => { throw new Error('mine') })"
+    )
+
+    publish(page, "a", "b")
+
+    wait_for(page, "publication", 2)
+    assert log(page, "error") == []
+    assert log(page, "connecting") == []

@@ -56,6 +56,7 @@ from tiderace.topics import (  # noqa: E402
     Refuse,
     Topic,
     TopicsEndpoint,
+    adisconnect,
     apublish,
     rpc,
 )
@@ -127,13 +128,21 @@ async def say(request: HttpRequest, topic: str, text: str) -> JsonResponse:
 
 
 def token(request: HttpRequest, user: int) -> HttpResponse:
-    return HttpResponse(connection_token(User(pk=user), ttl=60))
+    """A token that is good for some seconds."""
+    ttl = float(request.GET.get("ttl", 60))
+    return HttpResponse(connection_token(User(pk=user), ttl=ttl))
+
+
+async def kick(request: HttpRequest, user: int) -> HttpResponse:
+    await adisconnect(user, reason="out")
+    return HttpResponse()
 
 
 urlpatterns = [
     path("static/<path:name>", static),
     path("say/<str:topic>/<str:text>", say),
     path("token/<int:user>", token),
+    path("kick/<int:user>", kick),
     path("", page),
     path("<str:name>", page),
 ]

@@ -10,7 +10,7 @@ import type { StateDetail } from "./events.js";
 import { Feed } from "./feed.js";
 import { complete, DEFAULTS, type SocketOptions } from "./options.js";
 import { Outbox } from "./outbox.js";
-import { type SubscribeOptions, type Reason, type Subscribed, Subscription } from "./subscription.js";
+import { type Reason, type SubscribeOptions, type Subscribed, Subscription, type Unlisted } from "./subscription.js";
 import { type Answer, Ticket } from "./ticket.js";
 import type {
   ClientInfo,
@@ -50,9 +50,6 @@ export interface ClientOptions
 export interface ClientStateDetail extends StateDetail {
   state: ClientState;
 }
-
-/** Any name, unless the client was told which there are. */
-type Unlisted<Topics> = string extends keyof Topics ? string : never;
 
 type Named<T> = CustomEvent<T & { topic: string }>;
 
@@ -96,13 +93,20 @@ const CLIENT_DEFAULTS = {
   positions: {} as NonNullable<ClientOptions["positions"]>,
 };
 
+/** A client for its own parts, which carry any message. */
+type Whole = Client<any>;
+
 /**
  * A connection that comes back, and the topics that come back with it.
  *
  * @typeParam Topics What each topic carries, by name: an interface whose keys are names
  *   or templates of names. Without it every topic carries anything.
+ * @typeParam Calls What can be called on each topic: the same keys, with methods.
  */
-export class Client<Topics extends object = Record<string, any>> extends Emitter<ClientEvents> {
+export class Client<
+  Topics extends object = Record<string, any>,
+  Calls extends object = Record<string, any>,
+> extends Emitter<ClientEvents> {
   /** @internal */
   readonly _options: typeof CLIENT_DEFAULTS;
   /** @internal */
@@ -137,7 +141,7 @@ export class Client<Topics extends object = Record<string, any>> extends Emitter
     this._make = getToken;
     this.#positions = new Map(Object.entries(positions));
     this.#ticket = new Ticket(this, token);
-    this.#outbox = new Outbox(this);
+    this.#outbox = new Outbox(this as unknown as Whole);
     const connection = new Connection(
       url,
       {
@@ -190,7 +194,7 @@ export class Client<Topics extends object = Record<string, any>> extends Emitter
   subscribe<N extends keyof Topics & string>(
     topic: N,
     options?: SubscribeOptions,
-  ): Subscription<Topics[N]>;
+  ): Subscription<Topics[N], N extends keyof Calls ? Calls[N] : object>;
   subscribe<T>(topic: Unlisted<Topics>, options?: SubscribeOptions): Subscription<T>;
   subscribe(topic: string, options: SubscribeOptions = {}): Subscription {
     const known = this.#subscriptions.get(topic);
@@ -199,7 +203,7 @@ export class Client<Topics extends object = Record<string, any>> extends Emitter
     // What the page was made with is old after its first use.
     this.#positions.delete(topic);
     const since = options.since ?? (seen && { epoch: seen[0], offset: seen[1] });
-    const room = new Subscription(this, topic, { ...options, since });
+    const room = new Subscription(this as unknown as Whole, topic, { ...options, since });
     room.subscribe();
     return room;
   }

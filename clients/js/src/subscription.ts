@@ -79,6 +79,16 @@ export interface SubscriptionEvents<T = any> {
   error: Event & { readonly error: unknown };
 }
 
+/** Any name, unless it was said which there are. */
+export type Unlisted<Map> = string extends keyof Map ? string : never;
+
+/** Arguments and answer of a method; those of any method where it is not known. */
+type Signature<F> = 0 extends 1 & F
+  ? [data: [data?: any], answer: any]
+  : F extends (...data: infer Data) => infer Answer
+    ? [data: Data, answer: Answer]
+    : never;
+
 /** Publications that a `for await` may lie behind before it is told so. */
 const BEHIND = 1000;
 const UNRECOVERABLE = 112;
@@ -91,7 +101,7 @@ const REFUSE_GAPS = 2;
  * Publications arrive in order and once. After an outage the subscription continues
  * where it was, or says with a `gap` event that it cannot.
  */
-export class Subscription<T = any> extends Emitter<SubscriptionEvents<T>> {
+export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEvents<T>> {
   /** @internal */
   readonly _options: Client<any>["_options"];
   /** @internal */
@@ -173,8 +183,13 @@ export class Subscription<T = any> extends Emitter<SubscriptionEvents<T>> {
   }
 
   /** Call a method of the topic on the server. @throws TopicError when it is refused. */
-  call<R = any>(method: string, data?: unknown): Promise<R> {
-    return this.#client.call<R>("$call", { channel: this.topic, method, data }, this.topic);
+  call<M extends keyof Methods & string>(
+    method: M,
+    ...data: Signature<Methods[M]>[0]
+  ): Promise<Signature<Methods[M]>[1]>;
+  call<R>(method: Unlisted<Methods>, data?: unknown): Promise<R>;
+  call(method: string, data?: unknown): Promise<any> {
+    return this.#client.call("$call", { channel: this.topic, method, data }, this.topic);
   }
 
   /** What the topic keeps. @throws TopicError when it is refused. */

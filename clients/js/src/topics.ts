@@ -12,9 +12,12 @@ import { settings } from "./connect.js";
  *
  * @param options What differs from the page's settings.
  */
-export function topics<Topics extends object = Record<string, any>>(
+export function topics<
+  Topics extends object = Record<string, any>,
+  Calls extends object = Record<string, any>,
+>(
   options: ClientOptions & { url?: string | URL } = {},
-): Client<Topics> {
+): Client<Topics, Calls> {
   const { topics, ...page } = settings("tiderace-config");
   const { url, ...given } = options;
   const { positions } = settings("tiderace-positions");

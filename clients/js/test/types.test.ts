@@ -13,6 +13,13 @@ interface Topics {
   orders: { id: number };
 }
 
+interface Calls {
+  [room: `room:${string}`]: {
+    rename(data: { to: string }): boolean;
+    count(): number;
+  };
+}
+
 const options = { window: new FakeWindow() };
 
 test("a subscription of a client with a map carries what the map says", () => {
@@ -50,4 +57,32 @@ test("without a map a subscription may say what it carries", () => {
     for await (const { text } of room) seen.push(text);
     return seen;
   });
+});
+
+test("methods of a topic take and give what the map says", () => {
+  const room = topics<Topics, Calls>(options).subscribe("room:lobby");
+  const quiet = <R>(promise: Promise<R>): Promise<R | void> => promise.catch(() => undefined);
+
+  const renamed: Promise<boolean | void> = quiet(room.call("rename", { to: "tea" }));
+  const count: Promise<number | void> = quiet(room.call("count"));
+  void [renamed, count];
+  // @ts-expect-error it is called rename
+  void quiet(room.call("renam", { to: "tea" }));
+  // @ts-expect-error a name is a string
+  void quiet(room.call("rename", { to: 1 }));
+});
+
+test("a topic that the map gives no methods has none", () => {
+  const orders = topics<Topics, Calls>(options).subscribe("orders");
+
+  // @ts-expect-error nothing can be called
+  orders.call("rename").catch(() => undefined);
+});
+
+test("without a map a call may say what it gives", () => {
+  const room = topics(options).subscribe("room");
+
+  const count: Promise<number> = room.call<number>("count", { any: "thing" });
+  count.catch(() => undefined);
+  room.call("count").catch(() => undefined);
 });
