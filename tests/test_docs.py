@@ -8,6 +8,7 @@ A block may be exempt only with a reason in a comment above it:
 
 from __future__ import annotations
 
+import configparser
 import functools
 import importlib
 import inspect
@@ -439,6 +440,18 @@ def check_toml(block: Block, folder: Path) -> None:
     tomllib.loads(block.code)
 
 
+def check_ini(block: Block, folder: Path) -> None:
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str
+    unit.read_string(block.code)
+
+
+def demand_exemption(block: Block, folder: Path) -> None:
+    pytest.fail(
+        "nothing here can run it; say in a comment above it who does, or why not"
+    )
+
+
 def leave(block: Block, folder: Path) -> None:
     """Python runs page by page above; output and directives say nothing to check."""
 
@@ -450,6 +463,8 @@ CHECKS: dict[str, Callable[[Block, Path], None]] = {
     "js": check_javascript,
     "json": check_json,
     "toml": check_toml,
+    "ini": check_ini,
+    **dict.fromkeys(("nginx", "yaml", "dockerfile"), demand_exemption),
     **dict.fromkeys({"python", "text", *DIRECTIVES}, leave),
 }
 
@@ -484,7 +499,7 @@ DOORS = [
     "layers.redis", "layers.stats", "lifespan", "middleware", "monitoring.prometheus", "routing", "security.websocket", "sessions",
     "revalidation", "security.addresses", "security.bearer", "security.credentials",
     "security.keys", "security.limits", "security.standing", "security.tickets",
-    "security.watch", "topics.handshake", "topics.permissions", "topics.tokens",
+    "security.watch", "topics", "topics.handshake", "topics.models", "topics.permissions", "topics.tokens",
     "testing", "testing.contract", "testing.contract_streams", "worker",
 ]  # fmt: skip
 
@@ -535,7 +550,11 @@ def test_every_setting_is_in_the_reference():
     layer = inspect.signature(RedisChannelLayer).parameters.values()
     options = [option.name for option in layer if option.kind != option.VAR_KEYWORD]
 
-    names = [*conf.Settings.__struct_encode_fields__, *options]
+    names = [
+        *conf.Settings.__struct_encode_fields__,
+        *conf.TopicSettings.__struct_encode_fields__,
+        *options,
+    ]
 
     assert not [name for name in names if f"`{name}`" not in page]
 
