@@ -9,6 +9,7 @@ import random
 
 import pytest
 
+from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.presence import Member, Numbers, Rules
 from tiderace.layers.presence_memory import MemoryPresenceStore
@@ -338,6 +339,7 @@ async def test_what_the_store_has_lost_is_entered_again(process, store, clock, c
     await process.enter("tab 2", "bob", Presence.PER_CONNECTION)
     store.flush()
     clock.advance(25)
+    before = metrics.PRESENCE_FORGOTTEN.value
 
     with caplog.at_level(logging.WARNING, "tiderace.topics"):
         await process.beat()
@@ -346,6 +348,7 @@ async def test_what_the_store_has_lost_is_entered_again(process, store, clock, c
 
     assert await process.users() == ["ada", "bob"]
     assert "presence of 2 connection(s) had been forgotten" in caplog.text
+    assert metrics.PRESENCE_FORGOTTEN.value == before + 2
     # Those who were listed under their old ids have not been seen to leave.
     assert process.said[2:] == [("join", "ada"), ("join", "bob"), ("changed", None)]
 
@@ -635,6 +638,25 @@ async def test_who_leaves_while_entering_again_is_taken_out_afterwards(process, 
     assert await process.clients() == []
 
 
+async def test_who_leaves_while_entering_again_fails_is_taken_out_afterwards(
+    process, store
+):
+    await process.enter("tab", "ada", Presence.PER_CONNECTION)
+    store.flush()
+    entered = store.enter
+
+    async def lose_the_answer(*args, **options):
+        await entered(*args, **options)
+        await process.keeper.leave("room", "tab")
+        raise LayerUnavailable("it is away")
+
+    store.enter = lose_the_answer
+    await process.beat()
+    await process.beat()
+
+    assert await process.clients() == []
+
+
 async def test_what_cannot_be_entered_again_is_tried_until_it_can(process, store):
     await process.enter("tab", "ada")
     store.flush()
@@ -712,6 +734,7 @@ async def test_a_crowd_of_5000_does_not_make_a_storm(process, clock):
 
 async def test_much_that_changes_is_said_once(process, clock):
     process.keeper._rules = Rules(pushes=1)
+    before = metrics.PRESENCE_GATHERED.value
     for number in range(10):
         await process.enter(f"tab {number}", f"user {number}")
     assert process.said == [("join", "user 0")]
@@ -720,6 +743,7 @@ async def test_much_that_changes_is_said_once(process, clock):
     await process.do_what_is_due()
     await process.do_what_is_due()
 
+    assert metrics.PRESENCE_GATHERED.value == before + 1
     assert process.said == [("join", "user 0"), ("changed", None)]
 
 

@@ -32,8 +32,10 @@ __all__ = [
     "MESSAGES_LIMITED",
     "MESSAGES_SENT",
     "ORIGINS_REFUSED",
-    "PUBLISH_DURATION",
+    "PRESENCE_FORGOTTEN",
+    "PRESENCE_GATHERED",
     "PUBLICATIONS_LOST",
+    "PUBLISH_DURATION",
     "ROUTES_NOT_FOUND",
     "SENDS_AFTER_CLOSE",
     "SLOW_CLIENTS",
@@ -295,6 +297,16 @@ TOPIC_RESUBSCRIPTIONS = Measurement(
     "topic_resubscriptions",
     "subscriptions",
     "subscriptions that missed something and were told to begin again",
+)
+PRESENCE_GATHERED = Measurement(
+    "presence_gathered",
+    "times",
+    "joins and leaves gathered, instead of pushed one by one",
+)
+PRESENCE_FORGOTTEN = Measurement(
+    "presence_forgotten",
+    "connections",
+    "connections whose presence was lost and restored",
 )
 PUBLICATIONS_LOST = Measurement(
     "publications_lost",

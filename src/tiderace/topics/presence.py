@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.presence import Member, Notice, Numbers, PresenceStore, Rules
 from tiderace.topics.crew import Crew
@@ -332,6 +333,7 @@ class PresenceKeeper:
 
     async def _come_back(self, forgotten: set[tuple[str, str]]) -> None:
         """Enter again with what the store has lost, or given up since we were cut off."""
+        metrics.PRESENCE_FORGOTTEN.add(len(forgotten))
         logger.warning(
             "the presence of %d connection(s) had been forgotten, and is entered again",
             len(forgotten),
@@ -409,6 +411,7 @@ class PresenceKeeper:
         if news.claim and self._clock() > give_up:
             return
         if news.changed_in is not None:
+            metrics.PRESENCE_GATHERED.add()
             self._change_soon(news.group, news.changed_in)
         said = not news.push or await self._say(news.group, news.event, news.member)
         if news.claim and said:
