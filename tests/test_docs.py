@@ -495,7 +495,7 @@ def test_links_to_files_lead_somewhere(page):
 # What is offered is documented.
 
 DOORS = [
-    "auth", "consumer", "db", "exceptions", "generic.http", "generic.websocket", "layers",
+    "auth", "consumer", "control", "db", "drain", "health", "readiness", "exceptions", "generic.http", "generic.websocket", "layers",
     "layers.redis", "layers.stats", "lifespan", "middleware", "monitoring.prometheus", "routing", "security.websocket", "sessions",
     "revalidation", "security.addresses", "security.bearer", "security.credentials",
     "security.keys", "security.limits", "security.standing", "security.tickets",

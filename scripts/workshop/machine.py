@@ -23,6 +23,7 @@ __all__ = [
     "describe",
     "find_browser",
     "find_interpreter",
+    "find_nginx",
     "find_node",
     "find_uv",
     "in_ci",
@@ -180,6 +181,11 @@ def find_browser() -> str | None:
         if runs(name):
             return shutil.which(name)
     return None
+
+
+def find_nginx() -> str | None:
+    """The nginx of this machine; Debian keeps it where only root looks."""
+    return shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 
 
 def runs(browser: str) -> bool:

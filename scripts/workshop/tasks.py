@@ -131,6 +131,8 @@ def test(further: list[str]) -> int:
     with report.step("Node") as notes:
         tools.node = found_node(environment) or new_node(environment)
         notes.append(str(tools.node))
+    with report.step("nginx") as notes:
+        notes.append(machine.find_nginx() or new_nginx())
     with report.step(f"pytest, {label(environment)}") as notes:
         selection = [] if tools.browser else ["-m", "not browser"]
         pytest(environment, "main", [*side_by_side(), *selection], notes, tools)
@@ -341,6 +343,17 @@ def playwright_browser(environment: Environment) -> str | None:
     )
     path = machine.ask(environment.python, "-c", code)
     return path if path and machine.runs(path) else None
+
+
+def new_nginx() -> str:
+    """An nginx brought by apt where we are root; the guide's configuration is run on it.
+
+    Raises:
+        Skipped: there is none, and its tests will be skipped.
+    """
+    if machine.apt_install("nginx") and (found := machine.find_nginx()):
+        return found
+    raise Skipped("no nginx on PATH, and apt could not bring one; install nginx")
 
 
 def found_node(environment: Environment) -> Path | None:
