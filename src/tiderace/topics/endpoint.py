@@ -19,7 +19,7 @@ from tiderace.protocol.session import Refused
 from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.routing import NoRoute
 from tiderace.security.websocket import AllowedHostsOriginValidator, OriginValidator
-from tiderace.topics import emulation, http_stream, sse
+from tiderace.topics import emulation, feed, http_stream, sse
 from tiderace.topics.conductor import Conductor
 from tiderace.topics.exchange import ClientGone, Exchange, Rejected
 from tiderace.topics.process import Process, current
@@ -37,7 +37,7 @@ class TopicsEndpoint:
     Mounted with ``path("connection/", TopicsEndpoint.as_asgi())`` inside
     ``AuthMiddlewareStack`` and an origin check, for WebSockets and for HTTP. Clients
     then find ``connection/websocket``, ``connection/http_stream``, ``connection/sse``
-    and ``connection/emulation``.
+    and ``connection/emulation``; pages without a client, ``connection/events``.
     """
 
     version = f"tiderace {__version__}"
@@ -107,7 +107,7 @@ class TopicsEndpoint:
         except LayerUnavailable as error:
             logger.warning("a request fails: %s (%s)", error, describe(scope))
             await exchange.answer(503, b"the broker could not be reached, come back")
-        except ClientGone:
+        except (ClientGone, OSError):
             return
 
     def _origins(self, scope: Scope) -> OriginValidator:
@@ -128,6 +128,14 @@ class TopicsEndpoint:
         await Conductor(self, scope, transport, self.process).run()
 
     # What an application may add
+
+    async def user_info(self, user: Any, scope: Scope) -> Any:
+        """What others are told of this client in presence and publications, or None.
+
+        Anything that JSON can say: a name, a colour. Not asked where the token says it.
+        May be a plain method, which runs in a thread.
+        """
+        return None
 
     async def on_connect(self, user: Any, data: Any) -> Any:
         """A client has said who it is; what is returned it is told with the answer.
@@ -181,4 +189,5 @@ _DOORS: dict[str, Callable[[TopicsEndpoint, Exchange], Awaitable[None]]] = {
     "http_stream": http_stream.serve,
     "sse": sse.serve,
     "emulation": emulation.serve,
+    "events": feed.serve,
 }

@@ -42,6 +42,13 @@ class Endpoint(Protocol):
     async def serve(self, scope: Scope, transport: Any) -> None:
         """Serve a client over ``transport`` until it ends."""
 
+    async def admit(self) -> None:
+        """Let one more client in.
+
+        Raises:
+            Refused: when too many come at once.
+        """
+
 
 class Rejected(Exception):
     """A request is answered with an error.
