@@ -208,6 +208,18 @@ async def test_listeners_of_two_loops_hear_each_in_theirs(layer):
     assert there.threads == {thread.ident}
 
 
+async def test_a_loop_that_is_closed_takes_nobody_of_another_with_it(layer):
+    gone, here = Ear("gone"), Ear("here")
+    await asyncio.to_thread(asyncio.run, layer.listen("tide", gone))
+    await layer.listen("tide", here)
+
+    await publish(layer, 1)
+
+    assert (gone.groups, here.data) == (set(), ["1"])
+    assert layer._listeners.count("tide") == 1
+    assert list(layer._listeners) == ["tide"]
+
+
 async def test_a_listener_that_fails_is_logged(listeners, caplog):
     class Broken(Ear):
         def missed(self, group):
