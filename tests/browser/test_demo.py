@@ -697,3 +697,67 @@ def test_every_page_fits_the_window_and_can_be_read(
         assert page.evaluate("() => document.documentElement.scrollWidth") <= width
         assert page.evaluate(FAINT) == [], name
         assert page.evaluate(SMALL) == [], name
+
+
+# The board
+
+
+def board(visitor: Visitor) -> Page:
+    """Open the board and wait for its topic."""
+    visitor.page.goto(f"{visitor.url}/board/")
+    expect(badge(visitor.page)).to_have_text("Connected")
+    return visitor.page
+
+
+def note(page: Page, text: str) -> Locator:
+    return page.locator(".note", has_text=text)
+
+
+def hang_up(page: Page, text: str) -> None:
+    page.locator("#text").fill(text)
+    page.get_by_role("button", name="Hang it up").click()
+
+
+def test_a_note_appears_moves_and_goes_in_every_window(signed_in):
+    alice, bob = board(signed_in("alice")), board(signed_in("bob"))
+
+    hang_up(alice, "Bring <b>tea</b>")
+    expect(note(bob, "Bring <b>tea</b>").locator(".by")).to_have_text("alice")
+    note(bob, "tea").get_by_role("button", name="Move on").click()
+    expect(alice.locator('[data-column="doing"]')).to_contain_text("tea")
+    note(alice, "tea").get_by_role("button", name="Remove").click()
+
+    expect(note(bob, "tea")).to_have_count(0)
+
+
+def test_the_board_says_who_is_there_by_name(signed_in):
+    alice = board(signed_in("alice"))
+    guest = board(signed_in("Grace"))
+
+    for page in (alice, guest):
+        expect(page.locator("#here")).to_have_text("Here now: Grace, alice")
+
+
+def test_a_window_that_was_offline_gets_what_it_missed(signed_in):
+    alice, bob = signed_in("alice"), board(signed_in("bob"))
+    page = board(alice)
+    alice.forgiven.append("ERR_INTERNET_DISCONNECTED")
+    alice.context.set_offline(True)
+    expect(badge(page)).not_to_have_text("Connected")
+    hang_up(bob, "Said while you were away")
+    expect(note(bob, "while you were away")).to_be_visible()
+    alice.context.set_offline(False)
+
+    expect(note(page, "while you were away")).to_be_visible()
+    note(page, "while you were away").get_by_role("button", name="Remove").click()
+    expect(note(bob, "while you were away")).to_have_count(0)
+
+
+def test_a_note_that_is_gone_is_said_in_words(signed_in):
+    page = board(signed_in("alice"))
+    hang_up(page, "Twice removed")
+    expect(note(page, "Twice removed")).to_be_visible()
+    page.evaluate("document.querySelector('.note:last-child').dataset.id = 999999")
+    page.locator('.note[data-id="999999"]').get_by_role("button", name="Remove").click()
+
+    expect(page.locator("#wrong")).to_have_text("that note is gone")

@@ -30,9 +30,12 @@ settings.configure(
     INSTALLED_APPS=[
         "django.contrib.auth",
         "django.contrib.contenttypes",
+        "django.contrib.staticfiles",
         "tiderace",
     ],
+    STATIC_URL="/static/",
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+    TEMPLATES=[{"BACKEND": "django.template.backends.django.DjangoTemplates"}],
     CHANNEL_LAYERS={"default": LAYER},
     TIDERACE={
         "TOKEN_KEYS": [{"algorithm": "HS256", "key": "secret of the browser tests"}],
@@ -44,6 +47,7 @@ django.setup()
 from django.contrib.auth.models import User  # noqa: E402
 from django.core.asgi import get_asgi_application  # noqa: E402
 from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse  # noqa: E402
+from django.template import Context, Template  # noqa: E402
 from django.urls import path, re_path  # noqa: E402
 
 from tiderace.asgi import ASGIApp  # noqa: E402
@@ -57,6 +61,7 @@ from tiderace.topics import (  # noqa: E402
     Topic,
     TopicsEndpoint,
     adisconnect,
+    ahistory,
     apublish,
     rpc,
 )
@@ -83,6 +88,11 @@ class Room(Topic):
         if not text:
             raise Refuse("nothing to shout", code=422)
         return f"{text.upper()}!"
+
+    @rpc
+    async def rename(self, to: str) -> str:
+        """The name as a title."""
+        return to.title()
 
 
 class Whisper(Topic):
@@ -116,6 +126,13 @@ def page(request: HttpRequest, name: str = "") -> HttpResponse:
     return HttpResponse(file.read_bytes() if name and file.is_file() else EMPTY)
 
 
+def made(request: HttpRequest, topic: str) -> HttpResponse:
+    """A page that says where a topic stood when it was made."""
+    text = "{% load tiderace %}{% tiderace_script topics='/connection/' %}"
+    text += "{% tiderace_positions topic %}"
+    return HttpResponse(Template(text).render(Context({"topic": topic})))
+
+
 def static(request: HttpRequest, name: str) -> FileResponse:
     kind = mimetypes.guess_type(name)[0]
     return FileResponse((STATIC / name).open("rb"), content_type=kind)
@@ -133,6 +150,17 @@ def token(request: HttpRequest, user: int) -> HttpResponse:
     return HttpResponse(connection_token(User(pk=user), ttl=ttl))
 
 
+def token_of_the_guide(request: HttpRequest) -> JsonResponse:
+    return JsonResponse({"token": connection_token(User(pk=1))})
+
+
+async def state(request: HttpRequest) -> JsonResponse:
+    """What a topic keeps, and where it ends."""
+    page = await ahistory(request.GET["topic"])
+    place = {"offset": page.position.offset, "epoch": page.position.epoch}
+    return JsonResponse({"messages": page.messages, "position": place})
+
+
 async def kick(request: HttpRequest, user: int) -> HttpResponse:
     await adisconnect(user, reason="out")
     return HttpResponse()
@@ -143,6 +171,9 @@ urlpatterns = [
     path("say/<str:topic>/<str:text>", say),
     path("token/<int:user>", token),
     path("kick/<int:user>", kick),
+    path("realtime-token/", token_of_the_guide),
+    path("state/", state),
+    path("made/<str:topic>", made),
     path("", page),
     path("<str:name>", page),
 ]

@@ -279,7 +279,6 @@ export class Client<
 
   /** @internal */
   _end(code: number, reason: string): void {
-    if (this.#state === "disconnected") return;
     this.#detail = { status: "closed", attempt: 0, delay: 0 };
     this.#move("disconnected", code, reason);
     this.#connection.close();

@@ -256,6 +256,16 @@ test("a client that was disconnected connects again when asked", async () => {
   );
 });
 
+test("connecting a client that is connected changes nothing", async () => {
+  const { window, client, peer } = await online();
+
+  client.connect();
+  await settle();
+
+  assert.equal(peer.native.closedWith, undefined);
+  assert.equal(window.sockets.length, 1);
+});
+
 test("disconnecting leaves no timer and no listener behind", async () => {
   const { window, client, peer } = await online({ getToken: () => "t" }, { expires: true, ttl: 60 });
   const room = client.subscribe("room", { presence: true });
@@ -297,7 +307,7 @@ test("a ping is answered when the server asks for it", async () => {
 });
 
 test("a ping is not answered when the server does not ask for it", async () => {
-  const { peer } = await online({}, { pong: false });
+  const { peer } = await online({}, { pong: undefined });
 
   peer.say({});
 
@@ -494,6 +504,35 @@ test("a disconnect that is pushed is obeyed as a close code is", async () => {
   peer.say({ push: { disconnect: { code: 3503, reason: "kicked" } } });
 
   assert.deepEqual(seen, [["disconnected", { code: 3503, reason: "kicked" }]]);
+});
+
+test("a disconnect that is pushed with a code to come back is obeyed too", async () => {
+  const { window, client, peer } = await online();
+
+  peer.say({ push: { disconnect: { code: 3001, reason: "shutdown", reconnect: true } } });
+  await window.advance(1);
+
+  assert.equal(client.state, "connecting");
+  assert.equal(window.sockets.length, 2);
+});
+
+test("what follows a disconnect in its frame is not read", async () => {
+  const { client, peer } = await online();
+  const seen = log(client, "message");
+
+  peer.say({ push: { disconnect: { code: 3001, reason: "" } } }, { push: { message: { data: 1 } } });
+
+  assert.deepEqual(seen, []);
+});
+
+test("empty lines say nothing", async () => {
+  const { window, client, peer } = await online();
+  const seen = log(client, "message", "error");
+
+  window.socket.receive('\n{"push":{"message":{"data":1}}}\n\n');
+
+  assert.equal(seen.length, 1);
+  assert.deepEqual(peer.frames(), []);
 });
 
 // Calls

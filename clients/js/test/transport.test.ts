@@ -345,6 +345,23 @@ test("a page that is put away ends the stream", async () => {
   assert.equal(client.state, "connecting");
 });
 
+test("a stream that the page cache cut off has no say in the next", async () => {
+  const { window, http, client } = await site({ transports: ["http_stream"] });
+  window.fire("pagehide");
+  await window.advance(5);
+  window.fire("pageshow");
+  await settle();
+  http.requests[1]!.answer();
+  await settle();
+  http.requests[1]!.feed(line({ id: 2, connect: WELCOME }));
+  await settle();
+  assert.equal(client.state, "connected");
+
+  await window.advance(9);
+
+  assert.equal(client.state, "connected");
+});
+
 // Server-sent events
 
 async function listening(): Promise<Site & { source: Http["sources"][number] }> {
