@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import peers
+from benchmarks import nats, peers
 from benchmarks.crowd import Failed, Script
 
 __all__ = ["CONTENDERS", "Contender", "Server", "is_idle", "pin", "served"]
@@ -92,6 +92,8 @@ class Contender:
             return [node, str(SITES / "node_site.js"), str(peers.NODE), str(port)]
         if self.runtime == "limit":
             return [str(peers.LIMIT), str(port)]
+        if self.runtime == "nats":
+            return peers.nats_command(port, free_port())
         return [
             str(peers.python(self.runtime)), "-m", "uvicorn",
             f"{self.site}:application", "--port", str(port), "--ws", self.protocol,
@@ -104,6 +106,8 @@ class Contender:
         """The environment it is started in."""
         variables = {**os.environ, "LAYER": self.layer, "PYTHONWARNINGS": "ignore"}
         variables["CONTENDER"] = "tiderace" if self.runtime == "ours" else self.runtime
+        # One core for every server, which Go is to know before it begins.
+        variables["GOMAXPROCS"] = "1"
         if redis:
             variables["REDIS_URL"] = redis
         return variables
@@ -142,6 +146,13 @@ CONTENDERS: Mapping[str, Contender] = {
             echo=_socketio("echo"),
         ),
         Contender("node", "Node ws", "node"),
+        Contender(
+            "nats",
+            "nats-server, its protocol over WebSocket",
+            "nats",
+            fan=Script("/", greeting=(("INFO", nats.CONNECT), ("PONG", "")), nats=True),
+            echo=None,
+        ),
         Contender("limit", "C, epoll: the limit", "limit", echo=None),
         Contender("channels-core", "channels_redis core", "channels", layer="core"),
         Contender(

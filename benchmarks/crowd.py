@@ -20,6 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
+from benchmarks import nats
+
 __all__ = ["TEXT", "Crowd", "Failed", "Latencies", "Script"]
 
 # With its frame a message is about the size of a line of chat.
@@ -42,11 +44,32 @@ class Script:
         greeting: for each text the server sends first, what it starts with, and the
             answer to it ("" for none). Socket.IO has such a handshake of its own.
         envelope: what stands around a message, with ``%s`` in its place.
+        nats: whether frames only carry NATS' own protocol, cut into any pieces.
     """
 
     path: str
     greeting: tuple[tuple[str, str], ...] = ()
     envelope: str = "%s"
+    nats: bool = False
+
+    def says(self, text: str) -> bytes:
+        """What a client sends so that all hear ``text``."""
+        return masked(nats.publication(text) if self.nats else self.envelope % text)
+
+    def hears(
+        self, data: bytes | bytearray, start: int
+    ) -> tuple[bytes | bytearray, int] | None:
+        """The message at ``start`` and where it ends, or None while it is incomplete.
+
+        Raises:
+            Failed: for anything else than a message.
+        """
+        if not self.nats:
+            return frame(data, start)
+        try:
+            return nats.message(data, start)
+        except ValueError as error:
+            raise Failed(str(error)) from None
 
 
 @dataclass(slots=True)
@@ -64,9 +87,10 @@ class Latencies:
 class Stream:
     """What was heard, as bytes, and where in it each message ends."""
 
-    __slots__ = ("data", "ends", "read")
+    __slots__ = ("data", "ends", "read", "script")
 
-    def __init__(self) -> None:
+    def __init__(self, script: Script) -> None:
+        self.script = script
         self.data = bytearray()
         self.ends: list[int] = []
         self.read = 0
@@ -78,7 +102,7 @@ class Stream:
             Failed: for a message that is not the next one, or not what was sent.
         """
         self.data += data
-        while (found := frame(self.data, self.read)) is not None:
+        while (found := self.script.hears(self.data, self.read)) is not None:
             payload, end = found
             number = NUMBER.search(payload)
             if number is None or TEXT.encode() not in payload:
@@ -127,6 +151,7 @@ class Member(asyncio.Protocol):
         # Until it is inside: what came, and how many greetings are over.
         self.buffer = b""
         self.greeted = -1
+        self.unpacker = nats.Unpacker() if crowd.script.nats else None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are registered as no class of asyncio's.
@@ -142,8 +167,10 @@ class Member(asyncio.Protocol):
         try:
             if not self.inside:
                 data = self.enter(data)
-                if not data:
-                    return
+            elif self.unpacker is not None:
+                data = self.unpacked(self.unpacker, data)
+            if not data:
+                return
             if self.crowd.deaf:
                 return
             stream = self.stream
@@ -168,17 +195,22 @@ class Member(asyncio.Protocol):
 
     def enter(self, data: bytes) -> bytes:
         """Go through handshake and greeting; returns what came after them."""
-        self.buffer += data
         greeting = self.crowd.script.greeting
         if self.greeted < 0:
+            self.buffer += data
             head, found, rest = self.buffer.partition(b"\r\n\r\n")
             if not found:
                 return b""
             if not head.startswith(b"HTTP/1.1 101"):
                 raise Failed(f"the handshake was refused: {head[:80]!r}")
-            self.buffer, self.greeted = rest, 0
+            self.buffer, self.greeted = b"", 0
+            data = rest
+        if self.unpacker is not None:
+            self.buffer += self.unpacked(self.unpacker, data)
+        else:
+            self.buffer += data
         while self.greeted < len(greeting):
-            came = frame(self.buffer, 0)
+            came = self.greeting(self.buffer)
             if came is None:
                 return b""
             expected, answer = greeting[self.greeted]
@@ -191,9 +223,22 @@ class Member(asyncio.Protocol):
         self.crowd.entered()
         return self.buffer
 
+    def greeting(self, data: bytes) -> tuple[bytes | bytearray, int] | None:
+        """What the server says before any message, and where it ends."""
+        if self.unpacker is None:
+            return frame(data, 0)
+        line, found, _ = data.partition(b"\r\n")
+        return (line, len(line) + 2) if found else None
+
+    def unpacked(self, unpacker: nats.Unpacker, data: bytes) -> bytes:
+        try:
+            return unpacker.feed(data)
+        except ValueError as error:
+            raise Failed(str(error)) from None
+
     def say(self, number: int) -> None:
         text = json.dumps({"number": number, "text": TEXT})
-        self.transport.write(masked(self.crowd.script.envelope % text))
+        self.transport.write(self.crowd.script.says(text))
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.crowd.leaving:
@@ -220,7 +265,7 @@ class Crowd:
         self.deaf = False
         self.deliveries = 0
         self._together = together
-        self._stream = Stream()
+        self._stream = Stream(script)
         self._missing = 0
         self._done: asyncio.Future[None] | None = None
         self._failure: Failed | None = None
@@ -237,7 +282,7 @@ class Crowd:
 
         async def connect(number: int) -> None:
             port = self.ports[number % len(self.ports)]
-            stream = self._stream if self._together else Stream()
+            stream = self._stream if self._together else Stream(self.script)
             async with door:
                 _, member = await loop.create_connection(
                     lambda: Member(self, stream), "127.0.0.1", port

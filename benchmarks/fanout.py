@@ -25,6 +25,7 @@ OURS = (
     "tiderace-server",
     "tiderace-once-server",
     "node",
+    "nats",
     "limit",
     "tiderace-once",
     "bare",

@@ -5,9 +5,11 @@ It knows packages and compilers; nothing of sites and measurements.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -16,11 +18,14 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from benchmarks import nats
+
 __all__ = [
     "LIMIT",
     "NODE",
     "TOOLS",
     "Unavailable",
+    "nats_command",
     "python",
     "require",
     "require_ours",
@@ -100,6 +105,28 @@ def valkey_program() -> str:
     )
 
 
+def nats_program() -> str:
+    """The program of nats-server.
+
+    Raises:
+        Unavailable: when there is none.
+    """
+    # Debian's is where only root looks.
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
+    found = shutil.which("nats-server", path=path)
+    if found is None:
+        raise Unavailable("there is no nats-server; Debian has it as a package")
+    return found
+
+
+def nats_command(port: int, client_port: int) -> list[str]:
+    """What starts nats-server for WebSockets on ``port``; settings come from a file."""
+    TOOLS.mkdir(exist_ok=True)
+    settings = TOOLS / "bench-nats.conf"
+    settings.write_text(nats.configuration(port, client_port))
+    return [nats_program(), "--config", str(settings)]
+
+
 def versions() -> dict[str, str]:
     """Everything that took part, by name."""
     found = {"python": platform.python_version(), "system": platform.platform()}
@@ -116,6 +143,9 @@ def versions() -> dict[str, str]:
     if package.exists():
         found["node"] = _first_line("node", "--version")
         found["ws"] = json.loads(package.read_text())["version"]
+    with contextlib.suppress(Unavailable):
+        said = _first_line(nats_program(), "--version")
+        found["nats-server"] = said.rpartition("v")[2]
     if LIMIT.exists():
         found["C compiler"] = _first_line("cc", "--version")
     return found
@@ -168,6 +198,10 @@ def _limit() -> None:
         _run("cc", "-O2", "-D_GNU_SOURCE", "-o", str(LIMIT), str(source))
 
 
+def _nats() -> None:
+    nats_program()
+
+
 def _ours() -> None:
     try:
         import uvloop  # noqa: F401
@@ -181,6 +215,7 @@ _INSTALLERS: dict[str, Callable[[], None]] = {
     "peers": lambda: _virtual_environment("peers"),
     "node": _node,
     "limit": _limit,
+    "nats": _nats,
 }
 
 
