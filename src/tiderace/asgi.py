@@ -7,7 +7,9 @@ and nothing of Django, consumers or layers.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 __all__ = [
@@ -18,10 +20,14 @@ __all__ = [
     "Send",
     "can_deny_with_response",
     "client_address",
+    "connection_id",
     "denial_response",
     "describe",
     "http_response",
+    "known_user_id",
+    "log_fields",
     "send_denial",
+    "serving",
     "websocket_accept",
     "websocket_close",
     "websocket_send",
@@ -137,6 +143,48 @@ def client_address(scope: Scope) -> str:
     if not client:
         return "unknown"
     return f"{client[0]}:{client[1]}"
+
+
+# The scope of the connection that is being served, wherever its code runs: in its tasks,
+# and in threads that they wait for.
+serving: ContextVar[Scope | None] = ContextVar("tiderace_serving", default=None)
+
+
+def connection_id(scope: Scope) -> str:
+    """A name for the connection in logs and traces, the same whenever it is asked for."""
+    if "tiderace.connection" not in scope:
+        scope["tiderace.connection"] = secrets.token_hex(8)
+    name: str = scope["tiderace.connection"]
+    return name
+
+
+def known_user_id(scope: Scope) -> Any:
+    """The primary key of the connection's user, if it is known without a query."""
+    user = scope.get("user")
+    # A lazy user that nobody has asked for stays so: no query for a line in a log.
+    user = getattr(user, "__dict__", {}).get("_wrapped", user)
+    try:
+        return getattr(user, "pk", None)
+    except Exception:  # the log line must not fail for it
+        return None
+
+
+def log_fields(scope: Scope, reason: str = "", **more: Any) -> dict[str, Any]:
+    """What ``describe`` says, for machines: the ``extra`` of a log record.
+
+    Args:
+        scope: the connection's.
+        reason: one word for what happened, the same each time it does.
+        more: further fields.
+    """
+    return {
+        "connection_id": connection_id(scope),
+        "path": scope.get("path"),
+        "client": client_address(scope),
+        "user_id": known_user_id(scope),
+        "reason": reason,
+        **more,
+    }
 
 
 def describe(scope: Scope) -> str:

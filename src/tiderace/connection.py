@@ -27,7 +27,16 @@ from asgiref.sync import async_to_sync
 
 from tiderace import conf, metrics, threads
 from tiderace import db as database
-from tiderace.asgi import Event, Receive, Scope, Send, describe, websocket_close
+from tiderace.asgi import (
+    Event,
+    Receive,
+    Scope,
+    Send,
+    describe,
+    log_fields,
+    serving,
+    websocket_close,
+)
 from tiderace.delivery.mailbox import Lane, Mailbox
 from tiderace.delivery.outbox import Outbox, Ready, TooSlow
 from tiderace.drain import Notice, process_drain
@@ -229,6 +238,7 @@ class Connection:
         # What runs the handlers, and in which context.
         self._task: asyncio.Task[None] | None = None
         self._context = contextvars.copy_context()
+        self._context.run(serving.set, consumer.scope)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._concurrent: set[asyncio.Task[Any]] = set()
         # A worker's connection has no client: its events are messages of the layer.
@@ -639,6 +649,7 @@ class Connection:
             kind,
             why,
             describe(self._consumer.scope),
+            extra=self._fields("unhandled_message", message_type=kind),
         )
 
     async def _consult(self, error: Exception) -> None:
@@ -652,30 +663,35 @@ class Connection:
             error,
             describe(consumer.scope),
             exc_info=error,
+            extra=self._fields("handler_failed_and_goes_on"),
         )
 
     async def _fail(self, error: Exception) -> None:
         """Say that the connection ends because of ``error``, here and to the client."""
         consumer = self._consumer
         metrics.CONSUMER_ERRORS.add()
-        user_id = _user_id(consumer.scope)
+        fields = self._fields("handler_failed")
         # Without the traceback, which the server logs for what is raised to it.
         logger.error(
             "%s failed with %r and is closed (%s, user %s, channel %s)",
             type(consumer).__qualname__,
             error,
             describe(consumer.scope),
-            user_id,
-            getattr(consumer, "channel_name", None),
-            extra={
-                "path": consumer.scope.get("path"),
-                "client": consumer.scope.get("client"),
-                "user_id": user_id,
-                "channel_name": getattr(consumer, "channel_name", None),
-                "consumer": type(consumer).__qualname__,
-            },
+            fields["user_id"],
+            fields["channel_name"],
+            extra=fields,
         )
         await self._close(1011)
+
+    def _fields(self, reason: str, **more: Any) -> dict[str, Any]:
+        """What a log record about this connection has, see ``log_fields``."""
+        return log_fields(
+            self._consumer.scope,
+            reason,
+            channel_name=getattr(self._consumer, "channel_name", None),
+            consumer=type(self._consumer).__qualname__,
+            **more,
+        )
 
     async def _give_up(self, code: int) -> None:
         """The client reads too slowly; it may come back, and nobody else waits for it."""
@@ -685,6 +701,7 @@ class Connection:
             conf.current().outbox_limit,
             code,
             describe(self._consumer.scope),
+            extra=self._fields("slow_client", code=code),
         )
         await self._close(code)
 
@@ -732,6 +749,7 @@ class Connection:
                 "%s failed in its disconnect handler (%s)",
                 type(self._consumer).__qualname__,
                 describe(self._consumer.scope),
+                extra=self._fields("disconnect_handler_failed"),
             )
 
     async def _leave_declared_groups(self) -> None:
@@ -740,7 +758,11 @@ class Connection:
             try:
                 await self._layer.group_discard(group, self._consumer.channel_name)
             except Exception:
-                logger.exception("could not leave group %s", group)
+                logger.exception(
+                    "could not leave group %s",
+                    group,
+                    extra=self._fields("group_not_left", group=group),
+                )
 
     def _task_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -795,14 +817,6 @@ def _now_and_then() -> float:
         return 0.0
     _untimed = 0
     return perf_counter()
-
-
-def _user_id(scope: Scope) -> Any:
-    """The primary key of the connection's user, if it is known without a query."""
-    try:
-        return getattr(scope.get("user"), "pk", None)
-    except Exception:  # a lazy user, not loaded; the log line must not fail for it
-        return None
 
 
 def _blocking_or_awaitable(send: Send) -> Callable[[Event], Any]:

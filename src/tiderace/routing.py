@@ -47,6 +47,7 @@ from tiderace.asgi import (
     can_deny_with_response,
     client_address,
     http_response,
+    log_fields,
     send_denial,
     websocket_close,
 )
@@ -255,6 +256,7 @@ class URLRouter:
             hint,
             ", ".join(declared[:_SHOWN_ROUTES]) or "none",
             f" and {more} more" if more > 0 else "",
+            extra=log_fields(scope, "no_route"),
         )
 
 

@@ -358,6 +358,12 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
             box.capacity,
             drops,
             group,
+            extra={
+                "reason": "channel_full",
+                "channel_name": box.name,
+                "group": group,
+                "dropped": drops,
+            },
         )
 
 

@@ -573,6 +573,7 @@ class PubSubLayer(LocalChannelLayer):
             full,
             of,
             ", ".join(groups),
+            extra={"reason": "channel_full", "dropped": full},
         )
 
     # Named queues
@@ -1017,6 +1018,7 @@ class PubSubLayer(LocalChannelLayer):
                 "layer's expiry, or has lost its memory",
                 subject,
                 "an unknown number" if missed is None else missed,
+                extra={"reason": "messages_lost", "group": subject, "missed": missed},
             )
         self._listeners.put(subject, None).tell()
         if subject != self._inbox_here:

@@ -250,14 +250,20 @@ class _Session:
                 except (LinkLost, hiredis.ReplyError) as error:
                     if tries == 0:
                         logger.warning(
-                            "the layer's broker is away: %s; trying on", error
+                            "the layer's broker is away: %s; trying on",
+                            error,
+                            extra={"reason": "broker_away"},
                         )
                     tries += 1
                     self._map.forget()
                     await asyncio.sleep(self._reader.pause(tries))
                     continue
                 if tries:
-                    logger.warning("the layer's broker is back after %d tries", tries)
+                    logger.warning(
+                        "the layer's broker is back after %d tries",
+                        tries,
+                        extra={"reason": "broker_back"},
+                    )
                 tries = 0
                 await self._disturbed.wait()
         finally:
@@ -308,7 +314,8 @@ class _Session:
         metrics.LAYER_INTERRUPTIONS.add()
         if self.settled:
             logger.warning(
-                "the connection to the layer's broker broke; opening another"
+                "the connection to the layer's broker broke; opening another",
+                extra={"reason": "broker_lost"},
             )
         self._map.forget()
         self._disturb()

@@ -21,6 +21,7 @@ from tiderace.asgi import (
     Scope,
     Send,
     client_address,
+    log_fields,
     websocket_close,
 )
 
@@ -132,6 +133,7 @@ class OriginValidator:
             reason,
             advice,
             allowed,
+            extra=log_fields(scope, "origin_refused", origin=origin),
         )
 
 

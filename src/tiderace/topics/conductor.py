@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Raw
 
 from tiderace import conf, metrics, revalidation, threads
-from tiderace.asgi import Scope, describe
+from tiderace.asgi import Scope, describe, serving
 from tiderace.delivery.outbox import TooSlow
 from tiderace.drain import Notice, process_drain
 from tiderace.history import Publication
@@ -99,6 +99,7 @@ class Conductor:
     async def run(self) -> None:
         """Serve the client until it leaves or is closed."""
         self._task = asyncio.current_task()
+        serving.set(self.scope)
         metrics.TOPIC_CONNECTIONS.add()
         self._process.add(self)
         process_drain.enter(self)
