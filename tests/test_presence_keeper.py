@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import random
 
@@ -16,6 +17,9 @@ from tiderace.layers.presence_memory import MemoryPresenceStore
 from tiderace.topics.presence import Presence, PresenceKeeper
 
 PATIENCE = 20.0
+
+# Under this name the package has the function that lists who is present.
+presence = importlib.import_module("tiderace.topics.presence")
 
 
 class Clock:
@@ -526,6 +530,46 @@ async def test_what_waited_longer_than_its_claim_is_left_to_others(process, cloc
     assert len(process.called) == 10
 
 
+async def test_what_waited_too_long_to_be_announced_is_left_to_others(process, clock):
+    gate = asyncio.Event()
+    announce = process.keeper._announce
+
+    async def late(*args):
+        await gate.wait()
+        await announce(*args)
+
+    process.keeper._announce = late
+    for user in ("ada", "bob"):
+        await process.keeper.enter("room", Member(user, user), Presence.PER_USER)
+    await asyncio.sleep(0)
+    clock.advance(16)
+    gate.set()
+    await process.keeper.settled()
+    assert process.said == [("join", "ada")]
+
+    clock.advance(14)
+    await process.reap()
+
+    assert process.said.count(("join", "bob")) == 1
+
+
+async def test_a_hook_runs_again_when_that_it_ran_could_not_be_said(
+    process, store, clock
+):
+    confirm = store.confirm
+
+    async def fail(*args, **options):
+        raise LayerUnavailable("it is away")
+
+    store.confirm = fail
+    await process.enter("tab", "ada")
+    store.confirm = confirm
+    clock.advance(30)
+    await process.reap()
+
+    assert process.called == [("joined", "ada"), ("joined", "ada")]
+
+
 async def test_a_keeper_without_a_hook_still_tells_clients(store, clock):
     said = []
 
@@ -655,6 +699,80 @@ async def test_who_leaves_while_entering_again_fails_is_taken_out_afterwards(
     await process.beat()
 
     assert await process.clients() == []
+
+
+async def test_who_leaves_while_entering_fails_is_taken_out_afterwards(process, store):
+    entered = store.enter
+
+    async def lose_the_answer(*args, **options):
+        await entered(*args, **options)
+        await process.keeper.leave("room", "tab")
+        raise LayerUnavailable("it is away")
+
+    store.enter = lose_the_answer
+    with pytest.raises(LayerUnavailable):
+        await process.enter("tab", "ada", Presence.PER_CONNECTION)
+    await process.keeper.settled()
+
+    assert await process.clients() == []
+
+
+async def test_who_leaves_before_it_is_their_turn_to_enter_again_does_not(
+    process, store, monkeypatch
+):
+    monkeypatch.setattr(presence, "_ENTERING_AT_ONCE", 1)
+    await process.enter("tab 1", "ada")
+    await process.enter("tab 2", "bob")
+    store.flush()
+    store.gate = asyncio.Event()
+    beating = asyncio.create_task(process.beat())
+    await until(lambda: store._rooms)
+
+    await process.keeper.leave("room", "tab 2")
+    store.gate.set()
+    await beating
+
+    assert await process.users() == ["ada"]
+
+
+async def test_who_is_entering_is_not_taken_for_forgotten(process, store):
+    entered = store.enter
+    gate = asyncio.Event()
+
+    async def late(*args, **options):
+        await gate.wait()
+        return await entered(*args, **options)
+
+    store.enter = late
+    entering = asyncio.create_task(process.enter("tab", "ada"))
+    await until(lambda: process.keeper._entries)
+
+    await process.beat()
+    gate.set()
+    await entering
+
+    assert process.said == [("join", "ada")]
+
+
+async def test_who_waits_to_be_taken_out_is_taken_out_once(process):
+    for number in range(40):
+        await process.enter(f"tab {number}", "ada", Presence.PER_CONNECTION)
+
+    for number in range(40):
+        await process.keeper.leave("room", f"tab {number}")
+    await process.beat()
+
+    assert process.said.count(("leave", "ada")) == 40
+
+
+async def test_only_so_many_departures_are_remembered(process, monkeypatch):
+    monkeypatch.setattr(presence, "_DEPARTED", 2)
+
+    for number in range(5):
+        await process.enter(f"tab {number}", "ada")
+        await process.leave(f"tab {number}")
+
+    assert list(process.keeper._departed) == [("room", "tab 3"), ("room", "tab 4")]
 
 
 async def test_what_cannot_be_entered_again_is_tried_until_it_can(process, store):
@@ -797,6 +915,22 @@ async def test_who_gives_up_does_not_spoil_it_for_the_others(process, store):
     store.gate.set()
 
     assert await other == ["ada"]
+
+
+async def test_closing_gives_up_the_lists_that_are_read(process, store):
+    await process.enter("tab", "ada")
+    store.gate = asyncio.Event()
+    asking = [asyncio.create_task(process.users()) for _ in range(2)]
+    await until(lambda: "members" in store.asked)
+    asking.append(asyncio.create_task(process.users()))
+    await asyncio.sleep(0)
+
+    await process.keeper.close()
+
+    assert all(
+        isinstance(each, asyncio.CancelledError)
+        for each in await asyncio.gather(*asking, return_exceptions=True)
+    )
 
 
 async def test_all_who_ask_are_told_that_the_store_is_away(process, store):

@@ -379,6 +379,10 @@ class PresenceContract:
 
         assert await fleet.users() == ["ada"]
 
+    async def test_nothing_is_renewed_where_nobody_is_named(self, fleet):
+        assert await fleet.store.renew({}, rules=RULES) == []
+        assert await fleet.store.renew({"room": []}, rules=RULES) == []
+
     async def test_many_are_renewed_at_once(self, fleet):
         crowd = {f"room{n}": [f"tab {m}" for m in range(30)] for n in range(70)}
         crowd["room0"] = [f"tab {m}" for m in range(2300)]

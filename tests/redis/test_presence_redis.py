@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import uuid
 from dataclasses import replace
 from random import Random
@@ -327,6 +330,17 @@ async def test_what_a_server_gave_up_for_want_of_memory_is_entered_again(
     assert events(await fleet.leave("tab 2")) == [LEFT]
 
 
+async def test_a_list_can_be_read_when_the_server_gave_up_a_part_of_it(
+    own_server, make_layer, prefix
+):
+    fleet = Fleet(make_layer([own_server.url]).presence)
+    await fleet.enter("tab", "ada", grace=0, rules=EXPIRED)
+    own_server.call("DEL", f"{prefix}:presence:room:rows")
+
+    assert await fleet.clients() == []
+    assert await fleet.users() == ["ada"]
+
+
 async def test_an_idle_fleet_asks_one_question(own_server, make_layer):
     fleet = Fleet(make_layer([own_server.url]).presence)
     for number in range(20):
@@ -471,6 +485,53 @@ async def test_a_living_process_tells_what_a_killed_one_cannot(start):
     assert sorted(living.said[1:]) == [("leave", "bob"), ("leave", "eve")]
     assert sorted(living.called[1:]) == [("left", "bob"), ("left", "eve")]
     assert await living.users() == ["ada"]
+
+
+# What another process does until it is killed.
+VISITOR = """
+import asyncio, sys
+import django
+django.setup()
+from tiderace.layers.presence import Member, Rules
+from tiderace.layers.redis import RedisChannelLayer
+from tiderace.topics.presence import Presence, PresenceKeeper
+
+async def announce(group, event, member):
+    print(event, flush=True)
+
+async def main(url, prefix):
+    layer = RedisChannelLayer(hosts=[url], prefix=prefix)
+    keeper = PresenceKeeper(layer.presence, announce, rules=Rules(ttl=2.0), refresh=0.2)
+    await keeper.enter("room", Member("tab", "eve"), Presence.PER_USER, grace=0.5)
+    await asyncio.Event().wait()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def visitor(host, prefix):
+    """A process of its own, which says what it announces."""
+    with subprocess.Popen(
+        [sys.executable, "-c", VISITOR, host, prefix],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:
+        yield process
+        process.kill()
+
+
+async def test_a_process_that_is_killed_is_cleaned_up_by_another(start, visitor):
+    other = start(rules=Rules(ttl=2.0), refresh=0.2)
+    assert await asyncio.to_thread(visitor.stdout.readline) == b"join\n"
+    assert await other.users() == ["eve"]
+
+    visitor.kill()
+    await until(lambda: other.called)
+
+    assert other.said == [("leave", "eve")]
+    assert other.called == [("left", "eve")]
+    assert await other.users() == []
 
 
 async def test_a_server_that_restarts_empty_is_told_again_who_is_there(
