@@ -305,6 +305,27 @@ async def test_their_combinations_work_and_so_do_mixed_ones(rest):
     assert await may(ANYBODY, IsAuthenticated() | rest.AllowAny)
 
 
+async def test_theirs_may_stand_to_the_left_of_ours(rest):
+    assert await may(STAFF, rest.IsAdminUser & IsAuthenticated)
+    assert not await may(ADA, rest.IsAdminUser & IsAuthenticated)
+    assert await may(ADA, ~(rest.IsAdminUser & IsAuthenticated) & IsAuthenticated)
+    assert await may(ANYBODY, rest.IsAdminUser | ~IsAuthenticated)
+    assert not await may(ADA, rest.IsAdminUser | ~IsAuthenticated)
+
+
+async def test_permissions_of_no_framework_at_all_may_too():
+    class Foreign:
+        def has_permission(self, request, view):
+            return request.user.is_authenticated
+
+    assert await may(ADA, Foreign, Foreign())
+    assert await may(STAFF, Foreign & IsStaff)
+    assert not await may(ADA, Foreign & IsStaff)
+    assert await may(ADA, Foreign | IsStaff)
+    assert not await may(ADA, Foreign() & IsStaff())
+    assert await may(ADA, Foreign() | IsStaff())
+
+
 async def test_their_permissions_see_the_handshake(rest):
     seen = {}
 

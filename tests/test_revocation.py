@@ -496,6 +496,31 @@ async def test_a_cancelled_registration_is_told_nothing(watch, people, layer):
     assert told == []
 
 
+async def test_a_connection_that_ended_while_others_were_told_is_told_nothing(
+    watch, people
+):
+    """One callback ends the other connection, as closing a page's tabs does."""
+    told = []
+    registrations = []
+
+    def tell(number):
+        def on_change(reason):
+            told.append(number)
+            registrations[1 - number].cancel()
+
+        return on_change
+
+    registrations += [
+        watch.register(people.add(1), None, tell(number)) for number in range(2)
+    ]
+    people.users.clear()
+
+    await until(lambda: told)
+    await until(lambda: not watch.busy)
+
+    assert len(told) == 1
+
+
 async def test_a_callback_that_raises_keeps_nobody_from_being_told(
     watch, people, layer, caplog
 ):
@@ -1122,6 +1147,40 @@ async def test_topics_have_changes_announced_without_the_setting(monkeypatch):
     revalidation._saved(**signal, using="default")
 
     assert seen == [{"users": (1,), "rights": False, "using": "default"}]
+
+
+LOADED = {SESSION_KEY: "7"}
+
+
+@pytest.mark.parametrize(
+    ("session", "user", "key"),
+    [
+        (LOADED, User(pk=7), "the-session-key"),
+        (LOADED, User(pk=8), ""),
+        (LOADED, User(), ""),
+        (LOADED, AnonymousUser(), ""),
+        (LOADED, object(), ""),
+        (LOADED, None, ""),
+        ({}, User(pk=7), ""),
+        (None, User(pk=7), ""),
+    ],
+)
+def test_a_session_speaks_for_its_own_user_once_it_was_read(session, user, key):
+    store = SessionStore("the-session-key")
+    if session is not None:
+        store._session_cache = session
+
+    assert revalidation.session_key_of({"session": store, "user": user}) == key
+    assert revalidation.session_key_of({"user": user}) == ""
+
+
+def test_users_without_groups_have_no_signals_of_groups(monkeypatch):
+    monkeypatch.setattr(revalidation, "_relation", lambda model, name: None)
+    monkeypatch.setattr(
+        revalidation.m2m_changed, "connect", lambda *a, **k: pytest.fail("connected")
+    )
+
+    revalidation.connect_signals()
 
 
 def test_without_django_users_there_is_nothing_to_listen_to(settings, monkeypatch):

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from tiderace import conf
 from tiderace.exceptions import TokenExpired, TokenInvalid
 from tiderace.security import keys
+from tiderace.security.credentials import subject_of
 from tiderace.security.tickets import find_user, redeem
 from tiderace.topics.tokens import (
     ConnectionToken,
@@ -318,6 +319,17 @@ def test_a_key_of_the_settings_does_not_show_its_secret():
     assert repr(key) == "<TokenKey HS256 'one'>"
 
 
+def test_without_cryptography_a_sentence_says_what_to_install(settings, monkeypatch):
+    def missing(name):
+        raise NotImplementedError
+
+    use_keys(settings, {"algorithm": "RS256", "key": RSA_PUBLIC})
+    monkeypatch.setattr(jwt, "get_algorithm_by_name", missing)
+
+    with pytest.raises(ImproperlyConfigured, match="needs the package cryptography"):
+        read_connection_token("a.b.c")
+
+
 def test_without_pyjwt_a_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "jwt", None)
 
@@ -426,6 +438,13 @@ def test_nesting_that_exhausts_the_stack_is_refused(keyed):
         read_connection_token(f"{deep}.e30.AA")
 
 
+def test_a_good_signature_over_what_cannot_be_read_is_refused(keyed):
+    for payload in (b"[" * 4000, b"[]", b"\xff", b"nothing"):
+        token = jwt.PyJWS().encode(payload, SECRET, algorithm="HS256")
+        with pytest.raises(TokenInvalid):
+            read_connection_token(token)
+
+
 @pytest.mark.parametrize(
     "token", ["", ".", "..", "...", "\0", "\ud800", "é.é.é", "a" * 9000, None, 7, b"x"]
 )
@@ -464,6 +483,16 @@ def _signature(token):
         return jwt.utils.base64url_decode(token.rsplit(".")[-1])
     except (ValueError, IndexError):
         return None
+
+
+def test_a_signed_name_that_is_too_long_is_refused():
+    with pytest.raises(TokenInvalid, match="too long"):
+        verified_topic("x" * 9000)
+
+
+def test_a_subject_that_is_no_text_is_refused_whatever_checked_the_rest():
+    with pytest.raises(TokenInvalid, match="'sub'"):
+        subject_of({"sub": 7})
 
 
 # Subscription tokens

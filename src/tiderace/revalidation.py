@@ -179,10 +179,8 @@ def session_key_of(scope: Scope) -> str:
         session = session._wrapped  # noqa: SLF001 (how a lazy object is looked into)
     # Read when the user was looked up; else it was not the session that said who.
     said = getattr(session, "_session_cache", None)
-    user = scope.get("user")
-    if not said or SESSION_KEY not in said or user is None or user.pk is None:
-        return ""
-    if said[SESSION_KEY] != user._meta.pk.value_to_string(user):  # noqa: SLF001 (public in Django)
+    user_id = getattr(scope.get("user"), "pk", None)
+    if not said or user_id is None or said.get(SESSION_KEY) != str(user_id):
         return ""
     return str(session.session_key or "")
 

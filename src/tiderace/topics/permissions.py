@@ -13,7 +13,7 @@ agreement; it goes on to the caller.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
@@ -308,6 +308,18 @@ async def _ask(rule: Any, *asked: Any) -> bool:
     return bool(answer)
 
 
+# What Django REST Framework calls them.
+_COMBINATIONS: dict[str, Callable[..., BasePermission]] = {
+    "AND": _All,
+    "OR": _Any,
+    "NOT": _Not,
+}
+
+
+def _name_of(operator: Any) -> str:
+    return str(getattr(operator, "__name__", ""))
+
+
 def _permission(rule: Any) -> BasePermission:
     """A rule as an instance of ours, however it was written.
 
@@ -316,12 +328,12 @@ def _permission(rule: Any) -> BasePermission:
     """
     if isinstance(rule, BasePermission):
         return rule
-    if isinstance(rule, type):
-        made = rule()
-    elif callable(rule) and not hasattr(rule, "has_permission"):
-        made = rule()  # a combination of Django REST Framework's: a maker, too
-    else:
-        made = rule
+    combination = _COMBINATIONS.get(_name_of(getattr(rule, "operator_class", None)))
+    if combination is not None:
+        # One of Django REST Framework's, which may hold permissions of ours too.
+        parts = [getattr(rule, f"op{place}_class", None) for place in (1, 2)]
+        return combination(*(_permission(part) for part in parts if part is not None))
+    made = rule() if isinstance(rule, type) else rule
     if isinstance(made, BasePermission):
         return made
     if not callable(getattr(made, "has_permission", None)):
