@@ -647,6 +647,24 @@ async def test_a_connection_has_methods_of_its_own():
         assert await client.refused("rpc", method="other") == 104
 
 
+async def test_others_are_told_what_the_endpoint_says_of_a_client(people):
+    class Endpoint(TopicsEndpoint):
+        def user_info(self, user, scope):
+            return {"name": f"no. {user.pk}"}
+
+    app = Endpoint.as_asgi()
+    async with TopicClient(app, user=user(3)) as client:
+        await client.subscribe("people", join_leave=True)
+        result = await client.done("presence", channel="people")
+        async with TopicClient(app, user=user(4)) as other:
+            await other.subscribe("people")
+            while (push := await client.push("join"))["join"]["info"]["user"] != "4":
+                pass
+
+    assert result["presence"][client.id]["conn_info"] == {"name": "no. 3"}
+    assert push["join"]["info"]["conn_info"] == {"name": "no. 4"}
+
+
 # Presence
 
 

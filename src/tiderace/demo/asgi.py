@@ -1,6 +1,6 @@
 """The demo's ASGI application: pages and static files over HTTP, rooms over WebSocket.
 
-It knows which module names the WebSocket routes, and nothing of what they lead to.
+It knows which modules name the WebSocket routes, and nothing of what they lead to.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["application"]
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tiderace.demo.settings")
 
 application = get_application(
-    "tiderace.demo.chat.routing",
+    ["tiderace.demo.chat.routing", "tiderace.demo.routing"],
     # A demo is its own web server: nothing stands before it to serve its files.
     http=ASGIStaticFilesHandler(get_asgi_application()),
 )

@@ -1,4 +1,4 @@
-"""What a new demo starts with: three people to log in as and three rooms.
+"""What a new demo starts with: people to log in as, rooms, and notes on the board.
 
 It knows no command line; running it again adds only what is missing.
 """
@@ -7,16 +7,23 @@ from __future__ import annotations
 
 from django.contrib.auth.models import User
 
+from tiderace.demo.board.models import Column, Note
 from tiderace.demo.chat.models import Room
 from tiderace.demo.people.person import SEEDED
 
-__all__ = ["ROOMS", "seed"]
+__all__ = ["NOTES", "ROOMS", "seed"]
 
 ROOMS = {"general": "General", "design": "Design", "support": "Support"}
+NOTES = {
+    "Open this page in a second window": Column.TO_DO,
+    "Switch the network off, change something elsewhere, come back": Column.TO_DO,
+    "Read src/tiderace/demo/board: a model, a topic, a page": Column.DOING,
+    "Start the demo": Column.DONE,
+}
 
 
 def seed() -> None:
-    """Create the seeded users and rooms that are not there yet.
+    """Create the seeded users and rooms that are not there yet, and notes on a new board.
 
     Users that exist are left alone, a changed password included.
     """
@@ -25,3 +32,8 @@ def seed() -> None:
             User.objects.create_user(name, password=password)
     for slug, title in ROOMS.items():
         Room.objects.get_or_create(slug=slug, defaults={"name": title})
+    if not Note.objects.exists():
+        Note.objects.bulk_create(
+            Note(text=text, column=column, author="Tiderace")
+            for text, column in NOTES.items()
+        )

@@ -33,6 +33,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "tiderace.demo.people",
     "tiderace.demo.chat",
+    "tiderace.demo.board",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

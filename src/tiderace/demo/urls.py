@@ -14,4 +14,5 @@ urlpatterns = [
     path("", RedirectView.as_view(pattern_name="chat:lobby")),
     path("", include("tiderace.demo.people.urls")),
     path("", include("tiderace.demo.chat.urls")),
+    path("", include("tiderace.demo.board.urls")),
 ]

@@ -147,8 +147,16 @@ class Commands:
                 raise Ended(codes.CLOSE_INVALID_TOKEN, f"token: {invalid}") from None
             if not identity.user_id and not settings.anonymous:
                 raise Refused(codes.UNAUTHORIZED)
+            if identity.info is None:
+                info = await call_hook(
+                    endpoint.user_info, identity.user, conductor.scope
+                )
+                if info is not None:
+                    identity = dataclasses.replace(identity, info=to_json(info))
             conductor.identity = identity
-            data = await endpoint.on_connect(identity.user, _json(request.data))
+            data = await call_hook(
+                endpoint.on_connect, identity.user, _json(request.data)
+            )
             if identity.user_id:
                 await conductor.listen_as_user()
             subs, afters = await self._subscribe_on_connect(request.subs or {})
@@ -594,8 +602,10 @@ class Commands:
 
     async def _send(self, request: SendRequest, reply: Reply) -> None:
         conductor = self._conductor
-        await conductor.endpoint.on_message(
-            conductor.identity.user, _json(request.data)
+        await call_hook(
+            conductor.endpoint.on_message,
+            conductor.identity.user,
+            _json(request.data),
         )
 
     async def _ping(self, request: Empty, reply: Reply) -> None:

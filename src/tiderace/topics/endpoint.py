@@ -19,11 +19,12 @@ from tiderace.protocol.session import Refused
 from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.routing import NoRoute
 from tiderace.security.websocket import AllowedHostsOriginValidator, OriginValidator
-from tiderace.topics import emulation, feed, http_stream, sse
+from tiderace.topics import api, emulation, feed, http_stream, sse
 from tiderace.topics.conductor import Conductor
 from tiderace.topics.exchange import ClientGone, Exchange, Rejected
 from tiderace.topics.process import Process, current
 from tiderace.topics.served import Transport
+from tiderace.topics.switchboard import switchboard
 from tiderace.topics.websocket import WebSocketTransport
 
 __all__ = ["TopicsEndpoint"]
@@ -37,7 +38,8 @@ class TopicsEndpoint:
     Mounted with ``path("connection/", TopicsEndpoint.as_asgi())`` inside
     ``AuthMiddlewareStack`` and an origin check, for WebSockets and for HTTP. Clients
     then find ``connection/websocket``, ``connection/http_stream``, ``connection/sse``
-    and ``connection/emulation``; pages without a client, ``connection/events``.
+    and ``connection/emulation``; pages without a client, ``connection/events``; other
+    programs, with a key, ``connection/api/``.
     """
 
     version = f"tiderace {__version__}"
@@ -68,7 +70,10 @@ class TopicsEndpoint:
     @classmethod
     def serves_http(cls, path: str) -> bool:
         """Whether there is something for HTTP under ``path``, which follows the mount."""
-        return path.strip("/") in _DOORS
+        door, _, rest = path.strip("/").partition("/")
+        if door == _API:
+            return rest in api.METHODS or not rest
+        return door in _DOORS and not rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a connection by the last part of its path.
@@ -84,22 +89,20 @@ class TopicsEndpoint:
             await self.serve(scope, transport)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path_remaining")
-        if path is None:
-            path = scope["path"].rstrip("/").rpartition("/")[2]
-        elif not self.serves_http(path):
-            raise NoRoute(f"no topic client is served under {path!r} by HTTP")
-        door = _DOORS.get(path.strip("/"))
+        door, rest = self._door(scope)
         exchange = Exchange(scope, receive, send, self._origins(scope))
         try:
-            if door is None:
-                raise Rejected(404, "Not Found")
-            exchange.check_origin()
-            if exchange.method == "OPTIONS":
-                await exchange.answer_preflight()
-                return
             async with threads.isolated():
-                await door(self, exchange)
+                if door == _API:
+                    await api.serve(self, exchange, rest)
+                    return
+                if door not in _DOORS:
+                    raise Rejected(404, "Not Found")
+                exchange.check_origin()
+                if exchange.method == "OPTIONS":
+                    await exchange.answer_preflight()
+                else:
+                    await _DOORS[door](self, exchange)
         except Rejected as rejected:
             await exchange.answer(
                 rejected.status, str(rejected).encode(), headers=rejected.headers
@@ -109,6 +112,23 @@ class TopicsEndpoint:
             await exchange.answer(503, b"the broker could not be reached, come back")
         except (ClientGone, OSError):
             return
+
+    def _door(self, scope: Scope) -> tuple[str, str]:
+        """Which door a request is for, and what follows it.
+
+        Raises:
+            NoRoute: when there is none, and a router is outside.
+        """
+        path = scope.get("path_remaining")
+        if path is not None:
+            if not self.serves_http(path):
+                raise NoRoute(f"no topic client is served under {path!r} by HTTP")
+            door, _, rest = path.strip("/").partition("/")
+            return door, rest
+        above, _, last = scope["path"].strip("/").rpartition("/")
+        if above.rpartition("/")[2] == _API and last in api.METHODS:
+            return _API, last
+        return last, ""
 
     def _origins(self, scope: Scope) -> OriginValidator:
         outer: OriginValidator | None = scope.get("tiderace.origins")
@@ -125,6 +145,13 @@ class TopicsEndpoint:
 
     async def serve(self, scope: Scope, transport: Transport) -> None:
         """Serve a client over ``transport`` until it ends."""
+        settings = conf.current().topics
+        if settings.api_keys or settings.api_open:
+            # So that this process answers when the API of another one asks around.
+            try:
+                await switchboard(self.process).open()
+            except LayerUnavailable as error:
+                logger.warning("this process does not hear the others: %s", error)
         await Conductor(self, scope, transport, self.process).run()
 
     # What an application may add
@@ -151,6 +178,18 @@ class TopicsEndpoint:
 
     async def on_message(self, user: Any, data: Any) -> None:
         """A client has sent something that needs no answer."""
+
+    async def on_api_call(self, method: str, params: Any) -> Any:
+        """Another program calls ``rpc`` of the HTTP API; what is returned it is told.
+
+        Args:
+            method: what it wants.
+            params: with what, as plain Python; None for nothing.
+
+        Raises:
+            Refuse: to answer with an error; by default with 104, method not found.
+        """
+        raise Refused(codes.METHOD_NOT_FOUND)
 
     def method(self, name: str) -> Callable[..., Any] | None:
         """The method marked with ``@rpc`` that clients may call under ``name``."""
@@ -184,6 +223,8 @@ class TopicsEndpoint:
 async def _nobody(scope: Scope, receive: Receive, send: Send) -> None:
     """Stands where a validator wants an application; only its rule is asked here."""
 
+
+_API = "api"
 
 _DOORS: dict[str, Callable[[TopicsEndpoint, Exchange], Awaitable[None]]] = {
     "http_stream": http_stream.serve,

@@ -96,6 +96,9 @@ class Host(Protocol):
     async def admit(self) -> None:
         """See ``TopicsEndpoint.admit``."""
 
+    async def user_info(self, user: Any, scope: Scope) -> Any:
+        """See ``TopicsEndpoint.user_info``."""
+
     async def on_connect(self, user: Any, data: Any) -> Any:
         """See ``TopicsEndpoint.on_connect``."""
 

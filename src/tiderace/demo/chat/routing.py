@@ -1,4 +1,4 @@
-"""Where the demo's sockets live."""
+"""Where the chat's sockets live."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The demo's board: notes that everybody sees change, on a topic."""

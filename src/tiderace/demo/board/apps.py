@@ -1,0 +1,14 @@
+"""The board app; it knows people, and no other app knows it."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+__all__ = ["BoardConfig"]
+
+
+class BoardConfig(AppConfig):
+    """Notes in columns."""
+
+    name = "tiderace.demo.board"
+    label = "board"

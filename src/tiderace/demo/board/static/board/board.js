@@ -1,0 +1,92 @@
+// The board: what its topic says becomes what the page shows.
+import { topics } from "../tiderace/tiderace.js";
+
+const { topic, author, columns } = JSON.parse(
+  document.getElementById("board-config").textContent,
+);
+const ORDER = Object.keys(columns);
+const WORDS = {
+  connecting: "Connecting…",
+  open: "Connected",
+  waiting: "Connection lost, trying again…",
+  offline: "Offline",
+  closed: "Disconnected",
+};
+
+const badge = document.getElementById("badge");
+const here = document.getElementById("here");
+const wrong = document.getElementById("wrong");
+const text = document.getElementById("text");
+const template = document.getElementById("note-template");
+
+const list = (column) => document.querySelector(`[data-column="${column}"]`);
+const find = (pk) => document.querySelector(`.note[data-id="${Number(pk)}"]`);
+
+function show(pk, fields) {
+  let note = find(pk);
+  if (!note) {
+    note = template.content.firstElementChild.cloneNode(true);
+    note.dataset.id = pk;
+  }
+  note.querySelector(".text").textContent = fields.text;
+  note.querySelector(".by").textContent = fields.author;
+  const column = list(fields.column);
+  if (note.parentElement !== column) {
+    const focused = note.contains(document.activeElement) && document.activeElement;
+    column.append(note);
+    if (focused) focused.focus();
+  }
+  note.classList.add("new");
+  setTimeout(() => note.classList.remove("new"), 1000);
+}
+
+const client = topics();
+const board = client.subscribe(topic, { presence: true });
+
+client.addEventListener("state", ({ detail }) => {
+  badge.dataset.status = detail.status;
+  badge.firstElementChild.textContent = WORDS[detail.status];
+});
+board.addEventListener("publication", ({ data }) => {
+  if (data.event === "deleted") find(data.pk)?.remove();
+  else show(data.pk, data.fields);
+});
+// What was missed is not kept any more: the page itself is the state.
+board.addEventListener("gap", () => location.reload());
+board.addEventListener("presence", () => {
+  const names = [...board.presence.values()].map(({ conn_info }) => conn_info?.name ?? "somebody");
+  const unique = [...new Set(names)].sort();
+  here.textContent = unique.length ? `Here now: ${unique.join(", ")}` : "";
+});
+
+async function ask(method, data) {
+  wrong.hidden = true;
+  try {
+    await board.call(method, data);
+    return true;
+  } catch (error) {
+    wrong.textContent = error.message;
+    wrong.hidden = false;
+    return false;
+  }
+}
+
+document.getElementById("add").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const said = text.value;
+  text.value = "";
+  if (!(await ask("add", { text: said, author })) && !text.value) text.value = said;
+});
+
+document.querySelector(".columns").addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-do]");
+  if (!button) return;
+  const note = button.closest(".note");
+  const pk = Number(note.dataset.id);
+  const at = ORDER.indexOf(note.parentElement.dataset.column);
+  if (button.dataset.do === "remove") ask("remove", { pk });
+  else {
+    const column = ORDER[at + (button.dataset.do === "on" ? 1 : -1)];
+    if (column) ask("move", { pk, column });
+  }
+});

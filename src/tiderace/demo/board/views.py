@@ -1,0 +1,34 @@
+"""The board's page, as it is now; what follows comes over its topic."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from tiderace.demo.board.models import BOARD, TEXT_LENGTH, Column, Note
+from tiderace.demo.people.person import Person, person_required
+from tiderace.topics import positions
+
+__all__ = ["board"]
+
+
+@person_required
+def board(request: HttpRequest, person: Person) -> HttpResponse:
+    """Show the notes by column."""
+    # Before the notes are read: what is published from here on reaches the page.
+    where = positions(BOARD)
+    notes = list(Note.objects.all())
+    page = {
+        "positions": where,
+        "columns": [
+            (value, label, [note for note in notes if note.column == value])
+            for value, label in Column.choices
+        ],
+        "text_length": TEXT_LENGTH,
+        "config": {
+            "topic": BOARD,
+            "author": person.name,
+            "columns": dict(Column.choices),
+        },
+    }
+    return render(request, "board/board.html", page)

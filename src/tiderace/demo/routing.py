@@ -1,0 +1,11 @@
+"""Where the demo's topics are served: beside the chat's sockets, for all apps."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from tiderace.demo.board.topics import Endpoint
+
+__all__ = ["websocket_urlpatterns"]
+
+websocket_urlpatterns = [path("connection/", Endpoint.as_asgi())]
