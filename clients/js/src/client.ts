@@ -71,12 +71,12 @@ export interface ClientEvents {
 }
 
 interface Command {
-  id: number;
-  topic: string;
-  method: string;
-  body: string;
-  done: Answer;
-  timer: unknown;
+  _id: number;
+  _topic: string;
+  _method: string;
+  _body: string;
+  _done: Answer;
+  _timer: unknown;
 }
 
 /** What the server takes as one frame is 64 KB; a character is at most three bytes. */
@@ -131,7 +131,8 @@ export class Client<
 
   /**
    * @param url The prefix of the endpoints, absolute or relative to the page.
-   * @throws TypeError when the URL cannot be parsed or an option is unknown.
+   *   One that cannot be parsed is an `error` event, and the end.
+   * @throws TypeError when an option is unknown.
    */
   constructor(url: string | URL = "/connection/", options: ClientOptions = {}) {
     super();
@@ -146,9 +147,9 @@ export class Client<
       url,
       {
         // The first command would stand in the address, for every log on the way.
-        transports: () =>
+        _transports: () =>
           transports.filter((name) => name !== "sse" || !(this.#ticket._token || headers)),
-        prepare: async () => {
+        _prepare: async () => {
           try {
             if (this.#ticket._missing) await this.#ticket._fetch();
           } catch (error) {
@@ -156,8 +157,8 @@ export class Client<
             throw error;
           }
         },
-        greet: () => this.#greet(),
-        probe: () => JSON.stringify({ id: ++this.#serial, ping: {} }),
+        _greet: () => this.#greet(),
+        _probe: () => JSON.stringify({ id: ++this.#serial, ping: {} }),
       },
       socket,
     );
@@ -227,6 +228,13 @@ export class Client<
     return (await this._request("rpc", { method, data }, topic)).data;
   }
 
+  /** Say something that needs no answer. Without a connection it is lost: false. */
+  send(data: unknown): boolean {
+    const isConnected = this.#state === "connected";
+    if (isConnected) this.#write(`{"send":${JSON.stringify({ data })}}`);
+    return isConnected;
+  }
+
   /** Connect again after an end, with every subscription and every listener. */
   connect(): void {
     if (this.#state !== "disconnected") return;
@@ -241,7 +249,7 @@ export class Client<
 
   /** @internal */
   _ask(method: string, asked: object | string, done: Answer, timeout?: number): void {
-    this.#send(this.#command(method, asked, done, timeout));
+    this.#write(this.#line(this.#command(method, asked, done, timeout)));
   }
 
   /** @internal The answer to a command; it may wait for a connection. */
@@ -253,7 +261,7 @@ export class Client<
         if (error) reject(error);
         else resolve(result);
       });
-      command.topic = topic;
+      command._topic = topic;
       this.#waiting.add(command);
       this._pump();
     });
@@ -267,7 +275,9 @@ export class Client<
   /** @internal Send what has waited for a connection or a subscription. */
   _pump(): void {
     for (const command of this.#waiting) {
-      if (this._ready(command.topic) && this.#waiting.delete(command)) this.#send(command);
+      if (this._ready(command._topic) && this.#waiting.delete(command)) {
+        this.#write(this.#line(command));
+      }
     }
     this.#outbox._flush();
   }
@@ -311,10 +321,17 @@ export class Client<
     timeout = this._options.timeout,
   ): Command {
     const body = typeof asked === "string" ? asked : JSON.stringify(asked);
-    const command: Command = { topic: "", method, body, done, timer: undefined, id: 0 };
+    const command: Command = {
+      _id: 0,
+      _topic: "",
+      _method: method,
+      _body: body,
+      _done: done,
+      _timer: undefined,
+    };
     if (timeout) {
-      command.timer = this._options.window.setTimeout(() => {
-        this.#asked.delete(command.id);
+      command._timer = this._options.window.setTimeout(() => {
+        this.#asked.delete(command._id);
         done(new TopicError(TIMEOUT, `no answer to ${method} within ${timeout} s`, true), {});
       }, timeout * 1e3);
     }
@@ -323,14 +340,14 @@ export class Client<
 
   /** The command as text, with its answer waited for. */
   #line(command: Command): string {
-    command.id = ++this.#serial;
-    this.#asked.set(command.id, command);
-    return `{"id":${command.id},"${command.method}":${command.body}}`;
+    command._id = ++this.#serial;
+    this.#asked.set(command._id, command);
+    return `{"id":${command._id},"${command._method}":${command._body}}`;
   }
 
-  /** Commands that are given in one task go out in one frame. */
-  #send(command: Command): void {
-    if (this.#lines.push(this.#line(command)) === 1) queueMicrotask(this.#flush);
+  /** What is said in one task goes out in one frame. */
+  #write(line: string): void {
+    if (this.#lines.push(line) === 1) queueMicrotask(this.#flush);
   }
 
   #flush = (): void => {
@@ -398,9 +415,9 @@ export class Client<
       const command = this.#asked.get(id);
       if (!command) return;
       this.#forget(command);
-      command.done(
+      command._done(
         error && new TopicError(error.code, error.message, error.temporary),
-        reply[command.method] ?? {},
+        reply[command._method] ?? {},
       );
     } else if (this.#pong && !Object.keys(reply)[0]) this.#connection.send("{}");
   }
@@ -433,10 +450,10 @@ export class Client<
     this.#lines = [];
     this.#ticket._rest();
     for (const room of this.#subscriptions.values()) room._lost(1, "connection lost");
-    const lost = new TopicError(LOST, "the connection was lost before the answer", true);
-    for (const command of this.#asked.values()) this.#forget(command).done(lost, {});
+    const lost = new TopicError(LOST, "connection lost", true);
+    for (const command of this.#asked.values()) this.#forget(command)._done(lost, {});
     if (state === "disconnected") {
-      for (const command of this.#waiting) this.#forget(command).done(this.#refusal(), {});
+      for (const command of this.#waiting) this.#forget(command)._done(this.#refusal(), {});
       this.#outbox._clear(this.#refusal());
     }
     if (state === before) return;
@@ -445,8 +462,8 @@ export class Client<
   }
 
   #forget(command: Command): Command {
-    this.#asked.delete(command.id);
-    this._options.window.clearTimeout(command.timer as never);
+    this.#asked.delete(command._id);
+    this._options.window.clearTimeout(command._timer as never);
     return command;
   }
 

@@ -18,13 +18,13 @@ const GRACE = 5;
 
 export interface ConnectionHost {
   /** The transports to try, in order. */
-  transports(): Transport[];
+  _transports(): Transport[];
   /** What must be there before an attempt. */
-  prepare(): Promise<unknown>;
+  _prepare(): Promise<unknown>;
   /** The text with which a connection begins. */
-  greet(): string;
+  _greet(): string;
   /** A command that the server answers at once. */
-  probe(): string;
+  _probe(): string;
 }
 
 export class Connection extends Socket {
@@ -41,7 +41,7 @@ export class Connection extends Socket {
     const base = String(url).replace(/\/?$/, "/");
     super(
       async () => {
-        await host.prepare();
+        await host._prepare();
         return base + this.#choose();
       },
       [],
@@ -50,14 +50,14 @@ export class Connection extends Socket {
         queueLimit: 0,
         whenFull: "drop-newest",
         heartbeatTimeout: GRACE,
-        heartbeatMessage: host.probe,
+        heartbeatMessage: host._probe,
         retryOn: ({ code }) =>
           code !== 1009 && (code < 3500 || (code > 3999 && code < 4500)),
       },
     );
     this.#host = host;
     this.addEventListener("open", () => {
-      if (!this.#emulation) this.send(host.greet());
+      if (!this.#emulation) this.send(host._greet());
     });
   }
 
@@ -66,7 +66,7 @@ export class Connection extends Socket {
     const isNative = this.transport === "websocket";
     this.#emulation = isNative
       ? undefined
-      : new Emulation(this._options.window, url, this.#host.greet());
+      : new Emulation(this._options.window, url, this.#host._greet());
     return isNative ? super._open(url, protocols) : (this.#emulation as unknown as WebSocket);
   }
 
@@ -98,7 +98,7 @@ export class Connection extends Socket {
     const { window } = this._options;
     if (!this.#left.length) {
       const known = { websocket: window.WebSocket, http_stream: window.fetch, sse: window.EventSource };
-      this.#left = this.#host.transports().filter((name) => known[name]);
+      this.#left = this.#host._transports().filter((name) => known[name]);
       try {
         this.#best ??= window.sessionStorage?.getItem(MEMORY);
       } catch {

@@ -40,10 +40,12 @@ export class Emulation {
       .catch(() => this.#end());
   }
 
-  close(): void {
+  close(code = 1005): void {
+    if (this.readyState > 2) return;
     this.readyState = 3;
     this.#abort.abort();
     this.#source?.close();
+    queueMicrotask(() => this.onclose?.({ code }));
   }
 
   async #post(url: URL, body: unknown): Promise<Response> {
@@ -93,9 +95,7 @@ export class Emulation {
   }
 
   #end(): void {
-    if (this.readyState > 2) return;
-    this.close();
-    this.onerror?.();
-    this.onclose?.({ code: 1006 });
+    if (this.readyState < 3) this.onerror?.();
+    this.close(1006);
   }
 }

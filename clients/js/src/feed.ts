@@ -12,11 +12,13 @@ export class Feed {
   /** @internal Whether this topic was received before. */
   _known = false;
 
-  constructor(
-    readonly topic: string,
-    readonly target: Emitter<any>,
-    position?: Position,
-  ) {
+  /** @internal */
+  readonly _topic: string;
+  #target: Emitter<any>;
+
+  constructor(topic: string, target: Emitter<any>, position?: Position) {
+    this._topic = topic;
+    this.#target = target;
     this._position = position;
   }
 
@@ -54,6 +56,6 @@ export class Feed {
   }
 
   #emit(type: string, detail: object, extra?: object): void {
-    this.target._emit(type, { topic: this.topic, ...detail }, extra);
+    this.#target._emit(type, { topic: this._topic, ...detail }, extra);
   }
 }

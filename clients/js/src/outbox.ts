@@ -6,6 +6,7 @@
 import { Alarm } from "./alarm.js";
 import type { Client } from "./client.js";
 import { LOST, TopicError } from "./errors.js";
+import { encode } from "./queue.js";
 import type { Answer } from "./ticket.js";
 
 /** Seconds for which the server remembers a key, less some for the way. */
@@ -13,15 +14,15 @@ const REMEMBERED = 280;
 const TOO_MANY = 111;
 
 interface Entry {
-  topic: string;
-  body: string;
-  size: number;
-  resolve(): void;
-  reject(error: unknown): void;
+  _topic: string;
+  _body: string;
+  _size: number;
+  _resolve(): void;
+  _reject(error: unknown): void;
   /** Whether it is on its way on the present connection. */
-  isSent?: boolean;
+  _isSent?: boolean;
   /** When it was sent first. */
-  since?: number;
+  _since?: number;
 }
 
 export class Outbox {
@@ -44,14 +45,18 @@ export class Outbox {
   /** @internal */
   _add(topic: string, data: unknown): Promise<void> {
     return new Promise((resolve, reject) => {
-      if (JSON.stringify(data) === undefined) {
-        throw new TypeError(`cannot publish ${typeof data}: it has no JSON form`);
-      }
+      encode(data); // which refuses what has no JSON form
       const key = `${this.#prefix}-${++this.#serial}`;
       const body = JSON.stringify({ method: "$publish", data: { channel: topic, data, key } });
       const { size } = new Blob([body]);
       if (this.#isPaused || !this.#client._ready(topic)) this.#makeRoom(size);
-      this.#entries.add({ topic, body, size, resolve, reject });
+      this.#entries.add({
+        _topic: topic,
+        _body: body,
+        _size: size,
+        _resolve: resolve,
+        _reject: reject,
+      });
       this.#bytes += size;
       this._flush();
     });
@@ -61,10 +66,10 @@ export class Outbox {
   _flush(): void {
     const now = (this.#client._options.window.Date ?? Date).now();
     for (const entry of this.#entries) {
-      if (this.#isPaused || entry.isSent || !this.#client._ready(entry.topic)) continue;
-      entry.since ??= now;
-      if (now - entry.since > REMEMBERED * 1e3) {
-        const message = "sent, but not acknowledged in time to repeat it; it may have been delivered";
+      if (this.#isPaused || entry._isSent || !this.#client._ready(entry._topic)) continue;
+      entry._since ??= now;
+      if (now - entry._since > REMEMBERED * 1e3) {
+        const message = "not acknowledged in time to repeat it; it may have been delivered";
         this.#settle(entry, new TopicError(LOST, message));
       } else this.#send(entry);
     }
@@ -78,14 +83,14 @@ export class Outbox {
   }
 
   #send(entry: Entry): void {
-    entry.isSent = true;
+    entry._isSent = true;
     const done: Answer = (error) => {
       if (error?.code !== LOST && error?.code !== TOO_MANY) return this.#settle(entry, error);
-      entry.isSent = false;
+      entry._isSent = false;
       if (error.code === TOO_MANY) this.#wait();
     };
     // Without a deadline: an answer comes, or the connection goes.
-    this.#client._ask("rpc", entry.body, done, 0);
+    this.#client._ask("rpc", entry._body, done, 0);
   }
 
   #wait(): void {
@@ -99,10 +104,10 @@ export class Outbox {
 
   #settle(entry: Entry, error?: unknown): void {
     if (!this.#entries.delete(entry)) return;
-    this.#bytes -= entry.size;
-    if (error) return entry.reject(error);
+    this.#bytes -= entry._size;
+    if (error) return entry._reject(error);
     this.#refusals = 0;
-    entry.resolve();
+    entry._resolve();
   }
 
   /** @throws DOMException QuotaExceededError when there is none. */

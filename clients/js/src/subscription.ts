@@ -133,7 +133,7 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
   }
 
   get topic(): string {
-    return this.#feed.topic;
+    return this.#feed._topic;
   }
 
   get state(): SubscriptionState {
@@ -214,7 +214,7 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
     const waiting: T[] = [];
     let wake = (): void => {};
     const hear = ({ data }: PublicationEvent<T>): void => {
-      waiting.push(data);
+      if (waiting.length <= BEHIND) waiting.push(data);
       wake();
     };
     const end = (): void => wake();
@@ -242,8 +242,7 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
     const feed = this.#feed;
     const client = this.#client;
     const ticket = this.#ticket;
-    const turn = ++this.#turn;
-    this.#retry._stop();
+    const turn = this.#turn;
     if (client.state !== "connected") return;
     const failed = (error: unknown): void => {
       if (turn === this.#turn) ticket._judge(error, () => this.#again(error));

@@ -1,9 +1,11 @@
 /** The built file that is committed: fresh, whole, small, and with its map. */
 
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
+import { spawnSync } from "node:child_process";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { test } from "node:test";
-import { BUDGET, STATIC, bundle, weigh } from "../scripts/bundle.js";
+import { BUDGET, STATIC, bundle, bundleTesting, weigh } from "../scripts/bundle.js";
 
 const files = await bundle();
 
@@ -48,6 +50,35 @@ test("the public names are the classes and the two functions", async () => {
     "connect",
     "topics",
   ]);
+});
+
+test("the guide's test of a page passes", async (context) => {
+  const guide = await readFile(new URL("../../../docs/guides/topics-js.md", import.meta.url), "utf8");
+  const [, example] = /```js\n([^`]*node:test[^`]*)```/.exec(guide);
+  const folder = await mkdtemp(`${tmpdir()}/tiderace-`);
+  context.after(() => rm(folder, { recursive: true }));
+  await writeFile(`${folder}/tiderace.mjs`, files.get("tiderace.js"));
+  await writeFile(`${folder}/testing.mjs`, await bundleTesting());
+  await writeFile(
+    `${folder}/room.test.mjs`,
+    example.replace('"tiderace"', '"./tiderace.mjs"').replace('"tiderace/testing"', '"./testing.mjs"'),
+  );
+  // The runner that runs this test tells its children to report to it alone.
+  const { NODE_TEST_CONTEXT, ...env } = process.env;
+
+  const run = spawnSync(process.execPath, ["--test", `${folder}/room.test.mjs`], {
+    encoding: "utf8",
+    env,
+  });
+
+  assert.equal(run.status, 0, run.stdout + run.stderr);
+  assert.match(run.stdout, /\bpass 1\b/);
+});
+
+test("the fake server brings no client of its own", async () => {
+  const text = Buffer.from(await bundleTesting()).toString();
+
+  assert.doesNotMatch(text, /class Client|\bimport\b/);
 });
 
 test("the npm package has the version of the Python package", async () => {

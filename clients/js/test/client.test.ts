@@ -58,6 +58,20 @@ test("a lost connection is one to come back from", async () => {
   ]);
 });
 
+test("an address that cannot be parsed is an error and the end", async () => {
+  const window = new FakeWindow();
+  const client = new Client("https://[", { window });
+  const seen = log(client, "error", "disconnected");
+
+  await window.advance(600);
+
+  assert.deepEqual(
+    seen.map(([type]) => type),
+    ["error", "disconnected"],
+  );
+  assert.equal(window.timers, 0);
+});
+
 test("an unknown option is refused by name", () => {
   const options = { window: new FakeWindow(), getTokn: () => "" };
 
@@ -624,6 +638,23 @@ test("a call that waits is refused when the client is disconnected", async () =>
   client.disconnect();
 
   await assert.rejects(call, { code: 3 });
+});
+
+test("what needs no answer is said without an id", async () => {
+  const { client, peer } = await online();
+
+  assert.equal(client.send({ typing: true }), true);
+  await settle();
+
+  assert.deepEqual(peer.frames(), ['{"send":{"data":{"typing":true}}}']);
+});
+
+test("what needs no answer is not kept for a connection", async () => {
+  const { window, client } = await calling();
+
+  assert.equal(client.send("lost"), false);
+
+  assert.deepEqual(await (await welcome(window)).commands(), []);
 });
 
 // Subscriptions that the server makes

@@ -1,6 +1,7 @@
 /** One topic: its states, its recovery, its publications. */
 
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { test } from "node:test";
 import { settle } from "./fakes.js";
 import { calling, comeBack, log, online, Peer, STREAM, welcome, type Asked } from "./peer.js";
@@ -708,6 +709,20 @@ test("a loop goes on over an outage", async () => {
   await loop;
 
   assert.deepEqual(seen, ["a", "b"]);
+});
+
+test("a loop that was left listens no more", async () => {
+  const { peer, room } = await inside();
+  const loop = (async () => {
+    for await (const message of room) return message;
+    return undefined;
+  })();
+  peer.publish("room", "a", 4);
+
+  await loop;
+
+  assert.deepEqual(getEventListeners(room, "publication"), []);
+  assert.deepEqual(getEventListeners(room, "unsubscribed"), []);
 });
 
 test("a loop that is left does not leave the topic", async () => {

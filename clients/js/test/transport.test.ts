@@ -326,7 +326,7 @@ test("a disconnect that is pushed ends the stream and the client", async () => {
 });
 
 test("disconnecting ends the stream and sends nothing more", async () => {
-  const { http, client, stream } = await streaming();
+  const { window, http, client, stream } = await streaming();
   client.subscribe("room");
 
   client.disconnect();
@@ -334,6 +334,19 @@ test("disconnecting ends the stream and sends nothing more", async () => {
 
   assert.equal(stream.isAborted, true);
   assert.equal(http.requests.length, 1);
+  assert.equal(window.listeners, 0);
+  assert.equal(window.timers, 0);
+});
+
+test("a client over HTTP connects again after a disconnect", async () => {
+  const { http, client } = await streaming();
+
+  client.disconnect();
+  client.connect();
+  await settle();
+
+  assert.equal(client.state, "connecting");
+  assert.equal(http.requests.length, 2);
 });
 
 test("a page that is put away ends the stream", async () => {
@@ -407,6 +420,7 @@ test("an event source that fails is not left to itself", async () => {
   const { window, http, client, source } = await listening();
 
   source.onerror!();
+  await settle();
   assert.equal(source.isClosed, true);
   assert.equal(client.state, "connecting");
   await window.advance(0.5);
