@@ -53,6 +53,8 @@ def write(*words: object) -> None:
 
 @on_startup
 async def started() -> None:
+    write("process", os.getpid(), "starting")
+    await asyncio.sleep(OPTIONS.get("startup", 0))
     write("process", os.getpid(), "started")
 
 

@@ -3,83 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
 import threading
 from collections import Counter
 
 import pytest
+from asgiref.testing import ApplicationCommunicator
 from django.test import override_settings
 
 from asgi_client import settle, until
+from harbour import Harbour
 from tiderace import conf, drain
+from tiderace.consumer import AsyncConsumer
 from tiderace.drain import Drain, Notice, SigtermWatch
 from tiderace.generic.websocket import AsyncWebsocketConsumer
+from tiderace.layers import get_channel_layer
 from tiderace.routing import ProtocolTypeRouter
 from tiderace.testing import WebsocketCommunicator
-
-
-class Clock:
-    """Time that passes only while somebody sleeps; not even then if it is ``frozen``."""
-
-    def __init__(self, *, frozen=False):
-        self.now = 100.0
-        self._frozen = frozen
-
-    def __call__(self):
-        return self.now
-
-    async def sleep(self, seconds):
-        if self._frozen:
-            await asyncio.Event().wait()
-        await asyncio.sleep(0)
-        self.now += seconds
-
-
-class Socket:
-    """A connection that ends when it is asked to, unless it is ``deaf``."""
-
-    def __init__(self, where, *, deaf=False):
-        self.where = where
-        self.deaf = deaf
-        self.asked_at = None
-        self.notice = None
-        self.was_cut = False
-
-    def drain(self, notice):
-        self.notice = notice
-        self.asked_at = self.where.clock.now - self.where.begun
-        if not self.deaf:
-            self.where.drain.leave(self)
-
-    def cut(self):
-        self.was_cut = True
-        self.where.drain.leave(self)
-
-
-class Harbour:
-    """A drain under a clock of its own, with sockets in it."""
-
-    def __init__(self, sockets=0, *, deaf=False, frozen=False):
-        self.clock = Clock(frozen=frozen)
-        self.begun = self.clock.now
-        self.drain = Drain(
-            clock=self.clock, sleep=self.clock.sleep, chance=random.Random(4).random
-        )
-        self.sockets = [self.enter(deaf=deaf) for _ in range(sockets)]
-
-    def enter(self, *, deaf=False):
-        socket = Socket(self, deaf=deaf)
-        self.drain.enter(socket)
-        return socket
-
-    @property
-    def asked_at(self):
-        return [socket.asked_at for socket in self.sockets]
-
-    @property
-    def elapsed(self):
-        return self.clock.now - self.begun
 
 
 async def test_sockets_are_asked_one_by_one_all_over_the_window():
@@ -310,6 +250,29 @@ async def test_the_same_sigterm_by_two_ways_is_one(server):
     await watch.stop()
 
 
+async def test_the_server_is_told_to_stop_also_when_a_drain_is_not_possible(
+    server, caplog
+):
+    watch = SigtermWatch(Drain())
+    await watch.start()
+
+    with override_settings(TIDERACE={"NO_SUCH_SETTING": 1}):
+        signal.raise_signal(signal.SIGTERM)
+        await until(lambda: server)
+
+    assert "NO_SUCH_SETTING" in caplog.text
+    await watch.stop()
+
+
+def test_the_server_is_told_to_stop_when_the_loop_is_closed(server):
+    watch = SigtermWatch(Drain())
+    asyncio.run(watch.start())
+
+    signal.raise_signal(signal.SIGTERM)
+
+    assert server == [signal.SIGTERM]
+
+
 async def test_the_servers_handler_is_put_back(server):
     own = signal.getsignal(signal.SIGTERM)
     watch = SigtermWatch(Drain())
@@ -354,6 +317,87 @@ def test_a_server_in_another_thread_is_left_alone(server):
     thread.join()
 
     assert signal.getsignal(signal.SIGTERM) == own
+
+
+# Connections, as consumers have them.
+
+
+@pytest.fixture
+def harbour(monkeypatch):
+    """The drain that connections of this test enter."""
+    mine = Harbour(frozen=True)
+    monkeypatch.setattr("tiderace.connection.process_drain", mine.drain)
+    return mine
+
+
+async def test_a_consumer_of_http_may_end_its_response(harbour):
+    class Events(AsyncConsumer):
+        async def http_request(self, message):
+            await self.send({"type": "http.response.start", "status": 200})
+
+        async def server_drain(self, event):
+            await self.send({"type": "http.response.body", "body": b"retry: 1\n"})
+
+    stream = ApplicationCommunicator(
+        Events.as_asgi(), {"type": "http", "method": "GET", "path": "/", "headers": []}
+    )
+    await stream.send_input({"type": "http.request", "body": b""})
+    assert (await stream.receive_output())["status"] == 200
+
+    draining = harbour.drain.begin(0, 5)
+
+    assert (await stream.receive_output())["body"] == b"retry: 1\n"
+    await stream.send_input({"type": "http.disconnect"})
+    await draining
+
+
+async def test_an_error_in_the_goodbye_ends_its_connection_and_not_the_drain(harbour):
+    class Clumsy(AsyncWebsocketConsumer):
+        async def server_drain(self, event):
+            raise RuntimeError("tripped")
+
+    client = WebsocketCommunicator(Clumsy.as_asgi(), "/")
+    await client.connect()
+
+    draining = harbour.drain.begin(0, 5)
+
+    with pytest.raises(RuntimeError, match="tripped"):
+        await client.receive_output()
+    await draining
+
+
+async def test_a_socket_that_is_just_being_accepted_is_closed_after_that(harbour):
+    may_accept = asyncio.Event()
+
+    class Slow(AsyncWebsocketConsumer):
+        async def connect(self):
+            await may_accept.wait()
+            await self.accept()
+
+    client = WebsocketCommunicator(Slow.as_asgi(), "/")
+    await client.send_input({"type": "websocket.connect"})
+    await until(lambda: harbour.drain.open)
+    draining = harbour.drain.begin(0, 5)
+    await settle()
+
+    may_accept.set()
+
+    assert (await client.receive_output())["type"] == "websocket.accept"
+    assert (await client.receive_output())["code"] == 1012
+    await draining
+    await client.wait()
+
+
+async def test_messages_of_a_layer_cannot_close_a_socket_as_a_drain_does(harbour):
+    client = WebsocketCommunicator(AsyncWebsocketConsumer.as_asgi(), "/")
+    await client.connect()
+    [connection] = harbour.drain._open
+    channel = connection._consumer.channel_name
+
+    await get_channel_layer().send(channel, {"type": "server.drain", "code": 1012})
+
+    assert await client.receive_nothing()
+    await client.disconnect()
 
 
 # Newcomers.

@@ -26,10 +26,17 @@ _PYTHON = (sys.executable, "-W", "default", "-m")
 class Site(AsgiProcess):
     """``drain_site`` on a server, with its journal."""
 
-    def __init__(self, directory, *, server="uvicorn", options=(), **settings):
+    def __init__(
+        self, directory, *, server="uvicorn", options=(), startup=0, **settings
+    ):
         self.journal = directory / "journal"
         self.journal.touch()
-        site = {"journal": str(self.journal), "tiderace": settings}
+        self._startup = startup
+        site = {
+            "journal": str(self.journal),
+            "tiderace": settings,
+            "startup": startup,
+        }
         self._options = tuple(options)
         super().__init__(
             server, "drain_site:application", env={"DRAIN_SITE": json.dumps(site)}
@@ -40,6 +47,11 @@ class Site(AsgiProcess):
             line = [*_PYTHON, "gunicorn", "--bind", f"127.0.0.1:{self.port}"]
             return [*line, *self._options, application]
         return [*super()._line(application), *self._options]
+
+    def _listens(self):
+        if self._startup:  # the test does not wait for the end of it
+            return "starting" in self.journal.read_text()
+        return super()._listens()
 
     def sigterm(self):
         self.process.send_signal(signal.SIGTERM)
@@ -114,7 +126,7 @@ async def test_disconnect_handlers_run_and_then_the_lifespan_ends(site):
     await asyncio.gather(*(end_of(client) for client in clients))
     await exit_of(server)
 
-    lines = server.journal.read_text().splitlines()
+    lines = server.journal.read_text().splitlines()[1:]
     assert sorted(lines[1:3]) == ["plain disconnect 1012", "sync disconnect 1012"]
     assert lines[3].endswith("ended")
     assert len(lines) == 4
@@ -240,6 +252,16 @@ async def test_every_worker_drains(site):
     assert server.count("plain disconnect 1012") == 20
 
 
+async def test_sigterm_during_the_start_ends_it_when_it_has_started(site):
+    server = site(startup=1)
+
+    server.sigterm()
+
+    assert await exit_of(server) == -signal.SIGTERM
+    words = [line.split()[-1] for line in server.journal.read_text().splitlines()]
+    assert words == ["starting", "started", "ended"]
+
+
 # gunicorn: the arbiter is told, and tells its workers.
 
 WORKERS = ("tiderace.server.gunicorn.UvicornWorker", "uvicorn_worker.UvicornWorker")
@@ -247,9 +269,7 @@ WORKERS = ("tiderace.server.gunicorn.UvicornWorker", "uvicorn_worker.UvicornWork
 
 @pytest.mark.parametrize("worker", WORKERS)
 async def test_gunicorns_workers_drain(site, worker):
-    server = site(
-        server="gunicorn", options=("-k", worker, "-w", "2"), DRAIN_SECONDS=1
-    )
+    server = site(server="gunicorn", options=("-k", worker, "-w", "2"), DRAIN_SECONDS=1)
     clients = [await connect(f"{server.ws}/plain/") for _ in range(20)]
 
     server.sigterm()

@@ -155,8 +155,8 @@ class Drain:
         """Give up all connections; the task ends when none is left, or none will go.
 
         They are asked one by one in random order, at random moments, the last of them
-        within ``window`` seconds and none more than a tenth of a second after the one
-        before. They then have ``grace`` seconds to finish what they are doing, after
+        within ``window`` seconds and on average not more than a tenth of a second after
+        the one before. They then have ``grace`` seconds to finish what they are doing, after
         which they are cut. Beginning twice is beginning once.
         """
         if self._task is None:
@@ -322,13 +322,19 @@ class SigtermWatch:
     def _call(self, function: Callable[[], None]) -> None:
         # Between two bytecodes of whatever the loop was doing.
         assert self._loop is not None  # noqa: S101 (for the type checker)
-        self._loop.call_soon_threadsafe(function)
+        try:
+            self._loop.call_soon_threadsafe(function)
+        except RuntimeError:  # that loop is closed: there is nothing to drain
+            self._stop_server()
 
     def _begin(self) -> None:
         self._task = asyncio.ensure_future(self._drain_and_stop())
 
     async def _drain_and_stop(self) -> None:
-        await self._drain.begin(drain_seconds(), conf.current().drain_grace)
+        try:
+            await self._drain.begin(drain_seconds(), conf.current().drain_grace)
+        except Exception:
+            logger.exception("draining failed, so the server is told to stop at once")
         self._stop_server()
 
     def _hurry(self) -> None:
