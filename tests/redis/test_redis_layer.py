@@ -496,6 +496,18 @@ def test_sync_calls_of_a_process_share_one_connection(own_server, prefix):
     bridge.close()
 
 
+def test_sync_code_sends_again_when_its_server_was_restarted(durable_server, prefix):
+    layer = RedisChannelLayer(hosts=[durable_server.url], prefix=prefix)
+    layer.sync.send("work", {"type": "job", "n": 1})
+
+    durable_server.restart()
+    layer.sync.send("work", {"type": "job", "n": 2})
+
+    assert [layer.sync.receive("work")["n"] for _ in range(2)] == [1, 2]
+    layer.sync.close()
+    bridge.close()
+
+
 def test_threads_may_send_at_the_same_time(redis_url, prefix):
     layer = RedisChannelLayer(hosts=[redis_url], prefix=prefix, capacity=1000)
     start = threading.Barrier(4)
