@@ -14,12 +14,12 @@ from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.presence import Member, Numbers, Rules
 from tiderace.layers.presence_memory import MemoryPresenceStore
-from tiderace.topics.presence import Presence, PresenceKeeper
+from tiderace.topics.attendance import Presence, PresenceKeeper
 
 PATIENCE = 20.0
 
 # Under this name the package has the function that lists who is present.
-presence = importlib.import_module("tiderace.topics.presence")
+presence = importlib.import_module("tiderace.topics.attendance")
 
 
 class Clock:

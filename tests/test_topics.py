@@ -763,6 +763,44 @@ async def test_a_user_is_subscribed_and_unsubscribed_from_the_server(app):
         assert await client.quiet()
 
 
+async def test_a_subscription_that_is_ended_while_it_begins_ends_after_its_answer(
+    topics,
+):
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(Topic):
+        pattern = "slow"
+        permission_classes = [AllowAny]
+        history = History()
+
+        async def on_subscribe(self, user):
+            return None
+
+    layer = get_channel_layer()
+    read = layer.stream_read
+
+    async def slowly(*args, **kwargs):
+        reached.set()
+        await go_on.wait()
+        return await read(*args, **kwargs)
+
+    layer.stream_read = slowly
+    try:
+        async with TopicClient(TopicsEndpoint.as_asgi(), user=user(1)) as client:
+            await client.say({"id": 9, "subscribe": {"channel": "slow"}})
+            await reached.wait()
+            await aunsubscribe(1, "slow")
+            go_on.set()
+            push = await client.push("unsubscribe")
+
+            assert "subscribe" in client._replies.popleft()
+            assert push["unsubscribe"]["code"] == 2000
+            await apublish("slow", 1)
+            assert await client.quiet()
+    finally:
+        layer.stream_read = read
+
+
 @pytest.mark.parametrize("code", [1000, 2999, 5000])
 async def test_a_close_code_that_is_not_ours_to_send_is_refused(app, code):
     with pytest.raises(ValueError, match="use 3000 to 4999"):

@@ -32,7 +32,7 @@ from tiderace.layers.presence import Member, Numbers, Rules
 from tiderace.layers.presence_memory import MemoryPresenceStore
 from tiderace.layers.presence_redis import RedisPresenceStore
 from tiderace.layers.redis import RedisChannelLayer
-from tiderace.topics.presence import Presence, PresenceKeeper
+from tiderace.topics.attendance import Presence, PresenceKeeper
 
 
 @pytest.fixture
@@ -494,7 +494,7 @@ import django
 django.setup()
 from tiderace.layers.presence import Member, Rules
 from tiderace.layers.redis import RedisChannelLayer
-from tiderace.topics.presence import Presence, PresenceKeeper
+from tiderace.topics.attendance import Presence, PresenceKeeper
 
 async def announce(group, event, member):
     print(event, flush=True)

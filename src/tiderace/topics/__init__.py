@@ -12,6 +12,7 @@ publish("room:lobby", {"text": "hi"})
 from __future__ import annotations
 
 from tiderace.history import Position, Publication
+from tiderace.topics.attendance import Presence
 from tiderace.topics.endpoint import TopicsEndpoint
 from tiderace.topics.names import topic_group
 from tiderace.topics.permissions import (
@@ -22,7 +23,6 @@ from tiderace.topics.permissions import (
     IsAuthenticated,
     IsStaff,
 )
-from tiderace.topics.presence import Presence
 from tiderace.topics.publishing import (
     HistoryPage,
     PresenceInfo,

@@ -217,7 +217,7 @@ class Conductor:
         if self._watched is not None:
             self._watched.cancel()
         try:
-            await self._commands.leave_all()
+            await self._commands.subscriptions.leave_all()
         finally:
             tasks = list(self._tasks)
             for task in tasks:
@@ -321,11 +321,16 @@ class Conductor:
 
     def unsubscribe(self, topic: str, why: Unsubscription) -> None:
         """End a subscription and say so; the rest of it is done in the background."""
-        if topic not in self.joined:
+        joined = self.joined.get(topic)
+        if joined is None:
+            return
+        if not joined.subscription.answered:
+            # Not before the client knows that it was subscribed.
+            joined.ended = why
             return
         push = UnsubscribePush(code=why.code, reason=why.reason)
         # At once: nothing may be passed on after the push.
-        undone = self._commands.leave(topic)
+        undone = self._commands.subscriptions.leave(topic)
         self.push(Push(channel=topic, unsubscribe=push))
         self.spawn(undone)
 
@@ -340,7 +345,9 @@ class Conductor:
                 data = Raw(event["data"].encode())
                 self.push(Push(message=MessagePush(data=data)))
             case "topics.subscribe":
-                self.spawn(self._commands.subscribe_from_here(event["topic"]))
+                self.spawn(
+                    self._commands.subscriptions.subscribe_from_here(event["topic"])
+                )
             case "topics.unsubscribe":
                 why = Unsubscription(event["code"], codes.UNSUBSCRIBED_BY_SERVER.reason)
                 self.unsubscribe(event["topic"], why)
@@ -365,7 +372,9 @@ class Conductor:
         for name, joined in list(self.joined.items()):
             if self._ending is not None:
                 return
-            if joined.by_policy and not await self._commands.permits(joined.topic):
+            if joined.by_policy and not await self._commands.subscriptions.permits(
+                joined.topic
+            ):
                 self.unsubscribe(name, codes.UNSUBSCRIBED_PERMISSION_DENIED)
 
     # Time

@@ -49,6 +49,9 @@ class Endpoint(Protocol):
             Refused: when too many come at once.
         """
 
+    async def on_api_call(self, method: str, params: Any) -> Any:
+        """See ``TopicsEndpoint.on_api_call``."""
+
 
 class Rejected(Exception):
     """A request is answered with an error.

@@ -19,9 +19,9 @@ from django.utils.crypto import constant_time_compare, salted_hmac
 
 from tiderace.layers import get_channel_layer
 from tiderace.lifespan import on_shutdown
+from tiderace.topics.attendance import Member, Presence, PresenceKeeper
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.names import events_group
-from tiderace.topics.presence import Member, PresenceKeeper
 from tiderace.topics.served import Served
 from tiderace.topics.topic import UnknownTopic, declared
 
@@ -50,6 +50,8 @@ class Process:
 
     def add(self, conductor: Served) -> None:
         """A client is being served."""
+        if not self._conductors:
+            self._start_keepers()
         self._conductors[conductor.client] = conductor
         if conductor.transport.emulated:
             self._sessions[_digest(conductor.secret)] = conductor
@@ -76,6 +78,13 @@ class Process:
                 layer.presence, _announcer(layer), _hook
             )
         return keeper
+
+    def _start_keepers(self) -> None:
+        # Also where nobody enters: the process of those who did may have been killed.
+        for alias in {
+            kind.layer for kind in declared if kind.presence is not Presence.OFF
+        }:
+            self.keeper(alias).start()
 
     async def close(self) -> None:
         """End what keeps presence, in the orderly way."""

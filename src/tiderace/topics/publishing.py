@@ -21,8 +21,8 @@ from tiderace.history import Position, Publication
 from tiderace.layers import get_channel_layer
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Close
+from tiderace.topics.attendance import Presence
 from tiderace.topics.names import topic_group, user_group
-from tiderace.topics.presence import Presence
 from tiderace.topics.topic import Topic, declared, to_json
 
 __all__ = [

@@ -74,7 +74,15 @@ class Ear:
 class Joined:
     """A subscription together with what has to be undone when it ends."""
 
-    __slots__ = ("by_policy", "ear", "group", "present", "subscription", "topic")
+    __slots__ = (
+        "by_policy",
+        "ear",
+        "ended",
+        "group",
+        "present",
+        "subscription",
+        "topic",
+    )
 
     ear: Ear
 
@@ -84,6 +92,8 @@ class Joined:
         self.group = group
         # Whether its presence was entered.
         self.present = False
+        # Why it has to end as soon as it has begun.
+        self.ended: Unsubscription | None = None
         # Whether the topic's permissions let it in, and may do so no longer.
         self.by_policy = False
 

@@ -1,4 +1,4 @@
-"""From the process that a client's command came to, to the one that serves the client.
+"""Between the processes that serve topic clients: commands for each other, and questions.
 
 A client whose transport has no way back sends its commands as requests, and any process
 of the site may get them. It knows processes by their nodes, and a layer on which each
@@ -9,20 +9,35 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import fnmatch
 import logging
+import os
 import secrets
+import socket
+import time
 import weakref
+from collections import Counter
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
 import msgspec
 
+from tiderace import __version__
 from tiderace.history import Publication
+from tiderace.layers import InMemoryChannelLayer
 from tiderace.layers.names import group_name
 from tiderace.topics.process import Process, is_node
 from tiderace.topics.publishing import control_layer
 
-__all__ = ["FULL", "GONE", "TAKEN", "Emulated", "Switchboard", "switchboard"]
+__all__ = [
+    "FULL",
+    "GONE",
+    "TAKEN",
+    "Emulated",
+    "Node",
+    "Switchboard",
+    "switchboard",
+]
 
 logger = logging.getLogger("tiderace.topics")
 
@@ -35,6 +50,26 @@ FULL = 429
 
 # Seconds another process has for its answer; a few turns of a busy loop, and a broker.
 _PATIENCE = 5.0
+# Seconds in which all processes answer a question; how many there are is not known.
+_SURVEY = 0.5
+
+_EVERYBODY = group_name("topics-nodes")
+
+
+class Node(msgspec.Struct, omit_defaults=True):
+    """What one process says of itself."""
+
+    uid: str
+    name: str
+    version: str
+    num_clients: int
+    num_users: int
+    num_subs: int
+    num_channels: int
+    uptime: int
+    """Seconds since it served its first topic client."""
+    channels: dict[str, int] | None = None
+    """Subscribers by topic, when they were asked for."""
 
 
 class Emulated(Protocol):
@@ -58,6 +93,8 @@ class Switchboard:
         self._node = process.node
         self._layer: Any = None
         self._asked: dict[str, asyncio.Future[int]] = {}
+        self._surveys: dict[str, list[Node]] = {}
+        self._begun = time.monotonic()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
@@ -69,6 +106,7 @@ class Switchboard:
         layer, group = control_layer(), _group(self._node)
         if layer is self._layer and group in self.groups:
             return
+        await layer.listen(_EVERYBODY, self)
         await layer.listen(group, self)
         self._layer = layer
 
@@ -114,19 +152,61 @@ class Switchboard:
         finally:
             del self._asked[number]
 
+    async def survey(self, pattern: str | None = None) -> list[Node]:
+        """What the processes that serve topic clients say of themselves.
+
+        Those that do not answer within half a second are left out.
+
+        Args:
+            pattern: which topics to count subscribers of, as a glob; None for none.
+
+        Raises:
+            LayerUnavailable: when the broker could not be reached in time.
+        """
+        if isinstance(control_layer(), InMemoryChannelLayer):
+            return [self._describe(pattern)]
+        await self.open()
+        number = secrets.token_hex(8)
+        answers = self._surveys[number] = []
+        event = {
+            "type": "topics.survey",
+            "number": number,
+            "from": self._node,
+            "pattern": pattern,
+        }
+        try:
+            await self._layer.group_send(_EVERYBODY, event)
+            await asyncio.sleep(_SURVEY)
+        finally:
+            del self._surveys[number]
+        return sorted(answers, key=lambda node: node.uid)
+
     def heard(self, group: str, publication: Publication) -> None:
         """See ``tiderace.layers.listeners.Listener``."""
         event = msgspec.json.decode(publication.data)
-        if event["type"] == "topics.taken":
-            answer = self._asked.get(event["number"])
-            if answer is not None and not answer.done():
-                answer.set_result(event["status"])
-            return
-        data = base64.b64decode(event["data"])
-        # Now, not in the task: commands are carried out in the order they came in.
-        status = self._take(event["session"], event["user"], data)
-        taken = {"type": "topics.taken", "number": event["number"], "status": status}
-        self._spawn(self._layer.group_send(_group(event["from"]), taken))
+        number = event["number"]
+        match event["type"]:
+            case "topics.taken":
+                answer = self._asked.get(number)
+                if answer is not None and not answer.done():
+                    answer.set_result(event["status"])
+            case "topics.surveyed":
+                if number in self._surveys:
+                    node = msgspec.convert(event["node"], Node)
+                    self._surveys[number].append(node)
+            case "topics.survey":
+                node = self._describe(event["pattern"])
+                said = msgspec.to_builtins(node)
+                self._reply(event, {"type": "topics.surveyed", "node": said})
+            case "topics.commands":
+                data = base64.b64decode(event["data"])
+                # Now, not in the task: they are carried out in the order they came in.
+                status = self._take(event["session"], event["user"], data)
+                self._reply(event, {"type": "topics.taken", "status": status})
+
+    def _reply(self, asked: dict[str, Any], event: dict[str, Any]) -> None:
+        event["number"] = asked["number"]
+        self._spawn(self._layer.group_send(_group(asked["from"]), event))
 
     def missed(self, group: str) -> None:
         """See ``tiderace.layers.listeners.Listener``; who asked waits in vain."""
@@ -146,6 +226,24 @@ class Switchboard:
             )
             return GONE
         return TAKEN if emulated.feed(data) else FULL
+
+    def _describe(self, pattern: str | None) -> Node:
+        served = list(self._process() or ())
+        counts = Counter(name for each in served for name in each.joined)
+        node = Node(
+            uid=self._node,
+            name=f"{socket.gethostname()}:{os.getpid()}",
+            version=f"tiderace {__version__}",
+            num_clients=len(served),
+            num_users=len({each.identity.user_id for each in served} - {""}),
+            num_subs=counts.total(),
+            num_channels=len(counts),
+            uptime=round(time.monotonic() - self._begun),
+        )
+        if pattern is not None:
+            names = fnmatch.filter(counts, pattern) if pattern else counts
+            node.channels = {name: counts[name] for name in names}
+        return node
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.get_running_loop().create_task(work)

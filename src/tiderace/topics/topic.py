@@ -28,8 +28,8 @@ from tiderace import revalidation
 from tiderace.layers.broker import Keep
 from tiderace.protocol.codes import Failure
 from tiderace.ratelimit import Rate
+from tiderace.topics.attendance import Presence
 from tiderace.topics.names import Pattern
-from tiderace.topics.presence import Presence
 
 __all__ = [
     "History",
