@@ -496,7 +496,7 @@ def test_links_to_files_lead_somewhere(page):
 
 DOORS = [
     "auth", "consumer", "control", "db", "drain", "health", "readiness", "exceptions", "generic.http", "generic.websocket", "layers",
-    "layers.redis", "layers.stats", "lifespan", "middleware", "monitoring.logs", "monitoring.prometheus", "routing", "security.websocket", "sessions",
+    "layers.redis", "layers.stats", "lifespan", "middleware", "monitoring.logs", "monitoring.prometheus", "monitoring.tracing", "routing", "security.websocket", "sessions",
     "revalidation", "security.addresses", "security.bearer", "security.credentials",
     "security.keys", "security.limits", "security.standing", "security.tickets",
     "security.watch", "topics", "topics.handshake", "topics.models", "topics.permissions", "topics.tokens",

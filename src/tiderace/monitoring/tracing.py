@@ -1,0 +1,216 @@
+"""Spans for OpenTelemetry: connecting, handling what clients and workers get, publishing.
+
+    tracing.enable()        # in an AppConfig.ready, or in asgi.py
+
+Off until then, and free: ``enable`` puts itself around the few methods that begin such
+work, and nothing asks at each of them. What is delivered to a thousand sockets makes no
+thousand spans, but the one of who sent it. It knows OpenTelemetry's API, and no exporter.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from tiderace.asgi import Event, Scope, client_address, connection_id, known_user_id
+from tiderace.consumer import AsyncConsumer
+from tiderace.exceptions import AcceptConnection, DenyConnection, StopConsumer
+from tiderace.layers import InMemoryChannelLayer
+from tiderace.layers.pubsub import PubSubLayer
+from tiderace.protocol.codes import INTERNAL
+from tiderace.protocol.session import Ended, Refused
+from tiderace.topics.commands import Commands
+
+try:
+    from opentelemetry import propagate as propagation
+    from opentelemetry import trace
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+except ImportError as error:
+    raise ImportError(
+        f'{error}; install it with: pip install "tiderace[otel]"'
+    ) from error
+
+__all__ = ["CONTEXT_KEY", "context_of", "disable", "enable"]
+
+CONTEXT_KEY = "tracecontext"
+"""Under which key a message carries its sender's context, where that is asked for."""
+
+_EVENTS = frozenset(
+    {"websocket.connect", "websocket.receive", "websocket.disconnect", "http.request"}
+)
+_PUBLISHING = ("send", "group_send", "group_broadcast", "stream_publish")
+# With these, handlers say something; nothing went wrong.
+_SIGNALS = (AcceptConnection, DenyConnection, Ended, StopConsumer)
+
+# What stood where something of ours stands now.
+_originals: list[tuple[type, str, Any]] = []
+
+
+def enable(
+    tracer_provider: trace.TracerProvider | None = None, *, propagate: bool = False
+) -> None:
+    """Make spans from now on; again replaces what was enabled before.
+
+    Args:
+        tracer_provider: where they go; the global one by default.
+        propagate: whether messages that are dicts carry the context of who sent them,
+            as ``message["tracecontext"]``: a worker's spans then belong to the trace
+            of the request that gave it work. Every handler sees the key, and so does
+            whoever passes on a whole message to a client.
+    """
+    disable()
+    tracer = trace.get_tracer("tiderace", tracer_provider=tracer_provider)
+    _replace(AsyncConsumer, "dispatch", functools.partial(_traced_dispatch, tracer))
+    _replace(Commands, "carry_out", functools.partial(_traced_command, tracer))
+    for layer in (InMemoryChannelLayer, PubSubLayer):
+        for verb in _PUBLISHING:
+            _replace(
+                layer, verb, functools.partial(_traced_verb, tracer, verb, propagate)
+            )
+
+
+def disable() -> None:
+    """Make no more spans."""
+    while _originals:
+        owner, name, original = _originals.pop()
+        setattr(owner, name, original)
+
+
+def context_of(message: Mapping[str, Any]) -> Context:
+    """The context in which ``message`` was sent, for a span of a handler's own.
+
+    Where it carries none, the running one.
+    """
+    carrier = message.get(CONTEXT_KEY)
+    return propagation.extract(carrier if isinstance(carrier, dict) else {})
+
+
+def _replace(owner: type, name: str, wrap: Callable[[Any], Any]) -> None:
+    original = vars(owner)[name]
+    _originals.append((owner, name, original))
+    setattr(owner, name, functools.wraps(original)(wrap(original)))
+
+
+def _traced_dispatch(tracer: trace.Tracer, original: Any) -> Any:
+    async def dispatch(self: AsyncConsumer, message: Event) -> None:
+        kind = message.get("type")
+        works = self.scope.get("type") == "channel"
+        if not works and kind not in _EVENTS:
+            # A message to one of many: the span is that of who sent it.
+            await original(self, message)
+            return
+        name = type(self).__qualname__
+        attributes = {"tiderace.consumer": name, **_of_connection(self.scope)}
+        context = None
+        if works:
+            attributes["messaging.destination.name"] = str(self.scope.get("channel"))
+            context = context_of(message)
+        elif kind in ("websocket.connect", "http.request"):
+            context = _of_handshake(self.scope)
+        span_kind = SpanKind.CONSUMER if works else SpanKind.SERVER
+        with _span(tracer, f"{kind} {name}", span_kind, attributes, context):
+            await original(self, message)
+
+    return dispatch
+
+
+def _traced_command(tracer: trace.Tracer, original: Any) -> Any:
+    async def carry_out(self: Commands, name: str, request: Any, reply: Any) -> Any:
+        if name == "ping":
+            return await original(self, name, request, reply)
+        attributes = {}
+        if topic := getattr(request, "channel", ""):
+            attributes["messaging.destination.name"] = topic
+        with _span(tracer, f"topic {name}", SpanKind.SERVER, attributes):
+            return await original(self, name, request, reply)
+
+    return carry_out
+
+
+def _traced_verb(
+    tracer: trace.Tracer, verb: str, propagate: bool, original: Any
+) -> Callable[..., Awaitable[Any]]:
+    carries = propagate and verb in ("send", "group_send")
+    signature = inspect.signature(original)
+
+    async def publish(*args: Any, **kwargs: Any) -> Any:
+        call = signature.bind(*args, **kwargs)
+        given = call.arguments
+        target = given.get("group", given.get("channel", ""))
+        attributes = {
+            "messaging.system": "tiderace",
+            "messaging.operation.name": verb,
+            "messaging.destination.name": _named(target),
+        }
+        with _span(tracer, verb, SpanKind.PRODUCER, attributes):
+            if carries and isinstance(given["message"], dict):
+                carrier: dict[str, str] = {}
+                propagation.inject(carrier)
+                given["message"] = {**given["message"], CONTEXT_KEY: carrier}
+            return await original(*call.args, **call.kwargs)
+
+    return publish
+
+
+@contextmanager
+def _span(
+    tracer: trace.Tracer,
+    name: str,
+    kind: SpanKind,
+    attributes: Mapping[str, Any],
+    context: Context | None = None,
+) -> Iterator[Span]:
+    with tracer.start_as_current_span(
+        name,
+        context=context,
+        kind=kind,
+        attributes=attributes,
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as span:
+        try:
+            yield span
+        except _SIGNALS:
+            raise
+        except Refused as refused:
+            # An answer, and only this one speaks of a fault of ours.
+            span.set_attribute("tiderace.error_code", refused.failure.code)
+            if refused.failure == INTERNAL:
+                span.set_status(Status(StatusCode.ERROR, refused.failure.message))
+            raise
+        except Exception as error:
+            span.record_exception(error)
+            span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            raise
+
+
+def _of_connection(scope: Scope) -> dict[str, Any]:
+    if scope.get("type") == "channel":
+        return {}
+    attributes: dict[str, Any] = {
+        "tiderace.connection_id": connection_id(scope),
+        "url.path": scope.get("path", ""),
+        "client.address": client_address(scope),
+    }
+    if (user := known_user_id(scope)) is not None:
+        attributes["enduser.id"] = str(user)
+    return attributes
+
+
+def _of_handshake(scope: Scope) -> Context | None:
+    """The context that the client's request names, unless a span runs already."""
+    if trace.get_current_span().get_span_context().is_valid:
+        return None
+    headers = {
+        name.decode("latin1"): value.decode("latin1")
+        for name, value in scope.get("headers", ())
+    }
+    return propagation.extract(headers)
+
+
+def _named(target: Any) -> str:
+    return target if isinstance(target, str) else ",".join(map(str, target))
