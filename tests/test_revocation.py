@@ -612,6 +612,37 @@ async def test_a_gap_in_what_was_heard_has_everybody_looked_up(watch, people, la
     assert told == [Reason.DELETED]
 
 
+async def test_everybody_is_looked_up_when_the_broker_is_back(people, monkeypatch):
+    """What could not be sent meanwhile is nowhere, and no gap in what was."""
+    monkeypatch.setattr("tiderace.security.watch._ATTENTION", 0.001)
+
+    class Broken(InMemoryChannelLayer):
+        away = False
+        asked = 0
+
+        @property
+        def ready(self):
+            self.asked += 1
+            return not self.away
+
+    layer = Broken()
+    watch = AuthWatch(lambda: layer, settle=0, find=people.find)
+    told = []
+    watch.register(people.add(1), None, told.append)
+    await looked(watch, people)
+    layer.away = True
+    asked = layer.asked
+    await until(lambda: layer.asked > asked + 2)
+    people.users.clear()
+    assert people.asked == []
+
+    layer.away = False
+    await until(lambda: told)
+
+    assert told == [Reason.DELETED]
+    await watch.close()
+
+
 async def test_a_layer_of_another_project_is_heard_too(people):
     class Foreign:
         """What Channels asks of a layer, and no more."""

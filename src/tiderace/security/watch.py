@@ -14,15 +14,15 @@ import logging
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from django.contrib.auth import get_user_model
 from django.utils.functional import LazyObject
 
-from tiderace import conf, threads
+from tiderace import conf, metrics, threads
 from tiderace.db import database_sync_to_async
 from tiderace.security.standing import (
     Found,
@@ -40,6 +40,8 @@ __all__ = ["GROUP", "AuthWatch", "Reason", "Registration", "announcement"]
 
 logger = logging.getLogger("tiderace.security")
 
+T = TypeVar("T")
+
 GROUP = "tiderace.auth"
 """The group in which every watch hears of every change: changes are rare and processes
 few, while a group for each user would cost the broker something with every connection."""
@@ -48,6 +50,8 @@ few, while a group for each user would cost the broker something with every conn
 _BATCH = 500
 # Seconds between a change and the look at it: what else changes meanwhile goes with it.
 _SETTLE = 0.1
+# Seconds between two looks at whether the broker is there.
+_ATTENTION = 1.0
 # Seconds that an announcement may be on its way. Rights that were first looked up so
 # shortly before it may be those after the change.
 _DELAY = 5.0
@@ -158,6 +162,10 @@ class AuthWatch:
         self._task: asyncio.Task[None] | None = None
         # Whether the layer lets us hear announcements; None while it was not asked.
         self._hears: bool | None = None
+        # Connections to brokers that were lost, as counted when last seen; and whether
+        # one was, since everybody was looked at.
+        self._interruptions = metrics.LAYER_INTERRUPTIONS.value
+        self._was_away = False
         self.busy = False
         """Whether somebody is still to be looked up; for tests, and for the curious."""
 
@@ -391,6 +399,24 @@ class AuthWatch:
                 self._hears = False
             await asyncio.sleep(_RETRY)
 
+    async def _next(self, layer: Any, mailbox: Any) -> dict[str, Any]:
+        """The next announcement; a gap where some may have failed to be sent.
+
+        Nothing is left in the broker of what nobody could send while it was away, so
+        everybody is looked at when it is back.
+        """
+        while True:
+            interruptions = metrics.LAYER_INTERRUPTIONS.value
+            if interruptions != self._interruptions or not layer.ready:
+                self._interruptions = interruptions
+                self._was_away = True
+            if self._was_away and layer.ready:
+                self._was_away = False
+                return {"type": "layer.gap"}
+            message = await _within(_ATTENTION, mailbox.get())
+            if message is not None:
+                return cast("dict[str, Any]", message)
+
     async def _read(self, layer: Any, channel: str) -> None:
         """Hear announcements until something breaks."""
         own = getattr(layer, "attach", None)
@@ -404,7 +430,7 @@ class AuthWatch:
                 if mailbox is None:
                     message = await layer.receive(channel)
                 else:
-                    message = await mailbox.get()
+                    message = await self._next(layer, mailbox)
                 if message.get("type") == "layer.gap":
                     self._look_at(self._users)
                 else:
@@ -414,6 +440,15 @@ class AuthWatch:
                 await layer.group_discard(GROUP, channel)
             else:
                 await layer.detach(mailbox)
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, T]) -> T | None:
+    """What ``work`` returns; None when it takes longer, and then it is cancelled."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        return None
 
 
 def _session_ended(
