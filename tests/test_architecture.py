@@ -143,6 +143,8 @@ SETTINGS = "it is read without Django's settings too"
 INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace", "tiderace.compat"): "`import tiderace` must load nothing else",
     ("tiderace.auth", "django.contrib.auth.models"): APPS,
+    ("tiderace.security.bearer", "django.contrib.auth.models"): APPS,
+    ("tiderace.topics.identity", "django.contrib.auth.models"): APPS,
     ("tiderace.conf", "django.conf"): SETTINGS,
     ("tiderace.consumer", "django.apps"): SETTINGS,
     ("tiderace.consumer", "django.contrib.auth.models"): APPS,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import msgspec
@@ -1008,3 +1011,17 @@ async def test_a_client_that_does_not_read_is_closed_as_slow(app, settings):
     await serving
 
     assert written[-1] == {"type": "websocket.close", "code": 3008, "reason": "slow"}
+
+
+def test_importing_topics_needs_neither_settings_nor_apps():
+    """An app's ``__init__`` or ``apps.py`` may import ``publish``."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "import tiderace.topics"],
+        env={k: v for k, v in os.environ.items() if k != "DJANGO_SETTINGS_MODULE"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+    assert done.returncode == 0, done.stderr

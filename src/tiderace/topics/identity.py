@@ -59,11 +59,17 @@ class TokenUser:
         return hash(self.pk)
 
 
+def _nobody() -> Any:
+    # Needs a loaded app registry, which importing topics must not.
+
+    return AnonymousUser()
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who a connection belongs to, and what its token says besides."""
 
-    user: Any = field(default_factory=AnonymousUser)
+    user: Any = field(default_factory=_nobody)
     user_id: str = ""
     """The primary key as text; empty for somebody anonymous."""
     info: str | None = None
@@ -100,7 +106,7 @@ async def identity_of(scope: Scope, token: str) -> Identity:
 
 
 async def _by_session(scope: Scope) -> Identity:
-    user = scope.get("user") or AnonymousUser()
+    user = scope.get("user") or _nobody()
     # It may be loaded only now, by a query.
     pk = await database_sync_to_async(
         lambda: user.pk if user.is_authenticated else ""
@@ -111,7 +117,7 @@ async def _by_session(scope: Scope) -> Identity:
 
 async def _user(user_id: str) -> Any:
     if not user_id:
-        return AnonymousUser()
+        return _nobody()
     if conf.current().topics.users == "claims":
         return TokenUser(user_id)
     user = await find_user(user_id)
