@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 
+_API_KEY_LENGTH = 16
+
+
 class UnknownSetting(ValueError):
     """``TIDERACE`` holds a key that is no setting, or a value of the wrong type."""
 
@@ -91,6 +94,14 @@ class TopicSettings(
     connects: str | None = "1000/s"
     """Clients that one process lets in; the others are refused with 111 and come again.
     About what a processor core can greet. None: any number."""
+
+    api_keys: tuple[str, ...] = ()
+    """Keys that open the HTTP API for other programs; several while one is replaced.
+    Empty: there is no such API."""
+
+    api_open: bool = False
+    """Whether the HTTP API is open to whoever reaches it, without a key; for
+    development alone."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="upper"):
@@ -208,6 +219,12 @@ def validate(values: Mapping[str, Any]) -> Settings:
                 f"TIDERACE[{key.upper()!r}] is {number}; use 1 or more"
             )
     _require_proxies(settings.trusted_proxies)
+    if any(len(key) < _API_KEY_LENGTH for key in settings.topics.api_keys):
+        raise UnknownSetting(
+            "TIDERACE['TOPICS']['API_KEYS'] has a key of fewer than "
+            f"{_API_KEY_LENGTH} characters, which can be guessed; make one with "
+            'python -c "import secrets; print(secrets.token_urlsafe(32))"'
+        )
     if settings.revalidate_interval <= 0:
         raise UnknownSetting(
             f"TIDERACE['REVALIDATE_INTERVAL'] is {settings.revalidate_interval}; use "

@@ -365,7 +365,7 @@ def get_application(
         pages = _TopicsFirst(urls, routes, websockets, pages)
     mapping: dict[str, Any] = {
         "http": Health(pages) if health else pages,
-        "websocket": _validated(routes, origins, allow_missing_origin),
+        "websocket": websockets,
     }
     if channel is not None:
         mapping["channel"] = ChannelNameRouter(_imported("channel", channel))
