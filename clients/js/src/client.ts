@@ -426,7 +426,7 @@ export class Client<
     const { channel = "", disconnect, message, refresh, subscribe, unsubscribe } = push;
     const room = this.#subscriptions.get(channel);
     if (message) this._emit("message", message, { data: message.data });
-    else if (disconnect) this.#connection._fail(disconnect.reason, false, disconnect.code);
+    else if (disconnect) this.#connection._fail(undefined, false, disconnect);
     else if (refresh) this.#ticket._watch(refresh);
     else if (subscribe) this.#enter(channel, subscribe);
     else if (room) room._push(push);

@@ -51,8 +51,8 @@ export class Connection extends Socket {
         whenFull: "drop-newest",
         heartbeatTimeout: GRACE,
         heartbeatMessage: host._probe,
-        retryOn: ({ code }) =>
-          code !== 1009 && (code < 3500 || (code > 3999 && code < 4500)),
+        // 3500 to 3999 and 4500 to 4999 are final, and so is what is too long.
+        retryOn: ({ code }) => code !== 1009 && ![7, 9].includes(Math.floor(code / 500)),
       },
     );
     this.#host = host;

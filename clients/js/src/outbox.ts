@@ -103,7 +103,7 @@ export class Outbox {
   }
 
   #settle(entry: Entry, error?: unknown): void {
-    if (!this.#entries.delete(entry)) return;
+    this.#entries.delete(entry);
     this.#bytes -= entry._size;
     if (error) return entry._reject(error);
     this.#refusals = 0;
@@ -119,7 +119,7 @@ export class Outbox {
         `the outbox is full (${this.#entries.size} publications, ${this.#bytes} bytes)`,
         "QuotaExceededError",
       );
-      const [oldest] = this.#entries;
+      const oldest = [...this.#entries].find(({ _isSent }) => !_isSent);
       if (whenFull !== "drop-oldest" || !oldest || size > queueSize) throw error;
       this.#settle(oldest, error);
     }

@@ -313,8 +313,12 @@ export class Socket extends EventTarget {
   };
 
   /** @internal Give the present attempt or connection up, as a failure. */
-  _fail(error: unknown, fatal = false, code = 1006): void {
-    this.#lost({ code, reason: String(error) }, error, fatal);
+  _fail(
+    error: unknown,
+    fatal = false,
+    init: CloseEventInit = { code: 1006, reason: String(error) },
+  ): void {
+    this.#lost(init, error, fatal);
   }
 
   #lost(init: CloseEventInit, error?: unknown, fatal = false): void {

@@ -4,6 +4,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Client, topics } from "../src/index.js";
 import { FakeWindow, settle } from "./fakes.js";
+import frames from "../../../spec/vectors/frames.json" with { type: "json" };
+import vectors from "../../../spec/vectors/codes.json" with { type: "json" };
 import { calling, comeBack, log, online, Peer, welcome } from "./peer.js";
 
 test("the first command is connect, on the websocket endpoint", async () => {
@@ -101,32 +103,28 @@ test("a badge hears every step of an outage", async () => {
   );
 });
 
-for (const code of [1000, 1001, 1006, 1011, 1012, 3000, 3001, 3008, 3499, 4000, 4499]) {
-  test(`after a close with ${code} it comes back`, async () => {
-    const { window, client } = await online();
-
-    window.socket.hangUp(code);
-    await window.advance(2);
-
-    assert.equal(client.state, "connecting");
-    assert.equal(window.sockets.length, 2);
-  });
-}
-
-for (const code of [1009, 3500, 3503, 3999, 4500, 4999]) {
-  test(`after a close with ${code} it stays away`, async () => {
+for (const { code, reconnect } of vectors.close) {
+  test(`after a close with ${code} it ${reconnect ? "comes back" : "stays away"}`, async () => {
     const { window, client } = await online();
     const seen = log(client, "disconnected");
 
     window.socket.hangUp(code, "so");
-    await window.advance(600);
+    await window.advance(2);
 
-    assert.equal(client.state, "disconnected");
-    assert.deepEqual(seen, [["disconnected", { code, reason: "so" }]]);
-    assert.equal(window.sockets.length, 1);
-    assert.equal(window.timers, 0);
+    assert.equal(window.sockets.length, reconnect ? 2 : 1);
+    assert.equal(client.state, reconnect ? "connecting" : "disconnected");
+    assert.deepEqual(seen, reconnect ? [] : [["disconnected", { code, reason: "so" }]]);
   });
 }
+
+test("a final close leaves no timer behind", async () => {
+  const { window } = await online();
+
+  window.socket.hangUp(3500);
+
+  assert.equal(window.timers, 0);
+  assert.equal(window.listeners, 0);
+});
 
 test("after a drain it comes back with the first delay, however long the outage was", async () => {
   const { window } = await calling({ minDelay: 1, maxDelay: 64 });
@@ -548,6 +546,17 @@ test("empty lines say nothing", async () => {
   assert.equal(seen.length, 1);
   assert.deepEqual(peer.frames(), []);
 });
+
+for (const { name, text } of frames.filter(({ by }: { by: string }) => by === "server")) {
+  test(`a frame of the specification is understood: ${name}`, async () => {
+    const { window, client } = await online();
+    const errors = log(client, "error");
+
+    window.socket.receive(text);
+
+    assert.deepEqual(errors, []);
+  });
+}
 
 // Calls
 

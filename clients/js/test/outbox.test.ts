@@ -2,8 +2,14 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { settle } from "./fakes.js";
+import { settle, type FakeWindow } from "./fakes.js";
 import { calling, comeBack, online, type Peer, welcome } from "./peer.js";
+
+/** The next connection after one that has broken. */
+async function comeBackFrom(window: FakeWindow): Promise<Peer> {
+  await window.advance(2);
+  return welcome(window);
+}
 
 /** What was published in the commands that have not been read. */
 async function published(peer: Peer): Promise<unknown[]> {
@@ -237,6 +243,31 @@ test("what was acknowledged leaves room", async () => {
   await assert.rejects(client.publish("room", "c"), { name: "QuotaExceededError" });
 });
 
+test("what was acknowledged leaves room in bytes too", async () => {
+  const { window, client, peer } = await online({ queueSize: 300 });
+  for (let n = 0; n < 5; n++) {
+    const done = client.publish("room", "x".repeat(100));
+    peer.answer(await peer.command("rpc"));
+    await done;
+  }
+  window.socket.break();
+
+  client.publish("room", "fits").catch(() => undefined);
+
+  assert.deepEqual(await published(await comeBackFrom(window)), ["fits"]);
+});
+
+test("drop-oldest leaves alone what is on its way", async () => {
+  const { client, peer } = await online({ queueLimit: 1, whenFull: "drop-oldest" });
+  const done = client.publish("other", "a");
+  const asked = await peer.command("rpc");
+
+  await assert.rejects(client.subscribe("room").publish("b"), { name: "QuotaExceededError" });
+  peer.answer(asked);
+
+  await done;
+});
+
 test("drop-oldest refuses the oldest publication instead", async () => {
   const { window, client } = await calling({ queueLimit: 2, whenFull: "drop-oldest" });
   const oldest = client.publish("room", "a");
@@ -283,6 +314,21 @@ test("what waits is refused when the client is disconnected", async () => {
   await settle();
 
   assert.deepEqual(await published(await welcome(window)), []);
+});
+
+test("a rate limit is forgotten with the connection that was ended", async () => {
+  const { window, client, peer } = await online({}, { ping: 0 });
+  client.publish("room", "a").catch(() => undefined);
+  peer.refuse(await peer.command("rpc"), 111, "", true);
+
+  client.disconnect();
+  assert.equal(window.timers, 0);
+  client.connect();
+  await settle();
+  const next = await welcome(window);
+  client.publish("room", "b").catch(() => undefined);
+
+  assert.deepEqual(await published(next), ["b"]);
 });
 
 test("what is on its way is refused when the server ends the client", async () => {
