@@ -12,7 +12,7 @@ from django.urls import include, path
 from tiderace import drain, readiness
 from tiderace.drain import Drain
 from tiderace.health import Health
-from tiderace.layers import channel_layers
+from tiderace.layers import ChannelLayerManager, channel_layers
 from tiderace.readiness import ready_check, reasons_not_ready
 from tiderace.routing import get_application
 
@@ -157,18 +157,47 @@ class ForeignLayer:
     """One of another project, which does not know of readiness."""
 
 
-async def test_a_layer_that_does_not_hear_its_broker_is_named(monkeypatch):
-    layers = {"default": Layer(True), "jobs": Layer(False), "other": ForeignLayer()}
-    monkeypatch.setattr(channel_layers, "backends", layers)
+@pytest.fixture
+def layers():
+    """Layers under a clock of their own, ``layers.now``."""
+    mine = ChannelLayerManager(clock=lambda: mine.now)
+    mine.now = 100.0
+    mine.backends = {
+        "default": Layer(True),
+        "jobs": Layer(True),
+        "other": ForeignLayer(),
+    }
+    return mine
 
-    assert channel_layers.why_not_ready() == "no connection to the broker of jobs"
+
+def test_layers_that_hear_their_brokers_have_nothing_against_it(layers):
+    assert layers.why_not_ready() is None
 
 
-def test_layers_that_hear_their_brokers_have_nothing_against_it(monkeypatch):
-    layers = {"default": Layer(True), "other": ForeignLayer()}
-    monkeypatch.setattr(channel_layers, "backends", layers)
+def test_a_layer_that_has_not_heard_its_broker_for_two_seconds_is_named(layers):
+    layers.backends["jobs"].ready = False
+    first = layers.why_not_ready()
+    layers.now += 2
 
-    assert channel_layers.why_not_ready() is None
+    assert first is None
+    assert layers.why_not_ready() == "no connection to the broker of jobs"
+
+
+def test_a_layer_that_is_opening_its_connection_has_nothing_against_it(layers):
+    layers.backends["jobs"].ready = False
+    layers.why_not_ready()
+    layers.now += 1.9
+
+    assert layers.why_not_ready() is None
+
+
+def test_the_two_seconds_begin_anew_when_the_broker_was_back(layers):
+    for ready in (False, True, False):
+        layers.backends["jobs"].ready = ready
+        layers.why_not_ready()
+        layers.now += 1.5
+
+    assert layers.why_not_ready() is None
 
 
 async def test_a_process_is_not_ready_from_the_first_moment_of_a_drain():

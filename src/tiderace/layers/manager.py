@@ -5,6 +5,8 @@ It knows Django's settings, and layers only as classes to call with their CONFIG
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
@@ -19,6 +21,10 @@ from tiderace.readiness import ready_check
 __all__ = ["ChannelLayerManager", "channel_layers", "get_channel_layer"]
 
 
+# Seconds that a layer may take to reach its broker before its process is not ready.
+_PATIENCE = 2.0
+
+
 class ChannelLayerManager:
     """The layers of this process by alias.
 
@@ -26,8 +32,11 @@ class ChannelLayerManager:
     which they are made anew.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.backends: dict[str, Any] = {}
+        self._clock = clock
+        # Since when a layer was seen without its broker.
+        self._away_since: dict[str, float] = {}
         setting_changed.connect(self._reset_backends)
 
     def _reset_backends(self, setting: str, **kwargs: Any) -> None:
@@ -94,13 +103,18 @@ class ChannelLayerManager:
         return old
 
     def why_not_ready(self) -> str | None:
-        """Which layers that were made in this process do not hear their brokers."""
-        away = [
-            alias
-            for alias, layer in self.backends.items()
+        """Which layers that were made in this process do not hear their brokers.
+
+        Only those that have not for two seconds, as far as was asked: a process opens
+        its connection when its first client comes, and should get the second one too.
+        """
+        now, away = self._clock(), []
+        for alias, layer in self.backends.items():
             # Layers of third parties need not have it.
-            if not getattr(layer, "ready", True)
-        ]
+            if getattr(layer, "ready", True):
+                self._away_since.pop(alias, None)
+            elif now - self._away_since.setdefault(alias, now) >= _PATIENCE:
+                away.append(alias)
         return f"no connection to the broker of {', '.join(away)}" if away else None
 
     async def close(self) -> None:
