@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from django.contrib.auth.models import AnonymousUser
 
 from tiderace import conf
 from tiderace.asgi import Scope
@@ -61,6 +60,7 @@ class TokenUser:
 
 def _nobody() -> Any:
     # Needs a loaded app registry, which importing topics must not.
+    from django.contrib.auth.models import AnonymousUser
 
     return AnonymousUser()
 
