@@ -402,6 +402,48 @@ async def test_only_subscribers_may_publish(app):
         assert await client.refused("publish", channel="room:a", data=1) == 103
 
 
+@pytest.fixture
+def hall(app):
+    """A topic whose visitors may speak from the door."""
+
+    class Hall(Topic):
+        pattern = "hall:<slug:name>"
+        history = History(size=5, ttl=60)
+        subscribers_only = False
+
+        async def can_subscribe(self, user):
+            return self.kwargs["name"] != "locked"
+
+        async def can_publish(self, user):
+            return True
+
+        @rpc
+        async def ask(self, user):
+            return "yes"
+
+    return app
+
+
+async def test_others_may_take_part_where_the_topic_says_so(hall):
+    async with TopicClient(hall) as client:
+        await client.done("publish", channel="hall:a", data=1)
+        page = await client.done("history", channel="hall:a", limit=-1)
+        call = {"channel": "hall:a", "method": "ask"}
+        answer = await client.done("rpc", method="$call", data=call)
+
+        assert [each["data"] for each in page["publications"]] == [1]
+        assert answer["data"] == "yes"
+        assert await client.quiet()
+
+
+@pytest.mark.parametrize("method", ["publish", "history"])
+async def test_who_could_not_subscribe_cannot_take_part_either(hall, method):
+    async with TopicClient(hall) as client:
+        code = await client.refused(method, channel="hall:locked", data=1)
+
+        assert code == 103
+
+
 async def test_a_topic_that_does_not_say_so_takes_no_publications(app):
     async with TopicClient(app) as client:
         await client.subscribe("feed:1")

@@ -38,5 +38,10 @@ TIDERACE = {
         }
     ],
     "TOKEN_LEEWAY": 0.0,
-    "TOPICS": {"USERS": "claims", "COMMANDS": "10000/s"},
+    "TOPICS": {
+        "USERS": "claims",
+        "COMMANDS": "10000/s",
+        "CONNECTS": None,
+        "API_OPEN": True,
+    },
 }

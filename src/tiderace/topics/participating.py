@@ -1,6 +1,7 @@
 """What a subscriber may do with a topic: publish, read, see who is there, call.
 
-It knows topics' policy and layers. Everything here is for subscribers only.
+It knows topics' policy and layers. Everything here is for subscribers, and for those who
+might be where a topic says so.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Participating:
 
     async def _publish_to(self, name: str, data: bytes, key: str = "") -> None:
         conductor = self._conductor
-        topic = self._subscribed_topic(name)
+        topic = await self._topic(name)
         if not data:
             raise Refused(codes.BAD_REQUEST)
         self._limit_rate(topic)
@@ -104,12 +105,16 @@ class Participating:
 
     # Asking
 
-    def _subscribed_topic(self, name: str) -> Topic:
+    async def _topic(self, name: str) -> Topic:
+        """The topic of this name, if the client may take part in it."""
         joined = self._conductor.joined.get(name)
-        if joined is None:
-            declared.resolve(name)
+        if joined is not None:
+            return joined.topic
+        topic = declared.resolve(name)
+        if topic.subscribers_only or topic.require_token:
             raise Refused(codes.PERMISSION_DENIED)
-        return joined.topic
+        await self._require(topic, "subscribe")
+        return topic
 
     async def _require(self, topic: Topic, action: Any) -> None:
         conductor = self._conductor
@@ -118,7 +123,7 @@ class Participating:
 
     async def history(self, request: HistoryRequest, reply: Reply) -> None:
         """The command of that name."""
-        topic = self._subscribed_topic(request.channel)
+        topic = await self._topic(request.channel)
         if topic.history is None:
             raise Refused(codes.NOT_AVAILABLE)
         await self._require(topic, "history")
@@ -166,7 +171,7 @@ class Participating:
         reply.presence_stats = PresenceStatsResult(num_clients=clients, num_users=users)
 
     async def _present_topic(self, name: str) -> Topic:
-        topic = self._subscribed_topic(name)
+        topic = await self._topic(name)
         if topic.presence is Presence.OFF:
             raise Refused(codes.NOT_AVAILABLE)
         await self._require(topic, "presence")
@@ -192,7 +197,7 @@ class Participating:
 
     async def _call_topic(self, data: bytes) -> Any:
         asked = read_fields(data, _Call)
-        topic = self._subscribed_topic(asked.channel)
+        topic = await self._topic(asked.channel)
         method = topic.method(asked.method)
         if method is None:
             raise Refused(codes.METHOD_NOT_FOUND)

@@ -115,7 +115,8 @@ class Topic:
     Nobody may do what a class does not allow: it is subscribed to by those whom all
     ``permission_classes`` and ``can_subscribe`` (if it is defined) let in, and by
     nobody where there is neither. Clients may publish when the class defines
-    ``can_publish`` or ``on_publish`` too, and only while they are subscribed.
+    ``can_publish`` or ``on_publish`` too, and only while they are subscribed unless
+    ``subscribers_only`` is False.
 
     Hooks may be plain methods or coroutine functions; plain ones run in a thread.
     """
@@ -139,6 +140,9 @@ class Topic:
     pydantic model or any other type that msgspec can check; None takes any JSON."""
     require_token: ClassVar[bool] = False
     """Whether a subscription token is needed besides."""
+    subscribers_only: ClassVar[bool] = True
+    """Whether one has to be subscribed to publish, read and call; False for everybody
+    who might subscribe by the topic's permissions."""
     layer: ClassVar[str] = "default"
     """The channel layer that carries it, by its alias."""
 
