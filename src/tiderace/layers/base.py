@@ -384,6 +384,18 @@ class BaseChannelLayer:
         """
         raise NotImplementedError("stream_read() not implemented (streams extension)")
 
+    async def stream_forget(self, group: str) -> None:
+        """Let the group's stream have nothing any more; its positions count on.
+
+        Whoever has not heard yet what is forgotten has missed something, be it that
+        they were away or that it was on its way to them.
+
+        Raises:
+            TypeError: for an illegal name.
+            LayerUnavailable: when a broker could not be reached in time.
+        """
+        raise NotImplementedError("stream_forget() not implemented (streams extension)")
+
     async def listen(self, group: str, listener: Listener) -> None:
         """Let ``listener`` hear the group's stream, in the running event loop.
 

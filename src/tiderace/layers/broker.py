@@ -154,6 +154,9 @@ class Broker(Protocol):
         as in ``BaseChannelLayer.stream_read``.
         """
 
+    async def forget(self, subject: str) -> None:
+        """Let the subject's stream have nothing any more; its position stays."""
+
     async def push(self, queue: str, data: bytes, *, size: int, seconds: float) -> bool:
         """Put ``data`` into a queue for ``seconds``; False when it holds ``size``."""
 

@@ -63,6 +63,10 @@ class KeptStream:
         ):
             entries.popleft()
 
+    def forget(self) -> None:
+        """Keep nothing of what there is; the position stays."""
+        self._entries.clear()
+
     def read(
         self,
         keep: Keep,

@@ -111,6 +111,7 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
                 "group_broadcast",
                 "group_send",
                 "send",
+                "stream_forget",
                 "stream_publish",
                 "stream_read",
             ),

@@ -198,6 +198,14 @@ class InMemoryChannelLayer(LocalChannelLayer):
                 keep, since, limit, now, reverse=reverse
             )
 
+    async def stream_forget(self, group: str) -> None:
+        """See ``BaseChannelLayer.stream_forget``."""
+        self.require_valid_group_name(group)
+        with self._kept.lock:
+            stream = self._kept.get(group)
+            if stream is not None:
+                stream.forget()
+
     async def listen(self, group: str, listener: Listener) -> None:
         """See ``BaseChannelLayer.listen``."""
         self.require_valid_group_name(group)

@@ -398,6 +398,12 @@ class PubSubLayer(LocalChannelLayer):
                 logger.exception("a message to %s cannot be read", group)
         return top, found
 
+    async def stream_forget(self, group: str) -> None:
+        """See ``BaseChannelLayer.stream_forget``."""
+        self.require_valid_group_name(group)
+        self._check_fork()
+        await self._broker(group).forget(group)
+
     async def listen(self, group: str, listener: Listener) -> None:
         """See ``BaseChannelLayer.listen``."""
         self.require_valid_group_name(group)

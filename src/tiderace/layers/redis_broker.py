@@ -536,6 +536,10 @@ class RedisBroker:
             below,
         )
 
+    async def forget(self, subject: str) -> None:
+        """See ``Broker.forget``."""
+        await self._command("DEL", f"{self._group(subject)}:stream")
+
     # Queues
 
     async def push(self, queue: str, data: bytes, *, size: int, seconds: float) -> bool:

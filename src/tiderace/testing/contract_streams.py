@@ -249,6 +249,37 @@ class StreamsContract:
 
         assert found == (positions[-1], [])
 
+    async def test_what_is_forgotten_is_read_no_more_and_positions_count_on(
+        self, layer: Any
+    ) -> None:
+        positions = await self.say(layer, *"abc")
+
+        await layer.stream_forget("stream")
+        found = await layer.stream_read("stream", keep=self.keep)
+        [following] = await self.say(layer, "d")
+
+        assert found == (positions[-1], [])
+        assert following == Position(positions[-1].epoch, 4)
+        assert await self.kept(layer) == ["d"]
+
+    async def test_a_stream_that_never_was_can_be_forgotten(self, layer: Any) -> None:
+        await layer.stream_forget("stream")
+
+        assert await self.kept(layer) == []
+
+    async def test_who_listens_hears_on_after_the_stream_is_forgotten(
+        self, layer: Any
+    ) -> None:
+        ear = Ear("ear")
+        await layer.listen("stream", ear)
+        await self.say(layer, "a")
+        await self.until(lambda: ear.data == ["a"])
+
+        await layer.stream_forget("stream")
+        await self.say(layer, "b")
+
+        await self.until(lambda: ear.data == ["a", "b"])
+
     async def test_in_reverse_the_newest_come_first(self, layer: Any) -> None:
         positions = await self.say(layer, *"abcde")
 

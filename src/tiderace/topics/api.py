@@ -141,6 +141,9 @@ async def _answer(endpoint: Endpoint, method: str, body: bytes) -> dict[str, Any
         return {"result": await handler(endpoint, request)}
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return {"error": _bad(str(error))}
+    except NotImplementedError:
+        # A layer of somebody else's cannot do everything that ours can.
+        return {"error": codes.NOT_AVAILABLE}
     except UnknownTopic as error:
         return {"error": Failure(codes.UNKNOWN_TOPIC.code, str(error))}
     except (Refused, Refuse) as refused:
