@@ -49,6 +49,7 @@ export class Connection extends Socket {
         ...options,
         queueLimit: 0,
         whenFull: "drop-newest",
+        heartbeat: 0,
         heartbeatTimeout: GRACE,
         heartbeatMessage: host._probe,
         // 3500 to 3999 and 4500 to 4999 are final, and so is what is too long.

@@ -766,6 +766,21 @@ test("the page says where the topics are, and how long to pause", async (context
   assert.equal(seen.at(-1)![1].delay, 3);
 });
 
+test("a heartbeat of the page is for its sockets", async (context) => {
+  context.after(() => Object.assign(globalThis, { document: undefined }));
+  page({ "tiderace-config": { heartbeat: 1, retryOn: [3500] } });
+  const window = new FakeWindow();
+  const client = topics({ window });
+  await settle();
+  const peer = await welcome(window, { ping: 0 });
+
+  await window.advance(60);
+  assert.deepEqual(await peer.commands(), []);
+  window.socket.hangUp(3500);
+
+  assert.equal(client.state, "disconnected");
+});
+
 test("an address that is given wins over the page's", async (context) => {
   context.after(() => Object.assign(globalThis, { document: undefined }));
   page({ "tiderace-config": { topics: "/live/" } });

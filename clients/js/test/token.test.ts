@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { UnauthorizedError } from "../src/index.js";
 import { settle } from "./fakes.js";
-import { calling, log, online, Peer, STREAM, welcome } from "./peer.js";
+import { calling, comeBack, log, online, Peer, STREAM, welcome } from "./peer.js";
 
 /** Tokens with numbers, and how many were asked for. */
 function mint(): { getToken: () => string; count: () => number } {
@@ -232,22 +232,49 @@ test("a renewal refused as expired is tried with another token", async () => {
 });
 
 test("a token fetched for a connection that was lost is not sent on the next", async () => {
-  const replies: ((token: string) => void)[] = [];
-  const getToken = (): Promise<string> => new Promise((done) => replies.push(done));
+  let reply: (token: string) => void = () => undefined;
+  const getToken = (): Promise<string> => new Promise((done) => (reply = done));
   const { window } = await online({ token: "t0", getToken }, { ping: 0, expires: true, ttl: 100 });
   await window.advance(90);
-  window.socket.break();
-  await window.advance(1);
-  replies[1]?.("t1");
-  replies[0]!("late");
+  const next = await comeBack(window, { ping: 0 });
+
+  reply("late");
   await settle();
 
-  const { peer } = await greeting(window);
+  assert.deepEqual(await next.commands(), []);
+});
 
-  assert.deepEqual(
-    (await peer.commands()).map(({ method }) => method),
-    [],
+test("a refresh push may say that nothing expires any more", async () => {
+  const { getToken, count } = mint();
+  const { window, peer } = await online({ getToken }, { ping: 0, expires: true, ttl: 100 });
+
+  peer.say({ push: { refresh: { expires: false } } });
+  await window.advance(1000);
+
+  assert.equal(count(), 1);
+});
+
+test("pauses between renewals that fail grow, and start small after one that did not", async () => {
+  const { getToken } = mint();
+  const { window, peer } = await online(
+    { getToken, minDelay: 1, maxDelay: 8 },
+    { ping: 0, expires: true, ttl: 100 },
   );
+  window.chance = 1;
+  const refuse = async (pause: number): Promise<void> => {
+    peer.refuse(await peer.command("refresh"), 100, "internal", true);
+    await window.advance(pause - 0.1);
+    assert.deepEqual(await peer.commands(), []);
+    await window.advance(0.1);
+  };
+  await window.advance(90);
+  for (const pause of [2, 3, 5]) await refuse(pause);
+  peer.answer(await peer.command("refresh"), { expires: true, ttl: 10 });
+  await window.advance(9);
+
+  await refuse(2);
+
+  await peer.command("refresh");
 });
 
 // Tokens of topics
