@@ -33,7 +33,7 @@ from tiderace.protocol.session import (
     Subscription,
     publication_frame,
 )
-from tiderace.ratelimit import Rate, TokenBucket
+from tiderace.ratelimit import Buckets, Rate, TokenBucket
 
 VECTORS = Path(__file__).resolve().parents[1] / "spec" / "vectors"
 
@@ -375,6 +375,19 @@ def test_a_bucket_never_gives_more_than_its_rate(pauses):
         taken += bucket.take() == 0
 
     assert taken <= 5 + clock.now * 5 + 1e-6
+
+
+def test_buckets_are_apart_by_name_and_forgotten_when_they_are_full():
+    clock = Clock()
+    buckets = Buckets(clock=clock)
+    rate = Rate(1, 10.0)
+    assert buckets.spend("a", rate) == 0
+    assert buckets.spend("a", rate) == 10
+    assert buckets.spend("b", rate) == 0
+    clock.now = 10.0
+    assert buckets.spend("c", rate) == 0
+
+    assert len(buckets) == 1
 
 
 def test_a_bucket_says_how_long_to_wait_and_means_it():

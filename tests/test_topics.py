@@ -580,6 +580,30 @@ async def test_who_publishes_too_often_is_told_to_try_later(topics):
         assert reply["error"]["temporary"] is True
 
 
+async def test_a_user_has_one_allowance_over_all_connections(topics):
+    class Shared(Topic):
+        pattern = "shared:<int:pk>"
+        permission_classes = [AllowAny]
+        user_rate = "3/h"
+
+        async def can_publish(self, user):
+            return True
+
+    app = TopicsEndpoint.as_asgi()
+    async with (
+        TopicClient(app, user=user(1)) as one,
+        TopicClient(app, user=user(1)) as two,
+        TopicClient(app, user=user(2)) as other,
+    ):
+        for number, client in enumerate((one, two, other)):
+            await client.subscribe(f"shared:{number}")
+        await one.done("publish", channel="shared:0", data=1)
+        await two.done("publish", channel="shared:1", data=1)
+        await one.done("publish", channel="shared:0", data=1)
+        assert await two.refused("publish", channel="shared:1", data=1) == 111
+        await other.done("publish", channel="shared:2", data=1)
+
+
 # Asking
 
 

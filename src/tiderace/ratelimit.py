@@ -7,11 +7,13 @@ what happens to those who ask too often.
 from __future__ import annotations
 
 import re
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Rate", "TokenBucket"]
+__all__ = ["Buckets", "Rate", "TokenBucket"]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _RATE = re.compile(r"(?P<count>\d+)/(?P<per>\d*)(?P<unit>[smhd])[a-z]*")
@@ -91,3 +93,47 @@ class TokenBucket:
             self._level = level - amount
             return 0.0
         return (amount - level) * rate.seconds / rate.count
+
+
+class Buckets:
+    """Token buckets by name, of which full ones are forgotten; for any thread.
+
+    Args:
+        clock: seconds that never run backwards.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        # By when they are full, the least lately used first.
+        self._buckets: OrderedDict[tuple[str, Rate], tuple[TokenBucket, float]] = (
+            OrderedDict()
+        )
+
+    def spend(self, key: str, rate: Rate) -> float:
+        """Take one from the bucket ``key``; see ``TokenBucket.take``."""
+        with self._lock:
+            now = self._clock()
+            self._forget_full(now)
+            bucket, _ = self._buckets.pop((key, rate), (None, 0.0))
+            if bucket is None:
+                bucket = TokenBucket(rate, clock=self._clock)
+            # At the latest by then it is as good as a new one.
+            self._buckets[key, rate] = (bucket, now + rate.seconds)
+            return bucket.take()
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        with self._lock:
+            self._buckets.clear()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def _forget_full(self, now: float) -> None:
+        # A few each time, so that nobody waits for a great cleaning.
+        for _ in range(2):
+            first = next(iter(self._buckets.items()), None)
+            if first is None or first[1][1] > now:
+                return
+            del self._buckets[first[0]]

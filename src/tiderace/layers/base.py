@@ -19,6 +19,7 @@ from tiderace.layers.broker import Keep
 from tiderace.layers.listeners import Listener
 from tiderace.layers.names import MAX_NAME_LENGTH
 from tiderace.layers.stats import LayerStats
+from tiderace.ratelimit import Rate
 
 __all__ = ["BaseChannelLayer", "LocalDelivery", "Message"]
 
@@ -395,6 +396,21 @@ class BaseChannelLayer:
             LayerUnavailable: when a broker could not be reached in time.
         """
         raise NotImplementedError("stream_forget() not implemented (streams extension)")
+
+    async def spend(self, key: str, rate: Rate) -> float:
+        """Take one from a bucket that all processes share, to limit what somebody does.
+
+        Args:
+            key: what is limited, and whose: any text.
+            rate: how much the bucket holds, and how long it takes to fill.
+
+        Returns:
+            0 when it was taken; else in how many seconds it would be there.
+
+        Raises:
+            LayerUnavailable: when a broker could not be reached in time.
+        """
+        raise NotImplementedError("spend() not implemented (streams extension)")
 
     async def listen(self, group: str, listener: Listener) -> None:
         """Let ``listener`` hear the group's stream, in the running event loop.

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from tiderace.history import Position
 from tiderace.layers.presence import PresenceStore
+from tiderace.ratelimit import Rate
 
 __all__ = [
     "Broker",
@@ -156,6 +157,9 @@ class Broker(Protocol):
 
     async def forget(self, subject: str) -> None:
         """Let the subject's stream have nothing any more; its position stays."""
+
+    async def spend(self, key: str, rate: Rate) -> float:
+        """Take one from the bucket ``key``; the seconds to wait when it is empty, else 0."""
 
     async def push(self, queue: str, data: bytes, *, size: int, seconds: float) -> bool:
         """Put ``data`` into a queue for ``seconds``; False when it holds ``size``."""

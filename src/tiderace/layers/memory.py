@@ -22,6 +22,7 @@ from tiderace.layers.kept import KeptStreams
 from tiderace.layers.listeners import Listener
 from tiderace.layers.local import LocalChannelLayer, refuse_unknown
 from tiderace.layers.presence_memory import MemoryPresenceStore
+from tiderace.ratelimit import Buckets, Rate
 
 __all__ = ["InMemoryChannelLayer"]
 
@@ -66,6 +67,7 @@ class InMemoryChannelLayer(LocalChannelLayer):
             clock=clock,
         )
         self.presence = MemoryPresenceStore(clock=clock)
+        self._buckets = Buckets(clock=clock)
         self._kept = KeptStreams(expiry)
 
     async def send(self, channel: str, message: Message) -> None:
@@ -178,6 +180,10 @@ class InMemoryChannelLayer(LocalChannelLayer):
             audience = self._listeners.put(group, publication)
         await self._tell(group, audience)
 
+    async def spend(self, key: str, rate: Rate) -> float:
+        """See ``BaseChannelLayer.spend``."""
+        return self._buckets.spend(key, rate)
+
     async def stream_read(
         self,
         group: str,
@@ -234,6 +240,7 @@ class InMemoryChannelLayer(LocalChannelLayer):
         """
         self._forget_everything()
         self.presence.flush()
+        self._buckets.clear()
         self._kept.clear()
 
     async def close(self) -> None:

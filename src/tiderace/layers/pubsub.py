@@ -32,6 +32,7 @@ from tiderace.layers.local import ENVELOPE, TO, Box, LocalChannelLayer
 from tiderace.layers.presence import PresenceStore, ShardedPresence
 from tiderace.layers.stats import LayerStats, ProcessStats
 from tiderace.layers.streams import Stream, Streams
+from tiderace.ratelimit import Rate
 
 __all__ = ["PubSubLayer"]
 
@@ -362,6 +363,11 @@ class PubSubLayer(LocalChannelLayer):
                 published.members, [group], publication.as_event()
             )
         return published.position
+
+    async def spend(self, key: str, rate: Rate) -> float:
+        """See ``BaseChannelLayer.spend``."""
+        self._check_fork()
+        return await self._broker(key).spend(key, rate)
 
     async def stream_read(
         self,

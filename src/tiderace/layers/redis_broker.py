@@ -56,6 +56,7 @@ from tiderace.layers.presence import PresenceStore
 from tiderace.layers.presence_redis import RedisPresenceStore
 from tiderace.layers.redis_link import Link, LinkLost, connect
 from tiderace.layers.redis_reader import Reader
+from tiderace.ratelimit import Rate
 
 __all__ = ["RedisBroker"]
 
@@ -151,6 +152,7 @@ _SCRIPTS = {
         "renew",
         "report",
         "since",
+        "spend",
         "take",
     )
 }
@@ -762,6 +764,15 @@ class RedisBroker:
         return RedisPresenceStore(
             self._script_until_done, self._prefix, cluster=self._connections.cluster
         )
+
+    async def spend(self, key: str, rate: Rate) -> float:
+        """See ``Broker.spend``."""
+        wait: int = await self._script_until_done(
+            "spend",
+            [self._tag(f"{self._prefix}:rate:{key}")],
+            [rate.count, int(rate.seconds * 1000)],
+        )
+        return wait / 1000
 
     # Reading
 

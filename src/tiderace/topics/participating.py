@@ -66,6 +66,7 @@ class Participating:
         user = conductor.identity.user
         await self._require(topic, "publish")
         layer = layer_of(topic)
+        await self._limit_user(topic, layer)
         if key:
             # Of one user: nobody can use up another one's keys.
             key = f"{conductor.identity.user_id}:{key}"
@@ -93,6 +94,16 @@ class Participating:
             bucket = TokenBucket(Rate.parse(topic.publish_rate))
             self._buckets[type(topic)] = bucket
         if bucket.take():
+            raise Refused(codes.TOO_MANY_REQUESTS)
+
+    async def _limit_user(self, topic: Topic, layer: Any) -> None:
+        user_id = self._conductor.identity.user_id
+        if topic.user_rate is None or not user_id:
+            return
+        # Of all topics of this kind, or a second name would be a second allowance.
+        kind = type(topic)
+        key = f"publish:{kind.__module__}.{kind.__qualname__}:{user_id}"
+        if await layer.spend(key, Rate.parse(topic.user_rate)):
             raise Refused(codes.TOO_MANY_REQUESTS)
 
     def _client_info(self) -> ClientInfo:

@@ -135,6 +135,9 @@ class Topic:
     """Tiderace's or Django REST Framework's; all of them must agree."""
     publish_rate: ClassVar[str | None] = "50/s"
     """How often one connection may publish; None for any rate."""
+    user_rate: ClassVar[str | None] = "100/s"
+    """How often one user may publish, over all connections and processes; None for any
+    rate, which spares a question to the broker."""
     message: ClassVar[Any] = None
     """What is published must be of this type: a msgspec Struct, dataclass, TypedDict,
     pydantic model or any other type that msgspec can check; None takes any JSON."""
@@ -148,13 +151,15 @@ class Topic:
 
     def __init_subclass__(cls, *, register: bool = True, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.publish_rate is not None:
-            try:
-                Rate.parse(cls.publish_rate)
-            except ValueError as error:
-                raise ImproperlyConfigured(
-                    f"{cls.__qualname__}.publish_rate: {error}"
-                ) from None
+        for name in ("publish_rate", "user_rate"):
+            rate = getattr(cls, name)
+            if rate is not None:
+                try:
+                    Rate.parse(rate)
+                except ValueError as error:
+                    raise ImproperlyConfigured(
+                        f"{cls.__qualname__}.{name}: {error}"
+                    ) from None
         if register and cls.pattern:
             declared.add(cls)
 
