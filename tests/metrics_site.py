@@ -14,11 +14,7 @@ if not settings.configured:
         SECRET_KEY="tests-only",
         ALLOWED_HOSTS=["127.0.0.1"],
         ROOT_URLCONF=__name__,
-        INSTALLED_APPS=[
-            "django.contrib.auth",
-            "django.contrib.contenttypes",
-            "tiderace",
-        ],
+        INSTALLED_APPS=["tiderace"],
         CHANNEL_LAYERS={"default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}},
     )
     django.setup()

@@ -13,7 +13,7 @@ import uuid
 
 import pytest
 
-from brokers import Server
+from brokers import Cluster, Server
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.generic.websocket import AsyncJsonWebsocketConsumer
@@ -391,6 +391,40 @@ async def test_lag_and_round_trip_are_measured_over_the_broker(make_layer):
 
     assert 0 < stats.lag < 5
     assert 0 < stats.round_trip < 5
+
+
+async def test_a_fleet_over_several_servers_and_in_a_cluster_is_one(make_layer, server):
+    """Each process reports where its own inbox is."""
+    with Server() as second, Cluster() as cluster:
+        for options in (
+            {"hosts": [server.url, second.url]},
+            {"hosts": [cluster.host]},
+        ):
+            one, two = make_layer(**options), make_layer(**options)
+            one.attach(await one.new_channel())
+            two.attach(await two.new_channel())
+
+            stats = await seen(one, 2)
+
+            assert len({each.process for each in stats.processes}) == 2
+            await one.close()
+            await two.close()
+
+
+async def test_how_long_the_broker_took_for_a_group_message_is_counted(make_layer):
+    layer = make_layer()
+    before = metrics.PUBLISH_DURATION.count
+
+    await layer.group_send("tea", {"type": "x"})
+
+    assert metrics.PUBLISH_DURATION.count == before + 1
+    assert 0 < (await layer.stats()).round_trip < 5
+
+
+def test_sync_code_may_ask_for_the_fleet(server):
+    layer = RedisChannelLayer(hosts=[server.url], prefix=uuid.uuid4().hex)
+
+    assert layer.sync.stats(fleet=True).processes == ()
 
 
 async def test_a_process_that_closes_its_layer_is_gone_at_once(make_layer):
