@@ -577,6 +577,34 @@ def test_without_other_servers_there_is_nothing_to_say():
         assert application_checks.check_servers(None) == []
 
 
+# The HTTP API
+
+
+OPEN = {"TOPICS": {"API_OPEN": True}}
+
+
+def test_an_open_api_is_warned_of():
+    with override_settings(TIDERACE=OPEN, DEBUG=False):
+        warning = only(application_checks.check_open_api(None), "tiderace.W020")
+
+    assert "API_OPEN" in warning.msg
+    assert "API_KEYS" in warning.hint
+
+
+@pytest.mark.parametrize(
+    ("debug", "values"),
+    [
+        (True, OPEN),
+        (False, {}),
+        (False, {"TOPICS": {"API_KEYS": ["a-key-that-is-long"]}}),
+        (False, {"NONSENSE": 1}),
+    ],
+)
+def test_an_api_with_keys_and_development_pass(debug, values):
+    with override_settings(TIDERACE=values, DEBUG=debug):
+        assert application_checks.check_open_api(None) == []
+
+
 # Origins, --deploy
 
 

@@ -21,6 +21,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 (Django's name)
 from django.utils.module_loading import import_string
 
+from tiderace import conf
 from tiderace.compat.finder import AliasFinder
 from tiderace.consumer import AsyncConsumer
 from tiderace.layers import InMemoryChannelLayer
@@ -33,6 +34,7 @@ __all__ = [
     "check_channels_shadowed",
     "check_consumer_groups",
     "check_memory_layer_with_workers",
+    "check_open_api",
     "check_origins",
     "check_persistent_connections",
     "check_servers",
@@ -174,6 +176,24 @@ def check_servers(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
     return messages
 
 
+def check_open_api(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+    """The HTTP API of topics wants a key outside of development."""
+    try:
+        topics = conf.current().topics
+    except conf.UnknownSetting:
+        return []  # E009 says it
+    if not topics.api_open or settings.DEBUG:
+        return []
+    return [
+        Warning(
+            'TIDERACE["TOPICS"]["API_OPEN"] lets everybody who reaches the HTTP API '
+            "publish to all topics, read them and close connections.",
+            hint="Remove it, and name keys in API_KEYS.",
+            id="tiderace.W020",
+        )
+    ]
+
+
 def check_origins(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
     """Every WebSocket route is behind a check of the page's origin (``--deploy``)."""
     path = getattr(settings, "ASGI_APPLICATION", None)
@@ -208,6 +228,7 @@ APPLICATION_CHECKS: tuple[Callable[..., list[CheckMessage]], ...] = (
     check_channels_shadowed,
     check_channels_app,
     check_servers,
+    check_open_api,
 )
 APPLICATION_DEPLOY_CHECKS: tuple[Callable[..., list[CheckMessage]], ...] = (
     check_origins,

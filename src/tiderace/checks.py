@@ -25,6 +25,7 @@ E016       a consumer names its groups as one string
 W017       the real Channels is installed where its name leads to us
 W018       the real Channels is an app beside Tiderace
 W019       an ASGI server is older than those we are tested with
+W020       the HTTP API of topics is open without a key
 ========== ============================================================
 
 From W013 on they stand in ``application_checks``.
