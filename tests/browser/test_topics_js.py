@@ -219,6 +219,17 @@ def test_a_topic_without_a_history_tells_of_a_gap_after_every_outage(
     wait_for(page, "subscribed", 2)
 
 
+def test_a_rate_limit_of_the_topic_is_waited_out(enter: Enter) -> None:
+    page = enter("room:rate")
+    messages = [f"{number:02}" for number in range(80)]
+
+    publish(page, *messages)
+
+    wait_for(page, "publication", 80)
+    assert sorted(texts(page)) == messages
+    assert log(page, "error") == []
+
+
 def test_methods_of_a_topic_and_of_the_endpoint_are_called(enter: Enter) -> None:
     page = enter("room:calls")
 

@@ -34,7 +34,6 @@ export class Presence {
 
   /** @internal Ask for a snapshot: in the frame of `subscribe`, and regularly. */
   _ask = (): void => {
-    this._rest();
     const turn = this.#turn;
     this.#joined.clear();
     this.#client._ask(
