@@ -94,8 +94,12 @@ async def exit_of(server, timeout=15):
     return await asyncio.to_thread(server.process.wait, timeout)
 
 
-async def test_sockets_are_closed_with_1012_over_the_window(site):
-    server = site(DRAIN_SECONDS=1.5)
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--loop", "asyncio"), ("--ws", "tiderace.server:WebSocketProtocol")],
+)
+async def test_sockets_are_closed_with_1012_over_the_window(site, options):
+    server = site(DRAIN_SECONDS=1.5, options=options)
     clients = [await connect(f"{server.ws}/plain/") for _ in range(60)]
 
     begun = time.monotonic()
