@@ -317,8 +317,9 @@ def test_two_workers_behind_one_port_are_told_as_one(site):
     def sent() -> float:
         return samples(fetched(site, "metrics"))["tiderace_messages_sent_total",]
 
-    wait_until(lambda: sent() == len(answers), what="the sum of both")
-    assert {sent() for _ in range(20)} == {len(answers)}
+    # Whichever of them is asked.
+    told = {len(answers)}
+    wait_until(lambda: {sent() for _ in range(10)} == told, what="the sum of both")
 
     os.kill(int(answers[0]), signal.SIGKILL)
 

@@ -128,17 +128,13 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
             started=self._started,
             ready=self.ready,
             channels=len(self._mailboxes),
-            groups=list(dict.fromkeys((*self.groups, *self._listeners))),
-            size=self._size,
+            members=self.groups,
+            listeners=self._listeners,
             pace=self._pace,
             top=top,
             lag=self._lag,
             round_trip=self._round_trip,
         )
-
-    def _size(self, group: str) -> int:
-        """Members and listeners of ``group`` in this process."""
-        return len(self.groups.get(group, ())) + self._listeners.count(group)
 
     async def new_channel(self, prefix: str = "specific.") -> str:
         """A channel name that nobody else has: ``specific.<process>!<socket>``."""

@@ -11,9 +11,10 @@ import os
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -31,6 +32,16 @@ _STEP = 0.5
 _LOOKED_AT = 20_000
 
 _MEMORY = Path("/proc/self/statm")
+
+
+class Listening(Protocol):
+    """What is asked of those who keep listeners to streams."""
+
+    def __iter__(self) -> Iterator[str]:
+        """The groups with a listener."""
+
+    def count(self, group: str) -> int:
+        """How many listen to one."""
 
 
 class ProcessStats(msgspec.Struct, frozen=True):
@@ -227,15 +238,21 @@ def process_stats(
     started: float,
     ready: bool,
     channels: int,
-    groups: Sequence[str],
-    size: Callable[[str], int],
+    members: Mapping[str, Sized],
+    listeners: Listening,
     pace: Pace,
     top: int,
     lag: float | None = None,
     round_trip: float | None = None,
 ) -> ProcessStats:
     """The numbers of this process, ``top`` of its largest groups by name among them."""
-    sizes = ((size(name), name) for name in groups[:_LOOKED_AT])
+    heard = list(listeners)
+    # Copied in one step: other threads join and leave meanwhile.
+    joined = list(members.items())
+    sizes = {name: len(some) for name, some in joined[:_LOOKED_AT]}
+    for name in heard[:_LOOKED_AT]:
+        sizes[name] = sizes.get(name, 0) + listeners.count(name)
+    largest = heapq.nlargest(top, sizes.items(), key=itemgetter(1))
     sent_per_second, delivered_per_second = pace.per_second()
     return ProcessStats(
         process=process,
@@ -246,8 +263,8 @@ def process_stats(
         ready=ready,
         connections=metrics.CONNECTIONS_OPEN.value,
         channels=channels,
-        groups=len(groups),
-        members={name: number for number, name in heapq.nlargest(top, sizes)},
+        groups=len(joined) + sum(name not in members for name in heard),
+        members=dict(largest),
         sent=metrics.MESSAGES_SENT.value,
         delivered=metrics.MESSAGES_DELIVERED.value,
         sent_per_second=round(sent_per_second, 3),
