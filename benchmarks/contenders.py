@@ -121,6 +121,14 @@ def _socketio(event: str) -> Script:
     )
 
 
+def _topic(name: str) -> Script:
+    return Script(
+        f"/{name}/",
+        greeting=(('{"id":1', ""), ('{"id":2', "")),
+        envelope='{"send":{"data":%s}}',
+    )
+
+
 CONTENDERS: Mapping[str, Contender] = {
     each.name: each
     for each in (
@@ -134,6 +142,24 @@ CONTENDERS: Mapping[str, Contender] = {
             "ours",
             protocol=OURS,
             fan=ONCE,
+        ),
+        Contender(
+            "tiderace-topic-server",
+            "Tiderace, a topic, its protocol",
+            "ours",
+            site="topics_site",
+            protocol=OURS,
+            fan=_topic("passing"),
+            echo=None,
+        ),
+        Contender(
+            "tiderace-history-server",
+            "Tiderace, a topic with history, its protocol",
+            "ours",
+            site="topics_site",
+            protocol=OURS,
+            fan=_topic("kept"),
+            echo=None,
         ),
         Contender("bare", "uvicorn, a bare loop", "ours", site="bare_site"),
         Contender("litestar", "Litestar channels", "peers", site="litestar_site"),

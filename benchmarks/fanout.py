@@ -24,6 +24,8 @@ OURS = (
     "tiderace",
     "tiderace-server",
     "tiderace-once-server",
+    "tiderace-topic-server",
+    "tiderace-history-server",
     "node",
     "nats",
     "limit",

@@ -185,8 +185,19 @@ class _Crowd:
             except Exception:
                 # The others must hear it all the same.
                 logger.exception("a listener to %s failed", group)
+        if item is not None and item.after:
+            self._finish(item)
         metrics.FAN_OUT_DURATION.observe(time.perf_counter() - begun)
         metrics.MESSAGES_DELIVERED.add(len(some))
+
+    def _finish(self, item: Publication) -> None:
+        # What some of them have put off, to do it once for all.
+        calls, item.after = item.after, []
+        for call in calls:
+            try:
+                call()
+            except Exception:
+                logger.exception("telling the listeners to %s failed", self.group)
 
 
 class Audience:

@@ -82,6 +82,7 @@ class Conductor:
             transport.send,
             frames=transport.frames,
             limit=conf.current().outbox_limit,
+            slow=lambda: self.end(codes.CLOSE_SLOW),
         )
         self.user_ear: Ear | None = None
         self._watched: Registration | None = None
@@ -255,7 +256,13 @@ class Conductor:
                 if heard_in != group:
                     self._hear_event(subscription, publication)
                 elif subscription.heard(publication):
-                    self._pass_on(subscription, publication)
+                    frame = publication_frame(
+                        publication,
+                        name,
+                        self.session.codec,
+                        offsets=subscription.granted.recoverable,
+                    )
+                    self.out.share(frame, publication)
             except Lost:
                 self.lost(name)
             except TooSlow:

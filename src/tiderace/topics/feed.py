@@ -121,13 +121,15 @@ class Feed:
         self._by_policy = by_policy
         self._group = topic_group(topic.topic)
         self._subscription = Subscription(topic.topic)
+        self._over = asyncio.Event()
         self._out = Outgoing(
             EVENTS,
             exchange.write,
             frames=None,
             limit=conf.current().outbox_limit,
+            # Only crowds of frames are found slow in that way; here are none.
+            slow=self._over.set,
         )
-        self._over = asyncio.Event()
         self._task = asyncio.current_task()
         self._gone = False
         self._interval = conf.current().topics.ping

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from tiderace import metrics
 from tiderace.delivery.outbox import TooSlow
+from tiderace.history import Publication
 from tiderace.protocol.codec import Codec
 
 __all__ = ["Frames", "Outgoing"]
@@ -37,6 +38,9 @@ class Frames(Protocol):
     def write(self, frame: bytes) -> None:
         """Queue a frame, in order with what ASGI sends; never blocks."""
 
+    def write_all(self, writers: list[Any], frame: bytes) -> list[Any]:
+        """Queue one frame for many sockets; those to be asked one by one."""
+
     @property
     def buffered(self) -> int:
         """Bytes that the kernel has not taken yet."""
@@ -50,10 +54,12 @@ class Outgoing:
         send: takes one message; it waits while the client reads slowly.
         frames: the server's way for ready frames, where it has one.
         limit: bytes that may wait.
+        slow: called when ``share`` finds more than that.
     """
 
     __slots__ = (
         "_codec",
+        "_crowd",
         "_ended",
         "_frames",
         "_key",
@@ -61,6 +67,7 @@ class Outgoing:
         "_queue",
         "_send",
         "_size",
+        "_slow",
         "_wake",
         "_wrap",
         "_writer",
@@ -73,13 +80,16 @@ class Outgoing:
         *,
         frames: Frames | None,
         limit: int,
+        slow: Callable[[], None],
     ) -> None:
         self._codec = codec
         self._send = send
         self._frames = frames
         self._limit = limit
+        self._slow = slow
         # Under which a frame as our server writes it is kept beside the encoded one.
         self._key = ("frame", codec.name)
+        self._crowd = ("crowd", codec.name)
         self._wrap: Callable[[bytes], bytes] | None = None
         if frames is not None:
             self._wrap = frames.binary_frame if codec.binary else frames.text_frame
@@ -122,6 +132,25 @@ class Outgoing:
         if ready is None:
             ready = shared[self._key] = wrap(frame)
         frames.write(ready)
+
+    def share(self, frame: bytes, publication: Publication) -> None:
+        """Send what a crowd of clients is being told; see ``put``.
+
+        Where the server takes frames they are written together, when the last one of
+        the crowd was told. To be called from ``Listener.heard`` alone.
+        """
+        wrap = self._wrap
+        if wrap is None:
+            self.put(frame)
+            return
+        shared = publication.encoded
+        crowd: list[Outgoing] | None = shared.get(self._crowd)
+        if crowd is None:
+            crowd = shared[self._crowd] = []
+            if self._key not in shared:
+                shared[self._key] = wrap(frame)
+            publication.after.append(lambda: _write_all(shared, self._crowd, self._key))
+        crowd.append(self)
 
     async def finish(self) -> None:
         """Send what is waiting, and end; who does not read is not waited for long."""
@@ -166,3 +195,18 @@ class Outgoing:
             some.append(frame)
         self._size -= size
         return some[0] if len(some) == 1 else self._codec.join(some)
+
+
+def _write_all(shared: dict[Any, Any], crowd_key: Any, frame_key: Any) -> None:
+    """Write the frame that is ready in ``shared`` to all who have asked for it."""
+    crowd: list[Outgoing] = shared.pop(crowd_key)
+    by_frames = {id(each._frames): each for each in crowd}  # noqa: SLF001 (one room)
+    writers = [each._frames for each in crowd]  # noqa: SLF001
+    first, ready = writers[0], shared[frame_key]
+    assert first is not None  # noqa: S101 (only those with frames are in a crowd)
+    for refused in first.write_all(writers, ready):
+        outgoing = by_frames[id(refused)]
+        try:
+            outgoing.put(b"", shared)
+        except TooSlow:
+            outgoing._slow()  # noqa: SLF001
