@@ -10,6 +10,8 @@ import pytest
 from asgi_client import Client
 from stream_client import JSON, ORIGIN, StreamClient, begin, request
 from tiderace.drain import process_drain
+from tiderace.exceptions import LayerUnavailable
+from tiderace.layers import InMemoryChannelLayer
 from tiderace.topics import (
     AllowAny,
     History,
@@ -19,8 +21,9 @@ from tiderace.topics import (
     adisconnect,
     apublish,
     http_stream,
+    switchboard,
 )
-from tiderace.topics.process import current
+from tiderace.topics.process import Process, current
 from tiderace.topics.topic import declared
 from topic_client import TopicClient
 
@@ -585,3 +588,65 @@ async def test_a_site_open_to_all_gives_nobody_its_visitors_cookies(app, setting
 
     assert answer.headers[b"access-control-allow-origin"] == b"http://testserver"
     assert b"access-control-allow-credentials" not in answer.headers
+
+
+# The other process
+
+
+async def test_a_process_that_does_not_answer_is_gone(app, monkeypatch):
+    monkeypatch.setattr(switchboard, "_PATIENCE", 0.01)
+    async with StreamClient(app) as client:
+        client.connected["connect"]["node"] = Process().node
+
+        assert (await client.post("{}")).status == 404
+
+
+async def test_commands_pass_from_process_to_process_in_order(app):
+    async with StreamClient(app) as client:
+        await client.subscribe("room:a")
+        other = Process()
+        board = switchboard.switchboard(other)
+        said = client.connected["connect"]
+        for n in range(10):
+            command = f'{{"id":{n + 50},"publish":{{"channel":"room:a","data":{n}}}}}'
+            status = await board.deliver(
+                said["node"], said["session"], "", command.encode()
+            )
+            assert status == switchboard.TAKEN
+
+        assert await client.publications(10) == list(range(10))
+
+
+async def test_another_process_checks_the_user_as_well(app, caplog):
+    async with StreamClient(app, user=user(1)) as client:
+        said = client.connected["connect"]
+        board = switchboard.switchboard(other := Process())
+
+        status = await board.deliver(said["node"], said["session"], "2", b"{}")
+
+        assert status == switchboard.GONE
+        assert "came from user '2'" in caplog.text
+        assert other.node != said["node"]
+
+
+async def test_without_a_broker_a_post_is_to_be_sent_again(app, monkeypatch):
+    async def away(self, *args, **kwargs):
+        raise LayerUnavailable("it is away")
+
+    async with StreamClient(app) as client:
+        client.connected["connect"]["node"] = Process().node
+        monkeypatch.setattr(InMemoryChannelLayer, "group_send", away)
+
+        assert (await client.post("{}")).status == 503
+
+
+async def test_without_a_broker_no_stream_begins(app, kind, monkeypatch):
+    async def away(self, *args, **kwargs):
+        raise LayerUnavailable("it is away")
+
+    monkeypatch.setattr(InMemoryChannelLayer, "listen", away)
+    client = StreamClient(app, kind=kind, connect=None)
+    await client.write('{"id": 1, "connect": {}}')
+    await client.client.end()
+
+    assert client.response["status"] == 503
