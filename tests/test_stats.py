@@ -17,7 +17,7 @@ from brokers import Cluster, Server
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.generic.websocket import AsyncJsonWebsocketConsumer
-from tiderace.layers import BaseChannelLayer, InMemoryChannelLayer
+from tiderace.layers import BaseChannelLayer, InMemoryChannelLayer, Keep
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.layers.stats import LayerStats, Pace, ProcessStats
 from tiderace.testing import WebsocketCommunicator
@@ -411,13 +411,14 @@ async def test_a_fleet_over_several_servers_and_in_a_cluster_is_one(make_layer, 
             await two.close()
 
 
-async def test_how_long_the_broker_took_for_a_group_message_is_counted(make_layer):
+async def test_how_long_the_broker_took_for_what_was_published_is_counted(make_layer):
     layer = make_layer()
     before = metrics.PUBLISH_DURATION.count
 
     await layer.group_send("tea", {"type": "x"})
+    await layer.stream_publish("tea", {"data": "1"}, keep=Keep(1, 1.0))
 
-    assert metrics.PUBLISH_DURATION.count == before + 1
+    assert metrics.PUBLISH_DURATION.count == before + 2
     assert 0 < (await layer.stats()).round_trip < 5
 
 

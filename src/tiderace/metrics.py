@@ -275,7 +275,7 @@ FAN_OUT_DURATION = Histogram(
 PUBLISH_DURATION = Histogram(
     "publish_duration",
     "seconds",
-    "how long a broker took to accept a group message",
+    "how long a broker took to accept a group message or a publication",
     _MOMENTS,
 )
 CONNECTION_DURATION = Histogram(

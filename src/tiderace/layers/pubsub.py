@@ -316,10 +316,13 @@ class PubSubLayer(LocalChannelLayer):
             published = await self._broker(name).publish(
                 name, data, keep=self._keep, members_age=self.group_expiry
             )
-            self._round_trip = time.perf_counter() - begun
-            metrics.PUBLISH_DURATION.observe(self._round_trip)
+            self._published_in(time.perf_counter() - begun)
             queues.update(dict.fromkeys(published.members))
         return queues
+
+    def _published_in(self, seconds: float) -> None:
+        self._round_trip = seconds
+        metrics.PUBLISH_DURATION.observe(seconds)
 
     async def group_channels(self, group: str) -> list[str]:
         """The channels in ``group``, of all processes, in no order.
@@ -349,6 +352,7 @@ class PubSubLayer(LocalChannelLayer):
         data = self.serialize(publications.stored(record))
         self._check_fork()
         metrics.MESSAGES_SENT.add()
+        begun = time.perf_counter()
         published = await self._broker(group).publish(
             group,
             data,
@@ -357,6 +361,7 @@ class PubSubLayer(LocalChannelLayer):
             history=keep,
             key=key,
         )
+        self._published_in(time.perf_counter() - begun)
         if published.members:
             publication = Publication.of_record(published.position, record)
             await self._send_to_queues(
