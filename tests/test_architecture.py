@@ -42,6 +42,7 @@ FLOORS: list[dict[str, set[str]]] = [
             "auth",
             "security",
             "lifespan",
+            "mounts",
             "drain",
             "health",
             "control",
@@ -62,6 +63,7 @@ FLOORS: list[dict[str, set[str]]] = [
             "application_checks",
             "apps",
             "admin",
+            "models",
             "templatetags",
             "compat",
             "demo",
@@ -142,6 +144,7 @@ APPS = "models need the app registry"
 SETTINGS = "it is read without Django's settings too"
 INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace", "tiderace.compat"): "`import tiderace` must load nothing else",
+    ("tiderace.apps", "tiderace.monitoring.rollcall"): APPS,
     ("tiderace.auth", "django.contrib.auth.models"): APPS,
     ("tiderace.security.bearer", "django.contrib.auth.models"): APPS,
     ("tiderace.topics.identity", "django.contrib.auth.models"): APPS,

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Modules whose content is decided by somebody else, so that `__all__` says nothing:
-# Django looks for `Command`, and the demo is a site, not a library.
+# Django looks for `Command`, and the demo is a site, not a library. The page of the admin
+# can be imported only where the admin is installed (test_admin.py).
 NOT_A_DOOR = (
+    "tiderace.admin",
     "tiderace.management",
     "tiderace.demo",
     "tiderace.compat",

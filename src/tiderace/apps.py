@@ -14,14 +14,19 @@ from django.core.checks import Tags, register
 from django.utils.module_loading import module_has_submodule
 
 from tiderace.checks import CHECKS, DEPLOY_CHECKS
-from tiderace.monitoring import workers
+from tiderace.connection import Connection
+from tiderace.drain import Drainable, process_drain
+from tiderace.monitoring import recent, workers
 from tiderace.revalidation import connect_signals
 
 __all__ = ["TideraceConfig", "register_checks"]
 
 
 class TideraceConfig(AppConfig):
-    """The app ``tiderace``: commands, template tags, static files; no models."""
+    """The app ``tiderace``: commands, template tags, static files, a page of the admin.
+
+    It has no tables and no migrations.
+    """
 
     name = "tiderace"
     label = "tiderace"
@@ -35,6 +40,8 @@ class TideraceConfig(AppConfig):
         """
         register_checks()
         connect_signals()
+        recent.install()
+        process_drain.on_enter(_begun)
         for app in apps.get_app_configs():
             # Ours is the engine, which needs users; not every project has them.
             if app is not self and module_has_submodule(app.module, "topics"):
@@ -43,6 +50,19 @@ class TideraceConfig(AppConfig):
         folder = os.environ.get(workers.FOLDER_VARIABLE)
         if folder:
             workers.share(Path(folder))
+
+
+def _begun(connection: Drainable) -> None:
+    """Have this process answer others, since somebody is connected.
+
+    For consumers only where the page of the admin is, for nobody else asks. Topic
+    clients have to hear that a topic is closed.
+    """
+    asked = apps.is_installed("django.contrib.admin") and apps.is_installed("tiderace")
+    if asked or not isinstance(connection, Connection):
+        from tiderace.monitoring.rollcall import attend
+
+        attend()
 
 
 def register_checks() -> None:

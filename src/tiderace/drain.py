@@ -40,6 +40,7 @@ __all__ = [
     "Drain",
     "Drainable",
     "Notice",
+    "Open",
     "SigtermWatch",
     "drain_seconds",
     "process_drain",
@@ -96,6 +97,17 @@ class Drainable(Protocol):
         """End now: the time for finishing is over."""
 
 
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A connection that is being served."""
+
+    connection: Drainable
+    since: float
+    """When it began, in seconds since 1970."""
+    loop: asyncio.AbstractEventLoop
+    """The event loop that serves it."""
+
+
 class Drain:
     """The open connections of a process, and how it gives them up.
 
@@ -115,7 +127,8 @@ class Drain:
         self._clock = clock
         self._sleep = sleep
         self._chance = chance
-        self._open: set[Drainable] = set()
+        self._open: dict[Drainable, Open] = {}
+        self._on_enter: list[Callable[[Drainable], object]] = []
         # Those that have not been asked yet; None while there is no drain.
         self._waiting: list[Drainable] | None = None
         self._hurried = False
@@ -132,6 +145,19 @@ class Drain:
         """How many connections there are."""
         return len(self._open)
 
+    def connections(self) -> list[Open]:
+        """Those that there are, the oldest first; may be called from any thread."""
+        return list(self._open.values())
+
+    def is_open(self, connection: Drainable) -> bool:
+        """Whether it has begun and is not over."""
+        return connection in self._open
+
+    def on_enter(self, hook: Callable[[Drainable], object]) -> None:
+        """Call ``hook(connection)`` in its event loop whenever one begins."""
+        if hook not in self._on_enter:
+            self._on_enter.append(hook)
+
     def why_not_ready(self) -> str | None:
         """What a readiness check says: nothing until a drain has begun."""
         return f"draining, {self.open} connections left" if self.draining else None
@@ -140,14 +166,17 @@ class Drain:
         """Note a connection that has begun; one that comes late is asked as well."""
         if connection in self._open:
             return
-        self._open.add(connection)
+        loop = asyncio.get_running_loop()
+        self._open[connection] = Open(connection, time.time(), loop)
         if self._waiting is not None:
             self._waiting.append(connection)
             self._wake()
+        for hook in self._on_enter:
+            hook(connection)
 
     def leave(self, connection: Drainable) -> None:
         """Forget a connection that is over."""
-        self._open.discard(connection)
+        self._open.pop(connection, None)
         if self.draining and not self._open:
             self._wake()
 

@@ -19,6 +19,7 @@ from tiderace import bridge, metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Position, Publication
 from tiderace.layers import get_channel_layer
+from tiderace.layers.names import group_name
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Close
 from tiderace.topics.attendance import Presence
@@ -26,8 +27,10 @@ from tiderace.topics.names import topic_group, user_group
 from tiderace.topics.topic import Topic, declared, to_json
 
 __all__ = [
+    "CONNECTIONS_GROUP",
     "HistoryPage",
     "PresenceInfo",
+    "aclose_topic",
     "adisconnect",
     "ahistory",
     "apositions",
@@ -38,6 +41,7 @@ __all__ = [
     "asend_to",
     "asubscribe",
     "aunsubscribe",
+    "close_topic",
     "control_layer",
     "disconnect",
     "history",
@@ -54,6 +58,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger("tiderace.topics")
+
+CONNECTIONS_GROUP = group_name("tiderace-connections")
+"""The group that every process with connections hears, once for all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,6 +435,47 @@ def unsubscribe(
 ) -> None:
     """End the subscriptions of ``user`` to ``topic``; see ``aunsubscribe``."""
     bridge.call(aunsubscribe, user, topic, code=code)
+
+
+async def aclose_topic(
+    topic: str, *, code: int = codes.UNSUBSCRIBED_BY_SERVER.code, reason: str = ""
+) -> None:
+    """End all subscriptions to ``topic``, whoever has them.
+
+    Whoever may subscribe may do so again, and its history stays. Pages that listen to
+    it by ``connection/events`` are ended too, and come back after five seconds, since
+    browsers cannot be told not to.
+
+    Args:
+        topic: its name.
+        code: from 2000 to 2499 it is for good, as far as clients do of themselves; from
+            2500 they subscribe again, and permissions are asked anew.
+        reason: what they are told.
+
+    Raises:
+        UnknownTopic: when no declared topic has this name.
+        ValueError: for another code.
+        LayerUnavailable: when the broker could not be reached in time.
+    """
+    declared.resolve(topic)
+    if not 2000 <= code < 3000:
+        raise ValueError(f"{code} is no unsubscribe code; use 2000 to 2999")
+    await _tell(
+        CONNECTIONS_GROUP,
+        {
+            "type": "end-topic",
+            "topic": topic,
+            "code": code,
+            "reason": reason or codes.UNSUBSCRIBED_BY_SERVER.reason,
+        },
+    )
+
+
+def close_topic(
+    topic: str, *, code: int = codes.UNSUBSCRIBED_BY_SERVER.code, reason: str = ""
+) -> None:
+    """End all subscriptions to ``topic``; see ``aclose_topic``."""
+    bridge.call(aclose_topic, topic, code=code, reason=reason)
 
 
 async def asend_to(user: Any, data: Any) -> None:

@@ -1,0 +1,165 @@
+"""What staff ask for in the admin, as forms: disconnect, close, send.
+
+It knows what is a legal name and a legal reason; who may ask is not its business.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+
+from tiderace import bridge
+from tiderace.layers import get_channel_layer
+from tiderace.topics import publishing
+from tiderace.topics.topic import UnknownTopic, declared
+
+__all__ = ["CloseTopicForm", "DisconnectForm", "NoticeForm", "send_notice"]
+
+# Bytes of a close reason, by RFC 6455.
+_REASON = 123
+
+_MESSAGE_TYPE = re.compile(r"[a-zA-Z][a-zA-Z0-9_]*(\.[a-zA-Z0-9_]+)*")
+
+
+def _one_line(text: str) -> None:
+    """Refuse what would break a line of a log, or turn its direction."""
+    for character in text:
+        kind = unicodedata.category(character)
+        if kind in ("Cc", "Zl", "Zp") or character in "\u202a\u202b\u202c\u202d\u202e":
+            raise ValidationError("Use one line of plain text.")
+
+
+def _short(text: str) -> None:
+    if len(text.encode("utf-8", "surrogatepass")) > _REASON:
+        raise ValidationError(f"Use at most {_REASON} bytes; clients get no more.")
+
+
+def _declared(topic: str) -> None:
+    try:
+        declared.resolve(topic)
+    except UnknownTopic as error:
+        raise ValidationError(str(error)) from None
+
+
+class DisconnectForm(forms.Form):
+    """Whose connections to close, and what their clients are told."""
+
+    user = forms.CharField(
+        max_length=150,
+        validators=[_one_line],
+        label="User",
+        help_text="The primary key, as the list shows it in brackets.",
+    )
+    reason = forms.CharField(
+        max_length=_REASON,
+        validators=[_one_line, _short],
+        help_text="The clients are told, and so is the admin's log.",
+    )
+
+    def whom(self) -> str:
+        """Whom it concerns, for the log."""
+        return f"user {self.cleaned_data['user']}"
+
+    def what(self) -> str:
+        """What is done, for the log."""
+        return f"Disconnected. Reason: {self.cleaned_data['reason']}"
+
+
+class CloseTopicForm(forms.Form):
+    """Which topic to end the subscriptions to, and why."""
+
+    topic = forms.CharField(
+        max_length=180,
+        strip=False,
+        validators=[_one_line, _declared],
+        help_text="Its name, such as room:lobby. Who may subscribe may do so again.",
+    )
+    reason = forms.CharField(
+        max_length=200, validators=[_one_line], help_text="For the admin's log alone."
+    )
+
+    def whom(self) -> str:
+        """What it concerns, for the log."""
+        return f"topic {self.cleaned_data['topic']}"
+
+    def what(self) -> str:
+        """What is done, for the log."""
+        return f"Closed. Reason: {self.cleaned_data['reason']}"
+
+
+class NoticeForm(forms.Form):
+    """What to send, and to whom."""
+
+    to = forms.ChoiceField(
+        choices=[
+            ("user", "a user's topic clients"),
+            ("topic", "the subscribers of a topic"),
+            ("group", "the consumers in a group"),
+        ],
+    )
+    name = forms.CharField(
+        max_length=180,
+        strip=False,
+        validators=[_one_line],
+        help_text="The user's primary key, or the name of the topic or group.",
+    )
+    message_type = forms.CharField(
+        initial="notice",
+        max_length=100,
+        help_text="The “type” of the message. Consumers call the method of that name.",
+    )
+    text = forms.CharField(max_length=2000, widget=forms.Textarea(attrs={"rows": 4}))
+
+    def clean_message_type(self) -> str:
+        """A type that names a handler."""
+        kind: str = self.cleaned_data["message_type"]
+        if not _MESSAGE_TYPE.fullmatch(kind):
+            raise ValidationError("Use letters, digits, underscores and dots.")
+        return kind
+
+    def clean(self) -> dict[str, Any]:
+        """Refuse a name that nothing of its kind has."""
+        said = super().clean() or self.cleaned_data
+        to, name = said.get("to"), said.get("name")
+        if to == "topic" and name:
+            try:
+                _declared(name)
+            except ValidationError as error:
+                self.add_error("name", error)
+        elif to == "group" and name:
+            try:
+                get_channel_layer().require_valid_group_name(name)
+            except (AttributeError, TypeError, ValueError) as error:
+                self.add_error("name", str(error))
+        return said
+
+    def whom(self) -> str:
+        """Whom it concerns, for the log."""
+        return f"{self.cleaned_data['to']} {self.cleaned_data['name']}"
+
+    def what(self) -> str:
+        """What is done, for the log."""
+        text = " ".join(self.cleaned_data["text"].split())
+        return f"Sent a notice ({self.cleaned_data['message_type']}): {text}"
+
+
+def send_notice(asked: dict[str, Any]) -> str:
+    """Send what a valid ``NoticeForm`` says; what to tell who asked.
+
+    Raises:
+        LayerUnavailable: when the broker could not be reached in time.
+        RuntimeError: when there is no layer that can do it.
+    """
+    to, name = asked["to"], asked["name"]
+    message = {"type": asked["message_type"], "text": asked["text"]}
+    if to == "user":
+        bridge.call(publishing.asend_to, name, message)
+    elif to == "topic":
+        bridge.call(publishing.apublish, name, message)
+    else:
+        bridge.call(get_channel_layer().group_send, name, message)
+    return f"The notice to {to} {name} is on its way."
