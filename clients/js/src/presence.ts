@@ -20,7 +20,6 @@ export class Presence {
   #client: Client<any>;
   #room: Subscription<any>;
   #alarm: Alarm;
-  #turn = 0;
   /** Joined since the snapshot was asked for, which may not name them yet. */
   #joined = new Set<string>();
   /** Left, and not yet confirmed by a snapshot that does not name them. */
@@ -34,13 +33,13 @@ export class Presence {
 
   /** @internal Ask for a snapshot: in the frame of `subscribe`, and regularly. */
   _ask = (): void => {
-    const turn = this.#turn;
     this.#joined.clear();
     this.#client._ask(
       "presence",
       { channel: this.#room.topic },
       (error?: TopicError, result?: { presence?: Record<string, ClientInfo> }) => {
-        if (turn !== this.#turn || this.#room.state !== "subscribed") return;
+        // Answers come in order, so this one is of the subscription that holds.
+        if (this.#room.state !== "subscribed") return;
         if (error) this.#room._error(error);
         else this.#merge(new Map(Object.entries(result!.presence ?? {})));
         if (error && !error.temporary) return;
@@ -56,7 +55,6 @@ export class Presence {
     const id = info.client;
     if (leave) {
       this.#left.add(id);
-      this.#joined.delete(id);
       if (!this.#remove(id, this._members.get(id))) return;
     } else {
       this.#joined.add(id);
@@ -67,13 +65,11 @@ export class Presence {
 
   /** @internal No snapshot is waited for any more. */
   _rest(): void {
-    this.#turn++;
     this.#alarm._stop();
   }
 
   /** @internal The topic is left. */
   _clear(): void {
-    this._rest();
     this._members.clear();
     this.#left.clear();
   }

@@ -120,6 +120,18 @@ test("publications without a position are all shown", async () => {
   assert.equal(room.position, undefined);
 });
 
+test("offsets of a topic without positions say nothing", async () => {
+  const { peer, room, asked } = await entering();
+  peer.answer(asked, {});
+  const seen = log(room, "publication");
+
+  peer.publish("room", "b", 2);
+  peer.publish("room", "a", 1);
+
+  assert.equal(seen.length, 2);
+  assert.equal(room.position, undefined);
+});
+
 test("the position moves with what was shown", async () => {
   const { peer, room } = await inside();
   assert.deepEqual(room.position, { offset: 3, epoch: "e1" });

@@ -244,6 +244,20 @@ test("a token fetched for a connection that was lost is not sent on the next", a
   assert.deepEqual(await next.commands(), []);
 });
 
+test("a token that could not be fetched for a connection that was lost is no error", async () => {
+  let fail: (error: Error) => void = () => undefined;
+  const getToken = (): Promise<string> => new Promise((_, reject) => (fail = reject));
+  const { window, client } = await online({ token: "t0", getToken }, { ping: 0, expires: true, ttl: 100 });
+  await window.advance(90);
+  await comeBack(window, { ping: 0 });
+  const errors = log(client, "error");
+
+  fail(new Error("502"));
+  await settle();
+
+  assert.deepEqual(errors, []);
+});
+
 test("a refresh push may say that nothing expires any more", async () => {
   const { getToken, count } = mint();
   const { window, peer } = await online({ getToken }, { ping: 0, expires: true, ttl: 100 });

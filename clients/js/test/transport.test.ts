@@ -138,7 +138,7 @@ test("a way that worked once and fails three times is not the only one for ever"
 
 test("a browser that refuses storage has its way all the same", async () => {
   const window = new FakeWindow();
-  withHttp(window);
+  const http = withHttp(window);
   Object.defineProperty(window, "sessionStorage", {
     get: () => {
       throw new DOMException("blocked", "SecurityError");
@@ -148,8 +148,27 @@ test("a browser that refuses storage has its way all the same", async () => {
   await settle();
 
   await welcome(window);
-
   assert.equal(client.state, "connected");
+  window.socket.break();
+  await window.advance(0.5);
+  window.socket.break();
+  await window.advance(0.01);
+
+  assert.deepEqual(http.requests, []);
+});
+
+test("a way that works again has its first attempts for itself again", async () => {
+  const { window, http } = await site();
+  await welcome(window);
+  for (let outage = 0; outage < 3; outage++) {
+    for (let attempt = 0; attempt < 2; attempt++) {
+      window.socket.break();
+      await window.advance(9);
+    }
+    await welcome(window);
+  }
+
+  assert.deepEqual(http.requests, []);
 });
 
 test("a remembered way that does not exist any more is passed over", async () => {
