@@ -22,7 +22,12 @@ from tiderace.topics import (
     TopicsEndpoint,
     apublish,
 )
-from tiderace.topics.tokens import connection_token, subscription_token, ticket
+from tiderace.topics.tokens import (
+    connection_token,
+    signed_topic,
+    subscription_token,
+    ticket,
+)
 from tiderace.topics.topic import declared
 from topic_client import TopicClient
 
@@ -217,6 +222,29 @@ async def test_a_token_for_something_else_does_not_help(app, made_for, code):
         assert (
             await client.refused("subscribe", channel="secret:a", token=wrong) == code
         )
+
+
+async def test_a_name_that_a_template_has_signed_lets_in(app):
+    async with TopicClient(app) as client:
+        signed = signed_topic("secret:a")
+        assert (
+            await client.refused("subscribe", channel="secret:b", token=signed) == 103
+        )
+        forged = signed[:-1] + ("0" if signed[-1] != "0" else "1")
+        assert (
+            await client.refused("subscribe", channel="secret:a", token=forged) == 103
+        )
+        await client.subscribe("secret:a", token=signed)
+
+
+async def test_a_name_signed_for_somebody_lets_in_nobody_else(app):
+    signed = signed_topic("secret:a", user=person("8"))
+    async with TopicClient(app, connect={"token": token()}) as client:
+        assert (
+            await client.refused("subscribe", channel="secret:a", token=signed) == 103
+        )
+    async with TopicClient(app, connect={"token": token(sub="8")}) as client:
+        await client.subscribe("secret:a", token=signed)
 
 
 async def test_a_subscription_goes_on_with_a_newer_token(app):

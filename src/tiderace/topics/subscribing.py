@@ -34,7 +34,7 @@ from tiderace.topics.permissions import allowed
 from tiderace.topics.process import Process
 from tiderace.topics.publishing import control_layer, layer_of
 from tiderace.topics.served import Joined, Served
-from tiderace.topics.tokens import read_subscription_token
+from tiderace.topics.tokens import read_subscription_token, verified_topic
 from tiderace.topics.topic import Topic, UnknownTopic, declared
 from tiderace.topics.values import as_raw, ttl_of
 
@@ -145,6 +145,9 @@ class Subscribing:
         if trusted:
             return None
         if request.token:
+            if request.token.startswith(f"{topic.topic}--"):
+                self._check_signed_name(request.token, topic.topic)
+                return None
             expires_at: float | None = self._read_token(
                 request.token, topic.topic
             ).expires_at
@@ -154,6 +157,22 @@ class Subscribing:
         if not await self.permits(topic):
             raise Refused(codes.PERMISSION_DENIED)
         return None
+
+    def _check_signed_name(self, signed: str, topic: str) -> None:
+        """A name that a template has signed lets in who was shown it.
+
+        Raises:
+            Refused: when it was not signed here, is for somebody else, or too old.
+        """
+        try:
+            name = verified_topic(signed, user=self._conductor.identity.user)
+        except TokenExpired:
+            raise Refused(codes.TOKEN_EXPIRED) from None
+        except TokenInvalid as invalid:
+            logger.info("a signed name for %s is refused: %s", topic, invalid)
+            raise Refused(codes.PERMISSION_DENIED) from None
+        if name != topic:
+            raise Refused(codes.PERMISSION_DENIED)
 
     def _read_token(self, token: str, topic: str) -> Any:
         try:
