@@ -66,6 +66,18 @@ async def test_an_endpoint_in_an_inner_router_is_found():
     assert await page(app, "/rt/x/connection/sse") == "page /rt/x/connection/sse"
 
 
+async def test_a_router_of_another_framework_is_left_alone():
+    class Foreign:
+        routes = [object()]
+
+        async def __call__(self, scope, receive, send):
+            raise AssertionError("it serves WebSockets")
+
+    app = built(path("other/", Foreign()), ENDPOINT)
+
+    assert await page(app, "/other/") == "page /other/"
+
+
 async def test_an_endpoint_within_middleware_is_found():
     app = built(path("connection/", AuthMiddlewareStack(TopicsEndpoint.as_asgi())))
 

@@ -36,7 +36,7 @@ from django.core.asgi import get_asgi_application
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import URLPattern
 from django.urls.exceptions import Resolver404
-from django.urls.resolvers import RegexPattern, RoutePattern, URLResolver
+from django.urls.resolvers import URLResolver
 
 from tiderace import dotted, metrics
 from tiderace.asgi import (
@@ -56,6 +56,7 @@ from tiderace.control import process_door
 from tiderace.drain import process_drain, refuse_newcomer
 from tiderace.health import Health
 from tiderace.lifespan import on_shutdown, on_startup, process_lifespan
+from tiderace.mounts import TopicsFirst, leads_to_topics, open_ended, unwrapped
 from tiderace.security.websocket import AllowedHostsOriginValidator, OriginValidator
 
 __all__ = [
@@ -69,10 +70,6 @@ __all__ = [
 
 logger = logging.getLogger("tiderace.routing")
 
-# What middleware calls the app it wraps: Channels', the origin check's, Starlette's.
-_INNER = ("inner", "application", "app")
-# How deep middleware may be stacked before it is taken for a circle.
-_MAX_WRAPPERS = 32
 # What a log line shows of a path that anybody may ask for, and of the routes.
 _SHOWN_PATH = 200
 _SHOWN_ROUTES = 8
@@ -215,7 +212,7 @@ class URLRouter:
             return prefix
         if not _is_router(route.callback):
             return pattern
-        prefix = _prefix(pattern)
+        prefix = open_ended(pattern)
         self._prefixes[id(route)] = (pattern, prefix)
         return prefix
 
@@ -361,8 +358,8 @@ def get_application(
         routes = wrap(routes)
     pages: Any = django_application if http is None else _imported("http", http)
     websockets = _validated(routes, origins, allow_missing_origin)
-    if _endpoints(urls):
-        pages = _TopicsFirst(urls, routes, websockets, pages)
+    if leads_to_topics(urls):
+        pages = TopicsFirst(urls, routes, websockets, pages)
     mapping: dict[str, Any] = {
         "http": Health(pages) if health else pages,
         "websocket": websockets,
@@ -370,58 +367,6 @@ def get_application(
     if channel is not None:
         mapping["channel"] = ChannelNameRouter(_imported("channel", channel))
     return ProtocolTypeRouter(mapping)
-
-
-class _TopicsFirst:
-    """Serves HTTP: what topics endpoints take by their routes, the rest by ``pages``.
-
-    Args:
-        urls: the routes of WebSockets, endpoints among them.
-        routes: what serves them, middleware included.
-        origins: which pages may use them; the endpoints ask it.
-        pages: the application for all the rest.
-    """
-
-    def __init__(
-        self,
-        urls: Sequence[URLPattern],
-        routes: ASGIApp,
-        origins: OriginValidator,
-        pages: ASGIApp,
-    ) -> None:
-        self._endpoints = _endpoints(urls)
-        self._routes = routes
-        self._origins = origins
-        self.application = pages
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        path = scope["path"].removeprefix(scope.get("root_path") or "").lstrip("/")
-        if not any(_leads(chain, path) for chain in self._endpoints):
-            return await self.application(scope, receive, send)
-        asked: Scope = {**scope, "tiderace.origins": self._origins}
-        return await self._routes(asked, receive, send)
-
-
-def _endpoints(urls: Iterable[URLPattern]) -> list[list[Any]]:
-    """For each topics endpoint the patterns that lead to it, and then its class."""
-    chains: list[list[Any]] = []
-    for route in urls:
-        for layer in _unwrap(route.callback):
-            endpoint = getattr(layer, "endpoint_class", None)
-            inner = _endpoints(layer.routes) if isinstance(layer, URLRouter) else []
-            ends = [[endpoint]] if endpoint is not None else inner
-            chains += [[_prefix(route.pattern), *end] for end in ends]
-    return chains
-
-
-def _leads(chain: list[Any], path: str) -> bool:
-    """Whether HTTP to ``path`` is the business of the endpoint at the chain's end."""
-    for pattern in chain[:-1]:
-        match = pattern.match(path)
-        if not match:
-            return False
-        path = match[0].lstrip("/")
-    return bool(chain[-1].serves_http(path))
 
 
 def _validated(
@@ -491,21 +436,6 @@ def _imported(argument: str, given: Any) -> Any:
     return given
 
 
-def _prefix(pattern: Any) -> Any:
-    """A pattern that need not match to the end.
-
-    Raises:
-        ValueError: for another kind than ``path()`` and ``re_path()`` make.
-    """
-    if isinstance(pattern, RegexPattern):
-        source = pattern._regex  # type: ignore[attr-defined]  # noqa: SLF001
-    elif isinstance(pattern, RoutePattern):
-        source = pattern._route  # type: ignore[attr-defined]  # noqa: SLF001
-    else:
-        raise ValueError(f"Unsupported pattern type: {type(pattern)}")
-    return type(pattern)(source, pattern.name, is_endpoint=False)
-
-
 def _scope_of(scope: Scope, route: URLPattern, match: Any) -> Scope:
     """The scope for the application of a route, seen from the router's."""
     rest, args, kwargs = match
@@ -521,32 +451,23 @@ def _scope_of(scope: Scope, route: URLPattern, match: Any) -> Scope:
     return routed
 
 
-def _unwrap(application: Any) -> Iterator[Any]:
-    """The application and, from outside inwards, what its middleware wraps."""
-    for _ in range(_MAX_WRAPPERS):
-        if application is None:
-            return
-        yield application
-        names = (name for name in _INNER if hasattr(application, name))
-        application = getattr(application, next(names, ""), None)
-
-
 def _is_router(application: Any) -> bool:
     return any(
-        getattr(layer, "_path_routing", False) is True for layer in _unwrap(application)
+        getattr(layer, "_path_routing", False) is True
+        for layer in unwrapped(application)
     )
 
 
 def _is_foreign_router(application: Any) -> bool:
     """Whether a router not ours is there, whose Resolver404 means "no route"."""
     return _is_router(application) and not any(
-        isinstance(layer, URLRouter) for layer in _unwrap(application)
+        isinstance(layer, URLRouter) for layer in unwrapped(application)
     )
 
 
 def _patterns(application: Any) -> Iterator[str]:
     """The patterns that lead through a tree of routers to its applications."""
-    for layer in _unwrap(application):
+    for layer in unwrapped(application):
         if isinstance(layer, URLRouter):
             for route in layer.routes:
                 for rest in list(_patterns(route.callback)) or [""]:

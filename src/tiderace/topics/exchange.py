@@ -14,7 +14,7 @@ from urllib.parse import ParseResult, urlparse
 
 from django.http import QueryDict
 
-from tiderace.asgi import Receive, Scope, Send, describe
+from tiderace.asgi import Receive, Scope, Send, describe, log_fields
 from tiderace.security.websocket import OriginValidator
 from tiderace.topics.identity import identity_of
 from tiderace.topics.process import Process
@@ -190,7 +190,15 @@ class Exchange:
         self._cors = _cors(validator, origin, parsed)
 
     def _refuse(self, reason: str, advice: str) -> None:
-        logger.warning("refused %s: %s; %s", describe(self.scope), reason, advice)
+        logger.warning(
+            "refused %s: %s; %s",
+            describe(self.scope),
+            reason,
+            advice,
+            extra=log_fields(
+                self.scope, "origin_refused", origin=self.header(b"origin")
+            ),
+        )
         raise Rejected(403, f"refused: {reason}")
 
     # The answer
