@@ -168,7 +168,10 @@ export class Client<
     connection.addEventListener("close", ({ code, reason, willReconnect }) => {
       if (this.#state === "disconnected") return;
       if (code === 3005 || code === 3014) this.#ticket._drop();
-      if (code === 3014) for (const room of this.#subscriptions.values()) room._invalidate();
+      if (code === 3014) {
+        for (const room of this.#subscriptions.values()) room._invalidate();
+        for (const feed of this.#feeds.values()) feed._position = undefined;
+      }
       this.#move(willReconnect ? "connecting" : "disconnected", code, reason);
     });
     connection.addEventListener("state", ({ detail }) => {

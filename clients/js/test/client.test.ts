@@ -710,6 +710,22 @@ test("a subscription of the server is recovered with the connection", async () =
   ]);
 });
 
+test("a connection whose state was invalidated continues no subscription of the server", async () => {
+  const sub = { recoverable: true, epoch: "e", offset: 4 };
+  const { window, client } = await online({}, { subs: { "#7": sub } });
+  const seen = log(client, "gap");
+
+  window.socket.hangUp(3014);
+  await window.advance(2);
+  const next = new Peer(window.socket);
+  window.socket.accept();
+  const connect = await next.command("connect");
+  next.answer(connect, { client: "c2", subs: { "#7": { ...sub, offset: 5 } } });
+
+  assert.deepEqual(connect.body.subs, {});
+  assert.equal(seen.length, 1);
+});
+
 test("a subscription that the server does not renew is told as ended", async () => {
   const { window, client } = await online({}, { subs: { "#7": {} } });
   const seen = log(client, "unsubscribed");
