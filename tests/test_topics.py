@@ -470,6 +470,26 @@ async def test_a_key_that_comes_twice_is_published_once(app):
         assert await client.quiet()
 
 
+async def test_a_key_that_comes_twice_runs_the_applications_hook_once(topics):
+    ran = []
+
+    class Stored(Topic):
+        pattern = "stored"
+        permission_classes = [AllowAny]
+
+        async def on_publish(self, user, message):
+            ran.append(message)
+            return message
+
+    data = {"channel": "stored", "data": "hi", "key": "k1"}
+    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+        await client.subscribe("stored")
+        for _ in range(2):
+            await client.done("rpc", method="$publish", data=data)
+
+    assert ran == ["hi"]
+
+
 async def test_another_user_may_have_the_same_key(app):
     async with (
         TopicClient(app, user=user(1)) as one,

@@ -356,6 +356,19 @@ class BaseChannelLayer:
             "stream_publish() not implemented (streams extension)"
         )
 
+    async def stream_published(self, group: str, key: str) -> Position | None:
+        """Where what was published under ``key`` in the last five minutes stands.
+
+        So that work which comes before a publication need not be done again.
+
+        Raises:
+            TypeError: for an illegal name.
+            LayerUnavailable: when a broker could not be reached in time.
+        """
+        raise NotImplementedError(
+            "stream_published() not implemented (streams extension)"
+        )
+
     async def stream_read(
         self,
         group: str,

@@ -155,6 +155,9 @@ class Broker(Protocol):
         as in ``BaseChannelLayer.stream_read``.
         """
 
+    async def published(self, subject: str, key: str) -> Position | None:
+        """Where what was published under ``key`` lately stands; None when nothing was."""
+
     async def forget(self, subject: str) -> None:
         """Let the subject's stream have nothing any more; its position stays."""
 

@@ -112,7 +112,9 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
                 "group_send",
                 "send",
                 "stream_forget",
+                "spend",
                 "stream_publish",
+                "stream_published",
                 "stream_read",
             ),
         )

@@ -180,6 +180,12 @@ class InMemoryChannelLayer(LocalChannelLayer):
             audience = self._listeners.put(group, publication)
         await self._tell(group, audience)
 
+    async def stream_published(self, group: str, key: str) -> Position | None:
+        """See ``BaseChannelLayer.stream_published``."""
+        self.require_valid_group_name(group)
+        with self._kept.lock:
+            return self._kept.published(group, key, self._clock())
+
     async def spend(self, key: str, rate: Rate) -> float:
         """See ``BaseChannelLayer.spend``."""
         return self._buckets.spend(key, rate)

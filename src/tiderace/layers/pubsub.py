@@ -369,6 +369,12 @@ class PubSubLayer(LocalChannelLayer):
             )
         return published.position
 
+    async def stream_published(self, group: str, key: str) -> Position | None:
+        """See ``BaseChannelLayer.stream_published``."""
+        self.require_valid_group_name(group)
+        self._check_fork()
+        return await self._broker(group).published(group, key)
+
     async def spend(self, key: str, rate: Rate) -> float:
         """See ``BaseChannelLayer.spend``."""
         self._check_fork()

@@ -446,6 +446,17 @@ class RedisBroker:
             Position(epoch.decode(), offset), [member.decode() for member in members]
         )
 
+    async def published(self, subject: str, key: str) -> Position | None:
+        """See ``Broker.published``."""
+        name = f"{self._group(subject)}:once:{key}"
+        found: bytes | None = await self._until_done(
+            lambda again: self._connections.run("GET", name)
+        )
+        if found is None:
+            return None
+        epoch, offset, _ = found.split(b" ", 2)
+        return Position(epoch.decode(), int(offset))
+
     async def position(self, subject: str) -> Position | None:
         """See ``Broker.position``."""
         return (await self._since(subject, ""))[0]

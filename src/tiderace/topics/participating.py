@@ -70,6 +70,9 @@ class Participating:
         if key:
             # Of one user: nobody can use up another one's keys.
             key = f"{conductor.identity.user_id}:{key}"
+            if await layer.stream_published(topic_group(name), key) is not None:
+                # The application has done its part; only the answer was lost.
+                return
         message = topic.checked(data)
         if topic.on_publish is None:
             text = to_json(message) if topic.message is not None else data.decode()
