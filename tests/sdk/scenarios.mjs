@@ -481,28 +481,34 @@ export const onTheDemo = {
   },
 };
 
-/** Play scenarios, all at once; name to what went wrong, or null. */
-export async function play(chosen, newWorld) {
+/** Play scenarios, so many at once; name to what went wrong, or null. */
+export async function play(chosen, newWorld, atOnce = Infinity) {
   const results = {};
-  await Promise.all(
-    Object.entries(chosen).map(async ([name, scenario]) => {
-      const world = newWorld();
-      let timer;
-      const late = new Promise((_, reject) => {
-        timer = setTimeout(() => reject(new Error("it has not ended")), PATIENCE * 2);
-      });
-      try {
-        await Promise.race([scenario(world), late]);
-        results[name] = null;
-      } catch (error) {
-        results[name] = String(error?.stack ?? `${error?.code} ${error?.message}`);
-      } finally {
-        clearTimeout(timer);
-        world.end();
-      }
-    }),
-  );
+  const waiting = Object.entries(chosen);
+  const playNext = async () => {
+    const [name, scenario] = waiting.shift();
+    results[name] = await outcome(scenario, newWorld());
+    if (waiting.length) await playNext();
+  };
+  const players = Math.min(atOnce, waiting.length);
+  await Promise.all(Array.from({ length: players }, playNext));
   return results;
+}
+
+async function outcome(scenario, world) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error("it has not ended")), PATIENCE * 2);
+  });
+  try {
+    await Promise.race([scenario(world), late]);
+    return null;
+  } catch (error) {
+    return `${error?.code ?? ""} ${error?.message} ${error?.stack ?? ""}`;
+  } finally {
+    clearTimeout(timer);
+    world.end();
+  }
 }
 
 /** Options of a client of `http`, an address, over `transport`. */
