@@ -167,14 +167,14 @@ async def test_later_commands_that_cannot_be_read_end_it_too(app, kind):
         assert await client.closed() == (3501, "bad request")
 
 
-async def test_pings_come_and_an_answer_is_taken(app, kind, settings):
-    configured(settings, PING=0.01, PONG_TIMEOUT=5)
+async def test_pings_come_and_an_answer_is_taken(app, kind):
     async with StreamClient(app, kind=kind) as client:
-        while not client.pings:
-            await client._read()
-        await client.write("{}")
-        while client.pings < 2:
-            await client._read()
+        [conductor] = current()
+        for n in (1, 2):
+            conductor._ping()
+            while client.pings < n:
+                await client._read()
+            await client.write("{}")
 
         await client.done("ping")
 
@@ -491,6 +491,17 @@ async def test_too_many_waiting_commands_are_refused(app):
             await client._read()
         client._replies.clear()
         await client.done("ping")
+
+
+async def test_a_message_may_be_as_long_as_the_setting_says(app, settings):
+    configured(settings, FRAME_SIZE=3_000_000)
+    async with StreamClient(app) as client:
+        await client.subscribe("room:a")
+
+        await client.done("publish", channel="room:a", data="x" * 2_000_000)
+
+        [data] = await client.publications(1)
+        assert len(data) == 2_000_000
 
 
 # Which pages may

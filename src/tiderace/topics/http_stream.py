@@ -69,9 +69,10 @@ class StreamTransport:
 
     def feed(self, message: bytes) -> bool:
         """See ``Emulated.feed``."""
-        if (
-            self._messages.qsize() >= _WAITING
-            or self._waiting + len(message) > _WAITING_SIZE
+        number = self._messages.qsize()
+        # A single one always fits: how long it may be is a setting.
+        if number and (
+            number >= _WAITING or self._waiting + len(message) > _WAITING_SIZE
         ):
             return False
         self._waiting += len(message)
