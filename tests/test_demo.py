@@ -277,7 +277,7 @@ def test_seeding_again_adds_nothing_and_leaves_a_changed_user_alone(demo):
         "select count(*) from chat_room where slug in ('general', 'design', 'support')"
     ).fetchone()
     database.close()
-    assert users == [("alice",), ("bob",), ("carol",)]
+    assert users == [("alice",), ("bob",), ("carol",), ("harbour",)]
     assert (kept, seeded) == (("!changed",), (3,))
 
 

@@ -5,11 +5,11 @@ It knows no command line; running it again adds only what is missing.
 
 from __future__ import annotations
 
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 
 from tiderace.demo.board.models import Column, Note
 from tiderace.demo.chat.models import Room
-from tiderace.demo.people.person import SEEDED
+from tiderace.demo.people.person import SEEDED, STAFF
 
 __all__ = ["NOTES", "ROOMS", "seed"]
 
@@ -30,6 +30,12 @@ def seed() -> None:
     for name, password in SEEDED.items():
         if not User.objects.filter(username=name).exists():
             User.objects.create_user(name, password=password)
+    for name, password in STAFF.items():
+        if not User.objects.filter(username=name).exists():
+            user = User.objects.create_user(name, password=password, is_staff=True)
+            user.user_permissions.set(
+                Permission.objects.filter(content_type__app_label="tiderace")
+            )
     for slug, title in ROOMS.items():
         Room.objects.get_or_create(slug=slug, defaults={"name": title})
     if not Note.objects.exists():

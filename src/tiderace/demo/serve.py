@@ -101,7 +101,7 @@ def _greet_when_answered(host: str, port: int, workers: int) -> None:
 
 
 def _greet(host: str, port: int, workers: int = 1) -> None:
-    from tiderace.demo.people.person import SEEDED
+    from tiderace.demo.people.person import SEEDED, STAFF
 
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     shown = f"[{shown}]" if ":" in shown else shown
@@ -113,6 +113,9 @@ def _greet(host: str, port: int, workers: int = 1) -> None:
         "  Open it in two windows, one of them private, and log in as two people:",
         *(f"    {name:<6} password {password}" for name, password in SEEDED.items()),
         "  or enter as a guest under any other name. Ctrl+C stops it.",
+        "",
+        f"  Who is connected is shown at http://{shown}:{port}/admin/tiderace/connections/",
+        *(f"  to {name}, password {password}" for name, password in STAFF.items()),
         "",
     ]
     print("\n".join(lines), flush=True)  # noqa: T201

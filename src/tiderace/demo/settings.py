@@ -26,6 +26,7 @@ ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"] + [
 
 INSTALLED_APPS = [
     "tiderace",  # first, so that its runserver is the one that is found
+    "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

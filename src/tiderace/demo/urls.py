@@ -5,6 +5,7 @@ It knows the apps' own URL lists and nothing inside them.
 
 from __future__ import annotations
 
+from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
@@ -12,6 +13,7 @@ __all__ = ["urlpatterns"]
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="chat:lobby")),
+    path("admin/", admin.site.urls),
     path("", include("tiderace.demo.people.urls")),
     path("", include("tiderace.demo.chat.urls")),
     path("", include("tiderace.demo.board.urls")),

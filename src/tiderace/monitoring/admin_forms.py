@@ -45,6 +45,10 @@ def _declared(topic: str) -> None:
         raise ValidationError(str(error)) from None
 
 
+def _wide() -> forms.TextInput:
+    return forms.TextInput(attrs={"class": "vTextField"})
+
+
 class DisconnectForm(forms.Form):
     """Whose connections to close, and what their clients are told."""
 
@@ -56,6 +60,7 @@ class DisconnectForm(forms.Form):
     )
     reason = forms.CharField(
         max_length=_REASON,
+        widget=_wide(),
         validators=[_one_line, _short],
         help_text="The clients are told, and so is the admin's log.",
     )
@@ -73,13 +78,17 @@ class CloseTopicForm(forms.Form):
     """Which topic to end the subscriptions to, and why."""
 
     topic = forms.CharField(
+        widget=_wide(),
         max_length=180,
         strip=False,
         validators=[_one_line, _declared],
         help_text="Its name, such as room:lobby. Who may subscribe may do so again.",
     )
     reason = forms.CharField(
-        max_length=200, validators=[_one_line], help_text="For the admin's log alone."
+        max_length=200,
+        widget=_wide(),
+        validators=[_one_line],
+        help_text="For the admin's log alone.",
     )
 
     def whom(self) -> str:
@@ -102,6 +111,7 @@ class NoticeForm(forms.Form):
         ],
     )
     name = forms.CharField(
+        widget=_wide(),
         max_length=180,
         strip=False,
         validators=[_one_line],
@@ -112,7 +122,10 @@ class NoticeForm(forms.Form):
         max_length=100,
         help_text="The “type” of the message. Consumers call the method of that name.",
     )
-    text = forms.CharField(max_length=2000, widget=forms.Textarea(attrs={"rows": 4}))
+    text = forms.CharField(
+        max_length=2000,
+        widget=forms.Textarea(attrs={"rows": 4, "class": "vLargeTextField"}),
+    )
 
     def clean_message_type(self) -> str:
         """A type that names a handler."""

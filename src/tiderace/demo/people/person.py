@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NAME_LENGTH",
     "SEEDED",
+    "STAFF",
     "Person",
     "as_context",
     "guest_name",
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 SEEDED = {"alice": "alice-tide", "bob": "bob-tide", "carol": "carol-tide"}
+# Whoever sees who is connected, at /admin/, and may do nothing else there.
+STAFF = {"harbour": "harbour-tide"}
 NAME_LENGTH = 24
 
 _GUEST = "demo_guest"
@@ -92,7 +95,7 @@ def guest_name(text: str) -> str:
         raise ValidationError("Leave out invisible characters.")
     if not any(character.isalnum() for character in name):
         raise ValidationError("Use at least one letter or digit.")
-    taken = {user.casefold() for user in SEEDED}
+    taken = {user.casefold() for user in (*SEEDED, *STAFF)}
     if name.casefold() in taken or User.objects.filter(username__iexact=name).exists():
         raise ValidationError("That name belongs to a user; choose another.")
     return name
