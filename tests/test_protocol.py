@@ -78,6 +78,13 @@ def test_bytes_of_any_kind_are_commands_or_a_malformed_frame(message):
     assert commands
 
 
+@pytest.mark.parametrize("offset", ["-1", str(2**53), "1" + "0" * 30, "1.5", "null"])
+def test_an_offset_that_no_stream_can_have_is_a_malformed_frame(offset):
+    text = f'{{"id":1,"subscribe":{{"channel":"a","offset":{offset}}}}}'
+    with pytest.raises(MalformedFrame):
+        JSON.decode(text.encode())
+
+
 def test_nesting_without_an_end_is_a_malformed_frame():
     deep = b'{"id":1,"send":{"data":' + b"[" * 30_000 + b"]" * 30_000 + b"}}"
     with pytest.raises(MalformedFrame):

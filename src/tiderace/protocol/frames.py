@@ -6,6 +6,8 @@ It knows no transport and no rule of who may say what when.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
@@ -44,6 +46,8 @@ __all__ = [
 ]
 
 Data = Raw | UnsetType
+# As far as JavaScript and Lua count without a mistake.
+Offset = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 
 
 class _Frame(msgspec.Struct, omit_defaults=True):
@@ -62,7 +66,7 @@ class ClientInfo(_Frame):
 class StreamPosition(_Frame):
     """See ``tiderace.history.Position``."""
 
-    offset: int = 0
+    offset: Offset = 0
     epoch: str = ""
 
 
@@ -86,7 +90,7 @@ class SubscribeRequest(_Frame):
     token: str = ""
     recover: bool = False
     epoch: str = ""
-    offset: int = 0
+    offset: Offset = 0
     data: Data = UNSET
     positioned: bool = False
     recoverable: bool = False
