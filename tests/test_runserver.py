@@ -42,6 +42,7 @@ from tiderace.server.access import AccessLog
 from tiderace.server.development import DevelopmentServer, ServerOptions, StartupFailed
 from tiderace.server.routes import Route, websocket_routes
 from tiderace.testing import HttpCommunicator, WebsocketCommunicator
+from tiderace.topics import TopicsEndpoint
 
 pytestmark = pytest.mark.servers
 
@@ -318,6 +319,14 @@ def test_an_ipv6_address_is_printed_in_brackets():
     text = printed(_routes=[Route("/ws/", "Chat")], addr="::1", _raw_ipv6=True)
 
     assert "ws://[::1]:8000/ws/  Chat" in text
+
+
+def test_a_topics_endpoint_is_printed_by_its_own_name():
+    routes = URLRouter([path("connection/", TopicsEndpoint.as_asgi())])
+
+    assert websocket_routes(ProtocolTypeRouter({"websocket": routes})) == [
+        Route("/connection/", "tiderace.topics.endpoint.TopicsEndpoint")
+    ]
 
 
 @with_routes

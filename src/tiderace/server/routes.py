@@ -148,6 +148,8 @@ def _name(callback: Any) -> str:
     """The dotted name of a consumer or application, without the wrappers' names."""
     for _ in range(_DEPTH):
         target = getattr(callback, "consumer_class", None)
+        if target is None:
+            target = getattr(callback, "endpoint_class", None)
         if target is not None:
             return f"{target.__module__}.{target.__qualname__}"
         inner = _inner(callback)
