@@ -8,6 +8,8 @@ import logging
 import subprocess
 import sys
 import threading
+import tracemalloc
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from raw_websocket import client_frame
 from tiderace.server import ReadyFrames, frames, handshake
+from tiderace.server.conversation import Conversation
 from tiderace.server.gunicorn import UvicornWorker
 from tiderace.server.incoming import Incoming
 from tiderace.server.keepalive import KeepAlive
@@ -144,6 +147,34 @@ def test_any_bytes_are_read_or_refused(data):
         codes.append(failure.code)
 
     assert set(codes) <= {1002, 1007, 1009}
+
+
+@pytest.mark.parametrize(
+    "unfinished",
+    [
+        client_frame(2, bytes(200_000))[:-1],
+        client_frame(2, bytes(200_000), final=False),
+    ],
+    ids=["frame", "message"],
+)
+def test_what_came_of_a_message_is_let_go_when_the_client_is_lost(unfinished):
+    conversation = Conversation(
+        *(mock.Mock() for _ in range(4)),
+        max_size=10_000_000,
+        close_timeout=10,
+        refusal_timeout=2,
+    )
+    tracemalloc.start()
+    try:
+        conversation.feed(unfinished)
+        held, _ = tracemalloc.get_traced_memory()
+        conversation.lost()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert held > 200_000 - 10
+    assert kept < 50_000
 
 
 # The handshake

@@ -212,6 +212,8 @@ class Conversation:
     def lost(self) -> None:
         """Take note that the connection is no more."""
         self._state = _CLOSED
+        # Megabytes at the worst, which would else wait for the garbage collector.
+        self._reader.discard()
         self._stop_clocks()
 
     def _hang_up(self) -> None:

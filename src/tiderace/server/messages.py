@@ -103,6 +103,10 @@ class MessageReader:
                 return
             position = stop
 
+    def discard(self) -> None:
+        """Let go of what has come of a message whose rest will not come."""
+        self._buffer = self._fragments = self._decoder = None
+
     def _frame(
         self, data: bytes, position: int, end: int, handler: MessageHandler
     ) -> int:
