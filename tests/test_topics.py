@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -37,6 +38,7 @@ from tiderace.topics import (
     rpc,
     topic_group,
 )
+from tiderace.topics.process import current
 from tiderace.topics.topic import declared
 from topic_client import TopicClient
 
@@ -380,6 +382,88 @@ async def test_what_is_published_while_one_subscribes_comes_once(app):
             assert await client.quiet()
     finally:
         layer.stream_read = read
+
+
+async def test_nothing_of_a_topic_comes_before_the_answer(topics, monkeypatch):
+    """Entering takes a while, in which much may be published."""
+
+    class Busy(Topic):
+        pattern = "busy"
+        history = History()
+        presence = Presence.PER_CONNECTION
+        push_joins = True
+        permission_classes = [AllowAny]
+
+    store = get_channel_layer().presence
+    enter = store.enter
+
+    async def enter_amid_publications(group, member, **options):
+        for n in range(3):
+            await apublish("busy", n)
+        notices = await enter(group, member, **options)
+        await apublish("busy", 3)
+        return notices
+
+    monkeypatch.setattr(store, "enter", enter_amid_publications)
+    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+        await client.say({"id": 9, "subscribe": {"channel": "busy"}})
+        text = (await client.socket.receive_output())["text"]
+        first = json.loads(text.split("\n")[0])
+        client._sort(text)
+
+        assert first["id"] == 9
+        assert await client.publications(4) == [0, 1, 2, 3]
+
+
+async def test_nothing_of_a_topic_comes_before_the_answer_to_connect(topics):
+    class First(Topic):
+        pattern = "first"
+        history = History()
+        permission_classes = [AllowAny]
+
+        @classmethod
+        def topics_for(cls, user):
+            return ["first", "second"]
+
+    class Second(Topic):
+        pattern = "second"
+        permission_classes = [AllowAny]
+
+        async def on_subscribe(self, user):
+            await apublish("first", "early")
+
+    async with TopicClient(TopicsEndpoint.as_asgi(), connect=None) as client:
+        await client.say({"id": 9, "connect": {}})
+        text = (await client.socket.receive_output())["text"]
+        first = json.loads(text.split("\n")[0])
+        client._sort(text)
+
+        assert first["id"] == 9
+        assert await client.publications(1) == ["early"]
+
+
+async def test_a_subscription_that_is_lost_before_its_answer_ends_after_it(
+    topics, monkeypatch
+):
+    class Lost(Topic):
+        pattern = "lost"
+        history = History()
+        presence = Presence.PER_CONNECTION
+        permission_classes = [AllowAny]
+
+    store = get_channel_layer().presence
+    enter = store.enter
+
+    async def enter_amid_a_loss(group, member, **options):
+        [conductor] = current()
+        conductor.joined["lost"].ear.missed("")
+        return await enter(group, member, **options)
+
+    monkeypatch.setattr(store, "enter", enter_amid_a_loss)
+    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+        await client.subscribe("lost")
+
+        assert (await client.push("unsubscribe"))["unsubscribe"]["code"] == 2500
 
 
 # Publish

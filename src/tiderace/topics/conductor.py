@@ -11,7 +11,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -253,7 +253,9 @@ class Conductor:
 
         def hear(heard_in: str, publication: Publication) -> None:
             try:
-                if heard_in != group:
+                if joined.untold is not None and subscription.answered:
+                    joined.untold.append((heard_in, publication))
+                elif heard_in != group:
                     self._hear_event(subscription, publication)
                 elif subscription.heard(publication):
                     frame = publication_frame(
@@ -287,10 +289,15 @@ class Conductor:
         )
         self.out.put(frame, publication.encoded)
 
-    def pass_on_later(self, subscription: Subscription, later: Any) -> None:
-        """Pass on what came while the subscription was being answered."""
+    def answered(self, joined: Joined, later: Sequence[Publication]) -> None:
+        """The client knows that it is subscribed: pass on what has come meanwhile."""
+        untold, joined.untold = joined.untold or (), None
         for publication in later:
-            self._pass_on(subscription, publication)
+            self._pass_on(joined.subscription, publication)
+        for group, publication in untold:
+            joined.ear.heard(group, publication)
+        if joined.ended is not None:
+            self.unsubscribe(joined.subscription.topic, joined.ended)
 
     def _hear_event(self, subscription: Subscription, publication: Publication) -> None:
         if not subscription.answered or not subscription.granted.joins:
@@ -331,7 +338,7 @@ class Conductor:
         joined = self.joined.get(topic)
         if joined is None:
             return
-        if not joined.subscription.answered:
+        if joined.untold is not None:
             # Not before the client knows that it was subscribed.
             joined.ended = why
             return

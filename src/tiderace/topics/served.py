@@ -82,6 +82,7 @@ class Joined:
         "present",
         "subscription",
         "topic",
+        "untold",
     )
 
     ear: Ear
@@ -92,6 +93,9 @@ class Joined:
         self.group = group
         # Whether its presence was entered.
         self.present = False
+        # What was heard, and where, since it was decided what to answer; it must not
+        # come before the answer. None after that.
+        self.untold: list[tuple[str, Publication]] | None = []
         # Why it has to end as soon as it has begun.
         self.ended: Unsubscription | None = None
         # Whether the topic's permissions let it in, and may do so no longer.
@@ -139,10 +143,8 @@ class Served(Protocol):
     async def listen_as_user(self) -> None:
         """Hear what the application says to all connections of this user."""
 
-    def pass_on_later(
-        self, subscription: Subscription, later: Sequence[Publication]
-    ) -> None:
-        """Pass on what came while the subscription was being answered."""
+    def answered(self, joined: Joined, later: Sequence[Publication]) -> None:
+        """The client knows that it is subscribed: pass on what has come meanwhile."""
 
     def connected(self) -> None:
         """The client has said who it is."""

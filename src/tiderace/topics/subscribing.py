@@ -127,12 +127,8 @@ class Subscribing:
             result.expires, result.ttl = True, ttl_of(expires_at)
             self._set_subscription_expiry(name, expires_at)
 
-        def after() -> None:
-            conductor.pass_on_later(subscription, later)
-            if joined.ended is not None:
-                conductor.unsubscribe(name, joined.ended)
-
-        return result, after
+        begun = joined
+        return result, lambda: conductor.answered(begun, later)
 
     async def _permitted(
         self, topic: Topic, request: SubscribeRequest, *, trusted: bool
