@@ -1,0 +1,102 @@
+"""The page of Django's admin in a real Chromium: both themes, a phone and a desk.
+
+It is the demo's, whose policy allows nothing inline; whatever the page's console
+complains about fails the test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import ConsoleMessage, Page, expect
+from websockets.exceptions import ConnectionClosed
+
+from demo_process import DemoProcess
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+
+EVIL = "<img src=x>"
+VIOLATIONS = """
+document.addEventListener("securitypolicyviolation", (event) =>
+  console.error(`refused by the policy: ${event.violatedDirective} ${event.blockedURI}`));
+"""
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Iterator[DemoProcess]:
+    with DemoProcess(tmp_path_factory.mktemp("demo")) as process:
+        yield process
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """What the consoles of the test's pages complain about."""
+    return []
+
+
+@pytest.fixture
+def look(demo, new_context, complaints):
+    """Log harbour in on a screen of this kind; the page of connections."""
+
+    def complain(said: ConsoleMessage) -> None:
+        # Django's admin brings no icon for the tab.
+        if said.type == "error" and "favicon" not in said.location["url"]:
+            complaints.append(said.text)
+
+    def open_page(**screen) -> Page:
+        page = new_context(**screen).new_page()
+        page.add_init_script(VIOLATIONS)
+        page.goto(f"{demo.url}/admin/tiderace/connections/")
+        page.on("console", complain)
+        page.get_by_label("Username").fill("harbour")
+        page.get_by_label("Password").fill("harbour-tide")
+        page.get_by_role("button", name="Log in").click()
+        expect(page.get_by_role("heading", name="Who is connected")).to_be_visible()
+        return page
+
+    return open_page
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_fits_the_screen_and_keeps_the_policy(
+    demo, look, complaints, theme, width
+):
+    alice = demo.visitor().log_in("alice")
+    with alice.room("general"):
+        page = look(color_scheme=theme, viewport={"width": width, "height": 900})
+
+        expect(page.get_by_role("link", name="alice (1)")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (dark == "rgb(255, 255, 255)") == (theme == "light")
+    alice.close()
+    assert not complaints
+
+
+def test_a_user_is_disconnected_after_a_second_look(demo, look, complaints):
+    alice = demo.visitor().log_in("alice")
+    with alice.room("general") as window:
+        page = look()
+        page.get_by_role("row").filter(has_text="alice (1)").get_by_role(
+            "link", name="Disconnect"
+        ).click()
+        page.get_by_label("Reason").fill(EVIL)
+        page.get_by_role("button", name="Continue").click()
+        expect(page.get_by_text("Close all connections of this user?")).to_be_visible()
+        expect(page.get_by_text(EVIL, exact=True)).to_be_visible()
+        page.get_by_role("button", name="Yes").click()
+
+        expect(page.get_by_text("1 connection of user 1 was told.")).to_be_visible()
+        with contextlib.suppress(ConnectionClosed):
+            for _ in window.connection:
+                pass  # what was said before
+        assert (window.connection.close_code, window.connection.close_reason) == (
+            4403,
+            EVIL,
+        )
+    alice.close()
+    expect(page.get_by_text(f"Disconnected. Reason: {EVIL}")).to_be_visible()
+    assert not complaints
