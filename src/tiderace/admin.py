@@ -217,7 +217,7 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
         self, request: HttpRequest, name: str, context: dict[str, Any]
     ) -> HttpResponse:
         # Where the templates' links lead, with more than one admin site.
-        request.current_app = self.admin_site.name  # type: ignore[attr-defined]
+        request.current_app = self.admin_site.name
         return TemplateResponse(request, f"admin/tiderace/{name}.html", context)
 
     def _do(self, request: HttpRequest, form: Any, act: Act) -> None:
