@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import threading
 from collections import Counter
 
@@ -221,7 +222,9 @@ async def test_the_server_is_told_to_stop_after_the_drain(server):
     await watch.stop()
 
 
-async def test_a_second_sigterm_tells_the_server_at_once(server):
+async def test_a_second_sigterm_tells_the_server_at_once(server, monkeypatch):
+    # Another test of this process may have imported it; it repeats signals.
+    monkeypatch.delitem(sys.modules, "gunicorn.arbiter", raising=False)
     harbour = Harbour(1, deaf=True, frozen=True)
     watch = SigtermWatch(harbour.drain, clock=harbour.clock)
     await watch.start()

@@ -452,6 +452,7 @@ async def test_missed_messages_are_fetched_when_the_broker_answers_again(
     broker.arriving.put_nowait([Interrupted()])
 
     assert await heard(box, 1) == [1]
+    await until(lambda: "of room cannot be fetched yet" in caplog.text)
     assert caplog.text.count("of room cannot be fetched yet") == 1
 
 

@@ -6,18 +6,21 @@ It reads the command line and writes the result; the trying is ``monitoring.prob
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
+from pathlib import Path
 from typing import Any
 
+from django.apps import apps
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tiderace.layers import channel_layers
 from tiderace.monitoring.probe import ProbeReport, Step, probe_layer
 
-__all__ = ["Command"]
+__all__ = ["CheckChannels", "Command"]
 
 
-class Command(BaseCommand):
+class CheckChannels(BaseCommand):
     """Tries every layer; the exit code is 0 when all of them work, else 1."""
 
     help = (
@@ -91,3 +94,23 @@ class Command(BaseCommand):
         if step.passed is None:
             return self.style.NOTICE("n/a ")
         return self.style.SUCCESS("ok  ") if step.passed else self.style.ERROR("FAIL")
+
+
+def _command() -> type[BaseCommand]:
+    """The project's own command of this name, where it has one.
+
+    Many a project has written one, since Channels brings none; an app that is listed
+    before it would hide it.
+    """
+    for config in apps.get_app_configs():
+        own = Path(config.path, "management", "commands", "check_channels.py")
+        if own.is_file() and not own.samefile(__file__):
+            module = importlib.import_module(
+                f"{config.name}.management.commands.check_channels"
+            )
+            command: type[BaseCommand] = module.Command
+            return command
+    return CheckChannels
+
+
+Command = _command()
