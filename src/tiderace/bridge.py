@@ -51,6 +51,7 @@ class _Bridge:
 
 
 _bridge: _Bridge | None = None
+_inherited: list[_Bridge] = []
 _lock = threading.Lock()
 
 
@@ -134,6 +135,9 @@ def _loop() -> asyncio.AbstractEventLoop:
         if _bridge is None or _bridge.pid != os.getpid():
             if _bridge is None:
                 atexit.register(close)
+            else:
+                # A parent's: closed here, it would close sockets over there.
+                _inherited.append(_bridge)
             _bridge = _Bridge()
         return _bridge.loop
 

@@ -1060,10 +1060,15 @@ class PubSubLayer(LocalChannelLayer):
     def _check_fork(self) -> None:
         if os.getpid() == self._pid:
             return
-        # A child of a fork is another process: nothing it inherited is its own.
+        # A child of a fork is another process: nothing it inherited is its own, and
+        # nothing of it may be finalized here; see ``redis_broker``.
+        _inherited.append((self._home, self._service, self._fills, self._tasks))
         self._pid = os.getpid()
         self._become_a_process()
         self._start_afresh()
+
+
+_inherited: list[object] = []
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

@@ -264,12 +264,18 @@ class _Connections:
 
     def _check_fork(self) -> None:
         if os.getpid() != self._pid:
-            # The parent's sockets must not be used, nor closed, here.
+            # The parent's sockets must not be used, nor closed, here. Nor may its tasks
+            # end: they would take those sockets off the epoll that both processes share.
+            _inherited.append((self._links, self._seen, self._blocking))
             self._pid = os.getpid()
             self._links = weakref.WeakKeyDictionary()
             self._seen = weakref.WeakSet()
             self._blocking = None
             self._lock = threading.Lock()
+
+
+# What belongs to the parent of this process, kept so that nothing of it is finalized.
+_inherited: list[object] = []
 
 
 def _run_by_hand(pool: Any, command: tuple[Any, ...]) -> Any:

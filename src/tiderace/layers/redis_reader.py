@@ -143,7 +143,12 @@ class Reader:
     def _check_fork(self) -> None:
         # What a parent wanted and hears is nothing to its child.
         if os.getpid() != self._pid:
+            # Kept: its end would take the parent's sockets off the epoll both share.
+            _inherited.append(self._session)
             self._start_afresh()
+
+
+_inherited: list[object] = []
 
 
 class _Session:
