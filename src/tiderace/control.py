@@ -42,7 +42,9 @@ def run_directory() -> Path:
         return Path(chosen)
     module = getattr(settings, "SETTINGS_MODULE", "")
     # Told apart by the secret key, without telling it.
-    project = salted_hmac("tiderace.control", module).hexdigest()[:12]
+    project = salted_hmac("tiderace.control", module, algorithm="sha256").hexdigest()[
+        :12
+    ]
     return Path(tempfile.gettempdir()) / f"tiderace-{os.geteuid()}-{project}"
 
 
