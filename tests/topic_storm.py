@@ -251,6 +251,8 @@ class Visitor:
     async def live(self, rounds: int) -> None:
         """Do this and that."""
         for _ in range(rounds):
+            if self.problems:
+                return
             await self.connect()
             match self._chance.choice(["drop", "drop", "leave", "doze", "speak", "go"]):
                 case "drop":
@@ -270,6 +272,8 @@ class Visitor:
         """Come to the end of the stream, subscribing again as often as is needed."""
         async with asyncio.timeout(PATIENCE):
             while (self.epoch, self.offset) != end or not self.subscribed:
+                if self.problems:
+                    return
                 await self.connect()
                 await pause(self._chance, 12)
 

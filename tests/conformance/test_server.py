@@ -15,6 +15,8 @@ from conformance.process import ConformanceProcess, token
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
 
+# Making a client takes longer than asking with it.
+http = httpx.Client(timeout=15)
 CONNECT = '{"id": 1, "connect": {}}'
 # jwt warns of keys as short as the one that the suites agree on.
 pytestmark.append(pytest.mark.filterwarnings("ignore:The HMAC key is"))
@@ -24,6 +26,7 @@ pytestmark.append(pytest.mark.filterwarnings("ignore:The HMAC key is"))
 def server() -> Iterator[ConformanceProcess]:
     with ConformanceProcess() as process:
         yield process
+    http.close()
 
 
 @contextlib.contextmanager
@@ -69,12 +72,12 @@ def test_anonymous_clients_connect_without_an_origin(server):
 def test_streams_are_open_to_every_origin(server, path, kind, headers):
     url = f"{server.http}/connection/{kind}"
     asked = {**headers, "content-type": "application/json"}
-    with httpx.stream("POST", url, content=CONNECT, headers=asked) as response:
+    with http.stream("POST", url, content=CONNECT, headers=asked) as response:
         lines = (line.removeprefix("data: ") for line in response.iter_lines())
         frame = json.loads(next(line for line in lines if line))
         said = {name: frame["connect"][name] for name in ("session", "node")}
         command = json.dumps({"id": 2, "subscribe": {"channel": "x"}})
-        answer = httpx.post(
+        answer = http.post(
             f"{server.http}{path}", json={**said, "data": command}, headers=headers
         )
         reply = json.loads(next(line for line in lines if line))
@@ -87,7 +90,7 @@ def test_streams_are_open_to_every_origin(server, path, kind, headers):
 
 
 def test_a_page_of_another_origin_may_ask_before_it_posts(server):
-    answer = httpx.options(
+    answer = http.options(
         f"{server.http}/connection/http_stream",
         headers={
             "origin": "http://localhost:3000",
@@ -104,7 +107,7 @@ def test_a_page_of_another_origin_may_ask_before_it_posts(server):
 @pytest.mark.parametrize("kind", ["application/json", "text/plain;charset=UTF-8"])
 def test_the_api_is_open_without_a_key(server, kind):
     body = json.dumps({"channel": "api", "data": {"n": 1}})
-    answer = httpx.post(
+    answer = http.post(
         f"{server.http}/api/publish", content=body, headers={"content-type": kind}
     )
 
@@ -113,7 +116,7 @@ def test_the_api_is_open_without_a_key(server, kind):
 
 def test_the_api_may_be_called_in_its_older_form(server):
     body = {"method": "publish", "params": {"channel": "older", "data": 1}}
-    answer = httpx.post(f"{server.http}/api", json=body)
+    answer = http.post(f"{server.http}/api", json=body)
 
     assert answer.json()["result"]["offset"] == 1
 
