@@ -6,14 +6,18 @@ fewest tests that ought to catch one run in a process of their own, in which it 
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mutants import MUTANTS
+import mutants
+
+pytestmark = pytest.mark.timeout(120)
 
 TESTS = Path(__file__).parent
 
@@ -87,30 +91,70 @@ CATCHERS = {
     "anybody_may_use_a_session": f"{HTTP}another_users_session_is_not_found",
 }
 
-NEEDED = ("pytest_asyncio.plugin", "pytest_django.plugin", "pytest_timeout")
+NEEDED = (
+    "pytest_asyncio.plugin",
+    "pytest_django.plugin",
+    "pytest_timeout",
+    "no:cacheprovider",
+)
 SOME_FAILED = 1  # pytest's; anything else would be a mistake in what is run
 
 
-def run(*tests: str, mutant: str = "") -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a run has ended, and what it has printed."""
+
+    status: int
+    output: str
+
+
+def play(arguments: list[str], mutant: str, output: str) -> None:
+    """Run pytest in a child of the fork server, and end with its status."""
+    os.chdir(TESTS)
+    os.environ["MUTANT"] = mutant
+    # Most of the time would go into loading what is not needed here.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+        del os.environ[name]
+    file = os.open(output, os.O_WRONLY | os.O_CREAT)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    status = pytest.main(arguments, plugins=[mutants])
+    sys.stdout.flush()
+    os._exit(status)
+
+
+@pytest.fixture(scope="module")
+def processes() -> Any:
+    """Where children begin with everything loaded that takes long."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "hypothesis", "jwt", "tiderace.topics"])
+    return context
+
+
+@pytest.fixture
+def run(processes, tmp_path):
     """Run tests as they are, or with a mistake; those that wait for ever fail."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    env |= {
-        "MUTANT": mutant,
-        "PYTHONPATH": str(TESTS),
-        # Most of the time would go into loading what is not needed here.
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-    }
-    plugins = (*NEEDED, "mutants", "no:cacheprovider")
-    options = [f"-p{plugin}" for plugin in plugins]
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--timeout=8", *options, *tests],
-        cwd=TESTS,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
+
+    def go(*tests: str, mutant: str = "") -> Done:
+        # Some mistakes have a test wait for what never comes.
+        patience = 12 if mutant else 40
+        options = ["-q", f"--timeout={patience}", *(f"-p{plugin}" for plugin in NEEDED)]
+        output = tmp_path / "output"
+        child = processes.Process(
+            target=play, args=([*options, *tests], mutant, str(output))
+        )
+        child.start()
+        child.join(90)
+        if child.exitcode is None:
+            child.kill()
+            child.join()
+        assert child.exitcode is not None
+        done = Done(child.exitcode, output.read_text())
+        child.close()
+        return done
+
+    return go
 
 
 def catchers(name: str) -> tuple[str, ...]:
@@ -119,22 +163,22 @@ def catchers(name: str) -> tuple[str, ...]:
 
 
 def test_every_mutant_has_tests_that_are_to_catch_it():
-    assert CATCHERS.keys() == MUTANTS.keys()
+    assert CATCHERS.keys() == mutants.MUTANTS.keys()
 
 
-def test_without_a_mistake_they_all_pass():
+def test_without_a_mistake_they_all_pass(run):
     every = sorted({test for name in CATCHERS for test in catchers(name)})
     done = run(*every)
 
-    assert done.returncode == 0, done.stdout
+    assert done.status == 0, done.output
 
 
 @pytest.mark.parametrize("name", sorted(CATCHERS))
-def test_it_is_caught(name):
+def test_it_is_caught(run, name):
     done = run(*catchers(name), mutant=name)
-    summary = done.stdout.splitlines()[-1]
+    summary = done.output.splitlines()[-1]
 
-    assert done.returncode == SOME_FAILED, done.stdout + done.stderr
-    assert "failed" in summary
+    assert done.status == SOME_FAILED, done.output
+    assert "failed" in summary, done.output
     # By all of them: one that passes is not needed here.
-    assert "passed" not in summary, done.stdout
+    assert "passed" not in summary, done.output
