@@ -1,5 +1,7 @@
 """Whether the tests of topics would notice: each mutant must be caught by some of them.
 
+Run by hand, ``pytest tests/topics_mutants.py``: it is a test of tests, with a pytest each.
+
 Suites that others have written for this protocol let half of these mistakes pass. The
 fewest tests that ought to catch one run in a process of their own, in which it is made.
 """
