@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 from io import StringIO
@@ -77,10 +78,29 @@ async def test_the_door_is_gone_with_the_server(run_dir):
     assert doors() == []
 
 
+def test_a_door_that_its_server_left_open_is_opened_again(run_dir):
+    drain = Drain()
+    mine = Door(drain)
+
+    async def serve():
+        await mine.open()
+
+    async def serve_again():
+        await mine.open()
+        answer = await ask_to_drain(doors()[0], print)
+        await mine.close()
+        return answer
+
+    asyncio.run(serve())
+
+    assert asyncio.run(serve_again()) == 0
+    assert doors() == []
+
+
 async def test_a_door_with_nobody_behind_it_is_removed(run_dir):
-    mine = Door(Drain())
-    await mine.open()
-    mine._server.close()
+    run_dir.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(run_dir / "4711.sock"))
 
     assert await ask_to_drain(doors()[0], print) is None
     assert doors() == []

@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import os
 import shutil
+import signal
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
@@ -108,6 +109,9 @@ def demo(further: list[str]) -> NoReturn:
 
 def test(further: list[str]) -> int:
     """Every test: both ends of the Django matrix, the browser, the JavaScript client."""
+    # A shell has its jobs in the background ignore Ctrl-C, and whatever they start; the
+    # tests send it to servers and commands.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     report = Report(strict=machine.in_ci())
     environment = main_environment()
     with report.step("set-up") as notes:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import stat
 import tempfile
 import threading
@@ -57,7 +58,8 @@ class Door:
     """The door of one process, open from the server's start to its end.
 
     Only this user can come in. Where it cannot be opened (a read-only file system, no
-    Unix sockets) the process goes without it.
+    Unix sockets) the process goes without it. Opened again, it lets in where it was
+    opened last: a server that ended without a shutdown may have left it open.
 
     Args:
         drain: what is begun when somebody asks for it.
@@ -66,6 +68,7 @@ class Door:
     def __init__(self, drain: Drain) -> None:
         self._drain = drain
         self._path: Path | None = None
+        self._socket: socket.socket | None = None
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
@@ -77,14 +80,21 @@ class Door:
             or not conf.configured()
         ):
             return
+        await self.close()
         path = run_directory() / f"{os.getpid()}.sock"
         try:
             _make_private(path.parent)
             if len(os.fsencode(path)) > _LONGEST_PATH:
                 raise OSError(f"the path {path} is too long for a socket")
             path.unlink(missing_ok=True)
-            self._server = await asyncio.start_unix_server(self._answer, path)
+            # Ours, because a server whose loop has ended cannot close its own.
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.bind(str(path))
+            self._server = await asyncio.start_unix_server(
+                self._answer, sock=self._socket
+            )
         except OSError as error:
+            await self.close()
             logger.info(
                 "manage.py tiderace_drain cannot reach this process (%s); set "
                 'TIDERACE["RUN_DIR"] to a folder of its own if you need that',
@@ -95,9 +105,12 @@ class Door:
 
     async def close(self) -> None:
         """Let nobody in any more."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        server, self._server = self._server, None
+        if server is not None and not server.get_loop().is_closed():
+            server.close()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
         if self._path is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink()
