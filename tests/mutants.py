@@ -325,6 +325,13 @@ def messages_may_be_of_any_length():
 
 
 @mutant
+def strangers_may_begin_messages_of_any_length():
+    from tiderace.topics import websocket
+
+    websocket._MAX_SIZE = "what no server says"
+
+
+@mutant
 def an_unknown_session_takes_commands():
     from tiderace.topics.switchboard import TAKEN, Switchboard
 

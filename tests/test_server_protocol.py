@@ -1014,6 +1014,76 @@ def test_frames_for_a_slow_client_are_held_and_come_in_order(plain):
     assert held[0] > 1_000_000
 
 
+# Sizes of messages
+
+
+def _head(opcode, length):
+    """The head of a client's frame, its mask included, whose payload never comes."""
+    return bytes((0x80 | opcode, 0xFF)) + length.to_bytes(8, "big") + bytes(4)
+
+
+def test_an_application_may_lower_the_size_of_its_sockets_messages(plain):
+    async def act(scope, receive, send):
+        assert "tiderace.max_size" in scope["extensions"]
+        await accept(receive, send, max_size=1000)
+        return [await receive(), await receive()]
+
+    application = Once(act)
+    with plain.open(application) as client:
+        client.frame(BINARY, bytes(1000))
+        client.send(_head(BINARY, 1001))
+        assert client.read_close()[0] == 1009
+
+    taken, refused = application.result()
+    assert taken["bytes"] == bytes(1000)
+    assert (refused["type"], refused["code"]) == ("websocket.disconnect", 1009)
+
+
+def test_the_lower_size_holds_for_what_comes_before_the_answer(plain):
+    answer = asyncio.Event()
+    loops = []
+
+    async def application(scope, receive, send):
+        loops.append(asyncio.get_running_loop())
+        await answer.wait()
+        await accept(receive, send, max_size=1000)
+        await receive()
+
+    with plain.connect(application) as client:
+        wait_until(lambda: loops, what="the handshake")
+        client.send(_head(BINARY, 1001))
+        protocol = plain.protocol_of(client)
+        wait_until(lambda: protocol._early, what="the early frame")
+        loops[0].call_soon_threadsafe(answer.set)
+        client.open()
+
+        assert client.read_close()[0] == 1009
+
+
+def test_an_application_cannot_raise_the_size_that_the_server_takes():
+    async def application(scope, receive, send):
+        await accept(receive, send, max_size=2**40)
+        await receive()
+
+    with RawServer(ws_max_size=1000) as server, server.open(application) as client:
+        client.send(_head(BINARY, 1001))
+
+        assert client.read_close()[0] == 1009
+
+
+@pytest.mark.parametrize("size", [0, -1, "1000", 1.5])
+def test_a_size_that_is_none_is_an_error(plain, size):
+    async def act(scope, receive, send):
+        await accept(receive, send, max_size=size)
+
+    application = Once(act)
+    with plain.connect(application) as client:
+        assert client.read_head()[0] == 500
+
+    assert isinstance(application.result(), ValueError)
+    assert "number of bytes" in str(application.outcome)
+
+
 def test_compression_that_was_asked_for_is_refused_in_the_log(caplog, monkeypatch):
     from tiderace.server import protocol
 

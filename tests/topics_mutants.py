@@ -89,6 +89,9 @@ CATCHERS = {
     "messages_may_be_of_any_length": (
         f"{TOPICS}a_frame_that_is_too_long_ends_the_connection"
     ),
+    "strangers_may_begin_messages_of_any_length": (
+        "test_topics_server.py::test_the_limit_is_the_setting"
+    ),
     "an_unknown_session_takes_commands": f"{HTTP}an_unknown_session_is_not_found",
     "anybody_may_use_a_session": f"{HTTP}another_users_session_is_not_found",
 }

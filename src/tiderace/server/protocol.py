@@ -58,7 +58,10 @@ class WebSocketProtocol(asyncio.Protocol):
     It takes uvicorn's own options (``--ws-max-size``, ``--ws-max-queue``,
     ``--ws-ping-interval``, ``--ws-ping-timeout``), except that it does not compress:
     an offer of permessage-deflate is declined. The scope has a ``ReadyFrames`` in
-    ``scope["extensions"]["tiderace.frames"]``. A subclass may set the timeouts.
+    ``scope["extensions"]["tiderace.frames"]``, and with ``"tiderace.max_size"`` there it
+    says that ``websocket.accept`` may have a ``max_size``: bytes of the largest message
+    that this socket may send, where that is less than the server takes. A subclass may
+    set the timeouts.
     """
 
     handshake_timeout: ClassVar[float] = float(
@@ -219,12 +222,14 @@ class WebSocketProtocol(asyncio.Protocol):
             "extensions": {
                 "websocket.http.response": {},
                 "tiderace.frames": self.frames,
+                "tiderace.max_size": {},
             },
         }
 
     def _accept(self, message: Event) -> None:
         """Answer with 101, after which it is a WebSocket."""
         config = self.config
+        max_size = _max_size(message, config.ws_max_size)
         response = accept_response(
             self._key,
             message.get("subprotocol"),
@@ -238,7 +243,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self.frames,
             self.incoming,
             self.loop,
-            max_size=config.ws_max_size,
+            max_size=max_size,
             close_timeout=self.close_timeout,
             refusal_timeout=self.refusal_timeout,
         )
@@ -390,6 +395,19 @@ class WebSocketProtocol(asyncio.Protocol):
                 "answered first, with 'websocket.accept', 'websocket.close' or "
                 "'websocket.http.response.start'"
             )
+
+
+def _max_size(accept: Event, most: int) -> int:
+    """Bytes of one message, by the server's option and the application's wish."""
+    wish = accept.get("max_size")
+    if wish is None:
+        return most
+    if not isinstance(wish, int) or wish < 1:
+        raise ValueError(
+            f"the max_size of 'websocket.accept' is {wish!r}; make it a number of "
+            "bytes, 1 or more"
+        )
+    return min(wish, most)
 
 
 _deflate_mentioned = False

@@ -6,9 +6,18 @@ messages say.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
-from tiderace.asgi import Receive, Scope, Send, websocket_accept, websocket_close
+from tiderace import conf
+from tiderace.asgi import (
+    Receive,
+    Scope,
+    Send,
+    describe,
+    websocket_accept,
+    websocket_close,
+)
 from tiderace.protocol import codes
 from tiderace.protocol.codec import JSON, Codec
 from tiderace.protocol.codes import Close
@@ -17,10 +26,15 @@ from tiderace.topics.outgoing import Frames
 
 __all__ = ["WebSocketTransport"]
 
+logger = logging.getLogger("tiderace.topics")
+
 _JSON = "centrifuge-json"
 _PROTOBUF = "centrifuge-protobuf"
+# What our own server says where it takes a limit for a single socket.
+_MAX_SIZE = "tiderace.max_size"
 # RFC 6455, section 5.5: a control frame holds 125 bytes, two of them the code.
 _REASON_LENGTH = 123
+_TOO_BIG = 1009
 
 
 class WebSocketTransport:
@@ -45,24 +59,37 @@ class WebSocketTransport:
         offered = self._scope.get("subprotocols") or []
         if _PROTOBUF in offered:
             codec = protobuf(_PROTOBUF)
-            await self._send(websocket_accept(subprotocol=_PROTOBUF))
-            self._open = True
+            await self._accept(_PROTOBUF)
             if codec is None:
                 # Refused, the client would see a nameless failure, and try for ever.
                 await self.close(codes.CLOSE_BAD_PROTOCOL)
                 return False
             self.codec = codec
             return True
-        subprotocol = _JSON if _JSON in offered else None
-        await self._send(websocket_accept(subprotocol=subprotocol))
-        self._open = True
+        await self._accept(_JSON if _JSON in offered else None)
         return True
+
+    async def _accept(self, subprotocol: str | None) -> None:
+        event = websocket_accept(subprotocol=subprotocol)
+        if _MAX_SIZE in (self._scope.get("extensions") or {}):
+            # So that nothing longer is gathered, of whom nobody knows yet.
+            event["max_size"] = conf.current().topics.frame_size
+        await self._send(event)
+        self._open = True
 
     async def receive(self) -> bytes | None:
         """See ``Transport.receive``."""
         event = await self._receive()
         if event["type"] == "websocket.disconnect":
             self._open = False
+            if event.get("code") == _TOO_BIG:
+                # The server's doing, which the log would else not tell of.
+                logger.info(
+                    "a topic client is closed with %d: %r (%s)",
+                    _TOO_BIG,
+                    event.get("reason", ""),
+                    describe(self._scope),
+                )
             return None
         text = event.get("text")
         return text.encode() if text is not None else bytes(event["bytes"])
