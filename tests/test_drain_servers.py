@@ -49,9 +49,11 @@ class Site(AsgiProcess):
         return [*super()._line(application), *self._options]
 
     def _listens(self):
+        said = self.journal.read_text()
         if self._startup:  # the test does not wait for the end of it
-            return "starting" in self.journal.read_text()
-        return super()._listens()
+            return "starting" in said
+        # Who has workers listens before one of them can answer.
+        return "started" in said and super()._listens()
 
     def sigterm(self):
         self.process.send_signal(signal.SIGTERM)
@@ -90,8 +92,8 @@ async def status_of(url):
     return await asyncio.to_thread(ask)
 
 
-async def exit_of(server, timeout=15):
-    return await asyncio.to_thread(server.process.wait, timeout)
+async def exit_of(server):
+    return await asyncio.to_thread(server.process.wait, 15)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,8 @@ async def exit_of(server, timeout=15):
     [(), ("--loop", "asyncio"), ("--ws", "tiderace.server:WebSocketProtocol")],
 )
 async def test_sockets_are_closed_with_1012_over_the_window(site, options):
-    server = site(DRAIN_SECONDS=1.5, options=options)
+    # Two in a tenth of a second on a quiet machine, so that a busy one may pause.
+    server = site(DRAIN_SECONDS=3, options=options)
     clients = [await connect(f"{server.ws}/plain/") for _ in range(60)]
 
     begun = time.monotonic()
@@ -109,7 +112,7 @@ async def test_sockets_are_closed_with_1012_over_the_window(site, options):
     per_tenth = Counter(int((at - begun) * 10) for at, _, _ in ends)
     assert {code for _, code, _ in ends} == {1012}
     assert max(per_tenth.values()) <= 12, per_tenth
-    assert max(at for at, _, _ in ends) - begun >= 1.0
+    assert max(at for at, _, _ in ends) - begun > 2
     assert all(reason.startswith("retry-after=") for _, _, reason in ends)
 
 
@@ -119,7 +122,7 @@ async def test_the_process_ends_when_the_last_socket_has(site):
         server.sigterm()
         await end_of(client)
 
-        assert await exit_of(server, 5) == -signal.SIGTERM
+        assert await exit_of(server) == -signal.SIGTERM
 
 
 async def test_disconnect_handlers_run_and_then_the_lifespan_ends(site):
@@ -156,7 +159,7 @@ async def test_a_handler_that_does_not_finish_is_cut_after_the_grace(site):
         await client.recv()
 
         server.sigterm()
-        await exit_of(server, 8)
+        await exit_of(server)
 
     assert server.count("work done") == 0
     assert server.count("plain disconnect 1006") == 1
@@ -225,7 +228,7 @@ async def test_sigint_ends_it_at_once(site):
 
     server.process.send_signal(signal.SIGINT)
     ends = await asyncio.gather(*(end_of(client) for client in clients))
-    await exit_of(server, 5)
+    await exit_of(server)
 
     assert {code for _, code, _ in ends} == {1012}
 
@@ -240,7 +243,7 @@ async def test_sigint_ends_a_drain_at_once(site):
     server.process.send_signal(signal.SIGINT)
     await asyncio.gather(*ends)
 
-    await exit_of(server, 10)
+    await exit_of(server)
 
 
 async def test_every_worker_drains(site):
@@ -307,5 +310,5 @@ async def test_sigint_ends_gunicorn_at_once(site):
     server.process.send_signal(signal.SIGINT)
     ends = await asyncio.gather(*(end_of(client) for client in clients))
 
-    await exit_of(server, 5)
+    await exit_of(server)
     assert {code for _, code, _ in ends} == {1012}

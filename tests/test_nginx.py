@@ -141,10 +141,10 @@ async def test_a_refusal_by_the_application_reaches_the_client(proxied):
 
 async def test_pings_keep_a_silent_socket_open_beyond_the_timeout(proxied):
     pings = ("--ws-ping-interval", "0.3")
-    site = proxied(options=pings, changes={"proxy_read_timeout": "1s"})
+    site = proxied(options=pings, changes={"proxy_read_timeout": "2s"})
 
     async with connect(f"{site.ws}/plain/") as client:
-        await client.send("work 2.5")
+        await client.send("work 4")
         assert await client.recv() == "begun work"
         await client.send("still here")
 
