@@ -12,6 +12,7 @@ import threading
 import pytest
 from asgiref.sync import async_to_sync
 
+from brokers import until as wait_until
 from tiderace import bridge, metrics
 from tiderace.exceptions import ChannelFull, LayerUnavailable
 from tiderace.layers.redis import RedisChannelLayer, RedisPubSubChannelLayer
@@ -530,6 +531,69 @@ def test_threads_may_send_at_the_same_time(redis_url, prefix):
         assert of_one == sorted(of_one)
     layer.sync.close()
     bridge.close()
+
+
+async def test_who_is_cancelled_together_with_the_opening_of_a_connection_ends(
+    own_server, prefix
+):
+    layer = RedisChannelLayer(hosts=[own_server.url], prefix=prefix)
+    links = layer._brokers[0]._connections._links
+    own_server.pause()
+    sending = asyncio.create_task(layer.send("work", {"type": "job"}))
+
+    async def opening():
+        return asyncio.get_running_loop() in links
+
+    await until(opening)
+    # As a loop that ends does to all its tasks, in an order of its own.
+    links[asyncio.get_running_loop()].cancel()
+    sending.cancel()
+    own_server.resume()
+    await asyncio.wait([sending])
+
+    assert sending.cancelled()
+    await layer.close()
+
+
+@pytest.mark.parametrize("kind", ["own_server", "cluster"])
+def test_what_is_sent_while_a_loop_ends_leaves_no_connection_behind(
+    kind, prefix, request
+):
+    server = request.getfixturevalue(kind)
+    nodes = [server] if kind == "own_server" else server.nodes
+    host = server.url if kind == "own_server" else server.host
+    layer = RedisChannelLayer(hosts=[host], prefix=prefix)
+
+    def connections():
+        return sum(len(node.call("CLIENT", "LIST").splitlines()) for node in nodes)
+
+    before = connections()
+
+    async def say_goodbye():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await layer.send("work", {"type": "goodbye"})
+
+    async def serve():
+        serve.task = asyncio.create_task(say_goodbye())
+        await asyncio.sleep(0)
+
+    asyncio.run(serve())
+
+    wait_until(lambda: connections() == before)
+    assert layer.sync.receive("work") == {"type": "goodbye"}
+    layer.sync.close()
+    bridge.close()
+
+
+def test_event_loops_that_have_ended_are_forgotten(redis_url, prefix):
+    layer = RedisChannelLayer(hosts=[redis_url], prefix=prefix)
+
+    for _ in range(5):
+        asyncio.run(layer.send("work", {"type": "job"}))
+
+    assert len(layer._brokers[0]._connections._links) == 1
 
 
 def test_a_forked_child_makes_its_own_connections_and_names(redis_url, prefix):

@@ -170,9 +170,7 @@ class _Connections:
         self.host = host
         self.timeout = timeout
         self.cluster = hosts_.is_cluster(host)
-        self._links: weakref.WeakKeyDictionary[
-            asyncio.AbstractEventLoop, asyncio.Task[_Kept]
-        ] = weakref.WeakKeyDictionary()
+        self._links: dict[asyncio.AbstractEventLoop, asyncio.Task[_Kept]] = {}
         # Loops that have made one call through the blocking connections.
         self._seen: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         self._blocking: Any = None
@@ -236,15 +234,21 @@ class _Connections:
     async def _kept(self, loop: asyncio.AbstractEventLoop) -> _Kept:
         task = self._links.get(loop)
         if task is None or (task.done() and (task.cancelled() or task.exception())):
+            self._forget_ended_loops()
             task = self._links[loop] = loop.create_task(self._open())
+        caller = asyncio.current_task()
+        cancellations = 0 if caller is None else caller.cancelling()
         try:
             kept = await asyncio.shield(task)
         except asyncio.CancelledError:
-            if task.cancelled():
+            # A loop that ends cancels the caller as well, and who would take that for
+            # the loss of a connection would open another in a loop that is ending.
+            mine = caller is not None and caller.cancelling() > cancellations
+            if task.cancelled() and not mine:
                 raise LinkLost("the event loop is ending") from None
             raise
         if kept.lost:
-            kept.let_go()
+            await kept.close()
             if self._links.get(loop) is task:
                 del self._links[loop]
             return await self._kept(loop)
@@ -259,8 +263,17 @@ class _Connections:
             except _LOST as error:
                 await client.aclose()
                 raise LinkLost(str(error)) from error
-            return _Kept(cluster=client)
-        return _Kept(link=await connect(self.make_connection, timeout=self.timeout))
+            kept = _Kept(cluster=client)
+        else:
+            link = await connect(self.make_connection, timeout=self.timeout)
+            kept = _Kept(link=link)
+        await kept.begin()
+        return kept
+
+    def _forget_ended_loops(self) -> None:
+        for loop in list(self._links):
+            if loop.is_closed():
+                self._links.pop(loop, None)
 
     def _check_fork(self) -> None:
         if os.getpid() != self._pid:
@@ -268,7 +281,7 @@ class _Connections:
             # end: they would take those sockets off the epoll that both processes share.
             _inherited.append((self._links, self._seen, self._blocking))
             self._pid = os.getpid()
-            self._links = weakref.WeakKeyDictionary()
+            self._links = {}
             self._seen = weakref.WeakSet()
             self._blocking = None
             self._lock = threading.Lock()
@@ -304,12 +317,16 @@ class _Kept:
     def __init__(self, link: Link | None = None, cluster: Any = None) -> None:
         self._link = link
         self._cluster = cluster
-        # asyncio.run and its like cancel what still runs, which is our sign to close.
-        self._keeper = asyncio.get_running_loop().create_task(self._keep())
+        self._closed = False
+        self._life = self._live()
+
+    async def begin(self) -> None:
+        """Let it be closed with the loop; nothing else may be done before."""
+        await anext(self._life)
 
     @property
     def lost(self) -> bool:
-        return self._keeper.done() or (self._link is not None and self._link.lost)
+        return self._closed or (self._link is not None and self._link.lost)
 
     async def run(self, command: tuple[Any, ...]) -> Any:
         if self._link is not None:
@@ -319,24 +336,23 @@ class _Kept:
         except _LOST as error:
             raise LinkLost(str(error)) from error
 
-    def let_go(self) -> None:
-        """End what is kept without waiting for it."""
-        self._keeper.cancel()
-
     async def close(self) -> None:
-        self.let_go()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._keeper
+        if not self._closed:
+            self._closed = True
+            await self._life.aclose()
 
     async def flush_cluster(self, pattern: str) -> None:
         """Delete every key of the cluster that matches."""
         for key in await self._cluster.keys(pattern, target_nodes="primaries"):
             await self._cluster.delete(key)
 
-    async def _keep(self) -> None:
+    async def _live(self) -> AsyncGenerator[None, None]:
+        # asyncio.run and its like end the generators of their loop after all its tasks,
+        # one that was still opening this connection among them.
         try:
-            await asyncio.get_running_loop().create_future()
+            yield
         finally:
+            self._closed = True
             if self._link is not None:
                 self._link.close()
             if self._cluster is not None:
