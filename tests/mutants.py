@@ -332,6 +332,13 @@ def strangers_may_begin_messages_of_any_length():
 
 
 @mutant
+def another_port_is_the_same_origin():
+    from tiderace.topics import pages
+
+    pages.is_own_page = lambda *args: True
+
+
+@mutant
 def an_unknown_session_takes_commands():
     from tiderace.topics.switchboard import TAKEN, Switchboard
 

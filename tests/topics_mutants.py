@@ -92,6 +92,9 @@ CATCHERS = {
     "strangers_may_begin_messages_of_any_length": (
         "test_topics_server.py::test_the_limit_is_the_setting"
     ),
+    "another_port_is_the_same_origin": (
+        "test_topics_origins.py::test_a_page_on_another_port_opens_no_socket"
+    ),
     "an_unknown_session_takes_commands": f"{HTTP}an_unknown_session_is_not_found",
     "anybody_may_use_a_session": f"{HTTP}another_users_session_is_not_found",
 }

@@ -24,13 +24,11 @@ from tiderace.asgi import (
     log_fields,
     websocket_close,
 )
+from tiderace.security.origins import header, parse, shown
 
 __all__ = ["AllowedHostsOriginValidator", "OriginValidator", "WebsocketDenier"]
 
 logger = logging.getLogger("tiderace.security")
-
-# What a log line shows of a header that anybody may fill.
-_SHOWN = 200
 
 
 class OriginValidator:
@@ -54,6 +52,9 @@ class OriginValidator:
     setting = "the allowed_origins of OriginValidator"
     """Where the list comes from, for the log line about a refusal."""
 
+    names_hosts = False
+    """Whether the list holds hosts of this site, and not origins that somebody named."""
+
     def __init__(
         self,
         application: ASGIApp,
@@ -75,8 +76,12 @@ class OriginValidator:
             raise ValueError(
                 "You cannot use OriginValidator on a non-WebSocket connection"
             )
-        origin = _header(scope, b"origin")
-        if (origin is None and self.allow_missing) or self.valid_origin(_parse(origin)):
+        origin = header(scope, b"origin")
+        if (origin is None and self.allow_missing) or self.valid_origin(
+            None if origin is None else parse(origin)
+        ):
+            # Topics ask what it has gone by.
+            scope["tiderace.origins"] = self
             return await self.application(scope, receive, send)
         self._log_refusal(scope, origin)
         return await WebsocketDenier()(scope, receive, send)
@@ -123,12 +128,12 @@ class OriginValidator:
             reason = "it sent no Origin header, as browsers do"
             advice = "pass allow_missing=True to the validator to let such clients in"
         else:
-            reason = f"its origin {_shown(origin)} is not allowed"
+            reason = f"its origin {shown(origin)} is not allowed"
             advice = f"add the page's host to {self.setting}"
         logger.warning(
             "refused WebSocket %s on host %s from %s: %s; %s (allowed: %s)",
-            _shown(scope.get("path", "")),
-            _shown(_header(scope, b"host") or ""),
+            shown(scope.get("path", "")),
+            shown(header(scope, b"host") or ""),
             client_address(scope),
             reason,
             advice,
@@ -150,6 +155,7 @@ def AllowedHostsOriginValidator(  # noqa: N802 (Channels' name)
         allowed = ["localhost", "127.0.0.1", "[::1]"]
     validator = OriginValidator(application, allowed, allow_missing=allow_missing)
     validator.setting = "the setting ALLOWED_HOSTS"
+    validator.names_hosts = True
     return validator
 
 
@@ -166,28 +172,3 @@ class WebsocketDenier:
     def as_asgi(cls) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
         """The same as an instance, for code that has consumers in mind."""
         return cls()
-
-
-def _header(scope: Scope, wanted: bytes) -> str | None:
-    # The last one counts.
-    for name, value in reversed(list(scope.get("headers", ()))):
-        if name == wanted:
-            return bytes(value).decode("latin1")
-    return None
-
-
-def _parse(origin: str | None) -> ParseResult | None:
-    if origin is None:
-        return None
-    try:
-        parsed = urlparse(origin)
-        # A port that is no number shows only when it is asked for.
-        _ = parsed.port
-    except ValueError:
-        return urlparse("")
-    return parsed
-
-
-def _shown(text: str) -> str:
-    # Quoted, since a header or a path may hold line breaks that forge log lines.
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")

@@ -11,17 +11,23 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from tiderace import __version__, conf, threads
-from tiderace.asgi import ASGIApp, Receive, Scope, Send, describe
+from tiderace import __version__, conf, metrics, threads
+from tiderace.asgi import ASGIApp, Receive, Scope, Send, describe, log_fields
 from tiderace.exceptions import LayerUnavailable
 from tiderace.protocol import codes
 from tiderace.protocol.session import Refused
 from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.routing import NoRoute
-from tiderace.security.websocket import AllowedHostsOriginValidator, OriginValidator
+from tiderace.security.origins import header
+from tiderace.security.websocket import (
+    AllowedHostsOriginValidator,
+    OriginValidator,
+    WebsocketDenier,
+)
 from tiderace.topics import api, emulation, feed, http_stream, sse
 from tiderace.topics.conductor import Conductor
 from tiderace.topics.exchange import ClientGone, Exchange, Rejected
+from tiderace.topics.pages import objection
 from tiderace.topics.process import Process, current
 from tiderace.topics.served import Transport
 from tiderace.topics.switchboard import switchboard
@@ -45,11 +51,12 @@ class TopicsEndpoint:
     version = f"tiderace {__version__}"
     """What clients are told that they are connected to."""
     allowed_origins: Iterable[str] | None = None
-    """Which pages may use it over HTTP, as ``OriginValidator`` takes them; None for those
-    of ``ALLOWED_HOSTS``. What ``get_application()`` was told comes before this."""
+    """Which pages may use it, as ``OriginValidator`` takes them; None for those of the
+    same origin, whose host has to be in ``ALLOWED_HOSTS``. It lets nobody in whom a
+    validator outside refuses, such as that of ``get_application()``."""
     allow_missing_origin = False
-    """Whether clients without an Origin header, which no browser is, may use it over HTTP;
-    likewise."""
+    """Whether clients without an Origin header, which no browser is, may use it over HTTP.
+    What ``get_application()`` was told comes before this."""
 
     def __init__(self) -> None:
         self._admission: dict[int, TokenBucket] = {}
@@ -84,13 +91,39 @@ class TopicsEndpoint:
         if scope["type"] == "http":
             await self._answer(scope, receive, send)
             return
+        if self._refuses(scope):
+            await WebsocketDenier()(scope, receive, send)
+            return
         transport = WebSocketTransport(scope, receive, send)
         if await transport.accept():
             await self.serve(scope, transport)
 
+    def _refuses(self, scope: Scope) -> bool:
+        """Whether a page may not open this WebSocket; then the log says why.
+
+        A client without an Origin header, which no browser is, is the business of a
+        validator outside alone.
+        """
+        if header(scope, b"origin") is None:
+            return False
+        against = objection(scope, self._origins(scope), self.allowed_origins)
+        if against is None:
+            return False
+        metrics.ORIGINS_REFUSED.add()
+        logger.warning(
+            "refused %s: %s; %s",
+            describe(scope),
+            against.reason,
+            against.advice,
+            extra=log_fields(scope, "origin_refused", origin=header(scope, b"origin")),
+        )
+        return True
+
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         door, rest = self._door(scope)
-        exchange = Exchange(scope, receive, send, self._origins(scope))
+        exchange = Exchange(
+            scope, receive, send, self._origins(scope), self.allowed_origins
+        )
         try:
             async with threads.isolated():
                 if door == _API:

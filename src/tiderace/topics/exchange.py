@@ -10,13 +10,15 @@ import logging
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, Protocol
-from urllib.parse import ParseResult, urlparse
+from urllib.parse import ParseResult
 
 from django.http import QueryDict
 
 from tiderace.asgi import Receive, Scope, Send, describe, log_fields
+from tiderace.security.origins import header, parse
 from tiderace.security.websocket import OriginValidator
 from tiderace.topics.identity import identity_of
+from tiderace.topics.pages import objection
 from tiderace.topics.process import Process
 
 __all__ = ["ClientGone", "Endpoint", "Exchange", "Rejected"]
@@ -27,9 +29,6 @@ logger = logging.getLogger("tiderace.topics")
 # put something before the endpoint.
 _REQUEST_HEADERS = b"content-type, last-event-id, authorization, x-requested-with"
 _PREFLIGHT_LASTS = b"7200"  # seconds; what Chromium keeps at the most
-
-# What a log line shows of a header that anybody may fill.
-_SHOWN = 200
 
 
 class Endpoint(Protocol):
@@ -82,13 +81,20 @@ class Exchange:
         receive: see ASGI.
         send: see ASGI.
         origins: says which pages may ask.
+        named: pages of other origins that may, where those are hosts of this site.
     """
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, origins: OriginValidator
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        origins: OriginValidator,
+        named: Iterable[str] | None = None,
     ) -> None:
         self.scope = scope
         self.origins = origins
+        self._named = named
         self.receive = receive
         self.send = send
         self.method: str = scope["method"]
@@ -98,10 +104,7 @@ class Exchange:
 
     def header(self, wanted: bytes) -> str | None:
         """The last header of this name; None when there is none."""
-        for name, value in reversed(list(self.scope.get("headers", ()))):
-            if name == wanted:
-                return bytes(value).decode("latin1")
-        return None
+        return header(self.scope, wanted)
 
     @property
     def content_type(self) -> str:
@@ -158,7 +161,7 @@ class Exchange:
     def check_origin(self) -> None:
         """Go on with a request of a page that may use this site.
 
-        The rule is the one for WebSockets. A request without an Origin header, which
+        The rule is the one for WebSockets, see ``objection``. A request without an Origin header, which
         browsers leave out when they fetch something from the page's own site, passes
         if it only reads, and the browser does not say that another site wanted it.
 
@@ -181,13 +184,10 @@ class Exchange:
                     "endpoint, lets such clients in",
                 )
             return
-        parsed = _parse(origin)
-        if not validator.valid_origin(parsed):
-            self._refuse(
-                f"its origin {origin[:_SHOWN]!r} is not allowed",
-                f"add the page's host to {validator.setting}",
-            )
-        self._cors = _cors(validator, origin, parsed)
+        against = objection(self.scope, validator, self._named)
+        if against is not None:
+            self._refuse(against.reason, against.advice)
+        self._cors = _cors(validator, origin, parse(origin))
 
     def _refuse(self, reason: str, advice: str) -> None:
         logger.warning(
@@ -284,13 +284,3 @@ def _cors(
     ):
         headers.append((b"access-control-allow-credentials", b"true"))
     return headers
-
-
-def _parse(origin: str) -> ParseResult:
-    try:
-        parsed = urlparse(origin)
-        # A port that is no number shows only when it is asked for.
-        _ = parsed.port
-    except ValueError:
-        return urlparse("")
-    return parsed
