@@ -96,29 +96,38 @@ FORBIDDEN: list[tuple[str, str, str]] = [
             "tiderace.layers.presence_memory",
             "tiderace.layers.presence_redis",
             "tiderace.layers.redis_broker",
+            "tiderace.layers.redis_calls",
+            "tiderace.layers.redis_connections",
             "tiderace.layers.redis_link",
+            "tiderace.layers.redis_members",
+            "tiderace.layers.redis_names",
             "tiderace.layers.redis_options",
+            "tiderace.layers.redis_queues",
             "tiderace.layers.redis_reader",
+            "tiderace.layers.redis_scripts",
+            "tiderace.layers.redis_streams",
             "tiderace.layers.streams",
             "tiderace.layers.hosts",
         )
     ),
 ]
 
-# A third party that one room keeps to itself. Redis has a few: the layer, the verbs as
-# commands, the connection, and where the servers are (`channels_redis.utils`, which has
-# to work on its own).
+# A third party that one room keeps to itself. Redis has a few: the layer, the calls, the
+# connections, and where the servers are (`channels_redis.utils`, which has to work on its
+# own).
 KEPT_IN: dict[str, tuple[str, ...]] = {
     "redis": (
         "tiderace.layers.redis",
-        "tiderace.layers.redis_broker",
+        "tiderace.layers.redis_calls",
+        "tiderace.layers.redis_connections",
         "tiderace.layers.redis_link",
         "tiderace.layers.redis_options",
         "tiderace.layers.redis_reader",
         "tiderace.layers.hosts",
     ),
     "hiredis": (
-        "tiderace.layers.redis_broker",
+        "tiderace.layers.redis_calls",
+        "tiderace.layers.redis_connections",
         "tiderace.layers.redis_link",
         "tiderace.layers.redis_reader",
     ),

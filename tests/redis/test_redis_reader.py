@@ -225,8 +225,8 @@ async def test_what_comes_back_into_a_queue_lapses_too(make_layer, redis_url):
     second = await broker.take("work", lease=0.01)
 
     await broker.give_back(first)
-    key = f"{broker._queue('work')}:list"
-    assert await broker._command("PTTL", key) > 0
+    key = f"{broker._names.queue('work')}:list"
+    assert await broker._calls.command("PTTL", key) > 0
     await broker.confirm(await broker.take("work", lease=10))
 
     async def returned():
@@ -234,7 +234,7 @@ async def test_what_comes_back_into_a_queue_lapses_too(make_layer, redis_url):
         return again is not None and again.data == second.data
 
     await until(returned)
-    assert await broker._command("PTTL", key) in (-2, *range(1, 60_001))
+    assert await broker._calls.command("PTTL", key) in (-2, *range(1, 60_001))
 
 
 async def test_a_busy_group_keeps_no_messages_long_after_their_expiry(
@@ -250,7 +250,9 @@ async def test_a_busy_group_keeps_no_messages_long_after_their_expiry(
         await broker.publish("room", b"x", keep=keep, members_age=60)
         published += 1
 
-    length = await broker._command("XLEN", f"{broker._group('room')}:stream")
+    length = await broker._calls.command(
+        "XLEN", f"{broker._names.group('room')}:stream"
+    )
     assert length < published * 0.75
 
 
@@ -275,7 +277,9 @@ async def test_a_repeated_try_still_tells_which_queues_are_to_get_a_copy(
     assert lost
     async with asyncio.timeout(10):
         assert (await layer.receive("work"))["n"] == 1
-    length = await broker._command("XLEN", f"{broker._group('jobs')}:stream")
+    length = await broker._calls.command(
+        "XLEN", f"{broker._names.group('jobs')}:stream"
+    )
     assert length == 1
 
 

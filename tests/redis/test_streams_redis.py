@@ -46,8 +46,8 @@ async def publish(layer, *numbers, keep=KEEP, **options):
 
 async def command(layer, *words, suffix=""):
     broker = layer._brokers[0]
-    return await broker._command(
-        words[0], f"{broker._group('tide')}{suffix}", *words[1:]
+    return await broker._calls.command(
+        words[0], f"{broker._names.group('tide')}{suffix}", *words[1:]
     )
 
 
@@ -404,14 +404,14 @@ async def test_a_stream_lost_while_it_is_read_is_read_as_far_as_it_was(make_laye
     await asyncio.gather(*(publish(layer, number) for number in range(1000)))
     keep = Keep(2000, 3600)
     await asyncio.gather(*(publish(layer, n, keep=keep) for n in range(500)))
-    portions = broker._read_portion
+    portions = broker._streams._read_portion
 
     async def lose_it(*arguments):
         answer = await portions(*arguments)
         await command(layer, "DEL", suffix=":meta")
         return answer
 
-    broker._read_portion = lose_it
+    broker._streams._read_portion = lose_it
     top, found = await layer.stream_read("tide", keep=keep)
 
     assert isinstance(top, Position)
