@@ -537,6 +537,23 @@ async def test_a_broker_that_lost_its_memory_just_now_is_a_gap(layer, broker, cl
     assert await heard(box, 2) == ["layer.gap", 2]
 
 
+async def test_a_channel_read_too_late_misses_what_expired_and_stays_in_its_groups(
+    layer, clock
+):
+    """A loop of one's own around ``receive`` may be longer away than ``expiry``."""
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    await layer.send(channel, {"type": "said", "n": 1})
+
+    clock.now += 61
+    await layer.group_send("room", {"type": "said", "n": 2})
+    async with asyncio.timeout(10):
+        message = await layer.receive(channel)
+
+    assert message == {"type": "said", "n": 2}
+    assert set(layer.groups["room"]) == {channel}
+
+
 async def test_messages_past_their_expiry_are_a_gap_of_that_size(layer, broker):
     box = await member(layer, "room")
     await until(lambda: broker.hearing)

@@ -46,10 +46,9 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
     the loop it waits in.
 
     Channels without a consumer of ours behind them (named queues, and names that
-    tests read with ``receive``) lose their memberships when a message has waited in
-    them for ``expiry`` seconds, since nobody seems to read them, or ``group_expiry``
-    seconds after they joined. A consumer's channel stays in its groups until it
-    leaves them or ends.
+    somebody reads with ``receive``) lose their memberships ``group_expiry`` seconds
+    after they joined. A consumer's channel stays in its groups until it leaves them or
+    ends.
     """
 
     extensions = ("groups", "flush", "streams")
@@ -184,6 +183,9 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
 
         May be called in any thread; nothing is sent from here.
         """
+
+    def _unread(self, box: Box) -> None:
+        """Called after messages expired that nobody has read, and no consumer is to."""
 
     def _join(self, group: str, channel: str) -> bool:
         """Put a channel of this process into a group; whether it is the first here."""
@@ -337,9 +339,7 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
 
     def _expire_messages(self, box: Box) -> None:
         if box.look_again() and not box.attached:
-            # Unread for so long: whoever read it is gone.
-            for group in list(box.groups):
-                self._leave(group, box.name)
+            self._unread(box)
         self._forget_if_idle(box)
 
     def _report_drop(self, group: str, box: Box) -> None:

@@ -20,7 +20,7 @@ from tiderace.layers.base import Message
 from tiderace.layers.broker import Keep
 from tiderace.layers.kept import KeptStreams
 from tiderace.layers.listeners import Listener
-from tiderace.layers.local import LocalChannelLayer, refuse_unknown
+from tiderace.layers.local import Box, LocalChannelLayer, refuse_unknown
 from tiderace.layers.presence_memory import MemoryPresenceStore
 from tiderace.ratelimit import Buckets, Rate
 
@@ -31,7 +31,8 @@ class InMemoryChannelLayer(LocalChannelLayer):
     """A channel layer inside this process; see also ``LocalChannelLayer``.
 
     A group message is encoded and decoded once and handed to all members as the same
-    object.
+    object. A channel without a consumer of ours also loses its memberships when a
+    message has waited in it for ``expiry`` seconds, since nobody seems to read it.
 
     Args:
         expiry: seconds a message waits for its reader.
@@ -224,6 +225,11 @@ class InMemoryChannelLayer(LocalChannelLayer):
         with self._kept.lock:
             self._kept.made(group, self._clock())
             self._listeners.add(group, listener)
+
+    def _unread(self, box: Box) -> None:
+        # As Channels' layer in memory does, and its layer over Redis does not.
+        for group in list(box.groups):
+            self._leave(group, box.name)
 
     def _expire(self, now: float) -> None:
         super()._expire(now)
