@@ -38,7 +38,9 @@ from tiderace.protocol.frames import (
 )
 from tiderace.protocol.protobuf import PROTOBUF
 from tiderace.testing import WebsocketCommunicator
-from tiderace.topics import AllowAny, Topic, TopicsEndpoint
+from tiderace.topics import AllowAny, Presence, Topic, TopicsEndpoint
+from tiderace.topics.attendance import Member
+from tiderace.topics.process import current
 from tiderace.topics.topic import declared
 
 SPEC = Path(__file__).parents[1] / "spec"
@@ -116,14 +118,24 @@ def length(number: int) -> bytes:
     return bytes([*parts, number])
 
 
+def all_told(data: bytes):
+    """The replies in what the codec has written, as theirs reads them."""
+    replies = []
+    while data:
+        size, place = data[0], 1
+        if size > 0x7F:
+            size, place = size & 0x7F | data[1] << 7, 2
+        assert len(data) >= place + size
+        reply = theirs.Reply()
+        reply.ParseFromString(data[place : place + size])
+        replies.append(reply)
+        data = data[place + size :]
+    return replies
+
+
 def told(data: bytes):
-    """The one reply in what the codec has written, as theirs reads it."""
-    size, place = data[0], 1
-    if size > 0x7F:
-        size, place = size & 0x7F | data[1] << 7, 2
-    assert len(data) == place + size
-    reply = theirs.Reply()
-    reply.ParseFromString(data[place:])
+    """The one reply in it."""
+    [reply] = all_told(data)
     return reply
 
 
@@ -342,6 +354,42 @@ async def test_a_websocket_with_the_subprotocol_speaks_protobuf(app):
     assert reply.connect.ping == 25
 
 
+async def test_what_protobuf_has_no_number_for_is_not_pushed(app):
+    class People(Topic):
+        pattern = "people"
+        permission_classes = [AllowAny]
+        presence = Presence.PER_CONNECTION
+
+    socket = WebsocketCommunicator(
+        app, "/connection/websocket", subprotocols=["centrifuge-protobuf"]
+    )
+    asked = theirs.SubscribeRequest(channel="people", join_leave=True)
+    try:
+        await socket.connect()
+        for command in (
+            theirs.Command(id=1, connect=theirs.ConnectRequest()),
+            theirs.Command(id=2, subscribe=asked),
+        ):
+            await socket.send_to(bytes_data=delimited(command))
+        replies = []
+        while 2 not in [each.id for each in replies]:
+            replies += all_told(await socket.receive_from())
+
+        announce = current().keeper("default")._announce
+        # In order, so what is said of the change would come between these two.
+        await announce("people", "join", Member("first", "7"))
+        await announce("people", "changed", None)
+        await announce("people", "join", Member("second", "8"))
+        while replies[-1].push.join.info.client != "second":
+            replies += all_told(await socket.receive_from())
+        told_of = [each.push.join.info.client for each in replies]
+
+        assert told_of[told_of.index("first") :] == ["first", "second"]
+    finally:
+        await socket.disconnect()
+        declared.remove(People)
+
+
 async def test_json_on_a_protobuf_socket_ends_it(app):
     socket = WebsocketCommunicator(
         app, "/connection/websocket", subprotocols=["centrifuge-protobuf"]
@@ -446,9 +494,19 @@ def site():
 class Heard(SubscriptionEventHandler):
     def __init__(self) -> None:
         self.data: asyncio.Queue[Any] = asyncio.Queue()
+        self.others: list[Any] = []
 
     async def on_publication(self, ctx) -> None:
         self.data.put_nowait(ctx.pub.data)
+
+    async def on_error(self, ctx) -> None:
+        self.others.append(ctx)
+
+    async def on_leave(self, ctx) -> None:
+        self.others.append(ctx)
+
+    async def on_unsubscribed(self, ctx) -> None:
+        self.others.append(ctx)
 
 
 @pytest.mark.servers
@@ -482,3 +540,27 @@ async def test_the_python_sdk_talks_to_us(site, binary):
     assert [each.offset for each in history.publications] == [1]
     assert len(presence.clients) == 1
     assert int(sum_.data) == 3
+
+
+@pytest.mark.servers
+async def test_the_python_sdk_passes_over_a_push_that_it_does_not_know(site):
+    client = centrifuge.Client(f"{site.ws}/connection/websocket", timeout=10)
+    heard = Heard()
+    room = client.new_subscription("room:unknown", events=heard, join_leave=True)
+    try:
+        await client.connect()
+        await room.subscribe()
+        await room.ready(timeout=10)
+        await client.rpc("much_changes", {"topic": "room:unknown"})
+        await room.publish("afterwards")
+        published = await within(heard.data.get())
+        state = room.state
+    finally:
+        socket = client._conn
+        others = list(heard.others)
+        await client.disconnect()
+        await within(socket.wait_closed())
+
+    assert published == "afterwards"
+    assert state == centrifuge.SubscriptionState.SUBSCRIBED
+    assert others == []

@@ -891,6 +891,22 @@ async def test_who_left_is_not_there_any_more(people):
             assert list(result["presence"]) == [one.id]
 
 
+async def much_changes(topic):
+    """What presence says when it does not tell of each who came or went."""
+    await current().keeper("default")._announce(topic, "changed", None)
+
+
+async def test_who_asked_for_news_hears_that_much_has_changed(people):
+    async with TopicClient(people) as one, TopicClient(people) as two:
+        await one.subscribe("people", join_leave=True)
+        await two.subscribe("people")
+
+        await much_changes("people")
+
+        assert await one.push("changed") == {"channel": "people", "changed": {}}
+        assert await two.quiet()
+
+
 # From the server's side
 
 

@@ -72,6 +72,11 @@ class Endpoint(TopicsEndpoint):
     async def add(self, a: int, b: int):
         return a + b
 
+    @rpc
+    async def much_changes(self, topic: str):
+        """Have presence say what it says when it does not tell of each."""
+        await self.process.keeper("default")._announce(topic, "changed", None)
+
 
 def page(request):
     return HttpResponse("a page of Django's")

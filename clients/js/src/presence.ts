@@ -11,8 +11,13 @@ import type { ClientInfo, Push } from "./protocol.js";
 
 /** Seconds between snapshots, which bring back whatever a lost message took. */
 const INTERVAL = 60;
-/** The share of the interval by which the clients of a room spread. */
-const SPREAD = 0.1;
+/** Seconds by which the clients of a room spread. */
+const SPREAD = 6;
+/**
+ * How many of a room ask in a second, when much has changed at once: what each is answered
+ * is as long as the room is large.
+ */
+const ASKING = 20;
 
 export class Presence {
   /** @internal */
@@ -22,6 +27,8 @@ export class Presence {
   #alarm: Alarm;
   /** Joined since the snapshot was asked for, which may not name them yet. */
   #joined = new Set<string>();
+  /** Whether much has changed since then. */
+  #stale = false;
   /** Left, and not yet confirmed by a snapshot that does not name them. */
   #left = new Set<string>();
 
@@ -34,6 +41,7 @@ export class Presence {
   /** @internal Ask for a snapshot: in the frame of `subscribe`, and regularly. */
   _ask = (): void => {
     this.#joined.clear();
+    this.#stale = false;
     this.#client._ask(
       "presence",
       { channel: this.#room.topic },
@@ -43,14 +51,23 @@ export class Presence {
         if (error) this.#room._error(error);
         else this.#merge(new Map(Object.entries(result!.presence ?? {})));
         if (error && !error.temporary) return;
-        const chance = this.#client._options.window.Math.random();
-        this.#alarm._set(INTERVAL * (1 + SPREAD * chance), this._ask);
+        // Unless it is to be asked sooner.
+        if (!this.#stale) this.#askIn(INTERVAL, SPREAD);
       },
     );
   };
 
+  #askIn(least: number, spread: number): void {
+    const chance = this.#client._options.window.Math.random();
+    this.#alarm._set(least + spread * chance, this._ask);
+  }
+
   /** @internal */
-  _push({ join, leave }: Push): void {
+  _push({ join, leave, changed }: Push): void {
+    if (changed) {
+      this.#stale = true;
+      return this.#askIn(0, Math.min(INTERVAL, this._members.size / ASKING));
+    }
     const { info } = (join ?? leave)!;
     const id = info.client;
     if (leave) {

@@ -72,6 +72,8 @@ export interface Push {
   pub?: Publication;
   join?: { info: ClientInfo };
   leave?: { info: ClientInfo };
+  /** So much that it is not told one by one: read the list again. */
+  changed?: object;
   subscribe?: SubscribeResult;
   unsubscribe?: { code: number; reason: string };
   message?: { data: unknown };

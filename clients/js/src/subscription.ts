@@ -300,7 +300,7 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
     if (this.#state !== "subscribed") return;
     if (!unsubscribe) {
       this.#feed._push(push);
-      if (this.#given.presence && (push.join ?? push.leave)) this.#presence._push(push);
+      if (this.#given.presence && (push.join ?? push.leave ?? push.changed)) this.#presence._push(push);
       return;
     }
     const { code, reason } = unsubscribe;

@@ -164,6 +164,78 @@ test("the clients of a room do not ask all at once", async () => {
   await peer.command("presence");
 });
 
+const changed = (peer: Peer): void => peer.push("room", { changed: {} });
+const crowd = (size: number): string[] => Array.from({ length: size }, (_, index) => `c${index}`);
+
+test("when much has changed a small room asks at once", async () => {
+  const { window, peer, room } = await inside("a", "b");
+
+  changed(peer);
+  await window.advance(0);
+  peer.answer(await peer.command("presence"), snapshot("b", "c"));
+
+  assert.deepEqual(members(room), ["b", "c"]);
+});
+
+test("when much has changed a crowd asks one after the other, twenty in a second", async () => {
+  const { window, peer } = await inside(...crowd(100));
+  window.chance = 0.5;
+
+  changed(peer);
+
+  await window.advance(2.4);
+  assert.deepEqual(await peer.commands(), []);
+  await window.advance(0.1);
+  await peer.command("presence");
+});
+
+test("no crowd is so large that nobody asks within a minute", async () => {
+  const { window, peer } = await inside(...crowd(5000));
+  window.chance = 1;
+
+  changed(peer);
+  await window.advance(60);
+
+  await peer.command("presence");
+});
+
+test("what changes while a snapshot is on its way is asked for afterwards", async () => {
+  const { window, peer, room } = await inside("a");
+  await window.advance(60);
+  const asked = await peer.command("presence");
+
+  changed(peer);
+  peer.answer(asked, snapshot("a"));
+  await window.advance(0.1);
+  peer.answer(await peer.command("presence"), snapshot("b"));
+
+  assert.deepEqual(members(room), ["b"]);
+});
+
+test("after such a change the next snapshot is a minute away again", async () => {
+  const { window, peer } = await inside("a");
+  changed(peer);
+  await window.advance(0.1);
+  peer.answer(await peer.command("presence"), snapshot("a"));
+
+  await window.advance(59.9);
+  assert.deepEqual(await peer.commands(), []);
+  await window.advance(0.1);
+
+  await peer.command("presence");
+});
+
+test("a page that does not ask who is there is not moved by changes", async () => {
+  const { client, peer, window } = await online({}, { ping: 0 });
+  client.subscribe("room");
+  peer.answer(await peer.command("subscribe"));
+
+  changed(peer);
+  await window.advance(1);
+
+  assert.deepEqual(await peer.commands(), []);
+});
+
 test("who joined while a later snapshot was on its way stays", async () => {
   const { window, peer, room } = await inside("a");
   await window.advance(60);

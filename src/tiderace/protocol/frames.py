@@ -300,6 +300,8 @@ class Push(_Frame):
     pub: Pub | None = None
     join: InfoPush | None = None
     leave: InfoPush | None = None
+    # Ours: clients of others do not know it, and pass over it.
+    changed: Empty | None = None
     unsubscribe: UnsubscribePush | None = None
     message: MessagePush | None = None
     subscribe: SubscribePush | None = None

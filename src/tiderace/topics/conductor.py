@@ -26,6 +26,7 @@ from tiderace.protocol import codes
 from tiderace.protocol.codes import Close, Unsubscription
 from tiderace.protocol.frames import (
     ClientInfo,
+    Empty,
     InfoPush,
     MessagePush,
     Push,
@@ -306,15 +307,13 @@ class Conductor:
         frame = publication.encoded.get(key)
         if frame is None:
             event = msgspec.json.decode(publication.data, type=_Presence)
-            info = InfoPush(info=event.info)
-            push = Push(channel=subscription.topic)
-            if event.type == "topic.joined":
-                push.join = info
-            else:
-                push.leave = info
-            frame = self.session.codec.encode(Reply(push=push))
+            push = event.push(subscription.topic)
+            # Where fields have numbers ours has none, and an empty push says nothing.
+            said = push.changed is None or not self.session.codec.binary
+            frame = self.session.codec.encode(Reply(push=push)) if said else b""
             publication.encoded[key] = frame
-        self.out.put(frame, publication.encoded)
+        if frame:
+            self.out.put(frame, publication.encoded)
 
     def lost(self, topic: str) -> None:
         """A subscription has missed something: have the client subscribe again."""
@@ -453,8 +452,19 @@ class _Presence(msgspec.Struct):
     """What is said in a topic's events."""
 
     type: str
-    # With its own JSON as it came, which nobody here reads.
-    info: ClientInfo
+    # With its own JSON as it came, which nobody here reads; of nobody for "changed".
+    info: ClientInfo | None = None
+
+    def push(self, topic: str) -> Push:
+        """The same as clients are told it."""
+        push = Push(channel=topic)
+        if self.info is None:
+            push.changed = Empty()
+        elif self.type == "topic.joined":
+            push.join = InfoPush(info=self.info)
+        else:
+            push.leave = InfoPush(info=self.info)
+        return push
 
 
 def _limits(settings: conf.TopicSettings) -> Limits:

@@ -113,9 +113,9 @@ def _digest(secret: str) -> bytes:
 
 def _announcer(layer: Any) -> Any:
     async def announce(topic: str, change: str, member: Member | None) -> None:
-        """Say in the topic's events that somebody came or went."""
+        """Say in the topic's events that somebody came or went, or that many did."""
         if member is None:
-            # Much has changed at once. Clients read the list again from time to time.
+            await layer.group_send(events_group(topic), {"type": "topic.changed"})
             return
         info: dict[str, Any] = {"user": member.user, "client": member.client}
         if member.info is not None:
