@@ -113,3 +113,33 @@ def test_settings_that_nobody_has_used_yet_are_loaded(tmp_path):
     )
 
     assert result.stdout.strip() == "5", result.stderr
+
+
+@pytest.mark.parametrize(
+    "key", ["PRESENCE_TTL", "PRESENCE_REFRESH", "PRESENCE_LEASE", "PRESENCE_PUSHES"]
+)
+def test_presence_takes_no_negative_numbers(key):
+    with pytest.raises(UnknownSetting, match=f"{key}'] is -1"):
+        validate({key: -1})
+
+
+@pytest.mark.parametrize("key", ["PRESENCE_TTL", "PRESENCE_REFRESH", "PRESENCE_LEASE"])
+def test_presence_takes_no_time_without_length(key):
+    with pytest.raises(UnknownSetting, match=f"{key}'] is 0"):
+        validate({key: 0})
+
+
+def test_presence_may_push_without_a_limit():
+    assert validate({"PRESENCE_PUSHES": 0}).presence_pushes == 0
+
+
+def test_presence_has_to_last_for_two_renewals():
+    assert validate({"PRESENCE_TTL": 50}).presence_ttl == 50
+    with pytest.raises(UnknownSetting, match="PRESENCE_REFRESH") as refused:
+        validate({"PRESENCE_TTL": 40})
+    assert "is 40" in str(refused.value)
+
+
+def test_a_misspelt_setting_of_presence_is_told_the_right_one():
+    with pytest.raises(UnknownSetting, match="did you mean 'PRESENCE_REFRESH'"):
+        validate({"PRESENCE_REFRSH": 10})

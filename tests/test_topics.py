@@ -38,6 +38,8 @@ from tiderace.topics import (
     rpc,
     topic_group,
 )
+from tiderace.topics.attendance import Rules
+from tiderace.topics.process import close as close_process
 from tiderace.topics.process import current
 from tiderace.topics.topic import declared
 from topic_client import TopicClient
@@ -905,6 +907,33 @@ async def test_who_asked_for_news_hears_that_much_has_changed(people):
 
         assert await one.push("changed") == {"channel": "people", "changed": {}}
         assert await two.quiet()
+
+
+async def test_presence_goes_by_the_settings(people, settings):
+    settings.TIDERACE = {
+        "PRESENCE_TTL": 30,
+        "PRESENCE_REFRESH": 5,
+        "PRESENCE_LEASE": 7,
+        "PRESENCE_PUSHES": 11,
+    }
+    await close_process()
+
+    keeper = current().keeper("default")
+
+    assert keeper._rules == Rules(ttl=30, lease=7, pushes=11)
+    assert keeper._refresh == 5
+
+
+async def test_so_many_pushes_as_are_set_and_then_a_change(people, settings):
+    settings.TIDERACE = {"PRESENCE_PUSHES": 1}
+    await close_process()
+    async with TopicClient(people) as one:
+        await one.subscribe("people", join_leave=True)
+        for _ in range(3):
+            async with TopicClient(people) as other:
+                await other.subscribe("people")
+
+        await one.push("changed")
 
 
 # From the server's side

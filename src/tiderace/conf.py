@@ -131,6 +131,21 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     topics: TopicSettings = TopicSettings()
     """Limits of topic clients; see ``TopicSettings``."""
 
+    presence_ttl: float = 60.0
+    """Seconds that somebody is listed whose process has not renewed it; then it was
+    killed. At least twice ``presence_refresh``, so that one renewal may fail."""
+
+    presence_refresh: float = 25.0
+    """Seconds between two renewals of all who are present in a process."""
+
+    presence_lease: float = 30.0
+    """Seconds a process has for ``user_joined`` and ``user_left``, before another one
+    calls them again."""
+
+    presence_pushes: int = 10_000
+    """Joins and leaves a second that a topic may push, over all its clients together;
+    beyond it clients read the list. 0: any number."""
+
     drain_seconds: float | None = None
     """Seconds over which a process that stops closes its sockets; 0 is all at once.
 
@@ -218,6 +233,7 @@ def validate(values: Mapping[str, Any]) -> Settings:
             raise UnknownSetting(
                 f"TIDERACE[{key.upper()!r}] is {number}; use 1 or more"
             )
+    _require_presence(settings)
     _require_proxies(settings.trusted_proxies)
     if any(len(key) < _API_KEY_LENGTH for key in settings.topics.api_keys):
         raise UnknownSetting(
@@ -237,6 +253,25 @@ def validate(values: Mapping[str, Any]) -> Settings:
                 f"TIDERACE[{key.upper()!r}] is {seconds}; use 0 or more"
             )
     return settings
+
+
+def _require_presence(settings: Settings) -> None:
+    for key in ("presence_ttl", "presence_refresh", "presence_lease"):
+        seconds = getattr(settings, key)
+        if seconds <= 0:
+            raise UnknownSetting(
+                f"TIDERACE[{key.upper()!r}] is {seconds}; use more than 0"
+            )
+    if settings.presence_pushes < 0:
+        raise UnknownSetting(
+            f"TIDERACE['PRESENCE_PUSHES'] is {settings.presence_pushes}; use 0 or more"
+        )
+    if settings.presence_ttl < 2 * settings.presence_refresh:
+        raise UnknownSetting(
+            f"TIDERACE['PRESENCE_TTL'] is {settings.presence_ttl}, less than twice "
+            f"PRESENCE_REFRESH ({settings.presence_refresh}), so that one renewal that "
+            "fails would make people leave; raise the first or lower the second"
+        )
 
 
 def _require_proxies(proxies: int | tuple[str, ...]) -> None:

@@ -17,9 +17,10 @@ import msgspec
 from django.conf import settings
 from django.utils.crypto import constant_time_compare, salted_hmac
 
+from tiderace import conf
 from tiderace.layers import get_channel_layer
 from tiderace.lifespan import on_shutdown
-from tiderace.topics.attendance import Member, Presence, PresenceKeeper
+from tiderace.topics.attendance import Member, Presence, PresenceKeeper, Rules
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.names import events_group
 from tiderace.topics.served import Served
@@ -74,8 +75,13 @@ class Process:
         keeper = self._keepers.get(alias)
         if keeper is None:
             layer = get_channel_layer(alias)
+            now = conf.current()
             keeper = self._keepers[alias] = PresenceKeeper(
-                layer.presence, _announcer(layer), _hook
+                layer.presence,
+                _announcer(layer),
+                _hook,
+                rules=Rules(now.presence_ttl, now.presence_lease, now.presence_pushes),
+                refresh=now.presence_refresh,
             )
         return keeper
 
