@@ -332,6 +332,16 @@ def strangers_may_begin_messages_of_any_length():
 
 
 @mutant
+def a_repetition_does_not_wait_for_the_first_time():
+    from tiderace.topics.once import Once
+
+    async def do(self, key, work):
+        await work()
+
+    Once.do = do
+
+
+@mutant
 def another_port_is_the_same_origin():
     from tiderace.topics import pages
 

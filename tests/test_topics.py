@@ -576,6 +576,63 @@ async def test_a_key_that_comes_twice_runs_the_applications_hook_once(topics):
     assert ran == ["hi"]
 
 
+async def test_who_comes_back_meanwhile_has_the_application_run_once(topics):
+    begun, may_end = asyncio.Event(), asyncio.Event()
+    ran = []
+
+    class Slow(Topic):
+        pattern = "slow"
+        permission_classes = [AllowAny]
+
+        async def on_publish(self, user, message):
+            ran.append(message)
+            begun.set()
+            await may_end.wait()
+            return message
+
+    data = {"channel": "slow", "data": "hi", "key": "k1"}
+    endpoint = TopicsEndpoint.as_asgi()
+    async with (
+        TopicClient(endpoint, user=user(1)) as one,
+        TopicClient(endpoint, user=user(1)) as two,
+    ):
+        for client in (one, two):
+            await client.subscribe("slow")
+        first = asyncio.create_task(one.done("rpc", method="$publish", data=data))
+        await begun.wait()
+        second = asyncio.create_task(two.done("rpc", method="$publish", data=data))
+        # The second is carried out as far as it goes, which takes it no time.
+        for _ in range(50):
+            await asyncio.sleep(0)
+        may_end.set()
+        await asyncio.gather(first, second)
+
+        assert await two.publications(1) == ["hi"]
+        assert await two.quiet()
+    assert ran == ["hi"]
+
+
+async def test_a_repetition_whose_first_time_failed_is_carried_out(topics):
+    errors = [Refuse("not now", code=400)]
+
+    class Picky(Topic):
+        pattern = "picky"
+        permission_classes = [AllowAny]
+
+        async def on_publish(self, user, message):
+            if errors:
+                raise errors.pop()
+            return message
+
+    data = {"channel": "picky", "data": "hi", "key": "k1"}
+    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+        await client.subscribe("picky")
+        assert await client.refused("rpc", method="$publish", data=data) == 400
+        await client.done("rpc", method="$publish", data=data)
+
+        assert await client.publications(1) == ["hi"]
+
+
 async def test_another_user_may_have_the_same_key(app):
     async with (
         TopicClient(app, user=user(1)) as one,

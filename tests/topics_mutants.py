@@ -92,6 +92,9 @@ CATCHERS = {
     "strangers_may_begin_messages_of_any_length": (
         "test_topics_server.py::test_the_limit_is_the_setting"
     ),
+    "a_repetition_does_not_wait_for_the_first_time": (
+        f"{TOPICS}who_comes_back_meanwhile_has_the_application_run_once"
+    ),
     "another_port_is_the_same_origin": (
         "test_topics_origins.py::test_a_page_on_another_port_opens_no_socket"
     ),

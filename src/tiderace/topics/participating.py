@@ -58,33 +58,41 @@ class Participating:
         reply.publish = Empty()
 
     async def _publish_to(self, name: str, data: bytes, key: str = "") -> None:
-        conductor = self._conductor
         topic = await self._topic(name)
         if not data:
             raise Refused(codes.BAD_REQUEST)
         self._limit_rate(topic)
-        user = conductor.identity.user
         await self._require(topic, "publish")
         layer = layer_of(topic)
         await self._limit_user(topic, layer)
-        if key:
-            # Of one user: nobody can use up another one's keys.
-            key = f"{conductor.identity.user_id}:{key}"
-            if await layer.stream_published(topic_group(name), key) is not None:
-                # The application has done its part; only the answer was lost.
-                return
+        if not key:
+            await self._publish_now(topic, data)
+            return
+        # Of one user: nobody can use up another one's keys.
+        key = f"{self._conductor.identity.user_id}:{key}"
+
+        async def publish() -> None:
+            # Else the application has done its part, and only the answer was lost.
+            if await layer.stream_published(topic_group(name), key) is None:
+                await self._publish_now(topic, data, key)
+
+        # Not by the layer alone: a client may be back before the application is done.
+        await self._process.once.do((name, key), publish)
+
+    async def _publish_now(self, topic: Topic, data: bytes, key: str = "") -> None:
         message = topic.checked(data)
         if topic.on_publish is None:
             text = to_json(message) if topic.message is not None else data.decode()
         else:
+            user = self._conductor.identity.user
             message = await call_hook(topic.on_publish, user, message)
             if message is None:
                 return
             text = to_json(message)
         info = msgspec.json.encode(self._client_info()).decode()
-        await layer.stream_publish(
-            topic_group(name),
-            record_of(name, text, info=info),
+        await layer_of(topic).stream_publish(
+            topic_group(topic.topic),
+            record_of(topic.topic, text, info=info),
             keep=topic.keep(),
             key=key,
         )

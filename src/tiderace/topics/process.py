@@ -23,6 +23,7 @@ from tiderace.lifespan import on_shutdown
 from tiderace.topics.attendance import Member, Presence, PresenceKeeper, Rules
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.names import events_group
+from tiderace.topics.once import Once
 from tiderace.topics.served import Served
 from tiderace.topics.topic import UnknownTopic, declared
 
@@ -39,6 +40,8 @@ class Process:
         name = secrets.token_hex(8)
         # Signed, so that nobody can make us look for processes that never were.
         self.node = f"{name}-{_node_mac(name, settings.SECRET_KEY)}"
+        # Publications with a key that are under way.
+        self.once = Once()
         self._conductors: dict[str, Served] = {}
         self._sessions: dict[bytes, Served] = {}
         self._keepers: dict[str, PresenceKeeper] = {}
