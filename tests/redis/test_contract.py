@@ -58,7 +58,7 @@ class RedisContract(StreamsContract, LocalDeliveryContract):
 
     async def everything_heard(self, layer):
         """Wait for what is on its way: a message to a group comes through the broker."""
-        layer._ensure_running()
+        layer._service.ensure_running()
         async with asyncio.timeout(self.patience):
             for subject in layer._streams:
                 stream = layer._streams.get(subject)

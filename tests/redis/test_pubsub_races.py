@@ -589,7 +589,7 @@ async def test_an_empty_broker_is_logged_once_and_not_for_each_group(
 async def test_a_reader_that_fails_is_begun_anew_and_misses_nothing(
     layer, broker, caplog, monkeypatch
 ):
-    monkeypatch.setattr("tiderace.layers.pubsub._RETRY", 0.01)
+    monkeypatch.setattr("tiderace.layers.service._RETRY", 0.01)
     box = await member(layer, "room")
     await until(lambda: broker.hearing)
     broker.arriving.put_nowait(RuntimeError("unheard-of"))
@@ -603,7 +603,7 @@ async def test_a_reader_that_fails_is_begun_anew_and_misses_nothing(
 async def test_housekeeping_goes_on_after_an_error_and_says_it_once(
     layer, broker, caplog, monkeypatch
 ):
-    monkeypatch.setattr("tiderace.layers.pubsub._RETRY", 0.01)
+    monkeypatch.setattr("tiderace.layers.service._RETRY", 0.01)
     broker.errors["announce"] = [ValueError("wrong type")] * 3
     box = await member(layer, "room")
 
@@ -626,7 +626,7 @@ async def test_closing_while_messages_are_being_fetched_ends_at_once(layer, brok
     async with asyncio.timeout(5):
         await layer.close()
     broker.gates["since"].set()
-    layer._ensure_running()
+    layer._service.ensure_running()
 
     assert broker.readers == 0
     assert await heard(box, 1) == [1]
@@ -650,7 +650,7 @@ async def test_two_loops_that_begin_at_once_hear_each_message_once(layer, broker
     async def attach(name):
         start.wait(10)
         layer.attach(name)
-        homes.append(layer._home)
+        homes.append(layer._service.home)
         # Stay until all have come, so that the home's loop is a running one.
         await asyncio.to_thread(start.wait, 10)
 
@@ -672,7 +672,7 @@ async def test_groups_joined_and_left_without_a_reader_leave_nothing_behind(
         await layer.group_discard(f"room-{number}", channel)
 
     assert len(list(layer._streams)) < 200
-    assert len(layer._changes) < 200
+    assert layer._announcements.pending < 200
     assert len(broker.wanted) < 200
 
 
@@ -700,7 +700,7 @@ async def test_a_queue_that_is_read_again_at_once_is_still_heard(layer, broker):
 async def test_who_waits_for_a_message_waits_for_the_broker_too(
     layer, broker, caplog, monkeypatch
 ):
-    monkeypatch.setattr("tiderace.layers.pubsub._RETRY", 0.01)
+    monkeypatch.setattr("tiderace.layers.queues._RETRY", 0.01)
     broker.errors["take"] = [LayerUnavailable("away")] * 3
     await layer.send("work", {"type": "job", "n": 1})
 

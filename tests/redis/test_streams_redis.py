@@ -319,13 +319,13 @@ async def test_a_group_is_heard_while_a_listener_or_a_member_is_there(make_layer
     await layer.group_add("tide", box.name)
 
     layer.unlisten("tide", ear)
-    await until(lambda: not layer._vacated)
+    await until(lambda: not layer._subscriptions.vacated)
     await publish(layer, 1)
     async with asyncio.timeout(10):
         assert (await box.get())["data"] == 1
     await layer.listen("tide", ear)
     await layer.detach(box)
-    await until(lambda: not layer._vacated)
+    await until(lambda: not layer._subscriptions.vacated)
     await publish(layer, 2)
     await until(lambda: ear.data == ["2"])
     layer.unlisten("tide", ear)
