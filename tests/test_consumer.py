@@ -1907,6 +1907,30 @@ async def test_consumers_work_on_the_layer_of_a_stranger(strangers):
     assert client.texts == ["greeted"]
 
 
+async def test_what_a_connection_is_told_before_it_has_a_channel_is_handled(strangers):
+    """A log-out, for one, that comes while the layer takes its time for a name."""
+    told = []
+
+    class Consumer(Accepting):
+        async def auth_ended(self, event):
+            told.append(event["reason"])
+
+        async def websocket_disconnect(self, event):
+            raise StopConsumer
+
+    consumer, events = Consumer(), asyncio.Queue()
+    consumer.scope = {"type": "websocket", "path": "/"}
+    connection = Connection(consumer, strangers, events.get, lambda event: settle())
+
+    connection.tell({"type": "auth.ended", "reason": "logged out"})
+    serving = asyncio.create_task(connection.serve())
+    await settle()
+    events.put_nowait({"type": "websocket.disconnect", "code": 1000})
+    await serving
+
+    assert told == ["logged out"]
+
+
 @pytest.mark.parametrize("ending", ["leave", "fail", "cancel"])
 async def test_declared_groups_of_a_strangers_layer_are_left_however_it_ends(
     strangers, ending

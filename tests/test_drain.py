@@ -329,7 +329,7 @@ def test_a_server_in_another_thread_is_left_alone(server):
 def harbour(monkeypatch):
     """The drain that connections of this test enter."""
     mine = Harbour(frozen=True)
-    monkeypatch.setattr("tiderace.connection.process_drain", mine.drain)
+    monkeypatch.setattr("tiderace.connection.life.process_drain", mine.drain)
     return mine
 
 
