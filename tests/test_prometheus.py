@@ -39,9 +39,9 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
 @pytest.fixture
 def scrape():
     """What a registry of the test's own tells."""
-    registry = CollectorRegistry()
-    registry.register(TideraceCollector())
-    return lambda: samples(generate_latest(registry).decode())
+    collectors = CollectorRegistry()
+    collectors.register(TideraceCollector())
+    return lambda: samples(generate_latest(collectors).decode())
 
 
 # One process
@@ -140,12 +140,13 @@ def test_the_view_can_be_asked_under_wsgi():
 
 
 def test_registering_again_is_the_same_as_once():
-    registry = CollectorRegistry()
+    collectors = CollectorRegistry()
 
-    register(registry)
-    register(registry)
+    register(collectors)
+    register(collectors)
 
-    assert generate_latest(registry).count(b"# TYPE tiderace_messages_sent_total") == 1
+    told = generate_latest(collectors)
+    assert told.count(b"# TYPE tiderace_messages_sent_total") == 1
 
 
 # Adding up

@@ -81,15 +81,15 @@ async def metrics_view(request: HttpRequest) -> HttpResponse:
     folder = os.environ.get(workers.FOLDER_VARIABLE)
     if folder:
         workers.share(Path(folder))
-        registry = CollectorRegistry()
+        collectors = CollectorRegistry()
         # What the application measures with prometheus_client in all processes.
-        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        registry.register(_collector)
+        multiprocess.MultiProcessCollector(collectors)  # type: ignore[no-untyped-call]
+        collectors.register(_collector)
     else:
-        registry = REGISTRY
-        register(registry)
+        collectors = REGISTRY
+        register(collectors)
     encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-    return HttpResponse(encode(registry), content_type=content_type)
+    return HttpResponse(encode(collectors), content_type=content_type)
 
 
 def _families(snapshot: Snapshot) -> Iterator[Metric]:
