@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 
 import pytest
@@ -136,6 +137,23 @@ async def test_one_connection_to_the_primary_leaves_none_to_the_sentinels(sentin
     await connection.disconnect()
     del connection
     gc.collect()  # an open connection to a sentinel would complain here
+
+
+async def test_who_is_cancelled_while_asking_leaves_no_connection_to_a_sentinel(
+    sentinel, recwarn
+):
+    for turns in range(60):
+        connection = make_connection(sentinel.host)
+        opening = asyncio.create_task(connection.connect())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.wait([opening])
+        await connection.disconnect()
+    del connection, opening
+    gc.collect()
+
+    assert [str(each.message) for each in recwarn] == []
 
 
 async def test_a_dead_sentinel_costs_no_more_than_asking_the_next(sentinel, own_server):

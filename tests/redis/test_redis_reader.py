@@ -169,8 +169,6 @@ async def test_readiness_follows_the_server(own_server, make_layer):
     assert metrics.BROKERS_AWAY.value == away
 
 
-# What redis-py was cancelled in it leaves to the garbage collector, which says so.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_closing_while_the_connection_is_being_opened_ends(sentinel, make_layer):
     """redis-py keeps a cancellation to itself while it asks sentinels."""
     for turns in range(30):

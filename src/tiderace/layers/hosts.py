@@ -369,17 +369,21 @@ def _asker(module: Any, *, sync: bool) -> Any:
         async def discover_master(self, service_name: str) -> Any:
             answers = []
             for client in self.sentinels:
+                # Closing a pool waits, and who is cancelled then leaves it open.
+                connection = client.connection_pool.make_connection()
                 address = None
                 try:
-                    address = await client.execute_command(*_QUESTION, service_name)
+                    await connection.connect()
+                    await connection.send_command(*_QUESTION, service_name)
+                    address = await connection.read_response()
                     answers.append("has no such primary")
                 except unreachable as error:
                     answers.append(str(error))
-                except asyncio.CancelledError:
-                    await client.connection_pool.disconnect(inuse_connections=False)
+                except (asyncio.CancelledError, exceptions.RedisError):
+                    await connection.disconnect(nowait=True)
                     raise
-                # Not in a finally clause: when all is thrown away nobody can wait.
-                await client.connection_pool.disconnect(inuse_connections=False)
+                # Not in a finally clause: when all is thrown away nothing is awaited.
+                await connection.disconnect(nowait=True)
                 if address:
                     return _text(address[0]), int(address[1])
             raise module.MasterNotFoundError(_nobody_knows(service_name, answers))
