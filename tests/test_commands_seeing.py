@@ -500,6 +500,7 @@ def test_numbers_are_written_to_be_read():
                 lag=0.00094,
                 round_trip=2.5,
                 memory=87_400_000,
+                topic_clients=1005,
                 dropped={"full": 1000, "expired": 1},
             ),
         )
@@ -510,6 +511,7 @@ def test_numbers_are_written_to_be_read():
         "UP": "2h03m",
         "SEEN": "0s",
         "CONNS": "1,204",
+        "CLIENTS": "1,005",
         "CHANNELS": "1,230",
         "GROUPS": "87",
         "IN/S": "12.0",

@@ -276,6 +276,7 @@ def test_numbers_of_processes_are_added_and_lags_are_not():
                 lag=0.2,
                 round_trip=0.1,
                 memory=10,
+                topic_clients=7,
             ),
             process(
                 connections=5,
@@ -287,6 +288,7 @@ def test_numbers_of_processes_are_added_and_lags_are_not():
                 ready=False,
                 errors=1,
                 lag=0.1,
+                topic_clients=2,
             ),
         )
     )
@@ -294,6 +296,7 @@ def test_numbers_of_processes_are_added_and_lags_are_not():
     assert stats.as_dict() | {"processes": None} == {
         "ready": False,
         "connections": 7,
+        "topic_clients": 9,
         "channels": 8,
         "groups": 3,
         "members": {"cake": 9, "tea": 3},

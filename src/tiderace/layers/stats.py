@@ -90,6 +90,9 @@ class ProcessStats(msgspec.Struct, frozen=True):
     """Seconds the broker took to accept the last group message or sign of life."""
     memory: int | None = None
     """Resident bytes; None where the system does not say (it is read from /proc)."""
+    topic_clients: int = 0
+    """Clients of topics being served, feeds among them; 0 too for a process of a release
+    that does not tell."""
 
     @property
     def age(self) -> float:
@@ -106,6 +109,11 @@ class LayerStats(msgspec.Struct, frozen=True):
     def connections(self) -> int:
         """Consumers being served."""
         return sum(each.connections for each in self.processes)
+
+    @property
+    def topic_clients(self) -> int:
+        """Clients of topics being served, feeds among them."""
+        return sum(each.topic_clients for each in self.processes)
 
     @property
     def channels(self) -> int:
@@ -184,6 +192,7 @@ class LayerStats(msgspec.Struct, frozen=True):
             for name in (
                 "ready",
                 "connections",
+                "topic_clients",
                 "channels",
                 "groups",
                 "members",
@@ -280,6 +289,7 @@ def process_stats(
         lag=lag,
         round_trip=round_trip,
         memory=_resident_bytes(),
+        topic_clients=metrics.TOPIC_CONNECTIONS.value,
     )
 
 

@@ -204,7 +204,7 @@ async def _ask(
     silent = tuple(
         f"{each.host}:{each.pid}"
         for name, each in others.items()
-        if name not in asking.answers and each.connections
+        if name not in asking.answers and (each.connections or each.topic_clients)
     )
     return [mine, *asking.answers.values()], silent, stats
 
@@ -255,6 +255,8 @@ class _Attendant:
         self._pid = os.getpid()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.beginning: asyncio.Task[None] | None = None
+        # Whether to wait for the broker though nobody is connected.
+        self.patient = False
 
     def serves(self, layer: Any) -> bool:
         """Whether it hears, or is about to hear, this layer."""
@@ -266,7 +268,10 @@ class _Attendant:
         )
 
     def begin(self) -> None:
-        """Listen as soon as the broker can be reached, while somebody is connected."""
+        """Listen as soon as the broker can be reached, while somebody is connected.
+
+        A patient one waits for the broker in any case.
+        """
         self.beginning = self._spawn(self._begin())
 
     async def _begin(self) -> None:
@@ -276,7 +281,7 @@ class _Attendant:
                     await layer.listen(CONNECTIONS_GROUP, self)
                 except LayerUnavailable:
                     # The layer itself says so in the log.
-                    if not process_drain.open:
+                    if not (self.patient or process_drain.open):
                         return
                     await asyncio.sleep(_RETRY)
                 else:
@@ -343,8 +348,13 @@ async def _attend(layer: Any) -> None:
         await asyncio.wait([beginning])
 
 
-def attend() -> None:
-    """Answer others from now on, in the running event loop; again is as once."""
+def attend(*, patient: bool = False) -> None:
+    """Answer others from now on, in the running event loop; again is as once.
+
+    Args:
+        patient: whether to go on trying while the broker is away, though nobody is
+            connected to this process.
+    """
     layer = get_channel_layer()
     if _hears(layer):
-        _attendant_of(layer)
+        _attendant_of(layer).patient |= patient

@@ -8,16 +8,28 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from django.apps import apps
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tiderace import DEFAULT_CHANNEL_LAYER
 from tiderace.layers import get_channel_layer
+from tiderace.monitoring.rollcall import attend
 from tiderace.routing import get_default_application
 from tiderace.worker import Worker
 
-__all__ = ["Command"]
+__all__ = ["AnsweringWorker", "Command"]
 
 logger = logging.getLogger("django.channels.worker")
+
+
+class AnsweringWorker(Worker):
+    """A worker that the page of the admin shows among the processes."""
+
+    async def arun(self) -> None:
+        """See ``Worker.arun``; where the page is, its questions are answered too."""
+        if apps.is_installed("django.contrib.admin"):
+            attend(patient=True)
+        await super().arun()
 
 
 class Command(BaseCommand):
@@ -30,7 +42,7 @@ class Command(BaseCommand):
     )
 
     leave_locale_alone = True
-    worker_class: type[Worker] = Worker
+    worker_class: type[Worker] = AnsweringWorker
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the channels' names and the layer's alias."""

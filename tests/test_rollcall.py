@@ -1,0 +1,183 @@
+"""Who answers when all processes are asked who is connected, and who is named as silent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+
+import pytest
+from django.test import override_settings
+
+from brokers import Server
+from tiderace.layers import InMemoryChannelLayer, get_channel_layer
+from tiderace.layers.stats import LayerStats, ProcessStats
+from tiderace.management.commands import runworker
+from tiderace.monitoring import rollcall
+
+# Workers
+
+
+SITE = """
+import django
+from django.conf import settings
+settings.configure(
+    SECRET_KEY="tests only",
+    ASGI_APPLICATION="of.no.use",
+    INSTALLED_APPS={apps!r},
+    CHANNEL_LAYERS={layers!r},
+)
+django.setup()
+from unittest import mock
+from django.core.management import call_command
+from tiderace.management.commands import runworker
+async def application(scope, receive, send):
+    await receive()
+with mock.patch.object(runworker, "get_default_application", lambda: application):
+    call_command("runworker", "tea")
+"""
+APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.admin",
+    "tiderace",
+]
+
+
+@pytest.fixture
+def fleet():
+    """Settings of a layer that processes share."""
+    with Server() as server:
+        backend = "tiderace.layers.redis.RedisChannelLayer"
+        layers = {"default": {"BACKEND": backend, "CONFIG": {"hosts": [server.url]}}}
+        with override_settings(CHANNEL_LAYERS=layers):
+            yield layers
+
+
+@contextlib.asynccontextmanager
+async def answering_worker(layers):
+    """``runworker`` in a process of its own, which has answered once."""
+    site = SITE.format(layers=layers, apps=APPS)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", site)
+    try:
+        async with asyncio.timeout(90):
+            while process.pid not in await pids():
+                assert process.returncode is None, "the worker has ended"
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        await get_channel_layer().close()
+
+
+async def pids() -> set[int]:
+    return {answer.pid for answer in (await rollcall.roll_call()).answers}
+
+
+@pytest.mark.timeout(120)
+async def test_a_worker_answers_and_that_does_not_hold_up_its_end(fleet):
+    async with answering_worker(fleet) as worker:
+        worker.send_signal(signal.SIGTERM)
+
+        async with asyncio.timeout(20):
+            assert await worker.wait() == 0
+
+
+@pytest.mark.parametrize("page", [True, False])
+async def test_where_there_is_no_page_a_worker_waits_for_no_questions(
+    monkeypatch, page
+):
+    attended = []
+    monkeypatch.setattr(runworker, "attend", lambda **how: attended.append(how))
+    monkeypatch.setattr(runworker.apps, "is_installed", lambda name: page)
+    handled = asyncio.Event()
+
+    async def application(scope, receive, send):
+        await receive()
+        handled.set()
+
+    layer = InMemoryChannelLayer()
+    worker = runworker.AnsweringWorker(application, ["tea"], layer)
+    running = asyncio.create_task(worker.arun())
+    await layer.send("tea", {"type": "brew"})
+    async with asyncio.timeout(5):
+        await handled.wait()
+    worker.request_stop()
+    await running
+
+    assert attended == ([{"patient": True}] if page else [])
+
+
+# Silence
+
+
+def process(name: str, **values) -> ProcessStats:
+    """Numbers of a process, all of them zero but for ``values``."""
+    return ProcessStats(
+        **{
+            "process": name,
+            "host": name,
+            "pid": 1,
+            "started": 0.0,
+            "at": time.time(),
+            "ready": True,
+            "connections": 0,
+            "channels": 0,
+            "groups": 0,
+            "members": {},
+            "sent": 0,
+            "delivered": 0,
+            "sent_per_second": 0.0,
+            "delivered_per_second": 0.0,
+            "dropped": {},
+            "slow_clients": 0,
+            "errors": 0,
+            **values,
+        }
+    )
+
+
+class Quiet:
+    """A layer whose other processes answer nothing."""
+
+    def __init__(self, *others: ProcessStats) -> None:
+        self._stats = LayerStats((process("me"), *others))
+
+    async def stats(self, *, fleet):
+        return self._stats
+
+    def stats_here(self, top):
+        return self._stats.processes[0]
+
+    async def listen(self, group, listener):
+        listener.groups.add(group)
+
+    def unlisten(self, group, listener):
+        listener.groups.discard(group)
+
+    async def group_send(self, group, event):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("serving", "named"),
+    [
+        ({"connections": 1}, ("other:1",)),
+        ({"topic_clients": 1}, ("other:1",)),
+        ({}, ()),
+    ],
+)
+async def test_who_serves_somebody_and_does_not_answer_is_named(
+    monkeypatch, serving, named
+):
+    quiet = Quiet(process("other", **serving))
+    monkeypatch.setattr(rollcall, "get_channel_layer", lambda: quiet)
+
+    call = await rollcall.roll_call(timeout=0.01)
+
+    assert call.silent == named
+    assert [answer.process for answer in call.answers] == ["me"]
