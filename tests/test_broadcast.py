@@ -15,11 +15,10 @@ from tiderace.testing import WebsocketCommunicator
 
 
 @pytest.fixture
-def layer():
+def layer(monkeypatch):
     layer = InMemoryChannelLayer()
-    previous = channel_layers.set("default", layer)
-    yield layer
-    channel_layers.set("default", previous)
+    monkeypatch.setitem(channel_layers.backends, "default", layer)
+    return layer
 
 
 class Member(AsyncWebsocketConsumer):

@@ -13,11 +13,10 @@ from tiderace.layers import InMemoryChannelLayer, channel_layers
 
 
 @pytest.fixture
-def layer():
+def layer(monkeypatch):
     layer = InMemoryChannelLayer()
-    previous = channel_layers.set("default", layer)
-    yield layer
-    channel_layers.set("default", previous)
+    monkeypatch.setitem(channel_layers.backends, "default", layer)
+    return layer
 
 
 class Socket:
