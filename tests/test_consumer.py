@@ -1421,6 +1421,49 @@ async def test_a_plain_handler_of_an_async_consumer_runs_in_a_thread(layer):
     assert event["text"] != str(threading.get_ident())
 
 
+async def test_an_object_whose_call_is_async_is_called_on_the_loop(layer):
+    """As the observers of djangochannelsrestframework, which are bound by a partial."""
+    called_in = []
+
+    class Bound(functools.partial):
+        def __call__(self, event):
+            called_in.append(threading.get_ident())
+            return super().__call__(event)
+
+    class Handler:
+        def __get__(self, consumer, owner):
+            return Bound(self, consumer=consumer)
+
+        async def __call__(self, event, *, consumer):
+            await consumer.send({"type": "websocket.send", "text": "called"})
+
+    class Consumer(Member):
+        call = Handler()
+
+    client = await Client(Consumer.as_asgi()).open()
+    await layer.group_send("room", {"type": "call"})
+    await client.until("websocket.send")
+    await client.leave()
+
+    assert called_in == [threading.get_ident()]
+
+
+async def test_a_handler_that_async_to_sync_made_plain_works_in_an_async_consumer(
+    layer,
+):
+    class Consumer(Member):
+        @async_to_sync
+        async def greet(self, event):
+            await self.send({"type": "websocket.send", "text": "hello"})
+
+    client = await Client(Consumer.as_asgi()).open()
+    await layer.group_send("room", {"type": "greet"})
+    await client.until("websocket.send")
+    await client.leave()
+
+    assert client.texts == ["hello"]
+
+
 async def test_an_async_handler_of_a_sync_consumer_runs_on_the_loop():
     class Consumer(SyncConsumer):
         def websocket_connect(self, event):

@@ -369,10 +369,13 @@ def may_block(function: Callable[..., Any]) -> bool:
     """Whether calling ``function`` on the event loop may block it.
 
     A plain function may; one that wraps a coroutine function, as decorators do, only
-    makes the coroutine.
+    makes the coroutine. Of an object that is called, its ``__call__`` is meant.
     """
-    return not (
-        iscoroutinefunction(function) or iscoroutinefunction(inspect.unwrap(function))
+    while isinstance(function, functools.partial):
+        function = function.func
+    return not any(
+        iscoroutinefunction(each)
+        for each in (function, inspect.unwrap(function), type(function).__call__)
     )
 
 
