@@ -6,9 +6,11 @@ import datetime
 import json
 import math
 import uuid
+from collections import OrderedDict, defaultdict, namedtuple
 from decimal import Decimal
 
 import pytest
+from django.http import QueryDict
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 from hypothesis import given
@@ -47,6 +49,25 @@ def test_what_json_takes_is_written_as_json_writes_it(content):
     ],
 )
 def test_its_corners_are_those_of_json(content):
+    assert dumps(content) == json.dumps(content)
+
+
+class Shouting(list):
+    def __iter__(self):
+        return (each.upper() for each in super().__iter__())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        QueryDict("room=tea&n=1&n=2"),
+        {"data": [{"query": QueryDict("n=1&n=2")}]},
+        [Shouting(["a"])],
+        {"in order": OrderedDict(a=1), "by default": defaultdict(list, b=[2])},
+        [namedtuple("Point", "x y")(1, 2)],
+    ],
+)
+def test_a_container_is_written_as_what_iterating_over_it_gives(content):
     assert dumps(content) == json.dumps(content)
 
 
