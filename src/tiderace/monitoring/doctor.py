@@ -18,9 +18,11 @@ from typing import Any
 
 import django
 from django.conf import settings
+from django.core.cache.backends.locmem import LocMemCache
 from django.core.checks import ERROR, CheckMessage, run_checks
+from django.utils.module_loading import import_string
 
-from tiderace import __version__
+from tiderace import __version__, conf
 from tiderace.application_checks import layers_in_memory
 from tiderace.layers import channel_layers
 from tiderace.monitoring.probe import probe_layer
@@ -88,6 +90,7 @@ def diagnose(*, brokers: bool = True, timeout: float = 5.0) -> list[Finding]:
         _routes,  # it imports the consumers, which one of the checks looks at
         _system_checks,
         _proxy,
+        _tickets,
         _open_files,
     ]
     findings = [finding for look in looks for finding in look()]
@@ -222,6 +225,47 @@ def _proxy() -> Iterator[Finding]:
             "127.0.0.1 alone, so behind a proxy elsewhere all clients have its address",
             "Where the server is started, set it to the proxy's address.",
         )
+
+
+def _tickets() -> Iterator[Finding]:
+    """Whether the cache that remembers used tickets is one for all processes."""
+    try:
+        alias = conf.current().ticket_cache
+    except conf.UnknownSetting:
+        return  # tiderace.E009 says so
+    cache = settings.CACHES.get(alias)
+    if cache is None:
+        yield Finding(
+            "tickets",
+            Level.ERROR,
+            f"TIDERACE['TICKET_CACHE'] is {alias!r}, which is none of CACHES: no ticket "
+            "can be used",
+            "Name one of CACHES that all processes share.",
+        )
+        return
+    workers = os.environ.get("WEB_CONCURRENCY", "")
+    several = workers.isdecimal() and int(workers) > 1
+    if settings.DEBUG or not _is_local(cache.get("BACKEND")):
+        return
+    if several or len(layers_in_memory()) < len(channel_layers.configs):
+        yield Finding(
+            "tickets",
+            # That a broker is there does not tell how many processes there are.
+            Level.WARNING if several else Level.NOTE,
+            f"the cache {alias!r} is each process's own: a one-time ticket can be used "
+            + (f"once in each of {workers}" if several else "once in each process"),
+            "If you hand out tickets, name a cache that all processes share in "
+            "TIDERACE['TICKET_CACHE'], such as Django's RedisCache.",
+        )
+
+
+def _is_local(backend: Any) -> bool:
+    """Whether a cache is in the memory of one process."""
+    try:
+        found = import_string(backend)
+    except (ImportError, AttributeError, TypeError):
+        return False  # Django says so wherever it is used
+    return isinstance(found, type) and issubclass(found, LocMemCache)
 
 
 def _open_files() -> Iterator[Finding]:
