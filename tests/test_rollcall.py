@@ -12,6 +12,7 @@ import pytest
 from django.test import override_settings
 
 from brokers import Server
+from tiderace.exceptions import LayerUnavailable
 from tiderace.layers import InMemoryChannelLayer, get_channel_layer
 from tiderace.layers.stats import LayerStats, ProcessStats
 from tiderace.management.commands import runworker
@@ -110,6 +111,50 @@ async def test_where_there_is_no_page_a_worker_waits_for_no_questions(
     await running
 
     assert attended == ([{"patient": True}] if page else [])
+
+
+class Away(InMemoryChannelLayer):
+    """A layer whose broker is away for the first questions."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+        self.tried = asyncio.Event()
+        self.heard = asyncio.Event()
+
+    async def listen(self, group, listener):
+        self.tried.set()
+        if self.times:
+            self.times -= 1
+            raise LayerUnavailable("away")
+        await super().listen(group, listener)
+        self.heard.set()
+
+
+@pytest.fixture
+def away(monkeypatch):
+    """Such a layer, which is the default one, and is asked again at once."""
+    layer = Away(2)
+    monkeypatch.setattr(rollcall, "get_channel_layer", lambda: layer)
+    monkeypatch.setattr(rollcall, "_RETRY", 0)
+    return layer
+
+
+async def test_a_worker_waits_for_its_broker_with_nobody_connected(away):
+    rollcall.attend(patient=True)
+
+    async with asyncio.timeout(5):
+        await away.heard.wait()
+
+
+async def test_others_give_up_when_nobody_is_connected(away):
+    rollcall.attend()
+
+    async with asyncio.timeout(5):
+        await away.tried.wait()
+        while rollcall._attendant.beginning is not None:  # noqa: ASYNC110 (no event)
+            await asyncio.sleep(0)
+    assert not away.heard.is_set()
 
 
 # Silence

@@ -950,6 +950,48 @@ async def test_who_left_is_not_there_any_more(people):
             assert list(result["presence"]) == [one.id]
 
 
+async def test_who_may_not_see_presence_hears_of_nobody(topics):
+    class Secret(Topic):
+        pattern = "secret"
+        permission_classes = [AllowAny]
+        presence = Presence.PER_CONNECTION
+
+        async def can_see_presence(self, user):
+            return user.is_authenticated
+
+    app = TopicsEndpoint.as_asgi()
+    async with TopicClient(app) as curious, TopicClient(app, user=user(3)) as one:
+        await curious.subscribe("secret", join_leave=True)
+        await one.subscribe("secret", join_leave=True)
+
+        async with TopicClient(app, user=user(4)) as two:
+            await two.subscribe("secret")
+            while (await one.push("join"))["join"]["info"]["user"] != "4":
+                pass
+        await one.push("leave")
+
+        assert await curious.quiet()
+
+
+async def test_a_topic_may_tell_everybody_who_comes(topics):
+    class Open(Topic):
+        pattern = "open"
+        permission_classes = [AllowAny]
+        presence = Presence.PER_CONNECTION
+        push_joins = True
+
+        async def can_see_presence(self, user):
+            return False
+
+    app = TopicsEndpoint.as_asgi()
+    async with TopicClient(app) as one, TopicClient(app) as two:
+        await one.subscribe("open")
+        await two.subscribe("open")
+
+        while (await one.push("join"))["join"]["info"]["client"] != two.id:
+            pass
+
+
 async def much_changes(topic):
     """What presence says when it does not tell of each who came or went."""
     await current().keeper("default")._announce(topic, "changed", None)

@@ -103,8 +103,7 @@ class Subscribing:
             history = topic.history is not None
             granted = Granted(
                 recoverable=history,
-                joins=topic.presence is not Presence.OFF
-                and (topic.push_joins or request.join_leave),
+                joins=await self._hears_joins(topic, request),
                 data=as_raw(data),
                 expires_at=expires_at,
             )
@@ -268,6 +267,16 @@ class Subscribing:
         conductor = self._conductor
         user = conductor.identity.user
         return await allowed(topic, user, "subscribe", conductor.scope)
+
+    async def _hears_joins(self, topic: Topic, request: SubscribeRequest) -> bool:
+        """Whether it is told who comes and goes: of whom it may see, if it asks."""
+        if topic.presence is Presence.OFF:
+            return False
+        if topic.push_joins or not request.join_leave:
+            return topic.push_joins
+        conductor = self._conductor
+        user = conductor.identity.user
+        return await allowed(topic, user, "presence", conductor.scope)
 
     async def _enter(self, joined: Joined) -> None:
         topic, identity = joined.topic, self._conductor.identity
