@@ -434,6 +434,46 @@ async def test_a_message_that_is_too_big_closes_the_socket(clock, big):
     await client.leave(1009)
 
 
+@pytest.mark.parametrize(
+    ("wish", "told"), [({}, 40), ({"max_size": 7}, 7), ({"max_size": 99}, 40)]
+)
+async def test_our_server_is_told_what_is_too_big_in_any_case(clock, wish, told):
+    async def application(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept", **wish})
+
+    sent = []
+
+    async def connect():
+        return {"type": "websocket.connect"}
+
+    async def send(event):
+        sent.append(event)
+
+    for extensions in ({"tiderace.max_size": {}}, {}, None):
+        scope = scope_of(PROXY) | {"type": "websocket", "extensions": extensions}
+        limiter = MessageRateLimiter(application, "9/s", max_size=10, clock=clock)
+        await limiter(scope, connect, send)
+
+    plain = {"type": "websocket.accept", **wish}
+    assert sent == [plain | {"max_size": told}, plain, plain]
+
+
+async def test_without_a_limit_our_server_is_told_none(clock):
+    async def application(scope, receive, send):
+        await send({"type": "websocket.accept"})
+
+    sent = []
+
+    async def send(event):
+        sent.append(event)
+
+    scope = {"type": "websocket", "extensions": {"tiderace.max_size": {}}}
+    await MessageRateLimiter(application, "9/s", clock=clock)(scope, None, send)
+
+    assert sent == [{"type": "websocket.accept"}]
+
+
 async def test_nothing_is_sent_after_the_close(clock):
     async def talkative(scope, receive, send):
         await receive()

@@ -42,6 +42,10 @@ CLOSE_TOO_MANY = 4429
 
 # Seconds between two log lines about the same limit: an attack must not fill the disk.
 _LOG_INTERVAL = 60.0
+# By which our server takes a limit for one socket, in bytes, and how many of them a
+# character may have.
+_EXTENSION = "tiderace.max_size"
+_CHARACTER = 4
 # Seconds after which a refused client may try again.
 _RETRY_AFTER = b"10"
 
@@ -155,7 +159,8 @@ class MessageRateLimiter:
             read, so that a client which sends faster feels it. ``"drop"`` forgets it,
             counted and logged.
         max_size: bytes (characters of a text) of one message; a larger one closes the
-            socket with 1009. None leaves that to the server.
+            socket with 1009. None leaves that to the server. ``tiderace.server`` does
+            not even gather one that is four times as large.
         clock: seconds that never run backwards.
         sleep: waits for so many seconds.
     """
@@ -184,7 +189,7 @@ class MessageRateLimiter:
         """Serve the connection by the inner app, which gets what the rate allows."""
         if scope["type"] != "websocket":
             return await self.inner(scope, receive, send)
-        gate = _Gate(send)
+        gate = _Gate(self._bounded(scope, send))
         bucket = TokenBucket(self.rate, clock=self._clock)
 
         async def limited() -> Event:
@@ -201,6 +206,20 @@ class MessageRateLimiter:
                     return event
 
         return await self.inner(scope, limited, gate.send)
+
+    def _bounded(self, scope: Scope, send: Send) -> Send:
+        """``send`` that has our server hold little of what would be too large."""
+        if self.max_size is None or _EXTENSION not in (scope.get("extensions") or {}):
+            return send
+        most = self.max_size * _CHARACTER
+
+        async def bounded(event: Event) -> None:
+            if event["type"] == "websocket.accept":
+                wish = event.get("max_size")
+                event = {**event, "max_size": most if wish is None else min(wish, most)}
+            await send(event)
+
+        return bounded
 
     async def _admit(self, bucket: TokenBucket, gate: _Gate, scope: Scope) -> bool:
         wait = bucket.take()
