@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +14,6 @@ import redis
 
 from asgi_process import AsgiProcess
 from tiderace.layers import Keep
-from tiderace.layers.presence import Rules
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.topics import (
     AllowAny,
@@ -27,7 +25,6 @@ from tiderace.topics import (
     apublish,
     topic_group,
 )
-from tiderace.topics import process as process_module
 from tiderace.topics.process import close
 from tiderace.topics.publishing import record_of
 from tiderace.topics.topic import declared
@@ -206,12 +203,11 @@ async def test_clients_go_from_process_to_process_and_are_told_of_every_loss(
 # What another process does until it is killed.
 VISITED = """
 import asyncio, json, sys
-from functools import partial
 
 import django
 from django.conf import settings
 
-url, prefix = sys.argv[1:]
+url, prefix, quick = sys.argv[1:]
 settings.configure(
     SECRET_KEY="tests only",
     INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "tiderace"],
@@ -220,19 +216,14 @@ settings.configure(
         "BACKEND": "tiderace.layers.redis.RedisChannelLayer",
         "CONFIG": {"hosts": [url], "prefix": prefix},
     }},
+    TIDERACE=json.loads(quick),
 )
 django.setup()
 
 from types import SimpleNamespace
 
-from tiderace.layers.presence import Rules
 from tiderace.topics import AllowAny, Presence, Topic, TopicsEndpoint
-from tiderace.topics import process
 from topic_client import TopicClient
-
-process.PresenceKeeper = partial(
-    process.PresenceKeeper, rules=Rules(ttl=2.0, lease=1.0), refresh=0.5
-)
 
 
 class Lounge(Topic):
@@ -254,6 +245,9 @@ asyncio.run(main())
 """
 
 
+QUICK = {"PRESENCE_TTL": 2.0, "PRESENCE_REFRESH": 0.5, "PRESENCE_LEASE": 1.0}
+
+
 class Told:
     """What a topic's hooks were told, in order."""
 
@@ -266,12 +260,9 @@ class Told:
 
 
 @pytest.fixture
-async def told(site, monkeypatch):
+async def told(site, settings):
     """The hooks of a topic for which presence is quickly over."""
-    quick = partial(
-        process_module.PresenceKeeper, rules=Rules(ttl=2.0, lease=1.0), refresh=0.5
-    )
-    monkeypatch.setattr(process_module, "PresenceKeeper", quick)
+    settings.TIDERACE = QUICK
     told = Told()
 
     class Lounge(Topic):
@@ -308,7 +299,7 @@ async def test_a_topic_is_told_of_a_user_whose_process_was_killed(
 ):
     app = TopicsEndpoint.as_asgi()
     other = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", VISITED, redis_url, prefix),
+        *(sys.executable, "-c", VISITED, redis_url, prefix, json.dumps(QUICK)),
         cwd=TESTS,
         env={**_environment(), "PYTHONPATH": str(TESTS)},
         stdout=asyncio.subprocess.PIPE,
