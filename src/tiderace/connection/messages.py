@@ -67,7 +67,7 @@ class Messages:
             Exception: what the handler raised, if ``on_error`` does not let it pass.
         """
         consumer = self._consumer
-        if type(message) is Ready:
+        if isinstance(message, Ready):
             if not consumer.accepts_broadcasts:
                 self._report.dropped(
                     "a broadcast",
@@ -76,7 +76,6 @@ class Messages:
             elif not self._outbox.put(message):
                 await self._outbox.send(message.event)
             return
-        assert not isinstance(message, Ready)  # noqa: S101 (for the type checker)
         try:
             name = get_handler_name(message)
         except (ValueError, TypeError) as error:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from threading import get_ident
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 
 from tiderace import db as database
 from tiderace import metrics, threads
@@ -154,7 +154,10 @@ class Turns:
             or not self._loop.is_running()
         ):
             return False
-        if type(message) is Ready:
+        work: Coroutine[Any, Any, None]
+        # Who asks ``on_error``; what goes the long way does so itself.
+        report = None
+        if isinstance(message, Ready):
             try:
                 if self._consumer.accepts_broadcasts and self._outbox.put(message):
                     self._clear_way()
@@ -164,14 +167,13 @@ class Turns:
                 self._mailbox.writer = None
                 self._mailbox.put_first(Failed(error))
                 return True
-        work: Coroutine[Any, Any, None]
-        event = cast("Event", message)
-        handler = self._consumer._route(event)  # noqa: SLF001
-        if handler is None:
+            work = self._messages.handle(message)
+        elif (handler := self._consumer._route(message)) is None:  # noqa: SLF001
             work = self._messages.handle(message)
         else:
+            report = self._report
             # A copy, for the reason given in ``Messages.handle``.
-            work = handler(dict(event))
+            work = handler(dict(message))
         self._waiting = False
         self._mailbox.writer = None
         _stepping = True
@@ -187,11 +189,8 @@ class Turns:
             if self._thread is not None and self._thread.used:
                 self.tidy()
         except (Exception, asyncio.CancelledError) as error:
-            # What took the long way has asked ``on_error`` already.
-            report = None if handler is None else self._report
             self._mailbox.put_first(Failed(error, report))
         else:
-            report = None if handler is None else self._report
             self._mailbox.put_first(Begun(work, waits_for, report, begun))
         finally:
             _swap_current_task(self._loop, outer)
