@@ -206,6 +206,73 @@ async def test_stopping_from_a_message_ends_the_connection(layer):
     assert layer.groups == {}
 
 
+@pytest.mark.parametrize("waits", [False, True])
+async def test_on_error_is_asked_once_about_a_handler_that_was_begun_elsewhere(
+    layer, waits
+):
+    asked = []
+
+    class Fragile(Member):
+        async def said(self, event):
+            if waits:
+                await asyncio.sleep(0)
+            if event["text"] == "broken":
+                raise ValueError("broken")
+            await super().said(event)
+
+        async def on_error(self, error):
+            asked.append(str(error))
+
+    socket = await Socket(Fragile).open()
+    await layer.group_send("room", {"type": "said", "text": "broken"})
+    await socket.until(lambda: asked)
+    await layer.group_send("room", {"type": "said", "text": "whole"})
+    await socket.until(lambda: texts(socket) == ["whole"])
+
+    assert asked == ["broken"]
+    await socket.close()
+
+
+@pytest.mark.parametrize("own_dispatch", [False, True])
+async def test_an_error_after_a_wait_ends_the_connection(layer, own_dispatch):
+    class Fragile(Member):
+        async def said(self, event):
+            await asyncio.sleep(0)
+            raise ValueError("broken")
+
+    class Dispatching(Fragile):
+        async def dispatch(self, message):
+            await super().dispatch(message)
+
+    socket = await Socket(Dispatching if own_dispatch else Fragile).open()
+    await layer.group_send("room", {"type": "said", "text": ""})
+
+    with pytest.raises(ValueError, match="broken"):
+        await socket.task
+    assert socket.sent[-1] == {"type": "websocket.close", "code": 1011}
+    assert layer.groups == {}
+
+
+async def test_stopping_after_a_wait_is_no_error(layer):
+    asked = []
+
+    class Done(Member):
+        async def said(self, event):
+            await asyncio.sleep(0)
+            raise StopConsumer
+
+        async def on_error(self, error):
+            asked.append(error)
+
+    socket = await Socket(Done).open()
+    await layer.group_send("room", {"type": "said", "text": ""})
+    await asyncio.wait_for(socket.task, 5)
+
+    assert asked == []
+    assert socket.sent[-1] == {"type": "websocket.close", "code": 1000}
+    assert layer.groups == {}
+
+
 async def test_a_cancelled_connection_cancels_the_handler_that_was_begun_elsewhere(
     layer,
 ):
