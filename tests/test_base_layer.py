@@ -162,10 +162,13 @@ def test_the_type_and_length_of_a_name_can_be_checked_alone(layer):
     assert not layer.match_type_and_length(None)
 
 
-@pytest.mark.parametrize("method", ["valid_channel_name", "valid_group_name"])
-def test_a_deprecated_check_still_checks_and_says_so(layer, method):
+@pytest.mark.parametrize(
+    ("method", "argument"),
+    [("valid_channel_name", "channel_name"), ("valid_group_name", "group_name")],
+)
+def test_a_deprecated_check_still_checks_and_says_so(layer, method, argument):
     with pytest.warns(DeprecationWarning, match=f"{method} is deprecated") as warned:
-        assert getattr(layer, method)("room")
+        assert getattr(layer, method)(**{argument: "room"})
     assert warned[0].filename == __file__
 
     with pytest.warns(DeprecationWarning, match=method), pytest.raises(TypeError):

@@ -1256,7 +1256,9 @@ async def test_a_source_may_return_a_future():
         raise StopConsumer
 
     with pytest.raises(StopConsumer):
-        await within(await_many_dispatch([lambda: future], dispatch))
+        await within(
+            await_many_dispatch(consumer_callables=[lambda: future], dispatch=dispatch)
+        )
 
     assert seen == ["from a future"]
 

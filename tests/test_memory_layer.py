@@ -152,8 +152,7 @@ async def settle():
 
 
 def test_it_says_what_it_can_do(layer):
-    assert "groups" in layer.extensions
-    assert "flush" in layer.extensions
+    assert layer.extensions == ["groups", "flush", "streams"]
 
 
 async def test_the_channels_with_unread_messages_are_seen(layer):

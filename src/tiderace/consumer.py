@@ -94,24 +94,24 @@ def verb(method: F) -> F:
 
 
 async def await_many_dispatch(
-    sources: Sequence[Callable[[], Awaitable[Any]]],
+    consumer_callables: Sequence[Callable[[], Awaitable[Any]]],
     dispatch: Callable[[Any], Awaitable[Any]],
 ) -> None:
-    """Await ``dispatch`` with what ``sources`` return, one result at a time, for ever.
+    """Await ``dispatch`` with what the callables return, one result at a time, for ever.
 
     For code written for Channels that builds its own loop; our consumers do not need
-    it. Each source is read at most one result ahead. Results that are there together
-    are dispatched in the order of ``sources``. An exception of a source or of
-    ``dispatch`` ends the loop; every source is then cancelled and awaited.
+    it. Each callable is read at most one result ahead. Results that are there together
+    are dispatched in the order of ``consumer_callables``. An exception of one or of
+    ``dispatch`` ends the loop; what the others return is then cancelled and awaited.
     """
-    tasks = [asyncio.ensure_future(source()) for source in sources]
+    tasks = [asyncio.ensure_future(each()) for each in consumer_callables]
     try:
         while True:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for index, task in enumerate(tasks):
                 if task.done():
                     await dispatch(task.result())
-                    tasks[index] = asyncio.ensure_future(sources[index]())
+                    tasks[index] = asyncio.ensure_future(consumer_callables[index]())
     finally:
         for task in tasks:
             task.cancel()

@@ -216,23 +216,23 @@ class BaseChannelLayer:
             self.require_valid_group_name(name)
         return groups
 
-    def valid_channel_name(self, name: str, receive: bool = False) -> bool:
+    def valid_channel_name(self, channel_name: str, receive: bool = False) -> bool:
         """Deprecated name of ``require_valid_channel_name``."""
         warnings.warn(
             "valid_channel_name is deprecated, use require_valid_channel_name instead",
             DeprecationWarning,
             stacklevel=2,
         )
-        return self.require_valid_channel_name(name)
+        return self.require_valid_channel_name(channel_name)
 
-    def valid_group_name(self, name: str) -> bool:
+    def valid_group_name(self, group_name: str) -> bool:
         """Deprecated name of ``require_valid_group_name``."""
         warnings.warn(
             "valid_group_name is deprecated, use require_valid_group_name instead",
             DeprecationWarning,
             stacklevel=2,
         )
-        return self.require_valid_group_name(name)
+        return self.require_valid_group_name(group_name)
 
     # What a layer must do
 

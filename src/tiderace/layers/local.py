@@ -51,7 +51,7 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
     ends.
     """
 
-    extensions = ("groups", "flush", "streams")
+    extensions = ["groups", "flush", "streams"]
 
     def __init__(
         self,

@@ -241,6 +241,10 @@ class RedisChannelLayer(_RedisLayer):
     def __str__(self) -> str:
         return f"{type(self).__name__}(hosts={self.hosts})"
 
+    async def receive_single(self, channel: str) -> tuple[str, Any]:
+        """``channel`` and its next message, as one tuple; see ``receive``."""
+        return channel, await self.receive(channel)
+
     @property
     def receive_buffer(self) -> Any:
         """Bounded queues by channel name, for code that looks into channels_redis.
@@ -369,10 +373,13 @@ class RedisPubSubChannelLayer(_RedisLayer):
 
 
 class RedisLoopLayer:
-    """A layer as one event loop sees it."""
+    """A layer as one event loop sees it, which is as it is: it has what the layer has."""
 
     def __init__(self, channel_layer: _RedisLayer) -> None:
         self.channel_layer = channel_layer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.channel_layer, name)
 
     def get_connection(self, index: int) -> Any:
         """See ``RedisChannelLayer.connection``."""
