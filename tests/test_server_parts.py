@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 import logging
+import pickle
 import subprocess
 import sys
 import threading
@@ -287,6 +289,17 @@ def open_frames(loop=None, tick=None, **options):
     transport.frames = ready
     ready.open()
     return ready, transport
+
+
+def test_a_scope_with_frames_can_be_copied_and_sent_to_another_process():
+    ready, _ = open_frames()
+    scope = {"path": "/", "extensions": {"tiderace.frames": ready}}
+
+    copied = copy.deepcopy(scope)
+    sent = pickle.loads(pickle.dumps(scope))
+
+    assert copied == scope
+    assert sent == {"path": "/", "extensions": {"tiderace.frames": None}}
 
 
 def test_what_is_queued_in_a_tick_is_one_write():

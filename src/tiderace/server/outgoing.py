@@ -15,7 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable
 from threading import get_ident
-from typing import Final
+from typing import Any, Final
 
 from tiderace.server.frames import binary_frame, text_frame
 
@@ -269,6 +269,15 @@ class ReadyFrames:
         # Until the handshake is answered there is nobody to send frames to.
         self._ended = True
         self._waiters: list[asyncio.Future[None]] | None = None
+
+    # Applications copy their scope, and send it to other processes; none of that has
+    # to do with this. It stays the one it is, and elsewhere there is none.
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ReadyFrames:
+        return self
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()
 
     def write(self, frame: bytes) -> None:
         """Queue one whole frame; it is dropped when the socket is closing or not open.
