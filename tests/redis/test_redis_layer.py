@@ -555,6 +555,33 @@ async def test_who_is_cancelled_together_with_the_opening_of_a_connection_ends(
     await layer.close()
 
 
+async def test_a_cancellation_that_redis_py_keeps_to_itself_ends_the_call(
+    cluster, prefix
+):
+    """It does so where a command is written at that moment; a loop would never end."""
+    layer = RedisChannelLayer(hosts=[cluster.host], prefix=prefix)
+    connections = layer._brokers[0]._connections
+    await connections.run("PING")
+    client = (await connections._links[asyncio.get_running_loop()])._cluster
+    execute, asked = client.execute_command, asyncio.Event()
+
+    async def keep_it_to_itself(*command):
+        asked.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return await execute(*command)
+
+    client.execute_command = keep_it_to_itself
+    asking = asyncio.create_task(connections.run("PING"))
+    await asked.wait()
+    asking.cancel()
+    await asyncio.wait([asking])
+    client.execute_command = execute
+
+    assert asking.cancelled()
+    await layer.close()
+
+
 @pytest.mark.parametrize("kind", ["own_server", "cluster"])
 def test_what_is_sent_while_a_loop_ends_leaves_no_connection_behind(
     kind, prefix, request

@@ -125,15 +125,13 @@ class Connections:
         if task is None or (task.done() and (task.cancelled() or task.exception())):
             self._forget_ended_loops()
             task = self._links[loop] = loop.create_task(self._open())
-        caller = asyncio.current_task()
-        cancellations = 0 if caller is None else caller.cancelling()
+        before = _cancellations()
         try:
             kept = await asyncio.shield(task)
         except asyncio.CancelledError:
             # A loop that ends cancels the caller as well, and who would take that for
             # the loss of a connection would open another in a loop that is ending.
-            mine = caller is not None and caller.cancelling() > cancellations
-            if task.cancelled() and not mine:
+            if task.cancelled() and _cancellations() == before:
                 raise LinkLost("the event loop is ending") from None
             raise
         if kept.lost:
@@ -223,10 +221,15 @@ class _Kept:
     async def run(self, command: tuple[Any, ...]) -> Any:
         if self._link is not None:
             return await self._link.call(*command)
+        before = _cancellations()
         try:
             return await self._cluster.execute_command(*command)
         except _LOST as error:
             raise LinkLost(str(error)) from error
+        finally:
+            # redis-py may keep it to itself, and who is cancelled once would go on.
+            if _cancellations() > before:
+                raise asyncio.CancelledError
 
     async def close(self) -> None:
         if not self._closed:
@@ -249,6 +252,12 @@ class _Kept:
                 self._link.close()
             if self._cluster is not None:
                 await self._cluster.aclose()
+
+
+def _cancellations() -> int:
+    """How often the running task was cancelled."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 async def _close_kept(task: asyncio.Task[_Kept]) -> None:
