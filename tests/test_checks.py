@@ -27,6 +27,7 @@ from tiderace.layers import BaseChannelLayer
 from tiderace.management.commands import runserver
 from tiderace.routing import ProtocolTypeRouter, URLRouter, get_application
 from tiderace.security.websocket import OriginValidator
+from tiderace.topics import TopicsEndpoint
 
 MEMORY = "tiderace.layers.InMemoryChannelLayer"
 
@@ -644,6 +645,9 @@ guarded_in_part = ProtocolTypeRouter(
         )
     }
 )
+topics_alone = ProtocolTypeRouter(
+    {"websocket": URLRouter([path("connection/", TopicsEndpoint.as_asgi())])}
+)
 http_application = ProtocolTypeRouter({"http": Served.as_asgi()})
 many_routes = ProtocolTypeRouter(
     {
@@ -677,7 +681,14 @@ def test_of_many_routes_some_are_named():
 
 
 @pytest.mark.parametrize(
-    "name", ["guarded_application", "guarded_outside", "http_application", "missing"]
+    "name",
+    [
+        "guarded_application",
+        "guarded_outside",
+        "topics_alone",
+        "http_application",
+        "missing",
+    ],
 )
 def test_routes_behind_a_check_of_the_origin_pass(name):
     assert check_origins_of(name) == []

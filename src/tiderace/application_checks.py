@@ -266,8 +266,11 @@ def _is_in_memory(path: Any) -> bool:
 
 
 def _checks_origins(application: Any) -> bool:
-    # By name too: the real Channels' does it as well.
-    return any(base.__name__ == "OriginValidator" for base in type(application).__mro__)
+    # Endpoints of topics do so themselves. By name: the real Channels' validator does it
+    # as well.
+    return hasattr(application, "endpoint_class") or any(
+        base.__name__ == "OriginValidator" for base in type(application).__mro__
+    )
 
 
 def _subclasses(base: type[Any]) -> Iterator[type[Any]]:

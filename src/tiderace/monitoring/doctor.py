@@ -197,8 +197,8 @@ def _proxy() -> Iterator[Finding]:
         yield Finding(
             "proxy",
             Level.WARNING,
-            'ALLOWED_HOSTS has "*": pages of every site may open WebSockets with a '
-            "visitor's cookies",
+            'ALLOWED_HOSTS has "*": pages of every site may open the WebSockets of '
+            "consumers with a visitor's cookies",
             "Name the hosts of the site, or the origins in get_application(origins=…).",
         )
     elif not settings.ALLOWED_HOSTS:
