@@ -7,6 +7,8 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -806,3 +808,39 @@ async def test_a_cluster_serves_the_layer(cluster, prefix):
     assert await here.group_count("room-3") in (0, 1)
     await here.flush()
     await there.close()
+
+
+# A program that leaves its loop as it is, and another one at once.
+ABANDONED = """
+import asyncio, gc, sys
+from django.conf import settings
+settings.configure()
+from tiderace.layers.redis import RedisChannelLayer
+
+async def main(layer):
+    channel = await layer.new_channel()
+    layer.attach(channel)
+    await layer.group_add("room", channel)
+    await layer.group_send("room", {"type": "said"})
+
+for _ in range(2):
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main(RedisChannelLayer(hosts=sys.argv[1:])))
+    loop.close()
+    del loop
+    gc.collect()
+print("done")
+"""
+
+
+def test_a_loop_that_is_abandoned_with_its_tasks_fails_in_nothing_of_ours(redis_url):
+    ended = subprocess.run(
+        [sys.executable, "-c", ABANDONED, redis_url],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+
+    assert ended.stdout == "done\n"
+    assert "Traceback" not in ended.stderr, ended.stderr

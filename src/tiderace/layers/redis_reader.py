@@ -168,6 +168,7 @@ class _Session:
         self._disturbed = asyncio.Event()
         metrics.BROKERS_AWAY.add()
         self._steering = self.loop.create_task(self._steer())
+        self._steering.add_done_callback(lambda _: self._arrived.set())
 
     async def batches(self) -> AsyncGenerator[Pushed | None, None]:
         """See ``Reader.batches``."""
@@ -248,31 +249,28 @@ class _Session:
     async def _steer(self) -> None:
         """Hear what is wanted, again whenever something has disturbed it."""
         tries = 0
-        try:
-            while True:
-                try:
-                    await self._settle()
-                except (LinkLost, hiredis.ReplyError) as error:
-                    if tries == 0:
-                        logger.warning(
-                            "the layer's broker is away: %s; trying on",
-                            error,
-                            extra={"reason": "broker_away"},
-                        )
-                    tries += 1
-                    self._map.forget()
-                    await asyncio.sleep(self._reader.pause(tries))
-                    continue
-                if tries:
+        while True:
+            try:
+                await self._settle()
+            except (LinkLost, hiredis.ReplyError) as error:
+                if tries == 0:
                     logger.warning(
-                        "the layer's broker is back after %d tries",
-                        tries,
-                        extra={"reason": "broker_back"},
+                        "the layer's broker is away: %s; trying on",
+                        error,
+                        extra={"reason": "broker_away"},
                     )
-                tries = 0
-                await self._disturbed.wait()
-        finally:
-            self._arrived.set()
+                tries += 1
+                self._map.forget()
+                await asyncio.sleep(self._reader.pause(tries))
+                continue
+            if tries:
+                logger.warning(
+                    "the layer's broker is back after %d tries",
+                    tries,
+                    extra={"reason": "broker_back"},
+                )
+            tries = 0
+            await self._disturbed.wait()
 
     async def _settle(self) -> None:
         self._disturbed.clear()

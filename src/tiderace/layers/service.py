@@ -153,6 +153,8 @@ class Service:
             try:
                 await self._hear(index, lambda: self.home is home)
             except Exception:
+                if home.is_closed():
+                    return  # it was abandoned, and what was left in it is finalized
                 logger.exception("hearing a broker failed and is begun anew")
                 await asyncio.sleep(_RETRY)
 
