@@ -12,6 +12,7 @@ import pytest
 from django.test import override_settings
 
 from brokers import Server
+from test_stats import process as numbers
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers import InMemoryChannelLayer, get_channel_layer
 from tiderace.layers.stats import LayerStats, ProcessStats
@@ -161,29 +162,9 @@ async def test_others_give_up_when_nobody_is_connected(away):
 
 
 def process(name: str, **values) -> ProcessStats:
-    """Numbers of a process, all of them zero but for ``values``."""
-    return ProcessStats(
-        **{
-            "process": name,
-            "host": name,
-            "pid": 1,
-            "started": 0.0,
-            "at": time.time(),
-            "ready": True,
-            "connections": 0,
-            "channels": 0,
-            "groups": 0,
-            "members": {},
-            "sent": 0,
-            "delivered": 0,
-            "sent_per_second": 0.0,
-            "delivered_per_second": 0.0,
-            "dropped": {},
-            "slow_clients": 0,
-            "errors": 0,
-            **values,
-        }
-    )
+    """Numbers of a process that has just told them."""
+    told = {"process": name, "host": name, "at": time.time()}
+    return numbers(**{**told, **values})
 
 
 class Quiet:
