@@ -43,6 +43,7 @@ from tiderace.generic.websocket import (  # noqa: E402
 from tiderace.health import Health  # noqa: E402
 from tiderace.lifespan import on_shutdown, on_startup  # noqa: E402
 from tiderace.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
+from tiderace.topics import TopicsEndpoint  # noqa: E402
 
 
 def write(*words: object) -> None:
@@ -115,6 +116,7 @@ application = ProtocolTypeRouter(
                 path("sync/", Sync.as_asgi()),
                 path("polite/", Polite.as_asgi()),
                 path("polite/own/", Polite.as_asgi()),
+                path("connection/", TopicsEndpoint.as_asgi()),
             ]
         ),
     }

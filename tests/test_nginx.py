@@ -122,6 +122,19 @@ async def test_a_websocket_passes(proxied):
         assert await client.recv() == "begun hello"
 
 
+async def test_topics_are_there_for_the_sites_own_pages(proxied):
+    """Whose port is nginx's, and no other one's."""
+    site = proxied()
+    topics = f"{site.ws}/connection/websocket"
+
+    async with connect(topics, origin=site.http):
+        pass
+
+    with pytest.raises(InvalidStatus) as refusal:
+        await connect(topics, origin=site.servers[0].http)
+    assert refusal.value.response.status_code == 403
+
+
 async def test_pages_pass_and_probes_stay_inside(proxied):
     site = proxied()
 
