@@ -8,8 +8,8 @@ After ``install()``:
 - ``channels.X`` *is* ``tiderace.X``: the same module object, so classes exist once
   and ``mock.patch("channels.db.close_old_connections")`` reaches our code. The
   packages that carry facts of their own (``channels`` with its ``__version__``,
-  ``channels.apps``, ``channels.utils``, ``channels_redis``) are small stand-ins in
-  this directory; they hold no class that exists elsewhere.
+  ``channels.apps``, ``channels_redis``) are small stand-ins in this directory; they
+  hold no class that exists elsewhere.
 - ``INSTALLED_APPS`` may list ``channels``, ``tiderace`` or both. ``channels`` is an
   app of its own (name and label ``channels``) that brings the same commands,
   template tags and static files; when both are listed they come from ``tiderace``.

@@ -33,6 +33,7 @@ ALIASES = {
     "channels.security": "tiderace.security",
     "channels.sessions": "tiderace.sessions",
     "channels.testing": "tiderace.testing",
+    "channels.utils": "tiderace.compat.naming",
     "channels.worker": "tiderace.worker",
     "channels_redis.core": "tiderace.layers.redis",
     "channels_redis.pubsub": "tiderace.layers.redis",

@@ -1,4 +1,4 @@
-"""Stands in for ``channels.utils``, the one module of Channels that we have no room for.
+"""Names a class or function in words, as ``channels.utils`` does, which leads here.
 
 It knows nothing of consumers; what it re-exports lives with them.
 """
