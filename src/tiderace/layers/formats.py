@@ -296,6 +296,6 @@ class SerializersRegistry:
 
 _METHODS = ("serialize", "deserialize")
 
-registry = SerializersRegistry()
+registry: SerializersRegistry = SerializersRegistry()
 registry.register_serializer("json", JSONSerializer)
 registry.register_serializer("msgpack", MsgPackSerializer)
