@@ -6,15 +6,11 @@ import asyncio
 
 import pytest
 
+from storm_site import storm_site
 from tiderace.topics import (
-    AllowAny,
-    History,
-    Topic,
-    TopicsEndpoint,
     ahistory,
     apublish,
 )
-from tiderace.topics.topic import declared
 from topic_client import TopicClient
 from topic_storm import InProcess, Storm
 
@@ -30,22 +26,8 @@ def site(settings):
 
 @pytest.fixture
 def app():
-    class Tide(Topic):
-        pattern = "tide:<str:name>"
-        history = History(size=2000, ttl=60)
-        permission_classes = [AllowAny]
-        publish_rate = None
-
-        async def can_publish(self, user):
-            return True
-
-    class Pool(Tide):
-        pattern = "pool:<str:name>"
-        history = History(size=20, ttl=60)
-
-    yield TopicsEndpoint.as_asgi()
-    declared.remove(Tide)
-    declared.remove(Pool)
+    with storm_site() as endpoint:
+        yield endpoint
 
 
 def storm(app, seed, topic):

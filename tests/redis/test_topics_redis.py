@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from asgi_process import AsgiProcess
+from storm_site import storm_site
 from tiderace.layers import Keep
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.topics import (
@@ -48,22 +49,8 @@ async def site(settings, redis_url, prefix):
 
 @pytest.fixture
 async def app(site):
-    class Tide(Topic):
-        pattern = "tide:<str:name>"
-        history = History(size=2000, ttl=60)
-        permission_classes = [AllowAny]
-        publish_rate = None
-
-        async def can_publish(self, user):
-            return True
-
-    class Pool(Tide):
-        pattern = "pool:<str:name>"
-        history = History(size=20, ttl=60)
-
-    yield TopicsEndpoint.as_asgi()
-    declared.remove(Tide)
-    declared.remove(Pool)
+    with storm_site() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
