@@ -1,7 +1,7 @@
-"""The house as data: which room stands on which floor, and that no import climbs.
+"""The levels of the package as data, and the rules for imports between them.
 
-Every import counts, those for type checkers and those inside functions too, because
-that is where the rot of well-kept houses sits. It reads source and imports nothing.
+Every import counts, those for type checkers and those inside functions too. The rules
+read the source and import nothing.
 """
 
 from __future__ import annotations
@@ -13,54 +13,48 @@ from pathlib import Path
 
 import pytest
 
-HOUSE = Path(__file__).resolve().parents[1] / "src" / "tiderace"
+PACKAGE = Path(__file__).resolve().parents[1] / "src" / "tiderace"
 
-# From the ground up. Wings on one line stand side by side and do not know each other.
-# A room is a module or a package directly under tiderace.
-FLOORS: list[dict[str, set[str]]] = [
+# From the bottom up. An import goes down, or stays within its own group; two groups of
+# one level do not import each other. A name is a module or package directly under
+# tiderace.
+LEVELS: list[dict[str, set[str]]] = [
     {
-        "ground": {
+        "values": {
             "exceptions",
             "asgi",
             "history",
             "metrics",
             "ratelimit",
-            "bridge",
-            "threads",
             "conf",
-            "dotted",
-            "jsontext",
-            "db",
-            "middleware",
-            "readiness",
+            "dotted_path",
+            "json_compat",
         }
     },
+    {"runtime": {"runtime", "db", "middleware"}},
     {
-        "porch": {
+        "web": {
             "routing",
             "sessions",
             "auth",
             "security",
-            "lifespan",
-            "mounts",
-            "drain",
             "health",
-            "control",
+            "route_inspection",
         },
         "protocol": {"protocol"},
         "delivery": {"delivery"},
+        "presence": {"presence"},
     },
     {"layers": {"layers"}},
-    {"consumers": {"connection", "consumer", "generic", "revalidation", "worker"}},
+    {"consumers": {"connection", "consumer", "generic", "revocation", "worker"}},
     {"topics": {"topics"}},
     {"server": {"server"}},
     {
-        "roof": {
+        "project": {
             "testing",
             "management",
             "monitoring",
             "checks",
-            "application_checks",
             "apps",
             "admin",
             "models",
@@ -72,80 +66,49 @@ FLOORS: list[dict[str, set[str]]] = [
     },
 ]
 
-# The package itself (`tiderace/__init__.py`) is the front door: anyone may read the
-# version there, so it may import nothing at import time.
-FRONT_DOOR = "tiderace"
+# `tiderace/__init__.py`: every level may read the version there, so it imports nothing
+# at import time.
+PACKAGE_ROOT = "tiderace"
 
-# Never, whatever the floors say: (who, what, why). `who` is a module or a package.
+# Never, whatever the levels allow: (importer, imported, reason). Both are a module or a
+# package.
 FORBIDDEN: list[tuple[str, str, str]] = [
     ("tiderace.layers", "tiderace.protocol", "a layer carries bytes, not frames"),
     *(
-        (room, "django", "it is pure or asyncio only, to be tested without Django")
-        for room in (
+        (module, "django", "it is pure or asyncio only, to be tested without Django")
+        for module in (
             "tiderace.protocol",
             "tiderace.delivery",
             "tiderace.history",
+            "tiderace.presence",
             "tiderace.ratelimit",
-            "tiderace.bridge",
-            "tiderace.threads",
-            "tiderace.layers.announcements",
+            "tiderace.runtime.futures",
+            "tiderace.runtime.sync_bridge",
+            "tiderace.runtime.tasks",
+            "tiderace.runtime.threads",
             "tiderace.layers.broker",
-            "tiderace.layers.futures",
-            "tiderace.layers.kept",
-            "tiderace.layers.listeners",
             "tiderace.layers.memory",
-            "tiderace.layers.presence",
-            "tiderace.layers.presence_memory",
-            "tiderace.layers.presence_redis",
-            "tiderace.layers.queues",
-            "tiderace.layers.redis_broker",
-            "tiderace.layers.redis_calls",
-            "tiderace.layers.redis_connections",
-            "tiderace.layers.redis_link",
-            "tiderace.layers.redis_members",
-            "tiderace.layers.redis_names",
-            "tiderace.layers.redis_options",
-            "tiderace.layers.redis_queues",
-            "tiderace.layers.redis_reader",
-            "tiderace.layers.redis_scripts",
-            "tiderace.layers.redis_streams",
-            "tiderace.layers.service",
-            "tiderace.layers.streams",
-            "tiderace.layers.subscriptions",
-            "tiderace.layers.hosts",
+            "tiderace.layers.memory_streams",
+            "tiderace.layers.pubsub",
+            "tiderace.layers.redis",
         )
     ),
 ]
 
-# A third party that one room keeps to itself. Redis has a few: the layer, the calls, the
-# connections, and where the servers are (`channels_redis.utils`, which has to work on its
-# own).
-KEPT_IN: dict[str, tuple[str, ...]] = {
-    "redis": (
-        "tiderace.layers.redis",
-        "tiderace.layers.redis_calls",
-        "tiderace.layers.redis_connections",
-        "tiderace.layers.redis_link",
-        "tiderace.layers.redis_options",
-        "tiderace.layers.redis_reader",
-        "tiderace.layers.hosts",
-    ),
-    "hiredis": (
-        "tiderace.layers.redis_calls",
-        "tiderace.layers.redis_connections",
-        "tiderace.layers.redis_link",
-        "tiderace.layers.redis_reader",
-    ),
+# A third party that only these modules import.
+ONLY_IN: dict[str, tuple[str, ...]] = {
+    "redis": ("tiderace.layers.redis",),
+    "hiredis": ("tiderace.layers.redis",),
     "prometheus_client": ("tiderace.monitoring.prometheus",),
     "opentelemetry": ("tiderace.monitoring.tracing",),
-    "cryptography": ("tiderace.layers.formats",),
+    "cryptography": ("tiderace.layers.serializers",),
     "jwt": ("tiderace.security.keys",),
     "google": ("tiderace.protocol.protobuf",),
 }
 
-# A drawer has no sentence that says what belongs in it.
-# (compat is left out: the names there are Channels', which is its whole purpose.)
-DRAWERS = {"utils", "util", "helpers", "common", "core", "interfaces", "misc"}
+# Names that do not say what belongs in the module.
+# (compat is left out: the names there are Channels', which is its purpose.)
+VAGUE_NAMES = {"utils", "util", "helpers", "common", "core", "interfaces", "misc"}
 
 # Imports inside functions: (who, what) -> why it cannot stand at the top. `what` covers the
 # modules below it. An entry that is no longer needed fails the suite.
@@ -158,7 +121,7 @@ APPS = "models need the app registry"
 SETTINGS = "it is read without Django's settings too"
 INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace", "tiderace.compat"): "`import tiderace` must load nothing else",
-    ("tiderace.apps", "tiderace.monitoring.rollcall"): APPS,
+    ("tiderace.apps", "tiderace.monitoring.cluster_connections"): APPS,
     ("tiderace.auth", "django.contrib.auth.models"): APPS,
     ("tiderace.security.bearer", "django.contrib.auth.models"): APPS,
     ("tiderace.topics.identity", "django.contrib.auth.models"): APPS,
@@ -168,11 +131,11 @@ INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace.__main__", "tiderace.demo.serve"): NO_UVICORN,
     ("tiderace.demo.manage", "django.core.management"): "DJANGO_SETTINGS_MODULE first",
     ("tiderace.demo.serve", "tiderace.demo"): APPS,
-    ("tiderace.layers.formats", "cryptography"): NO_CRYPTOGRAPHY,
-    ("tiderace.layers.hosts", "redis"): NO_REDIS,
-    ("tiderace.layers.redis_options", "redis"): NO_REDIS,
+    ("tiderace.layers.serializers", "cryptography"): NO_CRYPTOGRAPHY,
+    ("tiderace.layers.redis.hosts", "redis"): NO_REDIS,
+    ("tiderace.layers.redis.options", "redis"): NO_REDIS,
     ("tiderace.security.keys", "jwt"): NO_PYJWT,
-    ("tiderace.topics.codecs", "tiderace.protocol.protobuf"): NO_PROTOBUF,
+    ("tiderace.protocol.stream_codecs", "tiderace.protocol.protobuf"): NO_PROTOBUF,
     ("tiderace.management.commands.runserver", "tiderace.server"): NO_UVICORN,
     ("tiderace.testing.live", "tiderace.server"): NO_UVICORN,
     ("tiderace.server", "tiderace.server.protocol"): NO_UVICORN,
@@ -190,20 +153,20 @@ class Import:
     inside_function: bool
 
 
-def modules(house: Path) -> dict[str, Path]:
+def modules(package_root: Path) -> dict[str, Path]:
     """Every module of a package by its dotted name."""
     found = {}
-    for path in sorted(house.rglob("*.py")):
-        parts = path.relative_to(house.parent).with_suffix("").parts
+    for path in sorted(package_root.rglob("*.py")):
+        parts = path.relative_to(package_root.parent).with_suffix("").parts
         name = ".".join(parts).removesuffix(".__init__")
         found[name] = path
     return found
 
 
-def imports(house: Path) -> Iterator[Import]:
+def imports(package_root: Path) -> Iterator[Import]:
     """Every import statement of every module, relative ones resolved."""
-    rooms = modules(house)
-    for importer, path in rooms.items():
+    known = modules(package_root)
+    for importer, path in known.items():
         tree = ast.parse(path.read_text("utf-8"))
         inside = {
             id(node)
@@ -215,19 +178,19 @@ def imports(house: Path) -> Iterator[Import]:
             importer if path.name == "__init__.py" else importer.rpartition(".")[0]
         )
         for node in ast.walk(tree):
-            for imported in set(targets(node, package, rooms)):
-                where = f"{path.relative_to(house.parent)}:{node.lineno}"  # type: ignore[attr-defined]
+            for imported in set(targets(node, package, known)):
+                where = f"{path.relative_to(package_root.parent)}:{node.lineno}"  # type: ignore[attr-defined]
                 yield Import(importer, imported, where, id(node) in inside)
 
 
-def targets(node: ast.AST, package: str, rooms: dict[str, Path]) -> Iterator[str]:
+def targets(node: ast.AST, package: str, known: dict[str, Path]) -> Iterator[str]:
     """The modules one statement imports; `from a import b` means a.b if that is one."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
         base = source_of(node, package)
         for name in {alias.name for alias in node.names}:
-            yield f"{base}.{name}" if f"{base}.{name}" in rooms else base
+            yield f"{base}.{name}" if f"{base}.{name}" in known else base
 
 
 def source_of(node: ast.ImportFrom, package: str) -> str:
@@ -244,72 +207,72 @@ def covers(prefix: str, module: str) -> bool:
     return module == prefix or module.startswith(prefix + ".")
 
 
-def floor_of(module: str) -> tuple[int, str] | None:
-    """The height and name of the floor a module of ours stands on."""
-    room = module.split(".")[1]
-    for height, wings in enumerate(FLOORS):
-        for wing, rooms in wings.items():
-            if room in rooms:
-                return height, wing
+def level_of(module: str) -> tuple[int, str] | None:
+    """Return the height and the group of a module's level, or None."""
+    name = module.split(".")[1]
+    for height, groups in enumerate(LEVELS):
+        for group, members in groups.items():
+            if name in members:
+                return height, group
     return None
 
 
-def homeless_rooms(house: Path) -> list[str]:
-    """Modules that no floor names."""
+def modules_without_a_level(package_root: Path) -> list[str]:
+    """Modules that no level names."""
     return [
-        f"{path.relative_to(house.parent)} stands on no floor; name {name.split('.')[1]!r} "
-        "in FLOORS of tests/test_architecture.py, or move it into a room that has one"
-        for name, path in modules(house).items()
-        if name != FRONT_DOOR and floor_of(name) is None
+        f"{path.relative_to(package_root.parent)} has no level; add {name.split('.')[1]!r} "
+        "to LEVELS of tests/test_architecture.py, or move it into a package that has one"
+        for name, path in modules(package_root).items()
+        if name != PACKAGE_ROOT and level_of(name) is None
     ]
 
 
-def climbing_imports(house: Path) -> list[str]:
-    """Imports that go up, or across to another wing of the same height."""
+def upward_imports(package_root: Path) -> list[str]:
+    """Imports that go up, or across to another group of the same level."""
     complaints = []
-    for entry in imports(house):
-        if not covers(FRONT_DOOR, entry.imported) or allowed_inside(entry):
+    for entry in imports(package_root):
+        if not covers(PACKAGE_ROOT, entry.imported) or allowed_inside(entry):
             continue
-        if entry.importer == FRONT_DOOR:
+        if entry.importer == PACKAGE_ROOT:
             complaints.append(
-                f"{entry.where}: the front door imports {entry.imported}, and `import "
+                f"{entry.where}: tiderace/__init__.py imports {entry.imported}, and `import "
                 "tiderace` must cost nothing and need no Django"
             )
-        elif entry.imported != FRONT_DOOR:
-            here, there = floor_of(entry.importer), floor_of(entry.imported)
+        elif entry.imported != PACKAGE_ROOT:
+            here, there = level_of(entry.importer), level_of(entry.imported)
             if here is None or there is None or here == there or there[0] < here[0]:
                 continue
-            verb = "climbs to" if there[0] > here[0] else "crosses to its neighbour"
+            verb = "goes up to" if there[0] > here[0] else "goes across to"
             complaints.append(
-                f"{entry.where}: {entry.importer} on the {here[1]} floor {verb} "
+                f"{entry.where}: {entry.importer} of {here[1]} {verb} "
                 f"{there[1]} by importing {entry.imported}; return the data or take a "
                 "callable instead"
             )
     return complaints
 
 
-def forbidden_imports(house: Path) -> list[str]:
-    """Imports that a room has sworn off."""
+def forbidden_imports(package_root: Path) -> list[str]:
+    """Imports that FORBIDDEN and ONLY_IN rule out."""
     complaints = [
         f"{entry.where}: {entry.importer} imports {entry.imported}, but {reason}"
-        for entry in imports(house)
+        for entry in imports(package_root)
         for who, what, reason in FORBIDDEN
         if covers(who, entry.importer) and covers(what, entry.imported)
     ]
     complaints += [
         f"{entry.where}: {entry.importer} imports {party}; only {', '.join(homes)} may"
-        for entry in imports(house)
-        for party, homes in KEPT_IN.items()
+        for entry in imports(package_root)
+        for party, homes in ONLY_IN.items()
         if covers(party, entry.imported)
         and not any(covers(home, entry.importer) for home in homes)
     ]
     return complaints
 
 
-def circles(house: Path) -> list[str]:
+def circles(package_root: Path) -> list[str]:
     """Circles of imports between our modules, each told once as a path."""
-    arrows: dict[str, set[str]] = {name: set() for name in modules(house)}
-    for entry in imports(house):
+    arrows: dict[str, set[str]] = {name: set() for name in modules(package_root)}
+    for entry in imports(package_root):
         if entry.imported in arrows and not allowed_inside(entry):
             arrows[entry.importer].add(entry.imported)
     complaints: dict[frozenset[str], str] = {}
@@ -330,13 +293,13 @@ def circles(house: Path) -> list[str]:
     return list(complaints.values())
 
 
-def drawers(house: Path) -> list[str]:
+def vague_names(package_root: Path) -> list[str]:
     """Modules and packages whose name says nothing."""
     return [
-        f"{path.relative_to(house.parent)} is a drawer; name the thing, or put it where "
-        "it is used"
-        for name, path in modules(house).items()
-        if DRAWERS & {part.lstrip("_") for part in name.split(".")[1:]}
+        f"{path.relative_to(package_root.parent)} has a vague name; name the thing, or put it "
+        "where it is used"
+        for name, path in modules(package_root).items()
+        if VAGUE_NAMES & {part.lstrip("_") for part in name.split(".")[1:]}
         and not covers("tiderace.compat", name)
     ]
 
@@ -349,35 +312,35 @@ def allowed_inside(entry: Import) -> bool:
     )
 
 
-def hidden_imports(house: Path) -> list[str]:
+def imports_inside_functions(package_root: Path) -> list[str]:
     """Imports inside functions that the table does not explain."""
     return [
         f"{entry.where}: {entry.importer} imports {entry.imported} inside a function; "
         "move it to the top, or add it with its reason to INSIDE_FUNCTIONS"
-        for entry in imports(house)
+        for entry in imports(package_root)
         if entry.inside_function and not allowed_inside(entry)
     ]
 
 
 RULES = [
-    homeless_rooms,
-    climbing_imports,
+    modules_without_a_level,
+    upward_imports,
     forbidden_imports,
     circles,
-    drawers,
-    hidden_imports,
+    vague_names,
+    imports_inside_functions,
 ]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_the_house_has_no(rule):
-    complaints = rule(HOUSE)
+def test_the_package_root_has_no(rule):
+    complaints = rule(PACKAGE)
 
     assert not complaints, "\n" + "\n".join(complaints)
 
 
 def test_every_exception_for_an_import_inside_a_function_is_still_needed():
-    inside = [entry for entry in imports(HOUSE) if entry.inside_function]
+    inside = [entry for entry in imports(PACKAGE) if entry.inside_function]
 
     stale = [
         f"{who} no longer imports {what} inside a function; remove the entry"
@@ -388,48 +351,48 @@ def test_every_exception_for_an_import_inside_a_function_is_still_needed():
     assert not stale, "\n".join(stale)
 
 
-# The test of the test: a house in a temporary folder, with one thing wrong.
+# The test of the test: a package_root in a temporary folder, with one thing wrong.
 
 
 @pytest.fixture
 def build(tmp_path):
-    """Write modules, given by path and source, into a throw-away house."""
+    """Write modules, given by path and source, into a throw-away package_root."""
 
     def write(**sources: str) -> Path:
-        house = tmp_path / "tiderace"
+        package_root = tmp_path / "tiderace"
         for name, source in {"__init__": "", **sources}.items():
-            path = house / f"{name.replace('__in__', '/')}.py"
+            path = package_root / f"{name.replace('__in__', '/')}.py"
             path.parent.mkdir(parents=True, exist_ok=True)
-            for folder in path.relative_to(house).parents:
-                (house / folder / "__init__.py").touch()
+            for folder in path.relative_to(package_root).parents:
+                (package_root / folder / "__init__.py").touch()
             path.write_text(source)
-        return house
+        return package_root
 
     return write
 
 
-def test_a_clean_house_has_nothing_to_complain_about(build):
-    house = build(
+def test_a_clean_package_has_no_complaints(build):
+    package_root = build(
         exceptions="",
         delivery__in__hub="from tiderace.exceptions import ChannelFull",
         layers__in__memory="from ..delivery import hub\nfrom . import base",
         layers__in__base="import asyncio",
     )
 
-    assert [rule(house) for rule in RULES] == [[] for _ in RULES]
+    assert [rule(package_root) for rule in RULES] == [[] for _ in RULES]
 
 
-def test_a_climbing_import_is_named_with_its_line_and_both_floors(build):
-    house = build(
+def test_an_upward_import_is_named_with_its_line_and_both_groups(build):
+    package_root = build(
         layers__in__memory="",
         delivery__in__hub="import asyncio\nfrom tiderace.layers import memory",
     )
 
-    [complaint] = climbing_imports(house)
+    [complaint] = upward_imports(package_root)
 
     assert complaint.startswith(
-        "tiderace/delivery/hub.py:2: tiderace.delivery.hub on the delivery floor "
-        "climbs to layers by importing tiderace.layers.memory"
+        "tiderace/delivery/hub.py:2: tiderace.delivery.hub of delivery "
+        "goes up to layers by importing tiderace.layers.memory"
     )
 
 
@@ -445,61 +408,58 @@ def test_a_climbing_import_is_named_with_its_line_and_both_floors(build):
         "class Room:\n    async def enter(self):\n        from tiderace import layers",
     ],
 )
-def test_a_climbing_import_is_found_however_it_is_written(build, source):
-    house = build(layers__in__memory="", delivery__in__hub=source)
+def test_an_upward_import_is_found_however_it_is_written(build, source):
+    package_root = build(layers__in__memory="", delivery__in__hub=source)
 
-    assert len(climbing_imports(house)) == 1
-
-
-def test_wings_of_one_floor_do_not_import_each_other(build):
-    house = build(auth="from tiderace.delivery import hub", delivery__in__hub="")
-
-    [complaint] = climbing_imports(house)
-
-    assert (
-        "tiderace.auth on the porch floor crosses to its neighbour delivery"
-        in complaint
-    )
+    assert len(upward_imports(package_root)) == 1
 
 
-def test_the_front_door_imports_nothing(build):
-    house = build(__init__="from tiderace.exceptions import A", exceptions="")
+def test_groups_of_one_level_do_not_import_each_other(build):
+    package_root = build(auth="from tiderace.delivery import hub", delivery__in__hub="")
 
-    assert len(climbing_imports(house)) == 1
+    [complaint] = upward_imports(package_root)
+
+    assert "tiderace.auth of web goes across to delivery" in complaint
 
 
-def test_a_circle_is_told_as_a_path(build):
-    house = build(sessions="from . import auth", auth="import tiderace.sessions")
+def test_the_package_root_imports_nothing(build):
+    package_root = build(__init__="from tiderace.exceptions import A", exceptions="")
 
-    assert circles(house) == [
+    assert len(upward_imports(package_root)) == 1
+
+
+def test_a_circle_is_printed_as_a_path(build):
+    package_root = build(sessions="from . import auth", auth="import tiderace.sessions")
+
+    assert circles(package_root) == [
         "a circle of imports: tiderace.auth -> tiderace.sessions -> tiderace.auth"
     ]
 
 
-def test_django_in_a_pure_room_is_refused(build):
-    house = build(delivery__in__hub="from django.conf import settings")
+def test_django_in_a_pure_package_is_refused(build):
+    package_root = build(delivery__in__hub="from django.conf import settings")
 
-    assert "imports django.conf" in forbidden_imports(house)[0]
-
-
-def test_redis_outside_its_room_is_refused(build):
-    house = build(auth="import redis.asyncio", layers__in__redis="import redis")
-
-    [complaint] = forbidden_imports(house)
-
-    assert "tiderace.auth imports redis; only tiderace.layers.redis, " in complaint
+    assert "imports django.conf" in forbidden_imports(package_root)[0]
 
 
-def test_a_drawer_is_refused(build):
-    assert drawers(build(layers__in__utils=""))
-    assert drawers(build(_helpers=""))
+def test_redis_outside_its_package_is_refused(build):
+    package_root = build(auth="import redis.asyncio", layers__in__redis="import redis")
+
+    [complaint] = forbidden_imports(package_root)
+
+    assert "tiderace.auth imports redis; only tiderace.layers.redis may" in complaint
 
 
-def test_a_room_without_a_floor_is_refused(build):
-    assert "stands on no floor" in homeless_rooms(build(attic=""))[0]
+def test_a_vague_name_is_refused(build):
+    assert vague_names(build(layers__in__utils=""))
+    assert vague_names(build(_helpers=""))
+
+
+def test_a_module_without_a_level_is_refused(build):
+    assert "has no level" in modules_without_a_level(build(attic=""))[0]
 
 
 def test_an_unexplained_import_inside_a_function_is_refused(build):
-    house = build(history="def load():\n    import json")
+    package_root = build(history="def load():\n    import json")
 
-    assert "history.py:2" in hidden_imports(house)[0]
+    assert "history.py:2" in imports_inside_functions(package_root)[0]

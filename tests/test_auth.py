@@ -33,7 +33,7 @@ from tiderace.auth import (
     logout,
 )
 from tiderace.db import DatabaseSyncToAsync
-from tiderace.threads import current
+from tiderace.runtime.threads import current
 
 BACKEND = "django.contrib.auth.backends.ModelBackend"
 

@@ -18,8 +18,9 @@ from django.core.management.base import BaseCommand
 from django.test import override_settings
 from django.urls import path
 
-from tiderace import application_checks, checks
 from tiderace.apps import TideraceConfig, register_checks
+from tiderace.checks import application as application_checks
+from tiderace.checks import settings as settings_checks
 from tiderace.compat.daphne.apps import DaphneConfig
 from tiderace.compat.finder import AliasFinder
 from tiderace.consumer import AsyncConsumer
@@ -48,14 +49,14 @@ def only(messages, identity: str):
 
 @override_settings(ASGI_APPLICATION=None, WSGI_APPLICATION=None)
 def test_an_asgi_application_that_is_not_set_is_asked_for_with_the_line_to_add():
-    warning = only(checks.check_asgi_application(None), "tiderace.W001")
+    warning = only(settings_checks.check_asgi_application(None), "tiderace.W001")
 
     assert 'ASGI_APPLICATION = "settings.asgi.application"' in warning.hint
 
 
 @override_settings(ASGI_APPLICATION=None, WSGI_APPLICATION="shop.web.wsgi.application")
 def test_the_asgi_application_is_looked_for_beside_the_wsgi_one():
-    [warning] = checks.check_asgi_application(None)
+    [warning] = settings_checks.check_asgi_application(None)
 
     assert '"shop.web.asgi.application"' in warning.hint
 
@@ -65,7 +66,7 @@ def test_the_asgi_application_is_looked_for_beside_the_wsgi_one():
     [
         ("application", "not a dotted path"),
         ("shop asgi.application", "not a dotted path"),
-        ("live_site:application", "not a dotted path"),
+        ("sites.live_site:application", "not a dotted path"),
         ("no_such_shop.asgi.application", "no module 'no_such_shop'"),
         ("tiderace.nowhere.application", "no module 'tiderace.nowhere'"),
         (len, "not a string"),
@@ -73,7 +74,7 @@ def test_the_asgi_application_is_looked_for_beside_the_wsgi_one():
 )
 def test_an_asgi_application_that_cannot_be_there_is_an_error(path, problem):
     with override_settings(ASGI_APPLICATION=path):
-        error = only(checks.check_asgi_application(None), "tiderace.E002")
+        error = only(settings_checks.check_asgi_application(None), "tiderace.E002")
 
     assert problem in error.msg
 
@@ -83,7 +84,7 @@ def test_the_asgi_application_is_not_imported_to_be_checked(tmp_path, monkeypatc
     (tmp_path / "broken_on_import.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
 
-    assert checks.check_asgi_application(None) == []
+    assert settings_checks.check_asgi_application(None) == []
 
 
 @override_settings(ASGI_APPLICATION="typed_in.application")
@@ -91,8 +92,8 @@ def test_an_application_of_a_module_without_a_file_is_believed(monkeypatch):
     """As ``__main__`` is, in a script."""
     monkeypatch.setitem(sys.modules, "typed_in", ModuleType("typed_in"))
 
-    assert checks.check_asgi_application(None) == []
-    assert checks.check_import_order(None) == []
+    assert settings_checks.check_asgi_application(None) == []
+    assert settings_checks.check_import_order(None) == []
 
 
 # asgi.py
@@ -111,7 +112,7 @@ def check_asgi_source(source: str, tmp_path, monkeypatch):
         override_settings(ASGI_APPLICATION="project.asgi.application"),
         mock.patch.object(apps, "get_app_configs", return_value=shop),
     ):
-        return checks.check_import_order(None)
+        return settings_checks.check_import_order(None)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_other_asgi_files_are_left_alone(source, tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", [None, "nowhere.application", "math.application"])
 def test_an_asgi_file_that_cannot_be_read_is_left_alone(path):
     with override_settings(ASGI_APPLICATION=path):
-        assert checks.check_import_order(None) == []
+        assert settings_checks.check_import_order(None) == []
 
 
 # CHANNEL_LAYERS
@@ -170,7 +171,7 @@ def test_an_asgi_file_that_cannot_be_read_is_left_alone(path):
 
 def check_layers(layers):
     with override_settings(CHANNEL_LAYERS=layers):
-        return checks.check_channel_layers(None)
+        return settings_checks.check_channel_layers(None)
 
 
 def check_config(backend: str = MEMORY, **config):
@@ -266,8 +267,8 @@ def test_every_wrong_layer_is_named():
 def test_no_layers_at_all_pass():
     del settings.CHANNEL_LAYERS
 
-    assert checks.check_channel_layers(None) == []
-    assert checks.check_memory_layer(None) == []
+    assert settings_checks.check_channel_layers(None) == []
+    assert settings_checks.check_memory_layer(None) == []
 
 
 # The layer in memory, --deploy
@@ -276,7 +277,7 @@ def test_no_layers_at_all_pass():
 @override_settings(DEBUG=False)
 def test_a_layer_in_memory_is_warned_of_in_production():
     with override_settings(CHANNEL_LAYERS={"default": {"BACKEND": MEMORY}}):
-        warning = only(checks.check_memory_layer(None), "tiderace.W012")
+        warning = only(settings_checks.check_memory_layer(None), "tiderace.W012")
 
     assert "'default' is in memory" in warning.msg
 
@@ -293,7 +294,7 @@ def test_a_layer_in_memory_is_warned_of_in_production():
 def test_other_layers_and_development_pass(debug, backend):
     layers = {"default": {"BACKEND": backend}, "broken": None}
     with override_settings(DEBUG=debug, CHANNEL_LAYERS=layers):
-        assert checks.check_memory_layer(None) == []
+        assert settings_checks.check_memory_layer(None) == []
 
 
 # runserver
@@ -303,14 +304,14 @@ def check_runserver_of(*installed: str, **found):
     """Check with these apps, or with what the look-up of commands is made to find."""
     with override_settings(INSTALLED_APPS=installed):
         if not found:
-            return checks.check_runserver(None)
+            return settings_checks.check_runserver(None)
         with (
-            mock.patch.object(checks, "get_commands", return_value=found),
+            mock.patch.object(settings_checks, "get_commands", return_value=found),
             mock.patch.object(
-                checks, "load_command_class", return_value=found["command"]
+                settings_checks, "load_command_class", return_value=found["command"]
             ),
         ):
-            return checks.check_runserver(None)
+            return settings_checks.check_runserver(None)
 
 
 @pytest.fixture(autouse=True)
@@ -363,19 +364,19 @@ def test_a_command_that_was_put_there_by_hand_is_left_alone():
 def test_the_real_daphne_as_an_app_beside_us_is_warned_of():
     real = AppConfig("daphne", mock.Mock(__path__=["/tmp/daphne"]))
     with mock.patch.object(apps, "get_app_config", return_value=real):
-        warning = only(checks.check_daphne(None), "tiderace.W008")
+        warning = only(settings_checks.check_daphne(None), "tiderace.W008")
 
     assert 'Remove "daphne"' in warning.hint
 
 
 def test_without_daphne_there_is_nothing_to_say():
-    assert checks.check_daphne(None) == []
+    assert settings_checks.check_daphne(None) == []
 
 
 def test_our_stand_in_for_daphne_is_right():
     ours = DaphneConfig("daphne", mock.Mock())
     with mock.patch.object(apps, "get_app_config", return_value=ours):
-        assert checks.check_daphne(None) == []
+        assert settings_checks.check_daphne(None) == []
 
 
 # TIDERACE
@@ -392,7 +393,7 @@ def test_our_stand_in_for_daphne_is_right():
 )
 def test_a_wrong_setting_of_ours_is_an_error(values, problem):
     with override_settings(TIDERACE=values):
-        error = only(checks.check_settings(None), "tiderace.E009")
+        error = only(settings_checks.check_settings(None), "tiderace.E009")
 
     assert problem in error.msg
 
@@ -400,7 +401,7 @@ def test_a_wrong_setting_of_ours_is_an_error(values, problem):
 @pytest.mark.parametrize("values", [None, {}, {"SYNC_THREADS": 3}])
 def test_right_settings_of_ours_pass(values):
     with override_settings(TIDERACE=values):
-        assert checks.check_settings(None) == []
+        assert settings_checks.check_settings(None) == []
 
 
 # uvicorn
@@ -418,19 +419,19 @@ def test_right_settings_of_ours_pass(values):
 )
 def test_a_uvicorn_without_flow_control_is_warned_of(version, expected):
     with mock.patch.object(importlib.metadata, "version", return_value=version):
-        assert ids(checks.check_uvicorn(None)) == expected
+        assert ids(settings_checks.check_uvicorn(None)) == expected
 
 
 def test_without_uvicorn_there_is_nothing_to_say():
     missing = importlib.metadata.PackageNotFoundError("uvicorn")
     with mock.patch.object(importlib.metadata, "version", side_effect=missing):
-        assert checks.check_uvicorn(None) == []
+        assert settings_checks.check_uvicorn(None) == []
 
 
 # Database connections
 
 
-def check_connections(asgi="live_site.application", **databases):
+def check_connections(asgi="sites.live_site.application", **databases):
     entries = {alias: {"CONN_MAX_AGE": age} for alias, age in databases.items()}
     with (
         mock.patch.dict(settings.DATABASES, entries, clear=True),
@@ -446,7 +447,7 @@ def test_connections_that_are_kept_are_warned_of_under_asgi():
     assert '{"pool": True}' in warning.hint
 
 
-@pytest.mark.parametrize("asgi", [None, "live_site.application"])
+@pytest.mark.parametrize("asgi", [None, "sites.live_site.application"])
 def test_connections_that_are_closed_or_not_under_asgi_pass(asgi):
     assert check_connections(asgi, default=0 if asgi else 60) == []
 
@@ -740,8 +741,8 @@ def test_registering_the_checks_again_does_not_run_them_twice():
 
 def test_every_id_is_listed_in_the_documentation_of_the_checks():
     used = set()
-    for module in (checks, application_checks, runserver):
+    for module in (settings_checks, application_checks, runserver):
         source = Path(module.__file__).read_text("utf-8")
         used |= set(re.findall(r"[\"(]tiderace\.([EW]\d{3})[\")]", source))
 
-    assert used == set(re.findall(r"^[EW]\d{3}", checks.__doc__, re.MULTILINE))
+    assert used == set(re.findall(r"^[EW]\d{3}", settings_checks.__doc__, re.MULTILINE))

@@ -14,8 +14,8 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth.models import AnonymousUser
 from django.test import override_settings
 
-from asgi_client import PATIENCE, Client, settle, until, within
-from tiderace import db, metrics, threads
+from support.asgi_client import PATIENCE, Client, settle, until, within
+from tiderace import db, metrics
 from tiderace.auth import UserLazyObject
 from tiderace.connection import Connection
 from tiderace.consumer import (
@@ -35,6 +35,7 @@ from tiderace.layers import (
     channel_layers,
     get_channel_layer,
 )
+from tiderace.runtime import threads
 
 
 @pytest.fixture(autouse=True)

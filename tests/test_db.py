@@ -16,7 +16,7 @@ from tiderace.db import (
     aclose_old_connections,
     database_sync_to_async,
 )
-from tiderace.threads import isolated
+from tiderace.runtime.threads import isolated
 
 
 @pytest.fixture

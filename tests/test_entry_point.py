@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from asgiref.testing import ApplicationCommunicator
@@ -14,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIHandler
 from django.urls import path
 
+from support.paths import TESTS
 from tiderace.auth import AuthMiddlewareStack
 from tiderace.middleware import BaseMiddleware
 from tiderace.routing import (
@@ -23,8 +23,6 @@ from tiderace.routing import (
     get_application,
 )
 from tiderace.security.websocket import OriginValidator
-
-TESTS = Path(__file__).parent
 
 
 async def echo_user(scope, receive, send):
@@ -83,7 +81,7 @@ import importlib
 from django.conf import settings
 from django.apps import apps
 for name in ("db", "middleware", "sessions", "auth", "routing",
-             "security.websocket", "lifespan", "dotted"):
+             "security.websocket", "runtime.lifespan", "dotted_path"):
     importlib.import_module(f"tiderace.{name}")
     assert not settings.configured, name
     assert not apps.ready, name
@@ -329,7 +327,7 @@ def test_without_channels_there_is_no_application_for_them():
             "test_entry_point.websocket_urlpattern",
             "no 'websocket_urlpattern'; did you mean 'websocket_urlpatterns'?",
         ),
-        ("tiderace.dotted", "has no 'websocket_urlpatterns'"),
+        ("tiderace.dotted_path", "has no 'websocket_urlpatterns'"),
         ("test_entry_point.not_routes", "is of type int"),
         ("test_entry_point.strange_routes", "make it with path() or re_path()"),
         ([echo_user], "make it with path() or re_path()"),

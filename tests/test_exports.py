@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from test_architecture import HOUSE, modules, source_of
+from test_architecture import PACKAGE, modules, source_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ def offers_anything(path: Path) -> bool:
 
 PUBLIC = {
     name: path
-    for name, path in modules(HOUSE).items()
+    for name, path in modules(PACKAGE).items()
     if not name.startswith(NOT_A_DOOR)
     and not any(part.startswith("_") for part in name.split("."))
     and offers_anything(path)
@@ -84,9 +84,9 @@ def test_every_listed_class_and_function_is_documented(name):
     assert not silent, f"{name}: without a docstring: {silent}"
 
 
-@pytest.mark.parametrize("name", modules(HOUSE))
+@pytest.mark.parametrize("name", modules(PACKAGE))
 def test_a_room_takes_no_private_name_of_another(name):
-    path = modules(HOUSE)[name]
+    path = modules(PACKAGE)[name]
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
 
     private = [

@@ -9,12 +9,12 @@ from asgiref.testing import ApplicationCommunicator
 from django.test import AsyncClient, Client, override_settings
 from django.urls import include, path
 
-from tiderace import drain, readiness
-from tiderace.drain import Drain
 from tiderace.health import Health
 from tiderace.layers import ChannelLayerManager, channel_layers
-from tiderace.readiness import ready_check, reasons_not_ready
 from tiderace.routing import get_application
+from tiderace.runtime import drain, readiness
+from tiderace.runtime.drain import Drain
+from tiderace.runtime.readiness import ready_check, reasons_not_ready
 
 urlpatterns = [path("internal/", include("tiderace.health"))]
 

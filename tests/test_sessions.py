@@ -12,13 +12,13 @@ from django.contrib.sessions.models import Session
 from django.core.exceptions import SuspiciousOperation
 from django.utils.http import parse_http_date
 
+from tiderace.runtime.threads import current
 from tiderace.sessions import (
     CookieMiddleware,
     InstanceSessionWrapper,
     SessionMiddleware,
     SessionMiddlewareStack,
 )
-from tiderace.threads import current
 
 
 class Recorder:

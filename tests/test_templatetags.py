@@ -15,6 +15,7 @@ from django.template import Context, Template, TemplateSyntaxError
 from django.test import RequestFactory, override_settings
 from django.utils.functional import SimpleLazyObject
 
+from support.paths import ROOT
 from tiderace.topics import History, Position, Topic, publish
 from tiderace.topics.topic import declared
 
@@ -105,7 +106,7 @@ def test_every_option_of_the_tag_is_one_the_client_knows() -> None:
 def test_every_option_of_the_tag_is_in_the_guides_table() -> None:
     from tiderace.templatetags.tiderace import _OPTIONS
 
-    path = Path(__file__).parents[1] / "docs/guides/javascript.md"
+    path = ROOT / "docs/guides/javascript.md"
     guide = path.read_text(encoding="utf-8")
 
     for name, (client_name, _) in _OPTIONS.items():

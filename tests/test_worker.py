@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -16,14 +15,13 @@ from asgiref.server import StatelessServer
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 
+from support.paths import TESTS
 from tiderace.consumer import AsyncConsumer
 from tiderace.exceptions import ChannelFull, StopConsumer
 from tiderace.layers import InMemoryChannelLayer
 from tiderace.management.commands import runworker
 from tiderace.routing import ChannelNameRouter, ProtocolTypeRouter
 from tiderace.worker import Worker
-
-TESTS = Path(__file__).parent
 
 
 class Harness:

@@ -19,10 +19,9 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import ngettext
 
-from tiderace import bridge
 from tiderace.exceptions import LayerUnavailable
 from tiderace.models import Connections
-from tiderace.monitoring import rollcall
+from tiderace.monitoring import cluster_connections
 from tiderace.monitoring.admin_forms import (
     CloseTopicForm,
     DisconnectForm,
@@ -30,6 +29,7 @@ from tiderace.monitoring.admin_forms import (
     send_notice,
 )
 from tiderace.monitoring.overview import SIZE, overview
+from tiderace.runtime import sync_bridge
 
 __all__ = ["ConnectionsAdmin"]
 
@@ -136,8 +136,8 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
         """Have the connections of a user closed."""
 
         def act(asked: dict[str, Any]) -> str:
-            ended = bridge.call(
-                rollcall.end_user_everywhere, asked["user"], asked["reason"]
+            ended = sync_bridge.call(
+                cluster_connections.end_user_everywhere, asked["user"], asked["reason"]
             )
             return _told(ended, f"user {asked['user']}")
 
@@ -154,7 +154,9 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
         """Have all subscriptions to a topic ended."""
 
         def act(asked: dict[str, Any]) -> str:
-            ended = bridge.call(rollcall.end_topic_everywhere, asked["topic"])
+            ended = sync_bridge.call(
+                cluster_connections.end_topic_everywhere, asked["topic"]
+            )
             return _told(ended, f"topic {asked['topic']}")
 
         return self._action(
@@ -251,7 +253,7 @@ def _page(request: HttpRequest) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 4 else 1
 
 
-def _told(ended: rollcall.Ended, whose: str) -> str:
+def _told(ended: cluster_connections.Ended, whose: str) -> str:
     said = ngettext(
         "%(count)d connection of %(whose)s was told.",
         "%(count)d connections of %(whose)s were told.",

@@ -13,11 +13,11 @@ from django.apps import AppConfig, apps
 from django.core.checks import Tags, register
 from django.utils.module_loading import module_has_submodule
 
-from tiderace.checks import CHECKS, DEPLOY_CHECKS
+from tiderace.checks.settings import CHECKS, DEPLOY_CHECKS
 from tiderace.connection import Connection
-from tiderace.drain import Drainable, process_drain
-from tiderace.monitoring import recent, workers
-from tiderace.revalidation import connect_signals
+from tiderace.monitoring import multiprocess_metrics, recent_logs
+from tiderace.revocation.signals import connect_signals
+from tiderace.runtime.drain import Drainable, process_drain
 
 __all__ = ["TideraceConfig", "register_checks"]
 
@@ -40,16 +40,16 @@ class TideraceConfig(AppConfig):
         """
         register_checks()
         connect_signals()
-        recent.install()
+        recent_logs.install()
         process_drain.on_enter(_begun)
         for app in apps.get_app_configs():
             # Ours is the engine, which needs users; not every project has them.
             if app is not self and module_has_submodule(app.module, "topics"):
                 import_module(f"{app.name}.topics")
         # Where a server's processes add up what they have counted.
-        folder = os.environ.get(workers.FOLDER_VARIABLE)
+        folder = os.environ.get(multiprocess_metrics.FOLDER_VARIABLE)
         if folder:
-            workers.share(Path(folder))
+            multiprocess_metrics.share(Path(folder))
 
 
 def _begun(connection: Drainable) -> None:
@@ -60,7 +60,7 @@ def _begun(connection: Drainable) -> None:
     """
     asked = apps.is_installed("django.contrib.admin") and apps.is_installed("tiderace")
     if asked or not isinstance(connection, Connection):
-        from tiderace.monitoring.rollcall import attend
+        from tiderace.monitoring.cluster_connections import attend
 
         attend()
 

@@ -24,10 +24,10 @@ from django.dispatch import Signal
 from django.utils.crypto import constant_time_compare
 from django.utils.functional import LazyObject, SimpleLazyObject, empty
 
-from tiderace import threads
 from tiderace.asgi import ASGIApp, Receive, Scope, Send
 from tiderace.db import database_sync_to_async
 from tiderace.middleware import BaseMiddleware, socket_thread
+from tiderace.runtime import threads
 from tiderace.sessions import CookieMiddleware, SessionMiddleware
 
 if TYPE_CHECKING:

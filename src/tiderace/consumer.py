@@ -24,13 +24,14 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction
 
-from tiderace import DEFAULT_CHANNEL_LAYER, conf, threads
+from tiderace import DEFAULT_CHANNEL_LAYER, conf
 from tiderace.asgi import Event, Receive, Scope, Send
 from tiderace.connection import Access, Connection, get_handler_name
 from tiderace.db import database_sync_to_async
 from tiderace.exceptions import StopConsumer, UnknownMessageType
 from tiderace.layers import get_channel_layer
-from tiderace.revalidation import AuthChanged, watched
+from tiderace.revocation.signals import AuthChanged, watched
+from tiderace.runtime import threads
 
 __all__ = [
     "AsyncConsumer",

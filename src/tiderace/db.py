@@ -1,7 +1,7 @@
 """Database work from async code: run it in a thread, with stale connections closed.
 
 It knows Django's connections and asgiref's threads; which thread is asgiref's choice
-(and ``tiderace.threads``'), and what the wrapped function does is its own business.
+(and ``tiderace.runtime.threads``'), and what the wrapped function does is its own business.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class DatabaseSyncToAsync(SyncToAsync[_P, _R]):
     decorator of functions and methods. It takes what ``asgiref.sync.SyncToAsync``
     takes; with the default ``thread_sensitive=True`` the calls of one connection run
     one after another in one thread, while those of different connections run side by
-    side wherever ``tiderace.threads.isolated()`` is in force.
+    side wherever ``tiderace.runtime.threads.isolated()`` is in force.
 
     ``close_old_connections`` is looked up in this module at every call, so a test
     that patches ``tiderace.db.close_old_connections`` is obeyed.

@@ -1,6 +1,6 @@
 """Whether this process lives, and whether it should be sent clients: ``/healthz``, ``/readyz``.
 
-It knows HTTP and Django's views; what there is to say it asks of ``tiderace.readiness``.
+It knows HTTP and Django's views; what there is to say it asks of ``tiderace.runtime.readiness``.
 
 Before Django, where no middleware, host check or login stands in a probe's way::
 
@@ -21,7 +21,7 @@ from django.http import HttpRequest, JsonResponse
 from django.urls import path
 from django.views.decorators.cache import never_cache
 
-from tiderace.readiness import reasons_not_ready
+from tiderace.runtime.readiness import reasons_not_ready
 
 if TYPE_CHECKING:
     from tiderace.asgi import ASGIApp, Receive, Scope, Send

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 from tiderace.asgi import ASGIApp, Receive, Scope, Send
-from tiderace.threads import isolated
+from tiderace.runtime.threads import isolated
 
 __all__ = ["BaseMiddleware", "socket_thread"]
 

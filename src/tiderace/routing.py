@@ -38,7 +38,7 @@ from django.urls import URLPattern
 from django.urls.exceptions import Resolver404
 from django.urls.resolvers import URLResolver
 
-from tiderace import dotted, metrics
+from tiderace import dotted_path, metrics
 from tiderace.asgi import (
     ASGIApp,
     Receive,
@@ -52,11 +52,16 @@ from tiderace.asgi import (
     websocket_close,
 )
 from tiderace.auth import AuthMiddlewareStack
-from tiderace.control import process_door
-from tiderace.drain import process_drain, refuse_newcomer
 from tiderace.health import Health
-from tiderace.lifespan import on_shutdown, on_startup, process_lifespan
-from tiderace.mounts import TopicsFirst, leads_to_topics, open_ended, unwrapped
+from tiderace.route_inspection import (
+    TopicsFirst,
+    leads_to_topics,
+    open_ended,
+    unwrapped,
+)
+from tiderace.runtime.control_socket import process_door
+from tiderace.runtime.drain import process_drain, refuse_newcomer
+from tiderace.runtime.lifespan import on_shutdown, on_startup, process_lifespan
 from tiderace.security.websocket import AllowedHostsOriginValidator, OriginValidator
 
 __all__ = [
@@ -411,7 +416,7 @@ def _routes(given: str | Sequence[str | URLPattern]) -> list[URLPattern]:
             continue
         found = _imported("websocket", item)
         if isinstance(found, ModuleType):
-            found = dotted.attribute(
+            found = dotted_path.attribute(
                 "get_application(): websocket", found, "websocket_urlpatterns"
             )
         if not isinstance(found, Iterable):
@@ -432,7 +437,7 @@ def _routes(given: str | Sequence[str | URLPattern]) -> list[URLPattern]:
 def _imported(argument: str, given: Any) -> Any:
     """What a dotted path names; anything but a string is itself."""
     if isinstance(given, str):
-        return dotted.resolve(f"get_application(): {argument}", given)
+        return dotted_path.resolve(f"get_application(): {argument}", given)
     return given
 
 

@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-STATIC = Path(__file__).parents[2] / "src/tiderace/static"
+from support.paths import STATIC
+
 DIARY = Path(os.environ["DIARY"])
 EMPTY = b"<!doctype html><meta charset=utf-8><link rel=icon href=data:,>"
 TYPES = {".js": b"text/javascript", ".map": b"application/json"}

@@ -15,8 +15,8 @@ import pytest
 from playwright.sync_api import Page
 
 from conformance.process import ConformanceProcess
-from demo_process import DemoProcess
-from sdk_javascript import PACKAGE, SCENARIOS, names
+from support.demo_process import DemoProcess
+from support.sdk_javascript import PACKAGE, SCENARIOS, names
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 

@@ -9,11 +9,11 @@ import sys
 import pytest
 from playwright.sync_api import expect
 
-from asgi_process import TESTS, RunserverProcess
+from support.asgi_process import TESTS, RunserverProcess
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
-SETTINGS = "guide_site.settings"
+SETTINGS = "sites.guide_site.settings"
 
 
 @pytest.fixture(scope="module")

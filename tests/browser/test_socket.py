@@ -13,8 +13,8 @@ from django.template import Context, Template
 from django.test import override_settings
 from playwright.sync_api import Browser, Page
 
-from asgi_process import AsgiProcess, free_port, wait_until
 from browser.stalling_proxy import StallingProxy
+from support.asgi_process import AsgiProcess, free_port, wait_until
 
 pytestmark = pytest.mark.browser
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Route
 
-from asgi_process import AsgiProcess, wait_until
+from support.asgi_process import AsgiProcess, wait_until
+from support.paths import ROOT
 
 pytestmark = pytest.mark.browser
 
-GUIDE = Path(__file__).parents[2] / "docs/guides/javascript.md"
+GUIDE = ROOT / "docs/guides/javascript.md"
 TEXT = GUIDE.read_text(encoding="utf-8")
 SCRIPTS = re.findall(r"^```js\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 BODY = re.search(r"<body>(.*?)</body>", TEXT, re.DOTALL)

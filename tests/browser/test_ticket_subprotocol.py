@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from asgi_process import AsgiProcess
+from support.asgi_process import AsgiProcess
 
 pytestmark = pytest.mark.browser
 
@@ -24,7 +24,7 @@ async ([url, protocols]) => {
 
 @pytest.fixture(scope="module")
 def site():
-    with AsgiProcess("uvicorn", "ticket_site:application") as process:
+    with AsgiProcess("uvicorn", "sites.ticket_site:application") as process:
         yield process
 
 

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from asgi_process import AsgiProcess, free_port
-from brokers import Server
+from support.asgi_process import AsgiProcess, free_port
+from support.brokers import Server
 from tiderace.layers import Keep
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.topics.names import topic_group
@@ -37,7 +37,9 @@ def broker():
 def site(broker, port):
     options = {"redis": broker.url, "tiderace": {"DRAIN_SECONDS": 0}}
     env = {"TRANSPORTS_SITE": json.dumps(options)}
-    return AsgiProcess("uvicorn", "transports_site:application", env=env, port=port)
+    return AsgiProcess(
+        "uvicorn", "sites.transports_site:application", env=env, port=port
+    )
 
 
 def in_thread(function):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, WebSocket
 
-from asgi_process import AsgiProcess
+from support.asgi_process import AsgiProcess
+from support.paths import ROOT
 
 pytestmark = pytest.mark.browser
 
-GUIDE = Path(__file__).parents[2] / "docs/guides/topics-js.md"
+GUIDE = ROOT / "docs/guides/topics-js.md"
 TEXT = GUIDE.read_text(encoding="utf-8")
 SCRIPTS = [
     script

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, WebSocketRoute
 
-from asgi_process import AsgiProcess, free_port
-from brokers import Server
 from browser.stalling_proxy import StallingProxy
+from support.asgi_process import AsgiProcess, free_port
+from support.brokers import Server
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 

@@ -50,6 +50,7 @@ from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse  #
 from django.template import Context, Template  # noqa: E402
 from django.urls import path, re_path  # noqa: E402
 
+from support.paths import STATIC  # noqa: E402
 from tiderace.asgi import ASGIApp  # noqa: E402
 from tiderace.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from tiderace.security.websocket import AllowedHostsOriginValidator  # noqa: E402
@@ -67,7 +68,6 @@ from tiderace.topics import (  # noqa: E402
 )
 from tiderace.topics.tokens import connection_token  # noqa: E402
 
-STATIC = Path(__file__).parents[2] / "src/tiderace/static"
 EMPTY = b"<!doctype html><meta charset=utf-8><link rel=icon href=data:,>"
 
 

@@ -37,8 +37,8 @@ ALIASES = {
     "channels.worker": "tiderace.worker",
     "channels_redis.core": "tiderace.layers.redis",
     "channels_redis.pubsub": "tiderace.layers.redis",
-    "channels_redis.serializers": "tiderace.layers.formats",
-    "channels_redis.utils": "tiderace.layers.hosts",
+    "channels_redis.serializers": "tiderace.layers.serializers",
+    "channels_redis.utils": "tiderace.layers.redis.hosts",
 }
 
 # Only what is below them is ours. Django names a template library by its package's

@@ -11,12 +11,11 @@ import logging
 from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
-from tiderace import threads
+from tiderace.connection.channel import Channel
+from tiderace.connection.log import Report
+from tiderace.connection.suspended import Failed
 from tiderace.exceptions import StopConsumer
-
-from .channel import Channel
-from .pending import Failed
-from .report import Report
+from tiderace.runtime import threads
 
 __all__ = ["Background"]
 

@@ -10,12 +10,11 @@ import asyncio
 import functools
 from typing import Any
 
+from tiderace.connection.inbox import Reader
+from tiderace.connection.log import Report
+from tiderace.connection.served import Served
 from tiderace.delivery.mailbox import Mailbox
 from tiderace.layers.base import LocalDelivery
-
-from .reading import Reader
-from .report import Report
-from .served import Served
 
 __all__ = ["Channel"]
 

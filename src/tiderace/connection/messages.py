@@ -11,13 +11,12 @@ from typing import Any
 
 from tiderace import conf
 from tiderace.asgi import Event
+from tiderace.connection.background import Background
+from tiderace.connection.channel import Channel
+from tiderace.connection.log import Report
+from tiderace.connection.served import Access, Served, get_handler_name
 from tiderace.delivery.outbox import Outbox, Ready
 from tiderace.exceptions import StopConsumer, UnknownMessageType
-
-from .background import Background
-from .channel import Channel
-from .report import Report
-from .served import Access, Served, get_handler_name
 
 __all__ = ["Messages"]
 

@@ -40,7 +40,7 @@ from tiderace.exceptions import (
     InvalidChannelLayerError,
     StopConsumer,
 )
-from tiderace.jsontext import dumps
+from tiderace.json_compat import dumps
 
 __all__ = [
     "AcceptConnection",
@@ -256,7 +256,7 @@ class JsonWebsocketConsumer(WebsocketConsumer):
 
     @classmethod
     def encode_json(cls, content: Any) -> str:
-        """An object to JSON, see ``tiderace.jsontext.dumps``; override for a dialect."""
+        """An object to JSON, see ``tiderace.json_compat.dumps``; override for a dialect."""
         return dumps(content)
 
 
@@ -410,7 +410,7 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
 
     @classmethod
     async def encode_json(cls, content: Any) -> str:
-        """An object to JSON, see ``tiderace.jsontext.dumps``; override for a dialect."""
+        """An object to JSON, see ``tiderace.json_compat.dumps``; override for a dialect."""
         return dumps(content)
 
 

@@ -6,16 +6,16 @@
 ``CHANNEL_LAYERS`` says which layers there are; ``get_channel_layer(alias)`` returns
 one, or None when it is not configured. The guarantees of a layer are stated on
 ``BaseChannelLayer``, and tested by the public contract suite in
-``tiderace.testing.contract``.
+``tiderace.testing.layer_contract``.
 """
 
 from __future__ import annotations
 
 from tiderace import DEFAULT_CHANNEL_LAYER
+from tiderace.delivery.stream_hub import Listener
 from tiderace.exceptions import ChannelFull, InvalidChannelLayerError
 from tiderace.layers.base import BaseChannelLayer, LocalDelivery
 from tiderace.layers.broker import Keep
-from tiderace.layers.listeners import Listener
 from tiderace.layers.manager import (
     ChannelLayerManager,
     channel_layers,

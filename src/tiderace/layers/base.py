@@ -12,14 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
-from tiderace.bridge import SyncCalls
 from tiderace.delivery.mailbox import Mailbox
+from tiderace.delivery.stream_hub import Listener
 from tiderace.history import Position, Publication
 from tiderace.layers.broker import Keep
-from tiderace.layers.listeners import Listener
 from tiderace.layers.names import MAX_NAME_LENGTH
 from tiderace.layers.stats import LayerStats
 from tiderace.ratelimit import Rate
+from tiderace.runtime.sync_bridge import SyncCalls
 
 __all__ = ["BaseChannelLayer", "LocalDelivery", "Message"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tiderace.history import Position
-from tiderace.layers.presence import PresenceStore
+from tiderace.presence.store import PresenceStore
 from tiderace.ratelimit import Rate
 
 __all__ = [

@@ -15,13 +15,13 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from tiderace import conf, metrics
-from tiderace.bridge import SyncCalls
 from tiderace.delivery.hub import Hub
 from tiderace.delivery.mailbox import Deadlines, Mailbox
 from tiderace.delivery.outbox import Ready, write_to_waiting
+from tiderace.delivery.stream_hub import Audience, Listener, Listeners
 from tiderace.layers.base import BaseChannelLayer, LocalDelivery, Message
-from tiderace.layers.listeners import Audience, Listener, Listeners
 from tiderace.layers.stats import LayerStats, Pace, ProcessStats, process_stats
+from tiderace.runtime.sync_bridge import SyncCalls
 
 __all__ = ["ENVELOPE", "TO", "Box", "LocalChannelLayer"]
 

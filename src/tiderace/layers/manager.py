@@ -15,8 +15,8 @@ from django.utils.module_loading import import_string
 
 from tiderace import DEFAULT_CHANNEL_LAYER, conf
 from tiderace.exceptions import InvalidChannelLayerError
-from tiderace.lifespan import on_shutdown
-from tiderace.readiness import ready_check
+from tiderace.runtime.lifespan import on_shutdown
+from tiderace.runtime.readiness import ready_check
 
 __all__ = ["ChannelLayerManager", "channel_layers", "get_channel_layer"]
 

@@ -13,15 +13,15 @@ from typing import Any
 
 from tiderace import metrics
 from tiderace.delivery.outbox import Ready
+from tiderace.delivery.stream_hub import Listener
 from tiderace.exceptions import ChannelFull
 from tiderace.history import Position, Publication
-from tiderace.layers import publications, serializers
+from tiderace.layers import encoding, stream_records
 from tiderace.layers.base import Message
 from tiderace.layers.broker import Keep
-from tiderace.layers.kept import KeptStreams
-from tiderace.layers.listeners import Listener
 from tiderace.layers.local import Box, LocalChannelLayer, refuse_unknown
-from tiderace.layers.presence_memory import MemoryPresenceStore
+from tiderace.layers.memory_streams import KeptStreams
+from tiderace.presence.memory import MemoryPresenceStore
 from tiderace.ratelimit import Buckets, Rate
 
 __all__ = ["InMemoryChannelLayer"]
@@ -75,7 +75,7 @@ class InMemoryChannelLayer(LocalChannelLayer):
         """Put ``message`` into ``channel``; see ``BaseChannelLayer.send``."""
         self._require_sendable(message)
         self.require_valid_channel_name(channel)
-        copy = serializers.decode(serializers.encode(message))
+        copy = encoding.decode(encoding.encode(message))
         self._expire(self._clock())
         metrics.MESSAGES_SENT.add()
         if not self._put(channel, copy):
@@ -112,7 +112,7 @@ class InMemoryChannelLayer(LocalChannelLayer):
         groups = self._groups(group)
         # Encoded even when nobody listens: a message that cannot be sent must not
         # pass in the test where the room happens to be empty.
-        copy = serializers.decode(serializers.encode(message))
+        copy = encoding.decode(encoding.encode(message))
         await self._send_to(groups, copy, exclude)
 
     async def group_broadcast(
@@ -148,7 +148,7 @@ class InMemoryChannelLayer(LocalChannelLayer):
     ) -> Position:
         """See ``BaseChannelLayer.stream_publish``."""
         self.require_valid_group_name(group)
-        copy = serializers.decode(serializers.encode(dict(record)))
+        copy = encoding.decode(encoding.encode(dict(record)))
         now = self._clock()
         self._expire(now)
         metrics.MESSAGES_SENT.add()
@@ -173,7 +173,7 @@ class InMemoryChannelLayer(LocalChannelLayer):
         now = self._clock()
         with self._kept.lock:
             publication = self._kept.made(group, now).append(
-                lambda position: publications.of_message(
+                lambda position: stream_records.of_message(
                     position, message, time=time.time()
                 ),
                 now,

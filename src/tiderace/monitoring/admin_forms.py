@@ -12,9 +12,9 @@ from typing import Any
 from django import forms
 from django.core.exceptions import ValidationError
 
-from tiderace import bridge
 from tiderace.layers import get_channel_layer
-from tiderace.topics import publishing
+from tiderace.runtime import sync_bridge
+from tiderace.topics import api
 from tiderace.topics.topic import UnknownTopic, declared
 
 __all__ = ["CloseTopicForm", "DisconnectForm", "NoticeForm", "send_notice"]
@@ -170,9 +170,9 @@ def send_notice(asked: dict[str, Any]) -> str:
     to, name = asked["to"], asked["name"]
     message = {"type": asked["message_type"], "text": asked["text"]}
     if to == "user":
-        bridge.call(publishing.asend_to, name, message)
+        sync_bridge.call(api.asend_to, name, message)
     elif to == "topic":
-        bridge.call(publishing.apublish, name, message)
+        sync_bridge.call(api.apublish, name, message)
     else:
-        bridge.call(get_channel_layer().group_send, name, message)
+        sync_bridge.call(get_channel_layer().group_send, name, message)
     return f"The notice to {to} {name} is on its way."

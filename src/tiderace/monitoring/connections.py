@@ -18,13 +18,13 @@ from tiderace import conf
 from tiderace.asgi import Event, Scope, connection_id, known_user_id, websocket_close
 from tiderace.connection import Connection
 from tiderace.db import database_sync_to_async
-from tiderace.drain import Notice, Open, process_drain
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Close, Unsubscription
-from tiderace.revalidation import AuthChanged, Reason
+from tiderace.revocation.signals import AuthChanged, Reason
+from tiderace.runtime.drain import Notice, Open, process_drain
 from tiderace.security.bearer import CLOSE_FORBIDDEN
-from tiderace.topics.conductor import Conductor
-from tiderace.topics.feed import Feed
+from tiderace.topics.client.client import Conductor
+from tiderace.topics.transports.event_feed import Feed
 
 __all__ = ["Here", "Seen", "end_topic", "end_user", "look"]
 

@@ -23,11 +23,11 @@ from django.core.checks import ERROR, CheckMessage, run_checks
 from django.utils.module_loading import import_string
 
 from tiderace import __version__, conf
-from tiderace.application_checks import layers_in_memory
+from tiderace.checks.application import layers_in_memory
 from tiderace.layers import channel_layers
 from tiderace.monitoring.probe import probe_layer
 from tiderace.routing import get_default_application
-from tiderace.server.routes import websocket_routes
+from tiderace.server.websocket_routes import websocket_routes
 
 try:
     import resource

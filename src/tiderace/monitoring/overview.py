@@ -11,12 +11,12 @@ from typing import Any
 
 from django.conf import settings
 
-from tiderace import bridge
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.stats import LayerStats, ProcessStats
+from tiderace.monitoring.cluster_connections import Answer, RollCall, roll_call
 from tiderace.monitoring.connections import look
-from tiderace.monitoring.recent import Record, recent_records
-from tiderace.monitoring.rollcall import Answer, RollCall, roll_call
+from tiderace.monitoring.recent_logs import Record, recent_records
+from tiderace.runtime import sync_bridge
 
 __all__ = ["SIZE", "overview"]
 
@@ -40,7 +40,7 @@ def overview(user: str, topic: str, page: int) -> dict[str, Any]:
     page = max(1, min(page, _PAGES))
     away = ""
     try:
-        call = bridge.call(roll_call, limit=page * SIZE, user=user, topic=topic)
+        call = sync_bridge.call(roll_call, limit=page * SIZE, user=user, topic=topic)
     except LayerUnavailable as error:
         away = str(error)
         here = look(limit=page * SIZE, user=user, topic=topic)

@@ -18,7 +18,7 @@ from typing import Any
 
 from tiderace.exceptions import InvalidChannelLayerError, LayerUnavailable
 from tiderace.layers import InMemoryChannelLayer, channel_layers
-from tiderace.layers.pubsub import PubSubLayer
+from tiderace.layers.pubsub.layer import PubSubLayer
 
 __all__ = ["ProbeFailed", "ProbeReport", "Step", "probe_layer"]
 

@@ -16,7 +16,7 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
 from tiderace import __version__, metrics
-from tiderace.monitoring import workers
+from tiderace.monitoring import multiprocess_metrics
 from tiderace.monitoring.snapshot import LAYER_GAUGES, Snapshot, take
 
 try:
@@ -46,7 +46,7 @@ class TideraceCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """One family for each measurement, with its present values."""
-        folder = workers.shared()
+        folder = multiprocess_metrics.shared()
         snapshot = take() if folder is None else folder.together()
         yield from _families(snapshot)
 
@@ -78,9 +78,9 @@ async def metrics_view(request: HttpRequest) -> HttpResponse:
     waits for nothing, so it answers when the database and the broker do not. Anybody
     may read it: keep the path from strangers in the proxy.
     """
-    folder = os.environ.get(workers.FOLDER_VARIABLE)
+    folder = os.environ.get(multiprocess_metrics.FOLDER_VARIABLE)
     if folder:
-        workers.share(Path(folder))
+        multiprocess_metrics.share(Path(folder))
         collectors = CollectorRegistry()
         # What the application measures with prometheus_client in all processes.
         multiprocess.MultiProcessCollector(collectors)  # type: ignore[no-untyped-call]

@@ -19,10 +19,10 @@ from tiderace.asgi import Event, Scope, client_address, connection_id, known_use
 from tiderace.consumer import AsyncConsumer
 from tiderace.exceptions import AcceptConnection, DenyConnection, StopConsumer
 from tiderace.layers import InMemoryChannelLayer
-from tiderace.layers.pubsub import PubSubLayer
+from tiderace.layers.pubsub.layer import PubSubLayer
 from tiderace.protocol.codes import INTERNAL
 from tiderace.protocol.session import Ended, Refused
-from tiderace.topics.commands import Commands
+from tiderace.topics.client.commands import Commands
 
 try:
     from opentelemetry import propagate as propagation

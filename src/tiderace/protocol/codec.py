@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from tiderace.protocol.frames import Command, Reply
+from tiderace.protocol.messages import Command, Reply
 
 __all__ = ["JSON", "Codec", "JSONCodec", "MalformedFrame"]
 

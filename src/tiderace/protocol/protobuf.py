@@ -18,7 +18,7 @@ from msgspec import UNSET, Raw
 
 from tiderace.protocol.client_messages import MESSAGES, PACKAGE
 from tiderace.protocol.codec import MalformedFrame
-from tiderace.protocol.frames import Command, Reply
+from tiderace.protocol.messages import Command, Reply
 
 __all__ = ["PROTOBUF", "ProtobufCodec"]
 

@@ -20,7 +20,7 @@ from tiderace.history import Position, Publication, merge
 from tiderace.protocol import codes
 from tiderace.protocol.codec import Codec, MalformedFrame
 from tiderace.protocol.codes import Close, Failure
-from tiderace.protocol.frames import (
+from tiderace.protocol.messages import (
     ClientInfo,
     Command,
     ConnectRequest,

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .outgoing import ReadyFrames
+from tiderace.server.writer import ReadyFrames
 
 if TYPE_CHECKING:
-    from .protocol import WebSocketProtocol
+    from tiderace.server.protocol import WebSocketProtocol
 
 __all__ = ["ReadyFrames", "WebSocketProtocol"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "WebSocketProtocol":
-        from .protocol import WebSocketProtocol
+        from tiderace.server.protocol import WebSocketProtocol
 
         return WebSocketProtocol
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

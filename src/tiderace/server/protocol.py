@@ -26,7 +26,7 @@ from uvicorn.protocols.utils import (
 from uvicorn.server import ServerState
 
 from tiderace.asgi import Event
-from tiderace.server.conversation import Conversation
+from tiderace.server.connection import Conversation
 from tiderace.server.handshake import (
     HandshakeRefused,
     Request,
@@ -34,8 +34,8 @@ from tiderace.server.handshake import (
     http_response,
     read_request,
 )
-from tiderace.server.incoming import Incoming
-from tiderace.server.outgoing import ReadyFrames, Tick
+from tiderace.server.read_queue import Incoming
+from tiderace.server.writer import ReadyFrames, Tick
 
 __all__ = ["WebSocketProtocol"]
 

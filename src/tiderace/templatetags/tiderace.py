@@ -23,7 +23,7 @@ from django.utils.html import format_html, json_script
 from django.utils.safestring import SafeString, mark_safe
 
 from tiderace.history import Position
-from tiderace.topics.publishing import positions
+from tiderace.topics.api import positions
 
 if TYPE_CHECKING:
     from django.template.context import Context

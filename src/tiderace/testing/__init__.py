@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .application import ApplicationCommunicator
-from .http import HttpCommunicator
-from .websocket import WebsocketCommunicator
+from tiderace.testing.application import ApplicationCommunicator
+from tiderace.testing.http import HttpCommunicator
+from tiderace.testing.websocket import WebsocketCommunicator
 
 if TYPE_CHECKING:
-    from .live import ChannelsLiveServerTestCase
+    from tiderace.testing.live import ChannelsLiveServerTestCase
 
 __all__ = [
     "ApplicationCommunicator",
@@ -25,7 +25,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "ChannelsLiveServerTestCase":
-        from .live import ChannelsLiveServerTestCase
+        from tiderace.testing.live import ChannelsLiveServerTestCase
 
         return ChannelsLiveServerTestCase
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

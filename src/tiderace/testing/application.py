@@ -15,7 +15,8 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from asgiref.testing import ApplicationCommunicator as _AsgirefCommunicator
 from django.db import connections
 
-from tiderace import conf, threads
+from tiderace import conf
+from tiderace.runtime import threads
 
 if TYPE_CHECKING:
     from tiderace.asgi import ASGIApp, Event, Scope

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
-from .application import ApplicationCommunicator
+from tiderace.testing.application import ApplicationCommunicator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote, urlparse
 
-from .application import ApplicationCommunicator
+from tiderace.testing.application import ApplicationCommunicator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

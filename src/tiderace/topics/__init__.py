@@ -12,18 +12,8 @@ publish("room:lobby", {"text": "hi"})
 from __future__ import annotations
 
 from tiderace.history import Position, Publication
-from tiderace.topics.attendance import Presence
-from tiderace.topics.endpoint import TopicsEndpoint
-from tiderace.topics.names import topic_group
-from tiderace.topics.permissions import (
-    AllowAny,
-    BasePermission,
-    HasPerm,
-    IsAdminUser,
-    IsAuthenticated,
-    IsStaff,
-)
-from tiderace.topics.publishing import (
+from tiderace.presence.tracker import Presence
+from tiderace.topics.api import (
     HistoryPage,
     PresenceInfo,
     aclose_topic,
@@ -48,6 +38,16 @@ from tiderace.topics.publishing import (
     send_to,
     subscribe,
     unsubscribe,
+)
+from tiderace.topics.endpoint import TopicsEndpoint
+from tiderace.topics.names import topic_group
+from tiderace.topics.permissions import (
+    AllowAny,
+    BasePermission,
+    HasPerm,
+    IsAdminUser,
+    IsAuthenticated,
+    IsStaff,
 )
 from tiderace.topics.topic import History, Refuse, Topic, UnknownTopic, rpc
 

@@ -1,434 +1,495 @@
-"""The HTTP API: other programs publish, ask and disconnect, with a key.
+"""Publishing from the server's side: views, signals, tasks, commands, consumers.
 
-    POST connection/api/publish     X-API-Key: ...     {"channel": ..., "data": ...}
-
-Requests and answers look as those of Centrifugo's API, so its libraries work. It knows
-how they look; what they do is ``topics.publishing``'s and the switchboard's.
+Every function has a sync form, for code without an event loop, and one that begins
+with ``a`` to be awaited. It knows topics and layers, and no connection.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import binascii
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from django.utils.crypto import constant_time_compare
-from msgspec import UNSET, Raw, UnsetType
+from django.db import transaction
 
-from tiderace import conf
+from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
-from tiderace.history import Position
+from tiderace.history import Position, Publication
+from tiderace.layers import get_channel_layer
+from tiderace.layers.names import group_name
+from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
-from tiderace.protocol.codes import Failure
-from tiderace.protocol.frames import ClientInfo, HistoryResult, StreamPosition
-from tiderace.protocol.session import Refused, to_pub
-from tiderace.topics import publishing
-from tiderace.topics.attendance import Presence
-from tiderace.topics.exchange import Endpoint, Exchange, Rejected
-from tiderace.topics.names import topic_group
-from tiderace.topics.switchboard import switchboard
-from tiderace.topics.topic import Refuse, Topic, UnknownTopic, declared
+from tiderace.protocol.codes import Close
+from tiderace.runtime import sync_bridge
+from tiderace.topics.names import topic_group, user_group
+from tiderace.topics.topic import Topic, declared, to_json
 
-__all__ = ["METHODS", "serve"]
+__all__ = [
+    "CONNECTIONS_GROUP",
+    "HistoryPage",
+    "PresenceInfo",
+    "aclose_topic",
+    "adisconnect",
+    "ahistory",
+    "apositions",
+    "apresence",
+    "apresence_stats",
+    "apublish",
+    "arefresh",
+    "asend_to",
+    "asubscribe",
+    "aunsubscribe",
+    "close_topic",
+    "control_layer",
+    "disconnect",
+    "history",
+    "layer_of",
+    "positions",
+    "presence",
+    "presence_stats",
+    "publish",
+    "record_of",
+    "refresh",
+    "send_to",
+    "subscribe",
+    "unsubscribe",
+]
 
 logger = logging.getLogger("tiderace.topics")
 
-_BODY = 10_485_760  # bytes of a request; a batch may be long
-_AT_ONCE = 32  # commands of a parallel batch that are carried out together
-
-Answer = Any
-Handler = Callable[[Endpoint, Any], Awaitable[Answer]]
+CONNECTIONS_GROUP = group_name("tiderace-connections")
+"""The group that every process with connections hears, once for all of them."""
 
 
-async def serve(endpoint: Endpoint, exchange: Exchange, method: str) -> None:
-    """Carry out one request of another program.
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """What a topic remembers, and where it ends."""
 
-    Args:
-        endpoint: whose topics.
-        exchange: the request.
-        method: what follows ``api/``; empty for the older form, which names the method
-            in its body.
-    """
-    _require_key(exchange)
-    exchange.require_method("POST")
-    body = await exchange.body(_BODY)
-    if method == "batch":
-        answer = await _batch(endpoint, body)
-    elif method:
-        answer = await _answer(endpoint, method, body)
-    else:
-        answer = await _older(endpoint, body)
-    await exchange.answer(
-        200, msgspec.json.encode(answer), content_type=b"application/json"
-    )
+    publications: Sequence[Publication]
+    position: Position
+
+    @property
+    def messages(self) -> list[Any]:
+        """What was published, as plain Python."""
+        return [msgspec.json.decode(each.data) for each in self.publications]
 
 
-def _require_key(exchange: Exchange) -> None:
-    """Go on with a request that knows a key.
+@dataclass(frozen=True, slots=True)
+class PresenceInfo:
+    """Somebody who is there: a connection, or a user with ``Presence.PER_USER``."""
+
+    client: str
+    user_id: str
+    info: Any
+
+
+def layer_of(topic: Topic) -> Any:
+    """The channel layer that carries ``topic``.
 
     Raises:
-        Rejected: with one that does not (401), and where there is no API (404).
+        RuntimeError: when it is not configured, or keeps no streams.
     """
-    settings = conf.current().topics
-    if settings.api_open:
-        # A page of another site cannot send this without asking first.
-        if exchange.content_type != "application/json":
-            raise Rejected(415, "the content type must be application/json")
-        return
-    if not settings.api_keys:
-        raise Rejected(404, "Not Found")
-    scheme, _, key = (exchange.header(b"authorization") or "").partition(" ")
-    if scheme.lower() != "apikey":
-        key = ""
-    key = exchange.header(b"x-api-key") or key.strip()
-    # All of them, so that the time says nothing of which one was nearly it.
-    fits = [constant_time_compare(key, each) for each in settings.api_keys]
-    if not any(fits):
-        raise Rejected(401, "send a key of TIDERACE['TOPICS']['API_KEYS'] as X-API-Key")
-
-
-# The three forms
-
-
-class _Older(msgspec.Struct):
-    method: str
-    params: Raw = Raw(b"{}")
-
-
-class _Batch(msgspec.Struct):
-    commands: list[dict[str, Raw]]
-    parallel: bool = False
-
-
-async def _older(endpoint: Endpoint, body: bytes) -> Answer:
-    try:
-        asked = msgspec.json.decode(body, type=_Older)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        return {"error": _bad(str(error))}
-    return await _answer(endpoint, asked.method, bytes(asked.params))
-
-
-async def _batch(endpoint: Endpoint, body: bytes) -> Answer:
-    try:
-        batch = msgspec.json.decode(body, type=_Batch)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        return {"error": _bad(str(error))}
-    room = asyncio.Semaphore(_AT_ONCE if batch.parallel else 1)
-
-    async def one(command: dict[str, Raw]) -> Answer:
-        async with room:
-            if len(command) != 1:
-                return {"error": _bad("a command of a batch has one method")}
-            [(method, params)] = command.items()
-            answer = await _answer(endpoint, method, bytes(params))
-            return {method: answer["result"]} if "result" in answer else answer
-
-    return {"replies": await asyncio.gather(*map(one, batch.commands))}
-
-
-async def _answer(endpoint: Endpoint, method: str, body: bytes) -> dict[str, Any]:
-    """What one method returns, or why it does not."""
-    kind, handler = _METHODS.get(method, (None, None))
-    if kind is None or handler is None:
-        return {"error": codes.METHOD_NOT_FOUND}
-    try:
-        request = msgspec.json.decode(body or b"{}", type=kind)
-        return {"result": await handler(endpoint, request)}
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        return {"error": _bad(str(error))}
-    except NotImplementedError:
-        # A layer of somebody else's cannot do everything that ours can.
-        return {"error": codes.NOT_AVAILABLE}
-    except UnknownTopic as error:
-        return {"error": Failure(codes.UNKNOWN_TOPIC.code, str(error))}
-    except (Refused, Refuse) as refused:
-        return {"error": refused.failure}
-    except LayerUnavailable as error:
-        logger.warning("a call %s of the HTTP API failed: %s", method, error)
-        return {"error": codes.INTERNAL}
-    except Exception:
-        logger.exception("a call %s of the HTTP API failed", method)
-        return {"error": codes.INTERNAL}
-
-
-def _bad(why: str) -> Failure:
-    return Failure(codes.BAD_REQUEST.code, f"bad request: {why}")
-
-
-def _not_served(**given: Any) -> None:
-    """Refuse what would do something else than was asked if it were ignored."""
-    for name, value in given.items():
-        if value:
-            raise Refused(
-                Failure(
-                    codes.NOT_AVAILABLE.code, f"not available: {name} is not served"
-                )
-            )
-
-
-# Publishing
-
-
-class _Data(msgspec.Struct, kw_only=True):
-    data: Raw | UnsetType = UNSET
-    b64data: str = ""
-    tags: dict[str, str] | None = None
-    skip_history: bool = False
-    idempotency_key: str = ""
-
-
-class _Publish(_Data, kw_only=True):
-    channel: str
-
-
-class _Broadcast(_Data, kw_only=True):
-    channels: list[str]
-
-
-async def _publish(endpoint: Endpoint, asked: _Publish) -> Answer:
-    return await _publish_to(asked.channel, asked, _json(asked))
-
-
-async def _broadcast(endpoint: Endpoint, asked: _Broadcast) -> Answer:
-    data = _json(asked)
-    responses: list[Answer] = []
-    for channel in asked.channels:
-        try:
-            responses.append({"result": await _publish_to(channel, asked, data)})
-        except UnknownTopic as error:
-            failure = Failure(codes.UNKNOWN_TOPIC.code, str(error))
-            responses.append({"error": failure})
-        except LayerUnavailable as error:
-            logger.warning("a broadcast did not reach %s: %s", channel, error)
-            responses.append({"error": codes.INTERNAL})
-    return {"responses": responses}
-
-
-async def _publish_to(channel: str, asked: _Data, data: Raw) -> Answer:
-    position = await publishing.apublish(
-        channel, data, key=asked.idempotency_key, tags=asked.tags
-    )
-    if declared.resolve(channel).history is None:
-        return {}
-    return {"offset": position.offset, "epoch": position.epoch}
-
-
-def _json(asked: _Data) -> Raw:
-    """What is to be published, in one line."""
-    _not_served(skip_history=asked.skip_history)
-    data = b"" if asked.data is UNSET else bytes(asked.data)
-    if asked.b64data:
-        try:
-            data = base64.b64decode(asked.b64data, validate=True)
-            msgspec.json.decode(data)
-        except (binascii.Error, ValueError) as error:
-            raise Refused(_bad(f"b64data is no JSON in base64: {error}")) from None
-    if not data:
-        raise Refused(_bad("data is missing"))
-    return Raw(msgspec.json.format(data, indent=-1))
-
-
-# Connections
-
-
-class _OfUser(msgspec.Struct, kw_only=True):
-    user: str
-    client: str = ""
-    session: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.user:
-            raise ValueError("user is empty, so it has no connections")
-
-
-class _Subscribe(_OfUser, kw_only=True):
-    channel: str
-    info: Any = None
-    b64info: str = ""
-    data: Any = None
-    b64data: str = ""
-    recover_since: Any = None
-    override: Any = None
-
-
-class _Unsubscribe(_OfUser, kw_only=True):
-    channel: str
-
-
-class _Code(msgspec.Struct):
-    code: int = codes.CLOSE_KICKED.code
-    reason: str = ""
-
-
-class _Disconnect(_OfUser, kw_only=True):
-    whitelist: list[str] = []
-    disconnect: _Code | None = None
-
-
-class _Refresh(_OfUser, kw_only=True):
-    expired: bool = False
-    expire_at: int = 0
-
-
-async def _subscribe(endpoint: Endpoint, asked: _Subscribe) -> Answer:
-    _not_served(
-        client=asked.client,
-        session=asked.session,
-        info=asked.info or asked.b64info,
-        data=asked.data or asked.b64data,
-        recover_since=asked.recover_since,
-        override=asked.override,
-    )
-    await publishing.asubscribe(asked.user, asked.channel)
-    return {}
-
-
-async def _unsubscribe(endpoint: Endpoint, asked: _Unsubscribe) -> Answer:
-    _not_served(client=asked.client, session=asked.session)
-    await publishing.aunsubscribe(asked.user, asked.channel)
-    return {}
-
-
-async def _disconnect(endpoint: Endpoint, asked: _Disconnect) -> Answer:
-    _not_served(session=asked.session, whitelist=asked.whitelist)
-    close = asked.disconnect or _Code()
-    try:
-        await publishing.adisconnect(
-            asked.user, code=close.code, reason=close.reason, client=asked.client
+    layer = get_channel_layer(topic.layer)
+    if layer is None or not hasattr(layer, "stream_publish"):
+        raise RuntimeError(
+            f"{topic!r} needs a channel layer with streams under the alias "
+            f"{topic.layer!r}; set CHANNEL_LAYERS[{topic.layer!r}]['BACKEND'] to one of "
+            "tiderace.layers"
         )
-    except ValueError as error:
-        raise Refused(_bad(str(error))) from None
-    return {}
+    return layer
 
 
-async def _refresh(endpoint: Endpoint, asked: _Refresh) -> Answer:
-    _not_served(session=asked.session, expire_at=asked.expire_at)
-    close = codes.CLOSE_EXPIRED if asked.expired else codes.CLOSE_STATE_INVALIDATED
-    await publishing.adisconnect(
-        asked.user, code=close.code, reason=close.reason, client=asked.client
+def record_of(
+    topic: str,
+    data: str,
+    *,
+    info: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """A publication as layers carry it."""
+    record: dict[str, Any] = {"data": data, "topic": topic, "time": time.time()}
+    if info is not None:
+        record["info"] = info
+    if tags:
+        record["tags"] = dict(tags)
+    return record
+
+
+async def apublish(
+    topic: str,
+    data: Any,
+    *,
+    key: str = "",
+    tags: Mapping[str, str] | None = None,
+) -> Position:
+    """Publish ``data`` to all subscribers of ``topic``, at once.
+
+    Args:
+        topic: its name, ``"room:lobby"``.
+        data: anything that JSON can say, a msgspec Struct, dataclass or pydantic model.
+            It is not checked against the topic's ``message``: that is for clients.
+        key: what was published under the same key in the last five minutes is not
+            published again.
+        tags: labels that go with it.
+
+    Returns:
+        Where it stands in the topic's stream.
+
+    Raises:
+        UnknownTopic: when no declared topic has this name.
+        TypeError: for data that JSON cannot say.
+        LayerUnavailable: when the broker could not be reached in time.
+    """
+    resolved = declared.resolve(topic)
+    record = record_of(topic, to_json(data), tags=tags)
+    position: Position = await layer_of(resolved).stream_publish(
+        topic_group(topic), record, keep=resolved.keep(), key=key
     )
-    return {}
+    return position
 
 
-# Asking
+def publish(
+    topic: str,
+    data: Any,
+    *,
+    key: str = "",
+    tags: Mapping[str, str] | None = None,
+    using: str | None = None,
+) -> Position | None:
+    """Publish ``data`` to all subscribers of ``topic``; see ``apublish``.
+
+    Inside ``transaction.atomic()`` it goes out after the commit, as it was when it was
+    handed in, and not at all after a rollback; wrong topics and data raise at once. When
+    the broker cannot be reached then, it is lost, with an error in the log.
+
+    Args:
+        topic, data, key, tags: see ``apublish``.
+        using: the database whose transaction is waited for; the default one.
+
+    Returns:
+        Where it stands in the stream; None when it waits for a commit.
+
+    Raises:
+        RuntimeError: where an event loop runs in this thread; await ``apublish`` there.
+        UnknownTopic, TypeError: see ``apublish``.
+        LayerUnavailable: outside a transaction, when the broker could not be reached.
+    """
+    resolved = declared.resolve(topic)
+    layer = layer_of(resolved)
+    record = record_of(topic, to_json(data), tags=tags)
+
+    def now() -> Position:
+        position: Position = layer.sync.stream_publish(
+            topic_group(topic), record, keep=resolved.keep(), key=key
+        )
+        return position
+
+    def after_commit() -> None:
+        try:
+            now()
+        except LayerUnavailable as error:
+            # What was saved is saved: who saved it must not see an error for that.
+            metrics.PUBLICATIONS_LOST.add()
+            logger.error("a publication to %s is lost: %s", topic, error)
+
+    if transaction.get_connection(using).in_atomic_block:
+        transaction.on_commit(after_commit, using=using)
+        return None
+    return now()
 
 
-class _OfTopic(msgspec.Struct, kw_only=True):
-    channel: str
+async def ahistory(
+    topic: str,
+    *,
+    since: Position | None = None,
+    limit: int | None = None,
+    reverse: bool = False,
+) -> HistoryPage:
+    """What ``topic`` remembers, oldest first.
 
+    Args:
+        topic: its name.
+        since: only what came after it; with ``reverse`` what came before it.
+        limit: publications at the most; 0 for the position alone, None for all.
+        reverse: newest first.
 
-class _History(_OfTopic, kw_only=True):
-    limit: int = 0
-    since: StreamPosition | None = None
-    reverse: bool = False
-
-
-class _Channels(msgspec.Struct):
-    pattern: str = ""
-
-
-class _Nothing(msgspec.Struct):
-    """No parameters."""
-
-
-class _Call(msgspec.Struct):
-    method: str
-    params: Any = None
-
-
-async def _presence(endpoint: Endpoint, asked: _OfTopic) -> Answer:
-    _present(asked.channel)
-    members = await publishing.apresence(asked.channel)
-    return {"presence": {each.client: _info(each) for each in members}}
-
-
-def _info(member: publishing.PresenceInfo) -> ClientInfo:
-    info = ClientInfo(user=member.user_id, client=member.client)
-    if member.info is not None:
-        info.conn_info = Raw(msgspec.json.encode(member.info))
-    return info
-
-
-async def _presence_stats(endpoint: Endpoint, asked: _OfTopic) -> Answer:
-    _present(asked.channel)
-    clients, users = await publishing.apresence_stats(asked.channel)
-    return {"num_clients": clients, "num_users": users}
-
-
-def _present(channel: str) -> None:
-    if declared.resolve(channel).presence is Presence.OFF:
-        raise Refused(codes.NOT_AVAILABLE)
-
-
-async def _history(endpoint: Endpoint, asked: _History) -> Answer:
-    _kept(asked.channel)
-    since = asked.since
-    position = None if since is None else Position(since.epoch, since.offset)
-    page = await publishing.ahistory(
-        asked.channel,
-        since=position,
-        limit=asked.limit if asked.limit >= 0 else None,
-        reverse=asked.reverse,
+    Raises:
+        UnknownTopic: when no declared topic has this name.
+        LayerUnavailable: when the broker could not be reached in time.
+    """
+    resolved = declared.resolve(topic)
+    position, publications = await layer_of(resolved).stream_read(
+        topic_group(topic),
+        keep=resolved.keep(),
+        since=since,
+        limit=limit,
+        reverse=reverse,
     )
-    top = page.position
-    if position is not None and position.epoch not in ("", top.epoch):
-        raise Refused(codes.UNRECOVERABLE)
-    return HistoryResult(
-        publications=[to_pub(each) for each in page.publications],
-        epoch=top.epoch,
-        offset=top.offset,
+    return HistoryPage(publications, position)
+
+
+def history(
+    topic: str,
+    *,
+    since: Position | None = None,
+    limit: int | None = None,
+    reverse: bool = False,
+) -> HistoryPage:
+    """What ``topic`` remembers; see ``ahistory``."""
+    return sync_bridge.call(ahistory, topic, since=since, limit=limit, reverse=reverse)
+
+
+async def apositions(*topics: str) -> dict[str, Position]:
+    """Where the streams of ``topics`` end now.
+
+    Read them before what the page shows is read, and hand them to the template: the
+    browser then gets what is published from that moment on, and nothing falls between
+    the page and its first subscription.
+
+    Raises:
+        UnknownTopic: when no declared topic has one of these names.
+        LayerUnavailable: when the broker could not be reached in time.
+    """
+    return {name: (await ahistory(name, limit=0)).position for name in topics}
+
+
+def positions(*topics: str) -> dict[str, Position]:
+    """Where the streams of ``topics`` end now; see ``apositions``."""
+    return sync_bridge.call(apositions, *topics)
+
+
+async def apresence(topic: str) -> list[PresenceInfo]:
+    """Who is there: connections, or users with ``Presence.PER_USER``.
+
+    Raises:
+        UnknownTopic: when no declared topic has this name.
+        LayerUnavailable: when the broker could not be reached in time.
+    """
+    resolved = declared.resolve(topic)
+    members = await layer_of(resolved).presence.members(
+        topic, per_user=resolved.presence is Presence.PER_USER
+    )
+    return [
+        PresenceInfo(
+            client,
+            member.user,
+            None if member.info is None else msgspec.json.decode(member.info),
+        )
+        for client, member in members.items()
+    ]
+
+
+def presence(topic: str) -> list[PresenceInfo]:
+    """Who is there; see ``apresence``."""
+    return sync_bridge.call(apresence, topic)
+
+
+async def apresence_stats(topic: str) -> tuple[int, int]:
+    """How many connections and how many users are there; costs the same for any number.
+
+    Raises:
+        UnknownTopic: when no declared topic has this name.
+        LayerUnavailable: when the broker could not be reached in time.
+    """
+    resolved = declared.resolve(topic)
+    clients, users = await layer_of(resolved).presence.stats(topic)
+    return clients, users
+
+
+def presence_stats(topic: str) -> tuple[int, int]:
+    """How many are there; see ``apresence_stats``."""
+    return sync_bridge.call(apresence_stats, topic)
+
+
+# Telling connections what to do
+
+
+def _user_id(user: Any) -> str:
+    pk = getattr(user, "pk", user)
+    if pk is None or pk == "":
+        raise ValueError(f"{user!r} has no id, so it has no connections to be told of")
+    return str(pk)
+
+
+def control_layer() -> Any:
+    """The layer by which connections are told what to do.
+
+    Raises:
+        RuntimeError: when there is none.
+    """
+    layer = get_channel_layer()
+    if layer is None or not hasattr(layer, "listen"):
+        raise RuntimeError(
+            "topics need a channel layer of Tiderace's; set "
+            "CHANNEL_LAYERS['default']['BACKEND'] to one of tiderace.layers"
+        )
+    return layer
+
+
+async def _tell(group: str, event: dict[str, Any]) -> None:
+    await control_layer().group_send(group, event)
+
+
+async def adisconnect(
+    user: Any,
+    *,
+    code: int = codes.CLOSE_KICKED.code,
+    reason: str = "",
+    client: str = "",
+) -> None:
+    """Close the connections of ``user``, wherever they are.
+
+    Args:
+        user: a user, or its primary key.
+        code: from 3500 to 3999 or 4500 to 4999 the clients stay away; after any other
+            from 3000 on they come back.
+        reason: what they are told.
+        client: only this one of the user's connections.
+
+    Raises:
+        ValueError: for a code that no application may use.
+        LayerUnavailable: when the broker could not be reached in time.
+    """
+    if not 3000 <= code < 5000:
+        raise ValueError(f"{code} is no close code of an application; use 3000 to 4999")
+    close = Close(code, reason or codes.CLOSE_KICKED.reason)
+    await _tell(
+        user_group(_user_id(user)),
+        {
+            "type": "topics.disconnect",
+            "code": close.code,
+            "reason": close.reason,
+            "client": client,
+        },
     )
 
 
-async def _history_remove(endpoint: Endpoint, asked: _OfTopic) -> Answer:
-    topic = _kept(asked.channel)
-    await publishing.layer_of(topic).stream_forget(topic_group(asked.channel))
-    return {}
+def disconnect(
+    user: Any,
+    *,
+    code: int = codes.CLOSE_KICKED.code,
+    reason: str = "",
+    client: str = "",
+) -> None:
+    """Close the connections of ``user``; see ``adisconnect``."""
+    sync_bridge.call(adisconnect, user, code=code, reason=reason, client=client)
 
 
-def _kept(channel: str) -> Topic:
-    topic = declared.resolve(channel)
-    if topic.history is None:
-        raise Refused(codes.NOT_AVAILABLE)
-    return topic
+async def arefresh(user: Any) -> None:
+    """Have the connections of ``user`` prove again who they are, and what they may.
+
+    They come back at once with fresh tokens (3014); what they missed is recovered.
+    """
+    close = codes.CLOSE_STATE_INVALIDATED
+    await adisconnect(user, code=close.code, reason=close.reason)
 
 
-async def _channels(endpoint: Endpoint, asked: _Channels) -> Answer:
-    nodes = await switchboard(endpoint.process).survey(asked.pattern)
-    counts: Counter[str] = Counter()
-    for node in nodes:
-        counts.update(node.channels or {})
-    return {"channels": {name: {"num_clients": n} for name, n in counts.items()}}
+def refresh(user: Any) -> None:
+    """Have the connections of ``user`` prove who they are; see ``arefresh``."""
+    sync_bridge.call(arefresh, user)
 
 
-async def _about(endpoint: Endpoint, asked: _Nothing) -> Answer:
-    return {"nodes": await switchboard(endpoint.process).survey()}
+async def asubscribe(user: Any, topic: str) -> None:
+    """Subscribe all connections of ``user`` to ``topic``, without asking permission.
+
+    Raises:
+        UnknownTopic: when no declared topic has this name.
+    """
+    declared.resolve(topic)
+    await _tell(
+        user_group(_user_id(user)), {"type": "topics.subscribe", "topic": topic}
+    )
 
 
-async def _rpc(endpoint: Endpoint, asked: _Call) -> Answer:
-    return {"data": await endpoint.on_api_call(asked.method, asked.params)}
+def subscribe(user: Any, topic: str) -> None:
+    """Subscribe all connections of ``user``; see ``asubscribe``."""
+    sync_bridge.call(asubscribe, user, topic)
 
 
-_METHODS: dict[str, tuple[Any, Handler]] = {
-    "publish": (_Publish, _publish),
-    "broadcast": (_Broadcast, _broadcast),
-    "subscribe": (_Subscribe, _subscribe),
-    "unsubscribe": (_Unsubscribe, _unsubscribe),
-    "disconnect": (_Disconnect, _disconnect),
-    "refresh": (_Refresh, _refresh),
-    "presence": (_OfTopic, _presence),
-    "presence_stats": (_OfTopic, _presence_stats),
-    "history": (_History, _history),
-    "history_remove": (_OfTopic, _history_remove),
-    "channels": (_Channels, _channels),
-    "info": (_Nothing, _about),
-    "rpc": (_Call, _rpc),
-}
+async def aunsubscribe(
+    user: Any, topic: str, *, code: int = codes.UNSUBSCRIBED_BY_SERVER.code
+) -> None:
+    """End the subscriptions of ``user`` to ``topic``.
 
-METHODS = frozenset({*_METHODS, "batch"})
-"""What may follow ``api/``."""
+    Args:
+        user: a user, or its primary key.
+        topic: its name.
+        code: from 2000 to 2499 it is for good; from 2500 the clients subscribe again,
+            and permissions are asked anew.
+
+    Raises:
+        ValueError: for another code.
+    """
+    if not 2000 <= code < 3000:
+        raise ValueError(f"{code} is no unsubscribe code; use 2000 to 2999")
+    await _tell(
+        user_group(_user_id(user)),
+        {"type": "topics.unsubscribe", "topic": topic, "code": code},
+    )
+
+
+def unsubscribe(
+    user: Any, topic: str, *, code: int = codes.UNSUBSCRIBED_BY_SERVER.code
+) -> None:
+    """End the subscriptions of ``user`` to ``topic``; see ``aunsubscribe``."""
+    sync_bridge.call(aunsubscribe, user, topic, code=code)
+
+
+async def aclose_topic(
+    topic: str, *, code: int = codes.UNSUBSCRIBED_BY_SERVER.code, reason: str = ""
+) -> None:
+    """End all subscriptions to ``topic``, whoever has them.
+
+    Whoever may subscribe may do so again, and its history stays. Pages that listen to
+    it by ``connection/events`` are ended too, and come back after five seconds, since
+    browsers cannot be told not to.
+
+    Args:
+        topic: its name.
+        code: from 2000 to 2499 it is for good, as far as clients do of themselves; from
+            2500 they subscribe again, and permissions are asked anew.
+        reason: what they are told.
+
+    Raises:
+        UnknownTopic: when no declared topic has this name.
+        ValueError: for another code.
+        LayerUnavailable: when the broker could not be reached in time.
+    """
+    declared.resolve(topic)
+    if not 2000 <= code < 3000:
+        raise ValueError(f"{code} is no unsubscribe code; use 2000 to 2999")
+    await _tell(
+        CONNECTIONS_GROUP,
+        {
+            "type": "end-topic",
+            "topic": topic,
+            "code": code,
+            "reason": reason or codes.UNSUBSCRIBED_BY_SERVER.reason,
+        },
+    )
+
+
+def close_topic(
+    topic: str, *, code: int = codes.UNSUBSCRIBED_BY_SERVER.code, reason: str = ""
+) -> None:
+    """End all subscriptions to ``topic``; see ``aclose_topic``."""
+    sync_bridge.call(aclose_topic, topic, code=code, reason=reason)
+
+
+async def asend_to(user: Any, data: Any) -> None:
+    """Send ``data`` to all connections of ``user`` that there are now.
+
+    Nothing of it is kept: who is away never gets it. A topic per user (``topics_for``)
+    is for what must arrive.
+    """
+    await _tell(
+        user_group(_user_id(user)), {"type": "topics.message", "data": to_json(data)}
+    )
+
+
+def send_to(user: Any, data: Any) -> None:
+    """Send ``data`` to all connections of ``user``; see ``asend_to``."""
+    sync_bridge.call(asend_to, user, data)

@@ -11,27 +11,29 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from tiderace import __version__, conf, metrics, threads
+from tiderace import __version__, conf, metrics
 from tiderace.asgi import ASGIApp, Receive, Scope, Send, describe, log_fields
 from tiderace.exceptions import LayerUnavailable
 from tiderace.protocol import codes
 from tiderace.protocol.session import Refused
 from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.routing import NoRoute
+from tiderace.runtime import threads
 from tiderace.security.origins import header
+from tiderace.security.page_origins import objection
 from tiderace.security.websocket import (
     AllowedHostsOriginValidator,
     OriginValidator,
     WebsocketDenier,
 )
-from tiderace.topics import api, emulation, feed, http_stream, sse
-from tiderace.topics.conductor import Conductor
-from tiderace.topics.exchange import ClientGone, Exchange, Rejected
-from tiderace.topics.pages import objection
-from tiderace.topics.process import Process, current
-from tiderace.topics.served import Transport
+from tiderace.topics import http_api
+from tiderace.topics.client.client import Conductor
+from tiderace.topics.client.served import Transport
+from tiderace.topics.hub import Process, current
 from tiderace.topics.switchboard import switchboard
-from tiderace.topics.websocket import WebSocketTransport
+from tiderace.topics.transports import emulation, event_feed, http_stream, sse
+from tiderace.topics.transports.http_exchange import ClientGone, Exchange, Rejected
+from tiderace.topics.transports.websocket import WebSocketTransport
 
 __all__ = ["TopicsEndpoint"]
 
@@ -79,7 +81,7 @@ class TopicsEndpoint:
         """Whether there is something for HTTP under ``path``, which follows the mount."""
         door, _, rest = path.strip("/").partition("/")
         if door == _API:
-            return rest in api.METHODS or not rest
+            return rest in http_api.METHODS or not rest
         return door in _DOORS and not rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -127,7 +129,7 @@ class TopicsEndpoint:
         try:
             async with threads.isolated():
                 if door == _API:
-                    await api.serve(self, exchange, rest)
+                    await http_api.serve(self, exchange, rest)
                     return
                 if door not in _DOORS:
                     raise Rejected(404, "Not Found")
@@ -159,7 +161,7 @@ class TopicsEndpoint:
             door, _, rest = path.strip("/").partition("/")
             return door, rest
         above, _, last = scope["path"].strip("/").rpartition("/")
-        if above.rpartition("/")[2] == _API and last in api.METHODS:
+        if above.rpartition("/")[2] == _API and last in http_api.METHODS:
             return _API, last
         return last, ""
 
@@ -263,5 +265,5 @@ _DOORS: dict[str, Callable[[TopicsEndpoint, Exchange], Awaitable[None]]] = {
     "http_stream": http_stream.serve,
     "sse": sse.serve,
     "emulation": emulation.serve,
-    "events": feed.serve,
+    "events": event_feed.serve,
 }

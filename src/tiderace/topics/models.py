@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal
 from django.db import models
 from django.db.models import signals
 
-from tiderace.topics.publishing import publish
+from tiderace.topics.api import publish
 
 __all__ = ["Change", "PublishesChanges"]
 

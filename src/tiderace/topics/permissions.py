@@ -23,7 +23,7 @@ from django.core.exceptions import PermissionDenied
 
 from tiderace.asgi import Scope
 from tiderace.db import database_sync_to_async
-from tiderace.topics.handshake import HandshakeRequest
+from tiderace.topics.handshake_request import HandshakeRequest
 
 __all__ = [
     "Action",

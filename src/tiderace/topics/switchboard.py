@@ -26,8 +26,8 @@ from tiderace import __version__
 from tiderace.history import Publication
 from tiderace.layers import InMemoryChannelLayer
 from tiderace.layers.names import group_name
-from tiderace.topics.process import Process, is_node
-from tiderace.topics.publishing import control_layer
+from tiderace.topics.api import control_layer
+from tiderace.topics.hub import Process, is_node
 
 __all__ = [
     "FULL",
@@ -86,7 +86,7 @@ class Switchboard:
     """What one process sends to others about clients, and hears from them."""
 
     def __init__(self, process: Process) -> None:
-        # Of Process, in whose place it hears; see tiderace.layers.listeners.Listener.
+        # Of Process, in whose place it hears; see tiderace.delivery.stream_hub.Listener.
         self.name = f"switchboard:{process.node}"
         self.groups: set[str] = set()
         self._process = weakref.ref(process)
@@ -182,7 +182,7 @@ class Switchboard:
         return sorted(answers, key=lambda node: node.uid)
 
     def heard(self, group: str, publication: Publication) -> None:
-        """See ``tiderace.layers.listeners.Listener``."""
+        """See ``tiderace.delivery.stream_hub.Listener``."""
         event = msgspec.json.decode(publication.data)
         number = event["number"]
         match event["type"]:
@@ -209,7 +209,7 @@ class Switchboard:
         self._spawn(self._layer.group_send(_group(asked["from"]), event))
 
     def missed(self, group: str) -> None:
-        """See ``tiderace.layers.listeners.Listener``; who asked waits in vain."""
+        """See ``tiderace.delivery.stream_hub.Listener``; who asked waits in vain."""
 
     def _take(self, session: str, user_id: str, data: bytes) -> int:
         process = self._process()

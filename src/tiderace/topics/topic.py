@@ -24,11 +24,11 @@ import msgspec
 from django.core.exceptions import ImproperlyConfigured
 from django.core.serializers.json import DjangoJSONEncoder
 
-from tiderace import revalidation
 from tiderace.layers.broker import Keep
+from tiderace.presence.tracker import Presence
 from tiderace.protocol.codes import Failure
 from tiderace.ratelimit import Rate
-from tiderace.topics.attendance import Presence
+from tiderace.revocation import signals
 from tiderace.topics.names import Pattern
 
 __all__ = [
@@ -320,7 +320,7 @@ class Registry:
                 pattern is none.
         """
         # Whoever may connect to it may lose that right, in this process or another.
-        revalidation.require()
+        signals.require()
         pattern = Pattern(topic.pattern)
         for known, other in self._topics:
             # A class that was defined anew, as a reload does, replaces itself.

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tiderace.asgi import ASGIApp
+from tiderace.compat.daphne.endpoints import read_tcp_endpoint
 from tiderace.server.development import DevelopmentServer, ServerOptions
-
-from .endpoints import read_tcp_endpoint
 
 __all__ = ["Server"]
 

@@ -19,10 +19,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, CommandParser
 from django.core.management.commands.runserver import Command as DjangoRunserver
 
-from tiderace.checks import probable_asgi_application
+from tiderace.checks.settings import probable_asgi_application
 from tiderace.routing import get_default_application
 from tiderace.server.access import AccessLog
-from tiderace.server.routes import Route, websocket_routes
+from tiderace.server.websocket_routes import Route, websocket_routes
 
 if TYPE_CHECKING:
     from tiderace.asgi import ASGIApp, Receive, Scope, Send

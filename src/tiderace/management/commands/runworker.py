@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tiderace import DEFAULT_CHANNEL_LAYER
 from tiderace.layers import get_channel_layer
-from tiderace.monitoring.rollcall import attend
+from tiderace.monitoring.cluster_connections import attend
 from tiderace.routing import get_default_application
 from tiderace.worker import Worker
 

@@ -12,8 +12,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tiderace import conf
-from tiderace.control import ask_to_drain, doors, run_directory
-from tiderace.drain import drain_seconds
+from tiderace.runtime.control_socket import ask_to_drain, doors, run_directory
+from tiderace.runtime.drain import drain_seconds
 
 __all__ = ["Command"]
 

@@ -14,7 +14,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tiderace import DEFAULT_CHANNEL_LAYER
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers import get_channel_layer
-from tiderace.topics.publishing import publish
+from tiderace.topics.api import publish
 from tiderace.topics.topic import UnknownTopic
 
 __all__ = ["Command"]

@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tiderace.routing import get_default_application
-from tiderace.server.routes import websocket_routes
+from tiderace.server.websocket_routes import websocket_routes
 
 __all__ = ["Command"]
 

@@ -1,0 +1,1 @@
+"""System checks for ``manage.py check``: of the settings and of the application."""

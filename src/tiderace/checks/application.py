@@ -1,0 +1,291 @@
+"""System checks of what is served: routes, consumers, connections, packages beside us.
+
+``checks`` reads settings and source; here is what needs a closer look. The check of the
+routes imports the ASGI application, so it is asked for with ``--deploy`` alone. It opens
+no connection and makes no layer.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from django.apps import AppConfig, apps
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 (Django's name)
+from django.utils.module_loading import import_string
+
+from tiderace import conf
+from tiderace.compat.finder import AliasFinder
+from tiderace.consumer import AsyncConsumer
+from tiderace.layers import InMemoryChannelLayer
+from tiderace.server.websocket_routes import unguarded_routes
+
+__all__ = [
+    "APPLICATION_CHECKS",
+    "APPLICATION_DEPLOY_CHECKS",
+    "check_channels_app",
+    "check_channels_shadowed",
+    "check_consumer_groups",
+    "check_memory_layer_with_workers",
+    "check_open_api",
+    "check_origins",
+    "check_persistent_connections",
+    "check_servers",
+    "layers_in_memory",
+    "real_package",
+]
+
+Apps = Sequence[AppConfig] | None
+
+_PACKAGE = Path(__file__).parents[1]
+
+# The oldest of each that the suite is run with.
+_OLDEST = {
+    "hypercorn": (0, 17),
+    "granian": (2, 2),
+    "daphne": (4, 2),
+    "gunicorn": (23,),
+    "uvicorn-worker": (0, 3),
+}
+_SHOWN = 5
+
+
+def check_persistent_connections(
+    app_configs: Apps, **kwargs: Any
+) -> list[CheckMessage]:
+    """No database connection is kept between requests under ASGI."""
+    if not getattr(settings, "ASGI_APPLICATION", None):
+        return []
+    kept = {
+        alias: database["CONN_MAX_AGE"]
+        for alias, database in settings.DATABASES.items()
+        if database.get("CONN_MAX_AGE", 0) != 0
+    }
+    if not kept:
+        return []
+    named = ", ".join(f"{alias!r}: {age}" for alias, age in kept.items())
+    return [
+        Warning(
+            f"CONN_MAX_AGE is not 0 ({named}). Under ASGI every thread that has used "
+            "the database keeps a connection of its own, also while it is idle, so a "
+            "few processes use up what the server allows.",
+            hint="Set CONN_MAX_AGE to 0, and let a pool keep connections: "
+            '"OPTIONS": {"pool": True} for PostgreSQL, or PgBouncer.',
+            id="tiderace.W014",
+        )
+    ]
+
+
+def check_memory_layer_with_workers(
+    app_configs: Apps, **kwargs: Any
+) -> list[CheckMessage]:
+    """No layer lives in memory where the environment asks for several workers."""
+    workers = os.environ.get("WEB_CONCURRENCY", "")
+    if not workers.isdecimal() or int(workers) < 2:
+        return []
+    in_memory = layers_in_memory()
+    if not in_memory:
+        return []
+    return [
+        Error(
+            f"WEB_CONCURRENCY asks for {workers} processes, and the channel layer "
+            f"{', '.join(in_memory)} is in memory: what one process sends, sockets in "
+            "the others do not get.",
+            hint='Use "tiderace.layers.redis.RedisChannelLayer", or one process.',
+            id="tiderace.E015",
+        )
+    ]
+
+
+def check_consumer_groups(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+    """No consumer names its groups as one text, each letter of which would be a group."""
+    return [
+        Error(
+            f'{consumer.__module__}.{consumer.__qualname__} has groups = "{groups}", '
+            "a string, so it would join a group for each of its letters.",
+            hint=f'Write a list: groups = ["{groups}"]',
+            obj=consumer,
+            id="tiderace.E016",
+        )
+        for consumer in _subclasses(AsyncConsumer)
+        if isinstance(groups := vars(consumer).get("groups"), str)
+    ]
+
+
+def check_channels_shadowed(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+    """The real Channels is not installed where its name leads to us."""
+    if not any(isinstance(finder, AliasFinder) for finder in sys.meta_path):
+        return []
+    shadowed = [
+        f"{name} {version}"
+        for name in ("channels", "channels-redis")
+        if (version := _installed(name)) is not None
+    ]
+    if not shadowed:
+        return []
+    return [
+        Warning(
+            f"{' and '.join(shadowed)} is installed, but install_as_channels() makes "
+            "its name lead to Tiderace: what is installed is never imported.",
+            hint="Uninstall it, so that nobody looks for a fault in the wrong package: "
+            "pip uninstall channels channels-redis",
+            id="tiderace.W017",
+        )
+    ]
+
+
+def check_channels_app(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+    """The real Channels is not an app of the project beside us."""
+    if not real_package("channels"):
+        return []
+    return [
+        Warning(
+            'The real "channels" is in INSTALLED_APPS beside Tiderace: consumers and '
+            "layers of the one do not know those of the other, and commands come from "
+            "the one that is listed first.",
+            hint="Call tiderace.install_as_channels() in the project package's "
+            '__init__.py, or import from tiderace and remove "channels".',
+            id="tiderace.W018",
+        )
+    ]
+
+
+def check_servers(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+    """An ASGI server that is installed is one that we are tested with."""
+    messages: list[CheckMessage] = []
+    for name, oldest in _OLDEST.items():
+        version = _installed(name)
+        if version is None or _numbers(version) >= oldest:
+            continue
+        wanted = ".".join(map(str, oldest))
+        messages.append(
+            Warning(
+                f"{name} {version} is older than {wanted}, the oldest that Tiderace is "
+                "tested with.",
+                hint=f'pip install --upgrade "{name}>={wanted}"',
+                id="tiderace.W019",
+            )
+        )
+    return messages
+
+
+def check_open_api(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+    """The HTTP API of topics wants a key outside of development."""
+    try:
+        topics = conf.current().topics
+    except conf.UnknownSetting:
+        return []  # E009 says it
+    if not topics.api_open or settings.DEBUG:
+        return []
+    return [
+        Warning(
+            'TIDERACE["TOPICS"]["API_OPEN"] lets everybody who reaches the HTTP API '
+            "publish to all topics, read them and close connections.",
+            hint="Remove it, and name keys in API_KEYS.",
+            id="tiderace.W020",
+        )
+    ]
+
+
+def check_origins(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+    """Every WebSocket route is behind a check of the page's origin (``--deploy``)."""
+    path = getattr(settings, "ASGI_APPLICATION", None)
+    if not path:
+        return []
+    try:
+        application = import_string(path)
+    except Exception:
+        # Other checks, or the server, say what is wrong with it.
+        return []
+    routes = unguarded_routes(application, _checks_origins)
+    if not routes:
+        return []
+    paths = ", ".join(route.path for route in routes[:_SHOWN])
+    more = f" and {len(routes) - _SHOWN} more" if len(routes) > _SHOWN else ""
+    return [
+        Warning(
+            f"Nothing checks which pages may open the WebSockets {paths}{more}: any "
+            "site can open them in a visitor's browser, with that visitor's cookies.",
+            hint="Wrap the routes in AllowedHostsOriginValidator of "
+            "tiderace.security.websocket, or let tiderace.routing.get_application() "
+            "build the application.",
+            id="tiderace.W013",
+        )
+    ]
+
+
+APPLICATION_CHECKS: tuple[Callable[..., list[CheckMessage]], ...] = (
+    check_persistent_connections,
+    check_memory_layer_with_workers,
+    check_consumer_groups,
+    check_channels_shadowed,
+    check_channels_app,
+    check_servers,
+    check_open_api,
+)
+APPLICATION_DEPLOY_CHECKS: tuple[Callable[..., list[CheckMessage]], ...] = (
+    check_origins,
+)
+
+
+def layers_in_memory() -> list[str]:
+    """The aliases, quoted, of the layers in ``CHANNEL_LAYERS`` that live in memory."""
+    layers = getattr(settings, "CHANNEL_LAYERS", {})
+    if not isinstance(layers, Mapping):
+        return []
+    return [
+        repr(alias)
+        for alias, entry in layers.items()
+        if isinstance(entry, Mapping) and _is_in_memory(entry.get("BACKEND"))
+    ]
+
+
+def real_package(name: str) -> bool:
+    """Whether ``name`` is an app of the project and not our stand-in for it."""
+    try:
+        config = apps.get_app_config(name)
+    except LookupError:
+        return False
+    return _PACKAGE not in Path(inspect.getfile(type(config))).parents
+
+
+def _is_in_memory(path: Any) -> bool:
+    try:
+        backend = import_string(path)
+    except (ImportError, AttributeError, TypeError):
+        # check_channel_layers says so.
+        return False
+    return inspect.isclass(backend) and issubclass(backend, InMemoryChannelLayer)
+
+
+def _checks_origins(application: Any) -> bool:
+    # Endpoints of topics do so themselves. By name: the real Channels' validator does it
+    # as well.
+    return hasattr(application, "endpoint_class") or any(
+        base.__name__ == "OriginValidator" for base in type(application).__mro__
+    )
+
+
+def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
+    subclass: type[Any]
+    for subclass in base.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])

@@ -1,0 +1,439 @@
+"""System checks: what a project's settings say, before anybody connects.
+
+It reads settings, source and versions; it opens no connection, makes no layer and does
+not import the ASGI application, for that may do anything.
+
+========== ============================================================
+tiderace.  meaning
+========== ============================================================
+W001       ``ASGI_APPLICATION`` is not set
+E002       ``ASGI_APPLICATION`` is no dotted path to a module that exists
+W003       ``asgi.py`` imports an app's modules before Django is set up
+E004       ``CHANNEL_LAYERS`` has the wrong shape or lacks a ``BACKEND``
+E005       a ``BACKEND`` cannot be imported
+E006       a ``CONFIG`` has an option that its backend does not know
+W007       another app's ``runserver`` is used, which serves no WebSockets
+W008       the real daphne is installed as an app beside Tiderace
+E009       ``TIDERACE`` has an unknown or a wrong setting
+W010       (said by ``runserver --noasgi``) WebSocket routes go unserved
+W011       uvicorn is older than the first with write flow control
+W012       the in-memory layer with ``DEBUG = False`` (``--deploy``)
+W013       WebSocket routes without a check of the origin (``--deploy``)
+W014       ``CONN_MAX_AGE`` is not 0 under ASGI
+E015       the in-memory layer with several workers
+E016       a consumer names its groups as one string
+W017       the real Channels is installed where its name leads to us
+W018       the real Channels is an app beside Tiderace
+W019       an ASGI server is older than those we are tested with
+W020       the HTTP API of topics is open without a key
+========== ============================================================
+
+From W013 on they stand in ``application_checks``.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from django.apps import AppConfig, apps
+from django.conf import ENVIRONMENT_VARIABLE, settings
+from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 (Django's name)
+from django.core.management import get_commands, load_command_class
+from django.utils.module_loading import import_string
+
+from tiderace import conf
+from tiderace.checks.application import (
+    APPLICATION_CHECKS,
+    APPLICATION_DEPLOY_CHECKS,
+    layers_in_memory,
+    real_package,
+)
+
+__all__ = [
+    "CHECKS",
+    "DEPLOY_CHECKS",
+    "check_asgi_application",
+    "check_channel_layers",
+    "check_daphne",
+    "check_import_order",
+    "check_memory_layer",
+    "check_runserver",
+    "check_settings",
+    "check_uvicorn",
+    "probable_asgi_application",
+]
+
+_LAYER_KEYS = ("BACKEND", "CONFIG", "TEST_CONFIG")
+# The first uvicorn whose default WebSocket protocol lets a slow client slow the sender.
+_UVICORN = (0, 52, 1)
+# By name, since its module is heavy and most processes serve nothing.
+_RUNSERVER = "tiderace.management.commands.runserver"
+
+Apps = Sequence[AppConfig] | None
+
+
+def check_asgi_application(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+    """``ASGI_APPLICATION`` is set, and its module can be found (it is not imported)."""
+    path = getattr(settings, "ASGI_APPLICATION", None)
+    if not path:
+        return [
+            Warning(
+                "ASGI_APPLICATION is not set, so runserver and runworker have nothing "
+                "to serve.",
+                hint=f'Add ASGI_APPLICATION = "{probable_asgi_application()}" to the '
+                f"settings.",
+                id="tiderace.W001",
+            )
+        ]
+    problem = _path_problem(path)
+    if problem is None:
+        return []
+    return [
+        Error(
+            f"ASGI_APPLICATION is {path!r}: {problem}.",
+            hint='Write a dotted path like "mysite.asgi.application": a module, then '
+            "the name of the application in it.",
+            id="tiderace.E002",
+        )
+    ]
+
+
+def check_import_order(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+    """``asgi.py`` sets Django up before it imports what may need models.
+
+    Read from its source: under ``manage.py`` Django is set up anyway, so the mistake
+    shows only under a server, as ``AppRegistryNotReady``.
+    """
+    path = getattr(settings, "ASGI_APPLICATION", None)
+    if not path or _path_problem(path) is not None:
+        return []
+    module = path.rpartition(".")[0]
+    file = _source_file(module)
+    if file is None:
+        return []
+    try:
+        tree = ast.parse(file.read_text("utf-8"))
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        # The server will say so better.
+        return []
+    package = module.rpartition(".")[0]
+    early = [
+        f"{name} (line {line})"
+        for name, line in _imports_before_setup(tree, package)
+        if _belongs_to_an_app(name)
+    ]
+    if not early:
+        return []
+    return [
+        Warning(
+            f"{file} imports {', '.join(early)} before Django is set up; under a "
+            f"server that raises AppRegistryNotReady if models are imported there.",
+            hint="Call get_asgi_application() above these imports, or let "
+            "tiderace.routing.get_application() import the routes by their name.",
+            id="tiderace.W003",
+        )
+    ]
+
+
+def check_channel_layers(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+    """Every entry of ``CHANNEL_LAYERS`` has a backend that takes its ``CONFIG``."""
+    layers = getattr(settings, "CHANNEL_LAYERS", {})
+    if not isinstance(layers, Mapping):
+        return [
+            _layers_error(
+                f"CHANNEL_LAYERS is a {type(layers).__name__}, not a dict.",
+                'CHANNEL_LAYERS = {"default": {"BACKEND": '
+                '"tiderace.layers.InMemoryChannelLayer"}}',
+            )
+        ]
+    messages: list[CheckMessage] = []
+    for alias, entry in layers.items():
+        messages += _check_layer(alias, entry)
+    return messages
+
+
+def check_runserver(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+    """The ``runserver`` that Django finds is one that serves WebSockets."""
+    app = get_commands().get("runserver")
+    if not isinstance(app, str) or app in ("tiderace", "channels"):
+        return []
+    command = load_command_class(app, "runserver")
+    if app == "daphne" or any(
+        base.__module__ == _RUNSERVER for base in type(command).__mro__
+    ):
+        return []
+    ours = next(
+        (name for name in ("tiderace", "channels") if apps.is_installed(name)), None
+    )
+    return [
+        Warning(
+            f"manage.py runserver is the one of {app!r}, which serves no WebSockets: "
+            f'they get "Not Found".',
+            hint=f'List "{ours or "tiderace"}" before {app!r} in INSTALLED_APPS.',
+            id="tiderace.W007",
+        )
+    ]
+
+
+def check_daphne(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+    """The real daphne is not an app of the project beside us."""
+    if not real_package("daphne"):
+        return []
+    return [
+        Warning(
+            '"daphne" is in INSTALLED_APPS beside Tiderace: it starts Twisted in every '
+            "process, and if it is listed first, its runserver is used.",
+            hint='Remove "daphne" from INSTALLED_APPS; Tiderace brings a runserver of '
+            "its own. In production daphne can serve the project all the same.",
+            id="tiderace.W008",
+        )
+    ]
+
+
+def check_settings(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+    """``TIDERACE`` holds settings that exist, with values that make sense."""
+    values = getattr(settings, "TIDERACE", None) or {}
+    if not isinstance(values, Mapping):
+        problem = f"TIDERACE is a {type(values).__name__}, not a dict"
+    else:
+        try:
+            conf.validate(values)
+        except conf.UnknownSetting as error:
+            problem = str(error)
+        else:
+            return []
+    return [
+        Error(
+            f"{problem}.",
+            hint="Correct the dict TIDERACE in the settings, or leave it out: every "
+            "setting has a default.",
+            id="tiderace.E009",
+        )
+    ]
+
+
+def check_uvicorn(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+    """uvicorn, where it is installed, is not older than 0.52.1."""
+    try:
+        version = importlib.metadata.version("uvicorn")
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    if numbers >= _UVICORN:
+        return []
+    return [
+        Warning(
+            f"uvicorn {version} buffers without limit for a WebSocket client that does "
+            f"not read.",
+            hint='Install 0.52.1 or later: pip install --upgrade "tiderace[server]"',
+            id="tiderace.W011",
+        )
+    ]
+
+
+def check_memory_layer(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+    """No layer lives in memory where several processes may serve (``--deploy``)."""
+    in_memory = layers_in_memory()
+    if settings.DEBUG or not in_memory:
+        return []
+    return [
+        Warning(
+            f"The channel layer {', '.join(in_memory)} is in memory: what one process "
+            f"sends, sockets in another do not get, workers and commands included.",
+            hint="Use a layer with a broker in production; silence this check if the "
+            "site is served by one process and nothing else sends.",
+            id="tiderace.W012",
+        )
+    ]
+
+
+CHECKS: tuple[Callable[..., list[CheckMessage]], ...] = (
+    check_asgi_application,
+    check_import_order,
+    check_channel_layers,
+    check_runserver,
+    check_daphne,
+    check_settings,
+    check_uvicorn,
+    *APPLICATION_CHECKS,
+)
+DEPLOY_CHECKS: tuple[Callable[..., list[CheckMessage]], ...] = (
+    check_memory_layer,
+    *APPLICATION_DEPLOY_CHECKS,
+)
+
+
+# ASGI_APPLICATION
+
+
+def probable_asgi_application() -> str:
+    """What ``ASGI_APPLICATION`` should probably be: beside wsgi.py, or the settings."""
+    wsgi = getattr(settings, "WSGI_APPLICATION", None)
+    if isinstance(wsgi, str) and wsgi.endswith(".wsgi.application"):
+        return f"{wsgi.removesuffix('.wsgi.application')}.asgi.application"
+    module = settings.SETTINGS_MODULE or os.environ.get(ENVIRONMENT_VARIABLE)
+    return f"{(module or 'mysite').split('.')[0]}.asgi.application"
+
+
+def _path_problem(path: Any) -> str | None:
+    """What is wrong with the dotted path, or None; imports parent packages only."""
+    if not isinstance(path, str):
+        return f"that is a {type(path).__name__}, not a string"
+    module = path.rpartition(".")[0]
+    if not module or not all(part.isidentifier() for part in path.split(".")):
+        return "that is not a dotted path"
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError as error:
+        return f"there is no module {error.name!r}"
+    except ValueError:
+        # A module without a spec, such as __main__: it exists.
+        return None
+    return None if found else f"there is no module {module!r}"
+
+
+def _source_file(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ValueError:
+        return None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    return Path(spec.origin)
+
+
+def _imports_before_setup(tree: ast.Module, package: str) -> Iterator[tuple[str, int]]:
+    """The modules imported at the top level above the call that sets Django up."""
+    imported = []
+    for statement in tree.body:
+        if isinstance(statement, ast.Import):
+            imported += [(alias.name, statement.lineno) for alias in statement.names]
+        elif isinstance(statement, ast.ImportFrom):
+            base = statement.module or ""
+            if statement.level:
+                above = package.split(".")
+                above = above[: len(above) - statement.level + 1]
+                base = ".".join([*above, base] if base else above)
+            imported += [
+                (f"{base}.{alias.name}", statement.lineno) for alias in statement.names
+            ]
+        elif any(_sets_django_up(node) for node in ast.walk(statement)):
+            yield from imported
+            return
+
+
+def _sets_django_up(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    function = node.func
+    name = function.attr if isinstance(function, ast.Attribute) else None
+    if isinstance(function, ast.Name):
+        name = function.id
+    return name in ("get_asgi_application", "get_wsgi_application", "setup")
+
+
+def _belongs_to_an_app(module: str) -> bool:
+    """Whether ``module`` lies in an app of the project (Django's own do no harm)."""
+    return any(
+        module == config.name or module.startswith(f"{config.name}.")
+        for config in apps.get_app_configs()
+        if not config.name.startswith(("django.", "tiderace", "channels", "daphne"))
+    )
+
+
+# CHANNEL_LAYERS
+
+
+def _layers_error(message: str, hint: str) -> CheckMessage:
+    return Error(message, hint=hint, id="tiderace.E004")
+
+
+def _check_layer(alias: Any, entry: Any) -> Iterator[CheckMessage]:
+    where = f"CHANNEL_LAYERS[{alias!r}]"
+    if not isinstance(entry, Mapping):
+        yield _layers_error(
+            f"{where} is a {type(entry).__name__}, not a dict.",
+            f"Write a dict with the keys {', '.join(_LAYER_KEYS)}.",
+        )
+        return
+    if "ROUTING" in entry:
+        yield _layers_error(
+            f"{where} has ROUTING, which Channels 1 had.",
+            "Remove it; routes belong into ASGI_APPLICATION.",
+        )
+    for key in entry:
+        if key not in (*_LAYER_KEYS, "ROUTING"):
+            yield _layers_error(
+                f"{where} has an unknown key {key!r}"
+                f"{conf.nearest(str(key), _LAYER_KEYS)}.",
+                f"Known are {', '.join(_LAYER_KEYS)}; a backend's options belong into "
+                f"CONFIG.",
+            )
+    if not entry.get("BACKEND"):
+        yield _layers_error(
+            f"{where} has no BACKEND.",
+            'Add "BACKEND": "tiderace.layers.InMemoryChannelLayer", or another.',
+        )
+        return
+    try:
+        backend = import_string(entry["BACKEND"])
+    except ImportError as error:
+        yield Error(
+            f"{where}: the BACKEND {entry['BACKEND']!r} cannot be imported: {error}.",
+            hint="Correct the dotted path, or install the package it is in.",
+            id="tiderace.E005",
+        )
+        return
+    for name in ("CONFIG", "TEST_CONFIG"):
+        yield from _check_options(f"{where}[{name!r}]", backend, entry.get(name, {}))
+
+
+def _check_options(where: str, backend: Any, options: Any) -> Iterator[CheckMessage]:
+    if not isinstance(options, Mapping):
+        yield _layers_error(
+            f"{where} is a {type(options).__name__}, not a dict.",
+            f"Write the options of {backend.__name__} by name.",
+        )
+        return
+    known = _options_of(backend)
+    if known is None:
+        return
+    for option in options:
+        if option not in known:
+            yield Error(
+                f"{where} has an option {option!r} that {backend.__name__} does not "
+                f"know{conf.nearest(str(option), known)}.",
+                hint=f"Known are {', '.join(known)}.",
+                id="tiderace.E006",
+            )
+
+
+def _options_of(backend: Any) -> list[str] | None:
+    """The options a backend's constructor takes; None when it takes any.
+
+    A constructor that takes ``**kwargs`` is taken to pass them on to its base.
+    """
+    if not inspect.isclass(backend):
+        return None
+    known: list[str] = []
+    for base in backend.__mro__:
+        if "__init__" not in vars(base) or base is object:
+            continue
+        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())
+        known += _named(parameters[1:])
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+            return list(dict.fromkeys(known))
+    return None
+
+
+def _named(parameters: Iterable[inspect.Parameter]) -> list[str]:
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [parameter.name for parameter in parameters if parameter.kind in kinds]

@@ -1,0 +1,293 @@
+"""The broker over Redis and Valkey: standalone, Sentinel or Cluster.
+
+Every verb is a line here and done in the room of its kind. It knows how what is heard is
+read, and no group, mailbox or consumer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncGenerator, Collection, Sequence
+from functools import cached_property
+from typing import Any
+
+from tiderace.layers.broker import (
+    Entry,
+    Interrupted,
+    Keep,
+    Live,
+    Position,
+    Published,
+    Taken,
+    Wake,
+)
+from tiderace.layers.redis import hosts as hosts_
+from tiderace.layers.redis.commands import Calls
+from tiderace.layers.redis.keys import Names
+from tiderace.layers.redis.members import RedisMembers
+from tiderace.layers.redis.pool import Connections
+from tiderace.layers.redis.presence import RedisPresenceStore
+from tiderace.layers.redis.queues import RedisQueues
+from tiderace.layers.redis.streams import RedisStreams
+from tiderace.layers.redis.subscriber import Reader
+from tiderace.presence.store import PresenceStore
+from tiderace.ratelimit import Rate
+
+__all__ = ["RedisBroker"]
+
+logger = logging.getLogger("tiderace.layers")
+
+# Seconds a server may be silent when it owes an answer, whatever else is waited for.
+_SILENT_AT_MOST = 5.0
+
+_FLUSH = """
+for _, key in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('DEL', key) end
+"""
+
+
+class RedisBroker:
+    """The broker's verbs over one server, Sentinel set-up or cluster.
+
+    Args:
+        host: one entry of ``hosts``, decoded.
+        prefix: what every key and pub/sub channel begins with.
+        publish_timeout: seconds a call waits for a server that is away.
+        randomness: for the jitter of waits.
+    """
+
+    def __init__(
+        self,
+        host: dict[str, Any],
+        *,
+        prefix: str,
+        publish_timeout: float,
+        randomness: random.Random | None = None,
+    ) -> None:
+        timeout = min(publish_timeout, _SILENT_AT_MOST)
+        self._prefix = prefix
+        self._connections = Connections(host, timeout=timeout)
+        self._cluster = self._connections.cluster
+        self._calls = Calls(
+            self._connections, timeout=publish_timeout, randomness=randomness
+        )
+        self._names = Names(
+            prefix, database=hosts_.database(host), cluster=self._cluster
+        )
+        self._streams = RedisStreams(self._calls, self._names)
+        self._queues = RedisQueues(self._calls, self._names)
+        self._members = RedisMembers(self._calls, self._names, cluster=self._cluster)
+        self._reader = Reader(host, timeout=timeout, pause=self._calls.pause)
+
+    # Publications
+
+    async def publish(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        keep: Keep,
+        members_age: float,
+        history: Keep | None = None,
+        key: str = "",
+    ) -> Published:
+        """See ``Broker.publish``."""
+        return await self._streams.publish(
+            subject,
+            data,
+            keep=keep,
+            members_age=members_age,
+            history=history,
+            key=key,
+        )
+
+    async def published(self, subject: str, key: str) -> Position | None:
+        """See ``Broker.published``."""
+        return await self._streams.published(subject, key)
+
+    async def position(self, subject: str) -> Position | None:
+        """See ``Broker.position``."""
+        end, _ = await self._streams.since(subject, None)
+        return end
+
+    async def since(
+        self, subject: str, offset: int
+    ) -> tuple[Position | None, Sequence[Entry]]:
+        """See ``Broker.since``."""
+        return await self._streams.since(subject, offset)
+
+    async def read(
+        self,
+        subject: str,
+        *,
+        history: Keep,
+        keep: Keep,
+        since: Position | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> tuple[Position, Sequence[Entry]]:
+        """See ``Broker.read``."""
+        return await self._streams.read(
+            subject,
+            history=history,
+            keep=keep,
+            since=since,
+            limit=limit,
+            reverse=reverse,
+        )
+
+    async def forget(self, subject: str) -> None:
+        """See ``Broker.forget``."""
+        await self._streams.forget(subject)
+
+    # Queues
+
+    async def push(self, queue: str, data: bytes, *, size: int, seconds: float) -> bool:
+        """See ``Broker.push``."""
+        return await self._queues.push(queue, data, size=size, seconds=seconds)
+
+    async def take(self, queue: str, *, lease: float) -> Taken | None:
+        """See ``Broker.take``."""
+        return await self._queues.take(queue, lease=lease)
+
+    async def confirm(self, taken: Taken) -> None:
+        """See ``Broker.confirm``."""
+        await self._queues.confirm(taken)
+
+    async def give_back(self, taken: Taken, *, confirmed: bool = False) -> None:
+        """See ``Broker.give_back``."""
+        await self._queues.give_back(taken, confirmed=confirmed)
+
+    # Members and processes
+
+    async def join(self, subject: str, member: str, *, seconds: float) -> None:
+        """See ``Broker.join``."""
+        await self._members.join(subject, member, seconds=seconds)
+
+    async def leave(self, subject: str, member: str) -> None:
+        """See ``Broker.leave``."""
+        await self._members.leave(subject, member)
+
+    async def announce(
+        self,
+        process: str,
+        joined: Collection[tuple[str, str]],
+        left: Collection[tuple[str, str]],
+        *,
+        lease: float,
+    ) -> None:
+        """See ``Broker.announce``."""
+        await self._members.announce(process, joined, left, lease=lease)
+
+    async def renew(
+        self, process: str, subjects: Collection[str], *, lease: float
+    ) -> list[str]:
+        """See ``Broker.renew``."""
+        return await self._members.renew(process, subjects, lease=lease)
+
+    async def retire(self, process: str, subjects: Collection[str]) -> None:
+        """See ``Broker.retire``."""
+        await self._members.retire(process, subjects)
+
+    async def present(self, subject: str) -> list[str]:
+        """See ``Broker.present``."""
+        return await self._members.present(subject)
+
+    async def count(self, subject: str) -> int:
+        """See ``Broker.count``."""
+        return await self._members.count(subject)
+
+    async def report(self, process: str, data: bytes, *, lease: float) -> None:
+        """See ``Broker.report``."""
+        await self._members.report(process, data, lease=lease)
+
+    async def reports(self) -> list[bytes]:
+        """See ``Broker.reports``."""
+        return await self._members.reports()
+
+    @cached_property
+    def presence(self) -> PresenceStore:
+        """Who is present in the groups that this broker serves."""
+        return RedisPresenceStore(
+            self._calls.script, self._prefix, cluster=self._cluster
+        )
+
+    async def spend(self, key: str, rate: Rate) -> float:
+        """See ``Broker.spend``."""
+        wait: int = await self._calls.script(
+            "spend", [self._names.rate(key)], [rate.count, int(rate.seconds * 1000)]
+        )
+        return wait / 1000
+
+    # Hearing
+
+    async def subscribe(
+        self, subjects: Collection[str], queues: Collection[str] = ()
+    ) -> None:
+        """See ``Broker.subscribe``."""
+        channels = self._names.channels(subjects, queues)
+        await self._calls.until_done(lambda again: self._reader.want(channels))
+
+    async def unsubscribe(
+        self, subjects: Collection[str], queues: Collection[str] = ()
+    ) -> None:
+        """See ``Broker.unsubscribe``."""
+        channels = self._names.channels(subjects, queues)
+        await self._calls.until_done(lambda again: self._reader.unwant(channels))
+
+    async def messages(
+        self,
+    ) -> AsyncGenerator[Sequence[Live | Wake | Interrupted], None]:
+        """See ``Broker.messages``."""
+        async with contextlib.aclosing(self._reader.batches()) as batches:
+            async for batch in batches:
+                if batch is None:
+                    yield [Interrupted()]
+                    continue
+                items = [self._parsed(*pushed) for pushed in batch]
+                yield [item for item in items if item is not None]
+
+    @property
+    def hearing(self) -> bool:
+        """See ``Broker.hearing``."""
+        return self._reader.hearing
+
+    def _parsed(self, channel: bytes, payload: bytes) -> Live | Wake | None:
+        kind, name = self._names.split(channel)
+        if kind == b"queue":
+            return Wake(name.decode())
+        try:
+            epoch, offset, data = payload.split(b" ", 2)
+            return Live(name.decode(), epoch.decode(), int(offset), data)
+        except ValueError:
+            logger.error(
+                "what somebody published on %s is no message of this layer; let other "
+                "programs use other names",
+                channel.decode(errors="replace"),
+            )
+            return None
+
+    # The connections
+
+    async def flush(self) -> None:
+        """See ``Broker.flush``."""
+        if self._cluster:
+            await self._connections.flush_cluster(self._names.pattern)
+        else:
+            await self._calls.command("EVAL", _FLUSH, 0, self._names.pattern)
+
+    async def close(self) -> None:
+        """See ``Broker.close``."""
+        await self._connections.close()
+
+    async def cut(self) -> None:
+        """Break the connections of the running loop, as a network would; for tests."""
+        self._reader.cut()
+        await self._connections.close()
+
+    @property
+    def loops(self) -> list[asyncio.AbstractEventLoop]:
+        """The event loops that keep a connection for commands here."""
+        return self._connections.loops

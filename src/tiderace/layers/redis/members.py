@@ -1,0 +1,173 @@
+"""Processes in Redis, and who is in which group in each of them.
+
+It knows the scripts and keys of members and of reports, and no group's messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
+
+from tiderace.layers.redis.commands import Calls
+from tiderace.layers.redis.keys import Names
+
+__all__ = ["RedisMembers"]
+
+_KEYS_AT_ONCE = 500
+_CALLS_AT_ONCE = 100
+
+
+class RedisMembers:
+    """The verbs of ``Broker`` that are about members and processes.
+
+    They raise what those raise.
+
+    Args:
+        calls: how Redis is called.
+        names: what the keys are called.
+        cluster: whether every command may have the keys of one group only.
+    """
+
+    def __init__(self, calls: Calls, names: Names, *, cluster: bool) -> None:
+        self._calls = calls
+        self._names = names
+        self._cluster = cluster
+
+    async def join(self, subject: str, member: str, *, seconds: float) -> None:
+        """See ``Broker.join``."""
+        await self._calls.script(
+            "join", [self._names.group(subject)], [member, int(seconds * 1000)]
+        )
+
+    async def leave(self, subject: str, member: str) -> None:
+        """See ``Broker.leave``."""
+        await self._calls.command("ZREM", self._names.group(subject), member)
+
+    async def announce(
+        self,
+        process: str,
+        joined: Collection[tuple[str, str]],
+        left: Collection[tuple[str, str]],
+        *,
+        lease: float,
+    ) -> None:
+        """See ``Broker.announce``."""
+        changes: dict[str, tuple[list[str], list[str]]] = {}
+        for which, pairs in enumerate((left, joined)):
+            for subject, member in pairs:
+                changes.setdefault(subject, ([], []))[which].append(member)
+
+        async def announce_some(subjects: list[str]) -> None:
+            arguments: list[Any] = [int(lease * 1000)]
+            for subject in subjects:
+                for members in changes[subject]:
+                    arguments += [len(members), *members]
+            await self._calls.script(
+                "announce", self._keys(process, subjects), arguments
+            )
+
+        await self._in_portions(announce_some, list(changes))
+        if joined:
+            await self._beat(process, lease)
+
+    async def renew(
+        self, process: str, subjects: Collection[str], *, lease: float
+    ) -> list[str]:
+        """See ``Broker.renew``."""
+        lost: list[str] = []
+
+        async def renew_some(some: list[str]) -> None:
+            places = await self._calls.script(
+                "renew", self._keys(process, some), [int(lease * 1000)]
+            )
+            lost.extend(some[place - 1] for place in places)
+
+        await self._in_portions(renew_some, list(subjects))
+        await self._beat(process, lease)
+        return lost
+
+    async def retire(self, process: str, subjects: Collection[str]) -> None:
+        """See ``Broker.retire``."""
+
+        async def retire_some(some: list[str]) -> None:
+            await self._calls.command("UNLINK", *self._keys(process, some))
+
+        await self._in_portions(retire_some, list(subjects))
+        await self._calls.command("UNLINK", self._names.stats(process))
+        await self._calls.command("ZREM", self._names.processes, process)
+
+    def _keys(self, process: str, subjects: Collection[str]) -> list[str]:
+        return [self._names.members(process, subject) for subject in subjects]
+
+    async def _in_portions(
+        self, do: Callable[[list[str]], Awaitable[None]], subjects: list[str]
+    ) -> None:
+        """Do it for so many subjects at once as may be in one command."""
+        if not self._cluster:
+            for start in range(0, len(subjects), _KEYS_AT_ONCE):
+                await do(subjects[start : start + _KEYS_AT_ONCE])
+            return
+        # Their keys are in slots of their own.
+        for start in range(0, len(subjects), _CALLS_AT_ONCE):
+            some = subjects[start : start + _CALLS_AT_ONCE]
+            await asyncio.gather(*(do([subject]) for subject in some))
+
+    async def present(self, subject: str) -> list[str]:
+        """See ``Broker.present``."""
+        living = await self._living()
+        plain, *sets = await asyncio.gather(
+            self._calls.command("ZRANGE", self._names.group(subject), 0, -1),
+            *(
+                self._calls.command("SMEMBERS", self._names.members(process, subject))
+                for process in living
+            ),
+        )
+        return [name.decode() for names in (*sets, plain) for name in names]
+
+    async def count(self, subject: str) -> int:
+        """See ``Broker.count``."""
+        living = await self._living()
+        return sum(
+            await asyncio.gather(
+                self._calls.command("ZCARD", self._names.group(subject)),
+                *(
+                    self._calls.command("SCARD", self._names.members(process, subject))
+                    for process in living
+                ),
+            )
+        )
+
+    async def report(self, process: str, data: bytes, *, lease: float) -> None:
+        """See ``Broker.report``."""
+        await self._calls.script(
+            "report",
+            [self._names.stats(process)],
+            [
+                self._names.queue_channel(process),
+                data,
+                int(lease * 1000),
+                self._names.publish,
+            ],
+        )
+        await self._beat(process, lease)
+
+    async def reports(self) -> list[bytes]:
+        """See ``Broker.reports``."""
+        living = await self._living()
+        kept: list[bytes | None] = await asyncio.gather(
+            *(self._calls.command("GET", self._names.stats(each)) for each in living)
+        )
+        return [data for data in kept if data is not None]
+
+    async def _living(self) -> list[str]:
+        # To list them needs a lease too: that of the last who beat is kept by the key's
+        # own expiry, so any long one will do.
+        return [each.decode() for each in await self._beat("", 86400)]
+
+    async def _beat(self, process: str, lease: float) -> list[bytes]:
+        """Say that a process lives; all that do."""
+        living: list[bytes] = await self._calls.script(
+            "beat", [self._names.processes], [process, int(lease * 1000)]
+        )
+        return living

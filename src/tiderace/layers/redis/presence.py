@@ -1,0 +1,253 @@
+"""Who is present, in Redis or Valkey: one script for each step, by the server's clock.
+
+It knows the scripts of ``lua/presence/*.lua`` and the keys below, and no connection:
+what runs a script is handed in.
+
+Keys (``P`` is the layer's prefix, ``G`` a group; in a cluster ``P:presence`` is
+``{P:presence:NN}``, so that the groups that share a number share a slot):
+
+==============================  ======================================================
+``P:presence:G:rows``           connections in the group, with user and info
+``P:presence:G:deadlines``      the same by when they expire unless they are renewed
+``P:presence:G:users``          users in the group, with presence id and connections
+``P:presence:G:claims``         what is being told of users
+``P:presence:G:turns``          users of whom something is to be told, by when
+``P:presence:G:pace``           pushes caused in the present second
+``P:presence:due``              groups by when something is due in them
+==============================  ======================================================
+
+All live for a day after their last change, long enough for a fleet that has ended to
+come back and tell who has left; the pace for its second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import zlib
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from tiderace.exceptions import LayerUnavailable
+from tiderace.presence.store import Member, Notice, Numbers, Reaped, Rules
+
+__all__ = ["RedisPresenceStore"]
+
+RunScript = Callable[[str, Sequence[Any], Sequence[Any]], Awaitable[Any]]
+
+_LIFE = 86_400_000  # milliseconds
+
+# Slots over which a cluster's groups are spread. Each is looked at on its own.
+_SLOTS = 32
+
+_KEYS = ("rows", "deadlines", "users", "claims", "turns")
+_GROUPS_AT_ONCE = 50
+_RENEWED_AT_ONCE = 1000
+
+
+class RedisPresenceStore:
+    """A ``PresenceStore`` over one server, Sentinel set-up or cluster.
+
+    A step that is tried again over a lost connection happens once. Only the leave of a
+    connection whose answer was lost is not announced; a list that is read again is
+    right.
+
+    Args:
+        run: runs a script by name with keys and arguments until it is done; raises
+            ``LayerUnavailable``.
+        prefix: what every key begins with.
+        cluster: whether keys of one script must be in one slot.
+    """
+
+    def __init__(self, run: RunScript, prefix: str, *, cluster: bool) -> None:
+        self._run = run
+        self._bases = [f"{prefix}:presence"]
+        if cluster:
+            self._bases = [f"{{{prefix}:presence:{slot}}}" for slot in range(_SLOTS)]
+
+    async def enter(
+        self, group: str, member: Member, *, per_user: bool, grace: float, rules: Rules
+    ) -> list[Notice]:
+        """See ``PresenceStore.enter``."""
+        return await self._change(
+            "enter",
+            group,
+            rules,
+            member.client,
+            _who(member),
+            member.info or "",
+            int(per_user),
+            int(grace * 1000) if member.user else 0,
+            int(rules.ttl * 1000),
+            # The connection of somebody unknown is all there is of them.
+            secrets.token_hex(12) if member.user else member.client,
+        )
+
+    async def leave(self, group: str, client: str, *, rules: Rules) -> list[Notice]:
+        """See ``PresenceStore.leave``."""
+        return await self._change("leave", group, rules, client)
+
+    async def confirm(self, notice: Notice, *, rules: Rules) -> list[Notice]:
+        """See ``PresenceStore.confirm``."""
+        return await self._change(
+            "confirm", notice.group, rules, _who(notice.member), notice.claim
+        )
+
+    async def renew(
+        self, clients: Mapping[str, Collection[str]], *, rules: Rules
+    ) -> list[tuple[str, str]]:
+        """See ``PresenceStore.renew``."""
+        shares: dict[str, dict[str, Collection[str]]] = {}
+        for group, some in clients.items():
+            shares.setdefault(self._base(group), {})[group] = some
+        forgotten: list[tuple[str, str]] = []
+
+        async def renew_share(base: str, share: dict[str, Collection[str]]) -> None:
+            for portion in _portions(share):
+                keys = [f"{base}:due"]
+                arguments: list[Any] = [int(rules.ttl * 1000), _LIFE]
+                for group, some in portion:
+                    keys += [f"{base}:{group}:{name}" for name in _KEYS]
+                    arguments += [group, len(some), *some]
+                missing = await self._run("presence/renew", keys, arguments)
+                forgotten.extend(
+                    (portion[missing[place]][0], missing[place + 1].decode())
+                    for place in range(0, len(missing), 2)
+                )
+
+        await asyncio.gather(*(renew_share(*each) for each in shares.items()))
+        return forgotten
+
+    async def members(self, group: str, *, per_user: bool) -> dict[str, Member]:
+        """See ``PresenceStore.members``."""
+        keys = self._keys(group, "rows", "deadlines", "users")
+        now, found, over, stale = await self._run(
+            "presence/members", keys, [int(per_user)]
+        )
+        entries = {
+            found[place]: msgspec.msgpack.decode(found[place + 1])
+            for place in range(0, len(found), 2)
+        }
+        present = _users if per_user else _connections
+        return {member.client: member for member in present(now, entries, over, stale)}
+
+    async def stats(self, group: str) -> Numbers:
+        """See ``PresenceStore.stats``; users about to be reaped still count."""
+        keys = self._keys(group, "deadlines", "users")
+        return Numbers(*await self._run("presence/stats", keys, []))
+
+    async def reap(self, limit: int, *, rules: Rules) -> Reaped:
+        """See ``PresenceStore.reap``."""
+        found = await asyncio.gather(
+            *(
+                self._run("presence/due", [f"{base}:due"], [_GROUPS_AT_ONCE])
+                for base in self._bases
+            )
+        )
+        groups = [group.decode() for _, due in found for group in due]
+        if not groups:
+            waits = [wait / 1000 for wait, _ in found if wait >= 0]
+            return Reaped([], min(waits, default=None))
+        notices: list[Notice] = []
+        for group in groups:
+            try:
+                notices += await self._change("reap", group, rules, limit)
+            except LayerUnavailable:
+                # What was handed out must be told; the next call says what is wrong.
+                if not notices:
+                    raise
+                break
+        return Reaped(notices, 0.0)
+
+    def _base(self, group: str) -> str:
+        return self._bases[zlib.crc32(group.encode()) % len(self._bases)]
+
+    def _keys(self, group: str, *names: str) -> list[str]:
+        base = self._base(group)
+        return [f"{base}:{group}:{name}" for name in names]
+
+    async def _change(
+        self, verb: str, group: str, rules: Rules, *arguments: Any
+    ) -> list[Notice]:
+        """Run a script that changes one group; what is to be told."""
+        told = await self._run(
+            f"presence/{verb}",
+            [*self._keys(group, *_KEYS, "pace"), f"{self._base(group)}:due"],
+            [
+                group,
+                # The same however often it is tried, hence what it claims is, too.
+                secrets.token_hex(8),
+                int(rules.lease * 1000),
+                rules.pushes,
+                _LIFE,
+                *arguments,
+            ],
+        )
+        return [
+            Notice(
+                group,
+                event.decode(),
+                _member(client.decode(), who.decode(), info.decode()),
+                bool(push),
+                None if later < 0 else later / 1000,
+                claim.decode(),
+            )
+            for event, client, who, info, push, later, claim in told
+        ]
+
+
+def _who(member: Member) -> str:
+    """Under what somebody is counted: their user, or the only connection they have."""
+    return member.user or f"\0{member.client}"
+
+
+def _member(client: str, who: str, info: str) -> Member:
+    return Member(client, "" if who.startswith("\0") else who, info or None)
+
+
+def _portions(
+    share: Mapping[str, Collection[str]],
+) -> Iterator[list[tuple[str, list[str]]]]:
+    """The connections of groups, as many at once as are well renewed in one script."""
+    portion: list[tuple[str, list[str]]] = []
+    size = 0
+    for group, some in share.items():
+        clients = list(some)
+        for start in range(0, len(clients), _RENEWED_AT_ONCE):
+            part = clients[start : start + _RENEWED_AT_ONCE]
+            if portion and (
+                size + len(part) > _RENEWED_AT_ONCE or len(portion) >= _GROUPS_AT_ONCE
+            ):
+                yield portion
+                portion, size = [], 0
+            portion.append((group, part))
+            size += len(part)
+    if portion:
+        yield portion
+
+
+def _connections(
+    now: int, rows: Mapping[bytes, Any], over: Sequence[bytes], stale: Sequence[Any]
+) -> Iterator[Member]:
+    gone = set(over[::2])
+    for client, (who, _, _, info, _) in rows.items():
+        if client not in gone:
+            yield _member(client.decode(), who, info)
+
+
+def _users(
+    now: int, users: Mapping[bytes, Any], over: Sequence[bytes], stale: Sequence[Any]
+) -> Iterator[Member]:
+    # Those whose connections have expired are as good as gone, reaped or not.
+    lost: dict[str, int] = {}
+    for deadline, packed in zip(over[1::2], stale, strict=True):
+        if packed is not None:
+            who, _, grace, *_ = msgspec.msgpack.decode(packed)
+            if int(float(deadline)) + grace <= now:
+                lost[who] = lost.get(who, 0) + 1
+    for key, (client, info, _, connections, gone_at, _) in users.items():
+        who = key.decode()
+        if connections > lost.get(who, 0) or (not connections and gone_at > now):
+            yield _member(client, who, info)

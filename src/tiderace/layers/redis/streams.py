@@ -1,0 +1,176 @@
+"""Publications in Redis: one stream for each group, with its epoch and offsets.
+
+It knows the scripts and keys of streams, and neither who hears them nor what is in them.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from tiderace.history import Position
+from tiderace.layers.broker import Entry, Keep, Published
+from tiderace.layers.redis.commands import Calls
+from tiderace.layers.redis.keys import Names
+
+__all__ = ["RedisStreams"]
+
+_EPOCH_LENGTH = 6  # bytes
+
+# Seconds by which the clock of a server that takes over may be ahead.
+_CLOCKS_DIFFER = 5.0
+
+# A position outlives what was kept by so many times.
+_POSITION_LASTS = 10
+
+# Milliseconds in which a publication under the same idempotency key is the same one.
+_KEY_REMEMBERED = 300_000
+
+# More messages than a replica can be behind. Chance decides the rest, so that two leaps
+# from one place do not meet.
+_LEAP = 1 << 20
+
+
+class RedisStreams:
+    """The verbs of ``Broker`` that are about publications; raises what they raise."""
+
+    def __init__(self, calls: Calls, names: Names) -> None:
+        self._calls = calls
+        self._names = names
+
+    async def publish(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        keep: Keep,
+        members_age: float,
+        history: Keep | None,
+        key: str,
+    ) -> Published:
+        """See ``Broker.publish``."""
+        group = self._names.group(subject)
+        milliseconds = int(keep.seconds * 1000)
+        keys = [f"{group}:stream", f"{group}:meta", group]
+        if key:
+            keys.append(f"{group}:once:{key}")
+        arguments = [
+            self._names.group_channel(subject),
+            data,
+            secrets.token_bytes(12),
+            keep.size,
+            milliseconds,
+            milliseconds * _POSITION_LASTS,
+            secrets.token_hex(_EPOCH_LENGTH),
+            0,
+            int(members_age * 1000),
+            _LEAP + secrets.randbelow(_LEAP),
+            0,
+            self._names.publish,
+            "" if history is None else history.size,
+            "" if history is None else int(history.seconds * 1000),
+            _KEY_REMEMBERED,
+        ]
+        begun = time.monotonic()
+
+        async def attempt(again: bool) -> Any:
+            arguments[7] = 1 if again else 0
+            arguments[10] = int((time.monotonic() - begun + _CLOCKS_DIFFER) * 1000)
+            return await self._calls.try_script("publish", keys, arguments)
+
+        epoch, offset, members = await self._calls.until_done(attempt)
+        return Published(
+            Position(epoch.decode(), offset), [member.decode() for member in members]
+        )
+
+    async def published(self, subject: str, key: str) -> Position | None:
+        """See ``Broker.published``."""
+        found: bytes | None = await self._calls.command(
+            "GET", f"{self._names.group(subject)}:once:{key}"
+        )
+        if found is None:
+            return None
+        epoch, offset, _ = found.split(b" ", 2)
+        return Position(epoch.decode(), int(offset))
+
+    async def since(
+        self, subject: str, offset: int | None
+    ) -> tuple[Position | None, Sequence[Entry]]:
+        """See ``Broker.since``; without an offset, the end and no entries."""
+        group = self._names.group(subject)
+        epoch, top, entries = await self._calls.script(
+            "since",
+            [f"{group}:stream", f"{group}:meta"],
+            ["" if offset is None else offset],
+        )
+        if not epoch:
+            return None, []
+        return Position(epoch.decode(), top), _entries(entries)
+
+    async def read(
+        self,
+        subject: str,
+        *,
+        history: Keep,
+        keep: Keep,
+        since: Position | None,
+        limit: int | None,
+        reverse: bool,
+    ) -> tuple[Position, Sequence[Entry]]:
+        """See ``Broker.read``."""
+        # All of it is sooner found from its end, where what has expired comes last.
+        backwards = reverse or limit is None
+
+        async def portion(
+            above: int | str, below: int | str, size: int | str, had: int
+        ) -> tuple[Position, list[Entry], bool, int, int]:
+            arguments = [
+                "" if since is None else since.epoch,
+                above,
+                below,
+                -1 if limit is None else limit - had,
+                int(backwards),
+                size,
+                int(history.seconds * 1000),
+                secrets.token_hex(_EPOCH_LENGTH),
+                int(keep.seconds * 1000) * _POSITION_LASTS,
+            ]
+            return await self._read_portion(subject, arguments)
+
+        above: int | str = "" if since is None or reverse else since.offset
+        below: int | str = since.offset if since is not None and reverse else ""
+        top, entries, more, above, below = await portion(above, below, history.size, 0)
+        while more:
+            # These bounds say it all, and what is new by now is not asked for.
+            end, some, more, above, below = await portion(
+                above, below, "", len(entries)
+            )
+            if end.epoch != top.epoch:
+                break  # it was lost while it was read
+            entries += some
+        if backwards and not reverse:
+            entries.reverse()
+        return top, entries
+
+    async def _read_portion(
+        self, subject: str, arguments: list[Any]
+    ) -> tuple[Position, list[Entry], bool, int, int]:
+        """Some of a stream, whether there is more, and the bounds for that."""
+        group = self._names.group(subject)
+        epoch, top, entries, more, above, below = await self._calls.script(
+            "read", [f"{group}:stream", f"{group}:meta"], arguments
+        )
+        end = Position(epoch.decode(), top)
+        return end, _entries(entries), bool(more), above, below
+
+    async def forget(self, subject: str) -> None:
+        """See ``Broker.forget``."""
+        await self._calls.command("DEL", f"{self._names.group(subject)}:stream")
+
+
+def _entries(found: Sequence[Any]) -> list[Entry]:
+    return [
+        Entry(number, before, age / 1000, data) for number, before, age, data in found
+    ]

@@ -1,0 +1,1 @@
+"""Presence: the members of a group, across processes."""

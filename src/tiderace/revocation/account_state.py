@@ -1,0 +1,202 @@
+"""How users and sessions stand: looked up for many at once, and compared with before.
+
+It knows Django's users, their rights and its session engines; who is connected, and what
+becomes of them, it does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.exceptions import FieldDoesNotExist
+from django.utils.crypto import constant_time_compare
+
+if TYPE_CHECKING:
+    from django.contrib.auth.base_user import AbstractBaseUser
+
+__all__ = ["Found", "Reason", "Standing", "look_up", "renew", "session_reference"]
+
+
+_IN_QUERY = 500
+
+
+class Reason(StrEnum):
+    """Why an open connection is no longer what it was when it was let in."""
+
+    LOGGED_OUT = "logged_out"
+    """The session was ended: here or in another tab, by its user or by somebody else."""
+    SESSION_EXPIRED = "session_expired"
+    """The session's time is over."""
+    PASSWORD_CHANGED = "password_changed"  # noqa: S105 (no password)
+    """The user has another password; as in Django, that ends the sessions before it."""
+    DEACTIVATED = "deactivated"
+    """``is_active`` was switched off."""
+    DELETED = "deleted"
+    """There is no such user any more."""
+    PERMISSIONS_CHANGED = "permissions_changed"
+    """The user's groups, permissions or staff flags are others, or a group's are."""
+
+    @property
+    def final(self) -> bool:
+        """Whether the connection is nobody's now; else the user may just do other things."""
+        return self is not Reason.PERMISSIONS_CHANGED
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What matters of a user at one moment."""
+
+    auth_hash: str
+    """Changes with the password."""
+    active: bool
+    flags: tuple[bool, bool]
+    """``is_staff`` and ``is_superuser``."""
+    rights: bytes | None = None
+    """A digest of groups and permissions; None while they were not looked up."""
+
+    @classmethod
+    def of(cls, user: AbstractBaseUser, rights: bytes | None = None) -> Standing:
+        """How ``user``, as loaded, stands; asks no database."""
+        return cls(
+            user.get_session_auth_hash(),
+            user.is_active,
+            (
+                bool(getattr(user, "is_staff", False)),
+                bool(getattr(user, "is_superuser", False)),
+            ),
+            rights,
+        )
+
+    def change_to(self, now: Standing | None) -> Reason | None:
+        """What has become of the user since; None when nothing that matters has."""
+        if now is None:
+            return Reason.DELETED
+        if self.active and not now.active:
+            return Reason.DEACTIVATED
+        if not constant_time_compare(self.auth_hash, now.auth_hash):
+            return Reason.PASSWORD_CHANGED
+        if self.flags != now.flags or (
+            self.rights is not None and self.rights != now.rights
+        ):
+            return Reason.PERMISSIONS_CHANGED
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a look-up has found."""
+
+    users: dict[str, tuple[AbstractBaseUser, Standing]] = field(default_factory=dict)
+    """By primary key as text; who is missing does not exist."""
+    sessions: dict[str, float | None] = field(default_factory=dict)
+    """By session key, when it expires (seconds since 1970), None where the engine does
+    not say; what is missing does not exist."""
+
+
+def look_up(user_ids: Collection[str], session_keys: Collection[str]) -> Found:
+    """How these users and sessions stand now.
+
+    Four queries for the users, however many, and one for the sessions where they are in
+    the database; other engines are asked for one session at a time. Blocks: call it in
+    a thread.
+    """
+    model = get_user_model()
+    users = {
+        str(user.pk): user
+        for user in model._default_manager.filter(pk__in=list(user_ids))  # noqa: SLF001 (public in Django)
+    }
+    rights = _rights(model, [user.pk for user in users.values()])
+    return Found(
+        {
+            user_id: (user, Standing.of(user, rights[user.pk]))
+            for user_id, user in users.items()
+        },
+        _sessions(session_keys),
+    )
+
+
+def renew(user: Any, fresh: AbstractBaseUser) -> None:
+    """Let the object ``user`` say what ``fresh``, loaded later, says."""
+    for each in fresh._meta.concrete_fields:  # noqa: SLF001 (public in Django)
+        setattr(user, each.attname, getattr(fresh, each.attname))
+    # Where Django's backend keeps what it has found out about permissions.
+    for cache in ("_perm_cache", "_user_perm_cache", "_group_perm_cache"):
+        user.__dict__.pop(cache, None)
+
+
+def session_reference(session_key: str) -> str:
+    """What stands for a session in messages: who reads it cannot use the session."""
+    data = b"tiderace.revocation.account_state" + session_key.encode("utf-8", "replace")
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _rights(model: Any, user_keys: list[Any]) -> dict[Any, bytes]:
+    """A digest of the groups and permissions of each user."""
+    groups = _related(model, "groups", user_keys)
+    own = _related(model, "user_permissions", user_keys)
+    of_groups: dict[Any, set[Any]] = {}
+    if everything := set().union(*groups.values()):
+        group = model._meta.get_field("groups").related_model  # noqa: SLF001 (public in Django)
+        of_groups = _related(group, "permissions", everything)
+    digests = {}
+    for key in user_keys:
+        mine = groups.get(key, set())
+        parts = (
+            sorted(mine, key=str),
+            sorted(own.get(key, set()), key=str),
+            sorted(set().union(*(of_groups.get(each, ()) for each in mine)), key=str),
+        )
+        digests[key] = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return digests
+
+
+def _related(model: Any, name: str, keys: Iterable[Any]) -> dict[Any, set[Any]]:
+    """Keys on the other side of a many-to-many relation, by keys on this side."""
+    found: dict[Any, set[Any]] = defaultdict(set)
+    try:
+        relation = model._meta.get_field(name)  # noqa: SLF001 (public in Django)
+    except FieldDoesNotExist:
+        return found  # a user model without Django's permissions
+    through = relation.remote_field.through
+    near, far = (
+        through._meta.get_field(field_name).attname  # noqa: SLF001 (likewise)
+        for field_name in (relation.m2m_field_name(), relation.m2m_reverse_field_name())
+    )
+    rows = through._default_manager.filter(**{f"{near}__in": list(keys)})  # noqa: SLF001 (likewise)
+    for this, other in rows.values_list(near, far):
+        found[this].add(other)
+    return found
+
+
+def _sessions(keys: Collection[str]) -> dict[str, float | None]:
+    if not keys:
+        return {}
+    store = import_module(settings.SESSION_ENGINE).SessionStore
+    if settings.SESSION_ENGINE.endswith("signed_cookies"):
+        # The session is the cookie: nobody but its browser knows whether it is there.
+        return dict.fromkeys(keys)
+    if hasattr(store, "get_model_class"):
+        rows = store.get_model_class()._default_manager.values_list(  # noqa: SLF001 (likewise)
+            "session_key", "expire_date"
+        )
+        return {
+            key: expires.timestamp()
+            for some in _slices(keys)
+            for key, expires in rows.filter(session_key__in=some)
+        }
+    return {key: None for key in keys if store().exists(key)}
+
+
+def _slices(keys: Collection[str]) -> Iterator[list[str]]:
+    """So many at a time that every database takes them in a query."""
+    ordered = list(keys)
+    for start in range(0, len(ordered), _IN_QUERY):
+        yield ordered[start : start + _IN_QUERY]

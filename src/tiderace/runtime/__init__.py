@@ -1,0 +1,1 @@
+"""Services of one process: threads, tasks, lifespan, drain and its control socket."""

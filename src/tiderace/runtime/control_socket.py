@@ -1,0 +1,183 @@
+"""A door into this process for commands on the same machine: a Unix socket per process.
+
+``manage.py tiderace_drain`` knocks there. It knows the drain and where the doors are;
+it does not know who serves the process, nor which command asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import stat
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from django.conf import settings
+from django.utils.crypto import salted_hmac
+
+from tiderace import conf
+from tiderace.runtime.drain import Drain, drain_seconds, process_drain
+
+__all__ = ["Door", "ask_to_drain", "doors", "process_door", "run_directory"]
+
+logger = logging.getLogger("tiderace.control")
+
+# How often who has asked for a drain is told how far it is.
+_REPORT_EVERY = 1.0
+# A socket's path may have 108 bytes on Linux, 104 elsewhere.
+_LONGEST_PATH = 100
+
+
+def run_directory() -> Path:
+    """Where the doors of this project's processes are.
+
+    ``TIDERACE["RUN_DIR"]``, or else a folder for this user and project among the
+    temporary ones.
+    """
+    if (chosen := conf.current().run_dir) is not None:
+        return Path(chosen)
+    module = getattr(settings, "SETTINGS_MODULE", "")
+    # Told apart by the secret key, without telling it.
+    project = salted_hmac("tiderace.control", module, algorithm="sha256").hexdigest()[
+        :12
+    ]
+    return Path(tempfile.gettempdir()) / f"tiderace-{os.geteuid()}-{project}"
+
+
+def doors() -> list[Path]:
+    """The doors there are; behind some of them there may be nobody any more."""
+    return sorted(run_directory().glob("*.sock"))
+
+
+class Door:
+    """The door of one process, open from the server's start to its end.
+
+    Only this user can come in. Where it cannot be opened (a read-only file system, no
+    Unix sockets) the process goes without it. Opened again, it lets in where it was
+    opened last: a server that ended without a shutdown may have left it open.
+
+    Args:
+        drain: what is begun when somebody asks for it.
+    """
+
+    def __init__(self, drain: Drain) -> None:
+        self._drain = drain
+        self._path: Path | None = None
+        self._socket: socket.socket | None = None
+        self._server: asyncio.Server | None = None
+
+    async def open(self) -> None:
+        """Let commands in from now on."""
+        if (
+            not hasattr(asyncio, "start_unix_server")
+            # A server for tests, beside others in this process.
+            or threading.current_thread() is not threading.main_thread()
+            or not conf.configured()
+        ):
+            return
+        await self.close()
+        path = run_directory() / f"{os.getpid()}.sock"
+        try:
+            _make_private(path.parent)
+            if len(os.fsencode(path)) > _LONGEST_PATH:
+                raise OSError(f"the path {path} is too long for a socket")
+            path.unlink(missing_ok=True)
+            # Ours, because a server whose loop has ended cannot close its own.
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.bind(str(path))
+            self._server = await asyncio.start_unix_server(
+                self._answer, sock=self._socket
+            )
+        except OSError as error:
+            await self.close()
+            logger.info(
+                "manage.py tiderace_drain cannot reach this process (%s); set "
+                'TIDERACE["RUN_DIR"] to a folder of its own if you need that',
+                error,
+            )
+            return
+        self._path = path
+
+    async def close(self) -> None:
+        """Let nobody in any more."""
+        server, self._server = self._server, None
+        if server is not None and not server.get_loop().is_closed():
+            server.close()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            self._path = None
+
+    async def _answer(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            if await reader.readline() != b"drain\n":
+                return
+            draining = self._drain.begin(drain_seconds(), conf.current().drain_grace)
+            while not draining.done():
+                writer.write(b"open %d\n" % self._drain.open)
+                await writer.drain()
+                await asyncio.wait([draining], timeout=_REPORT_EVERY)
+            writer.write(b"done %d\n" % self._drain.open)
+            await writer.drain()
+        except ConnectionError:
+            pass  # who has asked is gone; the drain goes on
+        finally:
+            writer.close()
+
+
+async def ask_to_drain(door: Path, report: Callable[[int], object]) -> int | None:
+    """Have the process behind ``door`` drain; how many connections it had left.
+
+    None when nobody is behind it, and then the door is removed. ``report`` is called
+    every second with the number of connections.
+
+    Raises:
+        ConnectionError: when the process has ended before its drain.
+    """
+    try:
+        reader, writer = await asyncio.open_unix_connection(door)
+    except (ConnectionRefusedError, FileNotFoundError):
+        door.unlink(missing_ok=True)  # noqa: ASYNC240 (one local call)
+        return None
+    try:
+        writer.write(b"drain\n")
+        while line := await reader.readline():
+            word, _, number = line.decode().partition(" ")
+            if word == "done":
+                return int(number)
+            report(int(number))
+    finally:
+        writer.close()
+    raise ConnectionError(f"the process behind {door.name} ended before its drain")
+
+
+def _make_private(directory: Path) -> None:
+    """Make the directory if need be.
+
+    Raises:
+        OSError: when that cannot be done, or others may write there.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = directory.lstat()
+    if (
+        not stat.S_ISDIR(found.st_mode)
+        or found.st_uid != os.geteuid()
+        or found.st_mode & 0o022
+    ):
+        raise PermissionError(
+            f"{directory} is not a folder of this user alone, so it is not trusted"
+        )
+
+
+process_door = Door(process_drain)
+"""The door of this process, which opens with its lifespan."""

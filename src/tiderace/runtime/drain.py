@@ -1,0 +1,403 @@
+"""How a process gives up its sockets before it stops: one after the other, not all at once.
+
+Thousands of clients that are closed in the same instant come back in the same instant.
+So on SIGTERM a process first refuses new WebSockets and closes its own over a window,
+and only then lets its server stop. It knows connections as things that can be asked to
+end, and the server as whoever handled SIGTERM before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Protocol, TypeAlias
+
+from django.conf import settings
+
+from tiderace import conf, metrics
+from tiderace.asgi import (
+    Receive,
+    Scope,
+    Send,
+    can_deny_with_response,
+    send_denial,
+    websocket_accept,
+    websocket_close,
+)
+from tiderace.runtime.lifespan import on_shutdown, on_startup
+from tiderace.runtime.readiness import ready_check
+
+__all__ = [
+    "RESTART",
+    "Drain",
+    "Drainable",
+    "Notice",
+    "Open",
+    "SigtermWatch",
+    "drain_seconds",
+    "process_drain",
+    "refuse_newcomer",
+]
+
+logger = logging.getLogger("tiderace.drain")
+
+RESTART = 1012
+"""The close code of a drain: the service restarts, come back."""
+
+# Seconds for closing all sockets where no setting says another number.
+_WINDOW = 20.0
+# The longest pause between two sockets, in seconds: ten clients a second are a burden to
+# nobody, so a process with few of them need not keep its successor waiting.
+_LONGEST_PAUSE = 0.1
+# How long a connection that was cut has for its disconnect handler.
+_TIME_TO_LEAVE = 1.0
+# A second SIGTERM means "at once", but not within these seconds: systemd tells every
+# process of a service, and uvicorn's parent then tells its children again.
+_SAME_SIGNAL = 2.0
+
+_SignalHandler: TypeAlias = Callable[[int, FrameType | None], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a connection is told when its turn has come."""
+
+    retry_after: float
+    """Seconds that its client should wait before it comes back."""
+
+    @property
+    def code(self) -> int:
+        """The close code for a client that speaks no protocol with codes of its own."""
+        return RESTART
+
+    @property
+    def reason(self) -> str:
+        """The close reason: ``retry-after=`` and seconds with one decimal."""
+        return f"retry-after={self.retry_after:.1f}"
+
+
+class Drainable(Protocol):
+    """A connection as a drain sees it; both methods are called in its event loop."""
+
+    def drain(self, notice: Notice) -> None:
+        """Begin to end, in the way that the client understands, and return at once.
+
+        What the connection is doing may be finished first.
+        """
+
+    def cut(self) -> None:
+        """End now: the time for finishing is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A connection that is being served."""
+
+    connection: Drainable
+    since: float
+    """When it began, in seconds since 1970."""
+    loop: asyncio.AbstractEventLoop
+    """The event loop that serves it."""
+
+
+class Drain:
+    """The open connections of a process, and how it gives them up.
+
+    Args:
+        clock: seconds, from any start.
+        sleep: waits so many seconds.
+        chance: a number from 0 to 1, each time another.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
+        self._chance = chance
+        self._open: dict[Drainable, Open] = {}
+        self._on_enter: list[Callable[[Drainable], object]] = []
+        # Those that have not been asked yet; None while there is no drain.
+        self._waiting: list[Drainable] | None = None
+        self._hurried = False
+        self._sleeping: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def draining(self) -> bool:
+        """Whether a drain has begun; it lasts until the process stops."""
+        return self._waiting is not None
+
+    @property
+    def open(self) -> int:
+        """How many connections there are."""
+        return len(self._open)
+
+    def connections(self) -> list[Open]:
+        """Those that there are, the oldest first; may be called from any thread."""
+        return list(self._open.values())
+
+    def is_open(self, connection: Drainable) -> bool:
+        """Whether it has begun and is not over."""
+        return connection in self._open
+
+    def on_enter(self, hook: Callable[[Drainable], object]) -> None:
+        """Call ``hook(connection)`` in its event loop whenever one begins."""
+        if hook not in self._on_enter:
+            self._on_enter.append(hook)
+
+    def why_not_ready(self) -> str | None:
+        """What a readiness check says: nothing until a drain has begun."""
+        return f"draining, {self.open} connections left" if self.draining else None
+
+    def enter(self, connection: Drainable) -> None:
+        """Note a connection that has begun; one that comes late is asked as well."""
+        if connection in self._open:
+            return
+        loop = asyncio.get_running_loop()
+        self._open[connection] = Open(connection, time.time(), loop)
+        if self._waiting is not None:
+            self._waiting.append(connection)
+            self._wake()
+        for hook in self._on_enter:
+            hook(connection)
+
+    def leave(self, connection: Drainable) -> None:
+        """Forget a connection that is over."""
+        self._open.pop(connection, None)
+        if self.draining and not self._open:
+            self._wake()
+
+    def begin(self, window: float, grace: float) -> asyncio.Task[None]:
+        """Give up all connections; the task ends when none is left, or none will go.
+
+        They are asked one by one in random order, at random moments, the last of them
+        within ``window`` seconds and on average not more than a tenth of a second after
+        the one before. They then have ``grace`` seconds to finish what they are doing, after
+        which they are cut. Beginning twice is beginning once.
+        """
+        if self._task is None:
+            logger.info(
+                "draining: %d connections are asked to come back elsewhere within "
+                "%g s, and have %g s more to finish",
+                self.open,
+                window,
+                grace,
+            )
+            self._waiting = list(self._open)
+            self._hurried = False
+            self._task = asyncio.get_running_loop().create_task(
+                self._run(window, grace)
+            )
+        return self._task
+
+    def hurry(self) -> None:
+        """Ask all that are left at once."""
+        self._hurried = True
+        self._wake()
+
+    def reset(self) -> None:
+        """Be as new, apart from the connections: the server has ended or begins."""
+        if self._task is not None:
+            self._task.cancel()
+        self._task = self._waiting = None
+
+    async def _run(self, window: float, grace: float) -> None:
+        await self._ask_all(window)
+        await self._wait_for_end(grace)
+        if self._open:
+            logger.warning(
+                "draining: %d connections are cut, since they had not ended %g s after "
+                "they were asked to; a handler of theirs may be stuck",
+                self.open,
+                grace,
+            )
+            for connection in list(self._open):
+                connection.cut()
+            await self._wait_for_end(_TIME_TO_LEAVE)
+        logger.info("drained: %d connections are left", self.open)
+
+    async def _ask_all(self, window: float) -> None:
+        due = self._clock()
+        end = due + window
+        while waiting := self._waiting:
+            # Picked, not shuffled before: some come late.
+            index = min(int(self._chance() * len(waiting)), len(waiting) - 1)
+            waiting[index], waiting[-1] = waiting[-1], waiting[index]
+            connection = waiting.pop()
+            if connection not in self._open:
+                continue
+            # On average a fair share of the time that is left.
+            share = min((end - due) / (len(waiting) + 1), _LONGEST_PAUSE)
+            due = min(due + 2 * share * self._chance(), end)
+            while (pause := due - self._clock()) > 0 and not self._hurried:
+                await self._pause(pause)
+            self._ask(connection)
+
+    async def _wait_for_end(self, seconds: float) -> None:
+        deadline = self._clock() + seconds
+        while self._open and (left := deadline - self._clock()) > 0:
+            while self._waiting:
+                self._ask(self._waiting.pop())
+            await self._pause(left)
+
+    def _ask(self, connection: Drainable) -> None:
+        if connection not in self._open:
+            return
+        metrics.CONNECTIONS_DRAINED.add()
+        # The window parts the clients of this process; this, those of several.
+        notice = Notice(retry_after=0.1 + 0.9 * self._chance())
+        try:
+            connection.drain(notice)
+        except Exception:
+            logger.exception("draining: %r could not be asked to end", connection)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, unless woken before."""
+        self._sleeping = asyncio.ensure_future(self._sleep(seconds))
+        try:
+            await asyncio.wait([self._sleeping])
+        finally:
+            self._sleeping.cancel()
+
+    def _wake(self) -> None:
+        if self._sleeping is not None:
+            self._sleeping.cancel()
+
+
+process_drain = Drain()
+"""The drain of this process, which every consumer's connection enters."""
+ready_check(process_drain.why_not_ready)
+
+
+async def refuse_newcomer(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse a WebSocket with 503, or with 1012 where the server cannot say that."""
+    if (await receive())["type"] != "websocket.connect":
+        return
+    metrics.DRAIN_REFUSALS.add()
+    if can_deny_with_response(scope):
+        retry = [(b"retry-after", b"1")]
+        await send_denial(send, 503, "The server is stopping, come back.", retry)
+    else:
+        notice = Notice(retry_after=1.0)
+        # Accepted first, since a plain refusal would be 403, which sounds final.
+        await send(websocket_accept())
+        await send(websocket_close(notice.code, notice.reason))
+
+
+class SigtermWatch:
+    """Stands before the server's own handler of SIGTERM: first drain, then stop.
+
+    Only where that is a Python function, as with uvicorn. A second SIGTERM lets the
+    server stop at once; SIGINT is not watched, so it stops at once anyway.
+
+    Args:
+        drain: what is begun.
+        clock: seconds, from any start.
+    """
+
+    def __init__(
+        self, drain: Drain, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._drain = drain
+        self._clock = clock
+        self._servers: _SignalHandler | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._first: float | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Watch from now on; does nothing where there is nothing to stand before."""
+        self._drain.reset()
+        self._first = None
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._loop = asyncio.get_running_loop()
+        handler = signal.getsignal(signal.SIGTERM)
+        if callable(handler) and not _is_asyncios(handler) and handler != self._noted:
+            self._servers = handler
+            signal.signal(signal.SIGTERM, self._noted)
+
+    async def stop(self) -> None:
+        """Watch no longer; the server stops."""
+        self._drain.reset()
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+        if self._servers is not None:
+            if signal.getsignal(signal.SIGTERM) == self._noted:
+                signal.signal(signal.SIGTERM, self._servers)
+            self._servers = None
+
+    def _noted(self, number: int, frame: FrameType | None) -> None:
+        now = self._clock()
+        if self._first is None:
+            self._first = now
+            self._call(self._begin)
+        elif now - self._first >= _SAME_SIGNAL and not _under_gunicorn():
+            self._call(self._hurry)
+
+    def _call(self, function: Callable[[], None]) -> None:
+        # Between two bytecodes of whatever the loop was doing.
+        assert self._loop is not None  # noqa: S101 (for the type checker)
+        try:
+            self._loop.call_soon_threadsafe(function)
+        except RuntimeError:  # that loop is closed: there is nothing to drain
+            self._stop_server()
+
+    def _begin(self) -> None:
+        self._task = asyncio.ensure_future(self._drain_and_stop())
+
+    async def _drain_and_stop(self) -> None:
+        try:
+            await self._drain.begin(drain_seconds(), conf.current().drain_grace)
+        except Exception:
+            logger.exception("draining failed, so the server is told to stop at once")
+        self._stop_server()
+
+    def _hurry(self) -> None:
+        logger.info("draining: told again to stop, so everything ends at once")
+        self._drain.hurry()
+        self._stop_server()
+
+    def _stop_server(self) -> None:
+        if self._servers is not None:
+            self._servers(signal.SIGTERM, None)
+
+
+def drain_seconds() -> float:
+    """The window in force: ``TIDERACE["DRAIN_SECONDS"]``, or its default."""
+    seconds = conf.current().drain_seconds
+    if seconds is None:
+        # Who develops waits for every restart.
+        return 0.0 if conf.configured() and settings.DEBUG else _WINDOW
+    return seconds
+
+
+def _is_asyncios(handler: object) -> bool:
+    """Whether the handler only stands for what a loop calls, which cannot be known."""
+    return getattr(handler, "__module__", "").partition(".")[0] in ("asyncio", "uvloop")
+
+
+def _under_gunicorn() -> bool:
+    """Whether SIGTERM may be repeated without meaning it.
+
+    gunicorn before 24 tells a worker that it replaces every second.
+    """
+    return "gunicorn.arbiter" in sys.modules
+
+
+_watch = SigtermWatch(process_drain)
+on_startup(_watch.start)
+on_shutdown(_watch.stop)

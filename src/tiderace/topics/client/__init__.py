@@ -1,0 +1,1 @@
+"""One connected client of the topics' protocol: commands, subscriptions, outbox."""

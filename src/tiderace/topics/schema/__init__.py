@@ -1,0 +1,1 @@
+"""Descriptions of the declared topics for other programs: AsyncAPI and TypeScript."""

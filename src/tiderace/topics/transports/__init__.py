@@ -1,0 +1,1 @@
+"""The transports of topic clients: WebSocket, HTTP streaming, server-sent events."""

@@ -1,0 +1,286 @@
+"""One HTTP request to a topics endpoint, and the answer to it.
+
+It knows ASGI's HTTP events, which pages of other sites may ask, and nothing of what is
+asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any, Protocol
+from urllib.parse import ParseResult
+
+from django.http import QueryDict
+
+from tiderace.asgi import Receive, Scope, Send, describe, log_fields
+from tiderace.security.origins import header, parse
+from tiderace.security.page_origins import objection
+from tiderace.security.websocket import OriginValidator
+from tiderace.topics.hub import Process
+from tiderace.topics.identity import identity_of
+
+__all__ = ["ClientGone", "Endpoint", "Exchange", "Rejected"]
+
+logger = logging.getLogger("tiderace.topics")
+
+# What pages of other sites may send with a request; all but the first are for those who
+# put something before the endpoint.
+_REQUEST_HEADERS = b"content-type, last-event-id, authorization, x-requested-with"
+_PREFLIGHT_LASTS = b"7200"  # seconds; what Chromium keeps at the most
+
+
+class Endpoint(Protocol):
+    """What a door needs of the endpoint that it belongs to."""
+
+    @property
+    def process(self) -> Process:
+        """What the topic clients of this event loop share."""
+
+    async def serve(self, scope: Scope, transport: Any) -> None:
+        """Serve a client over ``transport`` until it ends."""
+
+    async def admit(self) -> None:
+        """Let one more client in.
+
+        Raises:
+            Refused: when too many come at once.
+        """
+
+    async def on_api_call(self, method: str, params: Any) -> Any:
+        """See ``TopicsEndpoint.on_api_call``."""
+
+
+class Rejected(Exception):
+    """A request is answered with an error.
+
+    Args:
+        status: of the response.
+        why: its body, in plain text.
+        headers: that go with it.
+    """
+
+    def __init__(
+        self, status: int, why: str, headers: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        super().__init__(why)
+        self.status = status
+        self.headers = list(headers)
+
+
+class ClientGone(Exception):
+    """The client left before it had said everything."""
+
+
+class Exchange:
+    """A request and its answer, by the parts that the doors need.
+
+    Args:
+        scope: of the request.
+        receive: see ASGI.
+        send: see ASGI.
+        origins: says which pages may ask.
+        named: pages of other origins that may, where those are hosts of this site.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        origins: OriginValidator,
+        named: Iterable[str] | None = None,
+    ) -> None:
+        self.scope = scope
+        self.origins = origins
+        self._named = named
+        self.receive = receive
+        self.send = send
+        self.method: str = scope["method"]
+        self._cors: list[tuple[bytes, bytes]] = []
+
+    # What was asked
+
+    def header(self, wanted: bytes) -> str | None:
+        """The last header of this name; None when there is none."""
+        return header(self.scope, wanted)
+
+    @property
+    def content_type(self) -> str:
+        """What the body is said to be, in lower case and without parameters."""
+        value = self.header(b"content-type") or ""
+        return value.partition(";")[0].strip().lower()
+
+    @cached_property
+    def query(self) -> QueryDict:
+        """The query string."""
+        return QueryDict(bytes(self.scope.get("query_string") or b""), encoding="utf-8")
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            Rejected: when it is longer than ``limit`` bytes (413).
+            ClientGone: when the client leaves before its end.
+        """
+        too_long = Rejected(413, f"the body is longer than {limit} bytes")
+        said = self.header(b"content-length") or ""
+        if said.isdecimal() and int(said) > limit:
+            raise too_long
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            event = await self.receive()
+            if event["type"] != "http.request":
+                raise ClientGone
+            part = bytes(event.get("body", b""))
+            size += len(part)
+            if size > limit:
+                raise too_long
+            parts.append(part)
+            if not event.get("more_body", False):
+                return b"".join(parts)
+
+    async def user_id(self) -> str:
+        """Whose session the request came with; empty for nobody's."""
+        return (await identity_of(self.scope, "")).user_id
+
+    def require_method(self, *methods: str) -> None:
+        """Go on with a request of one of these methods.
+
+        Raises:
+            Rejected: with any other (405).
+        """
+        if self.method not in methods:
+            allowed = ", ".join(methods)
+            raise Rejected(405, f"use {allowed}", [(b"allow", allowed.encode())])
+
+    # Who asks
+
+    def check_origin(self) -> None:
+        """Go on with a request of a page that may use this site.
+
+        The rule is the one for WebSockets, see ``objection``. A request without an Origin header, which
+        browsers leave out when they fetch something from the page's own site, passes
+        if it only reads, and the browser does not say that another site wanted it.
+
+        Raises:
+            Rejected: otherwise (403), with a warning in the log.
+        """
+        validator = self.origins
+        origin = self.header(b"origin")
+        if origin is None:
+            site = self.header(b"sec-fetch-site")
+            reads = self.method in ("GET", "HEAD") and site in (
+                None,
+                "same-origin",
+                "none",
+            )
+            if not reads and not validator.allow_missing:
+                self._refuse(
+                    "it sent no Origin header, as browsers do",
+                    "allow_missing_origin=True, of get_application() or of the "
+                    "endpoint, lets such clients in",
+                )
+            return
+        against = objection(self.scope, validator, self._named)
+        if against is not None:
+            self._refuse(against.reason, against.advice)
+        self._cors = _cors(validator, origin, parse(origin))
+
+    def _refuse(self, reason: str, advice: str) -> None:
+        logger.warning(
+            "refused %s: %s; %s",
+            describe(self.scope),
+            reason,
+            advice,
+            extra=log_fields(
+                self.scope, "origin_refused", origin=self.header(b"origin")
+            ),
+        )
+        raise Rejected(403, f"refused: {reason}")
+
+    # The answer
+
+    async def start(
+        self, status: int, headers: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """Begin the response; nothing of it is ever to be kept by a cache."""
+        every = [(b"cache-control", b"no-store, no-transform"), *self._cors, *headers]
+        await self.send(
+            {"type": "http.response.start", "status": status, "headers": every}
+        )
+
+    async def start_stream(self, content_type: bytes) -> None:
+        """Begin a response without an end, which no proxy is to hold back."""
+        await self.start(
+            200, [(b"content-type", content_type), (b"x-accel-buffering", b"no")]
+        )
+
+    async def write(self, part: bytes) -> None:
+        """Send a part of the response; waits while the client reads slowly.
+
+        Raises:
+            OSError: when the client is gone.
+        """
+        event: dict[str, Any] = {
+            "type": "http.response.body",
+            "body": part,
+            "more_body": True,
+        }
+        try:
+            await self.send(event)
+        except RuntimeError as error:
+            # What servers raise after the connection has gone.
+            raise OSError(str(error)) from error
+
+    async def end(self) -> None:
+        """End the response."""
+        await self.send({"type": "http.response.body", "body": b""})
+
+    async def answer(
+        self,
+        status: int,
+        body: bytes = b"",
+        *,
+        content_type: bytes = b"text/plain; charset=utf-8",
+        headers: Iterable[tuple[bytes, bytes]] = (),
+    ) -> None:
+        """Send a whole response."""
+        every = list(headers)
+        if status != 204:
+            every += [
+                (b"content-type", content_type),
+                (b"content-length", str(len(body)).encode()),
+            ]
+        await self.start(status, every)
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def answer_preflight(self) -> None:
+        """Tell a browser what a page of another origin may ask for."""
+        await self.answer(
+            204,
+            headers=[
+                (b"access-control-allow-methods", b"GET, POST"),
+                (b"access-control-allow-headers", _REQUEST_HEADERS),
+                (b"access-control-max-age", _PREFLIGHT_LASTS),
+            ],
+        )
+
+
+def _cors(
+    validator: OriginValidator, origin: str, parsed: ParseResult | None
+) -> list[tuple[bytes, bytes]]:
+    """What lets a page of ``origin`` read the answer."""
+    headers = [
+        (b"access-control-allow-origin", origin.encode("latin1")),
+        (b"vary", b"origin"),
+    ]
+    # "*" lets everybody in, but not with the cookies of whoever is visiting them.
+    if any(
+        pattern != "*" and validator.match_allowed_origin(parsed, pattern)
+        for pattern in validator.allowed_origins
+    ):
+        headers.append((b"access-control-allow-credentials", b"true"))
+    return headers

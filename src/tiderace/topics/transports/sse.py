@@ -1,0 +1,70 @@
+"""A topic client over server-sent events, whose commands come by requests of their own.
+
+    GET connection/sse?cf_connect=<first commands>     for EventSource
+    POST connection/sse                                the same as a body
+
+It knows how frames become events, and nothing of what they say.
+"""
+
+from __future__ import annotations
+
+from tiderace import conf
+from tiderace.protocol.codec import JSON, MalformedFrame
+from tiderace.protocol.session import request_of
+from tiderace.protocol.stream_codecs import EVENTS
+from tiderace.topics.switchboard import switchboard
+from tiderace.topics.transports.http_exchange import Endpoint, Exchange, Rejected
+from tiderace.topics.transports.http_stream import (
+    StreamTransport,
+    refuse_while_draining,
+)
+
+__all__ = ["EVENT_STREAM", "EventsTransport", "serve"]
+
+EVENT_STREAM = b"text/event-stream"
+
+# What an address may ask for: a page of another site can have a browser fetch one.
+_READING = frozenset(
+    {"connect", "subscribe", "history", "presence", "presence_stats", "ping"}
+)
+
+
+class EventsTransport(StreamTransport):
+    """See ``StreamTransport``."""
+
+    # Lets the client, and every proxy on the way, know at once that it has begun.
+    prelude = b"\r\n"
+
+
+async def serve(endpoint: Endpoint, exchange: Exchange) -> None:
+    """Serve a client that has sent its first commands in the address, or as a body."""
+    exchange.require_method("GET", "POST")
+    refuse_while_draining()
+    limit = conf.current().topics.frame_size
+    if exchange.method == "GET":
+        first = exchange.query.get("cf_connect", "").encode("utf-8", "replace")
+        if len(first) > limit:
+            raise Rejected(414, f"cf_connect is longer than {limit} bytes")
+        _require_reading(first)
+    else:
+        if exchange.content_type != "application/json":
+            raise Rejected(415, "the content type must be application/json")
+        first = await exchange.body(limit)
+    if not first:
+        raise Rejected(400, "the first commands are missing; send them as cf_connect")
+    await switchboard(endpoint.process).open()
+    transport = EventsTransport(exchange, EVENTS, await exchange.user_id())
+    await transport.run(endpoint, EVENT_STREAM, first)
+
+
+def _require_reading(first: bytes) -> None:
+    try:
+        commands = JSON.decode(first)
+    except MalformedFrame:
+        return  # which the client is told over the stream, so that it stays away
+    for command in commands:
+        name, _ = request_of(command)
+        if name and name not in _READING:
+            raise Rejected(
+                400, f"{name} cannot be in the address; POST it to emulation"
+            )

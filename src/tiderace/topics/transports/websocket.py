@@ -1,0 +1,118 @@
+"""A topic client over a WebSocket.
+
+It knows ASGI's WebSocket events and the protocol's subprotocols, and nothing of what the
+messages say.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from tiderace import conf
+from tiderace.asgi import (
+    Receive,
+    Scope,
+    Send,
+    describe,
+    websocket_accept,
+    websocket_close,
+)
+from tiderace.protocol import codes
+from tiderace.protocol.codec import JSON, Codec
+from tiderace.protocol.codes import Close
+from tiderace.protocol.stream_codecs import protobuf
+from tiderace.topics.client.outbox import Frames
+
+__all__ = ["WebSocketTransport"]
+
+logger = logging.getLogger("tiderace.topics")
+
+_JSON = "centrifuge-json"
+_PROTOBUF = "centrifuge-protobuf"
+# What our own server says where it takes a limit for a single socket.
+_MAX_SIZE = "tiderace.max_size"
+# RFC 6455, section 5.5: a control frame holds 125 bytes, two of them the code.
+_REASON_LENGTH = 123
+_TOO_BIG = 1009
+
+
+class WebSocketTransport:
+    """See ``tiderace.topics.client.served.Transport``."""
+
+    emulated = False
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._open = False
+        self._subprotocol: str | None = None
+        self.codec: Codec = JSON
+        extensions: dict[str, Any] = scope.get("extensions") or {}
+        self.frames: Frames | None = extensions.get("tiderace.frames")
+
+    async def accept(self) -> bool:
+        """Take the client's handshake; False when there is nobody to serve after it."""
+        if (await self._receive())["type"] != "websocket.connect":
+            return False
+        offered = self._scope.get("subprotocols") or []
+        if _PROTOBUF in offered:
+            codec = protobuf(_PROTOBUF)
+            await self._accept(_PROTOBUF)
+            if codec is None:
+                # Refused, the client would see a nameless failure, and try for ever.
+                await self.close(codes.CLOSE_BAD_PROTOCOL)
+                return False
+            self.codec = codec
+            return True
+        await self._accept(_JSON if _JSON in offered else None)
+        return True
+
+    async def _accept(self, subprotocol: str | None) -> None:
+        event = websocket_accept(subprotocol=subprotocol)
+        if _MAX_SIZE in (self._scope.get("extensions") or {}):
+            # So that nothing longer is gathered, of whom nobody knows yet.
+            event["max_size"] = conf.current().topics.frame_size
+        await self._send(event)
+        self._open = True
+
+    async def receive(self) -> bytes | None:
+        """See ``Transport.receive``."""
+        event = await self._receive()
+        if event["type"] == "websocket.disconnect":
+            self._open = False
+            if event.get("code") == _TOO_BIG:
+                # The server's doing, which the log would else not tell of.
+                logger.info(
+                    "a topic client is closed with %d: %r (%s)",
+                    _TOO_BIG,
+                    event.get("reason", ""),
+                    describe(self._scope),
+                )
+            return None
+        text = event.get("text")
+        return text.encode() if text is not None else bytes(event["bytes"])
+
+    async def send(self, message: bytes) -> None:
+        """See ``Transport.send``."""
+        event: dict[str, Any] = {"type": "websocket.send"}
+        if self.codec.binary:
+            event["bytes"] = message
+        else:
+            event["text"] = message.decode()
+        try:
+            await self._send(event)
+        except RuntimeError as error:
+            # What servers raise after the socket has gone.
+            raise OSError(str(error)) from error
+
+    async def close(self, close: Close) -> None:
+        """See ``Transport.close``."""
+        if self._open:
+            self._open = False
+            await self._send(websocket_close(close.code, _shortened(close.reason)))
+
+
+def _shortened(reason: str) -> str:
+    return reason.encode()[:_REASON_LENGTH].decode(errors="ignore")

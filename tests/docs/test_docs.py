@@ -1,0 +1,638 @@
+"""Every code block of the README and the documentation is executed or checked.
+
+A Python block whose first line is a path (`# chat/consumers.py`) becomes that file of a
+throw-away project and is imported; other Python blocks of a page share one namespace.
+A block may be exempt only with a reason in a comment above it:
+`<!-- not run: needs a second machine -->`.
+"""
+
+from __future__ import annotations
+
+import configparser
+import functools
+import importlib
+import inspect
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from websockets.sync.client import connect
+
+from support.brokers import Server
+from support.paths import ROOT
+from tiderace import conf, metrics
+from tiderace.layers.redis import RedisChannelLayer
+
+PAGES = sorted(
+    path
+    for path in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("benchmarks/*.md"),
+    ]
+    if "_build" not in path.parts
+)
+
+FENCE = re.compile(
+    r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<language>\S*)(?P<rest>.*)$"
+)
+EXEMPT = re.compile(r"^<!-- not run: (?P<reason>\S.*) -->$")
+FILE = re.compile(r"^(?:#|//|<!--) (?P<file>[\w./-]+\.\w+)(?: -->)?$")
+
+# MyST directives, which are prose or are carried out by Sphinx itself.
+DIRECTIVES = {
+    "{toctree}",
+    "{note}",
+    "{warning}",
+    "{tip}",
+    "{automodule}",
+    "{autoclass}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One fenced block: where it starts, what it claims to be, what it says."""
+
+    page: str
+    line: int
+    language: str
+    code: str
+    exempt: str = ""
+
+    @property
+    def file(self) -> str:
+        """The path in its first line, or nothing."""
+        match = FILE.match(self.code.partition("\n")[0])
+        return match["file"] if match else ""
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks_of(text: str, page: str) -> list[Block]:
+    """The fenced blocks of a page, in order."""
+    found: list[Block] = []
+    lines = text.splitlines()
+    number, exempt = 0, ""
+    while number < len(lines):
+        line = lines[number]
+        opening = FENCE.match(line)
+        if not opening:
+            mark = EXEMPT.match(line.strip())
+            exempt = mark["reason"] if mark else exempt if not line.strip() else ""
+            number += 1
+            continue
+        start = number + 1
+        number = start
+        closing = re.compile(rf"^ *{re.escape(opening['fence'])}+ *$")
+        while number < len(lines) and not closing.match(lines[number]):
+            number += 1
+        if number == len(lines):
+            raise ValueError(f"{page}:{start}: this block is never closed")
+        indent = len(opening["indent"])
+        code = "\n".join(line[indent:] for line in lines[start:number])
+        found.append(Block(page, start + 1, opening["language"], code + "\n", exempt))
+        number, exempt = number + 1, ""
+    return found
+
+
+def blocks_in(page: Path) -> list[Block]:
+    return blocks_of(page.read_text("utf-8"), str(page.relative_to(ROOT)))
+
+
+ALL = [block for page in PAGES for block in blocks_in(page)]
+
+
+def of(*languages: str) -> list[Block]:
+    return [block for block in ALL if block.language in languages and not block.exempt]
+
+
+# Python: each page in a process and a project of its own.
+
+
+# What a page that does not say so itself takes for granted.
+USUAL_SETTINGS = """
+INSTALLED_APPS = ["tiderace", *INSTALLED_APPS]
+ASGI_APPLICATION = "mysite.asgi.application"
+CHANNEL_LAYERS = {"default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}}
+"""
+
+
+@pytest.fixture(scope="session")
+def started_project(tmp_path_factory):
+    """What `django-admin startproject mysite` makes."""
+    folder = tmp_path_factory.mktemp("startproject")
+    command = [sys.executable, "-m", "django", "startproject", "mysite", str(folder)]
+    subprocess.run(command, check=True, timeout=60)
+    return folder
+
+
+@pytest.fixture
+def project(started_project, tmp_path):
+    """A fresh project, for one page to write its files into."""
+    return shutil.copytree(started_project, tmp_path / "site")
+
+
+# The server that the pages name; it stands for the one that the tests start.
+DOCUMENTED_SERVER = "redis://localhost:6379/0"
+
+
+@pytest.fixture(scope="module")
+def layer_server():
+    """A server of these tests' own, started by the first page that needs one."""
+    with ExitStack() as stack:
+        started = functools.cache(lambda: stack.enter_context(Server()).url)
+        yield started
+
+
+def with_server(blocks: list[Block], url: Callable[[], str]) -> list[Block]:
+    """The blocks, with the address of a server that runs."""
+    return [
+        replace(block, code=block.code.replace(DOCUMENTED_SERVER, url()))
+        if DOCUMENTED_SERVER in block.code
+        else block
+        for block in blocks
+    ]
+
+
+def lay_out(blocks: list[Block], project: Path) -> None:
+    """Write the blocks that are files; settings are added to, other files replaced."""
+    settings = "".join(b.code for b in blocks if b.file == "mysite/settings.py")
+    if "INSTALLED_APPS" not in settings:
+        blocks = [
+            Block("", 0, "python", f"# mysite/settings.py{USUAL_SETTINGS}"),
+            *blocks,
+        ]
+    for block in blocks:
+        if not block.file:
+            continue
+        path = project / block.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".py":
+            for folder in path.relative_to(project).parents[:-1]:
+                (project / folder / "__init__.py").touch()
+        with path.open("a" if path.name == "settings.py" else "w") as file:
+            file.write("\n" + block.code)
+
+
+def run_page(blocks: list[Block], project: Path) -> subprocess.CompletedProcess[str]:
+    lay_out(blocks, project)
+    work = [
+        {
+            "file": block.file,
+            "code": block.code,
+            "where": block.page,
+            "line": block.line,
+        }
+        for block in blocks
+        if block.language == "python"
+    ]
+    return subprocess.run(
+        [
+            sys.executable,
+            "-W",
+            "error",
+            str(ROOT / "tests" / "support" / "page_runner.py"),
+        ],
+        input=json.dumps(work),
+        capture_output=True,
+        text=True,
+        cwd=project,
+        timeout=50,
+        check=False,
+    )
+
+
+def files_and_python_of(page: str) -> list[Block]:
+    return [block for block in of("python", "html", "js") if block.page == page]
+
+
+@pytest.mark.parametrize("page", sorted({block.page for block in of("python")}))
+def test_the_python_of_a_page_runs(page, project, layer_server):
+    done = run_page(with_server(files_and_python_of(page), layer_server), project)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# The suite's own settings are not the project's.
+OWN_SETTINGS = {
+    name: value
+    for name, value in os.environ.items()
+    if name != "DJANGO_SETTINGS_MODULE"
+}
+
+
+def manage(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=project,
+        env=OWN_SETTINGS,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("page", ["docs/tutorial.md", "docs/guides/migrating.md"])
+def test_the_project_of_a_page_passes_every_check(page, project):
+    lay_out(files_and_python_of(page), project)
+
+    done = manage(project, "check", "--fail-level", "WARNING")
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_tutorial_ends_with_two_windows_that_talk(project):
+    lay_out(files_and_python_of("docs/tutorial.md"), project)
+    assert manage(project, "migrate", "--verbosity", "0").returncode == 0
+
+    with served(project) as port:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/chat/tea/") as answer:
+            page = answer.read().decode()
+        url = f"ws://127.0.0.1:{port}/ws/chat/tea/"
+        origin = f"http://127.0.0.1:{port}"
+        with connect(url, origin=origin) as one, connect(url, origin=origin) as two:
+            one.send('{"text": "hello"}')
+            heard = [json.loads(socket.recv(timeout=10)) for socket in (one, two)]
+
+    assert 'src="/static/tiderace/tiderace.js"' in page
+    assert heard == [{"text": "hello"}] * 2
+
+
+@contextmanager
+def served(project: Path) -> Iterator[int]:
+    """The project under `manage.py runserver`, on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "manage.py", "runserver", "--noreload", str(port)]
+    with subprocess.Popen(
+        command, cwd=project, env=OWN_SETTINGS, stdout=subprocess.DEVNULL
+    ) as server:
+        try:
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                    break
+                except OSError:
+                    assert server.poll() is None, "runserver ended"
+                    assert time.monotonic() < deadline, "runserver did not start"
+                    time.sleep(0.05)
+            yield port
+        finally:
+            server.terminate()
+
+
+# Commands: nothing is run, but every target, command, extra and file must exist.
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def npm_scripts() -> set[str]:
+    return set(json.loads((ROOT / "clients/js/package.json").read_text())["scripts"])
+
+
+def extras() -> set[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return set(project["optional-dependencies"])
+
+
+def complaint_about(command: str) -> str:
+    """What is wrong with a command line of the documentation, or nothing."""
+    words = shlex.split(command, comments=True)
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words = words[1:]
+    if not words:
+        return ""
+    program, *rest = words
+    plain = [word for word in rest if not word.startswith("-") and "=" not in word]
+    first = plain[0] if plain else ""
+    match program:
+        case "make":
+            unknown = set(plain) - make_targets()
+            return f"no make target {sorted(unknown)}" if unknown else ""
+        case "python" | "python3":
+            return complaint_about_python(rest)
+        case "pip":
+            return complaint_about_pip(rest)
+        case "npm":
+            script = plain[1] if first == "run" else first
+            known = npm_scripts() | {"ci", "install"}
+            return "" if script in known else f"no npm script {script!r}"
+        case "scripts/dev":
+            return "" if first in make_targets() else f"no chore {first!r}"
+        case (
+            "cd"
+            | "git"
+            | "uvicorn"
+            | "hypercorn"
+            | "granian"
+            | "daphne"
+            | "django-admin"
+        ):
+            return ""
+        case _:
+            return f"unknown program {program!r}; teach tests/docs/test_docs.py to check it"
+
+
+def complaint_about_python(words: list[str]) -> str:
+    from django.core.management import get_commands
+
+    match words:
+        case ["-m", "pip", *rest]:
+            return complaint_about_pip(rest)
+        case ["-m", "tiderace", command, *_]:
+            source = (ROOT / "src/tiderace/__main__.py").read_text()
+            return "" if f'"{command}"' in source else f"no command {command!r}"
+        case ["-m", "benchmarks", question, *_]:
+            known = (ROOT / "benchmarks" / f"{question}.py").is_file()
+            return "" if known else f"no benchmark {question!r}"
+        case ["-m", "venv" | "pytest" | "uvicorn" | "django", *_]:
+            return ""
+        case ["manage.py", command, *_]:
+            return "" if command in get_commands() else f"no manage.py {command}"
+        case [script, *_]:
+            return "" if (ROOT / script).is_file() else f"no file {script}"
+        case _:
+            return "says nothing"
+
+
+def complaint_about_pip(words: list[str]) -> str:
+    named = [match for word in words if (match := re.match(r"tiderace\[(.+?)\]", word))]
+    asked = {extra for match in named for extra in match[1].split(",")}
+    unknown = asked - extras()
+    return f"no extra {sorted(unknown)}" if unknown else ""
+
+
+def check_commands(block: Block, folder: Path) -> None:
+    lines = block.code.replace("\\\n", "").splitlines()
+    if block.language == "console":
+        lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+
+    complaints = [
+        f"{line}: {said}" for line in lines if (said := complaint_about(line))
+    ]
+
+    assert lines, "a block of commands without a command"
+    assert not complaints
+
+
+# The rest must at least parse.
+
+
+class Tags(HTMLParser):
+    """Checks that what is opened is closed, in order."""
+
+    EMPTY = frozenset({"input", "br", "hr", "meta", "link", "img", "source", "wbr"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+
+def check_html(block: Block, folder: Path) -> None:
+    tags = Tags()
+    tags.feed(block.code)
+    tags.close()
+    assert not tags.open, f"never closed: {tags.open}"
+
+
+def check_javascript(block: Block, folder: Path) -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no Node on PATH")
+    file = folder / "block.mjs"
+    file.write_text(block.code)
+    command = [node, "--check", str(file)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def check_json(block: Block, folder: Path) -> None:
+    json.loads(block.code)
+
+
+def check_toml(block: Block, folder: Path) -> None:
+    tomllib.loads(block.code)
+
+
+def check_ini(block: Block, folder: Path) -> None:
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str
+    unit.read_string(block.code)
+
+
+def demand_exemption(block: Block, folder: Path) -> None:
+    pytest.fail(
+        "nothing here can run it; say in a comment above it who does, or why not"
+    )
+
+
+def leave(block: Block, folder: Path) -> None:
+    """Python runs page by page above; output and directives say nothing to check."""
+
+
+CHECKS: dict[str, Callable[[Block, Path], None]] = {
+    "bash": check_commands,
+    "console": check_commands,
+    "html": check_html,
+    "js": check_javascript,
+    "json": check_json,
+    "toml": check_toml,
+    "ini": check_ini,
+    **dict.fromkeys(("nginx", "yaml", "dockerfile"), demand_exemption),
+    **dict.fromkeys({"python", "text", *DIRECTIVES}, leave),
+}
+
+
+@pytest.mark.parametrize("block", ALL, ids=str)
+def test_a_block_is_what_it_says(block, tmp_path):
+    assert block.language in CHECKS, f"nothing checks a block in {block.language!r}"
+
+    if not block.exempt:
+        CHECKS[block.language](block, tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_files_lead_somewhere(page):
+    text = re.sub(
+        r"^( *)(`{3,}).*?^\1\2",
+        "",
+        page.read_text("utf-8"),
+        flags=re.DOTALL | re.MULTILINE,
+    )
+    links = re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", text)
+
+    missing = [link for link in links if not (page.parent / link).exists()]
+
+    assert not missing
+
+
+# What is offered is documented.
+
+DOORS = [
+    "auth", "consumer", "db", "health", "runtime.control_socket", "runtime.drain", "runtime.readiness", "exceptions", "generic.http", "generic.websocket", "layers",
+    "layers.redis", "layers.stats", "runtime.lifespan", "middleware", "monitoring.logs", "monitoring.prometheus", "monitoring.tracing", "routing", "security.websocket", "sessions",
+    "revocation.signals", "security.addresses", "security.bearer", "security.credentials",
+    "security.keys", "security.limits", "revocation.account_state", "security.tickets",
+    "revocation.watcher", "topics", "topics.handshake_request", "topics.models", "topics.permissions", "topics.tokens",
+    "testing", "testing.layer_contract", "worker",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_every_public_name_is_in_the_reference(door):
+    module = importlib.import_module(f"tiderace.{door}")
+    reference = "\n".join(
+        page.read_text("utf-8") for page in (ROOT / "docs/reference").glob("*.md")
+    )
+
+    # What a module passes on for Channels' sake is documented where it is from.
+    missing = [
+        name
+        for name in module.__all__
+        if name != "async_to_sync" and not re.search(rf"\b{name}\b", reference)
+    ]
+
+    assert not missing
+
+
+def test_every_system_check_is_in_the_reference():
+    source = "".join(
+        (ROOT / "src/tiderace" / name).read_text("utf-8")
+        for name in ("checks/settings.py", "checks/application.py")
+    )
+    page = (ROOT / "docs/reference/checks.md").read_text("utf-8")
+
+    said = set(re.findall(r'"tiderace\.([EW]\d{3})"', source)) | {"W010"}
+
+    assert set(re.findall(r"`tiderace\.([EW]\d{3})`", page)) == said
+
+
+def test_every_logger_is_in_the_reference():
+    page = (ROOT / "docs/reference/log-messages.md").read_text("utf-8")
+    named = {
+        name
+        for path in (ROOT / "src/tiderace").rglob("*.py")
+        if "demo" not in path.parts
+        for name in re.findall(r'getLogger\("([\w.]+)"\)', path.read_text("utf-8"))
+    } - {"uvicorn.error"}
+
+    assert not [name for name in named if f"`{name}`" not in page]
+
+
+def test_every_setting_is_in_the_reference():
+    page = (ROOT / "docs/reference/settings.md").read_text("utf-8")
+    layer = inspect.signature(RedisChannelLayer).parameters.values()
+    options = [option.name for option in layer if option.kind != option.VAR_KEYWORD]
+
+    names = [
+        *conf.Settings.__struct_encode_fields__,
+        *conf.TopicSettings.__struct_encode_fields__,
+        *options,
+    ]
+
+    assert not [name for name in names if f"`{name}`" not in page]
+
+
+def test_every_measurement_is_in_the_reference():
+    page = (ROOT / "docs/reference/metrics.md").read_text("utf-8")
+    row = re.compile(r"^\| `(?!tiderace_)(\w+)` \| ([^|]+) \|", re.MULTILINE)
+    rows = dict(row.findall(page))
+    measured = {m.name: f"{m.kind}, {m.unit}" for m in metrics.measurements()}
+    measured |= {
+        tally.name: f"counter by `{tally.label}`, {tally.unit}"
+        for tally in metrics.tallies()
+    }
+    measured |= {each.name: f"histogram, {each.unit}" for each in metrics.histograms()}
+
+    assert rows == measured
+
+
+# The test of the test.
+
+
+def test_a_block_knows_its_line_its_language_and_its_file():
+    [block] = blocks_of(
+        "# Page\n\n```python\n# chat/consumers.py\nx = 1\n```\n", "p.md"
+    )
+
+    assert (str(block), block.language, block.file) == (
+        "p.md:4",
+        "python",
+        "chat/consumers.py",
+    )
+
+
+def test_a_block_is_exempt_only_with_a_reason_right_above_it():
+    reason = "<!-- not run: needs a printer -->"
+    page = f"{reason}\n```python\na\n```\n\n{reason}\ntext\n```python\nb\n```\n"
+
+    assert [block.exempt for block in blocks_of(page, "p.md")] == [
+        "needs a printer",
+        "",
+    ]
+    assert not blocks_of("<!-- not run: -->\n```python\na\n```", "p.md")[0].exempt
+
+
+def test_a_block_that_is_never_closed_is_refused():
+    with pytest.raises(ValueError, match=r"p\.md:1"):
+        blocks_of("```python\nx = 1\n", "p.md")
+
+
+def test_python_that_raises_is_found_with_its_line(project):
+    done = run_page(blocks_of("\n```python\nx = 1\n1 / 0\n```\n", "p.md"), project)
+
+    assert done.returncode == 1
+    assert 'File "p.md", line 4' in done.stderr
+
+
+def test_a_language_that_nothing_checks_is_refused(tmp_path):
+    [block] = blocks_of("```cobol\nSTOP RUN.\n```\n", "p.md")
+
+    with pytest.raises(AssertionError, match="nothing checks"):
+        test_a_block_is_what_it_says(block, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "make coffee",
+        "python manage.py makecoffee",
+        'python -m pip install "tiderace[coffee]"',
+        "python benchmarks/coffee.py",
+        "npm run coffee",
+        "coffee",
+    ],
+)
+def test_a_command_that_does_not_exist_is_found(command):
+    assert complaint_about(command)

@@ -1,0 +1,761 @@
+"""The layer between processes on a broker made of dicts, one interleaving per test.
+
+What a real server does once in a thousand runs happens here every time: the broker
+waits where a test tells it to, answers with errors, and forgets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+
+import pytest
+
+from tiderace.exceptions import LayerUnavailable
+from tiderace.layers.broker import (
+    Entry,
+    Interrupted,
+    Live,
+    Position,
+    Published,
+    Taken,
+    Wake,
+)
+from tiderace.layers.pubsub.layer import PubSubLayer
+
+
+class FakeBroker:
+    """The verbs over dicts, with gates to hold a verb back and errors to answer with."""
+
+    def __init__(self):
+        self.epochs = {}
+        self.streams = {}
+        self.queues = {}
+        self.wanted = set()
+        self.announced = {}
+        self.reported = {}
+        self.calls = []
+        self.gates = {}
+        self.errors = {}
+        self.arriving = asyncio.Queue()
+        self.mute = False
+        self.ages = {}
+        self.page = 1000
+        self.readers = 0
+        self.busy = 0
+        self.busiest = 0
+
+    @property
+    def hearing(self):
+        return self.readers > 0 and not self.mute
+
+    async def _verb(self, name, *about):
+        self.calls.append((name, *about))
+        if gate := self.gates.get(name):
+            await gate.wait()
+        if errors := self.errors.get(name):
+            raise errors.pop(0)
+
+    def _end(self, subject):
+        if subject not in self.streams:
+            return None
+        return Position(self.epochs[subject], len(self.streams[subject]))
+
+    def append(self, subject, data):
+        """Append as another process would; what the reader hears is returned."""
+        self.epochs.setdefault(subject, "e1")
+        stream = self.streams.setdefault(subject, [])
+        stream.append(data)
+        return Live(subject, self.epochs[subject], len(stream), data)
+
+    def forget(self, epoch):
+        self.streams.clear()
+        self.epochs.clear()
+        self.announced.clear()
+        self._next_epoch = epoch
+
+    async def publish(self, subject, data, *, keep, members_age):
+        await self._verb("publish", subject)
+        live = self.append(subject, data)
+        if subject in self.wanted and not self.mute:
+            self.arriving.put_nowait([live])
+        return Published(Position(live.epoch, live.offset), [])
+
+    async def position(self, subject):
+        position = self._end(subject)
+        await self._verb("position", subject)
+        return position
+
+    async def since(self, subject, offset):
+        self.busy += 1
+        self.busiest = max(self.busy, self.busiest)
+        try:
+            await self._verb("since", subject, offset)
+            await asyncio.sleep(0)
+        finally:
+            self.busy -= 1
+        age = self.ages.get(subject, 0.0)
+        entries = [
+            Entry(number, number - 1, age, data)
+            for number, data in enumerate(self.streams.get(subject, []), 1)
+            if number > offset
+        ]
+        return self._end(subject), entries[: self.page]
+
+    async def push(self, queue, data, *, size, seconds):
+        await self._verb("push", queue)
+        self.queues.setdefault(queue, []).append(data)
+        if queue in self.wanted:
+            self.arriving.put_nowait([Wake(queue)])
+        return True
+
+    async def take(self, queue, *, lease):
+        await self._verb("take", queue)
+        waiting = self.queues.get(queue)
+        return Taken(queue, b"token", waiting.pop(0)) if waiting else None
+
+    async def report(self, process, data, *, lease):
+        await self._verb("report", process)
+        self.reported[process] = data
+        if process in self.wanted and not self.mute:
+            self.arriving.put_nowait([Wake(process)])
+
+    async def reports(self):
+        await self._verb("reports")
+        return list(self.reported.values())
+
+    async def confirm(self, taken):
+        await self._verb("confirm", taken.queue)
+
+    async def give_back(self, taken, *, confirmed=False):
+        await self._verb("give_back", taken.queue, confirmed)
+        self.queues.setdefault(taken.queue, []).insert(0, taken.data)
+
+    async def join(self, subject, member, *, seconds):
+        await self._verb("join", subject, member)
+
+    async def leave(self, subject, member):
+        await self._verb("leave", subject, member)
+
+    async def announce(self, process, joined, left, *, lease):
+        await self._verb("announce", list(joined), list(left))
+        for subject, member in left:
+            self.announced.get(subject, set()).discard(member)
+        for subject, member in joined:
+            self.announced.setdefault(subject, set()).add(member)
+
+    async def renew(self, process, subjects, *, lease):
+        await self._verb("renew")
+        return [subject for subject in subjects if subject not in self.announced]
+
+    async def retire(self, process, subjects):
+        await self._verb("retire")
+        self.announced.clear()
+
+    async def present(self, subject):
+        return sorted(self.announced.get(subject, ()))
+
+    async def count(self, subject):
+        return len(self.announced.get(subject, ()))
+
+    async def subscribe(self, subjects, queues=()):
+        await self._verb("subscribe", *subjects, *queues)
+        self.wanted.update(subjects, queues)
+
+    async def unsubscribe(self, subjects, queues=()):
+        await self._verb("unsubscribe", *subjects, *queues)
+        self.wanted.difference_update(subjects, queues)
+
+    async def messages(self):
+        self.readers += 1
+        try:
+            yield [Interrupted()]
+            while True:
+                batch = await self.arriving.get()
+                if isinstance(batch, Exception):
+                    raise batch
+                yield batch
+        finally:
+            self.readers -= 1
+
+    async def flush(self):
+        self.streams.clear()
+
+    async def close(self):
+        pass
+
+
+class Layer(PubSubLayer):
+    def serialize(self, message):
+        return json.dumps(message).encode()
+
+    def deserialize(self, message):
+        return json.loads(message)
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+async def broker():
+    return FakeBroker()
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+async def layer(broker, clock):
+    layer = Layer(
+        [broker],
+        expiry=60,
+        group_expiry=86400,
+        capacity=10_000,
+        channel_capacity=None,
+        clock=clock,
+    )
+    yield layer
+    broker.gates.clear()
+    broker.errors.clear()
+    await layer.close()
+
+
+def said(number):
+    return json.dumps({"type": "said", "n": number}).encode()
+
+
+async def until(truth, seconds=10):
+    async with asyncio.timeout(seconds):
+        while not truth():  # noqa: ASYNC110 (any state, no event)
+            await asyncio.sleep(0.001)
+
+
+async def member(layer, *groups):
+    """The mailbox of a consumer that is in ``groups``."""
+    box = layer.attach(await layer.new_channel())
+    for group in groups:
+        await layer.group_add(group, box.name)
+    return box
+
+
+async def heard(box, number):
+    async with asyncio.timeout(10):
+        messages = [await box.get() for _ in range(number)]
+    return [message.get("n", message["type"]) for message in messages]
+
+
+# Joining
+
+
+async def test_a_joiner_is_not_hurt_when_another_one_is_cancelled_while_waiting(
+    layer, broker
+):
+    broker.gates["position"] = asyncio.Event()
+    first, second, third = [layer.attach(await layer.new_channel()) for _ in range(3)]
+    joins = [
+        asyncio.create_task(layer.group_add("room", box.name))
+        for box in (first, second, third)
+    ]
+    await until(lambda: ("position", "room") in broker.calls)
+
+    joins[1].cancel()
+    await asyncio.wait([joins[1]])
+    broker.gates["position"].set()
+    await asyncio.gather(joins[0], joins[2])
+
+    await layer.group_send("room", {"type": "said", "n": 1})
+    assert await heard(first, 1) == await heard(third, 1) == [1]
+    assert set(layer.groups["room"]) == {first.name, third.name}
+
+
+async def test_a_joiner_is_not_hurt_when_the_first_one_is_cancelled(layer, broker):
+    broker.gates["position"] = asyncio.Event()
+    first, second = [layer.attach(await layer.new_channel()) for _ in range(2)]
+    joins = [
+        asyncio.create_task(layer.group_add("room", box.name))
+        for box in (first, second)
+    ]
+    await until(lambda: ("position", "room") in broker.calls)
+
+    joins[0].cancel()
+    await asyncio.wait([joins[0]])
+    broker.gates["position"].set()
+    await joins[1]
+
+    await layer.group_send("room", {"type": "said", "n": 1})
+    assert await heard(second, 1) == [1]
+    assert set(layer.groups["room"]) == {second.name}
+
+
+async def test_all_who_wait_for_a_broker_that_is_away_are_told_and_none_is_a_member(
+    layer, broker
+):
+    broker.errors["subscribe"] = [LayerUnavailable("away")]
+    broker.gates["subscribe"] = asyncio.Event()
+    names = [await layer.new_channel() for _ in range(2)]
+    joins = [asyncio.create_task(layer.group_add("room", name)) for name in names]
+    await until(lambda: len(layer.groups.get("room", ())) == 2)
+
+    broker.gates["subscribe"].set()
+    results = await asyncio.gather(*joins, return_exceptions=True)
+
+    assert [type(each) for each in results] == [LayerUnavailable] * 2
+    assert layer.groups == {}
+
+
+async def test_what_was_missed_before_the_position_was_known_is_fetched(layer, broker):
+    box = layer.attach(await layer.new_channel())
+    await until(lambda: broker.hearing)
+    broker.append("room", said(0))
+    broker.gates["position"] = asyncio.Event()
+    joining = asyncio.create_task(layer.group_add("room", box.name))
+    await until(lambda: ("position", "room") in broker.calls)
+
+    # Published while the connection was away; nothing else will be.
+    broker.append("room", said(1))
+    broker.arriving.put_nowait([Interrupted()])
+    await until(broker.arriving.empty)
+    await asyncio.sleep(0)
+    broker.gates["position"].set()
+    await joining
+
+    assert await heard(box, 1) == [1]
+
+
+async def test_a_group_that_is_joined_while_it_is_being_given_up_is_heard(
+    layer, broker
+):
+    box = await member(layer, "room")
+    broker.gates["unsubscribe"] = asyncio.Event()
+    await layer.group_discard("room", box.name)
+    await until(lambda: ("unsubscribe", "room") in broker.calls)
+
+    joining = asyncio.create_task(layer.group_add("room", box.name))
+    await joining
+    broker.gates["unsubscribe"].set()
+    await until(lambda: "room" in broker.wanted)
+    await layer.group_send("room", {"type": "said", "n": 1})
+
+    assert await heard(box, 1) == [1]
+
+
+async def test_who_left_and_came_back_within_a_moment_is_announced_once_and_withdrawn(
+    layer, broker
+):
+    box = await member(layer, "room")
+    assert await layer.group_channels("room") == [box.name]
+
+    await layer.group_discard("room", box.name)
+    await layer.group_add("room", box.name)
+    await layer.group_discard("room", box.name)
+
+    assert await layer.group_channels("room") == []
+
+
+async def test_a_leave_does_not_overtake_its_join_on_the_way_to_the_broker(
+    layer, broker
+):
+    box = await member(layer, "room")
+    broker.gates["announce"] = asyncio.Event()
+    counting = asyncio.create_task(layer.group_count("room"))
+    await until(lambda: any(call[0] == "announce" for call in broker.calls))
+
+    await layer.group_discard("room", box.name)
+    again = asyncio.create_task(layer.group_count("room"))
+    await asyncio.sleep(0)
+    broker.gates["announce"].set()
+    await counting
+
+    assert await again == 0
+
+
+async def test_what_a_broker_has_forgotten_is_announced_anew(layer, broker, clock):
+    box = await member(layer, "room")
+    assert await layer.group_count("room") == 1
+
+    broker.announced.clear()
+    broker.arriving.put_nowait([Interrupted()])
+
+    await until(lambda: broker.announced.get("room") == {box.name})
+
+
+async def test_one_who_closes_in_another_loop_withdraws_nobody(layer, broker):
+    box = await member(layer, "room")
+    assert await layer.group_count("room") == 1
+
+    await asyncio.to_thread(asyncio.run, layer.close())
+    await layer.group_send("room", {"type": "said", "n": 1})
+
+    assert await heard(box, 1) == [1]
+    assert await layer.group_count("room") == 1
+
+
+# Interruptions
+
+
+async def test_ten_thousand_groups_catch_up_side_by_side_but_not_all_at_once(
+    layer, broker
+):
+    box = layer.attach(await layer.new_channel())
+    groups = [f"room-{number}" for number in range(10_000)]
+    await asyncio.gather(*(layer.group_add(group, box.name) for group in groups))
+    for number, group in enumerate(groups):
+        broker.append(group, said(number))
+    broker.busiest = 0
+
+    broker.arriving.put_nowait([Interrupted()])
+
+    assert sorted(await heard(box, 10_000)) == list(range(10_000))
+    assert 100 <= broker.busiest <= 200
+
+
+async def test_groups_that_are_up_to_date_do_not_wait_for_those_that_are_not(
+    layer, broker
+):
+    box = await member(layer, "one", "two")
+    await until(lambda: broker.hearing)
+    fetch = asyncio.Event()
+
+    async def since(subject, offset, *, ask=broker.since):
+        if subject == "one":
+            await fetch.wait()
+        return await ask(subject, offset)
+
+    broker.since = since
+    missed = broker.append("one", said(1))
+    broker.arriving.put_nowait([Interrupted()])
+    broker.arriving.put_nowait([broker.append("two", said(2))])
+
+    assert await heard(box, 1) == [2]
+    fetch.set()
+    assert await heard(box, 1) == [1]
+    assert missed.offset == 1
+
+
+async def test_missed_messages_are_fetched_when_the_broker_answers_again(
+    layer, broker, caplog
+):
+    box = await member(layer, "room")
+    await until(lambda: broker.hearing)
+    broker.errors["since"] = [LayerUnavailable("away")] * 4
+    broker.append("room", said(1))
+
+    broker.arriving.put_nowait([Interrupted()])
+
+    assert await heard(box, 1) == [1]
+    await until(lambda: "of room cannot be fetched yet" in caplog.text)
+    assert caplog.text.count("of room cannot be fetched yet") == 1
+
+
+async def test_a_second_interruption_while_fetching_is_not_forgotten(layer, broker):
+    box = await member(layer, "room")
+    await until(lambda: broker.hearing)
+    broker.append("room", said(1))
+    answered = asyncio.Event()
+    asked = asyncio.Event()
+
+    async def since(subject, offset, *, ask=broker.since):
+        answer = await ask(subject, offset)
+        if subject == "room" and not asked.is_set():
+            asked.set()
+            await answered.wait()
+        return answer
+
+    broker.since = since
+    broker.arriving.put_nowait([Interrupted()])
+    await asked.wait()
+    # Too late for the first answer, and before the second connection hears anything.
+    broker.append("room", said(2))
+    broker.arriving.put_nowait([Interrupted()])
+    await until(broker.arriving.empty)
+    await asyncio.sleep(0)
+    answered.set()
+
+    assert await heard(box, 2) == [1, 2]
+
+
+async def test_messages_arrive_once_and_in_order_around_a_gap(layer, broker):
+    box = await member(layer, "room")
+    await until(lambda: broker.hearing)
+    lives = [broker.append("room", said(number)) for number in range(1, 101)]
+
+    broker.arriving.put_nowait(lives[:10])
+    broker.arriving.put_nowait(lives[50:60])
+    broker.arriving.put_nowait([Interrupted()])
+    broker.arriving.put_nowait(lives[55:])
+
+    assert await heard(box, 100) == list(range(1, 101))
+    assert box.empty()
+
+
+async def test_what_was_missed_comes_in_portions(layer, broker):
+    box = await member(layer, "room")
+    await until(lambda: broker.hearing)
+    broker.page = 7
+    for number in range(1, 101):
+        broker.append("room", said(number))
+
+    broker.arriving.put_nowait([Interrupted()])
+
+    assert await heard(box, 100) == list(range(1, 101))
+
+
+async def test_a_group_that_was_idle_for_long_has_no_gap_when_it_is_used_again(
+    layer, broker, clock
+):
+    box = await member(layer, "room")
+    await layer.group_send("room", {"type": "said", "n": 1})
+    assert await heard(box, 1) == [1]
+
+    # Ten times the expiry after its last use a subject is forgotten.
+    clock.now += 601
+    del broker.streams["room"]
+    broker.epochs["room"] = "e2"
+    await layer.group_send("room", {"type": "said", "n": 2})
+
+    assert await heard(box, 1) == [2]
+
+
+async def test_a_broker_that_lost_its_memory_just_now_is_a_gap(layer, broker, clock):
+    box = await member(layer, "room")
+    await layer.group_send("room", {"type": "said", "n": 1})
+    assert await heard(box, 1) == [1]
+
+    del broker.streams["room"]
+    broker.epochs["room"] = "e2"
+    await layer.group_send("room", {"type": "said", "n": 2})
+
+    assert await heard(box, 2) == ["layer.gap", 2]
+
+
+async def test_a_channel_read_too_late_misses_what_expired_and_stays_in_its_groups(
+    layer, clock
+):
+    """A loop of one's own around ``receive`` may be longer away than ``expiry``."""
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    await layer.send(channel, {"type": "said", "n": 1})
+
+    clock.now += 61
+    await layer.group_send("room", {"type": "said", "n": 2})
+    async with asyncio.timeout(10):
+        message = await layer.receive(channel)
+
+    assert message == {"type": "said", "n": 2}
+    assert set(layer.groups["room"]) == {channel}
+
+
+async def test_messages_past_their_expiry_are_a_gap_of_that_size(layer, broker):
+    box = await member(layer, "room")
+    await until(lambda: broker.hearing)
+    for number in range(1, 31):
+        broker.append("room", said(number))
+    broker.ages["room"] = 61.0
+    broker.page = 10
+
+    broker.arriving.put_nowait([Interrupted()])
+
+    async with asyncio.timeout(10):
+        assert await box.get() == {"type": "layer.gap", "group": "room", "missed": 30}
+    assert box.empty()
+
+
+async def test_an_empty_broker_is_logged_once_and_not_for_each_group(
+    layer, broker, clock, caplog
+):
+    box = await member(layer, *(f"room-{number}" for number in range(100)))
+    await until(lambda: broker.hearing)
+    for number in range(100):
+        await layer.group_send(f"room-{number}", {"type": "said", "n": number})
+    await heard(box, 100)
+
+    broker.streams.clear()
+    broker.arriving.put_nowait([Interrupted()])
+
+    assert await heard(box, 100) == ["layer.gap"] * 100
+    await until(lambda: "99 more groups" in caplog.text)
+    assert caplog.text.count("were lost: an unknown number") == 1
+
+
+async def test_a_reader_that_fails_is_begun_anew_and_misses_nothing(
+    layer, broker, caplog, monkeypatch
+):
+    monkeypatch.setattr("tiderace.layers.pubsub.pump._RETRY", 0.01)
+    box = await member(layer, "room")
+    await until(lambda: broker.hearing)
+    broker.arriving.put_nowait(RuntimeError("unheard-of"))
+    await until(lambda: broker.readers == 0 or "unheard-of" in caplog.text)
+    broker.append("room", said(1))
+
+    assert await heard(box, 1) == [1]
+    assert broker.readers == 1
+
+
+async def test_housekeeping_goes_on_after_an_error_and_says_it_once(
+    layer, broker, caplog, monkeypatch
+):
+    monkeypatch.setattr("tiderace.layers.pubsub.pump._RETRY", 0.01)
+    broker.errors["announce"] = [ValueError("wrong type")] * 3
+    box = await member(layer, "room")
+
+    await until(lambda: broker.announced.get("room") == {box.name})
+
+    assert caplog.text.count("cannot be announced") == 1
+
+
+# Ends
+
+
+async def test_closing_while_messages_are_being_fetched_ends_at_once(layer, broker):
+    box = await member(layer, "room")
+    await until(lambda: broker.hearing)
+    broker.append("room", said(1))
+    broker.gates["since"] = asyncio.Event()
+    broker.arriving.put_nowait([Interrupted()])
+    await until(lambda: ("since", "room", 0) in broker.calls)
+
+    async with asyncio.timeout(5):
+        await layer.close()
+    broker.gates["since"].set()
+    layer._service.ensure_running()
+
+    assert broker.readers == 0
+    assert await heard(box, 1) == [1]
+
+
+async def test_a_flushed_layer_goes_on_for_its_consumers(layer, broker):
+    box = await member(layer, "room")
+    await layer.flush()
+    assert "room" not in broker.wanted
+
+    await layer.group_add("room", box.name)
+    await layer.group_send("room", {"type": "said", "n": 1})
+
+    assert await heard(box, 1) == [1]
+
+
+async def test_two_loops_that_begin_at_once_hear_each_message_once(layer, broker):
+    start = threading.Barrier(4)
+    homes = []
+
+    async def attach(name):
+        start.wait(10)
+        layer.attach(name)
+        homes.append(layer._service.home)
+        # Stay until all have come, so that the home's loop is a running one.
+        await asyncio.to_thread(start.wait, 10)
+
+    names = [await layer.new_channel() for _ in range(4)]
+    await asyncio.gather(
+        *(asyncio.to_thread(asyncio.run, attach(name)) for name in names)
+    )
+
+    assert len(set(map(id, homes))) == 1
+
+
+async def test_groups_joined_and_left_without_a_reader_leave_nothing_behind(
+    layer, broker
+):
+    channel = await layer.new_channel()
+
+    for number in range(1000):
+        await layer.group_add(f"room-{number}", channel)
+        await layer.group_discard(f"room-{number}", channel)
+
+    assert len(list(layer._streams)) < 200
+    assert layer._announcements.pending < 200
+    assert len(broker.wanted) < 200
+
+
+# Named queues
+
+
+async def test_a_queue_that_is_read_again_at_once_is_still_heard(layer, broker):
+    first = asyncio.create_task(layer.receive("work"))
+    await until(lambda: "work" in broker.wanted)
+    await layer.send("work", {"type": "job", "n": 1})
+    assert (await first)["n"] == 1
+    broker.gates["unsubscribe"] = asyncio.Event()
+    await until(lambda: ("unsubscribe", "work") in broker.calls)
+
+    second = asyncio.create_task(layer.receive("work"))
+    await until(lambda: ("subscribe", "work") in broker.calls[-3:])
+    broker.gates["unsubscribe"].set()
+    await until(lambda: "work" in broker.wanted)
+    await layer.send("work", {"type": "job", "n": 2})
+
+    # Well before it would have looked by itself.
+    assert (await asyncio.wait_for(second, 3))["n"] == 2
+
+
+async def test_who_waits_for_a_message_waits_for_the_broker_too(
+    layer, broker, caplog, monkeypatch
+):
+    monkeypatch.setattr("tiderace.layers.pubsub.queues._RETRY", 0.01)
+    broker.errors["take"] = [LayerUnavailable("away")] * 3
+    await layer.send("work", {"type": "job", "n": 1})
+
+    assert (await asyncio.wait_for(layer.receive("work"), 10))["n"] == 1
+
+    assert caplog.text.count("nothing can be taken") == 1
+
+
+async def test_a_reader_cancelled_while_confirming_gives_back_to_the_head(
+    layer, broker
+):
+    await layer.send("work", {"type": "job", "n": 1})
+    await layer.send("work", {"type": "job", "n": 2})
+    broker.gates["confirm"] = asyncio.Event()
+    reading = asyncio.create_task(layer.receive("work"))
+    await until(lambda: ("confirm", "work") in broker.calls)
+
+    reading.cancel()
+    await asyncio.wait([reading])
+    broker.gates["confirm"].set()
+    await until(lambda: ("give_back", "work", True) in broker.calls)
+
+    assert (await layer.receive("work"))["n"] == 1
+    assert (await layer.receive("work"))["n"] == 2
+
+
+# Readiness
+
+
+async def test_a_process_that_listens_to_nothing_is_ready(layer):
+    assert layer.ready
+
+
+async def test_a_process_that_hears_its_broker_is_ready_and_otherwise_not(
+    layer, broker
+):
+    layer.attach(await layer.new_channel())
+    assert not layer.ready
+    await until(lambda: layer.ready)
+
+    broker.mute = True
+
+    assert not layer.ready
+
+
+async def test_what_somebody_publishes_in_our_name_is_dropped_and_the_next_arrives(
+    layer, broker, caplog
+):
+    box = await member(layer, "room")
+    await until(lambda: broker.hearing)
+    inbox = f"process!{layer._process}"
+
+    with caplog.at_level(logging.CRITICAL, "tiderace.layers"):
+        broker.arriving.put_nowait([broker.append(inbox, b'{"type": "no address"}')])
+        broker.arriving.put_nowait([broker.append(inbox, b"7")])
+        await layer.group_send("room", {"type": "said", "n": 1})
+
+        assert await heard(box, 1) == [1]

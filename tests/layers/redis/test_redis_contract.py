@@ -1,0 +1,84 @@
+"""The public contract of a channel layer, on each kind of server there is."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tiderace.layers.redis import RedisChannelLayer
+from tiderace.testing.layer_contract import LocalDeliveryContract, StreamsContract
+
+
+class RedisContract(StreamsContract, LocalDeliveryContract):
+    """The contract over real servers, where time really passes."""
+
+    expiry = 0.4
+    group_expiry = 0.8
+    patience = 20
+
+    @pytest.fixture
+    async def make_layer(self, host, prefix):
+        made = []
+
+        def make(**options):
+            layer = RedisChannelLayer(hosts=[host], prefix=prefix, **options)
+            made.append(layer)
+            return layer
+
+        yield make
+        for layer in made:
+            await layer.close()
+
+    @pytest.fixture
+    def layer(self, make_layer):
+        return make_layer()
+
+    async def advance(self, seconds):
+        await asyncio.sleep(seconds)
+
+    async def drain(self, layer, channel):
+        await self.everything_heard(layer)
+        return await super().drain(layer, channel)
+
+    async def test_who_has_left_gets_nothing_more(self, layer):
+        """What was sent before arrives before, as it does not overtake the leaving."""
+        gone, still = await layer.new_channel(), await layer.new_channel()
+        await layer.group_add("room", gone)
+        await layer.group_add("room", still)
+        await layer.group_send("room", {"type": "before"})
+        await self.everything_heard(layer)
+
+        await layer.group_discard("room", gone)
+        await layer.group_send("room", {"type": "after"})
+
+        assert await self.drain(layer, still) == [{"type": "before"}, {"type": "after"}]
+        assert await self.drain(layer, gone) == [{"type": "before"}]
+
+    async def everything_heard(self, layer):
+        """Wait for what is on its way: a message to a group comes through the broker."""
+        layer._service.ensure_running()
+        async with asyncio.timeout(self.patience):
+            for subject in layer._streams:
+                stream = layer._streams.get(subject)
+                end = await stream.broker.position(subject)
+                while end is not None and stream.position != end:  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+
+
+class TestStandalone(RedisContract):
+    @pytest.fixture
+    def host(self, redis_url):
+        return redis_url
+
+
+class TestSentinel(RedisContract):
+    @pytest.fixture
+    def host(self, sentinel):
+        return sentinel.host
+
+
+class TestCluster(RedisContract):
+    @pytest.fixture
+    def host(self, cluster):
+        return cluster.host

@@ -1,0 +1,420 @@
+"""Streams over real servers: cut connections, lost memories, and what is kept how long."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+
+import pytest
+
+from tiderace.history import Position
+from tiderace.layers import Keep
+from tiderace.layers.redis import RedisChannelLayer
+from tiderace.layers.redis.connection import LinkLost
+from tiderace.runtime import sync_bridge
+from tiderace.testing.layer_contract import Ear
+
+KEEP = Keep(1000, 3600)
+
+
+@pytest.fixture
+async def make_layer(redis_url, prefix):
+    made = []
+
+    def make(url=redis_url, **options):
+        layer = RedisChannelLayer(hosts=[url], prefix=prefix, **options)
+        made.append(layer)
+        return layer
+
+    yield make
+    for layer in made:
+        await layer.close()
+
+
+async def until(truth, seconds=15):
+    async with asyncio.timeout(seconds):
+        while not truth():  # noqa: ASYNC110 (nobody tells when it does)
+            await asyncio.sleep(0.005)
+
+
+async def publish(layer, *numbers, keep=KEEP, **options):
+    for number in numbers:
+        await layer.stream_publish("tide", {"data": str(number)}, keep=keep, **options)
+
+
+async def command(layer, *words, suffix=""):
+    broker = layer._brokers[0]
+    return await broker._calls.command(
+        words[0], f"{broker._names.group('tide')}{suffix}", *words[1:]
+    )
+
+
+# Losses
+
+
+async def test_listeners_hear_everything_once_in_order_although_connections_are_cut(
+    own_server, make_layer
+):
+    here, there = make_layer(own_server.url), make_layer(own_server.url)
+    ears = [Ear("here"), Ear("there")]
+    await here.listen("tide", ears[0])
+    await there.listen("tide", ears[1])
+
+    for number in range(120):
+        if number % 20 == 10:
+            own_server.client_kill("pubsub")
+        if number % 40 == 30:
+            own_server.client_kill("normal")
+        await publish(here if number % 2 else there, number)
+
+    said = [str(number) for number in range(120)]
+    await until(lambda: all(len(ear.told) >= 120 for ear in ears))
+    assert ears[0].data == ears[1].data == said
+    assert ears[0].offsets == list(range(1, 121))
+
+
+async def test_listeners_are_told_when_the_server_has_lost_its_memory(
+    own_server, make_layer
+):
+    layer = make_layer(own_server.url, publish_timeout=20)
+    ear = Ear("ear")
+    await layer.listen("tide", ear)
+    await publish(layer, *range(3))
+    await until(lambda: len(ear.told) == 3)
+    before, _ = await layer.stream_read("tide", keep=KEEP)
+
+    own_server.kill()
+    own_server.forget()
+    await asyncio.to_thread(own_server.restart)
+    await publish(layer, 3)
+
+    await until(lambda: ear.data[3:] == [None, "3"])
+    after, found = await layer.stream_read("tide", keep=KEEP)
+    assert after.epoch != before.epoch
+    assert after.offset == 1
+    assert [each.data for each in found] == ["3"]
+
+
+async def test_listeners_are_told_of_what_is_too_old_to_be_delivered_and_can_read_it(
+    own_server, make_layer
+):
+    layer = make_layer(own_server.url, expiry=0.3)
+    other = make_layer(own_server.url, expiry=0.3)
+    ear = Ear("ear")
+    await layer.listen("tide", ear)
+    await publish(layer, 0)
+    await until(lambda: ear.data == ["0"])
+
+    def work():
+        own_server.client_kill("pubsub")
+        other.sync.stream_publish("tide", {"data": "1"}, keep=KEEP)
+        time.sleep(0.4)
+        other.sync.stream_publish("tide", {"data": "2"}, keep=KEEP)
+
+    # The loop that would hear it stands still meanwhile.
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+    await until(lambda: ear.data == ["0", None, "2"])
+    _, found = await layer.stream_read("tide", keep=KEEP)
+    assert [each.data for each in found] == ["0", "1", "2"]
+
+
+async def test_what_was_lost_without_a_sign_is_noticed_soon(make_layer):
+    layer = make_layer(expiry=0.5)
+    ear = Ear("ear")
+    await layer.listen("tide", ear)
+    await publish(layer, 0)
+    await until(lambda: ear.data == ["0"])
+    stream = layer._streams.get("tide")
+
+    # As if the server had not told us.
+    layer._streams.remove("tide", stream)
+    await publish(layer, 1)
+    layer._streams._by_subject["tide"] = stream
+
+    await until(lambda: len(ear.told) > 1)
+    assert ear.data[1] in (None, "1")
+
+
+async def test_a_publication_that_cannot_be_read_is_told_as_missed(make_layer):
+    layer = make_layer(symmetric_encryption_keys=["one"])
+    stranger = make_layer(symmetric_encryption_keys=["another"])
+    ear = Ear("ear")
+    await layer.listen("tide", ear)
+
+    await publish(stranger, 1)
+    await publish(layer, 2)
+
+    await until(lambda: ear.data == [None, "2"])
+    _, found = await layer.stream_read("tide", keep=KEEP)
+    assert [each.position.offset for each in found] == [2]
+
+
+async def test_after_a_failover_no_offset_is_given_twice(own_server, make_layer):
+    layer = make_layer(own_server.url)
+    ear = Ear("ear")
+    await layer.listen("tide", ear)
+    await publish(layer, 1, 2)
+    await until(lambda: len(ear.told) == 2)
+    # The server is another one now, and has the first alone.
+    await command(layer, "XDEL", "2-0", suffix=":stream")
+    await command(layer, "HSET", "n", 1, "t", 0, "r", "another", suffix=":meta")
+
+    await publish(layer, 3)
+
+    await until(lambda: ear.data == ["1", "2", "3"])
+    assert ear.offsets[2] > 1 << 20
+    top, found = await layer.stream_read("tide", keep=Keep(1 << 22, 3600))
+    assert top.offset == ear.offsets[2]
+    assert [each.data for each in found] == ["1", "3"]
+
+
+# What is kept
+
+
+async def test_a_history_outlives_what_the_layer_itself_keeps(make_layer):
+    layer = make_layer(expiry=0.2, group_capacity=10)
+    keep = Keep(500, 60)
+    await publish(layer, *range(300), keep=keep)
+
+    await asyncio.sleep(0.3)
+    for _ in range(3):
+        await layer.group_send("tide", {"type": "x"})
+    await asyncio.sleep(0.3)
+
+    _, found = await layer.stream_read("tide", keep=keep)
+    assert len(found) == 303
+    assert await command(layer, "PTTL", suffix=":stream") > 50_000
+    assert await command(layer, "PTTL", suffix=":meta") > 500_000
+
+
+async def test_a_history_that_only_a_reader_has_asked_for_is_kept(make_layer):
+    layer = make_layer(expiry=0.2)
+    await layer.group_send("tide", {"type": "x"})
+    await layer.stream_read("tide", keep=KEEP)
+    await layer.group_send("tide", {"type": "y"})
+
+    await asyncio.sleep(0.3)
+
+    _, found = await layer.stream_read("tide", keep=KEEP)
+    assert [each.data for each in found] == ['{"type":"x"}', '{"type":"y"}']
+
+
+@pytest.mark.parametrize(
+    "keep", [Keep(100, 3600), Keep(100_000, 0.1), Keep(0, 3600)], ids=str
+)
+async def test_a_busy_stream_holds_little_more_than_it_is_to_keep(make_layer, keep):
+    layer = make_layer(expiry=0.05, group_capacity=100_000)
+    ended = time.monotonic() + 0.5
+    published = 0
+
+    while published < 1500 or time.monotonic() < ended:
+        await publish(layer, published, keep=keep)
+        published += 1
+
+    assert await command(layer, "XLEN", suffix=":stream") < published * 0.75
+
+
+async def test_what_a_stream_keeps_may_be_changed(make_layer):
+    layer = make_layer(expiry=0.2)
+    await publish(layer, 1, keep=Keep(10, 3600))
+    await publish(layer, 2, keep=Keep(10, 60))
+
+    assert await command(layer, "PTTL", suffix=":stream") <= 60_000
+    assert await command(layer, "PTTL", suffix=":meta") <= 600_000
+
+
+async def test_a_position_lasts_for_as_long_as_somebody_listens(make_layer):
+    layer = make_layer(expiry=0.1)
+    keep = Keep(0, 0)
+    await layer.listen("tide", Ear("ear"))
+    await publish(layer, 1, keep=keep)
+    listened = await layer.stream_read("tide", keep=keep)
+    left = await layer.stream_publish("left", {"data": "1"}, keep=keep)
+
+    await asyncio.sleep(1.6)
+
+    assert await layer.stream_read("tide", keep=keep) == listened
+    # Ten times the expiry is over for what nobody listens to.
+    assert (await layer.stream_read("left", keep=keep))[0].epoch != left.epoch
+
+
+async def test_every_key_of_a_stream_has_a_time_to_live(own_server, make_layer):
+    layer = make_layer(own_server.url)
+    await layer.stream_read("read-only", keep=KEEP)
+    await publish(layer, 1, key="k")
+
+    keys = own_server.keys()
+
+    assert len(keys) >= 4
+    assert all(own_server.call("PTTL", key) > 0 for key in keys)
+
+
+async def test_a_stream_is_unreadable_without_the_key(make_layer):
+    layer = make_layer(symmetric_encryption_keys=["secret"], compress_above=100)
+    text = f'"{"tide" * 500}"'
+    await layer.stream_publish("tide", {"data": text}, keep=KEEP)
+
+    ((_, fields),) = await command(layer, "XRANGE", "-", "+", suffix=":stream")
+    assert len(fields[5]) < 1000
+    assert b"tide" not in fields[5]
+    _, (found,) = await layer.stream_read("tide", keep=KEEP)
+    assert found.data == text
+
+
+# Keys, retries
+
+
+@pytest.mark.parametrize("key", ["", "k"])
+async def test_a_try_whose_answer_is_lost_publishes_once(make_layer, key):
+    layer = make_layer()
+    await layer.group_add("tide", "work")
+    broker = layer._brokers[0]
+    run, lost = broker._connections.run, []
+
+    async def lose_the_first_answer(*words):
+        answer = await run(*words)
+        if not lost:
+            lost.append(answer)
+            raise LinkLost("cut")
+        return answer
+
+    broker._connections.run = lose_the_first_answer
+    await publish(layer, 1, key=key)
+    await publish(layer, 2)
+
+    assert lost
+    async with asyncio.timeout(10):
+        events = [await layer.receive("work") for _ in range(2)]
+    assert [each["data"] for each in events] == [1, 2]
+    top, _ = await layer.stream_read("tide", keep=KEEP)
+    assert top.offset == 2
+
+
+async def test_a_repeated_key_reaches_no_named_queue_twice(make_layer):
+    layer = make_layer()
+    await layer.group_add("tide", "work")
+
+    await publish(layer, 1, key="k")
+    await publish(layer, 1, key="k")
+    await publish(layer, 2)
+
+    async with asyncio.timeout(10):
+        events = [await layer.receive("work") for _ in range(2)]
+    assert [each["data"] for each in events] == [1, 2]
+
+
+# What a process hears
+
+
+async def test_a_group_is_heard_while_a_listener_or_a_member_is_there(make_layer):
+    layer = make_layer()
+    ear = Ear("ear")
+    box = layer.attach(await layer.new_channel())
+    await layer.listen("tide", ear)
+    await layer.group_add("tide", box.name)
+
+    layer.unlisten("tide", ear)
+    await until(lambda: not layer._subscriptions.vacated)
+    await publish(layer, 1)
+    async with asyncio.timeout(10):
+        assert (await box.get())["data"] == 1
+    await layer.listen("tide", ear)
+    await layer.detach(box)
+    await until(lambda: not layer._subscriptions.vacated)
+    await publish(layer, 2)
+    await until(lambda: ear.data == ["2"])
+    layer.unlisten("tide", ear)
+
+    await until(lambda: "tide" not in layer._streams)
+
+
+async def test_listening_is_not_membership(make_layer):
+    layer = make_layer()
+
+    await layer.listen("tide", Ear("ear"))
+
+    assert await layer.group_count("tide") == 0
+
+
+async def test_listeners_hear_again_after_their_layer_was_closed(make_layer):
+    layer = make_layer()
+    ear, late = Ear("ear"), Ear("late")
+    await layer.listen("tide", ear)
+    await publish(layer, 1)
+    await until(lambda: ear.data == ["1"])
+
+    await layer.close()
+    await publish(layer, 2)
+    await layer.listen("elsewhere", late)
+
+    await until(lambda: ear.data == ["1", "2"])
+
+
+async def test_a_listener_whose_server_is_away_is_not_left_behind(
+    own_server, make_layer
+):
+    layer = make_layer(own_server.url, publish_timeout=0.2)
+    ear = Ear("ear")
+    own_server.kill()
+
+    with pytest.raises(Exception, match="could not be reached"):
+        await layer.listen("tide", ear)
+
+    assert ear.groups == set()
+    assert "tide" not in layer._listeners
+    own_server.start()
+
+
+def test_a_forked_child_publishes_and_has_no_listeners(redis_url, prefix):
+    layer = RedisChannelLayer(hosts=[redis_url], prefix=prefix)
+    ear = Ear("ear")
+
+    async def listen():
+        await layer.listen("tide", ear)
+
+    sync_bridge.call(listen)
+    child = os.fork()
+    if child == 0:
+        done = 1
+        try:
+            layer.sync.stream_publish("tide", {"data": "1"}, keep=KEEP)
+            done = int("tide" in layer._listeners)
+        finally:
+            os._exit(done)
+    _, status = os.waitpid(child, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 0
+    ended = time.monotonic() + 10
+    while not ear.told and time.monotonic() < ended:
+        time.sleep(0.005)
+    assert ear.data == ["1"]
+    layer.unlisten("tide", ear)
+    layer.sync.close()
+    sync_bridge.close()
+
+
+async def test_a_stream_lost_while_it_is_read_is_read_as_far_as_it_was(make_layer):
+    layer = make_layer()
+    broker = layer._brokers[0]
+    await asyncio.gather(*(publish(layer, number) for number in range(1000)))
+    keep = Keep(2000, 3600)
+    await asyncio.gather(*(publish(layer, n, keep=keep) for n in range(500)))
+    portions = broker._streams._read_portion
+
+    async def lose_it(*arguments):
+        answer = await portions(*arguments)
+        await command(layer, "DEL", suffix=":meta")
+        return answer
+
+    broker._streams._read_portion = lose_it
+    top, found = await layer.stream_read("tide", keep=keep)
+
+    assert isinstance(top, Position)
+    assert top.offset == 1500
+    assert 0 < len(found) < 1500
+    assert all(each.position.epoch == top.epoch for each in found)

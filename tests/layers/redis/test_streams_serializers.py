@@ -1,0 +1,69 @@
+"""The contract of streams with other formats and under the layer's other name."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tiderace.layers.redis import RedisChannelLayer, RedisPubSubChannelLayer
+from tiderace.testing.layer_contract import StreamsContract
+
+
+class _Contract(StreamsContract):
+    expiry = 0.4
+    patience = 20
+
+    @pytest.fixture
+    async def make_layer(self, redis_url, prefix):
+        made = []
+
+        def make(**options):
+            layer = self.make(hosts=[redis_url], prefix=prefix, **options)
+            made.append(layer)
+            return layer
+
+        yield make
+        for layer in made:
+            await layer.close()
+
+    @pytest.fixture
+    def layer(self, make_layer):
+        return make_layer()
+
+    async def advance(self, seconds):
+        await asyncio.sleep(seconds)
+
+
+class TestJson(_Contract):
+    def make(self, **options):
+        return RedisChannelLayer(serializer_format="json", **options)
+
+    async def test_a_broadcast_is_heard_and_read_as_json(self, layer):
+        """Of text: the format JSON has no bytes, and refuses them."""
+        await layer.stream_read("stream", keep=self.keep)
+        await layer.group_broadcast("stream", '{"a": 1}')
+        await layer.group_broadcast("stream", "no JSON")
+        with pytest.raises(TypeError, match="JSON has no bytes"):
+            await layer.group_broadcast("stream", bytes_data=b"\x00")
+
+        assert await self.kept(layer) == ['{"a": 1}', '"no JSON"']
+
+
+class TestPubSubName(_Contract):
+    def make(self, **options):
+        return RedisPubSubChannelLayer(
+            symmetric_encryption_keys=["secret"], compress_above=50, **options
+        )
+
+    async def test_an_illegal_group_name_has_no_stream(self, layer):
+        """Every text is a name there; anything else is none."""
+        with pytest.raises(TypeError):
+            await layer.stream_read(7, keep=self.keep)
+
+    async def test_any_value_is_heard_as_json(self, layer):
+        await layer.stream_read("stream", keep=self.keep)
+        for value in (7, "text", [1, None]):
+            await layer.group_send("stream", value)
+
+        assert await self.kept(layer) == ["7", '"text"', "[1,null]"]

@@ -1,0 +1,181 @@
+"""Messages as bytes: what Django projects put into them arrives, the rest is refused."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+import enum
+import uuid
+from decimal import Decimal
+
+import pytest
+from django.contrib.auth.models import AnonymousUser, User
+from django.http import QueryDict
+from django.utils.functional import lazystr
+from django.utils.safestring import mark_safe
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tiderace.layers.encoding import decode, encode
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+class Size(enum.Enum):
+    SMALL = "small"
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+class Name(str):
+    __slots__ = ()
+
+
+class Count(int):
+    pass
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: int
+
+
+Pair = collections.namedtuple("Pair", "a b")
+
+UTC = datetime.UTC
+BERLIN_WINTER = datetime.timezone(datetime.timedelta(hours=1))
+
+
+def carried(value):
+    """What arrives of a value in a message."""
+    return decode(encode({"type": "carry", "value": value}))["value"]
+
+
+@given(message=st.dictionaries(st.text(), PLAIN))
+def test_plain_data_arrives_unchanged(message):
+    assert decode(encode(message)) == message
+
+
+@pytest.mark.parametrize(
+    ("sent", "arrives"),
+    [
+        pytest.param((1, (2,)), [1, [2]], id="tuple"),
+        pytest.param({1}, [1], id="set"),
+        pytest.param(frozenset({1}), [1], id="frozenset"),
+        pytest.param(Pair(1, 2), [1, 2], id="named tuple"),
+        pytest.param(bytearray(b"x"), b"x", id="bytearray"),
+        pytest.param(memoryview(b"x"), b"x", id="memoryview"),
+        pytest.param(uuid.UUID(int=1), str(uuid.UUID(int=1)), id="UUID"),
+        pytest.param(Decimal("1.50"), "1.50", id="Decimal"),
+        pytest.param(datetime.date(2024, 2, 29), "2024-02-29", id="date"),
+        pytest.param(datetime.time(12, 30), "12:30:00", id="time"),
+        pytest.param(
+            datetime.datetime(2024, 2, 29, 12), "2024-02-29T12:00:00", id="naive"
+        ),
+        pytest.param(Size.SMALL, "small", id="enum"),
+        pytest.param(Level.HIGH, 3, id="int enum"),
+        pytest.param(Name("ann"), "ann", id="str subclass"),
+        pytest.param(Count(3), 3, id="int subclass"),
+        pytest.param(mark_safe("<b>"), "<b>", id="safe text"),
+        pytest.param(lazystr("later"), "later", id="lazy text"),
+        pytest.param(Point(1, 2), {"x": 1, "y": 2}, id="dataclass"),
+        pytest.param(QueryDict("a=1&a=2"), {"a": ["1", "2"]}, id="QueryDict"),
+        pytest.param(collections.OrderedDict(a=1), {"a": 1}, id="OrderedDict"),
+        pytest.param(
+            collections.ChainMap({"a": 1}), {"a": 1}, id="mapping that is no dict"
+        ),
+        pytest.param({1: "one"}, {1: "one"}, id="int keys"),
+        pytest.param({mark_safe("a"): 1}, {"a": 1}, id="safe text as key"),
+        pytest.param({lazystr("a"): 1}, {"a": 1}, id="lazy text as key"),
+        pytest.param({Size.SMALL: 1}, {"small": 1}, id="enum as key"),
+    ],
+)
+def test_a_value_arrives_as_the_plain_data_it_stands_for(sent, arrives):
+    received = carried(sent)
+
+    assert received == arrives
+    assert type(received) is type(arrives)
+
+
+def test_an_aware_datetime_arrives_as_the_same_moment_in_utc():
+    received = carried(datetime.datetime(2024, 2, 29, 12, tzinfo=BERLIN_WINTER))
+
+    assert received == datetime.datetime(2024, 2, 29, 11, tzinfo=UTC)
+    assert received.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(object(), id="object"),
+        pytest.param(User(username="ann"), id="model instance"),
+        pytest.param(AnonymousUser(), id="anonymous user"),
+        pytest.param(User.objects.none(), id="queryset"),
+        pytest.param(User, id="class"),
+        pytest.param(len, id="function"),
+        pytest.param((n for n in range(3)), id="generator"),
+        pytest.param({}.keys(), id="keys of a dict"),
+        pytest.param(ValueError("no"), id="exception"),
+        pytest.param(2**64, id="int beyond 64 bits"),
+        pytest.param("\ud800", id="text that is no unicode"),
+        pytest.param(
+            datetime.datetime.max.replace(
+                tzinfo=datetime.timezone(datetime.timedelta(hours=-1))
+            ),
+            id="moment after the end of time",
+        ),
+    ],
+)
+def test_a_value_without_a_place_in_a_message_is_refused_with_its_place(value):
+    with pytest.raises(TypeError) as refused:
+        encode({"type": "carry", "in": {"here": [0, value]}})
+
+    text = str(refused.value)
+    assert "message['in']['here'][1]" in text
+    assert f"is a {type(value).__qualname__}" in text
+    assert "primary key" in text
+
+
+def test_a_key_that_cannot_be_carried_is_refused_with_its_place():
+    with pytest.raises(TypeError, match=r"a key of message\['in'\] is a object"):
+        encode({"type": "carry", "in": {object(): 1}})
+
+
+def test_the_first_of_several_bad_values_is_named():
+    with pytest.raises(TypeError, match=r"message\['b'\]"):
+        encode({"a": 1, "b": object(), "c": object()})
+
+
+def test_a_bad_value_inside_a_set_is_named_by_the_set():
+    with pytest.raises(TypeError, match=r"message\['all'\] is a set"):
+        encode({"all": {object()}})
+
+
+def test_a_message_that_contains_itself_is_refused():
+    message: dict[str, object] = {"type": "carry"}
+    message["self"] = message
+
+    with pytest.raises(TypeError, match="contains itself, or is nested too deeply"):
+        encode(message)
+
+
+def test_what_is_decoded_is_new_each_time():
+    data = encode({"list": []})
+
+    first, second = decode(data), decode(data)
+    first["list"].append(1)
+
+    assert second == {"list": []}

@@ -1,0 +1,475 @@
+"""What a layer says about itself: of this process, and of all that listen."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+
+import pytest
+
+from support.brokers import Cluster, Server
+from support.process_stats import process_stats
+from tiderace import metrics
+from tiderace.exceptions import LayerUnavailable
+from tiderace.generic.websocket import AsyncJsonWebsocketConsumer
+from tiderace.layers import BaseChannelLayer, InMemoryChannelLayer, Keep
+from tiderace.layers.redis import RedisChannelLayer
+from tiderace.layers.stats import LayerStats, Pace
+from tiderace.testing import WebsocketCommunicator
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+async def join(layer, group: str, members: int = 1) -> list[str]:
+    """That many channels, members of ``group`` from now on."""
+    names = [await layer.new_channel() for _ in range(members)]
+    for name in names:
+        await layer.group_add(group, name)
+    return names
+
+
+async def until(truth, *, seconds: float = 15):
+    """The first true value that awaiting ``truth()`` gives."""
+    async with asyncio.timeout(seconds):
+        while not (value := await truth()):  # noqa: ASYNC110 (a server's state)
+            await asyncio.sleep(0.02)
+        return value
+
+
+# This process
+
+
+async def test_a_layer_tells_its_groups_and_channels():
+    layer = InMemoryChannelLayer()
+    await join(layer, "tea", 3)
+    await join(layer, "cake")
+
+    stats = await layer.stats()
+
+    assert (stats.groups, stats.channels) == (2, 4)
+    assert stats.members == {"tea": 3, "cake": 1}
+
+
+async def test_only_the_largest_groups_are_named():
+    layer = InMemoryChannelLayer()
+    await join(layer, "small")
+    await join(layer, "large", 3)
+    await join(layer, "middle", 2)
+
+    stats = await layer.stats(top=2)
+
+    assert stats.members == {"large": 3, "middle": 2}
+    assert stats.groups == 3
+
+
+async def test_those_who_listen_to_a_topics_stream_are_members_too():
+    class Ear:
+        name = "ear"
+
+        def __init__(self):
+            self.groups = set()
+
+        def heard(self, group, publication):
+            pass
+
+        def missed(self, group):
+            pass
+
+    layer = InMemoryChannelLayer()
+    await join(layer, "tea")
+    await layer.listen("tea", Ear())
+    await layer.listen("cake", Ear())
+
+    stats = await layer.stats()
+
+    assert stats.members == {"tea": 2, "cake": 1}
+
+
+async def test_a_layer_tells_which_process_it_is_in():
+    before = time.time()
+    layer = InMemoryChannelLayer()
+
+    [here] = (await layer.stats()).processes
+
+    assert here.pid == os.getpid()
+    assert here.host
+    assert before <= here.started <= here.at <= time.time()
+    assert here.process in await layer.new_channel()
+
+
+async def test_connections_are_those_being_served():
+    class Socket(AsyncJsonWebsocketConsumer):
+        pass
+
+    layer = InMemoryChannelLayer()
+    before = (await layer.stats()).connections
+    communicator = WebsocketCommunicator(Socket.as_asgi(), "/")
+    await communicator.connect()
+
+    during = (await layer.stats()).connections
+    await communicator.disconnect()
+
+    assert (during, (await layer.stats()).connections) == (before + 1, before)
+
+
+async def test_drops_are_told_by_reason():
+    layer = InMemoryChannelLayer(capacity=1)
+    await join(layer, "tea")
+    before = (await layer.stats()).dropped
+
+    for _ in range(3):
+        await layer.group_send("tea", {"type": "x"})
+    after = (await layer.stats()).dropped
+
+    assert after["full"] - before["full"] == 2
+    assert set(after) == {"full", "expired", "unhandled", "lost"}
+
+
+async def test_messages_a_second_are_those_of_the_last_seconds():
+    clock = Clock()
+    layer = InMemoryChannelLayer(clock=clock)
+    await join(layer, "tea", 2)
+    for _ in range(10):
+        clock.now += 1
+        await layer.group_send("tea", {"type": "x"})
+        stats = await layer.stats()
+
+    assert (stats.sent_per_second, stats.delivered_per_second) == (1.0, 2.0)
+
+
+async def test_the_first_answer_is_for_the_time_since_the_layer_was_made():
+    clock = Clock()
+    pace = Pace(clock)
+    metrics.MESSAGES_SENT.add(40)
+    clock.now += 20
+
+    assert pace.per_second()[0] == 2.0
+
+
+async def test_one_message_right_at_the_beginning_is_not_thousands_a_second():
+    pace = Pace(Clock())
+    metrics.MESSAGES_SENT.add()
+
+    assert pace.per_second()[0] <= 2.0
+
+
+async def test_the_pace_falls_to_nothing_when_nothing_is_sent():
+    clock = Clock()
+    pace = Pace(clock)
+    metrics.MESSAGES_SENT.add(100)
+    for _ in range(12):
+        clock.now += 1
+        rates = pace.per_second()
+
+    assert rates == (0.0, 0.0)
+
+
+async def test_memory_is_that_of_this_process_where_the_system_says_it():
+    stats = await InMemoryChannelLayer().stats()
+
+    if sys.platform == "linux":
+        assert 10_000_000 < stats.memory < 10_000_000_000
+    else:
+        assert stats.memory is None
+
+
+async def test_without_a_broker_the_fleet_is_this_process():
+    layer = InMemoryChannelLayer()
+
+    stats = await layer.stats(fleet=True)
+
+    assert [each.pid for each in stats.processes] == [os.getpid()]
+    assert stats.lag is None
+    assert stats.round_trip is None
+
+
+def test_sync_code_may_ask():
+    layer = InMemoryChannelLayer()
+
+    assert layer.sync.stats().groups == 0
+
+
+async def test_a_layer_of_another_project_says_that_it_offers_none():
+    with pytest.raises(NotImplementedError, match=r"stats\(\) is not offered"):
+        await BaseChannelLayer().stats()
+
+
+async def test_all_of_it_is_plain_data_for_json():
+    layer = InMemoryChannelLayer()
+    await join(layer, "tea")
+
+    told = json.loads(json.dumps((await layer.stats()).as_dict()))
+
+    assert told["members"] == {"tea": 1}
+    assert told["processes"][0]["pid"] == os.getpid()
+
+
+async def test_the_guides_stats_consumer_is_five_lines():
+    class StatsConsumer(AsyncJsonWebsocketConsumer):
+        async def connect(self):
+            await self.accept()
+            stats = await self.channel_layer.stats(fleet=True)
+            await self.send_json({"type": "stats", "data": stats.as_dict()})
+
+    communicator = WebsocketCommunicator(StatsConsumer.as_asgi(), "/")
+    await communicator.connect()
+    told = await communicator.receive_json_from()
+    await communicator.disconnect()
+
+    assert told["data"]["connections"] >= 1
+
+
+# Several together
+
+
+def test_numbers_of_processes_are_added_and_lags_are_not():
+    stats = LayerStats(
+        (
+            process_stats(
+                connections=2,
+                channels=3,
+                groups=1,
+                members={"tea": 2},
+                sent_per_second=1.0,
+                delivered_per_second=2.0,
+                dropped={"full": 1},
+                slow_clients=1,
+                errors=4,
+                lag=0.2,
+                round_trip=0.1,
+                memory=10,
+                topic_clients=7,
+            ),
+            process_stats(
+                connections=5,
+                channels=5,
+                groups=2,
+                members={"tea": 1, "cake": 9},
+                sent_per_second=0.5,
+                dropped={"full": 1, "lost": 2},
+                ready=False,
+                errors=1,
+                lag=0.1,
+                topic_clients=2,
+            ),
+        )
+    )
+
+    assert stats.as_dict() | {"processes": None} == {
+        "ready": False,
+        "connections": 7,
+        "topic_clients": 9,
+        "channels": 8,
+        "groups": 3,
+        "members": {"cake": 9, "tea": 3},
+        "sent_per_second": 1.5,
+        "delivered_per_second": 2.0,
+        "dropped": {"full": 2, "lost": 2},
+        "slow_clients": 1,
+        "errors": 5,
+        "lag": 0.2,
+        "round_trip": 0.1,
+        "memory": 10,
+        "processes": None,
+    }
+
+
+def test_no_processes_at_all_are_nothing():
+    stats = LayerStats(())
+
+    assert (stats.connections, stats.lag, stats.memory) == (0, None, None)
+
+
+def test_the_age_of_numbers_is_never_negative():
+    """Another host's clock may be ahead of ours."""
+    assert process_stats(at=time.time() + 60).age == 0.0
+    assert process_stats(at=time.time() - 60).age == pytest.approx(60, abs=5)
+
+
+# Over a broker
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture
+async def make_layer(server):
+    """Layers of one deployment, which nobody else shares; closed at the end."""
+    prefix = f"test-{uuid.uuid4().hex[:8]}"
+    layers = []
+
+    def make(**options):
+        options = {"hosts": [server.url], "prefix": prefix, **options}
+        layers.append(RedisChannelLayer(**options))
+        return layers[-1]
+
+    make.prefix = prefix
+    yield make
+    for layer in layers:
+        with contextlib.suppress(LayerUnavailable):
+            await layer.close()
+
+
+async def seen(layer, count: int):
+    """The fleet, once ``layer`` sees so many processes that have measured a lag."""
+
+    async def enough():
+        stats = await layer.stats(fleet=True)
+        lags = [each.lag for each in stats.processes if each.lag is not None]
+        return len(stats.processes) == len(lags) == count and stats
+
+    return await until(enough)
+
+
+async def test_every_process_that_listens_is_in_the_fleet(make_layer):
+    one, two = make_layer(), make_layer()
+    one.attach(await one.new_channel())
+    [channel] = await join(two, "tea")
+    two.attach(channel)
+
+    stats = await seen(one, 2)
+
+    assert {each.process for each in stats.processes} == {
+        one.client_prefix,
+        two.client_prefix,
+    }
+    assert stats.members == {"tea": 1}
+
+
+async def test_who_only_asks_is_not_in_the_fleet(make_layer):
+    serving, asking = make_layer(), make_layer()
+    serving.attach(await serving.new_channel())
+
+    stats = await seen(asking, 1)
+
+    assert stats.processes[0].process == serving.client_prefix
+
+
+async def test_lag_and_round_trip_are_measured_over_the_broker(make_layer):
+    layer = make_layer()
+    layer.attach(await layer.new_channel())
+
+    stats = await seen(layer, 1)
+
+    assert 0 < stats.lag < 5
+    assert 0 < stats.round_trip < 5
+
+
+async def test_a_fleet_over_several_servers_and_in_a_cluster_is_one(make_layer, server):
+    """Each process reports where its own inbox is."""
+    with Server() as second, Cluster() as cluster:
+        for options in (
+            {"hosts": [server.url, second.url]},
+            {"hosts": [cluster.host]},
+        ):
+            one, two = make_layer(**options), make_layer(**options)
+            one.attach(await one.new_channel())
+            two.attach(await two.new_channel())
+
+            stats = await seen(one, 2)
+
+            assert len({each.process for each in stats.processes}) == 2
+            await one.close()
+            await two.close()
+
+
+async def test_how_long_the_broker_took_for_what_was_published_is_counted(make_layer):
+    layer = make_layer()
+    before = metrics.PUBLISH_DURATION.count
+
+    await layer.group_send("tea", {"type": "x"})
+    await layer.stream_publish("tea", {"data": "1"}, keep=Keep(1, 1.0))
+
+    assert metrics.PUBLISH_DURATION.count == before + 2
+    assert 0 < (await layer.stats()).round_trip < 5
+
+
+def test_sync_code_may_ask_for_the_fleet(server):
+    layer = RedisChannelLayer(hosts=[server.url], prefix=uuid.uuid4().hex)
+
+    assert layer.sync.stats(fleet=True).processes == ()
+
+
+async def test_a_process_that_closes_its_layer_is_gone_at_once(make_layer):
+    one, two = make_layer(), make_layer()
+    one.attach(await one.new_channel())
+    two.attach(await two.new_channel())
+    await seen(one, 2)
+
+    await two.close()
+
+    stats = await one.stats(fleet=True)
+    assert [each.process for each in stats.processes] == [one.client_prefix]
+
+
+KILLED = """
+import asyncio, sys
+from tiderace.layers.redis import RedisChannelLayer
+
+async def main():
+    layer = RedisChannelLayer(hosts=[sys.argv[1]], prefix=sys.argv[2], lease=1.0)
+    layer.attach(await layer.new_channel())
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_process_that_is_killed_is_gone_when_its_lease_ends(make_layer, server):
+    layer = make_layer(lease=1.0)
+    layer.attach(await layer.new_channel())
+    other = subprocess.Popen(  # noqa: ASYNC220 (it returns at once)
+        [sys.executable, "-c", KILLED, server.url, make_layer.prefix]
+    )
+    try:
+        stats = await seen(layer, 2)
+        assert other.pid in [each.pid for each in stats.processes]
+    finally:
+        other.kill()
+        other.wait()
+
+    stats = await seen(layer, 1)
+
+    assert stats.processes[0].pid == os.getpid()
+
+
+async def test_the_fleet_cannot_be_asked_of_a_broker_that_is_away(make_layer):
+    layer = make_layer(hosts=["redis://127.0.0.1:1"], publish_timeout=0.05)
+
+    with pytest.raises(LayerUnavailable):
+        await layer.stats(fleet=True)
+
+
+async def test_this_process_can_be_asked_while_the_broker_is_away(make_layer):
+    layer = make_layer(hosts=["redis://127.0.0.1:1"], publish_timeout=0.05)
+
+    assert (await layer.stats()).groups == 0
+
+
+async def test_a_report_of_another_release_is_passed_over(make_layer, server):
+    layer = make_layer()
+    layer.attach(await layer.new_channel())
+    await seen(layer, 1)
+    prefix = make_layer.prefix
+    server.call("ZADD", f"{prefix}:processes", time.time() * 1000, "future")
+    server.call("SET", f"{prefix}:queue:future:stats", "not what we write")
+
+    stats = await layer.stats(fleet=True)
+
+    assert [each.process for each in stats.processes] == [layer.client_prefix]

@@ -1,0 +1,361 @@
+"""Streams in one process: who is told what and in which order, and what is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+
+import pytest
+
+from tiderace import metrics
+from tiderace.delivery.stream_hub import Listeners
+from tiderace.history import Position, Publication
+from tiderace.layers import InMemoryChannelLayer, Keep
+from tiderace.layers.memory_streams import KeptStreams
+from tiderace.testing.layer_contract import Ear
+
+KEEP = Keep(10, 60)
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def layer(clock):
+    return InMemoryChannelLayer(clock=clock)
+
+
+@pytest.fixture
+def listeners():
+    return Listeners()
+
+
+def publication(offset):
+    return Publication(Position("epoch", offset), str(offset))
+
+
+async def publish(layer, *numbers, group="tide", keep=KEEP, **options):
+    for number in numbers:
+        await layer.stream_publish(group, {"data": str(number)}, keep=keep, **options)
+
+
+async def until(truth):
+    async with asyncio.timeout(10):
+        while not truth():  # noqa: ASYNC110 (nobody tells when it does)
+            await asyncio.sleep(0)
+
+
+# Crowds
+
+
+async def test_a_crowd_hears_everything_in_order_while_others_get_their_turn(layer):
+    ears = [Ear(f"ear-{number}") for number in range(10_000)]
+    for ear in ears:
+        await layer.listen("tide", ear)
+    turns = []
+
+    async def somebody_else():
+        while len(turns) < 3:
+            turns.append(sum(len(ear.told) for ear in ears))
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(somebody_else())
+    await publish(layer, 1)
+
+    assert all(ear.data == ["1"] for ear in ears)
+    await other
+    assert any(0 < heard < len(ears) for heard in turns)
+
+
+async def test_publications_that_meet_in_a_crowd_keep_their_order(layer):
+    ears = [Ear(f"ear-{number}") for number in range(9000)]
+    for ear in ears:
+        await layer.listen("tide", ear)
+
+    await asyncio.gather(*(publish(layer, number) for number in range(5)))
+
+    assert {tuple(ear.offsets) for ear in ears} == {(1, 2, 3, 4, 5)}
+
+
+async def test_who_leaves_while_a_crowd_is_told_hears_nothing_after_that(layer):
+    ears = [Ear(f"ear-{number}") for number in range(6000)]
+    last = ears[-1]
+    for ear in ears:
+        await layer.listen("tide", ear)
+
+    publishing = asyncio.create_task(publish(layer, 1))
+    await until(lambda: ears[0].told)
+    layer.unlisten("tide", last)
+    await publishing
+
+    assert ears[-2].data == ["1"]
+    assert last.told == []
+
+
+async def test_a_listener_may_make_another_leave(listeners):
+    class Jealous(Ear):
+        def heard(self, group, publication):
+            super().heard(group, publication)
+            listeners.discard(group, other)
+
+    first, other = Jealous("first"), Ear("other")
+    listeners.add("tide", first)
+    listeners.add("tide", other)
+
+    await listeners.put("tide", publication(1)).told()
+
+    assert (first.data, other.data) == (["1"], [])
+
+
+async def test_a_listener_may_publish_while_it_is_told(listeners):
+    class Echo(Ear):
+        def heard(self, group, publication):
+            super().heard(group, publication)
+            if publication.position.offset == 1:
+                listeners.put(group, second).tell()
+
+    second = publication(2)
+    echo, after = Echo("echo"), Ear("after")
+    listeners.add("tide", echo)
+    listeners.add("tide", after)
+
+    await listeners.put("tide", publication(1)).told()
+
+    assert echo.offsets == after.offsets == [1, 2]
+
+
+async def test_the_one_who_takes_a_name_is_not_taken_out_with_its_predecessor(
+    listeners,
+):
+    before, now = Ear("same"), Ear("same")
+    listeners.add("tide", before)
+    listeners.add("tide", now)
+
+    last = listeners.discard("tide", before)
+    await listeners.put("tide", publication(1)).told()
+
+    assert not last
+    assert (before.data, now.data) == ([], ["1"])
+
+
+async def test_a_loop_that_stands_still_is_told_that_it_missed_something(
+    listeners, caplog
+):
+    ear = Ear("ear")
+    lost = metrics.GAPS_LOST.value
+    listeners.add("tide", ear)
+
+    def work():
+        for offset in range(1, 6001):
+            listeners.put("tide", publication(offset)).tell()
+
+    # This loop stands still meanwhile.
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    await until(lambda: ear.offsets[-1:] == [6000])
+
+    assert ear.data[0] is None
+    assert ear.offsets == list(range(ear.offsets[0], 6001))
+    assert ear.offsets[0] > 4000
+    assert metrics.GAPS_LOST.value == lost + 1
+    assert "so far behind that 4096 publications to it were dropped" in caplog.text
+
+
+def test_listeners_of_a_closed_loop_are_forgotten(layer):
+    ear = Ear("ear")
+    asyncio.run(layer.listen("tide", ear))
+
+    layer.sync.stream_publish("tide", {"data": "1"}, keep=KEEP)
+
+    assert (ear.told, ear.groups) == ([], set())
+    assert "tide" not in layer._listeners
+
+
+async def test_listeners_of_two_loops_hear_each_in_theirs(layer):
+    here, there = Ear("here"), Ear("there")
+    ready, done = threading.Event(), threading.Event()
+
+    async def listen():
+        await layer.listen("tide", there)
+        ready.set()
+        await until(lambda: len(there.told) == 2)
+        done.set()
+
+    thread = threading.Thread(target=asyncio.run, args=(listen(),))
+    thread.start()
+    await asyncio.to_thread(ready.wait, 10)
+    await layer.listen("tide", here)
+    await publish(layer, 1, 2)
+
+    assert await asyncio.to_thread(done.wait, 10)
+    thread.join(10)
+    assert here.data == there.data == ["1", "2"]
+    assert here.threads == {threading.get_ident()}
+    assert there.threads == {thread.ident}
+
+
+async def test_a_loop_that_is_closed_takes_nobody_of_another_with_it(layer):
+    gone, here = Ear("gone"), Ear("here")
+    await asyncio.to_thread(asyncio.run, layer.listen("tide", gone))
+    await layer.listen("tide", here)
+
+    await publish(layer, 1)
+
+    assert (gone.groups, here.data) == (set(), ["1"])
+    assert layer._listeners.count("tide") == 1
+    assert list(layer._listeners) == ["tide"]
+
+
+async def test_a_listener_that_fails_is_logged(listeners, caplog):
+    class Broken(Ear):
+        def missed(self, group):
+            raise RuntimeError("broken")
+
+    listeners.add("tide", Broken("broken"))
+
+    await listeners.put("tide", None).told()
+
+    assert "a listener to tide failed" in caplog.text
+
+
+async def test_a_flushed_layer_tells_nobody(layer):
+    ear = Ear("ear")
+    await layer.listen("tide", ear)
+
+    await layer.flush()
+    await publish(layer, 1)
+
+    assert (ear.told, ear.groups) == ([], set())
+
+
+# What is forgotten
+
+
+async def test_a_plain_group_has_no_stream(layer):
+    await layer.group_send("room", {"type": "x"})
+    await layer.group_broadcast("room", "x")
+
+    assert layer._kept.get("room") is None
+
+
+async def test_a_stream_that_nobody_uses_is_forgotten_after_ten_times_its_time(
+    layer, clock
+):
+    await publish(layer, 1, keep=Keep(10, 100))
+    before, _ = await layer.stream_read("tide", keep=KEEP)
+
+    clock.now += 999
+    await layer.send("anything", {"type": "x"})
+    assert layer._kept.get("tide") is not None
+    clock.now += 101  # it is looked for such streams now and then
+    await layer.send("anything", {"type": "x"})
+
+    assert layer._kept.get("tide") is None
+    after, _ = await layer.stream_read("tide", keep=KEEP)
+    assert after.epoch != before.epoch
+
+
+async def test_a_stream_is_not_forgotten_while_somebody_listens(layer, clock):
+    await publish(layer, 1)
+    ear = Ear("ear")
+    await layer.listen("tide", ear)
+    before, _ = await layer.stream_read("tide", keep=KEEP)
+
+    for _ in range(5):
+        clock.now += 600
+        await layer.send("anything", {"type": "x"})
+
+    assert (await layer.stream_read("tide", keep=KEEP))[0] == before
+    layer.unlisten("tide", ear)
+    clock.now += 1200
+    await layer.send("anything", {"type": "x"})
+    assert layer._kept.get("tide") is None
+
+
+async def test_a_stream_at_rest_gives_back_what_it_has_kept(layer, clock):
+    await publish(layer, *range(5))
+    assert len(layer._kept.get("tide")) == 5
+
+    clock.now += 120
+    await layer.send("anything", {"type": "x"})
+
+    assert len(layer._kept.get("tide")) == 0
+
+
+async def test_a_stream_is_noted_once_however_much_is_published(layer, clock):
+    for number in range(50):
+        clock.now += 30
+        await publish(layer, number)
+
+    assert len(layer._kept._looks) == 1
+
+
+async def test_a_key_may_publish_again_after_five_minutes(layer, clock):
+    await publish(layer, 1, key="k")
+    clock.now += 299
+    await publish(layer, 2, key="k")
+    clock.now += 1
+    await publish(layer, 3, key="k")
+
+    top, _ = await layer.stream_read("tide", keep=KEEP)
+    assert top.offset == 2
+
+
+async def test_keys_are_forgotten(layer, clock):
+    for number in range(10):
+        await publish(layer, number, key=f"k{number}")
+    clock.now += 300
+
+    await layer.send("anything", {"type": "x"})
+
+    assert not layer._kept._keys
+
+
+def test_a_stream_of_no_expiry_lasts_a_while():
+    streams = KeptStreams(0)
+
+    streams.made("tide", 0)
+    streams.expire(5, used=lambda group: False)
+    assert streams.get("tide") is not None
+    streams.expire(10, used=lambda group: False)
+    assert streams.get("tide") is None
+
+
+# Group messages
+
+
+async def test_a_message_that_json_cannot_say_is_null_and_leaves_no_hole(layer, caplog):
+    ear = Ear("ear")
+    await layer.listen("tide", ear)
+
+    with caplog.at_level(logging.WARNING, "tiderace.layers"):
+        await layer.group_send("tide", {"type": "x", "values": {None: 1}})
+    await publish(layer, 2)
+
+    assert ear.data == ["null", "2"]
+    assert ear.offsets == [1, 2]
+    assert "JSON cannot say" in caplog.text
+
+
+async def test_a_group_message_has_the_time_at_which_it_was_sent(layer):
+    await layer.stream_read("tide", keep=KEEP)
+    await layer.group_send("tide", {"type": "x"})
+
+    _, (found,) = await layer.stream_read("tide", keep=KEEP)
+
+    assert found.time > 1_700_000_000
+    assert found.topic == ""

@@ -1,0 +1,186 @@
+"""Whatever happens in whatever order: what is told about users, and who is listed.
+
+Hypothesis invents what several processes do to a group, claims that nobody confirms
+included; a small model says who must be listed, and a ledger what may be told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.presence_contract import CLIENTS
+from tiderace.presence.memory import MemoryPresenceStore
+from tiderace.presence.store import Member, Notice, Rules
+
+# Connections and whose they are; the last one is not logged in.
+
+TTL, LEASE = 60.0, 30.0
+
+clients = st.sampled_from(sorted(CLIENTS))
+steps = st.one_of(
+    st.tuples(st.just("enter"), clients, st.sampled_from([0.0, 5.0, 20.0])),
+    st.tuples(st.just("leave"), clients),
+    st.tuples(st.just("renew"), clients),
+    st.tuples(st.just("reap")),
+    # Which of the claims that are held anywhere, the lapsed ones included.
+    st.tuples(st.just("confirm"), st.integers(0, 5)),
+    st.tuples(st.just("confirm"), st.integers(0, 5)),
+    st.tuples(st.just("pass"), st.sampled_from([1.0, 5.0, 31.0, 61.0])),
+)
+
+
+@dataclass
+class Ledger:
+    """What processes were told about users, and that it makes sense in that order."""
+
+    held: list[Notice] = field(default_factory=list)
+    ids: set[str] = field(default_factory=set)
+    last: dict[str, tuple[str, str]] = field(default_factory=dict)
+    confirmed: dict[str, bool] = field(default_factory=dict)
+
+    def take(self, notices: list[Notice]) -> None:
+        for notice in notices:
+            if not notice.claim:
+                continue
+            who = notice.member.user or notice.member.client
+            event, id_ = notice.event, notice.member.client
+            before, before_id = self.last.get(who, ("leave", ""))
+            if (event, id_) == (before, before_id):
+                assert not self.confirmed[who], "told again although it was confirmed"
+            else:
+                assert self.confirmed.get(who, True), (
+                    "told before the last was confirmed"
+                )
+                assert event != before, f"two times {event} in a row"
+                if event == "leave":
+                    assert id_ == before_id, "left under another id than they joined"
+                elif notice.member.user:
+                    assert id_ not in self.ids, "an id was given again"
+                    self.ids.add(id_)
+            self.last[who] = event, id_
+            self.confirmed[who] = False
+            self.held.append(notice)
+
+    async def confirm(self, store, notice: Notice, rules: Rules) -> None:
+        who = notice.member.user or notice.member.client
+        newest = [
+            held.claim
+            for held in self.held
+            if (held.member.user or held.member.client) == who
+        ][-1]
+        if newest == notice.claim:
+            self.confirmed[who] = True
+        self.take(await store.confirm(notice, rules=rules))
+
+
+@dataclass
+class Model:
+    """Who must be listed."""
+
+    rows: dict[str, tuple[float, float]] = field(default_factory=dict)
+    gone: dict[str, float] = field(default_factory=dict)
+
+    def who(self, client: str) -> str:
+        return CLIENTS[client] or client
+
+    def enter(self, client: str, grace: float, now: float) -> None:
+        grace = grace if CLIENTS[client] else 0.0
+        if client in self.rows:
+            grace = self.rows[client][1]
+        self.rows[client] = now + TTL, grace
+        self.gone.pop(self.who(client), None)
+
+    def leave(self, client: str, now: float) -> None:
+        row = self.rows.pop(client, None)
+        if row and not any(self.who(each) == self.who(client) for each in self.rows):
+            self.gone[self.who(client)] = now + row[1]
+
+    def reap(self, now: float) -> None:
+        for client in [
+            key for key, (deadline, _) in self.rows.items() if deadline <= now
+        ]:
+            self.leave(client, now)
+
+    def users(self, now: float) -> list[str]:
+        there = {
+            self.who(client)
+            for client, (deadline, grace) in self.rows.items()
+            if deadline + grace > now
+        }
+        return sorted(there | {who for who, end in self.gone.items() if end > now})
+
+    def clients(self, now: float) -> list[str]:
+        return sorted(client for client, row in self.rows.items() if row[0] > now)
+
+
+async def play(played, *, per_user: bool) -> None:
+    now = 1000.0
+    store = MemoryPresenceStore(clock=lambda: now)
+    rules = Rules(ttl=TTL, lease=LEASE, pushes=0)
+    ledger, model = Ledger(), Model()
+
+    async def reap() -> None:
+        while True:
+            reaped = await store.reap(2, rules=rules)
+            ledger.take(reaped.notices)
+            if reaped.again is None or reaped.again > 0:
+                return
+
+    for step in played:
+        match step:
+            case ("enter", client, grace):
+                member = Member(client, CLIENTS[client])
+                ledger.take(
+                    await store.enter(
+                        "room", member, per_user=per_user, grace=grace, rules=rules
+                    )
+                )
+                model.enter(client, grace, now)
+            case ("leave", client):
+                ledger.take(await store.leave("room", client, rules=rules))
+                model.leave(client, now)
+            case ("renew", client):
+                forgotten = await store.renew({"room": [client]}, rules=rules)
+                assert bool(forgotten) == (client not in model.rows)
+                if not forgotten:
+                    model.rows[client] = now + TTL, model.rows[client][1]
+            case ("reap",):
+                await reap()
+                model.reap(now)
+            case ("confirm", place) if ledger.held:
+                notice = ledger.held[place % len(ledger.held)]
+                await ledger.confirm(store, notice, rules)
+            case ("pass", seconds):
+                now += seconds
+        shown = await store.members("room", per_user=True)
+        assert sorted(
+            each.user or each.client for each in shown.values()
+        ) == model.users(now)
+        assert sorted(await store.members("room", per_user=False)) == model.clients(now)
+
+    # Everybody goes, and whoever is still there looks after what they left.
+    for _ in range(4 * len(CLIENTS)):
+        now += TTL + LEASE
+        await reap()
+        for notice in list(ledger.held):
+            await ledger.confirm(store, notice, rules)
+    assert {event for event, _ in ledger.last.values()} <= {"leave"}
+    assert all(ledger.confirmed.values())
+    assert store._rooms == {}
+    assert (await store.reap(1, rules=rules)).again is None
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(steps, max_size=40))
+def test_what_is_told_of_users_is_in_order_and_who_is_listed_is_there(played):
+    asyncio.run(play(played, per_user=True))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(steps, max_size=40))
+def test_counted_by_connection_it_is_the_same(played):
+    asyncio.run(play(played, per_user=False))

@@ -1,0 +1,570 @@
+"""The store of presence over real servers: the contract, and what is its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import uuid
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from support.presence_contract import (
+    CLIENTS,
+    EXPIRED,
+    JOINED,
+    LAPSED,
+    LEFT,
+    LONG,
+    RULES,
+    SHORT,
+    Fleet,
+    PresenceContract,
+    events,
+)
+from tiderace.exceptions import LayerUnavailable
+from tiderace.layers.redis import RedisChannelLayer
+from tiderace.layers.redis.presence import RedisPresenceStore
+from tiderace.presence.memory import MemoryPresenceStore
+from tiderace.presence.store import Member, Numbers, Rules
+from tiderace.presence.tracker import Presence, PresenceKeeper
+
+
+@pytest.fixture
+async def make_layer(host, prefix):
+    made = []
+
+    def make(hosts=None, **options):
+        layer = RedisChannelLayer(hosts=hosts or [host], prefix=prefix, **options)
+        made.append(layer)
+        return layer
+
+    yield make
+    for layer in made:
+        await layer.close()
+
+
+class RedisPresenceContract(PresenceContract):
+    @pytest.fixture
+    def store(self, make_layer):
+        return make_layer().presence
+
+    @pytest.fixture
+    def elapse(self):
+        async def elapse():
+            await asyncio.sleep(SHORT)
+
+        return elapse
+
+
+class TestStandalone(RedisPresenceContract):
+    @pytest.fixture
+    def host(self, redis_url):
+        return redis_url
+
+    @pytest.fixture
+    def kept(self, shared_server, prefix):
+        if shared_server is None:
+            pytest.skip("needs a server of the suite's own")
+        mine = f"{prefix}:*"
+        return lambda: sorted(shared_server.call("KEYS", mine))
+
+
+class TestCluster(RedisPresenceContract):
+    @pytest.fixture
+    def host(self, cluster):
+        return cluster.host
+
+    @pytest.fixture
+    def kept(self, cluster, prefix):
+        mine = f"*{prefix}:*"
+        return lambda: [
+            key for node in cluster.nodes for key in node.call("KEYS", mine)
+        ]
+
+    async def test_groups_are_spread_over_the_nodes(self, fleet, cluster):
+        for number in range(60):
+            await fleet.join("tab", "ada", group=f"room{number}")
+
+        assert all(node.call("DBSIZE") for node in cluster.nodes)
+
+
+# The same as in memory
+
+leases = st.sampled_from([RULES, LAPSED])
+clients = st.sampled_from(sorted(CLIENTS))
+steps = st.one_of(
+    st.tuples(st.just("enter"), clients, st.sampled_from([0.0, LONG]), leases),
+    st.tuples(st.just("leave"), clients, leases),
+    st.tuples(st.just("renew"), clients, st.sampled_from([RULES, EXPIRED])),
+    st.tuples(st.just("reap")),
+    st.tuples(st.just("confirm"), st.integers(0, 5), leases),
+    st.tuples(st.just("confirm"), st.integers(0, 5), leases),
+)
+
+
+class Side:
+    """One of two stores to which the same happens."""
+
+    def __init__(self, store, group):
+        self.store = store
+        self.group = group
+        self.held = []
+
+    async def do(self, step, *, per_user):
+        """What follows, without what two stores cannot have in common."""
+        match step:
+            case ("enter", client, grace, rules):
+                member = Member(client, CLIENTS[client])
+                found = await self.store.enter(
+                    self.group, member, per_user=per_user, grace=grace, rules=rules
+                )
+            case ("leave", client, rules):
+                found = await self.store.leave(self.group, client, rules=rules)
+            case ("renew", client, rules):
+                lost = await self.store.renew({self.group: [client]}, rules=rules)
+                return len(lost)
+            case ("reap",):
+                found, again = [], 0.0
+                while again is not None and again <= 0:
+                    reaped = await self.store.reap(2, rules=RULES)
+                    found += reaped.notices
+                    again = reaped.again
+            case ("confirm", place, rules):
+                if not self.held:
+                    return []
+                notice = self.held[place % len(self.held)]
+                found = await self.store.confirm(notice, rules=rules)
+        found.sort(key=lambda each: (each.member.user, each.event, bool(each.claim)))
+        self.held += [each for each in found if each.claim]
+        return [
+            (each.event, each.member.user, each.push, bool(each.claim))
+            for each in found
+        ]
+
+    async def state(self):
+        users = await self.store.members(self.group, per_user=True)
+        rows = await self.store.members(self.group, per_user=False)
+        return (
+            sorted(each.user or each.client for each in users.values()),
+            sorted(rows),
+            await self.store.stats(self.group),
+        )
+
+
+@settings(
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(played=st.lists(steps, max_size=25), per_user=st.booleans())
+def test_the_scripts_do_what_the_store_in_memory_does(
+    redis_url, prefix, played, per_user
+):
+    async def play():
+        layer = RedisChannelLayer(hosts=[redis_url], prefix=prefix)
+        await layer.flush()
+        group = uuid.uuid4().hex
+        sides = [
+            Side(MemoryPresenceStore(clock=lambda: 1000.0), group),
+            Side(layer.presence, group),
+        ]
+        try:
+            for step in played:
+                here, there = [await side.do(step, per_user=per_user) for side in sides]
+                assert here == there, step
+                here, there = [await side.state() for side in sides]
+                assert here == there, step
+        finally:
+            await layer.close()
+
+    asyncio.run(play())
+
+
+# What is its own
+
+
+@pytest.fixture
+def host(redis_url):
+    return redis_url
+
+
+@pytest.fixture
+def fleet(make_layer):
+    return Fleet(make_layer().presence)
+
+
+async def test_every_key_expires_by_itself(fleet, own_server, prefix):
+    layer = RedisChannelLayer(hosts=[own_server.url], prefix=prefix)
+    fleet = Fleet(layer.presence)
+    rules = replace(RULES, pushes=10)
+    await fleet.join("tab 1", "ada", rules=rules)
+    await fleet.enter("tab 2", "bob", rules=rules)
+    await fleet.leave("tab 1")
+    await fleet.store.renew({"room": ["tab 2"]}, rules=RULES)
+
+    keys = own_server.keys()
+
+    assert keys == {
+        f"{prefix}:presence:{name}"
+        for name in (
+            "due",
+            "room:rows",
+            "room:deadlines",
+            "room:users",
+            "room:claims",
+            "room:turns",
+            "room:pace",
+        )
+    }
+    left = {key: own_server.call("PTTL", key) for key in keys}
+    assert 0 < left.pop(f"{prefix}:presence:room:pace") <= 1000
+    assert all(86_300_000 < each <= 86_400_000 for each in left.values())
+    await layer.close()
+
+
+def often(times, layer):
+    """A store whose every script runs several times, as over lost connections."""
+    [broker] = layer._brokers
+
+    async def run(name, keys, arguments):
+        for _ in range(times):
+            answer = await broker._calls.script(name, keys, arguments)
+        return answer
+
+    return Fleet(RedisPresenceStore(run, layer.prefix, cluster=False))
+
+
+async def test_a_join_whose_answer_was_lost_is_still_told(make_layer):
+    fleet = often(3, make_layer())
+
+    assert events(await fleet.enter("tab 1", "ada")) == [JOINED]
+    found = await fleet.enter("tab 2", "bob", per_user=False)
+
+    assert [(each.push, bool(each.claim)) for each in found] == [
+        (True, False),
+        (False, True),
+    ]
+    assert await fleet.store.stats("room") == Numbers(2, 2)
+
+
+async def test_what_follows_a_confirmation_whose_answer_was_lost_is_told(make_layer):
+    fleet = often(3, make_layer())
+    joined = await fleet.enter("tab", "ada", grace=0)
+    await fleet.leave("tab")
+
+    [left] = await fleet.store.confirm(joined[0], rules=RULES)
+
+    assert events([left]) == [LEFT]
+    assert await fleet.store.confirm(left, rules=RULES) == []
+    assert await fleet.reap() == []
+
+
+async def test_what_was_reaped_before_the_broker_went_away_is_told(make_layer):
+    layer = make_layer()
+    fleet = Fleet(layer.presence)
+    for group in ("one", "two"):
+        await fleet.join("tab", "ada", grace=0, group=group)
+        await fleet.expire("tab", group=group)
+    [broker] = layer._brokers
+    reaped = []
+
+    async def run(name, keys, arguments):
+        if name == "presence/reap":
+            if reaped:
+                raise LayerUnavailable("it is away")
+            reaped.append(name)
+        return await broker._calls.script(name, keys, arguments)
+
+    store = RedisPresenceStore(run, layer.prefix, cluster=False)
+
+    found, again = await store.reap(10, rules=RULES)
+
+    assert events(found) == [LEFT]
+    assert again == 0
+    with pytest.raises(LayerUnavailable):
+        await store.reap(10, rules=RULES)
+
+
+async def test_groups_are_shared_among_several_hosts(own_server, make_layer, host):
+    layer = make_layer([host, own_server.url])
+    fleet = Fleet(layer.presence)
+    groups = [f"room{number}" for number in range(40)]
+    for group in groups:
+        await fleet.join("tab", "ada", grace=0, group=group)
+        assert await fleet.users(group) == ["ada"]
+
+    there = {key.split(":")[2] for key in own_server.keys()} - {"due"}  # noqa: SIM118
+    assert there == {group for group in groups if layer.consistent_hash(group) == 1}
+    assert there
+
+    assert (
+        await fleet.store.renew({each: ["tab"] for each in groups}, rules=EXPIRED) == []
+    )
+    assert sorted(each.group for each in await fleet.reap()) == sorted(groups)
+
+
+@pytest.mark.parametrize("lost", ["rows", "deadlines", "users"])
+async def test_what_a_server_gave_up_for_want_of_memory_is_entered_again(
+    own_server, make_layer, prefix, lost
+):
+    fleet = Fleet(make_layer([own_server.url]).presence)
+    await fleet.join("tab 1", "ada", grace=0)
+    await fleet.join("tab 2", "ada", grace=0)
+    own_server.call("DEL", f"{prefix}:presence:room:{lost}")
+
+    forgotten = await fleet.store.renew({"room": ["tab 1", "tab 2"]}, rules=RULES)
+    assert sorted(forgotten) == [("room", "tab 1"), ("room", "tab 2")]
+    for _, client in forgotten:
+        await fleet.join(client, "ada", grace=0)
+
+    assert await fleet.clients() == ["tab 1", "tab 2"]
+    assert await fleet.users() == ["ada"]
+    await fleet.leave("tab 1")
+    assert await fleet.users() == ["ada"]
+    assert events(await fleet.leave("tab 2")) == [LEFT]
+
+
+async def test_a_list_can_be_read_when_the_server_gave_up_a_part_of_it(
+    own_server, make_layer, prefix
+):
+    fleet = Fleet(make_layer([own_server.url]).presence)
+    await fleet.enter("tab", "ada", grace=0, rules=EXPIRED)
+    own_server.call("DEL", f"{prefix}:presence:room:rows")
+
+    assert await fleet.clients() == []
+    assert await fleet.users() == ["ada"]
+
+
+async def test_an_idle_fleet_asks_one_question(own_server, make_layer):
+    fleet = Fleet(make_layer([own_server.url]).presence)
+    for number in range(20):
+        await fleet.join("tab", "ada", group=f"room{number}")
+
+    def asked():
+        return own_server.call("INFO", "commandstats")["cmdstat_evalsha"]["calls"]
+
+    before = asked()
+
+    assert await fleet.reap() == []
+    assert asked() == before + 1
+
+
+async def test_however_processes_race_the_pushes_add_up_to_who_is_there(make_layer):
+    """Whoever reads the list and hears joins and leaves has who is there, in the end."""
+    fleets = [Fleet(make_layer().presence) for _ in range(3)]
+    random = Random(7)
+    heard = []
+
+    async def visit(number):
+        fleet, user = random.choice(fleets), f"user {number % 5}"
+        for again in range(4):
+            client = f"tab {number} {again}"
+            await tell(fleet, await fleet.enter(client, user, grace=0))
+            if again < 3 or number % 2:
+                await tell(fleet, await fleet.leave(client))
+            if random.random() < 0.3:
+                await tell(fleet, await fleet.reap())
+
+    async def tell(fleet, notices):
+        for notice in notices:
+            heard.append((notice.event, notice.member.client))
+            await tell(fleet, await fleet.store.confirm(notice, rules=RULES))
+
+    await asyncio.gather(*(visit(number) for number in range(30)))
+
+    joined = {id_ for event, id_ in heard if event == "join"}
+    left = {id_ for event, id_ in heard if event == "leave"}
+    assert joined - left == set(await fleets[0].store.members("room", per_user=True))
+    assert len(heard) == len(set(heard))
+    assert left <= joined
+    assert await fleets[0].users() == [f"user {number}" for number in range(5)]
+
+
+# Processes
+
+
+class Process:
+    """A keeper over a layer of its own, and what it has told."""
+
+    def __init__(self, layer, **options):
+        self.layer = layer
+        self.said = []
+        self.called = []
+        self.keeper = PresenceKeeper(
+            layer.presence, self._announce, self._hook, **options
+        )
+
+    async def _announce(self, group, event, member):
+        self.said.append((event, member and member.user))
+
+    async def _hook(self, group, event, user):
+        self.called.append((event, user))
+
+    async def enter(self, client, user, mode=Presence.PER_USER, **options):
+        await self.keeper.enter("room", Member(client, user), mode, **options)
+        await self.keeper.settled()
+
+    async def leave(self, client):
+        await self.keeper.leave("room", client)
+        await self.keeper.settled()
+
+    async def die(self):
+        """As a killed process does: nothing is renewed any more, nor told."""
+        self.keeper._running.cancel()
+        for crew in self.keeper._crews:
+            await crew.stop()
+
+    async def users(self):
+        members = await self.keeper.members("room", Presence.PER_USER)
+        return sorted(member.user for member in members.values())
+
+
+@pytest.fixture
+async def start(make_layer):
+    started = []
+
+    def start(hosts=None, *, publish_timeout=5.0, **options):
+        layer = make_layer(hosts, publish_timeout=publish_timeout)
+        started.append(Process(layer, **options))
+        started[-1].keeper.start()
+        return started[-1]
+
+    yield start
+    for process in started:
+        await process.keeper.close()
+
+
+async def until(truth):
+    """Wait until something is so, on a real server."""
+    async with asyncio.timeout(20):
+        while not truth():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_users_are_announced_once_in_the_whole_fleet(start):
+    one, two = start(), start()
+
+    await one.enter("tab 1", "ada", grace=0)
+    await two.enter("tab 2", "ada", grace=0)
+    await one.leave("tab 1")
+    await two.leave("tab 2")
+
+    assert (one.said, two.said) == ([("join", "ada")], [("leave", "ada")])
+    assert (one.called, two.called) == ([("joined", "ada")], [("left", "ada")])
+
+
+async def test_a_user_who_reloads_in_another_process_never_left(start):
+    one, two = start(), start()
+    await one.enter("tab 1", "ada")
+
+    await one.keeper.close()
+    await two.enter("tab 2", "ada")
+    await two.keeper.reap()
+    await two.keeper.settled()
+
+    assert (one.said, two.said) == ([("join", "ada")], [])
+    assert await two.users() == ["ada"]
+
+
+async def test_a_living_process_tells_what_a_killed_one_cannot(start):
+    rules = Rules(ttl=2.0)
+    living, killed = [start(rules=rules, refresh=0.2) for _ in range(2)]
+    await living.enter("tab 1", "ada", grace=0)
+    await killed.enter("tab 2", "bob", grace=0)
+    await killed.enter("tab 3", "eve", Presence.PER_CONNECTION)
+
+    await killed.die()
+    await until(lambda: len(living.said) == 3 and len(living.called) == 3)
+
+    assert sorted(living.said[1:]) == [("leave", "bob"), ("leave", "eve")]
+    assert sorted(living.called[1:]) == [("left", "bob"), ("left", "eve")]
+    assert await living.users() == ["ada"]
+
+
+# What another process does until it is killed.
+VISITOR = """
+import asyncio, sys
+import django
+django.setup()
+from tiderace.presence.store import Member, Rules
+from tiderace.layers.redis import RedisChannelLayer
+from tiderace.presence.tracker import Presence, PresenceKeeper
+
+async def announce(group, event, member):
+    print(event, flush=True)
+
+async def main(url, prefix):
+    layer = RedisChannelLayer(hosts=[url], prefix=prefix)
+    keeper = PresenceKeeper(layer.presence, announce, rules=Rules(ttl=2.0), refresh=0.2)
+    await keeper.enter("room", Member("tab", "eve"), Presence.PER_USER, grace=0.5)
+    # Killed before its claim is confirmed, it would keep it for the whole lease.
+    await keeper.settled()
+    print("settled", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def visitor(host, prefix):
+    """A process of its own, which says what it announces."""
+    with subprocess.Popen(
+        [sys.executable, "-c", VISITOR, host, prefix],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:
+        yield process
+        process.kill()
+
+
+async def test_a_process_that_is_killed_is_cleaned_up_by_another(start, visitor):
+    other = start(rules=Rules(ttl=2.0), refresh=0.2)
+    for said in (b"join\n", b"settled\n"):
+        assert await asyncio.to_thread(visitor.stdout.readline) == said
+    assert await other.users() == ["eve"]
+
+    visitor.kill()
+    await until(lambda: other.called)
+
+    assert other.said == [("leave", "eve")]
+    assert other.called == [("left", "eve")]
+    assert await other.users() == []
+
+
+async def test_a_server_that_restarts_empty_is_told_again_who_is_there(
+    own_server, start
+):
+    process = start([own_server.url], publish_timeout=20)
+    await process.enter("tab 1", "ada")
+    await process.enter("tab 2", "bob", Presence.PER_CONNECTION)
+
+    await asyncio.to_thread(own_server.restart)
+    await process.keeper.beat()
+    await until(lambda: ("changed", None) in process.said)
+
+    assert await process.users() == ["ada", "bob"]
+
+
+async def test_while_the_server_is_away_entering_is_refused_and_leaving_waits(
+    own_server, start
+):
+    process = start([own_server.url], publish_timeout=0.3)
+    await process.enter("tab 1", "ada", Presence.PER_CONNECTION)
+    await process.enter("tab 2", "bob", Presence.PER_CONNECTION)
+    await asyncio.to_thread(own_server.pause)
+
+    with pytest.raises(LayerUnavailable):
+        await process.enter("tab 3", "eve", Presence.PER_CONNECTION)
+    await process.leave("tab 1")
+    await asyncio.to_thread(own_server.resume)
+    await until(lambda: ("leave", "ada") in process.said)
+    await process.keeper.settled()
+
+    assert await process.users() == ["bob"]

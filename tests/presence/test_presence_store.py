@@ -1,0 +1,180 @@
+"""What every store of presence must do, and the one in memory.
+
+No test waits for time to pass: an entry whose time to live is 0 has expired, as has a
+claim whose lease is 0, and a grace that has to end is a short one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from support.presence_contract import (
+    LEFT,
+    RULES,
+    SHORT,
+    Fleet,
+    PresenceContract,
+    events,
+)
+from tiderace.exceptions import LayerUnavailable
+from tiderace.layers import InMemoryChannelLayer
+from tiderace.presence.memory import MemoryPresenceStore
+from tiderace.presence.store import (
+    Numbers,
+    ShardedPresence,
+)
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+class TestMemory(PresenceContract):
+    @pytest.fixture
+    def store(self, clock):
+        return MemoryPresenceStore(clock=clock)
+
+    @pytest.fixture
+    def elapse(self, clock):
+        async def elapse():
+            clock.now += SHORT
+
+        return elapse
+
+    @pytest.fixture
+    def kept(self, store):
+        return lambda: list(store._rooms)
+
+    async def test_a_second_later_pushes_are_allowed_again(self, fleet, clock):
+        rules = replace(RULES, pushes=2)
+        await fleet.join("tab 1", "ada", rules=rules)
+        [gathered] = await fleet.enter("tab 2", "bob", rules=rules)
+        assert not gathered.push
+
+        clock.now += gathered.changed_in
+        await fleet.leave("tab 1", rules=rules)
+        [pushed] = await fleet.enter("tab 3", "eve", rules=rules)
+
+        assert pushed.push
+
+    async def test_looking_for_what_is_due_costs_nothing_before(self, fleet, store):
+        await fleet.join("tab", "ada")
+        store._rooms = None  # not looked at
+
+        assert (await store.reap(10, rules=RULES)).again == pytest.approx(100)
+
+
+def test_a_layer_has_a_store_with_its_own_clock(clock):
+    layer = InMemoryChannelLayer(clock=clock)
+
+    assert layer.presence._clock is clock
+
+
+async def test_a_layer_that_is_flushed_forgets_who_is_present(clock):
+    layer = InMemoryChannelLayer(clock=clock)
+    fleet = Fleet(layer.presence)
+    await fleet.join("tab", "ada")
+
+    await layer.flush()
+
+    assert await fleet.users() == []
+    assert (await layer.presence.reap(1, rules=RULES)).again is None
+
+
+# Several stores as one
+
+
+class Shaky(MemoryPresenceStore):
+    """A store that may be away."""
+
+    away = False
+
+    async def _there(self):
+        if self.away:
+            raise LayerUnavailable("it is away")
+
+    async def reap(self, limit, *, rules):
+        await self._there()
+        return await super().reap(limit, rules=rules)
+
+    async def renew(self, clients, *, rules):
+        await self._there()
+        return await super().renew(clients, rules=rules)
+
+
+@pytest.fixture
+def shards(clock):
+    return [Shaky(clock=clock), Shaky(clock=clock)]
+
+
+@pytest.fixture
+def sharded(shards):
+    return Fleet(ShardedPresence(shards, lambda group: int(group[-1])))
+
+
+async def test_each_group_is_in_one_of_several_stores(sharded, shards):
+    await sharded.join("tab", "ada", group="room0")
+    [left] = await sharded.enter("tab", "bob", group="room1", grace=0)
+    await sharded.store.confirm(left, rules=RULES)
+
+    assert [list(shard._rooms) for shard in shards] == [["room0"], ["room1"]]
+    assert await sharded.users("room0") == ["ada"]
+    assert await sharded.store.stats("room1") == Numbers(1, 1)
+    assert events(await sharded.leave("tab", group="room1")) == [("leave", "bob", True)]
+
+
+async def test_what_is_due_is_found_in_all_of_them(sharded):
+    for group in ("room0", "room1"):
+        await sharded.join("tab", "ada", grace=0, group=group)
+        await sharded.expire("tab", group=group)
+
+    assert sorted(each.group for each in await sharded.reap()) == ["room0", "room1"]
+
+
+async def test_the_next_look_is_when_something_is_due_in_any(sharded):
+    await sharded.join("tab", "ada", group="room1")
+    assert (await sharded.store.reap(1, rules=RULES)).again == pytest.approx(100)
+
+    await sharded.join("tab", "ada", group="room0", rules=replace(RULES, ttl=50))
+
+    assert (await sharded.store.reap(1, rules=RULES)).again == pytest.approx(50)
+
+
+async def test_a_store_that_is_away_does_not_hide_what_others_hand_out(sharded, shards):
+    await sharded.join("tab", "ada", grace=0, group="room0")
+    await sharded.expire("tab", group="room0")
+    shards[1].away = True
+
+    found, again = await sharded.store.reap(1, rules=RULES)
+
+    assert events(found) == [LEFT]
+    assert again == 0
+    with pytest.raises(LayerUnavailable):
+        await sharded.store.reap(1, rules=RULES)
+
+
+async def test_entries_elsewhere_are_renewed_while_one_store_is_away(sharded, shards):
+    for group in ("room0", "room1"):
+        await sharded.join("tab", "ada", group=group)
+    shards[0].away = True
+
+    with pytest.raises(LayerUnavailable):
+        await sharded.store.renew(
+            {"room0": ["tab"], "room1": ["tab"]}, rules=replace(RULES, ttl=500)
+        )
+
+    assert (await shards[1].reap(1, rules=RULES)).again == pytest.approx(100)
+    assert [row.deadline for row in shards[1]._rooms["room1"].rows.values()] == [1500]

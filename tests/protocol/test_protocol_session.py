@@ -1,0 +1,408 @@
+"""The pure part of the protocol: codecs, codes, one client's session; by the vectors of ``spec/``."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.paths import SPEC
+from tiderace.history import Position, Publication, merge
+from tiderace.protocol import codes
+from tiderace.protocol.codec import JSON, MalformedFrame
+from tiderace.protocol.codes import Close
+from tiderace.protocol.messages import (
+    Command,
+    Empty,
+    Reply,
+    SubscribeRequest,
+    TopicRequest,
+)
+from tiderace.protocol.session import (
+    Ended,
+    Granted,
+    Limits,
+    Lost,
+    Refused,
+    Session,
+    State,
+    Subscription,
+    publication_frame,
+)
+from tiderace.ratelimit import Buckets, Rate, TokenBucket
+
+VECTORS = SPEC / "vectors"
+
+
+def vectors(name):
+    return json.loads((VECTORS / name).read_text("utf-8"))
+
+
+def named(cases):
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case["name"])
+
+
+# Codecs
+
+
+@named([case for case in vectors("frames.json") if case["by"] == "client"])
+def test_what_a_client_says_is_read_without_losing_anything(case):
+    [command] = JSON.decode(case["text"].encode())
+
+    assert json.loads(msgspec.json.encode(command)) == json.loads(case["text"])
+
+
+@named([case for case in vectors("frames.json") if case["by"] == "server"])
+def test_what_the_server_says_is_written_as_the_vector_has_it(case):
+    reply = msgspec.json.decode(case["text"], type=Reply)
+
+    assert JSON.encode(reply).decode() == case["text"]
+
+
+def test_many_commands_may_come_in_one_message():
+    commands = JSON.decode(b'{"id":1,"ping":{}}\n\n{"id":2,"ping":{}}\n')
+
+    assert [command.id for command in commands] == [1, 2]
+
+
+@given(st.binary(max_size=200))
+def test_bytes_of_any_kind_are_commands_or_a_malformed_frame(message):
+    try:
+        commands = JSON.decode(message)
+    except MalformedFrame:
+        return
+    assert commands
+
+
+@pytest.mark.parametrize("offset", ["-1", str(2**53), "1" + "0" * 30, "1.5", "null"])
+def test_an_offset_that_no_stream_can_have_is_a_malformed_frame(offset):
+    text = f'{{"id":1,"subscribe":{{"channel":"a","offset":{offset}}}}}'
+    with pytest.raises(MalformedFrame):
+        JSON.decode(text.encode())
+
+
+def test_nesting_without_an_end_is_a_malformed_frame():
+    deep = b'{"id":1,"send":{"data":' + b"[" * 30_000 + b"]" * 30_000 + b"}}"
+    with pytest.raises(MalformedFrame):
+        JSON.decode(deep)
+
+
+# Codes
+
+
+@pytest.mark.parametrize("case", vectors("codes.json")["close"])
+def test_a_close_code_says_whether_clients_come_back(case):
+    code = case["code"]
+    if code >= 3000:
+        assert Close(code, "").reconnect is case["reconnect"]
+
+
+# Recovery
+
+
+def position(pair):
+    return None if pair is None else Position(*pair)
+
+
+def publication(epoch, offset):
+    return Publication(Position(epoch, offset), str(offset))
+
+
+@named(vectors("recovery.json"))
+def test_recovery_is_decided_as_the_vector_says(case):
+    top = position(case["top"])
+    merged = merge(
+        position(case["since"]),
+        top,
+        [publication(top.epoch, offset) for offset in case["kept"]],
+        [publication(*pair) for pair in case["held"]],
+    )
+    if case.get("again"):
+        assert merged is None
+        return
+    assert merged is not None
+    assert merged.recovered is case["recovered"]
+    assert [each.position.offset for each in merged.missed] == case["missed"]
+    assert [each.position.offset for each in merged.later] == case["later"]
+
+
+# A subscription
+
+
+def subscribed():
+    subscription = Subscription("room:a")
+    granted = Granted(recoverable=True)
+    subscription.answer(SubscribeRequest(), granted, Position("e", 5))
+    return subscription
+
+
+def test_the_next_publication_is_passed_on():
+    assert subscribed().heard(publication("e", 6)) is True
+
+
+def test_one_that_was_passed_on_before_is_dropped():
+    subscription = subscribed()
+
+    assert subscription.heard(publication("e", 5)) is False
+    assert subscription.heard(publication("e", 6)) is True
+    assert subscription.heard(publication("e", 6)) is False
+
+
+@pytest.mark.parametrize("place", [("e", 7), ("x", 6), ("x", 1)])
+def test_one_that_does_not_follow_is_a_loss(place):
+    with pytest.raises(Lost):
+        subscribed().heard(publication(*place))
+
+
+def test_without_a_history_everything_is_passed_on():
+    subscription = Subscription("feed")
+    subscription.answer(SubscribeRequest(), Granted(), Position("", 0))
+
+    assert subscription.heard(publication("e", 9)) is True
+    assert subscription.heard(publication("x", 2)) is True
+
+
+def test_what_comes_before_the_answer_is_held_and_passed_on_after_it():
+    subscription = Subscription("room:a")
+    assert subscription.heard(publication("e", 6)) is False
+    answer = subscription.answer(
+        SubscribeRequest(), Granted(recoverable=True), Position("e", 5)
+    )
+
+    assert answer is not None
+    result, later = answer
+    assert result.offset == 5
+    assert [each.position.offset for each in later] == [6]
+    assert subscription.heard(publication("e", 7)) is True
+
+
+def test_a_hole_in_what_was_held_wants_the_stream_read_again():
+    subscription = Subscription("room:a")
+    subscription.heard(publication("e", 8))
+    again = (SubscribeRequest(), Granted(recoverable=True))
+
+    assert subscription.answer(*again, Position("e", 5)) is None
+    assert subscription.answered is False
+    assert subscription.answer(*again, Position("e", 8)) is not None
+
+
+def test_who_wants_to_be_refused_is_refused_and_not_subscribed():
+    subscription = Subscription("room:a")
+    asked = SubscribeRequest(recover=True, epoch="other", flag=2)
+    with pytest.raises(Refused) as refused:
+        subscription.answer(asked, Granted(recoverable=True), Position("e", 5))
+
+    assert refused.value.failure is codes.UNRECOVERABLE
+    assert subscription.answered is False
+
+
+@given(st.integers(0, 8), st.integers(0, 8), st.lists(st.integers(1, 8), max_size=6))
+def test_whatever_comes_a_client_hears_each_offset_once_and_in_order(seen, top, live):
+    """Or it is told of a loss: never a hole, never one twice."""
+    subscription = Subscription("room:a")
+    kept = [publication("e", offset) for offset in range(seen + 1, top + 1)]
+    asked = SubscribeRequest(recover=True, epoch="e", offset=seen)
+    answer = subscription.answer(
+        asked, Granted(recoverable=True), Position("e", top), kept
+    )
+    assert answer is not None
+    result, _ = answer
+    heard = [pub.offset for pub in result.publications or ()]
+    heard_from = seen if result.recovered else top
+    with suppress(Lost):
+        heard.extend(
+            offset for offset in live if subscription.heard(publication("e", offset))
+        )
+
+    assert heard == list(range(heard_from + 1, heard_from + 1 + len(heard)))
+
+
+# A session
+
+
+class Clock:
+    """Seconds that a test moves by hand."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def session(clock=None, **limits):
+    return Session(JSON, Limits(**limits), clock=clock or Clock())
+
+
+def connected(**limits):
+    made = session(**limits)
+    made.state = State.CONNECTED
+    return made
+
+
+def test_pongs_are_no_commands():
+    assert session().receive(b"{}") == []
+
+
+def test_an_unanswered_ping_ends_the_connection():
+    made = connected()
+    assert made.pinged() == b"{}"
+    with pytest.raises(Ended) as ended:
+        made.pinged()
+
+    assert ended.value.close is codes.CLOSE_NO_PONG
+
+
+def test_an_answered_one_does_not():
+    made = connected()
+    for _ in range(3):
+        made.pinged()
+        made.receive(b"{}")
+
+
+def test_a_message_as_long_as_the_limit_is_taken_and_a_longer_one_ends_it():
+    frame = b'{"id":1,"ping":{}}'
+    made = connected(frame_size=len(frame))
+    assert made.receive(frame)
+    with pytest.raises(Ended) as ended:
+        made.receive(frame + b" ")
+
+    assert ended.value.close.code == 1009
+
+
+@pytest.mark.parametrize(
+    ("state", "command"),
+    [
+        (State.NEW, Command(id=1, ping=Empty())),
+        (State.CONNECTED, Command(id=1)),
+        (State.CONNECTED, Command(ping=Empty())),
+    ],
+)
+def test_what_is_out_of_order_ends_the_connection(state, command):
+    made = session()
+    made.state = state
+    with pytest.raises(Ended) as ended:
+        made.check(command)
+
+    assert ended.value.close is codes.CLOSE_BAD_REQUEST
+
+
+def test_of_several_requests_in_a_command_the_first_counts():
+    command = Command(id=1, unsubscribe=TopicRequest("a"), ping=Empty())
+
+    assert connected().check(command)[0] == "unsubscribe"
+
+
+def test_commands_beyond_the_rate_are_refused_until_time_has_passed():
+    clock = Clock()
+    made = session(clock, commands=Rate(2, 1.0))
+    made.state = State.CONNECTED
+    command = Command(id=1, ping=Empty())
+    made.check(command)
+    made.check(command)
+    with pytest.raises(Refused):
+        made.check(command)
+    clock.now = 0.5
+
+    assert made.check(command)[0] == "ping"
+
+
+def test_who_goes_on_asking_too_often_is_closed():
+    made = connected(commands=Rate(1, 1000.0), patience=3)
+    command = Command(id=1, ping=Empty())
+    made.check(command)
+    for _ in range(3):
+        with pytest.raises(Refused):
+            made.check(command)
+    with pytest.raises(Ended) as ended:
+        made.check(command)
+
+    assert ended.value.close is codes.CLOSE_TOO_MANY_REQUESTS
+
+
+@pytest.mark.parametrize(
+    ("name", "failure"),
+    [
+        ("", codes.BAD_REQUEST),
+        ("x" * 11, codes.BAD_REQUEST),
+        ("b", codes.LIMIT_EXCEEDED),
+    ],
+)
+def test_names_and_numbers_of_subscriptions_have_limits(name, failure):
+    made = connected(subscriptions=1, name_length=10)
+    made.subscribe("a")
+    with pytest.raises(Refused) as refused:
+        made.subscribe(name)
+
+    assert refused.value.failure is failure
+
+
+def test_a_publication_is_encoded_once_for_all_who_hear_it():
+    one = publication("e", 1)
+    frame = publication_frame(one, "room:a", JSON, offsets=True)
+
+    assert publication_frame(one, "room:a", JSON, offsets=True) is frame
+    assert frame == b'{"push":{"channel":"room:a","pub":{"data":1,"offset":1}}}'
+
+
+# Rates
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("10/s", Rate(10, 1)),
+        ("100/m", Rate(100, 60)),
+        ("5/10s", Rate(5, 10)),
+        ("1000/hour", Rate(1000, 3600)),
+        ("1/day", Rate(1, 86400)),
+    ],
+)
+def test_a_rate_is_read_as_one_writes_it(text, rate):
+    assert Rate.parse(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "10", "10/", "0/s", "-1/s", "10/x", "a/s", None])
+def test_what_is_no_rate_is_refused(text):
+    with pytest.raises(ValueError, match=r"rate|lets nobody"):
+        Rate.parse(text)
+
+
+@given(st.lists(st.floats(0, 2), max_size=40))
+def test_a_bucket_never_gives_more_than_its_rate(pauses):
+    clock = Clock()
+    bucket = TokenBucket(Rate(5, 1.0), clock=clock)
+    taken = 0
+    for pause in pauses:
+        clock.now += pause
+        taken += bucket.take() == 0
+
+    assert taken <= 5 + clock.now * 5 + 1e-6
+
+
+def test_buckets_are_apart_by_name_and_forgotten_when_they_are_full():
+    clock = Clock()
+    buckets = Buckets(clock=clock)
+    rate = Rate(1, 10.0)
+    assert buckets.spend("a", rate) == 0
+    assert buckets.spend("a", rate) == 10
+    assert buckets.spend("b", rate) == 0
+    clock.now = 10.0
+    assert buckets.spend("c", rate) == 0
+
+    assert len(buckets) == 1
+
+
+def test_a_bucket_says_how_long_to_wait_and_means_it():
+    clock = Clock()
+    bucket = TokenBucket(Rate(1, 2.0), clock=clock)
+    assert bucket.take() == 0
+    wait = bucket.take()
+    assert wait == 2.0
+    clock.now += wait
+
+    assert bucket.take() == 0

@@ -1,0 +1,116 @@
+"""A user changes in one process; the connections that have to know are in another."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+
+import pytest
+from django.contrib.auth.models import User
+
+from support.paths import TESTS
+from tiderace.layers.redis import RedisChannelLayer
+from tiderace.revocation.account_state import Found, Reason, Standing
+from tiderace.revocation.watcher import GROUP, AuthWatch
+
+# A process that serves nobody, as a task queue's or a command's: it saves, and ends.
+ELSEWHERE = """
+import django
+from django.conf import settings
+from settings import INSTALLED_APPS, SECRET_KEY
+
+settings.configure(
+    SECRET_KEY=SECRET_KEY,
+    INSTALLED_APPS=INSTALLED_APPS,
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+    TIDERACE={"REVALIDATE": True},
+    CHANNEL_LAYERS={
+        "default": {
+            "BACKEND": "tiderace.layers.redis.RedisChannelLayer",
+            "CONFIG": {"hosts": ["%s"], "prefix": "%s"},
+        }
+    },
+)
+django.setup()
+
+from django.contrib.auth.models import User
+from django.core.management import call_command
+
+call_command("migrate", verbosity=0)
+user = User.objects.create(pk=7, username="ada")
+user.is_active = False
+user.save()
+"""
+
+
+@pytest.fixture
+async def layer(redis_url, prefix):
+    made = RedisChannelLayer(hosts=[redis_url], prefix=prefix)
+    yield made
+    await made.close()
+
+
+async def until(truth, seconds=20):
+    async with asyncio.timeout(seconds):
+        while not truth():  # noqa: ASYNC110 (the state of another process)
+            await asyncio.sleep(0.01)
+
+
+async def test_a_change_in_another_process_is_heard(layer, redis_url, prefix):
+    there = {"7": User(pk=7, username="ada", password="!")}
+
+    def find(user_ids, session_keys):
+        return Found({key: (each, Standing.of(each)) for key, each in there.items()})
+
+    told = []
+    watch = AuthWatch(lambda: layer, find=find)
+    watch.register(User(pk=7, username="ada", password="!"), None, told.append)
+    await until(lambda: GROUP in layer.groups and layer.ready)
+    await until(lambda: not watch.busy)
+    there["7"].is_active = False
+
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", ELSEWHERE % (redis_url, prefix)],
+        env={
+            **{k: v for k, v in os.environ.items() if k != "DJANGO_SETTINGS_MODULE"},
+            "PYTHONPATH": str(TESTS),
+        },
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    await until(lambda: told)
+    assert told == [Reason.DEACTIVATED]
+    await watch.close()
+
+
+async def test_what_is_announced_while_the_server_is_away_is_noticed_when_it_is_back(
+    own_server, prefix
+):
+    there = {"7": User(pk=7, username="ada", password="!")}
+
+    def find(user_ids, session_keys):
+        return Found({key: (each, Standing.of(each)) for key, each in there.items()})
+
+    layer = RedisChannelLayer(hosts=[own_server.url], prefix=prefix)
+    told = []
+    watch = AuthWatch(lambda: layer, find=find)
+    watch.register(User(pk=7, username="ada", password="!"), None, told.append)
+    await until(lambda: GROUP in layer.groups and layer.ready)
+    await until(lambda: not watch.busy)
+
+    # Emptied as well: the announcement is nowhere any more, only its absence is.
+    await asyncio.to_thread(own_server.kill)
+    there["7"].is_active = False
+    await asyncio.to_thread(own_server.start)
+    await until(lambda: told, 40)
+
+    assert told == [Reason.DEACTIVATED]
+    await watch.close()
+    await layer.close()

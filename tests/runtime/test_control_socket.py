@@ -1,0 +1,246 @@
+"""The door into a process, and ``manage.py tiderace_drain``, which knocks there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.test import override_settings
+from websockets.asyncio.client import connect
+
+from support.asgi_client import until
+from support.drain_server import end_of
+from tiderace.runtime.control_socket import Door, ask_to_drain, doors, run_directory
+from tiderace.runtime.drain import Drain
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """A folder for doors, as the settings name it."""
+    settings = {"RUN_DIR": str(tmp_path / "run"), "DRAIN_SECONDS": 0}
+    with override_settings(TIDERACE=settings):
+        yield tmp_path / "run"
+
+
+@pytest.fixture
+async def door(run_dir):
+    """The door of this process, to a drain of its own."""
+    drain = Drain()
+    mine = Door(drain)
+    await mine.open()
+    yield drain
+    await mine.close()
+
+
+class Busy:
+    """A connection that ends when the test says so."""
+
+    def __init__(self):
+        self.asked = False
+
+    def drain(self, notice):
+        self.asked = True
+
+    def cut(self):
+        raise AssertionError("it was cut")
+
+
+async def test_who_knocks_makes_the_process_drain_and_hears_how_far_it_is(door):
+    busy, heard = Busy(), []
+    door.enter(busy)
+    asking = asyncio.ensure_future(ask_to_drain(doors()[0], heard.append))
+
+    await until(lambda: busy.asked)
+    assert door.draining
+    door.leave(busy)
+
+    assert await asking == 0
+    assert heard == [1]
+
+
+async def test_only_this_user_can_come_in(door, run_dir):
+    assert run_dir.stat().st_mode & 0o777 == 0o700
+
+
+async def test_the_door_is_gone_with_the_server(run_dir):
+    mine = Door(Drain())
+    await mine.open()
+    assert [path.stem for path in doors()] == [str(os.getpid())]
+
+    await mine.close()
+
+    assert doors() == []
+
+
+def test_a_door_that_its_server_left_open_is_opened_again(run_dir):
+    drain = Drain()
+    mine = Door(drain)
+
+    async def serve():
+        await mine.open()
+
+    async def serve_again():
+        await mine.open()
+        answer = await ask_to_drain(doors()[0], print)
+        await mine.close()
+        return answer
+
+    asyncio.run(serve())
+
+    assert asyncio.run(serve_again()) == 0
+    assert doors() == []
+
+
+async def test_a_door_with_nobody_behind_it_is_removed(run_dir):
+    run_dir.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(run_dir / "4711.sock"))
+
+    assert await ask_to_drain(doors()[0], print) is None
+    assert doors() == []
+
+
+async def test_a_folder_that_others_may_write_to_is_not_trusted(run_dir, caplog):
+    run_dir.mkdir()
+    run_dir.chmod(0o777)
+
+    with caplog.at_level("INFO", "tiderace.control"):
+        await Door(Drain()).open()
+
+    assert doors() == []
+    assert "not a folder of this user alone" in caplog.text
+
+
+async def test_a_link_to_a_folder_is_not_trusted(run_dir, tmp_path):
+    (tmp_path / "theirs").mkdir(mode=0o700)
+    run_dir.symlink_to(tmp_path / "theirs")
+
+    await Door(Drain()).open()
+
+    assert doors() == []
+
+
+async def test_a_path_that_is_too_long_for_a_socket_is_no_error(tmp_path, caplog):
+    settings = {"RUN_DIR": str(tmp_path / ("r" * 100))}
+    with override_settings(TIDERACE=settings):
+        with caplog.at_level("INFO", "tiderace.control"):
+            await Door(Drain()).open()
+
+        assert doors() == []
+    assert "too long" in caplog.text
+
+
+async def test_who_says_something_else_changes_nothing(door):
+    reader, writer = await asyncio.open_unix_connection(doors()[0])
+    writer.write(b"stop\n")
+
+    assert await reader.read() == b""
+    assert not door.draining
+    writer.close()
+
+
+async def test_a_drain_goes_on_when_who_asked_for_it_is_gone(door):
+    busy = Busy()
+    door.enter(busy)
+    _, writer = await asyncio.open_unix_connection(doors()[0])
+    writer.write(b"drain\n")
+    await until(lambda: busy.asked)
+
+    writer.close()
+    door.leave(busy)
+    await door.begin(0, 0)
+
+    assert door.open == 0
+
+
+def test_without_a_setting_the_folder_is_this_projects_and_users():
+    with override_settings(TIDERACE={}, SECRET_KEY="one"):
+        mine = run_directory()
+    with override_settings(TIDERACE={}, SECRET_KEY="two"):
+        other = run_directory()
+
+    assert str(os.geteuid()) in mine.name
+    assert mine != other
+
+
+# The command.
+
+
+def test_the_command_fails_where_there_is_no_process(run_dir):
+    with pytest.raises(CommandError, match="no process of this project was found in"):
+        call_command("tiderace_drain")
+
+
+def in_a_process(script, run_dir):
+    """Run ``script`` about a door in a process of its own."""
+    source = f"""
+import asyncio, sys
+from django.conf import settings
+settings.configure(TIDERACE={{"RUN_DIR": {str(run_dir)!r}, "DRAIN_SECONDS": 0}})
+from tiderace.runtime.control_socket import Door
+from tiderace.runtime.drain import Drain
+class Busy:
+    def drain(self, notice): pass
+    def cut(self): pass
+async def main():
+    drain = Drain()
+    await Door(drain).open()
+    print("open", flush=True)
+    {script}
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+asyncio.run(main())
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", source],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "open\n"
+    return process
+
+
+def test_the_command_waits_for_every_process(run_dir):
+    said = StringIO()
+    processes = [in_a_process("", run_dir) for _ in range(2)]
+
+    call_command("tiderace_drain", stdout=said)
+
+    assert "2 processes have drained" in said.getvalue()
+    for process in processes:
+        process.communicate("")
+
+
+def test_the_command_fails_when_connections_are_left(run_dir):
+    said = StringIO()
+    process = in_a_process("drain.enter(Busy())", run_dir)
+
+    with pytest.raises(CommandError, match=r"1 connections are left after 0\.3 s"):
+        call_command("tiderace_drain", "--timeout", "0.3", stdout=said)
+
+    assert f"process {process.pid}: 1 connections" in said.getvalue()
+    process.communicate("")
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("server", ["uvicorn", "hypercorn", "granian"])
+async def test_a_server_is_drained_by_the_command_and_goes_on(
+    drain_site, tmp_path, server
+):
+    run_dir = tmp_path / "r"
+    running = drain_site(server=server, DRAIN_SECONDS=1, RUN_DIR=str(run_dir))
+    clients = [await connect(f"{running.ws}/plain/") for _ in range(10)]
+    with override_settings(TIDERACE={"RUN_DIR": str(run_dir), "DRAIN_SECONDS": 1}):
+        command = asyncio.create_task(asyncio.to_thread(call_command, "tiderace_drain"))
+
+        ends = await asyncio.gather(*(end_of(client) for client in clients))
+        await command
+
+    assert {code for _, code, _ in ends} == {1012}
+    assert running.process.poll() is None

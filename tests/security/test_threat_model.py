@@ -1,0 +1,43 @@
+"""The threat model names tests; this one sees to it that they exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+from support.paths import TESTS
+
+PAGE = TESTS.parent / "docs/project/threat-model.md"
+
+
+def defined() -> set[str]:
+    """The names of all tests of the suite."""
+    return {
+        node.name
+        for path in TESTS.rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+
+
+def rows() -> list[str]:
+    """The rows of the page that name a defence."""
+    return [
+        line
+        for line in PAGE.read_text("utf-8").splitlines()
+        if line.startswith("| ") and not line.startswith(("| attack", "| ---"))
+    ]
+
+
+def test_every_test_that_the_threat_model_names_exists():
+    named = {name for row in rows() for name in re.findall(r"`(test_\w+)(\.py)?`", row)}
+    tests = {name for name, file in named if not file}
+    files = {f"{name}.py" for name, file in named if file}
+
+    assert tests - defined() == set()
+    assert files - {path.name for path in TESTS.rglob("test_*.py")} == set()
+
+
+def test_every_defence_in_the_threat_model_names_a_test():
+    assert [row for row in rows() if not re.search(r"`test_\w+(\.py)?`", row)] == []
+    assert len(rows()) > 20

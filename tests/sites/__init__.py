@@ -1,0 +1,1 @@
+"""Sites that tests serve, each an ASGI application of its own."""

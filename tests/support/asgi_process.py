@@ -1,0 +1,139 @@
+"""An ASGI server as a child process on a free port, for tests that need a real one.
+
+It knows how each server is called from the command line and nothing of the site.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from types import TracebackType
+from typing import Self
+
+from support.paths import TESTS
+
+SERVERS = ("uvicorn", "hypercorn", "granian", "daphne")
+
+
+def free_port() -> int:
+    """Return a port that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(truth, *, timeout: float = 15, what: str = "it"):
+    """Return the first true value of ``truth()``; fail loudly after ``timeout``."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if value := truth():
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"{what} did not happen within {timeout} s")
+
+
+class AsgiProcess:
+    """``with AsgiProcess("uvicorn", "site.asgi:application") as server``: it listens.
+
+    ``server.http`` and ``server.ws`` are its addresses without a trailing slash.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        application: str,
+        *,
+        env: dict[str, str] | None = None,
+        port: int | None = None,
+    ) -> None:
+        self.server = server
+        self.port = port or free_port()
+        self.http = f"http://127.0.0.1:{self.port}"
+        self.ws = f"ws://127.0.0.1:{self.port}"
+        self._command = self._line(application)
+        outer = {k: v for k, v in os.environ.items() if k != "DJANGO_SETTINGS_MODULE"}
+        self._env = {**outer, "PYTHONPATH": str(TESTS), **(env or {})}
+
+    def _line(self, application: str) -> list[str]:
+        port = str(self.port)
+        address = {
+            "uvicorn": ("--host", "127.0.0.1", "--port", port),
+            "hypercorn": ("--bind", f"127.0.0.1:{port}", "--graceful-timeout", "2"),
+            "granian": ("--interface", "asgi", "--host", "127.0.0.1", "--port", port),
+            "daphne": ("--bind", "127.0.0.1", "--port", port),
+        }[self.server]
+        python = (sys.executable, "-W", "default", "-m", self.server)
+        return [*python, *address, application]
+
+    def __enter__(self) -> Self:
+        self._log = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            self._command,
+            env=self._env,
+            cwd=TESTS,
+            text=True,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            # A group of its own: a server's workers go with it.
+            start_new_session=True,
+        )
+        try:
+            wait_until(self._listens, timeout=30, what=f"{self.server} listening")
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            print(self.output())  # which pytest shows with the failure
+        self.kill()
+
+    def _listens(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(f"{self.server} ended: {self.output()}")
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def terminate(self, *, timeout: float = 15) -> int:
+        """Send SIGTERM and return the exit code once the server is gone."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=timeout)
+
+    def kill(self) -> None:
+        """End it at once, its output with it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._log.close()
+
+    def output(self) -> str:
+        """Return what the server has printed so far."""
+        return os.pread(self._log.fileno(), 1_000_000, 0).decode(errors="replace")
+
+
+class RunserverProcess(AsgiProcess):
+    """``manage.py runserver`` of a project, named by its settings module."""
+
+    def __init__(
+        self, settings: str, *, env: dict[str, str], port: int | None = None
+    ) -> None:
+        env = {**env, "DJANGO_SETTINGS_MODULE": settings}
+        super().__init__("runserver", settings, env=env, port=port)
+
+    def _line(self, application: str) -> list[str]:
+        python = (sys.executable, "-W", "default", "-m", "django")
+        return [*python, "runserver", "--noreload", f"127.0.0.1:{self.port}"]

@@ -1,0 +1,209 @@
+"""The demo as a child process, the way ``make demo`` starts it, and its visitors.
+
+It knows the command line and the pages' addresses, and none of the demo's code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from websockets.sync.client import ClientConnection, connect
+
+from support.asgi_process import free_port, wait_until
+from support.paths import TESTS
+
+PASSWORDS = {"alice": "alice-tide", "bob": "bob-tide", "carol": "carol-tide"}
+
+
+class DemoProcess:
+    """``with DemoProcess(folder) as demo``: it answers at ``demo.url``.
+
+    Further arguments go to the command line.
+
+    ``demo.restart()`` starts it again on the same port and data after ``kill()``.
+    """
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self._arguments = arguments
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.folder = folder
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed at the end
+        self._env = {k: v for k, v in os.environ.items() if "DJANGO" not in k}
+        self._env["TIDERACE_DEMO_DATA"] = str(folder / "demo.sqlite3")
+        self.process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self._log.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
+        self._log.close()
+
+    def start(self) -> None:
+        """Start it and wait until its pages answer."""
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "tiderace", "demo"),
+                *("--port", str(self.port), *self._arguments),
+            ],
+            env=self._env,
+            cwd=self.folder,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # A group of its own: its worker processes go with it.
+            start_new_session=True,
+        )
+        try:
+            wait_until(self._answers, timeout=120, what="the demo's first page")
+        except BaseException:
+            self.kill()
+            raise
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"the demo ended: {self.output()}")
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{self.url}/login/").status_code == 200
+        return False
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def interrupt(self, *, timeout: float = 15) -> int:
+        """Press Ctrl+C and return the exit status."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(timeout=timeout)
+
+    def output(self) -> str:
+        """Return what it has printed so far."""
+        return os.pread(self._log.fileno(), 1_000_000, 0).decode(errors="replace")
+
+    def manage(
+        self, *arguments: str, settings: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a management command on the demo's data, in another process."""
+        env = dict(self._env)
+        if settings:
+            env |= {
+                "DJANGO_SETTINGS_MODULE": settings,
+                "PYTHONPATH": str(TESTS),
+            }
+        return subprocess.run(
+            [sys.executable, "-m", "tiderace.demo.manage", *arguments],
+            env=env,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=45,
+            check=False,
+        )
+
+    def visitor(self) -> Visitor:
+        """Return a visitor with no cookies yet."""
+        return Visitor(self.url)
+
+
+class Visitor:
+    """A browser without a screen: cookies, forms and sockets."""
+
+    def __init__(self, url: str) -> None:
+        self.http = httpx.Client(base_url=url, follow_redirects=True, timeout=15)
+        self._ws = url.replace("http", "ws", 1)
+        self._origin = url
+
+    def close(self) -> None:
+        self.http.close()
+
+    def post(
+        self, path: str, form_on: str | None = None, **fields: str
+    ) -> httpx.Response:
+        """Fill in the form that the page ``form_on`` (default: the same) holds."""
+        page = self.http.get(form_on or path).text
+        found = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page)
+        assert found, f"no form on {form_on or path}"
+        fields["csrfmiddlewaretoken"] = found[1]
+        return self.http.post(path, data=fields)
+
+    def log_in(self, name: str) -> Self:
+        response = self.post("/login/", username=name, password=PASSWORDS[name])
+        assert response.url.path == "/chat/", response.text
+        return self
+
+    def enter_as_guest(self, name: str) -> httpx.Response:
+        return self.post("/guest/", form_on="/login/", name=name)
+
+    @contextlib.contextmanager
+    def socket(self, path: str, *, origin: str | None = None) -> Iterator[Window]:
+        """Open a socket as this visitor's browser would."""
+        cookies = "; ".join(f"{k}={v}" for k, v in self.http.cookies.items())
+        with connect(
+            f"{self._ws}{path}",
+            origin=origin or self._origin,  # type: ignore[arg-type]
+            additional_headers={"Cookie": cookies},
+        ) as connection:
+            yield Window(connection)
+
+    @contextlib.contextmanager
+    def room(self, slug: str) -> Iterator[Window]:
+        """Open a room's socket and read its welcome."""
+        with self.socket(f"/ws/chat/{slug}/") as window:
+            window.until("welcome")
+            yield window
+
+
+class Window:
+    """A socket that speaks JSON and skips what a test is not about."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+
+    def send(self, frame: Any) -> None:
+        self.connection.send(json.dumps(frame))
+
+    def next(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.connection.recv(timeout=15))
+        return answer
+
+    def until(self, kind: str) -> dict[str, Any]:
+        """Return the next frame of this type."""
+        while (frame := self.next())["type"] != kind:
+            pass
+        return frame
+
+    def before_pong(self) -> list[dict[str, Any]]:
+        """Return everything that arrives before the answer to a ping."""
+        self.send({"type": "ping"})
+        frames = []
+        while (frame := self.next())["type"] != "pong":
+            frames.append(frame)
+        return frames

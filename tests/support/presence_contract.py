@@ -1,0 +1,553 @@
+"""The contract of a presence store as tests, for each implementation."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+import pytest
+
+from tiderace.presence.store import (
+    Member,
+    Numbers,
+    PresenceStore,
+    Rules,
+)
+
+CLIENTS = {"c0": "ada", "c1": "ada", "c2": "ada", "c3": "bob", "c4": "bob", "c5": ""}
+RULES = Rules(ttl=100, lease=100, pushes=0)
+EXPIRED = replace(RULES, ttl=0)
+LAPSED = replace(RULES, lease=0)
+
+LONG = 1000.0
+SHORT = 0.02
+
+
+class Fleet:
+    """A store as several processes use it; what they were told, in order."""
+
+    def __init__(self, store: PresenceStore) -> None:
+        self.store = store
+
+    async def enter(
+        self, client, user="", *, grace=LONG, group="room", per_user=True, rules=RULES
+    ):
+        member = Member(client, user, f'"{client}"')
+        return await self.store.enter(
+            group, member, per_user=per_user, grace=grace, rules=rules
+        )
+
+    async def leave(self, client, *, group="room", rules=RULES):
+        return await self.store.leave(group, client, rules=rules)
+
+    async def join(self, client, user, **options):
+        """Enter, and confirm what follows from it; the presence id of the user."""
+        notices = await self.enter(client, user, **options)
+        await self.confirm(notices)
+        return next((each.member.client for each in notices if each.claim), None)
+
+    async def confirm(self, notices):
+        """Confirm these, and what follows; that is returned."""
+        more = []
+        for notice in notices:
+            if notice.claim:
+                after = await self.store.confirm(notice, rules=RULES)
+                more += [*after, *await self.confirm(after)]
+        return more
+
+    async def expire(self, *clients, group="room"):
+        """Whatever process had these has not renewed them in time."""
+        assert await self.store.renew({group: clients}, rules=EXPIRED) == []
+
+    async def reap(self, rules=RULES):
+        """All that is due now."""
+        notices = []
+        while True:
+            reaped = await self.store.reap(3, rules=rules)
+            notices += reaped.notices
+            if reaped.again is None or reaped.again > 0:
+                return notices
+
+    async def users(self, group="room"):
+        members = await self.store.members(group, per_user=True)
+        assert all(id_ == member.client for id_, member in members.items())
+        return sorted(member.user or member.client for member in members.values())
+
+    async def clients(self, group="room"):
+        members = await self.store.members(group, per_user=False)
+        assert all(id_ == member.client for id_, member in members.items())
+        return sorted(members)
+
+
+def events(notices):
+    return [(each.event, each.member.user, bool(each.claim)) for each in notices]
+
+
+async def within_a_second(crowd):
+    """What ``crowd`` returns for a group of its own, from a try that was quick enough."""
+    for number in range(20):
+        begun = time.monotonic()
+        notices = await crowd(f"crowd-{number}")
+        if time.monotonic() - begun < 0.9:
+            return notices
+    raise AssertionError("this machine is too busy to do it within a second")
+
+
+JOINED = ("join", "ada", True)
+LEFT = ("leave", "ada", True)
+
+
+class PresenceContract:
+    """Needs the fixtures ``store``; ``elapse``, which lets SHORT pass; and ``kept``."""
+
+    @pytest.fixture
+    def fleet(self, store):
+        return Fleet(store)
+
+    # Users
+
+    async def test_only_a_user_s_first_connection_is_their_join(self, fleet):
+        assert events(await fleet.enter("tab 1", "ada")) == [JOINED]
+        assert events(await fleet.enter("tab 2", "ada")) == []
+        assert events(await fleet.enter("tab 3", "bob")) == [("join", "bob", True)]
+
+    async def test_users_of_one_group_are_not_in_another(self, fleet):
+        await fleet.join("tab", "ada", group="one")
+
+        assert events(await fleet.enter("tab", "ada", group="two")) == [JOINED]
+        assert await fleet.users("one") == await fleet.users("two") == ["ada"]
+        assert await fleet.users("three") == []
+
+    async def test_only_the_last_departure_without_a_grace_is_their_leave(self, fleet):
+        await fleet.join("tab 1", "ada", grace=0)
+        await fleet.join("tab 2", "ada", grace=0)
+
+        assert events(await fleet.leave("tab 1")) == []
+        assert await fleet.users() == ["ada"]
+        assert events(await fleet.leave("tab 2")) == [LEFT]
+        assert await fleet.users() == []
+
+    async def test_a_user_who_comes_back_within_the_grace_was_never_away(self, fleet):
+        id_ = await fleet.join("tab 1", "ada")
+        assert events(await fleet.leave("tab 1")) == []
+        assert await fleet.users() == ["ada"]
+
+        assert events(await fleet.enter("tab 2", "ada")) == []
+        assert events(await fleet.reap()) == []
+        assert list(await fleet.store.members("room", per_user=True)) == [id_]
+
+    async def test_a_user_leaves_when_the_grace_is_over(self, fleet, elapse):
+        await fleet.join("tab", "ada", grace=SHORT)
+        await fleet.leave("tab")
+
+        await elapse()
+
+        assert await fleet.users() == []
+        assert events(await fleet.reap()) == [LEFT]
+        assert await fleet.store.stats("room") == Numbers(0, 0)
+
+    async def test_a_grace_that_is_over_and_not_noticed_may_still_be_used(
+        self, fleet, elapse
+    ):
+        id_ = await fleet.join("tab", "ada", grace=SHORT)
+        await fleet.leave("tab")
+        await elapse()
+
+        assert events(await fleet.enter("tab 2", "ada")) == []
+        assert events(await fleet.reap()) == []
+        assert list(await fleet.store.members("room", per_user=True)) == [id_]
+
+    async def test_a_presence_id_is_never_given_again(self, fleet):
+        ids = [await fleet.join("tab", "ada", grace=0)]
+        for _ in range(3):
+            [left] = await fleet.leave("tab")
+            assert left.member.client == ids[-1]
+            await fleet.confirm([left])
+            ids.append(await fleet.join("tab", "ada", grace=0))
+
+        assert len(set(ids)) == 4
+
+    async def test_a_user_is_shown_as_their_first_connection_said(self, fleet):
+        id_ = await fleet.join("tab 1", "ada")
+        await fleet.enter("tab 2", "ada")
+        await fleet.leave("tab 1")
+
+        members = await fleet.store.members("room", per_user=True)
+
+        assert members == {id_: Member(id_, "ada", '"tab 1"')}
+
+    async def test_names_and_info_come_back_as_they_were_given(self, fleet):
+        member = Member("tab", "☃ ada:1 \n", '{"name": "☃ \\" \\u0000", "n": [1, 2.5]}')
+        [joined] = await fleet.store.enter(
+            "room", member, per_user=True, grace=0, rules=RULES
+        )
+        assert joined.member == replace(member, client=joined.member.client)
+        assert await fleet.store.members("room", per_user=False) == {"tab": member}
+
+        await fleet.store.confirm(joined, rules=RULES)
+        [left] = await fleet.store.leave("room", "tab", rules=RULES)
+
+        assert left.member == joined.member
+
+    async def test_info_is_none_where_none_was_given(self, fleet):
+        await fleet.store.enter(
+            "room", Member("tab", "ada"), per_user=True, grace=0, rules=RULES
+        )
+
+        [user] = (await fleet.store.members("room", per_user=True)).values()
+        [client] = (await fleet.store.members("room", per_user=False)).values()
+
+        assert (user.info, client.info) == (None, None)
+
+    # Connections
+
+    async def test_every_connection_joins_and_leaves_at_once(self, fleet):
+        entered = [
+            *await fleet.enter("tab 1", "ada", per_user=False, grace=0),
+            *await fleet.enter("tab 2", "ada", per_user=False, grace=0),
+        ]
+        await fleet.confirm(entered)
+        left = [*await fleet.leave("tab 1"), *await fleet.leave("tab 2")]
+
+        assert [
+            (each.event, each.member.client) for each in [*entered, *left] if each.push
+        ] == [
+            ("join", "tab 1"),
+            ("join", "tab 2"),
+            ("leave", "tab 1"),
+            ("leave", "tab 2"),
+        ]
+
+    async def test_counted_by_connection_the_application_hears_of_users(self, fleet):
+        first = await fleet.enter("tab 1", "ada", per_user=False, grace=0)
+        await fleet.confirm(first)
+        assert [(each.push, bool(each.claim)) for each in first] == [
+            (True, False),
+            (False, True),
+        ]
+        second = await fleet.enter("tab 2", "ada", per_user=False, grace=0)
+        assert [bool(each.claim) for each in second] == [False]
+
+        await fleet.leave("tab 1")
+        last = await fleet.leave("tab 2")
+
+        assert [(each.event, bool(each.claim)) for each in last] == [
+            ("leave", False),
+            ("leave", True),
+        ]
+
+    async def test_entering_again_changes_nothing(self, fleet):
+        await fleet.join("tab", "ada", per_user=False, grace=0)
+
+        assert await fleet.enter("tab", "ada", per_user=False, grace=0) == []
+        assert await fleet.clients() == ["tab"]
+        assert events(await fleet.leave("tab")) == [("leave", "ada", False), LEFT]
+        assert await fleet.clients() == []
+
+    async def test_leaving_without_being_in_it_changes_nothing(self, fleet):
+        await fleet.join("tab", "ada", grace=0)
+
+        assert await fleet.leave("other") == []
+        assert await fleet.leave("tab", group="other") == []
+        assert await fleet.users() == ["ada"]
+
+    async def test_somebody_unknown_is_a_user_in_each_connection(self, fleet):
+        await fleet.confirm(await fleet.enter("tab 1"))
+        await fleet.confirm(await fleet.enter("tab 2"))
+        assert await fleet.users() == ["tab 1", "tab 2"]
+        assert await fleet.store.stats("room") == Numbers(2, 2)
+
+        [left] = await fleet.leave("tab 1")  # whatever the grace
+
+        assert (left.event, left.member) == ("leave", Member("tab 1", "", '"tab 1"'))
+        assert await fleet.users() == ["tab 2"]
+        assert await fleet.confirm([left]) == []
+        assert await fleet.reap() == []
+
+    # Counting
+
+    async def test_connections_and_users_are_counted(self, fleet):
+        await fleet.join("tab 1", "ada")
+        await fleet.join("tab 2", "ada")
+        await fleet.join("tab 3", "bob")
+        await fleet.join("tab 4", "")
+
+        assert await fleet.store.stats("room") == Numbers(clients=4, users=3)
+        assert await fleet.store.stats("other") == Numbers(0, 0)
+
+    async def test_a_user_within_the_grace_counts(self, fleet):
+        await fleet.join("tab", "ada")
+        await fleet.leave("tab")
+
+        assert await fleet.store.stats("room") == Numbers(clients=0, users=1)
+
+    # Processes that are killed
+
+    async def test_what_is_not_renewed_is_not_listed(self, fleet):
+        await fleet.join("tab 1", "ada", grace=0)
+        await fleet.join("tab 2", "bob", grace=0)
+
+        await fleet.expire("tab 1")
+
+        assert await fleet.clients() == ["tab 2"]
+        assert await fleet.users() == ["bob"]
+
+    async def test_a_user_whose_connections_expired_is_listed_for_the_grace(
+        self, fleet
+    ):
+        await fleet.join("tab 1", "ada")
+        await fleet.expire("tab 1")
+        assert await fleet.users() == ["ada"]
+
+        await fleet.reap()
+
+        assert await fleet.users() == ["ada"]
+
+    async def test_a_user_with_another_connection_stays(self, fleet):
+        await fleet.join("tab 1", "ada", grace=0)
+        await fleet.join("tab 2", "ada", grace=0)
+        await fleet.expire("tab 1")
+
+        assert await fleet.users() == ["ada"]
+        assert events(await fleet.reap()) == []
+        assert await fleet.store.stats("room") == Numbers(1, 1)
+
+    async def test_each_expired_connection_is_handed_to_one_caller(self, fleet):
+        names = [f"tab {number}" for number in range(10)]
+        for name in names:
+            await fleet.join(name, name, per_user=False, grace=0)
+        await fleet.expire(*names)
+
+        reaped = await asyncio.gather(*(fleet.reap() for _ in range(4)))
+
+        notices = [notice for some in reaped for notice in some]
+        told = [each.member.client for each in notices if each.push]
+        assert sorted(told) == sorted(names)
+        left = [each.member.user for each in notices if each.claim]
+        assert sorted(left) == sorted(names)
+
+    async def test_what_expired_in_any_group_is_reaped(self, fleet):
+        for group in ("one", "two", "three"):
+            await fleet.join("tab", "ada", grace=0, group=group)
+            await fleet.expire("tab", group=group)
+
+        notices = await fleet.reap()
+
+        assert sorted(each.group for each in notices) == ["one", "three", "two"]
+
+    async def test_an_expired_entry_that_is_renewed_in_time_stays(self, fleet):
+        await fleet.join("tab", "ada", grace=0)
+        await fleet.expire("tab")
+
+        assert await fleet.store.renew({"room": ["tab"]}, rules=RULES) == []
+        assert await fleet.reap() == []
+        assert await fleet.users() == ["ada"]
+
+    async def test_what_has_been_forgotten_is_said_when_it_is_renewed(self, fleet):
+        await fleet.join("tab 1", "ada")
+        await fleet.join("tab 2", "ada")
+        await fleet.join("tab 3", "ada", group="other")
+        await fleet.expire("tab 1")
+        await fleet.reap()
+
+        forgotten = await fleet.store.renew(
+            {"room": ["tab 1", "tab 2"], "other": ["tab 3", "tab 4"], "none": ["tab"]},
+            rules=RULES,
+        )
+
+        assert sorted(forgotten) == [
+            ("none", "tab"),
+            ("other", "tab 4"),
+            ("room", "tab 1"),
+        ]
+
+    async def test_renewing_what_is_not_there_takes_nobody_s_grace_away(self, fleet):
+        await fleet.join("tab", "ada")
+        await fleet.leave("tab")
+
+        assert await fleet.store.renew({"room": ["tab"]}, rules=RULES) == [
+            ("room", "tab")
+        ]
+
+        assert await fleet.users() == ["ada"]
+
+    async def test_nothing_is_renewed_where_nobody_is_named(self, fleet):
+        assert await fleet.store.renew({}, rules=RULES) == []
+        assert await fleet.store.renew({"room": []}, rules=RULES) == []
+
+    async def test_many_are_renewed_at_once(self, fleet):
+        crowd = {f"room{n}": [f"tab {m}" for m in range(30)] for n in range(70)}
+        crowd["room0"] = [f"tab {m}" for m in range(2300)]
+        for group, clients in crowd.items():
+            for client in clients[:2]:
+                await fleet.enter(client, "ada", group=group)
+
+        forgotten = await fleet.store.renew(crowd, rules=RULES)
+
+        assert sorted(forgotten) == sorted(
+            (group, client)
+            for group, clients in crowd.items()
+            for client in clients[2:]
+        )
+
+    async def test_it_says_when_something_is_due(self, fleet):
+        assert (await fleet.store.reap(10, rules=RULES)).again is None
+
+        await fleet.join("tab", "ada")
+
+        again = (await fleet.store.reap(10, rules=RULES)).again
+        assert again is not None
+        assert 90 < again <= 100
+
+    async def test_a_grace_that_ends_is_due_then(self, fleet):
+        await fleet.join("tab", "ada", grace=50)
+        await fleet.leave("tab")
+
+        again = (await fleet.store.reap(10, rules=RULES)).again
+
+        assert again is not None
+        assert 40 < again <= 50
+
+    # What must be confirmed
+
+    async def test_a_claim_that_nobody_confirms_is_given_to_somebody_else(self, fleet):
+        [joined] = await fleet.enter("tab", "ada", rules=LAPSED)
+
+        [again] = await fleet.reap()
+
+        assert again == replace(joined, claim=again.claim)
+        assert again.claim != joined.claim
+        assert await fleet.reap() == []
+
+    async def test_a_claim_is_not_given_to_two(self, fleet):
+        await fleet.enter("tab", "ada")
+
+        assert await fleet.reap() == []
+
+    async def test_a_confirmation_that_comes_too_late_does_nothing(self, fleet):
+        [joined] = await fleet.enter("tab", "ada", grace=0, rules=LAPSED)
+        [again] = await fleet.reap()
+        await fleet.leave("tab")
+
+        assert await fleet.store.confirm(joined, rules=RULES) == []
+        assert events(await fleet.store.confirm(again, rules=RULES)) == [LEFT]
+
+    async def test_a_leave_waits_until_the_join_is_confirmed(self, fleet):
+        [joined] = await fleet.enter("tab", "ada", grace=0)
+
+        assert await fleet.leave("tab") == []
+        assert await fleet.users() == []
+        [left] = await fleet.store.confirm(joined, rules=RULES)
+
+        assert events([left]) == [LEFT]
+        assert left.member == joined.member
+        assert await fleet.confirm([left]) == []
+
+    async def test_a_join_waits_until_the_leave_before_it_is_confirmed(self, fleet):
+        first = await fleet.join("tab", "ada", grace=0)
+        [left] = await fleet.leave("tab")
+
+        assert await fleet.enter("tab 2", "ada", grace=0) == []
+        [second] = await fleet.store.members("room", per_user=True)
+        [joined] = await fleet.store.confirm(left, rules=RULES)
+
+        assert events([joined]) == [JOINED]
+        assert joined.member.client == second != first
+
+    async def test_who_was_away_before_the_join_was_confirmed_keeps_the_id(self, fleet):
+        [joined] = await fleet.enter("tab", "ada", grace=0)
+        await fleet.leave("tab")
+
+        await fleet.enter("tab 2", "ada", grace=0)
+
+        assert list(await fleet.store.members("room", per_user=True)) == [
+            joined.member.client
+        ]
+        assert await fleet.store.confirm(joined, rules=RULES) == []
+
+    async def test_a_claim_is_confirmed_once(self, fleet):
+        [joined] = await fleet.enter("tab", "ada", grace=0)
+        await fleet.leave("tab")
+        [left] = await fleet.store.confirm(joined, rules=RULES)
+
+        assert await fleet.store.confirm(joined, rules=RULES) == []
+        assert await fleet.store.confirm(left, rules=RULES) == []
+
+    # Crowds
+
+    async def test_more_pushes_than_allowed_are_gathered_into_one(self, fleet):
+        rules = replace(RULES, pushes=10)
+
+        async def crowd(group):
+            return [
+                notice
+                for number in range(8)
+                for notice in await fleet.enter(
+                    f"tab {number}", f"{number}", group=group, rules=rules
+                )
+            ]
+
+        notices = await within_a_second(crowd)
+
+        # 1 + 2 + 3 + 4 clients heard of the first ones.
+        assert [each.push for each in notices] == [True] * 4 + [False] * 4
+        assert all(each.claim for each in notices)
+        [later] = [each.changed_in for each in notices if each.changed_in is not None]
+        assert 0 < later <= 1
+
+    async def test_departures_count_as_pushes_too(self, fleet):
+        rules = replace(RULES, pushes=4)
+
+        async def crowd(group):
+            for number in range(4):
+                await fleet.join(f"tab {number}", "", group=group)
+            return [
+                notice
+                for number in range(3)
+                for notice in await fleet.leave(
+                    f"tab {number}", group=group, rules=rules
+                )
+            ]
+
+        notices = await within_a_second(crowd)
+
+        # 3 heard of the first, 2 would of the second, 1 does of the third.
+        assert [each.push for each in notices] == [True, False, True]
+
+    async def test_a_room_too_big_for_any_push_hears_as_often_as_it_may(self, fleet):
+        for number in range(6):
+            await fleet.join(f"tab {number}", "ada")
+
+        [joined] = await fleet.enter("tab", "bob", rules=replace(RULES, pushes=2))
+
+        assert not joined.push
+        assert joined.changed_in == pytest.approx(3.5, abs=0.5)
+
+    async def test_groups_are_allowed_their_own_pushes(self, fleet):
+        rules = replace(RULES, pushes=1)
+        for group in ("one", "two"):
+            [notice] = await fleet.enter("tab", "ada", group=group, rules=rules)
+            assert notice.push
+
+    # Nothing stays behind
+
+    async def test_nothing_is_kept_of_those_who_have_gone(self, fleet, kept):
+        for number in range(5):
+            await fleet.join(f"tab {number}", f"{number % 2}", grace=0)
+        await fleet.join("last", "", per_user=False)
+        await fleet.expire("tab 0")
+        for number in range(1, 5):
+            await fleet.confirm(await fleet.leave(f"tab {number}"))
+        await fleet.confirm(await fleet.leave("last"))
+        await fleet.confirm(await fleet.reap())
+
+        assert kept() == []
+
+    async def test_several_at_once_agree_on_who_is_the_first(self, fleet):
+        found = await asyncio.gather(
+            *(fleet.enter(f"tab {number}", "ada") for number in range(20))
+        )
+
+        assert events(notice for some in found for notice in some) == [JOINED]
+        assert await fleet.store.stats("room") == Numbers(20, 1)

@@ -1,0 +1,371 @@
+"""A pytest plugin that breaks topics in one way: ``MUTANT=pings pytest -p mutants ...``.
+
+Each mutant is a mistake that somebody could make, of the list in which the suites of
+other clients were tried (and half of which none of them noticed), and a few more. It
+knows the server's insides, to break them; whether anybody notices it does not know.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+__all__ = ["MUTANTS"]
+
+MUTANTS: dict[str, Callable[[], None]] = {}
+
+
+def mutant(apply: Callable[[], None]) -> Callable[[], None]:
+    MUTANTS[apply.__name__] = apply
+    return apply
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    # Django is set up by now, which what is broken needs.
+    if name := os.environ.get("MUTANT"):
+        MUTANTS[name]()
+
+
+def around(owner: Any, name: str, change: Callable[..., Any]) -> None:
+    """Put ``change(original, *arguments)`` in the place of a function."""
+    original = getattr(owner, name)
+
+    @functools.wraps(original)
+    def changed(*args: Any, **kwargs: Any) -> Any:
+        return change(original, *args, **kwargs)
+
+    setattr(owner, name, changed)
+
+
+def _missed(change: Callable[[list[Any]], list[Any]]) -> None:
+    from tiderace.protocol import session
+
+    def merge(original, *args):
+        merged = original(*args)
+        if merged is None:
+            return None
+        return dataclasses.replace(merged, missed=change(list(merged.missed)))
+
+    around(session, "merge", merge)
+
+
+# Recovery
+
+
+@mutant
+def recovery_loses_the_last_one():
+    _missed(lambda missed: missed[:-1])
+
+
+@mutant
+def recovery_repeats_one():
+    _missed(lambda missed: [*missed[:1], *missed])
+
+
+@mutant
+def recovery_is_reversed():
+    _missed(lambda missed: missed[::-1])
+
+
+@mutant
+def recovery_always_succeeds():
+    from tiderace import history
+
+    history._is_whole = lambda *args: True
+
+
+@mutant
+def nobody_is_refused_for_an_old_position():
+    from tiderace.protocol import session
+
+    session._REJECT_UNRECOVERED = 0
+
+
+@mutant
+def offsets_have_gaps():
+    from tiderace.protocol import session
+
+    def to_pub(original, publication, **options):
+        pub = original(publication, **options)
+        pub.offset *= 2
+        return pub
+
+    around(session, "to_pub", to_pub)
+
+
+@mutant
+def epochs_change_with_every_answer():
+    from tiderace.protocol.session import Subscription
+
+    answers = iter(range(1_000_000))
+
+    def answer(original, *args, **kwargs):
+        answered = original(*args, **kwargs)
+        if answered is not None and answered[0].epoch:
+            answered[0].epoch += str(next(answers))
+        return answered
+
+    around(Subscription, "answer", answer)
+
+
+@mutant
+def gaps_are_not_noticed():
+    from tiderace.protocol import session
+
+    def heard(original, self, publication):
+        try:
+            return original(self, publication)
+        except session.Lost:
+            self.position = publication.position
+            return True
+
+    around(session.Subscription, "heard", heard)
+
+
+# Publications
+
+
+@mutant
+def every_third_publication_is_lost():
+    from tiderace.protocol.session import Subscription
+
+    def heard(original, self, publication):
+        return original(self, publication) and publication.position.offset % 3 > 0
+
+    around(Subscription, "heard", heard)
+
+
+@mutant
+def every_publication_comes_twice():
+    from tiderace.topics.client.outbox import Outgoing
+
+    def share(original, *args):
+        original(*args)
+        original(*args)
+
+    around(Outgoing, "share", share)
+
+
+@mutant
+def commands_of_a_message_are_reversed():
+    from tiderace.protocol.codec import JSONCodec
+
+    around(JSONCodec, "decode", lambda original, *args: original(*args)[::-1])
+
+
+@mutant
+def publications_overtake_the_answer():
+    from tiderace.topics.client.served import Joined
+
+    def init(original, self, *args):
+        original(self, *args)
+        self.untold = None
+
+    around(Joined, "__init__", init)
+
+
+@mutant
+def unsubscribing_keeps_delivering():
+    from tiderace.protocol.messages import Empty
+    from tiderace.topics.client.subscriptions import Subscribing
+
+    async def unsubscribe(self, request, reply):
+        reply.unsubscribe = Empty()
+
+    Subscribing.unsubscribe = unsubscribe
+
+
+# Asking
+
+
+def _asking(**changed: Any) -> None:
+    from tiderace.topics.client.participation import Participating
+
+    def history(original, self, request, reply):
+        for name, value in changed.items():
+            setattr(request, name, value)
+        return original(self, request, reply)
+
+    around(Participating, "history", history)
+
+
+@mutant
+def history_is_never_reversed():
+    _asking(reverse=False)
+
+
+@mutant
+def history_has_no_beginning():
+    _asking(since=None)
+
+
+@mutant
+def presence_is_empty():
+    from tiderace.presence.tracker import PresenceKeeper
+
+    async def members(self, *args):
+        return {}
+
+    PresenceKeeper.members = members
+
+
+@mutant
+def nobody_hears_of_others():
+    from tiderace.topics.client.client import Conductor
+
+    Conductor._hear_event = lambda self, *args: None
+
+
+# Who may what
+
+
+@mutant
+def a_bad_token_closes_with_another_code():
+    from tiderace.protocol import codes
+
+    codes.CLOSE_INVALID_TOKEN = codes.CLOSE_SERVER_ERROR
+
+
+@mutant
+def expired_tokens_are_good():
+    from jwt.api_jwt import PyJWT
+
+    PyJWT._validate_exp = lambda self, *args, **kwargs: None
+
+
+@mutant
+def signatures_are_not_checked():
+    from jwt.api_jws import PyJWS
+
+    PyJWS._verify_signature = lambda self, *args, **kwargs: None
+
+
+@mutant
+def a_token_is_good_for_every_topic():
+    from tiderace.security import keys
+    from tiderace.topics.client import subscriptions
+
+    def read(original, token, *, user_id, channel):
+        said = keys.decode(token).get("channel", channel)
+        return original(token, user_id=user_id, channel=said)
+
+    around(subscriptions, "read_subscription_token", read)
+
+
+@mutant
+def everybody_may_subscribe():
+    from tiderace.topics.client import subscriptions
+
+    async def allowed(*args):
+        return True
+
+    subscriptions.allowed = allowed
+
+
+@mutant
+def a_connection_outlives_its_token():
+    from tiderace.topics.client.commands import Commands
+
+    Commands._set_expiry = lambda self, expires_at: None
+
+
+@mutant
+def a_subscription_outlives_its_token():
+    from tiderace.topics.client.subscriptions import Subscribing
+
+    Subscribing._set_subscription_expiry = lambda self, *args: None
+
+
+# Liveness and limits
+
+
+@mutant
+def there_are_no_pings():
+    from tiderace.topics.client.client import Conductor
+
+    Conductor._ping = lambda self: None
+
+
+@mutant
+def nobody_has_to_answer_a_ping():
+    from tiderace.protocol.session import Session
+
+    def pinged(original, self):
+        frame = original(self)
+        self.pong_due = False
+        return frame
+
+    around(Session, "pinged", pinged)
+
+
+@mutant
+def any_number_of_bytes_may_wait():
+    from tiderace.topics.client.outbox import Outgoing
+
+    def init(original, self, *args, limit, **kwargs):
+        original(self, *args, limit=2**60, **kwargs)
+
+    around(Outgoing, "__init__", init)
+
+
+@mutant
+def messages_may_be_of_any_length():
+    from tiderace.topics.client import client
+
+    def limits(original, settings):
+        return dataclasses.replace(original(settings), frame_size=2**60)
+
+    around(client, "_limits", limits)
+
+
+@mutant
+def strangers_may_begin_messages_of_any_length():
+    from tiderace.topics.transports import websocket
+
+    websocket._MAX_SIZE = "what no server says"
+
+
+@mutant
+def a_repetition_does_not_wait_for_the_first_time():
+    from tiderace.topics.client.single_flight import Once
+
+    async def do(self, key, work):
+        await work()
+
+    Once.do = do
+
+
+@mutant
+def another_port_is_the_same_origin():
+    from tiderace.security import page_origins
+
+    page_origins.is_own_page = lambda *args: True
+
+
+@mutant
+def an_unknown_session_takes_commands():
+    from tiderace.topics.switchboard import TAKEN, Switchboard
+
+    async def deliver(self, *args):
+        return TAKEN
+
+    Switchboard.deliver = deliver
+
+
+@mutant
+def anybody_may_use_a_session():
+    from tiderace.topics.switchboard import Switchboard
+
+    def take(original, self, session, user_id, data):
+        served = self._process.by_session(session)
+        if served is not None:
+            user_id = served.transport.user_id
+        return original(self, session, user_id, data)
+
+    around(Switchboard, "_take", take)

@@ -1,0 +1,106 @@
+"""JSON text is what ``json.dumps`` writes, wherever that writes any."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import uuid
+from collections import OrderedDict, defaultdict, namedtuple
+from decimal import Decimal
+
+import pytest
+from django.http import QueryDict
+from django.utils.safestring import mark_safe
+from django.utils.translation import gettext_lazy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tiderace.json_compat import dumps
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text()
+    # Within this range both write floats without an exponent.
+    | st.floats(min_value=1e-4, max_value=1e15),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(plain)
+def test_what_json_takes_is_written_as_json_writes_it(content):
+    assert dumps(content) == json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"a": math.nan},
+        [math.inf, -math.inf],
+        {None: 1, True: 2, 3: 4, 1.5: 6},
+        "\ud800",
+        {"text": "größer \u2028 \x7f"},
+        (1, 2),
+        {"large": 10**30},
+        {},
+    ],
+)
+def test_its_corners_are_those_of_json(content):
+    assert dumps(content) == json.dumps(content)
+
+
+class Shouting(list):
+    def __iter__(self):
+        return (each.upper() for each in super().__iter__())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        QueryDict("room=tea&n=1&n=2"),
+        {"data": [{"query": QueryDict("n=1&n=2")}]},
+        [Shouting(["a"])],
+        {"in order": OrderedDict(a=1), "by default": defaultdict(list, b=[2])},
+        [namedtuple("Point", "x y")(1, 2)],
+    ],
+)
+def test_a_container_is_written_as_what_iterating_over_it_gives(content):
+    assert dumps(content) == json.dumps(content)
+
+
+def test_an_exponent_says_the_same_number():
+    assert json.loads(dumps([1e300, 1e-300])) == [1e300, 1e-300]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (uuid.UUID(int=1), '"00000000-0000-0000-0000-000000000001"'),
+        (Decimal("1.20"), '"1.20"'),
+        (datetime.date(2026, 1, 2), '"2026-01-02"'),
+        (
+            datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC),
+            '"2026-01-02T03:04:05Z"',
+        ),
+        (mark_safe("<b>"), '"<b>"'),
+        ({"label": gettext_lazy("Save")}, '{"label": "Save"}'),
+    ],
+)
+def test_what_django_projects_send_besides_is_written_too(content, text):
+    assert dumps(content) == text
+
+
+def test_a_value_without_json_is_refused():
+    with pytest.raises(TypeError):
+        dumps({"user": object()})
+
+
+def test_what_contains_itself_is_refused():
+    circle: list[object] = []
+    circle.append(circle)
+
+    with pytest.raises((ValueError, RecursionError)):
+        dumps(circle)

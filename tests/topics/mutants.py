@@ -1,0 +1,194 @@
+"""Whether the tests of topics would notice: each mutant must be caught by some of them.
+
+Run by hand, ``pytest tests/topics/mutants.py``: it is a test of tests, with a pytest each.
+
+Suites that others have written for this protocol let half of these mistakes pass. The
+fewest tests that ought to catch one run in a process of their own, in which it is made.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from support import topic_mutants
+from support.paths import TESTS
+
+pytestmark = pytest.mark.timeout(120)
+
+
+TOPICS = "topics/test_topics.py::test_"
+AUTH = "topics/test_topics_auth.py::test_"
+HTTP = "topics/transports/test_transports_http.py::test_"
+STORM = "topics/test_topics_property.py::test_"
+
+MISSED = f"{TOPICS}who_comes_back_gets_exactly_what_was_missed"
+HISTORY = f"{TOPICS}history_is_read_with_a_limit_and_backwards"
+KEPT = f"{STORM}nobody_loses_anything_that_is_still_kept[0]"
+
+CATCHERS = {
+    "recovery_loses_the_last_one": MISSED,
+    "recovery_repeats_one": MISSED,
+    "recovery_is_reversed": MISSED,
+    "recovery_always_succeeds": (
+        f"{TOPICS}who_missed_more_than_is_kept_is_told_so",
+        f"{STORM}whoever_loses_something_is_told_so[0]",
+    ),
+    "nobody_is_refused_for_an_old_position": (
+        f"{TOPICS}who_may_be_refused_is_refused_instead"
+    ),
+    "offsets_have_gaps": f"{TOPICS}a_subscriber_hears_what_is_published",
+    "epochs_change_with_every_answer": MISSED,
+    "gaps_are_not_noticed": (
+        "protocol/test_protocol_session.py::test_one_that_does_not_follow_is_a_loss"
+    ),
+    "every_third_publication_is_lost": KEPT,
+    "every_publication_comes_twice": KEPT,
+    "commands_of_a_message_are_reversed": (
+        f"{TOPICS}commands_of_one_message_are_answered_in_order"
+    ),
+    "publications_overtake_the_answer": (
+        f"{TOPICS}nothing_of_a_topic_comes_before_the_answer"
+    ),
+    "unsubscribing_keeps_delivering": f"{TOPICS}after_unsubscribe_nothing_is_heard",
+    "history_is_never_reversed": HISTORY,
+    "history_has_no_beginning": HISTORY,
+    "presence_is_empty": f"{TOPICS}one_sees_who_is_there",
+    "nobody_hears_of_others": (f"{TOPICS}who_asked_for_it_hears_who_comes_and_goes"),
+    "a_bad_token_closes_with_another_code": (
+        f"{AUTH}a_token_that_proves_nothing_ends_the_connection_for_good[text]"
+    ),
+    "expired_tokens_are_good": (
+        f"{AUTH}an_expired_token_is_an_error_so_that_a_fresh_one_is_fetched",
+        f"{AUTH}a_token_for_something_else_does_not_help[expired]",
+    ),
+    "signatures_are_not_checked": (
+        f"{AUTH}a_token_that_proves_nothing_ends_the_connection_for_good[key]"
+    ),
+    "a_token_is_good_for_every_topic": (
+        f"{AUTH}a_token_for_something_else_does_not_help[topic]"
+    ),
+    "everybody_may_subscribe": f"{TOPICS}who_may_not_subscribe_is_told_why[closed-103]",
+    "a_connection_outlives_its_token": (
+        f"{AUTH}a_connection_whose_token_ran_out_is_closed"
+    ),
+    "a_subscription_outlives_its_token": (
+        f"{AUTH}a_subscription_whose_token_ran_out_ends_alone"
+    ),
+    "there_are_no_pings": f"{TOPICS}who_answers_pings_stays",
+    "nobody_has_to_answer_a_ping": f"{TOPICS}who_does_not_answer_a_ping_is_closed",
+    "any_number_of_bytes_may_wait": (
+        f"{TOPICS}a_client_that_does_not_read_is_closed_as_slow"
+    ),
+    "messages_may_be_of_any_length": (
+        f"{TOPICS}a_frame_that_is_too_long_ends_the_connection"
+    ),
+    "strangers_may_begin_messages_of_any_length": (
+        "test_topics_server.py::test_the_limit_is_the_setting"
+    ),
+    "a_repetition_does_not_wait_for_the_first_time": (
+        f"{TOPICS}who_comes_back_meanwhile_has_the_application_run_once"
+    ),
+    "another_port_is_the_same_origin": (
+        "security/test_page_origins.py::test_a_page_on_another_port_opens_no_socket"
+    ),
+    "an_unknown_session_takes_commands": f"{HTTP}an_unknown_session_is_not_found",
+    "anybody_may_use_a_session": f"{HTTP}another_users_session_is_not_found",
+}
+
+NEEDED = (
+    "pytest_asyncio.plugin",
+    "pytest_django.plugin",
+    "pytest_timeout",
+    "no:cacheprovider",
+)
+SOME_FAILED = 1  # pytest's; anything else would be a mistake in what is run
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a run has ended, and what it has printed."""
+
+    status: int
+    output: str
+
+
+def play(arguments: list[str], mutant: str, output: str) -> None:
+    """Run pytest in a child of the fork server, and end with its status."""
+    os.chdir(TESTS)
+    os.environ["MUTANT"] = mutant
+    # Most of the time would go into loading what is not needed here.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+        del os.environ[name]
+    file = os.open(output, os.O_WRONLY | os.O_CREAT)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    status = pytest.main(arguments, plugins=[topic_mutants])
+    sys.stdout.flush()
+    os._exit(status)
+
+
+@pytest.fixture(scope="module")
+def processes() -> Any:
+    """Where children begin with everything loaded that takes long."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "hypothesis", "jwt", "tiderace.topics"])
+    return context
+
+
+@pytest.fixture
+def run(processes, tmp_path):
+    """Run tests as they are, or with a mistake; those that wait for ever fail."""
+
+    def go(*tests: str, mutant: str = "") -> Done:
+        # Some mistakes have a test wait for what never comes.
+        patience = 12 if mutant else 40
+        options = ["-q", f"--timeout={patience}", *(f"-p{plugin}" for plugin in NEEDED)]
+        output = tmp_path / "output"
+        child = processes.Process(
+            target=play, args=([*options, *tests], mutant, str(output))
+        )
+        child.start()
+        child.join(90)
+        if child.exitcode is None:
+            child.kill()
+            child.join()
+        assert child.exitcode is not None
+        done = Done(child.exitcode, output.read_text())
+        child.close()
+        return done
+
+    return go
+
+
+def catchers(name: str) -> tuple[str, ...]:
+    tests = CATCHERS[name]
+    return (tests,) if isinstance(tests, str) else tests
+
+
+def test_every_mutant_has_tests_that_are_to_catch_it():
+    assert CATCHERS.keys() == topic_mutants.MUTANTS.keys()
+
+
+def test_without_a_mistake_they_all_pass(run):
+    every = sorted({test for name in CATCHERS for test in catchers(name)})
+    done = run(*every)
+
+    assert done.status == 0, done.output
+
+
+@pytest.mark.parametrize("name", sorted(CATCHERS))
+def test_it_is_caught(run, name):
+    done = run(*catchers(name), mutant=name)
+    summary = done.output.splitlines()[-1]
+
+    assert done.status == SOME_FAILED, done.output
+    assert "failed" in summary, done.output
+    # By all of them: one that passes is not needed here.
+    assert "passed" not in summary, done.output

@@ -1,0 +1,515 @@
+"""Another client of the protocol, PyPI's centrifuge-python, in both of its formats.
+
+Stock clients are promised to work unchanged: what an application of theirs sees is
+tested here, against the conformance server and the demo, and nothing of how they do it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from centrifuge import (
+    CentrifugeError,
+    Client,
+    ClientEventHandler,
+    StreamPosition,
+    SubscriptionEventHandler,
+)
+
+from conformance.process import ConformanceProcess, token
+from support.demo_process import DemoProcess
+
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.timeout(120),
+    # jwt warns of keys as short as the one that the suites agree on.
+    pytest.mark.filterwarnings("ignore:The HMAC key is"),
+]
+
+PATIENCE = 20  # seconds
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ConformanceProcess]:
+    with ConformanceProcess() as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
+    with DemoProcess(tmp_path_factory.mktemp("demo")) as process:
+        yield process
+
+
+@pytest.fixture(params=["json", "protobuf"])
+def wire(request: pytest.FixtureRequest) -> Wire:
+    return Wire(protobuf=request.param == "protobuf")
+
+
+@pytest.fixture(autouse=True)
+async def closed_sockets():
+    """The client closes its socket in the background, and the loop is to see the end."""
+    yield
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others, timeout=PATIENCE)
+
+
+@pytest.fixture
+def channel() -> str:
+    """A channel that no other test has."""
+    return f"c{uuid.uuid4().hex}"
+
+
+class Wire:
+    """How applications hand over data: as it is, or as the bytes of it."""
+
+    def __init__(self, *, protobuf: bool) -> None:
+        self.protobuf = protobuf
+
+    def out(self, data: Any) -> Any:
+        return json.dumps(data).encode() if self.protobuf else data
+
+    def back(self, data: Any) -> Any:
+        return json.loads(data) if self.protobuf else data
+
+
+class Record:
+    """What has happened, in order; further things may be done when it does."""
+
+    def __init__(self) -> None:
+        self._seen: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
+        self.then: dict[str, Any] = {}
+
+    async def note(self, kind: str, ctx: Any) -> None:
+        self._seen.put_nowait((kind, ctx))
+        if kind in self.then:
+            await self.then[kind]()
+
+    async def next(self, kind: str) -> Any:
+        """What came with the next event of this kind."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                seen, ctx = await self._seen.get()
+                if seen == kind:
+                    return ctx
+
+    def kinds(self) -> set[str]:
+        """What has happened and was not asked for yet."""
+        kinds = set()
+        while not self._seen.empty():
+            kinds.add(self._seen.get_nowait()[0])
+        return kinds
+
+
+def _noting(base: type) -> type:
+    """A handler of all of a base's events, which go to a record."""
+
+    def handler(name: str) -> Any:
+        async def handle(self: Any, ctx: Any) -> None:
+            await self.record.note(name.removeprefix("on_"), ctx)
+
+        return handle
+
+    def init(self: Any) -> None:
+        self.record = Record()
+
+    names = [name for name in dir(base) if name.startswith("on_")]
+    return type("Noting", (base,), {"__init__": init} | {n: handler(n) for n in names})
+
+
+ClientNotes = _noting(ClientEventHandler)
+SubscriptionNotes = _noting(SubscriptionEventHandler)
+
+
+class Visitor:
+    """``async with Visitor(server, wire) as visitor``: connected by then."""
+
+    def __init__(self, server: Any, wire: Wire, **options: Any) -> None:
+        self.wire = wire
+        events = ClientNotes()
+        self.record: Record = events.record
+        url = getattr(server, "ws", None) or server.url.replace("http", "ws")
+        self.client = Client(
+            f"{url}/connection/websocket",
+            events=events,
+            use_protobuf=wire.protobuf,
+            proxy=None,
+            timeout=PATIENCE,
+            **options,
+        )
+
+    async def __aenter__(self) -> Visitor:
+        await self.client.connect()
+        self.connected = await self.record.next("connected")
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.client.disconnect()
+
+    async def subscribe(self, channel: str, **options: Any) -> Any:
+        """A subscription that has begun; what happens to it is in its ``record``."""
+        events = SubscriptionNotes()
+        subscription = self.client.new_subscription(channel, events=events, **options)
+        subscription.record = events.record
+        await subscription.subscribe()
+        subscription.began = await events.record.next("subscribed")
+        return subscription
+
+    async def heard(self, subscription: Any, count: int) -> list[Any]:
+        """The data of the next publications."""
+        return [
+            self.wire.back((await subscription.record.next("publication")).pub.data)
+            for _ in range(count)
+        ]
+
+
+async def test_what_one_publishes_the_other_hears_with_its_author(
+    server, wire, channel
+):
+    async with (
+        Visitor(server, wire, token=token("42")) as one,
+        Visitor(server, wire) as other,
+    ):
+        hears = await other.subscribe(channel)
+        speaks = await one.subscribe(channel)
+        await speaks.publish(wire.out({"text": "größer"}))
+
+        pub = (await hears.record.next("publication")).pub
+
+    assert wire.back(pub.data) == {"text": "größer"}
+    assert pub.offset == 1
+    assert pub.info.user == "42"
+    assert pub.info.client == one.connected.client
+
+
+async def test_what_the_server_publishes_is_heard_with_its_tags(server, wire, channel):
+    async with Visitor(server, wire) as visitor:
+        hears = await visitor.subscribe(channel)
+        await server.acall("publish", channel=channel, data=[1], tags={"a": "b"})
+
+        pub = (await hears.record.next("publication")).pub
+
+    assert wire.back(pub.data) == [1]
+    assert pub.tags == {"a": "b"}
+    assert pub.info is None
+
+
+async def test_history_is_read_forwards_backwards_and_from_a_position(
+    server, wire, channel
+):
+    async with Visitor(server, wire) as visitor:
+        subscription = await visitor.subscribe(channel)
+        for n in range(1, 6):
+            await subscription.publish(wire.out(n))
+        top = await subscription.history(limit=0)
+        every = await subscription.history(limit=-1)
+        last = await subscription.history(limit=2, reverse=True)
+        later = await subscription.history(
+            limit=10, since=StreamPosition(3, every.epoch)
+        )
+
+    def data(page):
+        return [wire.back(each.data) for each in page.publications]
+
+    assert (top.offset, data(top)) == (5, [])
+    assert data(every) == [1, 2, 3, 4, 5]
+    assert data(last) == [5, 4]
+    assert data(later) == [4, 5]
+
+
+async def test_presence_tells_who_is_there(server, wire, channel):
+    async with (
+        Visitor(server, wire, token=token("42")) as one,
+        Visitor(server, wire, token=token("42")) as again,
+        Visitor(server, wire, token=token("43")) as other,
+    ):
+        subscription = await one.subscribe(channel)
+        await again.subscribe(channel)
+        await other.subscribe(channel)
+        there = (await subscription.presence()).clients
+        stats = await subscription.presence_stats()
+
+    assert {client: info.user for client, info in there.items()} == {
+        one.connected.client: "42",
+        again.connected.client: "42",
+        other.connected.client: "43",
+    }
+    assert (stats.num_clients, stats.num_users) == (3, 2)
+
+
+async def test_one_hears_who_comes_and_goes(server, wire, channel):
+    async with Visitor(server, wire) as stays:
+        subscription = await stays.subscribe(channel)
+        async with Visitor(server, wire, token=token("42")) as goes:
+            await goes.subscribe(channel)
+            client = goes.connected.client
+            while (joined := await subscription.record.next("join")).info.client != (
+                client
+            ):
+                assert joined.info.client == stays.connected.client
+        left = await subscription.record.next("leave")
+
+    assert (left.info.client, left.info.user) == (client, "42")
+
+
+async def test_who_was_cut_off_gets_what_was_missed(server, wire, channel):
+    async with Visitor(server, wire, token=token(channel)) as visitor:
+        subscription = await visitor.subscribe(channel)
+        await subscription.publish(wire.out(1))
+        assert await visitor.heard(subscription, 1) == [1]
+
+        async def meanwhile():
+            for n in (2, 3, 4):
+                await server.acall("publish", channel=channel, data=n)
+
+        # Before it has begun to come back.
+        visitor.record.then["connecting"] = meanwhile
+        cut = {"code": 4000, "reason": "cut"}
+        await server.acall("disconnect", user=channel, disconnect=cut)
+        again = await subscription.record.next("subscribed")
+
+        assert (again.was_recovering, again.recovered) == (True, True)
+        assert await visitor.heard(subscription, 3) == [2, 3, 4]
+        await subscription.publish(wire.out(5))
+        assert await visitor.heard(subscription, 1) == [5]
+
+
+async def test_who_missed_too_much_is_told_that_it_is_lost(server, wire, channel):
+    name = f"smallhistory:{channel}"
+    async with Visitor(server, wire, token=token(channel)) as visitor:
+        subscription = await visitor.subscribe(name)
+
+        async def meanwhile():
+            for n in range(4):
+                await server.acall("publish", channel=name, data=n)
+
+        visitor.record.then["connecting"] = meanwhile
+        cut = {"code": 4000, "reason": "cut"}
+        await server.acall("disconnect", user=channel, disconnect=cut)
+        again = await subscription.record.next("subscribed")
+
+    assert (again.was_recovering, again.recovered) == (True, False)
+
+
+async def test_state_is_read_again_when_its_position_is_too_old(server, wire, channel):
+    name = f"smallhistory:{channel}"
+    asked = []
+
+    async def get_state(channel: str) -> StreamPosition:
+        top = await server.acall("history", channel=name, limit=0)
+        asked.append(top.get("offset", 0))
+        if len(asked) == 1:
+            # More than is kept is published between the reading and the subscribing.
+            for n in range(4):
+                await server.acall("publish", channel=name, data=n)
+        return StreamPosition(asked[-1], top["epoch"])
+
+    async with Visitor(server, wire) as visitor:
+        subscription = await visitor.subscribe(name, get_state=get_state)
+
+    assert asked == [0, 4]
+    assert subscription.began.recovered is True
+
+
+async def test_what_follows_the_position_of_a_state_is_heard(server, wire, channel):
+    async def get_state(channel: str) -> StreamPosition:
+        top = await server.acall("history", channel=channel, limit=0)
+        await server.acall("publish", channel=channel, data="after it")
+        return StreamPosition(top.get("offset", 0), top["epoch"])
+
+    async with Visitor(server, wire) as visitor:
+        subscription = await visitor.subscribe(channel, get_state=get_state)
+
+        assert await visitor.heard(subscription, 1) == ["after it"]
+
+
+async def test_a_token_is_renewed_before_it_ends(server, wire):
+    fetched = asyncio.Queue()
+
+    async def get_token() -> str:
+        fetched.put_nowait(True)
+        return token("42", exp=int(time.time()) + 2)
+
+    async with Visitor(server, wire, get_token=get_token) as visitor:
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(3):
+                await fetched.get()
+        # The same connection, which can still do something.
+        result = await visitor.client.rpc("echo", wire.out({"value": 7}))
+
+        assert wire.back(result.data) == 7
+        assert not visitor.record.kinds() & {"connecting", "disconnected", "error"}
+
+
+async def test_an_expired_token_is_replaced_by_a_fresh_one(server, wire):
+    tokens = [token("42", exp=int(time.time()) - 60), token("42")]
+
+    async def get_token() -> str:
+        return tokens.pop(0)
+
+    async with Visitor(server, wire, get_token=get_token):
+        assert tokens == []
+
+
+async def test_a_forged_token_ends_it_for_good(server, wire):
+    visitor = Visitor(server, wire, token=token("42")[:-4] + "AAAA")
+    await visitor.client.connect()
+
+    assert (await visitor.record.next("disconnected")).code == 3500
+
+
+async def test_a_subscription_token_for_this_channel_lets_in(server, wire, channel):
+    async with Visitor(server, wire, token=token("42")) as visitor:
+        name = "#43"
+        mine = await visitor.subscribe(name, token=token("42", channel=name))
+
+        assert mine.began.recoverable
+
+
+async def test_a_subscription_token_for_another_channel_does_not(server, wire):
+    async with Visitor(server, wire, token=token("42")) as visitor:
+        events = SubscriptionNotes()
+        subscription = visitor.client.new_subscription(
+            "#43", events=events, token=token("42", channel="#44")
+        )
+        await subscription.subscribe()
+
+        assert (await events.record.next("unsubscribed")).code == 103
+
+
+async def test_who_unsubscribed_hears_nothing_more(server, wire, channel):
+    async with Visitor(server, wire) as visitor:
+        subscription = await visitor.subscribe(channel)
+        await subscription.unsubscribe()
+        await subscription.record.next("unsubscribed")
+        await server.acall("publish", channel=channel, data=1)
+        # Answered after whatever was published before.
+        await visitor.client.rpc("echo", wire.out({}))
+
+        assert "publication" not in subscription.record.kinds()
+
+
+async def test_who_subscribes_again_hears_again(server, wire, channel):
+    async with Visitor(server, wire) as visitor:
+        subscription = await visitor.subscribe(channel)
+        await subscription.unsubscribe()
+        await subscription.subscribe()
+        await subscription.record.next("subscribed")
+        await server.acall("publish", channel=channel, data="now")
+
+        assert await visitor.heard(subscription, 1) == ["now"]
+
+
+@pytest.mark.parametrize(
+    ("method", "code"), [("fail", 1000), ("nothing_like_this", 104)]
+)
+async def test_a_call_that_fails_says_why(server, wire, method, code):
+    async with Visitor(server, wire) as visitor:
+        with pytest.raises(CentrifugeError) as failed:
+            await visitor.client.rpc(method, wire.out({}))
+
+    assert failed.value.code == code
+
+
+async def test_a_channel_of_an_unknown_namespace_is_given_up(server, wire):
+    async with Visitor(server, wire) as visitor:
+        events = SubscriptionNotes()
+        subscription = visitor.client.new_subscription("unknown:x", events=events)
+        await subscription.subscribe()
+
+        assert (await events.record.next("unsubscribed")).code == 102
+
+
+async def test_a_subscription_of_the_servers_begins_hears_and_recovers(
+    server, wire, channel
+):
+    async with Visitor(server, wire, token=token(channel)) as visitor:
+        began = await visitor.record.next("subscribed")
+        await server.acall("publish", channel=f"#{channel}", data=1)
+        first = await visitor.record.next("publication")
+
+        async def meanwhile():
+            await server.acall("publish", channel=f"#{channel}", data=2)
+
+        visitor.record.then["connecting"] = meanwhile
+        cut = {"code": 4000, "reason": "cut"}
+        await server.acall("disconnect", user=channel, disconnect=cut)
+        again = await visitor.record.next("subscribed")
+        missed = await visitor.record.next("publication")
+
+    assert began.channel == f"#{channel}"
+    assert wire.back(first.pub.data) == 1
+    assert again.recovered is True
+    assert wire.back(missed.pub.data) == 2
+
+
+async def test_the_server_may_begin_and_end_a_subscription(server, wire, channel):
+    async with Visitor(server, wire, token=token(channel)) as visitor:
+        await visitor.record.next("subscribed")
+        await server.acall("subscribe", user=channel, channel=channel)
+        began = await visitor.record.next("subscribed")
+        await server.acall("unsubscribe", user=channel, channel=channel)
+        ended = await visitor.record.next("unsubscribed")
+
+    assert (began.channel, ended.channel) == (channel, channel)
+
+
+async def test_a_subscription_that_the_server_ends_is_over(server, wire, channel):
+    async with Visitor(server, wire, token=token(channel)) as visitor:
+        subscription = await visitor.subscribe(channel)
+        await server.acall("unsubscribe", user=channel, channel=channel)
+
+        assert (await subscription.record.next("unsubscribed")).code == 2000
+
+
+async def test_a_kick_ends_it_for_good(server, wire, channel):
+    async with Visitor(server, wire, token=token(channel)) as visitor:
+        await server.acall("disconnect", user=channel)
+
+        assert (await visitor.record.next("disconnected")).code == 3503
+
+
+async def test_the_demos_board_is_seen_and_written_on(demo, wire):
+    headers = {"Origin": demo.url}
+    async with Visitor(demo, wire, headers=headers) as visitor:
+        board = await visitor.subscribe("board:main")
+        call = {
+            "channel": "board:main",
+            "method": "add",
+            "data": {"text": "from another client", "author": "python"},
+        }
+        result = await visitor.client.rpc("$call", wire.out(call))
+        [change] = await visitor.heard(board, 1)
+
+    assert change["event"] == "created"
+    assert change["pk"] == wire.back(result.data)
+    assert change["fields"]["text"] == "from another client"
+
+
+async def test_the_demos_board_tells_what_was_missed(demo, wire):
+    headers = {"Origin": demo.url}
+    async with (
+        Visitor(demo, wire, headers=headers) as away,
+        Visitor(demo, wire, headers=headers) as writes,
+    ):
+        board = await away.subscribe("board:main")
+        await writes.subscribe("board:main")
+        await away.client.disconnect()
+        call = {
+            "channel": "board:main",
+            "method": "add",
+            "data": {"text": "meanwhile", "author": "python"},
+        }
+        await writes.client.rpc("$call", wire.out(call))
+        await away.client.connect()
+        again = await board.record.next("subscribed")
+        [change] = await away.heard(board, 1)
+
+    assert again.recovered is True
+    assert change["fields"]["text"] == "meanwhile"

@@ -1,0 +1,1341 @@
+"""Topics over a WebSocket, as their clients and their applications meet them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+from django.contrib.auth.models import AnonymousUser
+from django.core.exceptions import ImproperlyConfigured
+
+from support.wire_client import TopicClient
+from tiderace.layers import get_channel_layer
+from tiderace.presence.tracker import Rules
+from tiderace.testing import WebsocketCommunicator
+from tiderace.topics import (
+    AllowAny,
+    History,
+    IsAuthenticated,
+    Presence,
+    Refuse,
+    Topic,
+    TopicsEndpoint,
+    UnknownTopic,
+    adisconnect,
+    ahistory,
+    apresence,
+    apresence_stats,
+    apublish,
+    arefresh,
+    asend_to,
+    asubscribe,
+    aunsubscribe,
+    publish,
+    rpc,
+    topic_group,
+)
+from tiderace.topics.hub import close as close_process
+from tiderace.topics.hub import current
+from tiderace.topics.topic import declared
+
+
+@pytest.fixture(autouse=True)
+def fresh_layer(settings):
+    """A layer of this test's own."""
+    settings.CHANNEL_LAYERS = {
+        "default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
+    }
+
+
+@pytest.fixture
+def topics():
+    """Declared topics are undeclared afterwards."""
+    before = list(declared)
+    yield
+    for topic in list(declared):
+        if topic not in before:
+            declared.remove(topic)
+
+
+@pytest.fixture
+def app(topics):
+    """Topics of every kind that the tests below need."""
+
+    class Room(Topic):
+        pattern = "room:<slug:name>"
+        history = History(size=5, ttl=60)
+        permission_classes = [AllowAny]
+
+        async def can_publish(self, user):
+            return True
+
+        @rpc
+        async def add(self, user, a: int, b: int = 1):
+            return {"sum": a + b, "room": self.kwargs["name"]}
+
+        @rpc
+        def fail(self):
+            raise Refuse("not today", code=499)
+
+        @rpc
+        def break_(self):
+            raise RuntimeError("a bug of the application")
+
+        def secret(self):
+            raise AssertionError("nobody may call this")
+
+    class Feed(Topic):
+        pattern = "feed:<int:pk>"
+        permission_classes = [AllowAny]
+
+    class Members(Topic):
+        pattern = "members"
+        permission_classes = [IsAuthenticated]
+        history = History()
+
+    class Closed(Topic):
+        pattern = "closed"
+
+    return TopicsEndpoint.as_asgi()
+
+
+def user(pk=1):
+    return SimpleNamespace(
+        pk=pk, is_authenticated=True, is_active=True, is_anonymous=False
+    )
+
+
+# Connect
+
+
+async def test_the_answer_to_connect_names_the_client_and_its_pings(app):
+    async with TopicClient(app) as client:
+        result = client.connected["connect"]
+
+    assert len(result["client"]) == 32
+    assert result["ping"] == 25
+    assert result["pong"] is True
+    assert result["version"].startswith("tiderace ")
+
+
+async def test_a_connection_has_no_session_that_somebody_could_use(app):
+    async with TopicClient(app) as client:
+        assert "session" not in client.connected["connect"]
+
+
+async def test_whatever_comes_before_connect_ends_the_connection(app):
+    async with TopicClient(app, connect=None) as client:
+        await client.say({"id": 1, "subscribe": {"channel": "room:a"}})
+        assert await client.closed() == (3501, "bad request")
+
+
+async def test_a_second_connect_ends_the_connection(app):
+    async with TopicClient(app) as client:
+        await client.say({"id": 2, "connect": {}})
+        assert (await client.closed())[0] == 3501
+
+
+@pytest.mark.parametrize(
+    "text",
+    [" ", "nonsense", "[]", "{", '{"id": "x"}', '{"id": 1, "subscribe": 3}'],
+)
+async def test_garbage_ends_the_connection_with_bad_request(app, text):
+    async with TopicClient(app) as client:
+        await client.socket.send_to(text)
+        assert (await client.closed())[0] == 3501
+
+
+async def test_binary_garbage_ends_the_connection_with_bad_request(app):
+    async with TopicClient(app) as client:
+        await client.socket.send_to(bytes_data=b"\xff\xfe\x00")
+        assert (await client.closed())[0] == 3501
+
+
+async def test_a_command_without_an_id_ends_the_connection(app):
+    async with TopicClient(app) as client:
+        await client.say({"subscribe": {"channel": "room:a"}})
+        assert (await client.closed())[0] == 3501
+
+
+async def test_fields_that_nobody_knows_are_ignored(app):
+    async with TopicClient(app) as client:
+        await client.say(
+            {"id": 7, "subscribe": {"channel": "room:a", "new": 1}, "x": 2}
+        )
+        await client._read()
+
+        assert "subscribe" in client._replies.pop()
+
+
+# Subscribe
+
+
+async def test_a_subscriber_hears_what_is_published(app):
+    async with TopicClient(app) as client:
+        await client.subscribe("room:tea")
+        await apublish("room:tea", {"text": "hi"})
+
+        assert await client.push() == {
+            "channel": "room:tea",
+            "pub": {"data": {"text": "hi"}, "offset": 1},
+        }
+
+
+async def test_others_do_not_hear_it(app):
+    async with TopicClient(app) as client:
+        await client.subscribe("room:tea")
+        await apublish("room:coffee", {"text": "hi"})
+
+        assert await client.quiet()
+
+
+async def test_what_was_published_before_is_not_sent_without_being_asked_for(app):
+    await apublish("room:tea", 1)
+    async with TopicClient(app) as client:
+        result = await client.subscribe("room:tea")
+
+        assert result["offset"] == 1
+        assert "publications" not in result
+        assert await client.quiet()
+
+
+async def test_a_topic_without_history_has_no_positions(app):
+    async with TopicClient(app) as client:
+        assert await client.subscribe("feed:1") == {}
+        await apublish("feed:1", "news")
+
+        assert await client.push() == {"channel": "feed:1", "pub": {"data": "news"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("nowhere", 102),
+        ("feed:x", 102),
+        ("room:with space", 102),
+        ("closed", 103),
+        ("members", 103),
+        ("", 107),
+        ("room:" + "x" * 251, 107),
+    ],
+)
+async def test_who_may_not_subscribe_is_told_why(app, name, code):
+    async with TopicClient(app) as client:
+        assert await client.refused("subscribe", channel=name) == code
+
+
+async def test_a_user_may_subscribe_where_the_permission_says_so(app):
+    async with TopicClient(app, user=user()) as client:
+        await client.subscribe("members")
+
+
+async def test_one_subscribes_once(app):
+    async with TopicClient(app) as client:
+        await client.subscribe("room:a")
+        assert await client.refused("subscribe", channel="room:a") == 105
+
+
+async def test_a_refused_subscription_may_be_asked_for_again(app):
+    async with TopicClient(app) as client:
+        assert await client.refused("subscribe", channel="closed") == 103
+        assert await client.refused("subscribe", channel="closed") == 103
+
+
+async def test_after_unsubscribe_nothing_is_heard(app):
+    async with TopicClient(app) as client:
+        await client.subscribe("room:a")
+        assert await client.done("unsubscribe", channel="room:a") == {}
+        await apublish("room:a", 1)
+
+        assert await client.quiet()
+
+
+async def test_unsubscribing_from_what_one_does_not_hear_is_no_error(app):
+    async with TopicClient(app) as client:
+        assert await client.done("unsubscribe", channel="room:a") == {}
+
+
+async def test_commands_of_one_message_are_answered_in_order(app):
+    async with TopicClient(app) as client:
+        await client.say(
+            {"id": 11, "subscribe": {"channel": "room:a"}},
+            {"id": 12, "publish": {"channel": "room:a", "data": 1}},
+            {"id": 13, "unsubscribe": {"channel": "room:a"}},
+        )
+        while len(client._replies) < 3:
+            await client._read()
+
+        assert [reply["id"] for reply in client._replies] == [11, 12, 13]
+
+
+# Recovery
+
+
+async def test_who_comes_back_gets_exactly_what_was_missed(app):
+    async with TopicClient(app) as client:
+        result = await client.subscribe("room:a")
+    for number in range(3):
+        await apublish("room:a", number)
+    async with TopicClient(app) as client:
+        result = await client.subscribe(
+            "room:a", recover=True, offset=0, epoch=result["epoch"]
+        )
+
+        assert result["recovered"] is True
+        assert result["was_recovering"] is True
+        assert [pub["data"] for pub in result["publications"]] == [0, 1, 2]
+        assert [pub["offset"] for pub in result["publications"]] == [1, 2, 3]
+
+
+async def test_who_missed_nothing_is_recovered_without_publications(app):
+    position = await apublish("room:a", 1)
+    async with TopicClient(app) as client:
+        result = await client.subscribe(
+            "room:a", recover=True, offset=position.offset, epoch=position.epoch
+        )
+
+        assert result["recovered"] is True
+        assert "publications" not in result
+
+
+async def test_who_missed_more_than_is_kept_is_told_so(app):
+    position = await apublish("room:a", 0)
+    for number in range(6):
+        await apublish("room:a", number)
+    async with TopicClient(app) as client:
+        result = await client.subscribe(
+            "room:a", recover=True, offset=position.offset, epoch=position.epoch
+        )
+
+        assert "recovered" not in result
+        assert result["was_recovering"] is True
+        assert "publications" not in result
+        assert result["offset"] == 7
+
+
+async def test_who_may_be_refused_is_refused_instead(app):
+    position = await apublish("room:a", 0)
+    async with TopicClient(app) as client:
+        code = await client.refused(
+            "subscribe",
+            channel="room:a",
+            recover=True,
+            offset=position.offset,
+            epoch="another",
+            flag=2,
+        )
+        assert code == 112
+        await client.subscribe("room:a")
+
+
+async def test_an_epoch_of_another_stream_recovers_nothing(app):
+    await apublish("room:a", 0)
+    async with TopicClient(app) as client:
+        result = await client.subscribe("room:a", recover=True, offset=1, epoch="other")
+
+        assert "recovered" not in result
+
+
+async def test_a_position_from_the_future_recovers_nothing(app):
+    position = await apublish("room:a", 0)
+    async with TopicClient(app) as client:
+        result = await client.subscribe(
+            "room:a", recover=True, offset=9, epoch=position.epoch
+        )
+
+        assert "recovered" not in result
+
+
+async def test_more_than_may_be_brought_back_is_not(app, settings):
+    settings.TIDERACE = {"TOPICS": {"RECOVERED": 2}}
+    position = await apublish("room:a", 0)
+    for number in range(3):
+        await apublish("room:a", number)
+    async with TopicClient(app) as client:
+        result = await client.subscribe(
+            "room:a", recover=True, offset=position.offset, epoch=position.epoch
+        )
+
+        assert "recovered" not in result
+
+
+async def test_what_is_published_while_one_subscribes_comes_once(app):
+    layer = get_channel_layer()
+    read = layer.stream_read
+
+    async def publishes_meanwhile(*args, **kwargs):
+        await apublish("room:a", "before")
+        answer = await read(*args, **kwargs)
+        await apublish("room:a", "after")
+        return answer
+
+    layer.stream_read = publishes_meanwhile
+    try:
+        async with TopicClient(app) as client:
+            result = await client.subscribe("room:a", recover=True, offset=0, epoch="")
+            assert [pub["data"] for pub in result["publications"]] == ["before"]
+            assert await client.publications(1) == ["after"]
+            assert await client.quiet()
+    finally:
+        layer.stream_read = read
+
+
+async def test_nothing_of_a_topic_comes_before_the_answer(topics, monkeypatch):
+    """Entering takes a while, in which much may be published."""
+
+    class Busy(Topic):
+        pattern = "busy"
+        history = History()
+        presence = Presence.PER_CONNECTION
+        push_joins = True
+        permission_classes = [AllowAny]
+
+    store = get_channel_layer().presence
+    enter = store.enter
+
+    async def enter_amid_publications(group, member, **options):
+        for n in range(3):
+            await apublish("busy", n)
+        notices = await enter(group, member, **options)
+        await apublish("busy", 3)
+        return notices
+
+    monkeypatch.setattr(store, "enter", enter_amid_publications)
+    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+        await client.say({"id": 9, "subscribe": {"channel": "busy"}})
+        text = (await client.socket.receive_output())["text"]
+        first = json.loads(text.split("\n")[0])
+        client._sort(text)
+
+        assert first["id"] == 9
+        assert await client.publications(4) == [0, 1, 2, 3]
+
+
+async def test_nothing_of_a_topic_comes_before_the_answer_to_connect(topics):
+    class First(Topic):
+        pattern = "first"
+        history = History()
+        permission_classes = [AllowAny]
+
+        @classmethod
+        def topics_for(cls, user):
+            return ["first", "second"]
+
+    class Second(Topic):
+        pattern = "second"
+        permission_classes = [AllowAny]
+
+        async def on_subscribe(self, user):
+            await apublish("first", "early")
+
+    async with TopicClient(TopicsEndpoint.as_asgi(), connect=None) as client:
+        await client.say({"id": 9, "connect": {}})
+        text = (await client.socket.receive_output())["text"]
+        first = json.loads(text.split("\n")[0])
+        client._sort(text)
+
+        assert first["id"] == 9
+        assert await client.publications(1) == ["early"]
+
+
+async def test_a_subscription_that_is_lost_before_its_answer_ends_after_it(
+    topics, monkeypatch
+):
+    class Lost(Topic):
+        pattern = "lost"
+        history = History()
+        presence = Presence.PER_CONNECTION
+        permission_classes = [AllowAny]
+
+    store = get_channel_layer().presence
+    enter = store.enter
+
+    async def enter_amid_a_loss(group, member, **options):
+        [conductor] = current()
+        conductor.joined["lost"].ear.missed("")
+        return await enter(group, member, **options)
+
+    monkeypatch.setattr(store, "enter", enter_amid_a_loss)
+    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+        await client.subscribe("lost")
+
+        assert (await client.push("unsubscribe"))["unsubscribe"]["code"] == 2500
+
+
+# Publish
+
+
+async def test_what_a_subscriber_publishes_all_of_them_hear(app):
+    async with TopicClient(app, user=user(7)) as one, TopicClient(app) as two:
+        await one.subscribe("room:a")
+        await two.subscribe("room:a")
+        assert await one.done("publish", channel="room:a", data={"a": 1.0}) == {}
+
+        push = await two.push()
+        assert push["pub"]["data"] == {"a": 1.0}
+        assert push["pub"]["info"] == {"user": "7", "client": one.id}
+        assert await one.push() == push
+
+
+async def test_only_subscribers_may_publish(app):
+    async with TopicClient(app) as client:
+        assert await client.refused("publish", channel="room:a", data=1) == 103
+
+
+@pytest.fixture
+def hall(app):
+    """A topic whose visitors may speak from the door."""
+
+    class Hall(Topic):
+        pattern = "hall:<slug:name>"
+        history = History(size=5, ttl=60)
+        subscribers_only = False
+
+        async def can_subscribe(self, user):
+            return self.kwargs["name"] != "locked"
+
+        async def can_publish(self, user):
+            return True
+
+        @rpc
+        async def ask(self, user):
+            return "yes"
+
+    return app
+
+
+async def test_others_may_take_part_where_the_topic_says_so(hall):
+    async with TopicClient(hall) as client:
+        await client.done("publish", channel="hall:a", data=1)
+        page = await client.done("history", channel="hall:a", limit=-1)
+        call = {"channel": "hall:a", "method": "ask"}
+        answer = await client.done("rpc", method="$call", data=call)
+
+        assert [each["data"] for each in page["publications"]] == [1]
+        assert answer["data"] == "yes"
+        assert await client.quiet()
+
+
+@pytest.mark.parametrize("method", ["publish", "history"])
+async def test_who_could_not_subscribe_cannot_take_part_either(hall, method):
+    async with TopicClient(hall) as client:
+        code = await client.refused(method, channel="hall:locked", data=1)
+
+        assert code == 103
+
+
+async def test_a_topic_that_does_not_say_so_takes_no_publications(app):
+    async with TopicClient(app) as client:
+        await client.subscribe("feed:1")
+        assert await client.refused("publish", channel="feed:1", data=1) == 103
+
+
+async def test_data_must_be_there(app):
+    async with TopicClient(app) as client:
+        await client.subscribe("room:a")
+        assert await client.refused("publish", channel="room:a") == 107
+
+
+async def test_a_key_that_comes_twice_is_published_once(app):
+    async with TopicClient(app, user=user()) as client:
+        await client.subscribe("room:a")
+        for _ in range(2):
+            await client.done(
+                "rpc",
+                method="$publish",
+                data={"channel": "room:a", "data": "hi", "key": "k1"},
+            )
+
+        assert await client.publications(1) == ["hi"]
+        assert await client.quiet()
+
+
+async def test_a_key_that_comes_twice_runs_the_applications_hook_once(topics):
+    ran = []
+
+    class Stored(Topic):
+        pattern = "stored"
+        permission_classes = [AllowAny]
+
+        async def on_publish(self, user, message):
+            ran.append(message)
+            return message
+
+    data = {"channel": "stored", "data": "hi", "key": "k1"}
+    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+        await client.subscribe("stored")
+        for _ in range(2):
+            await client.done("rpc", method="$publish", data=data)
+
+    assert ran == ["hi"]
+
+
+async def test_who_comes_back_meanwhile_has_the_application_run_once(topics):
+    begun, may_end = asyncio.Event(), asyncio.Event()
+    ran = []
+
+    class Slow(Topic):
+        pattern = "slow"
+        permission_classes = [AllowAny]
+
+        async def on_publish(self, user, message):
+            ran.append(message)
+            begun.set()
+            await may_end.wait()
+            return message
+
+    data = {"channel": "slow", "data": "hi", "key": "k1"}
+    endpoint = TopicsEndpoint.as_asgi()
+    async with (
+        TopicClient(endpoint, user=user(1)) as one,
+        TopicClient(endpoint, user=user(1)) as two,
+    ):
+        for client in (one, two):
+            await client.subscribe("slow")
+        first = asyncio.create_task(one.done("rpc", method="$publish", data=data))
+        await begun.wait()
+        second = asyncio.create_task(two.done("rpc", method="$publish", data=data))
+        # The second is carried out as far as it goes, which takes it no time.
+        for _ in range(50):
+            await asyncio.sleep(0)
+        may_end.set()
+        await asyncio.gather(first, second)
+
+        assert await two.publications(1) == ["hi"]
+        assert await two.quiet()
+    assert ran == ["hi"]
+
+
+async def test_a_repetition_whose_first_time_failed_is_carried_out(topics):
+    errors = [Refuse("not now", code=400)]
+
+    class Picky(Topic):
+        pattern = "picky"
+        permission_classes = [AllowAny]
+
+        async def on_publish(self, user, message):
+            if errors:
+                raise errors.pop()
+            return message
+
+    data = {"channel": "picky", "data": "hi", "key": "k1"}
+    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+        await client.subscribe("picky")
+        assert await client.refused("rpc", method="$publish", data=data) == 400
+        await client.done("rpc", method="$publish", data=data)
+
+        assert await client.publications(1) == ["hi"]
+
+
+async def test_another_user_may_have_the_same_key(app):
+    async with (
+        TopicClient(app, user=user(1)) as one,
+        TopicClient(app, user=user(2)) as two,
+    ):
+        for client in (one, two):
+            await client.subscribe("room:a")
+        for client in (one, two):
+            await client.done(
+                "rpc",
+                method="$publish",
+                data={"channel": "room:a", "data": client.id, "key": "k1"},
+            )
+
+        assert await one.publications(2) == [one.id, two.id]
+
+
+class Message(msgspec.Struct):
+    text: str
+    size: int = 1
+
+
+async def test_a_message_of_another_type_is_refused_with_the_reason(topics):
+    class Typed(Topic):
+        pattern = "typed"
+        permission_classes = [AllowAny]
+        message = Message
+
+        async def on_publish(self, user, message):
+            return message
+
+    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+        await client.subscribe("typed")
+        reply = await client.ask("publish", channel="typed", data={"text": 3})
+
+        assert reply["error"]["code"] == 422
+        assert "$.text" in reply["error"]["message"]
+
+
+async def test_what_on_publish_returns_goes_out(topics):
+    class Typed(Topic):
+        pattern = "typed"
+        permission_classes = [AllowAny]
+        message = Message
+
+        def on_publish(self, user, message):
+            message.text = message.text.upper()
+            return message
+
+    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+        await client.subscribe("typed")
+        await client.done("publish", channel="typed", data={"text": "hi"})
+
+        assert await client.publications(1) == [{"text": "HI", "size": 1}]
+
+
+async def test_when_on_publish_returns_none_nothing_goes_out(topics):
+    class Silent(Topic):
+        pattern = "silent"
+        permission_classes = [AllowAny]
+
+        async def on_publish(self, user, message):
+            return None
+
+    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+        await client.subscribe("silent")
+        await client.done("publish", channel="silent", data=1)
+
+        assert await client.quiet()
+
+
+async def test_a_hook_that_fails_is_an_error_and_no_traceback(topics, caplog):
+    class Broken(Topic):
+        pattern = "broken"
+        permission_classes = [AllowAny]
+
+        async def on_publish(self, user, message):
+            raise RuntimeError("a bug with a secret")
+
+    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+        await client.subscribe("broken")
+        reply = await client.ask("publish", channel="broken", data=1)
+
+        assert reply["error"] == {
+            "code": 100,
+            "message": "internal server error",
+            "temporary": True,
+        }
+    assert "a bug with a secret" in caplog.text
+
+
+async def test_who_publishes_too_often_is_told_to_try_later(topics):
+    class Slow(Topic):
+        pattern = "slow"
+        permission_classes = [AllowAny]
+        publish_rate = "2/h"
+
+        async def can_publish(self, user):
+            return True
+
+    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+        await client.subscribe("slow")
+        for _ in range(2):
+            await client.done("publish", channel="slow", data=1)
+        reply = await client.ask("publish", channel="slow", data=1)
+
+        assert reply["error"]["code"] == 111
+        assert reply["error"]["temporary"] is True
+
+
+async def test_a_user_has_one_allowance_over_all_connections(topics):
+    class Shared(Topic):
+        pattern = "shared:<int:pk>"
+        permission_classes = [AllowAny]
+        user_rate = "3/h"
+
+        async def can_publish(self, user):
+            return True
+
+    app = TopicsEndpoint.as_asgi()
+    async with (
+        TopicClient(app, user=user(1)) as one,
+        TopicClient(app, user=user(1)) as two,
+        TopicClient(app, user=user(2)) as other,
+    ):
+        for number, client in enumerate((one, two, other)):
+            await client.subscribe(f"shared:{number}")
+        await one.done("publish", channel="shared:0", data=1)
+        await two.done("publish", channel="shared:1", data=1)
+        await one.done("publish", channel="shared:0", data=1)
+        assert await two.refused("publish", channel="shared:1", data=1) == 111
+        await other.done("publish", channel="shared:2", data=1)
+
+
+# Asking
+
+
+async def test_history_is_read_with_a_limit_and_backwards(app):
+    async with TopicClient(app) as client:
+        await client.subscribe("room:a")
+        for number in range(4):
+            await apublish("room:a", number)
+
+        async def numbers(**request):
+            result = await client.done("history", channel="room:a", **request)
+            assert result["offset"] == 4
+            return [pub["data"] for pub in result.get("publications", [])]
+
+        assert await numbers() == []
+        assert await numbers(limit=2) == [0, 1]
+        assert await numbers(limit=-1) == [0, 1, 2, 3]
+        assert await numbers(limit=2, reverse=True) == [3, 2]
+        assert await numbers(limit=10, since={"offset": 2, "epoch": ""}) == [2, 3]
+
+
+async def test_history_of_another_epoch_is_refused(app):
+    async with TopicClient(app) as client:
+        await client.subscribe("room:a")
+        since = {"offset": 1, "epoch": "other"}
+        code = await client.refused("history", channel="room:a", limit=1, since=since)
+
+        assert code == 112
+
+
+async def test_a_topic_without_history_says_so(app):
+    async with TopicClient(app) as client:
+        await client.subscribe("feed:1")
+        assert await client.refused("history", channel="feed:1") == 108
+
+
+@pytest.mark.parametrize("method", ["history", "presence", "presence_stats"])
+async def test_only_subscribers_may_ask(app, method):
+    async with TopicClient(app) as client:
+        assert await client.refused(method, channel="room:a") == 103
+        assert await client.refused(method, channel="nowhere") == 102
+
+
+@pytest.mark.parametrize("method", ["presence", "presence_stats"])
+async def test_a_topic_without_presence_says_so(app, method):
+    async with TopicClient(app) as client:
+        await client.subscribe("room:a")
+        assert await client.refused(method, channel="room:a") == 108
+
+
+# Calls
+
+
+async def test_a_method_of_a_topic_is_called_with_arguments_by_name(app):
+    async with TopicClient(app) as client:
+        await client.subscribe("room:a")
+        call = {"channel": "room:a", "method": "add", "data": {"a": 2}}
+
+        assert await client.done("rpc", method="$call", data=call) == {
+            "data": {"sum": 3, "room": "a"}
+        }
+
+
+@pytest.mark.parametrize(
+    ("method", "data", "code"),
+    [
+        ("add", {"a": "two"}, 422),
+        ("add", {}, 422),
+        ("add", {"a": 1, "c": 3}, 422),
+        ("add", {"a": 1, "user": 3}, 422),
+        ("add", [1, 2], 422),
+        ("secret", {}, 104),
+        ("topic", {}, 104),
+        ("__init__", {}, 104),
+        ("nothing", {}, 104),
+        ("fail", {}, 499),
+        ("break_", {}, 100),
+    ],
+)
+async def test_a_wrong_call_is_an_error_with_a_code(app, method, data, code):
+    async with TopicClient(app) as client:
+        await client.subscribe("room:a")
+        call = {"channel": "room:a", "method": method, "data": data}
+
+        assert await client.refused("rpc", method="$call", data=call) == code
+
+
+async def test_only_subscribers_may_call(app):
+    async with TopicClient(app) as client:
+        call = {"channel": "room:a", "method": "add", "data": {"a": 1}}
+
+        assert await client.refused("rpc", method="$call", data=call) == 103
+
+
+async def test_a_connection_has_methods_of_its_own():
+    class Endpoint(TopicsEndpoint):
+        @rpc
+        def whoami(self, user):
+            return str(user.pk)
+
+        async def on_connect(self, user, data):
+            return {"you sent": data}
+
+    async with TopicClient(
+        Endpoint.as_asgi(), user=user(9), connect={"data": [1]}
+    ) as client:
+        assert client.connected["connect"]["data"] == {"you sent": [1]}
+        assert await client.done("rpc", method="whoami") == {"data": "9"}
+        assert await client.refused("rpc", method="on_connect") == 104
+        assert await client.refused("rpc", method="other") == 104
+
+
+async def test_others_are_told_what_the_endpoint_says_of_a_client(people):
+    class Endpoint(TopicsEndpoint):
+        def user_info(self, user, scope):
+            return {"name": f"no. {user.pk}"}
+
+    app = Endpoint.as_asgi()
+    async with TopicClient(app, user=user(3)) as client:
+        await client.subscribe("people", join_leave=True)
+        result = await client.done("presence", channel="people")
+        async with TopicClient(app, user=user(4)) as other:
+            await other.subscribe("people")
+            while (push := await client.push("join"))["join"]["info"]["user"] != "4":
+                pass
+
+    assert result["presence"][client.id]["conn_info"] == {"name": "no. 3"}
+    assert push["join"]["info"]["conn_info"] == {"name": "no. 4"}
+
+
+# Presence
+
+
+@pytest.fixture
+def people(topics):
+    class People(Topic):
+        pattern = "people"
+        permission_classes = [AllowAny]
+        presence = Presence.PER_CONNECTION
+
+    return TopicsEndpoint.as_asgi()
+
+
+async def test_one_sees_who_is_there(people):
+    async with TopicClient(people, user=user(3)) as client:
+        await client.subscribe("people")
+
+        result = await client.done("presence", channel="people")
+        assert result == {"presence": {client.id: {"user": "3", "client": client.id}}}
+        assert await client.done("presence_stats", channel="people") == {
+            "num_clients": 1,
+            "num_users": 1,
+        }
+        [info] = await apresence("people")
+        assert (info.client, info.user_id) == (client.id, "3")
+        assert await apresence_stats("people") == (1, 1)
+
+
+async def test_who_asked_for_it_hears_who_comes_and_goes(people):
+    async with TopicClient(people) as one:
+        await one.subscribe("people", join_leave=True)
+        async with TopicClient(people, user=user(3)) as two:
+            await two.subscribe("people")
+            while (push := await one.push("join"))["join"]["info"]["client"] != two.id:
+                pass
+            assert push["join"]["info"]["user"] == "3"
+            assert await two.quiet()
+        push = await one.push("leave")
+        assert push["leave"]["info"] == {"user": "3", "client": two.id}
+
+
+async def test_who_left_is_not_there_any_more(people):
+    async with TopicClient(people) as one:
+        await one.subscribe("people", join_leave=True)
+        async with TopicClient(people) as two:
+            await two.subscribe("people")
+            await two.done("unsubscribe", channel="people")
+            await one.push("leave")
+            result = await one.done("presence", channel="people")
+
+            assert list(result["presence"]) == [one.id]
+
+
+async def test_who_may_not_see_presence_hears_of_nobody(topics):
+    class Secret(Topic):
+        pattern = "secret"
+        permission_classes = [AllowAny]
+        presence = Presence.PER_CONNECTION
+
+        async def can_see_presence(self, user):
+            return user.is_authenticated
+
+    app = TopicsEndpoint.as_asgi()
+    async with TopicClient(app) as curious, TopicClient(app, user=user(3)) as one:
+        await curious.subscribe("secret", join_leave=True)
+        await one.subscribe("secret", join_leave=True)
+
+        async with TopicClient(app, user=user(4)) as two:
+            await two.subscribe("secret")
+            while (await one.push("join"))["join"]["info"]["user"] != "4":
+                pass
+        await one.push("leave")
+
+        assert await curious.quiet()
+
+
+async def test_a_topic_may_tell_everybody_who_comes(topics):
+    class Open(Topic):
+        pattern = "open"
+        permission_classes = [AllowAny]
+        presence = Presence.PER_CONNECTION
+        push_joins = True
+
+        async def can_see_presence(self, user):
+            return False
+
+    app = TopicsEndpoint.as_asgi()
+    async with TopicClient(app) as one, TopicClient(app) as two:
+        await one.subscribe("open")
+        await two.subscribe("open")
+
+        while (await one.push("join"))["join"]["info"]["client"] != two.id:
+            pass
+
+
+async def much_changes(topic):
+    """What presence says when it does not tell of each who came or went."""
+    await current().keeper("default")._announce(topic, "changed", None)
+
+
+async def test_who_asked_for_news_hears_that_much_has_changed(people):
+    async with TopicClient(people) as one, TopicClient(people) as two:
+        await one.subscribe("people", join_leave=True)
+        await two.subscribe("people")
+
+        await much_changes("people")
+
+        assert await one.push("changed") == {"channel": "people", "changed": {}}
+        assert await two.quiet()
+
+
+async def test_presence_goes_by_the_settings(people, settings):
+    settings.TIDERACE = {
+        "PRESENCE_TTL": 30,
+        "PRESENCE_REFRESH": 5,
+        "PRESENCE_LEASE": 7,
+        "PRESENCE_PUSHES": 11,
+    }
+    await close_process()
+
+    keeper = current().keeper("default")
+
+    assert keeper._rules == Rules(ttl=30, lease=7, pushes=11)
+    assert keeper._refresh == 5
+
+
+async def test_so_many_pushes_as_are_set_and_then_a_change(people, settings):
+    settings.TIDERACE = {"PRESENCE_PUSHES": 1}
+    await close_process()
+    async with TopicClient(people) as one:
+        await one.subscribe("people", join_leave=True)
+        for _ in range(3):
+            async with TopicClient(people) as other:
+                await other.subscribe("people")
+
+        await one.push("changed")
+
+
+# From the server's side
+
+
+async def test_a_user_is_disconnected_and_nobody_else(app):
+    async with (
+        TopicClient(app, user=user(1)) as one,
+        TopicClient(app, user=user(2)) as two,
+    ):
+        await adisconnect(user(1), reason="bye")
+
+        assert await one.closed() == (3503, "bye")
+        assert await two.quiet()
+
+
+async def test_a_refresh_has_the_client_come_back(app):
+    async with TopicClient(app, user=user(1)) as client:
+        await arefresh(1)
+
+        assert (await client.closed())[0] == 3014
+
+
+async def test_a_user_gets_a_message_on_all_connections(app):
+    async with (
+        TopicClient(app, user=user(1)) as one,
+        TopicClient(app, user=user(1)) as two,
+    ):
+        await asend_to(1, {"hello": "you"})
+
+        for client in (one, two):
+            assert await client.push() == {"message": {"data": {"hello": "you"}}}
+
+
+async def test_a_user_is_subscribed_and_unsubscribed_from_the_server(app):
+    async with TopicClient(app, user=user(1)) as client:
+        await asubscribe(1, "closed")
+        assert "subscribe" in await client.push()
+        await apublish("closed", "for you")
+        assert await client.publications(1) == ["for you"]
+        await aunsubscribe(1, "closed")
+        push = await client.push()
+        assert push["unsubscribe"] == {"code": 2000, "reason": "server unsubscribe"}
+        await apublish("closed", "too late")
+        assert await client.quiet()
+
+
+async def test_a_subscription_that_is_ended_while_it_begins_ends_after_its_answer(
+    topics,
+):
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(Topic):
+        pattern = "slow"
+        permission_classes = [AllowAny]
+        history = History()
+
+        async def on_subscribe(self, user):
+            return None
+
+    layer = get_channel_layer()
+    read = layer.stream_read
+
+    async def slowly(*args, **kwargs):
+        reached.set()
+        await go_on.wait()
+        return await read(*args, **kwargs)
+
+    layer.stream_read = slowly
+    try:
+        async with TopicClient(TopicsEndpoint.as_asgi(), user=user(1)) as client:
+            await client.say({"id": 9, "subscribe": {"channel": "slow"}})
+            await reached.wait()
+            await aunsubscribe(1, "slow")
+            go_on.set()
+            push = await client.push("unsubscribe")
+
+            assert "subscribe" in client._replies.popleft()
+            assert push["unsubscribe"]["code"] == 2000
+            await apublish("slow", 1)
+            assert await client.quiet()
+    finally:
+        layer.stream_read = read
+
+
+@pytest.mark.parametrize("code", [1000, 2999, 5000])
+async def test_a_close_code_that_is_not_ours_to_send_is_refused(app, code):
+    with pytest.raises(ValueError, match="use 3000 to 4999"):
+        await adisconnect(1, code=code)
+
+
+async def test_nobody_can_be_disconnected_by_being_nobody(app):
+    with pytest.raises(ValueError, match="has no id"):
+        await adisconnect(AnonymousUser())
+
+
+async def test_history_is_read_from_the_servers_side(app):
+    await apublish("room:a", 1)
+    page = await ahistory("room:a")
+
+    assert page.messages == [1]
+    assert page.position.offset == 1
+
+
+async def test_publishing_to_no_declared_topic_names_those_there_are(app):
+    with pytest.raises(
+        UnknownTopic, match=r"no topic matches 'nowhere'.*room:<slug:name>"
+    ):
+        await apublish("nowhere", 1)
+
+
+async def test_publish_is_refused_where_a_loop_runs(app):
+    with pytest.raises(RuntimeError, match="await it instead"):
+        publish("room:a", 1)
+
+
+def test_publish_from_sync_code_says_where_it_stands(app):
+    assert publish("room:a", 1).offset == 1
+
+
+# Consumers beside it
+
+
+async def test_a_group_message_reaches_subscribers(app):
+    async with TopicClient(app) as client:
+        await client.subscribe("room:a")
+        await get_channel_layer().group_send(
+            topic_group("room:a"), {"type": "chat.message", "text": "hi"}
+        )
+
+        push = await client.push()
+        assert push["pub"]["data"] == {"type": "chat.message", "text": "hi"}
+        assert push["pub"]["offset"] == 1
+
+
+async def test_a_consumer_in_the_group_hears_publications(app):
+    layer = get_channel_layer()
+    name = await layer.new_channel()
+    await layer.group_add(topic_group("room:a"), name)
+    await apublish("room:a", {"text": "hi"})
+    event = await layer.receive(name)
+
+    assert event["type"] == "topic.publication"
+    assert event["topic"] == "room:a"
+    assert event["data"] == {"text": "hi"}
+
+
+# Declaring
+
+
+def test_two_classes_cannot_have_one_pattern(topics):
+    class One(Topic):
+        pattern = "same"
+
+    with pytest.raises(ImproperlyConfigured, match="same pattern 'same'"):
+
+        class Two(Topic):
+            pattern = "same"
+
+
+def test_a_wrong_rate_is_found_when_the_class_is_made(topics):
+    with pytest.raises(ImproperlyConfigured, match="'often' is no rate"):
+
+        class Wrong(Topic):
+            pattern = "wrong"
+            publish_rate = "often"
+
+
+def test_a_history_that_keeps_nothing_is_refused():
+    with pytest.raises(ImproperlyConfigured, match="leave history = None"):
+        History(size=0)
+
+
+def test_the_most_specific_pattern_wins(topics):
+    class Anything(Topic):
+        pattern = "<str:name>"
+
+    class Exactly(Topic):
+        pattern = "exactly"
+
+    assert isinstance(declared.resolve("exactly"), Exactly)
+    assert isinstance(declared.resolve("other"), Anything)
+
+
+# Time
+
+
+async def test_who_does_not_say_who_it_is_is_closed(app, settings):
+    settings.TIDERACE = {"TOPICS": {"CONNECT_TIMEOUT": 0.01}}
+    async with TopicClient(app, connect=None) as client:
+        assert await client.closed() == (3502, "stale")
+
+
+async def test_who_does_not_answer_a_ping_is_closed(app, settings):
+    settings.TIDERACE = {"TOPICS": {"PING": 0.01, "PONG_TIMEOUT": 0.01}}
+    async with TopicClient(app) as client:
+        assert await client.closed() == (3012, "no pong")
+        assert client.pings == 1
+
+
+async def test_who_answers_pings_stays(app, settings):
+    settings.TIDERACE = {"TOPICS": {"PING": 0.01, "PONG_TIMEOUT": 5.0}}
+    async with TopicClient(app) as client:
+        while client.pings < 3:
+            before = client.pings
+            while client.pings == before:
+                await client._read()
+            await client.say({})
+
+        assert (await client.ask("ping")) == {"ping": {}}
+
+
+async def test_a_frame_that_is_too_long_ends_the_connection(app, settings):
+    settings.TIDERACE = {"TOPICS": {"FRAME_SIZE": 100}}
+    async with TopicClient(app) as client:
+        await client.say({"id": 5, "rpc": {"method": "x", "data": "y" * 100}})
+
+        assert await client.closed() == (1009, "message too big")
+
+
+async def test_topics_beyond_the_limit_are_refused(app, settings):
+    settings.TIDERACE = {"TOPICS": {"SUBSCRIPTIONS": 2}}
+    async with TopicClient(app) as client:
+        await client.subscribe("room:a")
+        await client.subscribe("room:b")
+
+        assert await client.refused("subscribe", channel="room:c") == 106
+
+
+async def test_commands_beyond_the_rate_are_refused_then_end_the_connection(
+    app, settings
+):
+    settings.TIDERACE = {"TOPICS": {"COMMANDS": "3/h"}}
+    async with TopicClient(app) as client:
+        for _ in range(2):
+            await client.done("ping")
+        assert await client.refused("ping") == 111
+        for _ in range(100):
+            await client.say({"id": 1, "ping": {}})
+
+        assert (await client.closed())[0] == 3013
+
+
+async def test_clients_beyond_the_rate_are_told_to_come_later(app, settings):
+    settings.TIDERACE = {"TOPICS": {"CONNECTS": "1/h"}}
+    endpoint = TopicsEndpoint.as_asgi()
+    async with TopicClient(endpoint), TopicClient(endpoint) as second:
+        assert second.connected["error"]["code"] == 111
+
+
+async def test_an_anonymous_client_is_refused_where_the_setting_says_so(app, settings):
+    settings.TIDERACE = {"TOPICS": {"ANONYMOUS": False}}
+    async with TopicClient(app) as client:
+        assert client.connected["error"]["code"] == 101
+    async with TopicClient(app, user=user()) as client:
+        assert "connect" in client.connected
+
+
+async def test_a_client_that_does_not_read_is_closed_as_slow(app, settings):
+    settings.TIDERACE = {"OUTBOX_LIMIT": 1000}
+    subscribed = asyncio.Event()
+    written = []
+
+    async def receive():
+        return await incoming.get()
+
+    async def send(event):
+        written.append(event)
+        if '"id":2' in event.get("text", ""):
+            subscribed.set()
+        elif subscribed.is_set() and event["type"] == "websocket.send":
+            await asyncio.Event().wait()
+
+    incoming: asyncio.Queue[dict] = asyncio.Queue()
+    for event in (
+        {"type": "websocket.connect"},
+        {"type": "websocket.receive", "text": '{"id":1,"connect":{}}'},
+        {
+            "type": "websocket.receive",
+            "text": '{"id":2,"subscribe":{"channel":"feed:1"}}',
+        },
+    ):
+        incoming.put_nowait(event)
+    scope = WebsocketCommunicator(app, "/connection/websocket").scope
+    serving = asyncio.ensure_future(app(scope, receive, send))
+    await subscribed.wait()
+    for _ in range(30):
+        await apublish("feed:1", "x" * 100)
+        await asyncio.sleep(0)
+    await serving
+
+    assert written[-1] == {"type": "websocket.close", "code": 3008, "reason": "slow"}
+
+
+def test_importing_topics_needs_neither_settings_nor_apps():
+    """An app's ``__init__`` or ``apps.py`` may import ``publish``."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "import tiderace.topics"],
+        env={k: v for k, v in os.environ.items() if k != "DJANGO_SETTINGS_MODULE"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+    assert done.returncode == 0, done.stderr

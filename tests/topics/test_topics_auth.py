@@ -1,0 +1,383 @@
+"""Who a topic client is, for how long, and what happens when that changes."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import jwt
+import pytest
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
+from django.contrib.sessions.backends.db import SessionStore
+
+from support.wire_client import TopicClient
+from tiderace.auth import login, logout
+from tiderace.db import database_sync_to_async
+from tiderace.topics import (
+    AllowAny,
+    HasPerm,
+    History,
+    IsAuthenticated,
+    Topic,
+    TopicsEndpoint,
+    apublish,
+)
+from tiderace.topics.tokens import (
+    connection_token,
+    signed_topic,
+    subscription_token,
+    ticket,
+)
+from tiderace.topics.topic import declared
+
+SECRET = "a secret that is long enough for HS256"
+
+
+@pytest.fixture(autouse=True)
+def site(settings):
+    settings.CHANNEL_LAYERS = {
+        "default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
+    }
+    settings.TIDERACE = {
+        "TOKEN_KEYS": [{"algorithm": "HS256", "key": SECRET}],
+        "TOPICS": {"USERS": "claims"},
+    }
+
+
+@pytest.fixture
+def app():
+    before = list(declared)
+
+    class Open(Topic):
+        pattern = "open:<slug:name>"
+        permission_classes = [AllowAny]
+        history = History()
+
+    class Secret(Topic):
+        pattern = "secret:<slug:name>"
+        require_token = True
+
+    class Mine(Topic):
+        pattern = "mine:<str:user>"
+        permission_classes = [IsAuthenticated]
+
+        async def can_subscribe(self, user):
+            return str(user.pk) == self.kwargs["user"]
+
+        @classmethod
+        def topics_for(cls, user):
+            return [f"mine:{user.pk}"] if user.is_authenticated else []
+
+    class Staff(Topic):
+        pattern = "staff"
+        permission_classes = [HasPerm("auth.view_user")]
+
+    yield TopicsEndpoint.as_asgi()
+    for topic in list(declared):
+        if topic not in before:
+            declared.remove(topic)
+
+
+def token(key=SECRET, algorithm="HS256", **claims):
+    return jwt.encode({"sub": "7", **claims}, key, algorithm=algorithm)
+
+
+def person(pk="7"):
+    return SimpleNamespace(pk=pk, is_authenticated=True, is_active=True)
+
+
+# By token
+
+
+async def test_a_token_says_who_connects(app):
+    async with TopicClient(app, connect={"token": token()}) as client:
+        assert list(client.connected["connect"]["subs"]) == ["mine:7"]
+
+
+async def test_a_token_says_how_long(app):
+    async with TopicClient(
+        app, connect={"token": token(exp=int(time.time()) + 100)}
+    ) as client:
+        result = client.connected["connect"]
+
+        assert result["expires"] is True
+        assert 98 <= result["ttl"] <= 100
+
+
+async def test_an_expired_token_is_an_error_so_that_a_fresh_one_is_fetched(app):
+    async with TopicClient(
+        app, connect={"token": token(exp=int(time.time()) - 100)}
+    ) as client:
+        assert client.connected["error"]["code"] == 109
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "nonsense",
+        "a.b.c",
+        token(key="another secret that is long enough"),
+        jwt.encode({"sub": "7"}, None, algorithm="none"),
+        token(channel="open:a"),
+        token() + "x",
+        "x" * 20_000,
+    ],
+    ids=["text", "dots", "key", "none", "kind", "tampered", "long"],
+)
+async def test_a_token_that_proves_nothing_ends_the_connection_for_good(
+    app, wrong, caplog
+):
+    async with TopicClient(app, connect=None) as client:
+        await client.say({"id": 1, "connect": {"token": wrong}})
+
+        assert (await client.closed())[0] == 3500
+    assert wrong not in caplog.text
+
+
+async def test_a_token_subscribes_where_it_says(app):
+    async with TopicClient(
+        app, connect={"token": token(sub="", channels=["secret:a"])}
+    ) as client:
+        assert list(client.connected["connect"]["subs"]) == ["secret:a"]
+        await apublish("secret:a", 1)
+        assert await client.publications(1) == [1]
+
+
+async def test_a_subscription_from_the_server_recovers_too(app):
+    connect = {"token": token(sub="", channels=["open:a"])}
+    async with TopicClient(app, connect=connect) as client:
+        before = client.connected["connect"]["subs"]["open:a"]
+    await apublish("open:a", 1)
+    position = {"recover": True, "epoch": before["epoch"], "offset": 0}
+    connect["subs"] = {"open:a": position}
+    async with TopicClient(app, connect=connect) as client:
+        result = client.connected["connect"]["subs"]["open:a"]
+
+        assert result["recovered"] is True
+        assert [pub["data"] for pub in result["publications"]] == [1]
+
+
+async def test_what_a_client_claims_about_subscriptions_subscribes_it_to_nothing(app):
+    connect = {"subs": {"open:a": {}, "secret:a": {}}}
+    async with TopicClient(app, connect=connect) as client:
+        assert "subs" not in client.connected["connect"]
+
+
+async def test_a_connection_goes_on_with_a_newer_token(app):
+    connect = {"token": token(exp=int(time.time()) + 50)}
+    async with TopicClient(app, connect=connect) as client:
+        newer = token(exp=int(time.time()) + 500)
+        result = await client.done("refresh", token=newer)
+
+        assert 490 <= result["ttl"] <= 500
+
+
+async def test_a_newer_token_of_somebody_else_ends_the_connection(app):
+    async with TopicClient(app, connect={"token": token()}) as client:
+        await client.say({"id": 2, "refresh": {"token": token(sub="8")}})
+
+        assert (await client.closed())[0] == 3500
+
+
+async def test_an_expired_newer_token_is_an_error(app):
+    async with TopicClient(app, connect={"token": token()}) as client:
+        old = token(exp=int(time.time()) - 60)
+
+        assert await client.refused("refresh", token=old) == 109
+
+
+async def test_a_connection_whose_token_ran_out_is_closed(app, monkeypatch):
+    monkeypatch.setattr("tiderace.topics.client.commands.GRACE", 0.0)
+    connect = {"token": token(exp=int(time.time()) - 4)}  # within the leeway
+    async with TopicClient(app, connect=connect) as client:
+        assert "connect" in client.connected
+        assert await client.closed() == (3005, "connection expired")
+
+
+# For one topic
+
+
+async def test_a_topic_that_wants_a_token_has_none_without(app):
+    async with TopicClient(app, connect={"token": token()}) as client:
+        assert await client.refused("subscribe", channel="secret:a") == 103
+        await client.subscribe(
+            "secret:a", token=subscription_token(person(), "secret:a")
+        )
+
+
+@pytest.mark.parametrize(
+    ("made_for", "code"),
+    [
+        ({"sub": "7", "channel": "secret:b"}, 103),
+        ({"sub": "8", "channel": "secret:a"}, 103),
+        ({"sub": "7"}, 103),
+        ({"sub": "7", "channel": "secret:a", "exp": 1}, 109),
+    ],
+    ids=["topic", "user", "kind", "expired"],
+)
+async def test_a_token_for_something_else_does_not_help(app, made_for, code):
+    wrong = jwt.encode(made_for, SECRET, algorithm="HS256")
+    async with TopicClient(app, connect={"token": token()}) as client:
+        assert (
+            await client.refused("subscribe", channel="secret:a", token=wrong) == code
+        )
+
+
+async def test_a_name_that_a_template_has_signed_lets_in(app):
+    async with TopicClient(app) as client:
+        signed = signed_topic("secret:a")
+        assert (
+            await client.refused("subscribe", channel="secret:b", token=signed) == 103
+        )
+        forged = signed[:-1] + ("0" if signed[-1] != "0" else "1")
+        assert (
+            await client.refused("subscribe", channel="secret:a", token=forged) == 103
+        )
+        await client.subscribe("secret:a", token=signed)
+
+
+async def test_a_name_signed_for_somebody_lets_in_nobody_else(app):
+    signed = signed_topic("secret:a", user=person("8"))
+    async with TopicClient(app, connect={"token": token()}) as client:
+        assert (
+            await client.refused("subscribe", channel="secret:a", token=signed) == 103
+        )
+    async with TopicClient(app, connect={"token": token(sub="8")}) as client:
+        await client.subscribe("secret:a", token=signed)
+
+
+async def test_a_subscription_goes_on_with_a_newer_token(app):
+    async with TopicClient(app, connect={"token": token()}) as client:
+        made = subscription_token(person(), "secret:a", ttl=50)
+        result = await client.subscribe("secret:a", token=made)
+        assert 45 <= result["ttl"] <= 50
+        newer = subscription_token(person(), "secret:a", ttl=500)
+        result = await client.done("sub_refresh", channel="secret:a", token=newer)
+
+        assert 490 <= result["ttl"] <= 500
+
+
+async def test_a_subscription_whose_token_ran_out_ends_alone(app, monkeypatch):
+    monkeypatch.setattr("tiderace.topics.client.subscriptions.GRACE", 0.0)
+    claims = {"sub": "7", "channel": "secret:a", "exp": int(time.time()) - 4}
+    made = jwt.encode(claims, SECRET, algorithm="HS256")
+    async with TopicClient(app, connect={"token": token()}) as client:
+        await client.subscribe("secret:a", token=made)
+        push = await client.push("unsubscribe")
+
+        assert push["unsubscribe"]["code"] == 2501
+        assert await client.quiet()
+
+
+async def test_refreshing_what_is_not_subscribed_is_a_bad_request(app):
+    async with TopicClient(app, connect={"token": token()}) as client:
+        assert await client.refused("sub_refresh", channel="secret:a", token="x") == 107
+
+
+# Headers of connect
+
+
+async def test_headers_that_a_proxy_might_set_cannot_be_claimed(app):
+    seen = {}
+
+    class Endpoint(TopicsEndpoint):
+        async def serve(self, scope, transport):
+            seen["scope"] = scope
+            await super().serve(scope, transport)
+
+    claimed = {
+        "Authorization": "Bearer x",
+        "X-Forwarded-For": "1.2.3.4",
+        "X-Remote-User": "admin",
+        "Cookie": "sessionid=stolen",
+        "Origin": "https://elsewhere",
+    }
+    async with TopicClient(Endpoint.as_asgi(), connect={"headers": claimed}):
+        names = [name for name, _ in seen["scope"]["headers"]]
+
+    assert b"authorization" in names
+    assert not {b"x-forwarded-for", b"x-remote-user", b"cookie", b"origin"} & set(names)
+
+
+# With users of the database
+
+
+@pytest.fixture
+def users(settings, transactional_db):
+    settings.TIDERACE = {"TOKEN_KEYS": [{"algorithm": "HS256", "key": SECRET}]}
+    return get_user_model().objects
+
+
+@pytest.fixture
+def ada(users):
+    return users.create_user("ada", password="x")
+
+
+async def test_the_user_of_a_token_must_exist_and_be_active(app, users, ada):
+    async with TopicClient(app, connect={"token": connection_token(ada)}) as client:
+        assert "connect" in client.connected
+    ada.is_active = False
+    await ada.asave()
+    for made in (connection_token(ada), token(sub="999"), token(sub="nobody")):
+        async with TopicClient(app, connect=None) as client:
+            await client.say({"id": 1, "connect": {"token": made}})
+            assert (await client.closed())[0] == 3500
+
+
+async def test_a_ticket_connects_once(app, ada):
+    made = ticket(ada)
+    async with TopicClient(app, connect={"token": made}) as client:
+        assert list(client.connected["connect"]["subs"]) == [f"mine:{ada.pk}"]
+    async with TopicClient(app, connect=None) as client:
+        await client.say({"id": 1, "connect": {"token": made}})
+        assert (await client.closed())[0] == 3500
+
+
+async def logged_in(client, user):
+    scope = client.socket.scope
+    scope["session"] = SessionStore()
+    await login(scope, user, backend="django.contrib.auth.backends.ModelBackend")
+    await database_sync_to_async(scope["session"].save)()
+
+
+async def test_logging_out_closes_the_connection_for_good(app, ada):
+    client = TopicClient(app)
+    await logged_in(client, ada)
+    async with client:
+        await logout(client.socket.scope)
+
+        assert await client.closed() == (3503, "logged out")
+
+
+async def test_a_user_that_is_deactivated_is_closed_for_good(app, ada):
+    client = TopicClient(app)
+    await logged_in(client, ada)
+    async with client:
+        ada.is_active = False
+        await ada.asave()
+
+        assert await client.closed() == (3503, "deactivated")
+
+
+async def test_a_new_password_closes_the_connections_of_before(app, ada):
+    async with TopicClient(app, connect={"token": connection_token(ada)}) as client:
+        ada.set_password("y")
+        await ada.asave()
+
+        assert await client.closed() == (3503, "password changed")
+
+
+async def test_a_permission_that_is_taken_ends_what_it_let_in(app, ada):
+    permission = await Permission.objects.aget(codename="view_user")
+    await ada.user_permissions.aadd(permission)
+    async with TopicClient(app, connect={"token": connection_token(ada)}) as client:
+        await client.subscribe("staff")
+        await client.subscribe("open:a")
+        await ada.user_permissions.aremove(permission)
+        push = await client.push("unsubscribe")
+
+        assert push["channel"] == "staff"
+        assert push["unsubscribe"] == {"code": 2003, "reason": "permission denied"}
+        await apublish("open:a", 1)
+        assert await client.publications(1) == [1]

@@ -1,0 +1,97 @@
+"""What a topic's class is told of its users, in a process without a broker."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from support.wire_client import TopicClient
+from tiderace.topics import AllowAny, Presence, Topic, TopicsEndpoint
+from tiderace.topics.hub import close
+from tiderace.topics.topic import declared
+
+PATIENCE = 20  # seconds
+
+
+@pytest.fixture
+async def told(settings):
+    """What the hooks of the topic ``lounge`` are told, as a queue."""
+    settings.CHANNEL_LAYERS = {
+        "default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
+    }
+    queue = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    class Lounge(Topic):
+        pattern = "lounge:<slug:name>"
+        permission_classes = [AllowAny]
+        presence = Presence.PER_USER
+        presence_grace = 0.05
+
+        async def user_joined(self, user_id):
+            queue.put_nowait(("joined", self.kwargs["name"], user_id))
+            if self.kwargs["name"] == "broken":
+                raise RuntimeError("a bug of the application")
+
+        def user_left(self, user_id):
+            loop.call_soon_threadsafe(
+                queue.put_nowait, ("left", self.kwargs["name"], user_id)
+            )
+
+    yield queue
+    await close()
+    declared.remove(Lounge)
+
+
+async def next_of(queue):
+    async with asyncio.timeout(PATIENCE):
+        return await queue.get()
+
+
+def person(pk):
+    return SimpleNamespace(pk=pk, is_authenticated=True, is_active=True)
+
+
+async def test_a_topic_is_told_of_users_who_come_and_go(told):
+    async with TopicClient(TopicsEndpoint.as_asgi(), user=person("7")) as client:
+        await client.subscribe("lounge:a")
+        assert await next_of(told) == ("joined", "a", "7")
+
+    assert await next_of(told) == ("left", "a", "7")
+
+
+async def test_who_unsubscribes_is_gone_as_well(told):
+    async with TopicClient(TopicsEndpoint.as_asgi(), user=person("7")) as client:
+        await client.subscribe("lounge:a")
+        await client.done("unsubscribe", channel="lounge:a")
+
+        assert [await next_of(told) for _ in range(2)] == [
+            ("joined", "a", "7"),
+            ("left", "a", "7"),
+        ]
+
+
+async def test_a_second_tab_is_no_second_user(told):
+    app = TopicsEndpoint.as_asgi()
+    async with TopicClient(app, user=person("7")) as one:
+        await one.subscribe("lounge:a")
+        async with TopicClient(app, user=person("7")) as two:
+            await two.subscribe("lounge:a")
+        await one.done("unsubscribe", channel="lounge:a")
+
+        assert [await next_of(told) for _ in range(2)] == [
+            ("joined", "a", "7"),
+            ("left", "a", "7"),
+        ]
+    assert told.empty()
+
+
+async def test_a_hook_that_fails_does_not_keep_the_user_out(told, caplog):
+    async with TopicClient(TopicsEndpoint.as_asgi(), user=person("7")) as client:
+        await client.subscribe("lounge:broken")
+        assert await next_of(told) == ("joined", "broken", "7")
+
+    assert await next_of(told) == ("left", "broken", "7")
+    assert "a bug of the application" in caplog.text

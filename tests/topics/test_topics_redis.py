@@ -1,0 +1,310 @@
+"""Topics over a real server: storms, two processes, and what becomes of users in them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+import redis
+
+from support.asgi_process import AsgiProcess
+from support.paths import TESTS
+from support.storm_site import storm_site
+from support.topic_storm import InProcess, OverTheNetwork, Storm
+from support.wire_client import TopicClient
+from tiderace.layers import Keep
+from tiderace.layers.redis import RedisChannelLayer
+from tiderace.topics import (
+    AllowAny,
+    History,
+    Presence,
+    Topic,
+    TopicsEndpoint,
+    ahistory,
+    apublish,
+    topic_group,
+)
+from tiderace.topics.api import record_of
+from tiderace.topics.hub import close
+from tiderace.topics.topic import declared
+
+
+@pytest.fixture
+async def site(settings, redis_url, prefix):
+    """Layers on the shared server; a client that dozes off is soon too slow."""
+    settings.CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "tiderace.layers.redis.RedisChannelLayer",
+            "CONFIG": {"hosts": [redis_url], "prefix": prefix},
+        }
+    }
+    settings.TIDERACE = {"OUTBOX_LIMIT": 2000, "TOPICS": {"RECOVERED": 2000}}
+
+
+@pytest.fixture
+async def app(site):
+    with storm_site() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+async def elsewhere(redis_url, prefix):
+    """The layer of another process of the same site."""
+    layer = RedisChannelLayer(hosts=[redis_url], prefix=prefix)
+    yield layer
+    await layer.close()
+
+
+def cut_all(url):
+    """Have the server drop every connection on which layers hear."""
+    with redis.Redis.from_url(url) as client:
+        client.client_kill_filter(_type="pubsub")
+
+
+def storm(app, seed, topic, url, elsewhere):
+    async def open_socket(visitor, chance):
+        return InProcess(app, visitor)
+
+    async def here(data):
+        await apublish(topic, data)
+
+    async def there(data):
+        record = record_of(topic, json.dumps(data))
+        keep = declared.resolve(topic).keep()
+        await elsewhere.stream_publish(topic_group(topic), record, keep=keep)
+
+    async def end():
+        position = (await ahistory(topic, limit=0)).position
+        return position.epoch, position.offset
+
+    async def havoc():
+        cut_all(url)
+
+    return Storm(
+        seed,
+        topic,
+        open_socket=open_socket,
+        publishers=[here, there],
+        end=end,
+        havoc=havoc,
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_nobody_loses_anything_that_is_still_kept(
+    app, redis_url, elsewhere, seed
+):
+    tide = storm(app, seed, "tide:high", redis_url, elsewhere)
+    await tide.rage()
+
+    for visitor in tide.visitors:
+        assert {"recovered false", "error 112"}.isdisjoint(visitor.signals)
+    # Otherwise nothing would have been tried.
+    assert sum(visitor.recovered for visitor in tide.visitors) > 10
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whoever_loses_something_is_told_so(app, redis_url, elsewhere, seed):
+    pool = storm(app, seed, "pool:small", redis_url, elsewhere)
+    await pool.rage(publications=300)
+
+
+# Two processes
+
+
+@pytest.fixture(scope="module")
+def fleet(shared_server):
+    """Two servers of one site, and where their broker is."""
+    if shared_server is None:
+        pytest.skip("the fleet's processes share a server of the tests' own")
+    env = {
+        "TRANSPORTS_SITE": json.dumps(
+            {
+                "redis": shared_server.url,
+                "tiderace": {"TOPICS": {"RECOVERED": 1000, "COMMANDS": "10000/s"}},
+            }
+        )
+    }
+    application = "sites.transports_site:application"
+    with (
+        AsgiProcess("uvicorn", application, env=env) as one,
+        AsgiProcess("uvicorn", application, env=env) as other,
+    ):
+        yield one, other, shared_server.url
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.servers
+@pytest.mark.parametrize("seed", range(3))
+async def test_clients_go_from_process_to_process_and_are_told_of_every_loss(
+    fleet, seed
+):
+    *servers, url = fleet
+    topic = f"room:storm-{seed}"
+    layer = RedisChannelLayer(hosts=[url], prefix="transports")
+    keep = History(size=50, ttl=60)
+
+    async def open_socket(visitor, chance):
+        return await OverTheNetwork.open(chance.choice(servers).ws, visitor)
+
+    async def publish(data):
+        record = record_of(topic, json.dumps(data))
+        await layer.stream_publish(
+            topic_group(topic), record, keep=Keep(keep.size, keep.ttl)
+        )
+
+    async def end():
+        position, _ = await layer.stream_read(
+            topic_group(topic), keep=Keep(keep.size, keep.ttl), limit=0
+        )
+        return position.epoch, position.offset
+
+    async def havoc():
+        cut_all(url)
+
+    try:
+        fleet_storm = Storm(
+            seed,
+            topic,
+            open_socket=open_socket,
+            publishers=[publish, publish],
+            end=end,
+            havoc=havoc,
+        )
+        await fleet_storm.rage(rounds=12, publications=150)
+    finally:
+        await layer.close()
+
+    assert sum(visitor.recovered for visitor in fleet_storm.visitors) > 0
+
+
+# Users
+
+
+# What another process does until it is killed.
+VISITED = """
+import asyncio, json, sys
+
+import django
+from django.conf import settings
+
+url, prefix, quick = sys.argv[1:]
+settings.configure(
+    SECRET_KEY="tests only",
+    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "tiderace"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+    CHANNEL_LAYERS={"default": {
+        "BACKEND": "tiderace.layers.redis.RedisChannelLayer",
+        "CONFIG": {"hosts": [url], "prefix": prefix},
+    }},
+    TIDERACE=json.loads(quick),
+)
+django.setup()
+
+from types import SimpleNamespace
+
+from tiderace.topics import AllowAny, Presence, Topic, TopicsEndpoint
+from support.wire_client import TopicClient
+
+
+class Lounge(Topic):
+    pattern = "lounge"
+    permission_classes = [AllowAny]
+    presence = Presence.PER_USER
+    presence_grace = 0.2
+
+
+async def main():
+    ada = SimpleNamespace(pk="ada", is_authenticated=True, is_active=True)
+    async with TopicClient(TopicsEndpoint.as_asgi(), user=ada) as client:
+        await client.subscribe("lounge")
+        print("there", flush=True)
+        await asyncio.Event().wait()
+
+
+asyncio.run(main())
+"""
+
+
+QUICK = {"PRESENCE_TTL": 2.0, "PRESENCE_REFRESH": 0.5, "PRESENCE_LEASE": 1.0}
+
+
+class Told:
+    """What a topic's hooks were told, in order."""
+
+    def __init__(self):
+        self.log = asyncio.Queue()
+
+    async def next(self):
+        async with asyncio.timeout(20):
+            return await self.log.get()
+
+
+@pytest.fixture
+async def told(site, settings):
+    """The hooks of a topic for which presence is quickly over."""
+    settings.TIDERACE = QUICK
+    told = Told()
+
+    class Lounge(Topic):
+        pattern = "lounge"
+        permission_classes = [AllowAny]
+        presence = Presence.PER_USER
+        presence_grace = 0.2
+
+        async def user_joined(self, user_id):
+            told.log.put_nowait(("joined", self.topic, user_id))
+
+        def user_left(self, user_id):
+            loop.call_soon_threadsafe(
+                told.log.put_nowait, ("left", self.topic, user_id)
+            )
+
+    loop = asyncio.get_running_loop()
+    yield told
+    await close()
+    declared.remove(Lounge)
+
+
+async def test_a_topic_is_told_of_users_who_come_and_go(told):
+    app = TopicsEndpoint.as_asgi()
+    async with TopicClient(app, user=person("ada")) as client:
+        await client.subscribe("lounge")
+        assert await told.next() == ("joined", "lounge", "ada")
+
+    assert await told.next() == ("left", "lounge", "ada")
+
+
+async def test_a_topic_is_told_of_a_user_whose_process_was_killed(
+    told, redis_url, prefix
+):
+    app = TopicsEndpoint.as_asgi()
+    other = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", VISITED, redis_url, prefix, json.dumps(QUICK)),
+        cwd=TESTS,
+        env={**_environment(), "PYTHONPATH": str(TESTS)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert await other.stdout.readline() == b"there\n"
+    finally:
+        other.kill()
+        await other.communicate()
+    async with TopicClient(app, user=person("bob")) as client:
+        await client.subscribe("lounge")
+        while (seen := await told.next()) != ("left", "lounge", "ada"):
+            # Ada's coming perhaps again: at least once.
+            assert seen[0] == "joined"
+
+
+def person(pk):
+    return SimpleNamespace(pk=pk, is_authenticated=True, is_active=True)
+
+
+def _environment():
+    """This process's, but for the settings that it names."""
+    return {k: v for k, v in os.environ.items() if k != "DJANGO_SETTINGS_MODULE"}

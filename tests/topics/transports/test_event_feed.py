@@ -1,0 +1,463 @@
+"""One topic as server-sent events, for pages with EventSource or htmx and no client."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from urllib.parse import urlencode
+
+import pytest
+from django.contrib.auth.models import User
+
+from support.asgi_client import settle, within
+from support.stream_client import ORIGIN, begin, request
+from tiderace.layers import get_channel_layer
+from tiderace.runtime.drain import process_drain
+from tiderace.topics import (
+    AllowAny,
+    History,
+    IsAuthenticated,
+    Topic,
+    TopicsEndpoint,
+    adisconnect,
+    apublish,
+    aunsubscribe,
+    topic_group,
+)
+from tiderace.topics.tokens import signed_topic
+from tiderace.topics.topic import declared
+
+
+@pytest.fixture(autouse=True)
+def fresh_layer(settings):
+    """A layer of this test's own."""
+    settings.CHANNEL_LAYERS = {
+        "default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
+    }
+
+
+@pytest.fixture
+def app():
+    """An endpoint with topics that anybody, members and nobody may subscribe to."""
+    before = list(declared)
+
+    class Prices(Topic):
+        pattern = "prices"
+        history = History(size=3, ttl=60)
+        permission_classes = [AllowAny]
+
+    class News(Topic):
+        pattern = "news"
+        permission_classes = [AllowAny]
+
+    class Members(Topic):
+        pattern = "members"
+        permission_classes = [IsAuthenticated]
+
+    class Closed(Topic):
+        pattern = "closed:<int:pk>"
+        history = History()
+
+    class Strict(Topic):
+        pattern = "strict"
+        permission_classes = [AllowAny]
+        require_token = True
+
+    yield TopicsEndpoint.as_asgi()
+    for topic in list(declared):
+        if topic not in before:
+            declared.remove(topic)
+
+
+def user(pk=1):
+    return SimpleNamespace(
+        pk=pk, is_authenticated=True, is_active=True, is_anonymous=False
+    )
+
+
+class Feed:
+    """``async with Feed(app, topic) as feed``: it listens."""
+
+    def __init__(self, app, topic, *, last=None, headers=(), scope=None, **query):
+        more = () if last is None else ((b"last-event-id", last.encode()),)
+        self.client = begin(
+            app,
+            "GET",
+            "/connection/events",
+            query=urlencode({"topic": topic, **query}),
+            headers=(*headers, *more),
+            **(scope or {}),
+        )
+        self._sent = 0
+        self._blocks = []
+        self._text = ""
+
+    async def __aenter__(self):
+        # Everything that it says by itself, at the beginning.
+        assert (await self.block())["retry"]
+        return self
+
+    async def __aexit__(self, *error):
+        if not self.client.task.done():
+            self.client.say("http.disconnect")
+            await self.client.end()
+
+    @property
+    def headers(self):
+        return dict(self.client.sent[0]["headers"])
+
+    async def block(self):
+        """Return the next block that is no comment, field by field."""
+        while not self._blocks:
+            self._sent += 1
+            event = await within(self.client.until("http.response.body", self._sent))
+            self._text += event["body"].decode()
+            *blocks, self._text = self._text.split("\n\n")
+            self._blocks += [each for each in blocks if each != ":"]
+        block = {}
+        for line in self._blocks.pop(0).split("\n"):
+            name, _, value = line.partition(": ")
+            block[name] = f"{block[name]}\n{value}" if name in block else value
+        return block
+
+    async def event(self):
+        """Return the next block with data."""
+        while "data" not in (block := await self.block()):
+            pass
+        return block
+
+    async def ended(self):
+        await self.client.end()
+        assert self.client.sent[-1].get("more_body", False) is False
+
+
+async def test_what_is_published_is_an_event(app):
+    async with Feed(app, "prices") as feed:
+        await feed.block()
+        await apublish("prices", {"eur": 1.5, "name": "größer"})
+
+        event = await feed.event()
+
+    assert event["data"] == '{"eur":1.5,"name":"größer"}'
+    assert event["id"].endswith(":1")
+    assert "event" not in event
+
+
+async def test_html_is_sent_as_it_is_line_by_line(app):
+    async with Feed(app, "prices") as feed:
+        await feed.block()
+        await apublish("prices", "<p>\r\none\rtwo\n\n</p>")
+
+        assert (await feed.event())["data"] == "<p>\none\ntwo\n\n</p>"
+
+
+async def test_nothing_published_can_forge_an_event(app):
+    async with Feed(app, "prices") as feed:
+        await feed.block()
+        await apublish(
+            "prices", "a\r\r\nevent: reset\n\ndata: b", tags={"event": "x\ny"}
+        )
+
+        event = await feed.event()
+
+    assert event["event"] == "xy"
+    assert event["data"] == "a\n\nevent: reset\n\ndata: b"
+
+
+async def test_a_tag_names_the_event(app):
+    async with Feed(app, "prices") as feed:
+        await feed.block()
+        await apublish("prices", "<b>1</b>", tags={"event": "price"})
+
+        assert (await feed.event())["event"] == "price"
+
+
+async def test_no_tag_can_claim_that_something_was_lost(app):
+    async with Feed(app, "prices") as feed:
+        await feed.block()
+        await apublish("prices", 1, tags={"event": "reset"})
+
+        assert "event" not in await feed.event()
+
+
+async def test_the_response_is_an_event_stream_that_no_proxy_keeps(app):
+    async with Feed(app, "prices") as feed:
+        assert feed.headers[b"content-type"] == b"text/event-stream"
+        assert b"no-store" in feed.headers[b"cache-control"]
+        assert feed.headers[b"x-accel-buffering"] == b"no"
+
+
+async def test_the_position_is_told_before_anything_is_published(app):
+    await apublish("prices", 1)
+    async with Feed(app, "prices") as feed:
+        block = await feed.block()
+
+    assert block.keys() == {"id"}
+    assert block["id"].endswith(":1")
+
+
+async def test_who_comes_back_is_sent_what_was_missed(app):
+    async with Feed(app, "prices") as feed:
+        last = (await feed.block())["id"]
+    await apublish("prices", 1)
+    await apublish("prices", 2)
+
+    async with Feed(app, "prices", last=last) as feed:
+        events = [await feed.event() for _ in range(2)]
+        await apublish("prices", 3)
+        events.append(await feed.event())
+
+    assert [each["data"] for each in events] == ["1", "2", "3"]
+    assert [each["id"][-2:] for each in events] == [":1", ":2", ":3"]
+
+
+async def test_a_page_may_say_where_it_was_made(app):
+    position = await apublish("prices", 1)
+    await apublish("prices", 2)
+
+    since = f"{position.epoch}:{position.offset}"
+    async with Feed(app, "prices", since=since) as feed:
+        assert (await feed.event())["data"] == "2"
+
+
+async def test_a_browser_that_comes_back_knows_better_than_its_page(app):
+    first = await apublish("prices", 1)
+    second = await apublish("prices", 2)
+    await apublish("prices", 3)
+
+    async with Feed(
+        app,
+        "prices",
+        since=f"{first.epoch}:{first.offset}",
+        last=f"{second.epoch}:{second.offset}",
+    ) as feed:
+        assert (await feed.event())["data"] == "3"
+
+
+@pytest.mark.parametrize(
+    "last", ["other:1", "nonsense", "e:-1", "e:99999999999999999999", "e:²", ":", "?:0"]
+)
+async def test_who_cannot_be_brought_up_to_date_is_told_to_begin_anew(app, last):
+    await apublish("prices", 1)
+
+    async with Feed(app, "prices", last=last) as feed:
+        event = await feed.event()
+        position = (await feed.block())["id"]
+
+    assert event["event"] == "reset"
+    assert position.endswith(":1")
+
+
+async def test_who_missed_more_than_is_kept_is_told_to_begin_anew(app):
+    first = await apublish("prices", 1)
+    for n in range(5):
+        await apublish("prices", n)
+
+    async with Feed(app, "prices", last=f"{first.epoch}:1") as feed:
+        assert (await feed.event())["event"] == "reset"
+
+
+async def test_a_topic_without_history_has_no_positions(app):
+    async with Feed(app, "news") as feed:
+        await apublish("news", 1)
+
+        assert await feed.event() == {"data": "1"}
+
+
+async def test_a_loss_on_the_way_ends_it_so_that_the_browser_comes_back(app):
+    async with Feed(app, "prices") as feed:
+        await feed.block()
+        [listener] = [
+            member
+            for crowd in get_channel_layer()._listeners._crowds[topic_group("prices")]
+            for member in crowd.members.values()
+        ]
+
+        listener.missed(topic_group("prices"))
+
+        await feed.ended()
+
+
+# Who may
+
+
+async def test_a_signed_name_lets_whoever_holds_it(app):
+    async with Feed(app, signed_topic("closed:1")) as feed:
+        await feed.block()
+        await apublish("closed:1", "hi")
+
+        assert (await feed.event())["data"] == "hi"
+
+
+@pytest.mark.parametrize(
+    ("topic", "who", "status"),
+    [
+        ("closed:1", user(), 403),
+        ("members", None, 403),
+        ("strict", user(), 403),
+        ("unknown", user(), 404),
+        ("", None, 404),
+        ("closed:1--a.0123456789012345678901234567890123456789", None, 404),
+    ],
+)
+async def test_others_are_refused(app, topic, who, status):
+    answer = await request(
+        app,
+        "GET",
+        "/connection/events",
+        query=urlencode({"topic": topic}),
+        **({} if who is None else {"user": who}),
+    )
+
+    assert answer.status == status
+
+
+async def test_a_name_signed_for_one_user_is_no_good_for_another(app):
+    signed = signed_topic("closed:1", user=user(1))
+
+    async with Feed(app, signed, scope={"user": user(1)}):
+        pass
+    answer = await request(
+        app, "GET", "/connection/events", query=f"topic={signed}", user=user(2)
+    )
+    assert answer.status == 404
+
+
+async def test_a_signed_name_is_good_for_its_time(app, monkeypatch):
+    signed = signed_topic("closed:1", ttl=60)
+    monkeypatch.setattr("time.time", lambda: 4e9)
+
+    answer = await request(app, "GET", "/connection/events", query=f"topic={signed}")
+
+    assert answer.status == 403
+    assert b"expired" in answer.body
+
+
+async def test_permissions_let_the_user_of_the_session(app):
+    async with Feed(app, "members", scope={"user": user()}) as feed:
+        await apublish("members", 1)
+
+        assert (await feed.event())["data"] == "1"
+
+
+async def test_another_sites_page_is_refused(app):
+    answer = await request(
+        app,
+        "GET",
+        "/connection/events",
+        query="topic=prices",
+        headers=((b"origin", b"https://evil.example"),),
+    )
+
+    assert answer.status == 403
+
+
+async def test_an_allowed_page_of_another_origin_may_read_it(app):
+    async with Feed(app, "prices", headers=(ORIGIN,)) as feed:
+        assert feed.headers[b"access-control-allow-origin"] == b"http://testserver"
+
+
+async def test_it_can_only_be_read(app):
+    assert (await request(app, "POST", "/connection/events")).status == 405
+
+
+# How it ends
+
+
+async def test_a_client_that_leaves_is_forgotten(app):
+    async with Feed(app, "prices"):
+        assert topic_group("prices") in get_channel_layer()._listeners
+
+    assert topic_group("prices") not in get_channel_layer()._listeners
+
+
+async def test_a_kick_ends_it(app):
+    async with Feed(app, "members", scope={"user": user(7)}) as feed:
+        await settle()
+        await adisconnect(7)
+
+        await feed.ended()
+
+
+async def test_an_unsubscribe_of_the_server_ends_it(app):
+    async with Feed(app, "members", scope={"user": user(7)}) as feed:
+        await settle()
+        await aunsubscribe(7, "prices")
+        await aunsubscribe(7, "members")
+
+        await feed.ended()
+
+
+async def test_a_drain_ends_it_and_says_when_to_come_back(app):
+    async with Feed(app, "prices") as feed:
+        await feed.block()
+        process_drain.begin(0.0, 5.0)
+        try:
+            block = await feed.block()
+            await feed.ended()
+        finally:
+            process_drain.reset()
+
+    assert 100 <= int(block["retry"]) <= 1000
+
+
+async def test_during_a_drain_a_browser_is_told_to_come_back_not_refused(app):
+    process_drain.begin(0.0, 0.0)
+    try:
+        answer = await request(app, "GET", "/connection/events", query="topic=prices")
+    finally:
+        process_drain.reset()
+
+    assert answer.status == 200
+    assert answer.body.startswith(b"retry: ")
+
+
+async def test_too_many_at_once_are_told_to_come_back(app, settings):
+    settings.TIDERACE = {"TOPICS": {"CONNECTS": "1/h"}}
+    async with Feed(app, "prices"):
+        answer = await request(app, "GET", "/connection/events", query="topic=prices")
+
+    assert answer.status == 200
+    assert answer.body.startswith(b"retry: ")
+
+
+async def test_silence_is_broken_by_comments(app, settings):
+    settings.TIDERACE = {"TOPICS": {"PING": 0.01}}
+    async with Feed(app, "prices") as feed:
+        bodies = []
+        while b":\n\n" not in bodies:
+            feed._sent += 1
+            event = await feed.client.until("http.response.body", feed._sent)
+            bodies.append(event["body"])
+
+
+async def test_who_does_not_read_is_let_go(app, settings):
+    settings.TIDERACE = {"OUTBOX_LIMIT": 2000}
+    stalled = asyncio.Event()
+
+    async def stalling(scope, receive, send):
+        async def slow_send(event):
+            if stalled.is_set() and event.get("more_body"):
+                await asyncio.Event().wait()
+            await send(event)
+
+        await app(scope, receive, slow_send)
+
+    async with Feed(stalling, "prices") as feed:
+        await feed.block()
+        stalled.set()
+        for n in range(100):
+            await apublish("prices", "x" * 100 + str(n))
+
+        await feed.ended()
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_user_who_is_deactivated_hears_no_more(app):
+    somebody = await User.objects.acreate(username="ada")
+    async with Feed(app, "members", scope={"user": somebody}) as feed:
+        await settle()
+        somebody.is_active = False
+        await somebody.asave()
+
+        await feed.ended()
