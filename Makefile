@@ -2,7 +2,7 @@
 # Without make: scripts/dev demo, scripts/dev test, ...
 #
 #   make demo [PORT=8001] [HOST=0.0.0.0] [LAYER=redis] [WORKERS=2]
-#   make test [ARGS="-k hub"]
+#   make test [FAST=1] [ARGS="-k hub"]
 #   make bench [QUICK=1]
 
 .PHONY: help demo test check bench docs clean
@@ -15,7 +15,7 @@ demo:
 	    $(if $(LAYER),--layer $(LAYER)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
 test:
-	@scripts/dev test $(ARGS)
+	@FAST=$(FAST) scripts/dev test $(ARGS)
 
 check:
 	@scripts/dev check

@@ -6,7 +6,6 @@ The scenarios themselves are in ``tests/sdk``; this knows only their names.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -33,15 +32,10 @@ def names(group: str) -> list[str]:
 
 def play_in_node(**options: Any) -> dict[str, str | None]:
     """What became of each scenario: None, or what went wrong."""
-    missing = None
     if shutil.which("node") is None:
-        missing = "node cannot be run"
-    elif not PACKAGE.exists():
-        missing = f"{PACKAGE} is not there; run npm ci in clients/js"
-    if missing and os.environ.get("CI"):
-        pytest.fail(missing)
-    if missing:
-        pytest.skip(missing)
+        pytest.skip("node cannot be run")
+    if not PACKAGE.exists():
+        pytest.skip(f"{PACKAGE} is not there; run npm ci in clients/js")
     run = subprocess.run(
         ["node", "topics/sdk/node.mjs", json.dumps(options)],
         cwd=TESTS,

@@ -341,8 +341,8 @@ def serving(request):
 
     def start(get_application=get_answer, **kwargs):
         server = request.param("127.0.0.1", get_application, **kwargs)
-        started.append(server)
         server.start()
+        started.append(server)
         return server
 
     yield start
