@@ -9,8 +9,8 @@ from tiderace.generic.websocket import AsyncWebsocketConsumer
 from tiderace.layers import InMemoryChannelLayer, get_channel_layer
 from tiderace.metrics import (
     Histogram,
+    LabelledCounter,
     Measurement,
-    Tally,
     histograms,
     measurements,
     tallies,
@@ -63,7 +63,7 @@ def test_every_measurement_has_a_public_name():
 
 def test_a_tally_counts_every_label_by_itself(monkeypatch):
     monkeypatch.setattr(metrics, "_tallies", [])
-    closes = Tally("closes", "sockets", "code", "sockets that were closed")
+    closes = LabelledCounter("closes", "sockets", "code", "sockets that were closed")
 
     closes.add(1000)
     closes.add(1000)
@@ -75,7 +75,7 @@ def test_a_tally_counts_every_label_by_itself(monkeypatch):
 def test_a_tally_tells_a_hundred_labels_apart_and_no_more(monkeypatch):
     """What strangers or applications may choose must not grow for ever."""
     monkeypatch.setattr(metrics, "_tallies", [])
-    closes = Tally("closes", "sockets", "code", "sockets that were closed")
+    closes = LabelledCounter("closes", "sockets", "code", "sockets that were closed")
 
     for code in range(4000, 4200):
         closes.add(code)
@@ -99,7 +99,7 @@ def test_a_histogram_sorts_values_under_their_bounds(monkeypatch):
 def test_what_is_counted_shows_what_it_is(monkeypatch):
     monkeypatch.setattr(metrics, "_tallies", [])
     monkeypatch.setattr(metrics, "_histograms", [])
-    closes = Tally("closes", "sockets", "code", "sockets that were closed")
+    closes = LabelledCounter("closes", "sockets", "code", "sockets that were closed")
     waves = Histogram("waves", "metres", "height of waves", (1.0, 2.0))
     waves.observe(3)
 
@@ -125,10 +125,10 @@ def test_bounds_ascend():
 @contextmanager
 def growth(of):
     """How much a tally or histogram has grown within the block."""
-    before = dict(of.values) if isinstance(of, Tally) else of.count
+    before = dict(of.values) if isinstance(of, LabelledCounter) else of.count
     grown = {}
     yield grown
-    if isinstance(of, Tally):
+    if isinstance(of, LabelledCounter):
         more = {label: n - before.get(label, 0) for label, n in of.values.items()}
         grown.update({label: n for label, n in more.items() if n})
     else:

@@ -17,7 +17,7 @@ from tiderace.checks.settings import CHECKS, DEPLOY_CHECKS
 from tiderace.connection import Connection
 from tiderace.monitoring import multiprocess_metrics, recent_logs
 from tiderace.revocation.signals import connect_signals
-from tiderace.runtime.drain import Drainable, process_drain
+from tiderace.runtime.drain import LiveConnection, process_drain
 
 __all__ = ["TideraceConfig", "register_checks"]
 
@@ -52,7 +52,7 @@ class TideraceConfig(AppConfig):
             multiprocess_metrics.share(Path(folder))
 
 
-def _begun(connection: Drainable) -> None:
+def _begun(connection: LiveConnection) -> None:
     """Have this process answer others, since somebody is connected.
 
     For consumers only where the page of the admin is, for nobody else asks. Topic

@@ -44,15 +44,15 @@ __all__ = [
     "TOPIC_REFUSALS",
     "TOPIC_RESUBSCRIPTIONS",
     "Histogram",
+    "LabelledCounter",
     "Measurement",
-    "Tally",
     "histograms",
     "measurements",
     "tallies",
 ]
 
 _all: list[Measurement] = []
-_tallies: list[Tally] = []
+_tallies: list[LabelledCounter] = []
 _histograms: list[Histogram] = []
 
 # Labels one tally tells apart. Applications choose close codes as they like, and a
@@ -87,7 +87,7 @@ class Measurement:
         return f"<{self.kind} {self.name}={self.value} {self.unit}>"
 
 
-class Tally:
+class LabelledCounter:
     """A counter that is kept apart by one label, such as a close code.
 
     It tells a hundred labels apart; what comes after them is counted as ``other``.
@@ -158,7 +158,7 @@ def measurements() -> Iterator[Measurement]:
     return iter(_all)
 
 
-def tallies() -> Iterator[Tally]:
+def tallies() -> Iterator[LabelledCounter]:
     """All counters with a label."""
     return iter(_tallies)
 
@@ -229,13 +229,13 @@ DRAIN_REFUSALS = Measurement(
     "drain_refusals", "connections", "sockets refused because of a drain"
 )
 
-CLOSES_SENT = Tally(
+CLOSES_SENT = LabelledCounter(
     "closes_sent",
     "connections",
     "code",
     "sockets that the application closed, by close code; refused for a handshake",
 )
-CLOSES_RECEIVED = Tally(
+CLOSES_RECEIVED = LabelledCounter(
     "closes_received", "connections", "code", "sockets that a client left, by its code"
 )
 

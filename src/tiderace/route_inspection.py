@@ -15,7 +15,7 @@ from django.urls.resolvers import RegexPattern, RoutePattern
 from tiderace.asgi import ASGIApp, Receive, Scope, Send
 from tiderace.security.websocket import OriginValidator
 
-__all__ = ["TopicsFirst", "leads_to_topics", "open_ended", "unwrapped"]
+__all__ = ["TopicsFirst", "leads_to_topics", "open_ended", "unwrap_middleware"]
 
 # What middleware calls the app it wraps: Channels', the origin check's, Starlette's.
 _INNER = ("inner", "application", "app")
@@ -63,7 +63,7 @@ def _endpoints(urls: Iterable[URLPattern]) -> list[list[Any]]:
     """For each topics endpoint the patterns that lead to it, and then its class."""
     chains: list[list[Any]] = []
     for route in urls:
-        for layer in unwrapped(route.callback):
+        for layer in unwrap_middleware(route.callback):
             endpoint = getattr(layer, "endpoint_class", None)
             inner = _endpoints(_routes_of(layer))
             ends = [[endpoint]] if endpoint is not None else inner
@@ -104,7 +104,7 @@ def open_ended(pattern: Any) -> Any:
     return type(pattern)(source, pattern.name, is_endpoint=False)
 
 
-def unwrapped(application: Any) -> Iterator[Any]:
+def unwrap_middleware(application: Any) -> Iterator[Any]:
     """The application and, from outside inwards, what its middleware wraps."""
     for _ in range(_MAX_WRAPPERS):
         if application is None:

@@ -57,7 +57,7 @@ from tiderace.route_inspection import (
     TopicsFirst,
     leads_to_topics,
     open_ended,
-    unwrapped,
+    unwrap_middleware,
 )
 from tiderace.runtime.control_socket import process_door
 from tiderace.runtime.drain import process_drain, refuse_newcomer
@@ -459,20 +459,20 @@ def _scope_of(scope: Scope, route: URLPattern, match: Any) -> Scope:
 def _is_router(application: Any) -> bool:
     return any(
         getattr(layer, "_path_routing", False) is True
-        for layer in unwrapped(application)
+        for layer in unwrap_middleware(application)
     )
 
 
 def _is_foreign_router(application: Any) -> bool:
     """Whether a router not ours is there, whose Resolver404 means "no route"."""
     return _is_router(application) and not any(
-        isinstance(layer, URLRouter) for layer in unwrapped(application)
+        isinstance(layer, URLRouter) for layer in unwrap_middleware(application)
     )
 
 
 def _patterns(application: Any) -> Iterator[str]:
     """The patterns that lead through a tree of routers to its applications."""
-    for layer in unwrapped(application):
+    for layer in unwrap_middleware(application):
         if isinstance(layer, URLRouter):
             for route in layer.routes:
                 for rest in list(_patterns(route.callback)) or [""]:

@@ -19,7 +19,7 @@ from django.urls import path
 from django.utils.functional import SimpleLazyObject
 
 from support.asgi_process import wait_until
-from support.wire_client import TopicClient
+from support.wire_client import WireClient
 from tiderace.exceptions import LayerUnavailable
 from tiderace.generic.websocket import AsyncJsonWebsocketConsumer
 from tiderace.layers import channel_layers
@@ -152,7 +152,7 @@ def connected():
 
     def connect(thing):
         begun.append(thing)
-        if isinstance(thing, TopicClient):
+        if isinstance(thing, WireClient):
             sync_bridge.call(thing.__aenter__)
         else:
             assert sync_bridge.call(thing.connect)[0]
@@ -200,7 +200,7 @@ def test_the_page_names_who_is_connected_and_where(boss, connected):
 
 
 def test_the_page_shows_topic_clients_with_their_topics(boss, connected, room):
-    client = connected(TopicClient(TopicsEndpoint.as_asgi(), user=person("mary")))
+    client = connected(WireClient(TopicsEndpoint.as_asgi(), user=person("mary")))
     sync_bridge.call(client.subscribe, "room:tea")
 
     page = boss.get(PAGE).content.decode()
@@ -233,7 +233,7 @@ def test_a_page_that_is_none_is_harmless(boss, page):
 def test_the_list_can_be_of_one_user_or_one_topic(boss, connected, room):
     mary, tom = person("mary"), person("tom")
     connected(socket_of(tom, "/ws/toms/"))
-    client = connected(TopicClient(TopicsEndpoint.as_asgi(), user=mary))
+    client = connected(WireClient(TopicsEndpoint.as_asgi(), user=mary))
     sync_bridge.call(client.subscribe, "room:tea")
 
     of_tom = boss.get(PAGE, {"user": str(tom.pk)}).context["rows"]
@@ -245,7 +245,7 @@ def test_the_list_can_be_of_one_user_or_one_topic(boss, connected, room):
 
 def test_what_users_chose_is_text_and_no_markup(boss, connected, room):
     evil = "<img src=x onerror=alert(1)>"
-    client = connected(TopicClient(TopicsEndpoint.as_asgi(), user=person(evil)))
+    client = connected(WireClient(TopicsEndpoint.as_asgi(), user=person(evil)))
     sync_bridge.call(client.subscribe, f"room:{evil}")
     connected(socket_of(AnonymousUser(), f"/ws/{evil}/"))
     logging.getLogger("tiderace.test").warning("said %s", evil)
@@ -335,7 +335,7 @@ def test_a_consumers_socket_is_closed_with_the_reason(boss, connected):
 
 def test_a_topic_client_is_closed_for_good(boss, connected):
     mary = person("mary")
-    client = connected(TopicClient(TopicsEndpoint.as_asgi(), user=mary))
+    client = connected(WireClient(TopicsEndpoint.as_asgi(), user=mary))
 
     disconnect(boss, mary, confirmed="yes")
 
@@ -458,7 +458,7 @@ def test_the_page_offers_only_what_one_may_do(staff, connected):
 
 def test_a_topic_is_closed_for_all_of_its_subscribers(boss, connected, room):
     clients = [
-        connected(TopicClient(TopicsEndpoint.as_asgi(), user=person(name)))
+        connected(WireClient(TopicsEndpoint.as_asgi(), user=person(name)))
         for name in ("mary", "tom")
     ]
     for client in clients:
@@ -485,7 +485,7 @@ def test_an_unknown_topic_is_refused_with_those_that_there_are(boss, room):
 
 
 def test_close_topic_needs_nobody_of_the_staff(connected, room):
-    client = connected(TopicClient(TopicsEndpoint.as_asgi(), user=person("mary")))
+    client = connected(WireClient(TopicsEndpoint.as_asgi(), user=person("mary")))
     sync_bridge.call(client.subscribe, "room:tea")
 
     close_topic("room:tea", code=2500, reason="come again")
@@ -511,7 +511,7 @@ NOTICE = {"type": "notice", "text": "high tide"}
 
 def test_a_notice_reaches_the_topic_clients_of_a_user(boss, connected):
     mary = person("mary")
-    client = connected(TopicClient(TopicsEndpoint.as_asgi(), user=mary))
+    client = connected(WireClient(TopicsEndpoint.as_asgi(), user=mary))
 
     notice(boss, "user", str(mary.pk))
 
@@ -519,7 +519,7 @@ def test_a_notice_reaches_the_topic_clients_of_a_user(boss, connected):
 
 
 def test_a_notice_reaches_the_subscribers_of_a_topic(boss, connected, room):
-    client = connected(TopicClient(TopicsEndpoint.as_asgi(), user=person("mary")))
+    client = connected(WireClient(TopicsEndpoint.as_asgi(), user=person("mary")))
     sync_bridge.call(client.subscribe, "room:tea")
 
     notice(boss, "topic", "room:tea")

@@ -9,13 +9,13 @@ import pytest
 
 from support.asgi_process import AsgiProcess, free_port
 from support.brokers import Server
-from tiderace.layers import Keep
+from tiderace.layers import Retention
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.topics.names import topic_group
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
-KEEP = Keep(50, 60)
+KEEP = Retention(50, 60)
 
 LISTEN = """(since) => {
   window.heard = [];

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiderace import metrics
-from tiderace.delivery.mailbox import Deadlines, Lane, Mailbox
+from tiderace.delivery.mailbox import ExpiryQueue, Mailbox, Source
 
 FAR = float("inf")
 END = -1
@@ -268,7 +268,7 @@ async def test_an_offered_event_is_taken_before_the_offer_returns(mailbox):
     await settle()
     assert not offer.done()
 
-    assert await mailbox.next() == (Lane.EVENT, "connect")
+    assert await mailbox.next() == (Source.EVENT, "connect")
     await finish(offer)
 
 
@@ -278,7 +278,7 @@ async def test_next_waits_for_an_event(mailbox):
 
     await mailbox.offer("connect")
 
-    assert await finish(reader) == [(Lane.EVENT, "connect")]
+    assert await finish(reader) == [(Source.EVENT, "connect")]
 
 
 async def test_next_waits_for_a_message(mailbox):
@@ -287,7 +287,7 @@ async def test_next_waits_for_a_message(mailbox):
 
     mailbox.push("news", FAR)
 
-    assert await finish(reader) == [(Lane.MESSAGE, "news")]
+    assert await finish(reader) == [(Source.MESSAGE, "news")]
 
 
 async def test_events_come_before_messages_that_wait_with_them(mailbox):
@@ -295,7 +295,7 @@ async def test_events_come_before_messages_that_wait_with_them(mailbox):
     offer = asyncio.create_task(mailbox.offer("connect"))
     await settle()
 
-    assert await mailbox.next() == (Lane.EVENT, "connect")
+    assert await mailbox.next() == (Source.EVENT, "connect")
     await finish(offer)
 
 
@@ -328,7 +328,7 @@ async def test_expired_messages_do_not_hold_up_an_event(mailbox, clock):
     await settle()
     clock.advance(10)
 
-    assert await mailbox.next() == (Lane.EVENT, "second")
+    assert await mailbox.next() == (Source.EVENT, "second")
     await finish(first, second)
 
 
@@ -340,7 +340,7 @@ async def test_an_event_does_not_go_to_a_reader_of_messages(mailbox):
 
     await mailbox.offer("connect")
 
-    assert await finish(everything) == [(Lane.EVENT, "connect")]
+    assert await finish(everything) == [(Source.EVENT, "connect")]
     assert not messages.done()
     mailbox.push("news", FAR)
     assert await finish(messages) == ["news"]
@@ -357,17 +357,17 @@ async def test_a_reader_that_takes_an_event_leaves_its_message_to_the_next(mailb
     offer = asyncio.create_task(mailbox.offer("connect"))
 
     assert await finish(everything, messages, offer) == [
-        (Lane.EVENT, "connect"),
+        (Source.EVENT, "connect"),
         "news",
         None,
     ]
 
 
 async def test_a_message_may_be_offered_one_by_one_like_an_event(mailbox):
-    offer = asyncio.create_task(mailbox.offer("news", Lane.MESSAGE))
+    offer = asyncio.create_task(mailbox.offer("news", Source.MESSAGE))
     await settle()
 
-    assert await mailbox.next() == (Lane.MESSAGE, "news")
+    assert await mailbox.next() == (Source.MESSAGE, "news")
     await finish(offer)
 
 
@@ -377,7 +377,7 @@ async def test_an_event_whose_offer_was_cancelled_is_still_read(mailbox):
     offer.cancel()
     await settle()
 
-    assert await mailbox.next() == (Lane.EVENT, "disconnect")
+    assert await mailbox.next() == (Source.EVENT, "disconnect")
 
 
 # Holding messages back
@@ -392,7 +392,7 @@ async def test_a_held_mailbox_gives_out_events_only(mailbox):
 
     await mailbox.offer("disconnect")
 
-    assert await finish(reader) == [(Lane.EVENT, "disconnect")]
+    assert await finish(reader) == [(Source.EVENT, "disconnect")]
 
 
 async def test_a_message_pushed_while_held_waits_for_the_release(mailbox):
@@ -405,32 +405,32 @@ async def test_a_message_pushed_while_held_waits_for_the_release(mailbox):
 
     mailbox.release()
 
-    assert await finish(reader) == [(Lane.MESSAGE, "news")]
+    assert await finish(reader) == [(Source.MESSAGE, "news")]
 
 
 async def test_a_message_offered_while_held_waits_for_the_release(mailbox):
     mailbox.hold()
-    offer = asyncio.create_task(mailbox.offer("news", Lane.MESSAGE))
+    offer = asyncio.create_task(mailbox.offer("news", Source.MESSAGE))
     reader = asyncio.create_task(mailbox.next())
     await settle()
     assert not reader.done()
 
     mailbox.release()
 
-    assert await finish(reader, offer) == [(Lane.MESSAGE, "news"), None]
+    assert await finish(reader, offer) == [(Source.MESSAGE, "news"), None]
 
 
 async def test_an_event_overtakes_a_held_message_offered_before_it(mailbox):
     mailbox.hold()
-    message = asyncio.create_task(mailbox.offer("news", Lane.MESSAGE))
+    message = asyncio.create_task(mailbox.offer("news", Source.MESSAGE))
     await settle()
     event = asyncio.create_task(mailbox.offer("disconnect"))
     await settle()
 
-    assert await mailbox.next() == (Lane.EVENT, "disconnect")
+    assert await mailbox.next() == (Source.EVENT, "disconnect")
 
     mailbox.release()
-    assert await mailbox.next() == (Lane.MESSAGE, "news")
+    assert await mailbox.next() == (Source.MESSAGE, "news")
     await finish(message, event)
 
 
@@ -451,7 +451,7 @@ async def test_while_held_a_message_goes_to_a_reader_of_messages(mailbox):
 
 
 def test_a_mailbox_is_noted_once_for_its_oldest_message(clock):
-    deadlines = Deadlines()
+    deadlines = ExpiryQueue()
     mailbox = Mailbox("box", 100, deadlines=deadlines, clock=clock)
 
     for _ in range(50):
@@ -461,7 +461,7 @@ def test_a_mailbox_is_noted_once_for_its_oldest_message(clock):
 
 
 def test_nothing_is_due_before_its_time(clock):
-    deadlines = Deadlines()
+    deadlines = ExpiryQueue()
     mailbox = Mailbox("box", 3, deadlines=deadlines, clock=clock)
     mailbox.push("news", clock.now + 10)
 
@@ -471,7 +471,7 @@ def test_nothing_is_due_before_its_time(clock):
 
 
 def test_mailboxes_come_due_in_the_order_of_their_deadlines(clock):
-    deadlines = Deadlines()
+    deadlines = ExpiryQueue()
     boxes = {
         after: Mailbox(f"box{after}", 3, deadlines=deadlines, clock=clock)
         for after in (30, 10, 20)
@@ -483,7 +483,7 @@ def test_mailboxes_come_due_in_the_order_of_their_deadlines(clock):
 
 
 def test_a_mailbox_that_was_looked_at_is_noted_for_its_next_message(clock):
-    deadlines = Deadlines()
+    deadlines = ExpiryQueue()
     mailbox = Mailbox("box", 3, deadlines=deadlines, clock=clock)
     mailbox.push("first", clock.now + 10)
     mailbox.push("second", clock.now + 20)
@@ -498,7 +498,7 @@ def test_a_mailbox_that_was_looked_at_is_noted_for_its_next_message(clock):
 
 
 def test_after_the_deadlines_were_cleared_a_mailbox_is_noted_again(clock):
-    deadlines = Deadlines()
+    deadlines = ExpiryQueue()
     mailbox = Mailbox("box", 3, deadlines=deadlines, clock=clock)
     mailbox.push("first", clock.now + 10)
 
@@ -509,7 +509,7 @@ def test_after_the_deadlines_were_cleared_a_mailbox_is_noted_again(clock):
 
 
 def test_a_mailbox_that_a_consumer_owns_is_not_noted(clock):
-    deadlines = Deadlines()
+    deadlines = ExpiryQueue()
     mailbox = Mailbox("box", 3, deadlines=deadlines, clock=clock)
     mailbox.deadlines = None
 

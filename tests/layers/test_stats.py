@@ -18,7 +18,7 @@ from support.process_stats import process_stats
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.generic.websocket import AsyncJsonWebsocketConsumer
-from tiderace.layers import BaseChannelLayer, InMemoryChannelLayer, Keep
+from tiderace.layers import BaseChannelLayer, InMemoryChannelLayer, Retention
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.layers.stats import LayerStats, Pace
 from tiderace.testing import WebsocketCommunicator
@@ -399,7 +399,7 @@ async def test_how_long_the_broker_took_for_what_was_published_is_counted(make_l
     before = metrics.PUBLISH_DURATION.count
 
     await layer.group_send("tea", {"type": "x"})
-    await layer.stream_publish("tea", {"data": "1"}, keep=Keep(1, 1.0))
+    await layer.stream_publish("tea", {"data": "1"}, keep=Retention(1, 1.0))
 
     assert metrics.PUBLISH_DURATION.count == before + 2
     assert 0 < (await layer.stats()).round_trip < 5

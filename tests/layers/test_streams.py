@@ -9,13 +9,13 @@ import threading
 import pytest
 
 from tiderace import metrics
-from tiderace.delivery.stream_hub import Listeners
+from tiderace.delivery.stream_hub import StreamHub
 from tiderace.history import Position, Publication
-from tiderace.layers import InMemoryChannelLayer, Keep
-from tiderace.layers.memory_streams import KeptStreams
-from tiderace.testing.layer_contract import Ear
+from tiderace.layers import InMemoryChannelLayer, Retention
+from tiderace.layers.memory_streams import MemoryStreams
+from tiderace.testing.layer_contract import RecordingListener
 
-KEEP = Keep(10, 60)
+KEEP = Retention(10, 60)
 
 
 class Clock:
@@ -40,7 +40,7 @@ def layer(clock):
 
 @pytest.fixture
 def listeners():
-    return Listeners()
+    return StreamHub()
 
 
 def publication(offset):
@@ -62,7 +62,7 @@ async def until(truth):
 
 
 async def test_a_crowd_hears_everything_in_order_while_others_get_their_turn(layer):
-    ears = [Ear(f"ear-{number}") for number in range(10_000)]
+    ears = [RecordingListener(f"ear-{number}") for number in range(10_000)]
     for ear in ears:
         await layer.listen("tide", ear)
     turns = []
@@ -81,7 +81,7 @@ async def test_a_crowd_hears_everything_in_order_while_others_get_their_turn(lay
 
 
 async def test_publications_that_meet_in_a_crowd_keep_their_order(layer):
-    ears = [Ear(f"ear-{number}") for number in range(9000)]
+    ears = [RecordingListener(f"ear-{number}") for number in range(9000)]
     for ear in ears:
         await layer.listen("tide", ear)
 
@@ -91,7 +91,7 @@ async def test_publications_that_meet_in_a_crowd_keep_their_order(layer):
 
 
 async def test_who_leaves_while_a_crowd_is_told_hears_nothing_after_that(layer):
-    ears = [Ear(f"ear-{number}") for number in range(6000)]
+    ears = [RecordingListener(f"ear-{number}") for number in range(6000)]
     last = ears[-1]
     for ear in ears:
         await layer.listen("tide", ear)
@@ -106,12 +106,12 @@ async def test_who_leaves_while_a_crowd_is_told_hears_nothing_after_that(layer):
 
 
 async def test_a_listener_may_make_another_leave(listeners):
-    class Jealous(Ear):
+    class Jealous(RecordingListener):
         def heard(self, group, publication):
             super().heard(group, publication)
             listeners.discard(group, other)
 
-    first, other = Jealous("first"), Ear("other")
+    first, other = Jealous("first"), RecordingListener("other")
     listeners.add("tide", first)
     listeners.add("tide", other)
 
@@ -121,14 +121,14 @@ async def test_a_listener_may_make_another_leave(listeners):
 
 
 async def test_a_listener_may_publish_while_it_is_told(listeners):
-    class Echo(Ear):
+    class Echo(RecordingListener):
         def heard(self, group, publication):
             super().heard(group, publication)
             if publication.position.offset == 1:
                 listeners.put(group, second).tell()
 
     second = publication(2)
-    echo, after = Echo("echo"), Ear("after")
+    echo, after = Echo("echo"), RecordingListener("after")
     listeners.add("tide", echo)
     listeners.add("tide", after)
 
@@ -140,7 +140,7 @@ async def test_a_listener_may_publish_while_it_is_told(listeners):
 async def test_the_one_who_takes_a_name_is_not_taken_out_with_its_predecessor(
     listeners,
 ):
-    before, now = Ear("same"), Ear("same")
+    before, now = RecordingListener("same"), RecordingListener("same")
     listeners.add("tide", before)
     listeners.add("tide", now)
 
@@ -154,7 +154,7 @@ async def test_the_one_who_takes_a_name_is_not_taken_out_with_its_predecessor(
 async def test_a_loop_that_stands_still_is_told_that_it_missed_something(
     listeners, caplog
 ):
-    ear = Ear("ear")
+    ear = RecordingListener("ear")
     lost = metrics.GAPS_LOST.value
     listeners.add("tide", ear)
 
@@ -176,7 +176,7 @@ async def test_a_loop_that_stands_still_is_told_that_it_missed_something(
 
 
 def test_listeners_of_a_closed_loop_are_forgotten(layer):
-    ear = Ear("ear")
+    ear = RecordingListener("ear")
     asyncio.run(layer.listen("tide", ear))
 
     layer.sync.stream_publish("tide", {"data": "1"}, keep=KEEP)
@@ -186,7 +186,7 @@ def test_listeners_of_a_closed_loop_are_forgotten(layer):
 
 
 async def test_listeners_of_two_loops_hear_each_in_theirs(layer):
-    here, there = Ear("here"), Ear("there")
+    here, there = RecordingListener("here"), RecordingListener("there")
     ready, done = threading.Event(), threading.Event()
 
     async def listen():
@@ -209,7 +209,7 @@ async def test_listeners_of_two_loops_hear_each_in_theirs(layer):
 
 
 async def test_a_loop_that_is_closed_takes_nobody_of_another_with_it(layer):
-    gone, here = Ear("gone"), Ear("here")
+    gone, here = RecordingListener("gone"), RecordingListener("here")
     await asyncio.to_thread(asyncio.run, layer.listen("tide", gone))
     await layer.listen("tide", here)
 
@@ -221,7 +221,7 @@ async def test_a_loop_that_is_closed_takes_nobody_of_another_with_it(layer):
 
 
 async def test_a_listener_that_fails_is_logged(listeners, caplog):
-    class Broken(Ear):
+    class Broken(RecordingListener):
         def missed(self, group):
             raise RuntimeError("broken")
 
@@ -233,7 +233,7 @@ async def test_a_listener_that_fails_is_logged(listeners, caplog):
 
 
 async def test_a_flushed_layer_tells_nobody(layer):
-    ear = Ear("ear")
+    ear = RecordingListener("ear")
     await layer.listen("tide", ear)
 
     await layer.flush()
@@ -255,7 +255,7 @@ async def test_a_plain_group_has_no_stream(layer):
 async def test_a_stream_that_nobody_uses_is_forgotten_after_ten_times_its_time(
     layer, clock
 ):
-    await publish(layer, 1, keep=Keep(10, 100))
+    await publish(layer, 1, keep=Retention(10, 100))
     before, _ = await layer.stream_read("tide", keep=KEEP)
 
     clock.now += 999
@@ -271,7 +271,7 @@ async def test_a_stream_that_nobody_uses_is_forgotten_after_ten_times_its_time(
 
 async def test_a_stream_is_not_forgotten_while_somebody_listens(layer, clock):
     await publish(layer, 1)
-    ear = Ear("ear")
+    ear = RecordingListener("ear")
     await layer.listen("tide", ear)
     before, _ = await layer.stream_read("tide", keep=KEEP)
 
@@ -326,7 +326,7 @@ async def test_keys_are_forgotten(layer, clock):
 
 
 def test_a_stream_of_no_expiry_lasts_a_while():
-    streams = KeptStreams(0)
+    streams = MemoryStreams(0)
 
     streams.made("tide", 0)
     streams.expire(5, used=lambda group: False)
@@ -339,7 +339,7 @@ def test_a_stream_of_no_expiry_lasts_a_while():
 
 
 async def test_a_message_that_json_cannot_say_is_null_and_leaves_no_hole(layer, caplog):
-    ear = Ear("ear")
+    ear = RecordingListener("ear")
     await layer.listen("tide", ear)
 
     with caplog.at_level(logging.WARNING, "tiderace.layers"):

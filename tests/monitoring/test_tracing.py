@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from support.wire_client import TopicClient
+from support.wire_client import WireClient
 from tiderace.consumer import AsyncConsumer
 from tiderace.exceptions import DenyConnection
 from tiderace.generic.websocket import AsyncWebsocketConsumer
@@ -298,7 +298,7 @@ def endpoint():
 
 
 async def test_a_command_of_a_topic_client_is_a_span(layer, spans, endpoint):
-    async with TopicClient(endpoint) as client:
+    async with WireClient(endpoint) as client:
         await client.ask("subscribe", channel="tea:green")
 
     [connect] = spans.named("topic connect")
@@ -309,7 +309,7 @@ async def test_a_command_of_a_topic_client_is_a_span(layer, spans, endpoint):
 
 
 async def test_a_refusal_is_told_by_its_code_and_is_no_error(layer, spans, endpoint):
-    async with TopicClient(endpoint) as client:
+    async with WireClient(endpoint) as client:
         reply = await client.ask("subscribe", channel="tea:secret")
 
     [subscribe] = spans.named("topic subscribe")
@@ -318,7 +318,7 @@ async def test_a_refusal_is_told_by_its_code_and_is_no_error(layer, spans, endpo
 
 
 async def test_a_fault_of_a_topic_is_an_error(layer, spans, endpoint):
-    async with TopicClient(endpoint) as client:
+    async with WireClient(endpoint) as client:
         await client.ask("subscribe", channel="tea:green")
         await client.ask(
             "rpc", method="$call", data={"channel": "tea:green", "method": "spill"}
@@ -329,7 +329,7 @@ async def test_a_fault_of_a_topic_is_an_error(layer, spans, endpoint):
 
 
 async def test_pings_make_no_spans(layer, spans, endpoint):
-    async with TopicClient(endpoint) as client:
+    async with WireClient(endpoint) as client:
         await client.ask("ping")
 
     assert spans.names == ["topic connect"]

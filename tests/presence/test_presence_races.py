@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from support.presence_contract import CLIENTS
 from tiderace.presence.memory import MemoryPresenceStore
-from tiderace.presence.store import Member, Notice, Rules
+from tiderace.presence.store import Member, PresenceConfig, PresenceEvent
 
 # Connections and whose they are; the last one is not logged in.
 
@@ -37,12 +37,12 @@ steps = st.one_of(
 class Ledger:
     """What processes were told about users, and that it makes sense in that order."""
 
-    held: list[Notice] = field(default_factory=list)
+    held: list[PresenceEvent] = field(default_factory=list)
     ids: set[str] = field(default_factory=set)
     last: dict[str, tuple[str, str]] = field(default_factory=dict)
     confirmed: dict[str, bool] = field(default_factory=dict)
 
-    def take(self, notices: list[Notice]) -> None:
+    def take(self, notices: list[PresenceEvent]) -> None:
         for notice in notices:
             if not notice.claim:
                 continue
@@ -65,7 +65,9 @@ class Ledger:
             self.confirmed[who] = False
             self.held.append(notice)
 
-    async def confirm(self, store, notice: Notice, rules: Rules) -> None:
+    async def confirm(
+        self, store, notice: PresenceEvent, rules: PresenceConfig
+    ) -> None:
         who = notice.member.user or notice.member.client
         newest = [
             held.claim
@@ -120,7 +122,7 @@ class Model:
 async def play(played, *, per_user: bool) -> None:
     now = 1000.0
     store = MemoryPresenceStore(clock=lambda: now)
-    rules = Rules(ttl=TTL, lease=LEASE, pushes=0)
+    rules = PresenceConfig(ttl=TTL, lease=LEASE, pushes=0)
     ledger, model = Ledger(), Model()
 
     async def reap() -> None:

@@ -31,8 +31,8 @@ from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.layers.redis.presence import RedisPresenceStore
 from tiderace.presence.memory import MemoryPresenceStore
-from tiderace.presence.store import Member, Numbers, Rules
-from tiderace.presence.tracker import Presence, PresenceKeeper
+from tiderace.presence.store import Member, PresenceConfig, PresenceStats
+from tiderace.presence.tracker import Presence, PresenceTracker
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ async def test_a_join_whose_answer_was_lost_is_still_told(make_layer):
         (True, False),
         (False, True),
     ]
-    assert await fleet.store.stats("room") == Numbers(2, 2)
+    assert await fleet.store.stats("room") == PresenceStats(2, 2)
 
 
 async def test_what_follows_a_confirmation_whose_answer_was_lost_is_told(make_layer):
@@ -396,7 +396,7 @@ class Process:
         self.layer = layer
         self.said = []
         self.called = []
-        self.keeper = PresenceKeeper(
+        self.keeper = PresenceTracker(
             layer.presence, self._announce, self._hook, **options
         )
 
@@ -473,7 +473,7 @@ async def test_a_user_who_reloads_in_another_process_never_left(start):
 
 
 async def test_a_living_process_tells_what_a_killed_one_cannot(start):
-    rules = Rules(ttl=2.0)
+    rules = PresenceConfig(ttl=2.0)
     living, killed = [start(rules=rules, refresh=0.2) for _ in range(2)]
     await living.enter("tab 1", "ada", grace=0)
     await killed.enter("tab 2", "bob", grace=0)
@@ -492,16 +492,16 @@ VISITOR = """
 import asyncio, sys
 import django
 django.setup()
-from tiderace.presence.store import Member, Rules
+from tiderace.presence.store import Member, PresenceConfig
 from tiderace.layers.redis import RedisChannelLayer
-from tiderace.presence.tracker import Presence, PresenceKeeper
+from tiderace.presence.tracker import Presence, PresenceTracker
 
 async def announce(group, event, member):
     print(event, flush=True)
 
 async def main(url, prefix):
     layer = RedisChannelLayer(hosts=[url], prefix=prefix)
-    keeper = PresenceKeeper(layer.presence, announce, rules=Rules(ttl=2.0), refresh=0.2)
+    keeper = PresenceTracker(layer.presence, announce, rules=PresenceConfig(ttl=2.0), refresh=0.2)
     await keeper.enter("room", Member("tab", "eve"), Presence.PER_USER, grace=0.5)
     # Killed before its claim is confirmed, it would keep it for the whole lease.
     await keeper.settled()
@@ -525,7 +525,7 @@ def visitor(host, prefix):
 
 
 async def test_a_process_that_is_killed_is_cleaned_up_by_another(start, visitor):
-    other = start(rules=Rules(ttl=2.0), refresh=0.2)
+    other = start(rules=PresenceConfig(ttl=2.0), refresh=0.2)
     for said in (b"join\n", b"settled\n"):
         assert await asyncio.to_thread(visitor.stdout.readline) == said
     assert await other.users() == ["eve"]

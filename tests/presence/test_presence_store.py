@@ -22,7 +22,7 @@ from tiderace.exceptions import LayerUnavailable
 from tiderace.layers import InMemoryChannelLayer
 from tiderace.presence.memory import MemoryPresenceStore
 from tiderace.presence.store import (
-    Numbers,
+    PresenceStats,
     ShardedPresence,
 )
 
@@ -132,7 +132,7 @@ async def test_each_group_is_in_one_of_several_stores(sharded, shards):
 
     assert [list(shard._rooms) for shard in shards] == [["room0"], ["room1"]]
     assert await sharded.users("room0") == ["ada"]
-    assert await sharded.store.stats("room1") == Numbers(1, 1)
+    assert await sharded.store.stats("room1") == PresenceStats(1, 1)
     assert events(await sharded.leave("tab", group="room1")) == [("leave", "bob", True)]
 
 

@@ -13,8 +13,8 @@ import pytest
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.presence.memory import MemoryPresenceStore
-from tiderace.presence.store import Member, Numbers, Rules
-from tiderace.presence.tracker import Presence, PresenceKeeper
+from tiderace.presence.store import Member, PresenceConfig, PresenceStats
+from tiderace.presence.tracker import Presence, PresenceTracker
 
 PATIENCE = 20.0
 
@@ -91,7 +91,7 @@ class Process:
         self.members = []
         self.mute = False
         self.hook = None
-        self.keeper = PresenceKeeper(
+        self.keeper = PresenceTracker(
             store,
             self._announce,
             self._hook,
@@ -310,7 +310,7 @@ async def test_how_many_there_are_is_known(process):
     await process.enter("tab 1", "ada")
     await process.enter("tab 2", "ada")
 
-    assert await process.keeper.stats("room") == Numbers(2, 1)
+    assert await process.keeper.stats("room") == PresenceStats(2, 1)
 
 
 # Renewing
@@ -576,7 +576,7 @@ async def test_a_keeper_without_a_hook_still_tells_clients(store, clock):
     async def announce(group, event, member):
         said.append(event)
 
-    keeper = PresenceKeeper(store, announce, clock=clock)
+    keeper = PresenceTracker(store, announce, clock=clock)
     await keeper.enter("room", Member("tab", "ada"), Presence.PER_USER, grace=0)
     await keeper.leave("room", "tab")
     await keeper.close()
@@ -847,11 +847,11 @@ async def test_a_crowd_of_5000_does_not_make_a_storm(process, clock):
 
     assert pushes <= 5 * (10_000 + 5000)
     assert len(process.called) == 5000
-    assert await process.keeper.stats("room") == Numbers(5000, 5000)
+    assert await process.keeper.stats("room") == PresenceStats(5000, 5000)
 
 
 async def test_much_that_changes_is_said_once(process, clock):
-    process.keeper._rules = Rules(pushes=1)
+    process.keeper._rules = PresenceConfig(pushes=1)
     before = metrics.PRESENCE_GATHERED.value
     for number in range(10):
         await process.enter(f"tab {number}", f"user {number}")
@@ -893,7 +893,12 @@ async def test_a_list_is_never_older_than_the_question(process, store):
     first = asyncio.create_task(process.users())
     await until(lambda: "members" in store.asked)
     await MemoryPresenceStore.enter(
-        store, "room", Member("tab 2", "bob"), per_user=True, grace=0, rules=Rules()
+        store,
+        "room",
+        Member("tab 2", "bob"),
+        per_user=True,
+        grace=0,
+        rules=PresenceConfig(),
     )
 
     second = asyncio.create_task(process.users())
@@ -953,8 +958,8 @@ async def alive(store):
     store._clock = asyncio.get_running_loop().time
 
     def make(announce, **options):
-        keeper = PresenceKeeper(
-            store, announce, rules=Rules(ttl=0.4), refresh=0.05, **options
+        keeper = PresenceTracker(
+            store, announce, rules=PresenceConfig(ttl=0.4), refresh=0.05, **options
         )
         keepers.append(keeper)
         return keeper

@@ -23,14 +23,14 @@ from tiderace.protocol.messages import (
     TopicRequest,
 )
 from tiderace.protocol.session import (
-    Ended,
-    Granted,
+    ConnectionEnded,
     Limits,
-    Lost,
+    PositionLost,
     Refused,
     Session,
     State,
     Subscription,
+    SubscriptionOptions,
     publication_frame,
 )
 from tiderace.ratelimit import Buckets, Rate, TokenBucket
@@ -135,7 +135,7 @@ def test_recovery_is_decided_as_the_vector_says(case):
 
 def subscribed():
     subscription = Subscription("room:a")
-    granted = Granted(recoverable=True)
+    granted = SubscriptionOptions(recoverable=True)
     subscription.answer(SubscribeRequest(), granted, Position("e", 5))
     return subscription
 
@@ -154,13 +154,13 @@ def test_one_that_was_passed_on_before_is_dropped():
 
 @pytest.mark.parametrize("place", [("e", 7), ("x", 6), ("x", 1)])
 def test_one_that_does_not_follow_is_a_loss(place):
-    with pytest.raises(Lost):
+    with pytest.raises(PositionLost):
         subscribed().heard(publication(*place))
 
 
 def test_without_a_history_everything_is_passed_on():
     subscription = Subscription("feed")
-    subscription.answer(SubscribeRequest(), Granted(), Position("", 0))
+    subscription.answer(SubscribeRequest(), SubscriptionOptions(), Position("", 0))
 
     assert subscription.heard(publication("e", 9)) is True
     assert subscription.heard(publication("x", 2)) is True
@@ -170,7 +170,7 @@ def test_what_comes_before_the_answer_is_held_and_passed_on_after_it():
     subscription = Subscription("room:a")
     assert subscription.heard(publication("e", 6)) is False
     answer = subscription.answer(
-        SubscribeRequest(), Granted(recoverable=True), Position("e", 5)
+        SubscribeRequest(), SubscriptionOptions(recoverable=True), Position("e", 5)
     )
 
     assert answer is not None
@@ -183,7 +183,7 @@ def test_what_comes_before_the_answer_is_held_and_passed_on_after_it():
 def test_a_hole_in_what_was_held_wants_the_stream_read_again():
     subscription = Subscription("room:a")
     subscription.heard(publication("e", 8))
-    again = (SubscribeRequest(), Granted(recoverable=True))
+    again = (SubscribeRequest(), SubscriptionOptions(recoverable=True))
 
     assert subscription.answer(*again, Position("e", 5)) is None
     assert subscription.answered is False
@@ -194,7 +194,9 @@ def test_who_wants_to_be_refused_is_refused_and_not_subscribed():
     subscription = Subscription("room:a")
     asked = SubscribeRequest(recover=True, epoch="other", flag=2)
     with pytest.raises(Refused) as refused:
-        subscription.answer(asked, Granted(recoverable=True), Position("e", 5))
+        subscription.answer(
+            asked, SubscriptionOptions(recoverable=True), Position("e", 5)
+        )
 
     assert refused.value.failure is codes.UNRECOVERABLE
     assert subscription.answered is False
@@ -207,13 +209,13 @@ def test_whatever_comes_a_client_hears_each_offset_once_and_in_order(seen, top, 
     kept = [publication("e", offset) for offset in range(seen + 1, top + 1)]
     asked = SubscribeRequest(recover=True, epoch="e", offset=seen)
     answer = subscription.answer(
-        asked, Granted(recoverable=True), Position("e", top), kept
+        asked, SubscriptionOptions(recoverable=True), Position("e", top), kept
     )
     assert answer is not None
     result, _ = answer
     heard = [pub.offset for pub in result.publications or ()]
     heard_from = seen if result.recovered else top
-    with suppress(Lost):
+    with suppress(PositionLost):
         heard.extend(
             offset for offset in live if subscription.heard(publication("e", offset))
         )
@@ -251,7 +253,7 @@ def test_pongs_are_no_commands():
 def test_an_unanswered_ping_ends_the_connection():
     made = connected()
     assert made.pinged() == b"{}"
-    with pytest.raises(Ended) as ended:
+    with pytest.raises(ConnectionEnded) as ended:
         made.pinged()
 
     assert ended.value.close is codes.CLOSE_NO_PONG
@@ -268,7 +270,7 @@ def test_a_message_as_long_as_the_limit_is_taken_and_a_longer_one_ends_it():
     frame = b'{"id":1,"ping":{}}'
     made = connected(frame_size=len(frame))
     assert made.receive(frame)
-    with pytest.raises(Ended) as ended:
+    with pytest.raises(ConnectionEnded) as ended:
         made.receive(frame + b" ")
 
     assert ended.value.close.code == 1009
@@ -285,7 +287,7 @@ def test_a_message_as_long_as_the_limit_is_taken_and_a_longer_one_ends_it():
 def test_what_is_out_of_order_ends_the_connection(state, command):
     made = session()
     made.state = state
-    with pytest.raises(Ended) as ended:
+    with pytest.raises(ConnectionEnded) as ended:
         made.check(command)
 
     assert ended.value.close is codes.CLOSE_BAD_REQUEST
@@ -318,7 +320,7 @@ def test_who_goes_on_asking_too_often_is_closed():
     for _ in range(3):
         with pytest.raises(Refused):
             made.check(command)
-    with pytest.raises(Ended) as ended:
+    with pytest.raises(ConnectionEnded) as ended:
         made.check(command)
 
     assert ended.value.close is codes.CLOSE_TOO_MANY_REQUESTS

@@ -33,13 +33,13 @@ from tiderace.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from tiderace.layers import InMemoryChannelLayer, get_channel_layer
 from tiderace.revocation import signals
 from tiderace.revocation.account_state import (
+    AccountState,
     Found,
     Reason,
-    Standing,
     look_up,
     session_reference,
 )
-from tiderace.revocation.watcher import GROUP, AuthWatch, announcement
+from tiderace.revocation.watcher import GROUP, RevocationWatcher, announcement
 from tiderace.topics.identity import identity_of
 from tiderace.topics.tokens import connection_token
 
@@ -70,7 +70,7 @@ def session_of(user, **data) -> str:
 # What has changed
 
 
-WAS = Standing("hash", True, (False, False), b"rights")
+WAS = AccountState("hash", True, (False, False), b"rights")
 
 
 @pytest.mark.parametrize(
@@ -78,13 +78,25 @@ WAS = Standing("hash", True, (False, False), b"rights")
     [
         (WAS, None),
         (None, Reason.DELETED),
-        (Standing("hash", False, (False, False), b"rights"), Reason.DEACTIVATED),
-        (Standing("other", True, (False, False), b"rights"), Reason.PASSWORD_CHANGED),
-        (Standing("hash", True, (True, False), b"rights"), Reason.PERMISSIONS_CHANGED),
-        (Standing("hash", True, (False, True), b"rights"), Reason.PERMISSIONS_CHANGED),
-        (Standing("hash", True, (False, False), b"other"), Reason.PERMISSIONS_CHANGED),
-        (Standing("other", False, (True, True), b"other"), Reason.DEACTIVATED),
-        (Standing("other", True, (True, True), b"other"), Reason.PASSWORD_CHANGED),
+        (AccountState("hash", False, (False, False), b"rights"), Reason.DEACTIVATED),
+        (
+            AccountState("other", True, (False, False), b"rights"),
+            Reason.PASSWORD_CHANGED,
+        ),
+        (
+            AccountState("hash", True, (True, False), b"rights"),
+            Reason.PERMISSIONS_CHANGED,
+        ),
+        (
+            AccountState("hash", True, (False, True), b"rights"),
+            Reason.PERMISSIONS_CHANGED,
+        ),
+        (
+            AccountState("hash", True, (False, False), b"other"),
+            Reason.PERMISSIONS_CHANGED,
+        ),
+        (AccountState("other", False, (True, True), b"other"), Reason.DEACTIVATED),
+        (AccountState("other", True, (True, True), b"other"), Reason.PASSWORD_CHANGED),
     ],
 )
 def test_the_gravest_change_is_the_reason(now, reason):
@@ -92,11 +104,11 @@ def test_the_gravest_change_is_the_reason(now, reason):
 
 
 def test_rights_that_were_never_looked_up_have_not_changed():
-    assert Standing("hash", True, (False, False)).change_to(WAS) is None
+    assert AccountState("hash", True, (False, False)).change_to(WAS) is None
 
 
 def test_who_was_inactive_when_let_in_has_not_been_deactivated():
-    inactive = Standing("hash", False, (False, False))
+    inactive = AccountState("hash", False, (False, False))
 
     assert inactive.change_to(inactive) is None
 
@@ -229,7 +241,7 @@ class Registry:
             raise self.fail_with
         return Found(
             {
-                key: (self.users[key], Standing.of(self.users[key], b""))
+                key: (self.users[key], AccountState.of(self.users[key], b""))
                 for key in user_ids
                 if key in self.users
             },
@@ -249,7 +261,7 @@ def layer():
 
 @pytest.fixture
 async def watch(people, layer):
-    made = AuthWatch(lambda: layer, settle=0, find=people.find)
+    made = RevocationWatcher(lambda: layer, settle=0, find=people.find)
     yield made
     await made.close()
 
@@ -424,7 +436,9 @@ async def test_rights_that_change_while_a_connection_is_new_are_told_in_any_case
 ):
     """The first look-up may come after the change, and its announcement after that."""
     now = [1000.0]
-    watch = AuthWatch(lambda: layer, settle=0, find=people.find, clock=lambda: now[0])
+    watch = RevocationWatcher(
+        lambda: layer, settle=0, find=people.find, clock=lambda: now[0]
+    )
     told = []
     watch.register(people.add(1), None, told.append)
     await looked(watch, people)
@@ -584,7 +598,7 @@ async def test_a_layer_that_breaks_is_joined_again_and_everybody_looked_up(
             await super().group_add(group, channel)
 
     layer = Fragile()
-    watch = AuthWatch(lambda: layer, settle=0, find=people.find)
+    watch = RevocationWatcher(lambda: layer, settle=0, find=people.find)
     told = []
     watch.register(people.add(1), None, told.append)
     await until(lambda: "cannot hear of changes" in caplog.text)
@@ -626,7 +640,7 @@ async def test_everybody_is_looked_up_when_the_broker_is_back(people, monkeypatc
             return not self.away
 
     layer = Broken()
-    watch = AuthWatch(lambda: layer, settle=0, find=people.find)
+    watch = RevocationWatcher(lambda: layer, settle=0, find=people.find)
     told = []
     watch.register(people.add(1), None, told.append)
     await looked(watch, people)
@@ -653,7 +667,7 @@ async def test_a_layer_of_another_project_is_heard_too(people):
                 setattr(self, name, getattr(self.inner, name))
 
     foreign = Foreign()
-    watch = AuthWatch(lambda: foreign, settle=0, find=people.find)
+    watch = RevocationWatcher(lambda: foreign, settle=0, find=people.find)
     told = []
     watch.register(people.add(1), "key", told.append)
     people.sessions["key"] = None
@@ -668,7 +682,7 @@ async def test_a_layer_of_another_project_is_heard_too(people):
 
 
 async def test_without_a_layer_this_process_is_heard(people):
-    watch = AuthWatch(lambda: None, settle=0, find=people.find)
+    watch = RevocationWatcher(lambda: None, settle=0, find=people.find)
     told = []
     watch.register(people.add(1), "key", told.append)
     people.sessions["key"] = None
@@ -685,7 +699,7 @@ async def test_without_a_layer_this_process_is_heard(people):
 
 async def test_everybody_is_looked_up_once_in_a_while(people):
     jitters = []
-    watch = AuthWatch(
+    watch = RevocationWatcher(
         lambda: None,
         interval=0.01,
         settle=0,
@@ -707,7 +721,9 @@ async def test_everybody_is_looked_up_once_in_a_while(people):
 async def test_a_session_ends_at_its_time(people):
     start = time.time()
     now = [start]
-    watch = AuthWatch(lambda: None, settle=0, find=people.find, clock=lambda: now[0])
+    watch = RevocationWatcher(
+        lambda: None, settle=0, find=people.find, clock=lambda: now[0]
+    )
     told = []
     people.sessions["key"] = start + 100
     watch.register(people.add(1), "key", told.append)
@@ -723,7 +739,7 @@ async def test_a_session_ends_at_its_time(people):
 
 
 async def test_the_watch_wakes_up_for_the_end_of_a_session(people):
-    watch = AuthWatch(lambda: None, settle=0, find=people.find)
+    watch = RevocationWatcher(lambda: None, settle=0, find=people.find)
     told = []
     people.sessions["key"] = time.time() + 0.05
     watch.register(people.add(1), "key", told.append)
@@ -735,7 +751,7 @@ async def test_the_watch_wakes_up_for_the_end_of_a_session(people):
 
 
 async def test_a_session_that_was_prolonged_goes_on(people):
-    watch = AuthWatch(lambda: None, settle=0, find=people.find)
+    watch = RevocationWatcher(lambda: None, settle=0, find=people.find)
     told = []
     people.sessions["key"] = time.time() + 0.05
     watch.register(people.add(1), "key", told.append)

@@ -12,8 +12,8 @@ from django.contrib.auth.models import User
 
 from support.paths import TESTS
 from tiderace.layers.redis import RedisChannelLayer
-from tiderace.revocation.account_state import Found, Reason, Standing
-from tiderace.revocation.watcher import GROUP, AuthWatch
+from tiderace.revocation.account_state import AccountState, Found, Reason
+from tiderace.revocation.watcher import GROUP, RevocationWatcher
 
 # A process that serves nobody, as a task queue's or a command's: it saves, and ends.
 ELSEWHERE = """
@@ -62,10 +62,12 @@ async def test_a_change_in_another_process_is_heard(layer, redis_url, prefix):
     there = {"7": User(pk=7, username="ada", password="!")}
 
     def find(user_ids, session_keys):
-        return Found({key: (each, Standing.of(each)) for key, each in there.items()})
+        return Found(
+            {key: (each, AccountState.of(each)) for key, each in there.items()}
+        )
 
     told = []
-    watch = AuthWatch(lambda: layer, find=find)
+    watch = RevocationWatcher(lambda: layer, find=find)
     watch.register(User(pk=7, username="ada", password="!"), None, told.append)
     await until(lambda: GROUP in layer.groups and layer.ready)
     await until(lambda: not watch.busy)
@@ -96,11 +98,13 @@ async def test_what_is_announced_while_the_server_is_away_is_noticed_when_it_is_
     there = {"7": User(pk=7, username="ada", password="!")}
 
     def find(user_ids, session_keys):
-        return Found({key: (each, Standing.of(each)) for key, each in there.items()})
+        return Found(
+            {key: (each, AccountState.of(each)) for key, each in there.items()}
+        )
 
     layer = RedisChannelLayer(hosts=[own_server.url], prefix=prefix)
     told = []
-    watch = AuthWatch(lambda: layer, find=find)
+    watch = RevocationWatcher(lambda: layer, find=find)
     watch.register(User(pk=7, username="ada", password="!"), None, told.append)
     await until(lambda: GROUP in layer.groups and layer.ready)
     await until(lambda: not watch.busy)

@@ -16,7 +16,12 @@ from websockets.asyncio.client import connect
 
 from support.asgi_client import until
 from support.drain_server import end_of
-from tiderace.runtime.control_socket import Door, ask_to_drain, doors, run_directory
+from tiderace.runtime.control_socket import (
+    ControlSocket,
+    ask_to_drain,
+    doors,
+    run_directory,
+)
 from tiderace.runtime.drain import Drain
 
 
@@ -32,7 +37,7 @@ def run_dir(tmp_path):
 async def door(run_dir):
     """The door of this process, to a drain of its own."""
     drain = Drain()
-    mine = Door(drain)
+    mine = ControlSocket(drain)
     await mine.open()
     yield drain
     await mine.close()
@@ -69,7 +74,7 @@ async def test_only_this_user_can_come_in(door, run_dir):
 
 
 async def test_the_door_is_gone_with_the_server(run_dir):
-    mine = Door(Drain())
+    mine = ControlSocket(Drain())
     await mine.open()
     assert [path.stem for path in doors()] == [str(os.getpid())]
 
@@ -80,7 +85,7 @@ async def test_the_door_is_gone_with_the_server(run_dir):
 
 def test_a_door_that_its_server_left_open_is_opened_again(run_dir):
     drain = Drain()
-    mine = Door(drain)
+    mine = ControlSocket(drain)
 
     async def serve():
         await mine.open()
@@ -111,7 +116,7 @@ async def test_a_folder_that_others_may_write_to_is_not_trusted(run_dir, caplog)
     run_dir.chmod(0o777)
 
     with caplog.at_level("INFO", "tiderace.control"):
-        await Door(Drain()).open()
+        await ControlSocket(Drain()).open()
 
     assert doors() == []
     assert "not a folder of this user alone" in caplog.text
@@ -121,7 +126,7 @@ async def test_a_link_to_a_folder_is_not_trusted(run_dir, tmp_path):
     (tmp_path / "theirs").mkdir(mode=0o700)
     run_dir.symlink_to(tmp_path / "theirs")
 
-    await Door(Drain()).open()
+    await ControlSocket(Drain()).open()
 
     assert doors() == []
 
@@ -130,7 +135,7 @@ async def test_a_path_that_is_too_long_for_a_socket_is_no_error(tmp_path, caplog
     settings = {"RUN_DIR": str(tmp_path / ("r" * 100))}
     with override_settings(TIDERACE=settings):
         with caplog.at_level("INFO", "tiderace.control"):
-            await Door(Drain()).open()
+            await ControlSocket(Drain()).open()
 
         assert doors() == []
     assert "too long" in caplog.text
@@ -183,14 +188,14 @@ def in_a_process(script, run_dir):
 import asyncio, sys
 from django.conf import settings
 settings.configure(TIDERACE={{"RUN_DIR": {str(run_dir)!r}, "DRAIN_SECONDS": 0}})
-from tiderace.runtime.control_socket import Door
+from tiderace.runtime.control_socket import ControlSocket
 from tiderace.runtime.drain import Drain
 class Busy:
     def drain(self, notice): pass
     def cut(self): pass
 async def main():
     drain = Drain()
-    await Door(drain).open()
+    await ControlSocket(drain).open()
     print("open", flush=True)
     {script}
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)

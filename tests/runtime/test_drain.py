@@ -13,19 +13,19 @@ from asgiref.testing import ApplicationCommunicator
 from django.test import override_settings
 
 from support.asgi_client import settle, until
-from support.drain_harness import Harbour
+from support.drain_harness import DrainHarness
 from tiderace import conf
 from tiderace.consumer import AsyncConsumer
 from tiderace.generic.websocket import AsyncWebsocketConsumer
 from tiderace.layers import get_channel_layer
 from tiderace.routing import ProtocolTypeRouter
 from tiderace.runtime import drain
-from tiderace.runtime.drain import Drain, Notice, SigtermWatch
+from tiderace.runtime.drain import Drain, DrainNotice, SigtermWatch
 from tiderace.testing import WebsocketCommunicator
 
 
 async def test_sockets_are_asked_one_by_one_all_over_the_window():
-    harbour = Harbour(1000)
+    harbour = DrainHarness(1000)
 
     await harbour.drain.begin(window=20, grace=5)
 
@@ -35,7 +35,7 @@ async def test_sockets_are_asked_one_by_one_all_over_the_window():
 
 
 async def test_no_tenth_of_a_second_has_a_fifth_of_the_sockets():
-    harbour = Harbour(1000)
+    harbour = DrainHarness(1000)
 
     await harbour.drain.begin(window=2, grace=5)
 
@@ -43,7 +43,7 @@ async def test_no_tenth_of_a_second_has_a_fifth_of_the_sockets():
 
 
 async def test_sockets_are_asked_in_no_order_that_they_came_in():
-    harbour = Harbour(200)
+    harbour = DrainHarness(200)
 
     await harbour.drain.begin(window=20, grace=5)
 
@@ -55,7 +55,7 @@ async def test_sockets_are_asked_in_no_order_that_they_came_in():
 
 
 async def test_a_window_of_nothing_asks_all_at_once():
-    harbour = Harbour(50)
+    harbour = DrainHarness(50)
 
     await harbour.drain.begin(window=0, grace=5)
 
@@ -63,7 +63,7 @@ async def test_a_window_of_nothing_asks_all_at_once():
 
 
 async def test_a_few_sockets_do_not_take_the_whole_window():
-    harbour = Harbour(3)
+    harbour = DrainHarness(3)
 
     await harbour.drain.begin(window=20, grace=5)
 
@@ -71,7 +71,7 @@ async def test_a_few_sockets_do_not_take_the_whole_window():
 
 
 async def test_a_drain_without_sockets_is_over_at_once():
-    harbour = Harbour()
+    harbour = DrainHarness()
 
     await harbour.drain.begin(window=20, grace=5)
 
@@ -79,7 +79,7 @@ async def test_a_drain_without_sockets_is_over_at_once():
 
 
 async def test_a_socket_that_leaves_by_itself_is_not_asked():
-    harbour = Harbour(2)
+    harbour = DrainHarness(2)
     harbour.drain.leave(harbour.sockets[0])
 
     await harbour.drain.begin(window=20, grace=5)
@@ -89,7 +89,7 @@ async def test_a_socket_that_leaves_by_itself_is_not_asked():
 
 
 async def test_a_socket_that_comes_during_the_drain_is_asked_too():
-    harbour = Harbour(100)
+    harbour = DrainHarness(100)
     running = harbour.drain.begin(window=20, grace=5)
     await asyncio.sleep(0)
     late = harbour.enter()
@@ -100,7 +100,7 @@ async def test_a_socket_that_comes_during_the_drain_is_asked_too():
 
 
 async def test_a_socket_that_comes_after_the_window_is_asked_at_once():
-    harbour = Harbour(1, deaf=True, frozen=True)
+    harbour = DrainHarness(1, deaf=True, frozen=True)
     running = harbour.drain.begin(window=0, grace=5)
     await until(lambda: harbour.sockets[0].asked_at is not None)
     late = harbour.enter()
@@ -112,7 +112,7 @@ async def test_a_socket_that_comes_after_the_window_is_asked_at_once():
 
 
 async def test_what_has_not_ended_after_the_grace_is_cut():
-    harbour = Harbour(2, deaf=True)
+    harbour = DrainHarness(2, deaf=True)
 
     await harbour.drain.begin(window=0, grace=5)
 
@@ -121,7 +121,7 @@ async def test_what_has_not_ended_after_the_grace_is_cut():
 
 
 async def test_the_drain_does_not_wait_for_the_grace_when_all_have_ended():
-    harbour = Harbour(1, deaf=True, frozen=True)
+    harbour = DrainHarness(1, deaf=True, frozen=True)
     running = harbour.drain.begin(window=0, grace=5)
     await until(lambda: harbour.sockets[0].asked_at is not None)
 
@@ -132,7 +132,7 @@ async def test_the_drain_does_not_wait_for_the_grace_when_all_have_ended():
 
 
 async def test_hurry_asks_all_that_are_left_at_once():
-    harbour = Harbour(1000)
+    harbour = DrainHarness(1000)
     running = harbour.drain.begin(window=20, grace=5)
     await until(lambda: any(harbour.asked_at))
 
@@ -144,7 +144,7 @@ async def test_hurry_asks_all_that_are_left_at_once():
 
 
 async def test_one_that_cannot_be_asked_does_not_stop_the_others(caplog):
-    harbour = Harbour(3)
+    harbour = DrainHarness(3)
     harbour.sockets[1].drain = None
 
     await harbour.drain.begin(window=0, grace=0)
@@ -155,21 +155,21 @@ async def test_one_that_cannot_be_asked_does_not_stop_the_others(caplog):
 
 
 async def test_beginning_twice_is_beginning_once():
-    harbour = Harbour(5)
+    harbour = DrainHarness(5)
 
     assert harbour.drain.begin(1, 1) is harbour.drain.begin(0, 0)
     await harbour.drain.begin(1, 1)
 
 
 async def test_the_notice_tells_the_client_when_to_come_back():
-    harbour = Harbour(50)
+    harbour = DrainHarness(50)
 
     await harbour.drain.begin(window=0, grace=5)
 
     waits = [socket.notice.retry_after for socket in harbour.sockets]
     assert 0.1 <= min(waits) < 0.3
     assert 0.8 < max(waits) <= 1.0
-    assert Notice(retry_after=0.25).reason == "retry-after=0.2"
+    assert DrainNotice(retry_after=0.25).reason == "retry-after=0.2"
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def server():
 
 
 async def test_the_server_is_told_to_stop_after_the_drain(server):
-    harbour = Harbour(1, deaf=True, frozen=True)
+    harbour = DrainHarness(1, deaf=True, frozen=True)
     watch = SigtermWatch(harbour.drain)
     await watch.start()
 
@@ -226,7 +226,7 @@ async def test_the_server_is_told_to_stop_after_the_drain(server):
 async def test_a_second_sigterm_tells_the_server_at_once(server, monkeypatch):
     # Another test of this process may have imported it; it repeats signals.
     monkeypatch.delitem(sys.modules, "gunicorn.arbiter", raising=False)
-    harbour = Harbour(1, deaf=True, frozen=True)
+    harbour = DrainHarness(1, deaf=True, frozen=True)
     watch = SigtermWatch(harbour.drain, clock=harbour.clock)
     await watch.start()
 
@@ -240,7 +240,7 @@ async def test_a_second_sigterm_tells_the_server_at_once(server, monkeypatch):
 
 
 async def test_the_same_sigterm_by_two_ways_is_one(server):
-    harbour = Harbour(1, deaf=True, frozen=True)
+    harbour = DrainHarness(1, deaf=True, frozen=True)
     watch = SigtermWatch(harbour.drain, clock=harbour.clock)
     await watch.start()
 
@@ -301,7 +301,7 @@ async def test_a_handler_of_the_loop_is_left_alone(server):
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, told.set)
-    harbour = Harbour(1, deaf=True, frozen=True)
+    harbour = DrainHarness(1, deaf=True, frozen=True)
     watch = SigtermWatch(harbour.drain)
 
     await watch.start()
@@ -329,7 +329,7 @@ def test_a_server_in_another_thread_is_left_alone(server):
 @pytest.fixture
 def harbour(monkeypatch):
     """The drain that connections of this test enter."""
-    mine = Harbour(frozen=True)
+    mine = DrainHarness(frozen=True)
     monkeypatch.setattr("tiderace.connection.connection.process_drain", mine.drain)
     return mine
 

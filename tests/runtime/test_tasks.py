@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tiderace.runtime.tasks import Crew
+from tiderace.runtime.tasks import WorkerPool
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ async def make():
     made = []
 
     def make(do, hands):
-        made.append(Crew(do, hands))
+        made.append(WorkerPool(do, hands))
         return made[-1]
 
     yield make

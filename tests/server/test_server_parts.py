@@ -18,13 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.raw_websocket import client_frame
-from tiderace.server import ReadyFrames, frames, handshake
-from tiderace.server.connection import Conversation
+from tiderace.server import ServerFrameWriter, frames, handshake
+from tiderace.server.connection import ServerConnection
 from tiderace.server.gunicorn import UvicornWorker
 from tiderace.server.keepalive import KeepAlive
-from tiderace.server.parser import MessageReader, ProtocolFailure
-from tiderace.server.read_queue import Incoming
-from tiderace.server.writer import Tick
+from tiderace.server.parser import FrameParser, ProtocolError
+from tiderace.server.read_queue import ReadQueue
+from tiderace.server.writer import WriteScheduler
 
 # Frames
 
@@ -51,8 +51,8 @@ def test_a_binary_frame_says_that_it_is_binary(size, head):
 
 
 def test_a_ready_frame_can_be_built_where_it_is_written():
-    assert ReadyFrames.text_frame(b"hi") == frames.text_frame(b"hi")
-    assert ReadyFrames.binary_frame(b"hi") == frames.binary_frame(b"hi")
+    assert ServerFrameWriter.text_frame(b"hi") == frames.text_frame(b"hi")
+    assert ServerFrameWriter.binary_frame(b"hi") == frames.binary_frame(b"hi")
 
 
 def test_a_close_frame_has_code_and_reason():
@@ -130,7 +130,7 @@ def conversations(draw):
 def test_it_does_not_matter_where_the_network_cuts(conversation, choice):
     data, said = conversation
     cuts = sorted(choice.draw(st.lists(st.integers(0, len(data)), max_size=8)))
-    reader, heard = MessageReader(10_000), Heard()
+    reader, heard = FrameParser(10_000), Heard()
 
     for start, stop in itertools.pairwise([0, *cuts, len(data)]):
         reader.feed(data[start:stop], heard)
@@ -140,12 +140,12 @@ def test_it_does_not_matter_where_the_network_cuts(conversation, choice):
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(data):
-    reader = MessageReader(1000)
+    reader = FrameParser(1000)
     codes = []
 
     try:
         reader.feed(data, Heard())
-    except ProtocolFailure as failure:
+    except ProtocolError as failure:
         codes.append(failure.code)
 
     assert set(codes) <= {1002, 1007, 1009}
@@ -160,7 +160,7 @@ def test_any_bytes_are_read_or_refused(data):
     ids=["frame", "message"],
 )
 def test_what_came_of_a_message_is_let_go_when_the_client_is_lost(unfinished):
-    conversation = Conversation(
+    conversation = ServerConnection(
         *(mock.Mock() for _ in range(4)),
         max_size=10_000_000,
         close_timeout=10,
@@ -285,7 +285,7 @@ class Transport:
 
 def open_frames(loop=None, tick=None, **options):
     transport = Transport(**options)
-    ready = ReadyFrames(transport, tick or Tick(loop or Loop()))
+    ready = ServerFrameWriter(transport, tick or WriteScheduler(loop or Loop()))
     transport.frames = ready
     ready.open()
     return ready, transport
@@ -328,7 +328,7 @@ def test_a_frame_alone_is_written_as_it_is_when_the_tick_ends():
 
 def test_many_sockets_wait_for_one_call():
     loop = Loop()
-    tick = Tick(loop)
+    tick = WriteScheduler(loop)
     crowd = [open_frames(tick=tick) for _ in range(50)]
 
     for ready, _ in crowd:
@@ -341,7 +341,7 @@ def test_many_sockets_wait_for_one_call():
 
 def test_a_large_crowd_is_written_to_in_slices():
     loop = Loop()
-    tick = Tick(loop)
+    tick = WriteScheduler(loop)
     crowd = [open_frames(tick=tick) for _ in range(150)]
     for ready, _ in crowd:
         ready.write(b"x")
@@ -356,7 +356,7 @@ def test_a_large_crowd_is_written_to_in_slices():
 
 def test_what_comes_for_a_socket_not_reached_yet_joins_its_write():
     loop = Loop()
-    tick = Tick(loop)
+    tick = WriteScheduler(loop)
     crowd = [open_frames(tick=tick) for _ in range(300)]
     for ready, _ in crowd:
         ready.write(b"x")
@@ -384,7 +384,7 @@ def test_a_burst_does_not_wait_for_the_end_of_the_tick():
 
 def test_a_socket_that_fails_is_cut_and_harms_no_other(caplog):
     loop = Loop()
-    tick = Tick(loop)
+    tick = WriteScheduler(loop)
     (broken, lost), (sound, kept) = (open_frames(tick=tick) for _ in range(2))
 
     broken.write("not bytes")
@@ -479,7 +479,7 @@ def run_until_idle(loop):
 
 def test_a_frame_for_many_is_queued_once_and_written_to_each():
     loop = Loop()
-    ready, transports = crowd_of(100, Tick(loop))
+    ready, transports = crowd_of(100, WriteScheduler(loop))
     frame = ready[0].text_frame(b"hello")
 
     assert ready[0].write_all(ready, frame) == []
@@ -493,7 +493,7 @@ def test_a_frame_for_many_is_queued_once_and_written_to_each():
 
 def test_frames_for_many_are_joined_once_for_all():
     loop = Loop()
-    ready, transports = crowd_of(64, Tick(loop))
+    ready, transports = crowd_of(64, WriteScheduler(loop))
 
     for frame in (b"a", b"b", b"c"):
         ready[0].write_all(ready, frame)
@@ -505,7 +505,7 @@ def test_frames_for_many_are_joined_once_for_all():
 
 def test_a_frame_for_few_joins_what_they_get_as_well():
     loop = Loop()
-    ready, transports = crowd_of(3, Tick(loop))
+    ready, transports = crowd_of(3, WriteScheduler(loop))
 
     ready[0].write(b"a")
     assert ready[0].write_all(ready, b"b") == []
@@ -517,7 +517,7 @@ def test_a_frame_for_few_joins_what_they_get_as_well():
 
 def test_a_crowd_that_shares_is_written_to_in_slices():
     loop = Loop()
-    ready, transports = crowd_of(150, Tick(loop))
+    ready, transports = crowd_of(150, WriteScheduler(loop))
     ready[0].write_all(ready, b"x")
 
     reached = []
@@ -530,7 +530,7 @@ def test_a_crowd_that_shares_is_written_to_in_slices():
 
 def test_slices_are_smaller_where_frames_are_large():
     loop = Loop()
-    ready, transports = crowd_of(20, Tick(loop))
+    ready, transports = crowd_of(20, WriteScheduler(loop))
     ready[0].write_all(ready, b"x" * 300_000)
 
     loop.tick()
@@ -540,7 +540,7 @@ def test_slices_are_smaller_where_frames_are_large():
 
 def test_what_comes_for_the_part_of_a_crowd_not_reached_yet_joins_its_write():
     loop = Loop()
-    ready, transports = crowd_of(300, Tick(loop))
+    ready, transports = crowd_of(300, WriteScheduler(loop))
     ready[0].write_all(ready, b"x")
     loop.tick()
 
@@ -554,7 +554,7 @@ def test_what_comes_for_the_part_of_a_crowd_not_reached_yet_joins_its_write():
 
 def test_a_part_of_a_crowd_may_get_more_than_the_rest():
     loop = Loop()
-    ready, transports = crowd_of(60, Tick(loop))
+    ready, transports = crowd_of(60, WriteScheduler(loop))
 
     ready[0].write_all(ready, b"a")
     assert ready[0].write_all(ready[20:], b"b") == []
@@ -569,7 +569,7 @@ def test_a_part_of_a_crowd_may_get_more_than_the_rest():
 
 def test_what_one_of_a_crowd_gets_keeps_its_place():
     loop = Loop()
-    ready, transports = crowd_of(40, Tick(loop))
+    ready, transports = crowd_of(40, WriteScheduler(loop))
 
     ready[0].write_all(ready, b"a")
     ready[7].write(b"b")
@@ -586,7 +586,7 @@ def test_what_one_of_a_crowd_gets_keeps_its_place():
 
 def test_small_crowds_do_not_wait_behind_a_large_one():
     loop = Loop()
-    tick = Tick(loop)
+    tick = WriteScheduler(loop)
     many, _ = crowd_of(500, tick)
     few, transports = crowd_of(3, tick)
 
@@ -599,13 +599,13 @@ def test_small_crowds_do_not_wait_behind_a_large_one():
 
 def test_those_who_cannot_be_written_to_together_are_returned():
     loop = Loop()
-    tick = Tick(loop)
+    tick = WriteScheduler(loop)
     ready, transports = crowd_of(30, tick)
     slow, closing, unopened, foreign = ready[3], ready[4], ready[5], ready[6]
     slow.pause()
     closing.end(b"bye")
-    unopened = ReadyFrames(Transport(), tick)
-    (foreign,), _ = crowd_of(1, Tick(loop))
+    unopened = ServerFrameWriter(Transport(), tick)
+    (foreign,), _ = crowd_of(1, WriteScheduler(loop))
     others = [each for each in ready if each not in (slow, closing)]
 
     refused = ready[0].write_all([*ready, unopened, foreign], b"x")
@@ -619,8 +619,8 @@ def test_those_who_cannot_be_written_to_together_are_returned():
 
 def test_those_who_share_with_the_sockets_of_another_server_are_returned():
     loop = Loop()
-    here, _ = crowd_of(20, Tick(loop))
-    there, transports = crowd_of(20, Tick(loop))
+    here, _ = crowd_of(20, WriteScheduler(loop))
+    there, transports = crowd_of(20, WriteScheduler(loop))
     there[0].write_all(there, b"x")
 
     assert here[0].write_all(there, b"y") == there
@@ -631,7 +631,7 @@ def test_those_who_share_with_the_sockets_of_another_server_are_returned():
 
 def test_outside_the_thread_of_the_loop_nobody_is_written_to():
     loop = Loop()
-    ready, _ = crowd_of(20, Tick(loop))
+    ready, _ = crowd_of(20, WriteScheduler(loop))
     refused = []
 
     thread = threading.Thread(
@@ -646,14 +646,14 @@ def test_outside_the_thread_of_the_loop_nobody_is_written_to():
 
 def test_a_loop_that_does_not_run_is_given_nothing():
     loop = Loop()
-    ready, _ = crowd_of(20, Tick(loop))
+    ready, _ = crowd_of(20, WriteScheduler(loop))
     loop.running = False
 
     assert ready[0].write_all(ready, b"x") == ready
 
 
 def test_a_frame_for_many_has_to_be_bytes():
-    ready, _ = crowd_of(2, Tick(Loop()))
+    ready, _ = crowd_of(2, WriteScheduler(Loop()))
 
     with pytest.raises(TypeError, match="text_frame"):
         ready[0].write_all(ready, "x")
@@ -661,7 +661,7 @@ def test_a_frame_for_many_has_to_be_bytes():
 
 def test_a_shared_queue_has_a_bound():
     loop = Loop()
-    ready, transports = crowd_of(20, Tick(loop))
+    ready, transports = crowd_of(20, WriteScheduler(loop))
     frame = b"x" * 1000
 
     for _ in range(70):
@@ -675,7 +675,7 @@ def test_a_shared_queue_has_a_bound():
 @pytest.mark.parametrize("number", [2, 20])
 def test_a_large_frame_reaches_few_and_many(number):
     loop = Loop()
-    ready, transports = crowd_of(number, Tick(loop))
+    ready, transports = crowd_of(number, WriteScheduler(loop))
     frame = b"x" * 70_000
 
     ready[0].write_all(ready, frame)
@@ -685,7 +685,7 @@ def test_a_large_frame_reaches_few_and_many(number):
 
 
 def test_what_is_shared_counts_as_buffered():
-    ready, _ = crowd_of(20, Tick(Loop()))
+    ready, _ = crowd_of(20, WriteScheduler(Loop()))
 
     ready[0].write_all(ready, b"abc")
     ready[0].write(b"de")
@@ -696,7 +696,7 @@ def test_what_is_shared_counts_as_buffered():
 
 def test_a_socket_that_is_full_keeps_what_it_was_to_get_with_others():
     loop = Loop()
-    ready, transports = crowd_of(20, Tick(loop))
+    ready, transports = crowd_of(20, WriteScheduler(loop))
     ready[0].write_all(ready, b"a")
 
     ready[5].pause()
@@ -709,7 +709,7 @@ def test_a_socket_that_is_full_keeps_what_it_was_to_get_with_others():
 
 def test_a_socket_filled_by_what_it_shares_gets_nothing_more_until_it_has_room():
     loop = Loop()
-    ready, transports = crowd_of(20, Tick(loop), room=1)
+    ready, transports = crowd_of(20, WriteScheduler(loop), room=1)
     ready[0].write_all(ready, b"a")
     run_until_idle(loop)
 
@@ -724,7 +724,7 @@ def test_a_socket_filled_by_what_it_shares_gets_nothing_more_until_it_has_room()
 
 def test_the_goodbye_comes_after_what_is_shared():
     loop = Loop()
-    ready, transports = crowd_of(40, Tick(loop))
+    ready, transports = crowd_of(40, WriteScheduler(loop))
     ready[0].write_all(ready, b"a")
 
     ready[1].end(b"bye")
@@ -740,7 +740,7 @@ def test_the_goodbye_comes_after_what_is_shared():
 @pytest.mark.parametrize("before", [0, 1, 65_530])
 def test_nothing_follows_a_goodbye(before):
     loop = Loop()
-    (ready, *rest), (transport, *_) = crowd_of(20, Tick(loop))
+    (ready, *rest), (transport, *_) = crowd_of(20, WriteScheduler(loop))
     if before:
         ready.write(b"x" * before)
     ready.end(b"goodbye")
@@ -768,7 +768,7 @@ def test_a_frame_waits_where_its_transport_is_full_before_the_tick_ends():
 
 def test_a_socket_that_is_gone_is_no_loss_to_those_it_shared_with():
     loop = Loop()
-    ready, transports = crowd_of(40, Tick(loop))
+    ready, transports = crowd_of(40, WriteScheduler(loop))
     ready[0].write_all(ready, b"a")
 
     ready[1].cut()
@@ -782,7 +782,7 @@ def test_a_socket_that_is_gone_is_no_loss_to_those_it_shared_with():
 
 def test_a_queue_that_all_have_left_is_forgotten():
     loop = Loop()
-    tick = Tick(loop)
+    tick = WriteScheduler(loop)
     ready, transports = crowd_of(100, tick)
     ready[0].write_all(ready, b"a")
 
@@ -796,7 +796,7 @@ def test_a_queue_that_all_have_left_is_forgotten():
 
 def test_a_transport_that_fails_is_cut_and_harms_nobody_it_shared_with(caplog):
     loop = Loop()
-    ready, transports = crowd_of(20, Tick(loop))
+    ready, transports = crowd_of(20, WriteScheduler(loop))
     transports[3].write = None  # which cannot be called
 
     ready[0].write_all(ready, b"x")
@@ -827,7 +827,7 @@ ANY = st.integers(0, SOCKETS - 1)
 )
 def test_every_socket_gets_all_its_frames_once_and_in_order(steps):
     loop = Loop()
-    ready, transports = crowd_of(SOCKETS, Tick(loop))
+    ready, transports = crowd_of(SOCKETS, WriteScheduler(loop))
     expected = [b""] * SOCKETS
 
     for number, (what, one, other) in enumerate(steps):
@@ -859,7 +859,7 @@ def test_every_socket_gets_all_its_frames_once_and_in_order(steps):
 
 async def test_an_application_that_does_not_read_stops_the_client():
     transport = Transport()
-    incoming = Incoming(transport, 4)
+    incoming = ReadQueue(transport, 4)
 
     for number in range(4):
         incoming.put({"type": "websocket.receive", "text": str(number)}, 1)
@@ -872,7 +872,7 @@ async def test_an_application_that_does_not_read_stops_the_client():
 
 async def test_a_few_large_messages_stop_the_client_too():
     transport = Transport()
-    incoming = Incoming(transport, 32)
+    incoming = ReadQueue(transport, 32)
 
     for _ in range(2):
         event = {"type": "websocket.receive", "bytes": bytes(600_000)}
@@ -884,7 +884,7 @@ async def test_a_few_large_messages_stop_the_client_too():
 
 
 async def test_a_cancelled_reader_takes_nothing_with_it():
-    incoming = Incoming(Transport(), 4)
+    incoming = ReadQueue(Transport(), 4)
     reader = asyncio.ensure_future(incoming.get())
     await asyncio.sleep(0)
 
@@ -897,7 +897,7 @@ async def test_a_cancelled_reader_takes_nothing_with_it():
 
 
 async def test_nothing_comes_after_the_disconnect():
-    incoming = Incoming(Transport(), 4)
+    incoming = ReadQueue(Transport(), 4)
     incoming.disconnect(4000)
 
     incoming.put({"type": "websocket.receive", "text": "late"}, 4)

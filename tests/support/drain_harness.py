@@ -46,7 +46,7 @@ class Socket:
         self.where.drain.leave(self)
 
 
-class Harbour:
+class DrainHarness:
     """A drain under a clock of its own, with sockets in it."""
 
     def __init__(self, sockets=0, *, deaf=False, frozen=False):

@@ -10,13 +10,13 @@ import pytest
 
 from tiderace.presence.store import (
     Member,
-    Numbers,
+    PresenceConfig,
+    PresenceStats,
     PresenceStore,
-    Rules,
 )
 
 CLIENTS = {"c0": "ada", "c1": "ada", "c2": "ada", "c3": "bob", "c4": "bob", "c5": ""}
-RULES = Rules(ttl=100, lease=100, pushes=0)
+RULES = PresenceConfig(ttl=100, lease=100, pushes=0)
 EXPIRED = replace(RULES, ttl=0)
 LAPSED = replace(RULES, lease=0)
 
@@ -145,7 +145,7 @@ class PresenceContract:
 
         assert await fleet.users() == []
         assert events(await fleet.reap()) == [LEFT]
-        assert await fleet.store.stats("room") == Numbers(0, 0)
+        assert await fleet.store.stats("room") == PresenceStats(0, 0)
 
     async def test_a_grace_that_is_over_and_not_noticed_may_still_be_used(
         self, fleet, elapse
@@ -256,7 +256,7 @@ class PresenceContract:
         await fleet.confirm(await fleet.enter("tab 1"))
         await fleet.confirm(await fleet.enter("tab 2"))
         assert await fleet.users() == ["tab 1", "tab 2"]
-        assert await fleet.store.stats("room") == Numbers(2, 2)
+        assert await fleet.store.stats("room") == PresenceStats(2, 2)
 
         [left] = await fleet.leave("tab 1")  # whatever the grace
 
@@ -273,14 +273,14 @@ class PresenceContract:
         await fleet.join("tab 3", "bob")
         await fleet.join("tab 4", "")
 
-        assert await fleet.store.stats("room") == Numbers(clients=4, users=3)
-        assert await fleet.store.stats("other") == Numbers(0, 0)
+        assert await fleet.store.stats("room") == PresenceStats(clients=4, users=3)
+        assert await fleet.store.stats("other") == PresenceStats(0, 0)
 
     async def test_a_user_within_the_grace_counts(self, fleet):
         await fleet.join("tab", "ada")
         await fleet.leave("tab")
 
-        assert await fleet.store.stats("room") == Numbers(clients=0, users=1)
+        assert await fleet.store.stats("room") == PresenceStats(clients=0, users=1)
 
     # Processes that are killed
 
@@ -311,7 +311,7 @@ class PresenceContract:
 
         assert await fleet.users() == ["ada"]
         assert events(await fleet.reap()) == []
-        assert await fleet.store.stats("room") == Numbers(1, 1)
+        assert await fleet.store.stats("room") == PresenceStats(1, 1)
 
     async def test_each_expired_connection_is_handed_to_one_caller(self, fleet):
         names = [f"tab {number}" for number in range(10)]
@@ -550,4 +550,4 @@ class PresenceContract:
         )
 
         assert events(notice for some in found for notice in some) == [JOINED]
-        assert await fleet.store.stats("room") == Numbers(20, 1)
+        assert await fleet.store.stats("room") == PresenceStats(20, 1)

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from support.asgi_client import Client, within
-from support.wire_client import TopicClient
+from support.wire_client import WireClient
 
 __all__ = ["ORIGIN", "Answer", "StreamClient", "request"]
 
@@ -54,8 +54,8 @@ async def request(app, method, path, **asked: Any) -> Answer:
     return Answer(client.sent)
 
 
-class StreamClient(TopicClient):
-    """See ``TopicClient``; ``kind`` is ``"http_stream"`` or ``"sse"``."""
+class StreamClient(WireClient):
+    """See ``WireClient``; ``kind`` is ``"http_stream"`` or ``"sse"``."""
 
     def __init__(
         self,

@@ -121,7 +121,7 @@ def gaps_are_not_noticed():
     def heard(original, self, publication):
         try:
             return original(self, publication)
-        except session.Lost:
+        except session.PositionLost:
             self.position = publication.position
             return True
 
@@ -143,13 +143,13 @@ def every_third_publication_is_lost():
 
 @mutant
 def every_publication_comes_twice():
-    from tiderace.topics.client.outbox import Outgoing
+    from tiderace.topics.client.outbox import ClientOutbox
 
     def share(original, *args):
         original(*args)
         original(*args)
 
-    around(Outgoing, "share", share)
+    around(ClientOutbox, "share", share)
 
 
 @mutant
@@ -161,13 +161,13 @@ def commands_of_a_message_are_reversed():
 
 @mutant
 def publications_overtake_the_answer():
-    from tiderace.topics.client.served import Joined
+    from tiderace.topics.client.served import ActiveSubscription
 
     def init(original, self, *args):
         original(self, *args)
         self.untold = None
 
-    around(Joined, "__init__", init)
+    around(ActiveSubscription, "__init__", init)
 
 
 @mutant
@@ -207,19 +207,19 @@ def history_has_no_beginning():
 
 @mutant
 def presence_is_empty():
-    from tiderace.presence.tracker import PresenceKeeper
+    from tiderace.presence.tracker import PresenceTracker
 
     async def members(self, *args):
         return {}
 
-    PresenceKeeper.members = members
+    PresenceTracker.members = members
 
 
 @mutant
 def nobody_hears_of_others():
-    from tiderace.topics.client.client import Conductor
+    from tiderace.topics.client.client import TopicClient
 
-    Conductor._hear_event = lambda self, *args: None
+    TopicClient._hear_event = lambda self, *args: None
 
 
 # Who may what
@@ -287,9 +287,9 @@ def a_subscription_outlives_its_token():
 
 @mutant
 def there_are_no_pings():
-    from tiderace.topics.client.client import Conductor
+    from tiderace.topics.client.client import TopicClient
 
-    Conductor._ping = lambda self: None
+    TopicClient._ping = lambda self: None
 
 
 @mutant
@@ -306,12 +306,12 @@ def nobody_has_to_answer_a_ping():
 
 @mutant
 def any_number_of_bytes_may_wait():
-    from tiderace.topics.client.outbox import Outgoing
+    from tiderace.topics.client.outbox import ClientOutbox
 
     def init(original, self, *args, limit, **kwargs):
         original(self, *args, limit=2**60, **kwargs)
 
-    around(Outgoing, "__init__", init)
+    around(ClientOutbox, "__init__", init)
 
 
 @mutant
@@ -333,12 +333,12 @@ def strangers_may_begin_messages_of_any_length():
 
 @mutant
 def a_repetition_does_not_wait_for_the_first_time():
-    from tiderace.topics.client.single_flight import Once
+    from tiderace.topics.client.single_flight import SingleFlight
 
     async def do(self, key, work):
         await work()
 
-    Once.do = do
+    SingleFlight.do = do
 
 
 @mutant

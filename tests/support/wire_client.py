@@ -14,7 +14,7 @@ from tiderace.asgi import ASGIApp
 from tiderace.testing import WebsocketCommunicator
 
 
-class TopicClient:
+class WireClient:
     """``async with TopicClient(app) as client``: connected when the block begins.
 
     Args:

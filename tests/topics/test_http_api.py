@@ -15,7 +15,7 @@ import pytest
 from support.asgi_process import AsgiProcess
 from support.brokers import Server
 from support.stream_client import request
-from support.wire_client import TopicClient
+from support.wire_client import WireClient
 from tiderace import conf
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers import InMemoryChannelLayer
@@ -223,7 +223,7 @@ async def test_a_request_that_cannot_be_read_is_a_bad_one(app, method, body):
 
 
 async def test_publish_tells_subscribers_and_where_it_stands(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.subscribe("room:a")
         result = await done(
             app, "publish", channel="room:a", data={"n": 1}, tags={"a": "b"}
@@ -257,7 +257,7 @@ async def test_data_may_come_in_base64(app):
 
 async def test_data_over_several_lines_is_one_line_for_clients(app):
     body = b'{"channel": "room:a", "data": {\r\n"n": 12345678901234567890123\n}}'
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.subscribe("room:a")
         await request(
             app, "POST", "/connection/api/publish", body=body, headers=(ENTRY,)
@@ -356,7 +356,7 @@ async def test_the_older_form_refuses_an_unknown_method(app):
 
 
 async def test_disconnect_closes_the_connections_of_a_user(app):
-    async with TopicClient(app, user=user(7)) as client:
+    async with WireClient(app, user=user(7)) as client:
         await done(
             app, "disconnect", user="7", disconnect={"code": 4700, "reason": "go"}
         )
@@ -366,8 +366,8 @@ async def test_disconnect_closes_the_connections_of_a_user(app):
 
 async def test_disconnect_can_mean_one_connection(app):
     async with (
-        TopicClient(app, user=user(7)) as stays,
-        TopicClient(app, user=user(7)) as goes,
+        WireClient(app, user=user(7)) as stays,
+        WireClient(app, user=user(7)) as goes,
     ):
         await done(app, "disconnect", user="7", client=goes.id)
 
@@ -376,21 +376,21 @@ async def test_disconnect_can_mean_one_connection(app):
 
 
 async def test_refresh_has_clients_come_back_with_fresh_tokens(app):
-    async with TopicClient(app, user=user(7)) as client:
+    async with WireClient(app, user=user(7)) as client:
         await done(app, "refresh", user="7")
 
         assert (await client.closed())[0] == 3014
 
 
 async def test_refresh_can_say_that_the_connection_has_expired(app):
-    async with TopicClient(app, user=user(7)) as client:
+    async with WireClient(app, user=user(7)) as client:
         await done(app, "refresh", user="7", expired=True)
 
         assert (await client.closed())[0] == 3005
 
 
 async def test_subscribe_and_unsubscribe_act_on_a_users_connections(app):
-    async with TopicClient(app, user=user(7)) as client:
+    async with WireClient(app, user=user(7)) as client:
         await done(app, "subscribe", user="7", channel="room:a")
         assert (await client.push())["channel"] == "room:a"
 
@@ -402,7 +402,7 @@ async def test_subscribe_and_unsubscribe_act_on_a_users_connections(app):
 
 
 async def test_presence_names_connections(app):
-    async with TopicClient(app, user=user(7)) as client:
+    async with WireClient(app, user=user(7)) as client:
         await client.subscribe("room:a")
         presence = await done(app, "presence", channel="room:a")
         stats = await done(app, "presence_stats", channel="room:a")
@@ -460,7 +460,7 @@ async def test_what_was_published_can_be_removed(app):
 
 
 async def test_channels_counts_subscribers(app):
-    async with TopicClient(app) as one, TopicClient(app) as other:
+    async with WireClient(app) as one, WireClient(app) as other:
         await one.subscribe("room:a")
         await other.subscribe("room:a")
         await other.subscribe("plain")
@@ -475,7 +475,7 @@ async def test_channels_counts_subscribers(app):
 
 
 async def test_info_describes_the_process(app):
-    async with TopicClient(app, user=user(7)) as one, TopicClient(app) as other:
+    async with WireClient(app, user=user(7)) as one, WireClient(app) as other:
         await one.subscribe("plain")
         await other.subscribe("plain")
         [node] = (await done(app, "info"))["nodes"]

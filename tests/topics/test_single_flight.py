@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tiderace.topics.client.single_flight import Once
+from tiderace.topics.client.single_flight import SingleFlight
 
 
 class Work:
@@ -36,7 +36,7 @@ async def both(once, key, first, second):
 
 
 async def test_who_asks_meanwhile_waits_and_does_nothing():
-    once, work = Once(), Work()
+    once, work = SingleFlight(), Work()
     one, two = await both(once, "k", work, work)
 
     assert not two.done()
@@ -47,7 +47,7 @@ async def test_who_asks_meanwhile_waits_and_does_nothing():
 
 
 async def test_other_keys_do_not_wait():
-    once, work, other = Once(), Work(), Work()
+    once, work, other = SingleFlight(), Work(), Work()
     other.may_end.set()
     one = asyncio.create_task(once.do("k", work))
     await work.begun.wait()
@@ -60,7 +60,7 @@ async def test_other_keys_do_not_wait():
 
 
 async def test_who_asks_afterwards_does_it_again():
-    once, work = Once(), Work()
+    once, work = SingleFlight(), Work()
     work.may_end.set()
 
     await once.do("k", work)
@@ -70,7 +70,7 @@ async def test_who_asks_afterwards_does_it_again():
 
 
 async def test_when_it_fails_who_waited_does_it():
-    once, fails, works = Once(), Work(ValueError("no")), Work()
+    once, fails, works = SingleFlight(), Work(ValueError("no")), Work()
     works.may_end.set()
     one, two = await both(once, "k", fails, works)
 
@@ -83,7 +83,7 @@ async def test_when_it_fails_who_waited_does_it():
 
 
 async def test_when_it_is_cancelled_one_of_those_who_waited_does_it():
-    once, never, work = Once(), Work(), Work()
+    once, never, work = SingleFlight(), Work(), Work()
     one, two = await both(once, "k", never, work)
     three = asyncio.create_task(once.do("k", work))
 
@@ -97,7 +97,7 @@ async def test_when_it_is_cancelled_one_of_those_who_waited_does_it():
 
 
 async def test_being_cancelled_while_waiting_cancels_nobody_else():
-    once, work = Once(), Work()
+    once, work = SingleFlight(), Work()
     one, two = await both(once, "k", work, work)
     three = asyncio.create_task(once.do("k", work))
     await asyncio.sleep(0)
@@ -112,7 +112,7 @@ async def test_being_cancelled_while_waiting_cancels_nobody_else():
 
 
 async def test_nothing_is_kept_of_what_is_over():
-    once, work = Once(), Work(ValueError())
+    once, work = SingleFlight(), Work(ValueError())
     work.may_end.set()
 
     with pytest.raises(ValueError):

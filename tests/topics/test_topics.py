@@ -14,9 +14,9 @@ import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
 
-from support.wire_client import TopicClient
+from support.wire_client import WireClient
 from tiderace.layers import get_channel_layer
-from tiderace.presence.tracker import Rules
+from tiderace.presence.store import PresenceConfig
 from tiderace.testing import WebsocketCommunicator
 from tiderace.topics import (
     AllowAny,
@@ -115,7 +115,7 @@ def user(pk=1):
 
 
 async def test_the_answer_to_connect_names_the_client_and_its_pings(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         result = client.connected["connect"]
 
     assert len(result["client"]) == 32
@@ -125,18 +125,18 @@ async def test_the_answer_to_connect_names_the_client_and_its_pings(app):
 
 
 async def test_a_connection_has_no_session_that_somebody_could_use(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         assert "session" not in client.connected["connect"]
 
 
 async def test_whatever_comes_before_connect_ends_the_connection(app):
-    async with TopicClient(app, connect=None) as client:
+    async with WireClient(app, connect=None) as client:
         await client.say({"id": 1, "subscribe": {"channel": "room:a"}})
         assert await client.closed() == (3501, "bad request")
 
 
 async def test_a_second_connect_ends_the_connection(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.say({"id": 2, "connect": {}})
         assert (await client.closed())[0] == 3501
 
@@ -146,25 +146,25 @@ async def test_a_second_connect_ends_the_connection(app):
     [" ", "nonsense", "[]", "{", '{"id": "x"}', '{"id": 1, "subscribe": 3}'],
 )
 async def test_garbage_ends_the_connection_with_bad_request(app, text):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.socket.send_to(text)
         assert (await client.closed())[0] == 3501
 
 
 async def test_binary_garbage_ends_the_connection_with_bad_request(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.socket.send_to(bytes_data=b"\xff\xfe\x00")
         assert (await client.closed())[0] == 3501
 
 
 async def test_a_command_without_an_id_ends_the_connection(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.say({"subscribe": {"channel": "room:a"}})
         assert (await client.closed())[0] == 3501
 
 
 async def test_fields_that_nobody_knows_are_ignored(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.say(
             {"id": 7, "subscribe": {"channel": "room:a", "new": 1}, "x": 2}
         )
@@ -177,7 +177,7 @@ async def test_fields_that_nobody_knows_are_ignored(app):
 
 
 async def test_a_subscriber_hears_what_is_published(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.subscribe("room:tea")
         await apublish("room:tea", {"text": "hi"})
 
@@ -188,7 +188,7 @@ async def test_a_subscriber_hears_what_is_published(app):
 
 
 async def test_others_do_not_hear_it(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.subscribe("room:tea")
         await apublish("room:coffee", {"text": "hi"})
 
@@ -197,7 +197,7 @@ async def test_others_do_not_hear_it(app):
 
 async def test_what_was_published_before_is_not_sent_without_being_asked_for(app):
     await apublish("room:tea", 1)
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         result = await client.subscribe("room:tea")
 
         assert result["offset"] == 1
@@ -206,7 +206,7 @@ async def test_what_was_published_before_is_not_sent_without_being_asked_for(app
 
 
 async def test_a_topic_without_history_has_no_positions(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         assert await client.subscribe("feed:1") == {}
         await apublish("feed:1", "news")
 
@@ -226,29 +226,29 @@ async def test_a_topic_without_history_has_no_positions(app):
     ],
 )
 async def test_who_may_not_subscribe_is_told_why(app, name, code):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         assert await client.refused("subscribe", channel=name) == code
 
 
 async def test_a_user_may_subscribe_where_the_permission_says_so(app):
-    async with TopicClient(app, user=user()) as client:
+    async with WireClient(app, user=user()) as client:
         await client.subscribe("members")
 
 
 async def test_one_subscribes_once(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.subscribe("room:a")
         assert await client.refused("subscribe", channel="room:a") == 105
 
 
 async def test_a_refused_subscription_may_be_asked_for_again(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         assert await client.refused("subscribe", channel="closed") == 103
         assert await client.refused("subscribe", channel="closed") == 103
 
 
 async def test_after_unsubscribe_nothing_is_heard(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.subscribe("room:a")
         assert await client.done("unsubscribe", channel="room:a") == {}
         await apublish("room:a", 1)
@@ -257,12 +257,12 @@ async def test_after_unsubscribe_nothing_is_heard(app):
 
 
 async def test_unsubscribing_from_what_one_does_not_hear_is_no_error(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         assert await client.done("unsubscribe", channel="room:a") == {}
 
 
 async def test_commands_of_one_message_are_answered_in_order(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.say(
             {"id": 11, "subscribe": {"channel": "room:a"}},
             {"id": 12, "publish": {"channel": "room:a", "data": 1}},
@@ -278,11 +278,11 @@ async def test_commands_of_one_message_are_answered_in_order(app):
 
 
 async def test_who_comes_back_gets_exactly_what_was_missed(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         result = await client.subscribe("room:a")
     for number in range(3):
         await apublish("room:a", number)
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         result = await client.subscribe(
             "room:a", recover=True, offset=0, epoch=result["epoch"]
         )
@@ -295,7 +295,7 @@ async def test_who_comes_back_gets_exactly_what_was_missed(app):
 
 async def test_who_missed_nothing_is_recovered_without_publications(app):
     position = await apublish("room:a", 1)
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         result = await client.subscribe(
             "room:a", recover=True, offset=position.offset, epoch=position.epoch
         )
@@ -308,7 +308,7 @@ async def test_who_missed_more_than_is_kept_is_told_so(app):
     position = await apublish("room:a", 0)
     for number in range(6):
         await apublish("room:a", number)
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         result = await client.subscribe(
             "room:a", recover=True, offset=position.offset, epoch=position.epoch
         )
@@ -321,7 +321,7 @@ async def test_who_missed_more_than_is_kept_is_told_so(app):
 
 async def test_who_may_be_refused_is_refused_instead(app):
     position = await apublish("room:a", 0)
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         code = await client.refused(
             "subscribe",
             channel="room:a",
@@ -336,7 +336,7 @@ async def test_who_may_be_refused_is_refused_instead(app):
 
 async def test_an_epoch_of_another_stream_recovers_nothing(app):
     await apublish("room:a", 0)
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         result = await client.subscribe("room:a", recover=True, offset=1, epoch="other")
 
         assert "recovered" not in result
@@ -344,7 +344,7 @@ async def test_an_epoch_of_another_stream_recovers_nothing(app):
 
 async def test_a_position_from_the_future_recovers_nothing(app):
     position = await apublish("room:a", 0)
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         result = await client.subscribe(
             "room:a", recover=True, offset=9, epoch=position.epoch
         )
@@ -357,7 +357,7 @@ async def test_more_than_may_be_brought_back_is_not(app, settings):
     position = await apublish("room:a", 0)
     for number in range(3):
         await apublish("room:a", number)
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         result = await client.subscribe(
             "room:a", recover=True, offset=position.offset, epoch=position.epoch
         )
@@ -377,7 +377,7 @@ async def test_what_is_published_while_one_subscribes_comes_once(app):
 
     layer.stream_read = publishes_meanwhile
     try:
-        async with TopicClient(app) as client:
+        async with WireClient(app) as client:
             result = await client.subscribe("room:a", recover=True, offset=0, epoch="")
             assert [pub["data"] for pub in result["publications"]] == ["before"]
             assert await client.publications(1) == ["after"]
@@ -407,7 +407,7 @@ async def test_nothing_of_a_topic_comes_before_the_answer(topics, monkeypatch):
         return notices
 
     monkeypatch.setattr(store, "enter", enter_amid_publications)
-    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+    async with WireClient(TopicsEndpoint.as_asgi()) as client:
         await client.say({"id": 9, "subscribe": {"channel": "busy"}})
         text = (await client.socket.receive_output())["text"]
         first = json.loads(text.split("\n")[0])
@@ -434,7 +434,7 @@ async def test_nothing_of_a_topic_comes_before_the_answer_to_connect(topics):
         async def on_subscribe(self, user):
             await apublish("first", "early")
 
-    async with TopicClient(TopicsEndpoint.as_asgi(), connect=None) as client:
+    async with WireClient(TopicsEndpoint.as_asgi(), connect=None) as client:
         await client.say({"id": 9, "connect": {}})
         text = (await client.socket.receive_output())["text"]
         first = json.loads(text.split("\n")[0])
@@ -462,7 +462,7 @@ async def test_a_subscription_that_is_lost_before_its_answer_ends_after_it(
         return await enter(group, member, **options)
 
     monkeypatch.setattr(store, "enter", enter_amid_a_loss)
-    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+    async with WireClient(TopicsEndpoint.as_asgi()) as client:
         await client.subscribe("lost")
 
         assert (await client.push("unsubscribe"))["unsubscribe"]["code"] == 2500
@@ -472,7 +472,7 @@ async def test_a_subscription_that_is_lost_before_its_answer_ends_after_it(
 
 
 async def test_what_a_subscriber_publishes_all_of_them_hear(app):
-    async with TopicClient(app, user=user(7)) as one, TopicClient(app) as two:
+    async with WireClient(app, user=user(7)) as one, WireClient(app) as two:
         await one.subscribe("room:a")
         await two.subscribe("room:a")
         assert await one.done("publish", channel="room:a", data={"a": 1.0}) == {}
@@ -484,7 +484,7 @@ async def test_what_a_subscriber_publishes_all_of_them_hear(app):
 
 
 async def test_only_subscribers_may_publish(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         assert await client.refused("publish", channel="room:a", data=1) == 103
 
 
@@ -511,7 +511,7 @@ def hall(app):
 
 
 async def test_others_may_take_part_where_the_topic_says_so(hall):
-    async with TopicClient(hall) as client:
+    async with WireClient(hall) as client:
         await client.done("publish", channel="hall:a", data=1)
         page = await client.done("history", channel="hall:a", limit=-1)
         call = {"channel": "hall:a", "method": "ask"}
@@ -524,26 +524,26 @@ async def test_others_may_take_part_where_the_topic_says_so(hall):
 
 @pytest.mark.parametrize("method", ["publish", "history"])
 async def test_who_could_not_subscribe_cannot_take_part_either(hall, method):
-    async with TopicClient(hall) as client:
+    async with WireClient(hall) as client:
         code = await client.refused(method, channel="hall:locked", data=1)
 
         assert code == 103
 
 
 async def test_a_topic_that_does_not_say_so_takes_no_publications(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.subscribe("feed:1")
         assert await client.refused("publish", channel="feed:1", data=1) == 103
 
 
 async def test_data_must_be_there(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.subscribe("room:a")
         assert await client.refused("publish", channel="room:a") == 107
 
 
 async def test_a_key_that_comes_twice_is_published_once(app):
-    async with TopicClient(app, user=user()) as client:
+    async with WireClient(app, user=user()) as client:
         await client.subscribe("room:a")
         for _ in range(2):
             await client.done(
@@ -568,7 +568,7 @@ async def test_a_key_that_comes_twice_runs_the_applications_hook_once(topics):
             return message
 
     data = {"channel": "stored", "data": "hi", "key": "k1"}
-    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+    async with WireClient(TopicsEndpoint.as_asgi()) as client:
         await client.subscribe("stored")
         for _ in range(2):
             await client.done("rpc", method="$publish", data=data)
@@ -593,8 +593,8 @@ async def test_who_comes_back_meanwhile_has_the_application_run_once(topics):
     data = {"channel": "slow", "data": "hi", "key": "k1"}
     endpoint = TopicsEndpoint.as_asgi()
     async with (
-        TopicClient(endpoint, user=user(1)) as one,
-        TopicClient(endpoint, user=user(1)) as two,
+        WireClient(endpoint, user=user(1)) as one,
+        WireClient(endpoint, user=user(1)) as two,
     ):
         for client in (one, two):
             await client.subscribe("slow")
@@ -625,7 +625,7 @@ async def test_a_repetition_whose_first_time_failed_is_carried_out(topics):
             return message
 
     data = {"channel": "picky", "data": "hi", "key": "k1"}
-    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+    async with WireClient(TopicsEndpoint.as_asgi()) as client:
         await client.subscribe("picky")
         assert await client.refused("rpc", method="$publish", data=data) == 400
         await client.done("rpc", method="$publish", data=data)
@@ -635,8 +635,8 @@ async def test_a_repetition_whose_first_time_failed_is_carried_out(topics):
 
 async def test_another_user_may_have_the_same_key(app):
     async with (
-        TopicClient(app, user=user(1)) as one,
-        TopicClient(app, user=user(2)) as two,
+        WireClient(app, user=user(1)) as one,
+        WireClient(app, user=user(2)) as two,
     ):
         for client in (one, two):
             await client.subscribe("room:a")
@@ -664,7 +664,7 @@ async def test_a_message_of_another_type_is_refused_with_the_reason(topics):
         async def on_publish(self, user, message):
             return message
 
-    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+    async with WireClient(TopicsEndpoint.as_asgi()) as client:
         await client.subscribe("typed")
         reply = await client.ask("publish", channel="typed", data={"text": 3})
 
@@ -682,7 +682,7 @@ async def test_what_on_publish_returns_goes_out(topics):
             message.text = message.text.upper()
             return message
 
-    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+    async with WireClient(TopicsEndpoint.as_asgi()) as client:
         await client.subscribe("typed")
         await client.done("publish", channel="typed", data={"text": "hi"})
 
@@ -697,7 +697,7 @@ async def test_when_on_publish_returns_none_nothing_goes_out(topics):
         async def on_publish(self, user, message):
             return None
 
-    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+    async with WireClient(TopicsEndpoint.as_asgi()) as client:
         await client.subscribe("silent")
         await client.done("publish", channel="silent", data=1)
 
@@ -712,7 +712,7 @@ async def test_a_hook_that_fails_is_an_error_and_no_traceback(topics, caplog):
         async def on_publish(self, user, message):
             raise RuntimeError("a bug with a secret")
 
-    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+    async with WireClient(TopicsEndpoint.as_asgi()) as client:
         await client.subscribe("broken")
         reply = await client.ask("publish", channel="broken", data=1)
 
@@ -733,7 +733,7 @@ async def test_who_publishes_too_often_is_told_to_try_later(topics):
         async def can_publish(self, user):
             return True
 
-    async with TopicClient(TopicsEndpoint.as_asgi()) as client:
+    async with WireClient(TopicsEndpoint.as_asgi()) as client:
         await client.subscribe("slow")
         for _ in range(2):
             await client.done("publish", channel="slow", data=1)
@@ -754,9 +754,9 @@ async def test_a_user_has_one_allowance_over_all_connections(topics):
 
     app = TopicsEndpoint.as_asgi()
     async with (
-        TopicClient(app, user=user(1)) as one,
-        TopicClient(app, user=user(1)) as two,
-        TopicClient(app, user=user(2)) as other,
+        WireClient(app, user=user(1)) as one,
+        WireClient(app, user=user(1)) as two,
+        WireClient(app, user=user(2)) as other,
     ):
         for number, client in enumerate((one, two, other)):
             await client.subscribe(f"shared:{number}")
@@ -771,7 +771,7 @@ async def test_a_user_has_one_allowance_over_all_connections(topics):
 
 
 async def test_history_is_read_with_a_limit_and_backwards(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.subscribe("room:a")
         for number in range(4):
             await apublish("room:a", number)
@@ -789,7 +789,7 @@ async def test_history_is_read_with_a_limit_and_backwards(app):
 
 
 async def test_history_of_another_epoch_is_refused(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.subscribe("room:a")
         since = {"offset": 1, "epoch": "other"}
         code = await client.refused("history", channel="room:a", limit=1, since=since)
@@ -798,21 +798,21 @@ async def test_history_of_another_epoch_is_refused(app):
 
 
 async def test_a_topic_without_history_says_so(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.subscribe("feed:1")
         assert await client.refused("history", channel="feed:1") == 108
 
 
 @pytest.mark.parametrize("method", ["history", "presence", "presence_stats"])
 async def test_only_subscribers_may_ask(app, method):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         assert await client.refused(method, channel="room:a") == 103
         assert await client.refused(method, channel="nowhere") == 102
 
 
 @pytest.mark.parametrize("method", ["presence", "presence_stats"])
 async def test_a_topic_without_presence_says_so(app, method):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.subscribe("room:a")
         assert await client.refused(method, channel="room:a") == 108
 
@@ -821,7 +821,7 @@ async def test_a_topic_without_presence_says_so(app, method):
 
 
 async def test_a_method_of_a_topic_is_called_with_arguments_by_name(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.subscribe("room:a")
         call = {"channel": "room:a", "method": "add", "data": {"a": 2}}
 
@@ -847,7 +847,7 @@ async def test_a_method_of_a_topic_is_called_with_arguments_by_name(app):
     ],
 )
 async def test_a_wrong_call_is_an_error_with_a_code(app, method, data, code):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.subscribe("room:a")
         call = {"channel": "room:a", "method": method, "data": data}
 
@@ -855,7 +855,7 @@ async def test_a_wrong_call_is_an_error_with_a_code(app, method, data, code):
 
 
 async def test_only_subscribers_may_call(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         call = {"channel": "room:a", "method": "add", "data": {"a": 1}}
 
         assert await client.refused("rpc", method="$call", data=call) == 103
@@ -870,7 +870,7 @@ async def test_a_connection_has_methods_of_its_own():
         async def on_connect(self, user, data):
             return {"you sent": data}
 
-    async with TopicClient(
+    async with WireClient(
         Endpoint.as_asgi(), user=user(9), connect={"data": [1]}
     ) as client:
         assert client.connected["connect"]["data"] == {"you sent": [1]}
@@ -885,10 +885,10 @@ async def test_others_are_told_what_the_endpoint_says_of_a_client(people):
             return {"name": f"no. {user.pk}"}
 
     app = Endpoint.as_asgi()
-    async with TopicClient(app, user=user(3)) as client:
+    async with WireClient(app, user=user(3)) as client:
         await client.subscribe("people", join_leave=True)
         result = await client.done("presence", channel="people")
-        async with TopicClient(app, user=user(4)) as other:
+        async with WireClient(app, user=user(4)) as other:
             await other.subscribe("people")
             while (push := await client.push("join"))["join"]["info"]["user"] != "4":
                 pass
@@ -911,7 +911,7 @@ def people(topics):
 
 
 async def test_one_sees_who_is_there(people):
-    async with TopicClient(people, user=user(3)) as client:
+    async with WireClient(people, user=user(3)) as client:
         await client.subscribe("people")
 
         result = await client.done("presence", channel="people")
@@ -926,9 +926,9 @@ async def test_one_sees_who_is_there(people):
 
 
 async def test_who_asked_for_it_hears_who_comes_and_goes(people):
-    async with TopicClient(people) as one:
+    async with WireClient(people) as one:
         await one.subscribe("people", join_leave=True)
-        async with TopicClient(people, user=user(3)) as two:
+        async with WireClient(people, user=user(3)) as two:
             await two.subscribe("people")
             while (push := await one.push("join"))["join"]["info"]["client"] != two.id:
                 pass
@@ -939,9 +939,9 @@ async def test_who_asked_for_it_hears_who_comes_and_goes(people):
 
 
 async def test_who_left_is_not_there_any_more(people):
-    async with TopicClient(people) as one:
+    async with WireClient(people) as one:
         await one.subscribe("people", join_leave=True)
-        async with TopicClient(people) as two:
+        async with WireClient(people) as two:
             await two.subscribe("people")
             await two.done("unsubscribe", channel="people")
             await one.push("leave")
@@ -960,11 +960,11 @@ async def test_who_may_not_see_presence_hears_of_nobody(topics):
             return user.is_authenticated
 
     app = TopicsEndpoint.as_asgi()
-    async with TopicClient(app) as curious, TopicClient(app, user=user(3)) as one:
+    async with WireClient(app) as curious, WireClient(app, user=user(3)) as one:
         await curious.subscribe("secret", join_leave=True)
         await one.subscribe("secret", join_leave=True)
 
-        async with TopicClient(app, user=user(4)) as two:
+        async with WireClient(app, user=user(4)) as two:
             await two.subscribe("secret")
             while (await one.push("join"))["join"]["info"]["user"] != "4":
                 pass
@@ -984,7 +984,7 @@ async def test_a_topic_may_tell_everybody_who_comes(topics):
             return False
 
     app = TopicsEndpoint.as_asgi()
-    async with TopicClient(app) as one, TopicClient(app) as two:
+    async with WireClient(app) as one, WireClient(app) as two:
         await one.subscribe("open")
         await two.subscribe("open")
 
@@ -998,7 +998,7 @@ async def much_changes(topic):
 
 
 async def test_who_asked_for_news_hears_that_much_has_changed(people):
-    async with TopicClient(people) as one, TopicClient(people) as two:
+    async with WireClient(people) as one, WireClient(people) as two:
         await one.subscribe("people", join_leave=True)
         await two.subscribe("people")
 
@@ -1019,17 +1019,17 @@ async def test_presence_goes_by_the_settings(people, settings):
 
     keeper = current().keeper("default")
 
-    assert keeper._rules == Rules(ttl=30, lease=7, pushes=11)
+    assert keeper._rules == PresenceConfig(ttl=30, lease=7, pushes=11)
     assert keeper._refresh == 5
 
 
 async def test_so_many_pushes_as_are_set_and_then_a_change(people, settings):
     settings.TIDERACE = {"PRESENCE_PUSHES": 1}
     await close_process()
-    async with TopicClient(people) as one:
+    async with WireClient(people) as one:
         await one.subscribe("people", join_leave=True)
         for _ in range(3):
-            async with TopicClient(people) as other:
+            async with WireClient(people) as other:
                 await other.subscribe("people")
 
         await one.push("changed")
@@ -1040,8 +1040,8 @@ async def test_so_many_pushes_as_are_set_and_then_a_change(people, settings):
 
 async def test_a_user_is_disconnected_and_nobody_else(app):
     async with (
-        TopicClient(app, user=user(1)) as one,
-        TopicClient(app, user=user(2)) as two,
+        WireClient(app, user=user(1)) as one,
+        WireClient(app, user=user(2)) as two,
     ):
         await adisconnect(user(1), reason="bye")
 
@@ -1050,7 +1050,7 @@ async def test_a_user_is_disconnected_and_nobody_else(app):
 
 
 async def test_a_refresh_has_the_client_come_back(app):
-    async with TopicClient(app, user=user(1)) as client:
+    async with WireClient(app, user=user(1)) as client:
         await arefresh(1)
 
         assert (await client.closed())[0] == 3014
@@ -1058,8 +1058,8 @@ async def test_a_refresh_has_the_client_come_back(app):
 
 async def test_a_user_gets_a_message_on_all_connections(app):
     async with (
-        TopicClient(app, user=user(1)) as one,
-        TopicClient(app, user=user(1)) as two,
+        WireClient(app, user=user(1)) as one,
+        WireClient(app, user=user(1)) as two,
     ):
         await asend_to(1, {"hello": "you"})
 
@@ -1068,7 +1068,7 @@ async def test_a_user_gets_a_message_on_all_connections(app):
 
 
 async def test_a_user_is_subscribed_and_unsubscribed_from_the_server(app):
-    async with TopicClient(app, user=user(1)) as client:
+    async with WireClient(app, user=user(1)) as client:
         await asubscribe(1, "closed")
         assert "subscribe" in await client.push()
         await apublish("closed", "for you")
@@ -1103,7 +1103,7 @@ async def test_a_subscription_that_is_ended_while_it_begins_ends_after_its_answe
 
     layer.stream_read = slowly
     try:
-        async with TopicClient(TopicsEndpoint.as_asgi(), user=user(1)) as client:
+        async with WireClient(TopicsEndpoint.as_asgi(), user=user(1)) as client:
             await client.say({"id": 9, "subscribe": {"channel": "slow"}})
             await reached.wait()
             await aunsubscribe(1, "slow")
@@ -1157,7 +1157,7 @@ def test_publish_from_sync_code_says_where_it_stands(app):
 
 
 async def test_a_group_message_reaches_subscribers(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.subscribe("room:a")
         await get_channel_layer().group_send(
             topic_group("room:a"), {"type": "chat.message", "text": "hi"}
@@ -1222,20 +1222,20 @@ def test_the_most_specific_pattern_wins(topics):
 
 async def test_who_does_not_say_who_it_is_is_closed(app, settings):
     settings.TIDERACE = {"TOPICS": {"CONNECT_TIMEOUT": 0.01}}
-    async with TopicClient(app, connect=None) as client:
+    async with WireClient(app, connect=None) as client:
         assert await client.closed() == (3502, "stale")
 
 
 async def test_who_does_not_answer_a_ping_is_closed(app, settings):
     settings.TIDERACE = {"TOPICS": {"PING": 0.01, "PONG_TIMEOUT": 0.01}}
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         assert await client.closed() == (3012, "no pong")
         assert client.pings == 1
 
 
 async def test_who_answers_pings_stays(app, settings):
     settings.TIDERACE = {"TOPICS": {"PING": 0.01, "PONG_TIMEOUT": 5.0}}
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         while client.pings < 3:
             before = client.pings
             while client.pings == before:
@@ -1247,7 +1247,7 @@ async def test_who_answers_pings_stays(app, settings):
 
 async def test_a_frame_that_is_too_long_ends_the_connection(app, settings):
     settings.TIDERACE = {"TOPICS": {"FRAME_SIZE": 100}}
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.say({"id": 5, "rpc": {"method": "x", "data": "y" * 100}})
 
         assert await client.closed() == (1009, "message too big")
@@ -1255,7 +1255,7 @@ async def test_a_frame_that_is_too_long_ends_the_connection(app, settings):
 
 async def test_topics_beyond_the_limit_are_refused(app, settings):
     settings.TIDERACE = {"TOPICS": {"SUBSCRIPTIONS": 2}}
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         await client.subscribe("room:a")
         await client.subscribe("room:b")
 
@@ -1266,7 +1266,7 @@ async def test_commands_beyond_the_rate_are_refused_then_end_the_connection(
     app, settings
 ):
     settings.TIDERACE = {"TOPICS": {"COMMANDS": "3/h"}}
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         for _ in range(2):
             await client.done("ping")
         assert await client.refused("ping") == 111
@@ -1279,15 +1279,15 @@ async def test_commands_beyond_the_rate_are_refused_then_end_the_connection(
 async def test_clients_beyond_the_rate_are_told_to_come_later(app, settings):
     settings.TIDERACE = {"TOPICS": {"CONNECTS": "1/h"}}
     endpoint = TopicsEndpoint.as_asgi()
-    async with TopicClient(endpoint), TopicClient(endpoint) as second:
+    async with WireClient(endpoint), WireClient(endpoint) as second:
         assert second.connected["error"]["code"] == 111
 
 
 async def test_an_anonymous_client_is_refused_where_the_setting_says_so(app, settings):
     settings.TIDERACE = {"TOPICS": {"ANONYMOUS": False}}
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         assert client.connected["error"]["code"] == 101
-    async with TopicClient(app, user=user()) as client:
+    async with WireClient(app, user=user()) as client:
         assert "connect" in client.connected
 
 

@@ -11,7 +11,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
 from django.contrib.sessions.backends.db import SessionStore
 
-from support.wire_client import TopicClient
+from support.wire_client import WireClient
 from tiderace.auth import login, logout
 from tiderace.db import database_sync_to_async
 from tiderace.topics import (
@@ -91,12 +91,12 @@ def person(pk="7"):
 
 
 async def test_a_token_says_who_connects(app):
-    async with TopicClient(app, connect={"token": token()}) as client:
+    async with WireClient(app, connect={"token": token()}) as client:
         assert list(client.connected["connect"]["subs"]) == ["mine:7"]
 
 
 async def test_a_token_says_how_long(app):
-    async with TopicClient(
+    async with WireClient(
         app, connect={"token": token(exp=int(time.time()) + 100)}
     ) as client:
         result = client.connected["connect"]
@@ -106,7 +106,7 @@ async def test_a_token_says_how_long(app):
 
 
 async def test_an_expired_token_is_an_error_so_that_a_fresh_one_is_fetched(app):
-    async with TopicClient(
+    async with WireClient(
         app, connect={"token": token(exp=int(time.time()) - 100)}
     ) as client:
         assert client.connected["error"]["code"] == 109
@@ -128,7 +128,7 @@ async def test_an_expired_token_is_an_error_so_that_a_fresh_one_is_fetched(app):
 async def test_a_token_that_proves_nothing_ends_the_connection_for_good(
     app, wrong, caplog
 ):
-    async with TopicClient(app, connect=None) as client:
+    async with WireClient(app, connect=None) as client:
         await client.say({"id": 1, "connect": {"token": wrong}})
 
         assert (await client.closed())[0] == 3500
@@ -136,7 +136,7 @@ async def test_a_token_that_proves_nothing_ends_the_connection_for_good(
 
 
 async def test_a_token_subscribes_where_it_says(app):
-    async with TopicClient(
+    async with WireClient(
         app, connect={"token": token(sub="", channels=["secret:a"])}
     ) as client:
         assert list(client.connected["connect"]["subs"]) == ["secret:a"]
@@ -146,12 +146,12 @@ async def test_a_token_subscribes_where_it_says(app):
 
 async def test_a_subscription_from_the_server_recovers_too(app):
     connect = {"token": token(sub="", channels=["open:a"])}
-    async with TopicClient(app, connect=connect) as client:
+    async with WireClient(app, connect=connect) as client:
         before = client.connected["connect"]["subs"]["open:a"]
     await apublish("open:a", 1)
     position = {"recover": True, "epoch": before["epoch"], "offset": 0}
     connect["subs"] = {"open:a": position}
-    async with TopicClient(app, connect=connect) as client:
+    async with WireClient(app, connect=connect) as client:
         result = client.connected["connect"]["subs"]["open:a"]
 
         assert result["recovered"] is True
@@ -160,13 +160,13 @@ async def test_a_subscription_from_the_server_recovers_too(app):
 
 async def test_what_a_client_claims_about_subscriptions_subscribes_it_to_nothing(app):
     connect = {"subs": {"open:a": {}, "secret:a": {}}}
-    async with TopicClient(app, connect=connect) as client:
+    async with WireClient(app, connect=connect) as client:
         assert "subs" not in client.connected["connect"]
 
 
 async def test_a_connection_goes_on_with_a_newer_token(app):
     connect = {"token": token(exp=int(time.time()) + 50)}
-    async with TopicClient(app, connect=connect) as client:
+    async with WireClient(app, connect=connect) as client:
         newer = token(exp=int(time.time()) + 500)
         result = await client.done("refresh", token=newer)
 
@@ -174,14 +174,14 @@ async def test_a_connection_goes_on_with_a_newer_token(app):
 
 
 async def test_a_newer_token_of_somebody_else_ends_the_connection(app):
-    async with TopicClient(app, connect={"token": token()}) as client:
+    async with WireClient(app, connect={"token": token()}) as client:
         await client.say({"id": 2, "refresh": {"token": token(sub="8")}})
 
         assert (await client.closed())[0] == 3500
 
 
 async def test_an_expired_newer_token_is_an_error(app):
-    async with TopicClient(app, connect={"token": token()}) as client:
+    async with WireClient(app, connect={"token": token()}) as client:
         old = token(exp=int(time.time()) - 60)
 
         assert await client.refused("refresh", token=old) == 109
@@ -190,7 +190,7 @@ async def test_an_expired_newer_token_is_an_error(app):
 async def test_a_connection_whose_token_ran_out_is_closed(app, monkeypatch):
     monkeypatch.setattr("tiderace.topics.client.commands.GRACE", 0.0)
     connect = {"token": token(exp=int(time.time()) - 4)}  # within the leeway
-    async with TopicClient(app, connect=connect) as client:
+    async with WireClient(app, connect=connect) as client:
         assert "connect" in client.connected
         assert await client.closed() == (3005, "connection expired")
 
@@ -199,7 +199,7 @@ async def test_a_connection_whose_token_ran_out_is_closed(app, monkeypatch):
 
 
 async def test_a_topic_that_wants_a_token_has_none_without(app):
-    async with TopicClient(app, connect={"token": token()}) as client:
+    async with WireClient(app, connect={"token": token()}) as client:
         assert await client.refused("subscribe", channel="secret:a") == 103
         await client.subscribe(
             "secret:a", token=subscription_token(person(), "secret:a")
@@ -218,14 +218,14 @@ async def test_a_topic_that_wants_a_token_has_none_without(app):
 )
 async def test_a_token_for_something_else_does_not_help(app, made_for, code):
     wrong = jwt.encode(made_for, SECRET, algorithm="HS256")
-    async with TopicClient(app, connect={"token": token()}) as client:
+    async with WireClient(app, connect={"token": token()}) as client:
         assert (
             await client.refused("subscribe", channel="secret:a", token=wrong) == code
         )
 
 
 async def test_a_name_that_a_template_has_signed_lets_in(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         signed = signed_topic("secret:a")
         assert (
             await client.refused("subscribe", channel="secret:b", token=signed) == 103
@@ -239,16 +239,16 @@ async def test_a_name_that_a_template_has_signed_lets_in(app):
 
 async def test_a_name_signed_for_somebody_lets_in_nobody_else(app):
     signed = signed_topic("secret:a", user=person("8"))
-    async with TopicClient(app, connect={"token": token()}) as client:
+    async with WireClient(app, connect={"token": token()}) as client:
         assert (
             await client.refused("subscribe", channel="secret:a", token=signed) == 103
         )
-    async with TopicClient(app, connect={"token": token(sub="8")}) as client:
+    async with WireClient(app, connect={"token": token(sub="8")}) as client:
         await client.subscribe("secret:a", token=signed)
 
 
 async def test_a_subscription_goes_on_with_a_newer_token(app):
-    async with TopicClient(app, connect={"token": token()}) as client:
+    async with WireClient(app, connect={"token": token()}) as client:
         made = subscription_token(person(), "secret:a", ttl=50)
         result = await client.subscribe("secret:a", token=made)
         assert 45 <= result["ttl"] <= 50
@@ -262,7 +262,7 @@ async def test_a_subscription_whose_token_ran_out_ends_alone(app, monkeypatch):
     monkeypatch.setattr("tiderace.topics.client.subscriptions.GRACE", 0.0)
     claims = {"sub": "7", "channel": "secret:a", "exp": int(time.time()) - 4}
     made = jwt.encode(claims, SECRET, algorithm="HS256")
-    async with TopicClient(app, connect={"token": token()}) as client:
+    async with WireClient(app, connect={"token": token()}) as client:
         await client.subscribe("secret:a", token=made)
         push = await client.push("unsubscribe")
 
@@ -271,7 +271,7 @@ async def test_a_subscription_whose_token_ran_out_ends_alone(app, monkeypatch):
 
 
 async def test_refreshing_what_is_not_subscribed_is_a_bad_request(app):
-    async with TopicClient(app, connect={"token": token()}) as client:
+    async with WireClient(app, connect={"token": token()}) as client:
         assert await client.refused("sub_refresh", channel="secret:a", token="x") == 107
 
 
@@ -293,7 +293,7 @@ async def test_headers_that_a_proxy_might_set_cannot_be_claimed(app):
         "Cookie": "sessionid=stolen",
         "Origin": "https://elsewhere",
     }
-    async with TopicClient(Endpoint.as_asgi(), connect={"headers": claimed}):
+    async with WireClient(Endpoint.as_asgi(), connect={"headers": claimed}):
         names = [name for name, _ in seen["scope"]["headers"]]
 
     assert b"authorization" in names
@@ -315,21 +315,21 @@ def ada(users):
 
 
 async def test_the_user_of_a_token_must_exist_and_be_active(app, users, ada):
-    async with TopicClient(app, connect={"token": connection_token(ada)}) as client:
+    async with WireClient(app, connect={"token": connection_token(ada)}) as client:
         assert "connect" in client.connected
     ada.is_active = False
     await ada.asave()
     for made in (connection_token(ada), token(sub="999"), token(sub="nobody")):
-        async with TopicClient(app, connect=None) as client:
+        async with WireClient(app, connect=None) as client:
             await client.say({"id": 1, "connect": {"token": made}})
             assert (await client.closed())[0] == 3500
 
 
 async def test_a_ticket_connects_once(app, ada):
     made = ticket(ada)
-    async with TopicClient(app, connect={"token": made}) as client:
+    async with WireClient(app, connect={"token": made}) as client:
         assert list(client.connected["connect"]["subs"]) == [f"mine:{ada.pk}"]
-    async with TopicClient(app, connect=None) as client:
+    async with WireClient(app, connect=None) as client:
         await client.say({"id": 1, "connect": {"token": made}})
         assert (await client.closed())[0] == 3500
 
@@ -342,7 +342,7 @@ async def logged_in(client, user):
 
 
 async def test_logging_out_closes_the_connection_for_good(app, ada):
-    client = TopicClient(app)
+    client = WireClient(app)
     await logged_in(client, ada)
     async with client:
         await logout(client.socket.scope)
@@ -351,7 +351,7 @@ async def test_logging_out_closes_the_connection_for_good(app, ada):
 
 
 async def test_a_user_that_is_deactivated_is_closed_for_good(app, ada):
-    client = TopicClient(app)
+    client = WireClient(app)
     await logged_in(client, ada)
     async with client:
         ada.is_active = False
@@ -361,7 +361,7 @@ async def test_a_user_that_is_deactivated_is_closed_for_good(app, ada):
 
 
 async def test_a_new_password_closes_the_connections_of_before(app, ada):
-    async with TopicClient(app, connect={"token": connection_token(ada)}) as client:
+    async with WireClient(app, connect={"token": connection_token(ada)}) as client:
         ada.set_password("y")
         await ada.asave()
 
@@ -371,7 +371,7 @@ async def test_a_new_password_closes_the_connections_of_before(app, ada):
 async def test_a_permission_that_is_taken_ends_what_it_let_in(app, ada):
     permission = await Permission.objects.aget(codename="view_user")
     await ada.user_permissions.aadd(permission)
-    async with TopicClient(app, connect={"token": connection_token(ada)}) as client:
+    async with WireClient(app, connect={"token": connection_token(ada)}) as client:
         await client.subscribe("staff")
         await client.subscribe("open:a")
         await ada.user_permissions.aremove(permission)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from support.wire_client import TopicClient
+from support.wire_client import WireClient
 from tiderace.topics import AllowAny, Presence, Topic, TopicsEndpoint
 from tiderace.topics.hub import close
 from tiderace.topics.topic import declared
@@ -55,7 +55,7 @@ def person(pk):
 
 
 async def test_a_topic_is_told_of_users_who_come_and_go(told):
-    async with TopicClient(TopicsEndpoint.as_asgi(), user=person("7")) as client:
+    async with WireClient(TopicsEndpoint.as_asgi(), user=person("7")) as client:
         await client.subscribe("lounge:a")
         assert await next_of(told) == ("joined", "a", "7")
 
@@ -63,7 +63,7 @@ async def test_a_topic_is_told_of_users_who_come_and_go(told):
 
 
 async def test_who_unsubscribes_is_gone_as_well(told):
-    async with TopicClient(TopicsEndpoint.as_asgi(), user=person("7")) as client:
+    async with WireClient(TopicsEndpoint.as_asgi(), user=person("7")) as client:
         await client.subscribe("lounge:a")
         await client.done("unsubscribe", channel="lounge:a")
 
@@ -75,9 +75,9 @@ async def test_who_unsubscribes_is_gone_as_well(told):
 
 async def test_a_second_tab_is_no_second_user(told):
     app = TopicsEndpoint.as_asgi()
-    async with TopicClient(app, user=person("7")) as one:
+    async with WireClient(app, user=person("7")) as one:
         await one.subscribe("lounge:a")
-        async with TopicClient(app, user=person("7")) as two:
+        async with WireClient(app, user=person("7")) as two:
             await two.subscribe("lounge:a")
         await one.done("unsubscribe", channel="lounge:a")
 
@@ -89,7 +89,7 @@ async def test_a_second_tab_is_no_second_user(told):
 
 
 async def test_a_hook_that_fails_does_not_keep_the_user_out(told, caplog):
-    async with TopicClient(TopicsEndpoint.as_asgi(), user=person("7")) as client:
+    async with WireClient(TopicsEndpoint.as_asgi(), user=person("7")) as client:
         await client.subscribe("lounge:broken")
         assert await next_of(told) == ("joined", "broken", "7")
 

@@ -8,7 +8,7 @@ import pytest
 
 from support.storm_site import storm_site
 from support.topic_storm import InProcess, Storm
-from support.wire_client import TopicClient
+from support.wire_client import WireClient
 from tiderace.topics import (
     ahistory,
     apublish,
@@ -83,7 +83,7 @@ async def test_who_subscribes_under_load_hears_all_that_follows_the_answer(app):
         tasks.create_task(publish_all())
         for _ in range(8):
             await asyncio.sleep(0)
-            async with TopicClient(app) as client:
+            async with WireClient(app) as client:
                 answer = await client.subscribe("tide:load")
                 first = answer.get("offset", 0) + 1
                 if first + 20 < 400:
@@ -92,7 +92,7 @@ async def test_who_subscribes_under_load_hears_all_that_follows_the_answer(app):
 
 
 async def test_who_recovers_under_load_gets_what_was_missed_and_then_the_rest(app):
-    async with TopicClient(app) as client:
+    async with WireClient(app) as client:
         epoch = (await client.subscribe("tide:back"))["epoch"]
         await client.done("unsubscribe", channel="tide:back")
         for n in range(1, 101):

@@ -15,8 +15,8 @@ from support.asgi_process import AsgiProcess
 from support.paths import TESTS
 from support.storm_site import storm_site
 from support.topic_storm import InProcess, OverTheNetwork, Storm
-from support.wire_client import TopicClient
-from tiderace.layers import Keep
+from support.wire_client import WireClient
+from tiderace.layers import Retention
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.topics import (
     AllowAny,
@@ -154,12 +154,12 @@ async def test_clients_go_from_process_to_process_and_are_told_of_every_loss(
     async def publish(data):
         record = record_of(topic, json.dumps(data))
         await layer.stream_publish(
-            topic_group(topic), record, keep=Keep(keep.size, keep.ttl)
+            topic_group(topic), record, keep=Retention(keep.size, keep.ttl)
         )
 
     async def end():
         position, _ = await layer.stream_read(
-            topic_group(topic), keep=Keep(keep.size, keep.ttl), limit=0
+            topic_group(topic), keep=Retention(keep.size, keep.ttl), limit=0
         )
         return position.epoch, position.offset
 
@@ -208,7 +208,7 @@ django.setup()
 from types import SimpleNamespace
 
 from tiderace.topics import AllowAny, Presence, Topic, TopicsEndpoint
-from support.wire_client import TopicClient
+from support.wire_client import WireClient
 
 
 class Lounge(Topic):
@@ -220,7 +220,7 @@ class Lounge(Topic):
 
 async def main():
     ada = SimpleNamespace(pk="ada", is_authenticated=True, is_active=True)
-    async with TopicClient(TopicsEndpoint.as_asgi(), user=ada) as client:
+    async with WireClient(TopicsEndpoint.as_asgi(), user=ada) as client:
         await client.subscribe("lounge")
         print("there", flush=True)
         await asyncio.Event().wait()
@@ -272,7 +272,7 @@ async def told(site, settings):
 
 async def test_a_topic_is_told_of_users_who_come_and_go(told):
     app = TopicsEndpoint.as_asgi()
-    async with TopicClient(app, user=person("ada")) as client:
+    async with WireClient(app, user=person("ada")) as client:
         await client.subscribe("lounge")
         assert await told.next() == ("joined", "lounge", "ada")
 
@@ -294,7 +294,7 @@ async def test_a_topic_is_told_of_a_user_whose_process_was_killed(
     finally:
         other.kill()
         await other.communicate()
-    async with TopicClient(app, user=person("bob")) as client:
+    async with WireClient(app, user=person("bob")) as client:
         await client.subscribe("lounge")
         while (seen := await told.next()) != ("left", "lounge", "ada"):
             # Ada's coming perhaps again: at least once.

@@ -22,6 +22,6 @@ What runs beside the handlers stands in ``background``, what is said of it all i
 from __future__ import annotations
 
 from tiderace.connection.connection import Connection
-from tiderace.connection.served import Access, Served, get_handler_name
+from tiderace.connection.served import Access, ConsumerProtocol, get_handler_name
 
-__all__ = ["Access", "Connection", "Served", "get_handler_name"]
+__all__ = ["Access", "Connection", "ConsumerProtocol", "get_handler_name"]

@@ -12,8 +12,8 @@ from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
 from tiderace.connection.channel import Channel
-from tiderace.connection.log import Report
-from tiderace.connection.suspended import Failed
+from tiderace.connection.log import ConnectionLog
+from tiderace.connection.suspended import DeferredError
 from tiderace.exceptions import StopConsumer
 from tiderace.runtime import threads
 
@@ -34,7 +34,7 @@ class Background:
 
     __slots__ = ("_channel", "_loop", "_report", "_tasks", "ending")
 
-    def __init__(self, channel: Channel, report: Report) -> None:
+    def __init__(self, channel: Channel, report: ConnectionLog) -> None:
         self._channel = channel
         self._report = report
         self._loop = asyncio.get_running_loop()
@@ -83,7 +83,7 @@ class Background:
             else:
                 return
         # Raised where handlers run, for there the connection ends.
-        await self._channel.mailbox.offer(Failed(error))
+        await self._channel.mailbox.offer(DeferredError(error))
 
 
 async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -10,9 +10,9 @@ import asyncio
 import functools
 from typing import Any
 
-from tiderace.connection.inbox import Reader
-from tiderace.connection.log import Report
-from tiderace.connection.served import Served
+from tiderace.connection.inbox import Inbox
+from tiderace.connection.log import ConnectionLog
+from tiderace.connection.served import ConsumerProtocol
 from tiderace.delivery.mailbox import Mailbox
 from tiderace.layers.base import LocalDelivery
 
@@ -35,7 +35,9 @@ class Channel:
 
     mailbox: Mailbox[Any]
 
-    def __init__(self, consumer: Served, layer: Any, report: Report) -> None:
+    def __init__(
+        self, consumer: ConsumerProtocol, layer: Any, report: ConnectionLog
+    ) -> None:
         self._consumer = consumer
         self._layer = layer
         self._report = report
@@ -57,9 +59,9 @@ class Channel:
             self.mailbox = Mailbox(name, 0)
 
     def read(self, idle: asyncio.Event | None) -> None:
-        """Where the layer is of another project, begin to read it; see ``Reader``."""
+        """Where the layer is of another project, begin to read it; see ``Inbox``."""
         if self._layer is not None and not isinstance(self._layer, LocalDelivery):
-            reader = Reader(self._consumer.channel_receive, self.mailbox, idle=idle)
+            reader = Inbox(self._consumer.channel_receive, self.mailbox, idle=idle)
             self._feed = asyncio.get_running_loop().create_task(reader.read())
 
     async def close(self) -> None:

@@ -19,15 +19,15 @@ from tiderace import conf, metrics
 from tiderace.asgi import Event, Receive, Send, serving, websocket_close
 from tiderace.connection.background import Background
 from tiderace.connection.channel import Channel
-from tiderace.connection.dispatcher import Turns
-from tiderace.connection.inbox import LAST_EVENTS, Reader
-from tiderace.connection.log import Report
+from tiderace.connection.dispatcher import Dispatcher
+from tiderace.connection.inbox import LAST_EVENTS, Inbox
+from tiderace.connection.log import ConnectionLog
 from tiderace.connection.messages import Messages
-from tiderace.connection.served import Served
+from tiderace.connection.served import ConsumerProtocol
 from tiderace.delivery.mailbox import Mailbox
 from tiderace.delivery.outbox import Outbox, TooSlow
 from tiderace.exceptions import StopConsumer, UnknownMessageType
-from tiderace.runtime.drain import Notice, process_drain
+from tiderace.runtime.drain import DrainNotice, process_drain
 
 __all__ = ["Connection"]
 
@@ -70,7 +70,7 @@ class Connection:
     )
 
     def __init__(
-        self, consumer: Served, layer: Any, receive: Receive, send: Send
+        self, consumer: ConsumerProtocol, layer: Any, receive: Receive, send: Send
     ) -> None:
         self._consumer = consumer
         self._receive = receive
@@ -80,7 +80,7 @@ class Connection:
             frames=extensions.get("tiderace.frames"),
             limit=conf.current().outbox_limit,
         )
-        self._report = report = Report(consumer)
+        self._report = report = ConnectionLog(consumer)
         self._channel = channel = Channel(consumer, layer, report)
         self._background = Background(channel, report)
         self._messages = Messages(consumer, channel, outbox, self._background, report)
@@ -92,7 +92,7 @@ class Connection:
         self.ident = get_ident()
         self._context = contextvars.copy_context()
         self._context.run(serving.set, consumer.scope)
-        self._reader: Reader | None = None
+        self._reader: Inbox | None = None
         # What was told before there was a mailbox.
         self._early: list[Event] = []
         # Whether the connect handler was called, the disconnect handler was called.
@@ -117,7 +117,7 @@ class Connection:
         task = self._task = asyncio.get_running_loop().create_task(
             self._handle_all(), context=self._context
         )
-        self._reader = Reader(
+        self._reader = Inbox(
             self._receive, self._mailbox, client=self._outbox, idle=self._idle
         )
         task.add_done_callback(self._handled_all)
@@ -143,7 +143,7 @@ class Connection:
         elif not self._background.ending:
             self.spawn(self._mailbox.offer(event))
 
-    def drain(self, notice: Notice) -> None:
+    def drain(self, notice: DrainNotice) -> None:
         """Close the socket when its consumer has done what is before this."""
         self.tell(
             {
@@ -172,7 +172,7 @@ class Connection:
         metrics.CONNECTIONS_OPEN.add()
         ending = 1006
         self._channel.read(self._idle)
-        turns = Turns(
+        turns = Dispatcher(
             consumer,
             self._mailbox,
             self._outbox,
@@ -280,7 +280,7 @@ class Connection:
             except Exception as error:
                 self._report.not_closed(error)
 
-    async def _finish(self, ending: int, turns: Turns) -> None:
+    async def _finish(self, ending: int, turns: Dispatcher) -> None:
         try:
             await self._background.end()
             if self._started and not self._disconnected:

@@ -18,15 +18,15 @@ from typing import Any
 from tiderace import db as database
 from tiderace import metrics
 from tiderace.asgi import Event
-from tiderace.connection.log import Report
+from tiderace.connection.log import ConnectionLog
 from tiderace.connection.messages import Messages
-from tiderace.connection.served import Served
-from tiderace.connection.suspended import Begun, Failed
-from tiderace.delivery.mailbox import Lane, Mailbox
-from tiderace.delivery.outbox import Outbox, Ready, TooSlow
+from tiderace.connection.served import ConsumerProtocol
+from tiderace.connection.suspended import DeferredError, SuspendedHandler
+from tiderace.delivery.mailbox import Mailbox, Source
+from tiderace.delivery.outbox import Outbox, PreparedMessage, TooSlow
 from tiderace.runtime import threads
 
-__all__ = ["Turns"]
+__all__ = ["Dispatcher"]
 
 if sys.version_info >= (3, 12):
     from asyncio.tasks import _swap_current_task
@@ -63,7 +63,7 @@ def _now_and_then() -> float:
     return perf_counter()
 
 
-class Turns:
+class Dispatcher:
     """Runs the handlers of one connection; made in the task that does so.
 
     Args:
@@ -94,12 +94,12 @@ class Turns:
 
     def __init__(
         self,
-        consumer: Served,
+        consumer: ConsumerProtocol,
         mailbox: Mailbox[Any],
         outbox: Outbox,
         *,
         messages: Messages,
-        report: Report,
+        report: ConnectionLog,
         context: contextvars.Context,
         idle: asyncio.Event | None,
     ) -> None:
@@ -124,9 +124,9 @@ class Turns:
         try:
             while True:
                 lane, item = await self._next()
-                if isinstance(item, (Begun, Failed)):
+                if isinstance(item, (SuspendedHandler, DeferredError)):
                     await item
-                elif lane is Lane.EVENT and self._idle is None:
+                elif lane is Source.EVENT and self._idle is None:
                     await handle_event(item)
                 else:
                     # What a worker handles is work, like a client's events.
@@ -138,7 +138,7 @@ class Turns:
         finally:
             self._mailbox.take_now = None
 
-    def take_now(self, message: Event | Ready) -> bool:
+    def take_now(self, message: Event | PreparedMessage) -> bool:
         """Run the handler of ``message`` here, as the connection's own task would.
 
         Only while that task waits for something to do. A message that is sent from a
@@ -157,7 +157,7 @@ class Turns:
         work: Coroutine[Any, Any, None]
         # Who asks ``on_error``; what goes the long way does so itself.
         report = None
-        if isinstance(message, Ready):
+        if isinstance(message, PreparedMessage):
             try:
                 if self._consumer.accepts_broadcasts and self._outbox.put(message):
                     self._clear_way()
@@ -165,7 +165,7 @@ class Turns:
             except TooSlow as error:
                 self._waiting = False
                 self._mailbox.writer = None
-                self._mailbox.put_first(Failed(error))
+                self._mailbox.put_first(DeferredError(error))
                 return True
             work = self._messages.handle(message)
         elif (handler := self._consumer._route(message)) is None:  # noqa: SLF001
@@ -189,9 +189,9 @@ class Turns:
             if self._thread is not None and self._thread.used:
                 self.tidy()
         except (Exception, asyncio.CancelledError) as error:
-            self._mailbox.put_first(Failed(error, report))
+            self._mailbox.put_first(DeferredError(error, report))
         else:
-            self._mailbox.put_first(Begun(work, waits_for, report, begun))
+            self._mailbox.put_first(SuspendedHandler(work, waits_for, report, begun))
         finally:
             _swap_current_task(self._loop, outer)
             _stepping = False
@@ -209,7 +209,7 @@ class Turns:
                 thread.submit(database.close_old_connections)
             thread.release()
 
-    async def _next(self) -> tuple[Lane, Any]:
+    async def _next(self) -> tuple[Source, Any]:
         if self._idle is not None:
             self._idle.set()
         self._waiting = True
@@ -218,12 +218,12 @@ class Turns:
             return await self._mailbox.next()
         except asyncio.CancelledError as cancelled:
             begun = self._mailbox.take_first()
-            if not isinstance(begun, Begun):
+            if not isinstance(begun, SuspendedHandler):
                 raise
             # Meant for the handler that was begun elsewhere; if it copes with it, as
             # asyncio.timeout() does, the connection goes on.
             begun.interruption = cancelled
-            return Lane.EVENT, begun
+            return Source.EVENT, begun
         finally:
             self._waiting = False
             self._mailbox.writer = None

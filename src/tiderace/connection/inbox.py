@@ -9,17 +9,17 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tiderace.connection.suspended import Failed
-from tiderace.delivery.mailbox import Lane, Mailbox
+from tiderace.connection.suspended import DeferredError
+from tiderace.delivery.mailbox import Mailbox, Source
 from tiderace.delivery.outbox import Outbox
 
-__all__ = ["LAST_EVENTS", "Reader"]
+__all__ = ["LAST_EVENTS", "Inbox"]
 
 LAST_EVENTS = frozenset({"http.disconnect", "websocket.disconnect"})
 """After these events nothing more can happen on a connection."""
 
 
-class Reader:
+class Inbox:
     """Reads one source, in the task that calls ``read``.
 
     Args:
@@ -68,7 +68,7 @@ class Reader:
         here = self._task = asyncio.current_task()
         assert here is not None  # noqa: S101 (this is a coroutine)
         mailbox, client, idle = self._mailbox, self._client, self._idle
-        lane = Lane.MESSAGE if client is None else Lane.EVENT
+        lane = Source.MESSAGE if client is None else Source.EVENT
         kind = None
         try:
             try:
@@ -84,7 +84,7 @@ class Reader:
                         # lost with a handler that fails.
                         await idle.wait()
             except Exception as error:
-                await mailbox.offer(Failed(error))
+                await mailbox.offer(DeferredError(error))
         except asyncio.CancelledError:
             if not self._stopped or here.uncancel() > 0:
                 raise

@@ -10,19 +10,19 @@ from typing import Any
 
 from tiderace import conf, metrics
 from tiderace.asgi import Event, describe, log_fields
-from tiderace.connection.served import Served
+from tiderace.connection.served import ConsumerProtocol
 
-__all__ = ["Report"]
+__all__ = ["ConnectionLog"]
 
 logger = logging.getLogger("tiderace.consumer")
 
 
-class Report:
+class ConnectionLog:
     """Speaks of one consumer's connection, every time with the same fields."""
 
     __slots__ = ("_consumer",)
 
-    def __init__(self, consumer: Served) -> None:
+    def __init__(self, consumer: ConsumerProtocol) -> None:
         self._consumer = consumer
 
     async def consult(self, error: Exception) -> None:

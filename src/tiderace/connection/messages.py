@@ -13,9 +13,9 @@ from tiderace import conf
 from tiderace.asgi import Event
 from tiderace.connection.background import Background
 from tiderace.connection.channel import Channel
-from tiderace.connection.log import Report
-from tiderace.connection.served import Access, Served, get_handler_name
-from tiderace.delivery.outbox import Outbox, Ready
+from tiderace.connection.log import ConnectionLog
+from tiderace.connection.served import Access, ConsumerProtocol, get_handler_name
+from tiderace.delivery.outbox import Outbox, PreparedMessage
 from tiderace.exceptions import StopConsumer, UnknownMessageType
 
 __all__ = ["Messages"]
@@ -43,11 +43,11 @@ class Messages:
 
     def __init__(
         self,
-        consumer: Served,
+        consumer: ConsumerProtocol,
         channel: Channel,
         outbox: Outbox,
         background: Background,
-        report: Report,
+        report: ConnectionLog,
     ) -> None:
         self._consumer = consumer
         self._channel = channel
@@ -57,7 +57,7 @@ class Messages:
         # How many handlers are running beside the others.
         self._beside = 0
 
-    async def handle(self, message: Event | Ready) -> None:
+    async def handle(self, message: Event | PreparedMessage) -> None:
         """Do what is to be done about ``message``, up to the end of its handler.
 
         Raises:
@@ -66,7 +66,7 @@ class Messages:
             Exception: what the handler raised, if ``on_error`` does not let it pass.
         """
         consumer = self._consumer
-        if isinstance(message, Ready):
+        if isinstance(message, PreparedMessage):
             if not consumer.accepts_broadcasts:
                 self._report.dropped(
                     "a broadcast",

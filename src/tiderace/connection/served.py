@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from tiderace.asgi import Event, Scope
 
-__all__ = ["Access", "Served", "get_handler_name"]
+__all__ = ["Access", "ConsumerProtocol", "get_handler_name"]
 
 
 def get_handler_name(message: Event) -> str:
@@ -37,7 +37,7 @@ class Access(Enum):
     CONCURRENT = "call it beside others"
 
 
-class Served(Protocol):
+class ConsumerProtocol(Protocol):
     """What a connection needs of its consumer.
 
     Names of ours begin with an underscore, to leave the others to the application.

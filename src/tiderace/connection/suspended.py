@@ -11,13 +11,13 @@ from time import perf_counter
 from typing import Any
 
 from tiderace import metrics
-from tiderace.connection.log import Report
+from tiderace.connection.log import ConnectionLog
 from tiderace.exceptions import StopConsumer
 
-__all__ = ["Begun", "Failed"]
+__all__ = ["DeferredError", "SuspendedHandler"]
 
 
-class Failed:
+class DeferredError:
     """Something failed elsewhere: awaited, it raises what that raised.
 
     Args:
@@ -27,7 +27,9 @@ class Failed:
 
     __slots__ = ("_error", "_report")
 
-    def __init__(self, error: BaseException, report: Report | None = None) -> None:
+    def __init__(
+        self, error: BaseException, report: ConnectionLog | None = None
+    ) -> None:
         self._error = error
         self._report = report
 
@@ -42,7 +44,7 @@ class Failed:
         yield from report.consult(error).__await__()
 
 
-class Begun:
+class SuspendedHandler:
     """A handler that was begun where its message was delivered; awaited, it goes on.
 
     Args:
@@ -58,7 +60,7 @@ class Begun:
         self,
         work: Coroutine[Any, Any, None],
         waits_for: Any,
-        report: Report | None,
+        report: ConnectionLog | None,
         since: float,
     ) -> None:
         self._work = work

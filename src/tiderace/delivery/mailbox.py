@@ -18,21 +18,21 @@ from enum import Enum
 from typing import Any, Generic, TypeVar
 
 from tiderace import metrics
-from tiderace.delivery.outbox import Frames
+from tiderace.delivery.outbox import FrameWriter
 
-__all__ = ["Deadlines", "Lane", "Mailbox"]
+__all__ = ["ExpiryQueue", "Mailbox", "Source"]
 
 M = TypeVar("M")
 
 
-class Lane(Enum):
+class Source(Enum):
     """Which way an item came into a mailbox."""
 
     EVENT = "event"
     MESSAGE = "message"
 
 
-class Deadlines:
+class ExpiryQueue:
     """Which mailboxes without a consumer have to be looked at again, and when.
 
     A heap over all of them, so that finding what has expired costs nothing for those
@@ -107,7 +107,7 @@ class Mailbox(Generic[M]):
         name: str,
         capacity: int,
         *,
-        deadlines: Deadlines | None = None,
+        deadlines: ExpiryQueue | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
@@ -128,16 +128,16 @@ class Mailbox(Generic[M]):
         # Held by whoever takes out the oldest message: a reader, or a push that finds
         # it expired.
         self._oldest = threading.Lock()
-        self._events: list[tuple[Lane, Any, asyncio.Future[None]]] = []
+        self._events: list[tuple[Source, Any, asyncio.Future[None]]] = []
         self._first: Any = None
         # Handles a message at once where its consumer has nothing else to do; False
         # where it cannot, and then the message waits here.
         self.take_now: Callable[[M], bool] | None = None
         # What writes to the client, set only while nothing is to be done but to wait
         # for a message that is written as it is; see ``write_to_waiting``.
-        self.writer: Frames | None = None
+        self.writer: FrameWriter | None = None
         self._waiters: list[asyncio.Future[None]] = []
-        self._turn = Lane.EVENT
+        self._turn = Source.EVENT
         self._held = False
         self._drops = 0
         self._reported_at = float("-inf")
@@ -232,7 +232,7 @@ class Mailbox(Generic[M]):
         item, self._first = self._first, None
         return item
 
-    async def offer(self, item: Any, lane: Lane = Lane.EVENT) -> None:
+    async def offer(self, item: Any, lane: Source = Source.EVENT) -> None:
         """Put an event in and wait until it is taken.
 
         So at most one event of each source is read ahead, and a client that is
@@ -256,12 +256,12 @@ class Mailbox(Generic[M]):
                 return message[1]
             await self._wait(self._has_message)
 
-    async def next(self) -> tuple[Lane, Any]:
+    async def next(self) -> tuple[Source, Any]:
         """The next event or message; they take turns when there are both."""
         while True:
             if self._first is not None:
-                return Lane.EVENT, self.take_first()
-            if self._turn is Lane.EVENT:
+                return Source.EVENT, self.take_first()
+            if self._turn is Source.EVENT:
                 item = self._next_event() or self._next_message()
             else:
                 item = self._next_message() or self._next_event()
@@ -296,22 +296,22 @@ class Mailbox(Generic[M]):
         """Whether no message is waiting (the name of ``asyncio.Queue``)."""
         return not self._messages
 
-    def _next_event(self) -> tuple[Lane, Any] | None:
+    def _next_event(self) -> tuple[Source, Any] | None:
         for index, (lane, item, taken) in enumerate(self._events):
-            if self._held and lane is Lane.MESSAGE:
+            if self._held and lane is Source.MESSAGE:
                 continue
             del self._events[index]
             if not taken.done():
                 taken.set_result(None)
-            self._turn = Lane.MESSAGE
+            self._turn = Source.MESSAGE
             return lane, item
         return None
 
-    def _next_message(self) -> tuple[Lane, Any] | None:
+    def _next_message(self) -> tuple[Source, Any] | None:
         if self._held or (message := self._take_message()) is None:
             return None
-        self._turn = Lane.EVENT
-        return Lane.MESSAGE, message[1]
+        self._turn = Source.EVENT
+        return Source.MESSAGE, message[1]
 
     def _take_message(self) -> tuple[float, M] | None:
         messages = self._messages
@@ -333,7 +333,7 @@ class Mailbox(Generic[M]):
             return True
         if not self._held:
             return bool(self._messages or self._events)
-        return any(lane is Lane.EVENT for lane, _, _ in self._events)
+        return any(lane is Source.EVENT for lane, _, _ in self._events)
 
     async def _wait(self, ready: Callable[[], bool]) -> None:
         waiter = asyncio.get_running_loop().create_future()

@@ -12,15 +12,15 @@ from typing import Any, Protocol, TypeVar
 from tiderace import metrics
 from tiderace.asgi import Event, Send, websocket_send
 
-__all__ = ["Frames", "Outbox", "Ready", "TooSlow", "write_to_waiting"]
+__all__ = ["FrameWriter", "Outbox", "PreparedMessage", "TooSlow", "write_to_idle"]
 
 
 class TooSlow(Exception):
     """The client has left more unread than its outbox may hold."""
 
 
-class Frames(Protocol):
-    """What our own server offers beside ASGI; see ``tiderace.server.ReadyFrames``."""
+class FrameWriter(Protocol):
+    """What our own server offers beside ASGI; see ``tiderace.server.ServerFrameWriter``."""
 
     def text_frame(self, payload: bytes) -> bytes:
         """A whole text message as bytes for any socket."""
@@ -46,7 +46,7 @@ class Frames(Protocol):
         """Bytes that the kernel has not taken yet."""
 
 
-class Ready:
+class PreparedMessage:
     """A message to clients that is the same for all of them, so encoded once.
 
     Args:
@@ -63,7 +63,7 @@ class Ready:
         self.event: dict[str, Any] = websocket_send(text_data, bytes_data)
         self._frame: bytes | None = None
 
-    def frame(self, frames: Frames) -> bytes:
+    def frame(self, frames: FrameWriter) -> bytes:
         """The message as a frame, built by the first socket that needs it."""
         frame = self._frame
         if frame is None:
@@ -77,15 +77,15 @@ class Ready:
 
 
 class Waiting(Protocol):
-    """What ``write_to_waiting`` needs of a mailbox."""
+    """What ``write_to_idle`` needs of a mailbox."""
 
-    writer: Frames | None
+    writer: FrameWriter | None
 
 
 W = TypeVar("W", bound=Waiting)
 
 
-def write_to_waiting(receivers: list[W], ready: Ready) -> list[W]:
+def write_to_idle(receivers: list[W], ready: PreparedMessage) -> list[W]:
     """Write ``ready`` to every client whose connection only waits for such a message.
 
     All of them at once, which costs far less than to ask each connection.
@@ -122,7 +122,7 @@ class Outbox:
     __slots__ = ("_frames", "_limit", "_send", "accepted", "closed", "leaving", "lost")
 
     def __init__(
-        self, send: Send, *, frames: Frames | None = None, limit: int = 0
+        self, send: Send, *, frames: FrameWriter | None = None, limit: int = 0
     ) -> None:
         self._send = send
         # Our own server's way for finished frames, and the bytes that may wait there.
@@ -141,11 +141,11 @@ class Outbox:
         return self.accepted and not self.closed and not self.lost
 
     @property
-    def writer(self) -> Frames | None:
+    def writer(self) -> FrameWriter | None:
         """What takes frames for the client now; None without our own server."""
         return self._frames if self.open else None
 
-    def put(self, ready: Ready) -> bool:
+    def put(self, ready: PreparedMessage) -> bool:
         """Send ``ready`` without waiting, where the server can; else False.
 
         Raises:
@@ -217,7 +217,7 @@ class Outbox:
 _last: tuple[str, bytes] = ("", b"")
 
 
-def _text_frame(frames: Frames, text: str) -> bytes:
+def _text_frame(frames: FrameWriter, text: str) -> bytes:
     global _last
     last, frame = _last
     if not frame or text != last:

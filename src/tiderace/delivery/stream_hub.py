@@ -19,7 +19,7 @@ from typing import Protocol
 from tiderace import metrics
 from tiderace.history import Publication
 
-__all__ = ["Audience", "Listener", "Listeners"]
+__all__ = ["Audience", "Listener", "StreamHub"]
 
 logger = logging.getLogger("tiderace.layers")
 
@@ -236,7 +236,7 @@ class Audience:
 _NOBODY = Audience([])
 
 
-class Listeners:
+class StreamHub:
     """The groups that somebody in this process listens to.
 
     Every method may be called from any thread; ``add`` where an event loop runs.

@@ -15,7 +15,7 @@ from tiderace import DEFAULT_CHANNEL_LAYER
 from tiderace.delivery.stream_hub import Listener
 from tiderace.exceptions import ChannelFull, InvalidChannelLayerError
 from tiderace.layers.base import BaseChannelLayer, LocalDelivery
-from tiderace.layers.broker import Keep
+from tiderace.layers.broker import Retention
 from tiderace.layers.manager import (
     ChannelLayerManager,
     channel_layers,
@@ -31,9 +31,9 @@ __all__ = [
     "ChannelLayerManager",
     "InMemoryChannelLayer",
     "InvalidChannelLayerError",
-    "Keep",
     "Listener",
     "LocalDelivery",
+    "Retention",
     "channel_layers",
     "get_channel_layer",
     "group_name",

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from tiderace.delivery.mailbox import Mailbox
 from tiderace.delivery.stream_hub import Listener
 from tiderace.history import Position, Publication
-from tiderace.layers.broker import Keep
+from tiderace.layers.broker import Retention
 from tiderace.layers.names import MAX_NAME_LENGTH
 from tiderace.layers.stats import LayerStats
 from tiderace.ratelimit import Rate
@@ -328,7 +328,7 @@ class BaseChannelLayer:
     # Streams: groups with a memory (the extension "streams")
 
     async def stream_publish(
-        self, group: str, record: Mapping[str, Any], *, keep: Keep, key: str = ""
+        self, group: str, record: Mapping[str, Any], *, keep: Retention, key: str = ""
     ) -> Position:
         """Append a publication to the group's stream and tell all who listen.
 
@@ -373,7 +373,7 @@ class BaseChannelLayer:
         self,
         group: str,
         *,
-        keep: Keep,
+        keep: Retention,
         since: Position | None = None,
         limit: int | None = None,
         reverse: bool = False,

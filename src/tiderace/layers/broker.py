@@ -16,19 +16,19 @@ from tiderace.ratelimit import Rate
 
 __all__ = [
     "Broker",
+    "Delivery",
     "Entry",
-    "Interrupted",
-    "Keep",
-    "Live",
     "Position",
     "Published",
-    "Taken",
-    "Wake",
+    "QueueReady",
+    "Reconnected",
+    "Retention",
+    "StreamMessage",
 ]
 
 
 @dataclass(frozen=True, slots=True)
-class Keep:
+class Retention:
     """How much of a subject's stream is kept for those who were cut off."""
 
     size: int
@@ -59,7 +59,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
+class StreamMessage:
     """A message as it was published."""
 
     subject: str
@@ -69,19 +69,19 @@ class Live:
 
 
 @dataclass(frozen=True, slots=True)
-class Wake:
+class QueueReady:
     """A queue has something to take."""
 
     queue: str
 
 
 @dataclass(frozen=True, slots=True)
-class Interrupted:
+class Reconnected:
     """The connection was opened, or lost and opened again: something may be missing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class Delivery:
     """A message taken from a queue, held under a lease until it is confirmed."""
 
     queue: str
@@ -106,9 +106,9 @@ class Broker(Protocol):
         subject: str,
         data: bytes,
         *,
-        keep: Keep,
+        keep: Retention,
         members_age: float,
-        history: Keep | None = None,
+        history: Retention | None = None,
         key: str = "",
     ) -> Published:
         """Append ``data`` to the subject's stream and publish it, as one step.
@@ -142,8 +142,8 @@ class Broker(Protocol):
         self,
         subject: str,
         *,
-        history: Keep,
-        keep: Keep,
+        history: Retention,
+        keep: Retention,
         since: Position | None = None,
         limit: int | None = None,
         reverse: bool = False,
@@ -167,13 +167,13 @@ class Broker(Protocol):
     async def push(self, queue: str, data: bytes, *, size: int, seconds: float) -> bool:
         """Put ``data`` into a queue for ``seconds``; False when it holds ``size``."""
 
-    async def take(self, queue: str, *, lease: float) -> Taken | None:
+    async def take(self, queue: str, *, lease: float) -> Delivery | None:
         """The next message of a queue, which returns there unless confirmed in time."""
 
-    async def confirm(self, taken: Taken) -> None:
+    async def confirm(self, taken: Delivery) -> None:
         """The message has arrived; nobody else shall get it."""
 
-    async def give_back(self, taken: Taken, *, confirmed: bool = False) -> None:
+    async def give_back(self, taken: Delivery, *, confirmed: bool = False) -> None:
         """The message goes back to the head of its queue, if it is still held.
 
         With ``confirmed`` also when it is not, since it was confirmed.
@@ -232,7 +232,7 @@ class Broker(Protocol):
         """Have ``messages`` yield what comes for these; returns when it is so.
 
         Without a reader of ``messages``, or while it is cut off, it is only noted:
-        an ``Interrupted`` follows when it hears them.
+        an ``Reconnected`` follows when it hears them.
         """
 
     async def unsubscribe(
@@ -240,7 +240,9 @@ class Broker(Protocol):
     ) -> None:
         """Undo ``subscribe``."""
 
-    def messages(self) -> AsyncGenerator[Sequence[Live | Wake | Interrupted], None]:
+    def messages(
+        self,
+    ) -> AsyncGenerator[Sequence[StreamMessage | QueueReady | Reconnected], None]:
         """What arrives, in order and in batches, for ever; reconnects by itself."""
 
     @property

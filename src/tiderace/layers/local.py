@@ -16,9 +16,9 @@ from typing import Any
 
 from tiderace import conf, metrics
 from tiderace.delivery.hub import Hub
-from tiderace.delivery.mailbox import Deadlines, Mailbox
-from tiderace.delivery.outbox import Ready, write_to_waiting
-from tiderace.delivery.stream_hub import Audience, Listener, Listeners
+from tiderace.delivery.mailbox import ExpiryQueue, Mailbox
+from tiderace.delivery.outbox import PreparedMessage, write_to_idle
+from tiderace.delivery.stream_hub import Audience, Listener, StreamHub
 from tiderace.layers.base import BaseChannelLayer, LocalDelivery, Message
 from tiderace.layers.stats import LayerStats, Pace, ProcessStats, process_stats
 from tiderace.runtime.sync_bridge import SyncCalls
@@ -27,7 +27,7 @@ __all__ = ["ENVELOPE", "TO", "Box", "LocalChannelLayer"]
 
 logger = logging.getLogger("tiderace.layers")
 
-Box = Mailbox[Message | Ready]
+Box = Mailbox[Message | PreparedMessage]
 
 # Keys with which layers address a message; taken off on arrival.
 TO = "__asgi_channel__"
@@ -71,9 +71,9 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
     def _become_a_process(self) -> None:
         """Begin without channels and groups, under a name no other process has."""
         self._hub: Hub[Box] = Hub()
-        self._listeners = Listeners()
+        self._listeners = StreamHub()
         self._mailboxes: dict[str, Box] = {}
-        self._deadlines = Deadlines()
+        self._deadlines = ExpiryQueue()
         # When channels without a consumer joined a group, the earliest first.
         self._joined: dict[tuple[str, str], float] = {}
         self._lock = threading.RLock()
@@ -174,7 +174,7 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
         """Called after the group's last listener here has gone, in any thread."""
 
     async def _tell(self, group: str, audience: Audience) -> None:
-        """Tell listeners what was put in for them; see ``Listeners.put``."""
+        """Tell listeners what was put in for them; see ``StreamHub.put``."""
         if not await audience.told() and self._listeners.discard_closed(group):
             self._unheard(group)
 
@@ -227,7 +227,7 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
     async def _fan_out(
         self,
         group: str,
-        message: Message | Ready,
+        message: Message | PreparedMessage,
         deadline: float,
         excluded: Collection[str] = (),
     ) -> None:
@@ -240,14 +240,14 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
         if excluded:
             receivers = [each for each in receivers if each.name not in excluded]
         begun = time.perf_counter()
-        size = _READY_SLICE if isinstance(message, Ready) else _SLICE
+        size = _READY_SLICE if isinstance(message, PreparedMessage) else _SLICE
         for start in range(0, len(receivers), size):
             if start:
                 await _breathe()
             some = receivers[start : start + size]
             rest = some
-            if isinstance(message, Ready):
-                rest = write_to_waiting(some, message)
+            if isinstance(message, PreparedMessage):
+                rest = write_to_idle(some, message)
             refused = self._hub.deliver(rest, message, deadline)
             metrics.MESSAGES_DELIVERED.add(len(some) - len(refused))
             for box in refused:
@@ -266,7 +266,7 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
             with self._lock:
                 box.readers -= 1
                 self._forget_if_idle(box)
-        if isinstance(message, Ready):
+        if isinstance(message, PreparedMessage):
             # It is for clients; who reads it here sees the event it would become.
             return message.event
         # The outermost dict is the reader's own, as it is a handler's: readers written

@@ -12,15 +12,15 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from tiderace import metrics
-from tiderace.delivery.outbox import Ready
+from tiderace.delivery.outbox import PreparedMessage
 from tiderace.delivery.stream_hub import Listener
 from tiderace.exceptions import ChannelFull
 from tiderace.history import Position, Publication
 from tiderace.layers import encoding, stream_records
 from tiderace.layers.base import Message
-from tiderace.layers.broker import Keep
+from tiderace.layers.broker import Retention
 from tiderace.layers.local import Box, LocalChannelLayer, refuse_unknown
-from tiderace.layers.memory_streams import KeptStreams
+from tiderace.layers.memory_streams import MemoryStreams
 from tiderace.presence.memory import MemoryPresenceStore
 from tiderace.ratelimit import Buckets, Rate
 
@@ -69,7 +69,7 @@ class InMemoryChannelLayer(LocalChannelLayer):
         )
         self.presence = MemoryPresenceStore(clock=clock)
         self._buckets = Buckets(clock=clock)
-        self._kept = KeptStreams(expiry)
+        self._kept = MemoryStreams(expiry)
 
     async def send(self, channel: str, message: Message) -> None:
         """Put ``message`` into ``channel``; see ``BaseChannelLayer.send``."""
@@ -124,10 +124,15 @@ class InMemoryChannelLayer(LocalChannelLayer):
         exclude: Collection[str] = (),
     ) -> None:
         """See ``BaseChannelLayer.group_broadcast``."""
-        await self._send_to(self._groups(group), Ready(text_data, bytes_data), exclude)
+        await self._send_to(
+            self._groups(group), PreparedMessage(text_data, bytes_data), exclude
+        )
 
     async def _send_to(
-        self, groups: list[str], message: Message | Ready, exclude: Collection[str]
+        self,
+        groups: list[str],
+        message: Message | PreparedMessage,
+        exclude: Collection[str],
     ) -> None:
         now = self._clock()
         self._expire(now)
@@ -144,7 +149,7 @@ class InMemoryChannelLayer(LocalChannelLayer):
             seen.update(members)
 
     async def stream_publish(
-        self, group: str, record: Mapping[str, Any], *, keep: Keep, key: str = ""
+        self, group: str, record: Mapping[str, Any], *, keep: Retention, key: str = ""
     ) -> Position:
         """See ``BaseChannelLayer.stream_publish``."""
         self.require_valid_group_name(group)
@@ -168,7 +173,9 @@ class InMemoryChannelLayer(LocalChannelLayer):
             await self._fan_out(group, publication.as_event(), now + self.expiry)
         return publication.position
 
-    async def _append_message(self, group: str, message: Message | Ready) -> None:
+    async def _append_message(
+        self, group: str, message: Message | PreparedMessage
+    ) -> None:
         """Make a group message part of the group's stream, and tell who listens."""
         now = self._clock()
         with self._kept.lock:
@@ -195,7 +202,7 @@ class InMemoryChannelLayer(LocalChannelLayer):
         self,
         group: str,
         *,
-        keep: Keep,
+        keep: Retention,
         since: Position | None = None,
         limit: int | None = None,
         reverse: bool = False,

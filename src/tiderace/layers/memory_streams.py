@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Callable
 
 from tiderace.history import Position, Publication
-from tiderace.layers.broker import Keep
+from tiderace.layers.broker import Retention
 
-__all__ = ["KeptStream", "KeptStreams"]
+__all__ = ["MemoryStream", "MemoryStreams"]
 
 _EPOCH_LENGTH = 6  # bytes
 _KEYS_FOR = 300.0  # seconds in which a repeated key publishes nothing
@@ -25,7 +25,7 @@ _KEYS_FOR = 300.0  # seconds in which a repeated key publishes nothing
 _POSITION_LASTS = 10
 
 
-class KeptStream:
+class MemoryStream:
     """One group's stream."""
 
     __slots__ = ("_entries", "epoch", "keep", "offset", "used_at")
@@ -34,7 +34,7 @@ class KeptStream:
         self.epoch = secrets.token_hex(_EPOCH_LENGTH)
         self.offset = 0
         # None until somebody has said it.
-        self.keep: Keep | None = None
+        self.keep: Retention | None = None
         self.used_at = now
         self._entries: deque[tuple[float, Publication]] = deque()
 
@@ -57,7 +57,7 @@ class KeptStream:
     def trim(self, now: float) -> None:
         """Forget what need not be kept any more."""
         entries = self._entries
-        keep = self.keep or Keep(0, 0)
+        keep = self.keep or Retention(0, 0)
         while entries and (
             len(entries) > keep.size or entries[0][0] + keep.seconds <= now
         ):
@@ -69,7 +69,7 @@ class KeptStream:
 
     def read(
         self,
-        keep: Keep,
+        keep: Retention,
         since: Position | None,
         limit: int | None,
         now: float,
@@ -100,7 +100,7 @@ class KeptStream:
         return len(self._entries)
 
 
-class KeptStreams:
+class MemoryStreams:
     """The streams by group.
 
     Callers hold ``lock`` around what they do with a stream, and for as long as what
@@ -113,22 +113,22 @@ class KeptStreams:
     def __init__(self, expiry: float) -> None:
         self.lock = threading.RLock()
         self._expiry = expiry
-        self._streams: dict[str, KeptStream] = {}
+        self._streams: dict[str, MemoryStream] = {}
         # When to look at a stream again; every stream is in it once.
         self._looks: list[tuple[float, int, str]] = []
         self._serial = itertools.count()
         # Where what a key has published stands, the oldest first.
         self._keys: dict[tuple[str, str], tuple[float, Position]] = {}
 
-    def get(self, group: str) -> KeptStream | None:
+    def get(self, group: str) -> MemoryStream | None:
         """The stream of ``group``, if it has one."""
         return self._streams.get(group)
 
-    def made(self, group: str, now: float) -> KeptStream:
+    def made(self, group: str, now: float) -> MemoryStream:
         """The stream of ``group``, a new one if it has none."""
         stream = self._streams.get(group)
         if stream is None:
-            stream = self._streams[group] = KeptStream(now)
+            stream = self._streams[group] = MemoryStream(now)
             self._look_again(group, stream, now)
         stream.used_at = now
         return stream
@@ -173,10 +173,10 @@ class KeptStreams:
         else:
             self._look_again(group, stream, now)
 
-    def _look_again(self, group: str, stream: KeptStream, now: float) -> None:
+    def _look_again(self, group: str, stream: MemoryStream, now: float) -> None:
         when = now + self._lasts(stream)
         heapq.heappush(self._looks, (when, next(self._serial), group))
 
-    def _lasts(self, stream: KeptStream) -> float:
+    def _lasts(self, stream: MemoryStream) -> float:
         kept = 0.0 if stream.keep is None else stream.keep.seconds
         return max(kept, self._expiry, 1.0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from tiderace.delivery.outbox import Ready
+from tiderace.delivery.outbox import PreparedMessage
 from tiderace.history import Position, Publication
 from tiderace.layers.local import ENVELOPE
 
@@ -48,7 +48,7 @@ def of_stored(position: Position, message: Any, *, time: float) -> Publication:
     if RECORD in envelope:
         return Publication.of_record(position, envelope[RECORD])
     if envelope.get("ready"):
-        ready = Ready(message.get("text"), message.get("bytes"))
+        ready = PreparedMessage(message.get("text"), message.get("bytes"))
         return of_message(position, ready, time=time)
     rest = {key: value for key, value in message.items() if key != ENVELOPE}
     return of_message(position, rest, time=time)
@@ -61,7 +61,7 @@ def of_message(position: Position, message: Any, *, time: float) -> Publication:
     is broadcast is the data where it is JSON, other text a string, bytes a string of
     base64. A message that JSON cannot say is logged, and its data is null.
     """
-    if isinstance(message, Ready):
+    if isinstance(message, PreparedMessage):
         text = message.event.get("text")
         if text is not None and _is_json(text):
             return Publication(position, text, time=time)

@@ -33,9 +33,9 @@ from tiderace.runtime.drain import process_drain
 from tiderace.topics.api import CONNECTIONS_GROUP
 
 __all__ = [
-    "Answer",
+    "ConnectionSurvey",
     "Ended",
-    "RollCall",
+    "ProcessReport",
     "attend",
     "end_topic_everywhere",
     "end_user_everywhere",
@@ -50,7 +50,7 @@ _RETRY = 1.0
 _RECORDS = 20
 
 
-class Answer(msgspec.Struct, frozen=True):
+class ProcessReport(msgspec.Struct, frozen=True):
     """What one process says of itself."""
 
     process: str
@@ -68,10 +68,10 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class RollCall:
+class ConnectionSurvey:
     """Who is connected where, as far as the processes have answered."""
 
-    answers: tuple[Answer, ...]
+    answers: tuple[ProcessReport, ...]
     silent: tuple[str, ...]
     """Host and process id of those that serve somebody and have not answered in time."""
     stats: LayerStats
@@ -89,7 +89,7 @@ class Ended:
 
 async def roll_call(
     *, limit: int = 100, user: str = "", topic: str = "", timeout: float = _PATIENCE
-) -> RollCall:
+) -> ConnectionSurvey:
     """Ask all processes who is connected to them.
 
     Args:
@@ -107,11 +107,11 @@ async def roll_call(
     answers = []
     for each in said:
         try:
-            answers.append(msgspec.convert(each, Answer))
+            answers.append(msgspec.convert(each, ProcessReport))
         except msgspec.ValidationError as error:
             logger.warning("a process of another release answers otherwise: %s", error)
     answers.sort(key=lambda each: (each.host, each.pid))
-    return RollCall(tuple(answers), silent, stats, _hears(get_channel_layer()))
+    return ConnectionSurvey(tuple(answers), silent, stats, _hears(get_channel_layer()))
 
 
 async def end_user_everywhere(
@@ -227,7 +227,7 @@ async def _answer(event: dict[str, Any], layer: Any) -> Any:
     match event.get("type"):
         case "who":
             here = look(limit=event["limit"], user=event["user"], topic=event["topic"])
-            answer = Answer(
+            answer = ProcessReport(
                 layer.stats_here(0).process if _hears(layer) else "",
                 socket.gethostname(),
                 os.getpid(),

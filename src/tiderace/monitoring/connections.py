@@ -21,12 +21,12 @@ from tiderace.db import database_sync_to_async
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Close, Unsubscription
 from tiderace.revocation.signals import AuthChanged, Reason
-from tiderace.runtime.drain import Notice, Open, process_drain
+from tiderace.runtime.drain import DrainNotice, OpenConnection, process_drain
 from tiderace.security.bearer import CLOSE_FORBIDDEN
-from tiderace.topics.client.client import Conductor
-from tiderace.topics.transports.event_feed import Feed
+from tiderace.topics.client.client import TopicClient
+from tiderace.topics.transports.event_feed import EventStream
 
-__all__ = ["Here", "Seen", "end_topic", "end_user", "look"]
+__all__ = ["ConnectionInfo", "Here", "end_topic", "end_user", "look"]
 
 logger = logging.getLogger("tiderace.monitoring")
 
@@ -38,7 +38,7 @@ _TOPICS = 100
 _RETRY = 5.0
 
 
-class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
+class ConnectionInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """One connection. Nothing in it proves anything: no token, key or query string."""
 
     id: str
@@ -66,7 +66,7 @@ class Here(msgspec.Struct, frozen=True, omit_defaults=True):
     topic_clients: int
     matching: int
     """How many are of the user and the topic that were asked for."""
-    seen: tuple[Seen, ...]
+    seen: tuple[ConnectionInfo, ...]
     """Of these the newest ones."""
     topics: dict[str, int]
     """Subscribers by topic, of the 100 largest."""
@@ -77,7 +77,7 @@ class Here(msgspec.Struct, frozen=True, omit_defaults=True):
 class _Known:
     """A connection, and what is known of it however it is served."""
 
-    open: Open
+    open: OpenConnection
     scope: Scope
     user: Any
     topics: tuple[str, ...]
@@ -138,10 +138,10 @@ def end_topic(topic: str, why: Unsubscription) -> int:
     subscribed = [each for each in _known() if topic in each.topics]
     for each in subscribed:
         connection = each.open.connection
-        if isinstance(connection, Conductor):
+        if isinstance(connection, TopicClient):
             _soon(each.open, _call(connection.unsubscribe, topic, why))
         else:
-            _soon(each.open, _call(connection.drain, Notice(_RETRY)))
+            _soon(each.open, _call(connection.drain, DrainNotice(_RETRY)))
     return len(subscribed)
 
 
@@ -158,12 +158,12 @@ class _Ended(AuthChanged):
         return websocket_close(CLOSE_FORBIDDEN, self["reason"])
 
 
-def _ending(open_: Open, reason: str) -> Callable[[], None]:
+def _ending(open_: OpenConnection, reason: str) -> Callable[[], None]:
     connection = open_.connection
-    if isinstance(connection, Conductor):
+    if isinstance(connection, TopicClient):
         return _call(connection.end, Close(codes.CLOSE_KICKED.code, reason))
     if not isinstance(connection, Connection):
-        return _call(connection.drain, Notice(_RETRY))
+        return _call(connection.drain, DrainNotice(_RETRY))
     if _scope_of(connection).get("type") != "websocket":
         return connection.cut  # a response has no code to end with
     event: Event = _Ended(reason)
@@ -176,7 +176,7 @@ def _ending(open_: Open, reason: str) -> Callable[[], None]:
     return tell
 
 
-def _cut_if_open(open_: Open) -> None:
+def _cut_if_open(open_: OpenConnection) -> None:
     if process_drain.is_open(open_.connection):
         open_.connection.cut()
 
@@ -188,7 +188,7 @@ def _call(function: Callable[..., object], *arguments: Any) -> Callable[[], None
     return act
 
 
-def _soon(open_: Open, act: Callable[[], None]) -> None:
+def _soon(open_: OpenConnection, act: Callable[[], None]) -> None:
     def safely() -> None:
         try:
             act()
@@ -211,10 +211,10 @@ def _known() -> Iterator[_Known]:
         if isinstance(connection, Connection):
             scope = _scope_of(connection)
             yield _Known(open_, scope, scope.get("user"), ())
-        elif isinstance(connection, Conductor):
+        elif isinstance(connection, TopicClient):
             topics = tuple(connection.joined)
             yield _Known(open_, connection.scope, connection.identity.user, topics)
-        elif isinstance(connection, Feed):
+        elif isinstance(connection, EventStream):
             scope = connection._exchange.scope  # noqa: SLF001
             user = connection._identity.user  # noqa: SLF001
             yield _Known(open_, scope, user, (connection._topic.topic,))  # noqa: SLF001
@@ -224,7 +224,7 @@ def _scope_of(connection: Connection) -> Scope:
     return connection._consumer.scope  # noqa: SLF001
 
 
-def _seen(known: _Known) -> Seen:
+def _seen(known: _Known) -> ConnectionInfo:
     connection = known.open.connection
     consumer, groups = "", None
     if isinstance(connection, Connection):
@@ -234,10 +234,10 @@ def _seen(known: _Known) -> Seen:
             groups = len(connection._mailbox.groups)  # noqa: SLF001
         kind = str(known.scope.get("type", ""))
     else:
-        kind = "feed" if isinstance(connection, Feed) else "topics"
-    return Seen(
+        kind = "feed" if isinstance(connection, EventStream) else "topics"
+    return ConnectionInfo(
         id=connection.client
-        if isinstance(connection, Conductor)
+        if isinstance(connection, TopicClient)
         else connection_id(known.scope),
         kind=kind,
         path=str(known.scope.get("path", ""))[:200],

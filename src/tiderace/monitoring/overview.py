@@ -13,7 +13,11 @@ from django.conf import settings
 
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.stats import LayerStats, ProcessStats
-from tiderace.monitoring.cluster_connections import Answer, RollCall, roll_call
+from tiderace.monitoring.cluster_connections import (
+    ConnectionSurvey,
+    ProcessReport,
+    roll_call,
+)
 from tiderace.monitoring.connections import look
 from tiderace.monitoring.recent_logs import Record, recent_records
 from tiderace.runtime import sync_bridge
@@ -45,8 +49,8 @@ def overview(user: str, topic: str, page: int) -> dict[str, Any]:
         away = str(error)
         here = look(limit=page * SIZE, user=user, topic=topic)
         recent = tuple(recent_records.latest())
-        call = RollCall(
-            (Answer("", "this process", 0, here, recent),), (), LayerStats(())
+        call = ConnectionSurvey(
+            (ProcessReport("", "this process", 0, here, recent),), (), LayerStats(())
         )
     matching = sum(each.here.matching for each in call.answers)
     rows = _rows(call.answers)[(page - 1) * SIZE : page * SIZE]
@@ -68,7 +72,7 @@ def overview(user: str, topic: str, page: int) -> dict[str, Any]:
     }
 
 
-def _rows(answers: tuple[Answer, ...]) -> list[dict[str, Any]]:
+def _rows(answers: tuple[ProcessReport, ...]) -> list[dict[str, Any]]:
     seen = [(each, answer.name) for answer in answers for each in answer.here.seen]
     seen.sort(key=lambda pair: pair[0].since, reverse=True)
     return [
@@ -82,7 +86,7 @@ def _rows(answers: tuple[Answer, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def _totals(call: RollCall) -> list[tuple[str, str]]:
+def _totals(call: ConnectionSurvey) -> list[tuple[str, str]]:
     stats, answers = call.stats, call.answers
     names = {name for each in answers for name in each.here.topics}
     # Each names its largest alone, so this is at least so many.
@@ -105,7 +109,7 @@ def _drops(dropped: dict[str, int]) -> str:
     return ", ".join(told) or "0"
 
 
-def _processes(call: RollCall) -> list[dict[str, Any]]:
+def _processes(call: ConnectionSurvey) -> list[dict[str, Any]]:
     answers = {each.process: each for each in call.answers}
     told = {each.process for each in call.stats.processes}
     rows = [_process(each, answers.get(each.process)) for each in call.stats.processes]
@@ -118,7 +122,7 @@ def _processes(call: RollCall) -> list[dict[str, Any]]:
     return rows
 
 
-def _process(stats: ProcessStats, answer: Answer | None) -> dict[str, Any]:
+def _process(stats: ProcessStats, answer: ProcessReport | None) -> dict[str, Any]:
     return {
         "name": f"{stats.host}:{stats.pid}",
         "since": _moment(stats.started),
@@ -134,14 +138,14 @@ def _process(stats: ProcessStats, answer: Answer | None) -> dict[str, Any]:
     }
 
 
-def _topics(answers: tuple[Answer, ...]) -> list[tuple[str, int]]:
+def _topics(answers: tuple[ProcessReport, ...]) -> list[tuple[str, int]]:
     together: Counter[str] = Counter()
     for each in answers:
         together.update(each.here.topics)
     return together.most_common(_TOPICS)
 
 
-def _records(answers: tuple[Answer, ...]) -> list[dict[str, Any]]:
+def _records(answers: tuple[ProcessReport, ...]) -> list[dict[str, Any]]:
     together: list[tuple[Record, str]] = [
         (record, each.name) for each in answers for record in each.recent
     ]

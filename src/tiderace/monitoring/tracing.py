@@ -21,7 +21,7 @@ from tiderace.exceptions import AcceptConnection, DenyConnection, StopConsumer
 from tiderace.layers import InMemoryChannelLayer
 from tiderace.layers.pubsub.layer import PubSubLayer
 from tiderace.protocol.codes import INTERNAL
-from tiderace.protocol.session import Ended, Refused
+from tiderace.protocol.session import ConnectionEnded, Refused
 from tiderace.topics.client.commands import Commands
 
 try:
@@ -44,7 +44,7 @@ _EVENTS = frozenset(
 )
 _PUBLISHING = ("send", "group_send", "group_broadcast", "stream_publish")
 # With these, handlers say something; nothing went wrong.
-_SIGNALS = (AcceptConnection, DenyConnection, Ended, StopConsumer)
+_SIGNALS = (AcceptConnection, DenyConnection, ConnectionEnded, StopConsumer)
 
 # What stood where something of ours stands now.
 _originals: list[tuple[type, str, Any]] = []

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 
 from tiderace.presence.store import Member, PresenceStore
 
-__all__ = ["PresenceLists"]
+__all__ = ["PresenceReader"]
 
 
-class PresenceLists:
+class PresenceReader:
     """Reads one list of a group after the other, for all who have asked meanwhile.
 
     It belongs to one event loop.

@@ -14,7 +14,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tiderace.presence.store import Member, Notice, Numbers, Reaped, Rules
+from tiderace.presence.store import (
+    Member,
+    PresenceConfig,
+    PresenceEvent,
+    PresenceStats,
+    ReapResult,
+)
 
 __all__ = ["MemoryPresenceStore"]
 
@@ -74,8 +80,14 @@ class MemoryPresenceStore:
         self._lock = threading.Lock()
 
     async def enter(
-        self, group: str, member: Member, *, per_user: bool, grace: float, rules: Rules
-    ) -> list[Notice]:
+        self,
+        group: str,
+        member: Member,
+        *,
+        per_user: bool,
+        grace: float,
+        rules: PresenceConfig,
+    ) -> list[PresenceEvent]:
         """See ``PresenceStore.enter``."""
         with self._lock:
             room = self._rooms.get(group)
@@ -85,7 +97,9 @@ class MemoryPresenceStore:
             self._due = min(self._due, room.due)
             return notices
 
-    async def leave(self, group: str, client: str, *, rules: Rules) -> list[Notice]:
+    async def leave(
+        self, group: str, client: str, *, rules: PresenceConfig
+    ) -> list[PresenceEvent]:
         """See ``PresenceStore.leave``."""
         with self._lock:
             room = self._rooms.get(group)
@@ -97,7 +111,7 @@ class MemoryPresenceStore:
             return notices
 
     async def renew(
-        self, clients: Mapping[str, Collection[str]], *, rules: Rules
+        self, clients: Mapping[str, Collection[str]], *, rules: PresenceConfig
     ) -> list[tuple[str, str]]:
         """See ``PresenceStore.renew``."""
         forgotten: list[tuple[str, str]] = []
@@ -121,20 +135,20 @@ class MemoryPresenceStore:
             present = (room.users_at if per_user else room.clients_at)(self._clock())
             return {member.client: member for member in present}
 
-    async def stats(self, group: str) -> Numbers:
+    async def stats(self, group: str) -> PresenceStats:
         """See ``PresenceStore.stats``; users about to be reaped still count."""
         with self._lock:
             room = self._rooms.get(group)
             if room is None:
-                return Numbers(0, 0)
+                return PresenceStats(0, 0)
             now = self._clock()
             # Nobody has expired before anything is due.
             clients = len(room.rows if now < room.due else room.clients_at(now))
-            return Numbers(clients, len(room.users))
+            return PresenceStats(clients, len(room.users))
 
-    async def reap(self, limit: int, *, rules: Rules) -> Reaped:
+    async def reap(self, limit: int, *, rules: PresenceConfig) -> ReapResult:
         """See ``PresenceStore.reap``."""
-        notices: list[Notice] = []
+        notices: list[PresenceEvent] = []
         with self._lock:
             now = self._clock()
             if now >= self._due:
@@ -146,9 +160,11 @@ class MemoryPresenceStore:
                     (room.due for room in self._rooms.values()), default=math.inf
                 )
             again = None if self._due == math.inf else max(0.0, self._due - now)
-        return Reaped(notices, again)
+        return ReapResult(notices, again)
 
-    async def confirm(self, notice: Notice, *, rules: Rules) -> list[Notice]:
+    async def confirm(
+        self, notice: PresenceEvent, *, rules: PresenceConfig
+    ) -> list[PresenceEvent]:
         """See ``PresenceStore.confirm``."""
         with self._lock:
             room = self._rooms.get(notice.group)
@@ -191,8 +207,13 @@ class _Room:
     # What happens
 
     def enter(
-        self, now: float, member: Member, per_user: bool, grace: float, rules: Rules
-    ) -> list[Notice]:
+        self,
+        now: float,
+        member: Member,
+        per_user: bool,
+        grace: float,
+        rules: PresenceConfig,
+    ) -> list[PresenceEvent]:
         row = self.rows.get(member.client)
         deadline = now + rules.ttl
         self.due = min(self.due, deadline)
@@ -207,7 +228,7 @@ class _Room:
         notices = []
         if not per_user:
             push, later = self._pace(now, rules)
-            notices.append(Notice(self.group, "join", member, push, later))
+            notices.append(PresenceEvent(self.group, "join", member, push, later))
         return notices + self._settle(now, who, rules)
 
     def renew(self, clients: Collection[str], deadline: float) -> set[str]:
@@ -218,7 +239,9 @@ class _Room:
             self.due = min(self.due, deadline)
         return known
 
-    def leave(self, now: float, client: str, rules: Rules) -> list[Notice]:
+    def leave(
+        self, now: float, client: str, rules: PresenceConfig
+    ) -> list[PresenceEvent]:
         row = self.rows.pop(client, None)
         if row is None:
             return []
@@ -229,10 +252,12 @@ class _Room:
         notices = []
         if not row.per_user:
             push, later = self._pace(now, rules)
-            notices.append(Notice(self.group, "leave", row.member, push, later))
+            notices.append(PresenceEvent(self.group, "leave", row.member, push, later))
         return notices + self._settle(now, row.who, rules)
 
-    def confirm(self, now: float, notice: Notice, rules: Rules) -> list[Notice]:
+    def confirm(
+        self, now: float, notice: PresenceEvent, rules: PresenceConfig
+    ) -> list[PresenceEvent]:
         who = notice.member.user or f"\0{notice.member.client}"
         claim = self.claims.get(who)
         if claim is None or claim.token != notice.claim:
@@ -242,8 +267,10 @@ class _Room:
             self.users[who].told = True
         return self._settle(now, who, rules)
 
-    def reap(self, now: float, limit: int, rules: Rules) -> list[Notice]:
-        notices: list[Notice] = []
+    def reap(
+        self, now: float, limit: int, rules: PresenceConfig
+    ) -> list[PresenceEvent]:
+        notices: list[PresenceEvent] = []
         expired = [key for key, row in self.rows.items() if row.deadline <= now]
         for client in expired[:limit]:
             notices += self.leave(now, client, rules)
@@ -291,7 +318,9 @@ class _Room:
             return claim.until
         return user.gone_at if user is not None and not user.connections else math.inf
 
-    def _settle(self, now: float, who: str, rules: Rules) -> list[Notice]:
+    def _settle(
+        self, now: float, who: str, rules: PresenceConfig
+    ) -> list[PresenceEvent]:
         """Hand out what is to be told about a user next, unless somebody is at it."""
         claim = self.claims.get(who)
         if claim is None:
@@ -305,7 +334,11 @@ class _Room:
         self.claims[who] = claim
         self.due = min(self.due, claim.until)
         push, later = self._pace(now, rules) if claim.per_user else (False, None)
-        return [Notice(self.group, claim.event, claim.member, push, later, claim.token)]
+        return [
+            PresenceEvent(
+                self.group, claim.event, claim.member, push, later, claim.token
+            )
+        ]
 
     def _next(self, now: float, who: str) -> _Claim | None:
         user = self.users.get(who)
@@ -319,7 +352,7 @@ class _Room:
         del self.users[who]
         return _Claim("leave", user.member, user.per_user, "", 0.0)
 
-    def _pace(self, now: float, rules: Rules) -> tuple[bool, float | None]:
+    def _pace(self, now: float, rules: PresenceConfig) -> tuple[bool, float | None]:
         """Whether to push one event to all, and else when to say that much changed."""
         if not rules.pushes:
             return True, None

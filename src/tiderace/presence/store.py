@@ -13,11 +13,11 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 __all__ = [
     "Member",
-    "Notice",
-    "Numbers",
+    "PresenceConfig",
+    "PresenceEvent",
+    "PresenceStats",
     "PresenceStore",
-    "Reaped",
-    "Rules",
+    "ReapResult",
     "ShardedPresence",
 ]
 
@@ -41,7 +41,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class PresenceConfig:
     """What all entries have in common; the same in every process of a fleet.
 
     Args:
@@ -60,7 +60,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class PresenceEvent:
     """Something about a group that whoever gets this is to tell; nobody else gets it.
 
     Args:
@@ -85,15 +85,15 @@ class Notice:
     claim: str = ""
 
 
-class Reaped(NamedTuple):
+class ReapResult(NamedTuple):
     """What ``reap`` found, and when to look again."""
 
-    notices: list[Notice]
+    notices: list[PresenceEvent]
     again: float | None
     """Seconds until something may be due; None when there is nothing at all."""
 
 
-class Numbers(NamedTuple):
+class PresenceStats(NamedTuple):
     """How many are present."""
 
     clients: int
@@ -116,8 +116,14 @@ class PresenceStore(Protocol):
     """
 
     async def enter(
-        self, group: str, member: Member, *, per_user: bool, grace: float, rules: Rules
-    ) -> list[Notice]:
+        self,
+        group: str,
+        member: Member,
+        *,
+        per_user: bool,
+        grace: float,
+        rules: PresenceConfig,
+    ) -> list[PresenceEvent]:
         """Put a connection into a group; again, it only lasts longer.
 
         Args:
@@ -126,14 +132,16 @@ class PresenceStore(Protocol):
             per_user: whether users are announced, or every connection.
             grace: seconds the user stays present after their last connection; none
                 for somebody who is not logged in, since they cannot be known again.
-            rules: see ``Rules``.
+            rules: see ``PresenceConfig``.
 
         Returns:
             The join of this connection or user, when it is one. It holds a claim when
             this is the user's first connection in the group.
         """
 
-    async def leave(self, group: str, client: str, *, rules: Rules) -> list[Notice]:
+    async def leave(
+        self, group: str, client: str, *, rules: PresenceConfig
+    ) -> list[PresenceEvent]:
         """Take a connection out of a group; nothing when it is not in it.
 
         Returns:
@@ -142,7 +150,7 @@ class PresenceStore(Protocol):
         """
 
     async def renew(
-        self, clients: Mapping[str, Collection[str]], *, rules: Rules
+        self, clients: Mapping[str, Collection[str]], *, rules: PresenceConfig
     ) -> list[tuple[str, str]]:
         """Let the connections, by group, last for another ``ttl``.
 
@@ -153,17 +161,19 @@ class PresenceStore(Protocol):
     async def members(self, group: str, *, per_user: bool) -> dict[str, Member]:
         """Who is present, by presence id: users, or connections."""
 
-    async def stats(self, group: str) -> Numbers:
+    async def stats(self, group: str) -> PresenceStats:
         """How many are present, without reading who."""
 
-    async def reap(self, limit: int, *, rules: Rules) -> Reaped:
+    async def reap(self, limit: int, *, rules: PresenceConfig) -> ReapResult:
         """What is due in any group: entries not renewed, graces over, claims lapsed.
 
         Cheap when nothing is. ``limit`` is how many entries it deals with at most, for
         each group or somewhat more; when that many were found it is to be called again.
         """
 
-    async def confirm(self, notice: Notice, *, rules: Rules) -> list[Notice]:
+    async def confirm(
+        self, notice: PresenceEvent, *, rules: PresenceConfig
+    ) -> list[PresenceEvent]:
         """The application knows; what is next to be told about the same user, if any.
 
         Nothing happens when the claim has lapsed and somebody else has it.
@@ -188,19 +198,27 @@ class ShardedPresence:
         return self._stores[self._index(group)]
 
     async def enter(
-        self, group: str, member: Member, *, per_user: bool, grace: float, rules: Rules
-    ) -> list[Notice]:
+        self,
+        group: str,
+        member: Member,
+        *,
+        per_user: bool,
+        grace: float,
+        rules: PresenceConfig,
+    ) -> list[PresenceEvent]:
         """See ``PresenceStore.enter``."""
         return await self._of(group).enter(
             group, member, per_user=per_user, grace=grace, rules=rules
         )
 
-    async def leave(self, group: str, client: str, *, rules: Rules) -> list[Notice]:
+    async def leave(
+        self, group: str, client: str, *, rules: PresenceConfig
+    ) -> list[PresenceEvent]:
         """See ``PresenceStore.leave``."""
         return await self._of(group).leave(group, client, rules=rules)
 
     async def renew(
-        self, clients: Mapping[str, Collection[str]], *, rules: Rules
+        self, clients: Mapping[str, Collection[str]], *, rules: PresenceConfig
     ) -> list[tuple[str, str]]:
         """See ``PresenceStore.renew``; all that can be reached are renewed."""
         shares: dict[int, dict[str, Collection[str]]] = {}
@@ -219,11 +237,11 @@ class ShardedPresence:
         """See ``PresenceStore.members``."""
         return await self._of(group).members(group, per_user=per_user)
 
-    async def stats(self, group: str) -> Numbers:
+    async def stats(self, group: str) -> PresenceStats:
         """See ``PresenceStore.stats``."""
         return await self._of(group).stats(group)
 
-    async def reap(self, limit: int, *, rules: Rules) -> Reaped:
+    async def reap(self, limit: int, *, rules: PresenceConfig) -> ReapResult:
         """See ``PresenceStore.reap``; of all stores that can be reached."""
         done, failures = await _all(
             store.reap(limit, rules=rules) for store in self._stores
@@ -233,11 +251,13 @@ class ShardedPresence:
             raise failures[0]
         if failures:
             # What was handed out must be told; the next call says what is wrong.
-            return Reaped(notices, 0.0)
+            return ReapResult(notices, 0.0)
         times = [reaped.again for reaped in done if reaped.again is not None]
-        return Reaped(notices, min(times, default=None))
+        return ReapResult(notices, min(times, default=None))
 
-    async def confirm(self, notice: Notice, *, rules: Rules) -> list[Notice]:
+    async def confirm(
+        self, notice: PresenceEvent, *, rules: PresenceConfig
+    ) -> list[PresenceEvent]:
         """See ``PresenceStore.confirm``."""
         return await self._of(notice.group).confirm(notice, rules=rules)
 

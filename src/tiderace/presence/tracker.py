@@ -20,11 +20,24 @@ from typing import Any, Literal
 
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
-from tiderace.presence.lists import PresenceLists
-from tiderace.presence.store import Member, Notice, Numbers, PresenceStore, Rules
-from tiderace.runtime.tasks import Crew
+from tiderace.presence.lists import PresenceReader
+from tiderace.presence.store import (
+    Member,
+    PresenceConfig,
+    PresenceEvent,
+    PresenceStats,
+    PresenceStore,
+)
+from tiderace.runtime.tasks import WorkerPool
 
-__all__ = ["Announce", "Hook", "Member", "Presence", "PresenceKeeper", "Rules"]
+__all__ = [
+    "Announce",
+    "Hook",
+    "Member",
+    "Presence",
+    "PresenceConfig",
+    "PresenceTracker",
+]
 
 logger = logging.getLogger("tiderace.topics")
 
@@ -69,13 +82,13 @@ class _Entry:
     entering: bool = True
 
 
-class PresenceKeeper:
+class PresenceTracker:
     """The entries of one process in the store of one layer.
 
     They are renewed in batches while the process lives, and left when it ends in an
     orderly way; those of a process that was killed are found by the others. Not
     guaranteed: that a client hears each join and leave. Some are gathered (see
-    ``Rules.pushes``), and the list itself is what counts.
+    ``PresenceConfig.pushes``), and the list itself is what counts.
 
     It belongs to one event loop.
 
@@ -101,7 +114,7 @@ class PresenceKeeper:
         announce: Announce,
         hook: Hook | None = None,
         *,
-        rules: Rules = Rules(),  # noqa: B008 (immutable)
+        rules: PresenceConfig = PresenceConfig(),  # noqa: B008 (immutable)
         refresh: float = 25.0,
         clock: Callable[[], float] = time.monotonic,
         randomness: random.Random | None = None,
@@ -117,17 +130,17 @@ class PresenceKeeper:
         # What is to be taken out of the store, by group and presence id.
         self._leaving: dict[tuple[str, str], float] = {}
         self._departed: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._lists = PresenceLists(store)
+        self._lists = PresenceReader(store)
         # When to say that much has changed, by group.
         self._changed: dict[str, float] = {}
         self._away = False
         self._running: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._beat_at = self._reap_at = float("-inf")
-        self._leavers = Crew(self._take_out, _LEAVING_AT_ONCE)
+        self._leavers = WorkerPool(self._take_out, _LEAVING_AT_ONCE)
         # One at a time for a group, so that nobody seems to leave before they join.
-        self._tellers = [Crew(self._tell, 1) for _ in range(_TELLERS)]
-        self._hookers = Crew(self._run_hook, _HOOKS_AT_ONCE)
+        self._tellers = [WorkerPool(self._tell, 1) for _ in range(_TELLERS)]
+        self._hookers = WorkerPool(self._run_hook, _HOOKS_AT_ONCE)
 
     # What the connections of this process do
 
@@ -196,7 +209,7 @@ class PresenceKeeper:
             return {}
         return await self._lists.read(group, per_user=mode is Presence.PER_USER)
 
-    async def stats(self, group: str) -> Numbers:
+    async def stats(self, group: str) -> PresenceStats:
         """How many connections and users are in a group; cheap however many.
 
         Raises:
@@ -246,7 +259,7 @@ class PresenceKeeper:
                 await crew.finished()
 
     @property
-    def _crews(self) -> list[Crew[Any]]:
+    def _crews(self) -> list[WorkerPool[Any]]:
         return [self._leavers, *self._tellers, self._hookers]
 
     async def _run(self) -> None:
@@ -392,18 +405,18 @@ class PresenceKeeper:
 
     # Telling
 
-    def _spread(self, notices: list[Notice]) -> None:
+    def _spread(self, notices: list[PresenceEvent]) -> None:
         for notice in notices:
             self._tell_soon(notice)
 
-    def _tell_soon(self, news: Notice | str) -> None:
+    def _tell_soon(self, news: PresenceEvent | str) -> None:
         """Tell what a notice says, or that much has changed in a group."""
         group = news if isinstance(news, str) else news.group
         # By when it must be done, for somebody else gets a claim at its end.
         give_up = self._clock() + self._rules.lease / 2
         self._tellers[hash(group) % _TELLERS].put((news, give_up))
 
-    async def _tell(self, told: tuple[Notice | str, float]) -> None:
+    async def _tell(self, told: tuple[PresenceEvent | str, float]) -> None:
         news, give_up = told
         if isinstance(news, str):
             await self._say(news, "changed", None)
@@ -435,7 +448,7 @@ class PresenceKeeper:
         self._change_soon(group, _RETRY)
         return False
 
-    async def _run_hook(self, told: tuple[Notice, float]) -> None:
+    async def _run_hook(self, told: tuple[PresenceEvent, float]) -> None:
         notice, give_up = told
         if self._clock() > give_up:
             return

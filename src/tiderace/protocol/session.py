@@ -34,14 +34,14 @@ from tiderace.protocol.messages import (
 from tiderace.ratelimit import Rate, TokenBucket
 
 __all__ = [
-    "Ended",
-    "Granted",
+    "ConnectionEnded",
     "Limits",
-    "Lost",
+    "PositionLost",
     "Refused",
     "Session",
     "State",
     "Subscription",
+    "SubscriptionOptions",
     "publication_frame",
     "request_of",
     "to_pub",
@@ -59,7 +59,7 @@ class Refused(Exception):
         self.failure = failure
 
 
-class Ended(Exception):
+class ConnectionEnded(Exception):
     """The connection is to be closed by the server."""
 
     def __init__(self, close: Close, why: str = "") -> None:
@@ -67,7 +67,7 @@ class Ended(Exception):
         self.close = close
 
 
-class Lost(Exception):
+class PositionLost(Exception):
     """A subscriber has missed a publication; it must subscribe again to get it."""
 
 
@@ -99,7 +99,7 @@ class State(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Granted:
+class SubscriptionOptions:
     """What a subscriber is allowed; decided by whoever knows the topic and the user."""
 
     recoverable: bool = False
@@ -120,7 +120,7 @@ class Subscription:
     def __init__(self, topic: str, *, server_side: bool = False) -> None:
         self.topic = topic
         self.server_side = server_side
-        self.granted = Granted()
+        self.granted = SubscriptionOptions()
         # What has come while the subscription is being answered; None after that.
         self.held: list[Publication] | None = []
         # The last publication that was passed on, where there is a history.
@@ -146,18 +146,18 @@ class Subscription:
         place = publication.position
         if place.epoch != position.epoch:
             if position.epoch:
-                raise Lost
+                raise PositionLost
         elif place.offset <= position.offset:
             return False
         elif place.offset != position.offset + 1:
-            raise Lost
+            raise PositionLost
         self.position = place
         return True
 
     def answer(
         self,
         asked: SubscribeRequest,
-        granted: Granted,
+        granted: SubscriptionOptions,
         top: Position,
         kept: Sequence[Publication] = (),
         *,
@@ -251,7 +251,7 @@ class Session:
             Ended: when it cannot be read, is too long, or breaks the order of things.
         """
         if len(message) > self._limits.frame_size:
-            raise Ended(
+            raise ConnectionEnded(
                 Close(1009, "message too big"),
                 f"a message of {len(message)} bytes is longer than "
                 f"{self._limits.frame_size}",
@@ -259,7 +259,7 @@ class Session:
         try:
             commands = self.codec.decode(message)
         except MalformedFrame as error:
-            raise Ended(codes.CLOSE_BAD_REQUEST, str(error)) from None
+            raise ConnectionEnded(codes.CLOSE_BAD_REQUEST, str(error)) from None
         return [command for command in commands if not self._is_pong(command)]
 
     def check(self, command: Command) -> tuple[str, Any]:
@@ -272,11 +272,13 @@ class Session:
         """
         name, request = request_of(command)
         if not name:
-            raise Ended(codes.CLOSE_BAD_REQUEST, "a command without a request")
+            raise ConnectionEnded(
+                codes.CLOSE_BAD_REQUEST, "a command without a request"
+            )
         if command.id == 0 and name != "send":
-            raise Ended(codes.CLOSE_BAD_REQUEST, f"{name} without an id")
+            raise ConnectionEnded(codes.CLOSE_BAD_REQUEST, f"{name} without an id")
         if (name == "connect") is not (self.state is State.NEW):
-            raise Ended(
+            raise ConnectionEnded(
                 codes.CLOSE_BAD_REQUEST,
                 "connect must come first"
                 if self.state is State.NEW
@@ -285,7 +287,9 @@ class Session:
         if self._bucket.take():
             self._refusals += 1
             if self._refusals > self._limits.patience:
-                raise Ended(codes.CLOSE_TOO_MANY_REQUESTS, "commands came too often")
+                raise ConnectionEnded(
+                    codes.CLOSE_TOO_MANY_REQUESTS, "commands came too often"
+                )
             raise Refused(codes.TOO_MANY_REQUESTS)
         self._refusals = 0
         if isinstance(request, ConnectRequest):
@@ -320,7 +324,7 @@ class Session:
             Ended: when the client has not answered the one before.
         """
         if self.pong_due:
-            raise Ended(codes.CLOSE_NO_PONG)
+            raise ConnectionEnded(codes.CLOSE_NO_PONG)
         self.pong_due = True
         return self.codec.encode(Reply())
 

@@ -22,7 +22,7 @@ from django.utils.crypto import constant_time_compare
 if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
 
-__all__ = ["Found", "Reason", "Standing", "look_up", "renew", "session_reference"]
+__all__ = ["AccountState", "Found", "Reason", "look_up", "renew", "session_reference"]
 
 
 _IN_QUERY = 500
@@ -51,7 +51,7 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class AccountState:
     """What matters of a user at one moment."""
 
     auth_hash: str
@@ -63,7 +63,7 @@ class Standing:
     """A digest of groups and permissions; None while they were not looked up."""
 
     @classmethod
-    def of(cls, user: AbstractBaseUser, rights: bytes | None = None) -> Standing:
+    def of(cls, user: AbstractBaseUser, rights: bytes | None = None) -> AccountState:
         """How ``user``, as loaded, stands; asks no database."""
         return cls(
             user.get_session_auth_hash(),
@@ -75,7 +75,7 @@ class Standing:
             rights,
         )
 
-    def change_to(self, now: Standing | None) -> Reason | None:
+    def change_to(self, now: AccountState | None) -> Reason | None:
         """What has become of the user since; None when nothing that matters has."""
         if now is None:
             return Reason.DELETED
@@ -94,7 +94,9 @@ class Standing:
 class Found:
     """What a look-up has found."""
 
-    users: dict[str, tuple[AbstractBaseUser, Standing]] = field(default_factory=dict)
+    users: dict[str, tuple[AbstractBaseUser, AccountState]] = field(
+        default_factory=dict
+    )
     """By primary key as text; who is missing does not exist."""
     sessions: dict[str, float | None] = field(default_factory=dict)
     """By session key, when it expires (seconds since 1970), None where the engine does
@@ -116,7 +118,7 @@ def look_up(user_ids: Collection[str], session_keys: Collection[str]) -> Found:
     rights = _rights(model, [user.pk for user in users.values()])
     return Found(
         {
-            user_id: (user, Standing.of(user, rights[user.pk]))
+            user_id: (user, AccountState.of(user, rights[user.pk]))
             for user_id, user in users.items()
         },
         _sessions(session_keys),

@@ -28,9 +28,9 @@ from tiderace.db import database_sync_to_async
 from tiderace.layers import get_channel_layer
 from tiderace.revocation.watcher import (
     GROUP,
-    AuthWatch,
     Reason,
     Registration,
+    RevocationWatcher,
     announcement,
 )
 from tiderace.runtime.lifespan import on_shutdown
@@ -40,9 +40,9 @@ from tiderace.security.bearer import CLOSE_UNAUTHORIZED
 __all__ = [
     "CLOSE_COME_BACK",
     "AuthChanged",
-    "AuthWatch",
     "Reason",
     "Registration",
+    "RevocationWatcher",
     "announce",
     "connect_signals",
     "current_watch",
@@ -60,18 +60,18 @@ CLOSE_COME_BACK = 1012
 """The close code of a socket whose user may do other things now than when it was let in:
 clients come back and are asked anew. Where the log-in has ended it is 4401."""
 
-_watches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AuthWatch] = (
+_watches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, RevocationWatcher] = (
     weakref.WeakKeyDictionary()
 )
 _required = False
 
 
-def current_watch() -> AuthWatch:
+def current_watch() -> RevocationWatcher:
     """The watch of the running event loop, over the default layer; made at first use."""
     loop = asyncio.get_running_loop()
     watch = _watches.get(loop)
     if watch is None:
-        watch = _watches[loop] = AuthWatch(
+        watch = _watches[loop] = RevocationWatcher(
             get_channel_layer, interval=conf.current().revalidate_interval
         )
     return watch

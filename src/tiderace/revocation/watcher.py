@@ -25,9 +25,9 @@ from django.utils.functional import LazyObject
 from tiderace import conf, metrics
 from tiderace.db import database_sync_to_async
 from tiderace.revocation.account_state import (
+    AccountState,
     Found,
     Reason,
-    Standing,
     look_up,
     renew,
     session_reference,
@@ -37,7 +37,7 @@ from tiderace.runtime import threads
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-__all__ = ["GROUP", "AuthWatch", "Reason", "Registration", "announcement"]
+__all__ = ["GROUP", "Reason", "Registration", "RevocationWatcher", "announcement"]
 
 logger = logging.getLogger("tiderace.security")
 
@@ -94,13 +94,13 @@ class Registration:
     user_id: str
     session_key: str
     on_change: Callable[[Reason], None]
-    standing: Standing
+    standing: AccountState
     """How the user stood when it was last looked at."""
     known_since: float | None = None
     """When its rights were first looked up; until then nothing is known of them."""
     suspect: bool = False
     """Whether its rights may have changed between its log-in and that."""
-    _watch: AuthWatch | None = None
+    _watch: RevocationWatcher | None = None
 
     @property
     def watched(self) -> bool:
@@ -114,7 +114,7 @@ class Registration:
             watch._discard(self)  # noqa: SLF001 (the two are one thing)
 
 
-class AuthWatch:
+class RevocationWatcher:
     """Watches the users of one event loop's connections.
 
     A task runs while there is somebody to watch. Within about ``settle`` seconds of an
@@ -199,7 +199,7 @@ class AuthWatch:
             str(user.pk),
             session_key or "",
             on_change,
-            Standing.of(user),
+            AccountState.of(user),
             _watch=self,
         )
         self._users[registration.user_id].add(registration)

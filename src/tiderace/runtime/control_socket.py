@@ -23,7 +23,7 @@ from django.utils.crypto import salted_hmac
 from tiderace import conf
 from tiderace.runtime.drain import Drain, drain_seconds, process_drain
 
-__all__ = ["Door", "ask_to_drain", "doors", "process_door", "run_directory"]
+__all__ = ["ControlSocket", "ask_to_drain", "doors", "process_door", "run_directory"]
 
 logger = logging.getLogger("tiderace.control")
 
@@ -54,7 +54,7 @@ def doors() -> list[Path]:
     return sorted(run_directory().glob("*.sock"))
 
 
-class Door:
+class ControlSocket:
     """The door of one process, open from the server's start to its end.
 
     Only this user can come in. Where it cannot be opened (a read-only file system, no
@@ -179,5 +179,5 @@ def _make_private(directory: Path) -> None:
         )
 
 
-process_door = Door(process_drain)
+process_door = ControlSocket(process_drain)
 """The door of this process, which opens with its lifespan."""

@@ -38,9 +38,9 @@ from tiderace.runtime.readiness import ready_check
 __all__ = [
     "RESTART",
     "Drain",
-    "Drainable",
-    "Notice",
-    "Open",
+    "DrainNotice",
+    "LiveConnection",
+    "OpenConnection",
     "SigtermWatch",
     "drain_seconds",
     "process_drain",
@@ -67,7 +67,7 @@ _SignalHandler: TypeAlias = Callable[[int, FrameType | None], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class DrainNotice:
     """What a connection is told when its turn has come."""
 
     retry_after: float
@@ -84,10 +84,10 @@ class Notice:
         return f"retry-after={self.retry_after:.1f}"
 
 
-class Drainable(Protocol):
+class LiveConnection(Protocol):
     """A connection as a drain sees it; both methods are called in its event loop."""
 
-    def drain(self, notice: Notice) -> None:
+    def drain(self, notice: DrainNotice) -> None:
         """Begin to end, in the way that the client understands, and return at once.
 
         What the connection is doing may be finished first.
@@ -98,10 +98,10 @@ class Drainable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
+class OpenConnection:
     """A connection that is being served."""
 
-    connection: Drainable
+    connection: LiveConnection
     since: float
     """When it began, in seconds since 1970."""
     loop: asyncio.AbstractEventLoop
@@ -127,10 +127,10 @@ class Drain:
         self._clock = clock
         self._sleep = sleep
         self._chance = chance
-        self._open: dict[Drainable, Open] = {}
-        self._on_enter: list[Callable[[Drainable], object]] = []
+        self._open: dict[LiveConnection, OpenConnection] = {}
+        self._on_enter: list[Callable[[LiveConnection], object]] = []
         # Those that have not been asked yet; None while there is no drain.
-        self._waiting: list[Drainable] | None = None
+        self._waiting: list[LiveConnection] | None = None
         self._hurried = False
         self._sleeping: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -145,15 +145,15 @@ class Drain:
         """How many connections there are."""
         return len(self._open)
 
-    def connections(self) -> list[Open]:
+    def connections(self) -> list[OpenConnection]:
         """Those that there are, the oldest first; may be called from any thread."""
         return list(self._open.values())
 
-    def is_open(self, connection: Drainable) -> bool:
+    def is_open(self, connection: LiveConnection) -> bool:
         """Whether it has begun and is not over."""
         return connection in self._open
 
-    def on_enter(self, hook: Callable[[Drainable], object]) -> None:
+    def on_enter(self, hook: Callable[[LiveConnection], object]) -> None:
         """Call ``hook(connection)`` in its event loop whenever one begins."""
         if hook not in self._on_enter:
             self._on_enter.append(hook)
@@ -162,19 +162,19 @@ class Drain:
         """What a readiness check says: nothing until a drain has begun."""
         return f"draining, {self.open} connections left" if self.draining else None
 
-    def enter(self, connection: Drainable) -> None:
+    def enter(self, connection: LiveConnection) -> None:
         """Note a connection that has begun; one that comes late is asked as well."""
         if connection in self._open:
             return
         loop = asyncio.get_running_loop()
-        self._open[connection] = Open(connection, time.time(), loop)
+        self._open[connection] = OpenConnection(connection, time.time(), loop)
         if self._waiting is not None:
             self._waiting.append(connection)
             self._wake()
         for hook in self._on_enter:
             hook(connection)
 
-    def leave(self, connection: Drainable) -> None:
+    def leave(self, connection: LiveConnection) -> None:
         """Forget a connection that is over."""
         self._open.pop(connection, None)
         if self.draining and not self._open:
@@ -253,12 +253,12 @@ class Drain:
                 self._ask(self._waiting.pop())
             await self._pause(left)
 
-    def _ask(self, connection: Drainable) -> None:
+    def _ask(self, connection: LiveConnection) -> None:
         if connection not in self._open:
             return
         metrics.CONNECTIONS_DRAINED.add()
         # The window parts the clients of this process; this, those of several.
-        notice = Notice(retry_after=0.1 + 0.9 * self._chance())
+        notice = DrainNotice(retry_after=0.1 + 0.9 * self._chance())
         try:
             connection.drain(notice)
         except Exception:
@@ -291,7 +291,7 @@ async def refuse_newcomer(scope: Scope, receive: Receive, send: Send) -> None:
         retry = [(b"retry-after", b"1")]
         await send_denial(send, 503, "The server is stopping, come back.", retry)
     else:
-        notice = Notice(retry_after=1.0)
+        notice = DrainNotice(retry_after=1.0)
         # Accepted first, since a plain refusal would be 403, which sounds final.
         await send(websocket_accept())
         await send(websocket_close(notice.code, notice.reason))

@@ -9,10 +9,10 @@ import asyncio
 import contextlib
 from concurrent.futures import Future
 
-__all__ = ["settled"]
+__all__ = ["wait_future"]
 
 
-async def settled(future: Future[None]) -> None:
+async def wait_future(future: Future[None]) -> None:
     """Wait until ``future`` is done; whoever is cancelled meanwhile cancels it not.
 
     Raises:

@@ -12,14 +12,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar, cast
 
-__all__ = ["Crew"]
+__all__ = ["WorkerPool"]
 
 logger = logging.getLogger("tiderace.topics")
 
 T = TypeVar("T")
 
 
-class Crew(Generic[T]):
+class WorkerPool(Generic[T]):
     """Work that waits in a line, and the tasks that do it; they end when none is left.
 
     It belongs to one event loop.

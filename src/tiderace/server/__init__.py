@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tiderace.server.writer import ReadyFrames
+from tiderace.server.writer import ServerFrameWriter
 
 if TYPE_CHECKING:
     from tiderace.server.protocol import WebSocketProtocol
 
-__all__ = ["ReadyFrames", "WebSocketProtocol"]
+__all__ = ["ServerFrameWriter", "WebSocketProtocol"]
 
 
 def __getattr__(name: str) -> Any:

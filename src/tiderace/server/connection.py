@@ -19,17 +19,17 @@ from tiderace.server.frames import (
     text_frame,
 )
 from tiderace.server.keepalive import KeepAlive
-from tiderace.server.parser import MessageReader, ProtocolFailure
-from tiderace.server.read_queue import Incoming
-from tiderace.server.writer import ReadyFrames
+from tiderace.server.parser import FrameParser, ProtocolError
+from tiderace.server.read_queue import ReadQueue
+from tiderace.server.writer import ServerFrameWriter
 
-__all__ = ["Conversation"]
+__all__ = ["ServerConnection"]
 
 # Messages go both ways; we have said goodbye and await the client's; it is over.
 _OPEN, _CLOSING, _CLOSED = "open", "closing", "closed"
 
 
-class Conversation:
+class ServerConnection:
     """What the two sides say to each other, from the answer to the handshake on.
 
     ``close_timeout`` is how many seconds a client has to answer our goodbye and to
@@ -54,8 +54,8 @@ class Conversation:
     def __init__(
         self,
         transport: asyncio.Transport,
-        frames: ReadyFrames,
-        incoming: Incoming,
+        frames: ServerFrameWriter,
+        incoming: ReadQueue,
         loop: asyncio.AbstractEventLoop,
         *,
         max_size: int,
@@ -68,7 +68,7 @@ class Conversation:
         self._loop = loop
         self._close_timeout = close_timeout
         self._refusal_timeout = refusal_timeout
-        self._reader = MessageReader(max_size)
+        self._reader = FrameParser(max_size)
         self._keep_alive: KeepAlive | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._owed_pong: bytes | None = None
@@ -137,7 +137,7 @@ class Conversation:
             return
         try:
             self._reader.feed(data, self)
-        except ProtocolFailure as failure:
+        except ProtocolError as failure:
             self._refuse(failure.code, failure.reason)
 
     def text_received(self, text: str) -> None:

@@ -21,7 +21,7 @@ from tiderace.server.frames import (
     unmask,
 )
 
-__all__ = ["MessageHandler", "MessageReader", "ProtocolFailure"]
+__all__ = ["FrameParser", "MessageHandler", "ProtocolError"]
 
 _RESERVED = 0x70
 _MASKED = 0x80
@@ -32,7 +32,7 @@ _WHOLE_BINARY = FINAL | BINARY
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 
-class ProtocolFailure(Exception):
+class ProtocolError(Exception):
     """The client broke the protocol: close with ``code`` and ``reason``."""
 
     def __init__(self, code: int, reason: str) -> None:
@@ -60,7 +60,7 @@ class MessageHandler(Protocol):
         """The client's goodbye; ``code`` is None when it gave none."""
 
 
-class MessageReader:
+class FrameParser:
     """Reads one connection; ``feed`` it what arrives, in pieces of any size.
 
     Text is checked fragment by fragment, so that a broken one ends the connection
@@ -147,29 +147,29 @@ class MessageReader:
     def _check(self, first: int, second: int, opcode: int, length: int) -> None:
         """Refuse the head of a frame that may not come, or not now."""
         if first & _RESERVED:
-            raise ProtocolFailure(1002, "a reserved bit is set")
+            raise ProtocolError(1002, "a reserved bit is set")
         if not second & _MASKED:
-            raise ProtocolFailure(1002, "a client's frame is not masked")
+            raise ProtocolError(1002, "a client's frame is not masked")
         if opcode >= _CONTROL:
             if opcode > PONG:
-                raise ProtocolFailure(1002, f"opcode {opcode} is unknown")
+                raise ProtocolError(1002, f"opcode {opcode} is unknown")
             if not first & FINAL:
-                raise ProtocolFailure(1002, "a control frame is fragmented")
+                raise ProtocolError(1002, "a control frame is fragmented")
             if length > 125:
-                raise ProtocolFailure(1002, "a control frame is too long")
+                raise ProtocolError(1002, "a control frame is too long")
         elif opcode == CONTINUATION:
             if self._fragments is None:
-                raise ProtocolFailure(1002, "there is no message to continue")
+                raise ProtocolError(1002, "there is no message to continue")
         elif opcode > BINARY:
-            raise ProtocolFailure(1002, f"opcode {opcode} is unknown")
+            raise ProtocolError(1002, f"opcode {opcode} is unknown")
         elif self._fragments is not None:
-            raise ProtocolFailure(1002, "the message before was not finished")
+            raise ProtocolError(1002, "the message before was not finished")
 
     def _check_size(self, length: int) -> None:
         if self._fragments is not None:
             length += len(self._fragments)
         if length > self._max_size:
-            raise ProtocolFailure(
+            raise ProtocolError(
                 1009, f"a message may have {self._max_size} bytes, this has {length}"
             )
 
@@ -190,7 +190,7 @@ class MessageReader:
             try:
                 self._decoder.decode(payload, final=bool(final))
             except UnicodeDecodeError:
-                raise ProtocolFailure(1007, "a text message is not UTF-8") from None
+                raise ProtocolError(1007, "a text message is not UTF-8") from None
         if final:
             self._whole(handler)
 
@@ -220,7 +220,7 @@ def _text(payload: bytes) -> str:
     try:
         return payload.decode()
     except UnicodeDecodeError:
-        raise ProtocolFailure(1007, "a text message is not UTF-8") from None
+        raise ProtocolError(1007, "a text message is not UTF-8") from None
 
 
 def _goodbye(payload: bytes) -> tuple[int | None, str]:
@@ -228,11 +228,11 @@ def _goodbye(payload: bytes) -> tuple[int | None, str]:
     if not payload:
         return None, ""
     if len(payload) == 1:
-        raise ProtocolFailure(1002, "a close frame has half a code")
+        raise ProtocolError(1002, "a close frame has half a code")
     code = int.from_bytes(payload[:2], "big")
     if not may_be_sent(code):
-        raise ProtocolFailure(1002, f"the close code {code} may not be sent")
+        raise ProtocolError(1002, f"the close code {code} may not be sent")
     try:
         return code, payload[2:].decode()
     except UnicodeDecodeError:
-        raise ProtocolFailure(1007, "a close reason is not UTF-8") from None
+        raise ProtocolError(1007, "a close reason is not UTF-8") from None

@@ -26,7 +26,7 @@ from uvicorn.protocols.utils import (
 from uvicorn.server import ServerState
 
 from tiderace.asgi import Event
-from tiderace.server.connection import Conversation
+from tiderace.server.connection import ServerConnection
 from tiderace.server.handshake import (
     HandshakeRefused,
     Request,
@@ -34,8 +34,8 @@ from tiderace.server.handshake import (
     http_response,
     read_request,
 )
-from tiderace.server.read_queue import Incoming
-from tiderace.server.writer import ReadyFrames, Tick
+from tiderace.server.read_queue import ReadQueue
+from tiderace.server.writer import ServerFrameWriter, WriteScheduler
 
 __all__ = ["WebSocketProtocol"]
 
@@ -45,7 +45,7 @@ logger = logging.getLogger("uvicorn.error")
 _LONGEST_REQUEST = 64 * 1024
 
 # Each server, which has one loop, writes in one place.
-_ticks: WeakKeyDictionary[ServerState, Tick] = WeakKeyDictionary()
+_ticks: WeakKeyDictionary[ServerState, WriteScheduler] = WeakKeyDictionary()
 
 # The opening request is being read; the application has not answered it; it answers
 # with an HTTP response of its own; the handshake is over, one way or the other.
@@ -57,7 +57,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     It takes uvicorn's own options (``--ws-max-size``, ``--ws-max-queue``,
     ``--ws-ping-interval``, ``--ws-ping-timeout``), except that it does not compress:
-    an offer of permessage-deflate is declined. The scope has a ``ReadyFrames`` in
+    an offer of permessage-deflate is declined. The scope has a ``ServerFrameWriter`` in
     ``scope["extensions"]["tiderace.frames"]``, and with ``"tiderace.max_size"`` there it
     says that ``websocket.accept`` may have a ``max_size``: bytes of the largest message
     that this socket may send, where that is less than the server takes. A subclass may
@@ -115,7 +115,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._key = b""
         # Status and headers of a denial, until its body begins.
         self._denial: tuple[int, list[tuple[bytes, bytes]]] | None = None
-        self._conversation: Conversation | None = None
+        self._conversation: ServerConnection | None = None
         # The deadline of the application's answer, then of the client's hanging up.
         self._timer: asyncio.TimerHandle | None = None
         if config.ws_per_message_deflate:
@@ -129,9 +129,9 @@ class WebSocketProtocol(asyncio.Protocol):
         self.transport = transport = cast("asyncio.Transport", transport)
         tick = _ticks.get(self.server_state)
         if tick is None:
-            tick = _ticks[self.server_state] = Tick(self.loop)
-        self.frames = ReadyFrames(transport, tick)
-        self.incoming = Incoming(transport, self.config.ws_max_queue)
+            tick = _ticks[self.server_state] = WriteScheduler(self.loop)
+        self.frames = ServerFrameWriter(transport, tick)
+        self.incoming = ReadQueue(transport, self.config.ws_max_queue)
         self.server_state.connections.add(self)  # type: ignore[arg-type]
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -238,7 +238,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._stop_waiting()
         self._phase = _ANSWERED
         self._log_access("[accepted]")
-        self._conversation = conversation = Conversation(
+        self._conversation = conversation = ServerConnection(
             self.transport,
             self.frames,
             self.incoming,

@@ -11,13 +11,13 @@ from typing import Final
 
 from tiderace.asgi import Event
 
-__all__ = ["Incoming"]
+__all__ = ["ReadQueue"]
 
 # Characters or bytes held for an application that does not read, whatever their number.
 _HELD_SIZE: Final = 1024 * 1024
 
 
-class Incoming:
+class ReadQueue:
     """A queue of events for ``receive``; full, it pauses reading from the client.
 
     Full means ``limit`` messages or a mebibyte; what the transport has read already is

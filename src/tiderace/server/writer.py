@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from tiderace.server.frames import binary_frame, text_frame
 
-__all__ = ["ReadyFrames", "Tick"]
+__all__ = ["ServerFrameWriter", "WriteScheduler"]
 
 logger = logging.getLogger("tiderace.server")
 
@@ -44,7 +44,11 @@ class _Shared:
     __slots__ = ("frames", "members", "reached", "size", "tick", "waiting")
 
     def __init__(
-        self, tick: Tick, members: list[ReadyFrames], frames: list[bytes], size: int
+        self,
+        tick: WriteScheduler,
+        members: list[ServerFrameWriter],
+        frames: list[bytes],
+        size: int,
     ) -> None:
         self.tick = tick
         self.frames = frames
@@ -60,7 +64,7 @@ class _Shared:
         return not self.waiting or self.reached >= len(self.members)
 
 
-class Tick:
+class WriteScheduler:
     """Writes, at the end of the running tick of the loop, what sockets have queued.
 
     A socket with nothing before it waits for nothing: the loop comes here next.
@@ -82,21 +86,21 @@ class Tick:
         self._thread = get_ident()
         # Whether the loop is to come here.
         self._called = False
-        self._waiting: list[ReadyFrames] = []
+        self._waiting: list[ServerFrameWriter] = []
         # Those whose turn it is, the last one first.
-        self._crowd: list[ReadyFrames] = []
+        self._crowd: list[ServerFrameWriter] = []
         self._shared: deque[_Shared] = deque()
 
-    def add(self, frames: ReadyFrames) -> None:
+    def add(self, frames: ServerFrameWriter) -> None:
         """Have ``frames`` flushed when the tick ends."""
         self._waiting.append(frames)
         if not self._called:
             self._call()
 
     def write_all(
-        self, writers: Iterable[ReadyFrames], frame: bytes
-    ) -> list[ReadyFrames]:
-        """See ``ReadyFrames.write_all``."""
+        self, writers: Iterable[ServerFrameWriter], frame: bytes
+    ) -> list[ServerFrameWriter]:
+        """See ``ServerFrameWriter.write_all``."""
         if type(frame) is not bytes:
             raise TypeError(
                 f"a frame is bytes, not {type(frame).__name__}; build it with "
@@ -104,10 +108,12 @@ class Tick:
             )
         if get_ident() != self._thread or not self._loop.is_running():
             return list(writers)
-        idle: list[ReadyFrames] = []
-        queues: dict[Tick | _Shared | None, list[ReadyFrames]] = {self: idle}
+        idle: list[ServerFrameWriter] = []
+        queues: dict[WriteScheduler | _Shared | None, list[ServerFrameWriter]] = {
+            self: idle
+        }
         # Neighbours mostly have the same queue.
-        last: Tick | _Shared | None = self
+        last: WriteScheduler | _Shared | None = self
         some = idle
         for each in writers:
             queue = each._queue
@@ -116,7 +122,7 @@ class Tick:
                 some = queues.setdefault(queue, [])
             some.append(each)
         del queues[self]
-        refused: list[ReadyFrames] = []
+        refused: list[ServerFrameWriter] = []
         for queue, members in queues.items():
             if type(queue) is _Shared and self._join(queue, members, frame):
                 continue
@@ -129,7 +135,9 @@ class Tick:
             self._share(idle, [frame], len(frame))
         return refused
 
-    def _join(self, queue: _Shared, members: list[ReadyFrames], frame: bytes) -> bool:
+    def _join(
+        self, queue: _Shared, members: list[ServerFrameWriter], frame: bytes
+    ) -> bool:
         """Put ``frame`` behind what these members of ``queue`` are to get already."""
         size = queue.size + len(frame)
         if queue.tick is not self or size > _EAGER_SIZE:
@@ -144,7 +152,7 @@ class Tick:
         return True
 
     def _share(
-        self, members: list[ReadyFrames], frames: list[bytes], size: int
+        self, members: list[ServerFrameWriter], frames: list[bytes], size: int
     ) -> None:
         """Have ``members``, who have no other queue, wait together for ``frames``."""
         if len(members) < _CROWD:
@@ -221,13 +229,13 @@ class Tick:
                 self._cut(each, error)
         shared.waiting -= served
 
-    def _cut(self, frames: ReadyFrames, error: Exception) -> None:
+    def _cut(self, frames: ServerFrameWriter, error: Exception) -> None:
         # One socket's fault ends that socket; the others get their frames.
         logger.error("a socket could not be written to, and is cut", exc_info=error)
         frames.cut()
 
 
-class ReadyFrames:
+class ServerFrameWriter:
     """Takes frames for one socket, in order, and never blocks.
 
     A WebSocket scope has it as ``scope["extensions"]["tiderace.frames"]``. A frame is
@@ -255,7 +263,7 @@ class ReadyFrames:
     text_frame = staticmethod(text_frame)
     binary_frame = staticmethod(binary_frame)
 
-    def __init__(self, transport: asyncio.Transport, tick: Tick) -> None:
+    def __init__(self, transport: asyncio.Transport, tick: WriteScheduler) -> None:
         self._transport = transport
         self._tick = tick
         # What this socket alone is to get.
@@ -263,7 +271,7 @@ class ReadyFrames:
         self._size = 0
         # The tick itself while there is nothing to send and nothing in the way; then
         # the queue that is shared with others, or none but one's own.
-        self._queue: Tick | _Shared | None = None
+        self._queue: WriteScheduler | _Shared | None = None
         # Whether the client reads more slowly than is written to it.
         self.congested = False
         # Until the handshake is answered there is nobody to send frames to.
@@ -273,7 +281,7 @@ class ReadyFrames:
     # Applications copy their scope, and send it to other processes; none of that has
     # to do with this. It stays the one it is, and elsewhere there is none.
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> ReadyFrames:
+    def __deepcopy__(self, memo: dict[int, Any]) -> ServerFrameWriter:
         return self
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
@@ -303,8 +311,8 @@ class ReadyFrames:
             self.flush()
 
     def write_all(
-        self, writers: Iterable[ReadyFrames], frame: bytes
-    ) -> list[ReadyFrames]:
+        self, writers: Iterable[ServerFrameWriter], frame: bytes
+    ) -> list[ServerFrameWriter]:
         """Queue one frame for many sockets, which costs far less than ``write`` to each.
 
         Each of them may be given once; this socket need not be among them.

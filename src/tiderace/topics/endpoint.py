@@ -27,12 +27,12 @@ from tiderace.security.websocket import (
     WebsocketDenier,
 )
 from tiderace.topics import http_api
-from tiderace.topics.client.client import Conductor
+from tiderace.topics.client.client import TopicClient
 from tiderace.topics.client.served import Transport
-from tiderace.topics.hub import Process, current
+from tiderace.topics.hub import TopicHub, current
 from tiderace.topics.switchboard import switchboard
 from tiderace.topics.transports import emulation, event_feed, http_stream, sse
-from tiderace.topics.transports.http_exchange import ClientGone, Exchange, Rejected
+from tiderace.topics.transports.http_exchange import ClientGone, HttpExchange, Rejected
 from tiderace.topics.transports.websocket import WebSocketTransport
 
 __all__ = ["TopicsEndpoint"]
@@ -123,7 +123,7 @@ class TopicsEndpoint:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         door, rest = self._door(scope)
-        exchange = Exchange(
+        exchange = HttpExchange(
             scope, receive, send, self._origins(scope), self.allowed_origins
         )
         try:
@@ -187,7 +187,7 @@ class TopicsEndpoint:
                 await switchboard(self.process).open()
             except LayerUnavailable as error:
                 logger.warning("this process does not hear the others: %s", error)
-        await Conductor(self, scope, transport, self.process).run()
+        await TopicClient(self, scope, transport, self.process).run()
 
     # What an application may add
 
@@ -234,7 +234,7 @@ class TopicsEndpoint:
     # For connections
 
     @property
-    def process(self) -> Process:
+    def process(self) -> TopicHub:
         """What the topic clients of this event loop share."""
         return current()
 
@@ -261,7 +261,7 @@ async def _nobody(scope: Scope, receive: Receive, send: Send) -> None:
 
 _API = "api"
 
-_DOORS: dict[str, Callable[[TopicsEndpoint, Exchange], Awaitable[None]]] = {
+_DOORS: dict[str, Callable[[TopicsEndpoint, HttpExchange], Awaitable[None]]] = {
     "http_stream": http_stream.serve,
     "sse": sse.serve,
     "emulation": emulation.serve,

@@ -32,7 +32,7 @@ from tiderace.topics import api
 from tiderace.topics.names import topic_group
 from tiderace.topics.switchboard import switchboard
 from tiderace.topics.topic import Refuse, Topic, UnknownTopic, declared
-from tiderace.topics.transports.http_exchange import Endpoint, Exchange, Rejected
+from tiderace.topics.transports.http_exchange import Endpoint, HttpExchange, Rejected
 
 __all__ = ["METHODS", "serve"]
 
@@ -45,7 +45,7 @@ Answer = Any
 Handler = Callable[[Endpoint, Any], Awaitable[Answer]]
 
 
-async def serve(endpoint: Endpoint, exchange: Exchange, method: str) -> None:
+async def serve(endpoint: Endpoint, exchange: HttpExchange, method: str) -> None:
     """Carry out one request of another program.
 
     Args:
@@ -68,7 +68,7 @@ async def serve(endpoint: Endpoint, exchange: Exchange, method: str) -> None:
     )
 
 
-def _require_key(exchange: Exchange) -> None:
+def _require_key(exchange: HttpExchange) -> None:
     """Go on with a request that knows a key.
 
     Raises:

@@ -19,20 +19,21 @@ from django.utils.crypto import constant_time_compare, salted_hmac
 
 from tiderace import conf
 from tiderace.layers import get_channel_layer
-from tiderace.presence.tracker import Member, Presence, PresenceKeeper, Rules
+from tiderace.presence.store import PresenceConfig
+from tiderace.presence.tracker import Member, Presence, PresenceTracker
 from tiderace.runtime.lifespan import on_shutdown
 from tiderace.topics.client.served import Served
-from tiderace.topics.client.single_flight import Once
+from tiderace.topics.client.single_flight import SingleFlight
 from tiderace.topics.names import events_group
 from tiderace.topics.topic import UnknownTopic, declared
 from tiderace.topics.user_code import call_hook
 
-__all__ = ["Process", "close", "current", "is_node"]
+__all__ = ["TopicHub", "close", "current", "is_node"]
 
 _NODE_SALT = "tiderace.topics.hub.node"
 
 
-class Process:
+class TopicHub:
     """What the topic clients of one event loop share."""
 
     def __init__(self) -> None:
@@ -41,10 +42,10 @@ class Process:
         # Signed, so that nobody can make us look for processes that never were.
         self.node = f"{name}-{_node_mac(name, settings.SECRET_KEY)}"
         # Publications with a key that are under way.
-        self.once = Once()
+        self.once = SingleFlight()
         self._conductors: dict[str, Served] = {}
         self._sessions: dict[bytes, Served] = {}
-        self._keepers: dict[str, PresenceKeeper] = {}
+        self._keepers: dict[str, PresenceTracker] = {}
 
     def __iter__(self) -> Iterator[Served]:
         return iter(list(self._conductors.values()))
@@ -73,17 +74,19 @@ class Process:
             return None
         return conductor
 
-    def keeper(self, alias: str) -> PresenceKeeper:
+    def keeper(self, alias: str) -> PresenceTracker:
         """Who keeps presence on a layer for this process."""
         keeper = self._keepers.get(alias)
         if keeper is None:
             layer = get_channel_layer(alias)
             now = conf.current()
-            keeper = self._keepers[alias] = PresenceKeeper(
+            keeper = self._keepers[alias] = PresenceTracker(
                 layer.presence,
                 _announcer(layer),
                 _hook,
-                rules=Rules(now.presence_ttl, now.presence_lease, now.presence_pushes),
+                rules=PresenceConfig(
+                    now.presence_ttl, now.presence_lease, now.presence_pushes
+                ),
                 refresh=now.presence_refresh,
             )
         return keeper
@@ -146,7 +149,7 @@ async def _hook(topic: str, change: str, user_id: str) -> None:
         await call_hook(hook, user_id)
 
 
-_by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Process] = (
+_by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, TopicHub] = (
     weakref.WeakKeyDictionary()
 )
 
@@ -159,10 +162,10 @@ async def close() -> None:
         await process.close()
 
 
-def current() -> Process:
+def current() -> TopicHub:
     """The one of the running event loop."""
     loop = asyncio.get_running_loop()
     process = _by_loop.get(loop)
     if process is None:
-        process = _by_loop[loop] = Process()
+        process = _by_loop[loop] = TopicHub()
     return process

@@ -27,7 +27,7 @@ from tiderace.history import Publication
 from tiderace.layers import InMemoryChannelLayer
 from tiderace.layers.names import group_name
 from tiderace.topics.api import control_layer
-from tiderace.topics.hub import Process, is_node
+from tiderace.topics.hub import TopicHub, is_node
 
 __all__ = [
     "FULL",
@@ -85,7 +85,7 @@ class Emulated(Protocol):
 class Switchboard:
     """What one process sends to others about clients, and hears from them."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: TopicHub) -> None:
         # Of Process, in whose place it hears; see tiderace.delivery.stream_hub.Listener.
         self.name = f"switchboard:{process.node}"
         self.groups: set[str] = set()
@@ -260,12 +260,12 @@ def _group(node: str) -> str:
     return group_name("topics-node", node)
 
 
-_by_process: weakref.WeakKeyDictionary[Process, Switchboard] = (
+_by_process: weakref.WeakKeyDictionary[TopicHub, Switchboard] = (
     weakref.WeakKeyDictionary()
 )
 
 
-def switchboard(process: Process) -> Switchboard:
+def switchboard(process: TopicHub) -> Switchboard:
     """The one of this process."""
     found = _by_process.get(process)
     if found is None:

@@ -24,7 +24,7 @@ import msgspec
 from django.core.exceptions import ImproperlyConfigured
 from django.core.serializers.json import DjangoJSONEncoder
 
-from tiderace.layers.broker import Keep
+from tiderace.layers.broker import Retention
 from tiderace.presence.tracker import Presence
 from tiderace.protocol.codes import Failure
 from tiderace.ratelimit import Rate
@@ -201,10 +201,14 @@ class Topic:
     # For those who carry it out
 
     @classmethod
-    def keep(cls) -> Keep:
+    def keep(cls) -> Retention:
         """How much the layer keeps of it."""
         history = cls.history
-        return Keep(0, 0.0) if history is None else Keep(history.size, history.ttl)
+        return (
+            Retention(0, 0.0)
+            if history is None
+            else Retention(history.size, history.ttl)
+        )
 
     @classmethod
     def takes_publications(cls) -> bool:

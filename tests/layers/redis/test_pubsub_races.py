@@ -15,13 +15,13 @@ import pytest
 
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.broker import (
+    Delivery,
     Entry,
-    Interrupted,
-    Live,
     Position,
     Published,
-    Taken,
-    Wake,
+    QueueReady,
+    Reconnected,
+    StreamMessage,
 )
 from tiderace.layers.pubsub.layer import PubSubLayer
 
@@ -68,7 +68,7 @@ class FakeBroker:
         self.epochs.setdefault(subject, "e1")
         stream = self.streams.setdefault(subject, [])
         stream.append(data)
-        return Live(subject, self.epochs[subject], len(stream), data)
+        return StreamMessage(subject, self.epochs[subject], len(stream), data)
 
     def forget(self, epoch):
         self.streams.clear()
@@ -108,19 +108,19 @@ class FakeBroker:
         await self._verb("push", queue)
         self.queues.setdefault(queue, []).append(data)
         if queue in self.wanted:
-            self.arriving.put_nowait([Wake(queue)])
+            self.arriving.put_nowait([QueueReady(queue)])
         return True
 
     async def take(self, queue, *, lease):
         await self._verb("take", queue)
         waiting = self.queues.get(queue)
-        return Taken(queue, b"token", waiting.pop(0)) if waiting else None
+        return Delivery(queue, b"token", waiting.pop(0)) if waiting else None
 
     async def report(self, process, data, *, lease):
         await self._verb("report", process)
         self.reported[process] = data
         if process in self.wanted and not self.mute:
-            self.arriving.put_nowait([Wake(process)])
+            self.arriving.put_nowait([QueueReady(process)])
 
     async def reports(self):
         await self._verb("reports")
@@ -171,7 +171,7 @@ class FakeBroker:
     async def messages(self):
         self.readers += 1
         try:
-            yield [Interrupted()]
+            yield [Reconnected()]
             while True:
                 batch = await self.arriving.get()
                 if isinstance(batch, Exception):
@@ -322,7 +322,7 @@ async def test_what_was_missed_before_the_position_was_known_is_fetched(layer, b
 
     # Published while the connection was away; nothing else will be.
     broker.append("room", said(1))
-    broker.arriving.put_nowait([Interrupted()])
+    broker.arriving.put_nowait([Reconnected()])
     await until(broker.arriving.empty)
     await asyncio.sleep(0)
     broker.gates["position"].set()
@@ -383,7 +383,7 @@ async def test_what_a_broker_has_forgotten_is_announced_anew(layer, broker, cloc
     assert await layer.group_count("room") == 1
 
     broker.announced.clear()
-    broker.arriving.put_nowait([Interrupted()])
+    broker.arriving.put_nowait([Reconnected()])
 
     await until(lambda: broker.announced.get("room") == {box.name})
 
@@ -412,7 +412,7 @@ async def test_ten_thousand_groups_catch_up_side_by_side_but_not_all_at_once(
         broker.append(group, said(number))
     broker.busiest = 0
 
-    broker.arriving.put_nowait([Interrupted()])
+    broker.arriving.put_nowait([Reconnected()])
 
     assert sorted(await heard(box, 10_000)) == list(range(10_000))
     assert 100 <= broker.busiest <= 200
@@ -432,7 +432,7 @@ async def test_groups_that_are_up_to_date_do_not_wait_for_those_that_are_not(
 
     broker.since = since
     missed = broker.append("one", said(1))
-    broker.arriving.put_nowait([Interrupted()])
+    broker.arriving.put_nowait([Reconnected()])
     broker.arriving.put_nowait([broker.append("two", said(2))])
 
     assert await heard(box, 1) == [2]
@@ -449,7 +449,7 @@ async def test_missed_messages_are_fetched_when_the_broker_answers_again(
     broker.errors["since"] = [LayerUnavailable("away")] * 4
     broker.append("room", said(1))
 
-    broker.arriving.put_nowait([Interrupted()])
+    broker.arriving.put_nowait([Reconnected()])
 
     assert await heard(box, 1) == [1]
     await until(lambda: "of room cannot be fetched yet" in caplog.text)
@@ -471,11 +471,11 @@ async def test_a_second_interruption_while_fetching_is_not_forgotten(layer, brok
         return answer
 
     broker.since = since
-    broker.arriving.put_nowait([Interrupted()])
+    broker.arriving.put_nowait([Reconnected()])
     await asked.wait()
     # Too late for the first answer, and before the second connection hears anything.
     broker.append("room", said(2))
-    broker.arriving.put_nowait([Interrupted()])
+    broker.arriving.put_nowait([Reconnected()])
     await until(broker.arriving.empty)
     await asyncio.sleep(0)
     answered.set()
@@ -490,7 +490,7 @@ async def test_messages_arrive_once_and_in_order_around_a_gap(layer, broker):
 
     broker.arriving.put_nowait(lives[:10])
     broker.arriving.put_nowait(lives[50:60])
-    broker.arriving.put_nowait([Interrupted()])
+    broker.arriving.put_nowait([Reconnected()])
     broker.arriving.put_nowait(lives[55:])
 
     assert await heard(box, 100) == list(range(1, 101))
@@ -504,7 +504,7 @@ async def test_what_was_missed_comes_in_portions(layer, broker):
     for number in range(1, 101):
         broker.append("room", said(number))
 
-    broker.arriving.put_nowait([Interrupted()])
+    broker.arriving.put_nowait([Reconnected()])
 
     assert await heard(box, 100) == list(range(1, 101))
 
@@ -562,7 +562,7 @@ async def test_messages_past_their_expiry_are_a_gap_of_that_size(layer, broker):
     broker.ages["room"] = 61.0
     broker.page = 10
 
-    broker.arriving.put_nowait([Interrupted()])
+    broker.arriving.put_nowait([Reconnected()])
 
     async with asyncio.timeout(10):
         assert await box.get() == {"type": "layer.gap", "group": "room", "missed": 30}
@@ -579,7 +579,7 @@ async def test_an_empty_broker_is_logged_once_and_not_for_each_group(
     await heard(box, 100)
 
     broker.streams.clear()
-    broker.arriving.put_nowait([Interrupted()])
+    broker.arriving.put_nowait([Reconnected()])
 
     assert await heard(box, 100) == ["layer.gap"] * 100
     await until(lambda: "99 more groups" in caplog.text)
@@ -620,7 +620,7 @@ async def test_closing_while_messages_are_being_fetched_ends_at_once(layer, brok
     await until(lambda: broker.hearing)
     broker.append("room", said(1))
     broker.gates["since"] = asyncio.Event()
-    broker.arriving.put_nowait([Interrupted()])
+    broker.arriving.put_nowait([Reconnected()])
     await until(lambda: ("since", "room", 0) in broker.calls)
 
     async with asyncio.timeout(5):

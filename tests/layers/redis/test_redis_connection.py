@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tiderace.layers.redis.connection import Link, LinkLost, connect
+from tiderace.layers.redis.connection import ConnectionLost, RedisConnection, connect
 
 
 class Transport:
@@ -32,7 +32,7 @@ class Transport:
 
 @pytest.fixture
 async def link():
-    made = Link(Transport(), None, timeout=5)
+    made = RedisConnection(Transport(), None, timeout=5)
     yield made
     made.close()
 
@@ -55,7 +55,7 @@ async def test_a_transport_that_is_closed_already_is_a_lost_link(link):
     refused = link.call("GET", "b")
 
     for future in (waiting, refused):
-        with pytest.raises(LinkLost, match="the handler is closed"):
+        with pytest.raises(ConnectionLost, match="the handler is closed"):
             await future
     assert link.lost
 
@@ -65,7 +65,7 @@ async def test_a_subscription_on_a_transport_that_is_closed_already_fails(link):
 
     future = link.subscription("SUBSCRIBE", [b"a"])
 
-    with pytest.raises(LinkLost):
+    with pytest.raises(ConnectionLost):
         await future
 
 
@@ -94,7 +94,7 @@ class Connection:
 async def test_whatever_keeps_a_connection_from_opening_is_a_lost_link(error, said):
     connection = Connection(error)
 
-    with pytest.raises(LinkLost, match=f"cannot connect: {said}"):
+    with pytest.raises(ConnectionLost, match=f"cannot connect: {said}"):
         await connect(lambda: connection, timeout=5)
 
     assert connection.disconnected
@@ -105,5 +105,5 @@ async def test_a_connection_that_does_not_open_in_time_is_a_lost_link():
         async def connect(self):
             await asyncio.get_running_loop().create_future()
 
-    with pytest.raises(LinkLost):
+    with pytest.raises(ConnectionLost):
         await connect(lambda: Stuck(None), timeout=0.01)

@@ -15,9 +15,9 @@ from redis.crc import key_slot
 from support.brokers import HOST
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
-from tiderace.layers.broker import Keep
+from tiderace.layers.broker import Retention
 from tiderace.layers.redis import RedisChannelLayer
-from tiderace.layers.redis.connection import LinkLost
+from tiderace.layers.redis.connection import ConnectionLost
 from tiderace.runtime import sync_bridge
 
 
@@ -241,7 +241,7 @@ async def test_a_busy_group_keeps_no_messages_long_after_their_expiry(
 ):
     layer = make_layer(redis_url)
     broker = layer._brokers[0]
-    keep = Keep(100_000, 0.05)
+    keep = Retention(100_000, 0.05)
     ended = asyncio.get_running_loop().time() + 0.4
     published = 0
 
@@ -267,7 +267,7 @@ async def test_a_repeated_try_still_tells_which_queues_are_to_get_a_copy(
         answer = await run(*command)
         if not lost:
             lost.append(answer)
-            raise LinkLost("cut")
+            raise ConnectionLost("cut")
         return answer
 
     broker._connections.run = lose_the_first_answer

@@ -10,13 +10,13 @@ import time
 import pytest
 
 from tiderace.history import Position
-from tiderace.layers import Keep
+from tiderace.layers import Retention
 from tiderace.layers.redis import RedisChannelLayer
-from tiderace.layers.redis.connection import LinkLost
+from tiderace.layers.redis.connection import ConnectionLost
 from tiderace.runtime import sync_bridge
-from tiderace.testing.layer_contract import Ear
+from tiderace.testing.layer_contract import RecordingListener
 
-KEEP = Keep(1000, 3600)
+KEEP = Retention(1000, 3600)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ async def test_listeners_hear_everything_once_in_order_although_connections_are_
     own_server, make_layer
 ):
     here, there = make_layer(own_server.url), make_layer(own_server.url)
-    ears = [Ear("here"), Ear("there")]
+    ears = [RecordingListener("here"), RecordingListener("there")]
     await here.listen("tide", ears[0])
     await there.listen("tide", ears[1])
 
@@ -79,7 +79,7 @@ async def test_listeners_are_told_when_the_server_has_lost_its_memory(
     own_server, make_layer
 ):
     layer = make_layer(own_server.url, publish_timeout=20)
-    ear = Ear("ear")
+    ear = RecordingListener("ear")
     await layer.listen("tide", ear)
     await publish(layer, *range(3))
     await until(lambda: len(ear.told) == 3)
@@ -102,7 +102,7 @@ async def test_listeners_are_told_of_what_is_too_old_to_be_delivered_and_can_rea
 ):
     layer = make_layer(own_server.url, expiry=0.3)
     other = make_layer(own_server.url, expiry=0.3)
-    ear = Ear("ear")
+    ear = RecordingListener("ear")
     await layer.listen("tide", ear)
     await publish(layer, 0)
     await until(lambda: ear.data == ["0"])
@@ -125,7 +125,7 @@ async def test_listeners_are_told_of_what_is_too_old_to_be_delivered_and_can_rea
 
 async def test_what_was_lost_without_a_sign_is_noticed_soon(make_layer):
     layer = make_layer(expiry=0.5)
-    ear = Ear("ear")
+    ear = RecordingListener("ear")
     await layer.listen("tide", ear)
     await publish(layer, 0)
     await until(lambda: ear.data == ["0"])
@@ -143,7 +143,7 @@ async def test_what_was_lost_without_a_sign_is_noticed_soon(make_layer):
 async def test_a_publication_that_cannot_be_read_is_told_as_missed(make_layer):
     layer = make_layer(symmetric_encryption_keys=["one"])
     stranger = make_layer(symmetric_encryption_keys=["another"])
-    ear = Ear("ear")
+    ear = RecordingListener("ear")
     await layer.listen("tide", ear)
 
     await publish(stranger, 1)
@@ -156,7 +156,7 @@ async def test_a_publication_that_cannot_be_read_is_told_as_missed(make_layer):
 
 async def test_after_a_failover_no_offset_is_given_twice(own_server, make_layer):
     layer = make_layer(own_server.url)
-    ear = Ear("ear")
+    ear = RecordingListener("ear")
     await layer.listen("tide", ear)
     await publish(layer, 1, 2)
     await until(lambda: len(ear.told) == 2)
@@ -168,7 +168,7 @@ async def test_after_a_failover_no_offset_is_given_twice(own_server, make_layer)
 
     await until(lambda: ear.data == ["1", "2", "3"])
     assert ear.offsets[2] > 1 << 20
-    top, found = await layer.stream_read("tide", keep=Keep(1 << 22, 3600))
+    top, found = await layer.stream_read("tide", keep=Retention(1 << 22, 3600))
     assert top.offset == ear.offsets[2]
     assert [each.data for each in found] == ["1", "3"]
 
@@ -178,7 +178,7 @@ async def test_after_a_failover_no_offset_is_given_twice(own_server, make_layer)
 
 async def test_a_history_outlives_what_the_layer_itself_keeps(make_layer):
     layer = make_layer(expiry=0.2, group_capacity=10)
-    keep = Keep(500, 60)
+    keep = Retention(500, 60)
     await publish(layer, *range(300), keep=keep)
 
     await asyncio.sleep(0.3)
@@ -205,7 +205,7 @@ async def test_a_history_that_only_a_reader_has_asked_for_is_kept(make_layer):
 
 
 @pytest.mark.parametrize(
-    "keep", [Keep(100, 3600), Keep(100_000, 0.1), Keep(0, 3600)], ids=str
+    "keep", [Retention(100, 3600), Retention(100_000, 0.1), Retention(0, 3600)], ids=str
 )
 async def test_a_busy_stream_holds_little_more_than_it_is_to_keep(make_layer, keep):
     layer = make_layer(expiry=0.05, group_capacity=100_000)
@@ -221,8 +221,8 @@ async def test_a_busy_stream_holds_little_more_than_it_is_to_keep(make_layer, ke
 
 async def test_what_a_stream_keeps_may_be_changed(make_layer):
     layer = make_layer(expiry=0.2)
-    await publish(layer, 1, keep=Keep(10, 3600))
-    await publish(layer, 2, keep=Keep(10, 60))
+    await publish(layer, 1, keep=Retention(10, 3600))
+    await publish(layer, 2, keep=Retention(10, 60))
 
     assert await command(layer, "PTTL", suffix=":stream") <= 60_000
     assert await command(layer, "PTTL", suffix=":meta") <= 600_000
@@ -230,8 +230,8 @@ async def test_what_a_stream_keeps_may_be_changed(make_layer):
 
 async def test_a_position_lasts_for_as_long_as_somebody_listens(make_layer):
     layer = make_layer(expiry=0.1)
-    keep = Keep(0, 0)
-    await layer.listen("tide", Ear("ear"))
+    keep = Retention(0, 0)
+    await layer.listen("tide", RecordingListener("ear"))
     await publish(layer, 1, keep=keep)
     listened = await layer.stream_read("tide", keep=keep)
     left = await layer.stream_publish("left", {"data": "1"}, keep=keep)
@@ -280,7 +280,7 @@ async def test_a_try_whose_answer_is_lost_publishes_once(make_layer, key):
         answer = await run(*words)
         if not lost:
             lost.append(answer)
-            raise LinkLost("cut")
+            raise ConnectionLost("cut")
         return answer
 
     broker._connections.run = lose_the_first_answer
@@ -313,7 +313,7 @@ async def test_a_repeated_key_reaches_no_named_queue_twice(make_layer):
 
 async def test_a_group_is_heard_while_a_listener_or_a_member_is_there(make_layer):
     layer = make_layer()
-    ear = Ear("ear")
+    ear = RecordingListener("ear")
     box = layer.attach(await layer.new_channel())
     await layer.listen("tide", ear)
     await layer.group_add("tide", box.name)
@@ -336,14 +336,14 @@ async def test_a_group_is_heard_while_a_listener_or_a_member_is_there(make_layer
 async def test_listening_is_not_membership(make_layer):
     layer = make_layer()
 
-    await layer.listen("tide", Ear("ear"))
+    await layer.listen("tide", RecordingListener("ear"))
 
     assert await layer.group_count("tide") == 0
 
 
 async def test_listeners_hear_again_after_their_layer_was_closed(make_layer):
     layer = make_layer()
-    ear, late = Ear("ear"), Ear("late")
+    ear, late = RecordingListener("ear"), RecordingListener("late")
     await layer.listen("tide", ear)
     await publish(layer, 1)
     await until(lambda: ear.data == ["1"])
@@ -359,7 +359,7 @@ async def test_a_listener_whose_server_is_away_is_not_left_behind(
     own_server, make_layer
 ):
     layer = make_layer(own_server.url, publish_timeout=0.2)
-    ear = Ear("ear")
+    ear = RecordingListener("ear")
     own_server.kill()
 
     with pytest.raises(Exception, match="could not be reached"):
@@ -372,7 +372,7 @@ async def test_a_listener_whose_server_is_away_is_not_left_behind(
 
 def test_a_forked_child_publishes_and_has_no_listeners(redis_url, prefix):
     layer = RedisChannelLayer(hosts=[redis_url], prefix=prefix)
-    ear = Ear("ear")
+    ear = RecordingListener("ear")
 
     async def listen():
         await layer.listen("tide", ear)
@@ -402,7 +402,7 @@ async def test_a_stream_lost_while_it_is_read_is_read_as_far_as_it_was(make_laye
     layer = make_layer()
     broker = layer._brokers[0]
     await asyncio.gather(*(publish(layer, number) for number in range(1000)))
-    keep = Keep(2000, 3600)
+    keep = Retention(2000, 3600)
     await asyncio.gather(*(publish(layer, n, keep=keep) for n in range(500)))
     portions = broker._streams._read_portion
 

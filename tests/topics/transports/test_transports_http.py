@@ -9,7 +9,7 @@ import pytest
 
 from support.asgi_client import Client
 from support.stream_client import JSON, ORIGIN, StreamClient, begin, request
-from support.wire_client import TopicClient
+from support.wire_client import WireClient
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers import InMemoryChannelLayer
 from tiderace.runtime.drain import process_drain
@@ -23,7 +23,7 @@ from tiderace.topics import (
     apublish,
     switchboard,
 )
-from tiderace.topics.hub import Process, current
+from tiderace.topics.hub import TopicHub, current
 from tiderace.topics.topic import declared
 from tiderace.topics.transports import http_stream
 
@@ -99,7 +99,7 @@ async def test_a_client_subscribes_and_publishes_by_posts(app, kind):
 
 
 async def test_it_hears_what_a_websocket_client_says(app, kind):
-    async with StreamClient(app, kind=kind) as client, TopicClient(app) as other:
+    async with StreamClient(app, kind=kind) as client, WireClient(app) as other:
         await client.subscribe("room:a")
         await other.subscribe("room:a")
 
@@ -295,7 +295,7 @@ async def test_events_may_be_asked_for_by_post(app):
 
 @pytest.mark.parametrize("brk", ["\r", "\r\n"])
 async def test_a_line_break_between_tokens_does_not_break_an_event(app, kind, brk):
-    async with StreamClient(app, kind=kind) as client, TopicClient(app) as other:
+    async with StreamClient(app, kind=kind) as client, WireClient(app) as other:
         await client.subscribe("room:a")
         await other.subscribe("room:a")
         text = '{"id":50,"publish":{"channel":"room:a","data":{"a":\r1}}}'
@@ -463,7 +463,7 @@ async def test_another_users_session_is_not_found(app, other):
 
 
 async def test_the_session_of_a_websocket_takes_no_posts(app):
-    async with TopicClient(app) as socket, StreamClient(app) as client:
+    async with WireClient(app) as socket, StreamClient(app) as client:
         [conductor] = [each for each in current() if each.client == socket.id]
         client.connected["connect"]["session"] = conductor.secret
 
@@ -607,7 +607,7 @@ async def test_a_site_open_to_all_gives_nobody_its_visitors_cookies(app, setting
 async def test_a_process_that_does_not_answer_is_gone(app, monkeypatch):
     monkeypatch.setattr(switchboard, "_PATIENCE", 0.01)
     async with StreamClient(app) as client:
-        client.connected["connect"]["node"] = Process().node
+        client.connected["connect"]["node"] = TopicHub().node
 
         assert (await client.post("{}")).status == 404
 
@@ -615,7 +615,7 @@ async def test_a_process_that_does_not_answer_is_gone(app, monkeypatch):
 async def test_commands_pass_from_process_to_process_in_order(app):
     async with StreamClient(app) as client:
         await client.subscribe("room:a")
-        other = Process()
+        other = TopicHub()
         board = switchboard.switchboard(other)
         said = client.connected["connect"]
         for n in range(10):
@@ -631,7 +631,7 @@ async def test_commands_pass_from_process_to_process_in_order(app):
 async def test_another_process_checks_the_user_as_well(app, caplog):
     async with StreamClient(app, user=user(1)) as client:
         said = client.connected["connect"]
-        board = switchboard.switchboard(other := Process())
+        board = switchboard.switchboard(other := TopicHub())
 
         status = await board.deliver(said["node"], said["session"], "2", b"{}")
 
@@ -645,7 +645,7 @@ async def test_without_a_broker_a_post_is_to_be_sent_again(app, monkeypatch):
         raise LayerUnavailable("it is away")
 
     async with StreamClient(app) as client:
-        client.connected["connect"]["node"] = Process().node
+        client.connected["connect"]["node"] = TopicHub().node
         monkeypatch.setattr(InMemoryChannelLayer, "group_send", away)
 
         assert (await client.post("{}")).status == 503

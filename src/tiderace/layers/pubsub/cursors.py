@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
-from tiderace.layers.broker import Broker, Live, Position
+from tiderace.layers.broker import Broker, Position, StreamMessage
 
-__all__ = ["Stream", "Streams"]
+__all__ = ["StreamCursor", "StreamCursors"]
 
 logger = logging.getLogger("tiderace.layers")
 
@@ -29,7 +29,7 @@ _COUNTABLE = 1 << 20  # missed messages; more are a broker's leap
 _REMEMBERED = 9.0  # expiries for which a broker certainly remembers a subject's epoch
 
 
-class Stream:
+class StreamCursor:
     """How far this process has read one subject."""
 
     __slots__ = (
@@ -50,7 +50,7 @@ class Stream:
         # When the broker last confirmed it.
         self.known_at = float("-inf")
         # What has arrived while missing ones are being fetched, in order.
-        self.filling: list[Live] | None = None
+        self.filling: list[StreamMessage] | None = None
         # Whether something may have been missed since the fetching began.
         self.again = False
         # Done when it is subscribed and its position known.
@@ -63,7 +63,7 @@ class _Deliver(Protocol):
     ) -> None: ...
 
 
-class Streams:
+class StreamCursors:
     """The subjects that this process hears.
 
     ``heard`` and ``interrupted`` belong to the loop that hears the brokers, everything
@@ -98,7 +98,7 @@ class Streams:
         self._report_gap = report_gap
         self._start = start
         self._at_home = at_home
-        self._by_subject: dict[str, Stream] = {}
+        self._by_subject: dict[str, StreamCursor] = {}
         self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[str]:
@@ -107,21 +107,21 @@ class Streams:
     def __contains__(self, subject: str) -> bool:
         return subject in self._by_subject
 
-    def get(self, subject: str) -> Stream | None:
+    def get(self, subject: str) -> StreamCursor | None:
         """The stream of ``subject``, if it is heard."""
         return self._by_subject.get(subject)
 
     def add(
         self, subject: str, broker: Broker, *, from_the_beginning: bool = False
-    ) -> Stream:
+    ) -> StreamCursor:
         """Begin with ``subject``; ``locate`` must follow, or all of it is for us."""
-        stream = self._by_subject[subject] = Stream(subject, broker)
+        stream = self._by_subject[subject] = StreamCursor(subject, broker)
         if from_the_beginning:
             stream.position = _NOTHING
             stream.ready.set_result(None)
         return stream
 
-    def remove(self, subject: str, stream: Stream | None = None) -> None:
+    def remove(self, subject: str, stream: StreamCursor | None = None) -> None:
         """Hear ``subject`` no more; only if it is ``stream``, when that is given."""
         if stream is None or self._by_subject.get(subject) is stream:
             self._by_subject.pop(subject, None)
@@ -136,7 +136,7 @@ class Streams:
             stream.filling = None
             stream.again = False
 
-    async def locate(self, stream: Stream) -> None:
+    async def locate(self, stream: StreamCursor) -> None:
         """Ask where the subject's stream ends; it must be subscribed to already.
 
         Raises:
@@ -154,7 +154,7 @@ class Streams:
 
     # In the loop that hears the brokers
 
-    async def heard(self, item: Live) -> None:
+    async def heard(self, item: StreamMessage) -> None:
         """Deliver a publication, now or when the missing ones before it are there."""
         stream = self._by_subject.get(item.subject)
         if stream is None:
@@ -193,7 +193,7 @@ class Streams:
             if stream.broker is broker
         )
 
-    def behind(self, streams: Iterable[Stream]) -> None:
+    def behind(self, streams: Iterable[StreamCursor]) -> None:
         """Something may have been missed on these: fetch it."""
         waiting = []
         for stream in streams:
@@ -226,7 +226,7 @@ class Streams:
             [each for each in streams if each is not None and each.known_at <= since],
         )
 
-    async def _check(self, stream: Stream) -> None:
+    async def _check(self, stream: StreamCursor) -> None:
         known = stream.position
         if known is None or stream.filling is not None:
             return
@@ -238,10 +238,10 @@ class Streams:
         else:
             self.behind([stream])
 
-    async def _catch_up(self, streams: list[Stream]) -> None:
+    async def _catch_up(self, streams: list[StreamCursor]) -> None:
         await _side_by_side(self._fill, streams)
 
-    async def _fill(self, stream: Stream) -> None:
+    async def _fill(self, stream: StreamCursor) -> None:
         """Fetch what was missed on a subject, then go on with what has come since."""
         mine = stream.filling
         if mine is None:
@@ -267,10 +267,10 @@ class Streams:
             if stream.filling is mine:
                 stream.filling = None
 
-    def _is_current(self, stream: Stream, mine: list[Live]) -> bool:
+    def _is_current(self, stream: StreamCursor, mine: list[StreamMessage]) -> bool:
         return stream.filling is mine and self._by_subject.get(stream.subject) is stream
 
-    async def _fetch(self, stream: Stream, mine: list[Live]) -> None:
+    async def _fetch(self, stream: StreamCursor, mine: list[StreamMessage]) -> None:
         base = (stream.position or _NOTHING).offset
         while True:
             position = stream.position or _NOTHING
@@ -310,7 +310,7 @@ class Streams:
             stream.position = Position(end.epoch, entries[-1].offset)
 
     def _note_loss(
-        self, stream: Stream, position: Position, end: Position | None
+        self, stream: StreamCursor, position: Position, end: Position | None
     ) -> None:
         # Forgotten for want of use, unless the broker cannot have forgotten it yet.
         lately = self._clock() - stream.known_at < self._expiry * _REMEMBERED
@@ -319,7 +319,7 @@ class Streams:
         stream.position = _NOTHING if end is None else Position(end.epoch, 0)
         stream.known_at = self._clock()
 
-    async def _go_on(self, stream: Stream, mine: list[Live]) -> bool:
+    async def _go_on(self, stream: StreamCursor, mine: list[StreamMessage]) -> bool:
         """Deliver what arrived while filling; True when there is a gap again."""
         done = 0
         while done < len(mine) and self._is_current(stream, mine):
@@ -339,14 +339,14 @@ class Streams:
         return False
 
 
-def _follows(item: Live, position: Position) -> bool:
+def _follows(item: StreamMessage, position: Position) -> bool:
     if not position.epoch:
         return item.offset == 1
     return item.epoch == position.epoch and item.offset == position.offset + 1
 
 
 async def _side_by_side(
-    do: Callable[[Stream], Coroutine[Any, Any, None]], streams: list[Stream]
+    do: Callable[[StreamCursor], Coroutine[Any, Any, None]], streams: list[StreamCursor]
 ) -> None:
     """Do it for each of ``streams``, many at a time."""
     waiting = iter(streams)

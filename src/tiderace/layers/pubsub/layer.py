@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tiderace import metrics
-from tiderace.delivery.outbox import Ready
+from tiderace.delivery.outbox import PreparedMessage
 from tiderace.exceptions import ChannelFull
 from tiderace.history import Position, Publication
 from tiderace.layers import stream_records
 from tiderace.layers.base import Message
-from tiderace.layers.broker import Keep
+from tiderace.layers.broker import Retention
 from tiderace.layers.local import ENVELOPE, TO
 from tiderace.layers.pubsub.receiver import HearingLayer
 from tiderace.layers.stats import LayerStats, ProcessStats
@@ -192,7 +192,7 @@ class PubSubLayer(HearingLayer):
             LayerUnavailable: when the broker could not be reached in time.
         """
         groups = self._groups(group)
-        ready = Ready(text_data, bytes_data).event
+        ready = PreparedMessage(text_data, bytes_data).event
         envelope = {
             "groups": groups,
             "exclude": list(self._names(exclude)),
@@ -239,7 +239,7 @@ class PubSubLayer(HearingLayer):
     # Streams
 
     async def stream_publish(
-        self, group: str, record: Mapping[str, Any], *, keep: Keep, key: str = ""
+        self, group: str, record: Mapping[str, Any], *, keep: Retention, key: str = ""
     ) -> Position:
         """See ``BaseChannelLayer.stream_publish``; it returns like ``group_send``."""
         self.require_valid_group_name(group)
@@ -278,7 +278,7 @@ class PubSubLayer(HearingLayer):
         self,
         group: str,
         *,
-        keep: Keep,
+        keep: Retention,
         since: Position | None = None,
         limit: int | None = None,
         reverse: bool = False,

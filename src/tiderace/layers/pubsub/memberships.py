@@ -12,12 +12,12 @@ from concurrent.futures import Future
 from tiderace.delivery.hub import Hub
 from tiderace.layers.broker import Broker
 from tiderace.layers.local import Box
-from tiderace.runtime.futures import settled
+from tiderace.runtime.futures import wait_future
 
-__all__ = ["Announcements"]
+__all__ = ["Memberships"]
 
 
-class Announcements:
+class Memberships:
     """Tells each broker who joined and left here, and that it is still so.
 
     May be used in any thread and event loop.
@@ -95,7 +95,7 @@ class Announcements:
                     done = self._announcing[index] = Future()
                     break
             # One after the other, for a leave must not overtake its join.
-            await settled(busy)
+            await wait_future(busy)
         try:
             await self._brokers[index].announce(
                 self._process,

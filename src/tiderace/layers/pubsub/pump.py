@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from tiderace.exceptions import LayerUnavailable
 
-__all__ = ["Service"]
+__all__ = ["Pump"]
 
 logger = logging.getLogger("tiderace.layers")
 
@@ -28,7 +28,7 @@ class _Hear(Protocol):
     async def __call__(self, index: int, still: Callable[[], bool]) -> None: ...
 
 
-class Service:
+class Pump:
     """One task that hears each broker and one that keeps house for it.
 
     ``ensure_running`` may be called in any loop and thread: the first becomes the home

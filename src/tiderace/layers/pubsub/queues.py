@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any
 
 from tiderace.exceptions import ChannelFull, LayerUnavailable
-from tiderace.layers.broker import Broker, Taken
+from tiderace.layers.broker import Broker, Delivery
 
 __all__ = ["Queues"]
 
@@ -104,7 +104,7 @@ class Queues:
                     logger.warning("nothing can be taken from %s: %s", queue, error)
                 await asyncio.sleep(_RETRY)
 
-    async def _taken(self, queue: str) -> Taken:
+    async def _taken(self, queue: str) -> Delivery:
         broker = self._broker_of(queue)
         taken = await self._take_once(broker, queue)
         if taken is not None:
@@ -130,7 +130,7 @@ class Queues:
                 if not takers:
                     del self._takers[queue]
 
-    async def _take_once(self, broker: Broker, queue: str) -> Taken | None:
+    async def _take_once(self, broker: Broker, queue: str) -> Delivery | None:
         """Take and confirm one message; a cancelled reader leaves it to the next."""
         taking = asyncio.ensure_future(broker.take(queue, lease=_TAKE_LEASE))
         try:
@@ -186,14 +186,16 @@ class Queues:
         return [queue for queue in queues if queue in self._takers]
 
 
-async def _undo(broker: Broker, taking: asyncio.Future[Taken | None]) -> None:
+async def _undo(broker: Broker, taking: asyncio.Future[Delivery | None]) -> None:
     # When the broker is away the message comes back at the end of its lease.
     with contextlib.suppress(LayerUnavailable):
         if (taken := await taking) is not None:
             await broker.give_back(taken)
 
 
-async def _redo(broker: Broker, taken: Taken, confirming: asyncio.Future[None]) -> None:
+async def _redo(
+    broker: Broker, taken: Delivery, confirming: asyncio.Future[None]
+) -> None:
     with contextlib.suppress(LayerUnavailable):
         await confirming
         await broker.give_back(taken, confirmed=True)

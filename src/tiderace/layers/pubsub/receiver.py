@@ -18,17 +18,17 @@ from typing import Any
 import msgspec
 
 from tiderace import metrics
-from tiderace.delivery.outbox import Ready
+from tiderace.delivery.outbox import PreparedMessage
 from tiderace.delivery.stream_hub import Listener
 from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Position, Publication
 from tiderace.layers import stream_records
 from tiderace.layers.base import Message
-from tiderace.layers.broker import Broker, Keep, Live, Wake
+from tiderace.layers.broker import Broker, QueueReady, Retention, StreamMessage
 from tiderace.layers.local import ENVELOPE, TO, Box, LocalChannelLayer
-from tiderace.layers.pubsub.cursors import Streams
-from tiderace.layers.pubsub.memberships import Announcements
-from tiderace.layers.pubsub.pump import Service
+from tiderace.layers.pubsub.cursors import StreamCursors
+from tiderace.layers.pubsub.memberships import Memberships
+from tiderace.layers.pubsub.pump import Pump
 from tiderace.layers.pubsub.queues import Queues
 from tiderace.layers.pubsub.subscriptions import Subscriptions
 
@@ -70,21 +70,21 @@ class HearingLayer(LocalChannelLayer):
             clock=clock,
         )
         self._brokers = brokers
-        self._keep = Keep(group_capacity, expiry)
+        self._keep = Retention(group_capacity, expiry)
         self._lease = lease
         self._pid = os.getpid()
         self._start_afresh()
 
     def _start_afresh(self) -> None:
         self._inbox_here = self._inbox(self._process)
-        self._service = Service(
+        self._service = Pump(
             len(self._brokers),
             lock=self._lock,
             prepare=self._prepare,
             hear=self._hear,
             tend=self._tend,
         )
-        self._streams = Streams(
+        self._streams = StreamCursors(
             expiry=self.expiry,
             at_most=self._keep.size,
             clock=self._clock,
@@ -111,7 +111,7 @@ class HearingLayer(LocalChannelLayer):
             clock=self._clock,
             lock=self._lock,
         )
-        self._announcements = Announcements(
+        self._announcements = Memberships(
             self._process,
             self._brokers,
             index_of=self._index,
@@ -224,9 +224,9 @@ class HearingLayer(LocalChannelLayer):
                 if not still():
                     return  # another loop has taken over
                 for item in batch:
-                    if isinstance(item, Live):
+                    if isinstance(item, StreamMessage):
                         await self._streams.heard(item)
-                    elif isinstance(item, Wake):
+                    elif isinstance(item, QueueReady):
                         if item.queue == self._process:
                             self._lag = self._clock() - self._reported
                         else:
@@ -309,7 +309,7 @@ class HearingLayer(LocalChannelLayer):
                     break
                 excluded.update(box.name for box in self._hub.members(each))
             if envelope.get("ready"):
-                message = Ready(message.get("text"), message.get("bytes"))
+                message = PreparedMessage(message.get("text"), message.get("bytes"))
         await self._fan_out(group, message, deadline, excluded)
 
     def _deliver_to_channel(self, message: Message) -> None:

@@ -10,9 +10,9 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 
 from tiderace.layers.broker import Broker
-from tiderace.layers.pubsub.cursors import Stream, Streams
+from tiderace.layers.pubsub.cursors import StreamCursor, StreamCursors
 from tiderace.layers.pubsub.queues import Queues
-from tiderace.runtime.futures import settled
+from tiderace.runtime.futures import wait_future
 
 __all__ = ["Subscriptions"]
 
@@ -42,7 +42,7 @@ class Subscriptions:
         brokers: Sequence[Broker],
         *,
         index_of: Callable[[str], int],
-        streams: Streams,
+        streams: StreamCursors,
         queues: Queues,
         wanted: Callable[[str], bool],
         expiry: float,
@@ -87,12 +87,12 @@ class Subscriptions:
                 if first:
                     await self._begin(stream)
                 else:
-                    await settled(stream.ready)
+                    await wait_future(stream.ready)
                 return
             except _Abandoned:
                 continue
 
-    async def _begin(self, stream: Stream) -> None:
+    async def _begin(self, stream: StreamCursor) -> None:
         try:
             await stream.broker.subscribe([stream.subject])
             await self._streams.locate(stream)

@@ -15,24 +15,24 @@ from functools import cached_property
 from typing import Any
 
 from tiderace.layers.broker import (
+    Delivery,
     Entry,
-    Interrupted,
-    Keep,
-    Live,
     Position,
     Published,
-    Taken,
-    Wake,
+    QueueReady,
+    Reconnected,
+    Retention,
+    StreamMessage,
 )
 from tiderace.layers.redis import hosts as hosts_
-from tiderace.layers.redis.commands import Calls
-from tiderace.layers.redis.keys import Names
+from tiderace.layers.redis.commands import CommandRunner
+from tiderace.layers.redis.keys import KeySchema
 from tiderace.layers.redis.members import RedisMembers
-from tiderace.layers.redis.pool import Connections
+from tiderace.layers.redis.pool import RedisPool
 from tiderace.layers.redis.presence import RedisPresenceStore
 from tiderace.layers.redis.queues import RedisQueues
 from tiderace.layers.redis.streams import RedisStreams
-from tiderace.layers.redis.subscriber import Reader
+from tiderace.layers.redis.subscriber import Subscriber
 from tiderace.presence.store import PresenceStore
 from tiderace.ratelimit import Rate
 
@@ -68,18 +68,18 @@ class RedisBroker:
     ) -> None:
         timeout = min(publish_timeout, _SILENT_AT_MOST)
         self._prefix = prefix
-        self._connections = Connections(host, timeout=timeout)
+        self._connections = RedisPool(host, timeout=timeout)
         self._cluster = self._connections.cluster
-        self._calls = Calls(
+        self._calls = CommandRunner(
             self._connections, timeout=publish_timeout, randomness=randomness
         )
-        self._names = Names(
+        self._names = KeySchema(
             prefix, database=hosts_.database(host), cluster=self._cluster
         )
         self._streams = RedisStreams(self._calls, self._names)
         self._queues = RedisQueues(self._calls, self._names)
         self._members = RedisMembers(self._calls, self._names, cluster=self._cluster)
-        self._reader = Reader(host, timeout=timeout, pause=self._calls.pause)
+        self._reader = Subscriber(host, timeout=timeout, pause=self._calls.pause)
 
     # Publications
 
@@ -88,9 +88,9 @@ class RedisBroker:
         subject: str,
         data: bytes,
         *,
-        keep: Keep,
+        keep: Retention,
         members_age: float,
-        history: Keep | None = None,
+        history: Retention | None = None,
         key: str = "",
     ) -> Published:
         """See ``Broker.publish``."""
@@ -122,8 +122,8 @@ class RedisBroker:
         self,
         subject: str,
         *,
-        history: Keep,
-        keep: Keep,
+        history: Retention,
+        keep: Retention,
         since: Position | None = None,
         limit: int | None = None,
         reverse: bool = False,
@@ -148,15 +148,15 @@ class RedisBroker:
         """See ``Broker.push``."""
         return await self._queues.push(queue, data, size=size, seconds=seconds)
 
-    async def take(self, queue: str, *, lease: float) -> Taken | None:
+    async def take(self, queue: str, *, lease: float) -> Delivery | None:
         """See ``Broker.take``."""
         return await self._queues.take(queue, lease=lease)
 
-    async def confirm(self, taken: Taken) -> None:
+    async def confirm(self, taken: Delivery) -> None:
         """See ``Broker.confirm``."""
         await self._queues.confirm(taken)
 
-    async def give_back(self, taken: Taken, *, confirmed: bool = False) -> None:
+    async def give_back(self, taken: Delivery, *, confirmed: bool = False) -> None:
         """See ``Broker.give_back``."""
         await self._queues.give_back(taken, confirmed=confirmed)
 
@@ -239,12 +239,12 @@ class RedisBroker:
 
     async def messages(
         self,
-    ) -> AsyncGenerator[Sequence[Live | Wake | Interrupted], None]:
+    ) -> AsyncGenerator[Sequence[StreamMessage | QueueReady | Reconnected], None]:
         """See ``Broker.messages``."""
         async with contextlib.aclosing(self._reader.batches()) as batches:
             async for batch in batches:
                 if batch is None:
-                    yield [Interrupted()]
+                    yield [Reconnected()]
                     continue
                 items = [self._parsed(*pushed) for pushed in batch]
                 yield [item for item in items if item is not None]
@@ -254,13 +254,15 @@ class RedisBroker:
         """See ``Broker.hearing``."""
         return self._reader.hearing
 
-    def _parsed(self, channel: bytes, payload: bytes) -> Live | Wake | None:
+    def _parsed(
+        self, channel: bytes, payload: bytes
+    ) -> StreamMessage | QueueReady | None:
         kind, name = self._names.split(channel)
         if kind == b"queue":
-            return Wake(name.decode())
+            return QueueReady(name.decode())
         try:
             epoch, offset, data = payload.split(b" ", 2)
-            return Live(name.decode(), epoch.decode(), int(offset), data)
+            return StreamMessage(name.decode(), epoch.decode(), int(offset), data)
         except ValueError:
             logger.error(
                 "what somebody published on %s is no message of this layer; let other "

@@ -16,11 +16,11 @@ import hiredis
 import redis.exceptions
 
 from tiderace.exceptions import LayerUnavailable
-from tiderace.layers.redis.connection import LinkLost
-from tiderace.layers.redis.pool import Connections
+from tiderace.layers.redis.connection import ConnectionLost
+from tiderace.layers.redis.pool import RedisPool
 from tiderace.layers.redis.scripts import SCRIPTS
 
-__all__ = ["Calls"]
+__all__ = ["CommandRunner"]
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ _PASSING_ERRORS = (
 )
 
 
-class Calls:
+class CommandRunner:
     """Runs commands and scripts at one server, set-up or cluster.
 
     Args:
@@ -47,7 +47,7 @@ class Calls:
 
     def __init__(
         self,
-        connections: Connections,
+        connections: RedisPool,
         *,
         timeout: float,
         randomness: random.Random | None = None,
@@ -99,7 +99,7 @@ class Calls:
         while True:
             try:
                 return await attempt(tries > 0)
-            except LinkLost as error:
+            except ConnectionLost as error:
                 reason: Exception = error
             except (hiredis.ReplyError, redis.exceptions.ResponseError) as error:
                 if not str(error).startswith(_PASSING) and not isinstance(

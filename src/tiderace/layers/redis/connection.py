@@ -16,7 +16,7 @@ from typing import Any, cast
 import hiredis
 import redis.exceptions
 
-__all__ = ["Link", "LinkLost"]
+__all__ = ["ConnectionLost", "RedisConnection"]
 
 _PUSHES = (b"message", b"smessage")
 _ACKNOWLEDGEMENTS = (b"subscribe", b"unsubscribe", b"ssubscribe", b"sunsubscribe")
@@ -26,7 +26,7 @@ _ACKNOWLEDGEMENTS = (b"subscribe", b"unsubscribe", b"ssubscribe", b"sunsubscribe
 _PUSHED_AT_MOST = 32 * 1024 * 1024
 
 
-class LinkLost(ConnectionError):
+class ConnectionLost(ConnectionError):
     """The connection broke, or the server did not answer in time."""
 
 
@@ -39,7 +39,7 @@ class _Order:
     done: asyncio.Future[None]
 
 
-class Link(asyncio.Protocol):
+class RedisConnection(asyncio.Protocol):
     """Sends commands in a pipeline and returns their replies in order.
 
     A server that leaves a command, or a ping after ``silence`` seconds without any
@@ -63,7 +63,7 @@ class Link(asyncio.Protocol):
         self._timeout = timeout
         self._silence = silence
         self._parser = hiredis.Reader(
-            protocolError=LinkLost, replyError=hiredis.ReplyError
+            protocolError=ConnectionLost, replyError=hiredis.ReplyError
         )
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._pushed: list[tuple[bytes, bytes | None]] = []
@@ -93,7 +93,7 @@ class Link(asyncio.Protocol):
         """Send a command; the future gets its reply, or the server's error."""
         future: asyncio.Future[Any] = self._loop.create_future()
         if self._lost is not None:
-            future.set_exception(LinkLost(str(self._lost)))
+            future.set_exception(ConnectionLost(str(self._lost)))
             return future
         self._expect()
         self._waiting.append(future)
@@ -107,7 +107,7 @@ class Link(asyncio.Protocol):
         """
         future: asyncio.Future[None] = self._loop.create_future()
         if self._lost is not None:
-            future.set_exception(LinkLost(str(self._lost)))
+            future.set_exception(ConnectionLost(str(self._lost)))
             return future
         self._expect()
         self._subscribed = True
@@ -130,7 +130,7 @@ class Link(asyncio.Protocol):
 
     def close(self) -> None:
         """Close the connection; commands without a reply fail."""
-        self._fail(LinkLost("the connection was closed"))
+        self._fail(ConnectionLost("the connection was closed"))
         self._transport.close()
 
     # asyncio.Protocol
@@ -143,7 +143,7 @@ class Link(asyncio.Protocol):
         try:
             while (reply := parser.gets()) is not False:
                 self._take(reply)
-        except LinkLost as error:
+        except ConnectionLost as error:
             self._fail(error)
             self._transport.abort()
             return
@@ -154,7 +154,7 @@ class Link(asyncio.Protocol):
             self.notify()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._fail(exc or LinkLost("the server closed the connection"))
+        self._fail(exc or ConnectionLost("the server closed the connection"))
 
     def _take(self, reply: Any) -> None:
         if self._subscribed:
@@ -205,7 +205,7 @@ class Link(asyncio.Protocol):
             self._transport.write(hiredis.pack_command(cast("tuple[bytes]", command)))
         except RuntimeError as error:
             # uvloop's transport refuses once it is closed, before it tells us so.
-            self._fail(LinkLost(f"the connection is closed ({error})"))
+            self._fail(ConnectionLost(f"the connection is closed ({error})"))
 
     def _expect(self) -> None:
         """Count the server's silence from now on, if nothing was awaited before."""
@@ -219,7 +219,7 @@ class Link(asyncio.Protocol):
         # Of a connection that we do not read we cannot say that it is silent.
         quiet = 0.0 if self._paused else self._loop.time() - self._heard
         if (self._waiting or self._orders or self._pinged) and quiet > self._timeout:
-            self._fail(LinkLost(f"the server was silent for {quiet:.1f} seconds"))
+            self._fail(ConnectionLost(f"the server was silent for {quiet:.1f} seconds"))
             self._transport.abort()
             return
         if quiet >= self._silence and not self._waiting and not self._pinged:
@@ -242,7 +242,7 @@ class Link(asyncio.Protocol):
         orders = [order.done for order in self._orders]
         for future in (*self._waiting, *orders):
             if not future.done():
-                future.set_exception(LinkLost(str(error)))
+                future.set_exception(ConnectionLost(str(error)))
                 # Whoever waited may be gone; then nobody is to be told.
                 future.exception()
         self._waiting.clear()
@@ -259,7 +259,9 @@ def _ignore(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
-async def connect(make_connection: Callable[[], Any], *, timeout: float) -> Link:
+async def connect(
+    make_connection: Callable[[], Any], *, timeout: float
+) -> RedisConnection:
     """Open a connection of redis-py and take it over.
 
     ``make_connection`` returns a ``redis.asyncio`` connection that is not open yet and
@@ -278,7 +280,7 @@ async def connect(make_connection: Callable[[], Any], *, timeout: float) -> Link
     except (OSError, TimeoutError, RuntimeError, redis.exceptions.RedisError) as error:
         await connection.disconnect(nowait=True)
         _pass_on_cancellation(task, cancellations)
-        raise LinkLost(
+        raise ConnectionLost(
             f"cannot connect: {str(error) or type(error).__name__}"
         ) from error
     if task is not None and task.cancelling() > cancellations:
@@ -287,7 +289,7 @@ async def connect(make_connection: Callable[[], Any], *, timeout: float) -> Link
     # There is no public way. What remains of the connection object knows no stream,
     # so that freeing it closes nothing.
     writer, connection._writer, connection._reader = connection._writer, None, None  # noqa: SLF001
-    return Link(writer.transport, writer, timeout=timeout)
+    return RedisConnection(writer.transport, writer, timeout=timeout)
 
 
 def _pass_on_cancellation(task: asyncio.Task[Any] | None, before: int) -> None:

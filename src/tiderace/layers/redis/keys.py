@@ -28,10 +28,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-__all__ = ["Names"]
+__all__ = ["KeySchema"]
 
 
-class Names:
+class KeySchema:
     """The keys and pub/sub channels of one layer.
 
     Args:

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
-from tiderace.layers.redis.commands import Calls
-from tiderace.layers.redis.keys import Names
+from tiderace.layers.redis.commands import CommandRunner
+from tiderace.layers.redis.keys import KeySchema
 
 __all__ = ["RedisMembers"]
 
@@ -29,7 +29,9 @@ class RedisMembers:
         cluster: whether every command may have the keys of one group only.
     """
 
-    def __init__(self, calls: Calls, names: Names, *, cluster: bool) -> None:
+    def __init__(
+        self, calls: CommandRunner, names: KeySchema, *, cluster: bool
+    ) -> None:
         self._calls = calls
         self._names = names
         self._cluster = cluster

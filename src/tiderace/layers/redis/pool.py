@@ -19,9 +19,9 @@ import redis.exceptions
 from asgiref.sync import AsyncToSync
 
 from tiderace.layers.redis import hosts as hosts_
-from tiderace.layers.redis.connection import Link, LinkLost, connect
+from tiderace.layers.redis.connection import ConnectionLost, RedisConnection, connect
 
-__all__ = ["Connections"]
+__all__ = ["RedisPool"]
 
 # How redis-py says that there is no connection.
 _LOST = (
@@ -42,7 +42,7 @@ _COMMAND_NAME = (
 )
 
 
-class Connections:
+class RedisPool:
     """The connections of one process to one server, for whatever loop or thread asks.
 
     A loop that stays has one pipelined connection of its own. Sync code without a loop,
@@ -118,7 +118,7 @@ class Connections:
                 return client.execute_command(*command)
             return _run_by_hand(client.connection_pool, command)
         except _LOST as error:
-            raise LinkLost(str(error)) from error
+            raise ConnectionLost(str(error)) from error
 
     async def _kept(self, loop: asyncio.AbstractEventLoop) -> _Kept:
         task = self._links.get(loop)
@@ -132,7 +132,7 @@ class Connections:
             # A loop that ends cancels the caller as well, and who would take that for
             # the loss of a connection would open another in a loop that is ending.
             if task.cancelled() and _cancellations() == before:
-                raise LinkLost("the event loop is ending") from None
+                raise ConnectionLost("the event loop is ending") from None
             raise
         if kept.lost:
             await kept.close()
@@ -149,7 +149,7 @@ class Connections:
                 await client.initialize()
             except _LOST as error:
                 await client.aclose()
-                raise LinkLost(str(error)) from error
+                raise ConnectionLost(str(error)) from error
             kept = _Kept(cluster=client)
         else:
             link = await connect(
@@ -204,7 +204,9 @@ def _run_by_hand(pool: Any, command: tuple[Any, ...]) -> Any:
 class _Kept:
     """A connection for commands that a loop keeps; closed when the loop ends."""
 
-    def __init__(self, link: Link | None = None, cluster: Any = None) -> None:
+    def __init__(
+        self, link: RedisConnection | None = None, cluster: Any = None
+    ) -> None:
         self._link = link
         self._cluster = cluster
         self._closed = False
@@ -225,7 +227,7 @@ class _Kept:
         try:
             return await self._cluster.execute_command(*command)
         except _LOST as error:
-            raise LinkLost(str(error)) from error
+            raise ConnectionLost(str(error)) from error
         finally:
             # redis-py may keep it to itself, and who is cancelled once would go on.
             if _cancellations() > before:
@@ -263,6 +265,6 @@ def _cancellations() -> int:
 async def _close_kept(task: asyncio.Task[_Kept]) -> None:
     try:
         kept = await task
-    except (LinkLost, asyncio.CancelledError):
+    except (ConnectionLost, asyncio.CancelledError):
         return
     await kept.close()

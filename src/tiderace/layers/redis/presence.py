@@ -31,7 +31,13 @@ from typing import Any
 import msgspec
 
 from tiderace.exceptions import LayerUnavailable
-from tiderace.presence.store import Member, Notice, Numbers, Reaped, Rules
+from tiderace.presence.store import (
+    Member,
+    PresenceConfig,
+    PresenceEvent,
+    PresenceStats,
+    ReapResult,
+)
 
 __all__ = ["RedisPresenceStore"]
 
@@ -68,8 +74,14 @@ class RedisPresenceStore:
             self._bases = [f"{{{prefix}:presence:{slot}}}" for slot in range(_SLOTS)]
 
     async def enter(
-        self, group: str, member: Member, *, per_user: bool, grace: float, rules: Rules
-    ) -> list[Notice]:
+        self,
+        group: str,
+        member: Member,
+        *,
+        per_user: bool,
+        grace: float,
+        rules: PresenceConfig,
+    ) -> list[PresenceEvent]:
         """See ``PresenceStore.enter``."""
         return await self._change(
             "enter",
@@ -85,18 +97,22 @@ class RedisPresenceStore:
             secrets.token_hex(12) if member.user else member.client,
         )
 
-    async def leave(self, group: str, client: str, *, rules: Rules) -> list[Notice]:
+    async def leave(
+        self, group: str, client: str, *, rules: PresenceConfig
+    ) -> list[PresenceEvent]:
         """See ``PresenceStore.leave``."""
         return await self._change("leave", group, rules, client)
 
-    async def confirm(self, notice: Notice, *, rules: Rules) -> list[Notice]:
+    async def confirm(
+        self, notice: PresenceEvent, *, rules: PresenceConfig
+    ) -> list[PresenceEvent]:
         """See ``PresenceStore.confirm``."""
         return await self._change(
             "confirm", notice.group, rules, _who(notice.member), notice.claim
         )
 
     async def renew(
-        self, clients: Mapping[str, Collection[str]], *, rules: Rules
+        self, clients: Mapping[str, Collection[str]], *, rules: PresenceConfig
     ) -> list[tuple[str, str]]:
         """See ``PresenceStore.renew``."""
         shares: dict[str, dict[str, Collection[str]]] = {}
@@ -133,12 +149,12 @@ class RedisPresenceStore:
         present = _users if per_user else _connections
         return {member.client: member for member in present(now, entries, over, stale)}
 
-    async def stats(self, group: str) -> Numbers:
+    async def stats(self, group: str) -> PresenceStats:
         """See ``PresenceStore.stats``; users about to be reaped still count."""
         keys = self._keys(group, "deadlines", "users")
-        return Numbers(*await self._run("presence/stats", keys, []))
+        return PresenceStats(*await self._run("presence/stats", keys, []))
 
-    async def reap(self, limit: int, *, rules: Rules) -> Reaped:
+    async def reap(self, limit: int, *, rules: PresenceConfig) -> ReapResult:
         """See ``PresenceStore.reap``."""
         found = await asyncio.gather(
             *(
@@ -149,8 +165,8 @@ class RedisPresenceStore:
         groups = [group.decode() for _, due in found for group in due]
         if not groups:
             waits = [wait / 1000 for wait, _ in found if wait >= 0]
-            return Reaped([], min(waits, default=None))
-        notices: list[Notice] = []
+            return ReapResult([], min(waits, default=None))
+        notices: list[PresenceEvent] = []
         for group in groups:
             try:
                 notices += await self._change("reap", group, rules, limit)
@@ -159,7 +175,7 @@ class RedisPresenceStore:
                 if not notices:
                     raise
                 break
-        return Reaped(notices, 0.0)
+        return ReapResult(notices, 0.0)
 
     def _base(self, group: str) -> str:
         return self._bases[zlib.crc32(group.encode()) % len(self._bases)]
@@ -169,8 +185,8 @@ class RedisPresenceStore:
         return [f"{base}:{group}:{name}" for name in names]
 
     async def _change(
-        self, verb: str, group: str, rules: Rules, *arguments: Any
-    ) -> list[Notice]:
+        self, verb: str, group: str, rules: PresenceConfig, *arguments: Any
+    ) -> list[PresenceEvent]:
         """Run a script that changes one group; what is to be told."""
         told = await self._run(
             f"presence/{verb}",
@@ -186,7 +202,7 @@ class RedisPresenceStore:
             ],
         )
         return [
-            Notice(
+            PresenceEvent(
                 group,
                 event.decode(),
                 _member(client.decode(), who.decode(), info.decode()),

@@ -8,9 +8,9 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from tiderace.layers.broker import Taken
-from tiderace.layers.redis.commands import Calls
-from tiderace.layers.redis.keys import Names
+from tiderace.layers.broker import Delivery
+from tiderace.layers.redis.commands import CommandRunner
+from tiderace.layers.redis.keys import KeySchema
 
 __all__ = ["RedisQueues"]
 
@@ -21,7 +21,7 @@ _HEAD = 32
 class RedisQueues:
     """The verbs of ``Broker`` that are about queues; raises what they raise."""
 
-    def __init__(self, calls: Calls, names: Names) -> None:
+    def __init__(self, calls: CommandRunner, names: KeySchema) -> None:
         self._calls = calls
         self._names = names
 
@@ -46,22 +46,22 @@ class RedisQueues:
 
         return bool(await self._calls.until_done(attempt))
 
-    async def take(self, queue: str, *, lease: float) -> Taken | None:
+    async def take(self, queue: str, *, lease: float) -> Delivery | None:
         """See ``Broker.take``."""
         item: bytes | None = await self._calls.script(
             "take", self._keys(queue), [int(lease * 1000)]
         )
-        return None if item is None else Taken(queue, item, item[_HEAD:])
+        return None if item is None else Delivery(queue, item, item[_HEAD:])
 
-    async def confirm(self, taken: Taken) -> None:
+    async def confirm(self, taken: Delivery) -> None:
         """See ``Broker.confirm``."""
         await self._settle(taken, "1")
 
-    async def give_back(self, taken: Taken, *, confirmed: bool) -> None:
+    async def give_back(self, taken: Delivery, *, confirmed: bool) -> None:
         """See ``Broker.give_back``."""
         await self._settle(taken, "2" if confirmed else "0")
 
-    async def _settle(self, taken: Taken, how: str) -> None:
+    async def _settle(self, taken: Delivery, how: str) -> None:
         await self._calls.script(
             "ack",
             self._keys(taken.queue),

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tiderace.history import Position
-from tiderace.layers.broker import Entry, Keep, Published
-from tiderace.layers.redis.commands import Calls
-from tiderace.layers.redis.keys import Names
+from tiderace.layers.broker import Entry, Published, Retention
+from tiderace.layers.redis.commands import CommandRunner
+from tiderace.layers.redis.keys import KeySchema
 
 __all__ = ["RedisStreams"]
 
@@ -36,7 +36,7 @@ _LEAP = 1 << 20
 class RedisStreams:
     """The verbs of ``Broker`` that are about publications; raises what they raise."""
 
-    def __init__(self, calls: Calls, names: Names) -> None:
+    def __init__(self, calls: CommandRunner, names: KeySchema) -> None:
         self._calls = calls
         self._names = names
 
@@ -45,9 +45,9 @@ class RedisStreams:
         subject: str,
         data: bytes,
         *,
-        keep: Keep,
+        keep: Retention,
         members_age: float,
-        history: Keep | None,
+        history: Retention | None,
         key: str,
     ) -> Published:
         """See ``Broker.publish``."""
@@ -113,8 +113,8 @@ class RedisStreams:
         self,
         subject: str,
         *,
-        history: Keep,
-        keep: Keep,
+        history: Retention,
+        keep: Retention,
         since: Position | None,
         limit: int | None,
         reverse: bool,

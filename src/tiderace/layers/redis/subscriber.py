@@ -20,9 +20,9 @@ from redis.crc import key_slot
 
 from tiderace import metrics
 from tiderace.layers.redis import hosts as hosts_
-from tiderace.layers.redis.connection import Link, LinkLost, connect
+from tiderace.layers.redis.connection import ConnectionLost, RedisConnection, connect
 
-__all__ = ["Address", "Reader"]
+__all__ = ["Address", "Subscriber"]
 
 Address = tuple[str, int]
 Pushed = list[tuple[bytes, bytes]]
@@ -34,7 +34,7 @@ _LOOK = 0.25  # seconds between two looks at whether another loop still runs
 logger = logging.getLogger("tiderace.layers")
 
 
-class Reader:
+class Subscriber:
     """Yields what is published on the channels that are wanted.
 
     ``want`` and ``unwant`` may be called from any event loop; ``batches`` belongs to
@@ -137,7 +137,9 @@ class Reader:
                 waiting.cancel()
                 if not session.loop.is_running():
                     return
-                raise LinkLost("the event loop that hears the broker does not answer")
+                raise ConnectionLost(
+                    "the event loop that hears the broker does not answer"
+                )
         await waiting
 
     def _check_fork(self) -> None:
@@ -154,15 +156,15 @@ _inherited: list[object] = []
 class _Session:
     """The links of one event loop, from the first to the end of ``batches``."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Subscriber) -> None:
         self.loop = asyncio.get_running_loop()
-        self.links: dict[Address | None, Link] = {}
+        self.links: dict[Address | None, RedisConnection] = {}
         # Whether all that is wanted is heard; it is said as None when it becomes so.
         self.settled = False
         self._reader = reader
         self._map = _Map(reader)
         # Where each channel is heard, and the future of its subscription.
-        self._heard: dict[bytes, tuple[Link, asyncio.Future[None]]] = {}
+        self._heard: dict[bytes, tuple[RedisConnection, asyncio.Future[None]]] = {}
         self._opened = False
         self._arrived = asyncio.Event()
         self._disturbed = asyncio.Event()
@@ -171,7 +173,7 @@ class _Session:
         self._steering.add_done_callback(lambda _: self._arrived.set())
 
     async def batches(self) -> AsyncGenerator[Pushed | None, None]:
-        """See ``Reader.batches``."""
+        """See ``Subscriber.batches``."""
         while True:
             await self._arrived.wait()
             self._arrived.clear()
@@ -204,7 +206,7 @@ class _Session:
             return  # whoever settles begins with what is wanted, and says so
         try:
             orders = self._order(channels)
-        except LinkLost:
+        except ConnectionLost:
             self._disturb()
             return
         # Not gather: whoever is cancelled here must not cancel what others await too.
@@ -229,13 +231,13 @@ class _Session:
         for address, group in self._map.divide(missing):
             link = self.links.get(address)
             if link is None or link.lost:
-                raise LinkLost("there is no connection to that server")
+                raise ConnectionLost("there is no connection to that server")
             order = link.subscription(f"{self._map.kind}SUBSCRIBE", group)
             order.add_done_callback(_seen)
             for channel in group:
                 self._heard[channel] = (link, order)
             orders.append(order)
-        by_link: dict[Link, list[bytes]] = {}
+        by_link: dict[RedisConnection, list[bytes]] = {}
         for channel in channels:
             if channel not in wanted and channel in self._heard:
                 by_link.setdefault(self._heard.pop(channel)[0], []).append(channel)
@@ -252,7 +254,7 @@ class _Session:
         while True:
             try:
                 await self._settle()
-            except (LinkLost, hiredis.ReplyError) as error:
+            except (ConnectionLost, hiredis.ReplyError) as error:
                 if tries == 0:
                     logger.warning(
                         "the layer's broker is away: %s; trying on",
@@ -302,7 +304,7 @@ class _Session:
             link.notify = self._arrived.set
             self.links[address] = link
 
-    def _sorted_out(self, link: Link) -> Pushed:
+    def _sorted_out(self, link: RedisConnection) -> Pushed:
         pushed = link.take_pushed()
         for channel, payload in pushed:
             if payload is None and self._heard.get(channel, (None,))[0] is link:
@@ -311,7 +313,7 @@ class _Session:
                 self._disturb()
         return [(channel, data) for channel, data in pushed if data is not None]
 
-    def _drop(self, address: Address | None, link: Link) -> None:
+    def _drop(self, address: Address | None, link: RedisConnection) -> None:
         if self.links.get(address) is link:
             del self.links[address]
         metrics.LAYER_INTERRUPTIONS.add()
@@ -333,7 +335,7 @@ class _Session:
 class _Map:
     """Which server is to be asked for which channel."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Subscriber) -> None:
         self._reader = reader
         # "S" where pub/sub is sharded.
         self.kind = ""
@@ -380,10 +382,10 @@ class _Map:
     def _owner(self, slot: int) -> Address:
         owner = self._owners[slot] if self._owners else None
         if owner is None:
-            raise LinkLost(f"no node of the cluster is known to own slot {slot}")
+            raise ConnectionLost(f"no node of the cluster is known to own slot {slot}")
         return owner
 
-    async def connect(self, address: Address | None) -> Link:
+    async def connect(self, address: Address | None) -> RedisConnection:
         """A link to a server; without an address, to one that answers.
 
         Raises:
@@ -419,17 +421,17 @@ class _Map:
         self._owners = owners
         self._nodes = sorted({owner for owner in owners if owner is not None})
 
-    async def _any(self) -> Link:
+    async def _any(self) -> RedisConnection:
         """A link to the first node that answers; the others are asked at once next."""
-        reason = LinkLost("no node of the cluster is known")
+        reason = ConnectionLost("no node of the cluster is known")
         for address in (*self._nodes, *hosts_.startup_nodes(self._reader.host)):
             try:
                 return await self._link(address)
-            except LinkLost as error:
+            except ConnectionLost as error:
                 reason = error
         raise reason
 
-    async def _link(self, address: Address | None) -> Link:
+    async def _link(self, address: Address | None) -> RedisConnection:
         return await connect(
             lambda: hosts_.make_connection(
                 self._reader.host, timeout=self._reader.timeout, address=address

@@ -25,7 +25,12 @@ from __future__ import annotations
 
 from tiderace.testing.layer_contract.layer import LayerContract
 from tiderace.testing.layer_contract.mailboxes import LocalDeliveryContract
-from tiderace.testing.layer_contract.stream_base import Ear
+from tiderace.testing.layer_contract.stream_base import RecordingListener
 from tiderace.testing.layer_contract.streams import StreamsContract
 
-__all__ = ["Ear", "LayerContract", "LocalDeliveryContract", "StreamsContract"]
+__all__ = [
+    "LayerContract",
+    "LocalDeliveryContract",
+    "RecordingListener",
+    "StreamsContract",
+]

@@ -10,7 +10,7 @@ from typing import Any
 
 from asgiref.sync import async_to_sync
 
-from tiderace.delivery.mailbox import Lane, Mailbox
+from tiderace.delivery.mailbox import Mailbox, Source
 from tiderace.testing.layer_contract.base import MakeLayer
 from tiderace.testing.layer_contract.layer import LayerContract
 
@@ -31,7 +31,7 @@ class LocalDeliveryContract(LayerContract):
     async def read(self, mailbox: Mailbox[Any]) -> Any:
         """The next message of ``mailbox``, as a consumer reads it."""
         lane, message = await self.soon(mailbox.next())
-        assert lane is Lane.MESSAGE
+        assert lane is Source.MESSAGE
         return message
 
     async def test_an_attached_mailbox_gets_what_is_sent_to_its_channel(

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 from tiderace.history import Position, Publication
-from tiderace.layers.broker import Keep
+from tiderace.layers.broker import Retention
 from tiderace.testing.layer_contract.base import Contract
 
-__all__ = ["Ear", "Streams"]
+__all__ = ["RecordingListener", "Streams"]
 
 
-class Ear:
+class RecordingListener:
     """A listener that remembers what it was told, and in which thread.
 
     Args:
@@ -57,7 +57,7 @@ class Streams(Contract):
         keep: see ``StreamsContract``.
     """
 
-    keep = Keep(100, 3600)
+    keep = Retention(100, 3600)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Return when ``condition`` holds, which must be within ``patience``."""

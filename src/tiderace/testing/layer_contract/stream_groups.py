@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from tiderace.history import Position
-from tiderace.layers.broker import Keep
+from tiderace.layers.broker import Retention
 from tiderace.testing.layer_contract.base import MakeLayer
-from tiderace.testing.layer_contract.stream_base import Ear, Streams
+from tiderace.testing.layer_contract.stream_base import RecordingListener, Streams
 
 __all__ = ["GroupStreamsContract"]
 
@@ -19,7 +19,7 @@ class GroupStreamsContract(Streams):
     """Messages and broadcasts to a group are publications of its stream."""
 
     async def test_a_group_message_is_heard_and_read(self, layer: Any) -> None:
-        ear = Ear("ear")
+        ear = RecordingListener("ear")
         await layer.listen("stream", ear)
         await self.say(layer, "1")
 
@@ -32,7 +32,7 @@ class GroupStreamsContract(Streams):
         assert await self.kept(layer) == said
 
     async def test_a_broadcast_is_heard_and_read_as_json(self, layer: Any) -> None:
-        ear = Ear("ear")
+        ear = RecordingListener("ear")
         await layer.listen("stream", ear)
         await self.say(layer, "1")
 
@@ -49,7 +49,7 @@ class GroupStreamsContract(Streams):
     ) -> None:
         """The layer itself keeps messages for a shorter time than the stream does."""
         layer = make_layer(expiry=self.expiry)
-        keep = Keep(100, self.expiry * 100)
+        keep = Retention(100, self.expiry * 100)
         await self.say(layer, "1", keep=keep)
         await layer.group_send("stream", {"type": "x"})
 

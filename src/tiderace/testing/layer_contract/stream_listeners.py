@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 from tiderace.history import Publication, merge
-from tiderace.testing.layer_contract.stream_base import Ear, Streams
+from tiderace.testing.layer_contract.stream_base import RecordingListener, Streams
 
 __all__ = ["ListeningContract"]
 
@@ -19,7 +19,7 @@ class ListeningContract(Streams):
     """Who listens hears each publication once, in the order of the stream."""
 
     async def test_listeners_hear_publications_in_order(self, layer: Any) -> None:
-        ear, other = Ear("ear"), Ear("other")
+        ear, other = RecordingListener("ear"), RecordingListener("other")
         await layer.listen("stream", ear)
         await layer.listen("stream", other)
 
@@ -30,7 +30,7 @@ class ListeningContract(Streams):
         assert [each.position for _, each in other.told if each] == positions
 
     async def test_a_publication_is_heard_as_it_was_published(self, layer: Any) -> None:
-        ear = Ear("ear")
+        ear = RecordingListener("ear")
         await layer.listen("stream", ear)
         record = {
             "data": "[1]",
@@ -50,7 +50,7 @@ class ListeningContract(Streams):
     async def test_whatever_is_published_after_listening_began_is_heard(
         self, layer: Any
     ) -> None:
-        ear = Ear("ear")
+        ear = RecordingListener("ear")
         groups = [f"stream-{number}" for number in range(30)]
 
         async def listen_and_publish(group: str) -> None:
@@ -66,7 +66,7 @@ class ListeningContract(Streams):
     async def test_all_listeners_of_a_process_share_one_publication(
         self, layer: Any
     ) -> None:
-        ears = [Ear(f"ear-{number}") for number in range(3)]
+        ears = [RecordingListener(f"ear-{number}") for number in range(3)]
         for ear in ears:
             await layer.listen("stream", ear)
 
@@ -76,7 +76,7 @@ class ListeningContract(Streams):
         assert len({id(ear.told[0][1]) for ear in ears}) == 1
 
     async def test_who_listens_no_more_hears_nothing(self, layer: Any) -> None:
-        gone, witness = Ear("gone"), Ear("witness")
+        gone, witness = RecordingListener("gone"), RecordingListener("witness")
         await layer.listen("stream", gone)
         await layer.listen("stream", witness)
 
@@ -89,7 +89,7 @@ class ListeningContract(Streams):
     async def test_a_group_that_was_left_by_all_can_be_listened_to_again(
         self, layer: Any
     ) -> None:
-        ear = Ear("ear")
+        ear = RecordingListener("ear")
         for number in range(3):
             await layer.listen("stream", ear)
             await self.say(layer, number)
@@ -101,7 +101,7 @@ class ListeningContract(Streams):
             ear.told.clear()
 
     async def test_a_listener_is_told_of_its_own_groups_only(self, layer: Any) -> None:
-        ear, other = Ear("ear"), Ear("other")
+        ear, other = RecordingListener("ear"), RecordingListener("other")
         await layer.listen("mine", ear)
         await layer.listen("yours", other)
 
@@ -114,11 +114,11 @@ class ListeningContract(Streams):
     async def test_a_listener_that_fails_costs_the_others_nothing(
         self, layer: Any
     ) -> None:
-        class Broken(Ear):
+        class Broken(RecordingListener):
             def heard(self, group: str, publication: Publication) -> None:
                 raise RuntimeError("broken")
 
-        ear = Ear("ear")
+        ear = RecordingListener("ear")
         await layer.listen("stream", Broken("broken"))
         await layer.listen("stream", ear)
 
@@ -131,7 +131,7 @@ class ListeningContract(Streams):
     ) -> None:
         """Somebody comes back while others go on publishing."""
         since = (await self.say(layer, *range(5)))[1]
-        ear = Ear("ear")
+        ear = RecordingListener("ear")
         going_on = asyncio.create_task(self.say(layer, *range(5, 60)))
 
         await layer.listen("stream", ear)
@@ -148,7 +148,7 @@ class ListeningContract(Streams):
     # Threads and loops
 
     async def test_a_listener_hears_in_its_own_event_loop(self, layer: Any) -> None:
-        ear = Ear("ear")
+        ear = RecordingListener("ear")
         await layer.listen("stream", ear)
 
         await asyncio.to_thread(
@@ -172,7 +172,7 @@ class ListeningContract(Streams):
     async def test_threads_publish_at_once_and_all_hear_one_order(
         self, layer: Any
     ) -> None:
-        ears = [Ear(f"ear-{number}") for number in range(3)]
+        ears = [RecordingListener(f"ear-{number}") for number in range(3)]
         for ear in ears:
             await layer.listen("stream", ear)
 

@@ -10,7 +10,7 @@ from typing import Any
 from tiderace.history import Position
 from tiderace.ratelimit import Rate
 from tiderace.testing.layer_contract.base import refused
-from tiderace.testing.layer_contract.stream_base import Ear, Streams
+from tiderace.testing.layer_contract.stream_base import RecordingListener, Streams
 
 __all__ = ["PositionsContract"]
 
@@ -61,7 +61,7 @@ class PositionsContract(Streams):
         assert (after.offset, found) == (0, [])
 
     async def test_an_illegal_group_name_has_no_stream(self, layer: Any) -> None:
-        ear = Ear("ear")
+        ear = RecordingListener("ear")
         for attempt in (
             lambda: self.say(layer, "a", group="two words"),
             lambda: layer.stream_read("two words", keep=self.keep),

@@ -9,8 +9,8 @@ import asyncio
 from typing import Any
 
 from tiderace.history import Position
-from tiderace.layers.broker import Keep
-from tiderace.testing.layer_contract.stream_base import Ear, Streams
+from tiderace.layers.broker import Retention
+from tiderace.testing.layer_contract.stream_base import RecordingListener, Streams
 
 __all__ = ["ReadingContract"]
 
@@ -36,7 +36,7 @@ class ReadingContract(Streams):
     async def test_a_stream_is_read_exactly_as_long_as_it_is_kept(
         self, layer: Any
     ) -> None:
-        keep = Keep(5, 3600)
+        keep = Retention(5, 3600)
 
         await self.say(layer, *range(300), keep=keep)
 
@@ -45,7 +45,7 @@ class ReadingContract(Streams):
         assert [each.data for each in found] == ["295", "296", "297", "298", "299"]
 
     async def test_a_stream_has_nothing_older_than_it_is_kept(self, layer: Any) -> None:
-        keep = Keep(100, self.expiry)
+        keep = Retention(100, self.expiry)
         await self.say(layer, "old", keep=keep)
         await self.advance(self.expiry * 0.75)
         await self.say(layer, "new", keep=keep)
@@ -55,7 +55,7 @@ class ReadingContract(Streams):
         assert await self.kept(layer, keep=keep) == ["new"]
 
     async def test_a_stream_that_keeps_nothing_has_a_position(self, layer: Any) -> None:
-        keep = Keep(0, 0)
+        keep = Retention(0, 0)
         (position,) = await self.say(layer, "a", keep=keep)
 
         assert await layer.stream_read("stream", keep=keep) == (position, [])
@@ -109,7 +109,7 @@ class ReadingContract(Streams):
     async def test_who_listens_hears_on_after_the_stream_is_forgotten(
         self, layer: Any
     ) -> None:
-        ear = Ear("ear")
+        ear = RecordingListener("ear")
         await layer.listen("stream", ear)
         await self.say(layer, "a")
         await self.until(lambda: ear.data == ["a"])
@@ -127,7 +127,7 @@ class ReadingContract(Streams):
         assert await self.kept(layer, reverse=True, since=positions[2]) == ["b", "a"]
 
     async def test_a_limit_counts_what_is_still_kept(self, layer: Any) -> None:
-        keep = Keep(100, self.expiry)
+        keep = Retention(100, self.expiry)
         await self.say(layer, "old", "older", keep=keep)
         await self.advance(self.expiry * 1.25)
         await self.say(layer, "new", "newer", keep=keep)
@@ -136,7 +136,7 @@ class ReadingContract(Streams):
 
     async def test_a_large_stream_is_read_whole(self, layer: Any) -> None:
         """More than a broker would send in one answer."""
-        keep = Keep(2000, 3600)
+        keep = Retention(2000, 3600)
         text = f'"{"x" * 3000}"'
         for _ in range(4):
             await asyncio.gather(

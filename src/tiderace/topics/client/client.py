@@ -33,9 +33,9 @@ from tiderace.protocol.messages import (
     UnsubscribePush,
 )
 from tiderace.protocol.session import (
-    Ended,
+    ConnectionEnded,
     Limits,
-    Lost,
+    PositionLost,
     Refused,
     Session,
     State,
@@ -46,26 +46,31 @@ from tiderace.ratelimit import Rate
 from tiderace.revocation import signals
 from tiderace.revocation.signals import Reason, Registration
 from tiderace.runtime import threads
-from tiderace.runtime.drain import Notice, process_drain
+from tiderace.runtime.drain import DrainNotice, process_drain
 from tiderace.topics.api import control_layer
 from tiderace.topics.client.commands import Commands
-from tiderace.topics.client.outbox import Outgoing
-from tiderace.topics.client.served import Ear, Host, Joined, Transport
-from tiderace.topics.hub import Process
+from tiderace.topics.client.outbox import ClientOutbox
+from tiderace.topics.client.served import (
+    ActiveSubscription,
+    Host,
+    StreamSubscriber,
+    Transport,
+)
+from tiderace.topics.hub import TopicHub
 from tiderace.topics.identity import Identity
 from tiderace.topics.names import topic_group, user_group
 from tiderace.topics.topic import Topic
 
-__all__ = ["Conductor"]
+__all__ = ["TopicClient"]
 
 logger = logging.getLogger("tiderace.topics")
 
 
-class Conductor:
+class TopicClient:
     """Serves one client of the topics' protocol until it ends, and cleans up after it."""
 
     def __init__(
-        self, endpoint: Host, scope: Scope, transport: Transport, process: Process
+        self, endpoint: Host, scope: Scope, transport: Transport, process: TopicHub
     ) -> None:
         settings = conf.current().topics
         self.endpoint = endpoint
@@ -79,15 +84,15 @@ class Conductor:
         self.secret = secrets.token_urlsafe(24)
         self.identity = Identity()
         self.session = Session(transport.codec, _limits(settings))
-        self.joined: dict[str, Joined] = {}
-        self.out = Outgoing(
+        self.joined: dict[str, ActiveSubscription] = {}
+        self.out = ClientOutbox(
             transport.codec,
             transport.send,
             frames=transport.frames,
             limit=conf.current().outbox_limit,
             slow=lambda: self.end(codes.CLOSE_SLOW),
         )
-        self.user_ear: Ear | None = None
+        self.user_ear: StreamSubscriber | None = None
         self._watched: Registration | None = None
         self._commands = Commands(self, process)
         self._loop = asyncio.get_running_loop()
@@ -124,7 +129,7 @@ class Conductor:
         try:
             await self._read()
             close = self._ending
-        except Ended as ended:
+        except ConnectionEnded as ended:
             close = ended.close
             logger.info(
                 "a topic client is closed with %d: %s (%s)",
@@ -186,12 +191,12 @@ class Conductor:
         if self._reading and self._task is not None:
             self._task.cancel()
 
-    def drain(self, notice: Notice) -> None:
-        """See ``tiderace.runtime.drain.Drainable``."""
+    def drain(self, notice: DrainNotice) -> None:
+        """See ``tiderace.runtime.drain.LiveConnection``."""
         self.end(codes.CLOSE_DRAIN)
 
     def cut(self) -> None:
-        """See ``tiderace.runtime.drain.Drainable``."""
+        """See ``tiderace.runtime.drain.LiveConnection``."""
         if self._task is not None:
             self._task.cancel()
 
@@ -248,10 +253,10 @@ class Conductor:
 
     # What it hears
 
-    def join(self, subscription: Subscription, topic: Topic) -> Joined:
+    def join(self, subscription: Subscription, topic: Topic) -> ActiveSubscription:
         """Note what is subscribed to; what it hears is to be listened to next."""
         group = topic_group(topic.topic)
-        joined = Joined(subscription, topic, group)
+        joined = ActiveSubscription(subscription, topic, group)
         name = topic.topic
 
         def hear(heard_in: str, publication: Publication) -> None:
@@ -268,18 +273,20 @@ class Conductor:
                         offsets=subscription.granted.recoverable,
                     )
                     self.out.share(frame, publication)
-            except Lost:
+            except PositionLost:
                 self.lost(name)
             except TooSlow:
                 self.end(codes.CLOSE_SLOW)
 
-        joined.ear = Ear(f"{self.client}:{name}", hear, lambda: self.lost(name))
+        joined.ear = StreamSubscriber(
+            f"{self.client}:{name}", hear, lambda: self.lost(name)
+        )
         self.joined[name] = joined
         return joined
 
     async def listen_as_user(self) -> None:
         """Hear what the application says to all connections of this user."""
-        ear = Ear(f"{self.client}:", self._hear_user, lambda: None)
+        ear = StreamSubscriber(f"{self.client}:", self._hear_user, lambda: None)
         self.user_ear = ear
         await control_layer().listen(user_group(self.identity.user_id), ear)
 
@@ -292,7 +299,9 @@ class Conductor:
         )
         self.out.put(frame, publication.encoded)
 
-    def answered(self, joined: Joined, later: Sequence[Publication]) -> None:
+    def answered(
+        self, joined: ActiveSubscription, later: Sequence[Publication]
+    ) -> None:
         """The client knows that it is subscribed: pass on what has come meanwhile."""
         untold, joined.untold = joined.untold or (), None
         for publication in later:
@@ -419,7 +428,7 @@ class Conductor:
     def _ping(self) -> None:
         try:
             self.out.put(self.session.pinged())
-        except Ended as ended:
+        except ConnectionEnded as ended:
             self.end(ended.close)
         except TooSlow:
             self.end(codes.CLOSE_SLOW)

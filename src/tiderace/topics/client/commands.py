@@ -26,11 +26,11 @@ from tiderace.protocol.messages import (
     SubscribeRequest,
     SubscribeResult,
 )
-from tiderace.protocol.session import Ended, Refused, State
+from tiderace.protocol.session import ConnectionEnded, Refused, State
 from tiderace.topics.client.participation import Participating
 from tiderace.topics.client.served import Served
 from tiderace.topics.client.subscriptions import GRACE, After, Subscribing
-from tiderace.topics.hub import Process
+from tiderace.topics.hub import TopicHub
 from tiderace.topics.identity import identity_of
 from tiderace.topics.json_fields import as_python, as_raw, ttl_of
 from tiderace.topics.topic import Refuse, UnknownTopic, declared, to_json
@@ -44,7 +44,7 @@ logger = logging.getLogger("tiderace.topics")
 class Commands:
     """Carries out the commands of one client, one at a time."""
 
-    def __init__(self, conductor: Served, process: Process) -> None:
+    def __init__(self, conductor: Served, process: TopicHub) -> None:
         self._conductor = conductor
         self._process = process
         self._session = conductor.session
@@ -85,7 +85,7 @@ class Commands:
         except LayerUnavailable as error:
             logger.warning("a command %s failed: %s", name, error)
             raise Refused(codes.INTERNAL) from None
-        except (Refused, Ended, asyncio.CancelledError):
+        except (Refused, ConnectionEnded, asyncio.CancelledError):
             raise
         except Exception:
             # The application's own mistake: the client learns that there was one.
@@ -108,7 +108,9 @@ class Commands:
             except TokenExpired:
                 raise Refused(codes.TOKEN_EXPIRED) from None
             except TokenInvalid as invalid:
-                raise Ended(codes.CLOSE_INVALID_TOKEN, f"token: {invalid}") from None
+                raise ConnectionEnded(
+                    codes.CLOSE_INVALID_TOKEN, f"token: {invalid}"
+                ) from None
             if not identity.user_id and not settings.anonymous:
                 raise Refused(codes.UNAUTHORIZED)
             if identity.info is None:
@@ -189,9 +191,11 @@ class Commands:
         except TokenExpired:
             raise Refused(codes.TOKEN_EXPIRED) from None
         except TokenInvalid as invalid:
-            raise Ended(codes.CLOSE_INVALID_TOKEN, f"token: {invalid}") from None
+            raise ConnectionEnded(
+                codes.CLOSE_INVALID_TOKEN, f"token: {invalid}"
+            ) from None
         if identity.user_id != conductor.identity.user_id:
-            raise Ended(codes.CLOSE_INVALID_TOKEN, "a token of another user")
+            raise ConnectionEnded(codes.CLOSE_INVALID_TOKEN, "a token of another user")
         conductor.identity = dataclasses.replace(
             conductor.identity, expires_at=identity.expires_at
         )

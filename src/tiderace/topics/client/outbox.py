@@ -17,7 +17,7 @@ from tiderace.delivery.outbox import TooSlow
 from tiderace.history import Publication
 from tiderace.protocol.codec import Codec
 
-__all__ = ["Frames", "Outgoing"]
+__all__ = ["ClientOutbox", "Frames"]
 
 _JOINED = 64  # frames in one message, at the most
 _JOINED_SIZE = 65_536  # bytes after which no more are joined
@@ -25,7 +25,7 @@ _FINISH = 2.0  # seconds for what is waiting when the connection ends
 
 
 class Frames(Protocol):
-    """What our own server offers beside ASGI; see ``tiderace.server.ReadyFrames``."""
+    """What our own server offers beside ASGI; see ``tiderace.server.ServerFrameWriter``."""
 
     congested: bool
 
@@ -46,7 +46,7 @@ class Frames(Protocol):
         """Bytes that the kernel has not taken yet."""
 
 
-class Outgoing:
+class ClientOutbox:
     """Frames on their way to one client.
 
     Args:
@@ -144,7 +144,7 @@ class Outgoing:
             self.put(frame)
             return
         shared = publication.encoded
-        crowd: list[Outgoing] | None = shared.get(self._crowd)
+        crowd: list[ClientOutbox] | None = shared.get(self._crowd)
         if crowd is None:
             crowd = shared[self._crowd] = []
             if self._key not in shared:
@@ -199,7 +199,7 @@ class Outgoing:
 
 def _write_all(shared: dict[Any, Any], crowd_key: Any, frame_key: Any) -> None:
     """Write the frame that is ready in ``shared`` to all who have asked for it."""
-    crowd: list[Outgoing] = shared.pop(crowd_key)
+    crowd: list[ClientOutbox] = shared.pop(crowd_key)
     by_frames = {id(each._frames): each for each in crowd}  # noqa: SLF001 (one room)
     writers = [each._frames for each in crowd]  # noqa: SLF001
     first, ready = writers[0], shared[frame_key]

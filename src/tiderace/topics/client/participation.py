@@ -34,7 +34,7 @@ from tiderace.protocol.session import Refused, to_pub
 from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.topics.api import layer_of, record_of
 from tiderace.topics.client.served import Served
-from tiderace.topics.hub import Process
+from tiderace.topics.hub import TopicHub
 from tiderace.topics.json_fields import as_bytes, as_raw, read_fields
 from tiderace.topics.names import topic_group
 from tiderace.topics.permissions import allowed
@@ -47,7 +47,7 @@ __all__ = ["Participating"]
 class Participating:
     """What one client does with the topics that it is subscribed to."""
 
-    def __init__(self, conductor: Served, process: Process) -> None:
+    def __init__(self, conductor: Served, process: TopicHub) -> None:
         self._conductor = conductor
         self._process = process
         self._buckets: dict[type[Topic], TokenBucket] = {}

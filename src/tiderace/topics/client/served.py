@@ -20,7 +20,7 @@ from tiderace.topics.client.outbox import Frames
 from tiderace.topics.identity import Identity
 from tiderace.topics.topic import Topic
 
-__all__ = ["Ear", "Host", "Joined", "Served", "Transport"]
+__all__ = ["ActiveSubscription", "Host", "Served", "StreamSubscriber", "Transport"]
 
 
 class Transport(Protocol):
@@ -46,7 +46,7 @@ class Transport(Protocol):
         """Say why the server ends it, and end it."""
 
 
-class Ear:
+class StreamSubscriber:
     """What a connection hears of one topic, or of what is said to its user."""
 
     __slots__ = ("_hear", "_missed", "groups", "name")
@@ -71,7 +71,7 @@ class Ear:
         self._missed()
 
 
-class Joined:
+class ActiveSubscription:
     """A subscription together with what has to be undone when it ends."""
 
     __slots__ = (
@@ -85,7 +85,7 @@ class Joined:
         "untold",
     )
 
-    ear: Ear
+    ear: StreamSubscriber
 
     def __init__(self, subscription: Subscription, topic: Topic, group: str) -> None:
         self.subscription = subscription
@@ -134,16 +134,18 @@ class Served(Protocol):
     settings: conf.TopicSettings
     transport: Transport
     endpoint: Host
-    joined: dict[str, Joined]
-    user_ear: Ear | None
+    joined: dict[str, ActiveSubscription]
+    user_ear: StreamSubscriber | None
 
-    def join(self, subscription: Subscription, topic: Topic) -> Joined:
+    def join(self, subscription: Subscription, topic: Topic) -> ActiveSubscription:
         """Note what is subscribed to; what it hears is to be listened to next."""
 
     async def listen_as_user(self) -> None:
         """Hear what the application says to all connections of this user."""
 
-    def answered(self, joined: Joined, later: Sequence[Publication]) -> None:
+    def answered(
+        self, joined: ActiveSubscription, later: Sequence[Publication]
+    ) -> None:
         """The client knows that it is subscribed: pass on what has come meanwhile."""
 
     def connected(self) -> None:

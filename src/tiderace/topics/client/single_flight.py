@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 
-__all__ = ["Once"]
+__all__ = ["SingleFlight"]
 
 
-class Once:
+class SingleFlight:
     """What is under way in this event loop, by key."""
 
     def __init__(self) -> None:

@@ -27,10 +27,10 @@ from tiderace.protocol.messages import (
     SubscribeResult,
     TopicRequest,
 )
-from tiderace.protocol.session import Granted, Refused
+from tiderace.protocol.session import Refused, SubscriptionOptions
 from tiderace.topics.api import control_layer, layer_of
-from tiderace.topics.client.served import Joined, Served
-from tiderace.topics.hub import Process
+from tiderace.topics.client.served import ActiveSubscription, Served
+from tiderace.topics.hub import TopicHub
 from tiderace.topics.json_fields import as_raw, ttl_of
 from tiderace.topics.names import events_group
 from tiderace.topics.permissions import allowed
@@ -54,7 +54,7 @@ _TRIES = 5
 class Subscribing:
     """The subscriptions of one client."""
 
-    def __init__(self, conductor: Served, process: Process) -> None:
+    def __init__(self, conductor: Served, process: TopicHub) -> None:
         self._conductor = conductor
         self._process = process
         self._session = conductor.session
@@ -93,7 +93,7 @@ class Subscribing:
         conductor = self._conductor
         name = request.channel
         subscription = self._session.subscribe(name, server_side=server_side)
-        joined: Joined | None = None
+        joined: ActiveSubscription | None = None
         try:
             topic = declared.resolve(name)
             expires_at = await self._permitted(topic, request, trusted=trusted)
@@ -101,7 +101,7 @@ class Subscribing:
             if topic.on_subscribe is not None:
                 data = await call_hook(topic.on_subscribe, conductor.identity.user)
             history = topic.history is not None
-            granted = Granted(
+            granted = SubscriptionOptions(
                 recoverable=history,
                 joins=await self._hears_joins(topic, request),
                 data=as_raw(data),
@@ -181,7 +181,10 @@ class Subscribing:
             raise Refused(codes.PERMISSION_DENIED) from None
 
     async def _answer(
-        self, joined: Joined, request: SubscribeRequest, granted: Granted
+        self,
+        joined: ActiveSubscription,
+        request: SubscribeRequest,
+        granted: SubscriptionOptions,
     ) -> tuple[SubscribeResult, Any]:
         topic, limit = joined.topic, self._conductor.settings.recovered
         if not granted.recoverable:
@@ -243,7 +246,7 @@ class Subscribing:
             layer.unlisten(group, joined.ear)
         return self._left(joined)
 
-    async def _left(self, joined: Joined) -> None:
+    async def _left(self, joined: ActiveSubscription) -> None:
         if not joined.present:
             return
         joined.present = False
@@ -278,7 +281,7 @@ class Subscribing:
         user = conductor.identity.user
         return await allowed(topic, user, "presence", conductor.scope)
 
-    async def _enter(self, joined: Joined) -> None:
+    async def _enter(self, joined: ActiveSubscription) -> None:
         topic, identity = joined.topic, self._conductor.identity
         member = Member(
             client=self._conductor.client, user=identity.user_id, info=identity.info

@@ -14,7 +14,7 @@ from tiderace import conf
 from tiderace.protocol.codec import MalformedFrame
 from tiderace.protocol.stream_codecs import protobuf
 from tiderace.topics.switchboard import FULL, GONE, switchboard
-from tiderace.topics.transports.http_exchange import Endpoint, Exchange, Rejected
+from tiderace.topics.transports.http_exchange import Endpoint, HttpExchange, Rejected
 
 __all__ = ["serve"]
 
@@ -38,7 +38,7 @@ class _Request(msgspec.Struct):
     data: str
 
 
-async def serve(endpoint: Endpoint, exchange: Exchange) -> None:
+async def serve(endpoint: Endpoint, exchange: HttpExchange) -> None:
     """Hand the commands in a POST to whoever serves their client."""
     exchange.require_method("POST")
     limit = conf.current().topics.frame_size

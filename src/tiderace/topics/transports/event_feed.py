@@ -26,21 +26,26 @@ from tiderace.delivery.outbox import TooSlow
 from tiderace.exceptions import LayerUnavailable, TokenExpired, TokenInvalid
 from tiderace.history import Position, Publication
 from tiderace.protocol.messages import SubscribeRequest
-from tiderace.protocol.session import Granted, Lost, Refused, Subscription
+from tiderace.protocol.session import (
+    PositionLost,
+    Refused,
+    Subscription,
+    SubscriptionOptions,
+)
 from tiderace.protocol.stream_codecs import EVENTS
 from tiderace.revocation import signals
-from tiderace.runtime.drain import Notice, process_drain
+from tiderace.runtime.drain import DrainNotice, process_drain
 from tiderace.topics.api import control_layer, layer_of
-from tiderace.topics.client.outbox import Outgoing
+from tiderace.topics.client.outbox import ClientOutbox
 from tiderace.topics.identity import Identity, identity_of
 from tiderace.topics.names import topic_group, user_group
 from tiderace.topics.permissions import allowed
 from tiderace.topics.tokens import verified_topic
 from tiderace.topics.topic import Topic, UnknownTopic, declared
-from tiderace.topics.transports.http_exchange import Endpoint, Exchange, Rejected
+from tiderace.topics.transports.http_exchange import Endpoint, HttpExchange, Rejected
 from tiderace.topics.transports.sse import EVENT_STREAM
 
-__all__ = ["Feed", "serve"]
+__all__ = ["EventStream", "serve"]
 
 logger = logging.getLogger("tiderace.topics")
 
@@ -56,7 +61,7 @@ _RESET = "reset"
 _EVENT = "event"  # the tag that names an event
 
 
-async def serve(endpoint: Endpoint, exchange: Exchange) -> None:
+async def serve(endpoint: Endpoint, exchange: HttpExchange) -> None:
     """Send a topic to somebody who only listens."""
     exchange.require_method("GET")
     identity = await identity_of(exchange.scope, "")
@@ -75,10 +80,10 @@ async def serve(endpoint: Endpoint, exchange: Exchange) -> None:
         await exchange.write(_retry(_RETRY_WHEN_BUSY))
         await exchange.end()
         return
-    await Feed(exchange, identity, topic, by_policy=by_policy).run(since)
+    await EventStream(exchange, identity, topic, by_policy=by_policy).run(since)
 
 
-async def _topic(exchange: Exchange, identity: Identity) -> tuple[Topic, bool]:
+async def _topic(exchange: HttpExchange, identity: Identity) -> tuple[Topic, bool]:
     """What is asked for, and whether its permissions said yes rather than a signature."""
     asked = exchange.query.get("topic", "")
     by_policy = False
@@ -100,7 +105,7 @@ async def _topic(exchange: Exchange, identity: Identity) -> tuple[Topic, bool]:
     return topic, by_policy
 
 
-class Feed:
+class EventStream:
     """Somebody who listens to one topic.
 
     Args:
@@ -111,7 +116,12 @@ class Feed:
     """
 
     def __init__(
-        self, exchange: Exchange, identity: Identity, topic: Topic, *, by_policy: bool
+        self,
+        exchange: HttpExchange,
+        identity: Identity,
+        topic: Topic,
+        *,
+        by_policy: bool,
     ) -> None:
         # Of a listener; see tiderace.delivery.stream_hub.Listener.
         self.name = f"feed:{secrets.token_hex(16)}"
@@ -123,7 +133,7 @@ class Feed:
         self._group = topic_group(topic.topic)
         self._subscription = Subscription(topic.topic)
         self._over = asyncio.Event()
-        self._out = Outgoing(
+        self._out = ClientOutbox(
             EVENTS,
             exchange.write,
             frames=None,
@@ -180,7 +190,7 @@ class Feed:
 
     async def _begin(self, since: Position | None) -> None:
         """Send what was missed, and from now on what comes."""
-        granted = Granted(recoverable=self._topic.history is not None)
+        granted = SubscriptionOptions(recoverable=self._topic.history is not None)
         asked = SubscribeRequest(recover=since is not None)
         if since is not None:
             asked.epoch, asked.offset = since.epoch, since.offset
@@ -248,7 +258,7 @@ class Feed:
         try:
             if self._subscription.heard(publication):
                 self._pass_on(publication)
-        except Lost:
+        except PositionLost:
             self._over.set()  # it comes back with its position, and gets it
 
     def missed(self, group: str) -> None:
@@ -297,14 +307,14 @@ class Feed:
         if not await allowed(self._topic, user, "subscribe", scope):
             self._over.set()
 
-    def drain(self, notice: Notice) -> None:
-        """See ``tiderace.runtime.drain.Drainable``."""
+    def drain(self, notice: DrainNotice) -> None:
+        """See ``tiderace.runtime.drain.LiveConnection``."""
         milliseconds = int(notice.retry_after * 1000)
         self._put(f"retry: {milliseconds}\n\n".encode())
         self._over.set()
 
     def cut(self) -> None:
-        """See ``tiderace.runtime.drain.Drainable``."""
+        """See ``tiderace.runtime.drain.LiveConnection``."""
         if self._task is not None:
             self._task.cancel()
 

@@ -18,10 +18,10 @@ from tiderace.asgi import Receive, Scope, Send, describe, log_fields
 from tiderace.security.origins import header, parse
 from tiderace.security.page_origins import objection
 from tiderace.security.websocket import OriginValidator
-from tiderace.topics.hub import Process
+from tiderace.topics.hub import TopicHub
 from tiderace.topics.identity import identity_of
 
-__all__ = ["ClientGone", "Endpoint", "Exchange", "Rejected"]
+__all__ = ["ClientGone", "Endpoint", "HttpExchange", "Rejected"]
 
 logger = logging.getLogger("tiderace.topics")
 
@@ -35,7 +35,7 @@ class Endpoint(Protocol):
     """What a door needs of the endpoint that it belongs to."""
 
     @property
-    def process(self) -> Process:
+    def process(self) -> TopicHub:
         """What the topic clients of this event loop share."""
 
     async def serve(self, scope: Scope, transport: Any) -> None:
@@ -73,7 +73,7 @@ class ClientGone(Exception):
     """The client left before it had said everything."""
 
 
-class Exchange:
+class HttpExchange:
     """A request and its answer, by the parts that the doors need.
 
     Args:

@@ -17,9 +17,9 @@ from tiderace.protocol.stream_codecs import LINES, protobuf
 from tiderace.runtime.drain import process_drain
 from tiderace.topics.client.outbox import Frames
 from tiderace.topics.switchboard import switchboard
-from tiderace.topics.transports.http_exchange import Endpoint, Exchange, Rejected
+from tiderace.topics.transports.http_exchange import Endpoint, HttpExchange, Rejected
 
-__all__ = ["StreamTransport", "refuse_while_draining", "serve"]
+__all__ = ["HttpStreamTransport", "refuse_while_draining", "serve"]
 
 _JSON = "application/json"
 _PROTOBUF = "application/octet-stream"
@@ -32,7 +32,7 @@ _WAITING_SIZE = 1_048_576
 _LAST_WORDS = 2.0
 
 
-class StreamTransport:
+class HttpStreamTransport:
     """See ``tiderace.topics.client.served.Transport`` and ``switchboard.Emulated``.
 
     Args:
@@ -46,7 +46,7 @@ class StreamTransport:
     # Before the first frame.
     prelude = b""
 
-    def __init__(self, exchange: Exchange, codec: Codec, user_id: str) -> None:
+    def __init__(self, exchange: HttpExchange, codec: Codec, user_id: str) -> None:
         self.codec = codec
         self.user_id = user_id
         self._exchange = exchange
@@ -109,7 +109,7 @@ class StreamTransport:
         self._messages.put_nowait(None)
 
 
-async def serve(endpoint: Endpoint, exchange: Exchange) -> None:
+async def serve(endpoint: Endpoint, exchange: HttpExchange) -> None:
     """Serve a client that has sent its first commands as the body of a POST."""
     exchange.require_method("POST")
     refuse_while_draining()
@@ -126,7 +126,7 @@ async def serve(endpoint: Endpoint, exchange: Exchange) -> None:
     if not first:
         raise Rejected(400, "the body must hold the first commands")
     await switchboard(endpoint.process).open()
-    transport = StreamTransport(exchange, codec, await exchange.user_id())
+    transport = HttpStreamTransport(exchange, codec, await exchange.user_id())
     await transport.run(endpoint, exchange.content_type.encode(), first)
 
 

@@ -13,13 +13,13 @@ from tiderace.protocol.codec import JSON, MalformedFrame
 from tiderace.protocol.session import request_of
 from tiderace.protocol.stream_codecs import EVENTS
 from tiderace.topics.switchboard import switchboard
-from tiderace.topics.transports.http_exchange import Endpoint, Exchange, Rejected
+from tiderace.topics.transports.http_exchange import Endpoint, HttpExchange, Rejected
 from tiderace.topics.transports.http_stream import (
-    StreamTransport,
+    HttpStreamTransport,
     refuse_while_draining,
 )
 
-__all__ = ["EVENT_STREAM", "EventsTransport", "serve"]
+__all__ = ["EVENT_STREAM", "SSETransport", "serve"]
 
 EVENT_STREAM = b"text/event-stream"
 
@@ -29,14 +29,14 @@ _READING = frozenset(
 )
 
 
-class EventsTransport(StreamTransport):
-    """See ``StreamTransport``."""
+class SSETransport(HttpStreamTransport):
+    """See ``HttpStreamTransport``."""
 
     # Lets the client, and every proxy on the way, know at once that it has begun.
     prelude = b"\r\n"
 
 
-async def serve(endpoint: Endpoint, exchange: Exchange) -> None:
+async def serve(endpoint: Endpoint, exchange: HttpExchange) -> None:
     """Serve a client that has sent its first commands in the address, or as a body."""
     exchange.require_method("GET", "POST")
     refuse_while_draining()
@@ -53,7 +53,7 @@ async def serve(endpoint: Endpoint, exchange: Exchange) -> None:
     if not first:
         raise Rejected(400, "the first commands are missing; send them as cf_connect")
     await switchboard(endpoint.process).open()
-    transport = EventsTransport(exchange, EVENTS, await exchange.user_id())
+    transport = SSETransport(exchange, EVENTS, await exchange.user_id())
     await transport.run(endpoint, EVENT_STREAM, first)
 
 
