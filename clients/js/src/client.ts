@@ -7,11 +7,11 @@ import { Connection, type Transport } from "./connection.js";
 import { Emitter } from "./emitter.js";
 import { DISCONNECTED, LOST, TIMEOUT, TopicError } from "./errors.js";
 import type { StateDetail } from "./events.js";
-import { Feed } from "./feed.js";
-import { complete, DEFAULTS, type SocketOptions } from "./options.js";
+import { TopicStream } from "./topic_stream.js";
+import { resolveOptions, DEFAULTS, type SocketOptions } from "./options.js";
 import { Outbox } from "./outbox.js";
 import { type Reason, type SubscribeOptions, type Subscribed, Subscription, type Unlisted } from "./subscription.js";
-import { type Answer, Ticket } from "./ticket.js";
+import { type Answer, TokenManager } from "./token_manager.js";
 import type {
   ClientInfo,
   ConnectResult,
@@ -113,11 +113,11 @@ export class Client<
   readonly _make: ClientOptions["getToken"];
   #connection: Connection;
   #state: ClientState = "connecting";
-  #ticket: Ticket;
+  #tokens: TokenManager;
   #outbox: Outbox;
   #subscriptions = new Map<string, Subscription>();
   /** What the server subscribed this connection to. */
-  #feeds = new Map<string, Feed>();
+  #streams = new Map<string, TopicStream>();
   /** Asked on the present connection, by id. */
   #asked = new Map<number, Command>();
   /** To be asked on the next connection. */
@@ -136,24 +136,24 @@ export class Client<
    */
   constructor(url: string | URL = "/connection/", options: ClientOptions = {}) {
     super();
-    this._options = complete(options, CLIENT_DEFAULTS);
+    this._options = resolveOptions(options, CLIENT_DEFAULTS);
     const { token, getToken, data, headers, transports, timeout, positions, ...socket } =
       this._options;
     this._make = getToken;
     this.#positions = new Map(Object.entries(positions));
-    this.#ticket = new Ticket(this, token);
+    this.#tokens = new TokenManager(this, token);
     this.#outbox = new Outbox(this as unknown as Whole);
     const connection = new Connection(
       url,
       {
         // The first command would stand in the address, for every log on the way.
         _transports: () =>
-          transports.filter((name) => name !== "sse" || !(this.#ticket._token || headers)),
+          transports.filter((name) => name !== "sse" || !(this.#tokens._token || headers)),
         _prepare: async () => {
           try {
-            if (this.#ticket._missing) await this.#ticket._fetch();
+            if (this.#tokens._missing) await this.#tokens._fetch();
           } catch (error) {
-            this.#ticket._judge(error, () => {});
+            this.#tokens._onFailure(error, () => {});
             throw error;
           }
         },
@@ -167,10 +167,10 @@ export class Client<
     connection.addEventListener("error", ({ error }) => this._error(error));
     connection.addEventListener("close", ({ code, reason, willReconnect }) => {
       if (this.#state === "disconnected") return;
-      if (code === 3005 || code === 3014) this.#ticket._drop();
+      if (code === 3005 || code === 3014) this.#tokens._drop();
       if (code === 3014) {
         for (const room of this.#subscriptions.values()) room._invalidate();
-        for (const feed of this.#feeds.values()) feed._position = undefined;
+        for (const stream of this.#streams.values()) stream._position = undefined;
       }
       this.#move(willReconnect ? "connecting" : "disconnected", code, reason);
     });
@@ -369,14 +369,14 @@ export class Client<
     const { data, headers } = this._options;
     const subs: Record<string, object> = {};
     for (const command of this.#asked.values()) this.#forget(command);
-    for (const [topic, { _position }] of this.#feeds) {
+    for (const [topic, { _position }] of this.#streams) {
       if (_position) subs[topic] = { recover: true, ..._position };
     }
-    const asked = { name: "tiderace", token: this.#ticket._token || undefined, data, headers, subs };
+    const asked = { name: "tiderace", token: this.#tokens._token || undefined, data, headers, subs };
     const done: Answer<ConnectResult> = (error, result) => {
       if (!error) this.#welcome(result);
       // No answer on a connection that was given up before.
-      else if (this.#connection.readyState === 1) this.#ticket._judge(error, () => this._drop(error));
+      else if (this.#connection.readyState === 1) this.#tokens._onFailure(error, () => this._drop(error));
     };
     return this.#line(this.#command("connect", asked, done, this._options.connectTimeout));
   }
@@ -387,13 +387,13 @@ export class Client<
     const { transport } = this.#connection;
     this.#pong = pong;
     this.#connection._welcome(ping, { session, node });
-    this.#ticket._watch(result);
+    this.#tokens._watch(result);
     this.#state = "connected";
     for (const room of this.#subscriptions.values()) void room._start();
     this._pump();
     this._emit("connected", { client, transport, data });
     this.#tell();
-    for (const topic of this.#feeds.keys()) {
+    for (const topic of this.#streams.keys()) {
       if (!subs.has(topic)) this.#leave(topic, { code: 2000, reason: "not subscribed any more" });
     }
     for (const [topic, sub] of subs) this.#enter(topic, sub);
@@ -430,28 +430,28 @@ export class Client<
     const room = this.#subscriptions.get(channel);
     if (message) this._emit("message", message, { data: message.data });
     else if (disconnect) this.#connection._fail(undefined, false, disconnect);
-    else if (refresh) this.#ticket._watch(refresh);
+    else if (refresh) this.#tokens._watch(refresh);
     else if (subscribe) this.#enter(channel, subscribe);
     else if (room) room._push(push);
     else if (unsubscribe) this.#leave(channel, unsubscribe);
-    else this.#feeds.get(channel)?._push(push);
+    else this.#streams.get(channel)?._push(push);
   }
 
   #enter(topic: string, result: SubscribeResult): void {
-    const feed = this.#feeds.get(topic) ?? new Feed(topic, this);
-    this.#feeds.set(topic, feed);
-    feed._begin(result);
+    const stream = this.#streams.get(topic) ?? new TopicStream(topic, this);
+    this.#streams.set(topic, stream);
+    stream._begin(result);
   }
 
   #leave(topic: string, { code, reason }: Reason): void {
-    if (this.#feeds.delete(topic)) this._emit("unsubscribed", { topic, code, reason });
+    if (this.#streams.delete(topic)) this._emit("unsubscribed", { topic, code, reason });
   }
 
   #move(state: ClientState, code: number, reason: string): void {
     const before = this.#state;
     this.#state = state;
     this.#lines = [];
-    this.#ticket._rest();
+    this.#tokens._stop();
     for (const room of this.#subscriptions.values()) room._lost(1, "connection lost");
     const lost = new TopicError(LOST, "connection lost", true);
     for (const command of this.#asked.values()) this.#forget(command)._done(lost, {});

@@ -3,12 +3,12 @@
  * Knows the element that the template tag writes; knows nothing of sockets' insides.
  */
 
-import type { Fresh, SocketOptions } from "./options.js";
+import type { ValueOrFactory, SocketOptions } from "./options.js";
 import { Socket } from "./socket.js";
 
 export interface ConnectOptions extends SocketOptions {
   /** Subprotocols, or a function that makes fresh ones for every attempt. */
-  protocols?: Fresh<string | string[]>;
+  protocols?: ValueOrFactory<string | string[]>;
 }
 
 /**
@@ -17,7 +17,7 @@ export interface ConnectOptions extends SocketOptions {
  * @param url Relative to the tag's `base`, or to the page. Default: the base itself.
  * @param options What differs from the page's settings.
  */
-export function connect(url: Fresh<string | URL> = "", options: ConnectOptions = {}): Socket {
+export function connect(url: ValueOrFactory<string | URL> = "", options: ConnectOptions = {}): Socket {
   const { topics, ...page } = settings("tiderace-config");
   const { protocols, ...rest }: ConnectOptions = { ...page, ...options };
   return new Socket(url, protocols, rest);

@@ -4,7 +4,7 @@
  * Knows neither commands nor replies, only lines of text.
  */
 
-import type { Surroundings } from "./options.js";
+import type { Environment } from "./options.js";
 
 const JSON_BODY = { "Content-Type": "application/json" };
 
@@ -16,7 +16,7 @@ export class Emulation {
   onclose: ((event: CloseEventInit) => void) | null = null;
   /** @internal Which connection the POSTs belong to; the server said so at the start. */
   _session: object | undefined;
-  #window: Surroundings;
+  #window: Environment;
   #url: URL;
   #abort = new AbortController();
   #source: EventSource | undefined;
@@ -27,7 +27,7 @@ export class Emulation {
    * @param url With the scheme of a WebSocket, as `Socket` makes it.
    * @param first The commands with which the connection begins.
    */
-  constructor(window: Surroundings, url: string, first: string) {
+  constructor(window: Environment, url: string, first: string) {
     this.#window = window;
     this.#url = new URL(url.replace("ws", "http"));
     if (url.endsWith("sse")) this.#listen(first);

@@ -17,7 +17,7 @@ export type {
   StateDetail,
   Status,
 } from "./events.js";
-export type { Fresh, SocketOptions, Surroundings, WhenFull } from "./options.js";
+export type { ValueOrFactory, SocketOptions, Environment, WhenFull } from "./options.js";
 export type { ClientInfo, History, HistoryOptions, Position, Publication } from "./protocol.js";
 export { Socket } from "./socket.js";
 export {

@@ -4,7 +4,7 @@
  */
 
 /** A value, or a function that makes a fresh one for every attempt. */
-export type Fresh<T> = T | (() => T | Promise<T>);
+export type ValueOrFactory<T> = T | (() => T | Promise<T>);
 
 /** What happens to a message that finds the offline queue full. */
 export type WhenFull = "throw" | "drop-oldest" | "drop-newest";
@@ -15,7 +15,7 @@ export type WhenFull = "throw" | "drop-oldest" | "drop-newest";
  * A test hands in its own, with a clock it moves by hand; nothing else in the
  * module reads a global clock, a global random number or a global event.
  */
-export interface Surroundings {
+export interface Environment {
   WebSocket: new (url: string, protocols?: string | string[]) => WebSocket;
   setTimeout(callback: () => void, milliseconds: number): unknown;
   clearTimeout(timer: never): void;
@@ -64,7 +64,7 @@ export interface SocketOptions {
   /** What happens to a message that finds the queue full. Default "throw". */
   whenFull?: WhenFull;
   /** The global object to live in. Default `globalThis`. */
-  window?: Surroundings;
+  window?: Environment;
 }
 
 export const DEFAULTS: Required<SocketOptions> = {
@@ -81,7 +81,7 @@ export const DEFAULTS: Required<SocketOptions> = {
   queueLimit: 100,
   queueSize: 1 << 20,
   whenFull: "throw",
-  window: globalThis as unknown as Surroundings,
+  window: globalThis as unknown as Environment,
 };
 
 /**
@@ -90,7 +90,7 @@ export const DEFAULTS: Required<SocketOptions> = {
  * @throws TypeError for a name that is not an option: a misspelt `maxdelay`
  *   would otherwise leave the default in force without a word.
  */
-export function complete<T extends object = Required<SocketOptions>>(
+export function resolveOptions<T extends object = Required<SocketOptions>>(
   options: object,
   defaults: T = DEFAULTS as unknown as T,
 ): T {

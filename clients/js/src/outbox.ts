@@ -3,11 +3,11 @@
  * acknowledged. Knows no topics; bounded while there is no connection.
  */
 
-import { Alarm } from "./alarm.js";
+import { Timer } from "./timer.js";
 import type { Client } from "./client.js";
 import { LOST, TopicError } from "./errors.js";
-import { encode } from "./queue.js";
-import type { Answer } from "./ticket.js";
+import { encode } from "./offline_queue.js";
+import type { Answer } from "./token_manager.js";
 
 /** Seconds for which the server remembers a key, less some for the way. */
 const REMEMBERED = 280;
@@ -27,7 +27,7 @@ interface Entry {
 
 export class Outbox {
   #client: Client<any>;
-  #alarm: Alarm;
+  #timer: Timer;
   /** Not acknowledged, oldest first. */
   #entries = new Set<Entry>();
   #bytes = 0;
@@ -39,7 +39,7 @@ export class Outbox {
 
   constructor(client: Client<any>) {
     this.#client = client;
-    this.#alarm = new Alarm(client._options);
+    this.#timer = new Timer(client._options);
   }
 
   /** @internal */
@@ -77,7 +77,7 @@ export class Outbox {
 
   /** @internal Give up what is not acknowledged. */
   _clear(error: unknown): void {
-    this.#alarm._stop();
+    this.#timer._stop();
     this.#isPaused = false;
     for (const entry of this.#entries) this.#settle(entry, error);
   }
@@ -96,7 +96,7 @@ export class Outbox {
   #wait(): void {
     if (this.#isPaused) return;
     this.#isPaused = true;
-    this.#alarm._retry(this.#refusals++, () => {
+    this.#timer._retry(this.#refusals++, () => {
       this.#isPaused = false;
       this._flush();
     });

@@ -3,7 +3,7 @@
  * Relies on ids that are never reused: who was seen leaving never comes back.
  */
 
-import { Alarm } from "./alarm.js";
+import { Timer } from "./timer.js";
 import type { Client } from "./client.js";
 import type { TopicError } from "./errors.js";
 import type { Subscription } from "./subscription.js";
@@ -24,7 +24,7 @@ export class Presence {
   readonly _members = new Map<string, ClientInfo>();
   #client: Client<any>;
   #room: Subscription<any>;
-  #alarm: Alarm;
+  #timer: Timer;
   /** Joined since the snapshot was asked for, which may not name them yet. */
   #joined = new Set<string>();
   /** Whether much has changed since then. */
@@ -35,7 +35,7 @@ export class Presence {
   constructor(client: Client<any>, room: Subscription<any>) {
     this.#client = client;
     this.#room = room;
-    this.#alarm = new Alarm(client._options);
+    this.#timer = new Timer(client._options);
   }
 
   /** @internal Ask for a snapshot: in the frame of `subscribe`, and regularly. */
@@ -59,7 +59,7 @@ export class Presence {
 
   #askIn(least: number, spread: number): void {
     const chance = this.#client._options.window.Math.random();
-    this.#alarm._set(least + spread * chance, this._ask);
+    this.#timer._set(least + spread * chance, this._ask);
   }
 
   /** @internal */
@@ -81,8 +81,8 @@ export class Presence {
   }
 
   /** @internal No snapshot is waited for any more. */
-  _rest(): void {
-    this.#alarm._stop();
+  _stop(): void {
+    this.#timer._stop();
   }
 
   /** @internal The topic is left. */

@@ -11,9 +11,9 @@ import type {
   StateDetail,
   Status,
 } from "./events.js";
-import { complete, type Fresh, type SocketOptions } from "./options.js";
-import { encode, OfflineQueue } from "./queue.js";
-import { comesBack, pause } from "./retry.js";
+import { resolveOptions, type ValueOrFactory, type SocketOptions } from "./options.js";
+import { encode, OfflineQueue } from "./offline_queue.js";
+import { shouldReconnect, backoffDelay } from "./backoff.js";
 
 const HANDLERS = ["open", "message", "close", "error", "state", "drop"] as const;
 const PAGE_EVENTS = ["online", "offline", "pagehide", "pageshow", "visibilitychange"] as const;
@@ -21,7 +21,7 @@ const PAGE_EVENTS = ["online", "offline", "pagehide", "pageshow", "visibilitycha
 const LOOPBACK = /^\w+:..(localhost|127\.|\[::1])/;
 
 /** Async, so that a function that throws at once is a rejection like any other. */
-const fresh = async <T>(value: Fresh<T>): Promise<T> =>
+const fresh = async <T>(value: ValueOrFactory<T>): Promise<T> =>
   typeof value === "function" ? (value as () => T | Promise<T>)() : value;
 
 export interface Socket {
@@ -73,10 +73,10 @@ export class Socket extends EventTarget {
   declare onstate: Handler<CustomEvent<StateDetail>>;
   declare ondrop: Handler<CustomEvent<string | Blob>>;
 
-  /** @internal What a subclass may turn while the socket lives. */
+  /** @internal What a subclass may change while the socket lives. */
   readonly _options: Required<SocketOptions>;
-  #source: Fresh<string | URL>;
-  #protocols: Fresh<string | string[]>;
+  #source: ValueOrFactory<string | URL>;
+  #protocols: ValueOrFactory<string | string[]>;
   #url = "";
   #status: Status | "" = "";
   #binaryType: BinaryType = "blob";
@@ -88,7 +88,7 @@ export class Socket extends EventTarget {
   /** The one timer: attempt, connect deadline, silence and reply never overlap. */
   #timer: unknown;
   /** Changes whenever an attempt becomes void, so that a late answer is noticed. */
-  #turn = 0;
+  #generation = 0;
   #closing = false;
 
   /**
@@ -98,14 +98,14 @@ export class Socket extends EventTarget {
    * @throws TypeError when a URL cannot be parsed or an option is unknown.
    */
   constructor(
-    url: Fresh<string | URL> = "",
-    protocols: Fresh<string | string[]> = [],
+    url: ValueOrFactory<string | URL> = "",
+    protocols: ValueOrFactory<string | string[]> = [],
     options: SocketOptions = {},
   ) {
     super();
     this.#source = url;
     this.#protocols = protocols;
-    this._options = complete(options);
+    this._options = resolveOptions(options);
     this.#queue = new OfflineQueue(this._options, (detail) => {
       this.dispatchEvent(new CustomEvent("drop", { detail }));
     });
@@ -246,7 +246,7 @@ export class Socket extends EventTarget {
   /** Make the present attempt or connection void. */
   #release(): void {
     const native = this.#native;
-    this.#turn++;
+    this.#generation++;
     this.#arm(0);
     this.#native = undefined;
     if (native) {
@@ -260,15 +260,15 @@ export class Socket extends EventTarget {
     this.#release();
     if (this.#isOffline()) return this.#become("offline");
     this.#arm(connectTimeout, () => this._fail(`no connection within ${connectTimeout} s`));
-    void this.#dial(this.#turn);
+    void this.#dial(this.#generation);
     this.#become("connecting");
   };
 
-  async #dial(turn: number): Promise<void> {
+  async #dial(generation: number): Promise<void> {
     let fatal = false;
     try {
       const [url, protocols] = await Promise.all([fresh(this.#source), fresh(this.#protocols)]);
-      if (turn !== this.#turn) return;
+      if (generation !== this.#generation) return;
       // What the constructor refuses now, it would refuse at every attempt.
       fatal = true;
       const native = this._open(this.#resolve(url), protocols);
@@ -282,7 +282,7 @@ export class Socket extends EventTarget {
       native.onerror = () => this.dispatchEvent(new Event("error"));
       native.onclose = (event) => this.#lost(event);
     } catch (error) {
-      if (turn === this.#turn) this._fail(error, fatal);
+      if (generation === this.#generation) this._fail(error, fatal);
     }
   }
 
@@ -334,7 +334,7 @@ export class Socket extends EventTarget {
         !fatal &&
         !this.#closing &&
         this.#attempt < maxAttempts &&
-        comesBack(event, this._options);
+        shouldReconnect(event, this._options);
     } catch (thrown) {
       error = thrown;
     }
@@ -357,7 +357,7 @@ export class Socket extends EventTarget {
     // Nobody looks at a hidden page, so it spares a server that has just returned.
     // 1012, 3001: the server restarts or drains, and asks to be called again soon.
     const n = document?.visibilityState === "hidden" ? 99 : code === 1012 || code === 3001 ? 0 : attempt;
-    return pause(n, Math.random(), this._options);
+    return backoffDelay(n, Math.random(), this._options);
   }
 
   #finish(): void {

@@ -3,13 +3,13 @@
  * Knows no transport; it survives every connection of its client.
  */
 
-import { Alarm } from "./alarm.js";
+import { Timer } from "./timer.js";
 import type { Client } from "./client.js";
 import { Emitter } from "./emitter.js";
 import { TIMEOUT, TopicError } from "./errors.js";
-import { Feed } from "./feed.js";
+import { TopicStream } from "./topic_stream.js";
 import { Presence } from "./presence.js";
-import { type Answer, Ticket } from "./ticket.js";
+import { type Answer, TokenManager } from "./token_manager.js";
 import type {
   ClientInfo,
   Expiry,
@@ -90,7 +90,7 @@ type Signature<F> = 0 extends 1 & F
     : never;
 
 /** Publications that a `for await` may lie behind before it is told so. */
-const BEHIND = 1000;
+const MAX_BACKLOG = 1000;
 const UNRECOVERABLE = 112;
 /** The flag of a subscription that is refused rather than continued with a gap. */
 const REFUSE_GAPS = 2;
@@ -109,13 +109,13 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
   #client: Client<any>;
   #given: SubscribeOptions;
   #state: SubscriptionState = "unsubscribed";
-  #feed: Feed;
+  #stream: TopicStream;
   #presence: Presence;
-  #ticket: Ticket;
-  #retry: Alarm;
+  #tokens: TokenManager;
+  #retry: Timer;
   #attempt = 0;
   /** Changes whenever what was asked is void, so that a late answer is noticed. */
-  #turn = 0;
+  #generation = 0;
   #reason: Reason = { code: 0, reason: "" };
 
   /** @internal Pages call `client.subscribe()`. */
@@ -126,14 +126,14 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
     this.#given = options;
     this._options = client._options;
     this._make = getToken && (() => getToken({ topic }));
-    this.#feed = new Feed(topic, this, since && { ...since });
+    this.#stream = new TopicStream(topic, this, since && { ...since });
     this.#presence = new Presence(client, this);
-    this.#ticket = new Ticket(this, token);
-    this.#retry = new Alarm(client._options);
+    this.#tokens = new TokenManager(this, token);
+    this.#retry = new Timer(client._options);
   }
 
   get topic(): string {
-    return this.#feed._topic;
+    return this.#stream._topic;
   }
 
   get state(): SubscriptionState {
@@ -142,7 +142,7 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
 
   /** How far the topic has been read; undefined while it keeps no positions. */
   get position(): Position | undefined {
-    const position = this.#feed._position;
+    const position = this.#stream._position;
     return position && { ...position };
   }
 
@@ -214,7 +214,7 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
     const waiting: T[] = [];
     let wake = (): void => {};
     const hear = ({ data }: PublicationEvent<T>): void => {
-      if (waiting.length <= BEHIND) waiting.push(data);
+      if (waiting.length <= MAX_BACKLOG) waiting.push(data);
       wake();
     };
     const end = (): void => wake();
@@ -223,7 +223,7 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
     try {
       for (;;) {
         const { code, reason } = this.#reason;
-        if (waiting.length > BEHIND) throw new TopicError(0, `the loop is ${BEHIND} messages behind`);
+        if (waiting.length > MAX_BACKLOG) throw new TopicError(0, `the loop is ${MAX_BACKLOG} messages behind`);
         if (waiting.length) yield waiting.shift()!;
         else if (this.#state !== "unsubscribed") await new Promise<void>((done) => (wake = done));
         else if (code) throw new TopicError(code, reason);
@@ -239,39 +239,39 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
   async _start(): Promise<void> {
     const { getState, presence, data } = this.#given;
     const { topic } = this;
-    const feed = this.#feed;
+    const stream = this.#stream;
     const client = this.#client;
-    const ticket = this.#ticket;
-    const turn = this.#turn;
+    const tokens = this.#tokens;
+    const generation = this.#generation;
     if (client.state !== "connected") return;
     const failed = (error: unknown): void => {
-      if (turn === this.#turn) ticket._judge(error, () => this.#again(error));
+      if (generation === this.#generation) tokens._onFailure(error, () => this.#again(error));
     };
     try {
-      if (ticket._missing) await ticket._fetch();
-      if (turn === this.#turn && getState && !feed._position) {
+      if (tokens._missing) await tokens._fetch();
+      if (generation === this.#generation && getState && !stream._position) {
         const { offset, epoch } = await Promise.resolve({ topic }).then(getState);
-        if (turn === this.#turn) feed._position = { offset, epoch };
+        if (generation === this.#generation) stream._position = { offset, epoch };
       }
     } catch (error) {
       return failed(error);
     }
-    if (turn !== this.#turn) return;
+    if (generation !== this.#generation) return;
     const asked = {
       channel: topic,
-      token: ticket._token,
+      token: tokens._token,
       data,
       recoverable: true,
-      ...(feed._position && { recover: true, ...feed._position }),
+      ...(stream._position && { recover: true, ...stream._position }),
       ...(presence && { join_leave: true }),
       ...(getState && { flag: REFUSE_GAPS }),
     };
     client._ask("subscribe", asked, (error?: TopicError, result?: SubscribeResult) => {
-      if (turn !== this.#turn) return;
+      if (generation !== this.#generation) return;
       if (!error) this.#begin(result!);
       else if (error.code === TIMEOUT) client._drop(error);
       else if (error.code === UNRECOVERABLE && getState) {
-        feed._position = undefined;
+        stream._position = undefined;
         if (this.#attempt++) this.#again(error);
         else this._start();
       } else failed(error);
@@ -281,17 +281,17 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
 
   /** @internal The connection is gone. */
   _lost(code: number, reason: string): void {
-    this.#turn++;
+    this.#generation++;
     this.#retry._stop();
-    this.#ticket._rest();
-    this.#presence._rest();
+    this.#tokens._stop();
+    this.#presence._stop();
     if (this.#state === "subscribed") this.#move("subscribing", code, reason);
   }
 
   /** @internal What the page has may be worth nothing any more. */
   _invalidate(): void {
-    this.#ticket._drop();
-    this.#feed._position = undefined;
+    this.#tokens._drop();
+    this.#stream._position = undefined;
   }
 
   /** @internal */
@@ -299,13 +299,13 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
     const { unsubscribe } = push;
     if (this.#state !== "subscribed") return;
     if (!unsubscribe) {
-      this.#feed._push(push);
+      this.#stream._push(push);
       if (this.#given.presence && (push.join ?? push.leave ?? push.changed)) this.#presence._push(push);
       return;
     }
     const { code, reason } = unsubscribe;
     if (code < 2500) return this._end(code, reason);
-    if (code === 2501) this.#ticket._drop();
+    if (code === 2501) this.#tokens._drop();
     if (code === 2502) this._invalidate();
     this._lost(code, reason);
     this.#again();
@@ -317,7 +317,7 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
     this._lost(code, reason);
     this.#client._release(this);
     this.#presence._clear();
-    this.#feed._position = undefined;
+    this.#stream._position = undefined;
     this.#move("unsubscribed", code, reason);
   }
 
@@ -329,8 +329,8 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
   #begin(result: SubscribeResult): void {
     this.#attempt = 0;
     this.#state = "subscribed";
-    this.#ticket._watch(result);
-    this.#feed._begin(result);
+    this.#tokens._watch(result);
+    this.#stream._begin(result);
     this.#client._pump();
   }
 

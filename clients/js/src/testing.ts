@@ -9,7 +9,7 @@
  *     server.publish("room:lobby", { text: "hi" });
  */
 
-import type { Surroundings } from "./options.js";
+import type { Environment } from "./options.js";
 import type { ClientInfo, Position, Publication } from "./protocol.js";
 
 /** Answered to a client instead of a result; throw it in a method. */
@@ -130,7 +130,7 @@ export class FakeConnection {
 
 export class FakeServer {
   /** Hand this to the client, as its option `window`. */
-  readonly window: Surroundings;
+  readonly window: Environment;
   /** What clients have published, oldest first; repetitions are not in it. */
   readonly published: Published[] = [];
   readonly connections = new Set<FakeConnection>();
@@ -151,7 +151,7 @@ export class FakeServer {
         constructor(url: string) {
           super(server, url);
         }
-      } as unknown as Surroundings["WebSocket"],
+      } as unknown as Environment["WebSocket"],
       // Looked up at each call, so that a test runner's fake clock holds here too.
       setTimeout: (callback, milliseconds) => globalThis.setTimeout(callback, milliseconds),
       clearTimeout: (timer) => globalThis.clearTimeout(timer),
@@ -226,7 +226,7 @@ export class FakeServer {
 
   /** Wait until nothing is on its way. Uses no clock. */
   async settled(): Promise<void> {
-    for (let turn = 0; turn < 50; turn++) await undefined;
+    for (let round = 0; round < 50; round++) await undefined;
   }
 
   /** @internal */

@@ -3,7 +3,7 @@
  * server is the test. As strict as the real thing where the client relies on it.
  */
 
-import type { Surroundings } from "../src/index.js";
+import type { Environment } from "../src/index.js";
 
 /** Node 20 has no CloseEvent; every browser has. */
 class FakeCloseEvent extends Event {
@@ -82,7 +82,7 @@ interface Timer {
   callback: () => void;
 }
 
-export class FakeWindow implements Surroundings {
+export class FakeWindow implements Environment {
   /** What `Math.random()` returns. */
   chance = 0;
   location = { href: "https://site.test/room/?q=1#top" };
@@ -93,7 +93,7 @@ export class FakeWindow implements Surroundings {
   readonly Math = { random: (): number => this.chance };
   readonly performance = { now: (): number => this.#now };
   readonly Date = { now: (): number => this.#now };
-  WebSocket: Surroundings["WebSocket"];
+  WebSocket: Environment["WebSocket"];
 
   #now = 0;
   #timers = new Map<number, Timer>();
@@ -107,7 +107,7 @@ export class FakeWindow implements Surroundings {
         super(url, protocols);
         sockets.push(this);
       }
-    } as unknown as Surroundings["WebSocket"];
+    } as unknown as Environment["WebSocket"];
   }
 
   setTimeout(callback: () => void, milliseconds: number): number {

@@ -3,7 +3,7 @@
  * Knows neither connections nor topics; its holder sends it and says what a refusal means.
  */
 
-import { Alarm, type Clock } from "./alarm.js";
+import { Timer, type TimerOptions } from "./timer.js";
 import { TopicError, UnauthorizedError } from "./errors.js";
 import type { Expiry } from "./protocol.js";
 
@@ -13,7 +13,7 @@ const RENEW = 0.9;
 export type Answer<R = any> = (error: TopicError | undefined, result: R) => void;
 
 export interface Holder {
-  _options: Clock;
+  _options: TimerOptions;
   /** Fetches a token; without it a token cannot be renewed. */
   _make: (() => Promise<string> | string) | undefined;
   /** Sends a renewed token. */
@@ -23,17 +23,17 @@ export interface Holder {
   _error(error: unknown): void;
 }
 
-export class Ticket {
+export class TokenManager {
   /** @internal */
   _token: string | undefined;
   #holder: Holder;
-  #alarm: Alarm;
+  #timer: Timer;
   #attempt = 0;
-  #turn = 0;
+  #generation = 0;
 
   constructor(holder: Holder, token: string | undefined) {
     this.#holder = holder;
-    this.#alarm = new Alarm(holder._options);
+    this.#timer = new Timer(holder._options);
     this._token = token;
   }
 
@@ -50,15 +50,15 @@ export class Ticket {
 
   /** @internal The server said how long the token holds. */
   _watch({ expires, ttl }: Expiry): void {
-    this._rest();
-    if (expires && this.#holder._make) this.#alarm._set(ttl! * RENEW, this.#renew);
+    this._stop();
+    if (expires && this.#holder._make) this.#timer._set(ttl! * RENEW, this.#renew);
   }
 
   /** @internal */
-  _rest(): void {
-    this.#turn++;
+  _stop(): void {
+    this.#generation++;
     this.#attempt = 0;
-    this.#alarm._stop();
+    this.#timer._stop();
   }
 
   /** @internal Forget a token that does not hold any more, if another can be had. */
@@ -69,7 +69,7 @@ export class Ticket {
   }
 
   /** @internal What a failure means: the end, or another attempt. */
-  _judge(error: unknown, again: () => void): void {
+  _onFailure(error: unknown, again: () => void): void {
     const holder = this.#holder;
     if (error instanceof UnauthorizedError) return holder._end(1, "unauthorized");
     if (error instanceof TopicError) {
@@ -82,17 +82,17 @@ export class Ticket {
   }
 
   #renew = async (): Promise<void> => {
-    const turn = this.#turn;
+    const generation = this.#generation;
     const failed = (error: unknown): void => {
-      if (turn !== this.#turn) return;
-      this._judge(error, () => {
-        this.#alarm._retry(this.#attempt++, this.#renew);
+      if (generation !== this.#generation) return;
+      this._onFailure(error, () => {
+        this.#timer._retry(this.#attempt++, this.#renew);
         this.#holder._error(error);
       });
     };
     try {
       await this._fetch();
-      if (turn !== this.#turn) return;
+      if (generation !== this.#generation) return;
       this.#holder._renew(this._token!, (error, result) => {
         if (error) failed(error);
         else this._watch(result);

@@ -3,23 +3,23 @@
  * Knows a clock and nothing of what it wakes.
  */
 
-import type { Surroundings } from "./options.js";
-import { pause } from "./retry.js";
+import type { Environment } from "./options.js";
+import { backoffDelay } from "./backoff.js";
 
-export interface Clock {
+export interface TimerOptions {
   minDelay: number;
   maxDelay: number;
-  window: Surroundings;
+  window: Environment;
 }
 
 // A browser fires a timer of more than 2^31 milliseconds at once.
 const LONGEST = 2e6;
 
-export class Alarm {
-  #clock: Clock;
+export class Timer {
+  #clock: TimerOptions;
   #timer: unknown;
 
-  constructor(clock: Clock) {
+  constructor(clock: TimerOptions) {
     this.#clock = clock;
   }
 
@@ -31,7 +31,7 @@ export class Alarm {
 
   /** @internal After the pause that befits so many failures. */
   _retry(failures: number, callback: () => void): void {
-    this._set(pause(failures, this.#clock.window.Math.random(), this.#clock), callback);
+    this._set(backoffDelay(failures, this.#clock.window.Math.random(), this.#clock), callback);
   }
 
   /** @internal */

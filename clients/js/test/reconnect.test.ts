@@ -3,12 +3,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Socket } from "../src/index.js";
-import { complete } from "../src/options.js";
-import { pause } from "../src/retry.js";
+import { resolveOptions } from "../src/options.js";
+import { backoffDelay } from "../src/backoff.js";
 import { FakeWindow } from "./fakes.js";
 import { connected, dialling, diary, waiting, type World } from "./world.js";
 
-const DEFAULTS = complete({});
+const DEFAULTS = resolveOptions({});
 
 /** Fail every attempt and collect the pauses. */
 async function pauses({ window, socket }: World, count: number): Promise<number[]> {
@@ -21,18 +21,18 @@ async function pauses({ window, socket }: World, count: number): Promise<number[
 }
 
 test("the shortest pauses are all the minimum", () => {
-  assert.deepEqual([0, 1, 5, 9].map((attempt) => pause(attempt, 0, DEFAULTS)), [0.5, 0.5, 0.5, 0.5]);
+  assert.deepEqual([0, 1, 5, 9].map((attempt) => backoffDelay(attempt, 0, DEFAULTS)), [0.5, 0.5, 0.5, 0.5]);
 });
 
 test("the longest pauses double up to the maximum", () => {
   assert.deepEqual(
-    [0, 1, 2, 3, 4, 5, 6, 5000].map((attempt) => pause(attempt, 1, DEFAULTS)),
+    [0, 1, 2, 3, 4, 5, 6, 5000].map((attempt) => backoffDelay(attempt, 1, DEFAULTS)),
     [1, 1.5, 2.5, 4.5, 8.5, 16.5, 20, 20],
   );
 });
 
 test("a pause is spread evenly between its bounds", () => {
-  assert.deepEqual([0, 0.25, 0.5, 0.75].map((chance) => pause(2, chance, DEFAULTS)), [0.5, 1, 1.5, 2]);
+  assert.deepEqual([0, 0.25, 0.5, 0.75].map((chance) => backoffDelay(2, chance, DEFAULTS)), [0.5, 1, 1.5, 2]);
 });
 
 test("a lost connection is dialled again after the pause, not before", async () => {

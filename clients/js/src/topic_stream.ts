@@ -6,7 +6,7 @@
 import type { Emitter } from "./emitter.js";
 import type { Position, Publication, Push, SubscribeResult } from "./protocol.js";
 
-export class Feed {
+export class TopicStream {
   /** @internal Where the stream has been read to; undefined while it has no positions. */
   _position: Position | undefined;
   /** @internal Whether this topic was received before. */

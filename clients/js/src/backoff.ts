@@ -12,7 +12,7 @@ import type { SocketOptions } from "./options.js";
  *
  * @param chance From 0 to 1, as `Math.random()` gives it.
  */
-export function pause(
+export function backoffDelay(
   attempt: number,
   chance: number,
   { minDelay, maxDelay }: Pick<Required<SocketOptions>, "minDelay" | "maxDelay">,
@@ -21,7 +21,7 @@ export function pause(
 }
 
 /** Whether a closure is followed by a new attempt. */
-export function comesBack(event: CloseEvent, { retryOn }: Required<SocketOptions>): boolean {
+export function shouldReconnect(event: CloseEvent, { retryOn }: Required<SocketOptions>): boolean {
   const { code } = event;
   return typeof retryOn === "function"
     ? retryOn(event)
