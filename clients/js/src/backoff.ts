@@ -1,27 +1,29 @@
-/**
- * When to come back, and how long to pause before.
- * Pure: chance is an argument, and there is no clock in here.
- */
+/** When to reconnect: pure functions, without a clock or a random number of their own. */
 
 import type { SocketOptions } from "./options.js";
 
+export type BackoffOptions = Pick<Required<SocketOptions>, "minDelay" | "maxDelay">;
+
 /**
- * Seconds to pause before an attempt: full jitter between `minDelay` and a bound
- * that doubles with every attempt, so that a crowd that lost one server does not
- * return to the next as one wave.
+ * Return the seconds to wait before an attempt: full jitter between `minDelay` and a bound
+ * that doubles with every attempt, so that clients which lost one server at the same moment
+ * do not reach the next one at the same moment.
  *
- * @param chance From 0 to 1, as `Math.random()` gives it.
+ * @param chance From 0 to 1, as `Math.random()` returns it.
  */
 export function backoffDelay(
   attempt: number,
   chance: number,
-  { minDelay, maxDelay }: Pick<Required<SocketOptions>, "minDelay" | "maxDelay">,
+  { minDelay, maxDelay }: BackoffOptions,
 ): number {
   return Math.min(maxDelay, minDelay + chance * Math.min(maxDelay, minDelay * 2 ** attempt));
 }
 
-/** Whether a closure is followed by a new attempt. */
-export function shouldReconnect(event: CloseEvent, { retryOn }: Required<SocketOptions>): boolean {
+/** Return whether a new attempt follows a close event. */
+export function shouldReconnect(
+  event: CloseEvent,
+  { retryOn }: Pick<Required<SocketOptions>, "retryOn">,
+): boolean {
   const { code } = event;
   return typeof retryOn === "function"
     ? retryOn(event)

@@ -1,29 +1,25 @@
-/**
- * A socket with the settings of its page.
- * Knows the element that the template tag writes; knows nothing of sockets' insides.
- */
+/** A socket with the settings of the page. */
 
-import type { ValueOrFactory, SocketOptions } from "./options.js";
+import type { SocketOptions, ValueOrFactory } from "./options.js";
+import { pageSettings } from "./page_settings.js";
 import { Socket } from "./socket.js";
 
 export interface ConnectOptions extends SocketOptions {
-  /** Subprotocols, or a function that makes fresh ones for every attempt. */
+  /** Subprotocols, or a function that is called for them before every attempt. */
   protocols?: ValueOrFactory<string | string[]>;
 }
 
 /**
- * Open a socket with the settings that `{% tiderace_script %}` left in the page.
+ * Open a socket with the settings that `{% tiderace_script %}` wrote into the page.
  *
  * @param url Relative to the tag's `base`, or to the page. Default: the base itself.
- * @param options What differs from the page's settings.
+ * @param options Override the settings of the page.
  */
-export function connect(url: ValueOrFactory<string | URL> = "", options: ConnectOptions = {}): Socket {
-  const { topics, ...page } = settings("tiderace-config");
-  const { protocols, ...rest }: ConnectOptions = { ...page, ...options };
+export function connect(
+  url: ValueOrFactory<string | URL> = "",
+  options: ConnectOptions = {},
+): Socket {
+  const { topics, ...settings } = pageSettings("tiderace-config");
+  const { protocols, ...rest }: ConnectOptions = { ...settings, ...options };
   return new Socket(url, protocols, rest);
-}
-
-/** What a JSON element of the page says; nothing where there is no such element. */
-export function settings(id: string): Record<string, any> {
-  return JSON.parse(globalThis.document?.getElementById(id)?.textContent || "{}");
 }

@@ -1,48 +1,47 @@
-/**
- * The socket under a client: over WebSocket, or over HTTP where that does not pass.
- * Knows when to come back and over what; knows nothing of topics.
- */
+/** The socket of a client, over WebSocket or, where that does not pass, over HTTP. */
 
+import { CLOSE_TOO_BIG } from "./codes.js";
 import { Emulation } from "./emulation.js";
-import type { SocketOptions } from "./options.js";
+import type { SocketOptions, Transport } from "./options.js";
 import { Socket } from "./socket.js";
 
-export type Transport = "websocket" | "http_stream" | "sse";
-
-/** Where the transport that worked is remembered for the pages of this tab. */
-const MEMORY = "tiderace-transport";
-/** Attempts that the transport which worked has for itself before others are tried. */
-const LOYALTY = 3;
-/** Seconds of silence that are granted beyond the server's interval, in two halves. */
+/** Key in the tab's session storage under which the last transport that worked is kept. */
+const STORAGE_KEY = "tiderace-transport";
+/** Attempts with the transport that worked before the others are tried. */
+const PREFERRED_ATTEMPTS = 3;
+/** Seconds of silence beyond the server's ping interval before a ping, and again after it. */
 const GRACE = 5;
 
-export interface ConnectionHost {
+/** What a connection uses of its client. */
+export interface ConnectionContext {
   /** The transports to try, in order. */
   _transports(): Transport[];
-  /** What must be there before an attempt. */
+  /** Runs before an attempt; a rejection fails the attempt. */
   _prepare(): Promise<unknown>;
   /** The text with which a connection begins. */
-  _greet(): string;
+  _connectCommand(): string;
   /** A command that the server answers at once. */
-  _probe(): string;
+  _pingCommand(): string;
 }
 
 export class Connection extends Socket {
   /** The transport of the present attempt. */
   transport: Transport = "websocket";
-  #host: ConnectionHost;
+  #context: ConnectionContext;
   #emulation: Emulation | undefined;
-  /** The transports that this round of attempts has not tried yet. */
-  #left: Transport[] = [];
-  #best: string | null | undefined;
-  #failures = 0;
+  /** The transports that are not tried yet in this round of attempts. */
+  #untried: Transport[] = [];
+  /** The transport that worked last. */
+  #preferred: string | null | undefined;
+  /** Rounds of attempts since a transport worked. */
+  #rounds = 0;
 
-  constructor(url: string | URL, host: ConnectionHost, options: SocketOptions) {
-    const base = String(url).replace(/\/?$/, "/");
+  constructor(url: string | URL, context: ConnectionContext, options: SocketOptions) {
+    const prefix = String(url).replace(/\/?$/, "/");
     super(
       async () => {
-        await host._prepare();
-        return base + this.#choose();
+        await context._prepare();
+        return prefix + this.#chooseTransport();
       },
       [],
       {
@@ -51,63 +50,69 @@ export class Connection extends Socket {
         whenFull: "drop-newest",
         heartbeat: 0,
         heartbeatTimeout: GRACE,
-        heartbeatMessage: host._probe,
-        // 3500 to 3999 and 4500 to 4999 are final, and so is what is too long.
-        retryOn: ({ code }) => code !== 1009 && ![7, 9].includes(Math.floor(code / 500)),
+        heartbeatMessage: context._pingCommand,
+        // Final are 3500 to 3999, 4500 to 4999, and 1009: a frame was too long.
+        retryOn: ({ code }) => code !== CLOSE_TOO_BIG && ![7, 9].includes(Math.floor(code / 500)),
       },
     );
-    this.#host = host;
+    this.#context = context;
     this.addEventListener("open", () => {
-      if (!this.#emulation) this.send(host._greet());
+      if (!this.#emulation) this.send(context._connectCommand());
     });
   }
 
   /** @internal */
-  override _open(url: string, protocols: string | string[]): WebSocket {
-    const isNative = this.transport === "websocket";
-    this.#emulation = isNative
-      ? undefined
-      : new Emulation(this._options.window, url, this.#host._greet());
-    return isNative ? super._open(url, protocols) : (this.#emulation as unknown as WebSocket);
+  override _createSocket(url: string, protocols: string | string[]): WebSocket {
+    this.#emulation =
+      this.transport === "websocket"
+        ? undefined
+        : new Emulation(this._options.window, url, this.#context._connectCommand());
+    return (this.#emulation as unknown as WebSocket) ?? super._createSocket(url, protocols);
   }
 
-  /** @internal */
-  override _pause(code: number, attempt: number): number {
-    return this.#left.length ? 0 : super._pause(code, attempt);
+  /** @internal The next transport of a round is tried at once. */
+  override _reconnectDelay(code: number, attempt: number): number {
+    return this.#untried.length ? 0 : super._reconnectDelay(code, attempt);
   }
 
-  /** @internal Something came over this transport, so that it stays the first choice. */
-  _works(): void {
-    this.#left = [];
-    this.#failures = 0;
-    this.#best = this.transport;
+  /** @internal A frame came over this transport: prefer it from now on. */
+  _confirmTransport(): void {
+    this.#untried = [];
+    this.#rounds = 0;
+    this.#preferred = this.transport;
     try {
-      this._options.window.sessionStorage?.setItem(MEMORY, this.transport);
+      this._options.window.sessionStorage?.setItem(STORAGE_KEY, this.transport);
     } catch {
-      // A browser that refuses storage finds its transport anew on every page.
+      // Without storage, every page of the tab tries the transports again.
     }
   }
 
-  /** @internal The server welcomed this connection and will be heard every `ping` seconds. */
-  _welcome(ping: number, session: object): void {
+  /** @internal The server accepted the connection and sends a ping every `ping` seconds. */
+  _onConnected(ping: number, session: object): void {
     if (this.#emulation) this.#emulation._session = session;
     this._options.heartbeat = ping && ping + GRACE;
-    this._listen();
+    this._restartHeartbeat();
   }
 
-  #choose(): Transport {
+  #chooseTransport(): Transport {
     const { window } = this._options;
-    if (!this.#left.length) {
-      const known = { websocket: window.WebSocket, http_stream: window.fetch, sse: window.EventSource };
-      this.#left = this.#host._transports().filter((name) => known[name]);
+    if (!this.#untried.length) {
+      const available = {
+        websocket: window.WebSocket,
+        http_stream: window.fetch,
+        sse: window.EventSource,
+      };
+      this.#untried = this.#context._transports().filter((name) => available[name]);
       try {
-        this.#best ??= window.sessionStorage?.getItem(MEMORY);
+        this.#preferred ??= window.sessionStorage?.getItem(STORAGE_KEY);
       } catch {
         // As above.
       }
-      const best = this.#best as Transport;
-      if (this.#failures++ < LOYALTY && this.#left.includes(best)) this.#left = [best];
+      const preferred = this.#preferred as Transport;
+      if (this.#rounds++ < PREFERRED_ATTEMPTS && this.#untried.includes(preferred)) {
+        this.#untried = [preferred];
+      }
     }
-    return (this.transport = this.#left.shift()!);
+    return (this.transport = this.#untried.shift()!);
   }
 }

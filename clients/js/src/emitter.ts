@@ -1,9 +1,9 @@
-/**
- * An EventTarget that knows the types of its events.
- * Knows nothing of what happens.
- */
+/** An EventTarget with typed events. */
 
 type Listener<E> = ((event: E) => unknown) | { handleEvent(event: E): unknown } | null;
+
+/** Dispatches an event; `extra` are properties of the event beside `detail`. */
+export type Emit<Type extends string> = (type: Type, detail?: unknown, extra?: object) => void;
 
 export interface Emitter<Events> {
   addEventListener<K extends keyof Events & string>(
@@ -30,12 +30,7 @@ export interface Emitter<Events> {
 
 export class Emitter<Events> extends EventTarget {
   /** @internal */
-  _emit(type: keyof Events & string, detail: object, extra?: object): void {
+  readonly _emit: Emit<keyof Events & string> = (type, detail, extra) => {
     this.dispatchEvent(Object.assign(new CustomEvent(type, { detail }), extra));
-  }
-
-  /** @internal */
-  _error(error: unknown): void {
-    this.dispatchEvent(Object.assign(new Event("error"), { error }));
-  }
+  };
 }

@@ -1,26 +1,27 @@
 /**
- * A two-way connection made of plain HTTP, with as much of a WebSocket's shape as
- * `Socket` looks at: an endless response downstream, one POST after another upstream.
- * Knows neither commands nor replies, only lines of text.
+ * A two-way connection over HTTP: a streamed response downstream, one POST request after
+ * another upstream. It has the part of a WebSocket's interface that `Socket` uses.
  */
 
+import { CLOSE_ABNORMAL } from "./codes.js";
+import { encode } from "./encode.js";
 import type { Environment } from "./options.js";
 
 const JSON_BODY = { "Content-Type": "application/json" };
 
 export class Emulation {
   readyState = 0;
-  onopen: (() => void) | null = null;
-  onmessage: ((event: { data: string }) => void) | null = null;
-  onerror: (() => void) | null = null;
-  onclose: ((event: CloseEventInit) => void) | null = null;
-  /** @internal Which connection the POSTs belong to; the server said so at the start. */
+  declare onopen?: (() => void) | null;
+  declare onmessage?: ((event: { data: string }) => void) | null;
+  declare onerror?: (() => void) | null;
+  declare onclose?: ((event: CloseEventInit) => void) | null;
+  /** @internal The connection that the requests belong to, from the server's first reply. */
   _session: object | undefined;
   #window: Environment;
   #url: URL;
   #abort = new AbortController();
   #source: EventSource | undefined;
-  /** The POSTs so far: they overtake each other unless each waits for the last. */
+  /** The requests so far: each waits for the one before, else they could overtake it. */
   #posted: Promise<unknown> = Promise.resolve();
 
   /**
@@ -30,14 +31,14 @@ export class Emulation {
   constructor(window: Environment, url: string, first: string) {
     this.#window = window;
     this.#url = new URL(url.replace("ws", "http"));
-    if (url.endsWith("sse")) this.#listen(first);
-    else void this.#read(first);
+    if (url.endsWith("sse")) this.#openEventSource(first);
+    else void this.#readStream(first);
   }
 
   send(data: string): void {
     this.#posted = this.#posted
       .then(() => this.#post(new URL("emulation", this.#url), { ...this._session, data }))
-      .catch(() => this.#end());
+      .catch(() => this.#onEnd());
   }
 
   close(code = 1005): void {
@@ -48,33 +49,33 @@ export class Emulation {
     queueMicrotask(() => this.onclose?.({ code }));
   }
 
-  async #post(url: URL, body: unknown): Promise<Response> {
+  async #post(url: URL, body: string | object): Promise<Response> {
     const response = await this.#window.fetch!(url, {
       method: "POST",
       headers: JSON_BODY,
-      body: typeof body === "string" ? body : JSON.stringify(body),
+      body: encode(body),
       signal: this.#abort.signal,
     });
     if (!response.ok) throw response;
     return response;
   }
 
-  #listen(first: string): void {
+  #openEventSource(first: string): void {
     this.#url.searchParams.set("cf_connect", first);
     const source = new this.#window.EventSource!(this.#url.href);
     this.#source = source;
-    source.onopen = () => this.#open();
+    source.onopen = () => this.#onOpen();
     source.onmessage = ({ data }) => this.onmessage?.({ data });
-    source.onerror = () => this.#end();
+    source.onerror = () => this.#onEnd();
   }
 
-  async #read(first: string): Promise<void> {
+  async #readStream(first: string): Promise<void> {
     try {
       const response = await this.#post(this.#url, first);
       const reader = response.body!.getReader();
       const decoder = new TextDecoder();
       let rest = "";
-      this.#open();
+      this.#onOpen();
       for (;;) {
         const { done, value } = await reader.read();
         if (done) break;
@@ -84,18 +85,18 @@ export class Emulation {
         if (lines[0]) this.onmessage?.({ data: lines.join("\n") });
       }
     } catch {
-      // A request that failed is a connection that ended.
+      // A failed request is the end of the connection.
     }
-    this.#end();
+    this.#onEnd();
   }
 
-  #open(): void {
+  #onOpen(): void {
     this.readyState = 1;
     this.onopen?.();
   }
 
-  #end(): void {
+  #onEnd(): void {
     if (this.readyState < 3) this.onerror?.();
-    this.close(1006);
+    this.close(CLOSE_ABNORMAL);
   }
 }

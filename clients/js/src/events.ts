@@ -1,26 +1,26 @@
-/**
- * What a socket tells a page: its statuses and the shape of its events.
- * Types only; nothing of this is in the built file.
- */
+/** The states and events of sockets, clients and subscriptions. Types only. */
 
-/** What a badge in a page would show. */
+import type { Transport } from "./options.js";
+import type { ClientInfo, Publication } from "./protocol.js";
+
+/** The state of a socket, as a page would show it in a badge. */
 export type Status = "connecting" | "open" | "waiting" | "offline" | "closed";
 
-/** What a `state` event says. */
+/** The `detail` of a `state` event. */
 export interface StateDetail {
   status: Status;
-  /** Attempts since the last connection that lasted. */
+  /** Attempts since the last connection that was stable. */
   attempt: number;
   /** Seconds until the next attempt; 0 unless the status is "waiting". */
   delay: number;
 }
 
-/** A native close event that also says whether the socket comes back by itself. */
+/** A native close event, with whether the socket reconnects by itself. */
 export interface SocketCloseEvent extends CloseEvent {
   readonly willReconnect: boolean;
 }
 
-/** An error event; `error` is there when the browser's WebSocket was not its source. */
+/** An error event; without `error` it comes from the browser's WebSocket. */
 export interface SocketErrorEvent extends Event {
   readonly error?: unknown;
 }
@@ -36,5 +36,70 @@ export interface SocketEventMap {
   drop: CustomEvent<string | Blob>;
 }
 
-/** What `on<type>` holds. */
+/** The value of `on<type>`. */
 export type Handler<E> = ((this: any, event: E) => unknown) | null;
+
+export type ClientState = "connecting" | "connected" | "disconnected";
+
+/** The `detail` of a client's `state` event. */
+export interface ClientStateDetail extends StateDetail {
+  state: ClientState;
+}
+
+export type SubscriptionState = "subscribing" | "subscribed" | "unsubscribed";
+
+/** Why a state changed; code 0 is a call of the page. */
+export interface Reason {
+  code: number;
+  reason: string;
+}
+
+export interface Subscribed {
+  topic: string;
+  /** Whether nothing was missed since the position that was requested. */
+  recovered: boolean;
+  /** Whether a position was requested. */
+  wasRecovering: boolean;
+  data?: unknown;
+}
+
+type WithTopic<T> = CustomEvent<T & { topic: string }>;
+
+/** A publication: `data` is the message, and `detail` holds its other fields as well. */
+export interface PublicationEvent<T> extends WithTopic<Publication<T>> {
+  readonly data: T;
+}
+
+/** The events with a topic belong to subscriptions that the server made. */
+export interface ClientEvents {
+  state: CustomEvent<ClientStateDetail>;
+  connecting: CustomEvent<Reason>;
+  connected: CustomEvent<{ client: string; transport: Transport; data?: unknown }>;
+  disconnected: CustomEvent<Reason>;
+  /** A message of the server to this user or connection. */
+  message: CustomEvent<object> & { readonly data: any };
+  subscribed: CustomEvent<Subscribed>;
+  unsubscribed: WithTopic<Reason>;
+  publication: PublicationEvent<any>;
+  gap: CustomEvent<{ topic: string }>;
+  join: WithTopic<ClientInfo>;
+  leave: WithTopic<ClientInfo>;
+  error: SocketErrorEvent;
+}
+
+export interface SubscriptionEvents<T = any> {
+  publication: PublicationEvent<T>;
+  subscribing: CustomEvent<Reason>;
+  subscribed: CustomEvent<Subscribed>;
+  unsubscribed: CustomEvent<Reason>;
+  /** Publications may have been missed that do not come any more: load the state again. */
+  gap: CustomEvent<{ topic: string }>;
+  /** A client joined or left, as pushed by the server; `presence` is the list of all. */
+  join: WithTopic<ClientInfo>;
+  leave: WithTopic<ClientInfo>;
+  /** `presence` has one member more or one less, or was updated. */
+  joined: CustomEvent<ClientInfo>;
+  left: CustomEvent<ClientInfo>;
+  presence: CustomEvent<ReadonlyMap<string, ClientInfo>>;
+  error: Event & { readonly error: unknown };
+}

@@ -1,32 +1,32 @@
-/** The public door of the browser client. */
+/** The public names of the browser client. */
 
-export {
-  Client,
-  type ClientEvents,
-  type ClientOptions,
-  type ClientState,
-  type ClientStateDetail,
-} from "./client.js";
+export { Client } from "./client.js";
+export type { ClientOptions, SubscribeOptions } from "./client_options.js";
 export { connect, type ConnectOptions } from "./connect.js";
-export type { Transport } from "./connection.js";
 export { TopicError, UnauthorizedError } from "./errors.js";
 export type {
+  ClientEvents,
+  ClientState,
+  ClientStateDetail,
+  PublicationEvent,
+  Reason,
   SocketCloseEvent,
   SocketErrorEvent,
   SocketEventMap,
   StateDetail,
   Status,
+  Subscribed,
+  SubscriptionEvents,
+  SubscriptionState,
 } from "./events.js";
-export type { ValueOrFactory, SocketOptions, Environment, WhenFull } from "./options.js";
+export type {
+  Environment,
+  SocketOptions,
+  Transport,
+  ValueOrFactory,
+  WhenFull,
+} from "./options.js";
 export type { ClientInfo, History, HistoryOptions, Position, Publication } from "./protocol.js";
 export { Socket } from "./socket.js";
-export {
-  type PublicationEvent,
-  type Reason,
-  type SubscribeOptions,
-  type Subscribed,
-  Subscription,
-  type SubscriptionEvents,
-  type SubscriptionState,
-} from "./subscription.js";
+export { Subscription } from "./subscription.js";
 export { topics } from "./topics.js";

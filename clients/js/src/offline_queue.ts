@@ -1,66 +1,53 @@
-/**
- * What is sent while there is no connection: bounded in messages and in bytes.
- * Knows no socket; each message leaves once, sent or dropped.
- */
+/** Messages that are sent without a connection, bounded in number and in bytes. */
 
+import type { Frame } from "./encode.js";
 import type { SocketOptions } from "./options.js";
 
-export type Frame = string | Blob | BufferSource;
-
 export class OfflineQueue {
-  /** Bytes of the messages that wait. */
+  /** Bytes of the queued messages. */
   bytes = 0;
-  #waiting: [data: string | Blob, size: number][] = [];
+  #messages: [data: string | Blob, size: number][] = [];
   #options: Required<SocketOptions>;
-  #drop: (data: string | Blob) => void;
+  #onDrop: (data: string | Blob) => void;
 
-  constructor(options: Required<SocketOptions>, drop: (data: string | Blob) => void) {
+  /** @param onDrop Called with every message that leaves the queue without being sent. */
+  constructor(options: Required<SocketOptions>, onDrop: (data: string | Blob) => void) {
     this.#options = options;
-    this.#drop = drop;
+    this.#onDrop = onDrop;
   }
 
   /** @throws DOMException QuotaExceededError when full and the policy is "throw". */
   add(frame: Frame): void {
     const { queueLimit, queueSize, whenFull } = this.#options;
-    // A Blob measures text in UTF-8 and keeps bytes that the caller may overwrite.
+    // A Blob measures text in UTF-8, and copies bytes that the caller may overwrite.
     const blob = new Blob([frame]);
     const { size } = blob;
     const data = typeof frame === "string" ? frame : blob;
     const isFull = (): boolean =>
-      this.#waiting.length >= queueLimit || this.bytes + size > queueSize;
+      this.#messages.length >= queueLimit || this.bytes + size > queueSize;
     if (whenFull === "drop-oldest" && size <= queueSize) {
-      while (this.#waiting[0] && isFull()) this.#drop(this.take()!);
+      while (this.#messages[0] && isFull()) this.#onDrop(this.take()!);
     }
     if (!isFull()) {
-      this.#waiting.push([data, size]);
+      this.#messages.push([data, size]);
       this.bytes += size;
     } else if (whenFull === "throw") {
       throw new DOMException(
-        `the offline queue is full (${this.#waiting.length} messages, ${this.bytes} bytes)`,
+        `the offline queue is full (${this.#messages.length} messages, ${this.bytes} bytes)`,
         "QuotaExceededError",
       );
-    } else this.#drop(data);
+    } else this.#onDrop(data);
   }
 
-  /** The oldest message, which is no longer in the queue. */
+  /** Remove and return the oldest message. */
   take(): string | Blob | undefined {
-    const [data, size] = this.#waiting.shift() ?? [undefined, 0];
+    const [data, size] = this.#messages.shift() ?? [undefined, 0];
     this.bytes -= size;
     return data;
   }
 
-  /** Give up what still waits. */
+  /** Drop every message. */
   clear(): void {
-    while (this.#waiting[0]) this.#drop(this.take()!);
+    while (this.#messages[0]) this.#onDrop(this.take()!);
   }
-}
-
-/** @throws TypeError when the data has no JSON form. */
-export function encode(data: unknown): Frame {
-  if (data instanceof Blob || data instanceof ArrayBuffer || ArrayBuffer.isView(data)) {
-    return data as Blob | BufferSource;
-  }
-  const text = typeof data === "string" ? data : JSON.stringify(data);
-  if (text === undefined) throw new TypeError(`cannot send ${typeof data}: it has no JSON form`);
-  return text;
 }

@@ -1,19 +1,19 @@
-/**
- * What a socket can be told, and what it does when it is told nothing.
- * Knows no socket: only names, units and defaults.
- */
+/** The options of a socket and their defaults. */
 
-/** A value, or a function that makes a fresh one for every attempt. */
+/** A value, or a function that is called for a new value before every attempt. */
 export type ValueOrFactory<T> = T | (() => T | Promise<T>);
 
 /** What happens to a message that finds the offline queue full. */
 export type WhenFull = "throw" | "drop-oldest" | "drop-newest";
 
+/** What carries a client's connection. */
+export type Transport = "websocket" | "http_stream" | "sse";
+
 /**
- * The part of a browser's global object that a socket uses.
+ * The part of a browser's global object that the client uses.
  *
- * A test hands in its own, with a clock it moves by hand; nothing else in the
- * module reads a global clock, a global random number or a global event.
+ * A test passes its own, with a clock that it controls: no module reads a global clock,
+ * random number or event except through this object.
  */
 export interface Environment {
   WebSocket: new (url: string, protocols?: string | string[]) => WebSocket;
@@ -34,15 +34,15 @@ export interface Environment {
 
 /** Every time is in seconds, as in the template tag. */
 export interface SocketOptions {
-  /** What relative URLs are relative to. Default: the page. */
+  /** The base of relative URLs. Default: the page. */
   base?: string;
-  /** The shortest pause before an attempt. Default 0.5. */
+  /** The shortest delay before an attempt. Default 0.5. */
   minDelay?: number;
-  /** The longest pause before an attempt. Default 20. */
+  /** The longest delay before an attempt. Default 20. */
   maxDelay?: number;
-  /** Attempts in a row before the socket closes for good. Default: no limit. */
+  /** Attempts in a row before the socket closes and stays closed. Default: no limit. */
   maxAttempts?: number;
-  /** How long a connection must last before the pauses start small again. Default 5. */
+  /** How long a connection must last before delays start small again. Default 5. */
   stableAfter?: number;
   /** How long one attempt may take, the URL function included; 0: no limit. Default 10. */
   connectTimeout?: number;
@@ -50,20 +50,20 @@ export interface SocketOptions {
   heartbeat?: number;
   /** How long the server may take to send any frame after a heartbeat. Default 10. */
   heartbeatTimeout?: number;
-  /** What is sent as a heartbeat, or a function that makes it. Default `{type: "ping"}`. */
+  /** The message of a heartbeat, or a function that returns it. Default `{type: "ping"}`. */
   heartbeatMessage?: unknown;
   /**
-   * Which closures are followed by a new attempt. By default all but 1000 and
-   * 4000-4999; a list names further codes that are, a function decides alone.
+   * The closures after which the socket reconnects. By default all but 1000 and 4000-4999;
+   * a list adds codes, a function decides for every closure.
    */
   retryOn?: readonly number[] | ((event: CloseEvent) => boolean);
-  /** Messages the offline queue holds. Default 100. */
+  /** Messages that the offline queue holds. Default 100. */
   queueLimit?: number;
-  /** Bytes the offline queue holds. Default 1048576. */
+  /** Bytes that the offline queue holds. Default 1048576. */
   queueSize?: number;
   /** What happens to a message that finds the queue full. Default "throw". */
   whenFull?: WhenFull;
-  /** The global object to live in. Default `globalThis`. */
+  /** The global object to use. Default `globalThis`. */
   window?: Environment;
 }
 
@@ -85,21 +85,20 @@ export const DEFAULTS: Required<SocketOptions> = {
 };
 
 /**
- * The options as one complete record.
+ * Return the options, with the defaults of those that are not given.
  *
- * @throws TypeError for a name that is not an option: a misspelt `maxdelay`
- *   would otherwise leave the default in force without a word.
+ * @throws TypeError for a name that is not an option, as in a misspelt `maxdelay`.
  */
 export function resolveOptions<T extends object = Required<SocketOptions>>(
   options: object,
   defaults: T = DEFAULTS as unknown as T,
 ): T {
-  const known: Record<string, unknown> = { ...(defaults as Record<string, unknown>) };
+  const resolved: Record<string, unknown> = { ...(defaults as Record<string, unknown>) };
   for (const [name, value] of Object.entries(options)) {
     if (!(name in defaults)) {
       throw new TypeError(`unknown option "${name}"; known: ${Object.keys(defaults).join(", ")}`);
     }
-    if (value !== undefined) known[name] = value;
+    if (value !== undefined) resolved[name] = value;
   }
-  return known as T;
+  return resolved as T;
 }

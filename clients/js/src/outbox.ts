@@ -1,81 +1,83 @@
 /**
- * Publications on their way: each is kept, and repeated under one key, until it is
- * acknowledged. Knows no topics; bounded while there is no connection.
+ * Publications that are not acknowledged: repeated under one key until they are, and
+ * bounded while they wait for a connection.
  */
 
+import { LOST, TOO_MANY_REQUESTS } from "./codes.js";
+import type { CommandQueue, ReplyHandler } from "./command_queue.js";
+import { encode } from "./encode.js";
+import { TopicError } from "./errors.js";
+import type { SocketOptions } from "./options.js";
 import { Timer } from "./timer.js";
-import type { Client } from "./client.js";
-import { LOST, TopicError } from "./errors.js";
-import { encode } from "./offline_queue.js";
-import type { Answer } from "./token_manager.js";
 
-/** Seconds for which the server remembers a key, less some for the way. */
-const REMEMBERED = 280;
-const TOO_MANY = 111;
+/** Seconds in which a publication may be repeated: the server keeps a key for 300. */
+const REPEATABLE = 280;
 
 interface Entry {
   _topic: string;
-  _body: string;
+  _params: string;
   _size: number;
-  _resolve(): void;
-  _reject(error: unknown): void;
-  /** Whether it is on its way on the present connection. */
+  /** Fulfils or rejects the promise of the publication. */
+  _done(error: unknown): void;
+  /** Whether it was sent on the present connection. */
   _isSent?: boolean;
-  /** When it was sent first. */
-  _since?: number;
+  /** When it was sent first, in milliseconds. */
+  _sentAt?: number;
 }
 
 export class Outbox {
-  #client: Client<any>;
+  #commands: CommandQueue;
+  #options: Required<SocketOptions>;
   #timer: Timer;
-  /** Not acknowledged, oldest first. */
+  /** Oldest first. */
   #entries = new Set<Entry>();
   #bytes = 0;
-  #prefix = crypto.getRandomValues(new Uint32Array(4)).join("");
-  #serial = 0;
+  #keyPrefix = crypto.getRandomValues(new Uint32Array(4)).join("");
+  #lastKey = 0;
   /** Refusals in a row because of a rate limit. */
   #refusals = 0;
   #isPaused = false;
 
-  constructor(client: Client<any>) {
-    this.#client = client;
-    this.#timer = new Timer(client._options);
+  constructor(commands: CommandQueue, options: Required<SocketOptions>) {
+    this.#commands = commands;
+    this.#options = options;
+    this.#timer = new Timer(options);
   }
 
-  /** @internal */
-  _add(topic: string, data: unknown): Promise<void> {
+  /** @internal Publish now or when the topic is ready; resolves when it is acknowledged. */
+  _publish(topic: string, data: unknown): Promise<void> {
     return new Promise((resolve, reject) => {
-      encode(data); // which refuses what has no JSON form
-      const key = `${this.#prefix}-${++this.#serial}`;
-      const body = JSON.stringify({ method: "$publish", data: { channel: topic, data, key } });
-      const { size } = new Blob([body]);
-      if (this.#isPaused || !this.#client._ready(topic)) this.#makeRoom(size);
+      if (this.#commands._refusal) throw this.#commands._refusal;
+      encode(data); // throws where there is no JSON form
+      const key = `${this.#keyPrefix}-${++this.#lastKey}`;
+      const params = JSON.stringify({ method: "$publish", data: { channel: topic, data, key } });
+      const { size } = new Blob([params]);
+      if (this.#isPaused || !this.#commands._isReady(topic)) this.#makeRoom(size);
       this.#entries.add({
         _topic: topic,
-        _body: body,
+        _params: params,
         _size: size,
-        _resolve: resolve,
-        _reject: reject,
+        _done: (error) => (error ? reject(error) : resolve()),
       });
       this.#bytes += size;
       this._flush();
     });
   }
 
-  /** @internal Send what is not on its way. */
+  /** @internal Send the entries that are ready. */
   _flush(): void {
-    const now = (this.#client._options.window.Date ?? Date).now();
+    const now = (this.#options.window.Date ?? Date).now();
     for (const entry of this.#entries) {
-      if (this.#isPaused || entry._isSent || !this.#client._ready(entry._topic)) continue;
-      entry._since ??= now;
-      if (now - entry._since > REMEMBERED * 1e3) {
-        const message = "not acknowledged in time to repeat it; it may have been delivered";
+      if (this.#isPaused || entry._isSent || !this.#commands._isReady(entry._topic)) continue;
+      entry._sentAt ??= now;
+      if (now - entry._sentAt > REPEATABLE * 1e3) {
+        const message = "not acknowledged in time; it may have been delivered";
         this.#settle(entry, new TopicError(LOST, message));
       } else this.#send(entry);
     }
   }
 
-  /** @internal Give up what is not acknowledged. */
+  /** @internal Reject every entry. */
   _clear(error: unknown): void {
     this.#timer._stop();
     this.#isPaused = false;
@@ -84,19 +86,21 @@ export class Outbox {
 
   #send(entry: Entry): void {
     entry._isSent = true;
-    const done: Answer = (error) => {
-      if (error?.code !== LOST && error?.code !== TOO_MANY) return this.#settle(entry, error);
+    const done: ReplyHandler = (error) => {
+      if (error?.code !== LOST && error?.code !== TOO_MANY_REQUESTS) {
+        return this.#settle(entry, error);
+      }
       entry._isSent = false;
-      if (error.code === TOO_MANY) this.#wait();
+      if (error.code === TOO_MANY_REQUESTS) this.#pause();
     };
-    // Without a deadline: an answer comes, or the connection goes.
-    this.#client._ask("rpc", entry._body, done, 0);
+    // Without a timeout: either a reply comes or the connection is lost.
+    this.#commands._send("rpc", entry._params, done, 0);
   }
 
-  #wait(): void {
+  #pause(): void {
     if (this.#isPaused) return;
     this.#isPaused = true;
-    this.#timer._retry(this.#refusals++, () => {
+    this.#timer._setBackoff(this.#refusals++, () => {
       this.#isPaused = false;
       this._flush();
     });
@@ -105,14 +109,13 @@ export class Outbox {
   #settle(entry: Entry, error?: unknown): void {
     this.#entries.delete(entry);
     this.#bytes -= entry._size;
-    if (error) return entry._reject(error);
-    this.#refusals = 0;
-    entry._resolve();
+    if (!error) this.#refusals = 0;
+    entry._done(error);
   }
 
-  /** @throws DOMException QuotaExceededError when there is none. */
+  /** @throws DOMException QuotaExceededError when there is no room. */
   #makeRoom(size: number): void {
-    const { queueLimit, queueSize, whenFull } = this.#client._options;
+    const { queueLimit, queueSize, whenFull } = this.#options;
     for (;;) {
       if (this.#entries.size < queueLimit && this.#bytes + size <= queueSize) return;
       const error = new DOMException(

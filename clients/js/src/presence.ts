@@ -1,118 +1,125 @@
 /**
- * Who is in a topic: snapshots and the news between them, merged as a set.
- * Relies on ids that are never reused: who was seen leaving never comes back.
+ * The members of a topic: snapshots, and the joins and leaves between them, merged as a set.
+ * Client ids are never reused: a member that left does not come back.
  */
 
-import { Timer } from "./timer.js";
-import type { Client } from "./client.js";
+import type { CommandQueue } from "./command_queue.js";
+import type { Emit } from "./emitter.js";
 import type { TopicError } from "./errors.js";
-import type { Subscription } from "./subscription.js";
 import type { ClientInfo, Push } from "./protocol.js";
+import { Timer, type TimerOptions } from "./timer.js";
 
-/** Seconds between snapshots, which bring back whatever a lost message took. */
+/** Seconds between snapshots, which repair what a lost push left wrong. */
 const INTERVAL = 60;
-/** Seconds by which the clients of a room spread. */
-const SPREAD = 6;
+/** Seconds over which the snapshots of a topic's clients are spread. */
+const JITTER = 6;
 /**
- * How many of a room ask in a second, when much has changed at once: what each is answered
- * is as long as the room is large.
+ * Snapshots per second that all clients of a topic request after a mass change: the size of
+ * a snapshot grows with the number of members.
  */
-const ASKING = 20;
+const SNAPSHOT_RATE = 20;
+
+export interface PresenceConfig {
+  _commands: CommandQueue;
+  _options: TimerOptions;
+  _topic: string;
+  _emit: Emit<"joined" | "left" | "presence" | "error">;
+}
 
 export class Presence {
   /** @internal */
   readonly _members = new Map<string, ClientInfo>();
-  #client: Client<any>;
-  #room: Subscription<any>;
+  #config: PresenceConfig;
   #timer: Timer;
-  /** Joined since the snapshot was asked for, which may not name them yet. */
+  /** Joined since the latest request of a snapshot, which may not contain them yet. */
   #joined = new Set<string>();
-  /** Whether much has changed since then. */
-  #stale = false;
-  /** Left, and not yet confirmed by a snapshot that does not name them. */
+  /** Left, and not yet confirmed by a snapshot without them. */
   #left = new Set<string>();
+  /** Whether there was a mass change since the latest request. */
+  #isStale = false;
+  /** Changes when requests on their way become void. */
+  #generation = 0;
 
-  constructor(client: Client<any>, room: Subscription<any>) {
-    this.#client = client;
-    this.#room = room;
-    this.#timer = new Timer(client._options);
+  constructor(config: PresenceConfig) {
+    this.#config = config;
+    this.#timer = new Timer(config._options);
   }
 
-  /** @internal Ask for a snapshot: in the frame of `subscribe`, and regularly. */
-  _ask = (): void => {
+  /** @internal Request a snapshot now and then regularly, until `_stop()`. */
+  _request = (): void => {
+    const generation = this.#generation;
     this.#joined.clear();
-    this.#stale = false;
-    this.#client._ask(
+    this.#isStale = false;
+    this.#config._commands._send(
       "presence",
-      { channel: this.#room.topic },
+      { channel: this.#config._topic },
       (error?: TopicError, result?: { presence?: Record<string, ClientInfo> }) => {
-        // Answers come in order, so this one is of the subscription that holds.
-        if (this.#room.state !== "subscribed") return;
-        if (error) this.#room._error(error);
+        if (generation !== this.#generation) return;
+        if (error) this.#config._emit("error", null, { error });
         else this.#merge(new Map(Object.entries(result!.presence ?? {})));
         if (error && !error.temporary) return;
-        // Unless it is to be asked sooner.
-        if (!this.#stale) this.#askIn(INTERVAL, SPREAD);
+        // After a mass change the timer is set already, to an earlier time.
+        if (!this.#isStale) this.#schedule(INTERVAL, JITTER);
       },
     );
   };
 
-  #askIn(least: number, spread: number): void {
-    const chance = this.#client._options.window.Math.random();
-    this.#timer._set(least + spread * chance, this._ask);
-  }
-
   /** @internal */
-  _push({ join, leave, changed }: Push): void {
+  _onPush({ join, leave, changed }: Push): void {
     if (changed) {
-      this.#stale = true;
-      return this.#askIn(0, Math.min(INTERVAL, this._members.size / ASKING));
+      this.#isStale = true;
+      this.#schedule(0, Math.min(INTERVAL, this._members.size / SNAPSHOT_RATE));
     }
-    const { info } = (join ?? leave)!;
-    const id = info.client;
+    if (join) {
+      this.#joined.add(join.info.client);
+      if (this.#add(join.info.client, join.info)) this.#emitPresence();
+    }
     if (leave) {
-      this.#left.add(id);
-      if (!this.#remove(id, this._members.get(id))) return;
-    } else {
-      this.#joined.add(id);
-      if (!this.#add(id, info)) return;
+      this.#left.add(leave.info.client);
+      if (this.#remove(leave.info.client)) this.#emitPresence();
     }
-    this.#changed();
   }
 
-  /** @internal No snapshot is waited for any more. */
+  /** @internal Ignore the replies on their way and request no more snapshots. */
   _stop(): void {
+    this.#generation++;
     this.#timer._stop();
   }
 
-  /** @internal The topic is left. */
+  /** @internal */
   _clear(): void {
     this._members.clear();
     this.#left.clear();
   }
 
+  #schedule(delay: number, jitter: number): void {
+    const chance = this.#config._options.window.Math.random();
+    this.#timer._set(delay + jitter * chance, this._request);
+  }
+
   #merge(snapshot: Map<string, ClientInfo>): void {
     for (const id of this.#left) if (!snapshot.has(id)) this.#left.delete(id);
-    for (const [id, info] of this._members) {
-      if (!snapshot.has(id) && !this.#joined.has(id)) this.#remove(id, info);
+    for (const id of this._members.keys()) {
+      if (!snapshot.has(id) && !this.#joined.has(id)) this.#remove(id);
     }
     for (const [id, info] of snapshot) this.#add(id, info);
-    this.#changed();
+    this.#emitPresence();
   }
 
   #add(id: string, info: ClientInfo): boolean {
     if (this.#left.has(id) || this._members.has(id)) return false;
     this._members.set(id, info);
-    this.#room._emit("joined", info);
+    this.#config._emit("joined", info);
     return true;
   }
 
-  #remove(id: string, info: ClientInfo | undefined): boolean {
-    if (info) this.#room._emit("left", info);
+  #remove(id: string): boolean {
+    const info = this._members.get(id);
+    if (info) this.#config._emit("left", info);
     return this._members.delete(id);
   }
 
-  #changed(): void {
-    this.#room._emit("presence", this._members);
+  #emitPresence(): void {
+    this.#config._emit("presence", this._members);
   }
 }

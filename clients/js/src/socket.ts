@@ -1,8 +1,9 @@
-/**
- * One WebSocket that comes back: a drop-in for the browser's, for any consumer.
- * Knows nothing of what the messages mean, of topics, or of Django.
- */
+/** A WebSocket that reconnects: a replacement for the browser's, for any consumer. */
 
+import { backoffDelay, shouldReconnect } from "./backoff.js";
+import { CLOSE_ABNORMAL, CLOSE_DRAIN, CLOSE_GOING_AWAY, CLOSE_SERVICE_RESTART } from "./codes.js";
+import { Emitter } from "./emitter.js";
+import { encode } from "./encode.js";
 import type {
   Handler,
   SocketCloseEvent,
@@ -11,53 +12,33 @@ import type {
   StateDetail,
   Status,
 } from "./events.js";
-import { resolveOptions, type ValueOrFactory, type SocketOptions } from "./options.js";
-import { encode, OfflineQueue } from "./offline_queue.js";
-import { shouldReconnect, backoffDelay } from "./backoff.js";
+import { OfflineQueue } from "./offline_queue.js";
+import { resolveOptions, type SocketOptions, type ValueOrFactory } from "./options.js";
+import { Timer } from "./timer.js";
 
 const HANDLERS = ["open", "message", "close", "error", "state", "drop"] as const;
 const PAGE_EVENTS = ["online", "offline", "pagehide", "pageshow", "visibilitychange"] as const;
-// A laptop in a tunnel says it is offline, and still reaches itself.
+// The machine itself is reachable without a network.
 const LOOPBACK = /^\w+:..(localhost|127\.|\[::1])/;
 
-/** Async, so that a function that throws at once is a rejection like any other. */
-const fresh = async <T>(value: ValueOrFactory<T>): Promise<T> =>
+/** Async, so that a function that throws is a rejection. */
+const resolveValue = async <T>(value: ValueOrFactory<T>): Promise<T> =>
   typeof value === "function" ? (value as () => T | Promise<T>)() : value;
 
 export interface Socket {
-  // Read as a WebSocket's, so that a Socket fits where one is asked for.
+  // Read as a WebSocket's, so that a Socket can be passed where a WebSocket is expected.
   get onclose(): Handler<CloseEvent>;
   set onclose(handler: Handler<SocketCloseEvent>);
-  addEventListener<K extends keyof SocketEventMap>(
-    type: K,
-    listener: ((this: Socket, event: SocketEventMap[K]) => unknown) | null,
-    options?: boolean | AddEventListenerOptions,
-  ): void;
-  addEventListener(
-    type: string,
-    listener: EventListenerOrEventListenerObject | null,
-    options?: boolean | AddEventListenerOptions,
-  ): void;
-  removeEventListener<K extends keyof SocketEventMap>(
-    type: K,
-    listener: ((this: Socket, event: SocketEventMap[K]) => unknown) | null,
-    options?: boolean | EventListenerOptions,
-  ): void;
-  removeEventListener(
-    type: string,
-    listener: EventListenerOrEventListenerObject | null,
-    options?: boolean | EventListenerOptions,
-  ): void;
 }
 
 /**
- * A WebSocket that comes back.
+ * A WebSocket that reconnects.
  *
- * It has the browser's interface and adds a `status`, a bounded queue for what
- * is sent while there is no connection, and `reconnect()`. Delivery is at most
- * once: nothing is sent twice, and what a broken connection had taken may be lost.
+ * It has the browser's interface and adds `status`, a bounded queue for messages that are
+ * sent without a connection, and `reconnect()`. Delivery is at most once: nothing is sent
+ * twice, and messages on a connection that is lost may be lost with it.
  */
-export class Socket extends EventTarget {
+export class Socket extends Emitter<SocketEventMap> {
   static readonly CONNECTING = 0;
   static readonly OPEN = 1;
   static readonly CLOSING = 2;
@@ -73,7 +54,7 @@ export class Socket extends EventTarget {
   declare onstate: Handler<CustomEvent<StateDetail>>;
   declare ondrop: Handler<CustomEvent<string | Blob>>;
 
-  /** @internal What a subclass may change while the socket lives. */
+  /** @internal A subclass may change them at any time. */
   readonly _options: Required<SocketOptions>;
   #source: ValueOrFactory<string | URL>;
   #protocols: ValueOrFactory<string | string[]>;
@@ -82,14 +63,14 @@ export class Socket extends EventTarget {
   #binaryType: BinaryType = "blob";
   #native: WebSocket | undefined;
   #queue: OfflineQueue;
-  /** Attempts since the last connection that lasted. */
+  /** Attempts since the last connection that was stable. */
   #attempt = 0;
   #openedAt = 0;
-  /** The one timer: attempt, connect deadline, silence and reply never overlap. */
-  #timer: unknown;
-  /** Changes whenever an attempt becomes void, so that a late answer is noticed. */
+  /** For the next attempt, the connect timeout, the heartbeat and its reply: one at a time. */
+  #timer: Timer;
+  /** Changes when an attempt on its way becomes void. */
   #generation = 0;
-  #closing = false;
+  #isClosing = false;
 
   /**
    * @param url Absolute, or relative to the page (`"/ws/chat/"`); http and https
@@ -106,15 +87,14 @@ export class Socket extends EventTarget {
     this.#source = url;
     this.#protocols = protocols;
     this._options = resolveOptions(options);
-    this.#queue = new OfflineQueue(this._options, (detail) => {
-      this.dispatchEvent(new CustomEvent("drop", { detail }));
-    });
-    for (const type of HANDLERS) this.#offer(type);
-    if (typeof url !== "function") this.#resolve(url);
+    this.#timer = new Timer(this._options);
+    this.#queue = new OfflineQueue(this._options, (data) => this._emit("drop", data));
+    for (const type of HANDLERS) this.#defineHandler(type);
+    if (typeof url !== "function") this.#resolveUrl(url);
     this.reconnect();
   }
 
-  /** The address of the latest attempt; empty until a URL function has answered. */
+  /** The address of the latest attempt; empty until a URL function has returned one. */
   get url(): string {
     return this.#url;
   }
@@ -123,10 +103,10 @@ export class Socket extends EventTarget {
     return this.#status as Status;
   }
 
-  /** As of a WebSocket; CONNECTING (0) also while the socket waits to come back. */
+  /** As of a WebSocket; CONNECTING (0) also while the socket waits to reconnect. */
   get readyState(): 0 | 1 | 2 | 3 {
     const status = this.#status;
-    return status === "closed" ? 3 : this.#closing ? 2 : status === "open" ? 1 : 0;
+    return status === "closed" ? 3 : this.#isClosing ? 2 : status === "open" ? 1 : 0;
   }
 
   get protocol(): string {
@@ -137,7 +117,7 @@ export class Socket extends EventTarget {
     return this.#native?.extensions ?? "";
   }
 
-  /** Bytes not yet given to the network, those of the offline queue included. */
+  /** Bytes that are not sent yet, those of the offline queue included. */
   get bufferedAmount(): number {
     return this.#queue.bytes + (this.#native?.bufferedAmount ?? 0);
   }
@@ -154,11 +134,11 @@ export class Socket extends EventTarget {
   /**
    * Send now, or as soon as the socket is open again.
    *
-   * Strings and binary data go as they are, anything else as JSON. A queued
-   * message is handed to one connection, once, in order; a message that was in
-   * flight when a connection broke may be lost and is not repeated.
+   * Strings and binary data are sent as they are, anything else as JSON. Queued messages
+   * are sent once, in order; a message that was on its way when the connection was lost may
+   * be lost and is not repeated.
    *
-   * @throws DOMException InvalidStateError after the socket closed for good,
+   * @throws DOMException InvalidStateError after the socket is closed,
    *   QuotaExceededError when the queue is full and `whenFull` is "throw".
    * @throws TypeError when the data has no JSON form.
    */
@@ -173,9 +153,9 @@ export class Socket extends EventTarget {
   }
 
   /**
-   * Close for good. What is still queued is dropped, with a `drop` event each.
+   * Close, and do not reconnect. What is still queued is dropped, with a `drop` event each.
    *
-   * @throws DOMException InvalidAccessError for a code a page may not send.
+   * @throws DOMException InvalidAccessError for a code that a page may not send.
    */
   close(code?: number, reason?: string): void {
     if (code !== undefined && code !== 1000 && !(code >= 3000 && code < 5000)) {
@@ -184,26 +164,28 @@ export class Socket extends EventTarget {
     if (this.readyState > 1) return;
     const native = this.#native;
     native?.close(code, reason);
-    this.#closing = true;
-    this.#arm(0);
+    this.#isClosing = true;
+    this.#timer._stop();
     if (!native) {
-      this.#release();
-      this.#arm(1e-3, () => this.#lost({ code: code ?? 1005, reason: reason ?? "", wasClean: true }));
+      this.#discard();
+      this.#timer._set(0, () =>
+        this.#onClose({ code: code ?? 1005, reason: reason ?? "", wasClean: true }),
+      );
     }
   }
 
-  /** Connect now, with a new connection and a count from zero; also after `close()`. */
+  /** Connect now, with a new connection and attempts counted from 0; also after `close()`. */
   reconnect(): void {
     const { window } = this._options;
-    for (const type of PAGE_EVENTS) window.addEventListener?.(type, this.#onPage);
-    this.#closing = false;
+    for (const type of PAGE_EVENTS) window.addEventListener?.(type, this.#onPageEvent);
+    this.#isClosing = false;
     this.#attempt = 0;
-    if (this.#status === "open") this.#leave("reconnect() was called");
+    if (this.#status === "open") this.#suspend("reconnect() was called");
     this.#start();
   }
 
-  /** `on<type>`, which keeps its place among the listeners as HTML asks. */
-  #offer(type: keyof SocketEventMap): void {
+  /** Define `on<type>`, which keeps its place among the listeners, as in HTML. */
+  #defineHandler(type: keyof SocketEventMap): void {
     let handler: Handler<Event> = null;
     const call = (event: Event): unknown => handler!.call(this, event);
     Object.defineProperty(this, `on${type}`, {
@@ -217,11 +199,11 @@ export class Socket extends EventTarget {
   }
 
   /** @internal */
-  _open(url: string, protocols: string | string[]): WebSocket {
+  _createSocket(url: string, protocols: string | string[]): WebSocket {
     return new this._options.window.WebSocket(url, protocols);
   }
 
-  #resolve(url: string | URL): string {
+  #resolveUrl(url: string | URL): string {
     const { base, window } = this._options;
     const page = window.location?.href;
     const address = new URL(url, base ? new URL(base, page) : page);
@@ -230,24 +212,23 @@ export class Socket extends EventTarget {
     return (this.#url = address.href);
   }
 
-  #arm(seconds: number, callback?: () => void): void {
-    const { window } = this._options;
-    window.clearTimeout(this.#timer as never);
-    if (callback && seconds) this.#timer = window.setTimeout(callback, seconds * 1e3);
+  /** Set the timer; 0: never. */
+  #setTimeout(seconds: number, callback: () => void): void {
+    this.#timer._stop();
+    if (seconds) this.#timer._set(seconds, callback);
   }
 
-  #become(status: Status, delay = 0): void {
+  #setStatus(status: Status, delay = 0): void {
     if (this.#status === status) return;
     this.#status = status;
-    const detail = { status, attempt: this.#attempt, delay };
-    this.dispatchEvent(new CustomEvent("state", { detail }));
+    this._emit("state", { status, attempt: this.#attempt, delay });
   }
 
-  /** Make the present attempt or connection void. */
-  #release(): void {
+  /** Drop the present attempt or connection, without an event. */
+  #discard(): void {
     const native = this.#native;
     this.#generation++;
-    this.#arm(0);
+    this.#timer._stop();
     this.#native = undefined;
     if (native) {
       native.onopen = native.onmessage = native.onerror = native.onclose = null;
@@ -257,136 +238,139 @@ export class Socket extends EventTarget {
 
   #start = (): void => {
     const { connectTimeout } = this._options;
-    this.#release();
-    if (this.#isOffline()) return this.#become("offline");
-    this.#arm(connectTimeout, () => this._fail(`no connection within ${connectTimeout} s`));
-    void this.#dial(this.#generation);
-    this.#become("connecting");
+    this.#discard();
+    if (this.#isOffline()) return this.#setStatus("offline");
+    this.#setTimeout(connectTimeout, () => this._fail(`no connection within ${connectTimeout} s`));
+    void this.#connect(this.#generation);
+    this.#setStatus("connecting");
   };
 
-  async #dial(generation: number): Promise<void> {
-    let fatal = false;
+  async #connect(generation: number): Promise<void> {
+    let isFinal = false;
     try {
-      const [url, protocols] = await Promise.all([fresh(this.#source), fresh(this.#protocols)]);
+      const [url, protocols] = await Promise.all([
+        resolveValue(this.#source),
+        resolveValue(this.#protocols),
+      ]);
       if (generation !== this.#generation) return;
-      // What the constructor refuses now, it would refuse at every attempt.
-      fatal = true;
-      const native = this._open(this.#resolve(url), protocols);
+      // A URL that the constructor refuses now is refused at every attempt.
+      isFinal = true;
+      const native = this._createSocket(this.#resolveUrl(url), protocols);
       this.#native = native;
       native.binaryType = this.#binaryType;
-      native.onopen = () => this.#opened(native);
+      native.onopen = () => this.#onOpen(native);
       native.onmessage = ({ data, origin }) => {
-        this._listen();
+        this._restartHeartbeat();
         this.dispatchEvent(new MessageEvent("message", { data, origin }));
       };
       native.onerror = () => this.dispatchEvent(new Event("error"));
-      native.onclose = (event) => this.#lost(event);
+      native.onclose = (event) => this.#onClose(event);
     } catch (error) {
-      if (generation === this.#generation) this._fail(error, fatal);
+      if (generation === this.#generation) this._fail(error, isFinal);
     }
   }
 
-  #opened(native: WebSocket): void {
+  #onOpen(native: WebSocket): void {
     this.#openedAt = this._options.window.performance.now();
-    this._listen();
-    this.#become("open");
-    // Before the queue: what an `open` listener sends (a login, a join) goes first.
+    this._restartHeartbeat();
+    this.#setStatus("open");
+    // Before the queue: what an `open` listener sends (a login, a join) is sent first.
     this.dispatchEvent(new Event("open"));
-    let waiting: string | Blob | undefined;
-    while (native.readyState === 1 && (waiting = this.#queue.take()) !== undefined) {
-      native.send(waiting);
+    let message: string | Blob | undefined;
+    while (native.readyState === 1 && (message = this.#queue.take()) !== undefined) {
+      native.send(message);
     }
   }
 
-  /** @internal The far side has just been heard. */
-  _listen(): void {
-    this.#arm(this._options.heartbeat, this.#beat);
+  /** @internal The server has just sent a frame. */
+  _restartHeartbeat(): void {
+    this.#setTimeout(this._options.heartbeat, this.#sendHeartbeat);
   }
 
-  #beat = (): void => {
+  #sendHeartbeat = (): void => {
     const { heartbeat, heartbeatMessage, heartbeatTimeout } = this._options;
     if (!heartbeat || this.#native?.readyState !== 1) return;
     this.#native.send(
       encode(typeof heartbeatMessage === "function" ? heartbeatMessage() : heartbeatMessage),
     );
-    this.#arm(heartbeatTimeout, () => this._fail(`no frame within ${heartbeatTimeout} s of a heartbeat`));
+    this.#setTimeout(heartbeatTimeout, () =>
+      this._fail(`no frame within ${heartbeatTimeout} s of a heartbeat`),
+    );
   };
 
-  /** @internal Give the present attempt or connection up, as a failure. */
+  /** @internal End the present attempt or connection with an error. */
   _fail(
     error: unknown,
-    fatal = false,
-    init: CloseEventInit = { code: 1006, reason: String(error) },
+    isFinal = false,
+    init: CloseEventInit = { code: CLOSE_ABNORMAL, reason: String(error) },
   ): void {
-    this.#lost(init, error, fatal);
+    this.#onClose(init, error, isFinal);
   }
 
-  #lost(init: CloseEventInit, error?: unknown, fatal = false): void {
+  #onClose(init: CloseEventInit, error?: unknown, isFinal = false): void {
     const { window, stableAfter, maxAttempts } = this._options;
     if (this.#status === "open" && window.performance.now() - this.#openedAt >= stableAfter * 1e3) {
       this.#attempt = 0;
     }
-    this.#release();
+    this.#discard();
     const event = new CloseEvent("close", init);
     let willReconnect = false;
     try {
       willReconnect =
-        !fatal &&
-        !this.#closing &&
+        !isFinal &&
+        !this.#isClosing &&
         this.#attempt < maxAttempts &&
         shouldReconnect(event, this._options);
     } catch (thrown) {
       error = thrown;
     }
-    if (willReconnect) this.#wait(event.code);
+    if (willReconnect) this.#scheduleAttempt(event.code);
     else this.#finish();
-    if (error) this.dispatchEvent(Object.assign(new Event("error"), { error }));
+    if (error) this._emit("error", null, { error });
     this.dispatchEvent(Object.assign(event, { willReconnect }));
   }
 
-  #wait(code: number): void {
-    if (this.#isOffline()) return this.#become("offline");
-    const delay = this._pause(code, this.#attempt++);
-    this.#arm(delay || 1e-3, this.#start);
-    this.#become("waiting", delay);
+  #scheduleAttempt(code: number): void {
+    if (this.#isOffline()) return this.#setStatus("offline");
+    const delay = this._reconnectDelay(code, this.#attempt++);
+    this.#timer._set(delay, this.#start);
+    this.#setStatus("waiting", delay);
   }
 
-  /** @internal Seconds until the next attempt. */
-  _pause(code: number, attempt: number): number {
+  /** @internal Return the seconds until the next attempt. */
+  _reconnectDelay(code: number, attempt: number): number {
     const { document, Math } = this._options.window;
-    // Nobody looks at a hidden page, so it spares a server that has just returned.
-    // 1012, 3001: the server restarts or drains, and asks to be called again soon.
-    const n = document?.visibilityState === "hidden" ? 99 : code === 1012 || code === 3001 ? 0 : attempt;
-    return backoffDelay(n, Math.random(), this._options);
+    // Another server accepts connections soon.
+    if (code === CLOSE_SERVICE_RESTART || code === CLOSE_DRAIN) attempt = 0;
+    // Hidden pages wait longest, which relieves a server that has just started.
+    if (document?.visibilityState === "hidden") attempt = 99;
+    return backoffDelay(attempt, Math.random(), this._options);
   }
 
   #finish(): void {
     const { window } = this._options;
-    for (const type of PAGE_EVENTS) window.removeEventListener?.(type, this.#onPage);
-    this.#become("closed");
+    for (const type of PAGE_EVENTS) window.removeEventListener?.(type, this.#onPageEvent);
+    this.#setStatus("closed");
     this.#queue.clear();
   }
 
-  /** Hang up without a failure: the socket comes back when something says so. */
-  #leave(reason: string): void {
-    this.#release();
-    this.#become("offline");
-    const event = new CloseEvent("close", { code: 1001, reason, wasClean: true });
+  /** Drop the connection without an error, until a page event or a call reconnects. */
+  #suspend(reason: string): void {
+    const wasOpen = this.#status === "open";
+    this.#discard();
+    this.#setStatus("offline");
+    if (!wasOpen) return;
+    const event = new CloseEvent("close", { code: CLOSE_GOING_AWAY, reason, wasClean: true });
     this.dispatchEvent(Object.assign(event, { willReconnect: true }));
   }
 
-  #onPage = ({ type }: Event): void => {
+  #onPageEvent = ({ type }: Event): void => {
     const { document } = this._options.window;
     const status = this.#status;
-    if (this.#closing) return;
-    if (type === "pagehide") {
-      if (status === "open") this.#leave("the page is hidden");
-      else {
-        this.#release();
-        this.#become("offline");
-      }
-    } else if (type !== "visibilitychange" || document?.visibilityState === "visible") {
-      if (status === "open") this.#beat();
+    if (this.#isClosing) return;
+    if (type === "pagehide") this.#suspend("the page is hidden");
+    else if (type !== "visibilitychange" || document?.visibilityState === "visible") {
+      if (status === "open") this.#sendHeartbeat();
       else if (status !== "connecting") this.#start();
     }
   };

@@ -1,41 +1,36 @@
-/**
- * One thing that happens later, unless it is put off.
- * Knows a clock and nothing of what it wakes.
- */
+/** One timer, on the clock of an environment. */
 
+import { type BackoffOptions, backoffDelay } from "./backoff.js";
 import type { Environment } from "./options.js";
-import { backoffDelay } from "./backoff.js";
 
-export interface TimerOptions {
-  minDelay: number;
-  maxDelay: number;
+export interface TimerOptions extends BackoffOptions {
   window: Environment;
 }
 
-// A browser fires a timer of more than 2^31 milliseconds at once.
-const LONGEST = 2e6;
+// In seconds. A browser fires a timer of more than 2^31 milliseconds at once.
+const MAX_DELAY = 2e6;
 
 export class Timer {
-  #clock: TimerOptions;
-  #timer: unknown;
+  #options: TimerOptions;
+  #id: unknown;
 
-  constructor(clock: TimerOptions) {
-    this.#clock = clock;
+  constructor(options: TimerOptions) {
+    this.#options = options;
   }
 
-  /** @internal */
+  /** @internal Call back once; an earlier callback is cancelled. */
   _set(seconds: number, callback: () => void): void {
     this._stop();
-    this.#timer = this.#clock.window.setTimeout(callback, Math.min(seconds, LONGEST) * 1e3);
+    this.#id = this.#options.window.setTimeout(callback, Math.min(seconds, MAX_DELAY) * 1e3);
   }
 
-  /** @internal After the pause that befits so many failures. */
-  _retry(failures: number, callback: () => void): void {
-    this._set(backoffDelay(failures, this.#clock.window.Math.random(), this.#clock), callback);
+  /** @internal Call back after the backoff delay of an attempt. */
+  _setBackoff(attempt: number, callback: () => void): void {
+    this._set(backoffDelay(attempt, this.#options.window.Math.random(), this.#options), callback);
   }
 
   /** @internal */
   _stop(): void {
-    this.#clock.window.clearTimeout(this.#timer as never);
+    this.#options.window.clearTimeout(this.#id as never);
   }
 }

@@ -1,104 +1,109 @@
-/**
- * A token that is fetched when it is needed and renewed before it expires.
- * Knows neither connections nor topics; its holder sends it and says what a refusal means.
- */
+/** A token that is fetched when it is needed and refreshed before it expires. */
 
-import { Timer, type TimerOptions } from "./timer.js";
+import { EXPIRED, TOKEN_EXPIRED } from "./codes.js";
+import type { CommandQueue } from "./command_queue.js";
+import type { Emit } from "./emitter.js";
 import { TopicError, UnauthorizedError } from "./errors.js";
 import type { Expiry } from "./protocol.js";
+import { Timer, type TimerOptions } from "./timer.js";
 
-/** The share of its life after which a token is renewed; the rest is for retries. */
-const RENEW = 0.9;
+/** The share of its lifetime after which a token is refreshed; the rest is for retries. */
+const REFRESH_AT = 0.9;
 
-export type Answer<R = any> = (error: TopicError | undefined, result: R) => void;
-
-export interface Holder {
+export interface TokenConfig {
+  _commands: CommandQueue;
   _options: TimerOptions;
-  /** Fetches a token; without it a token cannot be renewed. */
-  _make: (() => Promise<string> | string) | undefined;
-  /** Sends a renewed token. */
-  _renew(token: string, done: Answer<Expiry>): void;
-  /** Ends for good. */
+  /** The topic that the token is for; undefined for the token of the connection. */
+  _topic?: string;
+  /** The first token. */
+  _token: string | undefined;
+  /** Fetches a token; without it a token cannot be refreshed. */
+  _getToken: (() => Promise<string> | string) | undefined;
+  /** Ends the client or subscription that needs the token. */
   _end(code: number, reason: string): void;
-  _error(error: unknown): void;
+  /** Emits the errors of a refresh that is tried again. */
+  _emit: Emit<"error">;
 }
 
 export class TokenManager {
   /** @internal */
   _token: string | undefined;
-  #holder: Holder;
+  #config: TokenConfig;
   #timer: Timer;
   #attempt = 0;
+  /** Changes when a refresh on its way becomes void. */
   #generation = 0;
 
-  constructor(holder: Holder, token: string | undefined) {
-    this.#holder = holder;
-    this.#timer = new Timer(holder._options);
-    this._token = token;
+  constructor(config: TokenConfig) {
+    this.#config = config;
+    this.#timer = new Timer(config._options);
+    this._token = config._token;
   }
 
-  /** @internal Whether `_fetch` has something to wait for. */
-  get _missing(): boolean {
-    return !this._token && !!this.#holder._make;
+  /** @internal Whether a token has to be fetched first, and can be. */
+  get _isMissing(): boolean {
+    return !this._token && !!this.#config._getToken;
   }
 
   /** @internal */
   async _fetch(): Promise<void> {
-    this._token = await this.#holder._make!();
-    if (!this._token) throw new UnauthorizedError("getToken gave no token");
+    this._token = await this.#config._getToken!();
+    if (!this._token) throw new UnauthorizedError("getToken returned no token");
   }
 
-  /** @internal The server said how long the token holds. */
+  /** @internal Refresh the token before it expires. */
   _watch({ expires, ttl }: Expiry): void {
     this._stop();
-    if (expires && this.#holder._make) this.#timer._set(ttl! * RENEW, this.#renew);
+    if (expires && this.#config._getToken) this.#timer._set(ttl! * REFRESH_AT, this.#refresh);
   }
 
-  /** @internal */
+  /** @internal Stop refreshing. */
   _stop(): void {
     this.#generation++;
     this.#attempt = 0;
     this.#timer._stop();
   }
 
-  /** @internal Forget a token that does not hold any more, if another can be had. */
+  /** @internal Discard a token that is not valid any more; false when no other can be fetched. */
   _drop(): boolean {
-    if (!this.#holder._make) return false;
+    if (!this.#config._getToken) return false;
     this._token = "";
     return true;
   }
 
-  /** @internal What a failure means: the end, or another attempt. */
-  _onFailure(error: unknown, again: () => void): void {
-    const holder = this.#holder;
-    if (error instanceof UnauthorizedError) return holder._end(1, "unauthorized");
+  /** @internal End after an error that is final, else call `retry`. */
+  _onFailure(error: unknown, retry?: () => void): void {
+    const { _end } = this.#config;
+    if (error instanceof UnauthorizedError) return _end(1, "unauthorized");
     if (error instanceof TopicError) {
       const { code, message } = error;
-      if (code === 109 || code === 110 ? !this._drop() : !error.temporary) {
-        return holder._end(code, message);
+      if (code === TOKEN_EXPIRED || code === EXPIRED ? !this._drop() : !error.temporary) {
+        return _end(code, message);
       }
     }
-    again();
+    retry?.();
   }
 
-  #renew = async (): Promise<void> => {
+  #refresh = async (): Promise<void> => {
+    const { _commands, _emit, _topic } = this.#config;
     const generation = this.#generation;
-    const failed = (error: unknown): void => {
+    const onError = (error: unknown): void => {
       if (generation !== this.#generation) return;
       this._onFailure(error, () => {
-        this.#timer._retry(this.#attempt++, this.#renew);
-        this.#holder._error(error);
+        this.#timer._setBackoff(this.#attempt++, this.#refresh);
+        _emit("error", null, { error });
       });
     };
     try {
       await this._fetch();
       if (generation !== this.#generation) return;
-      this.#holder._renew(this._token!, (error, result) => {
-        if (error) failed(error);
+      const params = { channel: _topic, token: this._token };
+      _commands._send(_topic ? "sub_refresh" : "refresh", params, (error, result) => {
+        if (error) onError(error);
         else this._watch(result);
       });
     } catch (error) {
-      failed(error);
+      onError(error);
     }
   };
 }

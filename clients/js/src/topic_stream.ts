@@ -1,51 +1,51 @@
-/**
- * What arrives from one topic, in order and once, and how far it came.
- * Knows no commands: who subscribed, and how, is another's business.
- */
+/** The publications of one topic, in order and each once, and the position in its stream. */
 
-import type { Emitter } from "./emitter.js";
+import type { Emit } from "./emitter.js";
 import type { Position, Publication, Push, SubscribeResult } from "./protocol.js";
 
+type StreamEvent = "subscribed" | "gap" | "publication" | "join" | "leave";
+
 export class TopicStream {
-  /** @internal Where the stream has been read to; undefined while it has no positions. */
+  /** @internal How far the stream has been read; undefined while it has no positions. */
   _position: Position | undefined;
-  /** @internal Whether this topic was received before. */
-  _known = false;
+  readonly #topic: string;
+  readonly #emitEvent: Emit<StreamEvent>;
+  /** Whether the topic was subscribed to before. */
+  #wasSubscribed = false;
 
-  /** @internal */
-  readonly _topic: string;
-  #target: Emitter<any>;
-
-  constructor(topic: string, target: Emitter<any>, position?: Position) {
-    this._topic = topic;
-    this.#target = target;
+  constructor(topic: string, emit: Emit<StreamEvent>, position?: Position) {
+    this.#topic = topic;
+    this.#emitEvent = emit;
     this._position = position;
   }
 
-  /** @internal The subscription holds, from the position in the result on. */
+  /** @internal Start, or continue, at the position in the result of a subscribe command. */
   _begin(result: SubscribeResult): void {
     const { recovered = false, offset = 0, epoch = "", publications = [], data } = result;
     const before = this._position;
-    const gap = (this._known || !!before) && !recovered;
-    this._known = true;
-    const kept = result.recoverable || result.positioned;
-    // What was seen before is not shown again, whatever the server repeats.
-    this._position = kept ? { offset: recovered && before ? before.offset : 0, epoch } : undefined;
-    this.#emit("subscribed", { recovered, wasRecovering: !!before, data });
-    if (gap) this.#emit("gap", {});
-    for (const publication of publications) this.#publication(publication);
-    // Some servers say where the stream ends, others where the request was.
+    const wasRecovering = !!before;
+    const isGap = (this.#wasSubscribed || wasRecovering) && !recovered;
+    const hasPositions = result.recoverable || result.positioned;
+    this.#wasSubscribed = true;
+    // Publications up to the known position are skipped if the server repeats them.
+    this._position = hasPositions
+      ? { offset: recovered && before ? before.offset : 0, epoch }
+      : undefined;
+    this.#emit("subscribed", { recovered, wasRecovering, data });
+    if (isGap) this.#emit("gap", {});
+    for (const publication of publications) this.#onPublication(publication);
+    // `offset` is the end of the stream, or the requested position: that depends on the server.
     if (this._position) this._position.offset = Math.max(this._position.offset, offset);
   }
 
   /** @internal */
-  _push({ pub, join, leave }: Push): void {
-    if (pub) this.#publication(pub);
+  _onPush({ pub, join, leave }: Push): void {
+    if (pub) this.#onPublication(pub);
     if (join) this.#emit("join", join.info);
     if (leave) this.#emit("leave", leave.info);
   }
 
-  #publication(publication: Publication): void {
+  #onPublication(publication: Publication): void {
     const position = this._position;
     const { offset, data } = publication;
     if (position && offset) {
@@ -55,7 +55,7 @@ export class TopicStream {
     this.#emit("publication", publication, { data });
   }
 
-  #emit(type: string, detail: object, extra?: object): void {
-    this.#target._emit(type, { topic: this._topic, ...detail }, extra);
+  #emit(type: StreamEvent, detail: object, extra?: object): void {
+    this.#emitEvent(type, { topic: this.#topic, ...detail }, extra);
   }
 }

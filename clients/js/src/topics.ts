@@ -1,16 +1,14 @@
-/**
- * A client with the settings of its page, and the positions the page was made with.
- * Knows the elements that the template tags write; knows nothing of connections.
- */
+/** A client with the settings of the page, and with the positions it was rendered at. */
 
-import { Client, type ClientOptions } from "./client.js";
-import { settings } from "./connect.js";
+import { Client } from "./client.js";
+import type { ClientOptions } from "./client_options.js";
+import { pageSettings } from "./page_settings.js";
 
 /**
- * Connect to the topics of the site, with the settings that `{% tiderace_script %}`
- * left in the page.
+ * Connect to the topics of the site, with the settings that `{% tiderace_script %}` wrote
+ * into the page.
  *
- * @param options What differs from the page's settings.
+ * @param options Override the settings of the page.
  */
 export function topics<
   Topics extends object = Record<string, any>,
@@ -18,8 +16,8 @@ export function topics<
 >(
   options: ClientOptions & { url?: string | URL } = {},
 ): Client<Topics, Calls> {
-  const { topics, ...page } = settings("tiderace-config");
-  const { url, ...given } = options;
-  const { positions } = settings("tiderace-positions");
-  return new Client(url ?? topics, { ...page, positions, ...given });
+  const { topics, ...settings } = pageSettings("tiderace-config");
+  const { positions } = pageSettings("tiderace-positions");
+  const { url, ...rest } = options;
+  return new Client(url ?? topics, { ...settings, positions, ...rest });
 }
