@@ -1,17 +1,14 @@
-/**
- * What travels between the client and the topics' server, and what a page sees of it.
- * Types only; nothing of this is in the built file.
- */
+/** The messages of the protocol, and the parts of them that a page gets. Types only. */
 
-/** A place in a topic's stream: everything up to `offset` has been seen. */
+/** A position in the stream of a topic: everything up to `offset` has been seen. */
 export interface Position {
   offset: number;
   epoch: string;
 }
 
-/** Who published, joined or left. */
+/** The client that published, joined or left. */
 export interface ClientInfo {
-  /** Not there for a visitor without an account. */
+  /** Missing for a visitor without an account. */
   user?: string;
   client: string;
   conn_info?: any;
@@ -21,9 +18,9 @@ export interface ClientInfo {
 /** One message of a topic. */
 export interface Publication<T = any> {
   data: T;
-  /** There when the topic keeps a history. */
+  /** Set when the topic has a history. */
   offset?: number;
-  /** Who published; there when a client did. */
+  /** The publisher; set when a client published. */
   info?: ClientInfo;
   tags?: Record<string, string>;
   /** Milliseconds since 1970. */
@@ -35,9 +32,9 @@ export interface History<T = any> extends Position {
 }
 
 export interface HistoryOptions {
-  /** At most so many; 0 asks for the stream's position only. Default: all that is kept. */
+  /** The most publications; 0: only the position of the stream. Default: all. */
   limit?: number;
-  /** Only what came after (or, in reverse, before) this position. */
+  /** Only publications after (or, in reverse, before) this position. */
   since?: Position;
   /** Newest first. */
   reverse?: boolean;
@@ -72,7 +69,7 @@ export interface Push {
   pub?: Publication;
   join?: { info: ClientInfo };
   leave?: { info: ClientInfo };
-  /** So much that it is not told one by one: read the list again. */
+  /** A mass change of presence: request the list again. */
   changed?: object;
   subscribe?: SubscribeResult;
   unsubscribe?: { code: number; reason: string };

@@ -1,6 +1,6 @@
 /**
- * A topics' server for tests of pages: no network, no Django, one object.
- * Behaves as the real one does where a client can tell; keeps everything in memory.
+ * A server of topics for tests of pages, in memory. It behaves as the real server where a
+ * client can see a difference.
  *
  *     const server = new FakeServer();
  *     const client = new Client("/connection/", { window: server.window });
@@ -9,10 +9,13 @@
  *     server.publish("room:lobby", { text: "hi" });
  */
 
+import { FakeConnection, type FakeConnectionContext } from "./fake_connection.js";
 import type { Environment } from "./options.js";
 import type { ClientInfo, Position, Publication } from "./protocol.js";
 
-/** Answered to a client instead of a result; throw it in a method. */
+export { FakeConnection };
+
+/** An error reply: throw it in a method to refuse a call. */
 export class Refusal extends Error {
   constructor(
     readonly code: number,
@@ -27,7 +30,7 @@ export class Refusal extends Error {
 export interface Published {
   topic: string;
   data: any;
-  /** The idempotency key; the same publication comes with the same key. */
+  /** The idempotency key: a repeated publication has the same one. */
   key: string;
   user: string;
 }
@@ -35,124 +38,55 @@ export interface Published {
 export type Method = (data: any, context: { user: string; topic: string }) => unknown;
 
 export interface FakeServerOptions {
-  /** Publications that every topic keeps; 0: topics without a history. Default 100. */
+  /** Publications in the history of every topic; 0: no history. Default 100. */
   history?: number;
-  /** Who a token stands for; throw a `Refusal` for one that does not hold. Default: the token. */
+  /** Returns the user of a token, or throws a `Refusal`. Default: the token is the user. */
   user?: (token: string) => string;
 }
 
 interface Stream {
   epoch: string;
   offset: number;
-  kept: Publication[];
+  history: Publication[];
 }
 
-type Body = Record<string, any>;
+type Params = Record<string, any>;
 
 const REFUSE_GAPS = 2;
 
-/** Node 20 has no CloseEvent; every browser has. */
-class CloseEventOfTests extends Event {
-  readonly code: number;
-  readonly reason: string;
-  readonly wasClean: boolean;
-  constructor(type: string, init: CloseEventInit = {}) {
-    super(type);
-    this.code = init.code ?? 0;
-    this.reason = init.reason ?? "";
-    this.wasClean = init.wasClean ?? false;
-  }
-}
-
-/** The client's end of a connection: as much of a WebSocket as the client looks at. */
-export class FakeConnection {
-  readyState = 0;
-  readonly protocol = "";
-  readonly extensions = "";
-  readonly bufferedAmount = 0;
-  binaryType: BinaryType = "blob";
-  onopen: ((event: Event) => void) | null = null;
-  onmessage: ((event: MessageEvent) => void) | null = null;
-  onerror: ((event: Event) => void) | null = null;
-  onclose: ((event: CloseEvent) => void) | null = null;
-  /** Given by the server when it welcomes the client. */
-  id = "";
-  user = "";
-  /** The topics this connection receives, and what it asked of each. */
-  readonly topics = new Map<string, Body>();
-  #server: FakeServer;
-
-  constructor(
-    server: FakeServer,
-    readonly url: string,
-  ) {
-    globalThis.CloseEvent ??= CloseEventOfTests as unknown as typeof CloseEvent;
-    this.#server = server;
-    queueMicrotask(() => {
-      if (this.readyState) return;
-      if (server.isDown) return this.end(1006);
-      this.readyState = 1;
-      server.connections.add(this);
-      this.onopen?.(new Event("open"));
-    });
-  }
-
-  get info(): ClientInfo {
-    return { user: this.user, client: this.id };
-  }
-
-  send(frame: string): void {
-    queueMicrotask(() => {
-      if (this.readyState === 1) this.#server.hear(this, frame);
-    });
-  }
-
-  close(code = 1005, reason = ""): void {
-    if (this.readyState < 2) queueMicrotask(() => this.end(code, reason));
-    this.readyState = 2;
-  }
-
-  /** Say something to the client. */
-  say(line: object): void {
-    if (this.readyState === 1) {
-      this.onmessage?.(new MessageEvent("message", { data: JSON.stringify(line) }));
-    }
-  }
-
-  /** End the connection from the server's side, or without a word (1006). */
-  end(code: number, reason = ""): void {
-    this.readyState = 3;
-    this.#server.forget(this);
-    if (code === 1006) this.onerror?.(new Event("error"));
-    this.onclose?.(new CloseEvent("close", { code, reason, wasClean: code !== 1006 }));
-  }
-}
-
 export class FakeServer {
-  /** Hand this to the client, as its option `window`. */
+  /** The option `window` of the client under test. */
   readonly window: Environment;
-  /** What clients have published, oldest first; repetitions are not in it. */
+  /** Publications of clients, oldest first, without repetitions. */
   readonly published: Published[] = [];
   readonly connections = new Set<FakeConnection>();
-  /** Whether connections are refused as by a server that is not there. */
+  /** Whether connections fail, as with a server that does not run. */
   isDown = false;
   #options: Required<FakeServerOptions>;
   #streams = new Map<string, Stream>();
   #methods = new Map<string, Method>();
-  #closed = new Map<string, Refusal>();
+  /** By topic. */
+  #refusals = new Map<string, Refusal>();
   #keys = new Set<string>();
-  #serial = 0;
+  #lastId = 0;
 
   constructor(options: FakeServerOptions = {}) {
-    const server = this;
     this.#options = { history: 100, user: (token) => token, ...options };
+    const context: FakeConnectionContext = {
+      accept: (connection) => {
+        if (!this.isDown) this.connections.add(connection);
+        return !this.isDown;
+      },
+      onFrame: (connection, frame) => this.#onFrame(connection, frame),
+      onClose: (connection) => this.#onClose(connection),
+    };
     this.window = {
       WebSocket: class extends FakeConnection {
         constructor(url: string) {
-          super(server, url);
+          super(context, url);
         }
       } as unknown as Environment["WebSocket"],
-      // Looked up at each call, so that a test runner's fake clock holds here too.
+      // Read at each call, so that the fake clock of a test runner applies.
       setTimeout: (callback, milliseconds) => globalThis.setTimeout(callback, milliseconds),
       clearTimeout: (timer) => globalThis.clearTimeout(timer),
       Math: globalThis.Math,
@@ -161,45 +95,46 @@ export class FakeServer {
     };
   }
 
-  /** Publish, as a view of the site would. */
+  /** Publish, as a view of the site does. */
   publish(topic: string, data: unknown, extra: Partial<Publication> = {}): Position {
     const stream = this.#stream(topic);
-    const isKept = this.#options.history > 0;
     const publication: Publication = { ...extra, data };
-    if (isKept) {
+    if (this.#options.history) {
       publication.offset = ++stream.offset;
-      stream.kept = [...stream.kept, publication].slice(-this.#options.history);
+      stream.history = [...stream.history, publication].slice(-this.#options.history);
     }
-    this.#tell(topic, { pub: publication });
+    this.#push(topic, { pub: publication });
     return { offset: stream.offset, epoch: stream.epoch };
   }
 
-  /** Answer `client.call(name)` and `room.call(name)`; what is returned is the answer. */
-  method(name: string, answer: Method): void {
-    this.#methods.set(name, answer);
+  /** Answer `client.call(name)` and `subscription.call(name)` with the result of a function. */
+  method(name: string, method: Method): void {
+    this.#methods.set(name, method);
   }
 
-  /** Refuse subscriptions to a topic and end those there are; `allow` undoes it. */
+  /** Refuse subscriptions to a topic and end the present ones, until `allow`. */
   refuse(topic: string, code = 103, message = "permission denied", temporary = false): void {
-    this.#closed.set(topic, new Refusal(code, message, temporary));
+    this.#refusals.set(topic, new Refusal(code, message, temporary));
     if (!temporary) this.unsubscribe(topic, 2000, message);
   }
 
   allow(topic: string): void {
-    this.#closed.delete(topic);
+    this.#refusals.delete(topic);
   }
 
-  /** End all subscriptions to a topic; clients subscribe again from 2500 on. */
+  /** End all subscriptions to a topic; with codes from 2500 on, clients subscribe again. */
   unsubscribe(topic: string, code = 2000, reason = "unsubscribed by the server"): void {
     for (const connection of this.#subscribers(topic)) {
-      this.#leave(connection, topic);
-      connection.say({ push: { channel: topic, unsubscribe: { code, reason } } });
+      this.#unsubscribe(connection, topic);
+      connection.deliver({ push: { channel: topic, unsubscribe: { code, reason } } });
     }
   }
 
-  /** Say something to every connection, as the client's `message` event. */
+  /** Send a message to every connection: the `message` event of clients. */
   message(data: unknown): void {
-    for (const connection of this.connections) connection.say({ push: { message: { data } } });
+    for (const connection of this.connections) {
+      connection.deliver({ push: { message: { data } } });
+    }
   }
 
   /** Close every connection with a code. */
@@ -207,7 +142,7 @@ export class FakeServer {
     for (const connection of [...this.connections]) connection.end(code, reason);
   }
 
-  /** Break every connection and refuse new ones until `up()`. */
+  /** Lose every connection and refuse new ones until `up()`. */
   down(): void {
     this.isDown = true;
     this.disconnect(1006);
@@ -217,74 +152,72 @@ export class FakeServer {
     this.isDown = false;
   }
 
-  /** Forget what topics have kept: who comes back finds a gap. */
+  /** Delete the history of all topics: clients subscribe again and find a gap. */
   forgetHistory(): void {
     const topics = [...this.#streams.keys()];
     this.#streams.clear();
     for (const topic of topics) this.unsubscribe(topic, 2500, "insufficient state");
   }
 
-  /** Wait until nothing is on its way. Uses no clock. */
+  /** Wait until no frame and no promise is on its way. Uses no clock. */
   async settled(): Promise<void> {
     for (let round = 0; round < 50; round++) await undefined;
   }
 
-  /** @internal */
-  hear(connection: FakeConnection, frame: string): void {
+  #onFrame(connection: FakeConnection, frame: string): void {
     for (const line of frame.split("\n")) {
       const { id, ...command } = JSON.parse(line);
       const [method] = Object.keys(command);
       if (!method) continue;
-      const answer = (result: unknown): void => connection.say({ id, [method]: result });
-      const refuse = ({ code = 100, message, temporary = false }: Refusal): void =>
-        connection.say({ id, error: { code, message, temporary } });
+      const reply = (result: unknown): void => connection.deliver({ id, [method]: result });
+      const replyError = ({ code = 100, message, temporary = false }: Refusal): void =>
+        connection.deliver({ id, error: { code, message, temporary } });
       try {
-        const result = this.#obey(connection, method, command[method]);
-        if (result instanceof Promise) result.then(answer, refuse);
-        else answer(result);
+        const result = this.#execute(connection, method, command[method]);
+        if (result instanceof Promise) result.then(reply, replyError);
+        else reply(result);
       } catch (refusal) {
-        refuse(refusal as Refusal);
+        replyError(refusal as Refusal);
       }
     }
   }
 
-  /** @internal */
-  forget(connection: FakeConnection): void {
+  #onClose(connection: FakeConnection): void {
     this.connections.delete(connection);
-    for (const topic of connection.topics.keys()) this.#leave(connection, topic);
+    for (const topic of connection.topics.keys()) this.#unsubscribe(connection, topic);
   }
 
-  #obey(connection: FakeConnection, method: string, asked: Body): unknown {
+  #execute(connection: FakeConnection, method: string, params: Params): unknown {
     if (method !== "connect" && !connection.id) throw new Refusal(107, "connect comes first");
-    const { channel: topic = "" } = asked;
+    const { channel: topic = "" } = params;
     switch (method) {
       case "connect":
-        connection.user = this.#options.user(asked.token ?? "");
-        connection.id = `client-${++this.#serial}`;
+        connection.user = this.#options.user(params.token ?? "");
+        connection.id = `client-${++this.#lastId}`;
         return { client: connection.id, version: "fake", ping: 0, pong: false };
       case "subscribe":
-        return this.#subscribe(connection, topic, asked);
+        return this.#subscribe(connection, topic, params);
       case "unsubscribe":
-        this.#leave(connection, topic);
+        this.#unsubscribe(connection, topic);
         return {};
       case "presence":
         return { presence: this.presence(topic) };
       case "history":
-        return this.#history(topic, asked);
+        return this.#history(topic, params);
       case "rpc":
-        return this.#call(connection, asked);
+        return this.#call(connection, params);
       case "ping":
       case "sub_refresh":
         return {};
       case "refresh":
-        this.#options.user(asked.token);
+        this.#options.user(params.token);
         return {};
       default:
-        throw new Refusal(104, `${method} is not known to this fake`);
+        throw new Refusal(104, `the fake server has no ${method}`);
     }
   }
 
-  /** Who is in a topic, by id. */
+  /** Return the members of a topic, by client id. */
   presence(topic: string): Record<string, ClientInfo> {
     return Object.fromEntries(this.#subscribers(topic).map(({ id, info }) => [id, info]));
   }
@@ -293,38 +226,41 @@ export class FakeServer {
     return [...this.connections].filter((connection) => connection.topics.has(topic));
   }
 
-  #subscribe(connection: FakeConnection, topic: string, asked: Body): object {
-    const refusal = this.#closed.get(topic);
+  #subscribe(connection: FakeConnection, topic: string, params: Params): object {
+    const refusal = this.#refusals.get(topic);
     if (refusal) throw refusal;
     if (connection.topics.has(topic)) throw new Refusal(105, "already subscribed");
-    const { offset, epoch, kept } = this.#stream(topic);
-    const isKept = this.#options.history > 0;
-    const missed = offset - (asked.offset ?? 0);
+    const { offset, epoch, history } = this.#stream(topic);
+    const missed = offset - (params.offset ?? 0);
     const recovered =
-      isKept && !!asked.recover && asked.epoch === epoch && missed >= 0 && missed <= kept.length;
-    if (asked.recover && !recovered && asked.flag & REFUSE_GAPS) {
+      this.#options.history > 0 &&
+      !!params.recover &&
+      params.epoch === epoch &&
+      missed >= 0 &&
+      missed <= history.length;
+    if (params.recover && !recovered && params.flag & REFUSE_GAPS) {
       throw new Refusal(112, "unrecoverable position");
     }
-    this.#tell(topic, { join: { info: connection.info } }, true);
-    connection.topics.set(topic, asked);
-    if (!isKept) return {};
+    this.#push(topic, { join: { info: connection.info } }, { onlyJoinLeave: true });
+    connection.topics.set(topic, params);
+    if (!this.#options.history) return {};
     return {
       recoverable: true,
       positioned: true,
       offset,
       epoch,
-      was_recovering: !!asked.recover,
+      was_recovering: !!params.recover,
       recovered,
-      publications: recovered && missed ? kept.slice(-missed) : [],
+      publications: recovered && missed ? history.slice(-missed) : [],
     };
   }
 
-  #history(topic: string, { limit = 0, since, reverse }: Body): object {
-    const { offset, epoch, kept } = this.#stream(topic);
+  #history(topic: string, { limit = 0, since, reverse }: Params): object {
+    const { offset, epoch, history } = this.#stream(topic);
     if (!this.#options.history) throw new Refusal(108, "not available");
-    let found = kept;
+    let found = history;
     if (since && since.epoch !== epoch) throw new Refusal(112, "unrecoverable position");
-    if (reverse) found = [...kept].reverse();
+    if (reverse) found = [...history].reverse();
     if (since) {
       found = found.filter((each) =>
         reverse ? each.offset! < since.offset : each.offset! > since.offset,
@@ -333,7 +269,7 @@ export class FakeServer {
     return { offset, epoch, publications: limit < 0 ? found : found.slice(0, limit) };
   }
 
-  #call(connection: FakeConnection, { method, data }: Body): unknown {
+  #call(connection: FakeConnection, { method, data }: Params): unknown {
     const { user } = connection;
     if (method !== "$publish" && method !== "$call") return this.#run(method, data, user, "");
     const topic: string = data.channel;
@@ -348,26 +284,26 @@ export class FakeServer {
 
   async #run(name: string, data: unknown, user: string, topic: string): Promise<object> {
     const method = this.#methods.get(name);
-    if (!method) throw new Refusal(104, `no method ${name}; give the fake server one`);
+    if (!method) throw new Refusal(104, `no method ${name}; define it with server.method()`);
     return { data: await method(data, { user, topic }) };
   }
 
-  #leave(connection: FakeConnection, topic: string): void {
+  #unsubscribe(connection: FakeConnection, topic: string): void {
     if (!connection.topics.delete(topic)) return;
-    this.#tell(topic, { leave: { info: connection.info } }, true);
+    this.#push(topic, { leave: { info: connection.info } }, { onlyJoinLeave: true });
   }
 
-  #tell(channel: string, push: object, onlyWatchers = false): void {
+  #push(channel: string, push: object, { onlyJoinLeave = false } = {}): void {
     for (const connection of this.#subscribers(channel)) {
-      if (onlyWatchers && !connection.topics.get(channel)!.join_leave) continue;
-      connection.say({ push: { channel, ...push } });
+      if (onlyJoinLeave && !connection.topics.get(channel)!.join_leave) continue;
+      connection.deliver({ push: { channel, ...push } });
     }
   }
 
   #stream(topic: string): Stream {
-    const known = this.#streams.get(topic);
-    if (known) return known;
-    const stream = { epoch: `epoch-${++this.#serial}`, offset: 0, kept: [] };
+    const existing = this.#streams.get(topic);
+    if (existing) return existing;
+    const stream = { epoch: `epoch-${++this.#lastId}`, offset: 0, history: [] };
     this.#streams.set(topic, stream);
     return stream;
   }
