@@ -77,6 +77,7 @@ def check(session: nox.Session) -> None:
         extras=EVERY_EXTRA,
         groups=("test", "servers", "check"),
     )
+    provide_node(session)  # pyright runs on it
     commands = (
         ("ruff", "format", "--check", "."),
         ("ruff", "check", "."),
