@@ -89,7 +89,7 @@ CATCHERS = {
         f"{TOPICS}a_frame_that_is_too_long_ends_the_connection"
     ),
     "strangers_may_begin_messages_of_any_length": (
-        "test_topics_server.py::test_the_limit_is_the_setting"
+        "topics/test_topics_server.py::test_the_limit_is_the_setting"
     ),
     "a_repetition_does_not_wait_for_the_first_time": (
         f"{TOPICS}who_comes_back_meanwhile_has_the_application_run_once"
