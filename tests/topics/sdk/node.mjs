@@ -7,7 +7,7 @@
 import { createRequire } from "node:module";
 import { onTheDemo, play, scenarios, way, World } from "./scenarios.mjs";
 
-const require = createRequire(new URL("../../clients/js/package.json", import.meta.url));
+const require = createRequire(new URL("../../../clients/js/package.json", import.meta.url));
 const { http, transport, group } = JSON.parse(process.argv[2]);
 const binary = transport === "websocket_protobuf";
 const { Centrifuge } = require(binary ? "centrifuge/build/protobuf" : "centrifuge");
