@@ -13,6 +13,8 @@ from typing import Any
 from tiderace.asgi import ASGIApp
 from tiderace.testing import WebsocketCommunicator
 
+PATIENCE = 10  # seconds until a test fails
+
 
 class WireClient:
     """``async with TopicClient(app) as client``: connected when the block begins.
@@ -111,13 +113,13 @@ class WireClient:
     async def closed(self) -> tuple[int, str]:
         """Code and reason with which the server closes; what comes before is kept."""
         while True:
-            event = await self.socket.receive_output()
+            event = await self.socket.receive_output(PATIENCE)
             if event["type"] == "websocket.close":
                 return event["code"], event.get("reason", "")
             self._sort(event["text"])
 
     async def _read(self) -> None:
-        event = await self.socket.receive_output()
+        event = await self.socket.receive_output(PATIENCE)
         assert event["type"] == "websocket.send", event
         self._sort(event["text"])
 
