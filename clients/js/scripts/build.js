@@ -1,15 +1,15 @@
-/** Write the built file, with its map, where Django and npm take it from. */
+/** Write the built file and its map to the folders from which Django and npm serve them. */
 
 import { mkdir, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
-import { BUDGET, STATIC, bundle, bundleTesting, weigh } from "./bundle.js";
+import { BUDGET, STATIC, bundle, bundleTesting, gzipSize } from "./bundle.js";
 
 const DIST = fileURLToPath(new URL("../dist/", import.meta.url));
 
 const files = await bundle();
-const weight = weigh(files.get("tiderace.js"));
-if (weight > BUDGET) {
-  console.error(`tiderace.js weighs ${weight} bytes after gzip; the budget is ${BUDGET}`);
+const gzipSizet = gzipSize(files.get("tiderace.js"));
+if (gzipSizet > BUDGET) {
+  console.error(`tiderace.js gzipSizes ${gzipSizet} bytes after gzip; the budget is ${BUDGET}`);
   process.exit(1);
 }
 for (const folder of [STATIC, DIST]) {
@@ -17,4 +17,4 @@ for (const folder of [STATIC, DIST]) {
   for (const [name, contents] of files) await writeFile(folder + name, contents);
 }
 await writeFile(`${DIST}testing.js`, await bundleTesting());
-console.log(`tiderace.js: ${files.get("tiderace.js").length} bytes, ${weight} after gzip`);
+console.log(`tiderace.js: ${files.get("tiderace.js").length} bytes, ${gzipSizet} after gzip`);

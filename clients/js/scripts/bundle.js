@@ -1,4 +1,4 @@
-/** The one recipe of the built file; knows nothing of where it is put. */
+/** How the client is built, in memory. */
 
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
@@ -10,10 +10,10 @@ const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 /** The folder from which Django serves the client. */
 export const STATIC = here("../../../src/tiderace/static/tiderace/");
 
-/** Bytes after gzip that the whole client may cost. */
+/** The most bytes of the whole client after gzip. */
 export const BUDGET = 8 * 1024;
 
-/** Build in memory: file name to contents. */
+/** Return the built client and its map: file name to contents. */
 export async function bundle() {
   const { version } = JSON.parse(await readFile(here("../package.json"), "utf8"));
   const result = await build({
@@ -25,7 +25,7 @@ export async function bundle() {
     platform: "browser",
     target: "es2022",
     minify: true,
-    // What one class shows only to another of ours begins with an underscore.
+    // Names with an underscore are internal to the client.
     mangleProps: /^_[a-z]/,
     sourcemap: "linked",
     banner: { js: `/*! Tiderace ${version}, BSD-3-Clause */` },
@@ -34,7 +34,7 @@ export async function bundle() {
   return new Map(result.outputFiles.map((file) => [file.path.split(/[\\/]/).pop(), file.contents]));
 }
 
-/** The fake server, for tests of pages: readable, and no part of what is served. */
+/** Return the fake server for tests of pages: not minified, and not part of the client. */
 export async function bundleTesting() {
   const result = await build({
     absWorkingDir: here(".."),
@@ -47,6 +47,7 @@ export async function bundleTesting() {
   return result.outputFiles[0].contents;
 }
 
-export function weigh(contents) {
+/** Return the size after gzip, in bytes. */
+export function gzipSize(contents) {
   return gzipSync(contents, { level: 9 }).length;
 }

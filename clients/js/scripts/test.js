@@ -1,4 +1,4 @@
-/** Compile the TypeScript tests, then hand everything to Node's own test runner. */
+/** Compile the TypeScript tests and run all tests with Node's test runner. */
 
 import { spawnSync } from "node:child_process";
 import { readdir, rm } from "node:fs/promises";

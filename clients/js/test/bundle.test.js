@@ -1,11 +1,11 @@
-/** The built file that is committed: fresh, whole, small, and with its map. */
+/** The built file that is committed: current, small, and with its map. */
 
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { test } from "node:test";
-import { BUDGET, STATIC, bundle, bundleTesting, weigh } from "../scripts/bundle.js";
+import { BUDGET, STATIC, bundle, bundleTesting, gzipSize } from "../scripts/bundle.js";
 
 const files = await bundle();
 
@@ -25,10 +25,10 @@ test("the build is one file and its map", () => {
   assert.deepEqual([...files.keys()].sort(), ["tiderace.js", "tiderace.js.map"]);
 });
 
-test(`the built file weighs at most ${BUDGET} bytes after gzip`, () => {
-  const weight = weigh(files.get("tiderace.js"));
+test(`the built file has at most ${BUDGET} bytes after gzip`, () => {
+  const size = gzipSize(files.get("tiderace.js"));
 
-  assert.ok(weight <= BUDGET, `${weight} bytes`);
+  assert.ok(size <= BUDGET, `${size} bytes`);
 });
 
 test("the built file imports nothing and names its map", () => {
@@ -52,7 +52,7 @@ test("the public names are the classes and the two functions", async () => {
   ]);
 });
 
-test("the guide's test of a page passes", async (context) => {
+test("the test in the guide passes", async (context) => {
   const guide = await readFile(new URL("../../../docs/guides/topics-js.md", import.meta.url), "utf8");
   const [, example] = /```js\n([^`]*node:test[^`]*)```/.exec(guide);
   const folder = await mkdtemp(`${tmpdir()}/tiderace-`);
@@ -63,7 +63,7 @@ test("the guide's test of a page passes", async (context) => {
     `${folder}/room.test.mjs`,
     example.replace('"tiderace"', '"./tiderace.mjs"').replace('"tiderace/testing"', '"./testing.mjs"'),
   );
-  // The runner that runs this test tells its children to report to it alone.
+  // The environment of this runner would make the child report to it.
   const { NODE_TEST_CONTEXT, ...env } = process.env;
 
   const run = spawnSync(process.execPath, ["--test", `${folder}/room.test.mjs`], {
@@ -75,7 +75,7 @@ test("the guide's test of a page passes", async (context) => {
   assert.match(run.stdout, /\bpass 1\b/);
 });
 
-test("the fake server brings no client of its own", async () => {
+test("the fake server contains no client", async () => {
   const text = Buffer.from(await bundleTesting()).toString();
 
   assert.doesNotMatch(text, /class Client|\bimport\b/);

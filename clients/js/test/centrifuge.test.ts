@@ -1,10 +1,10 @@
-/** What npm's `centrifuge` makes of a push that is ours alone. */
+/** The npm client `centrifuge` on pushes that only Tiderace sends. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Centrifuge } from "centrifuge";
 
-/** A server in the place of a socket: it accepts everything, and pushes what it is told. */
+/** A WebSocket whose server accepts every command. */
 class Server {
   static last: Server;
   onopen = (): void => {};
@@ -21,8 +21,8 @@ class Server {
   send(text: string): void {
     for (const line of text.split("\n")) {
       const { id, connect, subscribe } = JSON.parse(line);
-      if (connect) this.say({ id, connect: { client: "c", version: "1" } });
-      if (subscribe) this.say({ id, subscribe: {} });
+      if (connect) this.deliver({ id, connect: { client: "c", version: "1" } });
+      if (subscribe) this.deliver({ id, subscribe: {} });
     }
   }
 
@@ -30,12 +30,12 @@ class Server {
     this.onclose({ code: 1000, reason: "" });
   }
 
-  say(reply: object): void {
+  deliver(reply: object): void {
     queueMicrotask(() => this.onmessage({ data: JSON.stringify(reply) }));
   }
 }
 
-test("the client of npm passes over a push that it does not know", async () => {
+test("the npm client ignores an unknown push", async () => {
   const client = new Centrifuge("ws://site.test/", { websocket: Server });
   const room = client.newSubscription("room", { joinLeave: true });
   const seen: string[] = [];
@@ -50,11 +50,11 @@ test("the client of npm passes over a push that it does not know", async () => {
   await room.ready();
   seen.length = 0;
 
-  const heard = new Promise((done) => room.on("publication", ({ data }) => done(data)));
-  Server.last.say({ push: { channel: "room", changed: {} } });
-  Server.last.say({ push: { channel: "room", pub: { data: "afterwards" } } });
+  const received = new Promise((done) => room.on("publication", ({ data }) => done(data)));
+  Server.last.deliver({ push: { channel: "room", changed: {} } });
+  Server.last.deliver({ push: { channel: "room", pub: { data: "afterwards" } } });
 
-  assert.equal(await heard, "afterwards");
+  assert.equal(await received, "afterwards");
   assert.deepEqual(seen, []);
   client.disconnect();
 });

@@ -1,15 +1,15 @@
-/** One connection to the topics: its greeting, its states, its heartbeat, its frames. */
+/** The client: connecting, states, heartbeat, frames, calls, server-side subscriptions. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Client, topics } from "../src/index.js";
-import { FakeWindow, settle } from "./fakes.js";
+import { FakeWindow, settle } from "./fake_browser.js";
 import frames from "../../../spec/vectors/frames.json" with { type: "json" };
 import vectors from "../../../spec/vectors/codes.json" with { type: "json" };
-import { calling, comeBack, log, online, Peer, welcome } from "./peer.js";
+import { connectingClient, reconnectClient, logEvents, connectedClient, Peer, acceptClient } from "./client_setup.js";
 
 test("the first command is connect, on the websocket endpoint", async () => {
-  const { window } = await calling({ data: { tab: 1 }, headers: { "X-Team": "a" } });
+  const { window } = await connectingClient({ data: { tab: 1 }, headers: { "X-Team": "a" } });
   const peer = new Peer(window.socket);
 
   window.socket.accept();
@@ -25,7 +25,7 @@ test("the first command is connect, on the websocket endpoint", async () => {
   });
 });
 
-test("a prefix without a slash at its end is one with it", async () => {
+test("a slash is appended to a prefix without one", async () => {
   const window = new FakeWindow();
 
   new Client("https://live.test/rt", { window });
@@ -34,12 +34,12 @@ test("a prefix without a slash at its end is one with it", async () => {
   assert.equal(window.socket.url, "wss://live.test/rt/websocket");
 });
 
-test("a client is connected when the server has welcomed it", async () => {
-  const { window, client } = await calling();
-  const seen = log(client, "connecting", "connected");
+test("a client is connected when the server answers connect", async () => {
+  const { window, client } = await connectingClient();
+  const seen = logEvents(client, "connecting", "connected");
 
   assert.equal(client.state, "connecting");
-  await welcome(window, { client: "c7", data: { motd: "hi" } });
+  await acceptClient(window, { client: "c7", data: { motd: "hi" } });
 
   assert.equal(client.state, "connected");
   assert.equal(client.transport, "websocket");
@@ -48,11 +48,11 @@ test("a client is connected when the server has welcomed it", async () => {
   ]);
 });
 
-test("a lost connection is one to come back from", async () => {
-  const { window, client } = await online();
-  const seen = log(client, "connecting", "connected", "disconnected");
+test("a client reconnects after a lost connection", async () => {
+  const { window, client } = await connectedClient();
+  const seen = logEvents(client, "connecting", "connected", "disconnected");
 
-  await comeBack(window, { client: "c2" });
+  await reconnectClient(window, { client: "c2" });
 
   assert.deepEqual(seen, [
     ["connecting", { code: 1006, reason: "" }],
@@ -60,10 +60,10 @@ test("a lost connection is one to come back from", async () => {
   ]);
 });
 
-test("an address that cannot be parsed is an error and the end", async () => {
+test("a URL that cannot be parsed ends the client with an error", async () => {
   const window = new FakeWindow();
   const client = new Client("https://[", { window });
-  const seen = log(client, "error", "disconnected");
+  const seen = logEvents(client, "error", "disconnected");
 
   await window.advance(600);
 
@@ -80,16 +80,16 @@ test("an unknown option is refused by name", () => {
   assert.throws(() => new Client("/connection/", options), /unknown option "getTokn"; known: .*getToken/);
 });
 
-test("a badge hears every step of an outage", async () => {
-  const { window, client } = await online({ minDelay: 2, maxDelay: 2 });
-  const seen = log(client, "state");
+test("every step of an outage is a state event", async () => {
+  const { window, client } = await connectedClient({ minDelay: 2, maxDelay: 2 });
+  const seen = logEvents(client, "state");
 
   window.socket.break();
   await window.advance(2);
   window.goOffline();
   window.goOnline();
   await settle();
-  await welcome(window);
+  await acceptClient(window);
   client.disconnect();
 
   assert.deepEqual(
@@ -105,10 +105,10 @@ test("a badge hears every step of an outage", async () => {
 
 for (const { code, reconnect } of vectors.close) {
   test(`after a close with ${code} it ${reconnect ? "comes back" : "stays away"}`, async () => {
-    const { window, client } = await online();
-    const seen = log(client, "disconnected");
+    const { window, client } = await connectedClient();
+    const seen = logEvents(client, "disconnected");
 
-    window.socket.hangUp(code, "so");
+    window.socket.serverClose(code, "so");
     await window.advance(2);
 
     assert.equal(window.sockets.length, reconnect ? 2 : 1);
@@ -118,34 +118,34 @@ for (const { code, reconnect } of vectors.close) {
 }
 
 test("a final close leaves no timer behind", async () => {
-  const { window } = await online();
+  const { window } = await connectedClient();
 
-  window.socket.hangUp(3500);
+  window.socket.serverClose(3500);
 
   assert.equal(window.timers, 0);
   assert.equal(window.listeners, 0);
 });
 
-test("after a drain it comes back with the first delay, however long the outage was", async () => {
-  const { window } = await calling({ minDelay: 1, maxDelay: 64 });
+test("a client reconnects after a drain with the first delay, whatever failed before", async () => {
+  const { window } = await connectingClient({ minDelay: 1, maxDelay: 64 });
   window.chance = 1;
   for (let failures = 0; failures < 4; failures++) {
     window.socket.break();
     await window.advance(64);
   }
-  await welcome(window);
+  await acceptClient(window);
   const before = window.sockets.length;
 
-  window.socket.hangUp(3001, "shutdown");
+  window.socket.serverClose(3001, "shutdown");
   await window.advance(2);
 
   assert.equal(window.sockets.length, before + 1);
 });
 
-test("pauses grow from attempt to attempt", async () => {
-  const { window, client } = await calling({ minDelay: 1, maxDelay: 8, transports: ["websocket"] });
+test("delays grow from attempt to attempt", async () => {
+  const { window, client } = await connectingClient({ minDelay: 1, maxDelay: 8, transports: ["websocket"] });
   window.chance = 1;
-  const seen = log(client, "state");
+  const seen = logEvents(client, "state");
 
   for (let attempt = 0; attempt < 4; attempt++) {
     window.socket.break();
@@ -156,10 +156,10 @@ test("pauses grow from attempt to attempt", async () => {
   assert.deepEqual(delays, [2, 3, 5, 8]);
 });
 
-test("a hidden page waits with the longest pauses", async () => {
-  const { window, client } = await online({ minDelay: 1, maxDelay: 60 });
+test("a hidden page waits for the longest delay", async () => {
+  const { window, client } = await connectedClient({ minDelay: 1, maxDelay: 60 });
   window.chance = 1;
-  const seen = log(client, "state");
+  const seen = logEvents(client, "state");
   window.hide();
 
   window.socket.break();
@@ -168,7 +168,7 @@ test("a hidden page waits with the longest pauses", async () => {
 });
 
 test("a page that is shown again connects at once", async () => {
-  const { window } = await online({ minDelay: 1, maxDelay: 60 });
+  const { window } = await connectedClient({ minDelay: 1, maxDelay: 60 });
   window.chance = 1;
   window.hide();
   window.socket.break();
@@ -179,35 +179,35 @@ test("a page that is shown again connects at once", async () => {
   assert.equal(window.sockets.length, 2);
 });
 
-test("a page that is put away hangs up and comes back with its return", async () => {
-  const { window, client } = await online();
+test("a page in the page cache disconnects and reconnects when it is shown", async () => {
+  const { window, client } = await connectedClient();
 
   window.fire("pagehide");
   assert.equal(client.state, "connecting");
   window.fire("pageshow");
   await settle();
-  await welcome(window);
+  await acceptClient(window);
 
   assert.equal(client.state, "connected");
 });
 
-test("an attempt that the page cache cut off has no say in the next", async () => {
-  const { window, client } = await calling();
+test("a timeout of an attempt that the page cache ended does not affect the next", async () => {
+  const { window, client } = await connectingClient();
   window.socket.accept();
   await settle();
   window.fire("pagehide");
   window.fire("pageshow");
   await settle();
-  await welcome(window);
+  await acceptClient(window);
 
   await window.advance(14);
 
   assert.equal(client.state, "connected");
 });
 
-test("a connect that is not answered is given up", async () => {
-  const { window, client } = await calling({ transports: ["websocket"] });
-  const errors = log(client, "error");
+test("a connect command without a reply fails the attempt", async () => {
+  const { window, client } = await connectingClient({ transports: ["websocket"] });
+  const errors = logEvents(client, "error");
 
   window.socket.accept();
   await window.advance(9.9);
@@ -218,26 +218,26 @@ test("a connect that is not answered is given up", async () => {
   assert.equal(window.socket.readyState, 2);
 });
 
-test("a temporary refusal to connect is followed by another attempt", async () => {
-  const { window, client } = await calling();
+test("a temporary error of connect is followed by another attempt", async () => {
+  const { window, client } = await connectingClient();
   const peer = new Peer(window.socket);
   window.socket.accept();
 
-  peer.refuse(await peer.command("connect"), 111, "too many requests", true);
+  peer.replyError(await peer.command("connect"), 111, "too many requests", true);
   await window.advance(2);
 
   assert.equal(client.state, "connecting");
   assert.equal(window.sockets.length, 2);
 });
 
-test("a final refusal to connect ends the client with its code", async () => {
-  const { window, client } = await calling();
-  const seen = log(client, "disconnected");
+test("a final error of connect ends the client with its code", async () => {
+  const { window, client } = await connectingClient();
+  const seen = logEvents(client, "disconnected");
   const peer = new Peer(window.socket);
   window.socket.accept();
 
-  peer.refuse(await peer.command("connect"), 101, "unauthorized");
-  window.socket.hangUp(1000);
+  peer.replyError(await peer.command("connect"), 101, "unauthorized");
+  window.socket.serverClose(1000);
   await window.advance(600);
 
   assert.deepEqual(seen, [["disconnected", { code: 101, reason: "unauthorized" }]]);
@@ -245,9 +245,9 @@ test("a final refusal to connect ends the client with its code", async () => {
   assert.equal(window.listeners, 0);
 });
 
-test("a client that was disconnected connects again when asked", async () => {
-  const { window, client } = await online();
-  const seen = log(client, "disconnected", "connecting", "connected");
+test("connect connects a disconnected client", async () => {
+  const { window, client } = await connectedClient();
+  const seen = logEvents(client, "disconnected", "connecting", "connected");
 
   client.disconnect();
   assert.equal(client.state, "disconnected");
@@ -255,7 +255,7 @@ test("a client that was disconnected connects again when asked", async () => {
   client.connect();
   client.connect();
   await settle();
-  await welcome(window);
+  await acceptClient(window);
 
   assert.equal(client.state, "connected");
   assert.deepEqual(
@@ -268,8 +268,8 @@ test("a client that was disconnected connects again when asked", async () => {
   );
 });
 
-test("connecting a client that is connected changes nothing", async () => {
-  const { window, client, peer } = await online();
+test("connect on a connected client changes nothing", async () => {
+  const { window, client, peer } = await connectedClient();
 
   client.connect();
   await settle();
@@ -278,15 +278,15 @@ test("connecting a client that is connected changes nothing", async () => {
   assert.equal(window.sockets.length, 1);
 });
 
-test("disconnecting leaves no timer and no listener behind", async () => {
-  const { window, client, peer } = await online({ getToken: () => "t" }, { expires: true, ttl: 60 });
+test("disconnect leaves no timer and no listener behind", async () => {
+  const { window, client, peer } = await connectedClient({ getToken: () => "t" }, { expires: true, ttl: 60 });
   const room = client.subscribe("room", { presence: true });
-  peer.answer((await peer.commands())[0]!, {});
+  peer.reply((await peer.commands())[0]!, {});
   const call = client.call("slow");
 
   client.disconnect();
   await assert.rejects(call, { code: 2 });
-  window.socket.hangUp(1000);
+  window.socket.serverClose(1000);
   await settle();
 
   assert.equal(window.timers, 0);
@@ -294,15 +294,15 @@ test("disconnecting leaves no timer and no listener behind", async () => {
   assert.equal(room.state, "subscribing");
 });
 
-test("subscriptions outlive a disconnect", async () => {
-  const { window, client, peer } = await online();
+test("subscriptions continue after disconnect and connect", async () => {
+  const { window, client, peer } = await connectedClient();
   const room = client.subscribe("room");
-  peer.answer(await peer.command("subscribe"));
+  peer.reply(await peer.command("subscribe"));
   client.disconnect();
 
   client.connect();
   await settle();
-  const next = await welcome(window);
+  const next = await acceptClient(window);
 
   assert.equal((await next.command("subscribe")).body.channel, "room");
   assert.equal(room.state, "subscribing");
@@ -310,24 +310,24 @@ test("subscriptions outlive a disconnect", async () => {
 
 // Heartbeat
 
-test("a ping is answered when the server asks for it", async () => {
-  const { peer } = await online();
+test("a ping is answered when the server expects a pong", async () => {
+  const { peer } = await connectedClient();
 
-  peer.say({});
+  peer.send({});
 
   assert.deepEqual(peer.frames(), ["{}"]);
 });
 
-test("a ping is not answered when the server does not ask for it", async () => {
-  const { peer } = await online({}, { pong: undefined });
+test("a ping is not answered when the server expects no pong", async () => {
+  const { peer } = await connectedClient({}, { pong: undefined });
 
-  peer.say({});
+  peer.send({});
 
   assert.deepEqual(peer.frames(), []);
 });
 
-test("a server that was silent for its interval and ten seconds is dead", async () => {
-  const { window, client } = await online({}, { ping: 25 });
+test("a connection is lost after ten seconds of silence beyond the ping interval", async () => {
+  const { window, client } = await connectedClient({}, { ping: 25 });
 
   await window.advance(34.9);
   assert.equal(client.state, "connected");
@@ -336,8 +336,8 @@ test("a server that was silent for its interval and ten seconds is dead", async 
   assert.equal(client.state, "connecting");
 });
 
-test("any frame is a sign of life", async () => {
-  const { window, client, peer } = await online({}, { ping: 25 });
+test("any frame restarts the heartbeat", async () => {
+  const { window, client, peer } = await connectedClient({}, { ping: 25 });
 
   await window.advance(29);
   peer.publish("unknown", 1);
@@ -346,21 +346,21 @@ test("any frame is a sign of life", async () => {
   assert.equal(client.state, "connected");
 });
 
-test("a silent server is asked before it is given up", async () => {
-  const { window, client, peer } = await online({}, { ping: 25 });
+test("a ping is sent to a silent server", async () => {
+  const { window, client, peer } = await connectedClient({}, { ping: 25 });
 
   await window.advance(30);
   const { id, body } = await peer.command("ping");
   assert.equal(id, 2);
   assert.deepEqual(body, {});
-  peer.answer({ id, method: "ping", body });
+  peer.reply({ id, method: "ping", body });
   await window.advance(29);
 
   assert.equal(client.state, "connected");
 });
 
-test("a page that is shown again asks an open connection at once", async () => {
-  const { window, peer } = await online();
+test("a ping is sent at once when the page is shown again", async () => {
+  const { window, peer } = await connectedClient();
   window.hide();
 
   window.show();
@@ -368,8 +368,8 @@ test("a page that is shown again asks an open connection at once", async () => {
   await peer.command("ping");
 });
 
-test("without an interval the server is never given up", async () => {
-  const { window, client } = await online({}, { ping: 0 });
+test("without a ping interval silence does not end the connection", async () => {
+  const { window, client } = await connectedClient({}, { ping: 0 });
 
   await window.advance(3600);
 
@@ -378,8 +378,8 @@ test("without an interval the server is never given up", async () => {
 
 // Frames
 
-test("commands of one task go out in one frame", async () => {
-  const { client, peer } = await online();
+test("commands of one task are sent in one frame", async () => {
+  const { client, peer } = await connectedClient();
 
   client.subscribe("a");
   client.subscribe("b");
@@ -391,8 +391,8 @@ test("commands of one task go out in one frame", async () => {
   assert.equal(frames[0]!.split("\n").length, 3);
 });
 
-test("a frame stays below what a server takes", async () => {
-  const { client, peer } = await online();
+test("a frame stays below the server's limit", async () => {
+  const { client, peer } = await connectedClient();
 
   for (let n = 0; n < 5; n++) void client.publish("room", "x".repeat(6000)).catch(() => undefined);
   await settle();
@@ -404,8 +404,8 @@ test("a frame stays below what a server takes", async () => {
   );
 });
 
-test("one message that is longer than a frame is sent alone", async () => {
-  const { client, peer } = await online();
+test("a command that is longer than a frame is sent alone", async () => {
+  const { client, peer } = await connectedClient();
 
   void client.call("first");
   void client.call("long", "x".repeat(20000));
@@ -417,14 +417,14 @@ test("one message that is longer than a frame is sent alone", async () => {
   );
 });
 
-test("many answers come in one frame, with publications between them", async () => {
-  const { client, peer } = await online();
+test("replies and publications of one frame are handled in order", async () => {
+  const { client, peer } = await connectedClient();
   const room = client.subscribe("room");
-  const seen = log(room, "subscribed", "publication");
-  const [asked] = await peer.commands();
+  const seen = logEvents(room, "subscribed", "publication");
+  const [command] = await peer.commands();
 
-  peer.say(
-    { id: asked!.id, subscribe: {} },
+  peer.send(
+    { id: command!.id, subscribe: {} },
     { push: { channel: "room", pub: { data: "right after" } } },
   );
 
@@ -434,8 +434,8 @@ test("many answers come in one frame, with publications between them", async () 
   );
 });
 
-test("command ids grow over connections", async () => {
-  const { window, client } = await online();
+test("command ids are not reused on the next connection", async () => {
+  const { window, client } = await connectedClient();
   void client.call("a").catch(() => undefined);
   await settle();
   window.socket.break();
@@ -447,23 +447,23 @@ test("command ids grow over connections", async () => {
   assert.equal((await peer.command("connect")).id, 3);
 });
 
-test("an answer that nobody waits for is passed over", async () => {
-  const { client, peer } = await online();
-  const errors = log(client, "error");
+test("a reply with an unknown id is ignored", async () => {
+  const { client, peer } = await connectedClient();
+  const errors = logEvents(client, "error");
 
-  peer.say({ id: 999, rpc: {} });
+  peer.send({ id: 999, rpc: {} });
 
   assert.equal(client.state, "connected");
   assert.deepEqual(errors, []);
 });
 
-test("unknown fields and unknown pushes are passed over", async () => {
-  const { client, peer } = await online();
-  const errors = log(client, "error");
+test("unknown fields and unknown pushes are ignored", async () => {
+  const { client, peer } = await connectedClient();
+  const errors = logEvents(client, "error");
   const room = client.subscribe("room");
-  peer.answer(await peer.command("subscribe"), { news: 1 });
+  peer.reply(await peer.command("subscribe"), { news: 1 });
 
-  peer.say({ push: { channel: "room", fossil: {} } }, { push: { news: {} } }, { news: 1 });
+  peer.send({ push: { channel: "room", fossil: {} } }, { push: { news: {} } }, { news: 1 });
 
   assert.equal(room.state, "subscribed");
   assert.deepEqual(errors, []);
@@ -472,24 +472,24 @@ test("unknown fields and unknown pushes are passed over", async () => {
 
 for (const frame of ["{", "null", '{"push":null}\nx', '{"push":{"channel":"room","join":7,"leave":{}}}', new Blob(["{}"])]) {
   test(`a malformed frame is an error and a new connection: ${frame}`, async () => {
-    const { window, client, peer } = await online();
+    const { window, client, peer } = await connectedClient();
     const room = client.subscribe("room", { presence: true });
-    peer.answer((await peer.commands())[0]!);
-    const errors = log(client, "error");
+    peer.reply((await peer.commands())[0]!);
+    const errors = logEvents(client, "error");
 
     window.socket.receive(frame);
     assert.equal(errors.length, 1);
     assert.equal(client.state, "connecting");
-    await comeBack(window);
+    await reconnectClient(window);
 
     assert.equal(client.state, "connected");
     assert.equal(room.state, "subscribing");
   });
 }
 
-test("what follows a malformed line is not read", async () => {
-  const { window, client } = await online();
-  const seen = log(client, "message", "error");
+test("lines after a malformed line are ignored", async () => {
+  const { window, client } = await connectedClient();
+  const seen = logEvents(client, "message", "error");
 
   window.socket.receive('{\n{"push":{"message":{"data":1}}}\n{');
 
@@ -499,47 +499,47 @@ test("what follows a malformed line is not read", async () => {
   );
 });
 
-test("what the server says to the connection is a message event", async () => {
-  const { client, peer } = await online();
+test("a message push is a message event", async () => {
+  const { client, peer } = await connectedClient();
   const seen: unknown[] = [];
   client.addEventListener("message", ({ data }) => seen.push(data));
 
-  peer.say({ push: { message: { data: { motd: "hi" } } } });
+  peer.send({ push: { message: { data: { motd: "hi" } } } });
 
   assert.deepEqual(seen, [{ motd: "hi" }]);
 });
 
-test("a disconnect that is pushed is obeyed as a close code is", async () => {
-  const { client, peer } = await online();
-  const seen = log(client, "disconnected");
+test("a disconnect push acts as a close code", async () => {
+  const { client, peer } = await connectedClient();
+  const seen = logEvents(client, "disconnected");
 
-  peer.say({ push: { disconnect: { code: 3503, reason: "kicked" } } });
+  peer.send({ push: { disconnect: { code: 3503, reason: "kicked" } } });
 
   assert.deepEqual(seen, [["disconnected", { code: 3503, reason: "kicked" }]]);
 });
 
-test("a disconnect that is pushed with a code to come back is obeyed too", async () => {
-  const { window, client, peer } = await online();
+test("a disconnect push with a temporary code is followed by an attempt", async () => {
+  const { window, client, peer } = await connectedClient();
 
-  peer.say({ push: { disconnect: { code: 3001, reason: "shutdown", reconnect: true } } });
+  peer.send({ push: { disconnect: { code: 3001, reason: "shutdown", reconnect: true } } });
   await window.advance(1);
 
   assert.equal(client.state, "connecting");
   assert.equal(window.sockets.length, 2);
 });
 
-test("what follows a disconnect in its frame is not read", async () => {
-  const { client, peer } = await online();
-  const seen = log(client, "message");
+test("lines after a disconnect push are ignored", async () => {
+  const { client, peer } = await connectedClient();
+  const seen = logEvents(client, "message");
 
-  peer.say({ push: { disconnect: { code: 3001, reason: "" } } }, { push: { message: { data: 1 } } });
+  peer.send({ push: { disconnect: { code: 3001, reason: "" } } }, { push: { message: { data: 1 } } });
 
   assert.deepEqual(seen, []);
 });
 
-test("empty lines say nothing", async () => {
-  const { window, client, peer } = await online();
-  const seen = log(client, "message", "error");
+test("empty lines are ignored", async () => {
+  const { window, client, peer } = await connectedClient();
+  const seen = logEvents(client, "message", "error");
 
   window.socket.receive('\n{"push":{"message":{"data":1}}}\n\n');
 
@@ -548,9 +548,9 @@ test("empty lines say nothing", async () => {
 });
 
 for (const { name, text } of frames.filter(({ by }: { by: string }) => by === "server")) {
-  test(`a frame of the specification is understood: ${name}`, async () => {
-    const { window, client } = await online();
-    const errors = log(client, "error");
+  test(`a frame of the specification is accepted: ${name}`, async () => {
+    const { window, client } = await connectedClient();
+    const errors = logEvents(client, "error");
 
     window.socket.receive(text);
 
@@ -560,22 +560,22 @@ for (const { name, text } of frames.filter(({ by }: { by: string }) => by === "s
 
 // Calls
 
-test("a call is an rpc and its answer the data of the result", async () => {
-  const { client, peer } = await online();
+test("a call is an rpc command, and its result the data of the reply", async () => {
+  const { client, peer } = await connectedClient();
 
   const call = client.call("add", { a: 1 });
-  const asked = await peer.command("rpc");
-  peer.answer(asked, { data: { sum: 3 } });
+  const command = await peer.command("rpc");
+  peer.reply(command, { data: { sum: 3 } });
 
-  assert.deepEqual(asked.body, { method: "add", data: { a: 1 } });
+  assert.deepEqual(command.body, { method: "add", data: { a: 1 } });
   assert.deepEqual(await call, { sum: 3 });
 });
 
-test("a refused call says its code and whether to try again", async () => {
-  const { client, peer } = await online();
+test("an error of a call has a code and whether it is temporary", async () => {
+  const { client, peer } = await connectedClient();
 
   const call = client.call("add");
-  peer.refuse(await peer.command("rpc"), 422, "no numbers", true);
+  peer.replyError(await peer.command("rpc"), 422, "no numbers", true);
 
   await assert.rejects(call, {
     name: "TopicError",
@@ -586,62 +586,62 @@ test("a refused call says its code and whether to try again", async () => {
 });
 
 test("a call waits for the connection", async () => {
-  const { window, client } = await calling();
+  const { window, client } = await connectingClient();
 
   const call = client.call("add");
-  const peer = await welcome(window);
-  peer.answer(await peer.command("rpc"), { data: 1 });
+  const peer = await acceptClient(window);
+  peer.reply(await peer.command("rpc"), { data: 1 });
 
   assert.equal(await call, 1);
 });
 
-test("a call is not repeated when the connection breaks before the answer", async () => {
-  const { window, client, peer } = await online();
+test("a call is not repeated when the connection is lost before the reply", async () => {
+  const { window, client, peer } = await connectedClient();
   const call = client.call("pay");
   await peer.command("rpc");
 
   const rejected = assert.rejects(call, { code: 2, temporary: true });
-  const next = await comeBack(window);
+  const next = await reconnectClient(window);
 
   await rejected;
   assert.deepEqual(await next.commands(), []);
 });
 
-test("a call that is not answered in time is given up", async () => {
-  const { window, client, peer } = await online({ timeout: 3 }, { ping: 0 });
+test("a call without a reply is rejected after the timeout", async () => {
+  const { window, client, peer } = await connectedClient({ timeout: 3 }, { ping: 0 });
   const call = client.call("slow");
-  const asked = await peer.command("rpc");
+  const command = await peer.command("rpc");
 
   const rejected = assert.rejects(call, { code: 1, temporary: true });
   await window.advance(3);
   await rejected;
-  peer.answer(asked, { data: "late" });
+  peer.reply(command, { data: "late" });
 
   assert.equal(client.state, "connected");
 });
 
-test("a call that finds no connection in time is given up and never sent", async () => {
-  const { window, client } = await calling({ timeout: 3 });
+test("a call without a connection is rejected after the timeout and not sent", async () => {
+  const { window, client } = await connectingClient({ timeout: 3 });
   const call = client.call("slow");
 
   const rejected = assert.rejects(call, { code: 1 });
   await window.advance(3);
   await rejected;
-  const peer = await welcome(window);
+  const peer = await acceptClient(window);
 
   assert.deepEqual(await peer.commands(), []);
 });
 
-test("a call on a disconnected client is refused", async () => {
-  const { client } = await online();
+test("a call on a disconnected client is rejected", async () => {
+  const { client } = await connectedClient();
   client.disconnect();
 
   await assert.rejects(client.call("add"), { code: 3, temporary: false });
   await assert.rejects(client.publish("room", 1), { code: 3 });
 });
 
-test("a call that waits is refused when the client is disconnected", async () => {
-  const { client } = await calling();
+test("a waiting call is rejected when the client is disconnected", async () => {
+  const { client } = await connectingClient();
   const call = client.call("add");
 
   client.disconnect();
@@ -649,8 +649,8 @@ test("a call that waits is refused when the client is disconnected", async () =>
   await assert.rejects(call, { code: 3 });
 });
 
-test("what needs no answer is said without an id", async () => {
-  const { client, peer } = await online();
+test("send sends a message without an id", async () => {
+  const { client, peer } = await connectedClient();
 
   assert.equal(client.send({ typing: true }), true);
   await settle();
@@ -658,19 +658,19 @@ test("what needs no answer is said without an id", async () => {
   assert.deepEqual(peer.frames(), ['{"send":{"data":{"typing":true}}}']);
 });
 
-test("what needs no answer is not kept for a connection", async () => {
-  const { window, client } = await calling();
+test("send does not wait for a connection", async () => {
+  const { window, client } = await connectingClient();
 
   assert.equal(client.send("lost"), false);
 
-  assert.deepEqual(await (await welcome(window)).commands(), []);
+  assert.deepEqual(await (await acceptClient(window)).commands(), []);
 });
 
-// Subscriptions that the server makes
+// Server-side subscriptions
 
-test("a subscription of the server is heard on the client, with its topic", async () => {
-  const { client, peer } = await online({}, { subs: { "#7": { recoverable: true, epoch: "e" } } });
-  const seen = log(client, "publication", "join", "leave", "unsubscribed");
+test("events of a server-side subscription are emitted by the client, with the topic", async () => {
+  const { client, peer } = await connectedClient({}, { subs: { "#7": { recoverable: true, epoch: "e" } } });
+  const seen = logEvents(client, "publication", "join", "leave", "unsubscribed");
   const info = { user: "7", client: "c" };
 
   peer.push("#7", { pub: { data: "hi", offset: 1 } });
@@ -687,18 +687,18 @@ test("a subscription of the server is heard on the client, with its topic", asyn
   ]);
 });
 
-test("a subscription of the server is recovered with the connection", async () => {
+test("a server-side subscription is recovered with the connection", async () => {
   const sub = { recoverable: true, epoch: "e", offset: 4 };
-  const { window, client, peer } = await online({}, { subs: { "#7": sub } });
+  const { window, client, peer } = await connectedClient({}, { subs: { "#7": sub } });
   peer.publish("#7", "five", 5);
-  const seen = log(client, "subscribed", "publication", "gap");
+  const seen = logEvents(client, "subscribed", "publication", "gap");
   window.socket.break();
   await window.advance(2);
   const next = new Peer(window.socket);
 
   window.socket.accept();
   const connect = await next.command("connect");
-  next.answer(connect, {
+  next.reply(connect, {
     client: "c2",
     subs: { "#7": { ...sub, offset: 5, recovered: true, publications: [{ data: "six", offset: 6 }] } },
   });
@@ -710,36 +710,36 @@ test("a subscription of the server is recovered with the connection", async () =
   ]);
 });
 
-test("a connection whose state was invalidated continues no subscription of the server", async () => {
+test("server-side subscriptions are not recovered after their state was invalidated", async () => {
   const sub = { recoverable: true, epoch: "e", offset: 4 };
-  const { window, client } = await online({}, { subs: { "#7": sub } });
-  const seen = log(client, "gap");
+  const { window, client } = await connectedClient({}, { subs: { "#7": sub } });
+  const seen = logEvents(client, "gap");
 
-  window.socket.hangUp(3014);
+  window.socket.serverClose(3014);
   await window.advance(2);
   const next = new Peer(window.socket);
   window.socket.accept();
   const connect = await next.command("connect");
-  next.answer(connect, { client: "c2", subs: { "#7": { ...sub, offset: 5 } } });
+  next.reply(connect, { client: "c2", subs: { "#7": { ...sub, offset: 5 } } });
 
   assert.deepEqual(connect.body.subs, {});
   assert.equal(seen.length, 1);
 });
 
-test("a subscription that the server does not renew is told as ended", async () => {
-  const { window, client } = await online({}, { subs: { "#7": {} } });
-  const seen = log(client, "unsubscribed");
+test("a server-side subscription that is missing after a reconnect is unsubscribed", async () => {
+  const { window, client } = await connectedClient({}, { subs: { "#7": {} } });
+  const seen = logEvents(client, "unsubscribed");
 
-  await comeBack(window);
+  await reconnectClient(window);
 
   assert.deepEqual(seen, [
     ["unsubscribed", { topic: "#7", code: 2000, reason: "not subscribed any more" }],
   ]);
 });
 
-test("the server may subscribe a connection at any time", async () => {
-  const { client, peer } = await online();
-  const seen = log(client, "subscribed", "publication");
+test("a subscribe push starts a server-side subscription", async () => {
+  const { client, peer } = await connectedClient();
+  const seen = logEvents(client, "subscribed", "publication");
 
   peer.push("news", { subscribe: { data: "welcome" } });
   peer.publish("news", "first");
@@ -750,11 +750,11 @@ test("the server may subscribe a connection at any time", async () => {
   ]);
 });
 
-test("publications of a topic that nobody subscribed to are passed over", async () => {
-  const { client, peer } = await online();
-  const seen = log(client, "publication");
+test("publications of a topic without a subscription are ignored", async () => {
+  const { client, peer } = await connectedClient();
+  const seen = logEvents(client, "publication");
 
-  peer.publish("unheard-of", 1);
+  peer.publish("unknown", 1);
 
   assert.deepEqual(seen, []);
 });
@@ -767,37 +767,37 @@ function page(elements: Record<string, object>): void {
   Object.assign(globalThis, { document: { getElementById } });
 }
 
-test("the page says where the topics are, and how long to pause", async (context) => {
+test("the page's settings apply to topics()", async (context) => {
   context.after(() => Object.assign(globalThis, { document: undefined }));
   page({ "tiderace-config": { topics: "/live/", minDelay: 3, heartbeat: 25 } });
   const window = new FakeWindow();
 
   const client = topics({ window });
   await settle();
-  const seen = log(client, "state");
-  await welcome(window);
+  const seen = logEvents(client, "state");
+  await acceptClient(window);
   window.socket.break();
 
   assert.equal(window.socket.url, "wss://site.test/live/websocket");
   assert.equal(seen.at(-1)![1].delay, 3);
 });
 
-test("a heartbeat of the page is for its sockets", async (context) => {
+test("the page's heartbeat and retryOn do not apply to topics()", async (context) => {
   context.after(() => Object.assign(globalThis, { document: undefined }));
   page({ "tiderace-config": { heartbeat: 1, retryOn: [3500] } });
   const window = new FakeWindow();
   const client = topics({ window });
   await settle();
-  const peer = await welcome(window, { ping: 0 });
+  const peer = await acceptClient(window, { ping: 0 });
 
   await window.advance(60);
   assert.deepEqual(await peer.commands(), []);
-  window.socket.hangUp(3500);
+  window.socket.serverClose(3500);
 
   assert.equal(client.state, "disconnected");
 });
 
-test("an address that is given wins over the page's", async (context) => {
+test("a given url overrides the page's", async (context) => {
   context.after(() => Object.assign(globalThis, { document: undefined }));
   page({ "tiderace-config": { topics: "/live/" } });
   const window = new FakeWindow();
@@ -808,13 +808,13 @@ test("an address that is given wins over the page's", async (context) => {
   assert.equal(window.socket.url, "wss://site.test/other/websocket");
 });
 
-test("positions of the page are where its topics continue, once", async (context) => {
+test("positions of the page are used once, by the first subscription to each topic", async (context) => {
   context.after(() => Object.assign(globalThis, { document: undefined }));
   page({ "tiderace-positions": { positions: { room: ["e1", 7] } } });
   const window = new FakeWindow();
   const client = topics({ window });
   await settle();
-  const peer = await welcome(window);
+  const peer = await acceptClient(window);
 
   const room = client.subscribe("room");
   const first = await peer.command("subscribe");

@@ -1,11 +1,11 @@
-/** `connect()`: the settings that a template left in the page. */
+/** `connect()` and the settings that a template tag wrote into the page. */
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { afterEach, test } from "node:test";
 import { connect } from "../src/index.js";
 import { DEFAULTS } from "../src/options.js";
-import { FakeWindow, settle } from "./fakes.js";
+import { FakeWindow, settle } from "./fake_browser.js";
 
 function page(settings: string | undefined): void {
   const getElementById = (id: string): unknown =>
@@ -17,7 +17,7 @@ afterEach(() => {
   Object.assign(globalThis, { document: undefined });
 });
 
-test("the page's settings hold for a socket without options", async () => {
+test("the page's settings apply to a socket without options", async () => {
   page('{"base": "/live/"}');
 
   const socket = connect("room/", { window: new FakeWindow() });
@@ -25,7 +25,7 @@ test("the page's settings hold for a socket without options", async () => {
   assert.equal(socket.url, "wss://site.test/live/room/");
 });
 
-test("without a url the base itself is the address", async () => {
+test("without a url the base is the url", async () => {
   page('{"base": "/live/"}');
 
   const socket = connect(undefined, { window: new FakeWindow() });
@@ -33,7 +33,7 @@ test("without a url the base itself is the address", async () => {
   assert.equal(socket.url, "wss://site.test/live/");
 });
 
-test("an option given wins over the page's", async () => {
+test("a given option overrides the page's", async () => {
   page('{"base": "/live/"}');
 
   const socket = connect("room/", { base: "/other/", window: new FakeWindow() });
@@ -41,7 +41,7 @@ test("an option given wins over the page's", async () => {
   assert.equal(socket.url, "wss://site.test/other/room/");
 });
 
-test("a page without settings has the client's defaults", async () => {
+test("the defaults apply in a page without settings", async () => {
   page(undefined);
 
   const socket = connect("/ws/", { window: new FakeWindow() });
@@ -49,7 +49,7 @@ test("a page without settings has the client's defaults", async () => {
   assert.equal(socket.url, "wss://site.test/ws/");
 });
 
-test("outside a page there are no settings to read", async () => {
+test("the defaults apply outside a page", async () => {
   const socket = connect("/ws/", { window: new FakeWindow() });
 
   assert.equal(socket.url, "wss://site.test/ws/");

@@ -1,19 +1,19 @@
-/** Staying alive and following the page: heartbeat, network, tab, page cache. */
+/** The heartbeat of a socket, and the events of its page: network, tab, page cache. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Socket } from "../src/index.js";
-import { FakeWindow, settle } from "./fakes.js";
-import { connected, dialling, diary, waiting } from "./world.js";
+import { FakeWindow, settle } from "./fake_browser.js";
+import { openSocket, connectingSocket, collectEvents, waitingSocket } from "./socket_setup.js";
 
 test("without a heartbeat an idle connection has no timer", async () => {
-  const { window } = await connected();
+  const { window } = await openSocket();
 
   assert.equal(window.timers, 0);
 });
 
-test("a heartbeat is sent after the silence it is set to", async () => {
-  const { window, native } = await connected({ heartbeat: 25 });
+test("a heartbeat is sent after the configured silence", async () => {
+  const { window, native } = await openSocket({ heartbeat: 25 });
 
   await window.advance(24.9);
   assert.deepEqual(native.sent, []);
@@ -22,8 +22,8 @@ test("a heartbeat is sent after the silence it is set to", async () => {
   assert.deepEqual(native.sent, ['{"type":"ping"}']);
 });
 
-test("the heartbeat's message may be chosen", async () => {
-  const { window, native } = await connected({ heartbeat: 25, heartbeatMessage: "\n" });
+test("the heartbeat message is an option", async () => {
+  const { window, native } = await openSocket({ heartbeat: 25, heartbeatMessage: "\n" });
 
   await window.advance(25);
 
@@ -31,7 +31,7 @@ test("the heartbeat's message may be chosen", async () => {
 });
 
 test("any frame of the server postpones the heartbeat", async () => {
-  const { window, native } = await connected({ heartbeat: 25 });
+  const { window, native } = await openSocket({ heartbeat: 25 });
 
   await window.advance(20);
   native.receive("news");
@@ -40,8 +40,8 @@ test("any frame of the server postpones the heartbeat", async () => {
   assert.deepEqual(native.sent, []);
 });
 
-test("any frame of the server answers a heartbeat", async () => {
-  const { window, socket, native } = await connected({ heartbeat: 25 });
+test("any frame of the server is a reply to a heartbeat", async () => {
+  const { window, socket, native } = await openSocket({ heartbeat: 25 });
   await window.advance(25);
   await window.advance(9);
 
@@ -52,10 +52,10 @@ test("any frame of the server answers a heartbeat", async () => {
   assert.equal(native.sent.length, 1);
 });
 
-test("a heartbeat without an answer ends the connection at its deadline", async () => {
-  const { window, socket, native } = await connected({ heartbeat: 25 });
-  const errors = diary(socket, "error");
-  const closes = diary(socket, "close");
+test("a heartbeat without a reply ends the connection after its timeout", async () => {
+  const { window, socket, native } = await openSocket({ heartbeat: 25 });
+  const errors = collectEvents(socket, "error");
+  const closes = collectEvents(socket, "close");
 
   await window.advance(34.9);
   assert.equal(socket.status, "open");
@@ -67,10 +67,10 @@ test("a heartbeat without an answer ends the connection at its deadline", async 
   assert.equal(socket.status, "waiting");
 });
 
-test("a connection given up is not heard any more", async () => {
-  const { window, socket, native } = await connected({ heartbeat: 25 });
-  const seen = diary(socket, "message");
-  const closes = diary(socket, "close");
+test("events of a discarded connection are ignored", async () => {
+  const { window, socket, native } = await openSocket({ heartbeat: 25 });
+  const seen = collectEvents(socket, "message");
+  const closes = collectEvents(socket, "close");
   await window.advance(35);
 
   native.receive("too late");
@@ -81,7 +81,7 @@ test("a connection given up is not heard any more", async () => {
 });
 
 test("no heartbeat is sent on a connection that is closing", async () => {
-  const { window, socket, native } = await connected({ heartbeat: 25 });
+  const { window, socket, native } = await openSocket({ heartbeat: 25 });
 
   socket.close();
   native.receive("last words");
@@ -91,14 +91,14 @@ test("no heartbeat is sent on a connection that is closing", async () => {
   assert.equal(socket.readyState, 2);
 });
 
-test("a heartbeat's deadline does not overtake a close on its way", async () => {
-  const { window, socket, native } = await connected({ heartbeat: 25 });
-  const closes = diary(socket, "close");
+test("the heartbeat timeout does not interrupt a close", async () => {
+  const { window, socket, native } = await openSocket({ heartbeat: 25 });
+  const closes = collectEvents(socket, "close");
   await window.advance(25);
 
   socket.close(4000, "bye");
   await window.advance(60);
-  native.hangUp(4000, "bye");
+  native.serverClose(4000, "bye");
 
   assert.deepEqual(
     closes.map(({ code }) => code),
@@ -106,8 +106,8 @@ test("a heartbeat's deadline does not overtake a close on its way", async () => 
   );
 });
 
-test("without network no attempt is made until it is back", async () => {
-  const { window, socket } = await waiting();
+test("no attempt is made until the network is back", async () => {
+  const { window, socket } = await waitingSocket();
 
   window.goOffline();
   await window.advance(600);
@@ -119,9 +119,9 @@ test("without network no attempt is made until it is back", async () => {
   assert.equal(window.sockets.length, 2);
 });
 
-test("a network that leaves twice is told once", async () => {
-  const { window, socket } = await waiting();
-  const states = diary(socket, "state");
+test("a repeated offline event emits one state event", async () => {
+  const { window, socket } = await waitingSocket();
+  const states = collectEvents(socket, "state");
 
   window.goOffline();
   window.goOffline();
@@ -129,8 +129,8 @@ test("a network that leaves twice is told once", async () => {
   assert.equal(states.length, 1);
 });
 
-test("a connection lost without network waits for the network, not for a pause", async () => {
-  const { window, socket, native } = await connected();
+test("a connection lost without network waits for the network, without a timer", async () => {
+  const { window, socket, native } = await openSocket();
   window.navigator.onLine = false;
 
   native.break();
@@ -139,7 +139,7 @@ test("a connection lost without network waits for the network, not for a pause",
   assert.equal(window.timers, 0);
 });
 
-test("a socket made without network waits for it", async () => {
+test("a socket created without network waits for it", async () => {
   const window = new FakeWindow();
   window.navigator.onLine = false;
 
@@ -151,7 +151,7 @@ test("a socket made without network waits for it", async () => {
 });
 
 for (const host of ["localhost:8000", "127.0.0.1:8000", "[::1]:8000"]) {
-  test(`a machine without network still reaches itself at ${host}`, async () => {
+  test(`without network an attempt is made to ${host}`, async () => {
     const window = new FakeWindow();
     window.navigator.onLine = false;
 
@@ -162,7 +162,7 @@ for (const host of ["localhost:8000", "127.0.0.1:8000", "[::1]:8000"]) {
   });
 }
 
-test("on its own machine a url function is asked without network too", async () => {
+test("without network a url function is called on a page of the machine itself", async () => {
   const window = new FakeWindow();
   window.navigator.onLine = false;
   window.location.href = "http://localhost:8000/";
@@ -173,16 +173,16 @@ test("on its own machine a url function is asked without network too", async () 
   assert.equal(window.sockets.length, 1);
 });
 
-test("a network that leaves does not end a connection by itself", async () => {
-  const { window, socket } = await connected();
+test("an offline event does not end a connection", async () => {
+  const { window, socket } = await openSocket();
 
   window.goOffline();
 
   assert.equal(socket.status, "open");
 });
 
-test("a network that comes back cuts the pause short", async () => {
-  const { window } = await waiting();
+test("an online event starts an attempt at once", async () => {
+  const { window } = await waitingSocket();
 
   window.fire("online");
   await settle();
@@ -190,8 +190,8 @@ test("a network that comes back cuts the pause short", async () => {
   assert.equal(window.sockets.length, 2);
 });
 
-test("a tab that is shown cuts the pause short", async () => {
-  const { window } = await waiting();
+test("a tab that is shown starts an attempt at once", async () => {
+  const { window } = await waitingSocket();
   window.hide();
   await settle();
   assert.equal(window.sockets.length, 1);
@@ -203,15 +203,15 @@ test("a tab that is shown cuts the pause short", async () => {
 });
 
 test("a hidden tab keeps its connection", async () => {
-  const { window, socket } = await connected();
+  const { window, socket } = await openSocket();
 
   window.hide();
 
   assert.equal(socket.status, "open");
 });
 
-test("an attempt on its way is not begun anew by page events", async () => {
-  const { window } = await dialling();
+test("page events do not restart an attempt", async () => {
+  const { window } = await connectingSocket();
 
   window.show();
   window.fire("online");
@@ -220,8 +220,8 @@ test("an attempt on its way is not begun anew by page events", async () => {
   assert.equal(window.sockets.length, 1);
 });
 
-test("a tab that is shown asks an open connection for a sign of life at once", async () => {
-  const { window, native } = await connected({ heartbeat: 25 });
+test("a tab that is shown sends a heartbeat at once", async () => {
+  const { window, native } = await openSocket({ heartbeat: 25 });
 
   window.hide();
   window.show();
@@ -229,18 +229,18 @@ test("a tab that is shown asks an open connection for a sign of life at once", a
   assert.deepEqual(native.sent, ['{"type":"ping"}']);
 });
 
-test("without a heartbeat nothing is sent when the tab is shown", async () => {
-  const { window, native } = await connected();
+test("a tab that is shown sends nothing without a heartbeat", async () => {
+  const { window, native } = await openSocket();
 
   window.show();
 
   assert.deepEqual(native.sent, []);
 });
 
-test("a page that is hidden hangs up without an error", async () => {
-  const { window, socket, native } = await connected();
-  const errors = diary(socket, "error");
-  const closes = diary(socket, "close");
+test("a page in the page cache disconnects without an error", async () => {
+  const { window, socket, native } = await openSocket();
+  const errors = collectEvents(socket, "error");
+  const closes = collectEvents(socket, "close");
 
   window.fire("pagehide");
   await window.advance(600);
@@ -254,8 +254,8 @@ test("a page that is hidden hangs up without an error", async () => {
   assert.equal(window.sockets.length, 1);
 });
 
-test("a page that is shown again comes back with its queue", async () => {
-  const { window, socket } = await connected();
+test("a page that leaves the page cache reconnects and sends its queue", async () => {
+  const { window, socket } = await openSocket();
   window.fire("pagehide");
   socket.send("from the cache");
 
@@ -266,9 +266,9 @@ test("a page that is shown again comes back with its queue", async () => {
   assert.deepEqual(window.socket.sent, ["from the cache"]);
 });
 
-test("a page that is hidden while it waits stops its attempts", async () => {
-  const { window, socket } = await waiting();
-  const closes = diary(socket, "close");
+test("a page in the page cache stops its attempts", async () => {
+  const { window, socket } = await waitingSocket();
+  const closes = collectEvents(socket, "close");
 
   window.fire("pagehide");
   await window.advance(600);
@@ -278,8 +278,8 @@ test("a page that is hidden while it waits stops its attempts", async () => {
   assert.deepEqual(closes, []);
 });
 
-test("a page that is hidden during an attempt drops it", async () => {
-  const { window, socket, native } = await dialling();
+test("a page in the page cache discards a pending attempt", async () => {
+  const { window, socket, native } = await connectingSocket();
 
   window.fire("pagehide");
   native.accept();
@@ -287,13 +287,13 @@ test("a page that is hidden during an attempt drops it", async () => {
   assert.equal(socket.status, "offline");
 });
 
-test("page events do not disturb a close on its way", async () => {
-  const { window, socket, native } = await connected();
+test("page events do not interrupt a close", async () => {
+  const { window, socket, native } = await openSocket();
   socket.close(4000, "bye");
 
   window.fire("pagehide");
   window.fire("pageshow");
-  native.hangUp(4000, "bye");
+  native.serverClose(4000, "bye");
   await window.advance(60);
 
   assert.equal(window.sockets.length, 1);

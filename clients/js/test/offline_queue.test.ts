@@ -1,11 +1,11 @@
-/** Sending: what leaves in which form, and what becomes of it while offline. */
+/** The form of messages on the wire, and the offline queue. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { connected, dialling, diary, waiting, type World } from "./world.js";
+import { openSocket, connectingSocket, collectEvents, waitingSocket, type SocketSetup } from "./socket_setup.js";
 
-/** The next connection, accepted. */
-async function comeBack({ window }: World): Promise<unknown[]> {
+/** Accept the next connection, and return what is sent on it. */
+async function acceptNext({ window }: SocketSetup): Promise<unknown[]> {
   await window.advance(20);
   window.socket.accept();
   return window.socket.sent;
@@ -17,7 +17,7 @@ async function bytes(frame: unknown): Promise<number[]> {
 }
 
 test("a string is sent as it is", async () => {
-  const { socket, native } = await connected();
+  const { socket, native } = await openSocket();
 
   socket.send("hello");
 
@@ -25,15 +25,15 @@ test("a string is sent as it is", async () => {
 });
 
 test("objects, arrays, numbers and null are sent as JSON", async () => {
-  const { socket, native } = await connected();
+  const { socket, native } = await openSocket();
 
   for (const value of [{ a: "ü" }, [1], 2.5, true, null]) socket.send(value);
 
   assert.deepEqual(native.sent, ['{"a":"ü"}', "[1]", "2.5", "true", "null"]);
 });
 
-test("binary data is handed over as it is while open", async () => {
-  const { socket, native } = await connected();
+test("binary data is sent as it is", async () => {
+  const { socket, native } = await openSocket();
   const blob = new Blob(["x"]);
   const buffer = new ArrayBuffer(2);
   const view = new Uint8Array(buffer);
@@ -46,16 +46,16 @@ test("binary data is handed over as it is while open", async () => {
 });
 
 for (const value of [undefined, () => 1, Symbol("s")]) {
-  test(`${typeof value} has no JSON form and is refused`, async () => {
-    const { socket, native } = await connected();
+  test(`a value without a JSON form is refused: ${typeof value}`, async () => {
+    const { socket, native } = await openSocket();
 
     assert.throws(() => socket.send(value), TypeError);
     assert.deepEqual(native.sent, []);
   });
 }
 
-test("what is sent before the first connection waits for it", async () => {
-  const { socket, native } = await dialling();
+test("messages sent before the first connection wait for it", async () => {
+  const { socket, native } = await connectingSocket();
 
   socket.send("early");
   native.accept();
@@ -63,53 +63,53 @@ test("what is sent before the first connection waits for it", async () => {
   assert.deepEqual(native.sent, ["early"]);
 });
 
-test("queued messages are sent once and in order after the return", async () => {
-  const world = await waiting();
-  const { socket } = world;
+test("queued messages are sent once and in order after a reconnect", async () => {
+  const setup = await waitingSocket();
+  const { socket } = setup;
   for (const text of ["a", "b", "c"]) socket.send(text);
 
-  const sent = await comeBack(world);
+  const sent = await acceptNext(setup);
 
   assert.deepEqual(sent, ["a", "b", "c"]);
 });
 
-test("a message sent on one connection is not repeated on the next", async () => {
-  const world = await waiting();
-  const { window, socket } = world;
+test("a sent message is not repeated on the next connection", async () => {
+  const setup = await waitingSocket();
+  const { window, socket } = setup;
   socket.send("only once");
-  await comeBack(world);
+  await acceptNext(setup);
 
   window.socket.break();
-  const sent = await comeBack(world);
+  const sent = await acceptNext(setup);
 
   assert.deepEqual(sent, []);
 });
 
-test("an attempt that fails keeps the queue", async () => {
-  const world = await waiting();
-  const { window, socket } = world;
+test("a failed attempt keeps the queue", async () => {
+  const setup = await waitingSocket();
+  const { window, socket } = setup;
   socket.send("patient");
   await window.advance(1);
   window.socket.break();
 
-  const sent = await comeBack(world);
+  const sent = await acceptNext(setup);
 
   assert.deepEqual(sent, ["patient"]);
 });
 
-test("what an open listener sends goes before the queue", async () => {
-  const world = await waiting();
-  const { socket } = world;
+test("messages of an open listener are sent before the queue", async () => {
+  const setup = await waitingSocket();
+  const { socket } = setup;
   socket.send("queued");
   socket.onopen = () => socket.send("login");
 
-  const sent = await comeBack(world);
+  const sent = await acceptNext(setup);
 
   assert.deepEqual(sent, ["login", "queued"]);
 });
 
-test("nothing overtakes the queue in the moment before the open event", async () => {
-  const { socket, native } = await dialling();
+test("a message sent before the open event does not overtake the queue", async () => {
+  const { socket, native } = await connectingSocket();
   socket.send("first");
 
   native.readyState = 1;
@@ -120,11 +120,11 @@ test("nothing overtakes the queue in the moment before the open event", async ()
 });
 
 test("an open listener that reconnects leaves the queue to the next connection", async () => {
-  const world = await waiting();
-  const { window, socket } = world;
+  const setup = await waitingSocket();
+  const { window, socket } = setup;
   socket.send("kept");
   socket.addEventListener("open", () => socket.reconnect(), { once: true });
-  assert.deepEqual(await comeBack(world), []);
+  assert.deepEqual(await acceptNext(setup), []);
 
   await window.advance(0);
   window.socket.accept();
@@ -132,80 +132,80 @@ test("an open listener that reconnects leaves the queue to the next connection",
   assert.deepEqual(window.socket.sent, ["kept"]);
 });
 
-test("a connection that is closing takes no message from the queue", async () => {
-  const world = await waiting();
-  const { window, socket } = world;
+test("no queued message is sent on a connection that is closing", async () => {
+  const setup = await waitingSocket();
+  const { window, socket } = setup;
   socket.send("kept");
   socket.addEventListener("open", () => (window.socket.readyState = 2), { once: true });
-  assert.deepEqual(await comeBack(world), []);
+  assert.deepEqual(await acceptNext(setup), []);
 
   window.socket.break();
-  const sent = await comeBack(world);
+  const sent = await acceptNext(setup);
 
   assert.deepEqual(sent, ["kept"]);
 });
 
-test("a message for a connection that is closing waits for the next", async () => {
-  const world = await connected();
-  const { socket, native } = world;
+test("a message sent while the connection is closing waits for the next", async () => {
+  const setup = await openSocket();
+  const { socket, native } = setup;
   native.readyState = 2;
 
   socket.send("later");
-  native.hangUp(1012);
-  const sent = await comeBack(world);
+  native.serverClose(1012);
+  const sent = await acceptNext(setup);
 
   assert.deepEqual(native.sent, []);
   assert.deepEqual(sent, ["later"]);
 });
 
-test("a queued object is sent as it was when it was handed over", async () => {
-  const world = await waiting();
+test("a queued object is sent as it was when send was called", async () => {
+  const setup = await waitingSocket();
   const message = { n: 1 };
-  world.socket.send(message);
+  setup.socket.send(message);
 
   message.n = 2;
-  const sent = await comeBack(world);
+  const sent = await acceptNext(setup);
 
   assert.deepEqual(sent, ['{"n":1}']);
 });
 
-test("queued bytes are sent as they were when they were handed over", async () => {
-  const world = await waiting();
+test("queued bytes are sent as they were when send was called", async () => {
+  const setup = await waitingSocket();
   const buffer = new Uint8Array([1, 2, 3, 4]);
-  world.socket.send(buffer.subarray(1, 3));
-  world.socket.send(buffer.buffer);
+  setup.socket.send(buffer.subarray(1, 3));
+  setup.socket.send(buffer.buffer);
 
   buffer.fill(9);
-  const sent = await comeBack(world);
+  const sent = await acceptNext(setup);
 
   assert.deepEqual(await bytes(sent[0]), [2, 3]);
   assert.deepEqual(await bytes(sent[1]), [1, 2, 3, 4]);
 });
 
-test("an empty message is a message", async () => {
-  const world = await waiting();
-  world.socket.send("");
-  world.socket.send("after");
+test("an empty message is sent", async () => {
+  const setup = await waitingSocket();
+  setup.socket.send("");
+  setup.socket.send("after");
 
-  assert.deepEqual(await comeBack(world), ["", "after"]);
+  assert.deepEqual(await acceptNext(setup), ["", "after"]);
 });
 
 test("bufferedAmount counts the queue in bytes and the connection's own", async () => {
-  const world = await waiting();
-  const { window, socket } = world;
+  const setup = await waitingSocket();
+  const { window, socket } = setup;
   socket.send("ü");
   socket.send(new Uint8Array(5));
   assert.equal(socket.bufferedAmount, 7);
 
-  await comeBack(world);
+  await acceptNext(setup);
   window.socket.bufferedAmount = 3;
 
   assert.equal(socket.bufferedAmount, 3);
 });
 
-test("a full queue refuses the next message aloud and keeps what it took", async () => {
-  const world = await waiting({ queueLimit: 2 });
-  const { socket } = world;
+test("a full queue throws and keeps its messages", async () => {
+  const setup = await waitingSocket({ queueLimit: 2 });
+  const { socket } = setup;
   socket.send("a");
   socket.send("b");
 
@@ -213,22 +213,22 @@ test("a full queue refuses the next message aloud and keeps what it took", async
     name: "QuotaExceededError",
     message: "the offline queue is full (2 messages, 2 bytes)",
   });
-  assert.deepEqual(await comeBack(world), ["a", "b"]);
+  assert.deepEqual(await acceptNext(setup), ["a", "b"]);
 });
 
 test("the queue is bounded in bytes too", async () => {
-  const world = await waiting({ queueSize: 4 });
-  const { socket } = world;
+  const setup = await waitingSocket({ queueSize: 4 });
+  const { socket } = setup;
   socket.send("üü");
 
   assert.throws(() => socket.send("x"), { name: "QuotaExceededError" });
-  assert.deepEqual(await comeBack(world), ["üü"]);
+  assert.deepEqual(await acceptNext(setup), ["üü"]);
 });
 
-test("drop-oldest makes room and names what it dropped", async () => {
-  const world = await waiting({ queueLimit: 2, whenFull: "drop-oldest" });
-  const { socket } = world;
-  const drops = diary(socket, "drop");
+test("drop-oldest drops the oldest messages, with drop events", async () => {
+  const setup = await waitingSocket({ queueLimit: 2, whenFull: "drop-oldest" });
+  const { socket } = setup;
+  const drops = collectEvents(socket, "drop");
 
   for (const text of ["a", "b", "c"]) socket.send(text);
 
@@ -236,13 +236,13 @@ test("drop-oldest makes room and names what it dropped", async () => {
     drops.map((event) => event.detail),
     ["a"],
   );
-  assert.deepEqual(await comeBack(world), ["b", "c"]);
+  assert.deepEqual(await acceptNext(setup), ["b", "c"]);
 });
 
 test("drop-oldest does not empty the queue for a message that never fits", async () => {
-  const world = await waiting({ queueSize: 4, whenFull: "drop-oldest" });
-  const { socket } = world;
-  const drops = diary(socket, "drop");
+  const setup = await waitingSocket({ queueSize: 4, whenFull: "drop-oldest" });
+  const { socket } = setup;
+  const drops = collectEvents(socket, "drop");
 
   socket.send("a");
   socket.send("far too long");
@@ -251,13 +251,13 @@ test("drop-oldest does not empty the queue for a message that never fits", async
     drops.map((event) => event.detail),
     ["far too long"],
   );
-  assert.deepEqual(await comeBack(world), ["a"]);
+  assert.deepEqual(await acceptNext(setup), ["a"]);
 });
 
-test("drop-newest keeps the queue and names what it did not take", async () => {
-  const world = await waiting({ queueLimit: 1, whenFull: "drop-newest" });
-  const { socket } = world;
-  const drops = diary(socket, "drop");
+test("drop-newest drops the new message, with a drop event", async () => {
+  const setup = await waitingSocket({ queueLimit: 1, whenFull: "drop-newest" });
+  const { socket } = setup;
+  const drops = collectEvents(socket, "drop");
 
   socket.send("a");
   socket.send("b");
@@ -266,12 +266,12 @@ test("drop-newest keeps the queue and names what it did not take", async () => {
     drops.map((event) => event.detail),
     ["b"],
   );
-  assert.deepEqual(await comeBack(world), ["a"]);
+  assert.deepEqual(await acceptNext(setup), ["a"]);
 });
 
-test("what still waits when the socket closes for good is named, not lost silently", async () => {
-  const { window, socket } = await waiting();
-  const drops = diary(socket, "drop");
+test("messages queued at the final close are dropped, with drop events", async () => {
+  const { window, socket } = await waitingSocket();
+  const drops = collectEvents(socket, "drop");
   socket.send("a");
   socket.send("b");
 
@@ -285,15 +285,15 @@ test("what still waits when the socket closes for good is named, not lost silent
   assert.equal(socket.bufferedAmount, 0);
 });
 
-test("a closed socket refuses messages aloud", async () => {
-  const { socket, native } = await connected();
-  native.hangUp(4401);
+test("send on a closed socket throws", async () => {
+  const { socket, native } = await openSocket();
+  native.serverClose(4401);
 
   assert.throws(() => socket.send("x"), { name: "InvalidStateError" });
 });
 
-test("a closing socket refuses messages aloud", async () => {
-  const { socket } = await connected();
+test("send on a closing socket throws", async () => {
+  const { socket } = await openSocket();
   socket.close();
 
   assert.throws(() => socket.send("x"), { name: "InvalidStateError" });

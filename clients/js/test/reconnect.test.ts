@@ -1,18 +1,18 @@
-/** Coming back: when, after how long, how often, and when not. */
+/** Reconnecting: when, after which delay, and how often. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Socket } from "../src/index.js";
 import { resolveOptions } from "../src/options.js";
 import { backoffDelay } from "../src/backoff.js";
-import { FakeWindow } from "./fakes.js";
-import { connected, dialling, diary, waiting, type World } from "./world.js";
+import { FakeWindow } from "./fake_browser.js";
+import { openSocket, connectingSocket, collectEvents, waitingSocket, type SocketSetup } from "./socket_setup.js";
 
 const DEFAULTS = resolveOptions({});
 
-/** Fail every attempt and collect the pauses. */
-async function pauses({ window, socket }: World, count: number): Promise<number[]> {
-  const states = diary(socket, "state");
+/** Fail attempts and return the delays between them. */
+async function delays({ window, socket }: SocketSetup, count: number): Promise<number[]> {
+  const states = collectEvents(socket, "state");
   for (let attempt = 0; attempt < count; attempt++) {
     window.socket.break();
     await window.advance(states.at(-1)!.detail.delay);
@@ -20,23 +20,23 @@ async function pauses({ window, socket }: World, count: number): Promise<number[
   return states.filter(({ detail }) => detail.status === "waiting").map(({ detail }) => detail.delay);
 }
 
-test("the shortest pauses are all the minimum", () => {
+test("the shortest delay is always the minimum", () => {
   assert.deepEqual([0, 1, 5, 9].map((attempt) => backoffDelay(attempt, 0, DEFAULTS)), [0.5, 0.5, 0.5, 0.5]);
 });
 
-test("the longest pauses double up to the maximum", () => {
+test("the longest delay doubles up to the maximum", () => {
   assert.deepEqual(
     [0, 1, 2, 3, 4, 5, 6, 5000].map((attempt) => backoffDelay(attempt, 1, DEFAULTS)),
     [1, 1.5, 2.5, 4.5, 8.5, 16.5, 20, 20],
   );
 });
 
-test("a pause is spread evenly between its bounds", () => {
+test("delays are spread evenly between their bounds", () => {
   assert.deepEqual([0, 0.25, 0.5, 0.75].map((chance) => backoffDelay(2, chance, DEFAULTS)), [0.5, 1, 1.5, 2]);
 });
 
-test("a lost connection is dialled again after the pause, not before", async () => {
-  const { window } = await waiting();
+test("a socket reconnects after the delay, not before", async () => {
+  const { window } = await waitingSocket();
 
   await window.advance(0.499);
   assert.equal(window.sockets.length, 1);
@@ -45,8 +45,8 @@ test("a lost connection is dialled again after the pause, not before", async () 
   assert.equal(window.sockets.length, 2);
 });
 
-test("a connection that never opened is dialled again too", async () => {
-  const { window, native } = await dialling();
+test("a failed first attempt is followed by another", async () => {
+  const { window, native } = await connectingSocket();
 
   native.break();
   await window.advance(0.5);
@@ -54,15 +54,15 @@ test("a connection that never opened is dialled again too", async () => {
   assert.equal(window.sockets.length, 2);
 });
 
-test("failed attempts lengthen the pauses", async () => {
-  const world = await dialling();
-  world.window.chance = 1;
+test("failed attempts lengthen the delay", async () => {
+  const setup = await connectingSocket();
+  setup.window.chance = 1;
 
-  assert.deepEqual(await pauses(world, 4), [1, 1.5, 2.5, 4.5]);
+  assert.deepEqual(await delays(setup, 4), [1, 1.5, 2.5, 4.5]);
 });
 
-test("a pause without any length still lets the page breathe", async () => {
-  const { window } = await waiting({ minDelay: 0 });
+test("a delay of zero does not start an attempt in the same task", async () => {
+  const { window } = await waitingSocket({ minDelay: 0 });
   assert.equal(window.sockets.length, 1);
 
   await window.advance(0.001);
@@ -70,12 +70,12 @@ test("a pause without any length still lets the page breathe", async () => {
   assert.equal(window.sockets.length, 2);
 });
 
-test("a connection that breaks at once does not shorten the pauses", async () => {
-  const world = await dialling();
-  const { window, socket } = world;
+test("a connection that is not stable does not shorten the delay", async () => {
+  const setup = await connectingSocket();
+  const { window, socket } = setup;
   window.chance = 1;
-  await pauses(world, 3);
-  const states = diary(socket, "state");
+  await delays(setup, 3);
+  const states = collectEvents(socket, "state");
 
   window.socket.accept();
   await window.advance(4.9);
@@ -84,12 +84,12 @@ test("a connection that breaks at once does not shorten the pauses", async () =>
   assert.equal(states.at(-1)!.detail.delay, 4.5);
 });
 
-test("a connection that lasted lets the pauses start small again", async () => {
-  const world = await dialling();
-  const { window, socket } = world;
+test("a stable connection resets the delay", async () => {
+  const setup = await connectingSocket();
+  const { window, socket } = setup;
   window.chance = 1;
-  await pauses(world, 3);
-  const states = diary(socket, "state");
+  await delays(setup, 3);
+  const states = collectEvents(socket, "state");
 
   window.socket.accept();
   await window.advance(5);
@@ -98,20 +98,20 @@ test("a connection that lasted lets the pauses start small again", async () => {
   assert.equal(states.at(-1)!.detail.delay, 1);
 });
 
-test("a close event says that the socket comes back", async () => {
-  const { socket, native } = await connected();
-  const closes = diary(socket, "close");
+test("a close event has willReconnect", async () => {
+  const { socket, native } = await openSocket();
+  const closes = collectEvents(socket, "close");
 
-  native.hangUp(1011);
+  native.serverClose(1011);
 
   assert.equal(closes[0]!.willReconnect, true);
 });
 
 for (const code of [1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1012, 1013, 3000]) {
   test(`code ${code} is followed by a new attempt`, async () => {
-    const { window, native } = await connected();
+    const { window, native } = await openSocket();
 
-    native.hangUp(code);
+    native.serverClose(code);
     await window.advance(1);
 
     assert.equal(window.sockets.length, 2);
@@ -120,10 +120,10 @@ for (const code of [1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1012, 
 
 for (const code of [1000, 4000, 4401, 4403, 4404, 4999]) {
   test(`code ${code} is final`, async () => {
-    const { window, socket, native } = await connected();
-    const closes = diary(socket, "close");
+    const { window, socket, native } = await openSocket();
+    const closes = collectEvents(socket, "close");
 
-    native.hangUp(code);
+    native.serverClose(code);
     await window.advance(600);
 
     assert.equal(window.sockets.length, 1);
@@ -133,34 +133,34 @@ for (const code of [1000, 4000, 4401, 4403, 4404, 4999]) {
   });
 }
 
-test("a list of codes adds to those that are followed by an attempt", async () => {
-  const { window, native } = await connected({ retryOn: [4408, 1000] });
+test("a list of codes adds codes that are followed by an attempt", async () => {
+  const { window, native } = await openSocket({ retryOn: [4408, 1000] });
 
-  native.hangUp(4408);
+  native.serverClose(4408);
   await window.advance(1);
   window.socket.accept();
-  window.socket.hangUp(1000);
+  window.socket.serverClose(1000);
   await window.advance(1);
   window.socket.accept();
-  window.socket.hangUp(4401);
+  window.socket.serverClose(4401);
   await window.advance(60);
 
   assert.equal(window.sockets.length, 3);
 });
 
-test("a function decides alone, with the close event in hand", async () => {
+test("a retryOn function decides from the close event", async () => {
   const seen: [number, string][] = [];
-  const { window, native } = await connected({
+  const { window, native } = await openSocket({
     retryOn: ({ code, reason }) => {
       seen.push([code, reason]);
       return code === 4000;
     },
   });
 
-  native.hangUp(4000, "again");
+  native.serverClose(4000, "again");
   await window.advance(1);
   window.socket.accept();
-  window.socket.hangUp(1006, "enough");
+  window.socket.serverClose(1006, "enough");
   await window.advance(60);
 
   assert.deepEqual(seen, [
@@ -170,23 +170,23 @@ test("a function decides alone, with the close event in hand", async () => {
   assert.equal(window.sockets.length, 2);
 });
 
-test("a deciding function that throws closes the socket and shows its error", async () => {
+test("a retryOn function that throws closes the socket with its error", async () => {
   const mistake = new Error("typo");
-  const { socket, native } = await connected({
+  const { socket, native } = await openSocket({
     retryOn: () => {
       throw mistake;
     },
   });
-  const errors = diary(socket, "error");
+  const errors = collectEvents(socket, "error");
 
-  native.hangUp(1011);
+  native.serverClose(1011);
 
   assert.equal(socket.status, "closed");
   assert.equal(errors[0]!.error, mistake);
 });
 
-test("no attempt follows a close that the page asked for", async () => {
-  const { window, socket, native } = await connected();
+test("no attempt follows a close by the page", async () => {
+  const { window, socket, native } = await openSocket();
 
   socket.close();
   native.break();
@@ -196,32 +196,32 @@ test("no attempt follows a close that the page asked for", async () => {
   assert.equal(socket.status, "closed");
 });
 
-test("a restarting server is called again soon, however many attempts failed", async () => {
-  const world = await dialling();
-  const { window, socket } = world;
+test("a socket reconnects soon after a restart, whatever failed before", async () => {
+  const setup = await connectingSocket();
+  const { window, socket } = setup;
   window.chance = 1;
-  await pauses(world, 5);
-  const states = diary(socket, "state");
+  await delays(setup, 5);
+  const states = collectEvents(socket, "state");
 
   window.socket.accept();
-  window.socket.hangUp(1012);
+  window.socket.serverClose(1012);
 
   assert.equal(states.at(-1)!.detail.delay, 1);
 });
 
-test("clients of a restarting server do not all return at the same moment", async () => {
-  const { window, socket, native } = await connected();
-  const states = diary(socket, "state");
+test("clients of a restarting server reconnect at different moments", async () => {
+  const { window, socket, native } = await openSocket();
+  const states = collectEvents(socket, "state");
   window.chance = 0.5;
 
-  native.hangUp(1012);
+  native.serverClose(1012);
 
   assert.equal(states.at(-1)!.detail.delay, 0.75);
 });
 
-test("after the last allowed attempt the socket closes for good", async () => {
-  const { window, socket, native } = await dialling({ maxAttempts: 2 });
-  const closes = diary(socket, "close");
+test("the socket stays closed after the last allowed attempt", async () => {
+  const { window, socket, native } = await connectingSocket({ maxAttempts: 2 });
+  const closes = collectEvents(socket, "close");
 
   native.break();
   await window.advance(1);
@@ -238,17 +238,17 @@ test("after the last allowed attempt the socket closes for good", async () => {
   assert.equal(socket.status, "closed");
 });
 
-test("with no attempt allowed the first loss is final", async () => {
-  const { socket, native } = await connected({ maxAttempts: 0 });
+test("with maxAttempts 0 the first loss is final", async () => {
+  const { socket, native } = await openSocket({ maxAttempts: 0 });
 
   native.break();
 
   assert.equal(socket.status, "closed");
 });
 
-test("an attempt that gets no answer is given up at its deadline", async () => {
-  const { window, socket, native } = await dialling();
-  const errors = diary(socket, "error");
+test("an attempt fails after the connect timeout", async () => {
+  const { window, socket, native } = await connectingSocket();
+  const errors = collectEvents(socket, "error");
 
   await window.advance(10);
 
@@ -257,8 +257,8 @@ test("an attempt that gets no answer is given up at its deadline", async () => {
   assert.equal(socket.status, "waiting");
 });
 
-test("an attempt given up cannot open the socket later", async () => {
-  const { window, socket, native } = await dialling();
+test("a failed attempt cannot open the socket later", async () => {
+  const { window, socket, native } = await connectingSocket();
   await window.advance(10);
 
   native.accept();
@@ -266,7 +266,7 @@ test("an attempt given up cannot open the socket later", async () => {
   assert.equal(socket.status, "waiting");
 });
 
-test("a url function that never answers is given up at the deadline", async () => {
+test("a url function that never resolves fails the attempt after the timeout", async () => {
   const window = new FakeWindow();
   const socket = new Socket(() => new Promise<string>(() => {}), [], { window });
 
@@ -275,8 +275,8 @@ test("a url function that never answers is given up at the deadline", async () =
   assert.equal(socket.status, "waiting");
 });
 
-test("without a connect deadline an attempt may take its time", async () => {
-  const { window, socket, native } = await dialling({ connectTimeout: 0 });
+test("without a connect timeout an attempt does not end", async () => {
+  const { window, socket, native } = await connectingSocket({ connectTimeout: 0 });
 
   await window.advance(3600);
   native.accept();
@@ -284,9 +284,9 @@ test("without a connect deadline an attempt may take its time", async () => {
   assert.equal(socket.status, "open");
 });
 
-test("reconnect opens a socket that had closed for good", async () => {
-  const { window, socket, native } = await connected();
-  native.hangUp(4401);
+test("reconnect opens a closed socket", async () => {
+  const { window, socket, native } = await openSocket();
+  native.serverClose(4401);
 
   socket.reconnect();
   await window.advance(0);
@@ -296,13 +296,13 @@ test("reconnect opens a socket that had closed for good", async () => {
   assert.notEqual(window.listeners, 0);
 });
 
-test("reconnect skips the pause and forgets failed attempts", async () => {
-  const world = await dialling();
-  const { window, socket } = world;
+test("reconnect skips the delay and resets the attempts", async () => {
+  const setup = await connectingSocket();
+  const { window, socket } = setup;
   window.chance = 1;
-  await pauses(world, 6);
+  await delays(setup, 6);
   window.socket.break();
-  const states = diary(socket, "state");
+  const states = collectEvents(socket, "state");
 
   socket.reconnect();
   await window.advance(0);
@@ -312,9 +312,9 @@ test("reconnect skips the pause and forgets failed attempts", async () => {
   assert.equal(states.at(-1)!.detail.delay, 1);
 });
 
-test("reconnect replaces an open connection and says so", async () => {
-  const { window, socket, native } = await connected();
-  const closes = diary(socket, "close");
+test("reconnect replaces an open connection, with a close event", async () => {
+  const { window, socket, native } = await openSocket();
+  const closes = collectEvents(socket, "close");
 
   socket.reconnect();
   await window.advance(0);
@@ -324,9 +324,9 @@ test("reconnect replaces an open connection and says so", async () => {
   assert.equal(window.sockets.length, 2);
 });
 
-test("reconnect takes back a close that was not carried out yet", async () => {
-  const { window, socket } = await waiting();
-  const closes = diary(socket, "close");
+test("reconnect cancels a pending close", async () => {
+  const { window, socket } = await waitingSocket();
+  const closes = collectEvents(socket, "close");
   socket.close();
 
   socket.reconnect();
@@ -337,15 +337,15 @@ test("reconnect takes back a close that was not carried out yet", async () => {
   assert.equal(socket.status, "open");
 });
 
-test("the status tells the whole story of a lost connection", async () => {
-  const { window, socket, native } = await dialling();
-  const states = diary(socket, "state");
+test("every step of a lost connection is a state event", async () => {
+  const { window, socket, native } = await connectingSocket();
+  const states = collectEvents(socket, "state");
 
   native.accept();
   native.break();
   await window.advance(0.5);
   window.socket.accept();
-  window.socket.hangUp(1000);
+  window.socket.serverClose(1000);
 
   assert.deepEqual(
     states.map(({ detail }) => detail),
@@ -359,21 +359,21 @@ test("the status tells the whole story of a lost connection", async () => {
   );
 });
 
-test("a listener sees the status that its event is about", async () => {
-  const { socket, native } = await dialling();
+test("the status is up to date in a listener", async () => {
+  const { socket, native } = await connectingSocket();
   const seen: string[] = [];
   for (const type of ["open", "error", "close"] as const) {
     socket.addEventListener(type, () => seen.push(`${type}: ${socket.status}`));
   }
 
   native.accept();
-  native.hangUp(1011);
+  native.serverClose(1011);
 
   assert.deepEqual(seen, ["open: open", "close: waiting"]);
 });
 
-test("a socket closed by its own close listener stays closed", async () => {
-  const { window, socket, native } = await connected();
+test("close in a close listener is final", async () => {
+  const { window, socket, native } = await openSocket();
   socket.addEventListener("close", () => socket.close());
 
   native.break();

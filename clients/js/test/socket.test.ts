@@ -1,13 +1,13 @@
-/** The socket as a drop-in: what every program that knows WebSocket relies on. */
+/** The interface that a Socket shares with WebSocket. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Socket } from "../src/index.js";
-import { FakeWindow, settle } from "./fakes.js";
-import { connected, dialling, diary, waiting } from "./world.js";
+import { FakeWindow, settle } from "./fake_browser.js";
+import { openSocket, connectingSocket, collectEvents, waitingSocket } from "./socket_setup.js";
 
-test("a socket fits where a WebSocket is asked for", async () => {
-  const { socket } = await connected();
+test("a Socket is assignable to a WebSocket", async () => {
+  const { socket } = await openSocket();
 
   const dropIn: WebSocket = socket;
 
@@ -15,7 +15,7 @@ test("a socket fits where a WebSocket is asked for", async () => {
 });
 
 test("the constants are those of WebSocket, on the class and on the instance", async () => {
-  const { socket } = await dialling();
+  const { socket } = await connectingSocket();
 
   const { CONNECTING, OPEN, CLOSING, CLOSED } = Socket;
 
@@ -26,9 +26,9 @@ test("the constants are those of WebSocket, on the class and on the instance", a
   );
 });
 
-test("an open event follows the server's acceptance", async () => {
-  const { socket, native } = await dialling();
-  const seen = diary(socket, "open");
+test("an open event is emitted when the server accepts", async () => {
+  const { socket, native } = await connectingSocket();
+  const seen = collectEvents(socket, "open");
 
   native.accept();
 
@@ -36,9 +36,9 @@ test("an open event follows the server's acceptance", async () => {
   assert.equal(seen[0]!.target, socket);
 });
 
-test("a message event carries the data and the origin", async () => {
-  const { socket, native } = await connected();
-  const seen = diary(socket, "message");
+test("a message event has the data and the origin", async () => {
+  const { socket, native } = await openSocket();
+  const seen = collectEvents(socket, "message");
 
   native.receive("hello");
 
@@ -46,18 +46,18 @@ test("a message event carries the data and the origin", async () => {
   assert.equal(seen[0]!.origin, "ws://site.test");
 });
 
-test("a close event carries code, reason and cleanness", async () => {
-  const { socket, native } = await connected();
-  const seen = diary(socket, "close");
+test("a close event has code, reason and wasClean", async () => {
+  const { socket, native } = await openSocket();
+  const seen = collectEvents(socket, "close");
 
-  native.hangUp(4401, "log in");
+  native.serverClose(4401, "log in");
 
   const { code, reason, wasClean } = seen[0]!;
   assert.deepEqual([code, reason, wasClean], [4401, "log in", true]);
 });
 
-test("a connection that breaks tells its error before its close", async () => {
-  const { socket, native } = await connected();
+test("a lost connection emits error before close", async () => {
+  const { socket, native } = await openSocket();
   const seen: string[] = [];
   socket.onerror = (event) => seen.push(event.type);
   socket.onclose = (event) => seen.push(event.type);
@@ -67,8 +67,8 @@ test("a connection that breaks tells its error before its close", async () => {
   assert.deepEqual(seen, ["error", "close"]);
 });
 
-test("a listener added once hears once", async () => {
-  const { socket, native } = await connected();
+test("a listener with once is called once", async () => {
+  const { socket, native } = await openSocket();
   const seen: unknown[] = [];
   socket.addEventListener("message", (event) => seen.push(event.data), { once: true });
 
@@ -78,8 +78,8 @@ test("a listener added once hears once", async () => {
   assert.deepEqual(seen, [1]);
 });
 
-test("a removed listener hears nothing", async () => {
-  const { socket, native } = await connected();
+test("a removed listener is not called", async () => {
+  const { socket, native } = await openSocket();
   const seen: unknown[] = [];
   const listener = (event: MessageEvent): unknown => seen.push(event.data);
   socket.addEventListener("message", listener);
@@ -91,7 +91,7 @@ test("a removed listener hears nothing", async () => {
 });
 
 test("an on-handler is called with the socket as this", async () => {
-  const { socket, native } = await dialling();
+  const { socket, native } = await connectingSocket();
   let self: unknown;
   socket.onopen = function (this: unknown) {
     self = this;
@@ -102,8 +102,8 @@ test("an on-handler is called with the socket as this", async () => {
   assert.equal(self, socket);
 });
 
-test("an on-handler replaced keeps its place among the listeners", async () => {
-  const { socket, native } = await connected();
+test("a replaced on-handler keeps its place among the listeners", async () => {
+  const { socket, native } = await openSocket();
   const seen: string[] = [];
   socket.onmessage = () => seen.push("first handler");
   socket.addEventListener("message", () => seen.push("listener"));
@@ -114,8 +114,8 @@ test("an on-handler replaced keeps its place among the listeners", async () => {
   assert.deepEqual(seen, ["second handler", "listener"]);
 });
 
-test("an on-handler set to null hears nothing and reads as null", async () => {
-  const { socket, native } = await connected();
+test("an on-handler set to null is not called and reads as null", async () => {
+  const { socket, native } = await openSocket();
   const seen: unknown[] = [];
   socket.onmessage = (event) => seen.push(event.data);
 
@@ -126,17 +126,17 @@ test("an on-handler set to null hears nothing and reads as null", async () => {
   assert.equal(socket.onmessage, null);
 });
 
-test("an on-handler that is no function reads as null", async () => {
-  const { socket } = await connected();
+test("an on-handler that is not a function reads as null", async () => {
+  const { socket } = await openSocket();
 
   socket.onopen = "console.log()" as never;
 
   assert.equal(socket.onopen, null);
 });
 
-test("listeners outlive the connection they were added to", async () => {
-  const { window, socket, native } = await connected();
-  const seen = diary(socket, "message");
+test("listeners are kept over connections", async () => {
+  const { window, socket, native } = await openSocket();
+  const seen = collectEvents(socket, "message");
   native.break();
   await window.advance(1);
 
@@ -149,8 +149,8 @@ test("listeners outlive the connection they were added to", async () => {
   );
 });
 
-test("a relative url is one of the page, as ws or wss like the page", async () => {
-  const { socket, native } = await dialling();
+test("a relative url is relative to the page, with ws or wss like the page", async () => {
+  const { socket, native } = await connectingSocket();
 
   assert.equal(native.url, "wss://site.test/ws/");
   assert.equal(socket.url, native.url);
@@ -164,7 +164,7 @@ test("the url is known before the first attempt", () => {
   assert.equal(socket.url, "wss://site.test/room/chat/?room=1");
 });
 
-test("http becomes ws, and a fragment is cut off", () => {
+test("http becomes ws, and a fragment is removed", () => {
   const window = new FakeWindow();
 
   const socket = new Socket("http://other.test:8000/ws/#part", [], { window });
@@ -172,7 +172,7 @@ test("http becomes ws, and a fragment is cut off", () => {
   assert.equal(socket.url, "ws://other.test:8000/ws/");
 });
 
-test("a base is what relative urls are relative to", () => {
+test("relative urls are relative to the base", () => {
   const window = new FakeWindow();
 
   const socket = new Socket("chat/", [], { window, base: "/ws/" });
@@ -180,7 +180,7 @@ test("a base is what relative urls are relative to", () => {
   assert.equal(socket.url, "wss://site.test/ws/chat/");
 });
 
-test("a base may name another host", () => {
+test("a base may be on another host", () => {
   const window = new FakeWindow();
 
   const socket = new Socket("chat/", [], { window, base: "https://rt.site.test/ws/" });
@@ -188,22 +188,22 @@ test("a base may name another host", () => {
   assert.equal(socket.url, "wss://rt.site.test/ws/chat/");
 });
 
-test("a url that cannot be parsed is refused at once", () => {
+test("a url that cannot be parsed throws at once", () => {
   const window = new FakeWindow();
 
   assert.throws(() => new Socket("https://[", [], { window }), TypeError);
   assert.equal(window.listeners, 0);
 });
 
-test("an unknown option is refused with the known ones", () => {
+test("an unknown option throws, with the known ones", () => {
   const options = { maxdelay: 3 } as object;
 
   assert.throws(() => new Socket("/ws/", [], options), /unknown option "maxdelay"; known: .*maxDelay/);
 });
 
-test("an option that is undefined leaves the default in force", async () => {
-  const { window, socket, native } = await connected({ minDelay: undefined as never });
-  const states = diary(socket, "state");
+test("an undefined option has its default", async () => {
+  const { window, socket, native } = await openSocket({ minDelay: undefined as never });
+  const states = collectEvents(socket, "state");
 
   native.break();
 
@@ -211,10 +211,10 @@ test("an option that is undefined leaves the default in force", async () => {
   assert.equal(window.timers, 1);
 });
 
-test("a url function is asked afresh for every attempt", async () => {
+test("a url function is called for every attempt", async () => {
   const window = new FakeWindow();
-  let asked = 0;
-  const socket = new Socket(() => `/ws/?token=${++asked}`, [], { window });
+  let command = 0;
+  const socket = new Socket(() => `/ws/?token=${++command}`, [], { window });
   await settle();
   window.socket.accept();
   window.socket.break();
@@ -228,7 +228,7 @@ test("a url function is asked afresh for every attempt", async () => {
   assert.equal(socket.url, "wss://site.test/ws/?token=2");
 });
 
-test("url and protocols may be promised", async () => {
+test("url and protocols functions may be async", async () => {
   const window = new FakeWindow();
   const url = async (): Promise<URL> => new URL("wss://rt.test/");
   const protocols = async (): Promise<string[]> => ["v2", "token.abc"];
@@ -240,12 +240,12 @@ test("url and protocols may be promised", async () => {
   assert.deepEqual(window.socket.protocols, ["v2", "token.abc"]);
 });
 
-test("a url function that fails is a failed attempt with its error", async () => {
+test("a url function that rejects fails the attempt with its error", async () => {
   const window = new FakeWindow();
   const refusal = new Error("no token today");
   const socket = new Socket(() => Promise.reject(refusal), [], { window });
-  const errors = diary(socket, "error");
-  const closes = diary(socket, "close");
+  const errors = collectEvents(socket, "error");
+  const closes = collectEvents(socket, "close");
 
   await settle();
 
@@ -254,7 +254,7 @@ test("a url function that fails is a failed attempt with its error", async () =>
   assert.equal(socket.status, "waiting");
 });
 
-test("a url function that throws at once is a failed attempt too", async () => {
+test("a url function that throws fails the attempt too", async () => {
   const window = new FakeWindow();
   const socket = new Socket(
     () => {
@@ -269,7 +269,7 @@ test("a url function that throws at once is a failed attempt too", async () => {
   assert.equal(socket.status, "waiting");
 });
 
-test("what the WebSocket constructor refuses closes the socket for good", async () => {
+test("an error of the WebSocket constructor closes the socket", async () => {
   const window = new FakeWindow();
   window.WebSocket = class {
     constructor() {
@@ -277,7 +277,7 @@ test("what the WebSocket constructor refuses closes the socket for good", async 
     }
   } as never;
   const socket = new Socket("/ws/", ["a", "a"], { window });
-  const closes = diary(socket, "close");
+  const closes = collectEvents(socket, "close");
 
   await settle();
 
@@ -286,7 +286,7 @@ test("what the WebSocket constructor refuses closes the socket for good", async 
 });
 
 test("protocol and extensions are those of the connection", async () => {
-  const { socket, native } = await dialling();
+  const { socket, native } = await connectingSocket();
   native.extensions = "permessage-deflate";
 
   native.accept("chat");
@@ -296,14 +296,14 @@ test("protocol and extensions are those of the connection", async () => {
 });
 
 test("without a connection protocol and extensions are empty", async () => {
-  const { socket } = await waiting();
+  const { socket } = await waitingSocket();
 
   assert.equal(socket.protocol, "");
   assert.equal(socket.extensions, "");
 });
 
-test("binaryType holds for the present and for later connections", async () => {
-  const { window, socket, native } = await connected();
+test("binaryType applies to the present and to later connections", async () => {
+  const { window, socket, native } = await openSocket();
 
   socket.binaryType = "arraybuffer";
   native.break();
@@ -315,7 +315,7 @@ test("binaryType holds for the present and for later connections", async () => {
 });
 
 test("readyState is connecting until open, and again while waiting", async () => {
-  const { socket, native } = await dialling();
+  const { socket, native } = await connectingSocket();
   const seen: number[] = [socket.readyState];
 
   native.accept();
@@ -326,38 +326,38 @@ test("readyState is connecting until open, and again while waiting", async () =>
   assert.deepEqual(seen, [0, 1, 0]);
 });
 
-test("close passes code and reason on and is closing until answered", async () => {
-  const { socket, native } = await connected();
+test("close sends code and reason, and is closing until the close event", async () => {
+  const { socket, native } = await openSocket();
 
   socket.close(4000, "logged out");
 
   assert.deepEqual(native.closedWith, [4000, "logged out"]);
   assert.equal(socket.readyState, 2);
-  native.hangUp(4000, "logged out");
+  native.serverClose(4000, "logged out");
   assert.equal(socket.readyState, 3);
 });
 
-test("a code that pages may not send is refused, and the socket stays open", async () => {
-  const { socket } = await connected();
+test("a close code that pages may not send throws, and the socket stays open", async () => {
+  const { socket } = await openSocket();
 
   assert.throws(() => socket.close(1001, "leaving"), { name: "InvalidAccessError" });
   assert.equal(socket.readyState, 1);
 });
 
-test("a reason that is too long is refused, and the socket stays open", async () => {
-  const { socket } = await connected();
+test("a close reason that is too long throws, and the socket stays open", async () => {
+  const { socket } = await openSocket();
 
   assert.throws(() => socket.close(1000, "x".repeat(124)), { name: "SyntaxError" });
   assert.equal(socket.readyState, 1);
 });
 
 test("close may be called twice", async () => {
-  const { window, socket, native } = await connected();
-  const closes = diary(socket, "close");
+  const { window, socket, native } = await openSocket();
+  const closes = collectEvents(socket, "close");
 
   socket.close();
   socket.close(4000);
-  native.hangUp(1005);
+  native.serverClose(1005);
   socket.close();
   await window.advance(1);
 
@@ -365,9 +365,9 @@ test("close may be called twice", async () => {
   assert.equal(closes.length, 1);
 });
 
-test("close while waiting tells its close event afterwards, with the code given", async () => {
-  const { window, socket } = await waiting();
-  const closes = diary(socket, "close");
+test("close while waiting emits its close event later, with the given code", async () => {
+  const { window, socket } = await waitingSocket();
+  const closes = collectEvents(socket, "close");
 
   socket.close(4000, "never mind");
   assert.equal(closes.length, 0);
@@ -378,7 +378,7 @@ test("close while waiting tells its close event afterwards, with the code given"
   assert.equal(socket.status, "closed");
 });
 
-test("close before the url function has answered makes no connection", async () => {
+test("close before the url function has resolved makes no connection", async () => {
   const window = new FakeWindow();
   let answer = (_url: string): void => {};
   const socket = new Socket(() => new Promise<string>((resolve) => (answer = resolve)), [], {
@@ -394,17 +394,17 @@ test("close before the url function has answered makes no connection", async () 
 });
 
 test("a closed socket leaves no timer and no page listener", async () => {
-  const { window, socket, native } = await connected({ heartbeat: 25 });
+  const { window, socket, native } = await openSocket({ heartbeat: 25 });
   assert.notEqual(window.listeners, 0);
 
   socket.close();
-  native.hangUp(1005);
+  native.serverClose(1005);
 
   assert.equal(window.listeners, 0);
   assert.equal(window.timers, 0);
 });
 
-test("a socket does without page events where there is no page", async () => {
+test("a socket works without page events", async () => {
   const window = new FakeWindow();
   const { WebSocket, Math, performance } = window;
   const bare = {

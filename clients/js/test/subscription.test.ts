@@ -1,50 +1,49 @@
-/** One topic: its states, its recovery, its publications. */
+/** A subscription: its states, its recovery, its publications. */
 
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
 import { test } from "node:test";
-import { settle } from "./fakes.js";
+import { settle } from "./fake_browser.js";
 import vectors from "../../../spec/vectors/codes.json" with { type: "json" };
-import { calling, comeBack, log, online, Peer, STREAM, welcome, type Asked } from "./peer.js";
+import { connectingClient, reconnectClient, logEvents, connectedClient, Peer, STREAM, acceptClient, type ClientSetup, type Command } from "./client_setup.js";
 import type { SubscribeOptions, Subscription } from "../src/index.js";
 
-interface Room {
-  window: Awaited<ReturnType<typeof online>>["window"];
-  client: Awaited<ReturnType<typeof online>>["client"];
+interface SubscriptionSetup extends ClientSetup {
   peer: Peer;
   room: Subscription<any>;
-  asked: Asked;
+  /** The first subscribe command. */
+  command: Command;
 }
 
-/** A subscription that the server has been asked for. */
-async function entering(options: SubscribeOptions = {}): Promise<Room> {
-  const site = await online();
-  const room = site.client.subscribe("room", options);
-  return { ...site, room, asked: (await site.peer.commands())[0]! };
+/** A subscription whose first command has no reply. */
+async function requestedSubscription(options: SubscribeOptions = {}): Promise<SubscriptionSetup> {
+  const setup = await connectedClient();
+  const room = setup.client.subscribe("room", options);
+  return { ...setup, room, command: (await setup.peer.commands())[0]! };
 }
 
-/** A subscription to a stream that has come to offset 3. */
-async function inside(options: SubscribeOptions = {}): Promise<Room> {
-  const world = await entering(options);
-  world.peer.answer(world.asked, { ...STREAM, offset: 3 });
-  return world;
+/** A subscription at offset 3 of its stream. */
+async function activeSubscription(options: SubscribeOptions = {}): Promise<SubscriptionSetup> {
+  const setup = await requestedSubscription(options);
+  setup.peer.reply(setup.command, { ...STREAM, offset: 3 });
+  return setup;
 }
 
-test("what is subscribed before the connection is subscribed on it", async () => {
-  const { window, client } = await calling();
+test("a topic subscribed to before the connection is subscribed to on it", async () => {
+  const { window, client } = await connectingClient();
   const room = client.subscribe("room");
   assert.equal(room.state, "subscribing");
-  const peer = await welcome(window);
+  const peer = await acceptClient(window);
 
-  peer.answer(await peer.command("subscribe"));
+  peer.reply(await peer.command("subscribe"));
 
   assert.equal(room.state, "subscribed");
 });
 
-test("what the page says with a subscription is sent with it", async () => {
-  const { asked } = await entering({ data: { mood: "fine" }, token: "t" });
+test("the subscription's data is sent with it", async () => {
+  const { command } = await requestedSubscription({ data: { mood: "fine" }, token: "t" });
 
-  assert.deepEqual(asked.body, {
+  assert.deepEqual(command.body, {
     channel: "room",
     token: "t",
     data: { mood: "fine" },
@@ -52,19 +51,19 @@ test("what the page says with a subscription is sent with it", async () => {
   });
 });
 
-test("what the server says with a subscription is told with it", async () => {
-  const { peer, room, asked } = await entering();
-  const seen = log(room, "subscribed");
+test("the server's data is in the subscribed event", async () => {
+  const { peer, room, command } = await requestedSubscription();
+  const seen = logEvents(room, "subscribed");
 
-  peer.answer(asked, { data: { topic: "tea" } });
+  peer.reply(command, { data: { topic: "tea" } });
 
   assert.deepEqual(seen, [
     ["subscribed", { topic: "room", recovered: false, wasRecovering: false, data: { topic: "tea" } }],
   ]);
 });
 
-test("the same topic is the same subscription until it is left", async () => {
-  const { client } = await online();
+test("the same topic gives the same subscription until it is unsubscribed", async () => {
+  const { client } = await connectedClient();
   const room = client.subscribe("room");
 
   assert.equal(client.subscribe("room"), room);
@@ -72,9 +71,9 @@ test("the same topic is the same subscription until it is left", async () => {
   assert.notEqual(client.subscribe("room"), room);
 });
 
-test("a publication is an event with the message and what is known about it", async () => {
-  const { peer, room } = await inside();
-  const seen = log(room, "publication");
+test("a publication event has the message and its other fields", async () => {
+  const { peer, room } = await activeSubscription();
+  const seen = logEvents(room, "publication");
   const messages: unknown[] = [];
   room.addEventListener("publication", ({ data }) => messages.push(data));
   const pub = { data: { text: "hi" }, offset: 4, info: { client: "c", user: "7" }, tags: { a: "b" } };
@@ -85,18 +84,18 @@ test("a publication is an event with the message and what is known about it", as
   assert.deepEqual(seen, [["publication", { topic: "room", ...pub }]]);
 });
 
-test("what comes before the subscription is answered is not shown", async () => {
-  const { peer, room } = await entering();
-  const seen = log(room, "publication");
+test("publications before the reply are ignored", async () => {
+  const { peer, room } = await requestedSubscription();
+  const seen = logEvents(room, "publication");
 
   peer.publish("room", "early", 1);
 
   assert.deepEqual(seen, []);
 });
 
-test("what was seen is not shown again", async () => {
-  const { peer, room } = await inside();
-  const seen = log(room, "publication");
+test("a repeated publication is ignored", async () => {
+  const { peer, room } = await activeSubscription();
+  const seen = logEvents(room, "publication");
 
   peer.publish("room", "old", 3);
   peer.publish("room", "new", 4);
@@ -108,10 +107,10 @@ test("what was seen is not shown again", async () => {
   );
 });
 
-test("publications without a position are all shown", async () => {
-  const { peer, room, asked } = await entering();
-  peer.answer(asked, {});
-  const seen = log(room, "publication");
+test("publications without an offset are all emitted", async () => {
+  const { peer, room, command } = await requestedSubscription();
+  peer.reply(command, {});
+  const seen = logEvents(room, "publication");
 
   peer.publish("room", "a");
   peer.publish("room", "a");
@@ -120,10 +119,10 @@ test("publications without a position are all shown", async () => {
   assert.equal(room.position, undefined);
 });
 
-test("offsets of a topic without positions say nothing", async () => {
-  const { peer, room, asked } = await entering();
-  peer.answer(asked, {});
-  const seen = log(room, "publication");
+test("offsets of a topic without positions are ignored", async () => {
+  const { peer, room, command } = await requestedSubscription();
+  peer.reply(command, {});
+  const seen = logEvents(room, "publication");
 
   peer.publish("room", "b", 2);
   peer.publish("room", "a", 1);
@@ -132,8 +131,8 @@ test("offsets of a topic without positions say nothing", async () => {
   assert.equal(room.position, undefined);
 });
 
-test("the position moves with what was shown", async () => {
-  const { peer, room } = await inside();
+test("the position moves with the publications", async () => {
+  const { peer, room } = await activeSubscription();
   assert.deepEqual(room.position, { offset: 3, epoch: "e1" });
 
   peer.publish("room", "four", 4);
@@ -144,13 +143,13 @@ test("the position moves with what was shown", async () => {
 // Recovery
 
 test("after an outage a subscription continues where it was", async () => {
-  const { window, peer, room } = await inside();
+  const { window, peer, room } = await activeSubscription();
   peer.publish("room", "four", 4);
-  const seen = log(room, "subscribing", "subscribed", "publication", "gap");
+  const seen = logEvents(room, "subscribing", "subscribed", "publication", "gap");
 
-  const next = await comeBack(window);
+  const next = await reconnectClient(window);
   const again = await next.command("subscribe");
-  next.answer(again, {
+  next.reply(again, {
     ...STREAM,
     offset: 6,
     recovered: true,
@@ -178,10 +177,10 @@ test("after an outage a subscription continues where it was", async () => {
 });
 
 test("the position after a recovery is that of its last publication", async () => {
-  const { window, room } = await inside();
+  const { window, room } = await activeSubscription();
 
-  const next = await comeBack(window);
-  next.answer(await next.command("subscribe"), {
+  const next = await reconnectClient(window);
+  next.reply(await next.command("subscribe"), {
     ...STREAM,
     offset: 3,
     recovered: true,
@@ -191,12 +190,12 @@ test("the position after a recovery is that of its last publication", async () =
   assert.deepEqual(room.position, { offset: 4, epoch: "e1" });
 });
 
-test("what a recovery repeats is not shown again", async () => {
-  const { window, room } = await inside();
-  const seen = log(room, "publication");
+test("publications that a recovery repeats are ignored", async () => {
+  const { window, room } = await activeSubscription();
+  const seen = logEvents(room, "publication");
 
-  const next = await comeBack(window);
-  next.answer(await next.command("subscribe"), {
+  const next = await reconnectClient(window);
+  next.reply(await next.command("subscribe"), {
     ...STREAM,
     offset: 4,
     recovered: true,
@@ -212,12 +211,12 @@ test("what a recovery repeats is not shown again", async () => {
   );
 });
 
-test("what cannot be recovered is a gap, told after the subscription", async () => {
-  const { window, room } = await inside();
-  const seen = log(room, "subscribed", "gap", "publication");
+test("a failed recovery emits gap, after subscribed", async () => {
+  const { window, room } = await activeSubscription();
+  const seen = logEvents(room, "subscribed", "gap", "publication");
 
-  const next = await comeBack(window);
-  next.answer(await next.command("subscribe"), {
+  const next = await reconnectClient(window);
+  next.reply(await next.command("subscribe"), {
     ...STREAM,
     epoch: "e2",
     offset: 1,
@@ -235,58 +234,58 @@ test("what cannot be recovered is a gap, told after the subscription", async () 
 });
 
 test("the first subscription has no gap", async () => {
-  const { peer, room, asked } = await entering();
-  const seen = log(room, "gap");
+  const { peer, room, command } = await requestedSubscription();
+  const seen = logEvents(room, "gap");
 
-  peer.answer(asked, { ...STREAM, offset: 9 });
+  peer.reply(command, { ...STREAM, offset: 9 });
 
   assert.deepEqual(seen, []);
 });
 
 test("a topic without positions has a gap after every outage", async () => {
-  const { window, peer, room, asked } = await entering();
-  peer.answer(asked, {});
-  const seen = log(room, "gap");
+  const { window, peer, room, command } = await requestedSubscription();
+  peer.reply(command, {});
+  const seen = logEvents(room, "gap");
 
-  const next = await comeBack(window);
+  const next = await reconnectClient(window);
   const again = await next.command("subscribe");
-  next.answer(again, {});
+  next.reply(again, {});
 
   assert.equal(seen.length, 1);
   assert.deepEqual(again.body, { channel: "room", recoverable: true });
 });
 
-test("a position from the page is where the first subscription continues", async () => {
-  const { peer, room, asked } = await entering({ since: { offset: 7, epoch: "e1" } });
-  const seen = log(room, "publication", "gap");
+test("the first subscription continues at the position from the page", async () => {
+  const { peer, room, command } = await requestedSubscription({ since: { offset: 7, epoch: "e1" } });
+  const seen = logEvents(room, "publication", "gap");
 
-  peer.answer(asked, {
+  peer.reply(command, {
     ...STREAM,
     offset: 8,
     recovered: true,
     publications: [{ data: "eight", offset: 8 }],
   });
 
-  assert.deepEqual([asked.body.recover, asked.body.offset, asked.body.epoch], [true, 7, "e1"]);
+  assert.deepEqual([command.body.recover, command.body.offset, command.body.epoch], [true, 7, "e1"]);
   assert.deepEqual(
     seen.map(([type]) => type),
     ["publication"],
   );
 });
 
-test("a page that is too old is told so", async () => {
-  const { peer, room, asked } = await entering({ since: { offset: 7, epoch: "e1" } });
-  const seen = log(room, "gap");
+test("a position from the page that is too old emits gap", async () => {
+  const { peer, room, command } = await requestedSubscription({ since: { offset: 7, epoch: "e1" } });
+  const seen = logEvents(room, "gap");
 
-  peer.answer(asked, { ...STREAM, offset: 900, recovered: false });
+  peer.reply(command, { ...STREAM, offset: 900, recovered: false });
 
   assert.equal(seen.length, 1);
 });
 
-test("a position handed in is not written to", async () => {
+test("the object of a given position is not changed", async () => {
   const since = { offset: 7, epoch: "e1" };
-  const { peer, asked } = await entering({ since });
-  peer.answer(asked, { ...STREAM, offset: 7, recovered: true });
+  const { peer, command } = await requestedSubscription({ since });
+  peer.reply(command, { ...STREAM, offset: 7, recovered: true });
 
   peer.publish("room", "eight", 8);
 
@@ -295,9 +294,9 @@ test("a position handed in is not written to", async () => {
 
 // getState
 
-test("without a position the page's state is loaded first, with its position", async () => {
+test("without a position getState is called first", async () => {
   const calls: unknown[] = [];
-  const { asked } = await entering({
+  const { command } = await requestedSubscription({
     getState: async (context) => {
       calls.push(context);
       return { offset: 5, epoch: "e1" };
@@ -305,7 +304,7 @@ test("without a position the page's state is loaded first, with its position", a
   });
 
   assert.deepEqual(calls, [{ topic: "room" }]);
-  assert.deepEqual(asked.body, {
+  assert.deepEqual(command.body, {
     channel: "room",
     recoverable: true,
     recover: true,
@@ -315,14 +314,14 @@ test("without a position the page's state is loaded first, with its position", a
   });
 });
 
-test("a position that cannot be continued loads the state anew, at once", async () => {
+test("getState is called again at once when the position is unrecoverable", async () => {
   let offset = 5;
-  const { peer, room, asked } = await entering({ getState: () => ({ offset: offset++, epoch: "e1" }) });
-  const seen = log(room, "subscribed", "gap", "error");
+  const { peer, room, command } = await requestedSubscription({ getState: () => ({ offset: offset++, epoch: "e1" }) });
+  const seen = logEvents(room, "subscribed", "gap", "error");
 
-  peer.refuse(asked, 112, "unrecoverable position");
+  peer.replyError(command, 112, "unrecoverable position");
   const again = await peer.command("subscribe");
-  peer.answer(again, { ...STREAM, offset: 6, recovered: true });
+  peer.reply(again, { ...STREAM, offset: 6, recovered: true });
 
   assert.equal(again.body.offset, 6);
   assert.deepEqual(
@@ -331,11 +330,11 @@ test("a position that cannot be continued loads the state anew, at once", async 
   );
 });
 
-test("a state that is never fresh enough is not loaded without a pause", async () => {
+test("repeated calls of getState have a delay", async () => {
   let calls = 0;
-  const { window, peer, asked } = await entering({ getState: () => ({ offset: ++calls, epoch: "e1" }) });
-  peer.refuse(asked, 112);
-  peer.refuse(await peer.command("subscribe"), 112);
+  const { window, peer, command } = await requestedSubscription({ getState: () => ({ offset: ++calls, epoch: "e1" }) });
+  peer.replyError(command, 112);
+  peer.replyError(await peer.command("subscribe"), 112);
   await settle();
   assert.equal(calls, 2);
 
@@ -344,45 +343,45 @@ test("a state that is never fresh enough is not loaded without a pause", async (
   assert.equal(calls, 3);
 });
 
-test("after an outage the state is not loaded when the position still holds", async () => {
+test("getState is not called after an outage that is recovered", async () => {
   let calls = 0;
-  const { window, peer, asked } = await entering({ getState: () => ({ offset: ++calls, epoch: "e1" }) });
-  peer.answer(asked, { ...STREAM, offset: 1, recovered: true });
+  const { window, peer, command } = await requestedSubscription({ getState: () => ({ offset: ++calls, epoch: "e1" }) });
+  peer.reply(command, { ...STREAM, offset: 1, recovered: true });
 
-  const next = await comeBack(window);
+  const next = await reconnectClient(window);
   const again = await next.command("subscribe");
 
   assert.equal(calls, 1);
   assert.equal(again.body.offset, 1);
 });
 
-test("a state that cannot be loaded is an error and another attempt", async () => {
+test("a getState that fails is an error and another attempt", async () => {
   let calls = 0;
-  const site = await online();
+  const setup = await connectedClient();
   const getState = (): never => {
     calls++;
     throw new Error("502");
   };
-  const room = site.client.subscribe("room", { getState });
-  const seen = log(room, "error");
+  const room = setup.client.subscribe("room", { getState });
+  const seen = logEvents(room, "error");
   await settle();
 
   assert.equal(calls, 1);
   assert.match(String(seen[0]![1]), /502/);
-  await site.window.advance(0.5);
+  await setup.window.advance(0.5);
   assert.equal(calls, 2);
 });
 
-test("a state that was loaded for a lost connection moves nothing", async () => {
+test("a state loaded for a lost connection does not set the position", async () => {
   const replies: ((position: { offset: number; epoch: string }) => void)[] = [];
-  const site = await online();
+  const setup = await connectedClient();
   const getState = (): Promise<any> => new Promise((done) => replies.push(done));
-  const room = site.client.subscribe("room", { getState });
+  const room = setup.client.subscribe("room", { getState });
   await settle();
-  const next = await comeBack(site.window);
+  const next = await reconnectClient(setup.window);
   await settle();
   replies[1]!({ offset: 9, epoch: "e1" });
-  next.answer(await next.command("subscribe"), { ...STREAM, offset: 9, recovered: true });
+  next.reply(await next.command("subscribe"), { ...STREAM, offset: 9, recovered: true });
 
   replies[0]!({ offset: 2, epoch: "e1" });
   await settle();
@@ -392,21 +391,21 @@ test("a state that was loaded for a lost connection moves nothing", async () => 
 });
 
 test("without getState an unrecoverable position is final", async () => {
-  const { peer, room, asked } = await entering();
+  const { peer, room, command } = await requestedSubscription();
 
-  peer.refuse(asked, 112, "unrecoverable position");
+  peer.replyError(command, 112, "unrecoverable position");
 
   assert.equal(room.state, "unsubscribed");
 });
 
-// Refusals
+// Errors of subscribe commands
 
 for (const code of [101, 102, 103, 105, 106, 107, 108, 400, 1999]) {
   test(`a refusal with ${code} is final`, async () => {
-    const { window, peer, room, asked } = await entering();
-    const seen = log(room, "unsubscribed", "error");
+    const { window, peer, room, command } = await requestedSubscription();
+    const seen = logEvents(room, "unsubscribed", "error");
 
-    peer.refuse(asked, code, "no");
+    peer.replyError(command, code, "no");
     await window.advance(20);
 
     assert.equal(room.state, "unsubscribed");
@@ -415,11 +414,11 @@ for (const code of [101, 102, 103, 105, 106, 107, 108, 400, 1999]) {
   });
 }
 
-test("a temporary refusal is an error and another attempt after a pause", async () => {
-  const { window, peer, room, asked } = await entering();
-  const seen = log(room, "error", "unsubscribed");
+test("a temporary refusal is an error and another attempt after a delay", async () => {
+  const { window, peer, room, command } = await requestedSubscription();
+  const seen = logEvents(room, "error", "unsubscribed");
 
-  peer.refuse(asked, 111, "too many requests", true);
+  peer.replyError(command, 111, "too many requests", true);
   await window.advance(0.4);
   assert.deepEqual(await peer.commands(), []);
   await window.advance(0.1);
@@ -432,14 +431,14 @@ test("a temporary refusal is an error and another attempt after a pause", async 
   );
 });
 
-test("every topic has its own pauses, and they grow", async () => {
-  const { window, client, peer } = await online({ minDelay: 1, maxDelay: 8 }, { ping: 0 });
+test("every topic has its own delays, and they grow", async () => {
+  const { window, client, peer } = await connectedClient({ minDelay: 1, maxDelay: 8 }, { ping: 0 });
   window.chance = 1;
   client.subscribe("busy");
 
-  for (const pause of [2, 3, 5, 8]) {
-    peer.refuse(await peer.command("subscribe"), 111, "", true);
-    await window.advance(pause - 0.1);
+  for (const delay of [2, 3, 5, 8]) {
+    peer.replyError(await peer.command("subscribe"), 111, "", true);
+    await window.advance(delay - 0.1);
     assert.deepEqual(await peer.commands(), []);
     await window.advance(0.1);
   }
@@ -449,27 +448,27 @@ test("every topic has its own pauses, and they grow", async () => {
   assert.equal((await peer.command("subscribe")).body.channel, "quiet");
 });
 
-test("a subscription that is not answered costs the connection, not the topic", async () => {
-  const { window, client } = await online({ timeout: 4 }, { ping: 0 });
+test("a subscribe command without a reply ends the connection, not the subscription", async () => {
+  const { window, client } = await connectedClient({ timeout: 4 }, { ping: 0 });
   const room = client.subscribe("room");
 
   await window.advance(4);
   assert.equal(client.state, "connecting");
   await window.advance(1);
-  const next = await welcome(window);
+  const next = await acceptClient(window);
 
   await next.command("subscribe");
   assert.equal(room.state, "subscribing");
 });
 
-test("a topic that was refused is subscribed again when asked", async () => {
-  const { peer, room, asked } = await entering();
-  const seen = log(room, "subscribing", "subscribed");
-  peer.refuse(asked, 103);
+test("subscribe subscribes again to a topic that was refused", async () => {
+  const { peer, room, command } = await requestedSubscription();
+  const seen = logEvents(room, "subscribing", "subscribed");
+  peer.replyError(command, 103);
 
   room.subscribe();
   room.subscribe();
-  peer.answer(await peer.command("subscribe"), {});
+  peer.reply(await peer.command("subscribe"), {});
 
   assert.deepEqual(
     seen.map(([type]) => type),
@@ -478,18 +477,18 @@ test("a topic that was refused is subscribed again when asked", async () => {
 });
 
 test("a topic has one subscription at a time", async () => {
-  const { client, peer, room, asked } = await entering();
-  peer.refuse(asked, 103);
+  const { client, peer, room, command } = await requestedSubscription();
+  peer.replyError(command, 103);
   client.subscribe("room");
 
   assert.throws(() => room.subscribe(), { name: "InvalidStateError" });
 });
 
-// Leaving
+// Unsubscribing
 
-test("leaving a topic tells the server and ends the subscription", async () => {
-  const { peer, room } = await inside();
-  const seen = log(room, "subscribing", "unsubscribed", "publication");
+test("unsubscribe sends a command and ends the subscription", async () => {
+  const { peer, room } = await activeSubscription();
+  const seen = logEvents(room, "subscribing", "unsubscribed", "publication");
 
   room.unsubscribe();
   room.unsubscribe();
@@ -500,118 +499,118 @@ test("leaving a topic tells the server and ends the subscription", async () => {
   assert.equal(room.position, undefined);
 });
 
-test("a topic that was left is not subscribed on the next connection", async () => {
-  const { window, room } = await inside();
+test("an ended subscription is not repeated on the next connection", async () => {
+  const { window, room } = await activeSubscription();
   room.unsubscribe();
 
-  const next = await comeBack(window);
+  const next = await reconnectClient(window);
 
   assert.deepEqual(await next.commands(), []);
 });
 
-test("a topic may be left while there is no connection", async () => {
-  const { window, client } = await calling();
+test("unsubscribe works without a connection", async () => {
+  const { window, client } = await connectingClient();
   const room = client.subscribe("room");
 
   room.unsubscribe();
-  const peer = await welcome(window);
+  const peer = await acceptClient(window);
 
   assert.equal(room.state, "unsubscribed");
   assert.deepEqual(await peer.commands(), []);
 });
 
-test("an answer to a subscription that was left is passed over", async () => {
-  const { peer, room, asked } = await entering();
+test("the reply to an ended subscription is ignored", async () => {
+  const { peer, room, command } = await requestedSubscription();
 
   room.unsubscribe();
-  peer.answer(asked, {});
+  peer.reply(command, {});
 
   assert.equal(room.state, "unsubscribed");
 });
 
-test("an answer to the subscription before the last is not taken for the last", async () => {
-  const { client, peer, room, asked } = await entering();
+test("the reply to an earlier subscribe command is ignored", async () => {
+  const { client, peer, room, command } = await requestedSubscription();
   room.unsubscribe();
   const again = client.subscribe("room");
   await settle();
 
-  peer.answer(asked, { ...STREAM, offset: 3 });
+  peer.reply(command, { ...STREAM, offset: 3 });
 
   assert.equal(again.state, "subscribing");
 });
 
-test("an unsubscribe that is not answered costs the connection", async () => {
-  const site = await online({ timeout: 4 }, { ping: 0 });
-  const room = site.client.subscribe("room");
-  site.peer.answer(await site.peer.command("subscribe"));
+test("an unsubscribe command without a reply ends the connection", async () => {
+  const setup = await connectedClient({ timeout: 4 }, { ping: 0 });
+  const room = setup.client.subscribe("room");
+  setup.peer.reply(await setup.peer.command("subscribe"));
   room.unsubscribe();
 
-  await site.window.advance(4);
+  await setup.window.advance(4);
 
-  assert.equal(site.client.state, "connecting");
+  assert.equal(setup.client.state, "connecting");
 });
 
-// Pushed ends
+// Unsubscribe pushes
 
 for (const { code, resubscribe } of vectors.unsubscribe) {
   test(`an unsubscribe push with ${code} is ${resubscribe ? "followed by a recovery" : "final"}`, async () => {
-    const { window, peer, room } = await inside();
-    const seen = log(room, "unsubscribed", "subscribing");
+    const { window, peer, room } = await activeSubscription();
+    const seen = logEvents(room, "unsubscribed", "subscribing");
 
     peer.push("room", { unsubscribe: { code, reason: "so" } });
     await window.advance(20);
 
-    const asked = (await peer.commands()).filter(({ method }) => method === "subscribe");
+    const command = (await peer.commands()).filter(({ method }) => method === "subscribe");
     assert.deepEqual(seen, [[resubscribe ? "subscribing" : "unsubscribed", { code, reason: "so" }]]);
     assert.deepEqual(
-      asked.map(({ body: { recover, offset, epoch } }) => [recover, offset, epoch]),
+      command.map(({ body: { recover, offset, epoch } }) => [recover, offset, epoch]),
       resubscribe ? [[true, 3, "e1"]] : [],
     );
   });
 }
 
-test("a state that was invalidated is not continued", async () => {
-  const { window, peer, room } = await inside();
-  const seen = log(room, "gap");
+test("a subscription is not recovered after its state was invalidated", async () => {
+  const { window, peer, room } = await activeSubscription();
+  const seen = logEvents(room, "gap");
 
   peer.push("room", { unsubscribe: { code: 2502, reason: "state invalidated" } });
   await window.advance(0.5);
   const again = await peer.command("subscribe");
-  peer.answer(again, { ...STREAM, offset: 4 });
+  peer.reply(again, { ...STREAM, offset: 4 });
 
   assert.equal(again.body.recover, undefined);
   assert.equal(seen.length, 1);
 });
 
-test("a connection whose state was invalidated continues nothing", async () => {
-  const { window, room } = await inside();
-  const seen = log(room, "gap");
+test("no subscription is recovered after the connection's state was invalidated", async () => {
+  const { window, room } = await activeSubscription();
+  const seen = logEvents(room, "gap");
 
-  window.socket.hangUp(3014, "state invalidated");
+  window.socket.serverClose(3014, "state invalidated");
   await window.advance(2);
-  const next = await welcome(window);
+  const next = await acceptClient(window);
   const again = await next.command("subscribe");
-  next.answer(again, { ...STREAM, offset: 4 });
+  next.reply(again, { ...STREAM, offset: 4 });
 
   assert.equal(again.body.recover, undefined);
   assert.equal(seen.length, 1);
 });
 
-test("an unsubscribe push for a topic that was left is passed over", async () => {
-  const { peer, room } = await inside();
+test("an unsubscribe push for an ended subscription is ignored", async () => {
+  const { peer, room } = await activeSubscription();
   room.unsubscribe();
-  const seen = log(room, "unsubscribed", "subscribing");
+  const seen = logEvents(room, "unsubscribed", "subscribing");
 
   peer.push("room", { unsubscribe: { code: 2500, reason: "again" } });
 
   assert.deepEqual(seen, []);
 });
 
-test("a pause before subscribing again ends with the connection", async () => {
-  const { window, peer } = await inside();
+test("the delay before a retry ends with the connection", async () => {
+  const { window, peer } = await activeSubscription();
   peer.push("room", { unsubscribe: { code: 2500, reason: "again" } });
 
-  const next = await comeBack(window);
+  const next = await reconnectClient(window);
   await next.command("subscribe");
   await window.advance(20);
 
@@ -621,16 +620,16 @@ test("a pause before subscribing again ends with the connection", async () => {
   );
 });
 
-// What can be asked
+// Calls and history
 
-test("a method of the topic is called through its connection", async () => {
-  const { peer, room } = await inside();
+test("a call of a topic is an rpc command", async () => {
+  const { peer, room } = await activeSubscription();
 
   const call = room.call("rename", { to: "tea" });
-  const asked = await peer.command("rpc");
-  peer.answer(asked, { data: "done" });
+  const command = await peer.command("rpc");
+  peer.reply(command, { data: "done" });
 
-  assert.deepEqual(asked.body, {
+  assert.deepEqual(command.body, {
     method: "$call",
     data: { channel: "room", method: "rename", data: { to: "tea" } },
   });
@@ -638,37 +637,37 @@ test("a method of the topic is called through its connection", async () => {
 });
 
 test("a call of a topic waits for its subscription", async () => {
-  const { peer, room, asked } = await entering();
+  const { peer, room, command } = await requestedSubscription();
 
   const call = room.call("rename");
   assert.deepEqual(await peer.commands(), []);
-  peer.answer(asked, {});
-  peer.answer(await peer.command("rpc"), { data: 1 });
+  peer.reply(command, {});
+  peer.reply(await peer.command("rpc"), { data: 1 });
 
   assert.equal(await call, 1);
 });
 
-test("a call of a topic that is refused is sent, to be refused by the server", async () => {
-  const { peer, room, asked } = await entering();
+test("a call of a refused topic is sent and refused by the server", async () => {
+  const { peer, room, command } = await requestedSubscription();
   const call = room.call("rename");
 
-  peer.refuse(asked, 103);
-  peer.refuse(await peer.command("rpc"), 103);
+  peer.replyError(command, 103);
+  peer.replyError(await peer.command("rpc"), 103);
 
   await assert.rejects(call, { code: 103 });
 });
 
-test("history is all that is kept, unless the page says less", async () => {
-  const { peer, room } = await inside();
+test("history has no limit by default", async () => {
+  const { peer, room } = await activeSubscription();
 
   const all = room.history();
-  const asked = await peer.command("history");
-  peer.answer(asked, { publications: [{ data: 1, offset: 1 }], offset: 3, epoch: "e1" });
+  const command = await peer.command("history");
+  peer.reply(command, { publications: [{ data: 1, offset: 1 }], offset: 3, epoch: "e1" });
   const some = room.history({ limit: 2, since: { offset: 3, epoch: "e1" }, reverse: true });
   const less = await peer.command("history");
-  peer.answer(less, {});
+  peer.reply(less, {});
 
-  assert.deepEqual(asked.body, { channel: "room", limit: -1 });
+  assert.deepEqual(command.body, { channel: "room", limit: -1 });
   assert.deepEqual(await all, { publications: [{ data: 1, offset: 1 }], offset: 3, epoch: "e1" });
   assert.deepEqual(less.body, {
     channel: "room",
@@ -681,8 +680,8 @@ test("history is all that is kept, unless the page says less", async () => {
 
 // for await
 
-test("a loop gets the messages from now on, in order", async () => {
-  const { peer, room } = await inside();
+test("a loop yields the messages from now on, in order", async () => {
+  const { peer, room } = await activeSubscription();
   peer.publish("room", "before", 4);
   const seen: unknown[] = [];
   const loop = (async () => {
@@ -698,24 +697,24 @@ test("a loop gets the messages from now on, in order", async () => {
   assert.deepEqual(seen, ["a", "b", "c"]);
 });
 
-test("a loop goes on over an outage", async () => {
-  const { window, peer, room } = await inside();
+test("a loop continues after an outage", async () => {
+  const { window, peer, room } = await activeSubscription();
   const seen: unknown[] = [];
   const loop = (async () => {
     for await (const message of room) if (seen.push(message) === 2) break;
   })();
   peer.publish("room", "a", 4);
 
-  const next = await comeBack(window);
-  next.answer(await next.command("subscribe"), { ...STREAM, offset: 4, recovered: true });
+  const next = await reconnectClient(window);
+  next.reply(await next.command("subscribe"), { ...STREAM, offset: 4, recovered: true });
   next.publish("room", "b", 5);
   await loop;
 
   assert.deepEqual(seen, ["a", "b"]);
 });
 
-test("a loop that was left listens no more", async () => {
-  const { peer, room } = await inside();
+test("a loop that was left removes its listeners", async () => {
+  const { peer, room } = await activeSubscription();
   const loop = (async () => {
     for await (const message of room) return message;
     return undefined;
@@ -728,8 +727,8 @@ test("a loop that was left listens no more", async () => {
   assert.deepEqual(getEventListeners(room, "unsubscribed"), []);
 });
 
-test("a loop that is left does not leave the topic", async () => {
-  const { peer, room } = await inside();
+test("leaving a loop does not unsubscribe", async () => {
+  const { peer, room } = await activeSubscription();
   const loop = (async () => {
     for await (const message of room) return message;
     return undefined;
@@ -741,8 +740,8 @@ test("a loop that is left does not leave the topic", async () => {
   assert.equal(room.state, "subscribed");
 });
 
-test("a loop ends with what was left to show when the page leaves the topic", async () => {
-  const { peer, room } = await inside();
+test("a loop yields the unread messages after unsubscribe and ends", async () => {
+  const { peer, room } = await activeSubscription();
   const seen: unknown[] = [];
   const loop = (async () => {
     for await (const message of room) seen.push(message);
@@ -756,8 +755,8 @@ test("a loop ends with what was left to show when the page leaves the topic", as
   assert.deepEqual(seen, ["last"]);
 });
 
-test("a loop ends with an error when the server ends the subscription", async () => {
-  const { peer, room } = await inside();
+test("a loop throws when the server ends the subscription", async () => {
+  const { peer, room } = await activeSubscription();
   const loop = (async () => {
     for await (const message of room) void message;
   })();
@@ -768,8 +767,8 @@ test("a loop ends with an error when the server ends the subscription", async ()
   await assert.rejects(loop, { name: "TopicError", code: 2000, message: "out" });
 });
 
-test("a loop that cannot follow is told so", async () => {
-  const { peer, room } = await inside();
+test("a loop that is too slow throws", async () => {
+  const { peer, room } = await activeSubscription();
   const loop = (async () => {
     for await (const message of room) void message;
   })();
@@ -781,7 +780,7 @@ test("a loop that cannot follow is told so", async () => {
 });
 
 test("two loops get the same messages", async () => {
-  const { peer, room } = await inside();
+  const { peer, room } = await activeSubscription();
   const first = async (): Promise<unknown> => {
     for await (const message of room) return message;
     return undefined;

@@ -1,24 +1,24 @@
-/** The fake server that pages' tests use, with the real client in front of it. */
+/** The fake server for tests of pages, with the real client. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Client, type ClientOptions } from "../src/index.js";
 import { FakeServer, Refusal, type FakeServerOptions } from "../src/testing.js";
-import { FakeWindow } from "./fakes.js";
-import { log } from "./peer.js";
+import { FakeWindow } from "./fake_browser.js";
+import { logEvents } from "./client_setup.js";
 
-/** A fake server and a client of it, in a window whose clock the test moves. */
-function site(options: FakeServerOptions = {}, client: ClientOptions = {}) {
+/** A fake server and its client, in a window whose clock the test advances. */
+function setup(options: FakeServerOptions = {}, client: ClientOptions = {}) {
   const server = new FakeServer(options);
   const window = new FakeWindow();
   window.WebSocket = server.window.WebSocket;
   return { server, window, client: new Client("/connection/", { window, ...client }) };
 }
 
-test("a page gets what the server publishes", async () => {
-  const { server, client } = site();
+test("a page receives a publication of the server", async () => {
+  const { server, client } = setup();
   const room = client.subscribe("room:lobby");
-  const seen = log(room, "publication");
+  const seen = logEvents(room, "publication");
   await server.settled();
 
   const position = server.publish("room:lobby", { text: "hi" }, { tags: { a: "b" } });
@@ -30,7 +30,7 @@ test("a page gets what the server publishes", async () => {
   assert.deepEqual(room.position, position);
 });
 
-test("the window of a fake server is all that a client needs", async () => {
+test("the window of a fake server is the only option that a client needs", async () => {
   const server = new FakeServer();
   const client = new Client("/connection/", { window: server.window });
   await server.settled();
@@ -41,10 +41,10 @@ test("the window of a fake server is all that a client needs", async () => {
   assert.equal(server.connections.size, 0);
 });
 
-test("what a page publishes is acknowledged, kept for the test and passed on", async () => {
-  const { server, client } = site({}, { token: "ada" });
+test("a publication of a page is acknowledged, recorded and delivered", async () => {
+  const { server, client } = setup({}, { token: "ada" });
   const room = client.subscribe("room");
-  const seen = log(room, "publication");
+  const seen = logEvents(room, "publication");
 
   const done = room.publish("hi");
   await server.settled();
@@ -57,10 +57,10 @@ test("what a page publishes is acknowledged, kept for the test and passed on", a
   assert.equal(seen[0]![1].info.user, "ada");
 });
 
-test("an outage is recovered from, and a repetition taken once", async () => {
-  const { server, window, client } = site();
+test("an outage is recovered, and a repeated publication accepted once", async () => {
+  const { server, window, client } = setup();
   const room = client.subscribe("room");
-  const seen = log(room, "publication", "gap");
+  const seen = logEvents(room, "publication", "gap");
   await server.settled();
   server.publish("room", 1);
   const done = room.publish(2);
@@ -82,10 +82,10 @@ test("an outage is recovered from, and a repetition taken once", async () => {
   assert.equal(server.published.length, 1);
 });
 
-test("what is no longer kept is a gap", async () => {
-  const { server, window, client } = site({ history: 2 });
+test("a recovery beyond the history is a gap", async () => {
+  const { server, window, client } = setup({ history: 2 });
   const room = client.subscribe("room");
-  const seen = log(room, "gap");
+  const seen = logEvents(room, "gap");
   await server.settled();
   server.down();
   for (const n of [1, 2, 3]) server.publish("room", n);
@@ -96,12 +96,12 @@ test("what is no longer kept is a gap", async () => {
   assert.equal(seen.length, 1);
 });
 
-test("a history that was forgotten is a gap", async () => {
-  const { server, window, client } = site();
+test("forgetHistory causes a gap", async () => {
+  const { server, window, client } = setup();
   const room = client.subscribe("room");
   await server.settled();
   server.publish("room", 1);
-  const seen = log(room, "gap");
+  const seen = logEvents(room, "gap");
 
   server.forgetHistory();
   await window.advance(20);
@@ -110,8 +110,8 @@ test("a history that was forgotten is a gap", async () => {
   assert.equal(room.state, "subscribed");
 });
 
-test("a position that is gone is refused where the page can load its state", async () => {
-  const { server, window, client } = site();
+test("an unrecoverable position is refused for a page with getState", async () => {
+  const { server, window, client } = setup();
   const position = server.publish("room", 1);
   let calls = 0;
   const room = client.subscribe("room", {
@@ -124,8 +124,8 @@ test("a position that is gone is refused where the page can load its state", asy
   assert.equal(room.state, "subscribed");
 });
 
-test("topics without a history give no positions", async () => {
-  const { server, client } = site({ history: 0 });
+test("topics without a history have no positions", async () => {
+  const { server, client } = setup({ history: 0 });
   const room = client.subscribe("room");
   await server.settled();
 
@@ -136,7 +136,7 @@ test("topics without a history give no positions", async () => {
 });
 
 test("history is read from either end", async () => {
-  const { server, client } = site();
+  const { server, client } = setup();
   const room = client.subscribe("room");
   await server.settled();
   for (const n of [1, 2, 3, 4]) server.publish("room", n);
@@ -156,12 +156,12 @@ test("history is read from either end", async () => {
   await rejectsSoon(server, room.history({ since: { offset: 1, epoch: "x" } }), { code: 112 });
 });
 
-test("clients see each other come and go", async () => {
-  const { server, window, client } = site({}, { token: "ada" });
+test("clients receive each other's joins and leaves", async () => {
+  const { server, window, client } = setup({}, { token: "ada" });
   const room = client.subscribe("room", { presence: true });
   const other = new Client("/connection/", { window, token: "bob" });
   other.subscribe("room");
-  const seen = log(room, "joined", "left");
+  const seen = logEvents(room, "joined", "left");
   await server.settled();
   assert.equal(room.presence.size, 2);
 
@@ -179,8 +179,8 @@ test("clients see each other come and go", async () => {
   assert.deepEqual(Object.keys(server.presence("room")), [...room.presence.keys()]);
 });
 
-test("methods are answered by the test", async () => {
-  const { server, client } = site({}, { token: "ada" });
+test("a call runs the method of the test", async () => {
+  const { server, client } = setup({}, { token: "ada" });
   server.method("add", ({ a, b }) => a + b);
   server.method("who", async (_, context) => context);
   const room = client.subscribe("room");
@@ -194,8 +194,8 @@ test("methods are answered by the test", async () => {
   assert.deepEqual(await who, { user: "ada", topic: "room" });
 });
 
-test("methods may refuse, and unknown ones are refused", async () => {
-  const { server, client } = site();
+test("a method may refuse a call, and a call of an unknown method is refused", async () => {
+  const { server, client } = setup();
   server.method("vote", () => {
     throw new Refusal(409, "voted already");
   });
@@ -205,10 +205,10 @@ test("methods may refuse, and unknown ones are refused", async () => {
   await rejectsSoon(server, client.call("unknown"), { code: 104 });
 });
 
-test("a topic may be refused, and allowed again", async () => {
-  const { server, client } = site();
+test("refuse ends subscriptions, and allow permits them again", async () => {
+  const { server, client } = setup();
   const room = client.subscribe("room");
-  const seen = log(room, "unsubscribed", "subscribed");
+  const seen = logEvents(room, "unsubscribed", "subscribed");
   await server.settled();
 
   server.refuse("room");
@@ -229,17 +229,17 @@ test("a topic may be refused, and allowed again", async () => {
   );
 });
 
-test("publishing and calling are for subscribers", async () => {
-  const { server, client } = site();
+test("publishing is for subscribers only", async () => {
+  const { server, client } = setup();
   await server.settled();
 
   await rejectsSoon(server, client.publish("room", 1), { code: 103 });
 });
 
-test("the server may end subscriptions and connections", async () => {
-  const { server, window, client } = site();
+test("the server ends subscriptions and connections", async () => {
+  const { server, window, client } = setup();
   const room = client.subscribe("room");
-  const seen = log(client, "disconnected", "message");
+  const seen = logEvents(client, "disconnected", "message");
   await server.settled();
 
   server.message("bye");
@@ -255,8 +255,8 @@ test("the server may end subscriptions and connections", async () => {
   );
 });
 
-test("a token may be refused", async () => {
-  const { server, client } = site({
+test("a refused token ends the client", async () => {
+  const { server, client } = setup({
     user: () => {
       throw new Refusal(101, "unauthorized");
     },
@@ -267,8 +267,8 @@ test("a token may be refused", async () => {
   assert.equal(client.state, "disconnected");
 });
 
-test("a client that left a topic gets nothing of it", async () => {
-  const { server, client } = site();
+test("an unsubscribed client is no member", async () => {
+  const { server, client } = setup();
   const room = client.subscribe("room");
   await server.settled();
   room.unsubscribe();

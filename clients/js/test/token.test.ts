@@ -1,64 +1,64 @@
-/** Tokens: fetched when needed, renewed in time, given up when they are refused for good. */
+/** Tokens: fetched when needed, refreshed in time, and final errors. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { UnauthorizedError } from "../src/index.js";
-import { settle } from "./fakes.js";
-import { calling, comeBack, log, online, Peer, STREAM, welcome } from "./peer.js";
+import { settle, type FakeWindow } from "./fake_browser.js";
+import { connectingClient, reconnectClient, logEvents, connectedClient, Peer, STREAM } from "./client_setup.js";
 
-/** Tokens with numbers, and how many were asked for. */
-function mint(): { getToken: () => string; count: () => number } {
+/** A getToken that returns t1, t2, …, and the number of its calls. */
+function numberedTokens(): { getToken: () => string; count: () => number } {
   let count = 0;
   return { getToken: () => `t${++count}`, count: () => count };
 }
 
-async function greeting(window: Parameters<typeof welcome>[0]) {
+async function readConnect(window: FakeWindow) {
   const peer = new Peer(window.socket);
   window.socket.accept();
   return { peer, connect: await peer.command("connect") };
 }
 
 test("a token is fetched before the first attempt and sent with connect", async () => {
-  const { getToken, count } = mint();
-  const { window } = await calling({ getToken });
+  const { getToken, count } = numberedTokens();
+  const { window } = await connectingClient({ getToken });
 
   assert.equal(count(), 1);
-  assert.equal((await greeting(window)).connect.body.token, "t1");
+  assert.equal((await readConnect(window)).connect.body.token, "t1");
 });
 
-test("a token that the page has is used first", async () => {
-  const { getToken, count } = mint();
-  const { window } = await calling({ token: "t0", getToken });
+test("a given token is used first", async () => {
+  const { getToken, count } = numberedTokens();
+  const { window } = await connectingClient({ token: "t0", getToken });
 
-  assert.equal((await greeting(window)).connect.body.token, "t0");
+  assert.equal((await readConnect(window)).connect.body.token, "t0");
   assert.equal(count(), 0);
 });
 
 test("a token is kept over connections", async () => {
-  const { getToken, count } = mint();
-  const { window } = await online({ getToken });
+  const { getToken, count } = numberedTokens();
+  const { window } = await connectedClient({ getToken });
 
   window.socket.break();
   await window.advance(2);
 
-  assert.equal((await greeting(window)).connect.body.token, "t1");
+  assert.equal((await readConnect(window)).connect.body.token, "t1");
   assert.equal(count(), 1);
 });
 
-test("a token that cannot be fetched is an error and another attempt", async () => {
+test("a getToken that fails is an error and another attempt", async () => {
   let calls = 0;
   const getToken = async (): Promise<string> => {
     if (++calls === 1) throw new Error("502");
     return "t";
   };
-  const { window, client } = await calling({ getToken });
-  const errors = log(client, "error");
+  const { window, client } = await connectingClient({ getToken });
+  const errors = logEvents(client, "error");
   assert.equal(window.sockets.length, 0);
 
   await window.advance(0.5);
 
   assert.equal(client.state, "connecting");
-  assert.equal((await greeting(window)).connect.body.token, "t");
+  assert.equal((await readConnect(window)).connect.body.token, "t");
   assert.deepEqual(errors, []);
 });
 
@@ -68,7 +68,7 @@ for (const [name, getToken] of [
   ["gives nothing", () => ""],
 ] as [string, () => Promise<string>][]) {
   test(`a getToken that ${name} ends the client`, async () => {
-    const { window, client } = await calling({ getToken });
+    const { window, client } = await connectingClient({ getToken });
 
     await window.advance(600);
 
@@ -78,12 +78,12 @@ for (const [name, getToken] of [
   });
 }
 
-test("a client that may not is told so with code 1", async () => {
+test("an UnauthorizedError ends the client with code 1", async () => {
   const getToken = (): Promise<string> => Promise.reject(new UnauthorizedError("who?"));
-  const { window, client } = await online({ token: "t", getToken });
-  const seen = log(client, "disconnected");
+  const { window, client } = await connectedClient({ token: "t", getToken });
+  const seen = logEvents(client, "disconnected");
 
-  window.socket.hangUp(3005, "connection expired");
+  window.socket.serverClose(3005, "connection expired");
   await window.advance(2);
 
   assert.deepEqual(seen, [["disconnected", { code: 1, reason: "unauthorized" }]]);
@@ -91,23 +91,23 @@ test("a client that may not is told so with code 1", async () => {
 
 for (const code of [109, 110]) {
   test(`a connect refused with ${code} fetches a new token`, async () => {
-    const { getToken } = mint();
-    const { window, client } = await calling({ getToken });
-    const { peer, connect } = await greeting(window);
+    const { getToken } = numberedTokens();
+    const { window, client } = await connectingClient({ getToken });
+    const { peer, connect } = await readConnect(window);
 
-    peer.refuse(connect, code, "token expired");
+    peer.replyError(connect, code, "token expired");
     await window.advance(2);
 
-    assert.equal((await greeting(window)).connect.body.token, "t2");
+    assert.equal((await readConnect(window)).connect.body.token, "t2");
     assert.equal(client.state, "connecting");
   });
 
   test(`a connect refused with ${code} is final where no token can be fetched`, async () => {
-    const { window, client } = await calling({ token: "old" });
-    const { peer, connect } = await greeting(window);
-    const seen = log(client, "disconnected");
+    const { window, client } = await connectingClient({ token: "old" });
+    const { peer, connect } = await readConnect(window);
+    const seen = logEvents(client, "disconnected");
 
-    peer.refuse(connect, code, "token expired");
+    peer.replyError(connect, code, "token expired");
 
     assert.deepEqual(seen, [["disconnected", { code, reason: "token expired" }]]);
   });
@@ -115,44 +115,44 @@ for (const code of [109, 110]) {
 
 for (const code of [3005, 3014]) {
   test(`after a close with ${code} a new token is fetched`, async () => {
-    const { getToken } = mint();
-    const { window } = await online({ getToken });
+    const { getToken } = numberedTokens();
+    const { window } = await connectedClient({ getToken });
 
-    window.socket.hangUp(code);
+    window.socket.serverClose(code);
     await window.advance(2);
 
-    assert.equal((await greeting(window)).connect.body.token, "t2");
+    assert.equal((await readConnect(window)).connect.body.token, "t2");
   });
 }
 
-test("after another close no new token is fetched", async () => {
-  const { getToken, count } = mint();
-  const { window } = await online({ getToken });
+test("no new token is fetched after another close code", async () => {
+  const { getToken, count } = numberedTokens();
+  const { window } = await connectedClient({ getToken });
 
-  window.socket.hangUp(3004);
+  window.socket.serverClose(3004);
   await window.advance(2);
 
   assert.equal(count(), 1);
 });
 
-test("a token is renewed before it expires", async () => {
-  const { getToken } = mint();
-  const { window, peer } = await online({ getToken }, { ping: 0, expires: true, ttl: 100 });
+test("a token is refreshed before it expires", async () => {
+  const { getToken } = numberedTokens();
+  const { window, peer } = await connectedClient({ getToken }, { ping: 0, expires: true, ttl: 100 });
 
   await window.advance(89.9);
   assert.deepEqual(await peer.commands(), []);
   await window.advance(0.1);
   const refresh = await peer.command("refresh");
-  peer.answer(refresh, { expires: true, ttl: 50 });
+  peer.reply(refresh, { expires: true, ttl: 50 });
   await window.advance(45);
 
   assert.deepEqual(refresh.body, { token: "t2" });
   assert.deepEqual((await peer.command("refresh")).body, { token: "t3" });
 });
 
-test("a token that does not expire is not renewed", async () => {
-  const { getToken } = mint();
-  const { window, peer } = await online({ getToken }, { ping: 0, ttl: 0 });
+test("a token that does not expire is not refreshed", async () => {
+  const { getToken } = numberedTokens();
+  const { window, peer } = await connectedClient({ getToken }, { ping: 0, ttl: 0 });
 
   await window.advance(3600);
 
@@ -160,20 +160,20 @@ test("a token that does not expire is not renewed", async () => {
   assert.equal(window.timers, 0);
 });
 
-test("a token of many years is not renewed at once", async () => {
-  const { getToken } = mint();
-  const { window, peer } = await online({ getToken }, { ping: 0, expires: true, ttl: 1e8 });
+test("a token that is valid for years is not refreshed at once", async () => {
+  const { getToken } = numberedTokens();
+  const { window, peer } = await connectedClient({ getToken }, { ping: 0, expires: true, ttl: 1e8 });
 
   await window.advance(1e6);
 
   assert.deepEqual(await peer.commands(), []);
 });
 
-test("a refresh push says anew how long the token holds", async () => {
-  const { getToken } = mint();
-  const { window, peer } = await online({ getToken }, { ping: 0, expires: true, ttl: 100 });
+test("a refresh push sets the token's lifetime", async () => {
+  const { getToken } = numberedTokens();
+  const { window, peer } = await connectedClient({ getToken }, { ping: 0, expires: true, ttl: 100 });
 
-  peer.say({ push: { refresh: { expires: true, ttl: 1000 } } });
+  peer.send({ push: { refresh: { expires: true, ttl: 1000 } } });
   await window.advance(899);
   assert.deepEqual(await peer.commands(), []);
   await window.advance(1);
@@ -181,13 +181,13 @@ test("a refresh push says anew how long the token holds", async () => {
   await peer.command("refresh");
 });
 
-test("a renewal that fails for now is tried again", async () => {
-  const { getToken } = mint();
-  const { window, client, peer } = await online({ getToken }, { ping: 0, expires: true, ttl: 100 });
-  const errors = log(client, "error");
+test("a refresh with a temporary error is tried again", async () => {
+  const { getToken } = numberedTokens();
+  const { window, client, peer } = await connectedClient({ getToken }, { ping: 0, expires: true, ttl: 100 });
+  const errors = logEvents(client, "error");
   await window.advance(90);
 
-  peer.refuse(await peer.command("refresh"), 100, "internal", true);
+  peer.replyError(await peer.command("refresh"), 100, "internal", true);
   await window.advance(0.5);
 
   assert.equal((await peer.command("refresh")).body.token, "t3");
@@ -195,36 +195,36 @@ test("a renewal that fails for now is tried again", async () => {
   assert.equal(client.state, "connected");
 });
 
-test("a renewal for which no token could be fetched is tried again", async () => {
+test("a refresh whose getToken fails is tried again", async () => {
   let calls = 0;
   const getToken = async (): Promise<string> => {
     if (++calls === 2) throw new Error("502");
     return `t${calls}`;
   };
-  const { window, peer } = await online({ getToken }, { ping: 0, expires: true, ttl: 100 });
+  const { window, peer } = await connectedClient({ getToken }, { ping: 0, expires: true, ttl: 100 });
 
   await window.advance(90.5);
 
   assert.equal((await peer.command("refresh")).body.token, "t3");
 });
 
-test("a renewal that is refused for good ends the client", async () => {
-  const { getToken } = mint();
-  const { window, client, peer } = await online({ getToken }, { ping: 0, expires: true, ttl: 100 });
-  const seen = log(client, "disconnected");
+test("a refresh with a final error ends the client", async () => {
+  const { getToken } = numberedTokens();
+  const { window, client, peer } = await connectedClient({ getToken }, { ping: 0, expires: true, ttl: 100 });
+  const seen = logEvents(client, "disconnected");
   await window.advance(90);
 
-  peer.refuse(await peer.command("refresh"), 103, "permission denied");
+  peer.replyError(await peer.command("refresh"), 103, "permission denied");
 
   assert.deepEqual(seen, [["disconnected", { code: 103, reason: "permission denied" }]]);
 });
 
-test("a renewal refused as expired is tried with another token", async () => {
-  const { getToken } = mint();
-  const { window, client, peer } = await online({ getToken }, { ping: 0, expires: true, ttl: 100 });
+test("a refresh refused as expired is tried with another token", async () => {
+  const { getToken } = numberedTokens();
+  const { window, client, peer } = await connectedClient({ getToken }, { ping: 0, expires: true, ttl: 100 });
   await window.advance(90);
 
-  peer.refuse(await peer.command("refresh"), 109, "token expired");
+  peer.replyError(await peer.command("refresh"), 109, "token expired");
   await window.advance(0.5);
 
   assert.equal((await peer.command("refresh")).body.token, "t3");
@@ -234,9 +234,9 @@ test("a renewal refused as expired is tried with another token", async () => {
 test("a token fetched for a connection that was lost is not sent on the next", async () => {
   let reply: (token: string) => void = () => undefined;
   const getToken = (): Promise<string> => new Promise((done) => (reply = done));
-  const { window } = await online({ token: "t0", getToken }, { ping: 0, expires: true, ttl: 100 });
+  const { window } = await connectedClient({ token: "t0", getToken }, { ping: 0, expires: true, ttl: 100 });
   await window.advance(90);
-  const next = await comeBack(window, { ping: 0 });
+  const next = await reconnectClient(window, { ping: 0 });
 
   reply("late");
   await settle();
@@ -244,13 +244,13 @@ test("a token fetched for a connection that was lost is not sent on the next", a
   assert.deepEqual(await next.commands(), []);
 });
 
-test("a token that could not be fetched for a connection that was lost is no error", async () => {
+test("a getToken that fails for a lost connection is no error", async () => {
   let fail: (error: Error) => void = () => undefined;
   const getToken = (): Promise<string> => new Promise((_, reject) => (fail = reject));
-  const { window, client } = await online({ token: "t0", getToken }, { ping: 0, expires: true, ttl: 100 });
+  const { window, client } = await connectedClient({ token: "t0", getToken }, { ping: 0, expires: true, ttl: 100 });
   await window.advance(90);
-  await comeBack(window, { ping: 0 });
-  const errors = log(client, "error");
+  await reconnectClient(window, { ping: 0 });
+  const errors = logEvents(client, "error");
 
   fail(new Error("502"));
   await settle();
@@ -258,43 +258,43 @@ test("a token that could not be fetched for a connection that was lost is no err
   assert.deepEqual(errors, []);
 });
 
-test("a refresh push may say that nothing expires any more", async () => {
-  const { getToken, count } = mint();
-  const { window, peer } = await online({ getToken }, { ping: 0, expires: true, ttl: 100 });
+test("a refresh push may end the expiry", async () => {
+  const { getToken, count } = numberedTokens();
+  const { window, peer } = await connectedClient({ getToken }, { ping: 0, expires: true, ttl: 100 });
 
-  peer.say({ push: { refresh: { expires: false } } });
+  peer.send({ push: { refresh: { expires: false } } });
   await window.advance(1000);
 
   assert.equal(count(), 1);
 });
 
-test("pauses between renewals that fail grow, and start small after one that did not", async () => {
-  const { getToken } = mint();
-  const { window, peer } = await online(
+test("delays between failed refreshes grow, and a success resets them", async () => {
+  const { getToken } = numberedTokens();
+  const { window, peer } = await connectedClient(
     { getToken, minDelay: 1, maxDelay: 8 },
     { ping: 0, expires: true, ttl: 100 },
   );
   window.chance = 1;
-  const refuse = async (pause: number): Promise<void> => {
-    peer.refuse(await peer.command("refresh"), 100, "internal", true);
-    await window.advance(pause - 0.1);
+  const failRefresh = async (delay: number): Promise<void> => {
+    peer.replyError(await peer.command("refresh"), 100, "internal", true);
+    await window.advance(delay - 0.1);
     assert.deepEqual(await peer.commands(), []);
     await window.advance(0.1);
   };
   await window.advance(90);
-  for (const pause of [2, 3, 5]) await refuse(pause);
-  peer.answer(await peer.command("refresh"), { expires: true, ttl: 10 });
+  for (const delay of [2, 3, 5]) await failRefresh(delay);
+  peer.reply(await peer.command("refresh"), { expires: true, ttl: 10 });
   await window.advance(9);
 
-  await refuse(2);
+  await failRefresh(2);
 
   await peer.command("refresh");
 });
 
-// Tokens of topics
+// Tokens of subscriptions
 
-test("a topic's token is fetched for it and sent with its subscription", async () => {
-  const { client, peer } = await online();
+test("a topic's token is fetched and sent with its subscription", async () => {
+  const { client, peer } = await connectedClient();
   const calls: unknown[] = [];
 
   client.subscribe("room", {
@@ -308,12 +308,12 @@ test("a topic's token is fetched for it and sent with its subscription", async (
   assert.deepEqual(calls, [{ topic: "room" }]);
 });
 
-test("a topic whose user may not is ended with code 1", async () => {
-  const { window, client, peer } = await online({}, { ping: 0 });
+test("an UnauthorizedError ends the subscription with code 1", async () => {
+  const { window, client, peer } = await connectedClient({}, { ping: 0 });
   const room = client.subscribe("room", {
     getToken: () => Promise.reject(new UnauthorizedError("no")),
   });
-  const seen = log(room, "unsubscribed");
+  const seen = logEvents(room, "unsubscribed");
 
   await window.advance(600);
 
@@ -322,16 +322,16 @@ test("a topic whose user may not is ended with code 1", async () => {
   assert.deepEqual(await peer.commands(), []);
 });
 
-test("a topic's token that cannot be fetched is an error and another attempt", async () => {
+test("a topic's getToken that fails is an error and another attempt", async () => {
   let calls = 0;
-  const { window, client, peer } = await online();
+  const { window, client, peer } = await connectedClient();
   const room = client.subscribe("room", {
     getToken: async () => {
       if (++calls === 1) throw new Error("502");
       return "r2";
     },
   });
-  const errors = log(room, "error");
+  const errors = logEvents(room, "error");
   await settle();
   assert.equal(errors.length, 1);
 
@@ -341,48 +341,48 @@ test("a topic's token that cannot be fetched is an error and another attempt", a
 });
 
 test("a subscription refused with 109 fetches a new token", async () => {
-  const { getToken } = mint();
-  const { window, client, peer } = await online();
+  const { getToken } = numberedTokens();
+  const { window, client, peer } = await connectedClient();
   client.subscribe("room", { getToken });
 
-  peer.refuse(await peer.command("subscribe"), 109, "token expired");
+  peer.replyError(await peer.command("subscribe"), 109, "token expired");
   await window.advance(0.5);
 
   assert.equal((await peer.command("subscribe")).body.token, "t2");
 });
 
 test("a subscription refused with 109 is final where no token can be fetched", async () => {
-  const { client, peer } = await online();
+  const { client, peer } = await connectedClient();
   const room = client.subscribe("room", { token: "old" });
 
-  peer.refuse(await peer.command("subscribe"), 109, "token expired");
+  peer.replyError(await peer.command("subscribe"), 109, "token expired");
 
   assert.equal(room.state, "unsubscribed");
 });
 
-test("a topic's token is renewed before it expires", async () => {
-  const { getToken } = mint();
-  const { window, client, peer } = await online({}, { ping: 0 });
+test("a topic's token is refreshed before it expires", async () => {
+  const { getToken } = numberedTokens();
+  const { window, client, peer } = await connectedClient({}, { ping: 0 });
   client.subscribe("room", { getToken });
-  peer.answer(await peer.command("subscribe"), { expires: true, ttl: 10 });
+  peer.reply(await peer.command("subscribe"), { expires: true, ttl: 10 });
 
   await window.advance(9);
   const refresh = await peer.command("sub_refresh");
-  peer.answer(refresh, { expires: true, ttl: 20 });
+  peer.reply(refresh, { expires: true, ttl: 20 });
   await window.advance(18);
 
   assert.deepEqual(refresh.body, { channel: "room", token: "t2" });
   await peer.command("sub_refresh");
 });
 
-test("a topic's renewal that is refused for good ends the topic alone", async () => {
-  const { getToken } = mint();
-  const { window, client, peer } = await online({}, { ping: 0 });
+test("a topic's refresh with a final error ends the subscription only", async () => {
+  const { getToken } = numberedTokens();
+  const { window, client, peer } = await connectedClient({}, { ping: 0 });
   const room = client.subscribe("room", { getToken });
-  peer.answer(await peer.command("subscribe"), { expires: true, ttl: 10 });
+  peer.reply(await peer.command("subscribe"), { expires: true, ttl: 10 });
   await window.advance(9);
 
-  peer.refuse(await peer.command("sub_refresh"), 103, "no more");
+  peer.replyError(await peer.command("sub_refresh"), 103, "no more");
 
   assert.equal(room.state, "unsubscribed");
   assert.equal(client.state, "connected");
@@ -390,10 +390,10 @@ test("a topic's renewal that is refused for good ends the topic alone", async ()
 
 for (const code of [2501, 2502]) {
   test(`an unsubscribe push with ${code} fetches a new token`, async () => {
-    const { getToken } = mint();
-    const { window, client, peer } = await online({}, { ping: 0 });
+    const { getToken } = numberedTokens();
+    const { window, client, peer } = await connectedClient({}, { ping: 0 });
     client.subscribe("room", { getToken });
-    peer.answer(await peer.command("subscribe"), { ...STREAM, offset: 3 });
+    peer.reply(await peer.command("subscribe"), { ...STREAM, offset: 3 });
 
     peer.push("room", { unsubscribe: { code, reason: "" } });
     await window.advance(0.5);
@@ -402,9 +402,9 @@ for (const code of [2501, 2502]) {
   });
 }
 
-test("a topic that was left while its token was fetched is not subscribed", async () => {
+test("a subscription that ends while its token is fetched is not sent", async () => {
   let reply: (token: string) => void = () => undefined;
-  const { client, peer } = await online();
+  const { client, peer } = await connectedClient();
   const room = client.subscribe("room", { getToken: () => new Promise((done) => (reply = done)) });
   await settle();
   room.unsubscribe();

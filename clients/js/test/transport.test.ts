@@ -1,19 +1,22 @@
-/** The ways to the server: tried in order, remembered, and what HTTP makes of them. */
+/** Transports: their order, the stored preference, and the connection over HTTP. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Client, type ClientOptions } from "../src/index.js";
-import { FakeWindow, settle } from "./fakes.js";
-import { withHttp, type FakeRequest, type Http } from "./http.js";
-import { log, Peer, welcome } from "./peer.js";
+import { FakeWindow, settle } from "./fake_browser.js";
+import { withHttp, type FakeRequest, type FakeHttp } from "./fake_http.js";
+import { logEvents, Peer, acceptClient } from "./client_setup.js";
 
-interface Site {
+interface HttpSetup {
   window: FakeWindow;
-  http: Http;
+  http: FakeHttp;
   client: Client;
 }
 
-async function site(options: ClientOptions = {}, prepare?: (http: Http) => void): Promise<Site> {
+async function httpClient(
+  options: ClientOptions = {},
+  prepare?: (http: FakeHttp) => void,
+): Promise<HttpSetup> {
   const window = new FakeWindow();
   const http = withHttp(window);
   prepare?.(http);
@@ -22,33 +25,33 @@ async function site(options: ClientOptions = {}, prepare?: (http: Http) => void)
   return { window, http, client };
 }
 
-const WELCOME = { client: "c1", ping: 25, pong: true, session: "s1", node: "n1" };
+const CONNECTED = { client: "c1", ping: 25, pong: true, session: "s1", node: "n1" };
 const line = (value: object): string => `${JSON.stringify(value)}\n`;
 
-/** The stream of a client that is connected over HTTP streaming. */
-async function streaming(options: ClientOptions = {}): Promise<Site & { stream: FakeRequest }> {
-  const world = await site({ transports: ["http_stream"], ...options });
-  const stream = world.http.requests[0]!;
-  stream.answer();
+/** A client that is connected over HTTP streaming, and its stream. */
+async function streamingClient(options: ClientOptions = {}): Promise<HttpSetup & { stream: FakeRequest }> {
+  const setup = await httpClient({ transports: ["http_stream"], ...options });
+  const stream = setup.http.requests[0]!;
+  stream.respond();
   await settle();
-  stream.feed(line({ id: 1, connect: WELCOME }));
+  stream.sendChunk(line({ id: 1, connect: CONNECTED }));
   await settle();
-  return { ...world, stream };
+  return { ...setup, stream };
 }
 
 const path = (request: FakeRequest): string => new URL(request.url).pathname;
 
-// Which
+// The choice of a transport
 
 test("WebSocket is tried first", async () => {
-  const { window, http } = await site();
+  const { window, http } = await httpClient();
 
   assert.equal(window.sockets.length, 1);
   assert.deepEqual([http.requests, http.sources], [[], []]);
 });
 
-test("what fails before it said anything is followed by the next, at once", async () => {
-  const { window, http } = await site();
+test("a transport without any frame is followed by the next, at once", async () => {
+  const { window, http } = await httpClient();
 
   window.socket.break();
   await window.advance(0.01);
@@ -59,8 +62,8 @@ test("what fails before it said anything is followed by the next, at once", asyn
   assert.equal(http.sources.length, 1);
 });
 
-test("after the last there is a pause, and the first again", async () => {
-  const { window, http } = await site();
+test("after the last transport the first is tried again, after a delay", async () => {
+  const { window, http } = await httpClient();
   window.socket.break();
   await window.advance(0.01);
   http.requests[0]!.fail();
@@ -74,8 +77,8 @@ test("after the last there is a pause, and the first again", async () => {
   assert.equal(window.sockets.length, 2);
 });
 
-test("a WebSocket that opens and says nothing is followed by the next", async () => {
-  const { window, http } = await site();
+test("a WebSocket that opens without any frame is followed by the next transport", async () => {
+  const { window, http } = await httpClient();
   window.socket.accept();
 
   await window.advance(10.1);
@@ -83,11 +86,11 @@ test("a WebSocket that opens and says nothing is followed by the next", async ()
   assert.equal(http.requests.length, 1);
 });
 
-test("a way that was refused by the server itself is not left", async () => {
-  const { window, http } = await site();
+test("a transport over which the server refused connect is kept", async () => {
+  const { window, http } = await httpClient();
   const peer = new Peer(window.socket);
   window.socket.accept();
-  peer.refuse(await peer.command("connect"), 111, "too many requests", true);
+  peer.replyError(await peer.command("connect"), 111, "too many requests", true);
 
   await window.advance(2);
 
@@ -95,10 +98,10 @@ test("a way that was refused by the server itself is not left", async () => {
   assert.deepEqual(http.requests, []);
 });
 
-test("the way that worked is remembered in the tab", async () => {
-  const first = await streaming();
+test("the transport that worked is stored for the tab", async () => {
+  const first = await streamingClient();
 
-  const { http, window } = await site({}, (http) => {
+  const { http, window } = await httpClient({}, (http) => {
     for (const [key, value] of first.http.storage) http.storage.set(key, value);
   });
 
@@ -107,9 +110,9 @@ test("the way that worked is remembered in the tab", async () => {
   assert.equal(window.sockets.length, 0);
 });
 
-test("the way that worked comes back with a pause, and is alone at first", async () => {
-  const { window, http } = await site();
-  await welcome(window);
+test("the transport that worked has the first attempts after a delay", async () => {
+  const { window, http } = await httpClient();
+  await acceptClient(window);
 
   for (let attempt = 2; attempt < 5; attempt++) {
     window.socket.break();
@@ -122,9 +125,9 @@ test("the way that worked comes back with a pause, and is alone at first", async
   assert.deepEqual(http.requests, []);
 });
 
-test("a way that worked once and fails three times is not the only one for ever", async () => {
-  const { window, http } = await site();
-  await welcome(window);
+test("after three failures of the transport that worked the others are tried", async () => {
+  const { window, http } = await httpClient();
+  await acceptClient(window);
   for (let attempt = 0; attempt < 4; attempt++) {
     window.socket.break();
     await window.advance(9);
@@ -136,7 +139,7 @@ test("a way that worked once and fails three times is not the only one for ever"
   assert.equal(http.requests.length, 1);
 });
 
-test("a browser that refuses storage has its way all the same", async () => {
+test("a transport is chosen without storage too", async () => {
   const window = new FakeWindow();
   const http = withHttp(window);
   Object.defineProperty(window, "sessionStorage", {
@@ -147,7 +150,7 @@ test("a browser that refuses storage has its way all the same", async () => {
   const client = new Client("/connection/", { window });
   await settle();
 
-  await welcome(window);
+  await acceptClient(window);
   assert.equal(client.state, "connected");
   window.socket.break();
   await window.advance(0.5);
@@ -157,27 +160,27 @@ test("a browser that refuses storage has its way all the same", async () => {
   assert.deepEqual(http.requests, []);
 });
 
-test("a way that works again has its first attempts for itself again", async () => {
-  const { window, http } = await site();
-  await welcome(window);
+test("a transport that works again has the first attempts again", async () => {
+  const { window, http } = await httpClient();
+  await acceptClient(window);
   for (let outage = 0; outage < 3; outage++) {
     for (let attempt = 0; attempt < 2; attempt++) {
       window.socket.break();
       await window.advance(9);
     }
-    await welcome(window);
+    await acceptClient(window);
   }
 
   assert.deepEqual(http.requests, []);
 });
 
-test("a remembered way that does not exist any more is passed over", async () => {
-  const { window } = await site({}, (http) => http.storage.set("tiderace-transport", "pigeon"));
+test("an unknown stored transport is ignored", async () => {
+  const { window } = await httpClient({}, (http) => http.storage.set("tiderace-transport", "pigeon"));
 
   assert.equal(window.sockets.length, 1);
 });
 
-test("ways that the browser does not have are passed over", async () => {
+test("transports that the browser lacks are skipped", async () => {
   const window = new FakeWindow();
   const http = withHttp(window);
   Object.assign(window, { WebSocket: undefined });
@@ -189,8 +192,8 @@ test("ways that the browser does not have are passed over", async () => {
 });
 
 for (const options of [{ token: "secret" }, { headers: { Authorization: "secret" } }]) {
-  test(`what is secret does not stand in an address: ${Object.keys(options)}`, async () => {
-    const { window, http } = await site({ ...options, transports: ["http_stream", "sse"] });
+  test(`secrets are not sent in a URL: ${Object.keys(options)}`, async () => {
+    const { window, http } = await httpClient({ ...options, transports: ["http_stream", "sse"] });
 
     http.requests[0]!.fail();
     await window.advance(10);
@@ -203,7 +206,7 @@ for (const options of [{ token: "secret" }, { headers: { Authorization: "secret"
 // HTTP streaming
 
 test("HTTP streaming begins with a POST of the first command", async () => {
-  const { http } = await site({ transports: ["http_stream"] });
+  const { http } = await httpClient({ transports: ["http_stream"] });
   const [request] = http.requests;
 
   assert.equal(request!.url, "https://site.test/connection/http_stream");
@@ -213,41 +216,41 @@ test("HTTP streaming begins with a POST of the first command", async () => {
 });
 
 test("a client is connected over HTTP streaming", async () => {
-  const { client } = await streaming();
+  const { client } = await streamingClient();
 
   assert.equal(client.state, "connected");
   assert.equal(client.transport, "http_stream");
 });
 
 test("characters and lines may be split over chunks", async () => {
-  const { client, stream } = await streaming();
+  const { client, stream } = await streamingClient();
   const seen: unknown[] = [];
   client.addEventListener("message", ({ data }) => seen.push(data));
   const bytes = new TextEncoder().encode(line({ push: { message: { data: "grüße 🌊" } } }));
 
-  for (const byte of bytes) stream.feed(Uint8Array.of(byte));
+  for (const byte of bytes) stream.sendChunk(Uint8Array.of(byte));
   await settle();
 
   assert.deepEqual(seen, ["grüße 🌊"]);
 });
 
 test("a chunk may hold several lines and the beginning of another", async () => {
-  const { client, stream } = await streaming();
+  const { client, stream } = await streamingClient();
   const seen: unknown[] = [];
   client.addEventListener("message", ({ data }) => seen.push(data));
   const [a, b, c] = [1, 2, 3].map((data) => line({ push: { message: { data } } }));
 
-  stream.feed(a! + b! + c!.slice(0, 10));
+  stream.sendChunk(a! + b! + c!.slice(0, 10));
   await settle();
   assert.deepEqual(seen, [1, 2]);
-  stream.feed(c!.slice(10));
+  stream.sendChunk(c!.slice(10));
   await settle();
 
   assert.deepEqual(seen, [1, 2, 3]);
 });
 
-test("commands go up by POST, in the name of the session", async () => {
-  const { http, client } = await streaming();
+test("commands are sent by POST, with the session", async () => {
+  const { http, client } = await streamingClient();
 
   client.subscribe("room");
   await settle();
@@ -260,15 +263,15 @@ test("commands go up by POST, in the name of the session", async () => {
   assert.deepEqual(JSON.parse(data).subscribe, { channel: "room", recoverable: true });
 });
 
-test("POSTs go up one at a time, in order", async () => {
-  const { http, client } = await streaming();
+test("POST requests are sent one at a time, in order", async () => {
+  const { http, client } = await streamingClient();
   for (const topic of ["a", "b"]) {
     client.subscribe(topic);
     await settle();
   }
   assert.equal(http.requests.length, 2);
 
-  http.requests[1]!.answer(204);
+  http.requests[1]!.respond(204);
   await settle();
 
   assert.equal(http.requests.length, 3);
@@ -276,20 +279,20 @@ test("POSTs go up one at a time, in order", async () => {
 });
 
 test("pings are answered by POST", async () => {
-  const { http, stream } = await streaming();
+  const { http, stream } = await streamingClient();
 
-  stream.feed("{}\n");
+  stream.sendChunk("{}\n");
   await settle();
 
   assert.deepEqual(JSON.parse(http.requests[1]!.body), { session: "s1", node: "n1", data: "{}" });
 });
 
 for (const [what, fail] of [
-  ["that finds its session gone", (post: FakeRequest) => post.answer(404)],
+  ["that finds its session gone", (post: FakeRequest) => post.respond(404)],
   ["that fails", (post: FakeRequest) => post.fail()],
 ] as const) {
   test(`a POST ${what} ends the connection`, async () => {
-    const { window, http, client, stream } = await streaming();
+    const { window, http, client, stream } = await streamingClient();
     client.subscribe("room");
     await settle();
 
@@ -304,8 +307,8 @@ for (const [what, fail] of [
 }
 
 test("a stream that ends is a lost connection", async () => {
-  const { window, http, client, stream } = await streaming();
-  const seen = log(client, "connecting");
+  const { window, http, client, stream } = await streamingClient();
+  const seen = logEvents(client, "connecting");
 
   stream.end();
   await settle();
@@ -315,37 +318,37 @@ test("a stream that ends is a lost connection", async () => {
   assert.equal(http.requests.length, 2);
 });
 
-test("a stream that is refused is a failed attempt", async () => {
-  const { window, http, client } = await site({ transports: ["http_stream"] });
+test("a refused stream is a failed attempt", async () => {
+  const { window, http, client } = await httpClient({ transports: ["http_stream"] });
 
-  http.requests[0]!.answer(403);
+  http.requests[0]!.respond(403);
   await window.advance(0.5);
 
   assert.equal(client.state, "connecting");
   assert.equal(http.requests.length, 2);
 });
 
-test("a stream that does not begin in time is given up", async () => {
-  const { window, http } = await site({ transports: ["http_stream"] });
+test("a stream that does not begin in time is a failed attempt", async () => {
+  const { window, http } = await httpClient({ transports: ["http_stream"] });
 
   await window.advance(10);
 
   assert.equal(http.requests[0]!.isAborted, true);
 });
 
-test("a disconnect that is pushed ends the stream and the client", async () => {
-  const { client, stream } = await streaming();
-  const seen = log(client, "disconnected");
+test("a disconnect push ends the stream and the client", async () => {
+  const { client, stream } = await streamingClient();
+  const seen = logEvents(client, "disconnected");
 
-  stream.feed(line({ push: { disconnect: { code: 3501, reason: "bad request" } } }));
+  stream.sendChunk(line({ push: { disconnect: { code: 3501, reason: "bad request" } } }));
   await settle();
 
   assert.deepEqual(seen, [["disconnected", { code: 3501, reason: "bad request" }]]);
   assert.equal(stream.isAborted, true);
 });
 
-test("disconnecting ends the stream and sends nothing more", async () => {
-  const { window, http, client, stream } = await streaming();
+test("disconnect ends the stream and sends nothing more", async () => {
+  const { window, http, client, stream } = await streamingClient();
   client.subscribe("room");
 
   client.disconnect();
@@ -358,7 +361,7 @@ test("disconnecting ends the stream and sends nothing more", async () => {
 });
 
 test("a client over HTTP connects again after a disconnect", async () => {
-  const { http, client } = await streaming();
+  const { http, client } = await streamingClient();
 
   client.disconnect();
   client.connect();
@@ -368,8 +371,8 @@ test("a client over HTTP connects again after a disconnect", async () => {
   assert.equal(http.requests.length, 2);
 });
 
-test("a page that is put away ends the stream", async () => {
-  const { window, client, stream } = await streaming();
+test("a page in the page cache ends the stream", async () => {
+  const { window, client, stream } = await streamingClient();
 
   window.fire("pagehide");
 
@@ -377,15 +380,15 @@ test("a page that is put away ends the stream", async () => {
   assert.equal(client.state, "connecting");
 });
 
-test("a stream that the page cache cut off has no say in the next", async () => {
-  const { window, http, client } = await site({ transports: ["http_stream"] });
+test("a timeout of a stream that the page cache ended does not affect the next", async () => {
+  const { window, http, client } = await httpClient({ transports: ["http_stream"] });
   window.fire("pagehide");
   await window.advance(5);
   window.fire("pageshow");
   await settle();
-  http.requests[1]!.answer();
+  http.requests[1]!.respond();
   await settle();
-  http.requests[1]!.feed(line({ id: 2, connect: WELCOME }));
+  http.requests[1]!.sendChunk(line({ id: 2, connect: CONNECTED }));
   await settle();
   assert.equal(client.state, "connected");
 
@@ -396,16 +399,16 @@ test("a stream that the page cache cut off has no say in the next", async () => 
 
 // Server-sent events
 
-async function listening(): Promise<Site & { source: Http["sources"][number] }> {
-  const world = await site({ transports: ["sse"] });
-  const source = world.http.sources[0]!;
+async function eventSourceClient(): Promise<HttpSetup & { source: FakeHttp["sources"][number] }> {
+  const setup = await httpClient({ transports: ["sse"] });
+  const source = setup.http.sources[0]!;
   source.onopen!();
-  source.onmessage!({ data: JSON.stringify({ id: 1, connect: WELCOME }) });
-  return { ...world, source };
+  source.onmessage!({ data: JSON.stringify({ id: 1, connect: CONNECTED }) });
+  return { ...setup, source };
 }
 
-test("an event source has the first command in its address", async () => {
-  const { source } = await listening();
+test("an event source has the first command in its URL", async () => {
+  const { source } = await eventSourceClient();
   const url = new URL(source.url);
 
   assert.equal(url.origin + url.pathname, "https://site.test/connection/sse");
@@ -415,8 +418,8 @@ test("an event source has the first command in its address", async () => {
   });
 });
 
-test("a client is connected over server-sent events, and POSTs its commands", async () => {
-  const { http, client } = await listening();
+test("a client is connected over server-sent events and sends commands by POST", async () => {
+  const { http, client } = await eventSourceClient();
 
   client.subscribe("room");
   await settle();
@@ -426,8 +429,8 @@ test("a client is connected over server-sent events, and POSTs its commands", as
 });
 
 test("an event may hold several lines", async () => {
-  const { client, source } = await listening();
-  const seen = log(client, "message");
+  const { client, source } = await eventSourceClient();
+  const seen = logEvents(client, "message");
   const push = JSON.stringify({ push: { message: { data: 1 } } });
 
   source.onmessage!({ data: `${push}\n${push}` });
@@ -435,8 +438,8 @@ test("an event may hold several lines", async () => {
   assert.equal(seen.length, 2);
 });
 
-test("an event source that fails is not left to itself", async () => {
-  const { window, http, client, source } = await listening();
+test("an event source that fails is closed", async () => {
+  const { window, http, client, source } = await eventSourceClient();
 
   source.onerror!();
   await settle();

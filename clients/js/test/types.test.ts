@@ -1,8 +1,8 @@
-/** What the compiler says of a page's code; it is checked by `npm run check`. */
+/** Code of pages that compiles, or does not; `npm run check` checks it. */
 
 import { test } from "node:test";
 import { Client, topics, type Subscription } from "../src/index.js";
-import { FakeWindow } from "./fakes.js";
+import { FakeWindow } from "./fake_browser.js";
 
 interface Line {
   text: string;
@@ -22,7 +22,7 @@ interface Calls {
 
 const options = { window: new FakeWindow() };
 
-test("a subscription of a client with a map carries what the map says", () => {
+test("a subscription of a client with a map has the map's type", () => {
   const client = new Client<Topics>(undefined, options);
   const room: Subscription<Line> = client.subscribe("room:lobby");
 
@@ -33,14 +33,14 @@ test("a subscription of a client with a map carries what the map says", () => {
   void wrong;
 });
 
-test("a topic that the map does not have is refused", () => {
+test("a topic that the map lacks is refused", () => {
   const client = new Client<Topics>(undefined, options);
 
   // @ts-expect-error misspelt
   client.subscribe("rom:lobby");
 });
 
-test("what is published is of the topic's type", () => {
+test("a publication has the topic's type", () => {
   const client = new Client<Topics>(undefined, options);
 
   client.publish("orders", { id: 1 }).catch(() => undefined);
@@ -48,7 +48,7 @@ test("what is published is of the topic's type", () => {
   client.subscribe("room:lobby").publish({ id: 1 }).catch(() => undefined);
 });
 
-test("without a map a subscription may say what it carries", () => {
+test("without a map a subscription may name its type", () => {
   const client = topics(options);
   const room = client.subscribe<Line>("anything");
 
@@ -59,7 +59,7 @@ test("without a map a subscription may say what it carries", () => {
   });
 });
 
-test("methods of a topic take and give what the map says", () => {
+test("methods of a topic have the map's types", () => {
   const room = topics<Topics, Calls>(options).subscribe("room:lobby");
   const quiet = <R>(promise: Promise<R>): Promise<R | void> => promise.catch(() => undefined);
 
@@ -72,14 +72,14 @@ test("methods of a topic take and give what the map says", () => {
   void quiet(room.call("rename", { to: 1 }));
 });
 
-test("a topic that the map gives no methods has none", () => {
+test("a topic without methods in the map has none", () => {
   const orders = topics<Topics, Calls>(options).subscribe("orders");
 
   // @ts-expect-error nothing can be called
   orders.call("rename").catch(() => undefined);
 });
 
-test("without a map a call may say what it gives", () => {
+test("without a map a call may name its result", () => {
   const room = topics(options).subscribe("room");
 
   const count: Promise<number> = room.call<number>("count", { any: "thing" });

@@ -1,29 +1,29 @@
-/** The topics' server at the far end of a fake connection, played by hand. */
+/** Clients on a fake window, and the server at the other end of their connections. */
 
 import { Client, type ClientOptions, type Subscription } from "../src/index.js";
-import { FakeWindow, settle, type FakeWebSocket } from "./fakes.js";
+import { FakeWindow, settle, type FakeWebSocket } from "./fake_browser.js";
 
-export interface Asked {
+export interface Command {
   id: number;
   method: string;
   body: any;
 }
 
-/** One connection, seen from the server. */
+/** The server's end of one connection. */
 export class Peer {
   #read = 0;
 
   constructor(readonly native: FakeWebSocket) {}
 
-  /** The frames that have not been read, as they came. */
+  /** Return the frames that were not read before. */
   frames(): string[] {
     const frames = this.native.sent.slice(this.#read) as string[];
     this.#read = this.native.sent.length;
     return frames;
   }
 
-  /** The commands that have not been read. */
-  async commands(): Promise<Asked[]> {
+  /** Return the commands that were not read before. */
+  async commands(): Promise<Command[]> {
     await settle();
     return this.frames()
       .flatMap((frame) => frame.split("\n"))
@@ -31,8 +31,8 @@ export class Peer {
       .map(({ id, ...rest }) => ({ id, method: Object.keys(rest)[0]!, body: Object.values(rest)[0] }));
   }
 
-  /** The only command that has not been read. */
-  async command(method: string): Promise<Asked> {
+  /** Return the only command that was not read before. */
+  async command(method: string): Promise<Command> {
     const commands = await this.commands();
     if (commands.length !== 1 || commands[0]!.method !== method) {
       throw new Error(`expected one ${method}, got ${JSON.stringify(commands)}`);
@@ -40,20 +40,21 @@ export class Peer {
     return commands[0]!;
   }
 
-  say(...lines: object[]): void {
+  /** Send lines in one frame. */
+  send(...lines: object[]): void {
     this.native.receive(lines.map((line) => JSON.stringify(line)).join("\n"));
   }
 
-  answer({ id, method }: Asked, result: object = {}): void {
-    this.say({ id, [method]: result });
+  reply({ id, method }: Command, result: object = {}): void {
+    this.send({ id, [method]: result });
   }
 
-  refuse({ id }: Asked, code: number, message = "no", temporary = false): void {
-    this.say({ id, error: { code, message, temporary } });
+  replyError({ id }: Command, code: number, message = "no", temporary = false): void {
+    this.send({ id, error: { code, message, temporary } });
   }
 
   push(channel: string, push: object): void {
-    this.say({ push: { channel, ...push } });
+    this.send({ push: { channel, ...push } });
   }
 
   publish(channel: string, data: unknown, offset?: number): void {
@@ -61,46 +62,46 @@ export class Peer {
   }
 }
 
-export interface Site {
+export interface ClientSetup {
   window: FakeWindow;
   client: Client;
 }
 
-/** A client whose first attempt is on its way. */
-export async function calling(options: ClientOptions = {}): Promise<Site> {
+/** A client in its first attempt to connect. */
+export async function connectingClient(options: ClientOptions = {}): Promise<ClientSetup> {
   const window = new FakeWindow();
   const client = new Client("/connection/", { window, ...options });
   await settle();
   return { window, client };
 }
 
-/** The newest connection, welcomed; `result` is what the connect result says besides. */
-export async function welcome(window: FakeWindow, result: object = {}): Promise<Peer> {
+/** Accept the newest connection and answer connect; `result` adds to the result. */
+export async function acceptClient(window: FakeWindow, result: object = {}): Promise<Peer> {
   const peer = new Peer(window.socket);
   window.socket.accept();
   const connect = await peer.command("connect");
-  peer.answer(connect, { client: "c1", version: "1", ping: 25, pong: true, ...result });
+  peer.reply(connect, { client: "c1", version: "1", ping: 25, pong: true, ...result });
   return peer;
 }
 
 /** A client that is connected. */
-export async function online(
+export async function connectedClient(
   options: ClientOptions = {},
   result: object = {},
-): Promise<Site & { peer: Peer }> {
-  const site = await calling(options);
-  return { ...site, peer: await welcome(site.window, result) };
+): Promise<ClientSetup & { peer: Peer }> {
+  const setup = await connectingClient(options);
+  return { ...setup, peer: await acceptClient(setup.window, result) };
 }
 
-/** The connection breaks, and the next one is welcomed. */
-export async function comeBack(window: FakeWindow, result: object = {}): Promise<Peer> {
+/** Lose the connection and accept the next one. */
+export async function reconnectClient(window: FakeWindow, result: object = {}): Promise<Peer> {
   window.socket.break();
   await window.advance(2);
-  return welcome(window, result);
+  return acceptClient(window, result);
 }
 
-/** The events of some types, as `[type, detail]`. */
-export function log(target: Client | Subscription, ...types: string[]): [string, any][] {
+/** Return a list to which the events of some types are added, as `[type, detail]`. */
+export function logEvents(target: Client | Subscription, ...types: string[]): [string, any][] {
   const seen: [string, any][] = [];
   for (const type of types) {
     target.addEventListener(type, (event: Event) => {

@@ -1,6 +1,6 @@
-/** HTTP in small: requests that the test answers, streams that it feeds. */
+/** Fake HTTP: requests to which the test responds, and streams to which it sends chunks. */
 
-import type { FakeWindow } from "./fakes.js";
+import type { FakeWindow } from "./fake_browser.js";
 
 export class FakeRequest {
   readonly url: string;
@@ -12,14 +12,14 @@ export class FakeRequest {
   #reject!: (error: unknown) => void;
   #chunks: ({ done: boolean; value?: Uint8Array } | Error)[] = [];
   #wake: (() => void) | undefined;
-  readonly answered: Promise<unknown>;
+  readonly response: Promise<unknown>;
 
   constructor(url: URL | string, init: RequestInit) {
     this.url = String(url);
     this.body = init.body as string;
     this.headers = init.headers as Record<string, string>;
     this.method = init.method!;
-    this.answered = new Promise((resolve, reject) => {
+    this.response = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
     });
@@ -31,8 +31,8 @@ export class FakeRequest {
     });
   }
 
-  /** Answer; the body is what `feed` brings. */
-  answer(status = 200): void {
+  /** Respond; the body consists of the chunks of `sendChunk`. */
+  respond(status = 200): void {
     const read = async (): Promise<unknown> => {
       while (!this.#chunks.length) await new Promise<void>((done) => (this.#wake = done));
       const chunk = this.#chunks.shift()!;
@@ -46,7 +46,7 @@ export class FakeRequest {
     this.#reject(new TypeError("network error"));
   }
 
-  feed(chunk: string | Uint8Array): void {
+  sendChunk(chunk: string | Uint8Array): void {
     const value = typeof chunk === "string" ? new TextEncoder().encode(chunk) : chunk;
     this.#push({ done: false, value });
   }
@@ -74,20 +74,20 @@ export class FakeEventSource {
   }
 }
 
-export interface Http {
+export interface FakeHttp {
   requests: FakeRequest[];
   sources: FakeEventSource[];
   storage: Map<string, string>;
 }
 
-/** Give a window HTTP, server-sent events and a storage for its tab. */
-export function withHttp(window: FakeWindow): Http {
-  const http: Http = { requests: [], sources: [], storage: new Map() };
+/** Add HTTP, server-sent events and a session storage to a window. */
+export function withHttp(window: FakeWindow): FakeHttp {
+  const http: FakeHttp = { requests: [], sources: [], storage: new Map() };
   Object.assign(window, {
     fetch: (url: URL, init: RequestInit) => {
       const request = new FakeRequest(url, init);
       http.requests.push(request);
-      return request.answered;
+      return request.response;
     },
     EventSource: class extends FakeEventSource {
       constructor(url: string) {

@@ -1,6 +1,6 @@
 /**
- * A browser in small: a clock moved by hand, page events, and WebSockets whose
- * server is the test. As strict as the real thing where the client relies on it.
+ * A fake browser: a clock that the test advances, page events, and WebSockets whose server
+ * is the test. As strict as a real one where the client relies on it.
  */
 
 import type { Environment } from "../src/index.js";
@@ -29,9 +29,9 @@ export class FakeWebSocket {
   onmessage: ((event: MessageEvent) => void) | null = null;
   onerror: ((event: Event) => void) | null = null;
   onclose: ((event: CloseEvent) => void) | null = null;
-  /** What reached the network, in order. */
+  /** The messages sent, in order. */
   readonly sent: unknown[] = [];
-  /** The arguments of `close()`, once it was called. */
+  /** The arguments of the first `close()`. */
   closedWith: [code: number | undefined, reason: string | undefined] | undefined;
 
   constructor(
@@ -51,7 +51,7 @@ export class FakeWebSocket {
     this.readyState = 2;
   }
 
-  // What the test does as the server.
+  // Calls of the test, as the server.
 
   accept(protocol = ""): void {
     this.readyState = 1;
@@ -63,13 +63,13 @@ export class FakeWebSocket {
     this.onmessage?.(new MessageEvent("message", { data, origin: "ws://site.test" }));
   }
 
-  /** The closing handshake, begun by the server or answering `close()`. */
-  hangUp(code: number, reason = ""): void {
+  /** Complete the closing handshake, begun by the server or by `close()`. */
+  serverClose(code: number, reason = ""): void {
     this.readyState = 3;
     this.onclose?.(new CloseEvent("close", { code, reason, wasClean: true }));
   }
 
-  /** The connection is gone without a word. */
+  /** Lose the connection without a closing handshake. */
   break(): void {
     this.readyState = 3;
     this.onerror?.(new Event("error"));
@@ -83,12 +83,12 @@ interface Timer {
 }
 
 export class FakeWindow implements Environment {
-  /** What `Math.random()` returns. */
+  /** The result of `Math.random()`. */
   chance = 0;
   location = { href: "https://site.test/room/?q=1#top" };
   navigator = { onLine: true };
   document = { visibilityState: "visible" };
-  /** Every WebSocket the client made, oldest first. */
+  /** Every WebSocket of the client, oldest first. */
   readonly sockets: FakeWebSocket[] = [];
   readonly Math = { random: (): number => this.chance };
   readonly performance = { now: (): number => this.#now };
@@ -128,7 +128,7 @@ export class FakeWindow implements Environment {
     this.#listeners.get(type)?.delete(listener);
   }
 
-  // What the test does as the browser.
+  // Calls of the test, as the browser.
 
   get timers(): number {
     return this.#timers.size;
@@ -169,7 +169,7 @@ export class FakeWindow implements Environment {
     this.fire("visibilitychange");
   }
 
-  /** Let time pass, firing what is due in order, with its promises settled. */
+  /** Advance the clock, run the timers that are due in order, and settle their promises. */
   async advance(seconds: number): Promise<void> {
     const end = this.#now + seconds * 1000;
     await settle();
@@ -185,7 +185,7 @@ export class FakeWindow implements Environment {
   }
 }
 
-/** Every promise that can be settled has been. */
+/** Wait until every promise that can be settled is. */
 export function settle(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }
