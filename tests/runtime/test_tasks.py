@@ -1,74 +1,78 @@
-"""Work that is begun in passing: its order, its bounds, and what goes wrong in it."""
+"""Background tasks: their owner, their order and bounds, and errors in them."""
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import logging
 
 import pytest
 
-from tiderace.runtime.tasks import WorkerPool
+from tiderace.runtime.tasks import TaskGroup, WorkerPool
+
+logger = logging.getLogger("tiderace.test")
 
 
 @pytest.fixture
-async def make():
+async def make_pool():
     made = []
 
-    def make(do, hands):
-        made.append(WorkerPool(do, hands))
+    def make(do, concurrency):
+        made.append(WorkerPool(do, concurrency, logger=logger))
         return made[-1]
 
     yield make
-    for crew in made:
-        await crew.stop()
+    for pool in made:
+        await pool.stop()
 
 
-async def test_one_hand_does_it_in_the_order_it_comes(make):
+async def test_work_with_a_concurrency_of_one_is_done_in_order(make_pool):
     done = []
 
     async def do(work):
         await asyncio.sleep(0)
         done.append(work)
 
-    crew = make(do, 1)
+    pool = make_pool(do, 1)
     for work in range(5):
-        crew.put(work)
-    await crew.finished()
+        pool.put(work)
+    await pool.finished()
 
     assert done == [0, 1, 2, 3, 4]
-    assert not crew.busy
+    assert not pool.busy
 
 
-async def test_no_more_than_its_hands_work_at_once(make):
+async def test_no_more_than_the_concurrency_runs_at_once(make_pool):
     gate, begun = asyncio.Event(), []
 
     async def do(work):
         begun.append(work)
         await gate.wait()
 
-    crew = make(do, 3)
+    pool = make_pool(do, 3)
     for work in range(10):
-        crew.put(work)
+        pool.put(work)
     await asyncio.sleep(0)
     assert begun == [0, 1, 2]
-    assert crew.busy
+    assert pool.busy
     gate.set()
-    await crew.finished()
+    await pool.finished()
 
     assert begun == list(range(10))
 
 
-async def test_what_comes_while_the_last_is_ending_is_done(make):
-    """At whatever moment: here in a callback of the very task that is ending."""
+async def test_work_that_is_put_while_the_last_task_ends_is_done(make_pool):
+    """Also from a callback of the very task that is ending."""
     done = []
 
     async def do(work):
         done.append(work)
         task = asyncio.current_task()
         if work < 3:
-            task.add_done_callback(lambda _: crew.put(work + 1))
+            task.add_done_callback(lambda _: pool.put(work + 1))
 
-    crew = make(do, 1)
-    crew.put(0)
+    pool = make_pool(do, 1)
+    pool.put(0)
     async with asyncio.timeout(10):
         while len(done) < 4:  # noqa: ASYNC110
             await asyncio.sleep(0)
@@ -76,7 +80,7 @@ async def test_what_comes_while_the_last_is_ending_is_done(make):
     assert done == [0, 1, 2, 3]
 
 
-async def test_an_error_is_logged_and_the_next_is_begun(make, caplog):
+async def test_an_error_is_logged_and_the_next_piece_begins(make_pool, caplog):
     done = []
 
     async def do(work):
@@ -84,28 +88,67 @@ async def test_an_error_is_logged_and_the_next_is_begun(make, caplog):
             raise ValueError("no")
         done.append(work)
 
-    crew = make(do, 1)
+    pool = make_pool(do, 1)
     for work in range(3):
-        crew.put(work)
-    await crew.finished()
+        pool.put(work)
+    await pool.finished()
 
     assert done == [0, 2]
     assert "1 could not be done and is given up" in caplog.text
 
 
-async def test_a_crew_that_is_stopped_gives_up_what_is_left(make):
+async def test_a_stopped_pool_drops_its_queue(make_pool):
     begun, never = [], asyncio.Event()
 
     async def do(work):
         begun.append(work)
         await never.wait()
 
-    crew = make(do, 1)
-    crew.put(1)
-    crew.put(2)
+    pool = make_pool(do, 1)
+    pool.put(1)
+    pool.put(2)
     await asyncio.sleep(0)
 
-    await crew.stop()
+    await pool.stop()
 
     assert begun == [1]
-    assert not crew.busy
+    assert not pool.busy
+
+
+async def test_a_cancelled_group_has_no_task_left():
+    group, never = TaskGroup(logger), asyncio.Event()
+    task = group.spawn(never.wait())
+
+    await group.cancel()
+
+    assert task.cancelled()
+    assert len(group) == 0
+
+
+async def test_a_group_logs_the_error_of_a_task_and_keeps_the_others(caplog):
+    group, gate = TaskGroup(logger), asyncio.Event()
+
+    async def fail():
+        raise ValueError("broken")
+
+    other = group.spawn(gate.wait())
+    group.spawn(fail())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    assert "a background task failed" in caplog.text
+    assert "ValueError: broken" in caplog.text
+    assert not other.done()
+    gate.set()
+    await group.wait()
+    assert other.result() is True
+
+
+async def test_a_task_of_a_group_does_not_keep_its_callers_context():
+    group, request = TaskGroup(logger), contextvars.ContextVar("request", default="")
+    request.set("the caller's")
+
+    async def seen():
+        return request.get()
+
+    assert await group.spawn(seen()) == ""

@@ -137,10 +137,12 @@ class PresenceTracker:
         self._running: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._beat_at = self._reap_at = float("-inf")
-        self._leavers = WorkerPool(self._take_out, _LEAVING_AT_ONCE)
+        self._leavers = WorkerPool(self._take_out, _LEAVING_AT_ONCE, logger=logger)
         # One at a time for a group, so that nobody seems to leave before they join.
-        self._tellers = [WorkerPool(self._tell, 1) for _ in range(_TELLERS)]
-        self._hookers = WorkerPool(self._run_hook, _HOOKS_AT_ONCE)
+        self._tellers = [
+            WorkerPool(self._tell, 1, logger=logger) for _ in range(_TELLERS)
+        ]
+        self._hookers = WorkerPool(self._run_hook, _HOOKS_AT_ONCE, logger=logger)
 
     # What the connections of this process do
 

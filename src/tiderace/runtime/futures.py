@@ -1,7 +1,4 @@
-"""Waiting, in one event loop, for what a task of another loop or thread does.
-
-It knows futures and loops, and nothing of layers.
-"""
+"""Waiting in one event loop for work that another loop or thread does."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ __all__ = ["wait_future"]
 
 
 async def wait_future(future: Future[None]) -> None:
-    """Wait until ``future`` is done; whoever is cancelled meanwhile cancels it not.
+    """Wait until ``future`` is done; being cancelled does not cancel it.
 
     Raises:
         Exception: the one that was set.

@@ -1,17 +1,18 @@
-"""One event loop per process, in a thread of its own, for sync code that calls async code.
+"""One event loop per process, in its own thread, on which sync code runs coroutines.
 
 ``async_to_sync`` makes a loop, and often a connection, for each call of a thread that
-has none; here both are kept. It knows asyncio, and nothing of what is called.
+has none; here both are kept.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
-import os
 import threading
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, ParamSpec, TypeVar
+
+from tiderace.runtime.forks import after_fork, keep_alive
 
 __all__ = ["SyncCalls", "call", "call_directly", "close"]
 
@@ -20,10 +21,9 @@ T = TypeVar("T")
 
 
 class _Bridge:
-    """The loop and its thread."""
+    """An event loop and the thread that runs it."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._run, name="tiderace-bridge", daemon=True
@@ -32,8 +32,8 @@ class _Bridge:
 
     def close(self, timeout: float) -> None:
         """Cancel what runs there, so that connections are closed, and end the thread."""
-        if self.pid != os.getpid() or not self._thread.is_alive():
-            return  # a parent's, whose thread did not come along
+        if not self._thread.is_alive():
+            return
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout)
 
@@ -51,18 +51,19 @@ class _Bridge:
 
 
 _bridge: _Bridge | None = None
-_inherited: list[_Bridge] = []
 _lock = threading.Lock()
 
 
-def _renew_lock() -> None:
-    # Another thread of the parent may have held it while the process was forked.
-    global _lock
+def _forget_bridge() -> None:
+    global _bridge, _lock
+    if _bridge is not None:
+        keep_alive(_bridge)
+    _bridge = None
+    # Another thread of the parent may have held it at the moment of the fork.
     _lock = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+after_fork(_forget_bridge)
 
 
 def call(
@@ -91,7 +92,7 @@ def call_directly(
 ) -> T:
     """Run a coroutine function that never waits for an event loop, in this thread.
 
-    The cheapest way there is: nothing is handed to another thread.
+    The cheapest way, since no other thread is involved.
 
     Raises:
         RuntimeError: on a thread with a running event loop, and when the function
@@ -132,14 +133,13 @@ def _refuse_in_loop(function: Callable[..., Any]) -> None:
 def _loop() -> asyncio.AbstractEventLoop:
     global _bridge
     with _lock:
-        if _bridge is None or _bridge.pid != os.getpid():
-            if _bridge is None:
-                atexit.register(close)
-            else:
-                # A parent's: closed here, it would close sockets over there.
-                _inherited.append(_bridge)
+        if _bridge is None:
             _bridge = _Bridge()
         return _bridge.loop
+
+
+# At exit, so that connections are closed and not broken.
+atexit.register(close)
 
 
 class SyncCalls:

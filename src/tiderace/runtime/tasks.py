@@ -1,7 +1,4 @@
-"""Small work that is begun in passing, and done by a few tasks in the order it comes.
-
-It knows what is to be done with each piece, and not what that is for.
-"""
+"""Background tasks: a group with one owner, and a pool that works through a queue."""
 
 from __future__ import annotations
 
@@ -9,68 +6,118 @@ import asyncio
 import contextvars
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar, cast
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Generic, TypeVar
 
-__all__ = ["WorkerPool"]
-
-logger = logging.getLogger("tiderace.topics")
+__all__ = ["TaskGroup", "WorkerPool"]
 
 T = TypeVar("T")
 
 
-class WorkerPool(Generic[T]):
-    """Work that waits in a line, and the tasks that do it; they end when none is left.
+class TaskGroup:
+    """Tasks of one event loop that end at the latest with their owner.
 
-    It belongs to one event loop.
+    The owner awaits ``cancel`` when it ends. Unlike ``asyncio.TaskGroup``, a task that
+    fails leaves the others alone: its error is logged.
 
     Args:
-        do: does one piece of work. What it raises is logged, and the next one is begun.
-        hands: how many are done at once; with 1, each after the one before it.
+        logger: gets the errors, with their traceback.
     """
 
-    def __init__(self, do: Callable[[T], Awaitable[None]], hands: int) -> None:
-        self._do = do
-        self._hands = hands
-        self._waiting: deque[T] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+    __slots__ = ("_logger", "_tasks")
 
-    @property
-    def busy(self) -> bool:
-        """Whether anything waits or is being done."""
-        return bool(self._tasks)
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._tasks: set[asyncio.Task[Any]] = set()
 
-    def put(self, work: T) -> None:
-        """Have it done."""
-        self._waiting.append(work)
-        if len(self._tasks) < self._hands:
-            # A copy of the context would keep the request or socket that came first.
-            task = asyncio.get_running_loop().create_task(
-                self._work(), context=contextvars.Context()
-            )
-            self._tasks.add(task)
+    def __len__(self) -> int:
+        """Return how many tasks are running."""
+        return len(self._tasks)
 
-    async def _work(self) -> None:
-        try:
-            while self._waiting:
-                work = self._waiting.popleft()
-                try:
-                    await self._do(work)
-                except Exception:
-                    logger.exception("%r could not be done and is given up", work)
-        finally:
-            # Not when the task is done: what is put in before that would lie there.
-            self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run ``work`` in a task with an empty context.
 
-    async def finished(self) -> None:
-        """Wait until nothing is left to do."""
+        A copy of the caller's context would keep its request or socket alive.
+        """
+        task = asyncio.get_running_loop().create_task(
+            work, context=contextvars.Context()
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    async def wait(self) -> None:
+        """Wait until no task is running, those included that are spawned meanwhile."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def stop(self) -> None:
-        """Give up what is left, and wait for what is being done to end."""
-        self._waiting.clear()
+    async def cancel(self) -> None:
+        """Cancel the tasks and wait until they have ended."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._logger.error("a background task failed", exc_info=error)
+
+
+class WorkerPool(Generic[T]):
+    """A queue of work, and up to ``concurrency`` tasks that work through it in order.
+
+    The tasks end when the queue is empty. A pool belongs to one event loop.
+
+    Args:
+        do: does one piece of work. What it raises is logged, and the next piece begins.
+        concurrency: pieces done at once; with 1, each begins after the one before it.
+        logger: gets the errors.
+    """
+
+    def __init__(
+        self,
+        do: Callable[[T], Awaitable[None]],
+        concurrency: int,
+        *,
+        logger: logging.Logger,
+    ) -> None:
+        self._do = do
+        self._concurrency = concurrency
+        self._logger = logger
+        self._queue: deque[T] = deque()
+        self._workers = TaskGroup(logger)
+        self._running = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether any work is queued or being done."""
+        return bool(self._running)
+
+    def put(self, work: T) -> None:
+        """Queue a piece of work."""
+        self._queue.append(work)
+        if self._running < self._concurrency:
+            self._running += 1
+            self._workers.spawn(self._work())
+
+    async def finished(self) -> None:
+        """Wait until the queue is empty and nothing is being done."""
+        await self._workers.wait()
+
+    async def stop(self) -> None:
+        """Drop what is queued, and cancel what is being done."""
+        self._queue.clear()
+        await self._workers.cancel()
+
+    async def _work(self) -> None:
+        try:
+            while self._queue:
+                work = self._queue.popleft()
+                try:
+                    await self._do(work)
+                except Exception:
+                    self._logger.exception("%r could not be done and is given up", work)
+        finally:
+            # Here and not when the task is done: work that is put in between would wait.
+            self._running -= 1

@@ -23,6 +23,8 @@ from typing import Any, TypeVar
 
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 
+from tiderace.runtime.forks import after_fork
+
 __all__ = [
     "ConnectionThread",
     "ThreadPool",
@@ -246,8 +248,7 @@ def _forget_pool() -> None:
     _pool_lock = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+after_fork(_forget_pool)
 
 
 def current() -> ConnectionThread | None:
