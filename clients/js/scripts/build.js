@@ -7,9 +7,9 @@ import { BUDGET, STATIC, bundle, bundleTesting, gzipSize } from "./bundle.js";
 const DIST = fileURLToPath(new URL("../dist/", import.meta.url));
 
 const files = await bundle();
-const gzipSizet = gzipSize(files.get("tiderace.js"));
-if (gzipSizet > BUDGET) {
-  console.error(`tiderace.js gzipSizes ${gzipSizet} bytes after gzip; the budget is ${BUDGET}`);
+const size = gzipSize(files.get("tiderace.js"));
+if (size > BUDGET) {
+  console.error(`tiderace.js has ${size} bytes after gzip; the budget is ${BUDGET}`);
   process.exit(1);
 }
 for (const folder of [STATIC, DIST]) {
@@ -17,4 +17,4 @@ for (const folder of [STATIC, DIST]) {
   for (const [name, contents] of files) await writeFile(folder + name, contents);
 }
 await writeFile(`${DIST}testing.js`, await bundleTesting());
-console.log(`tiderace.js: ${files.get("tiderace.js").length} bytes, ${gzipSizet} after gzip`);
+console.log(`tiderace.js: ${files.get("tiderace.js").length} bytes, ${size} after gzip`);
