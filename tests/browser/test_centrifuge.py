@@ -1,8 +1,4 @@
-"""Another client of the protocol, npm's centrifuge, in Chromium.
-
-On a page of another origin than the server's, as a site's own page may be; and on a
-page of the demo's.
-"""
+"""The npm client ``centrifuge`` in Chromium, on a page of another origin and on the demo's."""
 
 from __future__ import annotations
 
@@ -26,15 +22,16 @@ FILES = {
     "/centrifuge.js": ("text/javascript", PACKAGE / "dist/centrifuge.js"),
     "/scenarios.mjs": ("text/javascript", SCENARIOS),
 }
-PLAY = """
+RUN = """
 async ([http, transport, group, scenarios]) => {
   const module = await import(scenarios);
-  const [endpoint, more] = module.way(http, transport);
-  const make = (options) => new Centrifuge(endpoint, { ...more, ...options });
+  const [url, more] = module.endpoint(http, transport);
+  const createClient = (options) => new Centrifuge(url, { ...more, ...options });
   const api = (method, params) => window.api(method, params);
-  // A browser has six connections to a server, and over HTTP a client takes one.
-  const atOnce = transport === "websocket" ? Infinity : 1;
-  return module.play(module[group], () => new module.World({ make, api }), atOnce);
+  const createContext = () => new module.ScenarioContext({ createClient, api });
+  // A browser opens six connections to a server; over HTTP a client keeps one open.
+  const concurrency = transport === "websocket" ? Infinity : 1;
+  return module.run(module[group], createContext, concurrency);
 }
 """
 
@@ -42,8 +39,8 @@ Results = dict[str, str | None]
 NewContext = Callable[..., Any]
 
 
-class Pages(BaseHTTPRequestHandler):
-    """The package's own file, the scenarios, and a page for them."""
+class PageHandler(BaseHTTPRequestHandler):
+    """Serves the package, the scenarios and a page that loads them."""
 
     def do_GET(self) -> None:
         kind, file = FILES.get(self.path, (None, None))
@@ -52,21 +49,21 @@ class Pages(BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.send_header("content-type", str(kind))
-        # The demo's page may fetch it too.
+        # For the demo's page.
         self.send_header("access-control-allow-origin", "*")
         self.end_headers()
         self.wfile.write(file.read_bytes())
 
     def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
 def pages() -> Iterator[str]:
-    """The address of the page."""
+    """The URL of the page."""
     if not PACKAGE.exists():
-        pytest.skip(f"{PACKAGE} is not there; run npm ci in clients/js")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as site:
+        pytest.skip(f"{PACKAGE} does not exist; run npm ci in clients/js")
+    with ThreadingHTTPServer(("127.0.0.1", 0), PageHandler) as site:
         thread = threading.Thread(target=site.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{site.server_port}"
@@ -87,42 +84,42 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
 
 
 @pytest.fixture(scope="module", params=TRANSPORTS)
-def played(
+def results(
     browser: Any,
     pages: str,
     server: ConformanceProcess,
     request: pytest.FixtureRequest,
 ) -> Iterator[Results]:
-    """What became of each scenario on a page of another origin."""
+    """The results on a page of another origin."""
     context = browser.new_context()
     page: Page = context.new_page()
     page.expose_function("api", lambda method, params: server.call(method, **params))
     page.goto(pages)
     arguments = [server.http, request.param, "scenarios", "/scenarios.mjs"]
-    yield page.evaluate(PLAY, arguments)
+    yield page.evaluate(RUN, arguments)
     context.close()
 
 
 @pytest.fixture(scope="module", params=TRANSPORTS)
-def played_on_the_demo(
+def demo_results(
     browser: Any, pages: str, demo: DemoProcess, request: pytest.FixtureRequest
 ) -> Iterator[Results]:
-    """What became of each scenario on a page of the demo's."""
-    # The demo lets no script of others in; that it may come in is not its promise.
+    """The results on a page of the demo."""
+    # The demo's content security policy forbids scripts of other origins.
     context = browser.new_context(bypass_csp=True)
     page: Page = context.new_page()
     page.goto(f"{demo.url}/login/")
     page.add_script_tag(url=f"{pages}/centrifuge.js")
-    arguments = [demo.url, request.param, "onTheDemo", f"{pages}/scenarios.mjs"]
-    yield page.evaluate(PLAY, arguments)
+    arguments = [demo.url, request.param, "demoScenarios", f"{pages}/scenarios.mjs"]
+    yield page.evaluate(RUN, arguments)
     context.close()
 
 
 @pytest.mark.parametrize("name", names("scenarios"))
-def test_on_a_page_of_another_origin(played: Results, name: str) -> None:
-    assert played[name] is None, played[name]
+def test_on_a_page_of_another_origin(results: Results, name: str) -> None:
+    assert results[name] is None, results[name]
 
 
-@pytest.mark.parametrize("name", names("onTheDemo"))
-def test_on_a_page_of_the_demo(played_on_the_demo: Results, name: str) -> None:
-    assert played_on_the_demo[name] is None, played_on_the_demo[name]
+@pytest.mark.parametrize("name", names("demoScenarios"))
+def test_on_a_page_of_the_demo(demo_results: Results, name: str) -> None:
+    assert demo_results[name] is None, demo_results[name]

@@ -1,7 +1,4 @@
-"""The npm package ``centrifuge`` for tests: where it is, and which scenarios there are.
-
-The scenarios themselves are in ``tests/sdk``; this knows only their names.
-"""
+"""The scenarios of the npm package ``centrifuge``: their names, and how to run them."""
 
 from __future__ import annotations
 
@@ -15,27 +12,27 @@ import pytest
 
 from support.paths import TESTS
 
-__all__ = ["PACKAGE", "SCENARIOS", "names", "play_in_node"]
+__all__ = ["PACKAGE", "SCENARIOS", "names", "run_in_node"]
 
 SCENARIOS = TESTS / "topics/sdk/scenarios.mjs"
 PACKAGE = TESTS.parent / "clients/js/node_modules/centrifuge"
 
 
 def names(group: str) -> list[str]:
-    """The scenarios of one exported object, in order."""
+    """Return the scenarios of one exported object, in order."""
     text = SCENARIOS.read_text()
     body = text.partition(f"export const {group} = {{")[2].partition("\n};")[0]
-    found = re.findall(r"^  async (\w+)\(world\)", body, re.MULTILINE)
+    found = re.findall(r"^  async (\w+)\(context\)", body, re.MULTILINE)
     assert found, f"no scenarios in {group}"
     return found
 
 
-def play_in_node(**options: Any) -> dict[str, str | None]:
-    """What became of each scenario: None, or what went wrong."""
+def run_in_node(**options: Any) -> dict[str, str | None]:
+    """Run scenarios; return the error of each, or None."""
     if shutil.which("node") is None:
         pytest.skip("node cannot be run")
     if not PACKAGE.exists():
-        pytest.skip(f"{PACKAGE} is not there; run npm ci in clients/js")
+        pytest.skip(f"{PACKAGE} does not exist; run npm ci in clients/js")
     run = subprocess.run(
         ["node", "topics/sdk/node.mjs", json.dumps(options)],
         cwd=TESTS,

@@ -1,4 +1,4 @@
-"""Another client of the protocol, npm's centrifuge, in Node and over every transport."""
+"""The npm client ``centrifuge`` in Node, over every transport."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from conformance.process import ConformanceProcess
 from support.demo_process import DemoProcess
-from support.sdk_javascript import names, play_in_node
+from support.sdk_javascript import names, run_in_node
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(180)]
 
@@ -30,20 +30,20 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
 
 
 @pytest.fixture(scope="module", params=TRANSPORTS)
-def played(server: ConformanceProcess, request: pytest.FixtureRequest) -> Results:
-    return play_in_node(http=server.http, transport=request.param)
+def results(server: ConformanceProcess, request: pytest.FixtureRequest) -> Results:
+    return run_in_node(http=server.http, transport=request.param)
 
 
 @pytest.fixture(scope="module", params=TRANSPORTS)
-def played_on_the_demo(demo: DemoProcess, request: pytest.FixtureRequest) -> Results:
-    return play_in_node(http=demo.url, transport=request.param, group="demo")
+def demo_results(demo: DemoProcess, request: pytest.FixtureRequest) -> Results:
+    return run_in_node(http=demo.url, transport=request.param, group="demo")
 
 
 @pytest.mark.parametrize("name", names("scenarios"))
-def test_with_the_conformance_server(played: Results, name: str) -> None:
-    assert played[name] is None, played[name]
+def test_with_the_conformance_server(results: Results, name: str) -> None:
+    assert results[name] is None, results[name]
 
 
-@pytest.mark.parametrize("name", names("onTheDemo"))
-def test_with_the_demo(played_on_the_demo: Results, name: str) -> None:
-    assert played_on_the_demo[name] is None, played_on_the_demo[name]
+@pytest.mark.parametrize("name", names("demoScenarios"))
+def test_with_the_demo(demo_results: Results, name: str) -> None:
+    assert demo_results[name] is None, demo_results[name]

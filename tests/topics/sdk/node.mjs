@@ -1,11 +1,11 @@
 /**
- * Plays the scenarios in Node: node node.mjs '{"http": ..., "transport": ..., ...}'
+ * Run the scenarios in Node: node node.mjs '{"http": ..., "transport": ..., ...}'
  *
- * Prints what became of each, as JSON. It knows what Node lacks.
+ * Prints the results as JSON: name to error, or null.
  */
 
 import { createRequire } from "node:module";
-import { onTheDemo, play, scenarios, way, World } from "./scenarios.mjs";
+import { demoScenarios, endpoint, run, ScenarioContext, scenarios } from "./scenarios.mjs";
 
 const require = createRequire(new URL("../../../clients/js/package.json", import.meta.url));
 const { http, transport, group } = JSON.parse(process.argv[2]);
@@ -14,48 +14,48 @@ const { Centrifuge } = require(binary ? "centrifuge/build/protobuf" : "centrifug
 const WebSocket = require("ws");
 const EventSource = require("eventsource");
 
-/** As a browser would say it; a program says none. */
+/** A browser sends an Origin header; Node sends none. */
 const origin = group === "demo" ? { origin: http } : {};
 
-class NamedSocket extends WebSocket {
+class OriginSocket extends WebSocket {
   constructor(url, protocols) {
     super(url, protocols, origin);
   }
 }
 
-class NamedEvents extends EventSource {
+class OriginEventSource extends EventSource {
   constructor(url) {
     super(url, { headers: origin });
   }
 }
 
-const namedFetch = (url, options) =>
+const originFetch = (url, options) =>
   fetch(url, { ...options, headers: { ...options.headers, ...origin } });
 
 async function api(method, params) {
   const headers = { "content-type": "application/json" };
   const body = JSON.stringify(params);
-  const answer = await fetch(`${http}/api/${method}`, { method: "POST", headers, body });
-  const { result, error } = await answer.json();
+  const response = await fetch(`${http}/api/${method}`, { method: "POST", headers, body });
+  const { result, error } = await response.json();
   if (error) throw new Error(`${method}: ${error.code} ${error.message}`);
   return result;
 }
 
-const newWorld = () =>
-  new World({
+const createContext = () =>
+  new ScenarioContext({
     api,
     binary,
-    make: (options) => {
-      const [endpoint, more] = way(http, transport);
-      return new Centrifuge(endpoint, {
-        websocket: NamedSocket,
-        eventsource: NamedEvents,
-        fetch: namedFetch,
+    createClient: (options) => {
+      const [url, more] = endpoint(http, transport);
+      return new Centrifuge(url, {
+        websocket: OriginSocket,
+        eventsource: OriginEventSource,
+        fetch: originFetch,
         ...more,
         ...options,
       });
     },
   });
 
-const results = await play(group === "demo" ? onTheDemo : scenarios, newWorld);
+const results = await run(group === "demo" ? demoScenarios : scenarios, createContext);
 process.stdout.write(JSON.stringify(results), () => process.exit());

@@ -1,19 +1,19 @@
 /**
- * What an application of the npm package `centrifuge` does and sees, in Node and in a
- * browser, over every transport.
+ * Scenarios of an application of the npm package `centrifuge`, in Node and in a browser,
+ * over every transport.
  *
- * A scenario gets a `World` and throws when something is not as it must be. It knows
- * what the package offers in public, and nothing of the server but its HTTP API.
+ * A scenario gets a `ScenarioContext` and throws when it fails. It uses the public API of
+ * the package and the HTTP API of the server.
  */
 
-const PATIENCE = 20_000; // milliseconds
+const TIMEOUT = 20_000; // milliseconds
 const SECRET = "secret";
 
 const bytes = (text) => new TextEncoder().encode(text);
 const base64url = (data) =>
   btoa(String.fromCharCode(...data)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
 
-/** A token as the suites make them. */
+/** Return a signed token. */
 export async function token(user, claims = {}) {
   const head = base64url(bytes(JSON.stringify({ alg: "HS256", typ: "JWT" })));
   const body = base64url(bytes(JSON.stringify({ sub: user, ...claims })));
@@ -23,30 +23,30 @@ export async function token(user, claims = {}) {
   return `${head}.${body}.${base64url(new Uint8Array(mac))}`;
 }
 
-function same(seen, expected, what = "it") {
-  const [one, other] = [JSON.stringify(seen), JSON.stringify(expected)];
+function assertEqual(actual, expected, what = "the value") {
+  const [one, other] = [JSON.stringify(actual), JSON.stringify(expected)];
   if (one !== other) throw new Error(`${what} is ${one}, not ${other}`);
 }
 
-/** Notes events in order; `next(kind)` is what came with the next one of a kind. */
-class Record {
+/** Records events in order; `next(kind)` resolves to the next one of a kind. */
+class EventRecord {
   constructor(emitter, kinds) {
     this.seen = [];
     this.wake = () => {};
     for (const kind of kinds) {
-      emitter.on(kind, (context) => {
-        this.seen.push([kind, context]);
+      emitter.on(kind, (event) => {
+        this.seen.push([kind, event]);
         this.wake();
       });
     }
   }
 
   async next(kind) {
-    const deadline = Date.now() + PATIENCE;
+    const deadline = Date.now() + TIMEOUT;
     for (;;) {
       while (this.seen.length) {
-        const [name, context] = this.seen.shift();
-        if (name === kind) return context;
+        const [name, event] = this.seen.shift();
+        if (name === kind) return event;
         (this.skipped ??= []).push(name);
       }
       if (Date.now() > deadline) throw new Error(`no ${kind}, but ${this.skipped}`);
@@ -67,224 +67,227 @@ const CLIENT_EVENTS = ["connected", "connecting", "disconnected", "error", "mess
 const SUBSCRIPTION_EVENTS = ["subscribed", "subscribing", "unsubscribed", "publication",
   "join", "leave", "error"];
 
-/** The package, a server, a transport, and how to say things to them. */
-export class World {
-  /** `make(options)` is a new client; `api(method, params)` what the HTTP API returns. */
-  constructor({ make, api, binary = false }) {
-    this.make = make;
+/** The clients of one scenario, and the HTTP API of the server. */
+export class ScenarioContext {
+  /**
+   * `createClient(options)` returns a new client, `api(method, params)` a result of the
+   * HTTP API.
+   */
+  constructor({ createClient, api, binary = false }) {
+    this.createClient = createClient;
     this.api = api;
     this.binary = binary;
     this.clients = [];
     this.channel = `c${crypto.randomUUID()}`;
   }
 
-  /** Data as this codec of the package takes it, and as it gives it back. */
-  out(data) {
+  /** Data in the form of the package's codec, and back. */
+  encode(data) {
     return this.binary ? bytes(JSON.stringify(data)) : data;
   }
 
-  back(data) {
+  decode(data) {
     return this.binary ? JSON.parse(new TextDecoder().decode(data)) : data;
   }
 
-  /** A client that has begun to connect; `client.record` knows what has happened. */
-  begin(options = {}) {
-    const client = this.make({ timeout: PATIENCE, minReconnectDelay: 100, ...options });
-    client.record = new Record(client, CLIENT_EVENTS);
+  /** A client that connects; `client.record` has its events. */
+  connecting(options = {}) {
+    const client = this.createClient({ timeout: TIMEOUT, minReconnectDelay: 100, ...options });
+    client.record = new EventRecord(client, CLIENT_EVENTS);
     this.clients.push(client);
     client.connect();
     return client;
   }
 
-  async visit(options) {
-    const client = this.begin(options);
+  async connect(options) {
+    const client = this.connecting(options);
     client.connected = await client.record.next("connected");
     return client;
   }
 
-  request(client, channel = this.channel, options = {}) {
+  subscribing(client, channel = this.channel, options = {}) {
     const subscription = client.newSubscription(channel, options);
-    subscription.record = new Record(subscription, SUBSCRIPTION_EVENTS);
+    subscription.record = new EventRecord(subscription, SUBSCRIPTION_EVENTS);
     subscription.subscribe();
     return subscription;
   }
 
   async subscribe(client, channel, options) {
-    const subscription = this.request(client, channel, options);
-    subscription.began = await subscription.record.next("subscribed");
+    const subscription = this.subscribing(client, channel, options);
+    subscription.subscribed = await subscription.record.next("subscribed");
     return subscription;
   }
 
-  async heard(subscription, count) {
+  async receive(subscription, count) {
     const data = [];
     while (data.length < count) {
-      data.push(this.back((await subscription.record.next("publication")).data));
+      data.push(this.decode((await subscription.record.next("publication")).data));
     }
     return data;
   }
 
-  /** Have the server close all connections of a user, who will come back. */
-  cut(user) {
-    return this.api("disconnect", { user, disconnect: { code: 4000, reason: "cut" } });
+  /** Close all connections of a user with a code after which clients reconnect. */
+  dropConnections(user) {
+    return this.api("disconnect", { user, disconnect: { code: 4000, reason: "dropped" } });
   }
 
-  end() {
+  close() {
     for (const client of this.clients) client.disconnect();
   }
 }
 
-/** Publishes when a client comes back, before it says connect. */
-function publishing(world, channel, ...all) {
+/** Return a `getData` that publishes before each connect command except the first. */
+function publishBeforeReconnect(context, channel, ...all) {
   let first = true;
   return async () => {
-    if (!first) for (const data of all) await world.api("publish", { channel, data });
+    if (!first) for (const data of all) await context.api("publish", { channel, data });
     first = false;
-    return world.out({});
+    return context.encode({});
   };
 }
 
 export const scenarios = {
-  async what_one_publishes_the_other_hears_with_its_author(world) {
-    const one = await world.visit({ token: await token("42") });
-    const hears = await world.subscribe(await world.visit());
-    const speaks = await world.subscribe(one);
-    await speaks.publish(world.out({ text: "größer ☃ 🌊" }));
+  async a_publication_is_received_with_its_publisher(context) {
+    const one = await context.connect({ token: await token("42") });
+    const receiver = await context.subscribe(await context.connect());
+    const publisher = await context.subscribe(one);
+    await publisher.publish(context.encode({ text: "größer ☃ 🌊" }));
 
-    const publication = await hears.record.next("publication");
-    same(world.back(publication.data), { text: "größer ☃ 🌊" });
-    same(publication.offset, 1, "the offset");
-    same(publication.info.user, "42", "the user");
-    same(publication.info.client, one.connected.client, "the client");
+    const publication = await receiver.record.next("publication");
+    assertEqual(context.decode(publication.data), { text: "größer ☃ 🌊" });
+    assertEqual(publication.offset, 1, "the offset");
+    assertEqual(publication.info.user, "42", "the user");
+    assertEqual(publication.info.client, one.connected.client, "the client");
   },
 
-  async what_the_server_publishes_is_heard_with_its_tags(world) {
-    const hears = await world.subscribe(await world.visit());
-    await world.api("publish", { channel: world.channel, data: [1], tags: { a: "b" } });
+  async a_publication_of_the_server_is_received_with_its_tags(context) {
+    const receiver = await context.subscribe(await context.connect());
+    await context.api("publish", { channel: context.channel, data: [1], tags: { a: "b" } });
 
-    const publication = await hears.record.next("publication");
-    same(world.back(publication.data), [1]);
-    same(publication.tags.a, "b", "the tag");
+    const publication = await receiver.record.next("publication");
+    assertEqual(context.decode(publication.data), [1]);
+    assertEqual(publication.tags.a, "b", "the tag");
   },
 
-  async much_is_heard_in_order(world) {
-    const client = await world.visit();
-    const subscription = await world.subscribe(client);
+  async many_publications_are_received_in_order(context) {
+    const client = await context.connect();
+    const subscription = await context.subscribe(client);
     const all = Array.from({ length: 90 }, (_, n) => n);
-    await Promise.all(all.map((n) => subscription.publish(world.out(n))));
+    await Promise.all(all.map((n) => subscription.publish(context.encode(n))));
 
-    same((await world.heard(subscription, 90)).length, 90, "how many");
+    assertEqual((await context.receive(subscription, 90)).length, 90, "how many");
     const page = await subscription.history({ limit: -1 });
-    same(page.publications.map((each) => each.offset), all.map((n) => n + 1), "offsets");
+    assertEqual(page.publications.map((each) => each.offset), all.map((n) => n + 1), "offsets");
   },
 
-  async history_is_read_forwards_backwards_and_from_a_position(world) {
-    const subscription = await world.subscribe(await world.visit());
-    for (let n = 1; n <= 5; n++) await subscription.publish(world.out(n));
-    const data = (page) => page.publications.map((each) => world.back(each.data));
+  async history_is_read_forwards_backwards_and_from_a_position(context) {
+    const subscription = await context.subscribe(await context.connect());
+    for (let n = 1; n <= 5; n++) await subscription.publish(context.encode(n));
+    const data = (page) => page.publications.map((each) => context.decode(each.data));
 
     const every = await subscription.history({ limit: -1 });
-    same(every.offset, 5, "the end");
-    same(data(every), [1, 2, 3, 4, 5]);
-    same(data(await subscription.history({ limit: 2, reverse: true })), [5, 4]);
+    assertEqual(every.offset, 5, "the end");
+    assertEqual(data(every), [1, 2, 3, 4, 5]);
+    assertEqual(data(await subscription.history({ limit: 2, reverse: true })), [5, 4]);
     const since = { offset: 3, epoch: every.epoch };
-    same(data(await subscription.history({ limit: 10, since })), [4, 5]);
-    same(data(await subscription.history({ limit: 0 })), []);
+    assertEqual(data(await subscription.history({ limit: 10, since })), [4, 5]);
+    assertEqual(data(await subscription.history({ limit: 0 })), []);
   },
 
-  async presence_tells_who_is_there(world) {
-    const one = await world.visit({ token: await token("42") });
-    const other = await world.visit({ token: await token("43") });
-    const subscription = await world.subscribe(one);
-    await world.subscribe(other);
+  async presence_returns_the_members(context) {
+    const one = await context.connect({ token: await token("42") });
+    const other = await context.connect({ token: await token("43") });
+    const subscription = await context.subscribe(one);
+    await context.subscribe(other);
 
     const { clients } = await subscription.presence();
-    same(Object.values(clients).map((info) => info.user).sort(), ["42", "43"]);
+    assertEqual(Object.values(clients).map((info) => info.user).sort(), ["42", "43"]);
     const stats = await subscription.presenceStats();
-    same([stats.numClients, stats.numUsers], [2, 2], "how many");
+    assertEqual([stats.numClients, stats.numUsers], [2, 2], "how many");
   },
 
-  async one_hears_who_comes_and_goes(world) {
-    const stays = await world.subscribe(await world.visit());
-    const goes = await world.visit({ token: await token("42") });
-    await world.subscribe(goes);
+  async joins_and_leaves_are_received(context) {
+    const observer = await context.subscribe(await context.connect());
+    const other = await context.connect({ token: await token("42") });
+    await context.subscribe(other);
     let joined;
-    do joined = await stays.record.next("join");
+    do joined = await observer.record.next("join");
     while (joined.info.user !== "42");
-    goes.disconnect();
+    other.disconnect();
 
-    same((await stays.record.next("leave")).info.client, joined.info.client, "who left");
+    assertEqual((await observer.record.next("leave")).info.client, joined.info.client, "who left");
   },
 
-  async who_was_cut_off_gets_what_was_missed(world) {
-    const user = world.channel;
-    const getData = publishing(world, world.channel, 2, 3, 4);
-    const client = await world.visit({ token: await token(user), getData });
-    const subscription = await world.subscribe(client);
-    await subscription.publish(world.out(1));
-    same(await world.heard(subscription, 1), [1]);
-    await world.cut(user);
+  async a_lost_connection_is_recovered(context) {
+    const user = context.channel;
+    const getData = publishBeforeReconnect(context, context.channel, 2, 3, 4);
+    const client = await context.connect({ token: await token(user), getData });
+    const subscription = await context.subscribe(client);
+    await subscription.publish(context.encode(1));
+    assertEqual(await context.receive(subscription, 1), [1]);
+    await context.dropConnections(user);
 
     const again = await subscription.record.next("subscribed");
-    same([again.wasRecovering, again.recovered], [true, true], "recovery");
-    same(await world.heard(subscription, 3), [2, 3, 4]);
-    await subscription.publish(world.out(5));
-    same(await world.heard(subscription, 1), [5]);
+    assertEqual([again.wasRecovering, again.recovered], [true, true], "recovery");
+    assertEqual(await context.receive(subscription, 3), [2, 3, 4]);
+    await subscription.publish(context.encode(5));
+    assertEqual(await context.receive(subscription, 1), [5]);
   },
 
-  async who_comes_back_by_itself_gets_what_was_missed(world) {
-    const client = await world.visit();
-    const subscription = await world.subscribe(client);
+  async a_client_that_connects_again_recovers(context) {
+    const client = await context.connect();
+    const subscription = await context.subscribe(client);
     client.disconnect();
-    await world.api("publish", { channel: world.channel, data: "missed" });
+    await context.api("publish", { channel: context.channel, data: "missed" });
     client.connect();
 
-    same((await subscription.record.next("subscribed")).recovered, true, "recovered");
-    same(await world.heard(subscription, 1), ["missed"]);
+    assertEqual((await subscription.record.next("subscribed")).recovered, true, "recovered");
+    assertEqual(await context.receive(subscription, 1), ["missed"]);
   },
 
-  async who_missed_too_much_is_told_that_it_is_lost(world) {
-    const channel = `smallhistory:${world.channel}`;
-    const user = world.channel;
-    const getData = publishing(world, channel, 1, 2, 3, 4);
-    const client = await world.visit({ token: await token(user), getData });
-    const subscription = await world.subscribe(client, channel);
-    await world.cut(user);
+  async a_position_that_is_too_old_is_not_recovered(context) {
+    const channel = `smallhistory:${context.channel}`;
+    const user = context.channel;
+    const getData = publishBeforeReconnect(context, channel, 1, 2, 3, 4);
+    const client = await context.connect({ token: await token(user), getData });
+    const subscription = await context.subscribe(client, channel);
+    await context.dropConnections(user);
 
     const again = await subscription.record.next("subscribed");
-    same([again.wasRecovering, again.recovered], [true, false], "recovery");
+    assertEqual([again.wasRecovering, again.recovered], [true, false], "recovery");
   },
 
-  async state_is_read_again_when_its_position_is_too_old(world) {
-    const channel = `smallhistory:${world.channel}`;
-    const asked = [];
+  async state_is_read_again_when_its_position_is_too_old(context) {
+    const channel = `smallhistory:${context.channel}`;
+    const offsets = [];
     const getState = async () => {
-      const { offset = 0, epoch } = await world.api("history", { channel, limit: 0 });
-      asked.push(offset);
-      if (asked.length === 1) {
-        for (let n = 0; n < 4; n++) await world.api("publish", { channel, data: n });
+      const { offset = 0, epoch } = await context.api("history", { channel, limit: 0 });
+      offsets.push(offset);
+      if (offsets.length === 1) {
+        for (let n = 0; n < 4; n++) await context.api("publish", { channel, data: n });
       }
       return { offset, epoch };
     };
-    const client = await world.visit();
-    const subscription = await world.subscribe(client, channel, { getState });
+    const client = await context.connect();
+    const subscription = await context.subscribe(client, channel, { getState });
 
-    same(asked, [0, 4], "the positions of the states");
-    same(subscription.began.recovered, true, "recovered");
+    assertEqual(offsets, [0, 4], "the positions of the states");
+    assertEqual(subscription.subscribed.recovered, true, "recovered");
   },
 
-  async what_follows_the_position_of_a_state_is_heard(world) {
-    const { channel } = world;
+  async publications_after_the_position_of_a_state_are_received(context) {
+    const { channel } = context;
     const getState = async () => {
-      const { offset = 0, epoch } = await world.api("history", { channel, limit: 0 });
-      await world.api("publish", { channel, data: "after it" });
+      const { offset = 0, epoch } = await context.api("history", { channel, limit: 0 });
+      await context.api("publish", { channel, data: "after it" });
       return { offset, epoch };
     };
-    const subscription = await world.subscribe(await world.visit(), channel, { getState });
+    const subscription = await context.subscribe(await context.connect(), channel, { getState });
 
-    same(await world.heard(subscription, 1), ["after it"]);
+    assertEqual(await context.receive(subscription, 1), ["after it"]);
   },
 
-  async a_token_is_renewed_before_it_ends(world) {
+  async a_token_is_refreshed_before_it_expires(context) {
     let fetched = 0;
     let enough;
     const renewed = new Promise((resolve) => (enough = resolve));
@@ -292,148 +295,148 @@ export const scenarios = {
       if (++fetched === 3) enough();
       return token("42", { exp: Math.floor(Date.now() / 1000) + 3 });
     };
-    const client = await world.visit({ getToken });
+    const client = await context.connect({ getToken });
     await renewed;
 
-    await client.rpc("echo", world.out({ value: 1 }));
-    same(client.record.has("connecting"), false, "a new connection");
+    await client.rpc("echo", context.encode({ value: 1 }));
+    assertEqual(client.record.has("connecting"), false, "a new connection");
   },
 
-  async an_expired_token_is_replaced_by_a_fresh_one(world) {
+  async an_expired_token_is_replaced_by_a_new_one(context) {
     const old = await token("42", { exp: Math.floor(Date.now() / 1000) - 60 });
     let fetched = 0;
     const getToken = async () => (++fetched, token("42"));
-    await world.visit({ token: old, getToken });
+    await context.connect({ token: old, getToken });
 
-    same(fetched, 1, "how many were fetched");
+    assertEqual(fetched, 1, "how many were fetched");
   },
 
-  async a_forged_token_ends_it_for_good(world) {
+  async a_forged_token_ends_the_client(context) {
     const forged = (await token("42")).slice(0, -4) + "AAAA";
-    const client = world.begin({ token: forged });
+    const client = context.connecting({ token: forged });
 
-    same((await client.record.next("disconnected")).code, 3500, "the code");
+    assertEqual((await client.record.next("disconnected")).code, 3500, "the code");
   },
 
-  async a_subscription_token_lets_into_its_channel(world) {
-    const client = await world.visit({ token: await token("42") });
+  async a_subscription_token_permits_its_channel(context) {
+    const client = await context.connect({ token: await token("42") });
     const getToken = ({ channel }) => token("42", { channel });
-    const subscription = await world.subscribe(client, "#43", { getToken });
+    const subscription = await context.subscribe(client, "#43", { getToken });
 
-    same(subscription.began.recoverable, true, "recoverable");
+    assertEqual(subscription.subscribed.recoverable, true, "recoverable");
   },
 
-  async a_subscription_token_for_another_channel_does_not(world) {
-    const client = await world.visit({ token: await token("42") });
+  async a_subscription_token_for_another_channel_is_refused(context) {
+    const client = await context.connect({ token: await token("42") });
     const other = await token("42", { channel: "#44" });
-    const subscription = world.request(client, "#43", { token: other });
+    const subscription = context.subscribing(client, "#43", { token: other });
 
-    same((await subscription.record.next("unsubscribed")).code, 103, "the code");
+    assertEqual((await subscription.record.next("unsubscribed")).code, 103, "the code");
   },
 
-  async who_unsubscribed_hears_nothing_more(world) {
-    const client = await world.visit();
-    const subscription = await world.subscribe(client);
+  async an_unsubscribed_client_receives_no_publications(context) {
+    const client = await context.connect();
+    const subscription = await context.subscribe(client);
     subscription.unsubscribe();
-    await world.api("publish", { channel: world.channel, data: 1 });
-    await client.rpc("echo", world.out({})); // answered after what came before
+    await context.api("publish", { channel: context.channel, data: 1 });
+    await client.rpc("echo", context.encode({})); // answered after earlier pushes
 
-    same(subscription.record.has("publication"), false, "that it hears");
+    assertEqual(subscription.record.has("publication"), false, "a publication");
   },
 
-  async who_subscribes_again_hears_again(world) {
-    const client = await world.visit();
-    const subscription = await world.subscribe(client);
+  async a_client_that_subscribes_again_receives_publications(context) {
+    const client = await context.connect();
+    const subscription = await context.subscribe(client);
     subscription.unsubscribe();
     subscription.subscribe();
     await subscription.record.next("subscribed");
-    await world.api("publish", { channel: world.channel, data: "now" });
+    await context.api("publish", { channel: context.channel, data: "now" });
 
-    same(await world.heard(subscription, 1), ["now"]);
+    assertEqual(await context.receive(subscription, 1), ["now"]);
   },
 
-  async a_call_is_answered(world) {
-    const client = await world.visit();
-    const { data } = await client.rpc("echo", world.out({ value: [1, null] }));
+  async a_call_returns_a_result(context) {
+    const client = await context.connect();
+    const { data } = await client.rpc("echo", context.encode({ value: [1, null] }));
 
-    same(world.back(data), [1, null]);
+    assertEqual(context.decode(data), [1, null]);
   },
 
-  async a_call_that_fails_says_why(world) {
-    const client = await world.visit();
+  async a_call_that_fails_has_a_code(context) {
+    const client = await context.connect();
     const codes = [];
     for (const method of ["fail", "nothing_like_this"]) {
-      await client.rpc(method, world.out({})).catch((error) => codes.push(error.code));
+      await client.rpc(method, context.encode({})).catch((error) => codes.push(error.code));
     }
 
-    same(codes, [1000, 104], "the codes");
+    assertEqual(codes, [1000, 104], "the codes");
   },
 
-  async a_channel_of_an_unknown_namespace_is_given_up(world) {
-    const subscription = world.request(await world.visit(), "unknown:x");
+  async a_channel_of_an_unknown_namespace_is_refused(context) {
+    const subscription = context.subscribing(await context.connect(), "unknown:x");
 
-    same((await subscription.record.next("unsubscribed")).code, 102, "the code");
+    assertEqual((await subscription.record.next("unsubscribed")).code, 102, "the code");
   },
 
-  async presence_that_is_off_says_so(world) {
-    const channel = `smallhistory:${world.channel}`;
-    const subscription = await world.subscribe(await world.visit(), channel);
+  async presence_that_is_disabled_is_refused(context) {
+    const channel = `smallhistory:${context.channel}`;
+    const subscription = await context.subscribe(await context.connect(), channel);
     let code;
     await subscription.presence().catch((error) => (code = error.code));
 
-    same(code, 108, "the code");
+    assertEqual(code, 108, "the code");
   },
 
-  async a_subscription_of_the_servers_begins_hears_and_recovers(world) {
-    const user = world.channel;
+  async a_server_side_subscription_receives_and_recovers(context) {
+    const user = context.channel;
     const channel = `#${user}`;
-    const getData = publishing(world, channel, 2);
-    const client = world.begin({ token: await token(user), getData });
-    same((await client.record.next("subscribed")).channel, channel, "the channel");
-    await world.api("publish", { channel, data: 1 });
-    same(world.back((await client.record.next("publication")).data), 1);
-    await world.cut(user);
+    const getData = publishBeforeReconnect(context, channel, 2);
+    const client = context.connecting({ token: await token(user), getData });
+    assertEqual((await client.record.next("subscribed")).channel, channel, "the channel");
+    await context.api("publish", { channel, data: 1 });
+    assertEqual(context.decode((await client.record.next("publication")).data), 1);
+    await context.dropConnections(user);
 
-    same((await client.record.next("subscribed")).recovered, true, "recovered");
-    same(world.back((await client.record.next("publication")).data), 2);
+    assertEqual((await client.record.next("subscribed")).recovered, true, "recovered");
+    assertEqual(context.decode((await client.record.next("publication")).data), 2);
   },
 
-  async the_server_may_begin_and_end_a_subscription(world) {
-    const { channel } = world;
-    const client = await world.visit({ token: await token(channel) });
-    await world.api("subscribe", { user: channel, channel });
-    let began;
-    do began = await client.record.next("subscribed");
-    while (began.channel !== channel);
-    await world.api("unsubscribe", { user: channel, channel });
+  async the_server_subscribes_and_unsubscribes_a_client(context) {
+    const { channel } = context;
+    const client = await context.connect({ token: await token(channel) });
+    await context.api("subscribe", { user: channel, channel });
+    let event;
+    do event = await client.record.next("subscribed");
+    while (event.channel !== channel);
+    await context.api("unsubscribe", { user: channel, channel });
 
-    same((await client.record.next("unsubscribed")).channel, channel, "the channel");
+    assertEqual((await client.record.next("unsubscribed")).channel, channel, "the channel");
   },
 
-  async a_subscription_that_the_server_ends_is_over(world) {
-    const { channel } = world;
-    const subscription = await world.subscribe(
-      await world.visit({ token: await token(channel) }),
+  async a_subscription_that_the_server_ends_is_unsubscribed(context) {
+    const { channel } = context;
+    const subscription = await context.subscribe(
+      await context.connect({ token: await token(channel) }),
     );
-    await world.api("unsubscribe", { user: channel, channel });
+    await context.api("unsubscribe", { user: channel, channel });
 
-    same((await subscription.record.next("unsubscribed")).code, 2000, "the code");
+    assertEqual((await subscription.record.next("unsubscribed")).code, 2000, "the code");
   },
 
-  async a_kick_ends_it_for_good(world) {
-    const client = await world.visit({ token: await token(world.channel) });
-    await world.api("disconnect", { user: world.channel });
+  async a_disconnect_by_the_server_ends_the_client(context) {
+    const client = await context.connect({ token: await token(context.channel) });
+    await context.api("disconnect", { user: context.channel });
 
-    same((await client.record.next("disconnected")).code, 3503, "the code");
+    assertEqual((await client.record.next("disconnected")).code, 3503, "the code");
   },
 
-  async commands_may_be_batched(world) {
-    const client = world.make({ timeout: PATIENCE });
-    client.record = new Record(client, CLIENT_EVENTS);
-    world.clients.push(client);
+  async batched_commands_are_answered(context) {
+    const client = context.createClient({ timeout: TIMEOUT });
+    client.record = new EventRecord(client, CLIENT_EVENTS);
+    context.clients.push(client);
     client.startBatching();
     const subscriptions = [1, 2, 3].map((n) =>
-      world.request(client, `${world.channel}-${n}`),
+      context.subscribing(client, `${context.channel}-${n}`),
     );
     client.connect();
     client.stopBatching();
@@ -443,76 +446,76 @@ export const scenarios = {
   },
 };
 
-export const onTheDemo = {
-  async the_board_is_written_on_and_seen(world) {
-    const client = await world.visit();
-    const board = await world.subscribe(client, "board:main");
+export const demoScenarios = {
+  async a_note_on_the_board_is_received(context) {
+    const client = await context.connect();
+    const board = await context.subscribe(client, "board:main");
     const add = { text: "from another client", author: "js" };
     const call = { channel: "board:main", method: "add", data: add };
-    const { data } = await client.rpc("$call", world.out(call));
+    const { data } = await client.rpc("$call", context.encode(call));
 
     let change;
-    do [change] = await world.heard(board, 1);
-    while (change.pk !== world.back(data));
-    same([change.event, change.fields.text], ["created", add.text]);
+    do [change] = await context.receive(board, 1);
+    while (change.pk !== context.decode(data));
+    assertEqual([change.event, change.fields.text], ["created", add.text]);
   },
 
-  async the_board_tells_what_was_missed(world) {
-    const away = await world.visit();
-    const board = await world.subscribe(away, "board:main");
-    const writes = await world.visit();
-    await world.subscribe(writes, "board:main");
-    away.disconnect();
-    const add = { text: `meanwhile ${world.channel.slice(0, 8)}`, author: "js" };
+  async a_missed_note_is_recovered(context) {
+    const reader = await context.connect();
+    const board = await context.subscribe(reader, "board:main");
+    const writer = await context.connect();
+    await context.subscribe(writer, "board:main");
+    reader.disconnect();
+    const add = { text: `meanwhile ${context.channel.slice(0, 8)}`, author: "js" };
     const call = { channel: "board:main", method: "add", data: add };
-    await writes.rpc("$call", world.out(call));
-    away.connect();
+    await writer.rpc("$call", context.encode(call));
+    reader.connect();
 
-    same((await board.record.next("subscribed")).recovered, true, "recovered");
+    assertEqual((await board.record.next("subscribed")).recovered, true, "recovered");
     let change;
-    do [change] = await world.heard(board, 1);
+    do [change] = await context.receive(board, 1);
     while (change.fields?.text !== add.text);
   },
 
-  async a_visitor_is_present(world) {
-    const board = await world.subscribe(await world.visit(), "board:main");
+  async a_visitor_is_a_member(context) {
+    const board = await context.subscribe(await context.connect(), "board:main");
 
-    same((await board.presenceStats()).numClients > 0, true, "somebody");
+    assertEqual((await board.presenceStats()).numClients > 0, true, "any members");
   },
 };
 
-/** Play scenarios, so many at once; name to what went wrong, or null. */
-export async function play(chosen, newWorld, atOnce = Infinity) {
+/** Run scenarios, a number of them at once; return name to error, or null. */
+export async function run(chosen, createContext, concurrency = Infinity) {
   const results = {};
   const waiting = Object.entries(chosen);
-  const playNext = async () => {
+  const runNext = async () => {
     const [name, scenario] = waiting.shift();
-    results[name] = await outcome(scenario, newWorld());
-    if (waiting.length) await playNext();
+    results[name] = await outcome(scenario, createContext());
+    if (waiting.length) await runNext();
   };
-  const players = Math.min(atOnce, waiting.length);
-  await Promise.all(Array.from({ length: players }, playNext));
+  const length = Math.min(concurrency, waiting.length);
+  await Promise.all(Array.from({ length }, runNext));
   return results;
 }
 
-async function outcome(scenario, world) {
+async function outcome(scenario, context) {
   let timer;
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error("it has not ended")), PATIENCE * 2);
+    timer = setTimeout(() => reject(new Error("the scenario has not ended")), TIMEOUT * 2);
   });
   try {
-    await Promise.race([scenario(world), late]);
+    await Promise.race([scenario(context), late]);
     return null;
   } catch (error) {
     return `${error?.code ?? ""} ${error?.message} ${error?.stack ?? ""}`;
   } finally {
     clearTimeout(timer);
-    world.end();
+    context.close();
   }
 }
 
-/** Options of a client of `http`, an address, over `transport`. */
-export function way(http, transport) {
+/** Return endpoint and options of a client of `http`, a URL, over `transport`. */
+export function endpoint(http, transport) {
   const ws = http.replace("http", "ws");
   return transport.startsWith("websocket")
     ? [`${ws}/connection/websocket`, {}]
