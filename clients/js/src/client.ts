@@ -87,7 +87,7 @@ export class Client<
             throw error;
           }
         },
-        _connectCommand: () => this.#connectCommand(),
+        _connectCommand: this.#connectCommand,
         _pingCommand: () => commands._encode("ping", {}, () => {}, 0),
       },
       socketOptions,
@@ -108,7 +108,7 @@ export class Client<
         this.#subscriptions.delete(topic);
         this.#flush();
       },
-      _flush: () => this.#flush(),
+      _flush: this.#flush,
     };
     connection.addEventListener("message", ({ data }) => this.#onFrame(data));
     connection.addEventListener("error", ({ error }) => this._emit("error", null, { error }));
@@ -198,12 +198,12 @@ export class Client<
   };
 
   /** Send what has waited for a connection or a subscription. */
-  #flush(): void {
+  #flush = (): void => {
     this.#commands._flush();
     this.#outbox._flush();
-  }
+  };
 
-  #connectCommand(): string {
+  #connectCommand = (): string => {
     const { connectTimeout, data, headers } = this.#options;
     const subs: Record<string, object> = {};
     for (const [topic, { _position }] of this.#serverStreams) {
@@ -220,7 +220,7 @@ export class Client<
     };
     this.#commands._discard();
     return this.#commands._encode("connect", params, done, connectTimeout);
-  }
+  };
 
   #onConnected(result: ConnectResult): void {
     const { client, data, node, ping = 0, pong = false, session } = result;

@@ -1,5 +1,6 @@
 /** A WebSocket that reconnects: a replacement for the browser's, for any consumer. */
 
+import { LOOPBACK, resolveAddress } from "./address.js";
 import { backoffDelay, shouldReconnect } from "./backoff.js";
 import { CLOSE_ABNORMAL, CLOSE_DRAIN, CLOSE_GOING_AWAY, CLOSE_SERVICE_RESTART } from "./codes.js";
 import { Emitter } from "./emitter.js";
@@ -12,14 +13,12 @@ import type {
   StateDetail,
   Status,
 } from "./events.js";
+import { defineHandlers } from "./handlers.js";
 import { OfflineQueue } from "./offline_queue.js";
 import { resolveOptions, type SocketOptions, type ValueOrFactory } from "./options.js";
 import { Timer } from "./timer.js";
 
-const HANDLERS = ["open", "message", "close", "error", "state", "drop"] as const;
 const PAGE_EVENTS = ["online", "offline", "pagehide", "pageshow", "visibilitychange"] as const;
-// The machine itself is reachable without a network.
-const LOOPBACK = /^\w+:..(localhost|127\.|\[::1])/;
 
 /** Async, so that a function that throws is a rejection. */
 const resolveValue = async <T>(value: ValueOrFactory<T>): Promise<T> =>
@@ -89,8 +88,8 @@ export class Socket extends Emitter<SocketEventMap> {
     this._options = resolveOptions(options);
     this.#timer = new Timer(this._options);
     this.#queue = new OfflineQueue(this._options, (data) => this._emit("drop", data));
-    for (const type of HANDLERS) this.#defineHandler(type);
-    if (typeof url !== "function") this.#resolveUrl(url);
+    defineHandlers(this);
+    if (typeof url !== "function") this.#url = resolveAddress(url, this._options);
     this.reconnect();
   }
 
@@ -184,38 +183,15 @@ export class Socket extends Emitter<SocketEventMap> {
     this.#start();
   }
 
-  /** Define `on<type>`, which keeps its place among the listeners, as in HTML. */
-  #defineHandler(type: keyof SocketEventMap): void {
-    let handler: Handler<Event> = null;
-    const call = (event: Event): unknown => handler!.call(this, event);
-    Object.defineProperty(this, `on${type}`, {
-      get: () => handler,
-      set: (value: unknown) => {
-        handler = typeof value === "function" ? (value as Handler<Event>) : null;
-        if (handler) this.addEventListener(type, call);
-        else this.removeEventListener(type, call);
-      },
-    });
-  }
-
   /** @internal */
   _createSocket(url: string, protocols: string | string[]): WebSocket {
     return new this._options.window.WebSocket(url, protocols);
   }
 
-  #resolveUrl(url: string | URL): string {
-    const { base, window } = this._options;
-    const page = window.location?.href;
-    const address = new URL(url, base ? new URL(base, page) : page);
-    address.protocol = address.protocol.replace("http", "ws");
-    address.hash = "";
-    return (this.#url = address.href);
-  }
-
   /** Set the timer; 0: never. */
   #setTimeout(seconds: number, callback: () => void): void {
-    this.#timer._stop();
     if (seconds) this.#timer._set(seconds, callback);
+    else this.#timer._stop();
   }
 
   #setStatus(status: Status, delay = 0): void {
@@ -255,7 +231,8 @@ export class Socket extends Emitter<SocketEventMap> {
       if (generation !== this.#generation) return;
       // A URL that the constructor refuses now is refused at every attempt.
       isFinal = true;
-      const native = this._createSocket(this.#resolveUrl(url), protocols);
+      this.#url = resolveAddress(url, this._options);
+      const native = this._createSocket(this.#url, protocols);
       this.#native = native;
       native.binaryType = this.#binaryType;
       native.onopen = () => this.#onOpen(native);
