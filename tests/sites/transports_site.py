@@ -52,6 +52,7 @@ from tiderace.topics import (  # noqa: E402
     TopicsEndpoint,
     rpc,
 )
+from tiderace.topics.hub import current  # noqa: E402
 
 
 class Room(Topic):
@@ -75,7 +76,7 @@ class Endpoint(TopicsEndpoint):
     @rpc
     async def much_changes(self, topic: str):
         """Have presence say what it says when it does not tell of each."""
-        await self.process.keeper("default")._announce(topic, "changed", None)
+        await current().keeper("default")._announce(topic, "changed", None)
 
 
 def page(request):

@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
 
-from tiderace import __version__, conf, metrics
+from tiderace import conf, metrics
 from tiderace.asgi import ASGIApp, Receive, Scope, Send, describe, log_fields
 from tiderace.exceptions import LayerUnavailable
-from tiderace.protocol import codes
-from tiderace.protocol.session import Refused
-from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.routing import NoRoute
 from tiderace.runtime import threads
 from tiderace.security.origins import header
@@ -27,9 +23,9 @@ from tiderace.security.websocket import (
     WebsocketDenier,
 )
 from tiderace.topics import http_api
-from tiderace.topics.client.client import TopicClient
-from tiderace.topics.client.served import Transport
-from tiderace.topics.hub import TopicHub, current
+from tiderace.topics.client.client import serve_client
+from tiderace.topics.hooks import TopicHooks
+from tiderace.topics.hub import current
 from tiderace.topics.switchboard import switchboard
 from tiderace.topics.transports import emulation, event_feed, http_stream, sse
 from tiderace.topics.transports.http_exchange import ClientGone, HttpExchange, Rejected
@@ -40,7 +36,7 @@ __all__ = ["TopicsEndpoint"]
 logger = logging.getLogger("tiderace.topics")
 
 
-class TopicsEndpoint:
+class TopicsEndpoint(TopicHooks):
     """Serves the clients of all declared topics; subclass it for calls and hooks.
 
     Mounted with ``path("connection/", TopicsEndpoint.as_asgi())`` inside
@@ -50,8 +46,6 @@ class TopicsEndpoint:
     programs, with a key, ``connection/api/``.
     """
 
-    version = f"tiderace {__version__}"
-    """What clients are told that they are connected to."""
     allowed_origins: Iterable[str] | None = None
     """Which pages may use it, as ``OriginValidator`` takes them; None for those of the
     same origin, whose host has to be in ``ALLOWED_HOSTS``. It lets nobody in whom a
@@ -59,9 +53,6 @@ class TopicsEndpoint:
     allow_missing_origin = False
     """Whether clients without an Origin header, which no browser is, may use it over HTTP.
     What ``get_application()`` was told comes before this."""
-
-    def __init__(self) -> None:
-        self._admission: dict[int, TokenBucket] = {}
 
     @classmethod
     def as_asgi(cls) -> ASGIApp:
@@ -97,8 +88,16 @@ class TopicsEndpoint:
             await WebsocketDenier()(scope, receive, send)
             return
         transport = WebSocketTransport(scope, receive, send)
-        if await transport.accept():
-            await self.serve(scope, transport)
+        if not await transport.accept():
+            return
+        settings = conf.current().topics
+        if settings.api_keys or settings.api_open:
+            # So that this process answers when the API of another one asks around.
+            try:
+                await switchboard(current()).open()
+            except LayerUnavailable as error:
+                logger.warning("this process does not hear the others: %s", error)
+        await serve_client(self, scope, transport)
 
     def _refuses(self, scope: Scope) -> bool:
         """Whether a page may not open this WebSocket; then the log says why.
@@ -177,82 +176,6 @@ class TopicsEndpoint:
         )
         validator.setting = f"{type(self).__qualname__}.allowed_origins"
         return validator
-
-    async def serve(self, scope: Scope, transport: Transport) -> None:
-        """Serve a client over ``transport`` until it ends."""
-        settings = conf.current().topics
-        if settings.api_keys or settings.api_open:
-            # So that this process answers when the API of another one asks around.
-            try:
-                await switchboard(self.process).open()
-            except LayerUnavailable as error:
-                logger.warning("this process does not hear the others: %s", error)
-        await TopicClient(self, scope, transport, self.process).run()
-
-    # What an application may add
-
-    async def user_info(self, user: Any, scope: Scope) -> Any:
-        """What others are told of this client in presence and publications, or None.
-
-        Anything that JSON can say: a name, a colour. Not asked where the token says it.
-        May be a plain method, which runs in a thread.
-        """
-        return None
-
-    async def on_connect(self, user: Any, data: Any) -> Any:
-        """A client has said who it is; what is returned it is told with the answer.
-
-        Args:
-            user: who.
-            data: what the client sent with it, as plain Python; None for nothing.
-
-        Raises:
-            Refuse: to refuse the connection with an error.
-        """
-        return None
-
-    async def on_message(self, user: Any, data: Any) -> None:
-        """A client has sent something that needs no answer."""
-
-    async def on_api_call(self, method: str, params: Any) -> Any:
-        """Another program calls ``rpc`` of the HTTP API; what is returned it is told.
-
-        Args:
-            method: what it wants.
-            params: with what, as plain Python; None for nothing.
-
-        Raises:
-            Refuse: to answer with an error; by default with 104, method not found.
-        """
-        raise Refused(codes.METHOD_NOT_FOUND)
-
-    def method(self, name: str) -> Callable[..., Any] | None:
-        """The method marked with ``@rpc`` that clients may call under ``name``."""
-        method = None if name.startswith("_") else getattr(self, name, None)
-        return method if getattr(method, "_tiderace_rpc", False) else None
-
-    # For connections
-
-    @property
-    def process(self) -> TopicHub:
-        """What the topic clients of this event loop share."""
-        return current()
-
-    async def admit(self) -> None:
-        """Let one more client in.
-
-        Raises:
-            Refused: when too many come at once, so that it tries again later.
-        """
-        rate = conf.current().topics.connects
-        if rate is None:
-            return
-        key = hash(rate)
-        bucket = self._admission.get(key)
-        if bucket is None:
-            bucket = self._admission[key] = TokenBucket(Rate.parse(rate))
-        if bucket.take():
-            raise Refused(codes.TOO_MANY_REQUESTS)
 
 
 async def _nobody(scope: Scope, receive: Receive, send: Send) -> None:

@@ -29,10 +29,12 @@ from tiderace.protocol.codes import Failure
 from tiderace.protocol.messages import ClientInfo, HistoryResult, StreamPosition
 from tiderace.protocol.session import Refused, to_pub
 from tiderace.topics import api
+from tiderace.topics.hooks import TopicHooks
+from tiderace.topics.hub import current
 from tiderace.topics.names import topic_group
 from tiderace.topics.switchboard import switchboard
 from tiderace.topics.topic import Refuse, Topic, UnknownTopic, declared
-from tiderace.topics.transports.http_exchange import Endpoint, HttpExchange, Rejected
+from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 
 __all__ = ["METHODS", "serve"]
 
@@ -42,14 +44,14 @@ _BODY = 10_485_760  # bytes of a request; a batch may be long
 _AT_ONCE = 32  # commands of a parallel batch that are carried out together
 
 Answer = Any
-Handler = Callable[[Endpoint, Any], Awaitable[Answer]]
+Handler = Callable[[TopicHooks, Any], Awaitable[Answer]]
 
 
-async def serve(endpoint: Endpoint, exchange: HttpExchange, method: str) -> None:
+async def serve(hooks: TopicHooks, exchange: HttpExchange, method: str) -> None:
     """Carry out one request of another program.
 
     Args:
-        endpoint: whose topics.
+        hooks: of the endpoint that got it.
         exchange: the request.
         method: what follows ``api/``; empty for the older form, which names the method
             in its body.
@@ -58,11 +60,11 @@ async def serve(endpoint: Endpoint, exchange: HttpExchange, method: str) -> None
     exchange.require_method("POST")
     body = await exchange.body(_BODY)
     if method == "batch":
-        answer = await _batch(endpoint, body)
+        answer = await _batch(hooks, body)
     elif method:
-        answer = await _answer(endpoint, method, body)
+        answer = await _answer(hooks, method, body)
     else:
-        answer = await _older(endpoint, body)
+        answer = await _older(hooks, body)
     await exchange.answer(
         200, msgspec.json.encode(answer), content_type=b"application/json"
     )
@@ -105,15 +107,15 @@ class _Batch(msgspec.Struct):
     parallel: bool = False
 
 
-async def _older(endpoint: Endpoint, body: bytes) -> Answer:
+async def _older(hooks: TopicHooks, body: bytes) -> Answer:
     try:
         asked = msgspec.json.decode(body, type=_Older)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return {"error": _bad(str(error))}
-    return await _answer(endpoint, asked.method, bytes(asked.params))
+    return await _answer(hooks, asked.method, bytes(asked.params))
 
 
-async def _batch(endpoint: Endpoint, body: bytes) -> Answer:
+async def _batch(hooks: TopicHooks, body: bytes) -> Answer:
     try:
         batch = msgspec.json.decode(body, type=_Batch)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -125,20 +127,20 @@ async def _batch(endpoint: Endpoint, body: bytes) -> Answer:
             if len(command) != 1:
                 return {"error": _bad("a command of a batch has one method")}
             [(method, params)] = command.items()
-            answer = await _answer(endpoint, method, bytes(params))
+            answer = await _answer(hooks, method, bytes(params))
             return {method: answer["result"]} if "result" in answer else answer
 
     return {"replies": await asyncio.gather(*map(one, batch.commands))}
 
 
-async def _answer(endpoint: Endpoint, method: str, body: bytes) -> dict[str, Any]:
+async def _answer(hooks: TopicHooks, method: str, body: bytes) -> dict[str, Any]:
     """What one method returns, or why it does not."""
     kind, handler = _METHODS.get(method, (None, None))
     if kind is None or handler is None:
         return {"error": codes.METHOD_NOT_FOUND}
     try:
         request = msgspec.json.decode(body or b"{}", type=kind)
-        return {"result": await handler(endpoint, request)}
+        return {"result": await handler(hooks, request)}
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return {"error": _bad(str(error))}
     except NotImplementedError:
@@ -190,11 +192,11 @@ class _Broadcast(_Data, kw_only=True):
     channels: list[str]
 
 
-async def _publish(endpoint: Endpoint, asked: _Publish) -> Answer:
+async def _publish(hooks: TopicHooks, asked: _Publish) -> Answer:
     return await _publish_to(asked.channel, asked, _json(asked))
 
 
-async def _broadcast(endpoint: Endpoint, asked: _Broadcast) -> Answer:
+async def _broadcast(hooks: TopicHooks, asked: _Broadcast) -> Answer:
     data = _json(asked)
     responses: list[Answer] = []
     for channel in asked.channels:
@@ -275,7 +277,7 @@ class _Refresh(_OfUser, kw_only=True):
     expire_at: int = 0
 
 
-async def _subscribe(endpoint: Endpoint, asked: _Subscribe) -> Answer:
+async def _subscribe(hooks: TopicHooks, asked: _Subscribe) -> Answer:
     _not_served(
         client=asked.client,
         session=asked.session,
@@ -288,13 +290,13 @@ async def _subscribe(endpoint: Endpoint, asked: _Subscribe) -> Answer:
     return {}
 
 
-async def _unsubscribe(endpoint: Endpoint, asked: _Unsubscribe) -> Answer:
+async def _unsubscribe(hooks: TopicHooks, asked: _Unsubscribe) -> Answer:
     _not_served(client=asked.client, session=asked.session)
     await api.aunsubscribe(asked.user, asked.channel)
     return {}
 
 
-async def _disconnect(endpoint: Endpoint, asked: _Disconnect) -> Answer:
+async def _disconnect(hooks: TopicHooks, asked: _Disconnect) -> Answer:
     _not_served(session=asked.session, whitelist=asked.whitelist)
     close = asked.disconnect or _Code()
     try:
@@ -306,7 +308,7 @@ async def _disconnect(endpoint: Endpoint, asked: _Disconnect) -> Answer:
     return {}
 
 
-async def _refresh(endpoint: Endpoint, asked: _Refresh) -> Answer:
+async def _refresh(hooks: TopicHooks, asked: _Refresh) -> Answer:
     _not_served(session=asked.session, expire_at=asked.expire_at)
     close = codes.CLOSE_EXPIRED if asked.expired else codes.CLOSE_STATE_INVALIDATED
     await api.adisconnect(
@@ -341,7 +343,7 @@ class _Call(msgspec.Struct):
     params: Any = None
 
 
-async def _presence(endpoint: Endpoint, asked: _OfTopic) -> Answer:
+async def _presence(hooks: TopicHooks, asked: _OfTopic) -> Answer:
     _present(asked.channel)
     members = await api.apresence(asked.channel)
     return {"presence": {each.client: _info(each) for each in members}}
@@ -354,7 +356,7 @@ def _info(member: api.PresenceInfo) -> ClientInfo:
     return info
 
 
-async def _presence_stats(endpoint: Endpoint, asked: _OfTopic) -> Answer:
+async def _presence_stats(hooks: TopicHooks, asked: _OfTopic) -> Answer:
     _present(asked.channel)
     clients, users = await api.apresence_stats(asked.channel)
     return {"num_clients": clients, "num_users": users}
@@ -365,7 +367,7 @@ def _present(channel: str) -> None:
         raise Refused(codes.NOT_AVAILABLE)
 
 
-async def _history(endpoint: Endpoint, asked: _History) -> Answer:
+async def _history(hooks: TopicHooks, asked: _History) -> Answer:
     _kept(asked.channel)
     since = asked.since
     position = None if since is None else Position(since.epoch, since.offset)
@@ -385,7 +387,7 @@ async def _history(endpoint: Endpoint, asked: _History) -> Answer:
     )
 
 
-async def _history_remove(endpoint: Endpoint, asked: _OfTopic) -> Answer:
+async def _history_remove(hooks: TopicHooks, asked: _OfTopic) -> Answer:
     topic = _kept(asked.channel)
     await api.layer_of(topic).stream_forget(topic_group(asked.channel))
     return {}
@@ -398,20 +400,20 @@ def _kept(channel: str) -> Topic:
     return topic
 
 
-async def _channels(endpoint: Endpoint, asked: _Channels) -> Answer:
-    nodes = await switchboard(endpoint.process).survey(asked.pattern)
+async def _channels(hooks: TopicHooks, asked: _Channels) -> Answer:
+    nodes = await switchboard(current()).survey(asked.pattern)
     counts: Counter[str] = Counter()
     for node in nodes:
         counts.update(node.channels or {})
     return {"channels": {name: {"num_clients": n} for name, n in counts.items()}}
 
 
-async def _about(endpoint: Endpoint, asked: _Nothing) -> Answer:
-    return {"nodes": await switchboard(endpoint.process).survey()}
+async def _about(hooks: TopicHooks, asked: _Nothing) -> Answer:
+    return {"nodes": await switchboard(current()).survey()}
 
 
-async def _rpc(endpoint: Endpoint, asked: _Call) -> Answer:
-    return {"data": await endpoint.on_api_call(asked.method, asked.params)}
+async def _rpc(hooks: TopicHooks, asked: _Call) -> Answer:
+    return {"data": await hooks.on_api_call(asked.method, asked.params)}
 
 
 _METHODS: dict[str, tuple[Any, Handler]] = {

@@ -21,6 +21,9 @@ from tiderace import conf
 from tiderace.layers import get_channel_layer
 from tiderace.presence.store import PresenceConfig
 from tiderace.presence.tracker import Member, Presence, PresenceTracker
+from tiderace.protocol import codes
+from tiderace.protocol.session import Refused
+from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.runtime.lifespan import on_shutdown
 from tiderace.topics.client.served import Served
 from tiderace.topics.client.single_flight import SingleFlight
@@ -46,6 +49,7 @@ class TopicHub:
         self._conductors: dict[str, Served] = {}
         self._sessions: dict[bytes, Served] = {}
         self._keepers: dict[str, PresenceTracker] = {}
+        self._connects: tuple[Any, TokenBucket] | None = None
 
     def __iter__(self) -> Iterator[Served]:
         return iter(list(self._conductors.values()))
@@ -97,6 +101,20 @@ class TopicHub:
             kind.layer for kind in declared if kind.presence is not Presence.OFF
         }:
             self.keeper(alias).start()
+
+    def admit(self) -> None:
+        """Take one connection from the allowance of the setting ``CONNECTS``.
+
+        Raises:
+            Refused: when it is used up, so that the client tries again later.
+        """
+        rate = conf.current().topics.connects
+        if rate is None:
+            return
+        if self._connects is None or self._connects[0] != rate:
+            self._connects = rate, TokenBucket(Rate.parse(rate))
+        if self._connects[1].take():
+            raise Refused(codes.TOO_MANY_REQUESTS)
 
     async def close(self) -> None:
         """End what keeps presence, in the orderly way."""

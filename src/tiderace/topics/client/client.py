@@ -52,25 +52,34 @@ from tiderace.topics.client.commands import Commands
 from tiderace.topics.client.outbox import ClientOutbox
 from tiderace.topics.client.served import (
     ActiveSubscription,
-    Host,
     StreamSubscriber,
     Transport,
 )
-from tiderace.topics.hub import TopicHub
+from tiderace.topics.hooks import TopicHooks
+from tiderace.topics.hub import TopicHub, current
 from tiderace.topics.identity import Identity
 from tiderace.topics.names import topic_group, user_group
 from tiderace.topics.topic import Topic
 
-__all__ = ["TopicClient"]
+__all__ = ["TopicClient", "serve_client"]
 
 logger = logging.getLogger("tiderace.topics")
+
+
+async def serve_client(hooks: TopicHooks, scope: Scope, transport: Transport) -> None:
+    """Serve a client over ``transport`` until it ends."""
+    await TopicClient(hooks, scope, transport, current()).run()
 
 
 class TopicClient:
     """Serves one client of the topics' protocol until it ends, and cleans up after it."""
 
     def __init__(
-        self, endpoint: Host, scope: Scope, transport: Transport, process: TopicHub
+        self,
+        endpoint: TopicHooks,
+        scope: Scope,
+        transport: Transport,
+        process: TopicHub,
     ) -> None:
         settings = conf.current().topics
         self.endpoint = endpoint

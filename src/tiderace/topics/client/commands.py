@@ -101,7 +101,7 @@ class Commands:
         conductor, session = self._conductor, self._session
         endpoint, settings = conductor.endpoint, conductor.settings
         try:
-            await endpoint.admit()
+            self._process.admit()
             _merge_headers(conductor.scope, request.headers)
             try:
                 identity = await identity_of(conductor.scope, request.token)

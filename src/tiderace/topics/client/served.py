@@ -7,7 +7,7 @@ know each other.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from tiderace import conf
 from tiderace.asgi import Scope
@@ -17,10 +17,11 @@ from tiderace.protocol.codes import Close, Unsubscription
 from tiderace.protocol.messages import Push
 from tiderace.protocol.session import Session, Subscription
 from tiderace.topics.client.outbox import Frames
+from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.identity import Identity
 from tiderace.topics.topic import Topic
 
-__all__ = ["ActiveSubscription", "Host", "Served", "StreamSubscriber", "Transport"]
+__all__ = ["ActiveSubscription", "Served", "StreamSubscriber", "Transport"]
 
 
 class Transport(Protocol):
@@ -102,27 +103,6 @@ class ActiveSubscription:
         self.by_policy = False
 
 
-class Host(Protocol):
-    """What serves the client: its application's hooks, and who may come in."""
-
-    version: str
-
-    async def admit(self) -> None:
-        """See ``TopicsEndpoint.admit``."""
-
-    async def user_info(self, user: Any, scope: Scope) -> Any:
-        """See ``TopicsEndpoint.user_info``."""
-
-    async def on_connect(self, user: Any, data: Any) -> Any:
-        """See ``TopicsEndpoint.on_connect``."""
-
-    async def on_message(self, user: Any, data: Any) -> None:
-        """See ``TopicsEndpoint.on_message``."""
-
-    def method(self, name: str) -> Callable[..., Any] | None:
-        """See ``TopicsEndpoint.method``."""
-
-
 class Served(Protocol):
     """One client, for its commands and its process."""
 
@@ -133,7 +113,7 @@ class Served(Protocol):
     session: Session
     settings: conf.TopicSettings
     transport: Transport
-    endpoint: Host
+    endpoint: TopicHooks
     joined: dict[str, ActiveSubscription]
     user_ear: StreamSubscriber | None
 

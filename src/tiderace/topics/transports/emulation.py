@@ -13,8 +13,10 @@ import msgspec
 from tiderace import conf
 from tiderace.protocol.codec import MalformedFrame
 from tiderace.protocol.stream_codecs import protobuf
+from tiderace.topics.hooks import TopicHooks
+from tiderace.topics.hub import current
 from tiderace.topics.switchboard import FULL, GONE, switchboard
-from tiderace.topics.transports.http_exchange import Endpoint, HttpExchange, Rejected
+from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 
 __all__ = ["serve"]
 
@@ -38,7 +40,7 @@ class _Request(msgspec.Struct):
     data: str
 
 
-async def serve(endpoint: Endpoint, exchange: HttpExchange) -> None:
+async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
     """Hand the commands in a POST to whoever serves their client."""
     exchange.require_method("POST")
     limit = conf.current().topics.frame_size
@@ -52,7 +54,7 @@ async def serve(endpoint: Endpoint, exchange: HttpExchange) -> None:
     if len(data) > limit:
         raise Rejected(413, f"the commands are longer than {limit} bytes")
     user_id = await exchange.user_id()
-    board = switchboard(endpoint.process)
+    board = switchboard(current())
     status = await board.deliver(node, session, user_id, data)
     if status in _WHY:
         raise Rejected(status, _WHY[status])

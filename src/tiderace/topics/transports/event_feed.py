@@ -37,12 +37,14 @@ from tiderace.revocation import signals
 from tiderace.runtime.drain import DrainNotice, process_drain
 from tiderace.topics.api import control_layer, layer_of
 from tiderace.topics.client.outbox import ClientOutbox
+from tiderace.topics.hooks import TopicHooks
+from tiderace.topics.hub import current
 from tiderace.topics.identity import Identity, identity_of
 from tiderace.topics.names import topic_group, user_group
 from tiderace.topics.permissions import allowed
 from tiderace.topics.tokens import verified_topic
 from tiderace.topics.topic import Topic, UnknownTopic, declared
-from tiderace.topics.transports.http_exchange import Endpoint, HttpExchange, Rejected
+from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 from tiderace.topics.transports.sse import EVENT_STREAM
 
 __all__ = ["EventStream", "serve"]
@@ -61,7 +63,7 @@ _RESET = "reset"
 _EVENT = "event"  # the tag that names an event
 
 
-async def serve(endpoint: Endpoint, exchange: HttpExchange) -> None:
+async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
     """Send a topic to somebody who only listens."""
     exchange.require_method("GET")
     identity = await identity_of(exchange.scope, "")
@@ -70,7 +72,7 @@ async def serve(endpoint: Endpoint, exchange: HttpExchange) -> None:
         exchange.header(b"last-event-id") or exchange.query.get("since", "")
     )
     try:
-        await endpoint.admit()
+        current().admit()
         busy = process_drain.draining
     except Refused:
         busy = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import ParseResult
 
 from django.http import QueryDict
@@ -18,10 +18,9 @@ from tiderace.asgi import Receive, Scope, Send, describe, log_fields
 from tiderace.security.origins import header, parse
 from tiderace.security.page_origins import objection
 from tiderace.security.websocket import OriginValidator
-from tiderace.topics.hub import TopicHub
 from tiderace.topics.identity import identity_of
 
-__all__ = ["ClientGone", "Endpoint", "HttpExchange", "Rejected"]
+__all__ = ["ClientGone", "HttpExchange", "Rejected"]
 
 logger = logging.getLogger("tiderace.topics")
 
@@ -29,27 +28,6 @@ logger = logging.getLogger("tiderace.topics")
 # put something before the endpoint.
 _REQUEST_HEADERS = b"content-type, last-event-id, authorization, x-requested-with"
 _PREFLIGHT_LASTS = b"7200"  # seconds; what Chromium keeps at the most
-
-
-class Endpoint(Protocol):
-    """What a door needs of the endpoint that it belongs to."""
-
-    @property
-    def process(self) -> TopicHub:
-        """What the topic clients of this event loop share."""
-
-    async def serve(self, scope: Scope, transport: Any) -> None:
-        """Serve a client over ``transport`` until it ends."""
-
-    async def admit(self) -> None:
-        """Let one more client in.
-
-        Raises:
-            Refused: when too many come at once.
-        """
-
-    async def on_api_call(self, method: str, params: Any) -> Any:
-        """See ``TopicsEndpoint.on_api_call``."""
 
 
 class Rejected(Exception):

@@ -15,9 +15,12 @@ from tiderace.protocol.codes import Close
 from tiderace.protocol.messages import DisconnectPush, Push, Reply
 from tiderace.protocol.stream_codecs import LINES, protobuf
 from tiderace.runtime.drain import process_drain
+from tiderace.topics.client.client import serve_client
 from tiderace.topics.client.outbox import Frames
+from tiderace.topics.hooks import TopicHooks
+from tiderace.topics.hub import current
 from tiderace.topics.switchboard import switchboard
-from tiderace.topics.transports.http_exchange import Endpoint, HttpExchange, Rejected
+from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 
 __all__ = ["HttpStreamTransport", "refuse_while_draining", "serve"]
 
@@ -54,7 +57,7 @@ class HttpStreamTransport:
         self._waiting = 0
         self._gone = False
 
-    async def run(self, endpoint: Endpoint, content_type: bytes, first: bytes) -> None:
+    async def run(self, hooks: TopicHooks, content_type: bytes, first: bytes) -> None:
         """Serve the client from its first commands until it ends."""
         self.feed(first)
         await self._exchange.start_stream(content_type)
@@ -62,7 +65,7 @@ class HttpStreamTransport:
             await self.send(self.prelude)
         watcher = asyncio.get_running_loop().create_task(self._watch())
         try:
-            await endpoint.serve(self._exchange.scope, self)
+            await serve_client(hooks, self._exchange.scope, self)
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
@@ -109,7 +112,7 @@ class HttpStreamTransport:
         self._messages.put_nowait(None)
 
 
-async def serve(endpoint: Endpoint, exchange: HttpExchange) -> None:
+async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
     """Serve a client that has sent its first commands as the body of a POST."""
     exchange.require_method("POST")
     refuse_while_draining()
@@ -125,9 +128,9 @@ async def serve(endpoint: Endpoint, exchange: HttpExchange) -> None:
     first = await exchange.body(conf.current().topics.frame_size)
     if not first:
         raise Rejected(400, "the body must hold the first commands")
-    await switchboard(endpoint.process).open()
+    await switchboard(current()).open()
     transport = HttpStreamTransport(exchange, codec, await exchange.user_id())
-    await transport.run(endpoint, exchange.content_type.encode(), first)
+    await transport.run(hooks, exchange.content_type.encode(), first)
 
 
 def refuse_while_draining() -> None:

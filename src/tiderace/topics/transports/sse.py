@@ -12,8 +12,10 @@ from tiderace import conf
 from tiderace.protocol.codec import JSON, MalformedFrame
 from tiderace.protocol.session import request_of
 from tiderace.protocol.stream_codecs import EVENTS
+from tiderace.topics.hooks import TopicHooks
+from tiderace.topics.hub import current
 from tiderace.topics.switchboard import switchboard
-from tiderace.topics.transports.http_exchange import Endpoint, HttpExchange, Rejected
+from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 from tiderace.topics.transports.http_stream import (
     HttpStreamTransport,
     refuse_while_draining,
@@ -36,7 +38,7 @@ class SSETransport(HttpStreamTransport):
     prelude = b"\r\n"
 
 
-async def serve(endpoint: Endpoint, exchange: HttpExchange) -> None:
+async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
     """Serve a client that has sent its first commands in the address, or as a body."""
     exchange.require_method("GET", "POST")
     refuse_while_draining()
@@ -52,9 +54,9 @@ async def serve(endpoint: Endpoint, exchange: HttpExchange) -> None:
         first = await exchange.body(limit)
     if not first:
         raise Rejected(400, "the first commands are missing; send them as cf_connect")
-    await switchboard(endpoint.process).open()
+    await switchboard(current()).open()
     transport = SSETransport(exchange, EVENTS, await exchange.user_id())
-    await transport.run(endpoint, EVENT_STREAM, first)
+    await transport.run(hooks, EVENT_STREAM, first)
 
 
 def _require_reading(first: bytes) -> None:

@@ -1,0 +1,63 @@
+"""What an application adds to the serving of topic clients, as methods to override."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tiderace import __version__
+from tiderace.asgi import Scope
+from tiderace.protocol import codes
+from tiderace.protocol.session import Refused
+
+__all__ = ["TopicHooks"]
+
+
+class TopicHooks:
+    """The hooks of ``TopicsEndpoint``, which inherits them; override what you need.
+
+    All but ``on_api_call`` may be plain methods, which run in a thread.
+    """
+
+    version = f"tiderace {__version__}"
+    """The version of the server in the reply to connect."""
+
+    async def user_info(self, user: Any, scope: Scope) -> Any:
+        """Return what others see of this client in presence and publications, or None.
+
+        Anything that JSON can express: a name, a colour. Not called where the token
+        contains it.
+        """
+        return None
+
+    async def on_connect(self, user: Any, data: Any) -> Any:
+        """Return data for the reply to connect, or None for none.
+
+        Args:
+            user: of the connection.
+            data: what the client sent with its command, as plain Python, or None.
+
+        Raises:
+            Refuse: to refuse the connection with an error.
+        """
+        return None
+
+    async def on_message(self, user: Any, data: Any) -> None:
+        """Take a message of a client that needs no reply."""
+
+    async def on_api_call(self, method: str, params: Any) -> Any:
+        """Return the result of a call of ``rpc`` in the HTTP API.
+
+        Args:
+            method: its name.
+            params: its parameters, as plain Python, or None.
+
+        Raises:
+            Refuse: to answer with an error; by default with 104, method not found.
+        """
+        raise Refused(codes.METHOD_NOT_FOUND)
+
+    def method(self, name: str) -> Callable[..., Any] | None:
+        """Return the method marked with ``@rpc`` that clients call as ``name``."""
+        method = None if name.startswith("_") else getattr(self, name, None)
+        return method if getattr(method, "_tiderace_rpc", False) else None
