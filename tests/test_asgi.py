@@ -53,20 +53,59 @@ def test_a_close_says_its_reason_unless_it_is_empty():
     assert "reason" not in asgi.websocket_close(4001, "")
 
 
-def test_a_plain_response_says_its_length_in_bytes():
-    start, body = asgi.http_response(404, "caf\u00e9")
+DENIAL = {"extensions": {"websocket.http.response": {}}}
+
+
+async def refused(scope, **options):
+    """Refuse a connection; return the events that were sent."""
+    sent = []
+
+    async def receive():
+        return {"type": "websocket.connect"}
+
+    async def send(event):
+        sent.append(event)
+
+    assert await asgi.refuse(scope, receive, send, 429, "caf\u00e9", **options)
+    return sent
+
+
+async def test_a_refused_request_gets_a_text_with_its_length_in_bytes():
+    start, body = await refused({"type": "http"}, headers=[(b"retry-after", b"1")])
 
     assert start["type"] == "http.response.start"
-    assert start["status"] == 404
+    assert start["status"] == 429
     assert (b"content-length", b"5") in start["headers"]
+    assert (b"retry-after", b"1") in start["headers"]
     assert body == {"type": "http.response.body", "body": b"caf\xc3\xa9"}
 
 
-def test_a_denial_uses_the_events_of_its_extension():
-    start, body = asgi.denial_response(403, "no")
+async def test_a_refused_handshake_gets_a_denial_response():
+    start, body = await refused({"type": "websocket", **DENIAL})
 
     assert start["type"] == "websocket.http.response.start"
     assert body["type"] == "websocket.http.response.body"
+
+
+async def test_a_handshake_is_closed_where_the_server_sends_no_response():
+    assert await refused({"type": "websocket"}) == [{"type": "websocket.close"}]
+
+
+async def test_a_refusal_with_a_close_code_accepts_the_socket_first():
+    accept, close = await refused({"type": "websocket"}, close=(4429, "too many"))
+
+    assert accept["type"] == "websocket.accept"
+    assert close == {"type": "websocket.close", "code": 4429, "reason": "too many"}
+
+
+async def test_a_client_that_has_given_up_is_not_answered():
+    async def receive():
+        return {"type": "websocket.disconnect", "code": 1006}
+
+    async def send(event):
+        raise AssertionError(event)
+
+    assert not await asgi.refuse({"type": "websocket"}, receive, send, 429, "no")
 
 
 @pytest.mark.parametrize(

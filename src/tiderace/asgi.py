@@ -1,7 +1,6 @@
-"""The ASGI vocabulary: typed scopes and callables, events and how a refusal is sent.
+"""ASGI's types, its events, the refusal of a connection, and names for log lines.
 
-It knows the ASGI specification (HTTP & WebSocket message format 2.5, lifespan 2.0)
-and nothing of Django, consumers or layers.
+After the ASGI specification: HTTP & WebSocket message format 2.5, lifespan 2.0.
 """
 
 from __future__ import annotations
@@ -21,12 +20,10 @@ __all__ = [
     "can_deny_with_response",
     "client_address",
     "connection_id",
-    "denial_response",
     "describe",
-    "http_response",
     "known_user_id",
     "log_fields",
-    "send_denial",
+    "refuse",
     "serving",
     "websocket_accept",
     "websocket_close",
@@ -88,54 +85,72 @@ def websocket_close(
 
 
 def can_deny_with_response(scope: Scope) -> bool:
-    """Whether the server takes an HTTP response instead of a handshake.
+    """Whether the server has ASGI's WebSocket Denial Response extension.
 
-    That is ASGI's WebSocket Denial Response extension.
+    It takes an HTTP response as the answer to a WebSocket handshake.
     """
     return _DENIAL_EXTENSION in (scope.get("extensions") or {})
 
 
-def denial_response(status: int, body: str) -> list[dict[str, Any]]:
-    """Build the events that answer a WebSocket handshake with a plain-text response."""
-    return _plain_response("websocket.http.response", status, body)
+async def refuse(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    status: int,
+    body: str,
+    *,
+    headers: Iterable[Header] = (),
+    close: tuple[int, str] | None = None,
+) -> bool:
+    """Refuse an HTTP request or a WebSocket handshake with a plain-text response.
+
+    A server without ASGI's WebSocket Denial Response extension sends a refused
+    WebSocket 403.
+
+    Args:
+        status: the HTTP status.
+        body: the text of the response.
+        headers: further headers of the response.
+        close: for a WebSocket of a server without the extension: accept it and close it
+            with this code and reason, since 403 sounds final.
+
+    Returns:
+        False when the client of a WebSocket had given up before.
+    """
+    if scope["type"] == "http":
+        await _respond(send, "http.response", status, body, headers)
+        return True
+    if (await receive())["type"] != "websocket.connect":
+        return False
+    if can_deny_with_response(scope):
+        await _respond(send, _DENIAL_EXTENSION, status, body, headers)
+        # uvicorn (seen in 0.54) logs an error about any app that returns before the
+        # refused connection is gone; that takes it a few turns of the loop.
+        for _ in range(_TURNS_TO_CLOSE):
+            await asyncio.sleep(0)
+    elif close is None:
+        await send(websocket_close())
+    else:
+        await send(websocket_accept())
+        await send(websocket_close(*close))
+    return True
 
 
-async def send_denial(
-    send: Send, status: int, body: str, headers: Iterable[Header] = ()
+async def _respond(
+    send: Send, prefix: str, status: int, body: str, headers: Iterable[Header]
 ) -> None:
-    """Answer a WebSocket handshake with a plain-text response, after which it is over."""
-    start, end = denial_response(status, body)
-    start["headers"].extend(headers)
-    await send(start)
-    await send(end)
-    # uvicorn (seen in 0.54) logs an error about any app that returns before the
-    # refused connection is gone; that takes it a few turns of the loop.
-    for _ in range(_TURNS_TO_CLOSE):
-        await asyncio.sleep(0)
-
-
-def http_response(status: int, body: str) -> list[dict[str, Any]]:
-    """Build the events of a plain-text HTTP response."""
-    return _plain_response("http.response", status, body)
-
-
-def _plain_response(prefix: str, status: int, body: str) -> list[dict[str, Any]]:
     data = body.encode()
-    return [
-        {
-            "type": f"{prefix}.start",
-            "status": status,
-            "headers": [
-                (b"content-type", b"text/plain; charset=utf-8"),
-                (b"content-length", str(len(data)).encode()),
-            ],
-        },
-        {"type": f"{prefix}.body", "body": data},
+    every = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(data)).encode()),
+        *headers,
     ]
+    await send({"type": f"{prefix}.start", "status": status, "headers": every})
+    await send({"type": f"{prefix}.body", "body": data})
 
 
 def client_address(scope: Scope) -> str:
-    """``host:port`` of the peer as the server saw it, or ``"unknown"``.
+    """Return ``host:port`` of the peer as the server saw it, or ``"unknown"``.
 
     Behind a proxy this is the proxy unless the server rewrote it.
     """
@@ -145,13 +160,13 @@ def client_address(scope: Scope) -> str:
     return f"{client[0]}:{client[1]}"
 
 
-# The scope of the connection that is being served, wherever its code runs: in its tasks,
-# and in threads that they wait for.
+# The scope of the connection that is being served, in its tasks and in the threads that
+# they wait for.
 serving: ContextVar[Scope | None] = ContextVar("tiderace_serving", default=None)
 
 
 def connection_id(scope: Scope) -> str:
-    """A name for the connection in logs and traces, the same whenever it is asked for."""
+    """Return the connection's id for logs and traces, made at the first call."""
     if "tiderace.connection" not in scope:
         scope["tiderace.connection"] = secrets.token_hex(8)
     name: str = scope["tiderace.connection"]
@@ -159,9 +174,9 @@ def connection_id(scope: Scope) -> str:
 
 
 def known_user_id(scope: Scope) -> Any:
-    """The primary key of the connection's user, if it is known without a query."""
+    """Return the primary key of the connection's user, None if that takes a query."""
     user = scope.get("user")
-    # A lazy user that nobody has asked for stays so: no query for a line in a log.
+    # A lazy user that was not loaded stays so: no query for a line in a log.
     user = getattr(user, "__dict__", {}).get("_wrapped", user)
     try:
         return getattr(user, "pk", None)
@@ -170,7 +185,7 @@ def known_user_id(scope: Scope) -> Any:
 
 
 def log_fields(scope: Scope, reason: str = "", **more: Any) -> dict[str, Any]:
-    """What ``describe`` says, for machines: the ``extra`` of a log record.
+    """Return the connection's fields for the ``extra`` of a log record.
 
     Args:
         scope: the connection's.
@@ -188,7 +203,7 @@ def log_fields(scope: Scope, reason: str = "", **more: Any) -> dict[str, Any]:
 
 
 def describe(scope: Scope) -> str:
-    """One phrase for log lines: what kind of connection, to where, from whom.
+    """Return a phrase for log lines: the kind of connection, its path, its peer.
 
     The query string is left out, for it may carry a token.
     """

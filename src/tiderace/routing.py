@@ -44,12 +44,9 @@ from tiderace.asgi import (
     Receive,
     Scope,
     Send,
-    can_deny_with_response,
     client_address,
-    http_response,
     log_fields,
-    send_denial,
-    websocket_close,
+    refuse,
 )
 from tiderace.auth import AuthMiddlewareStack
 from tiderace.health import Health
@@ -225,20 +222,11 @@ class URLRouter:
         self, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         kind = scope.get("type")
-        # Called by hand, as in tests of routes: there is nobody to answer.
+        # Called by hand, as in tests of routes: there is no client to answer.
         if send is None or kind not in ("http", "websocket"):
             raise ValueError(f"No route found for path {path!r}.")
         self._log_refusal(str(kind), path, scope)
-        if kind == "http":
-            for event in http_response(404, "Not Found"):
-                await send(event)
-            return
-        if (await receive())["type"] != "websocket.connect":
-            return
-        if not can_deny_with_response(scope):
-            await send(websocket_close())
-            return
-        await send_denial(send, 404, "Not Found")
+        await refuse(scope, receive, send, 404, "Not Found")
 
     def _log_refusal(self, kind: str, path: str, scope: Scope) -> None:
         metrics.ROUTES_NOT_FOUND.add()

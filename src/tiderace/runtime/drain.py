@@ -27,10 +27,7 @@ from tiderace.asgi import (
     Receive,
     Scope,
     Send,
-    can_deny_with_response,
-    send_denial,
-    websocket_accept,
-    websocket_close,
+    refuse,
 )
 from tiderace.runtime.lifespan import on_shutdown, on_startup
 from tiderace.runtime.readiness import ready_check
@@ -283,18 +280,18 @@ ready_check(process_drain.why_not_ready)
 
 
 async def refuse_newcomer(scope: Scope, receive: Receive, send: Send) -> None:
-    """Refuse a WebSocket with 503, or with 1012 where the server cannot say that."""
-    if (await receive())["type"] != "websocket.connect":
-        return
-    metrics.DRAIN_REFUSALS.add()
-    if can_deny_with_response(scope):
-        retry = [(b"retry-after", b"1")]
-        await send_denial(send, 503, "The server is stopping, come back.", retry)
-    else:
-        notice = DrainNotice(retry_after=1.0)
-        # Accepted first, since a plain refusal would be 403, which sounds final.
-        await send(websocket_accept())
-        await send(websocket_close(notice.code, notice.reason))
+    """Refuse a WebSocket with 503, or with 1012 where the server has no such response."""
+    notice = DrainNotice(retry_after=1.0)
+    if await refuse(
+        scope,
+        receive,
+        send,
+        503,
+        "The server is stopping, come back.",
+        headers=[(b"retry-after", b"1")],
+        close=(notice.code, notice.reason),
+    ):
+        metrics.DRAIN_REFUSALS.add()
 
 
 class SigtermWatch:

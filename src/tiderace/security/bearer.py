@@ -21,10 +21,8 @@ from tiderace.asgi import (
     Receive,
     Scope,
     Send,
-    can_deny_with_response,
-    denial_response,
     describe,
-    http_response,
+    refuse,
     websocket_accept,
     websocket_close,
 )
@@ -375,19 +373,8 @@ async def _whole(work: Any) -> None:
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, why: str) -> None:
-    """Answer 401, or what comes nearest to it."""
     _log(scope, why)
-    if scope["type"] == "http":
-        for event in http_response(401, "Unauthorized"):
-            await send(event)
-        return
-    if (await receive())["type"] != "websocket.connect":
-        return  # it has given up
-    if can_deny_with_response(scope):
-        for event in denial_response(401, "Unauthorized"):
-            await send(event)
-    else:
-        await send(websocket_close())
+    await refuse(scope, receive, send, 401, "Unauthorized")
 
 
 async def _close(scope: Scope, send: Send, why: str) -> None:

@@ -23,11 +23,8 @@ from tiderace.asgi import (
     Receive,
     Scope,
     Send,
-    can_deny_with_response,
-    denial_response,
     describe,
-    http_response,
-    websocket_accept,
+    refuse,
     websocket_close,
 )
 from tiderace.ratelimit import Rate, TokenBucket
@@ -110,7 +107,15 @@ class ConnectionLimiter:
                 self._log.warning(
                     f"refused {describe(scope)}: {whose} has {limit} open already"
                 )
-                return await _refuse(scope, receive, send)
+                return await refuse(
+                    scope,
+                    receive,
+                    send,
+                    429,
+                    "Too many connections",
+                    headers=[(b"retry-after", _RETRY_AFTER)],
+                    close=(CLOSE_TOO_MANY, "too many connections"),
+                )
         keys = [key for key, _, _ in limits]
         self._open.update(keys)
         try:
@@ -276,20 +281,3 @@ class _SparingLog:
 def _size(event: Event) -> int:
     text = event.get("text")
     return len(text) if text is not None else len(event.get("bytes") or b"")
-
-
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    body = "Too many connections"
-    if scope["type"] == "http":
-        events = http_response(429, body)
-    else:
-        if (await receive())["type"] != "websocket.connect":
-            return  # it has given up
-        if not can_deny_with_response(scope):
-            await send(websocket_accept())
-            await send(websocket_close(CLOSE_TOO_MANY, "too many connections"))
-            return
-        events = denial_response(429, body)
-    events[0]["headers"].append((b"retry-after", _RETRY_AFTER))
-    for event in events:
-        await send(event)
