@@ -1,6 +1,9 @@
 /** An EventTarget with typed events. */
 
-type Listener<E> = ((event: E) => unknown) | { handleEvent(event: E): unknown } | null;
+type Listener<Target, E> =
+  | ((this: Target, event: E) => unknown)
+  | { handleEvent(event: E): unknown }
+  | null;
 
 /** Dispatches an event; `extra` are properties of the event beside `detail`. */
 export type Emit<Type extends string> = (type: Type, detail?: unknown, extra?: object) => void;
@@ -8,7 +11,7 @@ export type Emit<Type extends string> = (type: Type, detail?: unknown, extra?: o
 export interface Emitter<Events> {
   addEventListener<K extends keyof Events & string>(
     type: K,
-    listener: Listener<Events[K]>,
+    listener: Listener<this, Events[K]>,
     options?: boolean | AddEventListenerOptions,
   ): void;
   addEventListener(
@@ -18,7 +21,7 @@ export interface Emitter<Events> {
   ): void;
   removeEventListener<K extends keyof Events & string>(
     type: K,
-    listener: Listener<Events[K]>,
+    listener: Listener<this, Events[K]>,
     options?: boolean | EventListenerOptions,
   ): void;
   removeEventListener(

@@ -86,3 +86,11 @@ test("without a map a call may name its result", () => {
   count.catch(() => undefined);
   room.call("count").catch(() => undefined);
 });
+
+test("a listener that is a function has the target as this", () => {
+  const client = topics(options);
+
+  client.addEventListener("connected", function () {
+    this.send("hi");
+  });
+});
