@@ -110,7 +110,7 @@ class Buckets:
             OrderedDict()
         )
 
-    def spend(self, key: str, rate: Rate) -> float:
+    def take_token(self, key: str, rate: Rate) -> float:
         """Take one from the bucket ``key``; see ``TokenBucket.take``."""
         with self._lock:
             now = self._clock()

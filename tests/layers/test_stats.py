@@ -82,16 +82,16 @@ async def test_those_who_listen_to_a_topics_stream_are_members_too():
         def __init__(self):
             self.groups = set()
 
-        def heard(self, group, publication):
+        def on_publication(self, group, publication):
             pass
 
-        def missed(self, group):
+        def on_gap(self, group):
             pass
 
     layer = InMemoryChannelLayer()
     await join(layer, "tea")
-    await layer.listen("tea", Ear())
-    await layer.listen("cake", Ear())
+    await layer.stream_subscribe("tea", Ear())
+    await layer.stream_subscribe("cake", Ear())
 
     stats = await layer.stats()
 

@@ -64,7 +64,7 @@ async def until(truth):
 async def test_a_crowd_hears_everything_in_order_while_others_get_their_turn(layer):
     ears = [RecordingListener(f"ear-{number}") for number in range(10_000)]
     for ear in ears:
-        await layer.listen("tide", ear)
+        await layer.stream_subscribe("tide", ear)
     turns = []
 
     async def somebody_else():
@@ -83,7 +83,7 @@ async def test_a_crowd_hears_everything_in_order_while_others_get_their_turn(lay
 async def test_publications_that_meet_in_a_crowd_keep_their_order(layer):
     ears = [RecordingListener(f"ear-{number}") for number in range(9000)]
     for ear in ears:
-        await layer.listen("tide", ear)
+        await layer.stream_subscribe("tide", ear)
 
     await asyncio.gather(*(publish(layer, number) for number in range(5)))
 
@@ -94,11 +94,11 @@ async def test_who_leaves_while_a_crowd_is_told_hears_nothing_after_that(layer):
     ears = [RecordingListener(f"ear-{number}") for number in range(6000)]
     last = ears[-1]
     for ear in ears:
-        await layer.listen("tide", ear)
+        await layer.stream_subscribe("tide", ear)
 
     publishing = asyncio.create_task(publish(layer, 1))
     await until(lambda: ears[0].told)
-    layer.unlisten("tide", last)
+    layer.stream_unsubscribe("tide", last)
     await publishing
 
     assert ears[-2].data == ["1"]
@@ -107,8 +107,8 @@ async def test_who_leaves_while_a_crowd_is_told_hears_nothing_after_that(layer):
 
 async def test_a_listener_may_make_another_leave(listeners):
     class Jealous(RecordingListener):
-        def heard(self, group, publication):
-            super().heard(group, publication)
+        def on_publication(self, group, publication):
+            super().on_publication(group, publication)
             listeners.discard(group, other)
 
     first, other = Jealous("first"), RecordingListener("other")
@@ -122,8 +122,8 @@ async def test_a_listener_may_make_another_leave(listeners):
 
 async def test_a_listener_may_publish_while_it_is_told(listeners):
     class Echo(RecordingListener):
-        def heard(self, group, publication):
-            super().heard(group, publication)
+        def on_publication(self, group, publication):
+            super().on_publication(group, publication)
             if publication.position.offset == 1:
                 listeners.put(group, second).tell()
 
@@ -177,7 +177,7 @@ async def test_a_loop_that_stands_still_is_told_that_it_missed_something(
 
 def test_listeners_of_a_closed_loop_are_forgotten(layer):
     ear = RecordingListener("ear")
-    asyncio.run(layer.listen("tide", ear))
+    asyncio.run(layer.stream_subscribe("tide", ear))
 
     layer.sync.stream_publish("tide", {"data": "1"}, keep=KEEP)
 
@@ -190,7 +190,7 @@ async def test_listeners_of_two_loops_hear_each_in_theirs(layer):
     ready, done = threading.Event(), threading.Event()
 
     async def listen():
-        await layer.listen("tide", there)
+        await layer.stream_subscribe("tide", there)
         ready.set()
         await until(lambda: len(there.told) == 2)
         done.set()
@@ -198,7 +198,7 @@ async def test_listeners_of_two_loops_hear_each_in_theirs(layer):
     thread = threading.Thread(target=asyncio.run, args=(listen(),))
     thread.start()
     await asyncio.to_thread(ready.wait, 10)
-    await layer.listen("tide", here)
+    await layer.stream_subscribe("tide", here)
     await publish(layer, 1, 2)
 
     assert await asyncio.to_thread(done.wait, 10)
@@ -210,8 +210,8 @@ async def test_listeners_of_two_loops_hear_each_in_theirs(layer):
 
 async def test_a_loop_that_is_closed_takes_nobody_of_another_with_it(layer):
     gone, here = RecordingListener("gone"), RecordingListener("here")
-    await asyncio.to_thread(asyncio.run, layer.listen("tide", gone))
-    await layer.listen("tide", here)
+    await asyncio.to_thread(asyncio.run, layer.stream_subscribe("tide", gone))
+    await layer.stream_subscribe("tide", here)
 
     await publish(layer, 1)
 
@@ -222,7 +222,7 @@ async def test_a_loop_that_is_closed_takes_nobody_of_another_with_it(layer):
 
 async def test_a_listener_that_fails_is_logged(listeners, caplog):
     class Broken(RecordingListener):
-        def missed(self, group):
+        def on_gap(self, group):
             raise RuntimeError("broken")
 
     listeners.add("tide", Broken("broken"))
@@ -234,7 +234,7 @@ async def test_a_listener_that_fails_is_logged(listeners, caplog):
 
 async def test_a_flushed_layer_tells_nobody(layer):
     ear = RecordingListener("ear")
-    await layer.listen("tide", ear)
+    await layer.stream_subscribe("tide", ear)
 
     await layer.flush()
     await publish(layer, 1)
@@ -272,7 +272,7 @@ async def test_a_stream_that_nobody_uses_is_forgotten_after_ten_times_its_time(
 async def test_a_stream_is_not_forgotten_while_somebody_listens(layer, clock):
     await publish(layer, 1)
     ear = RecordingListener("ear")
-    await layer.listen("tide", ear)
+    await layer.stream_subscribe("tide", ear)
     before, _ = await layer.stream_read("tide", keep=KEEP)
 
     for _ in range(5):
@@ -280,7 +280,7 @@ async def test_a_stream_is_not_forgotten_while_somebody_listens(layer, clock):
         await layer.send("anything", {"type": "x"})
 
     assert (await layer.stream_read("tide", keep=KEEP))[0] == before
-    layer.unlisten("tide", ear)
+    layer.stream_unsubscribe("tide", ear)
     clock.now += 1200
     await layer.send("anything", {"type": "x"})
     assert layer._kept.get("tide") is None
@@ -340,7 +340,7 @@ def test_a_stream_of_no_expiry_lasts_a_while():
 
 async def test_a_message_that_json_cannot_say_is_null_and_leaves_no_hole(layer, caplog):
     ear = RecordingListener("ear")
-    await layer.listen("tide", ear)
+    await layer.stream_subscribe("tide", ear)
 
     with caplog.at_level(logging.WARNING, "tiderace.layers"):
         await layer.group_send("tide", {"type": "x", "values": {None: 1}})

@@ -123,12 +123,12 @@ class Away(InMemoryChannelLayer):
         self.tried = asyncio.Event()
         self.heard = asyncio.Event()
 
-    async def listen(self, group, listener):
+    async def stream_subscribe(self, group, listener):
         self.tried.set()
         if self.times:
             self.times -= 1
             raise LayerUnavailable("away")
-        await super().listen(group, listener)
+        await super().stream_subscribe(group, listener)
         self.heard.set()
 
 
@@ -179,10 +179,10 @@ class Quiet:
     def stats_here(self, top):
         return self._stats.processes[0]
 
-    async def listen(self, group, listener):
+    async def stream_subscribe(self, group, listener):
         listener.groups.add(group)
 
-    def unlisten(self, group, listener):
+    def stream_unsubscribe(self, group, listener):
         listener.groups.discard(group)
 
     async def group_send(self, group, event):

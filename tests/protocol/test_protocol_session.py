@@ -390,11 +390,11 @@ def test_buckets_are_apart_by_name_and_forgotten_when_they_are_full():
     clock = Clock()
     buckets = Buckets(clock=clock)
     rate = Rate(1, 10.0)
-    assert buckets.spend("a", rate) == 0
-    assert buckets.spend("a", rate) == 10
-    assert buckets.spend("b", rate) == 0
+    assert buckets.take_token("a", rate) == 0
+    assert buckets.take_token("a", rate) == 10
+    assert buckets.take_token("b", rate) == 0
     clock.now = 10.0
-    assert buckets.spend("c", rate) == 0
+    assert buckets.take_token("c", rate) == 0
 
     assert len(buckets) == 1
 

@@ -458,7 +458,7 @@ async def test_a_subscription_that_is_lost_before_its_answer_ends_after_it(
 
     async def enter_amid_a_loss(group, member, **options):
         [conductor] = current()
-        conductor.joined["lost"].ear.missed("")
+        conductor.joined["lost"].ear.on_gap("")
         return await enter(group, member, **options)
 
     monkeypatch.setattr(store, "enter", enter_amid_a_loss)

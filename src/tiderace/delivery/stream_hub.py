@@ -34,7 +34,7 @@ _WAITING = 4096
 class Listener(Protocol):
     """What a layer needs of those who listen.
 
-    Its methods are called in the event loop in which ``listen`` was called. They must
+    Its methods are called in the event loop in which ``stream_subscribe`` was called. They must
     return at once and not raise.
     """
 
@@ -43,16 +43,16 @@ class Listener(Protocol):
     groups: set[str]
     """What it listens to; written by the layer alone."""
 
-    def heard(self, group: str, publication: Publication) -> None:
+    def on_publication(self, group: str, publication: Publication) -> None:
         """Take a publication, shared by all who hear it.
 
-        They come in order. One that was published before ``listen`` was called may
+        They come in order. One that was published before ``stream_subscribe`` was called may
         come too: compare positions. So does one whose position does not follow, when
-        the broker has lost some: then ``missed`` has been called before, or the stream
+        the broker has lost some: then ``on_gap`` has been called before, or the stream
         is another one.
         """
 
-    def missed(self, group: str) -> None:
+    def on_gap(self, group: str) -> None:
         """Something was lost on its way here; the stream may still have it."""
 
 
@@ -179,9 +179,9 @@ class _Crowd:
                 continue
             try:
                 if item is None:
-                    each.missed(group)
+                    each.on_gap(group)
                 else:
-                    each.heard(group, item)
+                    each.on_publication(group, item)
             except Exception:
                 # The others must hear it all the same.
                 logger.exception("a listener to %s failed", group)

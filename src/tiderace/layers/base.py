@@ -356,7 +356,7 @@ class BaseChannelLayer:
             "stream_publish() not implemented (streams extension)"
         )
 
-    async def stream_published(self, group: str, key: str) -> Position | None:
+    async def stream_find_published(self, group: str, key: str) -> Position | None:
         """Where what was published under ``key`` in the last five minutes stands.
 
         So that work which comes before a publication need not be done again.
@@ -366,7 +366,7 @@ class BaseChannelLayer:
             LayerUnavailable: when a broker could not be reached in time.
         """
         raise NotImplementedError(
-            "stream_published() not implemented (streams extension)"
+            "stream_find_published() not implemented (streams extension)"
         )
 
     async def stream_read(
@@ -398,7 +398,7 @@ class BaseChannelLayer:
         """
         raise NotImplementedError("stream_read() not implemented (streams extension)")
 
-    async def stream_forget(self, group: str) -> None:
+    async def stream_delete(self, group: str) -> None:
         """Let the group's stream have nothing any more; its positions count on.
 
         Whoever has not heard yet what is forgotten has missed something, be it that
@@ -408,9 +408,9 @@ class BaseChannelLayer:
             TypeError: for an illegal name.
             LayerUnavailable: when a broker could not be reached in time.
         """
-        raise NotImplementedError("stream_forget() not implemented (streams extension)")
+        raise NotImplementedError("stream_delete() not implemented (streams extension)")
 
-    async def spend(self, key: str, rate: Rate) -> float:
+    async def take_token(self, key: str, rate: Rate) -> float:
         """Take one from a bucket that all processes share, to limit what somebody does.
 
         Args:
@@ -423,9 +423,9 @@ class BaseChannelLayer:
         Raises:
             LayerUnavailable: when a broker could not be reached in time.
         """
-        raise NotImplementedError("spend() not implemented (streams extension)")
+        raise NotImplementedError("take_token() not implemented (streams extension)")
 
-    async def listen(self, group: str, listener: Listener) -> None:
+    async def stream_subscribe(self, group: str, listener: Listener) -> None:
         """Let ``listener`` hear the group's stream, in the running event loop.
 
         When this has returned every later publication is heard, in order.
@@ -434,14 +434,18 @@ class BaseChannelLayer:
             TypeError: for an illegal name.
             LayerUnavailable: when a broker could not be reached in time.
         """
-        raise NotImplementedError("listen() not implemented (streams extension)")
+        raise NotImplementedError(
+            "stream_subscribe() not implemented (streams extension)"
+        )
 
-    def unlisten(self, group: str, listener: Listener) -> None:
+    def stream_unsubscribe(self, group: str, listener: Listener) -> None:
         """Let it hear no more; nothing when it does not listen.
 
         In the loop in which it listens it hears nothing after this has returned.
         """
-        raise NotImplementedError("unlisten() not implemented (streams extension)")
+        raise NotImplementedError(
+            "stream_unsubscribe() not implemented (streams extension)"
+        )
 
 
 class LocalDelivery(ABC):

@@ -129,7 +129,7 @@ class Broker(Protocol):
     async def position(self, subject: str) -> Position | None:
         """The end of the subject's stream; None when it has none."""
 
-    async def since(
+    async def read_after(
         self, subject: str, offset: int
     ) -> tuple[Position | None, Sequence[Entry]]:
         """The end of the subject's stream, and what it still has after ``offset``.
@@ -155,13 +155,13 @@ class Broker(Protocol):
         as in ``BaseChannelLayer.stream_read``.
         """
 
-    async def published(self, subject: str, key: str) -> Position | None:
+    async def find_published(self, subject: str, key: str) -> Position | None:
         """Where what was published under ``key`` lately stands; None when nothing was."""
 
-    async def forget(self, subject: str) -> None:
+    async def delete_history(self, subject: str) -> None:
         """Let the subject's stream have nothing any more; its position stays."""
 
-    async def spend(self, key: str, rate: Rate) -> float:
+    async def take_token(self, key: str, rate: Rate) -> float:
         """Take one from the bucket ``key``; the seconds to wait when it is empty, else 0."""
 
     async def push(self, queue: str, data: bytes, *, size: int, seconds: float) -> bool:
@@ -170,13 +170,13 @@ class Broker(Protocol):
     async def take(self, queue: str, *, lease: float) -> Delivery | None:
         """The next message of a queue, which returns there unless confirmed in time."""
 
-    async def confirm(self, taken: Delivery) -> None:
+    async def ack(self, delivery: Delivery) -> None:
         """The message has arrived; nobody else shall get it."""
 
-    async def give_back(self, taken: Delivery, *, confirmed: bool = False) -> None:
+    async def nack(self, delivery: Delivery, *, acked: bool = False) -> None:
         """The message goes back to the head of its queue, if it is still held.
 
-        With ``confirmed`` also when it is not, since it was confirmed.
+        With ``acked`` also when it is not, since it was confirmed.
         """
 
     async def join(self, subject: str, member: str, *, seconds: float) -> None:
@@ -195,7 +195,7 @@ class Broker(Protocol):
     ) -> None:
         """Tell who joined and left which subject here; all of it lapses with the lease."""
 
-    async def renew(
+    async def refresh(
         self, process: str, subjects: Collection[str], *, lease: float
     ) -> list[str]:
         """Keep what was announced for another lease; the subjects for which it is lost.
@@ -203,14 +203,14 @@ class Broker(Protocol):
         What is returned has lapsed, or the broker has lost its memory: announce it anew.
         """
 
-    async def retire(self, process: str, subjects: Collection[str]) -> None:
+    async def remove_process(self, process: str, subjects: Collection[str]) -> None:
         """Withdraw everything announced for ``process``."""
 
-    async def present(self, subject: str) -> list[str]:
+    async def members(self, subject: str) -> list[str]:
         """Who has joined ``subject``: announced by any process, and named queues."""
 
     async def count(self, subject: str) -> int:
-        """How many ``present`` would return."""
+        """How many ``members`` would return."""
 
     async def report(self, process: str, data: bytes, *, lease: float) -> None:
         """Keep ``data`` about ``process`` for a lease, which says that it lives.
@@ -246,7 +246,7 @@ class Broker(Protocol):
         """What arrives, in order and in batches, for ever; reconnects by itself."""
 
     @property
-    def hearing(self) -> bool:
+    def is_connected(self) -> bool:
         """Whether a reader of ``messages`` hears everything that is subscribed to now."""
 
     async def flush(self) -> None:
@@ -255,5 +255,5 @@ class Broker(Protocol):
     async def close(self) -> None:
         """Close the connections of the running event loop."""
 
-    async def cut(self) -> None:
+    async def drop_connections(self) -> None:
         """Break the connections of the running event loop, as a network would."""

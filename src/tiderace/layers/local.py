@@ -110,10 +110,10 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
                 "group_broadcast",
                 "group_send",
                 "send",
-                "stream_forget",
-                "spend",
+                "stream_delete",
+                "take_token",
                 "stream_publish",
-                "stream_published",
+                "stream_find_published",
                 "stream_read",
             ),
         )
@@ -163,8 +163,8 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
             if self._mailboxes.get(mailbox.name) is mailbox:
                 del self._mailboxes[mailbox.name]
 
-    def unlisten(self, group: str, listener: Listener) -> None:
-        """See ``BaseChannelLayer.unlisten``."""
+    def stream_unsubscribe(self, group: str, listener: Listener) -> None:
+        """See ``BaseChannelLayer.stream_unsubscribe``."""
         if self._listeners.discard(group, listener):
             self._unheard(group)
 

@@ -188,15 +188,15 @@ class InMemoryChannelLayer(LocalChannelLayer):
             audience = self._listeners.put(group, publication)
         await self._tell(group, audience)
 
-    async def stream_published(self, group: str, key: str) -> Position | None:
-        """See ``BaseChannelLayer.stream_published``."""
+    async def stream_find_published(self, group: str, key: str) -> Position | None:
+        """See ``BaseChannelLayer.stream_find_published``."""
         self.require_valid_group_name(group)
         with self._kept.lock:
             return self._kept.published(group, key, self._clock())
 
-    async def spend(self, key: str, rate: Rate) -> float:
-        """See ``BaseChannelLayer.spend``."""
-        return self._buckets.spend(key, rate)
+    async def take_token(self, key: str, rate: Rate) -> float:
+        """See ``BaseChannelLayer.take_token``."""
+        return self._buckets.take_token(key, rate)
 
     async def stream_read(
         self,
@@ -218,16 +218,16 @@ class InMemoryChannelLayer(LocalChannelLayer):
                 keep, since, limit, now, reverse=reverse
             )
 
-    async def stream_forget(self, group: str) -> None:
-        """See ``BaseChannelLayer.stream_forget``."""
+    async def stream_delete(self, group: str) -> None:
+        """See ``BaseChannelLayer.stream_delete``."""
         self.require_valid_group_name(group)
         with self._kept.lock:
             stream = self._kept.get(group)
             if stream is not None:
                 stream.forget()
 
-    async def listen(self, group: str, listener: Listener) -> None:
-        """See ``BaseChannelLayer.listen``."""
+    async def stream_subscribe(self, group: str, listener: Listener) -> None:
+        """See ``BaseChannelLayer.stream_subscribe``."""
         self.require_valid_group_name(group)
         with self._kept.lock:
             self._kept.made(group, self._clock())

@@ -163,14 +163,14 @@ class _Asking:
         self.complete = asyncio.Event()
         self.expected: set[str] = set()
 
-    def heard(self, group: str, publication: Publication) -> None:
+    def on_publication(self, group: str, publication: Publication) -> None:
         """See ``tiderace.delivery.stream_hub.Listener``."""
         event = msgspec.json.decode(publication.data)
         self.answers[event["process"]] = event["answer"]
         if self.expected <= self.answers.keys():
             self.complete.set()
 
-    def missed(self, group: str) -> None:
+    def on_gap(self, group: str) -> None:
         """See ``tiderace.delivery.stream_hub.Listener``; who was missed is silent."""
 
 
@@ -188,7 +188,7 @@ async def _ask(
     others = {each.process: each for each in stats.processes if each.process != me}
     asking = _Asking()
     asking.expected = set(others)
-    await layer.listen(asking.group, asking)
+    await layer.stream_subscribe(asking.group, asking)
     try:
         event = {**question, "reply": asking.group, "from": me}
         await layer.group_send(CONNECTIONS_GROUP, event)
@@ -200,7 +200,7 @@ async def _ask(
             except TimeoutError:
                 pass  # the missing ones are named
     finally:
-        layer.unlisten(asking.group, asking)
+        layer.stream_unsubscribe(asking.group, asking)
     silent = tuple(
         f"{each.host}:{each.pid}"
         for name, each in others.items()
@@ -217,7 +217,7 @@ async def _stats(layer: Any) -> LayerStats:
 
 
 def _hears(layer: Any) -> bool:
-    return hasattr(layer, "listen") and hasattr(layer, "stats_here")
+    return hasattr(layer, "stream_subscribe") and hasattr(layer, "stats_here")
 
 
 # Answering
@@ -278,7 +278,7 @@ class _Attendant:
         try:
             while (layer := self._layer()) is not None:
                 try:
-                    await layer.listen(CONNECTIONS_GROUP, self)
+                    await layer.stream_subscribe(CONNECTIONS_GROUP, self)
                 except LayerUnavailable:
                     # The layer itself says so in the log.
                     if not (self.patient or process_drain.open):
@@ -289,7 +289,7 @@ class _Attendant:
         finally:
             self.beginning = None
 
-    def heard(self, group: str, publication: Publication) -> None:
+    def on_publication(self, group: str, publication: Publication) -> None:
         """See ``tiderace.delivery.stream_hub.Listener``."""
         event = msgspec.json.decode(publication.data)
         layer = self._layer()
@@ -297,7 +297,7 @@ class _Attendant:
             return
         self._spawn(self._respond(layer, event))
 
-    def missed(self, group: str) -> None:
+    def on_gap(self, group: str) -> None:
         """See ``tiderace.delivery.stream_hub.Listener``."""
         logger.warning(
             "this process may have missed that a user was disconnected or a topic "

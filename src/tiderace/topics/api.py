@@ -321,7 +321,7 @@ def control_layer() -> Any:
         RuntimeError: when there is none.
     """
     layer = get_channel_layer()
-    if layer is None or not hasattr(layer, "listen"):
+    if layer is None or not hasattr(layer, "stream_subscribe"):
         raise RuntimeError(
             "topics need a channel layer of Tiderace's; set "
             "CHANNEL_LAYERS['default']['BACKEND'] to one of tiderace.layers"

@@ -389,7 +389,7 @@ async def _history(hooks: TopicHooks, asked: _History) -> Answer:
 
 async def _history_remove(hooks: TopicHooks, asked: _OfTopic) -> Answer:
     topic = _kept(asked.channel)
-    await api.layer_of(topic).stream_forget(topic_group(asked.channel))
+    await api.layer_of(topic).stream_delete(topic_group(asked.channel))
     return {}
 
 

@@ -106,8 +106,8 @@ class Switchboard:
         layer, group = control_layer(), _group(self._node)
         if layer is self._layer and group in self.groups:
             return
-        await layer.listen(_EVERYBODY, self)
-        await layer.listen(group, self)
+        await layer.stream_subscribe(_EVERYBODY, self)
+        await layer.stream_subscribe(group, self)
         self._layer = layer
 
     async def deliver(self, node: str, session: str, user_id: str, data: bytes) -> int:
@@ -181,7 +181,7 @@ class Switchboard:
             del self._surveys[number]
         return sorted(answers, key=lambda node: node.uid)
 
-    def heard(self, group: str, publication: Publication) -> None:
+    def on_publication(self, group: str, publication: Publication) -> None:
         """See ``tiderace.delivery.stream_hub.Listener``."""
         event = msgspec.json.decode(publication.data)
         number = event["number"]
@@ -208,7 +208,7 @@ class Switchboard:
         event["number"] = asked["number"]
         self._spawn(self._layer.group_send(_group(asked["from"]), event))
 
-    def missed(self, group: str) -> None:
+    def on_gap(self, group: str) -> None:
         """See ``tiderace.delivery.stream_hub.Listener``; who asked waits in vain."""
 
     def _take(self, session: str, user_id: str, data: bytes) -> int:

@@ -48,7 +48,7 @@ class FakeBroker:
         self.busiest = 0
 
     @property
-    def hearing(self):
+    def is_connected(self):
         return self.readers > 0 and not self.mute
 
     async def _verb(self, name, *about):
@@ -88,11 +88,11 @@ class FakeBroker:
         await self._verb("position", subject)
         return position
 
-    async def since(self, subject, offset):
+    async def read_after(self, subject, offset):
         self.busy += 1
         self.busiest = max(self.busy, self.busiest)
         try:
-            await self._verb("since", subject, offset)
+            await self._verb("read_after", subject, offset)
             await asyncio.sleep(0)
         finally:
             self.busy -= 1
@@ -126,12 +126,12 @@ class FakeBroker:
         await self._verb("reports")
         return list(self.reported.values())
 
-    async def confirm(self, taken):
-        await self._verb("confirm", taken.queue)
+    async def ack(self, delivery):
+        await self._verb("ack", delivery.queue)
 
-    async def give_back(self, taken, *, confirmed=False):
-        await self._verb("give_back", taken.queue, confirmed)
-        self.queues.setdefault(taken.queue, []).insert(0, taken.data)
+    async def nack(self, delivery, *, acked=False):
+        await self._verb("nack", delivery.queue, acked)
+        self.queues.setdefault(delivery.queue, []).insert(0, delivery.data)
 
     async def join(self, subject, member, *, seconds):
         await self._verb("join", subject, member)
@@ -146,15 +146,15 @@ class FakeBroker:
         for subject, member in joined:
             self.announced.setdefault(subject, set()).add(member)
 
-    async def renew(self, process, subjects, *, lease):
-        await self._verb("renew")
+    async def refresh(self, process, subjects, *, lease):
+        await self._verb("refresh")
         return [subject for subject in subjects if subject not in self.announced]
 
-    async def retire(self, process, subjects):
-        await self._verb("retire")
+    async def remove_process(self, process, subjects):
+        await self._verb("remove_process")
         self.announced.clear()
 
-    async def present(self, subject):
+    async def members(self, subject):
         return sorted(self.announced.get(subject, ()))
 
     async def count(self, subject):
@@ -314,7 +314,7 @@ async def test_all_who_wait_for_a_broker_that_is_away_are_told_and_none_is_a_mem
 
 async def test_what_was_missed_before_the_position_was_known_is_fetched(layer, broker):
     box = layer.attach(await layer.new_channel())
-    await until(lambda: broker.hearing)
+    await until(lambda: broker.is_connected)
     broker.append("room", said(0))
     broker.gates["position"] = asyncio.Event()
     joining = asyncio.create_task(layer.group_add("room", box.name))
@@ -422,15 +422,15 @@ async def test_groups_that_are_up_to_date_do_not_wait_for_those_that_are_not(
     layer, broker
 ):
     box = await member(layer, "one", "two")
-    await until(lambda: broker.hearing)
+    await until(lambda: broker.is_connected)
     fetch = asyncio.Event()
 
-    async def since(subject, offset, *, ask=broker.since):
+    async def read_after(subject, offset, *, ask=broker.read_after):
         if subject == "one":
             await fetch.wait()
         return await ask(subject, offset)
 
-    broker.since = since
+    broker.read_after = read_after
     missed = broker.append("one", said(1))
     broker.arriving.put_nowait([Reconnected()])
     broker.arriving.put_nowait([broker.append("two", said(2))])
@@ -445,8 +445,8 @@ async def test_missed_messages_are_fetched_when_the_broker_answers_again(
     layer, broker, caplog
 ):
     box = await member(layer, "room")
-    await until(lambda: broker.hearing)
-    broker.errors["since"] = [LayerUnavailable("away")] * 4
+    await until(lambda: broker.is_connected)
+    broker.errors["read_after"] = [LayerUnavailable("away")] * 4
     broker.append("room", said(1))
 
     broker.arriving.put_nowait([Reconnected()])
@@ -458,19 +458,19 @@ async def test_missed_messages_are_fetched_when_the_broker_answers_again(
 
 async def test_a_second_interruption_while_fetching_is_not_forgotten(layer, broker):
     box = await member(layer, "room")
-    await until(lambda: broker.hearing)
+    await until(lambda: broker.is_connected)
     broker.append("room", said(1))
     answered = asyncio.Event()
     asked = asyncio.Event()
 
-    async def since(subject, offset, *, ask=broker.since):
+    async def read_after(subject, offset, *, ask=broker.read_after):
         answer = await ask(subject, offset)
         if subject == "room" and not asked.is_set():
             asked.set()
             await answered.wait()
         return answer
 
-    broker.since = since
+    broker.read_after = read_after
     broker.arriving.put_nowait([Reconnected()])
     await asked.wait()
     # Too late for the first answer, and before the second connection hears anything.
@@ -485,7 +485,7 @@ async def test_a_second_interruption_while_fetching_is_not_forgotten(layer, brok
 
 async def test_messages_arrive_once_and_in_order_around_a_gap(layer, broker):
     box = await member(layer, "room")
-    await until(lambda: broker.hearing)
+    await until(lambda: broker.is_connected)
     lives = [broker.append("room", said(number)) for number in range(1, 101)]
 
     broker.arriving.put_nowait(lives[:10])
@@ -499,7 +499,7 @@ async def test_messages_arrive_once_and_in_order_around_a_gap(layer, broker):
 
 async def test_what_was_missed_comes_in_portions(layer, broker):
     box = await member(layer, "room")
-    await until(lambda: broker.hearing)
+    await until(lambda: broker.is_connected)
     broker.page = 7
     for number in range(1, 101):
         broker.append("room", said(number))
@@ -556,7 +556,7 @@ async def test_a_channel_read_too_late_misses_what_expired_and_stays_in_its_grou
 
 async def test_messages_past_their_expiry_are_a_gap_of_that_size(layer, broker):
     box = await member(layer, "room")
-    await until(lambda: broker.hearing)
+    await until(lambda: broker.is_connected)
     for number in range(1, 31):
         broker.append("room", said(number))
     broker.ages["room"] = 61.0
@@ -573,7 +573,7 @@ async def test_an_empty_broker_is_logged_once_and_not_for_each_group(
     layer, broker, clock, caplog
 ):
     box = await member(layer, *(f"room-{number}" for number in range(100)))
-    await until(lambda: broker.hearing)
+    await until(lambda: broker.is_connected)
     for number in range(100):
         await layer.group_send(f"room-{number}", {"type": "said", "n": number})
     await heard(box, 100)
@@ -591,7 +591,7 @@ async def test_a_reader_that_fails_is_begun_anew_and_misses_nothing(
 ):
     monkeypatch.setattr("tiderace.layers.pubsub.pump._RETRY", 0.01)
     box = await member(layer, "room")
-    await until(lambda: broker.hearing)
+    await until(lambda: broker.is_connected)
     broker.arriving.put_nowait(RuntimeError("unheard-of"))
     await until(lambda: broker.readers == 0 or "unheard-of" in caplog.text)
     broker.append("room", said(1))
@@ -617,15 +617,15 @@ async def test_housekeeping_goes_on_after_an_error_and_says_it_once(
 
 async def test_closing_while_messages_are_being_fetched_ends_at_once(layer, broker):
     box = await member(layer, "room")
-    await until(lambda: broker.hearing)
+    await until(lambda: broker.is_connected)
     broker.append("room", said(1))
-    broker.gates["since"] = asyncio.Event()
+    broker.gates["read_after"] = asyncio.Event()
     broker.arriving.put_nowait([Reconnected()])
-    await until(lambda: ("since", "room", 0) in broker.calls)
+    await until(lambda: ("read_after", "room", 0) in broker.calls)
 
     async with asyncio.timeout(5):
         await layer.close()
-    broker.gates["since"].set()
+    broker.gates["read_after"].set()
     layer._service.ensure_running()
 
     assert broker.readers == 0
@@ -714,14 +714,14 @@ async def test_a_reader_cancelled_while_confirming_gives_back_to_the_head(
 ):
     await layer.send("work", {"type": "job", "n": 1})
     await layer.send("work", {"type": "job", "n": 2})
-    broker.gates["confirm"] = asyncio.Event()
+    broker.gates["ack"] = asyncio.Event()
     reading = asyncio.create_task(layer.receive("work"))
-    await until(lambda: ("confirm", "work") in broker.calls)
+    await until(lambda: ("ack", "work") in broker.calls)
 
     reading.cancel()
     await asyncio.wait([reading])
-    broker.gates["confirm"].set()
-    await until(lambda: ("give_back", "work", True) in broker.calls)
+    broker.gates["ack"].set()
+    await until(lambda: ("nack", "work", True) in broker.calls)
 
     assert (await layer.receive("work"))["n"] == 1
     assert (await layer.receive("work"))["n"] == 2
@@ -750,7 +750,7 @@ async def test_what_somebody_publishes_in_our_name_is_dropped_and_the_next_arriv
     layer, broker, caplog
 ):
     box = await member(layer, "room")
-    await until(lambda: broker.hearing)
+    await until(lambda: broker.is_connected)
     inbox = f"process!{layer._process}"
 
     with caplog.at_level(logging.CRITICAL, "tiderace.layers"):

@@ -13,11 +13,11 @@ async def test_two_processes_share_an_allowance(redis_url, prefix):
     try:
         rate = Rate(5, 3600.0)
         waits = await asyncio.gather(
-            *(layer.spend("somebody", rate) for layer in layers * 5)
+            *(layer.take_token("somebody", rate) for layer in layers * 5)
         )
         assert sorted(wait == 0 for wait in waits) == [False] * 5 + [True] * 5
         assert all(0 <= wait <= 720 for wait in waits)
-        assert await layers[0].spend("somebody else", rate) == 0
+        assert await layers[0].take_token("somebody else", rate) == 0
     finally:
         for layer in layers:
             await layer.close()
@@ -27,10 +27,10 @@ async def test_an_allowance_comes_back_with_time(redis_url, prefix):
     layer = RedisChannelLayer([redis_url], prefix=prefix)
     try:
         rate = Rate(1, 0.05)
-        assert await layer.spend("k", rate) == 0
-        assert 0 < await layer.spend("k", rate) <= 0.05
+        assert await layer.take_token("k", rate) == 0
+        assert 0 < await layer.take_token("k", rate) <= 0.05
         async with asyncio.timeout(10):
-            while await layer.spend("k", rate):
+            while await layer.take_token("k", rate):
                 pass
     finally:
         await layer.close()

@@ -223,10 +223,10 @@ async def test_what_comes_back_into_a_queue_lapses_too(make_layer, redis_url):
     first = await broker.take("work", lease=10)
     second = await broker.take("work", lease=0.01)
 
-    await broker.give_back(first)
+    await broker.nack(first)
     key = f"{broker._names.queue('work')}:list"
     assert await broker._calls.command("PTTL", key) > 0
-    await broker.confirm(await broker.take("work", lease=10))
+    await broker.ack(await broker.take("work", lease=10))
 
     async def returned():
         again = await broker.take("work", lease=10)

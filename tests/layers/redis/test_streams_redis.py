@@ -59,8 +59,8 @@ async def test_listeners_hear_everything_once_in_order_although_connections_are_
 ):
     here, there = make_layer(own_server.url), make_layer(own_server.url)
     ears = [RecordingListener("here"), RecordingListener("there")]
-    await here.listen("tide", ears[0])
-    await there.listen("tide", ears[1])
+    await here.stream_subscribe("tide", ears[0])
+    await there.stream_subscribe("tide", ears[1])
 
     for number in range(120):
         if number % 20 == 10:
@@ -80,7 +80,7 @@ async def test_listeners_are_told_when_the_server_has_lost_its_memory(
 ):
     layer = make_layer(own_server.url, publish_timeout=20)
     ear = RecordingListener("ear")
-    await layer.listen("tide", ear)
+    await layer.stream_subscribe("tide", ear)
     await publish(layer, *range(3))
     await until(lambda: len(ear.told) == 3)
     before, _ = await layer.stream_read("tide", keep=KEEP)
@@ -103,7 +103,7 @@ async def test_listeners_are_told_of_what_is_too_old_to_be_delivered_and_can_rea
     layer = make_layer(own_server.url, expiry=0.3)
     other = make_layer(own_server.url, expiry=0.3)
     ear = RecordingListener("ear")
-    await layer.listen("tide", ear)
+    await layer.stream_subscribe("tide", ear)
     await publish(layer, 0)
     await until(lambda: ear.data == ["0"])
 
@@ -126,7 +126,7 @@ async def test_listeners_are_told_of_what_is_too_old_to_be_delivered_and_can_rea
 async def test_what_was_lost_without_a_sign_is_noticed_soon(make_layer):
     layer = make_layer(expiry=0.5)
     ear = RecordingListener("ear")
-    await layer.listen("tide", ear)
+    await layer.stream_subscribe("tide", ear)
     await publish(layer, 0)
     await until(lambda: ear.data == ["0"])
     stream = layer._streams.get("tide")
@@ -144,7 +144,7 @@ async def test_a_publication_that_cannot_be_read_is_told_as_missed(make_layer):
     layer = make_layer(symmetric_encryption_keys=["one"])
     stranger = make_layer(symmetric_encryption_keys=["another"])
     ear = RecordingListener("ear")
-    await layer.listen("tide", ear)
+    await layer.stream_subscribe("tide", ear)
 
     await publish(stranger, 1)
     await publish(layer, 2)
@@ -157,7 +157,7 @@ async def test_a_publication_that_cannot_be_read_is_told_as_missed(make_layer):
 async def test_after_a_failover_no_offset_is_given_twice(own_server, make_layer):
     layer = make_layer(own_server.url)
     ear = RecordingListener("ear")
-    await layer.listen("tide", ear)
+    await layer.stream_subscribe("tide", ear)
     await publish(layer, 1, 2)
     await until(lambda: len(ear.told) == 2)
     # The server is another one now, and has the first alone.
@@ -231,7 +231,7 @@ async def test_what_a_stream_keeps_may_be_changed(make_layer):
 async def test_a_position_lasts_for_as_long_as_somebody_listens(make_layer):
     layer = make_layer(expiry=0.1)
     keep = Retention(0, 0)
-    await layer.listen("tide", RecordingListener("ear"))
+    await layer.stream_subscribe("tide", RecordingListener("ear"))
     await publish(layer, 1, keep=keep)
     listened = await layer.stream_read("tide", keep=keep)
     left = await layer.stream_publish("left", {"data": "1"}, keep=keep)
@@ -315,20 +315,20 @@ async def test_a_group_is_heard_while_a_listener_or_a_member_is_there(make_layer
     layer = make_layer()
     ear = RecordingListener("ear")
     box = layer.attach(await layer.new_channel())
-    await layer.listen("tide", ear)
+    await layer.stream_subscribe("tide", ear)
     await layer.group_add("tide", box.name)
 
-    layer.unlisten("tide", ear)
+    layer.stream_unsubscribe("tide", ear)
     await until(lambda: not layer._subscriptions.vacated)
     await publish(layer, 1)
     async with asyncio.timeout(10):
         assert (await box.get())["data"] == 1
-    await layer.listen("tide", ear)
+    await layer.stream_subscribe("tide", ear)
     await layer.detach(box)
     await until(lambda: not layer._subscriptions.vacated)
     await publish(layer, 2)
     await until(lambda: ear.data == ["2"])
-    layer.unlisten("tide", ear)
+    layer.stream_unsubscribe("tide", ear)
 
     await until(lambda: "tide" not in layer._streams)
 
@@ -336,7 +336,7 @@ async def test_a_group_is_heard_while_a_listener_or_a_member_is_there(make_layer
 async def test_listening_is_not_membership(make_layer):
     layer = make_layer()
 
-    await layer.listen("tide", RecordingListener("ear"))
+    await layer.stream_subscribe("tide", RecordingListener("ear"))
 
     assert await layer.group_count("tide") == 0
 
@@ -344,13 +344,13 @@ async def test_listening_is_not_membership(make_layer):
 async def test_listeners_hear_again_after_their_layer_was_closed(make_layer):
     layer = make_layer()
     ear, late = RecordingListener("ear"), RecordingListener("late")
-    await layer.listen("tide", ear)
+    await layer.stream_subscribe("tide", ear)
     await publish(layer, 1)
     await until(lambda: ear.data == ["1"])
 
     await layer.close()
     await publish(layer, 2)
-    await layer.listen("elsewhere", late)
+    await layer.stream_subscribe("elsewhere", late)
 
     await until(lambda: ear.data == ["1", "2"])
 
@@ -363,7 +363,7 @@ async def test_a_listener_whose_server_is_away_is_not_left_behind(
     own_server.kill()
 
     with pytest.raises(Exception, match="could not be reached"):
-        await layer.listen("tide", ear)
+        await layer.stream_subscribe("tide", ear)
 
     assert ear.groups == set()
     assert "tide" not in layer._listeners
@@ -375,7 +375,7 @@ def test_a_forked_child_publishes_and_has_no_listeners(redis_url, prefix):
     ear = RecordingListener("ear")
 
     async def listen():
-        await layer.listen("tide", ear)
+        await layer.stream_subscribe("tide", ear)
 
     sync_bridge.call(listen)
     child = os.fork()
@@ -393,7 +393,7 @@ def test_a_forked_child_publishes_and_has_no_listeners(redis_url, prefix):
     while not ear.told and time.monotonic() < ended:
         time.sleep(0.005)
     assert ear.data == ["1"]
-    layer.unlisten("tide", ear)
+    layer.stream_unsubscribe("tide", ear)
     layer.sync.close()
     sync_bridge.close()
 

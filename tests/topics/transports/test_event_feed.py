@@ -273,7 +273,7 @@ async def test_a_loss_on_the_way_ends_it_so_that_the_browser_comes_back(app):
             for member in crowd.members.values()
         ]
 
-        listener.missed(topic_group("prices"))
+        listener.on_gap(topic_group("prices"))
 
         await feed.ended()
 

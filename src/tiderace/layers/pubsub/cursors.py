@@ -274,7 +274,9 @@ class StreamCursors:
         base = (stream.position or _NOTHING).offset
         while True:
             position = stream.position or _NOTHING
-            end, entries = await stream.broker.since(stream.subject, position.offset)
+            end, entries = await stream.broker.read_after(
+                stream.subject, position.offset
+            )
             if not self._is_current(stream, mine):
                 return
             if end is None or end.epoch != position.epoch:

@@ -227,7 +227,7 @@ class PubSubLayer(HearingLayer):
         self.require_valid_group_name(group)
         self._check_fork()
         await self._announcements.make(self._index(group))
-        return await self._broker(group).present(group)
+        return await self._broker(group).members(group)
 
     async def group_count(self, group: str) -> int:
         """How many channels are in ``group``; as exact as ``group_channels``."""
@@ -263,16 +263,16 @@ class PubSubLayer(HearingLayer):
             )
         return published.position
 
-    async def stream_published(self, group: str, key: str) -> Position | None:
-        """See ``BaseChannelLayer.stream_published``."""
+    async def stream_find_published(self, group: str, key: str) -> Position | None:
+        """See ``BaseChannelLayer.stream_find_published``."""
         self.require_valid_group_name(group)
         self._check_fork()
-        return await self._broker(group).published(group, key)
+        return await self._broker(group).find_published(group, key)
 
-    async def spend(self, key: str, rate: Rate) -> float:
-        """See ``BaseChannelLayer.spend``."""
+    async def take_token(self, key: str, rate: Rate) -> float:
+        """See ``BaseChannelLayer.take_token``."""
         self._check_fork()
-        return await self._broker(key).spend(key, rate)
+        return await self._broker(key).take_token(key, rate)
 
     async def stream_read(
         self,
@@ -309,11 +309,11 @@ class PubSubLayer(HearingLayer):
                 logger.exception("a message to %s cannot be read", group)
         return top, found
 
-    async def stream_forget(self, group: str) -> None:
-        """See ``BaseChannelLayer.stream_forget``."""
+    async def stream_delete(self, group: str) -> None:
+        """See ``BaseChannelLayer.stream_delete``."""
         self.require_valid_group_name(group)
         self._check_fork()
-        await self._broker(group).forget(group)
+        await self._broker(group).delete_history(group)
 
     # Asking
 

@@ -125,7 +125,7 @@ class Memberships:
             return
         self._renewed[index] = now
         try:
-            lost = await self._brokers[index].renew(
+            lost = await self._brokers[index].refresh(
                 self._process, self._groups_of(index), lease=self._lease
             )
         except BaseException:
@@ -142,7 +142,7 @@ class Memberships:
         Raises:
             LayerUnavailable: when the broker could not be told.
         """
-        await self._brokers[index].retire(self._process, self._groups_of(index))
+        await self._brokers[index].remove_process(self._process, self._groups_of(index))
 
     def _groups_of(self, index: int) -> list[str]:
         return [

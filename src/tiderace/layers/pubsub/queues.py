@@ -140,7 +140,7 @@ class Queues:
             raise
         if taken is None:
             return None
-        confirming = asyncio.ensure_future(broker.confirm(taken))
+        confirming = asyncio.ensure_future(broker.ack(taken))
         try:
             await asyncio.shield(confirming)
         except asyncio.CancelledError:
@@ -190,7 +190,7 @@ async def _undo(broker: Broker, taking: asyncio.Future[Delivery | None]) -> None
     # When the broker is away the message comes back at the end of its lease.
     with contextlib.suppress(LayerUnavailable):
         if (taken := await taking) is not None:
-            await broker.give_back(taken)
+            await broker.nack(taken)
 
 
 async def _redo(
@@ -198,4 +198,4 @@ async def _redo(
 ) -> None:
     with contextlib.suppress(LayerUnavailable):
         await confirming
-        await broker.give_back(taken, confirmed=True)
+        await broker.nack(taken, acked=True)

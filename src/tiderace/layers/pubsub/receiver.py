@@ -159,8 +159,8 @@ class HearingLayer(LocalChannelLayer):
         self._service.ensure_running()
         return super().attach(channel)
 
-    async def listen(self, group: str, listener: Listener) -> None:
-        """See ``BaseChannelLayer.listen``."""
+    async def stream_subscribe(self, group: str, listener: Listener) -> None:
+        """See ``BaseChannelLayer.stream_subscribe``."""
         self.require_valid_group_name(group)
         self._check_fork()
         self._service.ensure_running()
@@ -169,13 +169,13 @@ class HearingLayer(LocalChannelLayer):
                 group, lambda: self._listeners.add(group, listener)
             )
         except BaseException:
-            self.unlisten(group, listener)
+            self.stream_unsubscribe(group, listener)
             raise
 
-    def unlisten(self, group: str, listener: Listener) -> None:
-        """See ``BaseChannelLayer.unlisten``."""
+    def stream_unsubscribe(self, group: str, listener: Listener) -> None:
+        """See ``BaseChannelLayer.stream_unsubscribe``."""
         self._check_fork()
-        super().unlisten(group, listener)
+        super().stream_unsubscribe(group, listener)
 
     def _unheard(self, group: str) -> None:
         self._subscriptions.vacate(group)
@@ -392,7 +392,7 @@ class HearingLayer(LocalChannelLayer):
         Everything goes on by itself, and what is sent meanwhile is fetched.
         """
         for broker in self._brokers:
-            await broker.cut()
+            await broker.drop_connections()
 
     @property
     def ready(self) -> bool:
@@ -402,7 +402,7 @@ class HearingLayer(LocalChannelLayer):
         """
         self._check_fork()
         return not self._service.serving or all(
-            broker.hearing for broker in self._brokers
+            broker.is_connected for broker in self._brokers
         )
 
     def _check_fork(self) -> None:

@@ -103,20 +103,20 @@ class RedisBroker:
             key=key,
         )
 
-    async def published(self, subject: str, key: str) -> Position | None:
-        """See ``Broker.published``."""
-        return await self._streams.published(subject, key)
+    async def find_published(self, subject: str, key: str) -> Position | None:
+        """See ``Broker.find_published``."""
+        return await self._streams.find_published(subject, key)
 
     async def position(self, subject: str) -> Position | None:
         """See ``Broker.position``."""
-        end, _ = await self._streams.since(subject, None)
+        end, _ = await self._streams.read_after(subject, None)
         return end
 
-    async def since(
+    async def read_after(
         self, subject: str, offset: int
     ) -> tuple[Position | None, Sequence[Entry]]:
-        """See ``Broker.since``."""
-        return await self._streams.since(subject, offset)
+        """See ``Broker.read_after``."""
+        return await self._streams.read_after(subject, offset)
 
     async def read(
         self,
@@ -138,9 +138,9 @@ class RedisBroker:
             reverse=reverse,
         )
 
-    async def forget(self, subject: str) -> None:
-        """See ``Broker.forget``."""
-        await self._streams.forget(subject)
+    async def delete_history(self, subject: str) -> None:
+        """See ``Broker.delete_history``."""
+        await self._streams.delete_history(subject)
 
     # Queues
 
@@ -152,13 +152,13 @@ class RedisBroker:
         """See ``Broker.take``."""
         return await self._queues.take(queue, lease=lease)
 
-    async def confirm(self, taken: Delivery) -> None:
-        """See ``Broker.confirm``."""
-        await self._queues.confirm(taken)
+    async def ack(self, delivery: Delivery) -> None:
+        """See ``Broker.ack``."""
+        await self._queues.ack(delivery)
 
-    async def give_back(self, taken: Delivery, *, confirmed: bool = False) -> None:
-        """See ``Broker.give_back``."""
-        await self._queues.give_back(taken, confirmed=confirmed)
+    async def nack(self, delivery: Delivery, *, acked: bool = False) -> None:
+        """See ``Broker.nack``."""
+        await self._queues.nack(delivery, acked=acked)
 
     # Members and processes
 
@@ -181,19 +181,19 @@ class RedisBroker:
         """See ``Broker.announce``."""
         await self._members.announce(process, joined, left, lease=lease)
 
-    async def renew(
+    async def refresh(
         self, process: str, subjects: Collection[str], *, lease: float
     ) -> list[str]:
-        """See ``Broker.renew``."""
-        return await self._members.renew(process, subjects, lease=lease)
+        """See ``Broker.refresh``."""
+        return await self._members.refresh(process, subjects, lease=lease)
 
-    async def retire(self, process: str, subjects: Collection[str]) -> None:
-        """See ``Broker.retire``."""
-        await self._members.retire(process, subjects)
+    async def remove_process(self, process: str, subjects: Collection[str]) -> None:
+        """See ``Broker.remove_process``."""
+        await self._members.remove_process(process, subjects)
 
-    async def present(self, subject: str) -> list[str]:
-        """See ``Broker.present``."""
-        return await self._members.present(subject)
+    async def members(self, subject: str) -> list[str]:
+        """See ``Broker.members``."""
+        return await self._members.members(subject)
 
     async def count(self, subject: str) -> int:
         """See ``Broker.count``."""
@@ -214,10 +214,12 @@ class RedisBroker:
             self._calls.script, self._prefix, cluster=self._cluster
         )
 
-    async def spend(self, key: str, rate: Rate) -> float:
-        """See ``Broker.spend``."""
+    async def take_token(self, key: str, rate: Rate) -> float:
+        """See ``Broker.take_token``."""
         wait: int = await self._calls.script(
-            "spend", [self._names.rate(key)], [rate.count, int(rate.seconds * 1000)]
+            "take_token",
+            [self._names.rate(key)],
+            [rate.count, int(rate.seconds * 1000)],
         )
         return wait / 1000
 
@@ -250,8 +252,8 @@ class RedisBroker:
                 yield [item for item in items if item is not None]
 
     @property
-    def hearing(self) -> bool:
-        """See ``Broker.hearing``."""
+    def is_connected(self) -> bool:
+        """See ``Broker.is_connected``."""
         return self._reader.hearing
 
     def _parsed(
@@ -284,7 +286,7 @@ class RedisBroker:
         """See ``Broker.close``."""
         await self._connections.close()
 
-    async def cut(self) -> None:
+    async def drop_connections(self) -> None:
         """Break the connections of the running loop, as a network would; for tests."""
         self._reader.cut()
         await self._connections.close()

@@ -406,7 +406,7 @@ class RedisSingleShardConnection:
 
     async def aclose(self, close_connection_pool: bool = True) -> None:
         """Break the connections of the running loop; the layer makes new ones."""
-        await self._broker.cut()
+        await self._broker.drop_connections()
 
 
 class ChannelLock:

@@ -71,31 +71,31 @@ class RedisMembers:
 
         await self._in_portions(announce_some, list(changes))
         if joined:
-            await self._beat(process, lease)
+            await self._heartbeat(process, lease)
 
-    async def renew(
+    async def refresh(
         self, process: str, subjects: Collection[str], *, lease: float
     ) -> list[str]:
-        """See ``Broker.renew``."""
+        """See ``Broker.refresh``."""
         lost: list[str] = []
 
-        async def renew_some(some: list[str]) -> None:
+        async def refresh_some(some: list[str]) -> None:
             places = await self._calls.script(
-                "renew", self._keys(process, some), [int(lease * 1000)]
+                "refresh", self._keys(process, some), [int(lease * 1000)]
             )
             lost.extend(some[place - 1] for place in places)
 
-        await self._in_portions(renew_some, list(subjects))
-        await self._beat(process, lease)
+        await self._in_portions(refresh_some, list(subjects))
+        await self._heartbeat(process, lease)
         return lost
 
-    async def retire(self, process: str, subjects: Collection[str]) -> None:
-        """See ``Broker.retire``."""
+    async def remove_process(self, process: str, subjects: Collection[str]) -> None:
+        """See ``Broker.remove_process``."""
 
-        async def retire_some(some: list[str]) -> None:
+        async def remove_some(some: list[str]) -> None:
             await self._calls.command("UNLINK", *self._keys(process, some))
 
-        await self._in_portions(retire_some, list(subjects))
+        await self._in_portions(remove_some, list(subjects))
         await self._calls.command("UNLINK", self._names.stats(process))
         await self._calls.command("ZREM", self._names.processes, process)
 
@@ -115,8 +115,8 @@ class RedisMembers:
             some = subjects[start : start + _CALLS_AT_ONCE]
             await asyncio.gather(*(do([subject]) for subject in some))
 
-    async def present(self, subject: str) -> list[str]:
-        """See ``Broker.present``."""
+    async def members(self, subject: str) -> list[str]:
+        """See ``Broker.members``."""
         living = await self._living()
         plain, *sets = await asyncio.gather(
             self._calls.command("ZRANGE", self._names.group(subject), 0, -1),
@@ -152,7 +152,7 @@ class RedisMembers:
                 self._names.publish,
             ],
         )
-        await self._beat(process, lease)
+        await self._heartbeat(process, lease)
 
     async def reports(self) -> list[bytes]:
         """See ``Broker.reports``."""
@@ -165,11 +165,11 @@ class RedisMembers:
     async def _living(self) -> list[str]:
         # To list them needs a lease too: that of the last who beat is kept by the key's
         # own expiry, so any long one will do.
-        return [each.decode() for each in await self._beat("", 86400)]
+        return [each.decode() for each in await self._heartbeat("", 86400)]
 
-    async def _beat(self, process: str, lease: float) -> list[bytes]:
+    async def _heartbeat(self, process: str, lease: float) -> list[bytes]:
         """Say that a process lives; all that do."""
         living: list[bytes] = await self._calls.script(
-            "beat", [self._names.processes], [process, int(lease * 1000)]
+            "heartbeat", [self._names.processes], [process, int(lease * 1000)]
         )
         return living

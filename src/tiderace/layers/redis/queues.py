@@ -53,22 +53,22 @@ class RedisQueues:
         )
         return None if item is None else Delivery(queue, item, item[_HEAD:])
 
-    async def confirm(self, taken: Delivery) -> None:
-        """See ``Broker.confirm``."""
-        await self._settle(taken, "1")
+    async def ack(self, delivery: Delivery) -> None:
+        """See ``Broker.ack``."""
+        await self._settle(delivery, "1")
 
-    async def give_back(self, taken: Delivery, *, confirmed: bool) -> None:
-        """See ``Broker.give_back``."""
-        await self._settle(taken, "2" if confirmed else "0")
+    async def nack(self, delivery: Delivery, *, acked: bool) -> None:
+        """See ``Broker.nack``."""
+        await self._settle(delivery, "2" if acked else "0")
 
-    async def _settle(self, taken: Delivery, how: str) -> None:
+    async def _settle(self, delivery: Delivery, how: str) -> None:
         await self._calls.script(
             "ack",
-            self._keys(taken.queue),
+            self._keys(delivery.queue),
             [
-                taken.token,
+                delivery.token,
                 how,
-                self._names.queue_channel(taken.queue),
+                self._names.queue_channel(delivery.queue),
                 self._names.publish,
             ],
         )

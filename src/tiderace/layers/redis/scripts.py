@@ -42,7 +42,7 @@ SCRIPTS: Mapping[str, Script] = {
     for name in (
         "ack",
         "announce",
-        "beat",
+        "heartbeat",
         "join",
         "presence/confirm",
         "presence/due",
@@ -55,10 +55,10 @@ SCRIPTS: Mapping[str, Script] = {
         "publish",
         "push",
         "read",
-        "renew",
+        "refresh",
         "report",
-        "since",
-        "spend",
+        "read_after",
+        "take_token",
         "take",
     )
 }

@@ -85,8 +85,8 @@ class RedisStreams:
             Position(epoch.decode(), offset), [member.decode() for member in members]
         )
 
-    async def published(self, subject: str, key: str) -> Position | None:
-        """See ``Broker.published``."""
+    async def find_published(self, subject: str, key: str) -> Position | None:
+        """See ``Broker.find_published``."""
         found: bytes | None = await self._calls.command(
             "GET", f"{self._names.group(subject)}:once:{key}"
         )
@@ -95,13 +95,13 @@ class RedisStreams:
         epoch, offset, _ = found.split(b" ", 2)
         return Position(epoch.decode(), int(offset))
 
-    async def since(
+    async def read_after(
         self, subject: str, offset: int | None
     ) -> tuple[Position | None, Sequence[Entry]]:
-        """See ``Broker.since``; without an offset, the end and no entries."""
+        """See ``Broker.read_after``; without an offset, the end and no entries."""
         group = self._names.group(subject)
         epoch, top, entries = await self._calls.script(
-            "since",
+            "read_after",
             [f"{group}:stream", f"{group}:meta"],
             ["" if offset is None else offset],
         )
@@ -165,8 +165,8 @@ class RedisStreams:
         end = Position(epoch.decode(), top)
         return end, _entries(entries), bool(more), above, below
 
-    async def forget(self, subject: str) -> None:
-        """See ``Broker.forget``."""
+    async def delete_history(self, subject: str) -> None:
+        """See ``Broker.delete_history``."""
         await self._calls.command("DEL", f"{self._names.group(subject)}:stream")
 
 

@@ -30,12 +30,12 @@ class RecordingListener:
         self.told: list[tuple[str, Publication | None]] = []
         self.threads: set[int] = set()
 
-    def heard(self, group: str, publication: Publication) -> None:
+    def on_publication(self, group: str, publication: Publication) -> None:
         """Remember a publication."""
         self.told.append((group, publication))
         self.threads.add(threading.get_ident())
 
-    def missed(self, group: str) -> None:
+    def on_gap(self, group: str) -> None:
         """Remember, as None, that something was lost."""
         self.told.append((group, None))
 

@@ -20,7 +20,7 @@ class GroupStreamsContract(Streams):
 
     async def test_a_group_message_is_heard_and_read(self, layer: Any) -> None:
         ear = RecordingListener("ear")
-        await layer.listen("stream", ear)
+        await layer.stream_subscribe("stream", ear)
         await self.say(layer, "1")
 
         await layer.group_send("stream", {"type": "greet", "to": "you"})
@@ -33,7 +33,7 @@ class GroupStreamsContract(Streams):
 
     async def test_a_broadcast_is_heard_and_read_as_json(self, layer: Any) -> None:
         ear = RecordingListener("ear")
-        await layer.listen("stream", ear)
+        await layer.stream_subscribe("stream", ear)
         await self.say(layer, "1")
 
         await layer.group_broadcast("stream", '{"a": 1}')

@@ -20,8 +20,8 @@ class ListeningContract(Streams):
 
     async def test_listeners_hear_publications_in_order(self, layer: Any) -> None:
         ear, other = RecordingListener("ear"), RecordingListener("other")
-        await layer.listen("stream", ear)
-        await layer.listen("stream", other)
+        await layer.stream_subscribe("stream", ear)
+        await layer.stream_subscribe("stream", other)
 
         positions = await self.say(layer, *range(100))
 
@@ -31,7 +31,7 @@ class ListeningContract(Streams):
 
     async def test_a_publication_is_heard_as_it_was_published(self, layer: Any) -> None:
         ear = RecordingListener("ear")
-        await layer.listen("stream", ear)
+        await layer.stream_subscribe("stream", ear)
         record = {
             "data": "[1]",
             "info": '{"user":"7"}',
@@ -54,7 +54,7 @@ class ListeningContract(Streams):
         groups = [f"stream-{number}" for number in range(30)]
 
         async def listen_and_publish(group: str) -> None:
-            await layer.listen(group, ear)
+            await layer.stream_subscribe(group, ear)
             await self.say(layer, group, group=group)
 
         await asyncio.gather(*map(listen_and_publish, groups))
@@ -68,7 +68,7 @@ class ListeningContract(Streams):
     ) -> None:
         ears = [RecordingListener(f"ear-{number}") for number in range(3)]
         for ear in ears:
-            await layer.listen("stream", ear)
+            await layer.stream_subscribe("stream", ear)
 
         await self.say(layer, "a")
 
@@ -77,10 +77,10 @@ class ListeningContract(Streams):
 
     async def test_who_listens_no_more_hears_nothing(self, layer: Any) -> None:
         gone, witness = RecordingListener("gone"), RecordingListener("witness")
-        await layer.listen("stream", gone)
-        await layer.listen("stream", witness)
+        await layer.stream_subscribe("stream", gone)
+        await layer.stream_subscribe("stream", witness)
 
-        layer.unlisten("stream", gone)
+        layer.stream_unsubscribe("stream", gone)
         await self.say(layer, "a")
 
         await self.until(lambda: bool(witness.told))
@@ -91,19 +91,19 @@ class ListeningContract(Streams):
     ) -> None:
         ear = RecordingListener("ear")
         for number in range(3):
-            await layer.listen("stream", ear)
+            await layer.stream_subscribe("stream", ear)
             await self.say(layer, number)
             await self.until(lambda: bool(ear.told))
-            layer.unlisten("stream", ear)
-            layer.unlisten("stream", ear)
+            layer.stream_unsubscribe("stream", ear)
+            layer.stream_unsubscribe("stream", ear)
 
             assert ear.data == [str(number)]
             ear.told.clear()
 
     async def test_a_listener_is_told_of_its_own_groups_only(self, layer: Any) -> None:
         ear, other = RecordingListener("ear"), RecordingListener("other")
-        await layer.listen("mine", ear)
-        await layer.listen("yours", other)
+        await layer.stream_subscribe("mine", ear)
+        await layer.stream_subscribe("yours", other)
 
         await self.say(layer, "a", group="yours")
         await self.say(layer, "b", group="mine")
@@ -115,12 +115,12 @@ class ListeningContract(Streams):
         self, layer: Any
     ) -> None:
         class Broken(RecordingListener):
-            def heard(self, group: str, publication: Publication) -> None:
+            def on_publication(self, group: str, publication: Publication) -> None:
                 raise RuntimeError("broken")
 
         ear = RecordingListener("ear")
-        await layer.listen("stream", Broken("broken"))
-        await layer.listen("stream", ear)
+        await layer.stream_subscribe("stream", Broken("broken"))
+        await layer.stream_subscribe("stream", ear)
 
         await self.say(layer, "a", "b")
 
@@ -134,7 +134,7 @@ class ListeningContract(Streams):
         ear = RecordingListener("ear")
         going_on = asyncio.create_task(self.say(layer, *range(5, 60)))
 
-        await layer.listen("stream", ear)
+        await layer.stream_subscribe("stream", ear)
         top, kept = await layer.stream_read("stream", keep=self.keep, since=since)
         await going_on
         await self.until(lambda: ear.offsets[-1:] == [60])
@@ -149,7 +149,7 @@ class ListeningContract(Streams):
 
     async def test_a_listener_hears_in_its_own_event_loop(self, layer: Any) -> None:
         ear = RecordingListener("ear")
-        await layer.listen("stream", ear)
+        await layer.stream_subscribe("stream", ear)
 
         await asyncio.to_thread(
             lambda: layer.sync.stream_publish("stream", {"data": "1"}, keep=self.keep)
@@ -174,7 +174,7 @@ class ListeningContract(Streams):
     ) -> None:
         ears = [RecordingListener(f"ear-{number}") for number in range(3)]
         for ear in ears:
-            await layer.listen("stream", ear)
+            await layer.stream_subscribe("stream", ear)
 
         def work(name: int) -> None:
             for number in range(25):

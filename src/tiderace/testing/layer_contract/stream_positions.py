@@ -65,7 +65,7 @@ class PositionsContract(Streams):
         for attempt in (
             lambda: self.say(layer, "a", group="two words"),
             lambda: layer.stream_read("two words", keep=self.keep),
-            lambda: layer.listen("two words", ear),
+            lambda: layer.stream_subscribe("two words", ear),
         ):
             with refused(TypeError):
                 await attempt()
@@ -92,17 +92,17 @@ class PositionsContract(Streams):
         assert await self.kept(layer) == ["a", "c"]
 
     async def test_a_key_is_found_where_it_was_published(self, layer: Any) -> None:
-        assert await layer.stream_published("room", "k") is None
+        assert await layer.stream_find_published("room", "k") is None
         (first,) = await self.say(layer, "a", key="k", group="room")
-        assert await layer.stream_published("room", "k") == first
-        assert await layer.stream_published("other", "k") is None
+        assert await layer.stream_find_published("room", "k") == first
+        assert await layer.stream_find_published("other", "k") is None
 
     async def test_a_bucket_gives_what_it_holds(self, layer: Any) -> None:
         rate = Rate(2, 3600.0)
-        waits = [await layer.spend("somebody", rate) for _ in range(3)]
+        waits = [await layer.take_token("somebody", rate) for _ in range(3)]
         assert waits[:2] == [0, 0]
         assert 0 < waits[2] <= 1800
-        assert await layer.spend("somebody else", rate) == 0
+        assert await layer.take_token("somebody else", rate) == 0
 
     async def test_a_key_is_a_groups_own(self, layer: Any) -> None:
         await self.say(layer, "a", group="one", key="k")

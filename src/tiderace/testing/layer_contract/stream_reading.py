@@ -93,7 +93,7 @@ class ReadingContract(Streams):
     ) -> None:
         positions = await self.say(layer, *"abc")
 
-        await layer.stream_forget("stream")
+        await layer.stream_delete("stream")
         found = await layer.stream_read("stream", keep=self.keep)
         [following] = await self.say(layer, "d")
 
@@ -102,7 +102,7 @@ class ReadingContract(Streams):
         assert await self.kept(layer) == ["d"]
 
     async def test_a_stream_that_never_was_can_be_forgotten(self, layer: Any) -> None:
-        await layer.stream_forget("stream")
+        await layer.stream_delete("stream")
 
         assert await self.kept(layer) == []
 
@@ -110,11 +110,11 @@ class ReadingContract(Streams):
         self, layer: Any
     ) -> None:
         ear = RecordingListener("ear")
-        await layer.listen("stream", ear)
+        await layer.stream_subscribe("stream", ear)
         await self.say(layer, "a")
         await self.until(lambda: ear.data == ["a"])
 
-        await layer.stream_forget("stream")
+        await layer.stream_delete("stream")
         await self.say(layer, "b")
 
         await self.until(lambda: ear.data == ["a", "b"])

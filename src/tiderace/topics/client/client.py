@@ -297,7 +297,7 @@ class TopicClient:
         """Hear what the application says to all connections of this user."""
         ear = StreamSubscriber(f"{self.client}:", self._hear_user, lambda: None)
         self.user_ear = ear
-        await control_layer().listen(user_group(self.identity.user_id), ear)
+        await control_layer().stream_subscribe(user_group(self.identity.user_id), ear)
 
     def _pass_on(self, subscription: Subscription, publication: Publication) -> None:
         frame = publication_frame(
@@ -316,7 +316,7 @@ class TopicClient:
         for publication in later:
             self._pass_on(joined.subscription, publication)
         for group, publication in untold:
-            joined.ear.heard(group, publication)
+            joined.ear.on_publication(group, publication)
         if joined.ended is not None:
             self.unsubscribe(joined.subscription.topic, joined.ended)
 

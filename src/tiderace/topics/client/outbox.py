@@ -137,7 +137,7 @@ class ClientOutbox:
         """Send what a crowd of clients is being told; see ``put``.
 
         Where the server takes frames they are written together, when the last one of
-        the crowd was told. To be called from ``Listener.heard`` alone.
+        the crowd was told. To be called from ``Listener.on_publication`` alone.
         """
         wrap = self._wrap
         if wrap is None:

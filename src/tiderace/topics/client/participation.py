@@ -73,7 +73,7 @@ class Participating:
 
         async def publish() -> None:
             # Else the application has done its part, and only the answer was lost.
-            if await layer.stream_published(topic_group(name), key) is None:
+            if await layer.stream_find_published(topic_group(name), key) is None:
                 await self._publish_now(topic, data, key)
 
         # Not by the layer alone: a client may be back before the application is done.
@@ -114,7 +114,7 @@ class Participating:
         # Of all topics of this kind, or a second name would be a second allowance.
         kind = type(topic)
         key = f"publish:{kind.__module__}.{kind.__qualname__}:{user_id}"
-        if await layer.spend(key, Rate.parse(topic.user_rate)):
+        if await layer.take_token(key, Rate.parse(topic.user_rate)):
             raise Refused(codes.TOO_MANY_REQUESTS)
 
     def _client_info(self) -> ClientInfo:

@@ -63,11 +63,11 @@ class StreamSubscriber:
         self._hear = hear
         self._missed = missed
 
-    def heard(self, group: str, publication: Publication) -> None:
+    def on_publication(self, group: str, publication: Publication) -> None:
         """See ``tiderace.delivery.stream_hub.Listener``."""
         self._hear(group, publication)
 
-    def missed(self, group: str) -> None:
+    def on_gap(self, group: str) -> None:
         """See ``tiderace.delivery.stream_hub.Listener``."""
         self._missed()
 

@@ -110,9 +110,9 @@ class Subscribing:
             joined = conductor.join(subscription, topic)
             joined.by_policy = not (trusted or request.token)
             layer = layer_of(topic)
-            await layer.listen(joined.group, joined.ear)
+            await layer.stream_subscribe(joined.group, joined.ear)
             if topic.presence is not Presence.OFF:
-                await layer.listen(events_group(name), joined.ear)
+                await layer.stream_subscribe(events_group(name), joined.ear)
             answer = await self._answer(joined, request, granted)
             if topic.presence is not Presence.OFF:
                 await self._enter(joined)
@@ -243,7 +243,7 @@ class Subscribing:
         conductor.silence(f"sub:{name}")
         layer = layer_of(joined.topic)
         for group in list(joined.ear.groups):
-            layer.unlisten(group, joined.ear)
+            layer.stream_unsubscribe(group, joined.ear)
         return self._left(joined)
 
     async def _left(self, joined: ActiveSubscription) -> None:
@@ -259,7 +259,7 @@ class Subscribing:
         ear, conductor.user_ear = conductor.user_ear, None
         if ear is not None:
             for group in list(ear.groups):
-                control_layer().unlisten(group, ear)
+                control_layer().stream_unsubscribe(group, ear)
         rest = [self.leave(name) for name in list(conductor.joined)]
         for result in await asyncio.gather(*rest, return_exceptions=True):
             if isinstance(result, Exception):

@@ -182,9 +182,11 @@ class EventStream:
     async def _listen(self, since: Position | None) -> None:
         self._out.put(_retry(_RETRY))
         try:
-            await layer_of(self._topic).listen(self._group, self)
+            await layer_of(self._topic).stream_subscribe(self._group, self)
             if self._identity.user_id:
-                await control_layer().listen(user_group(self._identity.user_id), self)
+                await control_layer().stream_subscribe(
+                    user_group(self._identity.user_id), self
+                )
             await self._begin(since)
         except LayerUnavailable as error:
             logger.warning("%s (%s)", error, describe(self._exchange.scope))
@@ -243,16 +245,16 @@ class EventStream:
             self._put(b":\n\n")
 
     def _unlisten(self) -> None:
-        layer_of(self._topic).unlisten(self._group, self)
+        layer_of(self._topic).stream_unsubscribe(self._group, self)
         for group in list(self.groups):
-            control_layer().unlisten(group, self)
+            control_layer().stream_unsubscribe(group, self)
 
     def _spawn(self, work: Any) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(work))
 
     # What it hears
 
-    def heard(self, group: str, publication: Publication) -> None:
+    def on_publication(self, group: str, publication: Publication) -> None:
         """See ``tiderace.delivery.stream_hub.Listener``."""
         if group != self._group:
             self._hear_user(publication)
@@ -263,7 +265,7 @@ class EventStream:
         except PositionLost:
             self._over.set()  # it comes back with its position, and gets it
 
-    def missed(self, group: str) -> None:
+    def on_gap(self, group: str) -> None:
         """See ``tiderace.delivery.stream_hub.Listener``."""
         if self._subscription.granted.recoverable and self._subscription.answered:
             self._over.set()
