@@ -1,8 +1,8 @@
-"""The server that the browser's socket meets: raw ASGI, with a diary on disk.
+"""The server of the socket tests: an ASGI application with a log of events on disk.
 
-The diary (``$DIARY``, one JSON object a line) survives a server that is killed. A
-page that a test put beside it, ``NAME.html``, is served under the content security
-policy in ``$POLICY``.
+The log (``$EVENT_LOG``, one JSON object a line) is kept when the server is killed. A
+page in its folder, ``NAME.html``, is served with the content security policy of
+``$POLICY``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from support.paths import STATIC
 
-DIARY = Path(os.environ["DIARY"])
+EVENT_LOG = Path(os.environ["EVENT_LOG"])
 EMPTY = b"<!doctype html><meta charset=utf-8><link rel=icon href=data:,>"
 TYPES = {".js": b"text/javascript", ".map": b"application/json"}
 
@@ -27,8 +27,8 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
 
-def note(**entry: object) -> None:
-    with DIARY.open("a", encoding="utf-8") as file:
+def log(**entry: object) -> None:
+    with EVENT_LOG.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
 
 
@@ -42,7 +42,7 @@ async def app(scope: Event, receive: Receive, send: Send) -> None:
 
 
 async def http(scope: Event, send: Send) -> None:
-    """The built client under ``/static/``, a test's own page, else an empty page."""
+    """Serve the built client under ``/static/``, a page of the test, or an empty one."""
     path: str = scope["path"]
     headers, body = [(b"content-type", b"text/html")], EMPTY
     if path.startswith("/static/"):
@@ -51,17 +51,17 @@ async def http(scope: Event, send: Send) -> None:
     elif path.endswith(".html"):
         policy = os.environ["POLICY"].encode()
         headers.append((b"content-security-policy", policy))
-        body = (DIARY.parent / path[1:]).read_bytes()
+        body = (EVENT_LOG.parent / path[1:]).read_bytes()
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
 async def websocket(scope: Event, receive: Receive, send: Send) -> None:
-    """Echo; ``close CODE`` closes, ``{"type": "ping"}`` is answered."""
+    """Echo messages and answer ``{"type": "ping"}``; ``/ws/close/CODE`` closes."""
     number = f"{os.getpid()}.{next(numbers)}"
     await receive()
-    note(at="connect", number=number, path=scope["path"])
+    log(at="connect", number=number, path=scope["path"])
     offered = scope["subprotocols"]
     await send(
         {"type": "websocket.accept", "subprotocol": offered[0] if offered else None}
@@ -74,6 +74,6 @@ async def websocket(scope: Event, receive: Receive, send: Send) -> None:
         if text == '{"type":"ping"}':
             await send({"type": "websocket.send", "text": '{"type":"pong"}'})
             continue
-        note(at="message", number=number, text=text, bytes=data and list(data))
+        log(at="message", number=number, text=text, bytes=data and list(data))
         await send({"type": "websocket.send", "text": text, "bytes": data})
-    note(at="disconnect", number=number, code=event["code"])
+    log(at="disconnect", number=number, code=event["code"])

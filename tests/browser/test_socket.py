@@ -1,4 +1,4 @@
-"""The built client in Chromium, against a server that is killed and comes back."""
+"""The built client in Chromium, with a server that is killed and started again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POLICY = (
     "default-src 'none'; img-src data:; connect-src 'self'; script-src 'nonce-bm9uY2U='"
 )
 QUICK = {"minDelay": 0.05, "maxDelay": 0.2}
-# Opens `window.socket`, with a record of all that happens to it in `window.log`.
+# Opens `window.socket` and records its events in `window.log`.
 OPEN = """
 async ([url, options]) => {
   const { Socket } = await import("/static/tiderace/tiderace.js");
@@ -37,11 +37,11 @@ async ([url, options]) => {
 
 
 class Server:
-    """The server of a test and its diary; it can be killed and started again."""
+    """A server that can be killed and started again, and its log of events."""
 
-    def __init__(self, diary: Path) -> None:
+    def __init__(self, event_log: Path) -> None:
         self.port = free_port()
-        self._diary = diary
+        self._event_log = event_log
         self._process: AsgiProcess | None = None
         self.start()
 
@@ -54,40 +54,40 @@ class Server:
             "uvicorn",
             "browser.socket_app:app",
             port=self.port,
-            env={"DIARY": str(self._diary), "POLICY": POLICY},
+            env={"EVENT_LOG": str(self._event_log), "POLICY": POLICY},
         )
         self._process.__enter__()
 
     def kill(self) -> None:
-        """SIGKILL: not a byte of farewell on any connection."""
+        """Send SIGKILL: no connection is closed properly."""
         if self._process:
             self._process.kill()
             self._process = None
 
     def terminate(self) -> None:
-        """SIGTERM, as a deploy sends it."""
+        """Send SIGTERM, as a deploy does."""
         assert self._process
         assert self._process.terminate() in (0, -signal.SIGTERM)
         self.kill()
 
-    def diary(self, at: str) -> list[dict[str, Any]]:
-        lines = self._diary.read_text(encoding="utf-8").splitlines()
+    def events(self, at: str) -> list[dict[str, Any]]:
+        lines = self._event_log.read_text(encoding="utf-8").splitlines()
         return [entry for entry in map(json.loads, lines) if entry["at"] == at]
 
     def texts(self) -> list[str]:
-        return [entry["text"] for entry in self.diary("message")]
+        return [entry["text"] for entry in self.events("message")]
 
     def wait_for_text(self, text: str) -> list[str]:
-        """Every text so far, once ``text`` has come."""
+        """Wait for ``text``, and return all texts so far."""
         wait_until(lambda: text in self.texts(), what=f"the message {text!r}")
         return self.texts()
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    diary = tmp_path / "diary"
-    diary.touch()
-    server = Server(diary)
+    event_log = tmp_path / "event_log"
+    event_log.touch()
+    server = Server(event_log)
     yield server
     server.kill()
 
@@ -109,9 +109,7 @@ def log(page: Page, kind: str) -> list[list[Any]]:
     return [entry[1:] for entry in entries if entry[0] == kind]
 
 
-def test_a_message_goes_there_and_its_echo_comes_back(
-    page: Page, server: Server
-) -> None:
+def test_a_message_is_sent_and_its_echo_received(page: Page, server: Server) -> None:
     page.goto(server.address)
     open_socket(page)
     wait_for_status(page, "open")
@@ -122,7 +120,7 @@ def test_a_message_goes_there_and_its_echo_comes_back(
     assert log(page, "message") == [['{"text":"grüße"}']]
 
 
-def test_what_was_sent_while_the_server_was_dead_arrives_once_and_in_order(
+def test_messages_sent_without_a_server_arrive_once_and_in_order(
     page: Page, server: Server
 ) -> None:
     page.goto(server.address)
@@ -142,7 +140,7 @@ def test_what_was_sent_while_the_server_was_dead_arrives_once_and_in_order(
     assert texts == ["before", "one", '{"two":2}', "three", "after"]
 
 
-def test_several_crashes_in_a_row_repeat_nothing(page: Page, server: Server) -> None:
+def test_several_crashes_in_a_row_repeat_no_message(page: Page, server: Server) -> None:
     page.goto(server.address)
     open_socket(page)
 
@@ -175,16 +173,16 @@ def test_queued_bytes_arrive_as_bytes(page: Page, server: Server) -> None:
         }"""
     )
     server.start()
-    wait_until(lambda: len(server.diary("message")) == 2, what="both messages")
+    wait_until(lambda: len(server.events("message")) == 2, what="both messages")
 
-    assert [entry["bytes"] for entry in server.diary("message")] == [
+    assert [entry["bytes"] for entry in server.events("message")] == [
         [2, 3, 4],
         [1, 2, 3, 4],
     ]
 
 
 @pytest.mark.parametrize("kind", ["Blob", "ArrayBuffer"])
-def test_binary_messages_come_as_the_type_that_was_chosen(
+def test_binary_messages_have_the_chosen_type(
     page: Page, server: Server, kind: str
 ) -> None:
     page.goto(server.address)
@@ -202,7 +200,7 @@ def test_binary_messages_come_as_the_type_that_was_chosen(
     assert received == kind
 
 
-def test_a_server_that_restarts_says_1012_and_is_called_again(
+def test_a_socket_reconnects_after_a_restart_with_1012(
     page: Page, server: Server
 ) -> None:
     page.goto(server.address)
@@ -225,20 +223,21 @@ def test_a_final_code_is_not_followed_by_an_attempt(page: Page, server: Server) 
     open_socket(page, "/ws/close/4401")
     wait_for_status(page, "closed")
     page.clock.fast_forward("10:00")
-    # A later connection proves that the server would have seen an earlier one.
+    # The events of the server are in order: another attempt would come first.
     page.evaluate("() => { new WebSocket(`ws://${location.host}/ws/witness`) }")
     wait_until(
-        lambda: server.diary("connect")[-1]["path"] == "/ws/witness", what="the witness"
+        lambda: server.events("connect")[-1]["path"] == "/ws/witness",
+        what="the witness",
     )
 
-    assert [entry["path"] for entry in server.diary("connect")] == [
+    assert [entry["path"] for entry in server.events("connect")] == [
         "/ws/close/4401",
         "/ws/witness",
     ]
     assert log(page, "close") == [[4401, "as asked", False]]
 
 
-def test_a_connection_that_fell_silent_is_replaced(page: Page, server: Server) -> None:
+def test_a_silent_connection_is_replaced(page: Page, server: Server) -> None:
     with StallingProxy(server.port) as proxy:
         page.goto(server.address)
         open_socket(
@@ -252,9 +251,9 @@ def test_a_connection_that_fell_silent_is_replaced(page: Page, server: Server) -
         proxy.stall()
         page.wait_for_function("() => log.some(([kind]) => kind === 'close')")
         wait_for_status(page, "open")
-        send(page, "through again")
+        send(page, "after the stall")
 
-        server.wait_for_text("through again")
+        server.wait_for_text("after the stall")
         assert log(page, "close") == [
             [1006, "no frame within 2 s of a heartbeat", True]
         ]
@@ -269,10 +268,10 @@ def test_an_answered_heartbeat_keeps_the_connection(page: Page, server: Server) 
     )
 
     assert log(page, "close") == []
-    assert len(server.diary("connect")) == 1
+    assert len(server.events("connect")) == 1
 
 
-def test_a_listener_that_throws_harms_neither_the_others_nor_the_socket(
+def test_a_listener_that_throws_does_not_stop_the_others_or_the_socket(
     page: Page, server: Server
 ) -> None:
     thrown: list[str] = []
@@ -282,17 +281,17 @@ def test_a_listener_that_throws_harms_neither_the_others_nor_the_socket(
     wait_for_status(page, "open")
     page.evaluate(
         """() => {
-          socket.onerror = socket.onclose = () => { throw new Error("a slip"); };
-          socket.addEventListener("close", () => log.push(["heard"]));
+          socket.onerror = socket.onclose = () => { throw new Error("from a listener"); };
+          socket.addEventListener("close", () => log.push(["called"]));
         }"""
     )
 
     server.kill()
-    page.wait_for_function("() => log.some(([kind]) => kind === 'heard')")
+    page.wait_for_function("() => log.some(([kind]) => kind === 'called')")
     server.start()
     wait_for_status(page, "open")
 
-    assert set(thrown) == {"a slip"}
+    assert set(thrown) == {"from a listener"}
 
 
 def test_leaving_the_page_ends_its_connection(page: Page, server: Server) -> None:
@@ -302,12 +301,10 @@ def test_leaving_the_page_ends_its_connection(page: Page, server: Server) -> Non
 
     page.goto("about:blank")
 
-    wait_until(lambda: server.diary("disconnect"), what="the disconnect")
+    wait_until(lambda: server.events("disconnect"), what="the disconnect")
 
 
-def test_a_socket_that_is_closed_ends_its_connection_with_the_code(
-    page: Page, server: Server
-) -> None:
+def test_close_ends_the_connection_with_its_code(page: Page, server: Server) -> None:
     page.goto(server.address)
     open_socket(page)
     wait_for_status(page, "open")
@@ -316,15 +313,15 @@ def test_a_socket_that_is_closed_ends_its_connection_with_the_code(
     wait_for_status(page, "closed")
 
     assert log(page, "close") == [[4001, "done", False]]
-    wait_until(lambda: server.diary("disconnect"), what="the disconnect")
-    assert server.diary("disconnect")[0]["code"] == 4001
+    wait_until(lambda: server.events("disconnect"), what="the disconnect")
+    assert server.events("disconnect")[0]["code"] == 4001
 
 
 @pytest.fixture(scope="module")
-def keeping_browser(launch: Callable[..., Browser]) -> Browser:
-    """A browser that keeps pages it has left, and knows a host ``site.test``.
+def caching_browser(launch: Callable[..., Browser]) -> Browser:
+    """A browser with a back/forward cache, which resolves the host ``site.test``.
 
-    Playwright's own launch turns the back/forward cache off.
+    Playwright's own launch disables the cache.
     """
     return launch(
         "--host-resolver-rules=MAP site.test 127.0.0.1",
@@ -333,35 +330,35 @@ def keeping_browser(launch: Callable[..., Browser]) -> Browser:
 
 
 @pytest.fixture
-def kept_page(keeping_browser: Browser) -> Iterator[Page]:
-    page = keeping_browser.new_page()
+def cached_page(caching_browser: Browser) -> Iterator[Page]:
+    page = caching_browser.new_page()
     yield page
     page.context.close()
 
 
-def test_a_page_kept_by_the_browser_hangs_up_and_comes_back_with_its_queue(
-    kept_page: Page, server: Server
+def test_a_page_in_the_cache_disconnects_and_later_sends_its_queue(
+    cached_page: Page, server: Server
 ) -> None:
-    page = kept_page
+    page = cached_page
     page.goto(server.address)
     open_socket(page)
     wait_for_status(page, "open")
-    page.evaluate("() => addEventListener('pagehide', () => socket.send('kept'))")
+    page.evaluate("() => addEventListener('pagehide', () => socket.send('queued'))")
 
-    page.goto(f"{server.address}/elsewhere")
-    wait_until(lambda: server.diary("disconnect"), what="the disconnect")
-    assert "kept" not in server.texts()
+    page.goto(f"{server.address}/other")
+    wait_until(lambda: server.events("disconnect"), what="the disconnect")
+    assert "queued" not in server.texts()
     page.go_back(wait_until="commit")
 
-    assert server.wait_for_text("kept") == ["kept"]
+    assert server.wait_for_text("queued") == ["queued"]
     assert log(page, "error") == []
     assert log(page, "close") == [[1001, "the page is hidden", True]]
 
 
 def test_without_network_no_attempt_is_made_until_it_is_back(
-    kept_page: Page, server: Server
+    cached_page: Page, server: Server
 ) -> None:
-    page = kept_page
+    page = cached_page
     page.goto(f"http://site.test:{server.port}/")
     open_socket(page)
     wait_for_status(page, "open")
@@ -373,7 +370,7 @@ def test_without_network_no_attempt_is_made_until_it_is_back(
     page.context.set_offline(False)
     wait_for_status(page, "open")
 
-    assert len(server.diary("connect")) == 2
+    assert len(server.events("connect")) == 2
 
 
 PAGE_WITH_TAGS = """
@@ -394,12 +391,14 @@ def test_the_tags_load_the_client_under_a_strict_policy(
     with override_settings(TEMPLATES=[{"BACKEND": engine}], STATIC_URL="/static/"):
         html = Template(PAGE_WITH_TAGS).render(Context({"csp_nonce": "bm9uY2U="}))
     (tmp_path / "tagged.html").write_text(html, encoding="utf-8")
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
 
     page.goto(f"{server.address}/tagged.html")
 
-    # Playwright's own waiting evaluates text in the page, which the policy forbids.
-    wait_until(lambda: server.diary("connect"), what="the connection")
-    assert [entry["path"] for entry in server.diary("connect")] == ["/ws/from-the-tag/"]
-    assert complaints == []
+    # Playwright's waiting evaluates text in the page, which the policy forbids.
+    wait_until(lambda: server.events("connect"), what="the connection")
+    assert [entry["path"] for entry in server.events("connect")] == [
+        "/ws/from-the-tag/"
+    ]
+    assert messages == []

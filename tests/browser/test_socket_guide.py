@@ -1,4 +1,4 @@
-"""Every script of the JavaScript guide, run in Chromium as it is printed."""
+"""Every script of the JavaScript guide, run in Chromium as printed."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
-    """The socket server, with the body of the guide's first page beside its diary."""
+    """The URL of the socket server, with the body of the guide's first page beside its log of events."""
     assert BODY
     (folder / "guide.html").write_text(HEAD + BODY[1], encoding="utf-8")
     with AsgiProcess(
         "uvicorn",
         "browser.socket_app:app",
-        env={"DIARY": str(folder / "diary"), "POLICY": ""},
+        env={"EVENT_LOG": str(folder / "event_log"), "POLICY": ""},
     ) as server:
         yield server.http
 
 
 @pytest.fixture
 def guide(page: Page, address: str, folder: Path) -> Page:
-    """The page of the guide, before any script of it has run."""
-    (folder / "diary").write_text("", encoding="utf-8")
+    """The page of the guide without its scripts."""
+    (folder / "event_log").write_text("", encoding="utf-8")
 
     def answer(route: Route) -> None:
         route.fulfill(json={"token": "abc"})
@@ -65,24 +65,24 @@ def test_the_guide_has_scripts_to_run() -> None:
     [script for script in SCRIPTS if 'from "tiderace"' in script],
     ids=lambda script: script.splitlines()[2][:30],
 )
-def test_a_script_of_the_guide_opens_its_socket_without_a_complaint(
+def test_a_script_of_the_guide_opens_its_socket_without_errors(
     guide: Page, folder: Path, script: str
 ) -> None:
-    complaints: list[str] = []
-    guide.on("pageerror", lambda error: complaints.append(error.message))
-    guide.on("console", lambda message: complaints.append(message.text))
+    errors: list[str] = []
+    guide.on("pageerror", lambda error: errors.append(error.message))
+    guide.on("console", lambda message: errors.append(message.text))
 
     with guide.expect_websocket():
         guide.add_script_tag(type="module", content=script)
 
     wait_until(
-        lambda: '"connect"' in (folder / "diary").read_text(encoding="utf-8"),
+        lambda: '"connect"' in (folder / "event_log").read_text(encoding="utf-8"),
         what="the connection",
     )
-    assert complaints == []
+    assert errors == []
 
 
-def test_what_is_typed_into_the_first_page_appears_in_it(guide: Page) -> None:
+def test_text_typed_into_the_first_page_appears_in_it(guide: Page) -> None:
     guide.add_script_tag(type="module", content=SCRIPTS[0])
 
     guide.get_by_label("Message").fill("hello <b>there</b>")
@@ -91,7 +91,7 @@ def test_what_is_typed_into_the_first_page_appears_in_it(guide: Page) -> None:
     guide.get_by_text("hello <b>there</b>").wait_for()
 
 
-def test_the_badge_of_the_guide_says_that_it_is_connected(guide: Page) -> None:
+def test_the_badge_of_the_guide_shows_connected(guide: Page) -> None:
     guide.add_script_tag(type="module", content=SCRIPTS[1])
 
     guide.get_by_role("status").get_by_text("Connected").wait_for()

@@ -1,4 +1,4 @@
-"""Every script of the topics' JavaScript guide, run in Chromium as it is printed."""
+"""Every script of the topics' JavaScript guide, run in Chromium as printed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEAD = (
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The site of the topics, with the body of the guide's first page."""
+    """The URL of the site of topics, with the body of the guide's first page."""
     folder = tmp_path_factory.mktemp("guide")
     assert BODY
     (folder / "guide.html").write_text(HEAD + BODY[1], encoding="utf-8")
@@ -40,20 +40,20 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.http
 
 
-class Reader:
-    """A page with the guide's body, and what its connections and console said."""
+class GuidePage:
+    """A page with the guide's body, its received frames and its console output."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
         self.frames: list[str] = []
-        self.complaints: list[str] = []
-        self.said: list[str] = []
+        self.errors: list[str] = []
+        self.output: list[str] = []
         page.on("websocket", self._watch)
-        page.on("pageerror", lambda error: self.complaints.append(error.message))
+        page.on("pageerror", lambda error: self.errors.append(error.message))
         page.on(
             "console",
             lambda message: (
-                self.said if message.type == "debug" else self.complaints
+                self.output if message.type == "debug" else self.errors
             ).append(message.text),
         )
 
@@ -61,7 +61,7 @@ class Reader:
         socket.on("framereceived", lambda frame: self.frames.append(str(frame)))
 
     def run(self, script: str) -> None:
-        """Run a script, until its topic is subscribed to if it has one."""
+        """Run a script and wait until it is connected and subscribed."""
         self.page.add_script_tag(type="module", content=script)
         self.wait_for('"connect":')
         if ".subscribe(" in script:
@@ -69,18 +69,18 @@ class Reader:
 
     def wait_for(self, text: str) -> None:
         for _ in range(500):
-            if any(text in said for said in (*self.frames, *self.said)):
+            if any(text in text_seen for text_seen in (*self.frames, *self.output)):
                 return
-            # Playwright hands out events while it is asked for something.
+            # Playwright dispatches events during calls only.
             self.page.evaluate("() => new Promise((done) => setTimeout(done, 20))")
-        raise AssertionError(f"no {text} in {self.frames}, {self.complaints}")
+        raise AssertionError(f"no {text} in {self.frames}, {self.errors}")
 
 
 @pytest.fixture
-def reader(page: Page, address: str) -> Reader:
-    reader = Reader(page)
+def guide_page(page: Page, address: str) -> GuidePage:
+    guide_page = GuidePage(page)
     page.goto(f"{address}/guide.html")
-    return reader
+    return guide_page
 
 
 def script_with(text: str) -> str:
@@ -93,44 +93,46 @@ def test_the_guide_has_scripts_to_run() -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=range(len(SCRIPTS)))
-def test_a_script_of_the_guide_runs_without_a_complaint(
-    reader: Reader, script: str
+def test_a_script_of_the_guide_runs_without_errors(
+    guide_page: GuidePage, script: str
 ) -> None:
-    reader.run(script)
+    guide_page.run(script)
 
-    assert reader.complaints == []
-
-
-def test_what_is_typed_into_the_first_page_appears_in_it(reader: Reader) -> None:
-    reader.run(SCRIPTS[0])
-
-    reader.page.get_by_label("Message").fill("hello <b>there</b>")
-    reader.page.get_by_label("Message").press("Enter")
-
-    reader.page.get_by_text("hello <b>there</b>").wait_for()
+    assert guide_page.errors == []
 
 
-def test_the_badge_of_the_guide_says_that_it_is_connected(reader: Reader) -> None:
-    reader.run(script_with("badge"))
+def test_text_typed_into_the_first_page_appears_in_it(guide_page: GuidePage) -> None:
+    guide_page.run(SCRIPTS[0])
 
-    reader.page.get_by_role("status").get_by_text("Connected").wait_for()
+    guide_page.page.get_by_label("Message").fill("hello <b>there</b>")
+    guide_page.page.get_by_label("Message").press("Enter")
 
-
-def test_the_call_of_the_guide_is_answered(reader: Reader) -> None:
-    reader.run(script_with('call("rename"'))
-
-    reader.wait_for("Tea")
+    guide_page.page.get_by_text("hello <b>there</b>").wait_for()
 
 
-def test_the_list_of_the_guide_shows_who_is_there(reader: Reader) -> None:
-    reader.run(script_with("presence: true"))
+def test_the_badge_of_the_guide_shows_connected(guide_page: GuidePage) -> None:
+    guide_page.run(script_with("badge"))
 
-    reader.page.locator("#people li").wait_for()
+    guide_page.page.get_by_role("status").get_by_text("Connected").wait_for()
 
 
-def test_the_state_that_the_guide_loads_is_shown(reader: Reader, address: str) -> None:
-    reader.page.evaluate("() => fetch('/say/room:lobby/loaded')")
+def test_the_call_of_the_guide_returns(guide_page: GuidePage) -> None:
+    guide_page.run(script_with('call("rename"'))
 
-    reader.run(script_with("getState"))
+    guide_page.wait_for("Tea")
 
-    reader.page.locator("#log li").last.get_by_text("loaded").wait_for()
+
+def test_the_list_of_the_guide_shows_the_members(guide_page: GuidePage) -> None:
+    guide_page.run(script_with("presence: true"))
+
+    guide_page.page.locator("#people li").wait_for()
+
+
+def test_the_state_that_the_guide_loads_is_shown(
+    guide_page: GuidePage, address: str
+) -> None:
+    guide_page.page.evaluate("() => fetch('/publish/room:lobby/loaded')")
+
+    guide_page.run(script_with("getState"))
+
+    guide_page.page.locator("#log li").last.get_by_text("loaded").wait_for()

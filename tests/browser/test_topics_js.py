@@ -1,4 +1,4 @@
-"""The built client in Chromium, on topics of a real server."""
+"""The built topics client in Chromium, with a real server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.brokers import Server
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
 SITE = "browser.topics_site:application"
-# Opens `window.client` and `window.room`, with a record of all that happens in `log`.
+# Creates `window.client` and `window.room`, and records their events in `window.log`.
 ENTER = """
 async ([topic, options, settings, token]) => {
   const { Client } = await import("/static/tiderace/tiderace.js");
@@ -50,7 +50,7 @@ def site() -> Iterator[AsgiProcess]:
 
 @pytest.fixture
 def enter(site: AsgiProcess, new_context: Callable[..., Any]) -> Enter:
-    """Open a page whose client asks for a topic."""
+    """Return a function that opens a page whose client subscribes to a topic."""
 
     def go(
         topic: str,
@@ -90,21 +90,23 @@ def texts(page: Page) -> list[str]:
 
 
 def publish(page: Page, *messages: str) -> None:
-    """Publish, and wait until the server has it."""
+    """Publish from the page, and wait for the acknowledgements."""
     page.evaluate(
         "messages => Promise.all(messages.map((text) => room.publish({text})))",
         messages,
     )
 
 
-def say(server: AsgiProcess, topic: str, *messages: str) -> None:
+def publish_from_view(server: AsgiProcess, topic: str, *messages: str) -> None:
     """Publish from a view of the site."""
     for text in messages:
-        with urllib.request.urlopen(f"{server.http}/say/{topic}/{text}", timeout=10):
+        with urllib.request.urlopen(
+            f"{server.http}/publish/{topic}/{text}", timeout=10
+        ):
             pass
 
 
-def test_what_one_page_publishes_two_pages_receive(enter: Enter) -> None:
+def test_a_publication_of_a_page_is_received_by_two_pages(enter: Enter) -> None:
     ada, bob = enter("room:pair"), enter("room:pair")
 
     publish(ada, "grüße", "again")
@@ -114,16 +116,16 @@ def test_what_one_page_publishes_two_pages_receive(enter: Enter) -> None:
         assert texts(page) == ["grüße", "again"]
 
 
-def test_what_a_view_publishes_is_received(enter: Enter, site: AsgiProcess) -> None:
+def test_a_publication_of_a_view_is_received(enter: Enter, site: AsgiProcess) -> None:
     page = enter("room:view")
 
-    say(site, "room:view", "saved")
+    publish_from_view(site, "room:view", "saved")
 
     wait_for(page, "publication")
     assert texts(page) == ["saved"]
 
 
-def test_a_loop_takes_the_messages_as_they_come(enter: Enter) -> None:
+def test_a_loop_yields_the_messages_in_order(enter: Enter) -> None:
     page = enter("room:loop")
     page.evaluate(
         "() => { window.seen = []; (async () => {"
@@ -135,7 +137,7 @@ def test_a_loop_takes_the_messages_as_they_come(enter: Enter) -> None:
     page.wait_for_function("() => seen.join() === 'a,b'")
 
 
-def test_who_is_in_a_topic_is_known_in_every_page(enter: Enter) -> None:
+def test_every_page_has_the_members_of_a_topic(enter: Enter) -> None:
     ada = enter("room:people", presence=True)
     ada.wait_for_function("() => room.presence.size === 1")
 
@@ -148,7 +150,7 @@ def test_who_is_in_a_topic_is_known_in_every_page(enter: Enter) -> None:
     assert len(log(ada, "left")) == 1
 
 
-def test_what_was_missed_in_the_page_cache_comes_on_return(enter: Enter) -> None:
+def test_messages_missed_in_the_page_cache_are_recovered(enter: Enter) -> None:
     ada, bob = enter("room:nap"), enter("room:nap")
     publish(bob, "one")
     wait_for(ada, "publication")
@@ -166,16 +168,16 @@ def test_what_was_missed_in_the_page_cache_comes_on_return(enter: Enter) -> None
 def test_a_page_continues_at_the_position_it_was_rendered_at(
     enter: Enter, site: AsgiProcess
 ) -> None:
-    say(site, "room:made", "shown")
+    publish_from_view(site, "room:rendered", "shown")
     page = enter("room:other")
-    page.goto(f"{site.http}/made/room:made")
-    say(site, "room:made", "missed")
+    page.goto(f"{site.http}/position/room:rendered")
+    publish_from_view(site, "room:rendered", "missed")
 
     page.evaluate(
         """async () => {
             const { topics } = await import("/static/tiderace/tiderace.js");
             window.seen = [];
-            const room = topics().subscribe("room:made");
+            const room = topics().subscribe("room:rendered");
             room.addEventListener("publication", ({ data }) => seen.push(data.text));
             room.addEventListener("gap", () => seen.push("a gap"));
         }"""
@@ -185,10 +187,10 @@ def test_a_page_continues_at_the_position_it_was_rendered_at(
     assert page.evaluate("() => seen") == ["missed"]
 
 
-def test_a_page_loads_its_state_anew_when_its_position_is_gone(
+def test_a_page_loads_its_state_again_when_its_position_is_unrecoverable(
     enter: Enter, site: AsgiProcess
 ) -> None:
-    say(site, "room:state", "kept")
+    publish_from_view(site, "room:state", "kept")
     page = enter("room:other")
 
     page.evaluate(
@@ -197,7 +199,7 @@ def test_a_page_loads_its_state_anew_when_its_position_is_gone(
             const getState = async () => {
                 loads++;
                 if (loads === 1) return { offset: 99, epoch: "gone" };
-                return (await fetch("/say/room:state/loaded")).json();
+                return (await fetch("/publish/room:state/loaded")).json();
             };
             window.state = client.subscribe("room:state", { getState });
         }"""
@@ -207,10 +209,10 @@ def test_a_page_loads_its_state_anew_when_its_position_is_gone(
     assert page.evaluate("() => [loads, state.position.offset]") == [2, 2]
 
 
-def test_a_topic_without_a_history_tells_of_a_gap_after_every_outage(
+def test_a_topic_without_a_history_has_a_gap_after_an_outage(
     enter: Enter,
 ) -> None:
-    page = enter("whisper:gap")
+    page = enter("transient:gap")
 
     page.evaluate("() => dispatchEvent(new PageTransitionEvent('pagehide'))")
     page.evaluate("() => dispatchEvent(new PageTransitionEvent('pageshow'))")
@@ -219,7 +221,7 @@ def test_a_topic_without_a_history_tells_of_a_gap_after_every_outage(
     wait_for(page, "subscribed", 2)
 
 
-def test_a_rate_limit_of_the_topic_is_waited_out(enter: Enter) -> None:
+def test_publications_are_repeated_after_a_rate_limit(enter: Enter) -> None:
     page = enter("room:rate")
     messages = [f"{number:02}" for number in range(80)]
 
@@ -237,7 +239,7 @@ def test_methods_of_a_topic_and_of_the_endpoint_are_called(enter: Enter) -> None
     assert page.evaluate("() => client.call('add', {a: 2, b: 3})") == 5
 
 
-def test_a_refused_call_says_the_code_of_the_application(enter: Enter) -> None:
+def test_a_refused_call_has_the_code_of_the_application(enter: Enter) -> None:
     page = enter("room:calls")
 
     error = page.evaluate(
@@ -249,7 +251,7 @@ def test_a_refused_call_says_the_code_of_the_application(enter: Enter) -> None:
 
 
 def test_history_is_read_from_either_end(enter: Enter, site: AsgiProcess) -> None:
-    say(site, "room:past", "a", "b", "c")
+    publish_from_view(site, "room:past", "a", "b", "c")
     page = enter("room:past")
 
     read = (
@@ -261,7 +263,7 @@ def test_history_is_read_from_either_end(enter: Enter, site: AsgiProcess) -> Non
     assert page.evaluate(read, {"limit": 2, "reverse": True}) == ["c", "b"]
 
 
-def test_a_topic_that_nobody_may_enter_is_unsubscribed_for_good(enter: Enter) -> None:
+def test_a_topic_without_permission_is_unsubscribed(enter: Enter) -> None:
     page = enter("closed:door", state="unsubscribed")
 
     assert [each["code"] for each in log(page, "unsubscribed")] == [103]
@@ -269,7 +271,7 @@ def test_a_topic_that_nobody_may_enter_is_unsubscribed_for_good(enter: Enter) ->
     assert error == 103
 
 
-def test_a_token_says_who_publishes_and_is_renewed_before_it_expires(
+def test_a_token_identifies_the_publisher_and_is_refreshed(
     enter: Enter,
 ) -> None:
     page = enter("room:token", token="/token/7?ttl=2")
@@ -282,7 +284,9 @@ def test_a_token_says_who_publishes_and_is_renewed_before_it_expires(
     assert log(page, "connecting") == []
 
 
-def test_a_user_that_is_kicked_stays_away(enter: Enter, site: AsgiProcess) -> None:
+def test_a_user_that_is_disconnected_does_not_reconnect(
+    enter: Enter, site: AsgiProcess
+) -> None:
     page = enter("room:kick", token="/token/8")
 
     page.evaluate("() => fetch('/kick/8')")
@@ -300,7 +304,7 @@ def test_a_room_works_over_http(
     page.wait_for_function("() => room.presence.size === 1")
 
     publish(page, "grüße 🌊", *(f"{n}" for n in range(20)))
-    say(site, f"room:{transport}", "seen")
+    publish_from_view(site, f"room:{transport}", "seen")
 
     wait_for(page, "publication", 22)
     assert texts(page) == ["grüße 🌊", *map(str, range(20)), "seen"]
@@ -309,7 +313,7 @@ def test_a_room_works_over_http(
 
 
 @pytest.mark.parametrize("transport", ["http_stream", "sse"])
-def test_an_outage_over_http_is_recovered_from(enter: Enter, transport: str) -> None:
+def test_an_outage_over_http_is_recovered(enter: Enter, transport: str) -> None:
     ada = enter(f"room:nap-{transport}", settings={"transports": [transport]})
     bob = enter(f"room:nap-{transport}")
 
@@ -321,7 +325,7 @@ def test_an_outage_over_http_is_recovered_from(enter: Enter, transport: str) -> 
     assert log(ada, "gap") == []
 
 
-def test_a_user_that_is_kicked_over_http_stays_away(enter: Enter) -> None:
+def test_a_user_that_is_disconnected_over_http_does_not_reconnect(enter: Enter) -> None:
     settings = {"transports": ["http_stream"]}
     page = enter("room:kick", settings=settings, token="/token/9")
 
@@ -331,7 +335,7 @@ def test_a_user_that_is_kicked_over_http_stays_away(enter: Enter) -> None:
     assert log(page, "disconnected") == [{"code": 3503, "reason": "out"}]
 
 
-def test_where_websockets_do_not_pass_http_does_and_is_remembered(enter: Enter) -> None:
+def test_http_is_used_and_stored_where_websockets_do_not_pass(enter: Enter) -> None:
     tried: list[str] = []
 
     def refuse(socket: WebSocketRoute) -> None:
@@ -352,7 +356,7 @@ def test_where_websockets_do_not_pass_http_does_and_is_remembered(enter: Enter) 
     assert page.evaluate("() => client.transport") == "http_stream"
 
 
-def test_a_history_that_died_with_the_server_is_a_gap(enter: Enter) -> None:
+def test_a_history_that_ends_with_the_server_is_a_gap(enter: Enter) -> None:
     port = free_port()
     with AsgiProcess("uvicorn", SITE, port=port) as server:
         page = enter("room:memory", address=server.http)
@@ -367,7 +371,7 @@ def test_a_history_that_died_with_the_server_is_a_gap(enter: Enter) -> None:
     assert texts(page) == ["before", "meanwhile"]
 
 
-def test_a_server_that_is_killed_costs_no_message(enter: Enter) -> None:
+def test_no_message_is_lost_when_a_server_is_killed(enter: Enter) -> None:
     port = free_port()
     with Server() as broker:
         env = {"REDIS_URL": broker.url}
@@ -377,7 +381,7 @@ def test_a_server_that_is_killed_costs_no_message(enter: Enter) -> None:
                 publish(page, "1")
                 wait_for(page, "publication")
             wait_for(page, "connecting")
-            say(other, "room:redis", "2", "3")
+            publish_from_view(other, "room:redis", "2", "3")
             page.evaluate("() => { window.sent = room.publish({text: '4'}) }")
 
             with AsgiProcess("uvicorn", SITE, env=env, port=port):
@@ -390,14 +394,14 @@ def test_a_server_that_is_killed_costs_no_message(enter: Enter) -> None:
     assert log(page, "gap") == []
 
 
-def test_a_connection_that_died_silently_is_noticed_and_recovered(
+def test_a_silent_connection_is_detected_and_recovered(
     enter: Enter, site: AsgiProcess
 ) -> None:
     with StallingProxy(site.port) as proxy:
         page = enter("room:stall", address=f"http://127.0.0.1:{proxy.port}")
 
         proxy.stall()
-        say(site, "room:stall", "missed")
+        publish_from_view(site, "room:stall", "missed")
         wait_for(page, "publication")
         missed, gaps = texts(page), log(page, "gap")
         page.close()

@@ -1,7 +1,7 @@
-"""The site whose topics the browser tests use: rooms with history, presence and calls.
+"""The site of the topic tests: rooms with history, presence and calls.
 
-Its layer is Redis where ``$REDIS_URL`` says so, else memory. Pages are those that the
-test put beside ``$PAGES``, else an empty one.
+Its layer is Redis at ``$REDIS_URL``, else memory. Pages are the files of ``$PAGES``, else
+an empty page.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ EMPTY = b"<!doctype html><meta charset=utf-8><link rel=icon href=data:,>"
 
 
 class Room(Topic):
-    """Anybody may come in and speak."""
+    """A topic to which everybody may subscribe and publish."""
 
     pattern = "room:<slug:name>"
     history = History(size=100, ttl=300)
@@ -84,21 +84,21 @@ class Room(Topic):
 
     @rpc
     async def shout(self, text: str) -> str:
-        """The text, louder."""
+        """Return the text in capitals."""
         if not text:
             raise Refuse("nothing to shout", code=422)
         return f"{text.upper()}!"
 
     @rpc
     async def rename(self, to: str) -> str:
-        """The name as a title."""
+        """Return the name as a title."""
         return to.title()
 
 
-class Whisper(Topic):
+class Transient(Topic):
     """The same without a history."""
 
-    pattern = "whisper:<slug:name>"
+    pattern = "transient:<slug:name>"
     permission_classes = [AllowAny]
 
     async def can_publish(self, user: Any) -> bool:
@@ -106,28 +106,28 @@ class Whisper(Topic):
 
 
 class Closed(Topic):
-    """Nobody may come in."""
+    """A topic to which no client may subscribe."""
 
     pattern = "closed:<slug:name>"
 
 
 class Endpoint(TopicsEndpoint):
-    """What clients may call without a topic."""
+    """An endpoint with a method."""
 
     @rpc
     async def add(self, a: int, b: int) -> int:
-        """Their sum."""
+        """Return the sum."""
         return a + b
 
 
 def page(request: HttpRequest, name: str = "") -> HttpResponse:
-    """A page of the test's own, else an empty one."""
+    """Return a page of the test, or an empty one."""
     file = Path(os.environ.get("PAGES", "/nowhere")) / name
     return HttpResponse(file.read_bytes() if name and file.is_file() else EMPTY)
 
 
-def made(request: HttpRequest, topic: str) -> HttpResponse:
-    """A page that says where a topic stood when it was made."""
+def page_with_position(request: HttpRequest, topic: str) -> HttpResponse:
+    """Return a page with the position of a topic."""
     text = "{% load tiderace %}{% tiderace_script topics='/connection/' %}"
     text += "{% tiderace_positions topic %}"
     return HttpResponse(Template(text).render(Context({"topic": topic})))
@@ -138,14 +138,14 @@ def static(request: HttpRequest, name: str) -> FileResponse:
     return FileResponse((STATIC / name).open("rb"), content_type=kind)
 
 
-async def say(request: HttpRequest, topic: str, text: str) -> JsonResponse:
-    """Publish from the server; the answer is the position."""
+async def publish(request: HttpRequest, topic: str, text: str) -> JsonResponse:
+    """Publish, and return the position."""
     position = await apublish(topic, {"text": text})
     return JsonResponse({"offset": position.offset, "epoch": position.epoch})
 
 
 def token(request: HttpRequest, user: int) -> HttpResponse:
-    """A token that is good for some seconds."""
+    """Return a token that expires after ``ttl`` seconds."""
     ttl = float(request.GET.get("ttl", 60))
     return HttpResponse(connection_token(User(pk=user), ttl=ttl))
 
@@ -155,10 +155,10 @@ def token_of_the_guide(request: HttpRequest) -> JsonResponse:
 
 
 async def state(request: HttpRequest) -> JsonResponse:
-    """What a topic keeps, and where it ends."""
+    """Return the history of a topic and its position."""
     page = await ahistory(request.GET["topic"])
-    place = {"offset": page.position.offset, "epoch": page.position.epoch}
-    return JsonResponse({"messages": page.messages, "position": place})
+    position = {"offset": page.position.offset, "epoch": page.position.epoch}
+    return JsonResponse({"messages": page.messages, "position": position})
 
 
 async def kick(request: HttpRequest, user: int) -> HttpResponse:
@@ -168,12 +168,12 @@ async def kick(request: HttpRequest, user: int) -> HttpResponse:
 
 urlpatterns = [
     path("static/<path:name>", static),
-    path("say/<str:topic>/<str:text>", say),
+    path("publish/<str:topic>/<str:text>", publish),
     path("token/<int:user>", token),
     path("kick/<int:user>", kick),
     path("realtime-token/", token_of_the_guide),
     path("state/", state),
-    path("made/<str:topic>", made),
+    path("position/<str:topic>", page_with_position),
     path("", page),
     path("<str:name>", page),
 ]
