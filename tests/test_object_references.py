@@ -39,8 +39,6 @@ ALLOWED: dict[str, str] = {
     "ServerFrameWriter._tick": OPEN,
     "Subscribing._conductor": OPEN,
     "TopicHub._conductors": OPEN,
-    "_Map._reader": OPEN,
-    "_Session._reader": OPEN,
     "_Shared.tick": OPEN,
     "_Worker._pool": OPEN,
 }

@@ -234,7 +234,7 @@ def often(times, layer):
 
     async def run(name, keys, arguments):
         for _ in range(times):
-            answer = await broker._calls.script(name, keys, arguments)
+            answer = await broker.commands.run_script(name, keys, arguments)
         return answer
 
     return Fleet(RedisPresenceStore(run, layer.prefix, cluster=False))
@@ -279,7 +279,7 @@ async def test_what_was_reaped_before_the_broker_went_away_is_told(make_layer):
             if reaped:
                 raise LayerUnavailable("it is away")
             reaped.append(name)
-        return await broker._calls.script(name, keys, arguments)
+        return await broker.commands.run_script(name, keys, arguments)
 
     store = RedisPresenceStore(run, layer.prefix, cluster=False)
 

@@ -38,7 +38,7 @@ async def link():
 
 
 async def test_replies_come_to_their_commands_in_order(link):
-    first, second = link.call("GET", "a"), link.call("GET", "b")
+    first, second = link.execute("GET", "a"), link.execute("GET", "b")
 
     link.data_received(b"$1\r\n1\r\n$1")
     assert await first == b"1"
@@ -49,10 +49,10 @@ async def test_replies_come_to_their_commands_in_order(link):
 
 
 async def test_a_transport_that_is_closed_already_is_a_lost_link(link):
-    waiting = link.call("GET", "a")
+    waiting = link.execute("GET", "a")
     link._transport.refuses = True
 
-    refused = link.call("GET", "b")
+    refused = link.execute("GET", "b")
 
     for future in (waiting, refused):
         with pytest.raises(ConnectionLost, match="the handler is closed"):
@@ -63,7 +63,7 @@ async def test_a_transport_that_is_closed_already_is_a_lost_link(link):
 async def test_a_subscription_on_a_transport_that_is_closed_already_fails(link):
     link._transport.refuses = True
 
-    future = link.subscription("SUBSCRIBE", [b"a"])
+    future = link.execute_pubsub("SUBSCRIBE", [b"a"])
 
     with pytest.raises(ConnectionLost):
         await future

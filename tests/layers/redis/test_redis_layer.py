@@ -540,16 +540,16 @@ async def test_who_is_cancelled_together_with_the_opening_of_a_connection_ends(
     own_server, prefix
 ):
     layer = RedisChannelLayer(hosts=[own_server.url], prefix=prefix)
-    links = layer._brokers[0]._connections._links
+    connections = layer._brokers[0].pool._connections
     own_server.pause()
     sending = asyncio.create_task(layer.send("work", {"type": "job"}))
 
     async def opening():
-        return asyncio.get_running_loop() in links
+        return asyncio.get_running_loop() in connections
 
     await until(opening)
     # As a loop that ends does to all its tasks, in an order of its own.
-    links[asyncio.get_running_loop()].cancel()
+    connections[asyncio.get_running_loop()].cancel()
     sending.cancel()
     own_server.resume()
     await asyncio.wait([sending])
@@ -563,9 +563,9 @@ async def test_a_cancellation_that_redis_py_keeps_to_itself_ends_the_call(
 ):
     """It does so where a command is written at that moment; a loop would never end."""
     layer = RedisChannelLayer(hosts=[cluster.host], prefix=prefix)
-    connections = layer._brokers[0]._connections
-    await connections.run("PING")
-    client = (await connections._links[asyncio.get_running_loop()])._cluster
+    pool = layer._brokers[0].pool
+    await pool.execute("PING")
+    client = (await pool._connections[asyncio.get_running_loop()])._cluster
     execute, asked = client.execute_command, asyncio.Event()
 
     async def keep_it_to_itself(*command):
@@ -575,7 +575,7 @@ async def test_a_cancellation_that_redis_py_keeps_to_itself_ends_the_call(
         return await execute(*command)
 
     client.execute_command = keep_it_to_itself
-    asking = asyncio.create_task(connections.run("PING"))
+    asking = asyncio.create_task(pool.execute("PING"))
     await asked.wait()
     asking.cancel()
     await asyncio.wait([asking])
@@ -623,7 +623,7 @@ def test_event_loops_that_have_ended_are_forgotten(redis_url, prefix):
     for _ in range(5):
         asyncio.run(layer.send("work", {"type": "job"}))
 
-    assert len(layer._brokers[0]._connections._links) == 1
+    assert len(layer._brokers[0].pool._connections) == 1
 
 
 def test_a_forked_child_makes_its_own_connections_and_names(redis_url, prefix):

@@ -224,8 +224,8 @@ async def test_what_comes_back_into_a_queue_lapses_too(make_layer, redis_url):
     second = await broker.take("work", lease=0.01)
 
     await broker.nack(first)
-    key = f"{broker._names.queue('work')}:list"
-    assert await broker._calls.command("PTTL", key) > 0
+    key = f"{broker.keys.queue('work')}:list"
+    assert await broker.commands.execute("PTTL", key) > 0
     await broker.ack(await broker.take("work", lease=10))
 
     async def returned():
@@ -233,7 +233,7 @@ async def test_what_comes_back_into_a_queue_lapses_too(make_layer, redis_url):
         return again is not None and again.data == second.data
 
     await until(returned)
-    assert await broker._calls.command("PTTL", key) in (-2, *range(1, 60_001))
+    assert await broker.commands.execute("PTTL", key) in (-2, *range(1, 60_001))
 
 
 async def test_a_busy_group_keeps_no_messages_long_after_their_expiry(
@@ -249,8 +249,8 @@ async def test_a_busy_group_keeps_no_messages_long_after_their_expiry(
         await broker.publish("room", b"x", keep=keep, members_age=60)
         published += 1
 
-    length = await broker._calls.command(
-        "XLEN", f"{broker._names.group('room')}:stream"
+    length = await broker.commands.execute(
+        "XLEN", f"{broker.keys.group('room')}:stream"
     )
     assert length < published * 0.75
 
@@ -261,7 +261,7 @@ async def test_a_repeated_try_still_tells_which_queues_are_to_get_a_copy(
     layer = make_layer(redis_url)
     await layer.group_add("jobs", "work")
     broker = layer._brokers[0]
-    run, lost = broker._connections.run, []
+    run, lost = broker.pool.execute, []
 
     async def lose_the_first_answer(*command):
         answer = await run(*command)
@@ -270,14 +270,14 @@ async def test_a_repeated_try_still_tells_which_queues_are_to_get_a_copy(
             raise ConnectionLost("cut")
         return answer
 
-    broker._connections.run = lose_the_first_answer
+    broker.pool.execute = lose_the_first_answer
     await layer.group_send("jobs", {"type": "job", "n": 1})
 
     assert lost
     async with asyncio.timeout(10):
         assert (await layer.receive("work"))["n"] == 1
-    length = await broker._calls.command(
-        "XLEN", f"{broker._names.group('jobs')}:stream"
+    length = await broker.commands.execute(
+        "XLEN", f"{broker.keys.group('jobs')}:stream"
     )
     assert length == 1
 

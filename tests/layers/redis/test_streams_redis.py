@@ -46,8 +46,8 @@ async def publish(layer, *numbers, keep=KEEP, **options):
 
 async def command(layer, *words, suffix=""):
     broker = layer._brokers[0]
-    return await broker._calls.command(
-        words[0], f"{broker._names.group('tide')}{suffix}", *words[1:]
+    return await broker.commands.execute(
+        words[0], f"{broker.keys.group('tide')}{suffix}", *words[1:]
     )
 
 
@@ -274,7 +274,7 @@ async def test_a_try_whose_answer_is_lost_publishes_once(make_layer, key):
     layer = make_layer()
     await layer.group_add("tide", "work")
     broker = layer._brokers[0]
-    run, lost = broker._connections.run, []
+    run, lost = broker.pool.execute, []
 
     async def lose_the_first_answer(*words):
         answer = await run(*words)
@@ -283,7 +283,7 @@ async def test_a_try_whose_answer_is_lost_publishes_once(make_layer, key):
             raise ConnectionLost("cut")
         return answer
 
-    broker._connections.run = lose_the_first_answer
+    broker.pool.execute = lose_the_first_answer
     await publish(layer, 1, key=key)
     await publish(layer, 2)
 

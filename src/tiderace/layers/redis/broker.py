@@ -68,18 +68,20 @@ class RedisBroker:
     ) -> None:
         timeout = min(publish_timeout, _SILENT_AT_MOST)
         self._prefix = prefix
-        self._connections = RedisPool(host, timeout=timeout)
-        self._cluster = self._connections.cluster
-        self._calls = CommandRunner(
-            self._connections, timeout=publish_timeout, randomness=randomness
+        self.pool = RedisPool(host, timeout=timeout)
+        self._cluster = self.pool.cluster
+        self.commands = CommandRunner(
+            self.pool, timeout=publish_timeout, randomness=randomness
         )
-        self._names = KeySchema(
+        self.keys = KeySchema(
             prefix, database=hosts_.database(host), cluster=self._cluster
         )
-        self._streams = RedisStreams(self._calls, self._names)
-        self._queues = RedisQueues(self._calls, self._names)
-        self._members = RedisMembers(self._calls, self._names, cluster=self._cluster)
-        self._reader = Subscriber(host, timeout=timeout, pause=self._calls.pause)
+        self._streams = RedisStreams(self.commands, self.keys)
+        self._queues = RedisQueues(self.commands, self.keys)
+        self._members = RedisMembers(self.commands, self.keys, cluster=self._cluster)
+        self._subscriber = Subscriber(
+            host, timeout=timeout, backoff=self.commands.backoff
+        )
 
     # Publications
 
@@ -211,14 +213,14 @@ class RedisBroker:
     def presence(self) -> PresenceStore:
         """Who is present in the groups that this broker serves."""
         return RedisPresenceStore(
-            self._calls.script, self._prefix, cluster=self._cluster
+            self.commands.run_script, self._prefix, cluster=self._cluster
         )
 
     async def take_token(self, key: str, rate: Rate) -> float:
         """See ``Broker.take_token``."""
-        wait: int = await self._calls.script(
+        wait: int = await self.commands.run_script(
             "take_token",
-            [self._names.rate(key)],
+            [self.keys.rate(key)],
             [rate.count, int(rate.seconds * 1000)],
         )
         return wait / 1000
@@ -229,21 +231,25 @@ class RedisBroker:
         self, subjects: Collection[str], queues: Collection[str] = ()
     ) -> None:
         """See ``Broker.subscribe``."""
-        channels = self._names.channels(subjects, queues)
-        await self._calls.until_done(lambda again: self._reader.want(channels))
+        channels = self.keys.channels(subjects, queues)
+        await self.commands.call_with_retry(
+            lambda is_retry: self._subscriber.subscribe(channels)
+        )
 
     async def unsubscribe(
         self, subjects: Collection[str], queues: Collection[str] = ()
     ) -> None:
         """See ``Broker.unsubscribe``."""
-        channels = self._names.channels(subjects, queues)
-        await self._calls.until_done(lambda again: self._reader.unwant(channels))
+        channels = self.keys.channels(subjects, queues)
+        await self.commands.call_with_retry(
+            lambda is_retry: self._subscriber.unsubscribe(channels)
+        )
 
     async def messages(
         self,
     ) -> AsyncGenerator[Sequence[StreamMessage | QueueReady | Reconnected], None]:
         """See ``Broker.messages``."""
-        async with contextlib.aclosing(self._reader.batches()) as batches:
+        async with contextlib.aclosing(self._subscriber.messages()) as batches:
             async for batch in batches:
                 if batch is None:
                     yield [Reconnected()]
@@ -254,12 +260,12 @@ class RedisBroker:
     @property
     def is_connected(self) -> bool:
         """See ``Broker.is_connected``."""
-        return self._reader.hearing
+        return self._subscriber.is_connected
 
     def _parsed(
         self, channel: bytes, payload: bytes
     ) -> StreamMessage | QueueReady | None:
-        kind, name = self._names.split(channel)
+        kind, name = self.keys.split(channel)
         if kind == b"queue":
             return QueueReady(name.decode())
         try:
@@ -278,20 +284,20 @@ class RedisBroker:
     async def flush(self) -> None:
         """See ``Broker.flush``."""
         if self._cluster:
-            await self._connections.flush_cluster(self._names.pattern)
+            await self.pool.delete_cluster_keys(self.keys.pattern)
         else:
-            await self._calls.command("EVAL", _FLUSH, 0, self._names.pattern)
+            await self.commands.execute("EVAL", _FLUSH, 0, self.keys.pattern)
 
     async def close(self) -> None:
         """See ``Broker.close``."""
-        await self._connections.close()
+        await self.pool.close()
 
     async def drop_connections(self) -> None:
         """Break the connections of the running loop, as a network would; for tests."""
-        self._reader.cut()
-        await self._connections.close()
+        self._subscriber.drop_connections()
+        await self.pool.close()
 
     @property
     def loops(self) -> list[asyncio.AbstractEventLoop]:
         """The event loops that keep a connection for commands here."""
-        return self._connections.loops
+        return self.pool.loops

@@ -1,8 +1,4 @@
-"""One call to Redis: tried until it is done or its time is over.
-
-It knows which errors pass and which are refusals, and how to wait without an event
-loop. What is called, and whether it may happen twice, it does not know.
-"""
+"""Runs commands and scripts, and tries again while the server is away."""
 
 from __future__ import annotations
 
@@ -24,11 +20,19 @@ __all__ = ["CommandRunner"]
 
 T = TypeVar("T")
 
-# What a server that will soon be well again answers: it loads its data, is a replica
-# since a failover, or its cluster is moving slots.
-_PASSING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED")
+# Errors that soon pass: the server loads its data, has become a replica in a failover, or
+# its cluster is moving slots.
+_TRANSIENT_CODES = (
+    "LOADING",
+    "READONLY",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "UNBLOCKED",
+)
 
-_PASSING_ERRORS = (
+# The blocking client turns some codes into classes and cuts them off the text.
+_TRANSIENT_ERRORS = (
     redis.exceptions.BusyLoadingError,
     redis.exceptions.ReadOnlyError,
     redis.exceptions.TryAgainError,
@@ -37,64 +41,69 @@ _PASSING_ERRORS = (
 
 
 class CommandRunner:
-    """Runs commands and scripts at one server, set-up or cluster.
+    """Runs commands and scripts at one server, Sentinel set-up or cluster.
 
     Args:
-        connections: what a try goes through.
+        pool: the connections to use.
         timeout: seconds a call waits for a server that is away.
-        randomness: for the jitter of waits.
+        randomness: for the jitter of the backoff.
     """
 
     def __init__(
         self,
-        connections: RedisPool,
+        pool: RedisPool,
         *,
         timeout: float,
         randomness: random.Random | None = None,
     ) -> None:
-        self._connections = connections
+        self._pool = pool
         self._timeout = timeout
         self._random = randomness or random.Random()  # noqa: S311 (jitter)
 
-    async def command(self, *command: Any) -> Any:
-        """Run a command that may happen twice, until it is done.
+    async def execute(self, *command: Any) -> Any:
+        """Run an idempotent command, with retries.
 
         Raises:
-            LayerUnavailable: as ``until_done``.
+            LayerUnavailable: as ``call_with_retry``.
         """
-        return await self.until_done(lambda again: self._connections.run(*command))
+        return await self.call_with_retry(lambda is_retry: self._pool.execute(*command))
 
-    async def script(
+    async def run_script(
         self, name: str, keys: Sequence[Any], arguments: Sequence[Any]
     ) -> Any:
-        """Run a script that may happen twice, until it is done.
+        """Run an idempotent script, with retries.
 
         Raises:
-            LayerUnavailable: as ``until_done``.
+            LayerUnavailable: as ``call_with_retry``.
         """
-        return await self.until_done(
-            lambda again: self.try_script(name, keys, arguments)
+        return await self.call_with_retry(
+            lambda is_retry: self.try_script(name, keys, arguments)
         )
 
     async def try_script(
         self, name: str, keys: Sequence[Any], arguments: Sequence[Any]
     ) -> Any:
-        """Run a script once, for ``until_done``."""
+        """Run a script once, within ``call_with_retry``."""
         script = SCRIPTS[name]
         try:
-            return await self._connections.run(*script.by_sha(keys, arguments))
+            return await self._pool.execute(*script.by_sha(keys, arguments))
         except (hiredis.ReplyError, redis.exceptions.ResponseError) as error:
-            if not _says(error, "NOSCRIPT", redis.exceptions.NoScriptError):
+            if not isinstance(error, redis.exceptions.NoScriptError) and not str(
+                error
+            ).startswith("NOSCRIPT"):
                 raise
-            return await self._connections.run(*script.whole(keys, arguments))
+            return await self._pool.execute(*script.whole(keys, arguments))
 
-    async def until_done(self, attempt: Callable[[bool], Awaitable[T]]) -> T:
-        """Try until it works or the timeout has passed; ``attempt`` is told if again.
+    async def call_with_retry(self, attempt: Callable[[bool], Awaitable[T]]) -> T:
+        """Call ``attempt`` until it succeeds or the timeout has passed.
+
+        Args:
+            attempt: gets whether this is a retry.
 
         Raises:
             LayerUnavailable: when the server could not be reached in time, or refused.
         """
-        give_up = time.monotonic() + self._timeout
+        deadline = time.monotonic() + self._timeout
         tries = 0
         while True:
             try:
@@ -102,46 +111,45 @@ class CommandRunner:
             except ConnectionLost as error:
                 reason: Exception = error
             except (hiredis.ReplyError, redis.exceptions.ResponseError) as error:
-                if not str(error).startswith(_PASSING) and not isinstance(
-                    error, _PASSING_ERRORS
-                ):
+                if not _is_transient(error):
                     raise LayerUnavailable(
-                        f"the layer's broker at {_described(self._connections.host)} "
+                        f"the layer's broker at {_location(self._pool.host)} "
                         f"refused: {error}"
                     ) from error
                 reason = error
-                # After a failover the same address may be a replica for ever.
-                await self._connections.close()
+                # After a failover the same address may stay a replica.
+                await self._pool.close()
             tries += 1
-            pause = self.pause(tries)
-            if time.monotonic() + pause > give_up:
+            delay = self.backoff(tries)
+            if time.monotonic() + delay > deadline:
                 raise LayerUnavailable(
-                    f"the layer's broker at {_described(self._connections.host)} "
+                    f"the layer's broker at {_location(self._pool.host)} "
                     f"could not be reached within {self._timeout:g} seconds ({reason}); "
                     "check that it runs, or raise publish_timeout"
                 ) from reason
-            await _rest(pause)
+            await _sleep(delay)
 
-    def pause(self, tries: int) -> float:
-        """Seconds before the next try: up to one, half of it chance."""
+    def backoff(self, tries: int) -> float:
+        """Return the seconds before the next try: at most one, half of it jitter."""
         return min(1.0, 0.025 * 2.0**tries) * (0.5 + self._random.random() / 2)
 
 
-async def _rest(seconds: float) -> None:
-    """Wait; in sync code, where no event loop runs, in this thread."""
+async def _sleep(seconds: float) -> None:
+    """Sleep; without a running event loop, in sync code, block the thread."""
     if asyncio._get_running_loop() is None:  # noqa: SLF001
         time.sleep(seconds)  # noqa: ASYNC251
     else:
         await asyncio.sleep(seconds)
 
 
-def _says(error: Exception, code: str, kind: type[Exception]) -> bool:
-    # The blocking client turns some codes into classes and cuts them off the text.
-    return isinstance(error, kind) or str(error).startswith(code)
+def _is_transient(error: Exception) -> bool:
+    return isinstance(error, _TRANSIENT_ERRORS) or str(error).startswith(
+        _TRANSIENT_CODES
+    )
 
 
-def _described(host: dict[str, Any]) -> str:
-    """Where a server is, for error messages: without its password."""
+def _location(host: dict[str, Any]) -> str:
+    """Return where a server is, without its password, for error messages."""
     if "sentinels" in host:
         return f"{host['master_name']} of the sentinels {host['sentinels']}"
     if "address" in host:

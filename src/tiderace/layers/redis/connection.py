@@ -1,130 +1,142 @@
-"""One connection to a Redis or Valkey server: commands out, replies and pushes in.
+"""One connection to a Redis or Valkey server: sends commands, receives replies.
 
-redis-py makes the connection (addresses, TLS, passwords, Sentinel) and then hands over
-its transport: reading through an asyncio protocol and the C parser costs a tenth of
-redis-py's own reader. It knows RESP, and nothing of layers.
+redis-py opens the connection (addresses, TLS, passwords, Sentinel), and its transport is
+taken over then: an asyncio protocol with the C parser reads in a tenth of the time that
+redis-py's own reader takes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 import hiredis
 import redis.exceptions
 
-__all__ = ["ConnectionLost", "RedisConnection"]
+__all__ = [
+    "ConnectionLost",
+    "RedisConnection",
+    "cancellation_count",
+    "connect",
+    "raise_swallowed_cancellation",
+    "retrieve_exception",
+]
 
-_PUSHES = (b"message", b"smessage")
-_ACKNOWLEDGEMENTS = (b"subscribe", b"unsubscribe", b"ssubscribe", b"sunsubscribe")
+_MESSAGE_TYPES = (b"message", b"smessage")
+_SUBSCRIPTION_TYPES = (b"subscribe", b"unsubscribe", b"ssubscribe", b"sunsubscribe")
 
-# Bytes of messages that nobody has taken yet. Beyond it we stop reading, so that they
-# wait at the server, which cuts off who stays behind; what was missed is then fetched.
-_PUSHED_AT_MOST = 32 * 1024 * 1024
+# Seconds without data after which the server is pinged.
+_HEALTH_CHECK_INTERVAL = 10.0
+
+# Bytes of unread messages above which reading pauses. Messages then wait at the server,
+# which disconnects a client that falls far behind; what was missed is fetched afterwards.
+_MAX_UNREAD_SIZE = 32 * 1024 * 1024
 
 
 class ConnectionLost(ConnectionError):
-    """The connection broke, or the server did not answer in time."""
+    """The connection broke, or the server did not reply in time."""
 
 
 @dataclass(slots=True, eq=False)
-class _Order:
-    """A ``SUBSCRIBE`` or the like that the server has not confirmed in full yet."""
+class _SubscriptionCommand:
+    """A ``SUBSCRIBE`` or ``UNSUBSCRIBE`` that is not fully confirmed yet."""
 
     kind: bytes
     channels: set[bytes]
-    done: asyncio.Future[None]
+    confirmed: asyncio.Future[None]
 
 
 class RedisConnection(asyncio.Protocol):
     """Sends commands in a pipeline and returns their replies in order.
 
-    A server that leaves a command, or a ping after ``silence`` seconds without any
-    data, unanswered for ``timeout`` seconds is taken for gone: a half-open connection
-    is noticed. Used from one event loop alone, and either for ``call`` or for
-    ``subscription``: the errors of the one could not be told from those of the other.
+    A server that does not reply to a command or a ping for ``timeout`` seconds counts as
+    lost, so that a half-open connection is noticed. A connection belongs to one event
+    loop, and serves either ``execute`` or ``execute_pubsub``, as errors of the one could
+    not be told from errors of the other.
     """
 
     def __init__(
-        self,
-        transport: asyncio.Transport,
-        owner: Any,
-        *,
-        timeout: float,
-        silence: float = 10.0,
+        self, transport: asyncio.Transport, stream_writer: Any, *, timeout: float
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport = transport
-        # The stream writer that opened the transport, and would close it when freed.
-        self._owner = owner
+        # Closes the transport when it is freed.
+        self._stream_writer = stream_writer
         self._timeout = timeout
-        self._silence = silence
         self._parser = hiredis.Reader(
             protocolError=ConnectionLost, replyError=hiredis.ReplyError
         )
-        self._waiting: deque[asyncio.Future[Any]] = deque()
-        self._pushed: list[tuple[bytes, bytes | None]] = []
-        self._pushed_size = 0
-        self._paused = False
-        self._orders: deque[_Order] = deque()
-        self._subscribed = False
-        # Called when something was pushed, and when the connection is lost.
-        self.notify: Callable[[], None] = _nobody
-        self._heard = self._loop.time()
-        self._pinged = False
-        self._lost: Exception | None = None
+        self._replies: deque[asyncio.Future[Any]] = deque()
+        self._messages: list[tuple[bytes, bytes | None]] = []
+        self._unread_size = 0
+        self._reading_paused = False
+        self._subscription_commands: deque[_SubscriptionCommand] = deque()
+        self._is_pubsub = False
+        # Called when messages have arrived, and when the connection is lost.
+        self.notify: Callable[[], None] = _do_nothing
+        self._last_data = self._loop.time()
+        self._ping_sent = False
+        self._error: Exception | None = None
         transport.set_protocol(self)
-        self._watch = self._loop.call_later(min(timeout, silence), self._look)
+        self._health_timer = self._loop.call_later(
+            min(timeout, _HEALTH_CHECK_INTERVAL), self._check_health
+        )
 
     @property
     def lost(self) -> bool:
-        """Whether the connection is gone."""
-        return self._lost is not None
+        """Whether the connection is closed or broken."""
+        return self._error is not None
 
     @property
-    def peer(self) -> str:
-        """The address of the server, as the system knows it."""
+    def peer_address(self) -> str:
+        """The IP address of the server."""
         return str(self._transport.get_extra_info("peername")[0])
 
-    def call(self, *command: Any) -> asyncio.Future[Any]:
+    def execute(self, *command: Any) -> asyncio.Future[Any]:
         """Send a command; the future gets its reply, or the server's error."""
-        future: asyncio.Future[Any] = self._loop.create_future()
-        if self._lost is not None:
-            future.set_exception(ConnectionLost(str(self._lost)))
-            return future
-        self._expect()
-        self._waiting.append(future)
+        reply: asyncio.Future[Any] = self._loop.create_future()
+        if self._error is not None:
+            reply.set_exception(ConnectionLost(str(self._error)))
+            return reply
+        self._start_waiting()
+        self._replies.append(reply)
         self._write(command)
-        return future
+        return reply
 
-    def subscription(self, verb: str, channels: list[bytes]) -> asyncio.Future[None]:
-        """Send ``SUBSCRIBE`` or the like; done when the server has confirmed all of it.
+    def execute_pubsub(
+        self, command: str, channels: list[bytes]
+    ) -> asyncio.Future[None]:
+        """Send ``SUBSCRIBE``, ``UNSUBSCRIBE`` or their sharded forms.
 
-        The future gets the server's error when it refuses.
+        The future is done when the server has confirmed all channels; it gets the error
+        when the server refuses.
         """
-        future: asyncio.Future[None] = self._loop.create_future()
-        if self._lost is not None:
-            future.set_exception(ConnectionLost(str(self._lost)))
-            return future
-        self._expect()
-        self._subscribed = True
-        self._orders.append(_Order(verb.lower().encode(), set(channels), future))
-        self._write((verb, *channels))
-        return future
+        confirmed: asyncio.Future[None] = self._loop.create_future()
+        if self._error is not None:
+            confirmed.set_exception(ConnectionLost(str(self._error)))
+            return confirmed
+        self._start_waiting()
+        self._is_pubsub = True
+        self._subscription_commands.append(
+            _SubscriptionCommand(command.lower().encode(), set(channels), confirmed)
+        )
+        self._write((command, *channels))
+        return confirmed
 
-    def take_pushed(self) -> list[tuple[bytes, bytes | None]]:
-        """The messages that have arrived since the last call, as (channel, payload).
+    def take_messages(self) -> list[tuple[bytes, bytes | None]]:
+        """Return the unread messages as (channel, payload), and clear them.
 
-        Without a payload: the server sends nothing more on that channel, which has
-        moved to another one.
+        A payload of None means that the server has ended the subscription, since the
+        channel's slot has moved to another node.
         """
-        messages, self._pushed, self._pushed_size = self._pushed, [], 0
-        if self._paused:
-            self._paused = False
-            self._heard = self._loop.time()
+        messages, self._messages, self._unread_size = self._messages, [], 0
+        if self._reading_paused:
+            self._reading_paused = False
+            self._last_data = self._loop.time()
             self._transport.resume_reading()
         return messages
 
@@ -136,34 +148,34 @@ class RedisConnection(asyncio.Protocol):
     # asyncio.Protocol
 
     def data_received(self, data: bytes) -> None:
-        self._heard = self._loop.time()
-        self._pinged = False
+        self._last_data = self._loop.time()
+        self._ping_sent = False
         parser = self._parser
         parser.feed(data)
         try:
             while (reply := parser.gets()) is not False:
-                self._take(reply)
+                self._handle_reply(reply)
         except ConnectionLost as error:
             self._fail(error)
             self._transport.abort()
             return
-        if self._pushed:
-            if self._pushed_size > _PUSHED_AT_MOST and not self._paused:
-                self._paused = True
+        if self._messages:
+            if self._unread_size > _MAX_UNREAD_SIZE and not self._reading_paused:
+                self._reading_paused = True
                 self._transport.pause_reading()
             self.notify()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(exc or ConnectionLost("the server closed the connection"))
 
-    def _take(self, reply: Any) -> None:
-        if self._subscribed:
-            self._take_subscribed(reply)
+    def _handle_reply(self, reply: Any) -> None:
+        if self._is_pubsub:
+            self._handle_pubsub_reply(reply)
             return
-        if not self._waiting:
-            # The answer to our ping on a connection without subscriptions.
+        if not self._replies:
+            # The reply to a ping on a connection without subscriptions.
             return
-        future = self._waiting.popleft()
+        future = self._replies.popleft()
         if future.done():
             return
         if isinstance(reply, hiredis.ReplyError):
@@ -171,90 +183,93 @@ class RedisConnection(asyncio.Protocol):
         else:
             future.set_result(reply)
 
-    def _take_subscribed(self, reply: Any) -> None:
+    def _handle_pubsub_reply(self, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError):
-            if self._orders:
-                order = self._orders.popleft()
-                if not order.done.done():
-                    order.done.set_exception(reply)
-                    # Whoever waited may be gone; then nobody is to be told.
-                    order.done.exception()
+            if self._subscription_commands:
+                _set_exception(self._subscription_commands.popleft().confirmed, reply)
             return
         if not isinstance(reply, list) or not reply:
-            return  # the answer to a ping that was sent before subscribing
+            return  # the reply to a ping that was sent before the first SUBSCRIBE
         kind = reply[0]
-        if kind in _PUSHES:
-            self._pushed.append((reply[1], reply[2]))
-            self._pushed_size += len(reply[2])
-        elif kind in _ACKNOWLEDGEMENTS:
-            self._confirm(kind, reply[1])
+        if kind in _MESSAGE_TYPES:
+            self._messages.append((reply[1], reply[2]))
+            self._unread_size += len(reply[2])
+        elif kind in _SUBSCRIPTION_TYPES:
+            self._confirm_channel(kind, reply[1])
 
-    def _confirm(self, kind: bytes, channel: bytes) -> None:
-        order = self._orders[0] if self._orders else None
-        if order is not None and order.kind == kind and channel in order.channels:
-            order.channels.remove(channel)
-            if not order.channels:
-                self._orders.popleft()
-                if not order.done.done():
-                    order.done.set_result(None)
+    def _confirm_channel(self, kind: bytes, channel: bytes) -> None:
+        commands = self._subscription_commands
+        command = commands[0] if commands else None
+        if command is not None and command.kind == kind and channel in command.channels:
+            command.channels.remove(channel)
+            if not command.channels:
+                commands.popleft()
+                if not command.confirmed.done():
+                    command.confirmed.set_result(None)
         elif kind == b"sunsubscribe":
-            self._pushed.append((channel, None))
+            self._messages.append((channel, None))
 
     def _write(self, command: tuple[Any, ...]) -> None:
         try:
             self._transport.write(hiredis.pack_command(cast("tuple[bytes]", command)))
         except RuntimeError as error:
-            # uvloop's transport refuses once it is closed, before it tells us so.
+            # uvloop's transport raises this once it is closed, before connection_lost.
             self._fail(ConnectionLost(f"the connection is closed ({error})"))
 
-    def _expect(self) -> None:
-        """Count the server's silence from now on, if nothing was awaited before."""
-        if not self._waiting and not self._orders:
-            self._heard = self._loop.time()
+    def _start_waiting(self) -> None:
+        """Count the time without data from now on, unless a reply is pending."""
+        if not self._replies and not self._subscription_commands:
+            self._last_data = self._loop.time()
 
-    def _look(self) -> None:
-        """Notice a server that has fallen silent."""
-        if self._lost is not None:
+    def _check_health(self) -> None:
+        """Ping an idle server; close the connection when a reply is overdue."""
+        if self._error is not None:
             return
-        # Of a connection that we do not read we cannot say that it is silent.
-        quiet = 0.0 if self._paused else self._loop.time() - self._heard
-        if (self._waiting or self._orders or self._pinged) and quiet > self._timeout:
-            self._fail(ConnectionLost(f"the server was silent for {quiet:.1f} seconds"))
+        # While reading is paused nothing can be said about the server.
+        idle = 0.0 if self._reading_paused else self._loop.time() - self._last_data
+        pending = self._replies or self._subscription_commands or self._ping_sent
+        if pending and idle > self._timeout:
+            self._fail(ConnectionLost(f"the server was silent for {idle:.1f} seconds"))
             self._transport.abort()
             return
-        if quiet >= self._silence and not self._waiting and not self._pinged:
-            self._pinged = True
-            # Its silence is counted from here on.
-            self._heard = self._loop.time()
-            if self._subscribed:
+        if idle >= _HEALTH_CHECK_INTERVAL and not self._replies and not self._ping_sent:
+            self._ping_sent = True
+            # The timeout of the ping begins here.
+            self._last_data = self._loop.time()
+            if self._is_pubsub:
                 self._write(("PING",))
             else:
-                self.call("PING").add_done_callback(_ignore)
-        self._watch = self._loop.call_later(
-            min(self._timeout, self._silence) / 2, self._look
+                self.execute("PING").add_done_callback(retrieve_exception)
+        self._health_timer = self._loop.call_later(
+            min(self._timeout, _HEALTH_CHECK_INTERVAL) / 2, self._check_health
         )
 
     def _fail(self, error: Exception) -> None:
-        if self._lost is not None:
+        if self._error is not None:
             return
-        self._lost = error
-        self._watch.cancel()
-        orders = [order.done for order in self._orders]
-        for future in (*self._waiting, *orders):
-            if not future.done():
-                future.set_exception(ConnectionLost(str(error)))
-                # Whoever waited may be gone; then nobody is to be told.
-                future.exception()
-        self._waiting.clear()
-        self._orders.clear()
+        self._error = error
+        self._health_timer.cancel()
+        commands = [command.confirmed for command in self._subscription_commands]
+        for future in (*self._replies, *commands):
+            _set_exception(future, ConnectionLost(str(error)))
+        self._replies.clear()
+        self._subscription_commands.clear()
         self.notify()
 
 
-def _nobody() -> None:
-    """Nobody wants to know."""
+def _do_nothing() -> None:
+    pass
 
 
-def _ignore(future: asyncio.Future[Any]) -> None:
+def _set_exception(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        # The caller may have been cancelled.
+        retrieve_exception(future)
+
+
+def retrieve_exception(future: asyncio.Future[Any]) -> None:
+    """Read the exception of a finished future so that asyncio does not log it."""
     if not future.cancelled():
         future.exception()
 
@@ -262,38 +277,52 @@ def _ignore(future: asyncio.Future[Any]) -> None:
 async def connect(
     make_connection: Callable[[], Any], *, timeout: float
 ) -> RedisConnection:
-    """Open a connection of redis-py and take it over.
+    """Open a connection of redis-py and take over its transport.
 
-    ``make_connection`` returns a ``redis.asyncio`` connection that is not open yet and
-    speaks RESP2.
+    Args:
+        make_connection: returns a ``redis.asyncio`` connection that is not open yet and
+            speaks RESP2.
+        timeout: seconds to open it, and for each reply.
 
     Raises:
-        LinkLost: when it cannot be opened within ``timeout`` seconds.
+        ConnectionLost: when it cannot be opened within ``timeout`` seconds.
     """
     connection = make_connection()
-    task = asyncio.current_task()
-    cancellations = 0 if task is None else task.cancelling()
     try:
-        async with asyncio.timeout(timeout):
-            await connection.connect()
-    # RuntimeError: what uvloop raises for a transport that the server has just closed.
+        with raise_swallowed_cancellation():
+            async with asyncio.timeout(timeout):
+                await connection.connect()
+    # RuntimeError: uvloop's error for a transport that the server has just closed.
     except (OSError, TimeoutError, RuntimeError, redis.exceptions.RedisError) as error:
         await connection.disconnect(nowait=True)
-        _pass_on_cancellation(task, cancellations)
         raise ConnectionLost(
             f"cannot connect: {str(error) or type(error).__name__}"
         ) from error
-    if task is not None and task.cancelling() > cancellations:
+    except asyncio.CancelledError:
         await connection.disconnect(nowait=True)
-        _pass_on_cancellation(task, cancellations)
-    # There is no public way. What remains of the connection object knows no stream,
-    # so that freeing it closes nothing.
+        raise
+    # redis-py has no public way. Without its streams the connection object closes
+    # nothing when it is freed.
     writer, connection._writer, connection._reader = connection._writer, None, None  # noqa: SLF001
     return RedisConnection(writer.transport, writer, timeout=timeout)
 
 
-def _pass_on_cancellation(task: asyncio.Task[Any] | None, before: int) -> None:
-    # Asking sentinels, redis-py keeps to itself that it was cancelled; whoever cancelled
-    # would wait for ever.
-    if task is not None and task.cancelling() > before:
-        raise asyncio.CancelledError
+@contextlib.contextmanager
+def raise_swallowed_cancellation() -> Iterator[None]:
+    """Raise ``CancelledError`` at the end when the task was cancelled meanwhile.
+
+    redis-py swallows a cancellation while it asks sentinels or nodes of a cluster; the
+    caller that cancelled would wait forever.
+    """
+    before = cancellation_count()
+    try:
+        yield
+    finally:
+        if cancellation_count() > before:
+            raise asyncio.CancelledError
+
+
+def cancellation_count() -> int:
+    """Return how often the running task was cancelled."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()

@@ -24,27 +24,27 @@ class RedisMembers:
     They raise what those raise.
 
     Args:
-        calls: how Redis is called.
+        commands: runs commands and scripts.
         names: what the keys are called.
         cluster: whether every command may have the keys of one group only.
     """
 
     def __init__(
-        self, calls: CommandRunner, names: KeySchema, *, cluster: bool
+        self, commands: CommandRunner, keys: KeySchema, *, cluster: bool
     ) -> None:
-        self._calls = calls
-        self._names = names
+        self._commands = commands
+        self._keys = keys
         self._cluster = cluster
 
     async def join(self, subject: str, member: str, *, seconds: float) -> None:
         """See ``Broker.join``."""
-        await self._calls.script(
-            "join", [self._names.group(subject)], [member, int(seconds * 1000)]
+        await self._commands.run_script(
+            "join", [self._keys.group(subject)], [member, int(seconds * 1000)]
         )
 
     async def leave(self, subject: str, member: str) -> None:
         """See ``Broker.leave``."""
-        await self._calls.command("ZREM", self._names.group(subject), member)
+        await self._commands.execute("ZREM", self._keys.group(subject), member)
 
     async def announce(
         self,
@@ -65,8 +65,8 @@ class RedisMembers:
             for subject in subjects:
                 for members in changes[subject]:
                     arguments += [len(members), *members]
-            await self._calls.script(
-                "announce", self._keys(process, subjects), arguments
+            await self._commands.run_script(
+                "announce", self._member_keys(process, subjects), arguments
             )
 
         await self._in_portions(announce_some, list(changes))
@@ -80,8 +80,8 @@ class RedisMembers:
         lost: list[str] = []
 
         async def refresh_some(some: list[str]) -> None:
-            places = await self._calls.script(
-                "refresh", self._keys(process, some), [int(lease * 1000)]
+            places = await self._commands.run_script(
+                "refresh", self._member_keys(process, some), [int(lease * 1000)]
             )
             lost.extend(some[place - 1] for place in places)
 
@@ -93,14 +93,14 @@ class RedisMembers:
         """See ``Broker.remove_process``."""
 
         async def remove_some(some: list[str]) -> None:
-            await self._calls.command("UNLINK", *self._keys(process, some))
+            await self._commands.execute("UNLINK", *self._member_keys(process, some))
 
         await self._in_portions(remove_some, list(subjects))
-        await self._calls.command("UNLINK", self._names.stats(process))
-        await self._calls.command("ZREM", self._names.processes, process)
+        await self._commands.execute("UNLINK", self._keys.stats(process))
+        await self._commands.execute("ZREM", self._keys.processes, process)
 
-    def _keys(self, process: str, subjects: Collection[str]) -> list[str]:
-        return [self._names.members(process, subject) for subject in subjects]
+    def _member_keys(self, process: str, subjects: Collection[str]) -> list[str]:
+        return [self._keys.members(process, subject) for subject in subjects]
 
     async def _in_portions(
         self, do: Callable[[list[str]], Awaitable[None]], subjects: list[str]
@@ -119,9 +119,9 @@ class RedisMembers:
         """See ``Broker.members``."""
         living = await self._living()
         plain, *sets = await asyncio.gather(
-            self._calls.command("ZRANGE", self._names.group(subject), 0, -1),
+            self._commands.execute("ZRANGE", self._keys.group(subject), 0, -1),
             *(
-                self._calls.command("SMEMBERS", self._names.members(process, subject))
+                self._commands.execute("SMEMBERS", self._keys.members(process, subject))
                 for process in living
             ),
         )
@@ -132,9 +132,11 @@ class RedisMembers:
         living = await self._living()
         return sum(
             await asyncio.gather(
-                self._calls.command("ZCARD", self._names.group(subject)),
+                self._commands.execute("ZCARD", self._keys.group(subject)),
                 *(
-                    self._calls.command("SCARD", self._names.members(process, subject))
+                    self._commands.execute(
+                        "SCARD", self._keys.members(process, subject)
+                    )
                     for process in living
                 ),
             )
@@ -142,14 +144,14 @@ class RedisMembers:
 
     async def report(self, process: str, data: bytes, *, lease: float) -> None:
         """See ``Broker.report``."""
-        await self._calls.script(
+        await self._commands.run_script(
             "report",
-            [self._names.stats(process)],
+            [self._keys.stats(process)],
             [
-                self._names.queue_channel(process),
+                self._keys.queue_channel(process),
                 data,
                 int(lease * 1000),
-                self._names.publish,
+                self._keys.publish,
             ],
         )
         await self._heartbeat(process, lease)
@@ -158,7 +160,7 @@ class RedisMembers:
         """See ``Broker.reports``."""
         living = await self._living()
         kept: list[bytes | None] = await asyncio.gather(
-            *(self._calls.command("GET", self._names.stats(each)) for each in living)
+            *(self._commands.execute("GET", self._keys.stats(each)) for each in living)
         )
         return [data for data in kept if data is not None]
 
@@ -169,7 +171,7 @@ class RedisMembers:
 
     async def _heartbeat(self, process: str, lease: float) -> list[bytes]:
         """Say that a process lives; all that do."""
-        living: list[bytes] = await self._calls.script(
-            "heartbeat", [self._names.processes], [process, int(lease * 1000)]
+        living: list[bytes] = await self._commands.run_script(
+            "heartbeat", [self._keys.processes], [process, int(lease * 1000)]
         )
         return living

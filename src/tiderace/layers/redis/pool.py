@@ -1,14 +1,9 @@
-"""The connections of one process to one server, for whatever loop or thread asks.
-
-It knows event loops, threads and forks, and how redis-py is called. What a command
-means, and when it is tried again, it does not know.
-"""
+"""The connections of one process to one server, for all its event loops and threads."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator
@@ -19,20 +14,26 @@ import redis.exceptions
 from asgiref.sync import AsyncToSync
 
 from tiderace.layers.redis import hosts as hosts_
-from tiderace.layers.redis.connection import ConnectionLost, RedisConnection, connect
+from tiderace.layers.redis.connection import (
+    ConnectionLost,
+    RedisConnection,
+    cancellation_count,
+    connect,
+    raise_swallowed_cancellation,
+)
+from tiderace.runtime.forks import after_fork, keep_alive
 
 __all__ = ["RedisPool"]
 
-# How redis-py says that there is no connection.
-_LOST = (
+# redis-py's errors for a connection that is not there.
+_CONNECTION_ERRORS = (
     redis.exceptions.ConnectionError,
     redis.exceptions.TimeoutError,
     redis.exceptions.RedisClusterException,
 )
 
-# What a pool wants to be told when it lends a connection: before redis-py 5.3 the name of
-# the command.
-_COMMAND_NAME = (
+# Before redis-py 5.3, ConnectionPool.get_connection requires the name of the command.
+_GET_CONNECTION_ARGUMENTS = (
     ("EVALSHA",)
     if inspect.signature(redis.ConnectionPool.get_connection)
     .parameters["command_name"]
@@ -43,228 +44,220 @@ _COMMAND_NAME = (
 
 
 class RedisPool:
-    """The connections of one process to one server, for whatever loop or thread asks.
+    """The connections of one process to one server, for all its event loops and threads.
 
-    A loop that stays has one pipelined connection of its own. Sync code without a loop,
+    A long-lived loop has one pipelined connection of its own. Sync code without a loop,
     and a loop that ``async_to_sync`` made for a single call, use the process's blocking
-    connections, for to connect anew each time would cost more than the call.
+    connections, since connecting each time would cost more than the call.
 
     Args:
         host: one entry of ``hosts``, decoded.
-        timeout: seconds to connect, and for an answer, at most.
+        timeout: seconds to connect, and for a reply.
     """
 
     def __init__(self, host: dict[str, Any], *, timeout: float) -> None:
         self.host = host
         self.timeout = timeout
         self.cluster = hosts_.is_cluster(host)
-        self._links: dict[asyncio.AbstractEventLoop, asyncio.Task[_Kept]] = {}
-        # Loops that have made one call through the blocking connections.
-        self._seen: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
-        self._blocking: Any = None
-        self._pid = os.getpid()
+        self._start_empty()
+        after_fork(self._forget_parent)
+
+    def _start_empty(self) -> None:
+        self._connections: dict[
+            asyncio.AbstractEventLoop, asyncio.Task[_LoopConnection]
+        ] = {}
+        # Loops of async_to_sync that have made one call through the blocking client.
+        self._called_once: weakref.WeakSet[asyncio.AbstractEventLoop] = (
+            weakref.WeakSet()
+        )
+        self._blocking_client: Any = None
         self._lock = threading.Lock()
 
-    async def run(self, *command: Any) -> Any:
+    def _forget_parent(self) -> None:
+        # The parent's sockets must be neither used nor closed in its child.
+        keep_alive((self._connections, self._called_once, self._blocking_client))
+        self._start_empty()
+
+    async def execute(self, *command: Any) -> Any:
         """Run one command, once.
 
         Raises:
-            LinkLost: when there is no connection, or it broke before the answer.
-            hiredis.ReplyError, redis.exceptions.ResponseError: what the server says.
+            ConnectionLost: when there is no connection, or it broke before the reply.
+            hiredis.ReplyError, redis.exceptions.ResponseError: the server's error.
         """
-        self._check_fork()
         loop = asyncio._get_running_loop()  # noqa: SLF001 (None in sync code)
-        if loop is None or (loop not in self._links and self._is_passing(loop)):
-            return self._run_blocking(command)
-        kept = await self._kept(loop)
-        return await kept.run(command)
+        if loop is None or (loop not in self._connections and self._is_new(loop)):
+            return self._execute_blocking(command)
+        connection = await self._get_connection(loop)
+        return await connection.execute(command)
 
     @property
     def loops(self) -> list[asyncio.AbstractEventLoop]:
-        """The event loops that keep a connection."""
-        return [loop for loop in list(self._links) if not loop.is_closed()]
+        """The event loops that have a connection."""
+        return [loop for loop in list(self._connections) if not loop.is_closed()]
 
     async def close(self) -> None:
         """Close the running loop's connection and the blocking ones."""
         loop = asyncio._get_running_loop()  # noqa: SLF001 (None in sync code)
-        task = None if loop is None else self._links.pop(loop, None)
+        task = None if loop is None else self._connections.pop(loop, None)
         if task is not None:
-            await _close_kept(task)
-        blocking, self._blocking = self._blocking, None
-        if blocking is not None:
-            blocking.close()
+            await _close(task)
+        client, self._blocking_client = self._blocking_client, None
+        if client is not None:
+            client.close()
 
-    async def flush_cluster(self, pattern: str) -> None:
-        """Delete every key of the cluster that matches."""
-        await (await self._kept(asyncio.get_running_loop())).flush_cluster(pattern)
+    async def delete_cluster_keys(self, pattern: str) -> None:
+        """Delete the cluster's keys that match a glob pattern.
 
-    def _is_passing(self, loop: asyncio.AbstractEventLoop) -> bool:
-        if loop not in AsyncToSync.loop_thread_executors or loop in self._seen:
+        Raises:
+            ConnectionLost: when a node cannot be reached.
+        """
+        client: Any = hosts_.create_client(self.host, timeout=self.timeout)
+        try:
+            for key in await client.keys(pattern, target_nodes="primaries"):
+                await client.delete(key)
+        except _CONNECTION_ERRORS as error:
+            raise ConnectionLost(str(error)) from error
+        finally:
+            await client.aclose()
+
+    def _is_new(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Return whether this is the first call of a loop of ``async_to_sync``."""
+        if loop not in AsyncToSync.loop_thread_executors or loop in self._called_once:
             return False
-        # Whoever comes a second time is no passer-by.
-        self._seen.add(loop)
+        self._called_once.add(loop)
         return True
 
-    def _run_blocking(self, command: tuple[Any, ...]) -> Any:
+    def _execute_blocking(self, command: tuple[Any, ...]) -> Any:
         try:
             with self._lock:
                 # For a cluster this connects.
-                if self._blocking is None:
-                    self._blocking = hosts_.create_client(
+                if self._blocking_client is None:
+                    self._blocking_client = hosts_.create_client(
                         self.host, sync=True, timeout=self.timeout
                     )
-                client = self._blocking
+                client = self._blocking_client
             if self.cluster or command[0] != "EVALSHA":
                 return client.execute_command(*command)
-            return _run_by_hand(client.connection_pool, command)
-        except _LOST as error:
+            return _execute_script(client.connection_pool, command)
+        except _CONNECTION_ERRORS as error:
             raise ConnectionLost(str(error)) from error
 
-    async def _kept(self, loop: asyncio.AbstractEventLoop) -> _Kept:
-        task = self._links.get(loop)
+    async def _get_connection(self, loop: asyncio.AbstractEventLoop) -> _LoopConnection:
+        task = self._connections.get(loop)
         if task is None or (task.done() and (task.cancelled() or task.exception())):
-            self._forget_ended_loops()
-            task = self._links[loop] = loop.create_task(self._open())
-        before = _cancellations()
+            self._remove_closed_loops()
+            task = self._connections[loop] = loop.create_task(self._open())
+        before = cancellation_count()
         try:
-            kept = await asyncio.shield(task)
+            connection = await asyncio.shield(task)
         except asyncio.CancelledError:
-            # A loop that ends cancels the caller as well, and who would take that for
-            # the loss of a connection would open another in a loop that is ending.
-            if task.cancelled() and _cancellations() == before:
+            # Not when the caller is cancelled too, as at the end of the loop: after
+            # ConnectionLost it would open another connection.
+            if task.cancelled() and cancellation_count() == before:
                 raise ConnectionLost("the event loop is ending") from None
             raise
-        if kept.lost:
-            await kept.close()
-            if self._links.get(loop) is task:
-                del self._links[loop]
-            return await self._kept(loop)
-        return kept
+        if connection.lost:
+            await connection.close()
+            if self._connections.get(loop) is task:
+                del self._connections[loop]
+            return await self._get_connection(loop)
+        return connection
 
-    async def _open(self) -> _Kept:
+    async def _open(self) -> _LoopConnection:
         if self.cluster:
             client = hosts_.create_client(self.host, sync=False, timeout=self.timeout)
             try:
-                # By itself it would do so in the midst of the first calls.
+                # By default redis-py would do so during the first calls.
                 await client.initialize()
-            except _LOST as error:
+            except _CONNECTION_ERRORS as error:
                 await client.aclose()
                 raise ConnectionLost(str(error)) from error
-            kept = _Kept(cluster=client)
+            opened = _LoopConnection(cluster=client)
         else:
-            link = await connect(
-                lambda: hosts_.make_connection(self.host, timeout=self.timeout),
-                timeout=self.timeout,
+            opened = _LoopConnection(
+                connection=await connect(
+                    lambda: hosts_.make_connection(self.host, timeout=self.timeout),
+                    timeout=self.timeout,
+                )
             )
-            kept = _Kept(link=link)
-        await kept.begin()
-        return kept
+        await opened.close_with_loop()
+        return opened
 
-    def _forget_ended_loops(self) -> None:
-        for loop in list(self._links):
+    def _remove_closed_loops(self) -> None:
+        for loop in list(self._connections):
             if loop.is_closed():
-                self._links.pop(loop, None)
-
-    def _check_fork(self) -> None:
-        if os.getpid() != self._pid:
-            # The parent's sockets must not be used, nor closed, here. Nor may its tasks
-            # end: they would take those sockets off the epoll that both processes share.
-            _inherited.append((self._links, self._seen, self._blocking))
-            self._pid = os.getpid()
-            self._links = {}
-            self._seen = weakref.WeakSet()
-            self._blocking = None
-            self._lock = threading.Lock()
+                self._connections.pop(loop, None)
 
 
-# What belongs to the parent of this process, kept so that nothing of it is finalized.
-_inherited: list[object] = []
+def _execute_script(pool: Any, command: tuple[Any, ...]) -> Any:
+    """Run a script on a blocking connection without redis-py's client.
 
-
-def _run_by_hand(pool: Any, command: tuple[Any, ...]) -> Any:
-    """Run a script on a blocking connection, without the client of redis-py.
-
-    A fifth of the time of a publish is what that does around it; it does not know
-    either which script may be tried again.
+    The client's own work around the command is a fifth of the time of a publish.
     """
-    connection = pool.get_connection(*_COMMAND_NAME)
+    connection = pool.get_connection(*_GET_CONNECTION_ARGUMENTS)
     try:
         connection.send_packed_command([hiredis.pack_command(command)])
         return connection.read_response()
     except redis.exceptions.ResponseError:
-        raise  # an answer like others
+        raise  # the reply has been read
     except BaseException:
-        # Its answer may still come, which would be taken for that of the next command.
+        # The reply may still come, and would be taken for that of the next command.
         connection.disconnect()
         raise
     finally:
         pool.release(connection)
 
 
-class _Kept:
-    """A connection for commands that a loop keeps; closed when the loop ends."""
+class _LoopConnection:
+    """One event loop's connection or cluster client; closed when the loop ends."""
 
     def __init__(
-        self, link: RedisConnection | None = None, cluster: Any = None
+        self, connection: RedisConnection | None = None, cluster: Any = None
     ) -> None:
-        self._link = link
+        self._connection = connection
         self._cluster = cluster
         self._closed = False
-        self._life = self._live()
+        self._closing = self._close_at_end()
 
-    async def begin(self) -> None:
-        """Let it be closed with the loop; nothing else may be done before."""
-        await anext(self._life)
+    async def close_with_loop(self) -> None:
+        """Arrange that the connection is closed with the loop; call this first."""
+        await anext(self._closing)
 
     @property
     def lost(self) -> bool:
-        return self._closed or (self._link is not None and self._link.lost)
+        return self._closed or (self._connection is not None and self._connection.lost)
 
-    async def run(self, command: tuple[Any, ...]) -> Any:
-        if self._link is not None:
-            return await self._link.call(*command)
-        before = _cancellations()
+    async def execute(self, command: tuple[Any, ...]) -> Any:
+        if self._connection is not None:
+            return await self._connection.execute(*command)
         try:
-            return await self._cluster.execute_command(*command)
-        except _LOST as error:
+            with raise_swallowed_cancellation():
+                return await self._cluster.execute_command(*command)
+        except _CONNECTION_ERRORS as error:
             raise ConnectionLost(str(error)) from error
-        finally:
-            # redis-py may keep it to itself, and who is cancelled once would go on.
-            if _cancellations() > before:
-                raise asyncio.CancelledError
 
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
-            await self._life.aclose()
+            await self._closing.aclose()
 
-    async def flush_cluster(self, pattern: str) -> None:
-        """Delete every key of the cluster that matches."""
-        for key in await self._cluster.keys(pattern, target_nodes="primaries"):
-            await self._cluster.delete(key)
-
-    async def _live(self) -> AsyncGenerator[None, None]:
-        # asyncio.run and its like end the generators of their loop after all its tasks,
-        # one that was still opening this connection among them.
+    async def _close_at_end(self) -> AsyncGenerator[None, None]:
+        # asyncio.run finalizes the generators of its loop after all its tasks, one that
+        # was still opening this connection included.
         try:
             yield
         finally:
             self._closed = True
-            if self._link is not None:
-                self._link.close()
+            if self._connection is not None:
+                self._connection.close()
             if self._cluster is not None:
                 await self._cluster.aclose()
 
 
-def _cancellations() -> int:
-    """How often the running task was cancelled."""
-    task = asyncio.current_task()
-    return 0 if task is None else task.cancelling()
-
-
-async def _close_kept(task: asyncio.Task[_Kept]) -> None:
+async def _close(task: asyncio.Task[_LoopConnection]) -> None:
     try:
-        kept = await task
+        connection = await task
     except (ConnectionLost, asyncio.CancelledError):
         return
-    await kept.close()
+    await connection.close()

@@ -21,35 +21,35 @@ _HEAD = 32
 class RedisQueues:
     """The verbs of ``Broker`` that are about queues; raises what they raise."""
 
-    def __init__(self, calls: CommandRunner, names: KeySchema) -> None:
-        self._calls = calls
-        self._names = names
+    def __init__(self, commands: CommandRunner, keys: KeySchema) -> None:
+        self._commands = commands
+        self._keys = keys
 
     async def push(self, queue: str, data: bytes, *, size: int, seconds: float) -> bool:
         """See ``Broker.push``."""
         token = secrets.token_hex(8)
 
         async def attempt(again: bool) -> Any:
-            return await self._calls.try_script(
+            return await self._commands.try_script(
                 "push",
-                [f"{self._names.queue(queue)}:list"],
+                [f"{self._keys.queue(queue)}:list"],
                 [
-                    self._names.queue_channel(queue),
+                    self._keys.queue_channel(queue),
                     data,
                     token,
                     size,
                     int(seconds * 1000),
                     1 if again else 0,
-                    self._names.publish,
+                    self._keys.publish,
                 ],
             )
 
-        return bool(await self._calls.until_done(attempt))
+        return bool(await self._commands.call_with_retry(attempt))
 
     async def take(self, queue: str, *, lease: float) -> Delivery | None:
         """See ``Broker.take``."""
-        item: bytes | None = await self._calls.script(
-            "take", self._keys(queue), [int(lease * 1000)]
+        item: bytes | None = await self._commands.run_script(
+            "take", self._queue_keys(queue), [int(lease * 1000)]
         )
         return None if item is None else Delivery(queue, item, item[_HEAD:])
 
@@ -62,17 +62,17 @@ class RedisQueues:
         await self._settle(delivery, "2" if acked else "0")
 
     async def _settle(self, delivery: Delivery, how: str) -> None:
-        await self._calls.script(
+        await self._commands.run_script(
             "ack",
-            self._keys(delivery.queue),
+            self._queue_keys(delivery.queue),
             [
                 delivery.token,
                 how,
-                self._names.queue_channel(delivery.queue),
-                self._names.publish,
+                self._keys.queue_channel(delivery.queue),
+                self._keys.publish,
             ],
         )
 
-    def _keys(self, queue: str) -> list[str]:
-        key = self._names.queue(queue)
+    def _queue_keys(self, queue: str) -> list[str]:
+        key = self._keys.queue(queue)
         return [f"{key}:list", f"{key}:taken"]

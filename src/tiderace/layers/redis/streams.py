@@ -36,9 +36,9 @@ _LEAP = 1 << 20
 class RedisStreams:
     """The verbs of ``Broker`` that are about publications; raises what they raise."""
 
-    def __init__(self, calls: CommandRunner, names: KeySchema) -> None:
-        self._calls = calls
-        self._names = names
+    def __init__(self, commands: CommandRunner, keys: KeySchema) -> None:
+        self._commands = commands
+        self._keys = keys
 
     async def publish(
         self,
@@ -51,13 +51,13 @@ class RedisStreams:
         key: str,
     ) -> Published:
         """See ``Broker.publish``."""
-        group = self._names.group(subject)
+        group = self._keys.group(subject)
         milliseconds = int(keep.seconds * 1000)
         keys = [f"{group}:stream", f"{group}:meta", group]
         if key:
             keys.append(f"{group}:once:{key}")
         arguments = [
-            self._names.group_channel(subject),
+            self._keys.group_channel(subject),
             data,
             secrets.token_bytes(12),
             keep.size,
@@ -68,7 +68,7 @@ class RedisStreams:
             int(members_age * 1000),
             _LEAP + secrets.randbelow(_LEAP),
             0,
-            self._names.publish,
+            self._keys.publish,
             "" if history is None else history.size,
             "" if history is None else int(history.seconds * 1000),
             _KEY_REMEMBERED,
@@ -78,17 +78,17 @@ class RedisStreams:
         async def attempt(again: bool) -> Any:
             arguments[7] = 1 if again else 0
             arguments[10] = int((time.monotonic() - begun + _CLOCKS_DIFFER) * 1000)
-            return await self._calls.try_script("publish", keys, arguments)
+            return await self._commands.try_script("publish", keys, arguments)
 
-        epoch, offset, members = await self._calls.until_done(attempt)
+        epoch, offset, members = await self._commands.call_with_retry(attempt)
         return Published(
             Position(epoch.decode(), offset), [member.decode() for member in members]
         )
 
     async def find_published(self, subject: str, key: str) -> Position | None:
         """See ``Broker.find_published``."""
-        found: bytes | None = await self._calls.command(
-            "GET", f"{self._names.group(subject)}:once:{key}"
+        found: bytes | None = await self._commands.execute(
+            "GET", f"{self._keys.group(subject)}:once:{key}"
         )
         if found is None:
             return None
@@ -99,8 +99,8 @@ class RedisStreams:
         self, subject: str, offset: int | None
     ) -> tuple[Position | None, Sequence[Entry]]:
         """See ``Broker.read_after``; without an offset, the end and no entries."""
-        group = self._names.group(subject)
-        epoch, top, entries = await self._calls.script(
+        group = self._keys.group(subject)
+        epoch, top, entries = await self._commands.run_script(
             "read_after",
             [f"{group}:stream", f"{group}:meta"],
             ["" if offset is None else offset],
@@ -158,8 +158,8 @@ class RedisStreams:
         self, subject: str, arguments: list[Any]
     ) -> tuple[Position, list[Entry], bool, int, int]:
         """Some of a stream, whether there is more, and the bounds for that."""
-        group = self._names.group(subject)
-        epoch, top, entries, more, above, below = await self._calls.script(
+        group = self._keys.group(subject)
+        epoch, top, entries, more, above, below = await self._commands.run_script(
             "read", [f"{group}:stream", f"{group}:meta"], arguments
         )
         end = Position(epoch.decode(), top)
@@ -167,7 +167,7 @@ class RedisStreams:
 
     async def delete_history(self, subject: str) -> None:
         """See ``Broker.delete_history``."""
-        await self._calls.command("DEL", f"{self._names.group(subject)}:stream")
+        await self._commands.execute("DEL", f"{self._keys.group(subject)}:stream")
 
 
 def _entries(found: Sequence[Any]) -> list[Entry]:

@@ -1,8 +1,7 @@
-"""Hears pub/sub channels of Redis for as long as it is asked, over links that break.
+"""Subscribes to pub/sub channels of Redis and yields their messages across reconnects.
 
-One link, or in a cluster with sharded pub/sub one to each node that owns slots of what
-is wanted, following the slots when they move. It knows channels and payloads as bytes,
-and nothing of groups, streams and layers.
+There is one connection, or in a cluster with sharded pub/sub one to each node that owns
+slots of subscribed channels. When slots move, the subscriptions follow.
 """
 
 from __future__ import annotations
@@ -10,100 +9,97 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from typing import Any
 
 import hiredis
-from redis.crc import key_slot
 
 from tiderace import metrics
-from tiderace.layers.redis import hosts as hosts_
-from tiderace.layers.redis.connection import ConnectionLost, RedisConnection, connect
+from tiderace.layers.redis.connection import (
+    ConnectionLost,
+    RedisConnection,
+    retrieve_exception,
+)
+from tiderace.layers.redis.slots import Address, SlotMap
+from tiderace.runtime.forks import after_fork, keep_alive
 
-__all__ = ["Address", "Subscriber"]
+__all__ = ["Subscriber"]
 
-Address = tuple[str, int]
-Pushed = list[tuple[bytes, bytes]]
+Messages = list[tuple[bytes, bytes]]
+"""Channel and payload of each."""
 
-_AT_ONCE = 1000  # channels in one SUBSCRIBE
-_SLOTS = 16384
-_LOOK = 0.25  # seconds between two looks at whether another loop still runs
+_POLL_INTERVAL = 0.25  # seconds between two checks whether another loop still runs
 
 logger = logging.getLogger("tiderace.layers")
 
 
 class Subscriber:
-    """Yields what is published on the channels that are wanted.
+    """Yields what is published on the subscribed channels.
 
-    ``want`` and ``unwant`` may be called from any event loop; ``batches`` belongs to
-    one at a time.
+    ``subscribe`` and ``unsubscribe`` may be called from any event loop; ``messages``
+    belongs to one at a time.
 
     Args:
         host: one entry of ``hosts``, decoded.
-        timeout: seconds the server may be silent when it owes an answer.
-        pause: seconds before the next try, by the number of tries.
+        timeout: seconds to wait for a reply of the server.
+        backoff: returns the seconds before the next try, given the number of tries.
     """
 
     def __init__(
-        self, host: dict[str, Any], *, timeout: float, pause: Callable[[int], float]
+        self, host: dict[str, Any], *, timeout: float, backoff: Callable[[int], float]
     ) -> None:
-        self.host = host
-        self.timeout = timeout
-        self.pause = pause
-        self._start_afresh()
+        self._host = host
+        self._timeout = timeout
+        self._backoff = backoff
+        self._start_empty()
+        after_fork(self._forget_parent)
 
-    def _start_afresh(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._wanted: set[bytes] = set()
-        self._session: _Session | None = None
+    def _start_empty(self) -> None:
+        self._channels = _ChannelSet()
+        self._session: _SubscriberSession | None = None
+
+    def _forget_parent(self) -> None:
+        keep_alive(self._session)
+        self._start_empty()
 
     @property
-    def hearing(self) -> bool:
-        """Whether everything that is wanted is heard now."""
-        self._check_fork()
-        return self._session is not None and self._session.settled
+    def is_connected(self) -> bool:
+        """Whether the server has confirmed every subscription."""
+        return self._session is not None and self._session.is_connected
 
-    def wanted(self, channels: Iterable[bytes] | None = None) -> set[bytes]:
-        """All channels that are wanted, or those of ``channels`` that are."""
-        with self._lock:
-            return set(self._wanted) if channels is None else self._wanted & {*channels}
+    async def subscribe(self, channels: Collection[bytes]) -> None:
+        """Subscribe to ``channels``; return when the server has confirmed it.
 
-    async def want(self, channels: Collection[bytes]) -> None:
-        """Hear ``channels``; returns when it is so, or is noted while cut off.
+        While disconnected it returns at once, and the subscription follows with the
+        next connection.
 
         Raises:
-            LinkLost: when the event loop that reads does not answer.
+            ConnectionLost: when the event loop that reads does not respond.
             hiredis.ReplyError: when the server refuses.
         """
-        self._check_fork()
-        with self._lock:
-            self._wanted.update(channels)
-            session = self._session
-        await self._tell(session, channels)
+        self._channels.add(channels)
+        await self._synchronize(channels)
 
-    async def unwant(self, channels: Collection[bytes]) -> None:
-        """Hear ``channels`` no more.
+    async def unsubscribe(self, channels: Collection[bytes]) -> None:
+        """Unsubscribe from ``channels``.
 
         Raises:
-            LinkLost: when the event loop that reads does not answer.
+            ConnectionLost: when the event loop that reads does not respond.
         """
-        self._check_fork()
-        with self._lock:
-            self._wanted.difference_update(channels)
-            session = self._session
-        await self._tell(session, channels)
+        self._channels.discard(channels)
+        await self._synchronize(channels)
 
-    async def batches(self) -> AsyncGenerator[Pushed | None, None]:
-        """What arrives, in order; None when links were opened, again or at first."""
-        self._check_fork()
-        session = _Session(self)
-        with self._lock:
-            self._session = session
+    async def messages(self) -> AsyncGenerator[Messages | None, None]:
+        """Yield batches of messages in order, and None after each (re)connect."""
+        session = _SubscriberSession(
+            self._channels,
+            SlotMap(self._host, timeout=self._timeout),
+            backoff=self._backoff,
+        )
+        self._session = session
         try:
-            async with contextlib.aclosing(session.batches()) as batches:
+            async with contextlib.aclosing(session.messages()) as batches:
                 async for batch in batches:
                     yield batch
         finally:
@@ -111,149 +107,177 @@ class Subscriber:
                 self._session = None
             await session.close()
 
-    def cut(self) -> None:
-        """Break the links, as a network would; for tests."""
+    def drop_connections(self) -> None:
+        """Close the connections as a network failure would; for tests."""
         if self._session is not None:
-            for link in self._session.links.values():
-                link.close()
+            for connection in self._session.connections.values():
+                connection.close()
 
-    async def _tell(
-        self, session: _Session | None, channels: Collection[bytes]
-    ) -> None:
-        """Have the session do what is noted for ``channels`` by then."""
+    async def _synchronize(self, channels: Collection[bytes]) -> None:
+        """Have the session apply the changes to ``channels``, in its own loop."""
+        session = self._session
         if session is None or not channels:
             return
         if session.loop is asyncio.get_running_loop():
-            await session.align(channels)
+            await session.synchronize(channels)
             return
         if not session.loop.is_running():
-            return  # its successor will begin with all that is noted
-        told = asyncio.run_coroutine_threadsafe(session.align(channels), session.loop)
-        waiting = asyncio.ensure_future(asyncio.wrap_future(told))
+            return  # the next session begins with all channels
+        future = asyncio.run_coroutine_threadsafe(
+            session.synchronize(channels), session.loop
+        )
+        waiting = asyncio.ensure_future(asyncio.wrap_future(future))
         waited = 0.0
-        while not (await asyncio.wait([waiting], timeout=_LOOK))[0]:
-            waited += _LOOK
-            if waited > self.timeout or not session.loop.is_running():
+        while not (await asyncio.wait([waiting], timeout=_POLL_INTERVAL))[0]:
+            waited += _POLL_INTERVAL
+            if waited > self._timeout or not session.loop.is_running():
                 waiting.cancel()
                 if not session.loop.is_running():
                     return
                 raise ConnectionLost(
-                    "the event loop that hears the broker does not answer"
+                    "the event loop that reads from the broker does not respond"
                 )
         await waiting
 
-    def _check_fork(self) -> None:
-        # What a parent wanted and hears is nothing to its child.
-        if os.getpid() != self._pid:
-            # Kept: its end would take the parent's sockets off the epoll both share.
-            _inherited.append(self._session)
-            self._start_afresh()
+
+class _ChannelSet:
+    """The channels to be subscribed to; may be changed in any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._channels: set[bytes] = set()
+
+    def add(self, channels: Iterable[bytes]) -> None:
+        with self._lock:
+            self._channels.update(channels)
+
+    def discard(self, channels: Iterable[bytes]) -> None:
+        with self._lock:
+            self._channels.difference_update(channels)
+
+    def copy(self) -> set[bytes]:
+        with self._lock:
+            return set(self._channels)
+
+    def intersection(self, channels: Iterable[bytes]) -> set[bytes]:
+        with self._lock:
+            return self._channels.intersection(channels)
 
 
-_inherited: list[object] = []
+class _SubscriberSession:
+    """The connections of one run of ``Subscriber.messages``, in one event loop."""
 
-
-class _Session:
-    """The links of one event loop, from the first to the end of ``batches``."""
-
-    def __init__(self, reader: Subscriber) -> None:
+    def __init__(
+        self, channels: _ChannelSet, slots: SlotMap, *, backoff: Callable[[int], float]
+    ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.links: dict[Address | None, RedisConnection] = {}
-        # Whether all that is wanted is heard; it is said as None when it becomes so.
-        self.settled = False
-        self._reader = reader
-        self._map = _Map(reader)
-        # Where each channel is heard, and the future of its subscription.
-        self._heard: dict[bytes, tuple[RedisConnection, asyncio.Future[None]]] = {}
-        self._opened = False
-        self._arrived = asyncio.Event()
-        self._disturbed = asyncio.Event()
+        self.connections: dict[Address | None, RedisConnection] = {}
+        # Whether the server has confirmed every subscription.
+        self.is_connected = False
+        self._channels = channels
+        self._slots = slots
+        self._backoff = backoff
+        # The connection of each subscription, and the future of its confirmation.
+        self._subscriptions: dict[
+            bytes, tuple[RedisConnection, asyncio.Future[None]]
+        ] = {}
+        self._reconnected = False
+        self._readable = asyncio.Event()
+        self._reconnect_needed = asyncio.Event()
         metrics.BROKERS_AWAY.add()
-        self._steering = self.loop.create_task(self._steer())
-        self._steering.add_done_callback(lambda _: self._arrived.set())
+        self._reconnecting = self.loop.create_task(self._reconnect_when_needed())
+        self._reconnecting.add_done_callback(lambda _: self._readable.set())
 
-    async def batches(self) -> AsyncGenerator[Pushed | None, None]:
-        """See ``Subscriber.batches``."""
+    async def messages(self) -> AsyncGenerator[Messages | None, None]:
         while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            if self._steering.done():
-                self._steering.result()
-            for address, link in list(self.links.items()):
-                if batch := self._sorted_out(link):
+            await self._readable.wait()
+            self._readable.clear()
+            if self._reconnecting.done():
+                self._reconnecting.result()
+            for address, connection in list(self.connections.items()):
+                if batch := self._take_messages(connection):
                     yield batch
-                if link.lost:
-                    self._drop(address, link)
-            if self._opened:
-                self._opened = False
+                if connection.lost:
+                    self._remove_connection(address, connection)
+            if self._reconnected:
+                self._reconnected = False
                 yield None
 
     async def close(self) -> None:
-        """Close the links."""
-        self._steering.cancel()
+        self._reconnecting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(self._steering, return_exceptions=True)
-        if not self.settled:
+            await asyncio.gather(self._reconnecting, return_exceptions=True)
+        if not self.is_connected:
             metrics.BROKERS_AWAY.add(-1)
-        self.settled = False
-        for link in self.links.values():
-            link.notify = _nobody
-            link.close()
+        self.is_connected = False
+        for connection in self.connections.values():
+            connection.notify = _do_nothing
+            connection.close()
 
-    async def align(self, channels: Collection[bytes]) -> None:
-        """Subscribe to, or unsubscribe from, ``channels`` as they are wanted now."""
-        if not self.settled:
-            return  # whoever settles begins with what is wanted, and says so
+    async def synchronize(self, channels: Collection[bytes]) -> None:
+        """Subscribe to those of ``channels`` in the channel set, and leave the others."""
+        if not self.is_connected:
+            return  # reconnecting subscribes to the whole set
         try:
-            orders = self._order(channels)
+            pending = self._send_commands(channels)
         except ConnectionLost:
-            self._disturb()
+            self._reconnect()
             return
-        # Not gather: whoever is cancelled here must not cancel what others await too.
-        for order in (await asyncio.wait(orders))[0] if orders else ():
-            error = order.exception()
-            if isinstance(error, hiredis.ReplyError) and not _passes(error):
+        # Not gather: cancelled here, it would cancel what other callers await too.
+        for confirmed in (await asyncio.wait(pending))[0] if pending else ():
+            error = confirmed.exception()
+            if isinstance(error, hiredis.ReplyError) and not _is_transient(error):
                 raise error
             if error is not None:
-                # Either the link is gone or the channel is elsewhere now.
-                self._map.forget()
-                self._disturb()
+                # The connection is lost, or the channel has moved to another node.
+                self._slots.invalidate()
+                self._reconnect()
 
-    def _order(self, channels: Collection[bytes]) -> list[asyncio.Future[None]]:
-        """Send what brings ``channels`` in line; futures for what is not confirmed.
+    def _send_commands(self, channels: Collection[bytes]) -> list[asyncio.Future[None]]:
+        """Send what subscribes to and unsubscribes from ``channels``.
+
+        Returns:
+            The confirmations that are pending, earlier ones of these channels included.
 
         Raises:
-            LinkLost: when a node to be asked has no link.
+            ConnectionLost: when a node has no connection.
         """
-        wanted = self._reader.wanted(channels)
-        orders = [self._heard[each][1] for each in wanted if each in self._heard]
-        missing = [each for each in wanted if each not in self._heard]
-        for address, group in self._map.divide(missing):
-            link = self.links.get(address)
-            if link is None or link.lost:
+        wanted = self._channels.intersection(channels)
+        known = self._subscriptions
+        pending = [known[channel][1] for channel in wanted if channel in known]
+        missing = [channel for channel in wanted if channel not in known]
+        for address, group in self._slots.group_by_node(missing):
+            connection = self.connections.get(address)
+            if connection is None or connection.lost:
                 raise ConnectionLost("there is no connection to that server")
-            order = link.subscription(f"{self._map.kind}SUBSCRIBE", group)
-            order.add_done_callback(_seen)
+            confirmed = self._send(connection, "SUBSCRIBE", group)
             for channel in group:
-                self._heard[channel] = (link, order)
-            orders.append(order)
-        by_link: dict[RedisConnection, list[bytes]] = {}
+                known[channel] = (connection, confirmed)
+            pending.append(confirmed)
+        unwanted: dict[RedisConnection, list[bytes]] = {}
         for channel in channels:
-            if channel not in wanted and channel in self._heard:
-                by_link.setdefault(self._heard.pop(channel)[0], []).append(channel)
-        for link, group in by_link.items():
-            for part in self._map.portions(group):
-                order = link.subscription(f"{self._map.kind}UNSUBSCRIBE", part)
-                order.add_done_callback(_seen)
-                orders.append(order)
-        return [order for order in orders if not _well(order)]
+            if channel not in wanted and channel in known:
+                unwanted.setdefault(known.pop(channel)[0], []).append(channel)
+        for connection, group in unwanted.items():
+            pending += [
+                self._send(connection, "UNSUBSCRIBE", part)
+                for part in self._slots.group_by_command(group)
+            ]
+        return [confirmed for confirmed in pending if not _is_confirmed(confirmed)]
 
-    async def _steer(self) -> None:
-        """Hear what is wanted, again whenever something has disturbed it."""
+    def _send(
+        self, connection: RedisConnection, command: str, channels: list[bytes]
+    ) -> asyncio.Future[None]:
+        confirmed = connection.execute_pubsub(self._slots.command(command), channels)
+        confirmed.add_done_callback(retrieve_exception)
+        return confirmed
+
+    async def _reconnect_when_needed(self) -> None:
+        """Connect at first, and again each time a reconnect is needed."""
         tries = 0
         while True:
             try:
-                await self._settle()
+                await self._connect()
             except (ConnectionLost, hiredis.ReplyError) as error:
                 if tries == 0:
                     logger.warning(
@@ -262,8 +286,8 @@ class _Session:
                         extra={"reason": "broker_away"},
                     )
                 tries += 1
-                self._map.forget()
-                await asyncio.sleep(self._reader.pause(tries))
+                self._slots.invalidate()
+                await asyncio.sleep(self._backoff(tries))
                 continue
             if tries:
                 logger.warning(
@@ -272,187 +296,90 @@ class _Session:
                     extra={"reason": "broker_back"},
                 )
             tries = 0
-            await self._disturbed.wait()
+            await self._reconnect_needed.wait()
 
-    async def _settle(self) -> None:
-        self._disturbed.clear()
+    async def _connect(self) -> None:
+        """Open the connections, and return when every subscription is confirmed.
+
+        Raises:
+            ConnectionLost: when a server cannot be reached.
+            hiredis.ReplyError: when it refuses a subscription.
+        """
+        self._reconnect_needed.clear()
         while True:
-            await self._map.learn()
-            # What was refused, lost or moved is to be asked for again.
-            for channel, (link, order) in list(self._heard.items()):
-                if link.lost or (order.done() and not _well(order)):
-                    del self._heard[channel]
-            wanted = self._reader.wanted()
-            await self._connect(self._map.addresses(wanted))
-            orders = self._order(self._reader.wanted() | self._heard.keys())
-            if not orders and not self._disturbed.is_set():
+            await self._slots.refresh()
+            # Subscriptions that failed, were lost or have moved are made again.
+            for channel, (connection, confirmed) in list(self._subscriptions.items()):
+                failed = confirmed.done() and not _is_confirmed(confirmed)
+                if connection.lost or failed:
+                    del self._subscriptions[channel]
+            await self._open_connections()
+            pending = self._send_commands(
+                self._channels.copy() | self._subscriptions.keys()
+            )
+            if not pending and not self._reconnect_needed.is_set():
                 break
-            self._disturbed.clear()
-            for order in (await asyncio.wait(orders))[0] if orders else ():
-                order.result()
-        self.settled = True
+            self._reconnect_needed.clear()
+            for confirmed in (await asyncio.wait(pending))[0] if pending else ():
+                confirmed.result()
+        self.is_connected = True
         metrics.BROKERS_AWAY.add(-1)
-        self._opened = True
-        self._arrived.set()
+        self._reconnected = True
+        self._readable.set()
 
-    async def _connect(self, addresses: Collection[Address | None]) -> None:
-        for address in addresses:
-            link = self.links.get(address)
-            if link is not None and not link.lost:
-                continue
-            link = await self._map.connect(address)
-            link.notify = self._arrived.set
-            self.links[address] = link
+    async def _open_connections(self) -> None:
+        for address in self._slots.addresses(self._channels.copy()):
+            connection = self.connections.get(address)
+            if connection is None or connection.lost:
+                connection = await self._slots.connect(address)
+                connection.notify = self._readable.set
+                self.connections[address] = connection
 
-    def _sorted_out(self, link: RedisConnection) -> Pushed:
-        pushed = link.take_pushed()
-        for channel, payload in pushed:
-            if payload is None and self._heard.get(channel, (None,))[0] is link:
-                del self._heard[channel]
-                self._map.forget()
-                self._disturb()
-        return [(channel, data) for channel, data in pushed if data is not None]
+    def _take_messages(self, connection: RedisConnection) -> Messages:
+        messages = connection.take_messages()
+        for channel, payload in messages:
+            if payload is None:
+                self._end_subscription(channel, connection)
+        return [(channel, data) for channel, data in messages if data is not None]
 
-    def _drop(self, address: Address | None, link: RedisConnection) -> None:
-        if self.links.get(address) is link:
-            del self.links[address]
+    def _end_subscription(self, channel: bytes, connection: RedisConnection) -> None:
+        subscription = self._subscriptions.get(channel)
+        if subscription is not None and subscription[0] is connection:
+            del self._subscriptions[channel]
+            self._slots.invalidate()
+            self._reconnect()
+
+    def _remove_connection(
+        self, address: Address | None, connection: RedisConnection
+    ) -> None:
+        if self.connections.get(address) is connection:
+            del self.connections[address]
         metrics.LAYER_INTERRUPTIONS.add()
-        if self.settled:
+        if self.is_connected:
             logger.warning(
                 "the connection to the layer's broker broke; opening another",
                 extra={"reason": "broker_lost"},
             )
-        self._map.forget()
-        self._disturb()
+        self._slots.invalidate()
+        self._reconnect()
 
-    def _disturb(self) -> None:
-        if self.settled:
-            self.settled = False
+    def _reconnect(self) -> None:
+        if self.is_connected:
+            self.is_connected = False
             metrics.BROKERS_AWAY.add()
-        self._disturbed.set()
+        self._reconnect_needed.set()
 
 
-class _Map:
-    """Which server is to be asked for which channel."""
-
-    def __init__(self, reader: Subscriber) -> None:
-        self._reader = reader
-        # "S" where pub/sub is sharded.
-        self.kind = ""
-        self._sharded: bool | None = None
-        if not hosts_.is_cluster(reader.host):
-            self._sharded = False
-        self._nodes: list[Address] = []
-        self._owners: list[Address | None] | None = None
-
-    def forget(self) -> None:
-        """It may be wrong: ask again."""
-        self._owners = None
-
-    def divide(
-        self, channels: Collection[bytes]
-    ) -> Iterator[tuple[Address | None, list[bytes]]]:
-        """Where to ask for ``channels``, in portions for one command.
-
-        Raises:
-            LinkLost: when nobody owns the slot of one.
-        """
-        for portion in self.portions(channels):
-            sharded = self._sharded
-            yield self._owner(key_slot(portion[0])) if sharded else None, portion
-
-    def portions(self, channels: Collection[bytes]) -> Iterator[list[bytes]]:
-        """``channels`` as one command takes them: those of a slot, or so many."""
-        if not self._sharded:
-            ordered = sorted(channels)
-            for start in range(0, len(ordered), _AT_ONCE):
-                yield ordered[start : start + _AT_ONCE]
-            return
-        by_slot: dict[int, list[bytes]] = {}
-        for channel in channels:
-            by_slot.setdefault(key_slot(channel), []).append(channel)
-        yield from by_slot.values()
-
-    def addresses(self, channels: Collection[bytes]) -> set[Address | None]:
-        """The servers that have to be connected to hear ``channels``."""
-        if not self._sharded:
-            return {None}
-        return {self._owner(key_slot(channel)) for channel in channels}
-
-    def _owner(self, slot: int) -> Address:
-        owner = self._owners[slot] if self._owners else None
-        if owner is None:
-            raise ConnectionLost(f"no node of the cluster is known to own slot {slot}")
-        return owner
-
-    async def connect(self, address: Address | None) -> RedisConnection:
-        """A link to a server; without an address, to one that answers.
-
-        Raises:
-            LinkLost: when there is none.
-        """
-        if address is None and hosts_.is_cluster(self._reader.host):
-            return await self._any()
-        return await self._link(address)
-
-    async def learn(self) -> None:
-        """Ask who owns which slot, unless it is known.
-
-        Raises:
-            LinkLost: when no node answers.
-        """
-        if self._sharded is False or self._owners is not None:
-            return
-        link = await self._any()
-        try:
-            if self._sharded is None:
-                [known] = await link.call("COMMAND", "INFO", "SSUBSCRIBE") or [None]
-                self._sharded = known is not None
-                self.kind = "S" if self._sharded else ""
-            slots = await link.call("CLUSTER", "SLOTS")
-            asked = link.peer
-        finally:
-            link.close()
-        owners: list[Address | None] = [None] * _SLOTS
-        for first, last, primary, *_ in slots:
-            # A node that does not know its own name leaves it out.
-            name = primary[0].decode() if primary[0] else asked
-            owners[first : last + 1] = [(name, primary[1])] * (last + 1 - first)
-        self._owners = owners
-        self._nodes = sorted({owner for owner in owners if owner is not None})
-
-    async def _any(self) -> RedisConnection:
-        """A link to the first node that answers; the others are asked at once next."""
-        reason = ConnectionLost("no node of the cluster is known")
-        for address in (*self._nodes, *hosts_.startup_nodes(self._reader.host)):
-            try:
-                return await self._link(address)
-            except ConnectionLost as error:
-                reason = error
-        raise reason
-
-    async def _link(self, address: Address | None) -> RedisConnection:
-        return await connect(
-            lambda: hosts_.make_connection(
-                self._reader.host, timeout=self._reader.timeout, address=address
-            ),
-            timeout=self._reader.timeout,
-        )
-
-
-def _passes(error: Exception) -> bool:
-    """Whether the server means that it, or another one, will do it soon."""
+def _is_transient(error: Exception) -> bool:
+    """Return whether this or another node will accept the subscription soon."""
     return str(error).startswith(("MOVED", "CLUSTERDOWN", "LOADING", "MASTERDOWN"))
 
 
-def _well(order: asyncio.Future[None]) -> bool:
-    return order.done() and not order.cancelled() and order.exception() is None
+def _is_confirmed(confirmed: asyncio.Future[None]) -> bool:
+    return (
+        confirmed.done() and not confirmed.cancelled() and confirmed.exception() is None
+    )
 
 
-def _seen(order: asyncio.Future[None]) -> None:
-    if not order.cancelled():
-        order.exception()
-
-
-def _nobody() -> None:
-    """Nobody wants to know."""
+def _do_nothing() -> None:
+    pass
