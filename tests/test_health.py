@@ -13,6 +13,7 @@ from tiderace.health import Health
 from tiderace.layers import ChannelLayerManager, channel_layers
 from tiderace.routing import get_application
 from tiderace.runtime import drain, readiness
+from tiderace.runtime.connections import ConnectionRegistry
 from tiderace.runtime.drain import Drain
 from tiderace.runtime.readiness import ready_check, reasons_not_ready
 
@@ -201,7 +202,7 @@ def test_the_two_seconds_begin_anew_when_the_broker_was_back(layers):
 
 
 async def test_a_process_is_not_ready_from_the_first_moment_of_a_drain():
-    mine = Drain()
+    mine = Drain(ConnectionRegistry())
     assert mine.why_not_ready() is None
 
     running = mine.begin(20, 5)

@@ -17,7 +17,7 @@ from tiderace.checks.settings import CHECKS, DEPLOY_CHECKS
 from tiderace.connection import Connection
 from tiderace.monitoring import multiprocess_metrics, recent_logs
 from tiderace.revocation.signals import connect_signals
-from tiderace.runtime.drain import LiveConnection, process_drain
+from tiderace.runtime.connections import LiveConnection, process_connections
 
 __all__ = ["TideraceConfig", "register_checks"]
 
@@ -41,7 +41,7 @@ class TideraceConfig(AppConfig):
         register_checks()
         connect_signals()
         recent_logs.install()
-        process_drain.on_enter(_begun)
+        process_connections.on_add(_begun)
         for app in apps.get_app_configs():
             # Ours is the engine, which needs users; not every project has them.
             if app is not self and module_has_submodule(app.module, "topics"):

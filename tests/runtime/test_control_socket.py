@@ -16,6 +16,7 @@ from websockets.asyncio.client import connect
 
 from support.asgi_client import until
 from support.drain_server import end_of
+from tiderace.runtime.connections import ConnectionRegistry
 from tiderace.runtime.control_socket import (
     ControlSocket,
     ask_to_drain,
@@ -34,9 +35,15 @@ def run_dir(tmp_path):
 
 
 @pytest.fixture
-async def door(run_dir):
+def connections():
+    """The connections that the drain ends."""
+    return ConnectionRegistry()
+
+
+@pytest.fixture
+async def door(run_dir, connections):
     """The door of this process, to a drain of its own."""
-    drain = Drain()
+    drain = Drain(connections)
     mine = ControlSocket(drain)
     await mine.open()
     yield drain
@@ -56,14 +63,16 @@ class Busy:
         raise AssertionError("it was cut")
 
 
-async def test_who_knocks_makes_the_process_drain_and_hears_how_far_it_is(door):
+async def test_who_knocks_makes_the_process_drain_and_hears_how_far_it_is(
+    door, connections
+):
     busy, heard = Busy(), []
-    door.enter(busy)
+    connections.add(busy)
     asking = asyncio.ensure_future(ask_to_drain(doors()[0], heard.append))
 
     await until(lambda: busy.asked)
     assert door.draining
-    door.leave(busy)
+    connections.discard(busy)
 
     assert await asking == 0
     assert heard == [1]
@@ -74,7 +83,7 @@ async def test_only_this_user_can_come_in(door, run_dir):
 
 
 async def test_the_door_is_gone_with_the_server(run_dir):
-    mine = ControlSocket(Drain())
+    mine = ControlSocket(Drain(ConnectionRegistry()))
     await mine.open()
     assert [path.stem for path in doors()] == [str(os.getpid())]
 
@@ -84,7 +93,7 @@ async def test_the_door_is_gone_with_the_server(run_dir):
 
 
 def test_a_door_that_its_server_left_open_is_opened_again(run_dir):
-    drain = Drain()
+    drain = Drain(ConnectionRegistry())
     mine = ControlSocket(drain)
 
     async def serve():
@@ -116,7 +125,7 @@ async def test_a_folder_that_others_may_write_to_is_not_trusted(run_dir, caplog)
     run_dir.chmod(0o777)
 
     with caplog.at_level("INFO", "tiderace.control"):
-        await ControlSocket(Drain()).open()
+        await ControlSocket(Drain(ConnectionRegistry())).open()
 
     assert doors() == []
     assert "not a folder of this user alone" in caplog.text
@@ -126,7 +135,7 @@ async def test_a_link_to_a_folder_is_not_trusted(run_dir, tmp_path):
     (tmp_path / "theirs").mkdir(mode=0o700)
     run_dir.symlink_to(tmp_path / "theirs")
 
-    await ControlSocket(Drain()).open()
+    await ControlSocket(Drain(ConnectionRegistry())).open()
 
     assert doors() == []
 
@@ -135,7 +144,7 @@ async def test_a_path_that_is_too_long_for_a_socket_is_no_error(tmp_path, caplog
     settings = {"RUN_DIR": str(tmp_path / ("r" * 100))}
     with override_settings(TIDERACE=settings):
         with caplog.at_level("INFO", "tiderace.control"):
-            await ControlSocket(Drain()).open()
+            await ControlSocket(Drain(ConnectionRegistry())).open()
 
         assert doors() == []
     assert "too long" in caplog.text
@@ -150,15 +159,15 @@ async def test_who_says_something_else_changes_nothing(door):
     writer.close()
 
 
-async def test_a_drain_goes_on_when_who_asked_for_it_is_gone(door):
+async def test_a_drain_goes_on_when_who_asked_for_it_is_gone(door, connections):
     busy = Busy()
-    door.enter(busy)
+    connections.add(busy)
     _, writer = await asyncio.open_unix_connection(doors()[0])
     writer.write(b"drain\n")
     await until(lambda: busy.asked)
 
     writer.close()
-    door.leave(busy)
+    connections.discard(busy)
     await door.begin(0, 0)
 
     assert door.open == 0
@@ -189,12 +198,14 @@ import asyncio, sys
 from django.conf import settings
 settings.configure(TIDERACE={{"RUN_DIR": {str(run_dir)!r}, "DRAIN_SECONDS": 0}})
 from tiderace.runtime.control_socket import ControlSocket
+from tiderace.runtime.connections import ConnectionRegistry
 from tiderace.runtime.drain import Drain
 class Busy:
     def drain(self, notice): pass
     def cut(self): pass
 async def main():
-    drain = Drain()
+    connections = ConnectionRegistry()
+    drain = Drain(connections)
     await ControlSocket(drain).open()
     print("open", flush=True)
     {script}
@@ -224,7 +235,7 @@ def test_the_command_waits_for_every_process(run_dir):
 
 def test_the_command_fails_when_connections_are_left(run_dir):
     said = StringIO()
-    process = in_a_process("drain.enter(Busy())", run_dir)
+    process = in_a_process("connections.add(Busy())", run_dir)
 
     with pytest.raises(CommandError, match=r"1 connections are left after 0\.3 s"):
         call_command("tiderace_drain", "--timeout", "0.3", stdout=said)

@@ -20,79 +20,80 @@ from tiderace.generic.websocket import AsyncWebsocketConsumer
 from tiderace.layers import get_channel_layer
 from tiderace.routing import ProtocolTypeRouter
 from tiderace.runtime import drain
-from tiderace.runtime.drain import Drain, DrainNotice, SigtermWatch
+from tiderace.runtime.connections import ConnectionRegistry, DrainNotice
+from tiderace.runtime.drain import Drain, SigtermWatch
 from tiderace.testing import WebsocketCommunicator
 
 
 async def test_sockets_are_asked_one_by_one_all_over_the_window():
-    harbour = DrainHarness(1000)
+    harness = DrainHarness(1000)
 
-    await harbour.drain.begin(window=20, grace=5)
+    await harness.drain.begin(window=20, grace=5)
 
-    per_second = Counter(int(at) for at in harbour.asked_at)
-    assert max(harbour.asked_at) <= 20
+    per_second = Counter(int(at) for at in harness.asked_at)
+    assert max(harness.asked_at) <= 20
     assert all(25 < per_second[second] < 100 for second in range(20)), per_second
 
 
 async def test_no_tenth_of_a_second_has_a_fifth_of_the_sockets():
-    harbour = DrainHarness(1000)
+    harness = DrainHarness(1000)
 
-    await harbour.drain.begin(window=2, grace=5)
+    await harness.drain.begin(window=2, grace=5)
 
-    assert max(Counter(int(at * 10) for at in harbour.asked_at).values()) < 200
+    assert max(Counter(int(at * 10) for at in harness.asked_at).values()) < 200
 
 
 async def test_sockets_are_asked_in_no_order_that_they_came_in():
-    harbour = DrainHarness(200)
+    harness = DrainHarness(200)
 
-    await harbour.drain.begin(window=20, grace=5)
+    await harness.drain.begin(window=20, grace=5)
 
     first_comers = sum(
-        sorted(harbour.asked_at).index(at) for at in harbour.asked_at[:100]
+        sorted(harness.asked_at).index(at) for at in harness.asked_at[:100]
     )
-    assert harbour.asked_at != sorted(harbour.asked_at)
+    assert harness.asked_at != sorted(harness.asked_at)
     assert 8000 < first_comers < 12000  # 9950 on average; 4950 in their order
 
 
 async def test_a_window_of_nothing_asks_all_at_once():
-    harbour = DrainHarness(50)
+    harness = DrainHarness(50)
 
-    await harbour.drain.begin(window=0, grace=5)
+    await harness.drain.begin(window=0, grace=5)
 
-    assert set(harbour.asked_at) == {0}
+    assert set(harness.asked_at) == {0}
 
 
 async def test_a_few_sockets_do_not_take_the_whole_window():
-    harbour = DrainHarness(3)
+    harness = DrainHarness(3)
 
-    await harbour.drain.begin(window=20, grace=5)
+    await harness.drain.begin(window=20, grace=5)
 
-    assert 0 < harbour.elapsed <= 0.6
+    assert 0 < harness.elapsed <= 0.6
 
 
 async def test_a_drain_without_sockets_is_over_at_once():
-    harbour = DrainHarness()
+    harness = DrainHarness()
 
-    await harbour.drain.begin(window=20, grace=5)
+    await harness.drain.begin(window=20, grace=5)
 
-    assert harbour.elapsed == 0
+    assert harness.elapsed == 0
 
 
 async def test_a_socket_that_leaves_by_itself_is_not_asked():
-    harbour = DrainHarness(2)
-    harbour.drain.leave(harbour.sockets[0])
+    harness = DrainHarness(2)
+    harness.connections.discard(harness.sockets[0])
 
-    await harbour.drain.begin(window=20, grace=5)
+    await harness.drain.begin(window=20, grace=5)
 
-    assert harbour.sockets[0].asked_at is None
-    assert harbour.sockets[1].asked_at is not None
+    assert harness.sockets[0].asked_at is None
+    assert harness.sockets[1].asked_at is not None
 
 
 async def test_a_socket_that_comes_during_the_drain_is_asked_too():
-    harbour = DrainHarness(100)
-    running = harbour.drain.begin(window=20, grace=5)
+    harness = DrainHarness(100)
+    running = harness.drain.begin(window=20, grace=5)
     await asyncio.sleep(0)
-    late = harbour.enter()
+    late = harness.connect()
 
     await running
 
@@ -100,73 +101,73 @@ async def test_a_socket_that_comes_during_the_drain_is_asked_too():
 
 
 async def test_a_socket_that_comes_after_the_window_is_asked_at_once():
-    harbour = DrainHarness(1, deaf=True, frozen=True)
-    running = harbour.drain.begin(window=0, grace=5)
-    await until(lambda: harbour.sockets[0].asked_at is not None)
-    late = harbour.enter()
+    harness = DrainHarness(1, deaf=True, frozen=True)
+    running = harness.drain.begin(window=0, grace=5)
+    await until(lambda: harness.sockets[0].asked_at is not None)
+    late = harness.connect()
 
     await until(lambda: late.notice is not None)
 
-    harbour.drain.leave(harbour.sockets[0])
+    harness.connections.discard(harness.sockets[0])
     await running
 
 
 async def test_what_has_not_ended_after_the_grace_is_cut():
-    harbour = DrainHarness(2, deaf=True)
+    harness = DrainHarness(2, deaf=True)
 
-    await harbour.drain.begin(window=0, grace=5)
+    await harness.drain.begin(window=0, grace=5)
 
-    assert [socket.was_cut for socket in harbour.sockets] == [True, True]
-    assert harbour.elapsed == 5
+    assert [socket.was_cut for socket in harness.sockets] == [True, True]
+    assert harness.elapsed == 5
 
 
 async def test_the_drain_does_not_wait_for_the_grace_when_all_have_ended():
-    harbour = DrainHarness(1, deaf=True, frozen=True)
-    running = harbour.drain.begin(window=0, grace=5)
-    await until(lambda: harbour.sockets[0].asked_at is not None)
+    harness = DrainHarness(1, deaf=True, frozen=True)
+    running = harness.drain.begin(window=0, grace=5)
+    await until(lambda: harness.sockets[0].asked_at is not None)
 
-    harbour.drain.leave(harbour.sockets[0])
+    harness.connections.discard(harness.sockets[0])
     await running
 
-    assert not harbour.sockets[0].was_cut
+    assert not harness.sockets[0].was_cut
 
 
 async def test_hurry_asks_all_that_are_left_at_once():
-    harbour = DrainHarness(1000)
-    running = harbour.drain.begin(window=20, grace=5)
-    await until(lambda: any(harbour.asked_at))
+    harness = DrainHarness(1000)
+    running = harness.drain.begin(window=20, grace=5)
+    await until(lambda: any(harness.asked_at))
 
-    harbour.drain.hurry()
-    hurried_at = harbour.elapsed
+    harness.drain.hurry()
+    hurried_at = harness.elapsed
     await running
 
-    assert max(harbour.asked_at) <= hurried_at + 0.2
+    assert max(harness.asked_at) <= hurried_at + 0.2
 
 
 async def test_one_that_cannot_be_asked_does_not_stop_the_others(caplog):
-    harbour = DrainHarness(3)
-    harbour.sockets[1].drain = None
+    harness = DrainHarness(3)
+    harness.sockets[1].drain = None
 
-    await harbour.drain.begin(window=0, grace=0)
+    await harness.drain.begin(window=0, grace=0)
 
-    assert harbour.sockets[0].notice
-    assert harbour.sockets[2].notice
+    assert harness.sockets[0].notice
+    assert harness.sockets[2].notice
     assert "could not be asked" in caplog.text
 
 
 async def test_beginning_twice_is_beginning_once():
-    harbour = DrainHarness(5)
+    harness = DrainHarness(5)
 
-    assert harbour.drain.begin(1, 1) is harbour.drain.begin(0, 0)
-    await harbour.drain.begin(1, 1)
+    assert harness.drain.begin(1, 1) is harness.drain.begin(0, 0)
+    await harness.drain.begin(1, 1)
 
 
 async def test_the_notice_tells_the_client_when_to_come_back():
-    harbour = DrainHarness(50)
+    harness = DrainHarness(50)
 
-    await harbour.drain.begin(window=0, grace=5)
+    await harness.drain.begin(window=0, grace=5)
 
-    waits = [socket.notice.retry_after for socket in harbour.sockets]
+    waits = [socket.notice.retry_after for socket in harness.sockets]
     assert 0.1 <= min(waits) < 0.3
     assert 0.8 < max(waits) <= 1.0
     assert DrainNotice(retry_after=0.25).reason == "retry-after=0.2"
@@ -209,14 +210,14 @@ def server():
 
 
 async def test_the_server_is_told_to_stop_after_the_drain(server):
-    harbour = DrainHarness(1, deaf=True, frozen=True)
-    watch = SigtermWatch(harbour.drain)
+    harness = DrainHarness(1, deaf=True, frozen=True)
+    watch = SigtermWatch(harness.drain)
     await watch.start()
 
     signal.raise_signal(signal.SIGTERM)
-    await until(lambda: harbour.drain.draining)
+    await until(lambda: harness.drain.draining)
     assert server == []
-    harbour.drain.leave(harbour.sockets[0])
+    harness.connections.discard(harness.sockets[0])
     await until(lambda: server)
 
     assert server == [signal.SIGTERM]
@@ -226,30 +227,30 @@ async def test_the_server_is_told_to_stop_after_the_drain(server):
 async def test_a_second_sigterm_tells_the_server_at_once(server, monkeypatch):
     # Another test of this process may have imported it; it repeats signals.
     monkeypatch.delitem(sys.modules, "gunicorn.arbiter", raising=False)
-    harbour = DrainHarness(1, deaf=True, frozen=True)
-    watch = SigtermWatch(harbour.drain, clock=harbour.clock)
+    harness = DrainHarness(1, deaf=True, frozen=True)
+    watch = SigtermWatch(harness.drain, clock=harness.clock)
     await watch.start()
 
     signal.raise_signal(signal.SIGTERM)
-    harbour.clock.now += 2
+    harness.clock.now += 2
     signal.raise_signal(signal.SIGTERM)
     await until(lambda: server)
 
-    assert harbour.drain.open == 1
+    assert harness.drain.open == 1
     await watch.stop()
 
 
 async def test_the_same_sigterm_by_two_ways_is_one(server):
-    harbour = DrainHarness(1, deaf=True, frozen=True)
-    watch = SigtermWatch(harbour.drain, clock=harbour.clock)
+    harness = DrainHarness(1, deaf=True, frozen=True)
+    watch = SigtermWatch(harness.drain, clock=harness.clock)
     await watch.start()
 
     signal.raise_signal(signal.SIGTERM)
-    harbour.clock.now += 1.9
+    harness.clock.now += 1.9
     signal.raise_signal(signal.SIGTERM)
     await settle()
 
-    assert harbour.drain.draining
+    assert harness.drain.draining
     assert server == []
     await watch.stop()
 
@@ -257,7 +258,7 @@ async def test_the_same_sigterm_by_two_ways_is_one(server):
 async def test_the_server_is_told_to_stop_also_when_a_drain_is_not_possible(
     server, caplog
 ):
-    watch = SigtermWatch(Drain())
+    watch = SigtermWatch(Drain(ConnectionRegistry()))
     await watch.start()
 
     with override_settings(TIDERACE={"NO_SUCH_SETTING": 1}):
@@ -269,7 +270,7 @@ async def test_the_server_is_told_to_stop_also_when_a_drain_is_not_possible(
 
 
 def test_the_server_is_told_to_stop_when_the_loop_is_closed(server):
-    watch = SigtermWatch(Drain())
+    watch = SigtermWatch(Drain(ConnectionRegistry()))
     asyncio.run(watch.start())
 
     signal.raise_signal(signal.SIGTERM)
@@ -279,7 +280,7 @@ def test_the_server_is_told_to_stop_when_the_loop_is_closed(server):
 
 async def test_the_servers_handler_is_put_back(server):
     own = signal.getsignal(signal.SIGTERM)
-    watch = SigtermWatch(Drain())
+    watch = SigtermWatch(Drain(ConnectionRegistry()))
     await watch.start()
     assert signal.getsignal(signal.SIGTERM) != own
 
@@ -292,7 +293,7 @@ async def test_the_servers_handler_is_put_back(server):
 async def test_a_server_that_handles_no_sigterm_is_left_alone(server, handler):
     signal.signal(signal.SIGTERM, handler)
 
-    await SigtermWatch(Drain()).start()
+    await SigtermWatch(Drain(ConnectionRegistry())).start()
 
     assert signal.getsignal(signal.SIGTERM) == handler
 
@@ -301,21 +302,23 @@ async def test_a_handler_of_the_loop_is_left_alone(server):
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, told.set)
-    harbour = DrainHarness(1, deaf=True, frozen=True)
-    watch = SigtermWatch(harbour.drain)
+    harness = DrainHarness(1, deaf=True, frozen=True)
+    watch = SigtermWatch(harness.drain)
 
     await watch.start()
     signal.raise_signal(signal.SIGTERM)
     await told.wait()
 
-    assert not harbour.drain.draining
+    assert not harness.drain.draining
     await watch.stop()
     loop.remove_signal_handler(signal.SIGTERM)
 
 
 def test_a_server_in_another_thread_is_left_alone(server):
     own = signal.getsignal(signal.SIGTERM)
-    thread = threading.Thread(target=lambda: asyncio.run(SigtermWatch(Drain()).start()))
+    thread = threading.Thread(
+        target=lambda: asyncio.run(SigtermWatch(Drain(ConnectionRegistry())).start())
+    )
 
     thread.start()
     thread.join()
@@ -327,14 +330,16 @@ def test_a_server_in_another_thread_is_left_alone(server):
 
 
 @pytest.fixture
-def harbour(monkeypatch):
+def harness(monkeypatch):
     """The drain that connections of this test enter."""
     mine = DrainHarness(frozen=True)
-    monkeypatch.setattr("tiderace.connection.connection.process_drain", mine.drain)
+    monkeypatch.setattr(
+        "tiderace.connection.connection.process_connections", mine.connections
+    )
     return mine
 
 
-async def test_a_consumer_of_http_may_end_its_response(harbour):
+async def test_a_consumer_of_http_may_end_its_response(harness):
     class Events(AsyncConsumer):
         async def http_request(self, message):
             await self.send({"type": "http.response.start", "status": 200})
@@ -348,14 +353,14 @@ async def test_a_consumer_of_http_may_end_its_response(harbour):
     await stream.send_input({"type": "http.request", "body": b""})
     assert (await stream.receive_output())["status"] == 200
 
-    draining = harbour.drain.begin(0, 5)
+    draining = harness.drain.begin(0, 5)
 
     assert (await stream.receive_output())["body"] == b"retry: 1\n"
     await stream.send_input({"type": "http.disconnect"})
     await draining
 
 
-async def test_an_error_in_the_goodbye_ends_its_connection_and_not_the_drain(harbour):
+async def test_an_error_in_the_goodbye_ends_its_connection_and_not_the_drain(harness):
     class Clumsy(AsyncWebsocketConsumer):
         async def server_drain(self, event):
             raise RuntimeError("tripped")
@@ -363,14 +368,14 @@ async def test_an_error_in_the_goodbye_ends_its_connection_and_not_the_drain(har
     client = WebsocketCommunicator(Clumsy.as_asgi(), "/")
     await client.connect()
 
-    draining = harbour.drain.begin(0, 5)
+    draining = harness.drain.begin(0, 5)
 
     with pytest.raises(RuntimeError, match="tripped"):
         await client.receive_output()
     await draining
 
 
-async def test_a_socket_that_is_just_being_accepted_is_closed_after_that(harbour):
+async def test_a_socket_that_is_just_being_accepted_is_closed_after_that(harness):
     may_accept = asyncio.Event()
 
     class Slow(AsyncWebsocketConsumer):
@@ -380,8 +385,8 @@ async def test_a_socket_that_is_just_being_accepted_is_closed_after_that(harbour
 
     client = WebsocketCommunicator(Slow.as_asgi(), "/")
     await client.send_input({"type": "websocket.connect"})
-    await until(lambda: harbour.drain.open)
-    draining = harbour.drain.begin(0, 5)
+    await until(lambda: harness.drain.open)
+    draining = harness.drain.begin(0, 5)
     await settle()
 
     may_accept.set()
@@ -392,11 +397,11 @@ async def test_a_socket_that_is_just_being_accepted_is_closed_after_that(harbour
     await client.wait()
 
 
-async def test_messages_of_a_layer_cannot_close_a_socket_as_a_drain_does(harbour):
+async def test_messages_of_a_layer_cannot_close_a_socket_as_a_drain_does(harness):
     client = WebsocketCommunicator(AsyncWebsocketConsumer.as_asgi(), "/")
     await client.connect()
-    [connection] = harbour.drain._open
-    channel = connection._consumer.channel_name
+    [opened] = harness.connections
+    channel = opened.connection._consumer.channel_name
 
     await get_channel_layer().send(channel, {"type": "server.drain", "code": 1012})
 
@@ -410,7 +415,7 @@ async def test_messages_of_a_layer_cannot_close_a_socket_as_a_drain_does(harbour
 @pytest.fixture
 async def draining(monkeypatch):
     """This process, draining."""
-    mine = Drain()
+    mine = Drain(ConnectionRegistry())
     monkeypatch.setattr("tiderace.routing.process_drain", mine)
     await mine.begin(0, 0)
     return mine

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+from tiderace.runtime.connections import ConnectionRegistry
 from tiderace.runtime.drain import Drain
 
 
@@ -39,11 +40,11 @@ class Socket:
         self.notice = notice
         self.asked_at = self.where.clock.now - self.where.begun
         if not self.deaf:
-            self.where.drain.leave(self)
+            self.where.connections.discard(self)
 
     def cut(self):
         self.was_cut = True
-        self.where.drain.leave(self)
+        self.where.connections.discard(self)
 
 
 class DrainHarness:
@@ -52,14 +53,18 @@ class DrainHarness:
     def __init__(self, sockets=0, *, deaf=False, frozen=False):
         self.clock = Clock(frozen=frozen)
         self.begun = self.clock.now
+        self.connections = ConnectionRegistry()
         self.drain = Drain(
-            clock=self.clock, sleep=self.clock.sleep, chance=random.Random(4).random
+            self.connections,
+            clock=self.clock,
+            sleep=self.clock.sleep,
+            chance=random.Random(4).random,
         )
-        self.sockets = [self.enter(deaf=deaf) for _ in range(sockets)]
+        self.sockets = [self.connect(deaf=deaf) for _ in range(sockets)]
 
-    def enter(self, *, deaf=False):
+    def connect(self, *, deaf=False):
         socket = Socket(self, deaf=deaf)
-        self.drain.enter(socket)
+        self.connections.add(socket)
         return socket
 
     @property

@@ -16,7 +16,14 @@ from typing import Any, TypeVar
 from asgiref.sync import async_to_sync
 
 from tiderace import conf, metrics
-from tiderace.asgi import Event, Receive, Send, serving, websocket_close
+from tiderace.asgi import (
+    Event,
+    Receive,
+    Send,
+    connection_id,
+    serving,
+    websocket_close,
+)
 from tiderace.connection.background import Background
 from tiderace.connection.channel import Channel
 from tiderace.connection.dispatcher import Dispatcher
@@ -27,7 +34,11 @@ from tiderace.connection.served import ConsumerProtocol
 from tiderace.delivery.mailbox import Mailbox
 from tiderace.delivery.outbox import Outbox, TooSlow
 from tiderace.exceptions import StopConsumer, UnknownMessageType
-from tiderace.runtime.drain import DrainNotice, process_drain
+from tiderace.runtime.connections import (
+    ConnectionInfo,
+    DrainNotice,
+    process_connections,
+)
 
 __all__ = ["Connection"]
 
@@ -159,6 +170,30 @@ class Connection:
         if self._task is not None:
             self._task.cancel()
 
+    # For monitoring
+
+    topics: tuple[str, ...] = ()
+
+    @property
+    def user(self) -> Any:
+        return self._consumer.scope.get("user")
+
+    @property
+    def is_websocket(self) -> bool:
+        """Whether the client is connected by a WebSocket."""
+        return self._consumer.scope.get("type") == "websocket"
+
+    def describe(self) -> ConnectionInfo:
+        consumer = self._consumer
+        counted = hasattr(consumer.channel_layer, "attach")
+        return ConnectionInfo(
+            connection_id(consumer.scope),
+            str(consumer.scope.get("type", "")),
+            str(consumer.scope.get("path", ""))[:200],
+            type(consumer).__qualname__,
+            len(self._mailbox.groups) if counted else None,
+        )
+
     @property
     def _mailbox(self) -> Mailbox[Any]:
         return self._channel.mailbox
@@ -202,7 +237,7 @@ class Connection:
             try:
                 await self._finish(ending, turns)
             finally:
-                process_drain.leave(self)
+                process_connections.discard(self)
                 metrics.CONNECTIONS_OPEN.add(-1)
                 metrics.CONNECTION_DURATION.observe(perf_counter() - self._since)
                 consumer._connection = None  # noqa: SLF001
@@ -219,9 +254,9 @@ class Connection:
         kind = event.get("type")
         if kind == "websocket.connect":
             self._started = True
-            process_drain.enter(self)
+            process_connections.add(self)
         elif kind == "http.request":
-            process_drain.enter(self)
+            process_connections.add(self)
         elif kind == "server.drain":
             await self._close_for_restart(event)
             return

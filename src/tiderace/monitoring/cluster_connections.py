@@ -11,7 +11,6 @@ import contextvars
 import logging
 import os
 import secrets
-import socket
 import threading
 import weakref
 from collections.abc import Coroutine
@@ -25,11 +24,15 @@ from tiderace.history import Publication
 from tiderace.layers import InMemoryChannelLayer, get_channel_layer
 from tiderace.layers.names import group_name
 from tiderace.layers.stats import LayerStats
-from tiderace.monitoring.connections import Here, end_topic, end_user, look
-from tiderace.monitoring.recent_logs import Record, recent_records
+from tiderace.monitoring.connections import (
+    ProcessReport,
+    close_topic,
+    disconnect_user,
+    report,
+)
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Unsubscription
-from tiderace.runtime.drain import process_drain
+from tiderace.runtime.connections import process_connections
 from tiderace.topics.api import CONNECTIONS_GROUP
 
 __all__ = [
@@ -47,24 +50,6 @@ logger = logging.getLogger("tiderace.monitoring")
 # Seconds that processes have for their answers.
 _PATIENCE = 1.0
 _RETRY = 1.0
-_RECORDS = 20
-
-
-class ProcessReport(msgspec.Struct, frozen=True):
-    """What one process says of itself."""
-
-    process: str
-    """The layer's name for it, as in ``ProcessStats.process``."""
-    host: str
-    pid: int
-    here: Here
-    recent: tuple[Record, ...]
-    """Its last warnings and errors, the newest first."""
-
-    @property
-    def name(self) -> str:
-        """Host and process id."""
-        return f"{self.host}:{self.pid}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,19 +211,17 @@ def _hears(layer: Any) -> bool:
 async def _answer(event: dict[str, Any], layer: Any) -> Any:
     match event.get("type"):
         case "who":
-            here = look(limit=event["limit"], user=event["user"], topic=event["topic"])
-            answer = ProcessReport(
+            answer = report(
                 layer.stats_here(0).process if _hears(layer) else "",
-                socket.gethostname(),
-                os.getpid(),
-                here,
-                tuple(recent_records.latest(_RECORDS)),
+                limit=event["limit"],
+                user=event["user"],
+                topic=event["topic"],
             )
             return msgspec.to_builtins(answer)
         case "end":
-            return await end_user(event["user"], event["reason"])
+            return await disconnect_user(event["user"], event["reason"])
         case "end-topic":
-            return end_topic(
+            return close_topic(
                 event["topic"], Unsubscription(event["code"], event["reason"])
             )
     return None
@@ -281,7 +264,7 @@ class _Attendant:
                     await layer.stream_subscribe(CONNECTIONS_GROUP, self)
                 except LayerUnavailable:
                     # The layer itself says so in the log.
-                    if not (self.patient or process_drain.open):
+                    if not (self.patient or process_connections):
                         return
                     await asyncio.sleep(_RETRY)
                 else:

@@ -1,156 +1,144 @@
-"""The open connections of this process, as values to look at, and how to end some.
-
-It knows consumers' connections, topic clients and feeds, and no other process.
-"""
+"""Lists the open connections of this process, and ends those of a user or a topic."""
 
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
 import msgspec
 from django.utils.functional import LazyObject, empty
 
 from tiderace import conf
-from tiderace.asgi import Event, Scope, connection_id, known_user_id, websocket_close
+from tiderace.asgi import known_user_id, websocket_close
 from tiderace.connection import Connection
 from tiderace.db import database_sync_to_async
+from tiderace.monitoring.recent_logs import Record, recent_records
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Close, Unsubscription
 from tiderace.revocation.signals import AuthChanged, Reason
-from tiderace.runtime.drain import DrainNotice, OpenConnection, process_drain
+from tiderace.runtime.connections import (
+    ConnectionInfo,
+    DescribedConnection,
+    DrainNotice,
+    OpenConnection,
+    process_connections,
+)
 from tiderace.security.bearer import CLOSE_FORBIDDEN
 from tiderace.topics.client.client import TopicClient
-from tiderace.topics.transports.event_feed import EventStream
 
-__all__ = ["ConnectionInfo", "Here", "end_topic", "end_user", "look"]
+__all__ = ["ProcessReport", "close_topic", "disconnect_user", "report"]
 
 logger = logging.getLogger("tiderace.monitoring")
 
-# Topics named of one connection, and of one process, the largest.
+# Topics listed of one connection, and of one process, the largest.
 _TOPICS_OF_ONE = 10
 _TOPICS = 100
 
-# Seconds after which a page that listens to a feed may come back.
+_RECORDS = 20
+
+# Seconds after which a page may connect to an event stream again.
 _RETRY = 5.0
 
 
-class ConnectionInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One connection. Nothing in it proves anything: no token, key or query string."""
+class ProcessReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The connections of one process, and its last warnings and errors."""
 
-    id: str
-    """What log lines call it; of a topic client, what others know it by."""
-    kind: str
-    """``websocket`` or ``http`` of a consumer, ``topics``, or ``feed``."""
-    path: str
-    since: float
-    """When it began, in seconds since 1970."""
-    user_id: str = ""
-    user: str = ""
-    consumer: str = ""
-    groups: int | None = None
-    """How many groups a consumer is in; None where that cannot be known."""
-    topics: tuple[str, ...] = ()
-    """At most ten of the topics it hears."""
-    topic_count: int = 0
-
-
-class Here(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The connections of this process."""
-
+    process: str
+    """The layer's name for it, as in ``ProcessStats.process``."""
+    host: str
+    pid: int
     open: int
-    """How many there are."""
+    """The number of connections."""
     topic_clients: int
     matching: int
-    """How many are of the user and the topic that were asked for."""
-    seen: tuple[ConnectionInfo, ...]
-    """Of these the newest ones."""
+    """The number of connections of the user and the topic that were asked for."""
+    connections: tuple[ConnectionInfo, ...]
+    """The newest of these."""
     topics: dict[str, int]
     """Subscribers by topic, of the 100 largest."""
     topic_count: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A connection, and what is known of it however it is served."""
-
-    open: OpenConnection
-    scope: Scope
-    user: Any
-    topics: tuple[str, ...]
+    recent: tuple[Record, ...]
+    """The last warnings and errors, the newest first."""
 
     @property
-    def user_id(self) -> str:
-        pk = known_user_id({"user": self.user})
-        return "" if pk is None else str(pk)
+    def name(self) -> str:
+        """Host and process id."""
+        return f"{self.host}:{self.pid}"
 
 
-def look(*, limit: int, user: str = "", topic: str = "") -> Here:
-    """The connections of this process, the newest ``limit`` of them one by one.
+def report(
+    process: str, *, limit: int, user: str = "", topic: str = ""
+) -> ProcessReport:
+    """Describe this process.
 
     Args:
-        limit: connections at the most.
-        user: only those of the user with this primary key.
-        topic: only those that hear this topic.
+        process: the layer's name for it; empty without a layer.
+        limit: the number of connections listed.
+        user: list only connections of the user with this primary key.
+        topic: list only connections that are subscribed to this topic.
     """
-    everybody = list(_known())
-    counts = Counter(name for each in everybody for name in each.topics)
+    everything = _described()
+    counts = Counter(name for _, each in everything for name in each.topics)
     matching = [
-        each
-        for each in everybody
-        if (not user or each.user_id == user) and (not topic or topic in each.topics)
+        (opened, each)
+        for opened, each in everything
+        if (not user or _user_id(each) == user) and (not topic or topic in each.topics)
     ]
     newest = reversed(matching[-limit:]) if limit else ()
-    return Here(
-        open=len(everybody),
-        topic_clients=sum(
-            not isinstance(each.open.connection, Connection) for each in everybody
-        ),
+    return ProcessReport(
+        process,
+        socket.gethostname(),
+        os.getpid(),
+        open=len(everything),
+        topic_clients=sum(not isinstance(each, Connection) for _, each in everything),
         matching=len(matching),
-        seen=tuple(_seen(each) for each in newest),
+        connections=tuple(_info(opened, each) for opened, each in newest),
         topics=dict(counts.most_common(_TOPICS)),
         topic_count=len(counts),
+        recent=tuple(recent_records.latest(_RECORDS)),
     )
 
 
-async def end_user(user: str, reason: str) -> int:
-    """Have all connections of a user of this process end; how many there are.
+async def disconnect_user(user: str, reason: str) -> int:
+    """Close all connections of a user in this process; return their number.
 
-    Topic clients are closed with 3503 and stay away, consumers' sockets with 4403.
-    A handler that does not end in ``TIDERACE["DRAIN_GRACE"]`` seconds is cut.
+    Topic clients are closed with 3503 and do not reconnect, consumers' sockets with
+    4403. A handler that does not end within ``TIDERACE["DRAIN_GRACE"]`` seconds is
+    cancelled.
     """
-    everybody = list(_known())
-    unknown = [each.user for each in everybody if _is_unknown(each.user)]
-    if unknown:
-        # Whom nobody has looked at yet is loaded now: it may be the one.
-        await database_sync_to_async(_load)(unknown)
-    theirs = [each for each in everybody if each.user_id == user]
-    for each in theirs:
-        _soon(each.open, _ending(each.open, reason))
-    return len(theirs)
+    everything = _described()
+    unloaded = [each.user for _, each in everything if _is_unloaded(each.user)]
+    if unloaded:
+        # One of them may be the user.
+        await database_sync_to_async(_load)(unloaded)
+    matching = [opened for opened, each in everything if _user_id(each) == user]
+    for opened in matching:
+        _call_soon(opened, partial(_disconnect, opened, reason))
+    return len(matching)
 
 
-def end_topic(topic: str, why: Unsubscription) -> int:
-    """Have all subscriptions to a topic in this process end; how many there are."""
-    subscribed = [each for each in _known() if topic in each.topics]
-    for each in subscribed:
-        connection = each.open.connection
-        if isinstance(connection, TopicClient):
-            _soon(each.open, _call(connection.unsubscribe, topic, why))
+def close_topic(topic: str, why: Unsubscription) -> int:
+    """End all subscriptions to a topic in this process; return their number."""
+    subscribed = [(o, each) for o, each in _described() if topic in each.topics]
+    for opened, each in subscribed:
+        if isinstance(each, TopicClient):
+            _call_soon(opened, partial(each.unsubscribe, topic, why))
         else:
-            _soon(each.open, _call(connection.drain, DrainNotice(_RETRY)))
+            _call_soon(opened, partial(each.drain, DrainNotice(_RETRY)))
     return len(subscribed)
 
 
-class _Ended(AuthChanged):
-    """The event that closes a consumer's socket, in turn with what is before it."""
+class _DisconnectEvent(AuthChanged):
+    """The event that closes a consumer's socket after the handlers before it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(Reason.LOGGED_OUT)
-        # No method has this name, so that no handler stands in its way.
+        # No method has this name, so no handler replaces the closing.
         self["type"] = "server disconnected"
         self["reason"] = reason
 
@@ -158,110 +146,74 @@ class _Ended(AuthChanged):
         return websocket_close(CLOSE_FORBIDDEN, self["reason"])
 
 
-def _ending(open_: OpenConnection, reason: str) -> Callable[[], None]:
-    connection = open_.connection
+def _disconnect(opened: OpenConnection, reason: str) -> None:
+    connection = opened.connection
     if isinstance(connection, TopicClient):
-        return _call(connection.end, Close(codes.CLOSE_KICKED.code, reason))
-    if not isinstance(connection, Connection):
-        return _call(connection.drain, DrainNotice(_RETRY))
-    if _scope_of(connection).get("type") != "websocket":
-        return connection.cut  # a response has no code to end with
-    event: Event = _Ended(reason)
-
-    def tell() -> None:
-        connection.tell(event)
+        connection.end(Close(codes.CLOSE_KICKED.code, reason))
+    elif not isinstance(connection, Connection):
+        connection.drain(DrainNotice(_RETRY))
+    elif not connection.is_websocket:
+        connection.cut()  # a response has no code to end with
+    else:
+        connection.tell(_DisconnectEvent(reason))
         grace = conf.current().drain_grace
-        open_.loop.call_later(grace, _cut_if_open, open_)
-
-    return tell
+        opened.loop.call_later(grace, _cut_if_open, connection)
 
 
-def _cut_if_open(open_: OpenConnection) -> None:
-    if process_drain.is_open(open_.connection):
-        open_.connection.cut()
+def _cut_if_open(connection: Connection) -> None:
+    if connection in process_connections:
+        connection.cut()
 
 
-def _call(function: Callable[..., object], *arguments: Any) -> Callable[[], None]:
-    def act() -> None:
-        function(*arguments)
-
-    return act
-
-
-def _soon(open_: OpenConnection, act: Callable[[], None]) -> None:
+def _call_soon(opened: OpenConnection, act: Callable[[], object]) -> None:
     def safely() -> None:
         try:
             act()
         except Exception:
-            logger.exception("%r could not be ended", open_.connection)
+            logger.exception("%r could not be ended", opened.connection)
 
     try:
-        open_.loop.call_soon_threadsafe(safely)
+        opened.loop.call_soon_threadsafe(safely)
     except RuntimeError:
-        return  # its loop is closed, and so is it
+        return  # the loop is closed, and so is the connection
 
 
-# What is known of a connection. The attributes of three classes are read here, and
-# nowhere else, rather than having each of them describe itself for this page alone.
+def _described() -> list[tuple[OpenConnection, DescribedConnection]]:
+    return [
+        (opened, cast("DescribedConnection", opened.connection))
+        for opened in process_connections
+        if hasattr(opened.connection, "describe")
+    ]
 
 
-def _known() -> Iterator[_Known]:
-    for open_ in process_drain.connections():
-        connection = open_.connection
-        if isinstance(connection, Connection):
-            scope = _scope_of(connection)
-            yield _Known(open_, scope, scope.get("user"), ())
-        elif isinstance(connection, TopicClient):
-            topics = tuple(connection.joined)
-            yield _Known(open_, connection.scope, connection.identity.user, topics)
-        elif isinstance(connection, EventStream):
-            scope = connection._exchange.scope  # noqa: SLF001
-            user = connection._identity.user  # noqa: SLF001
-            yield _Known(open_, scope, user, (connection._topic.topic,))  # noqa: SLF001
-
-
-def _scope_of(connection: Connection) -> Scope:
-    return connection._consumer.scope  # noqa: SLF001
-
-
-def _seen(known: _Known) -> ConnectionInfo:
-    connection = known.open.connection
-    consumer, groups = "", None
-    if isinstance(connection, Connection):
-        served = connection._consumer  # noqa: SLF001
-        consumer = type(served).__qualname__
-        if hasattr(served.channel_layer, "attach"):
-            groups = len(connection._mailbox.groups)  # noqa: SLF001
-        kind = str(known.scope.get("type", ""))
-    else:
-        kind = "feed" if isinstance(connection, EventStream) else "topics"
-    return ConnectionInfo(
-        id=connection.client
-        if isinstance(connection, TopicClient)
-        else connection_id(known.scope),
-        kind=kind,
-        path=str(known.scope.get("path", ""))[:200],
-        since=known.open.since,
-        user_id=known.user_id,
-        user=_name(known.user),
-        consumer=consumer,
-        groups=groups,
-        topics=known.topics[:_TOPICS_OF_ONE],
-        topic_count=len(known.topics),
+def _info(opened: OpenConnection, connection: DescribedConnection) -> ConnectionInfo:
+    topics = connection.topics
+    return msgspec.structs.replace(
+        connection.describe(),
+        since=opened.since,
+        user_id=_user_id(connection),
+        user=_username(connection.user),
+        topics=topics[:_TOPICS_OF_ONE],
+        topic_count=len(topics),
     )
 
 
-def _name(user: Any) -> str:
-    if user is None or _is_unknown(user) or known_user_id({"user": user}) is None:
+def _user_id(connection: DescribedConnection) -> str:
+    pk = known_user_id({"user": connection.user})
+    return "" if pk is None else str(pk)
+
+
+def _username(user: Any) -> str:
+    if user is None or _is_unloaded(user) or known_user_id({"user": user}) is None:
         return ""
     try:
         return str(user.get_username())[:150]
-    except Exception:  # of an application's own kind of user
+    except Exception:  # an application's own kind of user
         return ""
 
 
-def _is_unknown(user: Any) -> bool:
-    """Whether a lazy user has not been looked up yet."""
+def _is_unloaded(user: Any) -> bool:
+    """Return whether a lazy user has not been loaded yet."""
     return issubclass(type(user), LazyObject) and user._wrapped is empty  # noqa: SLF001
 
 

@@ -15,11 +15,10 @@ from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.stats import LayerStats, ProcessStats
 from tiderace.monitoring.cluster_connections import (
     ConnectionSurvey,
-    ProcessReport,
     roll_call,
 )
-from tiderace.monitoring.connections import look
-from tiderace.monitoring.recent_logs import Record, recent_records
+from tiderace.monitoring.connections import ProcessReport, report
+from tiderace.monitoring.recent_logs import Record
 from tiderace.runtime import sync_bridge
 
 __all__ = ["SIZE", "overview"]
@@ -47,12 +46,9 @@ def overview(user: str, topic: str, page: int) -> dict[str, Any]:
         call = sync_bridge.call(roll_call, limit=page * SIZE, user=user, topic=topic)
     except LayerUnavailable as error:
         away = str(error)
-        here = look(limit=page * SIZE, user=user, topic=topic)
-        recent = tuple(recent_records.latest())
-        call = ConnectionSurvey(
-            (ProcessReport("", "this process", 0, here, recent),), (), LayerStats(())
-        )
-    matching = sum(each.here.matching for each in call.answers)
+        own = report("", limit=page * SIZE, user=user, topic=topic)
+        call = ConnectionSurvey((own,), (), LayerStats(()))
+    matching = sum(each.matching for each in call.answers)
     rows = _rows(call.answers)[(page - 1) * SIZE : page * SIZE]
     return {
         "away": away,
@@ -73,7 +69,7 @@ def overview(user: str, topic: str, page: int) -> dict[str, Any]:
 
 
 def _rows(answers: tuple[ProcessReport, ...]) -> list[dict[str, Any]]:
-    seen = [(each, answer.name) for answer in answers for each in answer.here.seen]
+    seen = [(each, answer.name) for answer in answers for each in answer.connections]
     seen.sort(key=lambda pair: pair[0].since, reverse=True)
     return [
         {
@@ -88,12 +84,12 @@ def _rows(answers: tuple[ProcessReport, ...]) -> list[dict[str, Any]]:
 
 def _totals(call: ConnectionSurvey) -> list[tuple[str, str]]:
     stats, answers = call.stats, call.answers
-    names = {name for each in answers for name in each.here.topics}
+    names = {name for each in answers for name in each.topics}
     # Each names its largest alone, so this is at least so many.
-    topics = max([len(names), *(each.here.topic_count for each in answers)])
+    topics = max([len(names), *(each.topic_count for each in answers)])
     return [
-        ("connections", f"{sum(each.here.open for each in answers):,}"),
-        ("topic clients", f"{sum(each.here.topic_clients for each in answers):,}"),
+        ("connections", f"{sum(each.open for each in answers):,}"),
+        ("topic clients", f"{sum(each.topic_clients for each in answers):,}"),
         ("topics", f"{topics:,}"),
         ("groups", f"{stats.groups:,}"),
         ("messages in per second", f"{stats.sent_per_second:,.1f}"),
@@ -115,7 +111,7 @@ def _processes(call: ConnectionSurvey) -> list[dict[str, Any]]:
     rows = [_process(each, answers.get(each.process)) for each in call.stats.processes]
     # One that has begun just now, or whose layer counts nothing.
     rows += [
-        {"name": each.name, "open": each.here.open, "ready": True}
+        {"name": each.name, "open": each.open, "ready": True}
         for each in call.answers
         if each.process not in told
     ]
@@ -126,7 +122,7 @@ def _process(stats: ProcessStats, answer: ProcessReport | None) -> dict[str, Any
     return {
         "name": f"{stats.host}:{stats.pid}",
         "since": _moment(stats.started),
-        "open": answer.here.open if answer else None,
+        "open": answer.open if answer else None,
         "groups": stats.groups,
         "sent": f"{stats.sent_per_second:,.1f}",
         "delivered": f"{stats.delivered_per_second:,.1f}",
@@ -141,7 +137,7 @@ def _process(stats: ProcessStats, answer: ProcessReport | None) -> dict[str, Any
 def _topics(answers: tuple[ProcessReport, ...]) -> list[tuple[str, int]]:
     together: Counter[str] = Counter()
     for each in answers:
-        together.update(each.here.topics)
+        together.update(each.topics)
     return together.most_common(_TOPICS)
 
 

@@ -16,9 +16,8 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from django.conf import settings
 
@@ -29,15 +28,17 @@ from tiderace.asgi import (
     Send,
     refuse,
 )
+from tiderace.runtime.connections import (
+    ConnectionRegistry,
+    DrainNotice,
+    LiveConnection,
+    process_connections,
+)
 from tiderace.runtime.lifespan import on_shutdown, on_startup
 from tiderace.runtime.readiness import ready_check
 
 __all__ = [
-    "RESTART",
     "Drain",
-    "DrainNotice",
-    "LiveConnection",
-    "OpenConnection",
     "SigtermWatch",
     "drain_seconds",
     "process_drain",
@@ -45,9 +46,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger("tiderace.drain")
-
-RESTART = 1012
-"""The close code of a drain: the service restarts, come back."""
 
 # Seconds for closing all sockets where no setting says another number.
 _WINDOW = 20.0
@@ -63,52 +61,12 @@ _SAME_SIGNAL = 2.0
 _SignalHandler: TypeAlias = Callable[[int, FrameType | None], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class DrainNotice:
-    """What a connection is told when its turn has come."""
-
-    retry_after: float
-    """Seconds that its client should wait before it comes back."""
-
-    @property
-    def code(self) -> int:
-        """The close code for a client that speaks no protocol with codes of its own."""
-        return RESTART
-
-    @property
-    def reason(self) -> str:
-        """The close reason: ``retry-after=`` and seconds with one decimal."""
-        return f"retry-after={self.retry_after:.1f}"
-
-
-class LiveConnection(Protocol):
-    """A connection as a drain sees it; both methods are called in its event loop."""
-
-    def drain(self, notice: DrainNotice) -> None:
-        """Begin to end, in the way that the client understands, and return at once.
-
-        What the connection is doing may be finished first.
-        """
-
-    def cut(self) -> None:
-        """End now: the time for finishing is over."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenConnection:
-    """A connection that is being served."""
-
-    connection: LiveConnection
-    since: float
-    """When it began, in seconds since 1970."""
-    loop: asyncio.AbstractEventLoop
-    """The event loop that serves it."""
-
-
 class Drain:
-    """The open connections of a process, and how it gives them up.
+    """Ends the connections of a registry one after the other.
 
     Args:
+        connections: the registry; connections that are added during a drain are asked
+            to end as well.
         clock: seconds, from any start.
         sleep: waits so many seconds.
         chance: a number from 0 to 1, each time another.
@@ -116,21 +74,23 @@ class Drain:
 
     def __init__(
         self,
+        connections: ConnectionRegistry,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
+        self._connections = connections
         self._clock = clock
         self._sleep = sleep
         self._chance = chance
-        self._open: dict[LiveConnection, OpenConnection] = {}
-        self._on_enter: list[Callable[[LiveConnection], object]] = []
-        # Those that have not been asked yet; None while there is no drain.
+        # The connections still to be asked; None while there is no drain.
         self._waiting: list[LiveConnection] | None = None
         self._hurried = False
         self._sleeping: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
+        connections.on_add(self._added)
+        connections.on_discard(self._discarded)
 
     @property
     def draining(self) -> bool:
@@ -139,43 +99,12 @@ class Drain:
 
     @property
     def open(self) -> int:
-        """How many connections there are."""
-        return len(self._open)
-
-    def connections(self) -> list[OpenConnection]:
-        """Those that there are, the oldest first; may be called from any thread."""
-        return list(self._open.values())
-
-    def is_open(self, connection: LiveConnection) -> bool:
-        """Whether it has begun and is not over."""
-        return connection in self._open
-
-    def on_enter(self, hook: Callable[[LiveConnection], object]) -> None:
-        """Call ``hook(connection)`` in its event loop whenever one begins."""
-        if hook not in self._on_enter:
-            self._on_enter.append(hook)
+        """The number of open connections."""
+        return len(self._connections)
 
     def why_not_ready(self) -> str | None:
-        """What a readiness check says: nothing until a drain has begun."""
+        """Return the reason for a readiness check; None until a drain has begun."""
         return f"draining, {self.open} connections left" if self.draining else None
-
-    def enter(self, connection: LiveConnection) -> None:
-        """Note a connection that has begun; one that comes late is asked as well."""
-        if connection in self._open:
-            return
-        loop = asyncio.get_running_loop()
-        self._open[connection] = OpenConnection(connection, time.time(), loop)
-        if self._waiting is not None:
-            self._waiting.append(connection)
-            self._wake()
-        for hook in self._on_enter:
-            hook(connection)
-
-    def leave(self, connection: LiveConnection) -> None:
-        """Forget a connection that is over."""
-        self._open.pop(connection, None)
-        if self.draining and not self._open:
-            self._wake()
 
     def begin(self, window: float, grace: float) -> asyncio.Task[None]:
         """Give up all connections; the task ends when none is left, or none will go.
@@ -193,7 +122,7 @@ class Drain:
                 window,
                 grace,
             )
-            self._waiting = list(self._open)
+            self._waiting = [each.connection for each in self._connections]
             self._hurried = False
             self._task = asyncio.get_running_loop().create_task(
                 self._run(window, grace)
@@ -214,15 +143,15 @@ class Drain:
     async def _run(self, window: float, grace: float) -> None:
         await self._ask_all(window)
         await self._wait_for_end(grace)
-        if self._open:
+        if self._connections:
             logger.warning(
                 "draining: %d connections are cut, since they had not ended %g s after "
                 "they were asked to; a handler of theirs may be stuck",
                 self.open,
                 grace,
             )
-            for connection in list(self._open):
-                connection.cut()
+            for each in self._connections:
+                each.connection.cut()
             await self._wait_for_end(_TIME_TO_LEAVE)
         logger.info("drained: %d connections are left", self.open)
 
@@ -234,7 +163,7 @@ class Drain:
             index = min(int(self._chance() * len(waiting)), len(waiting) - 1)
             waiting[index], waiting[-1] = waiting[-1], waiting[index]
             connection = waiting.pop()
-            if connection not in self._open:
+            if connection not in self._connections:
                 continue
             # On average a fair share of the time that is left.
             share = min((end - due) / (len(waiting) + 1), _LONGEST_PAUSE)
@@ -245,13 +174,13 @@ class Drain:
 
     async def _wait_for_end(self, seconds: float) -> None:
         deadline = self._clock() + seconds
-        while self._open and (left := deadline - self._clock()) > 0:
+        while self._connections and (left := deadline - self._clock()) > 0:
             while self._waiting:
                 self._ask(self._waiting.pop())
             await self._pause(left)
 
     def _ask(self, connection: LiveConnection) -> None:
-        if connection not in self._open:
+        if connection not in self._connections:
             return
         metrics.CONNECTIONS_DRAINED.add()
         # The window parts the clients of this process; this, those of several.
@@ -269,13 +198,22 @@ class Drain:
         finally:
             self._sleeping.cancel()
 
+    def _added(self, connection: LiveConnection) -> None:
+        if self._waiting is not None:
+            self._waiting.append(connection)
+            self._wake()
+
+    def _discarded(self, connection: LiveConnection) -> None:
+        if self.draining and not self._connections:
+            self._wake()
+
     def _wake(self) -> None:
         if self._sleeping is not None:
             self._sleeping.cancel()
 
 
-process_drain = Drain()
-"""The drain of this process, which every consumer's connection enters."""
+process_drain = Drain(process_connections)
+"""The drain of this process."""
 ready_check(process_drain.why_not_ready)
 
 

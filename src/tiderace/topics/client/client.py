@@ -46,7 +46,11 @@ from tiderace.ratelimit import Rate
 from tiderace.revocation import signals
 from tiderace.revocation.signals import Reason, Registration
 from tiderace.runtime import threads
-from tiderace.runtime.drain import DrainNotice, process_drain
+from tiderace.runtime.connections import (
+    ConnectionInfo,
+    DrainNotice,
+    process_connections,
+)
 from tiderace.topics.api import control_layer
 from tiderace.topics.client.commands import Commands
 from tiderace.topics.client.outbox import ClientOutbox
@@ -120,7 +124,7 @@ class TopicClient:
         serving.set(self.scope)
         metrics.TOPIC_CONNECTIONS.add()
         self._process.add(self)
-        process_drain.enter(self)
+        process_connections.add(self)
         self.alarm("stale", self.settings.connect_timeout, self._stale)
         self.out.start()
         try:
@@ -130,7 +134,7 @@ class TopicClient:
                 finally:
                     await self._clean_up()
         finally:
-            process_drain.leave(self)
+            process_connections.discard(self)
             metrics.TOPIC_CONNECTIONS.add(-1)
 
     async def _serve(self) -> None:
@@ -201,13 +205,26 @@ class TopicClient:
             self._task.cancel()
 
     def drain(self, notice: DrainNotice) -> None:
-        """See ``tiderace.runtime.drain.LiveConnection``."""
+        """See ``tiderace.runtime.connections.LiveConnection``."""
         self.end(codes.CLOSE_DRAIN)
 
     def cut(self) -> None:
-        """See ``tiderace.runtime.drain.LiveConnection``."""
+        """See ``tiderace.runtime.connections.LiveConnection``."""
         if self._task is not None:
             self._task.cancel()
+
+    @property
+    def user(self) -> Any:
+        return self.identity.user
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        return tuple(self.joined)
+
+    def describe(self) -> ConnectionInfo:
+        """Return what monitoring lists of this client."""
+        path = str(self.scope.get("path", ""))[:200]
+        return ConnectionInfo(self.client, "topics", path)
 
     async def _close(self, close: Close) -> None:
         if close is codes.CLOSE_SLOW:

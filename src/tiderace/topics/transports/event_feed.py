@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Raw
 
 from tiderace import conf, metrics
-from tiderace.asgi import describe
+from tiderace.asgi import connection_id, describe
 from tiderace.delivery.outbox import TooSlow
 from tiderace.exceptions import LayerUnavailable, TokenExpired, TokenInvalid
 from tiderace.history import Position, Publication
@@ -34,7 +34,12 @@ from tiderace.protocol.session import (
 )
 from tiderace.protocol.stream_codecs import EVENTS
 from tiderace.revocation import signals
-from tiderace.runtime.drain import DrainNotice, process_drain
+from tiderace.runtime.connections import (
+    ConnectionInfo,
+    DrainNotice,
+    process_connections,
+)
+from tiderace.runtime.drain import process_drain
 from tiderace.topics.api import control_layer, layer_of
 from tiderace.topics.client.outbox import ClientOutbox
 from tiderace.topics.hooks import TopicHooks
@@ -157,7 +162,7 @@ class EventStream:
             since: where the client was; None for one who only wants to go on from here.
         """
         metrics.TOPIC_CONNECTIONS.add()
-        process_drain.enter(self)
+        process_connections.add(self)
         self._out.start()
         self._spawn(self._watch())
         self._spawn(self._keep_alive())
@@ -176,8 +181,22 @@ class EventStream:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             self._out.abandon()
-            process_drain.leave(self)
+            process_connections.discard(self)
             metrics.TOPIC_CONNECTIONS.add(-1)
+
+    @property
+    def user(self) -> Any:
+        return self._identity.user
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        return (self._topic.topic,)
+
+    def describe(self) -> ConnectionInfo:
+        """Return what monitoring lists of this stream."""
+        scope = self._exchange.scope
+        path = str(scope.get("path", ""))[:200]
+        return ConnectionInfo(connection_id(scope), "feed", path)
 
     async def _listen(self, since: Position | None) -> None:
         self._out.put(_retry(_RETRY))
@@ -312,13 +331,13 @@ class EventStream:
             self._over.set()
 
     def drain(self, notice: DrainNotice) -> None:
-        """See ``tiderace.runtime.drain.LiveConnection``."""
+        """See ``tiderace.runtime.connections.LiveConnection``."""
         milliseconds = int(notice.retry_after * 1000)
         self._put(f"retry: {milliseconds}\n\n".encode())
         self._over.set()
 
     def cut(self) -> None:
-        """See ``tiderace.runtime.drain.LiveConnection``."""
+        """See ``tiderace.runtime.connections.LiveConnection``."""
         if self._task is not None:
             self._task.cancel()
 
