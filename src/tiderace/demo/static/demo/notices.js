@@ -1,4 +1,4 @@
-// Notices on pages that are not a room: each stays until it is put away.
+// Notices on pages other than rooms: each is shown until it is closed.
 import { connect } from "../tiderace/tiderace.js";
 
 const toasts = document.getElementById("toasts");

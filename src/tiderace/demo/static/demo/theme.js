@@ -1,15 +1,15 @@
-// Colours as the system has them, or as the visitor chose. Runs before the first
-// paint, so that a dark page is never white for a moment; hence no module.
+// The colours of the system or those that the visitor chose. Not a module, so that it runs
+// before the first paint and a dark page is never white.
 (() => {
   const ORDER = ["system", "light", "dark"];
   const WORDS = { system: "as the system", light: "light", dark: "dark" };
   const root = document.documentElement;
 
-  const remembered = () => {
+  const storedTheme = () => {
     try {
       return localStorage.getItem("theme");
     } catch {
-      return null; // storage is switched off: the system decides
+      return null; // storage is disabled
     }
   };
   const show = (theme) => {
@@ -19,7 +19,7 @@
     button?.setAttribute("title", `Colours: ${WORDS[theme]}`);
   };
 
-  const saved = remembered();
+  const saved = storedTheme();
   let theme = ORDER.includes(saved) ? saved : "system";
   show(theme);
   document.addEventListener("DOMContentLoaded", () => {
@@ -30,7 +30,7 @@
       try {
         localStorage.setItem("theme", theme);
       } catch {
-        // It holds for this page, and is forgotten with it.
+        // Without storage the choice applies to this page only.
       }
     });
   });

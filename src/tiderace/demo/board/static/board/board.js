@@ -1,4 +1,4 @@
-// The board: what its topic says becomes what the page shows.
+// The board: shows the notes that its topic publishes.
 import { topics } from "../tiderace/tiderace.js";
 
 const { topic, author, columns } = JSON.parse(
@@ -15,7 +15,7 @@ const WORDS = {
 
 const badge = document.getElementById("badge");
 const here = document.getElementById("here");
-const wrong = document.getElementById("wrong");
+const errorLine = document.getElementById("wrong");
 const text = document.getElementById("text");
 const template = document.getElementById("note-template");
 
@@ -51,7 +51,7 @@ board.addEventListener("publication", ({ data }) => {
   if (data.event === "deleted") find(data.pk)?.remove();
   else show(data.pk, data.fields);
 });
-// What was missed is not kept any more: the page itself is the state.
+// The history is too short for the outage: load the notes again, with the page.
 board.addEventListener("gap", () => location.reload());
 board.addEventListener("presence", () => {
   const names = [...board.presence.values()].map(({ conn_info }) => conn_info?.name ?? "somebody");
@@ -59,23 +59,23 @@ board.addEventListener("presence", () => {
   here.textContent = unique.length ? `Here now: ${unique.join(", ")}` : "";
 });
 
-async function ask(method, data) {
-  wrong.hidden = true;
+async function call(method, data) {
+  errorLine.hidden = true;
   try {
     await board.call(method, data);
     return true;
   } catch (error) {
-    wrong.textContent = error.message;
-    wrong.hidden = false;
+    errorLine.textContent = error.message;
+    errorLine.hidden = false;
     return false;
   }
 }
 
 document.getElementById("add").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const said = text.value;
+  const entered = text.value;
   text.value = "";
-  if (!(await ask("add", { text: said, author })) && !text.value) text.value = said;
+  if (!(await call("add", { text: entered, author })) && !text.value) text.value = entered;
 });
 
 document.querySelector(".columns").addEventListener("click", (event) => {
@@ -84,9 +84,9 @@ document.querySelector(".columns").addEventListener("click", (event) => {
   const note = button.closest(".note");
   const pk = Number(note.dataset.id);
   const at = ORDER.indexOf(note.parentElement.dataset.column);
-  if (button.dataset.do === "remove") ask("remove", { pk });
+  if (button.dataset.do === "remove") call("remove", { pk });
   else {
     const column = ORDER[at + (button.dataset.do === "on" ? 1 : -1)];
-    if (column) ask("move", { pk, column });
+    if (column) call("move", { pk, column });
   }
 });

@@ -1,12 +1,12 @@
-// The list of messages on the page. It knows the DOM, and no socket.
+// The list of messages on the page.
 //
-// Whatever people wrote goes in through textContent: it is never read as HTML.
+// Text of users is set as textContent: it is never parsed as HTML.
 
 const TOGETHER = 5 * 60 * 1000;
 const SHOWN = 500;
 const AT_BOTTOM = 48;
-// Somebody who reloads the page leaves and is back at once: no news to anybody.
-const BACK_AT_ONCE = 10 * 1000;
+// A reload is a leave and a join within this time, in milliseconds: neither is shown.
+const RELOAD = 10 * 1000;
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const calendar = new Intl.DateTimeFormat(undefined, {
@@ -47,7 +47,7 @@ export class Log {
       this.#following = scrollHeight - scrollTop - clientHeight < AT_BOTTOM;
       if (this.#following) this.#countUnseen(0);
     });
-    // A keyboard that slides in or a line more in the composer hides no message.
+    // Keep the last message visible when a keyboard or a longer composer takes space.
     new ResizeObserver(() => this.#following && this.toBottom()).observe(this.#scroller);
     this.#pill.addEventListener("click", () => {
       this.toBottom();
@@ -66,7 +66,7 @@ export class Log {
     this.#countUnseen(0);
   }
 
-  /** Show a stored message in its place; one that is shown already is left alone. */
+  /** Show a stored message in its place, once. */
   add(message) {
     const mine = message.author === this.#me.id;
     const waiting = mine ? this.#waiting.get(message.client_id) : undefined;
@@ -86,36 +86,36 @@ export class Log {
     this.#put(item, this.#placeFor(message.id), { count: !mine });
   }
 
-  /** Show a message of one's own that the server has not confirmed. */
-  addWaiting({ id, text }, fate) {
+  /** Show a message of this user that the server has not confirmed. */
+  addWaiting({ id, text }, status) {
     const item = this.#build(this.#me.id, id, text, true);
     item.classList.add("waiting");
     item.querySelector(".tag").hidden = !this.#me.guest;
     writeTime(item.querySelector("time"), new Date());
     this.#waiting.set(id, item);
-    this.setFate(id, fate);
+    this.setStatus(id, status);
     this.#put(item, null, { count: false });
     this.toBottom();
   }
 
-  /** Say below a waiting message what became of it. */
-  setFate(id, words, { refused = false } = {}) {
+  /** Show a status below a waiting message. */
+  setStatus(id, words, { refused = false } = {}) {
     const item = this.#waiting.get(id);
     if (!item) return;
     item.classList.toggle("refused", refused);
-    const fate = item.querySelector(".fate");
-    fate.textContent = words;
-    fate.hidden = false;
+    const status = item.querySelector(".fate");
+    status.textContent = words;
+    status.hidden = false;
   }
 
-  /** Say the same below every message that waits. */
-  setEveryFate(words) {
+  /** Show a status below every waiting message. */
+  setEveryStatus(words) {
     for (const [id, item] of this.#waiting) {
-      if (!item.classList.contains("refused")) this.setFate(id, words);
+      if (!item.classList.contains("refused")) this.setStatus(id, words);
     }
   }
 
-  /** A line about the room: somebody came or went, something is missing. */
+  /** Show an event of the room: a join, a leave, missing messages. */
   addEvent(words) {
     const item = document.createElement("li");
     item.className = "event";
@@ -124,11 +124,11 @@ export class Log {
     return item;
   }
 
-  /** Somebody came or went; who is back at once had not really gone. */
-  addComing(change, person) {
+  /** Show a join or a leave; a join shortly after the leave removes the line instead. */
+  addJoinOrLeave(change, person) {
     if (change === "joined") {
       const gone = [...this.#list.querySelectorAll(".event[data-left]")].find(
-        (item) => item.dataset.left === person.id && Date.now() - item.dataset.at < BACK_AT_ONCE,
+        (item) => item.dataset.left === person.id && Date.now() - item.dataset.at < RELOAD,
       );
       if (gone) {
         gone.remove();
@@ -153,8 +153,8 @@ export class Log {
     this.#put(item, this.#firstWaiting(), { count: true });
   }
 
-  /** Do `work`, and let a screen reader speak only when all of it is there. */
-  atOnce(work) {
+  /** Run `work`; a screen reader speaks after all of it. */
+  batch(work) {
     this.#scroller.setAttribute("aria-busy", "true");
     work();
     this.#scroller.removeAttribute("aria-busy");
@@ -174,7 +174,7 @@ export class Log {
     return this.#list.querySelector(".waiting");
   }
 
-  /** The item before which a message with this id stands. */
+  /** Return the item before which a message with this id belongs. */
   #placeFor(id) {
     let place = null;
     for (let item = this.#list.lastElementChild; item; item = item.previousElementSibling) {
@@ -187,7 +187,7 @@ export class Log {
   #put(item, before, { count }) {
     const following = this.#following;
     this.#nothing.hidden = true;
-    // Moving an element that stands right would make a screen reader say it twice.
+    // A screen reader would read an element that is moved to its own place twice.
     if (item.parentNode !== this.#list || item.nextElementSibling !== before) {
       if (before !== item) this.#list.insertBefore(item, before);
     }
@@ -199,7 +199,7 @@ export class Log {
     } else if (count) this.#countUnseen(this.#unseen + 1);
   }
 
-  /** Hide the name of a message that follows another of the same person closely. */
+  /** Hide the name of a message shortly after another of the same person. */
   #group(item) {
     if (!item.classList.contains("message")) return;
     const before = item.previousElementSibling;

@@ -1,11 +1,10 @@
-// What this window has still to send. It knows no page and no socket.
+// The messages of this window that the server has not confirmed.
 //
-// One message is on its way at a time, and it is struck off when the server
-// shows it back. So messages keep their order, and one that a broken connection
-// may or may not have delivered is simply sent again under the same id: the
-// server stores an id once.
+// One message is sent at a time and removed when the server echoes it. So messages keep
+// their order, and one that may have been lost with a connection is sent again under the
+// same id: the server stores an id once.
 
-/** An id nobody can guess; `randomUUID` would need https or localhost. */
+/** Return a random id; `randomUUID` needs https or localhost. */
 function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -13,23 +12,23 @@ function newId() {
 
 export class Outbox {
   #waiting;
-  #onItsWay = null;
+  #sentId = null;
   #timer;
   #key;
   #transmit;
 
   /**
-   * @param {string} key where this window keeps its messages over a reload
-   * @param {(message: {id: string, text: string}) => boolean} transmit hand one to
-   *   the connection; false when there is none
+   * @param {string} key of the session storage that keeps the messages over a reload
+   * @param {(message: {id: string, text: string}) => boolean} transmit sends a message;
+   *   returns false without a connection
    */
   constructor(key, transmit) {
     this.#key = key;
     this.#transmit = transmit;
-    this.#waiting = this.#remember();
+    this.#waiting = this.#load();
   }
 
-  /** The messages not yet confirmed, oldest first. */
+  /** The messages that are not confirmed, oldest first. */
   get waiting() {
     return [...this.#waiting];
   }
@@ -37,30 +36,30 @@ export class Outbox {
   add(text) {
     const message = { id: newId(), text };
     this.#waiting.push(message);
-    this.#keep();
+    this.#save();
     this.flush();
     return message;
   }
 
-  /** Send the oldest, unless one is on its way or must wait for its turn. */
+  /** Send the oldest message, unless one is sent already or has to wait. */
   flush() {
     const next = this.#waiting[0];
-    if (next && this.#onItsWay === null && this.#timer === undefined && this.#transmit(next)) {
-      this.#onItsWay = next.id;
+    if (next && this.#sentId === null && this.#timer === undefined && this.#transmit(next)) {
+      this.#sentId = next.id;
     }
   }
 
-  /** The server has it (or refused it for good): go on with the next. */
+  /** The server has stored or refused a message: send the next. */
   settle(id) {
     this.#waiting = this.#waiting.filter((message) => message.id !== id);
-    if (this.#onItsWay === id) this.#onItsWay = null;
-    this.#keep();
+    if (this.#sentId === id) this.#sentId = null;
+    this.#save();
     this.flush();
   }
 
-  /** The server will take it in `seconds`. */
+  /** Send the message again in `seconds`. */
   postpone(seconds) {
-    this.#onItsWay = null;
+    this.#sentId = null;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
@@ -68,26 +67,26 @@ export class Outbox {
     }, seconds * 1000);
   }
 
-  /** The connection is gone, and nobody knows what became of the one on its way. */
+  /** The connection is lost: the message that was sent is sent again on the next one. */
   interrupt() {
-    this.#onItsWay = null;
+    this.#sentId = null;
   }
 
-  #remember() {
+  #load() {
     try {
-      const kept = JSON.parse(sessionStorage.getItem(this.#key) ?? "[]");
-      return Array.isArray(kept) ? kept : [];
+      const stored = JSON.parse(sessionStorage.getItem(this.#key) ?? "[]");
+      return Array.isArray(stored) ? stored : [];
     } catch {
-      return []; // storage is switched off or spoilt: start empty
+      return []; // storage is disabled, or its value is invalid
     }
   }
 
-  #keep() {
+  #save() {
     try {
       if (this.#waiting.length) sessionStorage.setItem(this.#key, JSON.stringify(this.#waiting));
       else sessionStorage.removeItem(this.#key);
     } catch {
-      // Without storage the messages live as long as the page.
+      // Without storage the messages are lost with the page.
     }
   }
 }

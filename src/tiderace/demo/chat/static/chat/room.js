@@ -1,8 +1,8 @@
-// A room: joins the socket, the outbox and the page.
+// A room: connects the socket, the outbox and the page.
 import { connect } from "../tiderace/tiderace.js";
 import { Log } from "./log.js";
 import { Outbox } from "./outbox.js";
-import { Writers, tellWhenWriting } from "./typing.js";
+import { TypingLine, onTyping } from "./typing.js";
 
 const { path, me } = JSON.parse(document.getElementById("room-config").textContent);
 const badge = document.getElementById("badge");
@@ -21,7 +21,7 @@ const SENDING = "Sending…";
 const WAITING = "Will be sent when the connection is back";
 
 const log = new Log(me);
-const writers = new Writers();
+const typing = new TypingLine();
 const socket = connect(path);
 const outbox = new Outbox(`outbox:${me.id}:${path}`, ({ id, text }) => {
   if (socket.status !== "open") return false;
@@ -50,16 +50,16 @@ function refused({ code, detail, client_id: id, retry_after: seconds }) {
   if (id === undefined) {
     if (code !== "too-fast") log.addEvent(detail);
   } else if (seconds === undefined) {
-    log.setFate(id, `Not sent: ${detail}.`, { refused: true });
+    log.setStatus(id, `Not sent: ${detail}.`, { refused: true });
     outbox.settle(id);
   } else {
-    log.setFate(id, `Not sent yet: ${detail}.`);
+    log.setStatus(id, `Not sent yet: ${detail}.`);
     outbox.postpone(seconds);
   }
 }
 
 function arrived(message) {
-  writers.forget(message.author);
+  typing.remove(message.author);
   log.add(message);
   if (message.author === me.id) outbox.settle(message.client_id);
 }
@@ -68,16 +68,16 @@ const frames = {
   welcome: (frame) => showPeople(frame.people),
   message: (frame) => arrived(frame.message),
   missed: (frame) =>
-    log.atOnce(() => {
+    log.batch(() => {
       if (frame.gap) log.addEvent("Older messages are no longer kept");
       frame.messages.forEach(arrived);
     }),
   people: ({ change, person, people: list }) => {
     showPeople(list);
-    if (change === "left") writers.forget(person.id);
-    if (person.id !== me.id) log.addComing(change, person);
+    if (change === "left") typing.remove(person.id);
+    if (person.id !== me.id) log.addJoinOrLeave(change, person);
   },
-  typing: (frame) => writers.heard(frame.person),
+  typing: (frame) => typing.add(frame.person),
   notice: ({ text, by, personal }) =>
     log.addNotice(text, personal ? `Notice to you from ${by}` : `Notice from ${by}`),
   error: refused,
@@ -92,13 +92,13 @@ socket.addEventListener("state", ({ detail }) => {
   showStatus(detail.status);
   if (detail.status !== "open") {
     outbox.interrupt();
-    log.setEveryFate(WAITING);
+    log.setEveryStatus(WAITING);
     showPeople(null);
   }
 });
 socket.addEventListener("open", () => {
   socket.send({ type: "since", id: log.last });
-  log.setEveryFate(SENDING);
+  log.setEveryStatus(SENDING);
   outbox.flush();
 });
 socket.addEventListener("message", ({ data }) => {
@@ -106,14 +106,14 @@ socket.addEventListener("message", ({ data }) => {
   frames[frame.type]?.(frame);
 });
 
-const sent = tellWhenWriting(field, () => {
+const sent = onTyping(field, () => {
   if (socket.status === "open") socket.send({ type: "typing" });
 });
 
-// Browsers that cannot let the field grow with the text show two lines of it.
+// Browsers in which the field cannot grow with its text show two lines.
 if (!CSS.supports("field-sizing", "content")) field.rows = 2;
 field.addEventListener("input", () => {
-  // Cutting a long paste short would lose its end without a word.
+  // A maxlength attribute would cut a long paste silently.
   const over = [...field.value.trim()].length - Number(field.dataset.limit);
   field.setCustomValidity(over > 0 ? `Too long by ${over} character${over === 1 ? "" : "s"}` : "");
 });
@@ -128,7 +128,7 @@ composer.addEventListener("submit", (event) => {
   log.addWaiting(message, socket.status === "open" ? SENDING : WAITING);
 });
 field.addEventListener("keydown", (event) => {
-  // While a word is being composed (Japanese, Chinese), Enter ends the word.
+  // Enter also ends the composition of a word (Japanese, Chinese).
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
   composer.requestSubmit();

@@ -1,29 +1,30 @@
-// Who is writing: tell the others, and forget those who fell silent.
+// The people who are typing: announce and show them.
 //
-// Nobody says "I stopped": a window that dies cannot. So what is heard expires.
+// There is no message for the end, since a closed window cannot send it: names expire.
 
-const TELL_EVERY = 2000;
-const FORGET_AFTER = 5000;
+// In milliseconds.
+const INTERVAL = 2000;
+const TTL = 5000;
 
-/** Shows who is writing, in words. */
-export class Writers {
+/** The line with the names of people who are typing. */
+export class TypingLine {
   #line = document.getElementById("typing");
-  #writers = new Map();
+  #people = new Map();
 
-  heard({ id, name }) {
-    clearTimeout(this.#writers.get(id)?.timer);
-    const timer = setTimeout(() => this.forget(id), FORGET_AFTER);
-    this.#writers.set(id, { name, timer });
+  add({ id, name }) {
+    clearTimeout(this.#people.get(id)?.timer);
+    const timer = setTimeout(() => this.remove(id), TTL);
+    this.#people.set(id, { name, timer });
     this.#show();
   }
 
-  forget(id) {
-    clearTimeout(this.#writers.get(id)?.timer);
-    if (this.#writers.delete(id)) this.#show();
+  remove(id) {
+    clearTimeout(this.#people.get(id)?.timer);
+    if (this.#people.delete(id)) this.#show();
   }
 
   #show() {
-    const names = Array.from(this.#writers.values(), ({ name }) => name);
+    const names = Array.from(this.#people.values(), ({ name }) => name);
     const words = {
       0: () => "",
       1: () => `${names[0]} is typing…`,
@@ -33,16 +34,19 @@ export class Writers {
   }
 }
 
-/** Calls `tell` now and then while the field is being written in. */
-export function tellWhenWriting(field, tell) {
-  let told = -Infinity;
+/**
+ * Call `announce` at intervals while text is typed into the field. Returns a function that
+ * ends the interval: the next input is announced at once.
+ */
+export function onTyping(field, announce) {
+  let announcedAt = -Infinity;
   field.addEventListener("input", () => {
     const now = performance.now();
-    if (!field.value.trim() || now - told < TELL_EVERY) return;
-    told = now;
-    tell();
+    if (!field.value.trim() || now - announcedAt < INTERVAL) return;
+    announcedAt = now;
+    announce();
   });
   return () => {
-    told = -Infinity; // after a message, the next letter is news again
+    announcedAt = -Infinity;
   };
 }
