@@ -1,9 +1,9 @@
-"""A real Chromium for the tests in this folder; knows nothing of what they open.
+"""A real Chromium for the tests in this folder.
 
 Playwright's sync API keeps an event loop running in the thread of the tests for as
-long as it is started. So it is started once a module, not once a session, and the
-asynchronous tests of the other modules find no loop running; tests in here are
-plain functions.
+long as it is started. So it is started per module, not per session: asynchronous tests
+of other modules need a thread without a running loop. Tests in this folder are plain
+functions.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ CHROMIUM_ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-PATIENCE = 15_000  # milliseconds
+TIMEOUT = 15_000  # milliseconds
 
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """The path of the browser: ``$CHROME``, else the first one in ``PATH``."""
+    """Return the path of the browser: ``$CHROME``, else the first one in ``PATH``."""
     names = [os.environ["CHROME"]] if os.environ.get("CHROME") else CHROMIUM_NAMES
     for name in names:
         if found := shutil.which(name):
             return found
-    pytest.skip(f"no browser: none of {', '.join(names)} can be run; set CHROME")
+    pytest.skip(f"no browser: none of {', '.join(names)} was found; set CHROME")
 
 
 @pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
-    """Playwright's driver, with Django's guard told about the loop it keeps."""
+    """Start Playwright's driver, and permit Django queries in its thread."""
     with pytest.MonkeyPatch.context() as patch:
-        # Django takes that loop for an async view around every query of a test.
+        # Django refuses queries in a thread with a running loop.
         patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
         with sync_playwright() as driver:
             yield driver
@@ -60,7 +60,7 @@ def playwright() -> Iterator[Playwright]:
 
 @pytest.fixture(scope="module")
 def launch(playwright: Playwright, chromium: str) -> Iterator[Callable[..., Browser]]:
-    """Start a Chromium with further arguments; it is closed after the module.
+    """Return a function that starts a Chromium; it is closed after the module.
 
     ``launch("--some-switch", ignore_default_args=[...])``: the named arguments are
     those of Playwright's ``launch``.
@@ -81,21 +81,21 @@ def launch(playwright: Playwright, chromium: str) -> Iterator[Callable[..., Brow
 
 @pytest.fixture(scope="module")
 def browser(launch: Callable[..., Browser]) -> Browser:
-    """One Chromium for all tests of a module."""
+    """Start one Chromium for all tests of a module."""
     return launch()
 
 
 @pytest.fixture
 def new_context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
-    """Make visitors: each context has its own cookies; the arguments are Playwright's.
+    """Return a function that creates contexts, each with its own cookies.
 
-    Every context is closed after the test.
+    Its arguments are Playwright's. Every context is closed after the test.
     """
     contexts: list[BrowserContext] = []
 
     def make(**options: Any) -> BrowserContext:
         context = browser.new_context(**options)
-        context.set_default_timeout(PATIENCE)
+        context.set_default_timeout(TIMEOUT)
         contexts.append(context)
         return context
 
@@ -106,5 +106,5 @@ def new_context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
 
 @pytest.fixture
 def page(new_context: Callable[..., BrowserContext]) -> Page:
-    """The page of one visitor."""
+    """Return a page in a new context."""
     return new_context().new_page()

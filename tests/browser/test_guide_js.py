@@ -41,7 +41,7 @@ def site(database):
 
 @pytest.fixture
 def lobby(site, new_context):
-    """Open the lobby in a window of its own, connected."""
+    """Return a function that opens the lobby in a new window and waits for the connection."""
 
     def enter():
         page = new_context().new_page()
@@ -54,7 +54,7 @@ def lobby(site, new_context):
 
 @pytest.fixture
 def room(site, new_context):
-    """Enter a room as a logged-in user, in a window of its own."""
+    """Return a function that opens a room in a new window, as a user who is logged in."""
 
     def enter(name, username):
         page = new_context().new_page()
@@ -66,7 +66,7 @@ def room(site, new_context):
     return enter
 
 
-def say(page, text, *, field="#input", button="#send"):
+def send(page, text, *, field="#input", button="#send"):
     page.fill(field, text)
     page.click(button)
 
@@ -74,17 +74,17 @@ def say(page, text, *, field="#input", button="#send"):
 # The chat with a queue
 
 
-def test_two_windows_of_the_queueing_chat_talk(lobby):
+def test_two_windows_of_the_queueing_chat_receive_each_other(lobby):
     one = lobby()
     other = lobby()
 
-    say(one, "good morning")
+    send(one, "good morning")
 
     for page in (one, other):
         expect(page.locator(".message")).to_have_text(["somebody: good morning"])
 
 
-def test_the_queueing_chat_shows_who_joins(lobby):
+def test_the_queueing_chat_shows_joins(lobby):
     page = lobby()
     lobby()
 
@@ -113,12 +113,12 @@ def test_leaving_the_page_ends_its_connection(lobby):
     left = lobby()
     left.goto("about:blank")
 
-    say(stayed, "still here")
+    send(stayed, "still here")
 
     expect(stayed.locator(".message")).to_have_text(["somebody: still here"])
 
 
-def test_queued_messages_are_sent_once_after_the_server_came_back(
+def test_queued_messages_are_sent_once_after_a_restart_of_the_server(
     database, new_context
 ):
     page = new_context().new_page()
@@ -127,11 +127,11 @@ def test_queued_messages_are_sent_once_after_the_server_came_back(
         expect(page.locator("#status")).to_have_text("connected")
         server.terminate()
     page.wait_for_function("chat.ws.readyState !== WebSocket.OPEN")
-    say(page, "into the dark")
+    send(page, "into the dark")
 
     with serve(database, port=server.port):
         expect(page.locator("#status")).to_have_text("connected", timeout=30_000)
-        say(page, "back again")
+        send(page, "back again")
 
         expect(page.locator(".message")).to_have_text(
             ["somebody: into the dark", "somebody: back again"]
@@ -142,17 +142,17 @@ def test_queued_messages_are_sent_once_after_the_server_came_back(
 # The room
 
 
-def test_two_users_of_a_room_talk_under_their_names(room):
+def test_messages_of_a_room_have_the_names_of_users(room):
     ada = room("tea", "ada")
     bob = room("tea", "bob")
 
-    say(ada, "milk?", field="#message-input", button="#send-button")
+    send(ada, "milk?", field="#message-input", button="#send-button")
 
     for page in (ada, bob):
         expect(page.locator(".message")).to_have_text(["ada: milk?"])
 
 
-def test_a_room_shows_who_comes_and_who_goes(room):
+def test_a_room_shows_joins_and_leaves(room):
     ada = room("hall", "ada")
     bob = room("hall", "bob")
     expect(ada.locator(".system-message")).to_have_text(["bob came in"])
@@ -174,7 +174,7 @@ def test_a_room_shows_who_is_typing_until_they_pause(room):
     expect(indicator).to_be_empty()
 
 
-def test_a_room_connects_again_after_the_server_came_back(database, new_context):
+def test_a_room_reconnects_after_a_restart_of_the_server(database, new_context):
     page = new_context().new_page()
     with serve(database) as server:
         page.goto(f"{server.http}/room/attic/ada/")
@@ -188,16 +188,16 @@ def test_a_room_connects_again_after_the_server_came_back(database, new_context)
         )
 
 
-# What the guide tells of the browser's own WebSocket
+# The browser's own WebSocket, as described in the guide
 
 
-def test_the_sockets_properties_say_what_was_agreed(site, page):
+def test_the_properties_of_a_websocket_are_those_negotiated(site, page):
     page.goto(f"{site.http}/queue/")
 
     facts = page.evaluate(
         """async () => {
             const url = `ws://${location.host}/ws/files/`;
-            const ws = new WebSocket(url, ["unheard-of", "chat"]);
+            const ws = new WebSocket(url, ["unknown", "chat"]);
             const before = ws.readyState;
             await new Promise((done) => ws.addEventListener("open", done, {once: true}));
             return [before, ws.readyState, ws.protocol, ws.url === url];
@@ -212,10 +212,10 @@ def test_the_sockets_properties_say_what_was_agreed(site, page):
     ["new Blob(['bits'])", "new TextEncoder().encode('bits').buffer"],
     ids=["Blob", "ArrayBuffer"],
 )
-def test_binary_data_goes_there_and_back(site, page, made):
+def test_binary_data_is_echoed(site, page, made):
     page.goto(f"{site.http}/queue/")
 
-    came = page.evaluate(
+    received = page.evaluate(
         """async (made) => {
             const ws = new WebSocket(`ws://${location.host}/ws/files/`);
             await new Promise((done) => (ws.onopen = done));
@@ -226,10 +226,10 @@ def test_binary_data_goes_there_and_back(site, page, made):
         made,
     )
 
-    assert came == [True, "bits"]
+    assert received == [True, "bits"]
 
 
-def test_the_close_event_carries_the_consumers_code_and_reason(site, page):
+def test_the_close_event_has_the_consumers_code_and_reason(site, page):
     page.goto(f"{site.http}/queue/")
 
     seen = page.evaluate(
