@@ -34,7 +34,7 @@ class Tickets(TicketAuthMiddleware):
         super().__init__(inner, **options)
         self.asked = []
 
-    async def prove(self, text, *, only_once):
+    async def authenticate(self, text, *, only_once):
         self.asked.append((text, only_once))
         if not text.endswith("good"):
             raise TokenInvalid("it does not end in good")

@@ -385,7 +385,7 @@ async def test_a_flood_closes_the_socket(clock, caplog):
     assert (closed["code"], closed["reason"]) == (4429, "too many messages")
     assert client.kinds.count("websocket.close") == 1
     assert metrics.MESSAGES_LIMITED.value == before + 1
-    assert "says more than 2 in 1 s" in caplog.text
+    assert "sends more than 2 in 1 s" in caplog.text
     await client.leave(4429)
 
 

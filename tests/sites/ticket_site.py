@@ -19,7 +19,7 @@ from tiderace.security.bearer import TicketAuthMiddleware
 
 
 class Tickets(TicketAuthMiddleware):
-    async def prove(self, text, *, only_once):
+    async def authenticate(self, text, *, only_once):
         if not text.endswith("good"):
             raise TokenInvalid("it does not end in good")
         return SimpleNamespace(name="ada"), None

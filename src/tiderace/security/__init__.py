@@ -1,0 +1,1 @@
+"""Origins, credentials and limits of connections."""

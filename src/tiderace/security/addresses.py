@@ -1,8 +1,7 @@
-"""Whose address a connection came from, when proxies of ours stand before the server.
+"""The address of a client, also behind trusted proxies.
 
-``X-Forwarded-For`` is written by every proxy on the way, and by whoever wants to look
-like somebody else: only what our own proxies have added to its end is believed. It knows
-scopes and headers, and not what an address is wanted for.
+Every proxy on the way appends to ``X-Forwarded-For``, and a client may begin it with any
+address: only what trusted proxies have appended is believed.
 """
 
 from __future__ import annotations
@@ -18,50 +17,55 @@ __all__ = ["Address", "Proxies", "client_ip", "limit_key"]
 
 Address: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
 Proxies: TypeAlias = "int | Sequence[str]"
-"""How many proxies of ours a connection passes, or in which networks they are."""
+"""The trusted proxies: how many a connection passes, or the networks they are in."""
 
 
 def client_ip(scope: Scope, proxies: Proxies | None = None) -> Address | None:
-    """The address of the client; None where the server knows none (a Unix socket).
+    """Return the address of the client; None where there is none (a Unix socket).
 
     Args:
         scope: the connection's.
-        proxies: our proxies, by number or networks; None takes
-            ``TIDERACE["TRUSTED_PROXIES"]``. With networks the header is read from its
-            end for as long as the address before was one of ours; with a number, so
-            many steps, and none where the header has fewer.
+        proxies: the trusted proxies, by number or networks; None takes
+            ``TIDERACE["TRUSTED_PROXIES"]``. With networks, the header is read from its
+            end for as long as the last address was a trusted one. With a number, so
+            many addresses are read; a header with fewer is ignored.
 
     Raises:
-        ValueError: for a network that is none.
+        ValueError: a network is malformed.
     """
     trusted = conf.current().trusted_proxies if proxies is None else proxies
     client = scope.get("client")
     peer = parse(str(client[0])) if client else None
     if not trusted:
         return peer
-    told = _forwarded(scope)
+    forwarded = _forwarded(scope)
     if isinstance(trusted, int):
-        return (parse(told[-trusted]) or peer) if len(told) >= trusted else peer
+        if len(forwarded) < trusted:
+            return peer
+        return parse(forwarded[-trusted]) or peer
     networks = [ipaddress.ip_network(each) for each in trusted]
-    here = peer
+    address = peer
     # A peer without an address is the other end of a Unix socket, so on this machine.
-    while told and (here is None or any(here in each for each in networks)):
-        before = parse(told.pop())
-        if before is None:
-            break  # our proxy has passed on what is no address
-        here = before
-    return here
+    while forwarded and (address is None or any(address in each for each in networks)):
+        previous = parse(forwarded.pop())
+        if previous is None:
+            break
+        address = previous
+    return address
 
 
 def limit_key(address: Address) -> str:
-    """What one client can hardly have many of: an IPv4 address, or an IPv6 /64 network."""
+    """Return the key to limit a client by: its IPv4 address, or its IPv6 /64 network.
+
+    A provider gives each customer a /64, so its single addresses limit nothing.
+    """
     if address.version == 4:
         return str(address)
     return str(ipaddress.ip_network((address, 64), strict=False))
 
 
 def parse(text: str) -> Address | None:
-    """An address as it stands in headers, with or without a port; None if it is none."""
+    """Parse an address from a header, with or without a port; None if it is malformed."""
     text = text.strip()
     if text.startswith("["):  # [::1]:443
         text = text[1:].partition("]")[0]

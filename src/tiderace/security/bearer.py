@@ -1,9 +1,9 @@
-"""Clients without a session cookie: a ticket or token in the handshake or first message.
+"""Authenticates clients without a session cookie by a ticket or token.
 
     application = TicketAuthMiddleware(AuthMiddlewareStack(URLRouter(routes)))
 
-It knows where a credential may stand in an ASGI scope, and takes it out of there, so that
-nothing inside, and no access log, sees it. What proves what is ``credentials``' business.
+The credential is in the handshake or the first message. It is removed from the scope, so
+that neither the application nor the access log shows it.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ __all__ = [
 logger = logging.getLogger("tiderace.security")
 
 PROTOCOL = "tiderace"
-"""The subprotocol to offer beside a ticket: the one that a server may name in its answer."""
+"""The subprotocol to offer beside a ticket, which the server selects in its answer."""
 
 TOKEN_PREFIX = "tiderace.token."  # noqa: S105 (no password)
-"""What stands before a JSON Web Token in a subprotocol."""
+"""The prefix of a JSON Web Token in a subprotocol."""
 
 CLOSE_UNAUTHORIZED = 4401
-"""The close code of a socket that was accepted and did not, or no longer, prove itself."""
+"""The close code of an accepted socket without a valid credential, or whose token ended."""
 CLOSE_FORBIDDEN = 4403
-"""That of one that proved itself after it was accepted, and was refused by the consumer."""
+"""The close code of an authenticated socket, accepted before, that the consumer refused."""
 
 _PROTOCOL_HEADER = b"sec-websocket-protocol"
 
@@ -60,37 +60,38 @@ _PROTOCOL_HEADER = b"sec-websocket-protocol"
 class TicketAuthMiddleware:
     """Puts the user of a ticket into ``scope["user"]``.
 
-    A ticket may come, in this order, as
+    A ticket may be, in this order of precedence,
 
-    - a WebSocket subprotocol, ``new WebSocket(url, ["tiderace", ticket])``: never in a
-      log; the one for browsers;
-    - the header ``Authorization: Ticket <ticket>``: for everything else;
-    - a query parameter, ``?ticket=<ticket>``, if it is good for one use only, since
-      proxies keep URLs in their logs;
+    - a WebSocket subprotocol, ``new WebSocket(url, ["tiderace", ticket])``: for
+      browsers; no log shows it;
+    - the header ``Authorization: Ticket <ticket>``: for other clients;
+    - a query parameter, ``?ticket=<ticket>``, for a one-time ticket only, since proxies
+      write URLs to their logs;
     - the first message, if ``first_message`` is set.
 
-    A ticket that is not good refuses the connection (401, or 403 from servers that can
-    say nothing else). Without any the connection goes on as it is, so that a session may
-    say who it is; an ``AuthMiddleware`` inside leaves the ticket's user alone.
+    A connection with an invalid ticket is refused with 401, or 403 from servers without
+    a response for WebSockets. One without a ticket is passed on, so that a session can
+    authenticate it; an ``AuthMiddleware`` inside keeps the ticket's user.
 
-    It must stand outermost, at least outside whatever copies scopes: only then does the
-    server's access log not show a query parameter.
+    It must be outermost, or at least outside middleware that copies the scope: only then
+    does the server's access log not show the query parameter.
 
     Args:
         inner: the application.
         required: whether to refuse connections without a ticket.
-        first_message: whether a WebSocket without one is accepted and may send it as its
-            first message: ``{"ticket": "..."}``, or the bare text. The consumer's
-            ``connect()`` runs after that; its subprotocol and headers come too late.
-        timeout: seconds that the first message may take.
+        first_message: whether a WebSocket without a ticket is accepted and may send it
+            as its first message: ``{"ticket": "..."}``, or the bare text. The
+            consumer's ``connect()`` runs after that, too late for a subprotocol and
+            headers of its own.
+        timeout: seconds to wait for the first message.
     """
 
     schemes: tuple[str, ...] = ("ticket",)
-    """What may stand before it in the header ``Authorization``."""
-    keys_of_message: tuple[str, ...] = ("ticket",)
-    """What it may be called in the first message."""
+    """The schemes of the header ``Authorization``."""
+    message_keys: tuple[str, ...] = ("ticket",)
+    """The keys of a credential in the first message."""
     prefixes: tuple[str, ...] = (TICKET_PREFIX,)
-    """What a subprotocol begins with that is a credential."""
+    """The prefixes of subprotocols that are credentials."""
 
     def __init__(
         self,
@@ -106,7 +107,7 @@ class TicketAuthMiddleware:
         self.timeout = timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        """Serve the connection by the inner app, with the credential's ``user``."""
+        """Serve the connection with the user of its credential in the scope."""
         if scope["type"] not in ("websocket", "http"):
             return await self.inner(scope, receive, send)
         taken = _take(scope, self.schemes, self.prefixes)
@@ -119,25 +120,25 @@ class TicketAuthMiddleware:
             return await self.inner(inside, receive, send)
         text, from_query = taken
         try:
-            user, auth = await self.prove(text, only_once=from_query)
+            user, auth = await self.authenticate(text, only_once=from_query)
         except TokenInvalid as error:
             return await _refuse(scope, receive, send, str(error))
         inside.update(user=user, auth=auth)
         if scope["type"] == "websocket":
-            send = _naming_protocol(scope, send)
+            send = _select_protocol(scope, send)
         return await self._serve(inside, receive, send, auth)
 
-    async def prove(
+    async def authenticate(
         self, text: str, *, only_once: bool
     ) -> tuple[Any, ConnectionToken | None]:
-        """The user whom ``text`` proves, and the token that did, if it was one.
+        """Return the user of a credential, and the token if it was one.
 
         Args:
-            text: what the client showed.
-            only_once: whether only what is used up by this may be taken.
+            text: the credential.
+            only_once: whether to accept one-time credentials only.
 
         Raises:
-            TokenInvalid: when it proves nothing; also ``TokenExpired``.
+            TokenInvalid: it is invalid, or (``TokenExpired``) has expired.
         """
         return await redeem(text, only_once=only_once), None
 
@@ -146,22 +147,22 @@ class TicketAuthMiddleware:
     ) -> Any:
         if auth is None or auth.expires_at is None or scope["type"] != "websocket":
             return await self.inner(scope, receive, send)
-        ending = _Ending(send)
+        expiry = _Expiry(send)
         loop = asyncio.get_running_loop()
-        left = max(auth.expires_at - time.time(), 0.0)
-        timer = loop.call_later(left, ending.begin)
+        seconds = max(auth.expires_at - time.time(), 0.0)
+        timer = loop.call_later(seconds, expiry.close)
         try:
-            return await self.inner(scope, receive, ending.send)
+            return await self.inner(scope, receive, expiry.send)
         finally:
             timer.cancel()
-            await ending.over()
+            await expiry.closed()
 
     async def _serve_after_message(
         self, scope: Scope, receive: Receive, send: Send
     ) -> Any:
-        """Accept, read who it is, and only then let the inner app see the connection."""
+        """Accept the socket, authenticate its first message, then run the inner app."""
         if (await receive())["type"] != "websocket.connect":
-            return None  # it has given up
+            return None
         offered = scope.get("subprotocols") or ()
         await send(websocket_accept(PROTOCOL if PROTOCOL in offered else None))
         try:
@@ -169,42 +170,43 @@ class TicketAuthMiddleware:
                 event = await receive()
             if event["type"] == "websocket.disconnect":
                 return None
-            text = _said(event, self.keys_of_message)
-            user, auth = await self.prove(text, only_once=False)
+            text = _credential_in(event, self.message_keys)
+            user, auth = await self.authenticate(text, only_once=False)
         except TimeoutError:
             return await _close(scope, send, "its first message did not come in time")
         except TokenInvalid as error:
             return await _close(scope, send, str(error))
         scope.update(user=user, auth=auth)
-        # It has been accepted: there is no response any more to deny it with.
+        # An accepted socket can no longer be denied with a response.
         scope["extensions"] = {
             name: value
             for name, value in (scope.get("extensions") or {}).items()
             if name != "websocket.http.response"
         }
-        return await self._serve(scope, _connecting(receive), _accepted(send), auth)
+        return await self._serve(
+            scope, _with_connect(receive), _without_accept(send), auth
+        )
 
 
 class TokenAuthMiddleware(TicketAuthMiddleware):
-    """Takes JSON Web Tokens besides tickets; needs the extra ``jwt``.
+    """Accepts JSON Web Tokens beside tickets; needs the extra ``jwt``.
 
-    A token may come as a subprotocol (``"tiderace.token." + token``), as ``Authorization:
-    Bearer <token>``, or as the first message ``{"token": "..."}``; never in a URL. Its
-    ``sub`` is the primary key of an active user, or empty for a visitor.
+    A token may be a subprotocol (``"tiderace.token." + token``), ``Authorization: Bearer
+    <token>``, or the first message ``{"token": "..."}``; it is refused in a URL. Its
+    ``sub`` is the primary key of an active user, or empty for an anonymous visitor.
     ``scope["auth"]`` is the ``ConnectionToken``. A WebSocket is closed with 4401 when
-    its token's time is over.
+    its token expires.
     """
 
     schemes = ("ticket", "bearer")
-    keys_of_message = ("ticket", "token")
+    message_keys = ("ticket", "token")
     prefixes = (TICKET_PREFIX, TOKEN_PREFIX)
 
-    async def prove(
+    async def authenticate(
         self, text: str, *, only_once: bool
     ) -> tuple[Any, ConnectionToken | None]:
-        """See ``TicketAuthMiddleware.prove``."""
         if looks_like_a_ticket(text):
-            return await super().prove(text, only_once=only_once)
+            return await super().authenticate(text, only_once=only_once)
         if only_once:
             raise TokenInvalid(
                 "a token in a URL is refused; only a ticket may stand there"
@@ -224,8 +226,8 @@ class TokenAuthMiddleware(TicketAuthMiddleware):
 def _take(
     scope: Scope, schemes: tuple[str, ...], prefixes: tuple[str, ...]
 ) -> tuple[str, bool] | None:
-    """Take credentials out of ``scope``; the best, and whether it was in the query."""
-    # In the server's own dict: it writes its log from that.
+    """Remove credentials from ``scope``; return the first, and if it was in the query."""
+    # The server's own dict is changed: its access log is written from that.
     in_query = _take_from_query(scope)
     in_header = _in_authorization(scope, schemes)
     as_protocol = _take_subprotocol(scope, prefixes)
@@ -277,11 +279,11 @@ def _take_subprotocol(scope: Scope, prefixes: tuple[str, ...]) -> str | None:
     return str(secret[0])
 
 
-def _said(event: Event, keys: tuple[str, ...]) -> str:
-    """The credential in a first message.
+def _credential_in(event: Event, keys: tuple[str, ...]) -> str:
+    """Return the credential in a first message.
 
     Raises:
-        TokenInvalid: when there is none.
+        TokenInvalid: there is none.
     """
     text = event.get("text")
     if not isinstance(text, str) or len(text) > MAX_TOKEN_LENGTH + 100:
@@ -289,46 +291,46 @@ def _said(event: Event, keys: tuple[str, ...]) -> str:
     if not text.lstrip().startswith("{"):
         return text.strip()
     try:
-        said = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError):
         raise TokenInvalid("its first message is no JSON") from None
-    found = [said[key] for key in keys if isinstance(said.get(key), str)]
+    found = [content[key] for key in keys if isinstance(content.get(key), str)]
     if not found:
         raise TokenInvalid(f"its first message has no {' or '.join(keys)}")
     return str(found[0])
 
 
-def _naming_protocol(scope: Scope, send: Send) -> Send:
-    """Have an accept that names no subprotocol name ours, where the client offered it.
+def _select_protocol(scope: Scope, send: Send) -> Send:
+    """Return a ``send`` whose accept selects PROTOCOL if it was offered and no other is.
 
-    Browsers drop a connection to which they offered some and that names none of them.
+    A browser drops a connection that selects none of the subprotocols it has offered.
     """
     if PROTOCOL not in (scope.get("subprotocols") or ()):
         return send
 
-    async def naming(event: Event) -> None:
+    async def selecting(event: Event) -> None:
         if event["type"] == "websocket.accept" and not event.get("subprotocol"):
             event = {**event, "subprotocol": PROTOCOL}
         await send(event)
 
-    return naming
+    return selecting
 
 
-def _connecting(receive: Receive) -> Receive:
-    """``receive`` with the connect event in front, which was taken out of it."""
+def _with_connect(receive: Receive) -> Receive:
+    """Return a ``receive`` that first returns the connect event again."""
     first: list[Event] = [{"type": "websocket.connect"}]
 
-    async def connecting() -> Event:
+    async def receiving() -> Event:
         return first.pop() if first else await receive()
 
-    return connecting
+    return receiving
 
 
-def _accepted(send: Send) -> Send:
-    """``send`` of a socket that was accepted before the inner app could do that."""
+def _without_accept(send: Send) -> Send:
+    """Return a ``send`` for an inner app whose socket is accepted already."""
     accepted = False
 
-    async def after(event: Event) -> None:
+    async def sending(event: Event) -> None:
         nonlocal accepted
         if event["type"] == "websocket.accept":
             accepted = True
@@ -337,39 +339,37 @@ def _accepted(send: Send) -> Send:
         else:
             await send(event)
 
-    return after
+    return sending
 
 
-class _Ending:
-    """The end of a socket at the time its token says; after it nothing is sent."""
+class _Expiry:
+    """Closes a socket when its token expires; after that nothing is sent."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._ended = False
+        self._expired = False
         self._task: asyncio.Task[None] | None = None
 
-    def begin(self) -> None:
-        """Close the socket; for a timer."""
-        self._ended = True
-        close = self._send(websocket_close(CLOSE_UNAUTHORIZED, "expired"))
-        self._task = asyncio.ensure_future(_whole(close))
+    def close(self) -> None:
+        """Begin to close the socket; called by a timer."""
+        self._expired = True
+        self._task = asyncio.ensure_future(self._close())
 
     async def send(self, event: Event) -> None:
-        """Send what the inner app says, until the end."""
-        if not self._ended:
+        """Send an event, unless the token has expired."""
+        if not self._expired:
             await self._send(event)
 
-    async def over(self) -> None:
+    async def closed(self) -> None:
         """Wait until the close was sent, if it was begun."""
         if self._task is not None:
             await asyncio.wait([self._task])
 
-
-async def _whole(work: Any) -> None:
-    try:
-        await work
-    except Exception as error:
-        logger.debug("could not close a socket whose token has expired: %r", error)
+    async def _close(self) -> None:
+        try:
+            await self._send(websocket_close(CLOSE_UNAUTHORIZED, "expired"))
+        except Exception as error:
+            logger.debug("could not close a socket whose token has expired: %r", error)
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, why: str) -> None:

@@ -1,7 +1,4 @@
-"""What a client may show to say who it is: a connection token, or a ticket.
-
-It knows what the claims mean, by Centrifugo's names, and nothing of connections.
-"""
+"""The credentials of a client: a connection token with Centrifugo's claims, or a ticket."""
 
 from __future__ import annotations
 
@@ -26,29 +23,29 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ConnectionToken:
-    """What a good connection token, or ticket, says."""
+    """The content of a valid connection token or ticket."""
 
     user_id: str
     """The user's primary key as text; empty for an anonymous visitor."""
     expires_at: float | None
     """When the connection needs another token (seconds since 1970); None: never."""
     info: Any = None
-    """What others are told of this connection in presence and publications."""
+    """Information about the client that presence and publications show to others."""
     channels: tuple[str, ...] = ()
-    """Topics to subscribe it to without being asked."""
+    """Topics to which the server subscribes the client."""
     subs: Mapping[str, Any] = field(default_factory=dict)
-    """For some of ``channels`` what the token says of them (``info``, ``data``, ...)."""
+    """Options for some of ``channels`` (``info``, ``data``, ...)."""
     is_ticket: bool = False
     """Whether it was a ticket, which was looked up in the database and used up."""
 
 
 async def identify(credential: str) -> ConnectionToken:
-    """Read what a client connects with: a connection token, or a ticket, which is used up.
+    """Check a connection token, or a ticket, which is used up, and return its content.
 
     Raises:
-        TokenExpired: when its time is over.
-        TokenInvalid: when it proves nothing.
-        ImproperlyConfigured: without the extra ``jwt``, and when the keys cannot be used.
+        TokenExpired: it has expired.
+        TokenInvalid: it is invalid for another reason.
+        ImproperlyConfigured: the extra ``jwt`` is missing, or a key cannot be used.
     """
     if isinstance(credential, str) and looks_like_a_ticket(credential):
         user = await redeem(credential)
@@ -57,15 +54,15 @@ async def identify(credential: str) -> ConnectionToken:
 
 
 def read_connection_token(token: str) -> ConnectionToken:
-    """Check a connection token and return what it says.
+    """Check a connection token and return its content.
 
-    A token without ``exp`` never expires. ``expire_at`` says when the connection ends
-    where that is not ``exp``; 0 there means never.
+    A token without ``exp`` never expires. ``expire_at`` is the end of the connection
+    where that differs from ``exp``; 0 means never.
 
     Raises:
-        TokenExpired: when its time is over.
-        TokenInvalid: when it proves nothing, and when it is a subscription token.
-        ImproperlyConfigured: without the extra ``jwt``, and when the keys cannot be used.
+        TokenExpired: it has expired.
+        TokenInvalid: it is invalid for another reason, or a subscription token.
+        ImproperlyConfigured: the extra ``jwt`` is missing, or a key cannot be used.
     """
     claims = keys.decode(token)
     if "channel" in claims:
@@ -88,10 +85,10 @@ def read_connection_token(token: str) -> ConnectionToken:
 
 
 def subject_of(claims: Mapping[str, Any]) -> str:
-    """Whom claims are about, as text; empty for nobody.
+    """Return the user id in claims, empty for an anonymous visitor.
 
     Raises:
-        TokenInvalid: when that is no text.
+        TokenInvalid: the claim ``sub`` is not a string.
     """
     subject = claims.get("sub", "")
     if not isinstance(subject, str):
@@ -100,11 +97,13 @@ def subject_of(claims: Mapping[str, Any]) -> str:
 
 
 def ends_at(claims: Mapping[str, Any]) -> float | None:
-    """When what claims grant ends: ``expire_at``, else ``exp``; None for never.
+    """Return the time at which what claims grant ends, or None for never.
+
+    That is ``expire_at``, else ``exp``.
 
     Raises:
-        TokenExpired: when that is past.
-        TokenInvalid: when it is no number.
+        TokenExpired: it is past.
+        TokenInvalid: it is not a number.
     """
     name = "expire_at" if "expire_at" in claims else "exp"
     if name not in claims:

@@ -1,10 +1,8 @@
-"""JSON Web Tokens with our keys: which key signs, which may check, what a good one says.
+"""Signs and verifies JSON Web Tokens with the keys of ``TIDERACE["TOKEN_KEYS"]``.
 
-It knows PyJWT and ``TIDERACE["TOKEN_KEYS"]``, and nothing of what the claims are for.
-
-A key is used with the one algorithm that stands beside it in the settings. What a token
-says of its own algorithm only picks among the keys, so an unsigned token, or one that was
-signed with a public key as if that were a shared secret, finds no key at all.
+A key is used only with the algorithm that the settings give for it. The ``alg`` of a
+token's header only selects among the keys, so no key fits an unsigned token, or one that
+was signed with a public key as if it were a shared secret.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ __all__ = ["MAX_TOKEN_LENGTH", "decode", "encode"]
 logger = logging.getLogger("tiderace.security")
 
 MAX_TOKEN_LENGTH = 8192
-"""Characters of a token that are looked at; a longer one is refused unread."""
+"""The longest token that is read, in characters; a longer one is refused."""
 
 # RFC 7518 §3.2: a key for HS256 must not be shorter than its hash.
 _HMAC_BYTES = 32
@@ -37,24 +35,25 @@ _HMAC_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """A key of the settings, parsed: what PyJWT checks and signs with."""
+    """A key of the settings, parsed for PyJWT."""
 
     algorithm: str
     id: str
-    checks: Any = field(repr=False)
-    signs: Any = field(repr=False)
+    verify_key: Any = field(repr=False)
+    signing_key: Any = field(repr=False)
+    """None where only the public half is known."""
 
 
 def encode(claims: Mapping[str, Any], *, ttl: float) -> str:
     """Sign ``claims``, with ``iat``, ``jti``, ``exp``, and ``aud`` and ``iss`` if set.
 
     Args:
-        claims: what the token says; values that JSON has.
+        claims: the token's content; values that JSON has.
         ttl: seconds until it expires.
 
     Raises:
-        ImproperlyConfigured: without PyJWT, and when no configured key can sign.
-        ValueError: when ``ttl`` is not above 0.
+        ImproperlyConfigured: PyJWT is missing, or no configured key can sign.
+        ValueError: ``ttl`` is not above 0.
     """
     if ttl <= 0:
         raise ValueError(f"a token that lives {ttl} s is of no use; make ttl 1 or more")
@@ -70,7 +69,7 @@ def encode(claims: Mapping[str, Any], *, ttl: float) -> str:
         full["aud"] = current.token_audience
     if current.token_issuer is not None:
         full["iss"] = current.token_issuer
-    key = next((key for key in _keys() if key.signs is not None), None)
+    key = next((key for key in _keys() if key.signing_key is not None), None)
     if key is None:
         raise ImproperlyConfigured(
             "no key of TIDERACE['TOKEN_KEYS'] can sign; give one a 'private_key', or "
@@ -79,7 +78,7 @@ def encode(claims: Mapping[str, Any], *, ttl: float) -> str:
     return str(
         _pyjwt().encode(
             full,
-            key.signs,
+            key.signing_key,
             algorithm=key.algorithm,
             headers={"kid": key.id} if key.id else None,
         )
@@ -87,15 +86,15 @@ def encode(claims: Mapping[str, Any], *, ttl: float) -> str:
 
 
 def decode(token: object) -> dict[str, Any]:
-    """The claims of a token that one of our keys signed and that is in force.
+    """Verify a token's signature and times, and return its claims.
 
-    ``exp``, ``nbf`` and ``iat`` are checked where they are there, within
+    ``exp``, ``nbf`` and ``iat`` are checked where they are present, within
     ``TOKEN_LEEWAY``; ``aud`` and ``iss`` against the settings.
 
     Raises:
-        TokenExpired: when it was good until its ``exp``.
-        TokenInvalid: for anything else that is wrong with it.
-        ImproperlyConfigured: without PyJWT, and when the keys cannot be used.
+        TokenExpired: it is past its ``exp``.
+        TokenInvalid: it is invalid for another reason.
+        ImproperlyConfigured: PyJWT is missing, or a key cannot be used.
     """
     if not isinstance(token, str) or not token:
         raise TokenInvalid("it is no text")
@@ -130,7 +129,7 @@ def decode(token: object) -> dict[str, Any]:
 
 
 def _header(jwt: ModuleType, token: str) -> tuple[str, str]:
-    """What a token claims of its algorithm and key, which nothing vouches for."""
+    """Return the algorithm and key id in a token's header, which are not verified."""
     try:
         header = jwt.get_unverified_header(token)
     except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
@@ -145,7 +144,7 @@ def _claims(jwt: ModuleType, token: str, key: _Key) -> dict[str, Any]:
     current = conf.current()
     claims: dict[str, Any] = jwt.decode(
         token,
-        key.checks,
+        key.verify_key,
         algorithms=[key.algorithm],
         audience=current.token_audience,
         issuer=current.token_issuer,
@@ -169,7 +168,7 @@ _parsed: tuple[object, list[_Key]] | None = None
 
 
 def _keys() -> list[_Key]:
-    """The keys in force, parsed when the settings are others than last time."""
+    """Return the keys of the settings, parsed again when the settings have changed."""
     global _parsed
     configured = conf.current().token_keys
     own = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
@@ -185,7 +184,7 @@ def _keys() -> list[_Key]:
 
 
 def _derived(secret: str | bytes) -> _Key:
-    """The key for tokens that follows from a ``SECRET_KEY``, and from which it does not."""
+    """Derive the key for tokens from a ``SECRET_KEY``, which cannot be computed back."""
     data = secret if isinstance(secret, bytes) else secret.encode()
     key = hashlib.sha256(b"tiderace.security.keys" + data).digest()
     return _Key("HS256", "", key, key)
@@ -200,8 +199,10 @@ def _parse(jwt: ModuleType, number: int, key: conf.TokenKey) -> _Key:
         )
     try:
         algorithm = jwt.get_algorithm_by_name(key.algorithm)
-        checks = algorithm.prepare_key(key.key)
-        signs = algorithm.prepare_key(key.private_key) if key.private_key else None
+        verify_key = algorithm.prepare_key(key.key)
+        signing_key = (
+            algorithm.prepare_key(key.private_key) if key.private_key else None
+        )
     except NotImplementedError:
         raise ImproperlyConfigured(
             f"{where} is for {key.algorithm}, which needs the package cryptography; "
@@ -213,16 +214,16 @@ def _parse(jwt: ModuleType, number: int, key: conf.TokenKey) -> _Key:
             "takes a secret text, RS256 and ES256 take PEM"
         ) from None
     if key.algorithm != "HS256":
-        return _Key(key.algorithm, key.id, checks, signs)
-    if len(checks) < _HMAC_BYTES:
+        return _Key(key.algorithm, key.id, verify_key, signing_key)
+    if len(verify_key) < _HMAC_BYTES:
         logger.warning(
             "%s is %d bytes long, so its tokens can be forged by trying; use %d random "
             "bytes or more",
             where,
-            len(checks),
+            len(verify_key),
             _HMAC_BYTES,
         )
         # HMAC itself fills a short key up with zeros: the same key, and no second
         # warning with every token.
-        checks = checks.ljust(_HMAC_BYTES, b"\0")
-    return _Key(key.algorithm, key.id, checks, checks)
+        verify_key = verify_key.ljust(_HMAC_BYTES, b"\0")
+    return _Key(key.algorithm, key.id, verify_key, verify_key)

@@ -1,10 +1,10 @@
-"""How many connections one user or address may have, and how many messages it may send.
+"""Limits the connections of an address or user, and the messages of a connection.
 
     application = ConnectionLimiter(
         MessageRateLimiter(AuthMiddlewareStack(URLRouter(routes)), "20/s"), per_ip=50
     )
 
-Counted in this process; it knows ASGI, addresses and a scope's user, and no consumer.
+Both count in this process alone.
 """
 
 from __future__ import annotations
@@ -35,39 +35,39 @@ __all__ = ["CLOSE_TOO_MANY", "ConnectionLimiter", "MessageRateLimiter"]
 logger = logging.getLogger("tiderace.security")
 
 CLOSE_TOO_MANY = 4429
-"""The close code of a socket that was too many, or said too much."""
+"""The close code of a socket over the limit of connections or messages."""
 
 # Seconds between two log lines about the same limit: an attack must not fill the disk.
 _LOG_INTERVAL = 60.0
-# By which our server takes a limit for one socket, in bytes, and how many of them a
-# character may have.
+# The extension of `tiderace.server` that takes a limit of bytes for one socket, and the
+# bytes that a character may have in UTF-8.
 _EXTENSION = "tiderace.max_size"
-_CHARACTER = 4
+_BYTES_PER_CHARACTER = 4
 # Seconds after which a refused client may try again.
 _RETRY_AFTER = b"10"
 
 
 class ConnectionLimiter:
-    """Serves so many connections at a time of one address and of one user.
+    """Limits the open connections of one address and of one user.
 
-    What is more is refused with HTTP 429 before it is accepted; where the server can say
-    no more than 403, it is accepted and closed with 4429 at once, so that a client knows
-    why. It costs no query and no task.
+    A connection over the limit is refused with HTTP 429. A server without a response
+    for WebSockets accepts it and closes it with 4429, so that the client learns why. It
+    costs no query and no task.
 
-    The limits are those of one process: behind ``n`` of them a client may have up to
-    ``n`` times as many.
+    The limits hold for one process: of ``n`` processes, a client may have up to ``n``
+    times as many connections.
 
     Args:
         inner: the application.
-        per_ip: connections of one client address (one IPv6 /64 network); None for any
-            number. Offices and mobile networks share one: 50 to 100 is not too many.
-            Connections whose address is not known are not limited.
-        per_user: connections of one user; None for any number. Visitors without an
-            account are not limited by it. It must stand inside what puts ``user`` into
-            the scope.
-        proxies: see ``client_ip``; by default ``TIDERACE["TRUSTED_PROXIES"]``. Behind a
-            proxy that is not named there, all clients have one address.
-        kinds: which types of scope count.
+        per_ip: connections of one client address (one IPv6 /64 network); None for no
+            limit. Offices and mobile networks share an address: 50 to 100 is not too
+            many. Connections with an unknown address are not limited.
+        per_user: connections of one user; None for no limit. Anonymous visitors are not
+            limited by it. It must be inside the middleware that sets ``scope["user"]``.
+        proxies: the trusted proxies, as ``client_ip`` takes them; by default
+            ``TIDERACE["TRUSTED_PROXIES"]``. Behind a proxy that is not named there, all
+            clients have one address.
+        kinds: the types of scope that count.
     """
 
     def __init__(
@@ -90,22 +90,22 @@ class ConnectionLimiter:
         self.proxies = proxies
         self.kinds = frozenset(kinds)
         self._open: Counter[str] = Counter()
-        self._log = _SparingLog()
+        self._log = _ThrottledLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        """Serve the connection by the inner app, or refuse it.
+        """Serve or refuse the connection.
 
         Raises:
-            ValueError: when ``per_user`` is set and the scope has no user.
+            ValueError: ``per_user`` is set and the scope has no user.
         """
         if scope["type"] not in self.kinds:
             return await self.inner(scope, receive, send)
         limits = [*self._of_address(scope), *self._of_user(scope)]
-        for key, limit, whose in limits:
+        for key, limit, owner in limits:
             if self._open[key] >= limit:
                 metrics.CONNECTIONS_LIMITED.add()
                 self._log.warning(
-                    f"refused {describe(scope)}: {whose} has {limit} open already"
+                    f"refused {describe(scope)}: {owner} has {limit} open already"
                 )
                 return await refuse(
                     scope,
@@ -127,7 +127,7 @@ class ConnectionLimiter:
                     del self._open[key]
 
     def open(self, key: str) -> int:
-        """How many connections there are of ``"ip:10.0.0.1"`` or ``"user:7"``."""
+        """Return the number of open connections of ``"ip:10.0.0.1"`` or ``"user:7"``."""
         return self._open[key]
 
     def _of_address(self, scope: Scope) -> list[tuple[str, int, str]]:
@@ -154,20 +154,19 @@ class ConnectionLimiter:
 
 
 class MessageRateLimiter:
-    """Lets each WebSocket say so many messages in a time.
+    """Limits the rate and size of the messages of each WebSocket.
 
     Args:
         inner: the application.
-        rate: ``"20/s"``, ``"100/m"``, ``"30/10s"``; as many may come at once.
-        policy: what becomes of a message beyond it. ``"close"`` closes the socket with
-            4429. ``"wait"`` hands it over when it is due; until then nothing more is
-            read, so that a client which sends faster feels it. ``"drop"`` forgets it,
-            counted and logged.
+        rate: ``"20/s"``, ``"100/m"``, ``"30/10s"``; a burst may have as many.
+        policy: how a message over the rate is treated. ``"close"`` closes the socket
+            with 4429. ``"wait"`` delays it until the rate allows it, and reads nothing
+            meanwhile, which slows the client down. ``"drop"`` drops, counts and logs it.
         max_size: bytes (characters of a text) of one message; a larger one closes the
-            socket with 1009. None leaves that to the server. ``tiderace.server`` does
-            not even gather one that is four times as large.
+            socket with 1009. None leaves that to the server. ``tiderace.server`` stops
+            reading a message at four times this size.
         clock: seconds that never run backwards.
-        sleep: waits for so many seconds.
+        sleep: waits for a number of seconds.
     """
 
     def __init__(
@@ -188,10 +187,10 @@ class MessageRateLimiter:
         self.max_size = max_size
         self._clock = clock
         self._sleep = sleep
-        self._log = _SparingLog()
+        self._log = _ThrottledLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        """Serve the connection by the inner app, which gets what the rate allows."""
+        """Serve the connection; the application receives what the limits allow."""
         if scope["type"] != "websocket":
             return await self.inner(scope, receive, send)
         gate = _Gate(self._bounded(scope, send))
@@ -202,7 +201,7 @@ class MessageRateLimiter:
                 event = await receive()
                 if event["type"] != "websocket.receive" or gate.closed:
                     if event["type"] == "websocket.receive":
-                        continue  # it was on its way when the socket was closed
+                        continue  # it was read before the socket was closed
                     return event
                 if self.max_size is not None and _size(event) > self.max_size:
                     await gate.close(1009, "message too big")
@@ -213,15 +212,15 @@ class MessageRateLimiter:
         return await self.inner(scope, limited, gate.send)
 
     def _bounded(self, scope: Scope, send: Send) -> Send:
-        """``send`` that has our server hold little of what would be too large."""
+        """Return a ``send`` whose accept limits what the server reads of a message."""
         if self.max_size is None or _EXTENSION not in (scope.get("extensions") or {}):
             return send
-        most = self.max_size * _CHARACTER
+        most = self.max_size * _BYTES_PER_CHARACTER
 
         async def bounded(event: Event) -> None:
             if event["type"] == "websocket.accept":
-                wish = event.get("max_size")
-                event = {**event, "max_size": most if wish is None else min(wish, most)}
+                own = event.get("max_size")
+                event = {**event, "max_size": most if own is None else min(own, most)}
             await send(event)
 
         return bounded
@@ -237,7 +236,7 @@ class MessageRateLimiter:
             return True
         metrics.MESSAGES_LIMITED.add()
         self._log.warning(
-            f"{describe(scope)} says more than {self.rate}: "
+            f"{describe(scope)} sends more than {self.rate}: "
             + ("closed" if self.policy == "close" else "messages are dropped")
         )
         if self.policy == "close":
@@ -246,7 +245,7 @@ class MessageRateLimiter:
 
 
 class _Gate:
-    """``send`` until the socket was closed from here; after that nothing is sent."""
+    """A ``send`` that sends nothing after the limiter has closed the socket."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -261,8 +260,8 @@ class _Gate:
         await self._send(websocket_close(code, reason))
 
 
-class _SparingLog:
-    """Warnings of one kind, of which many may come: one a minute, with their number."""
+class _ThrottledLog:
+    """Logs one warning a minute, with the number of those that it left out."""
 
     def __init__(self) -> None:
         self._next = float("-inf")

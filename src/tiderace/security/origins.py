@@ -1,8 +1,4 @@
-"""Origins: that of a page, and that of the site as a request was sent to it.
-
-It knows headers, and what Django and our own settings say of proxies. Whether a page may
-do anything it does not know.
-"""
+"""Compares the origin of a page with the origin of the site that it sends a request to."""
 
 from __future__ import annotations
 
@@ -19,12 +15,12 @@ __all__ = ["Site", "header", "is_own_page", "parse", "shown", "site_of"]
 
 _PORTS: Final = {"http": 80, "https": 443}
 
-# What a log line shows of a header that anybody may fill.
+# Characters of a client's header that a log line shows.
 _SHOWN: Final = 200
 
 
 def header(scope: Scope, wanted: bytes) -> str | None:
-    """The last header of this name; None when there is none."""
+    """Return the last header of this name, or None."""
     for name, value in reversed(list(scope.get("headers", ()))):
         if name == wanted:
             return bytes(value).decode("latin1")
@@ -32,10 +28,10 @@ def header(scope: Scope, wanted: bytes) -> str | None:
 
 
 def parse(origin: str) -> ParseResult:
-    """An origin by its parts; one without a host where it cannot be read."""
+    """Parse an origin; a malformed one has no host."""
     try:
         parsed = urlparse(origin)
-        # A port that is no number shows only when it is asked for.
+        # Raises ValueError for a port that is no number.
         _ = parsed.port
     except ValueError:
         return urlparse("")
@@ -43,28 +39,28 @@ def parse(origin: str) -> ParseResult:
 
 
 def shown(text: str) -> str:
-    """A text for a line of the log, where it cannot begin another one."""
+    """Return a client's text for a log line: quoted, shortened, without line breaks."""
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where a request was sent to, as far as can be told from here."""
+    """The site that a request was sent to."""
 
     scheme: str
     host: str
     port: int | None
-    """As it was said; None where the scheme's own is meant."""
+    """The port in the request; None for the scheme's default."""
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}" + (f":{self.port}" if self.port else "")
 
     def is_origin_of(self, page: ParseResult) -> bool:
-        """Whether a page has scheme, host and port of this site.
+        """Return whether a page has the scheme, host and port of this site.
 
-        One that came by TLS is one where we are asked by plain HTTP, for proxies often
-        end TLS and do not say so. The reverse is none: such a page may be forged.
+        An ``https`` page counts as one of an ``http`` site, since proxies often end TLS
+        without saying so. The reverse does not: a page over plain HTTP can be forged.
         """
         scheme = page.scheme
         if page.hostname != self.host or scheme not in _PORTS:
@@ -76,11 +72,11 @@ class Site:
 
 
 def site_of(scope: Scope) -> Site | None:
-    """Where the request was sent to; None when it does not say so, as browsers do.
+    """Return the site that a request was sent to; None without a Host header.
 
     ``X-Forwarded-Host`` and ``X-Forwarded-Proto`` are believed when Django's settings or
-    ``TIDERACE["TRUSTED_PROXIES"]`` tell of proxies. A page of another site cannot write
-    them: browsers ask before they send such a header, and are told no.
+    ``TIDERACE["TRUSTED_PROXIES"]`` name proxies. A page of another site cannot set these
+    headers: browsers send a preflight request first, which is refused.
     """
     proxied = bool(conf.current().trusted_proxies)
     host = None
@@ -93,22 +89,20 @@ def site_of(scope: Scope) -> Site | None:
         split = urlsplit(f"//{host}")
         name, port = split.hostname, split.port
     except ValueError:
-        # Of no page: no origin has such a host.
-        return Site("", host, None)
+        return Site("", host, None)  # which is the origin of no page
     if port is None and settings.USE_X_FORWARDED_PORT:
-        said = _first(scope, b"x-forwarded-port") or ""
-        port = int(said) if said.isdecimal() else None
+        forwarded = _first(scope, b"x-forwarded-port") or ""
+        port = int(forwarded) if forwarded.isdecimal() else None
     return Site(_scheme(scope, proxied=proxied), name or "", port)
 
 
 def is_own_page(scope: Scope, page: ParseResult) -> bool | None:
-    """Whether a page is one of the site that it sends the request to.
+    """Return whether a page belongs to the site that it sends the request to.
 
-    Returns:
-        None when it cannot be told, since the request does not name the site.
+    None means unknown: the request has no Host header.
     """
     if header(scope, b"sec-fetch-site") == "same-origin":
-        # The browser itself says so, whatever a proxy has made of the host.
+        # Set by the browser, so it holds whatever a proxy has made of the host.
         return True
     site = site_of(scope)
     return None if site is None else site.is_origin_of(page)
@@ -118,15 +112,15 @@ def _scheme(scope: Scope, *, proxied: bool) -> str:
     if settings.SECURE_PROXY_SSL_HEADER is not None:
         name, secure = settings.SECURE_PROXY_SSL_HEADER
         wanted = name.removeprefix("HTTP_").replace("_", "-").lower()
-        said = _first(scope, wanted.encode())
-        if said is not None:
-            return "https" if said == secure else "http"
-    if proxied and (said := _first(scope, b"x-forwarded-proto")):
-        return "https" if said.lower() in ("https", "wss") else "http"
+        scheme = _first(scope, wanted.encode())
+        if scheme is not None:
+            return "https" if scheme == secure else "http"
+    if proxied and (scheme := _first(scope, b"x-forwarded-proto")):
+        return "https" if scheme.lower() in ("https", "wss") else "http"
     return "https" if scope.get("scheme") in ("https", "wss") else "http"
 
 
 def _first(scope: Scope, name: bytes) -> str | None:
-    """What the proxy that is nearest to the client has said; None for nothing."""
-    said = header(scope, name)
-    return None if said is None else said.partition(",")[0].strip()
+    """Return the first value of a header, that of the proxy nearest to the client."""
+    values = header(scope, name)
+    return None if values is None else values.partition(",")[0].strip()

@@ -1,7 +1,6 @@
-"""Tickets: a signed line that lets one user open one connection soon, and then no more.
+"""Tickets: short-lived signed credentials with which a user opens one connection.
 
-For pages on another origin, apps and scripts, where no cookie says who is there. It knows
-Django's signing, its users and its cache; how a ticket travels is its bearer's business.
+For pages on another origin, apps and scripts, which have no session cookie.
 """
 
 from __future__ import annotations
@@ -31,28 +30,28 @@ if TYPE_CHECKING:
 __all__ = ["PREFIX", "find_user", "looks_like_a_ticket", "redeem", "ticket"]
 
 PREFIX = "tiderace.ticket."
-"""What every ticket begins with, so that it can be told from other credentials."""
+"""The beginning of every ticket, by which it is told from other credentials."""
 
 _MAX_LENGTH = 1024
 _CACHE_KEY = "tiderace.ticket."
-# Of its own, so that nothing else that was signed with SECRET_KEY is a ticket.
+# A salt of tickets alone: nothing else that was signed with SECRET_KEY is a ticket.
 _SALT = "tiderace.security.tickets"
 
 
 def ticket(user: AbstractBaseUser, ttl: float = 30, once: bool = True) -> str:
-    """Make a ticket for ``user``: a line of letters, digits, ``.``, ``-`` and ``_``.
+    """Return a ticket for ``user``, made of letters, digits, ``.``, ``-`` and ``_``.
 
-    It is legal as it stands as a WebSocket subprotocol, a query parameter or a header.
-    A change of the user's password voids it.
+    It may be a WebSocket subprotocol, a query parameter or a header as it is. Changing
+    the user's password makes it invalid.
 
     Args:
-        user: who may connect with it.
-        ttl: seconds in which it must be used; 30, for it is fetched right before.
-        once: whether the first use is the last. A ticket that is good for several
-            uses is not taken from a URL.
+        user: the user who may connect with it.
+        ttl: seconds until it expires; 30, since a client fetches it right before use.
+        once: whether it can be used only once. A ticket for several uses is not
+            accepted in a URL.
 
     Raises:
-        ValueError: for an anonymous or unsaved user, or a ``ttl`` not above 0.
+        ValueError: the user is anonymous or unsaved, or ``ttl`` is not above 0.
     """
     if user.pk is None:
         raise ValueError("a ticket needs a saved user; anonymous visitors need none")
@@ -63,7 +62,7 @@ def ticket(user: AbstractBaseUser, ttl: float = 30, once: bool = True) -> str:
     content = {
         "u": user._meta.pk.value_to_string(user),  # noqa: SLF001 (public in Django)
         "e": int(time.time() + ttl),
-        "h": _password_mark(user),
+        "h": _password_digest(user),
     }
     if once:
         content["n"] = secrets.token_urlsafe(12)
@@ -71,27 +70,27 @@ def ticket(user: AbstractBaseUser, ttl: float = 30, once: bool = True) -> str:
 
 
 def looks_like_a_ticket(text: str) -> bool:
-    """Whether ``text`` claims to be a ticket; it need not be a good one."""
+    """Return whether ``text`` has the form of a ticket, valid or not."""
     return text.startswith(PREFIX)
 
 
 @database_sync_to_async
 def redeem(text: str, *, only_once: bool = False) -> AbstractBaseUser:
-    """The user whom a ticket is for; a one-time ticket is used up by it.
+    """Return the user of a ticket, and use up a one-time ticket.
 
-    That a ticket is used once holds for all processes that share the cache
-    ``TIDERACE["TICKET_CACHE"]``, and for as long as that keeps the mark of its use. With
-    Django's default, ``LocMemCache``, it holds for one process.
+    A ticket can be used once in all processes that share the cache
+    ``TIDERACE["TICKET_CACHE"]``, for as long as the cache keeps the mark of its use. With
+    Django's default, ``LocMemCache``, that is one process.
 
     Args:
         text: the ticket.
-        only_once: whether to refuse tickets that are good for several uses.
+        only_once: whether to refuse tickets for several uses.
 
     Raises:
-        TokenExpired: when its time is over.
-        TokenInvalid: when it was not made here, was used before, or its user is gone,
-            inactive or has another password by now.
-        ImproperlyConfigured: when the cache cannot remember anything.
+        TokenExpired: it has expired.
+        TokenInvalid: its signature is wrong, it was used before, or its user is gone,
+            inactive or has changed the password.
+        ImproperlyConfigured: the cache is a ``DummyCache``, which keeps nothing.
     """
     content = _verified(text)
     nonce = content.get("n")
@@ -102,14 +101,14 @@ def redeem(text: str, *, only_once: bool = False) -> AbstractBaseUser:
     user = _load_user(content["u"])
     if user is None:
         raise TokenInvalid("the ticket's user is gone or inactive")
-    if not constant_time_compare(content["h"], _password_mark(user)):
+    if not constant_time_compare(content["h"], _password_digest(user)):
         raise TokenInvalid("the ticket's user has another password by now")
     return user
 
 
 @database_sync_to_async
 def find_user(user_id: str) -> AbstractBaseUser | None:
-    """The active user with this primary key, given as text; None when there is none."""
+    """Return the active user with this primary key, given as text, or None."""
     return _load_user(user_id)
 
 
@@ -119,12 +118,12 @@ def _load_user(user_id: str) -> AbstractBaseUser | None:
         key = model._meta.pk.to_python(user_id)  # noqa: SLF001 (public in Django)
         user: AbstractBaseUser = model._default_manager.get(pk=key)  # noqa: SLF001 (likewise)
     except (model.DoesNotExist, ValidationError, ValueError, TypeError, OverflowError):
-        return None  # also for text that is no key of this kind
+        return None  # the text may be no key of this kind
     return user if user.is_active else None
 
 
 def _signer() -> signing.TimestampSigner:
-    # Not Django's colon, which a subprotocol may not hold.
+    # Django's own separator is a colon, which a subprotocol may not contain.
     return signing.TimestampSigner(salt=_SALT, sep=".")
 
 
@@ -147,14 +146,14 @@ def _use_up(nonce: str, expires_at: int) -> None:
     cache = caches[alias]
     if isinstance(cache, DummyCache):
         raise ImproperlyConfigured(
-            f"one-time tickets need a cache that remembers, and CACHES[{alias!r}] is a "
+            f"one-time tickets need a cache that keeps values, and CACHES[{alias!r}] is a "
             "DummyCache; name another in TIDERACE['TICKET_CACHE']"
         )
-    # add() is the one step that only one of several at once can take.
+    # Of several processes at once, add() succeeds in one alone.
     if not cache.add(_CACHE_KEY + nonce, 1, timeout=expires_at - time.time() + 1):
         raise TokenInvalid("the ticket was used before")
 
 
-def _password_mark(user: AbstractBaseUser) -> str:
-    """Changes with the password, and says nothing about it."""
+def _password_digest(user: AbstractBaseUser) -> str:
+    """Return a hash that changes with the password."""
     return hashlib.sha256(user.get_session_auth_hash().encode()).hexdigest()[:16]

@@ -1,7 +1,6 @@
-"""Which web pages may open a WebSocket: the check of the Origin header.
+"""Checks the Origin header of WebSockets: which web pages may open one.
 
-It knows origins and ``ALLOWED_HOSTS``; a refused socket reaches no consumer, no
-session and no layer.
+A refused socket reaches no session, no consumer and no layer.
 """
 
 from __future__ import annotations
@@ -32,28 +31,27 @@ logger = logging.getLogger("tiderace.security")
 
 
 class OriginValidator:
-    """Serves a WebSocket by ``application`` if the page that opened it may do that.
+    """Serves WebSockets of the allowed origins with ``application``, refuses others.
 
-    Browsers send the page's origin and no script can change it, so this is what keeps
-    other sites from using a visitor's cookies here. Everything else can send any
-    origin: the check is no authentication.
+    A browser sends the page's origin, and no script can change it, so this check keeps
+    other sites from using a visitor's cookies. Other clients can send any origin: the
+    check is no authentication.
 
     Args:
         application: the app for the sockets that pass.
         allowed_origins: ``"*"`` for all; ``"example.com"`` for a host with any scheme
             and port; ``".example.com"`` for it and its subdomains;
-            ``"https://example.com:8443"`` for exactly that (the port is the scheme's
-            own when left out).
-        allow_missing: whether a client without an Origin header passes. Only clients
-            other than browsers send none (apps on phones, servers), and they hold no
-            browser's cookies.
+            ``"https://example.com:8443"`` for exactly that (without a port, the
+            scheme's default).
+        allow_missing: whether a client without an Origin header passes. Apps on phones
+            and servers send none, and they have no browser's cookies.
     """
 
     setting = "the allowed_origins of OriginValidator"
-    """Where the list comes from, for the log line about a refusal."""
+    """The name of the list, for the log line about a refusal."""
 
     names_hosts = False
-    """Whether the list holds hosts of this site, and not origins that somebody named."""
+    """Whether the list holds hosts of this site, as opposed to origins."""
 
     def __init__(
         self,
@@ -67,10 +65,10 @@ class OriginValidator:
         self.allow_missing = allow_missing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        """Serve or refuse the socket; a refusal is one warning in the log.
+        """Serve or refuse the socket; a refusal is logged as a warning.
 
         Raises:
-            ValueError: when the scope is not that of a WebSocket.
+            ValueError: the scope is not that of a WebSocket.
         """
         if scope["type"] != "websocket":
             raise ValueError(
@@ -80,20 +78,20 @@ class OriginValidator:
         if (origin is None and self.allow_missing) or self.valid_origin(
             None if origin is None else parse(origin)
         ):
-            # Topics ask what it has gone by.
+            # A topics endpoint inside applies the same rule.
             scope["tiderace.origins"] = self
             return await self.application(scope, receive, send)
         self._log_refusal(scope, origin)
         return await WebsocketDenier()(scope, receive, send)
 
     def valid_origin(self, parsed_origin: ParseResult | None) -> bool:
-        """Whether a socket with this origin, or None for no origin, may pass."""
+        """Return whether a socket with this origin, or None for no origin, passes."""
         if parsed_origin is None and "*" not in self.allowed_origins:
             return False
         return self.validate_origin(parsed_origin)
 
     def validate_origin(self, parsed_origin: ParseResult | None) -> bool:
-        """Whether any of the allowed origins covers this one."""
+        """Return whether any of the allowed origins covers this one."""
         return any(
             pattern == "*" or self.match_allowed_origin(parsed_origin, pattern)
             for pattern in self.allowed_origins
@@ -102,7 +100,7 @@ class OriginValidator:
     def match_allowed_origin(
         self, parsed_origin: ParseResult | None, pattern: str
     ) -> bool:
-        """Whether one allowed origin, which is not ``"*"``, covers this one."""
+        """Return whether one allowed origin, which is not ``"*"``, covers this one."""
         if parsed_origin is None or parsed_origin.hostname is None:
             return False
         allowed = urlparse(pattern.lower())
@@ -116,7 +114,7 @@ class OriginValidator:
         )
 
     def get_origin_port(self, origin: ParseResult) -> int | None:
-        """The port of an origin, by default its scheme's; None when that has none."""
+        """Return the port of an origin, by default its scheme's, or None."""
         if origin.port is not None:
             return origin.port
         return {"http": 80, "ws": 80, "https": 443, "wss": 443}.get(origin.scheme)
@@ -160,7 +158,7 @@ def AllowedHostsOriginValidator(  # noqa: N802 (Channels' name)
 
 
 class WebsocketDenier:
-    """An ASGI app that refuses every WebSocket; the server answers HTTP 403."""
+    """An ASGI app that refuses each WebSocket, for which the server sends HTTP 403."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse the handshake, unless the client has given up already."""
@@ -170,5 +168,5 @@ class WebsocketDenier:
 
     @classmethod
     def as_asgi(cls) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
-        """The same as an instance, for code that has consumers in mind."""
+        """Return an instance, as a consumer's ``as_asgi`` returns an application."""
         return cls()
