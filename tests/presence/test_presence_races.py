@@ -22,9 +22,9 @@ TTL, LEASE = 60.0, 30.0
 
 clients = st.sampled_from(sorted(CLIENTS))
 steps = st.one_of(
-    st.tuples(st.just("enter"), clients, st.sampled_from([0.0, 5.0, 20.0])),
-    st.tuples(st.just("leave"), clients),
-    st.tuples(st.just("renew"), clients),
+    st.tuples(st.just("add"), clients, st.sampled_from([0.0, 5.0, 20.0])),
+    st.tuples(st.just("remove"), clients),
+    st.tuples(st.just("refresh"), clients),
     st.tuples(st.just("reap")),
     # Which of the claims that are held anywhere, the lapsed ones included.
     st.tuples(st.just("confirm"), st.integers(0, 5)),
@@ -42,41 +42,39 @@ class Ledger:
     last: dict[str, tuple[str, str]] = field(default_factory=dict)
     confirmed: dict[str, bool] = field(default_factory=dict)
 
-    def take(self, notices: list[PresenceEvent]) -> None:
-        for notice in notices:
-            if not notice.claim:
+    def take(self, found: list[PresenceEvent]) -> None:
+        for event in found:
+            if not event.claim:
                 continue
-            who = notice.member.user or notice.member.client
-            event, id_ = notice.event, notice.member.client
+            who = event.member.user or event.member.client
+            kind, id_ = event.kind, event.member.client
             before, before_id = self.last.get(who, ("leave", ""))
-            if (event, id_) == (before, before_id):
+            if (kind, id_) == (before, before_id):
                 assert not self.confirmed[who], "told again although it was confirmed"
             else:
                 assert self.confirmed.get(who, True), (
                     "told before the last was confirmed"
                 )
-                assert event != before, f"two times {event} in a row"
-                if event == "leave":
+                assert kind != before, f"two times {kind} in a row"
+                if kind == "leave":
                     assert id_ == before_id, "left under another id than they joined"
-                elif notice.member.user:
+                elif event.member.user:
                     assert id_ not in self.ids, "an id was given again"
                     self.ids.add(id_)
-            self.last[who] = event, id_
+            self.last[who] = kind, id_
             self.confirmed[who] = False
-            self.held.append(notice)
+            self.held.append(event)
 
-    async def confirm(
-        self, store, notice: PresenceEvent, rules: PresenceConfig
-    ) -> None:
-        who = notice.member.user or notice.member.client
+    async def confirm(self, store, event: PresenceEvent) -> None:
+        who = event.member.user or event.member.client
         newest = [
             held.claim
             for held in self.held
             if (held.member.user or held.member.client) == who
         ][-1]
-        if newest == notice.claim:
+        if newest == event.claim:
             self.confirmed[who] = True
-        self.take(await store.confirm(notice, rules=rules))
+        self.take(await store.confirm(event))
 
 
 @dataclass
@@ -89,14 +87,14 @@ class Model:
     def who(self, client: str) -> str:
         return CLIENTS[client] or client
 
-    def enter(self, client: str, grace: float, now: float) -> None:
+    def add(self, client: str, grace: float, now: float) -> None:
         grace = grace if CLIENTS[client] else 0.0
         if client in self.rows:
             grace = self.rows[client][1]
         self.rows[client] = now + TTL, grace
         self.gone.pop(self.who(client), None)
 
-    def leave(self, client: str, now: float) -> None:
+    def remove(self, client: str, now: float) -> None:
         row = self.rows.pop(client, None)
         if row and not any(self.who(each) == self.who(client) for each in self.rows):
             self.gone[self.who(client)] = now + row[1]
@@ -105,7 +103,7 @@ class Model:
         for client in [
             key for key, (deadline, _) in self.rows.items() if deadline <= now
         ]:
-            self.leave(client, now)
+            self.remove(client, now)
 
     def users(self, now: float) -> list[str]:
         there = {
@@ -121,32 +119,30 @@ class Model:
 
 async def play(played, *, per_user: bool) -> None:
     now = 1000.0
-    store = MemoryPresenceStore(clock=lambda: now)
-    rules = PresenceConfig(ttl=TTL, lease=LEASE, pushes=0)
+    config = PresenceConfig(ttl=TTL, lease=LEASE, pushes=0)
+    store = MemoryPresenceStore(config, clock=lambda: now)
     ledger, model = Ledger(), Model()
 
     async def reap() -> None:
         while True:
-            reaped = await store.reap(2, rules=rules)
-            ledger.take(reaped.notices)
-            if reaped.again is None or reaped.again > 0:
+            reaped = await store.reap(2)
+            ledger.take(reaped.events)
+            if reaped.due_in is None or reaped.due_in > 0:
                 return
 
     for step in played:
         match step:
-            case ("enter", client, grace):
+            case ("add", client, grace):
                 member = Member(client, CLIENTS[client])
                 ledger.take(
-                    await store.enter(
-                        "room", member, per_user=per_user, grace=grace, rules=rules
-                    )
+                    await store.add("room", member, per_user=per_user, grace=grace)
                 )
-                model.enter(client, grace, now)
-            case ("leave", client):
-                ledger.take(await store.leave("room", client, rules=rules))
-                model.leave(client, now)
-            case ("renew", client):
-                forgotten = await store.renew({"room": [client]}, rules=rules)
+                model.add(client, grace, now)
+            case ("remove", client):
+                ledger.take(await store.remove("room", client))
+                model.remove(client, now)
+            case ("refresh", client):
+                forgotten = await store.refresh({"room": [client]})
                 assert bool(forgotten) == (client not in model.rows)
                 if not forgotten:
                     model.rows[client] = now + TTL, model.rows[client][1]
@@ -154,8 +150,8 @@ async def play(played, *, per_user: bool) -> None:
                 await reap()
                 model.reap(now)
             case ("confirm", place) if ledger.held:
-                notice = ledger.held[place % len(ledger.held)]
-                await ledger.confirm(store, notice, rules)
+                event = ledger.held[place % len(ledger.held)]
+                await ledger.confirm(store, event)
             case ("pass", seconds):
                 now += seconds
         shown = await store.members("room", per_user=True)
@@ -168,12 +164,12 @@ async def play(played, *, per_user: bool) -> None:
     for _ in range(4 * len(CLIENTS)):
         now += TTL + LEASE
         await reap()
-        for notice in list(ledger.held):
-            await ledger.confirm(store, notice, rules)
-    assert {event for event, _ in ledger.last.values()} <= {"leave"}
+        for event in list(ledger.held):
+            await ledger.confirm(store, event)
+    assert {kind for kind, _ in ledger.last.values()} <= {"leave"}
     assert all(ledger.confirmed.values())
-    assert store._rooms == {}
-    assert (await store.reap(1, rules=rules)).again is None
+    assert store._groups == {}
+    assert (await store.reap(1)).due_in is None
 
 
 @settings(deadline=None, max_examples=300)

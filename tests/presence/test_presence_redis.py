@@ -16,15 +16,16 @@ from hypothesis import strategies as st
 
 from support.presence_contract import (
     CLIENTS,
+    CONFIG,
     EXPIRED,
     JOINED,
     LAPSED,
     LEFT,
     LONG,
-    RULES,
     SHORT,
     Fleet,
     PresenceContract,
+    configure,
     events,
 )
 from tiderace.exceptions import LayerUnavailable
@@ -96,12 +97,12 @@ class TestCluster(RedisPresenceContract):
 
 # The same as in memory
 
-leases = st.sampled_from([RULES, LAPSED])
+leases = st.sampled_from([CONFIG, LAPSED])
 clients = st.sampled_from(sorted(CLIENTS))
 steps = st.one_of(
-    st.tuples(st.just("enter"), clients, st.sampled_from([0.0, LONG]), leases),
-    st.tuples(st.just("leave"), clients, leases),
-    st.tuples(st.just("renew"), clients, st.sampled_from([RULES, EXPIRED])),
+    st.tuples(st.just("add"), clients, st.sampled_from([0.0, LONG]), leases),
+    st.tuples(st.just("remove"), clients, leases),
+    st.tuples(st.just("refresh"), clients, st.sampled_from([CONFIG, EXPIRED])),
     st.tuples(st.just("reap")),
     st.tuples(st.just("confirm"), st.integers(0, 5), leases),
     st.tuples(st.just("confirm"), st.integers(0, 5), leases),
@@ -119,32 +120,35 @@ class Side:
     async def do(self, step, *, per_user):
         """What follows, without what two stores cannot have in common."""
         match step:
-            case ("enter", client, grace, rules):
+            case ("add", client, grace, config):
+                configure(self.store, config)
                 member = Member(client, CLIENTS[client])
-                found = await self.store.enter(
-                    self.group, member, per_user=per_user, grace=grace, rules=rules
+                found = await self.store.add(
+                    self.group, member, per_user=per_user, grace=grace
                 )
-            case ("leave", client, rules):
-                found = await self.store.leave(self.group, client, rules=rules)
-            case ("renew", client, rules):
-                lost = await self.store.renew({self.group: [client]}, rules=rules)
+            case ("remove", client, config):
+                configure(self.store, config)
+                found = await self.store.remove(self.group, client)
+            case ("refresh", client, config):
+                configure(self.store, config)
+                lost = await self.store.refresh({self.group: [client]})
                 return len(lost)
             case ("reap",):
-                found, again = [], 0.0
-                while again is not None and again <= 0:
-                    reaped = await self.store.reap(2, rules=RULES)
-                    found += reaped.notices
-                    again = reaped.again
-            case ("confirm", place, rules):
+                configure(self.store, CONFIG)
+                found, due_in = [], 0.0
+                while due_in is not None and due_in <= 0:
+                    more, due_in = await self.store.reap(2)
+                    found += more
+            case ("confirm", place, config):
                 if not self.held:
                     return []
-                notice = self.held[place % len(self.held)]
-                found = await self.store.confirm(notice, rules=rules)
-        found.sort(key=lambda each: (each.member.user, each.event, bool(each.claim)))
+                configure(self.store, config)
+                event = self.held[place % len(self.held)]
+                found = await self.store.confirm(event)
+        found.sort(key=lambda each: (each.member.user, each.kind, bool(each.claim)))
         self.held += [each for each in found if each.claim]
         return [
-            (each.event, each.member.user, each.push, bool(each.claim))
-            for each in found
+            (each.kind, each.member.user, each.push, bool(each.claim)) for each in found
         ]
 
     async def state(self):
@@ -171,7 +175,7 @@ def test_the_scripts_do_what_the_store_in_memory_does(
         await layer.flush()
         group = uuid.uuid4().hex
         sides = [
-            Side(MemoryPresenceStore(clock=lambda: 1000.0), group),
+            Side(MemoryPresenceStore(CONFIG, clock=lambda: 1000.0), group),
             Side(layer.presence, group),
         ]
         try:
@@ -202,11 +206,11 @@ def fleet(make_layer):
 async def test_every_key_expires_by_itself(fleet, own_server, prefix):
     layer = RedisChannelLayer(hosts=[own_server.url], prefix=prefix)
     fleet = Fleet(layer.presence)
-    rules = replace(RULES, pushes=10)
-    await fleet.join("tab 1", "ada", rules=rules)
-    await fleet.enter("tab 2", "bob", rules=rules)
-    await fleet.leave("tab 1")
-    await fleet.store.renew({"room": ["tab 2"]}, rules=RULES)
+    config = replace(CONFIG, pushes=10)
+    await fleet.join("tab 1", "ada", config=config)
+    await fleet.add("tab 2", "bob", config=config)
+    await fleet.remove("tab 1")
+    await fleet.store.refresh({"room": ["tab 2"]})
 
     keys = own_server.keys()
 
@@ -237,14 +241,14 @@ def often(times, layer):
             answer = await broker.commands.run_script(name, keys, arguments)
         return answer
 
-    return Fleet(RedisPresenceStore(run, layer.prefix, cluster=False))
+    return Fleet(RedisPresenceStore(CONFIG, run, layer.prefix, cluster=False))
 
 
 async def test_a_join_whose_answer_was_lost_is_still_told(make_layer):
     fleet = often(3, make_layer())
 
-    assert events(await fleet.enter("tab 1", "ada")) == [JOINED]
-    found = await fleet.enter("tab 2", "bob", per_user=False)
+    assert events(await fleet.add("tab 1", "ada")) == [JOINED]
+    found = await fleet.add("tab 2", "bob", per_user=False)
 
     assert [(each.push, bool(each.claim)) for each in found] == [
         (True, False),
@@ -255,13 +259,13 @@ async def test_a_join_whose_answer_was_lost_is_still_told(make_layer):
 
 async def test_what_follows_a_confirmation_whose_answer_was_lost_is_told(make_layer):
     fleet = often(3, make_layer())
-    joined = await fleet.enter("tab", "ada", grace=0)
-    await fleet.leave("tab")
+    joined = await fleet.add("tab", "ada", grace=0)
+    await fleet.remove("tab")
 
-    [left] = await fleet.store.confirm(joined[0], rules=RULES)
+    [left] = await fleet.store.confirm(joined[0])
 
     assert events([left]) == [LEFT]
-    assert await fleet.store.confirm(left, rules=RULES) == []
+    assert await fleet.store.confirm(left) == []
     assert await fleet.reap() == []
 
 
@@ -281,14 +285,14 @@ async def test_what_was_reaped_before_the_broker_went_away_is_told(make_layer):
             reaped.append(name)
         return await broker.commands.run_script(name, keys, arguments)
 
-    store = RedisPresenceStore(run, layer.prefix, cluster=False)
+    store = RedisPresenceStore(CONFIG, run, layer.prefix, cluster=False)
 
-    found, again = await store.reap(10, rules=RULES)
+    found, due_in = await store.reap(10)
 
     assert events(found) == [LEFT]
-    assert again == 0
+    assert due_in == 0
     with pytest.raises(LayerUnavailable):
-        await store.reap(10, rules=RULES)
+        await store.reap(10)
 
 
 async def test_groups_are_shared_among_several_hosts(own_server, make_layer, host):
@@ -303,9 +307,7 @@ async def test_groups_are_shared_among_several_hosts(own_server, make_layer, hos
     assert there == {group for group in groups if layer.consistent_hash(group) == 1}
     assert there
 
-    assert (
-        await fleet.store.renew({each: ["tab"] for each in groups}, rules=EXPIRED) == []
-    )
+    assert await fleet.refresh({each: ["tab"] for each in groups}, config=EXPIRED) == []
     assert sorted(each.group for each in await fleet.reap()) == sorted(groups)
 
 
@@ -318,23 +320,23 @@ async def test_what_a_server_gave_up_for_want_of_memory_is_entered_again(
     await fleet.join("tab 2", "ada", grace=0)
     own_server.call("DEL", f"{prefix}:presence:room:{lost}")
 
-    forgotten = await fleet.store.renew({"room": ["tab 1", "tab 2"]}, rules=RULES)
+    forgotten = await fleet.store.refresh({"room": ["tab 1", "tab 2"]})
     assert sorted(forgotten) == [("room", "tab 1"), ("room", "tab 2")]
     for _, client in forgotten:
         await fleet.join(client, "ada", grace=0)
 
     assert await fleet.clients() == ["tab 1", "tab 2"]
     assert await fleet.users() == ["ada"]
-    await fleet.leave("tab 1")
+    await fleet.remove("tab 1")
     assert await fleet.users() == ["ada"]
-    assert events(await fleet.leave("tab 2")) == [LEFT]
+    assert events(await fleet.remove("tab 2")) == [LEFT]
 
 
 async def test_a_list_can_be_read_when_the_server_gave_up_a_part_of_it(
     own_server, make_layer, prefix
 ):
     fleet = Fleet(make_layer([own_server.url]).presence)
-    await fleet.enter("tab", "ada", grace=0, rules=EXPIRED)
+    await fleet.add("tab", "ada", grace=0, config=EXPIRED)
     own_server.call("DEL", f"{prefix}:presence:room:rows")
 
     assert await fleet.clients() == []
@@ -365,16 +367,16 @@ async def test_however_processes_race_the_pushes_add_up_to_who_is_there(make_lay
         fleet, user = random.choice(fleets), f"user {number % 5}"
         for again in range(4):
             client = f"tab {number} {again}"
-            await tell(fleet, await fleet.enter(client, user, grace=0))
+            await tell(fleet, await fleet.add(client, user, grace=0))
             if again < 3 or number % 2:
-                await tell(fleet, await fleet.leave(client))
+                await tell(fleet, await fleet.remove(client))
             if random.random() < 0.3:
                 await tell(fleet, await fleet.reap())
 
-    async def tell(fleet, notices):
-        for notice in notices:
-            heard.append((notice.event, notice.member.client))
-            await tell(fleet, await fleet.store.confirm(notice, rules=RULES))
+    async def tell(fleet, found):
+        for event in found:
+            heard.append((event.kind, event.member.client))
+            await tell(fleet, await fleet.store.confirm(event))
 
     await asyncio.gather(*(visit(number) for number in range(30)))
 
@@ -390,13 +392,14 @@ async def test_however_processes_race_the_pushes_add_up_to_who_is_there(make_lay
 
 
 class Process:
-    """A keeper over a layer of its own, and what it has told."""
+    """A tracker over a layer of its own, and what it has told."""
 
-    def __init__(self, layer, **options):
+    def __init__(self, layer, config=PresenceConfig(), **options):  # noqa: B008
         self.layer = layer
         self.said = []
         self.called = []
-        self.keeper = PresenceTracker(
+        configure(layer.presence, config)
+        self.tracker = PresenceTracker(
             layer.presence, self._announce, self._hook, **options
         )
 
@@ -406,22 +409,22 @@ class Process:
     async def _hook(self, group, event, user):
         self.called.append((event, user))
 
-    async def enter(self, client, user, mode=Presence.PER_USER, **options):
-        await self.keeper.enter("room", Member(client, user), mode, **options)
-        await self.keeper.settled()
+    async def add(self, client, user, mode=Presence.PER_USER, **options):
+        await self.tracker.add("room", Member(client, user), mode, **options)
+        await self.tracker.wait_idle()
 
-    async def leave(self, client):
-        await self.keeper.leave("room", client)
-        await self.keeper.settled()
+    async def remove(self, client):
+        self.tracker.remove("room", client)
+        await self.tracker.wait_idle()
 
     async def die(self):
         """As a killed process does: nothing is renewed any more, nor told."""
-        self.keeper._running.cancel()
-        for crew in self.keeper._crews:
-            await crew.stop()
+        await self.tracker._tasks.cancel()
+        for pool in self.tracker._workers:
+            await pool.stop()
 
     async def users(self):
-        members = await self.keeper.members("room", Presence.PER_USER)
+        members = await self.tracker.members("room", Presence.PER_USER)
         return sorted(member.user for member in members.values())
 
 
@@ -432,12 +435,12 @@ async def start(make_layer):
     def start(hosts=None, *, publish_timeout=5.0, **options):
         layer = make_layer(hosts, publish_timeout=publish_timeout)
         started.append(Process(layer, **options))
-        started[-1].keeper.start()
+        started[-1].tracker.start()
         return started[-1]
 
     yield start
     for process in started:
-        await process.keeper.close()
+        await process.tracker.close()
 
 
 async def until(truth):
@@ -450,10 +453,10 @@ async def until(truth):
 async def test_users_are_announced_once_in_the_whole_fleet(start):
     one, two = start(), start()
 
-    await one.enter("tab 1", "ada", grace=0)
-    await two.enter("tab 2", "ada", grace=0)
-    await one.leave("tab 1")
-    await two.leave("tab 2")
+    await one.add("tab 1", "ada", grace=0)
+    await two.add("tab 2", "ada", grace=0)
+    await one.remove("tab 1")
+    await two.remove("tab 2")
 
     assert (one.said, two.said) == ([("join", "ada")], [("leave", "ada")])
     assert (one.called, two.called) == ([("joined", "ada")], [("left", "ada")])
@@ -461,23 +464,23 @@ async def test_users_are_announced_once_in_the_whole_fleet(start):
 
 async def test_a_user_who_reloads_in_another_process_never_left(start):
     one, two = start(), start()
-    await one.enter("tab 1", "ada")
+    await one.add("tab 1", "ada")
 
-    await one.keeper.close()
-    await two.enter("tab 2", "ada")
-    await two.keeper.reap()
-    await two.keeper.settled()
+    await one.tracker.close()
+    await two.add("tab 2", "ada")
+    await two.tracker.reap()
+    await two.tracker.wait_idle()
 
     assert (one.said, two.said) == ([("join", "ada")], [])
     assert await two.users() == ["ada"]
 
 
 async def test_a_living_process_tells_what_a_killed_one_cannot(start):
-    rules = PresenceConfig(ttl=2.0)
-    living, killed = [start(rules=rules, refresh=0.2) for _ in range(2)]
-    await living.enter("tab 1", "ada", grace=0)
-    await killed.enter("tab 2", "bob", grace=0)
-    await killed.enter("tab 3", "eve", Presence.PER_CONNECTION)
+    config = PresenceConfig(ttl=2.0)
+    living, killed = [start(config=config, refresh=0.2) for _ in range(2)]
+    await living.add("tab 1", "ada", grace=0)
+    await killed.add("tab 2", "bob", grace=0)
+    await killed.add("tab 3", "eve", Presence.PER_CONNECTION)
 
     await killed.die()
     await until(lambda: len(living.said) == 3 and len(living.called) == 3)
@@ -501,10 +504,12 @@ async def announce(group, event, member):
 
 async def main(url, prefix):
     layer = RedisChannelLayer(hosts=[url], prefix=prefix)
-    keeper = PresenceTracker(layer.presence, announce, rules=PresenceConfig(ttl=2.0), refresh=0.2)
-    await keeper.enter("room", Member("tab", "eve"), Presence.PER_USER, grace=0.5)
+    [broker] = layer._brokers
+    broker.presence.config = PresenceConfig(ttl=2.0)
+    tracker = PresenceTracker(layer.presence, announce, refresh=0.2)
+    await tracker.add("room", Member("tab", "eve"), Presence.PER_USER, grace=0.5)
     # Killed before its claim is confirmed, it would keep it for the whole lease.
-    await keeper.settled()
+    await tracker.wait_idle()
     print("settled", flush=True)
     await asyncio.Event().wait()
 
@@ -525,7 +530,7 @@ def visitor(host, prefix):
 
 
 async def test_a_process_that_is_killed_is_cleaned_up_by_another(start, visitor):
-    other = start(rules=PresenceConfig(ttl=2.0), refresh=0.2)
+    other = start(config=PresenceConfig(ttl=2.0), refresh=0.2)
     for said in (b"join\n", b"settled\n"):
         assert await asyncio.to_thread(visitor.stdout.readline) == said
     assert await other.users() == ["eve"]
@@ -542,11 +547,11 @@ async def test_a_server_that_restarts_empty_is_told_again_who_is_there(
     own_server, start
 ):
     process = start([own_server.url], publish_timeout=20)
-    await process.enter("tab 1", "ada")
-    await process.enter("tab 2", "bob", Presence.PER_CONNECTION)
+    await process.add("tab 1", "ada")
+    await process.add("tab 2", "bob", Presence.PER_CONNECTION)
 
     await asyncio.to_thread(own_server.restart)
-    await process.keeper.beat()
+    await process.tracker.refresh_all()
     await until(lambda: ("changed", None) in process.said)
 
     assert await process.users() == ["ada", "bob"]
@@ -556,15 +561,15 @@ async def test_while_the_server_is_away_entering_is_refused_and_leaving_waits(
     own_server, start
 ):
     process = start([own_server.url], publish_timeout=0.3)
-    await process.enter("tab 1", "ada", Presence.PER_CONNECTION)
-    await process.enter("tab 2", "bob", Presence.PER_CONNECTION)
+    await process.add("tab 1", "ada", Presence.PER_CONNECTION)
+    await process.add("tab 2", "bob", Presence.PER_CONNECTION)
     await asyncio.to_thread(own_server.pause)
 
     with pytest.raises(LayerUnavailable):
-        await process.enter("tab 3", "eve", Presence.PER_CONNECTION)
-    await process.leave("tab 1")
+        await process.add("tab 3", "eve", Presence.PER_CONNECTION)
+    await process.remove("tab 1")
     await asyncio.to_thread(own_server.resume)
     await until(lambda: ("leave", "ada") in process.said)
-    await process.keeper.settled()
+    await process.tracker.wait_idle()
 
     assert await process.users() == ["bob"]

@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 
 from support.presence_contract import (
+    CONFIG,
     LEFT,
-    RULES,
     SHORT,
     Fleet,
     PresenceContract,
@@ -45,7 +45,7 @@ def clock():
 class TestMemory(PresenceContract):
     @pytest.fixture
     def store(self, clock):
-        return MemoryPresenceStore(clock=clock)
+        return MemoryPresenceStore(CONFIG, clock=clock)
 
     @pytest.fixture
     def elapse(self, clock):
@@ -56,25 +56,25 @@ class TestMemory(PresenceContract):
 
     @pytest.fixture
     def kept(self, store):
-        return lambda: list(store._rooms)
+        return lambda: list(store._groups)
 
     async def test_a_second_later_pushes_are_allowed_again(self, fleet, clock):
-        rules = replace(RULES, pushes=2)
-        await fleet.join("tab 1", "ada", rules=rules)
-        [gathered] = await fleet.enter("tab 2", "bob", rules=rules)
+        config = replace(CONFIG, pushes=2)
+        await fleet.join("tab 1", "ada", config=config)
+        [gathered] = await fleet.add("tab 2", "bob", config=config)
         assert not gathered.push
 
         clock.now += gathered.changed_in
-        await fleet.leave("tab 1", rules=rules)
-        [pushed] = await fleet.enter("tab 3", "eve", rules=rules)
+        await fleet.remove("tab 1", config=config)
+        [pushed] = await fleet.add("tab 3", "eve", config=config)
 
         assert pushed.push
 
     async def test_looking_for_what_is_due_costs_nothing_before(self, fleet, store):
         await fleet.join("tab", "ada")
-        store._rooms = None  # not looked at
+        store._groups = None  # not looked at
 
-        assert (await store.reap(10, rules=RULES)).again == pytest.approx(100)
+        assert (await store.reap(10)).due_in == pytest.approx(100)
 
 
 def test_a_layer_has_a_store_with_its_own_clock(clock):
@@ -91,33 +91,33 @@ async def test_a_layer_that_is_flushed_forgets_who_is_present(clock):
     await layer.flush()
 
     assert await fleet.users() == []
-    assert (await layer.presence.reap(1, rules=RULES)).again is None
+    assert (await layer.presence.reap(1)).due_in is None
 
 
 # Several stores as one
 
 
-class Shaky(MemoryPresenceStore):
-    """A store that may be away."""
+class UnreliableStore(MemoryPresenceStore):
+    """A store that may be unreachable."""
 
     away = False
 
-    async def _there(self):
+    async def _reach(self):
         if self.away:
             raise LayerUnavailable("it is away")
 
-    async def reap(self, limit, *, rules):
-        await self._there()
-        return await super().reap(limit, rules=rules)
+    async def reap(self, limit):
+        await self._reach()
+        return await super().reap(limit)
 
-    async def renew(self, clients, *, rules):
-        await self._there()
-        return await super().renew(clients, rules=rules)
+    async def refresh(self, clients):
+        await self._reach()
+        return await super().refresh(clients)
 
 
 @pytest.fixture
 def shards(clock):
-    return [Shaky(clock=clock), Shaky(clock=clock)]
+    return [UnreliableStore(CONFIG, clock=clock), UnreliableStore(CONFIG, clock=clock)]
 
 
 @pytest.fixture
@@ -127,13 +127,15 @@ def sharded(shards):
 
 async def test_each_group_is_in_one_of_several_stores(sharded, shards):
     await sharded.join("tab", "ada", group="room0")
-    [left] = await sharded.enter("tab", "bob", group="room1", grace=0)
-    await sharded.store.confirm(left, rules=RULES)
+    [left] = await sharded.add("tab", "bob", group="room1", grace=0)
+    await sharded.store.confirm(left)
 
-    assert [list(shard._rooms) for shard in shards] == [["room0"], ["room1"]]
+    assert [list(shard._groups) for shard in shards] == [["room0"], ["room1"]]
     assert await sharded.users("room0") == ["ada"]
     assert await sharded.store.stats("room1") == PresenceStats(1, 1)
-    assert events(await sharded.leave("tab", group="room1")) == [("leave", "bob", True)]
+    assert events(await sharded.remove("tab", group="room1")) == [
+        ("leave", "bob", True)
+    ]
 
 
 async def test_what_is_due_is_found_in_all_of_them(sharded):
@@ -146,11 +148,11 @@ async def test_what_is_due_is_found_in_all_of_them(sharded):
 
 async def test_the_next_look_is_when_something_is_due_in_any(sharded):
     await sharded.join("tab", "ada", group="room1")
-    assert (await sharded.store.reap(1, rules=RULES)).again == pytest.approx(100)
+    assert (await sharded.store.reap(1)).due_in == pytest.approx(100)
 
-    await sharded.join("tab", "ada", group="room0", rules=replace(RULES, ttl=50))
+    await sharded.join("tab", "ada", group="room0", config=replace(CONFIG, ttl=50))
 
-    assert (await sharded.store.reap(1, rules=RULES)).again == pytest.approx(50)
+    assert (await sharded.store.reap(1)).due_in == pytest.approx(50)
 
 
 async def test_a_store_that_is_away_does_not_hide_what_others_hand_out(sharded, shards):
@@ -158,12 +160,12 @@ async def test_a_store_that_is_away_does_not_hide_what_others_hand_out(sharded, 
     await sharded.expire("tab", group="room0")
     shards[1].away = True
 
-    found, again = await sharded.store.reap(1, rules=RULES)
+    found, due_in = await sharded.store.reap(1)
 
     assert events(found) == [LEFT]
-    assert again == 0
+    assert due_in == 0
     with pytest.raises(LayerUnavailable):
-        await sharded.store.reap(1, rules=RULES)
+        await sharded.store.reap(1)
 
 
 async def test_entries_elsewhere_are_renewed_while_one_store_is_away(sharded, shards):
@@ -172,9 +174,11 @@ async def test_entries_elsewhere_are_renewed_while_one_store_is_away(sharded, sh
     shards[0].away = True
 
     with pytest.raises(LayerUnavailable):
-        await sharded.store.renew(
-            {"room0": ["tab"], "room1": ["tab"]}, rules=replace(RULES, ttl=500)
+        await sharded.refresh(
+            {"room0": ["tab"], "room1": ["tab"]}, config=replace(CONFIG, ttl=500)
         )
 
-    assert (await shards[1].reap(1, rules=RULES)).again == pytest.approx(100)
-    assert [row.deadline for row in shards[1]._rooms["room1"].rows.values()] == [1500]
+    assert (await shards[1].reap(1)).due_in == pytest.approx(100)
+    assert [
+        each.expires_at for each in shards[1]._groups["room1"].connections.values()
+    ] == [1500]

@@ -39,7 +39,7 @@ class Store(MemoryPresenceStore):
     """A store that may be away, or slow, and counts how often it is asked."""
 
     def __init__(self, **options):
-        super().__init__(**options)
+        super().__init__(PresenceConfig(), **options)
         self.away = False
         self.asked = []
         self.gate = None  # an event without which nothing is answered
@@ -53,27 +53,27 @@ class Store(MemoryPresenceStore):
         if self.gate is not None:
             await self.gate.wait()
 
-    async def enter(self, group, member, **options):
-        await self._reached("enter")
-        notices = await super().enter(group, member, **options)
+    async def add(self, group, member, **options):
+        await self._reached("add")
+        found = await super().add(group, member, **options)
         await self._answered()
-        return notices
+        return found
 
-    async def leave(self, group, client, **options):
-        await self._reached("leave")
-        return await super().leave(group, client, **options)
+    async def remove(self, group, client, **options):
+        await self._reached("remove")
+        return await super().remove(group, client, **options)
 
-    async def renew(self, clients, **options):
-        await self._reached("renew")
-        return await super().renew(clients, **options)
+    async def refresh(self, clients, **options):
+        await self._reached("refresh")
+        return await super().refresh(clients, **options)
 
     async def reap(self, limit, **options):
         await self._reached("reap")
         return await super().reap(limit, **options)
 
-    async def confirm(self, notice, **options):
+    async def confirm(self, event, **options):
         await self._reached("confirm")
-        return await super().confirm(notice, **options)
+        return await super().confirm(event, **options)
 
     async def members(self, group, **options):
         await self._reached("members")
@@ -83,7 +83,7 @@ class Store(MemoryPresenceStore):
 
 
 class Process:
-    """A keeper that does nothing by itself, and what it has told."""
+    """A tracker that does nothing by itself, and what it has told."""
 
     def __init__(self, store, clock, **options):
         self.said = []
@@ -91,7 +91,7 @@ class Process:
         self.members = []
         self.mute = False
         self.hook = None
-        self.keeper = PresenceTracker(
+        self.tracker = PresenceTracker(
             store,
             self._announce,
             self._hook,
@@ -99,7 +99,7 @@ class Process:
             randomness=random.Random(1),
             **options,
         )
-        self.keeper.start = lambda: None
+        self.tracker.start = lambda: None
 
     async def _announce(self, group, event, member):
         if self.mute:
@@ -112,39 +112,37 @@ class Process:
         if self.hook is not None:
             await self.hook(event, user)
 
-    async def enter(
-        self, client, user, mode=Presence.PER_USER, *, group="room", **more
-    ):
-        await self.keeper.enter(group, Member(client, user), mode, **more)
-        await self.keeper.settled()
+    async def add(self, client, user, mode=Presence.PER_USER, *, group="room", **more):
+        await self.tracker.add(group, Member(client, user), mode, **more)
+        await self.tracker.wait_idle()
 
-    async def leave(self, client, group="room"):
-        await self.keeper.leave(group, client)
-        await self.keeper.settled()
+    async def remove(self, client, group="room"):
+        self.tracker.remove(group, client)
+        await self.tracker.wait_idle()
 
     async def reap(self):
-        await self.keeper.reap()
-        await self.keeper.settled()
+        await self.tracker.reap()
+        await self.tracker.wait_idle()
 
-    async def beat(self):
-        await self.keeper.beat()
-        await self.keeper.settled()
+    async def refresh_all(self):
+        await self.tracker.refresh_all()
+        await self.tracker.wait_idle()
 
-    async def do_what_is_due(self):
-        await self.keeper._do_what_is_due()
-        await self.keeper.settled()
+    async def run_due(self):
+        await self.tracker.run_due()
+        await self.tracker.wait_idle()
 
     async def die(self):
         """End as a killed process does: nothing more is done or told."""
-        for crew in self.keeper._crews:
-            await crew.stop()
+        for pool in self.tracker._workers:
+            await pool.stop()
 
     async def users(self):
-        found = await self.keeper.members("room", Presence.PER_USER)
+        found = await self.tracker.members("room", Presence.PER_USER)
         return sorted(each.user or each.client for each in found.values())
 
     async def clients(self):
-        return sorted(await self.keeper.members("room", Presence.PER_CONNECTION))
+        return sorted(await self.tracker.members("room", Presence.PER_CONNECTION))
 
 
 @pytest.fixture
@@ -169,7 +167,7 @@ async def make(store, clock):
     store.away, store.gate = False, None
     for process in made:
         process.hook = None
-        await process.keeper.close()
+        await process.tracker.close()
 
 
 @pytest.fixture
@@ -190,10 +188,10 @@ async def until(truth):
 async def test_a_user_joins_with_the_first_connection_and_leaves_with_the_last(
     process, clock
 ):
-    await process.enter("tab 1", "ada")
-    await process.enter("tab 2", "ada")
-    await process.leave("tab 1")
-    await process.leave("tab 2")
+    await process.add("tab 1", "ada")
+    await process.add("tab 2", "ada")
+    await process.remove("tab 1")
+    await process.remove("tab 2")
     await process.reap()
     assert process.said == [("join", "ada")]
 
@@ -205,42 +203,42 @@ async def test_a_user_joins_with_the_first_connection_and_leaves_with_the_last(
 
 
 async def test_a_connection_joins_and_leaves_at_once(process):
-    await process.enter("tab 1", "ada", Presence.PER_CONNECTION)
-    await process.enter("tab 2", "ada", Presence.PER_CONNECTION)
-    await process.leave("tab 1")
+    await process.add("tab 1", "ada", Presence.PER_CONNECTION)
+    await process.add("tab 2", "ada", Presence.PER_CONNECTION)
+    await process.remove("tab 1")
     assert process.said == [("join", "ada"), ("join", "ada"), ("leave", "ada")]
     assert process.called == [("joined", "ada")]
 
-    await process.leave("tab 2")
+    await process.remove("tab 2")
 
     assert process.called == [("joined", "ada"), ("left", "ada")]
 
 
 async def test_without_presence_nothing_is_kept_nor_told(process, store):
-    await process.enter("tab", "ada", Presence.OFF)
-    await process.leave("tab")
+    await process.add("tab", "ada", Presence.OFF)
+    await process.remove("tab")
 
     assert process.said == []
-    assert await process.keeper.members("room", Presence.OFF) == {}
+    assert await process.tracker.members("room", Presence.OFF) == {}
     assert store.asked == []
 
 
 async def test_a_user_who_reloads_is_not_seen_to_leave(process, clock):
-    await process.enter("tab 0", "ada")
+    await process.add("tab 0", "ada")
 
     for number in range(20):
-        await process.leave(f"tab {number}")
+        await process.remove(f"tab {number}")
         clock.advance(14)
         await process.reap()
-        await process.enter(f"tab {number + 1}", "ada")
+        await process.add(f"tab {number + 1}", "ada")
 
     assert process.said == [("join", "ada")]
     assert process.called == [("joined", "ada")]
 
 
 async def test_the_grace_is_a_topic_s_own(process, clock):
-    await process.enter("tab", "ada", grace=2)
-    await process.leave("tab")
+    await process.add("tab", "ada", grace=2)
+    await process.remove("tab")
 
     clock.advance(2)
     await process.reap()
@@ -252,11 +250,11 @@ async def test_a_user_who_goes_to_another_process_during_a_deploy_never_left(
     make, clock
 ):
     old, new = make(), make()
-    await old.enter("tab 1", "ada")
+    await old.add("tab 1", "ada")
 
-    await old.keeper.close()
+    await old.tracker.close()
     clock.advance(10)
-    await new.enter("tab 2", "ada")
+    await new.add("tab 2", "ada")
     clock.advance(10)
     await new.reap()
 
@@ -266,19 +264,19 @@ async def test_a_user_who_goes_to_another_process_during_a_deploy_never_left(
 
 async def test_a_process_that_ends_leaves_for_all_its_connections(process, store):
     for number in range(100):
-        await process.enter(f"tab {number}", "ada", Presence.PER_CONNECTION)
+        await process.add(f"tab {number}", "ada", Presence.PER_CONNECTION)
 
-    await process.keeper.close()
+    await process.tracker.close()
 
-    assert store._rooms == {}
+    assert store._groups == {}
     assert process.said.count(("leave", "ada")) == 100
     assert process.called == [("joined", "ada"), ("left", "ada")]
 
 
 async def test_somebody_unknown_is_announced_and_no_hook_is_told(process):
-    await process.enter("tab 1", "")
-    await process.enter("tab 2", "")
-    await process.leave("tab 1")
+    await process.add("tab 1", "")
+    await process.add("tab 2", "")
+    await process.remove("tab 1")
 
     assert process.said == [("join", "tab 1"), ("join", "tab 2"), ("leave", "tab 1")]
     assert process.called == []
@@ -288,8 +286,8 @@ async def test_somebody_unknown_is_announced_and_no_hook_is_told(process):
 async def test_a_connection_that_comes_back_is_somebody_new(process):
     """Whoever saw its id leave takes that to be for ever."""
     for _ in range(3):
-        await process.enter("tab", "ada", Presence.PER_CONNECTION)
-        await process.leave("tab")
+        await process.add("tab", "ada", Presence.PER_CONNECTION)
+        await process.remove("tab")
 
     ids = [member.client for member in process.members]
 
@@ -300,28 +298,28 @@ async def test_a_connection_that_comes_back_is_somebody_new(process):
 
 
 async def test_entering_twice_is_as_once(process):
-    await process.enter("tab", "ada", Presence.PER_CONNECTION)
-    await process.enter("tab", "ada", Presence.PER_CONNECTION)
+    await process.add("tab", "ada", Presence.PER_CONNECTION)
+    await process.add("tab", "ada", Presence.PER_CONNECTION)
 
     assert process.said == [("join", "ada")]
 
 
 async def test_how_many_there_are_is_known(process):
-    await process.enter("tab 1", "ada")
-    await process.enter("tab 2", "ada")
+    await process.add("tab 1", "ada")
+    await process.add("tab 2", "ada")
 
-    assert await process.keeper.stats("room") == PresenceStats(2, 1)
+    assert await process.tracker.stats("room") == PresenceStats(2, 1)
 
 
 # Renewing
 
 
 async def test_entries_last_as_long_as_their_process(process, clock):
-    await process.enter("tab", "ada")
+    await process.add("tab", "ada")
 
     for _ in range(20):
         clock.advance(25)
-        await process.beat()
+        await process.refresh_all()
         await process.reap()
 
     assert await process.users() == ["ada"]
@@ -330,25 +328,25 @@ async def test_entries_last_as_long_as_their_process(process, clock):
 
 async def test_all_entries_are_renewed_in_one_call(process, store):
     for number in range(50):
-        await process.enter(f"tab {number}", "ada", group=f"room{number % 5}")
+        await process.add(f"tab {number}", "ada", group=f"room{number % 5}")
     store.asked.clear()
 
-    await process.beat()
+    await process.refresh_all()
 
-    assert store.asked == ["renew"]
+    assert store.asked == ["refresh"]
 
 
 async def test_what_the_store_has_lost_is_entered_again(process, store, clock, caplog):
-    await process.enter("tab 1", "ada")
-    await process.enter("tab 2", "bob", Presence.PER_CONNECTION)
+    await process.add("tab 1", "ada")
+    await process.add("tab 2", "bob", Presence.PER_CONNECTION)
     store.flush()
     clock.advance(25)
     before = metrics.PRESENCE_FORGOTTEN.value
 
     with caplog.at_level(logging.WARNING, "tiderace.topics"):
-        await process.beat()
+        await process.refresh_all()
     clock.advance(1)
-    await process.do_what_is_due()
+    await process.run_due()
 
     assert await process.users() == ["ada", "bob"]
     assert "presence of 2 connection(s) had been forgotten" in caplog.text
@@ -361,31 +359,31 @@ async def test_a_connection_that_was_taken_for_dead_comes_back_as_somebody_new(
     make, clock
 ):
     cut_off, other = make(), make()
-    await cut_off.enter("tab", "ada", Presence.PER_CONNECTION)
+    await cut_off.add("tab", "ada", Presence.PER_CONNECTION)
     clock.advance(60)
     await other.reap()
     assert other.said == [("leave", "ada")]
 
-    await cut_off.beat()
+    await cut_off.refresh_all()
 
     [id_] = await cut_off.clients()
     assert id_ != "tab"
     assert cut_off.said[-1] == ("join", "ada")
-    await cut_off.leave("tab")
+    await cut_off.remove("tab")
     assert await cut_off.clients() == []
 
 
 async def test_a_process_without_entries_asks_rarely(process, clock):
     await process.reap()
 
-    assert 10 <= process.keeper._reap_at - clock.now <= 11
+    assert 10 <= process.tracker._schedule.reap_at - clock.now <= 11
 
 
 async def test_renewals_of_many_processes_are_spread(process, clock):
     times = set()
     for _ in range(10):
-        await process.beat()
-        times.add(process.keeper._beat_at - clock.now)
+        await process.refresh_all()
+        times.add(process.tracker._schedule.refresh_at - clock.now)
 
     assert len(times) == 10
     assert min(times) >= 20
@@ -397,7 +395,7 @@ async def test_renewals_of_many_processes_are_spread(process, clock):
 
 async def test_what_a_killed_process_leaves_behind_is_told_by_another(make, clock):
     killed, other = make(), make()
-    await killed.enter("tab", "ada")
+    await killed.add("tab", "ada")
     await killed.die()
 
     clock.advance(60)
@@ -413,8 +411,8 @@ async def test_what_a_killed_process_leaves_behind_is_told_by_another(make, cloc
 
 async def test_only_one_process_tells_it(make, clock):
     killed, *others = [make() for _ in range(4)]
-    await killed.enter("tab 1", "ada", grace=0)
-    await killed.enter("tab 2", "bob", Presence.PER_CONNECTION)
+    await killed.add("tab 1", "ada", grace=0)
+    await killed.add("tab 2", "bob", Presence.PER_CONNECTION)
     await killed.die()
     clock.advance(60)
 
@@ -428,7 +426,7 @@ async def test_a_hook_whose_process_died_runs_in_another(make, clock):
     killed, other = make(), make()
     never = asyncio.Event()
     killed.hook = lambda event, user: never.wait()
-    await killed.keeper.enter("room", Member("tab", "ada"), Presence.PER_USER)
+    await killed.tracker.add("room", Member("tab", "ada"), Presence.PER_USER)
     await until(lambda: killed.called)
     await killed.die()
 
@@ -442,21 +440,21 @@ async def test_a_hook_whose_process_died_runs_in_another(make, clock):
 
 async def test_who_looks_after_others_needs_no_entries(make, clock):
     killed, other = make(), make()
-    await killed.enter("tab", "ada", grace=0)
+    await killed.add("tab", "ada", grace=0)
     await killed.die()
     clock.advance(60)
 
-    await other.do_what_is_due()
+    await other.run_due()
 
     assert other.said == [("leave", "ada")]
 
 
 async def test_a_grace_is_looked_after_when_it_ends(process, clock):
     await process.reap()
-    await process.enter("tab", "ada", grace=5)
-    await process.leave("tab")
+    await process.add("tab", "ada", grace=5)
+    await process.remove("tab")
 
-    assert process.keeper._reap_at == clock.now + 5
+    assert process.tracker._schedule.reap_at == clock.now + 5
 
 
 # Hooks
@@ -467,7 +465,7 @@ async def test_a_hook_that_fails_is_logged_and_not_called_again(process, clock, 
         raise ValueError("no database")
 
     process.hook = fail
-    await process.enter("tab", "ada")
+    await process.add("tab", "ada")
     clock.advance(31)
     await process.reap()
 
@@ -480,17 +478,17 @@ async def test_hooks_of_a_user_run_one_after_the_other(make):
     one, two = make(), make()
     done = asyncio.Event()
     one.hook = lambda event, user: done.wait()
-    await one.keeper.enter("room", Member("tab 1", "ada"), Presence.PER_USER, grace=0)
+    await one.tracker.add("room", Member("tab 1", "ada"), Presence.PER_USER, grace=0)
     await until(lambda: one.called)
 
-    await one.keeper.leave("room", "tab 1")
-    await two.enter("tab 2", "ada", grace=0)
-    await two.leave("tab 2")
+    one.tracker.remove("room", "tab 1")
+    await two.add("tab 2", "ada", grace=0)
+    await two.remove("tab 2")
     await two.reap()
     assert one.called == [("joined", "ada")]
     assert two.called == []
     done.set()
-    await one.keeper.settled()
+    await one.tracker.wait_idle()
 
     assert one.called == [("joined", "ada"), ("left", "ada")]
     assert two.called == []
@@ -502,12 +500,12 @@ async def test_a_slow_hook_does_not_hold_up_what_is_announced(process):
 
     for number in range(20):
         member = Member(f"tab {number}", f"user {number}")
-        await process.keeper.enter("room", member, Presence.PER_USER)
+        await process.tracker.add("room", member, Presence.PER_USER)
     await until(lambda: len(process.said) == 20 and len(process.called) >= 8)
 
     assert len(process.called) == 8
     done.set()
-    await process.keeper.settled()
+    await process.tracker.wait_idle()
     assert len(process.called) == 20
 
 
@@ -517,12 +515,12 @@ async def test_what_waited_longer_than_its_claim_is_left_to_others(process, cloc
     process.hook = lambda event, user: done.wait()
     for number in range(10):
         member = Member(f"tab {number}", f"user {number}")
-        await process.keeper.enter("room", member, Presence.PER_USER)
+        await process.tracker.add("room", member, Presence.PER_USER)
     await until(lambda: len(process.called) == 8)
 
     clock.advance(16)
     done.set()
-    await process.keeper.settled()
+    await process.tracker.wait_idle()
     assert len(process.called) == 8
     clock.advance(14)
     await process.reap()
@@ -532,19 +530,19 @@ async def test_what_waited_longer_than_its_claim_is_left_to_others(process, cloc
 
 async def test_what_waited_too_long_to_be_announced_is_left_to_others(process, clock):
     gate = asyncio.Event()
-    announce = process.keeper._announce
+    announce = process.tracker._announcer._announce
 
     async def late(*args):
         await gate.wait()
         await announce(*args)
 
-    process.keeper._announce = late
+    process.tracker._announcer._announce = late
     for user in ("ada", "bob"):
-        await process.keeper.enter("room", Member(user, user), Presence.PER_USER)
+        await process.tracker.add("room", Member(user, user), Presence.PER_USER)
     await asyncio.sleep(0)
     clock.advance(16)
     gate.set()
-    await process.keeper.settled()
+    await process.tracker.wait_idle()
     assert process.said == [("join", "ada")]
 
     clock.advance(14)
@@ -562,7 +560,7 @@ async def test_a_hook_runs_again_when_that_it_ran_could_not_be_said(
         raise LayerUnavailable("it is away")
 
     store.confirm = fail
-    await process.enter("tab", "ada")
+    await process.add("tab", "ada")
     store.confirm = confirm
     clock.advance(30)
     await process.reap()
@@ -570,19 +568,19 @@ async def test_a_hook_runs_again_when_that_it_ran_could_not_be_said(
     assert process.called == [("joined", "ada"), ("joined", "ada")]
 
 
-async def test_a_keeper_without_a_hook_still_tells_clients(store, clock):
+async def test_a_tracker_without_a_hook_still_tells_clients(store, clock):
     said = []
 
     async def announce(group, event, member):
         said.append(event)
 
-    keeper = PresenceTracker(store, announce, clock=clock)
-    await keeper.enter("room", Member("tab", "ada"), Presence.PER_USER, grace=0)
-    await keeper.leave("room", "tab")
-    await keeper.close()
+    tracker = PresenceTracker(store, announce, clock=clock)
+    await tracker.add("room", Member("tab", "ada"), Presence.PER_USER, grace=0)
+    tracker.remove("room", "tab")
+    await tracker.close()
 
     assert said == ["join", "leave"]
-    assert store._rooms == {}
+    assert store._groups == {}
 
 
 # A store that is away
@@ -592,20 +590,20 @@ async def test_entering_while_the_store_is_away_is_refused(process, store):
     store.away = True
 
     with pytest.raises(LayerUnavailable):
-        await process.enter("tab", "ada")
+        await process.add("tab", "ada")
 
-    assert process.keeper._entries == {}
+    assert process.tracker._entries == {}
 
 
 async def test_whoever_may_have_entered_all_the_same_is_taken_out(process, store):
     store.gate = asyncio.Event()
-    entering = asyncio.create_task(process.enter("tab", "ada", grace=0))
-    await until(lambda: store._rooms)
+    entering = asyncio.create_task(process.add("tab", "ada", grace=0))
+    await until(lambda: store._groups)
 
     entering.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await entering
-    await process.keeper.settled()
+    await process.tracker.wait_idle()
 
     store.gate = None
 
@@ -613,16 +611,16 @@ async def test_whoever_may_have_entered_all_the_same_is_taken_out(process, store
 
 
 async def test_leaving_while_the_store_is_away_is_done_later(process, store, caplog):
-    await process.enter("tab 1", "ada", Presence.PER_CONNECTION)
-    await process.enter("tab 2", "bob", Presence.PER_CONNECTION)
+    await process.add("tab 1", "ada", Presence.PER_CONNECTION)
+    await process.add("tab 2", "bob", Presence.PER_CONNECTION)
     store.away = True
 
     with caplog.at_level(logging.INFO, "tiderace.topics"):
-        await process.leave("tab 1")
-        await process.leave("tab 2")
-        await process.beat()
+        await process.remove("tab 1")
+        await process.remove("tab 2")
+        await process.refresh_all()
         store.away = False
-        await process.beat()
+        await process.refresh_all()
 
     assert await process.clients() == []
     assert process.said[2:] == [("leave", "ada"), ("leave", "bob")]
@@ -634,13 +632,13 @@ async def test_leaving_while_the_store_is_away_is_done_later(process, store, cap
 
 async def test_a_store_that_is_away_is_not_asked_for_every_departure(process, store):
     for number in range(10):
-        await process.enter(f"tab {number}", "ada")
+        await process.add(f"tab {number}", "ada")
     store.away = True
-    await process.beat()
+    await process.refresh_all()
     store.asked.clear()
 
     for number in range(10):
-        await process.leave(f"tab {number}")
+        await process.remove(f"tab {number}")
 
     assert store.asked == []
 
@@ -648,19 +646,19 @@ async def test_a_store_that_is_away_is_not_asked_for_every_departure(process, st
 async def test_it_is_tried_again_soon(process, store, clock):
     store.away = True
 
-    await process.beat()
+    await process.refresh_all()
     await process.reap()
 
-    assert process.keeper._beat_at - clock.now <= 1
-    assert process.keeper._reap_at - clock.now <= 1
+    assert process.tracker._schedule.refresh_at - clock.now <= 1
+    assert process.tracker._schedule.reap_at - clock.now <= 1
 
 
 async def test_who_leaves_while_entering_is_taken_out_afterwards(process, store):
     store.gate = asyncio.Event()
-    entering = asyncio.create_task(process.enter("tab", "ada", Presence.PER_CONNECTION))
-    await until(lambda: store._rooms)
+    entering = asyncio.create_task(process.add("tab", "ada", Presence.PER_CONNECTION))
+    await until(lambda: store._groups)
 
-    await process.keeper.leave("room", "tab")
+    process.tracker.remove("room", "tab")
     store.gate.set()
     await entering
 
@@ -669,13 +667,13 @@ async def test_who_leaves_while_entering_is_taken_out_afterwards(process, store)
 
 
 async def test_who_leaves_while_entering_again_is_taken_out_afterwards(process, store):
-    await process.enter("tab", "ada", Presence.PER_CONNECTION)
+    await process.add("tab", "ada", Presence.PER_CONNECTION)
     store.flush()
     store.gate = asyncio.Event()
-    beating = asyncio.create_task(process.beat())
-    await until(lambda: store._rooms)
+    beating = asyncio.create_task(process.refresh_all())
+    await until(lambda: store._groups)
 
-    await process.keeper.leave("room", "tab")
+    process.tracker.remove("room", "tab")
     store.gate.set()
     await beating
 
@@ -685,34 +683,34 @@ async def test_who_leaves_while_entering_again_is_taken_out_afterwards(process, 
 async def test_who_leaves_while_entering_again_fails_is_taken_out_afterwards(
     process, store
 ):
-    await process.enter("tab", "ada", Presence.PER_CONNECTION)
+    await process.add("tab", "ada", Presence.PER_CONNECTION)
     store.flush()
-    entered = store.enter
+    entered = store.add
 
     async def lose_the_answer(*args, **options):
         await entered(*args, **options)
-        await process.keeper.leave("room", "tab")
+        process.tracker.remove("room", "tab")
         raise LayerUnavailable("it is away")
 
-    store.enter = lose_the_answer
-    await process.beat()
-    await process.beat()
+    store.add = lose_the_answer
+    await process.refresh_all()
+    await process.refresh_all()
 
     assert await process.clients() == []
 
 
 async def test_who_leaves_while_entering_fails_is_taken_out_afterwards(process, store):
-    entered = store.enter
+    entered = store.add
 
     async def lose_the_answer(*args, **options):
         await entered(*args, **options)
-        await process.keeper.leave("room", "tab")
+        process.tracker.remove("room", "tab")
         raise LayerUnavailable("it is away")
 
-    store.enter = lose_the_answer
+    store.add = lose_the_answer
     with pytest.raises(LayerUnavailable):
-        await process.enter("tab", "ada", Presence.PER_CONNECTION)
-    await process.keeper.settled()
+        await process.add("tab", "ada", Presence.PER_CONNECTION)
+    await process.tracker.wait_idle()
 
     assert await process.clients() == []
 
@@ -720,15 +718,15 @@ async def test_who_leaves_while_entering_fails_is_taken_out_afterwards(process, 
 async def test_who_leaves_before_it_is_their_turn_to_enter_again_does_not(
     process, store, monkeypatch
 ):
-    monkeypatch.setattr(presence, "_ENTERING_AT_ONCE", 1)
-    await process.enter("tab 1", "ada")
-    await process.enter("tab 2", "bob")
+    monkeypatch.setattr(presence, "_ADDED_AT_ONCE", 1)
+    await process.add("tab 1", "ada")
+    await process.add("tab 2", "bob")
     store.flush()
     store.gate = asyncio.Event()
-    beating = asyncio.create_task(process.beat())
-    await until(lambda: store._rooms)
+    beating = asyncio.create_task(process.refresh_all())
+    await until(lambda: store._groups)
 
-    await process.keeper.leave("room", "tab 2")
+    process.tracker.remove("room", "tab 2")
     store.gate.set()
     await beating
 
@@ -736,18 +734,18 @@ async def test_who_leaves_before_it_is_their_turn_to_enter_again_does_not(
 
 
 async def test_who_is_entering_is_not_taken_for_forgotten(process, store):
-    entered = store.enter
+    entered = store.add
     gate = asyncio.Event()
 
     async def late(*args, **options):
         await gate.wait()
         return await entered(*args, **options)
 
-    store.enter = late
-    entering = asyncio.create_task(process.enter("tab", "ada"))
-    await until(lambda: process.keeper._entries)
+    store.add = late
+    entering = asyncio.create_task(process.add("tab", "ada"))
+    await until(lambda: process.tracker._entries)
 
-    await process.beat()
+    await process.refresh_all()
     gate.set()
     await entering
 
@@ -756,38 +754,38 @@ async def test_who_is_entering_is_not_taken_for_forgotten(process, store):
 
 async def test_who_waits_to_be_taken_out_is_taken_out_once(process):
     for number in range(40):
-        await process.enter(f"tab {number}", "ada", Presence.PER_CONNECTION)
+        await process.add(f"tab {number}", "ada", Presence.PER_CONNECTION)
 
     for number in range(40):
-        await process.keeper.leave("room", f"tab {number}")
-    await process.beat()
+        process.tracker.remove("room", f"tab {number}")
+    await process.refresh_all()
 
     assert process.said.count(("leave", "ada")) == 40
 
 
 async def test_only_so_many_departures_are_remembered(process, monkeypatch):
-    monkeypatch.setattr(presence, "_DEPARTED", 2)
+    monkeypatch.setattr(presence, "_REMEMBERED_IDS", 2)
 
     for number in range(5):
-        await process.enter(f"tab {number}", "ada")
-        await process.leave(f"tab {number}")
+        await process.add(f"tab {number}", "ada")
+        await process.remove(f"tab {number}")
 
-    assert list(process.keeper._departed) == [("room", "tab 3"), ("room", "tab 4")]
+    assert list(process.tracker._used_ids) == [("room", "tab 3"), ("room", "tab 4")]
 
 
 async def test_what_cannot_be_entered_again_is_tried_until_it_can(process, store):
-    await process.enter("tab", "ada")
+    await process.add("tab", "ada")
     store.flush()
-    entered = store.enter
+    entered = store.add
 
     async def fail(*args, **options):
         raise LayerUnavailable("it is away")
 
-    store.enter = fail
-    await process.beat()
+    store.add = fail
+    await process.refresh_all()
     assert await process.users() == []
-    store.enter = entered
-    await process.beat()
+    store.add = entered
+    await process.refresh_all()
 
     assert await process.users() == ["ada"]
 
@@ -797,18 +795,18 @@ async def test_what_cannot_be_entered_again_is_tried_until_it_can(process, store
 
 async def test_who_could_not_be_announced_is_made_up_for(process, clock):
     process.mute = True
-    await process.enter("tab", "ada", Presence.PER_CONNECTION)
+    await process.add("tab", "ada", Presence.PER_CONNECTION)
     process.mute = False
 
     clock.advance(1)
-    await process.do_what_is_due()
+    await process.run_due()
 
     assert process.said == [("changed", None)]
 
 
 async def test_a_user_who_could_not_be_announced_is_announced_later(process, clock):
     process.mute = True
-    await process.enter("tab", "ada")
+    await process.add("tab", "ada")
     process.mute = False
     assert process.called == []
 
@@ -820,12 +818,12 @@ async def test_a_user_who_could_not_be_announced_is_announced_later(process, clo
 
 
 async def test_an_error_in_telling_is_logged_and_made_up_for(process, clock, caplog):
-    process.keeper._announce = None
+    process.tracker._announcer._announce = None
 
-    await process.enter("tab", "ada", Presence.PER_CONNECTION)
+    await process.add("tab", "ada", Presence.PER_CONNECTION)
 
     assert "telling room that there is a join failed" in caplog.text
-    assert process.keeper._changed == {"room": clock.now + 1}
+    assert process.tracker._schedule.changes == {"room": clock.now + 1}
 
 
 async def test_a_crowd_of_5000_does_not_make_a_storm(process, clock):
@@ -833,33 +831,33 @@ async def test_a_crowd_of_5000_does_not_make_a_storm(process, clock):
     pushes = 0
     for number in range(5000):
         before = len(process.said)
-        await process.keeper.enter(
+        await process.tracker.add(
             "room", Member(f"tab {number}", f"user {number}"), Presence.PER_USER
         )
-        await process.keeper.settled()
+        await process.tracker.wait_idle()
         pushes += (number + 1) * (len(process.said) - before)
         if number % 1000 == 999:  # a thousand a second
             clock.advance(1)
             before = len(process.said)
-            await process.do_what_is_due()
+            await process.run_due()
             assert process.said[before:] == [("changed", None)]
             pushes += number + 1
 
     assert pushes <= 5 * (10_000 + 5000)
     assert len(process.called) == 5000
-    assert await process.keeper.stats("room") == PresenceStats(5000, 5000)
+    assert await process.tracker.stats("room") == PresenceStats(5000, 5000)
 
 
-async def test_much_that_changes_is_said_once(process, clock):
-    process.keeper._rules = PresenceConfig(pushes=1)
+async def test_much_that_changes_is_said_once(process, store, clock):
+    store.config = PresenceConfig(pushes=1)
     before = metrics.PRESENCE_GATHERED.value
     for number in range(10):
-        await process.enter(f"tab {number}", f"user {number}")
+        await process.add(f"tab {number}", f"user {number}")
     assert process.said == [("join", "user 0")]
 
     clock.advance(1)
-    await process.do_what_is_due()
-    await process.do_what_is_due()
+    await process.run_due()
+    await process.run_due()
 
     assert metrics.PRESENCE_GATHERED.value == before + 1
     assert process.said == [("join", "user 0"), ("changed", None)]
@@ -869,12 +867,12 @@ async def test_much_that_changes_is_said_once(process, clock):
 
 
 async def test_those_who_ask_meanwhile_get_one_list(process, store):
-    await process.enter("tab", "ada")
+    await process.add("tab", "ada")
     store.asked.clear()
     store.gate = asyncio.Event()
 
     async def ask():
-        return await process.keeper.members("room", Presence.PER_USER)
+        return await process.tracker.members("room", Presence.PER_USER)
 
     first = asyncio.create_task(ask())
     await until(lambda: store.asked)
@@ -888,17 +886,12 @@ async def test_those_who_ask_meanwhile_get_one_list(process, store):
 
 
 async def test_a_list_is_never_older_than_the_question(process, store):
-    await process.enter("tab", "ada")
+    await process.add("tab", "ada")
     store.gate = asyncio.Event()
     first = asyncio.create_task(process.users())
     await until(lambda: "members" in store.asked)
-    await MemoryPresenceStore.enter(
-        store,
-        "room",
-        Member("tab 2", "bob"),
-        per_user=True,
-        grace=0,
-        rules=PresenceConfig(),
+    await MemoryPresenceStore.add(
+        store, "room", Member("tab 2", "bob"), per_user=True, grace=0
     )
 
     second = asyncio.create_task(process.users())
@@ -910,7 +903,7 @@ async def test_a_list_is_never_older_than_the_question(process, store):
 
 
 async def test_who_gives_up_does_not_spoil_it_for_the_others(process, store):
-    await process.enter("tab", "ada")
+    await process.add("tab", "ada")
     store.gate = asyncio.Event()
     one = asyncio.create_task(process.users())
     other = asyncio.create_task(process.users())
@@ -923,14 +916,14 @@ async def test_who_gives_up_does_not_spoil_it_for_the_others(process, store):
 
 
 async def test_closing_gives_up_the_lists_that_are_read(process, store):
-    await process.enter("tab", "ada")
+    await process.add("tab", "ada")
     store.gate = asyncio.Event()
     asking = [asyncio.create_task(process.users()) for _ in range(2)]
     await until(lambda: "members" in store.asked)
     asking.append(asyncio.create_task(process.users()))
     await asyncio.sleep(0)
 
-    await process.keeper.close()
+    await process.tracker.close()
 
     assert all(
         isinstance(each, asyncio.CancelledError)
@@ -953,21 +946,20 @@ async def test_all_who_ask_are_told_that_the_store_is_away(process, store):
 
 @pytest.fixture
 async def alive(store):
-    """Makes keepers that live, on a quick clock."""
-    keepers = []
+    """Makes trackers that live, on a quick clock."""
+    trackers = []
     store._clock = asyncio.get_running_loop().time
+    store.config = PresenceConfig(ttl=0.4)
 
     def make(announce, **options):
-        keeper = PresenceTracker(
-            store, announce, rules=PresenceConfig(ttl=0.4), refresh=0.05, **options
-        )
-        keepers.append(keeper)
-        return keeper
+        tracker = PresenceTracker(store, announce, refresh=0.05, **options)
+        trackers.append(tracker)
+        return tracker
 
     yield make
     store.away = False
-    for keeper in keepers:
-        await keeper.close()
+    for tracker in trackers:
+        await tracker.close()
 
 
 def listening():
@@ -986,9 +978,9 @@ async def test_a_living_process_keeps_its_entries_and_tells_of_a_killed_one_s(
     quiet, _ = listening()
     announce, heard = listening()
     living, killed = alive(announce), alive(quiet)
-    await living.enter("room", Member("tab 1", "ada"), Presence.PER_USER, grace=0)
-    await killed.enter("room", Member("tab 2", "bob"), Presence.PER_USER, grace=0)
-    killed._running.cancel()
+    await living.add("room", Member("tab 1", "ada"), Presence.PER_USER, grace=0)
+    await killed.add("room", Member("tab 2", "bob"), Presence.PER_USER, grace=0)
+    await killed._tasks.cancel()
 
     async with asyncio.timeout(PATIENCE):
         assert [await heard.get(), await heard.get()] == ["join", "leave"]
@@ -999,10 +991,10 @@ async def test_a_living_process_keeps_its_entries_and_tells_of_a_killed_one_s(
 
 async def test_a_grace_ends_by_itself(alive):
     announce, heard = listening()
-    keeper = alive(announce)
-    await keeper.enter("room", Member("tab", "ada"), Presence.PER_USER, grace=0.05)
+    tracker = alive(announce)
+    await tracker.add("room", Member("tab", "ada"), Presence.PER_USER, grace=0.05)
 
-    await keeper.leave("room", "tab")
+    tracker.remove("room", "tab")
 
     async with asyncio.timeout(PATIENCE):
         assert [await heard.get(), await heard.get()] == ["join", "leave"]
@@ -1010,17 +1002,17 @@ async def test_a_grace_ends_by_itself(alive):
 
 async def test_something_unforeseen_does_not_end_it(alive, store, caplog):
     announce, heard = listening()
-    keeper = alive(announce)
-    renew = store.renew
+    tracker = alive(announce)
+    refresh = store.refresh
 
     async def fail(*args, **options):
-        store.renew = renew
+        store.refresh = refresh
         raise ZeroDivisionError
 
-    store.renew = fail
-    await keeper.enter("room", Member("tab", "ada"), Presence.PER_USER, grace=0.05)
-    await until(lambda: store.renew == renew)
-    await keeper.leave("room", "tab")
+    store.refresh = fail
+    await tracker.add("room", Member("tab", "ada"), Presence.PER_USER, grace=0.05)
+    await until(lambda: store.refresh == refresh)
+    tracker.remove("room", "tab")
 
     async with asyncio.timeout(PATIENCE):
         assert [await heard.get(), await heard.get()] == ["join", "leave"]
@@ -1036,23 +1028,23 @@ async def test_closing_does_not_wait_for_a_hook_for_ever(alive):
         called.set()
         await never.wait()
 
-    keeper = alive(announce, hook=hook)
-    await keeper.enter("room", Member("tab", "ada"), Presence.PER_USER)
+    tracker = alive(announce, hook=hook)
+    await tracker.add("room", Member("tab", "ada"), Presence.PER_USER)
     await called.wait()
 
     async with asyncio.timeout(PATIENCE):
-        await keeper.close(timeout=0.01)
+        await tracker.close(timeout=0.01)
 
-    assert not any(crew.busy for crew in keeper._crews)
+    assert not any(pool.busy for pool in tracker._workers)
 
 
-async def test_a_keeper_may_be_used_again_after_it_was_closed(alive):
+async def test_a_tracker_may_be_used_again_after_it_was_closed(alive):
     announce, heard = listening()
-    keeper = alive(announce)
-    await keeper.enter("room", Member("tab", "ada"), Presence.PER_CONNECTION)
-    await keeper.close()
+    tracker = alive(announce)
+    await tracker.add("room", Member("tab", "ada"), Presence.PER_CONNECTION)
+    await tracker.close()
 
-    await keeper.enter("room", Member("tab 2", "ada"), Presence.PER_CONNECTION)
+    await tracker.add("room", Member("tab 2", "ada"), Presence.PER_CONNECTION)
 
     async with asyncio.timeout(PATIENCE):
         assert [await heard.get() for _ in range(3)] == ["join", "leave", "join"]

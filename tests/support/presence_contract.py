@@ -16,58 +16,90 @@ from tiderace.presence.store import (
 )
 
 CLIENTS = {"c0": "ada", "c1": "ada", "c2": "ada", "c3": "bob", "c4": "bob", "c5": ""}
-RULES = PresenceConfig(ttl=100, lease=100, pushes=0)
-EXPIRED = replace(RULES, ttl=0)
-LAPSED = replace(RULES, lease=0)
+CONFIG = PresenceConfig(ttl=100, lease=100, pushes=0)
+EXPIRED = replace(CONFIG, ttl=0)
+LAPSED = replace(CONFIG, lease=0)
 
 LONG = 1000.0
 SHORT = 0.02
 
 
+def configure(store: PresenceStore, config: PresenceConfig) -> None:
+    """Give another configuration to a store, or to those behind a ShardedPresence."""
+    for each in getattr(store, "_stores", [store]):
+        each.config = config
+
+
 class Fleet:
-    """A store as several processes use it; what they were told, in order."""
+    """A store as several processes use it.
+
+    Each verb takes the configuration of the process that calls it.
+    """
 
     def __init__(self, store: PresenceStore) -> None:
         self.store = store
+        configure(self.store, CONFIG)
 
-    async def enter(
-        self, client, user="", *, grace=LONG, group="room", per_user=True, rules=RULES
+    async def _call(self, method, *args, config, **options):
+        configure(self.store, config)
+        try:
+            return await method(*args, **options)
+        finally:
+            configure(self.store, CONFIG)
+
+    async def add(
+        self,
+        client,
+        user="",
+        *,
+        grace=LONG,
+        group="room",
+        per_user=True,
+        config=CONFIG,
     ):
         member = Member(client, user, f'"{client}"')
-        return await self.store.enter(
-            group, member, per_user=per_user, grace=grace, rules=rules
+        return await self._call(
+            self.store.add,
+            group,
+            member,
+            per_user=per_user,
+            grace=grace,
+            config=config,
         )
 
-    async def leave(self, client, *, group="room", rules=RULES):
-        return await self.store.leave(group, client, rules=rules)
+    async def remove(self, client, *, group="room", config=CONFIG):
+        return await self._call(self.store.remove, group, client, config=config)
 
     async def join(self, client, user, **options):
-        """Enter, and confirm what follows from it; the presence id of the user."""
-        notices = await self.enter(client, user, **options)
-        await self.confirm(notices)
-        return next((each.member.client for each in notices if each.claim), None)
+        """Add a connection, confirm what follows; return the presence id of the user."""
+        found = await self.add(client, user, **options)
+        await self.confirm(found)
+        return next((each.member.client for each in found if each.claim), None)
 
-    async def confirm(self, notices):
-        """Confirm these, and what follows; that is returned."""
+    async def confirm(self, found):
+        """Confirm these events and those that follow; return the latter."""
         more = []
-        for notice in notices:
-            if notice.claim:
-                after = await self.store.confirm(notice, rules=RULES)
+        for event in found:
+            if event.claim:
+                after = await self.store.confirm(event)
                 more += [*after, *await self.confirm(after)]
         return more
 
-    async def expire(self, *clients, group="room"):
-        """Whatever process had these has not renewed them in time."""
-        assert await self.store.renew({group: clients}, rules=EXPIRED) == []
+    async def refresh(self, clients, *, config=CONFIG):
+        return await self._call(self.store.refresh, clients, config=config)
 
-    async def reap(self, rules=RULES):
-        """All that is due now."""
-        notices = []
+    async def expire(self, *clients, group="room"):
+        """Let connections expire, as when their process does not refresh them."""
+        assert await self.refresh({group: clients}, config=EXPIRED) == []
+
+    async def reap(self, config=CONFIG):
+        """Return all events that are due now."""
+        found = []
         while True:
-            reaped = await self.store.reap(3, rules=rules)
-            notices += reaped.notices
-            if reaped.again is None or reaped.again > 0:
-                return notices
+            result = await self._call(self.store.reap, 3, config=config)
+            found += result.events
+            if result.due_in is None or result.due_in > 0:
+                return found
 
     async def users(self, group="room"):
         members = await self.store.members(group, per_user=True)
@@ -80,17 +112,17 @@ class Fleet:
         return sorted(members)
 
 
-def events(notices):
-    return [(each.event, each.member.user, bool(each.claim)) for each in notices]
+def events(found):
+    return [(each.kind, each.member.user, bool(each.claim)) for each in found]
 
 
 async def within_a_second(crowd):
     """What ``crowd`` returns for a group of its own, from a try that was quick enough."""
     for number in range(20):
         begun = time.monotonic()
-        notices = await crowd(f"crowd-{number}")
+        found = await crowd(f"crowd-{number}")
         if time.monotonic() - begun < 0.9:
-            return notices
+            return found
     raise AssertionError("this machine is too busy to do it within a second")
 
 
@@ -108,14 +140,14 @@ class PresenceContract:
     # Users
 
     async def test_only_a_user_s_first_connection_is_their_join(self, fleet):
-        assert events(await fleet.enter("tab 1", "ada")) == [JOINED]
-        assert events(await fleet.enter("tab 2", "ada")) == []
-        assert events(await fleet.enter("tab 3", "bob")) == [("join", "bob", True)]
+        assert events(await fleet.add("tab 1", "ada")) == [JOINED]
+        assert events(await fleet.add("tab 2", "ada")) == []
+        assert events(await fleet.add("tab 3", "bob")) == [("join", "bob", True)]
 
     async def test_users_of_one_group_are_not_in_another(self, fleet):
         await fleet.join("tab", "ada", group="one")
 
-        assert events(await fleet.enter("tab", "ada", group="two")) == [JOINED]
+        assert events(await fleet.add("tab", "ada", group="two")) == [JOINED]
         assert await fleet.users("one") == await fleet.users("two") == ["ada"]
         assert await fleet.users("three") == []
 
@@ -123,23 +155,23 @@ class PresenceContract:
         await fleet.join("tab 1", "ada", grace=0)
         await fleet.join("tab 2", "ada", grace=0)
 
-        assert events(await fleet.leave("tab 1")) == []
+        assert events(await fleet.remove("tab 1")) == []
         assert await fleet.users() == ["ada"]
-        assert events(await fleet.leave("tab 2")) == [LEFT]
+        assert events(await fleet.remove("tab 2")) == [LEFT]
         assert await fleet.users() == []
 
     async def test_a_user_who_comes_back_within_the_grace_was_never_away(self, fleet):
         id_ = await fleet.join("tab 1", "ada")
-        assert events(await fleet.leave("tab 1")) == []
+        assert events(await fleet.remove("tab 1")) == []
         assert await fleet.users() == ["ada"]
 
-        assert events(await fleet.enter("tab 2", "ada")) == []
+        assert events(await fleet.add("tab 2", "ada")) == []
         assert events(await fleet.reap()) == []
         assert list(await fleet.store.members("room", per_user=True)) == [id_]
 
     async def test_a_user_leaves_when_the_grace_is_over(self, fleet, elapse):
         await fleet.join("tab", "ada", grace=SHORT)
-        await fleet.leave("tab")
+        await fleet.remove("tab")
 
         await elapse()
 
@@ -151,17 +183,17 @@ class PresenceContract:
         self, fleet, elapse
     ):
         id_ = await fleet.join("tab", "ada", grace=SHORT)
-        await fleet.leave("tab")
+        await fleet.remove("tab")
         await elapse()
 
-        assert events(await fleet.enter("tab 2", "ada")) == []
+        assert events(await fleet.add("tab 2", "ada")) == []
         assert events(await fleet.reap()) == []
         assert list(await fleet.store.members("room", per_user=True)) == [id_]
 
     async def test_a_presence_id_is_never_given_again(self, fleet):
         ids = [await fleet.join("tab", "ada", grace=0)]
         for _ in range(3):
-            [left] = await fleet.leave("tab")
+            [left] = await fleet.remove("tab")
             assert left.member.client == ids[-1]
             await fleet.confirm([left])
             ids.append(await fleet.join("tab", "ada", grace=0))
@@ -170,8 +202,8 @@ class PresenceContract:
 
     async def test_a_user_is_shown_as_their_first_connection_said(self, fleet):
         id_ = await fleet.join("tab 1", "ada")
-        await fleet.enter("tab 2", "ada")
-        await fleet.leave("tab 1")
+        await fleet.add("tab 2", "ada")
+        await fleet.remove("tab 1")
 
         members = await fleet.store.members("room", per_user=True)
 
@@ -179,21 +211,17 @@ class PresenceContract:
 
     async def test_names_and_info_come_back_as_they_were_given(self, fleet):
         member = Member("tab", "☃ ada:1 \n", '{"name": "☃ \\" \\u0000", "n": [1, 2.5]}')
-        [joined] = await fleet.store.enter(
-            "room", member, per_user=True, grace=0, rules=RULES
-        )
+        [joined] = await fleet.store.add("room", member, per_user=True, grace=0)
         assert joined.member == replace(member, client=joined.member.client)
         assert await fleet.store.members("room", per_user=False) == {"tab": member}
 
-        await fleet.store.confirm(joined, rules=RULES)
-        [left] = await fleet.store.leave("room", "tab", rules=RULES)
+        await fleet.store.confirm(joined)
+        [left] = await fleet.store.remove("room", "tab")
 
         assert left.member == joined.member
 
     async def test_info_is_none_where_none_was_given(self, fleet):
-        await fleet.store.enter(
-            "room", Member("tab", "ada"), per_user=True, grace=0, rules=RULES
-        )
+        await fleet.store.add("room", Member("tab", "ada"), per_user=True, grace=0)
 
         [user] = (await fleet.store.members("room", per_user=True)).values()
         [client] = (await fleet.store.members("room", per_user=False)).values()
@@ -204,14 +232,14 @@ class PresenceContract:
 
     async def test_every_connection_joins_and_leaves_at_once(self, fleet):
         entered = [
-            *await fleet.enter("tab 1", "ada", per_user=False, grace=0),
-            *await fleet.enter("tab 2", "ada", per_user=False, grace=0),
+            *await fleet.add("tab 1", "ada", per_user=False, grace=0),
+            *await fleet.add("tab 2", "ada", per_user=False, grace=0),
         ]
         await fleet.confirm(entered)
-        left = [*await fleet.leave("tab 1"), *await fleet.leave("tab 2")]
+        left = [*await fleet.remove("tab 1"), *await fleet.remove("tab 2")]
 
         assert [
-            (each.event, each.member.client) for each in [*entered, *left] if each.push
+            (each.kind, each.member.client) for each in [*entered, *left] if each.push
         ] == [
             ("join", "tab 1"),
             ("join", "tab 2"),
@@ -220,19 +248,19 @@ class PresenceContract:
         ]
 
     async def test_counted_by_connection_the_application_hears_of_users(self, fleet):
-        first = await fleet.enter("tab 1", "ada", per_user=False, grace=0)
+        first = await fleet.add("tab 1", "ada", per_user=False, grace=0)
         await fleet.confirm(first)
         assert [(each.push, bool(each.claim)) for each in first] == [
             (True, False),
             (False, True),
         ]
-        second = await fleet.enter("tab 2", "ada", per_user=False, grace=0)
+        second = await fleet.add("tab 2", "ada", per_user=False, grace=0)
         assert [bool(each.claim) for each in second] == [False]
 
-        await fleet.leave("tab 1")
-        last = await fleet.leave("tab 2")
+        await fleet.remove("tab 1")
+        last = await fleet.remove("tab 2")
 
-        assert [(each.event, bool(each.claim)) for each in last] == [
+        assert [(each.kind, bool(each.claim)) for each in last] == [
             ("leave", False),
             ("leave", True),
         ]
@@ -240,27 +268,27 @@ class PresenceContract:
     async def test_entering_again_changes_nothing(self, fleet):
         await fleet.join("tab", "ada", per_user=False, grace=0)
 
-        assert await fleet.enter("tab", "ada", per_user=False, grace=0) == []
+        assert await fleet.add("tab", "ada", per_user=False, grace=0) == []
         assert await fleet.clients() == ["tab"]
-        assert events(await fleet.leave("tab")) == [("leave", "ada", False), LEFT]
+        assert events(await fleet.remove("tab")) == [("leave", "ada", False), LEFT]
         assert await fleet.clients() == []
 
     async def test_leaving_without_being_in_it_changes_nothing(self, fleet):
         await fleet.join("tab", "ada", grace=0)
 
-        assert await fleet.leave("other") == []
-        assert await fleet.leave("tab", group="other") == []
+        assert await fleet.remove("other") == []
+        assert await fleet.remove("tab", group="other") == []
         assert await fleet.users() == ["ada"]
 
     async def test_somebody_unknown_is_a_user_in_each_connection(self, fleet):
-        await fleet.confirm(await fleet.enter("tab 1"))
-        await fleet.confirm(await fleet.enter("tab 2"))
+        await fleet.confirm(await fleet.add("tab 1"))
+        await fleet.confirm(await fleet.add("tab 2"))
         assert await fleet.users() == ["tab 1", "tab 2"]
         assert await fleet.store.stats("room") == PresenceStats(2, 2)
 
-        [left] = await fleet.leave("tab 1")  # whatever the grace
+        [left] = await fleet.remove("tab 1")  # whatever the grace
 
-        assert (left.event, left.member) == ("leave", Member("tab 1", "", '"tab 1"'))
+        assert (left.kind, left.member) == ("leave", Member("tab 1", "", '"tab 1"'))
         assert await fleet.users() == ["tab 2"]
         assert await fleet.confirm([left]) == []
         assert await fleet.reap() == []
@@ -278,7 +306,7 @@ class PresenceContract:
 
     async def test_a_user_within_the_grace_counts(self, fleet):
         await fleet.join("tab", "ada")
-        await fleet.leave("tab")
+        await fleet.remove("tab")
 
         assert await fleet.store.stats("room") == PresenceStats(clients=0, users=1)
 
@@ -321,10 +349,10 @@ class PresenceContract:
 
         reaped = await asyncio.gather(*(fleet.reap() for _ in range(4)))
 
-        notices = [notice for some in reaped for notice in some]
-        told = [each.member.client for each in notices if each.push]
+        found = [event for some in reaped for event in some]
+        told = [each.member.client for each in found if each.push]
         assert sorted(told) == sorted(names)
-        left = [each.member.user for each in notices if each.claim]
+        left = [each.member.user for each in found if each.claim]
         assert sorted(left) == sorted(names)
 
     async def test_what_expired_in_any_group_is_reaped(self, fleet):
@@ -332,15 +360,15 @@ class PresenceContract:
             await fleet.join("tab", "ada", grace=0, group=group)
             await fleet.expire("tab", group=group)
 
-        notices = await fleet.reap()
+        found = await fleet.reap()
 
-        assert sorted(each.group for each in notices) == ["one", "three", "two"]
+        assert sorted(each.group for each in found) == ["one", "three", "two"]
 
     async def test_an_expired_entry_that_is_renewed_in_time_stays(self, fleet):
         await fleet.join("tab", "ada", grace=0)
         await fleet.expire("tab")
 
-        assert await fleet.store.renew({"room": ["tab"]}, rules=RULES) == []
+        assert await fleet.store.refresh({"room": ["tab"]}) == []
         assert await fleet.reap() == []
         assert await fleet.users() == ["ada"]
 
@@ -351,9 +379,8 @@ class PresenceContract:
         await fleet.expire("tab 1")
         await fleet.reap()
 
-        forgotten = await fleet.store.renew(
-            {"room": ["tab 1", "tab 2"], "other": ["tab 3", "tab 4"], "none": ["tab"]},
-            rules=RULES,
+        forgotten = await fleet.store.refresh(
+            {"room": ["tab 1", "tab 2"], "other": ["tab 3", "tab 4"], "none": ["tab"]}
         )
 
         assert sorted(forgotten) == [
@@ -364,26 +391,24 @@ class PresenceContract:
 
     async def test_renewing_what_is_not_there_takes_nobody_s_grace_away(self, fleet):
         await fleet.join("tab", "ada")
-        await fleet.leave("tab")
+        await fleet.remove("tab")
 
-        assert await fleet.store.renew({"room": ["tab"]}, rules=RULES) == [
-            ("room", "tab")
-        ]
+        assert await fleet.store.refresh({"room": ["tab"]}) == [("room", "tab")]
 
         assert await fleet.users() == ["ada"]
 
     async def test_nothing_is_renewed_where_nobody_is_named(self, fleet):
-        assert await fleet.store.renew({}, rules=RULES) == []
-        assert await fleet.store.renew({"room": []}, rules=RULES) == []
+        assert await fleet.store.refresh({}) == []
+        assert await fleet.store.refresh({"room": []}) == []
 
     async def test_many_are_renewed_at_once(self, fleet):
         crowd = {f"room{n}": [f"tab {m}" for m in range(30)] for n in range(70)}
         crowd["room0"] = [f"tab {m}" for m in range(2300)]
         for group, clients in crowd.items():
             for client in clients[:2]:
-                await fleet.enter(client, "ada", group=group)
+                await fleet.add(client, "ada", group=group)
 
-        forgotten = await fleet.store.renew(crowd, rules=RULES)
+        forgotten = await fleet.store.refresh(crowd)
 
         assert sorted(forgotten) == sorted(
             (group, client)
@@ -392,27 +417,27 @@ class PresenceContract:
         )
 
     async def test_it_says_when_something_is_due(self, fleet):
-        assert (await fleet.store.reap(10, rules=RULES)).again is None
+        assert (await fleet.store.reap(10)).due_in is None
 
         await fleet.join("tab", "ada")
 
-        again = (await fleet.store.reap(10, rules=RULES)).again
-        assert again is not None
-        assert 90 < again <= 100
+        due_in = (await fleet.store.reap(10)).due_in
+        assert due_in is not None
+        assert 90 < due_in <= 100
 
     async def test_a_grace_that_ends_is_due_then(self, fleet):
         await fleet.join("tab", "ada", grace=50)
-        await fleet.leave("tab")
+        await fleet.remove("tab")
 
-        again = (await fleet.store.reap(10, rules=RULES)).again
+        due_in = (await fleet.store.reap(10)).due_in
 
-        assert again is not None
-        assert 40 < again <= 50
+        assert due_in is not None
+        assert 40 < due_in <= 50
 
     # What must be confirmed
 
     async def test_a_claim_that_nobody_confirms_is_given_to_somebody_else(self, fleet):
-        [joined] = await fleet.enter("tab", "ada", rules=LAPSED)
+        [joined] = await fleet.add("tab", "ada", config=LAPSED)
 
         [again] = await fleet.reap()
 
@@ -421,24 +446,24 @@ class PresenceContract:
         assert await fleet.reap() == []
 
     async def test_a_claim_is_not_given_to_two(self, fleet):
-        await fleet.enter("tab", "ada")
+        await fleet.add("tab", "ada")
 
         assert await fleet.reap() == []
 
     async def test_a_confirmation_that_comes_too_late_does_nothing(self, fleet):
-        [joined] = await fleet.enter("tab", "ada", grace=0, rules=LAPSED)
+        [joined] = await fleet.add("tab", "ada", grace=0, config=LAPSED)
         [again] = await fleet.reap()
-        await fleet.leave("tab")
+        await fleet.remove("tab")
 
-        assert await fleet.store.confirm(joined, rules=RULES) == []
-        assert events(await fleet.store.confirm(again, rules=RULES)) == [LEFT]
+        assert await fleet.store.confirm(joined) == []
+        assert events(await fleet.store.confirm(again)) == [LEFT]
 
     async def test_a_leave_waits_until_the_join_is_confirmed(self, fleet):
-        [joined] = await fleet.enter("tab", "ada", grace=0)
+        [joined] = await fleet.add("tab", "ada", grace=0)
 
-        assert await fleet.leave("tab") == []
+        assert await fleet.remove("tab") == []
         assert await fleet.users() == []
-        [left] = await fleet.store.confirm(joined, rules=RULES)
+        [left] = await fleet.store.confirm(joined)
 
         assert events([left]) == [LEFT]
         assert left.member == joined.member
@@ -446,89 +471,89 @@ class PresenceContract:
 
     async def test_a_join_waits_until_the_leave_before_it_is_confirmed(self, fleet):
         first = await fleet.join("tab", "ada", grace=0)
-        [left] = await fleet.leave("tab")
+        [left] = await fleet.remove("tab")
 
-        assert await fleet.enter("tab 2", "ada", grace=0) == []
+        assert await fleet.add("tab 2", "ada", grace=0) == []
         [second] = await fleet.store.members("room", per_user=True)
-        [joined] = await fleet.store.confirm(left, rules=RULES)
+        [joined] = await fleet.store.confirm(left)
 
         assert events([joined]) == [JOINED]
         assert joined.member.client == second != first
 
     async def test_who_was_away_before_the_join_was_confirmed_keeps_the_id(self, fleet):
-        [joined] = await fleet.enter("tab", "ada", grace=0)
-        await fleet.leave("tab")
+        [joined] = await fleet.add("tab", "ada", grace=0)
+        await fleet.remove("tab")
 
-        await fleet.enter("tab 2", "ada", grace=0)
+        await fleet.add("tab 2", "ada", grace=0)
 
         assert list(await fleet.store.members("room", per_user=True)) == [
             joined.member.client
         ]
-        assert await fleet.store.confirm(joined, rules=RULES) == []
+        assert await fleet.store.confirm(joined) == []
 
     async def test_a_claim_is_confirmed_once(self, fleet):
-        [joined] = await fleet.enter("tab", "ada", grace=0)
-        await fleet.leave("tab")
-        [left] = await fleet.store.confirm(joined, rules=RULES)
+        [joined] = await fleet.add("tab", "ada", grace=0)
+        await fleet.remove("tab")
+        [left] = await fleet.store.confirm(joined)
 
-        assert await fleet.store.confirm(joined, rules=RULES) == []
-        assert await fleet.store.confirm(left, rules=RULES) == []
+        assert await fleet.store.confirm(joined) == []
+        assert await fleet.store.confirm(left) == []
 
     # Crowds
 
     async def test_more_pushes_than_allowed_are_gathered_into_one(self, fleet):
-        rules = replace(RULES, pushes=10)
+        config = replace(CONFIG, pushes=10)
 
         async def crowd(group):
             return [
-                notice
+                event
                 for number in range(8)
-                for notice in await fleet.enter(
-                    f"tab {number}", f"{number}", group=group, rules=rules
+                for event in await fleet.add(
+                    f"tab {number}", f"{number}", group=group, config=config
                 )
             ]
 
-        notices = await within_a_second(crowd)
+        found = await within_a_second(crowd)
 
         # 1 + 2 + 3 + 4 clients heard of the first ones.
-        assert [each.push for each in notices] == [True] * 4 + [False] * 4
-        assert all(each.claim for each in notices)
-        [later] = [each.changed_in for each in notices if each.changed_in is not None]
+        assert [each.push for each in found] == [True] * 4 + [False] * 4
+        assert all(each.claim for each in found)
+        [later] = [each.changed_in for each in found if each.changed_in is not None]
         assert 0 < later <= 1
 
     async def test_departures_count_as_pushes_too(self, fleet):
-        rules = replace(RULES, pushes=4)
+        config = replace(CONFIG, pushes=4)
 
         async def crowd(group):
             for number in range(4):
                 await fleet.join(f"tab {number}", "", group=group)
             return [
-                notice
+                event
                 for number in range(3)
-                for notice in await fleet.leave(
-                    f"tab {number}", group=group, rules=rules
+                for event in await fleet.remove(
+                    f"tab {number}", group=group, config=config
                 )
             ]
 
-        notices = await within_a_second(crowd)
+        found = await within_a_second(crowd)
 
         # 3 heard of the first, 2 would of the second, 1 does of the third.
-        assert [each.push for each in notices] == [True, False, True]
+        assert [each.push for each in found] == [True, False, True]
 
     async def test_a_room_too_big_for_any_push_hears_as_often_as_it_may(self, fleet):
         for number in range(6):
             await fleet.join(f"tab {number}", "ada")
 
-        [joined] = await fleet.enter("tab", "bob", rules=replace(RULES, pushes=2))
+        [joined] = await fleet.add("tab", "bob", config=replace(CONFIG, pushes=2))
 
         assert not joined.push
         assert joined.changed_in == pytest.approx(3.5, abs=0.5)
 
     async def test_groups_are_allowed_their_own_pushes(self, fleet):
-        rules = replace(RULES, pushes=1)
+        config = replace(CONFIG, pushes=1)
         for group in ("one", "two"):
-            [notice] = await fleet.enter("tab", "ada", group=group, rules=rules)
-            assert notice.push
+            [event] = await fleet.add("tab", "ada", group=group, config=config)
+            assert event.push
 
     # Nothing stays behind
 
@@ -538,16 +563,16 @@ class PresenceContract:
         await fleet.join("last", "", per_user=False)
         await fleet.expire("tab 0")
         for number in range(1, 5):
-            await fleet.confirm(await fleet.leave(f"tab {number}"))
-        await fleet.confirm(await fleet.leave("last"))
+            await fleet.confirm(await fleet.remove(f"tab {number}"))
+        await fleet.confirm(await fleet.remove("last"))
         await fleet.confirm(await fleet.reap())
 
         assert kept() == []
 
     async def test_several_at_once_agree_on_who_is_the_first(self, fleet):
         found = await asyncio.gather(
-            *(fleet.enter(f"tab {number}", "ada") for number in range(20))
+            *(fleet.add(f"tab {number}", "ada") for number in range(20))
         )
 
-        assert events(notice for some in found for notice in some) == [JOINED]
+        assert events(event for some in found for event in some) == [JOINED]
         assert await fleet.store.stats("room") == PresenceStats(20, 1)

@@ -15,7 +15,7 @@ from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
 
 from support.wire_client import WireClient
-from tiderace.layers import get_channel_layer
+from tiderace.layers import channel_layers, get_channel_layer
 from tiderace.presence.store import PresenceConfig
 from tiderace.testing import WebsocketCommunicator
 from tiderace.topics import (
@@ -397,16 +397,16 @@ async def test_nothing_of_a_topic_comes_before_the_answer(topics, monkeypatch):
         permission_classes = [AllowAny]
 
     store = get_channel_layer().presence
-    enter = store.enter
+    add = store.add
 
-    async def enter_amid_publications(group, member, **options):
+    async def add_amid_publications(group, member, **options):
         for n in range(3):
             await apublish("busy", n)
-        notices = await enter(group, member, **options)
+        notices = await add(group, member, **options)
         await apublish("busy", 3)
         return notices
 
-    monkeypatch.setattr(store, "enter", enter_amid_publications)
+    monkeypatch.setattr(store, "add", add_amid_publications)
     async with WireClient(TopicsEndpoint.as_asgi()) as client:
         await client.say({"id": 9, "subscribe": {"channel": "busy"}})
         text = (await client.socket.receive_output())["text"]
@@ -454,14 +454,14 @@ async def test_a_subscription_that_is_lost_before_its_answer_ends_after_it(
         permission_classes = [AllowAny]
 
     store = get_channel_layer().presence
-    enter = store.enter
+    add = store.add
 
-    async def enter_amid_a_loss(group, member, **options):
+    async def add_amid_a_loss(group, member, **options):
         [conductor] = current()
         conductor.joined["lost"].ear.on_gap("")
-        return await enter(group, member, **options)
+        return await add(group, member, **options)
 
-    monkeypatch.setattr(store, "enter", enter_amid_a_loss)
+    monkeypatch.setattr(store, "add", add_amid_a_loss)
     async with WireClient(TopicsEndpoint.as_asgi()) as client:
         await client.subscribe("lost")
 
@@ -994,7 +994,7 @@ async def test_a_topic_may_tell_everybody_who_comes(topics):
 
 async def much_changes(topic):
     """What presence says when it does not tell of each who came or went."""
-    await current().keeper("default")._announce(topic, "changed", None)
+    await current().keeper("default")._announcer._announce(topic, "changed", None)
 
 
 async def test_who_asked_for_news_hears_that_much_has_changed(people):
@@ -1015,16 +1015,18 @@ async def test_presence_goes_by_the_settings(people, settings):
         "PRESENCE_LEASE": 7,
         "PRESENCE_PUSHES": 11,
     }
+    channel_layers.backends.clear()
     await close_process()
 
     keeper = current().keeper("default")
 
-    assert keeper._rules == PresenceConfig(ttl=30, lease=7, pushes=11)
-    assert keeper._refresh == 5
+    assert keeper._store.config == PresenceConfig(ttl=30, lease=7, pushes=11)
+    assert keeper._schedule._refresh == 5
 
 
 async def test_so_many_pushes_as_are_set_and_then_a_change(people, settings):
     settings.TIDERACE = {"PRESENCE_PUSHES": 1}
+    channel_layers.backends.clear()
     await close_process()
     async with WireClient(people) as one:
         await one.subscribe("people", join_leave=True)

@@ -22,6 +22,7 @@ from tiderace.layers.broker import Retention
 from tiderace.layers.local import Box, LocalChannelLayer, refuse_unknown
 from tiderace.layers.memory_streams import MemoryStreams
 from tiderace.presence.memory import MemoryPresenceStore
+from tiderace.presence.store import PresenceConfig
 from tiderace.ratelimit import Buckets, Rate
 
 __all__ = ["InMemoryChannelLayer"]
@@ -67,7 +68,7 @@ class InMemoryChannelLayer(LocalChannelLayer):
             channel_capacity=channel_capacity,
             clock=clock,
         )
-        self.presence = MemoryPresenceStore(clock=clock)
+        self.presence = MemoryPresenceStore(PresenceConfig.from_settings(), clock=clock)
         self._buckets = Buckets(clock=clock)
         self._kept = MemoryStreams(expiry)
 

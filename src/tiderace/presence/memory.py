@@ -1,7 +1,7 @@
-"""Who is present, in the memory of one process.
+"""A presence store in the memory of one process.
 
-The reference of ``PresenceStore``: the same rules as the scripts over Redis, in Python.
-It knows a clock, and nothing that travels.
+The reference implementation of ``PresenceStore``: the scripts for Redis follow the same
+rules, with the same words.
 """
 
 from __future__ import annotations
@@ -26,344 +26,357 @@ __all__ = ["MemoryPresenceStore"]
 
 
 @dataclass(slots=True)
-class _Row:
-    """A connection."""
+class _Connection:
+    """A connection in a group."""
 
-    who: str
+    identity: str
     member: Member
     per_user: bool
     grace: float
-    deadline: float
+    expires_at: float
 
 
 @dataclass(slots=True)
 class _User:
-    """A user who is present, or whose departure has not been noticed yet."""
+    """A user who is present, or whose leave has not been handed out yet."""
 
     member: Member
     per_user: bool
     connections: int = 0
     gone_at: float = 0.0  # the end of the grace, when there is no connection
-    told: bool = False  # whether their join has been confirmed
+    confirmed: bool = False  # whether their join has been confirmed
 
 
 @dataclass(slots=True)
 class _Claim:
-    """What somebody is telling about a user right now."""
+    """An event about a user that has been handed out and not confirmed yet."""
 
-    event: Literal["join", "leave"]
+    kind: Literal["join", "leave"]
     member: Member
     per_user: bool
-    token: str
-    until: float
+    token: str = ""
+    expires_at: float = 0.0
 
 
 class MemoryPresenceStore:
-    """A ``PresenceStore`` in this process; for several threads and loops at once.
+    """A ``PresenceStore`` in this process; safe for several threads and event loops.
 
     Args:
+        config: times and limits.
         clock: seconds that never run backwards; for tests.
-        new_id: makes presence ids and claims, a new one at each call.
     """
 
     def __init__(
         self,
+        config: PresenceConfig,
         *,
         clock: Callable[[], float] = time.monotonic,
-        new_id: Callable[[], str] = lambda: secrets.token_hex(12),
     ) -> None:
+        self.config = config
         self._clock = clock
-        self._new_id = new_id
-        self._rooms: dict[str, _Room] = {}
+        self._groups: dict[str, _Group] = {}
         # Nothing is due before.
         self._due = math.inf
         self._lock = threading.Lock()
 
-    async def enter(
-        self,
-        group: str,
-        member: Member,
-        *,
-        per_user: bool,
-        grace: float,
-        rules: PresenceConfig,
+    async def add(
+        self, group: str, member: Member, *, per_user: bool, grace: float
     ) -> list[PresenceEvent]:
-        """See ``PresenceStore.enter``."""
         with self._lock:
-            room = self._rooms.get(group)
-            if room is None:
-                room = self._rooms[group] = _Room(group, self._new_id)
-            notices = room.enter(self._clock(), member, per_user, grace, rules)
-            self._due = min(self._due, room.due)
-            return notices
+            found = self._groups.get(group)
+            if found is None:
+                found = self._groups[group] = _Group(group)
+            now = self._clock()
+            events = found.add(now, self.config, member, per_user, grace)
+            self._note(found)
+            return events
 
-    async def leave(
-        self, group: str, client: str, *, rules: PresenceConfig
-    ) -> list[PresenceEvent]:
-        """See ``PresenceStore.leave``."""
+    async def remove(self, group: str, client: str) -> list[PresenceEvent]:
         with self._lock:
-            room = self._rooms.get(group)
-            if room is None:
+            found = self._groups.get(group)
+            if found is None:
                 return []
-            notices = room.leave(self._clock(), client, rules)
-            self._due = min(self._due, room.due)
-            self._forget_if_empty(room)
-            return notices
+            events = found.remove(self._clock(), self.config, client)
+            self._note(found)
+            return events
 
-    async def renew(
-        self, clients: Mapping[str, Collection[str]], *, rules: PresenceConfig
+    async def refresh(
+        self, clients: Mapping[str, Collection[str]]
     ) -> list[tuple[str, str]]:
-        """See ``PresenceStore.renew``."""
-        forgotten: list[tuple[str, str]] = []
+        missing: list[tuple[str, str]] = []
         with self._lock:
-            deadline = self._clock() + rules.ttl
-            for group, some in clients.items():
-                room = self._rooms.get(group)
+            expires_at = self._clock() + self.config.ttl
+            for name, some in clients.items():
                 known: set[str] = set()
-                if room is not None:
-                    known = room.renew(some, deadline)
-                    self._due = min(self._due, room.due)
-                forgotten += [(group, each) for each in some if each not in known]
-        return forgotten
+                if (group := self._groups.get(name)) is not None:
+                    known = group.refresh(some, expires_at)
+                    self._note(group)
+                missing += [(name, each) for each in some if each not in known]
+        return missing
 
     async def members(self, group: str, *, per_user: bool) -> dict[str, Member]:
-        """See ``PresenceStore.members``."""
         with self._lock:
-            room = self._rooms.get(group)
-            if room is None:
+            found = self._groups.get(group)
+            if found is None:
                 return {}
-            present = (room.users_at if per_user else room.clients_at)(self._clock())
+            present = (found.users_at if per_user else found.clients_at)(self._clock())
             return {member.client: member for member in present}
 
     async def stats(self, group: str) -> PresenceStats:
-        """See ``PresenceStore.stats``; users about to be reaped still count."""
+        """Return the number of members; users who are due to be reaped still count."""
         with self._lock:
-            room = self._rooms.get(group)
-            if room is None:
+            found = self._groups.get(group)
+            if found is None:
                 return PresenceStats(0, 0)
             now = self._clock()
-            # Nobody has expired before anything is due.
-            clients = len(room.rows if now < room.due else room.clients_at(now))
-            return PresenceStats(clients, len(room.users))
+            # No connection has expired before anything is due.
+            clients = found.connections if now < found.due else found.clients_at(now)
+            return PresenceStats(len(clients), len(found.users))
 
-    async def reap(self, limit: int, *, rules: PresenceConfig) -> ReapResult:
-        """See ``PresenceStore.reap``."""
-        notices: list[PresenceEvent] = []
+    async def reap(self, limit: int) -> ReapResult:
+        events: list[PresenceEvent] = []
         with self._lock:
             now = self._clock()
             if now >= self._due:
-                for room in list(self._rooms.values()):
-                    if room.due <= now:
-                        notices += room.reap(now, limit, rules)
-                        self._forget_if_empty(room)
-                self._due = min(
-                    (room.due for room in self._rooms.values()), default=math.inf
-                )
-            again = None if self._due == math.inf else max(0.0, self._due - now)
-        return ReapResult(notices, again)
+                groups = list(self._groups.values())
+                self._due = math.inf
+                for group in groups:
+                    if group.due <= now:
+                        events += group.reap(now, self.config, limit)
+                    self._note(group)
+            due_in = None if self._due == math.inf else max(0.0, self._due - now)
+        return ReapResult(events, due_in)
 
-    async def confirm(
-        self, notice: PresenceEvent, *, rules: PresenceConfig
-    ) -> list[PresenceEvent]:
-        """See ``PresenceStore.confirm``."""
+    async def confirm(self, event: PresenceEvent) -> list[PresenceEvent]:
         with self._lock:
-            room = self._rooms.get(notice.group)
-            if room is None:
+            group = self._groups.get(event.group)
+            if group is None:
                 return []
-            notices = room.confirm(self._clock(), notice, rules)
-            self._due = min(self._due, room.due)
-            self._forget_if_empty(room)
-            return notices
+            events = group.confirm(self._clock(), self.config, event)
+            self._note(group)
+            return events
 
     def flush(self) -> None:
-        """Forget everybody; for tests."""
+        """Delete everything; for tests."""
         with self._lock:
-            self._rooms.clear()
+            self._groups.clear()
             self._due = math.inf
 
-    def _forget_if_empty(self, room: _Room) -> None:
-        if not (room.rows or room.users or room.claims):
-            self._rooms.pop(room.group, None)
+    def _note(self, group: _Group) -> None:
+        """Note when the group is due, or drop it when it is empty."""
+        if group.connections or group.users or group.claims:
+            self._due = min(self._due, group.due)
+        else:
+            self._groups.pop(group.name, None)
 
 
-class _Room:
-    """One group."""
+class _Group:
+    """The members of one group, and the events about them that are not confirmed."""
 
-    def __init__(self, group: str, new_id: Callable[[], str]) -> None:
-        self.group = group
-        self.rows: dict[str, _Row] = {}
-        # By identity: the user, or for those who are not logged in the connection.
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.connections: dict[str, _Connection] = {}
+        # By identity: the user, or for anonymous members the connection.
         self.users: dict[str, _User] = {}
         self.claims: dict[str, _Claim] = {}
         # Nothing is due before; exact after a ``reap``.
         self.due = math.inf
-        self._new_id = new_id
-        # Until when pushes are counted together, how many there were, and whether
-        # somebody is to say then that much has changed.
-        self._together_until = -math.inf
+        # The end of the period over which pushes are counted, their number, and whether
+        # a process has been told to send a "changed" notice at its end.
+        self._period_ends = -math.inf
         self._pushes = 0
-        self._gathered = False
+        self._coalesced = False
 
-    # What happens
+    # Changes
 
-    def enter(
+    def add(
         self,
         now: float,
+        config: PresenceConfig,
         member: Member,
         per_user: bool,
         grace: float,
-        rules: PresenceConfig,
     ) -> list[PresenceEvent]:
-        row = self.rows.get(member.client)
-        deadline = now + rules.ttl
-        self.due = min(self.due, deadline)
-        if row is not None:
-            row.deadline = deadline
+        connection = self.connections.get(member.client)
+        expires_at = now + config.ttl
+        self.due = min(self.due, expires_at)
+        if connection is not None:
+            connection.expires_at = expires_at
             return []
-        who = member.user or f"\0{member.client}"
-        self.rows[member.client] = _Row(
-            who, member, per_user, grace if member.user else 0.0, deadline
+        identity = _identity(member)
+        grace = grace if member.user else 0.0
+        self.connections[member.client] = _Connection(
+            identity, member, per_user, grace, expires_at
         )
-        self._arrive(who, member, per_user)
-        notices = []
-        if not per_user:
-            push, later = self._pace(now, rules)
-            notices.append(PresenceEvent(self.group, "join", member, push, later))
-        return notices + self._settle(now, who, rules)
+        user = self.users.get(identity)
+        if user is None:
+            # An anonymous user is its only connection.
+            shown = replace(member, client=_new_id()) if member.user else member
+            user = self.users[identity] = _User(shown, per_user)
+        user.connections += 1
+        return [
+            *self._connection_event(now, config, "join", member, per_user),
+            *self._claim_next(now, config, identity),
+        ]
 
-    def renew(self, clients: Collection[str], deadline: float) -> set[str]:
-        known = {client for client in clients if client in self.rows}
+    def refresh(self, clients: Collection[str], expires_at: float) -> set[str]:
+        known = {client for client in clients if client in self.connections}
         for client in known:
-            self.rows[client].deadline = deadline
+            self.connections[client].expires_at = expires_at
         if known:
-            self.due = min(self.due, deadline)
+            self.due = min(self.due, expires_at)
         return known
 
-    def leave(
-        self, now: float, client: str, rules: PresenceConfig
+    def remove(
+        self, now: float, config: PresenceConfig, client: str
     ) -> list[PresenceEvent]:
-        row = self.rows.pop(client, None)
-        if row is None:
+        removed = self.connections.pop(client, None)
+        if removed is None:
             return []
-        user = self.users[row.who]
+        user = self.users[removed.identity]
         user.connections -= 1
         if not user.connections:
-            user.gone_at = now + row.grace
-        notices = []
-        if not row.per_user:
-            push, later = self._pace(now, rules)
-            notices.append(PresenceEvent(self.group, "leave", row.member, push, later))
-        return notices + self._settle(now, row.who, rules)
+            user.gone_at = now + removed.grace
+        return [
+            *self._connection_event(
+                now, config, "leave", removed.member, removed.per_user
+            ),
+            *self._claim_next(now, config, removed.identity),
+        ]
 
     def confirm(
-        self, now: float, notice: PresenceEvent, rules: PresenceConfig
+        self, now: float, config: PresenceConfig, event: PresenceEvent
     ) -> list[PresenceEvent]:
-        who = notice.member.user or f"\0{notice.member.client}"
-        claim = self.claims.get(who)
-        if claim is None or claim.token != notice.claim:
+        identity = _identity(event.member)
+        claim = self.claims.get(identity)
+        if claim is None or claim.token != event.claim:
             return []
-        del self.claims[who]
-        if claim.event == "join" and who in self.users:
-            self.users[who].told = True
-        return self._settle(now, who, rules)
+        del self.claims[identity]
+        if claim.kind == "join" and identity in self.users:
+            self.users[identity].confirmed = True
+        return self._claim_next(now, config, identity)
 
     def reap(
-        self, now: float, limit: int, rules: PresenceConfig
+        self, now: float, config: PresenceConfig, limit: int
     ) -> list[PresenceEvent]:
-        notices: list[PresenceEvent] = []
-        expired = [key for key, row in self.rows.items() if row.deadline <= now]
+        events: list[PresenceEvent] = []
+        expired = [
+            client
+            for client, connection in self.connections.items()
+            if connection.expires_at <= now
+        ]
         for client in expired[:limit]:
-            notices += self.leave(now, client, rules)
-        turns = [who for who in {**self.users, **self.claims} if self._turn(who) <= now]
-        for who in turns[:limit]:
-            notices += self._settle(now, who, rules)
-        self.due = min(
-            min((row.deadline for row in self.rows.values()), default=math.inf),
-            min(map(self._turn, {**self.users, **self.claims}), default=math.inf),
-        )
-        return notices
+            events += self.remove(now, config, client)
+        identities = {**self.users, **self.claims}
+        due = [each for each in identities if self._due_at(each) <= now]
+        for identity in due[:limit]:
+            events += self._claim_next(now, config, identity)
+        times = [each.expires_at for each in self.connections.values()]
+        times += map(self._due_at, {**self.users, **self.claims})
+        self.due = min(times, default=math.inf)
+        return events
 
-    # Who is there
+    # Members
 
     def clients_at(self, now: float) -> list[Member]:
-        return [row.member for row in self.rows.values() if row.deadline > now]
+        return [
+            each.member for each in self.connections.values() if each.expires_at > now
+        ]
 
     def users_at(self, now: float) -> list[Member]:
-        # Those whose connections have expired are as good as gone, reaped or not.
+        # A connection that expired longer than its grace ago no longer counts, whether
+        # or not it has been reaped.
         stale: dict[str, int] = {}
-        for row in self.rows.values():
-            if row.deadline + row.grace <= now:
-                stale[row.who] = stale.get(row.who, 0) + 1
+        for each in self.connections.values():
+            if each.expires_at + each.grace <= now:
+                stale[each.identity] = stale.get(each.identity, 0) + 1
         return [
             user.member
-            for who, user in self.users.items()
-            if user.connections > stale.get(who, 0)
+            for identity, user in self.users.items()
+            if user.connections > stale.get(identity, 0)
             or (not user.connections and user.gone_at > now)
         ]
 
-    # What follows from it
+    # Events
 
-    def _arrive(self, who: str, member: Member, per_user: bool) -> None:
-        user = self.users.get(who)
-        if user is None:
-            # The connection of somebody unknown is all there is of them.
-            shown = replace(member, client=self._new_id()) if member.user else member
-            user = self.users[who] = _User(shown, per_user)
-        user.connections += 1
+    def _connection_event(
+        self,
+        now: float,
+        config: PresenceConfig,
+        kind: Literal["join", "leave"],
+        member: Member,
+        per_user: bool,
+    ) -> list[PresenceEvent]:
+        if per_user:
+            return []
+        push, changed_in = self._count_push(now, config)
+        return [PresenceEvent(self.name, kind, member, push, changed_in)]
 
-    def _turn(self, who: str) -> float:
-        """When something is due for a user without anything happening."""
-        claim, user = self.claims.get(who), self.users.get(who)
+    def _due_at(self, identity: str) -> float:
+        """Return when the claim or the grace of a user ends."""
+        claim, user = self.claims.get(identity), self.users.get(identity)
         if claim is not None:
-            return claim.until
+            return claim.expires_at
         return user.gone_at if user is not None and not user.connections else math.inf
 
-    def _settle(
-        self, now: float, who: str, rules: PresenceConfig
+    def _claim_next(
+        self, now: float, config: PresenceConfig, identity: str
     ) -> list[PresenceEvent]:
-        """Hand out what is to be told about a user next, unless somebody is at it."""
-        claim = self.claims.get(who)
+        """Hand out the next event about a user, unless another one is claimed."""
+        claim = self.claims.get(identity)
         if claim is None:
-            claim = self._next(now, who)
-        elif claim.until > now:
+            claim = self._next_claim(now, identity)
+        elif claim.expires_at > now:
             return []
         if claim is None:
-            self.due = min(self.due, self._turn(who))
+            self.due = min(self.due, self._due_at(identity))
             return []
-        claim.token, claim.until = self._new_id(), now + rules.lease
-        self.claims[who] = claim
-        self.due = min(self.due, claim.until)
-        push, later = self._pace(now, rules) if claim.per_user else (False, None)
+        claim.token, claim.expires_at = _new_id(), now + config.lease
+        self.claims[identity] = claim
+        self.due = min(self.due, claim.expires_at)
+        push, changed_in = False, None
+        if claim.per_user:
+            push, changed_in = self._count_push(now, config)
         return [
             PresenceEvent(
-                self.group, claim.event, claim.member, push, later, claim.token
+                self.name, claim.kind, claim.member, push, changed_in, claim.token
             )
         ]
 
-    def _next(self, now: float, who: str) -> _Claim | None:
-        user = self.users.get(who)
+    def _next_claim(self, now: float, identity: str) -> _Claim | None:
+        user = self.users.get(identity)
         if user is None:
             return None
-        if not user.told:
-            return _Claim("join", user.member, user.per_user, "", 0.0)
+        if not user.confirmed:
+            return _Claim("join", user.member, user.per_user)
         if user.connections or user.gone_at > now:
             return None
-        # From here on they are somebody new when they come back.
-        del self.users[who]
-        return _Claim("leave", user.member, user.per_user, "", 0.0)
+        # When the user returns from here on, they get a new presence id.
+        del self.users[identity]
+        return _Claim("leave", user.member, user.per_user)
 
-    def _pace(self, now: float, rules: PresenceConfig) -> tuple[bool, float | None]:
-        """Whether to push one event to all, and else when to say that much changed."""
-        if not rules.pushes:
+    def _count_push(
+        self, now: float, config: PresenceConfig
+    ) -> tuple[bool, float | None]:
+        """Return whether to push an event to all, else when to push "changed"."""
+        if not config.pushes:
             return True, None
-        cost = len(self.rows)
-        if now >= self._together_until:
-            self._together_until = now + max(1.0, cost / rules.pushes)
-            self._pushes, self._gathered = 0, False
-        if self._pushes + cost <= rules.pushes:
+        cost = len(self.connections)
+        if now >= self._period_ends:
+            self._period_ends = now + max(1.0, cost / config.pushes)
+            self._pushes, self._coalesced = 0, False
+        if self._pushes + cost <= config.pushes:
             self._pushes += cost
             return True, None
-        if self._gathered:
+        if self._coalesced:
             return False, None
-        self._gathered = True
-        return False, self._together_until - now
+        self._coalesced = True
+        return False, self._period_ends - now
+
+
+def _identity(member: Member) -> str:
+    return member.user or f"\0{member.client}"
+
+
+def _new_id() -> str:
+    return secrets.token_hex(12)

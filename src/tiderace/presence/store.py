@@ -1,7 +1,7 @@
-"""Who is present in a group: what a store of that must offer, and its values.
+"""The contract of a presence store, its values, and several stores as one.
 
-Entries live under leases, so what a killed process leaves behind goes away, and what
-is to be told about it is told once. It knows no wire, no topic and no event loop.
+Entries expire unless they are refreshed, so those of a killed process go away. Each
+event is handed to one process.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+from tiderace import conf
 
 __all__ = [
     "Member",
@@ -26,13 +28,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Somebody in a group: a connection, or a user with all of theirs.
+    """A member of a group: a connection, or a user with all their connections.
 
     Args:
-        client: the presence id. Of a connection what it entered under; of a user one
-            that the store made when they came, and that nobody ever has again.
-        user: whose it is; empty for somebody who is not logged in.
-        info: what to show of them, as JSON text; a user's is their first connection's.
+        client: the presence id. A connection is added under its own; for a user the
+            store makes one at their join, which is never used again.
+        user: id of the user; empty for an anonymous connection.
+        info: what other members see, as JSON text; a user's is that of their first
+            connection.
     """
 
     client: str
@@ -42,43 +45,50 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class PresenceConfig:
-    """What all entries have in common; the same in every process of a fleet.
+    """Times and limits of a store; the same in all processes of a fleet.
 
     Args:
-        ttl: seconds an entry lasts without being renewed; 60, twice the time between
-            two renewals and some.
-        lease: seconds in which a claimed notice must be confirmed before somebody
-            else gets it; 30.
-        pushes: how many join and leave pushes a group may cause each second, over all
-            its connections together; 0 for no limit. Beyond, they are gathered into
-            one notice at the end of the second (or of as long as that one costs).
+        ttl: seconds an entry lasts without a refresh; 60, more than twice the interval
+            between two refreshes.
+        lease: seconds in which a claimed event must be confirmed before another
+            process gets it; 30.
+        pushes: join and leave pushes that a group may cause each second, over all its
+            connections together; 0 for no limit. Further ones are coalesced into one
+            notice at the end of the second (or later, if that notice itself costs
+            more than a second's pushes).
     """
 
     ttl: float = 60.0
     lease: float = 30.0
     pushes: int = 10_000
 
+    @classmethod
+    def from_settings(cls) -> PresenceConfig:
+        """Return the configuration in ``settings.TIDERACE``."""
+        now = conf.current()
+        return cls(now.presence_ttl, now.presence_lease, now.presence_pushes)
+
 
 @dataclass(frozen=True, slots=True)
 class PresenceEvent:
-    """Something about a group that whoever gets this is to tell; nobody else gets it.
+    """A join or leave, handed to the one process that announces it.
 
     Args:
         group: where it happened.
-        event: what happened.
-        member: to whom.
-        push: whether the members are to hear of it. False as well for that side of a
-            change which is not told in this way of counting.
-        changed_in: seconds after which the members are to hear that much has changed,
-            in place of this and of all that is not pushed meanwhile; None when
-            somebody else has been given that to do, or nobody need.
-        claim: given for a user's first connection and last departure, of which the
-            application is to know: the notice must be confirmed within the lease,
-            else another process gets it. Empty for all others.
+        kind: ``"join"`` or ``"leave"``.
+        member: the user or connection.
+        push: whether to push the event to the members. False beyond
+            ``PresenceConfig.pushes``, and for users where connections are announced.
+        changed_in: seconds after which to push one "changed" notice, in place of this
+            event and of all others that are not pushed until then; None when there is
+            no such notice to send, or another process has it to send.
+        claim: set for the first connection and the last departure of a user, for which
+            the application's hook is called: the event must be confirmed within the
+            lease, or another process gets it. Empty for all others.
     """
 
     group: str
-    event: Literal["join", "leave"]
+    kind: Literal["join", "leave"]
     member: Member
     push: bool = True
     changed_in: float | None = None
@@ -86,97 +96,88 @@ class PresenceEvent:
 
 
 class ReapResult(NamedTuple):
-    """What ``reap`` found, and when to look again."""
+    """What ``reap`` found, and when to call it again."""
 
-    notices: list[PresenceEvent]
-    again: float | None
-    """Seconds until something may be due; None when there is nothing at all."""
+    events: list[PresenceEvent]
+    due_in: float | None
+    """Seconds until something may be due; None when nothing is scheduled."""
 
 
 class PresenceStats(NamedTuple):
-    """How many are present."""
+    """The number of members of a group."""
 
     clients: int
     """Connections."""
     users: int
-    """Users; everybody who is not logged in counts as one more."""
+    """Users; each anonymous connection counts as one more."""
 
 
 class PresenceStore(Protocol):
-    """Who is present in which group, for all processes of a fleet.
+    """The members of all groups, for all processes of a fleet.
 
     A user is present from their first connection until ``grace`` seconds after the
-    last one has gone; coming back before that is silent. Guaranteed: the presence id
-    of a user is never given again; at most one notice with a claim is out for a user
-    of a group, so that their joins and leaves are handled in order wherever that
-    happens; a claim that nobody confirms is given to somebody else.
+    last one was removed; a return before that causes no event. Guaranteed: the presence
+    id of a user is never used again; at most one claimed event is out for a user of a
+    group, so that their joins and leaves are handled in order across processes; an
+    event whose claim is not confirmed is handed to another process.
 
     Raises (all coroutines):
-        LayerUnavailable: when what holds the entries could not be reached in time.
+        LayerUnavailable: when the storage could not be reached in time.
     """
 
-    async def enter(
-        self,
-        group: str,
-        member: Member,
-        *,
-        per_user: bool,
-        grace: float,
-        rules: PresenceConfig,
+    config: PresenceConfig
+
+    async def add(
+        self, group: str, member: Member, *, per_user: bool, grace: float
     ) -> list[PresenceEvent]:
-        """Put a connection into a group; again, it only lasts longer.
+        """Add a connection to a group, or refresh it when it is there.
 
         Args:
-            group: where.
-            member: who. A connection that has entered keeps its user.
+            group: its name.
+            member: the connection. While it is in the group it keeps its user.
             per_user: whether users are announced, or every connection.
-            grace: seconds the user stays present after their last connection; none
-                for somebody who is not logged in, since they cannot be known again.
-            rules: see ``PresenceConfig``.
+            grace: seconds the user stays present after their last connection; 0 is
+                used for an anonymous one, which cannot be recognised when it returns.
 
         Returns:
-            The join of this connection or user, when it is one. It holds a claim when
-            this is the user's first connection in the group.
+            The join of this connection or user, if it is one. It has a claim when this
+            is the user's first connection in the group.
         """
 
-    async def leave(
-        self, group: str, client: str, *, rules: PresenceConfig
-    ) -> list[PresenceEvent]:
-        """Take a connection out of a group; nothing when it is not in it.
+    async def remove(self, group: str, client: str) -> list[PresenceEvent]:
+        """Remove a connection from a group; without effect when it is not there.
 
         Returns:
-            The leave of this connection, or, without a grace, of its user; with one,
-            ``reap`` hands it out when the grace is over.
+            The leave of this connection, or, without a grace, of its user; with a
+            grace, ``reap`` returns it when the grace is over.
         """
 
-    async def renew(
-        self, clients: Mapping[str, Collection[str]], *, rules: PresenceConfig
+    async def refresh(
+        self, clients: Mapping[str, Collection[str]]
     ) -> list[tuple[str, str]]:
         """Let the connections, by group, last for another ``ttl``.
 
         Returns:
-            Group and connection of those that are not known any more.
+            Group and connection of those that are not in the store.
         """
 
     async def members(self, group: str, *, per_user: bool) -> dict[str, Member]:
-        """Who is present, by presence id: users, or connections."""
+        """Return the members by presence id: users, or connections."""
 
     async def stats(self, group: str) -> PresenceStats:
-        """How many are present, without reading who."""
+        """Return the number of members, without reading them."""
 
-    async def reap(self, limit: int, *, rules: PresenceConfig) -> ReapResult:
-        """What is due in any group: entries not renewed, graces over, claims lapsed.
+    async def reap(self, limit: int) -> ReapResult:
+        """Return what is due in any group: expired entries, graces and claims.
 
-        Cheap when nothing is. ``limit`` is how many entries it deals with at most, for
-        each group or somewhat more; when that many were found it is to be called again.
+        Cheap when nothing is due. ``limit`` is about how many entries are handled for
+        each group; when more are due, ``due_in`` is 0.
         """
 
-    async def confirm(
-        self, notice: PresenceEvent, *, rules: PresenceConfig
-    ) -> list[PresenceEvent]:
-        """The application knows; what is next to be told about the same user, if any.
+    async def confirm(self, event: PresenceEvent) -> list[PresenceEvent]:
+        """Note that the application's hook has run; return the user's next event.
 
-        Nothing happens when the claim has lapsed and somebody else has it.
+        Without effect when the claim has lapsed and another process has it.
         """
 
 
@@ -184,8 +185,8 @@ class ShardedPresence:
     """Several stores as one, each with its share of the groups.
 
     Args:
-        stores: in the order of the brokers.
-        index: which of them a group belongs to.
+        stores: in the order of the brokers, at least one.
+        index: returns the index of a group's store.
     """
 
     def __init__(
@@ -193,79 +194,60 @@ class ShardedPresence:
     ) -> None:
         self._stores = stores
         self._index = index
+        self.config = stores[0].config
 
     def _of(self, group: str) -> PresenceStore:
         return self._stores[self._index(group)]
 
-    async def enter(
-        self,
-        group: str,
-        member: Member,
-        *,
-        per_user: bool,
-        grace: float,
-        rules: PresenceConfig,
+    async def add(
+        self, group: str, member: Member, *, per_user: bool, grace: float
     ) -> list[PresenceEvent]:
-        """See ``PresenceStore.enter``."""
-        return await self._of(group).enter(
-            group, member, per_user=per_user, grace=grace, rules=rules
-        )
+        return await self._of(group).add(group, member, per_user=per_user, grace=grace)
 
-    async def leave(
-        self, group: str, client: str, *, rules: PresenceConfig
-    ) -> list[PresenceEvent]:
-        """See ``PresenceStore.leave``."""
-        return await self._of(group).leave(group, client, rules=rules)
+    async def remove(self, group: str, client: str) -> list[PresenceEvent]:
+        return await self._of(group).remove(group, client)
 
-    async def renew(
-        self, clients: Mapping[str, Collection[str]], *, rules: PresenceConfig
+    async def refresh(
+        self, clients: Mapping[str, Collection[str]]
     ) -> list[tuple[str, str]]:
-        """See ``PresenceStore.renew``; all that can be reached are renewed."""
+        """Refresh in all stores that can be reached, then raise for the others."""
         shares: dict[int, dict[str, Collection[str]]] = {}
         for group, some in clients.items():
             shares.setdefault(self._index(group), {})[group] = some
-        done, failures = await _all(
-            self._stores[index].renew(share, rules=rules)
-            for index, share in shares.items()
+        done, failures = await _gather(
+            self._stores[index].refresh(share) for index, share in shares.items()
         )
         if failures:
-            # Who was found forgotten still is the next time.
+            # The next refresh finds the same connections missing.
             raise failures[0]
-        return [each for forgotten in done for each in forgotten]
+        return [each for missing in done for each in missing]
 
     async def members(self, group: str, *, per_user: bool) -> dict[str, Member]:
-        """See ``PresenceStore.members``."""
         return await self._of(group).members(group, per_user=per_user)
 
     async def stats(self, group: str) -> PresenceStats:
-        """See ``PresenceStore.stats``."""
         return await self._of(group).stats(group)
 
-    async def reap(self, limit: int, *, rules: PresenceConfig) -> ReapResult:
-        """See ``PresenceStore.reap``; of all stores that can be reached."""
-        done, failures = await _all(
-            store.reap(limit, rules=rules) for store in self._stores
-        )
-        notices = [notice for reaped in done for notice in reaped.notices]
-        if failures and not notices:
+    async def reap(self, limit: int) -> ReapResult:
+        """Reap in all stores that can be reached."""
+        done, failures = await _gather(store.reap(limit) for store in self._stores)
+        events = [event for result in done for event in result.events]
+        if failures and not events:
             raise failures[0]
         if failures:
-            # What was handed out must be told; the next call says what is wrong.
-            return ReapResult(notices, 0.0)
-        times = [reaped.again for reaped in done if reaped.again is not None]
-        return ReapResult(notices, min(times, default=None))
+            # These events are handed out only once; the next call raises the error.
+            return ReapResult(events, 0.0)
+        times = [result.due_in for result in done if result.due_in is not None]
+        return ReapResult(events, min(times, default=None))
 
-    async def confirm(
-        self, notice: PresenceEvent, *, rules: PresenceConfig
-    ) -> list[PresenceEvent]:
-        """See ``PresenceStore.confirm``."""
-        return await self._of(notice.group).confirm(notice, rules=rules)
+    async def confirm(self, event: PresenceEvent) -> list[PresenceEvent]:
+        return await self._of(event.group).confirm(event)
 
 
-async def _all(
+async def _gather(
     calls: Iterable[Coroutine[Any, Any, T]],
 ) -> tuple[list[T], list[BaseException]]:
-    """What the calls returned, and what they raised; none hinders another."""
+    """Run all calls to their end; return the results and the errors."""
     results = await asyncio.gather(*calls, return_exceptions=True)
     return (
         [each for each in results if not isinstance(each, BaseException)],

@@ -19,7 +19,6 @@ from django.utils.crypto import constant_time_compare, salted_hmac
 
 from tiderace import conf
 from tiderace.layers import get_channel_layer
-from tiderace.presence.store import PresenceConfig
 from tiderace.presence.tracker import Member, Presence, PresenceTracker
 from tiderace.protocol import codes
 from tiderace.protocol.session import Refused
@@ -83,15 +82,11 @@ class TopicHub:
         keeper = self._keepers.get(alias)
         if keeper is None:
             layer = get_channel_layer(alias)
-            now = conf.current()
             keeper = self._keepers[alias] = PresenceTracker(
                 layer.presence,
                 _announcer(layer),
                 _hook,
-                rules=PresenceConfig(
-                    now.presence_ttl, now.presence_lease, now.presence_pushes
-                ),
-                refresh=now.presence_refresh,
+                refresh=conf.current().presence_refresh,
             )
         return keeper
 

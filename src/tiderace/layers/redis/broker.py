@@ -33,7 +33,7 @@ from tiderace.layers.redis.presence import RedisPresenceStore
 from tiderace.layers.redis.queues import RedisQueues
 from tiderace.layers.redis.streams import RedisStreams
 from tiderace.layers.redis.subscriber import Subscriber
-from tiderace.presence.store import PresenceStore
+from tiderace.presence.store import PresenceConfig, PresenceStore
 from tiderace.ratelimit import Rate
 
 __all__ = ["RedisBroker"]
@@ -213,7 +213,10 @@ class RedisBroker:
     def presence(self) -> PresenceStore:
         """Who is present in the groups that this broker serves."""
         return RedisPresenceStore(
-            self.commands.run_script, self._prefix, cluster=self._cluster
+            PresenceConfig.from_settings(),
+            self.commands.run_script,
+            self._prefix,
+            cluster=self._cluster,
         )
 
     async def take_token(self, key: str, rate: Rate) -> float:

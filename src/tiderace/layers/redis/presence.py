@@ -61,83 +61,71 @@ class RedisPresenceStore:
     right.
 
     Args:
+        config: times and limits.
         run: runs a script by name with keys and arguments until it is done; raises
             ``LayerUnavailable``.
         prefix: what every key begins with.
         cluster: whether keys of one script must be in one slot.
     """
 
-    def __init__(self, run: RunScript, prefix: str, *, cluster: bool) -> None:
+    def __init__(
+        self, config: PresenceConfig, run: RunScript, prefix: str, *, cluster: bool
+    ) -> None:
+        self.config = config
         self._run = run
         self._bases = [f"{prefix}:presence"]
         if cluster:
             self._bases = [f"{{{prefix}:presence:{slot}}}" for slot in range(_SLOTS)]
 
-    async def enter(
-        self,
-        group: str,
-        member: Member,
-        *,
-        per_user: bool,
-        grace: float,
-        rules: PresenceConfig,
+    async def add(
+        self, group: str, member: Member, *, per_user: bool, grace: float
     ) -> list[PresenceEvent]:
-        """See ``PresenceStore.enter``."""
         return await self._change(
-            "enter",
+            "add",
             group,
-            rules,
             member.client,
-            _who(member),
+            _identity(member),
             member.info or "",
             int(per_user),
             int(grace * 1000) if member.user else 0,
-            int(rules.ttl * 1000),
-            # The connection of somebody unknown is all there is of them.
+            int(self.config.ttl * 1000),
+            # An anonymous user is its only connection.
             secrets.token_hex(12) if member.user else member.client,
         )
 
-    async def leave(
-        self, group: str, client: str, *, rules: PresenceConfig
-    ) -> list[PresenceEvent]:
-        """See ``PresenceStore.leave``."""
-        return await self._change("leave", group, rules, client)
+    async def remove(self, group: str, client: str) -> list[PresenceEvent]:
+        return await self._change("remove", group, client)
 
-    async def confirm(
-        self, notice: PresenceEvent, *, rules: PresenceConfig
-    ) -> list[PresenceEvent]:
-        """See ``PresenceStore.confirm``."""
+    async def confirm(self, event: PresenceEvent) -> list[PresenceEvent]:
         return await self._change(
-            "confirm", notice.group, rules, _who(notice.member), notice.claim
+            "confirm", event.group, _identity(event.member), event.claim
         )
 
-    async def renew(
-        self, clients: Mapping[str, Collection[str]], *, rules: PresenceConfig
+    async def refresh(
+        self, clients: Mapping[str, Collection[str]]
     ) -> list[tuple[str, str]]:
-        """See ``PresenceStore.renew``."""
         shares: dict[str, dict[str, Collection[str]]] = {}
         for group, some in clients.items():
             shares.setdefault(self._base(group), {})[group] = some
-        forgotten: list[tuple[str, str]] = []
+        missing: list[tuple[str, str]] = []
 
-        async def renew_share(base: str, share: dict[str, Collection[str]]) -> None:
+        async def refresh_share(base: str, share: dict[str, Collection[str]]) -> None:
             for portion in _portions(share):
                 keys = [f"{base}:due"]
-                arguments: list[Any] = [int(rules.ttl * 1000), _LIFE]
+                arguments: list[Any] = [int(self.config.ttl * 1000), _LIFE]
                 for group, some in portion:
                     keys += [f"{base}:{group}:{name}" for name in _KEYS]
                     arguments += [group, len(some), *some]
-                missing = await self._run("presence/renew", keys, arguments)
-                forgotten.extend(
-                    (portion[missing[place]][0], missing[place + 1].decode())
-                    for place in range(0, len(missing), 2)
+                found = await self._run("presence/refresh", keys, arguments)
+                missing.extend(
+                    (portion[found[place]][0], found[place + 1].decode())
+                    for place in range(0, len(found), 2)
                 )
 
-        await asyncio.gather(*(renew_share(*each) for each in shares.items()))
-        return forgotten
+        await asyncio.gather(*(refresh_share(*each) for each in shares.items()))
+        return missing
 
     async def members(self, group: str, *, per_user: bool) -> dict[str, Member]:
-        """See ``PresenceStore.members``."""
         keys = self._keys(group, "rows", "deadlines", "users")
         now, found, over, stale = await self._run(
             "presence/members", keys, [int(per_user)]
@@ -150,12 +138,11 @@ class RedisPresenceStore:
         return {member.client: member for member in present(now, entries, over, stale)}
 
     async def stats(self, group: str) -> PresenceStats:
-        """See ``PresenceStore.stats``; users about to be reaped still count."""
+        """Return the number of members; users who are due to be reaped still count."""
         keys = self._keys(group, "deadlines", "users")
         return PresenceStats(*await self._run("presence/stats", keys, []))
 
-    async def reap(self, limit: int, *, rules: PresenceConfig) -> ReapResult:
-        """See ``PresenceStore.reap``."""
+    async def reap(self, limit: int) -> ReapResult:
         found = await asyncio.gather(
             *(
                 self._run("presence/due", [f"{base}:due"], [_GROUPS_AT_ONCE])
@@ -166,16 +153,16 @@ class RedisPresenceStore:
         if not groups:
             waits = [wait / 1000 for wait, _ in found if wait >= 0]
             return ReapResult([], min(waits, default=None))
-        notices: list[PresenceEvent] = []
+        events: list[PresenceEvent] = []
         for group in groups:
             try:
-                notices += await self._change("reap", group, rules, limit)
+                events += await self._change("reap", group, limit)
             except LayerUnavailable:
-                # What was handed out must be told; the next call says what is wrong.
-                if not notices:
+                # These events are handed out only once; the next call raises the error.
+                if not events:
                     raise
                 break
-        return ReapResult(notices, 0.0)
+        return ReapResult(events, 0.0)
 
     def _base(self, group: str) -> str:
         return self._bases[zlib.crc32(group.encode()) % len(self._bases)]
@@ -185,18 +172,18 @@ class RedisPresenceStore:
         return [f"{base}:{group}:{name}" for name in names]
 
     async def _change(
-        self, verb: str, group: str, rules: PresenceConfig, *arguments: Any
+        self, verb: str, group: str, *arguments: Any
     ) -> list[PresenceEvent]:
-        """Run a script that changes one group; what is to be told."""
-        told = await self._run(
+        """Run a script that changes one group; return the events that follow."""
+        rows = await self._run(
             f"presence/{verb}",
             [*self._keys(group, *_KEYS, "pace"), f"{self._base(group)}:due"],
             [
                 group,
-                # The same however often it is tried, hence what it claims is, too.
+                # The same for every attempt, so that retried claims are the same, too.
                 secrets.token_hex(8),
-                int(rules.lease * 1000),
-                rules.pushes,
+                int(self.config.lease * 1000),
+                self.config.pushes,
                 _LIFE,
                 *arguments,
             ],
@@ -204,23 +191,23 @@ class RedisPresenceStore:
         return [
             PresenceEvent(
                 group,
-                event.decode(),
-                _member(client.decode(), who.decode(), info.decode()),
+                kind.decode(),
+                _member(client.decode(), identity.decode(), info.decode()),
                 bool(push),
-                None if later < 0 else later / 1000,
+                None if changed_in < 0 else changed_in / 1000,
                 claim.decode(),
             )
-            for event, client, who, info, push, later, claim in told
+            for kind, client, identity, info, push, changed_in, claim in rows
         ]
 
 
-def _who(member: Member) -> str:
-    """Under what somebody is counted: their user, or the only connection they have."""
+def _identity(member: Member) -> str:
+    """Return what a member is counted by: the user, or an anonymous connection."""
     return member.user or f"\0{member.client}"
 
 
-def _member(client: str, who: str, info: str) -> Member:
-    return Member(client, "" if who.startswith("\0") else who, info or None)
+def _member(client: str, identity: str, info: str) -> Member:
+    return Member(client, "" if identity.startswith("\0") else identity, info or None)
 
 
 def _portions(

@@ -251,7 +251,7 @@ class Subscribing:
             return
         joined.present = False
         keeper = self._process.keeper(joined.topic.layer)
-        await keeper.leave(joined.topic.topic, self._conductor.client)
+        keeper.remove(joined.topic.topic, self._conductor.client)
 
     async def leave_all(self) -> None:
         """End every subscription, and stop listening for the user."""
@@ -288,6 +288,6 @@ class Subscribing:
         )
         joined.present = True
         keeper = self._process.keeper(topic.layer)
-        await keeper.enter(
+        await keeper.add(
             topic.topic, member, topic.presence, grace=topic.presence_grace
         )

@@ -90,7 +90,7 @@ local function presence_room()
   end
   room.settle = settle
 
-  function room.enter(client, who, info, per_user, grace, ttl, fresh)
+  function room.add(client, who, info, per_user, grace, ttl, fresh)
     redis.call('ZADD', deadlines, now + ttl, client)
     local row = load(rows, client)
     if row then
@@ -108,7 +108,7 @@ local function presence_room()
     settle(who)
   end
 
-  function room.leave(client)
+  function room.remove(client)
     local row = load(rows, client)
     redis.call('ZREM', deadlines, client)
     if not row then return end
@@ -144,7 +144,7 @@ local function presence_room()
   function room.reap(limit)
     local expired =
       redis.call('ZRANGEBYSCORE', deadlines, '-inf', now, 'LIMIT', 0, limit)
-    for _, client in ipairs(expired) do room.leave(client) end
+    for _, client in ipairs(expired) do room.remove(client) end
     local ready = redis.call('ZRANGEBYSCORE', turns, '-inf', now, 'LIMIT', 0, limit)
     for _, who in ipairs(ready) do settle(who) end
   end

@@ -4,7 +4,7 @@
 --             (ms), time to live (ms), presence id for a user who is new
 -- Returns: notices
 local room = presence_room()
-room.enter(
+room.add(
   ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]),
   ARGV[12]
 )

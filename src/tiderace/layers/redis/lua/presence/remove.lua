@@ -3,5 +3,5 @@
 -- KEYS, ARGV: see presence_room.lua; then connection
 -- Returns: notices
 local room = presence_room()
-room.leave(ARGV[6])
+room.remove(ARGV[6])
 return room.close()
