@@ -18,12 +18,15 @@ __all__ = [
     "Broker",
     "Delivery",
     "Entry",
+    "MembershipStore",
     "Position",
     "Published",
     "QueueReady",
+    "QueueStore",
     "Reconnected",
     "Retention",
     "StreamMessage",
+    "StreamStore",
 ]
 
 
@@ -89,17 +92,8 @@ class Delivery:
     data: bytes
 
 
-class Broker(Protocol):
-    """A technology that carries bytes between processes.
-
-    Every coroutine may be called from any event loop, one that lives for a single
-    call included; ``messages`` belongs to one loop at a time. They wait up to the
-    broker's own publish timeout for a broker that is away.
-
-    Raises (all coroutines):
-        LayerUnavailable: when the broker could not be reached in that time, or has
-            refused, with what it said.
-    """
+class StreamStore(Protocol):
+    """The streams of subjects: what is published, and what is kept of it."""
 
     async def publish(
         self,
@@ -113,29 +107,33 @@ class Broker(Protocol):
     ) -> Published:
         """Append ``data`` to the subject's stream and publish it, as one step.
 
-        Tried again over a lost connection, it still happens once.
+        Retried over a lost connection, it still happens once.
 
         Args:
-            subject: where to.
-            data: what.
-            keep: what is kept of the stream for processes that were cut off.
-            members_age: how many seconds a membership by ``join`` lasts.
-            history: what is kept of it, besides, for those who ``read`` it; None to
-                leave that as it is.
-            key: if the same was given for the subject in the last five minutes, nothing
-                happens, and what is returned is the first one's position, and nobody.
+            subject: the subject to publish on.
+            data: the message.
+            keep: what is kept of the stream for processes that were disconnected.
+            members_age: seconds for which a membership by ``join`` lasts.
+            history: what is kept, besides, for those who ``read`` the stream; None
+                leaves it as it is.
+            key: idempotency key. When the same was given for the subject in the last
+                five minutes, nothing happens, and the first publication's position is
+                returned, without members.
         """
 
+    async def find_published(self, subject: str, key: str) -> Position | None:
+        """Return the position of what was lately published under ``key``, or None."""
+
     async def position(self, subject: str) -> Position | None:
-        """The end of the subject's stream; None when it has none."""
+        """Return the end of the subject's stream; None when it has none."""
 
     async def read_after(
         self, subject: str, offset: int
     ) -> tuple[Position | None, Sequence[Entry]]:
-        """The end of the subject's stream, and what it still has after ``offset``.
+        """Return the end of the subject's stream, and its entries after ``offset``.
 
-        When that is much it is only the beginning: the last entry is not the end then,
-        and the next call goes on after it.
+        When there are many, only the first are returned: the last one is then before the
+        end, and the next call goes on after it.
         """
 
     async def read(
@@ -148,42 +146,44 @@ class Broker(Protocol):
         limit: int | None = None,
         reverse: bool = False,
     ) -> tuple[Position, Sequence[Entry]]:
-        """The end of the subject's stream, and what it still has: all of it, exactly.
+        """Return the end of the subject's stream, and all its entries within ``history``.
 
-        A stream begins when there is none. ``history`` is what is to be read at most;
-        unless ``publish`` has said it before, it is also kept from now on. The rest is
-        as in ``BaseChannelLayer.stream_read``.
+        A stream is created when there is none. Unless ``publish`` has set a history,
+        ``history`` is also kept from now on. The other arguments are those of
+        ``BaseChannelLayer.stream_read``.
         """
 
-    async def find_published(self, subject: str, key: str) -> Position | None:
-        """Where what was published under ``key`` lately stands; None when nothing was."""
-
     async def delete_history(self, subject: str) -> None:
-        """Let the subject's stream have nothing any more; its position stays."""
+        """Delete the entries of the subject's stream; its position stays."""
 
-    async def take_token(self, key: str, rate: Rate) -> float:
-        """Take one from the bucket ``key``; the seconds to wait when it is empty, else 0."""
+
+class QueueStore(Protocol):
+    """Named queues, whose messages go to one reader each, under a lease."""
 
     async def push(self, queue: str, data: bytes, *, size: int, seconds: float) -> bool:
         """Put ``data`` into a queue for ``seconds``; False when it holds ``size``."""
 
     async def take(self, queue: str, *, lease: float) -> Delivery | None:
-        """The next message of a queue, which returns there unless confirmed in time."""
+        """Take the next message, or None; it returns to the queue unless acked in time."""
 
     async def ack(self, delivery: Delivery) -> None:
-        """The message has arrived; nobody else shall get it."""
+        """Confirm the message, so that it is not delivered again."""
 
     async def nack(self, delivery: Delivery, *, acked: bool = False) -> None:
-        """The message goes back to the head of its queue, if it is still held.
+        """Return the message to the head of its queue, if it is still held.
 
-        With ``acked`` also when it is not, since it was confirmed.
+        With ``acked``, it was confirmed, and is returned although it is not held.
         """
 
+
+class MembershipStore(Protocol):
+    """The members of subjects, and the processes that they belong to."""
+
     async def join(self, subject: str, member: str, *, seconds: float) -> None:
-        """Let the named queue ``member`` get a copy of what is published."""
+        """Let the named queue ``member`` get copies of publications for ``seconds``."""
 
     async def leave(self, subject: str, member: str) -> None:
-        """Let it get none any more."""
+        """Undo ``join``."""
 
     async def announce(
         self,
@@ -193,46 +193,79 @@ class Broker(Protocol):
         *,
         lease: float,
     ) -> None:
-        """Tell who joined and left which subject here; all of it lapses with the lease."""
+        """Store which members of ``process`` have joined and left which subjects.
+
+        All of it expires with the lease unless it is refreshed.
+        """
 
     async def refresh(
         self, process: str, subjects: Collection[str], *, lease: float
     ) -> list[str]:
-        """Keep what was announced for another lease; the subjects for which it is lost.
+        """Extend what was announced by another lease.
 
-        What is returned has lapsed, or the broker has lost its memory: announce it anew.
+        Returns:
+            The subjects whose members have expired or were lost by the broker; announce
+            them again.
         """
 
     async def remove_process(self, process: str, subjects: Collection[str]) -> None:
-        """Withdraw everything announced for ``process``."""
+        """Remove everything announced for ``process``."""
 
     async def members(self, subject: str) -> list[str]:
-        """Who has joined ``subject``: announced by any process, and named queues."""
+        """Return the members of ``subject``: those announced, and named queues."""
 
     async def count(self, subject: str) -> int:
-        """How many ``members`` would return."""
+        """Return how many ``members`` would return."""
 
     async def report(self, process: str, data: bytes, *, lease: float) -> None:
-        """Keep ``data`` about ``process`` for a lease, which says that it lives.
+        """Store ``data`` about ``process``, which counts as alive for a lease.
 
-        Whoever has subscribed to the queue named ``process`` is woken by it: the
-        process itself, which sees how long the way takes.
+        Subscribers of the queue named ``process`` get a ``QueueReady``: the process
+        itself, which measures the round trip.
         """
 
     async def reports(self) -> list[bytes]:
-        """What is kept about the processes that live."""
+        """Return what the processes that are alive have reported."""
+
+
+class Broker(Protocol):
+    """A technology that carries bytes between processes.
+
+    Every coroutine of a broker and its stores may be called from any event loop, one
+    that lives for a single call included; ``messages`` belongs to one loop at a time. A
+    call waits up to the broker's own publish timeout for a broker that is away.
+
+    Raises (all coroutines):
+        LayerUnavailable: when the broker could not be reached in that time, or has
+            refused, with what it said.
+    """
+
+    @property
+    def streams(self) -> StreamStore:
+        """Streams of publications."""
+
+    @property
+    def queues(self) -> QueueStore:
+        """Named queues."""
+
+    @property
+    def memberships(self) -> MembershipStore:
+        """Members of subjects, and processes."""
 
     @property
     def presence(self) -> PresenceStore:
-        """Who is present in the groups that this broker serves."""
+        """Presence in the groups that this broker serves."""
+
+    async def take_token(self, key: str, rate: Rate) -> float:
+        """Take a token from the bucket ``key``; return 0, or the seconds until one is there."""
 
     async def subscribe(
         self, subjects: Collection[str], queues: Collection[str] = ()
     ) -> None:
-        """Have ``messages`` yield what comes for these; returns when it is so.
+        """Subscribe to subjects and queues; return when the broker has confirmed it.
 
-        Without a reader of ``messages``, or while it is cut off, it is only noted:
-        an ``Reconnected`` follows when it hears them.
+        Unless ``messages`` is being read and connected it returns at once; a
+        ``Reconnected`` follows when the subscription is confirmed.
         """
 
     async def unsubscribe(
@@ -243,17 +276,17 @@ class Broker(Protocol):
     def messages(
         self,
     ) -> AsyncGenerator[Sequence[StreamMessage | QueueReady | Reconnected], None]:
-        """What arrives, in order and in batches, for ever; reconnects by itself."""
+        """Yield what arrives, in order and in batches, for ever; reconnects by itself."""
 
     @property
     def is_connected(self) -> bool:
-        """Whether a reader of ``messages`` hears everything that is subscribed to now."""
+        """Whether ``messages`` is being read and every subscription is confirmed."""
 
     async def flush(self) -> None:
-        """Forget everything under this broker's prefix; for tests."""
+        """Delete everything under this broker's prefix; for tests."""
 
     async def close(self) -> None:
         """Close the connections of the running event loop."""
 
     async def drop_connections(self) -> None:
-        """Break the connections of the running event loop, as a network would."""
+        """Close the connections of the running event loop as a network failure would."""

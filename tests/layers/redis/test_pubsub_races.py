@@ -30,9 +30,10 @@ class FakeBroker:
     """The verbs over dicts, with gates to hold a verb back and errors to answer with."""
 
     def __init__(self):
+        self.streams = self.queues = self.memberships = self
         self.epochs = {}
-        self.streams = {}
-        self.queues = {}
+        self.stored = {}
+        self.queued = {}
         self.wanted = set()
         self.announced = {}
         self.reported = {}
@@ -59,19 +60,19 @@ class FakeBroker:
             raise errors.pop(0)
 
     def _end(self, subject):
-        if subject not in self.streams:
+        if subject not in self.stored:
             return None
-        return Position(self.epochs[subject], len(self.streams[subject]))
+        return Position(self.epochs[subject], len(self.stored[subject]))
 
     def append(self, subject, data):
         """Append as another process would; what the reader hears is returned."""
         self.epochs.setdefault(subject, "e1")
-        stream = self.streams.setdefault(subject, [])
+        stream = self.stored.setdefault(subject, [])
         stream.append(data)
         return StreamMessage(subject, self.epochs[subject], len(stream), data)
 
     def forget(self, epoch):
-        self.streams.clear()
+        self.stored.clear()
         self.epochs.clear()
         self.announced.clear()
         self._next_epoch = epoch
@@ -99,21 +100,21 @@ class FakeBroker:
         age = self.ages.get(subject, 0.0)
         entries = [
             Entry(number, number - 1, age, data)
-            for number, data in enumerate(self.streams.get(subject, []), 1)
+            for number, data in enumerate(self.stored.get(subject, []), 1)
             if number > offset
         ]
         return self._end(subject), entries[: self.page]
 
     async def push(self, queue, data, *, size, seconds):
         await self._verb("push", queue)
-        self.queues.setdefault(queue, []).append(data)
+        self.queued.setdefault(queue, []).append(data)
         if queue in self.wanted:
             self.arriving.put_nowait([QueueReady(queue)])
         return True
 
     async def take(self, queue, *, lease):
         await self._verb("take", queue)
-        waiting = self.queues.get(queue)
+        waiting = self.queued.get(queue)
         return Delivery(queue, b"token", waiting.pop(0)) if waiting else None
 
     async def report(self, process, data, *, lease):
@@ -131,7 +132,7 @@ class FakeBroker:
 
     async def nack(self, delivery, *, acked=False):
         await self._verb("nack", delivery.queue, acked)
-        self.queues.setdefault(delivery.queue, []).insert(0, delivery.data)
+        self.queued.setdefault(delivery.queue, []).insert(0, delivery.data)
 
     async def join(self, subject, member, *, seconds):
         await self._verb("join", subject, member)
@@ -181,7 +182,7 @@ class FakeBroker:
             self.readers -= 1
 
     async def flush(self):
-        self.streams.clear()
+        self.stored.clear()
 
     async def close(self):
         pass
@@ -518,7 +519,7 @@ async def test_a_group_that_was_idle_for_long_has_no_gap_when_it_is_used_again(
 
     # Ten times the expiry after its last use a subject is forgotten.
     clock.now += 601
-    del broker.streams["room"]
+    del broker.stored["room"]
     broker.epochs["room"] = "e2"
     await layer.group_send("room", {"type": "said", "n": 2})
 
@@ -530,7 +531,7 @@ async def test_a_broker_that_lost_its_memory_just_now_is_a_gap(layer, broker, cl
     await layer.group_send("room", {"type": "said", "n": 1})
     assert await heard(box, 1) == [1]
 
-    del broker.streams["room"]
+    del broker.stored["room"]
     broker.epochs["room"] = "e2"
     await layer.group_send("room", {"type": "said", "n": 2})
 
@@ -578,7 +579,7 @@ async def test_an_empty_broker_is_logged_once_and_not_for_each_group(
         await layer.group_send(f"room-{number}", {"type": "said", "n": number})
     await heard(box, 100)
 
-    broker.streams.clear()
+    broker.stored.clear()
     broker.arriving.put_nowait([Reconnected()])
 
     assert await heard(box, 100) == ["layer.gap"] * 100

@@ -61,7 +61,7 @@ class RedisContract(StreamsContract, LocalDeliveryContract):
         async with asyncio.timeout(self.patience):
             for subject in layer._streams:
                 stream = layer._streams.get(subject)
-                end = await stream.broker.position(subject)
+                end = await stream.broker.streams.position(subject)
                 while end is not None and stream.position != end:  # noqa: ASYNC110
                     await asyncio.sleep(0.005)
 

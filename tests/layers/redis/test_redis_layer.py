@@ -255,12 +255,12 @@ async def test_a_message_whose_taker_died_is_taken_again(make_layer):
     await layer.send("work", {"type": "job", "n": 1})
     broker = layer._brokers[0]
 
-    dead = await broker.take("work", lease=0.05)
+    dead = await broker.queues.take("work", lease=0.05)
     assert dead is not None
-    assert await broker.take("work", lease=10) is None
+    assert await broker.queues.take("work", lease=10) is None
 
     async def returned():
-        again = await broker.take("work", lease=10)
+        again = await broker.queues.take("work", lease=10)
         return again is not None and again.data == dead.data
 
     await until(returned)
@@ -420,7 +420,7 @@ async def test_every_key_has_a_time_to_live(make_layer, shared_server, prefix):
     await layer.group_add("room", "a-queue")
     await layer.group_send("room", {"type": "said", "n": 1})
     await layer.send("work", {"type": "job"})
-    taken = await layer._brokers[0].take("work", lease=10)
+    taken = await layer._brokers[0].queues.take("work", lease=10)
     assert taken is not None
     assert await layer.group_count("room") == 2
 

@@ -220,16 +220,16 @@ async def test_what_comes_back_into_a_queue_lapses_too(make_layer, redis_url):
     broker = layer._brokers[0]
     for number in range(2):
         await layer.send("work", {"type": "job", "n": number})
-    first = await broker.take("work", lease=10)
-    second = await broker.take("work", lease=0.01)
+    first = await broker.queues.take("work", lease=10)
+    second = await broker.queues.take("work", lease=0.01)
 
-    await broker.nack(first)
+    await broker.queues.nack(first)
     key = f"{broker.keys.queue('work')}:list"
     assert await broker.commands.execute("PTTL", key) > 0
-    await broker.ack(await broker.take("work", lease=10))
+    await broker.queues.ack(await broker.queues.take("work", lease=10))
 
     async def returned():
-        again = await broker.take("work", lease=10)
+        again = await broker.queues.take("work", lease=10)
         return again is not None and again.data == second.data
 
     await until(returned)
@@ -246,7 +246,7 @@ async def test_a_busy_group_keeps_no_messages_long_after_their_expiry(
     published = 0
 
     while published < 1000 or asyncio.get_running_loop().time() < ended:
-        await broker.publish("room", b"x", keep=keep, members_age=60)
+        await broker.streams.publish("room", b"x", keep=keep, members_age=60)
         published += 1
 
     length = await broker.commands.execute(

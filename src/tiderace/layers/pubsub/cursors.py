@@ -142,7 +142,7 @@ class StreamCursors:
         Raises:
             LayerUnavailable: when the broker could not be reached.
         """
-        position = await stream.broker.position(stream.subject)
+        position = await stream.broker.streams.position(stream.subject)
         # What was heard meanwhile is later than, or part of, what stands there.
         with self._lock:
             if stream.position is None:
@@ -230,7 +230,7 @@ class StreamCursors:
         known = stream.position
         if known is None or stream.filling is not None:
             return
-        end = await stream.broker.position(stream.subject) or _NOTHING
+        end = await stream.broker.streams.position(stream.subject) or _NOTHING
         if stream.position is not known or self.get(stream.subject) is not stream:
             return
         if end == known:
@@ -274,7 +274,7 @@ class StreamCursors:
         base = (stream.position or _NOTHING).offset
         while True:
             position = stream.position or _NOTHING
-            end, entries = await stream.broker.read_after(
+            end, entries = await stream.broker.streams.read_after(
                 stream.subject, position.offset
             )
             if not self._is_current(stream, mine):

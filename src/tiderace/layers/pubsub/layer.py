@@ -124,7 +124,9 @@ class PubSubLayer(HearingLayer):
         self._check_fork()
         place = self._place(channel)
         if place is None:
-            await self._broker(group).join(group, channel, seconds=self.group_expiry)
+            await self._broker(group).memberships.join(
+                group, channel, seconds=self.group_expiry
+            )
         elif place.ours:
             await self._join_here(group, channel)
         else:
@@ -139,7 +141,7 @@ class PubSubLayer(HearingLayer):
         self._check_fork()
         place = self._place(channel)
         if place is None:
-            await self._broker(group).leave(group, channel)
+            await self._broker(group).memberships.leave(group, channel)
         elif place.ours:
             self._leave(group, channel)
             await self._tidy_up()
@@ -207,7 +209,7 @@ class PubSubLayer(HearingLayer):
         queues: dict[str, None] = {}
         for name in groups:
             begun = time.perf_counter()
-            published = await self._broker(name).publish(
+            published = await self._broker(name).streams.publish(
                 name, data, keep=self._keep, members_age=self.group_expiry
             )
             self._published_in(time.perf_counter() - begun)
@@ -227,14 +229,14 @@ class PubSubLayer(HearingLayer):
         self.require_valid_group_name(group)
         self._check_fork()
         await self._announcements.make(self._index(group))
-        return await self._broker(group).members(group)
+        return await self._broker(group).memberships.members(group)
 
     async def group_count(self, group: str) -> int:
         """How many channels are in ``group``; as exact as ``group_channels``."""
         self.require_valid_group_name(group)
         self._check_fork()
         await self._announcements.make(self._index(group))
-        return await self._broker(group).count(group)
+        return await self._broker(group).memberships.count(group)
 
     # Streams
 
@@ -247,7 +249,7 @@ class PubSubLayer(HearingLayer):
         self._check_fork()
         metrics.MESSAGES_SENT.add()
         begun = time.perf_counter()
-        published = await self._broker(group).publish(
+        published = await self._broker(group).streams.publish(
             group,
             data,
             keep=self._keep,
@@ -267,7 +269,7 @@ class PubSubLayer(HearingLayer):
         """See ``BaseChannelLayer.stream_find_published``."""
         self.require_valid_group_name(group)
         self._check_fork()
-        return await self._broker(group).find_published(group, key)
+        return await self._broker(group).streams.find_published(group, key)
 
     async def take_token(self, key: str, rate: Rate) -> float:
         """See ``BaseChannelLayer.take_token``."""
@@ -286,7 +288,7 @@ class PubSubLayer(HearingLayer):
         """See ``BaseChannelLayer.stream_read``."""
         self.require_valid_group_name(group)
         self._check_fork()
-        top, entries = await self._broker(group).read(
+        top, entries = await self._broker(group).streams.read(
             group,
             history=keep,
             keep=self._keep,
@@ -313,7 +315,7 @@ class PubSubLayer(HearingLayer):
         """See ``BaseChannelLayer.stream_delete``."""
         self.require_valid_group_name(group)
         self._check_fork()
-        await self._broker(group).delete_history(group)
+        await self._broker(group).streams.delete_history(group)
 
     # Asking
 
@@ -325,7 +327,7 @@ class PubSubLayer(HearingLayer):
             return LayerStats((here,))
         processes = {}
         for broker in self._brokers:
-            for data in await broker.reports():
+            for data in await broker.memberships.reports():
                 with contextlib.suppress(msgspec.DecodeError):  # of another release
                     report = msgspec.json.decode(data, type=ProcessStats)
                     processes[report.process] = report
@@ -354,7 +356,7 @@ class PubSubLayer(HearingLayer):
 
     async def _to_process(self, process: str, message: Message) -> None:
         inbox = self._inbox(process)
-        await self._broker(inbox).publish(
+        await self._broker(inbox).streams.publish(
             inbox, self.serialize(message), keep=self._keep, members_age=0
         )
 

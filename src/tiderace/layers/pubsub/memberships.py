@@ -97,7 +97,7 @@ class Memberships:
             # One after the other, for a leave must not overtake its join.
             await wait_future(busy)
         try:
-            await self._brokers[index].announce(
+            await self._brokers[index].memberships.announce(
                 self._process,
                 [key for key, joined in changes.items() if joined],
                 [key for key, joined in changes.items() if not joined],
@@ -125,7 +125,7 @@ class Memberships:
             return
         self._renewed[index] = now
         try:
-            lost = await self._brokers[index].refresh(
+            lost = await self._brokers[index].memberships.refresh(
                 self._process, self._groups_of(index), lease=self._lease
             )
         except BaseException:
@@ -142,7 +142,9 @@ class Memberships:
         Raises:
             LayerUnavailable: when the broker could not be told.
         """
-        await self._brokers[index].remove_process(self._process, self._groups_of(index))
+        await self._brokers[index].memberships.remove_process(
+            self._process, self._groups_of(index)
+        )
 
     def _groups_of(self, index: int) -> list[str]:
         return [

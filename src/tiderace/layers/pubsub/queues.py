@@ -70,7 +70,7 @@ class Queues:
             ChannelFull: when it is at its capacity.
             LayerUnavailable: when the broker could not be reached in time.
         """
-        if not await self._broker_of(queue).push(
+        if not await self._broker_of(queue).queues.push(
             queue, data, size=self._capacity_of(queue), seconds=self._expiry
         ):
             raise ChannelFull(queue)
@@ -132,7 +132,7 @@ class Queues:
 
     async def _take_once(self, broker: Broker, queue: str) -> Delivery | None:
         """Take and confirm one message; a cancelled reader leaves it to the next."""
-        taking = asyncio.ensure_future(broker.take(queue, lease=_TAKE_LEASE))
+        taking = asyncio.ensure_future(broker.queues.take(queue, lease=_TAKE_LEASE))
         try:
             taken = await asyncio.shield(taking)
         except asyncio.CancelledError:
@@ -140,7 +140,7 @@ class Queues:
             raise
         if taken is None:
             return None
-        confirming = asyncio.ensure_future(broker.ack(taken))
+        confirming = asyncio.ensure_future(broker.queues.ack(taken))
         try:
             await asyncio.shield(confirming)
         except asyncio.CancelledError:
@@ -190,7 +190,7 @@ async def _undo(broker: Broker, taking: asyncio.Future[Delivery | None]) -> None
     # When the broker is away the message comes back at the end of its lease.
     with contextlib.suppress(LayerUnavailable):
         if (taken := await taking) is not None:
-            await broker.nack(taken)
+            await broker.queues.nack(taken)
 
 
 async def _redo(
@@ -198,4 +198,4 @@ async def _redo(
 ) -> None:
     with contextlib.suppress(LayerUnavailable):
         await confirming
-        await broker.nack(taken, acked=True)
+        await broker.queues.nack(taken, acked=True)

@@ -267,7 +267,7 @@ class HearingLayer(LocalChannelLayer):
         took = time.perf_counter() - begun
         self._reported = self._clock()
         self._report_due = self._reported + max(_REPORT, took * _REPORT_SHARE)
-        await broker.report(self._process, report, lease=self._lease)
+        await broker.memberships.report(self._process, report, lease=self._lease)
         self._round_trip = self._clock() - self._reported
 
     # What arrives

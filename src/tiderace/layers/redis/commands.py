@@ -46,19 +46,11 @@ class CommandRunner:
     Args:
         pool: the connections to use.
         timeout: seconds a call waits for a server that is away.
-        randomness: for the jitter of the backoff.
     """
 
-    def __init__(
-        self,
-        pool: RedisPool,
-        *,
-        timeout: float,
-        randomness: random.Random | None = None,
-    ) -> None:
+    def __init__(self, pool: RedisPool, *, timeout: float) -> None:
         self._pool = pool
         self._timeout = timeout
-        self._random = randomness or random.Random()  # noqa: S311 (jitter)
 
     async def execute(self, *command: Any) -> Any:
         """Run an idempotent command, with retries.
@@ -131,7 +123,7 @@ class CommandRunner:
 
     def backoff(self, tries: int) -> float:
         """Return the seconds before the next try: at most one, half of it jitter."""
-        return min(1.0, 0.025 * 2.0**tries) * (0.5 + self._random.random() / 2)
+        return min(1.0, 0.025 * 2.0**tries) * (0.5 + random.random() / 2)  # noqa: S311 (jitter)
 
 
 async def _sleep(seconds: float) -> None:

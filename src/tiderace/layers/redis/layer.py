@@ -360,7 +360,7 @@ class RedisPubSubChannelLayer(_RedisLayer):
 
     @property
     def _layers(self) -> dict[asyncio.AbstractEventLoop, RedisPubSubLoopLayer]:
-        loops = {loop for broker in self._brokers for loop in broker.loops}
+        loops = {loop for broker in self._brokers for loop in broker.pool.loops}
         return {loop: self._get_layer() for loop in loops}
 
     @property

@@ -58,7 +58,7 @@ class RedisPool:
     def __init__(self, host: dict[str, Any], *, timeout: float) -> None:
         self.host = host
         self.timeout = timeout
-        self.cluster = hosts_.is_cluster(host)
+        self._cluster = hosts_.is_cluster(host)
         self._start_empty()
         after_fork(self._forget_parent)
 
@@ -137,7 +137,7 @@ class RedisPool:
                         self.host, sync=True, timeout=self.timeout
                     )
                 client = self._blocking_client
-            if self.cluster or command[0] != "EVALSHA":
+            if self._cluster or command[0] != "EVALSHA":
                 return client.execute_command(*command)
             return _execute_script(client.connection_pool, command)
         except _CONNECTION_ERRORS as error:
@@ -165,7 +165,7 @@ class RedisPool:
         return connection
 
     async def _open(self) -> _LoopConnection:
-        if self.cluster:
+        if self._cluster:
             client = hosts_.create_client(self.host, sync=False, timeout=self.timeout)
             try:
                 # By default redis-py would do so during the first calls.

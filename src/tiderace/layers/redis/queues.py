@@ -26,7 +26,6 @@ class RedisQueues:
         self._keys = keys
 
     async def push(self, queue: str, data: bytes, *, size: int, seconds: float) -> bool:
-        """See ``Broker.push``."""
         token = secrets.token_hex(8)
 
         async def attempt(again: bool) -> Any:
@@ -47,18 +46,15 @@ class RedisQueues:
         return bool(await self._commands.call_with_retry(attempt))
 
     async def take(self, queue: str, *, lease: float) -> Delivery | None:
-        """See ``Broker.take``."""
         item: bytes | None = await self._commands.run_script(
             "take", self._queue_keys(queue), [int(lease * 1000)]
         )
         return None if item is None else Delivery(queue, item, item[_HEAD:])
 
     async def ack(self, delivery: Delivery) -> None:
-        """See ``Broker.ack``."""
         await self._settle(delivery, "1")
 
-    async def nack(self, delivery: Delivery, *, acked: bool) -> None:
-        """See ``Broker.nack``."""
+    async def nack(self, delivery: Delivery, *, acked: bool = False) -> None:
         await self._settle(delivery, "2" if acked else "0")
 
     async def _settle(self, delivery: Delivery, how: str) -> None:

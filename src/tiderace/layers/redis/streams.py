@@ -47,10 +47,9 @@ class RedisStreams:
         *,
         keep: Retention,
         members_age: float,
-        history: Retention | None,
-        key: str,
+        history: Retention | None = None,
+        key: str = "",
     ) -> Published:
-        """See ``Broker.publish``."""
         group = self._keys.group(subject)
         milliseconds = int(keep.seconds * 1000)
         keys = [f"{group}:stream", f"{group}:meta", group]
@@ -86,7 +85,6 @@ class RedisStreams:
         )
 
     async def find_published(self, subject: str, key: str) -> Position | None:
-        """See ``Broker.find_published``."""
         found: bytes | None = await self._commands.execute(
             "GET", f"{self._keys.group(subject)}:once:{key}"
         )
@@ -95,10 +93,14 @@ class RedisStreams:
         epoch, offset, _ = found.split(b" ", 2)
         return Position(epoch.decode(), int(offset))
 
+    async def position(self, subject: str) -> Position | None:
+        end, _ = await self.read_after(subject, None)
+        return end
+
     async def read_after(
         self, subject: str, offset: int | None
     ) -> tuple[Position | None, Sequence[Entry]]:
-        """See ``Broker.read_after``; without an offset, the end and no entries."""
+        """Without an offset, return no entries."""
         group = self._keys.group(subject)
         epoch, top, entries = await self._commands.run_script(
             "read_after",
@@ -115,11 +117,10 @@ class RedisStreams:
         *,
         history: Retention,
         keep: Retention,
-        since: Position | None,
-        limit: int | None,
-        reverse: bool,
+        since: Position | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
     ) -> tuple[Position, Sequence[Entry]]:
-        """See ``Broker.read``."""
         # All of it is sooner found from its end, where what has expired comes last.
         backwards = reverse or limit is None
 
@@ -166,7 +167,6 @@ class RedisStreams:
         return end, _entries(entries), bool(more), above, below
 
     async def delete_history(self, subject: str) -> None:
-        """See ``Broker.delete_history``."""
         await self._commands.execute("DEL", f"{self._keys.group(subject)}:stream")
 
 

@@ -12,13 +12,13 @@ from typing import Any
 from tiderace.layers.redis.commands import CommandRunner
 from tiderace.layers.redis.keys import KeySchema
 
-__all__ = ["RedisMembers"]
+__all__ = ["RedisMemberships"]
 
 _KEYS_AT_ONCE = 500
 _CALLS_AT_ONCE = 100
 
 
-class RedisMembers:
+class RedisMemberships:
     """The verbs of ``Broker`` that are about members and processes.
 
     They raise what those raise.
@@ -37,13 +37,11 @@ class RedisMembers:
         self._cluster = cluster
 
     async def join(self, subject: str, member: str, *, seconds: float) -> None:
-        """See ``Broker.join``."""
         await self._commands.run_script(
             "join", [self._keys.group(subject)], [member, int(seconds * 1000)]
         )
 
     async def leave(self, subject: str, member: str) -> None:
-        """See ``Broker.leave``."""
         await self._commands.execute("ZREM", self._keys.group(subject), member)
 
     async def announce(
@@ -54,7 +52,6 @@ class RedisMembers:
         *,
         lease: float,
     ) -> None:
-        """See ``Broker.announce``."""
         changes: dict[str, tuple[list[str], list[str]]] = {}
         for which, pairs in enumerate((left, joined)):
             for subject, member in pairs:
@@ -76,7 +73,6 @@ class RedisMembers:
     async def refresh(
         self, process: str, subjects: Collection[str], *, lease: float
     ) -> list[str]:
-        """See ``Broker.refresh``."""
         lost: list[str] = []
 
         async def refresh_some(some: list[str]) -> None:
@@ -90,7 +86,6 @@ class RedisMembers:
         return lost
 
     async def remove_process(self, process: str, subjects: Collection[str]) -> None:
-        """See ``Broker.remove_process``."""
 
         async def remove_some(some: list[str]) -> None:
             await self._commands.execute("UNLINK", *self._member_keys(process, some))
@@ -116,7 +111,6 @@ class RedisMembers:
             await asyncio.gather(*(do([subject]) for subject in some))
 
     async def members(self, subject: str) -> list[str]:
-        """See ``Broker.members``."""
         living = await self._living()
         plain, *sets = await asyncio.gather(
             self._commands.execute("ZRANGE", self._keys.group(subject), 0, -1),
@@ -128,7 +122,6 @@ class RedisMembers:
         return [name.decode() for names in (*sets, plain) for name in names]
 
     async def count(self, subject: str) -> int:
-        """See ``Broker.count``."""
         living = await self._living()
         return sum(
             await asyncio.gather(
@@ -143,7 +136,6 @@ class RedisMembers:
         )
 
     async def report(self, process: str, data: bytes, *, lease: float) -> None:
-        """See ``Broker.report``."""
         await self._commands.run_script(
             "report",
             [self._keys.stats(process)],
@@ -157,7 +149,6 @@ class RedisMembers:
         await self._heartbeat(process, lease)
 
     async def reports(self) -> list[bytes]:
-        """See ``Broker.reports``."""
         living = await self._living()
         kept: list[bytes | None] = await asyncio.gather(
             *(self._commands.execute("GET", self._keys.stats(each)) for each in living)
