@@ -12,8 +12,8 @@ from tiderace.metrics import (
     LabelledCounter,
     Measurement,
     histograms,
+    labelled_counters,
     measurements,
-    tallies,
 )
 from tiderace.routing import URLRouter
 from tiderace.security.websocket import OriginValidator
@@ -58,11 +58,11 @@ def test_every_measurement_is_listed_once_with_a_unit_and_a_meaning():
 def test_every_measurement_has_a_public_name():
     named = {getattr(metrics, name) for name in metrics.__all__ if name.isupper()}
 
-    assert named == {*measurements(), *tallies(), *histograms()}
+    assert named == {*measurements(), *labelled_counters(), *histograms()}
 
 
 def test_a_tally_counts_every_label_by_itself(monkeypatch):
-    monkeypatch.setattr(metrics, "_tallies", [])
+    monkeypatch.setattr(metrics, "_labelled", [])
     closes = LabelledCounter("closes", "sockets", "code", "sockets that were closed")
 
     closes.add(1000)
@@ -74,7 +74,7 @@ def test_a_tally_counts_every_label_by_itself(monkeypatch):
 
 def test_a_tally_tells_a_hundred_labels_apart_and_no_more(monkeypatch):
     """What strangers or applications may choose must not grow for ever."""
-    monkeypatch.setattr(metrics, "_tallies", [])
+    monkeypatch.setattr(metrics, "_labelled", [])
     closes = LabelledCounter("closes", "sockets", "code", "sockets that were closed")
 
     for code in range(4000, 4200):
@@ -97,18 +97,18 @@ def test_a_histogram_sorts_values_under_their_bounds(monkeypatch):
 
 
 def test_what_is_counted_shows_what_it_is(monkeypatch):
-    monkeypatch.setattr(metrics, "_tallies", [])
+    monkeypatch.setattr(metrics, "_labelled", [])
     monkeypatch.setattr(metrics, "_histograms", [])
     closes = LabelledCounter("closes", "sockets", "code", "sockets that were closed")
     waves = Histogram("waves", "metres", "height of waves", (1.0, 2.0))
     waves.observe(3)
 
-    assert repr(closes) == "<tally closes={} sockets>"
+    assert repr(closes) == "<counter closes={} sockets>"
     assert repr(waves) == "<histogram waves n=1 sum=3 metres>"
 
 
 def test_everything_measured_has_a_unit_a_meaning_and_a_name_of_its_own():
-    everything = [*measurements(), *tallies(), *histograms()]
+    everything = [*measurements(), *labelled_counters(), *histograms()]
 
     assert all(each.unit and each.meaning for each in everything)
     assert len({each.name for each in everything}) == len(everything)

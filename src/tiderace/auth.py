@@ -1,8 +1,4 @@
-"""Users of connections: who is behind a session, logging in, logging out.
-
-It knows Django's authentication and the session in the scope, and nothing of routing
-or consumers.
-"""
+"""The users of connections: looked up by the session, logged in, logged out."""
 
 from __future__ import annotations
 
@@ -52,22 +48,22 @@ __all__ = [
 ]
 
 session_ended = Signal()
-"""Sent by ``logout`` with ``session_key``, of a session that is gone from now on."""
+"""Sent by ``logout`` with the ``session_key`` of the deleted session."""
 
 
 @database_sync_to_async
 def get_user(scope: Scope) -> User:
-    """Return the user whom the session in ``scope`` belongs to.
+    """Return the user of the session in ``scope``.
 
-    An ``AnonymousUser`` where nobody is logged in, where the backend that logged the
-    user in is no longer among ``AUTHENTICATION_BACKENDS``, and where the session's
-    hash does not fit the user any more (a changed password): such a session is
-    emptied. A hash made with one of ``SECRET_KEY_FALLBACKS`` fits.
+    An ``AnonymousUser`` where no user is logged in, where the user's backend is no
+    longer among ``AUTHENTICATION_BACKENDS``, and where the session's hash no longer
+    matches (a changed password): such a session is flushed. A hash made with one of
+    ``SECRET_KEY_FALLBACKS`` matches.
 
     Raises:
-        ValueError: when the scope has no session.
+        ValueError: the scope has no session.
     """
-    # Needs a loaded app registry, which this module's import must not.
+    # The model needs a loaded app registry, which importing this module must not.
     from django.contrib.auth.models import AnonymousUser
 
     session = _session(scope, "Cannot find session in scope.")
@@ -91,21 +87,21 @@ def get_user(scope: Scope) -> User:
 def login(
     scope: Scope, user: AbstractBaseUser | None, backend: str | None = None
 ) -> None:
-    """Make ``user`` the one logged in: in the session, and as ``scope["user"]``.
+    """Log ``user`` in: write it into the session and into ``scope["user"]``.
 
-    What an anonymous visitor's session holds is kept; another user's session is
-    emptied first. The session is not saved: over HTTP that happens with the response,
-    on a WebSocket call ``await scope["session"].asave()``. No cookie can be set on an
-    open WebSocket, so a session that is new there stays unknown to the browser.
+    The data of an anonymous visitor's session is kept; another user's session is flushed
+    first. The session is not saved: over HTTP that happens with the response, on a
+    WebSocket call ``await scope["session"].asave()``. No cookie can be set on an open
+    WebSocket, so the browser does not learn the key of a new session.
 
     Args:
         scope: the connection's scope, with a session.
-        user: who logs in; None takes ``scope["user"]``.
+        user: the user; None takes ``scope["user"]``.
         backend: dotted path of the authentication backend; by default the one that
             authenticated the user, or the only one configured.
 
     Raises:
-        ValueError: when there is no session, no user, or a choice of backends.
+        ValueError: there is no session, no user, or more than one backend.
     """
     session = _session(scope, "Cannot find session in scope.")
     if user is None:
@@ -134,18 +130,18 @@ def login(
 
 @database_sync_to_async
 def logout(scope: Scope) -> None:
-    """Log the user out: empty the session, and make ``scope["user"]`` anonymous.
+    """Log the user out: flush the session, and make ``scope["user"]`` anonymous.
 
     Raises:
-        ValueError: when the scope has no session.
+        ValueError: the scope has no session.
     """
-    # Needs a loaded app registry, which this module's import must not.
+    # The model needs a loaded app registry, which importing this module must not.
     from django.contrib.auth.models import AnonymousUser
 
     session = _session(scope, "Login cannot find session in scope.")
     user = scope.get("user")
     if user is not None and getattr(user, "is_authenticated", True):
-        # Before the flush, so that receivers can still find out who it was.
+        # Before the flush, so that receivers can still read the session.
         user_logged_out.send(sender=user.__class__, request=None, user=user)
     key = session.session_key
     session.flush()
@@ -165,10 +161,10 @@ def _session(scope: Scope, complaint: str) -> SessionBase:
 
 
 def _get_user_session_key(session: SessionBase) -> Any:
-    """The primary key of the session's user, as Python has it.
+    """Return the primary key of the session's user.
 
     Raises:
-        KeyError: when nobody is logged in.
+        KeyError: no user is logged in.
     """
     return get_user_model()._meta.pk.to_python(session[SESSION_KEY])  # noqa: SLF001 (public in Django)
 
@@ -184,8 +180,8 @@ def _verified(scope: Scope, session: SessionBase, user: Any) -> bool:
     if not any(constant_time_compare(kept, candidate) for candidate in older):
         return False
     if scope.get("type") == "http":
-        # As Django does. A WebSocket cannot hand the browser the new key, and a
-        # cycled session would log it out everywhere; its next request upgrades it.
+        # As Django does. A WebSocket cannot send the browser the new key, and a cycled
+        # session would log it out everywhere; its next request upgrades it.
         session.cycle_key()
         session[HASH_SESSION_KEY] = auth_hash
     return True
@@ -211,7 +207,7 @@ def _backend_path(user: AbstractBaseUser, backend: str | None) -> str:
 
 
 class UserLazyObject(LazyObject):  # type: ignore[type-arg]  # not generic at run time
-    """Stands in ``scope["user"]`` until the user has been looked up."""
+    """The placeholder in ``scope["user"]`` until the user has been looked up."""
 
     def _setup(self) -> None:
         raise ValueError("Accessing scope user before it is ready.")
@@ -220,15 +216,15 @@ class UserLazyObject(LazyObject):  # type: ignore[type-arg]  # not generic at ru
 class AuthMiddleware(BaseMiddleware):
     """Puts the session's user into ``scope["user"]``, looked up before the inner app.
 
-    It must stand inside ``SessionMiddleware``. A user whom an outer middleware has
-    put there (from a token, say) stays, and then the session is not read at all.
+    It must be inside ``SessionMiddleware``. A user that an outer middleware has set, for
+    instance from a token, is kept, and then the session is not read.
     """
 
     def populate_scope(self, scope: Scope) -> None:
         """Put a placeholder into ``scope["user"]``, unless a user is there.
 
         Raises:
-            ValueError: when the scope has no session.
+            ValueError: the scope has no session.
         """
         if "session" not in scope:
             raise ValueError(
@@ -239,25 +235,25 @@ class AuthMiddleware(BaseMiddleware):
             scope["user"] = UserLazyObject()
 
     async def resolve_scope(self, scope: Scope) -> None:
-        """Look the user up; override it to find users in another way."""
+        """Look the user up; override it to do so in another way."""
         if _is_placeholder(scope["user"]):
             scope["user"]._wrapped = await get_user(scope)  # noqa: SLF001 (how a lazy object is filled)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        """Serve the connection by the inner app, with ``user`` in its scope."""
+        """Serve the connection with ``user`` in its scope."""
         scope = dict(scope)
         self.populate_scope(scope)
         async with socket_thread(scope):
             await self.resolve_scope(scope)
             thread = threads.current()
             if thread is not None:
-                # The look-up is done; an idle socket keeps no thread to itself.
+                # The look-up is done; an idle socket needs no thread of its own.
                 thread.release()
             return await super().__call__(scope, receive, send)
 
 
 def _is_placeholder(user: object) -> bool:
-    # isinstance() would ask a lazy object for the class of what it stands for.
+    # isinstance() would load a lazy object to read its class.
     kind = type(user)
     return (
         issubclass(kind, LazyObject)

@@ -1,8 +1,4 @@
-"""Tiderace's own settings: the dict ``TIDERACE``, validated once into a frozen value.
-
-It knows Django's settings object only when asked, and nothing of what the values
-are used for.
-"""
+"""Tiderace's own settings: the dict ``TIDERACE``, validated once into a frozen value."""
 
 from __future__ import annotations
 
@@ -30,20 +26,20 @@ _API_KEY_LENGTH = 16
 
 
 class UnknownSetting(ValueError):
-    """``TIDERACE`` holds a key that is no setting, or a value of the wrong type."""
+    """``TIDERACE`` has a key that is no setting, or a value of the wrong type."""
 
 
 class TokenKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One entry of ``TIDERACE["TOKEN_KEYS"]``; its text shows no secret."""
+    """One entry of ``TIDERACE["TOKEN_KEYS"]``; its ``repr`` shows no secret."""
 
     algorithm: Literal["HS256", "RS256", "ES256"]
-    """The only algorithm this key is used with, whatever a token claims."""
+    """The only algorithm that this key is used with, whatever a token's header says."""
 
     key: str = ""
-    """What checks: the shared secret of HS256, else the public key as PEM."""
+    """The key that verifies: the shared secret of HS256, else the public key as PEM."""
 
     private_key: str = ""
-    """What signs with RS256 and ES256, as PEM; left out where tokens are only checked."""
+    """The key that signs with RS256 and ES256, as PEM; needed only to make tokens."""
 
     id: str = ""
     """The ``kid`` of tokens signed with it. A token that names one needs that key."""
@@ -55,23 +51,22 @@ class TokenKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TopicSettings(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="upper"
 ):
-    """The values of ``TIDERACE["TOPICS"]``: what a topic client may do, and how often."""
+    """The values of ``TIDERACE["TOPICS"]``: the limits of a topic client."""
 
     anonymous: bool = True
-    """Whether somebody who has not logged in may connect; each topic decides for itself
-    who may subscribe."""
+    """Whether anonymous visitors may connect; each topic decides who may subscribe."""
 
     users: Literal["database", "claims"] = "database"
-    """Where the user of a token is found: in the database, or in the token alone."""
+    """Whether the user of a token is loaded from the database, or made of its claims."""
 
     ping: float = 25.0
     """Seconds between two pings; below the idle timeouts of common proxies."""
 
     pong_timeout: float = 10.0
-    """Seconds a client has for answering a ping, before it is closed with 3012."""
+    """Seconds to wait for a pong before a client is closed with 3012."""
 
     connect_timeout: float = 15.0
-    """Seconds until a client must have said who it is, before it is closed with 3502."""
+    """Seconds to wait for the command ``connect`` before a client is closed with 3502."""
 
     call_timeout: float = 30.0
     """Seconds an RPC method may take."""
@@ -80,7 +75,7 @@ class TopicSettings(
     """Bytes of one message from a client; longer ones close it with 1009."""
 
     subscriptions: int = 128
-    """Topics that one connection may hear."""
+    """Subscriptions of one connection."""
 
     name_length: int = 255
     """Characters of a topic's name."""
@@ -89,19 +84,18 @@ class TopicSettings(
     """Commands of one connection; beyond it they are refused with 111."""
 
     recovered: int = 300
-    """Publications that are brought back at the most; who missed more reloads."""
+    """Publications that a subscription recovers at the most; with more, it reloads."""
 
     connects: str | None = "1000/s"
-    """Clients that one process lets in; the others are refused with 111 and come again.
-    About what a processor core can greet. None: any number."""
+    """The rate at which one process accepts clients; others are refused with 111 and try
+    again. The default is about what one processor core can do. None: no limit."""
 
     api_keys: tuple[str, ...] = ()
-    """Keys that open the HTTP API for other programs; several while one is replaced.
+    """Keys of the HTTP API for other programs; several while one is replaced.
     Empty: there is no such API."""
 
     api_open: bool = False
-    """Whether the HTTP API is open to whoever reaches it, without a key; for
-    development alone."""
+    """Whether the HTTP API is open without a key; for development alone."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="upper"):
@@ -129,22 +123,22 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     """Seconds between two log lines about messages that one socket lost."""
 
     topics: TopicSettings = TopicSettings()
-    """Limits of topic clients; see ``TopicSettings``."""
+    """The limits of topic clients."""
 
     presence_ttl: float = 60.0
-    """Seconds that somebody is listed whose process has not renewed it; then it was
-    killed. At least twice ``presence_refresh``, so that one renewal may fail."""
+    """Seconds after which a member is removed whose process has not refreshed it, since
+    it was killed. At least twice ``presence_refresh``, so that one refresh may fail."""
 
     presence_refresh: float = 25.0
-    """Seconds between two renewals of all who are present in a process."""
+    """Seconds between two refreshes of the members of a process."""
 
     presence_lease: float = 30.0
-    """Seconds a process has for ``user_joined`` and ``user_left``, before another one
-    calls them again."""
+    """Seconds that ``user_joined`` and ``user_left`` may take in a process before another
+    process calls them again."""
 
     presence_pushes: int = 10_000
-    """Joins and leaves a second that a topic may push, over all its clients together;
-    beyond it clients read the list. 0: any number."""
+    """Joins and leaves a second that a topic pushes, over all its clients together;
+    beyond it clients read the list. 0: no limit."""
 
     drain_seconds: float | None = None
     """Seconds over which a process that stops closes its sockets; 0 is all at once.
@@ -179,27 +173,28 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     """The ``iss`` that tokens are made with and must have; None: any."""
 
     token_leeway: float = 5.0
-    """Seconds by which the clock of who made a token may differ from ours."""
+    """Seconds by which the clock of a token's issuer may differ from this one."""
 
     ticket_cache: str = "default"
     """The alias in ``CACHES`` that remembers which one-time tickets were used."""
 
     revalidate: bool = False
-    """Whether consumers' sockets learn of log-outs and the like; topics always do.
+    """Whether log-outs and withdrawn permissions reach consumers' sockets, as they always
+    do topics.
 
     Off, as in Channels: a socket keeps the user it was opened with.
     """
 
     revalidate_interval: float = 300.0
-    """Seconds between two looks at all connected users, for what signals cannot see."""
+    """Seconds between two checks of all connected users, for changes without a signal."""
 
     trusted_proxies: int | tuple[str, ...] = 0
-    """Our own proxies, whose ``X-Forwarded-For`` is believed: how many a connection
-    passes, or their networks (``["10.0.0.0/8"]``)."""
+    """The proxies whose ``X-Forwarded-For`` is believed: how many a connection passes, or
+    their networks (``["10.0.0.0/8"]``)."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean X?`` when a known name is close to ``name``, else nothing."""
+    """Return ``; did you mean X?`` for the known name closest to ``name``, else ``""``."""
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
@@ -208,8 +203,8 @@ def validate(values: Mapping[str, Any]) -> Settings:
     """Turn the dict ``TIDERACE`` into ``Settings``.
 
     Raises:
-        UnknownSetting: for an unknown key, with the nearest known one, and for a
-            value of the wrong type or out of range.
+        UnknownSetting: a key is unknown (the message suggests the nearest), or a value
+            has the wrong type or is out of range.
     """
     known = Settings.__struct_encode_fields__
     if not isinstance(values, Mapping):
@@ -270,7 +265,7 @@ def _require_presence(settings: Settings) -> None:
         raise UnknownSetting(
             f"TIDERACE['PRESENCE_TTL'] is {settings.presence_ttl}, less than twice "
             f"PRESENCE_REFRESH ({settings.presence_refresh}), so that one renewal that "
-            "fails would make people leave; raise the first or lower the second"
+            "fails would remove members; raise the first or lower the second"
         )
 
 
@@ -292,7 +287,7 @@ def _require_proxies(proxies: int | tuple[str, ...]) -> None:
 
 
 def configured() -> bool:
-    """Whether Django has settings, be it that they are loaded at their first use."""
+    """Return whether Django has settings, loaded or still to be loaded."""
     from django.conf import ENVIRONMENT_VARIABLE, settings
 
     return settings.configured or bool(os.environ.get(ENVIRONMENT_VARIABLE))
@@ -302,7 +297,7 @@ _validated: tuple[object, Settings] | None = None
 
 
 def current() -> Settings:
-    """The settings in force; the defaults when Django is not configured.
+    """Return the current settings; the defaults when Django is not configured.
 
     The dict is validated again only when ``settings.TIDERACE`` is another object, as
     after ``override_settings``.

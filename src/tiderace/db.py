@@ -1,8 +1,4 @@
-"""Database work from async code: run it in a thread, with stale connections closed.
-
-It knows Django's connections and asgiref's threads; which thread is asgiref's choice
-(and ``tiderace.runtime.threads``'), and what the wrapped function does is its own business.
-"""
+"""Runs database work of async code in a thread, with stale connections closed."""
 
 from __future__ import annotations
 
@@ -33,12 +29,12 @@ class DatabaseSyncToAsync(SyncToAsync[_P, _R]):
     one after another in one thread, while those of different connections run side by
     side wherever ``tiderace.runtime.threads.isolated()`` is in force.
 
-    ``close_old_connections`` is looked up in this module at every call, so a test
-    that patches ``tiderace.db.close_old_connections`` is obeyed.
+    ``close_old_connections`` is looked up in this module at every call, so that tests
+    can patch ``tiderace.db.close_old_connections``.
     """
 
     def thread_handler(self, loop: AbstractEventLoop, *args: Any, **kwargs: Any) -> Any:
-        """Run the callable in its thread; stale connections go before and after."""
+        """Run the callable, and close stale connections before and after it."""
         close_old_connections()
         try:
             return super().thread_handler(loop, *args, **kwargs)  # type: ignore[no-untyped-call]
@@ -52,15 +48,15 @@ database_sync_to_async = DatabaseSyncToAsync
 def close_old_connections() -> None:
     """Close this thread's connections that are broken or older than ``CONN_MAX_AGE``.
 
-    As Django's function of that name, except that a connection in the middle of a
-    transaction is left alone: sync code may call async code inside
-    ``transaction.atomic()``, and every ``TestCase`` does.
+    Like Django's function of that name, but a connection inside a transaction is left
+    open: sync code may call async code inside ``transaction.atomic()``, and every
+    ``TestCase`` does.
     """
     for connection in connections.all(initialized_only=True):
         if connection.connection is None or connection.in_atomic_block:
             continue
-        # Asked first, for it needs no answer of the connection: a test without
-        # database access may run in the thread of one that had it.
+        # The age is compared first, since that does not use the connection: a test
+        # without database access may run in the thread of one that had it.
         if connection.close_at is not None and time.monotonic() >= connection.close_at:
             connection.close()
         else:
@@ -70,7 +66,7 @@ def close_old_connections() -> None:
 async def aclose_old_connections() -> None:
     """Close the connections that are broken or older than ``CONN_MAX_AGE``.
 
-    Only those of the thread in which this task's sync code runs are seen, for a
-    Django connection belongs to its thread.
+    These are the connections of the thread in which this task's sync code runs, since a
+    Django connection belongs to one thread.
     """
     await sync_to_async(close_old_connections)()

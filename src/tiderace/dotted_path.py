@@ -1,7 +1,4 @@
-"""What a dotted path names, or a sentence that says what to change.
-
-It knows Python's import system, and nothing of what is imported.
-"""
+"""Imports the object of a dotted path, with errors that say what to change."""
 
 from __future__ import annotations
 
@@ -17,15 +14,15 @@ __all__ = ["attribute", "resolve"]
 
 
 def resolve(asked: str, path: str) -> Any:
-    """Import the module, or the name in a module, that ``path`` says.
+    """Import the module, or the name in a module, of a dotted path.
 
     Args:
-        asked: where the path was written, for the message: an argument, a setting.
+        asked: the setting or argument that holds the path, for the message.
         path: the dotted path.
 
     Raises:
-        ImproperlyConfigured: when there is no such module or name. An error inside a
-            module that does exist is passed on as it is.
+        ImproperlyConfigured: the module or name does not exist. An error inside an
+            existing module passes through.
     """
     try:
         return importlib.import_module(path)
@@ -41,10 +38,10 @@ def resolve(asked: str, path: str) -> Any:
 
 
 def attribute(asked: str, module: ModuleType, name: str) -> Any:
-    """The name in ``module``.
+    """Return the attribute ``name`` of ``module``.
 
     Raises:
-        ImproperlyConfigured: when it has no such name, with the nearest it has.
+        ImproperlyConfigured: there is none; the message suggests the nearest name.
     """
     try:
         return getattr(module, name)
@@ -55,7 +52,7 @@ def attribute(asked: str, module: ModuleType, name: str) -> Any:
 
 
 def _is_missing(error: ModuleNotFoundError, path: str) -> bool:
-    """Whether ``path`` itself is not there, and not something that it imports."""
+    """Return whether ``path`` itself is missing, and not a module that it imports."""
     return error.name is not None and f"{path}.".startswith(f"{error.name}.")
 
 

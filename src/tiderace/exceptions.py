@@ -1,8 +1,8 @@
 """Every exception of Tiderace, control-flow signals apart from errors.
 
-Signals (raised to say something, not because something went wrong)::
+Signals, which are no errors::
 
-    StopConsumer        this consumer is done; its connection task may end
+    StopConsumer        raised by a handler: end this consumer
     AcceptConnection    raised inside connect(): accept the socket
     DenyConnection      raised inside connect(): refuse the socket
 
@@ -15,11 +15,11 @@ Errors::
     UnknownMessageType                no handler for a message's type (a ValueError)
     RequestAborted
     └── RequestTimeout
-    TokenInvalid                      a token or ticket proves nothing (a ValueError)
+    TokenInvalid                      a token or ticket is invalid (a ValueError)
     └── TokenExpired
 
 The names and bases are those of ``channels.exceptions``, so that ``except``
-clauses written for Channels keep catching what they caught.
+clauses written for Channels go on working.
 """
 
 __all__ = [
@@ -79,12 +79,12 @@ class LayerUnavailable(ConnectionError):
 
 
 class TokenInvalid(ValueError):
-    """A token, ticket or signed name proves nothing.
+    """A token, ticket or signed name is invalid.
 
-    Its text is the reason, for the log; it never holds the token, and is not for the
-    client, who is told no more than that he may not.
+    Its text is the reason, for the log. It never contains the token, and is not sent to
+    the client.
     """
 
 
 class TokenExpired(TokenInvalid):
-    """A token was good and is too old; the client may fetch another."""
+    """A token was valid and has expired; the client may fetch another."""

@@ -1,8 +1,6 @@
-"""Whether this process lives, and whether it should be sent clients: ``/healthz``, ``/readyz``.
+"""The probes of a process: ``/healthz`` for liveness, ``/readyz`` for readiness.
 
-It knows HTTP and Django's views; what there is to say it asks of ``tiderace.runtime.readiness``.
-
-Before Django, where no middleware, host check or login stands in a probe's way::
+Before Django, where no middleware, host check or login affects them::
 
     application = get_application("chat.routing", settings="mysite.settings", health=True)
 

@@ -1,7 +1,4 @@
-"""JSON as ``json.dumps`` writes it, in less time.
-
-It knows JSON and Django's encoder for what JSON does not have, and no consumer.
-"""
+"""Writes JSON text as ``json.dumps`` does, in less time."""
 
 from __future__ import annotations
 
@@ -14,8 +11,8 @@ from django.core.serializers.json import DjangoJSONEncoder
 
 __all__ = ["dumps"]
 
-# Of a container json writes what iterating over it gives; msgspec what is stored in it.
-# The two differ for a QueryDict, not for these, nor for subclasses that leave it so.
+# json iterates over a container, msgspec reads what it stores. The two differ for a
+# QueryDict, but not for these types and subclasses that do not override iteration.
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _DICTS = (dict.items, OrderedDict.items)
 _LISTS = (list.__iter__, tuple.__iter__)
@@ -24,25 +21,24 @@ _encode = msgspec.json.Encoder(decimal_format="string").encode
 
 
 def dumps(content: Any) -> str:
-    """``content`` as JSON text: for what ``json.dumps`` takes, the text it writes.
+    """Return ``content`` as the JSON text that ``json.dumps`` writes.
 
-    So ASCII only, with a space after each comma and colon, and ``NaN`` for what is
-    none. (A float with an exponent may be written without the padding, ``1e-7`` for
-    ``1e-07``.) Beyond that it takes dates and times (ISO 8601), ``Decimal`` and
-    ``UUID`` (as strings), sets, bytes (base64), dataclasses, enums and lazy
-    translations, which ``json.dumps`` refuses.
+    That is ASCII only, with a space after each comma and colon, and ``NaN`` for
+    not-a-number. (A float with an exponent may be written without padding, ``1e-7`` for
+    ``1e-07``.) Unlike ``json.dumps``, it also takes dates and times (ISO 8601),
+    ``Decimal`` and ``UUID`` (as strings), sets, bytes (base64), dataclasses, enums and
+    lazy translations.
 
     Raises:
-        TypeError: for a value that has no JSON, such as a model instance.
-        ValueError: for a value that contains itself.
+        TypeError: a value has no JSON, such as a model instance.
+        ValueError: a value contains itself.
     """
     try:
         data = _encode(content)
     except (TypeError, ValueError, RecursionError):
         # A subclass of str, a key that is None, a lazy translation, a lone surrogate.
         return json.dumps(content, cls=DjangoJSONEncoder)
-    # A null may have been a NaN, and other characters are to be escaped; what follows
-    # only looks.
+    # A null may have been a NaN, and other characters have to be escaped.
     if (
         b"null" in data
         or not data.isascii()
@@ -54,7 +50,10 @@ def dumps(content: Any) -> str:
 
 
 def _means_what_it_stores(content: Any) -> bool:
-    """Whether the containers in ``content``, which has no circles, hide nothing."""
+    """Return whether iterating over the containers in ``content`` gives what they store.
+
+    ``content`` contains no cycle.
+    """
     waiting = [content]
     for each in waiting:  # longer meanwhile
         kind = type(each)

@@ -1,7 +1,7 @@
 """Every measurement of Tiderace: native counters with a name, a unit and a meaning.
 
 Counting costs one integer addition, a histogram a little more; exporters read the
-values when they are asked. It knows nothing of what it counts.
+values at scrape time.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ __all__ = [
     "LabelledCounter",
     "Measurement",
     "histograms",
+    "labelled_counters",
     "measurements",
-    "tallies",
 ]
 
 _all: list[Measurement] = []
-_tallies: list[LabelledCounter] = []
+_labelled: list[LabelledCounter] = []
 _histograms: list[Histogram] = []
 
-# Labels one tally tells apart. Applications choose close codes as they like, and a
-# series per code for ever would be a leak here and in whatever stores it.
+# Labels of one counter. Applications choose close codes freely, and a series per code
+# would grow without bound here and in the store of the metrics.
 _LABELS = 100
 OTHER = "other"
 
@@ -65,8 +65,8 @@ class Measurement:
     """One number of this process since it started.
 
     A ``counter`` only grows; a ``gauge`` goes up and down. ``add`` is not atomic
-    over threads: two threads that count the same thing at the same instant may
-    count it once, which is the price of 0.04 microseconds a call.
+    over threads: two threads that count at the same instant may count once, in
+    exchange for a cost of 0.04 microseconds.
     """
 
     __slots__ = ("kind", "meaning", "name", "unit", "value")
@@ -88,9 +88,9 @@ class Measurement:
 
 
 class LabelledCounter:
-    """A counter that is kept apart by one label, such as a close code.
+    """A counter with one label, such as a close code.
 
-    It tells a hundred labels apart; what comes after them is counted as ``other``.
+    It has up to a hundred labels; further ones are counted as ``other``.
     """
 
     __slots__ = ("label", "meaning", "name", "unit", "values")
@@ -101,10 +101,10 @@ class LabelledCounter:
         self.label = label
         self.meaning = meaning
         self.values: dict[str, int] = {}
-        _tallies.append(self)
+        _labelled.append(self)
 
     def add(self, value: object) -> None:
-        """Count one more of ``value``, told apart by what it is as text."""
+        """Count one more under the label ``str(value)``."""
         values = self.values
         text = str(value)
         if text not in values and len(values) >= _LABELS:
@@ -112,18 +112,18 @@ class LabelledCounter:
         values[text] = values.get(text, 0) + 1
 
     def __repr__(self) -> str:
-        return f"<tally {self.name}={self.values} {self.unit}>"
+        return f"<counter {self.name}={self.values} {self.unit}>"
 
 
 class Histogram:
-    """How often a value lay within fixed bounds since the process started.
+    """The number of values within fixed bounds since the process started.
 
     Args:
-        name: what it is exported as.
-        unit: of the values and the bounds.
+        name: the exported name.
+        unit: the unit of the values and the bounds.
         meaning: one phrase.
-        bounds: the upper bounds, ascending; a value on a bound lies below it, and
-            ``counts`` has one more place for what lies above the last one.
+        bounds: the upper bounds, ascending and inclusive; ``counts`` has one more place
+            for values above the last one.
     """
 
     __slots__ = ("bounds", "counts", "meaning", "name", "total", "unit")
@@ -146,7 +146,7 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many values there were."""
+        """The number of values."""
         return sum(self.counts)
 
     def __repr__(self) -> str:
@@ -154,17 +154,17 @@ class Histogram:
 
 
 def measurements() -> Iterator[Measurement]:
-    """All counters and gauges, in the order in which they are declared below."""
+    """Return all counters and gauges, in the order of their declaration below."""
     return iter(_all)
 
 
-def tallies() -> Iterator[LabelledCounter]:
-    """All counters with a label."""
-    return iter(_tallies)
+def labelled_counters() -> Iterator[LabelledCounter]:
+    """Return all counters with a label."""
+    return iter(_labelled)
 
 
 def histograms() -> Iterator[Histogram]:
-    """All histograms."""
+    """Return all histograms."""
     return iter(_histograms)
 
 

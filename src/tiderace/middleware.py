@@ -1,7 +1,4 @@
-"""What every ASGI middleware here starts from: hold the inner app, copy the scope.
-
-It knows the shape of an ASGI call, and nothing of what a middleware puts in a scope.
-"""
+"""The base class of ASGI middleware, and the thread of a socket's sync code."""
 
 from __future__ import annotations
 
@@ -17,9 +14,8 @@ __all__ = ["BaseMiddleware", "socket_thread"]
 class BaseMiddleware:
     """An ASGI app around another one.
 
-    One instance serves all connections, so nothing about a connection may be kept
-    on it; that belongs in the scope. The usual subclass writes into a scope and goes
-    on::
+    One instance serves all connections, so data of a connection belongs in its scope
+    and not on the instance. A typical subclass writes into the scope and goes on::
 
         class TenantMiddleware(BaseMiddleware):
             async def __call__(self, scope, receive, send):
@@ -31,20 +27,18 @@ class BaseMiddleware:
         self.inner = inner
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        """Serve the connection by the inner app, and return what that returns.
+        """Serve the connection with the inner app, and return its result.
 
-        The inner app gets a copy of the scope: what it writes there is not seen by
-        the apps outside.
+        The inner app gets a copy of the scope, so outer apps do not see what it writes.
         """
         return await self.inner(dict(scope), receive, send)
 
 
 def socket_thread(scope: Scope) -> AbstractAsyncContextManager[Any]:
-    """Give a WebSocket a thread of its own for sync code, while it is being served.
+    """Return a context in which a WebSocket's sync code has a thread of its own.
 
-    Without it the session look-ups of all sockets queue behind each other in the one
-    thread of the process. Other kinds of connection are left as they are: Django's
-    own handler does the like for HTTP.
+    Without it the session look-ups of all sockets run in the one thread of the process.
+    Other kinds of connection are left alone: Django's handler does the same for HTTP.
     """
     if scope.get("type") == "websocket":
         return isolated()

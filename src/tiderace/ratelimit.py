@@ -1,8 +1,4 @@
-"""How often somebody may do something: a token bucket.
-
-Pure arithmetic over a clock that is handed in. It knows neither who is limited nor
-what happens to those who ask too often.
-"""
+"""Rates, and token buckets that limit by them; the clock is an argument."""
 
 from __future__ import annotations
 
@@ -21,11 +17,11 @@ _RATE = re.compile(r"(?P<count>\d+)/(?P<per>\d*)(?P<unit>[smhd])[a-z]*")
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many in so many seconds; all of them may come at once.
+    """A number of actions per time; a burst may have all of them at once.
 
     Args:
-        count: how many; at least 1.
-        seconds: in what time; more than 0.
+        count: actions; at least 1.
+        seconds: the time; more than 0.
     """
 
     count: int
@@ -43,7 +39,7 @@ class Rate:
         """Read ``"10/s"``, ``"100/m"``, ``"30/10s"``, ``"1000/hour"``.
 
         Raises:
-            ValueError: for anything else, and for a rate of 0.
+            ValueError: the text is not a rate, or a rate of 0.
         """
         if isinstance(text, Rate):
             return text
@@ -60,10 +56,10 @@ class Rate:
 
 
 class TokenBucket:
-    """Takes from a bucket that fills up evenly; full at first.
+    """A bucket of tokens that refills evenly; full at first.
 
     Args:
-        rate: how much it holds, and how long it takes to fill.
+        rate: its capacity, and the seconds in which it fills.
         clock: seconds that never run backwards.
     """
 
@@ -78,11 +74,11 @@ class TokenBucket:
         self._then = clock()
 
     def take(self, amount: int = 1) -> float:
-        """Take ``amount``, if it is there.
+        """Take ``amount`` tokens if the bucket has them.
 
         Returns:
-            0 when it was taken; else in how many seconds it would be there, with
-            nothing taken.
+            0 if they were taken; else the seconds until it will have them, with nothing
+            taken.
         """
         now = self._clock()
         rate = self._rate
@@ -96,7 +92,7 @@ class TokenBucket:
 
 
 class Buckets:
-    """Token buckets by name, of which full ones are forgotten; for any thread.
+    """Token buckets by key; safe in any thread. Full buckets are dropped.
 
     Args:
         clock: seconds that never run backwards.
@@ -105,33 +101,33 @@ class Buckets:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        # By when they are full, the least lately used first.
+        # Each with the time at which it is full; the least recently used first.
         self._buckets: OrderedDict[tuple[str, Rate], tuple[TokenBucket, float]] = (
             OrderedDict()
         )
 
     def take_token(self, key: str, rate: Rate) -> float:
-        """Take one from the bucket ``key``; see ``TokenBucket.take``."""
+        """Take one token from the bucket ``key``, as ``TokenBucket.take`` does."""
         with self._lock:
             now = self._clock()
-            self._forget_full(now)
+            self._drop_full(now)
             bucket, _ = self._buckets.pop((key, rate), (None, 0.0))
             if bucket is None:
                 bucket = TokenBucket(rate, clock=self._clock)
-            # At the latest by then it is as good as a new one.
+            # By then it is full, and as good as a new one.
             self._buckets[key, rate] = (bucket, now + rate.seconds)
             return bucket.take()
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Drop all buckets."""
         with self._lock:
             self._buckets.clear()
 
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def _forget_full(self, now: float) -> None:
-        # A few each time, so that nobody waits for a great cleaning.
+    def _drop_full(self, now: float) -> None:
+        # Two at each call, so that no call has to drop many.
         for _ in range(2):
             first = next(iter(self._buckets.items()), None)
             if first is None or first[1][1] > now:

@@ -1,7 +1,4 @@
-"""From a connection's scope to the application that serves it: by type, path, channel.
-
-It knows Django's URL patterns and the ASGI calls. What stands at the end of a route is
-any ASGI app to it.
+"""Routes a connection to the application that serves it: by type, path or channel.
 
 A project's ``asgi.py`` is two lines::
 
@@ -72,10 +69,10 @@ __all__ = [
 
 logger = logging.getLogger("tiderace.routing")
 
-# What a log line shows of a path that anybody may ask for, and of the routes.
+# Characters of a client's path, and routes, that a log line shows.
 _SHOWN_PATH = 200
 _SHOWN_ROUTES = 8
-# The session engines whose app must be installed.
+# The session engines that need the app `django.contrib.sessions`.
 _ENGINES_WITH_A_TABLE = (
     "django.contrib.sessions.backends.db",
     "django.contrib.sessions.backends.cached_db",
@@ -99,7 +96,7 @@ class ProtocolTypeRouter:
 
     Args:
         application_mapping: scope type (``http``, ``websocket``, ``channel``,
-            ``lifespan``) to application. The very dict is kept; it may be changed
+            ``lifespan``) to application. The dict itself is kept and may be changed
             later.
     """
 
@@ -110,7 +107,7 @@ class ProtocolTypeRouter:
         """Serve the connection, and return what the application returns.
 
         Raises:
-            ValueError: when there is no application for the scope's type.
+            ValueError: there is no application for the scope's type.
         """
         kind = scope["type"]
         if kind == "websocket" and process_drain.draining:
@@ -136,7 +133,7 @@ class URLRouter:
     extension make it a 403.
 
     Args:
-        routes: kept as the very list given.
+        routes: the list itself is kept and may be changed later.
 
     Raises:
         ImproperlyConfigured: for ``include()``, and for a consumer class that is
@@ -144,14 +141,14 @@ class URLRouter:
         ValueError: for a kind of pattern that cannot precede another router.
     """
 
-    # Routers outside look for this on a route's callback: it takes the rest of the
-    # path, so a path() before it need not match to the end.
+    # Outer routers read this from a route's callback: it takes the rest of the path,
+    # so the path() before it is a prefix.
     _path_routing = True
 
     def __init__(self, routes: list[URLPattern]) -> None:
         self.routes = routes
-        # Patterns before inner routers, without their end. Kept apart from the routes,
-        # which belong to whoever wrote them and may be in a second router.
+        # The patterns before inner routers, as prefixes. They are not written into the
+        # routes, which may be in another router as well.
         self._prefixes: dict[int, tuple[Any, Any]] = {}
         for route in routes:
             self._check(route)
@@ -161,9 +158,9 @@ class URLRouter:
         """Serve the connection, and return what the application returns.
 
         Raises:
-            NoRoute: when this router is inside another one and has no route.
-            ValueError: when the scope has no path; and when no route matches and the
-                connection is neither HTTP nor WebSocket, or there is no ``send``.
+            NoRoute: this router is inside another one and has no route.
+            ValueError: the scope has no path; or no route matches and the connection
+                is neither HTTP nor WebSocket, or there is no ``send``.
         """
         outermost = "path_remaining" not in scope
         path = scope.get("path") if outermost else scope["path_remaining"]
@@ -206,10 +203,10 @@ class URLRouter:
             )
 
     def _pattern(self, route: URLPattern) -> Any:
-        """The pattern to match with: open at its end where a router follows."""
+        """Return the pattern to match with: a prefix where a router follows."""
         pattern = route.pattern
         known, prefix = self._prefixes.get(id(route), (None, None))
-        # Asked by identity, since routes may be replaced in the list after our making.
+        # Compared by identity, since routes of the list may be replaced later.
         if known is pattern:
             return prefix
         if not _is_router(route.callback):
@@ -254,7 +251,7 @@ class ChannelNameRouter:
     """Serves a worker's channel by the application for its name.
 
     Args:
-        application_mapping: channel name to application; the very dict is kept.
+        application_mapping: channel name to application; the dict itself is kept.
     """
 
     def __init__(self, application_mapping: dict[str, Any]) -> None:
@@ -264,7 +261,7 @@ class ChannelNameRouter:
         """Serve the channel, and return what the application returns.
 
         Raises:
-            ValueError: when the scope names no channel, or one without application.
+            ValueError: the scope has no channel, or one without an application.
         """
         if "channel" not in scope:
             raise ValueError(
@@ -281,7 +278,7 @@ def get_default_application() -> Any:
     """Import the application that the setting ``ASGI_APPLICATION`` names.
 
     Raises:
-        ImproperlyConfigured: when there is no such setting, module or name.
+        ImproperlyConfigured: the setting, the module or the name does not exist.
     """
     try:
         path, name = settings.ASGI_APPLICATION.rsplit(".", 1)
@@ -312,12 +309,12 @@ def get_application(
     allow_missing_origin: bool = False,
     health: bool = False,
 ) -> ProtocolTypeRouter:
-    """Build a project's ASGI application, the parts in the order that works.
+    """Build a project's ASGI application, with its parts in the right order.
 
-    Django is set up first, and only then is imported what the strings name: they
-    keep ``asgi.py`` free of imports that need a set-up Django. WebSockets pass the
-    check of their origin, then sessions and users, then the routes. So does HTTP to
-    the topics endpoints among the routes; all other HTTP goes to Django.
+    Django is set up first; the dotted paths are imported after that, so that ``asgi.py``
+    needs no import which requires a configured Django. WebSockets pass the check of
+    their origin, then sessions and users, then the routes; so does HTTP to the topics
+    endpoints among the routes. All other HTTP goes to Django.
 
     Args:
         websocket: the routes: dotted path of a list of ``path()``s, or of a module
@@ -331,14 +328,14 @@ def get_application(
         middleware: what wraps the routes, or its dotted path; None for nothing.
         origins: the origins that may open WebSockets, as ``OriginValidator`` takes
             them; by default the hosts in ``ALLOWED_HOSTS``.
-        allow_missing_origin: whether clients without an Origin header, which no
-            browser is, may open WebSockets.
-        health: whether ``/healthz`` and ``/readyz`` are answered before Django; see
-            ``tiderace.health``.
+        allow_missing_origin: whether clients without an Origin header may open
+            WebSockets; no browser is one.
+        health: whether ``/healthz`` and ``/readyz`` are answered before Django
+            (``tiderace.health``).
 
     Raises:
-        ImproperlyConfigured: when there are no settings, when a string names
-            nothing, or when something else than routes is found there.
+        ImproperlyConfigured: there are no settings, a dotted path names nothing, or
+            its object is not a list of routes.
     """
     _require_settings(settings)
     django_application = get_asgi_application()
@@ -423,14 +420,14 @@ def _routes(given: str | Sequence[str | URLPattern]) -> list[URLPattern]:
 
 
 def _imported(argument: str, given: Any) -> Any:
-    """What a dotted path names; anything but a string is itself."""
+    """Import a dotted path; return anything else as it is."""
     if isinstance(given, str):
         return dotted_path.resolve(f"get_application(): {argument}", given)
     return given
 
 
 def _scope_of(scope: Scope, route: URLPattern, match: Any) -> Scope:
-    """The scope for the application of a route, seen from the router's."""
+    """Return the scope for the application of a route."""
     rest, args, kwargs = match
     outer = scope.get("url_route") or {}
     routed: Scope = {
@@ -452,14 +449,14 @@ def _is_router(application: Any) -> bool:
 
 
 def _is_foreign_router(application: Any) -> bool:
-    """Whether a router not ours is there, whose Resolver404 means "no route"."""
+    """Return whether a third-party router is there, whose Resolver404 means no route."""
     return _is_router(application) and not any(
         isinstance(layer, URLRouter) for layer in unwrap_middleware(application)
     )
 
 
 def _patterns(application: Any) -> Iterator[str]:
-    """The patterns that lead through a tree of routers to its applications."""
+    """Yield the whole pattern of each route of a tree of routers."""
     for layer in unwrap_middleware(application):
         if isinstance(layer, URLRouter):
             for route in layer.routes:

@@ -1,7 +1,4 @@
-"""Cookies and Django sessions in the scope of HTTP and WebSocket connections.
-
-It knows Django's session engines and cookie settings, and nothing of users.
-"""
+"""Cookies and Django sessions in the scope of HTTP and WebSocket connections."""
 
 from __future__ import annotations
 
@@ -43,11 +40,10 @@ class CookieMiddleware:
         self.inner = inner
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        """Serve the connection by the inner app, with ``cookies`` in its scope.
+        """Serve the connection with ``cookies`` in its scope.
 
         Raises:
-            ValueError: when the scope has no headers, and so is neither HTTP nor
-                WebSocket.
+            ValueError: the scope has no headers, so it is neither HTTP nor WebSocket.
         """
         if "headers" not in scope:
             raise ValueError(
@@ -88,12 +84,12 @@ class CookieMiddleware:
             path: the path it is sent to.
             domain: the domain it is sent to; None for the host alone.
             secure: whether it is sent over TLS only.
-            httponly: whether scripts are kept from reading it.
+            httponly: whether it is hidden from scripts.
             samesite: ``"strict"``, ``"lax"`` or ``"none"`` in any case; None or False
                 leaves the choice to the browser.
 
         Raises:
-            AssertionError: when ``samesite`` is another string.
+            AssertionError: ``samesite`` is another string.
         """
         if isinstance(expires, datetime.datetime):
             max_age, expires = _seconds_until(expires), None
@@ -115,7 +111,7 @@ class CookieMiddleware:
             morsel["httponly"] = True
         if samesite is not None and samesite is not False:
             if str(samesite).lower() not in _SAMESITE:
-                # Channels' own exception here, which applications' tests expect.
+                # The exception of Channels, which applications' tests expect.
                 raise AssertionError(
                     "samesite must be either 'strict', 'lax' or 'none', or None to leave "
                     f"it out; it is {samesite!r}"
@@ -132,9 +128,9 @@ class CookieMiddleware:
     def delete_cookie(
         cls, message: Event, key: str, path: str | None = "/", domain: str | None = None
     ) -> None:
-        """Add a ``Set-Cookie`` header to ``message`` that makes browsers forget ``key``.
+        """Add a ``Set-Cookie`` header to ``message`` that deletes the cookie ``key``.
 
-        Path and domain must be those with which the cookie was set.
+        Path and domain must be those with which it was set.
         """
         cls.set_cookie(
             message,
@@ -150,19 +146,19 @@ def _seconds_until(moment: datetime.datetime) -> int:
     if timezone.is_naive(moment):
         moment = moment.replace(tzinfo=datetime.UTC)
     left = moment - datetime.datetime.now(datetime.UTC)
-    # Rounded up: a cookie must not end before the moment it was promised for.
+    # Rounded up, so that the cookie does not expire early.
     return max(0, -(-left // datetime.timedelta(seconds=1)))
 
 
 class InstanceSessionWrapper:
-    """The session of one connection: its scope with the session in it, and its send.
+    """The scope of one connection with its session, and a ``send`` that saves it.
 
-    Where the scope has a session already, an outer middleware owns it, and this
-    wrapper leaves it alone (``activated`` is False).
+    A session that is in the scope already belongs to an outer middleware, and this
+    wrapper does not touch it (``activated`` is False).
 
     Attributes:
         save_message_types: the events before which a modified session is saved.
-        cookie_response_message_types: those of them that can carry a cookie.
+        cookie_response_message_types: the events among them that can carry a cookie.
 
     On a WebSocket no event is of these types: nothing is saved and no cookie is set.
     Call ``await scope["session"].asave()`` there.
@@ -187,20 +183,20 @@ class InstanceSessionWrapper:
             self.scope["session"] = LazyObject()
 
     async def resolve_session(self) -> None:
-        """Put the session store in place; its data is read when first asked for."""
+        """Set the session store, which reads its data at first use."""
         if self.activated:
             key = self.scope["cookies"].get(self.cookie_name)
             self.scope["session"]._wrapped = self.session_store(key)  # noqa: SLF001
 
     async def send(self, message: Event) -> None:
-        """Send ``message``, after saving the session where its type asks for that.
+        """Send ``message``, after saving the session if its type is one of those.
 
         As in Django, a session is saved when it was modified or
         ``SESSION_SAVE_EVERY_REQUEST`` is set, and not with a response of status 500.
 
         Raises:
-            SuspiciousOperation: when the session was deleted meanwhile, for instance
-                by a log-out in another tab.
+            SuspiciousOperation: the session was deleted meanwhile, for instance by a
+                log-out in another tab.
         """
         if (
             self.activated
@@ -215,7 +211,7 @@ class InstanceSessionWrapper:
         """Save the session.
 
         Raises:
-            SuspiciousOperation: when the session was deleted meanwhile.
+            SuspiciousOperation: the session was deleted meanwhile.
         """
         try:
             await self.scope["session"].asave()
@@ -228,7 +224,7 @@ class InstanceSessionWrapper:
     async def _save_with(self, message: Event) -> None:
         takes_cookie = message["type"] in self.cookie_response_message_types
         if self.scope["session"].is_empty():
-            # An empty session has no row to save: it was flushed or never filled.
+            # An empty session was flushed or never filled: there is nothing to save.
             if takes_cookie and self.cookie_name in self.scope["cookies"]:
                 CookieMiddleware.delete_cookie(
                     message,
@@ -262,18 +258,18 @@ class InstanceSessionWrapper:
 class SessionMiddleware:
     """Puts the Django session that the cookies name into ``scope["session"]``.
 
-    The session is a lazy object: its data is read from the engine at first use. It
-    must stand inside ``CookieMiddleware``.
+    The session is a lazy object: its data is read from the engine at first use. The
+    middleware must be inside ``CookieMiddleware``.
     """
 
     def __init__(self, inner: ASGIApp) -> None:
         self.inner = inner
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        """Serve the connection by the inner app, with ``session`` in its scope.
+        """Serve the connection with ``session`` in its scope.
 
         Raises:
-            ValueError: when the scope has neither cookies nor a session.
+            ValueError: the scope has neither cookies nor a session.
         """
         wrapper = InstanceSessionWrapper(scope, send)
         await wrapper.resolve_session()

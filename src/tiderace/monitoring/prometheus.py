@@ -106,11 +106,11 @@ def _families(snapshot: Snapshot) -> Iterator[Metric]:
         else:
             value = snapshot.counters.get(each.name, 0)
             yield CounterMetricFamily(name, each.meaning, value=value)
-    for tally in metrics.tallies():
+    for counter in metrics.labelled_counters():
         counter = CounterMetricFamily(
-            f"tiderace_{tally.name}", tally.meaning, labels=[tally.label]
+            f"tiderace_{counter.name}", counter.meaning, labels=[counter.label]
         )
-        for label, value in snapshot.tallies.get(tally.name, {}).items():
+        for label, value in snapshot.labelled_counters.get(counter.name, {}).items():
             counter.add_metric([label], value)
         yield counter
     for histogram in metrics.histograms():

@@ -30,14 +30,14 @@ class Snapshot(msgspec.Struct):
     Attributes:
         counters: by name.
         gauges: by name.
-        tallies: by name, then by label.
+        labelled_counters: by name, then by label.
         histograms: by name, how many lay under each bound, and their sum.
         layers: by name, then by a layer's alias; see ``LAYER_GAUGES``.
     """
 
     counters: dict[str, int] = {}
     gauges: dict[str, int] = {}
-    tallies: dict[str, dict[str, int]] = {}
+    labelled_counters: dict[str, dict[str, int]] = {}
     histograms: dict[str, tuple[list[int], float]] = {}
     layers: dict[str, dict[str, float]] = {}
 
@@ -45,8 +45,8 @@ class Snapshot(msgspec.Struct):
         """Add what another one holds; with ``sign=-1`` take it off."""
         _add(self.counters, other.counters, sign)
         _add(self.gauges, other.gauges, sign)
-        for name, values in other.tallies.items():
-            _add(self.tallies.setdefault(name, {}), values, sign)
+        for name, values in other.labelled_counters.items():
+            _add(self.labelled_counters.setdefault(name, {}), values, sign)
         for name, (counts, total) in other.histograms.items():
             mine, sum_so_far = self.histograms.get(name, ([], 0.0))
             if len(mine) != len(counts):
@@ -64,7 +64,7 @@ class Snapshot(msgspec.Struct):
 
     def without_gauges(self) -> Snapshot:
         """What remains true when the process is gone."""
-        return Snapshot(self.counters, {}, self.tallies, self.histograms, {})
+        return Snapshot(self.counters, {}, self.labelled_counters, self.histograms, {})
 
 
 def take() -> Snapshot:
@@ -80,7 +80,7 @@ def take() -> Snapshot:
     return Snapshot(
         {each.name: each.value for each in _of_kind("counter")},
         {each.name: each.value for each in _of_kind("gauge")},
-        {each.name: dict(each.values) for each in metrics.tallies()},
+        {each.name: dict(each.values) for each in metrics.labelled_counters()},
         {each.name: (list(each.counts), each.total) for each in metrics.histograms()},
         layers,
     )

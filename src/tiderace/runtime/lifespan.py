@@ -1,8 +1,4 @@
-"""The ASGI lifespan of a process: what runs when the server starts, and when it stops.
-
-It knows the lifespan events. What is opened and closed registers itself here, so that
-this room needs to know of none of it.
-"""
+"""The ASGI lifespan of a process: hooks for when the server starts and stops."""
 
 from __future__ import annotations
 
@@ -39,9 +35,9 @@ class Lifespan:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the server's two events; ends after the second one.
 
-        A hook that raises at startup makes the start fail, with its error as the
-        message, after the shutdown hooks have run. At shutdown the other hooks still
-        run, and the server is told of the errors.
+        A hook that raises at startup makes the start fail with its error as the message,
+        after the shutdown hooks have run. At shutdown the other hooks still run, and
+        the errors are the message to the server.
         """
         while True:
             event = await receive()
@@ -79,10 +75,10 @@ class Lifespan:
         return errors
 
 
-# A registry, and not a late import of the layers by the router: the arrow between
-# the floors stays downwards, and a process that never touched a layer runs no hook.
+# Modules register their hooks, so that this one imports none of them, and a process that
+# never used a layer runs no hook of it.
 process_lifespan = Lifespan()
-"""The lifespan that ``ProtocolTypeRouter`` answers with, unless it is given another."""
+"""The lifespan application of ``ProtocolTypeRouter``, unless it is given another."""
 
 
 def on_startup(hook: _Hook) -> _Hook:

@@ -1,8 +1,4 @@
-"""Whether this process should be sent clients: checks that say what stands against it.
-
-It knows none of them; what may stand against it registers itself here, and who is asked
-from outside, as ``tiderace.health`` is, asks here.
-"""
+"""The checks that decide whether this process is ready for clients."""
 
 from __future__ import annotations
 
@@ -22,13 +18,12 @@ _checks: list[Check] = []
 
 
 def ready_check(check: _Check) -> _Check:
-    """Ask ``check()`` whether this process is ready; usable as a decorator.
+    """Register a readiness check; usable as a decorator.
 
-    It returns None when all is well, else one phrase that says what is not, without
-    secrets, since whoever reaches the endpoint reads it. It may be a coroutine
-    function. It is called at every probe, so it should be cheap; a plain function
-    must not block. One that raises counts as not ready. A check is asked once,
-    however often it is registered.
+    ``check()`` returns None when this process is ready, else a phrase that says why not,
+    without secrets, since the endpoint shows it. It may be a coroutine function. It is
+    called at every probe, so it should be cheap; a plain function must not block. A
+    check that raises counts as not ready. Registering a check twice has no effect.
     """
     if check not in _checks:
         _checks.append(check)
@@ -36,7 +31,7 @@ def ready_check(check: _Check) -> _Check:
 
 
 async def reasons_not_ready() -> list[str]:
-    """Why this process should be sent nobody now; empty when it is ready."""
+    """Return the reasons why this process is not ready; empty when it is."""
     reasons = []
     for check in _checks:
         try:
