@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import functools
+import inspect
 import threading
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
 from tiderace.runtime.forks import after_fork, keep_alive
 
-__all__ = ["SyncCalls", "call", "call_directly", "close"]
+__all__ = ["SyncCalls", "blocking", "call", "call_directly", "close"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -85,6 +87,27 @@ def call(
     except BaseException:
         future.cancel()
         raise
+
+
+def blocking(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """Return the sync form of a coroutine function: ``history`` of ``ahistory``.
+
+    It takes the same arguments and runs the function by ``call``.
+    """
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        return call(function, *args, **kwargs)
+
+    name = function.__name__
+    run.__name__ = name.removeprefix("a")
+    run.__qualname__ = function.__qualname__.removesuffix(name) + run.__name__
+    run.__doc__ = (
+        f"{inspect.getdoc(function)}\n\n"
+        f"The sync form of ``{name}``: it blocks, and raises RuntimeError where an event "
+        "loop runs in this thread.\n"
+    )
+    return run
 
 
 def call_directly(

@@ -1,7 +1,7 @@
-"""Publishing from the server's side: views, signals, tasks, commands, consumers.
+"""Topics from the server's side: for views, signals, tasks, commands and consumers.
 
-Every function has a sync form, for code without an event loop, and one that begins
-with ``a`` to be awaited. It knows topics and layers, and no connection.
+Every function has two forms: a coroutine function that begins with ``a``, and a sync
+one for code without an event loop.
 """
 
 from __future__ import annotations
@@ -66,20 +66,20 @@ CONNECTIONS_GROUP = group_name("tiderace-connections")
 
 @dataclass(frozen=True, slots=True)
 class HistoryPage:
-    """What a topic remembers, and where it ends."""
+    """Publications in a topic's history, and the position at its end."""
 
     publications: Sequence[Publication]
     position: Position
 
     @property
     def messages(self) -> list[Any]:
-        """What was published, as plain Python."""
+        """The published data, as plain Python."""
         return [msgspec.json.decode(each.data) for each in self.publications]
 
 
 @dataclass(frozen=True, slots=True)
 class PresenceInfo:
-    """Somebody who is there: a connection, or a user with ``Presence.PER_USER``."""
+    """A member of a topic: a connection, or a user with ``Presence.PER_USER``."""
 
     client: str
     user_id: str
@@ -87,10 +87,10 @@ class PresenceInfo:
 
 
 def layer_of(topic: Topic) -> Any:
-    """The channel layer that carries ``topic``.
+    """Return the channel layer of ``topic``.
 
     Raises:
-        RuntimeError: when it is not configured, or keeps no streams.
+        RuntimeError: when it is not configured, or has no streams.
     """
     layer = get_channel_layer(topic.layer)
     if layer is None or not hasattr(layer, "stream_publish"):
@@ -109,7 +109,7 @@ def record_of(
     info: str | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """A publication as layers carry it."""
+    """Return a publication in the form in which layers carry it."""
     record: dict[str, Any] = {"data": data, "topic": topic, "time": time.time()}
     if info is not None:
         record["info"] = info
@@ -129,18 +129,19 @@ async def apublish(
 
     Args:
         topic: its name, ``"room:lobby"``.
-        data: anything that JSON can say, a msgspec Struct, dataclass or pydantic model.
-            It is not checked against the topic's ``message``: that is for clients.
-        key: what was published under the same key in the last five minutes is not
-            published again.
-        tags: labels that go with it.
+        data: anything that JSON can express, a msgspec Struct, dataclass or pydantic
+            model. It is not checked against the topic's ``message``: only the data of
+            clients is.
+        key: idempotency key: a second publication with the same key within five
+            minutes is dropped.
+        tags: labels that subscribers get with it.
 
     Returns:
-        Where it stands in the topic's stream.
+        Its position in the topic's stream.
 
     Raises:
         UnknownTopic: when no declared topic has this name.
-        TypeError: for data that JSON cannot say.
+        TypeError: for data that JSON cannot express.
         LayerUnavailable: when the broker could not be reached in time.
     """
     resolved = declared.resolve(topic)
@@ -159,22 +160,23 @@ def publish(
     tags: Mapping[str, str] | None = None,
     using: str | None = None,
 ) -> Position | None:
-    """Publish ``data`` to all subscribers of ``topic``; see ``apublish``.
+    """Publish ``data`` to all subscribers of ``topic``, after the transaction.
 
-    Inside ``transaction.atomic()`` it goes out after the commit, as it was when it was
-    handed in, and not at all after a rollback; wrong topics and data raise at once. When
-    the broker cannot be reached then, it is lost, with an error in the log.
+    Inside ``transaction.atomic()`` it is serialized at once and published after the
+    commit, or not at all after a rollback; unknown topics and invalid data raise at
+    once. If the broker cannot be reached after the commit, the publication is lost and
+    an error is logged.
 
     Args:
-        topic, data, key, tags: see ``apublish``.
-        using: the database whose transaction is waited for; the default one.
+        topic, data, key, tags: as for ``apublish``.
+        using: alias of the database whose transaction is waited for.
 
     Returns:
-        Where it stands in the stream; None when it waits for a commit.
+        Its position in the stream; None when it waits for a commit.
 
     Raises:
         RuntimeError: where an event loop runs in this thread; await ``apublish`` there.
-        UnknownTopic, TypeError: see ``apublish``.
+        UnknownTopic, TypeError: as for ``apublish``.
         LayerUnavailable: outside a transaction, when the broker could not be reached.
     """
     resolved = declared.resolve(topic)
@@ -191,7 +193,7 @@ def publish(
         try:
             now()
         except LayerUnavailable as error:
-            # What was saved is saved: who saved it must not see an error for that.
+            # The commit has succeeded, so its caller must not get an error.
             metrics.PUBLICATIONS_LOST.add()
             logger.error("a publication to %s is lost: %s", topic, error)
 
@@ -208,12 +210,12 @@ async def ahistory(
     limit: int | None = None,
     reverse: bool = False,
 ) -> HistoryPage:
-    """What ``topic`` remembers, oldest first.
+    """Return the history of ``topic``, oldest first.
 
     Args:
         topic: its name.
-        since: only what came after it; with ``reverse`` what came before it.
-        limit: publications at the most; 0 for the position alone, None for all.
+        since: only publications after this position; with ``reverse`` those before it.
+        limit: maximum number of publications; 0 for the position alone, None for all.
         reverse: newest first.
 
     Raises:
@@ -231,22 +233,14 @@ async def ahistory(
     return HistoryPage(publications, position)
 
 
-def history(
-    topic: str,
-    *,
-    since: Position | None = None,
-    limit: int | None = None,
-    reverse: bool = False,
-) -> HistoryPage:
-    """What ``topic`` remembers; see ``ahistory``."""
-    return sync_bridge.call(ahistory, topic, since=since, limit=limit, reverse=reverse)
+history = sync_bridge.blocking(ahistory)
 
 
 async def apositions(*topics: str) -> dict[str, Position]:
-    """Where the streams of ``topics`` end now.
+    """Return the positions at which the streams of ``topics`` end now.
 
-    Read them before what the page shows is read, and hand them to the template: the
-    browser then gets what is published from that moment on, and nothing falls between
+    Read them before the page's own data, and pass them to the template: the browser
+    then recovers what is published from that moment on, and nothing is lost between
     the page and its first subscription.
 
     Raises:
@@ -256,13 +250,11 @@ async def apositions(*topics: str) -> dict[str, Position]:
     return {name: (await ahistory(name, limit=0)).position for name in topics}
 
 
-def positions(*topics: str) -> dict[str, Position]:
-    """Where the streams of ``topics`` end now; see ``apositions``."""
-    return sync_bridge.call(apositions, *topics)
+positions = sync_bridge.blocking(apositions)
 
 
 async def apresence(topic: str) -> list[PresenceInfo]:
-    """Who is there: connections, or users with ``Presence.PER_USER``.
+    """Return the members: connections, or users with ``Presence.PER_USER``.
 
     Raises:
         UnknownTopic: when no declared topic has this name.
@@ -282,13 +274,11 @@ async def apresence(topic: str) -> list[PresenceInfo]:
     ]
 
 
-def presence(topic: str) -> list[PresenceInfo]:
-    """Who is there; see ``apresence``."""
-    return sync_bridge.call(apresence, topic)
+presence = sync_bridge.blocking(apresence)
 
 
 async def apresence_stats(topic: str) -> tuple[int, int]:
-    """How many connections and how many users are there; costs the same for any number.
+    """Return the number of connections and of users; cheap for any number.
 
     Raises:
         UnknownTopic: when no declared topic has this name.
@@ -299,23 +289,21 @@ async def apresence_stats(topic: str) -> tuple[int, int]:
     return clients, users
 
 
-def presence_stats(topic: str) -> tuple[int, int]:
-    """How many are there; see ``apresence_stats``."""
-    return sync_bridge.call(apresence_stats, topic)
+presence_stats = sync_bridge.blocking(apresence_stats)
 
 
-# Telling connections what to do
+# Commands to connections
 
 
 def _user_id(user: Any) -> str:
     pk = getattr(user, "pk", user)
     if pk is None or pk == "":
-        raise ValueError(f"{user!r} has no id, so it has no connections to be told of")
+        raise ValueError(f"{user!r} has no id, so it has no connections")
     return str(pk)
 
 
 def control_layer() -> Any:
-    """The layer by which connections are told what to do.
+    """Return the layer that carries commands to connections.
 
     Raises:
         RuntimeError: when there is none.
@@ -329,7 +317,7 @@ def control_layer() -> Any:
     return layer
 
 
-async def _tell(group: str, event: dict[str, Any]) -> None:
+async def _send(group: str, event: dict[str, Any]) -> None:
     await control_layer().group_send(group, event)
 
 
@@ -340,23 +328,23 @@ async def adisconnect(
     reason: str = "",
     client: str = "",
 ) -> None:
-    """Close the connections of ``user``, wherever they are.
+    """Close the connections of ``user``, in all processes.
 
     Args:
         user: a user, or its primary key.
-        code: from 3500 to 3999 or 4500 to 4999 the clients stay away; after any other
-            from 3000 on they come back.
-        reason: what they are told.
-        client: only this one of the user's connections.
+        code: close code. With 3500 to 3999 and 4500 to 4999 clients do not reconnect;
+            with any other from 3000 on they do.
+        reason: sent to the client with the code.
+        client: id of the only connection to close; empty for all of the user's.
 
     Raises:
-        ValueError: for a code that no application may use.
+        ValueError: for a code outside 3000 to 4999.
         LayerUnavailable: when the broker could not be reached in time.
     """
     if not 3000 <= code < 5000:
         raise ValueError(f"{code} is no close code of an application; use 3000 to 4999")
     close = Close(code, reason or codes.CLOSE_KICKED.reason)
-    await _tell(
+    await _send(
         user_group(_user_id(user)),
         {
             "type": "topics.disconnect",
@@ -367,46 +355,34 @@ async def adisconnect(
     )
 
 
-def disconnect(
-    user: Any,
-    *,
-    code: int = codes.CLOSE_KICKED.code,
-    reason: str = "",
-    client: str = "",
-) -> None:
-    """Close the connections of ``user``; see ``adisconnect``."""
-    sync_bridge.call(adisconnect, user, code=code, reason=reason, client=client)
+disconnect = sync_bridge.blocking(adisconnect)
 
 
 async def arefresh(user: Any) -> None:
-    """Have the connections of ``user`` prove again who they are, and what they may.
+    """Make the connections of ``user`` authenticate and authorize again.
 
-    They come back at once with fresh tokens (3014); what they missed is recovered.
+    They reconnect at once with fresh tokens (3014) and recover what they missed.
     """
     close = codes.CLOSE_STATE_INVALIDATED
     await adisconnect(user, code=close.code, reason=close.reason)
 
 
-def refresh(user: Any) -> None:
-    """Have the connections of ``user`` prove who they are; see ``arefresh``."""
-    sync_bridge.call(arefresh, user)
+refresh = sync_bridge.blocking(arefresh)
 
 
 async def asubscribe(user: Any, topic: str) -> None:
-    """Subscribe all connections of ``user`` to ``topic``, without asking permission.
+    """Subscribe all connections of ``user`` to ``topic``, without permission checks.
 
     Raises:
         UnknownTopic: when no declared topic has this name.
     """
     declared.resolve(topic)
-    await _tell(
+    await _send(
         user_group(_user_id(user)), {"type": "topics.subscribe", "topic": topic}
     )
 
 
-def subscribe(user: Any, topic: str) -> None:
-    """Subscribe all connections of ``user``; see ``asubscribe``."""
-    sync_bridge.call(asubscribe, user, topic)
+subscribe = sync_bridge.blocking(asubscribe)
 
 
 async def aunsubscribe(
@@ -417,41 +393,37 @@ async def aunsubscribe(
     Args:
         user: a user, or its primary key.
         topic: its name.
-        code: from 2000 to 2499 it is for good; from 2500 the clients subscribe again,
-            and permissions are asked anew.
+        code: with 2000 to 2499 clients do not subscribe again; with 2500 to 2999 they
+            do, and permissions are checked again.
 
     Raises:
         ValueError: for another code.
     """
     if not 2000 <= code < 3000:
         raise ValueError(f"{code} is no unsubscribe code; use 2000 to 2999")
-    await _tell(
+    await _send(
         user_group(_user_id(user)),
         {"type": "topics.unsubscribe", "topic": topic, "code": code},
     )
 
 
-def unsubscribe(
-    user: Any, topic: str, *, code: int = codes.UNSUBSCRIBED_BY_SERVER.code
-) -> None:
-    """End the subscriptions of ``user`` to ``topic``; see ``aunsubscribe``."""
-    sync_bridge.call(aunsubscribe, user, topic, code=code)
+unsubscribe = sync_bridge.blocking(aunsubscribe)
 
 
 async def aclose_topic(
     topic: str, *, code: int = codes.UNSUBSCRIBED_BY_SERVER.code, reason: str = ""
 ) -> None:
-    """End all subscriptions to ``topic``, whoever has them.
+    """End all subscriptions to ``topic``.
 
-    Whoever may subscribe may do so again, and its history stays. Pages that listen to
-    it by ``connection/events`` are ended too, and come back after five seconds, since
-    browsers cannot be told not to.
+    Clients with permission may subscribe again, and the history stays. Pages that use
+    ``connection/events`` are disconnected too, and reconnect after five seconds: a
+    browser's ``EventSource`` cannot be stopped from the server.
 
     Args:
         topic: its name.
-        code: from 2000 to 2499 it is for good, as far as clients do of themselves; from
-            2500 they subscribe again, and permissions are asked anew.
-        reason: what they are told.
+        code: with 2000 to 2499 clients do not subscribe again by themselves; with 2500
+            to 2999 they do, and permissions are checked again.
+        reason: sent to the client with the code.
 
     Raises:
         UnknownTopic: when no declared topic has this name.
@@ -461,7 +433,7 @@ async def aclose_topic(
     declared.resolve(topic)
     if not 2000 <= code < 3000:
         raise ValueError(f"{code} is no unsubscribe code; use 2000 to 2999")
-    await _tell(
+    await _send(
         CONNECTIONS_GROUP,
         {
             "type": "end-topic",
@@ -472,24 +444,18 @@ async def aclose_topic(
     )
 
 
-def close_topic(
-    topic: str, *, code: int = codes.UNSUBSCRIBED_BY_SERVER.code, reason: str = ""
-) -> None:
-    """End all subscriptions to ``topic``; see ``aclose_topic``."""
-    sync_bridge.call(aclose_topic, topic, code=code, reason=reason)
+close_topic = sync_bridge.blocking(aclose_topic)
 
 
 async def asend_to(user: Any, data: Any) -> None:
-    """Send ``data`` to all connections of ``user`` that there are now.
+    """Send ``data`` to all present connections of ``user``.
 
-    Nothing of it is kept: who is away never gets it. A topic per user (``topics_for``)
-    is for what must arrive.
+    It is not stored: a client that is away never gets it. Use a topic per user
+    (``topics_for``) for data that must arrive.
     """
-    await _tell(
+    await _send(
         user_group(_user_id(user)), {"type": "topics.message", "data": to_json(data)}
     )
 
 
-def send_to(user: Any, data: Any) -> None:
-    """Send ``data`` to all connections of ``user``; see ``asend_to``."""
-    sync_bridge.call(asend_to, user, data)
+send_to = sync_bridge.blocking(asend_to)
