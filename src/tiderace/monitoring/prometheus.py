@@ -107,12 +107,12 @@ def _families(snapshot: Snapshot) -> Iterator[Metric]:
             value = snapshot.counters.get(each.name, 0)
             yield CounterMetricFamily(name, each.meaning, value=value)
     for counter in metrics.labelled_counters():
-        counter = CounterMetricFamily(
+        family = CounterMetricFamily(
             f"tiderace_{counter.name}", counter.meaning, labels=[counter.label]
         )
         for label, value in snapshot.labelled_counters.get(counter.name, {}).items():
-            counter.add_metric([label], value)
-        yield counter
+            family.add_metric([label], value)
+        yield family
     for histogram in metrics.histograms():
         yield _histogram(histogram, snapshot)
     for name, meaning in LAYER_GAUGES.items():
