@@ -655,7 +655,7 @@ async def test_without_a_broker_no_stream_begins(app, kind, monkeypatch):
     async def away(self, *args, **kwargs):
         raise LayerUnavailable("it is away")
 
-    monkeypatch.setattr(InMemoryChannelLayer, "listen", away)
+    monkeypatch.setattr(InMemoryChannelLayer, "stream_subscribe", away)
     client = StreamClient(app, kind=kind, connect=None)
     await client.write('{"id": 1, "connect": {}}')
     await client.client.end()
