@@ -25,6 +25,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell lets its background jobs ignore Ctrl-C, and so would their children; tests
     # send it to servers and commands.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A deadline for one example would measure how busy the machine is.
+    examples = 10 if config.option.fast else 100
+    hypothesis.settings.register_profile("suite", deadline=None, max_examples=examples)
+    hypothesis.settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(
@@ -41,8 +45,6 @@ def pytest_collection_modifyitems(
     subprocess.Popen.__init__ = skip_start
     multiprocessing.process.BaseProcess.start = skip_start
     os.fork = skip_start
-    hypothesis.settings.register_profile("fast", max_examples=10)
-    hypothesis.settings.load_profile("fast")
 
 
 def skip_start(*args: object, **kwargs: object) -> NoReturn:
