@@ -25,7 +25,7 @@ nox.options.reuse_existing_virtualenvs = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
-FAST = os.environ.get("FAST", "") not in {"", "0"}
+FAST = bool(os.environ.get("FAST"))
 JS = ROOT / "clients" / "js"
 
 # The two ends of the matrix: the long-term release on the Python that runs nox, and the
