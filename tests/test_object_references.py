@@ -40,7 +40,6 @@ ALLOWED: dict[str, str] = {
     "Subscribing._conductor": OPEN,
     "TopicHub._conductors": OPEN,
     "_Shared.tick": OPEN,
-    "_Worker._pool": OPEN,
 }
 
 

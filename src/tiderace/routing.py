@@ -53,7 +53,7 @@ from tiderace.route_inspection import (
     open_ended,
     unwrap_middleware,
 )
-from tiderace.runtime.control_socket import process_door
+from tiderace.runtime.control_socket import process_control_socket
 from tiderace.runtime.drain import process_drain, refuse_newcomer
 from tiderace.runtime.lifespan import on_shutdown, on_startup, process_lifespan
 from tiderace.security.websocket import AllowedHostsOriginValidator, OriginValidator
@@ -79,8 +79,8 @@ _ENGINES_WITH_A_TABLE = (
 )
 
 
-on_startup(process_door.open)
-on_shutdown(process_door.close)
+on_startup(process_control_socket.open)
+on_shutdown(process_control_socket.close)
 
 
 class NoRoute(Resolver404):

@@ -1,4 +1,4 @@
-"""The door into a process, and ``manage.py tiderace_drain``, which knocks there."""
+"""The control socket of a process, and ``manage.py tiderace_drain``, which uses it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tiderace.runtime.connections import ConnectionRegistry
 from tiderace.runtime.control_socket import (
     ControlSocket,
     ask_to_drain,
-    doors,
+    control_sockets,
     run_directory,
 )
 from tiderace.runtime.drain import Drain
@@ -28,7 +28,7 @@ from tiderace.runtime.drain import Drain
 
 @pytest.fixture
 def run_dir(tmp_path):
-    """A folder for doors, as the settings name it."""
+    """A folder for control_sockets, as the settings name it."""
     settings = {"RUN_DIR": str(tmp_path / "run"), "DRAIN_SECONDS": 0}
     with override_settings(TIDERACE=settings):
         yield tmp_path / "run"
@@ -41,8 +41,8 @@ def connections():
 
 
 @pytest.fixture
-async def door(run_dir, connections):
-    """The door of this process, to a drain of its own."""
+async def drain(run_dir, connections):
+    """Open a control socket for a drain of the test's own; return the drain."""
     drain = Drain(connections)
     mine = ControlSocket(drain)
     await mine.open()
@@ -63,36 +63,34 @@ class Busy:
         raise AssertionError("it was cut")
 
 
-async def test_who_knocks_makes_the_process_drain_and_hears_how_far_it_is(
-    door, connections
-):
+async def test_a_drain_request_is_answered_with_progress(drain, connections):
     busy, heard = Busy(), []
     connections.add(busy)
-    asking = asyncio.ensure_future(ask_to_drain(doors()[0], heard.append))
+    asking = asyncio.ensure_future(ask_to_drain(control_sockets()[0], heard.append))
 
     await until(lambda: busy.asked)
-    assert door.draining
+    assert drain.draining
     connections.discard(busy)
 
     assert await asking == 0
     assert heard == [1]
 
 
-async def test_only_this_user_can_come_in(door, run_dir):
+async def test_only_this_user_can_connect(drain, run_dir):
     assert run_dir.stat().st_mode & 0o777 == 0o700
 
 
-async def test_the_door_is_gone_with_the_server(run_dir):
+async def test_the_socket_is_removed_with_the_server(run_dir):
     mine = ControlSocket(Drain(ConnectionRegistry()))
     await mine.open()
-    assert [path.stem for path in doors()] == [str(os.getpid())]
+    assert [path.stem for path in control_sockets()] == [str(os.getpid())]
 
     await mine.close()
 
-    assert doors() == []
+    assert control_sockets() == []
 
 
-def test_a_door_that_its_server_left_open_is_opened_again(run_dir):
+def test_a_socket_that_its_server_left_open_is_opened_again(run_dir):
     drain = Drain(ConnectionRegistry())
     mine = ControlSocket(drain)
 
@@ -101,23 +99,23 @@ def test_a_door_that_its_server_left_open_is_opened_again(run_dir):
 
     async def serve_again():
         await mine.open()
-        answer = await ask_to_drain(doors()[0], print)
+        answer = await ask_to_drain(control_sockets()[0], print)
         await mine.close()
         return answer
 
     asyncio.run(serve())
 
     assert asyncio.run(serve_again()) == 0
-    assert doors() == []
+    assert control_sockets() == []
 
 
-async def test_a_door_with_nobody_behind_it_is_removed(run_dir):
+async def test_a_socket_without_a_process_is_removed(run_dir):
     run_dir.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as killed:
         killed.bind(str(run_dir / "4711.sock"))
 
-    assert await ask_to_drain(doors()[0], print) is None
-    assert doors() == []
+    assert await ask_to_drain(control_sockets()[0], print) is None
+    assert control_sockets() == []
 
 
 async def test_a_folder_that_others_may_write_to_is_not_trusted(run_dir, caplog):
@@ -127,7 +125,7 @@ async def test_a_folder_that_others_may_write_to_is_not_trusted(run_dir, caplog)
     with caplog.at_level("INFO", "tiderace.control"):
         await ControlSocket(Drain(ConnectionRegistry())).open()
 
-    assert doors() == []
+    assert control_sockets() == []
     assert "not a folder of this user alone" in caplog.text
 
 
@@ -137,7 +135,7 @@ async def test_a_link_to_a_folder_is_not_trusted(run_dir, tmp_path):
 
     await ControlSocket(Drain(ConnectionRegistry())).open()
 
-    assert doors() == []
+    assert control_sockets() == []
 
 
 async def test_a_path_that_is_too_long_for_a_socket_is_no_error(tmp_path, caplog):
@@ -146,31 +144,31 @@ async def test_a_path_that_is_too_long_for_a_socket_is_no_error(tmp_path, caplog
         with caplog.at_level("INFO", "tiderace.control"):
             await ControlSocket(Drain(ConnectionRegistry())).open()
 
-        assert doors() == []
+        assert control_sockets() == []
     assert "too long" in caplog.text
 
 
-async def test_who_says_something_else_changes_nothing(door):
-    reader, writer = await asyncio.open_unix_connection(doors()[0])
+async def test_another_command_changes_nothing(drain):
+    reader, writer = await asyncio.open_unix_connection(control_sockets()[0])
     writer.write(b"stop\n")
 
     assert await reader.read() == b""
-    assert not door.draining
+    assert not drain.draining
     writer.close()
 
 
-async def test_a_drain_goes_on_when_who_asked_for_it_is_gone(door, connections):
+async def test_a_drain_goes_on_when_its_client_has_left(drain, connections):
     busy = Busy()
     connections.add(busy)
-    _, writer = await asyncio.open_unix_connection(doors()[0])
+    _, writer = await asyncio.open_unix_connection(control_sockets()[0])
     writer.write(b"drain\n")
     await until(lambda: busy.asked)
 
     writer.close()
     connections.discard(busy)
-    await door.begin(0, 0)
+    await drain.begin(0, 0)
 
-    assert door.open == 0
+    assert drain.open == 0
 
 
 def test_without_a_setting_the_folder_is_this_projects_and_users():
@@ -192,7 +190,7 @@ def test_the_command_fails_where_there_is_no_process(run_dir):
 
 
 def in_a_process(script, run_dir):
-    """Run ``script`` about a door in a process of its own."""
+    """Run ``script`` in a process of its own."""
     source = f"""
 import asyncio, sys
 from django.conf import settings

@@ -1,7 +1,6 @@
-"""A door into this process for commands on the same machine: a Unix socket per process.
+"""A Unix socket per process through which commands on the same machine control it.
 
-``manage.py tiderace_drain`` knocks there. It knows the drain and where the doors are;
-it does not know who serves the process, nor which command asks.
+``manage.py tiderace_drain`` uses it.
 """
 
 from __future__ import annotations
@@ -23,46 +22,51 @@ from django.utils.crypto import salted_hmac
 from tiderace import conf
 from tiderace.runtime.drain import Drain, drain_seconds, process_drain
 
-__all__ = ["ControlSocket", "ask_to_drain", "doors", "process_door", "run_directory"]
+__all__ = [
+    "ControlSocket",
+    "ask_to_drain",
+    "control_sockets",
+    "process_control_socket",
+    "run_directory",
+]
 
 logger = logging.getLogger("tiderace.control")
 
-# How often who has asked for a drain is told how far it is.
+# Seconds between two reports of a drain's progress.
 _REPORT_EVERY = 1.0
 # A socket's path may have 108 bytes on Linux, 104 elsewhere.
 _LONGEST_PATH = 100
 
 
 def run_directory() -> Path:
-    """Where the doors of this project's processes are.
+    """Return the folder of the control sockets of this project's processes.
 
-    ``TIDERACE["RUN_DIR"]``, or else a folder for this user and project among the
-    temporary ones.
+    ``TIDERACE["RUN_DIR"]``, or else a temporary folder for this user and project.
     """
     if (chosen := conf.current().run_dir) is not None:
         return Path(chosen)
     module = getattr(settings, "SETTINGS_MODULE", "")
-    # Told apart by the secret key, without telling it.
+    # The secret key tells projects apart; the digest does not reveal it.
     project = salted_hmac("tiderace.control", module, algorithm="sha256").hexdigest()[
         :12
     ]
     return Path(tempfile.gettempdir()) / f"tiderace-{os.geteuid()}-{project}"
 
 
-def doors() -> list[Path]:
-    """The doors there are; behind some of them there may be nobody any more."""
+def control_sockets() -> list[Path]:
+    """Return the control sockets; the processes of some may have ended."""
     return sorted(run_directory().glob("*.sock"))
 
 
 class ControlSocket:
-    """The door of one process, open from the server's start to its end.
+    """The control socket of one process, open from the server's start to its end.
 
-    Only this user can come in. Where it cannot be opened (a read-only file system, no
-    Unix sockets) the process goes without it. Opened again, it lets in where it was
-    opened last: a server that ended without a shutdown may have left it open.
+    Only this user can connect. Where it cannot be opened (a read-only file system, no
+    Unix sockets) the process runs without it. Opening it again closes the one before,
+    which a server that ended without a shutdown may have left open.
 
     Args:
-        drain: what is begun when somebody asks for it.
+        drain: the drain that a command may begin.
     """
 
     def __init__(self, drain: Drain) -> None:
@@ -72,10 +76,10 @@ class ControlSocket:
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
-        """Let commands in from now on."""
+        """Accept commands from now on."""
         if (
             not hasattr(asyncio, "start_unix_server")
-            # A server for tests, beside others in this process.
+            # A server for tests runs in another thread of the process.
             or threading.current_thread() is not threading.main_thread()
             or not conf.configured()
         ):
@@ -87,7 +91,7 @@ class ControlSocket:
             if len(os.fsencode(path)) > _LONGEST_PATH:
                 raise OSError(f"the path {path} is too long for a socket")
             path.unlink(missing_ok=True)
-            # Ours, because a server whose loop has ended cannot close its own.
+            # Bound here, because a server whose loop has ended cannot close its socket.
             self._socket = socket.socket(socket.AF_UNIX)
             self._socket.bind(str(path))
             self._server = await asyncio.start_unix_server(
@@ -104,7 +108,7 @@ class ControlSocket:
         self._path = path
 
     async def close(self) -> None:
-        """Let nobody in any more."""
+        """Accept no more commands, and remove the socket."""
         server, self._server = self._server, None
         if server is not None and not server.get_loop().is_closed():
             server.close()
@@ -130,24 +134,29 @@ class ControlSocket:
             writer.write(b"done %d\n" % self._drain.open)
             await writer.drain()
         except ConnectionError:
-            pass  # who has asked is gone; the drain goes on
+            pass  # the command has ended; the drain goes on
         finally:
             writer.close()
 
 
-async def ask_to_drain(door: Path, report: Callable[[int], object]) -> int | None:
-    """Have the process behind ``door`` drain; how many connections it had left.
+async def ask_to_drain(path: Path, report: Callable[[int], object]) -> int | None:
+    """Drain a process through its control socket.
 
-    None when nobody is behind it, and then the door is removed. ``report`` is called
-    every second with the number of connections.
+    Args:
+        path: the socket.
+        report: called every second with the number of open connections.
+
+    Returns:
+        The number of connections that were left. None if no process listens there; then
+        the socket is removed.
 
     Raises:
-        ConnectionError: when the process has ended before its drain.
+        ConnectionError: the process ended before its drain.
     """
     try:
-        reader, writer = await asyncio.open_unix_connection(door)
+        reader, writer = await asyncio.open_unix_connection(path)
     except (ConnectionRefusedError, FileNotFoundError):
-        door.unlink(missing_ok=True)  # noqa: ASYNC240 (one local call)
+        path.unlink(missing_ok=True)  # noqa: ASYNC240 (one local call)
         return None
     try:
         writer.write(b"drain\n")
@@ -158,7 +167,7 @@ async def ask_to_drain(door: Path, report: Callable[[int], object]) -> int | Non
             report(int(number))
     finally:
         writer.close()
-    raise ConnectionError(f"the process behind {door.name} ended before its drain")
+    raise ConnectionError(f"the process behind {path.name} ended before its drain")
 
 
 def _make_private(directory: Path) -> None:
@@ -179,5 +188,5 @@ def _make_private(directory: Path) -> None:
         )
 
 
-process_door = ControlSocket(process_drain)
-"""The door of this process, which opens with its lifespan."""
+process_control_socket = ControlSocket(process_drain)
+"""The control socket of this process, open during its lifespan."""

@@ -1,9 +1,8 @@
-"""How a process gives up its sockets before it stops: one after the other, not all at once.
+"""Drains a process before it stops: closes its sockets one by one, over a window.
 
-Thousands of clients that are closed in the same instant come back in the same instant.
+Thousands of clients that are closed in the same instant reconnect in the same instant.
 So on SIGTERM a process first refuses new WebSockets and closes its own over a window,
-and only then lets its server stop. It knows connections as things that can be asked to
-end, and the server as whoever handled SIGTERM before.
+and only then lets its server stop.
 """
 
 from __future__ import annotations
@@ -47,12 +46,12 @@ __all__ = [
 
 logger = logging.getLogger("tiderace.drain")
 
-# Seconds for closing all sockets where no setting says another number.
+# Seconds for closing all sockets, unless a setting says otherwise.
 _WINDOW = 20.0
-# The longest pause between two sockets, in seconds: ten clients a second are a burden to
-# nobody, so a process with few of them need not keep its successor waiting.
+# The longest pause between two sockets, in seconds: ten reconnects a second are no load,
+# so a process with few clients need not use the whole window.
 _LONGEST_PAUSE = 0.1
-# How long a connection that was cut has for its disconnect handler.
+# Seconds that a cut connection has for its disconnect handler.
 _TIME_TO_LEAVE = 1.0
 # A second SIGTERM means "at once", but not within these seconds: systemd tells every
 # process of a service, and uvicorn's parent then tells its children again.
@@ -69,7 +68,7 @@ class Drain:
             to end as well.
         clock: seconds, from any start.
         sleep: waits so many seconds.
-        chance: a number from 0 to 1, each time another.
+        chance: returns a random number from 0 to 1.
     """
 
     def __init__(
@@ -107,12 +106,12 @@ class Drain:
         return f"draining, {self.open} connections left" if self.draining else None
 
     def begin(self, window: float, grace: float) -> asyncio.Task[None]:
-        """Give up all connections; the task ends when none is left, or none will go.
+        """Begin to end all connections; the task ends when none is left.
 
-        They are asked one by one in random order, at random moments, the last of them
-        within ``window`` seconds and on average not more than a tenth of a second after
-        the one before. They then have ``grace`` seconds to finish what they are doing, after
-        which they are cut. Beginning twice is beginning once.
+        They are asked to end one by one in random order, at random moments within
+        ``window`` seconds, on average at most a tenth of a second apart. They then have
+        ``grace`` seconds to finish, after which they are cut. A second call returns the
+        same task.
         """
         if self._task is None:
             logger.info(
@@ -130,12 +129,12 @@ class Drain:
         return self._task
 
     def hurry(self) -> None:
-        """Ask all that are left at once."""
+        """Ask the remaining connections to end at once."""
         self._hurried = True
         self._wake()
 
     def reset(self) -> None:
-        """Be as new, apart from the connections: the server has ended or begins."""
+        """Forget the drain, since the server has stopped or starts again."""
         if self._task is not None:
             self._task.cancel()
         self._task = self._waiting = None
@@ -159,13 +158,13 @@ class Drain:
         due = self._clock()
         end = due + window
         while waiting := self._waiting:
-            # Picked, not shuffled before: some come late.
+            # Picked at random each time, since connections are added meanwhile.
             index = min(int(self._chance() * len(waiting)), len(waiting) - 1)
             waiting[index], waiting[-1] = waiting[-1], waiting[index]
             connection = waiting.pop()
             if connection not in self._connections:
                 continue
-            # On average a fair share of the time that is left.
+            # On average an equal share of the remaining time.
             share = min((end - due) / (len(waiting) + 1), _LONGEST_PAUSE)
             due = min(due + 2 * share * self._chance(), end)
             while (pause := due - self._clock()) > 0 and not self._hurried:
@@ -183,7 +182,7 @@ class Drain:
         if connection not in self._connections:
             return
         metrics.CONNECTIONS_DRAINED.add()
-        # The window parts the clients of this process; this, those of several.
+        # The window spreads the clients of this process; this, those of several.
         notice = DrainNotice(retry_after=0.1 + 0.9 * self._chance())
         try:
             connection.drain(notice)
@@ -191,7 +190,7 @@ class Drain:
             logger.exception("draining: %r could not be asked to end", connection)
 
     async def _pause(self, seconds: float) -> None:
-        """Sleep, unless woken before."""
+        """Sleep, or return when woken."""
         self._sleeping = asyncio.ensure_future(self._sleep(seconds))
         try:
             await asyncio.wait([self._sleeping])
@@ -233,13 +232,13 @@ async def refuse_newcomer(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class SigtermWatch:
-    """Stands before the server's own handler of SIGTERM: first drain, then stop.
+    """Handles SIGTERM before the server does: first drains, then calls its handler.
 
-    Only where that is a Python function, as with uvicorn. A second SIGTERM lets the
-    server stop at once; SIGINT is not watched, so it stops at once anyway.
+    Only where the server's handler is a Python function, as with uvicorn. A second
+    SIGTERM stops the server at once; SIGINT is not handled here, so it does too.
 
     Args:
-        drain: what is begun.
+        drain: the drain to begin.
         clock: seconds, from any start.
     """
 
@@ -254,7 +253,7 @@ class SigtermWatch:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Watch from now on; does nothing where there is nothing to stand before."""
+        """Replace the handler of SIGTERM, where it can be replaced."""
         self._drain.reset()
         self._first = None
         if threading.current_thread() is not threading.main_thread():
@@ -266,7 +265,7 @@ class SigtermWatch:
             signal.signal(signal.SIGTERM, self._noted)
 
     async def stop(self) -> None:
-        """Watch no longer; the server stops."""
+        """Restore the server's handler of SIGTERM."""
         self._drain.reset()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
@@ -284,7 +283,7 @@ class SigtermWatch:
             self._call(self._hurry)
 
     def _call(self, function: Callable[[], None]) -> None:
-        # Between two bytecodes of whatever the loop was doing.
+        # A signal handler runs between two bytecodes of any code of the loop.
         assert self._loop is not None  # noqa: S101 (for the type checker)
         try:
             self._loop.call_soon_threadsafe(function)
@@ -312,23 +311,23 @@ class SigtermWatch:
 
 
 def drain_seconds() -> float:
-    """The window in force: ``TIDERACE["DRAIN_SECONDS"]``, or its default."""
+    """Return the window: ``TIDERACE["DRAIN_SECONDS"]``, or its default."""
     seconds = conf.current().drain_seconds
     if seconds is None:
-        # Who develops waits for every restart.
+        # In development a window would delay every restart.
         return 0.0 if conf.configured() and settings.DEBUG else _WINDOW
     return seconds
 
 
 def _is_asyncios(handler: object) -> bool:
-    """Whether the handler only stands for what a loop calls, which cannot be known."""
+    """Return whether a loop installed the handler, whose callback is not accessible."""
     return getattr(handler, "__module__", "").partition(".")[0] in ("asyncio", "uvloop")
 
 
 def _under_gunicorn() -> bool:
-    """Whether SIGTERM may be repeated without meaning it.
+    """Return whether a second SIGTERM may mean the same as the first.
 
-    gunicorn before 24 tells a worker that it replaces every second.
+    gunicorn before 24 sends one each second to a worker that it replaces.
     """
     return "gunicorn.arbiter" in sys.modules
 

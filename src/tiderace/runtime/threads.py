@@ -4,7 +4,7 @@ asgiref sends all thread-sensitive sync code of a process through one thread, so
 slow query freezes every socket. Inside ``isolated()`` the sync code of a connection
 runs on this pool instead: different connections side by side, one connection's calls
 one after the other, and all calls of one handler in the same thread, so that they
-share a database connection. It knows asyncio and asgiref, and nothing of Django.
+share a database connection.
 """
 
 from __future__ import annotations
@@ -42,15 +42,20 @@ _Job = Callable[[], None]
 
 
 class _Worker(threading.Thread):
-    """One thread of the pool, with the jobs only it may run."""
+    """One thread of a pool, with the jobs that only it may run.
 
-    def __init__(self, pool: ThreadPool, number: int) -> None:
+    Args:
+        take: waits for the thread's next job; None ends the thread.
+        number: the thread's number, for its name.
+    """
+
+    def __init__(self, take: Callable[[_Worker], _Job | None], number: int) -> None:
         super().__init__(name=f"tiderace-sync-{number}", daemon=True)
         self.jobs: deque[_Job] = deque()
-        self._pool = pool
+        self._take = take
 
     def run(self) -> None:
-        while (job := self._pool.take(self)) is not None:
+        while (job := self._take(self)) is not None:
             job()
             # Do not keep the last job's connection alive while idle.
             del job
@@ -76,7 +81,7 @@ class ThreadPool:
 
     @property
     def waiting(self) -> int:
-        """Jobs that no thread has taken yet."""
+        """The number of jobs that no thread has taken yet."""
         return len(self._shared) + sum(len(worker.jobs) for worker in self._workers)
 
     def submit(self, job: _Job) -> None:
@@ -87,7 +92,7 @@ class ThreadPool:
             # A thread counts as idle until it has woken up, so it is not enough
             # that one is idle: there must be one for every waiting job.
             if self.waiting > self._idle and len(self._workers) < self.size:
-                worker = _Worker(self, len(self._workers))
+                worker = _Worker(self.take, len(self._workers))
                 self._workers.append(worker)
                 worker.start()
             else:
@@ -103,7 +108,7 @@ class ThreadPool:
             self._condition.notify_all()
 
     def take(self, worker: _Worker) -> _Job | None:
-        """The next job for ``worker``; waits for one. None when the pool has closed."""
+        """Wait for the next job of ``worker``; None when the pool has closed."""
         with self._condition:
             while True:
                 if worker.jobs:

@@ -1,6 +1,6 @@
 """``manage.py tiderace_drain``: has the processes of this project on this machine drain.
 
-It finds their doors and waits; the draining is theirs.
+It connects to their control sockets and waits until they have drained.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tiderace import conf
-from tiderace.runtime.control_socket import ask_to_drain, doors, run_directory
+from tiderace.runtime.control_socket import ask_to_drain, control_sockets, run_directory
 from tiderace.runtime.drain import drain_seconds
 
 __all__ = ["Command"]
@@ -64,10 +64,12 @@ class Command(BaseCommand):
         self.stdout.write(self.style.SUCCESS(f"{len(reached)} processes have drained"))
 
     async def _ask_all(self, timeout: float) -> list[int | None]:
-        return await asyncio.gather(*(self._ask(door, timeout) for door in doors()))
+        return await asyncio.gather(
+            *(self._ask(path, timeout) for path in control_sockets())
+        )
 
-    async def _ask(self, door: Path, timeout: float) -> int | None:
-        name, left = f"process {door.stem}", 0
+    async def _ask(self, path: Path, timeout: float) -> int | None:
+        name, left = f"process {path.stem}", 0
 
         def report(number: int) -> None:
             nonlocal left
@@ -76,7 +78,7 @@ class Command(BaseCommand):
 
         try:
             async with asyncio.timeout(timeout):
-                return await ask_to_drain(door, report)
+                return await ask_to_drain(path, report)
         except TimeoutError:
             return left
         except ConnectionError as error:
