@@ -1,4 +1,4 @@
-"""Which pages may use topics: those of the same origin, and those that somebody named."""
+"""Which pages may use topics: those of the same origin, and those that are listed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.urls import path
 from support.stream_client import JSON, request
 from tiderace.routing import get_application
 from tiderace.security import page_origins
-from tiderace.security.page_origins import objection
+from tiderace.security.page_origins import origin_problem
 from tiderace.security.websocket import AllowedHostsOriginValidator, OriginValidator
 from tiderace.testing import WebsocketCommunicator
 from tiderace.topics import TopicsEndpoint
@@ -23,15 +23,15 @@ def site(settings):
 
 
 @pytest.fixture
-def told():
-    """What was said of pages in other tests is forgotten."""
-    page_origins._told.clear()
+def forgotten():
+    """Clear what other tests have logged."""
+    page_origins._logged.clear()
     yield
-    page_origins._told.clear()
+    page_origins._logged.clear()
 
 
 def scope_of(origin, host="site.test", scheme="http", **headers):
-    """A request as a server tells of it; ``x_forwarded_host="…"`` is a header."""
+    """Return the scope of a request; ``x_forwarded_host="…"`` is a header."""
     given = {"host": host, "origin": origin, **headers}
     return {
         "type": "http",
@@ -45,8 +45,8 @@ def scope_of(origin, host="site.test", scheme="http", **headers):
     }
 
 
-def may(scope, *named):
-    return objection(scope, AllowedHostsOriginValidator(None), named) is None
+def allowed(scope, *named):
+    return origin_problem(scope, AllowedHostsOriginValidator(None), named) is None
 
 
 # Same origin
@@ -65,8 +65,8 @@ def may(scope, *named):
         ("http://[::1]:8000", "[::1]:8000", "http"),
     ],
 )
-def test_a_page_of_the_same_origin_may(origin, host, scheme):
-    assert may(scope_of(origin, host, scheme))
+def test_a_page_of_the_same_origin_is_allowed(origin, host, scheme):
+    assert allowed(scope_of(origin, host, scheme))
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,10 @@ def test_a_page_of_the_same_origin_may(origin, host, scheme):
         ("https://site.test:8443", "site.test:8443"),
     ],
 )
-def test_a_proxy_may_end_tls_and_not_say_so(origin, host):
-    assert may(scope_of(origin, host, "http"))
+def test_an_https_page_is_allowed_behind_a_proxy_that_ends_tls_without_a_header(
+    origin, host
+):
+    assert allowed(scope_of(origin, host, "http"))
 
 
 @pytest.mark.parametrize(
@@ -98,81 +100,81 @@ def test_a_proxy_may_end_tls_and_not_say_so(origin, host):
 def test_another_port_scheme_or_host_of_the_site_is_another_origin(
     origin, host, scheme
 ):
-    assert not may(scope_of(origin, host, scheme))
+    assert not allowed(scope_of(origin, host, scheme))
 
 
 @pytest.mark.parametrize("origin", ["https://evil.test", "null", "", "http://[::1"])
-def test_a_host_that_is_not_allowed_may_not_though_it_is_asked_for(origin):
-    assert not may(scope_of(origin, "evil.test", "https"))
+def test_a_host_outside_allowed_hosts_is_refused_even_as_the_own_origin(origin):
+    assert not allowed(scope_of(origin, "evil.test", "https"))
 
 
-def test_hosts_of_every_name_are_still_one_site_each(site):
+def test_a_wildcard_in_allowed_hosts_still_requires_the_same_origin(site):
     site.ALLOWED_HOSTS = ["*"]
 
-    assert may(scope_of("http://site.test"))
-    assert not may(scope_of("http://evil.test"))
+    assert allowed(scope_of("http://site.test"))
+    assert not allowed(scope_of("http://evil.test"))
 
 
-def test_the_browser_itself_may_say_that_it_is_the_same_origin():
+def test_sec_fetch_site_same_origin_is_trusted():
     page = "https://www.site.test"
 
-    assert may(scope_of(page, "app:8000", sec_fetch_site="same-origin"))
-    assert not may(scope_of(page, "app:8000", sec_fetch_site="same-site"))
+    assert allowed(scope_of(page, "app:8000", sec_fetch_site="same-origin"))
+    assert not allowed(scope_of(page, "app:8000", sec_fetch_site="same-site"))
 
 
-def test_without_a_host_the_allowed_ones_decide():
-    assert may(scope_of("http://www.site.test:5000", host=None))
-    assert not may(scope_of("http://evil.test", host=None))
+def test_without_a_host_header_allowed_hosts_decide():
+    assert allowed(scope_of("http://www.site.test:5000", host=None))
+    assert not allowed(scope_of("http://evil.test", host=None))
 
 
 @pytest.mark.parametrize("host", ["site.test:port", "site.test:99999", "[::1", ":80"])
-def test_a_host_that_cannot_be_read_is_that_of_no_page(host):
-    assert not may(scope_of("http://site.test", host))
+def test_an_invalid_host_header_matches_no_page(host):
+    assert not allowed(scope_of("http://site.test", host))
 
 
 # Proxies
 
 
-def test_the_host_that_a_trusted_proxy_tells_counts(site):
+def test_the_forwarded_host_of_a_trusted_proxy_is_used(site):
     scope = scope_of("http://site.test", "app:8000", x_forwarded_host="site.test, app")
 
-    assert not may(scope)
+    assert not allowed(scope)
     site.TIDERACE = {"TRUSTED_PROXIES": 1}
-    assert may(scope)
+    assert allowed(scope)
 
 
-def test_the_host_that_django_believes_counts(site):
+def test_use_x_forwarded_host_is_respected(site):
     site.USE_X_FORWARDED_HOST = True
 
-    assert may(scope_of("http://site.test", "app", x_forwarded_host="site.test"))
-    assert may(scope_of("http://site.test", "site.test"))
+    assert allowed(scope_of("http://site.test", "app", x_forwarded_host="site.test"))
+    assert allowed(scope_of("http://site.test", "site.test"))
 
 
-def test_the_port_that_django_believes_counts(site):
+def test_use_x_forwarded_port_is_respected(site):
     scope = scope_of("http://site.test:8080", x_forwarded_port="8080")
 
-    assert not may(scope)
+    assert not allowed(scope)
     site.USE_X_FORWARDED_PORT = True
-    assert may(scope)
-    assert may(scope_of("http://site.test", x_forwarded_port="none"))
+    assert allowed(scope)
+    assert allowed(scope_of("http://site.test", x_forwarded_port="none"))
 
 
-@pytest.mark.parametrize(("proto", "allowed"), [("https", False), ("http", True)])
-def test_the_scheme_that_a_trusted_proxy_tells_counts(site, proto, allowed):
+@pytest.mark.parametrize(("proto", "accepted"), [("https", False), ("http", True)])
+def test_the_forwarded_scheme_of_a_trusted_proxy_is_used(site, proto, accepted):
     site.TIDERACE = {"TRUSTED_PROXIES": ["10.0.0.0/8"]}
 
-    assert may(scope_of("http://site.test", x_forwarded_proto=proto)) is allowed
+    assert allowed(scope_of("http://site.test", x_forwarded_proto=proto)) is accepted
 
 
-@pytest.mark.parametrize(("said", "allowed"), [("on", False), ("off", True)])
-def test_the_scheme_that_django_believes_counts(site, said, allowed):
+@pytest.mark.parametrize(("said", "accepted"), [("on", False), ("off", True)])
+def test_secure_proxy_ssl_header_is_respected(site, said, accepted):
     site.SECURE_PROXY_SSL_HEADER = ("HTTP_X_TLS", "on")
 
-    assert may(scope_of("http://site.test", x_tls=said)) is allowed
-    assert may(scope_of("http://site.test"))
+    assert allowed(scope_of("http://site.test", x_tls=said)) is accepted
+    assert allowed(scope_of("http://site.test"))
 
 
-# Those that were named
+# Listed origins
 
 
 @pytest.mark.parametrize(
@@ -182,57 +184,57 @@ def test_the_scheme_that_django_believes_counts(site, said, allowed):
         ("https://*.site.test", "https://a.site.test"),
     ],
 )
-def test_origins_that_django_trusts_may(site, trusted, origin):
-    assert not may(scope_of(origin))
+def test_csrf_trusted_origins_are_allowed(site, trusted, origin):
+    assert not allowed(scope_of(origin))
     site.CSRF_TRUSTED_ORIGINS = [trusted]
-    assert may(scope_of(origin))
-    assert not may(scope_of("http://site.test:5174"))
+    assert allowed(scope_of(origin))
+    assert not allowed(scope_of("http://site.test:5174"))
 
 
-def test_origins_that_the_endpoint_names_may():
+def test_origins_of_the_endpoint_are_allowed():
     page = scope_of("http://site.test:5173")
 
-    assert may(page, "http://site.test:5173")
-    assert may(page, "*")
-    assert not may(page, "http://site.test:5174")
+    assert allowed(page, "http://site.test:5173")
+    assert allowed(page, "*")
+    assert not allowed(page, "http://site.test:5174")
 
 
-def test_a_list_of_origins_means_what_it_says():
+def test_a_validator_with_a_list_of_origins_decides_alone():
     validator = OriginValidator(None, ["partner.test"])
 
-    assert objection(scope_of("https://partner.test:99"), validator, None) is None
-    assert objection(scope_of("http://site.test"), validator, None) is not None
+    assert origin_problem(scope_of("https://partner.test:99"), validator, None) is None
+    assert origin_problem(scope_of("http://site.test"), validator, None) is not None
 
 
-def test_what_is_said_against_it_names_both_and_the_remedy():
-    against = objection(
+def test_a_problem_names_both_origins_and_the_setting():
+    problem = origin_problem(
         scope_of("http://site.test:5173", "site.test:8000"),
         AllowedHostsOriginValidator(None),
         None,
     )
 
-    assert "'http://site.test:5173'" in against.reason
-    assert "'http://site.test:8000'" in against.reason
-    assert "CSRF_TRUSTED_ORIGINS" in against.advice
+    assert "'http://site.test:5173'" in problem.reason
+    assert "'http://site.test:8000'" in problem.reason
+    assert "CSRF_TRUSTED_ORIGINS" in problem.advice
 
 
-def test_nobody_writes_a_line_of_their_own_into_the_log():
+def test_a_header_cannot_add_a_line_to_the_log():
     scope = scope_of("http://site.test:81", "site\ntest")
 
-    against = objection(scope, AllowedHostsOriginValidator(None), None)
+    problem = origin_problem(scope, AllowedHostsOriginValidator(None), None)
 
-    assert "\n" not in against.reason
+    assert "\n" not in problem.reason
 
 
 # Development
 
 
-def test_debug_lets_another_port_in_and_says_once_what_it_will_take(site, told, caplog):
+def test_debug_allows_another_port_and_logs_it_once(site, forgotten, caplog):
     site.DEBUG = True
     vite = scope_of("http://site.test:5173", "site.test:8000")
 
-    assert may(vite)
-    assert may(vite)
+    assert allowed(vite)
+    assert allowed(vite)
 
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -240,16 +242,16 @@ def test_debug_lets_another_port_in_and_says_once_what_it_will_take(site, told, 
     assert "CSRF_TRUSTED_ORIGINS" in record.getMessage()
 
 
-def test_debug_lets_no_other_site_in(site):
+def test_debug_allows_no_other_host(site):
     site.DEBUG = True
 
-    assert not may(scope_of("http://evil.test"))
+    assert not allowed(scope_of("http://evil.test"))
 
 
-def test_so_many_pages_are_told_of_and_no_more(site, told, caplog):
+def test_debug_logs_at_most_fifty_pages(site, forgotten, caplog):
     site.DEBUG = True
     for port in range(8000, 8100):
-        assert may(scope_of(f"http://site.test:{port}", "site.test:80"))
+        assert allowed(scope_of(f"http://site.test:{port}", "site.test:80"))
 
     assert len(caplog.records) == 50
 
@@ -270,7 +272,7 @@ OTHER_PORT = (b"origin", b"http://site.test:81")
 
 
 def applications(**options):
-    """A mounted endpoint, and one by itself."""
+    """Return a mounted endpoint, and one alone."""
     route = path("connection/", TopicsEndpoint.as_asgi())
     return (
         get_application([route], middleware=None, **options),
@@ -278,7 +280,7 @@ def applications(**options):
     )
 
 
-async def test_a_page_on_another_port_opens_no_socket(caplog):
+async def test_a_websocket_of_a_page_on_another_port_is_refused(caplog):
     for app in applications():
         caplog.clear()
 
@@ -290,18 +292,18 @@ async def test_a_page_on_another_port_opens_no_socket(caplog):
         assert record.reason == "origin_refused"
 
 
-async def test_a_page_of_the_site_opens_one():
+async def test_a_websocket_of_a_page_of_the_site_is_accepted():
     for app in applications():
         assert await accepts(app, HOST, (b"origin", b"http://site.test"))
 
 
-async def test_a_page_on_another_port_is_refused_by_http_too():
+async def test_an_http_request_of_a_page_on_another_port_is_refused():
     for app in applications():
-        for door in ("http_stream", "sse", "emulation"):
+        for route in ("http_stream", "sse", "emulation"):
             answer = await request(
                 app,
                 "POST",
-                f"/connection/{door}",
+                f"/connection/{route}",
                 body=b"{}",
                 headers=(HOST, OTHER_PORT, JSON),
             )
@@ -309,7 +311,7 @@ async def test_a_page_on_another_port_is_refused_by_http_too():
             assert b"access-control-allow-origin" not in answer.headers
 
 
-async def test_an_endpoint_may_name_pages_for_its_sockets():
+async def test_an_endpoint_allows_websockets_of_its_allowed_origins():
     class Partners(TopicsEndpoint):
         allowed_origins = ["http://site.test:81"]
 
@@ -319,20 +321,20 @@ async def test_an_endpoint_may_name_pages_for_its_sockets():
         assert not await accepts(app, HOST, (b"origin", b"http://site.test:82"))
 
 
-async def test_the_origins_of_get_application_may_be_of_any_port():
+async def test_the_origins_of_get_application_allow_any_port():
     built, _ = applications(origins=["site.test"])
 
     assert await accepts(built, HOST, OTHER_PORT)
 
 
-async def test_an_endpoint_alone_takes_programs_that_send_no_origin():
+async def test_an_endpoint_alone_accepts_websockets_without_an_origin():
     built, alone = applications()
 
     assert await accepts(alone, HOST)
     assert not await accepts(built, HOST)
 
 
-async def test_consumers_are_left_to_the_rule_that_channels_has():
+async def test_consumers_keep_the_origin_rule_of_channels():
     async def consumer(scope, receive, send):
         await receive()
         await send({"type": "websocket.accept"})

@@ -95,7 +95,7 @@ CATCHERS = {
         f"{TOPICS}who_comes_back_meanwhile_has_the_application_run_once"
     ),
     "another_port_is_the_same_origin": (
-        "security/test_page_origins.py::test_a_page_on_another_port_opens_no_socket"
+        "security/test_page_origins.py::test_a_websocket_of_a_page_on_another_port_is_refused"
     ),
     "an_unknown_session_takes_commands": f"{HTTP}an_unknown_session_is_not_found",
     "anybody_may_use_a_session": f"{HTTP}another_users_session_is_not_found",

@@ -11,7 +11,15 @@ from django.conf import settings
 from tiderace import conf
 from tiderace.asgi import Scope
 
-__all__ = ["Site", "header", "is_own_page", "parse", "shown", "site_of"]
+__all__ = [
+    "OriginProblem",
+    "Site",
+    "header",
+    "is_own_page",
+    "parse",
+    "shown",
+    "site_of",
+]
 
 _PORTS: Final = {"http": 80, "https": 443}
 
@@ -41,6 +49,15 @@ def parse(origin: str) -> ParseResult:
 def shown(text: str) -> str:
     """Return a client's text for a log line: quoted, shortened, without line breaks."""
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
+
+
+@dataclass(frozen=True, slots=True)
+class OriginProblem:
+    """Why a request with its origin is refused."""
+
+    reason: str
+    advice: str
+    """What would allow it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,97 +1,120 @@
-"""Which pages may use topics: those of the site itself, and those that were named.
+"""Decides which pages may use topics: those of the site, and those that are listed.
 
-It knows lists of origins and where a request was sent to; nothing of what is asked for.
+All transports of a topics endpoint ask ``origin_problem``.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import ParseResult
 
 from django.conf import settings
 
-from tiderace.asgi import Scope
-from tiderace.security.origins import header, is_own_page, parse, shown, site_of
+from tiderace.asgi import Scope, describe, log_fields
+from tiderace.security.origins import (
+    OriginProblem,
+    header,
+    is_own_page,
+    parse,
+    shown,
+    site_of,
+)
 from tiderace.security.websocket import OriginValidator
 
-__all__ = ["Objection", "objection"]
+__all__ = ["log_refusal", "origin_problem"]
 
 logger = logging.getLogger("tiderace.topics")
 
-# Pages that DEBUG lets in are told of once each, and so many of them.
-_MOST_TOLD: Final = 50
-_told: set[tuple[str, str]] = set()
+# Each page that only DEBUG allows is logged once, and not more of them than this.
+_LOGGED_PAGES: Final = 50
+_logged: set[tuple[str, str]] = set()
 
 
-@dataclass(frozen=True, slots=True)
-class Objection:
-    """Why a page may not use topics, and what would let it."""
+def origin_problem(
+    scope: Scope, validator: OriginValidator, allowed: Iterable[str] | None
+) -> OriginProblem | None:
+    """Return why the page that sends a request may not use topics, or None if it may.
 
-    reason: str
-    advice: str
+    A page has to pass the validator. A validator of ``ALLOWED_HOSTS`` checks neither
+    port nor scheme, so the page then has to be of the site's own origin too, or in
+    ``allowed`` or ``CSRF_TRUSTED_ORIGINS``. While ``DEBUG`` is on, the latter is only
+    logged, since development servers have ports of their own.
 
-
-def objection(
-    scope: Scope, validator: OriginValidator, named: Iterable[str] | None
-) -> Objection | None:
-    """What there is to say against the page that sends a request with its origin.
-
-    A page has to pass the validator. Where that goes by ``ALLOWED_HOSTS``, which says
-    nothing of ports and schemes, it has to be a page of the site itself too, or one of
-    ``named`` or of ``CSRF_TRUSTED_ORIGINS``. While ``DEBUG`` is on that is only said in
-    the log, since development servers have ports of their own.
+    A WebSocket without an Origin header passes: a validator outside has decided. An HTTP
+    request without one passes if it only reads and no other site's page caused it, since
+    browsers leave the header out when a page fetches from its own site.
 
     Args:
-        scope: the request's, which has an Origin header.
-        validator: which hosts or origins may.
-        named: origins that may besides, as ``OriginValidator`` takes them.
+        scope: of the request or WebSocket.
+        validator: checks hosts or origins.
+        allowed: further origins, in the form of ``OriginValidator``.
     """
-    origin = header(scope, b"origin") or ""
-    page = parse(origin)
-    if not validator.valid_origin(page):
-        return Objection(
-            f"its origin {shown(origin)} is not allowed",
-            f"add the page's host to {validator.setting}",
+    origin = header(scope, b"origin")
+    if origin is None:
+        if scope["type"] == "websocket" or validator.allow_missing or _reads(scope):
+            return None
+        return OriginProblem(
+            "it sent no Origin header, as browsers do",
+            "allow_missing_origin=True, of get_application() or of the endpoint, lets "
+            "such clients in",
         )
+    problem = validator.origin_problem(origin)
+    page = parse(origin)
     if (
-        not validator.names_hosts
+        problem is not None
+        or not validator.names_hosts
         or is_own_page(scope, page) is not False
-        or _is_named(validator, page, named or ())
+        or _is_listed(validator, page, allowed or ())
     ):
-        return None
-    where = f"its origin {shown(origin)} is not that of the site, {shown(_site(scope))}"
-    advice = (
+        return problem
+    site = str(site_of(scope))
+    problem = OriginProblem(
+        f"its origin {shown(origin)} is not that of the site, {shown(site)}",
         "add it to CSRF_TRUSTED_ORIGINS, to the origins of get_application() or to "
-        "allowed_origins of the endpoint; behind a proxy, see that it passes Host on"
+        "allowed_origins of the endpoint; behind a proxy, see that it passes Host on",
     )
     if not settings.DEBUG:
-        return Objection(where, advice)
-    _tell_once(origin, _site(scope), where, advice)
+        return problem
+    _log_once(origin, site, problem)
     return None
 
 
-def _site(scope: Scope) -> str:
-    return str(site_of(scope))
+def log_refusal(scope: Scope, problem: OriginProblem) -> None:
+    """Log that a request or WebSocket is refused."""
+    logger.warning(
+        "refused %s: %s; %s",
+        describe(scope),
+        problem.reason,
+        problem.advice,
+        extra=log_fields(scope, "origin_refused", origin=header(scope, b"origin")),
+    )
 
 
-def _is_named(
-    validator: OriginValidator, page: ParseResult, named: Iterable[str]
+def _reads(scope: Scope) -> bool:
+    """Return whether a request only reads, and not for another site's page."""
+    site = header(scope, b"sec-fetch-site")
+    return scope["method"] in ("GET", "HEAD") and site in (None, "same-origin", "none")
+
+
+def _is_listed(
+    validator: OriginValidator, page: ParseResult, allowed: Iterable[str]
 ) -> bool:
     # Django writes subdomains with a star.
     trusted = [each.replace("://*.", "://.") for each in settings.CSRF_TRUSTED_ORIGINS]
     return any(
         pattern == "*" or validator.match_allowed_origin(page, pattern)
-        for pattern in (*trusted, *named)
+        for pattern in (*trusted, *allowed)
     )
 
 
-def _tell_once(origin: str, site: str, where: str, advice: str) -> None:
-    if (origin, site) in _told or len(_told) >= _MOST_TOLD:
+def _log_once(origin: str, site: str, problem: OriginProblem) -> None:
+    if (origin, site) in _logged or len(_logged) >= _LOGGED_PAGES:
         return
-    _told.add((origin, site))
+    _logged.add((origin, site))
     logger.warning(
-        "a page may use topics only because DEBUG is on: %s; %s", where, advice
+        "a page may use topics only because DEBUG is on: %s; %s",
+        problem.reason,
+        problem.advice,
     )

@@ -23,7 +23,7 @@ from tiderace.asgi import (
     log_fields,
     websocket_close,
 )
-from tiderace.security.origins import header, parse, shown
+from tiderace.security.origins import OriginProblem, header, parse, shown
 
 __all__ = ["AllowedHostsOriginValidator", "OriginValidator", "WebsocketDenier"]
 
@@ -75,14 +75,29 @@ class OriginValidator:
                 "You cannot use OriginValidator on a non-WebSocket connection"
             )
         origin = header(scope, b"origin")
-        if (origin is None and self.allow_missing) or self.valid_origin(
-            None if origin is None else parse(origin)
-        ):
+        problem = self.origin_problem(origin)
+        if problem is None:
             # A topics endpoint inside applies the same rule.
             scope["tiderace.origins"] = self
             return await self.application(scope, receive, send)
-        self._log_refusal(scope, origin)
+        self._log_refusal(scope, origin, problem)
         return await WebsocketDenier()(scope, receive, send)
+
+    def origin_problem(self, origin: str | None) -> OriginProblem | None:
+        """Return why a socket with this Origin header is refused, or None."""
+        if origin is None:
+            if self.allow_missing or self.valid_origin(None):
+                return None
+            return OriginProblem(
+                "it sent no Origin header, as browsers do",
+                "pass allow_missing=True to the validator to let such clients in",
+            )
+        if self.valid_origin(parse(origin)):
+            return None
+        return OriginProblem(
+            f"its origin {shown(origin)} is not allowed",
+            f"add the page's host to {self.setting}",
+        )
 
     def valid_origin(self, parsed_origin: ParseResult | None) -> bool:
         """Return whether a socket with this origin, or None for no origin, passes."""
@@ -119,22 +134,18 @@ class OriginValidator:
             return origin.port
         return {"http": 80, "ws": 80, "https": 443, "wss": 443}.get(origin.scheme)
 
-    def _log_refusal(self, scope: Scope, origin: str | None) -> None:
+    def _log_refusal(
+        self, scope: Scope, origin: str | None, problem: OriginProblem
+    ) -> None:
         metrics.ORIGINS_REFUSED.add()
         allowed = ", ".join(self.allowed_origins) or "nothing"
-        if origin is None:
-            reason = "it sent no Origin header, as browsers do"
-            advice = "pass allow_missing=True to the validator to let such clients in"
-        else:
-            reason = f"its origin {shown(origin)} is not allowed"
-            advice = f"add the page's host to {self.setting}"
         logger.warning(
             "refused WebSocket %s on host %s from %s: %s; %s (allowed: %s)",
             shown(scope.get("path", "")),
             shown(header(scope, b"host") or ""),
             client_address(scope),
-            reason,
-            advice,
+            problem.reason,
+            problem.advice,
             allowed,
             extra=log_fields(scope, "origin_refused", origin=origin),
         )

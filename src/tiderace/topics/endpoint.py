@@ -2,7 +2,7 @@
 
     URLRouter([path("connection/", TopicsEndpoint.as_asgi()), ...])
 
-It knows which transport a request asks for, and what an application may add.
+Each transport has a route below that path.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 
 from tiderace import conf, metrics
-from tiderace.asgi import ASGIApp, Receive, Scope, Send, describe, log_fields
+from tiderace.asgi import ASGIApp, Receive, Scope, Send, describe
 from tiderace.exceptions import LayerUnavailable
 from tiderace.routing import NoRoute
 from tiderace.runtime import threads
-from tiderace.security.origins import header
-from tiderace.security.page_origins import objection
+from tiderace.security.page_origins import log_refusal, origin_problem
 from tiderace.security.websocket import (
     AllowedHostsOriginValidator,
     OriginValidator,
@@ -47,44 +46,47 @@ class TopicsEndpoint(TopicHooks):
     """
 
     allowed_origins: Iterable[str] | None = None
-    """Which pages may use it, as ``OriginValidator`` takes them; None for those of the
-    same origin, whose host has to be in ``ALLOWED_HOSTS``. It lets nobody in whom a
-    validator outside refuses, such as that of ``get_application()``."""
+    """Which pages may use it, in the form of ``OriginValidator``; None for those of the
+    same origin, whose host has to be in ``ALLOWED_HOSTS``. A validator outside, such as
+    that of ``get_application()``, decides first."""
     allow_missing_origin = False
-    """Whether clients without an Origin header, which no browser is, may use it over HTTP.
-    What ``get_application()`` was told comes before this."""
+    """Whether clients without an Origin header, which are no browsers, may use it over
+    HTTP. The argument of ``get_application()`` comes before this."""
 
     @classmethod
     def as_asgi(cls) -> ASGIApp:
-        """The ASGI application."""
+        """Return the ASGI application."""
         endpoint = cls()
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             await endpoint(scope, receive, send)
 
-        # A path() before it is a prefix, as before a router.
+        # A path() to it matches a prefix, as one to a router does.
         application._path_routing = True  # type: ignore[attr-defined]  # noqa: SLF001
         application.endpoint_class = cls  # type: ignore[attr-defined]
         return application
 
     @classmethod
     def serves_http(cls, path: str) -> bool:
-        """Whether there is something for HTTP under ``path``, which follows the mount."""
-        door, _, rest = path.strip("/").partition("/")
-        if door == _API:
+        """Return whether ``path``, the rest after the mount, has an HTTP handler."""
+        route, _, rest = path.strip("/").partition("/")
+        if route == _API:
             return rest in http_api.METHODS or not rest
-        return door in _DOORS and not rest
+        return route in _HTTP_HANDLERS and not rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a connection by the last part of its path.
 
         Raises:
-            NoRoute: for HTTP when a router is outside and nothing is served there.
+            NoRoute: for HTTP, when the path has no handler and a router is outside.
         """
         if scope["type"] == "http":
-            await self._answer(scope, receive, send)
+            await self._serve_http(scope, receive, send)
             return
-        if self._refuses(scope):
+        problem = origin_problem(scope, self._validator(scope), self.allowed_origins)
+        if problem is not None:
+            metrics.ORIGINS_REFUSED.add()
+            log_refusal(scope, problem)
             await WebsocketDenier()(scope, receive, send)
             return
         transport = WebSocketTransport(scope, receive, send)
@@ -99,44 +101,23 @@ class TopicsEndpoint(TopicHooks):
                 logger.warning("this process does not hear the others: %s", error)
         await serve_client(self, scope, transport)
 
-    def _refuses(self, scope: Scope) -> bool:
-        """Whether a page may not open this WebSocket; then the log says why.
-
-        A client without an Origin header, which no browser is, is the business of a
-        validator outside alone.
-        """
-        if header(scope, b"origin") is None:
-            return False
-        against = objection(scope, self._origins(scope), self.allowed_origins)
-        if against is None:
-            return False
-        metrics.ORIGINS_REFUSED.add()
-        logger.warning(
-            "refused %s: %s; %s",
-            describe(scope),
-            against.reason,
-            against.advice,
-            extra=log_fields(scope, "origin_refused", origin=header(scope, b"origin")),
-        )
-        return True
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        door, rest = self._door(scope)
+    async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route, method = self._route(scope)
         exchange = HttpExchange(
-            scope, receive, send, self._origins(scope), self.allowed_origins
+            scope, receive, send, self._validator(scope), self.allowed_origins
         )
         try:
             async with threads.isolated():
-                if door == _API:
-                    await http_api.serve(self, exchange, rest)
+                if route == _API:
+                    await http_api.serve(self, exchange, method)
                     return
-                if door not in _DOORS:
+                if route not in _HTTP_HANDLERS:
                     raise Rejected(404, "Not Found")
                 exchange.check_origin()
                 if exchange.method == "OPTIONS":
                     await exchange.answer_preflight()
                 else:
-                    await _DOORS[door](self, exchange)
+                    await _HTTP_HANDLERS[route](self, exchange)
         except Rejected as rejected:
             await exchange.answer(
                 rejected.status, str(rejected).encode(), headers=rejected.headers
@@ -147,44 +128,45 @@ class TopicsEndpoint(TopicHooks):
         except (ClientGone, OSError):
             return
 
-    def _door(self, scope: Scope) -> tuple[str, str]:
-        """Which door a request is for, and what follows it.
+    def _route(self, scope: Scope) -> tuple[str, str]:
+        """Return the name of a request's handler, and for the API the method.
 
         Raises:
-            NoRoute: when there is none, and a router is outside.
+            NoRoute: when there is no handler, and a router is outside.
         """
         path = scope.get("path_remaining")
         if path is not None:
             if not self.serves_http(path):
                 raise NoRoute(f"no topic client is served under {path!r} by HTTP")
-            door, _, rest = path.strip("/").partition("/")
-            return door, rest
+            route, _, rest = path.strip("/").partition("/")
+            return route, rest
         above, _, last = scope["path"].strip("/").rpartition("/")
         if above.rpartition("/")[2] == _API and last in http_api.METHODS:
             return _API, last
         return last, ""
 
-    def _origins(self, scope: Scope) -> OriginValidator:
+    def _validator(self, scope: Scope) -> OriginValidator:
+        """Return the validator outside, or one of this endpoint's own settings."""
         outer: OriginValidator | None = scope.get("tiderace.origins")
         if outer is not None:
             return outer
         missing = self.allow_missing_origin
         if self.allowed_origins is None:
-            return AllowedHostsOriginValidator(_nobody, allow_missing=missing)
+            return AllowedHostsOriginValidator(_no_application, allow_missing=missing)
         validator = OriginValidator(
-            _nobody, self.allowed_origins, allow_missing=missing
+            _no_application, self.allowed_origins, allow_missing=missing
         )
         validator.setting = f"{type(self).__qualname__}.allowed_origins"
         return validator
 
 
-async def _nobody(scope: Scope, receive: Receive, send: Send) -> None:
-    """Stands where a validator wants an application; only its rule is asked here."""
+async def _no_application(scope: Scope, receive: Receive, send: Send) -> None:
+    """The application of a validator that is only used for its rule."""
 
 
 _API = "api"
 
-_DOORS: dict[str, Callable[[TopicsEndpoint, HttpExchange], Awaitable[None]]] = {
+_HTTP_HANDLERS: dict[str, Callable[[TopicsEndpoint, HttpExchange], Awaitable[None]]] = {
     "http_stream": http_stream.serve,
     "sse": sse.serve,
     "emulation": emulation.serve,

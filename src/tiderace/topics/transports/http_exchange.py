@@ -14,9 +14,9 @@ from urllib.parse import ParseResult
 
 from django.http import QueryDict
 
-from tiderace.asgi import Receive, Scope, Send, describe, log_fields
+from tiderace.asgi import Receive, Scope, Send
 from tiderace.security.origins import header, parse
-from tiderace.security.page_origins import objection
+from tiderace.security.page_origins import log_refusal, origin_problem
 from tiderace.security.websocket import OriginValidator
 from tiderace.topics.identity import identity_of
 
@@ -137,47 +137,18 @@ class HttpExchange:
     # Who asks
 
     def check_origin(self) -> None:
-        """Go on with a request of a page that may use this site.
-
-        The rule is the one for WebSockets, see ``objection``. A request without an Origin header, which
-        browsers leave out when they fetch something from the page's own site, passes
-        if it only reads, and the browser does not say that another site wanted it.
+        """Raise for a request of a page that may not use topics; it is logged.
 
         Raises:
-            Rejected: otherwise (403), with a warning in the log.
+            Rejected: 403.
         """
-        validator = self.origins
+        problem = origin_problem(self.scope, self.origins, self._named)
+        if problem is not None:
+            log_refusal(self.scope, problem)
+            raise Rejected(403, f"refused: {problem.reason}")
         origin = self.header(b"origin")
-        if origin is None:
-            site = self.header(b"sec-fetch-site")
-            reads = self.method in ("GET", "HEAD") and site in (
-                None,
-                "same-origin",
-                "none",
-            )
-            if not reads and not validator.allow_missing:
-                self._refuse(
-                    "it sent no Origin header, as browsers do",
-                    "allow_missing_origin=True, of get_application() or of the "
-                    "endpoint, lets such clients in",
-                )
-            return
-        against = objection(self.scope, validator, self._named)
-        if against is not None:
-            self._refuse(against.reason, against.advice)
-        self._cors = _cors(validator, origin, parse(origin))
-
-    def _refuse(self, reason: str, advice: str) -> None:
-        logger.warning(
-            "refused %s: %s; %s",
-            describe(self.scope),
-            reason,
-            advice,
-            extra=log_fields(
-                self.scope, "origin_refused", origin=self.header(b"origin")
-            ),
-        )
-        raise Rejected(403, f"refused: {reason}")
+        if origin is not None:
+            self._cors = _cors(self.origins, origin, parse(origin))
 
     # The answer
 
