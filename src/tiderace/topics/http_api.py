@@ -1,9 +1,8 @@
-"""The HTTP API: other programs publish, ask and disconnect, with a key.
+"""The HTTP API with which other programs publish, read and disconnect, with a key.
 
     POST connection/api/publish     X-API-Key: ...     {"channel": ..., "data": ...}
 
-Requests and answers look as those of Centrifugo's API, so its libraries work. It knows
-how they look; what they do is ``topics.publishing``'s and the switchboard's.
+Requests and replies have the format of Centrifugo's API, so its libraries work.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from tiderace.protocol.session import Refused, to_pub
 from tiderace.topics import api
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.hub import current
+from tiderace.topics.json_fields import read_fields
 from tiderace.topics.names import topic_group
 from tiderace.topics.switchboard import switchboard
 from tiderace.topics.topic import Refuse, Topic, UnknownTopic, declared
@@ -41,44 +41,48 @@ __all__ = ["METHODS", "serve"]
 logger = logging.getLogger("tiderace.topics")
 
 _BODY = 10_485_760  # bytes of a request; a batch may be long
-_AT_ONCE = 32  # commands of a parallel batch that are carried out together
+_PARALLEL = 32  # commands of a parallel batch that run at once
 
-Answer = Any
-Handler = Callable[[TopicHooks, Any], Awaitable[Answer]]
+Handler = Callable[[TopicHooks, Any], Awaitable[Any]]
 
 
 async def serve(hooks: TopicHooks, exchange: HttpExchange, method: str) -> None:
-    """Carry out one request of another program.
+    """Handle one request of another program.
 
     Args:
-        hooks: of the endpoint that got it.
+        hooks: of the endpoint.
         exchange: the request.
-        method: what follows ``api/``; empty for the older form, which names the method
+        method: the path below ``api/``; empty for the older form, which names the method
             in its body.
     """
     _require_key(exchange)
     exchange.require_method("POST")
     body = await exchange.body(_BODY)
-    if method == "batch":
-        answer = await _batch(hooks, body)
-    elif method:
-        answer = await _answer(hooks, method, body)
-    else:
-        answer = await _older(hooks, body)
+    try:
+        if method == "batch":
+            reply = await _run_batch(hooks, body)
+        elif method:
+            reply = await _run(hooks, method, body)
+        else:
+            command = read_fields(body, _Command)
+            reply = await _run(hooks, command.method, bytes(command.params))
+    except Refused as refused:
+        reply = {"error": refused.failure}
     await exchange.answer(
-        200, msgspec.json.encode(answer), content_type=b"application/json"
+        200, msgspec.json.encode(reply), content_type=b"application/json"
     )
 
 
 def _require_key(exchange: HttpExchange) -> None:
-    """Go on with a request that knows a key.
+    """Raise for a request without a key.
 
     Raises:
-        Rejected: with one that does not (401), and where there is no API (404).
+        Rejected: 401 for a wrong key, 404 where the API is not enabled, 415 for another
+            content type where it needs no key.
     """
     settings = conf.current().topics
     if settings.api_open:
-        # A page of another site cannot send this without asking first.
+        # A page of another site cannot send this without a preflight.
         if exchange.content_type != "application/json":
             raise Rejected(415, "the content type must be application/json")
         return
@@ -88,16 +92,16 @@ def _require_key(exchange: HttpExchange) -> None:
     if scheme.lower() != "apikey":
         key = ""
     key = exchange.header(b"x-api-key") or key.strip()
-    # All of them, so that the time says nothing of which one was nearly it.
-    fits = [constant_time_compare(key, each) for each in settings.api_keys]
-    if not any(fits):
+    # All are compared, so that the time does not show which one is similar.
+    matches = [constant_time_compare(key, each) for each in settings.api_keys]
+    if not any(matches):
         raise Rejected(401, "send a key of TIDERACE['TOPICS']['API_KEYS'] as X-API-Key")
 
 
-# The three forms
+# The forms of a request
 
 
-class _Older(msgspec.Struct):
+class _Command(msgspec.Struct):
     method: str
     params: Raw = Raw(b"{}")
 
@@ -107,44 +111,30 @@ class _Batch(msgspec.Struct):
     parallel: bool = False
 
 
-async def _older(hooks: TopicHooks, body: bytes) -> Answer:
-    try:
-        asked = msgspec.json.decode(body, type=_Older)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        return {"error": _bad(str(error))}
-    return await _answer(hooks, asked.method, bytes(asked.params))
+async def _run_batch(hooks: TopicHooks, body: bytes) -> Any:
+    batch = read_fields(body, _Batch)
+    limit = asyncio.Semaphore(_PARALLEL if batch.parallel else 1)
 
-
-async def _batch(hooks: TopicHooks, body: bytes) -> Answer:
-    try:
-        batch = msgspec.json.decode(body, type=_Batch)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        return {"error": _bad(str(error))}
-    room = asyncio.Semaphore(_AT_ONCE if batch.parallel else 1)
-
-    async def one(command: dict[str, Raw]) -> Answer:
-        async with room:
+    async def run(command: dict[str, Raw]) -> Any:
+        async with limit:
             if len(command) != 1:
                 return {"error": _bad("a command of a batch has one method")}
             [(method, params)] = command.items()
-            answer = await _answer(hooks, method, bytes(params))
-            return {method: answer["result"]} if "result" in answer else answer
+            reply = await _run(hooks, method, bytes(params))
+            return {method: reply["result"]} if "result" in reply else reply
 
-    return {"replies": await asyncio.gather(*map(one, batch.commands))}
+    return {"replies": await asyncio.gather(*map(run, batch.commands))}
 
 
-async def _answer(hooks: TopicHooks, method: str, body: bytes) -> dict[str, Any]:
-    """What one method returns, or why it does not."""
+async def _run(hooks: TopicHooks, method: str, body: bytes) -> dict[str, Any]:
+    """Run one method; return its result or an error."""
     kind, handler = _METHODS.get(method, (None, None))
     if kind is None or handler is None:
         return {"error": codes.METHOD_NOT_FOUND}
     try:
-        request = msgspec.json.decode(body or b"{}", type=kind)
-        return {"result": await handler(hooks, request)}
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        return {"error": _bad(str(error))}
+        return {"result": await handler(hooks, read_fields(body or b"{}", kind))}
     except NotImplementedError:
-        # A layer of somebody else's cannot do everything that ours can.
+        # Other layers may lack a feature of Tiderace's.
         return {"error": codes.NOT_AVAILABLE}
     except UnknownTopic as error:
         return {"error": Failure(codes.UNKNOWN_TOPIC.code, str(error))}
@@ -163,7 +153,7 @@ def _bad(why: str) -> Failure:
 
 
 def _not_served(**given: Any) -> None:
-    """Refuse what would do something else than was asked if it were ignored."""
+    """Refuse parameters that Tiderace lacks and that change what a request means."""
     for name, value in given.items():
         if value:
             raise Refused(
@@ -192,16 +182,16 @@ class _Broadcast(_Data, kw_only=True):
     channels: list[str]
 
 
-async def _publish(hooks: TopicHooks, asked: _Publish) -> Answer:
-    return await _publish_to(asked.channel, asked, _json(asked))
+async def _publish(hooks: TopicHooks, request: _Publish) -> Any:
+    return await _publish_to(request.channel, request, _json(request))
 
 
-async def _broadcast(hooks: TopicHooks, asked: _Broadcast) -> Answer:
-    data = _json(asked)
-    responses: list[Answer] = []
-    for channel in asked.channels:
+async def _broadcast(hooks: TopicHooks, request: _Broadcast) -> Any:
+    data = _json(request)
+    responses: list[Any] = []
+    for channel in request.channels:
         try:
-            responses.append({"result": await _publish_to(channel, asked, data)})
+            responses.append({"result": await _publish_to(channel, request, data)})
         except UnknownTopic as error:
             failure = Failure(codes.UNKNOWN_TOPIC.code, str(error))
             responses.append({"error": failure})
@@ -211,22 +201,22 @@ async def _broadcast(hooks: TopicHooks, asked: _Broadcast) -> Answer:
     return {"responses": responses}
 
 
-async def _publish_to(channel: str, asked: _Data, data: Raw) -> Answer:
+async def _publish_to(channel: str, request: _Data, data: Raw) -> Any:
     position = await api.apublish(
-        channel, data, key=asked.idempotency_key, tags=asked.tags
+        channel, data, key=request.idempotency_key, tags=request.tags
     )
     if declared.resolve(channel).history is None:
         return {}
     return {"offset": position.offset, "epoch": position.epoch}
 
 
-def _json(asked: _Data) -> Raw:
-    """What is to be published, in one line."""
-    _not_served(skip_history=asked.skip_history)
-    data = b"" if asked.data is UNSET else bytes(asked.data)
-    if asked.b64data:
+def _json(request: _Data) -> Raw:
+    """Return the data to publish, as JSON on one line."""
+    _not_served(skip_history=request.skip_history)
+    data = b"" if request.data is UNSET else bytes(request.data)
+    if request.b64data:
         try:
-            data = base64.b64decode(asked.b64data, validate=True)
+            data = base64.b64decode(request.b64data, validate=True)
             msgspec.json.decode(data)
         except (binascii.Error, ValueError) as error:
             raise Refused(_bad(f"b64data is no JSON in base64: {error}")) from None
@@ -277,47 +267,47 @@ class _Refresh(_OfUser, kw_only=True):
     expire_at: int = 0
 
 
-async def _subscribe(hooks: TopicHooks, asked: _Subscribe) -> Answer:
+async def _subscribe(hooks: TopicHooks, request: _Subscribe) -> Any:
     _not_served(
-        client=asked.client,
-        session=asked.session,
-        info=asked.info or asked.b64info,
-        data=asked.data or asked.b64data,
-        recover_since=asked.recover_since,
-        override=asked.override,
+        client=request.client,
+        session=request.session,
+        info=request.info or request.b64info,
+        data=request.data or request.b64data,
+        recover_since=request.recover_since,
+        override=request.override,
     )
-    await api.asubscribe(asked.user, asked.channel)
+    await api.asubscribe(request.user, request.channel)
     return {}
 
 
-async def _unsubscribe(hooks: TopicHooks, asked: _Unsubscribe) -> Answer:
-    _not_served(client=asked.client, session=asked.session)
-    await api.aunsubscribe(asked.user, asked.channel)
+async def _unsubscribe(hooks: TopicHooks, request: _Unsubscribe) -> Any:
+    _not_served(client=request.client, session=request.session)
+    await api.aunsubscribe(request.user, request.channel)
     return {}
 
 
-async def _disconnect(hooks: TopicHooks, asked: _Disconnect) -> Answer:
-    _not_served(session=asked.session, whitelist=asked.whitelist)
-    close = asked.disconnect or _Code()
+async def _disconnect(hooks: TopicHooks, request: _Disconnect) -> Any:
+    _not_served(session=request.session, whitelist=request.whitelist)
+    close = request.disconnect or _Code()
     try:
         await api.adisconnect(
-            asked.user, code=close.code, reason=close.reason, client=asked.client
+            request.user, code=close.code, reason=close.reason, client=request.client
         )
     except ValueError as error:
         raise Refused(_bad(str(error))) from None
     return {}
 
 
-async def _refresh(hooks: TopicHooks, asked: _Refresh) -> Answer:
-    _not_served(session=asked.session, expire_at=asked.expire_at)
-    close = codes.CLOSE_EXPIRED if asked.expired else codes.CLOSE_STATE_INVALIDATED
+async def _refresh(hooks: TopicHooks, request: _Refresh) -> Any:
+    _not_served(session=request.session, expire_at=request.expire_at)
+    close = codes.CLOSE_EXPIRED if request.expired else codes.CLOSE_STATE_INVALIDATED
     await api.adisconnect(
-        asked.user, code=close.code, reason=close.reason, client=asked.client
+        request.user, code=close.code, reason=close.reason, client=request.client
     )
     return {}
 
 
-# Asking
+# Reads
 
 
 class _OfTopic(msgspec.Struct, kw_only=True):
@@ -334,18 +324,18 @@ class _Channels(msgspec.Struct):
     pattern: str = ""
 
 
-class _Nothing(msgspec.Struct):
-    """No parameters."""
+class _NoParameters(msgspec.Struct):
+    pass
 
 
-class _Call(msgspec.Struct):
+class _Rpc(msgspec.Struct):
     method: str
     params: Any = None
 
 
-async def _presence(hooks: TopicHooks, asked: _OfTopic) -> Answer:
-    _present(asked.channel)
-    members = await api.apresence(asked.channel)
+async def _presence(hooks: TopicHooks, request: _OfTopic) -> Any:
+    _require_presence(request.channel)
+    members = await api.apresence(request.channel)
     return {"presence": {each.client: _info(each) for each in members}}
 
 
@@ -356,26 +346,26 @@ def _info(member: api.PresenceInfo) -> ClientInfo:
     return info
 
 
-async def _presence_stats(hooks: TopicHooks, asked: _OfTopic) -> Answer:
-    _present(asked.channel)
-    clients, users = await api.apresence_stats(asked.channel)
+async def _presence_stats(hooks: TopicHooks, request: _OfTopic) -> Any:
+    _require_presence(request.channel)
+    clients, users = await api.apresence_stats(request.channel)
     return {"num_clients": clients, "num_users": users}
 
 
-def _present(channel: str) -> None:
+def _require_presence(channel: str) -> None:
     if declared.resolve(channel).presence is Presence.OFF:
         raise Refused(codes.NOT_AVAILABLE)
 
 
-async def _history(hooks: TopicHooks, asked: _History) -> Answer:
-    _kept(asked.channel)
-    since = asked.since
+async def _history(hooks: TopicHooks, request: _History) -> Any:
+    _require_history(request.channel)
+    since = request.since
     position = None if since is None else Position(since.epoch, since.offset)
     page = await api.ahistory(
-        asked.channel,
+        request.channel,
         since=position,
-        limit=asked.limit if asked.limit >= 0 else None,
-        reverse=asked.reverse,
+        limit=request.limit if request.limit >= 0 else None,
+        reverse=request.reverse,
     )
     top = page.position
     if position is not None and position.epoch not in ("", top.epoch):
@@ -387,33 +377,33 @@ async def _history(hooks: TopicHooks, asked: _History) -> Answer:
     )
 
 
-async def _history_remove(hooks: TopicHooks, asked: _OfTopic) -> Answer:
-    topic = _kept(asked.channel)
-    await api.layer_of(topic).stream_delete(topic_group(asked.channel))
+async def _history_remove(hooks: TopicHooks, request: _OfTopic) -> Any:
+    topic = _require_history(request.channel)
+    await api.layer_of(topic).stream_delete(topic_group(request.channel))
     return {}
 
 
-def _kept(channel: str) -> Topic:
+def _require_history(channel: str) -> Topic:
     topic = declared.resolve(channel)
     if topic.history is None:
         raise Refused(codes.NOT_AVAILABLE)
     return topic
 
 
-async def _channels(hooks: TopicHooks, asked: _Channels) -> Answer:
-    nodes = await switchboard(current()).survey(asked.pattern)
+async def _channels(hooks: TopicHooks, request: _Channels) -> Any:
+    nodes = await switchboard(current()).survey(request.pattern)
     counts: Counter[str] = Counter()
     for node in nodes:
         counts.update(node.channels or {})
     return {"channels": {name: {"num_clients": n} for name, n in counts.items()}}
 
 
-async def _about(hooks: TopicHooks, asked: _Nothing) -> Answer:
+async def _nodes(hooks: TopicHooks, request: _NoParameters) -> Any:
     return {"nodes": await switchboard(current()).survey()}
 
 
-async def _rpc(hooks: TopicHooks, asked: _Call) -> Answer:
-    return {"data": await hooks.on_api_call(asked.method, asked.params)}
+async def _rpc(hooks: TopicHooks, request: _Rpc) -> Any:
+    return {"data": await hooks.on_api_call(request.method, request.params)}
 
 
 _METHODS: dict[str, tuple[Any, Handler]] = {
@@ -428,9 +418,9 @@ _METHODS: dict[str, tuple[Any, Handler]] = {
     "history": (_History, _history),
     "history_remove": (_OfTopic, _history_remove),
     "channels": (_Channels, _channels),
-    "info": (_Nothing, _about),
-    "rpc": (_Call, _rpc),
+    "info": (_NoParameters, _nodes),
+    "rpc": (_Rpc, _rpc),
 }
 
 METHODS = frozenset({*_METHODS, "batch"})
-"""What may follow ``api/``."""
+"""The paths below ``api/``."""

@@ -1,7 +1,4 @@
-"""Small conversions between the wire, the application and the clock.
-
-It knows raw JSON, and nothing of commands.
-"""
+"""Conversions between the JSON of a message and Python values."""
 
 from __future__ import annotations
 
@@ -20,20 +17,26 @@ __all__ = ["as_bytes", "as_python", "as_raw", "read_fields", "ttl_of"]
 
 
 def read_fields(data: bytes, kind: Any) -> Any:
-    """JSON as a value of type ``kind``; a bad request if it is none."""
+    """Decode JSON as a value of type ``kind``.
+
+    Raises:
+        Refused: 107, bad request, for other data.
+    """
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
-        raise Refused(Failure(107, f"bad request: {error}")) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Refused(
+            Failure(codes.BAD_REQUEST.code, f"bad request: {error}")
+        ) from None
 
 
 def as_bytes(data: Raw | UnsetType) -> bytes:
-    """JSON as it came; empty where there is none."""
+    """Return the JSON text; empty for none."""
     return b"" if isinstance(data, UnsetType) else bytes(data)
 
 
 def as_python(data: Raw | UnsetType) -> Any:
-    """JSON as plain Python; None where there is none."""
+    """Decode JSON as plain Python; None for none."""
     text = as_bytes(data)
     try:
         return msgspec.json.decode(text) if text else None
@@ -42,12 +45,12 @@ def as_python(data: Raw | UnsetType) -> Any:
 
 
 def as_raw(value: Any, *, always: bool = False) -> Raw | UnsetType:
-    """What the application returned as JSON; None is left out, unless ``always``."""
+    """Encode a value of the application; None is left out, unless ``always``."""
     if value is None and not always:
         return UNSET
     return Raw(to_json(value).encode())
 
 
 def ttl_of(expires_at: float | None) -> int:
-    """Seconds until ``expires_at``, 1 at the least; 0 for None."""
+    """Return the seconds until ``expires_at``, at least 1; 0 for None."""
     return 0 if expires_at is None else max(1, round(expires_at - time.time()))
