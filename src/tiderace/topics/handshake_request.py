@@ -1,7 +1,6 @@
-"""A connection's handshake with the attributes of a request, for rules that want one.
+"""A connection's handshake with the attributes of a request.
 
-It knows scopes and Django's header names; it is no Django request, reads no body, and
-imports nothing of Django REST Framework.
+For permissions of Django REST Framework, which is not imported.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ __all__ = ["HandshakeRequest"]
 
 
 class HandshakeRequest:
-    """What is known of a client since it connected, by the names of a request.
+    """The handshake of a connection, with the attribute names of a Django request.
 
     Attributes:
         user: the connection's user.
-        auth: what an outer middleware left in ``scope["auth"]``, else None.
-        method: ``"GET"`` for what only reads, ``"POST"`` for publishing.
-        path: where the client connected.
-        data: empty; nothing was posted.
+        auth: ``scope["auth"]`` of an outer middleware, or None.
+        method: ``"POST"`` to publish, ``"GET"`` for all else.
+        path: of the handshake.
+        data: empty.
     """
 
     def __init__(self, scope: Scope, user: Any, method: str) -> None:
@@ -38,7 +37,7 @@ class HandshakeRequest:
 
     @cached_property
     def META(self) -> dict[str, Any]:  # noqa: N802 (Django's name)
-        """Headers and addresses as WSGI names them."""
+        """Headers and addresses by their WSGI names."""
         meta: dict[str, Any] = {
             "REQUEST_METHOD": self.method,
             "QUERY_STRING": self._query,
@@ -58,7 +57,7 @@ class HandshakeRequest:
 
     @cached_property
     def headers(self) -> HttpHeaders:
-        """The handshake's headers, in any case."""
+        """The handshake's headers; names are case-insensitive."""
         return HttpHeaders(self.META)
 
     @cached_property
@@ -68,17 +67,17 @@ class HandshakeRequest:
 
     @property
     def GET(self) -> QueryDict:  # noqa: N802 (Django's name)
-        """``query_params`` by Django's name."""
+        """``query_params`` under Django's name."""
         return self.query_params
 
     @property
     def COOKIES(self) -> dict[str, str]:  # noqa: N802 (Django's name)
-        """The handshake's cookies, where ``CookieMiddleware`` has read them."""
+        """The handshake's cookies, if ``CookieMiddleware`` is outside."""
         return dict(self.scope.get("cookies") or {})
 
     @property
     def session(self) -> Any:
-        """The session, where ``SessionMiddleware`` has found one, else None."""
+        """The session, if ``SessionMiddleware`` is outside, or None."""
         return self.scope.get("session")
 
     @property

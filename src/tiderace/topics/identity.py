@@ -1,7 +1,4 @@
-"""Who a topic client is, by its session, its token or its ticket.
-
-It knows Django's users and the tokens, and no connection.
-"""
+"""The user of a topic client, from its session, its token or its ticket."""
 
 from __future__ import annotations
 
@@ -22,9 +19,9 @@ __all__ = ["Identity", "TokenUser", "identity_of"]
 
 
 class TokenUser:
-    """A user whom only a token knows, with ``TIDERACE["TOPICS"]["USERS"] = "claims"``.
+    """The user in a token, with ``TIDERACE["TOPICS"]["USERS"] = "claims"``.
 
-    It is authenticated and active, has no permissions and no row in the database.
+    It is authenticated and active, and has no permissions and no database row.
     """
 
     is_authenticated = True
@@ -37,15 +34,15 @@ class TokenUser:
         self.pk = self.id = pk
 
     def get_username(self) -> str:
-        """Its id, for it has no name."""
+        """Return the id."""
         return str(self.pk)
 
     def has_perm(self, perm: str, obj: object = None) -> bool:
-        """No."""
+        """Return False."""
         return False
 
     def has_perms(self, perms: Any, obj: object = None) -> bool:
-        """No, but for none."""
+        """Return whether ``perms`` is empty."""
         return not list(perms)
 
     def __str__(self) -> str:
@@ -58,8 +55,8 @@ class TokenUser:
         return hash(self.pk)
 
 
-def _nobody() -> Any:
-    # Needs a loaded app registry, which importing topics must not.
+def _anonymous_user() -> Any:
+    # The import needs a loaded app registry.
     from django.contrib.auth.models import AnonymousUser
 
     return AnonymousUser()
@@ -67,47 +64,47 @@ def _nobody() -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a connection belongs to, and what its token says besides."""
+    """The user of a connection, and the other claims of its token."""
 
-    user: Any = field(default_factory=_nobody)
+    user: Any = field(default_factory=_anonymous_user)
     user_id: str = ""
-    """The primary key as text; empty for somebody anonymous."""
+    """The primary key as text; empty for an anonymous user."""
     info: str | None = None
-    """What others are told of it, as JSON."""
+    """What other clients see of it, as JSON."""
     expires_at: float | None = None
-    """When it has to come with another token, in seconds since the epoch."""
+    """When it needs another token, in seconds since the epoch."""
     topics: tuple[str, ...] = ()
-    """What its token subscribes it to."""
+    """The topics that its token subscribes it to."""
     session_key: str = ""
-    """Of the Django session that says who it is; empty where a token does."""
+    """Key of the Django session that identifies it; empty with a token."""
 
 
 async def identity_of(scope: Scope, token: str) -> Identity:
-    """Who connects: the token's user, else the session's, else nobody by name.
+    """Return the identity of the token, or else of the session; it may be anonymous.
 
     Args:
-        scope: of the connection, as ``AuthMiddlewareStack`` leaves it.
+        scope: of the connection, from ``AuthMiddlewareStack``.
         token: a connection token or a ticket; empty for none.
 
     Raises:
-        TokenExpired: when the token's time is over.
-        TokenInvalid: when it proves nothing, and when there is no such user (any more).
+        TokenExpired: when the token has expired.
+        TokenInvalid: when it is not valid, or its user does not exist or is inactive.
     """
     if not token:
-        return await _by_session(scope)
-    said = await identify(token)
+        return await _from_session(scope)
+    claims = await identify(token)
     return Identity(
-        user=await _user(said.user_id),
-        user_id=said.user_id,
-        info=None if said.info is None else msgspec.json.encode(said.info).decode(),
-        expires_at=said.expires_at,
-        topics=said.channels,
+        user=await _user(claims.user_id),
+        user_id=claims.user_id,
+        info=None if claims.info is None else msgspec.json.encode(claims.info).decode(),
+        expires_at=claims.expires_at,
+        topics=claims.channels,
     )
 
 
-async def _by_session(scope: Scope) -> Identity:
-    user = scope.get("user") or _nobody()
-    # It may be loaded only now, by a query.
+async def _from_session(scope: Scope) -> Identity:
+    user = scope.get("user") or _anonymous_user()
+    # A lazy user is loaded here, by a query.
     pk = await database_sync_to_async(
         lambda: user.pk if user.is_authenticated else ""
     )()
@@ -117,7 +114,7 @@ async def _by_session(scope: Scope) -> Identity:
 
 async def _user(user_id: str) -> Any:
     if not user_id:
-        return _nobody()
+        return _anonymous_user()
     if conf.current().topics.users == "claims":
         return TokenUser(user_id)
     user = await find_user(user_id)

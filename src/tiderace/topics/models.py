@@ -1,18 +1,16 @@
 """Models whose changes are published: created, updated, deleted, after the commit.
 
-    class Message(PublishesChanges, models.Model):
-        room = models.ForeignKey(Room, on_delete=models.CASCADE)
-        text = models.TextField()
+class Message(PublishesChanges, models.Model):
+    room = models.ForeignKey(Room, on_delete=models.CASCADE)
+    text = models.TextField()
 
-        publish_fields = ["id", "text"]
+    publish_fields = ["id", "text"]
 
-        def topics(self):
-            return [f"room:{self.room_id}"]
-
-It knows Django's model signals and ``publish``, and no connection.
+    def topics(self):
+        return [f"room:{self.room_id}"]
 """
 
-# Receivers of signals are functions, which belong to the class all the same.
+# The signal receivers are functions, and use private attributes of the class.
 # ruff: noqa: SLF001
 
 from __future__ import annotations
@@ -31,25 +29,25 @@ Change = Literal["created", "updated", "deleted"]
 
 
 class PublishesChanges(models.Model):
-    """A model that tells its topics what becomes of its rows.
+    """A model that publishes each change of its rows.
 
     A publication is ``{"event": "created", "model": "chat.message", "pk": 1, "fields":
     {...}}``, or ``"updated"`` or ``"deleted"``. When a change moves a row from one topic
-    to another, the old one hears ``"deleted"`` and the new one ``"created"``; those that
-    it stays in hear ``"updated"``.
+    to another, the old one gets ``"deleted"`` and the new one ``"created"``; topics that
+    it stays in get ``"updated"``.
 
-    It goes out when the transaction is committed, with the fields as they were when the
-    row was saved, and never when it is rolled back. Saving an existing row costs one
-    query more, for the topics it was in; name in ``publish_on`` the fields on which
-    topics depend, and saves with other ``update_fields`` cost none.
+    It is published when the transaction is committed, with the fields at the time of the
+    save, and not when it is rolled back. Saving an existing row costs one more query,
+    for the topics it was in; with the fields on which topics depend in ``publish_on``,
+    saves with other ``update_fields`` cost none.
 
-    Not seen, as by all signals: ``QuerySet.update()``, ``bulk_create()``,
-    ``bulk_update()``, raw SQL, and what the database itself does.
+    Not published, since they send no signals: ``QuerySet.update()``, ``bulk_create()``,
+    ``bulk_update()``, raw SQL and triggers of the database.
     """
 
     publish_fields: ClassVar[Sequence[str]] = ()
-    """Fields that are published, by attribute name; none by default, since a table
-    mostly holds something that is not for everybody."""
+    """Fields to publish, by attribute name; none by default, since most tables hold
+    something private."""
     publish_on: ClassVar[Sequence[str] | None] = None
     """Fields on which ``topics()`` depends; None for any."""
 
@@ -57,14 +55,14 @@ class PublishesChanges(models.Model):
         abstract = True
 
     def topics(self) -> Iterable[str]:
-        """Names of the topics that are to hear of this row."""
+        """Return the names of the topics that get the changes of this row."""
         raise NotImplementedError(
-            f"{type(self).__name__} publishes its changes but does not say where; "
-            "define topics(self), which returns names of topics"
+            f"{type(self).__name__} publishes its changes but has no topics; "
+            "define topics(self), which returns their names"
         )
 
     def publication(self, change: Change) -> Any:
-        """What is published; None for nothing."""
+        """Return the data to publish, or None for nothing."""
         fields = {name: getattr(self, name) for name in self.publish_fields}
         return {
             "event": change,
@@ -116,18 +114,18 @@ def _after_save(
     now = dict.fromkeys(instance.topics())
     before = instance.__dict__.pop("_topics_before", None)
     if created:
-        _tell(instance, now, "created", using)
+        _publish(instance, now, "created", using)
         return
     known = now if before is None else dict.fromkeys(before)
-    _tell(instance, [name for name in known if name not in now], "deleted", using)
-    _tell(instance, [name for name in now if name not in known], "created", using)
-    _tell(instance, [name for name in now if name in known], "updated", using)
+    _publish(instance, [name for name in known if name not in now], "deleted", using)
+    _publish(instance, [name for name in now if name not in known], "created", using)
+    _publish(instance, [name for name in now if name in known], "updated", using)
 
 
 def _before_delete(
     sender: Any, instance: Any, using: str | None = None, **_: Any
 ) -> None:
-    # Before, since afterwards related rows may be gone that say which topics.
+    # Before the delete, since ``topics()`` may read related rows.
     if PublishesChanges._publishes(sender):
         instance._topics_before = list(instance.topics())
 
@@ -136,10 +134,10 @@ def _after_delete(
     sender: Any, instance: Any, using: str | None = None, **_: Any
 ) -> None:
     if PublishesChanges._publishes(sender):
-        _tell(instance, instance.__dict__.pop("_topics_before"), "deleted", using)
+        _publish(instance, instance.__dict__.pop("_topics_before"), "deleted", using)
 
 
-def _tell(
+def _publish(
     instance: Any, topics: Iterable[str], change: Change, using: str | None
 ) -> None:
     names = list(topics)

@@ -1,13 +1,10 @@
-"""Permissions: who may subscribe, publish, see who is there, read what was said.
+"""Permissions to subscribe to a topic, publish, and read presence and history.
 
     class Room(Topic):
         permission_classes = [IsAuthenticated & ~Banned, HasPerm("chat.view_room")]
 
-It knows users and topics as objects with names, Django REST Framework's permissions by
-their shape alone, and no connection.
-
-Nothing is allowed by default, and nothing by accident: an exception in a permission is no
-agreement; it goes on to the caller.
+Nothing is allowed by default. An exception in a permission propagates to the caller.
+Permissions of Django REST Framework work too; it is not imported.
 """
 
 from __future__ import annotations
@@ -38,7 +35,7 @@ __all__ = [
 
 
 class Action(StrEnum):
-    """What somebody wants to do with a topic."""
+    """What a user may do with a topic."""
 
     SUBSCRIBE = "subscribe"
     PUBLISH = "publish"
@@ -48,7 +45,7 @@ class Action(StrEnum):
 
 ActionName = Literal["subscribe", "publish", "presence", "history"]
 
-# The method of a topic that is asked too, where the topic has it.
+# The topic's own method that has to agree too, if the topic defines it.
 _HOOKS = {
     Action.SUBSCRIBE: "can_subscribe",
     Action.PUBLISH: "can_publish",
@@ -58,8 +55,8 @@ _HOOKS = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    """Whether a user may do something with a topic, over this connection."""
+class _Check:
+    """The arguments of a permission check."""
 
     user: Any
     topic: Any
@@ -68,7 +65,7 @@ class _Question:
 
 
 class _Combinable(type):
-    """Lets permission classes be combined before anybody has made an instance."""
+    """Lets permission classes be combined like their instances."""
 
     def __and__(cls, other: Any) -> BasePermission:
         return _All(_permission(cls), _permission(other))
@@ -87,33 +84,32 @@ class _Combinable(type):
 
 
 class BasePermission(metaclass=_Combinable):
-    """A rule; subclass it and say in ``has_permission`` whom it lets do what.
+    """Base class of permissions; override ``has_permission``.
 
-    Classes and instances are combined with ``&``, ``|`` and ``~``; what stands to the
-    right is not asked when the left has decided.
+    Classes and instances are combined with ``&``, ``|`` and ``~``; the right side is not
+    evaluated when the left one decides.
     """
 
     def has_permission(self, user: Any, topic: Any, action: Action) -> Any:
-        """Whether ``user`` may do ``action`` with ``topic``; this one lets nobody.
+        """Return whether ``user`` may do ``action`` with ``topic``; here always False.
 
         Override it with a plain method, which runs in a thread and may use the ORM, or
         with a coroutine function.
 
         Args:
-            user: the connection's user, perhaps an ``AnonymousUser``.
-            topic: the topic: ``topic.topic`` is its name, ``topic.kwargs`` what its
-                pattern captured.
+            user: the connection's user; may be an ``AnonymousUser``.
+            topic: the topic: ``topic.topic`` is its name, ``topic.kwargs`` the values
+                that its pattern captured.
             action: an ``Action``, which equals its name: ``"subscribe"``,
                 ``"publish"``, ``"presence"`` or ``"history"``.
 
         Returns:
-            Something true lets the user. ``PermissionDenied`` may be raised for False.
+            A true value to allow it. ``PermissionDenied`` may be raised for False.
         """
         return False
 
-    async def _agrees(self, question: _Question) -> bool:
-        asked = (question.user, question.topic, question.action)
-        return await _ask(self.has_permission, *asked)
+    async def _allows(self, check: _Check) -> bool:
+        return await _call(self.has_permission, check.user, check.topic, check.action)
 
     def __and__(self, other: Any) -> BasePermission:
         return _All(self, _permission(other))
@@ -132,39 +128,39 @@ class BasePermission(metaclass=_Combinable):
 
 
 class AllowAny(BasePermission):
-    """Lets everybody, logged in or not."""
+    """Allows all users, logged in or not."""
 
     async def has_permission(self, user: Any, topic: Any, action: Action) -> bool:
-        """True."""
+        """Return True."""
         return True
 
 
 class IsAuthenticated(BasePermission):
-    """Lets users who are logged in."""
+    """Allows users who are logged in."""
 
     async def has_permission(self, user: Any, topic: Any, action: Action) -> bool:
-        """Whether ``user`` is somebody."""
+        """Return whether ``user`` is authenticated."""
         return bool(user is not None and user.is_authenticated)
 
 
 class IsStaff(BasePermission):
-    """Lets users who may use Django's admin (``is_staff``)."""
+    """Allows users who may use Django's admin (``is_staff``)."""
 
     async def has_permission(self, user: Any, topic: Any, action: Action) -> bool:
-        """Whether ``user`` is on the staff."""
+        """Return whether ``user`` is staff."""
         return bool(user is not None and getattr(user, "is_staff", False))
 
 
 IsAdminUser = IsStaff
-"""``IsStaff`` by the name that Django REST Framework has for it."""
+"""``IsStaff`` under Django REST Framework's name."""
 
 
 class HasPerm(BasePermission):
-    """Lets users who have a permission of Django's: ``HasPerm("chat.view_room")``.
+    """Allows users with permissions of Django: ``HasPerm("chat.view_room")``.
 
     Args:
-        perm: one as ``user.has_perm`` takes it, ``"app.codename"``.
-        *more: others, all of which are needed.
+        perm: a permission in the form of ``user.has_perm``, ``"app.codename"``.
+        *more: further permissions; all are required.
     """
 
     def __init__(self, perm: str, *more: str) -> None:
@@ -177,46 +173,44 @@ class HasPerm(BasePermission):
                 )
 
     def has_permission(self, user: Any, topic: Any, action: Action) -> bool:
-        """Whether ``user`` has them all; asks the database where Django would."""
+        """Return whether ``user`` has all of them; may query the database."""
         return bool(user is not None and user.has_perms(self.perms))
 
 
 class _All(BasePermission):
-    """Both agree."""
+    """Allows what both sides allow."""
 
     def __init__(self, left: BasePermission, right: BasePermission) -> None:
         self._left, self._right = left, right
 
-    async def _agrees(self, question: _Question) -> bool:
-        return await _verdict(self._left, question) and await _verdict(
-            self._right, question
+    async def _allows(self, check: _Check) -> bool:
+        return await _evaluate(self._left, check) and await _evaluate(
+            self._right, check
         )
 
 
 class _Any(BasePermission):
-    """One of the two agrees."""
+    """Allows what either side allows."""
 
     def __init__(self, left: BasePermission, right: BasePermission) -> None:
         self._left, self._right = left, right
 
-    async def _agrees(self, question: _Question) -> bool:
-        return await _verdict(self._left, question) or await _verdict(
-            self._right, question
-        )
+    async def _allows(self, check: _Check) -> bool:
+        return await _evaluate(self._left, check) or await _evaluate(self._right, check)
 
 
 class _Not(BasePermission):
-    """The other one does not agree."""
+    """Allows what the inner permission does not."""
 
     def __init__(self, inner: BasePermission) -> None:
         self._inner = inner
 
-    async def _agrees(self, question: _Question) -> bool:
-        return not await _verdict(self._inner, question)
+    async def _allows(self, check: _Check) -> bool:
+        return not await _evaluate(self._inner, check)
 
 
 class _View:
-    """What a permission of Django REST Framework sees as the view."""
+    """The view that a permission of Django REST Framework gets."""
 
     def __init__(self, topic: Any, action: str, request: HandshakeRequest) -> None:
         self.topic = topic
@@ -226,45 +220,45 @@ class _View:
         self.request = request
 
 
-class _Foreign(BasePermission):
-    """A permission that wants a request and a view, as Django REST Framework's do."""
+class _RestFrameworkPermission(BasePermission):
+    """A permission with Django REST Framework's interface: a request and a view."""
 
     def __init__(self, permission: Any) -> None:
         self._permission = permission
 
-    async def _agrees(self, question: _Question) -> bool:
-        method = "POST" if question.action is Action.PUBLISH else "GET"
-        request = HandshakeRequest(question.scope, question.user, method)
-        view = _View(question.topic, question.action.value, request)
+    async def _allows(self, check: _Check) -> bool:
+        method = "POST" if check.action is Action.PUBLISH else "GET"
+        request = HandshakeRequest(check.scope, check.user, method)
+        view = _View(check.topic, check.action.value, request)
         try:
-            return await _ask(self._permission.has_permission, request, view)
+            return await _call(self._permission.has_permission, request, view)
         except Exception as error:
-            # That framework's own exceptions, which say no in a status.
+            # Exceptions of that framework have a status.
             if getattr(error, "status_code", None) in (401, 403, 404):
                 return False
             raise
 
 
 async def allowed(topic: Any, user: Any, action: ActionName, scope: Scope) -> bool:
-    """Whether ``user`` may do ``action`` with ``topic``; nobody may what is not allowed.
+    """Return whether ``user`` may do ``action`` with ``topic``.
 
-    All of the topic's ``permission_classes`` must agree, and so must its own method
-    (``can_subscribe``, ``can_publish``, ``can_see_presence``, ``can_read_history``)
-    where it has one. A topic with neither ``permission_classes`` nor ``can_subscribe``
-    is closed to everybody, and one with neither ``can_publish`` nor ``on_publish``
-    takes no publications.
+    All of the topic's ``permission_classes`` have to allow it, and its own method
+    (``can_subscribe``, ``can_publish``, ``can_see_presence``, ``can_read_history``) if
+    it defines one. A topic with neither ``permission_classes`` nor ``can_subscribe``
+    allows nothing, and one with neither ``can_publish`` nor ``on_publish`` allows no
+    publications.
 
-    That the user is subscribed, where an action needs that, is not asked here.
+    For actions that need a subscription, the caller has to check it.
 
     Args:
-        topic: the topic, an instance.
+        topic: an instance.
         user: the connection's user.
         action: ``"subscribe"``, ``"publish"``, ``"presence"`` or ``"history"``.
-        scope: the connection's, for permissions that look at its headers.
+        scope: the connection's, for permissions that read its headers.
 
     Raises:
         ValueError: for another action.
-        Exception: what a permission or method raised that is not ``PermissionDenied``.
+        Exception: raised by a permission or method, other than ``PermissionDenied``.
     """
     wanted = Action(action)
     classes: Iterable[Any] = topic.permission_classes or ()
@@ -278,37 +272,37 @@ async def allowed(topic: Any, user: Any, action: ActionName, scope: Scope) -> bo
         and not callable(getattr(topic, "on_publish", None))
     ):
         return False
-    question = _Question(user, topic, wanted, scope)
+    check = _Check(user, topic, wanted, scope)
     for permission in permissions:
-        if not await _verdict(permission, question):
+        if not await _evaluate(permission, check):
             return False
     if not callable(hook):
         return True
     try:
-        return await _ask(hook, user)
+        return await _call(hook, user)
     except PermissionDenied:
         return False
 
 
-async def _verdict(permission: BasePermission, question: _Question) -> bool:
+async def _evaluate(permission: BasePermission, check: _Check) -> bool:
     try:
-        return await permission._agrees(question)  # noqa: SLF001 (ours, under a name no rule takes)
+        return await permission._allows(check)  # noqa: SLF001 (private to this module)
     except PermissionDenied:
         return False
 
 
-async def _ask(rule: Any, *asked: Any) -> bool:
+async def _call(rule: Any, *args: Any) -> bool:
     """Call a rule: on the loop if it is a coroutine function, else in a thread."""
     if iscoroutinefunction(rule):
-        answer = await rule(*asked)
+        result = await rule(*args)
     else:
-        answer = await database_sync_to_async(rule)(*asked)
-        if inspect.isawaitable(answer):
-            answer = await answer
-    return bool(answer)
+        result = await database_sync_to_async(rule)(*args)
+        if inspect.isawaitable(result):
+            result = await result
+    return bool(result)
 
 
-# What Django REST Framework calls them.
+# By the names of Django REST Framework's operators.
 _COMBINATIONS: dict[str, Callable[..., BasePermission]] = {
     "AND": _All,
     "OR": _Any,
@@ -321,16 +315,16 @@ def _name_of(operator: Any) -> str:
 
 
 def _permission(rule: Any) -> BasePermission:
-    """A rule as an instance of ours, however it was written.
+    """Return a rule in any of the accepted forms as a ``BasePermission``.
 
     Raises:
-        TypeError: when it is none.
+        TypeError: for anything else.
     """
     if isinstance(rule, BasePermission):
         return rule
     combination = _COMBINATIONS.get(_name_of(getattr(rule, "operator_class", None)))
     if combination is not None:
-        # One of Django REST Framework's, which may hold permissions of ours too.
+        # A combination by Django REST Framework may contain our permissions too.
         parts = [getattr(rule, f"op{place}_class", None) for place in (1, 2)]
         return combination(*(_permission(part) for part in parts if part is not None))
     made = rule() if isinstance(rule, type) else rule
@@ -341,4 +335,4 @@ def _permission(rule: Any) -> BasePermission:
             f"{rule!r} is no permission; use a subclass of "
             "tiderace.topics.permissions.BasePermission or of Django REST Framework's"
         )
-    return _Foreign(made)
+    return _RestFrameworkPermission(made)

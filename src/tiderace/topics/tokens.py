@@ -1,10 +1,9 @@
-"""Tokens of topics: who connects, who may subscribe, which names a template may offer.
+"""Tokens of topics: connection tokens, subscription tokens and signed topic names.
 
     def realtime_token(request):                       # a view
         return JsonResponse({"token": connection_token(request.user)})
 
-Claims are named as Centrifugo names them, so a token made for one is read by the other.
-It knows what the claims mean, and nothing of keys, connections or permissions.
+Claims have Centrifugo's names, so tokens work with both servers.
 """
 
 from __future__ import annotations
@@ -52,25 +51,25 @@ __all__ = [
 ]
 
 DEFAULT_TTL = 600.0
-"""Seconds a token lives: clients fetch the next one by themselves, and a lost one is soon
-worth nothing."""
+"""Seconds a token is valid. Short, since clients fetch the next one by themselves and a
+stolen one expires soon."""
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionToken:
-    """What a good subscription token says."""
+    """The claims of a valid subscription token."""
 
     user_id: str
     """The user's primary key as text; empty for an anonymous visitor."""
     channel: str
-    """The topic that it lets this user subscribe to."""
+    """The topic that the user may subscribe to."""
     expires_at: float | None
     """When the subscription needs another token (seconds since 1970); None: never."""
     info: Any = None
-    """What others are told of this subscriber."""
+    """What other clients see of this subscriber."""
 
 
-# Making them
+# Create
 
 
 def connection_token(
@@ -80,13 +79,13 @@ def connection_token(
     info: Any = None,
     channels: Iterable[str] = (),
 ) -> str:
-    """A token with which a client connects as ``user``, for a view to hand out.
+    """Return a token with which a client connects as ``user``.
 
     Args:
-        user: whom; anonymous or None for a visitor without an account.
-        ttl: seconds until the client has to come back with another.
-        info: what others are told of the connection: anything that JSON has. Everybody
-            who holds the token can read it.
+        user: anonymous or None for a visitor without an account.
+        ttl: seconds until the client needs another token.
+        info: what other clients see of the connection: anything that JSON can express.
+            The client can read it in the token.
         channels: topics to subscribe the connection to.
 
     Raises:
@@ -104,17 +103,17 @@ def connection_token(
 def subscription_token(
     user: User | None, channel: str, *, ttl: float = DEFAULT_TTL, info: Any = None
 ) -> str:
-    """A token with which ``user``, and nobody else, may subscribe to one topic.
+    """Return a token with which only ``user`` may subscribe to one topic.
 
     Args:
-        user: whom; anonymous or None for a visitor without an account.
+        user: anonymous or None for a visitor without an account.
         channel: the topic's name.
-        ttl: seconds until the client has to come back with another.
-        info: what others are told of this subscriber: anything that JSON has.
+        ttl: seconds until the client needs another token.
+        info: what other clients see of this subscriber: anything that JSON can express.
 
     Raises:
         ImproperlyConfigured: without the extra ``jwt``, and when no key can sign.
-        ValueError: for no topic, a ``ttl`` not above 0 and a user that is not saved.
+        ValueError: for an empty ``channel``, a ``ttl`` not above 0 and an unsaved user.
     """
     if not channel:
         raise ValueError("a subscription token is for one topic; give its name")
@@ -125,7 +124,7 @@ def subscription_token(
 
 
 def user_id_of(user: User | None) -> str:
-    """What stands for ``user`` in tokens: the primary key as text, empty for nobody.
+    """Return the primary key as text, as it is in tokens; empty for an anonymous user.
 
     Raises:
         ValueError: for a user that is not saved.
@@ -137,23 +136,23 @@ def user_id_of(user: User | None) -> str:
     return str(user.pk)
 
 
-# Reading them
+# Read
 
 
 def read_subscription_token(
     token: str, *, user_id: str, channel: str
 ) -> SubscriptionToken:
-    """Check a token for one topic and return what it says.
+    """Check a token for one topic and return its claims.
 
     Args:
-        token: what the client sent.
-        user_id: of the connection, empty for an anonymous visitor; the token must be
-            for that user.
-        channel: the topic to be subscribed to; the token must be for that one.
+        token: from the client.
+        user_id: of the connection, empty for an anonymous user; the token must be for
+            this user.
+        channel: the topic; the token must be for it.
 
     Raises:
-        TokenExpired: when its time is over.
-        TokenInvalid: when it proves nothing, or is for another user or topic.
+        TokenExpired: when it has expired.
+        TokenInvalid: when it is not valid, or is for another user or topic.
         ImproperlyConfigured: without the extra ``jwt``, and when the keys cannot be used.
     """
     claims = keys.decode(token)
@@ -166,25 +165,23 @@ def read_subscription_token(
     return SubscriptionToken(user_id, channel, ends_at(claims), claims.get("info"))
 
 
-# Names that templates offer
-
+# Signed topic names
 
 _NAME_SALT = "tiderace.topics.tokens.name"
-_ANYBODY, _ONE_USER = "a", "u"
+_ALL_CLIENTS, _ONE_USER = "a", "u"
 
 
 def signed_topic(
     name: str, *, user: User | None = None, ttl: float | None = None
 ) -> str:
-    """``name`` with a signature, such as ``room:lobby--a.5f2c...``, to put into a page.
+    """Return ``name`` with a signature, such as ``room:lobby--a.5f2c...``, for a page.
 
-    Who shows it proves that this site offered him the topic; no look-up is needed.
+    It proves, without a look-up, that this site offered the topic to the client.
 
     Args:
         name: the topic's name.
-        user: the only user for whom it is good; None for whoever holds it.
-        ttl: seconds it is good for; None for ever, which only a change of
-            ``SECRET_KEY`` ends.
+        user: the only user who may use it; None for all clients.
+        ttl: seconds it is valid; None for ever, until ``SECRET_KEY`` changes.
 
     Raises:
         ValueError: for a ``ttl`` not above 0, and an anonymous or unsaved ``user``.
@@ -198,22 +195,22 @@ def signed_topic(
         raise ValueError(
             f"a name that is good for {ttl} s is of no use; make ttl 1 or more"
         )
-    kind = _ANYBODY if user is None else _ONE_USER
+    kind = _ALL_CLIENTS if user is None else _ONE_USER
     expiry = "" if ttl is None else f"{int(time.time() + ttl):x}"
     mac = _name_mac(name, kind, expiry, user_id, settings.SECRET_KEY)
     return f"{name}--{kind}{expiry}.{mac}"
 
 
 def verified_topic(signed: str, *, user: User | None = None) -> str:
-    """The name in what ``signed_topic`` made.
+    """Return the topic name in the result of ``signed_topic``.
 
     Args:
-        signed: what the client sent.
-        user: who the client is; needed for names that are for one user.
+        signed: from the client.
+        user: of the client; needed for names that are for one user.
 
     Raises:
-        TokenExpired: when it was good for a time that is over.
-        TokenInvalid: when it was not signed here, or is for another user.
+        TokenExpired: when it has expired.
+        TokenInvalid: when the signature does not fit, or is for another user.
     """
     if len(signed) > keys.MAX_TOKEN_LENGTH:
         raise TokenInvalid("the signed name is too long")
@@ -221,17 +218,17 @@ def verified_topic(signed: str, *, user: User | None = None) -> str:
     head, dot, mac = seal.partition(".")
     kind, expiry = head[:1], head[1:]
     if not (mark and dot and name and seal.isascii()) or kind not in (
-        _ANYBODY,
+        _ALL_CLIENTS,
         _ONE_USER,
     ):
         raise TokenInvalid("it is no signed name")
     user_id = user_id_of(user) if kind == _ONE_USER else ""
     secrets = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
-    fits = [
+    matches = [
         constant_time_compare(mac, _name_mac(name, kind, expiry, user_id, secret))
         for secret in secrets
     ]
-    if not any(fits):
+    if not any(matches):
         raise TokenInvalid("the name's signature does not fit, or not this user")
     if expiry and int(expiry, 16) <= time.time():
         raise TokenExpired("the signed name has expired")
@@ -241,7 +238,7 @@ def verified_topic(signed: str, *, user: User | None = None) -> str:
 def _name_mac(
     name: str, kind: str, expiry: str, user_id: str, secret: str | bytes
 ) -> str:
-    # JSON, so that no two sets of values make the same text.
+    # JSON, so that two sets of values never give the same text.
     text = json.dumps([name, kind, expiry, user_id])
     mac = salted_hmac(_NAME_SALT, text, secret=secret, algorithm="sha256")
     return mac.hexdigest()[:40]

@@ -1,14 +1,12 @@
-"""What an application declares: a class per kind of topic, with its policy.
+"""The classes with which an application declares its topics and their policy.
 
-    class Room(Topic):
-        pattern = "room:<slug:name>"
-        history = History(size=100, ttl=3600)
-        permission_classes = [IsAuthenticated]
+class Room(Topic):
+    pattern = "room:<slug:name>"
+    history = History(size=100, ttl=3600)
+    permission_classes = [IsAuthenticated]
 
-        async def can_subscribe(self, user):
-            return await Membership.objects.filter(room=self.kwargs["name"], user=user).aexists()
-
-It knows no connection and no layer: those ask it.
+    async def can_subscribe(self, user):
+        return await Membership.objects.filter(room=self.kwargs["name"], user=user).aexists()
 """
 
 from __future__ import annotations
@@ -50,11 +48,11 @@ _APPLICATION_CODES = range(400, 2000)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class History:
-    """What a topic remembers for those who come back.
+    """How many publications a topic keeps for recovery and reading.
 
     Args:
-        size: publications, at the most.
-        ttl: seconds that each of them is kept.
+        size: maximum number of publications.
+        ttl: seconds each of them is kept.
     """
 
     size: int = 100
@@ -69,12 +67,12 @@ class History:
 
 
 class Refuse(Exception):
-    """Raised in a hook or an RPC method, it is what the client is told.
+    """Raised in a hook or an RPC method to send an error to the client.
 
     Args:
-        message: for the client's developer, not for its user.
-        code: 400 to 1999; 400 by default.
-        temporary: whether the client may try again by itself.
+        message: for developers of the client, not for its user.
+        code: 400 to 1999.
+        temporary: whether the client may retry by itself.
 
     Raises:
         ValueError: for another code.
@@ -98,9 +96,9 @@ class UnknownTopic(LookupError):
 def rpc(method: F) -> F:
     """Let clients call a method of a topic: ``await room.call("rename", {"to": "tea"})``.
 
-    Its arguments are taken by name from the object that the client sends, checked and
-    converted by their annotations; one that is called ``user`` is the caller. Only
-    subscribers may call. What it returns is the answer.
+    The client sends an object with the arguments by name; they are validated and
+    converted by the annotations. An argument named ``user`` gets the calling user. Only
+    subscribers may call. The return value is sent as the reply.
     """
     method._tiderace_rpc = True  # type: ignore[attr-defined]  # noqa: SLF001
     return method
@@ -109,45 +107,44 @@ def rpc(method: F) -> F:
 class Topic:
     """A kind of topic; an instance stands for one name.
 
-    ``self.topic`` is the whole name and ``self.kwargs`` what the pattern captured.
-    Instances are made when they are needed and keep nothing.
+    ``self.topic`` is the whole name and ``self.kwargs`` has the captured values.
+    Instances are created on demand and hold no state.
 
-    Nobody may do what a class does not allow: it is subscribed to by those whom all
-    ``permission_classes`` and ``can_subscribe`` (if it is defined) let in, and by
-    nobody where there is neither. Clients may publish when the class defines
-    ``can_publish`` or ``on_publish`` too, and only while they are subscribed unless
-    ``subscribers_only`` is False.
+    Nothing is allowed by default: a client may subscribe if all ``permission_classes``
+    and ``can_subscribe`` (if defined) allow it, and never if the class has neither.
+    Clients may publish if the class also defines ``can_publish`` or ``on_publish``, and
+    only while they are subscribed unless ``subscribers_only`` is False.
 
     Hooks may be plain methods or coroutine functions; plain ones run in a thread.
     """
 
     pattern: ClassVar[str] = ""
-    """Which names: literal text and Django's path converters."""
+    """The names: literal text and Django's path converters."""
     history: ClassVar[History | None] = None
-    """How much is remembered; None for a topic of which nothing is recovered."""
+    """How much is kept; None for a topic without recovery."""
     presence: ClassVar[Presence] = Presence.OFF
-    """Whether, and how, one knows who is there."""
+    """Whether and how members are tracked."""
     presence_grace: ClassVar[float] = 15.0
-    """Seconds after which a user who has left is gone, with ``Presence.PER_USER``."""
+    """Seconds a user stays present after the last connection; for ``PER_USER``."""
     push_joins: ClassVar[bool] = False
-    """Whether all subscribers hear who comes and goes, also those who did not ask."""
+    """Whether all subscribers get joins and leaves, or only those that ask for them."""
     permission_classes: ClassVar[Iterable[Any]] = ()
-    """Tiderace's or Django REST Framework's; all of them must agree."""
+    """Tiderace's or Django REST Framework's; all of them have to allow it."""
     publish_rate: ClassVar[str | None] = "50/s"
-    """How often one connection may publish; None for any rate."""
+    """How often one connection may publish; None for no limit."""
     user_rate: ClassVar[str | None] = "100/s"
-    """How often one user may publish, over all connections and processes; None for any
-    rate, which spares a question to the broker."""
+    """How often one user may publish, over all connections and processes; None for no
+    limit, which saves a request to the broker."""
     message: ClassVar[Any] = None
-    """What is published must be of this type: a msgspec Struct, dataclass, TypedDict,
-    pydantic model or any other type that msgspec can check; None takes any JSON."""
+    """The type of a client's publications: a msgspec Struct, dataclass, TypedDict,
+    pydantic model or any other type that msgspec can validate; None for any JSON."""
     require_token: ClassVar[bool] = False
-    """Whether a subscription token is needed besides."""
+    """Whether a subscription token is required too."""
     subscribers_only: ClassVar[bool] = True
-    """Whether one has to be subscribed to publish, read and call; False for everybody
-    who might subscribe by the topic's permissions."""
+    """Whether only subscribers may publish, read and call; False for all clients with
+    the permission to subscribe."""
     layer: ClassVar[str] = "default"
-    """The channel layer that carries it, by its alias."""
+    """The alias of its channel layer."""
 
     def __init_subclass__(cls, *, register: bool = True, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -170,39 +167,40 @@ class Topic:
     def __repr__(self) -> str:
         return f"<{type(self).__qualname__} {self.topic!r}>"
 
-    # What a class may define. The annotations say how they are called; that they are
-    # not methods is how one knows whether an application has them.
+    # Hooks that a class may define. They are None here, and not methods, which shows
+    # whether an application has defined them.
 
     can_subscribe: ClassVar[Callable[..., Any] | None] = None
     """``can_subscribe(self, user) -> bool``."""
     can_publish: ClassVar[Callable[..., Any] | None] = None
     """``can_publish(self, user) -> bool``."""
     can_see_presence: ClassVar[Callable[..., Any] | None] = None
-    """``can_see_presence(self, user) -> bool``; by default every subscriber may."""
+    """``can_see_presence(self, user) -> bool``; without it every subscriber may."""
     can_read_history: ClassVar[Callable[..., Any] | None] = None
-    """``can_read_history(self, user) -> bool``; by default every subscriber may."""
+    """``can_read_history(self, user) -> bool``; without it every subscriber may."""
     on_publish: ClassVar[Callable[..., Any] | None] = None
-    """``on_publish(self, user, message)``: returns what goes out, or None for nothing."""
+    """``on_publish(self, user, message)``: returns the data to publish, or None."""
     on_subscribe: ClassVar[Callable[..., Any] | None] = None
-    """``on_subscribe(self, user)``: returns what the subscriber is told, or None."""
+    """``on_subscribe(self, user)``: returns data for the subscriber, or None."""
     user_joined: ClassVar[Callable[..., Any] | None] = None
-    """``user_joined(self, user_id)``: at least once for each time that a user comes."""
+    """``user_joined(self, user_id)``: called at least once for each join of a user."""
     user_left: ClassVar[Callable[..., Any] | None] = None
-    """``user_left(self, user_id)``: at least once for each time, after the grace."""
+    """``user_left(self, user_id)``: called at least once for each, after the grace."""
 
     @classmethod
     def topics_for(cls, user: Any) -> Iterable[str]:
-        """Names that ``user`` is subscribed to on connect, without asking for them.
+        """Return names that ``user`` is subscribed to on connect.
 
-        Plain or a coroutine function. They pass the same permissions.
+        A plain or a coroutine function. Permissions are checked as for a subscribe
+        command.
         """
         return ()
 
-    # For those who carry it out
+    # For the topic client
 
     @classmethod
     def keep(cls) -> Retention:
-        """How much the layer keeps of it."""
+        """Return how much the layer keeps."""
         history = cls.history
         return (
             Retention(0, 0.0)
@@ -212,14 +210,14 @@ class Topic:
 
     @classmethod
     def takes_publications(cls) -> bool:
-        """Whether clients may publish at all."""
+        """Return whether clients may publish at all."""
         return cls.can_publish is not None or cls.on_publish is not None
 
     def checked(self, data: bytes) -> Any:
-        """The message in ``data`` (JSON), as ``message`` wants it.
+        """Return JSON data as a value of the type ``message``.
 
         Raises:
-            Refuse: when it is something else, saying where.
+            Refuse: for other data, with the place of the error.
         """
         try:
             return read_as(self.message, data)
@@ -227,16 +225,16 @@ class Topic:
             raise Refuse(f"not a valid message: {error}", code=422) from None
 
     def method(self, name: str) -> Callable[..., Any] | None:
-        """The method that clients may call under ``name``."""
+        """Return the method that clients call as ``name``, or None."""
         method = None if name.startswith("_") else getattr(self, name, None)
         return method if getattr(method, "_tiderace_rpc", False) else None
 
 
 def read_as(kind: Any, data: bytes) -> Any:
-    """JSON as a value of type ``kind``; as plain Python where that is None.
+    """Decode JSON as a value of type ``kind``; as plain Python for None.
 
     Raises:
-        ValueError: when it is not such a value; msgspec's and pydantic's errors are.
+        ValueError: for other data; errors of msgspec and pydantic are ValueErrors.
     """
     if kind is None:
         return msgspec.json.decode(data)
@@ -247,12 +245,12 @@ def read_as(kind: Any, data: bytes) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """A value as JSON text: plain Python, Structs, dataclasses, pydantic models.
+    """Encode plain Python, a Struct, dataclass or pydantic model as JSON text.
 
     Dates, decimals, UUIDs and lazy translations become strings.
 
     Raises:
-        TypeError: for what JSON cannot say.
+        TypeError: for what JSON cannot express.
     """
     dump = getattr(value, "model_dump_json", None)
     if dump is not None:
@@ -261,11 +259,11 @@ def to_json(value: Any) -> str:
     try:
         return _encode(value).decode()
     except (TypeError, ValueError, RecursionError):
-        # A lazy translation, a key that is no string, a pydantic model further down.
+        # A lazy translation, a key that is no string, a nested pydantic model.
         try:
             return json.dumps(value, default=_default, allow_nan=False)
         except (ValueError, RecursionError) as error:
-            raise TypeError(f"JSON cannot say it: {error}") from error
+            raise TypeError(f"JSON cannot express it: {error}") from error
 
 
 _encode = msgspec.json.Encoder(decimal_format="string").encode
@@ -282,7 +280,7 @@ def _default(value: Any) -> Any:
 
 
 def call_with(method: Callable[..., Any], user: Any, data: bytes) -> dict[str, Any]:
-    """Arguments for an RPC method out of the object that a client sent.
+    """Return the arguments for an RPC method from the object that a client sent.
 
     Raises:
         Refuse: when they do not fit the method's annotations.
@@ -311,27 +309,26 @@ def call_with(method: Callable[..., Any], user: Any, data: bytes) -> dict[str, A
 
 
 class Registry:
-    """Declared topics, and which of them a name belongs to."""
+    """The declared topic classes; finds the one that a name belongs to."""
 
     def __init__(self) -> None:
         self._topics: list[tuple[Pattern, type[Topic]]] = []
 
     def add(self, topic: type[Topic]) -> None:
-        """Declare a class; where several match a name the most specific one wins.
+        """Declare a class; if several match a name, the most specific one is used.
 
         Raises:
-            ImproperlyConfigured: when another class has the same pattern, or the
-                pattern is none.
+            ImproperlyConfigured: for an invalid pattern, or that of another class.
         """
-        # Whoever may connect to it may lose that right, in this process or another.
+        # Users may be logged out or lose permissions while they are connected.
         signals.require()
         pattern = Pattern(topic.pattern)
         for known, other in self._topics:
-            # A class that was defined anew, as a reload does, replaces itself.
+            # A class that is defined again, as by a reload, replaces the first one.
             if known.text == pattern.text and _place(other) != _place(topic):
                 raise ImproperlyConfigured(
                     f"{_place(topic)} and {_place(other)} have the same pattern "
-                    f"{pattern.text!r}; only one of them can be asked"
+                    f"{pattern.text!r}; change one of them"
                 )
         self._topics = sorted(
             [each for each in self._topics if each[0].text != pattern.text]
@@ -347,10 +344,10 @@ class Registry:
         return iter([topic for _, topic in self._topics])
 
     def resolve(self, name: str) -> Topic:
-        """The topic of this name.
+        """Return the topic of this name.
 
         Raises:
-            UnknownTopic: when there is none, with the patterns that there are.
+            UnknownTopic: when no pattern matches; its text lists the patterns.
         """
         for pattern, topic in self._topics:
             kwargs = pattern.match(name)
@@ -366,4 +363,4 @@ def _place(topic: type[Topic]) -> str:
 
 
 declared = Registry()
-"""The topics of this project, filled as their classes are defined."""
+"""The topics of the project, added when their classes are defined."""

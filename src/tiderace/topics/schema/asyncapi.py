@@ -1,7 +1,4 @@
-"""The declared topics as a contract for others: AsyncAPI 3, with JSON Schemas of types.
-
-It reads classes and their annotations, and knows no connection.
-"""
+"""An AsyncAPI 3 document of the declared topics, with JSON Schemas of their types."""
 
 from __future__ import annotations
 
@@ -22,10 +19,10 @@ _KINDS = {"int": "integer", "slug": "string", "str": "string", "uuid": "string"}
 
 
 class Schemas:
-    """JSON Schemas of Python types, each named type once.
+    """JSON Schemas of Python types, with each named type as one component.
 
     Args:
-        kinds: every type that is going to be asked for.
+        kinds: all types for which ``of`` will be called.
 
     Raises:
         ImproperlyConfigured: for a type that JSON Schema cannot describe.
@@ -34,7 +31,7 @@ class Schemas:
     def __init__(self, kinds: Iterable[Any]) -> None:
         self.components: dict[str, Any] = {}
         self._of: dict[int, Any] = {}
-        # Types may be equal and be different, and need not be hashable.
+        # By id, since different types may be equal, and some are not hashable.
         self._kinds = {id(kind): kind for kind in kinds}
         native = []
         for key, kind in self._kinds.items():
@@ -55,7 +52,7 @@ class Schemas:
             self._of[key] = schema
 
     def of(self, kind: Any) -> Any:
-        """The schema of one of the types, mostly a reference to a component."""
+        """Return the schema of a type, usually a reference to a component."""
         return self._of[id(kind)]
 
     def _pydantic(self, kind: Any) -> Any:
@@ -68,14 +65,14 @@ class Schemas:
 
 
 def calls_of(topic: type[Topic]) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """The methods that clients may call, by name, in the order of their names."""
+    """Yield names and functions of the methods that clients may call, by name."""
     for name, method in inspect.getmembers(topic, inspect.isfunction):
         if not name.startswith("_") and getattr(method, "_tiderace_rpc", False):
             yield name, method
 
 
 def parameters_of(method: Callable[..., Any]) -> list[inspect.Parameter]:
-    """What a caller gives a method, by name; their annotations are types."""
+    """Return the parameters that a client sends, with evaluated annotations."""
     return [
         parameter
         for parameter in list(_signature(method).parameters.values())[1:]
@@ -85,7 +82,7 @@ def parameters_of(method: Callable[..., Any]) -> list[inspect.Parameter]:
 
 @functools.cache
 def _signature(method: Callable[..., Any]) -> inspect.Signature:
-    # Kept, so that an annotation is the same object each time it is asked for.
+    # Cached, since an annotation must be the same object in every call.
     return inspect.signature(method, eval_str=True)
 
 
@@ -100,19 +97,19 @@ def _types(topics: Iterable[type[Topic]]) -> Iterator[Any]:
         for _, method in calls_of(topic):
             for parameter in parameters_of(method):
                 yield _annotation(parameter.annotation)
-            yield _answer(method)
+            yield _result(method)
 
 
 def _message(topic: type[Topic]) -> Any:
     return Any if topic.message is None else topic.message
 
 
-def _answer(method: Callable[..., Any]) -> Any:
+def _result(method: Callable[..., Any]) -> Any:
     return _annotation(_signature(method).return_annotation)
 
 
 def address_of(topic: type[Topic]) -> tuple[str, dict[str, str]]:
-    """A pattern as AsyncAPI writes it, and the converters of its parameters."""
+    """Return a pattern in AsyncAPI's form, and the converters of its parameters."""
     parts = topic.pattern.split("<")
     address, parameters = parts[0], {}
     for part in parts[1:]:
@@ -126,7 +123,7 @@ def address_of(topic: type[Topic]) -> tuple[str, dict[str, str]]:
 def asyncapi(
     topics: Iterable[type[Topic]], *, title: str, version: str
 ) -> dict[str, Any]:
-    """An AsyncAPI 3.0 document of the topics.
+    """Return an AsyncAPI 3.0 document of the topics.
 
     Args:
         topics: declared ones.
@@ -145,7 +142,7 @@ def asyncapi(
         channels[name] = _channel(topic, schemas)
         reference = {"$ref": f"#/channels/{name}"}
         publication = [{"$ref": f"#/channels/{name}/messages/publication"}]
-        # From the application's point of view: it sends what subscribers receive.
+        # Actions are those of the application: it sends what subscribers receive.
         operations[f"{name}.publication"] = {
             "action": "send",
             "channel": reference,
@@ -182,7 +179,7 @@ def _channel(topic: type[Topic], schemas: Schemas) -> dict[str, Any]:
     messages = {"publication": {"payload": schemas.of(_message(topic))}}
     for call, method in calls_of(topic):
         messages[call] = {"payload": arguments_of(method, schemas)}
-        messages[f"{call}.answer"] = {"payload": schemas.of(_answer(method))}
+        messages[f"{call}.answer"] = {"payload": schemas.of(_result(method))}
     channel: dict[str, Any] = {"address": address, "messages": messages}
     description = inspect.getdoc(topic)
     if description and description != inspect.getdoc(Topic):
@@ -196,7 +193,7 @@ def _channel(topic: type[Topic], schemas: Schemas) -> dict[str, Any]:
 
 
 def arguments_of(method: Callable[..., Any], schemas: Schemas) -> dict[str, Any]:
-    """The object that a call sends, as JSON Schema."""
+    """Return the JSON Schema of the object that a call sends."""
     parameters = parameters_of(method)
     return {
         "type": "object",

@@ -1,7 +1,4 @@
-"""An AsyncAPI document of topics as TypeScript types for the browser client.
-
-It reads the document alone, so whatever made that may be asked.
-"""
+"""TypeScript types for the browser client, from an AsyncAPI document of topics."""
 
 from __future__ import annotations
 
@@ -22,9 +19,9 @@ _PLAIN = {
 
 
 def typescript(document: dict[str, Any]) -> str:
-    """Types of all messages, and the interfaces ``Topics`` and ``Calls``.
+    """Return the types of all messages, and the interfaces ``Topics`` and ``Calls``.
 
-    ``topics<Topics>()`` of the browser client then knows what each topic carries.
+    With ``topics<Topics>()`` the browser client is typed for each topic.
     """
     lines = [
         "// Written by `manage.py tiderace_schema --format typescript`; do not edit.",
@@ -120,12 +117,12 @@ def _property(name: str) -> str:
 
 
 def _name(name: str) -> str:
-    """A component's name as an identifier: ``Page_Note_`` for ``Page[Note]``."""
+    """Return a component's name as identifier: ``Page_Note_`` for ``Page[Note]``."""
     return re.sub(r"[^A-Za-z0-9_$]", "_", name)
 
 
 def _key(address: str) -> str:
-    """An address as a key: a string, or a template where it has parameters."""
+    """Return an address as a key: a string, or a template if it has parameters."""
     if "{" not in address:
         return json.dumps(address)
     text = re.sub(r"[`\\]|\$(?=\{)", r"\\\g<0>", re.sub(r"\{\w+\}", "\0", address))
