@@ -48,7 +48,7 @@ def layer(make_layer):
     return make_layer()
 
 
-class TestContract(StreamsContract, LocalDeliveryContract):
+class TestContract(StreamsContract, LocalDeliveryContract, LayerContract):
     @pytest.fixture(autouse=True)
     def _with_clock(self, clock):
         self.clock = clock
@@ -113,14 +113,14 @@ class Greedy(Broken):
     ("broken", "test"),
     [
         (Deaf, "test_every_member_gets_a_group_message"),
-        (Deaf, "test_a_group_without_members_refuses_what_cannot_be_carried"),
+        (Deaf, "test_a_group_without_members_refuses_an_unsupported_value"),
         (Endless, "test_a_message_is_not_read_after_its_expiry"),
         (Endless, "test_expired_messages_free_the_capacity"),
         (Roomy, "test_the_message_beyond_the_capacity_is_refused"),
-        (Sharing, "test_the_receiver_does_not_see_what_the_sender_changes_later"),
-        (Sharing, "test_a_value_that_cannot_be_carried_is_refused_with_its_place"),
+        (Sharing, "test_later_changes_by_the_sender_do_not_reach_the_receiver"),
+        (Sharing, "test_the_error_for_an_unsupported_value_contains_its_path"),
         (Stacking, "test_messages_arrive_in_the_order_in_which_they_were_sent"),
-        (Forgetful, "test_who_has_left_gets_nothing_more"),
+        (Forgetful, "test_a_discarded_member_gets_no_later_message"),
         (Repeating, "test_new_channels_have_different_names"),
         (Greedy, "test_a_cancelled_reader_loses_no_message"),
     ],
@@ -128,7 +128,7 @@ class Greedy(Broken):
 async def test_the_contract_notices_a_layer_that_breaks_it(clock, broken, test):
     contract = TestContract()
     contract.clock = clock
-    contract.patience = 0.05
+    contract.timeout = 0.05
 
     def make_layer(**options):
         return broken(clock=clock, **options)

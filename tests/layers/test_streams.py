@@ -69,7 +69,7 @@ async def test_a_crowd_hears_everything_in_order_while_others_get_their_turn(lay
 
     async def somebody_else():
         while len(turns) < 3:
-            turns.append(sum(len(ear.told) for ear in ears))
+            turns.append(sum(len(ear.received) for ear in ears))
             await asyncio.sleep(0)
 
     other = asyncio.create_task(somebody_else())
@@ -97,12 +97,12 @@ async def test_who_leaves_while_a_crowd_is_told_hears_nothing_after_that(layer):
         await layer.stream_subscribe("tide", ear)
 
     publishing = asyncio.create_task(publish(layer, 1))
-    await until(lambda: ears[0].told)
+    await until(lambda: ears[0].received)
     layer.stream_unsubscribe("tide", last)
     await publishing
 
     assert ears[-2].data == ["1"]
-    assert last.told == []
+    assert last.received == []
 
 
 async def test_a_listener_may_make_another_leave(listeners):
@@ -181,7 +181,7 @@ def test_listeners_of_a_closed_loop_are_forgotten(layer):
 
     layer.sync.stream_publish("tide", {"data": "1"}, keep=KEEP)
 
-    assert (ear.told, ear.groups) == ([], set())
+    assert (ear.received, ear.groups) == ([], set())
     assert "tide" not in layer._listeners
 
 
@@ -192,7 +192,7 @@ async def test_listeners_of_two_loops_hear_each_in_theirs(layer):
     async def listen():
         await layer.stream_subscribe("tide", there)
         ready.set()
-        await until(lambda: len(there.told) == 2)
+        await until(lambda: len(there.received) == 2)
         done.set()
 
     thread = threading.Thread(target=asyncio.run, args=(listen(),))
@@ -239,7 +239,7 @@ async def test_a_flushed_layer_tells_nobody(layer):
     await layer.flush()
     await publish(layer, 1)
 
-    assert (ear.told, ear.groups) == ([], set())
+    assert (ear.received, ear.groups) == ([], set())
 
 
 # What is forgotten

@@ -7,15 +7,19 @@ import asyncio
 import pytest
 
 from tiderace.layers.redis import RedisChannelLayer
-from tiderace.testing.layer_contract import LocalDeliveryContract, StreamsContract
+from tiderace.testing.layer_contract import (
+    LayerContract,
+    LocalDeliveryContract,
+    StreamsContract,
+)
 
 
-class RedisContract(StreamsContract, LocalDeliveryContract):
+class RedisContract(StreamsContract, LocalDeliveryContract, LayerContract):
     """The contract over real servers, where time really passes."""
 
     expiry = 0.4
     group_expiry = 0.8
-    patience = 20
+    timeout = 20
 
     @pytest.fixture
     async def make_layer(self, host, prefix):
@@ -37,11 +41,11 @@ class RedisContract(StreamsContract, LocalDeliveryContract):
     async def advance(self, seconds):
         await asyncio.sleep(seconds)
 
-    async def drain(self, layer, channel):
+    async def read_all(self, layer, channel):
         await self.everything_heard(layer)
-        return await super().drain(layer, channel)
+        return await super().read_all(layer, channel)
 
-    async def test_who_has_left_gets_nothing_more(self, layer):
+    async def test_a_discarded_member_gets_no_later_message(self, layer):
         """What was sent before arrives before, as it does not overtake the leaving."""
         gone, still = await layer.new_channel(), await layer.new_channel()
         await layer.group_add("room", gone)
@@ -52,13 +56,16 @@ class RedisContract(StreamsContract, LocalDeliveryContract):
         await layer.group_discard("room", gone)
         await layer.group_send("room", {"type": "after"})
 
-        assert await self.drain(layer, still) == [{"type": "before"}, {"type": "after"}]
-        assert await self.drain(layer, gone) == [{"type": "before"}]
+        assert await self.read_all(layer, still) == [
+            {"type": "before"},
+            {"type": "after"},
+        ]
+        assert await self.read_all(layer, gone) == [{"type": "before"}]
 
     async def everything_heard(self, layer):
         """Wait for what is on its way: a message to a group comes through the broker."""
         layer._service.ensure_running()
-        async with asyncio.timeout(self.patience):
+        async with asyncio.timeout(self.timeout):
             for subject in layer._streams:
                 stream = layer._streams.get(subject)
                 end = await stream.broker.streams.position(subject)

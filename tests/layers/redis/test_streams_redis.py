@@ -70,7 +70,7 @@ async def test_listeners_hear_everything_once_in_order_although_connections_are_
         await publish(here if number % 2 else there, number)
 
     said = [str(number) for number in range(120)]
-    await until(lambda: all(len(ear.told) >= 120 for ear in ears))
+    await until(lambda: all(len(ear.received) >= 120 for ear in ears))
     assert ears[0].data == ears[1].data == said
     assert ears[0].offsets == list(range(1, 121))
 
@@ -82,7 +82,7 @@ async def test_listeners_are_told_when_the_server_has_lost_its_memory(
     ear = RecordingListener("ear")
     await layer.stream_subscribe("tide", ear)
     await publish(layer, *range(3))
-    await until(lambda: len(ear.told) == 3)
+    await until(lambda: len(ear.received) == 3)
     before, _ = await layer.stream_read("tide", keep=KEEP)
 
     own_server.kill()
@@ -136,7 +136,7 @@ async def test_what_was_lost_without_a_sign_is_noticed_soon(make_layer):
     await publish(layer, 1)
     layer._streams._by_subject["tide"] = stream
 
-    await until(lambda: len(ear.told) > 1)
+    await until(lambda: len(ear.received) > 1)
     assert ear.data[1] in (None, "1")
 
 
@@ -159,7 +159,7 @@ async def test_after_a_failover_no_offset_is_given_twice(own_server, make_layer)
     ear = RecordingListener("ear")
     await layer.stream_subscribe("tide", ear)
     await publish(layer, 1, 2)
-    await until(lambda: len(ear.told) == 2)
+    await until(lambda: len(ear.received) == 2)
     # The server is another one now, and has the first alone.
     await command(layer, "XDEL", "2-0", suffix=":stream")
     await command(layer, "HSET", "n", 1, "t", 0, "r", "another", suffix=":meta")
@@ -390,7 +390,7 @@ def test_a_forked_child_publishes_and_has_no_listeners(redis_url, prefix):
 
     assert os.waitstatus_to_exitcode(status) == 0
     ended = time.monotonic() + 10
-    while not ear.told and time.monotonic() < ended:
+    while not ear.received and time.monotonic() < ended:
         time.sleep(0.005)
     assert ear.data == ["1"]
     layer.stream_unsubscribe("tide", ear)

@@ -12,7 +12,7 @@ from tiderace.testing.layer_contract import StreamsContract
 
 class _Contract(StreamsContract):
     expiry = 0.4
-    patience = 20
+    timeout = 20
 
     @pytest.fixture
     async def make_layer(self, redis_url, prefix):
@@ -39,7 +39,7 @@ class TestJson(_Contract):
     def make(self, **options):
         return RedisChannelLayer(serializer_format="json", **options)
 
-    async def test_a_broadcast_is_heard_and_read_as_json(self, layer):
+    async def test_a_broadcast_is_a_json_publication_of_the_stream(self, layer):
         """Of text: the format JSON has no bytes, and refuses them."""
         await layer.stream_read("stream", keep=self.keep)
         await layer.group_broadcast("stream", '{"a": 1}')
@@ -47,7 +47,7 @@ class TestJson(_Contract):
         with pytest.raises(TypeError, match="JSON has no bytes"):
             await layer.group_broadcast("stream", bytes_data=b"\x00")
 
-        assert await self.kept(layer) == ['{"a": 1}', '"no JSON"']
+        assert await self.read_data(layer) == ['{"a": 1}', '"no JSON"']
 
 
 class TestPubSubName(_Contract):
@@ -56,7 +56,7 @@ class TestPubSubName(_Contract):
             symmetric_encryption_keys=["secret"], compress_above=50, **options
         )
 
-    async def test_an_illegal_group_name_has_no_stream(self, layer):
+    async def test_an_invalid_group_name_is_refused_by_every_stream_method(self, layer):
         """Every text is a name there; anything else is none."""
         with pytest.raises(TypeError):
             await layer.stream_read(7, keep=self.keep)
@@ -66,4 +66,4 @@ class TestPubSubName(_Contract):
         for value in (7, "text", [1, None]):
             await layer.group_send("stream", value)
 
-        assert await self.kept(layer) == ["7", '"text"', "[1,null]"]
+        assert await self.read_data(layer) == ["7", '"text"', "[1,null]"]

@@ -1,7 +1,4 @@
-"""What a layer does for a channel: order, readers, names, capacity and expiry.
-
-It knows no group.
-"""
+"""Tests of channels: order, readers, new names, capacity and expiry."""
 
 from __future__ import annotations
 
@@ -10,18 +7,21 @@ import random
 from typing import Any
 
 from tiderace.exceptions import ChannelFull
-from tiderace.testing.layer_contract.base import Contract, MakeLayer, refused
+from tiderace.testing.layer_contract.base import Contract, MakeLayer, raises
 
 __all__ = ["ChannelsContract"]
 
 
 class ChannelsContract(Contract):
-    """What is sent to a channel is read there: once, in order and in time."""
+    """A message to a channel is read once, in order and before its expiry."""
 
     async def test_a_message_arrives_as_it_was_sent(self, layer: Any) -> None:
         await layer.send("queue", {"type": "greet", "to": "you"})
 
-        assert await self.soon(layer.receive("queue")) == {"type": "greet", "to": "you"}
+        assert await self.wait_for(layer.receive("queue")) == {
+            "type": "greet",
+            "to": "you",
+        }
 
     async def test_messages_arrive_in_the_order_in_which_they_were_sent(
         self, layer: Any
@@ -29,7 +29,7 @@ class ChannelsContract(Contract):
         for number in range(50):
             await layer.send("queue", {"type": "count", "number": number})
 
-        received = [await self.soon(layer.receive("queue")) for _ in range(50)]
+        received = [await self.wait_for(layer.receive("queue")) for _ in range(50)]
 
         assert [message["number"] for message in received] == list(range(50))
 
@@ -37,7 +37,7 @@ class ChannelsContract(Contract):
         channel = await layer.new_channel()
         await layer.send(channel, {"type": "early"})
 
-        assert await self.soon(layer.receive(channel)) == {"type": "early"}
+        assert await self.wait_for(layer.receive(channel)) == {"type": "early"}
 
     async def test_a_reader_waits_for_its_message(self, layer: Any) -> None:
         reader = asyncio.create_task(layer.receive("queue"))
@@ -45,25 +45,25 @@ class ChannelsContract(Contract):
 
         await layer.send("queue", {"type": "late"})
 
-        assert await self.soon(reader) == {"type": "late"}
+        assert await self.wait_for(reader) == {"type": "late"}
 
-    async def test_channels_do_not_hear_each_other(self, layer: Any) -> None:
+    async def test_a_channel_receives_its_own_messages_only(self, layer: Any) -> None:
         one, other = await layer.new_channel(), await layer.new_channel()
         await layer.send(one, {"type": "for.one"})
         await layer.send(other, {"type": "for.other"})
 
-        assert await self.drain(layer, one) == [{"type": "for.one"}]
-        assert await self.drain(layer, other) == [{"type": "for.other"}]
+        assert await self.read_all(layer, one) == [{"type": "for.one"}]
+        assert await self.read_all(layer, other) == [{"type": "for.other"}]
 
     async def test_receive_takes_a_list_of_one_name(self, layer: Any) -> None:
         await layer.send("queue", {"type": "greet"})
 
-        assert await self.soon(layer.receive(["queue"])) == {"type": "greet"}
+        assert await self.wait_for(layer.receive(["queue"])) == {"type": "greet"}
 
     async def test_receive_takes_one_name_only(self, layer: Any) -> None:
         for names in ([], ["one", "two"]):
-            with refused(TypeError):
-                await self.soon(layer.receive(names))
+            with raises(TypeError):
+                await self.wait_for(layer.receive(names))
 
     async def test_each_message_goes_to_one_of_several_readers(
         self, layer: Any
@@ -73,12 +73,12 @@ class ChannelsContract(Contract):
 
         for number in range(5):
             await layer.send("queue", {"type": "count", "number": number})
-        received = await self.soon(asyncio.gather(*readers))
+        received = await self.wait_for(asyncio.gather(*readers))
 
         assert sorted(message["number"] for message in received) == list(range(5))
 
     async def test_a_cancelled_reader_loses_no_message(self, layer: Any) -> None:
-        """Cancelled at another moment each time: before, while and after it is sent."""
+        """The reader is cancelled before, during and after the send."""
         received = []
         for number in range(40):
             reader = asyncio.create_task(layer.receive("queue"))
@@ -91,11 +91,11 @@ class ChannelsContract(Contract):
             try:
                 received.append(await reader)
             except asyncio.CancelledError:
-                received.append(await self.soon(layer.receive("queue")))
+                received.append(await self.wait_for(layer.receive("queue")))
 
         assert [message["number"] for message in received] == list(range(40))
 
-    async def test_a_cancelled_reader_leaves_the_message_to_another(
+    async def test_a_message_goes_to_another_reader_after_one_was_cancelled(
         self, layer: Any
     ) -> None:
         first = asyncio.create_task(layer.receive("queue"))
@@ -105,7 +105,7 @@ class ChannelsContract(Contract):
         first.cancel()
         await layer.send("queue", {"type": "due"})
 
-        assert await self.soon(second) == {"type": "due"}
+        assert await self.wait_for(second) == {"type": "due"}
 
     # New names
 
@@ -114,7 +114,7 @@ class ChannelsContract(Contract):
 
         assert len(set(names)) == 500
 
-    async def test_new_channels_differ_although_the_random_seed_is_the_same(
+    async def test_new_channel_names_do_not_depend_on_the_random_seed(
         self, layer: Any
     ) -> None:
         names = []
@@ -135,14 +135,14 @@ class ChannelsContract(Contract):
 
         assert await one.new_channel() != await other.new_channel()
 
-    async def test_a_new_channel_begins_with_the_prefix_asked_for(
+    async def test_the_name_of_a_new_channel_starts_with_the_prefix(
         self, layer: Any
     ) -> None:
         assert (await layer.new_channel("reply.")).startswith("reply.")
         assert (await layer.new_channel(prefix="reply")).startswith("reply")
         assert (await layer.new_channel()).startswith("specific.")
 
-    async def test_a_new_channel_has_a_legal_name(self, layer: Any) -> None:
+    async def test_the_name_of_a_new_channel_is_valid(self, layer: Any) -> None:
         assert layer.require_valid_channel_name(await layer.new_channel())
 
     # Capacity
@@ -154,25 +154,25 @@ class ChannelsContract(Contract):
         for number in range(3):
             await layer.send("queue", {"type": "count", "number": number})
 
-        with refused(ChannelFull):
+        with raises(ChannelFull):
             await layer.send("queue", {"type": "count", "number": 3})
 
-        received = [await self.soon(layer.receive("queue")) for _ in range(3)]
+        received = [await self.wait_for(layer.receive("queue")) for _ in range(3)]
         assert [message["number"] for message in received] == [0, 1, 2]
 
-    async def test_a_full_channel_takes_one_more_for_each_that_is_read(
+    async def test_reading_a_message_makes_room_for_another(
         self, make_layer: MakeLayer
     ) -> None:
         layer = make_layer(capacity=1)
         await layer.send("queue", {"type": "first"})
-        await self.soon(layer.receive("queue"))
+        await self.wait_for(layer.receive("queue"))
 
         await layer.send("queue", {"type": "second"})
 
-        with refused(ChannelFull):
+        with raises(ChannelFull):
             await layer.send("queue", {"type": "third"})
 
-    async def test_channels_do_not_share_their_capacity(
+    async def test_each_channel_has_its_own_capacity(
         self, make_layer: MakeLayer
     ) -> None:
         layer = make_layer(capacity=2)
@@ -182,10 +182,10 @@ class ChannelsContract(Contract):
             for _ in range(2):
                 await layer.send(channel, {"type": "greet"})
 
-        with refused(ChannelFull):
+        with raises(ChannelFull):
             await layer.send(channels[0], {"type": "greet"})
 
-    async def test_channels_may_have_capacities_of_their_own(
+    async def test_channel_capacity_sets_the_capacity_by_channel_name(
         self, make_layer: MakeLayer
     ) -> None:
         layer = make_layer(capacity=1, channel_capacity={"big.*": 3})
@@ -193,9 +193,9 @@ class ChannelsContract(Contract):
             await layer.send("big.queue", {"type": "greet"})
         await layer.send("queue", {"type": "greet"})
 
-        with refused(ChannelFull):
+        with raises(ChannelFull):
             await layer.send("big.queue", {"type": "greet"})
-        with refused(ChannelFull):
+        with raises(ChannelFull):
             await layer.send("queue", {"type": "greet"})
 
     # Expiry
@@ -209,9 +209,9 @@ class ChannelsContract(Contract):
         await self.advance(self.expiry * 1.1)
         await layer.send("queue", {"type": "new"})
 
-        assert await self.soon(layer.receive("queue")) == {"type": "new"}
+        assert await self.wait_for(layer.receive("queue")) == {"type": "new"}
 
-    async def test_a_message_is_still_there_before_its_expiry(
+    async def test_a_message_is_read_before_its_expiry(
         self, make_layer: MakeLayer
     ) -> None:
         layer = make_layer(expiry=self.expiry)
@@ -219,7 +219,7 @@ class ChannelsContract(Contract):
 
         await self.advance(self.expiry / 2)
 
-        assert await self.soon(layer.receive("queue")) == {"type": "recent"}
+        assert await self.wait_for(layer.receive("queue")) == {"type": "recent"}
 
     async def test_expired_messages_free_the_capacity(
         self, make_layer: MakeLayer
@@ -230,4 +230,4 @@ class ChannelsContract(Contract):
         await self.advance(self.expiry * 1.1)
 
         await layer.send("queue", {"type": "new"})
-        assert await self.soon(layer.receive("queue")) == {"type": "new"}
+        assert await self.wait_for(layer.receive("queue")) == {"type": "new"}

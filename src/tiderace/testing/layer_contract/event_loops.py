@@ -1,7 +1,4 @@
-"""What a layer does for several event loops and threads.
-
-It knows no consumer; whoever sends and receives here is a function.
-"""
+"""Tests with several event loops and threads."""
 
 from __future__ import annotations
 
@@ -13,13 +10,13 @@ from asgiref.sync import async_to_sync
 
 from tiderace.testing.layer_contract.base import Contract, MakeLayer
 
-__all__ = ["LoopsContract"]
+__all__ = ["EventLoopsContract"]
 
 
-class LoopsContract(Contract):
-    """Event loops may come and go, and threads may send at once."""
+class EventLoopsContract(Contract):
+    """A layer outlives event loops and takes concurrent calls from threads."""
 
-    def test_a_message_survives_from_one_event_loop_to_the_next(
+    def test_a_message_survives_the_event_loop_that_sent_it(
         self, make_layer: MakeLayer
     ) -> None:
         layer = make_layer()
@@ -29,7 +26,7 @@ class LoopsContract(Contract):
 
         assert received == {"type": "greet"}
 
-    def test_a_membership_survives_from_one_event_loop_to_the_next(
+    def test_a_membership_survives_the_event_loop_that_added_it(
         self, make_layer: MakeLayer
     ) -> None:
         layer = make_layer()
@@ -40,28 +37,28 @@ class LoopsContract(Contract):
 
         assert received == {"type": "greet"}
 
-    async def test_threads_send_at_once_and_nothing_is_lost(
+    async def test_concurrent_sends_from_threads_lose_no_message(
         self, make_layer: MakeLayer
     ) -> None:
         layer = make_layer(capacity=1000)
         start = threading.Barrier(4)
 
         def send(sender: int) -> None:
-            start.wait(self.patience)
+            start.wait(self.timeout)
             for number in range(10):
                 async_to_sync(layer.send)(
                     "queue", {"type": "count", "from": sender, "number": number}
                 )
 
         senders = [asyncio.to_thread(send, sender) for sender in range(4)]
-        await self.soon(asyncio.gather(*senders))
+        await self.wait_for(asyncio.gather(*senders))
 
-        received = await self.drain(layer, "queue")
+        received = await self.read_all(layer, "queue")
         for sender in range(4):
             numbers = [each["number"] for each in received if each["from"] == sender]
             assert numbers == list(range(10))
 
-    async def test_a_reader_is_woken_by_a_thread(self, layer: Any) -> None:
+    async def test_a_send_from_a_thread_wakes_a_reader(self, layer: Any) -> None:
         channel = await layer.new_channel()
         await layer.group_add("room", channel)
         reader = asyncio.create_task(layer.receive(channel))
@@ -71,9 +68,11 @@ class LoopsContract(Contract):
             async_to_sync(layer.group_send), "room", {"type": "greet"}
         )
 
-        assert await self.soon(reader) == {"type": "greet"}
+        assert await self.wait_for(reader) == {"type": "greet"}
 
-    async def test_two_event_loops_read_at_once(self, make_layer: MakeLayer) -> None:
+    async def test_two_event_loops_read_concurrently(
+        self, make_layer: MakeLayer
+    ) -> None:
         layer = make_layer()
         elsewhere = asyncio.create_task(
             asyncio.to_thread(async_to_sync(self._receive), layer, "queue.elsewhere")
@@ -84,8 +83,8 @@ class LoopsContract(Contract):
         await layer.send("queue.elsewhere", {"type": "there"})
         await layer.send("queue.here", {"type": "here"})
 
-        assert await self.soon(here) == {"type": "here"}
-        assert await self.soon(elsewhere) == {"type": "there"}
+        assert await self.wait_for(here) == {"type": "here"}
+        assert await self.wait_for(elsewhere) == {"type": "there"}
 
     async def _receive(self, layer: Any, channel: str) -> Any:
-        return await self.soon(layer.receive(channel))
+        return await self.wait_for(layer.receive(channel))

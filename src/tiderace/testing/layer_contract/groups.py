@@ -1,7 +1,4 @@
-"""What a layer does for a group: who gets its messages, and for how long.
-
-It knows its members as channels, and not who reads them.
-"""
+"""Tests of groups: membership, delivery, expiry and flush."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ __all__ = ["GroupsContract"]
 
 
 class GroupsContract(Contract):
-    """A group message reaches every member that has room for it, and nobody else."""
+    """A group message reaches every member whose channel is not full."""
 
     async def test_every_member_gets_a_group_message(self, layer: Any) -> None:
         channels = [await layer.new_channel() for _ in range(5)]
@@ -23,7 +20,7 @@ class GroupsContract(Contract):
         await layer.group_send("room", {"type": "greet", "text": "all"})
 
         for channel in channels:
-            received = await self.soon(layer.receive(channel))
+            received = await self.wait_for(layer.receive(channel))
             assert received == {"type": "greet", "text": "all"}
 
     async def test_a_named_queue_may_be_a_member(self, layer: Any) -> None:
@@ -31,9 +28,9 @@ class GroupsContract(Contract):
 
         await layer.group_send("room", {"type": "greet"})
 
-        assert await self.soon(layer.receive("queue")) == {"type": "greet"}
+        assert await self.wait_for(layer.receive("queue")) == {"type": "greet"}
 
-    async def test_every_member_sees_one_senders_messages_in_order(
+    async def test_every_member_gets_the_messages_of_one_sender_in_order(
         self, layer: Any
     ) -> None:
         channels = [await layer.new_channel() for _ in range(3)]
@@ -44,45 +41,52 @@ class GroupsContract(Contract):
             await layer.group_send("room", {"type": "count", "number": number})
 
         for channel in channels:
-            received = [await self.soon(layer.receive(channel)) for _ in range(30)]
+            received = [await self.wait_for(layer.receive(channel)) for _ in range(30)]
             assert [message["number"] for message in received] == list(range(30))
 
     async def test_a_group_message_reaches_its_members_only(self, layer: Any) -> None:
-        member, stranger = await layer.new_channel(), await layer.new_channel()
+        member, other = await layer.new_channel(), await layer.new_channel()
         await layer.group_add("room", member)
-        await layer.group_add("hall", stranger)
+        await layer.group_add("hall", other)
 
         await layer.group_send("room", {"type": "greet"})
 
-        assert await self.drain(layer, member) == [{"type": "greet"}]
-        assert await self.drain(layer, stranger) == []
+        assert await self.read_all(layer, member) == [{"type": "greet"}]
+        assert await self.read_all(layer, other) == []
 
-    async def test_joining_twice_is_the_same_as_once(self, layer: Any) -> None:
+    async def test_joining_twice_has_no_further_effect(self, layer: Any) -> None:
         channel = await layer.new_channel()
         await layer.group_add("room", channel)
         await layer.group_add("room", channel)
 
         await layer.group_send("room", {"type": "greet"})
 
-        assert await self.drain(layer, channel) == [{"type": "greet"}]
+        assert await self.read_all(layer, channel) == [{"type": "greet"}]
 
-    async def test_who_has_left_gets_nothing_more(self, layer: Any) -> None:
-        gone, still = await layer.new_channel(), await layer.new_channel()
-        await layer.group_add("room", gone)
-        await layer.group_add("room", still)
+    async def test_a_discarded_member_gets_no_later_message(self, layer: Any) -> None:
+        discarded, remaining = await layer.new_channel(), await layer.new_channel()
+        await layer.group_add("room", discarded)
+        await layer.group_add("room", remaining)
         await layer.group_send("room", {"type": "before"})
 
-        await layer.group_discard("room", gone)
+        await layer.group_discard("room", discarded)
         await layer.group_send("room", {"type": "after"})
 
-        assert await self.drain(layer, still) == [{"type": "before"}, {"type": "after"}]
-        assert await self.drain(layer, gone) == [{"type": "before"}]
+        assert await self.read_all(layer, remaining) == [
+            {"type": "before"},
+            {"type": "after"},
+        ]
+        assert await self.read_all(layer, discarded) == [{"type": "before"}]
 
-    async def test_leaving_a_group_one_is_not_in_is_no_error(self, layer: Any) -> None:
+    async def test_discarding_a_channel_that_is_not_a_member_is_no_error(
+        self, layer: Any
+    ) -> None:
         await layer.group_discard("room", await layer.new_channel())
         await layer.group_discard("room", "queue")
 
-    async def test_who_left_twice_may_join_again(self, layer: Any) -> None:
+    async def test_a_channel_that_was_discarded_twice_can_join_again(
+        self, layer: Any
+    ) -> None:
         channel = await layer.new_channel()
         await layer.group_add("room", channel)
         await layer.group_discard("room", channel)
@@ -91,20 +95,20 @@ class GroupsContract(Contract):
 
         await layer.group_send("room", {"type": "greet"})
 
-        assert await self.drain(layer, channel) == [{"type": "greet"}]
+        assert await self.read_all(layer, channel) == [{"type": "greet"}]
 
-    async def test_a_group_without_members_takes_a_message(self, layer: Any) -> None:
-        await layer.group_send("nobody-here", {"type": "greet"})
-
-    async def test_a_member_joins_too_late_for_what_was_said_before(
+    async def test_sending_to_a_group_without_members_is_no_error(
         self, layer: Any
     ) -> None:
+        await layer.group_send("empty", {"type": "greet"})
+
+    async def test_a_new_member_gets_no_earlier_message(self, layer: Any) -> None:
         await layer.group_send("room", {"type": "before"})
         channel = await layer.new_channel()
 
         await layer.group_add("room", channel)
 
-        assert await self.drain(layer, channel) == []
+        assert await self.read_all(layer, channel) == []
 
     async def test_a_channel_may_be_in_many_groups(self, layer: Any) -> None:
         channel = await layer.new_channel()
@@ -116,10 +120,10 @@ class GroupsContract(Contract):
                 f"room.{number}", {"type": "count", "number": number}
             )
 
-        received = await self.drain(layer, channel)
+        received = await self.read_all(layer, channel)
         assert sorted(message["number"] for message in received) == list(range(20))
 
-    async def test_a_full_member_is_passed_over_and_the_others_get_the_message(
+    async def test_a_full_member_is_skipped_and_the_others_get_the_message(
         self, make_layer: MakeLayer
     ) -> None:
         layer = make_layer(capacity=2)
@@ -131,10 +135,10 @@ class GroupsContract(Contract):
 
         await layer.group_send("room", {"type": "greet"})
 
-        assert await self.soon(layer.receive(other)) == {"type": "greet"}
-        received = [await self.soon(layer.receive(full)) for _ in range(2)]
+        assert await self.wait_for(layer.receive(other)) == {"type": "greet"}
+        received = [await self.wait_for(layer.receive(full)) for _ in range(2)]
         assert [message["type"] for message in received] == ["fill", "fill"]
-        assert await self.drain(layer, full) == []
+        assert await self.read_all(layer, full) == []
 
     async def test_a_member_that_was_full_gets_the_next_message(
         self, make_layer: MakeLayer
@@ -144,11 +148,11 @@ class GroupsContract(Contract):
         await layer.group_add("room", channel)
         await layer.group_send("room", {"type": "first"})
         await layer.group_send("room", {"type": "dropped"})
-        assert await self.soon(layer.receive(channel)) == {"type": "first"}
+        assert await self.wait_for(layer.receive(channel)) == {"type": "first"}
 
         await layer.group_send("room", {"type": "next"})
 
-        assert await self.soon(layer.receive(channel)) == {"type": "next"}
+        assert await self.wait_for(layer.receive(channel)) == {"type": "next"}
 
     async def test_a_membership_without_a_consumer_expires(
         self, make_layer: MakeLayer
@@ -159,7 +163,7 @@ class GroupsContract(Contract):
         await self.advance(self.group_expiry * 1.1)
         await layer.group_send("room", {"type": "greet"})
 
-        assert await self.drain(layer, "queue") == []
+        assert await self.read_all(layer, "queue") == []
 
     async def test_joining_again_renews_a_membership(
         self, make_layer: MakeLayer
@@ -172,24 +176,24 @@ class GroupsContract(Contract):
         await self.advance(self.group_expiry * 0.6)
         await layer.group_send("room", {"type": "greet"})
 
-        assert await self.drain(layer, "queue") == [{"type": "greet"}]
+        assert await self.read_all(layer, "queue") == [{"type": "greet"}]
 
     # Flush
 
-    async def test_flush_forgets_messages_and_groups(self, layer: Any) -> None:
+    async def test_flush_deletes_messages_and_groups(self, layer: Any) -> None:
         await layer.send("queue", {"type": "old"})
         await layer.group_add("room", "queue")
 
         await layer.flush()
         await layer.group_send("room", {"type": "greet"})
 
-        assert await self.drain(layer, "queue") == []
+        assert await self.read_all(layer, "queue") == []
 
-    async def test_a_flushed_layer_works_on(self, layer: Any) -> None:
+    async def test_a_flushed_layer_is_usable(self, layer: Any) -> None:
         await layer.flush()
         channel = await layer.new_channel()
         await layer.group_add("room", channel)
 
         await layer.group_send("room", {"type": "greet"})
 
-        assert await self.drain(layer, channel) == [{"type": "greet"}]
+        assert await self.read_all(layer, channel) == [{"type": "greet"}]

@@ -1,25 +1,22 @@
-"""Which names of channels and groups a layer takes, and how it refuses the others.
-
-It knows nothing of what is sent there.
-"""
+"""Tests of channel and group names."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tiderace.testing.layer_contract.base import Contract, refused
+from tiderace.testing.layer_contract.base import Contract, raises
 
 __all__ = ["NamesContract"]
 
-_LEGAL_GROUPS = ("a", "Z", "0", "room-1", "room_1", "room.1", ".", "-", "x" * 99)
-_LEGAL_CHANNELS = (
-    *_LEGAL_GROUPS,
+_VALID_GROUPS = ("a", "Z", "0", "room-1", "room_1", "room.1", ".", "-", "x" * 99)
+_VALID_CHANNELS = (
+    *_VALID_GROUPS,
     "specific.x!y",
     "specific!",
     "!".join(("a", "b" * 9)),
 )
-_ILLEGAL_NAMES: tuple[object, ...] = (
+_INVALID_NAMES: tuple[object, ...] = (
     "",
     " ",
     "two words",
@@ -40,19 +37,19 @@ _ILLEGAL_NAMES: tuple[object, ...] = (
 
 
 class NamesContract(Contract):
-    """A name is taken everywhere or nowhere, and the error says which are."""
+    """All methods accept the same names; the error describes the valid ones."""
 
-    async def test_every_legal_name_is_taken(self, layer: Any) -> None:
-        for name in _LEGAL_CHANNELS:
+    async def test_every_valid_name_is_accepted(self, layer: Any) -> None:
+        for name in _VALID_CHANNELS:
             assert layer.require_valid_channel_name(name), name
-        for name in _LEGAL_GROUPS:
+        for name in _VALID_GROUPS:
             assert layer.require_valid_group_name(name), name
             await layer.group_send(name, {"type": "greet"})
             await layer.send(name, {"type": "greet"})
 
-    async def test_an_illegal_channel_name_is_refused(self, layer: Any) -> None:
+    async def test_an_invalid_channel_name_is_refused(self, layer: Any) -> None:
         text = layer.invalid_name_error.format("Channel")
-        for name in _ILLEGAL_NAMES:
+        for name in _INVALID_NAMES:
             calls: list[Callable[[], Awaitable[Any]]] = [
                 lambda name=name: layer.send(name, {"type": "greet"}),  # type: ignore[misc]
                 lambda name=name: layer.group_add("room", name),  # type: ignore[misc]
@@ -61,13 +58,13 @@ class NamesContract(Contract):
             if not isinstance(name, list):
                 calls.append(lambda name=name: layer.receive(name))  # type: ignore[misc]
             for call in calls:
-                with refused(TypeError) as refusal:
-                    await self.soon(call())
-                assert str(refusal.error) == text, name
+                with raises(TypeError) as raised:
+                    await self.wait_for(call())
+                assert str(raised.error) == text, name
 
-    async def test_an_illegal_group_name_is_refused(self, layer: Any) -> None:
+    async def test_an_invalid_group_name_is_refused(self, layer: Any) -> None:
         text = layer.invalid_name_error.format("Group")
-        for name in (*_ILLEGAL_NAMES, "specific.x!y"):
+        for name in (*_INVALID_NAMES, "specific.x!y"):
             if isinstance(name, list):
                 continue
             for call in (
@@ -75,6 +72,6 @@ class NamesContract(Contract):
                 layer.group_discard(name, "queue"),
                 layer.group_send(name, {"type": "greet"}),
             ):
-                with refused(TypeError) as refusal:
-                    await self.soon(call)
-                assert str(refusal.error) == text, name
+                with raises(TypeError) as raised:
+                    await self.wait_for(call)
+                assert str(raised.error) == text, name

@@ -1,7 +1,4 @@
-"""A stream is a group's: what is sent to one is published, and the other way round.
-
-It knows the members of a group as channels.
-"""
+"""Tests of the relation of groups and streams."""
 
 from __future__ import annotations
 
@@ -9,58 +6,67 @@ from typing import Any
 
 from tiderace.history import Position
 from tiderace.layers.broker import Retention
-from tiderace.testing.layer_contract.base import MakeLayer
-from tiderace.testing.layer_contract.stream_base import RecordingListener, Streams
+from tiderace.testing.layer_contract.base import (
+    MakeLayer,
+    RecordingListener,
+    StreamContract,
+)
 
 __all__ = ["GroupStreamsContract"]
 
 
-class GroupStreamsContract(Streams):
-    """Messages and broadcasts to a group are publications of its stream."""
+class GroupStreamsContract(StreamContract):
+    """Messages to a group are publications of its stream, and the reverse."""
 
-    async def test_a_group_message_is_heard_and_read(self, layer: Any) -> None:
-        ear = RecordingListener("ear")
-        await layer.stream_subscribe("stream", ear)
-        await self.say(layer, "1")
+    async def test_a_group_message_is_a_publication_of_the_stream(
+        self, layer: Any
+    ) -> None:
+        listener = RecordingListener("listener")
+        await layer.stream_subscribe("stream", listener)
+        await self.publish(layer, "1")
 
         await layer.group_send("stream", {"type": "greet", "to": "you"})
-        await layer.group_send("stream", {"type": "bye"}, exclude=["nobody"])
+        await layer.group_send("stream", {"type": "bye"}, exclude=["other"])
 
-        said = ["1", '{"type":"greet","to":"you"}', '{"type":"bye"}']
-        await self.until(lambda: ear.data == said)
-        assert ear.offsets == [1, 2, 3]
-        assert await self.kept(layer) == said
+        expected = ["1", '{"type":"greet","to":"you"}', '{"type":"bye"}']
+        await self.wait_until(lambda: listener.data == expected)
+        assert listener.offsets == [1, 2, 3]
+        assert await self.read_data(layer) == expected
 
-    async def test_a_broadcast_is_heard_and_read_as_json(self, layer: Any) -> None:
-        ear = RecordingListener("ear")
-        await layer.stream_subscribe("stream", ear)
-        await self.say(layer, "1")
+    async def test_a_broadcast_is_a_json_publication_of_the_stream(
+        self, layer: Any
+    ) -> None:
+        listener = RecordingListener("listener")
+        await layer.stream_subscribe("stream", listener)
+        await self.publish(layer, "1")
 
         await layer.group_broadcast("stream", '{"a": 1}')
         await layer.group_broadcast("stream", "no JSON")
         await layer.group_broadcast("stream", bytes_data=b"\x00\xff")
 
-        said = ["1", '{"a": 1}', '"no JSON"', '"AP8="']
-        await self.until(lambda: ear.data == said)
-        assert await self.kept(layer) == said
+        expected = ["1", '{"a": 1}', '"no JSON"', '"AP8="']
+        await self.wait_until(lambda: listener.data == expected)
+        assert await self.read_data(layer) == expected
 
-    async def test_a_group_message_shortens_no_history(
+    async def test_a_group_message_does_not_shorten_the_history(
         self, make_layer: MakeLayer
     ) -> None:
-        """The layer itself keeps messages for a shorter time than the stream does."""
+        """The expiry of the layer is shorter than the retention of the stream."""
         layer = make_layer(expiry=self.expiry)
         keep = Retention(100, self.expiry * 100)
-        await self.say(layer, "1", keep=keep)
+        await self.publish(layer, "1", keep=keep)
         await layer.group_send("stream", {"type": "x"})
 
         await self.advance(self.expiry * 1.5)
         await layer.group_send("stream", {"type": "y"})
         await self.advance(self.expiry * 1.5)
 
-        found = await self.kept(layer, keep=keep)
+        found = await self.read_data(layer, keep=keep)
         assert found == ["1", '{"type":"x"}', '{"type":"y"}']
 
-    async def test_the_groups_channels_get_an_event(self, layer: Any) -> None:
+    async def test_a_publication_is_sent_to_the_channels_of_the_group(
+        self, layer: Any
+    ) -> None:
         channel = await layer.new_channel()
         await layer.group_add("stream", channel)
         await layer.group_add("stream", "queue")
@@ -70,7 +76,7 @@ class GroupStreamsContract(Streams):
         )
 
         for name in (channel, "queue"):
-            event = await self.soon(layer.receive(name))
+            event = await self.wait_for(layer.receive(name))
             assert event["type"] == "topic.publication"
             assert event["topic"] == "room:lobby"
             assert event["data"] == {"n": 1}

@@ -1,7 +1,4 @@
-"""What a listener is told, in which order, and in which thread and event loop.
-
-It knows no channel.
-"""
+"""Tests of stream listeners: order, subscriptions, threads and event loops."""
 
 from __future__ import annotations
 
@@ -10,28 +7,34 @@ import threading
 from typing import Any
 
 from tiderace.history import Publication, merge
-from tiderace.testing.layer_contract.stream_base import RecordingListener, Streams
+from tiderace.testing.layer_contract.base import RecordingListener, StreamContract
 
-__all__ = ["ListeningContract"]
+__all__ = ["StreamListenersContract"]
 
 
-class ListeningContract(Streams):
-    """Who listens hears each publication once, in the order of the stream."""
+class StreamListenersContract(StreamContract):
+    """A listener gets each publication once, in the order of the stream."""
 
-    async def test_listeners_hear_publications_in_order(self, layer: Any) -> None:
-        ear, other = RecordingListener("ear"), RecordingListener("other")
-        await layer.stream_subscribe("stream", ear)
+    async def test_every_listener_gets_the_publications_in_order(
+        self, layer: Any
+    ) -> None:
+        listener, other = RecordingListener("listener"), RecordingListener("other")
+        await layer.stream_subscribe("stream", listener)
         await layer.stream_subscribe("stream", other)
 
-        positions = await self.say(layer, *range(100))
+        positions = await self.publish(layer, *range(100))
 
-        await self.until(lambda: len(ear.told) == len(other.told) == 100)
-        assert ear.data == [str(number) for number in range(100)]
-        assert [each.position for _, each in other.told if each] == positions
+        await self.wait_until(
+            lambda: len(listener.received) == len(other.received) == 100
+        )
+        assert listener.data == [str(number) for number in range(100)]
+        assert [each.position for _, each in other.received if each] == positions
 
-    async def test_a_publication_is_heard_as_it_was_published(self, layer: Any) -> None:
-        ear = RecordingListener("ear")
-        await layer.stream_subscribe("stream", ear)
+    async def test_a_listener_gets_every_field_of_a_publication(
+        self, layer: Any
+    ) -> None:
+        listener = RecordingListener("listener")
+        await layer.stream_subscribe("stream", listener)
         record = {
             "data": "[1]",
             "info": '{"user":"7"}',
@@ -42,104 +45,110 @@ class ListeningContract(Streams):
 
         await layer.stream_publish("stream", record, keep=self.keep)
 
-        await self.until(lambda: bool(ear.told))
-        ((group, heard),) = ear.told
+        await self.wait_until(lambda: bool(listener.received))
+        ((group, publication),) = listener.received
         assert group == "stream"
-        assert {name: getattr(heard, name) for name in record} == record
+        assert {name: getattr(publication, name) for name in record} == record
 
-    async def test_whatever_is_published_after_listening_began_is_heard(
+    async def test_a_listener_gets_every_publication_after_its_subscription(
         self, layer: Any
     ) -> None:
-        ear = RecordingListener("ear")
+        listener = RecordingListener("listener")
         groups = [f"stream-{number}" for number in range(30)]
 
-        async def listen_and_publish(group: str) -> None:
-            await layer.stream_subscribe(group, ear)
-            await self.say(layer, group, group=group)
+        async def subscribe_and_publish(group: str) -> None:
+            await layer.stream_subscribe(group, listener)
+            await self.publish(layer, group, group=group)
 
-        await asyncio.gather(*map(listen_and_publish, groups))
+        await asyncio.gather(*map(subscribe_and_publish, groups))
 
-        await self.until(lambda: len(ear.told) == 30)
-        assert sorted(str(data) for data in ear.data) == sorted(groups)
-        assert ear.groups == set(groups)
+        await self.wait_until(lambda: len(listener.received) == 30)
+        assert sorted(str(data) for data in listener.data) == sorted(groups)
+        assert listener.groups == set(groups)
 
-    async def test_all_listeners_of_a_process_share_one_publication(
+    async def test_the_listeners_of_a_process_share_one_publication_object(
         self, layer: Any
     ) -> None:
-        ears = [RecordingListener(f"ear-{number}") for number in range(3)]
-        for ear in ears:
-            await layer.stream_subscribe("stream", ear)
+        listeners = [RecordingListener(f"listener-{number}") for number in range(3)]
+        for listener in listeners:
+            await layer.stream_subscribe("stream", listener)
 
-        await self.say(layer, "a")
+        await self.publish(layer, "a")
 
-        await self.until(lambda: all(ear.told for ear in ears))
-        assert len({id(ear.told[0][1]) for ear in ears}) == 1
+        await self.wait_until(lambda: all(listener.received for listener in listeners))
+        assert len({id(listener.received[0][1]) for listener in listeners}) == 1
 
-    async def test_who_listens_no_more_hears_nothing(self, layer: Any) -> None:
-        gone, witness = RecordingListener("gone"), RecordingListener("witness")
+    async def test_an_unsubscribed_listener_gets_no_publication(
+        self, layer: Any
+    ) -> None:
+        gone, other = RecordingListener("gone"), RecordingListener("other")
         await layer.stream_subscribe("stream", gone)
-        await layer.stream_subscribe("stream", witness)
+        await layer.stream_subscribe("stream", other)
 
         layer.stream_unsubscribe("stream", gone)
-        await self.say(layer, "a")
+        await self.publish(layer, "a")
 
-        await self.until(lambda: bool(witness.told))
-        assert (gone.told, gone.groups) == ([], set())
+        await self.wait_until(lambda: bool(other.received))
+        assert (gone.received, gone.groups) == ([], set())
 
-    async def test_a_group_that_was_left_by_all_can_be_listened_to_again(
+    async def test_a_group_without_listeners_can_be_subscribed_to_again(
         self, layer: Any
     ) -> None:
-        ear = RecordingListener("ear")
+        listener = RecordingListener("listener")
         for number in range(3):
-            await layer.stream_subscribe("stream", ear)
-            await self.say(layer, number)
-            await self.until(lambda: bool(ear.told))
-            layer.stream_unsubscribe("stream", ear)
-            layer.stream_unsubscribe("stream", ear)
+            await layer.stream_subscribe("stream", listener)
+            await self.publish(layer, number)
+            await self.wait_until(lambda: bool(listener.received))
+            layer.stream_unsubscribe("stream", listener)
+            layer.stream_unsubscribe("stream", listener)
 
-            assert ear.data == [str(number)]
-            ear.told.clear()
+            assert listener.data == [str(number)]
+            listener.received.clear()
 
-    async def test_a_listener_is_told_of_its_own_groups_only(self, layer: Any) -> None:
-        ear, other = RecordingListener("ear"), RecordingListener("other")
-        await layer.stream_subscribe("mine", ear)
+    async def test_a_listener_gets_publications_of_its_own_groups_only(
+        self, layer: Any
+    ) -> None:
+        listener, other = RecordingListener("listener"), RecordingListener("other")
+        await layer.stream_subscribe("mine", listener)
         await layer.stream_subscribe("yours", other)
 
-        await self.say(layer, "a", group="yours")
-        await self.say(layer, "b", group="mine")
+        await self.publish(layer, "a", group="yours")
+        await self.publish(layer, "b", group="mine")
 
-        await self.until(lambda: bool(ear.told) and bool(other.told))
-        assert (ear.data, other.data) == (["b"], ["a"])
+        await self.wait_until(lambda: bool(listener.received) and bool(other.received))
+        assert (listener.data, other.data) == (["b"], ["a"])
 
-    async def test_a_listener_that_fails_costs_the_others_nothing(
+    async def test_an_error_in_a_listener_does_not_affect_the_others(
         self, layer: Any
     ) -> None:
         class Broken(RecordingListener):
             def on_publication(self, group: str, publication: Publication) -> None:
                 raise RuntimeError("broken")
 
-        ear = RecordingListener("ear")
+        listener = RecordingListener("listener")
         await layer.stream_subscribe("stream", Broken("broken"))
-        await layer.stream_subscribe("stream", ear)
+        await layer.stream_subscribe("stream", listener)
 
-        await self.say(layer, "a", "b")
+        await self.publish(layer, "a", "b")
 
-        await self.until(lambda: ear.data == ["a", "b"])
+        await self.wait_until(lambda: listener.data == ["a", "b"])
 
-    async def test_what_is_read_and_what_is_heard_fit_together(
+    async def test_history_and_live_publications_merge_without_a_gap(
         self, layer: Any
     ) -> None:
-        """Somebody comes back while others go on publishing."""
-        since = (await self.say(layer, *range(5)))[1]
-        ear = RecordingListener("ear")
-        going_on = asyncio.create_task(self.say(layer, *range(5, 60)))
+        """A client reads the history while publications continue."""
+        since = (await self.publish(layer, *range(5)))[1]
+        listener = RecordingListener("listener")
+        publishing = asyncio.create_task(self.publish(layer, *range(5, 60)))
 
-        await layer.stream_subscribe("stream", ear)
-        top, kept = await layer.stream_read("stream", keep=self.keep, since=since)
-        await going_on
-        await self.until(lambda: ear.offsets[-1:] == [60])
+        await layer.stream_subscribe("stream", listener)
+        top, found = await layer.stream_read("stream", keep=self.keep, since=since)
+        await publishing
+        await self.wait_until(lambda: listener.offsets[-1:] == [60])
 
-        merged = merge(since, top, kept, [each for _, each in ear.told if each])
+        merged = merge(
+            since, top, found, [each for _, each in listener.received if each]
+        )
         assert merged is not None
         assert merged.recovered
         got = [int(each.data) for each in (*merged.missed, *merged.later)]
@@ -147,17 +156,17 @@ class ListeningContract(Streams):
 
     # Threads and loops
 
-    async def test_a_listener_hears_in_its_own_event_loop(self, layer: Any) -> None:
-        ear = RecordingListener("ear")
-        await layer.stream_subscribe("stream", ear)
+    async def test_a_listener_is_called_in_its_own_event_loop(self, layer: Any) -> None:
+        listener = RecordingListener("listener")
+        await layer.stream_subscribe("stream", listener)
 
         await asyncio.to_thread(
             lambda: layer.sync.stream_publish("stream", {"data": "1"}, keep=self.keep)
         )
-        await self.say(layer, "2")
+        await self.publish(layer, "2")
 
-        await self.until(lambda: ear.data == ["1", "2"])
-        assert ear.threads == {threading.get_ident()}
+        await self.wait_until(lambda: listener.data == ["1", "2"])
+        assert listener.threads == {threading.get_ident()}
 
     async def test_sync_code_publishes_and_reads(self, layer: Any) -> None:
         def work() -> Any:
@@ -169,12 +178,12 @@ class ListeningContract(Streams):
         assert top.offset == 1
         assert [each.data for each in found] == ["1"]
 
-    async def test_threads_publish_at_once_and_all_hear_one_order(
+    async def test_all_listeners_get_concurrent_publications_in_one_order(
         self, layer: Any
     ) -> None:
-        ears = [RecordingListener(f"ear-{number}") for number in range(3)]
-        for ear in ears:
-            await layer.stream_subscribe("stream", ear)
+        listeners = [RecordingListener(f"listener-{number}") for number in range(3)]
+        for listener in listeners:
+            await layer.stream_subscribe("stream", listener)
 
         def work(name: int) -> None:
             for number in range(25):
@@ -184,9 +193,11 @@ class ListeningContract(Streams):
 
         await asyncio.gather(*(asyncio.to_thread(work, each) for each in range(4)))
 
-        await self.until(lambda: all(len(ear.told) == 100 for ear in ears))
-        assert ears[0].offsets == list(range(1, 101))
-        assert ears[0].data == ears[1].data == ears[2].data
+        await self.wait_until(
+            lambda: all(len(listener.received) == 100 for listener in listeners)
+        )
+        assert listeners[0].offsets == list(range(1, 101))
+        assert listeners[0].data == listeners[1].data == listeners[2].data
         for name in range(4):
-            mine = [data for data in ears[0].data if f"[{name}," in str(data)]
+            mine = [data for data in listeners[0].data if f"[{name}," in str(data)]
             assert mine == [f"[{name},{number}]" for number in range(25)]

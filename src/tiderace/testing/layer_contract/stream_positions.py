@@ -1,7 +1,4 @@
-"""Where a publication stands in its stream, and that a key publishes once.
-
-It knows no listener but to be refused.
-"""
+"""Tests of stream positions, idempotency keys and token buckets."""
 
 from __future__ import annotations
 
@@ -9,25 +6,28 @@ from typing import Any
 
 from tiderace.history import Position
 from tiderace.ratelimit import Rate
-from tiderace.testing.layer_contract.base import refused
-from tiderace.testing.layer_contract.stream_base import RecordingListener, Streams
+from tiderace.testing.layer_contract.base import (
+    RecordingListener,
+    StreamContract,
+    raises,
+)
 
-__all__ = ["PositionsContract"]
+__all__ = ["StreamPositionsContract"]
 
 
-class PositionsContract(Streams):
+class StreamPositionsContract(StreamContract):
     """Each publication gets the next offset of its stream, within one epoch."""
 
-    async def test_a_layer_with_streams_says_so(self, layer: Any) -> None:
+    async def test_the_layer_lists_the_extension_streams(self, layer: Any) -> None:
         assert "streams" in layer.extensions
 
-    async def test_offsets_count_up_by_one_within_an_epoch(self, layer: Any) -> None:
-        positions = await self.say(layer, *"abc")
+    async def test_offsets_increase_by_one_within_an_epoch(self, layer: Any) -> None:
+        positions = await self.publish(layer, *"abc")
 
         assert [each.offset for each in positions] == [1, 2, 3]
         assert len({each.epoch for each in positions}) == 1
 
-    async def test_an_empty_stream_has_a_position_that_stays(self, layer: Any) -> None:
+    async def test_the_position_of_an_empty_stream_is_stable(self, layer: Any) -> None:
         first, found = await layer.stream_read("stream", keep=self.keep)
         second, _ = await layer.stream_read("stream", keep=self.keep)
 
@@ -40,19 +40,19 @@ class PositionsContract(Streams):
     ) -> None:
         before, _ = await layer.stream_read("stream", keep=self.keep)
 
-        (position,) = await self.say(layer, "a")
+        (position,) = await self.publish(layer, "a")
 
         assert position == Position(before.epoch, 1)
 
-    async def test_the_streams_of_two_groups_are_two(self, layer: Any) -> None:
-        (one,) = await self.say(layer, "a", group="one")
-        (other,) = await self.say(layer, "b", group="other")
+    async def test_each_group_has_its_own_stream(self, layer: Any) -> None:
+        (one,) = await self.publish(layer, "a", group="one")
+        (other,) = await self.publish(layer, "b", group="other")
 
         assert one.epoch != other.epoch
-        assert await self.kept(layer, "one") == ["a"]
+        assert await self.read_data(layer, "one") == ["a"]
 
-    async def test_a_flushed_layer_begins_its_streams_anew(self, layer: Any) -> None:
-        before = (await self.say(layer, "a", "b"))[-1]
+    async def test_flush_starts_a_new_epoch(self, layer: Any) -> None:
+        before = (await self.publish(layer, "a", "b"))[-1]
 
         await layer.flush()
         after, found = await layer.stream_read("stream", keep=self.keep)
@@ -60,52 +60,56 @@ class PositionsContract(Streams):
         assert after.epoch != before.epoch
         assert (after.offset, found) == (0, [])
 
-    async def test_an_illegal_group_name_has_no_stream(self, layer: Any) -> None:
-        ear = RecordingListener("ear")
-        for attempt in (
-            lambda: self.say(layer, "a", group="two words"),
-            lambda: layer.stream_read("two words", keep=self.keep),
-            lambda: layer.stream_subscribe("two words", ear),
-        ):
-            with refused(TypeError):
-                await attempt()
-
-    async def test_a_record_that_cannot_be_carried_takes_no_offset(
+    async def test_an_invalid_group_name_is_refused_by_every_stream_method(
         self, layer: Any
     ) -> None:
-        await self.say(layer, "a")
+        listener = RecordingListener("listener")
+        for attempt in (
+            lambda: self.publish(layer, "a", group="two words"),
+            lambda: layer.stream_read("two words", keep=self.keep),
+            lambda: layer.stream_subscribe("two words", listener),
+        ):
+            with raises(TypeError):
+                await attempt()
 
-        with refused(TypeError):
+    async def test_a_refused_record_takes_no_offset(self, layer: Any) -> None:
+        await self.publish(layer, "a")
+
+        with raises(TypeError):
             await layer.stream_publish("stream", {"data": object()}, keep=self.keep)
 
-        assert (await self.say(layer, "b"))[0].offset == 2
+        assert (await self.publish(layer, "b"))[0].offset == 2
 
     # Keys
 
-    async def test_a_key_publishes_once(self, layer: Any) -> None:
-        (first,) = await self.say(layer, "a", key="k")
-        (again,) = await self.say(layer, "b", key="k")
-        (another,) = await self.say(layer, "c", key="l")
+    async def test_a_second_publication_with_the_same_key_is_ignored(
+        self, layer: Any
+    ) -> None:
+        (first,) = await self.publish(layer, "a", key="k")
+        (again,) = await self.publish(layer, "b", key="k")
+        (another,) = await self.publish(layer, "c", key="l")
 
         assert again == first
         assert another.offset == first.offset + 1
-        assert await self.kept(layer) == ["a", "c"]
+        assert await self.read_data(layer) == ["a", "c"]
 
-    async def test_a_key_is_found_where_it_was_published(self, layer: Any) -> None:
+    async def test_a_published_key_is_found_in_its_group_only(self, layer: Any) -> None:
         assert await layer.stream_find_published("room", "k") is None
-        (first,) = await self.say(layer, "a", key="k", group="room")
+        (first,) = await self.publish(layer, "a", key="k", group="room")
         assert await layer.stream_find_published("room", "k") == first
         assert await layer.stream_find_published("other", "k") is None
 
-    async def test_a_bucket_gives_what_it_holds(self, layer: Any) -> None:
+    async def test_a_token_bucket_gives_its_burst_and_then_a_delay(
+        self, layer: Any
+    ) -> None:
         rate = Rate(2, 3600.0)
-        waits = [await layer.take_token("somebody", rate) for _ in range(3)]
+        waits = [await layer.take_token("one", rate) for _ in range(3)]
         assert waits[:2] == [0, 0]
         assert 0 < waits[2] <= 1800
-        assert await layer.take_token("somebody else", rate) == 0
+        assert await layer.take_token("other", rate) == 0
 
-    async def test_a_key_is_a_groups_own(self, layer: Any) -> None:
-        await self.say(layer, "a", group="one", key="k")
-        await self.say(layer, "b", group="other", key="k")
+    async def test_two_groups_may_use_the_same_key(self, layer: Any) -> None:
+        await self.publish(layer, "a", group="one", key="k")
+        await self.publish(layer, "b", group="other", key="k")
 
-        assert await self.kept(layer, "other") == ["b"]
+        assert await self.read_data(layer, "other") == ["b"]

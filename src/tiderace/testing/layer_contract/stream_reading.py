@@ -1,7 +1,4 @@
-"""What is read of a stream: as much as is kept, from where, in which order.
-
-It knows no publication that is not kept.
-"""
+"""Tests of reading a stream: retention, start, limit, order and deletion."""
 
 from __future__ import annotations
 
@@ -10,15 +7,17 @@ from typing import Any
 
 from tiderace.history import Position
 from tiderace.layers.broker import Retention
-from tiderace.testing.layer_contract.stream_base import RecordingListener, Streams
+from tiderace.testing.layer_contract.base import RecordingListener, StreamContract
 
-__all__ = ["ReadingContract"]
+__all__ = ["StreamReadingContract"]
 
 
-class ReadingContract(Streams):
-    """A stream has what was published in it, as long as it is kept."""
+class StreamReadingContract(StreamContract):
+    """A stream returns its publications within its retention."""
 
-    async def test_a_publication_is_read_as_it_was_published(self, layer: Any) -> None:
+    async def test_reading_returns_every_field_of_a_publication(
+        self, layer: Any
+    ) -> None:
         record = {
             "data": '{"text":"h\\u00e9"}',
             "info": '{"user":"7"}',
@@ -33,109 +32,118 @@ class ReadingContract(Streams):
         assert found.position == position
         assert {name: getattr(found, name) for name in record} == record
 
-    async def test_a_stream_is_read_exactly_as_long_as_it_is_kept(
-        self, layer: Any
-    ) -> None:
+    async def test_a_stream_keeps_exactly_its_retention_size(self, layer: Any) -> None:
         keep = Retention(5, 3600)
 
-        await self.say(layer, *range(300), keep=keep)
+        await self.publish(layer, *range(300), keep=keep)
 
         top, found = await layer.stream_read("stream", keep=keep)
         assert top.offset == 300
         assert [each.data for each in found] == ["295", "296", "297", "298", "299"]
 
-    async def test_a_stream_has_nothing_older_than_it_is_kept(self, layer: Any) -> None:
+    async def test_a_stream_keeps_no_publication_beyond_its_retention_time(
+        self, layer: Any
+    ) -> None:
         keep = Retention(100, self.expiry)
-        await self.say(layer, "old", keep=keep)
+        await self.publish(layer, "old", keep=keep)
         await self.advance(self.expiry * 0.75)
-        await self.say(layer, "new", keep=keep)
+        await self.publish(layer, "new", keep=keep)
 
         await self.advance(self.expiry * 0.5)
 
-        assert await self.kept(layer, keep=keep) == ["new"]
+        assert await self.read_data(layer, keep=keep) == ["new"]
 
-    async def test_a_stream_that_keeps_nothing_has_a_position(self, layer: Any) -> None:
+    async def test_a_stream_without_retention_has_a_position(self, layer: Any) -> None:
         keep = Retention(0, 0)
-        (position,) = await self.say(layer, "a", keep=keep)
+        (position,) = await self.publish(layer, "a", keep=keep)
 
         assert await layer.stream_read("stream", keep=keep) == (position, [])
 
-    async def test_only_what_comes_after_a_position_is_read(self, layer: Any) -> None:
-        positions = await self.say(layer, *"abcde")
-
-        assert await self.kept(layer, since=positions[2]) == ["d", "e"]
-        assert await self.kept(layer, since=positions[4]) == []
-        assert await self.kept(layer, since=Position("", 3)) == ["d", "e"]
-
-    async def test_nothing_comes_after_a_position_of_another_epoch(
+    async def test_reading_since_a_position_returns_the_later_publications(
         self, layer: Any
     ) -> None:
-        await self.say(layer, *"abc")
+        positions = await self.publish(layer, *"abcde")
 
-        assert await self.kept(layer, since=Position("another", 1)) == []
+        assert await self.read_data(layer, since=positions[2]) == ["d", "e"]
+        assert await self.read_data(layer, since=positions[4]) == []
+        assert await self.read_data(layer, since=Position("", 3)) == ["d", "e"]
 
-    async def test_a_limit_counts_from_the_beginning(self, layer: Any) -> None:
-        positions = await self.say(layer, *"abcde")
+    async def test_reading_since_a_position_of_another_epoch_returns_nothing(
+        self, layer: Any
+    ) -> None:
+        await self.publish(layer, *"abc")
 
-        assert await self.kept(layer, limit=2) == ["a", "b"]
-        assert await self.kept(layer, limit=2, since=positions[1]) == ["c", "d"]
-        assert await self.kept(layer, limit=9) == list("abcde")
+        assert await self.read_data(layer, since=Position("another", 1)) == []
 
-    async def test_a_limit_of_nought_reads_the_position_alone(self, layer: Any) -> None:
-        positions = await self.say(layer, *"abc")
+    async def test_a_limit_returns_the_oldest_publications(self, layer: Any) -> None:
+        positions = await self.publish(layer, *"abcde")
+
+        assert await self.read_data(layer, limit=2) == ["a", "b"]
+        assert await self.read_data(layer, limit=2, since=positions[1]) == ["c", "d"]
+        assert await self.read_data(layer, limit=9) == list("abcde")
+
+    async def test_a_limit_of_zero_returns_the_position_only(self, layer: Any) -> None:
+        positions = await self.publish(layer, *"abc")
 
         found = await layer.stream_read("stream", keep=self.keep, limit=0)
 
         assert found == (positions[-1], [])
 
-    async def test_what_is_forgotten_is_read_no_more_and_positions_count_on(
+    async def test_deleting_a_stream_removes_publications_and_keeps_the_position(
         self, layer: Any
     ) -> None:
-        positions = await self.say(layer, *"abc")
+        positions = await self.publish(layer, *"abc")
 
         await layer.stream_delete("stream")
         found = await layer.stream_read("stream", keep=self.keep)
-        [following] = await self.say(layer, "d")
+        [following] = await self.publish(layer, "d")
 
         assert found == (positions[-1], [])
         assert following == Position(positions[-1].epoch, 4)
-        assert await self.kept(layer) == ["d"]
+        assert await self.read_data(layer) == ["d"]
 
-    async def test_a_stream_that_never_was_can_be_forgotten(self, layer: Any) -> None:
+    async def test_deleting_an_empty_stream_is_no_error(self, layer: Any) -> None:
         await layer.stream_delete("stream")
 
-        assert await self.kept(layer) == []
+        assert await self.read_data(layer) == []
 
-    async def test_who_listens_hears_on_after_the_stream_is_forgotten(
+    async def test_listeners_stay_subscribed_when_the_stream_is_deleted(
         self, layer: Any
     ) -> None:
-        ear = RecordingListener("ear")
-        await layer.stream_subscribe("stream", ear)
-        await self.say(layer, "a")
-        await self.until(lambda: ear.data == ["a"])
+        listener = RecordingListener("listener")
+        await layer.stream_subscribe("stream", listener)
+        await self.publish(layer, "a")
+        await self.wait_until(lambda: listener.data == ["a"])
 
         await layer.stream_delete("stream")
-        await self.say(layer, "b")
+        await self.publish(layer, "b")
 
-        await self.until(lambda: ear.data == ["a", "b"])
+        await self.wait_until(lambda: listener.data == ["a", "b"])
 
-    async def test_in_reverse_the_newest_come_first(self, layer: Any) -> None:
-        positions = await self.say(layer, *"abcde")
+    async def test_reverse_returns_the_newest_publications_first(
+        self, layer: Any
+    ) -> None:
+        positions = await self.publish(layer, *"abcde")
 
-        assert await self.kept(layer, reverse=True) == list("edcba")
-        assert await self.kept(layer, reverse=True, limit=2) == ["e", "d"]
-        assert await self.kept(layer, reverse=True, since=positions[2]) == ["b", "a"]
+        assert await self.read_data(layer, reverse=True) == list("edcba")
+        assert await self.read_data(layer, reverse=True, limit=2) == ["e", "d"]
+        assert await self.read_data(layer, reverse=True, since=positions[2]) == [
+            "b",
+            "a",
+        ]
 
-    async def test_a_limit_counts_what_is_still_kept(self, layer: Any) -> None:
+    async def test_a_limit_does_not_count_expired_publications(
+        self, layer: Any
+    ) -> None:
         keep = Retention(100, self.expiry)
-        await self.say(layer, "old", "older", keep=keep)
+        await self.publish(layer, "old", "older", keep=keep)
         await self.advance(self.expiry * 1.25)
-        await self.say(layer, "new", "newer", keep=keep)
+        await self.publish(layer, "new", "newer", keep=keep)
 
-        assert await self.kept(layer, keep=keep, limit=1) == ["new"]
+        assert await self.read_data(layer, keep=keep, limit=1) == ["new"]
 
-    async def test_a_large_stream_is_read_whole(self, layer: Any) -> None:
-        """More than a broker would send in one answer."""
+    async def test_a_large_stream_is_read_completely(self, layer: Any) -> None:
+        """More than a broker sends in one reply."""
         keep = Retention(2000, 3600)
         text = f'"{"x" * 3000}"'
         for _ in range(4):

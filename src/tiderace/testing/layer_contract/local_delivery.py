@@ -1,7 +1,4 @@
-"""What a layer does that puts messages into consumers' mailboxes.
-
-It knows a consumer by its mailbox alone.
-"""
+"""Tests of delivery into the mailmailboxes of consumers."""
 
 from __future__ import annotations
 
@@ -11,43 +8,43 @@ from typing import Any
 from asgiref.sync import async_to_sync
 
 from tiderace.delivery.mailbox import Mailbox, Source
-from tiderace.testing.layer_contract.base import MakeLayer
-from tiderace.testing.layer_contract.layer import LayerContract
+from tiderace.testing.layer_contract.base import Contract, MakeLayer
 
 __all__ = ["LocalDeliveryContract"]
 
 
-class LocalDeliveryContract(LayerContract):
-    """In addition, what a layer does that puts messages into consumers' mailboxes.
+class LocalDeliveryContract(Contract):
+    """The behaviour of a layer with ``attach`` and ``detach``.
 
-    For layers with ``attach`` and ``detach`` (``tiderace.layers.LocalDelivery``).
+    The interface is ``tiderace.layers.LocalDelivery``; fixtures and attributes are as
+    in ``LayerContract``.
     """
 
-    async def attached(self, layer: Any) -> tuple[str, Mailbox[Any]]:
-        """A new channel and its mailbox, as a consumer takes them."""
+    async def attach(self, layer: Any) -> tuple[str, Mailbox[Any]]:
+        """Return a new channel and its mailbox."""
         channel = await layer.new_channel()
         return channel, layer.attach(channel)
 
     async def read(self, mailbox: Mailbox[Any]) -> Any:
-        """The next message of ``mailbox``, as a consumer reads it."""
-        lane, message = await self.soon(mailbox.next())
-        assert lane is Source.MESSAGE
+        """Return the next message of ``mailbox``."""
+        source, message = await self.wait_for(mailbox.next())
+        assert source is Source.MESSAGE
         return message
 
-    async def test_an_attached_mailbox_gets_what_is_sent_to_its_channel(
+    async def test_a_message_to_a_channel_goes_to_its_attached_mailbox(
         self, layer: Any
     ) -> None:
-        channel, mailbox = await self.attached(layer)
+        channel, mailbox = await self.attach(layer)
 
         await layer.send(channel, {"type": "greet"})
 
         assert await self.read(mailbox) == {"type": "greet"}
         await layer.detach(mailbox)
 
-    async def test_an_attached_mailbox_gets_what_its_groups_get(
+    async def test_a_group_message_goes_to_an_attached_mailbox(
         self, layer: Any
     ) -> None:
-        channel, mailbox = await self.attached(layer)
+        channel, mailbox = await self.attach(layer)
         await layer.group_add("room", channel)
 
         await layer.group_send("room", {"type": "greet"})
@@ -55,21 +52,23 @@ class LocalDeliveryContract(LayerContract):
         assert await self.read(mailbox) == {"type": "greet"}
         await layer.detach(mailbox)
 
-    async def test_the_members_of_a_process_share_one_message(self, layer: Any) -> None:
-        boxes = []
+    async def test_the_mailmailboxes_of_a_process_share_one_message_object(
+        self, layer: Any
+    ) -> None:
+        mailboxes = []
         for _ in range(3):
-            channel, mailbox = await self.attached(layer)
+            channel, mailbox = await self.attach(layer)
             await layer.group_add("room", channel)
-            boxes.append(mailbox)
+            mailboxes.append(mailbox)
 
         await layer.group_send("room", {"type": "greet"})
-        received = [await self.read(mailbox) for mailbox in boxes]
+        received = [await self.read(mailbox) for mailbox in mailboxes]
 
         assert received[0] is received[1] is received[2]
-        for mailbox in boxes:
+        for mailbox in mailboxes:
             await layer.detach(mailbox)
 
-    async def test_what_was_sent_before_attaching_is_in_the_mailbox(
+    async def test_a_message_sent_before_attaching_is_in_the_mailbox(
         self, layer: Any
     ) -> None:
         channel = await layer.new_channel()
@@ -80,8 +79,8 @@ class LocalDeliveryContract(LayerContract):
         assert await self.read(mailbox) == {"type": "early"}
         await layer.detach(mailbox)
 
-    async def test_a_detached_channel_is_in_no_group_any_more(self, layer: Any) -> None:
-        channel, mailbox = await self.attached(layer)
+    async def test_a_detached_channel_leaves_its_groups(self, layer: Any) -> None:
+        channel, mailbox = await self.attach(layer)
         for group in ("room", "hall"):
             await layer.group_add(group, channel)
 
@@ -90,13 +89,15 @@ class LocalDeliveryContract(LayerContract):
             await layer.group_send(group, {"type": "greet"})
 
         assert mailbox.groups == set()
-        assert await self.drain(layer, channel) == []
+        assert await self.read_all(layer, channel) == []
 
-    async def test_detaching_leaves_the_other_members_alone(self, layer: Any) -> None:
-        gone, mailbox = await self.attached(layer)
-        still, other = await self.attached(layer)
-        await layer.group_add("room", gone)
-        await layer.group_add("room", still)
+    async def test_detaching_does_not_affect_the_other_members(
+        self, layer: Any
+    ) -> None:
+        detached, mailbox = await self.attach(layer)
+        remaining, other = await self.attach(layer)
+        await layer.group_add("room", detached)
+        await layer.group_add("room", remaining)
 
         await layer.detach(mailbox)
         await layer.group_send("room", {"type": "greet"})
@@ -104,8 +105,8 @@ class LocalDeliveryContract(LayerContract):
         assert await self.read(other) == {"type": "greet"}
         await layer.detach(other)
 
-    async def test_a_detached_channel_keeps_no_message(self, layer: Any) -> None:
-        channel, mailbox = await self.attached(layer)
+    async def test_detaching_empties_the_mailbox(self, layer: Any) -> None:
+        channel, mailbox = await self.attach(layer)
         await layer.send(channel, {"type": "unread"})
 
         await layer.detach(mailbox)
@@ -113,7 +114,7 @@ class LocalDeliveryContract(LayerContract):
         assert len(mailbox) == 0
 
     async def test_detaching_twice_is_no_error(self, layer: Any) -> None:
-        _, mailbox = await self.attached(layer)
+        _, mailbox = await self.attach(layer)
 
         await layer.detach(mailbox)
         await layer.detach(mailbox)
@@ -121,7 +122,7 @@ class LocalDeliveryContract(LayerContract):
     async def test_a_message_to_a_detached_channel_is_no_error(
         self, layer: Any
     ) -> None:
-        channel, mailbox = await self.attached(layer)
+        channel, mailbox = await self.attach(layer)
         await layer.detach(mailbox)
 
         await layer.send(channel, {"type": "late"})
@@ -130,7 +131,7 @@ class LocalDeliveryContract(LayerContract):
         self, make_layer: MakeLayer
     ) -> None:
         layer = make_layer(expiry=self.expiry, group_expiry=self.group_expiry)
-        channel, mailbox = await self.attached(layer)
+        channel, mailbox = await self.attach(layer)
         await layer.group_add("room", channel)
 
         await self.advance(self.group_expiry * 1.1)
@@ -139,11 +140,11 @@ class LocalDeliveryContract(LayerContract):
         assert await self.read(mailbox) == {"type": "greet"}
         await layer.detach(mailbox)
 
-    async def test_an_unread_message_costs_an_attached_channel_no_membership(
+    async def test_an_expired_message_does_not_end_the_membership_of_an_attached_channel(
         self, make_layer: MakeLayer
     ) -> None:
         layer = make_layer(expiry=self.expiry)
-        channel, mailbox = await self.attached(layer)
+        channel, mailbox = await self.attach(layer)
         await layer.group_add("room", channel)
         await layer.group_send("room", {"type": "unread"})
 
@@ -153,12 +154,12 @@ class LocalDeliveryContract(LayerContract):
         assert await self.read(mailbox) == {"type": "greet"}
         await layer.detach(mailbox)
 
-    async def test_a_full_mailbox_drops_for_itself_alone(
+    async def test_a_full_mailbox_drops_messages_for_its_channel_only(
         self, make_layer: MakeLayer
     ) -> None:
         layer = make_layer(capacity=2)
-        slow, full = await self.attached(layer)
-        quick, other = await self.attached(layer)
+        slow, full = await self.attach(layer)
+        quick, other = await self.attach(layer)
         await layer.group_add("room", slow)
         await layer.group_add("room", quick)
 
@@ -171,8 +172,10 @@ class LocalDeliveryContract(LayerContract):
         await layer.detach(full)
         await layer.detach(other)
 
-    async def test_a_thread_wakes_the_consumer_of_a_mailbox(self, layer: Any) -> None:
-        channel, mailbox = await self.attached(layer)
+    async def test_a_send_from_a_thread_wakes_the_reader_of_a_mailbox(
+        self, layer: Any
+    ) -> None:
+        channel, mailbox = await self.attach(layer)
         reader = asyncio.create_task(self.read(mailbox))
         await asyncio.sleep(0)
 
