@@ -236,12 +236,12 @@ def often(times, layer):
     """A store whose every script runs several times, as over lost connections."""
     [broker] = layer._brokers
 
-    async def run(name, keys, arguments):
+    async def run_script(name, **values):
         for _ in range(times):
-            answer = await broker.commands.run_script(name, keys, arguments)
-        return answer
+            reply = await broker.commands.run_script(name, **values)
+        return reply
 
-    return Fleet(RedisPresenceStore(CONFIG, run, layer.prefix, cluster=False))
+    return Fleet(RedisPresenceStore(CONFIG, run_script, layer.prefix, cluster=False))
 
 
 async def test_a_join_whose_answer_was_lost_is_still_told(make_layer):
@@ -278,14 +278,14 @@ async def test_what_was_reaped_before_the_broker_went_away_is_told(make_layer):
     [broker] = layer._brokers
     reaped = []
 
-    async def run(name, keys, arguments):
+    async def run_script(name, **values):
         if name == "presence/reap":
             if reaped:
                 raise LayerUnavailable("it is away")
             reaped.append(name)
-        return await broker.commands.run_script(name, keys, arguments)
+        return await broker.commands.run_script(name, **values)
 
-    store = RedisPresenceStore(CONFIG, run, layer.prefix, cluster=False)
+    store = RedisPresenceStore(CONFIG, run_script, layer.prefix, cluster=False)
 
     found, due_in = await store.reap(10)
 

@@ -224,7 +224,7 @@ async def test_what_comes_back_into_a_queue_lapses_too(make_layer, redis_url):
     second = await broker.queues.take("work", lease=0.01)
 
     await broker.queues.nack(first)
-    key = f"{broker.keys.queue('work')}:list"
+    key = broker.keys.queue_list("work")
     assert await broker.commands.execute("PTTL", key) > 0
     await broker.queues.ack(await broker.queues.take("work", lease=10))
 
@@ -249,9 +249,7 @@ async def test_a_busy_group_keeps_no_messages_long_after_their_expiry(
         await broker.streams.publish("room", b"x", keep=keep, members_age=60)
         published += 1
 
-    length = await broker.commands.execute(
-        "XLEN", f"{broker.keys.group('room')}:stream"
-    )
+    length = await broker.commands.execute("XLEN", broker.keys.stream("room"))
     assert length < published * 0.75
 
 
@@ -276,9 +274,7 @@ async def test_a_repeated_try_still_tells_which_queues_are_to_get_a_copy(
     assert lost
     async with asyncio.timeout(10):
         assert (await layer.receive("work"))["n"] == 1
-    length = await broker.commands.execute(
-        "XLEN", f"{broker.keys.group('jobs')}:stream"
-    )
+    length = await broker.commands.execute("XLEN", broker.keys.stream("jobs"))
     assert length == 1
 
 

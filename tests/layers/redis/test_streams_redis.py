@@ -404,14 +404,14 @@ async def test_a_stream_lost_while_it_is_read_is_read_as_far_as_it_was(make_laye
     await asyncio.gather(*(publish(layer, number) for number in range(1000)))
     keep = Retention(2000, 3600)
     await asyncio.gather(*(publish(layer, n, keep=keep) for n in range(500)))
-    portions = broker.streams._read_portion
+    read_page = broker.streams._read_page
 
     async def lose_it(*arguments):
-        answer = await portions(*arguments)
+        answer = await read_page(*arguments)
         await command(layer, "DEL", suffix=":meta")
         return answer
 
-    broker.streams._read_portion = lose_it
+    broker.streams._read_page = lose_it
     top, found = await layer.stream_read("tide", keep=keep)
 
     assert isinstance(top, Position)

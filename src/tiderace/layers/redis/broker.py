@@ -72,8 +72,9 @@ class RedisBroker:
     async def take_token(self, key: str, rate: Rate) -> float:
         wait: int = await self.commands.run_script(
             "take_token",
-            [self.keys.rate(key)],
-            [rate.count, int(rate.seconds * 1000)],
+            bucket=self.keys.rate(key),
+            count=rate.count,
+            period_ms=int(rate.seconds * 1000),
         )
         return wait / 1000
 

@@ -14,7 +14,7 @@ import redis.exceptions
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.redis.connection import ConnectionLost
 from tiderace.layers.redis.pool import RedisPool
-from tiderace.layers.redis.scripts import SCRIPTS
+from tiderace.layers.redis.scripts import SCRIPTS, Script
 
 __all__ = ["CommandRunner"]
 
@@ -61,30 +61,45 @@ class CommandRunner:
         return await self.call_with_retry(lambda is_retry: self._pool.execute(*command))
 
     async def run_script(
-        self, name: str, keys: Sequence[Any], arguments: Sequence[Any]
+        self,
+        name: str,
+        /,
+        *,
+        more_keys: Sequence[Any] = (),
+        more_arguments: Sequence[Any] = (),
+        **values: Any,
     ) -> Any:
         """Run an idempotent script, with retries.
+
+        Args:
+            name: of the script.
+            more_keys: keys without a name.
+            more_arguments: arguments without a name.
+            values: keys and arguments by the names that the script gives them.
 
         Raises:
             LayerUnavailable: as ``call_with_retry``.
         """
+        script = SCRIPTS[name]
+        parameters = script.parameters(values, more_keys, more_arguments)
         return await self.call_with_retry(
-            lambda is_retry: self.try_script(name, keys, arguments)
+            lambda is_retry: self._evaluate(script, parameters)
         )
 
-    async def try_script(
-        self, name: str, keys: Sequence[Any], arguments: Sequence[Any]
-    ) -> Any:
+    async def try_script(self, name: str, /, **values: Any) -> Any:
         """Run a script once, within ``call_with_retry``."""
         script = SCRIPTS[name]
+        return await self._evaluate(script, script.parameters(values, (), ()))
+
+    async def _evaluate(self, script: Script, parameters: Sequence[Any]) -> Any:
         try:
-            return await self._pool.execute(*script.by_sha(keys, arguments))
+            return await self._pool.execute("EVALSHA", script.sha, *parameters)
         except (hiredis.ReplyError, redis.exceptions.ResponseError) as error:
             if not isinstance(error, redis.exceptions.NoScriptError) and not str(
                 error
             ).startswith("NOSCRIPT"):
                 raise
-            return await self._pool.execute(*script.whole(keys, arguments))
+            return await self._pool.execute("EVAL", script.text, *parameters)
 
     async def call_with_retry(self, attempt: Callable[[bool], Awaitable[T]]) -> T:
         """Call ``attempt`` until it succeeds or the timeout has passed.

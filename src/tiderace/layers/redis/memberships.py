@@ -1,7 +1,4 @@
-"""Processes in Redis, and who is in which group in each of them.
-
-It knows the scripts and keys of members and of reports, and no group's messages.
-"""
+"""Processes in Redis, and the members of groups in each of them."""
 
 from __future__ import annotations
 
@@ -14,19 +11,22 @@ from tiderace.layers.redis.keys import KeySchema
 
 __all__ = ["RedisMemberships"]
 
-_KEYS_AT_ONCE = 500
-_CALLS_AT_ONCE = 100
+# Groups handled by one command, and commands that run at once in a cluster.
+_BATCH_SIZE = 500
+_MAX_CONCURRENCY = 100
+
+# Only listing processes needs a lease, too: the key expires with that of the last
+# heartbeat, so any longer one will do.
+_LISTING_LEASE = 86400.0
 
 
 class RedisMemberships:
-    """The verbs of ``Broker`` that are about members and processes.
-
-    They raise what those raise.
+    """A ``MembershipStore`` over one server, Sentinel set-up or cluster.
 
     Args:
         commands: runs commands and scripts.
-        names: what the keys are called.
-        cluster: whether every command may have the keys of one group only.
+        keys: the names of the keys.
+        cluster: whether a command may have the keys of one group only.
     """
 
     def __init__(
@@ -38,7 +38,10 @@ class RedisMemberships:
 
     async def join(self, subject: str, member: str, *, seconds: float) -> None:
         await self._commands.run_script(
-            "join", [self._keys.group(subject)], [member, int(seconds * 1000)]
+            "join",
+            members=self._keys.group(subject),
+            member=member,
+            ttl_ms=int(seconds * 1000),
         )
 
     async def leave(self, subject: str, member: str) -> None:
@@ -57,80 +60,66 @@ class RedisMemberships:
             for subject, member in pairs:
                 changes.setdefault(subject, ([], []))[which].append(member)
 
-        async def announce_some(subjects: list[str]) -> None:
-            arguments: list[Any] = [int(lease * 1000)]
+        async def announce_batch(subjects: list[str]) -> None:
+            arguments: list[Any] = []
             for subject in subjects:
                 for members in changes[subject]:
                     arguments += [len(members), *members]
             await self._commands.run_script(
-                "announce", self._member_keys(process, subjects), arguments
+                "announce",
+                more_keys=self._member_keys(process, subjects),
+                lease_ms=int(lease * 1000),
+                more_arguments=arguments,
             )
 
-        await self._in_portions(announce_some, list(changes))
+        await self._in_batches(announce_batch, list(changes))
         if joined:
             await self._heartbeat(process, lease)
 
     async def refresh(
         self, process: str, subjects: Collection[str], *, lease: float
     ) -> list[str]:
-        lost: list[str] = []
+        missing: list[str] = []
 
-        async def refresh_some(some: list[str]) -> None:
-            places = await self._commands.run_script(
-                "refresh", self._member_keys(process, some), [int(lease * 1000)]
+        async def refresh_batch(batch: list[str]) -> None:
+            positions = await self._commands.run_script(
+                "refresh",
+                more_keys=self._member_keys(process, batch),
+                lease_ms=int(lease * 1000),
             )
-            lost.extend(some[place - 1] for place in places)
+            missing.extend(batch[position - 1] for position in positions)
 
-        await self._in_portions(refresh_some, list(subjects))
+        await self._in_batches(refresh_batch, list(subjects))
         await self._heartbeat(process, lease)
-        return lost
+        return missing
 
     async def remove_process(self, process: str, subjects: Collection[str]) -> None:
+        async def remove_batch(batch: list[str]) -> None:
+            await self._commands.execute("UNLINK", *self._member_keys(process, batch))
 
-        async def remove_some(some: list[str]) -> None:
-            await self._commands.execute("UNLINK", *self._member_keys(process, some))
-
-        await self._in_portions(remove_some, list(subjects))
+        await self._in_batches(remove_batch, list(subjects))
         await self._commands.execute("UNLINK", self._keys.stats(process))
         await self._commands.execute("ZREM", self._keys.processes, process)
 
-    def _member_keys(self, process: str, subjects: Collection[str]) -> list[str]:
-        return [self._keys.members(process, subject) for subject in subjects]
-
-    async def _in_portions(
-        self, do: Callable[[list[str]], Awaitable[None]], subjects: list[str]
-    ) -> None:
-        """Do it for so many subjects at once as may be in one command."""
-        if not self._cluster:
-            for start in range(0, len(subjects), _KEYS_AT_ONCE):
-                await do(subjects[start : start + _KEYS_AT_ONCE])
-            return
-        # Their keys are in slots of their own.
-        for start in range(0, len(subjects), _CALLS_AT_ONCE):
-            some = subjects[start : start + _CALLS_AT_ONCE]
-            await asyncio.gather(*(do([subject]) for subject in some))
-
     async def members(self, subject: str) -> list[str]:
-        living = await self._living()
-        plain, *sets = await asyncio.gather(
+        processes = await self._processes()
+        named, *sets = await asyncio.gather(
             self._commands.execute("ZRANGE", self._keys.group(subject), 0, -1),
             *(
-                self._commands.execute("SMEMBERS", self._keys.members(process, subject))
-                for process in living
+                self._commands.execute("SMEMBERS", self._keys.members(each, subject))
+                for each in processes
             ),
         )
-        return [name.decode() for names in (*sets, plain) for name in names]
+        return [name.decode() for names in (*sets, named) for name in names]
 
     async def count(self, subject: str) -> int:
-        living = await self._living()
+        processes = await self._processes()
         return sum(
             await asyncio.gather(
                 self._commands.execute("ZCARD", self._keys.group(subject)),
                 *(
-                    self._commands.execute(
-                        "SCARD", self._keys.members(process, subject)
-                    )
-                    for process in living
+                    self._commands.execute("SCARD", self._keys.members(each, subject))
+                    for each in processes
                 ),
             )
         )
@@ -138,31 +127,50 @@ class RedisMemberships:
     async def report(self, process: str, data: bytes, *, lease: float) -> None:
         await self._commands.run_script(
             "report",
-            [self._keys.stats(process)],
-            [
-                self._keys.queue_channel(process),
-                data,
-                int(lease * 1000),
-                self._keys.publish,
-            ],
+            stats=self._keys.stats(process),
+            channel=self._keys.queue_channel(process),
+            data=data,
+            ttl_ms=int(lease * 1000),
+            publish=self._keys.publish_command,
         )
         await self._heartbeat(process, lease)
 
     async def reports(self) -> list[bytes]:
-        living = await self._living()
-        kept: list[bytes | None] = await asyncio.gather(
-            *(self._commands.execute("GET", self._keys.stats(each)) for each in living)
+        processes = await self._processes()
+        stored: list[bytes | None] = await asyncio.gather(
+            *(
+                self._commands.execute("GET", self._keys.stats(each))
+                for each in processes
+            )
         )
-        return [data for data in kept if data is not None]
+        return [data for data in stored if data is not None]
 
-    async def _living(self) -> list[str]:
-        # To list them needs a lease too: that of the last who beat is kept by the key's
-        # own expiry, so any long one will do.
-        return [each.decode() for each in await self._heartbeat("", 86400)]
+    async def _processes(self) -> list[str]:
+        """Return the processes that are alive."""
+        return [each.decode() for each in await self._heartbeat("", _LISTING_LEASE)]
 
     async def _heartbeat(self, process: str, lease: float) -> list[bytes]:
-        """Say that a process lives; all that do."""
-        living: list[bytes] = await self._commands.run_script(
-            "heartbeat", [self._keys.processes], [process, int(lease * 1000)]
+        """Note that a process is alive; return those that are."""
+        alive: list[bytes] = await self._commands.run_script(
+            "heartbeat",
+            processes=self._keys.processes,
+            process=process,
+            lease_ms=int(lease * 1000),
         )
-        return living
+        return alive
+
+    def _member_keys(self, process: str, subjects: Collection[str]) -> list[str]:
+        return [self._keys.members(process, subject) for subject in subjects]
+
+    async def _in_batches(
+        self, handle: Callable[[list[str]], Awaitable[None]], subjects: list[str]
+    ) -> None:
+        """Call ``handle`` with as many subjects as one command may have."""
+        if not self._cluster:
+            for start in range(0, len(subjects), _BATCH_SIZE):
+                await handle(subjects[start : start + _BATCH_SIZE])
+            return
+        # Each subject has a slot of its own.
+        for start in range(0, len(subjects), _MAX_CONCURRENCY):
+            batch = subjects[start : start + _MAX_CONCURRENCY]
+            await asyncio.gather(*(handle([subject]) for subject in batch))

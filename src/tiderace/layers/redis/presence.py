@@ -1,23 +1,20 @@
-"""Who is present, in Redis or Valkey: one script for each step, by the server's clock.
-
-It knows the scripts of ``lua/presence/*.lua`` and the keys below, and no connection:
-what runs a script is handed in.
+"""Presence in Redis or Valkey: one script for each step, by the server's clock.
 
 Keys (``P`` is the layer's prefix, ``G`` a group; in a cluster ``P:presence`` is
-``{P:presence:NN}``, so that the groups that share a number share a slot):
+``{P:presence:NN}``, and groups with the same number share a slot):
 
 ==============================  ======================================================
 ``P:presence:G:rows``           connections in the group, with user and info
-``P:presence:G:deadlines``      the same by when they expire unless they are renewed
+``P:presence:G:deadlines``      the same by when they expire
 ``P:presence:G:users``          users in the group, with presence id and connections
-``P:presence:G:claims``         what is being told of users
-``P:presence:G:turns``          users of whom something is to be told, by when
-``P:presence:G:pace``           pushes caused in the present second
+``P:presence:G:claims``         events about users that are handed out, not confirmed
+``P:presence:G:turns``          users by when their claim or grace ends
+``P:presence:G:pace``           number of pushes in the present second
 ``P:presence:due``              groups by when something is due in them
 ==============================  ======================================================
 
-All live for a day after their last change, long enough for a fleet that has ended to
-come back and tell who has left; the pace for its second.
+All expire a day after their last change, so that a fleet that was stopped can return and
+announce who has left; ``pace`` expires with its second.
 """
 
 from __future__ import annotations
@@ -41,38 +38,40 @@ from tiderace.presence.store import (
 
 __all__ = ["RedisPresenceStore"]
 
-RunScript = Callable[[str, Sequence[Any], Sequence[Any]], Awaitable[Any]]
+_KEYS_TTL_MS = 86_400_000
 
-_LIFE = 86_400_000  # milliseconds
-
-# Slots over which a cluster's groups are spread. Each is looked at on its own.
+# Slots over which a cluster's groups are spread. Each is reaped by scripts of its own.
 _SLOTS = 32
 
-_KEYS = ("rows", "deadlines", "users", "claims", "turns")
-_GROUPS_AT_ONCE = 50
-_RENEWED_AT_ONCE = 1000
+_GROUP_KEYS = ("rows", "deadlines", "users", "claims", "turns")
+_MAX_GROUPS = 50  # in one script
+_MAX_REFRESHED = 1000  # connections in one script
 
 
 class RedisPresenceStore:
     """A ``PresenceStore`` over one server, Sentinel set-up or cluster.
 
-    A step that is tried again over a lost connection happens once. Only the leave of a
-    connection whose answer was lost is not announced; a list that is read again is
-    right.
+    A step that is retried over a lost connection happens once. The one exception: the
+    leave of a connection is not announced when the reply was lost; the members that are
+    read later are right.
 
     Args:
         config: times and limits.
-        run: runs a script by name with keys and arguments until it is done; raises
-            ``LayerUnavailable``.
+        run_script: ``CommandRunner.run_script``.
         prefix: what every key begins with.
-        cluster: whether keys of one script must be in one slot.
+        cluster: whether the keys of one script must be in one slot.
     """
 
     def __init__(
-        self, config: PresenceConfig, run: RunScript, prefix: str, *, cluster: bool
+        self,
+        config: PresenceConfig,
+        run_script: Callable[..., Awaitable[Any]],
+        prefix: str,
+        *,
+        cluster: bool,
     ) -> None:
         self.config = config
-        self._run = run
+        self._run_script = run_script
         self._bases = [f"{prefix}:presence"]
         if cluster:
             self._bases = [f"{{{prefix}:presence:{slot}}}" for slot in range(_SLOTS)]
@@ -81,24 +80,27 @@ class RedisPresenceStore:
         self, group: str, member: Member, *, per_user: bool, grace: float
     ) -> list[PresenceEvent]:
         return await self._change(
-            "add",
+            "presence/add",
             group,
-            member.client,
-            _identity(member),
-            member.info or "",
-            int(per_user),
-            int(grace * 1000) if member.user else 0,
-            int(self.config.ttl * 1000),
+            client=member.client,
+            identity=_identity(member),
+            info=member.info or "",
+            per_user=int(per_user),
+            grace_ms=int(grace * 1000) if member.user else 0,
+            ttl_ms=int(self.config.ttl * 1000),
             # An anonymous user is its only connection.
-            secrets.token_hex(12) if member.user else member.client,
+            new_id=secrets.token_hex(12) if member.user else member.client,
         )
 
     async def remove(self, group: str, client: str) -> list[PresenceEvent]:
-        return await self._change("remove", group, client)
+        return await self._change("presence/remove", group, client=client)
 
     async def confirm(self, event: PresenceEvent) -> list[PresenceEvent]:
         return await self._change(
-            "confirm", event.group, _identity(event.member), event.claim
+            "presence/confirm",
+            event.group,
+            identity=_identity(event.member),
+            claim=event.claim,
         )
 
     async def refresh(
@@ -110,15 +112,22 @@ class RedisPresenceStore:
         missing: list[tuple[str, str]] = []
 
         async def refresh_share(base: str, share: dict[str, Collection[str]]) -> None:
-            for portion in _portions(share):
-                keys = [f"{base}:due"]
-                arguments: list[Any] = [int(self.config.ttl * 1000), _LIFE]
-                for group, some in portion:
-                    keys += [f"{base}:{group}:{name}" for name in _KEYS]
+            for batch in _batches(share):
+                keys: list[str] = []
+                arguments: list[Any] = []
+                for group, some in batch:
+                    keys += [f"{base}:{group}:{name}" for name in _GROUP_KEYS]
                     arguments += [group, len(some), *some]
-                found = await self._run("presence/refresh", keys, arguments)
+                found = await self._run_script(
+                    "presence/refresh",
+                    due=f"{base}:due",
+                    more_keys=keys,
+                    ttl_ms=int(self.config.ttl * 1000),
+                    keys_ttl_ms=_KEYS_TTL_MS,
+                    more_arguments=arguments,
+                )
                 missing.extend(
-                    (portion[found[place]][0], found[place + 1].decode())
+                    (batch[found[place]][0], found[place + 1].decode())
                     for place in range(0, len(found), 2)
                 )
 
@@ -126,26 +135,30 @@ class RedisPresenceStore:
         return missing
 
     async def members(self, group: str, *, per_user: bool) -> dict[str, Member]:
-        keys = self._keys(group, "rows", "deadlines", "users")
-        now, found, over, stale = await self._run(
-            "presence/members", keys, [int(per_user)]
+        now, fields, expired, expired_rows = await self._run_script(
+            "presence/members",
+            **self._keys(group, "rows", "deadlines", "users"),
+            per_user=int(per_user),
         )
         entries = {
-            found[place]: msgspec.msgpack.decode(found[place + 1])
-            for place in range(0, len(found), 2)
+            fields[place]: msgspec.msgpack.decode(fields[place + 1])
+            for place in range(0, len(fields), 2)
         }
-        present = _users if per_user else _connections
-        return {member.client: member for member in present(now, entries, over, stale)}
+        if per_user:
+            members = _users(now, entries, expired, expired_rows)
+        else:
+            members = _connections(entries, expired)
+        return {member.client: member for member in members}
 
     async def stats(self, group: str) -> PresenceStats:
         """Return the number of members; users who are due to be reaped still count."""
         keys = self._keys(group, "deadlines", "users")
-        return PresenceStats(*await self._run("presence/stats", keys, []))
+        return PresenceStats(*await self._run_script("presence/stats", **keys))
 
     async def reap(self, limit: int) -> ReapResult:
         found = await asyncio.gather(
             *(
-                self._run("presence/due", [f"{base}:due"], [_GROUPS_AT_ONCE])
+                self._run_script("presence/due", due=f"{base}:due", limit=_MAX_GROUPS)
                 for base in self._bases
             )
         )
@@ -156,7 +169,7 @@ class RedisPresenceStore:
         events: list[PresenceEvent] = []
         for group in groups:
             try:
-                events += await self._change("reap", group, limit)
+                events += await self._change("presence/reap", group, limit=limit)
             except LayerUnavailable:
                 # These events are handed out only once; the next call raises the error.
                 if not events:
@@ -167,26 +180,25 @@ class RedisPresenceStore:
     def _base(self, group: str) -> str:
         return self._bases[zlib.crc32(group.encode()) % len(self._bases)]
 
-    def _keys(self, group: str, *names: str) -> list[str]:
+    def _keys(self, group: str, *names: str) -> dict[str, str]:
         base = self._base(group)
-        return [f"{base}:{group}:{name}" for name in names]
+        return {name: f"{base}:{group}:{name}" for name in names}
 
     async def _change(
-        self, verb: str, group: str, *arguments: Any
+        self, script: str, group: str, **arguments: Any
     ) -> list[PresenceEvent]:
         """Run a script that changes one group; return the events that follow."""
-        rows = await self._run(
-            f"presence/{verb}",
-            [*self._keys(group, *_KEYS, "pace"), f"{self._base(group)}:due"],
-            [
-                group,
-                # The same for every attempt, so that retried claims are the same, too.
-                secrets.token_hex(8),
-                int(self.config.lease * 1000),
-                self.config.pushes,
-                _LIFE,
-                *arguments,
-            ],
+        rows = await self._run_script(
+            script,
+            **self._keys(group, *_GROUP_KEYS, "pace"),
+            due=f"{self._base(group)}:due",
+            group=group,
+            # The same for every attempt, so that retried claims are the same, too.
+            token=secrets.token_hex(8),
+            lease_ms=int(self.config.lease * 1000),
+            pushes=self.config.pushes,
+            keys_ttl_ms=_KEYS_TTL_MS,
+            **arguments,
         )
         return [
             PresenceEvent(
@@ -210,47 +222,51 @@ def _member(client: str, identity: str, info: str) -> Member:
     return Member(client, "" if identity.startswith("\0") else identity, info or None)
 
 
-def _portions(
+def _batches(
     share: Mapping[str, Collection[str]],
 ) -> Iterator[list[tuple[str, list[str]]]]:
-    """The connections of groups, as many at once as are well renewed in one script."""
-    portion: list[tuple[str, list[str]]] = []
+    """Divide the connections of groups into batches of one script each."""
+    batch: list[tuple[str, list[str]]] = []
     size = 0
     for group, some in share.items():
         clients = list(some)
-        for start in range(0, len(clients), _RENEWED_AT_ONCE):
-            part = clients[start : start + _RENEWED_AT_ONCE]
-            if portion and (
-                size + len(part) > _RENEWED_AT_ONCE or len(portion) >= _GROUPS_AT_ONCE
+        for start in range(0, len(clients), _MAX_REFRESHED):
+            part = clients[start : start + _MAX_REFRESHED]
+            if batch and (
+                size + len(part) > _MAX_REFRESHED or len(batch) >= _MAX_GROUPS
             ):
-                yield portion
-                portion, size = [], 0
-            portion.append((group, part))
+                yield batch
+                batch, size = [], 0
+            batch.append((group, part))
             size += len(part)
-    if portion:
-        yield portion
+    if batch:
+        yield batch
 
 
 def _connections(
-    now: int, rows: Mapping[bytes, Any], over: Sequence[bytes], stale: Sequence[Any]
+    rows: Mapping[bytes, Any], expired: Sequence[bytes]
 ) -> Iterator[Member]:
-    gone = set(over[::2])
-    for client, (who, _, _, info, _) in rows.items():
+    gone = set(expired[::2])
+    for client, (identity, _, _, info, _) in rows.items():
         if client not in gone:
-            yield _member(client.decode(), who, info)
+            yield _member(client.decode(), identity, info)
 
 
 def _users(
-    now: int, users: Mapping[bytes, Any], over: Sequence[bytes], stale: Sequence[Any]
+    now: int,
+    users: Mapping[bytes, Any],
+    expired: Sequence[bytes],
+    expired_rows: Sequence[Any],
 ) -> Iterator[Member]:
-    # Those whose connections have expired are as good as gone, reaped or not.
-    lost: dict[str, int] = {}
-    for deadline, packed in zip(over[1::2], stale, strict=True):
+    # A connection that expired longer than its grace ago no longer counts, whether or not
+    # it has been reaped.
+    stale: dict[str, int] = {}
+    for expired_at, packed in zip(expired[1::2], expired_rows, strict=True):
         if packed is not None:
-            who, _, grace, *_ = msgspec.msgpack.decode(packed)
-            if int(float(deadline)) + grace <= now:
-                lost[who] = lost.get(who, 0) + 1
+            identity, _, grace_ms, *_ = msgspec.msgpack.decode(packed)
+            if int(float(expired_at)) + grace_ms <= now:
+                stale[identity] = stale.get(identity, 0) + 1
     for key, (client, info, _, connections, gone_at, _) in users.items():
-        who = key.decode()
-        if connections > lost.get(who, 0) or (not connections and gone_at > now):
-            yield _member(client, who, info)
+        identity = key.decode()
+        if connections > stale.get(identity, 0) or (not connections and gone_at > now):
+            yield _member(client, identity, info)

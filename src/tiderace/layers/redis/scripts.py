@@ -1,40 +1,77 @@
-"""The Lua scripts of the broker over Redis, and the commands that run them.
+"""The Lua scripts of the ``lua`` folder: each runs as one atomic step at the server.
 
-A script is one step at the server, whoever else writes there. It knows the files of the
-``lua`` folder, and no connection, no key and no answer.
+A script's keys and arguments have the names that its own statements
+``local ... = unpack(KEYS)`` and ``local ... = unpack(ARGV)`` give them, in that order.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 __all__ = ["SCRIPTS", "Script"]
 
-# What others begin with: whoever calls the function of that name gets it put before.
-_SHARED = {"tell": "tell", "run": "run", "presence_room": "presence/room"}
+# Functions that scripts call, each in `lua/shared`; the first one calls others.
+_SHARED = ("presence_group", "now_ms", "publish_message", "replication_id")
+
+_UNPACKED = re.compile(rb"local ([\w,\s]+?) = unpack\((KEYS|ARGV)\b")
 
 
 class Script:
-    """A Lua script of the ``lua`` folder, sent by its hash once the server has it."""
+    """A Lua script, run by its hash once the server has it."""
 
     def __init__(self, name: str) -> None:
+        self.name = name
         folder = resources.files("tiderace.layers.redis") / "lua"
         self.text = (folder / f"{name}.lua").read_bytes()
-        for function, shared in _SHARED.items():
+        for function in _SHARED:
             if f"{function}(".encode() in self.text:
-                self.text = (folder / f"{shared}.lua").read_bytes() + self.text
+                self.text = (
+                    folder / "shared" / f"{function}.lua"
+                ).read_bytes() + self.text
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
+        self.keys: list[str] = []
+        self.arguments: list[str] = []
+        for names, kind in _UNPACKED.findall(self.text):
+            known = self.keys if kind == b"KEYS" else self.arguments
+            known += [each.strip() for each in names.decode().split(",")]
 
-    def by_sha(self, keys: Sequence[Any], arguments: Sequence[Any]) -> tuple[Any, ...]:
-        """The command that runs it at a server that has it."""
-        return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
+    def parameters(
+        self,
+        values: Mapping[str, Any],
+        more_keys: Sequence[Any],
+        more_arguments: Sequence[Any],
+    ) -> list[Any]:
+        """Return the number of keys, the keys and the arguments, as EVAL takes them.
 
-    def whole(self, keys: Sequence[Any], arguments: Sequence[Any]) -> tuple[Any, ...]:
-        """The command that runs it anywhere, and lets the server have it."""
-        return ("EVAL", self.text, len(keys), *keys, *arguments)
+        Args:
+            values: the keys and arguments by name. A last key that is None is left out.
+            more_keys: keys without a name, after the others.
+            more_arguments: arguments without a name, after the others.
+
+        Raises:
+            TypeError: when a name is missing or unknown.
+        """
+        if len(values) != len(self.keys) + len(self.arguments):
+            raise self._wrong_names(values)
+        try:
+            keys = [values[name] for name in self.keys]
+            arguments = [values[name] for name in self.arguments]
+        except KeyError:
+            raise self._wrong_names(values) from None
+        if keys and keys[-1] is None:
+            keys.pop()
+        keys += more_keys
+        return [len(keys), *keys, *arguments, *more_arguments]
+
+    def _wrong_names(self, values: Mapping[str, Any]) -> TypeError:
+        return TypeError(
+            f"the script {self.name} takes {', '.join((*self.keys, *self.arguments))}; "
+            f"given were {', '.join(values)}"
+        )
 
 
 SCRIPTS: Mapping[str, Script] = {
@@ -44,22 +81,22 @@ SCRIPTS: Mapping[str, Script] = {
         "announce",
         "heartbeat",
         "join",
+        "presence/add",
         "presence/confirm",
         "presence/due",
-        "presence/add",
-        "presence/remove",
         "presence/members",
         "presence/reap",
         "presence/refresh",
+        "presence/remove",
         "presence/stats",
         "publish",
         "push",
         "read",
+        "read_after",
         "refresh",
         "report",
-        "read_after",
-        "take_token",
         "take",
+        "take_token",
     )
 }
-"""All of them by name."""
+"""The scripts by name."""

@@ -1,13 +1,11 @@
-"""Publications in Redis: one stream for each group, with its epoch and offsets.
-
-It knows the scripts and keys of streams, and neither who hears them nor what is in them.
-"""
+"""Publications in Redis: one stream for each group, with its epoch and offsets."""
 
 from __future__ import annotations
 
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tiderace.history import Position
@@ -17,24 +15,24 @@ from tiderace.layers.redis.keys import KeySchema
 
 __all__ = ["RedisStreams"]
 
-_EPOCH_LENGTH = 6  # bytes
+_EPOCH_SIZE = 6  # bytes
 
 # Seconds by which the clock of a server that takes over may be ahead.
-_CLOCKS_DIFFER = 5.0
+_MAX_CLOCK_DIFFERENCE = 5.0
 
-# A position outlives what was kept by so many times.
-_POSITION_LASTS = 10
+# A position is kept this many times as long as the messages.
+_POSITION_LIFETIMES = 10
 
 # Milliseconds in which a publication under the same idempotency key is the same one.
-_KEY_REMEMBERED = 300_000
+_IDEMPOTENCY_TTL_MS = 300_000
 
-# More messages than a replica can be behind. Chance decides the rest, so that two leaps
-# from one place do not meet.
+# By what offsets leap at least after a failover: more messages than a replica can be
+# behind. As much again is random, so that two leaps from one offset do not meet.
 _LEAP = 1 << 20
 
 
 class RedisStreams:
-    """The verbs of ``Broker`` that are about publications; raises what they raise."""
+    """A ``StreamStore`` over one server, Sentinel set-up or cluster."""
 
     def __init__(self, commands: CommandRunner, keys: KeySchema) -> None:
         self._commands = commands
@@ -50,34 +48,36 @@ class RedisStreams:
         history: Retention | None = None,
         key: str = "",
     ) -> Published:
-        group = self._keys.group(subject)
-        milliseconds = int(keep.seconds * 1000)
-        keys = [f"{group}:stream", f"{group}:meta", group]
-        if key:
-            keys.append(f"{group}:once:{key}")
-        arguments = [
-            self._keys.group_channel(subject),
-            data,
-            secrets.token_bytes(12),
-            keep.size,
-            milliseconds,
-            milliseconds * _POSITION_LASTS,
-            secrets.token_hex(_EPOCH_LENGTH),
-            0,
-            int(members_age * 1000),
-            _LEAP + secrets.randbelow(_LEAP),
-            0,
-            self._keys.publish,
-            "" if history is None else history.size,
-            "" if history is None else int(history.seconds * 1000),
-            _KEY_REMEMBERED,
-        ]
+        ttl_ms = int(keep.seconds * 1000)
+        values = {
+            "stream": self._keys.stream(subject),
+            "meta": self._keys.meta(subject),
+            "members": self._keys.group(subject),
+            "once": self._keys.once(subject, key) if key else None,
+            "channel": self._keys.group_channel(subject),
+            "data": data,
+            "id": secrets.token_bytes(12),
+            "capacity": keep.size,
+            "ttl_ms": ttl_ms,
+            "position_ttl_ms": ttl_ms * _POSITION_LIFETIMES,
+            "new_epoch": secrets.token_hex(_EPOCH_SIZE),
+            "members_age_ms": int(members_age * 1000),
+            "leap": _LEAP + secrets.randbelow(_LEAP),
+            "publish": self._keys.publish_command,
+            "history_size": "" if history is None else history.size,
+            "history_ttl_ms": "" if history is None else int(history.seconds * 1000),
+            "once_ttl_ms": _IDEMPOTENCY_TTL_MS,
+        }
         begun = time.monotonic()
 
-        async def attempt(again: bool) -> Any:
-            arguments[7] = 1 if again else 0
-            arguments[10] = int((time.monotonic() - begun + _CLOCKS_DIFFER) * 1000)
-            return await self._commands.try_script("publish", keys, arguments)
+        async def attempt(is_retry: bool) -> Any:
+            elapsed = time.monotonic() - begun + _MAX_CLOCK_DIFFERENCE
+            return await self._commands.try_script(
+                "publish",
+                is_retry=int(is_retry),
+                elapsed_ms=int(elapsed * 1000),
+                **values,
+            )
 
         epoch, offset, members = await self._commands.call_with_retry(attempt)
         return Published(
@@ -86,7 +86,7 @@ class RedisStreams:
 
     async def find_published(self, subject: str, key: str) -> Position | None:
         found: bytes | None = await self._commands.execute(
-            "GET", f"{self._keys.group(subject)}:once:{key}"
+            "GET", self._keys.once(subject, key)
         )
         if found is None:
             return None
@@ -101,15 +101,15 @@ class RedisStreams:
         self, subject: str, offset: int | None
     ) -> tuple[Position | None, Sequence[Entry]]:
         """Without an offset, return no entries."""
-        group = self._keys.group(subject)
-        epoch, top, entries = await self._commands.run_script(
+        epoch, last_offset, entries = await self._commands.run_script(
             "read_after",
-            [f"{group}:stream", f"{group}:meta"],
-            ["" if offset is None else offset],
+            stream=self._keys.stream(subject),
+            meta=self._keys.meta(subject),
+            offset="" if offset is None else offset,
         )
         if not epoch:
             return None, []
-        return Position(epoch.decode(), top), _entries(entries)
+        return Position(epoch.decode(), last_offset), _entries(entries)
 
     async def read(
         self,
@@ -121,56 +121,68 @@ class RedisStreams:
         limit: int | None = None,
         reverse: bool = False,
     ) -> tuple[Position, Sequence[Entry]]:
-        # All of it is sooner found from its end, where what has expired comes last.
+        # Reading all entries is faster from the end, as the expired ones come last then.
         backwards = reverse or limit is None
-
-        async def portion(
-            above: int | str, below: int | str, size: int | str, had: int
-        ) -> tuple[Position, list[Entry], bool, int, int]:
-            arguments = [
-                "" if since is None else since.epoch,
-                above,
-                below,
-                -1 if limit is None else limit - had,
-                int(backwards),
-                size,
-                int(history.seconds * 1000),
-                secrets.token_hex(_EPOCH_LENGTH),
-                int(keep.seconds * 1000) * _POSITION_LASTS,
-            ]
-            return await self._read_portion(subject, arguments)
-
-        above: int | str = "" if since is None or reverse else since.offset
-        below: int | str = since.offset if since is not None and reverse else ""
-        top, entries, more, above, below = await portion(above, below, history.size, 0)
-        while more:
-            # These bounds say it all, and what is new by now is not asked for.
-            end, some, more, above, below = await portion(
-                above, below, "", len(entries)
-            )
-            if end.epoch != top.epoch:
-                break  # it was lost while it was read
-            entries += some
+        values: dict[str, Any] = {
+            "since_epoch": "" if since is None else since.epoch,
+            "above": "" if since is None or reverse else since.offset,
+            "below": since.offset if since is not None and reverse else "",
+            "limit": -1 if limit is None else limit,
+            "reverse": int(backwards),
+            "history_size": history.size,
+            "history_ttl_ms": int(history.seconds * 1000),
+            "new_epoch": secrets.token_hex(_EPOCH_SIZE),
+            "position_ttl_ms": int(keep.seconds * 1000) * _POSITION_LIFETIMES,
+        }
+        page = await self._read_page(subject, values)
+        end, entries = page.end, page.entries
+        while page.has_more:
+            # The bounds of the page cover the history, and exclude newer messages.
+            values |= {"history_size": "", "above": page.above, "below": page.below}
+            if limit is not None:
+                values["limit"] = limit - len(entries)
+            page = await self._read_page(subject, values)
+            if page.end.epoch != end.epoch:
+                break  # the stream was lost meanwhile
+            entries += page.entries
         if backwards and not reverse:
             entries.reverse()
-        return top, entries
+        return end, entries
 
-    async def _read_portion(
-        self, subject: str, arguments: list[Any]
-    ) -> tuple[Position, list[Entry], bool, int, int]:
-        """Some of a stream, whether there is more, and the bounds for that."""
-        group = self._keys.group(subject)
-        epoch, top, entries, more, above, below = await self._commands.run_script(
-            "read", [f"{group}:stream", f"{group}:meta"], arguments
+    async def _read_page(self, subject: str, values: dict[str, Any]) -> _Page:
+        (
+            epoch,
+            last_offset,
+            entries,
+            has_more,
+            above,
+            below,
+        ) = await self._commands.run_script(
+            "read",
+            stream=self._keys.stream(subject),
+            meta=self._keys.meta(subject),
+            **values,
         )
-        end = Position(epoch.decode(), top)
-        return end, _entries(entries), bool(more), above, below
+        end = Position(epoch.decode(), last_offset)
+        return _Page(end, _entries(entries), bool(has_more), above, below)
 
     async def delete_history(self, subject: str) -> None:
-        await self._commands.execute("DEL", f"{self._keys.group(subject)}:stream")
+        await self._commands.execute("DEL", self._keys.stream(subject))
 
 
-def _entries(found: Sequence[Any]) -> list[Entry]:
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """A part of a stream, and the offsets that bound the rest."""
+
+    end: Position
+    entries: list[Entry]
+    has_more: bool
+    above: int
+    below: int
+
+
+def _entries(rows: Sequence[Any]) -> list[Entry]:
     return [
-        Entry(number, before, age / 1000, data) for number, before, age, data in found
+        Entry(offset, before, age_ms / 1000, data)
+        for offset, before, age_ms, data in rows
     ]

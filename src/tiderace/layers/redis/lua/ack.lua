@@ -1,18 +1,19 @@
--- Confirm, or give back, a message that was taken from a named queue.
+-- Acknowledges a message that was taken from a named queue, or returns it to the queue.
 --
--- KEYS: queue (a list), taken (a sorted set)
--- ARGV: the item as take.lua returned it, "1" to confirm, "0" to give back what is still
---       held, "2" to give back what was confirmed, pub/sub channel, verb to publish with
--- Returns: 1 if it was still held
-local held = redis.call('ZREM', KEYS[2], ARGV[1])
-if ARGV[2] == '2' or (held == 1 and ARGV[2] == '0') then
-  local now = redis.call('TIME')
-  local milliseconds = now[1] * 1000 + math.floor(now[2] / 1000)
-  local left = tonumber(string.sub(ARGV[1], 1, 16)) - milliseconds
+-- KEYS: queue (list), taken (sorted set)
+-- ARGV: item (as take.lua returned it), action ('ack'; 'nack': return it if it is still
+--       taken; 'unack': return it after an ack), channel (pub/sub), publish (command)
+-- Returns: 1 if it was still taken
+local queue, taken = unpack(KEYS)
+local item, action, channel, publish = unpack(ARGV)
+
+local removed = redis.call('ZREM', taken, item)
+if action == 'unack' or (removed == 1 and action == 'nack') then
+  local left = tonumber(string.sub(item, 1, 16)) - now_ms()
   if left > 0 then
-    redis.call('LPUSH', KEYS[1], ARGV[1])
-    if redis.call('PTTL', KEYS[1]) < left then redis.call('PEXPIRE', KEYS[1], left) end
-    tell(ARGV[4], ARGV[3], '')
+    redis.call('LPUSH', queue, item)
+    if redis.call('PTTL', queue) < left then redis.call('PEXPIRE', queue, left) end
+    publish_message(publish, channel, '')
   end
 end
-return held
+return removed

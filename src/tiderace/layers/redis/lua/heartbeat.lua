@@ -1,12 +1,15 @@
--- Say that a process lives, forget those that have not for a lease, list the living.
+-- Notes that a process is alive, and removes those without a heartbeat for a lease.
 --
--- KEYS: processes (a sorted set by the time of their last beat)
--- ARGV: process ('' only to list), lease (ms)
-local now = redis.call('TIME')
-local milliseconds = now[1] * 1000 + math.floor(now[2] / 1000)
-if ARGV[1] ~= '' then
-  redis.call('ZADD', KEYS[1], milliseconds, ARGV[1])
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+-- KEYS: processes (sorted set: process by the time of its last heartbeat)
+-- ARGV: process ('' only to list), lease_ms
+-- Returns: the processes that are alive
+local processes = unpack(KEYS)
+local process, lease_ms = unpack(ARGV)
+
+local now = now_ms()
+if process ~= '' then
+  redis.call('ZADD', processes, now, process)
+  redis.call('PEXPIRE', processes, lease_ms)
 end
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', milliseconds - ARGV[2])
-return redis.call('ZRANGE', KEYS[1], 0, -1)
+redis.call('ZREMRANGEBYSCORE', processes, '-inf', now - lease_ms)
+return redis.call('ZRANGE', processes, 0, -1)

@@ -1,8 +1,11 @@
--- Let a named queue get what is published on a subject.
+-- Adds a named channel to a group.
 --
--- KEYS: plain members (a sorted set of channel names by join time)
--- ARGV: member, time to live (ms)
-local now = redis.call('TIME')
-redis.call('ZADD', KEYS[1], now[1] * 1000 + math.floor(now[2] / 1000), ARGV[1])
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
+-- KEYS: members (sorted set: named channel by join time)
+-- ARGV: member, ttl_ms
+-- Returns: 1
+local members = unpack(KEYS)
+local member, ttl_ms = unpack(ARGV)
+
+redis.call('ZADD', members, now_ms(), member)
+redis.call('PEXPIRE', members, ttl_ms)
 return 1

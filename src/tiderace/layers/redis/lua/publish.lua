@@ -1,21 +1,23 @@
--- Append a message to a subject's stream and publish it, in one step.
+-- Appends a message to a group's stream and publishes it, in one step.
 --
--- KEYS: stream, meta, plain members (a sorted set of channel names), and where there is
---       an idempotency key, what was published under it
--- ARGV: pub/sub channel, data, message id, capacity, time to live of the stream (ms),
---       time to live of the meta key (ms), epoch to begin with, "1" for a repeated try,
---       oldest join time of a plain member (ms of the server's clock, 0 for any age),
---       how far to leap after a failover, how long ago the first try can have been
---       (ms), verb to publish with, size of the history ('' to leave it as it is), its
---       time to live (ms), how long an idempotency key is remembered (ms)
--- Returns: epoch, offset, plain members
-local now = redis.call('TIME')
-local milliseconds = now[1] * 1000 + math.floor(now[2] / 1000)
+-- KEYS: stream, meta, members (sorted set: named channel by join time), once (what was
+--       published under the idempotency key; left out when there is no such key)
+-- ARGV: channel (pub/sub), data, id (of the message), capacity, ttl_ms (of the stream),
+--       position_ttl_ms (of meta), new_epoch, is_retry ('1' or '0'), members_age_ms (how
+--       long a membership lasts, 0 for ever), leap (added to the offset after a
+--       failover), elapsed_ms (since the first try, at most), publish (command),
+--       history_size ('' to leave it as it is), history_ttl_ms, once_ttl_ms
+-- Returns: epoch, offset, named channels in the group
+local stream, meta, members, once = unpack(KEYS)
+local channel, data, id, capacity, ttl_ms, position_ttl_ms, new_epoch, is_retry,
+  members_age_ms, leap, elapsed_ms, publish, history_size, history_ttl_ms,
+  once_ttl_ms = unpack(ARGV)
+local now = now_ms()
 
-local function find(id, oldest)
+local function find(oldest)
   local upto = '+'
   while true do
-    local entries = redis.call('XREVRANGE', KEYS[1], upto, '-', 'COUNT', 50)
+    local entries = redis.call('XREVRANGE', stream, upto, '-', 'COUNT', 50)
     for _, entry in ipairs(entries) do
       if entry[2][2] == id then return entry[1] end
       if tonumber(entry[2][4]) < oldest then return nil end
@@ -25,90 +27,90 @@ local function find(id, oldest)
   end
 end
 
-local function plain_members()
-  if redis.call('EXISTS', KEYS[3]) == 0 then return {} end
-  redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', milliseconds - ARGV[9])
-  return redis.call('ZRANGE', KEYS[3], 0, -1)
+local function named_channels()
+  if redis.call('EXISTS', members) == 0 then return {} end
+  redis.call('ZREMRANGEBYSCORE', members, '-inf', now - members_age_ms)
+  return redis.call('ZRANGE', members, 0, -1)
 end
 
-if KEYS[4] then
-  local done = redis.call('GET', KEYS[4])
-  if done then
-    local of, at, id = string.match(done, '^(%x+) (%d+) (.*)$')
-    -- Of this very message it is a repeated try, whose answer got lost.
-    return {of, tonumber(at), id == ARGV[3] and plain_members() or {}}
+if once then
+  local published = redis.call('GET', once)
+  if published then
+    local of, at, earlier = string.match(published, '^(%x+) (%d+) (.*)$')
+    -- The same message is a retry, whose first reply was lost.
+    return {of, tonumber(at), earlier == id and named_channels() or {}}
   end
 end
-local meta = redis.call('HMGET', KEYS[2],
+local stored = redis.call('HMGET', meta,
   'e', 'n', 't', 'r', 'c', 'ct', 'hs', 'hm', 'h', 'ht')
-local epoch, top, before = meta[1], tonumber(meta[2] or 0), nil
-if epoch and ARGV[8] == '1' then
-  -- The first try may have arrived although its answer did not.
-  local found = find(ARGV[3], milliseconds - ARGV[11])
+local epoch, last_offset, before = stored[1], tonumber(stored[2] or 0), nil
+if epoch and is_retry == '1' then
+  -- The first try may have been executed although its reply was lost.
+  local found = find(now - elapsed_ms)
   if found then
-    return {epoch, tonumber(string.match(found, '^%d+')), plain_members()}
+    return {epoch, tonumber(string.match(found, '^%d+')), named_channels()}
   end
 end
 if not epoch then
-  epoch, top = ARGV[7], 0
-  redis.call('HSET', KEYS[2], 'e', epoch, 'r', run())
-  -- What an older epoch left would have higher offsets.
-  redis.call('DEL', KEYS[1])
-elseif math.abs(milliseconds - tonumber(meta[3] or 0)) > 20 then
-  -- A server that took over, or came back with its file, may lack the last messages
-  -- others have already got. Their offsets must not be given again. No takeover is as
-  -- quick as this, so a busy subject is spared the question.
-  local this = run()
-  if this ~= meta[4] then
-    before, top = top, top + tonumber(ARGV[10])
-    redis.call('HSET', KEYS[2], 'r', this)
+  epoch, last_offset = new_epoch, 0
+  redis.call('HSET', meta, 'e', epoch, 'r', replication_id())
+  -- Entries of an older epoch would have higher offsets.
+  redis.call('DEL', stream)
+elseif math.abs(now - tonumber(stored[3] or 0)) > 20 then
+  -- After a failover, or a restart from a file, the server may lack the last messages,
+  -- which subscribers have received: their offsets must not be used again. No failover
+  -- takes less than 20 ms, so a busy group is spared the question.
+  local current = replication_id()
+  if current ~= stored[4] then
+    before, last_offset = last_offset, last_offset + tonumber(leap)
+    redis.call('HSET', meta, 'r', current)
   end
 end
-local offset = top + 1
+local offset = last_offset + 1
 
--- Everything is kept for a short time, for processes that were cut off; for those who
--- read the stream the last ones are kept longer, whoever publishes.
-local whole = tonumber(ARGV[5])
-local size, lasts = tonumber(meta[7] or 0), tonumber(meta[8] or 0)
-if ARGV[13] ~= '' and not (
-  meta[7] and tonumber(ARGV[13]) == size and tonumber(ARGV[14]) == lasts
+-- Everything is kept for ttl_ms, for processes that were disconnected. The last
+-- history_size entries are kept for history_ttl_ms, by whatever publication.
+local ttl = tonumber(ttl_ms)
+local size, history_ttl = tonumber(stored[7] or 0), tonumber(stored[8] or 0)
+if history_size ~= '' and not (
+  stored[7] and tonumber(history_size) == size and tonumber(history_ttl_ms) == history_ttl
 ) then
-  size, lasts = tonumber(ARGV[13]), tonumber(ARGV[14])
-  redis.call('HSET', KEYS[2], 'hs', size, 'hm', lasts)
+  size, history_ttl = tonumber(history_size), tonumber(history_ttl_ms)
+  redis.call('HSET', meta, 'hs', size, 'hm', history_ttl)
 end
-local longer = size > 0 and lasts > whole
-local position_lasts = math.max(tonumber(ARGV[6]), lasts * 10)
-redis.call('HSET', KEYS[2], 'n', offset, 't', milliseconds, 'l', position_lasts)
+local has_history = size > 0 and history_ttl > ttl
+local position_ttl = math.max(tonumber(position_ttl_ms), history_ttl * 10)
+redis.call('HSET', meta, 'n', offset, 't', now, 'l', position_ttl)
 
-local capacity = math.max(tonumber(ARGV[4]), size)
-local id = string.format('%.0f-0', offset)
+local max_length = math.max(tonumber(capacity), size)
+local entry_id = string.format('%.0f-0', offset)
 if before then
-  redis.call('XADD', KEYS[1], 'MAXLEN', '~', capacity, id,
-    'i', ARGV[3], 't', milliseconds, 'd', ARGV[2], 'b', before)
+  redis.call('XADD', stream, 'MAXLEN', '~', max_length, entry_id,
+    'i', id, 't', now, 'd', data, 'b', before)
 else
-  redis.call('XADD', KEYS[1], 'MAXLEN', '~', capacity, id,
-    'i', ARGV[3], 't', milliseconds, 'd', ARGV[2])
+  redis.call('XADD', stream, 'MAXLEN', '~', max_length, entry_id,
+    'i', id, 't', now, 'd', data)
 end
 
 local function trim(last)
   if last > 0 then
-    redis.call('XTRIM', KEYS[1], 'MINID', '~', string.format('%.0f-0', last + 1))
+    redis.call('XTRIM', stream, 'MINID', '~', string.format('%.0f-0', last + 1))
   end
 end
--- What stood at the last checkpoint has expired since: a busy subject keeps the messages
--- of two such times at most.
-if milliseconds - tonumber(meta[6] or 0) >= whole then
-  local expired = tonumber(meta[5] or 0)
-  trim(longer and math.min(expired, offset - size) or expired)
-  redis.call('HSET', KEYS[2], 'c', offset, 'ct', milliseconds)
+-- What was there at the last checkpoint has expired since, so a busy group keeps the
+-- messages of two periods at most.
+if now - tonumber(stored[6] or 0) >= ttl then
+  local expired = tonumber(stored[5] or 0)
+  trim(has_history and math.min(expired, offset - size) or expired)
+  redis.call('HSET', meta, 'c', offset, 'ct', now)
 end
-if longer and milliseconds - tonumber(meta[10] or 0) >= lasts then
-  trim(tonumber(meta[9] or 0))
-  redis.call('HSET', KEYS[2], 'h', offset, 'ht', milliseconds)
+if has_history and now - tonumber(stored[10] or 0) >= history_ttl then
+  trim(tonumber(stored[9] or 0))
+  redis.call('HSET', meta, 'h', offset, 'ht', now)
 end
-redis.call('PEXPIRE', KEYS[1], longer and lasts or whole)
-redis.call('PEXPIRE', KEYS[2], position_lasts)
-local place = epoch .. ' ' .. string.format('%.0f', offset) .. ' '
-if KEYS[4] then redis.call('SET', KEYS[4], place .. ARGV[3], 'PX', ARGV[15]) end
-tell(ARGV[12], ARGV[1], place .. ARGV[2])
-return {epoch, offset, plain_members()}
+redis.call('PEXPIRE', stream, has_history and history_ttl or ttl)
+redis.call('PEXPIRE', meta, position_ttl)
+local position = epoch .. ' ' .. string.format('%.0f', offset) .. ' '
+if once then redis.call('SET', once, position .. id, 'PX', once_ttl_ms) end
+publish_message(publish, channel, position .. data)
+return {epoch, offset, named_channels()}

@@ -1,60 +1,62 @@
--- What a subject's stream has, exactly: no more than its readers are promised, or as
--- much of it as is well sent in one answer. A stream begins here if there is none.
+-- Reads a group's stream within its history: all of it, or about a megabyte. Creates the
+-- stream if there is none.
 --
 -- KEYS: stream, meta
--- ARGV: the epoch asked about ('' for any), the offset below the first one and the one
---       above the last one ('' where there is no bound), how many at most (-1 for all),
---       "1" for the newest first, size of the history ('' where the bounds say it),
---       its time to live (ms), epoch to begin with, time to live of the meta key (ms)
--- Returns: epoch, top offset, entries as (offset, offset of the one before, age in ms,
---          data), 1 if there is more, and the bounds for that
-local now = redis.call('TIME')
-local milliseconds = now[1] * 1000 + math.floor(now[2] / 1000)
-local size, lasts = tonumber(ARGV[6]), tonumber(ARGV[7])
+-- ARGV: since_epoch ('' for any), above and below (offsets that bound what is read, '' for
+--       no bound), limit (-1 for all), reverse ('1' for the newest first), history_size
+--       ('' on the calls after the first, whose bounds cover it), history_ttl_ms,
+--       new_epoch, position_ttl_ms (of meta)
+-- Returns: epoch, last offset, entries as (offset, offset of the one before, age in ms,
+--          data), 1 if there is more, and above and below for the next call
+local stream, meta = unpack(KEYS)
+local since_epoch, above, below, limit, reverse, history_size, history_ttl_ms, new_epoch,
+  position_ttl_ms = unpack(ARGV)
+local now = now_ms()
+local size, ttl = tonumber(history_size), tonumber(history_ttl_ms)
 
-local meta = redis.call('HMGET', KEYS[2], 'e', 'n', 'l', 'hs')
-local epoch, top = meta[1] or ARGV[8], tonumber(meta[2] or 0)
-local position_lasts = tonumber(meta[3] or 0)
-if not meta[1] then
-  redis.call('HSET', KEYS[2], 'e', epoch, 'n', 0, 'r', run())
-  redis.call('DEL', KEYS[1])
+local stored = redis.call('HMGET', meta, 'e', 'n', 'l', 'hs')
+local epoch, last_offset = stored[1] or new_epoch, tonumber(stored[2] or 0)
+local position_ttl = tonumber(stored[3] or 0)
+if not stored[1] then
+  redis.call('HSET', meta, 'e', epoch, 'n', 0, 'r', replication_id())
+  redis.call('DEL', stream)
 end
-if not meta[4] and size then
-  -- Nobody has published with a promise yet: group messages count on this one.
-  position_lasts = math.max(position_lasts, tonumber(ARGV[9]), lasts * 10)
-  redis.call('HSET', KEYS[2], 'hs', size, 'hm', lasts, 'l', position_lasts)
-  if size > 0 and redis.call('PTTL', KEYS[1]) < lasts then
-    redis.call('PEXPIRE', KEYS[1], lasts)
+if not stored[4] and size then
+  -- No publication has set a history yet: group messages are kept by this one.
+  position_ttl = math.max(position_ttl, tonumber(position_ttl_ms), ttl * 10)
+  redis.call('HSET', meta, 'hs', size, 'hm', ttl, 'l', position_ttl)
+  if size > 0 and redis.call('PTTL', stream) < ttl then
+    redis.call('PEXPIRE', stream, ttl)
   end
 end
-if position_lasts > 0 then redis.call('PEXPIRE', KEYS[2], position_lasts) end
+if position_ttl > 0 then redis.call('PEXPIRE', meta, position_ttl) end
 
-local low, high = tonumber(ARGV[2]) or 0, tonumber(ARGV[3]) or top + 1
-if size then low = math.max(low, top - size) end
-local left = tonumber(ARGV[4])
+local low, high = tonumber(above) or 0, tonumber(below) or last_offset + 1
+if size then low = math.max(low, last_offset - size) end
+local left = tonumber(limit)
 local entries, bytes, seen = {}, 0, 0
-local done = left == 0 or (ARGV[1] ~= '' and ARGV[1] ~= epoch)
+local done = left == 0 or (since_epoch ~= '' and since_epoch ~= epoch)
 
-local function some()
+local function next_entries()
   local first, last = string.format('%.0f-0', low + 1), string.format('%.0f-0', high - 1)
-  if ARGV[5] == '1' then
-    return redis.call('XREVRANGE', KEYS[1], last, first, 'COUNT', 50)
+  if reverse == '1' then
+    return redis.call('XREVRANGE', stream, last, first, 'COUNT', 50)
   end
-  return redis.call('XRANGE', KEYS[1], first, last, 'COUNT', 50)
+  return redis.call('XRANGE', stream, first, last, 'COUNT', 50)
 end
 
 while not done and low + 1 < high and bytes < 1000000 and seen < 1000 do
-  local found = some()
+  local found = next_entries()
   for _, entry in ipairs(found) do
     local fields = entry[2]
     local offset = tonumber(string.match(entry[1], '^%d+'))
-    local age = milliseconds - tonumber(fields[4])
-    if ARGV[5] == '1' then high = offset else low = offset end
-    if age < lasts then
+    local age = now - tonumber(fields[4])
+    if reverse == '1' then high = offset else low = offset end
+    if age < ttl then
       table.insert(entries, {offset, tonumber(fields[8] or offset - 1), age, fields[6]})
       bytes = bytes + #fields[6]
       left = left - 1
-    elseif ARGV[5] == '1' then
+    elseif reverse == '1' then
       left = 0
     end
     if left == 0 then break end
@@ -62,4 +64,4 @@ while not done and low + 1 < high and bytes < 1000000 and seen < 1000 do
   seen = seen + #found
   done = left == 0 or #found < 50
 end
-return {epoch, top, entries, (done or low + 1 >= high) and 0 or 1, low, high}
+return {epoch, last_offset, entries, (done or low + 1 >= high) and 0 or 1, low, high}

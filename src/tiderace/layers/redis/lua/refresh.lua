@@ -1,10 +1,12 @@
--- Keep what a process has announced for another lease.
+-- Extends the announced memberships of a process by another lease.
 --
--- KEYS: sets of the process's channels
--- ARGV: lease (ms)
--- Returns: the places among KEYS, counted from 1, of those that are no longer there
-local gone = {}
-for place, key in ipairs(KEYS) do
-  if redis.call('PEXPIRE', key, ARGV[1]) == 0 then table.insert(gone, place) end
+-- KEYS: for each group the set of the process's channels in it
+-- ARGV: lease_ms
+-- Returns: the positions among KEYS, from 1, of sets that no longer exist
+local lease_ms = unpack(ARGV)
+
+local missing = {}
+for position, key in ipairs(KEYS) do
+  if redis.call('PEXPIRE', key, lease_ms) == 0 then table.insert(missing, position) end
 end
-return gone
+return missing

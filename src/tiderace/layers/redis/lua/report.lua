@@ -1,6 +1,9 @@
--- Keep what a process says about itself, and let it hear that it has said so.
+-- Stores the report of a process, and notifies its subscribers.
 --
--- KEYS: the process's report (a string)
--- ARGV: pub/sub channel, report, time to live (ms), verb to publish with
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-tell(ARGV[4], ARGV[1], '')
+-- KEYS: stats (string)
+-- ARGV: channel (pub/sub), data, ttl_ms, publish (command)
+local stats = unpack(KEYS)
+local channel, data, ttl_ms, publish = unpack(ARGV)
+
+redis.call('SET', stats, data, 'PX', ttl_ms)
+publish_message(publish, channel, '')

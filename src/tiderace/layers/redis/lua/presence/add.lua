@@ -1,11 +1,13 @@
--- Put a connection into a group.
+-- Adds a connection to a group, or refreshes it.
 --
--- KEYS, ARGV: see presence_room.lua; then connection, who, info, "1" per user, grace
---             (ms), time to live (ms), presence id for a user who is new
--- Returns: notices
-local room = presence_room()
-room.add(
-  ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]),
-  ARGV[12]
+-- KEYS: those of shared/presence_group.lua
+-- ARGV: those of shared/presence_group.lua, client (the connection), identity, info,
+--       per_user ('1' or '0'), grace_ms, ttl_ms, new_id (presence id of a new user)
+-- Returns: events
+local group = presence_group()
+local client, identity, info, per_user, grace_ms, ttl_ms, new_id = unpack(ARGV, 6)
+
+group.add(
+  client, identity, info, tonumber(per_user), tonumber(grace_ms), tonumber(ttl_ms), new_id
 )
-return room.close()
+return group.close()

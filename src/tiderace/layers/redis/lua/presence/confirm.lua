@@ -1,7 +1,10 @@
--- The application knows what a claim was for.
+-- Notes that the application has handled a claimed event.
 --
--- KEYS, ARGV: see presence_room.lua; then who, the claim's token
--- Returns: notices that follow from it
-local room = presence_room()
-room.confirm(ARGV[6], ARGV[7])
-return room.close()
+-- KEYS: those of shared/presence_group.lua
+-- ARGV: those of shared/presence_group.lua, identity, claim (its token)
+-- Returns: the user's next event, if there is one
+local group = presence_group()
+local identity, claim = unpack(ARGV, 6)
+
+group.confirm(identity, claim)
+return group.close()

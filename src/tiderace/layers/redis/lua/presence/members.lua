@@ -1,12 +1,16 @@
--- Who is present in a group.
+-- Reads the members of a group.
 --
 -- KEYS: rows, deadlines, users
--- ARGV: "1" for users, "0" for connections
--- Returns: now (ms); users or rows as field and value; connections whose time is over,
---          each with when that was, and their rows
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local over = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'WITHSCORES')
-local stale = {}
-for place = 1, #over, 2 do table.insert(stale, redis.call('HGET', KEYS[1], over[place])) end
-return {now, redis.call('HGETALL', ARGV[1] == '1' and KEYS[3] or KEYS[1]), over, stale}
+-- ARGV: per_user ('1' for users, '0' for connections)
+-- Returns: now (ms), users or rows as field and value, the expired connections with the
+--          time of each, and their rows
+local rows, deadlines, users = unpack(KEYS)
+local per_user = unpack(ARGV)
+
+local now = now_ms()
+local expired = redis.call('ZRANGEBYSCORE', deadlines, '-inf', now, 'WITHSCORES')
+local expired_rows = {}
+for place = 1, #expired, 2 do
+  table.insert(expired_rows, redis.call('HGET', rows, expired[place]))
+end
+return {now, redis.call('HGETALL', per_user == '1' and users or rows), expired, expired_rows}

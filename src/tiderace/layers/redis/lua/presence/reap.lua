@@ -1,7 +1,10 @@
--- Deal with what is due in a group.
+-- Handles expired connections, and users whose claim or grace has ended.
 --
--- KEYS, ARGV: see presence_room.lua; then how many entries at most
--- Returns: notices
-local room = presence_room()
-room.reap(ARGV[6])
-return room.close()
+-- KEYS: those of shared/presence_group.lua
+-- ARGV: those of shared/presence_group.lua, limit (entries of each kind)
+-- Returns: events
+local group = presence_group()
+local limit = unpack(ARGV, 6)
+
+group.reap(limit)
+return group.close()

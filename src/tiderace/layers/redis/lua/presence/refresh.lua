@@ -1,20 +1,20 @@
--- Let connections last for another time to live.
+-- Lets connections last for another time to live.
 --
 -- KEYS: due, then for each group: rows, deadlines, users, claims, turns
--- ARGV: time to live (ms), life of the keys (ms), then for each group: its name, how many
---       connections, these
--- Returns: for those that are not known any more: place of the group, from 0, connection
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local until_ = now + ARGV[1]
+-- ARGV: ttl_ms, keys_ttl_ms, then for each group: its name, how many connections, these
+-- Returns: for each connection that is missing: index of the group, from 0, connection
+local due = unpack(KEYS, 1, 1)
+local ttl_ms, keys_ttl_ms = unpack(ARGV, 1, 2)
+
+local expires_at = now_ms() + ttl_ms
 local missing, place = {}, 2
 for index = 0, (#KEYS - 1) / 5 - 1 do
   local keys = {unpack(KEYS, index * 5 + 2, index * 5 + 6)}
   local rows, deadlines, users, _, turns = unpack(keys)
   local group, count = ARGV[place + 1], tonumber(ARGV[place + 2])
   place = place + 2
-  -- A server that runs out of memory may have given up some of a group's keys. (Without
-  -- connections there may be users, within their grace.)
+  -- A server that runs out of memory may have evicted some of a group's keys. (Without
+  -- connections there may still be users, within their grace.)
   local connected = redis.call('EXISTS', rows, deadlines)
   if connected == 1 or connected == 2 and redis.call('EXISTS', users) == 0 then
     redis.call('DEL', rows, deadlines, users)
@@ -24,7 +24,7 @@ for index = 0, (#KEYS - 1) / 5 - 1 do
   local known = {}
   for each, score in ipairs(redis.call('ZMSCORE', deadlines, unpack(clients))) do
     if score then
-      table.insert(known, until_)
+      table.insert(known, expires_at)
       table.insert(known, clients[each])
     else
       table.insert(missing, index)
@@ -37,8 +37,8 @@ for index = 0, (#KEYS - 1) / 5 - 1 do
     local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
     if first[2] then next = math.min(next or math.huge, tonumber(first[2])) end
   end
-  if next then redis.call('ZADD', KEYS[1], next, group) end
-  for _, key in ipairs(keys) do redis.call('PEXPIRE', key, ARGV[2]) end
+  if next then redis.call('ZADD', due, next, group) end
+  for _, key in ipairs(keys) do redis.call('PEXPIRE', key, keys_ttl_ms) end
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('PEXPIRE', due, keys_ttl_ms)
 return missing

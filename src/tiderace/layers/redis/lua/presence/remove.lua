@@ -1,7 +1,10 @@
--- Take a connection out of a group.
+-- Removes a connection from a group.
 --
--- KEYS, ARGV: see presence_room.lua; then connection
--- Returns: notices
-local room = presence_room()
-room.remove(ARGV[6])
-return room.close()
+-- KEYS: those of shared/presence_group.lua
+-- ARGV: those of shared/presence_group.lua, client (the connection)
+-- Returns: events
+local group = presence_group()
+local client = unpack(ARGV, 6)
+
+group.remove(client)
+return group.close()

@@ -1,10 +1,10 @@
--- How many are present in a group.
+-- Counts the members of a group.
 --
 -- KEYS: deadlines, users
--- Returns: connections, users
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- Returns: number of connections, number of users
+local deadlines, users = unpack(KEYS)
+
 return {
-  redis.call('ZCOUNT', KEYS[1], string.format('(%.0f', now), '+inf'),
-  redis.call('HLEN', KEYS[2])
+  redis.call('ZCOUNT', deadlines, string.format('(%.0f', now_ms()), '+inf'),
+  redis.call('HLEN', users)
 }
