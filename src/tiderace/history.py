@@ -5,7 +5,7 @@ Pure values and functions. It knows no broker, no client and no wire.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,16 +40,7 @@ class Publication:
         time: seconds since the epoch, by the publisher's clock.
     """
 
-    __slots__ = (
-        "after",
-        "data",
-        "encoded",
-        "info",
-        "position",
-        "tags",
-        "time",
-        "topic",
-    )
+    __slots__ = ("data", "info", "position", "tags", "time", "topic")
 
     def __init__(
         self,
@@ -67,11 +58,6 @@ class Publication:
         self.info = info
         self.tags = tags
         self.time = time
-        # The push it becomes, by wire format: made once for all sockets of a process.
-        self.encoded: dict[Any, Any] = {}
-        # What listeners want called when a crowd of them has been told: one call for
-        # what all of them would do each.
-        self.after: list[Callable[[], None]] = []
 
     @classmethod
     def of_record(cls, position: Position, record: Mapping[str, Any]) -> Publication:

@@ -115,7 +115,7 @@ async def test_a_listener_may_make_another_leave(listeners):
     listeners.add("tide", first)
     listeners.add("tide", other)
 
-    await listeners.put("tide", publication(1)).told()
+    await listeners.put("tide", publication(1)).finish()
 
     assert (first.data, other.data) == (["1"], [])
 
@@ -125,14 +125,14 @@ async def test_a_listener_may_publish_while_it_is_told(listeners):
         def on_publication(self, group, publication):
             super().on_publication(group, publication)
             if publication.position.offset == 1:
-                listeners.put(group, second).tell()
+                listeners.put(group, second).start()
 
     second = publication(2)
     echo, after = Echo("echo"), RecordingListener("after")
     listeners.add("tide", echo)
     listeners.add("tide", after)
 
-    await listeners.put("tide", publication(1)).told()
+    await listeners.put("tide", publication(1)).finish()
 
     assert echo.offsets == after.offsets == [1, 2]
 
@@ -145,7 +145,7 @@ async def test_the_one_who_takes_a_name_is_not_taken_out_with_its_predecessor(
     listeners.add("tide", now)
 
     last = listeners.discard("tide", before)
-    await listeners.put("tide", publication(1)).told()
+    await listeners.put("tide", publication(1)).finish()
 
     assert not last
     assert (before.data, now.data) == ([], ["1"])
@@ -160,7 +160,7 @@ async def test_a_loop_that_stands_still_is_told_that_it_missed_something(
 
     def work():
         for offset in range(1, 6001):
-            listeners.put("tide", publication(offset)).tell()
+            listeners.put("tide", publication(offset)).start()
 
     # This loop stands still meanwhile.
     thread = threading.Thread(target=work)
@@ -227,7 +227,7 @@ async def test_a_listener_that_fails_is_logged(listeners, caplog):
 
     listeners.add("tide", Broken("broken"))
 
-    await listeners.put("tide", None).told()
+    await listeners.put("tide", None).finish()
 
     assert "a listener to tide failed" in caplog.text
 

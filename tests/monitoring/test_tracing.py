@@ -22,7 +22,7 @@ from tiderace.layers.pubsub.layer import PubSubLayer
 from tiderace.monitoring import tracing
 from tiderace.testing import ApplicationCommunicator, WebsocketCommunicator
 from tiderace.topics import Topic, TopicsEndpoint, rpc
-from tiderace.topics.client.commands import Commands
+from tiderace.topics.client.client import TopicClient
 from tiderace.topics.topic import declared
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -339,7 +339,7 @@ async def test_pings_make_no_spans(layer, spans, endpoint):
 
 TRACED = [
     (AsyncConsumer, "dispatch"),
-    (Commands, "carry_out"),
+    (TopicClient, "run_command"),
     *(
         (owner, verb)
         for owner in (InMemoryChannelLayer, PubSubLayer)

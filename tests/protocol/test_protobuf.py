@@ -374,7 +374,7 @@ async def test_what_protobuf_has_no_number_for_is_not_pushed(app):
         while 2 not in [each.id for each in replies]:
             replies += all_told(await socket.receive_from())
 
-        announce = current().keeper("default")._announce
+        announce = current().trackers.get("default")._announcer._announce
         # In order, so what is said of the change would come between these two.
         await announce("people", "join", Member("first", "7"))
         await announce("people", "changed", None)

@@ -31,7 +31,7 @@ from tiderace.protocol.session import (
     State,
     Subscription,
     SubscriptionOptions,
-    publication_frame,
+    encode_publication,
 )
 from tiderace.ratelimit import Buckets, Rate, TokenBucket
 
@@ -135,71 +135,75 @@ def test_recovery_is_decided_as_the_vector_says(case):
 
 def subscribed():
     subscription = Subscription("room:a")
-    granted = SubscriptionOptions(recoverable=True)
-    subscription.answer(SubscribeRequest(), granted, Position("e", 5))
+    options = SubscriptionOptions(recoverable=True)
+    subscription.build_reply(SubscribeRequest(), options, Position("e", 5))
+    subscription.commit()
     return subscription
 
 
 def test_the_next_publication_is_passed_on():
-    assert subscribed().heard(publication("e", 6)) is True
+    assert subscribed().advance(publication("e", 6)) is True
 
 
 def test_one_that_was_passed_on_before_is_dropped():
     subscription = subscribed()
 
-    assert subscription.heard(publication("e", 5)) is False
-    assert subscription.heard(publication("e", 6)) is True
-    assert subscription.heard(publication("e", 6)) is False
+    assert subscription.advance(publication("e", 5)) is False
+    assert subscription.advance(publication("e", 6)) is True
+    assert subscription.advance(publication("e", 6)) is False
 
 
 @pytest.mark.parametrize("place", [("e", 7), ("x", 6), ("x", 1)])
 def test_one_that_does_not_follow_is_a_loss(place):
     with pytest.raises(PositionLost):
-        subscribed().heard(publication(*place))
+        subscribed().advance(publication(*place))
 
 
 def test_without_a_history_everything_is_passed_on():
     subscription = Subscription("feed")
-    subscription.answer(SubscribeRequest(), SubscriptionOptions(), Position("", 0))
+    subscription.build_reply(SubscribeRequest(), SubscriptionOptions(), Position("", 0))
+    subscription.commit()
 
-    assert subscription.heard(publication("e", 9)) is True
-    assert subscription.heard(publication("x", 2)) is True
+    assert subscription.advance(publication("e", 9)) is True
+    assert subscription.advance(publication("x", 2)) is True
 
 
 def test_what_comes_before_the_answer_is_held_and_passed_on_after_it():
     subscription = Subscription("room:a")
-    assert subscription.heard(publication("e", 6)) is False
-    answer = subscription.answer(
+    assert subscription.advance(publication("e", 6)) is False
+    result = subscription.build_reply(
         SubscribeRequest(), SubscriptionOptions(recoverable=True), Position("e", 5)
     )
+    assert subscription.advance(publication("e", 7)) is False
 
-    assert answer is not None
-    result, later = answer
+    assert result is not None
     assert result.offset == 5
-    assert [each.position.offset for each in later] == [6]
-    assert subscription.heard(publication("e", 7)) is True
+    buffered = subscription.commit()
+    assert [each.position.offset for each in buffered] == [6, 7]
+    assert all(subscription.advance(each) for each in buffered)
+    assert subscription.advance(publication("e", 8)) is True
 
 
 def test_a_hole_in_what_was_held_wants_the_stream_read_again():
     subscription = Subscription("room:a")
-    subscription.heard(publication("e", 8))
+    subscription.advance(publication("e", 8))
     again = (SubscribeRequest(), SubscriptionOptions(recoverable=True))
 
-    assert subscription.answer(*again, Position("e", 5)) is None
-    assert subscription.answered is False
-    assert subscription.answer(*again, Position("e", 8)) is not None
+    assert subscription.build_reply(*again, Position("e", 5)) is None
+    assert not subscription.active
+    assert subscription.build_reply(*again, Position("e", 8)) is not None
 
 
 def test_who_wants_to_be_refused_is_refused_and_not_subscribed():
     subscription = Subscription("room:a")
     asked = SubscribeRequest(recover=True, epoch="other", flag=2)
     with pytest.raises(Refused) as refused:
-        subscription.answer(
+        subscription.build_reply(
             asked, SubscriptionOptions(recoverable=True), Position("e", 5)
         )
 
     assert refused.value.failure is codes.UNRECOVERABLE
-    assert subscription.answered is False
+    assert not subscription.active
 
 
 @given(st.integers(0, 8), st.integers(0, 8), st.lists(st.integers(1, 8), max_size=6))
@@ -208,16 +212,16 @@ def test_whatever_comes_a_client_hears_each_offset_once_and_in_order(seen, top, 
     subscription = Subscription("room:a")
     kept = [publication("e", offset) for offset in range(seen + 1, top + 1)]
     asked = SubscribeRequest(recover=True, epoch="e", offset=seen)
-    answer = subscription.answer(
+    result = subscription.build_reply(
         asked, SubscriptionOptions(recoverable=True), Position("e", top), kept
     )
-    assert answer is not None
-    result, _ = answer
+    assert result is not None
+    subscription.commit()
     heard = [pub.offset for pub in result.publications or ()]
     heard_from = seen if result.recovered else top
     with suppress(PositionLost):
         heard.extend(
-            offset for offset in live if subscription.heard(publication("e", offset))
+            offset for offset in live if subscription.advance(publication("e", offset))
         )
 
     assert heard == list(range(heard_from + 1, heard_from + 1 + len(heard)))
@@ -252,9 +256,9 @@ def test_pongs_are_no_commands():
 
 def test_an_unanswered_ping_ends_the_connection():
     made = connected()
-    assert made.pinged() == b"{}"
+    assert made.next_ping() == b"{}"
     with pytest.raises(ConnectionEnded) as ended:
-        made.pinged()
+        made.next_ping()
 
     assert ended.value.close is codes.CLOSE_NO_PONG
 
@@ -262,7 +266,7 @@ def test_an_unanswered_ping_ends_the_connection():
 def test_an_answered_one_does_not():
     made = connected()
     for _ in range(3):
-        made.pinged()
+        made.next_ping()
         made.receive(b"{}")
 
 
@@ -336,18 +340,15 @@ def test_who_goes_on_asking_too_often_is_closed():
 )
 def test_names_and_numbers_of_subscriptions_have_limits(name, failure):
     made = connected(subscriptions=1, name_length=10)
-    made.subscribe("a")
     with pytest.raises(Refused) as refused:
-        made.subscribe(name)
+        made.check_channel(name, {"a"})
 
     assert refused.value.failure is failure
 
 
-def test_a_publication_is_encoded_once_for_all_who_hear_it():
-    one = publication("e", 1)
-    frame = publication_frame(one, "room:a", JSON, offsets=True)
+def test_a_publication_is_pushed_with_its_offset():
+    frame = encode_publication(publication("e", 1), "room:a", JSON, offsets=True)
 
-    assert publication_frame(one, "room:a", JSON, offsets=True) is frame
     assert frame == b'{"push":{"channel":"room:a","pub":{"data":1,"offset":1}}}'
 
 

@@ -105,27 +105,27 @@ def epochs_change_with_every_answer():
 
     answers = iter(range(1_000_000))
 
-    def answer(original, *args, **kwargs):
-        answered = original(*args, **kwargs)
-        if answered is not None and answered[0].epoch:
-            answered[0].epoch += str(next(answers))
-        return answered
+    def build_reply(original, *args, **kwargs):
+        result = original(*args, **kwargs)
+        if result is not None and result.epoch:
+            result.epoch += str(next(answers))
+        return result
 
-    around(Subscription, "answer", answer)
+    around(Subscription, "build_reply", build_reply)
 
 
 @mutant
 def gaps_are_not_noticed():
     from tiderace.protocol import session
 
-    def heard(original, self, publication):
+    def advance(original, self, publication):
         try:
             return original(self, publication)
         except session.PositionLost:
             self.position = publication.position
             return True
 
-    around(session.Subscription, "heard", heard)
+    around(session.Subscription, "advance", advance)
 
 
 # Publications
@@ -135,21 +135,21 @@ def gaps_are_not_noticed():
 def every_third_publication_is_lost():
     from tiderace.protocol.session import Subscription
 
-    def heard(original, self, publication):
+    def advance(original, self, publication):
         return original(self, publication) and publication.position.offset % 3 > 0
 
-    around(Subscription, "heard", heard)
+    around(Subscription, "advance", advance)
 
 
 @mutant
 def every_publication_comes_twice():
-    from tiderace.topics.client.outbox import ClientOutbox
+    from tiderace.topics.client import dispatcher
 
-    def share(original, *args):
+    def write_all(original, *args):
         original(*args)
         original(*args)
 
-    around(ClientOutbox, "share", share)
+    around(dispatcher, "write_all", write_all)
 
 
 @mutant
@@ -161,38 +161,41 @@ def commands_of_a_message_are_reversed():
 
 @mutant
 def publications_overtake_the_answer():
-    from tiderace.topics.client.served import ActiveSubscription
+    from tiderace.protocol.session import Subscription
 
-    def init(original, self, *args):
-        original(self, *args)
-        self.untold = None
+    def build_reply(original, self, *args, **kwargs):
+        result = original(self, *args, **kwargs)
+        self.send_buffered()
+        return result
 
-    around(ActiveSubscription, "__init__", init)
+    around(Subscription, "build_reply", build_reply)
 
 
 @mutant
 def unsubscribing_keeps_delivering():
     from tiderace.protocol.messages import Empty
-    from tiderace.topics.client.subscriptions import Subscribing
+    from tiderace.topics.client.subscriptions import Subscriptions
 
-    async def unsubscribe(self, request, reply):
-        reply.unsubscribe = Empty()
+    async def unsubscribe(self, request):
+        return Empty()
 
-    Subscribing.unsubscribe = unsubscribe
+    Subscriptions.unsubscribe = unsubscribe
 
 
 # Asking
 
 
 def _asking(**changed: Any) -> None:
-    from tiderace.topics.client.participation import Participating
+    from tiderace.topics.client.commands import COMMANDS
 
-    def history(original, self, request, reply):
+    original = COMMANDS["history"]
+
+    def history(context, request):
         for name, value in changed.items():
             setattr(request, name, value)
-        return original(self, request, reply)
+        return original(context, request)
 
-    around(Participating, "history", history)
+    COMMANDS["history"] = history
 
 
 @mutant
@@ -217,9 +220,9 @@ def presence_is_empty():
 
 @mutant
 def nobody_hears_of_others():
-    from tiderace.topics.client.client import TopicClient
+    from tiderace.topics.client import dispatcher
 
-    TopicClient._hear_event = lambda self, *args: None
+    dispatcher._dispatch_event = lambda *args: None
 
 
 # Who may what
@@ -249,37 +252,37 @@ def signatures_are_not_checked():
 @mutant
 def a_token_is_good_for_every_topic():
     from tiderace.security import keys
-    from tiderace.topics.client import subscriptions
+    from tiderace.topics.client import authorization
 
     def read(original, token, *, user_id, channel):
         said = keys.decode(token).get("channel", channel)
         return original(token, user_id=user_id, channel=said)
 
-    around(subscriptions, "read_subscription_token", read)
+    around(authorization, "read_subscription_token", read)
 
 
 @mutant
 def everybody_may_subscribe():
-    from tiderace.topics.client import subscriptions
+    from tiderace.topics.client import context
 
     async def allowed(*args):
         return True
 
-    subscriptions.allowed = allowed
+    context.allowed = allowed
 
 
 @mutant
 def a_connection_outlives_its_token():
-    from tiderace.topics.client.commands import Commands
+    from tiderace.topics.client.client import TopicClient
 
-    Commands._set_expiry = lambda self, expires_at: None
+    TopicClient._restart_expiry = lambda self: None
 
 
 @mutant
 def a_subscription_outlives_its_token():
-    from tiderace.topics.client.subscriptions import Subscribing
+    from tiderace.topics.client.subscriptions import Subscriptions
 
-    Subscribing._set_subscription_expiry = lambda self, *args: None
+    Subscriptions._start_expiry = lambda self, *args: None
 
 
 # Liveness and limits
@@ -296,12 +299,12 @@ def there_are_no_pings():
 def nobody_has_to_answer_a_ping():
     from tiderace.protocol.session import Session
 
-    def pinged(original, self):
+    def next_ping(original, self):
         frame = original(self)
         self.pong_due = False
         return frame
 
-    around(Session, "pinged", pinged)
+    around(Session, "next_ping", next_ping)
 
 
 @mutant

@@ -457,8 +457,8 @@ async def test_a_subscription_that_is_lost_before_its_answer_ends_after_it(
     add = store.add
 
     async def add_amid_a_loss(group, member, **options):
-        [conductor] = current()
-        conductor.joined["lost"].ear.on_gap("")
+        [served] = current()
+        served.context.subscriptions["lost"].on_gap("")
         return await add(group, member, **options)
 
     monkeypatch.setattr(store, "add", add_amid_a_loss)
@@ -879,6 +879,19 @@ async def test_a_connection_has_methods_of_its_own():
         assert await client.refused("rpc", method="other") == 104
 
 
+@pytest.mark.parametrize("error", [Refuse("not now"), RuntimeError("a bug")])
+async def test_a_client_that_on_connect_refuses_runs_no_command(app, error):
+    class Endpoint(TopicsEndpoint):
+        async def on_connect(self, user, data):
+            raise error
+
+    async with WireClient(Endpoint.as_asgi(), connect=None) as client:
+        await client.say({"id": 1, "connect": {}})
+        await client.say({"id": 2, "subscribe": {"channel": "room:a"}})
+
+        assert (await client.closed())[0] == 3501
+
+
 async def test_others_are_told_what_the_endpoint_says_of_a_client(people):
     class Endpoint(TopicsEndpoint):
         def user_info(self, user, scope):
@@ -994,7 +1007,7 @@ async def test_a_topic_may_tell_everybody_who_comes(topics):
 
 async def much_changes(topic):
     """What presence says when it does not tell of each who came or went."""
-    await current().keeper("default")._announcer._announce(topic, "changed", None)
+    await current().trackers.get("default")._announcer._announce(topic, "changed", None)
 
 
 async def test_who_asked_for_news_hears_that_much_has_changed(people):
@@ -1018,7 +1031,7 @@ async def test_presence_goes_by_the_settings(people, settings):
     channel_layers.backends.clear()
     await close_process()
 
-    keeper = current().keeper("default")
+    keeper = current().trackers.get("default")
 
     assert keeper._store.config == PresenceConfig(ttl=30, lease=7, pushes=11)
     assert keeper._schedule._refresh == 5

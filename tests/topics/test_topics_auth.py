@@ -188,7 +188,7 @@ async def test_an_expired_newer_token_is_an_error(app):
 
 
 async def test_a_connection_whose_token_ran_out_is_closed(app, monkeypatch):
-    monkeypatch.setattr("tiderace.topics.client.commands.GRACE", 0.0)
+    monkeypatch.setattr("tiderace.topics.client.timers._GRACE", 0.0)
     connect = {"token": token(exp=int(time.time()) - 4)}  # within the leeway
     async with WireClient(app, connect=connect) as client:
         assert "connect" in client.connected
@@ -259,7 +259,7 @@ async def test_a_subscription_goes_on_with_a_newer_token(app):
 
 
 async def test_a_subscription_whose_token_ran_out_ends_alone(app, monkeypatch):
-    monkeypatch.setattr("tiderace.topics.client.subscriptions.GRACE", 0.0)
+    monkeypatch.setattr("tiderace.topics.client.timers._GRACE", 0.0)
     claims = {"sub": "7", "channel": "secret:a", "exp": int(time.time()) - 4}
     made = jwt.encode(claims, SECRET, algorithm="HS256")
     async with WireClient(app, connect={"token": token()}) as client:

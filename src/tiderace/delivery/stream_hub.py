@@ -1,8 +1,7 @@
-"""Who, in this process, listens to a group's stream, and how they are told in order.
+"""The listeners to streams in one process, and the delivery of publications to them.
 
-Beside the hub of mailboxes: a listener gets publications with their position, in the
-event loop in which it began to listen, and is told when one is lost. It knows no
-broker, no client and no wire.
+The counterpart of the hub of mailboxes: a listener gets each publication with its
+position, in the event loop in which it was added, in order; and a notice when one is lost.
 """
 
 from __future__ import annotations
@@ -12,39 +11,39 @@ import contextvars
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
-from typing import Protocol
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 from tiderace import metrics
 from tiderace.history import Publication
 
-__all__ = ["Audience", "Listener", "StreamHub"]
+__all__ = ["BatchListener", "Listener", "PendingDelivery", "StreamHub"]
 
 logger = logging.getLogger("tiderace.layers")
 
-# Listeners told before the loop may do something else: a few milliseconds.
+# Listeners served before the loop may do something else: a few milliseconds.
 _SLICE = 4096
 
-# Publications that wait for a loop that is busy, or stands still. Whoever is further
-# behind reads the stream again, which keeps them better than this.
-_WAITING = 4096
+# The most publications that wait for a loop that is busy or blocked. A listener further
+# behind reads the stream again, which keeps more than this.
+_QUEUE_LIMIT = 4096
 
 
 class Listener(Protocol):
-    """What a layer needs of those who listen.
+    """A listener to groups of a layer.
 
     Its methods are called in the event loop in which ``stream_subscribe`` was called. They must
     return at once and not raise.
     """
 
     name: str
-    """Nobody else in a group has it."""
+    """Unique within a group."""
     groups: set[str]
-    """What it listens to; written by the layer alone."""
+    """The groups that it listens to; written by the layer alone."""
 
     def on_publication(self, group: str, publication: Publication) -> None:
-        """Take a publication, shared by all who hear it.
+        """Take a publication, shared by all listeners.
 
         They come in order. One that was published before ``stream_subscribe`` was called may
         come too: compare positions. So does one whose position does not follow, when
@@ -53,26 +52,35 @@ class Listener(Protocol):
         """
 
     def on_gap(self, group: str) -> None:
-        """Something was lost on its way here; the stream may still have it."""
+        """React to a loss on the way here; the stream may still have what was lost."""
 
 
-class _Crowd:
-    """The listeners of one group in one event loop, and what they are still to be told.
+class BatchListener(Listener, Protocol):
+    """A listener that takes a publication together with others of its class."""
 
-    Whatever thread publishes, what waits here is told in the crowd's own loop, one
-    after the other.
+    @staticmethod
+    def dispatch(
+        group: str, publication: Publication, listeners: Sequence[Any]
+    ) -> None:
+        """Deliver ``publication`` to ``listeners``, which is called instead of ``on_publication``."""
+
+
+class _LoopListeners:
+    """The listeners to one group in one event loop, and what is still to be delivered.
+
+    Any thread may put something in; it is delivered in this loop, in order.
     """
 
     __slots__ = (
-        "_called",
-        "_item",
+        "_current",
+        "_delivered",
         "_left",
         "_next",
         "_number",
-        "_some",
-        "_telling",
-        "_told",
-        "_waiting",
+        "_queue",
+        "_running",
+        "_scheduled",
+        "_targets",
         "group",
         "loop",
         "members",
@@ -82,22 +90,22 @@ class _Crowd:
         self.group = group
         self.loop = loop
         self.members: dict[str, Listener] = {}
-        # What is to be told, None for something lost, numbered as it came in.
-        self._waiting: deque[tuple[int, Publication | None]] = deque()
+        # Publications, None for a loss, with the number of each.
+        self._queue: deque[tuple[int, Publication | None]] = deque()
         self._number = 0
-        self._told = 0
-        # What is being told, to whom, how far that is, and who has left meanwhile.
-        self._item: tuple[int, Publication | None] = (0, None)
-        self._some: list[Listener] = []
+        self._delivered = 0
+        # What is being delivered, its listeners, the next of them, and those who left.
+        self._current: tuple[int, Publication | None] = (0, None)
+        self._targets: list[Listener] = []
         self._next = 0
         self._left: set[str] = set()
-        # Whether the loop is going to call ``_go_on``, and whether that is running.
-        self._called = False
-        self._telling = False
+        # Whether ``_run`` is to be called by the loop, and whether it is running.
+        self._scheduled = False
+        self._running = False
 
     def put(self, item: Publication | None) -> int:
-        """Let ``item`` be told after what is waiting; its number, for ``has_told``."""
-        if len(self._waiting) >= _WAITING:
+        """Queue ``item``; return its number, for ``has_delivered``."""
+        if len(self._queue) >= _QUEUE_LIMIT:
             metrics.GAPS_LOST.add()
             logger.warning(
                 "the event loop of %d listener(s) to %s is so far behind that %d "
@@ -105,217 +113,214 @@ class _Crowd:
                 "stream again",
                 len(self.members),
                 self.group,
-                len(self._waiting),
+                len(self._queue),
             )
-            self._waiting.clear()
+            self._queue.clear()
             item = None
         self._number += 1
-        self._waiting.append((self._number, item))
+        self._queue.append((self._number, item))
         return self._number
 
-    def has_told(self, number: int) -> bool:
-        """Whether everybody has been told what ``put`` gave this number."""
-        return self._told >= number
+    def has_delivered(self, number: int) -> bool:
+        """Whether what ``put`` gave this number was delivered to all listeners."""
+        return self._delivered >= number
 
-    def leave(self, name: str) -> None:
-        """Take a listener out; what is being told passes it by."""
+    def discard(self, name: str) -> None:
+        """Remove a listener; what is being delivered skips it."""
         del self.members[name]
         self._left.add(name)
 
-    def serve(self) -> None:
-        """Tell what waits, in the crowd's own loop: a slice now and the rest soon."""
-        if not self._called:
-            self._go_on()
+    def deliver(self) -> None:
+        """Deliver a slice of the queue now and the rest soon; in this loop only."""
+        if not self._scheduled:
+            self._run()
 
-    def call(self) -> bool:
-        """Have the crowd's loop tell what waits, from any thread; False if it is closed."""
-        if self._called:
+    def schedule(self) -> bool:
+        """Have the loop deliver the queue, from any thread; False if it is closed."""
+        if self._scheduled:
             return not self.loop.is_closed()
-        self._called = True
+        self._scheduled = True
         try:
             # An empty context: a copy would keep the request or socket that came first.
-            self.loop.call_soon_threadsafe(self._go_on, context=contextvars.Context())
+            self.loop.call_soon_threadsafe(self._run, context=contextvars.Context())
         except RuntimeError:
             return False
         return True
 
-    def _go_on(self) -> None:
-        # First: another thread that puts something in from now on calls again.
-        self._called = False
-        if self._telling:
-            return  # a listener publishes; its turn comes
-        self._telling = True
+    def _run(self) -> None:
+        # First: a thread that puts something in from now on schedules again.
+        self._scheduled = False
+        if self._running:
+            return  # a listener publishes; the running call delivers it
+        self._running = True
         try:
-            if self._tell_a_slice():
-                self.call()
+            if self._deliver_slice():
+                self.schedule()
         finally:
-            self._telling = False
+            self._running = False
 
-    def _tell_a_slice(self) -> bool:
-        """Tell as many as may be told at once; whether there are more."""
+    def _deliver_slice(self) -> bool:
+        """Deliver to as many listeners as a slice holds; return whether more wait."""
         room = _SLICE
         while room > 0:
-            if self._next >= len(self._some):
-                self._told = self._item[0]
+            if self._next >= len(self._targets):
+                self._delivered = self._current[0]
                 try:
-                    self._item = self._waiting.popleft()
+                    self._current = self._queue.popleft()
                 except IndexError:
-                    self._some, self._next = [], 0
+                    self._targets, self._next = [], 0
                     return False
-                # In one step under the GIL: others come and go in other threads.
-                self._some, self._next = list(self.members.values()), 0
+                # In one step under the GIL: other threads add and discard members.
+                self._targets, self._next = list(self.members.values()), 0
                 self._left.clear()
-            some = self._some[self._next : self._next + room]
-            self._next += len(some)
-            room -= max(1, len(some))
-            self._tell(some)
+            targets = self._targets[self._next : self._next + room]
+            self._next += len(targets)
+            room -= max(1, len(targets))
+            started = time.perf_counter()
+            self._deliver(self._current[1], targets)
+            metrics.FAN_OUT_DURATION.observe(time.perf_counter() - started)
+            metrics.MESSAGES_DELIVERED.add(len(targets))
         return True
 
-    def _tell(self, some: list[Listener]) -> None:
-        group, item, left = self.group, self._item[1], self._left
-        begun = time.perf_counter()
-        for each in some:
+    def _deliver(self, item: Publication | None, targets: list[Listener]) -> None:
+        group, left = self.group, self._left
+        batches: defaultdict[Any, list[Listener]] = defaultdict(list)
+        for each in targets:
             if left and each.name in left:
                 continue
             try:
                 if item is None:
                     each.on_gap(group)
-                else:
+                elif (dispatch := getattr(each, "dispatch", None)) is None:
                     each.on_publication(group, item)
+                else:
+                    batches[dispatch].append(each)
             except Exception:
-                # The others must hear it all the same.
+                # The other listeners must get it all the same.
                 logger.exception("a listener to %s failed", group)
-        if item is not None and item.after:
-            self._finish(item)
-        metrics.FAN_OUT_DURATION.observe(time.perf_counter() - begun)
-        metrics.MESSAGES_DELIVERED.add(len(some))
-
-    def _finish(self, item: Publication) -> None:
-        # What some of them have put off, to do it once for all.
-        calls, item.after = item.after, []
-        for call in calls:
+        for dispatch, batch in batches.items():
             try:
-                call()
+                dispatch(group, item, batch)
             except Exception:
-                logger.exception("telling the listeners to %s failed", self.group)
+                logger.exception("the listeners to %s failed", group)
 
 
-class Audience:
-    """Who is to be told one thing, as it stood when that was put in."""
+class PendingDelivery:
+    """One publication or loss on its way to the listeners of the moment it was put in."""
 
-    __slots__ = ("_crowds",)
+    __slots__ = ("_parts",)
 
-    def __init__(self, crowds: list[tuple[_Crowd, int]]) -> None:
-        self._crowds = crowds
+    def __init__(self, parts: Sequence[tuple[_LoopListeners, int]] = ()) -> None:
+        self._parts = parts
 
-    def tell(self) -> bool:
-        """Begin to tell them; False if the loop of some is closed."""
+    def start(self) -> bool:
+        """Begin to deliver; return False if the loop of some listener is closed."""
         here = asyncio._get_running_loop()  # noqa: SLF001 (None in sync code)
-        living = True
-        for crowd, _ in self._crowds:
-            if crowd.loop is here:
-                crowd.serve()
+        open_ = True
+        for listeners, _ in self._parts:
+            if listeners.loop is here:
+                listeners.deliver()
             else:
-                living = crowd.call() and living
-        return living
+                open_ = listeners.schedule() and open_
+        return open_
 
-    async def told(self) -> bool:
-        """Tell them, and wait for those of this loop; False if some loop is closed.
+    async def finish(self) -> bool:
+        """Deliver, and wait for the listeners of this loop; return as ``start`` does.
 
-        Waits for nobody where there is one slice of them, or no loop is running.
+        Does not wait where they fit in one slice, or no loop is running.
         """
         here = asyncio._get_running_loop()  # noqa: SLF001 (None in sync code)
-        living = self.tell()
-        for crowd, number in self._crowds:
-            if crowd.loop is here:
-                while not crowd.has_told(number):  # noqa: ASYNC110
-                    await asyncio.sleep(0)  # it is one turn for every slice
-        return living
+        open_ = self.start()
+        for listeners, number in self._parts:
+            if listeners.loop is here:
+                while not listeners.has_delivered(number):  # noqa: ASYNC110
+                    await asyncio.sleep(0)  # one turn for every slice
+        return open_
 
 
-_NOBODY = Audience([])
+_NOTHING = PendingDelivery()
 
 
 class StreamHub:
-    """The groups that somebody in this process listens to.
+    """The groups with a listener in this process.
 
     Every method may be called from any thread; ``add`` where an event loop runs.
     """
 
     def __init__(self) -> None:
-        self._crowds: dict[str, list[_Crowd]] = {}
+        self._groups: dict[str, list[_LoopListeners]] = {}
         self._lock = threading.Lock()
 
     def __contains__(self, group: str) -> bool:
-        return group in self._crowds
+        return group in self._groups
 
     def __iter__(self) -> Iterator[str]:
-        return iter(list(self._crowds))
+        return iter(list(self._groups))
 
     def count(self, group: str) -> int:
-        """How many listen to ``group``."""
-        return sum(len(crowd.members) for crowd in self._crowds.get(group, ()))
+        """Return the number of listeners to ``group``."""
+        return sum(len(each.members) for each in self._groups.get(group, ()))
 
     def add(self, group: str, listener: Listener) -> None:
-        """Let ``listener`` hear ``group`` in the running event loop."""
+        """Add ``listener`` to ``group`` in the running event loop."""
         loop = asyncio.get_running_loop()
         with self._lock:
-            crowds = self._crowds.setdefault(group, [])
-            for crowd in crowds:
-                if crowd.loop is loop:
+            by_loop = self._groups.setdefault(group, [])
+            for listeners in by_loop:
+                if listeners.loop is loop:
                     break
             else:
-                crowd = _Crowd(group, loop)
-                crowds.append(crowd)
-            crowd.members[listener.name] = listener
+                listeners = _LoopListeners(group, loop)
+                by_loop.append(listeners)
+            listeners.members[listener.name] = listener
             listener.groups.add(group)
 
     def discard(self, group: str, listener: Listener) -> bool:
-        """Let ``listener`` hear no more; True when it was the group's last."""
+        """Remove ``listener``; return whether it was the last one of the group."""
         with self._lock:
             listener.groups.discard(group)
-            crowds = self._crowds.get(group, [])
-            for crowd in crowds:
-                # Another one under its name may have taken its place.
-                if crowd.members.get(listener.name) is listener:
-                    crowd.leave(listener.name)
-            return self._tidy(group, crowds)
+            by_loop = self._groups.get(group, [])
+            for listeners in by_loop:
+                # Another one with its name may have taken its place.
+                if listeners.members.get(listener.name) is listener:
+                    listeners.discard(listener.name)
+            return self._discard_empty(group, by_loop)
 
     def discard_closed(self, group: str) -> bool:
-        """Forget those whose loop is closed; True when that were the group's last."""
+        """Remove listeners of closed loops; return whether they were the group's last."""
         with self._lock:
-            crowds = self._crowds.get(group, [])
-            for crowd in crowds:
-                if crowd.loop.is_closed():
-                    for listener in crowd.members.values():
+            by_loop = self._groups.get(group, [])
+            for listeners in by_loop:
+                if listeners.loop.is_closed():
+                    for listener in listeners.members.values():
                         listener.groups.discard(group)
-                    crowd.members.clear()
-            return self._tidy(group, crowds)
+                    listeners.members.clear()
+            return self._discard_empty(group, by_loop)
 
-    def put(self, group: str, item: Publication | None) -> Audience:
-        """Let a publication, or None for a loss, be told next; ``told`` must follow.
+    def put(self, group: str, item: Publication | None) -> PendingDelivery:
+        """Queue a publication, or None for a loss; start or finish the delivery next.
 
-        What is put in first is told first, whatever becomes of the waiting for it.
+        What is put in first is delivered first, whichever delivery is awaited first.
         """
-        if group not in self._crowds:
-            return _NOBODY
+        if group not in self._groups:
+            return _NOTHING
         with self._lock:
-            crowds = self._crowds.get(group, ())
-            return Audience([(crowd, crowd.put(item)) for crowd in crowds])
+            by_loop = self._groups.get(group, ())
+            return PendingDelivery([(each, each.put(item)) for each in by_loop])
 
     def clear(self) -> None:
-        """Let nobody hear anything any more."""
+        """Remove all listeners."""
         with self._lock:
-            for group, crowds in self._crowds.items():
-                for crowd in crowds:
-                    for listener in list(crowd.members.values()):
+            for group, by_loop in self._groups.items():
+                for listeners in by_loop:
+                    for listener in list(listeners.members.values()):
                         listener.groups.discard(group)
-                        crowd.leave(listener.name)
-            self._crowds.clear()
+                        listeners.discard(listener.name)
+            self._groups.clear()
 
-    def _tidy(self, group: str, crowds: list[_Crowd]) -> bool:
-        living = [crowd for crowd in crowds if crowd.members]
+    def _discard_empty(self, group: str, by_loop: list[_LoopListeners]) -> bool:
+        living = [listeners for listeners in by_loop if listeners.members]
         if living:
-            self._crowds[group] = living
+            self._groups[group] = living
             return False
-        return self._crowds.pop(group, None) is not None
+        return self._groups.pop(group, None) is not None

@@ -18,7 +18,7 @@ from tiderace import conf, metrics
 from tiderace.delivery.hub import Hub
 from tiderace.delivery.mailbox import ExpiryQueue, Mailbox
 from tiderace.delivery.outbox import PreparedMessage, write_to_idle
-from tiderace.delivery.stream_hub import Audience, Listener, StreamHub
+from tiderace.delivery.stream_hub import Listener, PendingDelivery, StreamHub
 from tiderace.layers.base import BaseChannelLayer, LocalDelivery, Message
 from tiderace.layers.stats import LayerStats, Pace, ProcessStats, process_stats
 from tiderace.runtime.sync_bridge import SyncCalls
@@ -173,9 +173,9 @@ class LocalChannelLayer(BaseChannelLayer, LocalDelivery):
     def _unheard(self, group: str) -> None:
         """Called after the group's last listener here has gone, in any thread."""
 
-    async def _tell(self, group: str, audience: Audience) -> None:
+    async def _tell(self, group: str, delivery: PendingDelivery) -> None:
         """Tell listeners what was put in for them; see ``StreamHub.put``."""
-        if not await audience.told() and self._listeners.discard_closed(group):
+        if not await delivery.finish() and self._listeners.discard_closed(group):
             self._unheard(group)
 
     def _left(self, group: str, channel: str, last: bool) -> None:

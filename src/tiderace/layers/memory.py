@@ -166,10 +166,10 @@ class InMemoryChannelLayer(LocalChannelLayer):
             publication = stream.append(
                 lambda position: Publication.of_record(position, copy), now
             )
-            audience = self._listeners.put(group, publication)
+            delivery = self._listeners.put(group, publication)
             if key:
                 self._kept.note(group, key, publication.position, now)
-        await self._tell(group, audience)
+        await self._tell(group, delivery)
         if group in self.groups:
             await self._fan_out(group, publication.as_event(), now + self.expiry)
         return publication.position
@@ -186,8 +186,8 @@ class InMemoryChannelLayer(LocalChannelLayer):
                 ),
                 now,
             )
-            audience = self._listeners.put(group, publication)
-        await self._tell(group, audience)
+            delivery = self._listeners.put(group, publication)
+        await self._tell(group, delivery)
 
     async def stream_find_published(self, group: str, key: str) -> Position | None:
         """See ``BaseChannelLayer.stream_find_published``."""

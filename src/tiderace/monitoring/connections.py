@@ -127,7 +127,7 @@ def close_topic(topic: str, why: Unsubscription) -> int:
     subscribed = [(o, each) for o, each in _described() if topic in each.topics]
     for opened, each in subscribed:
         if isinstance(each, TopicClient):
-            _call_soon(opened, partial(each.unsubscribe, topic, why))
+            _call_soon(opened, partial(each.subscriptions.end, topic, why))
         else:
             _call_soon(opened, partial(each.drain, DrainNotice(_RETRY)))
     return len(subscribed)

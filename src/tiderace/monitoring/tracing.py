@@ -22,7 +22,7 @@ from tiderace.layers import InMemoryChannelLayer
 from tiderace.layers.pubsub.layer import PubSubLayer
 from tiderace.protocol.codes import INTERNAL
 from tiderace.protocol.session import ConnectionEnded, Refused
-from tiderace.topics.client.commands import Commands
+from tiderace.topics.client.client import TopicClient
 
 try:
     from opentelemetry import propagate as propagation
@@ -65,7 +65,7 @@ def enable(
     disable()
     tracer = trace.get_tracer("tiderace", tracer_provider=tracer_provider)
     _replace(AsyncConsumer, "dispatch", functools.partial(_traced_dispatch, tracer))
-    _replace(Commands, "carry_out", functools.partial(_traced_command, tracer))
+    _replace(TopicClient, "run_command", functools.partial(_traced_command, tracer))
     for layer in (InMemoryChannelLayer, PubSubLayer):
         for verb in _PUBLISHING:
             _replace(
@@ -119,16 +119,16 @@ def _traced_dispatch(tracer: trace.Tracer, original: Any) -> Any:
 
 
 def _traced_command(tracer: trace.Tracer, original: Any) -> Any:
-    async def carry_out(self: Commands, name: str, request: Any, reply: Any) -> Any:
+    async def run_command(self: TopicClient, name: str, request: Any) -> Any:
         if name == "ping":
-            return await original(self, name, request, reply)
+            return await original(self, name, request)
         attributes = {}
         if topic := getattr(request, "channel", ""):
             attributes["messaging.destination.name"] = topic
         with _span(tracer, f"topic {name}", SpanKind.SERVER, attributes):
-            return await original(self, name, request, reply)
+            return await original(self, name, request)
 
-    return carry_out
+    return run_command
 
 
 def _traced_verb(

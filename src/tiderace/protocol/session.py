@@ -1,14 +1,13 @@
-"""One client's side of the conversation: what it may say next, what it hears.
+"""The protocol's rules for one client (``spec/protocol.md``), without input or output.
 
-Frames in, decisions out: no socket, no clock of its own, no ``await``. It knows the
-protocol's rules (``spec/protocol.md``) and nothing of users, permissions or brokers,
-whose answers are handed in.
+A session takes messages and returns commands; a subscription keeps a client's position in
+a topic's stream. Nothing here awaits, reads a clock of its own or checks permissions.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -42,12 +41,12 @@ __all__ = [
     "State",
     "Subscription",
     "SubscriptionOptions",
-    "publication_frame",
+    "encode_publication",
     "request_of",
     "to_pub",
 ]
 
-# The client is willing to be refused instead of being told that it missed something.
+# The flag of a client that prefers an error to an incomplete recovery.
 _REJECT_UNRECOVERED = 2
 
 
@@ -60,7 +59,7 @@ class Refused(Exception):
 
 
 class ConnectionEnded(Exception):
-    """The connection is to be closed by the server."""
+    """The server closes the connection."""
 
     def __init__(self, close: Close, why: str = "") -> None:
         super().__init__(why or close.reason)
@@ -68,17 +67,17 @@ class ConnectionEnded(Exception):
 
 
 class PositionLost(Exception):
-    """A subscriber has missed a publication; it must subscribe again to get it."""
+    """A publication is missing; the client has to subscribe again to get it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one client may ask of a server; see the settings of the same names."""
+    """The limits of one client; the settings have the same names."""
 
     frame_size: int = 65_536
     """Bytes of one message from a client."""
     subscriptions: int = 128
-    """Topics that one connection hears at a time."""
+    """Topics of one connection at a time."""
     name_length: int = 255
     """Characters of a topic's name."""
     commands: Rate = Rate(200, 1.0)  # noqa: RUF009 (it is frozen)
@@ -86,59 +85,63 @@ class Limits:
     patience: int = 100
     """Refusals for that reason in a row after which the connection is closed (3013)."""
     recovered: int = 300
-    """Publications that a subscription brings back at the most."""
+    """The most publications that a subscription recovers."""
 
 
 class State(Enum):
-    """How far a connection has come."""
+    """The state of a connection."""
 
-    NEW = "nothing was said yet"
-    CONNECTING = "connect is being answered"
-    CONNECTED = "it may say anything"
-    ENDED = "it is over"
+    NEW = "new"
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionOptions:
-    """What a subscriber is allowed; decided by whoever knows the topic and the user."""
+    """What the server grants a subscriber."""
 
     recoverable: bool = False
-    """Whether the topic has a history, so publications carry offsets."""
+    """Whether the topic has a history, so that publications have offsets."""
     joins: bool = False
-    """Whether it hears who comes and goes."""
+    """Whether the client gets join and leave pushes."""
     data: Data = UNSET
-    """What the application says with the answer, as JSON."""
+    """The application's data for the reply, as JSON."""
     expires_at: float | None = None
     """When the permission ends, in seconds since the epoch."""
 
 
 class Subscription:
-    """One topic as one client hears it."""
+    """One client's subscription to a topic, and its position in the topic's stream.
 
-    __slots__ = ("granted", "held", "position", "server_side", "topic")
+    From the start until ``commit``, everything for the client is buffered, because none
+    of it may be sent before the reply to its subscribe command.
+    """
 
-    def __init__(self, topic: str, *, server_side: bool = False) -> None:
-        self.topic = topic
+    __slots__ = ("buffered", "channel", "options", "position", "server_side")
+
+    def __init__(self, channel: str, *, server_side: bool = False) -> None:
+        self.channel = channel
         self.server_side = server_side
-        self.granted = SubscriptionOptions()
-        # What has come while the subscription is being answered; None after that.
-        self.held: list[Publication] | None = []
-        # The last publication that was passed on, where there is a history.
+        self.options = SubscriptionOptions()
+        # What came before the reply was sent; None after that.
+        self.buffered: list[Publication | Push] | None = []
+        # Of the last publication that was passed on; None without a history.
         self.position: Position | None = None
 
     @property
-    def answered(self) -> bool:
-        """Whether the client knows that it is subscribed."""
-        return self.held is None
+    def active(self) -> bool:
+        """Whether the reply was sent."""
+        return self.buffered is None
 
-    def heard(self, publication: Publication) -> bool:
-        """Whether to pass ``publication`` on now.
+    def advance(self, publication: Publication) -> bool:
+        """Return whether to send ``publication`` now, and move the position on if so.
 
         Raises:
-            Lost: when it does not follow the one before.
+            PositionLost: when it does not follow the one before.
         """
-        if self.held is not None:
-            self.held.append(publication)
+        if self.buffered is not None:
+            self.buffered.append(publication)
             return False
         position = self.position
         if position is None:
@@ -154,79 +157,78 @@ class Subscription:
         self.position = place
         return True
 
-    def answer(
+    def build_reply(
         self,
-        asked: SubscribeRequest,
-        granted: SubscriptionOptions,
+        request: SubscribeRequest,
+        options: SubscriptionOptions,
         top: Position,
         kept: Sequence[Publication] = (),
         *,
         limit: int = 300,
-    ) -> tuple[SubscribeResult, Sequence[Publication]] | None:
-        """What the client is told, and what it is to be passed on right after that.
+    ) -> SubscribeResult | None:
+        """Return the reply to ``request``; what follows it stays buffered.
 
         Args:
-            asked: the request.
-            granted: what it may.
-            top: where the topic's stream ended when it was read.
-            kept: what it holds after ``asked.offset``; empty when nothing is asked for.
-            limit: publications that are brought back at the most.
+            request: the client's request.
+            options: what the server grants.
+            top: the end of the topic's stream when it was read.
+            kept: the stream's publications after ``request.offset``; empty when none
+                are to be recovered.
+            limit: the most publications to recover.
 
         Returns:
-            None when what came meanwhile does not follow ``top``: read it again.
+            None when the buffer does not follow ``top``: read the stream again.
 
         Raises:
-            Refused: when what was missed cannot be brought back and the client would
-                rather be refused then.
+            Refused: when the missed publications cannot be recovered and the client
+                prefers an error then.
         """
-        held = self.held or ()
-        since = Position(asked.epoch, asked.offset) if asked.recover else None
-        if not granted.recoverable:
-            result, later = SubscribeResult(), list(held)
+        buffered = self.buffered or []
+        if not options.recoverable:
+            result = SubscribeResult(data=options.data)
         else:
-            merged = merge(since, top, kept if len(kept) <= limit else (), held)
+            since = Position(request.epoch, request.offset) if request.recover else None
+            publications = [each for each in buffered if isinstance(each, Publication)]
+            merged = merge(since, top, kept if len(kept) <= limit else (), publications)
             if merged is None:
-                if self.held is not None:
-                    self.held.clear()
+                self.buffered = [each for each in buffered if isinstance(each, Push)]
                 return None
-            if since and not merged.recovered and asked.flag & _REJECT_UNRECOVERED:
+            if since and not merged.recovered and request.flag & _REJECT_UNRECOVERED:
                 raise Refused(codes.UNRECOVERABLE)
             result = SubscribeResult(
                 recoverable=True,
                 positioned=True,
                 epoch=top.epoch,
-                # Each publication that is brought back moves the client on from here.
-                offset=asked.offset if merged.recovered else top.offset,
-                was_recovering=asked.recover,
+                # Each recovered publication moves the client on from here.
+                offset=request.offset if merged.recovered else top.offset,
+                was_recovering=request.recover,
                 recovered=merged.recovered,
                 publications=[to_pub(each) for each in merged.missed] or None,
+                data=options.data,
             )
-            later = list(merged.later)
-            self.position = later[-1].position if later else top
-        result.data = granted.data
-        self.granted = granted
-        self.held = None
-        return result, later
+            self.position = top
+        self.options = options
+        return result
+
+    def commit(self) -> Sequence[Publication | Push]:
+        """Return what was buffered, now that the reply was sent.
+
+        Pass each publication through ``advance``: some may be in the reply already.
+        """
+        buffered, self.buffered = self.buffered or (), None
+        return buffered
 
 
 class Session:
-    """What one connection has said and hears.
+    """Reads one connection's messages and checks the order and rate of its commands.
 
     Args:
-        codec: how its frames are written.
-        limits: what it may ask for.
-        clock: seconds that never run backwards.
+        codec: encodes and decodes its frames.
+        limits: of one client.
+        clock: monotonic seconds.
     """
 
-    __slots__ = (
-        "_bucket",
-        "_limits",
-        "_refusals",
-        "codec",
-        "pong_due",
-        "state",
-        "subscriptions",
-    )
+    __slots__ = ("_bucket", "_limits", "_refusals", "codec", "pong_due", "state")
 
     def __init__(
         self,
@@ -237,18 +239,17 @@ class Session:
     ) -> None:
         self.codec = codec
         self.state = State.NEW
-        self.subscriptions: dict[str, Subscription] = {}
-        # Whether a ping was sent that the client has not answered yet.
+        # Whether a ping has not been answered yet.
         self.pong_due = False
         self._limits = limits
         self._bucket = TokenBucket(limits.commands, clock=clock)
         self._refusals = 0
 
     def receive(self, message: bytes) -> list[Command]:
-        """The commands in a message, to be carried out one after the other.
+        """Return the commands in a message, to be run one after the other.
 
         Raises:
-            Ended: when it cannot be read, is too long, or breaks the order of things.
+            ConnectionEnded: when it is malformed or too long.
         """
         if len(message) > self._limits.frame_size:
             raise ConnectionEnded(
@@ -263,12 +264,12 @@ class Session:
         return [command for command in commands if not self._is_pong(command)]
 
     def check(self, command: Command) -> tuple[str, Any]:
-        """The name and the request of ``command``, if it may be carried out now.
+        """Return the name and the request of ``command``, if it may run now.
 
         Raises:
-            Refused: when the client asks too often.
-            Ended: when it says nothing, says it out of order, or goes on asking too
-                often.
+            Refused: when commands come too often.
+            ConnectionEnded: when the command is empty or out of order, or when commands
+                go on coming too often.
         """
         name, request = request_of(command)
         if not name:
@@ -296,32 +297,29 @@ class Session:
             self.state = State.CONNECTING
         return name, request
 
-    def subscribe(self, topic: str, *, server_side: bool = False) -> Subscription:
-        """Begin a subscription: what comes for it is held until it is answered.
+    def check_channel(self, channel: str, subscribed: Collection[str]) -> None:
+        """Return if the client may begin a subscription to ``channel``.
+
+        Args:
+            channel: the topic's name.
+            subscribed: the names that it is subscribed to.
 
         Raises:
             Refused: when the name is too long or empty, when it is subscribed already,
                 or when there are too many.
         """
-        if not topic or len(topic) > self._limits.name_length:
+        if not channel or len(channel) > self._limits.name_length:
             raise Refused(codes.BAD_REQUEST)
-        if topic in self.subscriptions:
+        if channel in subscribed:
             raise Refused(codes.ALREADY_SUBSCRIBED)
-        if len(self.subscriptions) >= self._limits.subscriptions:
+        if len(subscribed) >= self._limits.subscriptions:
             raise Refused(codes.LIMIT_EXCEEDED)
-        subscription = Subscription(topic, server_side=server_side)
-        self.subscriptions[topic] = subscription
-        return subscription
 
-    def unsubscribe(self, topic: str) -> Subscription | None:
-        """End a subscription; nothing that comes after this is passed on."""
-        return self.subscriptions.pop(topic, None)
-
-    def pinged(self) -> bytes:
-        """The ping to send now.
+    def next_ping(self) -> bytes:
+        """Return the ping to send now.
 
         Raises:
-            Ended: when the client has not answered the one before.
+            ConnectionEnded: when the one before was not answered.
         """
         if self.pong_due:
             raise ConnectionEnded(codes.CLOSE_NO_PONG)
@@ -336,7 +334,7 @@ class Session:
 
 
 def request_of(command: Command) -> tuple[str, Any]:
-    """The name and the request of the first one that a command holds."""
+    """Return the name of the first request in a command and the request."""
     for name in Command.__struct_fields__[1:]:
         request = getattr(command, name)
         if request is not None:
@@ -345,7 +343,7 @@ def request_of(command: Command) -> tuple[str, Any]:
 
 
 def to_pub(publication: Publication, *, offsets: bool = True) -> Pub:
-    """A publication as clients see it."""
+    """Return a publication as the message that clients get."""
     info = publication.info
     return Pub(
         data=Raw(publication.data.encode()),
@@ -355,14 +353,9 @@ def to_pub(publication: Publication, *, offsets: bool = True) -> Pub:
     )
 
 
-def publication_frame(
-    publication: Publication, topic: str, codec: Codec, *, offsets: bool
+def encode_publication(
+    publication: Publication, channel: str, codec: Codec, *, offsets: bool
 ) -> bytes:
-    """The push that a publication becomes, encoded once for all who hear it."""
-    key = (codec.name, offsets)
-    frame: bytes | None = publication.encoded.get(key)
-    if frame is None:
-        pub = to_pub(publication, offsets=offsets)
-        frame = codec.encode(Reply(push=Push(channel=topic, pub=pub)))
-        publication.encoded[key] = frame
-    return frame
+    """Return the frame of the push that carries a publication."""
+    pub = to_pub(publication, offsets=offsets)
+    return codec.encode(Reply(push=Push(channel=channel, pub=pub)))

@@ -22,7 +22,6 @@ from tiderace.security.websocket import (
     WebsocketDenier,
 )
 from tiderace.topics import http_api
-from tiderace.topics.client.client import serve_client
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.hub import current
 from tiderace.topics.switchboard import switchboard
@@ -99,7 +98,7 @@ class TopicsEndpoint(TopicHooks):
                 await switchboard(current()).open()
             except LayerUnavailable as error:
                 logger.warning("this process does not hear the others: %s", error)
-        await serve_client(self, scope, transport)
+        await current().serve(self, scope, transport)
 
     async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         route, method = self._route(scope)

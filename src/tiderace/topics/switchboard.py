@@ -213,10 +213,10 @@ class Switchboard:
 
     def _take(self, session: str, user_id: str, data: bytes) -> int:
         process = self._process()
-        conductor = None if process is None else process.by_session(session)
-        if conductor is None:
+        client = None if process is None else process.by_session(session)
+        if client is None:
             return GONE
-        transport: Any = conductor.transport
+        transport: Any = client.transport
         emulated: Emulated = transport
         if emulated.user_id != user_id:
             logger.warning(
@@ -229,13 +229,13 @@ class Switchboard:
 
     def _describe(self, pattern: str | None) -> Node:
         served = list(self._process() or ())
-        counts = Counter(name for each in served for name in each.joined)
+        counts = Counter(name for each in served for name in each.context.subscriptions)
         node = Node(
             uid=self._node,
             name=f"{socket.gethostname()}:{os.getpid()}",
             version=f"tiderace {__version__}",
             num_clients=len(served),
-            num_users=len({each.identity.user_id for each in served} - {""}),
+            num_users=len({each.context.identity.user_id for each in served} - {""}),
             num_subs=counts.total(),
             num_channels=len(counts),
             uptime=round(time.monotonic() - self._begun),

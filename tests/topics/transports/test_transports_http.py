@@ -169,9 +169,9 @@ async def test_later_commands_that_cannot_be_read_end_it_too(app, kind):
 
 async def test_pings_come_and_an_answer_is_taken(app, kind):
     async with StreamClient(app, kind=kind) as client:
-        [conductor] = current()
+        [served] = current()
         for n in (1, 2):
-            conductor._ping()
+            served._ping()
             while client.pings < n:
                 await client._read()
             await client.write("{}")
@@ -230,7 +230,7 @@ async def test_a_slow_client_is_closed_and_not_waited_for(
     app, kind, settings, caplog, monkeypatch
 ):
     settings.TIDERACE = {"OUTBOX_LIMIT": 2000}
-    monkeypatch.setattr(http_stream, "_LAST_WORDS", 0.01)
+    monkeypatch.setattr(http_stream, "_CLOSE_TIMEOUT", 0.01)
     stalled = asyncio.Event()
 
     async def stalling(scope, receive, send):
@@ -464,8 +464,8 @@ async def test_another_users_session_is_not_found(app, other):
 
 async def test_the_session_of_a_websocket_takes_no_posts(app):
     async with WireClient(app) as socket, StreamClient(app) as client:
-        [conductor] = [each for each in current() if each.client == socket.id]
-        client.connected["connect"]["session"] = conductor.secret
+        [served] = [each for each in current() if each.context.client_id == socket.id]
+        client.connected["connect"]["session"] = served.secret
 
         assert (await client.post("{}")).status == 404
 

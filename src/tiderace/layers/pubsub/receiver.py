@@ -291,7 +291,7 @@ class HearingLayer(LocalChannelLayer):
         except Exception:
             # Whatever one sender sent, the others' messages must go on arriving.
             logger.exception("a message to %s cannot be read and is dropped", subject)
-            self._listeners.put(subject, None).tell()
+            self._listeners.put(subject, None).start()
 
     async def _deliver_to_group(
         self, group: str, message: Any, age: float, publication: Publication | None
@@ -338,7 +338,7 @@ class HearingLayer(LocalChannelLayer):
                 "an unknown number" if missed is None else missed,
                 extra={"reason": "messages_lost", "group": subject, "missed": missed},
             )
-        self._listeners.put(subject, None).tell()
+        self._listeners.put(subject, None).start()
         if subject != self._inbox_here:
             message = {"type": "layer.gap", "group": subject, "missed": missed}
             deadline = self._clock() + self.expiry

@@ -1,240 +1,239 @@
-"""What a topic client may ask for, command by command: who does it, and what goes wrong.
+"""The commands of a topic client that leave the connection as it is.
 
-It knows who a client is; its subscriptions and what it does with them have rooms of
-their own. Checks come before effects: a command that is refused has changed nothing.
+Each takes the client's context and the request, and returns the result for the reply.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tiderace.asgi import describe
-from tiderace.exceptions import LayerUnavailable, TokenExpired, TokenInvalid
+import msgspec
+from msgspec import UNSET, Raw
+
+from tiderace.history import Position
+from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
+from tiderace.protocol.codes import Failure
 from tiderace.protocol.messages import (
-    ConnectRequest,
-    ConnectResult,
+    ClientInfo,
     Empty,
-    RefreshRequest,
-    RefreshResult,
-    Reply,
+    HistoryRequest,
+    HistoryResult,
+    PresenceResult,
+    PresenceStatsResult,
+    PublishRequest,
+    RPCRequest,
+    RPCResult,
     SendRequest,
-    SubscribeRequest,
-    SubscribeResult,
+    TopicRequest,
 )
-from tiderace.protocol.session import ConnectionEnded, Refused, State
-from tiderace.topics.client.participation import Participating
-from tiderace.topics.client.served import Served
-from tiderace.topics.client.subscriptions import GRACE, After, Subscribing
-from tiderace.topics.hub import TopicHub
-from tiderace.topics.identity import identity_of
-from tiderace.topics.json_fields import as_python, as_raw, ttl_of
-from tiderace.topics.topic import Refuse, UnknownTopic, declared, to_json
+from tiderace.protocol.session import Refused, to_pub
+from tiderace.ratelimit import Rate, TokenBucket
+from tiderace.topics.api import layer_of, record_of
+from tiderace.topics.client.context import ClientContext
+from tiderace.topics.json_fields import as_bytes, as_python, as_raw, read_fields
+from tiderace.topics.names import topic_group
+from tiderace.topics.topic import Topic, call_with, to_json
 from tiderace.topics.user_code import call_hook
 
-__all__ = ["Commands"]
-
-logger = logging.getLogger("tiderace.topics")
+__all__ = ["COMMANDS"]
 
 
-class Commands:
-    """Carries out the commands of one client, one at a time."""
+# Publishing
 
-    def __init__(self, conductor: Served, process: TopicHub) -> None:
-        self._conductor = conductor
-        self._process = process
-        self._session = conductor.session
-        self.subscriptions = Subscribing(conductor, process)
-        taking_part = Participating(conductor, process)
-        self._by_name: dict[str, Callable[[Any, Reply], Coroutine[Any, Any, Any]]] = {
-            "connect": self._connect,
-            "subscribe": self.subscriptions.subscribe,
-            "unsubscribe": self.subscriptions.unsubscribe,
-            "publish": taking_part.publish,
-            "history": taking_part.history,
-            "presence": taking_part.presence,
-            "presence_stats": taking_part.presence_stats,
-            "rpc": taking_part.rpc,
-            "send": self._send,
-            "refresh": self._refresh,
-            "sub_refresh": self.subscriptions.refresh,
-            "ping": self._ping,
-        }
 
-    async def carry_out(self, name: str, request: Any, reply: Reply) -> After | None:
-        """Do what ``request`` asks for and write the answer into ``reply``.
+async def _publish(context: ClientContext, request: PublishRequest) -> Empty:
+    await _publish_to(context, request.channel, as_bytes(request.data))
+    return Empty()
 
-        Returns:
-            What is to be done right after the answer was sent.
 
-        Raises:
-            Refused: when it is answered with an error.
-            Ended: when the connection is to be closed.
-        """
-        try:
-            after: After | None = await self._by_name[name](request, reply)
-        except Refuse as refuse:
-            raise Refused(refuse.failure) from None
-        except UnknownTopic as unknown:
-            logger.info("%s (%s)", unknown, describe(self._conductor.scope))
-            raise Refused(codes.UNKNOWN_TOPIC) from None
-        except LayerUnavailable as error:
-            logger.warning("a command %s failed: %s", name, error)
-            raise Refused(codes.INTERNAL) from None
-        except (Refused, ConnectionEnded, asyncio.CancelledError):
-            raise
-        except Exception:
-            # The application's own mistake: the client learns that there was one.
-            logger.exception(
-                "a command %s failed (%s)", name, describe(self._conductor.scope)
-            )
-            raise Refused(codes.INTERNAL) from None
-        return after
+async def _publish_to(
+    context: ClientContext, name: str, data: bytes, key: str = ""
+) -> None:
+    topic = await context.topic(name)
+    if not data:
+        raise Refused(codes.BAD_REQUEST)
+    _limit_rate(context, topic)
+    await context.require("publish", topic)
+    layer = layer_of(topic)
+    await _limit_user(context, topic, layer)
+    if not key:
+        await _publish_now(context, topic, data)
+        return
+    # Of one user, so that no client can use up the keys of others.
+    key = f"{context.identity.user_id}:{key}"
 
-    # Connect
+    async def publish() -> None:
+        # Else the application has done its part, and only the reply was lost.
+        if await layer.stream_find_published(topic_group(name), key) is None:
+            await _publish_now(context, topic, data, key)
 
-    async def _connect(self, request: ConnectRequest, reply: Reply) -> After | None:
-        conductor, session = self._conductor, self._session
-        endpoint, settings = conductor.endpoint, conductor.settings
-        try:
-            self._process.admit()
-            _merge_headers(conductor.scope, request.headers)
-            try:
-                identity = await identity_of(conductor.scope, request.token)
-            except TokenExpired:
-                raise Refused(codes.TOKEN_EXPIRED) from None
-            except TokenInvalid as invalid:
-                raise ConnectionEnded(
-                    codes.CLOSE_INVALID_TOKEN, f"token: {invalid}"
-                ) from None
-            if not identity.user_id and not settings.anonymous:
-                raise Refused(codes.UNAUTHORIZED)
-            if identity.info is None:
-                info = await call_hook(
-                    endpoint.user_info, identity.user, conductor.scope
-                )
-                if info is not None:
-                    identity = dataclasses.replace(identity, info=to_json(info))
-            conductor.identity = identity
-            data = await call_hook(
-                endpoint.on_connect, identity.user, as_python(request.data)
-            )
-            if identity.user_id:
-                await conductor.listen_as_user()
-            subs, afters = await self._subscribe_on_connect(request.subs or {})
-        except Refused:
-            session.state = State.NEW
-            raise
-        reply.connect = ConnectResult(
-            client=conductor.client,
-            version=endpoint.version,
-            data=as_raw(data),
-            subs=subs or None,
-            ping=max(1, round(settings.ping)),
-            pong=True,
-            expires=identity.expires_at is not None,
-            ttl=ttl_of(identity.expires_at),
-            session=conductor.secret if conductor.transport.emulated else "",
-            node=self._process.node if conductor.transport.emulated else "",
-        )
-        self._set_expiry(identity.expires_at)
+    # Not by the layer alone: a client may be back before the application is done.
+    await context.publishing.do((name, key), publish)
 
-        def after() -> None:
-            conductor.connected()
-            for each in afters:
-                each()
 
-        return after
-
-    async def _subscribe_on_connect(
-        self, asked: dict[str, SubscribeRequest]
-    ) -> tuple[dict[str, SubscribeResult], list[After]]:
-        identity = self._conductor.identity
-        topics: dict[str, bool] = dict.fromkeys(identity.topics, True)
-        for kind in declared:
-            for name in await call_hook(kind.topics_for, identity.user):
-                topics.setdefault(name, False)
-        results: dict[str, SubscribeResult] = {}
-        afters: list[After] = []
-        for name, by_token in topics.items():
-            request = asked.get(name, SubscribeRequest())
-            request.channel, request.token = name, ""
-            try:
-                results[name], after = await self.subscriptions.begin(
-                    request, server_side=True, trusted=by_token
-                )
-            except (Refused, UnknownTopic) as error:
-                logger.info("no subscription to %s on connect: %s", name, error)
-            else:
-                afters.append(after)
-        return results, afters
-
-    def _set_expiry(self, expires_at: float | None) -> None:
-        conductor = self._conductor
-        if expires_at is None:
-            conductor.silence("expiry")
+async def _publish_now(
+    context: ClientContext, topic: Topic, data: bytes, key: str = ""
+) -> None:
+    message = topic.checked(data)
+    if topic.on_publish is None:
+        text = to_json(message) if topic.message is not None else data.decode()
+    else:
+        message = await call_hook(topic.on_publish, context.identity.user, message)
+        if message is None:
             return
-        conductor.alarm_at(
-            "expiry", expires_at + GRACE, lambda: conductor.end(codes.CLOSE_EXPIRED)
+        text = to_json(message)
+    info = msgspec.json.encode(context.info).decode()
+    await layer_of(topic).stream_publish(
+        topic_group(topic.topic),
+        record_of(topic.topic, text, info=info),
+        keep=topic.keep(),
+        key=key,
+    )
+
+
+def _limit_rate(context: ClientContext, topic: Topic) -> None:
+    if topic.publish_rate is None:
+        return
+    bucket = context.publish_buckets.get(type(topic))
+    if bucket is None:
+        bucket = TokenBucket(Rate.parse(topic.publish_rate))
+        context.publish_buckets[type(topic)] = bucket
+    if bucket.take():
+        raise Refused(codes.TOO_MANY_REQUESTS)
+
+
+async def _limit_user(context: ClientContext, topic: Topic, layer: Any) -> None:
+    user_id = context.identity.user_id
+    if topic.user_rate is None or not user_id:
+        return
+    # Of all topics of this kind, or a second name would be a second allowance.
+    kind = type(topic)
+    key = f"publish:{kind.__module__}.{kind.__qualname__}:{user_id}"
+    if await layer.take_token(key, Rate.parse(topic.user_rate)):
+        raise Refused(codes.TOO_MANY_REQUESTS)
+
+
+# Reading
+
+
+async def _history(context: ClientContext, request: HistoryRequest) -> HistoryResult:
+    topic = await context.topic(request.channel)
+    if topic.history is None:
+        raise Refused(codes.NOT_AVAILABLE)
+    await context.require("history", topic)
+    since = request.since
+    position = None if since is None else Position(since.epoch, since.offset)
+    top, publications = await layer_of(topic).stream_read(
+        topic_group(request.channel),
+        keep=topic.keep(),
+        since=position,
+        limit=request.limit if request.limit >= 0 else None,
+        reverse=request.reverse,
+    )
+    if position is not None and position.epoch not in ("", top.epoch):
+        raise Refused(codes.UNRECOVERABLE)
+    return HistoryResult(
+        publications=[to_pub(each) for each in publications],
+        epoch=top.epoch,
+        offset=top.offset,
+    )
+
+
+async def _presence(context: ClientContext, request: TopicRequest) -> PresenceResult:
+    topic = await _topic_with_presence(context, request.channel)
+    # One read serves all clients that ask at the same time.
+    tracker = context.trackers.get(topic.layer)
+    members = await tracker.members(topic.topic, topic.presence)
+    presence = {
+        client: ClientInfo(
+            user=member.user,
+            client=client,
+            conn_info=UNSET if member.info is None else Raw(member.info.encode()),
         )
-
-    async def _refresh(self, request: RefreshRequest, reply: Reply) -> None:
-        conductor = self._conductor
-        if not request.token:
-            raise Refused(codes.BAD_REQUEST)
-        try:
-            identity = await identity_of(conductor.scope, request.token)
-        except TokenExpired:
-            raise Refused(codes.TOKEN_EXPIRED) from None
-        except TokenInvalid as invalid:
-            raise ConnectionEnded(
-                codes.CLOSE_INVALID_TOKEN, f"token: {invalid}"
-            ) from None
-        if identity.user_id != conductor.identity.user_id:
-            raise ConnectionEnded(codes.CLOSE_INVALID_TOKEN, "a token of another user")
-        conductor.identity = dataclasses.replace(
-            conductor.identity, expires_at=identity.expires_at
-        )
-        self._set_expiry(identity.expires_at)
-        reply.refresh = RefreshResult(
-            client=conductor.client,
-            version=conductor.endpoint.version,
-            expires=identity.expires_at is not None,
-            ttl=ttl_of(identity.expires_at),
-        )
-
-    async def _send(self, request: SendRequest, reply: Reply) -> None:
-        conductor = self._conductor
-        await call_hook(
-            conductor.endpoint.on_message,
-            conductor.identity.user,
-            as_python(request.data),
-        )
-
-    async def _ping(self, request: Empty, reply: Reply) -> None:
-        reply.ping = Empty()
+        for client, member in members.items()
+    }
+    return PresenceResult(presence=presence)
 
 
-def _merge_headers(scope: Any, headers: dict[str, str] | None) -> None:
-    """Let some headers that a client sends in connect count as the request's.
-
-    A browser cannot set any on a WebSocket. Only those of which no proxy says anything,
-    and only where the request has none: a page may not claim another origin or address.
-    """
-    present = scope.get("headers", ())
-    known = {name for name, _ in present}
-    more = [
-        (name.lower().encode("latin1", "replace"), value.encode("latin1", "replace"))
-        for name, value in (headers or {}).items()
-    ]
-    scope["headers"] = [
-        *present,
-        *(each for each in more if each[0] in _HEADERS and each[0] not in known),
-    ]
+async def _presence_stats(
+    context: ClientContext, request: TopicRequest
+) -> PresenceStatsResult:
+    topic = await _topic_with_presence(context, request.channel)
+    clients, users = await context.trackers.get(topic.layer).stats(topic.topic)
+    return PresenceStatsResult(num_clients=clients, num_users=users)
 
 
-_HEADERS = frozenset({b"accept-language", b"authorization"})
+async def _topic_with_presence(context: ClientContext, name: str) -> Topic:
+    topic = await context.topic(name)
+    if topic.presence is Presence.OFF:
+        raise Refused(codes.NOT_AVAILABLE)
+    await context.require("presence", topic)
+    return topic
+
+
+# Calls and messages
+
+
+class _Publish(msgspec.Struct):
+    channel: str
+    data: Raw
+    key: str = ""
+
+
+class _Call(msgspec.Struct):
+    channel: str
+    method: str
+    data: Raw = Raw(b"")
+
+
+async def _rpc(context: ClientContext, request: RPCRequest) -> RPCResult:
+    """Run a call; ``$publish`` and ``$call`` are those of our own clients."""
+    data = as_bytes(request.data)
+    result: Any = None
+    if request.method == "$publish":
+        publish = read_fields(data, _Publish)
+        await _publish_to(context, publish.channel, bytes(publish.data), publish.key)
+    elif request.method == "$call":
+        call = read_fields(data, _Call)
+        topic = await context.topic(call.channel)
+        result = await _call(context, topic.method(call.method), bytes(call.data))
+    else:
+        result = await _call(context, context.hooks.method(request.method), data)
+    return RPCResult(data=as_raw(result, always=True))
+
+
+async def _call(
+    context: ClientContext, method: Callable[..., Any] | None, data: bytes
+) -> Any:
+    if method is None:
+        raise Refused(codes.METHOD_NOT_FOUND)
+    arguments = call_with(method, context.identity.user, data)
+    try:
+        async with asyncio.timeout(context.settings.call_timeout):
+            return await call_hook(method, **arguments)
+    except TimeoutError:
+        raise Refused(Failure(100, "the call took too long", temporary=True)) from None
+
+
+async def _send(context: ClientContext, request: SendRequest) -> None:
+    message = as_python(request.data)
+    await call_hook(context.hooks.on_message, context.identity.user, message)
+
+
+async def _ping(context: ClientContext, request: Empty) -> Empty:
+    return Empty()
+
+
+COMMANDS: dict[str, Callable[[ClientContext, Any], Awaitable[Any]]] = {
+    "publish": _publish,
+    "history": _history,
+    "presence": _presence,
+    "presence_stats": _presence_stats,
+    "rpc": _rpc,
+    "send": _send,
+    "ping": _ping,
+}
+"""By the names that requests and results have in the protocol."""

@@ -1,21 +1,19 @@
-"""A topic client's subscriptions: how they begin, go on and end.
+"""The subscriptions of one topic client: how they begin, are renewed and end.
 
-It knows topics' policy, layers, presence and tokens. Checks come before effects: a
-subscription that is refused has changed nothing.
+Checks come before effects: a subscription that is refused has changed nothing.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
-from tiderace.exceptions import TokenExpired, TokenInvalid
+from tiderace import metrics
 from tiderace.history import Position
 from tiderace.presence.store import Member
 from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
+from tiderace.protocol.codes import Close, Unsubscription
 from tiderace.protocol.messages import (
     Empty,
     Push,
@@ -26,52 +24,132 @@ from tiderace.protocol.messages import (
     SubscribeRequest,
     SubscribeResult,
     TopicRequest,
+    UnsubscribePush,
 )
-from tiderace.protocol.session import Refused, SubscriptionOptions
-from tiderace.topics.api import control_layer, layer_of
-from tiderace.topics.client.served import ActiveSubscription, Served
-from tiderace.topics.hub import TopicHub
+from tiderace.protocol.session import Refused, Session, SubscriptionOptions
+from tiderace.runtime.tasks import TaskGroup
+from tiderace.topics.api import layer_of
+from tiderace.topics.client.authorization import authorize, read_token
+from tiderace.topics.client.context import ClientContext
+from tiderace.topics.client.dispatcher import ActiveSubscription
+from tiderace.topics.client.outbox import ClientOutbox
+from tiderace.topics.client.timers import Timers
 from tiderace.topics.json_fields import as_raw, ttl_of
 from tiderace.topics.names import events_group
-from tiderace.topics.permissions import allowed
-from tiderace.topics.tokens import read_subscription_token, verified_topic
 from tiderace.topics.topic import Topic, UnknownTopic, declared
 from tiderace.topics.user_code import call_hook
 
-__all__ = ["GRACE", "After", "Subscribing"]
+__all__ = ["Subscriptions"]
 
 logger = logging.getLogger("tiderace.topics")
-
-After = Callable[[], None]
-
-GRACE = 25.0
-"""Seconds after a token's end in which the client may still come with another."""
 
 # How often a stream is read again when publications were lost while it was read.
 _TRIES = 5
 
 
-class Subscribing:
-    """The subscriptions of one client."""
+class Subscriptions:
+    """Begins and ends the subscriptions of a client.
 
-    def __init__(self, conductor: Served, process: TopicHub) -> None:
-        self._conductor = conductor
-        self._process = process
-        self._session = conductor.session
+    One begins with ``await prepare()``; then the reply is sent, and then ``commit()``
+    sends what has come in between.
 
-    async def subscribe(self, request: SubscribeRequest, reply: Reply) -> After:
-        """The command of that name."""
-        reply.subscribe, after = await self.begin(request)
-        return after
+    Args:
+        context: of the client; its ``subscriptions`` are kept here.
+        session: checks names and numbers.
+        outbox: of the client.
+        timers: of the client.
+        end: closes the connection.
+    """
 
-    async def subscribe_from_here(self, name: str) -> None:
-        """Subscribe the client to a topic that it did not ask for, and tell it."""
+    def __init__(
+        self,
+        context: ClientContext,
+        session: Session,
+        outbox: ClientOutbox,
+        timers: Timers,
+        end: Callable[[Close], None],
+    ) -> None:
+        self._context = context
+        self._session = session
+        self._outbox = outbox
+        self._timers = timers
+        self._end_connection = end
+        self._tasks = TaskGroup(logger)
+
+    # How one begins
+
+    async def prepare(
+        self,
+        request: SubscribeRequest,
+        *,
+        server_side: bool = False,
+        trusted: bool = False,
+    ) -> SubscribeResult:
+        """Begin a subscription, and buffer everything for it until ``commit``.
+
+        Args:
+            request: the client's, or one made for it.
+            server_side: whether the server subscribes the client.
+            trusted: whether no permission is needed.
+
+        Returns:
+            What to reply before ``commit``.
+
+        Raises:
+            Refused: when the client may not subscribe.
+            UnknownTopic: when no topic is declared for the name.
+        """
+        context, name = self._context, request.channel
+        self._session.check_channel(name, context.subscriptions)
+        topic = declared.resolve(name)
+        subscription = ActiveSubscription(
+            topic,
+            self._outbox,
+            context.client_id,
+            self._on_lost,
+            server_side=server_side,
+        )
+        subscription.by_policy = not (trusted or request.token)
+        context.subscriptions[name] = subscription
         try:
-            result, after = await self.begin(
-                SubscribeRequest(channel=name), server_side=True, trusted=True
+            options = await self._grant(topic, request, trusted=trusted)
+            layer = layer_of(topic)
+            await layer.stream_subscribe(subscription.group, subscription)
+            if topic.presence is not Presence.OFF:
+                await layer.stream_subscribe(events_group(name), subscription)
+            result = await self._build_reply(subscription, request, options)
+            if topic.presence is not Presence.OFF:
+                await self._enter(subscription)
+            if context.subscriptions.get(name) is not subscription:
+                raise Refused(codes.INTERNAL)  # the client has unsubscribed meanwhile
+        except BaseException:
+            self._end(subscription)
+            raise
+        if options.expires_at is not None:
+            result.expires, result.ttl = True, ttl_of(options.expires_at)
+            self._start_expiry(name, options.expires_at)
+        return result
+
+    def commit(self, channel: str) -> None:
+        """Send what came for a subscription before its reply was sent."""
+        subscription = self._context.subscriptions.get(channel)
+        if subscription is None:
+            return
+        subscription.send_buffered()
+        if subscription.end_reason is not None:
+            self.end(channel, subscription.end_reason)
+
+    def begin_by_server(self, channel: str) -> None:
+        """Subscribe the client to a topic that it did not ask for, in the background."""
+        self._tasks.spawn(self._begin_by_server(channel))
+
+    async def _begin_by_server(self, channel: str) -> None:
+        try:
+            result = await self.prepare(
+                SubscribeRequest(channel=channel), server_side=True, trusted=True
             )
         except (Refused, UnknownTopic) as error:
-            logger.info("no subscription to %s from here: %s", name, error)
+            logger.info("no subscription to %s from here: %s", channel, error)
             return
         push = SubscribePush(
             recoverable=result.recoverable,
@@ -80,214 +158,142 @@ class Subscribing:
             offset=result.offset,
             data=result.data,
         )
-        self._conductor.push(Push(channel=name, subscribe=push))
-        after()
+        self._push(Push(channel=channel, subscribe=push))
+        self.commit(channel)
 
-    async def begin(
-        self,
-        request: SubscribeRequest,
-        *,
-        server_side: bool = False,
-        trusted: bool = False,
-    ) -> tuple[SubscribeResult, After]:
-        conductor = self._conductor
-        name = request.channel
-        subscription = self._session.subscribe(name, server_side=server_side)
-        joined: ActiveSubscription | None = None
-        try:
-            topic = declared.resolve(name)
-            expires_at = await self._permitted(topic, request, trusted=trusted)
-            data = None
-            if topic.on_subscribe is not None:
-                data = await call_hook(topic.on_subscribe, conductor.identity.user)
-            history = topic.history is not None
-            granted = SubscriptionOptions(
-                recoverable=history,
-                joins=await self._hears_joins(topic, request),
-                data=as_raw(data),
-                expires_at=expires_at,
-            )
-            joined = conductor.join(subscription, topic)
-            joined.by_policy = not (trusted or request.token)
-            layer = layer_of(topic)
-            await layer.stream_subscribe(joined.group, joined.ear)
-            if topic.presence is not Presence.OFF:
-                await layer.stream_subscribe(events_group(name), joined.ear)
-            answer = await self._answer(joined, request, granted)
-            if topic.presence is not Presence.OFF:
-                await self._enter(joined)
-        except BaseException:
-            self._session.unsubscribe(name)
-            if joined is not None:
-                await self.leave(name)
-            raise
-        result, later = answer
-        if expires_at is not None:
-            result.expires, result.ttl = True, ttl_of(expires_at)
-            self._set_subscription_expiry(name, expires_at)
-
-        begun = joined
-        return result, lambda: conductor.answered(begun, later)
-
-    async def _permitted(
+    async def _grant(
         self, topic: Topic, request: SubscribeRequest, *, trusted: bool
-    ) -> float | None:
-        """Until when it may.
+    ) -> SubscriptionOptions:
+        context = self._context
+        expires_at = None if trusted else await authorize(context, topic, request)
+        data = None
+        if topic.on_subscribe is not None:
+            data = await call_hook(topic.on_subscribe, context.identity.user)
+        joins = topic.presence is not Presence.OFF and (
+            topic.push_joins
+            or (request.join_leave and await context.may("presence", topic))
+        )
+        return SubscriptionOptions(
+            recoverable=topic.history is not None,
+            joins=joins,
+            data=as_raw(data),
+            expires_at=expires_at,
+        )
 
-        Raises:
-            Refused: when it may not.
-        """
-        if trusted:
-            return None
-        if request.token:
-            if request.token.startswith(f"{topic.topic}--"):
-                self._check_signed_name(request.token, topic.topic)
-                return None
-            expires_at: float | None = self._read_token(
-                request.token, topic.topic
-            ).expires_at
-            return expires_at
-        if topic.require_token:
-            raise Refused(codes.PERMISSION_DENIED)
-        if not await self.permits(topic):
-            raise Refused(codes.PERMISSION_DENIED)
-        return None
-
-    def _check_signed_name(self, signed: str, topic: str) -> None:
-        """A name that a template has signed lets in who was shown it.
-
-        Raises:
-            Refused: when it was not signed here, is for somebody else, or too old.
-        """
-        try:
-            name = verified_topic(signed, user=self._conductor.identity.user)
-        except TokenExpired:
-            raise Refused(codes.TOKEN_EXPIRED) from None
-        except TokenInvalid as invalid:
-            logger.info("a signed name for %s is refused: %s", topic, invalid)
-            raise Refused(codes.PERMISSION_DENIED) from None
-        if name != topic:
-            raise Refused(codes.PERMISSION_DENIED)
-
-    def _read_token(self, token: str, topic: str) -> Any:
-        try:
-            return read_subscription_token(
-                token, user_id=self._conductor.identity.user_id, channel=topic
-            )
-        except TokenExpired:
-            raise Refused(codes.TOKEN_EXPIRED) from None
-        except TokenInvalid as invalid:
-            logger.info("a subscription token for %s is refused: %s", topic, invalid)
-            raise Refused(codes.PERMISSION_DENIED) from None
-
-    async def _answer(
+    async def _build_reply(
         self,
-        joined: ActiveSubscription,
+        subscription: ActiveSubscription,
         request: SubscribeRequest,
-        granted: SubscriptionOptions,
-    ) -> tuple[SubscribeResult, Any]:
-        topic, limit = joined.topic, self._conductor.settings.recovered
-        if not granted.recoverable:
-            answer = joined.subscription.answer(request, granted, Position("", 0))
-            assert answer is not None  # noqa: S101 (there is nothing to follow)
-            return answer
-        layer = layer_of(topic)
+        options: SubscriptionOptions,
+    ) -> SubscribeResult:
+        topic, limit = subscription.topic, self._context.settings.recovered
+        top, kept = Position("", 0), ()
         since = Position(request.epoch, request.offset) if request.recover else None
         for _ in range(_TRIES):
-            top, kept = await layer.stream_read(
-                joined.group,
-                keep=topic.keep(),
-                since=since,
-                # One more than may be brought back shows that there are too many.
-                limit=limit + 1 if since is not None else 0,
-            )
-            answer = joined.subscription.answer(
-                request, granted, top, kept, limit=limit
-            )
-            if answer is not None:
-                return answer
+            if options.recoverable:
+                top, kept = await layer_of(topic).stream_read(
+                    subscription.group,
+                    keep=topic.keep(),
+                    since=since,
+                    # One more than may be recovered shows that there are too many.
+                    limit=limit + 1 if since is not None else 0,
+                )
+            result = subscription.build_reply(request, options, top, kept, limit=limit)
+            if result is not None:
+                return result
         raise Refused(codes.INTERNAL)
 
-    def _set_subscription_expiry(self, name: str, expires_at: float) -> None:
-        conductor = self._conductor
-        conductor.alarm_at(
-            f"sub:{name}",
-            expires_at + GRACE,
-            lambda: conductor.unsubscribe(name, codes.UNSUBSCRIBED_EXPIRED),
-        )
-
-    async def refresh(self, request: SubRefreshRequest, reply: Reply) -> None:
-        """The command ``sub_refresh``."""
-        if request.channel not in self._conductor.joined:
-            raise Refused(codes.BAD_REQUEST)
-        said = self._read_token(request.token, request.channel)
-        if said.expires_at is None:
-            self._conductor.silence(f"sub:{request.channel}")
-        else:
-            self._set_subscription_expiry(request.channel, said.expires_at)
-        reply.sub_refresh = SubRefreshResult(
-            expires=said.expires_at is not None, ttl=ttl_of(said.expires_at)
-        )
-
-    async def unsubscribe(self, request: TopicRequest, reply: Reply) -> None:
-        """The command of that name."""
-        if request.channel in self._conductor.joined:
-            await self.leave(request.channel)
-        reply.unsubscribe = Empty()
-
-    def leave(self, name: str) -> Coroutine[Any, Any, None]:
-        """End a subscription: now it hears nothing more; the rest is to be awaited."""
-        conductor = self._conductor
-        joined = conductor.joined.pop(name)
-        self._session.unsubscribe(name)
-        conductor.silence(f"sub:{name}")
-        layer = layer_of(joined.topic)
-        for group in list(joined.ear.groups):
-            layer.stream_unsubscribe(group, joined.ear)
-        return self._left(joined)
-
-    async def _left(self, joined: ActiveSubscription) -> None:
-        if not joined.present:
-            return
-        joined.present = False
-        keeper = self._process.keeper(joined.topic.layer)
-        keeper.remove(joined.topic.topic, self._conductor.client)
-
-    async def leave_all(self) -> None:
-        """End every subscription, and stop listening for the user."""
-        conductor = self._conductor
-        ear, conductor.user_ear = conductor.user_ear, None
-        if ear is not None:
-            for group in list(ear.groups):
-                control_layer().stream_unsubscribe(group, ear)
-        rest = [self.leave(name) for name in list(conductor.joined)]
-        for result in await asyncio.gather(*rest, return_exceptions=True):
-            if isinstance(result, Exception):
-                logger.warning("leaving a topic failed: %s", result)
-
-    async def permits(self, topic: Topic) -> bool:
-        """Whether the topic's permissions let this client subscribe."""
-        conductor = self._conductor
-        user = conductor.identity.user
-        return await allowed(topic, user, "subscribe", conductor.scope)
-
-    async def _hears_joins(self, topic: Topic, request: SubscribeRequest) -> bool:
-        """Whether it is told who comes and goes: of whom it may see, if it asks."""
-        if topic.presence is Presence.OFF:
-            return False
-        if topic.push_joins or not request.join_leave:
-            return topic.push_joins
-        conductor = self._conductor
-        user = conductor.identity.user
-        return await allowed(topic, user, "presence", conductor.scope)
-
-    async def _enter(self, joined: ActiveSubscription) -> None:
-        topic, identity = joined.topic, self._conductor.identity
+    async def _enter(self, subscription: ActiveSubscription) -> None:
+        topic, identity = subscription.topic, self._context.identity
         member = Member(
-            client=self._conductor.client, user=identity.user_id, info=identity.info
+            client=self._context.client_id, user=identity.user_id, info=identity.info
         )
-        joined.present = True
-        keeper = self._process.keeper(topic.layer)
-        await keeper.add(
+        subscription.present = True
+        await self._context.trackers.get(topic.layer).add(
             topic.topic, member, topic.presence, grace=topic.presence_grace
         )
+
+    # How it goes on
+
+    async def refresh(self, request: SubRefreshRequest) -> SubRefreshResult:
+        """Renew a subscription by a newer token.
+
+        Raises:
+            Refused: when there is no such subscription, or the token is not valid.
+        """
+        if request.channel not in self._context.subscriptions:
+            raise Refused(codes.BAD_REQUEST)
+        expires_at = read_token(self._context, request.token, request.channel)
+        self._start_expiry(request.channel, expires_at)
+        return SubRefreshResult(expires=expires_at is not None, ttl=ttl_of(expires_at))
+
+    def _start_expiry(self, channel: str, expires_at: float | None) -> None:
+        self._timers.start_expiry(
+            f"sub:{channel}",
+            expires_at,
+            lambda: self.end(channel, codes.UNSUBSCRIBED_EXPIRED),
+        )
+
+    def check_permissions(self) -> None:
+        """End what the topics' permissions no longer allow, in the background."""
+        self._tasks.spawn(self._check_permissions())
+
+    async def _check_permissions(self) -> None:
+        for subscription in list(self._context.subscriptions.values()):
+            if subscription.by_policy and not await self._context.may(
+                "subscribe", subscription.topic
+            ):
+                self.end(subscription.channel, codes.UNSUBSCRIBED_PERMISSION_DENIED)
+
+    def _on_lost(self, subscription: ActiveSubscription) -> None:
+        """Have the client subscribe again, by which it gets what is missing."""
+        if self._context.subscriptions.get(subscription.channel) is not subscription:
+            return
+        metrics.TOPIC_RESUBSCRIPTIONS.add()
+        if subscription.server_side:
+            self._end_connection(codes.CLOSE_INSUFFICIENT_STATE)
+        else:
+            self.end(subscription.channel, codes.UNSUBSCRIBED_INSUFFICIENT_STATE)
+
+    # How it ends
+
+    async def unsubscribe(self, request: TopicRequest) -> Empty:
+        """End a subscription that the client no longer wants."""
+        subscription = self._context.subscriptions.get(request.channel)
+        if subscription is not None:
+            self._end(subscription)
+        return Empty()
+
+    def end(self, channel: str, reason: Unsubscription) -> None:
+        """End a subscription, and push the reason."""
+        subscription = self._context.subscriptions.get(channel)
+        if subscription is None:
+            return
+        if not subscription.active:
+            # Not before the reply to its subscribe command.
+            subscription.end_reason = reason
+            return
+        self._end(subscription)
+        push = UnsubscribePush(code=reason.code, reason=reason.reason)
+        self._push(Push(channel=channel, unsubscribe=push))
+
+    async def close(self) -> None:
+        """End every subscription, and what is done in the background."""
+        for subscription in list(self._context.subscriptions.values()):
+            self._end(subscription)
+        await self._tasks.cancel()
+
+    def _end(self, subscription: ActiveSubscription) -> None:
+        subscriptions, name = self._context.subscriptions, subscription.channel
+        if subscriptions.get(name) is subscription:
+            del subscriptions[name]
+            self._timers.cancel_timer(f"sub:{name}")
+        for group in list(subscription.groups):
+            layer_of(subscription.topic).stream_unsubscribe(group, subscription)
+        if subscription.present:
+            subscription.present = False
+            tracker = self._context.trackers.get(subscription.topic.layer)
+            tracker.remove(name, self._context.client_id)
+
+    def _push(self, push: Push) -> None:
+        self._outbox.push(self._session.codec.encode(Reply(push=push)))

@@ -1,9 +1,9 @@
-"""Commands of a client that hears by an endless response: one POST after another.
+"""The commands of a client whose transport is a response: one POST after another.
 
     POST connection/emulation     {"session": ..., "node": ..., "data": "<commands>"}
 
-Session and node are what the client was told when it connected; any process of the
-site takes the request. It knows how such a request looks, and nothing of the commands.
+Session and node are from the client's reply to connect; any process of the site takes
+the request.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ __all__ = ["serve"]
 _JSON = "application/json"
 _PROTOBUF = "application/octet-stream"
 
-# Commands grow when they become a string within JSON, mostly by quotes; at the worst
-# each of their bytes becomes six.
+# Commands grow in a JSON string, at the worst from one byte to six.
 _GROWTH = 6
-_AROUND = 1024  # bytes for the rest of the body
+_OVERHEAD = 1024  # bytes for the rest of the body
 
-_WHY = {
+_REASONS = {
     GONE: "no such session, connect again",
     FULL: "too many commands are waiting to be carried out",
 }
@@ -41,14 +40,14 @@ class _Request(msgspec.Struct):
 
 
 async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
-    """Hand the commands in a POST to whoever serves their client."""
+    """Pass the commands in a POST to the process that serves their client."""
     exchange.require_method("POST")
     limit = conf.current().topics.frame_size
     if exchange.content_type == _JSON:
-        body = await exchange.body(limit * _GROWTH + _AROUND)
+        body = await exchange.body(limit * _GROWTH + _OVERHEAD)
         session, node, data = _from_json(body)
     elif exchange.content_type == _PROTOBUF:
-        session, node, data = _from_protobuf(await exchange.body(limit + _AROUND))
+        session, node, data = _from_protobuf(await exchange.body(limit + _OVERHEAD))
     else:
         raise Rejected(415, f"the content type must be {_JSON}, or {_PROTOBUF}")
     if len(data) > limit:
@@ -56,8 +55,8 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
     user_id = await exchange.user_id()
     board = switchboard(current())
     status = await board.deliver(node, session, user_id, data)
-    if status in _WHY:
-        raise Rejected(status, _WHY[status])
+    if status in _REASONS:
+        raise Rejected(status, _REASONS[status])
     await exchange.answer(status)
 
 

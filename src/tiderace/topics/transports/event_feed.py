@@ -1,10 +1,10 @@
-"""One topic as server-sent events, read-only, for pages that run no client of ours.
+"""One topic as server-sent events, read-only, for pages without a client of ours.
 
     GET connection/events?topic=<signed name>[&since=<epoch>:<offset>]
 
 For EventSource and htmx: ``data`` is what was published, HTML as it is and anything
-else as JSON, and ``id`` the position, with which a browser comes back by itself and gets
-what it has missed. It knows topics and layers, and no client protocol.
+else as JSON, and ``id`` the position, with which a browser reconnects by itself and gets
+what it has missed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -22,7 +22,6 @@ from msgspec import Raw
 
 from tiderace import conf, metrics
 from tiderace.asgi import connection_id, describe
-from tiderace.delivery.outbox import TooSlow
 from tiderace.exceptions import LayerUnavailable, TokenExpired, TokenInvalid
 from tiderace.history import Position, Publication
 from tiderace.protocol.messages import SubscribeRequest
@@ -40,7 +39,9 @@ from tiderace.runtime.connections import (
     process_connections,
 )
 from tiderace.runtime.drain import process_drain
+from tiderace.runtime.tasks import TaskGroup
 from tiderace.topics.api import control_layer, layer_of
+from tiderace.topics.client.authentication import admit
 from tiderace.topics.client.outbox import ClientOutbox
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.hub import current
@@ -56,20 +57,20 @@ __all__ = ["EventStream", "serve"]
 
 logger = logging.getLogger("tiderace.topics")
 
-# Milliseconds after which browsers come back: not all of them at once.
+# Milliseconds after which browsers reconnect: not all of them at once.
 _RETRY = (1000, 3000)
 _RETRY_WHEN_BUSY = (3000, 9000)
 
 _TRIES = 5  # how often a stream is read again when something was lost meanwhile
-_LAST_WORDS = 2.0  # seconds for the end; who does not read is not waited for
-_OFFSET_LENGTH = 15  # digits of a position, at the most; brokers count in doubles
+_END_TIMEOUT = 2.0  # seconds for sending the end
+_OFFSET_LENGTH = 15  # the most digits of a position; brokers count in doubles
 
 _RESET = "reset"
 _EVENT = "event"  # the tag that names an event
 
 
 async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
-    """Send a topic to somebody who only listens."""
+    """Send a topic to a page."""
     exchange.require_method("GET")
     identity = await identity_of(exchange.scope, "")
     topic, by_policy = await _topic(exchange, identity)
@@ -77,13 +78,13 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
         exchange.header(b"last-event-id") or exchange.query.get("since", "")
     )
     try:
-        current().admit()
+        admit(current().connects)
         busy = process_drain.draining
     except Refused:
         busy = True
     await exchange.start_stream(EVENT_STREAM)
     if busy:
-        # Any other status would keep EventSource from ever coming back.
+        # With any other status EventSource would never reconnect.
         await exchange.write(_retry(_RETRY_WHEN_BUSY))
         await exchange.end()
         return
@@ -91,7 +92,7 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
 
 
 async def _topic(exchange: HttpExchange, identity: Identity) -> tuple[Topic, bool]:
-    """What is asked for, and whether its permissions said yes rather than a signature."""
+    """Return the topic, and whether its permissions, not a signature, allow it."""
     asked = exchange.query.get("topic", "")
     by_policy = False
     try:
@@ -113,13 +114,13 @@ async def _topic(exchange: HttpExchange, identity: Identity) -> tuple[Topic, boo
 
 
 class EventStream:
-    """Somebody who listens to one topic.
+    """One response that sends a topic; a listener to the topic and to its user.
 
     Args:
-        exchange: whose response it is, begun already.
-        identity: who.
-        topic: what.
-        by_policy: whether the topic's permissions let it in, and may do so no longer.
+        exchange: the request; its response has begun.
+        identity: the user.
+        topic: the topic.
+        by_policy: whether the topic's permissions allowed it, and so may forbid it later.
     """
 
     def __init__(
@@ -130,7 +131,6 @@ class EventStream:
         *,
         by_policy: bool,
     ) -> None:
-        # Of a listener; see tiderace.delivery.stream_hub.Listener.
         self.name = f"feed:{secrets.token_hex(16)}"
         self.groups: set[str] = set()
         self._exchange = exchange
@@ -140,47 +140,44 @@ class EventStream:
         self._group = topic_group(topic.topic)
         self._subscription = Subscription(topic.topic)
         self._over = asyncio.Event()
-        self._out = ClientOutbox(
+        self._outbox = ClientOutbox(
             EVENTS,
             exchange.write,
-            frames=None,
+            writer=None,
             limit=conf.current().outbox_limit,
-            # Only crowds of frames are found slow in that way; here are none.
-            slow=self._over.set,
+            on_slow=self._end_slow,
         )
         self._task = asyncio.current_task()
         self._gone = False
         self._interval = conf.current().topics.ping
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = TaskGroup(logger)
 
-    # Its life
+    # Beginning and end
 
     async def run(self, since: Position | None) -> None:
-        """Send what is published until somebody ends it.
+        """Send what is published until the client, the user's rights or the process end.
 
         Args:
-            since: where the client was; None for one who only wants to go on from here.
+            since: the client's position; None to send only what is published from now.
         """
         metrics.TOPIC_CONNECTIONS.add()
         process_connections.add(self)
-        self._out.start()
-        self._spawn(self._watch())
-        self._spawn(self._keep_alive())
-        watched = signals.current_watch().register(
-            self._identity.user, self._identity.session_key, self._auth_changed
+        self._outbox.start()
+        self._tasks.spawn(self._watch())
+        self._tasks.spawn(self._keep_alive())
+        registration = signals.current_watch().register(
+            self._identity.user, self._identity.session_key, self._on_revocation
         )
         try:
-            await self._listen(since)
+            await self._subscribe(since)
             await self._over.wait()
             await self._end()
         finally:
-            if watched is not None:
-                watched.cancel()
-            self._unlisten()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            self._out.abandon()
+            if registration is not None:
+                registration.cancel()
+            self._unsubscribe()
+            await self._tasks.cancel()
+            self._outbox.abandon()
             process_connections.discard(self)
             metrics.TOPIC_CONNECTIONS.add(-1)
 
@@ -198,59 +195,65 @@ class EventStream:
         path = str(scope.get("path", ""))[:200]
         return ConnectionInfo(connection_id(scope), "feed", path)
 
-    async def _listen(self, since: Position | None) -> None:
-        self._out.put(_retry(_RETRY))
+    async def _subscribe(self, since: Position | None) -> None:
+        self._outbox.push(_retry(_RETRY))
         try:
             await layer_of(self._topic).stream_subscribe(self._group, self)
             if self._identity.user_id:
-                await control_layer().stream_subscribe(
-                    user_group(self._identity.user_id), self
-                )
+                group = user_group(self._identity.user_id)
+                await control_layer().stream_subscribe(group, self)
             await self._begin(since)
         except LayerUnavailable as error:
             logger.warning("%s (%s)", error, describe(self._exchange.scope))
             self._over.set()
 
     async def _begin(self, since: Position | None) -> None:
-        """Send what was missed, and from now on what comes."""
-        granted = SubscriptionOptions(recoverable=self._topic.history is not None)
-        asked = SubscribeRequest(recover=since is not None)
+        """Send what was missed, and from now on what is published."""
+        recoverable = self._topic.history is not None
+        options = SubscriptionOptions(recoverable=recoverable)
+        request = SubscribeRequest(recover=since is not None)
         if since is not None:
-            asked.epoch, asked.offset = since.epoch, since.offset
+            request.epoch, request.offset = since.epoch, since.offset
         limit = conf.current().topics.recovered
         for _ in range(_TRIES):
             top, kept = await layer_of(self._topic).stream_read(
                 self._group,
                 keep=self._topic.keep(),
                 since=since,
-                # One more than may be brought back shows that there are too many.
-                limit=limit + 1 if since is not None and granted.recoverable else 0,
+                # One more than may be recovered shows that there are too many.
+                limit=limit + 1 if since is not None and recoverable else 0,
             )
-            answer = self._subscription.answer(asked, granted, top, kept, limit=limit)
-            if answer is not None:
+            result = self._subscription.build_reply(
+                request, options, top, kept, limit=limit
+            )
+            if result is not None:
                 break
         else:
-            self._over.set()  # it comes back, and tries again
+            self._over.set()  # the browser reconnects, and tries again
             return
-        result, later = answer
         if since is not None and not result.recovered:
-            self._put(_block(f"{top.epoch}:{top.offset}", event=_RESET))
+            self._outbox.push(_block(f"{top.epoch}:{top.offset}", event=_RESET))
         for pub in result.publications or ():
             place = Position(result.epoch, pub.offset)
-            self._put(_published(bytes(cast("Raw", pub.data)), place, pub.tags))
-        if granted.recoverable:
-            # An event that says nothing else moves the browser's position.
-            self._put(f"id: {top.epoch}:{top.offset}\n\n".encode())
-        for publication in later:
-            self._pass_on(publication)
+            self._outbox.push(_published(bytes(cast("Raw", pub.data)), place, pub.tags))
+        if recoverable:
+            # An event without data moves the browser's position.
+            self._outbox.push(f"id: {top.epoch}:{top.offset}\n\n".encode())
+        for publication in self._subscription.commit():
+            self.on_publication(self._group, cast("Publication", publication))
 
     async def _end(self) -> None:
         if self._gone:
             return
         with suppress(TimeoutError, OSError):
-            async with asyncio.timeout(_LAST_WORDS):
-                await self._out.finish()
+            async with asyncio.timeout(_END_TIMEOUT):
+                await self._outbox.finish()
                 await self._exchange.end()
+
+    def _end_slow(self) -> None:
+        metrics.SLOW_CLIENTS.add()
+        self._outbox.abandon()
+        self._over.set()
 
     async def _watch(self) -> None:
         while (await self._exchange.receive())["type"] != "http.disconnect":
@@ -261,35 +264,60 @@ class EventStream:
     async def _keep_alive(self) -> None:
         while True:
             await asyncio.sleep(self._interval)
-            self._put(b":\n\n")
+            self._outbox.push(b":\n\n")
 
-    def _unlisten(self) -> None:
+    def _unsubscribe(self) -> None:
         layer_of(self._topic).stream_unsubscribe(self._group, self)
         for group in list(self.groups):
             control_layer().stream_unsubscribe(group, self)
 
-    def _spawn(self, work: Any) -> None:
-        self._tasks.append(asyncio.get_running_loop().create_task(work))
+    # Publications
 
-    # What it hears
+    @staticmethod
+    def dispatch(
+        group: str, publication: Publication, listeners: Sequence[EventStream]
+    ) -> None:
+        """Send a publication to all ``listeners``; its event is built once."""
+        event = None
+        for stream in listeners:
+            if not stream.accept(group, publication):
+                continue
+            if event is None:
+                event = stream.build_event(publication)
+            stream.send(event)
 
     def on_publication(self, group: str, publication: Publication) -> None:
-        """See ``tiderace.delivery.stream_hub.Listener``."""
-        if group != self._group:
-            self._hear_user(publication)
-            return
-        try:
-            if self._subscription.heard(publication):
-                self._pass_on(publication)
-        except PositionLost:
-            self._over.set()  # it comes back with its position, and gets it
+        """Send a publication to this stream alone."""
+        self.dispatch(group, publication, [self])
 
     def on_gap(self, group: str) -> None:
-        """See ``tiderace.delivery.stream_hub.Listener``."""
-        if self._subscription.granted.recoverable and self._subscription.answered:
+        """End, where there is a position that was lost: the browser reconnects with it."""
+        if self._subscription.active and self._subscription.position is not None:
             self._over.set()
 
-    def _hear_user(self, publication: Publication) -> None:
+    def accept(self, group: str, publication: Publication) -> bool:
+        """Return whether to send ``publication``; otherwise do what it asks for."""
+        if group != self._group:
+            self._on_user_event(publication)
+            return False
+        try:
+            return self._subscription.advance(publication)
+        except PositionLost:
+            self._over.set()  # the browser reconnects with its position
+            return False
+
+    def build_event(self, publication: Publication) -> bytes:
+        """Return a publication as an event, with its position where there is a history."""
+        place = None if self._topic.history is None else publication.position
+        return _published(publication.data.encode(), place, publication.tags)
+
+    def send(self, event: bytes) -> None:
+        """Send an event; a client that does not read is given up."""
+        self._outbox.push(event)
+
+    # The user and the process
+
+    def _on_user_event(self, publication: Publication) -> None:
         event = msgspec.json.decode(publication.data)
         kicked = event["type"] == "topics.disconnect" and not event.get("client")
         unsubscribed = (
@@ -299,45 +327,25 @@ class EventStream:
         if kicked or unsubscribed:
             self._over.set()
 
-    def _pass_on(self, publication: Publication) -> None:
-        recoverable = self._subscription.granted.recoverable
-        key = ("feed", recoverable)
-        block = publication.encoded.get(key)
-        if block is None:
-            place = publication.position if recoverable else None
-            block = _published(publication.data.encode(), place, publication.tags)
-            publication.encoded[key] = block
-        self._put(block)
-
-    def _put(self, block: bytes) -> None:
-        try:
-            self._out.put(block)
-        except TooSlow:
-            metrics.SLOW_CLIENTS.add()
-            self._out.abandon()
-            self._over.set()
-
-    # What others want of it
-
-    def _auth_changed(self, reason: signals.Reason) -> None:
+    def _on_revocation(self, reason: signals.Reason) -> None:
         if reason.final:
             self._over.set()
         elif self._by_policy:
-            self._spawn(self._ask_again())
+            self._tasks.spawn(self._check_permission())
 
-    async def _ask_again(self) -> None:
+    async def _check_permission(self) -> None:
         user, scope = self._identity.user, self._exchange.scope
         if not await allowed(self._topic, user, "subscribe", scope):
             self._over.set()
 
     def drain(self, notice: DrainNotice) -> None:
-        """See ``tiderace.runtime.connections.LiveConnection``."""
+        """End, with the time after which the browser reconnects."""
         milliseconds = int(notice.retry_after * 1000)
-        self._put(f"retry: {milliseconds}\n\n".encode())
+        self._outbox.push(f"retry: {milliseconds}\n\n".encode())
         self._over.set()
 
     def cut(self) -> None:
-        """See ``tiderace.runtime.connections.LiveConnection``."""
+        """End at once, without the client."""
         if self._task is not None:
             self._task.cancel()
 
@@ -345,12 +353,12 @@ class EventStream:
 def _published(
     data: bytes, position: Position | None, tags: Mapping[str, str] | None
 ) -> bytes:
-    """A publication as an event: a string as it is, anything else as JSON."""
+    """Return a publication as an event: a string as it is, anything else as JSON."""
     value = msgspec.json.decode(data)
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
     event = (tags or {}).get(_EVENT, "")
     if event == _RESET:
-        event = ""  # that is ours
+        event = ""  # reserved for us
     return _block(text, event=event, position=position)
 
 
@@ -360,7 +368,7 @@ def _block(text: str, *, event: str = "", position: Position | None = None) -> b
         lines.append(f"id: {position.epoch}:{position.offset}")
     if event:
         lines.append(f"event: {''.join(event.splitlines())}")
-    # The three ends of a line that browsers know, and no others.
+    # The three line endings of the specification, and no others.
     plain = text.replace("\r\n", "\n").replace("\r", "\n")
     lines += [f"data: {line}" for line in plain.split("\n")]
     return ("\n".join(lines) + "\n\n").encode()
@@ -371,7 +379,7 @@ def _retry(between: tuple[int, int]) -> bytes:
 
 
 def _position(text: str) -> Position | None:
-    """A position as ``id`` says it; one that nobody was at for text that is none."""
+    """Return the position in an event's ``id``; one that cannot be for other text."""
     if not text:
         return None
     epoch, _, offset = text.rpartition(":")

@@ -1,8 +1,6 @@
-"""A topic client over an endless HTTP response, whose commands come by requests of their own.
+"""A topic client over an endless HTTP response, with commands in requests of their own.
 
-    POST connection/http_stream     the first commands; the response is what it hears
-
-It knows how frames become parts of a response, and nothing of what they say.
+POST connection/http_stream     the first commands; the response carries the rest
 """
 
 from __future__ import annotations
@@ -10,13 +8,12 @@ from __future__ import annotations
 import asyncio
 
 from tiderace import conf
+from tiderace.delivery.outbox import FrameWriter
 from tiderace.protocol.codec import Codec
 from tiderace.protocol.codes import Close
 from tiderace.protocol.messages import DisconnectPush, Push, Reply
 from tiderace.protocol.stream_codecs import LINES, protobuf
 from tiderace.runtime.drain import process_drain
-from tiderace.topics.client.client import serve_client
-from tiderace.topics.client.outbox import Frames
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.hub import current
 from tiderace.topics.switchboard import switchboard
@@ -27,26 +24,25 @@ __all__ = ["HttpStreamTransport", "refuse_while_draining", "serve"]
 _JSON = "application/json"
 _PROTOBUF = "application/octet-stream"
 
-# Messages, and bytes, that may wait while a command is carried out.
-_WAITING = 64
-_WAITING_SIZE = 1_048_576
+# The most messages, and bytes, that wait while a command runs.
+_QUEUE_LIMIT = 64
+_QUEUE_SIZE = 1_048_576
 
-# Seconds for saying why it ends; who does not read is not waited for.
-_LAST_WORDS = 2.0
+_CLOSE_TIMEOUT = 2.0  # seconds for sending the reason of the end
 
 
 class HttpStreamTransport:
-    """See ``tiderace.topics.client.served.Transport`` and ``switchboard.Emulated``.
+    """Sends messages as parts of one response, and receives those that ``feed`` takes.
 
     Args:
-        exchange: whose response it is; not begun yet.
-        codec: how frames are written.
-        user_id: whose session the client began with.
+        exchange: the request; its response has not begun.
+        codec: encodes and decodes frames.
+        user_id: of the request; later requests must come from the same user.
     """
 
     emulated = True
-    frames: Frames | None = None
-    # Before the first frame.
+    writer: FrameWriter | None = None
+    # Sent before the first frame.
     prelude = b""
 
     def __init__(self, exchange: HttpExchange, codec: Codec, user_id: str) -> None:
@@ -54,7 +50,7 @@ class HttpStreamTransport:
         self.user_id = user_id
         self._exchange = exchange
         self._messages: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._waiting = 0
+        self._size = 0
         self._gone = False
 
     async def run(self, hooks: TopicHooks, content_type: bytes, first: bytes) -> None:
@@ -65,47 +61,45 @@ class HttpStreamTransport:
             await self.send(self.prelude)
         watcher = asyncio.get_running_loop().create_task(self._watch())
         try:
-            await serve_client(hooks, self._exchange.scope, self)
+            await current().serve(hooks, self._exchange.scope, self)
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
 
     def feed(self, message: bytes) -> bool:
-        """See ``Emulated.feed``."""
+        """Queue a message for ``receive``; return False when too much is queued."""
         number = self._messages.qsize()
-        # A single one always fits: how long it may be is a setting.
+        # A single one always fits: its size has a limit of its own.
         if number and (
-            number >= _WAITING or self._waiting + len(message) > _WAITING_SIZE
+            number >= _QUEUE_LIMIT or self._size + len(message) > _QUEUE_SIZE
         ):
             return False
-        self._waiting += len(message)
+        self._size += len(message)
         self._messages.put_nowait(message)
         return True
 
     async def receive(self) -> bytes | None:
-        """See ``Transport.receive``."""
         message = None if self._gone else await self._messages.get()
         if message is not None:
-            self._waiting -= len(message)
+            self._size -= len(message)
         return message
 
     async def send(self, message: bytes) -> None:
-        """See ``Transport.send``."""
         await self._exchange.write(message)
 
     async def close(self, close: Close) -> None:
-        """See ``Transport.close``: here it is a push, and the end of the response."""
+        """Send the reason as a push, and end the response."""
         if self._gone:
             return
         push = DisconnectPush(
             code=close.code, reason=close.reason, reconnect=close.reconnect
         )
-        async with asyncio.timeout(_LAST_WORDS):
+        async with asyncio.timeout(_CLOSE_TIMEOUT):
             await self.send(self.codec.encode(Reply(push=Push(disconnect=push))))
             await self._exchange.end()
 
     async def _watch(self) -> None:
-        """Notice that the client is gone; a request says nothing else any more."""
+        """Wait until the client is gone; nothing else comes from a request now."""
         while (await self._exchange.receive())["type"] != "http.disconnect":
             pass
         self._gone = True
@@ -113,7 +107,7 @@ class HttpStreamTransport:
 
 
 async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
-    """Serve a client that has sent its first commands as the body of a POST."""
+    """Serve a client whose first commands are the body of a POST."""
     exchange.require_method("POST")
     refuse_while_draining()
     codec: Codec | None = LINES
@@ -134,10 +128,10 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
 
 
 def refuse_while_draining() -> None:
-    """Go on while this process takes clients.
+    """Return unless this process drains.
 
     Raises:
-        Rejected: while it gives up those that it has (503).
+        Rejected: if it does (503).
     """
     if process_drain.draining:
         raise Rejected(

@@ -1,9 +1,7 @@
-"""A topic client over server-sent events, whose commands come by requests of their own.
+"""A topic client over server-sent events, with commands in requests of their own.
 
-    GET connection/sse?cf_connect=<first commands>     for EventSource
-    POST connection/sse                                the same as a body
-
-It knows how frames become events, and nothing of what they say.
+GET connection/sse?cf_connect=<first commands>     for EventSource
+POST connection/sse                                the same as a body
 """
 
 from __future__ import annotations
@@ -25,21 +23,21 @@ __all__ = ["EVENT_STREAM", "SSETransport", "serve"]
 
 EVENT_STREAM = b"text/event-stream"
 
-# What an address may ask for: a page of another site can have a browser fetch one.
-_READING = frozenset(
+# Commands that may be in a URL, which a page of another site can make a browser fetch.
+_READ_COMMANDS = frozenset(
     {"connect", "subscribe", "history", "presence", "presence_stats", "ping"}
 )
 
 
 class SSETransport(HttpStreamTransport):
-    """See ``HttpStreamTransport``."""
+    """Sends each message as an event."""
 
-    # Lets the client, and every proxy on the way, know at once that it has begun.
+    # Makes proxies pass the beginning of the response on at once.
     prelude = b"\r\n"
 
 
 async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
-    """Serve a client that has sent its first commands in the address, or as a body."""
+    """Serve a client whose first commands are in the URL or the body."""
     exchange.require_method("GET", "POST")
     refuse_while_draining()
     limit = conf.current().topics.frame_size
@@ -47,7 +45,7 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
         first = exchange.query.get("cf_connect", "").encode("utf-8", "replace")
         if len(first) > limit:
             raise Rejected(414, f"cf_connect is longer than {limit} bytes")
-        _require_reading(first)
+        _require_read_commands(first)
     else:
         if exchange.content_type != "application/json":
             raise Rejected(415, "the content type must be application/json")
@@ -59,14 +57,14 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
     await transport.run(hooks, EVENT_STREAM, first)
 
 
-def _require_reading(first: bytes) -> None:
+def _require_read_commands(first: bytes) -> None:
     try:
         commands = JSON.decode(first)
     except MalformedFrame:
-        return  # which the client is told over the stream, so that it stays away
+        return  # the stream closes with a code after which clients stay away
     for command in commands:
         name, _ = request_of(command)
-        if name and name not in _READING:
+        if name and name not in _READ_COMMANDS:
             raise Rejected(
                 400, f"{name} cannot be in the address; POST it to emulation"
             )

@@ -1,8 +1,4 @@
-"""A topic client over a WebSocket.
-
-It knows ASGI's WebSocket events and the protocol's subprotocols, and nothing of what the
-messages say.
-"""
+"""A topic client over a WebSocket."""
 
 from __future__ import annotations
 
@@ -18,11 +14,11 @@ from tiderace.asgi import (
     websocket_accept,
     websocket_close,
 )
+from tiderace.delivery.outbox import FrameWriter
 from tiderace.protocol import codes
 from tiderace.protocol.codec import JSON, Codec
 from tiderace.protocol.codes import Close
 from tiderace.protocol.stream_codecs import protobuf
-from tiderace.topics.client.outbox import Frames
 
 __all__ = ["WebSocketTransport"]
 
@@ -30,7 +26,7 @@ logger = logging.getLogger("tiderace.topics")
 
 _JSON = "centrifuge-json"
 _PROTOBUF = "centrifuge-protobuf"
-# What our own server says where it takes a limit for a single socket.
+# The extension of servers that take a limit for a single socket, as ours does.
 _MAX_SIZE = "tiderace.max_size"
 # RFC 6455, section 5.5: a control frame holds 125 bytes, two of them the code.
 _REASON_LENGTH = 123
@@ -38,7 +34,13 @@ _TOO_BIG = 1009
 
 
 class WebSocketTransport:
-    """See ``tiderace.topics.client.served.Transport``."""
+    """Sends and receives one message as one WebSocket message.
+
+    Args:
+        scope: of the connection.
+        receive: ASGI's.
+        send: ASGI's.
+    """
 
     emulated = False
 
@@ -50,10 +52,10 @@ class WebSocketTransport:
         self._subprotocol: str | None = None
         self.codec: Codec = JSON
         extensions: dict[str, Any] = scope.get("extensions") or {}
-        self.frames: Frames | None = extensions.get("tiderace.frames")
+        self.writer: FrameWriter | None = extensions.get("tiderace.frames")
 
     async def accept(self) -> bool:
-        """Take the client's handshake; False when there is nobody to serve after it."""
+        """Accept the client's handshake; return False when there is no client after it."""
         if (await self._receive())["type"] != "websocket.connect":
             return False
         offered = self._scope.get("subprotocols") or []
@@ -61,7 +63,7 @@ class WebSocketTransport:
             codec = protobuf(_PROTOBUF)
             await self._accept(_PROTOBUF)
             if codec is None:
-                # Refused, the client would see a nameless failure, and try for ever.
+                # Accepted first: a client that is refused gets no code, and tries for ever.
                 await self.close(codes.CLOSE_BAD_PROTOCOL)
                 return False
             self.codec = codec
@@ -72,18 +74,17 @@ class WebSocketTransport:
     async def _accept(self, subprotocol: str | None) -> None:
         event = websocket_accept(subprotocol=subprotocol)
         if _MAX_SIZE in (self._scope.get("extensions") or {}):
-            # So that nothing longer is gathered, of whom nobody knows yet.
+            # So that the server buffers nothing longer of an unknown client.
             event["max_size"] = conf.current().topics.frame_size
         await self._send(event)
         self._open = True
 
     async def receive(self) -> bytes | None:
-        """See ``Transport.receive``."""
         event = await self._receive()
         if event["type"] == "websocket.disconnect":
             self._open = False
             if event.get("code") == _TOO_BIG:
-                # The server's doing, which the log would else not tell of.
+                # The server closed it, and does not log that.
                 logger.info(
                     "a topic client is closed with %d: %r (%s)",
                     _TOO_BIG,
@@ -95,7 +96,6 @@ class WebSocketTransport:
         return text.encode() if text is not None else bytes(event["bytes"])
 
     async def send(self, message: bytes) -> None:
-        """See ``Transport.send``."""
         event: dict[str, Any] = {"type": "websocket.send"}
         if self.codec.binary:
             event["bytes"] = message
@@ -104,15 +104,14 @@ class WebSocketTransport:
         try:
             await self._send(event)
         except RuntimeError as error:
-            # What servers raise after the socket has gone.
+            # Raised by servers after the socket is gone.
             raise OSError(str(error)) from error
 
     async def close(self, close: Close) -> None:
-        """See ``Transport.close``."""
         if self._open:
             self._open = False
-            await self._send(websocket_close(close.code, _shortened(close.reason)))
+            await self._send(websocket_close(close.code, _shorten(close.reason)))
 
 
-def _shortened(reason: str) -> str:
+def _shorten(reason: str) -> str:
     return reason.encode()[:_REASON_LENGTH].decode(errors="ignore")

@@ -1,0 +1,106 @@
+"""Who a topic client is: the checks of its commands connect and refresh."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tiderace.asgi import Scope
+from tiderace.exceptions import TokenExpired, TokenInvalid
+from tiderace.protocol import codes
+from tiderace.protocol.messages import ConnectRequest
+from tiderace.protocol.session import ConnectionEnded, Refused
+from tiderace.ratelimit import TokenBucket
+from tiderace.topics.client.context import ClientContext
+from tiderace.topics.identity import Identity, identity_of
+from tiderace.topics.json_fields import as_python
+from tiderace.topics.topic import declared, to_json
+from tiderace.topics.user_code import call_hook
+
+__all__ = ["admit", "authenticate", "refresh", "server_side_topics"]
+
+_HEADERS = frozenset({b"accept-language", b"authorization"})
+
+
+def admit(connects: TokenBucket | None) -> None:
+    """Take one connection from the allowance of the setting ``CONNECTS``.
+
+    Raises:
+        Refused: when it is used up, so that the client tries again later.
+    """
+    if connects is not None and connects.take():
+        raise Refused(codes.TOO_MANY_REQUESTS)
+
+
+async def authenticate(context: ClientContext, request: ConnectRequest) -> Any:
+    """Set the identity of a client; return the application's data for the reply.
+
+    Raises:
+        Refused: when it may not connect now, or not without a user.
+        ConnectionEnded: when its token is invalid.
+    """
+    hooks, scope = context.hooks, context.scope
+    admit(context.connects)
+    _merge_headers(scope, request.headers)
+    identity = await _identify(scope, request.token)
+    if not identity.user_id and not context.settings.anonymous:
+        raise Refused(codes.UNAUTHORIZED)
+    if identity.info is None:
+        info = await call_hook(hooks.user_info, identity.user, scope)
+        if info is not None:
+            identity = dataclasses.replace(identity, info=to_json(info))
+    context.identity = identity
+    return await call_hook(hooks.on_connect, identity.user, as_python(request.data))
+
+
+async def refresh(context: ClientContext, token: str) -> None:
+    """Renew the identity of a client by a newer token.
+
+    Raises:
+        Refused: when there is no token, or an expired one.
+        ConnectionEnded: when it is invalid, or another user's.
+    """
+    if not token:
+        raise Refused(codes.BAD_REQUEST)
+    identity = await _identify(context.scope, token)
+    if identity.user_id != context.identity.user_id:
+        raise ConnectionEnded(codes.CLOSE_INVALID_TOKEN, "a token of another user")
+    context.identity = dataclasses.replace(
+        context.identity, expires_at=identity.expires_at
+    )
+
+
+async def server_side_topics(context: ClientContext) -> dict[str, bool]:
+    """Return the topics to subscribe a client to, and whether its token names them."""
+    topics: dict[str, bool] = dict.fromkeys(context.identity.topics, True)
+    for kind in declared:
+        for name in await call_hook(kind.topics_for, context.identity.user):
+            topics.setdefault(name, False)
+    return topics
+
+
+async def _identify(scope: Scope, token: str) -> Identity:
+    try:
+        return await identity_of(scope, token)
+    except TokenExpired:
+        raise Refused(codes.TOKEN_EXPIRED) from None
+    except TokenInvalid as invalid:
+        raise ConnectionEnded(codes.CLOSE_INVALID_TOKEN, f"token: {invalid}") from None
+
+
+def _merge_headers(scope: Any, headers: dict[str, str] | None) -> None:
+    """Add some headers that a client sends in connect to those of the request.
+
+    A browser cannot set any on a WebSocket. Only those that no proxy sets, and only
+    where the request has none: a page may not claim another origin or address.
+    """
+    present = scope.get("headers", ())
+    known = {name for name, _ in present}
+    more = [
+        (name.lower().encode("latin1", "replace"), value.encode("latin1", "replace"))
+        for name, value in (headers or {}).items()
+    ]
+    scope["headers"] = [
+        *present,
+        *(each for each in more if each[0] in _HEADERS and each[0] not in known),
+    ]

@@ -1,0 +1,84 @@
+"""What the commands of one topic client need."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec import Raw
+
+from tiderace import conf
+from tiderace.asgi import Scope
+from tiderace.protocol import codes
+from tiderace.protocol.messages import ClientInfo
+from tiderace.protocol.session import Refused
+from tiderace.ratelimit import TokenBucket
+from tiderace.topics.client.dispatcher import ActiveSubscription
+from tiderace.topics.client.single_flight import SingleFlight
+from tiderace.topics.hooks import TopicHooks
+from tiderace.topics.identity import Identity
+from tiderace.topics.permissions import allowed
+from tiderace.topics.topic import Topic, declared
+from tiderace.topics.trackers import PresenceTrackers
+
+__all__ = ["ClientContext"]
+
+
+@dataclass(slots=True)
+class ClientContext:
+    """One client: who it is, its subscriptions, and what it shares with others."""
+
+    hooks: TopicHooks
+    scope: Scope
+    trackers: PresenceTrackers
+    publishing: SingleFlight
+    """Publications with a key that are under way in this event loop."""
+    connects: TokenBucket | None
+    """The allowance of new connections; None for no limit."""
+    settings: conf.TopicSettings
+    # Ids are never reused: presence is a set of them.
+    client_id: str = field(default_factory=lambda: secrets.token_hex(16))
+    identity: Identity = field(default_factory=Identity)
+    subscriptions: dict[str, ActiveSubscription] = field(default_factory=dict)
+    """By topic, those included that are being prepared."""
+    publish_buckets: dict[type[Topic], TokenBucket] = field(default_factory=dict)
+    """The allowances of ``publish_rate``."""
+
+    @property
+    def info(self) -> ClientInfo:
+        """The client as others see it."""
+        identity = self.identity
+        info = ClientInfo(user=identity.user_id, client=self.client_id)
+        if identity.info is not None:
+            info.conn_info = Raw(identity.info.encode())
+        return info
+
+    async def may(self, action: Any, topic: Topic) -> bool:
+        """Return whether the topic's permissions allow ``action``."""
+        return await allowed(topic, self.identity.user, action, self.scope)
+
+    async def require(self, action: Any, topic: Topic) -> None:
+        """Return if the topic's permissions allow ``action``.
+
+        Raises:
+            Refused: if not.
+        """
+        if not await self.may(action, topic):
+            raise Refused(codes.PERMISSION_DENIED)
+
+    async def topic(self, name: str) -> Topic:
+        """Return the topic called ``name``, if the client may take part in it.
+
+        Raises:
+            Refused: if not: it is neither subscribed nor allowed to be without.
+            UnknownTopic: if no topic is declared for the name.
+        """
+        subscription = self.subscriptions.get(name)
+        if subscription is not None and subscription.active:
+            return subscription.topic
+        topic = declared.resolve(name)
+        if topic.subscribers_only or topic.require_token:
+            raise Refused(codes.PERMISSION_DENIED)
+        await self.require("subscribe", topic)
+        return topic

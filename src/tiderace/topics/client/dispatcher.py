@@ -1,0 +1,163 @@
+"""The fan-out of a topic: from one publication to the sockets of all its subscribers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from tiderace.history import Publication
+from tiderace.protocol.codec import Codec
+from tiderace.protocol.codes import Unsubscription
+from tiderace.protocol.messages import ClientInfo, Empty, InfoPush, Push, Reply
+from tiderace.protocol.session import (
+    PositionLost,
+    Subscription,
+    encode_publication,
+)
+from tiderace.topics.client.outbox import ClientOutbox, write_all
+from tiderace.topics.names import topic_group
+from tiderace.topics.topic import Topic
+
+__all__ = ["ActiveSubscription"]
+
+
+class ActiveSubscription(Subscription):
+    """A client's subscription, as a listener to the topic's stream and to its events.
+
+    Args:
+        topic: the topic.
+        outbox: of the client.
+        client_id: makes the listener's name.
+        on_lost: called when publications are missing.
+        server_side: whether the server has subscribed the client.
+    """
+
+    __slots__ = (
+        "_on_lost",
+        "by_policy",
+        "codec",
+        "end_reason",
+        "group",
+        "groups",
+        "name",
+        "outbox",
+        "present",
+        "topic",
+    )
+
+    def __init__(
+        self,
+        topic: Topic,
+        outbox: ClientOutbox,
+        client_id: str,
+        on_lost: Callable[[ActiveSubscription], None],
+        *,
+        server_side: bool = False,
+    ) -> None:
+        super().__init__(topic.topic, server_side=server_side)
+        self.topic = topic
+        self.group = topic_group(topic.topic)
+        self.outbox = outbox
+        self.codec = outbox.codec
+        self.name = f"{client_id}:{topic.topic}"
+        self.groups: set[str] = set()
+        self._on_lost = on_lost
+        # Whether the topic's permissions allowed it, and so may forbid it later.
+        self.by_policy = False
+        # Whether the client was entered into presence.
+        self.present = False
+        # Why it has to end as soon as it is active.
+        self.end_reason: Unsubscription | None = None
+
+    @staticmethod
+    def dispatch(
+        group: str,
+        publication: Publication,
+        listeners: Sequence[ActiveSubscription],
+    ) -> None:
+        """Send a publication to all ``listeners``, which are subscribed to one topic.
+
+        It is encoded once for each codec, and written to all sockets in one go.
+        """
+        if group != listeners[0].group:
+            _dispatch_event(publication, listeners)
+            return
+        receivers: defaultdict[Codec, list[ClientOutbox]] = defaultdict(list)
+        for subscription in listeners:
+            try:
+                if subscription.advance(publication):
+                    receivers[subscription.codec].append(subscription.outbox)
+            except PositionLost:
+                subscription.on_gap(group)
+        if not receivers:
+            return
+        channel, offsets = listeners[0].channel, listeners[0].topic.history is not None
+        for codec, outboxes in receivers.items():
+            frame = encode_publication(publication, channel, codec, offsets=offsets)
+            write_all(outboxes, frame)
+
+    def on_publication(self, group: str, publication: Publication) -> None:
+        """Send a publication to this client alone."""
+        self.dispatch(group, publication, [self])
+
+    def on_gap(self, group: str) -> None:
+        """Report a loss, where there is a position that was lost."""
+        if self.position is not None:
+            self._on_lost(self)
+
+    def send_buffered(self) -> None:
+        """Commit the subscription after the reply, and send what came before it."""
+        for each in self.commit():
+            if isinstance(each, Push):
+                _send_push(each, [self])
+            else:
+                self.on_publication(self.group, each)
+
+
+class _PresenceEvent(msgspec.Struct):
+    """A message of a topic's events group."""
+
+    type: str
+    # With the application's own JSON as it came; None for "changed".
+    info: ClientInfo | None = None
+
+    def push(self, channel: str) -> Push:
+        """Return the push that clients get."""
+        push = Push(channel=channel)
+        if self.info is None:
+            push.changed = Empty()
+        elif self.type == "topic.joined":
+            push.join = InfoPush(info=self.info)
+        else:
+            push.leave = InfoPush(info=self.info)
+        return push
+
+
+def _dispatch_event(
+    publication: Publication, subscriptions: Iterable[ActiveSubscription]
+) -> None:
+    """Send a join, a leave or a change of presence to those who get such pushes."""
+    receivers: list[ActiveSubscription] = []
+    wanted = [each for each in subscriptions if each.options.joins]
+    if not wanted:
+        return
+    event = msgspec.json.decode(publication.data, type=_PresenceEvent)
+    push = event.push(wanted[0].channel)
+    for subscription in wanted:
+        if subscription.buffered is None:
+            receivers.append(subscription)
+        else:
+            subscription.buffered.append(push)
+    _send_push(push, receivers)
+
+
+def _send_push(push: Push, subscriptions: Iterable[ActiveSubscription]) -> None:
+    receivers: defaultdict[Codec, list[ClientOutbox]] = defaultdict(list)
+    for subscription in subscriptions:
+        # Protobuf has no field for a change, and an empty push means nothing.
+        if push.changed is None or not subscription.codec.binary:
+            receivers[subscription.codec].append(subscription.outbox)
+    for codec, outboxes in receivers.items():
+        write_all(outboxes, codec.encode(Reply(push=push)))

@@ -1,0 +1,54 @@
+"""The timers of one topic client, by name."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+__all__ = ["Timers"]
+
+# Seconds after a token's expiry in which the client may still send another.
+_GRACE = 25.0
+
+
+class Timers:
+    """Callbacks to be called later; starting one replaces an earlier one of its name."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._handles: dict[str, asyncio.TimerHandle] = {}
+
+    def start_timer(
+        self, name: str, delay: float, callback: Callable[[], None]
+    ) -> None:
+        """Call ``callback`` after ``delay`` seconds."""
+        self.cancel_timer(name)
+        self._handles[name] = self._loop.call_later(delay, callback)
+
+    def start_expiry(
+        self, name: str, expires_at: float | None, callback: Callable[[], None]
+    ) -> None:
+        """Call ``callback`` when a token has expired, and the time to renew it is over.
+
+        Args:
+            name: of the timer.
+            expires_at: seconds since the epoch; None for a token without an end.
+            callback: what to call.
+        """
+        if expires_at is None:
+            self.cancel_timer(name)
+        else:
+            delay = max(0.0, expires_at + _GRACE - time.time())
+            self.start_timer(name, delay, callback)
+
+    def cancel_timer(self, name: str) -> None:
+        """Cancel a timer, if it was started."""
+        handle = self._handles.pop(name, None)
+        if handle is not None:
+            handle.cancel()
+
+    def cancel_all(self) -> None:
+        """Cancel every timer."""
+        for name in list(self._handles):
+            self.cancel_timer(name)

@@ -1,0 +1,78 @@
+"""The presence trackers of one event loop, and what they announce to topics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tiderace import conf
+from tiderace.layers import get_channel_layer
+from tiderace.presence.tracker import Member, Presence, PresenceTracker
+from tiderace.topics.names import events_group
+from tiderace.topics.topic import UnknownTopic, declared
+from tiderace.topics.user_code import call_hook
+
+__all__ = ["PresenceTrackers"]
+
+
+class PresenceTrackers:
+    """One tracker for each layer with topics that have presence, made when needed."""
+
+    def __init__(self) -> None:
+        self._by_alias: dict[str, PresenceTracker] = {}
+
+    def get(self, alias: str) -> PresenceTracker:
+        """Return the tracker of the layer called ``alias``."""
+        tracker = self._by_alias.get(alias)
+        if tracker is None:
+            layer = get_channel_layer(alias)
+            tracker = self._by_alias[alias] = PresenceTracker(
+                layer.presence,
+                _announcer(layer),
+                _call_user_hook,
+                refresh=conf.current().presence_refresh,
+            )
+        return tracker
+
+    def start(self) -> None:
+        """Start the trackers of all declared topics.
+
+        Also where this process has no member: one that had some may have been killed.
+        """
+        for alias in {
+            kind.layer for kind in declared if kind.presence is not Presence.OFF
+        }:
+            self.get(alias).start()
+
+    async def close(self) -> None:
+        """Take the members of this process out, and stop."""
+        trackers, self._by_alias = list(self._by_alias.values()), {}
+        for tracker in trackers:
+            await tracker.close()
+
+
+def _announcer(layer: Any) -> Any:
+    async def announce(topic: str, change: str, member: Member | None) -> None:
+        """Send a join, a leave or, without a member, a change to the topic's events."""
+        if member is None:
+            await layer.group_send(events_group(topic), {"type": "topic.changed"})
+            return
+        info: dict[str, Any] = {"user": member.user, "client": member.client}
+        if member.info is not None:
+            info["conn_info"] = msgspec.json.decode(member.info)
+        kind = "topic.joined" if change == "join" else "topic.left"
+        await layer.group_send(events_group(topic), {"type": kind, "info": info})
+
+    return announce
+
+
+async def _call_user_hook(topic: str, change: str, user_id: str) -> None:
+    """Call the topic's own ``user_joined`` or ``user_left``."""
+    try:
+        resolved = declared.resolve(topic)
+    except UnknownTopic:
+        return  # it was declared when the user joined
+    hook = resolved.user_joined if change == "joined" else resolved.user_left
+    if hook is not None:
+        await call_hook(hook, user_id)
