@@ -174,11 +174,11 @@ async def play(played, *, per_user: bool) -> None:
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(steps, max_size=40))
-def test_what_is_told_of_users_is_in_order_and_who_is_listed_is_there(played):
+def test_user_events_are_in_order_and_the_member_list_is_correct(played):
     asyncio.run(play(played, per_user=True))
 
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(steps, max_size=40))
-def test_counted_by_connection_it_is_the_same(played):
+def test_events_of_connections_are_in_order_and_the_member_list_is_correct(played):
     asyncio.run(play(played, per_user=False))

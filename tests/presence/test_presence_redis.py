@@ -167,7 +167,7 @@ class Side:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(played=st.lists(steps, max_size=25), per_user=st.booleans())
-def test_the_scripts_do_what_the_store_in_memory_does(
+def test_the_redis_store_behaves_like_the_memory_store(
     redis_url, prefix, played, per_user
 ):
     async def play():
@@ -244,7 +244,7 @@ def often(times, layer):
     return Fleet(RedisPresenceStore(CONFIG, run_script, layer.prefix, cluster=False))
 
 
-async def test_a_join_whose_answer_was_lost_is_still_told(make_layer):
+async def test_a_join_whose_reply_was_lost_is_returned_again(make_layer):
     fleet = often(3, make_layer())
 
     assert events(await fleet.add("tab 1", "ada")) == [JOINED]
@@ -257,7 +257,9 @@ async def test_a_join_whose_answer_was_lost_is_still_told(make_layer):
     assert await fleet.store.stats("room") == PresenceStats(2, 2)
 
 
-async def test_what_follows_a_confirmation_whose_answer_was_lost_is_told(make_layer):
+async def test_the_event_after_a_confirmation_whose_reply_was_lost_is_returned_again(
+    make_layer,
+):
     fleet = often(3, make_layer())
     joined = await fleet.add("tab", "ada", grace=0)
     await fleet.remove("tab")
@@ -269,7 +271,9 @@ async def test_what_follows_a_confirmation_whose_answer_was_lost_is_told(make_la
     assert await fleet.reap() == []
 
 
-async def test_what_was_reaped_before_the_broker_went_away_is_told(make_layer):
+async def test_events_reaped_before_the_broker_became_unreachable_are_returned(
+    make_layer,
+):
     layer = make_layer()
     fleet = Fleet(layer.presence)
     for group in ("one", "two"):
@@ -295,7 +299,7 @@ async def test_what_was_reaped_before_the_broker_went_away_is_told(make_layer):
         await store.reap(10)
 
 
-async def test_groups_are_shared_among_several_hosts(own_server, make_layer, host):
+async def test_groups_are_distributed_over_several_hosts(own_server, make_layer, host):
     layer = make_layer([host, own_server.url])
     fleet = Fleet(layer.presence)
     groups = [f"room{number}" for number in range(40)]
@@ -312,7 +316,7 @@ async def test_groups_are_shared_among_several_hosts(own_server, make_layer, hos
 
 
 @pytest.mark.parametrize("lost", ["rows", "deadlines", "users"])
-async def test_what_a_server_gave_up_for_want_of_memory_is_entered_again(
+async def test_connections_in_evicted_keys_are_reported_missing(
     own_server, make_layer, prefix, lost
 ):
     fleet = Fleet(make_layer([own_server.url]).presence)
@@ -332,7 +336,7 @@ async def test_what_a_server_gave_up_for_want_of_memory_is_entered_again(
     assert events(await fleet.remove("tab 2")) == [LEFT]
 
 
-async def test_a_list_can_be_read_when_the_server_gave_up_a_part_of_it(
+async def test_members_can_be_read_after_a_key_was_evicted(
     own_server, make_layer, prefix
 ):
     fleet = Fleet(make_layer([own_server.url]).presence)
@@ -343,7 +347,7 @@ async def test_a_list_can_be_read_when_the_server_gave_up_a_part_of_it(
     assert await fleet.users() == ["ada"]
 
 
-async def test_an_idle_fleet_asks_one_question(own_server, make_layer):
+async def test_a_reap_with_nothing_due_sends_one_command(own_server, make_layer):
     fleet = Fleet(make_layer([own_server.url]).presence)
     for number in range(20):
         await fleet.join("tab", "ada", group=f"room{number}")
@@ -357,7 +361,7 @@ async def test_an_idle_fleet_asks_one_question(own_server, make_layer):
     assert asked() == before + 1
 
 
-async def test_however_processes_race_the_pushes_add_up_to_who_is_there(make_layer):
+async def test_pushes_of_racing_processes_add_up_to_the_member_list(make_layer):
     """Whoever reads the list and hears joins and leaves has who is there, in the end."""
     fleets = [Fleet(make_layer().presence) for _ in range(3)]
     random = Random(7)
@@ -450,7 +454,7 @@ async def until(truth):
             await asyncio.sleep(0.01)
 
 
-async def test_users_are_announced_once_in_the_whole_fleet(start):
+async def test_a_user_is_announced_once_across_processes(start):
     one, two = start(), start()
 
     await one.add("tab 1", "ada", grace=0)
@@ -462,7 +466,7 @@ async def test_users_are_announced_once_in_the_whole_fleet(start):
     assert (one.called, two.called) == ([("joined", "ada")], [("left", "ada")])
 
 
-async def test_a_user_who_reloads_in_another_process_never_left(start):
+async def test_a_user_who_reloads_in_another_process_does_not_leave(start):
     one, two = start(), start()
     await one.add("tab 1", "ada")
 
@@ -475,7 +479,7 @@ async def test_a_user_who_reloads_in_another_process_never_left(start):
     assert await two.users() == ["ada"]
 
 
-async def test_a_living_process_tells_what_a_killed_one_cannot(start):
+async def test_a_running_process_announces_leaves_of_a_killed_one(start):
     config = PresenceConfig(ttl=2.0)
     living, killed = [start(config=config, refresh=0.2) for _ in range(2)]
     await living.add("tab 1", "ada", grace=0)
@@ -529,7 +533,7 @@ def visitor(host, prefix):
         process.kill()
 
 
-async def test_a_process_that_is_killed_is_cleaned_up_by_another(start, visitor):
+async def test_connections_of_a_killed_process_are_reaped_by_another(start, visitor):
     other = start(config=PresenceConfig(ttl=2.0), refresh=0.2)
     for said in (b"join\n", b"settled\n"):
         assert await asyncio.to_thread(visitor.stdout.readline) == said
@@ -543,7 +547,7 @@ async def test_a_process_that_is_killed_is_cleaned_up_by_another(start, visitor)
     assert await other.users() == []
 
 
-async def test_a_server_that_restarts_empty_is_told_again_who_is_there(
+async def test_connections_are_added_again_to_a_server_that_restarted_empty(
     own_server, start
 ):
     process = start([own_server.url], publish_timeout=20)
@@ -557,9 +561,7 @@ async def test_a_server_that_restarts_empty_is_told_again_who_is_there(
     assert await process.users() == ["ada", "bob"]
 
 
-async def test_while_the_server_is_away_entering_is_refused_and_leaving_waits(
-    own_server, start
-):
+async def test_without_a_server_adding_fails_and_removing_waits(own_server, start):
     process = start([own_server.url], publish_timeout=0.3)
     await process.add("tab 1", "ada", Presence.PER_CONNECTION)
     await process.add("tab 2", "bob", Presence.PER_CONNECTION)

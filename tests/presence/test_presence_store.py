@@ -58,7 +58,7 @@ class TestMemory(PresenceContract):
     def kept(self, store):
         return lambda: list(store._groups)
 
-    async def test_a_second_later_pushes_are_allowed_again(self, fleet, clock):
+    async def test_pushes_are_allowed_again_a_second_later(self, fleet, clock):
         config = replace(CONFIG, pushes=2)
         await fleet.join("tab 1", "ada", config=config)
         [gathered] = await fleet.add("tab 2", "bob", config=config)
@@ -70,20 +70,20 @@ class TestMemory(PresenceContract):
 
         assert pushed.push
 
-    async def test_looking_for_what_is_due_costs_nothing_before(self, fleet, store):
+    async def test_a_reap_before_anything_is_due_reads_no_group(self, fleet, store):
         await fleet.join("tab", "ada")
         store._groups = None  # not looked at
 
         assert (await store.reap(10)).due_in == pytest.approx(100)
 
 
-def test_a_layer_has_a_store_with_its_own_clock(clock):
+def test_a_layer_s_store_uses_the_layer_s_clock(clock):
     layer = InMemoryChannelLayer(clock=clock)
 
     assert layer.presence._clock is clock
 
 
-async def test_a_layer_that_is_flushed_forgets_who_is_present(clock):
+async def test_flushing_a_layer_removes_all_members(clock):
     layer = InMemoryChannelLayer(clock=clock)
     fleet = Fleet(layer.presence)
     await fleet.join("tab", "ada")
@@ -125,7 +125,7 @@ def sharded(shards):
     return Fleet(ShardedPresence(shards, lambda group: int(group[-1])))
 
 
-async def test_each_group_is_in_one_of_several_stores(sharded, shards):
+async def test_each_group_is_stored_in_one_shard(sharded, shards):
     await sharded.join("tab", "ada", group="room0")
     [left] = await sharded.add("tab", "bob", group="room1", grace=0)
     await sharded.store.confirm(left)
@@ -138,7 +138,7 @@ async def test_each_group_is_in_one_of_several_stores(sharded, shards):
     ]
 
 
-async def test_what_is_due_is_found_in_all_of_them(sharded):
+async def test_a_reap_covers_all_shards(sharded):
     for group in ("room0", "room1"):
         await sharded.join("tab", "ada", grace=0, group=group)
         await sharded.expire("tab", group=group)
@@ -146,7 +146,7 @@ async def test_what_is_due_is_found_in_all_of_them(sharded):
     assert sorted(each.group for each in await sharded.reap()) == ["room0", "room1"]
 
 
-async def test_the_next_look_is_when_something_is_due_in_any(sharded):
+async def test_the_next_reap_is_due_when_any_shard_has_something_due(sharded):
     await sharded.join("tab", "ada", group="room1")
     assert (await sharded.store.reap(1)).due_in == pytest.approx(100)
 
@@ -155,7 +155,7 @@ async def test_the_next_look_is_when_something_is_due_in_any(sharded):
     assert (await sharded.store.reap(1)).due_in == pytest.approx(50)
 
 
-async def test_a_store_that_is_away_does_not_hide_what_others_hand_out(sharded, shards):
+async def test_an_unreachable_shard_does_not_hide_events_of_the_others(sharded, shards):
     await sharded.join("tab", "ada", grace=0, group="room0")
     await sharded.expire("tab", group="room0")
     shards[1].away = True
@@ -168,7 +168,9 @@ async def test_a_store_that_is_away_does_not_hide_what_others_hand_out(sharded, 
         await sharded.store.reap(1)
 
 
-async def test_entries_elsewhere_are_renewed_while_one_store_is_away(sharded, shards):
+async def test_entries_of_other_shards_are_refreshed_while_one_is_unreachable(
+    sharded, shards
+):
     for group in ("room0", "room1"):
         await sharded.join("tab", "ada", group=group)
     shards[0].away = True

@@ -214,7 +214,7 @@ async def test_a_connection_joins_and_leaves_at_once(process):
     assert process.called == [("joined", "ada"), ("left", "ada")]
 
 
-async def test_without_presence_nothing_is_kept_nor_told(process, store):
+async def test_without_presence_nothing_is_stored_or_announced(process, store):
     await process.add("tab", "ada", Presence.OFF)
     await process.remove("tab")
 
@@ -223,7 +223,7 @@ async def test_without_presence_nothing_is_kept_nor_told(process, store):
     assert store.asked == []
 
 
-async def test_a_user_who_reloads_is_not_seen_to_leave(process, clock):
+async def test_a_user_who_reloads_does_not_leave(process, clock):
     await process.add("tab 0", "ada")
 
     for number in range(20):
@@ -236,7 +236,7 @@ async def test_a_user_who_reloads_is_not_seen_to_leave(process, clock):
     assert process.called == [("joined", "ada")]
 
 
-async def test_the_grace_is_a_topic_s_own(process, clock):
+async def test_the_grace_is_that_of_the_topic(process, clock):
     await process.add("tab", "ada", grace=2)
     await process.remove("tab")
 
@@ -246,7 +246,7 @@ async def test_the_grace_is_a_topic_s_own(process, clock):
     assert process.said == [("join", "ada"), ("leave", "ada")]
 
 
-async def test_a_user_who_goes_to_another_process_during_a_deploy_never_left(
+async def test_a_user_who_moves_to_another_process_in_a_deploy_does_not_leave(
     make, clock
 ):
     old, new = make(), make()
@@ -262,7 +262,7 @@ async def test_a_user_who_goes_to_another_process_during_a_deploy_never_left(
     assert new.said == []
 
 
-async def test_a_process_that_ends_leaves_for_all_its_connections(process, store):
+async def test_a_closing_tracker_removes_all_its_connections(process, store):
     for number in range(100):
         await process.add(f"tab {number}", "ada", Presence.PER_CONNECTION)
 
@@ -273,7 +273,7 @@ async def test_a_process_that_ends_leaves_for_all_its_connections(process, store
     assert process.called == [("joined", "ada"), ("left", "ada")]
 
 
-async def test_somebody_unknown_is_announced_and_no_hook_is_told(process):
+async def test_an_anonymous_connection_is_announced_without_a_hook_call(process):
     await process.add("tab 1", "")
     await process.add("tab 2", "")
     await process.remove("tab 1")
@@ -283,7 +283,7 @@ async def test_somebody_unknown_is_announced_and_no_hook_is_told(process):
     assert await process.users() == ["tab 2"]
 
 
-async def test_a_connection_that_comes_back_is_somebody_new(process):
+async def test_a_connection_that_is_added_again_gets_a_new_presence_id(process):
     """Whoever saw its id leave takes that to be for ever."""
     for _ in range(3):
         await process.add("tab", "ada", Presence.PER_CONNECTION)
@@ -297,14 +297,14 @@ async def test_a_connection_that_comes_back_is_somebody_new(process):
     assert all(id_.startswith("tab") for id_ in ids)
 
 
-async def test_entering_twice_is_as_once(process):
+async def test_adding_a_connection_twice_announces_one_join(process):
     await process.add("tab", "ada", Presence.PER_CONNECTION)
     await process.add("tab", "ada", Presence.PER_CONNECTION)
 
     assert process.said == [("join", "ada")]
 
 
-async def test_how_many_there_are_is_known(process):
+async def test_connections_and_users_of_a_group_are_counted(process):
     await process.add("tab 1", "ada")
     await process.add("tab 2", "ada")
 
@@ -314,7 +314,7 @@ async def test_how_many_there_are_is_known(process):
 # Renewing
 
 
-async def test_entries_last_as_long_as_their_process(process, clock):
+async def test_entries_last_while_their_process_refreshes_them(process, clock):
     await process.add("tab", "ada")
 
     for _ in range(20):
@@ -326,7 +326,7 @@ async def test_entries_last_as_long_as_their_process(process, clock):
     assert process.said == [("join", "ada")]
 
 
-async def test_all_entries_are_renewed_in_one_call(process, store):
+async def test_all_entries_are_refreshed_in_one_call(process, store):
     for number in range(50):
         await process.add(f"tab {number}", "ada", group=f"room{number % 5}")
     store.asked.clear()
@@ -336,7 +336,9 @@ async def test_all_entries_are_renewed_in_one_call(process, store):
     assert store.asked == ["refresh"]
 
 
-async def test_what_the_store_has_lost_is_entered_again(process, store, clock, caplog):
+async def test_entries_that_the_store_lost_are_added_again(
+    process, store, clock, caplog
+):
     await process.add("tab 1", "ada")
     await process.add("tab 2", "bob", Presence.PER_CONNECTION)
     store.flush()
@@ -355,9 +357,7 @@ async def test_what_the_store_has_lost_is_entered_again(process, store, clock, c
     assert process.said[2:] == [("join", "ada"), ("join", "bob"), ("changed", None)]
 
 
-async def test_a_connection_that_was_taken_for_dead_comes_back_as_somebody_new(
-    make, clock
-):
+async def test_a_connection_that_was_reaped_is_added_again_under_a_new_id(make, clock):
     cut_off, other = make(), make()
     await cut_off.add("tab", "ada", Presence.PER_CONNECTION)
     clock.advance(60)
@@ -373,13 +373,13 @@ async def test_a_connection_that_was_taken_for_dead_comes_back_as_somebody_new(
     assert await cut_off.clients() == []
 
 
-async def test_a_process_without_entries_asks_rarely(process, clock):
+async def test_a_process_without_entries_reaps_rarely(process, clock):
     await process.reap()
 
     assert 10 <= process.tracker._schedule.reap_at - clock.now <= 11
 
 
-async def test_renewals_of_many_processes_are_spread(process, clock):
+async def test_refreshes_of_many_processes_are_spread(process, clock):
     times = set()
     for _ in range(10):
         await process.refresh_all()
@@ -393,7 +393,7 @@ async def test_renewals_of_many_processes_are_spread(process, clock):
 # Processes that are killed
 
 
-async def test_what_a_killed_process_leaves_behind_is_told_by_another(make, clock):
+async def test_a_leave_of_a_killed_process_is_announced_by_another(make, clock):
     killed, other = make(), make()
     await killed.add("tab", "ada")
     await killed.die()
@@ -409,7 +409,7 @@ async def test_what_a_killed_process_leaves_behind_is_told_by_another(make, cloc
     assert await other.users() == []
 
 
-async def test_only_one_process_tells_it(make, clock):
+async def test_only_one_process_announces_a_leave(make, clock):
     killed, *others = [make() for _ in range(4)]
     await killed.add("tab 1", "ada", grace=0)
     await killed.add("tab 2", "bob", Presence.PER_CONNECTION)
@@ -438,7 +438,7 @@ async def test_a_hook_whose_process_died_runs_in_another(make, clock):
     assert other.called == [("joined", "ada")]
 
 
-async def test_who_looks_after_others_needs_no_entries(make, clock):
+async def test_a_process_without_entries_reaps_those_of_others(make, clock):
     killed, other = make(), make()
     await killed.add("tab", "ada", grace=0)
     await killed.die()
@@ -449,7 +449,7 @@ async def test_who_looks_after_others_needs_no_entries(make, clock):
     assert other.said == [("leave", "ada")]
 
 
-async def test_a_grace_is_looked_after_when_it_ends(process, clock):
+async def test_a_reap_is_scheduled_for_the_end_of_a_grace(process, clock):
     await process.reap()
     await process.add("tab", "ada", grace=5)
     await process.remove("tab")
@@ -494,7 +494,7 @@ async def test_hooks_of_a_user_run_one_after_the_other(make):
     assert two.called == []
 
 
-async def test_a_slow_hook_does_not_hold_up_what_is_announced(process):
+async def test_a_slow_hook_does_not_delay_announcements(process):
     done = asyncio.Event()
     process.hook = lambda event, user: done.wait()
 
@@ -509,7 +509,7 @@ async def test_a_slow_hook_does_not_hold_up_what_is_announced(process):
     assert len(process.called) == 20
 
 
-async def test_what_waited_longer_than_its_claim_is_left_to_others(process, clock):
+async def test_a_hook_that_waited_too_long_is_left_to_other_processes(process, clock):
     """Else a hook that falls behind would run twice for everybody."""
     done = asyncio.Event()
     process.hook = lambda event, user: done.wait()
@@ -528,7 +528,9 @@ async def test_what_waited_longer_than_its_claim_is_left_to_others(process, cloc
     assert len(process.called) == 10
 
 
-async def test_what_waited_too_long_to_be_announced_is_left_to_others(process, clock):
+async def test_an_announcement_that_waited_too_long_is_left_to_other_processes(
+    process, clock
+):
     gate = asyncio.Event()
     announce = process.tracker._announcer._announce
 
@@ -551,7 +553,7 @@ async def test_what_waited_too_long_to_be_announced_is_left_to_others(process, c
     assert process.said.count(("join", "bob")) == 1
 
 
-async def test_a_hook_runs_again_when_that_it_ran_could_not_be_said(
+async def test_a_hook_runs_again_when_its_event_could_not_be_confirmed(
     process, store, clock
 ):
     confirm = store.confirm
@@ -568,7 +570,7 @@ async def test_a_hook_runs_again_when_that_it_ran_could_not_be_said(
     assert process.called == [("joined", "ada"), ("joined", "ada")]
 
 
-async def test_a_tracker_without_a_hook_still_tells_clients(store, clock):
+async def test_a_tracker_without_a_hook_announces_to_clients(store, clock):
     said = []
 
     async def announce(group, event, member):
@@ -586,7 +588,7 @@ async def test_a_tracker_without_a_hook_still_tells_clients(store, clock):
 # A store that is away
 
 
-async def test_entering_while_the_store_is_away_is_refused(process, store):
+async def test_adding_fails_while_the_store_is_unreachable(process, store):
     store.away = True
 
     with pytest.raises(LayerUnavailable):
@@ -595,7 +597,7 @@ async def test_entering_while_the_store_is_away_is_refused(process, store):
     assert process.tracker._entries == {}
 
 
-async def test_whoever_may_have_entered_all_the_same_is_taken_out(process, store):
+async def test_a_connection_whose_add_was_cancelled_is_removed(process, store):
     store.gate = asyncio.Event()
     entering = asyncio.create_task(process.add("tab", "ada", grace=0))
     await until(lambda: store._groups)
@@ -610,7 +612,9 @@ async def test_whoever_may_have_entered_all_the_same_is_taken_out(process, store
     assert await process.clients() == []
 
 
-async def test_leaving_while_the_store_is_away_is_done_later(process, store, caplog):
+async def test_connections_that_leave_while_the_store_is_unreachable_are_removed_later(
+    process, store, caplog
+):
     await process.add("tab 1", "ada", Presence.PER_CONNECTION)
     await process.add("tab 2", "bob", Presence.PER_CONNECTION)
     store.away = True
@@ -630,7 +634,7 @@ async def test_leaving_while_the_store_is_away_is_done_later(process, store, cap
     ]
 
 
-async def test_a_store_that_is_away_is_not_asked_for_every_departure(process, store):
+async def test_an_unreachable_store_is_not_called_for_every_leave(process, store):
     for number in range(10):
         await process.add(f"tab {number}", "ada")
     store.away = True
@@ -643,7 +647,7 @@ async def test_a_store_that_is_away_is_not_asked_for_every_departure(process, st
     assert store.asked == []
 
 
-async def test_it_is_tried_again_soon(process, store, clock):
+async def test_refresh_and_reap_are_retried_soon(process, store, clock):
     store.away = True
 
     await process.refresh_all()
@@ -653,7 +657,9 @@ async def test_it_is_tried_again_soon(process, store, clock):
     assert process.tracker._schedule.reap_at - clock.now <= 1
 
 
-async def test_who_leaves_while_entering_is_taken_out_afterwards(process, store):
+async def test_a_connection_that_leaves_during_its_add_is_removed_afterwards(
+    process, store
+):
     store.gate = asyncio.Event()
     entering = asyncio.create_task(process.add("tab", "ada", Presence.PER_CONNECTION))
     await until(lambda: store._groups)
@@ -666,7 +672,9 @@ async def test_who_leaves_while_entering_is_taken_out_afterwards(process, store)
     assert process.said == [("join", "ada"), ("leave", "ada")]
 
 
-async def test_who_leaves_while_entering_again_is_taken_out_afterwards(process, store):
+async def test_a_connection_that_leaves_while_it_is_added_again_is_removed_afterwards(
+    process, store
+):
     await process.add("tab", "ada", Presence.PER_CONNECTION)
     store.flush()
     store.gate = asyncio.Event()
@@ -680,7 +688,7 @@ async def test_who_leaves_while_entering_again_is_taken_out_afterwards(process, 
     assert await process.clients() == []
 
 
-async def test_who_leaves_while_entering_again_fails_is_taken_out_afterwards(
+async def test_a_connection_that_leaves_while_adding_it_again_fails_is_removed_afterwards(
     process, store
 ):
     await process.add("tab", "ada", Presence.PER_CONNECTION)
@@ -699,7 +707,9 @@ async def test_who_leaves_while_entering_again_fails_is_taken_out_afterwards(
     assert await process.clients() == []
 
 
-async def test_who_leaves_while_entering_fails_is_taken_out_afterwards(process, store):
+async def test_a_connection_that_leaves_while_its_add_fails_is_removed_afterwards(
+    process, store
+):
     entered = store.add
 
     async def lose_the_answer(*args, **options):
@@ -715,7 +725,7 @@ async def test_who_leaves_while_entering_fails_is_taken_out_afterwards(process, 
     assert await process.clients() == []
 
 
-async def test_who_leaves_before_it_is_their_turn_to_enter_again_does_not(
+async def test_a_connection_that_has_left_is_not_added_again(
     process, store, monkeypatch
 ):
     monkeypatch.setattr(presence, "_ADDED_AT_ONCE", 1)
@@ -733,7 +743,7 @@ async def test_who_leaves_before_it_is_their_turn_to_enter_again_does_not(
     assert await process.users() == ["ada"]
 
 
-async def test_who_is_entering_is_not_taken_for_forgotten(process, store):
+async def test_a_connection_that_is_being_added_is_not_reported_missing(process, store):
     entered = store.add
     gate = asyncio.Event()
 
@@ -752,7 +762,7 @@ async def test_who_is_entering_is_not_taken_for_forgotten(process, store):
     assert process.said == [("join", "ada")]
 
 
-async def test_who_waits_to_be_taken_out_is_taken_out_once(process):
+async def test_a_connection_that_waits_for_its_removal_is_removed_once(process):
     for number in range(40):
         await process.add(f"tab {number}", "ada", Presence.PER_CONNECTION)
 
@@ -763,7 +773,7 @@ async def test_who_waits_to_be_taken_out_is_taken_out_once(process):
     assert process.said.count(("leave", "ada")) == 40
 
 
-async def test_only_so_many_departures_are_remembered(process, monkeypatch):
+async def test_the_number_of_remembered_presence_ids_is_limited(process, monkeypatch):
     monkeypatch.setattr(presence, "_REMEMBERED_IDS", 2)
 
     for number in range(5):
@@ -773,7 +783,7 @@ async def test_only_so_many_departures_are_remembered(process, monkeypatch):
     assert list(process.tracker._used_ids) == [("room", "tab 3"), ("room", "tab 4")]
 
 
-async def test_what_cannot_be_entered_again_is_tried_until_it_can(process, store):
+async def test_a_failed_add_is_retried_until_it_succeeds(process, store):
     await process.add("tab", "ada")
     store.flush()
     entered = store.add
@@ -793,7 +803,7 @@ async def test_what_cannot_be_entered_again_is_tried_until_it_can(process, store
 # Telling
 
 
-async def test_who_could_not_be_announced_is_made_up_for(process, clock):
+async def test_a_failed_announcement_is_followed_by_a_change(process, clock):
     process.mute = True
     await process.add("tab", "ada", Presence.PER_CONNECTION)
     process.mute = False
@@ -804,7 +814,9 @@ async def test_who_could_not_be_announced_is_made_up_for(process, clock):
     assert process.said == [("changed", None)]
 
 
-async def test_a_user_who_could_not_be_announced_is_announced_later(process, clock):
+async def test_a_join_of_a_user_whose_announcement_failed_is_announced_later(
+    process, clock
+):
     process.mute = True
     await process.add("tab", "ada")
     process.mute = False
@@ -817,7 +829,9 @@ async def test_a_user_who_could_not_be_announced_is_announced_later(process, clo
     assert process.called == [("joined", "ada")]
 
 
-async def test_an_error_in_telling_is_logged_and_made_up_for(process, clock, caplog):
+async def test_an_error_in_announcing_is_logged_and_followed_by_a_change(
+    process, clock, caplog
+):
     process.tracker._announcer._announce = None
 
     await process.add("tab", "ada", Presence.PER_CONNECTION)
@@ -826,7 +840,7 @@ async def test_an_error_in_telling_is_logged_and_made_up_for(process, clock, cap
     assert process.tracker._schedule.changes == {"room": clock.now + 1}
 
 
-async def test_a_crowd_of_5000_does_not_make_a_storm(process, clock):
+async def test_five_thousand_joins_cause_a_limited_number_of_pushes(process, clock):
     """25 million pushes, if everybody heard of everybody."""
     pushes = 0
     for number in range(5000):
@@ -848,7 +862,9 @@ async def test_a_crowd_of_5000_does_not_make_a_storm(process, clock):
     assert await process.tracker.stats("room") == PresenceStats(5000, 5000)
 
 
-async def test_much_that_changes_is_said_once(process, store, clock):
+async def test_joins_beyond_the_limit_are_coalesced_into_one_change(
+    process, store, clock
+):
     store.config = PresenceConfig(pushes=1)
     before = metrics.PRESENCE_GATHERED.value
     for number in range(10):
@@ -866,7 +882,7 @@ async def test_much_that_changes_is_said_once(process, store, clock):
 # Lists
 
 
-async def test_those_who_ask_meanwhile_get_one_list(process, store):
+async def test_callers_during_a_read_share_the_next_one(process, store):
     await process.add("tab", "ada")
     store.asked.clear()
     store.gate = asyncio.Event()
@@ -885,7 +901,7 @@ async def test_those_who_ask_meanwhile_get_one_list(process, store):
     assert all(each is lists[1] for each in lists[1:])
 
 
-async def test_a_list_is_never_older_than_the_question(process, store):
+async def test_members_are_read_after_the_call(process, store):
     await process.add("tab", "ada")
     store.gate = asyncio.Event()
     first = asyncio.create_task(process.users())
@@ -902,7 +918,7 @@ async def test_a_list_is_never_older_than_the_question(process, store):
     assert await second == ["ada", "bob"]
 
 
-async def test_who_gives_up_does_not_spoil_it_for_the_others(process, store):
+async def test_a_cancelled_caller_does_not_cancel_the_read_of_others(process, store):
     await process.add("tab", "ada")
     store.gate = asyncio.Event()
     one = asyncio.create_task(process.users())
@@ -915,7 +931,7 @@ async def test_who_gives_up_does_not_spoil_it_for_the_others(process, store):
     assert await other == ["ada"]
 
 
-async def test_closing_gives_up_the_lists_that_are_read(process, store):
+async def test_closing_cancels_reads(process, store):
     await process.add("tab", "ada")
     store.gate = asyncio.Event()
     asking = [asyncio.create_task(process.users()) for _ in range(2)]
@@ -931,7 +947,7 @@ async def test_closing_gives_up_the_lists_that_are_read(process, store):
     )
 
 
-async def test_all_who_ask_are_told_that_the_store_is_away(process, store):
+async def test_all_callers_get_the_error_of_an_unreachable_store(process, store):
     store.away = True
 
     results = await asyncio.gather(
@@ -972,7 +988,7 @@ def listening():
     return announce, heard
 
 
-async def test_a_living_process_keeps_its_entries_and_tells_of_a_killed_one_s(
+async def test_a_running_tracker_refreshes_its_entries_and_reaps_those_of_a_killed_one(
     alive, store
 ):
     quiet, _ = listening()
@@ -989,7 +1005,7 @@ async def test_a_living_process_keeps_its_entries_and_tells_of_a_killed_one_s(
     assert left.user == "ada"
 
 
-async def test_a_grace_ends_by_itself(alive):
+async def test_a_running_tracker_announces_the_end_of_a_grace(alive):
     announce, heard = listening()
     tracker = alive(announce)
     await tracker.add("room", Member("tab", "ada"), Presence.PER_USER, grace=0.05)
@@ -1000,7 +1016,7 @@ async def test_a_grace_ends_by_itself(alive):
         assert [await heard.get(), await heard.get()] == ["join", "leave"]
 
 
-async def test_something_unforeseen_does_not_end_it(alive, store, caplog):
+async def test_an_unexpected_error_does_not_stop_the_tracker(alive, store, caplog):
     announce, heard = listening()
     tracker = alive(announce)
     refresh = store.refresh
@@ -1019,7 +1035,7 @@ async def test_something_unforeseen_does_not_end_it(alive, store, caplog):
     assert "keeping presence failed" in caplog.text
 
 
-async def test_closing_does_not_wait_for_a_hook_for_ever(alive):
+async def test_closing_waits_for_a_hook_only_until_its_timeout(alive):
     announce, _ = listening()
     never = asyncio.Event()
     called = asyncio.Event()
@@ -1038,7 +1054,7 @@ async def test_closing_does_not_wait_for_a_hook_for_ever(alive):
     assert not any(pool.busy for pool in tracker._workers)
 
 
-async def test_a_tracker_may_be_used_again_after_it_was_closed(alive):
+async def test_a_closed_tracker_can_be_used_again(alive):
     announce, heard = listening()
     tracker = alive(announce)
     await tracker.add("room", Member("tab", "ada"), Presence.PER_CONNECTION)

@@ -441,7 +441,7 @@ async def test_a_token_of_a_user_who_was_deactivated_is_refused(user):
     assert await refused(**with_token(token)) == NO
 
 
-async def test_a_subscription_token_connects_nobody(user):
+async def test_a_subscription_token_is_refused_to_connect(user):
     token = subscription_token(user, "room:tea")
 
     assert await refused(**with_token(token)) == NO

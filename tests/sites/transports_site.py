@@ -76,7 +76,11 @@ class Endpoint(TopicsEndpoint):
     @rpc
     async def much_changes(self, topic: str):
         """Have presence say what it says when it does not tell of each."""
-        await current().trackers.get("default")._announcer._announce(topic, "changed", None)
+        await (
+            current()
+            .trackers.get("default")
+            ._announcer._announce(topic, "changed", None)
+        )
 
 
 def page(request):

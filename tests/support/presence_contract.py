@@ -139,19 +139,21 @@ class PresenceContract:
 
     # Users
 
-    async def test_only_a_user_s_first_connection_is_their_join(self, fleet):
+    async def test_the_first_connection_of_a_user_is_their_join(self, fleet):
         assert events(await fleet.add("tab 1", "ada")) == [JOINED]
         assert events(await fleet.add("tab 2", "ada")) == []
         assert events(await fleet.add("tab 3", "bob")) == [("join", "bob", True)]
 
-    async def test_users_of_one_group_are_not_in_another(self, fleet):
+    async def test_members_of_one_group_are_not_in_another(self, fleet):
         await fleet.join("tab", "ada", group="one")
 
         assert events(await fleet.add("tab", "ada", group="two")) == [JOINED]
         assert await fleet.users("one") == await fleet.users("two") == ["ada"]
         assert await fleet.users("three") == []
 
-    async def test_only_the_last_departure_without_a_grace_is_their_leave(self, fleet):
+    async def test_without_a_grace_the_last_removal_of_a_user_is_their_leave(
+        self, fleet
+    ):
         await fleet.join("tab 1", "ada", grace=0)
         await fleet.join("tab 2", "ada", grace=0)
 
@@ -160,7 +162,7 @@ class PresenceContract:
         assert events(await fleet.remove("tab 2")) == [LEFT]
         assert await fleet.users() == []
 
-    async def test_a_user_who_comes_back_within_the_grace_was_never_away(self, fleet):
+    async def test_a_user_who_returns_within_the_grace_causes_no_event(self, fleet):
         id_ = await fleet.join("tab 1", "ada")
         assert events(await fleet.remove("tab 1")) == []
         assert await fleet.users() == ["ada"]
@@ -179,7 +181,7 @@ class PresenceContract:
         assert events(await fleet.reap()) == [LEFT]
         assert await fleet.store.stats("room") == PresenceStats(0, 0)
 
-    async def test_a_grace_that_is_over_and_not_noticed_may_still_be_used(
+    async def test_a_user_who_returns_before_the_reap_causes_no_event(
         self, fleet, elapse
     ):
         id_ = await fleet.join("tab", "ada", grace=SHORT)
@@ -190,7 +192,7 @@ class PresenceContract:
         assert events(await fleet.reap()) == []
         assert list(await fleet.store.members("room", per_user=True)) == [id_]
 
-    async def test_a_presence_id_is_never_given_again(self, fleet):
+    async def test_a_presence_id_of_a_user_is_never_used_again(self, fleet):
         ids = [await fleet.join("tab", "ada", grace=0)]
         for _ in range(3):
             [left] = await fleet.remove("tab")
@@ -200,7 +202,7 @@ class PresenceContract:
 
         assert len(set(ids)) == 4
 
-    async def test_a_user_is_shown_as_their_first_connection_said(self, fleet):
+    async def test_a_user_has_the_info_of_their_first_connection(self, fleet):
         id_ = await fleet.join("tab 1", "ada")
         await fleet.add("tab 2", "ada")
         await fleet.remove("tab 1")
@@ -209,7 +211,7 @@ class PresenceContract:
 
         assert members == {id_: Member(id_, "ada", '"tab 1"')}
 
-    async def test_names_and_info_come_back_as_they_were_given(self, fleet):
+    async def test_names_and_info_are_returned_unchanged(self, fleet):
         member = Member("tab", "☃ ada:1 \n", '{"name": "☃ \\" \\u0000", "n": [1, 2.5]}')
         [joined] = await fleet.store.add("room", member, per_user=True, grace=0)
         assert joined.member == replace(member, client=joined.member.client)
@@ -220,7 +222,7 @@ class PresenceContract:
 
         assert left.member == joined.member
 
-    async def test_info_is_none_where_none_was_given(self, fleet):
+    async def test_info_is_none_without_any(self, fleet):
         await fleet.store.add("room", Member("tab", "ada"), per_user=True, grace=0)
 
         [user] = (await fleet.store.members("room", per_user=True)).values()
@@ -247,7 +249,7 @@ class PresenceContract:
             ("leave", "tab 2"),
         ]
 
-    async def test_counted_by_connection_the_application_hears_of_users(self, fleet):
+    async def test_with_connections_as_members_claims_are_for_users(self, fleet):
         first = await fleet.add("tab 1", "ada", per_user=False, grace=0)
         await fleet.confirm(first)
         assert [(each.push, bool(each.claim)) for each in first] == [
@@ -265,7 +267,7 @@ class PresenceContract:
             ("leave", True),
         ]
 
-    async def test_entering_again_changes_nothing(self, fleet):
+    async def test_adding_a_connection_again_changes_nothing(self, fleet):
         await fleet.join("tab", "ada", per_user=False, grace=0)
 
         assert await fleet.add("tab", "ada", per_user=False, grace=0) == []
@@ -273,14 +275,14 @@ class PresenceContract:
         assert events(await fleet.remove("tab")) == [("leave", "ada", False), LEFT]
         assert await fleet.clients() == []
 
-    async def test_leaving_without_being_in_it_changes_nothing(self, fleet):
+    async def test_removing_an_unknown_connection_changes_nothing(self, fleet):
         await fleet.join("tab", "ada", grace=0)
 
         assert await fleet.remove("other") == []
         assert await fleet.remove("tab", group="other") == []
         assert await fleet.users() == ["ada"]
 
-    async def test_somebody_unknown_is_a_user_in_each_connection(self, fleet):
+    async def test_each_anonymous_connection_is_a_user(self, fleet):
         await fleet.confirm(await fleet.add("tab 1"))
         await fleet.confirm(await fleet.add("tab 2"))
         assert await fleet.users() == ["tab 1", "tab 2"]
@@ -312,7 +314,7 @@ class PresenceContract:
 
     # Processes that are killed
 
-    async def test_what_is_not_renewed_is_not_listed(self, fleet):
+    async def test_a_connection_that_is_not_refreshed_is_not_listed(self, fleet):
         await fleet.join("tab 1", "ada", grace=0)
         await fleet.join("tab 2", "bob", grace=0)
 
@@ -355,7 +357,7 @@ class PresenceContract:
         left = [each.member.user for each in found if each.claim]
         assert sorted(left) == sorted(names)
 
-    async def test_what_expired_in_any_group_is_reaped(self, fleet):
+    async def test_expired_connections_of_all_groups_are_reaped(self, fleet):
         for group in ("one", "two", "three"):
             await fleet.join("tab", "ada", grace=0, group=group)
             await fleet.expire("tab", group=group)
@@ -364,7 +366,9 @@ class PresenceContract:
 
         assert sorted(each.group for each in found) == ["one", "three", "two"]
 
-    async def test_an_expired_entry_that_is_renewed_in_time_stays(self, fleet):
+    async def test_an_expired_connection_that_is_refreshed_before_the_reap_stays(
+        self, fleet
+    ):
         await fleet.join("tab", "ada", grace=0)
         await fleet.expire("tab")
 
@@ -372,7 +376,7 @@ class PresenceContract:
         assert await fleet.reap() == []
         assert await fleet.users() == ["ada"]
 
-    async def test_what_has_been_forgotten_is_said_when_it_is_renewed(self, fleet):
+    async def test_a_refresh_returns_the_missing_connections(self, fleet):
         await fleet.join("tab 1", "ada")
         await fleet.join("tab 2", "ada")
         await fleet.join("tab 3", "ada", group="other")
@@ -389,7 +393,9 @@ class PresenceContract:
             ("room", "tab 1"),
         ]
 
-    async def test_renewing_what_is_not_there_takes_nobody_s_grace_away(self, fleet):
+    async def test_refreshing_an_unknown_connection_keeps_the_grace_of_its_user(
+        self, fleet
+    ):
         await fleet.join("tab", "ada")
         await fleet.remove("tab")
 
@@ -397,11 +403,11 @@ class PresenceContract:
 
         assert await fleet.users() == ["ada"]
 
-    async def test_nothing_is_renewed_where_nobody_is_named(self, fleet):
+    async def test_a_refresh_of_no_connections_returns_nothing(self, fleet):
         assert await fleet.store.refresh({}) == []
         assert await fleet.store.refresh({"room": []}) == []
 
-    async def test_many_are_renewed_at_once(self, fleet):
+    async def test_thousands_of_connections_are_refreshed_in_one_call(self, fleet):
         crowd = {f"room{n}": [f"tab {m}" for m in range(30)] for n in range(70)}
         crowd["room0"] = [f"tab {m}" for m in range(2300)]
         for group, clients in crowd.items():
@@ -416,7 +422,7 @@ class PresenceContract:
             for client in clients[2:]
         )
 
-    async def test_it_says_when_something_is_due(self, fleet):
+    async def test_a_reap_returns_when_something_is_due(self, fleet):
         assert (await fleet.store.reap(10)).due_in is None
 
         await fleet.join("tab", "ada")
@@ -425,7 +431,7 @@ class PresenceContract:
         assert due_in is not None
         assert 90 < due_in <= 100
 
-    async def test_a_grace_that_ends_is_due_then(self, fleet):
+    async def test_the_end_of_a_grace_is_due(self, fleet):
         await fleet.join("tab", "ada", grace=50)
         await fleet.remove("tab")
 
@@ -436,7 +442,7 @@ class PresenceContract:
 
     # What must be confirmed
 
-    async def test_a_claim_that_nobody_confirms_is_given_to_somebody_else(self, fleet):
+    async def test_a_claim_that_is_not_confirmed_is_handed_out_again(self, fleet):
         [joined] = await fleet.add("tab", "ada", config=LAPSED)
 
         [again] = await fleet.reap()
@@ -445,12 +451,12 @@ class PresenceContract:
         assert again.claim != joined.claim
         assert await fleet.reap() == []
 
-    async def test_a_claim_is_not_given_to_two(self, fleet):
+    async def test_a_claim_is_not_handed_out_twice(self, fleet):
         await fleet.add("tab", "ada")
 
         assert await fleet.reap() == []
 
-    async def test_a_confirmation_that_comes_too_late_does_nothing(self, fleet):
+    async def test_a_late_confirmation_has_no_effect(self, fleet):
         [joined] = await fleet.add("tab", "ada", grace=0, config=LAPSED)
         [again] = await fleet.reap()
         await fleet.remove("tab")
@@ -480,7 +486,9 @@ class PresenceContract:
         assert events([joined]) == [JOINED]
         assert joined.member.client == second != first
 
-    async def test_who_was_away_before_the_join_was_confirmed_keeps_the_id(self, fleet):
+    async def test_a_user_who_returns_before_the_join_is_confirmed_keeps_the_id(
+        self, fleet
+    ):
         [joined] = await fleet.add("tab", "ada", grace=0)
         await fleet.remove("tab")
 
@@ -501,7 +509,7 @@ class PresenceContract:
 
     # Crowds
 
-    async def test_more_pushes_than_allowed_are_gathered_into_one(self, fleet):
+    async def test_pushes_beyond_the_limit_are_coalesced(self, fleet):
         config = replace(CONFIG, pushes=10)
 
         async def crowd(group):
@@ -521,7 +529,7 @@ class PresenceContract:
         [later] = [each.changed_in for each in found if each.changed_in is not None]
         assert 0 < later <= 1
 
-    async def test_departures_count_as_pushes_too(self, fleet):
+    async def test_leaves_count_as_pushes(self, fleet):
         config = replace(CONFIG, pushes=4)
 
         async def crowd(group):
@@ -540,7 +548,7 @@ class PresenceContract:
         # 3 heard of the first, 2 would of the second, 1 does of the third.
         assert [each.push for each in found] == [True, False, True]
 
-    async def test_a_room_too_big_for_any_push_hears_as_often_as_it_may(self, fleet):
+    async def test_a_group_too_big_for_one_push_gets_changes_at_the_limit(self, fleet):
         for number in range(6):
             await fleet.join(f"tab {number}", "ada")
 
@@ -549,7 +557,7 @@ class PresenceContract:
         assert not joined.push
         assert joined.changed_in == pytest.approx(3.5, abs=0.5)
 
-    async def test_groups_are_allowed_their_own_pushes(self, fleet):
+    async def test_each_group_has_its_own_limit_of_pushes(self, fleet):
         config = replace(CONFIG, pushes=1)
         for group in ("one", "two"):
             [event] = await fleet.add("tab", "ada", group=group, config=config)
@@ -557,7 +565,7 @@ class PresenceContract:
 
     # Nothing stays behind
 
-    async def test_nothing_is_kept_of_those_who_have_gone(self, fleet, kept):
+    async def test_nothing_is_stored_of_removed_connections(self, fleet, kept):
         for number in range(5):
             await fleet.join(f"tab {number}", f"{number % 2}", grace=0)
         await fleet.join("last", "", per_user=False)
@@ -569,7 +577,7 @@ class PresenceContract:
 
         assert kept() == []
 
-    async def test_several_at_once_agree_on_who_is_the_first(self, fleet):
+    async def test_concurrent_adds_of_a_user_cause_one_join(self, fleet):
         found = await asyncio.gather(
             *(fleet.add(f"tab {number}", "ada") for number in range(20))
         )

@@ -61,24 +61,24 @@ CATCHERS = {
     "presence_is_empty": f"{TOPICS}one_sees_who_is_there",
     "nobody_hears_of_others": (f"{TOPICS}who_asked_for_it_hears_who_comes_and_goes"),
     "a_bad_token_closes_with_another_code": (
-        f"{AUTH}a_token_that_proves_nothing_ends_the_connection_for_good[text]"
+        f"{AUTH}an_invalid_token_closes_the_connection_for_good[text]"
     ),
     "expired_tokens_are_good": (
         f"{AUTH}an_expired_token_is_an_error_so_that_a_fresh_one_is_fetched",
-        f"{AUTH}a_token_for_something_else_does_not_help[expired]",
+        f"{AUTH}a_token_for_another_purpose_is_refused[expired]",
     ),
     "signatures_are_not_checked": (
-        f"{AUTH}a_token_that_proves_nothing_ends_the_connection_for_good[key]"
+        f"{AUTH}an_invalid_token_closes_the_connection_for_good[key]"
     ),
     "a_token_is_good_for_every_topic": (
-        f"{AUTH}a_token_for_something_else_does_not_help[topic]"
+        f"{AUTH}a_token_for_another_purpose_is_refused[topic]"
     ),
     "everybody_may_subscribe": f"{TOPICS}who_may_not_subscribe_is_told_why[closed-103]",
     "a_connection_outlives_its_token": (
-        f"{AUTH}a_connection_whose_token_ran_out_is_closed"
+        f"{AUTH}a_connection_whose_token_expired_is_closed"
     ),
     "a_subscription_outlives_its_token": (
-        f"{AUTH}a_subscription_whose_token_ran_out_ends_alone"
+        f"{AUTH}a_subscription_whose_token_expired_ends_alone"
     ),
     "there_are_no_pings": f"{TOPICS}who_answers_pings_stays",
     "nobody_has_to_answer_a_ping": f"{TOPICS}who_does_not_answer_a_ping_is_closed",

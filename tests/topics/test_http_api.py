@@ -130,7 +130,7 @@ async def test_without_a_key_in_the_settings_there_is_no_api(app, settings):
         ((b"authorization", b"Bearer " + KEY.encode()),),
     ],
 )
-async def test_without_the_key_nothing_is_answered(app, headers):
+async def test_a_request_without_the_key_is_rejected(app, headers):
     answer = await request(app, "POST", "/connection/api/info", headers=headers)
 
     assert answer.status == 401
@@ -139,18 +139,18 @@ async def test_without_the_key_nothing_is_answered(app, headers):
 @pytest.mark.parametrize(
     "headers", [(ENTRY,), ((b"authorization", b"apikey " + KEY.encode()),)]
 )
-async def test_the_key_opens_it(app, headers):
+async def test_a_request_with_the_key_is_served(app, headers):
     assert "result" in await call(app, "info", headers=headers)
 
 
-async def test_every_key_opens_it_while_one_is_replaced(app, settings):
+async def test_every_configured_key_is_accepted(app, settings):
     settings.TIDERACE = {"TOPICS": {"API_KEYS": ["the-next-key-of-them", KEY]}}
 
     assert "result" in await call(app, "info")
 
 
 @pytest.mark.parametrize("key", ["", "short"])
-def test_a_key_that_can_be_guessed_is_no_setting(key):
+def test_a_short_key_is_refused_in_the_settings(key):
     with pytest.raises(conf.UnknownSetting, match="API_KEYS"):
         conf.validate({"TOPICS": {"API_KEYS": [key]}})
 
@@ -179,14 +179,14 @@ async def test_a_page_of_another_site_cannot_use_an_open_api(app, settings):
     assert b"access-control-allow-origin" not in asked.headers
 
 
-async def test_it_wants_a_post(app):
+async def test_other_http_methods_than_post_are_rejected(app):
     answer = await request(app, "GET", "/connection/api/info", headers=(ENTRY,))
 
     assert answer.status == 405
 
 
 @pytest.mark.parametrize("path", ["api/nothing", "api/publish/more", "api/_older"])
-async def test_another_method_is_not_found(app, path):
+async def test_an_unknown_api_method_is_an_error(app, path):
     answer = await request(app, "POST", f"/connection/{path}", headers=(ENTRY,))
 
     assert answer.status == 404
@@ -211,7 +211,7 @@ async def test_another_method_is_not_found(app, path):
         ("", b'{"params": {}}'),
     ],
 )
-async def test_a_request_that_cannot_be_read_is_a_bad_one(app, method, body):
+async def test_an_invalid_request_is_a_bad_request(app, method, body):
     answer = await request(
         app, "POST", f"/connection/api/{method}", body=body, headers=(ENTRY,)
     )
@@ -222,7 +222,7 @@ async def test_a_request_that_cannot_be_read_is_a_bad_one(app, method, body):
 # Publishing
 
 
-async def test_publish_tells_subscribers_and_where_it_stands(app):
+async def test_publish_reaches_subscribers_and_returns_the_position(app):
     async with WireClient(app) as client:
         await client.subscribe("room:a")
         result = await done(
@@ -240,7 +240,7 @@ async def test_a_topic_without_history_has_no_positions(app):
     assert await done(app, "publish", channel="plain", data=None) == {}
 
 
-async def test_a_key_publishes_once(app):
+async def test_an_idempotency_key_publishes_once(app):
     for _ in range(2):
         await done(app, "publish", channel="room:a", data=1, idempotency_key="k")
 
@@ -266,7 +266,7 @@ async def test_data_over_several_lines_is_one_line_for_clients(app):
         assert await client.publications(1) == [{"n": 12345678901234567890123}]
 
 
-async def test_what_is_not_served_is_refused_instead_of_ignored(app):
+async def test_unsupported_parameters_are_refused(app):
     assert (
         await refused(app, "publish", channel="room:a", data=1, skip_history=True)
         == 108
@@ -283,7 +283,7 @@ async def test_an_unknown_topic_is_102(app):
     assert await refused(app, "subscribe", user="1", channel="nowhere") == 102
 
 
-async def test_a_broadcast_answers_for_each_topic(app):
+async def test_a_broadcast_returns_a_result_for_each_topic(app):
     result = await done(
         app, "broadcast", channels=["room:a", "nowhere", "room:b"], data="x"
     )
@@ -294,7 +294,7 @@ async def test_a_broadcast_answers_for_each_topic(app):
     assert third["result"]["offset"] == 1
 
 
-async def test_a_broken_broker_is_an_internal_error_that_is_temporary(app, monkeypatch):
+async def test_an_unreachable_broker_is_a_temporary_internal_error(app, monkeypatch):
     async def away(self, *args, **kwargs):
         raise LayerUnavailable("it is away")
 
@@ -364,7 +364,7 @@ async def test_disconnect_closes_the_connections_of_a_user(app):
         assert await client.closed() == (4700, "go")
 
 
-async def test_disconnect_can_mean_one_connection(app):
+async def test_disconnect_can_close_one_connection(app):
     async with (
         WireClient(app, user=user(7)) as stays,
         WireClient(app, user=user(7)) as goes,
@@ -375,14 +375,14 @@ async def test_disconnect_can_mean_one_connection(app):
         assert await stays.quiet()
 
 
-async def test_refresh_has_clients_come_back_with_fresh_tokens(app):
+async def test_refresh_makes_clients_reconnect_with_fresh_tokens(app):
     async with WireClient(app, user=user(7)) as client:
         await done(app, "refresh", user="7")
 
         assert (await client.closed())[0] == 3014
 
 
-async def test_refresh_can_say_that_the_connection_has_expired(app):
+async def test_refresh_can_close_a_connection_as_expired(app):
     async with WireClient(app, user=user(7)) as client:
         await done(app, "refresh", user="7", expired=True)
 
@@ -401,7 +401,7 @@ async def test_subscribe_and_unsubscribe_act_on_a_users_connections(app):
 # Asking
 
 
-async def test_presence_names_connections(app):
+async def test_presence_returns_connections(app):
     async with WireClient(app, user=user(7)) as client:
         await client.subscribe("room:a")
         presence = await done(app, "presence", channel="room:a")
@@ -414,7 +414,7 @@ async def test_presence_names_connections(app):
 @pytest.mark.parametrize(
     "method", ["presence", "presence_stats", "history", "history_remove"]
 )
-async def test_what_a_topic_does_not_have_is_not_available(app, method):
+async def test_a_feature_that_a_topic_lacks_is_not_available(app, method):
     assert await refused(app, method, channel="plain") == 108
 
 
@@ -448,7 +448,7 @@ async def test_a_position_of_another_epoch_is_unrecoverable(app):
     assert code == 112
 
 
-async def test_what_was_published_can_be_removed(app):
+async def test_history_can_be_removed(app):
     position = await done(app, "publish", channel="room:a", data=1)
     await done(app, "history_remove", channel="room:a")
 
@@ -494,7 +494,7 @@ async def test_rpc_calls_the_application(app):
     assert await refused(app, "rpc", method="nothing") == 104
 
 
-async def test_a_bug_of_the_application_is_logged_and_not_told(app, caplog):
+async def test_an_error_of_the_application_is_logged_and_not_sent(app, caplog):
     assert await refused(app, "rpc", method="break") == 100
     assert "a bug of the application" in caplog.text
 
@@ -535,7 +535,7 @@ def listening(site, *channels):
 
 @pytest.mark.servers
 @pytest.mark.timeout(120)
-def test_two_processes_answer_as_one(fleet):
+def test_survey_methods_merge_the_replies_of_two_processes(fleet):
     one, other = fleet
     with listening(one, "room:a"), listening(other, "room:a", "room:b"):
         answers = [

@@ -79,13 +79,13 @@ def no(self, user):
         (BasePermission, []),
     ],
 )
-async def test_a_ready_made_permission_lets(rule, lets):
+async def test_a_builtin_permission_allows_its_users(rule, lets):
     people = [ANYBODY, ADA, STAFF]
 
     assert [user for user in people if await may(user, rule)] == lets
 
 
-def test_has_perm_asks_django(db):
+def test_has_perm_uses_the_permissions_of_django(db):
     with_it = User.objects.create_user("ada")
     with_it.user_permissions.add(Permission.objects.get(codename="view_user"))
     without = User.objects.create_user("grace")
@@ -97,12 +97,12 @@ def test_has_perm_asks_django(db):
     assert not wait(ANYBODY, HasPerm("auth.view_user"))
 
 
-def test_a_permission_of_django_has_a_dot():
+def test_has_perm_requires_an_app_label():
     with pytest.raises(ValueError, match=r"write 'app\.codename'"):
         HasPerm("view_room")
 
 
-async def test_nobody_is_a_user_without_one():
+async def test_no_user_has_no_permission():
     assert not await may(None, IsAuthenticated)
     assert not await may(None, IsStaff)
     assert not await may(None, HasPerm("auth.view_user"))
@@ -123,14 +123,14 @@ async def test_a_topic_is_opened_by_its_own_method_alone():
     assert not await may(STAFF, can_subscribe=no)
 
 
-async def test_rules_and_method_must_all_agree():
+async def test_permission_classes_and_method_must_all_allow():
     assert await may(ADA, IsAuthenticated, AllowAny, can_subscribe=yes)
     assert not await may(ADA, IsAuthenticated, Never, can_subscribe=yes)
     assert not await may(ANYBODY, IsAuthenticated, can_subscribe=yes)
     assert not await may(ADA, IsAuthenticated, can_subscribe=no)
 
 
-async def test_a_topic_takes_publications_only_if_it_says_so():
+async def test_a_topic_accepts_publications_only_with_a_publish_method():
     assert not await may(ADA, AllowAny, action="publish")
     assert await may(ADA, AllowAny, action="publish", can_publish=yes)
     assert await may(ADA, AllowAny, action="publish", on_publish=yes)
@@ -148,7 +148,7 @@ async def test_a_topic_takes_publications_only_if_it_says_so():
         ("history", "can_read_history"),
     ],
 )
-async def test_each_action_asks_its_own_method(action, method):
+async def test_each_action_calls_its_own_method(action, method):
     others = {"can_subscribe", "can_publish", "can_see_presence", "can_read_history"}
 
     assert await may(
@@ -164,19 +164,19 @@ async def test_another_action_is_refused():
         await may(ADA, AllowAny, action="delete")
 
 
-async def test_what_is_no_permission_is_refused():
+async def test_an_invalid_permission_is_refused():
     for rule in (object(), SimpleNamespace(), int):
         with pytest.raises(TypeError, match="is no permission"):
             await may(ADA, rule)
 
 
-async def test_an_exception_is_no_agreement():
+async def test_an_exception_in_a_permission_propagates():
     for rule in (Broken, ~Broken, Broken | AllowAny):
         with pytest.raises(RuntimeError, match="broken"):
             await may(ADA, rule)
 
 
-async def test_permission_denied_is_no():
+async def test_permission_denied_counts_as_false():
     class Denies(BasePermission):
         def has_permission(self, user, topic, action):
             raise PermissionDenied
@@ -190,7 +190,7 @@ async def test_permission_denied_is_no():
 
 
 @pytest.mark.parametrize("answer", [None, 0, "", [], False])
-async def test_no_answer_is_no(answer):
+async def test_none_counts_as_false(answer):
     assert not await may(ADA, can_subscribe=lambda self, user: answer)
 
 
@@ -217,7 +217,7 @@ async def test_permissions_combine(rule, lets):
     assert [user for user in people if await may(user, rule)] == lets
 
 
-async def test_the_right_is_not_asked_when_the_left_has_decided():
+async def test_the_right_side_is_not_evaluated_when_the_left_decides():
     assert not await may(ADA, Never & MustNotBeAsked)
     assert await may(ADA, AllowAny | MustNotBeAsked)
     assert not await may(ADA, Never, MustNotBeAsked)
@@ -256,7 +256,7 @@ async def test_a_plain_method_may_return_something_to_await():
     assert not await may(ADA, can_subscribe=lambda self, user: later())
 
 
-async def test_a_rule_sees_the_user_the_topic_and_the_action():
+async def test_a_permission_gets_the_user_the_topic_and_the_action():
     seen = []
 
     class Spy(BasePermission):
@@ -279,7 +279,7 @@ def rest():
     return permissions
 
 
-async def test_permissions_of_django_rest_framework_stand_as_they_are(rest):
+async def test_permissions_of_django_rest_framework_work_unchanged(rest):
     assert await may(ADA, rest.IsAuthenticated)
     assert not await may(ANYBODY, rest.IsAuthenticated)
     assert not await may(ADA, rest.IsAdminUser)
@@ -287,7 +287,7 @@ async def test_permissions_of_django_rest_framework_stand_as_they_are(rest):
     assert await may(ANYBODY, rest.AllowAny)
 
 
-async def test_reading_is_safe_and_publishing_is_not(rest):
+async def test_publishing_is_a_post_and_all_else_a_get(rest):
     rule = rest.IsAuthenticatedOrReadOnly
 
     for action in ("subscribe", "presence", "history"):
@@ -296,7 +296,7 @@ async def test_reading_is_safe_and_publishing_is_not(rest):
     assert await may(ADA, rule, action="publish", can_publish=yes)
 
 
-async def test_their_combinations_work_and_so_do_mixed_ones(rest):
+async def test_combinations_of_django_rest_framework_work_with_ours(rest):
     assert await may(ADA, rest.IsAuthenticated & ~rest.IsAdminUser)
     assert not await may(STAFF, rest.IsAuthenticated & ~rest.IsAdminUser)
     assert await may(STAFF, IsAuthenticated & rest.IsAdminUser)
@@ -305,7 +305,7 @@ async def test_their_combinations_work_and_so_do_mixed_ones(rest):
     assert await may(ANYBODY, IsAuthenticated() | rest.AllowAny)
 
 
-async def test_theirs_may_stand_to_the_left_of_ours(rest):
+async def test_a_permission_of_django_rest_framework_works_on_the_left(rest):
     assert await may(STAFF, rest.IsAdminUser & IsAuthenticated)
     assert not await may(ADA, rest.IsAdminUser & IsAuthenticated)
     assert await may(ADA, ~(rest.IsAdminUser & IsAuthenticated) & IsAuthenticated)
@@ -313,7 +313,7 @@ async def test_theirs_may_stand_to_the_left_of_ours(rest):
     assert not await may(ADA, rest.IsAdminUser | ~IsAuthenticated)
 
 
-async def test_permissions_of_no_framework_at_all_may_too():
+async def test_a_plain_class_with_the_interface_of_a_permission_works():
     class Foreign:
         def has_permission(self, request, view):
             return request.user.is_authenticated
@@ -326,7 +326,7 @@ async def test_permissions_of_no_framework_at_all_may_too():
     assert await may(ADA, Foreign() | IsStaff())
 
 
-async def test_their_permissions_see_the_handshake(rest):
+async def test_permissions_of_django_rest_framework_get_the_handshake(rest):
     seen = {}
 
     class Spy(rest.BasePermission):
@@ -382,7 +382,7 @@ async def test_their_permissions_see_the_handshake(rest):
     }
 
 
-async def test_their_exceptions_are_no(rest):
+async def test_exceptions_of_django_rest_framework_count_as_false(rest):
     from rest_framework import exceptions
 
     for error in (exceptions.PermissionDenied, exceptions.NotAuthenticated):
@@ -396,7 +396,7 @@ async def test_their_exceptions_are_no(rest):
         assert not await may(ADA, IsStaff | Raises)
 
 
-async def test_other_exceptions_of_theirs_are_not_hidden(rest):
+async def test_other_exceptions_of_django_rest_framework_propagate(rest):
     from rest_framework import exceptions
 
     class Raises(rest.BasePermission):
@@ -407,7 +407,7 @@ async def test_other_exceptions_of_theirs_are_not_hidden(rest):
         await may(ADA, Raises)
 
 
-def test_a_handshake_without_anything_is_still_a_request():
+def test_a_minimal_handshake_is_a_valid_request():
     from tiderace.topics.handshake_request import HandshakeRequest
 
     request = HandshakeRequest({"type": "websocket"}, ANYBODY, "GET")

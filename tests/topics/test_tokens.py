@@ -113,7 +113,7 @@ ADA = User(pk=7, username="ada")
 # Connection tokens
 
 
-def test_a_connection_token_says_who_connects_and_until_when():
+def test_a_connection_token_contains_user_and_expiry():
     before = time.time()
 
     read = read_connection_token(
@@ -137,7 +137,7 @@ def test_a_token_of_an_unsaved_user_is_refused_when_it_is_made():
         connection_token(User(username="new"))
 
 
-def test_a_token_without_a_life_is_refused_when_it_is_made():
+def test_a_ttl_that_is_not_positive_is_refused():
     with pytest.raises(ValueError, match="make ttl 1 or more"):
         connection_token(ADA, ttl=0)
 
@@ -151,7 +151,7 @@ def test_a_token_that_another_program_made_is_read(keyed):
     assert (read.channels, read.subs) == (("all", "news"), {"news": {"info": 1}})
 
 
-def test_expire_at_says_when_the_connection_ends(keyed):
+def test_expire_at_is_the_end_of_the_connection(keyed):
     later = int(time.time()) + 900
     token = signed({"sub": "42", "exp": later - 800, "expire_at": later})
 
@@ -190,7 +190,7 @@ def test_expire_at_in_the_past_is_expired(keyed):
     ],
     ids=str,
 )
-def test_a_claim_of_the_wrong_kind_is_refused(keyed, claims):
+def test_a_claim_of_the_wrong_type_is_refused(keyed, claims):
     with pytest.raises(TokenInvalid):
         read_connection_token(signed(claims))
 
@@ -272,7 +272,7 @@ def test_audience_and_issuer_of_the_settings_are_written_and_asked_for(settings)
             read_connection_token(signed(claims))
 
 
-def test_a_short_secret_works_and_is_warned_of_once(settings, caplog):
+def test_a_short_secret_works_and_is_logged_once(settings, caplog):
     use_keys(settings, hs256("secret"))
     with pytest.warns(jwt.InsecureKeyLengthWarning):
         tokens = [signed({"sub": str(n)}, "secret") for n in range(3)]
@@ -297,7 +297,7 @@ def test_a_short_secret_works_and_is_warned_of_once(settings, caplog):
     ],
     ids=["no key", "a public key as a secret", "a secret as a key", "another kind"],
 )
-def test_a_key_that_is_none_is_refused_without_being_shown(settings, entry):
+def test_an_invalid_key_is_refused_without_being_shown(settings, entry):
     use_keys(settings, entry)
 
     with pytest.raises(ImproperlyConfigured, match=r"TOKEN_KEYS'\]\[0\]") as caught:
@@ -319,7 +319,7 @@ def test_a_key_of_the_settings_does_not_show_its_secret():
     assert repr(key) == "<TokenKey HS256 'one'>"
 
 
-def test_without_cryptography_a_sentence_says_what_to_install(settings, monkeypatch):
+def test_without_cryptography_the_error_names_the_package(settings, monkeypatch):
     def missing(name):
         raise NotImplementedError
 
@@ -330,7 +330,7 @@ def test_without_cryptography_a_sentence_says_what_to_install(settings, monkeypa
         read_connection_token("a.b.c")
 
 
-def test_without_pyjwt_a_sentence_says_what_to_install(monkeypatch):
+def test_without_pyjwt_the_error_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "jwt", None)
 
     with pytest.raises(ImproperlyConfigured, match=r"tiderace\[jwt\]"):
@@ -438,7 +438,7 @@ def test_nesting_that_exhausts_the_stack_is_refused(keyed):
         read_connection_token(f"{deep}.e30.AA")
 
 
-def test_a_good_signature_over_what_cannot_be_read_is_refused(keyed):
+def test_a_valid_signature_over_unreadable_claims_is_refused(keyed):
     for payload in (b"[" * 4000, b"[]", b"\xff", b"nothing"):
         token = jwt.PyJWS().encode(payload, SECRET, algorithm="HS256")
         with pytest.raises(TokenInvalid):
@@ -454,7 +454,7 @@ def test_garbage_is_refused(keyed, token):
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_refused_and_never_breaks_anything(text):
+def test_any_text_is_refused_without_another_error(text):
     for read in (read_connection_token, verified_topic):
         with pytest.raises(TokenInvalid):
             read(text)
@@ -498,7 +498,7 @@ def test_a_subject_that_is_no_text_is_refused_whatever_checked_the_rest():
 # Subscription tokens
 
 
-def test_a_subscription_token_lets_one_user_into_one_topic():
+def test_a_subscription_token_is_for_one_user_and_topic():
     token = subscription_token(ADA, "room:tea", ttl=60, info={"seat": 4})
 
     read = read_subscription_token(token, user_id="7", channel="room:tea")
@@ -516,14 +516,16 @@ def test_a_subscription_token_lets_one_user_into_one_topic():
         ("", "room:tea", "another user"),
     ],
 )
-def test_a_subscription_token_is_good_for_nothing_else(user_id, channel, why):
+def test_a_subscription_token_is_refused_for_another_user_or_topic(
+    user_id, channel, why
+):
     token = subscription_token(ADA, "room:tea")
 
     with pytest.raises(TokenInvalid, match=why):
         read_subscription_token(token, user_id=user_id, channel=channel)
 
 
-def test_a_subscription_token_of_nobody_is_not_for_a_user():
+def test_an_anonymous_subscription_token_is_refused_for_a_user():
     token = subscription_token(None, "room:tea")
 
     assert read_subscription_token(token, user_id="", channel="room:tea").user_id == ""
@@ -531,12 +533,12 @@ def test_a_subscription_token_of_nobody_is_not_for_a_user():
         read_subscription_token(token, user_id="7", channel="room:tea")
 
 
-def test_a_subscription_token_connects_nobody():
+def test_a_subscription_token_is_refused_to_connect():
     with pytest.raises(TokenInvalid, match="subscription token"):
         read_connection_token(subscription_token(ADA, "room:tea"))
 
 
-def test_a_connection_token_subscribes_to_nothing():
+def test_a_connection_token_is_refused_to_subscribe():
     with pytest.raises(TokenInvalid, match="connection token"):
         read_subscription_token(
             connection_token(ADA, channels=["room:tea"]),
@@ -579,7 +581,7 @@ def test_a_ticket_for_several_uses_may_be_used_again(user):
         wait(redeem, several, only_once=True)
 
 
-def test_a_ticket_whose_time_is_over_is_expired(user, monkeypatch):
+def test_an_old_ticket_is_expired(user, monkeypatch):
     old = ticket(user, ttl=30)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 31)
@@ -613,7 +615,7 @@ def test_a_ticket_of_a_user_who_is_gone_is_refused(user):
         wait(redeem, old)
 
 
-def test_what_was_signed_for_something_else_is_no_ticket(user):
+def test_a_value_signed_for_another_purpose_is_no_ticket(user):
     from django.core import signing
 
     other = signing.TimestampSigner(salt="other", sep=".").sign_object({"u": "1"})
@@ -629,14 +631,14 @@ def test_an_oversized_or_foreign_ticket_is_refused(db):
             wait(redeem, text)
 
 
-def test_tickets_are_for_saved_users_and_some_time(user):
+def test_a_ticket_needs_a_saved_user_and_a_positive_ttl(user):
     with pytest.raises(ValueError, match="saved user"):
         ticket(AnonymousUser())
     with pytest.raises(ValueError, match="make ttl"):
         ticket(user, ttl=-1)
 
 
-def test_a_cache_that_remembers_nothing_is_refused(user, settings):
+def test_a_dummy_cache_is_refused_for_tickets(user, settings):
     settings.CACHES = {
         "default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}
     }
@@ -645,7 +647,7 @@ def test_a_cache_that_remembers_nothing_is_refused(user, settings):
         wait(redeem, ticket(user))
 
 
-def test_another_cache_may_remember_which_tickets_were_used(user, settings):
+def test_used_tickets_can_be_stored_in_another_cache(user, settings):
     settings.CACHES = {
         "default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"},
         "shared": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
@@ -658,7 +660,7 @@ def test_another_cache_may_remember_which_tickets_were_used(user, settings):
         wait(redeem, one)
 
 
-def test_what_a_client_connects_with_may_be_a_ticket_or_a_token(user):
+def test_a_client_connects_with_a_ticket_or_a_token(user):
     by_ticket = wait(identify, ticket(user))
     by_token = wait(identify, connection_token(user))
 
@@ -668,7 +670,7 @@ def test_what_a_client_connects_with_may_be_a_ticket_or_a_token(user):
 
 
 @pytest.mark.parametrize("user_id", ["", "x", "-1", "9" * 40, "1\0"])
-def test_a_user_id_that_is_nobodys_finds_nobody(db, user_id):
+def test_an_unknown_user_id_finds_no_user(db, user_id):
     assert wait(find_user, user_id) is None
 
 
@@ -694,7 +696,7 @@ def test_any_name_can_be_signed(name):
     assert verified_topic(signed_topic(name, user=ADA, ttl=60), user=ADA) == name
 
 
-def test_a_name_for_one_user_is_for_nobody_else():
+def test_a_name_for_one_user_is_refused_for_others():
     signed_name = signed_topic("room:lobby", user=ADA)
 
     assert verified_topic(signed_name, user=ADA) == "room:lobby"
@@ -703,7 +705,7 @@ def test_a_name_for_one_user_is_for_nobody_else():
             verified_topic(signed_name, user=stranger)
 
 
-def test_a_name_for_a_time_expires(monkeypatch):
+def test_a_name_with_a_ttl_expires(monkeypatch):
     signed_name = signed_topic("room:lobby", ttl=60)
     now = time.time()
 
@@ -714,7 +716,7 @@ def test_a_name_for_a_time_expires(monkeypatch):
         verified_topic(signed_name)
 
 
-def test_neither_user_nor_time_can_be_taken_off_a_name():
+def test_user_and_expiry_cannot_be_removed_from_a_name():
     bound = signed_topic("room:lobby", user=ADA, ttl=60)
     mac = bound.rpartition(".")[2]
     head = bound.rpartition("--")[2].partition(".")[0]
@@ -749,7 +751,7 @@ def test_a_name_survives_a_change_of_the_secret_key_while_the_old_one_is_kept(se
     ("options", "why"),
     [({"ttl": 0}, "make ttl"), ({"user": AnonymousUser()}, "with an account")],
 )
-def test_a_name_that_could_never_be_good_is_not_signed(options, why):
+def test_invalid_arguments_for_a_signed_name_are_refused(options, why):
     with pytest.raises(ValueError, match=why):
         signed_topic("room:lobby", **options)
 
@@ -757,7 +759,7 @@ def test_a_name_that_could_never_be_good_is_not_signed(options, why):
 # Secrets stay secret
 
 
-def test_no_refusal_shows_the_token(user, keyed, caplog):
+def test_no_error_shows_the_token(user, keyed, caplog):
     caplog.set_level(logging.DEBUG)
     used, voided = ticket(user), ticket(user)
     wait(redeem, used)

@@ -90,12 +90,12 @@ def person(pk="7"):
 # By token
 
 
-async def test_a_token_says_who_connects(app):
+async def test_a_token_identifies_the_user(app):
     async with WireClient(app, connect={"token": token()}) as client:
         assert list(client.connected["connect"]["subs"]) == ["mine:7"]
 
 
-async def test_a_token_says_how_long(app):
+async def test_the_reply_contains_the_ttl_of_the_token(app):
     async with WireClient(
         app, connect={"token": token(exp=int(time.time()) + 100)}
     ) as client:
@@ -125,9 +125,7 @@ async def test_an_expired_token_is_an_error_so_that_a_fresh_one_is_fetched(app):
     ],
     ids=["text", "dots", "key", "none", "kind", "tampered", "long"],
 )
-async def test_a_token_that_proves_nothing_ends_the_connection_for_good(
-    app, wrong, caplog
-):
+async def test_an_invalid_token_closes_the_connection_for_good(app, wrong, caplog):
     async with WireClient(app, connect=None) as client:
         await client.say({"id": 1, "connect": {"token": wrong}})
 
@@ -135,7 +133,7 @@ async def test_a_token_that_proves_nothing_ends_the_connection_for_good(
     assert wrong not in caplog.text
 
 
-async def test_a_token_subscribes_where_it_says(app):
+async def test_a_token_subscribes_to_its_topics(app):
     async with WireClient(
         app, connect={"token": token(sub="", channels=["secret:a"])}
     ) as client:
@@ -164,7 +162,7 @@ async def test_what_a_client_claims_about_subscriptions_subscribes_it_to_nothing
         assert "subs" not in client.connected["connect"]
 
 
-async def test_a_connection_goes_on_with_a_newer_token(app):
+async def test_a_connection_is_refreshed_with_a_newer_token(app):
     connect = {"token": token(exp=int(time.time()) + 50)}
     async with WireClient(app, connect=connect) as client:
         newer = token(exp=int(time.time()) + 500)
@@ -173,7 +171,7 @@ async def test_a_connection_goes_on_with_a_newer_token(app):
         assert 490 <= result["ttl"] <= 500
 
 
-async def test_a_newer_token_of_somebody_else_ends_the_connection(app):
+async def test_a_newer_token_of_another_user_closes_the_connection(app):
     async with WireClient(app, connect={"token": token()}) as client:
         await client.say({"id": 2, "refresh": {"token": token(sub="8")}})
 
@@ -187,7 +185,7 @@ async def test_an_expired_newer_token_is_an_error(app):
         assert await client.refused("refresh", token=old) == 109
 
 
-async def test_a_connection_whose_token_ran_out_is_closed(app, monkeypatch):
+async def test_a_connection_whose_token_expired_is_closed(app, monkeypatch):
     monkeypatch.setattr("tiderace.topics.client.timers._GRACE", 0.0)
     connect = {"token": token(exp=int(time.time()) - 4)}  # within the leeway
     async with WireClient(app, connect=connect) as client:
@@ -198,7 +196,7 @@ async def test_a_connection_whose_token_ran_out_is_closed(app, monkeypatch):
 # For one topic
 
 
-async def test_a_topic_that_wants_a_token_has_none_without(app):
+async def test_a_topic_that_requires_a_token_refuses_a_client_without(app):
     async with WireClient(app, connect={"token": token()}) as client:
         assert await client.refused("subscribe", channel="secret:a") == 103
         await client.subscribe(
@@ -216,7 +214,7 @@ async def test_a_topic_that_wants_a_token_has_none_without(app):
     ],
     ids=["topic", "user", "kind", "expired"],
 )
-async def test_a_token_for_something_else_does_not_help(app, made_for, code):
+async def test_a_token_for_another_purpose_is_refused(app, made_for, code):
     wrong = jwt.encode(made_for, SECRET, algorithm="HS256")
     async with WireClient(app, connect={"token": token()}) as client:
         assert (
@@ -224,7 +222,7 @@ async def test_a_token_for_something_else_does_not_help(app, made_for, code):
         )
 
 
-async def test_a_name_that_a_template_has_signed_lets_in(app):
+async def test_a_signed_topic_name_allows_to_subscribe(app):
     async with WireClient(app) as client:
         signed = signed_topic("secret:a")
         assert (
@@ -237,7 +235,7 @@ async def test_a_name_that_a_template_has_signed_lets_in(app):
         await client.subscribe("secret:a", token=signed)
 
 
-async def test_a_name_signed_for_somebody_lets_in_nobody_else(app):
+async def test_a_topic_name_signed_for_one_user_is_refused_for_others(app):
     signed = signed_topic("secret:a", user=person("8"))
     async with WireClient(app, connect={"token": token()}) as client:
         assert (
@@ -247,7 +245,7 @@ async def test_a_name_signed_for_somebody_lets_in_nobody_else(app):
         await client.subscribe("secret:a", token=signed)
 
 
-async def test_a_subscription_goes_on_with_a_newer_token(app):
+async def test_a_subscription_is_refreshed_with_a_newer_token(app):
     async with WireClient(app, connect={"token": token()}) as client:
         made = subscription_token(person(), "secret:a", ttl=50)
         result = await client.subscribe("secret:a", token=made)
@@ -258,7 +256,7 @@ async def test_a_subscription_goes_on_with_a_newer_token(app):
         assert 490 <= result["ttl"] <= 500
 
 
-async def test_a_subscription_whose_token_ran_out_ends_alone(app, monkeypatch):
+async def test_a_subscription_whose_token_expired_ends_alone(app, monkeypatch):
     monkeypatch.setattr("tiderace.topics.client.timers._GRACE", 0.0)
     claims = {"sub": "7", "channel": "secret:a", "exp": int(time.time()) - 4}
     made = jwt.encode(claims, SECRET, algorithm="HS256")
@@ -270,7 +268,7 @@ async def test_a_subscription_whose_token_ran_out_ends_alone(app, monkeypatch):
         assert await client.quiet()
 
 
-async def test_refreshing_what_is_not_subscribed_is_a_bad_request(app):
+async def test_refreshing_an_unknown_subscription_is_a_bad_request(app):
     async with WireClient(app, connect={"token": token()}) as client:
         assert await client.refused("sub_refresh", channel="secret:a", token="x") == 107
 
@@ -278,7 +276,7 @@ async def test_refreshing_what_is_not_subscribed_is_a_bad_request(app):
 # Headers of connect
 
 
-async def test_headers_that_a_proxy_might_set_cannot_be_claimed(app):
+async def test_a_client_cannot_send_the_headers_of_a_proxy(app):
     seen = {}
 
     class Endpoint(TopicsEndpoint):
@@ -359,7 +357,7 @@ async def test_a_user_that_is_deactivated_is_closed_for_good(app, ada):
         assert await client.closed() == (3503, "deactivated")
 
 
-async def test_a_new_password_closes_the_connections_of_before(app, ada):
+async def test_a_password_change_closes_older_connections(app, ada):
     async with WireClient(app, connect={"token": connection_token(ada)}) as client:
         ada.set_password("y")
         await ada.asave()
@@ -367,7 +365,7 @@ async def test_a_new_password_closes_the_connections_of_before(app, ada):
         assert await client.closed() == (3503, "password changed")
 
 
-async def test_a_permission_that_is_taken_ends_what_it_let_in(app, ada):
+async def test_a_removed_permission_ends_its_subscriptions(app, ada):
     permission = await Permission.objects.aget(codename="view_user")
     await ada.user_permissions.aadd(permission)
     async with WireClient(app, connect={"token": connection_token(ada)}) as client:

@@ -54,7 +54,7 @@ def person(pk):
     return SimpleNamespace(pk=pk, is_authenticated=True, is_active=True)
 
 
-async def test_a_topic_is_told_of_users_who_come_and_go(told):
+async def test_a_topic_s_hooks_are_called_for_joins_and_leaves(told):
     async with WireClient(TopicsEndpoint.as_asgi(), user=person("7")) as client:
         await client.subscribe("lounge:a")
         assert await next_of(told) == ("joined", "a", "7")
@@ -62,7 +62,7 @@ async def test_a_topic_is_told_of_users_who_come_and_go(told):
     assert await next_of(told) == ("left", "a", "7")
 
 
-async def test_who_unsubscribes_is_gone_as_well(told):
+async def test_unsubscribing_calls_the_leave_hook(told):
     async with WireClient(TopicsEndpoint.as_asgi(), user=person("7")) as client:
         await client.subscribe("lounge:a")
         await client.done("unsubscribe", channel="lounge:a")
@@ -73,7 +73,7 @@ async def test_who_unsubscribes_is_gone_as_well(told):
         ]
 
 
-async def test_a_second_tab_is_no_second_user(told):
+async def test_a_second_connection_of_a_user_calls_no_hook(told):
     app = TopicsEndpoint.as_asgi()
     async with WireClient(app, user=person("7")) as one:
         await one.subscribe("lounge:a")
@@ -88,7 +88,7 @@ async def test_a_second_tab_is_no_second_user(told):
     assert told.empty()
 
 
-async def test_a_hook_that_fails_does_not_keep_the_user_out(told, caplog):
+async def test_a_failing_hook_does_not_stop_the_subscription(told, caplog):
     async with WireClient(TopicsEndpoint.as_asgi(), user=person("7")) as client:
         await client.subscribe("lounge:broken")
         assert await next_of(told) == ("joined", "broken", "7")

@@ -73,7 +73,7 @@ def events(name):
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_a_new_row_is_published_with_the_fields_that_it_names():
+def test_a_new_row_is_published_with_its_publish_fields():
     note = Note.objects.create(board="a", text="hi", secret="x")
 
     assert heard("a") == [
@@ -86,7 +86,7 @@ def test_a_new_row_is_published_with_the_fields_that_it_names():
     ]
 
 
-def test_a_changed_row_is_published_as_it_is_then():
+def test_a_changed_row_is_published_with_its_new_values():
     note = Note.objects.create(board="a", text="hi")
     note.text = "ho"
     note.save()
@@ -157,7 +157,7 @@ def test_nothing_is_published_after_a_rollback():
     assert heard("a") == []
 
 
-def test_a_model_that_does_not_say_where_is_told_to():
+def test_a_model_without_topics_raises_an_error():
     with pytest.raises(NotImplementedError, match="define topics"):
         PublishesChanges.topics(Note())
 
@@ -171,12 +171,12 @@ def test_publish_waits_for_the_commit_with_the_data_as_it_was():
     assert heard("a") == [{"n": 1}]
 
 
-def test_wrong_data_raises_before_the_commit():
+def test_invalid_data_raises_before_the_commit():
     with transaction.atomic(), pytest.raises(TypeError):
         publish("board:a", object())
 
 
-def test_a_broker_that_is_away_at_the_commit_is_logged_and_breaks_nothing(
+def test_an_unreachable_broker_at_the_commit_is_logged_and_raises_nothing(
     monkeypatch, caplog
 ):
     async def away(*args, **kwargs):
@@ -200,11 +200,11 @@ def test_a_broker_that_is_away_at_the_commit_is_logged_and_breaks_nothing(
         ([gettext_lazy("hello")], '["hello"]'),
     ],
 )
-def test_what_django_developers_have_becomes_json(value, text):
+def test_values_of_django_are_encoded_as_json(value, text):
     assert to_json(value) == text
 
 
 @pytest.mark.parametrize("value", [object(), {"a": object()}, Note])
-def test_what_json_cannot_say_is_refused(value):
+def test_values_without_a_json_form_are_refused(value):
     with pytest.raises(TypeError):
         to_json(value)

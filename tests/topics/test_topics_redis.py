@@ -270,7 +270,7 @@ async def told(site, settings):
     declared.remove(Lounge)
 
 
-async def test_a_topic_is_told_of_users_who_come_and_go(told):
+async def test_a_topic_s_hooks_are_called_for_joins_and_leaves(told):
     app = TopicsEndpoint.as_asgi()
     async with WireClient(app, user=person("ada")) as client:
         await client.subscribe("lounge")

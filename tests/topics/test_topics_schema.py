@@ -85,7 +85,7 @@ def test_a_topic_is_a_channel_with_its_parameters(document):
     assert room["description"] == "A room."
 
 
-def test_messages_refer_to_schemas_that_are_there(document):
+def test_messages_refer_to_existing_schemas(document):
     text = json.dumps(document)
     schemas = document["components"]["schemas"]
 
@@ -95,7 +95,7 @@ def test_messages_refer_to_schemas_that_are_there(document):
     )
 
 
-def test_only_topics_that_take_publications_have_an_operation_for_it(document):
+def test_only_topics_that_accept_publications_have_a_publish_operation(document):
     assert set(document["operations"]) == {
         "Room.publication",
         "Room.publish",
@@ -105,7 +105,7 @@ def test_only_topics_that_take_publications_have_an_operation_for_it(document):
     }
 
 
-def test_a_call_lists_what_it_needs_and_not_the_user(document):
+def test_a_call_lists_its_arguments_without_the_user(document):
     payload = document["channels"]["Room"]["messages"]["rename"]["payload"]
 
     assert set(payload["properties"]) == {"to", "loud"}
@@ -170,7 +170,7 @@ def test_the_command_writes_asyncapi_to_standard_output(topics):
     assert json.loads(out.getvalue())["info"]["title"] == "Topics"
 
 
-def test_without_a_topic_the_command_says_where_to_write_one(monkeypatch):
+def test_without_topics_the_command_names_the_module_to_write(monkeypatch):
     monkeypatch.setattr(declared, "_topics", [])
     with pytest.raises(CommandError, match=r"topics\.py of an installed app"):
         call_command("tiderace_schema")
