@@ -1966,7 +1966,9 @@ async def test_what_a_connection_is_told_before_it_has_a_channel_is_handled(stra
 
     consumer, events = Consumer(), asyncio.Queue()
     consumer.scope = {"type": "websocket", "path": "/"}
-    connection = Connection(consumer, strangers, events.get, lambda event: settle())
+    connection = Connection(
+        consumer, consumer._handlers(), strangers, events.get, lambda event: settle()
+    )
 
     connection.tell({"type": "auth.ended", "reason": "logged out"})
     serving = asyncio.create_task(connection.serve())

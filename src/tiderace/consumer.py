@@ -20,13 +20,20 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from threading import get_ident
 from typing import Any, ClassVar, TypeVar, cast
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction
 
 from tiderace import DEFAULT_CHANNEL_LAYER, conf
 from tiderace.asgi import Event, Receive, Scope, Send
-from tiderace.connection import Access, Connection, get_handler_name
+from tiderace.connection import (
+    Access,
+    BackgroundTasks,
+    Connection,
+    Handlers,
+    get_handler_name,
+)
 from tiderace.db import database_sync_to_async
 from tiderace.exceptions import StopConsumer, UnknownMessageType
 from tiderace.layers import get_channel_layer
@@ -154,7 +161,9 @@ class AsyncConsumer:
     channel_receive: Callable[[], Awaitable[Any]]
     base_send: Callable[[Event], Any]
 
-    _connection: Connection | None = None
+    # Both None while no connection is served.
+    _background: BackgroundTasks | None = None
+    _thread_id: int | None = None
     # By method name, what a message of the layer may do with it.
     _access: ClassVar[dict[str, Access]] = {}
     # By type of message, the name of the coroutine method that handles it.
@@ -172,9 +181,13 @@ class AsyncConsumer:
         pool = threads.default_pool(conf.current().sync_threads)
         async with threads.isolated(pool):
             layer = get_channel_layer(self.channel_layer_alias)
-            connection = Connection(self, layer, receive, send)
-            async with watched(scope, connection.tell):
-                await connection.serve()
+            connection = Connection(self, self._handlers(), layer, receive, send)
+            self._background, self._thread_id = connection.background, get_ident()
+            try:
+                async with watched(scope, connection.tell):
+                    await connection.serve()
+            finally:
+                self._background = self._thread_id = None
 
     @classmethod
     def as_asgi(
@@ -233,17 +246,25 @@ class AsyncConsumer:
         Raises:
             RuntimeError: while this consumer serves no connection.
         """
-        connection = self._connection
-        if connection is None:
+        background = self._background
+        if background is None:
             work.close()
             raise RuntimeError(
                 f"{type(self).__name__}.spawn() was called while it serves no "
                 "connection; call it from a handler"
             )
-        return connection.spawn(work)
+        return background.spawn(work)
 
-    async def _consult(self, error: Exception) -> None:
-        """Let ``on_error`` decide; raises when the connection is to end."""
+    def _handlers(self) -> Handlers:
+        return Handlers(
+            self.dispatch,
+            self._find_handler,
+            self._layer_access,
+            self._call_on_error,
+            self._sync,
+        )
+
+    async def _call_on_error(self, error: Exception) -> None:
         await self._call(self.on_error, error)
 
     async def _call(self, handler: Callable[..., Any], *arguments: Any) -> None:
@@ -262,7 +283,7 @@ class AsyncConsumer:
         """What happens without an ``auth_changed`` handler: the socket is closed."""
         await self.base_send(message.closing())
 
-    def _route(self, message: Event) -> Handler | None:
+    def _find_handler(self, message: Event) -> Handler | None:
         """The handler of a layer's message where nothing else is to be decided.
 
         None for whatever the long way has to look at: a type without a handler, one

@@ -1,27 +1,24 @@
-"""One connection being served: its tasks, its mailbox, its outbox, its end.
+"""Serves one connection with one consumer.
 
-It knows a consumer as something with handlers, a layer as the place messages come
-from, and ASGI's ``receive`` and ``send``; what applications write stands in
-``tiderace.consumer``.
+- ``connection``: the life of a connection, from its first event to its clean-up.
+- ``inbox``: reads the client's events and the channel's messages into a mailbox.
+- ``dispatcher``: takes them out, and runs the consumer's handlers one at a time.
+- ``eager``: the fast path, on which an idle consumer handles a message without a task
+  switch.
+- ``handlers``: calls a handler and treats its errors; which methods a message may call.
+- ``background``: the tasks beside the handlers.
+- ``log``: what is logged and counted.
 
-A message of the client walks through it like this. The server's task reads it
-(``reading``) and offers it to the mailbox, one at a time. The connection's own task
-takes it out when nothing is before it (``turns``), looks at what it means for the
-connection (``life``), and calls the consumer's handler, which answers by the outbox.
-
-A message of the layer is put into the mailbox that the consumer's channel has there
-(``channel``). Where its consumer has nothing else to do it is handled at once, where
-it is delivered and as if in the connection's task, so that it costs no switch
-(``Turns.take_now``); else it waits for its turn. Whatever is more to it than which
-handler to call is decided in ``messages``.
-
-What runs beside the handlers stands in ``background``, what is said of it all in
-``report``.
+An event of the client passes through the server's task (``inbox``), the mailbox and
+the connection's own task (``dispatcher``) to the handler, which answers through the
+outbox (``tiderace.delivery.outbox``). A message of the layer is put into the same
+mailbox, or handled there at once (``eager``).
 """
 
 from __future__ import annotations
 
+from tiderace.connection.background import BackgroundTasks
 from tiderace.connection.connection import Connection
-from tiderace.connection.served import Access, ConsumerProtocol, get_handler_name
+from tiderace.connection.handlers import Access, Handlers, get_handler_name
 
-__all__ = ["Access", "Connection", "ConsumerProtocol", "get_handler_name"]
+__all__ = ["Access", "BackgroundTasks", "Connection", "Handlers", "get_handler_name"]

@@ -1,17 +1,14 @@
-"""One connection from its first event to its last, however it ends.
-
-It knows what a client's events and a drain mean for the connection; the order in which
-handlers run and what a message may do with one are other rooms' business.
-"""
+"""The life of one connection, from its first event to its clean-up."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
-from collections.abc import Callable, Coroutine
-from threading import get_ident
+import functools
+from collections.abc import Callable
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
 from asgiref.sync import async_to_sync
 
@@ -24,13 +21,17 @@ from tiderace.asgi import (
     serving,
     websocket_close,
 )
-from tiderace.connection.background import Background
-from tiderace.connection.channel import Channel
+from tiderace.connection.background import BackgroundTasks
 from tiderace.connection.dispatcher import Dispatcher
-from tiderace.connection.inbox import LAST_EVENTS, Inbox
+from tiderace.connection.eager import EagerPath
+from tiderace.connection.handlers import (
+    UNHANDLED,
+    ConsumerProtocol,
+    HandlerCaller,
+    Handlers,
+)
+from tiderace.connection.inbox import LAST_EVENTS, EventReader, Inbox
 from tiderace.connection.log import ConnectionLog
-from tiderace.connection.messages import Messages
-from tiderace.connection.served import ConsumerProtocol
 from tiderace.delivery.mailbox import Mailbox
 from tiderace.delivery.outbox import Outbox, TooSlow
 from tiderace.exceptions import StopConsumer, UnknownMessageType
@@ -42,11 +43,20 @@ from tiderace.runtime.connections import (
 
 __all__ = ["Connection"]
 
-T = TypeVar("T")
+
+# Events that change the state of the connection, each with the exceptions of its handler
+# that are raised without ``on_error``.
+_OWN_EVENTS: dict[str, type[Exception] | tuple[type[Exception], ...]] = {
+    "websocket.connect": Exception,
+    "websocket.disconnect": Exception,
+    "http.request": StopConsumer,
+    "http.disconnect": UNHANDLED,
+    "server.drain": UNHANDLED,
+}
 
 
 class _ClosedForRestart(Exception):
-    """The connection was ended by a drain, and ends as if its client had left."""
+    """A drain has closed the connection, which ends as if its client had left."""
 
     def __init__(self, code: int) -> None:
         super().__init__()
@@ -56,80 +66,90 @@ class _ClosedForRestart(Exception):
 class Connection:
     """One consumer serving one connection.
 
-    Two tasks: the server's hands over the client's events, and one of the connection's
-    own runs the handlers. Each part holds what stands below it, so that nothing is
-    left of a connection that has ended.
+    The server's task reads the client's events; a task of the connection's own runs
+    the handlers. However the connection ends, its disconnect handler has run once, its
+    background tasks have ended and its channel has left its groups.
+
+    Args:
+        consumer: the consumer; it is given its layer, its channel and ``base_send``.
+        handlers: what is called of it.
+        layer: its channel layer, or None.
+        receive: ASGI's.
+        send: ASGI's.
+
+    Attributes:
+        background: the tasks beside the handlers.
     """
 
     __slots__ = (
-        "_background",
-        "_channel",
+        "_caller",
         "_consumer",
         "_context",
         "_disconnected",
         "_early",
+        "_handlers",
         "_idle",
-        "_messages",
+        "_inbox",
+        "_layer",
+        "_log",
         "_outbox",
         "_reader",
         "_receive",
-        "_report",
         "_since",
         "_started",
         "_task",
-        "ident",
+        "background",
     )
 
     def __init__(
-        self, consumer: ConsumerProtocol, layer: Any, receive: Receive, send: Send
+        self,
+        consumer: ConsumerProtocol,
+        handlers: Handlers,
+        layer: Any,
+        receive: Receive,
+        send: Send,
     ) -> None:
+        scope = consumer.scope
         self._consumer = consumer
+        self._handlers = handlers
+        self._layer = layer
         self._receive = receive
-        extensions = consumer.scope.get("extensions") or {}
-        self._outbox = outbox = Outbox(
+        extensions = scope.get("extensions") or {}
+        self._outbox = Outbox(
             send,
             frames=extensions.get("tiderace.frames"),
             limit=conf.current().outbox_limit,
         )
-        self._report = report = ConnectionLog(consumer)
-        self._channel = channel = Channel(consumer, layer, report)
-        self._background = Background(channel, report)
-        self._messages = Messages(consumer, channel, outbox, self._background, report)
+        self._log = ConnectionLog(scope, type(consumer).__qualname__)
+        self._inbox = Inbox(layer)
+        self.background = BackgroundTasks(self._inbox)
         # A worker's connection has no client: its events are messages of the layer.
-        worker = consumer.scope.get("type") == "channel"
-        self._idle = asyncio.Event() if worker else None
-        # What runs the handlers, and in which thread and context.
+        self._idle = asyncio.Event() if scope.get("type") == "channel" else None
         self._task: asyncio.Task[None] | None = None
-        self.ident = get_ident()
         self._context = contextvars.copy_context()
-        self._context.run(serving.set, consumer.scope)
-        self._reader: Inbox | None = None
-        # What was told before there was a mailbox.
+        self._context.run(serving.set, scope)
+        self._reader: EventReader | None = None
+        # Events of ``tell`` from before there was a mailbox.
         self._early: list[Event] = []
-        # Whether the connect handler was called, the disconnect handler was called.
+        # Whether the connect handler and the disconnect handler were called.
         self._started = False
         self._disconnected = False
         self._since = perf_counter()
 
-    # What the consumer, a drain and the monitoring ask for
-
     async def serve(self) -> None:
-        """Serve the connection until it ends, and leave nothing behind."""
-        send = self._outbox.send
-        sync = self._consumer._sync  # noqa: SLF001
-        self._consumer.base_send = _blocking_or_awaitable(send) if sync else send
+        """Serve the connection until it has ended and is cleaned up."""
         try:
-            await self._channel.open()
+            await self._open()
         except Exception as error:
-            self._report.failed(error)
+            self._log.failed(error)
             raise
-        # A task, and so a context, of its own: what runs a handler elsewhere must be
-        # able to say that it runs there.
+        # A task, and so a context, of its own: a handler that is run eagerly must find
+        # itself in the same task as the others.
         task = self._task = asyncio.get_running_loop().create_task(
             self._handle_all(), context=self._context
         )
-        self._reader = Inbox(
-            self._receive, self._mailbox, client=self._outbox, idle=self._idle
+        self._reader = EventReader(
+            self._receive, self._mailbox, outbox=self._outbox, idle=self._idle
         )
         task.add_done_callback(self._handled_all)
         for event in self._early:
@@ -143,19 +163,15 @@ class Connection:
             raise
         await task
 
-    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run ``work`` for as long as the connection lives; from any thread."""
-        return self._background.spawn(work)
-
     def tell(self, event: Event) -> None:
-        """Have the consumer handle an event of ours, in turn with its client's."""
+        """Queue an event of Tiderace's own; it is handled in turn with the client's."""
         if self._task is None:
             self._early.append(event)
-        elif not self._background.ending:
-            self.spawn(self._mailbox.offer(event))
+        elif not self.background.ending:
+            self.background.spawn(self._mailbox.offer(event))
 
     def drain(self, notice: DrainNotice) -> None:
-        """Close the socket when its consumer has done what is before this."""
+        """Close the socket once the consumer has handled the events before this."""
         self.tell(
             {
                 "type": "server.drain",
@@ -166,7 +182,7 @@ class Connection:
         )
 
     def cut(self) -> None:
-        """End now, whatever the consumer is doing."""
+        """End now, also in the middle of a handler."""
         if self._task is not None:
             self._task.cancel()
 
@@ -196,152 +212,165 @@ class Connection:
 
     @property
     def _mailbox(self) -> Mailbox[Any]:
-        return self._channel.mailbox
+        return self._inbox.mailbox
 
-    # From the first event to the last
+    async def _open(self) -> None:
+        """Make the channel, and set what the consumer finds in its attributes."""
+        consumer, layer, send = self._consumer, self._layer, self._outbox.send
+        sync = self._handlers.sync
+        consumer.base_send = _blocking_or_awaitable(send) if sync else send
+        consumer.channel_layer = layer
+        await self._inbox.open()
+        if layer is not None:
+            name = self._log.channel_name = self._inbox.channel_name
+            consumer.channel_name = name
+            consumer.channel_receive = functools.partial(layer.receive, name)
 
     async def _handle_all(self) -> None:
-        """Run the handlers until the connection ends, then what has to run at the end."""
-        consumer = self._consumer
-        consumer._connection = self  # noqa: SLF001
+        """Run the handlers until the connection ends, then clean up."""
         metrics.CONNECTIONS_OPEN.add()
         ending = 1006
-        self._channel.read(self._idle)
-        turns = Dispatcher(
-            consumer,
+        if self._layer is not None:
+            self._inbox.read_layer(self._consumer.channel_receive, self._idle)
+        self._caller = caller = HandlerCaller(
+            self._consumer,
+            self._handlers,
             self._mailbox,
             self._outbox,
-            messages=self._messages,
-            report=self._report,
+            background=self.background,
+            log=self._log,
+        )
+        eager = EagerPath(
+            self._consumer,
+            self._handlers,
+            self._mailbox,
+            self._outbox,
+            caller=caller,
             context=self._context,
-            idle=self._idle,
+        )
+        dispatcher = Dispatcher(
+            self._mailbox, caller, self._handlers.dispatch, eager, self._idle
         )
         try:
-            await turns.run(self._handle_event)
+            await dispatcher.run(_OWN_EVENTS, self._handle_own_event)
         except StopConsumer:
             ending = 1000
             await self._close(ending)
         except TooSlow:
-            # It may come back, and nobody else waits for it.
+            # "Try again later": the client may connect again.
             ending = 1013
-            self._report.too_slow(ending)
+            self._log.too_slow(ending)
             await self._close(ending)
         except _ClosedForRestart as closed:
             ending = closed.code
         except Exception as error:
             ending = 1011
-            self._report.failed(error)
+            self._log.failed(error)
             await self._close(ending)
             raise
         finally:
             try:
-                await self._finish(ending, turns)
+                await self._finish(ending)
             finally:
                 process_connections.discard(self)
                 metrics.CONNECTIONS_OPEN.add(-1)
                 metrics.CONNECTION_DURATION.observe(perf_counter() - self._since)
-                consumer._connection = None  # noqa: SLF001
 
     def _handled_all(self, task: asyncio.Task[None]) -> None:
-        """Wake the server's task, for the connection has ended by itself."""
+        """Wake the server's task if the connection has ended by itself."""
         if self._reader is not None and self._reader.reading:
             self._reader.stop()
         elif not task.cancelled():
-            # Raised to the server unless that has cancelled us; then it was logged.
+            # Retrieved, so that asyncio does not log it: ``serve`` raises it, or the
+            # server has cancelled the connection and it was logged.
             task.exception()
 
-    async def _handle_event(self, event: Event) -> None:
-        kind = event.get("type")
-        if kind == "websocket.connect":
-            self._started = True
-            process_connections.add(self)
-        elif kind == "http.request":
-            process_connections.add(self)
-        elif kind == "server.drain":
+    async def _handle_own_event(self, event: Event) -> None:
+        """Handle one of ``_OWN_EVENTS``.
+
+        Raises:
+            StopConsumer: after the last event, whether or not its handler raises it.
+        """
+        kind = event["type"]
+        if kind == "server.drain":
             await self._close_for_restart(event)
             return
-        elif kind == "websocket.disconnect":
-            await self._background.end()
+        if kind == "websocket.disconnect":
+            await self.background.end()
             self._disconnected = True
             if self._outbox.open:
                 metrics.CLOSES_RECEIVED.add(event.get("code") or 1005)
             self._outbox.lost = True
-        begun = perf_counter()
+        elif kind == "websocket.connect":
+            self._started = True
+            process_connections.add(self)
+        elif kind == "http.request":
+            process_connections.add(self)
         try:
-            await self._consumer.dispatch(event)
-        except StopConsumer:
-            raise
-        except Exception as error:
-            if kind in LAST_EVENTS and isinstance(error, UnknownMessageType):
-                pass  # nobody has to have a handler for the end
-            elif kind in ("websocket.connect", "websocket.disconnect"):
+            await self._dispatch(event, perf_counter())
+        except UnknownMessageType:
+            if kind not in LAST_EVENTS:
                 raise
-            else:
-                await self._report.consult(error)
-        finally:
-            metrics.HANDLER_DURATION.observe(perf_counter() - begun)
         if kind in LAST_EVENTS:
-            # Also where the application's own handler forgot to say so.
             raise StopConsumer
 
+    async def _dispatch(self, event: Event, began: float = 0.0) -> None:
+        await self._caller.call(
+            self._handlers.dispatch(event), began, passing=_OWN_EVENTS[event["type"]]
+        )
+
     async def _close_for_restart(self, event: Event) -> None:
-        """Let the consumer say goodbye if it has a handler for that; then close.
+        """Call the ``server_drain`` handler if there is one, then close the socket.
 
         Raises:
             _ClosedForRestart: once the socket is closed; not for an HTTP request,
                 whose response the consumer ends itself.
         """
-        socket = self._outbox.open
-        if socket and self._reader is not None:
+        is_socket = self._outbox.open
+        if is_socket and self._reader is not None:
             # granian (seen in 2.8) closes no socket while its next event is awaited.
             self._reader.stop()
-        try:
-            await self._consumer.dispatch(event)
-        except StopConsumer:
-            raise
-        except UnknownMessageType:
-            pass  # an offer, which not every consumer takes
-        except Exception as error:
-            await self._report.consult(error)
-        if socket:
+        with contextlib.suppress(UnknownMessageType):
+            await self._dispatch(event)
+        if is_socket:
             await self._close(event["code"], event["reason"])
             raise _ClosedForRestart(event["code"])
 
     async def _close(self, code: int, reason: str | None = None) -> None:
-        """Close an accepted socket; before that the server's own refusal is better."""
+        """Close an accepted socket; one that is not accepted is refused by the server."""
         if self._outbox.open and not self._disconnected:
             try:
                 await self._outbox.send(websocket_close(code, reason))
             except Exception as error:
-                self._report.not_closed(error)
+                self._log.not_closed(error)
 
-    async def _finish(self, ending: int, turns: Dispatcher) -> None:
+    async def _finish(self, ending: int) -> None:
         try:
-            await self._background.end()
+            await self.background.end()
             if self._started and not self._disconnected:
                 await self._disconnect(ending)
         finally:
-            await self._channel.close()
-            # Again, for what the disconnect handler has started.
-            await self._background.end()
-            turns.tidy()
+            groups = getattr(self._consumer, "groups", None) or ()
+            await self._inbox.close(groups, self._log)
+            # Again, for tasks that the disconnect handler has started.
+            await self.background.end()
+            self._caller.close_stale_db_connections()
 
     async def _disconnect(self, ending: int) -> None:
-        """Run the disconnect handler that the server's own event did not reach."""
+        """Call the disconnect handler when no event of the server has done so."""
         self._disconnected = True
         self._outbox.lost = True
-        event = {"type": "websocket.disconnect", "code": ending}
         try:
-            await self._consumer.dispatch(event)
+            await self._dispatch({"type": "websocket.disconnect", "code": ending})
         except (StopConsumer, UnknownMessageType):
             pass
         except Exception as error:
-            # The first error is the one to raise; this one must not hide it.
-            self._report.disconnect_failed(error)
+            # Not raised: it would hide the first error.
+            self._log.disconnect_failed(error)
 
 
 def _blocking_or_awaitable(send: Send) -> Callable[[Event], Any]:
-    """``send`` for sync code: it blocks in a thread, and is awaited on a loop."""
+    """Return ``send`` for sync consumers: it blocks in a thread, and is awaitable else."""
     blocking = async_to_sync(send)
 
     def base_send(event: Event) -> Any:

@@ -1,92 +1,173 @@
-"""Reading what one source has for a connection: its client, or a stranger's layer.
-
-One item at a time, into the mailbox; it knows nobody who takes it out.
-"""
+"""Fills the mailbox of a connection: from its client, and from its channel layer."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from typing import Any
 
-from tiderace.connection.suspended import DeferredError
+from tiderace.connection.log import ConnectionLog
 from tiderace.delivery.mailbox import Mailbox, Source
 from tiderace.delivery.outbox import Outbox
+from tiderace.exceptions import StopConsumer
+from tiderace.layers.base import LocalDelivery
 
-__all__ = ["LAST_EVENTS", "Inbox"]
+__all__ = ["LAST_EVENTS", "DeferredError", "EventReader", "Inbox"]
 
 LAST_EVENTS = frozenset({"http.disconnect", "websocket.disconnect"})
-"""After these events nothing more can happen on a connection."""
+"""After one of these events a connection gets no other."""
 
 
-class Inbox:
-    """Reads one source, in the task that calls ``read``.
+class DeferredError:
+    """An error raised elsewhere, to be raised in the connection's task: await it there.
 
     Args:
-        source: returns the next item, when there is one.
-        mailbox: takes them.
-        client: the way back, where the source is the client; None where it is a layer.
-        idle: set while the consumer may be given more work; None if it always may.
+        error: the exception.
+        passing: exceptions on which ``on_error`` is not called.
     """
 
-    __slots__ = ("_client", "_idle", "_mailbox", "_source", "_stopped", "_task")
+    __slots__ = ("_error", "passing")
+
+    began = 0.0
 
     def __init__(
         self,
-        source: Callable[[], Awaitable[Any]],
+        error: BaseException,
+        passing: type[Exception] | tuple[type[Exception], ...] = StopConsumer,
+    ) -> None:
+        self._error = error
+        self.passing = passing
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        raise self._error
+        yield
+
+
+class EventReader:
+    """Reads a client, or a layer without local delivery, one item at a time.
+
+    Args:
+        receive: returns the next item.
+        mailbox: takes the items.
+        outbox: the client's, which is marked when the client leaves; None for a layer.
+        idle: set while a worker's consumer has no work; None for other connections.
+    """
+
+    __slots__ = ("_idle", "_mailbox", "_outbox", "_receive", "_stopped", "_task")
+
+    def __init__(
+        self,
+        receive: Callable[[], Awaitable[Any]],
         mailbox: Mailbox[Any],
         *,
-        client: Outbox | None = None,
+        outbox: Outbox | None = None,
         idle: asyncio.Event | None = None,
     ) -> None:
-        self._source = source
+        self._receive = receive
         self._mailbox = mailbox
-        self._client = client
+        self._outbox = outbox
         self._idle = idle
-        # What is reading now, and whether it was told to stop that.
         self._task: asyncio.Task[Any] | None = None
         self._stopped = False
 
     @property
     def reading(self) -> bool:
-        """Whether more may come, and nobody has said ``stop``."""
+        """Whether ``read`` is running and ``stop`` was not called."""
         return self._task is not None
 
     def stop(self) -> None:
-        """Have ``read`` return, although more may come."""
+        """Let ``read`` return, although more may come."""
         if self._task is not None:
             task, self._task = self._task, None
             self._stopped = True
             task.cancel()
 
     async def read(self) -> None:
-        """Hand over what the source returns, until nothing more can come or ``stop``.
+        """Read until the last event or ``stop``.
 
         Raises:
-            asyncio.CancelledError: when somebody else has cancelled the task.
+            asyncio.CancelledError: when the task was cancelled, but not by ``stop``.
         """
         here = self._task = asyncio.current_task()
         assert here is not None  # noqa: S101 (this is a coroutine)
-        mailbox, client, idle = self._mailbox, self._client, self._idle
-        lane = Source.MESSAGE if client is None else Source.EVENT
+        mailbox, outbox, idle = self._mailbox, self._outbox, self._idle
+        source = Source.MESSAGE if outbox is None else Source.EVENT
         kind = None
         try:
             try:
                 while kind not in LAST_EVENTS:
-                    item = await self._source()
-                    if client is not None:
+                    item = await self._receive()
+                    if outbox is not None:
                         kind = item.get("type")
                         if kind == "websocket.disconnect":
-                            client.leaving = True
-                    await mailbox.offer(item, lane)
+                            outbox.leaving = True
+                    await mailbox.offer(item, source)
                     if idle is not None and kind not in LAST_EVENTS:
-                        # A worker's messages are work: what is read ahead would be
-                        # lost with a handler that fails.
+                        # A message read ahead would be lost with a handler that fails.
                         await idle.wait()
             except Exception as error:
-                await mailbox.offer(DeferredError(error))
+                await mailbox.offer(DeferredError(error, Exception))
         except asyncio.CancelledError:
             if not self._stopped or here.uncancel() > 0:
                 raise
         finally:
             self._task = None
+
+
+class Inbox:
+    """A connection's channel in its layer, and the mailbox for everything it receives.
+
+    A layer with local delivery puts messages into the mailbox itself; any other layer
+    is read by an ``EventReader``.
+
+    Attributes:
+        mailbox: there once ``open`` has returned.
+        channel_name: the channel; empty without a layer.
+    """
+
+    __slots__ = ("_layer", "_reading", "channel_name", "mailbox")
+
+    mailbox: Mailbox[Any]
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+        self._reading: asyncio.Task[None] | None = None
+        self.channel_name = ""
+
+    async def open(self) -> None:
+        """Make the channel and the mailbox."""
+        layer = self._layer
+        if layer is not None:
+            self.channel_name = await layer.new_channel()
+        if isinstance(layer, LocalDelivery):
+            self.mailbox = layer.attach(self.channel_name)
+        else:
+            self.mailbox = Mailbox(self.channel_name, 0)
+
+    def read_layer(
+        self, receive: Callable[[], Awaitable[Any]], idle: asyncio.Event | None
+    ) -> None:
+        """Start to read a layer without local delivery; ``idle`` as in ``EventReader``."""
+        if not isinstance(self._layer, LocalDelivery):
+            reader = EventReader(receive, self.mailbox, idle=idle)
+            self._reading = asyncio.get_running_loop().create_task(reader.read())
+
+    async def close(self, groups: Iterable[str], log: ConnectionLog) -> None:
+        """Close the channel, which leaves its groups.
+
+        Args:
+            groups: those that are left one by one in a layer without local delivery.
+            log: gets the errors of that.
+        """
+        if self._reading is not None:
+            self._reading.cancel()
+        if isinstance(self._layer, LocalDelivery):
+            await self._layer.detach(self.mailbox)
+        elif self._layer is not None:
+            for group in groups:
+                try:
+                    await self._layer.group_discard(group, self.channel_name)
+                except Exception as error:
+                    log.group_not_left(group, error)
+        if self._reading is not None:
+            await asyncio.wait([self._reading])

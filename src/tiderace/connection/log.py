@@ -1,7 +1,4 @@
-"""What is said of one connection: to the log, to the metrics, to ``on_error``.
-
-It changes nothing about the connection, and knows no task and no mailbox.
-"""
+"""Logs and counts what happens to one connection."""
 
 from __future__ import annotations
 
@@ -9,8 +6,7 @@ import logging
 from typing import Any
 
 from tiderace import conf, metrics
-from tiderace.asgi import Event, describe, log_fields
-from tiderace.connection.served import ConsumerProtocol
+from tiderace.asgi import Event, Scope, describe, log_fields
 
 __all__ = ["ConnectionLog"]
 
@@ -18,27 +14,31 @@ logger = logging.getLogger("tiderace.consumer")
 
 
 class ConnectionLog:
-    """Speaks of one consumer's connection, every time with the same fields."""
+    """Writes log records of one connection, each with the same fields.
 
-    __slots__ = ("_consumer",)
+    Args:
+        scope: the connection's scope.
+        consumer: the qualified name of the consumer's class.
 
-    def __init__(self, consumer: ConsumerProtocol) -> None:
+    Attributes:
+        channel_name: the connection's channel; None until there is one.
+    """
+
+    __slots__ = ("_consumer", "_scope", "channel_name")
+
+    def __init__(self, scope: Scope, consumer: str) -> None:
+        self._scope = scope
         self._consumer = consumer
+        self.channel_name: str | None = None
 
-    async def consult(self, error: Exception) -> None:
-        """Let ``on_error`` decide what ``error`` means, and say so if it goes on.
-
-        Raises:
-            Exception: whatever ``on_error`` raises; the connection is to end.
-        """
-        consumer = self._consumer
-        await consumer._consult(error)  # noqa: SLF001
+    def handler_failed_and_goes_on(self, error: Exception) -> None:
+        """A handler has failed, and ``on_error`` lets the connection go on."""
         metrics.CONSUMER_ERRORS.add()
         logger.warning(
             "%s goes on after %r (%s)",
-            self._name(),
+            self._consumer,
             error,
-            describe(consumer.scope),
+            describe(self._scope),
             exc_info=error,
             extra=self._fields("handler_failed_and_goes_on"),
         )
@@ -47,28 +47,28 @@ class ConnectionLog:
         """The connection ends because of ``error``."""
         metrics.CONSUMER_ERRORS.add()
         fields = self._fields("handler_failed")
-        # Without the traceback, which the server logs for what is raised to it.
+        # Without the traceback, which the server logs when the error is raised to it.
         logger.error(
             "%s failed with %r and is closed (%s, user %s, channel %s)",
-            self._name(),
+            self._consumer,
             error,
-            describe(self._consumer.scope),
+            describe(self._scope),
             fields["user_id"],
             fields["channel_name"],
             extra=fields,
         )
 
-    def dropped(self, message: Event | str, why: str) -> None:
-        """A message of the layer found nobody who takes it."""
+    def dropped(self, message: Event | str, reason: str) -> None:
+        """A message of the layer has no handler that it may call."""
         metrics.MESSAGES_DROPPED_UNHANDLED.add()
         kind = message.get("type") if isinstance(message, dict) else message
         logger.warning(
             "%s dropped a message of type %r (%s); define the method for it, or check "
             "the type where it is sent (%s)",
-            self._name(),
+            self._consumer,
             kind,
-            why,
-            describe(self._consumer.scope),
+            reason,
+            describe(self._scope),
             extra=self._fields("unhandled_message", message_type=kind),
         )
 
@@ -79,26 +79,26 @@ class ConnectionLog:
             "a client has left more than %d bytes unread and is closed with %d (%s)",
             conf.current().outbox_limit,
             code,
-            describe(self._consumer.scope),
+            describe(self._scope),
             extra=self._fields("slow_client", code=code),
         )
 
     def not_closed(self, error: Exception) -> None:
-        """The server would not take our close event."""
-        logger.debug("could not close %s: %r", describe(self._consumer.scope), error)
+        """The server has refused the close event."""
+        logger.debug("could not close %s: %r", describe(self._scope), error)
 
     def disconnect_failed(self, error: Exception) -> None:
-        """The disconnect handler failed on a connection that had failed before."""
+        """The disconnect handler has failed on a connection that had ended by itself."""
         logger.error(
             "%s failed in its disconnect handler (%s)",
-            self._name(),
-            describe(self._consumer.scope),
+            self._consumer,
+            describe(self._scope),
             exc_info=error,
             extra=self._fields("disconnect_handler_failed"),
         )
 
     def group_not_left(self, group: str, error: Exception) -> None:
-        """The layer of another project would not let a consumer leave ``group``."""
+        """A layer without local delivery has failed to remove the channel from ``group``."""
         logger.error(
             "could not leave group %s",
             group,
@@ -106,15 +106,12 @@ class ConnectionLog:
             extra=self._fields("group_not_left", group=group),
         )
 
-    def _name(self) -> str:
-        return type(self._consumer).__qualname__
-
     def _fields(self, reason: str, **more: Any) -> dict[str, Any]:
-        """What a log record about this connection has, see ``log_fields``."""
+        """Return the fields of a log record, as ``log_fields`` describes them."""
         return log_fields(
-            self._consumer.scope,
+            self._scope,
             reason,
-            channel_name=getattr(self._consumer, "channel_name", None),
-            consumer=self._name(),
+            channel_name=self.channel_name,
+            consumer=self._consumer,
             **more,
         )

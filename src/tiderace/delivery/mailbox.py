@@ -97,8 +97,8 @@ class Mailbox(Generic[M]):
         "groups",
         "name",
         "readers",
+        "run_eagerly",
         "scheduled",
-        "take_now",
         "writer",
     )
 
@@ -132,7 +132,7 @@ class Mailbox(Generic[M]):
         self._first: Any = None
         # Handles a message at once where its consumer has nothing else to do; False
         # where it cannot, and then the message waits here.
-        self.take_now: Callable[[M], bool] | None = None
+        self.run_eagerly: Callable[[M], bool] | None = None
         # What writes to the client, set only while nothing is to be done but to wait
         # for a message that is written as it is; see ``write_to_waiting``.
         self.writer: FrameWriter | None = None
@@ -151,10 +151,10 @@ class Mailbox(Generic[M]):
         """Put ``message`` in; False when the mailbox is full of living messages."""
         messages = self._messages
         if (
-            self.take_now is not None
+            self.run_eagerly is not None
             and not messages
             and not self._held
-            and self.take_now(message)
+            and self.run_eagerly(message)
         ):
             return True
         if len(messages) >= self.capacity:

@@ -338,8 +338,7 @@ class AsyncWebsocketConsumer(AsyncConsumer):
             text_data is not None
             and not close
             and self._sends_plainly
-            and (connection := self._connection) is not None
-            and get_ident() == connection.ident
+            and get_ident() == self._thread_id
         ):
             # What the long way comes to, without its coroutines: the hot path.
             return self.base_send({"type": "websocket.send", "text": text_data})
