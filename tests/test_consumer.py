@@ -918,8 +918,8 @@ async def test_a_thousand_crashed_consumers_leave_nothing_behind(layer):
 
     assert layer.groups == {}
     assert layer.channels == {}
-    assert layer._mailboxes == {}
-    assert len(layer._deadlines) == 0
+    assert layer._local.mailboxes == {}
+    assert len(layer._local.expiry_queue) == 0
     assert metrics.CONNECTIONS_OPEN.value == open_before
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert connections() == kept_before

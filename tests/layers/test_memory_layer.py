@@ -79,13 +79,13 @@ class Roomy(Broken):
 class Sharing(Broken):
     async def send(self, channel, message):
         self.require_valid_channel_name(channel)
-        self._put(channel, message)
+        self._local.put(channel, message)
 
 
 class Stacking(Broken):
     async def receive(self, channel):
         message = await super().receive(channel)
-        box = self._mailboxes.get(channel)
+        box = self._local.mailboxes.get(channel)
         if box is not None and not box.empty():
             return await super().receive(channel)
         return message
@@ -359,8 +359,8 @@ async def test_nothing_is_kept_of_a_channel_once_its_last_message_would_have_exp
     clock.advance(10)
     await layer.group_send("room", {"type": "greet"})
 
-    assert layer._mailboxes == {}
-    assert len(layer._deadlines) == 0
+    assert layer._local.mailboxes == {}
+    assert len(layer._local.expiry_queue) == 0
 
 
 async def test_a_busy_queue_is_noted_for_expiry_once(layer):
@@ -368,7 +368,7 @@ async def test_a_busy_queue_is_noted_for_expiry_once(layer):
         await layer.send("queue", {"type": "work"})
         await layer.receive("queue")
 
-    assert len(layer._deadlines) <= 1
+    assert len(layer._local.expiry_queue) <= 1
 
 
 async def test_a_consumers_channel_leaves_nothing_behind(layer):
@@ -379,7 +379,7 @@ async def test_a_consumers_channel_leaves_nothing_behind(layer):
 
     await layer.detach(mailbox)
 
-    assert layer._mailboxes == {}
+    assert layer._local.mailboxes == {}
     assert layer.groups == {}
     assert layer.channels == {}
 
@@ -391,7 +391,7 @@ async def test_a_cancelled_reader_leaves_nothing_behind(layer):
     reader.cancel()
     await settle()
 
-    assert layer._mailboxes == {}
+    assert layer._local.mailboxes == {}
 
 
 async def test_a_flushed_layer_keeps_the_channels_of_its_consumers(layer):

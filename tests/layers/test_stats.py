@@ -346,8 +346,8 @@ async def test_every_process_that_listens_is_in_the_fleet(make_layer):
     stats = await seen(one, 2)
 
     assert {each.process for each in stats.processes} == {
-        one.client_prefix,
-        two.client_prefix,
+        one.stats_here().process,
+        two.stats_here().process,
     }
     assert stats.members == {"tea": 1}
 
@@ -358,7 +358,7 @@ async def test_who_only_asks_is_not_in_the_fleet(make_layer):
 
     stats = await seen(asking, 1)
 
-    assert stats.processes[0].process == serving.client_prefix
+    assert stats.processes[0].process == serving.stats_here().process
 
 
 async def test_lag_and_round_trip_are_measured_over_the_broker(make_layer):
@@ -420,7 +420,7 @@ async def test_a_process_that_closes_its_layer_is_gone_at_once(make_layer):
     await two.close()
 
     stats = await one.stats(fleet=True)
-    assert [each.process for each in stats.processes] == [one.client_prefix]
+    assert [each.process for each in stats.processes] == [one.stats_here().process]
 
 
 KILLED = """
@@ -477,4 +477,4 @@ async def test_a_report_of_another_release_is_passed_over(make_layer, server):
 
     stats = await layer.stats(fleet=True)
 
-    assert [each.process for each in stats.processes] == [layer.client_prefix]
+    assert [each.process for each in stats.processes] == [layer.stats_here().process]

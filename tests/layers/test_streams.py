@@ -182,7 +182,7 @@ def test_listeners_of_a_closed_loop_are_forgotten(layer):
     layer.sync.stream_publish("tide", {"data": "1"}, keep=KEEP)
 
     assert (ear.received, ear.groups) == ([], set())
-    assert "tide" not in layer._listeners
+    assert "tide" not in layer._local.listeners
 
 
 async def test_listeners_of_two_loops_hear_each_in_theirs(layer):
@@ -216,8 +216,8 @@ async def test_a_loop_that_is_closed_takes_nobody_of_another_with_it(layer):
     await publish(layer, 1)
 
     assert (gone.groups, here.data) == (set(), ["1"])
-    assert layer._listeners.count("tide") == 1
-    assert list(layer._listeners) == ["tide"]
+    assert layer._local.listeners.count("tide") == 1
+    assert list(layer._local.listeners) == ["tide"]
 
 
 async def test_a_listener_that_fails_is_logged(listeners, caplog):
@@ -249,7 +249,7 @@ async def test_a_plain_group_has_no_stream(layer):
     await layer.group_send("room", {"type": "x"})
     await layer.group_broadcast("room", "x")
 
-    assert layer._kept.get("room") is None
+    assert layer._streams.get("room") is None
 
 
 async def test_a_stream_that_nobody_uses_is_forgotten_after_ten_times_its_time(
@@ -260,11 +260,11 @@ async def test_a_stream_that_nobody_uses_is_forgotten_after_ten_times_its_time(
 
     clock.now += 999
     await layer.send("anything", {"type": "x"})
-    assert layer._kept.get("tide") is not None
+    assert layer._streams.get("tide") is not None
     clock.now += 101  # it is looked for such streams now and then
     await layer.send("anything", {"type": "x"})
 
-    assert layer._kept.get("tide") is None
+    assert layer._streams.get("tide") is None
     after, _ = await layer.stream_read("tide", keep=KEEP)
     assert after.epoch != before.epoch
 
@@ -283,17 +283,17 @@ async def test_a_stream_is_not_forgotten_while_somebody_listens(layer, clock):
     layer.stream_unsubscribe("tide", ear)
     clock.now += 1200
     await layer.send("anything", {"type": "x"})
-    assert layer._kept.get("tide") is None
+    assert layer._streams.get("tide") is None
 
 
 async def test_a_stream_at_rest_gives_back_what_it_has_kept(layer, clock):
     await publish(layer, *range(5))
-    assert len(layer._kept.get("tide")) == 5
+    assert len(layer._streams.get("tide")) == 5
 
     clock.now += 120
     await layer.send("anything", {"type": "x"})
 
-    assert len(layer._kept.get("tide")) == 0
+    assert len(layer._streams.get("tide")) == 0
 
 
 async def test_a_stream_is_noted_once_however_much_is_published(layer, clock):
@@ -301,7 +301,7 @@ async def test_a_stream_is_noted_once_however_much_is_published(layer, clock):
         clock.now += 30
         await publish(layer, number)
 
-    assert len(layer._kept._looks) == 1
+    assert len(layer._streams._checks) == 1
 
 
 async def test_a_key_may_publish_again_after_five_minutes(layer, clock):
@@ -322,16 +322,16 @@ async def test_keys_are_forgotten(layer, clock):
 
     await layer.send("anything", {"type": "x"})
 
-    assert not layer._kept._keys
+    assert not layer._streams._keys
 
 
 def test_a_stream_of_no_expiry_lasts_a_while():
     streams = MemoryStreams(0)
 
-    streams.made("tide", 0)
-    streams.expire(5, used=lambda group: False)
+    streams.get_or_create("tide", 0)
+    streams.expire(5, is_used=lambda group: False)
     assert streams.get("tide") is not None
-    streams.expire(10, used=lambda group: False)
+    streams.expire(10, is_used=lambda group: False)
     assert streams.get("tide") is None
 
 

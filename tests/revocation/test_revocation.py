@@ -1017,7 +1017,7 @@ async def test_what_is_rolled_back_is_not_announced(user, revalidate):
     await change(succeed)
     announced.append(await layer.receive(channel))
 
-    assert layer._box(channel).empty()
+    assert layer._local.mailboxes[channel].empty()
     assert client.kinds == ["websocket.accept"]
     await client.leave()
 
@@ -1036,7 +1036,7 @@ async def test_what_says_nothing_of_rights_is_not_announced(user, revalidate):
     await change(log_in)
 
     assert (await layer.receive(channel))["users"] == [str(user.pk)]
-    assert layer._box(channel).empty()
+    assert layer._local.mailboxes[channel].empty()
 
 
 @pytest_db
@@ -1048,7 +1048,7 @@ async def test_a_group_that_the_user_has_already_is_not_announced(user, revalida
 
     await change(user.groups.add, await change(a_group))
 
-    assert layer._box(channel).empty()
+    assert layer._local.mailboxes[channel].empty()
 
 
 @pytest_db

@@ -35,8 +35,8 @@ ALIASES = {
     "channels.testing": "tiderace.testing",
     "channels.utils": "tiderace.compat.naming",
     "channels.worker": "tiderace.worker",
-    "channels_redis.core": "tiderace.layers.redis",
-    "channels_redis.pubsub": "tiderace.layers.redis",
+    "channels_redis.core": "tiderace.compat.channels_redis.core",
+    "channels_redis.pubsub": "tiderace.compat.channels_redis.pubsub",
     "channels_redis.serializers": "tiderace.layers.serializers",
     "channels_redis.utils": "tiderace.layers.redis.hosts",
 }

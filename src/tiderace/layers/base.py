@@ -1,7 +1,4 @@
-"""The contract of a channel layer, as Channels and its third-party layers know it.
-
-It knows how names, capacities and messages must look, and no way of moving them.
-"""
+"""The contract of a channel layer, as Channels and layers of third parties use it."""
 
 from __future__ import annotations
 
@@ -12,35 +9,52 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
+from tiderace import conf
 from tiderace.delivery.mailbox import Mailbox
 from tiderace.delivery.stream_hub import Listener
 from tiderace.history import Position, Publication
 from tiderace.layers.broker import Retention
+from tiderace.layers.messages import Message
 from tiderace.layers.names import MAX_NAME_LENGTH
 from tiderace.layers.stats import LayerStats
 from tiderace.ratelimit import Rate
 from tiderace.runtime.sync_bridge import SyncCalls
 
-__all__ = ["BaseChannelLayer", "LocalDelivery", "Message"]
-
-Message = dict[str, Any]
+__all__ = [
+    "SENDING_METHODS",
+    "BaseChannelLayer",
+    "LocalDelivery",
+    "refuse_unknown_options",
+]
 
 Capacities = list[tuple["re.Pattern[str]", int]]
 
+SENDING_METHODS = (
+    "group_broadcast",
+    "group_send",
+    "send",
+    "stream_delete",
+    "stream_find_published",
+    "stream_publish",
+    "stream_read",
+    "take_token",
+)
+"""Methods that layers of ours run without an event loop when sync code calls them."""
+
 
 class BaseChannelLayer:
-    """What every channel layer offers.
+    """The methods of every channel layer.
 
-    Guaranteed by every layer of ours: messages that one sender sends to one channel
-    or group arrive in that order; a message is delivered at most once to a channel,
-    and not after ``expiry`` seconds; one that finds a channel full is refused
+    Guaranteed by Tiderace's layers: messages that one sender sends to one channel or
+    group arrive in that order; a message is delivered at most once to a channel, and
+    not after ``expiry`` seconds; a message that finds a channel full is refused
     (``send``) or dropped for that channel alone, counted and logged (``group_send``).
-    All members of a group in a process share the message they get: it is to be read,
-    not changed. Not guaranteed: that a message reaches a channel that nobody reads.
+    All members of a group in a process share the message they get: read it, do not
+    change it. Not guaranteed: that a message reaches a channel that is not read.
 
     Args:
         expiry: seconds a message waits for its reader; 60, long enough for a
-            reconnect and short enough for nobody to be surprised by old news.
+            reconnect and short enough that no reader is surprised by an old message.
         capacity: messages a channel holds that are not read yet.
         channel_capacity: other capacities for channels whose full name matches: a
             mapping of glob patterns, or compiled ones, to numbers, first match wins.
@@ -60,6 +74,8 @@ class BaseChannelLayer:
         "with length < " + str(MAX_NAME_LENGTH) + " containing only ASCII "
         "alphanumerics, hyphens, underscores, or periods."
     )
+
+    _direct_calls: ClassVar[Collection[str]] = ()
 
     expiry: float
     capacity: int
@@ -81,23 +97,24 @@ class BaseChannelLayer:
         """The layer for sync code: ``layer.sync.group_send("room", message)``.
 
         From views, signals, threads, Celery workers, commands and the shell; a process
-        keeps one event loop and one connection for all of them. Outside a transaction's
-        ``on_commit`` a message goes out at once, also when the transaction is rolled
+        keeps one event loop and one connection for all of them. Sending to a layer of
+        Tiderace's needs no event loop and starts none. Outside a transaction's
+        ``on_commit`` a message is sent at once, also when the transaction is rolled
         back later.
 
         Raises (its methods):
             RuntimeError: where an event loop runs in this thread; await the layer's
                 own method there.
         """
-        return SyncCalls(self)
+        return SyncCalls(self, direct=self._direct_calls)
 
     @property
     def ready(self) -> bool:
-        """Whether this process hears what others send, or need not; for health checks.
+        """Whether this process receives what other processes send; for health checks.
 
-        Always True for a layer without a broker. False while a connection to a broker
-        is being opened, at first or again: groups with members here miss nothing then,
-        but wait.
+        Always True for a layer without a broker, and while nothing in this process
+        receives. False while a connection to a broker is being opened, at first or
+        again: groups with members here miss nothing then, but wait.
         """
         return True
 
@@ -116,7 +133,7 @@ class BaseChannelLayer:
         ]
 
     def get_capacity(self, channel: str) -> int:
-        """How many unread messages ``channel`` holds: the first match, else the default."""
+        """Return how many unread messages ``channel`` holds: first match, or default."""
         capacities = self.channel_capacity
         if isinstance(capacities, Mapping):
             capacities = self.compile_capacities(capacities)
@@ -128,11 +145,11 @@ class BaseChannelLayer:
     # Names
 
     def match_type_and_length(self, name: object) -> bool:
-        """Whether ``name`` is a string of fewer than ``MAX_NAME_LENGTH`` characters."""
+        """Return whether ``name`` is a string shorter than ``MAX_NAME_LENGTH``."""
         return isinstance(name, str) and len(name) < self.MAX_NAME_LENGTH
 
     def require_valid_channel_name(self, name: object, receive: bool = False) -> bool:
-        """True for a legal channel name.
+        """Return True for a legal channel name.
 
         Raises:
             TypeError: for any other; with ``receive`` also for a process-local name
@@ -149,7 +166,7 @@ class BaseChannelLayer:
         return True
 
     def require_valid_group_name(self, name: object) -> bool:
-        """True for a legal group name.
+        """Return True for a legal group name.
 
         Raises:
             TypeError: for any other.
@@ -172,18 +189,18 @@ class BaseChannelLayer:
         return error
 
     def valid_channel_names(self, names: list[str], receive: bool = False) -> bool:
-        """True when every one of ``names`` is legal; see ``require_valid_channel_name``."""
+        """Return True when all ``names`` are legal; see ``require_valid_channel_name``."""
         if not isinstance(names, list) or not names:
             raise AssertionError(f"names must be a non-empty list, not {names!r}")
         return all(self.require_valid_channel_name(name, receive) for name in names)
 
     def non_local_name(self, name: str) -> str:
-        """The part of a channel name up to and including its ``!``, else all of it."""
+        """Return a channel name up to and including its ``!``, or all of it."""
         head, mark, _ = name.partition("!")
         return head + mark
 
-    def _one_channel(self, channel: object) -> str:
-        """A legal channel name, given as such or as the only one of a list.
+    def _single_channel(self, channel: object) -> str:
+        """Return a legal channel name that is given as such or in a list of one.
 
         Raises:
             TypeError: for anything else.
@@ -198,12 +215,12 @@ class BaseChannelLayer:
         self.require_valid_channel_name(channel)
         return str(channel)
 
-    def _names(self, exclude: Collection[str]) -> set[str]:
-        """Names of channels to leave out; one name may stand for a list of one."""
-        return {exclude} if isinstance(exclude, str) else set(exclude)
+    def _channel_names(self, names: Collection[str]) -> set[str]:
+        """Return names that are given as a collection or as a single string."""
+        return {names} if isinstance(names, str) else set(names)
 
-    def _groups(self, group: object) -> list[str]:
-        """Legal group names, without doubles: given as one name or as several.
+    def _group_names(self, group: object) -> list[str]:
+        """Return the legal group names, without doubles, of one name or a collection.
 
         Raises:
             TypeError: for anything else.
@@ -234,7 +251,7 @@ class BaseChannelLayer:
         )
         return self.require_valid_group_name(group_name)
 
-    # What a layer must do
+    # Channels and groups
 
     async def send(self, channel: str, message: Message) -> None:
         """Put ``message`` into ``channel``.
@@ -246,24 +263,24 @@ class BaseChannelLayer:
         raise NotImplementedError("send() should be implemented in a channel layer")
 
     async def receive(self, channel: str) -> Message:
-        """The next message of ``channel``; waits for one, without a limit.
+        """Wait for the next message of ``channel``, without a limit.
 
-        Of several readers each message goes to one.
+        Each message goes to one of several readers.
         """
         raise NotImplementedError("receive() should be implemented in a channel layer")
 
     async def new_channel(self) -> str:
-        """A channel name that nobody else has."""
+        """Return a new channel name: ``specific.<process>!<random>``."""
         raise NotImplementedError(
             "new_channel() should be implemented in a channel layer"
         )
 
     async def flush(self) -> None:
-        """Forget all messages and groups; for tests."""
+        """Remove all messages and groups; for tests."""
         raise NotImplementedError("flush() not implemented (flush extension)")
 
     async def group_add(self, group: str, channel: str) -> None:
-        """Put ``channel`` into ``group``; again is the same as once."""
+        """Put ``channel`` into ``group``, if it is not in it."""
         raise NotImplementedError("group_add() not implemented (groups extension)")
 
     async def group_discard(self, group: str, channel: str) -> None:
@@ -273,30 +290,12 @@ class BaseChannelLayer:
     async def group_send(self, group: str, message: Message) -> None:
         """Put ``message`` into every channel of ``group`` that has room for it.
 
-        The layers of ours also take several groups, a channel in more than one of
-        them getting the message once, and ``exclude=``, names of channels that get
-        none. A channel at its capacity does not get the message: counted in
+        Tiderace's layers also take several groups, a channel in more than one of them
+        getting the message once, and ``exclude=``, names of channels that do not get
+        it. A channel at its capacity does not get the message: counted in
         ``metrics.MESSAGES_DROPPED_FULL`` and logged once a minute per channel.
         """
         raise NotImplementedError("group_send() not implemented (groups extension)")
-
-    async def stats(self, *, fleet: bool = False, top: int = 10) -> LayerStats:
-        """What the layer is doing: connections, groups, rates, drops, lag, memory.
-
-        Of this process by default: read from counters that are kept anyway, so it may
-        be called every second. ``layer.sync.stats()`` is the same for sync code.
-
-        Args:
-            fleet: of every process that listens, from what each has told the broker
-                in the last seconds; one call of the broker. A process that was killed
-                stays until its lease ends, its ``age`` growing. Processes that only
-                send are not among them. Without a broker it is this process.
-            top: the groups whose members are told; the largest.
-
-        Raises:
-            LayerUnavailable: when ``fleet`` is asked of a broker that is away.
-        """
-        raise NotImplementedError("stats() is not offered by this layer")
 
     async def group_broadcast(
         self,
@@ -308,16 +307,16 @@ class BaseChannelLayer:
     ) -> None:
         """Send one WebSocket message to every client of ``group``, encoded once.
 
-        It passes the consumers' handlers by: right for what all members may see as it
-        stands. It reaches the sockets of consumers that say ``accepts_broadcasts =
-        True``, in order with their other messages, and no named channels. On
-        ``tiderace.server`` the frame is built once per process.
+        The message does not pass through the consumers' handlers. It reaches the
+        sockets of consumers with ``accepts_broadcasts = True``, in order with their
+        other messages, and no named channels. On ``tiderace.server`` the frame is
+        built once per process.
 
         Args:
             group: one group or several; a client in more than one gets it once.
             text_data: text to send; wins over ``bytes_data``.
             bytes_data: bytes to send.
-            exclude: names of channels that get none.
+            exclude: names of channels that do not get it.
 
         Raises:
             ValueError: when neither text nor bytes are given.
@@ -325,12 +324,31 @@ class BaseChannelLayer:
         """
         raise NotImplementedError("group_broadcast() is not offered by this layer")
 
-    # Streams: groups with a memory (the extension "streams")
+    async def stats(self, *, fleet: bool = False, top: int = 10) -> LayerStats:
+        """Return connections, groups, rates, drops, lag and memory.
+
+        By default those of this process: read from counters that are kept anyway, so
+        it may be called every second. ``layer.sync.stats()`` is the same for sync code.
+
+        Args:
+            fleet: of every process that receives, from the reports that each has sent
+                to the broker in the last seconds; one call of the broker. A process
+                that was killed stays until its lease ends, its ``age`` growing.
+                Processes that only send are not included. Without a broker it is this
+                process.
+            top: how many groups are returned with their size; the largest.
+
+        Raises:
+            LayerUnavailable: when ``fleet`` is asked of a broker that is away.
+        """
+        raise NotImplementedError("stats() is not offered by this layer")
+
+    # Streams: groups with a history (the extension "streams")
 
     async def stream_publish(
         self, group: str, record: Mapping[str, Any], *, keep: Retention, key: str = ""
     ) -> Position:
-        """Append a publication to the group's stream and tell all who listen.
+        """Append a publication to the group's stream and deliver it to the listeners.
 
         The group's channels get it as a message of the type ``topic.publication``, see
         ``Publication.as_event``. What ``group_send`` and ``group_broadcast`` send to
@@ -339,14 +357,14 @@ class BaseChannelLayer:
         Args:
             group: the group; its stream begins with the first publication.
             record: ``data``, JSON text; and optionally ``info``, JSON text about the
-                publisher, ``tags``, strings by name, ``topic``, the name it is known
-                by, and ``time``, seconds since the epoch.
+                publisher, ``tags``, strings by name, ``topic``, the public name of the
+                topic, and ``time``, seconds since the epoch.
             keep: what the stream keeps from now on; a size of 0 for nothing.
-            key: one that was published under to the group in the last five minutes
-                publishes nothing again.
+            key: idempotency key; when a publication with the same key was made in the
+                last five minutes, nothing is published.
 
         Returns:
-            Where the publication stands, or the first one under its key.
+            The position of the publication, or of the first one with its key.
 
         Raises:
             TypeError: for an illegal name, or a record that cannot be encoded.
@@ -357,9 +375,10 @@ class BaseChannelLayer:
         )
 
     async def stream_find_published(self, group: str, key: str) -> Position | None:
-        """Where what was published under ``key`` in the last five minutes stands.
+        """Return the position of the publication made with ``key``, or None.
 
-        So that work which comes before a publication need not be done again.
+        Keys are kept for five minutes. So that work which comes before a publication
+        need not be done again.
 
         Raises:
             TypeError: for an illegal name.
@@ -378,16 +397,16 @@ class BaseChannelLayer:
         limit: int | None = None,
         reverse: bool = False,
     ) -> tuple[Position, list[Publication]]:
-        """The end of the group's stream, and what it still has.
+        """Return the end of the group's stream, and the publications it keeps.
 
         Never more than the last ``keep.size`` offsets, and nothing older than
-        ``keep.seconds``, whatever else the layer happens to have.
+        ``keep.seconds``, even if the layer has more.
 
         Args:
             group: the group; a stream begins for it if it has none.
             keep: as it is given to ``stream_publish``.
-            since: only what comes after it; in reverse, what comes before it. An empty
-                epoch stands for any; there is nothing since a position of another.
+            since: only publications after it; in reverse, before it. An empty epoch
+                stands for any; for a position of another epoch there are none.
             limit: how many at most, counted from the beginning, or from the end in
                 reverse; None for all of them.
             reverse: whether the newest come first.
@@ -399,10 +418,10 @@ class BaseChannelLayer:
         raise NotImplementedError("stream_read() not implemented (streams extension)")
 
     async def stream_delete(self, group: str) -> None:
-        """Let the group's stream have nothing any more; its positions count on.
+        """Delete the publications of the group's stream; its offsets count on.
 
-        Whoever has not heard yet what is forgotten has missed something, be it that
-        they were away or that it was on its way to them.
+        A reader or listener that has not got a deleted publication yet misses it, also
+        when it was on its way.
 
         Raises:
             TypeError: for an illegal name.
@@ -410,25 +429,10 @@ class BaseChannelLayer:
         """
         raise NotImplementedError("stream_delete() not implemented (streams extension)")
 
-    async def take_token(self, key: str, rate: Rate) -> float:
-        """Take one from a bucket that all processes share, to limit what somebody does.
-
-        Args:
-            key: what is limited, and whose: any text.
-            rate: how much the bucket holds, and how long it takes to fill.
-
-        Returns:
-            0 when it was taken; else in how many seconds it would be there.
-
-        Raises:
-            LayerUnavailable: when a broker could not be reached in time.
-        """
-        raise NotImplementedError("take_token() not implemented (streams extension)")
-
     async def stream_subscribe(self, group: str, listener: Listener) -> None:
-        """Let ``listener`` hear the group's stream, in the running event loop.
+        """Deliver the group's stream to ``listener``, in the running event loop.
 
-        When this has returned every later publication is heard, in order.
+        Every publication made after this has returned is delivered, in order.
 
         Raises:
             TypeError: for an illegal name.
@@ -439,30 +443,60 @@ class BaseChannelLayer:
         )
 
     def stream_unsubscribe(self, group: str, listener: Listener) -> None:
-        """Let it hear no more; nothing when it does not listen.
+        """Undo ``stream_subscribe``; do nothing when ``listener`` is not subscribed.
 
-        In the loop in which it listens it hears nothing after this has returned.
+        In the listener's event loop it is not called any more after this has returned.
         """
         raise NotImplementedError(
             "stream_unsubscribe() not implemented (streams extension)"
         )
 
+    async def take_token(self, key: str, rate: Rate) -> float:
+        """Take a token from a bucket that all processes share; for rate limits.
+
+        Args:
+            key: what is limited, and for which user: any text.
+            rate: how many tokens the bucket holds, and how long it takes to fill.
+
+        Returns:
+            0 when a token was taken; else the seconds until there will be one.
+
+        Raises:
+            LayerUnavailable: when a broker could not be reached in time.
+        """
+        raise NotImplementedError("take_token() not implemented (streams extension)")
+
 
 class LocalDelivery(ABC):
     """A layer that puts messages straight into the mailboxes of its process.
 
-    A consumer takes its mailbox once instead of calling ``receive`` per message, and
-    gives it back when it ends, however that comes about.
+    A consumer takes its mailbox once instead of calling ``receive`` for each message,
+    and gives it back when it ends, by whatever way.
     """
 
     @abstractmethod
     def attach(self, channel: str) -> Mailbox[Any]:
-        """The mailbox of ``channel``, which from now on belongs to the caller.
+        """Return the mailbox of ``channel``, which belongs to the caller from now on.
 
-        Messages that were sent before stay in it. While attached, the channel's
-        memberships do not expire.
+        It holds the messages that were sent before. While it is attached, the
+        channel's memberships do not expire.
         """
 
     @abstractmethod
     async def detach(self, mailbox: Mailbox[Any]) -> None:
-        """Give ``mailbox`` back: its channel leaves every group and is forgotten."""
+        """Give ``mailbox`` back: its channel leaves all groups and is removed."""
+
+
+def refuse_unknown_options(
+    layer: str, unknown: Mapping[str, Any], known: tuple[str, ...]
+) -> None:
+    """Raise for options that a layer does not have, with the nearest known one.
+
+    Raises:
+        TypeError: when there are any.
+    """
+    for name in unknown:
+        raise TypeError(
+            f"{layer} has no option {name!r}{conf.nearest(name, known)} "
+            f"(known: {', '.join(known)})"
+        )

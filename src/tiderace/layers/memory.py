@@ -1,8 +1,7 @@
-"""The layer for one process: mailboxes and groups in memory, no broker.
+"""The channel layer within one process: mailboxes, groups and streams in memory.
 
-The default for development and tests, and right for a site that runs as one process.
-It takes exactly the messages that the layers between processes take. It knows no
-consumer; other processes cannot see it.
+The default for development and tests, and enough for a site that runs as one process.
+It takes exactly the messages that the layers between processes take.
 """
 
 from __future__ import annotations
@@ -13,14 +12,27 @@ from typing import Any
 
 from tiderace import metrics
 from tiderace.delivery.outbox import PreparedMessage
-from tiderace.delivery.stream_hub import Listener
+from tiderace.delivery.stream_hub import Listener, PendingDelivery
 from tiderace.exceptions import ChannelFull
 from tiderace.history import Position, Publication
-from tiderace.layers import encoding, stream_records
-from tiderace.layers.base import Message
+from tiderace.layers import encoding
+from tiderace.layers.base import (
+    SENDING_METHODS,
+    BaseChannelLayer,
+    LocalDelivery,
+    refuse_unknown_options,
+)
 from tiderace.layers.broker import Retention
-from tiderace.layers.local import Box, LocalChannelLayer, refuse_unknown
+from tiderace.layers.local import DropLog, LocalChannels
 from tiderace.layers.memory_streams import MemoryStreams
+from tiderace.layers.messages import (
+    ChannelMailbox,
+    Message,
+    publication_of,
+    require_dict,
+    require_unreserved,
+)
+from tiderace.layers.stats import LayerStats, ProcessStats
 from tiderace.presence.memory import MemoryPresenceStore
 from tiderace.presence.store import PresenceConfig
 from tiderace.ratelimit import Buckets, Rate
@@ -28,12 +40,12 @@ from tiderace.ratelimit import Buckets, Rate
 __all__ = ["InMemoryChannelLayer"]
 
 
-class InMemoryChannelLayer(LocalChannelLayer):
-    """A channel layer inside this process; see also ``LocalChannelLayer``.
+class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
+    """A channel layer within this process.
 
-    A group message is encoded and decoded once and handed to all members as the same
-    object. A channel without a consumer of ours also loses its memberships when a
-    message has waited in it for ``expiry`` seconds, since nobody seems to read it.
+    A group message is encoded and decoded once, and all members get the same object. A
+    channel without a consumer leaves its groups when a message has waited in it for
+    ``expiry`` seconds, as in Channels.
 
     Args:
         expiry: seconds a message waits for its reader.
@@ -46,6 +58,9 @@ class InMemoryChannelLayer(LocalChannelLayer):
         TypeError: for any other option.
     """
 
+    extensions = ["groups", "flush", "streams"]
+    _direct_calls = SENDING_METHODS
+
     def __init__(
         self,
         expiry: float = 60,
@@ -56,50 +71,88 @@ class InMemoryChannelLayer(LocalChannelLayer):
         clock: Callable[[], float] = time.monotonic,
         **unknown: Any,
     ) -> None:
-        refuse_unknown(
+        refuse_unknown_options(
             type(self).__name__,
             unknown,
             ("expiry", "group_expiry", "capacity", "channel_capacity"),
         )
-        super().__init__(
+        super().__init__(expiry, capacity)
+        self.channel_capacity = self.compile_capacities(channel_capacity or {})
+        self.group_expiry = group_expiry
+        self.presence = MemoryPresenceStore(PresenceConfig.from_settings(), clock=clock)
+        self._clock = clock
+        self._local = LocalChannels(
             expiry=expiry,
             group_expiry=group_expiry,
-            capacity=capacity,
-            channel_capacity=channel_capacity,
+            capacity_of=self.get_capacity,
             clock=clock,
+            drop_log=DropLog(),
+            leave_when_unread=True,
         )
-        self.presence = MemoryPresenceStore(PresenceConfig.from_settings(), clock=clock)
         self._buckets = Buckets(clock=clock)
-        self._kept = MemoryStreams(expiry)
+        self._streams = MemoryStreams(expiry)
+
+    # Channels
+
+    @property
+    def channels(self) -> dict[str, ChannelMailbox]:
+        """The channels with unread messages, a waiting reader or a consumer, by name."""
+        return self._local.channels
+
+    async def new_channel(self, prefix: str = "specific.") -> str:
+        return self._local.new_name(prefix)
+
+    def attach(self, channel: str) -> ChannelMailbox:
+        return self._local.attach(channel)
+
+    async def detach(self, mailbox: ChannelMailbox) -> None:
+        self._local.detach(mailbox)
 
     async def send(self, channel: str, message: Message) -> None:
-        """Put ``message`` into ``channel``; see ``BaseChannelLayer.send``."""
-        self._require_sendable(message)
+        require_dict(message)
+        require_unreserved(message)
         self.require_valid_channel_name(channel)
         copy = encoding.decode(encoding.encode(message))
-        self._expire(self._clock())
+        self._expire()
         metrics.MESSAGES_SENT.add()
-        if not self._put(channel, copy):
+        if not self._local.put(channel, copy):
             raise ChannelFull(channel)
 
     async def receive(self, channel: str | list[str]) -> Message:
-        """The next message of ``channel``; waits for one, without a limit.
+        """Wait for the next message of ``channel``, without a limit.
 
         A list that holds one name is taken as that name.
         """
-        return await self._read(self._one_channel(channel))
+        name = self._single_channel(channel)
+        self._expire()
+        return await self._local.read(name)
+
+    # Groups
+
+    @property
+    def groups(self) -> dict[str, dict[str, ChannelMailbox]]:
+        """The groups and their members by channel name."""
+        return self._local.hub.groups
 
     async def group_add(self, group: str, channel: str) -> None:
-        """Put ``channel`` into ``group``; again is the same as once."""
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
-        self._join(group, channel)
+        self._local.join(group, channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """Take ``channel`` out of ``group``, if it is in it."""
         self.require_valid_channel_name(channel)
         self.require_valid_group_name(group)
-        self._leave(group, channel)
+        self._local.leave(group, channel)
+
+    async def group_channels(self, group: str) -> list[str]:
+        """Return the channels in ``group``, in the order in which they joined."""
+        self.require_valid_group_name(group)
+        self._expire()
+        return [mailbox.name for mailbox in self._local.hub.members(group)]
+
+    async def group_count(self, group: str) -> int:
+        """Return how many channels are in ``group``."""
+        return len(await self.group_channels(group))
 
     async def group_send(
         self,
@@ -108,11 +161,11 @@ class InMemoryChannelLayer(LocalChannelLayer):
         *,
         exclude: Collection[str] = (),
     ) -> None:
-        """Put ``message`` into every channel of ``group``; see ``BaseChannelLayer``."""
-        self._require_sendable(message)
-        groups = self._groups(group)
-        # Encoded even when nobody listens: a message that cannot be sent must not
-        # pass in the test where the room happens to be empty.
+        require_dict(message)
+        require_unreserved(message)
+        groups = self._group_names(group)
+        # Encoded even for an empty group: a message that cannot be sent must not pass
+        # in the test where the group happens to be empty.
         copy = encoding.decode(encoding.encode(message))
         await self._send_to(groups, copy, exclude)
 
@@ -124,9 +177,8 @@ class InMemoryChannelLayer(LocalChannelLayer):
         *,
         exclude: Collection[str] = (),
     ) -> None:
-        """See ``BaseChannelLayer.group_broadcast``."""
         await self._send_to(
-            self._groups(group), PreparedMessage(text_data, bytes_data), exclude
+            self._group_names(group), PreparedMessage(text_data, bytes_data), exclude
         )
 
     async def _send_to(
@@ -135,69 +187,70 @@ class InMemoryChannelLayer(LocalChannelLayer):
         message: Message | PreparedMessage,
         exclude: Collection[str],
     ) -> None:
-        now = self._clock()
-        self._expire(now)
+        deadline = self._expire() + self.expiry
         metrics.MESSAGES_SENT.add()
-        seen = self._names(exclude)
+        seen = self._channel_names(exclude)
         for name in groups:
-            # Before the next one: who joins meanwhile gets it once all the same.
+            # Before the fan-out: a channel that joins meanwhile still gets it once.
             members = (
-                [box.name for box in self._hub.members(name)] if groups[1:] else ()
+                [mailbox.name for mailbox in self._local.hub.members(name)]
+                if groups[1:]
+                else ()
             )
-            if self._kept.get(name) is not None:
+            if self._streams.get(name) is not None:
                 await self._append_message(name, message)
-            await self._fan_out(name, message, now + self.expiry, seen)
+            await self._local.fan_out(name, message, deadline, seen)
             seen.update(members)
+
+    # Streams
 
     async def stream_publish(
         self, group: str, record: Mapping[str, Any], *, keep: Retention, key: str = ""
     ) -> Position:
-        """See ``BaseChannelLayer.stream_publish``."""
         self.require_valid_group_name(group)
         copy = encoding.decode(encoding.encode(dict(record)))
-        now = self._clock()
-        self._expire(now)
+        now = self._expire()
         metrics.MESSAGES_SENT.add()
-        with self._kept.lock:
-            if key and (first := self._kept.published(group, key, now)) is not None:
-                return first
-            stream = self._kept.made(group, now)
+        with self._streams.lock:
+            if key:
+                first = self._streams.find_published(group, key, now)
+                if first is not None:
+                    return first
+            stream = self._streams.get_or_create(group, now)
             stream.keep = keep
             publication = stream.append(
                 lambda position: Publication.of_record(position, copy), now
             )
-            delivery = self._listeners.put(group, publication)
+            delivery = self._local.listeners.put(group, publication)
             if key:
-                self._kept.note(group, key, publication.position, now)
+                self._streams.remember(group, key, publication.position, now)
         await self._tell(group, delivery)
         if group in self.groups:
-            await self._fan_out(group, publication.as_event(), now + self.expiry)
+            deadline = now + self.expiry
+            await self._local.fan_out(group, publication.as_event(), deadline)
         return publication.position
 
     async def _append_message(
         self, group: str, message: Message | PreparedMessage
     ) -> None:
-        """Make a group message part of the group's stream, and tell who listens."""
+        """Append a group message to the group's stream and tell the listeners."""
         now = self._clock()
-        with self._kept.lock:
-            publication = self._kept.made(group, now).append(
-                lambda position: stream_records.of_message(
-                    position, message, time=time.time()
-                ),
+        with self._streams.lock:
+            publication = self._streams.get_or_create(group, now).append(
+                lambda position: publication_of(position, message, time=time.time()),
                 now,
             )
-            delivery = self._listeners.put(group, publication)
+            delivery = self._local.listeners.put(group, publication)
         await self._tell(group, delivery)
 
-    async def stream_find_published(self, group: str, key: str) -> Position | None:
-        """See ``BaseChannelLayer.stream_find_published``."""
-        self.require_valid_group_name(group)
-        with self._kept.lock:
-            return self._kept.published(group, key, self._clock())
+    async def _tell(self, group: str, delivery: PendingDelivery) -> None:
+        if not await delivery.finish():
+            self._local.listeners.discard_closed(group)
 
-    async def take_token(self, key: str, rate: Rate) -> float:
-        """See ``BaseChannelLayer.take_token``."""
-        return self._buckets.take_token(key, rate)
+    async def stream_find_published(self, group: str, key: str) -> Position | None:
+        self.require_valid_group_name(group)
+        with self._streams.lock:
+            return self._streams.find_published(group, key, self._clock())
 
     async def stream_read(
         self,
@@ -208,60 +261,59 @@ class InMemoryChannelLayer(LocalChannelLayer):
         limit: int | None = None,
         reverse: bool = False,
     ) -> tuple[Position, list[Publication]]:
-        """See ``BaseChannelLayer.stream_read``."""
         self.require_valid_group_name(group)
-        now = self._clock()
-        self._expire(now)
-        with self._kept.lock:
-            stream = self._kept.made(group, now)
+        now = self._expire()
+        with self._streams.lock:
+            stream = self._streams.get_or_create(group, now)
             stream.keep = stream.keep or keep
             return stream.position, stream.read(
                 keep, since, limit, now, reverse=reverse
             )
 
     async def stream_delete(self, group: str) -> None:
-        """See ``BaseChannelLayer.stream_delete``."""
         self.require_valid_group_name(group)
-        with self._kept.lock:
-            stream = self._kept.get(group)
+        with self._streams.lock:
+            stream = self._streams.get(group)
             if stream is not None:
-                stream.forget()
+                stream.clear()
 
     async def stream_subscribe(self, group: str, listener: Listener) -> None:
-        """See ``BaseChannelLayer.stream_subscribe``."""
         self.require_valid_group_name(group)
-        with self._kept.lock:
-            self._kept.made(group, self._clock())
-            self._listeners.add(group, listener)
+        with self._streams.lock:
+            self._streams.get_or_create(group, self._clock())
+            self._local.listeners.add(group, listener)
 
-    def _unread(self, box: Box) -> None:
-        # As Channels' layer in memory does, and its layer over Redis does not.
-        for group in list(box.groups):
-            self._leave(group, box.name)
+    def stream_unsubscribe(self, group: str, listener: Listener) -> None:
+        self._local.listeners.discard(group, listener)
 
-    def _expire(self, now: float) -> None:
-        super()._expire(now)
-        self._kept.expire(now, self._listeners.__contains__)
+    async def take_token(self, key: str, rate: Rate) -> float:
+        return self._buckets.take_token(key, rate)
 
-    async def group_channels(self, group: str) -> list[str]:
-        """The channels in ``group``, in the order in which they joined."""
-        self.require_valid_group_name(group)
-        self._expire(self._clock())
-        return [box.name for box in self._hub.members(group)]
+    # The layer as a whole
 
-    async def group_count(self, group: str) -> int:
-        """How many channels are in ``group``."""
-        return len(await self.group_channels(group))
+    async def stats(self, *, fleet: bool = False, top: int = 10) -> LayerStats:
+        return LayerStats((self.stats_here(top),))
+
+    def stats_here(self, top: int = 10) -> ProcessStats:
+        """Return the numbers of this process, for code that cannot await."""
+        return self._local.stats(top=top)
 
     async def flush(self) -> None:
-        """Forget all messages, groups and streams; consumers keep their channels.
+        """Remove all messages, groups, streams and listeners, and all presence.
 
-        Nobody listens to anything any more.
+        Consumers keep their channels.
         """
-        self._forget_everything()
+        self._local.clear()
         self.presence.flush()
         self._buckets.clear()
-        self._kept.clear()
+        self._streams.clear()
 
     async def close(self) -> None:
-        """Nothing to close: there is no connection."""
+        """Do nothing: there is no connection."""
+
+    def _expire(self) -> float:
+        """Drop what has expired; return the time by the layer's clock."""
+        now = self._clock()
+        self._local.expire(now)
+        self._streams.expire(now, self._local.listeners.__contains__)
+        return now

@@ -1,8 +1,4 @@
-"""The streams of one process: positions, and what is kept of each.
-
-Without a broker, for the in-memory layer. It knows no listener, and forgets a stream
-that nobody has used for long, without a task.
-"""
+"""The streams of one process: positions, and the publications that each stream keeps."""
 
 from __future__ import annotations
 
@@ -19,21 +15,21 @@ from tiderace.layers.broker import Retention
 __all__ = ["MemoryStream", "MemoryStreams"]
 
 _EPOCH_LENGTH = 6  # bytes
-_KEYS_FOR = 300.0  # seconds in which a repeated key publishes nothing
+_KEY_TTL = 300.0  # seconds in which a repeated idempotency key publishes nothing
 
-# A position outlives what was kept by so many times, as in Redis.
-_POSITION_LASTS = 10
+# How many times longer a position lasts than the publications, as in Redis.
+_POSITION_TTL_FACTOR = 10
 
 
 class MemoryStream:
-    """One group's stream."""
+    """The stream of one group."""
 
     __slots__ = ("_entries", "epoch", "keep", "offset", "used_at")
 
     def __init__(self, now: float) -> None:
         self.epoch = secrets.token_hex(_EPOCH_LENGTH)
         self.offset = 0
-        # None until somebody has said it.
+        # None until it is first given.
         self.keep: Retention | None = None
         self.used_at = now
         self._entries: deque[tuple[float, Publication]] = deque()
@@ -46,7 +42,7 @@ class MemoryStream:
     def append(
         self, make: Callable[[Position], Publication], now: float
     ) -> Publication:
-        """Add the publication that ``make`` makes for its position."""
+        """Append the publication that ``make`` returns for the next position."""
         publication = make(Position(self.epoch, self.offset + 1))
         self.offset += 1
         self.used_at = now
@@ -55,7 +51,7 @@ class MemoryStream:
         return publication
 
     def trim(self, now: float) -> None:
-        """Forget what need not be kept any more."""
+        """Remove the publications that are past the retention."""
         entries = self._entries
         keep = self.keep or Retention(0, 0)
         while entries and (
@@ -63,8 +59,8 @@ class MemoryStream:
         ):
             entries.popleft()
 
-    def forget(self) -> None:
-        """Keep nothing of what there is; the position stays."""
+    def clear(self) -> None:
+        """Remove all publications; the position stays."""
         self._entries.clear()
 
     def read(
@@ -76,7 +72,7 @@ class MemoryStream:
         *,
         reverse: bool,
     ) -> list[Publication]:
-        """What is kept; see ``BaseChannelLayer.stream_read``."""
+        """Return publications as ``BaseChannelLayer.stream_read`` does."""
         if since is not None and since.epoch not in ("", self.epoch):
             return []
         above, below = self.offset - keep.size, self.offset + 1
@@ -96,59 +92,62 @@ class MemoryStream:
         return found if limit is None else found[:limit]
 
     def __len__(self) -> int:
-        """How many publications are held, expired ones included."""
+        """Return how many publications are held, including expired ones."""
         return len(self._entries)
 
 
 class MemoryStreams:
     """The streams by group.
 
-    Callers hold ``lock`` around what they do with a stream, and for as long as what
-    they do next must be in the stream's order.
+    Callers hold ``lock`` while they use a stream, and for as long as what follows must
+    happen in the stream's order.
 
     Args:
-        expiry: seconds for which a stream's position is kept at least, ten times over.
+        expiry: a stream's position is kept for at least ten times as many seconds.
     """
 
     def __init__(self, expiry: float) -> None:
         self.lock = threading.RLock()
         self._expiry = expiry
         self._streams: dict[str, MemoryStream] = {}
-        # When to look at a stream again; every stream is in it once.
-        self._looks: list[tuple[float, int, str]] = []
+        # A heap of (when to check a stream again, serial, group), once for each stream.
+        self._checks: list[tuple[float, int, str]] = []
         self._serial = itertools.count()
-        # Where what a key has published stands, the oldest first.
+        # Expiry and position of what was published by group and key, the oldest first.
         self._keys: dict[tuple[str, str], tuple[float, Position]] = {}
 
     def get(self, group: str) -> MemoryStream | None:
-        """The stream of ``group``, if it has one."""
+        """Return the stream of ``group``, or None."""
         return self._streams.get(group)
 
-    def made(self, group: str, now: float) -> MemoryStream:
-        """The stream of ``group``, a new one if it has none."""
+    def get_or_create(self, group: str, now: float) -> MemoryStream:
+        """Return the stream of ``group``; begin one if there is none."""
         stream = self._streams.get(group)
         if stream is None:
             stream = self._streams[group] = MemoryStream(now)
-            self._look_again(group, stream, now)
+            self._schedule_check(group, stream, now)
         stream.used_at = now
         return stream
 
-    def published(self, group: str, key: str, now: float) -> Position | None:
-        """Where what was published under ``key`` stands, if it was lately."""
-        until, position = self._keys.get((group, key), (now, None))
-        return position if until > now else None
+    def find_published(self, group: str, key: str, now: float) -> Position | None:
+        """Return where the recent publication with ``key`` stands, or None."""
+        expires_at, position = self._keys.get((group, key), (now, None))
+        return position if expires_at > now else None
 
-    def note(self, group: str, key: str, position: Position, now: float) -> None:
-        """Remember what was published under ``key``."""
+    def remember(self, group: str, key: str, position: Position, now: float) -> None:
+        """Let ``find_published`` return ``position`` for the next five minutes."""
         self._keys.pop((group, key), None)
-        self._keys[group, key] = (now + _KEYS_FOR, position)
+        self._keys[group, key] = (now + _KEY_TTL, position)
 
-    def expire(self, now: float, used: Callable[[str], bool]) -> None:
-        """Forget what is due, but no stream that is ``used``; nothing when nothing is."""
-        if self._looks and self._looks[0][0] <= now:
+    def expire(self, now: float, is_used: Callable[[str], bool]) -> None:
+        """Remove expired publications and keys, and streams not used for long.
+
+        Streams for whose group ``is_used`` is true stay.
+        """
+        if self._checks and self._checks[0][0] <= now:
             with self.lock:
-                while self._looks and self._looks[0][0] <= now:
-                    self._look(heapq.heappop(self._looks)[2], now, used)
+                while self._checks and self._checks[0][0] <= now:
+                    self._check(heapq.heappop(self._checks)[2], now, is_used)
         while self._keys:
             with self.lock:
                 key = next(iter(self._keys), None)
@@ -157,26 +156,26 @@ class MemoryStreams:
                 del self._keys[key]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all streams and keys."""
         with self.lock:
             self._streams.clear()
-            self._looks.clear()
+            self._checks.clear()
             self._keys.clear()
 
-    def _look(self, group: str, now: float, used: Callable[[str], bool]) -> None:
+    def _check(self, group: str, now: float, is_used: Callable[[str], bool]) -> None:
         stream = self._streams[group]
         stream.trim(now)
-        if used(group):
+        if is_used(group):
             stream.used_at = now
-        if stream.used_at + self._lasts(stream) * _POSITION_LASTS <= now:
+        if stream.used_at + self._ttl(stream) * _POSITION_TTL_FACTOR <= now:
             del self._streams[group]
         else:
-            self._look_again(group, stream, now)
+            self._schedule_check(group, stream, now)
 
-    def _look_again(self, group: str, stream: MemoryStream, now: float) -> None:
-        when = now + self._lasts(stream)
-        heapq.heappush(self._looks, (when, next(self._serial), group))
+    def _schedule_check(self, group: str, stream: MemoryStream, now: float) -> None:
+        when = now + self._ttl(stream)
+        heapq.heappush(self._checks, (when, next(self._serial), group))
 
-    def _lasts(self, stream: MemoryStream) -> float:
-        kept = 0.0 if stream.keep is None else stream.keep.seconds
-        return max(kept, self._expiry, 1.0)
+    def _ttl(self, stream: MemoryStream) -> float:
+        seconds = 0.0 if stream.keep is None else stream.keep.seconds
+        return max(seconds, self._expiry, 1.0)

@@ -12,7 +12,6 @@ import msgspec
 
 from tiderace import metrics
 from tiderace.layers import channel_layers
-from tiderace.layers.local import LocalChannelLayer
 
 __all__ = ["LAYER_GAUGES", "Snapshot", "take"]
 
@@ -71,7 +70,7 @@ def take() -> Snapshot:
     """What this process has counted so far."""
     layers: dict[str, dict[str, float]] = {}
     for alias, layer in list(channel_layers.backends.items()):
-        if isinstance(layer, LocalChannelLayer):
+        if hasattr(layer, "stats_here"):
             here = layer.stats_here(top=0)
             layers.setdefault("layer_channels", {})[alias] = here.channels
             layers.setdefault("layer_groups", {})[alias] = here.groups

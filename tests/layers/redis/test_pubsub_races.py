@@ -23,6 +23,7 @@ from tiderace.layers.broker import (
     Reconnected,
     StreamMessage,
 )
+from tiderace.layers.local import DropLog
 from tiderace.layers.pubsub.layer import PubSubLayer
 
 
@@ -77,7 +78,7 @@ class FakeBroker:
         self.announced.clear()
         self._next_epoch = epoch
 
-    async def publish(self, subject, data, *, keep, members_age):
+    async def publish(self, subject, data, *, keep, members_age, history=None, key=""):
         await self._verb("publish", subject)
         live = self.append(subject, data)
         if subject in self.wanted and not self.mute:
@@ -188,7 +189,7 @@ class FakeBroker:
         pass
 
 
-class Layer(PubSubLayer):
+class JsonSerializer:
     def serialize(self, message):
         return json.dumps(message).encode()
 
@@ -216,12 +217,17 @@ def clock():
 
 @pytest.fixture
 async def layer(broker, clock):
-    layer = Layer(
+    layer = PubSubLayer(
         [broker],
+        index_of=lambda name: 0,
+        serializer=JsonSerializer(),
         expiry=60,
         group_expiry=86400,
         capacity=10_000,
         channel_capacity=None,
+        group_capacity=10_000,
+        lease=30.0,
+        drop_log=DropLog(),
         clock=clock,
     )
     yield layer
@@ -627,7 +633,7 @@ async def test_closing_while_messages_are_being_fetched_ends_at_once(layer, brok
     async with asyncio.timeout(5):
         await layer.close()
     broker.gates["read_after"].set()
-    layer._service.ensure_running()
+    layer._pump.ensure_running()
 
     assert broker.readers == 0
     assert await heard(box, 1) == [1]
@@ -651,7 +657,7 @@ async def test_two_loops_that_begin_at_once_hear_each_message_once(layer, broker
     async def attach(name):
         start.wait(10)
         layer.attach(name)
-        homes.append(layer._service.home)
+        homes.append(layer._pump.home)
         # Stay until all have come, so that the home's loop is a running one.
         await asyncio.to_thread(start.wait, 10)
 
@@ -672,8 +678,8 @@ async def test_groups_joined_and_left_without_a_reader_leave_nothing_behind(
         await layer.group_add(f"room-{number}", channel)
         await layer.group_discard(f"room-{number}", channel)
 
-    assert len(list(layer._streams)) < 200
-    assert layer._announcements.pending < 200
+    assert len(list(layer._cursors)) < 200
+    assert layer._memberships.pending < 200
     assert len(broker.wanted) < 200
 
 
@@ -752,7 +758,7 @@ async def test_what_somebody_publishes_in_our_name_is_dropped_and_the_next_arriv
 ):
     box = await member(layer, "room")
     await until(lambda: broker.is_connected)
-    inbox = f"process!{layer._process}"
+    inbox = f"process!{layer._local.process}"
 
     with caplog.at_level(logging.CRITICAL, "tiderace.layers"):
         broker.arriving.put_nowait([broker.append(inbox, b'{"type": "no address"}')])

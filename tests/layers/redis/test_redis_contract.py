@@ -64,10 +64,10 @@ class RedisContract(StreamsContract, LocalDeliveryContract, LayerContract):
 
     async def everything_heard(self, layer):
         """Wait for what is on its way: a message to a group comes through the broker."""
-        layer._service.ensure_running()
+        layer._pump.ensure_running()
         async with asyncio.timeout(self.timeout):
-            for subject in layer._streams:
-                stream = layer._streams.get(subject)
+            for subject in layer._cursors:
+                stream = layer._cursors.get(subject)
                 end = await stream.broker.streams.position(subject)
                 while end is not None and stream.position != end:  # noqa: ASYNC110
                     await asyncio.sleep(0.005)

@@ -308,7 +308,7 @@ async def test_a_process_that_died_no_longer_counts_after_its_lease(make_layer):
         return await here.group_count("room") == 1
 
     await until(counted)
-    for task in dead._service._standing:
+    for task in dead._pump._standing:
         task.cancel()
 
     async def gone():
@@ -367,10 +367,12 @@ async def test_a_message_that_breaks_the_reader_does_not_stop_the_others(
     layer = make_layer()
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
-    layer._service.ensure_running()
+    layer._pump.ensure_running()
 
     # What another version, or a stranger with access to the server, may publish.
-    await layer._publish(["room"], layer.serialize({"type": "x", "__tiderace__": 3}))
+    await layer._publish_to_groups(
+        ["room"], layer.serialize({"type": "x", "__tiderace__": 3})
+    )
     await layer.group_send("room", {"type": "said", "n": 1})
 
     assert await read(layer, channel, 1) == [1]
@@ -402,13 +404,13 @@ async def test_groups_left_by_everyone_are_heard_no_more(make_layer, shared_serv
         await layer.group_discard(f"room-{number}", channel)
 
     async def quiet():
-        return not layer._subscriptions.vacated and set(layer._streams) == {
-            f"process!{layer.client_prefix}"
+        return not layer._subscriptions.released and set(layer._cursors) == {
+            f"process!{layer.stats_here().process}"
         }
 
     await until(quiet)
     assert layer.groups == {}
-    assert layer._announcements.pending == 0
+    assert layer._memberships.pending == 0
     await layer.detach(box)
 
 
@@ -447,7 +449,7 @@ async def test_unread_messages_in_a_mailbox_keep_out_new_ones_and_are_counted(
     async def counted():
         return metrics.MESSAGES_DROPPED_FULL.value - dropped == 2
 
-    layer._service.ensure_running()
+    layer._pump.ensure_running()
     await until(counted)
     assert await read(layer, channel, 2) == [0, 1]
 
@@ -732,7 +734,7 @@ async def test_drops_are_logged_in_the_words_of_channels_redis(make_layer, caplo
     with caplog.at_level(logging.INFO, "channels_redis.core"):
         for _ in range(3):
             await layer.group_send("room", {"type": "said", "n": 0})
-        layer._service.ensure_running()
+        layer._pump.ensure_running()
 
         async def logged():
             return "1 of 1 channels over capacity in group room" in caplog.text

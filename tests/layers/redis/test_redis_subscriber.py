@@ -282,7 +282,7 @@ def test_a_child_reads_for_itself_although_its_parent_was_reading(redis_url, pre
     layer = RedisChannelLayer(hosts=[redis_url], prefix=prefix)
     parent = threading.Thread(target=lambda: layer.sync.receive("for-the-parent"))
     parent.start()
-    while not layer.ready or not layer._service.serving:
+    while not layer.ready or not layer._pump.is_running:
         time.sleep(0.005)
 
     child = os.fork()

@@ -129,12 +129,12 @@ async def test_what_was_lost_without_a_sign_is_noticed_soon(make_layer):
     await layer.stream_subscribe("tide", ear)
     await publish(layer, 0)
     await until(lambda: ear.data == ["0"])
-    stream = layer._streams.get("tide")
+    stream = layer._cursors.get("tide")
 
     # As if the server had not told us.
-    layer._streams.remove("tide", stream)
+    layer._cursors.remove("tide", stream)
     await publish(layer, 1)
-    layer._streams._by_subject["tide"] = stream
+    layer._cursors._by_subject["tide"] = stream
 
     await until(lambda: len(ear.received) > 1)
     assert ear.data[1] in (None, "1")
@@ -319,18 +319,18 @@ async def test_a_group_is_heard_while_a_listener_or_a_member_is_there(make_layer
     await layer.group_add("tide", box.name)
 
     layer.stream_unsubscribe("tide", ear)
-    await until(lambda: not layer._subscriptions.vacated)
+    await until(lambda: not layer._subscriptions.released)
     await publish(layer, 1)
     async with asyncio.timeout(10):
         assert (await box.get())["data"] == 1
     await layer.stream_subscribe("tide", ear)
     await layer.detach(box)
-    await until(lambda: not layer._subscriptions.vacated)
+    await until(lambda: not layer._subscriptions.released)
     await publish(layer, 2)
     await until(lambda: ear.data == ["2"])
     layer.stream_unsubscribe("tide", ear)
 
-    await until(lambda: "tide" not in layer._streams)
+    await until(lambda: "tide" not in layer._cursors)
 
 
 async def test_listening_is_not_membership(make_layer):
@@ -366,7 +366,7 @@ async def test_a_listener_whose_server_is_away_is_not_left_behind(
         await layer.stream_subscribe("tide", ear)
 
     assert ear.groups == set()
-    assert "tide" not in layer._listeners
+    assert "tide" not in layer._local.listeners
     own_server.start()
 
 
@@ -383,7 +383,7 @@ def test_a_forked_child_publishes_and_has_no_listeners(redis_url, prefix):
         done = 1
         try:
             layer.sync.stream_publish("tide", {"data": "1"}, keep=KEEP)
-            done = int("tide" in layer._listeners)
+            done = int("tide" in layer._local.listeners)
         finally:
             os._exit(done)
     _, status = os.waitpid(child, 0)

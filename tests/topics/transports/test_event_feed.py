@@ -268,7 +268,7 @@ async def test_a_loss_on_the_way_ends_it_so_that_the_browser_comes_back(app):
     async with Feed(app, "prices") as feed:
         await feed.block()
 
-        get_channel_layer()._listeners.put(topic_group("prices"), None).start()
+        get_channel_layer()._local.listeners.put(topic_group("prices"), None).start()
 
         await feed.ended()
 
@@ -361,9 +361,9 @@ async def test_it_can_only_be_read(app):
 
 async def test_a_client_that_leaves_is_forgotten(app):
     async with Feed(app, "prices"):
-        assert topic_group("prices") in get_channel_layer()._listeners
+        assert topic_group("prices") in get_channel_layer()._local.listeners
 
-    assert topic_group("prices") not in get_channel_layer()._listeners
+    assert topic_group("prices") not in get_channel_layer()._local.listeners
 
 
 async def test_a_kick_ends_it(app):

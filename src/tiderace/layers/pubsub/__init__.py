@@ -1,1 +1,1 @@
-"""The channel layer between processes, over the operations of a ``Broker``."""
+"""The channel layer between processes, over any ``tiderace.layers.broker.Broker``."""

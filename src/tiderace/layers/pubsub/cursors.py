@@ -1,13 +1,14 @@
-"""How far this process has read each subject, and how it gets what it has missed.
+"""How far this process has read each stream, and the fetching of missed messages.
 
-A publication carries its offset. Where one does not follow the last, and after every
-interruption, what lies between is fetched from the broker before anything newer is
-delivered. It knows the broker's verbs, and nothing of groups, channels and messages.
+A message carries its offset. When one does not follow the last, and after every
+interruption, what is missing is fetched from the broker before anything newer is
+delivered.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -17,88 +18,92 @@ from typing import Any, Protocol
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.broker import Broker, Position, StreamMessage
+from tiderace.layers.pubsub.loop_tasks import LoopTasks
 
-__all__ = ["StreamCursor", "StreamCursors"]
+__all__ = ["START", "Sink", "StreamCursor", "StreamCursors"]
 
 logger = logging.getLogger("tiderace.layers")
 
-_NOTHING = Position("", 0)
-_AT_ONCE = 200  # subjects that are fetched side by side: few round trips, small bursts
-_YIELD_EVERY = 32  # messages, after which the consumers get their turn
-_COUNTABLE = 1 << 20  # missed messages; more are a broker's leap
-_REMEMBERED = 9.0  # expiries for which a broker certainly remembers a subject's epoch
+START = Position("", 0)
+"""The position before the first message of any epoch."""
+
+_FETCHES_AT_ONCE = 200  # few round trips, small bursts
+_YIELD_EVERY = 32  # messages between two chances for consumers to run
+_COUNTABLE = 1 << 20  # missed messages; more come from the leap after a failover
+_REMEMBERED = 9.0  # expiries for which a broker certainly remembers a stream's epoch
+
+
+class Sink(Protocol):
+    """Takes the messages of a stream, in order; its methods do not raise."""
+
+    async def deliver(
+        self, subject: str, data: bytes, age: float, position: Position
+    ) -> None:
+        """Take a message that was published ``age`` seconds ago."""
+
+    def report_gap(self, subject: str, missed: int | None) -> None:
+        """Take note that messages are lost: how many, or None when that is unknown."""
 
 
 class StreamCursor:
-    """How far this process has read one subject."""
+    """How far this process has read one stream."""
 
     __slots__ = (
-        "again",
         "broker",
-        "filling",
-        "known_at",
+        "buffered",
+        "confirmed_at",
+        "is_behind",
         "position",
         "ready",
+        "sink",
         "subject",
     )
 
-    def __init__(self, subject: str, broker: Broker) -> None:
+    def __init__(self, subject: str, broker: Broker, sink: Sink) -> None:
         self.subject = subject
         self.broker = broker
-        # None until it is known; then the last publication that was delivered.
+        self.sink = sink
+        # The last message that was delivered; None until the position is fetched.
         self.position: Position | None = None
-        # When the broker last confirmed it.
-        self.known_at = float("-inf")
-        # What has arrived while missing ones are being fetched, in order.
-        self.filling: list[StreamMessage] | None = None
-        # Whether something may have been missed since the fetching began.
-        self.again = False
-        # Done when it is subscribed and its position known.
+        # When the broker last confirmed the position.
+        self.confirmed_at = float("-inf")
+        # Messages that arrived while missing ones are being fetched, in order; None
+        # while nothing is being fetched.
+        self.buffered: list[StreamMessage] | None = None
+        # Whether more may have been missed since the fetching began.
+        self.is_behind = False
+        # Done when the stream is subscribed to and its position fetched.
         self.ready: Future[None] = Future()
 
 
-class _Deliver(Protocol):
-    async def __call__(
-        self, subject: str, data: bytes, age: float, position: Position
-    ) -> None: ...
-
-
 class StreamCursors:
-    """The subjects that this process hears.
+    """The streams that this process reads.
 
-    ``heard`` and ``interrupted`` belong to the loop that hears the brokers, everything
-    else may be called in any thread.
+    ``on_message``, ``on_reconnect`` and ``catch_up`` belong to the loop in which
+    ``start`` was called, everything else may be called in any thread.
 
     Args:
         expiry: seconds after which a message is not delivered any more.
-        at_most: publications held back per subject while missing ones are fetched;
+        max_buffered: messages held back per stream while missing ones are fetched;
             beyond it they are fetched as well.
         clock: seconds that never run backwards.
-        deliver: takes a publication, its age and its position; must not raise.
-        report_gap: takes a subject and how many of its messages are lost, if known.
-        start: runs a coroutine as a task of the loop that hears the brokers.
-        at_home: calls a function in that loop, soon, if there is one.
+        tasks: runs the fetching.
     """
 
     def __init__(
         self,
         *,
         expiry: float,
-        at_most: int,
+        max_buffered: int,
         clock: Callable[[], float],
-        deliver: _Deliver,
-        report_gap: Callable[[str, int | None], None],
-        start: Callable[[Coroutine[Any, Any, None]], None],
-        at_home: Callable[[Callable[[], None]], None],
+        tasks: LoopTasks,
     ) -> None:
         self._expiry = expiry
-        self._at_most = at_most
+        self._max_buffered = max_buffered
         self._clock = clock
-        self._deliver = deliver
-        self._report_gap = report_gap
-        self._start = start
-        self._at_home = at_home
+        self._tasks = tasks
         self._by_subject: dict[str, StreamCursor] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[str]:
@@ -108,234 +113,254 @@ class StreamCursors:
         return subject in self._by_subject
 
     def get(self, subject: str) -> StreamCursor | None:
-        """The stream of ``subject``, if it is heard."""
+        """Return the cursor of a stream, or None when it is not read."""
         return self._by_subject.get(subject)
 
     def add(
-        self, subject: str, broker: Broker, *, from_the_beginning: bool = False
+        self, subject: str, broker: Broker, sink: Sink, position: Position | None = None
     ) -> StreamCursor:
-        """Begin with ``subject``; ``locate`` must follow, or all of it is for us."""
-        stream = self._by_subject[subject] = StreamCursor(subject, broker)
-        if from_the_beginning:
-            stream.position = _NOTHING
-            stream.ready.set_result(None)
-        return stream
+        """Begin to read a stream, after ``position``.
 
-    def remove(self, subject: str, stream: StreamCursor | None = None) -> None:
-        """Hear ``subject`` no more; only if it is ``stream``, when that is given."""
-        if stream is None or self._by_subject.get(subject) is stream:
+        Without a position ``fetch_position`` must follow the subscription.
+        """
+        cursor = self._by_subject[subject] = StreamCursor(subject, broker, sink)
+        if position is not None:
+            cursor.position = position
+            cursor.ready.set_result(None)
+        return cursor
+
+    def remove(self, subject: str, cursor: StreamCursor | None = None) -> None:
+        """Stop reading a stream; only if ``cursor``, when given, is its cursor."""
+        if cursor is None or self._by_subject.get(subject) is cursor:
             self._by_subject.pop(subject, None)
 
     def clear(self) -> None:
-        """Hear nothing more."""
+        """Stop reading all streams."""
         self._by_subject.clear()
 
-    def reset(self) -> None:
-        """Forget what was being fetched, by tasks that are no more."""
-        for stream in list(self._by_subject.values()):
-            stream.filling = None
-            stream.again = False
+    def start(self) -> None:
+        """Fetch missed messages in the running loop; the tasks of another are over."""
+        self._loop = asyncio.get_running_loop()
+        for cursor in list(self._by_subject.values()):
+            cursor.buffered = None
+            cursor.is_behind = False
 
-    async def locate(self, stream: StreamCursor) -> None:
-        """Ask where the subject's stream ends; it must be subscribed to already.
+    def stop(self) -> None:
+        """Begin no more fetching before the next ``start``."""
+        self._loop = None
+
+    async def fetch_position(self, cursor: StreamCursor) -> None:
+        """Begin at the end of the stream, which must be subscribed to already.
 
         Raises:
             LayerUnavailable: when the broker could not be reached.
         """
-        position = await stream.broker.streams.position(stream.subject)
-        # What was heard meanwhile is later than, or part of, what stands there.
+        position = await cursor.broker.streams.position(cursor.subject)
+        # Messages that arrived meanwhile are later than this position, or part of it.
         with self._lock:
-            if stream.position is None:
-                stream.position = position or _NOTHING
-                stream.known_at = self._clock()
-            missed, stream.again = stream.again, False
-        if missed:
-            self._at_home(lambda: self.behind([stream]))
+            if cursor.position is None:
+                cursor.position = position or START
+                cursor.confirmed_at = self._clock()
+            is_behind, cursor.is_behind = cursor.is_behind, False
+        if is_behind:
+            self.request_catch_up([cursor])
 
-    # In the loop that hears the brokers
+    def request_catch_up(self, cursors: list[StreamCursor]) -> None:
+        """Call ``catch_up`` soon in the loop that fetches, if there is one."""
+        loop = self._loop
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # that loop is closed
+                loop.call_soon_threadsafe(self.catch_up, cursors)
 
-    async def heard(self, item: StreamMessage) -> None:
-        """Deliver a publication, now or when the missing ones before it are there."""
-        stream = self._by_subject.get(item.subject)
-        if stream is None:
+    # In the loop that receives from the brokers
+
+    async def on_message(self, item: StreamMessage) -> None:
+        """Deliver a message, now or when the missing ones before it are delivered."""
+        cursor = self._by_subject.get(item.subject)
+        if cursor is None:
             return
-        if stream.filling is not None:
-            stream.filling.append(item)
-            if len(stream.filling) > self._at_most:
-                stream.filling.clear()
-                stream.again = True
+        if cursor.buffered is not None:
+            cursor.buffered.append(item)
+            if len(cursor.buffered) > self._max_buffered:
+                cursor.buffered.clear()
+                cursor.is_behind = True
             return
-        position = stream.position
+        position = cursor.position
         if position is None:
             with self._lock:
-                position = stream.position
+                position = cursor.position
                 if position is None:
-                    stream.position = here = Position(item.epoch, item.offset)
-                    stream.known_at = self._clock()
+                    cursor.position = here = Position(item.epoch, item.offset)
+                    cursor.confirmed_at = self._clock()
             if position is None:
-                await self._deliver(item.subject, item.data, 0.0, here)
+                await cursor.sink.deliver(item.subject, item.data, 0.0, here)
                 return
         if item.epoch == position.epoch and item.offset <= position.offset:
             return
         if not _follows(item, position):
-            stream.filling = [item]
-            self._start(self._fill(stream))
+            cursor.buffered = [item]
+            self._tasks.spawn(self._fill_gap(cursor))
             return
-        stream.position = here = Position(item.epoch, item.offset)
-        stream.known_at = self._clock()
-        await self._deliver(item.subject, item.data, 0.0, here)
+        cursor.position = here = Position(item.epoch, item.offset)
+        cursor.confirmed_at = self._clock()
+        await cursor.sink.deliver(item.subject, item.data, 0.0, here)
 
-    def interrupted(self, broker: Broker) -> None:
-        """Something may have been missed on every subject of ``broker``: fetch it."""
-        self.behind(
-            stream
-            for stream in list(self._by_subject.values())
-            if stream.broker is broker
-        )
+    def on_reconnect(self, broker: Broker) -> None:
+        """Fetch what may have been missed on all streams of ``broker``."""
+        cursors = list(self._by_subject.values())
+        self.catch_up(cursor for cursor in cursors if cursor.broker is broker)
 
-    def behind(self, streams: Iterable[StreamCursor]) -> None:
-        """Something may have been missed on these: fetch it."""
+    def catch_up(self, cursors: Iterable[StreamCursor]) -> None:
+        """Fetch what may have been missed on these streams."""
         waiting = []
-        for stream in streams:
+        for cursor in cursors:
             with self._lock:
-                if stream.position is None:
-                    # Whoever is asking for it will see to that.
-                    stream.again = True
+                if cursor.position is None:
+                    # ``fetch_position`` is at work and will see this.
+                    cursor.is_behind = True
                     continue
-            if stream.filling is None:
-                stream.filling = []
-                waiting.append(stream)
+            if cursor.buffered is None:
+                cursor.buffered = []
+                waiting.append(cursor)
             else:
-                stream.again = True
+                cursor.is_behind = True
         if waiting:
-            self._start(self._catch_up(waiting))
+            self._tasks.spawn(_run_for_each(self._fill_gap, waiting))
 
-    async def check(self, subjects: Iterable[str]) -> None:
-        """Ask where those streams end that nothing was heard of for an expiry.
+    async def check_positions(self, subjects: Iterable[str]) -> None:
+        """Fetch the position of streams on which nothing arrived for an expiry.
 
-        What was missed without a sign is fetched then; and the broker does not forget
-        the position of a stream that somebody waits for.
+        It finds messages that were missed without a sign, and the broker does not
+        forget the position of a stream that is read.
 
         Raises:
             LayerUnavailable: when a broker could not be reached.
         """
         since = self._clock() - self._expiry
-        streams = [self._by_subject.get(subject) for subject in subjects]
-        await _side_by_side(
-            self._check,
-            [each for each in streams if each is not None and each.known_at <= since],
+        cursors = [self._by_subject.get(subject) for subject in subjects]
+        await _run_for_each(
+            self._check_position,
+            [
+                cursor
+                for cursor in cursors
+                if cursor is not None and cursor.confirmed_at <= since
+            ],
         )
 
-    async def _check(self, stream: StreamCursor) -> None:
-        known = stream.position
-        if known is None or stream.filling is not None:
+    async def _check_position(self, cursor: StreamCursor) -> None:
+        known = cursor.position
+        if known is None or cursor.buffered is not None:
             return
-        end = await stream.broker.streams.position(stream.subject) or _NOTHING
-        if stream.position is not known or self.get(stream.subject) is not stream:
+        end = await cursor.broker.streams.position(cursor.subject) or START
+        if cursor.position is not known or self.get(cursor.subject) is not cursor:
             return
         if end == known:
-            stream.known_at = self._clock()
+            cursor.confirmed_at = self._clock()
         else:
-            self.behind([stream])
+            self.catch_up([cursor])
 
-    async def _catch_up(self, streams: list[StreamCursor]) -> None:
-        await _side_by_side(self._fill, streams)
-
-    async def _fill(self, stream: StreamCursor) -> None:
-        """Fetch what was missed on a subject, then go on with what has come since."""
-        mine = stream.filling
-        if mine is None:
+    async def _fill_gap(self, cursor: StreamCursor) -> None:
+        """Fetch what was missed on a stream, then deliver what has arrived since."""
+        buffered = cursor.buffered
+        if buffered is None:
             return
         tries = 0
         try:
-            while self._is_current(stream, mine):
-                stream.again = False
+            while self._is_current(cursor, buffered):
+                cursor.is_behind = False
                 try:
-                    await self._fetch(stream, mine)
-                    if not await self._go_on(stream, mine) and not stream.again:
+                    await self._fetch(cursor, buffered)
+                    has_gap = await self._deliver_buffered(cursor, buffered)
+                    if not has_gap and not cursor.is_behind:
                         return
                 except LayerUnavailable as error:
                     if tries == 0:
                         logger.warning(
                             "missed messages of %s cannot be fetched yet: %s",
-                            stream.subject,
+                            cursor.subject,
                             error,
                         )
                     tries += 1
                     await asyncio.sleep(min(1.0, 0.05 * 2.0**tries))
         finally:
-            if stream.filling is mine:
-                stream.filling = None
+            if cursor.buffered is buffered:
+                cursor.buffered = None
 
-    def _is_current(self, stream: StreamCursor, mine: list[StreamMessage]) -> bool:
-        return stream.filling is mine and self._by_subject.get(stream.subject) is stream
+    def _is_current(self, cursor: StreamCursor, buffered: list[StreamMessage]) -> bool:
+        return (
+            cursor.buffered is buffered
+            and self._by_subject.get(cursor.subject) is cursor
+        )
 
-    async def _fetch(self, stream: StreamCursor, mine: list[StreamMessage]) -> None:
-        base = (stream.position or _NOTHING).offset
+    async def _fetch(self, cursor: StreamCursor, buffered: list[StreamMessage]) -> None:
+        base = (cursor.position or START).offset
         while True:
-            position = stream.position or _NOTHING
-            end, entries = await stream.broker.streams.read_after(
-                stream.subject, position.offset
+            position = cursor.position or START
+            end, entries = await cursor.broker.streams.read_after(
+                cursor.subject, position.offset
             )
-            if not self._is_current(stream, mine):
+            if not self._is_current(cursor, buffered):
                 return
             if end is None or end.epoch != position.epoch:
-                self._note_loss(stream, position, end)
+                self._begin_epoch(cursor, position, end)
                 base = 0
                 if end is None:
                     return
                 if position.offset:
                     continue
-            stream.known_at = self._clock()
+            cursor.confirmed_at = self._clock()
             living = [entry for entry in entries if entry.age < self._expiry]
-            complete = not entries or entries[-1].offset >= end.offset
-            if living or complete:
+            is_complete = not entries or entries[-1].offset >= end.offset
+            if living or is_complete:
                 # After a leap that is not how many, but that there are some is sure.
-                missing = (living[0].before if living else end.offset) - base
-                if missing > 0:
-                    self._report_gap(
-                        stream.subject, missing if missing < _COUNTABLE else None
+                missed = (living[0].before if living else end.offset) - base
+                if missed > 0:
+                    cursor.sink.report_gap(
+                        cursor.subject, missed if missed < _COUNTABLE else None
                     )
             for number, entry in enumerate(living):
                 base = entry.offset
-                stream.position = here = Position(end.epoch, entry.offset)
+                cursor.position = here = Position(end.epoch, entry.offset)
                 metrics.GAPS_FILLED.add()
                 age = max(0.0, entry.age)
-                await self._deliver(stream.subject, entry.data, age, here)
+                await cursor.sink.deliver(cursor.subject, entry.data, age, here)
                 if number % _YIELD_EVERY == _YIELD_EVERY - 1:
                     await asyncio.sleep(0)
-                if not self._is_current(stream, mine):
+                if not self._is_current(cursor, buffered):
                     return
-            if complete:
-                stream.position = Position(end.epoch, max(base, end.offset))
+            if is_complete:
+                cursor.position = Position(end.epoch, max(base, end.offset))
                 return
-            stream.position = Position(end.epoch, entries[-1].offset)
+            cursor.position = Position(end.epoch, entries[-1].offset)
 
-    def _note_loss(
-        self, stream: StreamCursor, position: Position, end: Position | None
+    def _begin_epoch(
+        self, cursor: StreamCursor, position: Position, end: Position | None
     ) -> None:
-        # Forgotten for want of use, unless the broker cannot have forgotten it yet.
-        lately = self._clock() - stream.known_at < self._expiry * _REMEMBERED
-        if position.epoch and lately:
-            self._report_gap(stream.subject, None)
-        stream.position = _NOTHING if end is None else Position(end.epoch, 0)
-        stream.known_at = self._clock()
+        # The broker forgets an unused stream, but not within this time: then it has
+        # lost its data.
+        is_recent = self._clock() - cursor.confirmed_at < self._expiry * _REMEMBERED
+        if position.epoch and is_recent:
+            cursor.sink.report_gap(cursor.subject, None)
+        cursor.position = START if end is None else Position(end.epoch, 0)
+        cursor.confirmed_at = self._clock()
 
-    async def _go_on(self, stream: StreamCursor, mine: list[StreamMessage]) -> bool:
-        """Deliver what arrived while filling; True when there is a gap again."""
+    async def _deliver_buffered(
+        self, cursor: StreamCursor, buffered: list[StreamMessage]
+    ) -> bool:
+        """Deliver what arrived during the fetching; return True at another gap."""
         done = 0
-        while done < len(mine) and self._is_current(stream, mine):
-            item = mine[done]
-            position = stream.position or _NOTHING
+        while done < len(buffered) and self._is_current(cursor, buffered):
+            item = buffered[done]
+            position = cursor.position or START
             if item.epoch != position.epoch or item.offset > position.offset:
                 if not _follows(item, position):
-                    del mine[:done]
+                    del buffered[:done]
                     return True
-                stream.position = here = Position(item.epoch, item.offset)
-                await self._deliver(item.subject, item.data, 0.0, here)
+                cursor.position = here = Position(item.epoch, item.offset)
+                await cursor.sink.deliver(item.subject, item.data, 0.0, here)
             done += 1
             if done % _YIELD_EVERY == 0:
-                del mine[:done]
+                del buffered[:done]
                 done = 0
                 await asyncio.sleep(0)
         return False
@@ -347,14 +372,15 @@ def _follows(item: StreamMessage, position: Position) -> bool:
     return item.epoch == position.epoch and item.offset == position.offset + 1
 
 
-async def _side_by_side(
-    do: Callable[[StreamCursor], Coroutine[Any, Any, None]], streams: list[StreamCursor]
+async def _run_for_each(
+    function: Callable[[StreamCursor], Coroutine[Any, Any, None]],
+    cursors: list[StreamCursor],
 ) -> None:
-    """Do it for each of ``streams``, many at a time."""
-    waiting = iter(streams)
+    """Call ``function`` for each of ``cursors``, for many at a time."""
+    waiting = iter(cursors)
 
     async def work() -> None:
-        for stream in waiting:
-            await do(stream)
+        for cursor in waiting:
+            await function(cursor)
 
-    await asyncio.gather(*(work() for _ in streams[:_AT_ONCE]))
+    await asyncio.gather(*(work() for _ in cursors[:_FETCHES_AT_ONCE]))

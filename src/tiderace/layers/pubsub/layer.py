@@ -1,9 +1,8 @@
-"""The layer between processes, written once over a broker and the process's own hub.
+"""The channel layer between processes.
 
-Each process hears the groups that have a member in it. A publication carries its
-offset, so a process knows when it has missed some and fetches them before it goes on.
-Here is what is sent and asked; how it is heard is in ``tiderace.layers.pubsub.receiver``. It
-knows no technology, only the broker's verbs, and no consumer.
+Each process reads the streams of the groups that have a channel or listener in it, and
+its own inbox, through which other processes reach its channels. A message carries its
+offset, so that a process sees when it has missed some and fetches them first.
 """
 
 from __future__ import annotations
@@ -11,57 +10,213 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import msgspec
 
 from tiderace import metrics
 from tiderace.delivery.outbox import PreparedMessage
-from tiderace.exceptions import ChannelFull
+from tiderace.delivery.stream_hub import Listener
+from tiderace.exceptions import ChannelFull, LayerUnavailable
 from tiderace.history import Position, Publication
-from tiderace.layers import stream_records
-from tiderace.layers.base import Message
-from tiderace.layers.broker import Retention
-from tiderace.layers.local import ENVELOPE, TO
-from tiderace.layers.pubsub.receiver import HearingLayer
+from tiderace.layers.base import SENDING_METHODS, BaseChannelLayer, LocalDelivery
+from tiderace.layers.broker import Broker, Published, Retention
+from tiderace.layers.local import DropLog, LocalChannels
+from tiderace.layers.messages import (
+    ChannelMailbox,
+    Message,
+    require_dict,
+    require_unreserved,
+)
+from tiderace.layers.pubsub import envelope
+from tiderace.layers.pubsub.brokers import Brokers
+from tiderace.layers.pubsub.cursors import StreamCursors
+from tiderace.layers.pubsub.delivery import GapLog, GroupDelivery
+from tiderace.layers.pubsub.inbox import Inbox, inbox_name
+from tiderace.layers.pubsub.loop_tasks import LoopTasks
+from tiderace.layers.pubsub.memberships import Memberships
+from tiderace.layers.pubsub.pump import Pump
+from tiderace.layers.pubsub.queues import Queues
+from tiderace.layers.pubsub.receiver import Receiver
+from tiderace.layers.pubsub.reporter import Reporter
+from tiderace.layers.pubsub.subscriptions import Subscriptions
 from tiderace.layers.stats import LayerStats, ProcessStats
 from tiderace.presence.store import PresenceStore, ShardedPresence
 from tiderace.ratelimit import Rate
+from tiderace.runtime.forks import after_fork, keep_alive
 
-__all__ = ["PubSubLayer"]
+__all__ = ["PubSubLayer", "Serializer"]
 
 logger = logging.getLogger("tiderace.layers")
 
 
-class _Place(NamedTuple):
-    """Where a specific channel lives."""
+class Serializer(Protocol):
+    """Turns messages into bytes and back."""
 
-    process: str
-    ours: bool
+    def serialize(self, message: Any) -> bytes:
+        """Return ``message`` as bytes."""
+
+    def deserialize(self, message: bytes) -> Any:
+        """Return the message that was serialized."""
 
 
-class PubSubLayer(HearingLayer):
-    """A channel layer between processes; see also ``LocalChannelLayer``.
+class PubSubLayer(BaseChannelLayer, LocalDelivery):
+    """A channel layer between processes.
 
-    Guaranteed, besides ``BaseChannelLayer``: all members of a group, wherever they
-    are, get its messages in one order; what was sent while a process was cut off from
-    the broker, for less than ``expiry`` seconds and ``group_capacity`` messages, is
-    delivered when it is back; what could not be delivered is told to the members by
+    Guaranteed, besides ``BaseChannelLayer``: all members of a group, in all processes,
+    get its messages in one order; what was sent while a process was cut off from the
+    broker, for less than ``expiry`` seconds and ``group_capacity`` messages, is
+    delivered when it is back; for messages that could not be delivered the members get
     ``{"type": "layer.gap", "group": ...}``, which a consumer may handle. A named queue
     keeps a message until a reader has it or it expires: at least once, when a reader
-    dies between taking and confirming it.
+    dies between taking and acknowledging it.
 
     Args:
         brokers: one or more; groups and queues are spread over them by name.
-        expiry, group_expiry, capacity, channel_capacity: see ``LocalChannelLayer``.
+        index_of: returns the number of the broker that serves a name.
+        serializer: turns messages into bytes and back.
+        expiry: seconds a message waits for its reader.
+        group_expiry: seconds a membership without a consumer lasts.
+        capacity: unread messages per channel.
+        channel_capacity: capacities by glob pattern of the full channel name.
         group_capacity: messages of a group kept for processes that are cut off.
         lease: seconds after which a process that died no longer counts.
+        drop_log: logs messages to full channels.
         clock: seconds that never run backwards; for tests.
     """
 
+    extensions = ["groups", "flush", "streams"]
+    _direct_calls = SENDING_METHODS
+
+    def __init__(
+        self,
+        brokers: Sequence[Broker],
+        *,
+        index_of: Callable[[str], int],
+        serializer: Serializer,
+        expiry: float,
+        group_expiry: float,
+        capacity: int,
+        channel_capacity: Mapping[Any, int] | None,
+        group_capacity: int,
+        lease: float,
+        drop_log: DropLog,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(expiry, capacity)
+        self.channel_capacity = self.compile_capacities(channel_capacity or {})
+        self.group_expiry = group_expiry
+        self._serializer = serializer
+        self._keep = Retention(group_capacity, expiry)
+        self._lease = lease
+        self._drop_log = drop_log
+        self._clock = clock
+        self._brokers = Brokers(brokers, index_of)
+        self._start()
+        after_fork(self._start_in_child)
+
+    def _start(self) -> None:
+        """Make the parts of the layer, under a process name that is not in use."""
+        clock, brokers = self._clock, self._brokers
+        local = self._local = LocalChannels(
+            expiry=self.expiry,
+            group_expiry=self.group_expiry,
+            capacity_of=self.get_capacity,
+            clock=clock,
+            drop_log=self._drop_log,
+        )
+        tasks = LoopTasks()
+        gap_log = GapLog(clock)
+        self._cursors = StreamCursors(
+            expiry=self.expiry, max_buffered=self._keep.size, clock=clock, tasks=tasks
+        )
+        self._queues = Queues(
+            brokers, capacity_of=self.get_capacity, expiry=self.expiry
+        )
+        self._memberships = Memberships(
+            local.process,
+            brokers,
+            hub=local.hub,
+            lease=self._lease,
+            clock=clock,
+            lock=local.lock,
+        )
+        self._subscriptions = Subscriptions(
+            brokers,
+            local=local,
+            delivery=GroupDelivery(
+                local, deserialize=self.deserialize, gap_log=gap_log, clock=clock
+            ),
+            cursors=self._cursors,
+            queues=self._queues,
+            memberships=self._memberships,
+            expiry=self.expiry,
+            clock=clock,
+        )
+        self._reporter = Reporter(local, lease=self._lease, clock=clock)
+        inbox = Inbox(
+            local,
+            self._subscriptions,
+            deserialize=self.deserialize,
+            gap_log=gap_log,
+            tasks=tasks,
+        )
+        self._pump = Pump(
+            brokers,
+            lock=local.lock,
+            inbox=inbox,
+            receiver=Receiver(
+                local.process,
+                brokers,
+                inbox=inbox,
+                cursors=self._cursors,
+                queues=self._queues,
+                memberships=self._memberships,
+                reporter=self._reporter,
+            ),
+            subscriptions=self._subscriptions,
+            memberships=self._memberships,
+            reporter=self._reporter,
+            gap_log=gap_log,
+            tasks=tasks,
+        )
+
+    def _start_in_child(self) -> None:
+        self._pump.disown()
+        keep_alive(self._pump)
+        self._start()
+
+    def serialize(self, message: Any) -> bytes:
+        """Return ``message`` as bytes; may be overridden together with ``deserialize``."""
+        return self._serializer.serialize(message)
+
+    def deserialize(self, message: bytes) -> Any:
+        """Return the message that was serialized."""
+        return self._serializer.deserialize(message)
+
+    def _require_message(self, message: object) -> None:
+        """Raise AssertionError for a message that must not be sent."""
+        require_dict(message)
+        require_unreserved(message)
+
     # Channels
+
+    @property
+    def channels(self) -> dict[str, ChannelMailbox]:
+        """The channels of this process with unread messages, a reader or a consumer."""
+        return self._local.channels
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        return self._local.new_name(prefix)
+
+    def attach(self, channel: str) -> ChannelMailbox:
+        self._pump.ensure_running()
+        return self._local.attach(channel)
+
+    async def detach(self, mailbox: ChannelMailbox) -> None:
+        self._subscriptions.detach(mailbox)
 
     async def send(self, channel: str, message: Message) -> None:
         """Put ``message`` into ``channel``.
@@ -73,46 +228,62 @@ class PubSubLayer(HearingLayer):
                 there, counted and logged.
             LayerUnavailable: when the broker could not be reached in time.
         """
-        self._require_sendable(message)
+        self._require_message(message)
         self.require_valid_channel_name(channel)
-        self._check_fork()
         metrics.MESSAGES_SENT.add()
-        place = self._place(channel)
-        if place is None:
+        process = _process_of(channel)
+        if process is None:
             await self._queues.push(channel, self.serialize(message))
-        elif place.ours:
-            # Through bytes all the same: no sender keeps a hand on what was sent.
+        elif process == self._local.process:
+            # Through bytes all the same: the sender may go on changing its object.
             copy = self.deserialize(self.serialize(message))
-            self._expire(self._clock())
-            if not self._put(channel, copy):
+            self._subscriptions.expire()
+            if not self._local.put(channel, copy):
                 raise ChannelFull(channel)
         else:
-            await self._to_process(place.process, {**message, TO: channel})
+            await self._send_to_process(
+                process, envelope.wrap_for_channel(message, channel)
+            )
 
     async def receive(self, channel: str | list[str]) -> Message:
-        """The next message of ``channel``; waits for one, without a limit.
+        """Wait for the next message of ``channel``, without a limit.
 
         Raises:
             AssertionError: for a channel of another process or layer object.
         """
-        name = self._one_channel(channel)
-        self._check_fork()
-        place = self._place(name)
-        if place is None:
-            message: Message = self.deserialize(await self._queues.take(name))
+        name = self._single_channel(channel)
+        process = _process_of(name)
+        if process is None:
+            data = await self._queues.take(name)
+            if data is None:
+                self._pump.ensure_running()
+                data = await self._queues.wait(name)
+            message: Message = self.deserialize(data)
             return message
-        if not place.ours:
+        if process != self._local.process:
             raise AssertionError(
                 f"Wrong client prefix: channel {name} belongs to another process or "
                 "layer; read channels where new_channel() made them"
             )
-        self._service.ensure_running()
-        return await self._read(name)
+        self._pump.ensure_running()
+        self._subscriptions.expire()
+        return await self._local.read(name)
+
+    async def _send_to_process(self, process: str, message: Message) -> None:
+        name = inbox_name(process)
+        await self._brokers.broker_of(name).streams.publish(
+            name, self.serialize(message), keep=self._keep, members_age=0
+        )
 
     # Groups
 
+    @property
+    def groups(self) -> dict[str, dict[str, ChannelMailbox]]:
+        """The groups with a member in this process, and these by channel name."""
+        return self._local.hub.groups
+
     async def group_add(self, group: str, channel: str) -> None:
-        """Put ``channel`` into ``group``; again is the same as once.
+        """Put ``channel`` into ``group``, if it is not in it.
 
         A message sent to the group after this has returned reaches the channel.
 
@@ -121,34 +292,44 @@ class PubSubLayer(HearingLayer):
         """
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
-        self._check_fork()
-        place = self._place(channel)
-        if place is None:
-            await self._broker(group).memberships.join(
-                group, channel, seconds=self.group_expiry
-            )
-        elif place.ours:
-            await self._join_here(group, channel)
+        process = _process_of(channel)
+        if process is None:
+            broker = self._brokers.broker_of(group)
+            await broker.memberships.join(group, channel, seconds=self.group_expiry)
+        elif process == self._local.process:
+            await self._subscriptions.join(group, channel)
         else:
-            await self._to_process(
-                place.process, {ENVELOPE: "join", "group": group, TO: channel}
-            )
+            request = envelope.group_request("join", group, channel)
+            await self._send_to_process(process, request)
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """Take ``channel`` out of ``group``, if it is in it."""
         self.require_valid_channel_name(channel)
         self.require_valid_group_name(group)
-        self._check_fork()
-        place = self._place(channel)
-        if place is None:
-            await self._broker(group).memberships.leave(group, channel)
-        elif place.ours:
-            self._leave(group, channel)
-            await self._tidy_up()
+        process = _process_of(channel)
+        if process is None:
+            await self._brokers.broker_of(group).memberships.leave(group, channel)
+        elif process == self._local.process:
+            self._subscriptions.leave(group, channel)
+            await self._pump.clean_up_if_stopped()
         else:
-            await self._to_process(
-                place.process, {ENVELOPE: "leave", "group": group, TO: channel}
-            )
+            request = envelope.group_request("leave", group, channel)
+            await self._send_to_process(process, request)
+
+    async def group_channels(self, group: str) -> list[str]:
+        """Return the channels in ``group``, of all processes, in no order.
+
+        Those that joined in the last quarter of a second in other processes may be
+        missing, and those of a process that was killed stay until its lease ends.
+        """
+        self.require_valid_group_name(group)
+        await self._memberships.announce(self._brokers.index_of(group))
+        return await self._brokers.broker_of(group).memberships.members(group)
+
+    async def group_count(self, group: str) -> int:
+        """Return how many channels are in ``group``; as exact as ``group_channels``."""
+        self.require_valid_group_name(group)
+        await self._memberships.announce(self._brokers.index_of(group))
+        return await self._brokers.broker_of(group).memberships.count(group)
 
     async def group_send(
         self,
@@ -165,16 +346,14 @@ class PubSubLayer(HearingLayer):
             TypeError: for an illegal name or a message that cannot be encoded.
             LayerUnavailable: when the broker could not be reached in time.
         """
-        self._require_sendable(message)
-        groups = self._groups(group)
-        excluded = self._names(exclude)
+        self._require_message(message)
+        groups = self._group_names(group)
+        excluded = self._channel_names(exclude)
         if excluded or len(groups) > 1:
-            data = self.serialize(
-                {**message, ENVELOPE: {"groups": groups, "exclude": list(excluded)}}
-            )
+            data = self.serialize(envelope.wrap_for_groups(message, groups, excluded))
         else:
             data = self.serialize(message)
-        queues = await self._publish(groups, data)
+        queues = await self._publish_to_groups(groups, data)
         if queues:
             await self._send_to_queues(
                 [queue for queue in queues if queue not in excluded], groups, message
@@ -188,76 +367,67 @@ class PubSubLayer(HearingLayer):
         *,
         exclude: Collection[str] = (),
     ) -> None:
-        """See ``BaseChannelLayer.group_broadcast``; it returns like ``group_send``.
+        """Send one WebSocket message to every client; see ``BaseChannelLayer``.
+
+        It returns when the broker has the message.
 
         Raises:
             LayerUnavailable: when the broker could not be reached in time.
         """
-        groups = self._groups(group)
-        ready = PreparedMessage(text_data, bytes_data).event
-        envelope = {
-            "groups": groups,
-            "exclude": list(self._names(exclude)),
-            "ready": True,
-        }
-        await self._publish(groups, self.serialize({**ready, ENVELOPE: envelope}))
+        groups = self._group_names(group)
+        message = envelope.wrap_broadcast(
+            PreparedMessage(text_data, bytes_data), groups, self._channel_names(exclude)
+        )
+        await self._publish_to_groups(groups, self.serialize(message))
 
-    async def _publish(self, groups: Collection[str], data: bytes) -> Collection[str]:
-        """Publish to every one of ``groups``; the named queues that are in them."""
-        self._check_fork()
+    async def _publish_to_groups(
+        self, groups: Collection[str], data: bytes
+    ) -> Collection[str]:
+        """Publish to each of ``groups``; return the named queues that are in them."""
         metrics.MESSAGES_SENT.add()
         queues: dict[str, None] = {}
         for name in groups:
-            begun = time.perf_counter()
-            published = await self._broker(name).streams.publish(
-                name, data, keep=self._keep, members_age=self.group_expiry
-            )
-            self._published_in(time.perf_counter() - begun)
+            published = await self._publish(name, data)
             queues.update(dict.fromkeys(published.members))
         return queues
 
-    def _published_in(self, seconds: float) -> None:
-        self._round_trip = seconds
-        metrics.PUBLISH_DURATION.observe(seconds)
+    async def _publish(
+        self, group: str, data: bytes, history: Retention | None = None, key: str = ""
+    ) -> Published:
+        begun = time.perf_counter()
+        published = await self._brokers.broker_of(group).streams.publish(
+            group,
+            data,
+            keep=self._keep,
+            members_age=self.group_expiry,
+            history=history,
+            key=key,
+        )
+        took = self._reporter.round_trip = time.perf_counter() - begun
+        metrics.PUBLISH_DURATION.observe(took)
+        return published
 
-    async def group_channels(self, group: str) -> list[str]:
-        """The channels in ``group``, of all processes, in no order.
-
-        Those that joined in the last quarter of a second in other processes may be
-        missing, and those of a process that was killed stay until its lease ends.
-        """
-        self.require_valid_group_name(group)
-        self._check_fork()
-        await self._announcements.make(self._index(group))
-        return await self._broker(group).memberships.members(group)
-
-    async def group_count(self, group: str) -> int:
-        """How many channels are in ``group``; as exact as ``group_channels``."""
-        self.require_valid_group_name(group)
-        self._check_fork()
-        await self._announcements.make(self._index(group))
-        return await self._broker(group).memberships.count(group)
+    async def _send_to_queues(
+        self, queues: Collection[str], groups: Collection[str], message: Message
+    ) -> None:
+        full = await self._queues.push_to_each(queues, self.serialize(message))
+        if full:
+            metrics.MESSAGES_DROPPED_FULL.add(full)
+            self._drop_log.queues_full(full, len(queues), groups)
 
     # Streams
 
     async def stream_publish(
         self, group: str, record: Mapping[str, Any], *, keep: Retention, key: str = ""
     ) -> Position:
-        """See ``BaseChannelLayer.stream_publish``; it returns like ``group_send``."""
+        """Append a publication to the group's stream; see ``BaseChannelLayer``.
+
+        It returns when the broker has the publication.
+        """
         self.require_valid_group_name(group)
-        data = self.serialize(stream_records.stored(record))
-        self._check_fork()
+        data = self.serialize(envelope.wrap_record(record))
         metrics.MESSAGES_SENT.add()
-        begun = time.perf_counter()
-        published = await self._broker(group).streams.publish(
-            group,
-            data,
-            keep=self._keep,
-            members_age=self.group_expiry,
-            history=keep,
-            key=key,
-        )
-        self._published_in(time.perf_counter() - begun)
+        published = await self._publish(group, data, keep, key)
         if published.members:
             publication = Publication.of_record(published.position, record)
             await self._send_to_queues(
@@ -266,15 +436,8 @@ class PubSubLayer(HearingLayer):
         return published.position
 
     async def stream_find_published(self, group: str, key: str) -> Position | None:
-        """See ``BaseChannelLayer.stream_find_published``."""
         self.require_valid_group_name(group)
-        self._check_fork()
-        return await self._broker(group).streams.find_published(group, key)
-
-    async def take_token(self, key: str, rate: Rate) -> float:
-        """See ``BaseChannelLayer.take_token``."""
-        self._check_fork()
-        return await self._broker(key).take_token(key, rate)
+        return await self._brokers.broker_of(group).streams.find_published(group, key)
 
     async def stream_read(
         self,
@@ -285,10 +448,8 @@ class PubSubLayer(HearingLayer):
         limit: int | None = None,
         reverse: bool = False,
     ) -> tuple[Position, list[Publication]]:
-        """See ``BaseChannelLayer.stream_read``."""
         self.require_valid_group_name(group)
-        self._check_fork()
-        top, entries = await self._broker(group).streams.read(
+        top, entries = await self._brokers.broker_of(group).streams.read(
             group,
             history=keep,
             keep=self._keep,
@@ -302,26 +463,44 @@ class PubSubLayer(HearingLayer):
             position = Position(top.epoch, entry.offset)
             try:
                 found.append(
-                    stream_records.of_stored(
+                    envelope.publication_from(
                         position, self.deserialize(entry.data), time=now - entry.age
                     )
                 )
             except Exception:
-                # Who asked what was missed sees that this one is.
+                # A reader that compares offsets sees that this one is missing.
                 logger.exception("a message to %s cannot be read", group)
         return top, found
 
     async def stream_delete(self, group: str) -> None:
-        """See ``BaseChannelLayer.stream_delete``."""
         self.require_valid_group_name(group)
-        self._check_fork()
-        await self._broker(group).streams.delete_history(group)
+        await self._brokers.broker_of(group).streams.delete_history(group)
 
-    # Asking
+    async def stream_subscribe(self, group: str, listener: Listener) -> None:
+        self.require_valid_group_name(group)
+        self._pump.ensure_running()
+        await self._subscriptions.add_listener(group, listener)
+
+    def stream_unsubscribe(self, group: str, listener: Listener) -> None:
+        self._subscriptions.discard_listener(group, listener)
+
+    async def take_token(self, key: str, rate: Rate) -> float:
+        return await self._brokers.broker_of(key).take_token(key, rate)
+
+    @cached_property
+    def presence(self) -> PresenceStore:
+        """The presence in groups, of all processes."""
+        return ShardedPresence(
+            [broker.presence for broker in self._brokers], self._brokers.index_of
+        )
+
+    # The layer as a whole
+
+    @property
+    def ready(self) -> bool:
+        return self._pump.is_ready
 
     async def stats(self, *, fleet: bool = False, top: int = 10) -> LayerStats:
-        """See ``BaseChannelLayer.stats``."""
-        self._check_fork()
         here = self.stats_here(top)
         if not fleet:
             return LayerStats((here,))
@@ -331,49 +510,55 @@ class PubSubLayer(HearingLayer):
                 with contextlib.suppress(msgspec.DecodeError):  # of another release
                     report = msgspec.json.decode(data, type=ProcessStats)
                     processes[report.process] = report
-        if self._service.serving:
-            # What it knows of itself is newer than what it has told.
-            processes[self._process] = here
+        if self._pump.is_running:
+            # Newer than its report.
+            processes[here.process] = here
         order = sorted(processes.values(), key=lambda each: (each.host, each.started))
         return LayerStats(tuple(order))
 
-    @cached_property
-    def presence(self) -> PresenceStore:
-        """Who is present in which group, fleet-wide."""
-        return ShardedPresence(
-            [broker.presence for broker in self._brokers], self._index
-        )
+    def stats_here(self, top: int = 10) -> ProcessStats:
+        """Return the numbers of this process, for code that cannot await."""
+        return self._reporter.stats(ready=self.ready, top=top)
 
-    # Sending
+    async def flush(self) -> None:
+        """Remove all messages, groups, streams and listeners; for tests.
 
-    def _place(self, channel: str) -> _Place | None:
-        """Where a channel lives; None for a named queue, which lives in the broker."""
-        head, mark, _ = channel.partition("!")
-        if not mark:
-            return None
-        process = head.rpartition(".")[2]
-        return _Place(process, process == self._process)
+        Consumers keep their channels.
+        """
+        self._local.clear()
+        subjects = list(self._cursors)
+        for index, broker in enumerate(self._brokers):
+            await broker.flush()
+            await broker.unsubscribe(self._brokers.select(index, subjects))
+        await self.close()
+        self._subscriptions.clear()
+        if any(mailbox.attached for mailbox in self.channels.values()):
+            self._pump.ensure_running()
 
-    async def _to_process(self, process: str, message: Message) -> None:
-        inbox = self._inbox(process)
-        await self._broker(inbox).streams.publish(
-            inbox, self.serialize(message), keep=self._keep, members_age=0
-        )
+    async def close(self) -> None:
+        """Withdraw this process's memberships and close the running loop's connections.
 
-    async def _send_to_queues(
-        self, queues: Collection[str], groups: Collection[str], message: Message
-    ) -> None:
-        full = await self._queues.push_to_each(queues, self.serialize(message))
-        if full:
-            metrics.MESSAGES_DROPPED_FULL.add(full)
-            self._log_full_queues(full, len(queues), groups)
+        When another loop of this process receives, that goes on, and only the
+        connections are closed. The layer may be used again afterwards.
+        """
+        has_stopped = await self._pump.stop()
+        await self._queues.finish_returns()
+        for index, broker in enumerate(self._brokers):
+            if has_stopped:
+                with contextlib.suppress(LayerUnavailable):
+                    await self._memberships.withdraw(index)
+            await broker.close()
 
-    def _log_full_queues(self, full: int, of: int, groups: Collection[str]) -> None:
-        logger.warning(
-            "%d of %d named channels in %s are full and did not get a message; start "
-            "more workers, or raise the layer's capacity",
-            full,
-            of,
-            ", ".join(groups),
-            extra={"reason": "channel_full", "dropped": full},
-        )
+    async def interrupt(self) -> None:
+        """Break the running loop's connections, as a network would; for drills.
+
+        They are opened again, and what is sent meanwhile is fetched.
+        """
+        for broker in self._brokers:
+            await broker.drop_connections()
+
+
+def _process_of(channel: str) -> str | None:
+    """Return the process of a channel; None for a named queue, kept by the broker."""
+    head, mark, _ = channel.partition("!")
+    return head.rpartition(".")[2] if mark else None

@@ -1,8 +1,4 @@
-"""The standing work of a process for its brokers, in the one event loop that does it.
-
-It knows which loop that is, and whose tasks are to be ended when. What the work is it is
-handed, and it knows no broker.
-"""
+"""The tasks that receive from the brokers and do the regular work for them."""
 
 from __future__ import annotations
 
@@ -11,61 +7,70 @@ import contextlib
 import contextvars
 import logging
 import threading
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
 
 from tiderace.exceptions import LayerUnavailable
+from tiderace.layers.pubsub.brokers import Brokers
+from tiderace.layers.pubsub.delivery import GapLog
+from tiderace.layers.pubsub.inbox import Inbox
+from tiderace.layers.pubsub.loop_tasks import LoopTasks
+from tiderace.layers.pubsub.memberships import Memberships
+from tiderace.layers.pubsub.receiver import Receiver
+from tiderace.layers.pubsub.reporter import Reporter
+from tiderace.layers.pubsub.subscriptions import Subscriptions
 
 __all__ = ["Pump"]
 
 logger = logging.getLogger("tiderace.layers")
 
-_TICK = 0.25  # seconds between two looks at what is to be announced
-_RETRY = 1.0  # seconds until what a broker has refused is tried again
-
-
-class _Hear(Protocol):
-    async def __call__(self, index: int, still: Callable[[], bool]) -> None: ...
+_TICK = 0.25  # seconds between two runs of the regular work
+_RETRY = 1.0  # seconds until it is tried again after an error
+_MAX_LEFTOVERS = 100  # in a process that does not receive
 
 
 class Pump:
-    """One task that hears each broker and one that keeps house for it.
+    """Two tasks for each broker, in one event loop of the process: the home loop.
 
-    ``ensure_running`` may be called in any loop and thread: the first becomes the home
-    of the work, and another follows when that one has stopped.
+    ``ensure_running`` may be called in any loop and thread: the first loop becomes the
+    home, and another one when the home has stopped.
 
     Args:
-        brokers: how many there are.
+        brokers: the brokers.
         lock: held while a home is chosen.
-        prepare: called then, before the tasks begin.
-        hear: hears the broker of that number, until it breaks or ``still()`` is false.
-        tend: what is to be done for that broker now; called four times a second.
+        inbox: its broker gets the reports.
+        receiver: takes what arrives.
+        subscriptions, memberships, reporter, gap_log: have regular work.
+        tasks: the tasks that ``stop`` ends as well.
     """
 
     def __init__(
         self,
-        brokers: int,
+        brokers: Brokers,
         *,
         lock: threading.RLock,
-        prepare: Callable[[], None],
-        hear: _Hear,
-        tend: Callable[[int], Coroutine[Any, Any, None]],
+        inbox: Inbox,
+        receiver: Receiver,
+        subscriptions: Subscriptions,
+        memberships: Memberships,
+        reporter: Reporter,
+        gap_log: GapLog,
+        tasks: LoopTasks,
     ) -> None:
+        self.home: asyncio.AbstractEventLoop | None = None
+        """The loop that receives, or did; None before the first one."""
         self._brokers = brokers
         self._lock = lock
-        self._prepare = prepare
-        self._hear = hear
-        self._tend = tend
-        self.home: asyncio.AbstractEventLoop | None = None
-        """The loop that does the work, or did; None before there was one."""
+        self._inbox = inbox
+        self._receiver = receiver
+        self._subscriptions = subscriptions
+        self._memberships = memberships
+        self._reporter = reporter
+        self._gap_log = gap_log
+        self._tasks = tasks
         self._standing: list[asyncio.Task[None]] = []
-        # Those that fetch what was missed, and other small work that is begun and ends.
-        self._fetching: set[asyncio.Task[None]] = set()
-        self._small: set[asyncio.Task[None]] = set()
 
     @property
-    def serving(self) -> bool:
-        """Whether a loop of this process does the work."""
+    def is_running(self) -> bool:
+        """Whether a loop of this process receives."""
         home = self.home
         return (
             home is not None
@@ -74,107 +79,119 @@ class Pump:
             and not any(task.done() for task in self._standing)
         )
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether this process receives from all brokers, or does not receive at all."""
+        return not self.is_running or all(each.is_connected for each in self._brokers)
+
     def ensure_running(self) -> None:
-        """Have one loop of this process do the work; this one, if there is none."""
-        if self.serving:
+        """Let one loop of this process receive; the running one, if there is none."""
+        if self.is_running:
             return
         with self._lock:
-            if self.serving:
+            if self.is_running:
                 return
             home = self.home = asyncio.get_running_loop()
             for task in self._standing:
                 # Those of a loop that has stopped end by themselves if it goes on.
                 if task.get_loop() is home:
                     task.cancel()
-            self._prepare()
+            self._receiver.start()
             # A copy of the context would keep the request or socket that came first.
             context = contextvars.Context()
             self._standing = [
                 home.create_task(work, context=context)
-                for index in range(self._brokers)
-                for work in (self._pump(index, home), self._keep_house(index, home))
+                for index in range(len(self._brokers))
+                for work in (
+                    self._receive(index, home),
+                    self._work_regularly(index, home),
+                )
             ]
         for task in self._standing:
             task.add_done_callback(_log_failure)
 
-    def at_home(self, do: Callable[[], None]) -> None:
-        """Call ``do`` in the loop that does the work, soon, if there is one."""
-        home = self.home
-        if home is not None:
-            with contextlib.suppress(RuntimeError):  # that loop is closed
-                home.call_soon_threadsafe(do)
-
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Let a small piece of work end by itself; what it raises is logged."""
-        self._start(work, self._small)
-
-    def start_fetching(self, work: Coroutine[Any, Any, None]) -> None:
-        """The same for what need not end when the service does."""
-        self._start(work, self._fetching)
-
-    def _start(
-        self, work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]
-    ) -> None:
-        # A copy of the context would keep the request or socket that came first.
-        task = asyncio.get_running_loop().create_task(
-            work, context=contextvars.Context()
-        )
-        among.add(task)
-        task.add_done_callback(among.discard)
-        task.add_done_callback(_log_failure)
-
     async def stop(self) -> bool:
-        """End what the running loop does here; whether nobody serves any more.
+        """End the tasks of the running loop; return whether no loop receives any more.
 
-        False when another loop does the standing work, which goes on.
+        False when another loop receives, which goes on.
         """
         here = asyncio.get_running_loop()
         with self._lock:
-            elsewhere = self.serving and self.home is not here
-            standing = [] if elsewhere else self._standing
-            if not elsewhere:
+            is_elsewhere = self.is_running and self.home is not here
+            standing = [] if is_elsewhere else self._standing
+            if not is_elsewhere:
                 self.home, self._standing = None, []
-        mine = [
-            each for each in (*standing, *self._fetching) if each.get_loop() is here
-        ]
+                self._receiver.stop()
+        mine = [task for task in standing if task.get_loop() is here]
         for task in mine:
             task.cancel()
-        small = [each for each in self._small if each.get_loop() is here]
-        await asyncio.gather(*mine, *small, return_exceptions=True)
-        return not elsewhere
+        await asyncio.gather(*mine, return_exceptions=True)
+        await self._tasks.cancel()
+        return not is_elsewhere
 
     def disown(self) -> None:
-        """It was a parent's, of whom this process is a fork: nothing of it is done here."""
+        """Let the tasks of a forked parent do nothing in this process."""
         self.home = None
 
-    async def _pump(self, index: int, home: asyncio.AbstractEventLoop) -> None:
-        """Hear one broker for as long as this is the loop that does."""
+    async def clean_up_if_stopped(self) -> None:
+        """Do the regular work in a process that does not receive, once it is much.
+
+        Raises:
+            LayerUnavailable: when a broker could not be reached.
+        """
+        leftovers = self._subscriptions.released + self._memberships.pending
+        if leftovers > _MAX_LEFTOVERS and not self.is_running:
+            for index in range(len(self._brokers)):
+                await self._memberships.announce(index)
+                await self._subscriptions.unsubscribe_idle(index)
+
+    async def _receive(self, index: int, home: asyncio.AbstractEventLoop) -> None:
+        """Receive from one broker for as long as this is the home loop."""
         while self.home is home:
             try:
-                await self._hear(index, lambda: self.home is home)
+                batches = await self._receiver.batches(index)
+                async with contextlib.aclosing(batches):
+                    async for batch in batches:
+                        if self.home is not home:
+                            return
+                        await self._receiver.handle(index, batch)
             except Exception:
                 if home.is_closed():
                     return  # it was abandoned, and what was left in it is finalized
                 logger.exception("hearing a broker failed and is begun anew")
                 await asyncio.sleep(_RETRY)
 
-    async def _keep_house(self, index: int, home: asyncio.AbstractEventLoop) -> None:
-        """Do what is to be done for one broker, for as long as it is heard here."""
-        failing = False
+    async def _work_regularly(
+        self, index: int, home: asyncio.AbstractEventLoop
+    ) -> None:
+        """Do the regular work for one broker for as long as this is the home loop."""
+        is_failing = False
         while self.home is home:
             await asyncio.sleep(_TICK)
             try:
-                await self._tend(index)
-                failing = False
+                await self._work(index)
+                is_failing = False
             except Exception as error:
-                if not failing:
-                    failing = True
+                if not is_failing:
+                    is_failing = True
                     logger.warning(
                         "memberships cannot be announced for the time being: %s",
                         error,
                         exc_info=not isinstance(error, LayerUnavailable),
                     )
                 await asyncio.sleep(_RETRY)
+
+    async def _work(self, index: int) -> None:
+        if index == 0:
+            self._subscriptions.expire()
+            self._gap_log.log_rest()
+        await self._memberships.announce(index)
+        await self._subscriptions.unsubscribe_idle(index)
+        await self._subscriptions.check_positions(index)
+        await self._memberships.renew(index)
+        if self._brokers.index_of(self._inbox.name) == index:
+            broker = self._brokers[index]
+            await self._reporter.report_if_due(broker, ready=self.is_ready)
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

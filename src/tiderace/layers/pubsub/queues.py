@@ -1,8 +1,4 @@
-"""Named queues, as this process fills them and waits for what is in them.
-
-It knows the broker's verbs for queues, and no group, no mailbox and no message: bytes in,
-bytes out.
-"""
+"""Named queues: sending to them, and waiting for their messages in this process."""
 
 from __future__ import annotations
 
@@ -10,58 +6,52 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Collection, Coroutine, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from typing import TypeVar
 
 from tiderace.exceptions import ChannelFull, LayerUnavailable
 from tiderace.layers.broker import Broker, Delivery
+from tiderace.layers.pubsub.brokers import Brokers
+from tiderace.layers.pubsub.loop_tasks import LoopTasks
 
 __all__ = ["Queues"]
 
 logger = logging.getLogger("tiderace.layers")
 
-_POLL = 5.0  # seconds a reader of a queue waits before it looks by itself
-_TAKE_LEASE = 10.0  # seconds in which a taken message must be confirmed
-_RETRY = 1.0  # seconds until what a broker has refused is tried again
+T = TypeVar("T")
 
-_Taker = tuple[asyncio.AbstractEventLoop, asyncio.Event]
+_POLL = 5.0  # seconds after which a reader looks into its queue without being woken
+_TAKE_LEASE = 10.0  # seconds in which a message must be acknowledged
+_RETRY = 1.0  # seconds until a broker that is away is tried again
+
+_Reader = tuple[asyncio.AbstractEventLoop, asyncio.Event]
 
 
 class Queues:
-    """The queues in the brokers, and who waits for one here.
+    """The queues in the brokers and their readers in this process.
 
     May be used in any thread and event loop.
 
     Args:
-        broker_of: who serves a queue.
-        capacity_of: how many messages it holds.
+        brokers: the brokers.
+        capacity_of: returns how many messages a queue holds.
         expiry: seconds a message waits for its reader.
-        lock: held while somebody begins or ends to wait.
-        ensure_heard: has this process hear its brokers, so that readers are woken.
-        start: lets a small piece of work in the running loop end by itself.
     """
 
     def __init__(
-        self,
-        *,
-        broker_of: Callable[[str], Broker],
-        capacity_of: Callable[[str], int],
-        expiry: float,
-        lock: threading.RLock,
-        ensure_heard: Callable[[], None],
-        start: Callable[[Coroutine[Any, Any, None]], None],
+        self, brokers: Brokers, *, capacity_of: Callable[[str], int], expiry: float
     ) -> None:
-        self._broker_of = broker_of
+        self._brokers = brokers
         self._capacity_of = capacity_of
         self._expiry = expiry
-        self._lock = lock
-        self._ensure_heard = ensure_heard
-        self._start = start
+        self._lock = threading.Lock()
         # Readers, to be woken in their loops; and the queues that are subscribed to.
-        self._takers: dict[str, set[_Taker]] = {}
-        self._heard: set[str] = set()
+        self._readers: dict[str, set[_Reader]] = {}
+        self._subscribed: set[str] = set()
+        # They give back messages whose readers were cancelled.
+        self._returns = LoopTasks()
 
-    # Filling
+    # Sending
 
     async def push(self, queue: str, data: bytes) -> None:
         """Put ``data`` into a queue.
@@ -70,13 +60,13 @@ class Queues:
             ChannelFull: when it is at its capacity.
             LayerUnavailable: when the broker could not be reached in time.
         """
-        if not await self._broker_of(queue).queues.push(
+        if not await self._brokers.broker_of(queue).queues.push(
             queue, data, size=self._capacity_of(queue), seconds=self._expiry
         ):
             raise ChannelFull(queue)
 
     async def push_to_each(self, queues: Iterable[str], data: bytes) -> int:
-        """Put ``data`` into every one of ``queues``; how many are full and did not get it.
+        """Put ``data`` into each of ``queues``; return how many were full.
 
         Raises:
             LayerUnavailable: when a broker could not be reached in time.
@@ -91,69 +81,79 @@ class Queues:
 
     # Reading
 
-    async def take(self, queue: str) -> bytes:
-        """The next message of a queue; waits for one, and for its broker."""
-        away = False
+    async def take(self, queue: str) -> bytes | None:
+        """Return the next message of a queue, or None; wait for its broker."""
+        return await self._when_reachable(queue, self._take)
+
+    async def wait(self, queue: str) -> bytes:
+        """Wait for the next message of a queue, and for its broker.
+
+        Readers are woken by ``wake`` and ``wake_all``.
+        """
+        return await self._when_reachable(queue, self._wait)
+
+    async def _when_reachable(
+        self, queue: str, attempt: Callable[[Broker, str], Awaitable[T]]
+    ) -> T:
+        is_away = False
         while True:
             try:
-                return (await self._taken(queue)).data
+                return await attempt(self._brokers.broker_of(queue), queue)
             except LayerUnavailable as error:
-                # Who waits for a message waits for the broker, too.
-                if not away:
-                    away = True
+                if not is_away:
+                    is_away = True
                     logger.warning("nothing can be taken from %s: %s", queue, error)
                 await asyncio.sleep(_RETRY)
 
-    async def _taken(self, queue: str) -> Delivery:
-        broker = self._broker_of(queue)
-        taken = await self._take_once(broker, queue)
-        if taken is not None:
-            return taken
-        self._ensure_heard()
-        taker = (asyncio.get_running_loop(), asyncio.Event())
+    async def _wait(self, broker: Broker, queue: str) -> bytes:
+        reader = (asyncio.get_running_loop(), asyncio.Event())
         with self._lock:
-            self._takers.setdefault(queue, set()).add(taker)
-            self._heard.add(queue)
+            self._readers.setdefault(queue, set()).add(reader)
+            self._subscribed.add(queue)
         try:
             await broker.subscribe((), [queue])
-            while (taken := await self._take_once(broker, queue)) is None:
-                # By itself, too: for a message whose taker died.
+            while (data := await self._take(broker, queue)) is None:
+                # The timeout is for a message whose reader died.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_POLL):
-                        await taker[1].wait()
-                taker[1].clear()
-            return taken
+                        await reader[1].wait()
+                reader[1].clear()
+            return data
         finally:
             with self._lock:
-                takers = self._takers[queue]
-                takers.discard(taker)
-                if not takers:
-                    del self._takers[queue]
+                readers = self._readers[queue]
+                readers.discard(reader)
+                if not readers:
+                    del self._readers[queue]
 
-    async def _take_once(self, broker: Broker, queue: str) -> Delivery | None:
-        """Take and confirm one message; a cancelled reader leaves it to the next."""
+    async def _take(self, broker: Broker, queue: str) -> bytes | None:
+        """Take and acknowledge one message; a cancelled reader gives it back."""
         taking = asyncio.ensure_future(broker.queues.take(queue, lease=_TAKE_LEASE))
         try:
-            taken = await asyncio.shield(taking)
+            delivery = await asyncio.shield(taking)
         except asyncio.CancelledError:
-            self._start(_undo(broker, taking))
+            self._returns.spawn(_give_back_taken(broker, taking))
             raise
-        if taken is None:
+        if delivery is None:
             return None
-        confirming = asyncio.ensure_future(broker.queues.ack(taken))
+        acking = asyncio.ensure_future(broker.queues.ack(delivery))
         try:
-            await asyncio.shield(confirming)
+            await asyncio.shield(acking)
         except asyncio.CancelledError:
-            self._start(_redo(broker, taken, confirming))
+            self._returns.spawn(_give_back_acked(broker, delivery, acking))
             raise
-        return taken
+        return delivery.data
 
-    # What is heard of them
+    async def finish_returns(self) -> None:
+        """Wait until cancelled readers of this loop have given their messages back."""
+        await self._returns.wait()
+
+    # Subscriptions
 
     def wake(self, queue: str) -> None:
-        """Have those who wait for a queue here look into it."""
+        """Let the readers of a queue look into it."""
         here = asyncio.get_running_loop()
-        for loop, event in list(self._takers.get(queue, ())):
+        for loop, event in list(self._readers.get(queue, ())):
             if loop is here:
                 event.set()
             else:
@@ -161,41 +161,43 @@ class Queues:
                     loop.call_soon_threadsafe(event.set)
 
     def wake_all(self) -> None:
-        """Have everybody who waits here look: something may have been missed."""
-        for queue in list(self._takers):
+        """Let all readers look into their queues: something may have been missed."""
+        for queue in list(self._readers):
             self.wake(queue)
 
-    def let_go(self, mine: Callable[[str], bool]) -> list[str]:
-        """Those of ``mine`` that nobody waits for any more; they are to be heard no more."""
+    def take_idle(self, index: int) -> list[str]:
+        """Return the queues of a broker that have no reader any more.
+
+        They no longer count as subscribed to, unless ``keep`` follows.
+        """
         with self._lock:
-            idle = [
-                queue
-                for queue in self._heard
-                if queue not in self._takers and mine(queue)
-            ]
-            self._heard.difference_update(idle)
+            idle = [each for each in self._subscribed if each not in self._readers]
+            idle = self._brokers.select(index, idle)
+            self._subscribed.difference_update(idle)
         return idle
 
     def keep(self, queues: Iterable[str]) -> None:
-        """Those were let go, but are heard still."""
+        """Count ``queues`` as subscribed to again."""
         with self._lock:
-            self._heard.update(queues)
+            self._subscribed.update(queues)
 
-    def awaited(self, queues: Collection[str]) -> list[str]:
-        """Those of ``queues`` that somebody waits for now."""
-        return [queue for queue in queues if queue in self._takers]
+    def with_readers(self, queues: Collection[str]) -> list[str]:
+        """Return those of ``queues`` that have a reader now."""
+        return [queue for queue in queues if queue in self._readers]
 
 
-async def _undo(broker: Broker, taking: asyncio.Future[Delivery | None]) -> None:
+async def _give_back_taken(
+    broker: Broker, taking: asyncio.Future[Delivery | None]
+) -> None:
     # When the broker is away the message comes back at the end of its lease.
     with contextlib.suppress(LayerUnavailable):
-        if (taken := await taking) is not None:
-            await broker.queues.nack(taken)
+        if (delivery := await taking) is not None:
+            await broker.queues.nack(delivery)
 
 
-async def _redo(
-    broker: Broker, taken: Delivery, confirming: asyncio.Future[None]
+async def _give_back_acked(
+    broker: Broker, delivery: Delivery, acking: asyncio.Future[None]
 ) -> None:
     with contextlib.suppress(LayerUnavailable):
-        await confirming
-        await broker.queues.nack(taken, acked=True)
+        await acking
+        await broker.queues.nack(delivery, acked=True)

@@ -1,16 +1,16 @@
-"""Which groups this process hears, from the first who wants one until after the last.
-
-It knows streams, queues and the broker's ``subscribe``, and neither who wants to hear a
-group nor what is said in it.
-"""
+"""The subscriptions of this process: a group's stream is read while it is needed here."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
-from tiderace.layers.broker import Broker
+from tiderace.delivery.stream_hub import Listener
+from tiderace.layers.local import Departure, LocalChannels
+from tiderace.layers.messages import ChannelMailbox
+from tiderace.layers.pubsub.brokers import Brokers
 from tiderace.layers.pubsub.cursors import StreamCursor, StreamCursors
+from tiderace.layers.pubsub.delivery import GroupDelivery
+from tiderace.layers.pubsub.memberships import Memberships
 from tiderace.layers.pubsub.queues import Queues
 from tiderace.runtime.futures import wait_future
 
@@ -18,145 +18,212 @@ __all__ = ["Subscriptions"]
 
 
 class _Abandoned(Exception):
-    """Whoever was to make a group heard here has given up, since it was cancelled."""
+    """The task that was subscribing to a group has been cancelled."""
 
 
 class Subscriptions:
-    """What this process has subscribed to at its brokers.
+    """Joins and leaves groups here, and subscribes to their streams at the brokers.
 
-    May be used in any thread and event loop.
+    A stream is subscribed to before the first channel or listener of its group counts
+    as joined, and until soon after the last one has gone. May be used in any thread and
+    event loop.
 
     Args:
-        brokers: where.
-        index_of: which of them serves a group or queue.
-        streams: how far each group has been read.
-        queues: those that are heard, too, while somebody waits for them.
-        wanted: whether a group has a member or listener here.
+        brokers: the brokers.
+        local: the channels and listeners of this process.
+        delivery: takes the messages of groups.
+        cursors: how far each stream has been read.
+        queues: those with readers here are subscribed to as well.
+        memberships: announces joins and leaves.
         expiry: seconds after which a message is not delivered any more.
         clock: seconds that never run backwards.
-        lock: held by whoever comes to want a group, and while is looked who does.
     """
 
     def __init__(
         self,
-        brokers: Sequence[Broker],
+        brokers: Brokers,
         *,
-        index_of: Callable[[str], int],
-        streams: StreamCursors,
+        local: LocalChannels,
+        delivery: GroupDelivery,
+        cursors: StreamCursors,
         queues: Queues,
-        wanted: Callable[[str], bool],
+        memberships: Memberships,
         expiry: float,
         clock: Callable[[], float],
-        lock: threading.RLock,
     ) -> None:
         self._brokers = brokers
-        self._index_of = index_of
-        self._streams = streams
+        self._local = local
+        self._lock = local.lock
+        self._delivery = delivery
+        self._cursors = cursors
         self._queues = queues
-        self._wanted = wanted
+        self._memberships = memberships
         self._expiry = expiry
         self._clock = clock
-        self._lock = lock
-        # Groups that nobody wants any more, still heard until the next tick.
-        self._vacated: set[str] = set()
-        # When it was last looked whether a broker's streams miss anything.
-        self._checked: dict[int, float] = {}
+        # Groups that are perhaps not needed any more, still subscribed to.
+        self._released: set[str] = set()
+        # When the positions of a broker's streams were last checked.
+        self._checked_at: dict[int, float] = {}
 
     @property
-    def vacated(self) -> int:
-        """How many groups are still heard, and perhaps wanted no more."""
-        return len(self._vacated)
+    def released(self) -> int:
+        """How many groups are still subscribed to, and perhaps not needed any more."""
+        return len(self._released)
 
-    async def hear(self, group: str, want: Callable[[], None]) -> None:
-        """Wait until ``group`` is heard; whoever is the first sees to that.
+    # Channels and listeners
 
-        ``want`` makes that it is wanted. It is called at once, and may be again.
+    async def join(self, group: str, channel: str) -> None:
+        """Put a channel of this process into a group, and wait for the subscription.
 
         Raises:
-            LayerUnavailable: when the broker could not be reached; it is still wanted.
+            LayerUnavailable: when the broker could not be reached; it has not joined.
+        """
+
+        def add() -> None:
+            self._local.join(group, channel)
+            self._memberships.add_change(group, channel, joined=True)
+
+        try:
+            await self._subscribe(group, add)
+        except BaseException:
+            self.leave(group, channel)
+            raise
+
+    def leave(self, group: str, channel: str) -> None:
+        """Take a channel of this process out of a group, if it is in it."""
+        with self._lock:
+            self._note(self._local.leave(group, channel))
+
+    def detach(self, mailbox: ChannelMailbox) -> None:
+        """Take a consumer's channel out of all groups and remove its mailbox."""
+        with self._lock:
+            self._note(self._local.detach(mailbox))
+
+    async def add_listener(self, group: str, listener: Listener) -> None:
+        """Let a listener listen to a group, and wait for the subscription.
+
+        Raises:
+            LayerUnavailable: when the broker could not be reached; it does not listen.
+        """
+        try:
+            await self._subscribe(
+                group, lambda: self._local.listeners.add(group, listener)
+            )
+        except BaseException:
+            self.discard_listener(group, listener)
+            raise
+
+    def discard_listener(self, group: str, listener: Listener) -> None:
+        """Let a listener listen to a group no more."""
+        if self._local.listeners.discard(group, listener):
+            self._release(group)
+
+    def expire(self) -> None:
+        """Drop expired messages and memberships, and listeners of closed loops."""
+        with self._lock:
+            self._note(self._local.expire(self._clock()))
+        for group in self._delivery.take_groups_to_check():
+            if self._local.listeners.discard_closed(group):
+                self._release(group)
+
+    def clear(self) -> None:
+        """Read no stream any more."""
+        with self._lock:
+            self._memberships.clear()
+            self._released.clear()
+            self._cursors.clear()
+
+    def _note(self, departures: Iterable[Departure]) -> None:
+        for group, channel, was_last in departures:
+            # In any case: a join may have been announced before it left and came back.
+            self._memberships.add_change(group, channel, joined=False)
+            if was_last:
+                self._release(group)
+
+    def _release(self, group: str) -> None:
+        with self._lock:
+            self._released.add(group)
+
+    # At the brokers
+
+    async def _subscribe(self, group: str, add: Callable[[], None]) -> None:
+        """Call ``add``, and wait until the group's stream is subscribed to.
+
+        ``add`` makes the group needed. It is called at once, and may be called again.
         """
         while True:
             with self._lock:
-                want()
-                stream = self._streams.get(group)
-                first = stream is None
-                if stream is None:
-                    broker = self._brokers[self._index_of(group)]
-                    stream = self._streams.add(group, broker)
+                add()
+                cursor = self._cursors.get(group)
+                is_first = cursor is None
+                if cursor is None:
+                    cursor = self._cursors.add(
+                        group, self._brokers.broker_of(group), self._delivery
+                    )
             try:
-                if first:
-                    await self._begin(stream)
+                if is_first:
+                    await self._begin(cursor)
                 else:
-                    await wait_future(stream.ready)
+                    await wait_future(cursor.ready)
                 return
             except _Abandoned:
                 continue
 
-    async def _begin(self, stream: StreamCursor) -> None:
+    async def _begin(self, cursor: StreamCursor) -> None:
         try:
-            await stream.broker.subscribe([stream.subject])
-            await self._streams.locate(stream)
+            await cursor.broker.subscribe([cursor.subject])
+            await self._cursors.fetch_position(cursor)
         except BaseException as error:
-            # Only then tell the others: they may try anew.
-            self._streams.remove(stream.subject, stream)
-            stream.ready.set_exception(
+            # Before the others that wait are woken: they may try again.
+            self._cursors.remove(cursor.subject, cursor)
+            cursor.ready.set_exception(
                 error if isinstance(error, Exception) else _Abandoned()
             )
             raise
-        stream.ready.set_result(None)
+        cursor.ready.set_result(None)
 
-    def vacate(self, group: str) -> None:
-        """Nobody here wants the group any more, for now."""
-        with self._lock:
-            self._vacated.add(group)
-
-    def clear(self) -> None:
-        """Hear nothing any more."""
-        with self._lock:
-            self._vacated.clear()
-            self._streams.clear()
-
-    async def tidy(self, index: int) -> None:
-        """Unsubscribe from what nobody here wants, or waits for, any more.
+    async def unsubscribe_idle(self, index: int) -> None:
+        """Unsubscribe from the groups and queues that are not needed any more.
 
         Raises:
-            LayerUnavailable: when the broker could not be told; the next call tells it.
+            LayerUnavailable: when the broker could not be reached; the next call tries
+                again.
         """
         broker = self._brokers[index]
         with self._lock:
-            vacated = [each for each in self._vacated if self._index_of(each) == index]
-            self._vacated.difference_update(vacated)
-            empty = [group for group in vacated if not self._wanted(group)]
-            for group in empty:
-                self._streams.remove(group)
-            idle = self._queues.let_go(lambda queue: self._index_of(queue) == index)
-        if not empty and not idle:
+            released = self._brokers.select(index, self._released)
+            self._released.difference_update(released)
+            groups = [each for each in released if not self._local.has_group(each)]
+            for group in groups:
+                self._cursors.remove(group)
+            queues = self._queues.take_idle(index)
+        if not groups and not queues:
             return
         try:
-            await broker.unsubscribe(empty, idle)
+            await broker.unsubscribe(groups, queues)
         except BaseException:
             with self._lock:
-                self._vacated.update(empty)
-                self._queues.keep(idle)
+                self._released.update(groups)
+            self._queues.keep(queues)
             raise
         finally:
-            # Another thread may have come in between the look and the word.
-            groups = [each for each in empty if each in self._streams]
-            queues = self._queues.awaited(idle)
-            if groups or queues:
-                await broker.subscribe(groups, queues)
-                streams = (self._streams.get(each) for each in groups)
-                self._streams.behind(each for each in streams if each is not None)
+            # Another thread may have come to need them meanwhile.
+            cursors = [self._cursors.get(group) for group in groups]
+            needed = [cursor for cursor in cursors if cursor is not None]
+            queues = self._queues.with_readers(queues)
+            if needed or queues:
+                await broker.subscribe([each.subject for each in needed], queues)
+                self._cursors.request_catch_up(needed)
 
-    async def check(self, index: int, groups: Iterable[str]) -> None:
-        """Look whether what was heard of ``groups`` is all there is, now and then.
+    async def check_positions(self, index: int) -> None:
+        """Look for messages that listeners missed without a sign, now and then.
 
         Raises:
-            LayerUnavailable: when the broker could not be asked.
+            LayerUnavailable: when the broker could not be reached.
         """
         now = self._clock()
-        if now - self._checked.get(index, float("-inf")) >= self._expiry / 4:
-            self._checked[index] = now
-            await self._streams.check(
-                each for each in groups if self._index_of(each) == index
+        if now - self._checked_at.get(index, float("-inf")) >= self._expiry / 4:
+            self._checked_at[index] = now
+            await self._cursors.check_positions(
+                self._brokers.select(index, self._local.listeners)
             )

@@ -10,24 +10,6 @@ CHANNEL_LAYERS = {
 
 from __future__ import annotations
 
-from tiderace.layers.redis.layer import (
-    BoundedQueue,
-    ChannelFull,
-    ChannelLock,
-    RedisChannelLayer,
-    RedisLoopLayer,
-    RedisPubSubChannelLayer,
-    RedisPubSubLoopLayer,
-    RedisSingleShardConnection,
-)
+from tiderace.layers.redis.layer import RedisChannelLayer, RedisPubSubChannelLayer
 
-__all__ = [
-    "BoundedQueue",
-    "ChannelFull",
-    "ChannelLock",
-    "RedisChannelLayer",
-    "RedisLoopLayer",
-    "RedisPubSubChannelLayer",
-    "RedisPubSubLoopLayer",
-    "RedisSingleShardConnection",
-]
+__all__ = ["RedisChannelLayer", "RedisPubSubChannelLayer"]

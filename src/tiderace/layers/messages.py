@@ -1,0 +1,86 @@
+"""Messages of a layer: what may be sent, and the publication that a group message is."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+
+from tiderace.delivery.mailbox import Mailbox
+from tiderace.delivery.outbox import PreparedMessage
+from tiderace.history import Position, Publication
+
+__all__ = [
+    "CHANNEL_KEY",
+    "ENVELOPE_KEY",
+    "ChannelMailbox",
+    "Message",
+    "publication_of",
+    "require_dict",
+    "require_unreserved",
+]
+
+logger = logging.getLogger("tiderace.layers")
+
+Message = dict[str, Any]
+
+ChannelMailbox = Mailbox[Message | PreparedMessage]
+
+# Keys that layers between processes add to a message and remove on arrival.
+CHANNEL_KEY = "__asgi_channel__"
+ENVELOPE_KEY = "__tiderace__"
+
+
+def require_dict(message: object) -> None:
+    """Raise AssertionError unless ``message`` is a dict."""
+    if not isinstance(message, dict):
+        raise AssertionError(
+            f"message is not a dict but a {type(message).__qualname__}; "
+            'send a dict with a "type", such as {"type": "chat.message"}'
+        )
+
+
+def require_unreserved(message: object) -> None:
+    """Raise AssertionError if ``message`` is a dict with a key that layers use.
+
+    Clients choose the keys where an application passes on what they sent.
+    """
+    for key in (CHANNEL_KEY, ENVELOPE_KEY):
+        if isinstance(message, dict) and key in message:
+            raise AssertionError(
+                f"a message may not hold the key {key!r}, which layers use "
+                "themselves; leave it out"
+            )
+
+
+def publication_of(position: Position, message: Any, *, time: float) -> Publication:
+    """Return a group message or broadcast as listeners to the group's stream get it.
+
+    Every message becomes a publication, so that positions follow each other without a
+    hole. The data of a broadcast is its text where that is JSON, else the text as a
+    string, or its bytes as a string of base64. The data of a message that cannot be
+    encoded as JSON is null, and a warning is logged.
+    """
+    if isinstance(message, PreparedMessage):
+        text = message.event.get("text")
+        if text is not None and _is_json(text):
+            return Publication(position, text, time=time)
+        message = message.event["bytes"] if text is None else text
+    try:
+        return Publication.of_message(position, message, time=time)
+    except (TypeError, ValueError, RecursionError) as error:
+        logger.warning(
+            "a group message has something that JSON cannot say, so that listeners to "
+            "the group get null instead: %s",
+            error,
+        )
+        return Publication(position, "null", time=time)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+        return False
+    return True

@@ -1,0 +1,41 @@
+"""The brokers of a layer, each of which serves a share of the names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from tiderace.layers.broker import Broker
+
+__all__ = ["Brokers"]
+
+
+class Brokers:
+    """Brokers by number, and the one that serves a group, queue or process.
+
+    Args:
+        brokers: one or more.
+        index_of: returns the number of the broker that serves a name.
+    """
+
+    def __init__(
+        self, brokers: Sequence[Broker], index_of: Callable[[str], int]
+    ) -> None:
+        self._brokers = brokers
+        self.index_of = index_of
+
+    def __len__(self) -> int:
+        return len(self._brokers)
+
+    def __iter__(self) -> Iterator[Broker]:
+        return iter(self._brokers)
+
+    def __getitem__(self, index: int) -> Broker:
+        return self._brokers[index]
+
+    def broker_of(self, name: str) -> Broker:
+        """Return the broker that serves ``name``."""
+        return self._brokers[self.index_of(name)]
+
+    def select(self, index: int, names: Iterable[str]) -> list[str]:
+        """Return those of ``names`` that the broker with this number serves."""
+        return [name for name in names if self.index_of(name) == index]

@@ -1,0 +1,130 @@
+"""The delivery of group messages to the mailboxes and listeners of this process."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tiderace import metrics
+from tiderace.history import Position
+from tiderace.layers.local import LocalChannels
+from tiderace.layers.pubsub import envelope
+
+__all__ = ["GapLog", "GroupDelivery"]
+
+logger = logging.getLogger("tiderace.layers")
+
+
+class GapLog:
+    """Counts and logs lost messages: of one stream a second, the others as a number.
+
+    A server that comes back empty causes a gap in every group.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._logged_at = float("-inf")
+        self._not_logged = 0
+
+    def report(self, subject: str, missed: int | None) -> None:
+        """Log that messages of a stream are lost: how many, or None when unknown."""
+        metrics.GAPS_LOST.add()
+        now = self._clock()
+        if now - self._logged_at < 1.0:
+            self._not_logged += 1
+            return
+        self._logged_at = now
+        logger.error(
+            "messages to %s were lost: %s; the broker was away for longer than the "
+            "layer's expiry, or has lost its memory",
+            subject,
+            "an unknown number" if missed is None else missed,
+            extra={"reason": "messages_lost", "group": subject, "missed": missed},
+        )
+
+    def log_rest(self) -> None:
+        """Log the number of streams that were not logged one by one."""
+        count, self._not_logged = self._not_logged, 0
+        if count:
+            logger.error("messages to %d more groups or processes were lost", count)
+
+
+class GroupDelivery:
+    """The sink of group streams.
+
+    Args:
+        local: the mailboxes and listeners of this process.
+        deserialize: turns the bytes of a message into the message.
+        gap_log: logs lost messages.
+        clock: seconds that never run backwards.
+    """
+
+    def __init__(
+        self,
+        local: LocalChannels,
+        *,
+        deserialize: Callable[[bytes], Any],
+        gap_log: GapLog,
+        clock: Callable[[], float],
+    ) -> None:
+        self._local = local
+        self._deserialize = deserialize
+        self._gap_log = gap_log
+        self._clock = clock
+        # Groups that have listeners in event loops that are closed.
+        self._groups_to_check: set[str] = set()
+
+    async def deliver(
+        self, subject: str, data: bytes, age: float, position: Position
+    ) -> None:
+        """Deliver a message; one that cannot be read is logged."""
+        try:
+            message = self._deserialize(data)
+            publication = None
+            if subject in self._local.listeners or envelope.is_record(message):
+                publication = envelope.publication_from(
+                    position, message, time=time.time() - age
+                )
+                delivery = self._local.listeners.put(subject, publication)
+                if not await delivery.finish():
+                    self._groups_to_check.add(subject)
+            if subject in self._local.hub.groups:
+                deadline = self._clock() + self._local.expiry - age
+                if publication is not None and envelope.is_record(message):
+                    message = publication.as_event()
+                await self._fan_out(subject, message, deadline)
+        except Exception:
+            # The messages of other senders must still arrive.
+            logger.exception("a message to %s cannot be read and is dropped", subject)
+            self._local.listeners.put(subject, None).start()
+
+    async def _fan_out(self, group: str, message: Any, deadline: float) -> None:
+        message, groups, exclude = envelope.unwrap(message)
+        excluded: set[str] = set()
+        if groups:
+            excluded.update(exclude)
+            # A channel in several of the groups gets it through the first of them.
+            for each in groups:
+                if each == group:
+                    break
+                members = self._local.hub.members(each)
+                excluded.update(mailbox.name for mailbox in members)
+        await self._local.fan_out(group, message, deadline, excluded)
+
+    def report_gap(self, subject: str, missed: int | None) -> None:
+        """Tell listeners and consumers of the group that messages are lost."""
+        self._gap_log.report(subject, missed)
+        self._local.listeners.put(subject, None).start()
+        message = {"type": "layer.gap", "group": subject, "missed": missed}
+        deadline = self._clock() + self._local.expiry
+        for mailbox in self._local.hub.members(subject):
+            # A reader with receive() expects the application's messages alone.
+            if mailbox.attached:
+                mailbox.push(message, deadline)
+
+    def take_groups_to_check(self) -> set[str]:
+        """Return the groups that lately had listeners in closed event loops."""
+        groups, self._groups_to_check = self._groups_to_check, set()
+        return groups

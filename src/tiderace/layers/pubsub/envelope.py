@@ -1,0 +1,99 @@
+"""The envelope that a message may carry between processes, beside its content."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from tiderace.delivery.outbox import PreparedMessage
+from tiderace.history import Position, Publication
+from tiderace.layers.messages import (
+    CHANNEL_KEY,
+    ENVELOPE_KEY,
+    Message,
+    publication_of,
+)
+
+__all__ = [
+    "group_request",
+    "is_record",
+    "publication_from",
+    "unwrap",
+    "wrap_broadcast",
+    "wrap_for_channel",
+    "wrap_for_groups",
+    "wrap_record",
+]
+
+
+def wrap_for_groups(
+    message: Message, groups: Collection[str], exclude: Collection[str]
+) -> Message:
+    """Return ``message`` for several groups, or without some of their channels."""
+    envelope = {"groups": list(groups), "exclude": list(exclude)}
+    return {**message, ENVELOPE_KEY: envelope}
+
+
+def wrap_broadcast(
+    message: PreparedMessage, groups: Collection[str], exclude: Collection[str]
+) -> Message:
+    """Return a WebSocket message for the clients of ``groups``."""
+    envelope = {"groups": list(groups), "exclude": list(exclude), "ready": True}
+    return {**message.event, ENVELOPE_KEY: envelope}
+
+
+def wrap_record(record: Mapping[str, Any]) -> Message:
+    """Return a publication that is published with ``stream_publish``."""
+    return {ENVELOPE_KEY: {"record": dict(record)}}
+
+
+def wrap_for_channel(message: Message, channel: str) -> Message:
+    """Return ``message`` for a channel of the process whose inbox it is sent to."""
+    return {**message, CHANNEL_KEY: channel}
+
+
+def group_request(verb: str, group: str, channel: str) -> Message:
+    """Return a request to another process: let its channel "join" or "leave" a group."""
+    return {ENVELOPE_KEY: verb, "group": group, CHANNEL_KEY: channel}
+
+
+def is_record(message: Any) -> bool:
+    """Return whether ``wrap_record`` made this message."""
+    return isinstance(message, dict) and "record" in message.get(ENVELOPE_KEY, ())
+
+
+def unwrap(
+    message: Any,
+) -> tuple[Message | PreparedMessage, Collection[str], Collection[str]]:
+    """Take the envelope off a group message or broadcast.
+
+    Returns:
+        The message, the groups it was sent to, and the channels it is not for; both
+        are empty for a message to one group.
+    """
+    envelope = message.pop(ENVELOPE_KEY, None) if isinstance(message, dict) else None
+    if envelope is None:
+        return message, (), ()
+    if envelope.get("ready"):
+        message = PreparedMessage(message.get("text"), message.get("bytes"))
+    return message, envelope["groups"], envelope["exclude"]
+
+
+def publication_from(position: Position, message: Any, *, time: float) -> Publication:
+    """Return a message as listeners to the group's stream get it.
+
+    Args:
+        position: where it stands.
+        message: a message with its envelope.
+        time: when a group message was published; a record has its own time.
+    """
+    envelope = message.get(ENVELOPE_KEY) if isinstance(message, dict) else None
+    if envelope is None:
+        return publication_of(position, message, time=time)
+    if "record" in envelope:
+        return Publication.of_record(position, envelope["record"])
+    if envelope.get("ready"):
+        ready = PreparedMessage(message.get("text"), message.get("bytes"))
+        return publication_of(position, ready, time=time)
+    content = {key: value for key, value in message.items() if key != ENVELOPE_KEY}
+    return publication_of(position, content, time=time)

@@ -1,0 +1,77 @@
+"""The stream through which other processes reach the channels of this one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from tiderace.history import Position
+from tiderace.layers.local import LocalChannels
+from tiderace.layers.messages import CHANNEL_KEY, ENVELOPE_KEY
+from tiderace.layers.pubsub.delivery import GapLog
+from tiderace.layers.pubsub.loop_tasks import LoopTasks
+from tiderace.layers.pubsub.subscriptions import Subscriptions
+
+__all__ = ["Inbox", "inbox_name"]
+
+logger = logging.getLogger("tiderace.layers")
+
+
+def inbox_name(process: str) -> str:
+    """Return the name of a process's inbox."""
+    return f"process!{process}"
+
+
+class Inbox:
+    """The sink of the inbox of this process.
+
+    Args:
+        local: the channels of this process.
+        subscriptions: joins and leaves groups.
+        deserialize: turns the bytes of a message into the message.
+        gap_log: logs lost messages.
+        tasks: runs the joins.
+    """
+
+    def __init__(
+        self,
+        local: LocalChannels,
+        subscriptions: Subscriptions,
+        *,
+        deserialize: Callable[[bytes], Any],
+        gap_log: GapLog,
+        tasks: LoopTasks,
+    ) -> None:
+        self.name = inbox_name(local.process)
+        self._local = local
+        self._subscriptions = subscriptions
+        self._deserialize = deserialize
+        self._gap_log = gap_log
+        self._tasks = tasks
+
+    async def deliver(
+        self, subject: str, data: bytes, age: float, position: Position
+    ) -> None:
+        """Deliver a message or carry out a request; one that is unreadable is logged."""
+        try:
+            message = self._deserialize(data)
+            channel = message.pop(CHANNEL_KEY)
+            request = message.pop(ENVELOPE_KEY, None)
+            if request == "join":
+                if channel in self._local.mailboxes:
+                    # In a task: the subscription waits for the loop that delivers.
+                    self._tasks.spawn(
+                        self._subscriptions.join(message["group"], channel)
+                    )
+            elif request == "leave":
+                self._subscriptions.leave(message["group"], channel)
+            else:
+                self._local.put_or_drop(channel, message)
+        except Exception:
+            # The messages of other senders must still arrive.
+            logger.exception("a message to %s cannot be read and is dropped", subject)
+
+    def report_gap(self, subject: str, missed: int | None) -> None:
+        """Log that messages are lost."""
+        self._gap_log.report(subject, missed)

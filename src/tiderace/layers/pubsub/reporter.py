@@ -1,0 +1,67 @@
+"""The reports of this process about itself, and the times that they measure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from tiderace.layers.broker import Broker
+from tiderace.layers.local import LocalChannels
+from tiderace.layers.stats import ProcessStats
+
+__all__ = ["Reporter"]
+
+_INTERVAL = 2.0  # seconds between two reports
+_INTERVAL_FACTOR = 200  # at least so many times as long as it took to make a report
+_TOP = 20  # groups in a report that are named with their size
+
+
+class Reporter:
+    """Sends the numbers of this process to its broker every two seconds.
+
+    Args:
+        local: the channels of this process.
+        lease: seconds after which a report expires.
+        clock: seconds that never run backwards.
+    """
+
+    def __init__(
+        self, local: LocalChannels, *, lease: float, clock: Callable[[], float]
+    ) -> None:
+        self.lag: float | None = None
+        """Seconds from the last report until this process received it."""
+        self.round_trip: float | None = None
+        """Seconds until the broker accepted the last message or report."""
+        self._local = local
+        self._lease = lease
+        self._clock = clock
+        self._sent_at = float("-inf")
+        self._due_at = float("-inf")
+
+    def stats(self, *, ready: bool, top: int) -> ProcessStats:
+        """Return the numbers of this process; see ``ProcessStats``."""
+        return self._local.stats(
+            ready=ready, top=top, lag=self.lag, round_trip=self.round_trip
+        )
+
+    async def report_if_due(self, broker: Broker, *, ready: bool) -> None:
+        """Send a report, if the last one is old enough.
+
+        Raises:
+            LayerUnavailable: when the broker could not be reached.
+        """
+        if self._clock() < self._due_at:
+            return
+        begun = time.perf_counter()
+        report = msgspec.json.encode(self.stats(ready=ready, top=_TOP))
+        took = time.perf_counter() - begun
+        self._sent_at = self._clock()
+        self._due_at = self._sent_at + max(_INTERVAL, took * _INTERVAL_FACTOR)
+        await broker.memberships.report(self._local.process, report, lease=self._lease)
+        self.round_trip = self._clock() - self._sent_at
+
+    def on_report(self) -> None:
+        """Note that the last report has arrived back."""
+        self.lag = self._clock() - self._sent_at
