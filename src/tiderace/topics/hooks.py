@@ -1,16 +1,20 @@
-"""What an application adds to the serving of topic clients, as methods to override."""
+"""The hooks of an endpoint, and how hooks of an application are called."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
+from asgiref.sync import iscoroutinefunction
+
 from tiderace import __version__
 from tiderace.asgi import Scope
+from tiderace.db import database_sync_to_async
 from tiderace.protocol import codes
 from tiderace.protocol.session import Refused
 
-__all__ = ["TopicHooks"]
+__all__ = ["TopicHooks", "call_hook"]
 
 
 class TopicHooks:
@@ -61,3 +65,15 @@ class TopicHooks:
         """Return the method marked with ``@rpc`` that clients call as ``name``."""
         method = None if name.startswith("_") else getattr(self, name, None)
         return method if getattr(method, "_tiderace_rpc", False) else None
+
+
+async def call_hook(hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function of the application and return its result.
+
+    A coroutine function runs on the event loop, a plain one in the connection's thread;
+    an awaitable that a plain one returns is awaited.
+    """
+    if iscoroutinefunction(hook):
+        return await hook(*args, **kwargs)
+    result = await database_sync_to_async(hook)(*args, **kwargs)
+    return await result if inspect.isawaitable(result) else result

@@ -9,18 +9,16 @@ Permissions of Django REST Framework work too; it is not imported.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
-from asgiref.sync import iscoroutinefunction
 from django.core.exceptions import PermissionDenied
 
 from tiderace.asgi import Scope
-from tiderace.db import database_sync_to_async
 from tiderace.topics.handshake_request import HandshakeRequest
+from tiderace.topics.hooks import call_hook
 
 __all__ = [
     "Action",
@@ -109,7 +107,9 @@ class BasePermission(metaclass=_Combinable):
         return False
 
     async def _allows(self, check: _Check) -> bool:
-        return await _call(self.has_permission, check.user, check.topic, check.action)
+        return bool(
+            await call_hook(self.has_permission, check.user, check.topic, check.action)
+        )
 
     def __and__(self, other: Any) -> BasePermission:
         return _All(self, _permission(other))
@@ -231,7 +231,7 @@ class _RestFrameworkPermission(BasePermission):
         request = HandshakeRequest(check.scope, check.user, method)
         view = _View(check.topic, check.action.value, request)
         try:
-            return await _call(self._permission.has_permission, request, view)
+            return bool(await call_hook(self._permission.has_permission, request, view))
         except Exception as error:
             # Exceptions of that framework have a status.
             if getattr(error, "status_code", None) in (401, 403, 404):
@@ -279,7 +279,7 @@ async def allowed(topic: Any, user: Any, action: ActionName, scope: Scope) -> bo
     if not callable(hook):
         return True
     try:
-        return await _call(hook, user)
+        return bool(await call_hook(hook, user))
     except PermissionDenied:
         return False
 
@@ -289,17 +289,6 @@ async def _evaluate(permission: BasePermission, check: _Check) -> bool:
         return await permission._allows(check)  # noqa: SLF001 (private to this module)
     except PermissionDenied:
         return False
-
-
-async def _call(rule: Any, *args: Any) -> bool:
-    """Call a rule: on the loop if it is a coroutine function, else in a thread."""
-    if iscoroutinefunction(rule):
-        result = await rule(*args)
-    else:
-        result = await database_sync_to_async(rule)(*args)
-        if inspect.isawaitable(result):
-            result = await result
-    return bool(result)
 
 
 # By the names of Django REST Framework's operators.

@@ -9,9 +9,9 @@ import msgspec
 from tiderace import conf
 from tiderace.layers import get_channel_layer
 from tiderace.presence.tracker import Member, Presence, PresenceTracker
+from tiderace.topics.hooks import call_hook
 from tiderace.topics.names import events_group
 from tiderace.topics.topic import UnknownTopic, declared
-from tiderace.topics.user_code import call_hook
 
 __all__ = ["PresenceTrackers"]
 

@@ -12,10 +12,10 @@ from tiderace.protocol.messages import ConnectRequest
 from tiderace.protocol.session import ConnectionEnded, Refused
 from tiderace.ratelimit import TokenBucket
 from tiderace.topics.client.context import ClientContext
+from tiderace.topics.hooks import call_hook
 from tiderace.topics.identity import Identity, identity_of
 from tiderace.topics.json_fields import as_python
 from tiderace.topics.topic import declared, to_json
-from tiderace.topics.user_code import call_hook
 
 __all__ = ["admit", "authenticate", "refresh", "server_side_topics"]
 

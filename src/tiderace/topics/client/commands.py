@@ -33,10 +33,10 @@ from tiderace.protocol.session import Refused, to_pub
 from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.topics.api import layer_of, record_of
 from tiderace.topics.client.context import ClientContext
+from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import as_bytes, as_python, as_raw, read_fields
 from tiderace.topics.names import topic_group
 from tiderace.topics.topic import Topic, call_with, to_json
-from tiderace.topics.user_code import call_hook
 
 __all__ = ["COMMANDS"]
 

@@ -34,10 +34,10 @@ from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.dispatcher import ActiveSubscription
 from tiderace.topics.client.outbox import ClientOutbox
 from tiderace.topics.client.timers import Timers
+from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import as_raw, ttl_of
 from tiderace.topics.names import events_group
 from tiderace.topics.topic import Topic, UnknownTopic, declared
-from tiderace.topics.user_code import call_hook
 
 __all__ = ["Subscriptions"]
 
