@@ -134,6 +134,7 @@ INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace.layers.serializers", "cryptography"): NO_CRYPTOGRAPHY,
     ("tiderace.layers.redis.hosts", "redis"): NO_REDIS,
     ("tiderace.layers.redis.options", "redis"): NO_REDIS,
+    ("tiderace.layers.redis.sentinel", "redis"): NO_REDIS,
     ("tiderace.security.keys", "jwt"): NO_PYJWT,
     ("tiderace.protocol.stream_codecs", "tiderace.protocol.protobuf"): NO_PROTOBUF,
     ("tiderace.management.commands.runserver", "tiderace.server"): NO_UVICORN,

@@ -9,8 +9,12 @@ import pytest
 import redis
 
 from support.brokers import HOST, Cluster, SentinelSetup, Server, TlsFront
-from tiderace.layers.redis import hosts
-from tiderace.layers.redis.hosts import create_client, make_connection
+from tiderace.compat.redis_utils import _close_redis
+from tiderace.layers.redis.hosts import (
+    create_client,
+    decode_hosts,
+    make_connection,
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +50,12 @@ ENTRIES = {
 
 async def whoami(entry):
     """Who we are on the server, asked in asyncio and in blocking code."""
-    [host] = hosts.decode_hosts([entry])
+    [host] = decode_hosts([entry])
     client = create_client(host)
     try:
         name = await client.execute_command("ACL", "WHOAMI")
     finally:
-        await hosts._close_redis(client)
+        await _close_redis(client)
     with create_client(host, sync=True) as blocking:
         assert blocking.execute_command("ACL", "WHOAMI") == name
     connection = make_connection(host)
@@ -82,7 +86,7 @@ async def test_a_server_whose_authority_is_unknown_is_not_talked_to(secured):
 
     with pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
         await client.ping()
-    await hosts._close_redis(client)
+    await _close_redis(client)
 
 
 async def test_what_a_command_has_to_wait_for_is_bounded(own_server):
@@ -101,14 +105,14 @@ async def test_what_a_command_has_to_wait_for_is_bounded(own_server):
             blocking.ping()
     finally:
         own_server.resume()
-    await hosts._close_redis(client)
+    await _close_redis(client)
 
 
 async def test_closing_a_client_closes_its_connections(own_server):
     client = create_client({"address": own_server.url})
     await client.set("a", 1)
 
-    await hosts._close_redis(client)
+    await _close_redis(client)
 
     assert b"cmd=set" not in own_server.call("CLIENT", "LIST")
 
@@ -119,7 +123,7 @@ async def test_closing_a_client_closes_its_connections(own_server):
 async def test_the_primary_is_found_through_its_sentinels(sentinel):
     client = create_client(sentinel.host)
     await client.set("found", "yes")
-    await hosts._close_redis(client)
+    await _close_redis(client)
 
     assert sentinel.primary().call("GET", "found") == b"yes"
     with create_client(sentinel.host, sync=True) as blocking:
@@ -165,7 +169,7 @@ async def test_a_dead_sentinel_costs_no_more_than_asking_the_next(sentinel, own_
         assert await client.ping()
     finally:
         own_server.resume()
-        await hosts._close_redis(client)
+        await _close_redis(client)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +190,7 @@ async def test_sentinels_that_do_not_help_are_quoted(sentinel, change, answer):
         pytest.raises(redis.ConnectionError, match=f"no sentinel knows.*{answer}"),
     ):
         blocking.ping()
-    await hosts._close_redis(client)
+    await _close_redis(client)
 
 
 async def test_after_a_failover_the_same_client_reaches_the_new_primary(own_sentinel):
@@ -198,14 +202,14 @@ async def test_after_a_failover_the_same_client_reaches_the_new_primary(own_sent
     with pytest.raises(redis.ConnectionError):
         await client.set("before", 1)  # the kept connection is dead, and says so
     assert await client.set("after", 1)
-    await hosts._close_redis(client)
+    await _close_redis(client)
 
 
 async def test_servers_behind_sentinel_may_have_a_password_of_their_own():
     with SentinelSetup(replicas=0, server_password="inner") as setup:
         client = create_client({**setup.host, "db": 3})
         await client.set("a", 1)
-        await hosts._close_redis(client)
+        await _close_redis(client)
 
         assert setup.primary().call("GET", "a", db=3) == b"1"
 
@@ -217,7 +221,7 @@ async def test_all_nodes_of_a_cluster_are_reached_from_one(cluster):
     client = create_client(cluster.host)
     for number in range(20):
         await client.set(f"key-{number}", number)
-    await hosts._close_redis(client)
+    await _close_redis(client)
 
     assert all(node.keys() for node in cluster.nodes)
     with create_client(cluster.host, sync=True) as blocking:
@@ -237,9 +241,9 @@ async def test_hosts_may_name_every_node_of_a_guarded_cluster():
     with Cluster(password="pw") as cluster:
         dead = "redis://:pw@127.0.0.1:1"
         urls = [dead, *(node.url for node in cluster.nodes)]
-        [host] = hosts.decode_hosts(urls, cluster=True)
+        [host] = decode_hosts(urls, cluster=True)
         client = create_client(host)
         await client.set("a", 1)
-        await hosts._close_redis(client)
+        await _close_redis(client)
 
         assert cluster.keys() == {"a"}

@@ -1,7 +1,4 @@
-"""The options of a connection, as ``hosts`` gives them and as redis-py takes them.
-
-It knows the classes of redis-py and what may be given to them, and opens no connection.
-"""
+"""The options of a connection: those in ``hosts``, checked and translated for redis-py."""
 
 from __future__ import annotations
 
@@ -14,12 +11,13 @@ from tiderace.conf import nearest
 __all__ = [
     "COMMAND_TIMEOUT",
     "CONNECT_TIMEOUT",
+    "UNLIMITED_CONNECTIONS",
     "Host",
-    "Library",
-    "kind_of_connection",
-    "library",
-    "parameters_of",
-    "parsed",
+    "RedisPy",
+    "expand_address",
+    "import_redis_py",
+    "keyword_parameters",
+    "pop_connection_class",
     "refuse_unknown",
     "set_defaults",
 ]
@@ -27,16 +25,19 @@ __all__ = [
 Host = dict[str, Any]
 
 COMMAND_TIMEOUT = 5.0
-"""Seconds a command may take. redis-py's own default depends on its version: none before
-8.0, five seconds since."""
+"""Seconds a command may take, as in redis-py 8.0; older versions have no limit."""
 
 CONNECT_TIMEOUT = 2.0
-"""Seconds to reach a server at most: a lost first packet is sent again after one."""
+"""Seconds to connect, at most: a lost first packet is sent again after one."""
+
+# Of a pool. redis-py 8 refuses the 101st connection, older versions none; the callers
+# bound how many commands run at once.
+UNLIMITED_CONNECTIONS = 2**31
 
 _SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
 
-# What people write for want of the right word, which no likeness of letters finds.
-_MEANT = {
+# Names from other libraries that are not spelt like the right one.
+_SYNONYMS = {
     "url": "address",
     "uri": "address",
     "location": "address",
@@ -49,23 +50,20 @@ _MEANT = {
 }
 
 
-# redis-py, in its two kinds
+class RedisPy:
+    """The modules and classes of redis-py for asyncio, or those for blocking code."""
 
-
-class Library:
-    """The names of redis-py that differ between asyncio and blocking code."""
-
-    def __init__(self, kind: Any, *, sync: bool) -> None:
+    def __init__(self, package: Any, *, sync: bool) -> None:
         self.sync = sync
-        self.connection = kind.connection
-        self.sentinel = kind.sentinel
-        self.cluster = kind.cluster
-        self.client = kind.Redis
-        self.retry = kind.retry.Retry
+        self.connection = package.connection
+        self.sentinel = package.sentinel
+        self.cluster = package.cluster
+        self.client = package.Redis
+        self.retry = package.retry.Retry
 
 
-def library(*, sync: bool) -> Library:
-    """redis-py, imported when it is first needed.
+def import_redis_py(*, sync: bool) -> RedisPy:
+    """Import redis-py, at the first use of a server.
 
     Raises:
         ImportError: when it is not installed, with what to do.
@@ -84,21 +82,21 @@ def library(*, sync: bool) -> Library:
             f"newer), which cannot be imported ({error}); "
             'run: python -m pip install "tiderace[redis]"'
         ) from error
-    return Library(redis if sync else redis.asyncio, sync=sync)
+    return RedisPy(redis if sync else redis.asyncio, sync=sync)
 
 
-def parsed(host: Host, *, sync: bool) -> Host:
-    """A copy of an entry in which the URL has become options.
+def expand_address(host: Host, *, sync: bool) -> Host:
+    """Return a copy of an entry with options in place of its URL.
 
     Raises:
-        ValueError: for a URL that is none.
-        TypeError: for an asyncio class that has no blocking twin.
+        ValueError: for an invalid URL.
+        TypeError: for an asyncio class without a blocking counterpart.
     """
     options = dict(host)
     address = options.pop("address", None)
     if address is not None:
-        # As in redis-py, what the URL says wins.
-        options.update(library(sync=sync).connection.parse_url(_url(address)))
+        # As in redis-py, the URL takes precedence.
+        options.update(import_redis_py(sync=sync).connection.parse_url(_url(address)))
     if sync:
         _make_blocking(options)
     return options
@@ -107,7 +105,7 @@ def parsed(host: Host, *, sync: bool) -> Host:
 def _url(address: Any) -> str:
     scheme, mark, rest = str(address).partition("://")
     if not mark:
-        # Not quoted: it may hold a password.
+        # The address is not quoted: it may contain a password.
         raise ValueError(
             "an address in hosts has no scheme; write redis://host:6379/0, "
             "rediss:// for TLS, or unix:///path/to/socket"
@@ -116,52 +114,52 @@ def _url(address: Any) -> str:
 
 
 def _make_blocking(options: Host) -> None:
-    """Put blocking things in the place of what an entry names for asyncio."""
+    """Replace the asyncio classes in an entry by their blocking counterparts."""
     import redis
     import redis.asyncio.retry
 
     if isinstance(options.get("retry"), redis.asyncio.retry.Retry):
-        # It waits on an event loop; without it the caller decides, as by default.
+        # It sleeps in an event loop; by default the caller retries.
         del options["retry"]
-    kind = options.get("connection_class")
-    if kind is None or issubclass(kind, redis.connection.AbstractConnection):
+    given = options.get("connection_class")
+    if given is None or issubclass(given, redis.connection.AbstractConnection):
         return
-    twin = getattr(redis.connection, kind.__name__, None)
-    if twin is None or not kind.__module__.startswith("redis."):
+    blocking = getattr(redis.connection, given.__name__, None)
+    if blocking is None or not given.__module__.startswith("redis."):
         raise TypeError(
-            f"hosts names connection_class {kind.__qualname__}, which is for asyncio; "
+            f"hosts names connection_class {given.__qualname__}, which is for asyncio; "
             "synchronous code has no connection like it. Leave it out, or use the layer "
             "from asynchronous code alone"
         )
-    options["connection_class"] = twin
+    options["connection_class"] = blocking
 
 
-def kind_of_connection(options: Host, module: Any) -> Any:
-    """Take out of ``options`` what decides it."""
-    named, tls = options.pop("connection_class", None), options.pop("ssl", False)
-    if named is not None:
-        return named
+def pop_connection_class(options: Host, module: Any) -> Any:
+    """Return the connection class, and remove the options that select it."""
+    given, tls = options.pop("connection_class", None), options.pop("ssl", False)
+    if given is not None:
+        return given
     if "path" in options:
         return module.UnixDomainSocketConnection
     return module.SSLConnection if tls else module.Connection
 
 
 def set_defaults(options: Host, connection_class: Any, timeout: float) -> None:
-    """Add to ``options`` what redis-py's versions differ in, where nothing is said.
+    """Set defaults where those of redis-py depend on its version.
 
     Args:
         options: changed in place.
-        connection_class: it decides which of them there are.
+        connection_class: options that it does not take are left out.
         timeout: seconds, for a command.
     """
     defaults = {
         "socket_timeout": timeout,
         "socket_connect_timeout": min(timeout, CONNECT_TIMEOUT),
         "socket_keepalive": True,
-        # RESP2 says all we need, every server speaks it, and it opens with fewer words.
+        # RESP2 suffices, every server speaks it, and its handshake is shorter.
         "protocol": 2,
     }
-    known = parameters_of(connection_class)
+    known = keyword_parameters(connection_class)
     for name, value in defaults.items():
         if name in known:
             options.setdefault(name, value)
@@ -170,36 +168,36 @@ def set_defaults(options: Host, connection_class: Any, timeout: float) -> None:
 def refuse_unknown(
     options: Mapping[str, Any], classes: list[Any], more: set[str]
 ) -> None:
-    """Check that all of ``options`` exist, since redis-py says so too late or never.
+    """Check that all options exist; redis-py does so at the first connection, or never.
 
     Args:
         options: those of one entry.
-        classes: of redis-py; what may be given to them or their parents is known. With
-            a first one that is not from redis-py everything is.
-        more: further known names.
+        classes: classes of redis-py whose parameters are options. When the first is the
+            application's own, nothing is checked.
+        more: further options.
 
     Raises:
-        TypeError: for one that does not, with the nearest that does.
+        TypeError: for an unknown option, with the nearest known one.
     """
     if not classes[0].__module__.startswith("redis."):
-        return  # what a class of the project's own takes is for it to say
-    known = more.union(*map(parameters_of, classes))
+        return
+    known = more.union(*map(keyword_parameters, classes))
     for name in options:
         if name not in known:
-            meant = _MEANT.get(name)
-            hint = f"; did you mean {meant!r}?" if meant else nearest(name, known)
+            right = _SYNONYMS.get(name)
+            hint = f"; did you mean {right!r}?" if right else nearest(name, known)
             raise TypeError(
                 f"an entry of hosts has the option {name!r}, which "
                 f"{classes[0].__name__} of redis-py does not have{hint}"
             )
 
 
-# Given by position, and called something else in `hosts`.
-_NOT_FOR_CONFIG = {"self", "service_name", "sentinel_manager"}
+# Passed by position, under another name in `hosts`.
+_NOT_OPTIONS = {"self", "service_name", "sentinel_manager"}
 
 
-def parameters_of(kind: Any) -> set[str]:
-    """What may be given to a class by keyword, those of its parents included."""
+def keyword_parameters(kind: Any) -> set[str]:
+    """Return the keyword parameters of a class and its parents."""
     names: set[str] = set()
     for part in kind.__mro__:
         if "__init__" not in vars(part):
@@ -213,4 +211,4 @@ def parameters_of(kind: Any) -> set[str]:
         }
         if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
             break
-    return names - _NOT_FOR_CONFIG
+    return names - _NOT_OPTIONS
