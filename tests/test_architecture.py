@@ -140,6 +140,7 @@ INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace.management.commands.runserver", "tiderace.server"): NO_UVICORN,
     ("tiderace.testing.live", "tiderace.server"): NO_UVICORN,
     ("tiderace.server", "tiderace.server.protocol"): NO_UVICORN,
+    ("tiderace.route_inspection", "django.contrib.admindocs"): "it loads docutils",
     ("tiderace.testing", "tiderace.testing.live"): "it brings Django's test framework",
 }
 

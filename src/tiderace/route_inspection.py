@@ -1,36 +1,46 @@
-"""What stands at the end of routes, behind middleware, and what of it takes HTTP.
+"""Finds out what routers and middleware lead to: WebSocket routes, topics endpoints.
 
-It knows routes and middleware by the shape that they have in every router, and topics
-endpoints by what they say of themselves; it makes no router.
+Routers and middleware are recognised by their attributes (``application_mapping``,
+``routes``, ``inner``, ``application``, ``app``), whichever package they come from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from django.core.handlers.asgi import ASGIHandler
 from django.urls import URLPattern
 from django.urls.resolvers import RegexPattern, RoutePattern
 
 from tiderace.asgi import ASGIApp, Receive, Scope, Send
 from tiderace.security.websocket import OriginValidator
 
-__all__ = ["TopicsFirst", "leads_to_topics", "open_ended", "unwrap_middleware"]
+__all__ = [
+    "Route",
+    "TopicsFirst",
+    "leads_to_topics",
+    "open_ended",
+    "unguarded_routes",
+    "unwrap_middleware",
+    "websocket_routes",
+]
 
-# What middleware calls the app it wraps: Channels', the origin check's, Starlette's.
+# Attributes of the wrapped application: in Channels, in the origin check, in Starlette.
 _INNER = ("inner", "application", "app")
-# How deep middleware may be stacked before it is taken for a circle.
+# A deeper stack of wrappers is taken for a circle.
 _MAX_WRAPPERS = 32
 
 
 class TopicsFirst:
-    """Serves HTTP: what topics endpoints take by their routes, the rest by ``pages``.
+    """Serves HTTP: requests to topics endpoints by the WebSocket routes, others by Django.
 
     Args:
-        urls: the routes of WebSockets, endpoints among them.
-        routes: what serves them, middleware included.
-        origins: which pages may use them; the endpoints ask it.
-        pages: the application for all the rest.
+        urls: the WebSocket routes, endpoints among them.
+        routes: the application that serves them, middleware included.
+        origins: passed on to the endpoints, which check the page's origin with it.
+        pages: the application for all other requests.
     """
 
     def __init__(
@@ -55,12 +65,12 @@ class TopicsFirst:
 
 
 def leads_to_topics(urls: Iterable[URLPattern]) -> bool:
-    """Whether a topics endpoint is among the routes, or behind one of them."""
+    """Return whether a topics endpoint is among the routes, or below one of them."""
     return bool(_endpoints(urls))
 
 
 def _endpoints(urls: Iterable[URLPattern]) -> list[list[Any]]:
-    """For each topics endpoint the patterns that lead to it, and then its class."""
+    """Return, for each topics endpoint, the patterns that lead to it and then its class."""
     chains: list[list[Any]] = []
     for route in urls:
         for layer in unwrap_middleware(route.callback):
@@ -72,7 +82,7 @@ def _endpoints(urls: Iterable[URLPattern]) -> list[list[Any]]:
 
 
 def _routes_of(router: Any) -> list[URLPattern]:
-    """A router's routes that are Django's; other frameworks' routers have others."""
+    """Return the routes of a router that are Django's, not another framework's."""
     routes = getattr(router, "routes", None)
     if not isinstance(routes, list | tuple):
         return []
@@ -80,7 +90,7 @@ def _routes_of(router: Any) -> list[URLPattern]:
 
 
 def _leads(chain: list[Any], path: str) -> bool:
-    """Whether HTTP to ``path`` is the business of the endpoint at the chain's end."""
+    """Return whether the endpoint at the end of ``chain`` serves HTTP at ``path``."""
     for pattern in chain[:-1]:
         match = pattern.match(path)
         if not match:
@@ -90,10 +100,10 @@ def _leads(chain: list[Any], path: str) -> bool:
 
 
 def open_ended(pattern: Any) -> Any:
-    """A pattern that need not match to the end.
+    """Return a copy of ``pattern`` that matches prefixes of a path.
 
     Raises:
-        ValueError: for another kind than ``path()`` and ``re_path()`` make.
+        ValueError: for a pattern that neither ``path()`` nor ``re_path()`` makes.
     """
     if isinstance(pattern, RegexPattern):
         source = pattern._regex  # type: ignore[attr-defined]  # noqa: SLF001
@@ -105,10 +115,112 @@ def open_ended(pattern: Any) -> Any:
 
 
 def unwrap_middleware(application: Any) -> Iterator[Any]:
-    """The application and, from outside inwards, what its middleware wraps."""
+    """Iterate over an application and what it wraps, from outside inwards."""
     for _ in range(_MAX_WRAPPERS):
         if application is None:
             return
         yield application
-        names = (name for name in _INNER if hasattr(application, name))
-        application = getattr(application, next(names, ""), None)
+        inner = (getattr(application, name, None) for name in _INNER)
+        application = next((each for each in inner if callable(each)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A WebSocket route."""
+
+    path: str
+    """The path in readable form, such as ``/ws/chat/<room>/``."""
+    target: str
+    """The dotted name of the consumer, endpoint or application."""
+
+
+def websocket_routes(application: Any) -> list[Route] | None:
+    """Return the WebSocket routes of ``application`` in the order of their matching.
+
+    An empty list means that it serves no WebSockets; None that they are unknown,
+    because a wrapper hides what it wraps or WebSockets are not routed by URL.
+    """
+    router = _find_with(application, "application_mapping")
+    if router is None:
+        innermost = [None, *unwrap_middleware(application)][-1]
+        return [] if isinstance(innermost, ASGIHandler) else None
+    if "websocket" not in router.application_mapping:
+        return []
+    urls = _find_with(router.application_mapping["websocket"], "routes")
+    return None if urls is None else list(_walk(urls, "/", 0))
+
+
+def unguarded_routes(application: Any, guards: Callable[[Any], bool]) -> list[Route]:
+    """Return the WebSocket routes that are behind no wrapper for which ``guards`` is true.
+
+    Nothing where the routes are unknown, as with ``websocket_routes``.
+    """
+    router = _find_with(application, "application_mapping", guards)
+    if router is None:
+        return []
+    sockets = router.application_mapping.get("websocket")
+    urls = _find_with(sockets, "routes", guards)
+    return [] if urls is None else list(_walk(urls, "/", 0, guards))
+
+
+def _no_guard(application: Any) -> bool:
+    return False
+
+
+def _find_with(
+    application: Any, attribute: str, guards: Callable[[Any], bool] = _no_guard
+) -> Any:
+    """Return the outermost wrapped application with ``attribute``; None behind a guard."""
+    for layer in unwrap_middleware(application):
+        if guards(layer):
+            return None
+        if hasattr(layer, attribute):
+            return layer
+    return None
+
+
+def _walk(
+    urls: Any, prefix: str, depth: int, guards: Callable[[Any], bool] = _no_guard
+) -> Iterator[Route]:
+    """Iterate over the routes below a router, without those behind a guard."""
+    for route in urls.routes:
+        path = prefix + _readable(route.pattern)
+        callback = getattr(route, "callback", None)
+        if any(guards(layer) for layer in unwrap_middleware(callback)):
+            continue
+        nested = _find_with(callback, "routes") if depth < _MAX_WRAPPERS else None
+        if nested is None:
+            yield Route(path, _name(callback))
+        else:
+            yield from _walk(nested, path, depth + 1, guards)
+
+
+def _readable(pattern: Any) -> str:
+    """Return a pattern without the syntax of regular expressions, as far as possible."""
+    from django.contrib.admindocs.utils import (
+        remove_non_capturing_groups,
+        replace_metacharacters,
+        replace_named_groups,
+        replace_unnamed_groups,
+    )
+
+    text = str(pattern)
+    if isinstance(pattern, RegexPattern):
+        text = remove_non_capturing_groups(text)
+        text = replace_named_groups(text)
+        text = replace_unnamed_groups(text)
+        text = replace_metacharacters(text)
+    return text.lstrip("/")
+
+
+def _name(callback: Any) -> str:
+    """Return the dotted name of a consumer or application, without its wrappers."""
+    target = callback
+    for layer in unwrap_middleware(callback):
+        target = layer
+        for attribute in ("consumer_class", "endpoint_class"):
+            if (found := getattr(layer, attribute, None)) is not None:
+                return f"{found.__module__}.{found.__qualname__}"
+    if not hasattr(target, "__qualname__"):
+        target = type(target)
+    return f"{target.__module__}.{target.__qualname__}"

@@ -36,11 +36,11 @@ from support.asgi_process import free_port, wait_until
 from tiderace.auth import AuthMiddlewareStack
 from tiderace.generic.websocket import AsyncWebsocketConsumer
 from tiderace.management.commands.runserver import Command
+from tiderace.route_inspection import Route, websocket_routes
 from tiderace.routing import ProtocolTypeRouter, URLRouter
 from tiderace.security.websocket import OriginValidator
 from tiderace.server.access import AccessLog
 from tiderace.server.development import DevelopmentServer, ServerOptions, StartupFailed
-from tiderace.server.websocket_routes import Route, websocket_routes
 from tiderace.testing import HttpCommunicator, WebsocketCommunicator
 from tiderace.topics import TopicsEndpoint
 

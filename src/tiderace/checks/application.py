@@ -25,7 +25,7 @@ from tiderace import conf
 from tiderace.compat.finder import AliasFinder
 from tiderace.consumer import AsyncConsumer
 from tiderace.layers import InMemoryChannelLayer
-from tiderace.server.websocket_routes import unguarded_routes
+from tiderace.route_inspection import unguarded_routes
 
 __all__ = [
     "APPLICATION_CHECKS",

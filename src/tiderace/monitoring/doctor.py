@@ -26,8 +26,8 @@ from tiderace import __version__, conf
 from tiderace.checks.application import layers_in_memory
 from tiderace.layers import channel_layers
 from tiderace.monitoring.probe import probe_layer
+from tiderace.route_inspection import websocket_routes
 from tiderace.routing import get_default_application
-from tiderace.server.websocket_routes import websocket_routes
 
 try:
     import resource

@@ -20,9 +20,9 @@ from django.core.management.base import CommandError, CommandParser
 from django.core.management.commands.runserver import Command as DjangoRunserver
 
 from tiderace.checks.settings import probable_asgi_application
+from tiderace.route_inspection import Route, websocket_routes
 from tiderace.routing import get_default_application
 from tiderace.server.access import AccessLog
-from tiderace.server.websocket_routes import Route, websocket_routes
 
 if TYPE_CHECKING:
     from tiderace.asgi import ASGIApp, Receive, Scope, Send

@@ -13,8 +13,8 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from tiderace.route_inspection import websocket_routes
 from tiderace.routing import get_default_application
-from tiderace.server.websocket_routes import websocket_routes
 
 __all__ = ["Command"]
 
