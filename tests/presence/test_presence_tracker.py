@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import logging
 import random
 
@@ -12,14 +11,12 @@ import pytest
 
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
+from tiderace.presence import entries
 from tiderace.presence.memory import MemoryPresenceStore
 from tiderace.presence.store import Member, PresenceConfig, PresenceStats
 from tiderace.presence.tracker import Presence, PresenceTracker
 
 PATIENCE = 20.0
-
-# Under this name the package has the function that lists who is present.
-presence = importlib.import_module("tiderace.presence.tracker")
 
 
 class Clock:
@@ -594,7 +591,7 @@ async def test_adding_fails_while_the_store_is_unreachable(process, store):
     with pytest.raises(LayerUnavailable):
         await process.add("tab", "ada")
 
-    assert process.tracker._entries == {}
+    assert process.tracker._entries._entries == {}
 
 
 async def test_a_connection_whose_add_was_cancelled_is_removed(process, store):
@@ -728,7 +725,7 @@ async def test_a_connection_that_leaves_while_its_add_fails_is_removed_afterward
 async def test_a_connection_that_has_left_is_not_added_again(
     process, store, monkeypatch
 ):
-    monkeypatch.setattr(presence, "_ADDED_AT_ONCE", 1)
+    monkeypatch.setattr(entries, "_ADDED_AT_ONCE", 1)
     await process.add("tab 1", "ada")
     await process.add("tab 2", "bob")
     store.flush()
@@ -753,7 +750,7 @@ async def test_a_connection_that_is_being_added_is_not_reported_missing(process,
 
     store.add = late
     entering = asyncio.create_task(process.add("tab", "ada"))
-    await until(lambda: process.tracker._entries)
+    await until(lambda: process.tracker._entries._entries)
 
     await process.refresh_all()
     gate.set()
@@ -774,13 +771,16 @@ async def test_a_connection_that_waits_for_its_removal_is_removed_once(process):
 
 
 async def test_the_number_of_remembered_presence_ids_is_limited(process, monkeypatch):
-    monkeypatch.setattr(presence, "_REMEMBERED_IDS", 2)
+    monkeypatch.setattr(entries, "_REMEMBERED_IDS", 2)
 
     for number in range(5):
         await process.add(f"tab {number}", "ada")
         await process.remove(f"tab {number}")
 
-    assert list(process.tracker._used_ids) == [("room", "tab 3"), ("room", "tab 4")]
+    assert list(process.tracker._entries._used_ids) == [
+        ("room", "tab 3"),
+        ("room", "tab 4"),
+    ]
 
 
 async def test_a_failed_add_is_retried_until_it_succeeds(process, store):

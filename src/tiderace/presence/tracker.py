@@ -7,18 +7,15 @@ import contextlib
 import enum
 import logging
 import random
-import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
-from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.presence.announcer import Announce, Hook, PresenceAnnouncer
+from tiderace.presence.entries import LocalEntries
 from tiderace.presence.member_reader import MemberReader
-from tiderace.presence.schedule import RETRY_DELAY, PresenceSchedule
+from tiderace.presence.schedule import PresenceSchedule
 from tiderace.presence.store import Member, PresenceStats, PresenceStore
 from tiderace.runtime.tasks import TaskGroup, WorkerPool
 
@@ -27,9 +24,6 @@ __all__ = ["Announce", "Hook", "Member", "Presence", "PresenceTracker"]
 logger = logging.getLogger("tiderace.topics")
 
 _REAP_LIMIT = 200
-_ADDED_AT_ONCE = 50
-_REMOVED_AT_ONCE = 32
-_REMEMBERED_IDS = 20_000  # removed presence ids that are not to be used again
 
 
 class Presence(enum.Enum):
@@ -45,16 +39,6 @@ class Presence(enum.Enum):
     OFF = "off"
     PER_CONNECTION = "connection"
     PER_USER = "user"
-
-
-@dataclass(slots=True)
-class _Entry:
-    """One connection of this process in one group."""
-
-    member: Member  # under its current presence id
-    per_user: bool
-    grace: float
-    adding: bool = True  # the store has not answered yet
 
 
 class PresenceTracker:
@@ -101,13 +85,7 @@ class PresenceTracker:
         )
         self._announcer = PresenceAnnouncer(store, announce, hook, self._schedule)
         self._reader = MemberReader(store)
-        self._entries: dict[tuple[str, str], _Entry] = {}
-        # The grace of what is to be removed from the store, by group and presence id.
-        self._leaving: dict[tuple[str, str], float] = {}
-        self._leave_workers = WorkerPool(
-            self._remove_queued, _REMOVED_AT_ONCE, logger=logger
-        )
-        self._used_ids: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._entries = LocalEntries(store, self._announcer, self._schedule)
         self._tasks = TaskGroup(logger)
 
     # The connections of this process
@@ -130,38 +108,20 @@ class PresenceTracker:
             LayerUnavailable: when the store could not be reached in time. The
                 connection is not in the group then.
         """
-        key = group, member.client
-        if mode is Presence.OFF or key in self._entries:
+        if mode is Presence.OFF:
             return
         self.start()
-        if key in self._used_ids:
-            member = _with_new_id(member)
         per_user = mode is Presence.PER_USER
-        entry = _Entry(member, per_user, grace if per_user else 0.0)
-        self._entries[key] = entry
-        try:
-            await self._add_to_store(key, entry)
-        except BaseException:
-            if self._entries.get(key) is entry:
-                del self._entries[key]
-            # The store may have added it all the same.
-            self._remove_soon(group, entry)
-            raise
+        await self._entries.add(
+            group, member, per_user=per_user, grace=grace if per_user else 0.0
+        )
 
     def remove(self, group: str, client: str) -> None:
         """Remove a connection from a group, if it is there.
 
-        The store is asked in the background, again while it cannot be reached.
+        The store is called in the background, again while it cannot be reached.
         """
-        key = group, client
-        entry = self._entries.pop(key, None)
-        if entry is None:
-            return
-        self._used_ids[key] = None
-        if len(self._used_ids) > _REMEMBERED_IDS:
-            self._used_ids.popitem(last=False)
-        if not entry.adding:  # else _add_to_store() removes it when the store answers
-            self._remove_soon(group, entry)
+        self._entries.remove(group, client)
 
     async def members(self, group: str, mode: Presence) -> Mapping[str, Member]:
         """Return the members of a group by presence id; empty for ``OFF``.
@@ -201,8 +161,7 @@ class PresenceTracker:
         Work that is not done after ``timeout`` seconds is left to other processes.
         """
         await self._tasks.cancel()
-        for group, client in list(self._entries):
-            self.remove(group, client)
+        self._entries.remove_all()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self.wait_idle()
@@ -218,7 +177,7 @@ class PresenceTracker:
 
     @property
     def _workers(self) -> list[WorkerPool[Any]]:
-        return [self._leave_workers, *self._announcer.workers]
+        return [self._entries.leave_workers, *self._announcer.workers]
 
     async def _run(self) -> None:
         while True:
@@ -241,20 +200,7 @@ class PresenceTracker:
 
     async def refresh_all(self) -> None:
         """Refresh this process's entries, and retry removals that failed."""
-        clients: dict[str, list[str]] = {}
-        for (group, _), entry in self._entries.items():
-            if not entry.adding:
-                clients.setdefault(group, []).append(entry.member.client)
-        try:
-            missing = await self._store.refresh(clients)
-        except LayerUnavailable as error:
-            self._schedule.store_lost(error)
-            return
-        self._schedule.refreshed()
-        for leaving in list(self._leaving):
-            self._leave_workers.put(leaving)
-        if missing:
-            await self._add_missing(set(missing))
+        await self._entries.refresh()
 
     async def reap(self) -> None:
         """Announce what is due in any group, of all processes."""
@@ -268,78 +214,3 @@ class PresenceTracker:
                 return
             self._announcer.put(events)
         self._schedule.reaped(due_in)
-
-    # The store
-
-    async def _add_to_store(self, key: tuple[str, str], entry: _Entry) -> None:
-        group = key[0]
-        try:
-            events = await self._store.add(
-                group, entry.member, per_user=entry.per_user, grace=entry.grace
-            )
-        finally:
-            entry.adding = False
-        self._announcer.put(events)
-        if self._entries.get(key) is not entry:
-            self._remove_soon(group, entry)
-
-    async def _add_missing(self, missing: set[tuple[str, str]]) -> None:
-        """Add entries again that the store has lost or reaped."""
-        metrics.PRESENCE_FORGOTTEN.add(len(missing))
-        logger.warning(
-            "the presence of %d connection(s) had been forgotten, and is entered again",
-            len(missing),
-        )
-        entries = [
-            (key, entry)
-            for key, entry in self._entries.items()
-            if (key[0], entry.member.client) in missing
-        ]
-        for start in range(0, len(entries), _ADDED_AT_ONCE):
-            some = entries[start : start + _ADDED_AT_ONCE]
-            if not all(
-                await asyncio.gather(*(self._add_again(*each) for each in some))
-            ):
-                return  # the next refresh finds the others missing again
-
-    async def _add_again(self, key: tuple[str, str], entry: _Entry) -> bool:
-        if self._entries.get(key) is not entry:
-            return True
-        if not (entry.per_user and entry.member.user):
-            # Clients may have got its leave, after which an id is not used again.
-            entry.member = _with_new_id(entry.member)
-        entry.adding = True
-        # A store that lost its data has sent no leave for the old id.
-        self._schedule.announce_change_in(key[0], RETRY_DELAY)
-        try:
-            await self._add_to_store(key, entry)
-        except LayerUnavailable as error:
-            self._schedule.store_lost(error)
-            if self._entries.get(key) is not entry:
-                self._remove_soon(key[0], entry)
-            return False
-        return True
-
-    def _remove_soon(self, group: str, entry: _Entry) -> None:
-        leaving = group, entry.member.client
-        self._leaving[leaving] = entry.grace
-        if not self._schedule.store_away:  # else the next refresh queues it
-            self._leave_workers.put(leaving)
-
-    async def _remove_queued(self, leaving: tuple[str, str]) -> None:
-        if leaving not in self._leaving:
-            return
-        try:
-            events = await self._store.remove(*leaving)
-        except LayerUnavailable as error:
-            self._schedule.store_lost(error)
-            return
-        grace = self._leaving.pop(leaving, 0.0)
-        self._announcer.put(events)
-        if grace:
-            self._schedule.reap_in(grace)
-
-
-def _with_new_id(member: Member) -> Member:
-    client = member.client.partition("~")[0]
-    return replace(member, client=f"{client}~{secrets.token_hex(4)}")
