@@ -570,8 +570,8 @@ def test_every_measurement_is_in_the_reference():
     rows = dict(row.findall(page))
     measured = {m.name: f"{m.kind}, {m.unit}" for m in metrics.measurements()}
     measured |= {
-        tally.name: f"counter by `{tally.label}`, {tally.unit}"
-        for tally in metrics.tallies()
+        counter.name: f"counter by `{counter.label}`, {counter.unit}"
+        for counter in metrics.labelled_counters()
     }
     measured |= {each.name: f"histogram, {each.unit}" for each in metrics.histograms()}
 
@@ -636,3 +636,15 @@ def test_a_language_that_nothing_checks_is_refused(tmp_path):
 )
 def test_a_command_that_does_not_exist_is_found(command):
     assert complaint_about(command)
+
+
+def test_every_file_that_the_design_names_exists():
+    page = (ROOT / "docs/project/design.md").read_text("utf-8")
+    named = set(re.findall(r"`([\w/.]+(?:\.py|/))`", page))
+
+    places = [ROOT / "src/tiderace", ROOT]
+    missing = [
+        name for name in named if not any((place / name).exists() for place in places)
+    ]
+
+    assert not missing
