@@ -46,7 +46,16 @@ LEVELS: list[dict[str, set[str]]] = [
         "presence": {"presence"},
     },
     {"layers": {"layers"}},
-    {"consumers": {"connection", "consumer", "generic", "revocation", "worker"}},
+    {
+        "consumers": {
+            "cluster",
+            "connection",
+            "consumer",
+            "generic",
+            "revocation",
+            "worker",
+        }
+    },
     {"topics": {"topics"}},
     {"server": {"server"}},
     {

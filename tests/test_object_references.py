@@ -32,7 +32,6 @@ OPEN = "to be cut"
 ALLOWED: dict[str, str] = {
     "ExpiryQueue._heap": OPEN,
     "KeepAlive._connection": OPEN,
-    "Registration._watch": OPEN,
     "ServerFrameWriter._queue": OPEN,
     "ServerFrameWriter._tick": OPEN,
     "_Shared.tick": OPEN,

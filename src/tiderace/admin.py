@@ -137,7 +137,9 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
 
         def act(asked: dict[str, Any]) -> str:
             ended = sync_bridge.call(
-                cluster_connections.end_user_everywhere, asked["user"], asked["reason"]
+                cluster_connections.disconnect_user_everywhere,
+                asked["user"],
+                asked["reason"],
             )
             return _told(ended, f"user {asked['user']}")
 
@@ -155,7 +157,7 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
 
         def act(asked: dict[str, Any]) -> str:
             ended = sync_bridge.call(
-                cluster_connections.end_topic_everywhere, asked["topic"]
+                cluster_connections.close_topic_everywhere, asked["topic"]
             )
             return _told(ended, f"topic {asked['topic']}")
 
@@ -253,12 +255,12 @@ def _page(request: HttpRequest) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 4 else 1
 
 
-def _told(ended: cluster_connections.Ended, whose: str) -> str:
+def _told(ended: cluster_connections.EndedConnections, whose: str) -> str:
     said = ngettext(
         "%(count)d connection of %(whose)s was told.",
         "%(count)d connections of %(whose)s were told.",
-        ended.connections,
-    ) % {"count": ended.connections, "whose": whose}
+        ended.count,
+    ) % {"count": ended.count, "whose": whose}
     if ended.silent:
         said += f" No answer in time from {', '.join(ended.silent)}."
     return said

@@ -13,6 +13,7 @@ from django.apps import AppConfig, apps
 from django.core.checks import Tags, register
 from django.utils.module_loading import module_has_submodule
 
+from tiderace import cluster
 from tiderace.checks.settings import CHECKS, DEPLOY_CHECKS
 from tiderace.connection import Connection
 from tiderace.monitoring import multiprocess_metrics, recent_logs
@@ -60,9 +61,10 @@ def _begun(connection: LiveConnection) -> None:
     """
     asked = apps.is_installed("django.contrib.admin") and apps.is_installed("tiderace")
     if asked or not isinstance(connection, Connection):
-        from tiderace.monitoring.cluster_connections import attend
+        # It has the handlers for what other processes ask.
+        from tiderace.monitoring import cluster_connections  # noqa: F401
 
-        attend()
+        cluster.current().start()
 
 
 def register_checks() -> None:

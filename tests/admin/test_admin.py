@@ -388,7 +388,7 @@ def test_what_failed_is_noted_as_failed(boss, connected, monkeypatch):
     async def away(*arguments, **options):
         raise LayerUnavailable("the broker is away")
 
-    monkeypatch.setattr(cluster_connections, "end_user_everywhere", away)
+    monkeypatch.setattr(cluster_connections, "disconnect_user_everywhere", away)
 
     disconnect(boss, person("mary"), confirmed="yes")
 

@@ -1,4 +1,4 @@
-"""Who answers when all processes are asked who is connected, and who is named as silent."""
+"""The survey of the connections of all processes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import asyncio
 import contextlib
 import signal
 import sys
-import time
 
 import pytest
 from django.test import override_settings
 
 from support.brokers import Server
 from support.process_stats import process_stats
-from tiderace.exceptions import LayerUnavailable
+from tiderace.cluster import Answers, Cluster
 from tiderace.layers import InMemoryChannelLayer, get_channel_layer
-from tiderace.layers.stats import LayerStats, ProcessStats
+from tiderace.layers.stats import LayerStats
 from tiderace.management.commands import runworker
 from tiderace.monitoring import cluster_connections
 
@@ -77,7 +76,8 @@ async def answering_worker(layers):
 
 
 async def pids() -> set[int]:
-    return {answer.pid for answer in (await cluster_connections.roll_call()).answers}
+    survey = await cluster_connections.survey_connections()
+    return {report.pid for report in survey.reports}
 
 
 @pytest.mark.timeout(120)
@@ -90,11 +90,7 @@ async def test_a_worker_answers_and_that_does_not_hold_up_its_end(fleet):
 
 
 @pytest.mark.parametrize("page", [True, False])
-async def test_where_there_is_no_page_a_worker_waits_for_no_questions(
-    monkeypatch, page
-):
-    attended = []
-    monkeypatch.setattr(runworker, "attend", lambda **how: attended.append(how))
+async def test_a_worker_opens_the_bus_where_the_admin_is_installed(monkeypatch, page):
     monkeypatch.setattr(runworker.apps, "is_installed", lambda name: page)
     handled = asyncio.Event()
 
@@ -103,7 +99,9 @@ async def test_where_there_is_no_page_a_worker_waits_for_no_questions(
         handled.set()
 
     layer = InMemoryChannelLayer()
-    worker = runworker.AnsweringWorker(application, ["tea"], layer)
+    bus = Cluster(layer)
+    monkeypatch.setattr(runworker.cluster, "current", lambda: bus)
+    worker = runworker.ClusterWorker(application, ["tea"], layer)
     running = asyncio.create_task(worker.arun())
     await layer.send("tea", {"type": "brew"})
     async with asyncio.timeout(5):
@@ -111,99 +109,35 @@ async def test_where_there_is_no_page_a_worker_waits_for_no_questions(
     worker.request_stop()
     await running
 
-    assert attended == ([{"patient": True}] if page else [])
+    assert bus.is_open == page
+    await bus.close()
 
 
-class Away(InMemoryChannelLayer):
-    """A layer whose broker is away for the first questions."""
+async def test_a_silent_process_is_named(monkeypatch):
+    class Silent(Cluster):
+        async def ask(self, kind, payload, *, timeout):
+            other = process_stats(process="other", host="other", pid=1)
+            return Answers({}, (other,), LayerStats(()))
 
-    def __init__(self, times: int) -> None:
-        super().__init__()
-        self.times = times
-        self.tried = asyncio.Event()
-        self.heard = asyncio.Event()
+    bus = Silent(InMemoryChannelLayer())
+    monkeypatch.setattr(cluster_connections.cluster, "current", lambda: bus)
 
-    async def stream_subscribe(self, group, listener):
-        self.tried.set()
-        if self.times:
-            self.times -= 1
-            raise LayerUnavailable("away")
-        await super().stream_subscribe(group, listener)
-        self.heard.set()
+    survey = await cluster_connections.survey_connections()
+    ended = await cluster_connections.disconnect_user_everywhere("1", "bye")
+
+    assert survey.silent == ended.silent == ("other:1",)
+    assert ended.count == 0
 
 
-@pytest.fixture
-def away(monkeypatch):
-    """Such a layer, which is the default one, and is asked again at once."""
-    layer = Away(2)
-    monkeypatch.setattr(cluster_connections, "get_channel_layer", lambda: layer)
-    monkeypatch.setattr(cluster_connections, "_RETRY", 0)
-    return layer
+async def test_an_answer_of_another_release_is_left_out(monkeypatch, caplog):
+    class Newer(Cluster):
+        async def ask(self, kind, payload, *, timeout):
+            return Answers({"other": {"unknown": 1}}, (), LayerStats(()))
 
+    bus = Newer(InMemoryChannelLayer())
+    monkeypatch.setattr(cluster_connections.cluster, "current", lambda: bus)
 
-async def test_a_worker_waits_for_its_broker_with_nobody_connected(away):
-    cluster_connections.attend(patient=True)
+    survey = await cluster_connections.survey_connections()
 
-    async with asyncio.timeout(5):
-        await away.heard.wait()
-
-
-async def test_others_give_up_when_nobody_is_connected(away):
-    cluster_connections.attend()
-
-    async with asyncio.timeout(5):
-        await away.tried.wait()
-        while cluster_connections._attendant.beginning is not None:  # noqa: ASYNC110 (no event)
-            await asyncio.sleep(0)
-    assert not away.heard.is_set()
-
-
-# Silence
-
-
-def process(name: str, **values) -> ProcessStats:
-    """Numbers of a process that has just told them."""
-    told = {"process": name, "host": name, "at": time.time()}
-    return process_stats(**{**told, **values})
-
-
-class Quiet:
-    """A layer whose other processes answer nothing."""
-
-    def __init__(self, *others: ProcessStats) -> None:
-        self._stats = LayerStats((process("me"), *others))
-
-    async def stats(self, *, fleet):
-        return self._stats
-
-    def stats_here(self, top):
-        return self._stats.processes[0]
-
-    async def stream_subscribe(self, group, listener):
-        listener.groups.add(group)
-
-    def stream_unsubscribe(self, group, listener):
-        listener.groups.discard(group)
-
-    async def group_send(self, group, event):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("serving", "named"),
-    [
-        ({"connections": 1}, ("other:1",)),
-        ({"topic_clients": 1}, ("other:1",)),
-        ({}, ()),
-    ],
-)
-async def test_who_serves_somebody_and_does_not_answer_is_named(
-    monkeypatch, serving, named
-):
-    quiet = Quiet(process("other", **serving))
-    monkeypatch.setattr(cluster_connections, "get_channel_layer", lambda: quiet)
-
-    call = await cluster_connections.roll_call(timeout=0.01)
-
-    assert call.silent == named
-    assert [answer.process for answer in call.answers] == ["me"]
+    assert survey.reports == ()
+    assert "a process of another release answers otherwise" in caplog.text

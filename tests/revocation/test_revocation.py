@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
-import threading
 import time
 
 import pytest
@@ -27,10 +27,13 @@ from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
 
 from support.asgi_client import Client, settle, until
+from tiderace import cluster
 from tiderace.auth import AuthMiddlewareStack, logout
+from tiderace.cluster import Cluster
 from tiderace.exceptions import TokenInvalid
 from tiderace.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from tiderace.layers import InMemoryChannelLayer, get_channel_layer
+from tiderace.layers.names import CLUSTER_GROUP
 from tiderace.revocation import signals
 from tiderace.revocation.account_state import (
     AccountState,
@@ -39,7 +42,7 @@ from tiderace.revocation.account_state import (
     look_up,
     session_reference,
 )
-from tiderace.revocation.watcher import GROUP, RevocationWatcher, announcement
+from tiderace.revocation.watcher import RevocationWatcher, announcement
 from tiderace.topics.identity import identity_of
 from tiderace.topics.tokens import connection_token
 
@@ -260,17 +263,22 @@ def layer():
 
 
 @pytest.fixture
-async def watch(people, layer):
-    made = RevocationWatcher(lambda: layer, settle=0, find=people.find)
+async def bus(layer):
+    made = Cluster(layer)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def watch(people, bus):
+    made = RevocationWatcher(bus=lambda: bus, settle=0, find=people.find)
     yield made
     await made.close()
 
 
 async def looked(watch, people):
-    """Wait until everybody was looked up and announcements are heard; forget it."""
-    layer = watch._layer()
-    inner = getattr(layer, "inner", layer)
-    await until(lambda: inner is None or GROUP in inner.groups)
+    """Wait until all users were looked up, and forget who they were."""
+    await until(lambda: watch._bus().is_open)
     await until(lambda: not watch.busy)
     people.asked.clear()
 
@@ -325,7 +333,7 @@ async def test_an_announcement_has_its_users_looked_up_and_no_others(
     people.users["1"].password = "new"
     people.users["2"].password = "new"
 
-    await layer.group_send(GROUP, announcement(users=[1, 77]))
+    watch.receive(announcement(users=[1, 77]))
     await until(lambda: told["1"])
 
     assert people.asked == [({"1"}, set())]
@@ -339,7 +347,7 @@ async def test_every_connection_of_a_user_is_told(watch, people, layer):
     await looked(watch, people)
     del people.users["1"]
 
-    await layer.group_send(GROUP, announcement(users=["1"]))
+    watch.receive(announcement(users=["1"]))
     await until(lambda: len(told) == 3)
 
     assert told == [Reason.DELETED] * 3
@@ -356,7 +364,7 @@ async def test_everybody_can_be_looked_up(watch, people, layer):
     for each in people.users.values():
         each.is_superuser = True
 
-    await layer.group_send(GROUP, announcement(everybody=True))
+    watch.receive(announcement(everybody=True))
     await until(lambda: len(told) == 4)
 
     assert told == [Reason.PERMISSIONS_CHANGED] * 4
@@ -371,7 +379,7 @@ async def test_an_ended_session_is_told_at_once_and_to_its_own_connections(
         watch.register(people.add(1), key, told[key].append)
     await looked(watch, people)
 
-    await layer.group_send(GROUP, announcement(sessions=["a", "unknown"]))
+    watch.receive(announcement(sessions=["a", "unknown"]))
     await until(lambda: told["a"])
 
     assert told == {"a": [Reason.LOGGED_OUT], "b": []}
@@ -395,7 +403,7 @@ async def test_a_final_reason_is_told_once(watch, people, layer):
     del people.users["1"]
 
     for _ in range(2):
-        await layer.group_send(GROUP, announcement(everybody=True))
+        watch.receive(announcement(everybody=True))
         await until(lambda: watch.busy)
         await looked(watch, people)
 
@@ -411,7 +419,7 @@ async def test_changed_permissions_are_told_each_time_they_change(watch, people,
 
     for staff in (True, True, False):
         people.users["1"].is_staff = staff
-        await layer.group_send(GROUP, announcement(users=[1], rights=False))
+        watch.receive(announcement(users=[1], rights=False))
         await until(lambda: watch.busy)
         await looked(watch, people)
 
@@ -425,7 +433,7 @@ async def test_the_connections_user_is_renewed_before_it_is_told(watch, people, 
     await looked(watch, people)
     people.users["1"].is_staff = True
 
-    await layer.group_send(GROUP, announcement(users=[1]))
+    watch.receive(announcement(users=[1]))
     await until(lambda: seen)
 
     assert seen == [True]
@@ -436,17 +444,15 @@ async def test_rights_that_change_while_a_connection_is_new_are_told_in_any_case
 ):
     """The first look-up may come after the change, and its announcement after that."""
     now = [1000.0]
-    watch = RevocationWatcher(
-        lambda: layer, settle=0, find=people.find, clock=lambda: now[0]
-    )
+    watch = RevocationWatcher(settle=0, find=people.find, clock=lambda: now[0])
     told = []
     watch.register(people.add(1), None, told.append)
     await looked(watch, people)
 
-    await layer.group_send(GROUP, announcement(users=[1]))
+    watch.receive(announcement(users=[1]))
     await until(lambda: told)
     now[0] += 60
-    await layer.group_send(GROUP, announcement(users=[1]))
+    watch.receive(announcement(users=[1]))
     await until(lambda: watch.busy)
     await looked(watch, people)
 
@@ -460,9 +466,9 @@ async def test_a_user_that_is_saved_while_a_connection_is_new_has_not_changed(
     """A consumer that saves its user in connect() must not close itself."""
     told = []
     watch.register(people.add(1), None, told.append)
-    await layer.group_send(GROUP, announcement(users=[1], rights=False))
+    watch.receive(announcement(users=[1], rights=False))
     await looked(watch, people)
-    await layer.group_send(GROUP, announcement(users=[1], rights=False))
+    watch.receive(announcement(users=[1], rights=False))
     await until(lambda: watch.busy)
     await looked(watch, people)
 
@@ -479,7 +485,7 @@ async def test_a_lazy_user_is_seen_through(watch, people, layer):
     await looked(watch, people)
     people.users["1"].is_staff = True
 
-    await layer.group_send(GROUP, announcement(users=[1]))
+    watch.receive(announcement(users=[1]))
     await until(lambda: seen)
 
     assert seen == [True]
@@ -502,8 +508,8 @@ async def test_a_cancelled_registration_is_told_nothing(watch, people, layer):
     registration.cancel()
     people.users.clear()
 
-    await layer.group_send(GROUP, announcement(users=[1], sessions=["key"]))
-    await layer.group_send(GROUP, announcement(users=[2]))
+    watch.receive(announcement(users=[1], sessions=["key"]))
+    watch.receive(announcement(users=[2]))
     await until(lambda: watch.busy)
     await looked(watch, people)
 
@@ -553,14 +559,14 @@ async def test_a_callback_that_raises_keeps_nobody_from_being_told(
     assert "could not be told" in caplog.text
 
 
-async def test_a_watch_without_connections_leaves_nothing_behind(watch, people, layer):
+async def test_a_watcher_without_connections_has_no_task(watch, people):
+    tasks = asyncio.all_tasks()
     registration = watch.register(people.add(1), None, lambda reason: None)
-    await until(lambda: layer.groups)
+    await looked(watch, people)
     registration.cancel()
 
-    await until(lambda: not layer.groups)
+    await until(lambda: asyncio.all_tasks() <= tasks)
 
-    assert layer.channels == {}
     again = []
     watch.register(people.add(2), None, again.append)
     people.users.clear()
@@ -584,7 +590,7 @@ async def test_a_look_up_that_fails_is_tried_again(watch, people, monkeypatch, c
     assert "could not look up 1 connected users" in caplog.text
 
 
-async def test_a_layer_that_breaks_is_joined_again_and_everybody_looked_up(
+async def test_all_users_are_looked_up_when_a_broken_layer_works_again(
     people, monkeypatch, caplog
 ):
     monkeypatch.setattr("tiderace.revocation.watcher._RETRY", 0)
@@ -592,16 +598,17 @@ async def test_a_layer_that_breaks_is_joined_again_and_everybody_looked_up(
     class Fragile(InMemoryChannelLayer):
         broken = True
 
-        async def group_add(self, group, channel):
+        async def stream_subscribe(self, group, listener):
             if self.broken:
                 raise ConnectionError("away")
-            await super().group_add(group, channel)
+            await super().stream_subscribe(group, listener)
 
     layer = Fragile()
-    watch = RevocationWatcher(lambda: layer, settle=0, find=people.find)
+    bus = Cluster(layer)
+    watch = RevocationWatcher(bus=lambda: bus, settle=0, find=people.find)
     told = []
     watch.register(people.add(1), None, told.append)
-    await until(lambda: "cannot hear of changes" in caplog.text)
+    await until(lambda: "changes of users do not reach" in caplog.text)
     await until(lambda: not watch.busy)
     await settle()
 
@@ -610,97 +617,63 @@ async def test_a_layer_that_breaks_is_joined_again_and_everybody_looked_up(
     await until(lambda: told)
 
     assert told == [Reason.DELETED]
-    assert caplog.text.count("cannot hear of changes") == 1
+    assert caplog.text.count("changes of users do not reach") == 1
     await watch.close()
+    await bus.close()
 
 
-async def test_a_gap_in_what_was_heard_has_everybody_looked_up(watch, people, layer):
+async def test_all_users_are_looked_up_when_messages_were_lost(watch, people, bus):
     told = []
     watch.register(people.add(1), None, told.append)
     await looked(watch, people)
     people.users.clear()
 
-    await layer.group_send(GROUP, {"type": "layer.gap", "group": GROUP})
+    bus.on_gap(CLUSTER_GROUP)
     await until(lambda: told)
 
     assert told == [Reason.DELETED]
 
 
-async def test_everybody_is_looked_up_when_the_broker_is_back(people, monkeypatch):
+async def test_all_users_are_looked_up_when_the_broker_is_back(watch, people, layer):
     """What could not be sent meanwhile is nowhere, and no gap in what was."""
-    monkeypatch.setattr("tiderace.revocation.watcher._ATTENTION", 0.001)
-
-    class Broken(InMemoryChannelLayer):
-        away = False
-        asked = 0
-
-        @property
-        def ready(self):
-            self.asked += 1
-            return not self.away
-
-    layer = Broken()
-    watch = RevocationWatcher(lambda: layer, settle=0, find=people.find)
     told = []
     watch.register(people.add(1), None, told.append)
     await looked(watch, people)
-    layer.away = True
-    asked = layer.asked
-    await until(lambda: layer.asked > asked + 2)
     people.users.clear()
-    assert people.asked == []
 
-    layer.away = False
+    layer.after_reconnect()
     await until(lambda: told)
 
     assert told == [Reason.DELETED]
-    await watch.close()
 
 
-async def test_a_layer_of_another_project_is_heard_too(people):
-    class Foreign:
-        """What Channels asks of a layer, and no more."""
-
-        def __init__(self):
-            self.inner = InMemoryChannelLayer()
-            for name in ("new_channel", "group_add", "group_discard", "receive"):
-                setattr(self, name, getattr(self.inner, name))
-
-    foreign = Foreign()
-    watch = RevocationWatcher(lambda: foreign, settle=0, find=people.find)
+async def test_an_announcement_arrives_over_the_bus(watch, people, bus):
     told = []
     watch.register(people.add(1), "key", told.append)
     people.sessions["key"] = None
     await looked(watch, people)
 
-    await foreign.inner.group_send(GROUP, announcement(sessions=["key"]))
+    await bus.tell("revocation", announcement(sessions=["key"]))
     await until(lambda: told)
 
     assert told == [Reason.LOGGED_OUT]
-    await until(lambda: not foreign.inner.groups)
-    await watch.close()
 
 
-async def test_without_a_layer_this_process_is_heard(people):
-    watch = RevocationWatcher(lambda: None, settle=0, find=people.find)
+async def test_an_announcement_may_come_from_another_thread(watch, people):
     told = []
     watch.register(people.add(1), "key", told.append)
     people.sessions["key"] = None
     await looked(watch, people)
 
-    thread = threading.Thread(target=watch.heard, args=[announcement(sessions=["key"])])
-    thread.start()
+    await asyncio.to_thread(watch.receive, announcement(sessions=["key"]))
     await until(lambda: told)
 
     assert told == [Reason.LOGGED_OUT]
-    thread.join()
-    await watch.close()
 
 
 async def test_everybody_is_looked_up_once_in_a_while(people):
     jitters = []
     watch = RevocationWatcher(
-        lambda: None,
         interval=0.01,
         settle=0,
         find=people.find,
@@ -721,9 +694,7 @@ async def test_everybody_is_looked_up_once_in_a_while(people):
 async def test_a_session_ends_at_its_time(people):
     start = time.time()
     now = [start]
-    watch = RevocationWatcher(
-        lambda: None, settle=0, find=people.find, clock=lambda: now[0]
-    )
+    watch = RevocationWatcher(settle=0, find=people.find, clock=lambda: now[0])
     told = []
     people.sessions["key"] = start + 100
     watch.register(people.add(1), "key", told.append)
@@ -731,7 +702,7 @@ async def test_a_session_ends_at_its_time(people):
     assert told == []
 
     now[0] = start + 101
-    watch.heard(announcement(users=[1]))
+    watch.receive(announcement(users=[1]))
     await until(lambda: told)
 
     assert told == [Reason.SESSION_EXPIRED]
@@ -739,7 +710,7 @@ async def test_a_session_ends_at_its_time(people):
 
 
 async def test_the_watch_wakes_up_for_the_end_of_a_session(people):
-    watch = RevocationWatcher(lambda: None, settle=0, find=people.find)
+    watch = RevocationWatcher(settle=0, find=people.find)
     told = []
     people.sessions["key"] = time.time() + 0.05
     watch.register(people.add(1), "key", told.append)
@@ -751,7 +722,7 @@ async def test_the_watch_wakes_up_for_the_end_of_a_session(people):
 
 
 async def test_a_session_that_was_prolonged_goes_on(people):
-    watch = RevocationWatcher(lambda: None, settle=0, find=people.find)
+    watch = RevocationWatcher(settle=0, find=people.find)
     told = []
     people.sessions["key"] = time.time() + 0.05
     watch.register(people.add(1), "key", told.append)
@@ -812,8 +783,7 @@ async def socket_of(user, consumer=Quiet, **data):
     client = await Client(app, headers=cookies(key)).open()
     # Looked up once, so that what follows is told by signals alone.
     watch = signals.current_watch()
-    layer = get_channel_layer()
-    await until(lambda: not len(watch) or layer is None or GROUP in layer.groups)
+    await until(lambda: not len(watch) or cluster.current().is_open)
     await until(lambda: not watch.busy)
     return client, key
 
@@ -999,7 +969,7 @@ async def test_what_is_rolled_back_is_not_announced(user, revalidate):
     announced = []
     layer = get_channel_layer()
     channel = await layer.new_channel()
-    await layer.group_add(GROUP, channel)
+    await layer.group_add(CLUSTER_GROUP, channel)
 
     def fail():
         with transaction.atomic():
@@ -1026,7 +996,7 @@ async def test_what_is_rolled_back_is_not_announced(user, revalidate):
 async def test_what_says_nothing_of_rights_is_not_announced(user, revalidate):
     layer = get_channel_layer()
     channel = await layer.new_channel()
-    await layer.group_add(GROUP, channel)
+    await layer.group_add(CLUSTER_GROUP, channel)
 
     def log_in():
         user.save(update_fields=["last_login"])
@@ -1035,7 +1005,7 @@ async def test_what_says_nothing_of_rights_is_not_announced(user, revalidate):
 
     await change(log_in)
 
-    assert (await layer.receive(channel))["users"] == [str(user.pk)]
+    assert (await layer.receive(channel))["payload"]["users"] == [str(user.pk)]
     assert layer._local.mailboxes[channel].empty()
 
 
@@ -1044,7 +1014,7 @@ async def test_a_group_that_the_user_has_already_is_not_announced(user, revalida
     await change(with_group, user)
     layer = get_channel_layer()
     channel = await layer.new_channel()
-    await layer.group_add(GROUP, channel)
+    await layer.group_add(CLUSTER_GROUP, channel)
 
     await change(user.groups.add, await change(a_group))
 

@@ -11,9 +11,10 @@ import pytest
 from django.contrib.auth.models import User
 
 from support.paths import TESTS
+from tiderace.cluster import Cluster
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.revocation.account_state import AccountState, Found, Reason
-from tiderace.revocation.watcher import GROUP, RevocationWatcher
+from tiderace.revocation.watcher import RevocationWatcher
 
 # A process that serves nobody, as a task queue's or a command's: it saves, and ends.
 ELSEWHERE = """
@@ -67,9 +68,10 @@ async def test_a_change_in_another_process_is_heard(layer, redis_url, prefix):
         )
 
     told = []
-    watch = RevocationWatcher(lambda: layer, find=find)
+    bus = Cluster(layer)
+    watch = RevocationWatcher(bus=lambda: bus, find=find)
     watch.register(User(pk=7, username="ada", password="!"), None, told.append)
-    await until(lambda: GROUP in layer.groups and layer.ready)
+    await until(lambda: bus.is_open and layer.ready)
     await until(lambda: not watch.busy)
     there["7"].is_active = False
 
@@ -90,6 +92,7 @@ async def test_a_change_in_another_process_is_heard(layer, redis_url, prefix):
     await until(lambda: told)
     assert told == [Reason.DEACTIVATED]
     await watch.close()
+    await bus.close()
 
 
 async def test_what_is_announced_while_the_server_is_away_is_noticed_when_it_is_back(
@@ -104,9 +107,10 @@ async def test_what_is_announced_while_the_server_is_away_is_noticed_when_it_is_
 
     layer = RedisChannelLayer(hosts=[own_server.url], prefix=prefix)
     told = []
-    watch = RevocationWatcher(lambda: layer, find=find)
+    bus = Cluster(layer)
+    watch = RevocationWatcher(bus=lambda: bus, find=find)
     watch.register(User(pk=7, username="ada", password="!"), None, told.append)
-    await until(lambda: GROUP in layer.groups and layer.ready)
+    await until(lambda: bus.is_open and layer.ready)
     await until(lambda: not watch.busy)
 
     # Emptied as well: the announcement is nowhere any more, only its absence is.
@@ -117,4 +121,5 @@ async def test_what_is_announced_while_the_server_is_away_is_noticed_when_it_is_
 
     assert told == [Reason.DEACTIVATED]
     await watch.close()
+    await bus.close()
     await layer.close()

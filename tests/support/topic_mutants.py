@@ -353,22 +353,19 @@ def another_port_is_the_same_origin():
 
 @mutant
 def an_unknown_session_takes_commands():
-    from tiderace.topics.switchboard import TAKEN, Switchboard
+    from tiderace.topics.transports import emulation
 
-    async def deliver(self, *args):
-        return TAKEN
+    async def deliver(*args):
+        return emulation.ACCEPTED
 
-    Switchboard.deliver = deliver
+    emulation.deliver = deliver
 
 
 @mutant
 def anybody_may_use_a_session():
-    from tiderace.topics.switchboard import Switchboard
+    from tiderace.topics.transports import emulation
 
-    def take(original, self, session, user_id, data):
-        served = self._process.by_session(session)
-        if served is not None:
-            user_id = served.transport.user_id
-        return original(self, session, user_id, data)
+    def feed(original, transport, payload):
+        return original(transport, {**payload, "user": transport.user_id})
 
-    around(Switchboard, "_take", take)
+    around(emulation, "_feed", feed)

@@ -16,7 +16,7 @@ from support.asgi_process import AsgiProcess
 from support.brokers import Server
 from support.stream_client import request
 from support.wire_client import WireClient
-from tiderace import conf
+from tiderace import cluster, conf
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers import InMemoryChannelLayer
 from tiderace.topics import (
@@ -28,7 +28,7 @@ from tiderace.topics import (
     TopicsEndpoint,
     ahistory,
 )
-from tiderace.topics.hub import current
+from tiderace.topics.hub import node_of
 from tiderace.topics.topic import declared
 
 KEY = "a-key-that-nobody-guesses"
@@ -480,7 +480,7 @@ async def test_info_describes_the_process(app):
         await other.subscribe("plain")
         [node] = (await done(app, "info"))["nodes"]
 
-    assert node["uid"] == current().node
+    assert node["uid"] == node_of(cluster.current().process)
     assert node["version"].startswith("tiderace ")
     assert node["num_clients"] == 2
     assert node["num_users"] == 1

@@ -9,7 +9,10 @@ from __future__ import annotations
 import hashlib
 import re
 
-__all__ = ["MAX_NAME_LENGTH", "group_name"]
+__all__ = ["CLUSTER_GROUP", "MAX_NAME_LENGTH", "group_name"]
+
+CLUSTER_GROUP = "tiderace-cluster"
+"""The group in which every process that takes part in ``tiderace.cluster`` listens."""
 
 MAX_NAME_LENGTH = 100
 """Names must be shorter than this many characters."""

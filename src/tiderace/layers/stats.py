@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import msgspec
 
 from tiderace import metrics
+from tiderace.layers.names import CLUSTER_GROUP
 
 __all__ = ["LayerStats", "Pace", "ProcessStats", "process_stats"]
 
@@ -93,6 +94,8 @@ class ProcessStats(msgspec.Struct, frozen=True):
     topic_clients: int = 0
     """Clients of topics being served, feeds among them; 0 too for a process of a release
     that does not tell."""
+    in_cluster: bool = False
+    """Whether the process takes part in ``tiderace.cluster``."""
 
     @property
     def age(self) -> float:
@@ -290,6 +293,7 @@ def process_stats(
         round_trip=round_trip,
         memory=_resident_bytes(),
         topic_clients=metrics.TOPIC_CONNECTIONS.value,
+        in_cluster=listeners.count(CLUSTER_GROUP) > 0,
     )
 
 

@@ -15,7 +15,7 @@ from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.stats import LayerStats, ProcessStats
 from tiderace.monitoring.cluster_connections import (
     ConnectionSurvey,
-    roll_call,
+    survey_connections,
 )
 from tiderace.monitoring.connections import ProcessReport, report
 from tiderace.monitoring.recent_logs import Record
@@ -43,13 +43,15 @@ def overview(user: str, topic: str, page: int) -> dict[str, Any]:
     page = max(1, min(page, _PAGES))
     away = ""
     try:
-        call = sync_bridge.call(roll_call, limit=page * SIZE, user=user, topic=topic)
+        call = sync_bridge.call(
+            survey_connections, limit=page * SIZE, user=user, topic=topic
+        )
     except LayerUnavailable as error:
         away = str(error)
         own = report("", limit=page * SIZE, user=user, topic=topic)
         call = ConnectionSurvey((own,), (), LayerStats(()))
-    matching = sum(each.matching for each in call.answers)
-    rows = _rows(call.answers)[(page - 1) * SIZE : page * SIZE]
+    matching = sum(each.matching for each in call.reports)
+    rows = _rows(call.reports)[(page - 1) * SIZE : page * SIZE]
     return {
         "away": away,
         "whole": call.whole,
@@ -62,9 +64,9 @@ def overview(user: str, topic: str, page: int) -> dict[str, Any]:
         "last": (page - 1) * SIZE + len(rows),
         "previous": page - 1,
         "next": page + 1 if matching > page * SIZE and page < _PAGES else 0,
-        "topics": _topics(call.answers),
+        "topics": _topics(call.reports),
         "groups": list(call.stats.members.items())[:_GROUPS],
-        "records": _records(call.answers),
+        "records": _records(call.reports),
     }
 
 
@@ -83,7 +85,7 @@ def _rows(answers: tuple[ProcessReport, ...]) -> list[dict[str, Any]]:
 
 
 def _totals(call: ConnectionSurvey) -> list[tuple[str, str]]:
-    stats, answers = call.stats, call.answers
+    stats, answers = call.stats, call.reports
     names = {name for each in answers for name in each.topics}
     # Each names its largest alone, so this is at least so many.
     topics = max([len(names), *(each.topic_count for each in answers)])
@@ -106,13 +108,13 @@ def _drops(dropped: dict[str, int]) -> str:
 
 
 def _processes(call: ConnectionSurvey) -> list[dict[str, Any]]:
-    answers = {each.process: each for each in call.answers}
+    answers = {each.process: each for each in call.reports}
     told = {each.process for each in call.stats.processes}
     rows = [_process(each, answers.get(each.process)) for each in call.stats.processes]
     # One that has begun just now, or whose layer counts nothing.
     rows += [
         {"name": each.name, "open": each.open, "ready": True}
-        for each in call.answers
+        for each in call.reports
         if each.process not in told
     ]
     return rows

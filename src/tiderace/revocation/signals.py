@@ -12,7 +12,7 @@ import functools
 import logging
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 from django.apps import apps
@@ -22,19 +22,17 @@ from django.db import transaction
 from django.db.models.signals import m2m_changed, post_delete, post_save
 from django.utils.functional import LazyObject
 
-from tiderace import auth, conf
+from tiderace import auth, cluster, conf
 from tiderace.asgi import Event, Scope, websocket_close
 from tiderace.db import database_sync_to_async
-from tiderace.layers import get_channel_layer
 from tiderace.revocation.watcher import (
-    GROUP,
     Reason,
     Registration,
     RevocationWatcher,
     announcement,
 )
+from tiderace.runtime import sync_bridge
 from tiderace.runtime.lifespan import on_shutdown
-from tiderace.runtime.sync_bridge import SyncCalls
 from tiderace.security.bearer import CLOSE_UNAUTHORIZED
 
 __all__ = [
@@ -71,9 +69,8 @@ def current_watch() -> RevocationWatcher:
     loop = asyncio.get_running_loop()
     watch = _watches.get(loop)
     if watch is None:
-        watch = _watches[loop] = RevocationWatcher(
-            get_channel_layer, interval=conf.current().revalidate_interval
-        )
+        interval = conf.current().revalidate_interval
+        watch = _watches[loop] = RevocationWatcher(interval=interval)
     return watch
 
 
@@ -287,36 +284,24 @@ def _session_ended(*, session_key: str, **signal: Any) -> None:
     announce(sessions=(session_key,), rights=False)
 
 
-# To the layer
+# To all processes
 
 _sending: set[asyncio.Task[None]] = set()
 
 
 def _send(message: dict[str, Any]) -> None:
-    with _failures_logged():
-        layer = get_channel_layer()
-        if layer is None:
-            for watch in list(_watches.values()):
-                watch.heard(message)
-        elif asyncio._get_running_loop() is None:  # noqa: SLF001
-            sync = getattr(layer, "sync", None) or SyncCalls(layer)
-            sync.group_send(GROUP, message)
-        else:
-            # Sync code on an event loop, which may not wait for it.
-            task = asyncio.get_running_loop().create_task(_group_send(layer, message))
-            _sending.add(task)
-            task.add_done_callback(_sending.discard)
+    if asyncio._get_running_loop() is None:  # noqa: SLF001
+        sync_bridge.call(_tell, message)
+    else:
+        # Sync code on an event loop, which may not wait for it.
+        task = asyncio.get_running_loop().create_task(_tell(message))
+        _sending.add(task)
+        task.add_done_callback(_sending.discard)
 
 
-async def _group_send(layer: Any, message: dict[str, Any]) -> None:
-    with _failures_logged():
-        await layer.group_send(GROUP, message)
-
-
-@contextmanager
-def _failures_logged() -> Iterator[None]:
+async def _tell(message: dict[str, Any]) -> None:
     try:
-        yield
+        await cluster.current().tell("revocation", message)
     except Exception:
         logger.exception(
             "could not announce a change of a user or session; open connections notice "

@@ -15,11 +15,10 @@ from typing import Any
 import msgspec
 from django.db import transaction
 
-from tiderace import metrics
+from tiderace import cluster, metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Position, Publication
 from tiderace.layers import get_channel_layer
-from tiderace.layers.names import group_name
 from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Close
@@ -28,7 +27,6 @@ from tiderace.topics.names import topic_group, user_group
 from tiderace.topics.topic import Topic, declared, to_json
 
 __all__ = [
-    "CONNECTIONS_GROUP",
     "HistoryPage",
     "PresenceInfo",
     "aclose_topic",
@@ -59,9 +57,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger("tiderace.topics")
-
-CONNECTIONS_GROUP = group_name("tiderace-connections")
-"""The group that every process with connections hears, once for all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,15 +428,10 @@ async def aclose_topic(
     declared.resolve(topic)
     if not 2000 <= code < 3000:
         raise ValueError(f"{code} is no unsubscribe code; use 2000 to 2999")
-    await _send(
-        CONNECTIONS_GROUP,
-        {
-            "type": "end-topic",
-            "topic": topic,
-            "code": code,
-            "reason": reason or codes.UNSUBSCRIBED_BY_SERVER.reason,
-        },
-    )
+    control_layer()  # raises where topics cannot work
+    reason = reason or codes.UNSUBSCRIBED_BY_SERVER.reason
+    payload = {"topic": topic, "code": code, "reason": reason}
+    await cluster.current().tell("topics.close", payload)
 
 
 close_topic = sync_bridge.blocking(aclose_topic)

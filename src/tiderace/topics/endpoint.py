@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
-from tiderace import conf, metrics
+from tiderace import metrics
 from tiderace.asgi import ASGIApp, Receive, Scope, Send, describe
 from tiderace.exceptions import LayerUnavailable
 from tiderace.routing import NoRoute
@@ -24,7 +24,6 @@ from tiderace.security.websocket import (
 from tiderace.topics import http_api
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.hub import current
-from tiderace.topics.switchboard import switchboard
 from tiderace.topics.transports import emulation, event_feed, http_stream, sse
 from tiderace.topics.transports.http_exchange import ClientGone, HttpExchange, Rejected
 from tiderace.topics.transports.websocket import WebSocketTransport
@@ -91,13 +90,6 @@ class TopicsEndpoint(TopicHooks):
         transport = WebSocketTransport(scope, receive, send)
         if not await transport.accept():
             return
-        settings = conf.current().topics
-        if settings.api_keys or settings.api_open:
-            # So that this process answers when the API of another one asks around.
-            try:
-                await switchboard(current()).open()
-            except LayerUnavailable as error:
-                logger.warning("this process does not hear the others: %s", error)
         await current().serve(self, scope, transport)
 
     async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:

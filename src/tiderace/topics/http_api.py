@@ -29,10 +29,9 @@ from tiderace.protocol.messages import ClientInfo, HistoryResult, StreamPosition
 from tiderace.protocol.session import Refused, to_pub
 from tiderace.topics import api
 from tiderace.topics.hooks import TopicHooks
-from tiderace.topics.hub import current
 from tiderace.topics.json_fields import read_fields
 from tiderace.topics.names import topic_group
-from tiderace.topics.switchboard import switchboard
+from tiderace.topics.survey import survey
 from tiderace.topics.topic import Refuse, Topic, UnknownTopic, declared
 from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 
@@ -391,7 +390,7 @@ def _require_history(channel: str) -> Topic:
 
 
 async def _channels(hooks: TopicHooks, request: _Channels) -> Any:
-    nodes = await switchboard(current()).survey(request.pattern)
+    nodes = await survey(request.pattern)
     counts: Counter[str] = Counter()
     for node in nodes:
         counts.update(node.channels or {})
@@ -399,7 +398,7 @@ async def _channels(hooks: TopicHooks, request: _Channels) -> Any:
 
 
 async def _nodes(hooks: TopicHooks, request: _NoParameters) -> Any:
-    return {"nodes": await switchboard(current()).survey()}
+    return {"nodes": await survey()}
 
 
 async def _rpc(hooks: TopicHooks, request: _Rpc) -> Any:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import secrets
+import time
 import weakref
 from collections.abc import Iterator
 
 from django.conf import settings
 from django.utils.crypto import constant_time_compare, salted_hmac
 
-from tiderace import conf, metrics
+from tiderace import cluster, conf, metrics
 from tiderace.asgi import Scope, serving
 from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.runtime import threads
@@ -24,7 +24,7 @@ from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.trackers import PresenceTrackers
 from tiderace.topics.transports.base import Transport
 
-__all__ = ["TopicHub", "close", "current", "is_node"]
+__all__ = ["TopicHub", "close", "current", "hubs", "node_of", "process_of"]
 
 _NODE_SALT = "tiderace.topics.hub.node"
 
@@ -33,10 +33,7 @@ class TopicHub:
     """Serves the topic clients of one event loop."""
 
     def __init__(self) -> None:
-        # The name of this process for others, to which clients send commands. It is
-        # signed, so that a request cannot make us look for processes that never were.
-        name = secrets.token_hex(8)
-        self.node = f"{name}-{_node_mac(name, settings.SECRET_KEY)}"
+        self.started = time.monotonic()
         self.trackers = PresenceTrackers()
         rate = conf.current().topics.connects
         # The allowance of new connections; None for no limit.
@@ -64,7 +61,7 @@ class TopicHub:
             self.connects,
             conf.current().topics,
         )
-        client = TopicClient(context, transport, self.node)
+        client = TopicClient(context, transport, node_of(cluster.current().process))
         serving.set(scope)
         metrics.TOPIC_CONNECTIONS.add()
         process_connections.add(client)
@@ -100,13 +97,20 @@ class TopicHub:
         return client
 
 
-def is_node(name: str) -> bool:
-    """Return whether ``name`` is, or was, the node of a process of this site."""
-    head, _, mac = name.partition("-")
-    return any(
-        constant_time_compare(mac, _node_mac(head, secret))
+def node_of(process: str) -> str:
+    """Sign the name of a process, so that clients cannot make one up."""
+    return f"{process}-{_node_mac(process, settings.SECRET_KEY)}"
+
+
+def process_of(node: str) -> str | None:
+    """Return the process of a node; None unless this site has signed it."""
+    process, _, mac = node.partition("-")
+    if any(
+        constant_time_compare(mac, _node_mac(process, secret))
         for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
-    )
+    ):
+        return process
+    return None
 
 
 def _node_mac(name: str, secret: str | bytes) -> str:
@@ -138,3 +142,8 @@ def current() -> TopicHub:
     if hub is None:
         hub = _by_loop[loop] = TopicHub()
     return hub
+
+
+def hubs() -> dict[asyncio.AbstractEventLoop, TopicHub]:
+    """Return the hubs of this process by event loop."""
+    return dict(_by_loop)

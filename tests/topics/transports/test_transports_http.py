@@ -10,8 +10,10 @@ import pytest
 from support.asgi_client import Client
 from support.stream_client import JSON, ORIGIN, StreamClient, begin, request
 from support.wire_client import WireClient
+from tiderace import cluster
+from tiderace.cluster import Cluster
 from tiderace.exceptions import LayerUnavailable
-from tiderace.layers import InMemoryChannelLayer
+from tiderace.layers import InMemoryChannelLayer, get_channel_layer
 from tiderace.runtime.drain import process_drain
 from tiderace.topics import (
     AllowAny,
@@ -21,11 +23,10 @@ from tiderace.topics import (
     TopicsEndpoint,
     adisconnect,
     apublish,
-    switchboard,
 )
-from tiderace.topics.hub import TopicHub, current
+from tiderace.topics.hub import current, node_of
 from tiderace.topics.topic import declared
-from tiderace.topics.transports import http_stream
+from tiderace.topics.transports import emulation, http_stream
 
 KINDS = ["http_stream", "sse"]
 
@@ -85,7 +86,7 @@ async def test_the_answer_to_connect_tells_session_and_node(app, kind):
         result = client.connected["connect"]
 
         assert len(result["session"]) >= 24
-        assert result["node"] == current().node
+        assert result["node"] == node_of(cluster.current().process)
         assert result["pong"] is True
 
 
@@ -604,40 +605,65 @@ async def test_a_site_open_to_all_gives_nobody_its_visitors_cookies(app, setting
 # The other process
 
 
+@pytest.fixture
+async def other():
+    """The bus as another process sees it."""
+    bus = Cluster(get_channel_layer())
+    bus.process = "other"
+    yield bus
+    await bus.close()
+
+
+async def deliver(monkeypatch, bus, said, data, *, user_id=""):
+    """Pass commands on from the process of ``bus``."""
+    with monkeypatch.context() as patch:
+        patch.setattr(emulation.cluster, "current", lambda: bus)
+        return await emulation.deliver(said["node"], said["session"], user_id, data)
+
+
 async def test_a_process_that_does_not_answer_is_gone(app, monkeypatch):
-    monkeypatch.setattr(switchboard, "_PATIENCE", 0.01)
+    monkeypatch.setattr(emulation, "_TIMEOUT", 0.01)
     async with StreamClient(app) as client:
-        client.connected["connect"]["node"] = TopicHub().node
+        client.connected["connect"]["node"] = node_of("other")
 
         assert (await client.post("{}")).status == 404
 
 
-async def test_commands_pass_from_process_to_process_in_order(app):
+async def test_commands_pass_from_process_to_process_in_order(app, other, monkeypatch):
     async with StreamClient(app) as client:
         await client.subscribe("room:a")
-        other = TopicHub()
-        board = switchboard.switchboard(other)
         said = client.connected["connect"]
         for n in range(10):
             command = f'{{"id":{n + 50},"publish":{{"channel":"room:a","data":{n}}}}}'
-            status = await board.deliver(
-                said["node"], said["session"], "", command.encode()
-            )
-            assert status == switchboard.TAKEN
+            status = await deliver(monkeypatch, other, said, command.encode())
+            assert status == emulation.ACCEPTED
 
         assert await client.publications(10) == list(range(10))
 
 
-async def test_another_process_checks_the_user_as_well(app, caplog):
+async def test_another_process_checks_the_user_as_well(app, other, monkeypatch, caplog):
     async with StreamClient(app, user=user(1)) as client:
         said = client.connected["connect"]
-        board = switchboard.switchboard(other := TopicHub())
 
-        status = await board.deliver(said["node"], said["session"], "2", b"{}")
+        status = await deliver(monkeypatch, other, said, b"{}", user_id="2")
 
-        assert status == switchboard.GONE
+        assert status == emulation.GONE
         assert "came from user '2'" in caplog.text
-        assert other.node != said["node"]
+
+
+async def test_commands_may_arrive_in_another_event_loop(app):
+    async with StreamClient(app) as client:
+        await client.subscribe("room:a")
+        said = client.connected["connect"]
+        command = b'{"id":50,"publish":{"channel":"room:a","data":1}}'
+        arguments = said["node"], said["session"], "", command
+
+        status = await asyncio.to_thread(
+            lambda: asyncio.run(emulation.deliver(*arguments))
+        )
+
+        assert status == emulation.ACCEPTED
+        assert await client.publications(1) == [1]
 
 
 async def test_without_a_broker_a_post_is_to_be_sent_again(app, monkeypatch):
@@ -645,7 +671,7 @@ async def test_without_a_broker_a_post_is_to_be_sent_again(app, monkeypatch):
         raise LayerUnavailable("it is away")
 
     async with StreamClient(app) as client:
-        client.connected["connect"]["node"] = TopicHub().node
+        client.connected["connect"]["node"] = node_of("other")
         monkeypatch.setattr(InMemoryChannelLayer, "group_send", away)
 
         assert (await client.post("{}")).status == 503

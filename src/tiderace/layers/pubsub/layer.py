@@ -90,6 +90,9 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
     extensions = ["groups", "flush", "streams"]
     _direct_calls = SENDING_METHODS
 
+    after_reconnect: Callable[[], object] | None = None
+    """Called, in any event loop, when a broker is connected again after a loss."""
+
     def __init__(
         self,
         brokers: Sequence[Broker],
@@ -175,6 +178,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
                 queues=self._queues,
                 memberships=self._memberships,
                 reporter=self._reporter,
+                on_reconnect=self._reconnected,
             ),
             subscriptions=self._subscriptions,
             memberships=self._memberships,
@@ -182,6 +186,10 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
             gap_log=gap_log,
             tasks=tasks,
         )
+
+    def _reconnected(self) -> None:
+        if self.after_reconnect is not None:
+            self.after_reconnect()
 
     def _start_in_child(self) -> None:
         self._pump.disown()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from tiderace.layers.broker import QueueReady, Reconnected, StreamMessage
 from tiderace.layers.pubsub.brokers import Brokers
@@ -41,6 +41,7 @@ class Receiver:
         queues: Queues,
         memberships: Memberships,
         reporter: Reporter,
+        on_reconnect: Callable[[], None],
     ) -> None:
         self._process = process
         self._brokers = brokers
@@ -49,6 +50,7 @@ class Receiver:
         self._queues = queues
         self._memberships = memberships
         self._reporter = reporter
+        self._on_reconnect = on_reconnect
         self._handled = 0
 
     def start(self) -> None:
@@ -83,6 +85,7 @@ class Receiver:
                 self._cursors.on_reconnect(self._brokers[index])
                 self._memberships.renew_soon(index)
                 self._queues.wake_all()
+                self._on_reconnect()
             elif item.queue == self._process:
                 self._reporter.on_report()
             else:

@@ -1,7 +1,4 @@
-"""``manage.py runworker``: handles the messages of named channels in this process.
-
-It reads the command line; the work is ``tiderace.worker``'s.
-"""
+"""``manage.py runworker``: handles the messages of named channels in this process."""
 
 from __future__ import annotations
 
@@ -11,24 +8,26 @@ from typing import Any
 from django.apps import apps
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from tiderace import DEFAULT_CHANNEL_LAYER
+from tiderace import DEFAULT_CHANNEL_LAYER, cluster
 from tiderace.layers import get_channel_layer
-from tiderace.monitoring.cluster_connections import attend
+
+# It has the handlers for what the admin's page asks.
+from tiderace.monitoring import cluster_connections  # noqa: F401
 from tiderace.routing import get_default_application
 from tiderace.worker import Worker
 
-__all__ = ["AnsweringWorker", "Command"]
+__all__ = ["ClusterWorker", "Command"]
 
 logger = logging.getLogger("django.channels.worker")
 
 
-class AnsweringWorker(Worker):
-    """A worker that the page of the admin shows among the processes."""
+class ClusterWorker(Worker):
+    """A worker that the admin's page lists among the processes."""
 
     async def arun(self) -> None:
-        """See ``Worker.arun``; where the page is, its questions are answered too."""
+        """Run the worker; where the admin is installed, answer its page too."""
         if apps.is_installed("django.contrib.admin"):
-            attend(patient=True)
+            cluster.current().start(persistent=True)
         await super().arun()
 
 
@@ -42,7 +41,7 @@ class Command(BaseCommand):
     )
 
     leave_locale_alone = True
-    worker_class: type[Worker] = AnsweringWorker
+    worker_class: type[Worker] = ClusterWorker
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the channels' names and the layer's alias."""

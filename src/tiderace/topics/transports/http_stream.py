@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tiderace import conf
+from tiderace import cluster, conf
 from tiderace.delivery.outbox import FrameWriter
 from tiderace.protocol.codec import Codec
 from tiderace.protocol.codes import Close
@@ -16,7 +16,6 @@ from tiderace.protocol.stream_codecs import LINES, protobuf
 from tiderace.runtime.drain import process_drain
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.hub import current
-from tiderace.topics.switchboard import switchboard
 from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 
 __all__ = ["HttpStreamTransport", "refuse_while_draining", "serve"]
@@ -122,7 +121,7 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
     first = await exchange.body(conf.current().topics.frame_size)
     if not first:
         raise Rejected(400, "the body must hold the first commands")
-    await switchboard(current()).open()
+    await cluster.current().open()
     transport = HttpStreamTransport(exchange, codec, await exchange.user_id())
     await transport.run(hooks, exchange.content_type.encode(), first)
 

@@ -6,13 +6,11 @@ POST connection/sse                                the same as a body
 
 from __future__ import annotations
 
-from tiderace import conf
+from tiderace import cluster, conf
 from tiderace.protocol.codec import JSON, MalformedFrame
 from tiderace.protocol.session import request_of
 from tiderace.protocol.stream_codecs import EVENTS
 from tiderace.topics.hooks import TopicHooks
-from tiderace.topics.hub import current
-from tiderace.topics.switchboard import switchboard
 from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 from tiderace.topics.transports.http_stream import (
     HttpStreamTransport,
@@ -52,7 +50,7 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
         first = await exchange.body(limit)
     if not first:
         raise Rejected(400, "the first commands are missing; send them as cf_connect")
-    await switchboard(current()).open()
+    await cluster.current().open()
     transport = SSETransport(exchange, EVENTS, await exchange.user_id())
     await transport.run(hooks, EVENT_STREAM, first)
 
