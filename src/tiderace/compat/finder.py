@@ -38,7 +38,7 @@ ALIASES = {
     "channels_redis.core": "tiderace.compat.channels_redis.core",
     "channels_redis.pubsub": "tiderace.compat.channels_redis.pubsub",
     "channels_redis.serializers": "tiderace.layers.serializers",
-    "channels_redis.utils": "tiderace.compat.redis_utils",
+    "channels_redis.utils": "tiderace.compat.channels_redis.utils",
 }
 
 # Only what is below them is ours. Django names a template library by its package's

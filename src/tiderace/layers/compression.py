@@ -1,12 +1,10 @@
-"""Large payloads made smaller, in a form that every reader recognises.
-
-It knows bytes; what is in them, and whether they are encrypted later, it does not know.
+"""Compression of payloads, in a form that needs no setting to be recognised.
 
 A compressed payload starts with the byte 0xC1, which begins neither msgpack (reserved
-there), nor UTF-8 and so JSON (never legal there), nor a Fernet token (Base64). A second
-byte says how. A payload of another format that happens to begin with 0xC1 is wrapped as
-"not compressed". So ``expand`` needs no setting, and processes that compress and
-processes that do not understand each other while a deploy is under way.
+there), nor UTF-8 and so JSON (never legal there), nor a Fernet token (Base64). The second
+byte names the algorithm. A payload of another format that begins with 0xC1 is wrapped as
+"not compressed". So processes that compress and processes that do not can read each
+other's messages during a deployment.
 """
 
 from __future__ import annotations
@@ -17,40 +15,46 @@ from types import ModuleType
 
 from tiderace.conf import nearest
 
-__all__ = ["ALGORITHMS", "compress", "expand", "plain", "require"]
+__all__ = [
+    "ALGORITHMS",
+    "compress",
+    "decompress",
+    "require_algorithm",
+    "wrap",
+]
 
 _MARK = b"\xc1"
 _STORED, _ZLIB, _ZSTD = b"\x00", b"\x01", b"\x02"
 
 ALGORITHMS = ("zlib", "zstd")
-"""What ``compress`` can do: zlib everywhere, zstd from Python 3.14 or with a package."""
+"""zlib is always available, zstd from Python 3.14 or with a package."""
 
 
 def compress(data: bytes, algorithm: str) -> bytes:
-    """``data`` in fewer bytes, or as it is when they would not be fewer.
+    """Return ``data`` compressed, or as ``wrap`` does when that is not smaller.
 
     Args:
         data: any bytes.
         algorithm: one of ``ALGORITHMS``.
     """
     if algorithm == "zlib":
-        # Level 1: on chat-sized JSON the higher ones save 5% and cost half as much again.
+        # Level 1: higher ones save 5% of chat-sized JSON and take half as long again.
         smaller = _MARK + _ZLIB + zlib.compress(data, 1)
     else:
         smaller = _MARK + _ZSTD + _zstd().compress(data)
-    return smaller if len(smaller) < len(data) else plain(data)
+    return smaller if len(smaller) < len(data) else wrap(data)
 
 
-def plain(data: bytes) -> bytes:
-    """``data`` as ``expand`` has to find it when it is not compressed."""
+def wrap(data: bytes) -> bytes:
+    """Return uncompressed ``data`` in the form that ``decompress`` takes."""
     return _MARK + _STORED + data if data[:1] == _MARK else data
 
 
-def expand(data: bytes) -> bytes:
-    """What ``compress`` or ``plain`` was given.
+def decompress(data: bytes) -> bytes:
+    """Undo ``compress`` or ``wrap``.
 
     Raises:
-        ValueError: for a compression this version does not know.
+        ValueError: for an algorithm that this version does not have.
         ImportError: for zstd on a Python without it.
     """
     if data[:1] != _MARK:
@@ -64,17 +68,17 @@ def expand(data: bytes) -> bytes:
         content: bytes = _zstd().decompress(rest)
         return content
     raise ValueError(
-        f"a message is compressed in way {algorithm.hex() or 'none'}, which this version "
-        "of tiderace does not know; bring all processes to one version before switching "
-        "a new compression on"
+        f"a message is compressed with algorithm {algorithm.hex() or 'none'}, which this "
+        "version of tiderace does not have; bring all processes to one version before "
+        "a new compression is switched on"
     )
 
 
-def require(algorithm: str) -> None:
-    """Check that ``compress`` can do ``algorithm`` here.
+def require_algorithm(algorithm: str) -> None:
+    """Check that ``algorithm`` is available.
 
     Raises:
-        ValueError: for a name that is none of ``ALGORITHMS``.
+        ValueError: for a name that is not in ``ALGORITHMS``.
         ImportError: when it needs a package that is not installed.
     """
     if algorithm not in ALGORITHMS:

@@ -1,11 +1,12 @@
-"""Messages as bytes and back: msgpack, with what Django projects put into messages.
+"""The encoding of messages: msgpack, for the values that Django projects send.
 
-One rule for all layers, the in-memory one included, so that what is accepted in a
-test is accepted in production. It knows nothing of channels and groups.
+``tiderace.layers.serializers`` adds other formats, compression and encryption. All layers
+use this encoding, the in-memory one included, so that a message that is accepted in a test
+is accepted in production.
 
-What arrives is what msgpack can say: a tuple or set as a list, a UUID, Decimal, date
-or naive datetime as its string (an aware datetime as a datetime), a lazy translation
-as its text, an enum as its value.
+A value that msgpack does not have arrives as another one: a tuple or set as a list, a
+UUID, Decimal, date or naive datetime as its string (an aware datetime as a datetime), a
+lazy translation as its text, an enum as its value.
 """
 
 from __future__ import annotations
@@ -16,31 +17,31 @@ from typing import Any
 import msgspec
 from django.utils.functional import Promise
 
-__all__ = ["decode", "encode", "explained", "plain"]
+__all__ = ["decode", "encode", "encoding_error", "to_plain"]
 
 
 def encode(message: Any) -> bytes:
-    """Turn ``message`` into bytes.
+    """Encode ``message`` as msgpack.
 
     Raises:
-        TypeError: for a value that has no place in a message, naming where it is.
+        TypeError: for a value that cannot be encoded, with its place in the message.
     """
     try:
         return _encoder.encode(message)
     except (TypeError, OverflowError, ValueError, RecursionError) as error:
-        raise explained(message, error, _encoder.encode) from None
+        raise encoding_error(message, error, _encoder.encode) from None
 
 
 def decode(data: bytes) -> Any:
-    """The inverse of ``encode``, with the losses named in this module's docstring."""
+    """Decode msgpack; see above for the values that arrive as others."""
     return _decoder.decode(data)
 
 
-def plain(value: Any) -> Any:
-    """What to encode instead of a value that msgspec does not take by itself.
+def to_plain(value: Any) -> Any:
+    """Return what to encode in place of a value that msgspec does not support.
 
     Raises:
-        TypeError: when there is nothing.
+        TypeError: when there is no such value.
     """
     if isinstance(value, str):  # SafeString and other subclasses
         return str.__str__(value)
@@ -50,39 +51,41 @@ def plain(value: Any) -> Any:
         return dict(value)
     if isinstance(value, Promise):  # gettext_lazy
         return str(value)
-    raise TypeError(f"a {type(value).__qualname__} is no plain data")
+    raise TypeError(f"a {type(value).__qualname__} is not plain data")
 
 
-_encoder = msgspec.msgpack.Encoder(enc_hook=plain)
+_encoder = msgspec.msgpack.Encoder(enc_hook=to_plain)
 _decoder = msgspec.msgpack.Decoder()
 
 
-def explained(
+def encoding_error(
     message: Any, error: Exception, encode: Callable[[Any], bytes]
 ) -> TypeError:
-    """The error for a message that cannot be encoded: where in it, what, what to do.
+    """Return the error for a message that cannot be encoded, naming the value at fault.
 
     Args:
-        message: all of it.
+        message: the whole message.
         error: what ``encode`` raised for it.
-        encode: fails for the part that is at fault as well.
+        encode: raises for the value at fault, too.
     """
     if isinstance(error, RecursionError):
         return TypeError(
             "the message cannot be sent: it contains itself, or is nested too deeply"
         )
-    where, value = _culprit(message, "message", encode)
+    where, value = _find_fault(message, "message", encode)
     return TypeError(
         f"the message cannot be sent: {where} is a {type(value).__qualname__} "
         f"({error}); send plain data instead, such as an object's primary key"
     )
 
 
-def _culprit(value: Any, where: str, encode: Callable[[Any], bytes]) -> tuple[str, Any]:
-    """The innermost part of ``value`` that cannot be encoded, and the way to it."""
+def _find_fault(
+    value: Any, where: str, encode: Callable[[Any], bytes]
+) -> tuple[str, Any]:
+    """Return the path to the innermost value that cannot be encoded, and that value."""
     if isinstance(value, Mapping):
         for key in value:
-            if not _encodes({key: None}, encode):
+            if not _can_encode({key: None}, encode):
                 return f"a key of {where}", key
         parts = [(f"{where}[{key!r}]", item) for key, item in value.items()]
     elif isinstance(value, list | tuple):
@@ -90,12 +93,12 @@ def _culprit(value: Any, where: str, encode: Callable[[Any], bytes]) -> tuple[st
     else:
         return where, value
     for path, item in parts:
-        if not _encodes(item, encode):
-            return _culprit(item, path, encode)
+        if not _can_encode(item, encode):
+            return _find_fault(item, path, encode)
     return where, value
 
 
-def _encodes(value: Any, encode: Callable[[Any], bytes]) -> bool:
+def _can_encode(value: Any, encode: Callable[[Any], bytes]) -> bool:
     try:
         encode(value)
     except (TypeError, OverflowError, ValueError):

@@ -1,8 +1,8 @@
-"""How messages look between processes: their format, encryption and compression.
+"""The registry of serializers, which turn messages into bytes: format, compression, encryption.
 
-It knows bytes and the options that shape them; how they travel, and to whom, it does not
-know. Formats are asked for by name (``serializer_format`` of a layer) and more can be
-registered::
+The format msgpack is that of ``tiderace.layers.encoding``, where the values that a message
+may have are listed. A layer's option ``serializer_format`` selects a serializer by name,
+and more can be registered::
 
     from tiderace.layers.serializers import BaseMessageSerializer, registry
 
@@ -14,9 +14,6 @@ registered::
             return cbor2.loads(message)
 
     registry.register_serializer("cbor", CBORSerializer)
-
-What both formats of ours take, and what arrives instead of a tuple, a UUID or a date, is
-said in ``tiderace.layers.encoding``.
 """
 
 from __future__ import annotations
@@ -46,8 +43,8 @@ __all__ = [
     "registry",
 ]
 
-# A token that is older than the layer keeps messages was held back or repeated by
-# somebody; the margin is for clocks that differ.
+# Seconds added to the expiry of a token, as the clocks of two machines differ. An older
+# token was delayed or replayed.
 _CLOCK_MARGIN = 10
 
 
@@ -56,12 +53,13 @@ class SerializerDoesNotExist(KeyError):
 
 
 class BaseMessageSerializer(ABC):
-    """Turns messages into the bytes that travel, and back.
+    """Turns messages into bytes, and back.
 
-    Outgoing: ``as_bytes``, then compression, encryption, a random prefix; incoming the
-    same backwards. Compressed messages are understood whatever the options here, so
-    compression can be switched on or off process by process. A new encryption key is
-    introduced at the end of the list everywhere, then moved to its head.
+    ``serialize`` calls ``as_bytes``, compresses, encrypts and adds a random prefix;
+    ``deserialize`` does the reverse. Compressed messages are read whatever the options,
+    so that compression can be switched on or off process by process. To change the
+    encryption key, first append the new one to the list everywhere, then move it to the
+    front.
 
     Args:
         symmetric_encryption_keys: strings or bytes of any length. The first encrypts,
@@ -69,19 +67,20 @@ class BaseMessageSerializer(ABC):
         random_prefix_length: random bytes in front of each message, for brokers that
             store equal messages once; below 1 there are none.
         expiry: seconds after which an encrypted message is refused (10 are added, since
-            clocks differ); None accepts any age. Unencrypted ones carry no time.
-        compress_above: messages of more bytes than this are compressed; None, the
-            default, compresses none. What an attacker can put into a message beside a
-            secret tells him about the secret by the length, encrypted or not.
+            clocks differ); None accepts any age. Unencrypted messages have no time.
+        compress_above: size in bytes above which messages are compressed; None, the
+            default, compresses none. Beware: when a message contains both a secret and
+            text of an attacker, its compressed length gives the secret away, encrypted
+            or not.
         compression: ``"zlib"`` or ``"zstd"``.
 
     Raises:
-        ValueError: for keys that are no list, for encryption without the package
+        ValueError: for keys that are not a list, for encryption without the package
             ``cryptography``, and for an unknown compression.
         ImportError: for a compression whose package is not installed.
     """
 
-    # For subclasses with an __init__ of their own that forgets ours.
+    # Defaults for subclasses whose __init__ does not call this one.
     random_prefix_length: int = 0
     expiry: float | None = None
     crypter: MultiFernet | None = None
@@ -121,7 +120,7 @@ class BaseMessageSerializer(ABC):
         self.crypter = MultiFernet(fernets)
 
     def make_fernet(self, key: str | bytes) -> Fernet:
-        """The cipher for one key, which may be any string.
+        """Return the cipher for one key, which may be any string.
 
         Raises:
             ValueError: without the package ``cryptography``.
@@ -138,46 +137,46 @@ class BaseMessageSerializer(ABC):
 
     @abstractmethod
     def as_bytes(self, message: Any, *args: Any, **kwargs: Any) -> bytes:
-        """``message`` in this format.
+        """Return ``message`` in this format.
 
         Raises:
-            TypeError: for a message that the format cannot say.
+            TypeError: for a message that the format does not support.
         """
 
     @abstractmethod
     def from_bytes(self, message: bytes, *args: Any, **kwargs: Any) -> Any:
-        """The message that ``as_bytes`` was given, as far as the format can say it."""
+        """Undo ``as_bytes``, as far as the format preserves values."""
 
     def serialize(self, message: Any) -> bytes:
-        """The bytes that travel for ``message``.
+        """Return the bytes to send for ``message``.
 
         Raises:
-            TypeError: for a message that cannot be sent, naming the part at fault.
+            TypeError: for a message that cannot be sent, with the value at fault.
         """
         data = self.as_bytes(message)
         if self.compress_above is not None and len(data) > self.compress_above:
             data = compression.compress(data, self.compression)
         else:
-            data = compression.plain(data)
+            data = compression.wrap(data)
         if self.crypter is not None:
             data = self.crypter.encrypt(data)
         if self.random_prefix_length > 0:
-            # Not from `random`: forked processes share its state, and so prefixes.
+            # Not from `random`, which an application may seed the same in all processes.
             data = os.urandom(self.random_prefix_length) + data
         return data
 
     def deserialize(self, message: bytes) -> Any:
-        """The message that travelled as these bytes.
+        """Undo ``serialize``.
 
         Raises:
-            cryptography.fernet.InvalidToken: when no key fits, or it is too old.
-            Exception: whatever the format raises for bytes that are none of its own.
+            cryptography.fernet.InvalidToken: when no key fits, or the message is too old.
+            Exception: the format's own error for bytes in another format.
         """
         if self.random_prefix_length > 0:
             message = message[self.random_prefix_length :]
         if self.crypter is not None:
             message = self.crypter.decrypt(message, self._ttl())
-        return self.from_bytes(compression.expand(message))
+        return self.from_bytes(compression.decompress(message))
 
     def _ttl(self) -> int | None:
         # Fernet counts whole seconds.
@@ -190,37 +189,37 @@ def _require_compression(above: int, algorithm: str) -> None:
             f"compress_above is {above!r}; it is the size in bytes above which messages "
             "are compressed, such as 1024, or None for never"
         )
-    compression.require(algorithm)
+    compression.require_algorithm(algorithm)
 
 
 class MissingSerializer(BaseMessageSerializer):
-    """Stands in for a serializer that cannot be had; raises ``exception`` when used."""
+    """Takes the place of a serializer that is not available; raises ``exception``."""
 
     exception: ClassVar[Exception | None] = None
 
-    # Not in __init__: an abstract class would complain of its methods first.
+    # Not in __init__: before it, a TypeError about the abstract methods would be raised.
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Raise ``exception``."""
         raise cls.exception or SerializerDoesNotExist(cls.__name__)
 
 
 class JSONSerializer(BaseMessageSerializer):
-    """Messages as JSON in UTF-8: readable in Redis, for readers in any language.
+    """Serializes messages as JSON in UTF-8, which is readable in Redis and other languages.
 
-    Bytes cannot be sent; keys arrive as strings, an aware datetime too.
+    Bytes cannot be sent; keys and aware datetimes arrive as strings.
     """
 
     def as_bytes(self, message: Any, *args: Any, **kwargs: Any) -> bytes:
-        """``message`` as JSON; arguments are those of ``json.dumps``."""
+        """Return ``message`` as JSON; other arguments are those of ``json.dumps``."""
         if args or kwargs:
             return json.dumps(message, *args, **kwargs).encode()
         try:
             return _json(message)
         except (TypeError, ValueError, RecursionError) as error:
-            raise encoding.explained(message, error, _json) from None
+            raise encoding.encoding_error(message, error, _json) from None
 
     def from_bytes(self, message: bytes, *args: Any, **kwargs: Any) -> Any:
-        """The message; arguments are those of ``json.loads``."""
+        """Parse JSON; other arguments are those of ``json.loads``."""
         return json.loads(message, *args, **kwargs)
 
 
@@ -228,50 +227,50 @@ def _json(message: Any) -> bytes:
     return _encoder.encode(message).encode()
 
 
-def _json_value(value: Any) -> Any:
-    """What to write instead of a value that JSON does not know."""
+def _to_json_value(value: Any) -> Any:
+    """Return what to write in place of a value that JSON does not have."""
     if isinstance(value, _BINARY):
         raise TypeError("JSON has no bytes; the format msgpack has")
-    # Left as they are, nested bytes come back here.
-    return msgspec.to_builtins(value, builtin_types=_BINARY, enc_hook=encoding.plain)
+    # Nested bytes are left as they are, and passed to this function again.
+    return msgspec.to_builtins(value, builtin_types=_BINARY, enc_hook=encoding.to_plain)
 
 
 _BINARY = (bytes, bytearray, memoryview)
-# A message that contains itself then fails as it does in msgpack.
-_encoder = json.JSONEncoder(default=_json_value, check_circular=False)
+# check_circular=False: a message that contains itself fails as it does in msgpack.
+_encoder = json.JSONEncoder(default=_to_json_value, check_circular=False)
 
 
 class MsgPackSerializer(BaseMessageSerializer):
-    """Messages as msgpack: the default, small and fast."""
+    """Serializes messages as msgpack: the default, small and fast."""
 
     def as_bytes(self, message: Any, *args: Any, **kwargs: Any) -> bytes:
-        """``message`` as msgpack; takes no further arguments."""
+        """Return ``message`` as msgpack; takes no other arguments."""
         return encoding.encode(message, *args, **kwargs)
 
     def from_bytes(self, message: bytes, *args: Any, **kwargs: Any) -> Any:
-        """The message; takes no further arguments."""
+        """Parse msgpack; takes no other arguments."""
         return encoding.decode(message, *args, **kwargs)
 
 
 class SerializersRegistry:
-    """Serializers by the name of their format."""
+    """Serializer classes by the name of their format."""
 
     def __init__(self) -> None:
         self._registry: dict[str, type[Any]] = {}
 
     def register_serializer(self, format: str, serializer_class: type[Any]) -> None:  # noqa: A002
-        """Let ``format`` name ``serializer_class``; a later one replaces an earlier.
+        """Register a class under the name ``format``; it replaces an earlier one.
 
         Raises:
-            AssertionError: for something that is no subclass of
-                ``BaseMessageSerializer`` and has not both ``serialize`` and
+            AssertionError: for something that is neither a subclass of
+                ``BaseMessageSerializer`` nor a class with ``serialize`` and
                 ``deserialize``.
         """
-        able = isinstance(serializer_class, type) and (
+        is_serializer = isinstance(serializer_class, type) and (
             issubclass(serializer_class, BaseMessageSerializer)
             or all(hasattr(serializer_class, name) for name in _METHODS)
         )
-        if not able:
+        if not is_serializer:
             raise AssertionError(
                 f"{serializer_class!r} cannot be the serializer of format {format!r}; "
                 "register a class that has the methods serialize and deserialize, such "
@@ -280,10 +279,10 @@ class SerializersRegistry:
         self._registry[format] = serializer_class
 
     def get_serializer(self, format: str, *args: Any, **kwargs: Any) -> Any:  # noqa: A002
-        """A serializer for ``format``, made with the other arguments.
+        """Return a new serializer for ``format``, made with the other arguments.
 
         Raises:
-            SerializerDoesNotExist: when nothing is registered under that name.
+            SerializerDoesNotExist: when no class is registered under that name.
         """
         try:
             serializer_class = self._registry[format]

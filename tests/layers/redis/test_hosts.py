@@ -11,7 +11,7 @@ import redis.asyncio as redis_asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from tiderace.compat import redis_utils
+from tiderace.compat.channels_redis import utils
 from tiderace.layers.redis.hosts import (
     consistent_hash,
     create_client,
@@ -129,7 +129,7 @@ def test_the_responsible_server_is_the_one_of_channels_redis(
     value, ring_size, expected
 ):
     assert consistent_hash(value, ring_size) == expected
-    assert redis_utils._consistent_hash(value, ring_size) == expected
+    assert utils._consistent_hash(value, ring_size) == expected
 
 
 @pytest.mark.parametrize("ring_size", [2, 3, 7])
@@ -446,7 +446,7 @@ def test_closing_a_loop_first_flushes_its_layer():
     class Proxy:
         _layers = {loop: Layer(), other: Layer()}
 
-    redis_utils._wrap_close(Proxy, loop)
+    utils._wrap_close(Proxy, loop)
     loop.close()
 
     assert loop.is_closed()
@@ -462,7 +462,7 @@ def test_closing_a_loop_without_a_layer_just_closes_it():
     class Proxy:
         _layers: dict = {}
 
-    redis_utils._wrap_close(Proxy, loop)
+    utils._wrap_close(Proxy, loop)
     loop.close()
 
     assert loop.is_closed()

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from support.brokers import HOST, Cluster, SentinelSetup, Server, TlsFront
-from tiderace.compat.redis_utils import _close_redis
+from tiderace.compat.channels_redis.utils import _close_redis
 from tiderace.layers.redis.hosts import (
     create_client,
     decode_hosts,
