@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from support.asgi_client import until
 from support.process_stats import process_stats
+from support.waiting import until
 from tiderace import cluster
 from tiderace.cluster import Cluster
 from tiderace.exceptions import LayerUnavailable

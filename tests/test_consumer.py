@@ -14,7 +14,8 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth.models import AnonymousUser
 from django.test import override_settings
 
-from support.asgi_client import PATIENCE, Client, settle, until, within
+from support.asgi_client import Client
+from support.waiting import PATIENCE, settle, until, within
 from tiderace import db, metrics
 from tiderace.auth import UserLazyObject
 from tiderace.connection import Connection

@@ -16,6 +16,7 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 
 from support.paths import TESTS
+from support.waiting import until
 from tiderace.consumer import AsyncConsumer
 from tiderace.exceptions import ChannelFull, StopConsumer
 from tiderace.layers import InMemoryChannelLayer
@@ -42,13 +43,6 @@ class Harness:
 
     async def send(self, channel: str, **message) -> None:
         await self.layer.send(channel, message)
-
-
-async def until(truth) -> None:
-    """Let the loop turn until ``truth()``; fail after 5 seconds."""
-    async with asyncio.timeout(5):
-        while not truth():  # noqa: ASYNC110 (there is no event for any truth)
-            await asyncio.sleep(0)
 
 
 def recorder(log):

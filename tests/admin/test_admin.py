@@ -18,7 +18,7 @@ from django.test import Client, override_settings
 from django.urls import path
 from django.utils.functional import SimpleLazyObject
 
-from support.asgi_process import wait_until
+from support.waiting import wait_until
 from support.wire_client import WireClient
 from tiderace.exceptions import LayerUnavailable
 from tiderace.generic.websocket import AsyncJsonWebsocketConsumer

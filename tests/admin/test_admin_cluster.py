@@ -11,9 +11,9 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from support.asgi_process import wait_until
 from support.brokers import Server
 from support.demo_process import DemoProcess
+from support.waiting import wait_until
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.runtime import sync_bridge
 

@@ -21,8 +21,8 @@ from playwright.sync_api import (
     expect,
 )
 
-from support.asgi_process import wait_until
 from support.demo_process import PASSWORDS, DemoProcess
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 

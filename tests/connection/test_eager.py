@@ -7,6 +7,7 @@ import contextvars
 
 import pytest
 
+from support.waiting import settle, until
 from tiderace.consumer import AsyncConsumer
 from tiderace.exceptions import StopConsumer
 from tiderace.layers import InMemoryChannelLayer, channel_layers
@@ -36,19 +37,10 @@ class Socket:
 
     async def open(self):
         self.events.put_nowait({"type": "websocket.connect"})
-        await self.until(lambda: self.sent)
+        await until(lambda: self.sent)
         # Once more round the loop: the consumer is waiting for something to do.
-        await self.settle()
+        await settle()
         return self
-
-    async def until(self, truth):
-        async with asyncio.timeout(5):
-            while not truth():  # noqa: ASYNC110 (there is nothing that could tell)
-                await asyncio.sleep(0)
-
-    async def settle(self):
-        for _ in range(5):
-            await asyncio.sleep(0)
 
     async def close(self):
         self.events.put_nowait({"type": "websocket.disconnect", "code": 1000})
@@ -93,11 +85,11 @@ async def test_a_handler_that_waits_is_carried_on_and_the_next_waits_for_it(laye
     socket = await Socket(Slow).open()
     await layer.group_send("room", {"type": "said", "text": "slow"})
     await layer.group_send("room", {"type": "said", "text": "quick"})
-    await socket.settle()
+    await settle()
     assert texts(socket) == []
 
     gate.set()
-    await socket.until(lambda: len(texts(socket)) == 2)
+    await until(lambda: len(texts(socket)) == 2)
 
     assert texts(socket) == ["slow", "quick"]
     await socket.close()
@@ -140,10 +132,10 @@ async def test_a_timeout_inside_a_handler_ends_the_wait_and_not_the_connection(l
 
     socket = await Socket(Impatient).open()
     await layer.group_send("room", {"type": "said", "text": "0.01"})
-    await socket.until(lambda: len(texts(socket)) == 1)
+    await until(lambda: len(texts(socket)) == 1)
     # At once: the time is up before the connection's task has carried it on.
     await layer.group_send("room", {"type": "said", "text": "0"})
-    await socket.until(lambda: len(texts(socket)) == 2)
+    await until(lambda: len(texts(socket)) == 2)
 
     assert texts(socket) == ["gave up"] * 2
     await socket.close()
@@ -167,7 +159,7 @@ async def test_a_chain_of_sends_is_no_chain_of_calls(layer):
 
     sockets = [await Socket(Echo).open() for _ in range(2)]
     await layer.group_send("room", {"type": "said", "text": "x", "hops": 5})
-    await sockets[0].until(lambda: all(len(texts(s)) == 63 for s in sockets))
+    await until(lambda: all(len(texts(s)) == 63 for s in sockets))
 
     # One that its own task runs, and one that is handled where that one sends.
     assert deepest <= 2
@@ -225,9 +217,9 @@ async def test_on_error_is_asked_once_about_a_handler_that_was_begun_elsewhere(
 
     socket = await Socket(Fragile).open()
     await layer.group_send("room", {"type": "said", "text": "broken"})
-    await socket.until(lambda: asked)
+    await until(lambda: asked)
     await layer.group_send("room", {"type": "said", "text": "whole"})
-    await socket.until(lambda: texts(socket) == ["whole"])
+    await until(lambda: texts(socket) == ["whole"])
 
     assert asked == ["broken"]
     await socket.close()
@@ -294,7 +286,7 @@ async def test_a_cancelled_connection_cancels_the_handler_that_was_begun_elsewhe
         socket = await Socket(Waiting).open()
         await layer.group_send("room", {"type": "said", "text": ""})
         if settled:
-            await socket.settle()
+            await settle()
         socket.task.cancel()
 
         with pytest.raises(asyncio.CancelledError):
@@ -317,11 +309,11 @@ async def test_the_client_is_heard_when_a_begun_handler_is_done(layer):
     socket = await Socket(Both).open()
     await layer.group_send("room", {"type": "said", "text": "layer"})
     socket.events.put_nowait({"type": "websocket.receive", "text": "client"})
-    await socket.settle()
+    await settle()
     assert texts(socket) == []
 
     gate.set()
-    await socket.until(lambda: len(texts(socket)) == 2)
+    await until(lambda: len(texts(socket)) == 2)
     assert texts(socket) == ["layer", "client"]
     await socket.close()
 
@@ -336,5 +328,5 @@ async def test_a_yield_in_a_handler_is_no_wait_for_anything(layer):
     await layer.group_send("room", {"type": "said", "text": "later"})
     assert texts(socket) == []
 
-    await socket.until(lambda: texts(socket) == ["later"])
+    await until(lambda: texts(socket) == ["later"])
     await socket.close()

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.waiting import PATIENCE
 from tiderace.delivery.hub import Hub
 
 FAR = float("inf")
-PATIENCE = 10.0
 
 
 class Receiver:

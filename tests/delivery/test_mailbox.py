@@ -10,48 +10,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.clock import FakeClock
+from support.waiting import PATIENCE, settle, within
 from tiderace import metrics
 from tiderace.delivery.mailbox import ExpiryQueue, Mailbox, Source
 
 FAR = float("inf")
 END = -1
-PATIENCE = 10.0
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
 
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return FakeClock()
 
 
 @pytest.fixture
 def mailbox(clock):
     """A mailbox of three on the fake clock."""
     return Mailbox("box", 3, clock=clock)
-
-
-async def settle():
-    """Let every task run until it waits."""
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
-async def finish(*tasks):
-    """The results of ``tasks``, which must not take long."""
-    async with asyncio.timeout(PATIENCE):
-        return await asyncio.gather(*tasks)
 
 
 # Messages
@@ -71,7 +47,7 @@ async def test_a_reader_waits_for_the_message_that_is_pushed_later(mailbox):
 
     mailbox.push("late", FAR)
 
-    assert await finish(reader) == ["late"]
+    assert await within(asyncio.gather(reader)) == ["late"]
 
 
 def test_a_mailbox_takes_as_many_messages_as_its_capacity_and_no_more(mailbox):
@@ -187,7 +163,7 @@ async def test_each_message_goes_to_one_of_several_readers(mailbox):
     for number in range(3):
         mailbox.push(number, FAR)
 
-    assert sorted(await finish(*readers)) == [0, 1, 2]
+    assert sorted(await within(asyncio.gather(*readers))) == [0, 1, 2]
 
 
 async def test_readers_are_served_in_the_order_in_which_they_came(mailbox):
@@ -202,7 +178,7 @@ async def test_readers_are_served_in_the_order_in_which_they_came(mailbox):
         await settle()
     for number in range(3):
         mailbox.push(number, FAR)
-    await finish(*readers)
+    await within(asyncio.gather(*readers))
 
     assert served == [("a", 0), ("b", 1), ("c", 2)]
 
@@ -218,7 +194,7 @@ async def test_a_message_taken_by_a_newcomer_leaves_the_woken_reader_waiting(mai
     assert not reader.done()
 
     mailbox.push("second", FAR)
-    assert await finish(reader) == ["second"]
+    assert await within(asyncio.gather(reader)) == ["second"]
 
 
 # Giving up
@@ -244,7 +220,7 @@ async def test_a_reader_cancelled_when_it_was_woken_passes_the_message_on(mailbo
     mailbox.push("due", FAR)
     first.cancel()
 
-    assert await finish(second) == ["due"]
+    assert await within(asyncio.gather(second)) == ["due"]
     assert first.cancelled()
 
 
@@ -257,7 +233,7 @@ async def test_a_wake_up_skips_a_reader_that_is_already_cancelled(mailbox):
     first.cancel()
     mailbox.push("due", FAR)
 
-    assert await finish(second) == ["due"]
+    assert await within(asyncio.gather(second)) == ["due"]
 
 
 # Events
@@ -269,7 +245,7 @@ async def test_an_offered_event_is_taken_before_the_offer_returns(mailbox):
     assert not offer.done()
 
     assert await mailbox.next() == (Source.EVENT, "connect")
-    await finish(offer)
+    await within(asyncio.gather(offer))
 
 
 async def test_next_waits_for_an_event(mailbox):
@@ -278,7 +254,7 @@ async def test_next_waits_for_an_event(mailbox):
 
     await mailbox.offer("connect")
 
-    assert await finish(reader) == [(Source.EVENT, "connect")]
+    assert await within(asyncio.gather(reader)) == [(Source.EVENT, "connect")]
 
 
 async def test_next_waits_for_a_message(mailbox):
@@ -287,7 +263,7 @@ async def test_next_waits_for_a_message(mailbox):
 
     mailbox.push("news", FAR)
 
-    assert await finish(reader) == [(Source.MESSAGE, "news")]
+    assert await within(asyncio.gather(reader)) == [(Source.MESSAGE, "news")]
 
 
 async def test_events_come_before_messages_that_wait_with_them(mailbox):
@@ -296,7 +272,7 @@ async def test_events_come_before_messages_that_wait_with_them(mailbox):
     await settle()
 
     assert await mailbox.next() == (Source.EVENT, "connect")
-    await finish(offer)
+    await within(asyncio.gather(offer))
 
 
 async def test_events_and_messages_take_turns(clock):
@@ -307,7 +283,7 @@ async def test_events_and_messages_take_turns(clock):
         mailbox.push(f"message {number}", FAR)
 
     read = [(await mailbox.next())[1] for _ in range(6)]
-    await finish(*offers)
+    await within(asyncio.gather(*offers))
 
     assert read == [
         "event 0",
@@ -329,7 +305,7 @@ async def test_expired_messages_do_not_hold_up_an_event(mailbox, clock):
     clock.advance(10)
 
     assert await mailbox.next() == (Source.EVENT, "second")
-    await finish(first, second)
+    await within(asyncio.gather(first, second))
 
 
 async def test_an_event_does_not_go_to_a_reader_of_messages(mailbox):
@@ -340,10 +316,10 @@ async def test_an_event_does_not_go_to_a_reader_of_messages(mailbox):
 
     await mailbox.offer("connect")
 
-    assert await finish(everything) == [(Source.EVENT, "connect")]
+    assert await within(asyncio.gather(everything)) == [(Source.EVENT, "connect")]
     assert not messages.done()
     mailbox.push("news", FAR)
-    assert await finish(messages) == ["news"]
+    assert await within(asyncio.gather(messages)) == ["news"]
 
 
 async def test_a_reader_that_takes_an_event_leaves_its_message_to_the_next(mailbox):
@@ -356,7 +332,7 @@ async def test_a_reader_that_takes_an_event_leaves_its_message_to_the_next(mailb
     asyncio.get_running_loop().call_soon(mailbox.push, "news", FAR)
     offer = asyncio.create_task(mailbox.offer("connect"))
 
-    assert await finish(everything, messages, offer) == [
+    assert await within(asyncio.gather(everything, messages, offer)) == [
         (Source.EVENT, "connect"),
         "news",
         None,
@@ -368,7 +344,7 @@ async def test_a_message_may_be_offered_one_by_one_like_an_event(mailbox):
     await settle()
 
     assert await mailbox.next() == (Source.MESSAGE, "news")
-    await finish(offer)
+    await within(asyncio.gather(offer))
 
 
 async def test_an_event_whose_offer_was_cancelled_is_still_read(mailbox):
@@ -392,7 +368,7 @@ async def test_a_held_mailbox_gives_out_events_only(mailbox):
 
     await mailbox.offer("disconnect")
 
-    assert await finish(reader) == [(Source.EVENT, "disconnect")]
+    assert await within(asyncio.gather(reader)) == [(Source.EVENT, "disconnect")]
 
 
 async def test_a_message_pushed_while_held_waits_for_the_release(mailbox):
@@ -405,7 +381,7 @@ async def test_a_message_pushed_while_held_waits_for_the_release(mailbox):
 
     mailbox.release()
 
-    assert await finish(reader) == [(Source.MESSAGE, "news")]
+    assert await within(asyncio.gather(reader)) == [(Source.MESSAGE, "news")]
 
 
 async def test_a_message_offered_while_held_waits_for_the_release(mailbox):
@@ -417,7 +393,10 @@ async def test_a_message_offered_while_held_waits_for_the_release(mailbox):
 
     mailbox.release()
 
-    assert await finish(reader, offer) == [(Source.MESSAGE, "news"), None]
+    assert await within(asyncio.gather(reader, offer)) == [
+        (Source.MESSAGE, "news"),
+        None,
+    ]
 
 
 async def test_an_event_overtakes_a_held_message_offered_before_it(mailbox):
@@ -431,7 +410,7 @@ async def test_an_event_overtakes_a_held_message_offered_before_it(mailbox):
 
     mailbox.release()
     assert await mailbox.next() == (Source.MESSAGE, "news")
-    await finish(message, event)
+    await within(asyncio.gather(message, event))
 
 
 async def test_while_held_a_message_goes_to_a_reader_of_messages(mailbox):
@@ -443,7 +422,7 @@ async def test_while_held_a_message_goes_to_a_reader_of_messages(mailbox):
 
     mailbox.push("news", FAR)
 
-    assert await finish(messages) == ["news"]
+    assert await within(asyncio.gather(messages)) == ["news"]
     everything.cancel()
 
 
@@ -529,7 +508,7 @@ def test_a_push_from_another_thread_wakes_the_reader_in_its_loop():
         await settle()
         pusher = threading.Thread(target=mailbox.push, args=("news", FAR))
         pusher.start()
-        result = await finish(reader)
+        result = await within(asyncio.gather(reader))
         pusher.join(PATIENCE)
         return result
 
@@ -548,7 +527,7 @@ async def test_a_reader_cancelled_when_a_thread_woke_it_passes_the_message_on(ma
     # The wake-up is on its way into this loop.
     first.cancel()
 
-    assert await finish(second) == ["due"]
+    assert await within(asyncio.gather(second)) == ["due"]
 
 
 async def test_a_message_pushed_just_before_a_reader_waits_is_seen(mailbox):
@@ -561,7 +540,7 @@ async def test_a_message_pushed_just_before_a_reader_waits_is_seen(mailbox):
 
     mailbox._waiters = Racing()
 
-    assert await finish(mailbox.get()) == ["just now"]
+    assert await within(asyncio.gather(mailbox.get())) == ["just now"]
     assert mailbox._waiters == []
 
 
@@ -576,7 +555,7 @@ def test_a_reader_whose_loop_is_closed_does_not_swallow_the_wake_up():
         reader = asyncio.create_task(mailbox.get())
         await settle()
         mailbox.push("news", FAR)
-        return await finish(reader)
+        return await within(asyncio.gather(reader))
 
     assert asyncio.run(read()) == ["news"]
     assert not task.done()
@@ -704,7 +683,7 @@ STEPS = st.lists(
 def test_whatever_happens_nothing_is_lost_or_doubled_and_the_order_is_kept(
     steps, capacity
 ):
-    clock = Clock(0.0)
+    clock = FakeClock(0.0)
     mailbox: Mailbox[int] = Mailbox("box", capacity, clock=clock)
     model = Model(capacity)
     got: list[int] = []

@@ -21,6 +21,7 @@ from django.core.exceptions import ValidationError
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from support.asgi_process import free_port
+from support.clock import FakeClock
 from support.demo_process import DemoProcess
 from tiderace import __main__ as command_line
 from tiderace import demo as demo_package
@@ -43,16 +44,6 @@ with recursive copy(n) as (select 1 union all select n + 1 from copy where n < 2
 select room_id, author, name, guest, client_id || n, text, sent_at
 from chat_message join copy where id = ?
 """
-
-
-class Clock:
-    """Time that a test moves by hand."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture(scope="module")
@@ -167,13 +158,13 @@ def test_a_refused_message_is_named_in_the_answer():
 
 
 def test_an_allowance_lets_a_burst_pass_and_then_says_how_long_to_wait():
-    allowance = Allowance(burst=2, per_second=4, clock=Clock())
+    allowance = Allowance(burst=2, per_second=4, clock=FakeClock())
 
     assert [allowance.take() for _ in range(4)] == [0.0, 0.0, 0.25, 0.25]
 
 
 def test_an_allowance_grows_back_with_time_but_not_beyond_the_burst():
-    clock = Clock()
+    clock = FakeClock()
     allowance = Allowance(burst=2, per_second=4, clock=clock)
     allowance.take()
     allowance.take()

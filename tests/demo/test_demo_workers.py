@@ -11,9 +11,9 @@ import sys
 import pytest
 import redis
 
-from support.asgi_process import wait_until
 from support.brokers import Server
 from support.demo_process import DemoProcess
+from support.waiting import wait_until
 from tiderace import __main__ as command_line
 from tiderace.demo import valkey
 

@@ -15,9 +15,10 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from support.asgi_process import free_port, wait_until
+from support.asgi_process import free_port
 from support.drain_server import Site, end_of, status_of
 from support.paths import ROOT
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
 

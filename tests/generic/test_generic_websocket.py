@@ -12,7 +12,8 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth.models import Group
 from django.test import TestCase, override_settings
 
-from support.asgi_client import Client, settle, until, within
+from support.asgi_client import Client
+from support.waiting import settle, until, within
 from tiderace import metrics
 from tiderace.db import database_sync_to_async
 from tiderace.exceptions import (

@@ -8,6 +8,8 @@ import threading
 
 import pytest
 
+from support.clock import FakeClock
+from support.waiting import PATIENCE, settle
 from tiderace import metrics
 from tiderace.exceptions import ChannelFull
 from tiderace.layers import InMemoryChannelLayer
@@ -17,25 +19,10 @@ from tiderace.testing.layer_contract import (
     StreamsContract,
 )
 
-PATIENCE = 10.0
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return FakeClock()
 
 
 @pytest.fixture
@@ -144,11 +131,6 @@ async def test_the_contract_notices_a_layer_that_breaks_it(clock, broken, test):
 async def test_a_contract_without_a_way_for_time_to_pass_says_so():
     with pytest.raises(NotImplementedError, match=r"define advance\(seconds\)"):
         await LayerContract().advance(1)
-
-
-async def settle():
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 # What applications look at

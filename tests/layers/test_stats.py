@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -14,7 +13,9 @@ import uuid
 import pytest
 
 from support.brokers import Cluster, Server
+from support.clock import FakeClock
 from support.process_stats import process_stats
+from support.waiting import until
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.generic.websocket import AsyncJsonWebsocketConsumer
@@ -24,29 +25,12 @@ from tiderace.layers.stats import LayerStats, Pace
 from tiderace.testing import WebsocketCommunicator
 
 
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
 async def join(layer, group: str, members: int = 1) -> list[str]:
     """That many channels, members of ``group`` from now on."""
     names = [await layer.new_channel() for _ in range(members)]
     for name in names:
         await layer.group_add(group, name)
     return names
-
-
-async def until(truth, *, seconds: float = 15):
-    """The first true value that awaiting ``truth()`` gives."""
-    async with asyncio.timeout(seconds):
-        while not (value := await truth()):  # noqa: ASYNC110 (a server's state)
-            await asyncio.sleep(0.02)
-        return value
 
 
 # This process
@@ -139,7 +123,7 @@ async def test_drops_are_told_by_reason():
 
 
 async def test_messages_a_second_are_those_of_the_last_seconds():
-    clock = Clock()
+    clock = FakeClock()
     layer = InMemoryChannelLayer(clock=clock)
     await join(layer, "tea", 2)
     for _ in range(10):
@@ -151,7 +135,7 @@ async def test_messages_a_second_are_those_of_the_last_seconds():
 
 
 async def test_the_first_answer_is_for_the_time_since_the_layer_was_made():
-    clock = Clock()
+    clock = FakeClock()
     pace = Pace(clock)
     metrics.MESSAGES_SENT.add(40)
     clock.now += 20
@@ -160,14 +144,14 @@ async def test_the_first_answer_is_for_the_time_since_the_layer_was_made():
 
 
 async def test_one_message_right_at_the_beginning_is_not_thousands_a_second():
-    pace = Pace(Clock())
+    pace = Pace(FakeClock())
     metrics.MESSAGES_SENT.add()
 
     assert pace.per_second()[0] <= 2.0
 
 
 async def test_the_pace_falls_to_nothing_when_nothing_is_sent():
-    clock = Clock()
+    clock = FakeClock()
     pace = Pace(clock)
     metrics.MESSAGES_SENT.add(100)
     for _ in range(12):

@@ -8,6 +8,8 @@ import threading
 
 import pytest
 
+from support.clock import FakeClock
+from support.waiting import until
 from tiderace import metrics
 from tiderace.delivery.stream_hub import StreamHub
 from tiderace.history import Position, Publication
@@ -18,19 +20,9 @@ from tiderace.testing.layer_contract import RecordingListener
 KEEP = Retention(10, 60)
 
 
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return FakeClock()
 
 
 @pytest.fixture
@@ -50,12 +42,6 @@ def publication(offset):
 async def publish(layer, *numbers, group="tide", keep=KEEP, **options):
     for number in numbers:
         await layer.stream_publish(group, {"data": str(number)}, keep=keep, **options)
-
-
-async def until(truth):
-    async with asyncio.timeout(10):
-        while not truth():  # noqa: ASYNC110 (nobody tells when it does)
-            await asyncio.sleep(0)
 
 
 # Crowds

@@ -32,7 +32,8 @@ from django.urls import path, re_path
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from support.asgi_process import free_port, wait_until
+from support.asgi_process import free_port
+from support.waiting import wait_until
 from tiderace.auth import AuthMiddlewareStack
 from tiderace.generic.websocket import AsyncWebsocketConsumer
 from tiderace.management.commands.runserver import Command

@@ -28,6 +28,7 @@ from support.presence_contract import (
     configure,
     events,
 )
+from support.waiting import until
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.layers.redis.presence import RedisPresenceStore
@@ -445,13 +446,6 @@ async def start(make_layer):
     yield start
     for process in started:
         await process.tracker.close()
-
-
-async def until(truth):
-    """Wait until something is so, on a real server."""
-    async with asyncio.timeout(20):
-        while not truth():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 async def test_a_user_is_announced_once_across_processes(start):

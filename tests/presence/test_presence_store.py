@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from support.clock import FakeClock
 from support.presence_contract import (
     CONFIG,
     LEFT,
@@ -27,19 +28,9 @@ from tiderace.presence.store import (
 )
 
 
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return FakeClock()
 
 
 class TestMemory(PresenceContract):

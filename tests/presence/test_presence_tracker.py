@@ -9,27 +9,14 @@ import random
 
 import pytest
 
+from support.clock import FakeClock
+from support.waiting import PATIENCE, until
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.presence import entries
 from tiderace.presence.memory import MemoryPresenceStore
 from tiderace.presence.store import Member, PresenceConfig, PresenceStats
 from tiderace.presence.tracker import Presence, PresenceTracker
-
-PATIENCE = 20.0
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-    def advance(self, seconds):
-        self.now += seconds
 
 
 class Store(MemoryPresenceStore):
@@ -144,7 +131,7 @@ class Process:
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return FakeClock()
 
 
 @pytest.fixture
@@ -170,13 +157,6 @@ async def make(store, clock):
 @pytest.fixture
 def process(make):
     return make()
-
-
-async def until(truth):
-    """Wait until something is so."""
-    async with asyncio.timeout(PATIENCE):
-        while not truth():  # noqa: ASYNC110
-            await asyncio.sleep(0)
 
 
 # Users and connections

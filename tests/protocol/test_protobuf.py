@@ -19,10 +19,10 @@ from centrifuge.protocol import client_pb2 as theirs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.asgi_client import within
 from support.asgi_process import AsgiProcess
 from support.paths import SPEC
 from support.stream_client import ORIGIN, begin, request
+from support.waiting import within
 from tiderace.presence.tracker import Member
 from tiderace.protocol import client_messages
 from tiderace.protocol.codec import JSON, MalformedFrame

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.clock import FakeClock
 from support.paths import SPEC
 from tiderace.history import Position, Publication, merge
 from tiderace.protocol import codes
@@ -230,18 +231,8 @@ def test_whatever_comes_a_client_hears_each_offset_once_and_in_order(seen, top, 
 # A session
 
 
-class Clock:
-    """Seconds that a test moves by hand."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
 def session(clock=None, **limits):
-    return Session(JSON, Limits(**limits), clock=clock or Clock())
+    return Session(JSON, Limits(**limits), clock=clock or FakeClock(0.0))
 
 
 def connected(**limits):
@@ -304,7 +295,7 @@ def test_of_several_requests_in_a_command_the_first_counts():
 
 
 def test_commands_beyond_the_rate_are_refused_until_time_has_passed():
-    clock = Clock()
+    clock = FakeClock(0.0)
     made = session(clock, commands=Rate(2, 1.0))
     made.state = State.CONNECTED
     command = Command(id=1, ping=Empty())
@@ -377,7 +368,7 @@ def test_what_is_no_rate_is_refused(text):
 
 @given(st.lists(st.floats(0, 2), max_size=40))
 def test_a_bucket_never_gives_more_than_its_rate(pauses):
-    clock = Clock()
+    clock = FakeClock(0.0)
     bucket = TokenBucket(Rate(5, 1.0), clock=clock)
     taken = 0
     for pause in pauses:
@@ -388,7 +379,7 @@ def test_a_bucket_never_gives_more_than_its_rate(pauses):
 
 
 def test_buckets_are_apart_by_name_and_forgotten_when_they_are_full():
-    clock = Clock()
+    clock = FakeClock(0.0)
     buckets = Buckets(clock=clock)
     rate = Rate(1, 10.0)
     assert buckets.take_token("a", rate) == 0
@@ -401,7 +392,7 @@ def test_buckets_are_apart_by_name_and_forgotten_when_they_are_full():
 
 
 def test_a_bucket_says_how_long_to_wait_and_means_it():
-    clock = Clock()
+    clock = FakeClock(0.0)
     bucket = TokenBucket(Rate(1, 2.0), clock=clock)
     assert bucket.take() == 0
     wait = bucket.take()

@@ -26,7 +26,8 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
 
-from support.asgi_client import Client, settle, until
+from support.asgi_client import Client
+from support.waiting import settle, until
 from tiderace import cluster
 from tiderace.auth import AuthMiddlewareStack, logout
 from tiderace.cluster import Cluster

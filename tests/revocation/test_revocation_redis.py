@@ -11,6 +11,7 @@ import pytest
 from django.contrib.auth.models import User
 
 from support.paths import TESTS
+from support.waiting import until
 from tiderace.cluster import Cluster
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.revocation.account_state import AccountState, Found, Reason
@@ -51,12 +52,6 @@ async def layer(redis_url, prefix):
     made = RedisChannelLayer(hosts=[redis_url], prefix=prefix)
     yield made
     await made.close()
-
-
-async def until(truth, seconds=20):
-    async with asyncio.timeout(seconds):
-        while not truth():  # noqa: ASYNC110 (the state of another process)
-            await asyncio.sleep(0.01)
 
 
 async def test_a_change_in_another_process_is_heard(layer, redis_url, prefix):
@@ -117,7 +112,7 @@ async def test_what_is_announced_while_the_server_is_away_is_noticed_when_it_is_
     await asyncio.to_thread(own_server.kill)
     there["7"].is_active = False
     await asyncio.to_thread(own_server.start)
-    await until(lambda: told, 40)
+    await until(lambda: told, timeout=40)
 
     assert told == [Reason.DEACTIVATED]
     await watch.close()

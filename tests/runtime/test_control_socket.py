@@ -14,8 +14,8 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 from websockets.asyncio.client import connect
 
-from support.asgi_client import until
 from support.drain_server import end_of
+from support.waiting import until
 from tiderace.runtime.connections import ConnectionRegistry
 from tiderace.runtime.control_socket import (
     ControlSocket,

@@ -12,8 +12,8 @@ import pytest
 from asgiref.testing import ApplicationCommunicator
 from django.test import override_settings
 
-from support.asgi_client import settle, until
 from support.drain_harness import DrainHarness
+from support.waiting import settle, until
 from tiderace import conf
 from tiderace.consumer import AsyncConsumer
 from tiderace.generic.websocket import AsyncWebsocketConsumer

@@ -9,10 +9,9 @@ import threading
 import pytest
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 
+from support.waiting import PATIENCE
 from tiderace.runtime import threads
 from tiderace.runtime.threads import ConnectionThread, ThreadPool, isolated
-
-PATIENCE = 10.0
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from django.contrib.auth.models import User
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from support.asgi_client import Client, settle
+from support.asgi_client import Client
 from support.asgi_process import SERVERS, AsgiProcess
+from support.waiting import settle
 from tiderace.auth import AuthMiddlewareStack
 from tiderace.exceptions import TokenInvalid
 from tiderace.generic.websocket import AsyncWebsocketConsumer

@@ -7,7 +7,9 @@ from django.contrib.auth.models import AnonymousUser, User
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.asgi_client import Client, settle, until
+from support.asgi_client import Client
+from support.clock import FakeClock
+from support.waiting import settle, until
 from tiderace import conf, metrics
 from tiderace.security.addresses import client_ip, limit_key, parse
 from tiderace.security.limits import ConnectionLimiter, MessageRateLimiter
@@ -337,22 +339,9 @@ def test_a_limit_that_lets_nobody_in_is_refused(limit):
 # Messages
 
 
-class Clock:
-    def __init__(self):
-        self.now = 0.0
-        self.slept = []
-
-    def __call__(self):
-        return self.now
-
-    async def sleep(self, seconds):
-        self.slept.append(seconds)
-        self.now += seconds
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return FakeClock()
 
 
 def limited(clock, rate="2/s", **options):

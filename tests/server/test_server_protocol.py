@@ -17,7 +17,6 @@ from cryptography.x509.oid import NameOID
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.server import ServerState
 
-from support.asgi_process import wait_until
 from support.raw_websocket import (
     BINARY,
     CLOSE,
@@ -34,6 +33,7 @@ from support.raw_websocket import (
     forever,
     goodbye,
 )
+from support.waiting import wait_until
 from tiderace.server import WebSocketProtocol
 
 

@@ -15,7 +15,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from support.asgi_process import SERVERS, AsgiProcess, wait_until
+from support.asgi_process import SERVERS, AsgiProcess
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
 

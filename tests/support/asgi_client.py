@@ -7,31 +7,11 @@ are seen apart, and what follows a close is kept too. It knows no consumer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
-__all__ = ["PATIENCE", "Client", "settle", "until", "within"]
+from support.waiting import PATIENCE, within
 
-PATIENCE = 10.0
-
-
-async def settle() -> None:
-    """Let every task of the loop run until it waits for something from outside."""
-    for _ in range(50):
-        await asyncio.sleep(0)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Let everything run until ``condition`` is true, which must not take long."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 (what is waited for may be in a thread)
-            await asyncio.sleep(0)
-
-
-async def within(awaitable: Any) -> Any:
-    """The result of ``awaitable``, which must not take long."""
-    async with asyncio.timeout(PATIENCE):
-        return await awaitable
+__all__ = ["Client"]
 
 
 class Client:

@@ -12,11 +12,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from types import TracebackType
 from typing import Self
 
 from support.paths import TESTS
+from support.waiting import wait_until
 
 SERVERS = ("uvicorn", "hypercorn", "granian", "daphne")
 
@@ -27,16 +27,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def wait_until(truth, *, timeout: float = 15, what: str = "it"):
-    """Return the first true value of ``truth()``; fail loudly after ``timeout``."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if value := truth():
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"{what} did not happen within {timeout} s")
 
 
 class AsgiProcess:

@@ -29,6 +29,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from support.waiting import wait_until
 from tiderace.demo.valkey import server_program
 
 T = TypeVar("T")
@@ -47,15 +48,9 @@ def free_port() -> int:
                 return port
 
 
-def until(truth: Callable[[], T], *, timeout: float = 20, what: str = "it") -> T:
-    """The first true value of ``truth()``; fails loudly after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        with contextlib.suppress(redis.RedisError, OSError):
-            if value := truth():
-                return value
-        time.sleep(0.005)
-    raise AssertionError(f"{what} did not happen within {timeout} s")
+def wait_for_server(condition: Callable[[], T], *, what: str = "it") -> T:
+    """``wait_until``; errors of the connection count as false."""
+    return wait_until(condition, what=what, ignored=(redis.RedisError, OSError))
 
 
 class Server:
@@ -129,7 +124,7 @@ class Server:
                 start_new_session=True,
             )
         atexit.register(self._kill_mine)
-        until(self._answers, what=f"the server on port {self.port} answering")
+        wait_for_server(self._answers, what=f"the server on port {self.port} answering")
 
     def _answers(self) -> bool:
         assert self.process is not None
@@ -256,10 +251,12 @@ class SentinelSetup:
             for _ in range(1 + replicas):
                 self._add_server()
             for replica in self.servers[1:]:
-                until(lambda s=replica: self._is_linked(s), what="a replica in step")
+                wait_for_server(
+                    lambda s=replica: self._is_linked(s), what="a replica in step"
+                )
             for _ in range(sentinels):
                 self._add_sentinel()
-            until(self._is_watched, what="the sentinels knowing each other")
+            wait_for_server(self._is_watched, what="the sentinels knowing each other")
         except BaseException:
             self.close()
             raise
@@ -333,7 +330,7 @@ class SentinelSetup:
         old = self.primary()
         begun = time.monotonic()
         old.kill()
-        until(
+        wait_for_server(
             lambda: self.primary() is not old and self._takes_writes(self.primary()),
             timeout=30,
             what="another primary",
@@ -383,7 +380,9 @@ class Cluster:
             for node in everyone[1:]:
                 self.nodes[0].call("CLUSTER", "MEET", HOST, node.port)
             for node in everyone:
-                until(lambda n=node: self._is_whole(n), what="the cluster forming")
+                wait_for_server(
+                    lambda n=node: self._is_whole(n), what="the cluster forming"
+                )
             self._follow()
         except BaseException:
             self.close()
@@ -409,7 +408,7 @@ class Cluster:
         for primary, replica in zip(self.nodes, self.replicas, strict=False):
             replica.call("CLUSTER", "REPLICATE", primary.call("CLUSTER", "MYID"))
         for replica in self.replicas:
-            until(
+            wait_for_server(
                 lambda r=replica: (
                     b"master_link_status:up" in _raw(r, "INFO", "replication")
                 ),
@@ -421,7 +420,7 @@ class Cluster:
         begun = time.monotonic()
         self.nodes[number].kill()
         heir = self.replicas[number]
-        until(
+        wait_for_server(
             lambda: b"role:master" in _raw(heir, "INFO", "replication"),
             timeout=40,
             what="the replica taking over",
@@ -436,7 +435,7 @@ class Cluster:
         node, heir = self.nodes[source], self.nodes[target]
         name = heir.call("CLUSTER", "MYID")
         node.call("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", first, last, "NODE", name)
-        until(
+        wait_for_server(
             lambda: all(self._owner(each, last) == name for each in self.nodes),
             what="the slots moving",
         )

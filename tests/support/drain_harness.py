@@ -5,25 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 
+from support.clock import FakeClock
 from tiderace.runtime.connections import ConnectionRegistry
 from tiderace.runtime.drain import Drain
 
 
-class Clock:
-    """Time that passes only while somebody sleeps; not even then if it is ``frozen``."""
-
-    def __init__(self, *, frozen=False):
-        self.now = 100.0
-        self._frozen = frozen
-
-    def __call__(self):
-        return self.now
+class FrozenClock(FakeClock):
+    """A clock whose ``sleep`` never returns."""
 
     async def sleep(self, seconds):
-        if self._frozen:
-            await asyncio.Event().wait()
-        await asyncio.sleep(0)
-        self.now += seconds
+        await asyncio.Event().wait()
 
 
 class Socket:
@@ -51,7 +42,7 @@ class DrainHarness:
     """A drain under a clock of its own, with sockets in it."""
 
     def __init__(self, sockets=0, *, deaf=False, frozen=False):
-        self.clock = Clock(frozen=frozen)
+        self.clock = FrozenClock() if frozen else FakeClock()
         self.begun = self.clock.now
         self.connections = ConnectionRegistry()
         self.drain = Drain(

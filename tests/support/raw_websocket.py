@@ -18,7 +18,7 @@ from typing import Self
 
 import uvicorn
 
-from support.asgi_process import wait_until
+from support.waiting import wait_until
 from tiderace.server import WebSocketProtocol
 
 KEY = base64.b64encode(b"the sample nonce")

@@ -10,7 +10,8 @@ from collections import deque
 from typing import Any
 from urllib.parse import quote
 
-from support.asgi_client import Client, within
+from support.asgi_client import Client
+from support.waiting import within
 from support.wire_client import WireClient
 
 __all__ = ["ORIGIN", "Answer", "StreamClient", "request"]

@@ -18,11 +18,11 @@ from typing import Any
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from support.waiting import PATIENCE
 from tiderace.testing import WebsocketCommunicator
 
 __all__ = ["InProcess", "OverTheNetwork", "Storm", "Visitor"]
 
-PATIENCE = 30  # seconds
 # With which the server may say that a client has missed, or may miss, something.
 SIGNALLED = {3008, 3010}
 

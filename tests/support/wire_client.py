@@ -10,10 +10,9 @@ import json
 from collections import deque
 from typing import Any
 
+from support.waiting import PATIENCE
 from tiderace.asgi import ASGIApp
 from tiderace.testing import WebsocketCommunicator
-
-PATIENCE = 10  # seconds until a test fails
 
 
 class WireClient:

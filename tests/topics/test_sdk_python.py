@@ -24,6 +24,7 @@ from centrifuge import (
 
 from conformance.process import ConformanceProcess, token
 from support.demo_process import DemoProcess
+from support.waiting import PATIENCE
 
 pytestmark = [
     pytest.mark.servers,
@@ -31,8 +32,6 @@ pytestmark = [
     # jwt warns of keys as short as the one that the suites agree on.
     pytest.mark.filterwarnings("ignore:The HMAC key is"),
 ]
-
-PATIENCE = 20  # seconds
 
 
 @pytest.fixture(scope="module")

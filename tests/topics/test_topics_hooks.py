@@ -7,12 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from support.waiting import PATIENCE
 from support.wire_client import WireClient
 from tiderace.topics import AllowAny, Presence, Topic, TopicsEndpoint
 from tiderace.topics.hub import close
 from tiderace.topics.topic import declared
-
-PATIENCE = 20  # seconds
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from support.asgi_process import wait_until
 from support.raw_websocket import BINARY, PING, PONG, TEXT, RawServer, client_frame
+from support.waiting import wait_until
 from tiderace.topics import TopicsEndpoint
 
 LIMIT = 65_536

@@ -21,7 +21,7 @@ from channels_redis.core import (  # noqa: E402
 )
 from channels_redis.pubsub import RedisPubSubChannelLayer  # noqa: E402
 
-PATIENCE = 10
+from support.waiting import PATIENCE  # noqa: E402
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ import threading
 
 import pytest
 
+from support.clock import FakeClock
+from support.waiting import until
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.broker import (
     Delivery,
@@ -197,14 +199,6 @@ class JsonSerializer:
         return json.loads(message)
 
 
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 async def broker():
     return FakeBroker()
@@ -212,7 +206,7 @@ async def broker():
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return FakeClock()
 
 
 @pytest.fixture
@@ -238,12 +232,6 @@ async def layer(broker, clock):
 
 def said(number):
     return json.dumps({"type": "said", "n": number}).encode()
-
-
-async def until(truth, seconds=10):
-    async with asyncio.timeout(seconds):
-        while not truth():  # noqa: ASYNC110 (any state, no event)
-            await asyncio.sleep(0.001)
 
 
 async def member(layer, *groups):
@@ -604,7 +592,7 @@ async def test_a_reader_that_fails_is_begun_anew_and_misses_nothing(
     broker.append("room", said(1))
 
     assert await heard(box, 1) == [1]
-    assert broker.readers == 1
+    await until(lambda: broker.readers == 1)
 
 
 async def test_housekeeping_goes_on_after_an_error_and_says_it_once(

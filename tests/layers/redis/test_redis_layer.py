@@ -14,7 +14,8 @@ import threading
 import pytest
 from asgiref.sync import async_to_sync
 
-from support.brokers import until as wait_until
+from support.brokers import wait_for_server
+from support.waiting import until, within
 from tiderace import metrics
 from tiderace.exceptions import ChannelFull, LayerUnavailable
 from tiderace.layers.redis import RedisChannelLayer, RedisPubSubChannelLayer
@@ -36,18 +37,8 @@ async def make_layer(redis_url, prefix):
         await layer.close()
 
 
-async def within(awaitable, seconds=10):
-    return await asyncio.wait_for(awaitable, seconds)
-
-
 async def read(layer, channel, number):
     return [(await within(layer.receive(channel)))["n"] for _ in range(number)]
-
-
-async def until(truth, seconds=10):
-    async with asyncio.timeout(seconds):
-        while not await truth():  # noqa: ASYNC110 (the state of a server)
-            await asyncio.sleep(0.01)
 
 
 async def test_a_group_spans_processes(make_layer):
@@ -613,7 +604,7 @@ def test_what_is_sent_while_a_loop_ends_leaves_no_connection_behind(
 
     asyncio.run(serve())
 
-    wait_until(lambda: connections() == before)
+    wait_for_server(lambda: connections() == before)
     assert layer.sync.receive("work") == {"type": "goodbye"}
     layer.sync.close()
     sync_bridge.close()

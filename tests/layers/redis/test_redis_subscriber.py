@@ -13,6 +13,7 @@ import redis
 from redis.crc import key_slot
 
 from support.brokers import HOST
+from support.waiting import until
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.broker import Retention
@@ -33,12 +34,6 @@ async def make_layer(prefix):
     yield make
     for layer in made:
         await layer.close()
-
-
-async def until(truth, seconds=20):
-    async with asyncio.timeout(seconds):
-        while not await truth():  # noqa: ASYNC110 (the state of a server)
-            await asyncio.sleep(0.01)
 
 
 async def heard(box, number):

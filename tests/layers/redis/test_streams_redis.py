@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from support.waiting import until
 from tiderace.history import Position
 from tiderace.layers import Retention
 from tiderace.layers.redis import RedisChannelLayer
@@ -31,12 +32,6 @@ async def make_layer(redis_url, prefix):
     yield make
     for layer in made:
         await layer.close()
-
-
-async def until(truth, seconds=15):
-    async with asyncio.timeout(seconds):
-        while not truth():  # noqa: ASYNC110 (nobody tells when it does)
-            await asyncio.sleep(0.005)
 
 
 async def publish(layer, *numbers, keep=KEEP, **options):

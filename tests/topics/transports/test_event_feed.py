@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 import pytest
 from django.contrib.auth.models import User
 
-from support.asgi_client import settle, within
 from support.stream_client import ORIGIN, begin, request
+from support.waiting import settle, within
 from tiderace.layers import get_channel_layer
 from tiderace.runtime.drain import process_drain
 from tiderace.topics import (

@@ -8,8 +8,9 @@ import json
 import httpx
 import pytest
 
-from support.asgi_process import AsgiProcess, wait_until
+from support.asgi_process import AsgiProcess
 from support.brokers import Server
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
 
