@@ -33,6 +33,11 @@ def mailbox(clock):
 # Messages
 
 
+async def finish(*tasks):
+    """Return the results of ``tasks``."""
+    return await within(asyncio.gather(*tasks))
+
+
 async def test_messages_are_read_in_the_order_in_which_they_were_pushed(mailbox):
     for number in range(3):
         mailbox.push(number, FAR)
@@ -47,7 +52,7 @@ async def test_a_reader_waits_for_the_message_that_is_pushed_later(mailbox):
 
     mailbox.push("late", FAR)
 
-    assert await within(asyncio.gather(reader)) == ["late"]
+    assert await finish(reader) == ["late"]
 
 
 def test_a_mailbox_takes_as_many_messages_as_its_capacity_and_no_more(mailbox):
@@ -163,7 +168,7 @@ async def test_each_message_goes_to_one_of_several_readers(mailbox):
     for number in range(3):
         mailbox.push(number, FAR)
 
-    assert sorted(await within(asyncio.gather(*readers))) == [0, 1, 2]
+    assert sorted(await finish(*readers)) == [0, 1, 2]
 
 
 async def test_readers_are_served_in_the_order_in_which_they_came(mailbox):
@@ -178,7 +183,7 @@ async def test_readers_are_served_in_the_order_in_which_they_came(mailbox):
         await settle()
     for number in range(3):
         mailbox.push(number, FAR)
-    await within(asyncio.gather(*readers))
+    await finish(*readers)
 
     assert served == [("a", 0), ("b", 1), ("c", 2)]
 
@@ -194,7 +199,7 @@ async def test_a_message_taken_by_a_newcomer_leaves_the_woken_reader_waiting(mai
     assert not reader.done()
 
     mailbox.push("second", FAR)
-    assert await within(asyncio.gather(reader)) == ["second"]
+    assert await finish(reader) == ["second"]
 
 
 # Giving up
@@ -220,7 +225,7 @@ async def test_a_reader_cancelled_when_it_was_woken_passes_the_message_on(mailbo
     mailbox.push("due", FAR)
     first.cancel()
 
-    assert await within(asyncio.gather(second)) == ["due"]
+    assert await finish(second) == ["due"]
     assert first.cancelled()
 
 
@@ -233,7 +238,7 @@ async def test_a_wake_up_skips_a_reader_that_is_already_cancelled(mailbox):
     first.cancel()
     mailbox.push("due", FAR)
 
-    assert await within(asyncio.gather(second)) == ["due"]
+    assert await finish(second) == ["due"]
 
 
 # Events
@@ -245,7 +250,7 @@ async def test_an_offered_event_is_taken_before_the_offer_returns(mailbox):
     assert not offer.done()
 
     assert await mailbox.next() == (Source.EVENT, "connect")
-    await within(asyncio.gather(offer))
+    await finish(offer)
 
 
 async def test_next_waits_for_an_event(mailbox):
@@ -254,7 +259,7 @@ async def test_next_waits_for_an_event(mailbox):
 
     await mailbox.offer("connect")
 
-    assert await within(asyncio.gather(reader)) == [(Source.EVENT, "connect")]
+    assert await finish(reader) == [(Source.EVENT, "connect")]
 
 
 async def test_next_waits_for_a_message(mailbox):
@@ -263,7 +268,7 @@ async def test_next_waits_for_a_message(mailbox):
 
     mailbox.push("news", FAR)
 
-    assert await within(asyncio.gather(reader)) == [(Source.MESSAGE, "news")]
+    assert await finish(reader) == [(Source.MESSAGE, "news")]
 
 
 async def test_events_come_before_messages_that_wait_with_them(mailbox):
@@ -272,7 +277,7 @@ async def test_events_come_before_messages_that_wait_with_them(mailbox):
     await settle()
 
     assert await mailbox.next() == (Source.EVENT, "connect")
-    await within(asyncio.gather(offer))
+    await finish(offer)
 
 
 async def test_events_and_messages_take_turns(clock):
@@ -283,7 +288,7 @@ async def test_events_and_messages_take_turns(clock):
         mailbox.push(f"message {number}", FAR)
 
     read = [(await mailbox.next())[1] for _ in range(6)]
-    await within(asyncio.gather(*offers))
+    await finish(*offers)
 
     assert read == [
         "event 0",
@@ -305,7 +310,7 @@ async def test_expired_messages_do_not_hold_up_an_event(mailbox, clock):
     clock.advance(10)
 
     assert await mailbox.next() == (Source.EVENT, "second")
-    await within(asyncio.gather(first, second))
+    await finish(first, second)
 
 
 async def test_an_event_does_not_go_to_a_reader_of_messages(mailbox):
@@ -316,10 +321,10 @@ async def test_an_event_does_not_go_to_a_reader_of_messages(mailbox):
 
     await mailbox.offer("connect")
 
-    assert await within(asyncio.gather(everything)) == [(Source.EVENT, "connect")]
+    assert await finish(everything) == [(Source.EVENT, "connect")]
     assert not messages.done()
     mailbox.push("news", FAR)
-    assert await within(asyncio.gather(messages)) == ["news"]
+    assert await finish(messages) == ["news"]
 
 
 async def test_a_reader_that_takes_an_event_leaves_its_message_to_the_next(mailbox):
@@ -332,7 +337,7 @@ async def test_a_reader_that_takes_an_event_leaves_its_message_to_the_next(mailb
     asyncio.get_running_loop().call_soon(mailbox.push, "news", FAR)
     offer = asyncio.create_task(mailbox.offer("connect"))
 
-    assert await within(asyncio.gather(everything, messages, offer)) == [
+    assert await finish(everything, messages, offer) == [
         (Source.EVENT, "connect"),
         "news",
         None,
@@ -344,7 +349,7 @@ async def test_a_message_may_be_offered_one_by_one_like_an_event(mailbox):
     await settle()
 
     assert await mailbox.next() == (Source.MESSAGE, "news")
-    await within(asyncio.gather(offer))
+    await finish(offer)
 
 
 async def test_an_event_whose_offer_was_cancelled_is_still_read(mailbox):
@@ -368,7 +373,7 @@ async def test_a_held_mailbox_gives_out_events_only(mailbox):
 
     await mailbox.offer("disconnect")
 
-    assert await within(asyncio.gather(reader)) == [(Source.EVENT, "disconnect")]
+    assert await finish(reader) == [(Source.EVENT, "disconnect")]
 
 
 async def test_a_message_pushed_while_held_waits_for_the_release(mailbox):
@@ -381,7 +386,7 @@ async def test_a_message_pushed_while_held_waits_for_the_release(mailbox):
 
     mailbox.release()
 
-    assert await within(asyncio.gather(reader)) == [(Source.MESSAGE, "news")]
+    assert await finish(reader) == [(Source.MESSAGE, "news")]
 
 
 async def test_a_message_offered_while_held_waits_for_the_release(mailbox):
@@ -393,7 +398,7 @@ async def test_a_message_offered_while_held_waits_for_the_release(mailbox):
 
     mailbox.release()
 
-    assert await within(asyncio.gather(reader, offer)) == [
+    assert await finish(reader, offer) == [
         (Source.MESSAGE, "news"),
         None,
     ]
@@ -410,7 +415,7 @@ async def test_an_event_overtakes_a_held_message_offered_before_it(mailbox):
 
     mailbox.release()
     assert await mailbox.next() == (Source.MESSAGE, "news")
-    await within(asyncio.gather(message, event))
+    await finish(message, event)
 
 
 async def test_while_held_a_message_goes_to_a_reader_of_messages(mailbox):
@@ -422,7 +427,7 @@ async def test_while_held_a_message_goes_to_a_reader_of_messages(mailbox):
 
     mailbox.push("news", FAR)
 
-    assert await within(asyncio.gather(messages)) == ["news"]
+    assert await finish(messages) == ["news"]
     everything.cancel()
 
 
@@ -508,7 +513,7 @@ def test_a_push_from_another_thread_wakes_the_reader_in_its_loop():
         await settle()
         pusher = threading.Thread(target=mailbox.push, args=("news", FAR))
         pusher.start()
-        result = await within(asyncio.gather(reader))
+        result = await finish(reader)
         pusher.join(PATIENCE)
         return result
 
@@ -527,7 +532,7 @@ async def test_a_reader_cancelled_when_a_thread_woke_it_passes_the_message_on(ma
     # The wake-up is on its way into this loop.
     first.cancel()
 
-    assert await within(asyncio.gather(second)) == ["due"]
+    assert await finish(second) == ["due"]
 
 
 async def test_a_message_pushed_just_before_a_reader_waits_is_seen(mailbox):
@@ -540,7 +545,7 @@ async def test_a_message_pushed_just_before_a_reader_waits_is_seen(mailbox):
 
     mailbox._waiters = Racing()
 
-    assert await within(asyncio.gather(mailbox.get())) == ["just now"]
+    assert await finish(mailbox.get()) == ["just now"]
     assert mailbox._waiters == []
 
 
@@ -555,7 +560,7 @@ def test_a_reader_whose_loop_is_closed_does_not_swallow_the_wake_up():
         reader = asyncio.create_task(mailbox.get())
         await settle()
         mailbox.push("news", FAR)
-        return await within(asyncio.gather(reader))
+        return await finish(reader)
 
     assert asyncio.run(read()) == ["news"]
     assert not task.done()

@@ -29,7 +29,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 from tiderace.demo.valkey import server_program
 
 T = TypeVar("T")
@@ -48,9 +48,13 @@ def free_port() -> int:
                 return port
 
 
-def wait_for_server(condition: Callable[[], T], *, what: str = "it") -> T:
+def wait_for_server(
+    condition: Callable[[], T], *, timeout: float = PATIENCE, what: str = "it"
+) -> T:
     """``wait_until``; errors of the connection count as false."""
-    return wait_until(condition, what=what, ignored=(redis.RedisError, OSError))
+    return wait_until(
+        condition, timeout=timeout, what=what, ignored=(redis.RedisError, OSError)
+    )
 
 
 class Server:
