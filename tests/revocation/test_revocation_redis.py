@@ -1,4 +1,4 @@
-"""A user changes in one process; the connections that have to know are in another."""
+"""A user changes in one process, and has connections in another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tiderace.layers.redis import RedisChannelLayer
 from tiderace.revocation.account_state import AccountState, Found, Reason
 from tiderace.revocation.watcher import RevocationWatcher
 
-# A process that serves nobody, as a task queue's or a command's: it saves, and ends.
+# A process without connections, as a task queue's or a command's: it saves, and ends.
 ELSEWHERE = """
 import django
 from django.conf import settings
@@ -54,7 +54,9 @@ async def layer(redis_url, prefix):
     await made.close()
 
 
-async def test_a_change_in_another_process_is_heard(layer, redis_url, prefix):
+async def test_a_change_in_another_process_reaches_the_watcher(
+    layer, redis_url, prefix
+):
     there = {"7": User(pk=7, username="ada", password="!")}
 
     def find(user_ids, session_keys):
@@ -62,12 +64,12 @@ async def test_a_change_in_another_process_is_heard(layer, redis_url, prefix):
             {key: (each, AccountState.of(each)) for key, each in there.items()}
         )
 
-    told = []
+    reasons = []
     bus = Cluster(layer)
-    watch = RevocationWatcher(bus=lambda: bus, find=find)
-    watch.register(User(pk=7, username="ada", password="!"), None, told.append)
+    watcher = RevocationWatcher(bus=lambda: bus, find=find)
+    watcher.register(User(pk=7, username="ada", password="!"), None, reasons.append)
     await until(lambda: bus.is_open and layer.ready)
-    await until(lambda: not watch.busy)
+    await until(lambda: not watcher.busy)
     there["7"].is_active = False
 
     done = await asyncio.to_thread(
@@ -84,13 +86,13 @@ async def test_a_change_in_another_process_is_heard(layer, redis_url, prefix):
     )
 
     assert done.returncode == 0, done.stderr
-    await until(lambda: told)
-    assert told == [Reason.DEACTIVATED]
-    await watch.close()
+    await until(lambda: reasons)
+    assert reasons == [Reason.DEACTIVATED]
+    await watcher.close()
     await bus.close()
 
 
-async def test_what_is_announced_while_the_server_is_away_is_noticed_when_it_is_back(
+async def test_a_change_while_the_server_is_away_is_noticed_when_it_is_back(
     own_server, prefix
 ):
     there = {"7": User(pk=7, username="ada", password="!")}
@@ -101,20 +103,20 @@ async def test_what_is_announced_while_the_server_is_away_is_noticed_when_it_is_
         )
 
     layer = RedisChannelLayer(hosts=[own_server.url], prefix=prefix)
-    told = []
+    reasons = []
     bus = Cluster(layer)
-    watch = RevocationWatcher(bus=lambda: bus, find=find)
-    watch.register(User(pk=7, username="ada", password="!"), None, told.append)
+    watcher = RevocationWatcher(bus=lambda: bus, find=find)
+    watcher.register(User(pk=7, username="ada", password="!"), None, reasons.append)
     await until(lambda: bus.is_open and layer.ready)
-    await until(lambda: not watch.busy)
+    await until(lambda: not watcher.busy)
 
-    # Emptied as well: the announcement is nowhere any more, only its absence is.
+    # The server comes back empty, so it cannot deliver the announcement.
     await asyncio.to_thread(own_server.kill)
     there["7"].is_active = False
     await asyncio.to_thread(own_server.start)
-    await until(lambda: told, timeout=40)
+    await until(lambda: reasons, timeout=40)
 
-    assert told == [Reason.DEACTIVATED]
-    await watch.close()
+    assert reasons == [Reason.DEACTIVATED]
+    await watcher.close()
     await bus.close()
     await layer.close()

@@ -20,7 +20,8 @@ from tiderace.db import database_sync_to_async
 from tiderace.monitoring.recent_logs import Record, recent_records
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Close, Unsubscription
-from tiderace.revocation.signals import AuthChanged, Reason
+from tiderace.revocation.account_state import Reason
+from tiderace.revocation.connections import AuthChanged
 from tiderace.runtime.connections import (
     ConnectionInfo,
     DescribedConnection,

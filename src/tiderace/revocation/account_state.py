@@ -1,8 +1,4 @@
-"""How users and sessions stand: looked up for many at once, and compared with before.
-
-It knows Django's users, their rights and its session engines; who is connected, and what
-becomes of them, it does not.
-"""
+"""The state of users and sessions: looked up for many at once, and compared."""
 
 from __future__ import annotations
 
@@ -29,30 +25,30 @@ _IN_QUERY = 500
 
 
 class Reason(StrEnum):
-    """Why an open connection is no longer what it was when it was let in."""
+    """Why an open connection has to end, or to be checked again."""
 
     LOGGED_OUT = "logged_out"
-    """The session was ended: here or in another tab, by its user or by somebody else."""
+    """The session was ended, in this tab or another, by its user or by an administrator."""
     SESSION_EXPIRED = "session_expired"
-    """The session's time is over."""
+    """The session has expired."""
     PASSWORD_CHANGED = "password_changed"  # noqa: S105 (no password)
-    """The user has another password; as in Django, that ends the sessions before it."""
+    """The password was changed; as in Django, that ends the sessions before it."""
     DEACTIVATED = "deactivated"
     """``is_active`` was switched off."""
     DELETED = "deleted"
-    """There is no such user any more."""
+    """The user was deleted."""
     PERMISSIONS_CHANGED = "permissions_changed"
-    """The user's groups, permissions or staff flags are others, or a group's are."""
+    """The groups, permissions or staff flags of the user, or those of a group, changed."""
 
     @property
     def final(self) -> bool:
-        """Whether the connection is nobody's now; else the user may just do other things."""
+        """Whether the log-in has ended; else only the permissions have changed."""
         return self is not Reason.PERMISSIONS_CHANGED
 
 
 @dataclass(frozen=True, slots=True)
 class AccountState:
-    """What matters of a user at one moment."""
+    """The state of a user at one moment, as far as connections depend on it."""
 
     auth_hash: str
     """Changes with the password."""
@@ -60,11 +56,11 @@ class AccountState:
     flags: tuple[bool, bool]
     """``is_staff`` and ``is_superuser``."""
     rights: bytes | None = None
-    """A digest of groups and permissions; None while they were not looked up."""
+    """A digest of groups and permissions; None until they are looked up."""
 
     @classmethod
     def of(cls, user: AbstractBaseUser, rights: bytes | None = None) -> AccountState:
-        """How ``user``, as loaded, stands; asks no database."""
+        """Return the state of ``user`` as loaded, without a query."""
         return cls(
             user.get_session_auth_hash(),
             user.is_active,
@@ -76,7 +72,7 @@ class AccountState:
         )
 
     def change_to(self, now: AccountState | None) -> Reason | None:
-        """What has become of the user since; None when nothing that matters has."""
+        """Return the gravest change since then, or None."""
         if now is None:
             return Reason.DELETED
         if self.active and not now.active:
@@ -92,23 +88,23 @@ class AccountState:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a look-up has found."""
+    """The result of a look-up."""
 
     users: dict[str, tuple[AbstractBaseUser, AccountState]] = field(
         default_factory=dict
     )
-    """By primary key as text; who is missing does not exist."""
+    """By primary key as text; a missing one does not exist."""
     sessions: dict[str, float | None] = field(default_factory=dict)
     """By session key, when it expires (seconds since 1970), None where the engine does
-    not say; what is missing does not exist."""
+    not tell; a missing one does not exist."""
 
 
 def look_up(user_ids: Collection[str], session_keys: Collection[str]) -> Found:
-    """How these users and sessions stand now.
+    """Look up users and sessions.
 
-    Four queries for the users, however many, and one for the sessions where they are in
-    the database; other engines are asked for one session at a time. Blocks: call it in
-    a thread.
+    It takes four queries for the users, however many, and one for 500 sessions where
+    they are in the database; other engines are asked for one session at a time. Blocks:
+    call it in a thread.
     """
     model = get_user_model()
     users = {
@@ -126,22 +122,22 @@ def look_up(user_ids: Collection[str], session_keys: Collection[str]) -> Found:
 
 
 def renew(user: Any, fresh: AbstractBaseUser) -> None:
-    """Let the object ``user`` say what ``fresh``, loaded later, says."""
+    """Copy the fields of ``fresh``, loaded later, to ``user``."""
     for each in fresh._meta.concrete_fields:  # noqa: SLF001 (public in Django)
         setattr(user, each.attname, getattr(fresh, each.attname))
-    # Where Django's backend keeps what it has found out about permissions.
+    # In which Django's backend caches permissions.
     for cache in ("_perm_cache", "_user_perm_cache", "_group_perm_cache"):
         user.__dict__.pop(cache, None)
 
 
 def session_reference(session_key: str) -> str:
-    """What stands for a session in messages: who reads it cannot use the session."""
+    """Return a name for a session in messages, with which it cannot be used."""
     data = b"tiderace.revocation.account_state" + session_key.encode("utf-8", "replace")
     return hashlib.sha256(data).hexdigest()[:32]
 
 
 def _rights(model: Any, user_keys: list[Any]) -> dict[Any, bytes]:
-    """A digest of the groups and permissions of each user."""
+    """Return a digest of the groups and permissions of each user."""
     groups = _related(model, "groups", user_keys)
     own = _related(model, "user_permissions", user_keys)
     of_groups: dict[Any, set[Any]] = {}
@@ -161,7 +157,7 @@ def _rights(model: Any, user_keys: list[Any]) -> dict[Any, bytes]:
 
 
 def _related(model: Any, name: str, keys: Iterable[Any]) -> dict[Any, set[Any]]:
-    """Keys on the other side of a many-to-many relation, by keys on this side."""
+    """Return the keys on the other side of a relation, by those on this side."""
     found: dict[Any, set[Any]] = defaultdict(set)
     try:
         relation = model._meta.get_field(name)  # noqa: SLF001 (public in Django)
@@ -183,7 +179,7 @@ def _sessions(keys: Collection[str]) -> dict[str, float | None]:
         return {}
     store = import_module(settings.SESSION_ENGINE).SessionStore
     if settings.SESSION_ENGINE.endswith("signed_cookies"):
-        # The session is the cookie: nobody but its browser knows whether it is there.
+        # The session is the cookie, so its existence cannot be checked.
         return dict.fromkeys(keys)
     if hasattr(store, "get_model_class"):
         rows = store.get_model_class()._default_manager.values_list(  # noqa: SLF001 (likewise)
@@ -198,7 +194,7 @@ def _sessions(keys: Collection[str]) -> dict[str, float | None]:
 
 
 def _slices(keys: Collection[str]) -> Iterator[list[str]]:
-    """So many at a time that every database takes them in a query."""
+    """Yield so many at a time that every database takes them in a query."""
     ordered = list(keys)
     for start in range(0, len(ordered), _IN_QUERY):
         yield ordered[start : start + _IN_QUERY]

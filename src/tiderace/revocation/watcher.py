@@ -32,7 +32,7 @@ from tiderace.revocation.account_state import (
 from tiderace.revocation.registrations import Registration, Registrations
 from tiderace.runtime import threads
 
-__all__ = ["Reason", "Registration", "RevocationWatcher", "announcement"]
+__all__ = ["RevocationWatcher", "announcement"]
 
 logger = logging.getLogger("tiderace.security")
 

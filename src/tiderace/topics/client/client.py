@@ -39,8 +39,9 @@ from tiderace.protocol.session import (
     State,
 )
 from tiderace.ratelimit import Rate
-from tiderace.revocation import signals
-from tiderace.revocation.signals import Reason, Registration
+from tiderace.revocation.account_state import Reason
+from tiderace.revocation.connections import current_watcher
+from tiderace.revocation.registrations import Registration
 from tiderace.runtime.connections import ConnectionInfo, DrainNotice
 from tiderace.topics.api import control_layer
 from tiderace.topics.client.authentication import (
@@ -315,7 +316,7 @@ class TopicClient:
         self._timers.cancel_timer("stale")
         self._restart_expiry()
         identity = self.context.identity
-        self._registration = signals.current_watch().register(
+        self._registration = current_watcher().register(
             identity.user, identity.session_key, self._on_revocation
         )
         self._timers.start_timer("ping", self.context.settings.ping, self._ping)

@@ -32,7 +32,8 @@ from tiderace.protocol.session import (
     SubscriptionOptions,
 )
 from tiderace.protocol.stream_codecs import EVENTS
-from tiderace.revocation import signals
+from tiderace.revocation.account_state import Reason
+from tiderace.revocation.connections import current_watcher
 from tiderace.runtime.connections import (
     ConnectionInfo,
     DrainNotice,
@@ -165,7 +166,7 @@ class EventStream:
         self._outbox.start()
         self._tasks.spawn(self._watch())
         self._tasks.spawn(self._keep_alive())
-        registration = signals.current_watch().register(
+        registration = current_watcher().register(
             self._identity.user, self._identity.session_key, self._on_revocation
         )
         try:
@@ -327,7 +328,7 @@ class EventStream:
         if kicked or unsubscribed:
             self._over.set()
 
-    def _on_revocation(self, reason: signals.Reason) -> None:
+    def _on_revocation(self, reason: Reason) -> None:
         if reason.final:
             self._over.set()
         elif self._by_policy:
