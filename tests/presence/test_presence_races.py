@@ -1,7 +1,7 @@
-"""Whatever happens in whatever order: what is told about users, and who is listed.
+"""Random sequences of calls: the events about users, and the member list.
 
-Hypothesis invents what several processes do to a group, claims that nobody confirms
-included; a small model says who must be listed, and a ledger what may be told.
+Hypothesis generates the calls of several processes to one group, claims that are never
+confirmed included; a model computes the list, and a ledger checks the events.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from support.presence_contract import CLIENTS
 from tiderace.presence.memory import MemoryPresenceStore
 from tiderace.presence.store import Member, PresenceConfig, PresenceEvent
 
-# Connections and whose they are; the last one is not logged in.
-
 TTL, LEASE = 60.0, 30.0
 
 clients = st.sampled_from(sorted(CLIENTS))
@@ -26,7 +24,7 @@ steps = st.one_of(
     st.tuples(st.just("remove"), clients),
     st.tuples(st.just("refresh"), clients),
     st.tuples(st.just("reap")),
-    # Which of the claims that are held anywhere, the lapsed ones included.
+    # An index into all claims of all processes, lapsed ones included.
     st.tuples(st.just("confirm"), st.integers(0, 5)),
     st.tuples(st.just("confirm"), st.integers(0, 5)),
     st.tuples(st.just("pass"), st.sampled_from([1.0, 5.0, 31.0, 61.0])),
@@ -35,7 +33,7 @@ steps = st.one_of(
 
 @dataclass
 class Ledger:
-    """What processes were told about users, and that it makes sense in that order."""
+    """The events about users; checks that their order is valid."""
 
     held: list[PresenceEvent] = field(default_factory=list)
     ids: set[str] = field(default_factory=set)
@@ -50,16 +48,18 @@ class Ledger:
             kind, id_ = event.kind, event.member.client
             before, before_id = self.last.get(who, ("leave", ""))
             if (kind, id_) == (before, before_id):
-                assert not self.confirmed[who], "told again although it was confirmed"
+                assert not self.confirmed[who], (
+                    "handed out again after its confirmation"
+                )
             else:
                 assert self.confirmed.get(who, True), (
-                    "told before the last was confirmed"
+                    "handed out before the confirmation of the last event"
                 )
-                assert kind != before, f"two times {kind} in a row"
+                assert kind != before, f"two events {kind} in a row"
                 if kind == "leave":
                     assert id_ == before_id, "left under another id than they joined"
                 elif event.member.user:
-                    assert id_ not in self.ids, "an id was given again"
+                    assert id_ not in self.ids, "an id was used again"
                     self.ids.add(id_)
             self.last[who] = kind, id_
             self.confirmed[who] = False
@@ -79,7 +79,7 @@ class Ledger:
 
 @dataclass
 class Model:
-    """Who must be listed."""
+    """The expected members."""
 
     rows: dict[str, tuple[float, float]] = field(default_factory=dict)
     gone: dict[str, float] = field(default_factory=dict)
@@ -160,7 +160,7 @@ async def play(played, *, per_user: bool) -> None:
         ) == model.users(now)
         assert sorted(await store.members("room", per_user=False)) == model.clients(now)
 
-    # Everybody goes, and whoever is still there looks after what they left.
+    # All connections expire and are reaped.
     for _ in range(4 * len(CLIENTS)):
         now += TTL + LEASE
         await reap()

@@ -117,7 +117,7 @@ def events(found):
 
 
 async def within_a_second(crowd):
-    """What ``crowd`` returns for a group of its own, from a try that was quick enough."""
+    """Return the result of ``crowd`` for a new group, from a try within a second."""
     for number in range(20):
         begun = time.monotonic()
         found = await crowd(f"crowd-{number}")
@@ -131,7 +131,8 @@ LEFT = ("leave", "ada", True)
 
 
 class PresenceContract:
-    """Needs the fixtures ``store``; ``elapse``, which lets SHORT pass; and ``kept``."""
+    """Needs the fixtures ``store``; ``elapse``, which lets SHORT pass; and ``kept``,
+    which returns what is stored."""
 
     @pytest.fixture
     def fleet(self, store):
@@ -295,7 +296,7 @@ class PresenceContract:
         assert await fleet.confirm([left]) == []
         assert await fleet.reap() == []
 
-    # Counting
+    # Numbers
 
     async def test_connections_and_users_are_counted(self, fleet):
         await fleet.join("tab 1", "ada")
@@ -440,7 +441,7 @@ class PresenceContract:
         assert due_in is not None
         assert 40 < due_in <= 50
 
-    # What must be confirmed
+    # Confirmations
 
     async def test_a_claim_that_is_not_confirmed_is_handed_out_again(self, fleet):
         [joined] = await fleet.add("tab", "ada", config=LAPSED)
@@ -507,7 +508,7 @@ class PresenceContract:
         assert await fleet.store.confirm(joined) == []
         assert await fleet.store.confirm(left) == []
 
-    # Crowds
+    # Limits of pushes
 
     async def test_pushes_beyond_the_limit_are_coalesced(self, fleet):
         config = replace(CONFIG, pushes=10)
@@ -523,7 +524,7 @@ class PresenceContract:
 
         found = await within_a_second(crowd)
 
-        # 1 + 2 + 3 + 4 clients heard of the first ones.
+        # The first joins cost 1 + 2 + 3 + 4 pushes.
         assert [each.push for each in found] == [True] * 4 + [False] * 4
         assert all(each.claim for each in found)
         [later] = [each.changed_in for each in found if each.changed_in is not None]
@@ -545,7 +546,7 @@ class PresenceContract:
 
         found = await within_a_second(crowd)
 
-        # 3 heard of the first, 2 would of the second, 1 does of the third.
+        # They cost 3, 2 and 1 pushes.
         assert [each.push for each in found] == [True, False, True]
 
     async def test_a_group_too_big_for_one_push_gets_changes_at_the_limit(self, fleet):

@@ -1,4 +1,4 @@
-"""The HTTP API for other programs: keys, requests, answers, as Centrifugo has them."""
+"""The HTTP API for other programs: keys, requests and replies, as in Centrifugo."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ JSON = (b"content-type", b"application/json")
 
 @pytest.fixture(autouse=True)
 def keys(settings):
-    """A layer of this test's own, and a key."""
+    """A layer for this test, and a key."""
     settings.CHANNEL_LAYERS = {
         "default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
     }
@@ -59,7 +59,7 @@ class Endpoint(TopicsEndpoint):
 
 @pytest.fixture
 def app():
-    """An endpoint with a room of everything and a plain one."""
+    """An endpoint with a topic with all features and a plain one."""
     before = list(declared)
 
     class Room(Topic):
@@ -108,7 +108,7 @@ async def refused(app, method: str, /, **params: Any) -> int:
     return answer["error"]["code"]
 
 
-# Who may
+# Keys
 
 
 async def test_without_a_key_in_the_settings_there_is_no_api(app, settings):
@@ -398,7 +398,7 @@ async def test_subscribe_and_unsubscribe_act_on_a_users_connections(app):
         assert (await client.push("unsubscribe"))["unsubscribe"]["code"] == 2000
 
 
-# Asking
+# Reads
 
 
 async def test_presence_returns_connections(app):
@@ -499,7 +499,7 @@ async def test_an_error_of_the_application_is_logged_and_not_sent(app, caplog):
     assert "a bug of the application" in caplog.text
 
 
-# With the library of others, and two processes
+# Two processes, and a library of Centrifugo
 
 
 @pytest.fixture(scope="module")

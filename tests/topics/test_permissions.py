@@ -1,4 +1,4 @@
-"""Permissions: the ready-made ones, combinations, Django REST Framework's, and no others."""
+"""Permissions: built-in ones, combinations, and those of Django REST Framework."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCOPE = {"type": "websocket", "path": "/connection/websocket", "headers": []}
 
 
 class Never(BasePermission):
-    """Refuses, as the base does."""
+    """Refuses, as the base class does."""
 
 
 class Broken(BasePermission):
@@ -42,7 +42,7 @@ class MustNotBeAsked(BasePermission):
 
 
 class Topic:
-    """What the rules see of a topic."""
+    """A topic as permissions get it."""
 
     topic = "room:tea"
     kwargs = {"name": "tea"}
@@ -50,7 +50,7 @@ class Topic:
 
 
 def topic(*classes, **methods):
-    """A topic with these rules and methods."""
+    """Return a topic with these permissions and methods."""
     return type("Room", (Topic,), {"permission_classes": classes, **methods})()
 
 
@@ -66,7 +66,7 @@ def no(self, user):
     return False
 
 
-# Ready-made
+# Built-in
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ async def test_a_permission_gets_the_user_the_topic_and_the_action():
     assert seen == [(ADA, "room:tea", {"name": "tea"}, "history")]
 
 
-# Django REST Framework's own
+# Django REST Framework
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Tokens, tickets and signed names: what a good one says, and every way to be a bad one."""
+"""Tokens, tickets and signed names: valid ones, and all kinds of invalid ones."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def signed(claims, key=SECRET, algorithm="HS256", **headers):
 
 
 def forged(header, claims, signature=b""):
-    """A token in the form of one, put together by hand."""
+    """Return a token that is put together by hand."""
     parts = [json.dumps(header).encode(), json.dumps(claims).encode(), signature]
     return ".".join(
         base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts
@@ -376,7 +376,7 @@ def test_a_signature_that_was_cut_off_is_refused(keyed):
 
 
 def test_a_public_key_is_no_shared_secret(settings):
-    """The classic confusion: RS256 is expected, HS256 with the public PEM is sent."""
+    """Algorithm confusion: RS256 is expected, HS256 with the public PEM is sent."""
     import hashlib
     import hmac
 

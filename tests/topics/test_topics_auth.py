@@ -1,4 +1,4 @@
-"""Who a topic client is, for how long, and what happens when that changes."""
+"""The user of a topic client, the expiry of tokens, and revocation."""
 
 from __future__ import annotations
 

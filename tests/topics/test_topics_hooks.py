@@ -1,4 +1,4 @@
-"""What a topic's class is told of its users, in a process without a broker."""
+"""The hooks ``user_joined`` and ``user_left``, over a layer in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tiderace.topics.topic import declared
 
 @pytest.fixture
 async def told(settings):
-    """What the hooks of the topic ``lounge`` are told, as a queue."""
+    """The calls of the hooks of the topic ``lounge``, as a queue."""
     settings.CHANNEL_LAYERS = {
         "default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
     }

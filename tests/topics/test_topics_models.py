@@ -1,4 +1,4 @@
-"""Models that publish what becomes of their rows, and ``publish`` inside transactions."""
+"""Models that publish their changes, and ``publish`` inside transactions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def table(django_db_setup, django_db_blocker):
 @pytest.fixture(autouse=True)
 def boards(settings, db):
     with connection.cursor() as cursor:
-        # Its app is not installed, so nobody else empties it.
+        # Its app is not installed, so Django does not flush it.
         cursor.execute(f"DELETE FROM {Note._meta.db_table}")
     settings.CHANNEL_LAYERS = {
         "default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}

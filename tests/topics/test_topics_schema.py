@@ -1,4 +1,4 @@
-"""The contract of topics for other programs: AsyncAPI and TypeScript."""
+"""The schemas of topics for other programs: AsyncAPI and TypeScript."""
 
 from __future__ import annotations
 
