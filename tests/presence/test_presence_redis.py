@@ -1,4 +1,4 @@
-"""The store of presence over real servers: the contract, and what is its own."""
+"""The presence store in Redis, over real servers: the contract, and its own tests."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class TestCluster(RedisPresenceContract):
         assert all(node.call("DBSIZE") for node in cluster.nodes)
 
 
-# The same as in memory
+# Compared with the store in memory
 
 leases = st.sampled_from([CONFIG, LAPSED])
 clients = st.sampled_from(sorted(CLIENTS))
@@ -111,7 +111,7 @@ steps = st.one_of(
 
 
 class Side:
-    """One of two stores to which the same happens."""
+    """One of two stores that get the same calls."""
 
     def __init__(self, store, group):
         self.store = store
@@ -119,7 +119,7 @@ class Side:
         self.held = []
 
     async def do(self, step, *, per_user):
-        """What follows, without what two stores cannot have in common."""
+        """Return the events, without ids and tokens, which differ between stores."""
         match step:
             case ("add", client, grace, config):
                 configure(self.store, config)
@@ -191,7 +191,7 @@ def test_the_redis_store_behaves_like_the_memory_store(
     asyncio.run(play())
 
 
-# What is its own
+# Its own
 
 
 @pytest.fixture
@@ -233,8 +233,8 @@ async def test_every_key_expires_by_itself(fleet, own_server, prefix):
     await layer.close()
 
 
-def often(times, layer):
-    """A store whose every script runs several times, as over lost connections."""
+def repeated(times, layer):
+    """Return a store that runs each script several times, as over lost connections."""
     [broker] = layer._brokers
 
     async def run_script(name, **values):
@@ -246,7 +246,7 @@ def often(times, layer):
 
 
 async def test_a_join_whose_reply_was_lost_is_returned_again(make_layer):
-    fleet = often(3, make_layer())
+    fleet = repeated(3, make_layer())
 
     assert events(await fleet.add("tab 1", "ada")) == [JOINED]
     found = await fleet.add("tab 2", "bob", per_user=False)
@@ -261,7 +261,7 @@ async def test_a_join_whose_reply_was_lost_is_returned_again(make_layer):
 async def test_the_event_after_a_confirmation_whose_reply_was_lost_is_returned_again(
     make_layer,
 ):
-    fleet = often(3, make_layer())
+    fleet = repeated(3, make_layer())
     joined = await fleet.add("tab", "ada", grace=0)
     await fleet.remove("tab")
 
@@ -363,10 +363,10 @@ async def test_a_reap_with_nothing_due_sends_one_command(own_server, make_layer)
 
 
 async def test_pushes_of_racing_processes_add_up_to_the_member_list(make_layer):
-    """Whoever reads the list and hears joins and leaves has who is there, in the end."""
+    """A client that applies joins and leaves to the list gets the final list."""
     fleets = [Fleet(make_layer().presence) for _ in range(3)]
     random = Random(7)
-    heard = []
+    announced = []
 
     async def visit(number):
         fleet, user = random.choice(fleets), f"user {number % 5}"
@@ -380,15 +380,15 @@ async def test_pushes_of_racing_processes_add_up_to_the_member_list(make_layer):
 
     async def tell(fleet, found):
         for event in found:
-            heard.append((event.kind, event.member.client))
+            announced.append((event.kind, event.member.client))
             await tell(fleet, await fleet.store.confirm(event))
 
     await asyncio.gather(*(visit(number) for number in range(30)))
 
-    joined = {id_ for event, id_ in heard if event == "join"}
-    left = {id_ for event, id_ in heard if event == "leave"}
+    joined = {id_ for event, id_ in announced if event == "join"}
+    left = {id_ for event, id_ in announced if event == "leave"}
     assert joined - left == set(await fleets[0].store.members("room", per_user=True))
-    assert len(heard) == len(set(heard))
+    assert len(announced) == len(set(announced))
     assert left <= joined
     assert await fleets[0].users() == [f"user {number}" for number in range(5)]
 
@@ -397,11 +397,11 @@ async def test_pushes_of_racing_processes_add_up_to_the_member_list(make_layer):
 
 
 class Process:
-    """A tracker over a layer of its own, and what it has told."""
+    """A tracker over a layer of its own, and what it has announced."""
 
     def __init__(self, layer, config=PresenceConfig(), **options):  # noqa: B008
         self.layer = layer
-        self.said = []
+        self.announced = []
         self.called = []
         configure(layer.presence, config)
         self.tracker = PresenceTracker(
@@ -409,7 +409,7 @@ class Process:
         )
 
     async def _announce(self, group, event, member):
-        self.said.append((event, member and member.user))
+        self.announced.append((event, member and member.user))
 
     async def _hook(self, group, event, user):
         self.called.append((event, user))
@@ -423,7 +423,7 @@ class Process:
         await self.tracker.wait_idle()
 
     async def die(self):
-        """As a killed process does: nothing is renewed any more, nor told."""
+        """End as a killed process does: without removing or announcing anything."""
         await self.tracker._tasks.cancel()
         for pool in self.tracker._workers:
             await pool.stop()
@@ -456,7 +456,7 @@ async def test_a_user_is_announced_once_across_processes(start):
     await one.remove("tab 1")
     await two.remove("tab 2")
 
-    assert (one.said, two.said) == ([("join", "ada")], [("leave", "ada")])
+    assert (one.announced, two.announced) == ([("join", "ada")], [("leave", "ada")])
     assert (one.called, two.called) == ([("joined", "ada")], [("left", "ada")])
 
 
@@ -469,7 +469,7 @@ async def test_a_user_who_reloads_in_another_process_does_not_leave(start):
     await two.tracker.reap()
     await two.tracker.wait_idle()
 
-    assert (one.said, two.said) == ([("join", "ada")], [])
+    assert (one.announced, two.announced) == ([("join", "ada")], [])
     assert await two.users() == ["ada"]
 
 
@@ -481,14 +481,14 @@ async def test_a_running_process_announces_leaves_of_a_killed_one(start):
     await killed.add("tab 3", "eve", Presence.PER_CONNECTION)
 
     await killed.die()
-    await until(lambda: len(living.said) == 3 and len(living.called) == 3)
+    await until(lambda: len(living.announced) == 3 and len(living.called) == 3)
 
-    assert sorted(living.said[1:]) == [("leave", "bob"), ("leave", "eve")]
+    assert sorted(living.announced[1:]) == [("leave", "bob"), ("leave", "eve")]
     assert sorted(living.called[1:]) == [("left", "bob"), ("left", "eve")]
     assert await living.users() == ["ada"]
 
 
-# What another process does until it is killed.
+# The program of another process, which is killed.
 VISITOR = """
 import asyncio, sys
 import django
@@ -506,7 +506,7 @@ async def main(url, prefix):
     broker.presence.config = PresenceConfig(ttl=2.0)
     tracker = PresenceTracker(layer.presence, announce, refresh=0.2)
     await tracker.add("room", Member("tab", "eve"), Presence.PER_USER, grace=0.5)
-    # Killed before its claim is confirmed, it would keep it for the whole lease.
+    # A claim that is not confirmed would block others for the whole lease.
     await tracker.wait_idle()
     print("settled", flush=True)
     await asyncio.Event().wait()
@@ -517,7 +517,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 @pytest.fixture
 def visitor(host, prefix):
-    """A process of its own, which says what it announces."""
+    """A process that prints what it announces."""
     with subprocess.Popen(
         [sys.executable, "-c", VISITOR, host, prefix],
         stdout=subprocess.PIPE,
@@ -529,14 +529,14 @@ def visitor(host, prefix):
 
 async def test_connections_of_a_killed_process_are_reaped_by_another(start, visitor):
     other = start(config=PresenceConfig(ttl=2.0), refresh=0.2)
-    for said in (b"join\n", b"settled\n"):
-        assert await asyncio.to_thread(visitor.stdout.readline) == said
+    for line in (b"join\n", b"settled\n"):
+        assert await asyncio.to_thread(visitor.stdout.readline) == line
     assert await other.users() == ["eve"]
 
     visitor.kill()
     await until(lambda: other.called)
 
-    assert other.said == [("leave", "eve")]
+    assert other.announced == [("leave", "eve")]
     assert other.called == [("left", "eve")]
     assert await other.users() == []
 
@@ -550,7 +550,7 @@ async def test_connections_are_added_again_to_a_server_that_restarted_empty(
 
     await asyncio.to_thread(own_server.restart)
     await process.tracker.refresh_all()
-    await until(lambda: ("changed", None) in process.said)
+    await until(lambda: ("changed", None) in process.announced)
 
     assert await process.users() == ["ada", "bob"]
 
@@ -565,7 +565,7 @@ async def test_without_a_server_adding_fails_and_removing_waits(own_server, star
         await process.add("tab 3", "eve", Presence.PER_CONNECTION)
     await process.remove("tab 1")
     await asyncio.to_thread(own_server.resume)
-    await until(lambda: ("leave", "ada") in process.said)
+    await until(lambda: ("leave", "ada") in process.announced)
     await process.tracker.wait_idle()
 
     assert await process.users() == ["bob"]

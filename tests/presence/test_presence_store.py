@@ -1,7 +1,7 @@
-"""What every store of presence must do, and the one in memory.
+"""The presence store in memory, and several stores as one.
 
-No test waits for time to pass: an entry whose time to live is 0 has expired, as has a
-claim whose lease is 0, and a grace that has to end is a short one.
+No test waits: entries with a ttl of 0 and claims with a lease of 0 have expired, and a
+grace that has to end is short.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One process's share of who is present: entered, renewed, left, and told about."""
+"""The tracker: entries of one process are added, refreshed, removed and announced."""
 
 from __future__ import annotations
 
@@ -20,60 +20,60 @@ from tiderace.presence.tracker import Presence, PresenceTracker
 
 
 class Store(MemoryPresenceStore):
-    """A store that may be away, or slow, and counts how often it is asked."""
+    """A store that can be unreachable or slow, and records its calls."""
 
     def __init__(self, **options):
         super().__init__(PresenceConfig(), **options)
         self.away = False
-        self.asked = []
-        self.gate = None  # an event without which nothing is answered
+        self.calls = []
+        self.gate = None  # an event that calls wait for
 
-    async def _reached(self, verb):
-        self.asked.append(verb)
+    async def _record(self, verb):
+        self.calls.append(verb)
         if self.away:
             raise LayerUnavailable("the store is away")
 
-    async def _answered(self):
+    async def _pass_gate(self):
         if self.gate is not None:
             await self.gate.wait()
 
     async def add(self, group, member, **options):
-        await self._reached("add")
+        await self._record("add")
         found = await super().add(group, member, **options)
-        await self._answered()
+        await self._pass_gate()
         return found
 
     async def remove(self, group, client, **options):
-        await self._reached("remove")
+        await self._record("remove")
         return await super().remove(group, client, **options)
 
     async def refresh(self, clients, **options):
-        await self._reached("refresh")
+        await self._record("refresh")
         return await super().refresh(clients, **options)
 
     async def reap(self, limit, **options):
-        await self._reached("reap")
+        await self._record("reap")
         return await super().reap(limit, **options)
 
     async def confirm(self, event, **options):
-        await self._reached("confirm")
+        await self._record("confirm")
         return await super().confirm(event, **options)
 
     async def members(self, group, **options):
-        await self._reached("members")
+        await self._record("members")
         members = await super().members(group, **options)
-        await self._answered()
+        await self._pass_gate()
         return members
 
 
 class Process:
-    """A tracker that does nothing by itself, and what it has told."""
+    """A tracker without its background task, and what it has announced."""
 
     def __init__(self, store, clock, **options):
-        self.said = []
+        self.announced = []
         self.called = []
         self.members = []
-        self.mute = False
+        self.announce_fails = False
         self.hook = None
         self.tracker = PresenceTracker(
             store,
@@ -86,9 +86,9 @@ class Process:
         self.tracker.start = lambda: None
 
     async def _announce(self, group, event, member):
-        if self.mute:
+        if self.announce_fails:
             raise LayerUnavailable("the broker is away")
-        self.said.append((event, member and (member.user or member.client)))
+        self.announced.append((event, member and (member.user or member.client)))
         self.members.append(member)
 
     async def _hook(self, group, event, user):
@@ -117,7 +117,7 @@ class Process:
         await self.tracker.wait_idle()
 
     async def die(self):
-        """End as a killed process does: nothing more is done or told."""
+        """End as a killed process does: without removing or announcing anything."""
         for pool in self.tracker._workers:
             await pool.stop()
 
@@ -170,12 +170,12 @@ async def test_a_user_joins_with_the_first_connection_and_leaves_with_the_last(
     await process.remove("tab 1")
     await process.remove("tab 2")
     await process.reap()
-    assert process.said == [("join", "ada")]
+    assert process.announced == [("join", "ada")]
 
     clock.advance(15)
     await process.reap()
 
-    assert process.said == [("join", "ada"), ("leave", "ada")]
+    assert process.announced == [("join", "ada"), ("leave", "ada")]
     assert process.called == [("joined", "ada"), ("left", "ada")]
 
 
@@ -183,7 +183,7 @@ async def test_a_connection_joins_and_leaves_at_once(process):
     await process.add("tab 1", "ada", Presence.PER_CONNECTION)
     await process.add("tab 2", "ada", Presence.PER_CONNECTION)
     await process.remove("tab 1")
-    assert process.said == [("join", "ada"), ("join", "ada"), ("leave", "ada")]
+    assert process.announced == [("join", "ada"), ("join", "ada"), ("leave", "ada")]
     assert process.called == [("joined", "ada")]
 
     await process.remove("tab 2")
@@ -195,9 +195,9 @@ async def test_without_presence_nothing_is_stored_or_announced(process, store):
     await process.add("tab", "ada", Presence.OFF)
     await process.remove("tab")
 
-    assert process.said == []
+    assert process.announced == []
     assert await process.tracker.members("room", Presence.OFF) == {}
-    assert store.asked == []
+    assert store.calls == []
 
 
 async def test_a_user_who_reloads_does_not_leave(process, clock):
@@ -209,7 +209,7 @@ async def test_a_user_who_reloads_does_not_leave(process, clock):
         await process.reap()
         await process.add(f"tab {number + 1}", "ada")
 
-    assert process.said == [("join", "ada")]
+    assert process.announced == [("join", "ada")]
     assert process.called == [("joined", "ada")]
 
 
@@ -220,7 +220,7 @@ async def test_the_grace_is_that_of_the_topic(process, clock):
     clock.advance(2)
     await process.reap()
 
-    assert process.said == [("join", "ada"), ("leave", "ada")]
+    assert process.announced == [("join", "ada"), ("leave", "ada")]
 
 
 async def test_a_user_who_moves_to_another_process_in_a_deploy_does_not_leave(
@@ -235,8 +235,8 @@ async def test_a_user_who_moves_to_another_process_in_a_deploy_does_not_leave(
     clock.advance(10)
     await new.reap()
 
-    assert old.said == [("join", "ada")]
-    assert new.said == []
+    assert old.announced == [("join", "ada")]
+    assert new.announced == []
 
 
 async def test_a_closing_tracker_removes_all_its_connections(process, store):
@@ -246,7 +246,7 @@ async def test_a_closing_tracker_removes_all_its_connections(process, store):
     await process.tracker.close()
 
     assert store._groups == {}
-    assert process.said.count(("leave", "ada")) == 100
+    assert process.announced.count(("leave", "ada")) == 100
     assert process.called == [("joined", "ada"), ("left", "ada")]
 
 
@@ -255,13 +255,17 @@ async def test_an_anonymous_connection_is_announced_without_a_hook_call(process)
     await process.add("tab 2", "")
     await process.remove("tab 1")
 
-    assert process.said == [("join", "tab 1"), ("join", "tab 2"), ("leave", "tab 1")]
+    assert process.announced == [
+        ("join", "tab 1"),
+        ("join", "tab 2"),
+        ("leave", "tab 1"),
+    ]
     assert process.called == []
     assert await process.users() == ["tab 2"]
 
 
 async def test_a_connection_that_is_added_again_gets_a_new_presence_id(process):
-    """Whoever saw its id leave takes that to be for ever."""
+    """Clients take the leave of a presence id as final."""
     for _ in range(3):
         await process.add("tab", "ada", Presence.PER_CONNECTION)
         await process.remove("tab")
@@ -278,7 +282,7 @@ async def test_adding_a_connection_twice_announces_one_join(process):
     await process.add("tab", "ada", Presence.PER_CONNECTION)
     await process.add("tab", "ada", Presence.PER_CONNECTION)
 
-    assert process.said == [("join", "ada")]
+    assert process.announced == [("join", "ada")]
 
 
 async def test_connections_and_users_of_a_group_are_counted(process):
@@ -288,7 +292,7 @@ async def test_connections_and_users_of_a_group_are_counted(process):
     assert await process.tracker.stats("room") == PresenceStats(2, 1)
 
 
-# Renewing
+# Refreshes
 
 
 async def test_entries_last_while_their_process_refreshes_them(process, clock):
@@ -300,17 +304,17 @@ async def test_entries_last_while_their_process_refreshes_them(process, clock):
         await process.reap()
 
     assert await process.users() == ["ada"]
-    assert process.said == [("join", "ada")]
+    assert process.announced == [("join", "ada")]
 
 
 async def test_all_entries_are_refreshed_in_one_call(process, store):
     for number in range(50):
         await process.add(f"tab {number}", "ada", group=f"room{number % 5}")
-    store.asked.clear()
+    store.calls.clear()
 
     await process.refresh_all()
 
-    assert store.asked == ["refresh"]
+    assert store.calls == ["refresh"]
 
 
 async def test_entries_that_the_store_lost_are_added_again(
@@ -330,8 +334,12 @@ async def test_entries_that_the_store_lost_are_added_again(
     assert await process.users() == ["ada", "bob"]
     assert "presence of 2 connection(s) had been forgotten" in caplog.text
     assert metrics.PRESENCE_FORGOTTEN.value == before + 2
-    # Those who were listed under their old ids have not been seen to leave.
-    assert process.said[2:] == [("join", "ada"), ("join", "bob"), ("changed", None)]
+    # Members under their old ids have had no leave.
+    assert process.announced[2:] == [
+        ("join", "ada"),
+        ("join", "bob"),
+        ("changed", None),
+    ]
 
 
 async def test_a_connection_that_was_reaped_is_added_again_under_a_new_id(make, clock):
@@ -339,13 +347,13 @@ async def test_a_connection_that_was_reaped_is_added_again_under_a_new_id(make, 
     await cut_off.add("tab", "ada", Presence.PER_CONNECTION)
     clock.advance(60)
     await other.reap()
-    assert other.said == [("leave", "ada")]
+    assert other.announced == [("leave", "ada")]
 
     await cut_off.refresh_all()
 
     [id_] = await cut_off.clients()
     assert id_ != "tab"
-    assert cut_off.said[-1] == ("join", "ada")
+    assert cut_off.announced[-1] == ("join", "ada")
     await cut_off.remove("tab")
     assert await cut_off.clients() == []
 
@@ -377,11 +385,11 @@ async def test_a_leave_of_a_killed_process_is_announced_by_another(make, clock):
 
     clock.advance(60)
     await other.reap()
-    assert other.said == []
+    assert other.announced == []
     clock.advance(15)
     await other.reap()
 
-    assert other.said == [("leave", "ada")]
+    assert other.announced == [("leave", "ada")]
     assert other.called == [("left", "ada")]
     assert await other.users() == []
 
@@ -395,8 +403,8 @@ async def test_only_one_process_announces_a_leave(make, clock):
 
     await asyncio.gather(*(other.reap() for other in others))
 
-    said = [each for other in others for each in other.said]
-    assert sorted(said) == [("leave", "ada"), ("leave", "bob")]
+    announced = [each for other in others for each in other.announced]
+    assert sorted(announced) == [("leave", "ada"), ("leave", "bob")]
 
 
 async def test_a_hook_whose_process_died_runs_in_another(make, clock):
@@ -423,7 +431,7 @@ async def test_a_process_without_entries_reaps_those_of_others(make, clock):
 
     await other.run_due()
 
-    assert other.said == [("leave", "ada")]
+    assert other.announced == [("leave", "ada")]
 
 
 async def test_a_reap_is_scheduled_for_the_end_of_a_grace(process, clock):
@@ -478,7 +486,7 @@ async def test_a_slow_hook_does_not_delay_announcements(process):
     for number in range(20):
         member = Member(f"tab {number}", f"user {number}")
         await process.tracker.add("room", member, Presence.PER_USER)
-    await until(lambda: len(process.said) == 20 and len(process.called) >= 8)
+    await until(lambda: len(process.announced) == 20 and len(process.called) >= 8)
 
     assert len(process.called) == 8
     done.set()
@@ -487,7 +495,7 @@ async def test_a_slow_hook_does_not_delay_announcements(process):
 
 
 async def test_a_hook_that_waited_too_long_is_left_to_other_processes(process, clock):
-    """Else a hook that falls behind would run twice for everybody."""
+    """Else hooks that are late would run twice."""
     done = asyncio.Event()
     process.hook = lambda event, user: done.wait()
     for number in range(10):
@@ -522,12 +530,12 @@ async def test_an_announcement_that_waited_too_long_is_left_to_other_processes(
     clock.advance(16)
     gate.set()
     await process.tracker.wait_idle()
-    assert process.said == [("join", "ada")]
+    assert process.announced == [("join", "ada")]
 
     clock.advance(14)
     await process.reap()
 
-    assert process.said.count(("join", "bob")) == 1
+    assert process.announced.count(("join", "bob")) == 1
 
 
 async def test_a_hook_runs_again_when_its_event_could_not_be_confirmed(
@@ -548,21 +556,21 @@ async def test_a_hook_runs_again_when_its_event_could_not_be_confirmed(
 
 
 async def test_a_tracker_without_a_hook_announces_to_clients(store, clock):
-    said = []
+    announced = []
 
     async def announce(group, event, member):
-        said.append(event)
+        announced.append(event)
 
     tracker = PresenceTracker(store, announce, clock=clock)
     await tracker.add("room", Member("tab", "ada"), Presence.PER_USER, grace=0)
     tracker.remove("room", "tab")
     await tracker.close()
 
-    assert said == ["join", "leave"]
+    assert announced == ["join", "leave"]
     assert store._groups == {}
 
 
-# A store that is away
+# An unreachable store
 
 
 async def test_adding_fails_while_the_store_is_unreachable(process, store):
@@ -604,7 +612,7 @@ async def test_connections_that_leave_while_the_store_is_unreachable_are_removed
         await process.refresh_all()
 
     assert await process.clients() == []
-    assert process.said[2:] == [("leave", "ada"), ("leave", "bob")]
+    assert process.announced[2:] == [("leave", "ada"), ("leave", "bob")]
     assert [record.getMessage() for record in caplog.records] == [
         "presence waits for its store: the store is away",
         "presence has its store again",
@@ -616,12 +624,12 @@ async def test_an_unreachable_store_is_not_called_for_every_leave(process, store
         await process.add(f"tab {number}", "ada")
     store.away = True
     await process.refresh_all()
-    store.asked.clear()
+    store.calls.clear()
 
     for number in range(10):
         await process.remove(f"tab {number}")
 
-    assert store.asked == []
+    assert store.calls == []
 
 
 async def test_refresh_and_reap_are_retried_soon(process, store, clock):
@@ -646,7 +654,7 @@ async def test_a_connection_that_leaves_during_its_add_is_removed_afterwards(
     await entering
 
     assert await process.clients() == []
-    assert process.said == [("join", "ada"), ("leave", "ada")]
+    assert process.announced == [("join", "ada"), ("leave", "ada")]
 
 
 async def test_a_connection_that_leaves_while_it_is_added_again_is_removed_afterwards(
@@ -736,7 +744,7 @@ async def test_a_connection_that_is_being_added_is_not_reported_missing(process,
     gate.set()
     await entering
 
-    assert process.said == [("join", "ada")]
+    assert process.announced == [("join", "ada")]
 
 
 async def test_a_connection_that_waits_for_its_removal_is_removed_once(process):
@@ -747,7 +755,7 @@ async def test_a_connection_that_waits_for_its_removal_is_removed_once(process):
         process.tracker.remove("room", f"tab {number}")
     await process.refresh_all()
 
-    assert process.said.count(("leave", "ada")) == 40
+    assert process.announced.count(("leave", "ada")) == 40
 
 
 async def test_the_number_of_remembered_presence_ids_is_limited(process, monkeypatch):
@@ -780,32 +788,32 @@ async def test_a_failed_add_is_retried_until_it_succeeds(process, store):
     assert await process.users() == ["ada"]
 
 
-# Telling
+# Announcements
 
 
 async def test_a_failed_announcement_is_followed_by_a_change(process, clock):
-    process.mute = True
+    process.announce_fails = True
     await process.add("tab", "ada", Presence.PER_CONNECTION)
-    process.mute = False
+    process.announce_fails = False
 
     clock.advance(1)
     await process.run_due()
 
-    assert process.said == [("changed", None)]
+    assert process.announced == [("changed", None)]
 
 
 async def test_a_join_of_a_user_whose_announcement_failed_is_announced_later(
     process, clock
 ):
-    process.mute = True
+    process.announce_fails = True
     await process.add("tab", "ada")
-    process.mute = False
+    process.announce_fails = False
     assert process.called == []
 
     clock.advance(30)
     await process.reap()
 
-    assert process.said == [("join", "ada")]
+    assert process.announced == [("join", "ada")]
     assert process.called == [("joined", "ada")]
 
 
@@ -821,20 +829,20 @@ async def test_an_error_in_announcing_is_logged_and_followed_by_a_change(
 
 
 async def test_five_thousand_joins_cause_a_limited_number_of_pushes(process, clock):
-    """25 million pushes, if everybody heard of everybody."""
+    """Without a limit, 25 million pushes."""
     pushes = 0
     for number in range(5000):
-        before = len(process.said)
+        before = len(process.announced)
         await process.tracker.add(
             "room", Member(f"tab {number}", f"user {number}"), Presence.PER_USER
         )
         await process.tracker.wait_idle()
-        pushes += (number + 1) * (len(process.said) - before)
+        pushes += (number + 1) * (len(process.announced) - before)
         if number % 1000 == 999:  # a thousand a second
             clock.advance(1)
-            before = len(process.said)
+            before = len(process.announced)
             await process.run_due()
-            assert process.said[before:] == [("changed", None)]
+            assert process.announced[before:] == [("changed", None)]
             pushes += number + 1
 
     assert pushes <= 5 * (10_000 + 5000)
@@ -849,35 +857,35 @@ async def test_joins_beyond_the_limit_are_coalesced_into_one_change(
     before = metrics.PRESENCE_GATHERED.value
     for number in range(10):
         await process.add(f"tab {number}", f"user {number}")
-    assert process.said == [("join", "user 0")]
+    assert process.announced == [("join", "user 0")]
 
     clock.advance(1)
     await process.run_due()
     await process.run_due()
 
     assert metrics.PRESENCE_GATHERED.value == before + 1
-    assert process.said == [("join", "user 0"), ("changed", None)]
+    assert process.announced == [("join", "user 0"), ("changed", None)]
 
 
-# Lists
+# Reads
 
 
 async def test_callers_during_a_read_share_the_next_one(process, store):
     await process.add("tab", "ada")
-    store.asked.clear()
+    store.calls.clear()
     store.gate = asyncio.Event()
 
     async def ask():
         return await process.tracker.members("room", Presence.PER_USER)
 
     first = asyncio.create_task(ask())
-    await until(lambda: store.asked)
+    await until(lambda: store.calls)
     others = [asyncio.create_task(ask()) for _ in range(100)]
     await asyncio.sleep(0)
     store.gate.set()
     lists = await asyncio.gather(first, *others)
 
-    assert store.asked == ["members", "members"]
+    assert store.calls == ["members", "members"]
     assert all(each is lists[1] for each in lists[1:])
 
 
@@ -885,7 +893,7 @@ async def test_members_are_read_after_the_call(process, store):
     await process.add("tab", "ada")
     store.gate = asyncio.Event()
     first = asyncio.create_task(process.users())
-    await until(lambda: "members" in store.asked)
+    await until(lambda: "members" in store.calls)
     await MemoryPresenceStore.add(
         store, "room", Member("tab 2", "bob"), per_user=True, grace=0
     )
@@ -903,7 +911,7 @@ async def test_a_cancelled_caller_does_not_cancel_the_read_of_others(process, st
     store.gate = asyncio.Event()
     one = asyncio.create_task(process.users())
     other = asyncio.create_task(process.users())
-    await until(lambda: "members" in store.asked)
+    await until(lambda: "members" in store.calls)
 
     one.cancel()
     store.gate.set()
@@ -915,7 +923,7 @@ async def test_closing_cancels_reads(process, store):
     await process.add("tab", "ada")
     store.gate = asyncio.Event()
     asking = [asyncio.create_task(process.users()) for _ in range(2)]
-    await until(lambda: "members" in store.asked)
+    await until(lambda: "members" in store.calls)
     asking.append(asyncio.create_task(process.users()))
     await asyncio.sleep(0)
 
@@ -937,12 +945,12 @@ async def test_all_callers_get_the_error_of_an_unreachable_store(process, store)
     assert [type(each) for each in results] == [LayerUnavailable] * 2
 
 
-# By itself
+# The background task
 
 
 @pytest.fixture
-async def alive(store):
-    """Makes trackers that live, on a quick clock."""
+async def start(store):
+    """Makes trackers with a background task, on a quick clock."""
     trackers = []
     store._clock = asyncio.get_running_loop().time
     store.config = PresenceConfig(ttl=0.4)
@@ -958,47 +966,47 @@ async def alive(store):
         await tracker.close()
 
 
-def listening():
-    """An ``announce``, and the events it has heard."""
-    heard = asyncio.Queue()
+def recording():
+    """Return an ``announce`` function and a queue of its events."""
+    received = asyncio.Queue()
 
     async def announce(group, event, member):
-        heard.put_nowait(event)
+        received.put_nowait(event)
 
-    return announce, heard
+    return announce, received
 
 
 async def test_a_running_tracker_refreshes_its_entries_and_reaps_those_of_a_killed_one(
-    alive, store
+    start, store
 ):
-    quiet, _ = listening()
-    announce, heard = listening()
-    living, killed = alive(announce), alive(quiet)
+    quiet, _ = recording()
+    announce, received = recording()
+    living, killed = start(announce), start(quiet)
     await living.add("room", Member("tab 1", "ada"), Presence.PER_USER, grace=0)
     await killed.add("room", Member("tab 2", "bob"), Presence.PER_USER, grace=0)
     await killed._tasks.cancel()
 
     async with asyncio.timeout(PATIENCE):
-        assert [await heard.get(), await heard.get()] == ["join", "leave"]
+        assert [await received.get(), await received.get()] == ["join", "leave"]
 
     [left] = (await store.members("room", per_user=True)).values()
     assert left.user == "ada"
 
 
-async def test_a_running_tracker_announces_the_end_of_a_grace(alive):
-    announce, heard = listening()
-    tracker = alive(announce)
+async def test_a_running_tracker_announces_the_end_of_a_grace(start):
+    announce, received = recording()
+    tracker = start(announce)
     await tracker.add("room", Member("tab", "ada"), Presence.PER_USER, grace=0.05)
 
     tracker.remove("room", "tab")
 
     async with asyncio.timeout(PATIENCE):
-        assert [await heard.get(), await heard.get()] == ["join", "leave"]
+        assert [await received.get(), await received.get()] == ["join", "leave"]
 
 
-async def test_an_unexpected_error_does_not_stop_the_tracker(alive, store, caplog):
-    announce, heard = listening()
-    tracker = alive(announce)
+async def test_an_unexpected_error_does_not_stop_the_tracker(start, store, caplog):
+    announce, received = recording()
+    tracker = start(announce)
     refresh = store.refresh
 
     async def fail(*args, **options):
@@ -1011,12 +1019,12 @@ async def test_an_unexpected_error_does_not_stop_the_tracker(alive, store, caplo
     tracker.remove("room", "tab")
 
     async with asyncio.timeout(PATIENCE):
-        assert [await heard.get(), await heard.get()] == ["join", "leave"]
+        assert [await received.get(), await received.get()] == ["join", "leave"]
     assert "keeping presence failed" in caplog.text
 
 
-async def test_closing_waits_for_a_hook_only_until_its_timeout(alive):
-    announce, _ = listening()
+async def test_closing_waits_for_a_hook_only_until_its_timeout(start):
+    announce, _ = recording()
     never = asyncio.Event()
     called = asyncio.Event()
 
@@ -1024,7 +1032,7 @@ async def test_closing_waits_for_a_hook_only_until_its_timeout(alive):
         called.set()
         await never.wait()
 
-    tracker = alive(announce, hook=hook)
+    tracker = start(announce, hook=hook)
     await tracker.add("room", Member("tab", "ada"), Presence.PER_USER)
     await called.wait()
 
@@ -1034,13 +1042,13 @@ async def test_closing_waits_for_a_hook_only_until_its_timeout(alive):
     assert not any(pool.busy for pool in tracker._workers)
 
 
-async def test_a_closed_tracker_can_be_used_again(alive):
-    announce, heard = listening()
-    tracker = alive(announce)
+async def test_a_closed_tracker_can_be_used_again(start):
+    announce, received = recording()
+    tracker = start(announce)
     await tracker.add("room", Member("tab", "ada"), Presence.PER_CONNECTION)
     await tracker.close()
 
     await tracker.add("room", Member("tab 2", "ada"), Presence.PER_CONNECTION)
 
     async with asyncio.timeout(PATIENCE):
-        assert [await heard.get() for _ in range(3)] == ["join", "leave", "join"]
+        assert [await received.get() for _ in range(3)] == ["join", "leave", "join"]
