@@ -150,12 +150,12 @@ def test_a_mailbox_shows_its_name_and_how_full_it_is(mailbox):
 
 
 def test_drops_are_reported_once_per_interval_with_their_number(mailbox, clock):
-    assert mailbox.note_drop(60) == 1
-    assert [mailbox.note_drop(60) for _ in range(3)] == [0, 0, 0]
+    assert mailbox.count_drop(60) == 1
+    assert [mailbox.count_drop(60) for _ in range(3)] == [0, 0, 0]
 
     clock.advance(60)
 
-    assert mailbox.note_drop(60) == 4
+    assert mailbox.count_drop(60) == 4
 
 
 # Several readers
@@ -435,71 +435,71 @@ async def test_while_held_a_message_goes_to_a_reader_of_messages(mailbox):
 
 
 def test_a_mailbox_is_noted_once_for_its_oldest_message(clock):
-    deadlines = ExpiryQueue()
-    mailbox = Mailbox("box", 100, deadlines=deadlines, clock=clock)
+    expiry_queue = ExpiryQueue()
+    mailbox = Mailbox("box", 100, expiry_queue=expiry_queue, clock=clock)
 
     for _ in range(50):
         mailbox.push("news", clock.now + 10)
 
-    assert len(deadlines) == 1
+    assert len(expiry_queue) == 1
 
 
 def test_nothing_is_due_before_its_time(clock):
-    deadlines = ExpiryQueue()
-    mailbox = Mailbox("box", 3, deadlines=deadlines, clock=clock)
+    expiry_queue = ExpiryQueue()
+    mailbox = Mailbox("box", 3, expiry_queue=expiry_queue, clock=clock)
     mailbox.push("news", clock.now + 10)
 
-    assert deadlines.pop(clock.now + 9.9) is None
-    assert deadlines.pop(clock.now + 10) is mailbox
-    assert deadlines.pop(FAR) is None
+    assert expiry_queue.pop(clock.now + 9.9) is None
+    assert expiry_queue.pop(clock.now + 10) is mailbox
+    assert expiry_queue.pop(FAR) is None
 
 
 def test_mailboxes_come_due_in_the_order_of_their_deadlines(clock):
-    deadlines = ExpiryQueue()
+    expiry_queue = ExpiryQueue()
     boxes = {
-        after: Mailbox(f"box{after}", 3, deadlines=deadlines, clock=clock)
+        after: Mailbox(f"box{after}", 3, expiry_queue=expiry_queue, clock=clock)
         for after in (30, 10, 20)
     }
     for after, mailbox in boxes.items():
         mailbox.push("news", clock.now + after)
 
-    assert [deadlines.pop(FAR).name for _ in boxes] == ["box10", "box20", "box30"]
+    assert [expiry_queue.pop(FAR).name for _ in boxes] == ["box10", "box20", "box30"]
 
 
 def test_a_mailbox_that_was_looked_at_is_noted_for_its_next_message(clock):
-    deadlines = ExpiryQueue()
-    mailbox = Mailbox("box", 3, deadlines=deadlines, clock=clock)
+    expiry_queue = ExpiryQueue()
+    mailbox = Mailbox("box", 3, expiry_queue=expiry_queue, clock=clock)
     mailbox.push("first", clock.now + 10)
     mailbox.push("second", clock.now + 20)
     clock.advance(10)
 
-    assert deadlines.pop(clock.now).look_again() == 1
-    assert deadlines.pop(clock.now) is None
+    assert expiry_queue.pop(clock.now).drop_and_reschedule() == 1
+    assert expiry_queue.pop(clock.now) is None
 
     clock.advance(10)
-    assert deadlines.pop(clock.now).look_again() == 1
-    assert len(deadlines) == 0
+    assert expiry_queue.pop(clock.now).drop_and_reschedule() == 1
+    assert len(expiry_queue) == 0
 
 
 def test_after_the_deadlines_were_cleared_a_mailbox_is_noted_again(clock):
-    deadlines = ExpiryQueue()
-    mailbox = Mailbox("box", 3, deadlines=deadlines, clock=clock)
+    expiry_queue = ExpiryQueue()
+    mailbox = Mailbox("box", 3, expiry_queue=expiry_queue, clock=clock)
     mailbox.push("first", clock.now + 10)
 
-    deadlines.clear()
+    expiry_queue.clear()
     mailbox.push("second", clock.now + 20)
 
-    assert len(deadlines) == 1
+    assert len(expiry_queue) == 1
 
 
 def test_a_mailbox_that_a_consumer_owns_is_not_noted(clock):
-    deadlines = ExpiryQueue()
-    mailbox = Mailbox("box", 3, deadlines=deadlines, clock=clock)
-    mailbox.deadlines = None
+    expiry_queue = ExpiryQueue()
+    mailbox = Mailbox("box", 3, expiry_queue=expiry_queue, clock=clock)
+    mailbox.expiry_queue = None
 
     mailbox.push("news", clock.now + 10)
 
-    assert len(deadlines) == 0
+    assert len(expiry_queue) == 0
 
 
 # Threads and loops

@@ -444,7 +444,13 @@ async def test_a_message_to_one_member_touches_no_other_channel(layer, monkeypat
     await layer.group_add("room", "specific.me!1")
 
     box_type = type(boxes[0])
-    for method in ("push", "discard_expired", "look_again", "empty", "__len__"):
+    for method in (
+        "push",
+        "discard_expired",
+        "drop_and_reschedule",
+        "empty",
+        "__len__",
+    ):
         original = getattr(box_type, method)
 
         def seen(box, *args, original=original):

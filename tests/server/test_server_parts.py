@@ -106,7 +106,7 @@ class Heard:
 
 
 @st.composite
-def conversations(draw):
+def message_sequences(draw):
     """What a client may say, as bytes, and what is to be heard of it."""
     data, said = b"", []
     for message in draw(st.lists(st.text(max_size=200) | st.binary(max_size=200))):
@@ -126,9 +126,9 @@ def conversations(draw):
     return data, said
 
 
-@given(conversations(), st.data())
-def test_it_does_not_matter_where_the_network_cuts(conversation, choice):
-    data, said = conversation
+@given(message_sequences(), st.data())
+def test_it_does_not_matter_where_the_network_cuts(connection, choice):
+    data, said = connection
     cuts = sorted(choice.draw(st.lists(st.integers(0, len(data)), max_size=8)))
     reader, heard = FrameParser(10_000), Heard()
 
@@ -160,7 +160,7 @@ def test_any_bytes_are_read_or_refused(data):
     ids=["frame", "message"],
 )
 def test_what_came_of_a_message_is_let_go_when_the_client_is_lost(unfinished):
-    conversation = ServerConnection(
+    connection = ServerConnection(
         *(mock.Mock() for _ in range(4)),
         max_size=10_000_000,
         close_timeout=10,
@@ -168,9 +168,9 @@ def test_what_came_of_a_message_is_let_go_when_the_client_is_lost(unfinished):
     )
     tracemalloc.start()
     try:
-        conversation.feed(unfinished)
+        connection.feed(unfinished)
         held, _ = tracemalloc.get_traced_memory()
-        conversation.lost()
+        connection.lost()
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -859,124 +859,122 @@ def test_every_socket_gets_all_its_frames_once_and_in_order(steps):
 
 async def test_an_application_that_does_not_read_stops_the_client():
     transport = Transport()
-    incoming = ReadQueue(transport, 4)
+    queue = ReadQueue(transport, 4)
 
     for number in range(4):
-        incoming.put({"type": "websocket.receive", "text": str(number)}, 1)
+        queue.put({"type": "websocket.receive", "text": str(number)}, 1)
     assert not transport.reading
 
     for _ in range(2):
-        await incoming.get()
+        await queue.get()
     assert transport.reading
 
 
 async def test_a_few_large_messages_stop_the_client_too():
     transport = Transport()
-    incoming = ReadQueue(transport, 32)
+    queue = ReadQueue(transport, 32)
 
     for _ in range(2):
         event = {"type": "websocket.receive", "bytes": bytes(600_000)}
-        incoming.put(event, 600_000)
+        queue.put(event, 600_000)
     assert not transport.reading
 
-    await incoming.get()
+    await queue.get()
     assert transport.reading
 
 
 async def test_a_cancelled_reader_takes_nothing_with_it():
-    incoming = ReadQueue(Transport(), 4)
-    reader = asyncio.ensure_future(incoming.get())
+    queue = ReadQueue(Transport(), 4)
+    reader = asyncio.ensure_future(queue.get())
     await asyncio.sleep(0)
 
-    incoming.put({"type": "websocket.receive", "text": "kept"}, 4)
+    queue.put({"type": "websocket.receive", "text": "kept"}, 4)
     reader.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reader
 
-    assert (await incoming.get())["text"] == "kept"
+    assert (await queue.get())["text"] == "kept"
 
 
 async def test_nothing_comes_after_the_disconnect():
-    incoming = ReadQueue(Transport(), 4)
-    incoming.disconnect(4000)
+    queue = ReadQueue(Transport(), 4)
+    queue.disconnect(4000)
 
-    incoming.put({"type": "websocket.receive", "text": "late"}, 4)
-    incoming.disconnect(1006)
+    queue.put({"type": "websocket.receive", "text": "late"}, 4)
+    queue.disconnect(1006)
 
-    assert (await incoming.get())["code"] == 4000
-    assert (await incoming.get())["code"] == 4000
+    assert (await queue.get())["code"] == 4000
+    assert (await queue.get())["code"] == 4000
 
 
 # Keep-alive
 
 
 class Pinged:
-    def __init__(self):
-        self.pings = 0
-        self.reads = True
-        self.lost = False
+    """What a keep-alive is given, and what it does with that."""
 
-    def send_ping(self):
+    def __init__(self, timeout=5):
+        self.loop = Loop()
+        self.pings = 0
+        self.paused = False
+        self.lost = False
+        self.keep_alive = KeepAlive(self, self, self.loop, 20, timeout, self.end)
+
+    def write(self, frame):
+        assert frame == frames.ping_frame()
         self.pings += 1
 
-    def is_read_from(self):
-        return self.reads
-
-    def ping_unanswered(self):
+    def end(self):
         self.lost = True
 
 
 def test_a_client_that_answers_is_pinged_once_an_interval():
-    loop, connection = Loop(), Pinged()
-    keep_alive = KeepAlive(connection, loop, 20, 5)
+    client = Pinged()
 
-    assert loop.ring() == 20
-    keep_alive.heard()
-    assert loop.ring() == 5
-    assert loop.ring() == 15
+    assert client.loop.ring() == 20
+    client.keep_alive.data_received()
+    assert client.loop.ring() == 5
+    assert client.loop.ring() == 15
 
-    assert connection.pings == 2
-    assert not connection.lost
+    assert client.pings == 2
+    assert not client.lost
 
 
 def test_a_client_that_is_silent_after_a_ping_is_lost():
-    loop, connection = Loop(), Pinged()
-    KeepAlive(connection, loop, 20, 5)
+    client = Pinged()
 
-    loop.ring()
-    assert loop.ring() == 5
+    client.loop.ring()
+    assert client.loop.ring() == 5
 
-    assert connection.lost
-    assert loop.timers == []
-
-
-def test_a_client_that_is_not_read_from_is_not_blamed():
-    loop, connection = Loop(), Pinged()
-    keep_alive = KeepAlive(connection, loop, 20, 5)
-    connection.reads = False
-
-    loop.ring()
-    loop.ring()
-    assert not connection.lost
-
-    keep_alive.heard()
-    loop.ring()
-    assert not connection.lost
+    assert client.lost
+    assert client.loop.timers == []
 
 
-def test_without_a_timeout_a_silent_client_is_pinged_on():
-    loop, connection = Loop(), Pinged()
-    KeepAlive(connection, loop, 20, None)
+def test_a_client_that_is_not_read_from_is_not_lost():
+    client = Pinged()
+    client.paused = True
 
-    assert [loop.ring(), loop.ring()] == [20, 20]
-    assert connection.pings == 2
+    client.loop.ring()
+    client.loop.ring()
+    assert not client.lost
+
+    client.keep_alive.data_received()
+    client.loop.ring()
+    assert not client.lost
 
 
-def test_a_stopped_keep_alive_sets_no_timer():
-    loop = Loop()
-    KeepAlive(Pinged(), loop, 20, 5).stop()
+def test_without_a_timeout_a_silent_client_is_still_pinged():
+    client = Pinged(timeout=None)
 
-    assert loop.timers[0].cancelled
+    assert [client.loop.ring(), client.loop.ring()] == [20, 20]
+    assert client.pings == 2
+
+
+def test_a_stopped_keep_alive_has_no_timer():
+    client = Pinged()
+    client.keep_alive.stop()
+
+    assert client.loop.timers[0].cancelled
 
 
 # gunicorn

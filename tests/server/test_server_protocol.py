@@ -323,7 +323,7 @@ def test_what_a_client_sends_too_early_is_kept(plain):
         wait_until(lambda: loops, what="the handshake")
         client.say("early")
         protocol = plain.protocol_of(client)
-        wait_until(lambda: protocol._early, what="the early frame")
+        wait_until(lambda: protocol._unread, what="the early frame")
         loops[0].call_soon_threadsafe(answer.set)
         client.open()
 
@@ -741,7 +741,7 @@ def test_a_client_that_pings_and_does_not_read_gets_one_pong_for_all(plain):
         client.say("that was all")
         protocol = plain.protocol_of(client)
         wait_until(
-            lambda: protocol._conversation._owed_pong == b"999", what="the last ping"
+            lambda: protocol._connection._pending_pong == b"999", what="the last ping"
         )
 
         while (frame := client.read_frame()) == (0x80 | BINARY, bytes(100_000)):
@@ -765,7 +765,7 @@ def test_a_client_is_not_read_while_the_application_does_not_read(plain):
         protocol = plain.protocol_of(client)
         for number in range(40):
             client.say(str(number))
-        wait_until(lambda: protocol.incoming.paused, what="the pause")
+        wait_until(lambda: protocol.read_queue.paused, what="the pause")
         loops[0].call_soon_threadsafe(go_on.set)
 
         assert application.result() == [str(number) for number in range(40)]
@@ -1053,7 +1053,7 @@ def test_the_lower_size_holds_for_what_comes_before_the_answer(plain):
         wait_until(lambda: loops, what="the handshake")
         client.send(_head(BINARY, 1001))
         protocol = plain.protocol_of(client)
-        wait_until(lambda: protocol._early, what="the early frame")
+        wait_until(lambda: protocol._unread, what="the early frame")
         loops[0].call_soon_threadsafe(answer.set)
         client.open()
 
@@ -1087,7 +1087,7 @@ def test_a_size_that_is_none_is_an_error(plain, size):
 def test_compression_that_was_asked_for_is_refused_in_the_log(caplog, monkeypatch):
     from tiderace.server import protocol
 
-    monkeypatch.setattr(protocol, "_deflate_mentioned", False)
+    monkeypatch.setattr(protocol, "_deflate_logged", False)
     caplog.set_level(logging.INFO, "uvicorn.error")
     with RawServer(ws_per_message_deflate=True) as server:
         path = server.serve(echo)

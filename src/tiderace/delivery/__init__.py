@@ -1,4 +1,1 @@
-"""The last metres of a message, inside one process: who listens, and what waits for whom.
-
-Asyncio only: nothing here knows Django, layers, consumers or what a message means.
-"""
+"""Delivers messages inside one process: groups, mailboxes and outboxes; asyncio only."""

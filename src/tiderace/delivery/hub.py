@@ -1,8 +1,4 @@
-"""Who, in this process, listens to which group; and the loop that fans a message out.
-
-It knows receivers only by their name, their groups and ``push``: nothing of topics,
-codecs, users or event loops.
-"""
+"""The groups of this process, and the loop that fans a message out to their members."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ R = TypeVar("R", bound="Receiver")  # type: ignore[type-arg]
 
 
 class Receiver(Protocol[M_contra]):
-    """What the hub needs of those who listen."""
+    """A member of groups."""
 
     name: str
     groups: set[str]
@@ -30,9 +26,9 @@ class Receiver(Protocol[M_contra]):
 class Hub(Generic[R]):
     """Groups and their members in this process.
 
-    Every method may be called from any thread. A message goes to the ``members`` at
-    the moment they are asked for: one who joins while it is delivered may miss it, one
-    who leaves may still get it.
+    Every method may be called from any thread. A message goes to the group's
+    ``members`` of that moment: one that joins meanwhile may miss it, one that
+    leaves may still get it.
     """
 
     def __init__(self) -> None:
@@ -40,7 +36,7 @@ class Hub(Generic[R]):
         self._lock = threading.Lock()
 
     def add(self, group: str, receiver: R) -> bool:
-        """Let ``receiver`` listen to ``group``; True when it is the group's first."""
+        """Add ``receiver`` to ``group``; return whether it is the first member."""
         with self._lock:
             members = self.groups.get(group)
             first = members is None
@@ -51,12 +47,12 @@ class Hub(Generic[R]):
             return first
 
     def discard(self, group: str, receiver: R) -> bool:
-        """Let ``receiver`` listen no more; True when it was the group's last."""
+        """Remove ``receiver`` from ``group``; return whether it was the last member."""
         with self._lock:
             return self._discard(group, receiver)
 
     def drop(self, receiver: R) -> list[str]:
-        """Take ``receiver`` out of all its groups; those that have no member left."""
+        """Remove ``receiver`` from all its groups; return those that are empty now."""
         with self._lock:
             return [
                 group
@@ -72,14 +68,14 @@ class Hub(Generic[R]):
         return [each for each in receivers if not each.push(message, deadline)]
 
     def members(self, group: str) -> list[R]:
-        """The members of ``group`` in this process, in the order in which they joined."""
+        """Return the members of ``group`` in the order in which they joined."""
         members = self.groups.get(group)
-        # Made in one step under the GIL: others may join or leave in other threads,
-        # and a push may wake code that does.
+        # Copied in one step under the GIL: members may join or leave in other threads,
+        # and in code that a push runs.
         return [] if members is None else list(members.values())
 
     def clear(self) -> None:
-        """Take everyone out of every group."""
+        """Remove all members from all groups."""
         with self._lock:
             for members in self.groups.values():
                 for receiver in members.values():
@@ -89,7 +85,7 @@ class Hub(Generic[R]):
     def _discard(self, group: str, receiver: R) -> bool:
         receiver.groups.discard(group)
         members = self.groups.get(group)
-        # Another one under its name may have taken its place.
+        # Another receiver of the same name may have replaced it.
         if members is None or members.get(receiver.name) is not receiver:
             return False
         del members[receiver.name]

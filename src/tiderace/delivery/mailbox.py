@@ -1,7 +1,6 @@
-"""What a consumer has still to read: its client's events and its channel's messages.
+"""Queues what a consumer has still to handle: its client's events, its channel's messages.
 
-Messages are bounded in number and expire; events are handed over one at a time. It
-knows no layer and no group, only its name and what was put into it.
+Messages are bounded in number and expire; events are handed over one at a time.
 """
 
 from __future__ import annotations
@@ -26,17 +25,16 @@ M = TypeVar("M")
 
 
 class Source(Enum):
-    """Which way an item came into a mailbox."""
+    """Where an item of a mailbox comes from."""
 
     EVENT = "event"
     MESSAGE = "message"
 
 
 class ExpiryQueue:
-    """Which mailboxes without a consumer have to be looked at again, and when.
+    """The mailboxes without a consumer, by the time at which a message of theirs expires.
 
-    A heap over all of them, so that finding what has expired costs nothing for those
-    in which nothing has.
+    A heap, so that mailboxes in which nothing has expired cost nothing.
     """
 
     __slots__ = ("_heap", "_serial")
@@ -46,11 +44,11 @@ class ExpiryQueue:
         self._serial = itertools.count()
 
     def add(self, when: float, mailbox: Mailbox[Any]) -> None:
-        """Have ``pop`` return ``mailbox`` once ``when`` (the clock's seconds) is past."""
+        """Let ``pop`` return ``mailbox`` at ``when``, in seconds of the clock."""
         heapq.heappush(self._heap, (when, next(self._serial), mailbox))
 
     def pop(self, now: float) -> Mailbox[Any] | None:
-        """One mailbox whose time has come, or None."""
+        """Return one mailbox whose time has come, or None."""
         try:
             if self._heap[0][0] > now:
                 return None
@@ -59,9 +57,9 @@ class ExpiryQueue:
             return None
 
     def clear(self) -> None:
-        """Forget everything; the mailboxes may be noted again."""
-        noted, self._heap = self._heap, []
-        for _, _, mailbox in noted:
+        """Remove all mailboxes; they may be added again."""
+        added, self._heap = self._heap, []
+        for _, _, mailbox in added:
             mailbox.scheduled = False
 
     def __len__(self) -> int:
@@ -87,13 +85,13 @@ class Mailbox(Generic[M]):
         "_first",
         "_held",
         "_messages",
-        "_oldest",
+        "_next_source",
+        "_removal",
         "_reported_at",
-        "_turn",
         "_waiters",
         "attached",
         "capacity",
-        "deadlines",
+        "expiry_queue",
         "groups",
         "name",
         "readers",
@@ -107,37 +105,36 @@ class Mailbox(Generic[M]):
         name: str,
         capacity: int,
         *,
-        deadlines: ExpiryQueue | None = None,
+        expiry_queue: ExpiryQueue | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self.capacity = capacity
-        # Where to note when a message expires; None once a consumer owns the box,
-        # for then its end empties it.
-        self.deadlines = deadlines
+        # Where this mailbox is added when it has a message; None once it belongs to a
+        # consumer, whose end empties it.
+        self.expiry_queue = expiry_queue
         self.attached = False
-        # Whether ``deadlines`` has it noted.
+        # Whether it is in ``expiry_queue``.
         self.scheduled = False
-        # How many callers are reading, or about to read or push; written by the layer
-        # alone.
+        # How many callers are reading, or about to read or push; set by the layer only.
         self.readers = 0
-        # The groups this mailbox is in; written by the hub alone.
+        # The groups of this mailbox; set by the hub only.
         self.groups: set[str] = set()
         self._clock = clock
         self._messages: deque[tuple[float, M]] = deque()
-        # Held by whoever takes out the oldest message: a reader, or a push that finds
+        # Held while the oldest message is removed: by a reader, or by a push that finds
         # it expired.
-        self._oldest = threading.Lock()
+        self._removal = threading.Lock()
         self._events: list[tuple[Source, Any, asyncio.Future[None]]] = []
         self._first: Any = None
-        # Handles a message at once where its consumer has nothing else to do; False
-        # where it cannot, and then the message waits here.
+        # Handles a message at once if the consumer is idle; if it returns False, the
+        # message is queued.
         self.run_eagerly: Callable[[M], bool] | None = None
-        # What writes to the client, set only while nothing is to be done but to wait
-        # for a message that is written as it is; see ``write_to_waiting``.
+        # Writes broadcasts to the client past the mailbox; set only while the consumer is
+        # idle and the mailbox empty. ``write_to_idle`` uses it.
         self.writer: FrameWriter | None = None
         self._waiters: list[asyncio.Future[None]] = []
-        self._turn = Source.EVENT
+        self._next_source = Source.EVENT
         self._held = False
         self._drops = 0
         self._reported_at = float("-inf")
@@ -145,10 +142,10 @@ class Mailbox(Generic[M]):
     def __repr__(self) -> str:
         return f"<Mailbox {self.name} {len(self._messages)}/{self.capacity}>"
 
-    # What a layer puts in
+    # For a layer
 
     def push(self, message: M, deadline: float) -> bool:
-        """Put ``message`` in; False when the mailbox is full of living messages."""
+        """Queue ``message``; return False if the mailbox is full of unexpired messages."""
         messages = self._messages
         if (
             self.run_eagerly is not None
@@ -162,13 +159,13 @@ class Mailbox(Generic[M]):
             if len(messages) >= self.capacity:
                 return False
         messages.append((deadline, message))
-        # What comes after it may not pass it by.
+        # A later broadcast must not overtake it.
         self.writer = None
-        if self.deadlines is not None and not self.scheduled:
+        if self.expiry_queue is not None and not self.scheduled:
             self.scheduled = True
-            self.deadlines.add(deadline, self)
-        # Appended before the waiters are looked at; readers do it the other way
-        # round, so over threads one of the two always sees the other.
+            self.expiry_queue.add(deadline, self)
+        # Readers add their waiter before they look for messages. So of two threads, one
+        # always sees what the other has added.
         if self._waiters:
             if self._held:
                 self._wake_all()
@@ -176,11 +173,10 @@ class Mailbox(Generic[M]):
                 self._wake()
         return True
 
-    def note_drop(self, interval: float) -> int:
-        """Count a message that was refused; the number to report now, mostly 0.
+    def count_drop(self, interval: float) -> int:
+        """Count a refused message; return the number to report now, mostly 0.
 
-        At most one report every ``interval`` seconds, holding all drops since the
-        last one.
+        Drops are reported every ``interval`` seconds at most, all since the last report.
         """
         self._drops += 1
         now = self._clock()
@@ -191,11 +187,11 @@ class Mailbox(Generic[M]):
         return drops
 
     def discard_expired(self) -> int:
-        """Drop the messages past their deadline; how many there were."""
+        """Drop the messages past their deadline; return their number."""
         now = self._clock()
         dropped = 0
         messages = self._messages
-        with self._oldest:
+        with self._removal:
             while messages and messages[0][0] <= now:
                 messages.popleft()
                 dropped += 1
@@ -203,53 +199,53 @@ class Mailbox(Generic[M]):
             metrics.MESSAGES_DROPPED_EXPIRED.add(dropped)
         return dropped
 
-    def look_again(self) -> int:
-        """Do what ``deadlines`` had this mailbox noted for; how many were dropped.
+    def drop_and_reschedule(self) -> int:
+        """Drop expired messages when ``expiry_queue`` has returned this mailbox.
 
-        It is noted once, for its oldest message, however many it holds.
+        It is added again for its oldest message. Returns the number of dropped messages.
         """
         self.scheduled = False
         dropped = self.discard_expired()
-        with self._oldest:
-            if self._messages and self.deadlines is not None:
+        with self._removal:
+            if self._messages and self.expiry_queue is not None:
                 self.scheduled = True
-                self.deadlines.add(self._messages[0][0], self)
+                self.expiry_queue.add(self._messages[0][0], self)
         return dropped
 
     def clear(self) -> None:
-        """Forget all messages."""
+        """Drop all messages."""
         self._messages.clear()
 
-    # What a connection puts in
+    # For a connection
 
     def put_first(self, item: Any) -> None:
-        """Put in what ``next`` must return before anything else."""
+        """Make ``next`` return ``item`` before anything else."""
         self._first = item
         self._wake_all()
 
     def take_first(self) -> Any:
-        """What ``put_first`` put in and nobody has taken, else None."""
+        """Remove and return the item of ``put_first``, or None."""
         item, self._first = self._first, None
         return item
 
-    async def offer(self, item: Any, lane: Source = Source.EVENT) -> None:
-        """Put an event in and wait until it is taken.
+    async def offer(self, item: Any, source: Source = Source.EVENT) -> None:
+        """Queue an event and wait until it is taken.
 
-        So at most one event of each source is read ahead, and a client that is
-        faster than its consumer feels it. A message of a layer that must be read one
-        by one comes in this way too, in its own ``lane``.
+        So at most one event of each source is read ahead, and a client that is faster
+        than its consumer is slowed down. Messages of a layer that has to be read one by
+        one are offered too, as ``Source.MESSAGE``.
         """
         taken = asyncio.get_running_loop().create_future()
-        self._events.append((lane, item, taken))
-        # All of them: a reader of messages cannot take it, and one that was woken for
-        # a message will take this instead.
+        self._events.append((source, item, taken))
+        # All readers: one that waits for messages cannot take it, and one that was woken
+        # for a message takes this instead.
         self._wake_all()
         await taken
 
-    # What readers take out
+    # For readers
 
     async def get(self) -> M:
-        """The next message; waits for one."""
+        """Wait for the next message and return it."""
         while True:
             message = self._take_message()
             if message is not None:
@@ -257,11 +253,11 @@ class Mailbox(Generic[M]):
             await self._wait(self._has_message)
 
     async def next(self) -> tuple[Source, Any]:
-        """The next event or message; they take turns when there are both."""
+        """Wait for the next event or message; they alternate when there are both."""
         while True:
             if self._first is not None:
                 return Source.EVENT, self.take_first()
-            if self._turn is Source.EVENT:
+            if self._next_source is Source.EVENT:
                 item = self._next_event() or self._next_message()
             else:
                 item = self._next_message() or self._next_event()
@@ -270,7 +266,7 @@ class Mailbox(Generic[M]):
             await self._wait(self._has_next)
 
     def hold(self) -> None:
-        """Let ``next`` return no messages until ``release``, events only."""
+        """Let ``next`` return only events until ``release``."""
         self._held = True
         self.writer = None
 
@@ -297,26 +293,26 @@ class Mailbox(Generic[M]):
         return not self._messages
 
     def _next_event(self) -> tuple[Source, Any] | None:
-        for index, (lane, item, taken) in enumerate(self._events):
-            if self._held and lane is Source.MESSAGE:
+        for index, (source, item, taken) in enumerate(self._events):
+            if self._held and source is Source.MESSAGE:
                 continue
             del self._events[index]
             if not taken.done():
                 taken.set_result(None)
-            self._turn = Source.MESSAGE
-            return lane, item
+            self._next_source = Source.MESSAGE
+            return source, item
         return None
 
     def _next_message(self) -> tuple[Source, Any] | None:
         if self._held or (message := self._take_message()) is None:
             return None
-        self._turn = Source.EVENT
+        self._next_source = Source.EVENT
         return Source.MESSAGE, message[1]
 
     def _take_message(self) -> tuple[float, M] | None:
         messages = self._messages
         while messages:
-            with self._oldest:
+            with self._removal:
                 if not messages:  # another thread has taken it
                     return None
                 item = messages.popleft()
@@ -333,12 +329,12 @@ class Mailbox(Generic[M]):
             return True
         if not self._held:
             return bool(self._messages or self._events)
-        return any(lane is Source.EVENT for lane, _, _ in self._events)
+        return any(source is Source.EVENT for source, _, _ in self._events)
 
     async def _wait(self, ready: Callable[[], bool]) -> None:
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        if ready():  # another thread was faster than the line above
+        if ready():  # another thread has pushed before the line above
             with contextlib.suppress(ValueError):
                 self._waiters.remove(waiter)
             return
@@ -348,7 +344,7 @@ class Mailbox(Generic[M]):
             try:
                 self._waiters.remove(waiter)
             except ValueError:
-                # It had been woken, which is now due to the next reader.
+                # It was woken already: wake the next reader instead.
                 self._wake()
             raise
 

@@ -1,8 +1,4 @@
-"""The outgoing side of one socket: what was said to the client, and whether it still can be.
-
-It is the only one that calls the server's ``send`` for its connection. It knows ASGI
-events by their type alone, and no consumer.
-"""
+"""Sends to one client, in order; the only caller of the server's ``send``."""
 
 from __future__ import annotations
 
@@ -20,26 +16,26 @@ class TooSlow(Exception):
 
 
 class FrameWriter(Protocol):
-    """What our own server offers beside ASGI; see ``tiderace.server.ServerFrameWriter``."""
+    """Writes finished frames to one socket: ``tiderace.server.ServerFrameWriter``'s contract."""
 
     def text_frame(self, payload: bytes) -> bytes:
-        """A whole text message as bytes for any socket."""
+        """Return a text message as a frame for any socket."""
 
     def binary_frame(self, payload: bytes) -> bytes:
-        """A whole binary message as bytes for any socket."""
+        """Return a binary message as a frame for any socket."""
 
     def write(self, frame: bytes) -> None:
-        """Queue a frame, in order with what ASGI sends; never blocks."""
+        """Queue a frame, in order with ASGI's messages; return at once."""
 
     def write_all(self, writers: Iterable[Any], frame: bytes) -> list[Any]:
-        """Queue a frame for many sockets; return those it was not written to."""
+        """Queue a frame for many sockets; return those it was not queued for."""
 
     async def drained(self) -> None:
-        """Wait until the client has caught up, or is gone."""
+        """Wait until the socket is not congested any more, or is closed."""
 
     @property
     def congested(self) -> bool:
-        """Whether the client reads more slowly than is written."""
+        """Whether more is written than the client reads."""
 
     @property
     def buffered(self) -> int:
@@ -47,10 +43,10 @@ class FrameWriter(Protocol):
 
 
 class PreparedMessage:
-    """A message to clients that is the same for all of them, so encoded once.
+    """A message that is the same for many clients, and encoded once for all of them.
 
     Args:
-        text_data: text to send; wins over ``bytes_data``.
+        text_data: text to send; if it is given, ``bytes_data`` is ignored.
         bytes_data: bytes to send.
 
     Raises:
@@ -64,7 +60,7 @@ class PreparedMessage:
         self._frame: bytes | None = None
 
     def frame(self, frames: FrameWriter) -> bytes:
-        """The message as a frame, built by the first socket that needs it."""
+        """Return the message as a frame, which is built at the first call."""
         frame = self._frame
         if frame is None:
             text = self.event.get("text")
@@ -76,29 +72,29 @@ class PreparedMessage:
         return frame
 
 
-class Waiting(Protocol):
-    """What ``write_to_idle`` needs of a mailbox."""
+class WriterSlot(Protocol):
+    """A mailbox with the writer of its client, or None while broadcasts must be queued."""
 
     writer: FrameWriter | None
 
 
-W = TypeVar("W", bound=Waiting)
+W = TypeVar("W", bound=WriterSlot)
 
 
-def write_to_idle(receivers: list[W], ready: PreparedMessage) -> list[W]:
-    """Write ``ready`` to every client whose connection only waits for such a message.
+def write_to_idle(receivers: list[W], message: PreparedMessage) -> list[W]:
+    """Write ``message`` to all clients whose consumers are idle.
 
-    All of them at once, which costs far less than to ask each connection.
+    One call for all of them costs far less than one for each.
 
     Returns:
-        Those it was not written to, for whatever reason; each has to be asked.
+        Those it was not written to; ``push`` it to each.
     """
     writers = [each.writer for each in receivers]
-    waiting = [writer for writer in writers if writer is not None]
-    if not waiting:
+    idle = [writer for writer in writers if writer is not None]
+    if not idle:
         return receivers
-    refused = waiting[0].write_all(waiting, ready.frame(waiting[0]))
-    if not refused and len(waiting) == len(receivers):
+    refused = idle[0].write_all(idle, message.frame(idle[0]))
+    if not refused and len(idle) == len(receivers):
         return []
     left = {id(writer) for writer in refused}
     return [
@@ -109,14 +105,24 @@ def write_to_idle(receivers: list[W], ready: PreparedMessage) -> list[W]:
 
 
 class Outbox:
-    """Sends a connection's events in order, and knows what state they have led to.
+    """Sends the events of one connection in order, and keeps the state of its socket.
 
     Back-pressure is the server's: ``send`` returns when the server has taken the
     event, which is at once while the client keeps up. An event for a client that is
-    gone, or after our own close, has nobody to reach: it is counted in
-    ``metrics.SENDS_AFTER_CLOSE`` and dropped, so that a group message which crosses a
-    goodbye on its way is no error. Not guaranteed: that what ``send`` has taken is
-    ever seen by the client.
+    gone, or after a close, is counted in ``metrics.SENDS_AFTER_CLOSE`` and dropped, so
+    that a group message that crosses a close is no error. Not guaranteed: that the
+    client receives what ``send`` has taken.
+
+    Args:
+        send: ASGI's.
+        frames: the frame writer of Tiderace's own server, or None with other servers.
+        limit: the bytes that may wait in ``frames`` before ``put`` raises.
+
+    Attributes:
+        accepted: whether the WebSocket was accepted.
+        closed: whether a close event was sent.
+        leaving: whether the disconnect event was read but is not handled yet.
+        lost: whether the client is gone.
     """
 
     __slots__ = ("_frames", "_limit", "_send", "accepted", "closed", "leaving", "lost")
@@ -125,28 +131,25 @@ class Outbox:
         self, send: Send, *, frames: FrameWriter | None = None, limit: int = 0
     ) -> None:
         self._send = send
-        # Our own server's way for finished frames, and the bytes that may wait there.
         self._frames = frames
         self._limit = limit
         self.accepted = False
         self.closed = False
-        # The disconnect event has been read, but not handled yet; then the client is
-        # lost.
         self.leaving = False
         self.lost = False
 
     @property
     def open(self) -> bool:
-        """Whether a WebSocket was accepted and, as far as known here, is still there."""
+        """Whether a WebSocket was accepted and, as far as is known, is still there."""
         return self.accepted and not self.closed and not self.lost
 
     @property
     def writer(self) -> FrameWriter | None:
-        """What takes frames for the client now; None without our own server."""
+        """The frame writer while the socket is open; None with other servers."""
         return self._frames if self.open else None
 
-    def put(self, ready: PreparedMessage) -> bool:
-        """Send ``ready`` without waiting, where the server can; else False.
+    def put(self, message: PreparedMessage) -> bool:
+        """Send ``message`` without waiting; return False if the server cannot.
 
         Raises:
             TooSlow: when more than ``limit`` bytes are waiting for the client.
@@ -159,21 +162,21 @@ class Outbox:
         elif frames.congested and frames.buffered > self._limit:
             raise TooSlow
         else:
-            frames.write(ready.frame(frames))
+            frames.write(message.frame(frames))
         return True
 
     async def send(self, event: Event) -> None:
         """Hand ``event`` to the server.
 
         Raises:
-            RuntimeError: whatever the server raises for an event out of order, such
-                as a message before the socket was accepted.
+            RuntimeError: the server's, for an event out of order, such as a message
+                before the socket was accepted.
         """
         kind = event.get("type")
         if kind == "websocket.send" and not (self.lost or self.closed):
             frames = self._frames
             if frames is not None and self.accepted and "text" in event:
-                # What the server would do, without its coroutine.
+                # As the server would, without its coroutine.
                 frames.write(_text_frame(frames, event["text"]))
                 if frames.congested:
                     await frames.drained()
@@ -187,7 +190,7 @@ class Outbox:
             metrics.SENDS_AFTER_CLOSE.add()
             return
         if kind == "websocket.close":
-            # Before the await: while the server is sending it, nothing may follow.
+            # Before the await: nothing may be sent after it.
             self.closed = True
             code = event.get("code") or 1000
             metrics.CLOSES_SENT.add(code if self.accepted else "refused")
@@ -203,17 +206,17 @@ class Outbox:
             metrics.CONNECTIONS_ACCEPTED.add()
 
     def _failed(self, error: Exception) -> None:
-        # OSError (ASGI 2.4) says that the client is gone; the disconnect event is
-        # what ends the consumer. A server that has closed the socket itself may
-        # call every event out of order from then on.
+        # OSError (ASGI 2.4) means that the client is gone; the consumer ends with the
+        # disconnect event. A server that has closed the socket itself may raise
+        # RuntimeError for every later event.
         if isinstance(error, RuntimeError) and not self.leaving:
             raise error
         self.lost = True
         metrics.SENDS_AFTER_CLOSE.add()
 
 
-# The text that was sent last, and its frame: mostly, a group's members say the same one
-# after the other.
+# The text that was sent last, and its frame: mostly the consumers of a group send the
+# same text, one after the other.
 _last: tuple[str, bytes] = ("", b"")
 
 

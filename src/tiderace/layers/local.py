@@ -141,7 +141,7 @@ class LocalChannels:
         with self.lock:
             mailbox = self._mailbox(channel)
             mailbox.attached = True
-            mailbox.deadlines = None
+            mailbox.expiry_queue = None
             for group in mailbox.groups:
                 self._joined_at.pop((group, channel), None)
             return mailbox
@@ -283,7 +283,11 @@ class LocalChannels:
 
     def _expire_messages(self, mailbox: ChannelMailbox) -> list[Departure]:
         departures: list[Departure] = []
-        if mailbox.look_again() and self._leave_when_unread and not mailbox.attached:
+        if (
+            mailbox.drop_and_reschedule()
+            and self._leave_when_unread
+            and not mailbox.attached
+        ):
             for group in list(mailbox.groups):
                 departures += self.leave(group, mailbox.name)
         self._remove_if_idle(mailbox)
@@ -324,7 +328,7 @@ class LocalChannels:
                     mailbox = self.mailboxes[channel] = Mailbox(
                         channel,
                         self._capacity_of(channel),
-                        deadlines=self.expiry_queue,
+                        expiry_queue=self.expiry_queue,
                         clock=self._clock,
                     )
         return mailbox
@@ -344,7 +348,7 @@ class LocalChannels:
 
     def _report_drop(self, group: str, mailbox: ChannelMailbox) -> None:
         metrics.MESSAGES_DROPPED_FULL.add()
-        drops = mailbox.note_drop(conf.current().drop_log_interval)
+        drops = mailbox.count_drop(conf.current().drop_log_interval)
         if drops:
             members = len(self.hub.members(group))
             self._drop_log.mailbox_full(group, mailbox, drops=drops, members=members)

@@ -1,7 +1,7 @@
-"""How Tiderace is served: a fast WebSocket protocol for uvicorn, and a server to develop on.
+"""A fast WebSocket protocol for uvicorn, and a server for development.
 
-Importing it imports no server; ``WebSocketProtocol`` comes when it is asked for, and
-needs the extra ``tiderace[server]``.
+Importing the package does not import uvicorn; ``WebSocketProtocol`` is imported at its
+first use, and needs the extra ``tiderace[server]``.
 """
 
 from __future__ import annotations

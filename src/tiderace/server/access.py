@@ -1,7 +1,4 @@
-"""Says what each connection of an ASGI application came to: request, socket, refusal.
-
-It knows ASGI events and a callable to tell; how a line looks is the listener's matter.
-"""
+"""Reports each request and WebSocket of an ASGI application, for an access log."""
 
 from __future__ import annotations
 
@@ -20,12 +17,12 @@ ActionLogger: TypeAlias = Callable[[str, str, dict[str, Any]], None]
 
 
 class AccessLog:
-    """Serves ``application`` and calls ``log(protocol, action, details)`` about it.
+    """Serves ``application``, and calls ``log(protocol, action, details)``.
 
     Actions: ``http`` has ``complete`` (details: method, path with query, status,
     time_taken in seconds, client); ``websocket`` has ``connecting``, ``connected``,
-    ``rejected``, ``disconnected`` (details: path, client; the query string is left
-    out, for it may carry a token).
+    ``rejected``, ``disconnected`` (details: path, client; without the query string,
+    which may contain a token).
     """
 
     def __init__(self, application: ASGIApp, log: ActionLogger) -> None:
@@ -33,7 +30,7 @@ class AccessLog:
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        """Pass the connection on, listening to what is sent back."""
+        """Serve the connection, and report it."""
         if scope["type"] == "http":
             return await self._http(scope, receive, send)
         if scope["type"] == "websocket":
@@ -44,14 +41,14 @@ class AccessLog:
         status = 500
         start = time.monotonic()
 
-        async def listening_send(event: Event) -> None:
+        async def reporting_send(event: Event) -> None:
             nonlocal status
             if event["type"] == "http.response.start":
                 status = event["status"]
             await send(event)
 
         try:
-            return await self.application(scope, receive, listening_send)
+            return await self.application(scope, receive, reporting_send)
         finally:
             query = scope.get("query_string", b"").decode("latin1")
             details = {
@@ -67,7 +64,7 @@ class AccessLog:
         details = {"path": scope["path"], "client": client_address(scope)}
         accepted = rejected = False
 
-        async def listening_send(event: Event) -> None:
+        async def reporting_send(event: Event) -> None:
             nonlocal accepted, rejected
             if event["type"] == "websocket.accept" and not accepted:
                 accepted = True
@@ -79,7 +76,7 @@ class AccessLog:
 
         self._log("websocket", "connecting", details)
         try:
-            return await self.application(scope, receive, listening_send)
+            return await self.application(scope, receive, reporting_send)
         finally:
             if accepted:
                 self._log("websocket", "disconnected", details)

@@ -1,8 +1,4 @@
-"""An accepted WebSocket until both sides have said goodbye: messages, pings, closing.
-
-It knows RFC 6455 through its parts and ASGI's events after ``websocket.accept``; it
-knows neither the handshake nor uvicorn's configuration.
-"""
+"""A WebSocket after the handshake: messages, pings and the closing handshake."""
 
 from __future__ import annotations
 
@@ -14,7 +10,6 @@ from tiderace.asgi import Event
 from tiderace.server.frames import (
     binary_frame,
     close_frame,
-    ping_frame,
     pong_frame,
     text_frame,
 )
@@ -25,26 +20,33 @@ from tiderace.server.writer import ServerFrameWriter
 
 __all__ = ["ServerConnection"]
 
-# Messages go both ways; we have said goodbye and await the client's; it is over.
+# Messages go both ways; our close frame is sent and the client's awaited; it is over.
 _OPEN, _CLOSING, _CLOSED = "open", "closing", "closed"
 
 
 class ServerConnection:
-    """What the two sides say to each other, from the answer to the handshake on.
+    """One WebSocket, from the end of the handshake on.
 
-    ``close_timeout`` is how many seconds a client has to answer our goodbye and to
-    take what comes before it; ``refusal_timeout`` how many one has that broke the
-    protocol to read why and to hang up.
+    Args:
+        transport: the transport.
+        frames: queues the frames to be sent.
+        read_queue: takes the events for the application.
+        loop: the event loop.
+        max_size: bytes of the largest message taken.
+        close_timeout: seconds in which the client has to read what was sent, and to
+            answer our close frame.
+        refusal_timeout: seconds in which a client that broke the protocol has to read
+            the reason and to close.
     """
 
     __slots__ = (
         "_close_timeout",
         "_frames",
-        "_incoming",
         "_keep_alive",
         "_loop",
-        "_owed_pong",
-        "_reader",
+        "_parser",
+        "_pending_pong",
+        "_read_queue",
         "_refusal_timeout",
         "_state",
         "_timer",
@@ -55,7 +57,7 @@ class ServerConnection:
         self,
         transport: asyncio.Transport,
         frames: ServerFrameWriter,
-        incoming: ReadQueue,
+        read_queue: ReadQueue,
         loop: asyncio.AbstractEventLoop,
         *,
         max_size: int,
@@ -64,30 +66,37 @@ class ServerConnection:
     ) -> None:
         self._transport = transport
         self._frames = frames
-        self._incoming = incoming
+        self._read_queue = read_queue
         self._loop = loop
         self._close_timeout = close_timeout
         self._refusal_timeout = refusal_timeout
-        self._reader = FrameParser(max_size)
+        self._parser = FrameParser(max_size)
         self._keep_alive: KeepAlive | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._owed_pong: bytes | None = None
+        self._pending_pong: bytes | None = None
         self._state = _OPEN
         frames.open()
 
     def keep_alive(self, interval: float, timeout: float | None) -> None:
-        """Ping the client every ``interval`` seconds, for an answer in ``timeout``."""
-        self._keep_alive = KeepAlive(self, self._loop, interval, timeout)
+        """Ping the client every ``interval`` seconds; it has ``timeout`` to answer."""
+        self._keep_alive = KeepAlive(
+            self._frames,
+            self._read_queue,
+            self._loop,
+            interval,
+            timeout,
+            self._keep_alive_timed_out,
+        )
 
-    # The application's side.
+    # From the application
 
     async def send(self, message: Event) -> None:
-        """Take ``websocket.send`` or ``websocket.close``; wait for a slow client.
+        """Send ``websocket.send`` or ``websocket.close``; wait for a slow client.
 
         Raises:
             ClientDisconnected: an ``OSError``, when the client is gone.
-            RuntimeError: when the message may not come, or not now.
-            ValueError: when a close has a code or a reason that may not be sent.
+            RuntimeError: for another message, or one that is not allowed now.
+            ValueError: for a close code or reason that must not be sent.
         """
         kind = message["type"]
         if self._state is not _OPEN:
@@ -115,106 +124,98 @@ class ServerConnection:
             raise ClientDisconnected
 
     def close(self, code: int, reason: str = "", timeout: float | None = None) -> None:
-        """Say goodbye after all that was sent before, and await the client's.
+        """Send a close frame after what is queued, and wait for the client's.
 
-        Once one side has said it, only the time to wait can still be shortened.
+        On a connection that is closing, only the time to wait is changed.
         """
         if self._state is _OPEN:
             self._frames.end(close_frame(code, reason))
             self._state = _CLOSING
-            self._incoming.disconnect(code, reason)
+            self._read_queue.disconnect(code, reason)
             self._cut_after(self._close_timeout if timeout is None else timeout)
         elif timeout is not None:
             self._cut_after(timeout)
 
-    # The client's side.
+    # From the client
 
     def feed(self, data: bytes) -> None:
-        """Read what the client sent; what comes after the end is thrown away."""
+        """Parse what the client sent; ignore what comes after the end."""
         if self._keep_alive is not None:
-            self._keep_alive.heard()
+            self._keep_alive.data_received()
         if self._state is _CLOSED:
             return
         try:
-            self._reader.feed(data, self)
-        except ProtocolError as failure:
-            self._refuse(failure.code, failure.reason)
+            self._parser.feed(data, self)
+        except ProtocolError as error:
+            self._refuse(error.code, error.reason)
 
     def text_received(self, text: str) -> None:
         """Queue a text message for the application."""
         if self._state is _OPEN:
-            self._incoming.put({"type": "websocket.receive", "text": text}, len(text))
+            self._read_queue.put({"type": "websocket.receive", "text": text}, len(text))
 
     def bytes_received(self, data: bytes) -> None:
         """Queue a binary message for the application."""
         if self._state is _OPEN:
-            self._incoming.put({"type": "websocket.receive", "bytes": data}, len(data))
+            self._read_queue.put(
+                {"type": "websocket.receive", "bytes": data}, len(data)
+            )
 
     def ping_received(self, payload: bytes) -> None:
-        """Answer it; of many by a client that does not read, only the last."""
+        """Send a pong; while the client does not read, only one for its last ping."""
         if self._frames.congested:
-            self._owed_pong = payload
+            self._pending_pong = payload
         else:
             self._frames.write(pong_frame(payload))
 
     def caught_up(self) -> None:
-        """The client reads again: send the pong that is still owed."""
-        payload, self._owed_pong = self._owed_pong, None
+        """Send the pong that was held back: the client reads again."""
+        payload, self._pending_pong = self._pending_pong, None
         if payload is not None:
             self._frames.write(pong_frame(payload))
 
     def pong_received(self, payload: bytes) -> None:
-        """Nothing to do: any bytes are a sign of life."""
+        """Do nothing: ``feed`` has told the keep-alive."""
 
     def close_received(self, code: int | None, reason: str) -> None:
-        """Answer the client's goodbye, or take it as the answer to ours; then hang up."""
+        """Answer the client's close frame if it is the first one, then hang up."""
         if self._state is _OPEN:
-            self._incoming.disconnect(1005 if code is None else code, reason)
+            self._read_queue.disconnect(1005 if code is None else code, reason)
             self._frames.finish(close_frame(code))
         else:
             self._frames.flush()
         self._hang_up()
 
     def _refuse(self, code: int, reason: str) -> None:
-        """End a connection whose client broke the protocol, and tell it why."""
+        """Close a connection whose client broke the protocol, with the reason."""
         if self._state is _CLOSING:
             self._hang_up()
             return
-        self._incoming.disconnect(code, reason)
+        self._read_queue.disconnect(code, reason)
         self._frames.finish(close_frame(code, reason))
         if not self._transport.can_write_eof() or self._transport.is_closing():
             self._hang_up()
             return
-        # Closing with unread bytes would reset the connection, and the close frame
-        # with it; so only our half is closed, and the rest thrown away.
+        # Closing with unread bytes would reset the connection, and lose the close frame.
+        # So only our half is closed, and what the client still sends is ignored.
         self._state = _CLOSED
         self._transport.write_eof()
         self._cut_after(self._refusal_timeout)
 
-    # The keep-alive's side.
-
-    def send_ping(self) -> None:
-        """Ping the client."""
-        self._frames.write(ping_frame())
-
-    def is_read_from(self) -> bool:
-        """Whether a pong could be seen."""
-        return not self._incoming.paused
-
-    def ping_unanswered(self) -> None:
-        """Take the client for lost: 1011, for a proxy that still listens."""
-        self._incoming.disconnect(1006, "keepalive ping timeout")
+    def _keep_alive_timed_out(self) -> None:
+        """Give the client up as lost; the close frame with 1011 is for a proxy."""
+        self._read_queue.disconnect(1006, "keepalive ping timeout")
         self._frames.finish(close_frame(1011, "keepalive ping timeout"))
         self._hang_up()
 
-    # The end.
+    # The end
 
     def lost(self) -> None:
-        """Take note that the connection is no more."""
+        """Clean up after the transport has closed."""
         self._state = _CLOSED
-        # Megabytes at the worst, which would else wait for the garbage collector.
-        self._reader.discard()
-        self._stop_clocks()
+        # May hold megabytes, until the garbage collector runs.
+        self._parser.discard()
+        self._stop_timers()
 
     def _hang_up(self) -> None:
         self._state = _CLOSED
@@ -222,11 +223,11 @@ class ServerConnection:
         self._cut_after(self._close_timeout)
 
     def _cut_after(self, seconds: float) -> None:
-        """Give the client so long to go by itself."""
-        self._stop_clocks()
+        """Abort the connection unless the client closes it in ``seconds``."""
+        self._stop_timers()
         self._timer = self._loop.call_later(seconds, self._frames.cut)
 
-    def _stop_clocks(self) -> None:
+    def _stop_timers(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,7 +1,6 @@
 """Runs one ASGI application on uvicorn: for ``runserver``, live tests and the demo.
 
-It knows uvicorn and sockets; it does not know Django, commands or test cases.
-Importing it needs uvicorn, and says how to get it.
+Without uvicorn the import fails, with a message that names the extra.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ class StartupFailed(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """What may be chosen about the server; the defaults suit development and tests."""
+    """Options of the server; the defaults suit development and tests."""
 
     graceful_timeout: int = 2
-    """Seconds that open connections have to end after ``stop()``; then they are cut."""
+    """Seconds in which open connections have to end after ``stop()``; then they are cut."""
 
     ping_interval: float | None = 20.0
     """Seconds between keep-alive pings on a WebSocket; None for none."""
@@ -82,9 +81,9 @@ class DevelopmentServer:
 
     ``run(application)`` serves in the calling thread until ``stop()`` is called from
     any thread, or, in the main thread, until SIGINT or SIGTERM. It ends gracefully:
-    WebSockets are closed with 1012 (the server comes back), consumers see the
-    disconnect, the lifespan shutdown runs, all within ``options.graceful_timeout``
-    seconds and a little.
+    WebSockets are closed with 1012 (service restart), consumers get the disconnect
+    event, the lifespan shutdown runs, all in little more than
+    ``options.graceful_timeout`` seconds.
     """
 
     def __init__(
@@ -123,7 +122,7 @@ class DevelopmentServer:
     async def serve(
         self, application: ASGIApp, *, on_ready: Callable[[], None] | None = None
     ) -> None:
-        """Do what ``run`` does, in the running event loop."""
+        """Serve as ``run``, in the running event loop."""
         server = self._prepare(application, on_ready)
         try:
             if server is not None:
@@ -140,7 +139,7 @@ class DevelopmentServer:
                 self._server.should_exit = True
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until ``run`` has ended, at most ``timeout`` seconds; whether it has."""
+        """Wait until ``run`` has ended, at most ``timeout`` seconds; return whether it has."""
         return self._ended.wait(timeout)
 
     def close(self) -> None:
@@ -150,7 +149,7 @@ class DevelopmentServer:
     def _prepare(
         self, application: ASGIApp, on_ready: Callable[[], None] | None
     ) -> uvicorn.Server | None:
-        """The server to run, or None when ``stop()`` came first."""
+        """Return the server to run, or None if ``stop()`` was called before."""
         with self._lock:
             if self._stopping:
                 return None
@@ -165,7 +164,7 @@ class DevelopmentServer:
         return uvicorn.Config(
             application,
             ws=WebSocketProtocol,
-            # The class has none, and would say so.
+            # Not supported by the class, which would log that.
             ws_per_message_deflate=False,
             ws_ping_interval=self.options.ping_interval,
             ws_ping_timeout=self.options.ping_timeout,
@@ -178,7 +177,7 @@ class DevelopmentServer:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which says when it is ready."""
+    """uvicorn's server, with a callback for when it is ready."""
 
     def __init__(
         self, config: uvicorn.Config, on_ready: Callable[[], None] | None
@@ -194,7 +193,7 @@ class _Server(uvicorn.Server):
 
 @contextmanager
 def _exit_refused() -> Iterator[None]:
-    """Turn uvicorn's way out of a failed startup, ending the process, into an error."""
+    """Raise an error where uvicorn would end the process after a failed startup."""
     try:
         yield
     except SystemExit:

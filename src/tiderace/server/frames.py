@@ -1,7 +1,4 @@
-"""Builds the frames a WebSocket server sends, and takes the mask off those it reads.
-
-It knows RFC 6455 section 5 and bytes; it knows no socket, no server and no message.
-"""
+"""Builds the frames of a WebSocket server, and unmasks those of clients (RFC 6455, 5)."""
 
 from __future__ import annotations
 
@@ -36,18 +33,18 @@ FINAL = 0x80
 
 _MEDIUM = Struct("!BBH").pack
 _LARGE = Struct("!BBQ").pack
-# The head of every short frame, ready to be put in front.
+# The head of every short frame.
 _SHORT_TEXT = [bytes((FINAL | TEXT, length)) for length in range(126)]
 _SHORT_BINARY = [bytes((FINAL | BINARY, length)) for length in range(126)]
 
-_LONGEST_CONTROL_PAYLOAD = 125
+_MAX_CONTROL_PAYLOAD = 125
 
 
 def text_frame(payload: bytes) -> bytes:
     """Return one whole text message as a frame; ``payload`` is UTF-8 already.
 
-    A server's frames are not masked, so one frame serves any number of sockets.
-    Whether ``payload`` is valid UTF-8 is not checked; a client closes when it is not.
+    A server's frames are not masked, so one frame may be sent to any number of sockets.
+    ``payload`` is not checked; a client closes when it is not valid UTF-8.
     """
     length = len(payload)
     if length < 126:
@@ -56,7 +53,7 @@ def text_frame(payload: bytes) -> bytes:
 
 
 def binary_frame(payload: bytes) -> bytes:
-    """Return one whole binary message as a frame, which serves any number of sockets."""
+    """Return one whole binary message as a frame for any number of sockets."""
     length = len(payload)
     if length < 126:
         return _SHORT_BINARY[length] + payload
@@ -82,10 +79,10 @@ def pong_frame(payload: bytes = b"") -> bytes:
 
 
 def close_frame(code: int | None = None, reason: str = "") -> bytes:
-    """Return a goodbye; without a code (1005 to both sides) there is no reason either.
+    """Return a close frame; without a code (1005 on both sides) it has no reason either.
 
     Raises:
-        ValueError: when ``code`` may not be sent (below 1000, 1004 to 1006, 1015, above
+        ValueError: when ``code`` must not be sent (below 1000, 1004 to 1006, 1015, above
             4999), when ``reason`` has more than 123 bytes of UTF-8, or when it comes
             without a code.
     """
@@ -93,7 +90,7 @@ def close_frame(code: int | None = None, reason: str = "") -> bytes:
         if reason:
             raise ValueError(f"the close reason {reason!r} needs a close code")
         return _control(CLOSE, b"")
-    if not may_be_sent(code):
+    if not is_sendable_code(code):
         raise ValueError(
             f"the close code {code} may not be sent; use 1000, 1001, 1008, 1011, 1012, "
             "1013 or one of your own from 4000 to 4999"
@@ -101,7 +98,7 @@ def close_frame(code: int | None = None, reason: str = "") -> bytes:
     return _control(CLOSE, code.to_bytes(2, "big") + reason.encode())
 
 
-def may_be_sent(code: int) -> bool:
+def is_sendable_code(code: int) -> bool:
     """Whether a close frame may carry ``code`` (RFC 6455 7.4 and IANA's registry)."""
     return (
         1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999  # as is
@@ -110,9 +107,9 @@ def may_be_sent(code: int) -> bool:
 
 def _control(opcode: int, payload: bytes) -> bytes:
     length = len(payload)
-    if length > _LONGEST_CONTROL_PAYLOAD:
+    if length > _MAX_CONTROL_PAYLOAD:
         raise ValueError(
-            f"a control frame carries at most {_LONGEST_CONTROL_PAYLOAD} bytes, not "
+            f"a control frame carries at most {_MAX_CONTROL_PAYLOAD} bytes, not "
             f"{length}; shorten the payload or the close reason"
         )
     return bytes((FINAL | opcode, length)) + payload
@@ -125,7 +122,7 @@ def _long(first: int, length: int) -> bytes:
 
 
 def unmask_in_python(data: bytes, mask: bytes) -> bytes:
-    """Return ``data`` with the four bytes of ``mask`` taken off, in time linear in it."""
+    """Return ``data`` without the four bytes of ``mask``, in linear time."""
     length = len(data)
     key = (mask * (length // 4 + 1))[:length]
     mixed = int.from_bytes(data, "little") ^ int.from_bytes(key, "little")

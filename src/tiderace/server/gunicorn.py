@@ -1,7 +1,4 @@
-"""gunicorn's worker for it: ``gunicorn -k tiderace.server.gunicorn.UvicornWorker``.
-
-It knows the package ``uvicorn-worker`` and which protocol class to name there.
-"""
+"""The worker class for gunicorn: ``gunicorn -k tiderace.server.gunicorn.UvicornWorker``."""
 
 from __future__ import annotations
 
@@ -12,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if importlib.util.find_spec("uvicorn_worker"):
     from uvicorn_worker import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
-        UvicornWorker as _Worker,
+        UvicornWorker as _BaseWorker,
     )
 elif not TYPE_CHECKING:
 
-    class _Worker:
-        """Stands in for a package that is not there, to say so when it is needed."""
+    class _BaseWorker:
+        """The base class without ``uvicorn-worker``: raises when it is instantiated."""
 
         CONFIG_KWARGS: ClassVar[dict[str, Any]] = {}
 
@@ -31,7 +28,7 @@ elif not TYPE_CHECKING:
 __all__ = ["UvicornWorker"]
 
 
-class UvicornWorker(_Worker):  # type: ignore[misc,unused-ignore]
+class UvicornWorker(_BaseWorker):  # type: ignore[misc,unused-ignore]
     """``uvicorn_worker.UvicornWorker`` with WebSockets served by Tiderace's class.
 
     To set more of uvicorn's options, subclass it and extend ``CONFIG_KWARGS``.
@@ -41,15 +38,16 @@ class UvicornWorker(_Worker):  # type: ignore[misc,unused-ignore]
     """
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
-        **_Worker.CONFIG_KWARGS,
+        **_BaseWorker.CONFIG_KWARGS,
         "ws": "tiderace.server:WebSocketProtocol",
         "ws_per_message_deflate": False,
     }
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop at once, which gunicorn asks for with SIGQUIT and uvicorn calls SIGINT.
+        """Stop at once on gunicorn's SIGQUIT, which for uvicorn is SIGINT.
 
-        The worker of ``uvicorn-worker`` (0.4) only notes it, and is killed in the end.
+        The worker of ``uvicorn-worker`` (0.4) only stores the signal, and is killed in
+        the end.
         """
         super().handle_exit(sig, frame)
         signal.raise_signal(signal.SIGINT)

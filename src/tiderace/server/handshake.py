@@ -1,7 +1,4 @@
-"""Reads a WebSocket's opening request, and builds the answers to it.
-
-It knows HTTP/1.1's lines and RFC 6455 section 4; it knows no socket and no ASGI.
-"""
+"""Parses a WebSocket's opening request, and builds the responses (RFC 6455, 4); no I/O."""
 
 from __future__ import annotations
 
@@ -22,25 +19,25 @@ __all__ = [
 
 Headers = Iterable[tuple[bytes, bytes]]
 
-_MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _VERSION = b"13"
 
 
 class HandshakeRefused(Exception):
-    """The request opens no WebSocket: answer with ``status`` and say why."""
+    """The request opens no WebSocket, and is to be answered with ``status``."""
 
     def __init__(
-        self, status: int, why: str, headers: list[tuple[bytes, bytes]] | None = None
+        self, status: int, reason: str, headers: list[tuple[bytes, bytes]] | None = None
     ) -> None:
-        super().__init__(why)
+        super().__init__(reason)
         self.status = status
-        self.why = why
+        self.reason = reason
         self.headers = headers or []
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An opening request: its target as sent, its headers, and what matters of them."""
+    """An opening request: its target as sent, its headers and the WebSocket's fields."""
 
     target: bytes
     headers: list[tuple[bytes, bytes]]
@@ -49,11 +46,11 @@ class Request:
 
 
 def read_request(head: bytes) -> Request:
-    """Read a request from its first line to the empty one, header names lower-cased.
+    """Parse a request, from its first line to the empty one; header names in lower case.
 
     Raises:
-        HandshakeRefused: 405 when it is no GET, 426 when it asks for another version
-            than 13, 400 when it has no key of 16 bytes or cannot be read.
+        HandshakeRefused: 405 for another method than GET, 426 for another version than
+            13, 400 without a key of 16 bytes or for a request that cannot be parsed.
     """
     line, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
     method, _, rest = line.partition(b" ")
@@ -79,7 +76,7 @@ def accept_response(key: bytes, subprotocol: str | None, headers: Headers) -> by
     Raises:
         ValueError: when a header or the subprotocol holds a line break.
     """
-    digest = hashlib.sha1(key + _MAGIC, usedforsecurity=False).digest()
+    digest = hashlib.sha1(key + _GUID, usedforsecurity=False).digest()
     own = [
         (b"upgrade", b"websocket"),
         (b"connection", b"Upgrade"),
@@ -93,9 +90,9 @@ def accept_response(key: bytes, subprotocol: str | None, headers: Headers) -> by
 def http_response(
     status: int, headers: Headers, body: bytes, *, whole: bool = True
 ) -> bytes:
-    """Build an answer that opens no WebSocket, after which the connection ends.
+    """Build a response that refuses the handshake, and so ends the connection.
 
-    With ``whole`` false more of the body follows, up to the end of the connection.
+    Unless ``whole``, more of the body follows, up to the end of the connection.
 
     Raises:
         ValueError: when a header holds a line break.
@@ -131,10 +128,10 @@ def _values(headers: list[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:
 
 def _check_version(versions: list[bytes]) -> None:
     if versions != [_VERSION]:
-        said = b", ".join(versions).decode("latin-1") or "none"
+        sent = b", ".join(versions).decode("latin-1") or "none"
         raise HandshakeRefused(
             426,
-            f"the WebSocket version must be 13, not {said}",
+            f"the WebSocket version must be 13, not {sent}",
             [(b"sec-websocket-version", _VERSION), (b"upgrade", b"websocket")],
         )
 

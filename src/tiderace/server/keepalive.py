@@ -1,74 +1,82 @@
-"""Notices clients that are gone without a word, by pinging those that are quiet.
-
-It knows a clock and a connection's two answers to it; it knows neither frames nor ASGI.
-"""
+"""Pings an idle client, and notices when it is gone without closing."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections.abc import Callable
 
-__all__ = ["KeepAlive", "Pinged"]
+from tiderace.server.frames import ping_frame
+from tiderace.server.read_queue import ReadQueue
+from tiderace.server.writer import ServerFrameWriter
 
-
-class Pinged(Protocol):
-    """A connection that is kept alive."""
-
-    def send_ping(self) -> None:
-        """Send a ping."""
-
-    def is_read_from(self) -> bool:
-        """Whether an answer could be seen: false while reading is paused."""
-
-    def ping_unanswered(self) -> None:
-        """Nothing came within the timeout; the connection is taken for lost."""
+__all__ = ["KeepAlive"]
 
 
 class KeepAlive:
-    """Pings every ``interval`` seconds and wants a sign of life within ``timeout``.
+    """Pings every ``interval`` seconds and expects any bytes within ``timeout`` seconds.
 
-    Any bytes from the client are one, since a pong may queue behind a long upload; and
-    while the server itself does not read, the client is not to blame. Without a
-    timeout pings only keep proxies and NAT tables awake.
+    Any bytes count, since a pong may queue behind a long upload. While the server itself
+    does not read from the client, it waits on.
+
+    Args:
+        writer: sends the pings.
+        read_queue: tells whether the client is read from.
+        loop: the event loop.
+        interval: seconds between pings.
+        timeout: seconds; None to ping only, which keeps proxies and NAT tables awake.
+        on_timeout: called once when nothing has come in time.
     """
 
-    __slots__ = ("_connection", "_heard", "_interval", "_loop", "_timeout", "_timer")
+    __slots__ = (
+        "_interval",
+        "_loop",
+        "_on_timeout",
+        "_read_queue",
+        "_received",
+        "_timeout",
+        "_timer",
+        "_writer",
+    )
 
     def __init__(
         self,
-        connection: Pinged,
+        writer: ServerFrameWriter,
+        read_queue: ReadQueue,
         loop: asyncio.AbstractEventLoop,
         interval: float,
         timeout: float | None,
+        on_timeout: Callable[[], None],
     ) -> None:
-        self._connection = connection
+        self._writer = writer
+        self._read_queue = read_queue
         self._loop = loop
         self._interval = interval
         self._timeout = timeout
-        self._heard = True
+        self._on_timeout = on_timeout
+        self._received = True
         self._timer = loop.call_later(interval, self._ping)
 
-    def heard(self) -> None:
+    def data_received(self) -> None:
         """Note that the client has sent something."""
-        self._heard = True
+        self._received = True
 
     def stop(self) -> None:
-        """Ping no more."""
+        """Send no more pings."""
         self._timer.cancel()
 
     def _ping(self) -> None:
-        self._connection.send_ping()
+        self._writer.write(ping_frame())
         if self._timeout is None:
             self._timer = self._loop.call_later(self._interval, self._ping)
             return
-        self._heard = False
+        self._received = False
         self._timer = self._loop.call_later(self._timeout, self._check)
 
     def _check(self) -> None:
-        if self._heard:
+        if self._received:
             pause = max(0.0, self._interval - (self._timeout or 0.0))
             self._timer = self._loop.call_later(pause, self._ping)
-        elif not self._connection.is_read_from():
+        elif self._read_queue.paused:
             self._timer = self._loop.call_later(self._interval, self._check)
         else:
-            self._connection.ping_unanswered()
+            self._on_timeout()

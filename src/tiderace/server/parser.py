@@ -1,8 +1,4 @@
-"""Turns the bytes of a WebSocket client into messages, pings, pongs and a goodbye.
-
-It knows RFC 6455 from a client's first frame to its close frame, with no extension;
-it knows neither sockets nor ASGI, and waits for nothing.
-"""
+"""Parses the frames of a WebSocket client (RFC 6455, without extensions); no I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from tiderace.server.frames import (
     PING,
     PONG,
     TEXT,
-    may_be_sent,
+    is_sendable_code,
     unmask,
 )
 
@@ -42,7 +38,7 @@ class ProtocolError(Exception):
 
 
 class MessageHandler(Protocol):
-    """What a reader calls, in the order in which the client sent it."""
+    """What a parser calls, in the order in which the client sent it."""
 
     def text_received(self, text: str) -> None:
         """A whole text message."""
@@ -54,18 +50,18 @@ class MessageHandler(Protocol):
         """A ping, which may come between the fragments of a message."""
 
     def pong_received(self, payload: bytes) -> None:
-        """A pong, asked for or not."""
+        """A pong, with or without a ping before it."""
 
     def close_received(self, code: int | None, reason: str) -> None:
-        """The client's goodbye; ``code`` is None when it gave none."""
+        """The client's close frame; ``code`` is None when it has none."""
 
 
 class FrameParser:
-    """Reads one connection; ``feed`` it what arrives, in pieces of any size.
+    """Parses the bytes of one connection, in pieces of any size.
 
-    Text is checked fragment by fragment, so that a broken one ends the connection
-    before the message does. A message may have ``max_size`` bytes; a frame that would
-    exceed it fails when its head is read, before its payload is held.
+    UTF-8 is checked fragment by fragment, so that a broken text ends the connection
+    before it is complete. A frame that makes its message longer than ``max_size`` bytes
+    fails when its head is read, before its payload is kept.
     """
 
     __slots__ = ("_buffer", "_decoder", "_fragments", "_max_size", "_needed", "closed")
@@ -73,21 +69,21 @@ class FrameParser:
     def __init__(self, max_size: int) -> None:
         self.closed = False
         self._max_size = max_size
-        # What has come of a frame that is not complete, and its size as far as known.
+        # The beginning of a frame, and how many bytes are needed to read on.
         self._buffer: bytearray | None = None
         self._needed = 0
-        # The message whose last fragment is still to come; with a decoder if text.
+        # The fragments of an unfinished message; with a decoder if it is text.
         self._fragments: bytearray | None = None
         self._decoder: codecs.IncrementalDecoder | None = None
 
     def feed(self, data: bytes, handler: MessageHandler) -> None:
-        """Read ``data`` and tell ``handler`` of everything that is complete.
+        """Parse ``data``, and call ``handler`` with everything that is complete.
 
-        After a close frame everything is ignored.
+        What follows a close frame is ignored.
 
         Raises:
-            ProtocolFailure: when the client broke the protocol; what came before has
-                been told, and the reader must not be fed again.
+            ProtocolError: when the client broke the protocol. What came before has been
+                passed on; ``feed`` must not be called again.
         """
         if self._buffer is not None:
             self._buffer += data
@@ -104,13 +100,13 @@ class FrameParser:
             position = stop
 
     def discard(self) -> None:
-        """Let go of what has come of a message whose rest will not come."""
+        """Free the memory of an unfinished message."""
         self._buffer = self._fragments = self._decoder = None
 
     def _frame(
         self, data: bytes, position: int, end: int, handler: MessageHandler
     ) -> int:
-        """Read the frame at ``position``; return its end, or ``position`` if incomplete."""
+        """Parse the frame at ``position``; return its end, or ``position`` if incomplete."""
         if end - position < 2:
             self._needed = 2
             return position
@@ -145,7 +141,7 @@ class FrameParser:
         return stop
 
     def _check(self, first: int, second: int, opcode: int, length: int) -> None:
-        """Refuse the head of a frame that may not come, or not now."""
+        """Refuse a frame by its first two bytes."""
         if first & _RESERVED:
             raise ProtocolError(1002, "a reserved bit is set")
         if not second & _MASKED:
@@ -192,10 +188,10 @@ class FrameParser:
             except UnicodeDecodeError:
                 raise ProtocolError(1007, "a text message is not UTF-8") from None
         if final:
-            self._whole(handler)
+            self._finish_message(handler)
 
-    def _whole(self, handler: MessageHandler) -> None:
-        """Tell of the message whose last fragment has come."""
+    def _finish_message(self, handler: MessageHandler) -> None:
+        """Pass on the message whose last fragment has come."""
         fragments, decoder = self._fragments, self._decoder
         self._fragments = self._decoder = None
         if fragments is None:
@@ -211,7 +207,7 @@ class FrameParser:
         elif opcode == PONG:
             handler.pong_received(payload)
         elif opcode == CLOSE:
-            code, reason = _goodbye(payload)
+            code, reason = _parse_close(payload)
             self.closed = True
             handler.close_received(code, reason)
 
@@ -223,14 +219,14 @@ def _text(payload: bytes) -> str:
         raise ProtocolError(1007, "a text message is not UTF-8") from None
 
 
-def _goodbye(payload: bytes) -> tuple[int | None, str]:
-    """The code and the reason in a close frame."""
+def _parse_close(payload: bytes) -> tuple[int | None, str]:
+    """Return the code and the reason of a close frame."""
     if not payload:
         return None, ""
     if len(payload) == 1:
         raise ProtocolError(1002, "a close frame has half a code")
     code = int.from_bytes(payload[:2], "big")
-    if not may_be_sent(code):
+    if not is_sendable_code(code):
         raise ProtocolError(1002, f"the close code {code} may not be sent")
     try:
         return code, payload[2:].decode()

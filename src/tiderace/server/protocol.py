@@ -1,7 +1,6 @@
-"""uvicorn's WebSocket connections, served the fast way: ``--ws tiderace.server:WebSocketProtocol``.
+"""A fast WebSocket protocol class for uvicorn: ``--ws tiderace.server:WebSocketProtocol``.
 
-It knows uvicorn's contract for protocol classes and the opening handshake; what is said
-after it is the matter of ``conversation``. It knows nothing of Django or consumers.
+The opening handshake is here, what follows it in ``connection``.
 """
 
 from __future__ import annotations
@@ -41,14 +40,14 @@ __all__ = ["WebSocketProtocol"]
 
 logger = logging.getLogger("uvicorn.error")
 
-# Bytes of an opening request.
+# The largest opening request, in bytes.
 _LONGEST_REQUEST = 64 * 1024
 
-# Each server, which has one loop, writes in one place.
-_ticks: WeakKeyDictionary[ServerState, WriteScheduler] = WeakKeyDictionary()
+# One scheduler per server, which has one event loop.
+_schedulers: WeakKeyDictionary[ServerState, WriteScheduler] = WeakKeyDictionary()
 
-# The opening request is being read; the application has not answered it; it answers
-# with an HTTP response of its own; the handshake is over, one way or the other.
+# The opening request is being read; the application has not answered it; it refuses it
+# with an HTTP response of its own; the handshake has ended, one way or the other.
 _REQUEST, _CONNECTING, _DENYING, _ANSWERED = "request", "connecting", "denying", "over"
 
 
@@ -58,38 +57,38 @@ class WebSocketProtocol(asyncio.Protocol):
     It takes uvicorn's own options (``--ws-max-size``, ``--ws-max-queue``,
     ``--ws-ping-interval``, ``--ws-ping-timeout``), except that it does not compress:
     an offer of permessage-deflate is declined. The scope has a ``ServerFrameWriter`` in
-    ``scope["extensions"]["tiderace.frames"]``, and with ``"tiderace.max_size"`` there it
-    says that ``websocket.accept`` may have a ``max_size``: bytes of the largest message
-    that this socket may send, where that is less than the server takes. A subclass may
-    set the timeouts.
+    ``scope["extensions"]["tiderace.frames"]``. With ``"tiderace.max_size"`` there,
+    ``websocket.accept`` may have a ``max_size``: the bytes of the largest message that
+    this client may send, at most the server's own limit. A subclass may set the
+    timeouts.
     """
 
     handshake_timeout: ClassVar[float] = float(
         os.environ.get("TIDERACE_HANDSHAKE_TIMEOUT") or 20
     )
-    """Seconds an application has to accept or to refuse; then the client gets a 504."""
+    """Seconds in which an application has to accept or refuse; then the client gets 504."""
 
     close_timeout: ClassVar[float] = 10.0
-    """Seconds for a client to answer our goodbye, and to take what is before it."""
+    """Seconds in which a client has to read what was sent, and to answer a close frame."""
 
     shutdown_timeout: ClassVar[float] = 1.0
     """The same when the server stops."""
 
     refusal_timeout: ClassVar[float] = 2.0
-    """Seconds for a client that broke the protocol to read why and to hang up."""
+    """Seconds in which a client that broke the protocol has to read why, and to close."""
 
     __slots__ = (
-        "_conversation",
+        "_connection",
         "_denial",
-        "_early",
         "_key",
         "_phase",
         "_timer",
+        "_unread",
         "app_state",
         "config",
         "frames",
-        "incoming",
         "loop",
+        "read_queue",
         "scope",
         "server_state",
         "transport",
@@ -110,95 +109,97 @@ class WebSocketProtocol(asyncio.Protocol):
         self.loop = _loop or asyncio.get_running_loop()
         self.scope: dict[str, Any] = {}
         self._phase = _REQUEST
-        # What comes before its time: pieces of the request, frames before the answer.
-        self._early = b""
+        # Bytes not read yet: a part of the request, or frames before the answer.
+        self._unread = b""
         self._key = b""
         # Status and headers of a denial, until its body begins.
         self._denial: tuple[int, list[tuple[bytes, bytes]]] | None = None
-        self._conversation: ServerConnection | None = None
-        # The deadline of the application's answer, then of the client's hanging up.
+        self._connection: ServerConnection | None = None
+        # The deadline for the application's answer, then for the client to close.
         self._timer: asyncio.TimerHandle | None = None
         if config.ws_per_message_deflate:
-            _say_once_that_nothing_is_compressed()
+            _log_once_that_nothing_is_compressed()
 
-    # What uvicorn and the transport call.
+    # From uvicorn and the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over a transport, before the opening request."""
         # uvloop's transports have asyncio's interface and not its classes.
         self.transport = transport = cast("asyncio.Transport", transport)
-        tick = _ticks.get(self.server_state)
-        if tick is None:
-            tick = _ticks[self.server_state] = WriteScheduler(self.loop)
-        self.frames = ServerFrameWriter(transport, tick)
-        self.incoming = ReadQueue(transport, self.config.ws_max_queue)
+        scheduler = _schedulers.get(self.server_state)
+        if scheduler is None:
+            scheduler = _schedulers[self.server_state] = WriteScheduler(self.loop)
+        self.frames = ServerFrameWriter(transport, scheduler)
+        self.read_queue = ReadQueue(transport, self.config.ws_max_queue)
         self.server_state.connections.add(self)  # type: ignore[arg-type]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the application; wake a ``send`` that waits for the client to read."""
+        """Send the application a disconnect event; wake a ``send`` that waits."""
         self.server_state.connections.discard(self)
-        self._stop_waiting()
+        self._stop_timer()
         self._phase = _ANSWERED
-        if self._conversation is not None:
-            self._conversation.lost()
-        self.incoming.disconnect(1006)
+        if self._connection is not None:
+            self._connection.lost()
+        self.read_queue.disconnect(1006)
         self.frames.cut()
 
     def data_received(self, data: bytes) -> None:
-        """Read what the client sent, as far as the connection has come."""
-        if self._conversation is not None:
-            self._conversation.feed(data)
+        """Read the request or frames of the client."""
+        if self._connection is not None:
+            self._connection.feed(data)
         elif self._phase is _REQUEST:
-            self._early += data
-            head, found, rest = self._early.partition(b"\r\n\r\n")
+            self._unread += data
+            head, found, rest = self._unread.partition(b"\r\n\r\n")
             if found:
-                self._early = rest
-                self._ask(head)
-            elif len(self._early) > _LONGEST_REQUEST:
-                self._answer(431, "the request is too long")
+                self._unread = rest
+                self._start_application(head)
+            elif len(self._unread) > _LONGEST_REQUEST:
+                self._refuse(431, "the request is too long")
         elif self._phase is _CONNECTING:
-            # Nobody may send before the answer; what comes is kept, but no more.
-            self._early += data
+            # A client must not send before the answer; this much is kept.
+            self._unread += data
             self.transport.pause_reading()
 
     def eof_received(self) -> None:
-        """Let the transport close: a WebSocket has no half that goes on."""
+        """Let the transport close: a WebSocket is not used half-open."""
         self.frames.stop()
 
     def pause_writing(self) -> None:
-        """Hold frames back; ``send`` waits from now on."""
+        """Queue frames, and let ``send`` wait, until ``resume_writing``."""
         self.frames.pause()
 
     def resume_writing(self) -> None:
-        """Send what was held back."""
+        """Send what was queued."""
         self.frames.resume()
-        if self._conversation is not None:
-            self._conversation.caught_up()
+        if self._connection is not None:
+            self._connection.caught_up()
 
     def shutdown(self) -> None:
-        """Say goodbye because the server stops: 1012, or 503 before the handshake."""
-        if self._conversation is not None:
-            self._conversation.close(1012, "", self.shutdown_timeout)
+        """Close because the server stops: with 1012, or 503 before the handshake."""
+        if self._connection is not None:
+            self._connection.close(1012, "", self.shutdown_timeout)
         elif self._phase is _REQUEST or self._phase is _CONNECTING:
-            self._answer(503, "the server is stopping")
+            self._refuse(503, "the server is stopping")
         else:
             self._hang_up(self.shutdown_timeout)
 
-    # The handshake.
+    # The handshake
 
-    def _ask(self, head: bytes) -> None:
-        """Read the opening request and ask the application."""
+    def _start_application(self, head: bytes) -> None:
+        """Parse the opening request and start the application."""
         try:
             request = read_request(head)
-        except HandshakeRefused as refusal:
-            self._answer(refusal.status, str(refusal), refusal.headers)
+        except HandshakeRefused as refused:
+            self._refuse(refused.status, str(refused), refused.headers)
             return
         self._key = request.key
         self._phase = _CONNECTING
         self.scope = self._build_scope(request)
-        self.incoming.put({"type": "websocket.connect"})
-        self._timer = self.loop.call_later(self.handshake_timeout, self._unanswered)
-        task = self.loop.create_task(self._run())
+        self.read_queue.put({"type": "websocket.connect"})
+        self._timer = self.loop.call_later(
+            self.handshake_timeout, self._handshake_timed_out
+        )
+        task = self.loop.create_task(self._run_application())
         self.server_state.tasks.add(task)
         task.add_done_callback(self.server_state.tasks.discard)
 
@@ -227,7 +228,7 @@ class WebSocketProtocol(asyncio.Protocol):
         }
 
     def _accept(self, message: Event) -> None:
-        """Answer with 101, after which it is a WebSocket."""
+        """Answer with 101, which makes the connection a WebSocket."""
         config = self.config
         max_size = _max_size(message, config.ws_max_size)
         response = accept_response(
@@ -235,13 +236,13 @@ class WebSocketProtocol(asyncio.Protocol):
             message.get("subprotocol"),
             [*self.server_state.default_headers, *message.get("headers", ())],
         )
-        self._stop_waiting()
+        self._stop_timer()
         self._phase = _ANSWERED
         self._log_access("[accepted]")
-        self._conversation = conversation = ServerConnection(
+        self._connection = connection = ServerConnection(
             self.transport,
             self.frames,
-            self.incoming,
+            self.read_queue,
             self.loop,
             max_size=max_size,
             close_timeout=self.close_timeout,
@@ -249,23 +250,23 @@ class WebSocketProtocol(asyncio.Protocol):
         )
         self.frames.write(response)
         if config.ws_ping_interval:
-            conversation.keep_alive(config.ws_ping_interval, config.ws_ping_timeout)
-        if self._early:
-            early, self._early = self._early, b""
+            connection.keep_alive(config.ws_ping_interval, config.ws_ping_timeout)
+        if self._unread:
+            unread, self._unread = self._unread, b""
             self.transport.resume_reading()
-            conversation.feed(early)
+            connection.feed(unread)
 
     def _start_denial(self, message: Event) -> None:
         status = message["status"]
         if not 200 <= status < 600:
             raise RuntimeError(f"the HTTP status {status} refuses no handshake")
-        self._stop_waiting()
+        self._stop_timer()
         self._phase = _DENYING
         self._denial = status, list(message.get("headers", ()))
         self._log_access(str(status))
 
     def _deny(self, message: Event) -> None:
-        """Send a piece of the application's own refusal."""
+        """Send a part of the application's own refusal."""
         data = message.get("body", b"")
         last = not message.get("more_body", False)
         if self._denial is not None:
@@ -278,10 +279,10 @@ class WebSocketProtocol(asyncio.Protocol):
         if last:
             self._hang_up(self.close_timeout)
 
-    def _answer(
+    def _refuse(
         self, status: int, why: str, headers: list[tuple[bytes, bytes]] | None = None
     ) -> None:
-        """Refuse the handshake with a response of the server's own."""
+        """Refuse the handshake with a response of the server's."""
         if self.scope:
             self._log_access(str(status))
         own = self.server_state.default_headers
@@ -290,25 +291,25 @@ class WebSocketProtocol(asyncio.Protocol):
             self.transport.write(response)
         self._hang_up(self.close_timeout)
 
-    def _unanswered(self) -> None:
-        """The application did not answer the handshake in time."""
+    def _handshake_timed_out(self) -> None:
+        """Refuse the handshake that the application did not answer in time."""
         logger.warning(
             "the WebSocket %s was neither accepted nor closed within %g s, so it is "
             "dropped; the application has to send websocket.accept or websocket.close",
             get_path_with_query_string(self.scope),  # type: ignore[arg-type]
             self.handshake_timeout,
         )
-        self._answer(504, "the application did not answer")
+        self._refuse(504, "the application did not answer")
 
     def _hang_up(self, timeout: float) -> None:
-        """End the connection once the client has taken the response, or is too slow."""
+        """Close when the client has read the response, or after ``timeout`` seconds."""
         self._phase = _ANSWERED
-        self._stop_waiting()
-        self.incoming.disconnect(1006)
+        self._stop_timer()
+        self.read_queue.disconnect(1006)
         self.transport.close()
         self._timer = self.loop.call_later(timeout, self.frames.cut)
 
-    def _stop_waiting(self) -> None:
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -321,10 +322,10 @@ class WebSocketProtocol(asyncio.Protocol):
             result,
         )
 
-    # The application's side.
+    # The application
 
-    async def _run(self) -> None:
-        """Run the application; see to it that the connection ends with it."""
+    async def _run_application(self) -> None:
+        """Run the application, and close the connection when it ends."""
         try:
             app = cast("Any", self.config.loaded_app)
             result = await app(self.scope, self.receive, self.send)
@@ -347,32 +348,32 @@ class WebSocketProtocol(asyncio.Protocol):
         self._application_ended(code)
 
     def _application_ended(self, code: int) -> None:
-        """Say for the application what it has left unsaid."""
-        if self._conversation is not None:
-            self._conversation.close(code)
+        """Close or answer what the application has left open."""
+        if self._connection is not None:
+            self._connection.close(code)
         elif self._phase is _CONNECTING:
-            self._answer(500, "Internal Server Error")
+            self._refuse(500, "Internal Server Error")
         elif self._phase is _DENYING:
             self._hang_up(self.close_timeout)
 
     async def receive(self) -> Event:
-        """ASGI's ``receive``; after the disconnect event it gives that again."""
-        return await self.incoming.get()
+        """ASGI's ``receive``; returns the disconnect event again after it was read."""
+        return await self.read_queue.get()
 
     def send(self, message: Event) -> Awaitable[None]:
-        """ASGI's ``send``: done at once, unless the client reads too slowly.
+        """ASGI's ``send``; waits only for a client that reads too slowly.
 
         Raises:
             ClientDisconnected: an ``OSError``, when the client is gone.
-            RuntimeError: when the message may not come now.
-            ValueError: when a header, a close code or a reason may not be sent.
+            RuntimeError: for a message that is not allowed now.
+            ValueError: for a header, a close code or a reason that must not be sent.
         """
-        if self._conversation is not None:
-            return self._conversation.send(message)
+        if self._connection is not None:
+            return self._connection.send(message)
         return self._send_answer(message)
 
     async def _send_answer(self, message: Event) -> None:
-        """Answer the handshake as the application says."""
+        """Answer the handshake."""
         kind = message["type"]
         if self._phase is _ANSWERED:
             raise ClientDisconnected
@@ -386,7 +387,7 @@ class WebSocketProtocol(asyncio.Protocol):
         elif kind == "websocket.accept":
             self._accept(message)
         elif kind == "websocket.close":
-            self._answer(403, "")
+            self._refuse(403, "")
         elif kind == "websocket.http.response.start":
             self._start_denial(message)
         else:
@@ -397,26 +398,26 @@ class WebSocketProtocol(asyncio.Protocol):
             )
 
 
-def _max_size(accept: Event, most: int) -> int:
-    """Bytes of one message, by the server's option and the application's wish."""
-    wish = accept.get("max_size")
-    if wish is None:
-        return most
-    if not isinstance(wish, int) or wish < 1:
+def _max_size(accept: Event, limit: int) -> int:
+    """Return the limit of a message: the application's, at most the server's."""
+    asked = accept.get("max_size")
+    if asked is None:
+        return limit
+    if not isinstance(asked, int) or asked < 1:
         raise ValueError(
-            f"the max_size of 'websocket.accept' is {wish!r}; make it a number of "
+            f"the max_size of 'websocket.accept' is {asked!r}; make it a number of "
             "bytes, 1 or more"
         )
-    return min(wish, most)
+    return min(asked, limit)
 
 
-_deflate_mentioned = False
+_deflate_logged = False
 
 
-def _say_once_that_nothing_is_compressed() -> None:
-    global _deflate_mentioned
-    if not _deflate_mentioned:
-        _deflate_mentioned = True
+def _log_once_that_nothing_is_compressed() -> None:
+    global _deflate_logged
+    if not _deflate_logged:
+        _deflate_logged = True
         logger.info(
             "tiderace.server does not compress WebSocket messages; "
             "--ws-per-message-deflate has no effect"

@@ -1,8 +1,4 @@
-"""What an application has still to read of a socket; it stops the client if too much.
-
-It knows ASGI's events by their payload and the reading side of a transport, and
-neither frames nor the sending side.
-"""
+"""Queues the events of one WebSocket until the application receives them."""
 
 from __future__ import annotations
 
@@ -13,16 +9,16 @@ from tiderace.asgi import Event
 
 __all__ = ["ReadQueue"]
 
-# Characters or bytes held for an application that does not read, whatever their number.
-_HELD_SIZE: Final = 1024 * 1024
+# The largest sum of payloads queued, in characters or bytes.
+_MAX_SIZE: Final = 1024 * 1024
 
 
 class ReadQueue:
-    """A queue of events for ``receive``; full, it pauses reading from the client.
+    """A queue of events for ``receive``; when it is full, reading from the client pauses.
 
-    Full means ``limit`` messages or a mebibyte; what the transport has read already is
-    still taken. After the disconnect event nothing is added, and reading past it gives
-    it again, so that no application hangs.
+    It is full with ``limit`` messages or a mebibyte; what the transport has read already
+    is still added. After the disconnect event nothing is added, and ``get`` returns it
+    again and again, so that no application hangs.
     """
 
     __slots__ = (
@@ -46,7 +42,7 @@ class ReadQueue:
 
     @property
     def paused(self) -> bool:
-        """Whether the client is not read from, because the application does not read."""
+        """Whether reading from the client pauses, because the queue is full."""
         return self._paused
 
     def put(self, event: Event, size: int = 0) -> None:
@@ -56,14 +52,14 @@ class ReadQueue:
         self._events.append(event)
         self._size += size
         if not self._paused and (
-            len(self._events) >= self._limit or self._size >= _HELD_SIZE
+            len(self._events) >= self._limit or self._size >= _MAX_SIZE
         ):
             self._paused = True
             self._transport.pause_reading()
         self._wake()
 
     def disconnect(self, code: int, reason: str = "") -> None:
-        """Add the last event, unless there is one; read on, to see the client go."""
+        """Add the last event, unless it is there; read on, to notice that the client closes."""
         if self.end is not None:
             return
         self.end = {"type": "websocket.disconnect", "code": code, "reason": reason}
@@ -71,7 +67,7 @@ class ReadQueue:
         self._wake()
 
     async def get(self) -> Event:
-        """Return the next event, waiting for it."""
+        """Wait for the next event and return it."""
         while not self._events:
             if self.end is not None:
                 return self.end
@@ -85,7 +81,7 @@ class ReadQueue:
         payload = event.get("text") or event.get("bytes")
         if payload:
             self._size -= len(payload)
-        if len(self._events) <= self._limit // 2 and self._size < _HELD_SIZE:
+        if len(self._events) <= self._limit // 2 and self._size < _MAX_SIZE:
             self._resume()
         return event
 

@@ -1,11 +1,10 @@
-"""What a socket has still to send: frames, joined into one write per tick of the loop.
+"""Queues frames for sockets, and writes what one tick of the event loop brings at once.
 
-It knows transports and finished frames; it knows neither messages nor ASGI. Everything
-here belongs to the thread of the event loop.
+Everything here runs in the thread of the event loop.
 """
 
-# Three classes of one room, which know each other's insides: a crowd is served in plain
-# loops, without a call for each of its sockets.
+# The three classes use each other's private attributes: a fan-out runs in plain loops,
+# without a call for each socket.
 # ruff: noqa: SLF001
 
 from __future__ import annotations
@@ -23,84 +22,82 @@ __all__ = ["ServerFrameWriter", "WriteScheduler"]
 
 logger = logging.getLogger("tiderace.server")
 
-# Bytes queued in one tick after which the kernel gets them without waiting for its end.
-_EAGER_SIZE: Final = 64 * 1024
-# Sockets written to, and bytes, before the loop may do something else: less than a
-# millisecond. In that time the next messages of a burst are fanned out, and join what
-# is still queued.
+# Bytes queued for one socket that are written without waiting for the end of the tick.
+_FLUSH_SIZE: Final = 64 * 1024
+# Sockets, and bytes, that are written to before the loop may do something else: less than
+# a millisecond. Meanwhile the next messages of a burst are fanned out, and join the
+# queues that are not written yet.
 _SLICE: Final = 64
 _SLICE_SIZE: Final = 1024 * 1024
-# Sockets for which one queue pays; fewer do not have to wait behind a crowd either.
-_CROWD: Final = 16
+# The smallest number of sockets that share a queue; fewer are queued one by one, and so
+# do not wait behind a large group.
+_MIN_SHARED: Final = 16
 
 
-class _Shared:
-    """One queue of many sockets: frames that all of them are to get, and only these.
+class _SharedQueue:
+    """One queue of many sockets: the frames that all of them get, and only these.
 
-    A frame is put in once, however many they are, and what is in is joined once. A
-    socket that is to get anything else leaves, with a copy of the queue.
+    A frame is added once for all sockets, and the frames are joined once. A socket that
+    gets any other frame leaves, with a copy of the queue.
     """
 
-    __slots__ = ("frames", "members", "reached", "size", "tick", "waiting")
+    __slots__ = ("frames", "members", "reached", "remaining", "size")
 
     def __init__(
         self,
-        tick: WriteScheduler,
         members: list[ServerFrameWriter],
         frames: list[bytes],
         size: int,
     ) -> None:
-        self.tick = tick
         self.frames = frames
         self.size = size
-        # In the order of their turns, those too that have left; and how many of the
-        # list have had it, how many members there still are.
+        # In the order in which they are written to, those that have left included.
         self.members = members
+        # How many of ``members`` have been passed, and how many still share the queue.
         self.reached = 0
-        self.waiting = len(members)
+        self.remaining = len(members)
 
     def is_over(self) -> bool:
-        """Whether nobody waits here any more."""
-        return not self.waiting or self.reached >= len(self.members)
+        """Return whether no socket shares the queue any more."""
+        return not self.remaining or self.reached >= len(self.members)
 
 
 class WriteScheduler:
-    """Writes, at the end of the running tick of the loop, what sockets have queued.
+    """Writes what sockets have queued, at the end of the running tick of the event loop.
 
-    A socket with nothing before it waits for nothing: the loop comes here next.
-    A crowd is written to in slices, so that pings and other groups get their turn.
+    Many sockets are written to in slices, between which the loop serves other events.
     """
 
     __slots__ = (
         "__weakref__",
-        "_called",
-        "_crowd",
+        "_batch",
         "_loop",
-        "_shared",
+        "_queued",
+        "_scheduled",
+        "_shared_queues",
         "_thread",
-        "_waiting",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._thread = get_ident()
-        # Whether the loop is to come here.
-        self._called = False
-        self._waiting: list[ServerFrameWriter] = []
-        # Those whose turn it is, the last one first.
-        self._crowd: list[ServerFrameWriter] = []
-        self._shared: deque[_Shared] = deque()
+        # Whether the loop has a call of ``_flush``.
+        self._scheduled = False
+        self._queued: list[ServerFrameWriter] = []
+        # Those that are being written to, the last one first.
+        self._batch: list[ServerFrameWriter] = []
+        self._shared_queues: deque[_SharedQueue] = deque()
 
     def add(self, frames: ServerFrameWriter) -> None:
-        """Have ``frames`` flushed when the tick ends."""
-        self._waiting.append(frames)
-        if not self._called:
-            self._call()
+        """Flush ``frames`` when the tick ends."""
+        self._queued.append(frames)
+        if not self._scheduled:
+            self._schedule()
 
     def write_all(
         self, writers: Iterable[ServerFrameWriter], frame: bytes
     ) -> list[ServerFrameWriter]:
-        """See ``ServerFrameWriter.write_all``."""
+        """Queue one frame for many sockets, as ``ServerFrameWriter.write_all``."""
         if type(frame) is not bytes:
             raise TypeError(
                 f"a frame is bytes, not {type(frame).__name__}; build it with "
@@ -109,25 +106,25 @@ class WriteScheduler:
         if get_ident() != self._thread or not self._loop.is_running():
             return list(writers)
         idle: list[ServerFrameWriter] = []
-        queues: dict[WriteScheduler | _Shared | None, list[ServerFrameWriter]] = {
+        queues: dict[WriteScheduler | _SharedQueue | None, list[ServerFrameWriter]] = {
             self: idle
         }
-        # Neighbours mostly have the same queue.
-        last: WriteScheduler | _Shared | None = self
-        some = idle
+        # Mostly the same queue as that of the writer before.
+        last: WriteScheduler | _SharedQueue | None = self
+        members = idle
         for each in writers:
             queue = each._queue
             if queue is not last:
                 last = queue
-                some = queues.setdefault(queue, [])
-            some.append(each)
+                members = queues.setdefault(queue, [])
+            members.append(each)
         del queues[self]
         refused: list[ServerFrameWriter] = []
         for queue, members in queues.items():
-            if type(queue) is _Shared and self._join(queue, members, frame):
+            if type(queue) is _SharedQueue and self._join(queue, members, frame):
                 continue
             for each in members:
-                if each.congested or each._ended or each._tick is not self:
+                if each.congested or each._closed or each._scheduler is not self:
                     refused.append(each)
                 else:
                     each.write(frame)
@@ -136,71 +133,71 @@ class WriteScheduler:
         return refused
 
     def _join(
-        self, queue: _Shared, members: list[ServerFrameWriter], frame: bytes
+        self, queue: _SharedQueue, members: list[ServerFrameWriter], frame: bytes
     ) -> bool:
-        """Put ``frame`` behind what these members of ``queue`` are to get already."""
+        """Add ``frame`` for these members of ``queue``; return False if it cannot be."""
         size = queue.size + len(frame)
-        if queue.tick is not self or size > _EAGER_SIZE:
+        if members[0]._scheduler is not self or size > _FLUSH_SIZE:
             return False
-        if len(members) == queue.waiting:
+        if len(members) == queue.remaining:
             queue.frames.append(frame)
             queue.size = size
         else:
-            # They part from those who are not to get it.
-            queue.waiting -= len(members)
+            # The other members do not get it.
+            queue.remaining -= len(members)
             self._share(members, [*queue.frames, frame], size)
         return True
 
     def _share(
         self, members: list[ServerFrameWriter], frames: list[bytes], size: int
     ) -> None:
-        """Have ``members``, who have no other queue, wait together for ``frames``."""
-        if len(members) < _CROWD:
+        """Queue ``frames`` for ``members``, which have no other queue."""
+        if len(members) < _MIN_SHARED:
             for each in members:
                 each._queue = None
                 each._frames += frames
                 each._size = size
                 self.add(each)
-                if size > _EAGER_SIZE:
+                if size > _FLUSH_SIZE:
                     each.flush()
             return
-        shared = _Shared(self, members, frames, size)
+        shared = _SharedQueue(members, frames, size)
         for each in members:
             each._queue = shared
-        self._shared.append(shared)
-        if not self._called:
-            self._call()
+        self._shared_queues.append(shared)
+        if not self._scheduled:
+            self._schedule()
 
-    def _call(self) -> None:
-        self._called = True
+    def _schedule(self) -> None:
+        self._scheduled = True
         self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Write to a slice of those who queue alone, and to one of a shared queue."""
-        if not self._crowd and self._waiting:
-            self._crowd, self._waiting = self._waiting, []
-            self._crowd.reverse()
+        """Write to a slice of the sockets with their own queue, and of a shared queue."""
+        if not self._batch and self._queued:
+            self._batch, self._queued = self._queued, []
+            self._batch.reverse()
         try:
-            if self._crowd:
-                self._flush_crowd()
-            if self._shared:
-                self._flush_shared(self._shared[0])
+            if self._batch:
+                self._flush_batch()
+            if self._shared_queues:
+                self._flush_shared(self._shared_queues[0])
         finally:
-            while self._shared and self._shared[0].is_over():
-                self._shared.popleft()
-            if self._crowd or self._waiting or self._shared:
+            while self._shared_queues and self._shared_queues[0].is_over():
+                self._shared_queues.popleft()
+            if self._batch or self._queued or self._shared_queues:
                 self._loop.call_soon(self._flush)
             else:
-                self._called = False
+                self._scheduled = False
 
-    def _flush_crowd(self) -> None:
-        turn = self._crowd[-_SLICE:]
-        del self._crowd[-_SLICE:]
-        turn.reverse()
-        for each in turn:
+    def _flush_batch(self) -> None:
+        part = self._batch[-_SLICE:]
+        del self._batch[-_SLICE:]
+        part.reverse()
+        for each in part:
             try:
-                # One frame, as mostly, without the general way's calls.
-                if len(each._frames) == 1 and not each.congested and not each._ended:
+                # The usual case, one frame, without a call of flush().
+                if len(each._frames) == 1 and not each.congested and not each._closed:
                     frame = each._frames.pop()
                     each._size = 0
                     # Before the write, in which the transport may say that it is full.
@@ -211,7 +208,7 @@ class WriteScheduler:
             except Exception as error:
                 self._cut(each, error)
 
-    def _flush_shared(self, shared: _Shared) -> None:
+    def _flush_shared(self, shared: _SharedQueue) -> None:
         frames, start = shared.frames, shared.reached
         stop = start + max(1, min(_SLICE, _SLICE_SIZE // (shared.size + 1)))
         data = frames[0] if len(frames) == 1 else b"".join(frames)
@@ -227,10 +224,9 @@ class WriteScheduler:
                 each._transport.write(data)
             except Exception as error:
                 self._cut(each, error)
-        shared.waiting -= served
+        shared.remaining -= served
 
     def _cut(self, frames: ServerFrameWriter, error: Exception) -> None:
-        # One socket's fault ends that socket; the others get their frames.
         logger.error("a socket could not be written to, and is cut", exc_info=error)
         frames.cut()
 
@@ -245,16 +241,16 @@ class ServerFrameWriter:
     ``websocket.send`` taken together. To be used in the thread of the event loop,
     after the socket was accepted.
 
-    Not guaranteed: that the client ever sees a frame. How much is waiting is in
-    ``buffered``; there is no bound here, so whoever writes keeps one.
+    Not guaranteed: that the client receives a frame. The queue is not bounded: callers
+    that need a bound check ``buffered``.
     """
 
     __slots__ = (
-        "_ended",
+        "_closed",
         "_frames",
         "_queue",
+        "_scheduler",
         "_size",
-        "_tick",
         "_transport",
         "_waiters",
         "congested",
@@ -263,23 +259,23 @@ class ServerFrameWriter:
     text_frame = staticmethod(text_frame)
     binary_frame = staticmethod(binary_frame)
 
-    def __init__(self, transport: asyncio.Transport, tick: WriteScheduler) -> None:
+    def __init__(self, transport: asyncio.Transport, scheduler: WriteScheduler) -> None:
         self._transport = transport
-        self._tick = tick
-        # What this socket alone is to get.
+        self._scheduler = scheduler
+        # The frames of this socket alone.
         self._frames: list[bytes] = []
         self._size = 0
-        # The tick itself while there is nothing to send and nothing in the way; then
-        # the queue that is shared with others, or none but one's own.
-        self._queue: WriteScheduler | _Shared | None = None
-        # Whether the client reads more slowly than is written to it.
+        # The scheduler while the socket is idle: nothing is queued, and it can be
+        # written to. Then a queue that is shared with others, or None for its own.
+        self._queue: WriteScheduler | _SharedQueue | None = None
+        # Whether the transport's buffer is full, because the client reads slowly.
         self.congested = False
-        # Until the handshake is answered there is nobody to send frames to.
-        self._ended = True
+        # Whether frames are dropped: before the handshake, and after the close frame.
+        self._closed = True
         self._waiters: list[asyncio.Future[None]] | None = None
 
-    # Applications copy their scope, and send it to other processes; none of that has
-    # to do with this. It stays the one it is, and elsewhere there is none.
+    # Applications copy their scope, and pickle it for other processes. A copy has the
+    # same writer; in another process there is None.
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ServerFrameWriter:
         return self
@@ -293,21 +289,21 @@ class ServerFrameWriter:
         Returns at once and raises nothing. The frame leaves when the running tick of
         the event loop ends, in one write with all others that came in it.
         """
-        queue, tick = self._queue, self._tick
-        if queue is tick:
+        queue, scheduler = self._queue, self._scheduler
+        if queue is scheduler:
             self._queue = None
-            # Tick.add, without the call.
-            tick._waiting.append(self)
-            if not tick._called:
-                tick._call()
+            # As WriteScheduler.add, without the call.
+            scheduler._queued.append(self)
+            if not scheduler._scheduled:
+                scheduler._schedule()
         elif queue is not None:
             self._leave()
-            tick.add(self)
-        elif self._ended:
+            scheduler.add(self)
+        elif self._closed:
             return
         self._frames.append(frame)
         self._size += len(frame)
-        if self._size > _EAGER_SIZE:
+        if self._size > _FLUSH_SIZE:
             self.flush()
 
     def write_all(
@@ -318,26 +314,26 @@ class ServerFrameWriter:
         Each of them may be given once; this socket need not be among them.
 
         Returns:
-            Those to whom it was not written, each of which has to be asked by itself:
-            their clients read too slowly, they are closing, or they belong to another
-            server of the process; all of them outside the thread of the event loop.
+            The sockets that it was not written to: their clients read too slowly, they
+            are closing, or they belong to another server of the process. All of them
+            outside the thread of the event loop.
 
         Raises:
             TypeError: when ``frame`` is not bytes.
         """
-        return self._tick.write_all(writers, frame)
+        return self._scheduler.write_all(writers, frame)
 
     @property
     def buffered(self) -> int:
-        """Bytes that were written here and that the kernel has not taken yet."""
+        """Bytes that were written and that the kernel has not taken yet."""
         size = self._size + self._transport.get_write_buffer_size()
-        if type(self._queue) is _Shared:
+        if type(self._queue) is _SharedQueue:
             size += self._queue.size
         return size
 
     async def drained(self) -> None:
-        """Wait until the client has caught up, or nothing is sent to it any more."""
-        while self.congested and not self._ended:
+        """Wait until the transport takes more, or the socket is closed."""
+        while self.congested and not self._closed:
             waiter = asyncio.get_running_loop().create_future()
             if self._waiters is None:
                 self._waiters = []
@@ -345,7 +341,7 @@ class ServerFrameWriter:
             await waiter
 
     def flush(self) -> None:
-        """Give the transport what is queued, unless it has enough already."""
+        """Write what is queued, as far as the transport takes it."""
         self._leave()
         frames = self._frames
         while frames and not self.congested:
@@ -353,61 +349,61 @@ class ServerFrameWriter:
                 data = frames[0]
                 frames.clear()
                 self._size = 0
-            elif self._size <= _EAGER_SIZE:
+            elif self._size <= _FLUSH_SIZE:
                 data = b"".join(frames)
                 frames.clear()
                 self._size = 0
             else:
-                data = self._some()
+                data = self._take_some()
             if self._transport.is_closing():
                 frames.clear()
                 self._size = 0
                 break
             self._transport.write(data)
-        if not self.congested and not self._ended:
-            self._queue = self._tick
+        if not self.congested and not self._closed:
+            self._queue = self._scheduler
 
     def _leave(self) -> None:
-        """Wait for nobody else's sake from now on."""
+        """Leave a shared queue, with a copy of its frames."""
         queue = self._queue
         self._queue = None
-        if type(queue) is _Shared:
-            queue.waiting -= 1
+        if type(queue) is _SharedQueue:
+            queue.remaining -= 1
             self._frames = queue.frames.copy()
             self._size = queue.size
 
-    def _some(self) -> bytes:
-        """Take off as many frames as are worth one write, and at least one."""
+    def _take_some(self) -> bytes:
+        """Remove the frames of one write, at least one, and return them joined."""
         size = count = 0
         for frame in self._frames:
             size += len(frame)
             count += 1
-            if size > _EAGER_SIZE:
+            if size > _FLUSH_SIZE:
                 break
         data = b"".join(self._frames[:count])
         del self._frames[:count]
         self._size -= size
         return data
 
-    # What follows is for the connection that owns it.
+    # For the connection that owns the writer
 
     def open(self) -> None:
-        """Take frames from now on: the handshake is done."""
-        self._ended = False
+        """Take frames from now on: the handshake has succeeded."""
+        self._closed = False
         if not self.congested:
-            self._queue = self._tick
+            self._queue = self._scheduler
 
     def end(self, last: bytes) -> None:
         """Queue the close frame, after which nothing is taken."""
         self.write(last)
         self._queue = None
-        self._ended = True
+        self._closed = True
 
     def finish(self, last: bytes) -> None:
-        """Write the close frame now; what a slow client has not taken is given up."""
+        """Write the close frame now, and drop the frames that a slow client has not taken."""
         self.flush()
         self._queue = None
-        self._ended = True
+        self._closed = True
         self._frames.clear()
         self._size = 0
         if not self._transport.is_closing():
@@ -415,27 +411,27 @@ class ServerFrameWriter:
         self._wake()
 
     def pause(self) -> None:
-        """The transport has enough for now."""
+        """Write nothing until ``resume``: the transport's buffer is full."""
         self._leave()
         self.congested = True
 
     def resume(self) -> None:
-        """The transport takes more: flush, and let those go on who wait."""
+        """Write again, and wake ``drained`` if the transport still takes more."""
         self.congested = False
         self.flush()
         if not self.congested:
             self._wake()
 
     def stop(self) -> None:
-        """The client listens no more; nothing is sent to it from now on."""
+        """Drop what is queued, and all later frames: the client reads no more."""
         self._leave()
-        self._ended = True
+        self._closed = True
         self._frames.clear()
         self._size = 0
         self._wake()
 
     def cut(self) -> None:
-        """Nothing can be sent any more: the connection is lost, or is now."""
+        """Drop everything and abort the transport."""
         self.congested = False
         self.stop()
         self._transport.abort()
