@@ -1,4 +1,4 @@
-"""Messages as bytes: what Django projects put into them arrives, the rest is refused."""
+"""The encoding: values of Django projects arrive, unsupported ones are refused."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ BERLIN_WINTER = datetime.timezone(datetime.timedelta(hours=1))
 
 
 def carried(value):
-    """What arrives of a value in a message."""
+    """Return what arrives for a value in a message."""
     return decode(encode({"type": "carry", "value": value}))["value"]
 
 
@@ -103,7 +103,7 @@ def test_plain_data_arrives_unchanged(message):
         pytest.param({Size.SMALL: 1}, {"small": 1}, id="enum as key"),
     ],
 )
-def test_a_value_arrives_as_the_plain_data_it_stands_for(sent, arrives):
+def test_other_values_arrive_as_plain_data(sent, arrives):
     received = carried(sent)
 
     assert received == arrives
@@ -139,7 +139,7 @@ def test_an_aware_datetime_arrives_as_the_same_moment_in_utc():
         ),
     ],
 )
-def test_a_value_without_a_place_in_a_message_is_refused_with_its_place(value):
+def test_the_error_for_an_unsupported_value_contains_its_place(value):
     with pytest.raises(TypeError) as refused:
         encode({"type": "carry", "in": {"here": [0, value]}})
 
@@ -149,17 +149,17 @@ def test_a_value_without_a_place_in_a_message_is_refused_with_its_place(value):
     assert "primary key" in text
 
 
-def test_a_key_that_cannot_be_carried_is_refused_with_its_place():
+def test_the_error_for_an_unsupported_key_contains_its_place():
     with pytest.raises(TypeError, match=r"a key of message\['in'\] is a object"):
         encode({"type": "carry", "in": {object(): 1}})
 
 
-def test_the_first_of_several_bad_values_is_named():
+def test_the_error_names_the_first_of_several_unsupported_values():
     with pytest.raises(TypeError, match=r"message\['b'\]"):
         encode({"a": 1, "b": object(), "c": object()})
 
 
-def test_a_bad_value_inside_a_set_is_named_by_the_set():
+def test_the_error_for_a_value_in_a_set_names_the_set():
     with pytest.raises(TypeError, match=r"message\['all'\] is a set"):
         encode({"all": {object()}})
 
@@ -172,7 +172,7 @@ def test_a_message_that_contains_itself_is_refused():
         encode(message)
 
 
-def test_what_is_decoded_is_new_each_time():
+def test_decoding_returns_a_new_message_each_time():
     data = encode({"list": []})
 
     first, second = decode(data), decode(data)

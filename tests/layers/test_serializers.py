@@ -1,4 +1,4 @@
-"""Formats of messages between processes: bytes, encryption, compression, the registry."""
+"""Serializers: formats, encryption, compression and the registry."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ plain_values = st.recursive(
 
 
 class Reversed(BaseMessageSerializer):
-    """A format of a project's own, whose payload may begin with any byte."""
+    """An application's format, whose payload may begin with any byte."""
 
     def as_bytes(self, message, *args, **kwargs):
         return message[::-1]
@@ -95,7 +95,7 @@ def test_plain_values_come_back_as_they_were(value):
         assert serializer.deserialize(serializer.serialize(value)) == value
 
 
-def test_what_django_projects_put_into_messages_can_be_sent(kind):
+def test_values_of_django_projects_arrive_as_plain_data(kind):
     moment = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
     some_id = uuid.uuid4()
     message = {
@@ -129,7 +129,7 @@ def test_what_django_projects_put_into_messages_can_be_sent(kind):
         ({"a": {"b": [1j]}}, r"message\['a'\]\['b'\]\[0\] is a complex"),
     ],
 )
-def test_what_cannot_be_sent_is_named_with_its_place(kind, message, where):
+def test_the_error_for_an_unsupported_value_contains_its_place(kind, message, where):
     with pytest.raises(TypeError, match=where):
         kind().serialize(message)
 
@@ -156,7 +156,7 @@ def test_json_refuses_bytes_wherever_they_are(binary):
 
 
 @pytest.mark.parametrize("length", [1, 8, 12])
-def test_a_random_prefix_stands_in_front_of_the_payload(kind, length):
+def test_a_random_prefix_precedes_the_payload(kind, length):
     serializer = kind(random_prefix_length=length)
 
     first, second = serializer.serialize(MESSAGE), serializer.serialize(MESSAGE)
@@ -166,7 +166,7 @@ def test_a_random_prefix_stands_in_front_of_the_payload(kind, length):
 
 
 @pytest.mark.parametrize("length", [0, -1])
-def test_a_prefix_without_a_length_is_none(kind, length):
+def test_a_prefix_length_below_one_adds_no_prefix(kind, length):
     serializer = kind(random_prefix_length=length)
 
     assert serializer.serialize(MESSAGE) == kind().serialize(MESSAGE)
@@ -201,7 +201,7 @@ def test_keys_may_be_strings_or_bytes_and_any_iterable():
     assert MsgPackSerializer(["k"]).deserialize(written) == MESSAGE
 
 
-def test_a_new_key_is_introduced_behind_the_old_one_then_put_first():
+def test_a_key_is_changed_by_appending_it_then_putting_it_first():
     before = MsgPackSerializer(symmetric_encryption_keys=["old"])
     introduced = MsgPackSerializer(symmetric_encryption_keys=["old", "new"])
     rotated = MsgPackSerializer(symmetric_encryption_keys=["new", "old"])
@@ -225,7 +225,7 @@ def test_a_message_under_an_unknown_key_is_refused():
 
 
 @pytest.mark.parametrize("keys", ["key", b"key"])
-def test_one_key_that_is_not_in_a_list_is_refused(keys):
+def test_a_key_that_is_not_in_a_list_is_refused(keys):
     with pytest.raises(
         ValueError, match=r"^symmetric_encryption_keys must be a list of possible keys$"
     ):
@@ -266,7 +266,9 @@ def test_an_encrypted_message_is_refused_ten_seconds_after_its_expiry(
             serializer.deserialize(written)
 
 
-def test_encryption_without_its_package_says_what_to_install(monkeypatch):
+def test_the_error_for_encryption_without_its_package_contains_what_to_install(
+    monkeypatch,
+):
     real_import = builtins.__import__
 
     def without_cryptography(name, *args, **kwargs):
@@ -298,12 +300,12 @@ def test_only_messages_above_the_threshold_are_compressed(kind, algorithm):
     assert len(below.serialize(text)) < size / 4
 
 
-def test_nothing_is_compressed_unless_asked_for():
+def test_nothing_is_compressed_by_default():
     assert len(MsgPackSerializer().serialize("a" * 100_000)) > 100_000
 
 
 @pytest.mark.parametrize("keys", [None, ["key"]])
-def test_processes_with_any_compression_understand_each_other(kind, keys):
+def test_processes_with_different_compression_read_each_others_messages(kind, keys):
     sides = [
         kind(keys, 12),
         kind(keys, 12, compress_above=100),
@@ -316,7 +318,7 @@ def test_processes_with_any_compression_understand_each_other(kind, keys):
             assert reader.deserialize(writer.serialize(message)) == message
 
 
-def test_a_message_that_grows_by_compression_is_sent_as_it_is():
+def test_a_message_that_compression_makes_larger_is_sent_uncompressed():
     noise = random.Random(1).randbytes(1000)
     serializer = MsgPackSerializer(compress_above=10)
 
@@ -331,7 +333,7 @@ def test_no_payload_is_mistaken_for_a_compressed_one(payload, above):
         assert Reversed().deserialize(writer.serialize(data)) == data
 
 
-def test_compressed_bytes_begin_as_neither_msgpack_nor_text_does():
+def test_compressed_bytes_begin_unlike_msgpack_and_text():
     data = MsgPackSerializer(compress_above=0).serialize("a" * 1000)
 
     assert data[:1] == b"\xc1"
@@ -342,7 +344,7 @@ def test_compressed_bytes_begin_as_neither_msgpack_nor_text_does():
 
 
 @pytest.mark.parametrize("data", [b"\xc1", b"\xc1\x7fabc"])
-def test_a_compression_of_the_future_is_refused_with_advice(data):
+def test_an_unknown_algorithm_of_a_message_is_refused_with_advice(data):
     with pytest.raises(ValueError, match="bring all processes to one version"):
         MsgPackSerializer().deserialize(data)
 
@@ -353,12 +355,12 @@ def test_an_unknown_compression_is_refused_with_the_nearest():
 
 
 @pytest.mark.parametrize("above", [-1, 1.5, True, "1024"])
-def test_a_threshold_that_is_no_size_is_refused(above):
+def test_an_invalid_compression_threshold_is_refused(above):
     with pytest.raises(ValueError, match=r"compress_above is .* such as 1024"):
         MsgPackSerializer(compress_above=above)
 
 
-def test_zstd_where_python_lacks_it_says_what_to_install(monkeypatch):
+def test_the_error_for_a_missing_zstd_contains_what_to_install(monkeypatch):
     def missing(name):
         raise ImportError(name)
 
@@ -372,7 +374,7 @@ def test_zstd_where_python_lacks_it_says_what_to_install(monkeypatch):
 
 
 class Bare:
-    """Has both methods, and nothing else."""
+    """Has both methods only."""
 
     def serialize(self, message):
         return message
@@ -381,7 +383,7 @@ class Bare:
         return message
 
 
-def test_any_class_with_both_methods_can_be_a_format():
+def test_any_class_with_both_methods_can_be_registered():
     formats = SerializersRegistry()
 
     formats.register_serializer("bare", Bare)
@@ -395,12 +397,12 @@ class OnlyWrites:
 
 
 @pytest.mark.parametrize("thing", [OnlyWrites, Bare(), len, None])
-def test_what_cannot_read_and_write_is_no_format(thing):
+def test_a_class_without_both_methods_is_refused(thing):
     with pytest.raises(AssertionError, match="methods serialize and deserialize"):
         SerializersRegistry().register_serializer("bad", thing)
 
 
-def test_the_arguments_of_a_format_reach_its_class():
+def test_arguments_are_passed_to_the_serializer_class():
     serializer = registry.get_serializer(
         "json", symmetric_encryption_keys=None, random_prefix_length=3, expiry=60
     )
@@ -409,7 +411,7 @@ def test_the_arguments_of_a_format_reach_its_class():
     assert (serializer.random_prefix_length, serializer.expiry) == (3, 60)
 
 
-def test_a_format_may_be_replaced():
+def test_a_registered_format_may_be_replaced():
     formats = SerializersRegistry()
     formats.register_serializer("x", Reversed)
 
@@ -427,7 +429,7 @@ def test_an_unknown_format_is_a_key_error_that_lists_the_known_ones():
     assert caught.value.__notes__ == ["registered formats: json, msgpack"]
 
 
-def test_a_missing_serializer_raises_its_reason_when_it_is_made():
+def test_a_missing_serializer_raises_its_exception_when_it_is_created():
     reason = ImportError("no cbor2")
 
     class MissingCBOR(MissingSerializer):
@@ -439,7 +441,7 @@ def test_a_missing_serializer_raises_its_reason_when_it_is_made():
     assert caught.value is reason
 
 
-def test_a_subclass_whose_init_forgets_ours_still_works():
+def test_a_subclass_may_leave_out_the_base_init():
     class Forgetful(JSONSerializer):
         def __init__(self, symmetric_encryption_keys, random_prefix_length, expiry):
             self.expiry = expiry

@@ -1,4 +1,4 @@
-"""Tasks in Celery's prefork workers send through the layer, as an application's do."""
+"""Tasks in Celery's prefork workers send through the layer."""
 
 from __future__ import annotations
 

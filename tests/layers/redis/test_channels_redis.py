@@ -1,6 +1,6 @@
-"""What code written for channels_redis looks at, and its applications pin.
+"""The parts of channels_redis that applications and suites depend on.
 
-The names come through the alias, as they stand there.
+They are imported by its names, through the alias.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ async def received(layer, channel):
     return await asyncio.wait_for(layer.receive(channel), PATIENCE)
 
 
-async def test_receive_single_tells_the_channel_too(core):
+async def test_receive_single_returns_the_channel_too(core):
     await core.send("queue", {"type": "job"})
 
     assert await core.receive_single("queue") == ("queue", {"type": "job"})
@@ -58,7 +58,7 @@ def test_a_receive_buffer_drops_its_oldest():
     assert [buffer.get_nowait(), buffer.get_nowait()] == [1, 2]
 
 
-async def test_a_connection_is_one_for_commands_of_ones_own(core, prefix):
+async def test_a_layers_connection_runs_commands_of_the_application(core, prefix):
     await core.group_add("room", "queue")
 
     client = core.connection(core.consistent_hash("room"))
@@ -68,12 +68,12 @@ async def test_a_connection_is_one_for_commands_of_ones_own(core, prefix):
     assert members == [b"queue"]
 
 
-def test_a_connection_to_a_host_that_is_not_there_is_refused():
+def test_a_connection_to_an_unknown_host_index_is_refused():
     with pytest.raises(ValueError, match="There are only 1 hosts - you asked for 1!"):
         RedisChannelLayer().connection(1)
 
 
-async def test_the_locks_of_names_are_forgotten_when_nobody_wants_them():
+async def test_a_channel_lock_is_deleted_when_it_is_unused():
     lock = ChannelLock()
     await lock.acquire("a")
     waiting = asyncio.create_task(lock.acquire("a"))
@@ -88,7 +88,7 @@ async def test_the_locks_of_names_are_forgotten_when_nobody_wants_them():
     assert lock.locks == lock.wait_counts == {}
 
 
-def test_the_verbs_of_the_pubsub_layer_are_coroutine_functions():
+def test_the_methods_of_the_pubsub_layer_are_coroutine_functions():
     layer = RedisPubSubChannelLayer()
 
     for verb in ("new_channel", "send", "receive", "group_add", "group_send"):
@@ -112,7 +112,7 @@ async def test_a_prefix_of_the_pubsub_layer_is_joined_without_a_separator(pubsub
     assert channel.startswith(f"{pubsub.prefix}mine")
 
 
-async def test_the_layer_of_the_running_loop_has_what_the_layer_has(pubsub):
+async def test_the_layer_of_the_running_loop_has_the_layers_attributes(pubsub):
     channel = await pubsub.new_channel()
     await pubsub.group_add("room", channel)
 
@@ -123,7 +123,7 @@ async def test_the_layer_of_the_running_loop_has_what_the_layer_has(pubsub):
     assert list(pubsub._layers) == [asyncio.get_running_loop()]
 
 
-async def test_connections_that_are_closed_under_the_pubsub_layer_come_back(pubsub):
+async def test_connections_closed_under_the_pubsub_layer_are_opened_again(pubsub):
     channel = await pubsub.new_channel()
     await pubsub.group_add("room", channel)
     listening = asyncio.create_task(received(pubsub, channel))

@@ -1,4 +1,4 @@
-"""The formats of ``hosts``, and what is asked of redis-py for them, without a server."""
+"""The formats of ``hosts`` and redis-py's pools and clients for them, without a server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ POOLS = pytest.mark.parametrize("create", [create_pool, create_sync_pool])
 
 
 @pytest.mark.parametrize("nothing", [None, [], ()])
-def test_no_hosts_are_the_server_on_this_machine(nothing):
+def test_without_hosts_the_server_on_this_machine_is_used(nothing):
     assert decode_hosts(nothing) == [{"address": "redis://localhost:6379"}]
 
 
@@ -73,13 +73,13 @@ def test_hosts_of_one_cluster_become_one_entry():
     assert is_cluster(host)
 
 
-def test_no_hosts_of_a_cluster_are_the_node_on_this_machine():
+def test_without_hosts_a_cluster_has_the_node_on_this_machine():
     [host] = decode_hosts(None, cluster=True)
 
     assert host == {"startup_nodes": [("localhost", 6379)], "cluster": True}
 
 
-def test_nodes_named_by_one_entry_join_those_of_the_others():
+def test_the_nodes_of_all_entries_are_merged():
     named = {"startup_nodes": [["a", 1], ["b", 2]], "cluster": True}
 
     [host] = decode_hosts([named, ("c", 3)], cluster=True)
@@ -108,7 +108,7 @@ def test_nodes_of_one_cluster_with_different_options_are_refused_without_secrets
         ({"address": "redis://localhost", "cluster": True}, 0),
     ],
 )
-def test_the_database_is_found_wherever_it_is_named(host, number):
+def test_the_database_is_read_from_a_url_or_an_option(host, number):
     assert database(host) == number
 
 
@@ -125,15 +125,13 @@ def test_the_database_is_found_wherever_it_is_named(host, number):
         (b"key_two", 10, 4),
     ],
 )
-def test_the_responsible_server_is_the_one_of_channels_redis(
-    value, ring_size, expected
-):
+def test_consistent_hash_returns_what_channels_redis_does(value, ring_size, expected):
     assert consistent_hash(value, ring_size) == expected
     assert utils._consistent_hash(value, ring_size) == expected
 
 
 @pytest.mark.parametrize("ring_size", [2, 3, 7])
-def test_every_server_is_responsible_for_a_fair_share(ring_size):
+def test_every_server_gets_a_fair_share_of_names(ring_size):
     counts = [0] * ring_size
     for number in range(3000):
         counts[consistent_hash(f"room.{number}", ring_size)] += 1
@@ -146,7 +144,7 @@ def test_every_server_is_responsible_for_a_fair_share(ring_size):
 
 @POOLS
 @pytest.mark.parametrize("scheme", ["redis", "valkey"])
-def test_a_url_with_user_and_password_is_understood(create, scheme):
+def test_a_url_may_have_a_user_and_a_password(create, scheme):
     pool = create({"address": f"{scheme}://user:p%40ss@server:1234/2"})
 
     wanted = {"username": "user", "password": "p@ss", "host": "server", "port": 1234}
@@ -165,7 +163,7 @@ def test_a_url_with_user_and_password_is_understood(create, scheme):
         {"host": "server", "tls": True, "ssl": True},
     ][:4],
 )
-def test_tls_can_be_asked_for_by_scheme_or_option(create, host):
+def test_tls_is_selected_by_scheme_or_option(create, host):
     assert create(host).connection_class.__name__ == "SSLConnection"
 
 
@@ -173,7 +171,7 @@ def test_tls_can_be_asked_for_by_scheme_or_option(create, host):
 @pytest.mark.parametrize(
     "host", [{"address": "unix:///tmp/socket?db=1"}, {"path": "/tmp/socket", "db": 1}]
 )
-def test_a_unix_socket_can_be_named_by_url_or_option(create, host):
+def test_a_unix_socket_is_selected_by_url_or_option(create, host):
     pool = create(host)
 
     assert pool.connection_class.__name__ == "UnixDomainSocketConnection"
@@ -209,7 +207,7 @@ def test_timeouts_do_not_depend_on_the_version_of_redis_py(
 
 
 @POOLS
-def test_what_an_entry_says_goes_before_our_defaults(create):
+def test_options_of_an_entry_replace_the_defaults(create):
     pool = create(
         {
             "address": "redis://server?socket_connect_timeout=9",
@@ -227,13 +225,13 @@ def test_what_an_entry_says_goes_before_our_defaults(create):
 
 
 @POOLS
-def test_the_connections_of_a_pool_are_not_counted(create):
-    """redis-py 8 raises at the 101st command that runs at once, older versions never."""
+def test_the_connections_of_a_pool_are_not_limited(create):
+    """redis-py 8 refuses the 101st concurrent command by default, older versions none."""
     assert create({"host": "server"}).max_connections > 100_000
 
 
 @POOLS
-def test_a_sentinel_pool_asks_the_sentinels_with_options_of_their_own(create):
+def test_a_sentinel_pool_has_separate_options_for_the_sentinels(create):
     pool = create(
         {
             "sentinels": [("one", 26379), ["two", 26380]],
@@ -256,7 +254,7 @@ def test_a_sentinel_pool_asks_the_sentinels_with_options_of_their_own(create):
 
 
 @POOLS
-def test_a_sentinel_pool_can_speak_tls(create):
+def test_a_sentinel_pool_can_use_tls(create):
     pool = create({"sentinels": [("a", 1)], "master_name": "main", "ssl": True})
 
     assert pool.connection_class.__name__ == "SentinelManagedSSLConnection"
@@ -265,7 +263,7 @@ def test_a_sentinel_pool_can_speak_tls(create):
 @pytest.mark.parametrize(
     "host", [{"master_name": "main"}, {"sentinels": [("a", 1)], "host": "b"}]
 )
-def test_half_a_sentinel_entry_is_refused(host):
+def test_an_incomplete_sentinel_entry_is_refused(host):
     with pytest.raises(ValueError, match="Sentinel needs both"):
         create_pool(host)
 
@@ -316,45 +314,45 @@ def test_an_address_without_a_scheme_is_refused_without_showing_it(address):
     assert "secret" not in str(caught.value)
 
 
-def test_an_address_with_a_foreign_scheme_is_refused():
+def test_an_address_with_an_unknown_scheme_is_refused():
     with pytest.raises(ValueError, match="scheme"):
         create_pool({"address": "http://localhost"})
 
 
 class Traced(redis_asyncio.Connection):
-    """A connection of a project's own, with an option of its own."""
+    """An application's connection class with an option of its own."""
 
     def __init__(self, *, trace=None, **kwargs):
         self.trace = trace
         super().__init__(**kwargs)
 
 
-def test_a_connection_class_of_a_projects_own_takes_its_own_options():
+def test_an_applications_connection_class_takes_its_own_options():
     pool = create_pool({"host": "a", "connection_class": Traced, "trace": 1})
 
     assert pool.make_connection().trace == 1
 
 
-def test_a_connection_class_for_asyncio_alone_is_refused_to_synchronous_code():
+def test_a_connection_class_for_asyncio_alone_is_refused_in_synchronous_code():
     with pytest.raises(
         TypeError, match=r"connection_class Traced, which is for asyncio"
     ):
         create_sync_pool({"host": "a", "connection_class": Traced})
 
 
-def test_the_connection_classes_of_redis_py_have_blocking_twins():
+def test_the_connection_classes_of_redis_py_have_blocking_counterparts():
     host = {"host": "a", "connection_class": redis_asyncio.SSLConnection}
 
     assert create_sync_pool(host).connection_class is redis.connection.SSLConnection
 
 
-def test_a_blocking_connection_class_may_be_named_too():
+def test_a_blocking_connection_class_is_accepted():
     host = {"host": "a", "connection_class": redis.connection.Connection}
 
     assert create_sync_pool(host).connection_class is redis.connection.Connection
 
 
-def test_a_retry_that_waits_on_an_event_loop_is_left_out_of_blocking_pools():
+def test_an_asyncio_retry_is_left_out_of_blocking_pools():
     host = {"host": "a", "retry": Retry(NoBackoff(), 2)}
 
     assert "retry" not in create_sync_pool(host).connection_kwargs
@@ -364,12 +362,12 @@ def test_a_retry_that_waits_on_an_event_loop_is_left_out_of_blocking_pools():
 # Clients and connections
 
 
-def test_the_client_of_a_server_is_of_the_kind_that_was_asked_for():
+def test_the_client_of_a_server_is_asyncio_or_blocking_as_requested():
     assert isinstance(create_client({"host": "a"}), redis_asyncio.Redis)
     assert isinstance(create_client({"host": "a"}, sync=True), redis.Redis)
 
 
-def test_the_client_of_a_cluster_starts_at_every_node_that_is_named():
+def test_the_client_of_a_cluster_has_all_nodes_as_startup_nodes():
     host = {
         "address": "rediss://:pw@a:1",
         "startup_nodes": [("b", 2)],
@@ -400,7 +398,7 @@ def test_a_database_of_a_cluster_is_refused(sync):
         create_client({"address": "redis://a/2", "cluster": True}, sync=sync)
 
 
-def test_a_connection_to_a_cluster_goes_to_the_node_that_is_named():
+def test_a_connection_to_a_cluster_goes_to_the_given_node():
     host = {
         "address": "redis://:pw@a:1",
         "cluster": True,
@@ -415,7 +413,7 @@ def test_a_connection_to_a_cluster_goes_to_the_node_that_is_named():
 
 
 @pytest.mark.parametrize("function", [create_pool, create_sync_pool, create_client])
-def test_without_redis_py_a_sentence_says_what_to_install(monkeypatch, function):
+def test_the_error_without_redis_py_contains_what_to_install(monkeypatch, function):
     real_import = builtins.__import__
 
     def without_redis(name, *args, **kwargs):
@@ -456,7 +454,7 @@ def test_closing_a_loop_first_flushes_its_layer():
     other.close()
 
 
-def test_closing_a_loop_without_a_layer_just_closes_it():
+def test_closing_a_loop_without_a_layer_only_closes_it():
     loop = asyncio.new_event_loop()
 
     class Proxy:

@@ -1,4 +1,4 @@
-"""The formats of ``hosts`` against real servers: what is named is reached."""
+"""The formats of ``hosts`` with real servers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tiderace.layers.redis.hosts import (
 
 @pytest.fixture(scope="module")
 def guarded():
-    """A server with a password, a further user and a unix socket."""
+    """A server with a password, another user and a unix socket."""
     with Server(password="p@ss", user=("chat", "s3cret/?"), unix_socket=True) as server:
         yield server
 
@@ -49,7 +49,7 @@ ENTRIES = {
 
 
 async def whoami(entry):
-    """Who we are on the server, asked in asyncio and in blocking code."""
+    """Return the user at the server, from an asyncio and a blocking client."""
     [host] = decode_hosts([entry])
     client = create_client(host)
     try:
@@ -65,7 +65,7 @@ async def whoami(entry):
 
 
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
-async def test_a_guarded_server_is_reached(guarded, entry):
+async def test_a_server_with_a_password_is_reached(guarded, entry):
     named = entry(guarded)
 
     user = "chat" if "chat" in str(named) else "default"
@@ -73,15 +73,13 @@ async def test_a_guarded_server_is_reached(guarded, entry):
 
 
 @pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
-async def test_a_server_behind_tls_is_reached_when_its_authority_is_named(
-    secured, scheme
-):
+async def test_a_tls_server_is_reached_with_its_certificate_authority(secured, scheme):
     url = secured.url.replace("rediss://", f"{scheme}://:p%40ss@")
 
     assert await whoami({"address": url, "ssl_ca_certs": str(secured.ca)}) == "default"
 
 
-async def test_a_server_whose_authority_is_unknown_is_not_talked_to(secured):
+async def test_a_tls_server_of_an_unknown_authority_is_refused(secured):
     client = create_client({"address": secured.url, "password": "p@ss"})
 
     with pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
@@ -89,7 +87,7 @@ async def test_a_server_whose_authority_is_unknown_is_not_talked_to(secured):
     await _close_redis(client)
 
 
-async def test_what_a_command_has_to_wait_for_is_bounded(own_server):
+async def test_a_command_times_out(own_server):
     host = {"address": own_server.url}
     client = create_client(host, timeout=0.2)
     await client.ping()
@@ -130,7 +128,7 @@ async def test_the_primary_is_found_through_its_sentinels(sentinel):
         assert blocking.get("found") == b"yes"
 
 
-async def test_one_connection_to_the_primary_leaves_none_to_the_sentinels(sentinel):
+async def test_no_connection_to_a_sentinel_stays_open(sentinel):
     connection = make_connection(sentinel.host)
 
     await connection.connect()
@@ -143,9 +141,7 @@ async def test_one_connection_to_the_primary_leaves_none_to_the_sentinels(sentin
     gc.collect()  # an open connection to a sentinel would complain here
 
 
-async def test_who_is_cancelled_while_asking_leaves_no_connection_to_a_sentinel(
-    sentinel, recwarn
-):
+async def test_a_cancelled_query_leaves_no_connection_to_a_sentinel(sentinel, recwarn):
     for turns in range(60):
         connection = make_connection(sentinel.host)
         opening = asyncio.create_task(connection.connect())
@@ -160,7 +156,7 @@ async def test_who_is_cancelled_while_asking_leaves_no_connection_to_a_sentinel(
     assert [str(each.message) for each in recwarn] == []
 
 
-async def test_a_dead_sentinel_costs_no_more_than_asking_the_next(sentinel, own_server):
+async def test_a_dead_sentinel_is_skipped_at_once(sentinel, own_server):
     own_server.pause()
     host = {**sentinel.host}
     host["sentinels"] = [(HOST, own_server.port), *host["sentinels"]]
@@ -179,7 +175,9 @@ async def test_a_dead_sentinel_costs_no_more_than_asking_the_next(sentinel, own_
         ({"sentinel_kwargs": {"password": "wrong"}}, "invalid username-password"),
     ],
 )
-async def test_sentinels_that_do_not_help_are_quoted(sentinel, change, answer):
+async def test_the_error_of_a_failed_query_contains_the_sentinels_replies(
+    sentinel, change, answer
+):
     host = {**sentinel.host, **change}
     client = create_client(host)
 
@@ -205,7 +203,7 @@ async def test_after_a_failover_the_same_client_reaches_the_new_primary(own_sent
     await _close_redis(client)
 
 
-async def test_servers_behind_sentinel_may_have_a_password_of_their_own():
+async def test_servers_behind_sentinel_may_have_another_password():
     with SentinelSetup(replicas=0, server_password="inner") as setup:
         client = create_client({**setup.host, "db": 3})
         await client.set("a", 1)
@@ -217,7 +215,7 @@ async def test_servers_behind_sentinel_may_have_a_password_of_their_own():
 # Cluster
 
 
-async def test_all_nodes_of_a_cluster_are_reached_from_one(cluster):
+async def test_all_nodes_of_a_cluster_are_reached_through_one(cluster):
     client = create_client(cluster.host)
     for number in range(20):
         await client.set(f"key-{number}", number)
@@ -228,7 +226,7 @@ async def test_all_nodes_of_a_cluster_are_reached_from_one(cluster):
         assert blocking.get("key-7") == b"7"
 
 
-async def test_a_connection_can_be_had_to_each_node_of_a_cluster(cluster):
+async def test_a_connection_can_be_made_to_each_node_of_a_cluster(cluster):
     for node in cluster.nodes:
         connection = make_connection(cluster.host, address=(HOST, node.port))
         await connection.connect()
@@ -237,7 +235,7 @@ async def test_a_connection_can_be_had_to_each_node_of_a_cluster(cluster):
         await connection.disconnect()
 
 
-async def test_hosts_may_name_every_node_of_a_guarded_cluster():
+async def test_hosts_may_list_every_node_of_a_cluster_with_a_password():
     with Cluster(password="pw") as cluster:
         dead = "redis://:pw@127.0.0.1:1"
         urls = [dead, *(node.url for node in cluster.nodes)]

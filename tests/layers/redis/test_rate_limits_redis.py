@@ -1,4 +1,4 @@
-"""Limits that all processes share, on a real server."""
+"""Rate limits that all processes share, on a real server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tiderace.layers.redis import RedisChannelLayer
 from tiderace.ratelimit import Rate
 
 
-async def test_two_processes_share_an_allowance(redis_url, prefix):
+async def test_two_processes_share_a_rate_limit(redis_url, prefix):
     layers = [RedisChannelLayer([redis_url], prefix=prefix) for _ in range(2)]
     try:
         rate = Rate(5, 3600.0)
@@ -23,7 +23,7 @@ async def test_two_processes_share_an_allowance(redis_url, prefix):
             await layer.close()
 
 
-async def test_an_allowance_comes_back_with_time(redis_url, prefix):
+async def test_a_bucket_fills_up_with_time(redis_url, prefix):
     layer = RedisChannelLayer([redis_url], prefix=prefix)
     try:
         rate = Rate(1, 0.05)

@@ -1,4 +1,4 @@
-"""One connection to a Redis server, with a transport of the test's own."""
+"""One connection to a Redis server, with a fake transport."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tiderace.layers.redis.connection import ConnectionLost, RedisConnection, co
 
 
 class Transport:
-    """Takes what is written; may refuse it, as uvloop's does once it is closed."""
+    """Collects what is written; may refuse it, as uvloop's transport does once closed."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -31,46 +31,48 @@ class Transport:
 
 
 @pytest.fixture
-async def link():
+async def connection():
     made = RedisConnection(Transport(), None, timeout=5)
     yield made
     made.close()
 
 
-async def test_replies_come_to_their_commands_in_order(link):
-    first, second = link.execute("GET", "a"), link.execute("GET", "b")
+async def test_replies_come_to_their_commands_in_order(connection):
+    first, second = connection.execute("GET", "a"), connection.execute("GET", "b")
 
-    link.data_received(b"$1\r\n1\r\n$1")
+    connection.data_received(b"$1\r\n1\r\n$1")
     assert await first == b"1"
     assert not second.done()
-    link.data_received(b"\r\n2\r\n")
+    connection.data_received(b"\r\n2\r\n")
 
     assert await second == b"2"
 
 
-async def test_a_transport_that_is_closed_already_is_a_lost_link(link):
-    waiting = link.execute("GET", "a")
-    link._transport.refuses = True
+async def test_a_command_on_a_closed_transport_fails_with_connection_lost(connection):
+    waiting = connection.execute("GET", "a")
+    connection._transport.refuses = True
 
-    refused = link.execute("GET", "b")
+    refused = connection.execute("GET", "b")
 
     for future in (waiting, refused):
         with pytest.raises(ConnectionLost, match="the handler is closed"):
             await future
-    assert link.lost
+    assert connection.lost
 
 
-async def test_a_subscription_on_a_transport_that_is_closed_already_fails(link):
-    link._transport.refuses = True
+async def test_a_subscription_on_a_closed_transport_fails_with_connection_lost(
+    connection,
+):
+    connection._transport.refuses = True
 
-    future = link.execute_pubsub("SUBSCRIBE", [b"a"])
+    future = connection.execute_pubsub("SUBSCRIBE", [b"a"])
 
     with pytest.raises(ConnectionLost):
         await future
 
 
 class Connection:
-    """A connection of redis-py whose server goes away while it says hello."""
+    """A connection of redis-py whose server closes it during the handshake."""
 
     def __init__(self, error):
         self.error = error
@@ -91,7 +93,7 @@ class Connection:
         (TimeoutError(), "TimeoutError"),
     ],
 )
-async def test_whatever_keeps_a_connection_from_opening_is_a_lost_link(error, said):
+async def test_every_error_while_connecting_becomes_connection_lost(error, said):
     connection = Connection(error)
 
     with pytest.raises(ConnectionLost, match=f"cannot connect: {said}"):
@@ -100,7 +102,7 @@ async def test_whatever_keeps_a_connection_from_opening_is_a_lost_link(error, sa
     assert connection.disconnected
 
 
-async def test_a_connection_that_does_not_open_in_time_is_a_lost_link():
+async def test_connecting_fails_with_connection_lost_after_the_timeout():
     class Stuck(Connection):
         async def connect(self):
             await asyncio.get_running_loop().create_future()

@@ -1,4 +1,4 @@
-"""The public contract of a channel layer, on each kind of server there is."""
+"""The public contract of a channel layer, standalone, with Sentinel and with a cluster."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tiderace.testing.layer_contract import (
 
 
 class RedisContract(StreamsContract, LocalDeliveryContract, LayerContract):
-    """The contract over real servers, where time really passes."""
+    """The contract over real servers, in real time."""
 
     expiry = 0.4
     group_expiry = 0.8
@@ -42,16 +42,16 @@ class RedisContract(StreamsContract, LocalDeliveryContract, LayerContract):
         await asyncio.sleep(seconds)
 
     async def read_all(self, layer, channel):
-        await self.everything_heard(layer)
+        await self.wait_received(layer)
         return await super().read_all(layer, channel)
 
     async def test_a_discarded_member_gets_no_later_message(self, layer):
-        """What was sent before arrives before, as it does not overtake the leaving."""
+        """A message sent before the discard is still received."""
         gone, still = await layer.new_channel(), await layer.new_channel()
         await layer.group_add("room", gone)
         await layer.group_add("room", still)
         await layer.group_send("room", {"type": "before"})
-        await self.everything_heard(layer)
+        await self.wait_received(layer)
 
         await layer.group_discard("room", gone)
         await layer.group_send("room", {"type": "after"})
@@ -62,8 +62,8 @@ class RedisContract(StreamsContract, LocalDeliveryContract, LayerContract):
         ]
         assert await self.read_all(layer, gone) == [{"type": "before"}]
 
-    async def everything_heard(self, layer):
-        """Wait for what is on its way: a message to a group comes through the broker."""
+    async def wait_received(self, layer):
+        """Wait until all messages have come back from the broker."""
         layer._pump.ensure_running()
         async with asyncio.timeout(self.timeout):
             for subject in layer._cursors:

@@ -1,4 +1,4 @@
-"""The Redis layer on a real server that is cut, killed, emptied and shared."""
+"""The Redis layer on real servers: lost connections, restarts, failovers and forks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tiderace.runtime import sync_bridge
 
 @pytest.fixture
 async def make_layer(redis_url, prefix):
-    """Layers on the shared server, as if each were a process; closed at the end."""
+    """Makes layers on the shared server, each like a process; closes them at the end."""
     made = []
 
     def make(kind=RedisChannelLayer, url=redis_url, **options):
@@ -53,7 +53,9 @@ async def test_a_group_spans_processes(make_layer):
     assert await read(there, two, 1) == [1]
 
 
-async def test_all_members_see_the_messages_of_several_senders_in_one_order(make_layer):
+async def test_all_members_receive_the_messages_of_several_senders_in_one_order(
+    make_layer,
+):
     layers = [make_layer() for _ in range(3)]
     channels = [await layer.new_channel() for layer in layers]
     for layer, channel in zip(layers, channels, strict=True):
@@ -73,7 +75,7 @@ async def test_all_members_see_the_messages_of_several_senders_in_one_order(make
     assert sorted(heard[0]) == [i * 100 + n for i in range(3) for n in range(20)]
 
 
-async def test_a_message_finds_the_channel_of_another_process(make_layer):
+async def test_a_message_reaches_the_channel_of_another_process(make_layer):
     here, there = make_layer(), make_layer()
     channel = await there.new_channel()
 
@@ -82,7 +84,7 @@ async def test_a_message_finds_the_channel_of_another_process(make_layer):
     assert await read(there, channel, 1) == [7]
 
 
-async def test_a_channel_of_another_process_can_be_put_into_a_group(make_layer):
+async def test_a_channel_of_another_process_can_join_a_group(make_layer):
     here, there = make_layer(), make_layer()
     channel = await there.new_channel()
     box = there.attach(channel)
@@ -97,7 +99,7 @@ async def test_a_channel_of_another_process_can_be_put_into_a_group(make_layer):
     assert (await within(box.get()))["n"] == 1
 
 
-async def test_what_was_published_while_the_connection_was_cut_is_fetched(
+async def test_messages_published_while_the_connection_was_lost_are_fetched(
     own_server, prefix
 ):
     here = RedisChannelLayer(hosts=[own_server.url], prefix=prefix)
@@ -117,7 +119,7 @@ async def test_what_was_published_while_the_connection_was_cut_is_fetched(
     await there.close()
 
 
-async def test_a_server_killed_and_restarted_with_its_file_loses_nothing(
+async def test_no_message_is_lost_when_a_durable_server_is_killed_and_restarted(
     durable_server, prefix
 ):
     layer = RedisChannelLayer(
@@ -137,7 +139,7 @@ async def test_a_server_killed_and_restarted_with_its_file_loses_nothing(
     await layer.close()
 
 
-async def test_consumers_are_told_when_the_server_has_lost_its_memory(
+async def test_consumers_get_a_gap_when_the_server_has_lost_its_data(
     own_server, prefix, caplog
 ):
     layer = RedisChannelLayer(hosts=[own_server.url], prefix=prefix, publish_timeout=20)
@@ -163,7 +165,7 @@ async def test_consumers_are_told_when_the_server_has_lost_its_memory(
     await layer.close()
 
 
-async def test_publishing_to_a_server_that_is_away_ends_with_a_sentence(
+async def test_publishing_to_a_server_that_is_away_raises_after_the_timeout(
     own_server, prefix
 ):
     layer = RedisChannelLayer(
@@ -176,7 +178,7 @@ async def test_publishing_to_a_server_that_is_away_ends_with_a_sentence(
     await layer.close()
 
 
-async def test_a_wrong_password_is_named(own_server, prefix):
+async def test_the_error_for_a_wrong_password_does_not_contain_it(own_server, prefix):
     url = own_server.url.replace("redis://", "redis://:wrong-secret@")
     layer = RedisChannelLayer(hosts=[url], prefix=prefix, publish_timeout=0.2)
 
@@ -188,7 +190,7 @@ async def test_a_wrong_password_is_named(own_server, prefix):
     await layer.close()
 
 
-async def test_a_named_queue_is_full_exactly_beyond_its_capacity(make_layer):
+async def test_a_named_queue_is_full_at_its_capacity(make_layer):
     layer = make_layer(capacity=3)
     for number in range(3):
         await layer.send("work", {"type": "job", "n": number})
@@ -241,7 +243,7 @@ async def test_a_cancelled_reader_of_a_queue_loses_nothing(make_layer):
     assert sorted(taken) == list(range(50))
 
 
-async def test_a_message_whose_taker_died_is_taken_again(make_layer):
+async def test_a_message_returns_to_its_queue_when_its_lease_ends(make_layer):
     layer = make_layer()
     await layer.send("work", {"type": "job", "n": 1})
     broker = layer._brokers[0]
@@ -289,7 +291,9 @@ async def test_members_are_counted_over_all_processes(make_layer):
     await until(left)
 
 
-async def test_a_process_that_died_no_longer_counts_after_its_lease(make_layer):
+async def test_the_members_of_a_dead_process_are_not_counted_after_its_lease(
+    make_layer,
+):
     here, dead = make_layer(), make_layer(lease=0.3)
     channel = await dead.new_channel()
     dead.attach(channel)
@@ -308,7 +312,7 @@ async def test_a_process_that_died_no_longer_counts_after_its_lease(make_layer):
     await until(gone)
 
 
-async def test_a_message_can_leave_out_some_channels(make_layer):
+async def test_a_message_can_exclude_channels(make_layer):
     here, there = make_layer(), make_layer()
     mine, theirs = await here.new_channel(), await there.new_channel()
     await here.group_add("room", mine)
@@ -352,15 +356,13 @@ async def test_a_broadcast_reaches_the_clients_of_all_processes(make_layer):
     assert (await within(box.get())).event["bytes"] == b"\x00"
 
 
-async def test_a_message_that_breaks_the_reader_does_not_stop_the_others(
-    make_layer, caplog
-):
+async def test_an_invalid_message_does_not_stop_the_later_ones(make_layer, caplog):
     layer = make_layer()
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
     layer._pump.ensure_running()
 
-    # What another version, or a stranger with access to the server, may publish.
+    # As another version, or another program with access to the server, may publish it.
     await layer._publish_to_groups(
         ["room"], layer.serialize({"type": "x", "__tiderace__": 3})
     )
@@ -370,10 +372,10 @@ async def test_a_message_that_breaks_the_reader_does_not_stop_the_others(
     assert "cannot be read and is dropped" in caplog.text
 
 
-async def test_an_idle_reader_is_still_there_after_the_library_would_have_given_up(
+async def test_an_idle_reader_outlasts_the_read_timeout_of_redis_py(
     make_layer,
 ):
-    # redis-py 8 ends a blocking read after 5 seconds; that is what users met.
+    # redis-py 8 ends a blocking read after 5 seconds.
     layer = make_layer()
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
@@ -386,7 +388,7 @@ async def test_an_idle_reader_is_still_there_after_the_library_would_have_given_
     assert (await within(reading))["n"] == 1
 
 
-async def test_groups_left_by_everyone_are_heard_no_more(make_layer, shared_server):
+async def test_groups_without_members_are_unsubscribed(make_layer, shared_server):
     layer = make_layer()
     channel = await layer.new_channel()
     box = layer.attach(channel)
@@ -426,7 +428,7 @@ async def test_every_key_has_a_time_to_live(make_layer, shared_server, prefix):
     assert all(life > 0 for life in lives.values()), lives
 
 
-async def test_unread_messages_in_a_mailbox_keep_out_new_ones_and_are_counted(
+async def test_a_full_mailbox_drops_new_messages_and_counts_them(
     make_layer,
 ):
     layer = make_layer(capacity=2)
@@ -445,7 +447,7 @@ async def test_unread_messages_in_a_mailbox_keep_out_new_ones_and_are_counted(
     assert await read(layer, channel, 2) == [0, 1]
 
 
-async def test_a_burst_reaches_a_consumer_that_keeps_reading_in_full(make_layer):
+async def test_a_consumer_that_keeps_reading_receives_a_whole_burst(make_layer):
     here, there = make_layer(capacity=50), make_layer()
     channel = await here.new_channel()
     box = here.attach(channel)
@@ -493,7 +495,7 @@ def test_sync_calls_of_a_process_share_one_connection(own_server, prefix):
     sync_bridge.close()
 
 
-def test_sync_code_sends_again_when_its_server_was_restarted(durable_server, prefix):
+def test_sync_code_sends_after_a_restart_of_the_server(durable_server, prefix):
     layer = RedisChannelLayer(hosts=[durable_server.url], prefix=prefix)
     layer.sync.send("work", {"type": "job", "n": 1})
 
@@ -529,7 +531,7 @@ def test_threads_may_send_at_the_same_time(redis_url, prefix):
     sync_bridge.close()
 
 
-async def test_who_is_cancelled_together_with_the_opening_of_a_connection_ends(
+async def test_a_caller_cancelled_together_with_the_connecting_task_ends(
     own_server, prefix
 ):
     layer = RedisChannelLayer(hosts=[own_server.url], prefix=prefix)
@@ -541,7 +543,7 @@ async def test_who_is_cancelled_together_with_the_opening_of_a_connection_ends(
         return asyncio.get_running_loop() in connections
 
     await until(opening)
-    # As a loop that ends does to all its tasks, in an order of its own.
+    # A loop that ends cancels all its tasks, in any order.
     connections[asyncio.get_running_loop()].cancel()
     sending.cancel()
     own_server.resume()
@@ -551,23 +553,21 @@ async def test_who_is_cancelled_together_with_the_opening_of_a_connection_ends(
     await layer.close()
 
 
-async def test_a_cancellation_that_redis_py_keeps_to_itself_ends_the_call(
-    cluster, prefix
-):
-    """It does so where a command is written at that moment; a loop would never end."""
+async def test_a_cancellation_that_redis_py_swallows_ends_the_call(cluster, prefix):
+    """It does so while it writes a command; the loop would never end."""
     layer = RedisChannelLayer(hosts=[cluster.host], prefix=prefix)
     pool = layer._brokers[0].pool
     await pool.execute("PING")
     client = (await pool._connections[asyncio.get_running_loop()])._cluster
     execute, asked = client.execute_command, asyncio.Event()
 
-    async def keep_it_to_itself(*command):
+    async def swallow_cancellation(*command):
         asked.set()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
         return await execute(*command)
 
-    client.execute_command = keep_it_to_itself
+    client.execute_command = swallow_cancellation
     asking = asyncio.create_task(pool.execute("PING"))
     await asked.wait()
     asking.cancel()
@@ -579,9 +579,7 @@ async def test_a_cancellation_that_redis_py_keeps_to_itself_ends_the_call(
 
 
 @pytest.mark.parametrize("kind", ["own_server", "cluster"])
-def test_what_is_sent_while_a_loop_ends_leaves_no_connection_behind(
-    kind, prefix, request
-):
+def test_a_send_while_the_loop_ends_leaves_no_connection_open(kind, prefix, request):
     server = request.getfixturevalue(kind)
     nodes = [server] if kind == "own_server" else server.nodes
     host = server.url if kind == "own_server" else server.host
@@ -592,14 +590,14 @@ def test_what_is_sent_while_a_loop_ends_leaves_no_connection_behind(
 
     before = connections()
 
-    async def say_goodbye():
+    async def send_at_the_end():
         try:
             await asyncio.Event().wait()
         finally:
             await layer.send("work", {"type": "goodbye"})
 
     async def serve():
-        serve.task = asyncio.create_task(say_goodbye())
+        serve.task = asyncio.create_task(send_at_the_end())
         await asyncio.sleep(0)
 
     asyncio.run(serve())
@@ -610,7 +608,7 @@ def test_what_is_sent_while_a_loop_ends_leaves_no_connection_behind(
     sync_bridge.close()
 
 
-def test_event_loops_that_have_ended_are_forgotten(redis_url, prefix):
+def test_connections_of_closed_event_loops_are_dropped(redis_url, prefix):
     layer = RedisChannelLayer(hosts=[redis_url], prefix=prefix)
 
     for _ in range(5):
@@ -619,7 +617,7 @@ def test_event_loops_that_have_ended_are_forgotten(redis_url, prefix):
     assert len(layer._brokers[0].pool._connections) == 1
 
 
-def test_a_forked_child_makes_its_own_connections_and_names(redis_url, prefix):
+def test_a_forked_child_has_its_own_connections_and_channel_names(redis_url, prefix):
     layer = RedisChannelLayer(hosts=[redis_url], prefix=prefix)
     layer.sync.send("work", {"type": "job", "n": 1})
     name = layer.sync.new_channel()
@@ -659,7 +657,7 @@ def _crowd(url, prefix, ready, goes):
     asyncio.run(main())
 
 
-async def test_members_of_a_killed_process_are_gone_within_the_lease(
+async def test_members_of_a_killed_process_are_removed_within_the_lease(
     make_layer, redis_url, prefix
 ):
     context = multiprocessing.get_context("spawn")
@@ -692,7 +690,7 @@ async def test_encrypted_messages_are_unreadable_without_the_key(make_layer, pre
     assert (await within(layer.receive("work")))["secret"] == "hush"
 
 
-async def test_a_message_that_cannot_be_read_is_dropped_and_said(make_layer, caplog):
+async def test_a_message_that_cannot_be_read_is_dropped_and_logged(make_layer, caplog):
     writer = make_layer(symmetric_encryption_keys=["one"])
     reader = make_layer(symmetric_encryption_keys=["other"])
     channel = await reader.new_channel()
@@ -713,7 +711,7 @@ def test_an_unknown_option_is_refused_with_the_nearest():
 
 
 @pytest.mark.parametrize("kind", [RedisChannelLayer, RedisPubSubChannelLayer])
-def test_a_layer_can_be_made_without_a_loop_settings_or_a_server(kind):
+def test_a_layer_is_created_without_a_loop_settings_or_a_server(kind):
     assert kind(hosts=[("127.0.0.1", 1)]).hosts == [{"host": "127.0.0.1", "port": 1}]
 
 
@@ -827,7 +825,7 @@ print("done")
 """
 
 
-def test_a_loop_that_is_abandoned_with_its_tasks_fails_in_nothing_of_ours(redis_url):
+def test_a_loop_abandoned_with_its_tasks_causes_no_error_here(redis_url):
     ended = subprocess.run(
         [sys.executable, "-c", ABANDONED, redis_url],
         capture_output=True,

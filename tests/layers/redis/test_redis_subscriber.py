@@ -1,4 +1,4 @@
-"""What is heard through real servers: shards, moved slots, refusals, closing in between."""
+"""The subscriber with real servers: shards, moved slots, refusals and forks."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ async def heard(box, number):
         return [(await box.get())["n"] for _ in range(number)]
 
 
-async def crowd(layer, number):
-    """A mailbox in so many groups, of which each node of a cluster has some."""
+async def join_groups(layer, number):
+    """Return a mailbox and its groups, of which each node of a cluster has some."""
     box = layer.attach(await layer.new_channel())
     groups = [f"room-{each}" for each in range(number)]
     await asyncio.gather(*(layer.group_add(group, box.name) for group in groups))
@@ -54,11 +54,11 @@ async def crowd(layer, number):
     return box, groups
 
 
-async def test_a_cluster_carries_a_message_only_to_the_node_of_its_group(
+async def test_a_cluster_publishes_a_message_only_at_the_node_of_its_group(
     cluster, make_layer
 ):
     layer = make_layer(cluster.host)
-    box, groups = await crowd(layer, 30)
+    box, groups = await join_groups(layer, 30)
 
     for number, group in enumerate(groups):
         await layer.group_send(group, {"type": "said", "n": number})
@@ -69,16 +69,16 @@ async def test_a_cluster_carries_a_message_only_to_the_node_of_its_group(
         for node in cluster.nodes
     ]
     assert all(shards)
-    # The groups, and the inbox of the process and where it is asked for its numbers.
+    # The groups, the process's inbox and the channel of its reports.
     assert sum(map(len, shards)) == 32
     assert not any(node.call("PUBSUB", "CHANNELS") for node in cluster.nodes)
 
 
-async def test_what_is_sent_while_a_node_has_cut_its_readers_arrives(
+async def test_messages_arrive_although_nodes_drop_their_subscribers(
     cluster, make_layer
 ):
     layer = make_layer(cluster.host)
-    box, groups = await crowd(layer, 30)
+    box, groups = await join_groups(layer, 30)
     interruptions = metrics.LAYER_INTERRUPTIONS.value
 
     for number, group in enumerate(groups * 3):
@@ -90,9 +90,11 @@ async def test_what_is_sent_while_a_node_has_cut_its_readers_arrives(
     assert metrics.LAYER_INTERRUPTIONS.value > interruptions
 
 
-async def test_a_group_follows_its_slot_to_another_node(cluster, make_layer, prefix):
+async def test_a_subscription_follows_its_slot_to_another_node(
+    cluster, make_layer, prefix
+):
     layer = make_layer(cluster.host, publish_timeout=20)
-    box, _ = await crowd(layer, 1)
+    box, _ = await join_groups(layer, 1)
     await layer.group_send("room-0", {"type": "said", "n": 0})
     assert await heard(box, 1) == [0]
 
@@ -134,7 +136,7 @@ def _nodes(node):
 
 
 def _move(cluster, slot, source, target):
-    """Move a slot and what is in it, as redis-cli would."""
+    """Move a slot with its keys, as redis-cli does."""
     target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", _identity(source))
     source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", _identity(target))
     while keys := source.call("CLUSTER", "GETKEYSINSLOT", slot, 100):
@@ -143,10 +145,10 @@ def _move(cluster, slot, source, target):
         node.call("CLUSTER", "SETSLOT", slot, "NODE", _identity(target))
 
 
-async def test_readiness_follows_the_server(own_server, make_layer):
+async def test_the_layer_is_ready_while_its_server_is_there(own_server, make_layer):
     layer = make_layer(own_server.url)
     assert layer.ready
-    await crowd(layer, 1)
+    await join_groups(layer, 1)
     away = metrics.BROKERS_AWAY.value
 
     own_server.kill()
@@ -165,8 +167,8 @@ async def test_readiness_follows_the_server(own_server, make_layer):
     assert metrics.BROKERS_AWAY.value == away
 
 
-async def test_closing_while_the_connection_is_being_opened_ends(sentinel, make_layer):
-    """redis-py keeps a cancellation to itself while it asks sentinels."""
+async def test_closing_returns_while_a_connection_is_being_opened(sentinel, make_layer):
+    """redis-py swallows a cancellation while it asks sentinels."""
     for turns in range(30):
         layer = make_layer(sentinel.host)
         layer.attach(await layer.new_channel())
@@ -177,7 +179,9 @@ async def test_closing_while_the_connection_is_being_opened_ends(sentinel, make_
             await layer.close()
 
 
-async def test_a_server_that_is_full_is_named_with_what_it_said(own_server, make_layer):
+async def test_the_error_of_a_server_out_of_memory_contains_its_reply(
+    own_server, make_layer
+):
     layer = make_layer(own_server.url)
     await layer.group_send("room", {"type": "said"})
     own_server.call("CONFIG", "SET", "maxmemory", "1")
@@ -189,7 +193,7 @@ async def test_a_server_that_is_full_is_named_with_what_it_said(own_server, make
     await layer.group_send("room", {"type": "said"})
 
 
-async def test_a_user_that_may_not_subscribe_is_told_so(own_server, make_layer, caplog):
+async def test_a_refused_subscription_is_logged(own_server, make_layer, caplog):
     own_server.call("ACL", "SETUSER", "mute", "on", ">pw", "~*", "+@all", "-subscribe")
     own_server.call("ACL", "SETUSER", "mute", "allchannels")
     layer = make_layer(own_server.url.replace("redis://", "redis://mute:pw@"))
@@ -202,7 +206,9 @@ async def test_a_user_that_may_not_subscribe_is_told_so(own_server, make_layer, 
     assert not layer.ready
 
 
-async def test_a_key_of_another_kind_is_named(own_server, make_layer, prefix):
+async def test_the_error_for_a_key_of_another_type_contains_the_reply(
+    own_server, make_layer, prefix
+):
     layer = make_layer(own_server.url)
     own_server.call("SET", f"{prefix}:queue:work:list", "text")
 
@@ -210,7 +216,7 @@ async def test_a_key_of_another_kind_is_named(own_server, make_layer, prefix):
         await layer.send("work", {"type": "job"})
 
 
-async def test_what_comes_back_into_a_queue_lapses_too(make_layer, redis_url):
+async def test_a_message_returned_to_a_queue_keeps_its_expiry(make_layer, redis_url):
     layer = make_layer(redis_url)
     broker = layer._brokers[0]
     for number in range(2):
@@ -248,22 +254,20 @@ async def test_a_busy_group_keeps_no_messages_long_after_their_expiry(
     assert length < published * 0.75
 
 
-async def test_a_repeated_try_still_tells_which_queues_are_to_get_a_copy(
-    make_layer, redis_url
-):
+async def test_a_retried_publication_still_reaches_named_queues(make_layer, redis_url):
     layer = make_layer(redis_url)
     await layer.group_add("jobs", "work")
     broker = layer._brokers[0]
     run, lost = broker.pool.execute, []
 
-    async def lose_the_first_answer(*command):
-        answer = await run(*command)
+    async def lose_the_first_reply(*command):
+        reply = await run(*command)
         if not lost:
-            lost.append(answer)
+            lost.append(reply)
             raise ConnectionLost("cut")
-        return answer
+        return reply
 
-    broker.pool.execute = lose_the_first_answer
+    broker.pool.execute = lose_the_first_reply
     await layer.group_send("jobs", {"type": "job", "n": 1})
 
     assert lost
@@ -273,7 +277,7 @@ async def test_a_repeated_try_still_tells_which_queues_are_to_get_a_copy(
     assert length == 1
 
 
-def test_a_child_reads_for_itself_although_its_parent_was_reading(redis_url, prefix):
+def test_a_forked_child_has_its_own_subscriber(redis_url, prefix):
     layer = RedisChannelLayer(hosts=[redis_url], prefix=prefix)
     parent = threading.Thread(target=lambda: layer.sync.receive("for-the-parent"))
     parent.start()
@@ -282,7 +286,7 @@ def test_a_child_reads_for_itself_although_its_parent_was_reading(redis_url, pre
 
     child = os.fork()
     if child == 0:
-        # Its parent's loop, which seems to be running here, must not be waited for.
+        # The parent's loop seems to be running here; waiting for it would never end.
         signal.alarm(20)
         threading.Timer(
             0.2, lambda: layer.sync.send("for-the-child", {"type": "job"})

@@ -1,4 +1,4 @@
-"""A server that took over, or came back, without the last messages others have seen."""
+"""A server that took over, or restarted, without the last messages that were delivered."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def numbers(mailbox, count):
 
 
 def become_another(server, prefix, top, *entries):
-    """Have the group's stream end at ``top`` with ``entries``, on what is another server."""
+    """Set the end and the entries of the group's stream, as on another server."""
     stream, meta = f"{prefix}:group:tide:stream", f"{prefix}:group:tide:meta"
     server.call("XTRIM", stream, "MAXLEN", 0)
     now = int(time.time() * 1000)
@@ -47,7 +47,7 @@ def become_another(server, prefix, top, *entries):
     server.call("HSET", meta, "n", top, "t", 0, "r", "another")
 
 
-async def test_messages_after_a_failover_that_lost_some_are_not_taken_for_old_ones(
+async def test_messages_after_a_failover_with_losses_are_delivered(
     layer, mailbox, own_server, prefix
 ):
     await send(layer, 1, 2, 3)
@@ -60,7 +60,7 @@ async def test_messages_after_a_failover_that_lost_some_are_not_taken_for_old_on
     assert mailbox.empty()
 
 
-async def test_what_was_missed_before_a_failover_is_still_fetched(
+async def test_messages_missed_before_a_failover_are_fetched(
     layer, mailbox, own_server, prefix
 ):
     await send(layer, 1)
@@ -73,7 +73,7 @@ async def test_what_was_missed_before_a_failover_is_still_fetched(
     assert await numbers(mailbox, 3) == [2, 3, 4]
 
 
-async def test_what_a_failover_has_lost_for_a_member_is_told(
+async def test_a_member_gets_a_gap_for_messages_lost_in_a_failover(
     layer, mailbox, own_server, prefix
 ):
     await send(layer, 1)
@@ -87,9 +87,7 @@ async def test_what_a_failover_has_lost_for_a_member_is_told(
     assert await numbers(mailbox, 1) == [6]
 
 
-async def test_a_busy_group_on_one_server_counts_up_by_one(
-    layer, mailbox, own_server, prefix
-):
+async def test_offsets_of_a_busy_group_rise_by_one(layer, mailbox, own_server, prefix):
     await send(layer, *range(20))
     # Long ago, so that the script asks where it is.
     own_server.call("HSET", f"{prefix}:group:tide:meta", "t", 0)
@@ -100,9 +98,7 @@ async def test_a_busy_group_on_one_server_counts_up_by_one(
     assert int(top) == 21
 
 
-async def test_a_user_who_may_not_ask_for_the_servers_state_can_still_publish(
-    own_server, prefix
-):
+async def test_publishing_works_without_the_permission_for_info(own_server, prefix):
     own_server.call(
         *("ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", "-info")
     )

@@ -1,4 +1,4 @@
-"""Streams over real servers: cut connections, lost memories, and what is kept how long."""
+"""Streams over real servers: lost connections, lost data and retention."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ async def command(layer, *words, suffix=""):
 # Losses
 
 
-async def test_listeners_hear_everything_once_in_order_although_connections_are_cut(
+async def test_listeners_get_everything_once_and_in_order_across_reconnects(
     own_server, make_layer
 ):
     here, there = make_layer(own_server.url), make_layer(own_server.url)
-    ears = [RecordingListener("here"), RecordingListener("there")]
-    await here.stream_subscribe("tide", ears[0])
-    await there.stream_subscribe("tide", ears[1])
+    listeners = [RecordingListener("here"), RecordingListener("there")]
+    await here.stream_subscribe("tide", listeners[0])
+    await there.stream_subscribe("tide", listeners[1])
 
     for number in range(120):
         if number % 20 == 10:
@@ -65,19 +65,19 @@ async def test_listeners_hear_everything_once_in_order_although_connections_are_
         await publish(here if number % 2 else there, number)
 
     said = [str(number) for number in range(120)]
-    await until(lambda: all(len(ear.received) >= 120 for ear in ears))
-    assert ears[0].data == ears[1].data == said
-    assert ears[0].offsets == list(range(1, 121))
+    await until(lambda: all(len(listener.received) >= 120 for listener in listeners))
+    assert listeners[0].data == listeners[1].data == said
+    assert listeners[0].offsets == list(range(1, 121))
 
 
-async def test_listeners_are_told_when_the_server_has_lost_its_memory(
+async def test_listeners_get_a_gap_when_the_server_has_lost_its_data(
     own_server, make_layer
 ):
     layer = make_layer(own_server.url, publish_timeout=20)
-    ear = RecordingListener("ear")
-    await layer.stream_subscribe("tide", ear)
+    listener = RecordingListener("listener")
+    await layer.stream_subscribe("tide", listener)
     await publish(layer, *range(3))
-    await until(lambda: len(ear.received) == 3)
+    await until(lambda: len(listener.received) == 3)
     before, _ = await layer.stream_read("tide", keep=KEEP)
 
     own_server.kill()
@@ -85,22 +85,22 @@ async def test_listeners_are_told_when_the_server_has_lost_its_memory(
     await asyncio.to_thread(own_server.restart)
     await publish(layer, 3)
 
-    await until(lambda: ear.data[3:] == [None, "3"])
+    await until(lambda: listener.data[3:] == [None, "3"])
     after, found = await layer.stream_read("tide", keep=KEEP)
     assert after.epoch != before.epoch
     assert after.offset == 1
     assert [each.data for each in found] == ["3"]
 
 
-async def test_listeners_are_told_of_what_is_too_old_to_be_delivered_and_can_read_it(
+async def test_listeners_get_a_gap_for_expired_messages_and_can_read_them(
     own_server, make_layer
 ):
     layer = make_layer(own_server.url, expiry=0.3)
     other = make_layer(own_server.url, expiry=0.3)
-    ear = RecordingListener("ear")
-    await layer.stream_subscribe("tide", ear)
+    listener = RecordingListener("listener")
+    await layer.stream_subscribe("tide", listener)
     await publish(layer, 0)
-    await until(lambda: ear.data == ["0"])
+    await until(lambda: listener.data == ["0"])
 
     def work():
         own_server.client_kill("pubsub")
@@ -108,70 +108,70 @@ async def test_listeners_are_told_of_what_is_too_old_to_be_delivered_and_can_rea
         time.sleep(0.4)
         other.sync.stream_publish("tide", {"data": "2"}, keep=KEEP)
 
-    # The loop that would hear it stands still meanwhile.
+    # The event loop that subscribes is blocked meanwhile.
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
 
-    await until(lambda: ear.data == ["0", None, "2"])
+    await until(lambda: listener.data == ["0", None, "2"])
     _, found = await layer.stream_read("tide", keep=KEEP)
     assert [each.data for each in found] == ["0", "1", "2"]
 
 
-async def test_what_was_lost_without_a_sign_is_noticed_soon(make_layer):
+async def test_a_publication_lost_without_a_reconnect_is_fetched_soon(make_layer):
     layer = make_layer(expiry=0.5)
-    ear = RecordingListener("ear")
-    await layer.stream_subscribe("tide", ear)
+    listener = RecordingListener("listener")
+    await layer.stream_subscribe("tide", listener)
     await publish(layer, 0)
-    await until(lambda: ear.data == ["0"])
+    await until(lambda: listener.data == ["0"])
     stream = layer._cursors.get("tide")
 
-    # As if the server had not told us.
+    # As if the server had not sent the message.
     layer._cursors.remove("tide", stream)
     await publish(layer, 1)
     layer._cursors._by_subject["tide"] = stream
 
-    await until(lambda: len(ear.received) > 1)
-    assert ear.data[1] in (None, "1")
+    await until(lambda: len(listener.received) > 1)
+    assert listener.data[1] in (None, "1")
 
 
-async def test_a_publication_that_cannot_be_read_is_told_as_missed(make_layer):
+async def test_a_publication_that_cannot_be_read_is_a_gap(make_layer):
     layer = make_layer(symmetric_encryption_keys=["one"])
     stranger = make_layer(symmetric_encryption_keys=["another"])
-    ear = RecordingListener("ear")
-    await layer.stream_subscribe("tide", ear)
+    listener = RecordingListener("listener")
+    await layer.stream_subscribe("tide", listener)
 
     await publish(stranger, 1)
     await publish(layer, 2)
 
-    await until(lambda: ear.data == [None, "2"])
+    await until(lambda: listener.data == [None, "2"])
     _, found = await layer.stream_read("tide", keep=KEEP)
     assert [each.position.offset for each in found] == [2]
 
 
-async def test_after_a_failover_no_offset_is_given_twice(own_server, make_layer):
+async def test_no_offset_is_used_twice_after_a_failover(own_server, make_layer):
     layer = make_layer(own_server.url)
-    ear = RecordingListener("ear")
-    await layer.stream_subscribe("tide", ear)
+    listener = RecordingListener("listener")
+    await layer.stream_subscribe("tide", listener)
     await publish(layer, 1, 2)
-    await until(lambda: len(ear.received) == 2)
+    await until(lambda: len(listener.received) == 2)
     # The server is another one now, and has the first alone.
     await command(layer, "XDEL", "2-0", suffix=":stream")
     await command(layer, "HSET", "n", 1, "t", 0, "r", "another", suffix=":meta")
 
     await publish(layer, 3)
 
-    await until(lambda: ear.data == ["1", "2", "3"])
-    assert ear.offsets[2] > 1 << 20
+    await until(lambda: listener.data == ["1", "2", "3"])
+    assert listener.offsets[2] > 1 << 20
     top, found = await layer.stream_read("tide", keep=Retention(1 << 22, 3600))
-    assert top.offset == ear.offsets[2]
+    assert top.offset == listener.offsets[2]
     assert [each.data for each in found] == ["1", "3"]
 
 
 # What is kept
 
 
-async def test_a_history_outlives_what_the_layer_itself_keeps(make_layer):
+async def test_a_history_outlives_the_layers_own_retention(make_layer):
     layer = make_layer(expiry=0.2, group_capacity=10)
     keep = Retention(500, 60)
     await publish(layer, *range(300), keep=keep)
@@ -187,7 +187,7 @@ async def test_a_history_outlives_what_the_layer_itself_keeps(make_layer):
     assert await command(layer, "PTTL", suffix=":meta") > 500_000
 
 
-async def test_a_history_that_only_a_reader_has_asked_for_is_kept(make_layer):
+async def test_a_history_that_only_a_read_has_set_is_kept(make_layer):
     layer = make_layer(expiry=0.2)
     await layer.group_send("tide", {"type": "x"})
     await layer.stream_read("tide", keep=KEEP)
@@ -202,7 +202,7 @@ async def test_a_history_that_only_a_reader_has_asked_for_is_kept(make_layer):
 @pytest.mark.parametrize(
     "keep", [Retention(100, 3600), Retention(100_000, 0.1), Retention(0, 3600)], ids=str
 )
-async def test_a_busy_stream_holds_little_more_than_it_is_to_keep(make_layer, keep):
+async def test_a_busy_stream_holds_little_more_than_its_retention(make_layer, keep):
     layer = make_layer(expiry=0.05, group_capacity=100_000)
     ended = time.monotonic() + 0.5
     published = 0
@@ -214,7 +214,7 @@ async def test_a_busy_stream_holds_little_more_than_it_is_to_keep(make_layer, ke
     assert await command(layer, "XLEN", suffix=":stream") < published * 0.75
 
 
-async def test_what_a_stream_keeps_may_be_changed(make_layer):
+async def test_the_retention_of_a_stream_may_change(make_layer):
     layer = make_layer(expiry=0.2)
     await publish(layer, 1, keep=Retention(10, 3600))
     await publish(layer, 2, keep=Retention(10, 60))
@@ -223,10 +223,10 @@ async def test_what_a_stream_keeps_may_be_changed(make_layer):
     assert await command(layer, "PTTL", suffix=":meta") <= 600_000
 
 
-async def test_a_position_lasts_for_as_long_as_somebody_listens(make_layer):
+async def test_a_position_lasts_as_long_as_there_is_a_listener(make_layer):
     layer = make_layer(expiry=0.1)
     keep = Retention(0, 0)
-    await layer.stream_subscribe("tide", RecordingListener("ear"))
+    await layer.stream_subscribe("tide", RecordingListener("listener"))
     await publish(layer, 1, keep=keep)
     listened = await layer.stream_read("tide", keep=keep)
     left = await layer.stream_publish("left", {"data": "1"}, keep=keep)
@@ -234,7 +234,7 @@ async def test_a_position_lasts_for_as_long_as_somebody_listens(make_layer):
     await asyncio.sleep(1.6)
 
     assert await layer.stream_read("tide", keep=keep) == listened
-    # Ten times the expiry is over for what nobody listens to.
+    # Ten times the expiry has passed, for a group without listeners.
     assert (await layer.stream_read("left", keep=keep))[0].epoch != left.epoch
 
 
@@ -265,20 +265,20 @@ async def test_a_stream_is_unreadable_without_the_key(make_layer):
 
 
 @pytest.mark.parametrize("key", ["", "k"])
-async def test_a_try_whose_answer_is_lost_publishes_once(make_layer, key):
+async def test_a_publication_whose_reply_is_lost_happens_once(make_layer, key):
     layer = make_layer()
     await layer.group_add("tide", "work")
     broker = layer._brokers[0]
     run, lost = broker.pool.execute, []
 
-    async def lose_the_first_answer(*words):
-        answer = await run(*words)
+    async def lose_the_first_reply(*words):
+        reply = await run(*words)
         if not lost:
-            lost.append(answer)
+            lost.append(reply)
             raise ConnectionLost("cut")
-        return answer
+        return reply
 
-    broker.pool.execute = lose_the_first_answer
+    broker.pool.execute = lose_the_first_reply
     await publish(layer, 1, key=key)
     await publish(layer, 2)
 
@@ -290,7 +290,7 @@ async def test_a_try_whose_answer_is_lost_publishes_once(make_layer, key):
     assert top.offset == 2
 
 
-async def test_a_repeated_key_reaches_no_named_queue_twice(make_layer):
+async def test_an_idempotency_key_keeps_named_queues_from_a_second_copy(make_layer):
     layer = make_layer()
     await layer.group_add("tide", "work")
 
@@ -303,74 +303,72 @@ async def test_a_repeated_key_reaches_no_named_queue_twice(make_layer):
     assert [each["data"] for each in events] == [1, 2]
 
 
-# What a process hears
+# Subscriptions
 
 
-async def test_a_group_is_heard_while_a_listener_or_a_member_is_there(make_layer):
+async def test_a_group_is_subscribed_while_it_has_a_listener_or_a_member(make_layer):
     layer = make_layer()
-    ear = RecordingListener("ear")
+    listener = RecordingListener("listener")
     box = layer.attach(await layer.new_channel())
-    await layer.stream_subscribe("tide", ear)
+    await layer.stream_subscribe("tide", listener)
     await layer.group_add("tide", box.name)
 
-    layer.stream_unsubscribe("tide", ear)
+    layer.stream_unsubscribe("tide", listener)
     await until(lambda: not layer._subscriptions.released)
     await publish(layer, 1)
     async with asyncio.timeout(10):
         assert (await box.get())["data"] == 1
-    await layer.stream_subscribe("tide", ear)
+    await layer.stream_subscribe("tide", listener)
     await layer.detach(box)
     await until(lambda: not layer._subscriptions.released)
     await publish(layer, 2)
-    await until(lambda: ear.data == ["2"])
-    layer.stream_unsubscribe("tide", ear)
+    await until(lambda: listener.data == ["2"])
+    layer.stream_unsubscribe("tide", listener)
 
     await until(lambda: "tide" not in layer._cursors)
 
 
-async def test_listening_is_not_membership(make_layer):
+async def test_a_listener_is_not_a_member(make_layer):
     layer = make_layer()
 
-    await layer.stream_subscribe("tide", RecordingListener("ear"))
+    await layer.stream_subscribe("tide", RecordingListener("listener"))
 
     assert await layer.group_count("tide") == 0
 
 
-async def test_listeners_hear_again_after_their_layer_was_closed(make_layer):
+async def test_listeners_get_messages_again_after_their_layer_was_closed(make_layer):
     layer = make_layer()
-    ear, late = RecordingListener("ear"), RecordingListener("late")
-    await layer.stream_subscribe("tide", ear)
+    listener, late = RecordingListener("listener"), RecordingListener("late")
+    await layer.stream_subscribe("tide", listener)
     await publish(layer, 1)
-    await until(lambda: ear.data == ["1"])
+    await until(lambda: listener.data == ["1"])
 
     await layer.close()
     await publish(layer, 2)
     await layer.stream_subscribe("elsewhere", late)
 
-    await until(lambda: ear.data == ["1", "2"])
+    await until(lambda: listener.data == ["1", "2"])
 
 
-async def test_a_listener_whose_server_is_away_is_not_left_behind(
-    own_server, make_layer
-):
+async def test_a_listener_that_failed_to_subscribe_is_removed(own_server, make_layer):
     layer = make_layer(own_server.url, publish_timeout=0.2)
-    ear = RecordingListener("ear")
+    listener = RecordingListener("listener")
     own_server.kill()
 
     with pytest.raises(Exception, match="could not be reached"):
-        await layer.stream_subscribe("tide", ear)
+        await layer.stream_subscribe("tide", listener)
 
-    assert ear.groups == set()
+    assert listener.groups == set()
     assert "tide" not in layer._local.listeners
     own_server.start()
 
 
 def test_a_forked_child_publishes_and_has_no_listeners(redis_url, prefix):
     layer = RedisChannelLayer(hosts=[redis_url], prefix=prefix)
-    ear = RecordingListener("ear")
+    listener = RecordingListener("listener")
 
     async def listen():
-        await layer.stream_subscribe("tide", ear)
+        await layer.stream_subscribe("tide", listener)
 
     sync_bridge.call(listen)
     child = os.fork()
@@ -385,15 +383,17 @@ def test_a_forked_child_publishes_and_has_no_listeners(redis_url, prefix):
 
     assert os.waitstatus_to_exitcode(status) == 0
     ended = time.monotonic() + 10
-    while not ear.received and time.monotonic() < ended:
+    while not listener.received and time.monotonic() < ended:
         time.sleep(0.005)
-    assert ear.data == ["1"]
-    layer.stream_unsubscribe("tide", ear)
+    assert listener.data == ["1"]
+    layer.stream_unsubscribe("tide", listener)
     layer.sync.close()
     sync_bridge.close()
 
 
-async def test_a_stream_lost_while_it_is_read_is_read_as_far_as_it_was(make_layer):
+async def test_reading_a_stream_that_is_lost_meanwhile_returns_what_was_read(
+    make_layer,
+):
     layer = make_layer()
     broker = layer._brokers[0]
     await asyncio.gather(*(publish(layer, number) for number in range(1000)))
@@ -401,12 +401,12 @@ async def test_a_stream_lost_while_it_is_read_is_read_as_far_as_it_was(make_laye
     await asyncio.gather(*(publish(layer, n, keep=keep) for n in range(500)))
     read_page = broker.streams._read_page
 
-    async def lose_it(*arguments):
-        answer = await read_page(*arguments)
+    async def lose_the_stream(*arguments):
+        reply = await read_page(*arguments)
         await command(layer, "DEL", suffix=":meta")
-        return answer
+        return reply
 
-    broker.streams._read_page = lose_it
+    broker.streams._read_page = lose_the_stream
     top, found = await layer.stream_read("tide", keep=keep)
 
     assert isinstance(top, Position)

@@ -1,4 +1,4 @@
-"""The contract of streams with other formats and under the layer's other name."""
+"""The contract of streams with JSON and with the pub/sub layer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TestJson(_Contract):
         return RedisChannelLayer(serializer_format="json", **options)
 
     async def test_a_broadcast_is_a_json_publication_of_the_stream(self, layer):
-        """Of text: the format JSON has no bytes, and refuses them."""
+        """The format JSON has no bytes: only text is broadcast."""
         await layer.stream_read("stream", keep=self.keep)
         await layer.group_broadcast("stream", '{"a": 1}')
         await layer.group_broadcast("stream", "no JSON")
@@ -57,11 +57,11 @@ class TestPubSubName(_Contract):
         )
 
     async def test_an_invalid_group_name_is_refused_by_every_stream_method(self, layer):
-        """Every text is a name there; anything else is none."""
+        """Every string is a valid name there."""
         with pytest.raises(TypeError):
             await layer.stream_read(7, keep=self.keep)
 
-    async def test_any_value_is_heard_as_json(self, layer):
+    async def test_any_value_arrives_as_json(self, layer):
         await layer.stream_read("stream", keep=self.keep)
         for value in (7, "text", [1, None]):
             await layer.group_send("stream", value)
