@@ -1,7 +1,4 @@
-"""Tiderace as a Django app: its name, and its system checks at start-up.
-
-It knows Django's app registry; what is checked stands in ``checks``.
-"""
+"""Tiderace as a Django app."""
 
 from __future__ import annotations
 
@@ -35,32 +32,29 @@ class TideraceConfig(AppConfig):
     default = True
 
     def ready(self) -> None:
-        """Register the system checks, and import the ``topics`` module of every app.
-
-        Also listen to the signals that tell of log-outs and changed users.
-        """
+        """Register system checks and signals, and import each app's ``topics`` module."""
         register_checks()
         connect_signals()
         recent_logs.install()
-        process_connections.on_add(_begun)
+        process_connections.on_add(_start_cluster)
         for app in apps.get_app_configs():
-            # Ours is the engine, which needs users; not every project has them.
+            # Tiderace's own needs users, which not every project has.
             if app is not self and module_has_submodule(app.module, "topics"):
                 import_module(f"{app.name}.topics")
-        # Where a server's processes add up what they have counted.
         folder = os.environ.get(multiprocess_metrics.FOLDER_VARIABLE)
         if folder:
             multiprocess_metrics.share(Path(folder))
 
 
-def _begun(connection: LiveConnection) -> None:
-    """Have this process answer others, since somebody is connected.
+def _start_cluster(connection: LiveConnection) -> None:
+    """Take part in the cluster as soon as a connection is open.
 
-    For consumers only where the page of the admin is, for nobody else asks. Topic
-    clients have to hear that a topic is closed.
+    Consumers need that only for the admin's page, topic clients for ``close_topic``.
     """
-    asked = apps.is_installed("django.contrib.admin") and apps.is_installed("tiderace")
-    if asked or not isinstance(connection, Connection):
+    has_page = apps.is_installed("django.contrib.admin") and apps.is_installed(
+        "tiderace"
+    )
+    if has_page or not isinstance(connection, Connection):
         # It has the handlers for what other processes ask.
         from tiderace.monitoring import cluster_connections  # noqa: F401
 
@@ -68,7 +62,7 @@ def _begun(connection: LiveConnection) -> None:
 
 
 def register_checks() -> None:
-    """Have ``manage.py check`` run Tiderace's checks; again is the same as once."""
+    """Register Tiderace's checks with Django, once."""
     for check in CHECKS:
         register(check, "tiderace")
     for check in DEPLOY_CHECKS:

@@ -1,6 +1,7 @@
-"""What Django's admin and permissions need to name: open connections, as a model.
+"""The open connections as a model, which Django's admin and permissions need.
 
-It has no table, no rows and no migration; who is connected is asked of the processes.
+It has no table, no rows and no migration: the processes list their connections when
+the admin's page asks.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ __all__ = ["Connections"]
 
 
 class _NoRows(models.Manager["Connections"]):
-    """Nothing, without asking the database: ``dumpdata`` goes over every model."""
+    """Returns no rows and makes no query, for ``dumpdata``, which reads every model."""
 
     def get_queryset(self) -> models.QuerySet[Connections]:
         return super().get_queryset().none()
 
 
 class Connections(models.Model):
-    """The open connections of all processes; holds the permissions of the admin's page.
+    """The open connections of all processes; has the permissions of the admin's page.
 
-    An instance names what somebody did something to, in the admin's log.
+    An instance names the object of an action in the admin's log.
     """
 
     what: models.CharField[str, str] = models.CharField(

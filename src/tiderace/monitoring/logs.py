@@ -1,8 +1,6 @@
-"""Which connection a log line is about, on every record that its code writes.
+"""Adds the connection that is being served to log records.
 
-    "filters": {"connection": {"()": "tiderace.monitoring.logs.ConnectionFields"}},
-
-It knows the connection that is being served, and no formatter and no handler.
+"filters": {"connection": {"()": "tiderace.monitoring.logs.ConnectionFields"}},
 """
 
 from __future__ import annotations
@@ -23,18 +21,18 @@ _NOTHING = {
 
 
 class ConnectionFields(logging.Filter):
-    """Puts the connection's data on every log record, and lets all of them pass.
+    """Adds fields of the connection to every log record, and lets all of them pass.
 
-    Attached to a handler it sees the records of every logger: ours, the application's,
-    and other libraries'. What runs for a connection (its handlers, the threads they
-    wait for, its background tasks) has ``connection_id``, ``path``, ``client`` and
-    ``user_id``; elsewhere they are None. ``reason`` is one word for what happened on
-    our own records, and empty on others. A field that a record has is left alone, and
-    no query is made for the user.
+    Attached to a handler it gets the records of every logger: Tiderace's, the
+    application's and other libraries'. Code that runs for a connection (its handlers,
+    the threads they wait for, its background tasks) has ``connection_id``, ``path``,
+    ``client`` and ``user_id``; elsewhere they are None. ``reason`` is one word for the
+    event on Tiderace's own records, and empty on others. A field that a record already
+    has is kept, and no query is made for the user.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add what is missing; True."""
+        """Add the missing fields; return True."""
         scope = serving.get()
         fields = _NOTHING if scope is None else log_fields(scope)
         for name, value in fields.items():

@@ -1,12 +1,12 @@
-"""What the processes behind one port have counted together, through files they share.
+"""Adds up the metrics of the processes behind one port, through files.
 
 A scrape reaches one process of several. Each of them writes its snapshot into a folder
-once a second, and whoever is asked adds them up; what processes have counted that are
-gone stays in the sum, so that no counter ever falls. Files and not the layer's broker:
-that it is away is one of the things to be told. It knows no exporter.
+once a second, and the process that is scraped adds them up. The counters of processes
+that have ended stay in the sum, so that no counter ever falls. The metrics do not go
+over the layer's broker because they are needed most when it is away.
 
-A process holds a lock on a file of its own for as long as it lives, however it ends;
-so nobody has to say goodbye, and the folder need not be emptied.
+A process holds a lock on a file of its own until it ends, in whatever way. So a process
+need not sign off, and the folder need not be emptied.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["FOLDER_VARIABLE", "Folder", "share", "shared"]
 
 logger = logging.getLogger("tiderace.monitoring")
 
-# That of prometheus_client, for projects that have set it up already.
+# The variable of prometheus_client, which projects may have set already.
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 _EVERY = 1.0  # seconds between two snapshots
@@ -46,7 +46,7 @@ class Folder:
     """The snapshots of several processes, one file each.
 
     Args:
-        path: a folder that exists or can be made, on a disk of this machine.
+        path: a folder on a disk of this machine; it is made if it does not exist.
 
     Raises:
         RuntimeError: where the system has no file locks of the kind that is needed.
@@ -64,35 +64,35 @@ class Folder:
         self._begin(Snapshot())
 
     def _begin(self, inherited: Snapshot) -> None:
-        # A child of a fork has its parent's counts, which the parent tells of.
+        # The counts of a fork's parent, which the parent writes itself.
         self._inherited = inherited
         name = f"tiderace-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._lock_file = self.path / f"{name}.lock"
         self._file = self.path / f"{name}.json"
-        with self._guarded():  # it must not be found before it is held
+        with self._guarded():  # no other process may find it unlocked
             self._lock = os.open(self._lock_file, os.O_CREAT | os.O_RDWR, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def begin_after_fork(self) -> None:
-        """Be another process from now on, with nothing counted yet."""
+        """Start a file of this process, with counts from zero."""
         os.close(self._lock)
         inherited = take()
-        # What layers hold is no count, and is looked at anew.
+        # The gauges of layers are measured anew.
         inherited.layers = {}
         self._begin(inherited)
 
     def here(self) -> Snapshot:
-        """What this process has counted itself."""
+        """Return the measurements of this process."""
         snapshot = take()
         snapshot.add(self._inherited, -1)
         return snapshot
 
     def write(self) -> None:
-        """Tell the others what this process has counted."""
+        """Write the measurements of this process into its file."""
         _write(self._file, self.here())
 
     def together(self) -> Snapshot:
-        """What all processes have counted, those that are gone included."""
+        """Return the sum of all processes, those that have ended included."""
         total = self.here()
         with self._guarded():
             gone = _read(self.path / _GONE)
@@ -112,7 +112,7 @@ class Folder:
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Let one process at a time add up those that are gone."""
+        """Let one process at a time add up the ended ones."""
         guard = os.open(self.path / _GUARD, os.O_CREAT | os.O_RDWR, 0o600)
         try:
             fcntl.flock(guard, fcntl.LOCK_EX)
@@ -127,7 +127,7 @@ _folder: Folder | None = None
 def share(path: Path) -> Folder:
     """Write this process's snapshots into ``path`` from now on, once a second.
 
-    Children of a fork do so by themselves. Called again it returns the same.
+    Children of a fork do so by themselves. A second call returns the same folder.
     """
     global _folder
     if _folder is None:
@@ -140,7 +140,7 @@ def share(path: Path) -> Folder:
 
 
 def shared() -> Folder | None:
-    """The folder that this process shares, if it does."""
+    """Return the folder that this process writes to, or None."""
     return _folder
 
 
@@ -159,7 +159,7 @@ def _keep_writing(folder: Folder) -> None:
                 folder.write()
                 failing = False
             except Exception:
-                # A full disk must not end it for good.
+                # It goes on after a full disk.
                 if not failing:
                     logger.exception("metrics cannot be written to %s", folder.path)
                 failing = True
@@ -174,7 +174,7 @@ def _write_last() -> None:
 
 
 def _is_held(lock_file: Path) -> bool:
-    """Whether the process of this file lives."""
+    """Return whether the process of this file lives."""
     try:
         lock = os.open(lock_file, os.O_RDWR)
     except FileNotFoundError:
@@ -198,7 +198,7 @@ def _read(file: Path) -> Snapshot:
 
 
 def _write(file: Path, snapshot: Snapshot) -> None:
-    # A reader sees all of it or what was there before.
+    # A reader gets all of it or the earlier file.
     unfinished = file.with_suffix(f".{os.getpid()}.tmp")
     unfinished.write_bytes(msgspec.json.encode(snapshot))
     unfinished.replace(file)

@@ -1,7 +1,4 @@
-"""What the admin's page shows, put together from what the processes have answered.
-
-It knows values to show, and neither requests nor permissions.
-"""
+"""Makes the context of the admin's page from the reports of the processes."""
 
 from __future__ import annotations
 
@@ -33,46 +30,46 @@ _RECORDS = 25
 
 
 def overview(user: str, topic: str, page: int) -> dict[str, Any]:
-    """What there is to show, as the context of a template.
+    """Return the context of the template.
 
     Args:
         user: only connections of the user with this primary key; empty for all.
-        topic: only connections that hear this topic; empty for all.
+        topic: only connections that are subscribed to this topic; empty for all.
         page: which fifty of the connections, from 1 to 20.
     """
     page = max(1, min(page, _PAGES))
     away = ""
     try:
-        call = sync_bridge.call(
+        survey = sync_bridge.call(
             survey_connections, limit=page * SIZE, user=user, topic=topic
         )
     except LayerUnavailable as error:
         away = str(error)
         own = report("", limit=page * SIZE, user=user, topic=topic)
-        call = ConnectionSurvey((own,), (), LayerStats(()))
-    matching = sum(each.matching for each in call.reports)
-    rows = _rows(call.reports)[(page - 1) * SIZE : page * SIZE]
+        survey = ConnectionSurvey((own,), (), LayerStats(()))
+    matching = sum(each.matching for each in survey.reports)
+    rows = _rows(survey.reports)[(page - 1) * SIZE : page * SIZE]
     return {
         "away": away,
-        "whole": call.whole,
-        "silent": call.silent,
-        "totals": _totals(call),
-        "processes": _processes(call),
+        "whole": survey.whole,
+        "silent": survey.silent,
+        "totals": _totals(survey),
+        "processes": _processes(survey),
         "rows": rows,
         "matching": matching,
         "first": (page - 1) * SIZE + 1,
         "last": (page - 1) * SIZE + len(rows),
         "previous": page - 1,
         "next": page + 1 if matching > page * SIZE and page < _PAGES else 0,
-        "topics": _topics(call.reports),
-        "groups": list(call.stats.members.items())[:_GROUPS],
-        "records": _records(call.reports),
+        "topics": _topics(survey.reports),
+        "groups": list(survey.stats.members.items())[:_GROUPS],
+        "records": _records(survey.reports),
     }
 
 
-def _rows(answers: tuple[ProcessReport, ...]) -> list[dict[str, Any]]:
-    seen = [(each, answer.name) for answer in answers for each in answer.connections]
-    seen.sort(key=lambda pair: pair[0].since, reverse=True)
+def _rows(reports: tuple[ProcessReport, ...]) -> list[dict[str, Any]]:
+    listed = [(each, report.name) for report in reports for each in report.connections]
+    listed.sort(key=lambda pair: pair[0].since, reverse=True)
     return [
         {
             "connection": each,
@@ -80,18 +77,18 @@ def _rows(answers: tuple[ProcessReport, ...]) -> list[dict[str, Any]]:
             "process": name,
             "more_topics": each.topic_count - len(each.topics),
         }
-        for each, name in seen
+        for each, name in listed
     ]
 
 
-def _totals(call: ConnectionSurvey) -> list[tuple[str, str]]:
-    stats, answers = call.stats, call.reports
-    names = {name for each in answers for name in each.topics}
-    # Each names its largest alone, so this is at least so many.
-    topics = max([len(names), *(each.topic_count for each in answers)])
+def _totals(survey: ConnectionSurvey) -> list[tuple[str, str]]:
+    stats, reports = survey.stats, survey.reports
+    names = {name for each in reports for name in each.topics}
+    # Each process lists its largest topics, so this is a lower bound.
+    topics = max([len(names), *(each.topic_count for each in reports)])
     return [
-        ("connections", f"{sum(each.open for each in answers):,}"),
-        ("topic clients", f"{sum(each.topic_clients for each in answers):,}"),
+        ("connections", f"{sum(each.open for each in reports):,}"),
+        ("topic clients", f"{sum(each.topic_clients for each in reports):,}"),
         ("topics", f"{topics:,}"),
         ("groups", f"{stats.groups:,}"),
         ("messages in per second", f"{stats.sent_per_second:,.1f}"),
@@ -103,28 +100,30 @@ def _totals(call: ConnectionSurvey) -> list[tuple[str, str]]:
 
 
 def _drops(dropped: dict[str, int]) -> str:
-    told = [f"{count:,} {reason}" for reason, count in dropped.items() if count]
-    return ", ".join(told) or "0"
+    parts = [f"{count:,} {reason}" for reason, count in dropped.items() if count]
+    return ", ".join(parts) or "0"
 
 
-def _processes(call: ConnectionSurvey) -> list[dict[str, Any]]:
-    answers = {each.process: each for each in call.reports}
-    told = {each.process for each in call.stats.processes}
-    rows = [_process(each, answers.get(each.process)) for each in call.stats.processes]
-    # One that has begun just now, or whose layer counts nothing.
+def _processes(survey: ConnectionSurvey) -> list[dict[str, Any]]:
+    reports = {each.process: each for each in survey.reports}
+    known = {each.process for each in survey.stats.processes}
+    rows = [
+        _process(each, reports.get(each.process)) for each in survey.stats.processes
+    ]
+    # Processes that have just started, or whose layer has no statistics.
     rows += [
         {"name": each.name, "open": each.open, "ready": True}
-        for each in call.reports
-        if each.process not in told
+        for each in survey.reports
+        if each.process not in known
     ]
     return rows
 
 
-def _process(stats: ProcessStats, answer: ProcessReport | None) -> dict[str, Any]:
+def _process(stats: ProcessStats, report: ProcessReport | None) -> dict[str, Any]:
     return {
         "name": f"{stats.host}:{stats.pid}",
         "since": _moment(stats.started),
-        "open": answer.open if answer else None,
+        "open": report.open if report else None,
         "groups": stats.groups,
         "sent": f"{stats.sent_per_second:,.1f}",
         "delivered": f"{stats.delivered_per_second:,.1f}",
@@ -136,16 +135,16 @@ def _process(stats: ProcessStats, answer: ProcessReport | None) -> dict[str, Any
     }
 
 
-def _topics(answers: tuple[ProcessReport, ...]) -> list[tuple[str, int]]:
+def _topics(reports: tuple[ProcessReport, ...]) -> list[tuple[str, int]]:
     together: Counter[str] = Counter()
-    for each in answers:
+    for each in reports:
         together.update(each.topics)
     return together.most_common(_TOPICS)
 
 
-def _records(answers: tuple[ProcessReport, ...]) -> list[dict[str, Any]]:
+def _records(reports: tuple[ProcessReport, ...]) -> list[dict[str, Any]]:
     together: list[tuple[Record, str]] = [
-        (record, each.name) for each in answers for record in each.recent
+        (record, each.name) for each in reports for record in each.recent
     ]
     together.sort(key=lambda pair: pair[0].at, reverse=True)
     return [
@@ -155,7 +154,7 @@ def _records(answers: tuple[ProcessReport, ...]) -> list[dict[str, Any]]:
 
 
 def _moment(seconds: float) -> datetime:
-    """A time as templates show it."""
+    """Return a time as templates show it."""
     if settings.USE_TZ:
         return datetime.fromtimestamp(seconds, UTC)
     return datetime.fromtimestamp(seconds)

@@ -1,8 +1,6 @@
-"""Our measurements for Prometheus: read when it asks, and costing nothing until then.
+"""Exports the metrics to Prometheus, without any cost between scrapes.
 
-    urlpatterns = [path("metrics", metrics_view)]
-
-It knows prometheus_client; what is measured stands in ``tiderace.metrics``.
+urlpatterns = [path("metrics", metrics_view)]
 """
 
 from __future__ import annotations
@@ -38,20 +36,20 @@ __all__ = ["TideraceCollector", "metrics_view", "register"]
 
 
 class TideraceCollector(Collector):
-    """Tells a registry of prometheus_client what Tiderace has counted.
+    """Passes Tiderace's metrics to a registry of prometheus_client.
 
-    Where processes share a folder (``PROMETHEUS_MULTIPROC_DIR``), it tells what all of
-    them have counted together, else what this one has.
+    Where processes share a folder (``PROMETHEUS_MULTIPROC_DIR``), these are the sums
+    over all of them, else the metrics of this process.
     """
 
     def collect(self) -> Iterable[Metric]:
-        """One family for each measurement, with its present values."""
+        """Return one family for each measurement, with its present values."""
         folder = multiprocess_metrics.shared()
         snapshot = take() if folder is None else folder.together()
         yield from _families(snapshot)
 
     def describe(self) -> Iterable[Metric]:
-        """The same without values, so that registering counts nothing."""
+        """Return the families without values, so that registering measures nothing."""
         return _families(Snapshot())
 
 
@@ -60,7 +58,7 @@ _registered: WeakSet[CollectorRegistry] = WeakSet()
 
 
 def register(registry: CollectorRegistry = REGISTRY) -> None:
-    """Have ``registry`` tell our measurements too; again is the same as once.
+    """Add Tiderace's metrics to ``registry``, once.
 
     For projects that export by other means already, such as django-prometheus:
     call it in an ``AppConfig.ready``.
@@ -72,17 +70,17 @@ def register(registry: CollectorRegistry = REGISTRY) -> None:
 
 @require_safe
 async def metrics_view(request: HttpRequest) -> HttpResponse:
-    """All metrics of the process, in the format that the client asks for.
+    """Return all metrics of the process, in the format that the client asks for.
 
-    It tells what prometheus_client's own registry holds, and ours. It asks nobody and
-    waits for nothing, so it answers when the database and the broker do not. Anybody
-    may read it: keep the path from strangers in the proxy.
+    It has the metrics of prometheus_client's own registry and Tiderace's. It needs
+    neither database nor broker, and has no access control: restrict the path in the
+    proxy.
     """
     folder = os.environ.get(multiprocess_metrics.FOLDER_VARIABLE)
     if folder:
         multiprocess_metrics.share(Path(folder))
         collectors = CollectorRegistry()
-        # What the application measures with prometheus_client in all processes.
+        # The application's own metrics, of all processes.
         multiprocess.MultiProcessCollector(collectors)  # type: ignore[no-untyped-call]
         collectors.register(_collector)
     else:

@@ -1,7 +1,4 @@
-"""The last warnings and errors of this process, for whoever looks at it from outside.
-
-It knows log records, and neither who wrote them nor who reads them here.
-"""
+"""Keeps the last warnings and errors of this process in memory, for the admin's page."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ import msgspec
 __all__ = ["RecentRecords", "Record", "install", "recent_records"]
 
 _KEPT = 50
-# Characters of a message that are kept; what applications raise may be of any length.
+# Characters of a message that are kept; an exception's text may have any length.
 _LONGEST = 300
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
@@ -28,7 +25,7 @@ class Record(msgspec.Struct, frozen=True):
     level: str
     logger: str
     reason: str
-    """One word for what happened, where the record has it."""
+    """One word for the event, where the record has it."""
     text: str
     """One line without a traceback, at most 300 characters."""
 
@@ -36,8 +33,8 @@ class Record(msgspec.Struct, frozen=True):
 class RecentRecords(logging.Handler):
     """Keeps the last 50 warnings and errors in memory.
 
-    Where nobody else handles a record it is still printed on stderr, as it would be
-    without this handler: logging asks its last resort only when there is none at all.
+    A record without another handler is printed on stderr all the same, as it would be
+    without this one: logging uses its last resort only when there is no handler at all.
     """
 
     def __init__(self) -> None:
@@ -45,15 +42,14 @@ class RecentRecords(logging.Handler):
         self._records: deque[Record] = deque(maxlen=_KEPT)
 
     def latest(self, limit: int = _KEPT) -> list[Record]:
-        """The newest records, the newest first."""
+        """Return the last records, the newest first."""
         return list(reversed(list(self._records)))[:limit]
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Remove all records."""
         self._records.clear()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a record."""
         try:
             text = _CONTROLS.sub(" ", record.getMessage())
         except Exception:
@@ -86,9 +82,9 @@ class RecentRecords(logging.Handler):
 
 
 recent_records = RecentRecords()
-"""What Tiderace's own loggers have said in this process."""
+"""The records of Tiderace's own loggers in this process."""
 
 
 def install() -> None:
-    """Keep what our loggers say from now on; again is the same as once."""
+    """Attach the handler to Tiderace's loggers, once."""
     logging.getLogger("tiderace").addHandler(recent_records)

@@ -1,8 +1,4 @@
-"""All measurements of a process at one moment, as a value that can be added up and sent.
-
-It knows the measurements and the layers of this process; it knows no exporter and no
-file.
-"""
+"""The measurements of a process at one moment, as a value that can be added and sent."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ from tiderace.layers import channel_layers
 
 __all__ = ["LAYER_GAUGES", "Snapshot", "take"]
 
-# What is told of each layer: name, meaning.
+# The gauges of each layer: name, meaning.
 LAYER_GAUGES = {
     "layer_channels": "channels of a layer in this process",
     "layer_groups": "groups of a layer with a member in this process",
@@ -24,7 +20,7 @@ LAYER_GAUGES = {
 
 
 class Snapshot(msgspec.Struct):
-    """What a process has counted, or several together.
+    """The measurements of one process, or the sum of several.
 
     Attributes:
         counters: by name.
@@ -41,7 +37,7 @@ class Snapshot(msgspec.Struct):
     layers: dict[str, dict[str, float]] = {}
 
     def add(self, other: Snapshot, sign: int = 1) -> None:
-        """Add what another one holds; with ``sign=-1`` take it off."""
+        """Add another snapshot; with ``sign=-1`` subtract it."""
         _add(self.counters, other.counters, sign)
         _add(self.gauges, other.gauges, sign)
         for name, values in other.labelled_counters.items():
@@ -49,25 +45,25 @@ class Snapshot(msgspec.Struct):
         for name, (counts, total) in other.histograms.items():
             mine, sum_so_far = self.histograms.get(name, ([], 0.0))
             if len(mine) != len(counts):
-                # The first of its name, or of another release with other bounds.
+                # The first of its name, or one of another release with other bounds.
                 mine, sum_so_far = [0] * len(counts), 0.0
             together = [a + sign * b for a, b in zip(mine, counts, strict=True)]
             self.histograms[name] = (together, sum_so_far + sign * total)
         for name, by_alias in other.layers.items():
             gauge = self.layers.setdefault(name, {})
             for alias, value in by_alias.items():
-                # Lags are no heap: the largest is the one to know.
-                apart = name.endswith("_seconds")
+                # Lags do not add up: the largest one counts.
+                is_lag = name.endswith("_seconds")
                 so_far = gauge.get(alias, 0.0)
-                gauge[alias] = max(so_far, value) if apart else so_far + value
+                gauge[alias] = max(so_far, value) if is_lag else so_far + value
 
     def without_gauges(self) -> Snapshot:
-        """What remains true when the process is gone."""
+        """Return what remains valid after the process has ended."""
         return Snapshot(self.counters, {}, self.labelled_counters, self.histograms, {})
 
 
 def take() -> Snapshot:
-    """What this process has counted so far."""
+    """Return the measurements of this process."""
     layers: dict[str, dict[str, float]] = {}
     for alias, layer in list(channel_layers.backends.items()):
         if hasattr(layer, "stats_here"):

@@ -1,7 +1,4 @@
-"""The statistics of a fleet as a table of text, one line for each process.
-
-It knows what statistics are made of, and no layer, terminal or clock.
-"""
+"""Formats the statistics of all processes as a table of text, one line for each."""
 
 from __future__ import annotations
 
@@ -29,23 +26,23 @@ _HEADS = (
     "MEMORY",
 )
 
-# A process tells about itself every two seconds.
+# A process reports every two seconds.
 _LATE = 10.0
 
 
 def table(stats: LayerStats, groups: int = 10) -> list[str]:
-    """The lines to show: a head, the processes, their sum, and the largest groups."""
+    """Return the lines: a head, the processes, their sum, and the largest groups."""
     rows = [_HEADS, *(_row(each) for each in stats.processes), _total(stats)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
     lines = [_aligned(row, widths) for row in rows]
     drops = {reason: count for reason, count in stats.dropped.items() if count}
     if drops:
-        told = ", ".join(f"{count:,} {reason}" for reason, count in drops.items())
-        lines += ["", f"dropped: {told}"]
+        text = ", ".join(f"{count:,} {reason}" for reason, count in drops.items())
+        lines += ["", f"dropped: {text}"]
     largest = list(stats.members.items())[:groups]
     if largest:
-        told = ", ".join(f"{name} {count:,}" for name, count in largest)
-        lines += ["", f"largest groups: {told}"]
+        text = ", ".join(f"{name} {count:,}" for name, count in largest)
+        lines += ["", f"largest groups: {text}"]
     return lines
 
 
