@@ -76,7 +76,7 @@ def test_the_first_matching_capacity_wins():
     assert layer.get_capacity("websocket") == 1
 
 
-def test_a_capacity_may_be_told_from_the_part_after_the_mark():
+def test_a_capacity_pattern_may_match_the_part_after_the_mark():
     layer = BaseChannelLayer(capacity=1, channel_capacity={"specific.*!b*": 2})
 
     assert layer.get_capacity("specific.x!bob") == 2
@@ -122,7 +122,7 @@ def test_an_illegal_group_name_is_a_type_error(layer, name):
     assert str(refused.value) == layer.invalid_name_error.format("Group")
 
 
-def test_a_note_says_which_name_it_was_and_how_to_make_a_legal_one(layer):
+def test_a_note_on_the_error_names_the_illegal_name_and_the_helper(layer):
     with pytest.raises(TypeError) as refused:
         layer.require_valid_group_name("ann@example.org")
 
@@ -166,7 +166,7 @@ def test_the_type_and_length_of_a_name_can_be_checked_alone(layer):
     ("method", "argument"),
     [("valid_channel_name", "channel_name"), ("valid_group_name", "group_name")],
 )
-def test_a_deprecated_check_still_checks_and_says_so(layer, method, argument):
+def test_a_deprecated_check_still_checks_and_warns(layer, method, argument):
     with pytest.warns(DeprecationWarning, match=f"{method} is deprecated") as warned:
         assert getattr(layer, method)(**{argument: "room"})
     assert warned[0].filename == __file__
@@ -190,12 +190,12 @@ def test_a_deprecated_check_still_checks_and_says_so(layer, method, argument):
         ("group_send", ("room", {})),
     ],
 )
-async def test_what_a_layer_does_not_bring_is_not_implemented(layer, method, arguments):
+async def test_a_method_that_a_layer_lacks_is_not_implemented(layer, method, arguments):
     with pytest.raises(NotImplementedError, match=method):
         await getattr(layer, method)(*arguments)
 
 
-def test_local_delivery_has_to_say_how_to_attach_and_detach():
+def test_local_delivery_requires_attach_and_detach():
     class Half(BaseChannelLayer, LocalDelivery):
         def attach(self, channel): ...
 

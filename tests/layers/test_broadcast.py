@@ -110,7 +110,7 @@ async def test_a_broadcast_keeps_its_place_among_other_messages(layer):
     await client.disconnect()
 
 
-async def test_consumers_that_do_not_say_so_get_no_broadcast(layer, caplog):
+async def test_consumers_that_do_not_accept_broadcasts_get_none(layer, caplog):
     class Checking(Member):
         accepts_broadcasts = False
 
@@ -144,7 +144,7 @@ async def test_a_broadcast_on_our_server_keeps_its_place_among_other_messages(la
     await client.disconnect()
 
 
-async def test_a_broadcast_does_not_pass_a_message_that_is_not_read_yet(layer):
+async def test_a_broadcast_does_not_overtake_an_unread_message(layer):
     class Told(Member):
         async def said(self, event):
             self.scope["extensions"]["tiderace.frames"].write(b"first")
@@ -220,7 +220,9 @@ async def test_a_client_that_is_slow_for_a_while_gets_broadcasts_again(layer):
     await client.disconnect()
 
 
-async def test_nothing_follows_a_broadcast_that_was_too_much(layer, settings):
+async def test_nothing_is_sent_after_a_broadcast_that_exceeds_the_limit(
+    layer, settings
+):
     settings.TIDERACE = {"OUTBOX_LIMIT": 1000}
     frames = Frames()
     client = await connected(frames=frames)
@@ -279,7 +281,7 @@ async def test_excluded_channels_get_no_broadcast(layer):
     await two.disconnect()
 
 
-async def test_a_client_that_leaves_too_much_unread_is_closed_and_harms_nobody(
+async def test_a_client_that_reads_too_slowly_is_closed_and_others_are_served(
     layer, settings, caplog
 ):
     settings.TIDERACE = {"OUTBOX_LIMIT": 1000}
@@ -325,7 +327,7 @@ async def test_a_broadcast_of_nothing_is_refused(layer):
         await layer.group_broadcast("room")
 
 
-async def test_who_reads_a_channel_sees_the_event(layer):
+async def test_a_reader_of_a_channel_gets_the_event_of_a_broadcast(layer):
     await layer.group_add("room", "spy")
     await layer.group_broadcast("room", "hello")
 
@@ -343,6 +345,6 @@ def test_sync_code_broadcasts(layer):
     assert asyncio.run(main()) == "from a thread"
 
 
-async def test_a_message_cannot_pretend_to_be_from_the_layer(layer):
+async def test_a_message_with_a_reserved_key_is_refused(layer):
     with pytest.raises(AssertionError, match="__tiderace__"):
         await layer.group_send("room", {"type": "said", "__tiderace__": {}})

@@ -18,7 +18,7 @@ def test_plain_parts_are_joined_by_dots():
     assert group_name("user", 42, "alerts") == "user.42.alerts"
 
 
-def test_an_email_address_makes_a_legal_name_that_still_says_what_it_is():
+def test_an_email_address_makes_a_legal_name_with_its_readable_parts():
     name = group_name("user", "ann@example.org")
 
     assert name.startswith("user.")
@@ -52,13 +52,13 @@ def test_different_values_make_different_names(one, other):
     assert group_name(*one) != group_name(*other)
 
 
-def test_what_looks_like_a_digest_is_digested_itself():
+def test_a_part_that_looks_like_a_digest_is_hashed():
     digest = group_name("user", "ann@example.org").removeprefix("user.")
 
     assert group_name("user", digest) != group_name("user", "ann@example.org")
 
 
-def test_values_are_taken_as_their_text():
+def test_values_are_converted_to_text():
     room = uuid.UUID(int=7)
 
     assert group_name("room", room) == group_name("room", str(room)) == f"room.{room}"
@@ -68,7 +68,7 @@ def test_long_names_are_shortened_to_a_legal_length():
     assert len(group_name(*("part" * 5 for _ in range(20)))) < MAX_NAME_LENGTH
 
 
-def test_text_that_cannot_be_encoded_makes_a_name_all_the_same():
+def test_text_that_cannot_be_encoded_makes_a_legal_name():
     assert group_name("\ud800") != group_name("\ud801")
 
 

@@ -91,7 +91,7 @@ def test_a_layer_may_have_a_config_for_tests(manager):
 
 
 @configured(default={"BACKEND": MEMORY})
-def test_a_missing_config_for_tests_is_said(manager):
+def test_a_missing_config_for_tests_is_an_error(manager):
     with pytest.raises(InvalidChannelLayerError, match="No TEST_CONFIG specified for"):
         manager.make_test_backend("default")
 
@@ -103,7 +103,7 @@ def test_a_routing_of_channels_1_is_refused(manager):
 
 
 @configured(default={"CONFIG": {}})
-def test_a_missing_backend_is_said(manager):
+def test_a_missing_backend_is_an_error(manager):
     with pytest.raises(
         InvalidChannelLayerError, match="No BACKEND specified for default"
     ):
@@ -122,7 +122,7 @@ def test_a_backend_that_cannot_be_imported_is_named(manager, path):
 
 
 @configured(default={"BACKEND": "test_layer_manager.BrokenLayer"})
-def test_what_a_layer_raises_when_it_is_made_passes():
+def test_an_error_of_a_layers_constructor_is_passed_on():
     with pytest.raises(KeyError, match="in the constructor"):
         get_channel_layer()
 
@@ -133,7 +133,7 @@ class BrokenLayer:
 
 
 @configured(default={"BACKEND": MEMORY})
-def test_the_manager_knows_which_aliases_are_configured(manager):
+def test_the_manager_contains_the_configured_aliases(manager):
     assert "default" in manager
     assert "elsewhere" not in manager
 
@@ -182,7 +182,7 @@ async def test_closing_closes_every_layer_that_can_be_closed_and_keeps_it(manage
     assert manager["one"] is layer
 
 
-async def test_a_layer_that_fails_to_close_keeps_no_other_open(manager):
+async def test_all_layers_are_closed_although_one_fails_to_close(manager):
     failing, other = Closing(ConnectionError("no broker")), Closing()
     manager.set("failing", failing)
     manager.set("other", other)

@@ -136,25 +136,25 @@ async def test_a_contract_without_a_way_for_time_to_pass_says_so():
 # What applications look at
 
 
-def test_it_says_what_it_can_do(layer):
+def test_the_extensions_are_listed(layer):
     assert layer.extensions == ["groups", "flush", "streams"]
 
 
-async def test_the_channels_with_unread_messages_are_seen(layer):
+async def test_channels_with_unread_messages_are_listed(layer):
     await layer.send("queue", {"type": "greet"})
 
     assert list(layer.channels) == ["queue"]
     assert layer.channels["queue"].qsize() == 1
 
 
-async def test_a_channel_that_was_read_empty_is_seen_no_more(layer):
+async def test_a_channel_without_unread_messages_is_not_listed(layer):
     await layer.send("queue", {"type": "greet"})
     await layer.receive("queue")
 
     assert layer.channels == {}
 
 
-async def test_a_channel_with_a_waiting_reader_is_seen(layer):
+async def test_a_channel_with_a_waiting_reader_is_listed(layer):
     reader = asyncio.create_task(layer.receive("queue"))
     await settle()
 
@@ -162,13 +162,13 @@ async def test_a_channel_with_a_waiting_reader_is_seen(layer):
     reader.cancel()
 
 
-async def test_groups_and_their_members_are_seen(layer):
+async def test_groups_and_their_members_are_listed(layer):
     await layer.group_add("room", "queue")
 
     assert "queue" in layer.groups["room"]
 
 
-async def test_the_last_member_takes_the_group_along(layer):
+async def test_a_group_ends_with_its_last_member(layer):
     await layer.group_add("room", "queue")
     await layer.group_discard("room", "queue")
 
@@ -211,7 +211,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_one():
         InMemoryChannelLayer(capacty=5)
 
 
-def test_the_options_are_seen_as_attributes():
+def test_the_options_are_attributes():
     layer = InMemoryChannelLayer(expiry=5, group_expiry=7, capacity=3)
 
     assert (layer.expiry, layer.group_expiry, layer.capacity) == (5, 7, 3)
@@ -250,7 +250,7 @@ async def test_a_message_that_is_no_dict_fails_an_assertion(layer):
         await layer.group_send("room", [])
 
 
-async def test_the_key_that_layers_keep_to_themselves_fails_an_assertion(layer):
+async def test_a_reserved_key_fails_an_assertion(layer):
     with pytest.raises(AssertionError, match="__asgi_channel__"):
         await layer.send("queue", {"type": "greet", "__asgi_channel__": "x"})
 
@@ -308,7 +308,7 @@ async def test_messages_are_counted_as_sent_once_and_delivered_per_member(layer)
 # What it forgets
 
 
-async def test_a_channel_that_nobody_reads_loses_its_memberships(make_layer, clock):
+async def test_a_channel_without_a_reader_loses_its_memberships(make_layer, clock):
     layer = make_layer(expiry=10)
     await layer.group_add("room", "forgotten")
     await layer.group_send("room", {"type": "unread"})
@@ -320,7 +320,7 @@ async def test_a_channel_that_nobody_reads_loses_its_memberships(make_layer, clo
     assert list(layer.channels) == ["elsewhere"]
 
 
-async def test_expired_memberships_go_whatever_is_done_next(make_layer, clock):
+async def test_expired_memberships_are_removed_by_any_call(make_layer, clock):
     layer = make_layer(group_expiry=100)
     await layer.group_add("room", "old")
     clock.advance(60)
@@ -345,7 +345,7 @@ async def test_nothing_is_kept_of_a_channel_once_its_last_message_would_have_exp
     assert len(layer._local.expiry_queue) == 0
 
 
-async def test_a_busy_queue_is_noted_for_expiry_once(layer):
+async def test_a_busy_queue_is_in_the_expiry_queue_once(layer):
     for _ in range(1000):
         await layer.send("queue", {"type": "work"})
         await layer.receive("queue")
@@ -389,7 +389,7 @@ async def test_a_flushed_layer_keeps_the_channels_of_its_consumers(layer):
     await layer.detach(mailbox)
 
 
-async def test_a_flush_while_somebody_reads_does_not_lose_the_reader(layer):
+async def test_a_waiting_reader_survives_a_flush(layer):
     await layer.send("queue", {"type": "old"})
     await layer.receive("queue")
     reader = asyncio.create_task(layer.receive("queue"))
@@ -417,7 +417,7 @@ async def test_after_a_flush_unread_messages_still_expire(make_layer, clock):
     assert await layer.group_channels("room") == []
 
 
-async def test_a_woken_reader_whose_message_was_taken_is_not_forgotten(layer):
+async def test_a_woken_reader_whose_message_was_taken_is_woken_again(layer):
     """A newcomer may take the message before the reader it woke has run."""
     waiting = asyncio.create_task(layer.receive("queue"))
     await settle()
@@ -433,7 +433,9 @@ async def test_a_woken_reader_whose_message_was_taken_is_not_forgotten(layer):
 # Cost
 
 
-async def test_a_message_to_one_member_touches_no_other_channel(layer, monkeypatch):
+async def test_a_message_to_one_member_costs_nothing_for_other_channels(
+    layer, monkeypatch
+):
     """Nothing is swept: what is done does not grow with who else is there."""
     touched = set()
     boxes = []
@@ -479,7 +481,7 @@ async def test_a_group_message_is_encoded_once_whatever_the_members(layer, monke
     assert len(encoded) == 1
 
 
-async def test_a_reader_may_take_a_group_message_apart(layer):
+async def test_a_reader_may_change_a_group_message(layer):
     channels = [await layer.new_channel() for _ in range(2)]
     for channel in channels:
         await layer.group_add("room", channel)

@@ -36,7 +36,7 @@ async def join(layer, group: str, members: int = 1) -> list[str]:
 # This process
 
 
-async def test_a_layer_tells_its_groups_and_channels():
+async def test_stats_count_groups_and_channels():
     layer = InMemoryChannelLayer()
     await join(layer, "tea", 3)
     await join(layer, "cake")
@@ -59,7 +59,7 @@ async def test_only_the_largest_groups_are_named():
     assert stats.groups == 3
 
 
-async def test_those_who_listen_to_a_topics_stream_are_members_too():
+async def test_listeners_to_a_stream_count_as_members():
     class Ear:
         name = "ear"
 
@@ -82,7 +82,7 @@ async def test_those_who_listen_to_a_topics_stream_are_members_too():
     assert stats.members == {"tea": 2, "cake": 1}
 
 
-async def test_a_layer_tells_which_process_it_is_in():
+async def test_stats_identify_the_process():
     before = time.time()
     layer = InMemoryChannelLayer()
 
@@ -109,7 +109,7 @@ async def test_connections_are_those_being_served():
     assert (during, (await layer.stats()).connections) == (before + 1, before)
 
 
-async def test_drops_are_told_by_reason():
+async def test_drops_are_counted_by_reason():
     layer = InMemoryChannelLayer(capacity=1)
     await join(layer, "tea")
     before = (await layer.stats()).dropped
@@ -134,7 +134,7 @@ async def test_messages_a_second_are_those_of_the_last_seconds():
     assert (stats.sent_per_second, stats.delivered_per_second) == (1.0, 2.0)
 
 
-async def test_the_first_answer_is_for_the_time_since_the_layer_was_made():
+async def test_the_first_rate_covers_the_time_since_the_layer_was_made():
     clock = FakeClock()
     pace = Pace(clock)
     metrics.MESSAGES_SENT.add(40)
@@ -143,14 +143,14 @@ async def test_the_first_answer_is_for_the_time_since_the_layer_was_made():
     assert pace.per_second()[0] == 2.0
 
 
-async def test_one_message_right_at_the_beginning_is_not_thousands_a_second():
+async def test_one_message_at_the_beginning_is_not_a_high_rate():
     pace = Pace(FakeClock())
     metrics.MESSAGES_SENT.add()
 
     assert pace.per_second()[0] <= 2.0
 
 
-async def test_the_pace_falls_to_nothing_when_nothing_is_sent():
+async def test_the_rate_falls_to_zero_when_nothing_is_sent():
     clock = FakeClock()
     pace = Pace(clock)
     metrics.MESSAGES_SENT.add(100)
@@ -161,7 +161,7 @@ async def test_the_pace_falls_to_nothing_when_nothing_is_sent():
     assert rates == (0.0, 0.0)
 
 
-async def test_memory_is_that_of_this_process_where_the_system_says_it():
+async def test_memory_is_that_of_this_process_on_systems_with_proc():
     stats = await InMemoryChannelLayer().stats()
 
     if sys.platform == "linux":
@@ -180,18 +180,18 @@ async def test_without_a_broker_the_fleet_is_this_process():
     assert stats.round_trip is None
 
 
-def test_sync_code_may_ask():
+def test_sync_code_may_read_the_stats():
     layer = InMemoryChannelLayer()
 
     assert layer.sync.stats().groups == 0
 
 
-async def test_a_layer_of_another_project_says_that_it_offers_none():
+async def test_stats_of_a_third_party_layer_are_not_implemented():
     with pytest.raises(NotImplementedError, match=r"stats\(\) is not offered"):
         await BaseChannelLayer().stats()
 
 
-async def test_all_of_it_is_plain_data_for_json():
+async def test_stats_can_be_encoded_as_json():
     layer = InMemoryChannelLayer()
     await join(layer, "tea")
 
@@ -271,7 +271,7 @@ def test_numbers_of_processes_are_added_and_lags_are_not():
     }
 
 
-def test_no_processes_at_all_are_nothing():
+def test_stats_of_no_processes_are_zero():
     stats = LayerStats(())
 
     assert (stats.connections, stats.lag, stats.memory) == (0, None, None)
@@ -321,7 +321,7 @@ async def seen(layer, count: int):
     return await until(enough)
 
 
-async def test_every_process_that_listens_is_in_the_fleet(make_layer):
+async def test_every_process_that_receives_is_in_the_fleet(make_layer):
     one, two = make_layer(), make_layer()
     one.attach(await one.new_channel())
     [channel] = await join(two, "tea")
@@ -336,7 +336,7 @@ async def test_every_process_that_listens_is_in_the_fleet(make_layer):
     assert stats.members == {"tea": 1}
 
 
-async def test_who_only_asks_is_not_in_the_fleet(make_layer):
+async def test_a_process_that_only_sends_is_not_in_the_fleet(make_layer):
     serving, asking = make_layer(), make_layer()
     serving.attach(await serving.new_channel())
 
@@ -378,7 +378,7 @@ async def test_a_fleet_over_several_servers_and_in_a_cluster_is_one(make_layer, 
             await two.close()
 
 
-async def test_how_long_the_broker_took_for_what_was_published_is_counted(make_layer):
+async def test_the_duration_of_a_publish_is_measured(make_layer):
     layer = make_layer()
     before = metrics.PUBLISH_DURATION.count
 
@@ -389,7 +389,7 @@ async def test_how_long_the_broker_took_for_what_was_published_is_counted(make_l
     assert 0 < (await layer.stats()).round_trip < 5
 
 
-def test_sync_code_may_ask_for_the_fleet(server):
+def test_sync_code_may_read_the_stats_of_the_fleet(server):
     layer = RedisChannelLayer(hosts=[server.url], prefix=uuid.uuid4().hex)
 
     assert layer.sync.stats(fleet=True).processes == ()
@@ -438,20 +438,20 @@ async def test_a_process_that_is_killed_is_gone_when_its_lease_ends(make_layer, 
     assert stats.processes[0].pid == os.getpid()
 
 
-async def test_the_fleet_cannot_be_asked_of_a_broker_that_is_away(make_layer):
+async def test_stats_of_the_fleet_fail_while_the_broker_is_away(make_layer):
     layer = make_layer(hosts=["redis://127.0.0.1:1"], publish_timeout=0.05)
 
     with pytest.raises(LayerUnavailable):
         await layer.stats(fleet=True)
 
 
-async def test_this_process_can_be_asked_while_the_broker_is_away(make_layer):
+async def test_stats_of_this_process_work_while_the_broker_is_away(make_layer):
     layer = make_layer(hosts=["redis://127.0.0.1:1"], publish_timeout=0.05)
 
     assert (await layer.stats()).groups == 0
 
 
-async def test_a_report_of_another_release_is_passed_over(make_layer, server):
+async def test_a_report_of_another_release_is_ignored(make_layer, server):
     layer = make_layer()
     layer.attach(await layer.new_channel())
     await seen(layer, 1)

@@ -47,7 +47,7 @@ async def publish(layer, *numbers, group="tide", keep=KEEP, **options):
 # Crowds
 
 
-async def test_a_crowd_hears_everything_in_order_while_others_get_their_turn(layer):
+async def test_many_listeners_get_all_in_order_while_other_tasks_run(layer):
     ears = [RecordingListener(f"ear-{number}") for number in range(10_000)]
     for ear in ears:
         await layer.stream_subscribe("tide", ear)
@@ -66,7 +66,7 @@ async def test_a_crowd_hears_everything_in_order_while_others_get_their_turn(lay
     assert any(0 < heard < len(ears) for heard in turns)
 
 
-async def test_publications_that_meet_in_a_crowd_keep_their_order(layer):
+async def test_concurrent_publications_keep_their_order(layer):
     ears = [RecordingListener(f"ear-{number}") for number in range(9000)]
     for ear in ears:
         await layer.stream_subscribe("tide", ear)
@@ -76,7 +76,9 @@ async def test_publications_that_meet_in_a_crowd_keep_their_order(layer):
     assert {tuple(ear.offsets) for ear in ears} == {(1, 2, 3, 4, 5)}
 
 
-async def test_who_leaves_while_a_crowd_is_told_hears_nothing_after_that(layer):
+async def test_a_listener_that_unsubscribes_during_a_delivery_is_not_called_again(
+    layer,
+):
     ears = [RecordingListener(f"ear-{number}") for number in range(6000)]
     last = ears[-1]
     for ear in ears:
@@ -91,7 +93,7 @@ async def test_who_leaves_while_a_crowd_is_told_hears_nothing_after_that(layer):
     assert last.received == []
 
 
-async def test_a_listener_may_make_another_leave(listeners):
+async def test_a_listener_may_unsubscribe_another(listeners):
     class Jealous(RecordingListener):
         def on_publication(self, group, publication):
             super().on_publication(group, publication)
@@ -106,7 +108,7 @@ async def test_a_listener_may_make_another_leave(listeners):
     assert (first.data, other.data) == (["1"], [])
 
 
-async def test_a_listener_may_publish_while_it_is_told(listeners):
+async def test_a_listener_may_publish_while_it_is_called(listeners):
     class Echo(RecordingListener):
         def on_publication(self, group, publication):
             super().on_publication(group, publication)
@@ -123,7 +125,7 @@ async def test_a_listener_may_publish_while_it_is_told(listeners):
     assert echo.offsets == after.offsets == [1, 2]
 
 
-async def test_the_one_who_takes_a_name_is_not_taken_out_with_its_predecessor(
+async def test_discarding_a_listener_keeps_its_successor_of_the_same_name(
     listeners,
 ):
     before, now = RecordingListener("same"), RecordingListener("same")
@@ -137,9 +139,7 @@ async def test_the_one_who_takes_a_name_is_not_taken_out_with_its_predecessor(
     assert (before.data, now.data) == ([], ["1"])
 
 
-async def test_a_loop_that_stands_still_is_told_that_it_missed_something(
-    listeners, caplog
-):
+async def test_listeners_of_a_blocked_loop_get_a_gap(listeners, caplog):
     ear = RecordingListener("ear")
     lost = metrics.GAPS_LOST.value
     listeners.add("tide", ear)
@@ -161,7 +161,7 @@ async def test_a_loop_that_stands_still_is_told_that_it_missed_something(
     assert "so far behind that 4096 publications to it were dropped" in caplog.text
 
 
-def test_listeners_of_a_closed_loop_are_forgotten(layer):
+def test_listeners_of_a_closed_loop_are_removed(layer):
     ear = RecordingListener("ear")
     asyncio.run(layer.stream_subscribe("tide", ear))
 
@@ -171,7 +171,7 @@ def test_listeners_of_a_closed_loop_are_forgotten(layer):
     assert "tide" not in layer._local.listeners
 
 
-async def test_listeners_of_two_loops_hear_each_in_theirs(layer):
+async def test_listeners_are_called_in_their_own_loops(layer):
     here, there = RecordingListener("here"), RecordingListener("there")
     ready, done = threading.Event(), threading.Event()
 
@@ -194,7 +194,7 @@ async def test_listeners_of_two_loops_hear_each_in_theirs(layer):
     assert there.threads == {thread.ident}
 
 
-async def test_a_loop_that_is_closed_takes_nobody_of_another_with_it(layer):
+async def test_listeners_of_other_loops_stay_when_a_loop_is_closed(layer):
     gone, here = RecordingListener("gone"), RecordingListener("here")
     await asyncio.to_thread(asyncio.run, layer.stream_subscribe("tide", gone))
     await layer.stream_subscribe("tide", here)
@@ -218,7 +218,7 @@ async def test_a_listener_that_fails_is_logged(listeners, caplog):
     assert "a listener to tide failed" in caplog.text
 
 
-async def test_a_flushed_layer_tells_nobody(layer):
+async def test_a_flushed_layer_has_no_listeners(layer):
     ear = RecordingListener("ear")
     await layer.stream_subscribe("tide", ear)
 
@@ -238,9 +238,7 @@ async def test_a_plain_group_has_no_stream(layer):
     assert layer._streams.get("room") is None
 
 
-async def test_a_stream_that_nobody_uses_is_forgotten_after_ten_times_its_time(
-    layer, clock
-):
+async def test_an_unused_stream_is_removed_after_ten_times_its_retention(layer, clock):
     await publish(layer, 1, keep=Retention(10, 100))
     before, _ = await layer.stream_read("tide", keep=KEEP)
 
@@ -255,7 +253,7 @@ async def test_a_stream_that_nobody_uses_is_forgotten_after_ten_times_its_time(
     assert after.epoch != before.epoch
 
 
-async def test_a_stream_is_not_forgotten_while_somebody_listens(layer, clock):
+async def test_a_stream_with_a_listener_is_not_removed(layer, clock):
     await publish(layer, 1)
     ear = RecordingListener("ear")
     await layer.stream_subscribe("tide", ear)
@@ -272,7 +270,7 @@ async def test_a_stream_is_not_forgotten_while_somebody_listens(layer, clock):
     assert layer._streams.get("tide") is None
 
 
-async def test_a_stream_at_rest_gives_back_what_it_has_kept(layer, clock):
+async def test_an_idle_stream_drops_expired_publications(layer, clock):
     await publish(layer, *range(5))
     assert len(layer._streams.get("tide")) == 5
 
@@ -282,7 +280,7 @@ async def test_a_stream_at_rest_gives_back_what_it_has_kept(layer, clock):
     assert len(layer._streams.get("tide")) == 0
 
 
-async def test_a_stream_is_noted_once_however_much_is_published(layer, clock):
+async def test_a_stream_is_scheduled_for_a_check_once(layer, clock):
     for number in range(50):
         clock.now += 30
         await publish(layer, number)
@@ -301,7 +299,7 @@ async def test_a_key_may_publish_again_after_five_minutes(layer, clock):
     assert top.offset == 2
 
 
-async def test_keys_are_forgotten(layer, clock):
+async def test_expired_keys_are_removed(layer, clock):
     for number in range(10):
         await publish(layer, number, key=f"k{number}")
     clock.now += 300
@@ -324,7 +322,7 @@ def test_a_stream_of_no_expiry_lasts_a_while():
 # Group messages
 
 
-async def test_a_message_that_json_cannot_say_is_null_and_leaves_no_hole(layer, caplog):
+async def test_a_message_that_json_cannot_encode_is_a_null_publication(layer, caplog):
     ear = RecordingListener("ear")
     await layer.stream_subscribe("tide", ear)
 

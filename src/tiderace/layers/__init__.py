@@ -3,9 +3,8 @@
     layer = get_channel_layer()
     await layer.group_send("room", {"type": "chat.message", "text": "hi"})
 
-``CHANNEL_LAYERS`` says which layers there are; ``get_channel_layer(alias)`` returns
-one, or None when it is not configured. The guarantees of a layer are stated on
-``BaseChannelLayer``, and tested by the public contract suite in
+``get_channel_layer(alias)`` returns a layer of the setting ``CHANNEL_LAYERS``, or None.
+The guarantees of a layer are those of ``BaseChannelLayer``, tested by the contract in
 ``tiderace.testing.layer_contract``.
 """
 

@@ -113,7 +113,7 @@ class LocalChannels:
         """Stands in the names of this process's channels; no other process has it."""
         self._group_expiry = group_expiry
         self._capacity_of = capacity_of
-        self._clock = clock
+        self.clock = clock
         self._drop_log = drop_log
         self._leave_when_unread = leave_when_unread
         # When channels without a consumer joined a group, the earliest first.
@@ -165,7 +165,7 @@ class LocalChannels:
         try:
             # Without the lock: this may run a consumer's handler, which may wait for
             # a thread that needs the lock.
-            if not mailbox.push(message, self._clock() + self.expiry):
+            if not mailbox.push(message, self.clock() + self.expiry):
                 return False
         finally:
             with self.lock:
@@ -205,7 +205,7 @@ class LocalChannels:
             self.hub.add(group, mailbox)
             if not mailbox.attached:
                 self._joined_at.pop((group, channel), None)
-                self._joined_at[group, channel] = self._clock()
+                self._joined_at[group, channel] = self.clock()
 
     def leave(self, group: str, channel: str) -> list[Departure]:
         """Take a channel out of a group; the list is empty when it was not in it."""
@@ -329,7 +329,7 @@ class LocalChannels:
                         channel,
                         self._capacity_of(channel),
                         expiry_queue=self.expiry_queue,
-                        clock=self._clock,
+                        clock=self.clock,
                     )
         return mailbox
 

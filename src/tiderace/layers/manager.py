@@ -1,7 +1,4 @@
-"""Which layers ``CHANNEL_LAYERS`` names, each made at its first use and kept.
-
-It knows Django's settings, and layers only as classes to call with their CONFIG.
-"""
+"""The layers of ``CHANNEL_LAYERS``, each made at its first use and kept."""
 
 from __future__ import annotations
 
@@ -22,20 +19,20 @@ __all__ = ["ChannelLayerManager", "channel_layers", "get_channel_layer"]
 
 
 # Seconds that a layer may take to reach its broker before its process is not ready.
-_PATIENCE = 2.0
+_CONNECT_TIME = 2.0
 
 
 class ChannelLayerManager:
     """The layers of this process by alias.
 
-    ``backends`` holds those that were made; it may be emptied or replaced, after
-    which they are made anew.
+    ``backends`` holds the layers that were made; after it is emptied or replaced, they
+    are made anew.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.backends: dict[str, Any] = {}
         self._clock = clock
-        # Since when a layer was seen without its broker.
+        # When a layer was first seen without its broker.
         self._away_since: dict[str, float] = {}
         setting_changed.connect(self._reset_backends)
 
@@ -51,11 +48,11 @@ class ChannelLayerManager:
         return getattr(settings, "CHANNEL_LAYERS", {}) if conf.configured() else {}
 
     def make_backend(self, name: str) -> Any:
-        """A new layer from the CONFIG of ``name``."""
+        """Return a new layer from the CONFIG of ``name``."""
         return self._make_backend(name, self.configs[name].get("CONFIG", {}))
 
     def make_test_backend(self, name: str) -> Any:
-        """A new layer from the TEST_CONFIG of ``name``.
+        """Return a new layer from the TEST_CONFIG of ``name``.
 
         Raises:
             InvalidChannelLayerError: when it has none.
@@ -97,37 +94,38 @@ class ChannelLayerManager:
         return key in self.configs
 
     def set(self, key: str, layer: Any) -> Any:
-        """Put ``layer`` in place of the one for ``key``; returns that one, or None."""
+        """Replace the layer for ``key``; return the one before, or None."""
         old = self.backends.get(key)
         self.backends[key] = layer
         return old
 
     def why_not_ready(self) -> str | None:
-        """Which layers that were made in this process do not hear their brokers.
+        """Return which layers of this process have had no broker for two seconds.
 
-        Only those that have not for two seconds, as far as was asked: a process opens
-        its connection when its first client comes, and should get the second one too.
+        Measured from the first call that found a layer without its broker. The wait is
+        because a process connects for its first client, and must not be out of service
+        for the second one.
         """
         now, away = self._clock(), []
         for alias, layer in self.backends.items():
-            # Layers of third parties need not have it.
+            # Layers of third parties may lack it.
             if getattr(layer, "ready", True):
                 self._away_since.pop(alias, None)
-            elif now - self._away_since.setdefault(alias, now) >= _PATIENCE:
+            elif now - self._away_since.setdefault(alias, now) >= _CONNECT_TIME:
                 away.append(alias)
         return f"no connection to the broker of {', '.join(away)}" if away else None
 
     async def close(self) -> None:
         """Close the layers that were made in this process.
 
-        They are kept: a test's live server may stop while others go on using them.
+        They are kept: a test's live server may stop while other code uses them.
 
         Raises:
-            ExceptionGroup: what went wrong with some, after all have been asked.
+            ExceptionGroup: the errors of some layers, after all have been closed.
         """
         errors = []
         for layer in list(self.backends.values()):
-            # Layers of third parties need not have it: Channels' base class has none.
+            # Layers of third parties may lack it: Channels' base class has none.
             if close := getattr(layer, "close", None):
                 try:
                     await close()
@@ -143,7 +141,7 @@ ready_check(channel_layers.why_not_ready)
 
 
 def get_channel_layer(alias: str = DEFAULT_CHANNEL_LAYER) -> Any:
-    """The layer configured as ``alias``, or None when there is none.
+    """Return the layer configured as ``alias``, or None when there is none.
 
     Raises:
         InvalidChannelLayerError: when its configuration cannot be used.

@@ -1,8 +1,4 @@
-"""Names of groups and channels: which are legal, and how to make a legal one.
-
-It knows nothing of layers; the rule is the same for all of them, so that a name
-which works in a test works in production.
-"""
+"""Names of groups and channels; the rules are the same for all layers."""
 
 from __future__ import annotations
 
@@ -22,12 +18,12 @@ _DIGEST_LENGTH = 32
 
 
 def group_name(*parts: object) -> str:
-    """A legal group name for any values, such as ``group_name("user", user.email)``.
+    """Return a legal group name for any values, such as ``group_name("user", user.email)``.
 
-    Parts are taken as text and joined by dots. Where a part holds characters that a
-    name may not (an ``@``, a space, a non-ASCII letter, a dot of its own) or the whole
-    is too long, it is replaced by 32 hexadecimal digits of its SHA-256, so different
-    parts always make different names, and the same parts always the same.
+    Parts are converted to text and joined by dots. A part with characters that a name
+    may not have (an ``@``, a space, a non-ASCII letter, a dot of its own), and a whole
+    that is too long, is replaced by 32 hexadecimal digits of its SHA-256: different
+    parts always make different names, and the same parts the same name.
 
     Raises:
         ValueError: without any part.

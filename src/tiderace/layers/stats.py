@@ -1,7 +1,6 @@
-"""What a layer is doing, as numbers: of this process, or of every process that serves.
+"""The statistics of a layer: of one process, or of every process that receives.
 
-They are read from the counters that are kept anyway, so asking once a second costs
-nothing that shows. It knows no layer, broker or group, only what it is told of them.
+They are read from counters that are kept anyway, so they may be read every second.
 """
 
 from __future__ import annotations
@@ -25,46 +24,46 @@ __all__ = ["LayerStats", "Pace", "ProcessStats", "process_stats"]
 
 # Seconds over which the number of messages per second is taken.
 _WINDOW = 5.0
-# More often than this the pace is not noted, however often it is asked for.
+# Seconds between two samples of the counters, at least.
 _STEP = 0.5
 
-# Groups that are looked at for the largest ones, the oldest first: with a group per user
-# of a big site, looking at all of them would hold the event loop up.
-_LOOKED_AT = 20_000
+# The largest groups are searched among so many, the oldest first: with a group per user
+# of a big site, a search among all of them would block the event loop.
+_MAX_SEARCHED = 20_000
 
-_MEMORY = Path("/proc/self/statm")
+_STATM_PATH = Path("/proc/self/statm")
 
 
-class Listening(Protocol):
-    """What is asked of those who keep listeners to streams."""
+class ListenerCounts(Protocol):
+    """The numbers of listeners by group."""
 
     def __iter__(self) -> Iterator[str]:
-        """The groups with a listener."""
+        """Return the groups with a listener."""
 
     def count(self, group: str) -> int:
-        """How many listen to one."""
+        """Return the number of listeners to a group."""
 
 
 class ProcessStats(msgspec.Struct, frozen=True):
-    """One process. Its groups and channels are those of the layer that was asked.
+    """The statistics of one process.
 
-    Counters and rates are those of the process, over all its layers.
+    Groups and channels are those of one layer. Counters and rates are those of the process, over all its layers.
     """
 
     process: str
-    """The layer's name for the process, as channel names have it."""
+    """The layer's name for the process, as in channel names."""
     host: str
     pid: int
     started: float
-    """When it began, in seconds since 1970."""
+    """When the layer was made, in seconds since 1970."""
     at: float
-    """When these numbers were true, in seconds since 1970."""
+    """When these numbers were read, in seconds since 1970."""
     ready: bool
-    """Whether it hears its broker, or needs none; see ``layer.ready``."""
+    """See ``layer.ready``."""
     connections: int
     """Consumers being served."""
     channels: int
-    """Channels that somebody reads, or that hold something to be read."""
+    """Channels with a reader or unread messages."""
     groups: int
     """Groups with a member in it."""
     members: dict[str, int]
@@ -83,28 +82,28 @@ class ProcessStats(msgspec.Struct, frozen=True):
     slow_clients: int
     """Sockets closed since it began because their client read too slowly."""
     errors: int
-    """Exceptions that handlers let out since it began."""
+    """Exceptions that handlers raised since it began."""
     lag: float | None = None
     """Seconds a message now takes over the broker to this process, its event loop
     included; None without a broker and before the first measurement."""
     round_trip: float | None = None
-    """Seconds the broker took to accept the last group message or sign of life."""
+    """Seconds the broker took to accept the last group message or report."""
     memory: int | None = None
-    """Resident bytes; None where the system does not say (it is read from /proc)."""
+    """Resident bytes, from /proc; None on systems without it."""
     topic_clients: int = 0
-    """Clients of topics being served, feeds among them; 0 too for a process of a release
-    that does not tell."""
+    """Clients of topics being served, event streams included; also 0 for a process of a
+    release that does not report them."""
     in_cluster: bool = False
     """Whether the process takes part in ``tiderace.cluster``."""
 
     @property
     def age(self) -> float:
-        """Seconds since these numbers were true, by this machine's clock."""
+        """Seconds since these numbers were read, by this machine's clock."""
         return max(0.0, time.time() - self.at)
 
 
 class LayerStats(msgspec.Struct, frozen=True):
-    """What ``layer.stats()`` returns: the processes, and their numbers taken together."""
+    """The processes of ``layer.stats()``, and their numbers added up."""
 
     processes: tuple[ProcessStats, ...]
 
@@ -115,12 +114,12 @@ class LayerStats(msgspec.Struct, frozen=True):
 
     @property
     def topic_clients(self) -> int:
-        """Clients of topics being served, feeds among them."""
+        """Clients of topics being served, event streams included."""
         return sum(each.topic_clients for each in self.processes)
 
     @property
     def channels(self) -> int:
-        """Channels that somebody reads, or that hold something to be read."""
+        """Channels with a reader or unread messages."""
         return sum(each.channels for each in self.processes)
 
     @property
@@ -164,7 +163,7 @@ class LayerStats(msgspec.Struct, frozen=True):
 
     @property
     def errors(self) -> int:
-        """Exceptions that handlers let out."""
+        """Exceptions that handlers raised."""
         return sum(each.errors for each in self.processes)
 
     @property
@@ -179,18 +178,18 @@ class LayerStats(msgspec.Struct, frozen=True):
 
     @property
     def memory(self) -> int | None:
-        """Resident bytes of those processes whose system says them."""
+        """Resident bytes of the processes that report them."""
         known = [each.memory for each in self.processes if each.memory is not None]
         return sum(known) if known else None
 
     @property
     def ready(self) -> bool:
-        """Whether every process hears its broker."""
+        """Whether every process is ready."""
         return all(each.ready for each in self.processes)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain data, which JSON can say."""
-        together = {
+        """Return all of it as plain data for JSON."""
+        totals = {
             name: getattr(self, name)
             for name in (
                 "ready",
@@ -209,34 +208,34 @@ class LayerStats(msgspec.Struct, frozen=True):
                 "memory",
             )
         }
-        return {**together, "processes": msgspec.to_builtins(self.processes)}
+        return {**totals, "processes": msgspec.to_builtins(self.processes)}
 
 
 class Pace:
-    """How many messages a second were sent and delivered, over the last seconds.
+    """The number of messages sent and delivered per second, over the last seconds.
 
-    It notes the counters whenever it is asked. Asked for the first time it answers for
-    the whole time since it was made; asked regularly, for about five seconds.
+    The counters are sampled with each call: the first call returns the rates since the
+    object was made, regular calls those of about five seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._noted = deque([self._note()])
+        self._samples = deque([self._sample()])
 
     def per_second(self) -> tuple[float, float]:
-        """Messages sent and delivered per second."""
-        now, sent, delivered = note = self._note()
-        noted = self._noted
-        while len(noted) > 1 and noted[1][0] <= now - _WINDOW:
-            noted.popleft()
-        since, sent_then, delivered_then = noted[0]
-        if now - noted[-1][0] >= _STEP:
-            noted.append(note)
-        # Right after the beginning one message would be thousands a second.
+        """Return the messages sent and delivered per second."""
+        now, sent, delivered = sample = self._sample()
+        samples = self._samples
+        while len(samples) > 1 and samples[1][0] <= now - _WINDOW:
+            samples.popleft()
+        since, sent_then, delivered_then = samples[0]
+        if now - samples[-1][0] >= _STEP:
+            samples.append(sample)
+        # At the beginning one message would otherwise be thousands per second.
         seconds = max(now - since, _STEP)
         return (sent - sent_then) / seconds, (delivered - delivered_then) / seconds
 
-    def _note(self) -> tuple[float, int, int]:
+    def _sample(self) -> tuple[float, int, int]:
         return (
             self._clock(),
             metrics.MESSAGES_SENT.value,
@@ -251,18 +250,18 @@ def process_stats(
     ready: bool,
     channels: int,
     members: Mapping[str, Sized],
-    listeners: Listening,
+    listeners: ListenerCounts,
     pace: Pace,
     top: int,
     lag: float | None = None,
     round_trip: float | None = None,
 ) -> ProcessStats:
-    """The numbers of this process, ``top`` of its largest groups by name among them."""
-    heard = list(listeners)
+    """Return the statistics of this process, with the sizes of its ``top`` groups."""
+    with_listeners = list(listeners)
     # Copied in one step: other threads join and leave meanwhile.
     joined = list(members.items())
-    sizes = {name: len(some) for name, some in joined[:_LOOKED_AT]}
-    for name in heard[:_LOOKED_AT]:
+    sizes = {name: len(some) for name, some in joined[:_MAX_SEARCHED]}
+    for name in with_listeners[:_MAX_SEARCHED]:
         sizes[name] = sizes.get(name, 0) + listeners.count(name)
     largest = heapq.nlargest(top, sizes.items(), key=itemgetter(1))
     sent_per_second, delivered_per_second = pace.per_second()
@@ -275,7 +274,7 @@ def process_stats(
         ready=ready,
         connections=metrics.CONNECTIONS_OPEN.value,
         channels=channels,
-        groups=len(joined) + sum(name not in members for name in heard),
+        groups=len(joined) + sum(name not in members for name in with_listeners),
         members=dict(largest),
         sent=metrics.MESSAGES_SENT.value,
         delivered=metrics.MESSAGES_DELIVERED.value,
@@ -299,7 +298,7 @@ def process_stats(
 
 def _resident_bytes() -> int | None:
     try:
-        pages = _MEMORY.read_text("ascii").split()[1]
+        pages = _STATM_PATH.read_text("ascii").split()[1]
     except (OSError, ValueError, IndexError):
         return None
     return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -251,9 +251,7 @@ async def heard(box, number):
 # Joining
 
 
-async def test_a_joiner_is_not_hurt_when_another_one_is_cancelled_while_waiting(
-    layer, broker
-):
+async def test_a_join_succeeds_when_another_waiting_join_is_cancelled(layer, broker):
     broker.gates["position"] = asyncio.Event()
     first, second, third = [layer.attach(await layer.new_channel()) for _ in range(3)]
     joins = [
@@ -272,7 +270,7 @@ async def test_a_joiner_is_not_hurt_when_another_one_is_cancelled_while_waiting(
     assert set(layer.groups["room"]) == {first.name, third.name}
 
 
-async def test_a_joiner_is_not_hurt_when_the_first_one_is_cancelled(layer, broker):
+async def test_a_join_succeeds_when_the_first_join_is_cancelled(layer, broker):
     broker.gates["position"] = asyncio.Event()
     first, second = [layer.attach(await layer.new_channel()) for _ in range(2)]
     joins = [
@@ -291,9 +289,7 @@ async def test_a_joiner_is_not_hurt_when_the_first_one_is_cancelled(layer, broke
     assert set(layer.groups["room"]) == {second.name}
 
 
-async def test_all_who_wait_for_a_broker_that_is_away_are_told_and_none_is_a_member(
-    layer, broker
-):
+async def test_all_waiting_joins_fail_when_the_broker_is_away(layer, broker):
     broker.errors["subscribe"] = [LayerUnavailable("away")]
     broker.gates["subscribe"] = asyncio.Event()
     names = [await layer.new_channel() for _ in range(2)]
@@ -307,7 +303,9 @@ async def test_all_who_wait_for_a_broker_that_is_away_are_told_and_none_is_a_mem
     assert layer.groups == {}
 
 
-async def test_what_was_missed_before_the_position_was_known_is_fetched(layer, broker):
+async def test_messages_missed_before_the_position_was_fetched_are_fetched(
+    layer, broker
+):
     box = layer.attach(await layer.new_channel())
     await until(lambda: broker.is_connected)
     broker.append("room", said(0))
@@ -326,7 +324,7 @@ async def test_what_was_missed_before_the_position_was_known_is_fetched(layer, b
     assert await heard(box, 1) == [1]
 
 
-async def test_a_group_that_is_joined_while_it_is_being_given_up_is_heard(
+async def test_a_group_joined_during_its_unsubscription_is_subscribed_again(
     layer, broker
 ):
     box = await member(layer, "room")
@@ -343,9 +341,7 @@ async def test_a_group_that_is_joined_while_it_is_being_given_up_is_heard(
     assert await heard(box, 1) == [1]
 
 
-async def test_who_left_and_came_back_within_a_moment_is_announced_once_and_withdrawn(
-    layer, broker
-):
+async def test_a_quick_leave_and_join_and_leave_is_announced_as_a_leave(layer, broker):
     box = await member(layer, "room")
     assert await layer.group_channels("room") == [box.name]
 
@@ -373,7 +369,9 @@ async def test_a_leave_does_not_overtake_its_join_on_the_way_to_the_broker(
     assert await again == 0
 
 
-async def test_what_a_broker_has_forgotten_is_announced_anew(layer, broker, clock):
+async def test_memberships_that_the_broker_lost_are_announced_again(
+    layer, broker, clock
+):
     box = await member(layer, "room")
     assert await layer.group_count("room") == 1
 
@@ -383,7 +381,7 @@ async def test_what_a_broker_has_forgotten_is_announced_anew(layer, broker, cloc
     await until(lambda: broker.announced.get("room") == {box.name})
 
 
-async def test_one_who_closes_in_another_loop_withdraws_nobody(layer, broker):
+async def test_closing_in_another_loop_withdraws_no_membership(layer, broker):
     box = await member(layer, "room")
     assert await layer.group_count("room") == 1
 
@@ -397,9 +395,7 @@ async def test_one_who_closes_in_another_loop_withdraws_nobody(layer, broker):
 # Interruptions
 
 
-async def test_ten_thousand_groups_catch_up_side_by_side_but_not_all_at_once(
-    layer, broker
-):
+async def test_ten_thousand_groups_catch_up_with_bounded_concurrency(layer, broker):
     box = layer.attach(await layer.new_channel())
     groups = [f"room-{number}" for number in range(10_000)]
     await asyncio.gather(*(layer.group_add(group, box.name) for group in groups))
@@ -451,7 +447,7 @@ async def test_missed_messages_are_fetched_when_the_broker_answers_again(
     assert caplog.text.count("of room cannot be fetched yet") == 1
 
 
-async def test_a_second_interruption_while_fetching_is_not_forgotten(layer, broker):
+async def test_a_second_interruption_while_fetching_is_caught_up(layer, broker):
     box = await member(layer, "room")
     await until(lambda: broker.is_connected)
     broker.append("room", said(1))
@@ -492,7 +488,7 @@ async def test_messages_arrive_once_and_in_order_around_a_gap(layer, broker):
     assert box.empty()
 
 
-async def test_what_was_missed_comes_in_portions(layer, broker):
+async def test_missed_messages_are_fetched_in_pages(layer, broker):
     box = await member(layer, "room")
     await until(lambda: broker.is_connected)
     broker.page = 7
@@ -520,7 +516,7 @@ async def test_a_group_that_was_idle_for_long_has_no_gap_when_it_is_used_again(
     assert await heard(box, 1) == [2]
 
 
-async def test_a_broker_that_lost_its_memory_just_now_is_a_gap(layer, broker, clock):
+async def test_a_broker_that_lost_its_data_causes_a_gap(layer, broker, clock):
     box = await member(layer, "room")
     await layer.group_send("room", {"type": "said", "n": 1})
     assert await heard(box, 1) == [1]
@@ -532,7 +528,7 @@ async def test_a_broker_that_lost_its_memory_just_now_is_a_gap(layer, broker, cl
     assert await heard(box, 2) == ["layer.gap", 2]
 
 
-async def test_a_channel_read_too_late_misses_what_expired_and_stays_in_its_groups(
+async def test_a_channel_read_too_late_loses_expired_messages_and_stays_in_its_groups(
     layer, clock
 ):
     """A loop of one's own around ``receive`` may be longer away than ``expiry``."""
@@ -581,7 +577,7 @@ async def test_an_empty_broker_is_logged_once_and_not_for_each_group(
     assert caplog.text.count("were lost: an unknown number") == 1
 
 
-async def test_a_reader_that_fails_is_begun_anew_and_misses_nothing(
+async def test_a_receiver_that_fails_is_restarted_and_misses_nothing(
     layer, broker, caplog, monkeypatch
 ):
     monkeypatch.setattr("tiderace.layers.pubsub.pump._RETRY", 0.01)
@@ -595,7 +591,7 @@ async def test_a_reader_that_fails_is_begun_anew_and_misses_nothing(
     await until(lambda: broker.readers == 1)
 
 
-async def test_housekeeping_goes_on_after_an_error_and_says_it_once(
+async def test_the_regular_work_goes_on_after_an_error_and_logs_it_once(
     layer, broker, caplog, monkeypatch
 ):
     monkeypatch.setattr("tiderace.layers.pubsub.pump._RETRY", 0.01)
@@ -610,7 +606,7 @@ async def test_housekeeping_goes_on_after_an_error_and_says_it_once(
 # Ends
 
 
-async def test_closing_while_messages_are_being_fetched_ends_at_once(layer, broker):
+async def test_closing_does_not_wait_for_missed_messages(layer, broker):
     box = await member(layer, "room")
     await until(lambda: broker.is_connected)
     broker.append("room", said(1))
@@ -627,7 +623,7 @@ async def test_closing_while_messages_are_being_fetched_ends_at_once(layer, brok
     assert await heard(box, 1) == [1]
 
 
-async def test_a_flushed_layer_goes_on_for_its_consumers(layer, broker):
+async def test_a_flushed_layer_still_serves_its_consumers(layer, broker):
     box = await member(layer, "room")
     await layer.flush()
     assert "room" not in broker.wanted
@@ -638,7 +634,7 @@ async def test_a_flushed_layer_goes_on_for_its_consumers(layer, broker):
     assert await heard(box, 1) == [1]
 
 
-async def test_two_loops_that_begin_at_once_hear_each_message_once(layer, broker):
+async def test_loops_that_begin_at_once_agree_on_one_home(layer, broker):
     start = threading.Barrier(4)
     homes = []
 
@@ -674,7 +670,9 @@ async def test_groups_joined_and_left_without_a_reader_leave_nothing_behind(
 # Named queues
 
 
-async def test_a_queue_that_is_read_again_at_once_is_still_heard(layer, broker):
+async def test_a_queue_read_again_during_its_unsubscription_is_subscribed_again(
+    layer, broker
+):
     first = asyncio.create_task(layer.receive("work"))
     await until(lambda: "work" in broker.wanted)
     await layer.send("work", {"type": "job", "n": 1})
@@ -692,7 +690,7 @@ async def test_a_queue_that_is_read_again_at_once_is_still_heard(layer, broker):
     assert (await asyncio.wait_for(second, 3))["n"] == 2
 
 
-async def test_who_waits_for_a_message_waits_for_the_broker_too(
+async def test_a_reader_of_a_queue_waits_for_the_broker(
     layer, broker, caplog, monkeypatch
 ):
     monkeypatch.setattr("tiderace.layers.pubsub.queues._RETRY", 0.01)
@@ -704,7 +702,7 @@ async def test_who_waits_for_a_message_waits_for_the_broker_too(
     assert caplog.text.count("nothing can be taken") == 1
 
 
-async def test_a_reader_cancelled_while_confirming_gives_back_to_the_head(
+async def test_a_reader_cancelled_while_acknowledging_returns_the_message_to_the_head(
     layer, broker
 ):
     await layer.send("work", {"type": "job", "n": 1})
@@ -725,13 +723,11 @@ async def test_a_reader_cancelled_while_confirming_gives_back_to_the_head(
 # Readiness
 
 
-async def test_a_process_that_listens_to_nothing_is_ready(layer):
+async def test_a_process_that_does_not_receive_is_ready(layer):
     assert layer.ready
 
 
-async def test_a_process_that_hears_its_broker_is_ready_and_otherwise_not(
-    layer, broker
-):
+async def test_a_process_that_receives_is_ready_while_it_is_connected(layer, broker):
     layer.attach(await layer.new_channel())
     assert not layer.ready
     await until(lambda: layer.ready)
@@ -741,7 +737,7 @@ async def test_a_process_that_hears_its_broker_is_ready_and_otherwise_not(
     assert not layer.ready
 
 
-async def test_what_somebody_publishes_in_our_name_is_dropped_and_the_next_arrives(
+async def test_a_malformed_message_to_the_inbox_is_dropped_and_the_next_arrives(
     layer, broker, caplog
 ):
     box = await member(layer, "room")

@@ -363,7 +363,7 @@ async def test_an_invalid_message_does_not_stop_the_later_ones(make_layer, caplo
     layer._pump.ensure_running()
 
     # As another version, or another program with access to the server, may publish it.
-    await layer._publish_to_groups(
+    await layer._publisher.publish_to_each(
         ["room"], layer.serialize({"type": "x", "__tiderace__": 3})
     )
     await layer.group_send("room", {"type": "said", "n": 1})

@@ -1,4 +1,4 @@
-"""How far this process has read each stream, and the fetching of missed messages.
+"""The streams that this process reads.
 
 A message carries its offset. When one does not follow the last, and after every
 interruption, what is missing is fetched from the broker before anything newer is
@@ -9,71 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any
 
-from tiderace import metrics
-from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.broker import Broker, Position, StreamMessage
+from tiderace.layers.pubsub.gap_filler import (
+    START,
+    GapFiller,
+    Sink,
+    StreamCursor,
+    follows,
+)
 from tiderace.layers.pubsub.loop_tasks import LoopTasks
 
-__all__ = ["START", "Sink", "StreamCursor", "StreamCursors"]
-
-logger = logging.getLogger("tiderace.layers")
-
-START = Position("", 0)
-"""The position before the first message of any epoch."""
+__all__ = ["StreamCursors"]
 
 _FETCHES_AT_ONCE = 200  # few round trips, small bursts
-_YIELD_EVERY = 32  # messages between two chances for consumers to run
-_COUNTABLE = 1 << 20  # missed messages; more come from the leap after a failover
-_REMEMBERED = 9.0  # expiries for which a broker certainly remembers a stream's epoch
-
-
-class Sink(Protocol):
-    """Takes the messages of a stream, in order; its methods do not raise."""
-
-    async def deliver(
-        self, subject: str, data: bytes, age: float, position: Position
-    ) -> None:
-        """Take a message that was published ``age`` seconds ago."""
-
-    def report_gap(self, subject: str, missed: int | None) -> None:
-        """Take note that messages are lost: how many, or None when that is unknown."""
-
-
-class StreamCursor:
-    """How far this process has read one stream."""
-
-    __slots__ = (
-        "broker",
-        "buffered",
-        "confirmed_at",
-        "is_behind",
-        "position",
-        "ready",
-        "sink",
-        "subject",
-    )
-
-    def __init__(self, subject: str, broker: Broker, sink: Sink) -> None:
-        self.subject = subject
-        self.broker = broker
-        self.sink = sink
-        # The last message that was delivered; None until the position is fetched.
-        self.position: Position | None = None
-        # When the broker last confirmed the position.
-        self.confirmed_at = float("-inf")
-        # Messages that arrived while missing ones are being fetched, in order; None
-        # while nothing is being fetched.
-        self.buffered: list[StreamMessage] | None = None
-        # Whether more may have been missed since the fetching began.
-        self.is_behind = False
-        # Done when the stream is subscribed to and its position fetched.
-        self.ready: Future[None] = Future()
 
 
 class StreamCursors:
@@ -103,6 +55,7 @@ class StreamCursors:
         self._clock = clock
         self._tasks = tasks
         self._by_subject: dict[str, StreamCursor] = {}
+        self._gaps = GapFiller(self._by_subject, expiry=expiry, clock=clock)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
 
@@ -197,9 +150,9 @@ class StreamCursors:
                 return
         if item.epoch == position.epoch and item.offset <= position.offset:
             return
-        if not _follows(item, position):
+        if not follows(item, position):
             cursor.buffered = [item]
-            self._tasks.spawn(self._fill_gap(cursor))
+            self._tasks.spawn(self._gaps.fill(cursor))
             return
         cursor.position = here = Position(item.epoch, item.offset)
         cursor.confirmed_at = self._clock()
@@ -225,7 +178,7 @@ class StreamCursors:
             else:
                 cursor.is_behind = True
         if waiting:
-            self._tasks.spawn(_run_for_each(self._fill_gap, waiting))
+            self._tasks.spawn(_run_for_each(self._gaps.fill, waiting))
 
     async def check_positions(self, subjects: Iterable[str]) -> None:
         """Fetch the position of streams on which nothing arrived for an expiry.
@@ -258,118 +211,6 @@ class StreamCursors:
             cursor.confirmed_at = self._clock()
         else:
             self.catch_up([cursor])
-
-    async def _fill_gap(self, cursor: StreamCursor) -> None:
-        """Fetch what was missed on a stream, then deliver what has arrived since."""
-        buffered = cursor.buffered
-        if buffered is None:
-            return
-        tries = 0
-        try:
-            while self._is_current(cursor, buffered):
-                cursor.is_behind = False
-                try:
-                    await self._fetch(cursor, buffered)
-                    has_gap = await self._deliver_buffered(cursor, buffered)
-                    if not has_gap and not cursor.is_behind:
-                        return
-                except LayerUnavailable as error:
-                    if tries == 0:
-                        logger.warning(
-                            "missed messages of %s cannot be fetched yet: %s",
-                            cursor.subject,
-                            error,
-                        )
-                    tries += 1
-                    await asyncio.sleep(min(1.0, 0.05 * 2.0**tries))
-        finally:
-            if cursor.buffered is buffered:
-                cursor.buffered = None
-
-    def _is_current(self, cursor: StreamCursor, buffered: list[StreamMessage]) -> bool:
-        return (
-            cursor.buffered is buffered
-            and self._by_subject.get(cursor.subject) is cursor
-        )
-
-    async def _fetch(self, cursor: StreamCursor, buffered: list[StreamMessage]) -> None:
-        base = (cursor.position or START).offset
-        while True:
-            position = cursor.position or START
-            end, entries = await cursor.broker.streams.read_after(
-                cursor.subject, position.offset
-            )
-            if not self._is_current(cursor, buffered):
-                return
-            if end is None or end.epoch != position.epoch:
-                self._begin_epoch(cursor, position, end)
-                base = 0
-                if end is None:
-                    return
-                if position.offset:
-                    continue
-            cursor.confirmed_at = self._clock()
-            living = [entry for entry in entries if entry.age < self._expiry]
-            is_complete = not entries or entries[-1].offset >= end.offset
-            if living or is_complete:
-                # After a leap that is not how many, but that there are some is sure.
-                missed = (living[0].before if living else end.offset) - base
-                if missed > 0:
-                    cursor.sink.report_gap(
-                        cursor.subject, missed if missed < _COUNTABLE else None
-                    )
-            for number, entry in enumerate(living):
-                base = entry.offset
-                cursor.position = here = Position(end.epoch, entry.offset)
-                metrics.GAPS_FILLED.add()
-                age = max(0.0, entry.age)
-                await cursor.sink.deliver(cursor.subject, entry.data, age, here)
-                if number % _YIELD_EVERY == _YIELD_EVERY - 1:
-                    await asyncio.sleep(0)
-                if not self._is_current(cursor, buffered):
-                    return
-            if is_complete:
-                cursor.position = Position(end.epoch, max(base, end.offset))
-                return
-            cursor.position = Position(end.epoch, entries[-1].offset)
-
-    def _begin_epoch(
-        self, cursor: StreamCursor, position: Position, end: Position | None
-    ) -> None:
-        # The broker forgets an unused stream, but not within this time: then it has
-        # lost its data.
-        is_recent = self._clock() - cursor.confirmed_at < self._expiry * _REMEMBERED
-        if position.epoch and is_recent:
-            cursor.sink.report_gap(cursor.subject, None)
-        cursor.position = START if end is None else Position(end.epoch, 0)
-        cursor.confirmed_at = self._clock()
-
-    async def _deliver_buffered(
-        self, cursor: StreamCursor, buffered: list[StreamMessage]
-    ) -> bool:
-        """Deliver what arrived during the fetching; return True at another gap."""
-        done = 0
-        while done < len(buffered) and self._is_current(cursor, buffered):
-            item = buffered[done]
-            position = cursor.position or START
-            if item.epoch != position.epoch or item.offset > position.offset:
-                if not _follows(item, position):
-                    del buffered[:done]
-                    return True
-                cursor.position = here = Position(item.epoch, item.offset)
-                await cursor.sink.deliver(item.subject, item.data, 0.0, here)
-            done += 1
-            if done % _YIELD_EVERY == 0:
-                del buffered[:done]
-                done = 0
-                await asyncio.sleep(0)
-        return False
-
-
-def _follows(item: StreamMessage, position: Position) -> bool:
-    if not position.epoch:
-        return item.offset == 1
-    return item.epoch == position.epoch and item.offset == position.offset + 1
 
 
 async def _run_for_each(

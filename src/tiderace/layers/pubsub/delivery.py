@@ -58,7 +58,6 @@ class GroupDelivery:
         local: the mailboxes and listeners of this process.
         deserialize: turns the bytes of a message into the message.
         gap_log: logs lost messages.
-        clock: seconds that never run backwards.
     """
 
     def __init__(
@@ -67,12 +66,10 @@ class GroupDelivery:
         *,
         deserialize: Callable[[bytes], Any],
         gap_log: GapLog,
-        clock: Callable[[], float],
     ) -> None:
         self._local = local
         self._deserialize = deserialize
         self._gap_log = gap_log
-        self._clock = clock
         # Groups that have listeners in event loops that are closed.
         self._groups_to_check: set[str] = set()
 
@@ -91,7 +88,7 @@ class GroupDelivery:
                 if not await delivery.finish():
                     self._groups_to_check.add(subject)
             if subject in self._local.hub.groups:
-                deadline = self._clock() + self._local.expiry - age
+                deadline = self._local.clock() + self._local.expiry - age
                 if publication is not None and envelope.is_record(message):
                     message = publication.as_event()
                 await self._fan_out(subject, message, deadline)
@@ -118,7 +115,7 @@ class GroupDelivery:
         self._gap_log.report(subject, missed)
         self._local.listeners.put(subject, None).start()
         message = {"type": "layer.gap", "group": subject, "missed": missed}
-        deadline = self._clock() + self._local.expiry
+        deadline = self._local.clock() + self._local.expiry
         for mailbox in self._local.hub.members(subject):
             # A reader with receive() expects the application's messages alone.
             if mailbox.attached:

@@ -11,9 +11,9 @@ from tiderace.layers.local import LocalChannels
 from tiderace.layers.messages import CHANNEL_KEY, ENVELOPE_KEY
 from tiderace.layers.pubsub.delivery import GapLog
 from tiderace.layers.pubsub.loop_tasks import LoopTasks
-from tiderace.layers.pubsub.subscriptions import Subscriptions
+from tiderace.layers.pubsub.subscriptions import GroupSubscriptions
 
-__all__ = ["Inbox", "inbox_name"]
+__all__ = ["ProcessInbox", "inbox_name"]
 
 logger = logging.getLogger("tiderace.layers")
 
@@ -23,7 +23,7 @@ def inbox_name(process: str) -> str:
     return f"process!{process}"
 
 
-class Inbox:
+class ProcessInbox:
     """The sink of the inbox of this process.
 
     Args:
@@ -37,12 +37,13 @@ class Inbox:
     def __init__(
         self,
         local: LocalChannels,
-        subscriptions: Subscriptions,
+        subscriptions: GroupSubscriptions,
         *,
         deserialize: Callable[[bytes], Any],
         gap_log: GapLog,
         tasks: LoopTasks,
     ) -> None:
+        self.process = local.process
         self.name = inbox_name(local.process)
         self._local = local
         self._subscriptions = subscriptions

@@ -22,7 +22,7 @@ from tiderace.delivery.stream_hub import Listener
 from tiderace.exceptions import ChannelFull, LayerUnavailable
 from tiderace.history import Position, Publication
 from tiderace.layers.base import SENDING_METHODS, BaseChannelLayer, LocalDelivery
-from tiderace.layers.broker import Broker, Published, Retention
+from tiderace.layers.broker import Broker, Retention
 from tiderace.layers.local import DropLog, LocalChannels
 from tiderace.layers.messages import (
     ChannelMailbox,
@@ -34,14 +34,15 @@ from tiderace.layers.pubsub import envelope
 from tiderace.layers.pubsub.brokers import Brokers
 from tiderace.layers.pubsub.cursors import StreamCursors
 from tiderace.layers.pubsub.delivery import GapLog, GroupDelivery
-from tiderace.layers.pubsub.inbox import Inbox, inbox_name
+from tiderace.layers.pubsub.inbox import ProcessInbox
 from tiderace.layers.pubsub.loop_tasks import LoopTasks
 from tiderace.layers.pubsub.memberships import Memberships
+from tiderace.layers.pubsub.publisher import Publisher
 from tiderace.layers.pubsub.pump import Pump
 from tiderace.layers.pubsub.queues import Queues
-from tiderace.layers.pubsub.receiver import Receiver
+from tiderace.layers.pubsub.receiver import BrokerReceiver
 from tiderace.layers.pubsub.reporter import Reporter
-from tiderace.layers.pubsub.subscriptions import Subscriptions
+from tiderace.layers.pubsub.subscriptions import GroupSubscriptions
 from tiderace.layers.stats import LayerStats, ProcessStats
 from tiderace.presence.store import PresenceStore, ShardedPresence
 from tiderace.ratelimit import Rate
@@ -138,28 +139,27 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         self._queues = Queues(
             brokers, capacity_of=self.get_capacity, expiry=self.expiry
         )
-        self._memberships = Memberships(
-            local.process,
+        self._memberships = Memberships(brokers, local, lease=self._lease)
+        self._subscriptions = GroupSubscriptions(
             brokers,
-            hub=local.hub,
-            lease=self._lease,
-            clock=clock,
-            lock=local.lock,
-        )
-        self._subscriptions = Subscriptions(
-            brokers,
-            local=local,
+            local,
             delivery=GroupDelivery(
-                local, deserialize=self.deserialize, gap_log=gap_log, clock=clock
+                local, deserialize=self.deserialize, gap_log=gap_log
             ),
             cursors=self._cursors,
             queues=self._queues,
             memberships=self._memberships,
-            expiry=self.expiry,
-            clock=clock,
         )
-        self._reporter = Reporter(local, lease=self._lease, clock=clock)
-        inbox = Inbox(
+        self._reporter = Reporter(local, lease=self._lease)
+        self._publisher = Publisher(
+            brokers,
+            self._queues,
+            self._reporter,
+            keep=self._keep,
+            members_age=self.group_expiry,
+            drop_log=self._drop_log,
+        )
+        inbox = ProcessInbox(
             local,
             self._subscriptions,
             deserialize=self.deserialize,
@@ -170,8 +170,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
             brokers,
             lock=local.lock,
             inbox=inbox,
-            receiver=Receiver(
-                local.process,
+            receiver=BrokerReceiver(
                 brokers,
                 inbox=inbox,
                 cursors=self._cursors,
@@ -249,9 +248,8 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
             if not self._local.put(channel, copy):
                 raise ChannelFull(channel)
         else:
-            await self._send_to_process(
-                process, envelope.wrap_for_channel(message, channel)
-            )
+            data = self.serialize(envelope.wrap_for_channel(message, channel))
+            await self._publisher.send_to_process(process, data)
 
     async def receive(self, channel: str | list[str]) -> Message:
         """Wait for the next message of ``channel``, without a limit.
@@ -276,12 +274,6 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         self._pump.ensure_running()
         self._subscriptions.expire()
         return await self._local.read(name)
-
-    async def _send_to_process(self, process: str, message: Message) -> None:
-        name = inbox_name(process)
-        await self._brokers.broker_of(name).streams.publish(
-            name, self.serialize(message), keep=self._keep, members_age=0
-        )
 
     # Groups
 
@@ -308,7 +300,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
             await self._subscriptions.join(group, channel)
         else:
             request = envelope.group_request("join", group, channel)
-            await self._send_to_process(process, request)
+            await self._publisher.send_to_process(process, self.serialize(request))
 
     async def group_discard(self, group: str, channel: str) -> None:
         self.require_valid_channel_name(channel)
@@ -321,7 +313,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
             await self._pump.clean_up_if_stopped()
         else:
             request = envelope.group_request("leave", group, channel)
-            await self._send_to_process(process, request)
+            await self._publisher.send_to_process(process, self.serialize(request))
 
     async def group_channels(self, group: str) -> list[str]:
         """Return the channels in ``group``, of all processes, in no order.
@@ -361,10 +353,12 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
             data = self.serialize(envelope.wrap_for_groups(message, groups, excluded))
         else:
             data = self.serialize(message)
-        queues = await self._publish_to_groups(groups, data)
+        metrics.MESSAGES_SENT.add()
+        queues = await self._publisher.publish_to_each(groups, data)
         if queues:
-            await self._send_to_queues(
-                [queue for queue in queues if queue not in excluded], groups, message
+            queues = [queue for queue in queues if queue not in excluded]
+            await self._publisher.send_to_queues(
+                queues, groups, self.serialize(message)
             )
 
     async def group_broadcast(
@@ -386,42 +380,8 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         message = envelope.wrap_broadcast(
             PreparedMessage(text_data, bytes_data), groups, self._channel_names(exclude)
         )
-        await self._publish_to_groups(groups, self.serialize(message))
-
-    async def _publish_to_groups(
-        self, groups: Collection[str], data: bytes
-    ) -> Collection[str]:
-        """Publish to each of ``groups``; return the named queues that are in them."""
         metrics.MESSAGES_SENT.add()
-        queues: dict[str, None] = {}
-        for name in groups:
-            published = await self._publish(name, data)
-            queues.update(dict.fromkeys(published.members))
-        return queues
-
-    async def _publish(
-        self, group: str, data: bytes, history: Retention | None = None, key: str = ""
-    ) -> Published:
-        begun = time.perf_counter()
-        published = await self._brokers.broker_of(group).streams.publish(
-            group,
-            data,
-            keep=self._keep,
-            members_age=self.group_expiry,
-            history=history,
-            key=key,
-        )
-        took = self._reporter.round_trip = time.perf_counter() - begun
-        metrics.PUBLISH_DURATION.observe(took)
-        return published
-
-    async def _send_to_queues(
-        self, queues: Collection[str], groups: Collection[str], message: Message
-    ) -> None:
-        full = await self._queues.push_to_each(queues, self.serialize(message))
-        if full:
-            metrics.MESSAGES_DROPPED_FULL.add(full)
-            self._drop_log.queues_full(full, len(queues), groups)
+        await self._publisher.publish_to_each(groups, self.serialize(message))
 
     # Streams
 
@@ -435,12 +395,11 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         self.require_valid_group_name(group)
         data = self.serialize(envelope.wrap_record(record))
         metrics.MESSAGES_SENT.add()
-        published = await self._publish(group, data, keep, key)
+        published = await self._publisher.publish(group, data, keep, key)
         if published.members:
             publication = Publication.of_record(published.position, record)
-            await self._send_to_queues(
-                published.members, [group], publication.as_event()
-            )
+            data = self.serialize(publication.as_event())
+            await self._publisher.send_to_queues(published.members, [group], data)
         return published.position
 
     async def stream_find_published(self, group: str, key: str) -> Position | None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from concurrent.futures import Future
 
-from tiderace.delivery.hub import Hub
-from tiderace.layers.messages import ChannelMailbox
+from tiderace.layers.local import LocalChannels
 from tiderace.layers.pubsub.brokers import Brokers
 from tiderace.runtime.futures import wait_future
 
@@ -20,30 +17,18 @@ class Memberships:
     May be used in any thread and event loop.
 
     Args:
-        process: the name of this process.
         brokers: the brokers.
-        hub: the groups and their members.
+        local: the groups of this process; its lock is held for every change.
         lease: seconds after which an announcement expires.
-        clock: seconds that never run backwards.
-        lock: held by callers that change a membership, and for the changes here.
     """
 
-    def __init__(
-        self,
-        process: str,
-        brokers: Brokers,
-        *,
-        hub: Hub[ChannelMailbox],
-        lease: float,
-        clock: Callable[[], float],
-        lock: threading.RLock,
-    ) -> None:
-        self._process = process
+    def __init__(self, brokers: Brokers, local: LocalChannels, *, lease: float) -> None:
         self._brokers = brokers
-        self._hub = hub
+        self._process = local.process
+        self._hub = local.hub
+        self._lock = local.lock
+        self._clock = local.clock
         self._lease = lease
-        self._clock = clock
-        self._lock = lock
         # Joins and leaves that are not announced yet, by group and channel.
         self._changes: dict[tuple[str, str], bool] = {}
         # The announcements that are being made, by broker.

@@ -11,12 +11,12 @@ import threading
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.pubsub.brokers import Brokers
 from tiderace.layers.pubsub.delivery import GapLog
-from tiderace.layers.pubsub.inbox import Inbox
+from tiderace.layers.pubsub.inbox import ProcessInbox
 from tiderace.layers.pubsub.loop_tasks import LoopTasks
 from tiderace.layers.pubsub.memberships import Memberships
-from tiderace.layers.pubsub.receiver import Receiver
+from tiderace.layers.pubsub.receiver import BrokerReceiver
 from tiderace.layers.pubsub.reporter import Reporter
-from tiderace.layers.pubsub.subscriptions import Subscriptions
+from tiderace.layers.pubsub.subscriptions import GroupSubscriptions
 
 __all__ = ["Pump"]
 
@@ -47,9 +47,9 @@ class Pump:
         brokers: Brokers,
         *,
         lock: threading.RLock,
-        inbox: Inbox,
-        receiver: Receiver,
-        subscriptions: Subscriptions,
+        inbox: ProcessInbox,
+        receiver: BrokerReceiver,
+        subscriptions: GroupSubscriptions,
         memberships: Memberships,
         reporter: Reporter,
         gap_log: GapLog,

@@ -148,7 +148,7 @@ class Queues:
         """Wait until cancelled readers of this loop have given their messages back."""
         await self._returns.wait()
 
-    # Subscriptions
+    # GroupSubscriptions
 
     def wake(self, queue: str) -> None:
         """Let the readers of a queue look into it."""

@@ -7,22 +7,22 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 from tiderace.layers.broker import QueueReady, Reconnected, StreamMessage
 from tiderace.layers.pubsub.brokers import Brokers
-from tiderace.layers.pubsub.cursors import START, StreamCursors
-from tiderace.layers.pubsub.inbox import Inbox
+from tiderace.layers.pubsub.cursors import StreamCursors
+from tiderace.layers.pubsub.gap_filler import START
+from tiderace.layers.pubsub.inbox import ProcessInbox
 from tiderace.layers.pubsub.memberships import Memberships
 from tiderace.layers.pubsub.queues import Queues
 from tiderace.layers.pubsub.reporter import Reporter
 
-__all__ = ["Receiver"]
+__all__ = ["BrokerReceiver"]
 
 _YIELD_EVERY = 32  # items between two chances for consumers to run
 
 
-class Receiver:
+class BrokerReceiver:
     """Receives in one event loop.
 
     Args:
-        process: the name of this process, and of the queue that reports wake.
         brokers: the brokers.
         inbox: takes the messages to channels of this process.
         cursors: take the messages of streams.
@@ -33,17 +33,17 @@ class Receiver:
 
     def __init__(
         self,
-        process: str,
         brokers: Brokers,
         *,
-        inbox: Inbox,
+        inbox: ProcessInbox,
         cursors: StreamCursors,
         queues: Queues,
         memberships: Memberships,
         reporter: Reporter,
         on_reconnect: Callable[[], None],
     ) -> None:
-        self._process = process
+        # The name of the queue that reports wake.
+        self._process = inbox.process
         self._brokers = brokers
         self._inbox = inbox
         self._cursors = cursors

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import msgspec
 
@@ -24,19 +23,16 @@ class Reporter:
     Args:
         local: the channels of this process.
         lease: seconds after which a report expires.
-        clock: seconds that never run backwards.
     """
 
-    def __init__(
-        self, local: LocalChannels, *, lease: float, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, local: LocalChannels, *, lease: float) -> None:
         self.lag: float | None = None
         """Seconds from the last report until this process received it."""
         self.round_trip: float | None = None
         """Seconds until the broker accepted the last message or report."""
         self._local = local
         self._lease = lease
-        self._clock = clock
+        self._clock = local.clock
         self._sent_at = float("-inf")
         self._due_at = float("-inf")
 

@@ -8,20 +8,21 @@ from tiderace.delivery.stream_hub import Listener
 from tiderace.layers.local import Departure, LocalChannels
 from tiderace.layers.messages import ChannelMailbox
 from tiderace.layers.pubsub.brokers import Brokers
-from tiderace.layers.pubsub.cursors import StreamCursor, StreamCursors
+from tiderace.layers.pubsub.cursors import StreamCursors
 from tiderace.layers.pubsub.delivery import GroupDelivery
+from tiderace.layers.pubsub.gap_filler import StreamCursor
 from tiderace.layers.pubsub.memberships import Memberships
 from tiderace.layers.pubsub.queues import Queues
 from tiderace.runtime.futures import wait_future
 
-__all__ = ["Subscriptions"]
+__all__ = ["GroupSubscriptions"]
 
 
 class _Abandoned(Exception):
     """The task that was subscribing to a group has been cancelled."""
 
 
-class Subscriptions:
+class GroupSubscriptions:
     """Joins and leaves groups here, and subscribes to their streams at the brokers.
 
     A stream is subscribed to before the first channel or listener of its group counts
@@ -35,21 +36,17 @@ class Subscriptions:
         cursors: how far each stream has been read.
         queues: those with readers here are subscribed to as well.
         memberships: announces joins and leaves.
-        expiry: seconds after which a message is not delivered any more.
-        clock: seconds that never run backwards.
     """
 
     def __init__(
         self,
         brokers: Brokers,
-        *,
         local: LocalChannels,
+        *,
         delivery: GroupDelivery,
         cursors: StreamCursors,
         queues: Queues,
         memberships: Memberships,
-        expiry: float,
-        clock: Callable[[], float],
     ) -> None:
         self._brokers = brokers
         self._local = local
@@ -58,8 +55,6 @@ class Subscriptions:
         self._cursors = cursors
         self._queues = queues
         self._memberships = memberships
-        self._expiry = expiry
-        self._clock = clock
         # Groups that are perhaps not needed any more, still subscribed to.
         self._released: set[str] = set()
         # When the positions of a broker's streams were last checked.
@@ -121,7 +116,7 @@ class Subscriptions:
     def expire(self) -> None:
         """Drop expired messages and memberships, and listeners of closed loops."""
         with self._lock:
-            self._note(self._local.expire(self._clock()))
+            self._note(self._local.expire(self._local.clock()))
         for group in self._delivery.take_groups_to_check():
             if self._local.listeners.discard_closed(group):
                 self._release(group)
@@ -221,8 +216,8 @@ class Subscriptions:
         Raises:
             LayerUnavailable: when the broker could not be reached.
         """
-        now = self._clock()
-        if now - self._checked_at.get(index, float("-inf")) >= self._expiry / 4:
+        now = self._local.clock()
+        if now - self._checked_at.get(index, float("-inf")) >= self._local.expiry / 4:
             self._checked_at[index] = now
             await self._cursors.check_positions(
                 self._brokers.select(index, self._local.listeners)

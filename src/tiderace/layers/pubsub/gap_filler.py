@@ -1,0 +1,201 @@
+"""How far this process has read one stream, and the fetching of missed messages."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Protocol
+
+from tiderace import metrics
+from tiderace.exceptions import LayerUnavailable
+from tiderace.layers.broker import Broker, Position, StreamMessage
+
+__all__ = ["START", "GapFiller", "Sink", "StreamCursor", "follows"]
+
+logger = logging.getLogger("tiderace.layers")
+
+START = Position("", 0)
+"""The position before the first message of any epoch."""
+
+_YIELD_EVERY = 32  # messages between two chances for consumers to run
+_COUNTABLE = 1 << 20  # missed messages; more come from the leap after a failover
+_REMEMBERED = 9.0  # expiries for which a broker certainly remembers a stream's epoch
+
+
+class Sink(Protocol):
+    """Takes the messages of a stream, in order; its methods do not raise."""
+
+    async def deliver(
+        self, subject: str, data: bytes, age: float, position: Position
+    ) -> None:
+        """Take a message that was published ``age`` seconds ago."""
+
+    def report_gap(self, subject: str, missed: int | None) -> None:
+        """Take note that messages are lost: how many, or None when that is unknown."""
+
+
+class StreamCursor:
+    """How far this process has read one stream."""
+
+    __slots__ = (
+        "broker",
+        "buffered",
+        "confirmed_at",
+        "is_behind",
+        "position",
+        "ready",
+        "sink",
+        "subject",
+    )
+
+    def __init__(self, subject: str, broker: Broker, sink: Sink) -> None:
+        self.subject = subject
+        self.broker = broker
+        self.sink = sink
+        # The last message that was delivered; None until the position is fetched.
+        self.position: Position | None = None
+        # When the broker last confirmed the position.
+        self.confirmed_at = float("-inf")
+        # Messages that arrived while missing ones are being fetched, in order; None
+        # while nothing is being fetched.
+        self.buffered: list[StreamMessage] | None = None
+        # Whether more may have been missed since the fetching began.
+        self.is_behind = False
+        # Done when the stream is subscribed to and its position fetched.
+        self.ready: Future[None] = Future()
+
+
+class GapFiller:
+    """Fetches the missed messages of streams from their brokers.
+
+    Args:
+        cursors: the streams that are read, by name; one that is no longer among them
+            is given up.
+        expiry: seconds after which a message is not delivered any more.
+        clock: seconds that never run backwards.
+    """
+
+    def __init__(
+        self,
+        cursors: Mapping[str, StreamCursor],
+        *,
+        expiry: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._cursors = cursors
+        self._expiry = expiry
+        self._clock = clock
+
+    async def fill(self, cursor: StreamCursor) -> None:
+        """Fetch what was missed on a stream, then deliver what has arrived since."""
+        buffered = cursor.buffered
+        if buffered is None:
+            return
+        tries = 0
+        try:
+            while self._is_current(cursor, buffered):
+                cursor.is_behind = False
+                try:
+                    await self._fetch(cursor, buffered)
+                    has_gap = await self._deliver_buffered(cursor, buffered)
+                    if not has_gap and not cursor.is_behind:
+                        return
+                except LayerUnavailable as error:
+                    if tries == 0:
+                        logger.warning(
+                            "missed messages of %s cannot be fetched yet: %s",
+                            cursor.subject,
+                            error,
+                        )
+                    tries += 1
+                    await asyncio.sleep(min(1.0, 0.05 * 2.0**tries))
+        finally:
+            if cursor.buffered is buffered:
+                cursor.buffered = None
+
+    def _is_current(self, cursor: StreamCursor, buffered: list[StreamMessage]) -> bool:
+        return (
+            cursor.buffered is buffered and self._cursors.get(cursor.subject) is cursor
+        )
+
+    async def _fetch(self, cursor: StreamCursor, buffered: list[StreamMessage]) -> None:
+        base = (cursor.position or START).offset
+        while True:
+            position = cursor.position or START
+            end, entries = await cursor.broker.streams.read_after(
+                cursor.subject, position.offset
+            )
+            if not self._is_current(cursor, buffered):
+                return
+            if end is None or end.epoch != position.epoch:
+                self._begin_epoch(cursor, position, end)
+                base = 0
+                if end is None:
+                    return
+                if position.offset:
+                    continue
+            cursor.confirmed_at = self._clock()
+            living = [entry for entry in entries if entry.age < self._expiry]
+            is_complete = not entries or entries[-1].offset >= end.offset
+            if living or is_complete:
+                # After a leap that is not how many, but that there are some is sure.
+                missed = (living[0].before if living else end.offset) - base
+                if missed > 0:
+                    cursor.sink.report_gap(
+                        cursor.subject, missed if missed < _COUNTABLE else None
+                    )
+            for number, entry in enumerate(living):
+                base = entry.offset
+                cursor.position = here = Position(end.epoch, entry.offset)
+                metrics.GAPS_FILLED.add()
+                age = max(0.0, entry.age)
+                await cursor.sink.deliver(cursor.subject, entry.data, age, here)
+                if number % _YIELD_EVERY == _YIELD_EVERY - 1:
+                    await asyncio.sleep(0)
+                if not self._is_current(cursor, buffered):
+                    return
+            if is_complete:
+                cursor.position = Position(end.epoch, max(base, end.offset))
+                return
+            cursor.position = Position(end.epoch, entries[-1].offset)
+
+    def _begin_epoch(
+        self, cursor: StreamCursor, position: Position, end: Position | None
+    ) -> None:
+        # The broker forgets an unused stream, but not within this time: then it has
+        # lost its data.
+        is_recent = self._clock() - cursor.confirmed_at < self._expiry * _REMEMBERED
+        if position.epoch and is_recent:
+            cursor.sink.report_gap(cursor.subject, None)
+        cursor.position = START if end is None else Position(end.epoch, 0)
+        cursor.confirmed_at = self._clock()
+
+    async def _deliver_buffered(
+        self, cursor: StreamCursor, buffered: list[StreamMessage]
+    ) -> bool:
+        """Deliver what arrived during the fetching; return True at another gap."""
+        done = 0
+        while done < len(buffered) and self._is_current(cursor, buffered):
+            item = buffered[done]
+            position = cursor.position or START
+            if item.epoch != position.epoch or item.offset > position.offset:
+                if not follows(item, position):
+                    del buffered[:done]
+                    return True
+                cursor.position = here = Position(item.epoch, item.offset)
+                await cursor.sink.deliver(item.subject, item.data, 0.0, here)
+            done += 1
+            if done % _YIELD_EVERY == 0:
+                del buffered[:done]
+                done = 0
+                await asyncio.sleep(0)
+        return False
+
+
+def follows(item: StreamMessage, position: Position) -> bool:
+    """Return whether a message is the next one after ``position``."""
+    if not position.epoch:
+        return item.offset == 1
+    return item.epoch == position.epoch and item.offset == position.offset + 1
