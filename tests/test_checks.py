@@ -206,7 +206,7 @@ def test_a_backend_that_cannot_be_imported_is_an_error(path):
 def test_an_option_a_backend_does_not_know_is_an_error_with_the_nearest_one():
     error = only(check_config(capacty=5), "tiderace.E006")
 
-    assert "option 'capacty' that InMemoryChannelLayer does not know" in error.msg
+    assert "option 'capacty' that InMemoryChannelLayer does not take" in error.msg
     assert "did you mean 'capacity'?" in error.msg
     assert "group_expiry" in error.hint
 

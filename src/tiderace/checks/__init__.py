@@ -1,1 +1,1 @@
-"""System checks for ``manage.py check``: of the settings and of the application."""
+"""System checks of ``manage.py check``."""

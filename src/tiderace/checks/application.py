@@ -1,8 +1,7 @@
-"""System checks of what is served: routes, consumers, connections, packages beside us.
+"""System checks of routes, consumers, database connections and installed packages.
 
-``checks`` reads settings and source; here is what needs a closer look. The check of the
-routes imports the ASGI application, so it is asked for with ``--deploy`` alone. It opens
-no connection and makes no layer.
+Only the check of the routes, which runs with ``--deploy``, imports the ASGI
+application. No check opens a connection or makes a layer.
 """
 
 from __future__ import annotations
@@ -38,15 +37,17 @@ __all__ = [
     "check_origins",
     "check_persistent_connections",
     "check_servers",
+    "installed_version",
     "layers_in_memory",
     "real_package",
+    "version_numbers",
 ]
 
 Apps = Sequence[AppConfig] | None
 
 _PACKAGE = Path(__file__).parents[1]
 
-# The oldest of each that the suite is run with.
+# The oldest version of each server in the test matrix.
 _OLDEST = {
     "hypercorn": (0, 17),
     "granian": (2, 2),
@@ -54,23 +55,23 @@ _OLDEST = {
     "gunicorn": (23,),
     "uvicorn-worker": (0, 3),
 }
-_SHOWN = 5
+_MAX_PATHS = 5  # in one message
 
 
 def check_persistent_connections(
     app_configs: Apps, **kwargs: Any
 ) -> list[CheckMessage]:
-    """No database connection is kept between requests under ASGI."""
+    """Warn of database connections that persist between requests under ASGI."""
     if not getattr(settings, "ASGI_APPLICATION", None):
         return []
-    kept = {
+    persistent = {
         alias: database["CONN_MAX_AGE"]
         for alias, database in settings.DATABASES.items()
         if database.get("CONN_MAX_AGE", 0) != 0
     }
-    if not kept:
+    if not persistent:
         return []
-    named = ", ".join(f"{alias!r}: {age}" for alias, age in kept.items())
+    named = ", ".join(f"{alias!r}: {age}" for alias, age in persistent.items())
     return [
         Warning(
             f"CONN_MAX_AGE is not 0 ({named}). Under ASGI every thread that has used "
@@ -86,7 +87,7 @@ def check_persistent_connections(
 def check_memory_layer_with_workers(
     app_configs: Apps, **kwargs: Any
 ) -> list[CheckMessage]:
-    """No layer lives in memory where the environment asks for several workers."""
+    """Refuse an in-memory layer when the environment sets several workers."""
     workers = os.environ.get("WEB_CONCURRENCY", "")
     if not workers.isdecimal() or int(workers) < 2:
         return []
@@ -105,7 +106,7 @@ def check_memory_layer_with_workers(
 
 
 def check_consumer_groups(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
-    """No consumer names its groups as one text, each letter of which would be a group."""
+    """Refuse a consumer whose ``groups`` is a string: each letter would be a group."""
     return [
         Error(
             f'{consumer.__module__}.{consumer.__qualname__} has groups = "{groups}", '
@@ -120,36 +121,35 @@ def check_consumer_groups(app_configs: Apps, **kwargs: Any) -> list[CheckMessage
 
 
 def check_channels_shadowed(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
-    """The real Channels is not installed where its name leads to us."""
+    """Warn when Channels is installed but its name is an alias of Tiderace."""
     if not any(isinstance(finder, AliasFinder) for finder in sys.meta_path):
         return []
     shadowed = [
         f"{name} {version}"
         for name in ("channels", "channels-redis")
-        if (version := _installed(name)) is not None
+        if (version := installed_version(name)) is not None
     ]
     if not shadowed:
         return []
     return [
         Warning(
             f"{' and '.join(shadowed)} is installed, but install_as_channels() makes "
-            "its name lead to Tiderace: what is installed is never imported.",
-            hint="Uninstall it, so that nobody looks for a fault in the wrong package: "
-            "pip uninstall channels channels-redis",
+            "its name an alias of Tiderace: what is installed is never imported.",
+            hint="Uninstall it to avoid confusion: pip uninstall channels channels-redis",
             id="tiderace.W017",
         )
     ]
 
 
 def check_channels_app(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
-    """The real Channels is not an app of the project beside us."""
+    """Warn when the real Channels is an app of the project too."""
     if not real_package("channels"):
         return []
     return [
         Warning(
             'The real "channels" is in INSTALLED_APPS beside Tiderace: consumers and '
-            "layers of the one do not know those of the other, and commands come from "
-            "the one that is listed first.",
+            "layers of the two do not work together, and commands come from the one "
+            "that is listed first.",
             hint="Call tiderace.install_as_channels() in the project package's "
             '__init__.py, or import from tiderace and remove "channels".',
             id="tiderace.W018",
@@ -158,11 +158,11 @@ def check_channels_app(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
 
 
 def check_servers(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
-    """An ASGI server that is installed is one that we are tested with."""
+    """Warn of installed ASGI servers older than those in the test matrix."""
     messages: list[CheckMessage] = []
     for name, oldest in _OLDEST.items():
-        version = _installed(name)
-        if version is None or _numbers(version) >= oldest:
+        version = installed_version(name)
+        if version is None or version_numbers(version) >= oldest:
             continue
         wanted = ".".join(map(str, oldest))
         messages.append(
@@ -177,38 +177,38 @@ def check_servers(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
 
 
 def check_open_api(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
-    """The HTTP API of topics wants a key outside of development."""
+    """Warn when the HTTP API of topics is open outside of development."""
     try:
         topics = conf.current().topics
     except conf.UnknownSetting:
-        return []  # E009 says it
+        return []  # E009 reports it.
     if not topics.api_open or settings.DEBUG:
         return []
     return [
         Warning(
-            'TIDERACE["TOPICS"]["API_OPEN"] lets everybody who reaches the HTTP API '
-            "publish to all topics, read them and close connections.",
-            hint="Remove it, and name keys in API_KEYS.",
+            'TIDERACE["TOPICS"]["API_OPEN"] gives every client of the HTTP API the right '
+            "to publish to all topics, read them and close connections.",
+            hint="Remove it, and set API_KEYS.",
             id="tiderace.W020",
         )
     ]
 
 
 def check_origins(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
-    """Every WebSocket route is behind a check of the page's origin (``--deploy``)."""
+    """Warn of WebSocket routes without a check of the origin (``--deploy``)."""
     path = getattr(settings, "ASGI_APPLICATION", None)
     if not path:
         return []
     try:
         application = import_string(path)
     except Exception:
-        # Other checks, or the server, say what is wrong with it.
+        # Other checks or the server report the error.
         return []
     routes = unguarded_routes(application, _checks_origins)
     if not routes:
         return []
-    paths = ", ".join(route.path for route in routes[:_SHOWN])
-    more = f" and {len(routes) - _SHOWN} more" if len(routes) > _SHOWN else ""
+    paths = ", ".join(route.path for route in routes[:_MAX_PATHS])
+    more = f" and {len(routes) - _MAX_PATHS} more" if len(routes) > _MAX_PATHS else ""
     return [
         Warning(
             f"Nothing checks which pages may open the WebSockets {paths}{more}: any "
@@ -236,7 +236,7 @@ APPLICATION_DEPLOY_CHECKS: tuple[Callable[..., list[CheckMessage]], ...] = (
 
 
 def layers_in_memory() -> list[str]:
-    """The aliases, quoted, of the layers in ``CHANNEL_LAYERS`` that live in memory."""
+    """Return the aliases, quoted, of the in-memory layers in ``CHANNEL_LAYERS``."""
     layers = getattr(settings, "CHANNEL_LAYERS", {})
     if not isinstance(layers, Mapping):
         return []
@@ -248,7 +248,7 @@ def layers_in_memory() -> list[str]:
 
 
 def real_package(name: str) -> bool:
-    """Whether ``name`` is an app of the project and not our stand-in for it."""
+    """Return whether ``name`` is an app of the project and not the stand-in for it."""
     try:
         config = apps.get_app_config(name)
     except LookupError:
@@ -260,14 +260,14 @@ def _is_in_memory(path: Any) -> bool:
     try:
         backend = import_string(path)
     except (ImportError, AttributeError, TypeError):
-        # check_channel_layers says so.
+        # check_channel_layers reports it.
         return False
     return inspect.isclass(backend) and issubclass(backend, InMemoryChannelLayer)
 
 
 def _checks_origins(application: Any) -> bool:
-    # Endpoints of topics do so themselves. By name: the real Channels' validator does it
-    # as well.
+    # An endpoint of topics checks origins itself. The class is compared by name, so
+    # that the validator of the real Channels counts too.
     return hasattr(application, "endpoint_class") or any(
         base.__name__ == "OriginValidator" for base in type(application).__mro__
     )
@@ -280,12 +280,14 @@ def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
         yield from _subclasses(subclass)
 
 
-def _installed(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
+    """Return the version of the distribution ``name``, None when not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def version_numbers(version: str) -> tuple[int, ...]:
+    """Return the first three numbers in ``version``."""
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])

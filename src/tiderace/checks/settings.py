@@ -1,44 +1,42 @@
-"""System checks: what a project's settings say, before anybody connects.
+"""System checks of the settings, and the list of all checks.
 
-It reads settings, source and versions; it opens no connection, makes no layer and does
-not import the ASGI application, for that may do anything.
+These checks read settings, source and versions. They open no connection, make no layer
+and do not import the ASGI application, which may have side effects.
 
 ========== ============================================================
 tiderace.  meaning
 ========== ============================================================
 W001       ``ASGI_APPLICATION`` is not set
-E002       ``ASGI_APPLICATION`` is no dotted path to a module that exists
+E002       ``ASGI_APPLICATION`` is not a dotted path to an existing module
 W003       ``asgi.py`` imports an app's modules before Django is set up
 E004       ``CHANNEL_LAYERS`` has the wrong shape or lacks a ``BACKEND``
 E005       a ``BACKEND`` cannot be imported
-E006       a ``CONFIG`` has an option that its backend does not know
+E006       a ``CONFIG`` has an option that its backend does not take
 W007       another app's ``runserver`` is used, which serves no WebSockets
 W008       the real daphne is installed as an app beside Tiderace
-E009       ``TIDERACE`` has an unknown or a wrong setting
-W010       (said by ``runserver --noasgi``) WebSocket routes go unserved
+E009       ``TIDERACE`` has an unknown or invalid setting
+W010       (by ``runserver --noasgi``) WebSocket routes are not served
 W011       uvicorn is older than the first with write flow control
 W012       the in-memory layer with ``DEBUG = False`` (``--deploy``)
 W013       WebSocket routes without a check of the origin (``--deploy``)
 W014       ``CONN_MAX_AGE`` is not 0 under ASGI
 E015       the in-memory layer with several workers
-E016       a consumer names its groups as one string
-W017       the real Channels is installed where its name leads to us
+E016       ``groups`` of a consumer is a string
+W017       the real Channels is installed beside ``install_as_channels()``
 W018       the real Channels is an app beside Tiderace
-W019       an ASGI server is older than those we are tested with
+W019       an ASGI server is older than those in the test matrix
 W020       the HTTP API of topics is open without a key
 ========== ============================================================
 
-From W013 on they stand in ``application_checks``.
+The checks from W013 on are in ``tiderace.checks.application``.
 """
 
 from __future__ import annotations
 
 import ast
-import importlib.metadata
 import importlib.util
 import inspect
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,8 +51,10 @@ from tiderace import conf
 from tiderace.checks.application import (
     APPLICATION_CHECKS,
     APPLICATION_DEPLOY_CHECKS,
+    installed_version,
     layers_in_memory,
     real_package,
+    version_numbers,
 )
 
 __all__ = [
@@ -72,16 +72,16 @@ __all__ = [
 ]
 
 _LAYER_KEYS = ("BACKEND", "CONFIG", "TEST_CONFIG")
-# The first uvicorn whose default WebSocket protocol lets a slow client slow the sender.
+# The first uvicorn whose default WebSocket protocol has write flow control.
 _UVICORN = (0, 52, 1)
-# By name, since its module is heavy and most processes serve nothing.
+# By name: the import is slow, and most processes serve nothing.
 _RUNSERVER = "tiderace.management.commands.runserver"
 
 Apps = Sequence[AppConfig] | None
 
 
 def check_asgi_application(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
-    """``ASGI_APPLICATION`` is set, and its module can be found (it is not imported)."""
+    """Check that ``ASGI_APPLICATION`` is set and its module exists, without import."""
     path = getattr(settings, "ASGI_APPLICATION", None)
     if not path:
         return [
@@ -107,10 +107,10 @@ def check_asgi_application(app_configs: Apps, **kwargs: Any) -> list[CheckMessag
 
 
 def check_import_order(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
-    """``asgi.py`` sets Django up before it imports what may need models.
+    """Check that ``asgi.py`` sets Django up before it imports modules of apps.
 
-    Read from its source: under ``manage.py`` Django is set up anyway, so the mistake
-    shows only under a server, as ``AppRegistryNotReady``.
+    The check reads the source: ``manage.py`` sets Django up earlier, so only a server
+    raises ``AppRegistryNotReady``.
     """
     path = getattr(settings, "ASGI_APPLICATION", None)
     if not path or _path_problem(path) is not None:
@@ -122,7 +122,7 @@ def check_import_order(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
     try:
         tree = ast.parse(file.read_text("utf-8"))
     except (OSError, SyntaxError, UnicodeDecodeError):
-        # The server will say so better.
+        # The server reports it in more detail.
         return []
     package = module.rpartition(".")[0]
     early = [
@@ -144,7 +144,7 @@ def check_import_order(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
 
 
 def check_channel_layers(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
-    """Every entry of ``CHANNEL_LAYERS`` has a backend that takes its ``CONFIG``."""
+    """Check that each backend in ``CHANNEL_LAYERS`` exists and takes its ``CONFIG``."""
     layers = getattr(settings, "CHANNEL_LAYERS", {})
     if not isinstance(layers, Mapping):
         return [
@@ -161,7 +161,7 @@ def check_channel_layers(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]
 
 
 def check_runserver(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
-    """The ``runserver`` that Django finds is one that serves WebSockets."""
+    """Warn when the ``runserver`` that Django finds serves no WebSockets."""
     app = get_commands().get("runserver")
     if not isinstance(app, str) or app in ("tiderace", "channels"):
         return []
@@ -184,22 +184,22 @@ def check_runserver(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
 
 
 def check_daphne(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
-    """The real daphne is not an app of the project beside us."""
+    """Warn when the real daphne is an app of the project."""
     if not real_package("daphne"):
         return []
     return [
         Warning(
             '"daphne" is in INSTALLED_APPS beside Tiderace: it starts Twisted in every '
             "process, and if it is listed first, its runserver is used.",
-            hint='Remove "daphne" from INSTALLED_APPS; Tiderace brings a runserver of '
-            "its own. In production daphne can serve the project all the same.",
+            hint='Remove "daphne" from INSTALLED_APPS; Tiderace has its own '
+            "runserver. In production daphne can serve the project as before.",
             id="tiderace.W008",
         )
     ]
 
 
 def check_settings(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
-    """``TIDERACE`` holds settings that exist, with values that make sense."""
+    """Check the names and values of the settings in ``TIDERACE``."""
     values = getattr(settings, "TIDERACE", None) or {}
     if not isinstance(values, Mapping):
         problem = f"TIDERACE is a {type(values).__name__}, not a dict"
@@ -221,13 +221,9 @@ def check_settings(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
 
 
 def check_uvicorn(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
-    """uvicorn, where it is installed, is not older than 0.52.1."""
-    try:
-        version = importlib.metadata.version("uvicorn")
-    except importlib.metadata.PackageNotFoundError:
-        return []
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
-    if numbers >= _UVICORN:
+    """Warn when the installed uvicorn is older than 0.52.1."""
+    version = installed_version("uvicorn")
+    if version is None or version_numbers(version) >= _UVICORN:
         return []
     return [
         Warning(
@@ -240,7 +236,7 @@ def check_uvicorn(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
 
 
 def check_memory_layer(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
-    """No layer lives in memory where several processes may serve (``--deploy``)."""
+    """Warn of an in-memory layer in production (``--deploy``)."""
     in_memory = layers_in_memory()
     if settings.DEBUG or not in_memory:
         return []
@@ -275,7 +271,7 @@ DEPLOY_CHECKS: tuple[Callable[..., list[CheckMessage]], ...] = (
 
 
 def probable_asgi_application() -> str:
-    """What ``ASGI_APPLICATION`` should probably be: beside wsgi.py, or the settings."""
+    """Return a likely ``ASGI_APPLICATION``, from the path of wsgi.py or the settings."""
     wsgi = getattr(settings, "WSGI_APPLICATION", None)
     if isinstance(wsgi, str) and wsgi.endswith(".wsgi.application"):
         return f"{wsgi.removesuffix('.wsgi.application')}.asgi.application"
@@ -284,7 +280,7 @@ def probable_asgi_application() -> str:
 
 
 def _path_problem(path: Any) -> str | None:
-    """What is wrong with the dotted path, or None; imports parent packages only."""
+    """Return the error in a dotted path, or None; imports parent packages only."""
     if not isinstance(path, str):
         return f"that is a {type(path).__name__}, not a string"
     module = path.rpartition(".")[0]
@@ -311,7 +307,7 @@ def _source_file(module: str) -> Path | None:
 
 
 def _imports_before_setup(tree: ast.Module, package: str) -> Iterator[tuple[str, int]]:
-    """The modules imported at the top level above the call that sets Django up."""
+    """Yield the names imported above the call that sets Django up, with the line."""
     imported = []
     for statement in tree.body:
         if isinstance(statement, ast.Import):
@@ -341,7 +337,10 @@ def _sets_django_up(node: ast.AST) -> bool:
 
 
 def _belongs_to_an_app(module: str) -> bool:
-    """Whether ``module`` lies in an app of the project (Django's own do no harm)."""
+    """Return whether ``module`` belongs to an app of the project.
+
+    Apps of Django and of Tiderace can be imported before the setup.
+    """
     return any(
         module == config.name or module.startswith(f"{config.name}.")
         for config in apps.get_app_configs()
@@ -366,15 +365,15 @@ def _check_layer(alias: Any, entry: Any) -> Iterator[CheckMessage]:
         return
     if "ROUTING" in entry:
         yield _layers_error(
-            f"{where} has ROUTING, which Channels 1 had.",
-            "Remove it; routes belong into ASGI_APPLICATION.",
+            f"{where} has ROUTING, an option of Channels 1.",
+            "Remove it; ASGI_APPLICATION holds the routes.",
         )
     for key in entry:
         if key not in (*_LAYER_KEYS, "ROUTING"):
             yield _layers_error(
                 f"{where} has an unknown key {key!r}"
                 f"{conf.nearest(str(key), _LAYER_KEYS)}.",
-                f"Known are {', '.join(_LAYER_KEYS)}; a backend's options belong into "
+                f"Known are {', '.join(_LAYER_KEYS)}; options of the backend go into "
                 f"CONFIG.",
             )
     if not entry.get("BACKEND"):
@@ -403,23 +402,23 @@ def _check_options(where: str, backend: Any, options: Any) -> Iterator[CheckMess
             f"Write the options of {backend.__name__} by name.",
         )
         return
-    known = _options_of(backend)
+    known = _constructor_options(backend)
     if known is None:
         return
     for option in options:
         if option not in known:
             yield Error(
                 f"{where} has an option {option!r} that {backend.__name__} does not "
-                f"know{conf.nearest(str(option), known)}.",
+                f"take{conf.nearest(str(option), known)}.",
                 hint=f"Known are {', '.join(known)}.",
                 id="tiderace.E006",
             )
 
 
-def _options_of(backend: Any) -> list[str] | None:
-    """The options a backend's constructor takes; None when it takes any.
+def _constructor_options(backend: Any) -> list[str] | None:
+    """Return the options of a backend's constructor; None when it takes any.
 
-    A constructor that takes ``**kwargs`` is taken to pass them on to its base.
+    A constructor with ``**kwargs`` is assumed to pass them on to its base.
     """
     if not inspect.isclass(backend):
         return None

@@ -1,31 +1,27 @@
-"""The alias behind ``tiderace.install_as_channels()``: old import names, our modules.
+"""The aliases behind ``tiderace.install_as_channels()``.
 
-It knows names only; what the modules do, and whether Django is configured, it does
-not know. Nothing is imported before somebody asks for it.
+A module is imported when its alias is; Django need not be configured.
 
 After ``install()``:
 
 - ``channels.X`` *is* ``tiderace.X``: the same module object, so classes exist once
-  and ``mock.patch("channels.db.close_old_connections")`` reaches our code. The
-  packages that carry facts of their own (``channels`` with its ``__version__``,
-  ``channels.apps``, ``channels_redis``) are small stand-ins in this directory; they
-  hold no class that exists elsewhere.
+  and ``mock.patch("channels.db.close_old_connections")`` patches the code that runs.
+  Packages with content of their own (``channels`` with its ``__version__``,
+  ``channels.apps``, ``channels_redis``) are small stand-ins in this directory.
 - ``INSTALLED_APPS`` may list ``channels``, ``tiderace`` or both. ``channels`` is an
-  app of its own (name and label ``channels``) that brings the same commands,
-  template tags and static files; when both are listed they come from ``tiderace``.
-- ``daphne``: the real package answers where it is installed, since only it can be
-  the ``daphne`` command, ``daphne.server`` or ``daphne.cli``. Two names are ours all
-  the same, ``daphne.apps`` and ``daphne.management.commands.runserver``, so that
-  ``INSTALLED_APPS = ["daphne", ...]`` gives our ``runserver`` and imports no Twisted.
-  Where daphne is not installed the stand-in answers, serving with uvicorn.
-- ``importlib.metadata.version("channels")`` is not answered: no such distribution is
-  installed, and this package does not pretend to be one. ``channels.__version__`` is.
+  app of its own (name and label ``channels``) with the same commands, template tags
+  and static files; when both are listed they come from ``tiderace``.
+- ``daphne`` is the real package where that is installed, except for ``daphne.apps``
+  and ``daphne.management.commands.runserver``: ``INSTALLED_APPS = ["daphne", ...]``
+  gives the ``runserver`` of Tiderace and imports no Twisted. Where daphne is not
+  installed, a stand-in serves with uvicorn.
+- ``importlib.metadata.version("channels")`` raises ``PackageNotFoundError``, since no
+  such distribution is installed; ``channels.__version__`` exists.
 
 A process made by ``fork`` inherits the alias. One made by ``spawn`` or ``forkserver``
-starts without it, and has it again as soon as the project's package is imported,
-provided that the call stands in that package's ``__init__.py``. A start function that
-lives in another package and imports ``channels`` first has to call
-``tiderace.install_as_channels()`` itself, or name it as the pool's ``initializer``.
+has it once the project's package is imported, if the call stands in that package's
+``__init__.py``. A start function in another package that imports ``channels`` first
+must call ``tiderace.install_as_channels()``, or name it as the pool's ``initializer``.
 """
 
 from __future__ import annotations
@@ -38,13 +34,13 @@ __all__ = ["install"]
 
 
 def install() -> None:
-    """Answer imports of ``channels``, ``channels_redis`` and ``daphne``.
+    """Make ``channels``, ``channels_redis`` and ``daphne`` aliases in later imports.
 
-    Takes effect for imports that come later; calling it again does nothing.
+    A second call does nothing.
 
     Raises:
-        RuntimeError: when the real ``channels`` or ``channels_redis`` has been
-            imported already, since its classes would then exist beside ours.
+        RuntimeError: when the real ``channels`` or ``channels_redis`` is imported
+            already: its classes would exist beside those of Tiderace.
     """
     if any(isinstance(finder, AliasFinder) for finder in sys.meta_path):
         return

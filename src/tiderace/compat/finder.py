@@ -1,7 +1,4 @@
-"""The finder on ``sys.meta_path`` that leads an old dotted name to a module of ours.
-
-It does not import anything by itself and does not know what the modules contain.
-"""
+"""The finder on ``sys.meta_path`` that maps names of Channels to modules here."""
 
 from __future__ import annotations
 
@@ -41,16 +38,16 @@ ALIASES = {
     "channels_redis.utils": "tiderace.compat.channels_redis.utils",
 }
 
-# Only what is below them is ours. Django names a template library by its package's
-# real name, so that package itself has to be called channels.templatetags.
+# Only the modules below are aliases. Django names a template library by the real name
+# of its package, so the package itself must be called channels.templatetags.
 PARENTS = {"channels.templatetags": "tiderace.templatetags"}
 
-# Ours even beside a real daphne: the app entry and the command it brings.
-DAPHNE_FRONT = frozenset({"daphne.apps", "daphne.management.commands.runserver"})
+# Stand-ins even beside a real daphne: the app and its command.
+ALWAYS_OURS = frozenset({"daphne.apps", "daphne.management.commands.runserver"})
 
 
 def new_name(old: str) -> str | None:
-    """Return the name of our module that ``old`` stands for, None when it has none."""
+    """Return the name of the module that ``old`` is an alias of, or None."""
     if old in ALIASES:
         return ALIASES[old]
     parent, _, child = old.rpartition(".")
@@ -75,13 +72,13 @@ class AliasFinder(MetaPathFinder):
             return None
         if not below:
             return self._stand_in(top)
-        if fullname in DAPHNE_FRONT:
+        if fullname in ALWAYS_OURS:
             directory = STAND_INS.joinpath(*fullname.split(".")[:-1])
             return PathFinder.find_spec(fullname, [str(directory)])
         new = new_name(fullname)
         if new is None or (fullname not in ALIASES and find_spec(new) is None):
             return None
-        return ModuleSpec(fullname, _SameModule(new), origin=f"alias of {new}")
+        return ModuleSpec(fullname, _AliasLoader(new), origin=f"alias of {new}")
 
     def _stand_in(self, top: str) -> ModuleSpec | None:
         if top == "daphne" and self._is_installed(top):
@@ -91,12 +88,12 @@ class AliasFinder(MetaPathFinder):
     def _is_installed(self, name: str) -> bool:
         others = (finder for finder in sys.meta_path if finder is not self)
         specs = (finder.find_spec(name, None) for finder in others)
-        # A mere directory of that name is a spec without an origin.
+        # A directory without __init__.py is a spec without an origin.
         return any(spec is not None and spec.origin is not None for spec in specs)
 
 
-class _SameModule(Loader):
-    """Returns an existing module of ours as the one imported under another name."""
+class _AliasLoader(Loader):
+    """Loads an alias: returns the module of the new name."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -117,6 +114,6 @@ class _SameModule(Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        # The import system has just put the alias's spec on the module; a module
-        # that believes it has the old name breaks reload, pickling and find_spec.
+        # The import system has put the spec of the alias on the module, which would
+        # break reload, pickling and find_spec.
         module.__spec__ = self._spec

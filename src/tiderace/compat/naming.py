@@ -1,7 +1,4 @@
-"""Names a class or function in words, as ``channels.utils`` does, which leads here.
-
-It knows nothing of consumers; what it re-exports lives with them.
-"""
+"""The module behind the alias ``channels.utils``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The browser client in a template: its script, its settings, its name for imports.
-
-It knows where the built file lies and which settings the client takes; it knows
-nothing of consumers, routes or of what the page will connect to.
+"""Template tags that load and configure the browser client.
 
 ::
 
@@ -36,7 +33,7 @@ CONFIG_ID = "tiderace-config"
 POSITIONS_ID = "tiderace-positions"
 SCRIPT = "tiderace/tiderace.js"
 
-# The option of the template tag, its name in JavaScript, and what it may be.
+# Option of the template tag: (its name in JavaScript, its types).
 _NUMBER: tuple[type, ...] = (int, float)
 _OPTIONS: dict[str, tuple[str, tuple[type, ...]]] = {
     "base": ("base", (str,)),
@@ -56,7 +53,7 @@ _OPTIONS: dict[str, tuple[str, tuple[type, ...]]] = {
 }
 _POLICIES = ("throw", "drop-oldest", "drop-newest")
 
-# What would end a script element or open a comment in it, as JSON escapes.
+# Characters that could end a script element or open a comment, as JSON escapes.
 _SCRIPT_ESCAPES = {ord(">"): "\\u003E", ord("<"): "\\u003C", ord("&"): "\\u0026"}
 
 
@@ -64,27 +61,27 @@ _SCRIPT_ESCAPES = {ord(">"): "\\u003E", ord("<"): "\\u003C", ord("&"): "\\u0026"
 def tiderace_script(
     context: Context, *, nonce: str | None = None, **options: object
 ) -> SafeString:
-    """Load the client as a module, with the page's settings beside it.
+    """Load the client as a module, with its settings.
 
-    The settings are a JSON element (``id="tiderace-config"``), which no content
-    security policy blocks; ``connect()`` reads it. The script carries the nonce
-    of the request where there is one.
+    ``connect()`` reads the settings from a JSON element (``id="tiderace-config"``),
+    which no content security policy blocks. The script has the nonce of the request,
+    if there is one.
 
     Args:
-        context: The template's context, which is asked for a nonce.
+        context: The template's context, for the nonce.
         nonce: Used instead of the one found in the context.
         options: The client's options in Python's spelling (``min_delay`` for
-            ``minDelay``); times are in seconds. One that is None is left out, so
-            that the client's own default holds.
+            ``minDelay``); times are in seconds. With None the client's default
+            applies.
 
     Raises:
-        TemplateSyntaxError: when rendered, for an option that is unknown or has a
-            value the client could not use.
+        TemplateSyntaxError: when rendered, for an unknown option or an invalid
+            value.
     """
     settings = {
         _OPTIONS[name][0]: value
         for name, value in options.items()
-        if _checked(name, value) is not None
+        if _validate(name, value) is not None
     }
     return format_html(
         '{}\n<script type="module" src="{}"{}></script>',
@@ -96,12 +93,12 @@ def tiderace_script(
 
 @register.simple_tag
 def tiderace_positions(*places: str | Mapping[str, Position]) -> SafeString:
-    """Say where topics stood when the page was made, so that nothing is missed after it.
+    """Put the positions of topics into the page, from which the client recovers.
 
     Args:
         places: what ``tiderace.topics.positions()`` returned in the view, before the
-            view read what the page shows; or names of topics, which are looked up now,
-            and miss what was published since the view began.
+            view read what the page shows; or names of topics, looked up now, which
+            misses what was published since the view began.
     """
     found: dict[str, Position] = {}
     for place in places:
@@ -119,13 +116,13 @@ def tiderace_importmap(
     *,
     nonce: str | None = None,
 ) -> SafeString:
-    """Let the page's modules write ``import { connect } from "tiderace"``.
+    """Define the import ``import { connect } from "tiderace"`` for the page's modules.
 
-    An import map must stand before the first module script of a page, and older
-    browsers take only one a page: hand your own entries in to have them merged.
+    An import map must precede the first module script of a page, and older browsers
+    take only one: pass your own entries to merge them.
 
     Args:
-        context: The template's context, which is asked for a nonce.
+        context: The template's context, for the nonce.
         imports: Further entries, module name to URL.
         nonce: Used instead of the one found in the context. An import map is an
             inline script: a policy without ``'unsafe-inline'`` needs it.
@@ -139,7 +136,7 @@ def tiderace_importmap(
     )
 
 
-def _checked(name: str, value: object) -> object:
+def _validate(name: str, value: object) -> object:
     if name not in _OPTIONS:
         known = ", ".join(_OPTIONS)
         raise template.TemplateSyntaxError(
@@ -161,17 +158,15 @@ def _checked(name: str, value: object) -> object:
     if isinstance(value, (int, float)) and not 0 <= value < float("inf"):
         raise template.TemplateSyntaxError(
             f"tiderace_script option {name!r} is {value!r}; "
-            "it cannot be negative or endless (leave it out for the default)"
+            "it cannot be negative or infinite (leave it out for the default)"
         )
     return value
 
 
 def _nonce_attribute(context: Context, nonce: str | None) -> SafeString:
-    """The nonce given, else Django's own, else django-csp's, else nothing.
+    """Return the attribute with ``nonce``, Django's or django-csp's nonce, or "".
 
-    Both kinds of lazy nonce are false until something has read them, so that only
-    pages with a nonce get one in their header: asking for their truth would never
-    make one.
+    A lazy nonce is false until it is read, so it is converted and not tested.
     """
     found: object = nonce
     if found is None:

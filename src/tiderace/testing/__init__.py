@@ -1,7 +1,6 @@
-"""Test tools: talk to an application without a server, or run a real one for a test.
+"""Test tools: communicators without a server, and a test case with a live server.
 
-The communicators need neither a server nor Django's test runner; the live-server test
-case is imported at first use, for it brings Django's test framework with it.
+The live-server test case is imported at first use: it imports Django's test framework.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Runs one ASGI application in the test's event loop and exchanges events with it.
-
-It knows ASGI events only; what a request or a socket is, its subclasses know.
-"""
+"""Runs an ASGI application in the test's event loop and exchanges events with it."""
 
 from __future__ import annotations
 
@@ -31,23 +28,23 @@ class ApplicationCommunicator(_AsgirefCommunicator):
     """Runs ``application`` with ``scope``; the test sends and receives its events.
 
     The application starts with the first event sent or awaited, as a task of the
-    test's event loop with a context of its own, so that context variables of the
-    test do not leak into it. Its sync code runs where the test's own does: in the
+    test's event loop with an empty context, without the context variables of the
+    test. Its sync code runs where the test's own does: in the
     calling thread below ``async_to_sync`` (Django's ``TestCase``), and so in the same
-    transaction; with a test database that is SQLite in memory in the thread of the
+    transaction; with an in-memory SQLite test database, in the thread of the
     test's own ``sync_to_async``, one call at a time. With other databases the sync
-    code of different connections runs side by side, as on a server.
+    code of different connections runs concurrently, as on a server.
 
-    ``cancel_on_timeout`` says what happens to the application when nothing arrives in
-    time: True (the default, for existing suites rely on it) cancels it, after which
-    the connection is of no more use; False leaves it running.
+    With ``cancel_on_timeout`` (the default, as in Channels) the application is
+    cancelled when nothing arrives in time, and the connection cannot be used further;
+    without, it runs on.
 
     ``scope`` may be changed until the application starts.
     """
 
     scope: Scope
 
-    # On the class, since __del__ also meets objects whose making was refused.
+    # On the class: __del__ also runs when __init__ raised.
     _future: asyncio.Task[Any] | None = None
 
     def __init__(
@@ -59,7 +56,7 @@ class ApplicationCommunicator(_AsgirefCommunicator):
 
     @property
     def output_queue(self) -> _Output:
-        """What the application has sent and the test has not taken yet."""
+        """The events that the test has not received yet."""
         if self._output_queue is None:
             self._output_queue = _Output()
         return self._output_queue
@@ -79,7 +76,7 @@ class ApplicationCommunicator(_AsgirefCommunicator):
         return self._future
 
     async def send_input(self, message: Event) -> None:
-        """Give the application one event.
+        """Send one event to the application.
 
         Raises:
             Exception: what the application raised, if it has ended with an error;
@@ -88,10 +85,10 @@ class ApplicationCommunicator(_AsgirefCommunicator):
         await super().send_input(message)  # type: ignore[no-untyped-call]
 
     async def receive_output(self, timeout: float = 1) -> Event:
-        """Take the next event from the application, waiting ``timeout`` seconds.
+        """Return the next event of the application; wait ``timeout`` seconds.
 
-        A close with code 1011 is what a consumer sends on its way out after an error;
-        the error itself is raised then rather than the close handed out.
+        A consumer closes with code 1011 after an error; the error is raised then
+        instead of returning the close.
 
         Raises:
             TimeoutError: when nothing came; the application is cancelled then,
@@ -124,11 +121,11 @@ class ApplicationCommunicator(_AsgirefCommunicator):
         where: Callable[[Event], bool] | None = None,
         timeout: float = 1,
     ) -> Event:
-        """Take the first event of this ``type``, leaving all others to be received.
+        """Return the first event of this ``type``; all others can still be received.
 
-        ``where`` narrows the choice: ``where=lambda event: "joined" in event["text"]``.
-        Events that came before and are not meant stay in their order. Running out of
-        time changes nothing: the application is not cancelled.
+        ``where`` is a further condition: ``where=lambda event: "joined" in
+        event["text"]``. Earlier events keep their order. A timeout does not cancel the
+        application.
 
         Raises:
             TimeoutError: when no such event came within ``timeout`` seconds.
@@ -136,31 +133,31 @@ class ApplicationCommunicator(_AsgirefCommunicator):
                 had not sent such an event.
         """
 
-        def wanted(event: Event) -> bool:
+        def matches(event: Event) -> bool:
             return event.get("type") == type and (where is None or where(event))
 
-        event = await self._take(wanted, timeout)
+        event = await self._take(matches, timeout)
         if event is None:
             waiting = [event.get("type") for event in self.output_queue.events()]
             raise TimeoutError(
-                f"no event {type!r} as asked for within {timeout} s{self._state()}; "
-                f"received and still to be taken: {waiting}"
+                f"no matching event {type!r} within {timeout} s{self._state()}; "
+                f"received so far: {waiting}"
             )
         return event
 
     async def receive_nothing(
         self, timeout: float = 0.1, interval: float = 0.01
     ) -> bool:
-        """Whether the application sends nothing for ``timeout`` seconds.
+        """Return whether the application sends nothing for ``timeout`` seconds.
 
-        It looks every ``interval`` seconds, and at least once.
+        Checks every ``interval`` seconds, at least once.
         """
         return bool(
             await super().receive_nothing(timeout, interval)  # type: ignore[no-untyped-call]
         )
 
     async def wait(self, timeout: float = 1) -> None:
-        """Wait until the application has ended by itself; after ``timeout``, cancel it.
+        """Wait for the end of the application; cancel it after ``timeout`` seconds.
 
         Raises:
             TimeoutError: when it had to be cancelled.
@@ -169,24 +166,24 @@ class ApplicationCommunicator(_AsgirefCommunicator):
         await super().wait(timeout)  # type: ignore[no-untyped-call]
 
     def stop(self, exceptions: bool = True) -> None:
-        """Cancel the application if it runs; else raise its error, if asked to."""
+        """Cancel the application if it runs; else raise its error if ``exceptions``."""
         super().stop(exceptions)  # type: ignore[no-untyped-call]
 
     async def _take(
-        self, wanted: Callable[[Event], bool], timeout: float
+        self, matches: Callable[[Event], bool], timeout: float
     ) -> Event | None:
-        """The first event wanted, or None after ``timeout`` seconds."""
+        """Return the first event that matches, or None after ``timeout`` seconds."""
         future, output = self.future, self.output_queue
         try:
             async with asyncio.timeout(timeout):
-                while (event := output.take(wanted)) is None:
+                while (event := output.take(matches)) is None:
                     if future.done():
                         future.result()
                     output.news.clear()
                     await output.news.wait()
                 return event
         except TimeoutError:
-            # Either nobody sent anything, or the application's own error is one.
+            # Either the time is over, or the application raised a TimeoutError.
             self._raise_failure()
             return None
 
@@ -206,7 +203,7 @@ class ApplicationCommunicator(_AsgirefCommunicator):
 
 
 class _Output(asyncio.Queue["Event"]):
-    """The events an application sent, of which any may be taken first."""
+    """The events of an application, which may be taken in any order."""
 
     _queue: deque[Event]
 
@@ -227,9 +224,9 @@ class _Output(asyncio.Queue["Event"]):
     def events(self) -> list[Event]:
         return list(self._queue)
 
-    def take(self, wanted: Callable[[Event], bool]) -> Event | None:
+    def take(self, matches: Callable[[Event], bool]) -> Event | None:
         for index, event in enumerate(self._queue):
-            if wanted(event):
+            if matches(event):
                 del self._queue[index]
                 return event
         return None
@@ -240,7 +237,7 @@ def _any_event(event: Event) -> bool:
 
 
 def _application_context() -> contextvars.Context:
-    """An empty context, but for the thread in which the test's sync code runs."""
+    """Return an empty context, except for the thread that runs the test's sync code."""
     context = contextvars.Context()
     shared = SyncToAsync.thread_sensitive_context.get(None)
     if (
@@ -248,7 +245,7 @@ def _application_context() -> contextvars.Context:
         and not threads.below_a_sync_caller()
         and _database_is_in_memory()
     ):
-        # That of the test's own sync_to_async.
+        # The thread of the test's own sync_to_async.
         shared = ThreadSensitiveContext()
         SyncToAsync.context_to_thread_executor[shared] = (
             SyncToAsync.single_thread_executor
@@ -259,10 +256,10 @@ def _application_context() -> contextvars.Context:
 
 
 def _database_is_in_memory() -> bool:
-    """Whether a test database is SQLite in memory, shared between threads.
+    """Return whether a test database is SQLite in memory, shared between threads.
 
-    Of two threads that use it at the same time one fails ("table is locked") at once,
-    where every other database lets it wait.
+    Of two threads that use it at the same time one fails at once ("table is locked");
+    with any other database it waits.
     """
     return conf.configured() and any(
         "mode=memory" in str(database["NAME"])

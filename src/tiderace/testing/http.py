@@ -1,6 +1,6 @@
 """One HTTP request to an application, without a server.
 
-It knows ASGI's HTTP events; cookies, redirects and views are Django's test client's.
+For cookies and redirects, use Django's test client.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["HttpCommunicator"]
 class HttpCommunicator(ApplicationCommunicator):
     """Sends one request and collects the response.
 
-    ``path`` may carry a query string. ``body`` goes out in one piece; for a request
-    in several, use ``send_input`` of the base class.
+    ``path`` may have a query string. ``body`` is sent in one event; for several, use
+    ``send_input``.
     """
 
     def __init__(
@@ -55,8 +55,7 @@ class HttpCommunicator(ApplicationCommunicator):
     async def get_response(self, timeout: float = 1) -> dict[str, Any]:
         """Send the request (once) and return ``status``, ``headers`` and ``body``.
 
-        ``timeout`` is for each part of the response, in seconds; ``body`` is all
-        parts joined.
+        ``timeout`` is for each event of the response, in seconds.
 
         Raises:
             TimeoutError: when a part does not come in time.

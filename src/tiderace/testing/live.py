@@ -1,8 +1,4 @@
-"""A real server for a test case: browsers and WebSocket clients may connect to it.
-
-It knows Django's test cases and databases; how a server runs, ``tiderace.server``
-knows, and is asked only when one is started.
-"""
+"""A live server for a test case, to which browsers and WebSocket clients connect."""
 
 from __future__ import annotations
 
@@ -45,14 +41,14 @@ __all__ = [
     "set_database_connection",
 ]
 
-# The options of daphne's server that exist here, by our name.
+# Option of daphne's server: its name here.
 _OPTIONS = {
     "ping_interval": "ping_interval",
     "ping_timeout": "ping_timeout",
     "websocket_max_message_size": "max_message_size",
     "graceful_timeout": "graceful_timeout",
 }
-# Those that do not, and may be passed all the same.
+# Options of daphne's server that have no effect here.
 _IGNORED = frozenset(
     {
         "action_logger",
@@ -73,9 +69,9 @@ _IGNORED = frozenset(
 
 
 def make_application(*, static_wrapper: Callable[[Any], ASGIApp] | None) -> ASGIApp:
-    """``ASGI_APPLICATION``, inside ``static_wrapper`` if there is one.
+    """Return ``ASGI_APPLICATION``, inside ``static_wrapper`` if there is one.
 
-    A function of the module, so that it can be sent to another process.
+    A function of the module, so that it can be pickled.
     """
     application: ASGIApp = get_default_application()
     if static_wrapper is not None:
@@ -86,8 +82,8 @@ def make_application(*, static_wrapper: Callable[[Any], ASGIApp] | None) -> ASGI
 def set_database_connection(names: Mapping[str, str] | None = None) -> None:
     """Point the settings of this process at the test databases.
 
-    ``names`` gives them by alias; without it they are worked out for ``default`` as
-    Django does. A function of the module, so that it can be sent to another process.
+    ``names`` maps aliases to names; without it, the name for ``default`` is determined
+    as Django does. A function of the module, so that it can be pickled.
     """
     if names is None:
         names = {"default": _test_name(settings.DATABASES["default"])}
@@ -101,23 +97,23 @@ def _test_name(database: Mapping[str, Any]) -> str:
     chosen = database.get("TEST", {}).get("NAME")
     if chosen:
         return str(chosen)
-    # A child that was forked has the test database in its settings already.
+    # The settings of a forked child have the test database already.
     return (
         name if name.startswith(TEST_DATABASE_PREFIX) else TEST_DATABASE_PREFIX + name
     )
 
 
 class ServerThread:
-    """A server in a thread of this process, with the face of ``ServerProcess``.
+    """A server in a thread of this process, with the interface of ``ServerProcess``.
 
-    ``databases`` are connections (by alias) that the server is to use as its own: an
-    in-memory SQLite database can be reached through its one connection only. All sync
-    code of the application then runs in this thread, one call at a time.
+    ``databases`` are connections (by alias) that the server uses as its own: an
+    in-memory SQLite database has one connection only. All sync code of the application
+    then runs in this thread, one call at a time.
 
     ``setup`` and ``teardown`` are called in the thread, before and after serving.
 
     Raises:
-        TypeError: for an option in ``kwargs`` that no server has.
+        TypeError: for an unknown option in ``kwargs``.
     """
 
     def __init__(
@@ -146,11 +142,11 @@ class ServerThread:
         )
 
     def start(self) -> None:
-        """Open the port and start serving; ``ready`` is set when that is so.
+        """Open the port and start the server; ``ready`` is set when it serves.
 
         Raises:
             ImportError: when uvicorn is not installed.
-            OSError: when the port cannot be had.
+            OSError: when the port cannot be bound.
         """
         from tiderace.server.development import DevelopmentServer
 
@@ -161,17 +157,17 @@ class ServerThread:
         self._thread.start()
 
     def terminate(self) -> None:
-        """Ask the server to end: sockets are closed with 1012."""
+        """Stop the server; it closes its sockets with 1012."""
         if self._server is not None:
             self._server.stop()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until the server has ended, at most ``timeout`` seconds."""
+        """Wait at most ``timeout`` seconds for the end of the server."""
         if self._thread.ident is not None:
             self._thread.join(timeout)
 
     def is_alive(self) -> bool:
-        """Whether the server runs (it may not be ready yet)."""
+        """Return whether the server runs; it may not be ready yet."""
         return self._thread.is_alive()
 
     def _run(self) -> None:
@@ -183,7 +179,7 @@ class ServerThread:
                 connections[alias] = connection
             with _around(self.setup, self.teardown):
                 if self._databases:
-                    # The loop runs elsewhere and this thread serves its sync code.
+                    # The loop runs in another thread; this one runs the sync code.
                     async_to_sync(server.serve)(application, on_ready=self.ready.set)
                 else:
                     server.run(application, on_ready=self.ready.set)
@@ -195,19 +191,19 @@ class ServerThread:
 
 
 class ServerProcess(multiprocessing.Process):
-    """A server in a process of its own, which tells its port to its parent.
+    """A server in a process of its own.
 
     It has the interface of daphne's ``DaphneProcess``: ``ready`` (an event),
-    ``port.value``, ``errors`` (a queue of exception and traceback), and what every
-    process has. ``get_application``, ``setup`` and ``teardown`` run in the child; to
-    be sent there by ``spawn`` they must be functions of a module.
+    ``port.value``, ``errors`` (a queue of exception and traceback), and the
+    methods of ``Process``. ``get_application``, ``setup`` and ``teardown`` run in the
+    child; with ``spawn`` they must be functions of a module.
 
     ``kwargs`` takes the options of daphne's server: those that exist here
-    (``ping_interval``, ``ping_timeout``, ``websocket_max_message_size``) are obeyed,
-    the others ignored.
+    (``ping_interval``, ``ping_timeout``, ``websocket_max_message_size``) take effect,
+    the others are ignored.
 
     Raises:
-        TypeError: for an option in ``kwargs`` that no server has.
+        TypeError: for an unknown option in ``kwargs``.
     """
 
     def __init__(
@@ -220,7 +216,7 @@ class ServerProcess(multiprocessing.Process):
         port: int | None = None,
     ) -> None:
         super().__init__()
-        # Before all that might name a module of channels when it is unpickled.
+        # First, since unpickling the other attributes may import channels.
         self._aliases = _Aliases()
         self.host = host
         self.get_application = get_application
@@ -241,17 +237,17 @@ class ServerProcess(multiprocessing.Process):
                 self.host, self.port.value, options=_make_options(self.kwargs)
             )
             self.port.value = server.port
-            # uvicorn ends gracefully and then raises the signal again, which must
-            # not end the process before the teardown.
+            # uvicorn raises the signal again after its graceful end, which must not
+            # end the process before the teardown.
             signal.signal(signal.SIGTERM, lambda *_: server.stop())
             with _around(self.setup, self.teardown):
                 server.run(application, on_ready=self.ready.set)
         except BaseException as error:
-            self.errors.put((_sendable(error), traceback.format_exc()))
+            self.errors.put((_picklable(error), traceback.format_exc()))
 
 
-def _sendable(error: BaseException) -> BaseException:
-    """``error``, or what can be said of it if it cannot go to another process."""
+def _picklable(error: BaseException) -> BaseException:
+    """Return ``error``, or its text in a RuntimeError if it cannot be pickled."""
     try:
         pickle.dumps(error)
     except Exception:
@@ -260,9 +256,9 @@ def _sendable(error: BaseException) -> BaseException:
 
 
 class _Aliases:
-    """Installs Tiderace as ``channels`` where it is unpickled, if it was here.
+    """Installs Tiderace as ``channels`` on unpickling, if it is installed here.
 
-    A child that was spawned has imported nothing yet.
+    For spawned children, which have imported nothing yet.
     """
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -282,14 +278,14 @@ def _install_aliases(wanted: bool) -> _Aliases:
 class ChannelsLiveServerTestCase(TransactionTestCase):
     """A test case with a live server of ``ASGI_APPLICATION``, one for the whole class.
 
-    ``live_server_url`` and ``live_server_ws_url`` say where it is. The server is
-    uvicorn in a thread of the test's process, so it sees what the test patches and
-    overrides, and an in-memory SQLite database is shared with it. Data must be
-    committed to be seen, as ``TransactionTestCase`` does.
+    Its addresses are ``live_server_url`` and ``live_server_ws_url``. The server is
+    uvicorn in a thread of the test's process, so patches, overridden settings and an
+    in-memory SQLite database apply to it. Data must be committed, as
+    ``TransactionTestCase`` does.
 
     ``ProtocolServerProcess`` may be set to a class with the interface of
-    ``ServerProcess`` (daphne's ``DaphneProcess`` is one) to serve from a process of
-    its own; the test databases then need a name, so in-memory SQLite is refused.
+    ``ServerProcess`` (daphne's ``DaphneProcess`` is one) to serve from another
+    process, which refuses in-memory SQLite.
 
     ``static_wrapper`` serves static files if ``serve_static`` is true and
     ``STATIC_URL`` is set.
@@ -376,7 +372,7 @@ class ChannelsLiveServerTestCase(TransactionTestCase):
 
     @classmethod
     def _is_in_memory_db(cls, connection: Any) -> bool:
-        """Whether ``connection`` is one to SQLite in memory."""
+        """Return whether ``connection`` is to SQLite in memory."""
         return connection.vendor == "sqlite" and bool(connection.is_in_memory_db())
 
 
@@ -394,7 +390,7 @@ def _around(
 
 
 def _server_options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Daphne's options in our names, without those that mean nothing here."""
+    """Return daphne's options by their names here, without the ignored ones."""
     for name in kwargs:
         if name not in _OPTIONS and name not in _IGNORED:
             raise TypeError(

@@ -1,8 +1,4 @@
-"""One WebSocket connection to an application, without a server.
-
-It knows ASGI's WebSocket events and the scope keys that Django's middleware fills; it
-does not know the application, which may be a consumer or a whole middleware stack.
-"""
+"""One WebSocket connection to an application, without a server."""
 
 from __future__ import annotations
 
@@ -22,10 +18,10 @@ __all__ = ["WebsocketCommunicator"]
 
 
 class WebsocketCommunicator(ApplicationCommunicator):
-    """A client of ``application`` at ``path``, which may carry a query string.
+    """A client of ``application`` at ``path``, which may have a query string.
 
-    The keywords fill the scope as the middleware and the router in front of a
-    consumer would, so that a consumer can be tested by itself::
+    The keywords fill the scope as middleware and router would, so that a consumer can
+    be tested alone::
 
         socket = WebsocketCommunicator(
             ChatConsumer.as_asgi(), "/ws/chat/tea/",
@@ -33,8 +29,8 @@ class WebsocketCommunicator(ApplicationCommunicator):
         )
 
     ``user`` and ``session`` become ``scope["user"]`` and ``scope["session"]``;
-    authentication and session middleware leave them alone. ``url_route`` becomes
-    ``scope["url_route"]``, ``args`` and ``kwargs`` being empty where not given.
+    authentication and session middleware keep them. ``url_route`` becomes
+    ``scope["url_route"]``; ``args`` and ``kwargs`` are empty by default.
 
     As an asynchronous context manager it connects, and disconnects at the end::
 
@@ -77,13 +73,12 @@ class WebsocketCommunicator(ApplicationCommunicator):
         self.response_headers: Any = None
 
     def login(self, user: Any) -> None:
-        """Connect as ``user``: what the ``user`` keyword does, for later.
+        """Set ``scope["user"]``, as the keyword ``user`` does.
 
-        No session is made and no database is asked; the consumer finds the user in
-        ``scope["user"]`` with or without authentication middleware before it.
+        No session is created and no database is used.
 
         Raises:
-            RuntimeError: when the application has started; its scope is read then.
+            RuntimeError: when the application has started.
         """
         if self._future is not None:
             raise RuntimeError("login() comes too late: the connection is open already")
@@ -93,10 +88,10 @@ class WebsocketCommunicator(ApplicationCommunicator):
         """Open the connection.
 
         Returns:
-            ``(True, subprotocol)`` when the application accepted, the subprotocol
-            being None if it chose none; ``(False, code)`` when it refused: the close
-            code (1000 where it gave none), or the HTTP status where the scope offers
-            the extension ``websocket.http.response`` and the application used it.
+            ``(True, subprotocol)`` when the application accepted, with None for no
+            subprotocol; ``(False, code)`` when it refused, with the close code (1000
+            by default), or the HTTP status if the application used the extension
+            ``websocket.http.response``.
 
         Raises:
             TimeoutError: when it did neither in ``timeout`` seconds.
@@ -137,7 +132,7 @@ class WebsocketCommunicator(ApplicationCommunicator):
         await self.send_to(text_data=json.dumps(data))
 
     async def receive_from(self, timeout: float = 1) -> str | bytes:
-        """Take the next frame the application sent.
+        """Return the payload of the next frame.
 
         Raises:
             AssertionError: when the application closed the socket instead.
@@ -151,7 +146,7 @@ class WebsocketCommunicator(ApplicationCommunicator):
         return _frame(event)
 
     async def receive_json_from(self, timeout: float = 1) -> Any:
-        """Take the next frame and decode its JSON; see ``receive_from``."""
+        """Return the decoded JSON of the next frame; raises as ``receive_from``."""
         payload = await self.receive_from(timeout)
         assert isinstance(payload, str), (
             f"JSON data is not a text frame, it is {type(payload)}"
@@ -159,11 +154,11 @@ class WebsocketCommunicator(ApplicationCommunicator):
         return json.loads(payload)
 
     async def disconnect(self, code: int = 1000, timeout: float = 1) -> None:
-        """Close the connection as a client would and wait for the application's end.
+        """Close the connection as a client would, and wait for the application to end.
 
         Raises:
             TimeoutError: when the application did not end in ``timeout`` seconds.
-            CancelledError: when a receive timed out before and cancelled it.
+            CancelledError: when an earlier receive timed out and cancelled it.
             Exception: what the application raised.
         """
         await self.send_input({"type": "websocket.disconnect", "code": code})
@@ -186,7 +181,7 @@ class WebsocketCommunicator(ApplicationCommunicator):
         trace: TracebackType | None,
     ) -> None:
         if error is not None:
-            # The block's own error is the one to show.
+            # The error of the block takes precedence.
             await self._cancel()
         elif not self.future.done():
             await self.disconnect()
@@ -195,9 +190,9 @@ class WebsocketCommunicator(ApplicationCommunicator):
 
 
 def _frame(event: Any) -> str | bytes:
-    """The payload of ``websocket.send``, checked against the ASGI specification.
+    """Return the payload of ``websocket.send``, checked against the specification.
 
-    The other key may be there with None, as some applications send it.
+    The other key may be None, as some applications send it.
     """
     text, data = event.get("text"), event.get("bytes")
     assert (text is None) != (data is None), (

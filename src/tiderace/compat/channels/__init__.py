@@ -1,7 +1,4 @@
-"""Stands in for the top package ``channels``: the two facts it has of its own.
-
-Its other names are aliases; this package does not know them.
-"""
+"""Stand-in for the top package ``channels``; its other modules are aliases."""
 
 from __future__ import annotations
 
@@ -9,5 +6,5 @@ from tiderace import DEFAULT_CHANNEL_LAYER
 
 __all__ = ["DEFAULT_CHANNEL_LAYER", "__version__"]
 
-# The version of Channels whose surface is offered: what code that parses it wants.
+# The version of Channels whose API is offered.
 __version__ = "4.3.2"

@@ -1,7 +1,4 @@
-"""Stands in for ``channels.apps``: the app a Channels project lists.
-
-It knows our own app, whose work it does; it has no models.
-"""
+"""Stand-in for ``channels.apps``: the app that a Channels project lists."""
 
 from __future__ import annotations
 
@@ -18,17 +15,17 @@ __all__ = ["ChannelsConfig"]
 
 
 def _directory() -> Path:
-    """Where Django looks for this app's commands, static files and templates.
+    """Return the directory with this app's commands, static files and templates.
 
-    That is Tiderace's own directory, unless the project lists ``tiderace`` as well:
-    then one of the two has to be empty, or ``collectstatic`` meets every file twice.
+    That is Tiderace's directory. If the project lists ``tiderace`` too, it is an empty
+    one, or ``collectstatic`` would find every file twice.
     """
     listed = {entry.partition(".")[0] for entry in settings.INSTALLED_APPS}
     return Path((tiderace.compat if "tiderace" in listed else tiderace).__path__[0])
 
 
 class ChannelsConfig(apps.TideraceConfig):
-    """``INSTALLED_APPS = ["channels"]``: what the app ``tiderace`` does, so called.
+    """The app ``tiderace`` under the name ``channels``.
 
     Both may be listed; the system checks then run once.
     """

@@ -1,6 +1,6 @@
-"""Stands in for the package ``daphne`` where that is not installed.
+"""Stand-in for ``daphne`` where that is not installed; it serves with uvicorn.
 
-What projects import of it runs on uvicorn; the ``daphne`` command is not here.
+There is no ``daphne`` command.
 """
 
 from __future__ import annotations

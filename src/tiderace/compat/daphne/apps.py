@@ -1,7 +1,4 @@
-"""Stands in for ``daphne.apps``: the app whose use is that it brings ``runserver``.
-
-It imports no server, neither Twisted nor uvicorn.
-"""
+"""Stand-in for ``daphne.apps``, an app with ``runserver``; imports no server."""
 
 from __future__ import annotations
 
@@ -13,10 +10,7 @@ __all__ = ["DaphneConfig"]
 
 
 class DaphneConfig(AppConfig):
-    """``INSTALLED_APPS = ["daphne", ...]``: ``manage.py runserver`` serves ASGI.
-
-    The command is Tiderace's, beside a real daphne too.
-    """
+    """The app ``daphne``; its ``runserver`` is Tiderace's, beside a real daphne too."""
 
     name = "daphne"
     verbose_name = "Daphne"

@@ -1,7 +1,4 @@
-"""Stands in for ``daphne.endpoints``: addresses written as endpoint descriptions.
-
-It knows how they are written, and opens nothing.
-"""
+"""Stand-in for ``daphne.endpoints``: Twisted's endpoint descriptions."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ def build_endpoint_description_strings(
     unix_socket: str | None = None,
     file_descriptor: int | None = None,
 ) -> list[str]:
-    """Describe each address that is given: ``tcp:port=8000:interface=127.0.0.1``.
+    """Return a description per given address: ``tcp:port=8000:interface=127.0.0.1``.
 
     Raises:
         ValueError: when only one of ``host`` and ``port`` is given.
@@ -33,9 +30,9 @@ def build_endpoint_description_strings(
 
 
 def read_tcp_endpoint(description: str) -> tuple[str, int]:
-    """Return the host and port that ``tcp:port=8000:interface=127.0.0.1`` means.
+    """Return host and port of a description like ``tcp:port=8000:interface=127.0.0.1``.
 
-    Without an interface the host is ``0.0.0.0``; ``tcp:8000`` is understood too.
+    Without an interface the host is ``0.0.0.0``; ``tcp:8000`` is accepted too.
 
     Raises:
         ValueError: for another kind of endpoint, or one without a port.

@@ -1,7 +1,4 @@
-"""Stands in for ``daphne.server``: a server made and run from Python.
-
-It serves with uvicorn and knows no Django.
-"""
+"""Stand-in for ``daphne.server``: a server run from Python, on uvicorn."""
 
 from __future__ import annotations
 
@@ -16,12 +13,12 @@ __all__ = ["Server"]
 
 
 class Server:
-    """Serves ``application`` at one TCP endpoint until ``stop()`` or a signal.
+    """Serve ``application`` at one TCP endpoint until ``stop()`` or a signal.
 
     Of daphne's options, ``ping_interval``, ``ping_timeout``,
     ``websocket_max_message_size`` (bytes), ``application_close_timeout`` (seconds)
-    and ``ready_callable`` are obeyed. The others have no counterpart in uvicorn; they
-    are accepted, so that a call written for daphne works, and have no effect.
+    and ``ready_callable`` take effect. The others have no counterpart in uvicorn; they
+    are accepted and ignored.
 
     Raises:
         ValueError: when ``endpoints`` is not exactly one TCP endpoint.
@@ -60,7 +57,7 @@ class Server:
         """Open the endpoint and serve; return once stopped.
 
         Raises:
-            OSError: when the address cannot be had.
+            OSError: when the address cannot be bound.
         """
         host, port = self._address
         self._server = DevelopmentServer(host, port, options=self._options)

@@ -1,7 +1,4 @@
-"""Stands in for ``daphne.testing``: a live server in a process of its own.
-
-The server in it is uvicorn; this module only knows both names.
-"""
+"""Stand-in for ``daphne.testing``: a live server in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Stands in for ``channels.templatetags``, so that our tags load under either app.
-
-It holds no tag; the libraries below it are aliases of ours.
-"""
+"""Stand-in for ``channels.templatetags``; the libraries below it are aliases."""
 
 from __future__ import annotations
 
@@ -11,6 +8,6 @@ from tiderace import templatetags
 
 __all__: list[str] = []
 
-# Listed beside "channels", "tiderace" brings the tags; a second library of the same
-# name would be warned about (templates.W003).
+# If both apps are listed, the tags come from "tiderace"; a second library of the same
+# name would be a warning (templates.W003).
 __path__ = [] if apps.is_installed("tiderace") else list(templatetags.__path__)

@@ -1,4 +1,4 @@
-"""Stands in for daphne's ``runserver`` command with ours, which knows uvicorn."""
+"""Stand-in for daphne's ``runserver`` command."""
 
 from __future__ import annotations
 
