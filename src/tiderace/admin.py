@@ -1,7 +1,4 @@
-"""The page of Django's admin that shows who is connected, and ends connections.
-
-It knows Django's admin; what there is to show it asks of ``monitoring.rollcall``.
-"""
+"""The page of Django's admin that lists open connections, and ends them."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ __all__ = ["ConnectionsAdmin"]
 
 logger = logging.getLogger("tiderace.admin")
 
-# Actions that are listed below the page.
+# Actions listed below the page.
 _LOG = 10
 
 Act = Callable[[dict[str, Any]], str]
@@ -43,15 +40,15 @@ Act = Callable[[dict[str, Any]], str]
 
 @admin.register(Connections)
 class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not generic at run time
-    """Who is connected where, and what staff may do about it.
+    """The page of the open connections, with actions to end them.
 
-    Every part has a permission of its own: ``tiderace.view_connections``,
-    ``disconnect_users``, ``close_topics``, ``send_notices``. With an admin site of your
-    own: ``site.register(Connections, ConnectionsAdmin)``.
+    Each part has its permission: ``tiderace.view_connections``, ``disconnect_users``,
+    ``close_topics``, ``send_notices``. With an admin site of your own:
+    ``site.register(Connections, ConnectionsAdmin)``.
     """
 
     def get_urls(self) -> list[URLPattern]:
-        """The page under the name of a change list, and one page for each action."""
+        """Return the page, under the name of a change list, and one for each action."""
         view = self.admin_site.admin_view
         return [
             path(
@@ -77,35 +74,31 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
     # Permissions
 
     def has_module_permission(self, request: HttpRequest) -> bool:
-        """Whether the admin's index shows the page."""
+        """Return whether the admin's index lists the page."""
         return self.has_view_permission(request)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Whether the user may see who is connected."""
+        """Return whether the user may see the connections."""
         return _may(request, "view_connections")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """No: there is nothing to add."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """No: see the permissions of the actions."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """No: see ``disconnect_users``."""
         return False
 
-    # Seeing
+    # The page
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """The page."""
         _require(request, "view_connections")
         user = request.GET.get("user", "").strip()[:255]
         topic = request.GET.get("topic", "").strip()[:255]
-        seen = overview(user, topic, _page(request))
+        page = overview(user, topic, _page(request))
         context = {
             **self.admin_site.each_context(request),
             "title": "Connections",
@@ -117,7 +110,7 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
             "may_close": _may(request, "close_topics"),
             "may_send": _may(request, "send_notices"),
             "entries": self._entries(),
-            **seen,
+            **page,
             **(extra_context or {}),
         }
         return self._render(request, "connections", context)
@@ -130,18 +123,18 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
         entries = log.objects.filter(content_type=of_ours).select_related("user")
         return entries[:_LOG]
 
-    # Acting
+    # Actions
 
     def disconnect_view(self, request: HttpRequest) -> HttpResponse:
-        """Have the connections of a user closed."""
+        """Close the connections of a user."""
 
-        def act(asked: dict[str, Any]) -> str:
+        def act(data: dict[str, Any]) -> str:
             ended = sync_bridge.call(
                 cluster_connections.disconnect_user_everywhere,
-                asked["user"],
-                asked["reason"],
+                data["user"],
+                data["reason"],
             )
-            return _told(ended, f"user {asked['user']}")
+            return _summary(ended, f"user {data['user']}")
 
         return self._action(
             request,
@@ -153,13 +146,13 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
         )
 
     def close_topic_view(self, request: HttpRequest) -> HttpResponse:
-        """Have all subscriptions to a topic ended."""
+        """End all subscriptions to a topic."""
 
-        def act(asked: dict[str, Any]) -> str:
+        def act(data: dict[str, Any]) -> str:
             ended = sync_bridge.call(
-                cluster_connections.close_topic_everywhere, asked["topic"]
+                cluster_connections.close_topic_everywhere, data["topic"]
             )
-            return _told(ended, f"topic {asked['topic']}")
+            return _summary(ended, f"topic {data['topic']}")
 
         return self._action(
             request,
@@ -191,20 +184,20 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
         question: str,
         act: Act,
     ) -> HttpResponse:
-        """Ask what to do, ask again whether to do it, note it and do it."""
+        """Show the form, then the question, then log the action and run it."""
         _require(request, permission)
         if request.method == "POST":
             form: Any = form_class(request.POST)
         else:
-            known = {name: request.GET.get(name, "") for name in form_class.base_fields}
+            given = {name: request.GET.get(name, "") for name in form_class.base_fields}
             form = form_class(
-                initial={name: value for name, value in known.items() if value}
+                initial={name: value for name, value in given.items() if value}
             )
         confirming = request.method == "POST" and form.is_valid()
         if confirming and "confirmed" in request.POST:
-            self._do(request, form, act)
-            seen = self.has_view_permission(request)
-            page = "tiderace_connections_changelist" if seen else "index"
+            self._run(request, form, act)
+            may_view = self.has_view_permission(request)
+            page = "tiderace_connections_changelist" if may_view else "index"
             return redirect(reverse(f"admin:{page}", current_app=self.admin_site.name))
         context = {
             **self.admin_site.each_context(request),
@@ -220,23 +213,23 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
     def _render(
         self, request: HttpRequest, name: str, context: dict[str, Any]
     ) -> HttpResponse:
-        # Where the templates' links lead, with more than one admin site.
+        # The site of the templates' links, with more than one admin site.
         request.current_app = self.admin_site.name
         return TemplateResponse(request, f"admin/tiderace/{name}.html", context)
 
-    def _do(self, request: HttpRequest, form: Any, act: Act) -> None:
-        whom, what = form.whom(), form.what()
-        # Before it is done: what was done and not noted would be worse.
-        subject = Connections(what=whom[:200])
-        self.log_change(request, subject, what)
-        logger.info("%r by staff user %s: %r", what, request.user.pk, whom)
+    def _run(self, request: HttpRequest, form: Any, act: Act) -> None:
+        name, description = form.subject(), form.description()
+        # Logged first, so that no action is missing in the log.
+        subject = Connections(what=name[:200])
+        self.log_change(request, subject, description)
+        logger.info("%r by staff user %s: %r", description, request.user.pk, name)
         try:
-            said = act(form.cleaned_data)
+            message = act(form.cleaned_data)
         except (LayerUnavailable, RuntimeError, ValueError, TypeError) as error:
-            self.log_change(request, subject, f"Failed: {what}")
+            self.log_change(request, subject, f"Failed: {description}")
             messages.error(request, f"Nothing is certain to have happened: {error}")
         else:
-            messages.success(request, said)
+            messages.success(request, message)
 
 
 def _may(request: HttpRequest, permission: str) -> bool:
@@ -255,12 +248,12 @@ def _page(request: HttpRequest) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 4 else 1
 
 
-def _told(ended: cluster_connections.EndedConnections, whose: str) -> str:
-    said = ngettext(
+def _summary(ended: cluster_connections.EndedConnections, whose: str) -> str:
+    text = ngettext(
         "%(count)d connection of %(whose)s was told.",
         "%(count)d connections of %(whose)s were told.",
         ended.count,
     ) % {"count": ended.count, "whose": whose}
     if ended.silent:
-        said += f" No answer in time from {', '.join(ended.silent)}."
-    return said
+        text += f" No answer in time from {', '.join(ended.silent)}."
+    return text

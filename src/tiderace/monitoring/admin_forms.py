@@ -1,7 +1,4 @@
-"""What staff ask for in the admin, as forms: disconnect, close, send.
-
-It knows what is a legal name and a legal reason; who may ask is not its business.
-"""
+"""The forms of the admin's actions: disconnect a user, close a topic, send a notice."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ _MESSAGE_TYPE = re.compile(r"[a-zA-Z][a-zA-Z0-9_]*(\.[a-zA-Z0-9_]+)*")
 
 
 def _one_line(text: str) -> None:
-    """Refuse what would break a line of a log, or turn its direction."""
+    """Refuse characters that break a line of a log, or change its direction."""
     for character in text:
         kind = unicodedata.category(character)
         if kind in ("Cc", "Zl", "Zp") or character in "\u202a\u202b\u202c\u202d\u202e":
@@ -50,7 +47,7 @@ def _wide() -> forms.TextInput:
 
 
 class DisconnectForm(forms.Form):
-    """Whose connections to close, and what their clients are told."""
+    """A user whose connections are closed, and the reason."""
 
     user = forms.CharField(
         max_length=150,
@@ -65,17 +62,17 @@ class DisconnectForm(forms.Form):
         help_text="The clients are told, and so is the admin's log.",
     )
 
-    def whom(self) -> str:
-        """Whom it concerns, for the log."""
+    def subject(self) -> str:
+        """Return the object of the action, for the log."""
         return f"user {self.cleaned_data['user']}"
 
-    def what(self) -> str:
-        """What is done, for the log."""
+    def description(self) -> str:
+        """Return a description of the action, for the log."""
         return f"Disconnected. Reason: {self.cleaned_data['reason']}"
 
 
 class CloseTopicForm(forms.Form):
-    """Which topic to end the subscriptions to, and why."""
+    """A topic whose subscriptions are ended, and the reason."""
 
     topic = forms.CharField(
         widget=_wide(),
@@ -91,17 +88,17 @@ class CloseTopicForm(forms.Form):
         help_text="For the admin's log alone.",
     )
 
-    def whom(self) -> str:
-        """What it concerns, for the log."""
+    def subject(self) -> str:
+        """Return the object of the action, for the log."""
         return f"topic {self.cleaned_data['topic']}"
 
-    def what(self) -> str:
-        """What is done, for the log."""
+    def description(self) -> str:
+        """Return a description of the action, for the log."""
         return f"Closed. Reason: {self.cleaned_data['reason']}"
 
 
 class NoticeForm(forms.Form):
-    """What to send, and to whom."""
+    """A notice, and its recipients."""
 
     to = forms.ChoiceField(
         choices=[
@@ -128,16 +125,16 @@ class NoticeForm(forms.Form):
     )
 
     def clean_message_type(self) -> str:
-        """A type that names a handler."""
+        """Return a type that names a handler."""
         kind: str = self.cleaned_data["message_type"]
         if not _MESSAGE_TYPE.fullmatch(kind):
             raise ValidationError("Use letters, digits, underscores and dots.")
         return kind
 
     def clean(self) -> dict[str, Any]:
-        """Refuse a name that nothing of its kind has."""
-        said = super().clean() or self.cleaned_data
-        to, name = said.get("to"), said.get("name")
+        """Refuse a name that is illegal for its kind."""
+        data = super().clean() or self.cleaned_data
+        to, name = data.get("to"), data.get("name")
         if to == "topic" and name:
             try:
                 _declared(name)
@@ -148,27 +145,27 @@ class NoticeForm(forms.Form):
                 get_channel_layer().require_valid_group_name(name)
             except (AttributeError, TypeError, ValueError) as error:
                 self.add_error("name", str(error))
-        return said
+        return data
 
-    def whom(self) -> str:
-        """Whom it concerns, for the log."""
+    def subject(self) -> str:
+        """Return the object of the action, for the log."""
         return f"{self.cleaned_data['to']} {self.cleaned_data['name']}"
 
-    def what(self) -> str:
-        """What is done, for the log."""
+    def description(self) -> str:
+        """Return a description of the action, for the log."""
         text = " ".join(self.cleaned_data["text"].split())
         return f"Sent a notice ({self.cleaned_data['message_type']}): {text}"
 
 
-def send_notice(asked: dict[str, Any]) -> str:
-    """Send what a valid ``NoticeForm`` says; what to tell who asked.
+def send_notice(data: dict[str, Any]) -> str:
+    """Send the notice of a valid ``NoticeForm``; return a message for the user.
 
     Raises:
         LayerUnavailable: when the broker could not be reached in time.
         RuntimeError: when there is no layer that can do it.
     """
-    to, name = asked["to"], asked["name"]
-    message = {"type": asked["message_type"], "text": asked["text"]}
+    to, name = data["to"], data["name"]
+    message = {"type": data["message_type"], "text": data["text"]}
     if to == "user":
         sync_bridge.call(api.asend_to, name, message)
     elif to == "topic":

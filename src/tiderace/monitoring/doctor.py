@@ -1,8 +1,4 @@
-"""A diagnosis of a project: what is set, installed and running, and what to change.
-
-It asks the system checks, the probe of the layers, the brokers and the operating system,
-and gathers what they say; it changes nothing.
-"""
+"""A diagnosis of a project: settings, packages, layers, brokers, the system; with advice."""
 
 from __future__ import annotations
 
@@ -36,9 +32,9 @@ except ImportError:  # pragma: no cover (Windows)
 
 __all__ = ["Finding", "Level", "diagnose"]
 
-# Sockets a process can hardly do without, in a small site.
+# Open files that even a small site needs.
 _FEW_FILES = 4096
-# What is said of servers and brokers, and what each is for.
+# Packages that are reported, and what each is for.
 _PACKAGES = {
     "uvicorn": "the server of runserver and of most deployments",
     "uvloop": "a faster event loop",
@@ -49,7 +45,7 @@ _PACKAGES = {
 
 
 class Level(Enum):
-    """How bad a finding is."""
+    """The severity of a finding."""
 
     FINE = "ok"
     NOTE = "note"
@@ -59,13 +55,13 @@ class Level(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        topic: what it is about.
-        level: how bad it is.
-        text: what was found.
-        advice: what to do about it; nothing where nothing is to be done.
+        topic: the subject.
+        level: the severity.
+        text: the result.
+        advice: what to do; empty where nothing is to be done.
     """
 
     topic: str
@@ -74,26 +70,26 @@ class Finding:
     advice: str = ""
 
     def as_dict(self) -> dict[str, str]:
-        """The same as plain data."""
+        """Return the finding as plain data."""
         return {**asdict(self), "level": self.level.value}
 
 
 def diagnose(*, brokers: bool = True, timeout: float = 5.0) -> list[Finding]:
-    """Look at everything; the findings in the order in which they were made.
+    """Run all checks; return their findings in order.
 
     Args:
-        brokers: whether to send messages through the layers and ask their servers.
+        brokers: whether to send messages through the layers and query their servers.
         timeout: seconds for each step of that.
     """
-    looks: list[Callable[[], Iterable[Finding]]] = [
+    checks: list[Callable[[], Iterable[Finding]]] = [
         _versions,
-        _routes,  # it imports the consumers, which one of the checks looks at
+        _routes,  # it imports the consumers, which a system check examines
         _system_checks,
         _proxy,
         _tickets,
         _open_files,
     ]
-    findings = [finding for look in looks for finding in look()]
+    findings = [finding for check in checks for finding in check()]
     if brokers:
         for alias in channel_layers.configs:
             findings += asyncio.run(_layer(alias, timeout))
@@ -159,11 +155,11 @@ def _as_finding(message: CheckMessage) -> Finding:
 
 def _routes() -> Iterator[Finding]:
     if not getattr(settings, "ASGI_APPLICATION", None):
-        return  # tiderace.W001 says so
+        return  # reported as tiderace.W001
     try:
         routes = websocket_routes(get_default_application())
     except Exception as error:
-        # An asgi.py may do, and raise, anything.
+        # An asgi.py may raise anything.
         yield Finding(
             "routes",
             Level.ERROR,
@@ -189,7 +185,7 @@ def _routes() -> Iterator[Finding]:
 
 
 def _proxy() -> Iterator[Finding]:
-    """What has to be right behind a proxy, as far as settings and environment tell."""
+    """Check the settings and the environment for a deployment behind a proxy."""
     if settings.DEBUG:
         yield Finding("proxy", Level.NOTE, "not looked at, since DEBUG is on")
         return
@@ -228,11 +224,11 @@ def _proxy() -> Iterator[Finding]:
 
 
 def _tickets() -> Iterator[Finding]:
-    """Whether the cache that remembers used tickets is one for all processes."""
+    """Check that all processes share the cache of used tickets."""
     try:
         alias = conf.current().ticket_cache
     except conf.UnknownSetting:
-        return  # tiderace.E009 says so
+        return  # reported as tiderace.E009
     cache = settings.CACHES.get(alias)
     if cache is None:
         yield Finding(
@@ -250,7 +246,7 @@ def _tickets() -> Iterator[Finding]:
     if several or len(layers_in_memory()) < len(channel_layers.configs):
         yield Finding(
             "tickets",
-            # That a broker is there does not tell how many processes there are.
+            # A broker does not prove that there are several processes.
             Level.WARNING if several else Level.NOTE,
             f"the cache {alias!r} is each process's own: a one-time ticket can be used "
             + (f"once in each of {workers}" if several else "once in each process"),
@@ -260,11 +256,11 @@ def _tickets() -> Iterator[Finding]:
 
 
 def _is_local(backend: Any) -> bool:
-    """Whether a cache is in the memory of one process."""
+    """Return whether a cache is in the memory of one process."""
     try:
         found = import_string(backend)
     except (ImportError, AttributeError, TypeError):
-        return False  # Django says so wherever it is used
+        return False  # Django raises for it wherever it is used
     return isinstance(found, type) and issubclass(found, LocMemCache)
 
 
@@ -307,7 +303,7 @@ async def _layer(alias: str, timeout: float) -> list[Finding]:
 
 
 async def _server_of(alias: str, topic: str) -> list[Finding]:
-    """What a Redis or Valkey behind a layer says about itself."""
+    """Check the Redis or Valkey behind a layer."""
     layer = channel_layers.make_backend(alias)
     if not hasattr(layer, "connection") or not hasattr(layer, "ring_size"):
         return []
@@ -317,7 +313,7 @@ async def _server_of(alias: str, topic: str) -> list[Finding]:
         try:
             information = await client.info()
         except Exception as error:
-            # Not everybody may ask; that is no fault of the layer.
+            # The user may lack the permission, which is no fault of the layer.
             findings.append(
                 Finding(topic, Level.NOTE, f"its server tells nothing: {error}")
             )

@@ -1,7 +1,7 @@
-"""Whether a configured channel layer works: real messages there and back, and timed.
+"""Tests a configured channel layer with real messages, and times them.
 
-Between processes two layers are made, as two processes would have them, so that what
-is tested went through the broker. It knows layers by their public methods alone.
+Two layers are made, as two processes would have them, so that the messages pass through
+the broker.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from tiderace.layers.pubsub.layer import PubSubLayer
 
 __all__ = ["ProbeFailed", "ProbeReport", "Step", "probe_layer"]
 
-# Round trips of which the middle one is told: the first also opens connections.
+# Round trips whose median is reported: the first also opens connections.
 _ROUNDS = 5
 # Messages sent while the receiving side is cut off.
 _MISSED = 3
 
 
 class ProbeFailed(Exception):
-    """A layer did something else than it promises; the text says what."""
+    """A layer broke its contract; the text says how."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that was tried.
+    """The result of one test.
 
     Attributes:
-        name: what.
+        name: the test.
         passed: whether it worked; None when the layer does not offer it.
-        seconds: how long it took, of round trips the middle one.
-        note: what went wrong and what to do, or what is worth knowing.
+        seconds: its duration, of round trips the median.
+        note: what failed and what to do, or a remark.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class ProbeReport:
-    """What became of one layer."""
+    """The results of one layer."""
 
     alias: str
     backend: str
@@ -59,30 +59,30 @@ class ProbeReport:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing failed."""
+        """Whether no test failed."""
         return all(step.passed is not False for step in self.steps)
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """Return the report as plain data."""
         return {**asdict(self), "steps": [asdict(step) for step in self.steps]} | {
             "passed": self.passed
         }
 
 
 async def probe_layer(alias: str, *, timeout: float = 5.0) -> ProbeReport:
-    """Try what the layer ``alias`` of ``CHANNEL_LAYERS`` offers.
+    """Test the layer ``alias`` of ``CHANNEL_LAYERS``.
 
-    It uses names that nobody else has, so it may be called on a system that is in use.
+    The names it uses are random, so it may be called on a system that is in use.
 
     Args:
         alias: the layer.
-        timeout: seconds for each step. A broker that is away is told of after the
+        timeout: seconds for each step. A broker that is away is reported after the
             layer's own ``publish_timeout``, if that is shorter.
     """
     backend = str(channel_layers.configs.get(alias, {}).get("BACKEND", ""))
     try:
         sender = channel_layers.make_backend(alias)
-        # Two layers in memory would not see each other.
+        # Two layers in memory are not connected.
         alone = isinstance(sender, InMemoryChannelLayer)
         reader = sender if alone else channel_layers.make_backend(alias)
     except (InvalidChannelLayerError, TypeError, ValueError, ImportError) as error:
@@ -99,17 +99,17 @@ async def probe_layer(alias: str, *, timeout: float = 5.0) -> ProbeReport:
             ("group", probe.group),
             ("recovery", probe.recovery),
         ):
-            step = await _tried(name, attempt, timeout)
+            step = await _run_step(name, attempt, timeout)
             steps.append(step)
             if step.passed is False:
-                break  # what follows builds on it
+                break  # the next steps depend on it
     finally:
         for layer in {id(sender): sender, id(reader): reader}.values():
             await _closed(layer)
     return ProbeReport(alias, backend, tuple(steps))
 
 
-async def _tried(
+async def _run_step(
     name: str, attempt: Callable[[], Awaitable[Step]], timeout: float
 ) -> Step:
     try:
@@ -125,7 +125,7 @@ async def _tried(
     except NotImplementedError as error:
         return Step(name, None, None, str(error))
     except Exception as error:
-        # Of a layer of another project it may be anything.
+        # A layer of another project may raise anything.
         note = f"{type(error).__name__}: {error}"
     return Step(name, False, None, note)
 
@@ -138,7 +138,7 @@ async def _closed(layer: Any) -> None:
 
 
 class _Probe:
-    """Messages from one layer to the other, which may be the same."""
+    """Sends messages from one layer to the other, which may be the same."""
 
     def __init__(self, sender: Any, reader: Any) -> None:
         self._sender = sender
@@ -146,7 +146,7 @@ class _Probe:
         self._name = f"tiderace-check.{uuid.uuid4().hex[:16]}"
 
     async def send_and_receive(self) -> Step:
-        """A named channel: what one layer puts in, the other takes out."""
+        """Send to a named channel with one layer, and receive with the other."""
         times = []
         for number in range(_ROUNDS):
             message = {"type": "tiderace.check", "number": number, "data": b"\x00\xff"}
@@ -159,7 +159,7 @@ class _Probe:
         return Step("send and receive", True, statistics.median(times), note)
 
     async def group(self) -> Step:
-        """A group: a member gets its messages, and none after it has left."""
+        """Check that a member of a group gets its messages, and none after it has left."""
         channel = await self._reader.new_channel()
         await self._reader.group_add(self._name, channel)
         times = []
@@ -177,7 +177,7 @@ class _Probe:
         return Step("group", True, statistics.median(times))
 
     async def recovery(self) -> Step:
-        """What is sent while the reader's connections are cut arrives all the same."""
+        """Check that messages arrive that are sent while the reader is disconnected."""
         if not isinstance(self._reader, PubSubLayer):
             reason = "nothing can be cut off"
             if self._sender is not self._reader:
@@ -187,7 +187,7 @@ class _Probe:
         group = f"{self._name}.cut"
         await self._reader.group_add(group, channel)
         messages = [_numbered(number) for number in range(_MISSED)]
-        with _said_by_us():
+        with _without_warnings():
             await self._reader.interrupt()
             begun = time.perf_counter()
             for message in messages:
@@ -200,8 +200,8 @@ class _Probe:
 
 
 @contextlib.contextmanager
-def _said_by_us() -> Iterator[None]:
-    """Keep the layer from warning of a cut that is our own."""
+def _without_warnings() -> Iterator[None]:
+    """Suppress the layer's warnings of a disconnection that the probe causes."""
     logger = logging.getLogger("tiderace.layers")
 
     def louder(record: logging.LogRecord) -> bool:

@@ -1,10 +1,9 @@
-"""Spans for OpenTelemetry: connecting, handling what clients and workers get, publishing.
+"""Spans for OpenTelemetry: connecting, handling events and messages, publishing.
 
     tracing.enable()        # in an AppConfig.ready, or in asgi.py
 
-Off until then, and free: ``enable`` puts itself around the few methods that begin such
-work, and nothing asks at each of them. What is delivered to a thousand sockets makes no
-thousand spans, but the one of who sent it. It knows OpenTelemetry's API, and no exporter.
+Off until then, and free: ``enable`` wraps the few methods that begin such work. A message
+that is delivered to a thousand sockets makes one span, the sender's.
 """
 
 from __future__ import annotations
@@ -37,30 +36,30 @@ except ImportError as error:
 __all__ = ["CONTEXT_KEY", "context_of", "disable", "enable"]
 
 CONTEXT_KEY = "tracecontext"
-"""Under which key a message carries its sender's context, where that is asked for."""
+"""The key of the sender's context in a message, with ``propagate``."""
 
 _EVENTS = frozenset(
     {"websocket.connect", "websocket.receive", "websocket.disconnect", "http.request"}
 )
 _PUBLISHING = ("send", "group_send", "group_broadcast", "stream_publish")
-# With these, handlers say something; nothing went wrong.
+# Raised by handlers to control the connection; nothing has failed.
 _SIGNALS = (AcceptConnection, DenyConnection, ConnectionEnded, StopConsumer)
 
-# What stood where something of ours stands now.
+# The methods that were replaced.
 _originals: list[tuple[type, str, Any]] = []
 
 
 def enable(
     tracer_provider: trace.TracerProvider | None = None, *, propagate: bool = False
 ) -> None:
-    """Make spans from now on; again replaces what was enabled before.
+    """Make spans from now on; a second call replaces the first.
 
     Args:
-        tracer_provider: where they go; the global one by default.
-        propagate: whether messages that are dicts carry the context of who sent them,
+        tracer_provider: receives the spans; the global one by default.
+        propagate: whether messages that are dicts carry the context of their sender,
             as ``message["tracecontext"]``: a worker's spans then belong to the trace
-            of the request that gave it work. Every handler sees the key, and so does
-            whoever passes on a whole message to a client.
+            of the request that gave it work. Every handler gets the key, and so does a
+            client to which a whole message is passed on.
     """
     disable()
     tracer = trace.get_tracer("tiderace", tracer_provider=tracer_provider)
@@ -81,9 +80,9 @@ def disable() -> None:
 
 
 def context_of(message: Mapping[str, Any]) -> Context:
-    """The context in which ``message`` was sent, for a span of a handler's own.
+    """Return the context in which ``message`` was sent, for a handler's own span.
 
-    Where it carries none, the running one.
+    Without one in the message, it is the running one.
     """
     carrier = message.get(CONTEXT_KEY)
     return propagation.extract(carrier if isinstance(carrier, dict) else {})
@@ -100,7 +99,7 @@ def _traced_dispatch(tracer: trace.Tracer, original: Any) -> Any:
         kind = message.get("type")
         works = self.scope.get("type") == "channel"
         if not works and kind not in _EVENTS:
-            # A message to one of many: the span is that of who sent it.
+            # A message to one of many: the sender has made its span.
             await original(self, message)
             return
         name = type(self).__qualname__
@@ -177,7 +176,7 @@ def _span(
         except _SIGNALS:
             raise
         except Refused as refused:
-            # An answer, and only this one speaks of a fault of ours.
+            # A reply, of which INTERNAL alone means that the server failed.
             span.set_attribute("tiderace.error_code", refused.failure.code)
             if refused.failure == INTERNAL:
                 span.set_status(Status(StatusCode.ERROR, refused.failure.message))
@@ -202,7 +201,7 @@ def _of_connection(scope: Scope) -> dict[str, Any]:
 
 
 def _of_handshake(scope: Scope) -> Context | None:
-    """The context that the client's request names, unless a span runs already."""
+    """Return the context in the client's request, unless a span is running already."""
     if trace.get_current_span().get_span_context().is_valid:
         return None
     headers = {

@@ -1,7 +1,4 @@
-"""``manage.py check_channels``: real messages through every configured channel layer.
-
-It reads the command line and writes the result; the trying is ``monitoring.probe``'s.
-"""
+"""``manage.py check_channels``: sends messages through every configured channel layer."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ __all__ = ["CheckChannels", "Command"]
 
 
 class CheckChannels(BaseCommand):
-    """Tries every layer; the exit code is 0 when all of them work, else 1."""
+    """Tests every layer; the exit code is 0 when all of them work, else 1."""
 
     help = (
         "Sends messages through every layer of CHANNEL_LAYERS and checks that they "
@@ -31,7 +28,6 @@ class CheckChannels(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Add which layers to try, for how long, and how to tell."""
         parser.add_argument(
             "--layer",
             action="append",
@@ -50,10 +46,10 @@ class CheckChannels(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Try the layers one after the other.
+        """Test the layers one after the other.
 
         Raises:
-            CommandError: when one of them fails, there is none, or none of that name.
+            CommandError: when a layer fails or does not exist.
         """
         aliases = options["layer"] or list(channel_layers.configs)
         if not aliases:
@@ -73,16 +69,16 @@ class CheckChannels(BaseCommand):
             for alias in aliases
         ]
         if options["json"]:
-            told = {report.alias: report.as_dict() for report in reports}
-            self.stdout.write(json.dumps(told, indent=2))
+            results = {report.alias: report.as_dict() for report in reports}
+            self.stdout.write(json.dumps(results, indent=2))
         else:
             for report in reports:
-                self._tell(report)
+                self._write(report)
         failed = [report.alias for report in reports if not report.passed]
         if failed:
             raise CommandError(f"not working: {', '.join(failed)}")
 
-    def _tell(self, report: ProbeReport) -> None:
+    def _write(self, report: ProbeReport) -> None:
         self.stdout.write(self.style.MIGRATE_HEADING(report.alias), ending="")
         self.stdout.write(f"  {report.backend}")
         for step in report.steps:
@@ -97,10 +93,10 @@ class CheckChannels(BaseCommand):
 
 
 def _command() -> type[BaseCommand]:
-    """The project's own command of this name, where it has one.
+    """Return the project's own command of this name, or this one.
 
-    Many a project has written one, since Channels brings none; an app that is listed
-    before it would hide it.
+    Channels has no such command, so projects may have written one, which an app that is
+    listed before theirs would hide.
     """
     for config in apps.get_app_configs():
         own = Path(config.path, "management", "commands", "check_channels.py")

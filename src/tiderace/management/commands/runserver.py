@@ -1,7 +1,7 @@
 """``manage.py runserver``: serves ``ASGI_APPLICATION`` with uvicorn and autoreload.
 
-Checks, address parsing, banner and reloader are Django's own; it adds the ASGI server,
-static files before it, the list of WebSocket routes, and a graceful end.
+Checks, address parsing, banner and reloader are Django's. The command adds the ASGI
+server, static files before it, the list of WebSocket routes, and a graceful end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["Command"]
 
 logger = logging.getLogger("django.channels.server")
 
-# Options of daphne's runserver that mean nothing here, and why.
+# Options of daphne's runserver without effect here, and why.
 _WITHOUT_EFFECT = {
     "http_timeout": "uvicorn does not limit how long a request may take",
     "websocket_handshake_timeout": (
@@ -63,7 +63,6 @@ class Command(DjangoRunserver):
         self._max_message_size: int | None = None
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Add what this command understands beyond Django's own options."""
         super().add_arguments(parser)
         parser.add_argument(
             "--noasgi",
@@ -105,7 +104,7 @@ class Command(DjangoRunserver):
             )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Check what ASGI needs, then go Django's way."""
+        """Check the ASGI settings, then run Django's command."""
         if options["use_asgi"]:
             self._require_asgi()
             for option, reason in _WITHOUT_EFFECT.items():
@@ -114,15 +113,15 @@ class Command(DjangoRunserver):
                         self.style.WARNING(f"{option} has no effect: {reason}.")
                     )
             self._max_message_size = options.get("websocket_max_message_size")
-            # Django only calls it, with the address, and then uses what it returns.
+            # Django calls it with the address and uses the returned object.
             self.server_cls = self._bind  # type: ignore[assignment]
         super().handle(*args, **options)
 
     def run(self, **options: Any) -> None:
         """Run until the reloader or a signal ends the process, then close sockets.
 
-        Django's reloader leaves by ``sys.exit`` in this thread while the server runs
-        in another one that dies with the process; so the server is ended here first.
+        Django's reloader calls ``sys.exit`` in this thread while the server runs in
+        another one that ends with the process, so the server is stopped here first.
         """
         try:
             super().run(**options)
@@ -136,7 +135,7 @@ class Command(DjangoRunserver):
             return
         from tiderace.server.development import StartupFailed
 
-        # Django would mix its WSGI server's threads in.
+        # Django would add the threads of its WSGI server.
         options["use_threading"] = False
         try:
             super().inner_run(*args, **options)
@@ -146,7 +145,7 @@ class Command(DjangoRunserver):
             self.stderr.write(self.style.ERROR(f"{error}. Waiting for a change."))
 
     def get_handler(self, *args: Any, **options: Any) -> Any:
-        """The application to serve: ASGI, or WSGI with ``--noasgi``."""
+        """Return the application: ASGI, or WSGI with ``--noasgi``."""
         if options["use_asgi"]:
             return self.get_application(options)
         handler = super().get_handler(*args, **options)
@@ -156,7 +155,7 @@ class Command(DjangoRunserver):
         return handler
 
     def get_application(self, options: dict[str, Any]) -> ASGIApp:
-        """``ASGI_APPLICATION``, with static files before it in development."""
+        """Return ``ASGI_APPLICATION``, with static files before it in development."""
         try:
             application: Any = get_default_application()
         except ImproperlyConfigured as error:
@@ -170,7 +169,7 @@ class Command(DjangoRunserver):
         return AccessLog(application, self.log_action)
 
     def on_bind(self, server_port: int) -> None:
-        """Print Django's banner, and below it where WebSockets are answered."""
+        """Print Django's banner, and below it the WebSocket routes."""
         super().on_bind(server_port)
         if self._server is not None:
             host = f"[{self.addr}]" if self._raw_ipv6 else self.addr
@@ -207,7 +206,7 @@ class Command(DjangoRunserver):
             ) from error
 
     def _bind(self, address: tuple[str, int], handler: Any, *, ipv6: bool) -> _Httpd:
-        """Make what Django's ``run`` expects of a server class."""
+        """Make the server object that Django's ``run`` expects."""
         from tiderace.server.development import DevelopmentServer, ServerOptions
 
         options = ServerOptions()
@@ -220,7 +219,7 @@ class Command(DjangoRunserver):
         server = self._server
         if server is not None:
             server.stop()
-            # uvicorn looks for the wish every 0.1 s and needs 0.1 s to close.
+            # uvicorn checks every 0.1 s whether to stop, and needs 0.1 s to close.
             server.wait(server.options.graceful_timeout + 1)
 
     def _serves_static(self, options: dict[str, Any]) -> bool:
@@ -243,7 +242,7 @@ class Command(DjangoRunserver):
             )
 
     def _warn_about_lost_routes(self) -> None:
-        """Say which sockets a WSGI server will not answer (tiderace.W010)."""
+        """Warn of the WebSocket routes that a WSGI server does not serve (tiderace.W010)."""
         try:
             routes = websocket_routes(get_default_application())
         except ImproperlyConfigured:
@@ -273,7 +272,7 @@ class Command(DjangoRunserver):
 
 
 class _Httpd:
-    """The development server with the face that Django's ``run`` expects."""
+    """The development server with the interface that Django's ``run`` expects."""
 
     def __init__(self, server: DevelopmentServer) -> None:
         self._server = server
@@ -287,7 +286,7 @@ class _Httpd:
 
 
 def _mounted(application: ASGIApp, prefix: str) -> ASGIApp:
-    """``application`` below ``FORCE_SCRIPT_NAME``, as behind a server that says so."""
+    """Serve ``application`` below ``FORCE_SCRIPT_NAME``, as behind a server that sets it."""
 
     async def mounted(scope: Scope, receive: Receive, send: Send) -> Any:
         if scope.get("path", "").startswith(prefix + "/"):

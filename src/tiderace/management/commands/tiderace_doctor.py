@@ -1,7 +1,4 @@
-"""``manage.py tiderace_doctor``: what is wrong with this project, and what to do.
-
-It writes what ``monitoring.doctor`` finds.
-"""
+"""``manage.py tiderace_doctor``: a diagnosis of the project, with advice."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ _ORDER = [Level.FINE, Level.NOTE, Level.WARNING, Level.ERROR]
 
 
 class Command(BaseCommand):
-    """Looks at settings, routes, versions, proxy, system and brokers."""
+    """Examines settings, routes, versions, proxy, system and brokers."""
 
     help = (
         "Looks at settings, WebSocket routes, versions, the proxy's settings, limits of "
@@ -28,7 +25,6 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Add what to look at, what counts as wrong, and how to tell."""
         parser.add_argument(
             "--offline",
             action="store_true",
@@ -52,23 +48,23 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Look, and tell.
+        """Write the findings.
 
         Raises:
             CommandError: when a finding is as bad as ``--fail-level``, or worse.
         """
         findings = diagnose(brokers=not options["offline"], timeout=options["timeout"])
         if options["json"]:
-            told = [finding.as_dict() for finding in findings]
-            self.stdout.write(json.dumps(told, indent=2))
+            results = [finding.as_dict() for finding in findings]
+            self.stdout.write(json.dumps(results, indent=2))
         else:
-            self._tell(findings)
+            self._write(findings)
         worst = _ORDER.index(Level(options["fail_level"]))
         bad = [each for each in findings if _ORDER.index(each.level) >= worst]
         if bad:
             raise CommandError(f"{len(bad)} of {len(findings)} findings need attention")
 
-    def _tell(self, findings: list[Finding]) -> None:
+    def _write(self, findings: list[Finding]) -> None:
         styles = {
             Level.FINE: self.style.SUCCESS,
             Level.NOTE: self.style.NOTICE,

@@ -19,7 +19,7 @@ __all__ = ["Command"]
 
 
 class Command(BaseCommand):
-    """Asks every process to drain, and ends when all of them have."""
+    """Makes every process drain, and ends when all of them have drained."""
 
     help = (
         "Has every process of this project on this machine refuse new WebSockets and "
@@ -27,11 +27,10 @@ class Command(BaseCommand):
         "serving pages until they are stopped. Exit code 1 when one was not found, or "
         "did not end its connections in time."
     )
-    # It runs while a machine is being stopped, and asks nothing of the project.
+    # It runs while a machine is being stopped, and needs nothing of the project.
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Add how long to wait."""
         parser.add_argument(
             "--timeout",
             type=float,
@@ -43,7 +42,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Ask all at once.
+        """Drain all processes at once.
 
         Raises:
             CommandError: when there is no process, or one did not drain in time.

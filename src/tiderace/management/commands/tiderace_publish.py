@@ -1,7 +1,4 @@
-"""``manage.py tiderace_publish``: publishes to a topic, or sends to a group, by hand.
-
-It reads the command line; what is published goes the way of every other publication.
-"""
+"""``manage.py tiderace_publish``: publishes to a topic, or sends to a group, by hand."""
 
 from __future__ import annotations
 
@@ -30,9 +27,10 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Add where to, what, and how."""
         parser.add_argument("name", help="The topic, or with --group the group.")
-        parser.add_argument("json", help='What to say, as JSON; "-" to read it.')
+        parser.add_argument(
+            "json", help='The data, as JSON; "-" to read it from stdin.'
+        )
         parser.add_argument(
             "--group", action="store_true", help="The name is that of a group."
         )
@@ -45,14 +43,14 @@ class Command(BaseCommand):
         parser.add_argument(
             "--layer",
             default=DEFAULT_CHANNEL_LAYER,
-            help="The layer of the group (a topic knows its own).",
+            help="The layer of the group (a topic declares its own).",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Publish or send.
 
         Raises:
-            CommandError: for what is no JSON, no topic or no layer, and when the
+            CommandError: for malformed JSON, an unknown topic or layer, and when the
                 broker is away.
         """
         text = sys.stdin.read() if options["json"] == "-" else options["json"]

@@ -1,7 +1,4 @@
-"""``manage.py tiderace_routes``: the WebSocket routes of ``ASGI_APPLICATION``.
-
-It writes what ``server.routes`` finds.
-"""
+"""``manage.py tiderace_routes``: lists the WebSocket routes of ``ASGI_APPLICATION``."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ __all__ = ["Command"]
 
 
 class Command(BaseCommand):
-    """Lists where WebSockets are answered, and by what."""
+    """Lists the paths of WebSockets and the consumers behind them."""
 
     help = (
         "Lists the WebSocket routes of ASGI_APPLICATION, in the order in which they "
@@ -29,13 +26,12 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Add how to write them."""
         parser.add_argument(
             "--json", action="store_true", help="Write the routes as JSON."
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Find the routes and write them.
+        """Write the routes.
 
         Raises:
             CommandError: when there is no application, or it hides its routes.

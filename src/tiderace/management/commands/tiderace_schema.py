@@ -17,12 +17,11 @@ __all__ = ["Command"]
 
 
 class Command(BaseCommand):
-    """Writes what the topics of this project carry, for other programs to read."""
+    """Writes the messages of this project's topics as a schema for other programs."""
 
     help = "Write the declared topics as an AsyncAPI 3 document or as TypeScript types."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """``--format``, ``--output``, ``--title``, ``--api-version``, ``--check``."""
         parser.add_argument(
             "--format", choices=["asyncapi", "typescript"], default="asyncapi"
         )

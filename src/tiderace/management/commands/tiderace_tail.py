@@ -1,6 +1,6 @@
-"""``manage.py tiderace_tail``: prints what a group or a topic gets, as it comes.
+"""``manage.py tiderace_tail``: prints the messages of a group or topic as they arrive.
 
-It joins the group as a member of its own, and is one until it ends.
+It is a member of the group until it ends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Command"]
 
 
 class Command(BaseCommand):
-    """Joins a group and writes its messages, one line each, until Ctrl-C."""
+    """Joins a group and prints its messages, one line each, until Ctrl-C."""
 
     help = (
         "Prints every message that a group gets, until Ctrl-C; with --topic every "
@@ -30,7 +30,6 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Add what to listen to, and for how long."""
         parser.add_argument("group", help="The group, or with --topic the topic.")
         parser.add_argument(
             "--topic", action="store_true", help="The name is that of a topic."
@@ -48,10 +47,10 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Listen until Ctrl-C, or until there were enough.
+        """Print messages until Ctrl-C, or ``--count`` of them.
 
         Raises:
-            CommandError: when there is no such layer or group, or the broker is away.
+            CommandError: for an unknown layer or illegal name, and when the broker is away.
         """
         layer = get_channel_layer(options["layer"])
         if layer is None:

@@ -1,7 +1,4 @@
-"""``manage.py tiderace_top``: what every process is doing, refreshed until Ctrl-C.
-
-It asks the layer and writes ``monitoring.top``'s table.
-"""
+"""``manage.py tiderace_top``: shows the statistics of every process until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from tiderace.monitoring.top import table
 
 __all__ = ["Command"]
 
-# Home, and away with what is left of the screen: without the flicker of clearing it.
+# Overwrites the screen line by line, which does not flicker as clearing it does.
 _HOME, _REST_OF_LINE, _REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
@@ -34,7 +31,6 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Add how often, how long and in which form."""
         parser.add_argument("--once", action="store_true", help="Show it once and end.")
         parser.add_argument(
             "--json",
@@ -62,16 +58,16 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Look and show, once or until Ctrl-C.
+        """Show the table once or until Ctrl-C.
 
         Raises:
-            CommandError: when the layer does not tell of other processes, and, with
+            CommandError: when the layer has no statistics of other processes, and, with
                 ``--once``, when its broker is away.
         """
         layer = self._layer(options["layer"])
         try:
             while True:
-                self._look(layer, options)
+                self._refresh(layer, options)
                 if options["once"]:
                     return
                 time.sleep(options["interval"])
@@ -95,7 +91,7 @@ class Command(BaseCommand):
             )
         return layer
 
-    def _look(self, layer: Any, options: dict[str, Any]) -> None:
+    def _refresh(self, layer: Any, options: dict[str, Any]) -> None:
         try:
             stats: LayerStats = layer.sync.stats(fleet=True)
         except LayerUnavailable as error:
