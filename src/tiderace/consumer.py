@@ -4,13 +4,13 @@
         async def websocket_connect(self, event): ...
         async def time_changed(self, event): ...      # {"type": "time.changed"}
 
-It knows a layer as the place messages come from, and a connection as ASGI's
-``receive`` and ``send``; what a WebSocket or a request is stands in ``generic``.
+The consumers here handle ASGI events; those for WebSockets and HTTP requests are in
+``tiderace.generic``.
 
-How a consumer runs (``tiderace.connection``): its handlers run strictly one after the
-other, in one task and one context. However the connection ends (the client leaves, a
-handler raises, the server cancels), the ``websocket.disconnect`` handler has run
-exactly once, background tasks are over, and every group is left.
+The handlers of a consumer run one at a time, in one task and one context. However the
+connection ends (the client leaves, a handler raises, the server cancels), the
+``websocket.disconnect`` handler has run exactly once, background tasks have ended, and
+the channel has left all groups.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ T = TypeVar("T")
 Handler = Callable[[Any], Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Events of the server, which no message of a layer may imitate.
+# Handlers of the server's events, which messages of a layer must not call.
 _ASGI_HANDLERS = frozenset(
     {
         "http_disconnect",
@@ -70,24 +70,23 @@ def concurrent(handler: F) -> F:
     """Mark a handler of layer messages to run beside the connection's other handlers.
 
         @concurrent
-        async def report_wanted(self, event): ...
+        async def report_requested(self, event): ...
 
-    The next message does not wait for it, so its effects may come in any order. At
-    most ``TIDERACE["CONCURRENT_HANDLERS"]`` of them run for one connection; the next
-    one then waits. They are cancelled when the connection ends. Plain ``def`` handlers
-    share the connection's one thread, so they are not concurrent with each other.
+    The next message does not wait for it, so the order of effects is not guaranteed. At
+    most ``TIDERACE["CONCURRENT_HANDLERS"]`` of them run for one connection; further
+    messages wait. They are cancelled when the connection ends. Handlers that are a plain
+    ``def`` share the connection's one thread, so they do not run beside each other.
     """
     handler._tiderace_concurrent = True  # type: ignore[attr-defined]  # noqa: SLF001
     return handler
 
 
-def verb(method: F) -> F:
-    """Let a coroutine method be called in a thread too, where it blocks until done.
+def callable_in_threads(method: F) -> F:
+    """Let a coroutine method be called in a thread too, where it blocks until it is done.
 
-    So that ``self.send(...)`` in a handler that is a plain ``def`` sends, instead of
-    making a coroutine that nobody awaits.
+    So ``self.send(...)`` needs no ``await`` in a handler that is a plain ``def``.
     """
-    if getattr(method, "_tiderace_verb", False):
+    if getattr(method, "_tiderace_callable_in_threads", False):
         return method
 
     @functools.wraps(method)
@@ -97,7 +96,7 @@ def verb(method: F) -> F:
             return async_to_sync(method)(*args, **kwargs)
         return method(*args, **kwargs)
 
-    call._tiderace_verb = True  # type: ignore[attr-defined]  # noqa: SLF001
+    call._tiderace_callable_in_threads = True  # type: ignore[attr-defined]  # noqa: SLF001
     return cast("F", markcoroutinefunction(call))
 
 
@@ -105,12 +104,13 @@ async def await_many_dispatch(
     consumer_callables: Sequence[Callable[[], Awaitable[Any]]],
     dispatch: Callable[[Any], Awaitable[Any]],
 ) -> None:
-    """Await ``dispatch`` with what the callables return, one result at a time, for ever.
+    """Await ``dispatch`` with each result of the callables, one at a time, for ever.
 
-    For code written for Channels that builds its own loop; our consumers do not need
-    it. Each callable is read at most one result ahead. Results that are there together
-    are dispatched in the order of ``consumer_callables``. An exception of one or of
-    ``dispatch`` ends the loop; what the others return is then cancelled and awaited.
+    For code written for Channels that has a loop of its own; Tiderace's consumers do
+    not use it. Each callable is read at most one result ahead. Results available at the
+    same time are dispatched in the order of ``consumer_callables``. An exception of a
+    callable or of ``dispatch`` ends the loop; the other callables are then cancelled and
+    awaited.
     """
     tasks = [asyncio.ensure_future(each()) for each in consumer_callables]
     try:
@@ -132,27 +132,26 @@ class AsyncConsumer:
     """Handles one connection with coroutines.
 
     A message ``{"type": "chat.message"}`` is handled by the method ``chat_message``.
-    Events of the server may reach any method; messages of the layer reach only those
-    that the application itself defined, neither the verbs of the base classes
-    (``send``, ``close``, ``dispatch``, ...) nor the handlers of server events. A layer
-    message without a handler is logged and dropped.
+    Events of the server may call any method. Messages of the layer may call only
+    methods that the application defines: neither those of the base classes (``send``,
+    ``close``, ``dispatch``, ...) nor handlers of the server's events. A message of the
+    layer without a handler is logged and dropped.
 
     A handler that is a plain ``def`` runs in a thread, as ``database_sync_to_async``
-    would run it; ``send`` and the other verbs need no ``await`` there.
+    runs it; ``send`` and the other methods that send need no ``await`` there.
 
     Attributes:
-        scope: the ASGI scope of the connection, the very object the server passed.
+        scope: the ASGI scope of the connection, the same object that the server passed.
         channel_layer: the layer of ``channel_layer_alias``, or None.
-        channel_name: this connection's channel; only with a layer.
+        channel_name: this connection's channel; set only with a layer.
         base_send: sends an ASGI event to the client.
-        accepts_broadcasts: whether ``group_broadcast`` reaches the client of this
-            consumer, past its handlers and its ``send``.
+        accepts_broadcasts: whether ``group_broadcast`` sends to the client of this
+            consumer, without a call of its handlers and its ``send``.
     """
 
     _sync: bool = False
     channel_layer_alias: str = DEFAULT_CHANNEL_LAYER
-    # Off unless a class says otherwise: a broadcast passes its handlers by, and so
-    # whatever they check.
+    # Off by default: a broadcast calls no handler, and so skips the handlers' checks.
     accepts_broadcasts: bool = False
 
     scope: Scope
@@ -164,9 +163,9 @@ class AsyncConsumer:
     # Both None while no connection is served.
     _background: BackgroundTasks | None = None
     _thread_id: int | None = None
-    # By method name, what a message of the layer may do with it.
+    # By method name, how a message of the layer may call it.
     _access: ClassVar[dict[str, Access]] = {}
-    # By type of message, the name of the coroutine method that handles it.
+    # By type of message, the coroutine method that may be called without dispatch().
     _routes: ClassVar[dict[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -193,10 +192,10 @@ class AsyncConsumer:
     def as_asgi(
         cls, **initkwargs: Any
     ) -> Callable[[Scope, Receive, Send], Coroutine[Any, Any, Any]]:
-        """An ASGI application that makes one consumer per connection.
+        """Return an ASGI application that makes one consumer per connection.
 
-        ``initkwargs`` are passed to ``__init__`` each time. (The type says Coroutine,
-        for that is what the types of Django's ``path()`` take.)
+        ``initkwargs`` are passed to ``__init__`` each time. (The return type has
+        Coroutine because the type of Django's ``path()`` requires it.)
         """
 
         async def app(scope: Scope, receive: Receive, send: Send) -> Any:
@@ -213,7 +212,7 @@ class AsyncConsumer:
         """Call the handler of ``message``.
 
         Raises:
-            UnknownMessageType: a ``ValueError``, when there is none.
+            UnknownMessageType: a ``ValueError``, when the consumer has no handler for it.
         """
         handler = self._handler(message)
         if _is_coroutine_method(handler):
@@ -221,27 +220,31 @@ class AsyncConsumer:
         else:
             await self._call(handler, message)
 
-    @verb
+    @callable_in_threads
     async def send(self, message: Event) -> None:
         """Send an ASGI event to the client."""
         await self.base_send(message)
 
     async def on_error(self, error: Exception) -> None:
-        """Decide what an exception of a handler means; called once per exception.
+        """Decide whether an exception of a handler ends the connection.
 
-        Raise (as this default does, with ``error``) and the connection ends: the
+        Called once for each exception of a handler or background task, in turn with the
+        handlers. If it raises (the default raises ``error``), the connection ends: the
         error is logged with the connection's data, an accepted socket is closed with
-        1011, groups are left, the disconnect handler runs, and the server is told.
-        Return, and the connection goes on with the next message. An exception of the
-        connect or disconnect handler always ends the connection.
+        1011, groups are left, the disconnect handler runs, and the error is raised to
+        the server. If it returns, the connection goes on with the next message.
+
+        Not called for the connect and disconnect handlers, whose exceptions always end
+        the connection, nor for ``StopConsumer``.
         """
         raise error
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run ``work`` in the background for as long as the connection lives.
 
-        The task is cancelled and awaited when the connection ends, before the
-        disconnect handler runs. What it raises goes through ``on_error``.
+        May be called from any thread. The task is cancelled and awaited when the
+        connection ends, before the disconnect handler runs. Its exceptions are passed to
+        ``on_error``.
 
         Raises:
             RuntimeError: while this consumer serves no connection.
@@ -268,34 +271,34 @@ class AsyncConsumer:
         await self._call(self.on_error, error)
 
     async def _call(self, handler: Callable[..., Any], *arguments: Any) -> None:
-        """Call ``handler``: on the loop if it cannot block, else in a thread."""
-        # In a sync consumer a plain function around a coroutine function blocks
-        # while that runs, as @async_to_sync does; in an async one it returns it.
+        """Call ``handler``, in a thread if it may block."""
+        # A plain function around a coroutine function blocks in a sync consumer, as
+        # @async_to_sync does; in an async consumer it returns the coroutine.
         blocks = not iscoroutinefunction(handler) if self._sync else may_block(handler)
         if blocks:
             result = await database_sync_to_async(handler)(*arguments)
         else:
             result = handler(*arguments)
-        if inspect.isawaitable(result):  # a plain function may give a coroutine, too
+        if inspect.isawaitable(result):  # a plain function may return a coroutine
             await result
 
-    async def _end_stale(self, message: AuthChanged) -> None:
-        """What happens without an ``auth_changed`` handler: the socket is closed."""
+    async def _close_stale(self, message: AuthChanged) -> None:
+        """Close the socket: the default handler of ``auth.changed``."""
         await self.base_send(message.closing())
 
     def _find_handler(self, message: Event) -> Handler | None:
-        """The handler of a layer's message where nothing else is to be decided.
+        """Return the handler of a layer's message if it may be called directly.
 
-        None for whatever the long way has to look at: a type without a handler, one
-        that may not be called or runs beside others, a plain function, a ``dispatch``
-        of the application's own.
+        None if ``dispatch`` has to be called: for a type without a handler, a handler
+        that must not be called, is concurrent or a plain function, and for a class with
+        its own ``dispatch``.
         """
         name: str | None
         try:
             name = self._routes[message["type"]]
         except (KeyError, TypeError):
             name = self._find_route(message)
-        # What stands in the object itself may be anything.
+        # An attribute of the object itself may be anything.
         if name is None or name in self.__dict__:
             return None
         handler: Handler = getattr(self, name)
@@ -321,17 +324,16 @@ class AsyncConsumer:
         handler: Handler | None = getattr(self, get_handler_name(message), None)
         if not callable(handler):
             if isinstance(message, AuthChanged):
-                return self._end_stale
+                return self._close_stale
             raise UnknownMessageType(f"No handler for message type {message['type']}")
         return handler
 
     @classmethod
     def _layer_access(cls, name: str) -> Access:
-        """What a message of the layer may do with the method ``name``.
+        """Return how a message of the layer may call the method ``name``.
 
-        It may call only what the application defined: a name that one of our own
-        classes has is a verb or an event of the server, also where the application
-        overrides it.
+        A name of one of Tiderace's own classes is refused, also where the application
+        overrides the method.
         """
         access = cls._access.get(name)
         if access is None:
@@ -345,7 +347,7 @@ class AsyncConsumer:
                 access = Access.CONCURRENT
             else:
                 access = Access.IN_TURN
-            # A type that no method has is not remembered: strangers may choose it.
+            # Only names of methods are cached: senders can choose any other name.
             if hasattr(cls, name):
                 cls._access[name] = access
         return access
@@ -357,16 +359,16 @@ class SyncConsumer(AsyncConsumer):
     Handlers of one connection run one after the other, each wholly in one thread;
     those of different connections run side by side on a bounded pool
     (``TIDERACE["SYNC_THREADS"]``). Below a sync caller, as in Django's ``TestCase``,
-    they run in the caller's thread and see its database connection.
+    they run in the caller's thread and use its database connection.
 
     A handler that is ``async def`` runs on the event loop; ``send`` and the other
-    verbs return something to await there.
+    methods that send return an awaitable there.
     """
 
     _sync = True
 
     def send(self, message: Event) -> Any:
-        """Send an ASGI event to the client; waits until the server has taken it.
+        """Send an ASGI event to the client; block until the server has taken it.
 
         On the event loop, in an ``async def`` handler, it returns an awaitable.
         """
@@ -379,7 +381,7 @@ _OUR_MODULES = frozenset(
 
 
 def _is_coroutine_method(handler: Any) -> bool:
-    """Whether ``handler`` is a method written as ``async def``: the case to be fast in."""
+    """Return whether ``handler`` is an ``async def`` method; the fast, usual case."""
     try:
         flags: int = handler.__func__.__code__.co_flags
     except AttributeError:
@@ -388,10 +390,10 @@ def _is_coroutine_method(handler: Any) -> bool:
 
 
 def may_block(function: Callable[..., Any]) -> bool:
-    """Whether calling ``function`` on the event loop may block it.
+    """Return whether calling ``function`` on the event loop may block the loop.
 
-    A plain function may; one that wraps a coroutine function, as decorators do, only
-    makes the coroutine. Of an object that is called, its ``__call__`` is meant.
+    A plain function may. A wrapper of a coroutine function, as decorators return it,
+    only creates the coroutine. For a callable object, its ``__call__`` decides.
     """
     while isinstance(function, functools.partial):
         function = function.func
@@ -402,7 +404,7 @@ def may_block(function: Callable[..., Any]) -> bool:
 
 
 def _set_anonymous_user(scope: Scope) -> None:
-    """Without an auth middleware the user is anonymous, not missing."""
+    """Set ``scope["user"]`` to the anonymous user where no auth middleware has set it."""
     if "user" in scope or scope.get("type") not in ("websocket", "http"):
         return
     from django.apps import apps

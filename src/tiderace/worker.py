@@ -1,7 +1,7 @@
-"""Reads named channels of a layer and gives their messages to ``ASGI_APPLICATION``.
+"""Reads named channels of a layer, and runs consumers of ``ASGI_APPLICATION`` on them.
 
-It knows ASGI scopes of type ``channel`` and a layer's ``receive``; it is not a task
-queue: a message taken by a worker that is killed is gone, and nothing is retried.
+It is not a task queue: the messages of a worker that is killed are lost, and nothing is
+retried.
 """
 
 from __future__ import annotations
@@ -26,26 +26,25 @@ __all__ = ["Worker"]
 logger = logging.getLogger("django.channels.worker")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# What an inbox gives out, for ever, when nothing more will come.
+# The last item of an input queue, which remains there.
 _END: Event = {}
 
 
 class Worker(StatelessServer):
-    """One consumer for each of ``channels``, fed with what is sent there.
+    """Runs one consumer for each of ``channels``, with the messages sent there.
 
-    The messages of a channel are handled one after the other, in order; channels go
-    side by side. A message is taken from the layer only when the consumer has taken
-    the one before, so what cannot be handled yet stays in the layer, under its
-    capacity.
+    The messages of a channel are handled in order, one after the other; channels are
+    independent. A message is received from the layer only when the consumer has taken
+    the one before it, so messages that cannot be handled yet stay in the layer, within
+    its capacity.
 
-    Run by ``run()`` or ``arun()`` it is supervised: a message without a type is
-    logged and dropped; an error of the layer is logged, and reading goes on after a
-    pause that doubles from ``retry_delay`` up to ``retry_delay_max`` seconds; a
-    consumer that ended (or failed, which is logged) is made anew for the next
-    message. ``run()`` ends at SIGINT or SIGTERM, ``arun()`` at ``request_stop()``: no
-    new message is taken, what was taken is handled, and a consumer that needs longer
-    than ``stop_timeout`` seconds for that is cancelled. A second signal cancels at
-    once.
+    ``run()`` and ``arun()`` supervise: a message without a type is logged and dropped;
+    an error of the layer is logged, and reading continues after a pause that doubles
+    from ``retry_delay`` to ``retry_delay_max`` seconds; a consumer that has ended (or
+    failed, which is logged) is replaced for the next message. ``run()`` ends on SIGINT or
+    SIGTERM, ``arun()`` after ``request_stop()``: no more messages are received, those
+    received are handled, and a consumer that takes longer than ``stop_timeout`` seconds
+    is cancelled. A second signal cancels at once.
 
     Raises:
         ValueError: when ``channel_layer`` is None.
@@ -73,7 +72,7 @@ class Worker(StatelessServer):
         self._kill: asyncio.Event | None = None
 
     def run(self) -> None:
-        """Run until SIGINT or SIGTERM, then return when what was begun is done."""
+        """Run until SIGINT or SIGTERM; return when the messages received are handled."""
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(self._run_until_signalled())
 
@@ -82,7 +81,7 @@ class Worker(StatelessServer):
         stop, kill = self._prepare()
         handling = asyncio.create_task(self.handle())
         checking = asyncio.create_task(self.application_checker())
-        stopping = asyncio.create_task(_set(stop))
+        stopping = asyncio.create_task(_wait_for(stop))
         tasks = [handling, checking, stopping]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -99,9 +98,9 @@ class Worker(StatelessServer):
                 task.result()
 
     def request_stop(self) -> None:
-        """Take no more messages and let ``arun()`` return; call it in its event loop.
+        """Receive no more messages and let ``arun()`` return; call it in its event loop.
 
-        A second call does not wait for the consumers at work.
+        A second call cancels the consumers.
         """
         if self._stop is None or self._kill is None:
             return
@@ -110,10 +109,10 @@ class Worker(StatelessServer):
         self._stop.set()
 
     async def handle(self) -> None:
-        """Listen on every channel until every listener has ended.
+        """Read all channels until every listener has ended.
 
-        Inside ``arun()`` listeners are supervised; called by itself, this raises the
-        first listener's error once all have ended.
+        Within ``arun()`` listeners are supervised; otherwise the first listener's error
+        is raised once all have ended.
         """
         listen = self.listener if self._stop is None else self._supervise
         listeners = [asyncio.create_task(listen(name)) for name in self.channels]
@@ -125,18 +124,18 @@ class Worker(StatelessServer):
             listener.result()
 
     async def listener(self, channel: str) -> None:
-        """Read one channel, handing every message to its application instance.
+        """Read one channel, and queue each message for its application instance.
 
         Raises:
             ValueError: for a message without a type, which is dropped.
-            Exception: what the layer's ``receive`` raised.
+            Exception: the error of the layer's ``receive``.
         """
         while True:
             if (details := self.application_instances.get(channel)) is not None:
                 await details["input_queue"].caught_up()
             message = await self.channel_layer.receive(channel)
             if not message.get("type", None):
-                raise _Untyped("Worker received message with no type.")
+                raise _MissingTypeError("Worker received message with no type.")
             scope = {"type": "channel", "channel": channel}
             instance_queue = self.get_or_create_application_instance(channel, scope)
             await instance_queue.put(message)
@@ -144,61 +143,61 @@ class Worker(StatelessServer):
     def get_or_create_application_instance(
         self, scope_id: str, scope: Scope
     ) -> asyncio.Queue[Event]:
-        """The input queue of the instance called ``scope_id``, made if need be.
+        """Return the input queue of the instance ``scope_id``, which is made if needed.
 
-        An instance that has ended is replaced by a new one, which also gets the
-        messages that the old one left unread.
+        An instance that has ended is replaced by a new one, which also gets the messages
+        that the old one has not read.
         """
         loop = asyncio.get_running_loop()
         old = self.application_instances.get(scope_id)
         if old is not None and not old["future"].done():
             old["last_used"] = loop.time()
-            queue: _Inbox = old["input_queue"]
+            queue: _InputQueue = old["input_queue"]
             return queue
-        inbox = _Inbox(old["input_queue"].leave() if old else ())
+        queue = _InputQueue(old["input_queue"].take_all() if old else ())
         while len(self.application_instances) > self.max_applications:
             self.delete_oldest_application_instance()  # type: ignore[no-untyped-call]
         application = guarantee_single_callable(self.application)  # type: ignore[no-untyped-call]
         future = asyncio.ensure_future(
             application(
                 scope=scope,
-                receive=inbox.get,
+                receive=queue.get,
                 send=lambda message: self.application_send(scope, message),
             )
         )
         details = {
-            "input_queue": inbox,
+            "input_queue": queue,
             "future": future,
             "scope": scope,
             "last_used": loop.time(),
         }
         self.application_instances[scope_id] = details
         future.add_done_callback(lambda _: self._application_ended(scope_id, details))
-        return inbox
+        return queue
 
     async def application_checker(self) -> None:
-        """See to every application that ends: report its error, pass on its messages.
+        """Report the error of each application that ends, and pass on its messages.
 
-        One that ends without taking a message would do so again for ever, so what
-        waits for it is dropped, which is logged.
+        After an application that took no message they are dropped, which is logged: a
+        new one would end in the same way.
         """
         while True:
             scope_id, details = await self._ended.get()
-            future, inbox = details["future"], details["input_queue"]
+            future, queue = details["future"], details["input_queue"]
             error = None if future.cancelled() else future.exception()
             if error is not None and not isinstance(error, StopConsumer):
                 await self.application_exception(error, details)
             if self.application_instances.get(scope_id) is not details:
                 continue
             del self.application_instances[scope_id]
-            unread = inbox.leave()
+            unread = queue.take_all()
             if not unread:
                 continue
-            if inbox.taken:
+            if queue.taken:
                 scope = details["scope"]
-                queue = self.get_or_create_application_instance(scope_id, scope)
+                successor = self.get_or_create_application_instance(scope_id, scope)
                 for message in unread:
-                    queue.put_nowait(message)
+                    successor.put_nowait(message)
             else:
                 logger.error(
                     "the consumer of channel %s ended without taking a message; "
@@ -210,7 +209,7 @@ class Worker(StatelessServer):
     async def application_exception(
         self, exception: BaseException, application_details: dict[str, Any]
     ) -> None:
-        """Called with the error that ended an application; logs it.
+        """Log the error that ended an application.
 
         ``application_details`` has ``scope``, ``future``, ``input_queue`` and
         ``last_used`` (the event loop's time).
@@ -222,7 +221,7 @@ class Worker(StatelessServer):
         )
 
     async def application_send(self, scope: Scope, message: Event) -> None:
-        """Refuse: nobody is there to be sent to.
+        """Refuse to send, since a worker has no client.
 
         Raises:
             NotImplementedError: always.
@@ -243,14 +242,14 @@ class Worker(StatelessServer):
         return self._stop, self._kill
 
     async def _supervise(self, channel: str) -> None:
-        """Listen to one channel, whatever happens to its messages and the layer."""
+        """Read one channel, also after errors of its messages and of the layer."""
         loop = asyncio.get_running_loop()
         delay = self.retry_delay
         while True:
             began = loop.time()
             try:
                 await self.listener(channel)
-            except _Untyped:
+            except _MissingTypeError:
                 logger.error(
                     "a message on channel %s has no type, so no handler is meant; "
                     "it is dropped",
@@ -272,7 +271,7 @@ class Worker(StatelessServer):
         self._ended.put_nowait((scope_id, details))
 
     async def _finish_applications(self, kill: asyncio.Event) -> None:
-        """Let every application handle what it was given, until time is up."""
+        """Let each application handle its messages, for ``stop_timeout`` seconds."""
         instances = {
             details["future"]: scope_id
             for scope_id, details in self.application_instances.items()
@@ -282,7 +281,7 @@ class Worker(StatelessServer):
         for details in self.application_instances.values():
             details["input_queue"].end()
         finished = asyncio.create_task(asyncio.wait(list(instances)))
-        killed = asyncio.create_task(_set(kill))
+        killed = asyncio.create_task(_wait_for(kill))
         try:
             await asyncio.wait(
                 [finished, killed],
@@ -298,12 +297,12 @@ class Worker(StatelessServer):
                 )
 
 
-class _Untyped(ValueError):
-    """A message on a worker's channel says nothing of its type."""
+class _MissingTypeError(ValueError):
+    """A message on a worker's channel has no type."""
 
 
-class _Inbox(asyncio.Queue["Event"]):
-    """What one application instance has still to take; ``get`` is its ``receive``."""
+class _InputQueue(asyncio.Queue["Event"]):
+    """The unread messages of an application instance; ``get`` is its ``receive``."""
 
     def __init__(self, messages: Iterable[Event] = ()) -> None:
         super().__init__()
@@ -318,11 +317,10 @@ class _Inbox(asyncio.Queue["Event"]):
         super().put_nowait(item)
 
     async def get(self) -> Event:
-        """Take the next message.
+        """Return the next message.
 
         Raises:
-            StopConsumer: when nothing more will come; a consumer that gets it has
-                handled all its messages and ends.
+            StopConsumer: after the last message, which ends the consumer.
         """
         message = await super().get()
         if message is _END:
@@ -334,19 +332,19 @@ class _Inbox(asyncio.Queue["Event"]):
         return message
 
     async def caught_up(self) -> None:
-        """Wait until everything has been taken, or nobody is there to take it."""
+        """Wait until the queue is empty, or its application has ended."""
         await self._caught_up.wait()
 
     def end(self) -> None:
-        """Say that nothing more will come."""
+        """Let ``get`` raise ``StopConsumer`` after the messages queued."""
         super().put_nowait(_END)
 
     def abandon(self) -> None:
-        """Say that nobody will take what is left."""
+        """Let ``caught_up`` return: the application has ended."""
         self._caught_up.set()
 
-    def leave(self) -> list[Event]:
-        """Take out what is left, for somebody else."""
+    def take_all(self) -> list[Event]:
+        """Remove and return the unread messages."""
         left = []
         while not self.empty():
             if (message := self.get_nowait()) is not _END:
@@ -354,12 +352,12 @@ class _Inbox(asyncio.Queue["Event"]):
         return left
 
 
-async def _set(event: asyncio.Event) -> None:
+async def _wait_for(event: asyncio.Event) -> None:
     await event.wait()
 
 
 async def _cancel(*tasks: asyncio.Future[Any]) -> None:
-    """Cancel what still runs and wait for its end; errors stay in the tasks."""
+    """Cancel tasks and wait until they have ended; errors stay in the tasks."""
     for task in tasks:
         task.cancel()
     if tasks:
@@ -368,9 +366,9 @@ async def _cancel(*tasks: asyncio.Future[Any]) -> None:
 
 @contextlib.contextmanager
 def _on_signals(callback: Callable[[], None]) -> Iterator[None]:
-    """Call ``callback`` at SIGINT and SIGTERM, where the platform lets a loop do so.
+    """Call ``callback`` on SIGINT and SIGTERM, where the event loop supports that.
 
-    Elsewhere (Windows, a loop outside the main thread) signals do what they always do.
+    Elsewhere (on Windows, outside the main thread) signals keep their handlers.
     """
     loop = asyncio.get_running_loop()
     handled = []

@@ -1,6 +1,8 @@
-"""A consumer that answers one HTTP request, in its own time and in parts.
+"""A consumer that answers one HTTP request, also slowly or in parts (long polling, SSE).
 
-It knows the events of HTTP, and nothing of WebSockets.
+class Health(AsyncHttpConsumer):
+    async def handle(self, body):
+        await self.send_response(200, b"ok", headers={b"content-type": b"text/plain"})
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tiderace.asgi import Event
-from tiderace.consumer import AsyncConsumer, verb
+from tiderace.consumer import AsyncConsumer, callable_in_threads
 from tiderace.exceptions import StopConsumer
 
 __all__ = ["AsyncHttpConsumer"]
@@ -18,27 +20,30 @@ Header = tuple[bytes, bytes]
 
 
 class AsyncHttpConsumer(AsyncConsumer):
-    """Handles one request: override ``handle`` and send a response from it.
+    """Handles one request: override ``handle`` and send the response there.
 
-    No other event is handled while ``handle`` runs, and the consumer ends with it. A
-    ``handle`` that is a plain ``def`` runs in a thread, where the verbs need no
-    ``await``.
+    No other event is handled while ``handle`` runs, and the consumer ends after it. A
+    ``handle`` that is a plain ``def`` runs in a thread, where the ``send`` methods need
+    no ``await``.
+
+    Attributes:
+        body: the parts of the request's body received so far.
     """
 
     # Whether disconnect() has been called for this request.
-    _over = False
+    _ended = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.body: list[bytes] = []
 
-    @verb
+    @callable_in_threads
     async def send_headers(
         self,
         *,
         status: int = 200,
         headers: Mapping[bytes, bytes] | Iterable[Header] | None = None,
     ) -> None:
-        """Begin the response; the body must follow.
+        """Start the response; ``send_body`` must follow.
 
         Args:
             status: the HTTP status.
@@ -55,9 +60,13 @@ class AsyncHttpConsumer(AsyncConsumer):
             {"type": "http.response.start", "status": status, "headers": pairs}
         )
 
-    @verb
+    @callable_in_threads
     async def send_body(self, body: bytes, *, more_body: bool = False) -> None:
-        """Send a part of the body, the last one unless ``more_body``.
+        """Send a part of the response's body.
+
+        Args:
+            body: the part.
+            more_body: whether another part follows; otherwise the response is complete.
 
         Raises:
             AssertionError: when ``body`` is not bytes.
@@ -68,23 +77,23 @@ class AsyncHttpConsumer(AsyncConsumer):
             {"type": "http.response.body", "body": body, "more_body": more_body}
         )
 
-    @verb
+    @callable_in_threads
     async def send_response(self, status: int, body: bytes, **kwargs: Any) -> None:
-        """Send a whole response; ``kwargs`` go to ``send_headers``."""
+        """Send a whole response; ``kwargs`` are those of ``send_headers``."""
         await self.send_headers(status=status, **kwargs)
         await self.send_body(body)
 
     async def handle(self, body: bytes) -> None:
-        """Answer the request whose whole body is ``body``; to be overridden."""
+        """Answer the request, whose whole body is ``body``; to be overridden."""
         raise NotImplementedError(
             "Subclasses of AsyncHttpConsumer must provide a handle() method."
         )
 
     async def disconnect(self) -> None:
-        """Called when the request is over, however it ended; send nothing from here."""
+        """Called once when the request has ended, for any reason; nothing can be sent."""
 
     async def http_request(self, message: Event) -> None:
-        """A part of the request arrived; calls ``handle`` when it is complete."""
+        """Collect a part of the request; call ``handle`` when it is complete."""
         if "body" in message:
             self.body.append(message["body"])
         if not message.get("more_body"):
@@ -95,13 +104,12 @@ class AsyncHttpConsumer(AsyncConsumer):
             raise StopConsumer
 
     async def http_disconnect(self, message: Event) -> None:
-        """The client went away, or has its response."""
+        """End: the client has disconnected, or has received the response."""
         await self._disconnect_once()
         raise StopConsumer
 
     async def _disconnect_once(self) -> None:
-        # Where on_error() lets the connection go on after handle(), http.disconnect
-        # is still to come.
-        if not self._over:
-            self._over = True
+        # http.disconnect follows if on_error() lets the connection go on after handle().
+        if not self._ended:
+            self._ended = True
             await self._call(self.disconnect)

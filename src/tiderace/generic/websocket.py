@@ -11,13 +11,12 @@
         async def chat_message(self, event):
             await self.send_json({"text": event["text"]})
 
-``connect``, ``receive`` and ``disconnect`` are to be overridden; ``accept``, ``send``
-and ``close`` speak to the client. It knows the events of WebSockets; how a consumer
-runs and ends stands in ``tiderace.consumer``.
+Override ``connect``, ``receive`` and ``disconnect``; call ``accept``, ``send`` and
+``close``. ``tiderace.consumer`` describes how a consumer runs and ends.
 
 In an async consumer a ``connect``, ``receive`` or ``disconnect`` that is a plain
-``def`` runs in a thread, where the verbs need no ``await``; in a sync one an ``async
-def`` runs on the event loop, where the verbs return something to await.
+``def`` runs in a thread, where ``accept``, ``send`` and ``close`` need no ``await``. In a
+sync consumer an ``async def`` runs on the event loop, where they return an awaitable.
 """
 
 from __future__ import annotations
@@ -32,7 +31,12 @@ from typing import Any
 from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction
 
 from tiderace.asgi import Event, websocket_accept, websocket_close, websocket_send
-from tiderace.consumer import AsyncConsumer, SyncConsumer, may_block, verb
+from tiderace.consumer import (
+    AsyncConsumer,
+    SyncConsumer,
+    callable_in_threads,
+    may_block,
+)
 from tiderace.db import database_sync_to_async
 from tiderace.exceptions import (
     AcceptConnection,
@@ -56,7 +60,7 @@ __all__ = [
     "async_to_sync",
 ]
 
-# What an application overrides and the generic consumers call.
+# The methods that an application overrides and the generic consumers call.
 _LIFE_CYCLE = (
     "connect",
     "disconnect",
@@ -67,11 +71,11 @@ _LIFE_CYCLE = (
     "websocket_receive",
 )
 
-_VERBS = ("accept", "close", "send", "send_json")
+_SENDING = ("accept", "close", "send", "send_json")
 
 
 def _life_cycle(cls: type) -> list[tuple[str, Callable[..., Any]]]:
-    """The life-cycle methods of ``cls`` that are functions, its mixins' included."""
+    """Return the life-cycle methods of ``cls``, those of its mixins included."""
     return [
         (name, method)
         for name in _LIFE_CYCLE
@@ -79,27 +83,27 @@ def _life_cycle(cls: type) -> list[tuple[str, Callable[..., Any]]]:
     ]
 
 
-def _in_thread(method: Callable[..., Any]) -> Callable[..., Any]:
-    """``method``, a plain function, as a coroutine function that runs it in a thread."""
+def _run_in_thread(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a coroutine function that runs ``method``, a plain function, in a thread."""
 
     @functools.wraps(method)
     async def run(*args: Any, **kwargs: Any) -> Any:
         result = await database_sync_to_async(method)(*args, **kwargs)
-        if hasattr(result, "__await__"):  # it returned a verb's coroutine
+        if hasattr(result, "__await__"):  # such as the coroutine of send()
             return await result
         return result
 
     return run
 
 
-def _from_thread(method: Callable[..., Any]) -> Callable[..., Any]:
-    """``method``, a coroutine function, as a plain one that waits for it in a thread."""
+def _run_from_thread(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a plain function that runs ``method``, a coroutine function, from a thread."""
 
     @functools.wraps(method)
     def run(*args: Any, **kwargs: Any) -> Any:
         return async_to_sync(method)(*args, **kwargs)
 
-    # What is inside is nobody's business: looked through, it would seem not to block.
+    # ``may_block`` looks at what is wrapped, and would find a coroutine function.
     del run.__wrapped__
     return run
 
@@ -108,7 +112,7 @@ class WebsocketConsumer(SyncConsumer):
     """A WebSocket, handled in a thread.
 
     Attributes:
-        groups: the groups to join before ``connect`` and to leave at the end.
+        groups: the groups that are joined before ``connect`` and left at the end.
     """
 
     groups: Iterable[str] | None = None
@@ -121,10 +125,10 @@ class WebsocketConsumer(SyncConsumer):
         super().__init_subclass__(**kwargs)
         for name, method in _life_cycle(cls):
             if iscoroutinefunction(method):
-                setattr(cls, name, _from_thread(method))
+                setattr(cls, name, _run_from_thread(method))
 
     def websocket_connect(self, message: Event) -> None:
-        """The client asks for a socket: join ``groups``, then ``connect()``."""
+        """Join ``groups``, then call ``connect()``: a client opens the WebSocket."""
         if self.groups:
             layer = _layer_with_groups(self.channel_layer)
             for group in self.groups:
@@ -137,7 +141,10 @@ class WebsocketConsumer(SyncConsumer):
             self.close()
 
     def connect(self) -> None:
-        """Accept or close the socket; accepts when not overridden."""
+        """Accept or close the socket; the default accepts it.
+
+        Raise ``AcceptConnection`` or ``DenyConnection`` to do so from nested code.
+        """
         self.accept()
 
     def accept(
@@ -149,12 +156,12 @@ class WebsocketConsumer(SyncConsumer):
 
         Args:
             subprotocol: one of ``scope["subprotocols"]``, or None.
-            headers: for the handshake's response, where the server supports it.
+            headers: added to the handshake's response, if the server supports it.
         """
         return super().send(websocket_accept(subprotocol, headers))
 
     def websocket_receive(self, message: Event) -> None:
-        """The client sent a message: text or bytes to ``receive()``."""
+        """Call ``receive()`` with the text or bytes that the client has sent."""
         if message.get("text") is not None:
             self.receive(text_data=message["text"])
         else:
@@ -163,7 +170,7 @@ class WebsocketConsumer(SyncConsumer):
     def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None
     ) -> None:
-        """Handle a message of the client: exactly one of the two is given."""
+        """Handle a message of the client; exactly one of the arguments is given."""
 
     def send(  # type: ignore[override]
         self,
@@ -171,12 +178,12 @@ class WebsocketConsumer(SyncConsumer):
         bytes_data: bytes | None = None,
         close: bool | int = False,
     ) -> Any:
-        """Send a message to the client, and close afterwards if ``close`` says so.
+        """Send a message to the client, and close the socket after it if ``close`` is set.
 
         Args:
-            text_data: text to send; wins over ``bytes_data``.
+            text_data: text to send; if it is given, ``bytes_data`` is ignored.
             bytes_data: bytes to send.
-            close: True, or the code to close with.
+            close: True, or the close code.
 
         Raises:
             ValueError: when neither text nor bytes are given.
@@ -186,19 +193,19 @@ class WebsocketConsumer(SyncConsumer):
             return sent
         if sent is None:
             return self.close(close)
-        return _in_turn(sent, lambda: self.close(close))
+        return _await_both(sent, lambda: self.close(close))
 
     def close(self, code: int | bool | None = None, reason: str | None = None) -> Any:
-        """Close the socket, or refuse it when it was not accepted yet.
+        """Close the socket, or refuse it if it was not accepted.
 
         Args:
-            code: the close code (RFC 6455 section 7.4); the server's 1000 if None.
-            reason: text of at most 123 bytes, where the server supports it.
+            code: the close code (RFC 6455 section 7.4); with None the server sends 1000.
+            reason: a text of at most 123 bytes, if the server supports it.
         """
         return super().send(websocket_close(code, reason))
 
     def websocket_disconnect(self, message: Event) -> None:
-        """The socket is gone: leave ``groups``, then ``disconnect()``."""
+        """Leave ``groups``, then call ``disconnect()``: the socket is closed."""
         if self.groups:
             layer = _layer_with_groups(self.channel_layer)
             for group in self.groups:
@@ -207,10 +214,10 @@ class WebsocketConsumer(SyncConsumer):
         raise StopConsumer
 
     def disconnect(self, code: int) -> None:
-        """Called once when the socket is gone, with its close code.
+        """Called once after the socket is closed.
 
-        The code is the server's: for a connection that was lost it is 1005 or 1006,
-        for one that ends because a handler raised 1011.
+        ``code`` is the close code: the client's or the application's; 1005 or 1006 for a
+        connection that was lost, 1011 after an exception of a handler.
         """
 
 
@@ -233,7 +240,7 @@ class JsonWebsocketConsumer(WebsocketConsumer):
         bytes_data: bytes | None = None,
         **kwargs: Any,
     ) -> None:
-        """Decode a message of the client and hand it to ``receive_json()``.
+        """Decode a message of the client and call ``receive_json()``.
 
         Raises:
             ValueError: for a message that is not text, or not JSON.
@@ -243,7 +250,7 @@ class JsonWebsocketConsumer(WebsocketConsumer):
         self.receive_json(self.decode_json(text_data), **kwargs)
 
     def receive_json(self, content: Any, **kwargs: Any) -> None:
-        """Handle what the client sent."""
+        """Handle a decoded message of the client."""
 
     def send_json(self, content: Any, close: bool | int = False) -> Any:
         """Send ``content`` as JSON; ``close`` as in ``send``."""
@@ -251,12 +258,12 @@ class JsonWebsocketConsumer(WebsocketConsumer):
 
     @classmethod
     def decode_json(cls, text_data: str) -> Any:
-        """JSON to an object; override for another dialect."""
+        """Decode JSON; override it for another decoder."""
         return json.loads(text_data)
 
     @classmethod
     def encode_json(cls, content: Any) -> str:
-        """An object to JSON, see ``tiderace.json_compat.dumps``; override for a dialect."""
+        """Encode as JSON, by ``tiderace.json_compat.dumps``; override it for another encoder."""
         return dumps(content)
 
 
@@ -264,10 +271,10 @@ class AsyncWebsocketConsumer(AsyncConsumer):
     """A WebSocket, handled by coroutines.
 
     Attributes:
-        groups: the groups to join before ``connect`` and to leave at the end.
+        groups: the groups that are joined before ``connect`` and left at the end.
     """
 
-    _sends_plainly: bool = True
+    _send_is_inherited: bool = True
 
     groups: Iterable[str] | None = None
 
@@ -279,18 +286,18 @@ class AsyncWebsocketConsumer(AsyncConsumer):
         super().__init_subclass__(**kwargs)
         for name, method in _life_cycle(cls):
             if may_block(method):
-                setattr(cls, name, _in_thread(method))
-        for name in _VERBS:
+                setattr(cls, name, _run_in_thread(method))
+        for name in _SENDING:
             if inspect.isfunction(own := vars(cls).get(name)):
-                setattr(cls, name, verb(own))
-        # Whether no class between has a ``send`` of its own.
+                setattr(cls, name, callable_in_threads(own))
+        # Whether no class in between overrides ``send``.
         after = cls.__mro__[cls.__mro__.index(AsyncWebsocketConsumer) + 1 :]
-        cls._sends_plainly = (
+        cls._send_is_inherited = (
             next(base for base in after if "send" in vars(base)) is AsyncConsumer
         )
 
     async def websocket_connect(self, message: Event) -> None:
-        """The client asks for a socket: join ``groups``, then ``connect()``."""
+        """Join ``groups``, then call ``connect()``: a client opens the WebSocket."""
         if self.groups:
             layer = _layer_with_groups(self.channel_layer)
             for group in self.groups:
@@ -303,20 +310,23 @@ class AsyncWebsocketConsumer(AsyncConsumer):
             await self.close()
 
     async def connect(self) -> None:
-        """Accept or close the socket; accepts when not overridden."""
+        """Accept or close the socket; the default accepts it.
+
+        Raise ``AcceptConnection`` or ``DenyConnection`` to do so from nested code.
+        """
         await self.accept()
 
-    @verb
+    @callable_in_threads
     async def accept(
         self,
         subprotocol: str | None = None,
         headers: Iterable[tuple[bytes, bytes]] | None = None,
     ) -> None:
-        """Accept the socket; see ``WebsocketConsumer.accept``."""
+        """Accept the socket; arguments as in ``WebsocketConsumer.accept``."""
         await super().send(websocket_accept(subprotocol, headers))
 
     async def websocket_receive(self, message: Event) -> None:
-        """The client sent a message: text or bytes to ``receive()``."""
+        """Call ``receive()`` with the text or bytes that the client has sent."""
         if message.get("text") is not None:
             await self.receive(text_data=message["text"])
         else:
@@ -325,7 +335,7 @@ class AsyncWebsocketConsumer(AsyncConsumer):
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None
     ) -> None:
-        """Handle a message of the client: exactly one of the two is given."""
+        """Handle a message of the client; exactly one of the arguments is given."""
 
     def send(  # type: ignore[override]
         self,
@@ -333,18 +343,18 @@ class AsyncWebsocketConsumer(AsyncConsumer):
         bytes_data: bytes | None = None,
         close: bool | int = False,
     ) -> Any:
-        """Send a message to the client; see ``WebsocketConsumer.send``."""
+        """Send a message to the client; arguments as in ``WebsocketConsumer.send``."""
         if (
             text_data is not None
             and not close
-            and self._sends_plainly
+            and self._send_is_inherited
             and get_ident() == self._thread_id
         ):
-            # What the long way comes to, without its coroutines: the hot path.
+            # As ``_send``, without its coroutines: the hot path.
             return self.base_send({"type": "websocket.send", "text": text_data})
         return self._send(text_data, bytes_data, close)
 
-    @verb
+    @callable_in_threads
     async def _send(
         self, text_data: str | None, bytes_data: bytes | None, close: bool | int
     ) -> None:
@@ -352,18 +362,18 @@ class AsyncWebsocketConsumer(AsyncConsumer):
         if close:
             await self.close(close)
 
-    send._tiderace_verb = True  # type: ignore[attr-defined]  # noqa: SLF001
+    send._tiderace_callable_in_threads = True  # type: ignore[attr-defined]  # noqa: SLF001
     markcoroutinefunction(send)
 
-    @verb
+    @callable_in_threads
     async def close(
         self, code: int | bool | None = None, reason: str | None = None
     ) -> None:
-        """Close or refuse the socket; see ``WebsocketConsumer.close``."""
+        """Close or refuse the socket; arguments as in ``WebsocketConsumer.close``."""
         await super().send(websocket_close(code, reason))
 
     async def websocket_disconnect(self, message: Event) -> None:
-        """The socket is gone: leave ``groups``, then ``disconnect()``."""
+        """Leave ``groups``, then call ``disconnect()``: the socket is closed."""
         if self.groups:
             layer = _layer_with_groups(self.channel_layer)
             for group in self.groups:
@@ -372,7 +382,7 @@ class AsyncWebsocketConsumer(AsyncConsumer):
         raise StopConsumer
 
     async def disconnect(self, code: int) -> None:
-        """Called once when the socket is gone; see ``WebsocketConsumer.disconnect``."""
+        """Called once after the socket is closed; as ``WebsocketConsumer.disconnect``."""
 
 
 class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
@@ -384,7 +394,7 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
         bytes_data: bytes | None = None,
         **kwargs: Any,
     ) -> None:
-        """Decode a message of the client and hand it to ``receive_json()``.
+        """Decode a message of the client and call ``receive_json()``.
 
         Raises:
             ValueError: for a message that is not text, or not JSON.
@@ -394,9 +404,9 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
         await self.receive_json(await _result(self.decode_json(text_data)), **kwargs)
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
-        """Handle what the client sent."""
+        """Handle a decoded message of the client."""
 
-    @verb
+    @callable_in_threads
     async def send_json(self, content: Any, close: bool | int = False) -> None:
         """Send ``content`` as JSON; ``close`` as in ``send``."""
         text_data = await _result(self.encode_json(content))
@@ -404,30 +414,30 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
 
     @classmethod
     async def decode_json(cls, text_data: str) -> Any:
-        """JSON to an object; override for another dialect."""
+        """Decode JSON; override it for another decoder."""
         return json.loads(text_data)
 
     @classmethod
     async def encode_json(cls, content: Any) -> str:
-        """An object to JSON, see ``tiderace.json_compat.dumps``; override for a dialect."""
+        """Encode as JSON, by ``tiderace.json_compat.dumps``; override it for another encoder."""
         return dumps(content)
 
 
 async def _result(value: Any) -> Any:
-    """``value``, awaited if it has to be: a codec may be a plain def as well."""
+    """Return ``value``, awaited if it is awaitable: codecs may be plain functions."""
     return await value if inspect.isawaitable(value) else value
 
 
-async def _in_turn(first: Any, then: Callable[[], Any]) -> None:
+async def _await_both(first: Any, then: Callable[[], Any]) -> None:
     await first
     await then()
 
 
 def _layer_with_groups(layer: Any) -> Any:
-    """``layer`` if it can do what ``groups`` needs.
+    """Return ``layer``, which must support groups.
 
     Raises:
-        InvalidChannelLayerError: when there is no layer, or one without groups.
+        InvalidChannelLayerError: for None, or a layer without groups.
     """
     if layer is None or not hasattr(layer, "group_add"):
         raise InvalidChannelLayerError(
