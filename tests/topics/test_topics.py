@@ -1031,10 +1031,10 @@ async def test_presence_goes_by_the_settings(people, settings):
     channel_layers.backends.clear()
     await close_process()
 
-    keeper = current().trackers.get("default")
+    tracker = current().trackers.get("default")
 
-    assert keeper._store.config == PresenceConfig(ttl=30, lease=7, pushes=11)
-    assert keeper._schedule._refresh == 5
+    assert tracker._store.config == PresenceConfig(ttl=30, lease=7, pushes=11)
+    assert tracker._schedule._refresh == 5
 
 
 async def test_so_many_pushes_as_are_set_and_then_a_change(people, settings):

@@ -1,4 +1,4 @@
-"""Topics: groups that clients may ask for by name, with history, presence and policy.
+"""Topics: groups that clients subscribe to by name, with history and permissions.
 
 class Room(Topic):
     pattern = "room:<slug:name>"

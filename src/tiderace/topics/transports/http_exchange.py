@@ -52,7 +52,7 @@ class ClientGone(Exception):
 
 
 class HttpExchange:
-    """A request and its answer, by the parts that the doors need.
+    """A request and its answer, as the handlers of a route need them.
 
     Args:
         scope: of the request.
