@@ -22,7 +22,7 @@ TARGET = ROOT / "src" / "tiderace" / "protocol" / "client_messages.py"
 
 MODULE = '''"""The messages of ``spec/client.proto``, compiled; made by scripts/make_client_messages.py.
 
-It knows no runtime; ``protocol.protobuf`` hands this to one.
+``protocol.protobuf`` loads them.
 """
 
 from __future__ import annotations

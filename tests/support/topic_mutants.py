@@ -174,12 +174,12 @@ def publications_overtake_the_answer():
 @mutant
 def unsubscribing_keeps_delivering():
     from tiderace.protocol.messages import Empty
-    from tiderace.topics.client.subscriptions import Subscriptions
+    from tiderace.topics.client.subscriptions import ClientSubscriptions
 
     async def unsubscribe(self, request):
         return Empty()
 
-    Subscriptions.unsubscribe = unsubscribe
+    ClientSubscriptions.unsubscribe = unsubscribe
 
 
 # Asking
@@ -280,9 +280,9 @@ def a_connection_outlives_its_token():
 
 @mutant
 def a_subscription_outlives_its_token():
-    from tiderace.topics.client.subscriptions import Subscriptions
+    from tiderace.topics.client.subscriptions import ClientSubscriptions
 
-    Subscriptions._start_expiry = lambda self, *args: None
+    ClientSubscriptions._start_expiry = lambda self, *args: None
 
 
 # Liveness and limits

@@ -1,5 +1,5 @@
-"""What travels between a client and a topic: the Centrifuge client protocol, a subset.
+"""The protocol of topic clients: a subset of the Centrifuge client protocol.
 
-Pure: no ``await``, no socket, no Django. The subset is written down in
-``spec/protocol.md``; vectors beside it are read by the tests of both ends.
+Pure: no ``await``, no socket, no Django. ``spec/protocol.md`` describes the subset; the
+tests of server and client use the vectors beside it.
 """

@@ -1,6 +1,6 @@
 """The messages of ``spec/client.proto``, compiled; made by scripts/make_client_messages.py.
 
-It knows no runtime; ``protocol.protobuf`` hands this to one.
+``protocol.protobuf`` loads them.
 """
 
 from __future__ import annotations

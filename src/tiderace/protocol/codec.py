@@ -1,8 +1,4 @@
-"""Frames as text: one JSON object a line, many lines a message.
-
-A codec turns what arrived into commands and replies into bytes. It knows no socket and
-no rule of the conversation; the Protobuf one stands in ``protocol.protobuf``.
-"""
+"""The contract of a codec, and JSON: one object a line, many lines a message."""
 
 from __future__ import annotations
 
@@ -17,29 +13,29 @@ __all__ = ["JSON", "Codec", "JSONCodec", "MalformedFrame"]
 
 
 class MalformedFrame(ValueError):
-    """What arrived cannot be read as commands."""
+    """A message cannot be decoded into commands."""
 
 
 class Codec(Protocol):
-    """A way of writing frames."""
+    """Decodes messages into commands, and encodes replies."""
 
     name: str
-    """Stands for the format where encoded frames are kept."""
+    """Of the format."""
     binary: bool
     """Whether a WebSocket carries it in binary messages."""
 
     def decode(self, message: bytes) -> list[Command]:
-        """The commands in a message, at least one.
+        """Return the commands in a message, at least one.
 
         Raises:
-            MalformedFrame: when there is none, or one cannot be read.
+            MalformedFrame: when there is none, or one cannot be decoded.
         """
 
     def encode(self, reply: Reply) -> bytes:
-        """A reply, to be joined with others."""
+        """Return a reply as a frame, to be joined with others."""
 
-    def join(self, replies: Iterable[bytes]) -> bytes:
-        """Encoded replies as one message."""
+    def join(self, frames: Iterable[bytes]) -> bytes:
+        """Return frames as one message."""
 
 
 class JSONCodec:
@@ -53,7 +49,6 @@ class JSONCodec:
         self._encoder = msgspec.json.Encoder()
 
     def decode(self, message: bytes) -> list[Command]:
-        """See ``Codec.decode``."""
         try:
             # A message is mostly one line, and a newline cannot stand inside JSON text.
             commands = [
@@ -68,12 +63,10 @@ class JSONCodec:
         return commands
 
     def encode(self, reply: Reply) -> bytes:
-        """See ``Codec.encode``."""
         return self._encoder.encode(reply)
 
-    def join(self, replies: Iterable[bytes]) -> bytes:
-        """See ``Codec.join``."""
-        return b"\n".join(replies)
+    def join(self, frames: Iterable[bytes]) -> bytes:
+        return b"\n".join(frames)
 
 
 JSON = JSONCodec()

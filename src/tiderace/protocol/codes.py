@@ -1,7 +1,7 @@
-"""Numbers that both ends agree on: errors, reasons to unsubscribe, reasons to close.
+"""The protocol's codes: errors, reasons to unsubscribe, reasons to close.
 
-What a client does follows from the range (``spec/protocol.md``, "Codes"), so a number
-must never move to another meaning. It knows nothing of when they are used.
+The range decides what a client does (``spec/protocol.md``, "Codes"), so a number never
+changes its meaning.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ __all__ = [
 
 
 class Failure(msgspec.Struct, omit_defaults=True, frozen=True):
-    """Why a command was not carried out.
+    """Why a command failed; a temporary failure may be tried again.
 
-    Temporary ones may be tried again. Codes from 400 to 1999 are the application's.
+    Codes from 400 to 1999 are the application's.
     """
 
     code: int
@@ -98,8 +98,8 @@ UNSUBSCRIBED_STATE_INVALIDATED = Unsubscription(2502, "state invalidated")
 class Close:
     """Why the server ends a connection.
 
-    Clients come back after 3000 to 3499 and 4000 to 4499, and stay away after 3500 to
-    3999 and 4500 to 4999.
+    Clients reconnect after 3000 to 3499 and 4000 to 4499, and not after 3500 to 3999
+    and 4500 to 4999.
     """
 
     code: int
@@ -107,7 +107,7 @@ class Close:
 
     @property
     def reconnect(self) -> bool:
-        """Whether the client comes back by itself."""
+        """Whether the client reconnects by itself."""
         return not (3500 <= self.code < 4000 or 4500 <= self.code < 5000)
 
 

@@ -1,8 +1,4 @@
-"""The frames themselves: what a client may say, and what it is told.
-
-Field names are the protocol's. ``data`` and the like are JSON that nobody here reads.
-It knows no transport and no rule of who may say what when.
-"""
+"""The messages of the protocol, with its field names; ``data`` is JSON as it came."""
 
 from __future__ import annotations
 
@@ -46,16 +42,16 @@ __all__ = [
 ]
 
 Data = Raw | UnsetType
-# As far as JavaScript and Lua count without a mistake.
+# The largest integer that JavaScript and Lua count exactly.
 Offset = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 
 
-class _Frame(msgspec.Struct, omit_defaults=True):
-    """A field that has its default is not sent; one that is not known is ignored."""
+class _Message(msgspec.Struct, omit_defaults=True):
+    """The base: fields with their default are not sent, unknown fields are ignored."""
 
 
-class ClientInfo(_Frame):
-    """Who published, joined, left or is present."""
+class ClientInfo(_Message):
+    """A client that publishes, joins, leaves or is present."""
 
     user: str = ""
     client: str = ""
@@ -63,14 +59,14 @@ class ClientInfo(_Frame):
     chan_info: Data = UNSET
 
 
-class StreamPosition(_Frame):
-    """See ``tiderace.history.Position``."""
+class StreamPosition(_Message):
+    """A position in a stream: ``tiderace.history.Position``."""
 
     offset: Offset = 0
     epoch: str = ""
 
 
-class Pub(_Frame):
+class Pub(_Message):
     """A publication."""
 
     data: Data = UNSET
@@ -80,11 +76,11 @@ class Pub(_Frame):
     time: int = 0
 
 
-# What a client says
+# Requests
 
 
-class SubscribeRequest(_Frame):
-    """I want to hear a topic; ``recover`` from (``offset``, ``epoch``) if you can."""
+class SubscribeRequest(_Message):
+    """Subscribe to a topic; with ``recover``, from (``offset``, ``epoch``) on."""
 
     channel: str = ""
     token: str = ""
@@ -98,8 +94,8 @@ class SubscribeRequest(_Frame):
     flag: int = 0
 
 
-class ConnectRequest(_Frame):
-    """The first command of every connection."""
+class ConnectRequest(_Message):
+    """Connect: the first command of every connection."""
 
     token: str = ""
     data: Data = UNSET
@@ -110,21 +106,21 @@ class ConnectRequest(_Frame):
     flag: int = 0
 
 
-class TopicRequest(_Frame):
-    """Unsubscribe, presence and presence_stats: only a topic."""
+class TopicRequest(_Message):
+    """Unsubscribe, presence or presence_stats: a topic."""
 
     channel: str = ""
 
 
-class PublishRequest(_Frame):
-    """Tell a topic something."""
+class PublishRequest(_Message):
+    """Publish to a topic."""
 
     channel: str = ""
     data: Data = UNSET
 
 
-class HistoryRequest(_Frame):
-    """What a topic remembers; a limit of 0 asks for its position only."""
+class HistoryRequest(_Message):
+    """Read a topic's history; with a limit of 0, its position only."""
 
     channel: str = ""
     limit: int = 0
@@ -132,38 +128,38 @@ class HistoryRequest(_Frame):
     reverse: bool = False
 
 
-class SendRequest(_Frame):
-    """Something that needs no answer."""
+class SendRequest(_Message):
+    """Send a message that needs no reply."""
 
     data: Data = UNSET
 
 
-class RPCRequest(_Frame):
-    """Something that needs one."""
+class RPCRequest(_Message):
+    """Call a method."""
 
     data: Data = UNSET
     method: str = ""
 
 
-class RefreshRequest(_Frame):
-    """A newer token for the connection."""
+class RefreshRequest(_Message):
+    """Renew the connection by a newer token."""
 
     token: str = ""
 
 
-class SubRefreshRequest(_Frame):
-    """A newer token for a subscription."""
+class SubRefreshRequest(_Message):
+    """Renew a subscription by a newer token."""
 
     channel: str = ""
     token: str = ""
 
 
-class Empty(_Frame):
-    """A command or an answer that says nothing more."""
+class Empty(_Message):
+    """A request or a result without fields."""
 
 
-class Command(_Frame):
-    """A line from a client: one request, and the id of its answer."""
+class Command(_Message):
+    """One frame of a client: a request, and the id of its reply."""
 
     id: int = 0
     connect: ConnectRequest | None = None
@@ -180,11 +176,11 @@ class Command(_Frame):
     sub_refresh: SubRefreshRequest | None = None
 
 
-# What it is told
+# Results and pushes
 
 
-class SubscribeResult(_Frame):
-    """You hear the topic from here on; ``publications`` are what you missed."""
+class SubscribeResult(_Message):
+    """The position of a new subscription, and the publications that were missed."""
 
     expires: bool = False
     ttl: int = 0
@@ -198,8 +194,8 @@ class SubscribeResult(_Frame):
     was_recovering: bool = False
 
 
-class ConnectResult(_Frame):
-    """You are connected, as ``client``."""
+class ConnectResult(_Message):
+    """The id of the connection, and its terms."""
 
     client: str = ""
     version: str = ""
@@ -213,35 +209,35 @@ class ConnectResult(_Frame):
     node: str = ""
 
 
-class HistoryResult(_Frame):
-    """What the topic remembers, and where it ends."""
+class HistoryResult(_Message):
+    """Publications of a topic's history, and the position of its end."""
 
     publications: list[Pub] = msgspec.field(default_factory=list)
     epoch: str = ""
     offset: int = 0
 
 
-class PresenceResult(_Frame):
-    """Who is there."""
+class PresenceResult(_Message):
+    """The clients that are present."""
 
     presence: dict[str, ClientInfo] = msgspec.field(default_factory=dict)
 
 
-class PresenceStatsResult(_Frame):
-    """How many are there."""
+class PresenceStatsResult(_Message):
+    """The number of clients and users that are present."""
 
     num_clients: int = 0
     num_users: int = 0
 
 
-class RPCResult(_Frame):
-    """What came of it."""
+class RPCResult(_Message):
+    """What a method returned."""
 
     data: Data = UNSET
 
 
-class RefreshResult(_Frame):
-    """How long the connection may go on."""
+class RefreshResult(_Message):
+    """How long the connection is valid."""
 
     client: str = ""
     version: str = ""
@@ -249,28 +245,28 @@ class RefreshResult(_Frame):
     ttl: int = 0
 
 
-class SubRefreshResult(_Frame):
-    """How long the subscription may go on."""
+class SubRefreshResult(_Message):
+    """How long the subscription is valid."""
 
     expires: bool = False
     ttl: int = 0
 
 
-class InfoPush(_Frame):
-    """Somebody came or went."""
+class InfoPush(_Message):
+    """A client or user has joined or left."""
 
     info: ClientInfo | None = None
 
 
-class UnsubscribePush(_Frame):
-    """You hear the topic no longer."""
+class UnsubscribePush(_Message):
+    """The server has ended a subscription."""
 
     code: int = 0
     reason: str = ""
 
 
-class SubscribePush(_Frame):
-    """You hear a topic that you did not ask for."""
+class SubscribePush(_Message):
+    """The server has subscribed the client."""
 
     recoverable: bool = False
     epoch: str = ""
@@ -279,28 +275,28 @@ class SubscribePush(_Frame):
     data: Data = UNSET
 
 
-class MessagePush(_Frame):
-    """For this connection alone."""
+class MessagePush(_Message):
+    """A message to this connection alone."""
 
     data: Data = UNSET
 
 
-class DisconnectPush(_Frame):
-    """The end, where the transport has no close frame."""
+class DisconnectPush(_Message):
+    """The end of a connection whose transport has no close frame."""
 
     code: int = 0
     reason: str = ""
     reconnect: bool = False
 
 
-class Push(_Frame):
-    """What nobody asked for just now."""
+class Push(_Message):
+    """A message that is no reply."""
 
     channel: str = ""
     pub: Pub | None = None
     join: InfoPush | None = None
     leave: InfoPush | None = None
-    # Ours: clients of others do not know it, and pass over it.
+    # An extension of ours, which other clients ignore.
     changed: Empty | None = None
     unsubscribe: UnsubscribePush | None = None
     message: MessagePush | None = None
@@ -309,8 +305,8 @@ class Push(_Frame):
     refresh: RefreshResult | None = None
 
 
-class Reply(_Frame):
-    """A line from the server: the answer to a command, a push, or (empty) a ping."""
+class Reply(_Message):
+    """One frame of the server: the reply to a command, a push, or (empty) a ping."""
 
     id: int = 0
     error: Failure | None = None

@@ -1,7 +1,6 @@
 """Frames as Protobuf messages, each after its length; needs the extra ``protobuf``.
 
-It knows the messages of ``spec/client.proto`` by the names of their fields, which are
-those of ``protocol.frames``, and no transport.
+The messages of ``spec/client.proto`` have the field names of ``protocol.messages``.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from tiderace.protocol.messages import Command, Reply
 
 __all__ = ["PROTOBUF", "ProtobufCodec"]
 
-# Bytes of a length that is still believed: 4 times 7 bits, 256 MiB.
+# The most bytes of a length: 4 times 7 bits, 256 MiB.
 _LENGTH_BYTES = 4
 
 Converter = Callable[[Any], Any]
 
 
 def _message_classes() -> Callable[[str], type[Message]]:
-    # A pool of our own: another package may have brought these names already.
+    # A pool of its own: another package may have added these names already.
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(MESSAGES)
 
@@ -55,7 +54,6 @@ class ProtobufCodec:
         self._emulation = _class_of("EmulationRequest")
 
     def decode(self, message: bytes) -> list[Command]:
-        """See ``Codec.decode``."""
         commands: list[Command] = []
         place = 0
         while place < len(message):
@@ -72,21 +70,19 @@ class ProtobufCodec:
         return commands
 
     def encode(self, reply: Reply) -> bytes:
-        """See ``Codec.encode``."""
         message = self._reply()
         _fill(message, reply)
         data: bytes = message.SerializeToString()
         return _varint(len(data)) + data
 
-    def join(self, replies: Iterable[bytes]) -> bytes:
-        """See ``Codec.join``."""
-        return b"".join(replies)
+    def join(self, frames: Iterable[bytes]) -> bytes:
+        return b"".join(frames)
 
     def decode_emulation(self, body: bytes) -> tuple[str, str, bytes]:
-        """Session, node and commands of a request by a client without a way back.
+        """Return session, node and commands of an emulation request.
 
         Raises:
-            MalformedFrame: when it is no such request.
+            MalformedFrame: when it cannot be decoded.
         """
         request: Any = self._parse(self._emulation, body)
         return request.session, request.node, request.data
@@ -113,7 +109,7 @@ def _varint(number: int) -> bytes:
 
 
 def _length_at(message: bytes, place: int) -> tuple[int, int]:
-    """The length that begins at ``place``, and where it ends."""
+    """Return the length that begins at ``place``, and the place after it."""
     number = 0
     for index, byte in enumerate(message[place : place + _LENGTH_BYTES]):
         number |= (byte & 0x7F) << 7 * index
@@ -131,10 +127,10 @@ def _fill(message: Any, struct: msgspec.Struct) -> None:
         if value is None or value is UNSET:
             continue
         if name not in message.DESCRIPTOR.fields_by_name:
-            continue  # the push "refresh" says less than the answer of that name
+            continue  # the push "refresh" has fewer fields than the result
         if isinstance(value, msgspec.Struct):
             part = getattr(message, name)
-            part.SetInParent()  # it may be there and say nothing
+            part.SetInParent()  # present even without fields
             _fill(part, value)
         elif isinstance(value, Raw):
             setattr(message, name, bytes(value))
@@ -170,9 +166,9 @@ def _struct_of(message: Any, kind: Any) -> Any:
 
 
 def _raw(data: bytes) -> Raw:
-    """JSON that a client has written, in one line as others will read it."""
+    """Return a client's JSON in one line, as other codecs need it."""
     if b"\n" in data or b"\r" in data:
-        # What is no JSON is refused by whoever reads it.
+        # Other text is refused where it is decoded.
         with suppress(msgspec.MsgspecError):
             data = msgspec.json.format(data, indent=-1)
     return Raw(data)
@@ -190,16 +186,16 @@ def _map_of(kind: Any) -> Converter:
 
 
 def _converter(annotation: Any) -> Converter:
-    """How the value of a field is converted that is annotated so in a struct."""
+    """Return the function that converts a field with this annotation."""
     if get_origin(annotation) in (Union, types.UnionType):
         [annotation, *_] = get_args(annotation)
     if annotation is Raw:
         return _raw
     if get_origin(annotation) is dict:
         value = get_args(annotation)[1]
-        return dict if value is str else _map_of(_known(value))
+        return dict if value is str else _map_of(_register(value))
     if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
-        kind = _known(annotation)
+        kind = _register(annotation)
         return lambda message: _struct_of(message, kind)
     return _same
 
@@ -207,8 +203,8 @@ def _converter(annotation: Any) -> Converter:
 _converters: dict[Any, dict[str, Converter]] = {}
 
 
-def _known(kind: Any) -> Any:
-    """The struct itself; from now on messages can be turned into it."""
+def _register(kind: Any) -> Any:
+    """Return the struct, after making converters for its fields."""
     if kind not in _converters:
         _converters[kind] = {}
         _converters[kind].update(
@@ -217,6 +213,6 @@ def _known(kind: Any) -> Any:
     return kind
 
 
-_known(Command)
+_register(Command)
 
 PROTOBUF = ProtobufCodec()

@@ -1,7 +1,4 @@
-"""How frames are written on the transports that are no WebSockets, and who knows Protobuf.
-
-It knows what such transports do to bytes on their way, and nothing of what frames say.
-"""
+"""The codecs of transports that are no WebSockets, and the Protobuf codec if installed."""
 
 from __future__ import annotations
 
@@ -23,24 +20,22 @@ logger = logging.getLogger("tiderace.topics")
 
 
 class JSONLinesCodec(JSONCodec):
-    """JSON lines in ASCII, each with its end, for a response that is read as it comes.
+    """JSON lines in ASCII, each with its line break, for a response that is read in chunks.
 
-    A client may decode such a response chunk by chunk, and so tear a character whose
-    bytes came in two of them; npm's ``centrifuge`` has done that.
+    A client may decode chunk by chunk, which breaks a character whose bytes are in two
+    chunks; npm's ``centrifuge`` has done that.
     """
 
     name = "json-lines"
 
     def encode(self, reply: Reply) -> bytes:
-        """See ``Codec.encode``."""
         frame = _in_one_line(super().encode(reply))
         if not frame.isascii():
             frame = frame.decode().encode("ascii", "tiderace.json")
         return frame + b"\n"
 
-    def join(self, replies: Iterable[bytes]) -> bytes:
-        """See ``Codec.join``."""
-        return b"".join(replies)
+    def join(self, frames: Iterable[bytes]) -> bytes:
+        return b"".join(frames)
 
 
 class EventsCodec(JSONCodec):
@@ -49,12 +44,10 @@ class EventsCodec(JSONCodec):
     name = "json-events"
 
     def encode(self, reply: Reply) -> bytes:
-        """See ``Codec.encode``."""
         return b"data: " + _in_one_line(super().encode(reply)) + b"\n\n"
 
-    def join(self, replies: Iterable[bytes]) -> bytes:
-        """See ``Codec.join``."""
-        return b"".join(replies)
+    def join(self, frames: Iterable[bytes]) -> bytes:
+        return b"".join(frames)
 
 
 LINES = JSONLinesCodec()
@@ -62,10 +55,10 @@ EVENTS = EventsCodec()
 
 
 def protobuf(wanted: str) -> ProtobufCodec | None:
-    """The Protobuf codec; None, and a line in the log, without the extra for it.
+    """Return the Protobuf codec; without its extra, log that and return None.
 
     Args:
-        wanted: what the client has named it, for the log.
+        wanted: the client's name for it, for the log.
     """
     try:
         from tiderace.protocol.protobuf import PROTOBUF
@@ -80,14 +73,14 @@ def protobuf(wanted: str) -> ProtobufCodec | None:
 
 
 def _in_one_line(frame: bytes) -> bytes:
-    """JSON without line breaks, which stand between its tokens if anywhere."""
+    """Return JSON without line breaks, which are only between its tokens."""
     if b"\r" in frame or b"\n" in frame:
         return frame.replace(b"\r", b" ").replace(b"\n", b" ")
     return frame
 
 
 def _escaped(error: UnicodeError) -> tuple[str, int]:
-    """Characters that are not ASCII, as JSON can say them too."""
+    """Return characters that are not ASCII as escapes of JSON."""
     assert isinstance(error, UnicodeEncodeError)  # noqa: S101 (it is only for encoding)
     return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 

@@ -52,7 +52,7 @@ from tiderace.topics.client.authentication import (
 from tiderace.topics.client.commands import COMMANDS
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.outbox import ClientOutbox
-from tiderace.topics.client.subscriptions import Subscriptions
+from tiderace.topics.client.subscriptions import ClientSubscriptions
 from tiderace.topics.client.timers import Timers
 from tiderace.topics.json_fields import as_raw, ttl_of
 from tiderace.topics.names import user_group
@@ -91,7 +91,7 @@ class TopicClient:
             on_slow=lambda: self.end(codes.CLOSE_SLOW),
         )
         self._timers = Timers()
-        self.subscriptions = Subscriptions(
+        self.subscriptions = ClientSubscriptions(
             context, self._session, self._outbox, self._timers, self.end
         )
         self._registration: Registration | None = None

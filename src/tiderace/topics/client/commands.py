@@ -177,13 +177,13 @@ async def _topic_with_presence(context: ClientContext, name: str) -> Topic:
 # Calls and messages
 
 
-class _Publish(msgspec.Struct):
+class _PublishCall(msgspec.Struct):
     channel: str
     data: Raw
     key: str = ""
 
 
-class _Call(msgspec.Struct):
+class _TopicCall(msgspec.Struct):
     channel: str
     method: str
     data: Raw = Raw(b"")
@@ -194,10 +194,10 @@ async def _rpc(context: ClientContext, request: RPCRequest) -> RPCResult:
     data = as_bytes(request.data)
     result: Any = None
     if request.method == "$publish":
-        publish = read_fields(data, _Publish)
+        publish = read_fields(data, _PublishCall)
         await _publish_to(context, publish.channel, bytes(publish.data), publish.key)
     elif request.method == "$call":
-        call = read_fields(data, _Call)
+        call = read_fields(data, _TopicCall)
         topic = await context.topic(call.channel)
         result = await _call(context, topic.method(call.method), bytes(call.data))
     else:

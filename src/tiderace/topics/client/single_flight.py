@@ -1,8 +1,4 @@
-"""Work that two connections ask for at the same time and that is to be done once.
-
-It knows keys and coroutines, and nothing of what is done; what was done before is for
-others to remember.
-"""
+"""Work that several connections ask for at the same time, done once."""
 
 from __future__ import annotations
 
@@ -13,21 +9,21 @@ __all__ = ["SingleFlight"]
 
 
 class SingleFlight:
-    """What is under way in this event loop, by key."""
+    """Runs one piece of work at a time for each key, in one event loop."""
 
     def __init__(self) -> None:
         self._running: dict[Hashable, asyncio.Future[bool]] = {}
 
     async def do(self, key: Hashable, work: Callable[[], Awaitable[None]]) -> None:
-        """Do ``work``, or wait until another one has done its work under this key.
+        """Do ``work``, or wait until the work of another caller with this key is done.
 
-        One whose work fails or is cancelled has not done it: who waits does it then.
+        When that fails or is cancelled, a waiting caller does its own.
 
         Raises:
-            Exception: what ``work`` raises, to the one whose work it was.
+            Exception: what the caller's own ``work`` raises.
         """
         while (running := self._running.get(key)) is not None:
-            # Being cancelled must not cancel it for the others.
+            # A cancelled caller must not cancel it for the others.
             await asyncio.wait([running])
             if running.result():
                 return

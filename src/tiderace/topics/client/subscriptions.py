@@ -39,7 +39,7 @@ from tiderace.topics.json_fields import as_raw, ttl_of
 from tiderace.topics.names import events_group
 from tiderace.topics.topic import Topic, UnknownTopic, declared
 
-__all__ = ["Subscriptions"]
+__all__ = ["ClientSubscriptions"]
 
 logger = logging.getLogger("tiderace.topics")
 
@@ -47,7 +47,7 @@ logger = logging.getLogger("tiderace.topics")
 _TRIES = 5
 
 
-class Subscriptions:
+class ClientSubscriptions:
     """Begins and ends the subscriptions of a client.
 
     One begins with ``await prepare()``; then the reply is sent, and then ``commit()``

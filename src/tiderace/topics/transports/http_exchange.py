@@ -1,8 +1,4 @@
-"""One HTTP request to a topics endpoint, and the answer to it.
-
-It knows ASGI's HTTP events, which pages of other sites may ask, and nothing of what is
-asked for.
-"""
+"""One HTTP request to a topics endpoint, and its response."""
 
 from __future__ import annotations
 
@@ -24,10 +20,10 @@ __all__ = ["ClientGone", "HttpExchange", "Rejected"]
 
 logger = logging.getLogger("tiderace.topics")
 
-# What pages of other sites may send with a request; all but the first are for those who
-# put something before the endpoint.
+# The headers that pages of other sites may send; all but the first are for proxies and
+# middleware in front of the endpoint.
 _REQUEST_HEADERS = b"content-type, last-event-id, authorization, x-requested-with"
-_PREFLIGHT_LASTS = b"7200"  # seconds; what Chromium keeps at the most
+_PREFLIGHT_LASTS = b"7200"  # seconds; Chromium's limit
 
 
 class Rejected(Exception):
@@ -35,8 +31,8 @@ class Rejected(Exception):
 
     Args:
         status: of the response.
-        why: its body, in plain text.
-        headers: that go with it.
+        why: the body, in plain text.
+        headers: of the response.
     """
 
     def __init__(
@@ -48,18 +44,18 @@ class Rejected(Exception):
 
 
 class ClientGone(Exception):
-    """The client left before it had said everything."""
+    """The client left before the end of its request."""
 
 
 class HttpExchange:
-    """A request and its answer, as the handlers of a route need them.
+    """Reads a request and sends its response.
 
     Args:
         scope: of the request.
-        receive: see ASGI.
-        send: see ASGI.
-        origins: says which pages may ask.
-        named: pages of other origins that may, where those are hosts of this site.
+        receive: ASGI's.
+        send: ASGI's.
+        origins: decides which pages may send requests.
+        named: other origins that may, where they are hosts of this site.
     """
 
     def __init__(
@@ -78,15 +74,15 @@ class HttpExchange:
         self.method: str = scope["method"]
         self._cors: list[tuple[bytes, bytes]] = []
 
-    # What was asked
+    # The request
 
     def header(self, wanted: bytes) -> str | None:
-        """The last header of this name; None when there is none."""
+        """Return the last header of this name, or None."""
         return header(self.scope, wanted)
 
     @property
     def content_type(self) -> str:
-        """What the body is said to be, in lower case and without parameters."""
+        """The type of the body, in lower case and without parameters."""
         value = self.header(b"content-type") or ""
         return value.partition(";")[0].strip().lower()
 
@@ -96,15 +92,15 @@ class HttpExchange:
         return QueryDict(bytes(self.scope.get("query_string") or b""), encoding="utf-8")
 
     async def body(self, limit: int) -> bytes:
-        """The whole body.
+        """Return the whole body.
 
         Raises:
             Rejected: when it is longer than ``limit`` bytes (413).
             ClientGone: when the client leaves before its end.
         """
         too_long = Rejected(413, f"the body is longer than {limit} bytes")
-        said = self.header(b"content-length") or ""
-        if said.isdecimal() and int(said) > limit:
+        length = self.header(b"content-length") or ""
+        if length.isdecimal() and int(length) > limit:
             raise too_long
         parts: list[bytes] = []
         size = 0
@@ -121,20 +117,18 @@ class HttpExchange:
                 return b"".join(parts)
 
     async def user_id(self) -> str:
-        """Whose session the request came with; empty for nobody's."""
+        """Return the id of the session's user; empty without one."""
         return (await identity_of(self.scope, "")).user_id
 
     def require_method(self, *methods: str) -> None:
-        """Go on with a request of one of these methods.
+        """Return if the request has one of these methods.
 
         Raises:
-            Rejected: with any other (405).
+            Rejected: if it has another (405).
         """
         if self.method not in methods:
             allowed = ", ".join(methods)
             raise Rejected(405, f"use {allowed}", [(b"allow", allowed.encode())])
-
-    # Who asks
 
     def check_origin(self) -> None:
         """Raise for a request of a page that may not use topics; it is logged.
@@ -150,19 +144,23 @@ class HttpExchange:
         if origin is not None:
             self._cors = _cors(self.origins, origin, parse(origin))
 
-    # The answer
+    # The response
 
     async def start(
         self, status: int, headers: Iterable[tuple[bytes, bytes]] = ()
     ) -> None:
-        """Begin the response; nothing of it is ever to be kept by a cache."""
-        every = [(b"cache-control", b"no-store, no-transform"), *self._cors, *headers]
+        """Begin the response, which no cache may store."""
+        all_headers = [
+            (b"cache-control", b"no-store, no-transform"),
+            *self._cors,
+            *headers,
+        ]
         await self.send(
-            {"type": "http.response.start", "status": status, "headers": every}
+            {"type": "http.response.start", "status": status, "headers": all_headers}
         )
 
     async def start_stream(self, content_type: bytes) -> None:
-        """Begin a response without an end, which no proxy is to hold back."""
+        """Begin an endless response, which no proxy may buffer."""
         await self.start(
             200, [(b"content-type", content_type), (b"x-accel-buffering", b"no")]
         )
@@ -181,7 +179,7 @@ class HttpExchange:
         try:
             await self.send(event)
         except RuntimeError as error:
-            # What servers raise after the connection has gone.
+            # Raised by servers after the connection is gone.
             raise OSError(str(error)) from error
 
     async def end(self) -> None:
@@ -197,17 +195,17 @@ class HttpExchange:
         headers: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
         """Send a whole response."""
-        every = list(headers)
+        all_headers = list(headers)
         if status != 204:
-            every += [
+            all_headers += [
                 (b"content-type", content_type),
                 (b"content-length", str(len(body)).encode()),
             ]
-        await self.start(status, every)
+        await self.start(status, all_headers)
         await self.send({"type": "http.response.body", "body": body})
 
     async def answer_preflight(self) -> None:
-        """Tell a browser what a page of another origin may ask for."""
+        """Answer what a page of another origin may send."""
         await self.answer(
             204,
             headers=[
@@ -221,12 +219,12 @@ class HttpExchange:
 def _cors(
     validator: OriginValidator, origin: str, parsed: ParseResult | None
 ) -> list[tuple[bytes, bytes]]:
-    """What lets a page of ``origin`` read the answer."""
+    """Return the headers that let a page of ``origin`` read the response."""
     headers = [
         (b"access-control-allow-origin", origin.encode("latin1")),
         (b"vary", b"origin"),
     ]
-    # "*" lets everybody in, but not with the cookies of whoever is visiting them.
+    # "*" allows every page, but not with the cookies of its visitors.
     if any(
         pattern != "*" and validator.match_allowed_origin(parsed, pattern)
         for pattern in validator.allowed_origins
