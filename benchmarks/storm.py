@@ -16,7 +16,7 @@ __all__ = ["QUESTION", "run"]
 
 QUESTION = Question(
     "storm",
-    "Seconds until 1,000 sockets that were cut are back and hear a message",
+    "Seconds until 1,000 disconnected sockets have reconnected and received a message",
     "s",
     more_is_better=False,
 )
