@@ -174,7 +174,7 @@ def person(name):
     return get_user_model().objects.create_user(name)
 
 
-def test_a_stranger_is_sent_to_the_log_in(client):
+def test_a_visitor_is_redirected_to_the_log_in(client):
     answer = client.get(PAGE)
 
     assert answer.status_code == 302
@@ -189,7 +189,7 @@ def test_staff_without_the_permission_are_refused(staff, page):
     assert browser.post(PAGE + page).status_code == 403
 
 
-def test_the_page_names_who_is_connected_and_where(boss, connected):
+def test_the_page_lists_connections_and_their_processes(boss, connected):
     mary = person("mary")
     connected(socket_of(mary))
 
@@ -226,7 +226,7 @@ def test_the_numbers_are_exact_where_the_list_is_cut(boss, connected, monkeypatc
 
 
 @pytest.mark.parametrize("page", ["0", "-1", "x", "99999", "٣", "²"])
-def test_a_page_that_is_none_is_harmless(boss, page):
+def test_an_invalid_page_number_is_accepted(boss, page):
     assert boss.get(PAGE, {"page": page}).status_code == 200
 
 
@@ -243,7 +243,7 @@ def test_the_list_can_be_of_one_user_or_one_topic(boss, connected, room):
     assert [row["connection"].id for row in of_tea] == [client.id]
 
 
-def test_what_users_chose_is_text_and_no_markup(boss, connected, room):
+def test_names_chosen_by_users_are_escaped(boss, connected, room):
     evil = "<img src=x onerror=alert(1)>"
     client = connected(WireClient(TopicsEndpoint.as_asgi(), user=person(evil)))
     sync_bridge.call(client.subscribe, f"room:{evil}")
@@ -257,7 +257,7 @@ def test_what_users_chose_is_text_and_no_markup(boss, connected, room):
     assert "<img" not in page + filtered
 
 
-def test_nothing_that_proves_anything_is_shown(boss, connected):
+def test_no_secret_is_shown(boss, connected):
     secret = "tok-5ecret"
     communicator = socket_of(person("mary"), f"/ws/chat/?token={secret}")
     communicator.scope["cookies"] = {"sessionid": secret}
@@ -281,7 +281,7 @@ def test_recent_warnings_are_on_the_page_as_one_line(boss):
     assert "tiderace.consumer, handler_failed" in page
 
 
-def test_a_project_with_a_layer_of_another_kind_sees_its_own_process(
+def test_over_a_layer_of_another_project_the_page_shows_its_own_process(
     boss, connected, settings
 ):
     settings.CHANNEL_LAYERS = {}
@@ -342,7 +342,7 @@ def test_a_topic_client_is_closed_for_good(boss, connected):
     assert sync_bridge.call(client.closed) == (3503, "closing time")
 
 
-def test_a_lazy_user_whom_nobody_has_looked_up_is_disconnected_too(boss, connected):
+def test_a_lazy_user_that_is_not_loaded_is_disconnected_too(boss, connected):
     mary = person("mary")
     socket = connected(socket_of(SimpleLazyObject(lambda: mary)))
 
@@ -351,9 +351,7 @@ def test_a_lazy_user_whom_nobody_has_looked_up_is_disconnected_too(boss, connect
     assert sync_bridge.call(socket.receive_output)["code"] == 4403
 
 
-def test_a_handler_that_stands_still_does_not_keep_the_socket(
-    boss, connected, settings
-):
+def test_a_handler_that_hangs_does_not_keep_the_socket_open(boss, connected, settings):
     settings.TIDERACE = {"DRAIN_GRACE": 0}
     stuck = threading.Event()
 
@@ -372,7 +370,7 @@ def test_a_handler_that_stands_still_does_not_keep_the_socket(
     wait_until(lambda: not process_drain.open, what="the end of the connection")
 
 
-def test_what_was_done_is_in_the_admins_log(boss, connected):
+def test_an_action_is_written_to_the_admins_log(boss, connected):
     mary = person("mary")
     connected(socket_of(mary))
 
@@ -384,7 +382,7 @@ def test_what_was_done_is_in_the_admins_log(boss, connected):
     assert "Disconnected. Reason: closing time" in boss.get(PAGE).content.decode()
 
 
-def test_what_failed_is_noted_as_failed(boss, connected, monkeypatch):
+def test_a_failed_action_is_logged_as_failed(boss, connected, monkeypatch):
     async def away(*arguments, **options):
         raise LayerUnavailable("the broker is away")
 
@@ -402,7 +400,7 @@ def test_what_failed_is_noted_as_failed(boss, connected, monkeypatch):
 @pytest.mark.parametrize(
     "reason", ["", "two\nlines", "\u202egnihtemos", "x" * 124, "é" * 62, "a\x00b"]
 )
-def test_a_reason_that_no_client_or_log_could_take_is_refused(boss, connected, reason):
+def test_a_reason_that_is_too_long_or_not_one_line_is_refused(boss, connected, reason):
     mary = person("mary")
     socket = connected(socket_of(mary))
 
@@ -412,7 +410,7 @@ def test_a_reason_that_no_client_or_log_could_take_is_refused(boss, connected, r
     assert sync_bridge.call(socket.receive_nothing)
 
 
-def test_acting_needs_a_token_against_forged_requests(boss):
+def test_an_action_needs_a_csrf_token(boss):
     browser = Client(enforce_csrf_checks=True)
     browser.cookies = boss.cookies
 
@@ -428,7 +426,7 @@ def test_acting_needs_a_token_against_forged_requests(boss):
         ("send_notices", "send-notice/"),
     ],
 )
-def test_each_part_has_a_permission_of_its_own(staff, permission, page):
+def test_each_action_needs_its_permission(staff, permission, page):
     browser = staff(permission)
 
     answers = {
@@ -439,7 +437,7 @@ def test_each_part_has_a_permission_of_its_own(staff, permission, page):
     assert answers == {each: 200 if each == page else 403 for each in answers}
 
 
-def test_whoever_may_only_act_comes_back_to_the_index(staff):
+def test_a_user_who_may_not_view_is_redirected_to_the_index(staff):
     browser = staff("disconnect_users")
 
     answer = disconnect(browser, person("mary"), confirmed="yes")
@@ -447,7 +445,7 @@ def test_whoever_may_only_act_comes_back_to_the_index(staff):
     assert answer["Location"] == "/admin/"
 
 
-def test_the_page_offers_only_what_one_may_do(staff, connected):
+def test_the_page_links_only_permitted_actions(staff, connected):
     connected(socket_of(person("mary")))
 
     page = staff("view_connections", "close_topics").get(PAGE).content.decode()
@@ -478,13 +476,13 @@ def test_a_topic_is_closed_for_all_of_its_subscribers(boss, connected, room):
     assert entries() == [("topic room:tea", "Closed. Reason: off topic", "boss")]
 
 
-def test_an_unknown_topic_is_refused_with_those_that_there_are(boss, room):
+def test_an_unknown_topic_is_refused_with_the_declared_ones(boss, room):
     answer = boss.post(f"{PAGE}close-topic/", {"topic": "nope", "reason": "x"})
 
     assert "room:&lt;str:name&gt;" in answer.content.decode()
 
 
-def test_close_topic_needs_nobody_of_the_staff(connected, room):
+def test_close_topic_may_be_called_from_code(connected, room):
     client = connected(WireClient(TopicsEndpoint.as_asgi(), user=person("mary")))
     sync_bridge.call(client.subscribe, "room:tea")
 
@@ -494,7 +492,7 @@ def test_close_topic_needs_nobody_of_the_staff(connected, room):
     assert push["unsubscribe"] == {"code": 2500, "reason": "come again"}
 
 
-def test_close_topic_refuses_a_code_that_is_none(room):
+def test_close_topic_refuses_an_illegal_code(room):
     with pytest.raises(ValueError, match="use 2000 to 2999"):
         close_topic("room:tea", code=1000)
     with pytest.raises(UnknownTopic):
@@ -558,7 +556,7 @@ def test_a_notice_calls_the_method_of_a_groups_consumers(boss, connected):
         {"text": ""},
     ],
 )
-def test_a_notice_that_could_reach_nobody_is_refused(boss, wrong):
+def test_an_illegal_notice_is_refused(boss, wrong):
     answer = notice(boss, **{"to": "group", "name": "harbour", **wrong})
 
     assert "Please correct" in answer.content.decode()
@@ -576,14 +574,14 @@ def test_there_is_no_table_and_no_migration(boss):
     call_command("makemigrations", check=True, dry_run=True, verbosity=0)
 
 
-def test_dumpdata_does_not_miss_the_table(boss, capsys):
+def test_dumpdata_works_without_the_table(boss, capsys):
     for options in ({}, {"use_base_manager": True}):
         call_command("dumpdata", "tiderace", **options)
 
         assert capsys.readouterr().out.strip() == "[]"
 
 
-def test_a_warning_is_still_printed_where_no_handler_is(monkeypatch, capsys):
+def test_a_warning_without_another_handler_is_printed(monkeypatch, capsys):
     logger = logging.getLogger("tiderace.lonely")
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
 
@@ -593,13 +591,13 @@ def test_a_warning_is_still_printed_where_no_handler_is(monkeypatch, capsys):
     assert recent_records.latest()[0].text == "nobody listens"
 
 
-def test_a_warning_that_others_handle_is_not_printed_again(capsys):
+def test_a_warning_with_another_handler_is_not_printed_again(capsys):
     logging.getLogger("tiderace.heard").warning("somebody listens")
 
     assert "somebody listens" not in capsys.readouterr().err
 
 
-def test_the_records_that_are_kept_are_bounded():
+def test_the_number_of_records_is_limited():
     for number in range(60):
         logging.getLogger("tiderace.test").warning("x" * 1000 + str(number))
 

@@ -93,7 +93,7 @@ def processes(page):
     return set(re.findall(r"<td>([\w.-]+:\d+)</td>", connections))
 
 
-def test_the_page_names_the_connections_of_every_process(harbour, in_both):
+def test_the_page_lists_the_connections_of_every_process(harbour, in_both):
     page = shown(harbour)
 
     assert f"1 to {len(in_both)} of {len(in_both)}," in page
@@ -111,9 +111,7 @@ def test_a_user_is_disconnected_from_every_process(harbour, in_both):
     assert closes == [(4403, "closing time")] * len(in_both)
 
 
-def test_a_process_that_stands_still_is_named_and_not_waited_for(
-    demo, harbour, in_both, reports
-):
+def test_a_stopped_process_is_named_as_silent(demo, harbour, in_both, reports):
     def both_have_told_of_their_sockets():
         told = sync_bridge.call(reports.stats, fleet=True).processes
         return sum(each.connections > 0 for each in told) == 2

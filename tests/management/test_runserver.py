@@ -88,13 +88,13 @@ def run(*arguments: str) -> tuple[dict, str]:
 
 
 @override_settings(ASGI_APPLICATION=None)
-def test_without_an_asgi_application_the_line_to_add_is_said():
+def test_the_error_without_asgi_application_has_the_line_to_add():
     with pytest.raises(CommandError, match=r'ASGI_APPLICATION = "settings\.asgi\.appl'):
         run()
 
 
 @with_routes
-def test_without_uvicorn_the_pip_command_is_said():
+def test_the_error_without_uvicorn_has_the_pip_command():
     name = "tiderace.server.development"
     kept = sys.modules.pop(name)
     package = importlib.import_module("tiderace.server")
@@ -131,7 +131,7 @@ def test_addresses_are_given_as_to_djangos_own(given, host, port):
 
 
 @with_routes
-def test_an_address_that_is_none_is_refused():
+def test_an_invalid_address_is_refused():
     with pytest.raises(CommandError, match="is not a valid port number"):
         run("localhost:tea")
 
@@ -145,7 +145,7 @@ def test_an_address_that_is_none_is_refused():
         ("--websocket-max-frame-size", "use --websocket-max-message-size"),
     ],
 )
-def test_daphnes_options_are_accepted_and_what_they_lack_is_said(option, reason):
+def test_daphnes_options_are_accepted_with_a_warning(option, reason):
     options, said = run(option, "5")
 
     assert options["use_asgi"] is True
@@ -222,7 +222,7 @@ def test_static_files_are_not_served_otherwise(debug, options):
 
 @with_routes
 @with_static_files
-def test_static_files_are_served_without_debug_mode_when_that_is_asked_for():
+def test_static_files_are_served_without_debug_mode_with_insecure():
     assert isinstance(served(insecure_serving=True), ASGIStaticFilesHandler)
 
 
@@ -246,7 +246,7 @@ async def test_below_a_script_name_routes_match_the_rest_of_the_path():
 @with_routes
 @with_static_files
 @override_settings(DEBUG=True)
-def test_noasgi_serves_wsgi_with_static_files_and_says_what_goes_unserved():
+def test_noasgi_serves_wsgi_with_static_files_and_warns_of_websocket_routes():
     said = io.StringIO()
     command = Command(stderr=said, no_color=True)
 
@@ -258,7 +258,7 @@ def test_noasgi_serves_wsgi_with_static_files_and_says_what_goes_unserved():
 
 
 @pytest.mark.parametrize("path", ["nowhere.application", f"{__name__}.opaque"])
-def test_noasgi_says_nothing_where_no_routes_are_known(path):
+def test_noasgi_has_no_warning_without_routes(path):
     said = io.StringIO()
     with override_settings(ASGI_APPLICATION=path):
         Command(stderr=said).get_handler(use_asgi=False)
@@ -329,11 +329,11 @@ def test_a_topics_endpoint_is_printed_by_its_own_name():
 
 
 @with_routes
-def test_an_application_without_websockets_is_said_to_have_none():
+def test_an_application_without_websockets_causes_a_warning():
     assert "No WebSocket routes" in printed(_routes=[])
 
 
-def test_nothing_is_said_of_routes_that_cannot_be_known():
+def test_hidden_routes_cause_no_warning():
     assert "WebSocket routes" not in printed(_routes=None)
 
 
@@ -410,7 +410,7 @@ def test_djangos_own_application_has_no_routes():
     [opaque, ProtocolTypeRouter({"websocket": opaque})],
     ids=["a function", "sockets without URLs"],
 )
-def test_routes_that_cannot_be_seen_are_not_known(app):
+def test_hidden_routes_are_unknown(app):
     assert websocket_routes(app) is None
 
 
@@ -464,7 +464,7 @@ def test_a_request_is_logged_with_its_status(caplog, status, level):
         ("disconnected", "DISCONNECT"),
     ],
 )
-def test_the_life_of_a_socket_is_logged(caplog, action, word):
+def test_a_socket_is_logged_from_handshake_to_close(caplog, action, word):
     caplog.set_level(logging.INFO, "django.channels.server")
 
     Command().log_action("websocket", action, {"path": "/ws/", "client": "1.2.3.4:5"})
@@ -479,7 +479,7 @@ class Actions(list):
         self.append((protocol, action, details["path"], details.get("status")))
 
 
-async def test_the_access_log_tells_of_a_request_with_its_query_and_status():
+async def test_the_access_log_has_a_request_with_its_query_and_status():
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 418, "headers": []})
         await send({"type": "http.response.body", "body": b""})
@@ -490,7 +490,7 @@ async def test_the_access_log_tells_of_a_request_with_its_query_and_status():
     assert actions == [("http", "complete", "/tea/?a=1", 418)]
 
 
-async def test_the_access_log_takes_a_request_that_failed_for_a_500():
+async def test_the_access_log_has_a_failed_request_as_500():
     async def app(scope, receive, send):
         raise ValueError("no tea")
 
@@ -501,7 +501,7 @@ async def test_the_access_log_takes_a_request_that_failed_for_a_500():
     assert actions == [("http", "complete", "/", 500)]
 
 
-async def test_the_access_log_tells_of_a_socket_without_its_query():
+async def test_the_access_log_has_a_socket_without_its_query():
     actions = Actions()
 
     async with WebsocketCommunicator(AccessLog(Chat(), actions), "/ws/?token=secret"):
@@ -515,7 +515,7 @@ async def test_the_access_log_tells_of_a_socket_without_its_query():
 
 
 @pytest.mark.parametrize("fails", [True, False])
-async def test_the_access_log_tells_of_a_socket_that_was_refused(fails):
+async def test_the_access_log_has_a_refused_socket(fails):
     class Refusing(AsyncWebsocketConsumer):
         async def connect(self):
             if fails:
@@ -546,7 +546,7 @@ def test_a_server_stopped_before_it_ran_does_not_run():
     assert server.wait(0)
 
 
-async def test_a_server_runs_in_an_event_loop_that_is_there():
+async def test_a_server_runs_in_an_existing_event_loop():
     server = DevelopmentServer(port=0)
     ready = asyncio.Event()
     serving = asyncio.create_task(server.serve(opaque, on_ready=ready.set))
@@ -558,7 +558,7 @@ async def test_a_server_runs_in_an_event_loop_that_is_there():
     assert server.wait(0)
 
 
-def test_a_lifespan_that_fails_is_an_error_and_not_the_end_of_the_process():
+def test_a_failing_lifespan_is_an_error_and_does_not_end_the_process():
     async def app(scope, receive, send):
         await receive()
         await send({"type": "lifespan.startup.failed", "message": "no water"})
@@ -576,7 +576,7 @@ def test_a_host_with_colons_is_bound_as_ipv6():
     server.close()
 
 
-def test_a_connection_that_does_not_end_is_cut_off_when_time_is_up():
+def test_a_connection_that_does_not_end_is_cut_after_the_timeout():
     cancelled = threading.Event()
 
     async def app(scope, receive, send):
@@ -725,7 +725,7 @@ def close_by_touching(client, file: Path) -> ConnectionClosed:
 
 
 @pytest.mark.timeout(150)
-def test_on_reload_sockets_close_with_1012_and_come_back_to_the_new_code(project):
+def test_sockets_close_with_1012_on_reload_and_reconnect_to_the_new_code(project):
     project.start("--skip-checks")
     wait_until(lambda: project.greeting() == "GREETING", timeout=40)
     consumers = project.directory / "site_consumers.py"
@@ -740,7 +740,7 @@ def test_on_reload_sockets_close_with_1012_and_come_back_to_the_new_code(project
     assert "1012" in (project.directory / "disconnects").read_text().split()
 
 
-def test_a_running_server_says_what_it_serves_and_serves_it(project):
+def test_a_running_server_prints_its_routes_and_serves_them(project):
     project.start("--noreload")
     project.wait_for(
         f"ws://127.0.0.1:{project.port}/ws/<room>/  site_consumers.Greeter"
@@ -779,7 +779,7 @@ def test_a_signal_ends_the_server_gracefully(project, number):
     assert "1012" in (project.directory / "disconnects").read_text().split()
 
 
-def test_a_port_that_is_taken_is_said_to_be(project):
+def test_a_port_in_use_is_an_error(project):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", project.port))
         taken.listen()

@@ -81,7 +81,7 @@ async def pids() -> set[int]:
 
 
 @pytest.mark.timeout(120)
-async def test_a_worker_answers_and_that_does_not_hold_up_its_end(fleet):
+async def test_a_worker_answers_and_stops_on_sigterm(fleet):
     async with answering_worker(fleet) as worker:
         worker.send_signal(signal.SIGTERM)
 

@@ -80,7 +80,7 @@ def socket(consumer, path="/ws/tea/"):
 
 
 @pytest.mark.parametrize("consumer", [Talkative, Blocking])
-async def test_what_the_application_logs_has_its_connection(kept, consumer):
+async def test_records_of_the_application_have_its_connection(kept, consumer):
     communicator = socket(consumer)
     await communicator.connect()
     await communicator.send_to("hello")
@@ -115,7 +115,7 @@ async def test_background_tasks_have_their_connection(kept):
     assert record.path == "/ws/tea/"
 
 
-async def test_our_own_record_says_in_one_word_what_happened(kept):
+async def test_a_record_of_the_package_has_a_reason_of_one_word(kept):
     communicator = socket(Talkative)
     await communicator.connect()
     await communicator.send_to("fail")
@@ -169,7 +169,7 @@ async def test_a_full_channel_is_logged_with_its_name_and_group(kept):
     assert (record.channel_name, record.dropped) == (channel, 1)
 
 
-def test_outside_a_connection_the_fields_are_there_and_empty(kept):
+def test_outside_a_connection_the_fields_are_empty(kept):
     application_log.info("the shop opens")
 
     [record] = kept.of("shop.orders")
@@ -177,7 +177,7 @@ def test_outside_a_connection_the_fields_are_there_and_empty(kept):
     assert record.reason == ""
 
 
-async def test_the_connection_of_one_is_not_that_of_another():
+async def test_records_of_two_connections_have_their_own_fields():
     communicator = socket(Talkative)
     await communicator.connect()
 
@@ -186,7 +186,7 @@ async def test_the_connection_of_one_is_not_that_of_another():
     await communicator.disconnect()
 
 
-def test_a_field_that_a_record_has_is_left_alone():
+def test_a_field_that_a_record_already_has_is_kept():
     record = logging.makeLogRecord({"path": "/mine/"})
 
     assert ConnectionFields().filter(record)
@@ -194,7 +194,7 @@ def test_a_field_that_a_record_has_is_left_alone():
     assert record.path == "/mine/"
 
 
-def test_a_connection_keeps_its_name():
+def test_a_connection_keeps_its_id():
     scope = {}
 
     assert connection_id(scope) == connection_id(scope)
@@ -210,14 +210,14 @@ def test_a_lazy_user_is_not_loaded_for_a_log_line():
     assert known_user_id({"user": user}) is None
 
 
-def test_a_lazy_user_that_was_loaded_is_known():
+def test_a_lazy_user_that_was_loaded_is_logged():
     user = SimpleLazyObject(User)
     assert user.pk == 42
 
     assert known_user_id({"user": user}) == 42
 
 
-def test_a_user_that_cannot_say_who_it_is_is_nobody():
+def test_a_user_without_a_usable_key_is_not_logged():
     class Broken:
         @property
         def pk(self):
@@ -227,7 +227,7 @@ def test_a_user_that_cannot_say_who_it_is_is_nobody():
     assert known_user_id({}) is None
 
 
-def test_the_query_string_is_no_field():
+def test_the_query_string_is_not_logged():
     """It may carry a token."""
     scope = {"path": "/ws/", "query_string": b"token=secret", "client": ["a", 1]}
 

@@ -48,7 +48,7 @@ def scrape():
 # One process
 
 
-def test_every_measurement_is_told(scrape):
+def test_every_measurement_is_exported(scrape):
     names = {sample[0] for sample in scrape()}
 
     for each in metrics.measurements():
@@ -58,7 +58,7 @@ def test_every_measurement_is_told(scrape):
         assert f"tiderace_{each.name}_{each.unit}_bucket" in names
 
 
-def test_values_are_read_when_prometheus_asks(scrape):
+def test_values_are_read_at_the_scrape(scrape):
     before = scrape()["tiderace_messages_sent_total",]
 
     metrics.MESSAGES_SENT.add(3)
@@ -74,7 +74,7 @@ def test_close_codes_are_labels(scrape):
     assert scrape()["tiderace_closes_sent_total", "4711"] == before + 1
 
 
-def test_a_histograms_buckets_hold_all_that_is_below_them(scrape):
+def test_the_buckets_of_a_histogram_are_cumulative(scrape):
     name = "tiderace_connection_duration_seconds"
     before = scrape()
 
@@ -92,7 +92,7 @@ def test_a_histograms_buckets_hold_all_that_is_below_them(scrape):
     assert grown(f"{name}_sum") == 200_030.5
 
 
-async def test_layers_are_told_by_their_alias(scrape, monkeypatch):
+async def test_gauges_of_layers_have_their_alias_as_label(scrape, monkeypatch):
     layer = InMemoryChannelLayer()
     monkeypatch.setattr(channel_layers, "backends", {"second": layer, "other": None})
     await layer.group_add("tea", await layer.new_channel())
@@ -104,7 +104,7 @@ async def test_layers_are_told_by_their_alias(scrape, monkeypatch):
     assert ("tiderace_layer_groups", "other") not in told
 
 
-async def test_the_view_answers_in_prometheus_own_format():
+async def test_the_view_answers_in_the_text_format():
     response = await metrics_view(AsyncRequestFactory().get("/metrics"))
 
     assert response.status_code == 200
@@ -114,7 +114,7 @@ async def test_the_view_answers_in_prometheus_own_format():
     assert any(name.startswith("python_") for name, *_ in told)
 
 
-async def test_the_view_answers_in_open_metrics_where_that_is_asked_for():
+async def test_the_view_answers_in_open_metrics_on_request():
     request = AsyncRequestFactory().get(
         "/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"}
     )
@@ -132,7 +132,7 @@ async def test_the_view_takes_no_post():
     assert response.status_code == 405
 
 
-def test_the_view_can_be_asked_under_wsgi():
+def test_the_view_works_under_wsgi():
     from asgiref.sync import async_to_sync
 
     response = async_to_sync(metrics_view)(RequestFactory().get("/metrics"))
@@ -140,7 +140,7 @@ def test_the_view_can_be_asked_under_wsgi():
     assert b"tiderace_info{" in response.content
 
 
-def test_registering_again_is_the_same_as_once():
+def test_a_second_registration_changes_nothing():
     collectors = CollectorRegistry()
 
     register(collectors)
@@ -153,7 +153,7 @@ def test_registering_again_is_the_same_as_once():
 # Adding up
 
 
-def test_what_two_processes_counted_is_added_up():
+def test_the_counters_of_two_processes_are_added():
     one = Snapshot(
         {"a": 1},
         {"g": 2},
@@ -180,7 +180,7 @@ def test_what_two_processes_counted_is_added_up():
     )
 
 
-def test_a_histogram_with_other_bounds_replaces_and_does_not_mix():
+def test_a_histogram_with_other_bounds_replaces_the_first():
     """As one of another release, left in the folder."""
     old = Snapshot(histograms={"h": ([5], 9.0)})
 
@@ -221,7 +221,7 @@ def other(tmp_path):
         process.kill()
 
 
-def test_what_another_process_counted_is_told_too(tmp_path, other):
+def test_the_counters_of_another_process_are_exported_too(tmp_path, other):
     folder = Folder(tmp_path)
     before = folder.here()
 
@@ -231,7 +231,7 @@ def test_what_another_process_counted_is_told_too(tmp_path, other):
     assert together.gauges["connections_open"] == before.gauges["connections_open"] + 7
 
 
-def test_counters_of_a_process_that_was_killed_stay_and_gauges_go(tmp_path, other):
+def test_the_counters_of_a_killed_process_stay_and_its_gauges_go(tmp_path, other):
     folder = Folder(tmp_path)
     before = folder.here()
 
@@ -276,7 +276,7 @@ print(folder.together().counters["messages_sent"])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_forked_child_does_not_count_what_its_parent_has_counted(tmp_path):
+def test_a_forked_child_starts_its_counters_at_zero(tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORKED, str(tmp_path)],
         input="",
@@ -309,7 +309,7 @@ def fetched(server: AsgiProcess, where: str) -> str:
 
 
 @pytest.mark.servers
-def test_two_workers_behind_one_port_are_told_as_one(site):
+def test_two_workers_behind_one_port_export_their_sum(site):
     answers: list[str] = []
 
     def both():
@@ -341,7 +341,7 @@ def test_two_workers_behind_one_port_are_told_as_one(site):
     wait_until(lambda: sent() == len(answers), what="the sum with the dead one's")
 
 
-def test_the_view_shares_the_folder_that_the_environment_names(tmp_path):
+def test_the_view_uses_the_folder_of_the_environment_variable(tmp_path):
     """Also in a project that does not list us as an app."""
     program = textwrap.dedent(
         """
@@ -373,13 +373,13 @@ def test_the_view_shares_the_folder_that_the_environment_names(tmp_path):
     assert b"messages_sent" in left.read_bytes()
 
 
-def test_without_the_variable_nothing_is_shared():
+def test_without_the_variable_there_is_no_folder():
     assert multiprocess_metrics.FOLDER_VARIABLE not in os.environ
     assert multiprocess_metrics.shared() is None
     assert take().counters
 
 
-def test_without_prometheus_client_it_says_what_to_install(tmp_path):
+def test_the_error_without_prometheus_client_names_the_extra(tmp_path):
     (tmp_path / "prometheus_client.py").write_text("raise ImportError('not there')")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(

@@ -121,7 +121,7 @@ async def test_connecting_belongs_to_the_trace_that_the_client_names(layer, span
     assert format(connect.parent.span_id, "x") == "b7ad6b7169203331"
 
 
-async def test_a_span_of_the_servers_own_is_the_parent_rather(layer, spans):
+async def test_a_running_span_of_the_server_is_the_parent(layer, spans):
     async def instrumented(scope, receive, send):
         with spans.provider.get_tracer("server").start_as_current_span("server"):
             await Room.as_asgi()(scope, receive, send)
@@ -135,7 +135,7 @@ async def test_a_span_of_the_servers_own_is_the_parent_rather(layer, spans):
     assert connect.parent.span_id == server.get_span_context().span_id
 
 
-async def test_what_a_handler_publishes_is_a_child_of_its_span(layer, spans):
+async def test_the_span_of_a_publication_is_a_child_of_the_handlers(layer, spans):
     async with socket() as room:
         await room.send_to("pour")
         await room.receive_from()
@@ -147,7 +147,7 @@ async def test_what_a_handler_publishes_is_a_child_of_its_span(layer, spans):
     assert publish.attributes["messaging.destination.name"] == "tracing.tea"
 
 
-async def test_what_is_delivered_makes_no_spans(layer, spans):
+async def test_delivered_messages_make_no_spans(layer, spans):
     async with socket() as one, socket() as two:
         await layer.group_send("tracing.tea", {"type": "poured"})
         await one.receive_from()
@@ -166,7 +166,7 @@ async def test_an_error_of_a_handler_is_recorded(layer, spans):
     assert handler.events[0].attributes["exception.type"] == "ZeroDivisionError"
 
 
-async def test_refusing_a_socket_is_no_error(layer, spans):
+async def test_a_refused_socket_is_not_an_error(layer, spans):
     await socket("/refused/").connect()
 
     [connect] = spans.named("websocket.connect Room")
@@ -177,7 +177,7 @@ async def test_refusing_a_socket_is_no_error(layer, spans):
 # Publishing
 
 
-async def test_every_verb_is_a_span(layer, spans):
+async def test_every_sending_method_makes_a_span(layer, spans):
     channel = await layer.new_channel()
     await layer.send(channel, {"type": "x"})
     await layer.group_send(["a", "b"], {"type": "x"})
@@ -189,7 +189,7 @@ async def test_every_verb_is_a_span(layer, spans):
     ] == [("send", channel), ("group_send", "a,b"), ("group_broadcast", "tea")]
 
 
-async def test_verbs_may_be_called_with_names(layer, spans):
+async def test_methods_may_be_called_with_keywords(layer, spans):
     await layer.group_send(group="tea", message={"type": "x"})
 
     [publish] = spans.named("group_send")
@@ -212,7 +212,7 @@ async def test_a_message_that_cannot_be_sent_is_an_error(layer, spans):
     assert spans.named("group_send")[0].status.status_code is StatusCode.ERROR
 
 
-async def test_messages_carry_nothing_unless_asked_for(layer, spans):
+async def test_messages_carry_no_context_by_default(layer, spans):
     channel = await layer.new_channel()
     await layer.send(channel, {"type": "x"})
 
@@ -235,7 +235,7 @@ class Thumbnails(AsyncConsumer):
         """Work."""
 
 
-async def test_a_workers_span_belongs_to_the_trace_of_who_gave_it_work(layer, carried):
+async def test_a_workers_span_belongs_to_the_trace_of_the_sender(layer, carried):
     await layer.send("thumbnails", {"type": "thumbnail.make"})
     message = await layer.receive("thumbnails")
     scope = {"type": "channel", "channel": "thumbnails"}
@@ -250,7 +250,7 @@ async def test_a_workers_span_belongs_to_the_trace_of_who_gave_it_work(layer, ca
     assert work.attributes["messaging.destination.name"] == "thumbnails"
 
 
-async def test_a_handler_may_go_on_in_the_senders_trace(layer, carried):
+async def test_a_handler_may_continue_the_senders_trace(layer, carried):
     channel = await layer.new_channel()
     await layer.group_add("tea", channel)
     await layer.group_send("tea", {"type": "x"})
@@ -308,7 +308,7 @@ async def test_a_command_of_a_topic_client_is_a_span(layer, spans, endpoint):
     assert subscribe.status.status_code is StatusCode.UNSET
 
 
-async def test_a_refusal_is_told_by_its_code_and_is_no_error(layer, spans, endpoint):
+async def test_a_refusal_has_its_code_and_is_not_an_error(layer, spans, endpoint):
     async with WireClient(endpoint) as client:
         reply = await client.ask("subscribe", channel="tea:secret")
 
@@ -348,7 +348,7 @@ TRACED = [
 ]
 
 
-def test_off_everything_is_as_it_was_written():
+def test_disabling_restores_the_original_methods():
     before = [vars(owner)[name] for owner, name in TRACED]
     assert not any(hasattr(each, "__wrapped__") for each in before)
 
@@ -360,7 +360,7 @@ def test_off_everything_is_as_it_was_written():
     assert [vars(owner)[name] for owner, name in TRACED] == before
 
 
-async def test_enabled_again_there_is_still_one_span_for_each(layer, spans):
+async def test_enabling_twice_makes_one_span_each(layer, spans):
     tracing.enable(spans.provider)
 
     await layer.group_send("tea", {"type": "x"})
@@ -368,12 +368,12 @@ async def test_enabled_again_there_is_still_one_span_for_each(layer, spans):
     assert spans.names == ["group_send"]
 
 
-async def test_handlers_of_group_messages_keep_their_short_way(layer, spans):
+async def test_handlers_of_group_messages_stay_on_the_eager_path(layer, spans):
     """The one past ``dispatch``, which a class with a dispatch of its own loses."""
     assert Room._find_route({"type": "poured"}) == "poured"
 
 
-def test_without_opentelemetry_it_says_what_to_install(tmp_path):
+def test_the_error_without_opentelemetry_names_the_extra(tmp_path):
     (tmp_path / "opentelemetry.py").write_text("raise ImportError('not there')")
     program = (
         "import django; from django.conf import settings; settings.configure("

@@ -54,7 +54,7 @@ def redis_layers(url: str):
 # Versions
 
 
-def test_versions_are_told():
+def test_versions_are_reported():
     lines = [finding.text for finding in found("versions")]
 
     assert lines[0].startswith("Tiderace ")
@@ -77,7 +77,7 @@ def without():
         yield missing
 
 
-def test_a_package_that_makes_it_faster_is_only_noted(without):
+def test_a_missing_package_for_speed_is_a_note(without):
     without.add("uvloop")
 
     note = only(found("versions"), Level.NOTE)
@@ -86,7 +86,7 @@ def test_a_package_that_makes_it_faster_is_only_noted(without):
     assert note.advice == 'pip install "tiderace[server]"'
 
 
-def test_a_package_that_the_layer_needs_is_an_error(without):
+def test_a_missing_package_of_the_layer_is_an_error(without):
     without.add("hiredis")
 
     layers = redis_layers("redis://127.0.0.1:1")
@@ -95,7 +95,7 @@ def test_a_package_that_the_layer_needs_is_an_error(without):
     assert error.advice == 'pip install "tiderace[redis]"'
 
 
-def test_a_package_that_nothing_needs_is_not_spoken_of(without):
+def test_a_missing_package_that_is_not_needed_is_not_reported(without):
     without.add("hiredis")
 
     assert not [each for each in found("versions") if "hiredis" in each.text]
@@ -111,7 +111,7 @@ def test_system_checks_are_findings_with_their_number_and_hint():
     assert "every setting has a default" in error.advice
 
 
-def test_those_for_deployment_are_among_them():
+def test_deployment_checks_are_included():
     warning = only(
         found("system checks", SILENCED_SYSTEM_CHECKS=["tiderace.W013"]), Level.WARNING
     )
@@ -119,7 +119,7 @@ def test_those_for_deployment_are_among_them():
     assert warning.text.startswith("(tiderace.W012) ")
 
 
-def test_a_project_without_faults_is_said_to_have_none():
+def test_a_project_without_faults_has_a_finding_that_says_so():
     assert only(found("system checks"), Level.FINE).text == "nothing to say"
 
 
@@ -137,7 +137,7 @@ def test_an_application_that_cannot_be_imported_is_an_error():
 
 
 def test_an_application_without_websockets_is_warned_of():
-    name = "test_commands_monitoring.pages_alone"
+    name = "test_tiderace_commands.pages_alone"
 
     warning = only(found("routes", ASGI_APPLICATION=name), Level.WARNING)
 
@@ -145,12 +145,12 @@ def test_an_application_without_websockets_is_warned_of():
 
 
 def test_hidden_routes_are_noted():
-    name = "test_commands_monitoring.hidden"
+    name = "test_tiderace_commands.hidden"
 
     assert "hides" in only(found("routes", ASGI_APPLICATION=name), Level.NOTE).text
 
 
-def test_without_an_application_the_check_says_it():
+def test_a_missing_application_is_reported_by_the_system_check():
     assert found("routes", ASGI_APPLICATION=None) == []
 
 
@@ -185,11 +185,11 @@ def test_a_cache_of_each_process_is_noted_where_there_may_be_several():
         {"CACHES": {"default": {"BACKEND": "of.no.use"}}, "CHANNEL_LAYERS": BROKER},
     ],
 )
-def test_of_other_caches_there_is_nothing_to_say(changed):
+def test_shared_caches_are_not_reported(changed):
     assert found("tickets", **changed) == []
 
 
-def test_a_cache_that_is_not_there_is_an_error():
+def test_an_unknown_cache_is_an_error():
     error = only(found("tickets", TIDERACE={"TICKET_CACHE": "lost"}), Level.ERROR)
 
     assert "'lost'" in error.text
@@ -198,11 +198,11 @@ def test_a_cache_that_is_not_there_is_an_error():
 # The proxy
 
 
-def test_a_project_that_is_right_behind_its_proxy_has_no_findings():
+def test_a_correct_proxy_configuration_has_no_findings():
     assert found("proxy") == []
 
 
-def test_in_development_the_proxy_is_not_looked_at():
+def test_the_proxy_is_not_checked_with_debug():
     assert "DEBUG is on" in only(found("proxy", DEBUG=True), Level.NOTE).text
 
 
@@ -218,13 +218,13 @@ def test_no_host_allowed_is_an_error():
     assert "every WebSocket is refused" in error.text
 
 
-def test_a_proxy_that_ends_tls_is_noted_when_django_is_not_told():
+def test_a_missing_secure_proxy_header_is_a_note():
     note = only(found("proxy", SECURE_PROXY_SSL_HEADER=None), Level.NOTE)
 
     assert "HTTP_X_FORWARDED_PROTO" in note.advice
 
 
-def test_a_server_that_does_not_know_its_proxy_is_noted(monkeypatch):
+def test_a_missing_forwarded_allow_ips_is_a_note(monkeypatch):
     monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
     with override_settings(**HEALTHY):
         findings = diagnose(brokers=False)
@@ -254,7 +254,7 @@ def test_few_open_files_are_warned_of(limit, level):
 # Layers and their servers
 
 
-def test_a_layer_that_works_is_told_with_its_times():
+def test_a_working_layer_is_reported_with_its_times():
     texts = [finding.text for finding in found("layer default", brokers=True)]
 
     assert [text.partition(":")[0] for text in texts] == [
@@ -278,7 +278,7 @@ def server():
         yield server
 
 
-def test_the_layers_server_tells_its_version(server):
+def test_the_version_of_the_layers_server_is_reported(server):
     layers = redis_layers(server.url)
 
     findings = found("layer default", brokers=True, CHANNEL_LAYERS=layers)
@@ -309,7 +309,7 @@ def test_a_server_that_has_evicted_is_warned_of(server):
     assert client.aclose.await_count == 1
 
 
-def test_a_server_that_may_not_be_asked_is_no_fault(server):
+def test_a_server_that_refuses_info_is_a_note(server):
     layers = redis_layers(server.url)
     client = mock.AsyncMock()
     client.info.side_effect = PermissionError("NOPERM")
@@ -334,7 +334,7 @@ class Elsewhere(BaseChannelLayer):
         return "specific!x"
 
 
-def test_the_server_of_a_layer_of_another_project_is_not_asked():
+def test_the_server_of_another_projects_layer_is_not_queried():
     layers = {"default": {"BACKEND": f"{__name__}.Elsewhere"}}
 
     findings = found("layer default", brokers=True, CHANNEL_LAYERS=layers)
@@ -359,14 +359,14 @@ def test_findings_are_written_under_their_topic_with_what_to_do():
     assert "\n           → Name the hosts of the site" in output
 
 
-def test_findings_can_be_had_as_json():
+def test_findings_can_be_written_as_json():
     told = json.loads(run("--offline", "--json"))
 
     assert told[0]["topic"] == "versions"
     assert told[0]["level"] == "ok"
 
 
-def test_offline_no_layer_is_tried():
+def test_no_layer_is_tested_offline():
     away = redis_layers("redis://127.0.0.1:1")
 
     assert "layer default" not in run("--offline", CHANNEL_LAYERS=away)
@@ -379,14 +379,14 @@ def test_an_error_makes_it_fail():
     assert failed.value.returncode == 1
 
 
-def test_a_warning_makes_it_fail_where_that_is_asked_for():
+def test_a_warning_makes_it_fail_with_fail_level():
     run("--offline", ALLOWED_HOSTS=["*"])
 
     with pytest.raises(CommandError):
         run("--offline", "--fail-level", "warning", ALLOWED_HOSTS=["*"])
 
 
-def test_layers_that_are_not_configured_are_not_missed():
+def test_a_project_without_layers_has_no_layer_findings():
     assert "layer" not in run(CHANNEL_LAYERS={}).split("system\n")[1]
 
 

@@ -92,21 +92,21 @@ def routes_of(name: str, *arguments: str) -> str:
         return said("tiderace_routes", *arguments)
 
 
-def test_routes_are_listed_with_who_answers():
+def test_routes_are_listed_with_their_consumers():
     assert routes_of("application").splitlines() == [
         f"/ws/chat/<room>/  {__name__}.Chat",
         f"/ws/x/            {__name__}.Chat",
     ]
 
 
-def test_routes_can_be_had_as_json():
+def test_routes_can_be_written_as_json():
     assert json.loads(routes_of("application", "--json"))[1] == {
         "path": "/ws/x/",
         "target": f"{__name__}.Chat",
     }
 
 
-def test_an_application_without_websockets_is_said_to_have_none():
+def test_an_application_without_websockets_causes_a_warning():
     assert 'has no "websocket" application' in routes_of("pages_alone")
 
 
@@ -160,7 +160,7 @@ def test_a_message_is_sent_to_a_group(memory_layer):
     assert asyncio.run(memory_layer.receive(channel)) == {"type": "poured"}
 
 
-def test_what_to_send_may_be_read_from_standard_input(memory_layer):
+def test_data_may_be_read_from_standard_input(memory_layer):
     channel = asyncio.run(memory_layer.new_channel())
     asyncio.run(memory_layer.group_add("tea", channel))
 
@@ -176,7 +176,7 @@ def test_a_message_for_a_group_needs_a_type(memory_layer, message):
         said("tiderace_publish", "tea", message, "--group")
 
 
-def test_what_is_no_json_is_an_error_that_speaks_of_the_shell(memory_layer):
+def test_the_error_for_malformed_json_mentions_the_shell(memory_layer):
     with pytest.raises(CommandError, match="Quote it for the shell"):
         said("tiderace_publish", "tea", "{type: poured}", "--group")
 
@@ -186,12 +186,12 @@ def test_an_illegal_group_is_an_error(memory_layer):
         said("tiderace_publish", "two words", '{"type": "x"}', "--group")
 
 
-def test_a_layer_that_is_not_there_is_an_error(memory_layer):
+def test_an_unknown_layer_is_an_error(memory_layer):
     with pytest.raises(CommandError, match="no layer 'other'"):
         said("tiderace_publish", "a", '{"type": "x"}', "--group", layer="other")
 
 
-def test_a_topic_that_nobody_declared_is_an_error(memory_layer):
+def test_an_undeclared_topic_is_an_error(memory_layer):
     with pytest.raises(CommandError, match="nowhere"):
         said("tiderace_publish", "nowhere", "{}")
 
@@ -238,7 +238,7 @@ class Tail:
         return self.output.getvalue().splitlines()
 
 
-def test_what_a_group_gets_is_printed_with_the_time(memory_layer):
+def test_messages_of_a_group_are_printed_with_the_time(memory_layer):
     with Tail("tea", count=2) as tail:
         memory_layer.sync.group_send("tea", {"type": "poured", "cups": 2})
         memory_layer.sync.group_send("tea", {"type": "empty"})
@@ -258,21 +258,21 @@ def test_publications_of_a_topic_are_printed(memory_layer, topic):
     assert told["data"] == {"cups": 2}
 
 
-def test_messages_alone_are_json_also_with_bytes_in_them(memory_layer):
+def test_messages_with_bytes_can_be_written_as_json(memory_layer):
     with Tail("tea", count=1, json=True) as tail:
         memory_layer.sync.group_send("tea", {"type": "x", "data": b"\x00"})
 
     assert json.loads(tail.lines[0]) == {"type": "x", "data": "AA=="}
 
 
-def test_after_its_end_it_is_no_member_any_more(memory_layer):
+def test_the_command_leaves_the_group_at_its_end(memory_layer):
     with Tail("tea", count=1):
         memory_layer.sync.group_send("tea", {"type": "x"})
 
     assert memory_layer.groups == {}
 
 
-def test_in_memory_it_warns_that_others_are_not_heard(memory_layer):
+def test_a_layer_in_memory_causes_a_warning(memory_layer):
     with Tail("tea", count=1) as tail:
         memory_layer.sync.group_send("tea", {"type": "x"})
 
@@ -284,7 +284,7 @@ def test_an_illegal_group_cannot_be_tailed(memory_layer):
         said("tiderace_tail", "two words")
 
 
-def test_a_layer_that_is_not_there_cannot_be_tailed(memory_layer):
+def test_an_unknown_layer_cannot_be_tailed(memory_layer):
     with pytest.raises(CommandError, match="no layer 'other'"):
         said("tiderace_tail", "tea", layer="other")
 
@@ -315,7 +315,7 @@ def started(layers, *arguments: str):
             process.kill()
 
 
-def test_another_process_publishes_and_ctrl_c_ends_it_well(server, prefix):
+def test_messages_of_another_process_are_printed_until_ctrl_c(server, prefix):
     layers = redis_settings(server.url, prefix)
     with started(layers, "tiderace_tail", "tea", "--json") as tail:
         assert tail.stderr.readline().startswith("listening to tea")
@@ -362,7 +362,7 @@ def reported(get=lambda: json.loads(said("tiderace_top", "--once", "--json"))):
     return wait_until(lambda: (told := get())["members"] and told, what="a report")
 
 
-def test_what_every_process_does_is_shown_once(fleet):
+def test_statistics_of_every_process_are_shown_once(fleet):
     reported()
 
     lines = said("tiderace_top", "--once").splitlines()
@@ -373,14 +373,14 @@ def test_what_every_process_does_is_shown_once(fleet):
     assert lines[-1] == "largest groups: tea 2"
 
 
-def test_what_every_process_does_can_be_had_as_json(fleet):
+def test_statistics_can_be_written_as_json(fleet):
     told = reported()
 
     assert told["members"] == {"tea": 2}
     assert len(told["processes"]) == 1
 
 
-def test_it_goes_on_until_ctrl_c(fleet):
+def test_the_table_is_refreshed_until_ctrl_c(fleet):
     looks = []
 
     def interrupt(seconds):
@@ -395,7 +395,7 @@ def test_it_goes_on_until_ctrl_c(fleet):
     assert looks == [0.5] * 3
 
 
-def test_on_a_terminal_it_is_written_over_what_was_there(fleet):
+def test_a_terminal_is_overwritten(fleet):
     terminal = mock.Mock(isatty=lambda: True)
     with (
         mock.patch.object(sys, "stdout", terminal),
@@ -410,7 +410,7 @@ def test_on_a_terminal_it_is_written_over_what_was_there(fleet):
     assert output.endswith("\x1b[J")
 
 
-def test_when_nobody_listens_it_says_so(server, prefix):
+def test_an_empty_table_has_a_hint(server, prefix):
     with override_settings(CHANNEL_LAYERS=redis_settings(server.url, prefix)):
         assert "No process listens." in said("tiderace_top", "--once")
 
@@ -447,7 +447,7 @@ def test_once_with_a_broker_that_is_away_is_an_error(prefix):
         ({}, "no layer 'default'"),
     ],
 )
-def test_layers_that_know_nothing_of_others_are_an_error(layers, problem):
+def test_a_layer_without_statistics_of_others_is_an_error(layers, problem):
     with (
         override_settings(CHANNEL_LAYERS=layers),
         pytest.raises(CommandError, match=problem),
@@ -489,7 +489,7 @@ def cells(stats: LayerStats, line: int) -> dict[str, str]:
     return dict(zip(lines[0].split(), lines[line].split(), strict=False))
 
 
-def test_numbers_are_written_to_be_read():
+def test_numbers_are_formatted():
     now = time.time()
     stats = LayerStats(
         (
@@ -528,19 +528,19 @@ def test_numbers_are_written_to_be_read():
     ("seconds", "text"),
     [(0, "0s"), (59, "59s"), (60, "1m"), (3600, "1h00m"), (90_000, "1d1h")],
 )
-def test_how_long_a_process_is_up_is_said_in_two_numbers(seconds, text):
+def test_the_uptime_has_two_units(seconds, text):
     now = time.time()
 
     assert cells(LayerStats((process(started=now - seconds, at=now),)), 1)["UP"] == text
 
 
-def test_a_process_that_was_not_heard_of_for_long_is_marked():
+def test_a_process_whose_report_is_old_is_marked():
     silent = process(at=time.time() - 20, started=0)
 
     assert cells(LayerStats((silent,)), 1)["SEEN"] == "20s!"
 
 
-def test_a_process_that_does_not_hear_its_broker_is_marked():
+def test_a_process_without_its_broker_is_marked():
     assert "web1:7 (deaf)" in table(LayerStats((process(ready=False),)))[1]
 
 
@@ -550,7 +550,7 @@ def test_the_last_line_is_the_sum():
     assert lines[3].split()[:3] == ["2", "processes", "2,408"]
 
 
-def test_drops_are_told_by_reason_and_the_largest_groups_by_name():
+def test_drops_are_listed_by_reason_and_groups_by_size():
     stats = LayerStats(
         (process(dropped={"full": 2, "lost": 0}, members={"tea": 5, "cake": 1}),)
     )

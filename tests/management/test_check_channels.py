@@ -62,7 +62,7 @@ def test_a_layer_in_memory_works_in_this_process():
     assert lines[3].startswith("  n/a   recovery")
 
 
-def test_a_layer_with_a_broker_recovers_from_a_cut(server):
+def test_a_layer_with_a_broker_recovers_from_a_lost_connection(server):
     told = json.loads(check({"default": redis_layer(server.url)}, "--json"))
 
     steps = {step["name"]: step for step in told["default"]["steps"]}
@@ -75,7 +75,7 @@ def test_a_layer_with_a_broker_recovers_from_a_cut(server):
     )
 
 
-def test_the_cut_that_is_our_own_is_not_warned_of(server, caplog):
+def test_the_probe_suppresses_warnings_of_its_own_disconnection(server, caplog):
     check({"default": redis_layer(server.url)})
 
     assert "broke" not in caplog.text
@@ -102,7 +102,7 @@ def test_a_broker_that_is_away_is_a_failure_with_the_address_and_no_password():
     assert "secret" not in output
 
 
-def test_what_builds_on_a_step_that_failed_is_not_tried():
+def test_steps_after_a_failed_one_are_not_run():
     away = redis_layer("redis://127.0.0.1:1/0", publish_timeout=0.05)
 
     output, _ = failure({"default": away})
@@ -124,7 +124,7 @@ def test_a_layer_that_is_not_configured_is_named_with_those_that_are():
     assert error == "CHANNEL_LAYERS has no layer 'defualt' (there is: default)."
 
 
-def test_without_layers_it_says_what_to_add():
+def test_the_error_without_layers_names_the_setting():
     _, error = failure({})
 
     assert "CHANNEL_LAYERS is empty" in error
@@ -139,7 +139,7 @@ def test_without_layers_it_says_what_to_add():
         ({}, "No BACKEND"),
     ],
 )
-def test_a_layer_that_cannot_be_made_is_a_failure_in_words(entry, problem):
+def test_a_layer_that_cannot_be_made_is_reported_as_a_failure(entry, problem):
     output, error = failure({"default": entry})
 
     assert problem in output
@@ -218,7 +218,7 @@ def test_a_layer_that_does_not_recover_is_a_failure(server):
     assert "FAIL  recovery" in output
 
 
-def test_what_a_layer_of_another_project_does_not_offer_is_no_failure():
+def test_a_feature_that_another_projects_layer_lacks_is_no_failure():
     lines = check({"default": own(Groupless)}).splitlines()
 
     assert lines[1].startswith("  ok    send and receive")
@@ -226,7 +226,7 @@ def test_what_a_layer_of_another_project_does_not_offer_is_no_failure():
     assert "does not fetch what a process missed" in lines[3]
 
 
-def test_the_exit_code_is_for_scripts():
+def test_the_exit_code_shows_the_result():
     settings = "from settings import *\nCHANNEL_LAYERS = {'default': {}}\n"
     environment = {**os.environ, "PYTHONPATH": str(TESTS)}
     program = (
