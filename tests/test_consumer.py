@@ -157,7 +157,7 @@ async def test_an_instance_is_an_application_and_serves_one_connection_after_ano
         assert client.texts == [text]
 
 
-async def test_the_scope_is_the_very_object_of_the_server():
+async def test_the_scope_is_the_object_of_the_server():
     seen = []
 
     class Consumer(Accepting):
@@ -214,7 +214,7 @@ async def test_a_consumer_has_a_channel_of_its_own(layer):
     assert len(set(names)) == 2
 
 
-async def test_what_is_sent_to_its_channel_reaches_a_handler(layer):
+async def test_a_message_to_its_channel_is_handled(layer):
     class Consumer(Accepting):
         async def websocket_connect(self, event):
             await super().websocket_connect(event)
@@ -331,7 +331,7 @@ async def test_a_background_task_may_read_the_channel_while_events_go_on(layer):
 # Order
 
 
-async def test_events_are_handled_strictly_one_after_the_other():
+async def test_events_are_handled_one_at_a_time():
     running, most, order = 0, 0, []
 
     class Consumer(Accepting):
@@ -444,7 +444,7 @@ async def test_a_consumer_without_a_disconnect_handler_ends_with_its_socket(capl
     assert caplog.records == []
 
 
-async def test_a_disconnect_handler_that_forgets_to_stop_ends_the_consumer():
+async def test_a_disconnect_handler_that_does_not_raise_stop_ends_the_consumer():
     class Consumer(Accepting):
         async def websocket_disconnect(self, event):
             pass
@@ -467,7 +467,7 @@ async def test_what_is_sent_while_disconnecting_is_dropped_and_counted():
     assert metrics.SENDS_AFTER_CLOSE.value == before + 1
 
 
-async def test_a_send_to_a_client_that_the_server_calls_gone_is_no_error():
+async def test_a_send_to_a_client_that_is_gone_is_no_error():
     class Consumer(Accepting):
         async def websocket_receive(self, event):
             await super().websocket_receive(event)
@@ -658,7 +658,7 @@ async def test_an_error_in_the_disconnect_handler_is_raised_after_leaving_groups
     assert layer.groups == {}
 
 
-async def test_an_error_while_disconnecting_after_an_error_hides_nothing(caplog):
+async def test_an_error_of_the_disconnect_handler_does_not_replace_the_first(caplog):
     class Consumer(Failing):
         async def websocket_disconnect(self, event):
             raise ZeroDivisionError("while cleaning up")
@@ -749,7 +749,7 @@ async def test_an_on_error_that_returns_lets_the_connection_go_on(caplog):
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
-async def test_an_error_that_on_error_forgives_is_counted():
+async def test_an_error_that_on_error_passes_is_counted():
     class Consumer(Failing):
         async def on_error(self, error):
             await self.say("sorry")
@@ -763,7 +763,7 @@ async def test_an_error_that_on_error_forgives_is_counted():
     assert metrics.CONSUMER_ERRORS.value == before + 1
 
 
-async def test_on_error_is_asked_about_messages_of_the_layer(layer):
+async def test_on_error_is_called_for_messages_of_the_layer(layer):
     class Consumer(Failing):
         async def news(self, event):
             raise LookupError("in the news")
@@ -791,7 +791,7 @@ async def test_on_error_may_raise_another_error():
     assert client.sent[-1]["code"] == 1011
 
 
-async def test_on_error_may_end_the_connection_in_peace():
+async def test_on_error_may_end_the_connection_without_an_error():
     class Consumer(Failing):
         async def on_error(self, error):
             raise StopConsumer
@@ -803,7 +803,7 @@ async def test_on_error_may_end_the_connection_in_peace():
     assert client.sent[-1] == {"type": "websocket.close", "code": 1000}
 
 
-async def test_a_plain_function_may_be_the_policy():
+async def test_on_error_may_be_a_plain_function():
     class Consumer(Failing):
         def on_error(self, error):
             self.send({"type": "websocket.send", "text": "sorry"})
@@ -816,7 +816,7 @@ async def test_a_plain_function_may_be_the_policy():
     assert client.texts == ["sorry"]
 
 
-async def test_the_policy_is_not_asked_about_connect_and_disconnect():
+async def test_on_error_is_not_called_for_connect_and_disconnect():
     asked = []
 
     class Consumer(Failing):
@@ -874,7 +874,7 @@ async def test_a_consumer_cancelled_before_its_connect_has_nothing_to_disconnect
     assert consumer.codes == []
 
 
-async def test_a_consumer_cancelled_while_disconnecting_is_not_asked_again():
+async def test_a_consumer_cancelled_while_disconnecting_disconnects_once():
     calls = []
 
     class Consumer(Accepting):
@@ -1001,9 +1001,7 @@ async def test_a_message_without_a_handler_is_dropped_and_the_socket_lives(
         "two words",
     ],
 )
-async def test_no_message_reaches_what_is_no_handler_of_the_application(
-    layer, caplog, kind
-):
+async def test_messages_call_only_handlers_of_the_application(layer, caplog, kind):
     client = await Client(Member.as_asgi()).open()
 
     await layer.group_send("room", {"type": kind, "code": 4000, "text": "x"})
@@ -1033,7 +1031,7 @@ async def test_no_message_reaches_what_is_no_handler_of_the_application(
         "websocket.receive",
     ],
 )
-async def test_no_message_reaches_a_verb_of_a_websocket_even_if_it_is_overridden(
+async def test_no_message_calls_an_overridden_method_of_a_websocket_consumer(
     layer, caplog, kind
 ):
     from tiderace.generic.websocket import AsyncJsonWebsocketConsumer
@@ -1080,7 +1078,7 @@ async def test_a_message_without_a_usable_type_is_dropped(layer, message):
     assert client.texts == ["pong"]
 
 
-async def test_what_one_class_may_be_called_for_another_may_too(layer):
+async def test_access_to_handlers_is_decided_per_class(layer):
     """What is known of a class is not known of its subclasses."""
 
     class Child(Member):
@@ -1116,7 +1114,7 @@ async def test_a_handler_may_come_from_a_mixin(layer):
     assert client.texts == ["greeted"]
 
 
-async def test_a_handler_that_pops_the_type_disturbs_no_other_member(layer):
+async def test_a_handler_that_pops_the_type_does_not_change_it_for_others(layer):
     class Consumer(Member):
         async def news(self, event):
             event.pop("type")
@@ -1533,7 +1531,7 @@ async def test_a_cancelled_sync_consumer_disconnects_after_its_handler_is_done()
 # Handlers side by side
 
 
-async def test_a_concurrent_handler_does_not_hold_up_the_next_message(layer):
+async def test_a_concurrent_handler_does_not_delay_the_next_message(layer):
     gate = asyncio.Event()
 
     class Consumer(Member):
@@ -1652,7 +1650,7 @@ async def test_an_error_of_a_concurrent_handler_ends_the_connection_like_any_oth
     assert metrics.CONSUMER_ERRORS.value == before + 1
 
 
-async def test_on_error_is_asked_once_about_a_concurrent_handler(layer):
+async def test_on_error_is_called_once_for_a_concurrent_handler(layer):
     asked = []
 
     class Consumer(Member):
@@ -1754,7 +1752,7 @@ async def test_a_task_spawned_by_an_ending_task_does_not_outlive_the_connection(
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_the_task_and_its_result_are_the_handlers_to_use():
+async def test_spawn_returns_the_task():
     class Consumer(Accepting):
         async def websocket_receive(self, event):
             await self.say(await self.spawn(self.answer()))
@@ -1945,7 +1943,7 @@ def strangers():
     return layer
 
 
-async def test_consumers_work_on_the_layer_of_a_stranger(strangers):
+async def test_consumers_work_on_a_layer_without_local_delivery(strangers):
     client = await Client(Declared.as_asgi()).open()
     await strangers.group_send("room", {"type": "greet"})
     await client.until("websocket.send")
@@ -1954,7 +1952,7 @@ async def test_consumers_work_on_the_layer_of_a_stranger(strangers):
     assert client.texts == ["greeted"]
 
 
-async def test_what_a_connection_is_told_before_it_has_a_channel_is_handled(strangers):
+async def test_events_from_before_the_channel_is_open_are_handled(strangers):
     """A log-out, for one, that comes while the layer takes its time for a name."""
     told = []
 
@@ -1981,7 +1979,7 @@ async def test_what_a_connection_is_told_before_it_has_a_channel_is_handled(stra
 
 
 @pytest.mark.parametrize("ending", ["leave", "fail", "cancel"])
-async def test_declared_groups_of_a_strangers_layer_are_left_however_it_ends(
+async def test_declared_groups_of_another_layer_are_left_at_every_end(
     strangers, ending
 ):
     client = await Client(Declared.as_asgi()).open()
@@ -1999,7 +1997,7 @@ async def test_declared_groups_of_a_strangers_layer_are_left_however_it_ends(
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_at_most_one_message_is_read_ahead_of_a_strangers_layer(strangers):
+async def test_at_most_one_message_of_another_layer_is_read_ahead(strangers):
     gate = asyncio.Event()
 
     class Consumer(Declared):
@@ -2017,7 +2015,7 @@ async def test_at_most_one_message_is_read_ahead_of_a_strangers_layer(strangers)
     await client.leave()
 
 
-async def test_an_error_of_a_strangers_layer_ends_the_consumer(strangers):
+async def test_an_error_of_another_layer_ends_the_consumer(strangers):
     client = await Client(Declared.as_asgi()).open()
     strangers.error = ConnectionError("no broker")
     await strangers.group_send("room", {"type": "greet"})
@@ -2026,7 +2024,7 @@ async def test_an_error_of_a_strangers_layer_ends_the_consumer(strangers):
     assert client.sent[-1]["code"] == 1011
 
 
-async def test_a_strangers_layer_that_cannot_discard_hides_no_error(strangers, caplog):
+async def test_an_error_of_group_discard_does_not_replace_the_first(strangers, caplog):
     async def group_discard(group, channel):
         raise ConnectionError("no broker")
 
@@ -2039,7 +2037,7 @@ async def test_a_strangers_layer_that_cannot_discard_hides_no_error(strangers, c
 
 
 @override_settings(TIDERACE={"CONCURRENT_HANDLERS": 1})
-async def test_a_strangers_messages_wait_too_while_handlers_are_at_their_limit(
+async def test_messages_of_another_layer_wait_while_handlers_are_at_their_limit(
     strangers,
 ):
     gates = [asyncio.Event(), asyncio.Event()]

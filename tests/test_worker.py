@@ -154,7 +154,7 @@ async def test_handle_by_itself_raises_what_ended_a_listener():
         await worker.handle()
 
 
-async def test_an_application_cannot_answer_and_is_told_so(caplog):
+async def test_an_application_that_sends_gets_an_explained_error(caplog):
     async def application(scope, receive, send):
         await receive()
         await send({"type": "http.response.start"})
@@ -180,7 +180,7 @@ async def test_a_message_without_a_type_is_dropped_and_the_next_one_handled(capl
     assert "a message on channel tea has no type" in caplog.text
 
 
-async def test_an_error_of_the_layer_is_logged_and_reading_goes_on(caplog):
+async def test_an_error_of_the_layer_is_logged_and_reading_continues(caplog):
     log = []
     layer = BrokenLayer(OSError("no broker"), OSError("still none"))
     async with Harness(recorder(log), layer=layer) as harness:
@@ -222,7 +222,7 @@ async def test_the_pause_is_short_again_after_reading_went_well_for_a_while():
     assert await pauses_of(harness) == [0.1, 0.1, 0.1]
 
 
-async def test_an_application_that_failed_is_logged_and_made_anew(caplog):
+async def test_a_failed_application_is_logged_and_replaced(caplog):
     starts = []
 
     async def application(scope, receive, send):
@@ -244,7 +244,7 @@ async def test_an_application_that_failed_is_logged_and_made_anew(caplog):
     assert {r.name for r in caplog.records} == {"django.channels.worker"}
 
 
-async def test_an_application_that_stopped_by_itself_is_made_anew_without_a_word(
+async def test_an_application_that_stopped_is_replaced_without_a_log_record(
     caplog,
 ):
     handled = []
@@ -286,7 +286,9 @@ async def test_a_message_that_waited_for_an_instance_that_failed_goes_to_the_nex
     assert handled == ["brew", "pour"]
 
 
-async def test_an_application_that_takes_no_message_loses_it_once_and_audibly(caplog):
+async def test_a_message_of_an_application_that_takes_none_is_dropped_and_logged(
+    caplog,
+):
     starts = []
 
     async def application(scope, receive, send):
@@ -376,7 +378,7 @@ async def test_stopping_takes_no_more_messages_from_the_layer():
     assert log == [("tea", "brew")]
 
 
-async def test_a_message_that_takes_too_long_is_cut_off_and_named(caplog):
+async def test_a_consumer_that_takes_too_long_is_cancelled_and_logged(caplog):
     begun = asyncio.Event()
 
     async def application(scope, receive, send):
@@ -411,7 +413,7 @@ async def test_requesting_a_stop_of_a_worker_that_does_not_run_does_nothing():
     Worker(recorder([]), ["tea"], InMemoryChannelLayer()).request_stop()
 
 
-async def test_a_subclass_may_handle_in_its_own_way():
+async def test_a_subclass_may_override_handle():
     class Once(Worker):
         async def handle(self):
             raise ValueError("my own way")
@@ -506,7 +508,7 @@ def test_the_command_runs_a_worker_for_the_channels_it_is_given(caplog):
         }
     },
 )
-def test_the_command_uses_the_layer_it_is_told():
+def test_the_command_uses_the_layer_of_its_option():
     Recorded.ran.clear()
 
     with mock.patch.object(runworker.Command, "worker_class", Recorded):
@@ -516,7 +518,7 @@ def test_the_command_uses_the_layer_it_is_told():
 
 
 @override_settings(CHANNEL_LAYERS={})
-def test_the_command_without_layers_says_so():
+def test_the_command_without_layers_fails_with_a_message():
     with pytest.raises(CommandError, match="do not have any CHANNEL_LAYERS configured"):
         call_command("runworker", "tea")
 
@@ -526,5 +528,5 @@ def test_the_command_with_an_unknown_layer_names_it():
         call_command("runworker", "tea", "--layer", "second")
 
 
-def test_the_command_leaves_the_locale_alone_as_it_did():
+def test_the_command_does_not_change_the_locale():
     assert runworker.Command.leave_locale_alone is True

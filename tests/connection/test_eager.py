@@ -1,4 +1,4 @@
-"""A message is handled where it is delivered, and it looks as if it were not."""
+"""The eager path: handlers that run where their messages are delivered."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def test_a_handler_that_does_not_wait_is_done_when_the_send_returns(layer)
         await socket.close()
 
 
-async def test_a_handler_that_waits_is_carried_on_and_the_next_waits_for_it(layer):
+async def test_a_handler_that_waits_is_resumed_before_the_next_message(layer):
     gate = asyncio.Event()
 
     class Slow(Member):
@@ -121,7 +121,7 @@ async def test_all_handlers_run_in_one_task_and_one_context(layer):
     await socket.close()
 
 
-async def test_a_timeout_inside_a_handler_ends_the_wait_and_not_the_connection(layer):
+async def test_a_timeout_inside_a_handler_does_not_end_the_connection(layer):
     class Impatient(Member):
         async def said(self, event):
             try:
@@ -141,7 +141,7 @@ async def test_a_timeout_inside_a_handler_ends_the_wait_and_not_the_connection(l
     await socket.close()
 
 
-async def test_a_chain_of_sends_is_no_chain_of_calls(layer):
+async def test_sends_from_eager_handlers_do_not_nest(layer):
     depth = 0
     deepest = 0
 
@@ -199,9 +199,7 @@ async def test_stopping_from_a_message_ends_the_connection(layer):
 
 
 @pytest.mark.parametrize("waits", [False, True])
-async def test_on_error_is_asked_once_about_a_handler_that_was_begun_elsewhere(
-    layer, waits
-):
+async def test_on_error_is_called_once_for_an_eager_handler(layer, waits):
     asked = []
 
     class Fragile(Member):
@@ -265,7 +263,7 @@ async def test_stopping_after_a_wait_is_no_error(layer):
     assert layer.groups == {}
 
 
-async def test_a_cancelled_connection_cancels_the_handler_that_was_begun_elsewhere(
+async def test_a_cancelled_connection_cancels_a_suspended_handler(
     layer,
 ):
     ends = []
@@ -295,7 +293,7 @@ async def test_a_cancelled_connection_cancels_the_handler_that_was_begun_elsewhe
         assert layer.groups == {}
 
 
-async def test_the_client_is_heard_when_a_begun_handler_is_done(layer):
+async def test_an_event_of_the_client_is_handled_after_a_suspended_handler(layer):
     gate = asyncio.Event()
 
     class Both(Member):
@@ -318,7 +316,7 @@ async def test_the_client_is_heard_when_a_begun_handler_is_done(layer):
     await socket.close()
 
 
-async def test_a_yield_in_a_handler_is_no_wait_for_anything(layer):
+async def test_a_handler_that_yields_to_the_loop_is_resumed(layer):
     class Yielding(Member):
         async def said(self, event):
             await asyncio.sleep(0)

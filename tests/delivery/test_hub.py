@@ -44,14 +44,14 @@ def members(*names):
 # Membership
 
 
-def test_the_first_to_join_a_group_is_told_so(hub):
+def test_add_returns_true_for_the_first_member(hub):
     one, two = members("one", "two")
 
     assert hub.add("room", one)
     assert not hub.add("room", two)
 
 
-def test_joining_again_is_the_same_as_once(hub):
+def test_adding_a_member_twice_has_no_effect(hub):
     (one,) = members("one")
     hub.add("room", one)
 
@@ -61,7 +61,7 @@ def test_joining_again_is_the_same_as_once(hub):
     assert one.received == ["hello"]
 
 
-def test_the_last_to_leave_a_group_is_told_so(hub):
+def test_discard_returns_true_for_the_last_member(hub):
     one, two = members("one", "two")
     hub.add("room", one)
     hub.add("room", two)
@@ -70,7 +70,7 @@ def test_the_last_to_leave_a_group_is_told_so(hub):
     assert hub.discard("room", two)
 
 
-def test_leaving_a_group_one_is_not_in_changes_nothing(hub):
+def test_discarding_a_receiver_that_is_no_member_has_no_effect(hub):
     one, two = members("one", "two")
     hub.add("room", one)
 
@@ -79,7 +79,7 @@ def test_leaving_a_group_one_is_not_in_changes_nothing(hub):
     assert hub.members("room") == [one]
 
 
-def test_a_group_without_members_is_forgotten(hub):
+def test_a_group_without_members_is_removed(hub):
     (one,) = members("one")
     hub.add("room", one)
 
@@ -89,7 +89,7 @@ def test_a_group_without_members_is_forgotten(hub):
     assert hub.members("room") == []
 
 
-def test_a_receiver_knows_the_groups_it_is_in(hub):
+def test_a_receiver_lists_its_groups(hub):
     (one,) = members("one")
     hub.add("room", one)
     hub.add("hall", one)
@@ -106,7 +106,7 @@ def test_members_are_listed_in_the_order_in_which_they_joined(hub):
     assert hub.members("room") == everyone
 
 
-def test_a_dropped_receiver_is_in_no_group_any_more(hub):
+def test_a_dropped_receiver_is_in_no_group(hub):
     one, two = members("one", "two")
     for group in ("room", "hall", "yard"):
         hub.add(group, one)
@@ -119,7 +119,7 @@ def test_a_dropped_receiver_is_in_no_group_any_more(hub):
     assert hub.groups == {"hall": {"two": two}}
 
 
-def test_dropping_a_stranger_changes_nothing(hub):
+def test_dropping_an_unknown_receiver_has_no_effect(hub):
     one, stranger = members("one", "stranger")
     hub.add("room", one)
 
@@ -127,7 +127,7 @@ def test_dropping_a_stranger_changes_nothing(hub):
     assert hub.members("room") == [one]
 
 
-def test_one_who_was_replaced_under_its_name_does_not_take_its_successor_out(hub):
+def test_a_replaced_receiver_does_not_remove_its_successor(hub):
     before, after = members("same", "same")
     hub.add("room", before)
     hub.add("room", after)
@@ -136,7 +136,7 @@ def test_one_who_was_replaced_under_its_name_does_not_take_its_successor_out(hub
     assert hub.members("room") == [after]
 
 
-def test_clearing_takes_everyone_out_of_every_group(hub):
+def test_clear_removes_all_members_from_all_groups(hub):
     one, two = members("one", "two")
     hub.add("room", one)
     hub.add("room", two)
@@ -162,7 +162,7 @@ def test_every_member_gets_the_same_object(hub):
     assert one.received[0] is two.received[0] is message
 
 
-def test_those_without_room_are_returned_and_the_others_get_it(hub):
+def test_receivers_without_room_are_returned_and_others_get_the_message(hub):
     roomy, full = Receiver("roomy"), Receiver("full", room=0)
     hub.add("room", full)
     hub.add("room", roomy)
@@ -171,11 +171,11 @@ def test_those_without_room_are_returned_and_the_others_get_it(hub):
     assert roomy.received == ["hello"]
 
 
-def test_a_group_that_nobody_is_in_costs_nothing(hub):
+def test_a_group_without_members_costs_nothing(hub):
     assert hub.deliver(hub.members("nowhere"), "hello", FAR) == []
 
 
-def test_a_message_to_a_small_group_touches_none_of_the_strangers(hub):
+def test_a_message_to_a_group_touches_only_its_members(hub):
     (one,) = members("one")
     strangers = members(*(f"stranger{number}" for number in range(10_000)))
     for stranger in strangers:
@@ -188,7 +188,7 @@ def test_a_message_to_a_small_group_touches_none_of_the_strangers(hub):
     assert sum(stranger.pushes for stranger in strangers) == 0
 
 
-def test_a_member_may_leave_while_the_message_goes_round(hub):
+def test_a_member_may_leave_during_a_delivery(hub):
     class Leaver(Receiver):
         def push(self, message, deadline):
             hub.drop(self)
@@ -202,7 +202,7 @@ def test_a_member_may_leave_while_the_message_goes_round(hub):
     assert hub.groups == {}
 
 
-def test_a_member_may_join_while_the_message_goes_round(hub):
+def test_a_member_may_join_during_a_delivery(hub):
     class Inviter(Receiver):
         def push(self, message, deadline):
             hub.add("room", Receiver(f"guest of {self.name}"))
@@ -264,7 +264,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS)
-def test_whatever_happens_members_get_exactly_what_was_said_while_they_were_in(steps):
+def test_members_get_exactly_the_messages_of_their_membership(steps):
     hub: Hub[Receiver] = Hub()
     everyone = members("a", "b", "c", "d")
     joined: set[tuple[str, str]] = set()

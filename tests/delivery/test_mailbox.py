@@ -55,7 +55,7 @@ async def test_a_reader_waits_for_the_message_that_is_pushed_later(mailbox):
     assert await finish(reader) == ["late"]
 
 
-def test_a_mailbox_takes_as_many_messages_as_its_capacity_and_no_more(mailbox):
+def test_a_mailbox_takes_no_more_messages_than_its_capacity(mailbox):
     assert [mailbox.push(number, FAR) for number in range(4)] == [
         True,
         True,
@@ -84,7 +84,7 @@ def test_a_mailbox_that_is_full_of_expired_messages_has_room(mailbox, clock):
     assert len(mailbox) == 1
 
 
-def test_a_mailbox_whose_oldest_message_lives_is_full(mailbox, clock):
+def test_a_mailbox_whose_oldest_message_is_unexpired_is_full(mailbox, clock):
     for _ in range(3):
         mailbox.push("alive", clock.now + 10)
 
@@ -113,7 +113,7 @@ async def test_an_expired_message_is_counted(mailbox, clock):
     assert metrics.MESSAGES_DROPPED_EXPIRED.value == before + 1
 
 
-def test_expired_messages_that_a_push_clears_away_are_counted(mailbox, clock):
+def test_expired_messages_that_a_push_drops_are_counted(mailbox, clock):
     before = metrics.MESSAGES_DROPPED_EXPIRED.value
     for _ in range(3):
         mailbox.push("old", clock.now + 10)
@@ -140,7 +140,7 @@ async def test_all_members_may_hold_the_same_object(mailbox):
     assert await mailbox.get() is message
 
 
-def test_a_mailbox_shows_its_name_and_how_full_it_is(mailbox):
+def test_the_repr_of_a_mailbox_has_its_name_and_size(mailbox):
     mailbox.push("one", FAR)
 
     assert repr(mailbox) == "<Mailbox box 1/3>"
@@ -188,7 +188,7 @@ async def test_readers_are_served_in_the_order_in_which_they_came(mailbox):
     assert served == [("a", 0), ("b", 1), ("c", 2)]
 
 
-async def test_a_message_taken_by_a_newcomer_leaves_the_woken_reader_waiting(mailbox):
+async def test_a_woken_reader_waits_again_if_another_takes_the_message(mailbox):
     reader = asyncio.create_task(mailbox.get())
     await settle()
     mailbox.push("first", FAR)
@@ -280,7 +280,7 @@ async def test_events_come_before_messages_that_wait_with_them(mailbox):
     await finish(offer)
 
 
-async def test_events_and_messages_take_turns(clock):
+async def test_events_and_messages_alternate(clock):
     mailbox = Mailbox("box", 10, clock=clock)
     offers = [asyncio.create_task(mailbox.offer(f"event {n}")) for n in range(3)]
     await settle()
@@ -300,7 +300,7 @@ async def test_events_and_messages_take_turns(clock):
     ]
 
 
-async def test_expired_messages_do_not_hold_up_an_event(mailbox, clock):
+async def test_expired_messages_do_not_delay_an_event(mailbox, clock):
     first = asyncio.create_task(mailbox.offer("first"))
     await settle()
     await mailbox.next()
@@ -364,7 +364,7 @@ async def test_an_event_whose_offer_was_cancelled_is_still_read(mailbox):
 # Holding messages back
 
 
-async def test_a_held_mailbox_gives_out_events_only(mailbox):
+async def test_a_held_mailbox_returns_events_only(mailbox):
     mailbox.push("news", FAR)
     mailbox.hold()
     reader = asyncio.create_task(mailbox.next())
@@ -434,7 +434,7 @@ async def test_while_held_a_message_goes_to_a_reader_of_messages(mailbox):
 # Expiry without a reader
 
 
-def test_a_mailbox_is_noted_once_for_its_oldest_message(clock):
+def test_a_mailbox_is_queued_for_expiry_once(clock):
     expiry_queue = ExpiryQueue()
     mailbox = Mailbox("box", 100, expiry_queue=expiry_queue, clock=clock)
 
@@ -444,7 +444,7 @@ def test_a_mailbox_is_noted_once_for_its_oldest_message(clock):
     assert len(expiry_queue) == 1
 
 
-def test_nothing_is_due_before_its_time(clock):
+def test_a_mailbox_is_not_popped_before_its_time(clock):
     expiry_queue = ExpiryQueue()
     mailbox = Mailbox("box", 3, expiry_queue=expiry_queue, clock=clock)
     mailbox.push("news", clock.now + 10)
@@ -454,7 +454,7 @@ def test_nothing_is_due_before_its_time(clock):
     assert expiry_queue.pop(FAR) is None
 
 
-def test_mailboxes_come_due_in_the_order_of_their_deadlines(clock):
+def test_mailboxes_are_popped_in_the_order_of_expiry(clock):
     expiry_queue = ExpiryQueue()
     boxes = {
         after: Mailbox(f"box{after}", 3, expiry_queue=expiry_queue, clock=clock)
@@ -466,7 +466,7 @@ def test_mailboxes_come_due_in_the_order_of_their_deadlines(clock):
     assert [expiry_queue.pop(FAR).name for _ in boxes] == ["box10", "box20", "box30"]
 
 
-def test_a_mailbox_that_was_looked_at_is_noted_for_its_next_message(clock):
+def test_a_mailbox_is_queued_again_for_its_next_message(clock):
     expiry_queue = ExpiryQueue()
     mailbox = Mailbox("box", 3, expiry_queue=expiry_queue, clock=clock)
     mailbox.push("first", clock.now + 10)
@@ -481,7 +481,7 @@ def test_a_mailbox_that_was_looked_at_is_noted_for_its_next_message(clock):
     assert len(expiry_queue) == 0
 
 
-def test_after_the_deadlines_were_cleared_a_mailbox_is_noted_again(clock):
+def test_a_mailbox_is_queued_again_after_a_clear(clock):
     expiry_queue = ExpiryQueue()
     mailbox = Mailbox("box", 3, expiry_queue=expiry_queue, clock=clock)
     mailbox.push("first", clock.now + 10)
@@ -492,7 +492,7 @@ def test_after_the_deadlines_were_cleared_a_mailbox_is_noted_again(clock):
     assert len(expiry_queue) == 1
 
 
-def test_a_mailbox_that_a_consumer_owns_is_not_noted(clock):
+def test_a_mailbox_of_a_consumer_is_not_queued_for_expiry(clock):
     expiry_queue = ExpiryQueue()
     mailbox = Mailbox("box", 3, expiry_queue=expiry_queue, clock=clock)
     mailbox.expiry_queue = None
@@ -535,7 +535,7 @@ async def test_a_reader_cancelled_when_a_thread_woke_it_passes_the_message_on(ma
     assert await finish(second) == ["due"]
 
 
-async def test_a_message_pushed_just_before_a_reader_waits_is_seen(mailbox):
+async def test_a_message_pushed_just_before_a_reader_waits_is_read(mailbox):
     """Another thread may push after the reader looked and before it can be woken."""
 
     class Racing(list):
@@ -549,7 +549,7 @@ async def test_a_message_pushed_just_before_a_reader_waits_is_seen(mailbox):
     assert mailbox._waiters == []
 
 
-def test_a_reader_whose_loop_is_closed_does_not_swallow_the_wake_up():
+def test_a_reader_of_a_closed_loop_is_skipped():
     mailbox = Mailbox("box", 3)
     abandoned = asyncio.new_event_loop()
     task = abandoned.create_task(mailbox.get())
@@ -567,7 +567,7 @@ def test_a_reader_whose_loop_is_closed_does_not_swallow_the_wake_up():
     task._log_destroy_pending = False
 
 
-def test_threads_push_while_two_loops_read_and_nothing_is_lost_or_doubled():
+def test_messages_between_threads_are_neither_lost_nor_duplicated():
     pushers, each = 4, 2000
     mailbox: Mailbox[tuple[int, int]] = Mailbox("box", pushers * each)
     taken: list[list[tuple[int, int]]] = [[], []]
@@ -605,7 +605,7 @@ def test_threads_push_while_two_loops_read_and_nothing_is_lost_or_doubled():
             assert numbers == sorted(numbers)
 
 
-def test_a_push_that_clears_expired_messages_never_drops_a_living_one(clock):
+def test_a_push_drops_expired_messages_only(clock):
     """A reader in another thread may take the expired message in between."""
     mailbox: Mailbox[int] = Mailbox("box", 2, clock=clock)
     taken: list[int] = []
@@ -685,9 +685,7 @@ STEPS = st.lists(
 
 @settings(deadline=None)
 @given(steps=STEPS, capacity=st.integers(1, 4))
-def test_whatever_happens_nothing_is_lost_or_doubled_and_the_order_is_kept(
-    steps, capacity
-):
+def test_messages_are_read_once_and_in_order(steps, capacity):
     clock = FakeClock(0.0)
     mailbox: Mailbox[int] = Mailbox("box", capacity, clock=clock)
     model = Model(capacity)

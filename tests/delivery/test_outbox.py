@@ -101,7 +101,7 @@ async def test_nothing_follows_a_close_that_is_still_being_sent(server, dropped)
     assert dropped() == 1
 
 
-async def test_a_client_that_the_server_calls_gone_is_no_error(outbox, server, dropped):
+async def test_an_oserror_of_the_server_is_no_error(outbox, server, dropped):
     await outbox.send(ACCEPT)
     server.error = ConnectionResetError("gone")
 
@@ -112,7 +112,7 @@ async def test_a_client_that_the_server_calls_gone_is_no_error(outbox, server, d
     assert dropped() == 1
 
 
-async def test_the_server_is_not_asked_again_once_the_client_is_gone(
+async def test_send_is_not_called_again_after_the_client_is_gone(
     outbox, server, dropped
 ):
     await outbox.send(ACCEPT)
@@ -135,7 +135,7 @@ async def test_a_socket_lost_while_it_was_accepted_is_not_open(outbox, server):
     assert not outbox.open
 
 
-async def test_an_event_out_of_order_is_the_servers_to_refuse(outbox, server):
+async def test_a_server_error_for_an_event_out_of_order_is_raised(outbox, server):
     server.error = RuntimeError("not accepted yet")
 
     with pytest.raises(RuntimeError, match="not accepted yet"):
@@ -143,9 +143,7 @@ async def test_an_event_out_of_order_is_the_servers_to_refuse(outbox, server):
     assert not outbox.lost
 
 
-async def test_a_server_that_has_closed_the_socket_itself_is_not_argued_with(
-    outbox, server, dropped
-):
+async def test_server_errors_after_its_own_close_are_ignored(outbox, server, dropped):
     """At shutdown: closed by the server, the disconnect event is read, not handled."""
     await outbox.send(ACCEPT)
     outbox.leaving = True
@@ -166,7 +164,7 @@ async def test_a_client_that_is_leaving_is_still_sent_to(outbox, server):
     assert server.sent == [ACCEPT, HELLO]
 
 
-async def test_the_events_of_http_pass_after_a_websocket_refusal(outbox, server):
+async def test_http_response_events_are_sent_after_a_refusal(outbox, server):
     events = [
         {"type": "websocket.http.response.start", "status": 403, "headers": []},
         {"type": "websocket.http.response.body", "body": b"no"},

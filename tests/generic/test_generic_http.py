@@ -115,7 +115,7 @@ async def test_a_response_needs_no_headers():
     ]
 
 
-async def test_a_body_that_is_no_bytes_fails_an_assertion():
+async def test_a_body_that_is_not_bytes_fails_an_assertion():
     class Consumer(AsyncHttpConsumer):
         async def handle(self, body):
             await self.send_body("text")
@@ -128,7 +128,7 @@ async def test_a_body_that_is_no_bytes_fails_an_assertion():
     assert str(error) == "Body is not bytes"
 
 
-async def test_handle_has_to_be_written():
+async def test_handle_must_be_overridden():
     client = request(AsyncHttpConsumer)
     client.say("http.request")
     error = await client.error()
@@ -194,7 +194,7 @@ async def test_an_error_of_handle_reaches_the_server_after_disconnect():
     assert client.sent == []
 
 
-async def test_an_error_that_on_error_answers_disconnects_once():
+async def test_disconnect_is_called_once_after_an_error_that_on_error_passes():
     class Answering(Failing):
         async def on_error(self, error):
             await self.send_response(500, b"sorry")
@@ -247,7 +247,7 @@ async def test_a_handle_may_wait_for_a_message_of_the_layer(layer):
     assert layer.groups == {}
 
 
-async def test_a_plain_handle_runs_in_a_thread_and_just_calls():
+async def test_a_plain_handle_runs_in_a_thread():
     seen = []
 
     class Plain(AsyncHttpConsumer):
@@ -267,7 +267,7 @@ async def test_a_plain_handle_runs_in_a_thread_and_just_calls():
     assert len(seen) == 2
 
 
-async def test_a_handle_may_be_made_a_coroutine_by_a_decorator():
+async def test_a_decorated_handle_may_return_a_coroutine():
     class Plain(AsyncHttpConsumer):
         @sync_to_async
         def handle(self, body):
@@ -288,7 +288,7 @@ async def test_consumers_do_not_share_a_body():
 
 
 @pytest.mark.parametrize("kind", ["handle", "body", "send.headers", "http.request"])
-async def test_no_message_of_the_layer_reaches_a_verb(layer, kind):
+async def test_no_message_of_the_layer_calls_a_method_of_the_base_class(layer, kind):
     handled = []
 
     class Streaming(AsyncHttpConsumer):

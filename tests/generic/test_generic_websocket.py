@@ -105,14 +105,14 @@ async def connected(cls, **scope):
 # Connect
 
 
-async def test_a_socket_is_accepted_unless_connect_says_otherwise(world):
+async def test_the_default_connect_accepts(world):
     client = await connected(world.plain)
 
     assert client.sent == [{"type": "websocket.accept", "subprotocol": None}]
     await client.leave()
 
 
-async def test_accept_names_the_subprotocol_and_the_headers(world):
+async def test_accept_sends_the_subprotocol_and_headers(world):
     headers = ((b"x-room", b"tea"),)
     cls = consumer(
         world.plain, world, connect=lambda self: [do("accept", "chat", headers)]
@@ -197,7 +197,7 @@ async def test_an_error_in_connect_reaches_the_server_without_a_close(world):
 # Receive
 
 
-async def test_text_and_bytes_are_told_apart(world):
+async def test_text_and_bytes_are_passed_by_name(world):
     received = []
     cls = consumer(
         world.plain,
@@ -309,7 +309,7 @@ async def test_a_last_message_may_close_the_socket(world, close, event):
         ((), {"reason": ""}, {}),
     ],
 )
-async def test_a_close_says_what_it_was_given(world, arguments, keywords, event):
+async def test_close_sends_code_and_reason(world, arguments, keywords, event):
     cls = consumer(
         world.plain,
         world,
@@ -322,7 +322,7 @@ async def test_a_close_says_what_it_was_given(world, arguments, keywords, event)
     await client.leave()
 
 
-async def test_after_its_close_a_consumer_runs_until_the_client_is_gone(world):
+async def test_a_consumer_that_closed_runs_until_the_client_is_gone(world):
     codes = []
     cls = consumer(
         world.plain,
@@ -343,7 +343,7 @@ async def test_after_its_close_a_consumer_runs_until_the_client_is_gone(world):
     assert metrics.SENDS_AFTER_CLOSE.value == before + 1
 
 
-async def test_a_group_message_that_crosses_a_goodbye_is_no_error(world, layer, caplog):
+async def test_a_group_message_that_crosses_a_close_is_no_error(world, layer, caplog):
     cls = consumer(
         world.plain,
         world,
@@ -434,7 +434,7 @@ async def test_an_overridden_event_handler_may_call_the_original(world):
     assert calls == ["connect", "disconnect"]
 
 
-async def test_an_event_handler_that_forgets_the_original_still_ends(world):
+async def test_an_event_handler_without_super_still_ends_the_consumer(world):
     client = await connected(
         consumer(world.plain, world, websocket_disconnect=lambda self, message: [])
     )
@@ -503,7 +503,7 @@ async def test_consumers_do_not_share_the_groups_they_add_to(world):
     assert second.groups == []
 
 
-async def test_a_subclass_that_forgets_the_constructor_has_no_groups(world):
+async def test_a_subclass_that_does_not_call_init_has_no_groups(world):
     class Forgetful(world.plain):
         def __init__(self):
             pass
@@ -514,7 +514,7 @@ async def test_a_subclass_that_forgets_the_constructor_has_no_groups(world):
 
 
 @override_settings(CHANNEL_LAYERS={})
-async def test_groups_without_a_layer_are_an_error_in_words(world):
+async def test_groups_without_a_layer_raise_an_explained_error(world):
     channel_layers.backends.clear()
     cls = consumer(world.plain, world, groups=["room"])
     client = Client(cls.as_asgi())
@@ -526,7 +526,7 @@ async def test_groups_without_a_layer_are_an_error_in_words(world):
     assert "BACKEND is unconfigured or doesn't support groups" in str(error)
 
 
-async def test_groups_on_a_layer_without_groups_are_an_error_in_words(world):
+async def test_groups_on_a_layer_without_groups_raise_an_explained_error(world):
     class Groupless:
         async def new_channel(self):
             return "specific!1"
@@ -603,7 +603,7 @@ async def test_a_last_json_message_may_close_the_socket(world):
 
 
 @pytest.mark.parametrize("event", [{"bytes": b"{}"}, {"text": ""}])
-async def test_what_is_no_text_is_no_json(world, event):
+async def test_a_message_without_text_is_no_json(world, event):
     client = await connected(world.json)
     client.say("websocket.receive", **event)
 
@@ -657,7 +657,7 @@ class Decimals:
         return json.dumps(content, default=str)
 
 
-async def test_the_dialect_of_json_may_be_overridden(world):
+async def test_the_json_codec_may_be_overridden(world):
     """Also by plain methods in an async consumer, whose own are coroutines."""
 
     class Dialect(Decimals, world.json):
@@ -671,7 +671,7 @@ async def test_the_dialect_of_json_may_be_overridden(world):
     await client.leave()
 
 
-async def test_the_dialect_of_an_async_consumer_may_be_coroutines():
+async def test_the_codec_of_an_async_consumer_may_be_coroutines():
     class Dialect(AsyncJsonWebsocketConsumer):
         @classmethod
         async def decode_json(cls, text_data):
@@ -692,7 +692,7 @@ async def test_the_dialect_of_an_async_consumer_may_be_coroutines():
     await client.leave()
 
 
-def test_a_coroutine_as_the_dialect_of_a_sync_consumer_is_refused_at_its_creation():
+def test_a_sync_consumer_with_a_coroutine_codec_cannot_be_defined():
     with pytest.raises(TypeError, match="encode_json is a coroutine function"):
 
         class Wrong(JsonWebsocketConsumer):
@@ -720,7 +720,7 @@ async def test_send_json_does_not_pass_through_an_overridden_send(world):
 # A plain def in an async consumer, an async def in a sync one
 
 
-async def test_plain_methods_of_an_async_consumer_run_in_a_thread_and_just_call():
+async def test_plain_methods_of_an_async_consumer_run_in_a_thread():
     seen = []
 
     class Consumer(AsyncWebsocketConsumer):
@@ -746,7 +746,7 @@ async def test_plain_methods_of_an_async_consumer_run_in_a_thread_and_just_call(
     assert threading.get_ident() not in {where for _, where in seen}
 
 
-async def test_plain_methods_of_an_async_consumer_may_return_what_a_verb_gives():
+async def test_plain_methods_of_an_async_consumer_may_return_the_result_of_send():
     class Consumer(AsyncWebsocketConsumer):
         def connect(self):
             return self.accept()
@@ -773,7 +773,7 @@ async def test_a_plain_handler_of_an_async_consumer_answers_a_group_message(laye
     assert client.sent[-1] == {"type": "websocket.close", "code": 4001}
 
 
-async def test_an_overridden_verb_of_an_async_consumer_just_works_in_a_thread():
+async def test_an_overridden_send_of_an_async_consumer_works_in_a_thread():
     class Consumer(AsyncWebsocketConsumer):
         async def send(self, text_data=None, bytes_data=None, close=False):
             await super().send(f"<{text_data}>", bytes_data, close)
@@ -859,7 +859,7 @@ async def test_a_coroutine_method_from_a_mixin_works_in_a_sync_consumer():
     await client.leave()
 
 
-def test_the_verbs_of_an_async_consumer_are_still_coroutine_functions():
+def test_the_send_methods_of_an_async_consumer_are_coroutine_functions():
     """Mocks that replace them must be awaitable: ``mock.patch.object`` looks here."""
     from unittest import mock
 
@@ -1003,7 +1003,7 @@ def test_a_pytest_test_shares_its_transaction_with_a_consumer(writer):
     assert Group.objects.count() == 2
 
 
-async def test_stopping_in_a_verb_called_from_a_thread_ends_the_consumer():
+async def test_stop_consumer_in_send_in_a_thread_ends_the_consumer():
     class Consumer(WebsocketConsumer):
         def receive(self, text_data=None, bytes_data=None):
             raise StopConsumer

@@ -78,7 +78,7 @@ async def test_a_broadcast_reaches_every_client_of_the_group(layer):
         await client.disconnect()
 
 
-async def test_on_our_server_all_sockets_get_the_same_frame_built_once(layer):
+async def test_on_our_server_a_broadcast_is_one_frame_for_all_sockets(layer):
     frames = [Frames() for _ in range(3)]
     clients = [await connected(frames=each) for each in frames]
 

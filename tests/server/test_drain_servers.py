@@ -86,7 +86,7 @@ async def test_a_handler_that_does_not_finish_is_cut_after_the_grace(drain_site)
     assert server.count("plain disconnect 1006") == 1
 
 
-async def test_a_consumer_is_told_before_its_socket_is_closed(drain_site):
+async def test_a_consumer_gets_server_drain_before_its_socket_is_closed(drain_site):
     server = drain_site(DRAIN_SECONDS=0)
     async with connect(f"{server.ws}/polite/") as client:
         server.sigterm()
@@ -95,7 +95,7 @@ async def test_a_consumer_is_told_before_its_socket_is_closed(drain_site):
         assert (await end_of(client))[1] == 1012
 
 
-async def test_a_consumer_may_close_in_its_own_words(drain_site):
+async def test_a_consumer_may_close_with_its_own_code(drain_site):
     server = drain_site(DRAIN_SECONDS=0)
     async with connect(f"{server.ws}/polite/own/") as client:
         server.sigterm()
@@ -103,7 +103,7 @@ async def test_a_consumer_may_close_in_its_own_words(drain_site):
         assert (await end_of(client))[1:] == (4100, "moving house")
 
 
-async def test_newcomers_are_refused_while_pages_are_served(drain_site):
+async def test_new_websockets_are_refused_while_pages_are_served(drain_site):
     server = drain_site(DRAIN_SECONDS=0, DRAIN_GRACE=60)
     async with connect(f"{server.ws}/plain/") as busy:
         await busy.send("work 600")

@@ -118,7 +118,7 @@ def test_a_message_of_every_size_of_length_comes_back(client, opcode, size):
 
 
 @pytest.mark.parametrize("mask", [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\1\2\3\4"])
-def test_every_mask_is_taken_off(client, mask):
+def test_every_mask_is_removed(client, mask):
     client.frame(BINARY, bytes(range(256)), mask=mask)
 
     assert client.read_frame() == (0x80 | BINARY, bytes(range(256)))
@@ -192,7 +192,7 @@ def test_what_comes_after_a_protocol_error_is_not_read(client):
     assert client.read_rest() == b""
 
 
-def test_the_application_is_told_of_a_protocol_error(server):
+def test_the_application_gets_the_code_of_a_protocol_error(server):
     application = Journalist()
     with server.open(application) as client:
         client.frame(TEXT, b"", mask=None)
@@ -298,7 +298,7 @@ def test_ten_pings_get_ten_pongs_in_order(client):
     assert pongs == [(0x80 | PONG, b"%d" % number) for number in range(10)]
 
 
-def test_a_pong_nobody_asked_for_is_ignored(client):
+def test_an_unsolicited_pong_is_ignored(client):
     client.frame(PONG, b"unsolicited")
     client.say("on")
 
@@ -326,7 +326,7 @@ def test_a_control_frame_in_fragments_is_a_protocol_error(client, opcode):
     "code",
     [*range(1000, 1004), *range(1007, 1015), 3000, 3999, 4000, 4999],
 )
-def test_a_goodbye_is_answered_with_its_code(server, code):
+def test_a_close_frame_is_answered_with_its_code(server, code):
     application = Journalist()
     with server.open(application) as client:
         client.frame(CLOSE, goodbye(code, b"bye"))
@@ -338,7 +338,7 @@ def test_a_goodbye_is_answered_with_its_code(server, code):
     assert (event["code"], event["reason"]) == (code, "bye")
 
 
-def test_a_goodbye_without_a_code_is_1005_to_the_application(server):
+def test_a_close_frame_without_a_code_is_1005_to_the_application(server):
     application = Journalist()
     with server.open(application) as client:
         client.frame(CLOSE)
@@ -348,7 +348,7 @@ def test_a_goodbye_without_a_code_is_1005_to_the_application(server):
     assert application.disconnect()["code"] == 1005
 
 
-def test_a_goodbye_may_have_a_reason_of_123_bytes(client):
+def test_a_close_frame_may_have_a_reason_of_123_bytes(client):
     client.frame(CLOSE, goodbye(1000, b"*" * 123))
 
     assert refused(client, 1000)
@@ -375,7 +375,7 @@ def test_a_reason_that_is_not_utf_8_is_1007(client):
     assert refused(client, 1007)
 
 
-def test_what_follows_a_goodbye_is_ignored(server):
+def test_frames_after_a_close_frame_are_ignored(server):
     application = Journalist()
     with server.open(application) as client:
         after = client_frame(TEXT, b"after") + client_frame(PING) + b"\xff\xff"
@@ -390,14 +390,14 @@ def test_what_follows_a_goodbye_is_ignored(server):
     ]
 
 
-def test_a_goodbye_between_fragments_ends_the_connection(client):
+def test_a_close_frame_between_fragments_ends_the_connection(client):
     client.frame(TEXT, b"never finished", final=False)
     client.frame(CLOSE, goodbye(1000))
 
     assert refused(client, 1000)
 
 
-def test_what_was_sent_before_a_goodbye_is_answered_before_it(client):
+def test_messages_before_a_close_frame_are_answered_before_it(client):
     client.send(client_frame(PING, b"last") + client_frame(CLOSE, goodbye(1000)))
 
     assert client.read_frame() == (0x80 | PONG, b"last")

@@ -39,14 +39,14 @@ from tiderace.server.writer import WriteScheduler
         (65536, b"\x81\x7f\x00\x00\x00\x00\x00\x01\x00\x00"),
     ],
 )
-def test_a_text_frame_says_its_length_in_the_fewest_bytes(size, head):
+def test_a_text_frame_has_the_shortest_length_field(size, head):
     assert frames.text_frame(b"x" * size) == head + b"x" * size
 
 
 @pytest.mark.parametrize(
     ("size", "head"), [(3, b"\x82\x03"), (300, b"\x82\x7e\x01\x2c")]
 )
-def test_a_binary_frame_says_that_it_is_binary(size, head):
+def test_a_binary_frame_has_the_binary_opcode(size, head):
     assert frames.binary_frame(bytes(size)) == head + bytes(size)
 
 
@@ -127,7 +127,7 @@ def message_sequences(draw):
 
 
 @given(message_sequences(), st.data())
-def test_it_does_not_matter_where_the_network_cuts(connection, choice):
+def test_frames_are_parsed_from_pieces_of_any_size(connection, choice):
     data, said = connection
     cuts = sorted(choice.draw(st.lists(st.integers(0, len(data)), max_size=8)))
     reader, heard = FrameParser(10_000), Heard()
@@ -159,7 +159,7 @@ def test_any_bytes_are_read_or_refused(data):
     ],
     ids=["frame", "message"],
 )
-def test_what_came_of_a_message_is_let_go_when_the_client_is_lost(unfinished):
+def test_an_unfinished_message_is_freed_when_the_client_is_lost(unfinished):
     connection = ServerConnection(
         *(mock.Mock() for _ in range(4)),
         max_size=10_000_000,
@@ -326,7 +326,7 @@ def test_a_frame_alone_is_written_as_it_is_when_the_tick_ends():
     assert transport.writes[0] is frame
 
 
-def test_many_sockets_wait_for_one_call():
+def test_many_sockets_are_flushed_by_one_call():
     loop = Loop()
     tick = WriteScheduler(loop)
     crowd = [open_frames(tick=tick) for _ in range(50)]
@@ -339,7 +339,7 @@ def test_many_sockets_wait_for_one_call():
     assert all(transport.writes == [b"x"] for _, transport in crowd)
 
 
-def test_a_large_crowd_is_written_to_in_slices():
+def test_a_large_batch_is_written_in_slices():
     loop = Loop()
     tick = WriteScheduler(loop)
     crowd = [open_frames(tick=tick) for _ in range(150)]
@@ -354,7 +354,7 @@ def test_a_large_crowd_is_written_to_in_slices():
     assert reached == [64, 128, 150]
 
 
-def test_what_comes_for_a_socket_not_reached_yet_joins_its_write():
+def test_a_frame_for_a_socket_not_written_yet_joins_its_write():
     loop = Loop()
     tick = WriteScheduler(loop)
     crowd = [open_frames(tick=tick) for _ in range(300)]
@@ -382,7 +382,7 @@ def test_a_burst_does_not_wait_for_the_end_of_the_tick():
     assert ready.buffered == 4000 + 7
 
 
-def test_a_socket_that_fails_is_cut_and_harms_no_other(caplog):
+def test_a_socket_that_fails_is_cut_without_harm_to_others(caplog):
     loop = Loop()
     tick = WriteScheduler(loop)
     (broken, lost), (sound, kept) = (open_frames(tick=tick) for _ in range(2))
@@ -427,7 +427,7 @@ def test_a_transport_with_room_again_gets_no_more_than_it_takes():
     assert ready.buffered == 134_000 + 7
 
 
-def test_a_client_that_listens_no_more_gets_nothing():
+def test_a_client_that_reads_no_more_gets_nothing():
     loop = Loop()
     ready, transport = open_frames(loop)
 
@@ -452,7 +452,7 @@ def test_a_transport_that_closes_by_itself_is_given_nothing_that_was_held_back()
     assert ready.buffered == 7
 
 
-def test_what_a_slow_client_has_not_taken_is_given_up_when_it_says_goodbye():
+def test_the_queue_of_a_slow_client_is_dropped_at_its_close_frame():
     loop = Loop()
     ready, transport = open_frames(loop)
     ready.pause()
@@ -515,7 +515,7 @@ def test_a_frame_for_few_joins_what_they_get_as_well():
     assert [transport.writes for transport in transports] == [[b"abc"], [b"b"], [b"b"]]
 
 
-def test_a_crowd_that_shares_is_written_to_in_slices():
+def test_a_shared_queue_is_written_in_slices():
     loop = Loop()
     ready, transports = crowd_of(150, WriteScheduler(loop))
     ready[0].write_all(ready, b"x")
@@ -538,7 +538,7 @@ def test_slices_are_smaller_where_frames_are_large():
     assert sum(bool(transport.writes) for transport in transports) == 3
 
 
-def test_what_comes_for_the_part_of_a_crowd_not_reached_yet_joins_its_write():
+def test_a_frame_for_members_not_written_yet_joins_their_write():
     loop = Loop()
     ready, transports = crowd_of(300, WriteScheduler(loop))
     ready[0].write_all(ready, b"x")
@@ -552,7 +552,7 @@ def test_what_comes_for_the_part_of_a_crowd_not_reached_yet_joins_its_write():
     )
 
 
-def test_a_part_of_a_crowd_may_get_more_than_the_rest():
+def test_a_part_of_a_shared_queue_may_get_more_frames():
     loop = Loop()
     ready, transports = crowd_of(60, WriteScheduler(loop))
 
@@ -567,7 +567,7 @@ def test_a_part_of_a_crowd_may_get_more_than_the_rest():
     )
 
 
-def test_what_one_of_a_crowd_gets_keeps_its_place():
+def test_a_frame_for_one_member_keeps_its_place():
     loop = Loop()
     ready, transports = crowd_of(40, WriteScheduler(loop))
 
@@ -584,7 +584,7 @@ def test_what_one_of_a_crowd_gets_keeps_its_place():
     )
 
 
-def test_small_crowds_do_not_wait_behind_a_large_one():
+def test_small_groups_do_not_wait_behind_a_large_one():
     loop = Loop()
     tick = WriteScheduler(loop)
     many, _ = crowd_of(500, tick)
@@ -597,7 +597,7 @@ def test_small_crowds_do_not_wait_behind_a_large_one():
     assert [transport.writes for transport in transports] == [[b"y"]] * 3
 
 
-def test_those_who_cannot_be_written_to_together_are_returned():
+def test_sockets_that_cannot_be_written_to_are_returned():
     loop = Loop()
     tick = WriteScheduler(loop)
     ready, transports = crowd_of(30, tick)
@@ -617,7 +617,7 @@ def test_those_who_cannot_be_written_to_together_are_returned():
     assert all(each._transport.writes == [b"x"] for each in others)
 
 
-def test_those_who_share_with_the_sockets_of_another_server_are_returned():
+def test_sockets_that_share_a_queue_of_another_server_are_returned():
     loop = Loop()
     here, _ = crowd_of(20, WriteScheduler(loop))
     there, transports = crowd_of(20, WriteScheduler(loop))
@@ -629,7 +629,7 @@ def test_those_who_share_with_the_sockets_of_another_server_are_returned():
     assert all(transport.writes == [b"x"] for transport in transports)
 
 
-def test_outside_the_thread_of_the_loop_nobody_is_written_to():
+def test_outside_the_thread_of_the_loop_no_socket_is_written_to():
     loop = Loop()
     ready, _ = crowd_of(20, WriteScheduler(loop))
     refused = []
@@ -722,7 +722,7 @@ def test_a_socket_filled_by_what_it_shares_gets_nothing_more_until_it_has_room()
     assert transports[0].writes == [b"a", b"b"]
 
 
-def test_the_goodbye_comes_after_what_is_shared():
+def test_the_close_frame_comes_after_shared_frames():
     loop = Loop()
     ready, transports = crowd_of(40, WriteScheduler(loop))
     ready[0].write_all(ready, b"a")
@@ -738,7 +738,7 @@ def test_the_goodbye_comes_after_what_is_shared():
 
 
 @pytest.mark.parametrize("before", [0, 1, 65_530])
-def test_nothing_follows_a_goodbye(before):
+def test_nothing_follows_a_close_frame(before):
     loop = Loop()
     (ready, *rest), (transport, *_) = crowd_of(20, WriteScheduler(loop))
     if before:
@@ -766,7 +766,7 @@ def test_a_frame_waits_where_its_transport_is_full_before_the_tick_ends():
     assert transport.writes == [b"a"]
 
 
-def test_a_socket_that_is_gone_is_no_loss_to_those_it_shared_with():
+def test_other_members_get_their_frames_after_a_socket_is_gone():
     loop = Loop()
     ready, transports = crowd_of(40, WriteScheduler(loop))
     ready[0].write_all(ready, b"a")
@@ -780,7 +780,7 @@ def test_a_socket_that_is_gone_is_no_loss_to_those_it_shared_with():
     ]  # fmt: skip
 
 
-def test_a_queue_that_all_have_left_is_forgotten():
+def test_a_shared_queue_without_members_is_removed():
     loop = Loop()
     tick = WriteScheduler(loop)
     ready, transports = crowd_of(100, tick)
@@ -794,7 +794,7 @@ def test_a_queue_that_all_have_left_is_forgotten():
     assert all(transport.writes == [b"a"] for transport in transports)
 
 
-def test_a_transport_that_fails_is_cut_and_harms_nobody_it_shared_with(caplog):
+def test_a_transport_that_fails_is_cut_without_harm_to_other_members(caplog):
     loop = Loop()
     ready, transports = crowd_of(20, WriteScheduler(loop))
     transports[3].write = None  # which cannot be called
@@ -857,7 +857,7 @@ def test_every_socket_gets_all_its_frames_once_and_in_order(steps):
 # Reading
 
 
-async def test_an_application_that_does_not_read_stops_the_client():
+async def test_reading_pauses_while_the_application_does_not_receive():
     transport = Transport()
     queue = ReadQueue(transport, 4)
 
@@ -870,7 +870,7 @@ async def test_an_application_that_does_not_read_stops_the_client():
     assert transport.reading
 
 
-async def test_a_few_large_messages_stop_the_client_too():
+async def test_reading_pauses_after_a_few_large_messages():
     transport = Transport()
     queue = ReadQueue(transport, 32)
 
@@ -883,7 +883,7 @@ async def test_a_few_large_messages_stop_the_client_too():
     assert transport.reading
 
 
-async def test_a_cancelled_reader_takes_nothing_with_it():
+async def test_a_cancelled_get_loses_no_event():
     queue = ReadQueue(Transport(), 4)
     reader = asyncio.ensure_future(queue.get())
     await asyncio.sleep(0)
@@ -984,7 +984,7 @@ def test_gunicorns_worker_serves_websockets_with_the_class():
     assert UvicornWorker.CONFIG_KWARGS["ws"] == "tiderace.server:WebSocketProtocol"
 
 
-def test_gunicorns_worker_says_what_it_lacks():
+def test_gunicorns_worker_names_the_missing_package():
     # In another process, where the package is hidden from the very first import.
     script = (
         "import sys\n"

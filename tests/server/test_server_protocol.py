@@ -169,7 +169,7 @@ def test_a_line_break_in_an_accept_header_is_refused(plain):
     assert "x-evil" not in headers
 
 
-def test_a_close_before_accept_is_403_and_the_end(plain):
+def test_a_close_before_accept_is_403(plain):
     async def act(scope, receive, send):
         await receive()
         await send({"type": "websocket.close"})
@@ -234,7 +234,7 @@ def test_a_refusal_left_unfinished_ends_the_connection(plain):
 
 
 @pytest.mark.parametrize("status", [101, 199, 600])
-def test_a_status_that_refuses_nothing_is_an_error(plain, status):
+def test_a_status_that_is_no_refusal_is_an_error(plain, status):
     async def act(scope, receive, send):
         await receive()
         await send({"type": "websocket.http.response.start", "status": status})
@@ -297,7 +297,7 @@ def test_an_answer_that_comes_too_late_is_an_oserror(impatient):
     assert isinstance(application.result(), OSError)
 
 
-def test_a_message_before_accept_is_an_error_that_says_what_is_missing(plain):
+def test_a_message_before_accept_is_an_explained_error(plain):
     async def act(scope, receive, send):
         await receive()
         await send({"type": "websocket.send", "text": "too soon"})
@@ -330,7 +330,7 @@ def test_what_a_client_sends_too_early_is_kept(plain):
         assert client.hear() == "early"
 
 
-def test_the_log_names_the_path_and_what_came_of_it(plain, caplog):
+def test_the_log_has_the_path_and_the_result(plain, caplog):
     caplog.set_level(logging.INFO, "uvicorn.error")
 
     async def refuse(scope, receive, send):
@@ -494,7 +494,7 @@ def test_what_was_sent_before_a_close_arrives_before_it(plain):
         assert client.read_close() == (1000, "")
 
 
-def test_what_a_client_says_after_the_applications_close_is_ignored(plain):
+def test_messages_after_the_applications_close_are_ignored(plain):
     async def act(scope, receive, send):
         await accept(receive, send)
         await send({"type": "websocket.close"})
@@ -566,14 +566,14 @@ def test_a_lost_client_is_1006(plain):
     assert application.disconnect()["code"] == 1006
 
 
-def test_a_client_that_hangs_up_without_a_goodbye_is_1006(plain):
+def test_a_client_that_hangs_up_without_a_close_frame_is_1006(plain):
     application = Journalist()
     plain.open(application).socket.close()
 
     assert application.disconnect()["code"] == 1006
 
 
-def test_receive_gives_the_disconnect_again(plain):
+def test_receive_returns_the_disconnect_event_again(plain):
     async def act(scope, receive, send):
         await accept(receive, send)
         return [await receive(), await receive()]
@@ -706,7 +706,7 @@ def test_a_send_that_waits_ends_with_an_oserror_when_the_client_goes(plain):
     assert isinstance(application.result(), ClientDisconnected)
 
 
-def test_a_send_that_waits_ends_with_an_oserror_when_the_client_says_goodbye(plain):
+def test_a_send_that_waits_ends_with_an_oserror_at_a_close_frame(plain):
     frames = []
 
     async def act(scope, receive, send):
@@ -826,7 +826,7 @@ def test_messages_go_both_ways_over_tls(secure):
     assert schemes == ["wss"]
 
 
-def test_a_protocol_error_is_told_over_tls(secure):
+def test_a_protocol_error_is_answered_over_tls(secure):
     with secure.open(echo, tls=True) as client:
         client.frame(TEXT, b"", mask=None)
 
@@ -844,7 +844,7 @@ def own(request):
         yield running
 
 
-def test_a_server_that_stops_says_1012_and_tells_the_application(own):
+def test_a_server_that_stops_closes_with_1012(own):
     application = Journalist()
     with own.open(application) as client:
         own.server.should_exit = True
@@ -856,14 +856,14 @@ def test_a_server_that_stops_says_1012_and_tells_the_application(own):
     assert application.disconnect()["code"] == 1012
 
 
-def test_a_client_that_says_nothing_does_not_hold_up_the_servers_end(own):
+def test_a_silent_client_does_not_delay_the_servers_end(own):
     with own.open(Journalist()) as client:
         own.stop()
 
         assert client.read_close() == (1012, "")
 
 
-def test_a_client_that_leaves_a_close_unanswered_does_not_hold_it_up_either(own):
+def test_a_client_that_answers_no_close_does_not_delay_the_servers_end(own):
     async def application(scope, receive, send):
         await accept(receive, send)
         await send({"type": "websocket.close"})
@@ -922,7 +922,7 @@ def test_a_quiet_client_is_pinged():
     assert first == 0x89
 
 
-def test_a_client_that_does_not_answer_is_taken_for_lost():
+def test_a_client_that_does_not_answer_pings_is_lost():
     with RawServer(ws_ping_interval=0.05, ws_ping_timeout=0.05) as server:
         application = Journalist()
         with server.open(application) as client:
@@ -951,7 +951,7 @@ def test_ready_frames_and_messages_keep_their_order(plain):
         assert [client.hear() for _ in range(300)] == [str(n) for n in range(300)]
 
 
-def test_one_frame_serves_many_sockets(plain):
+def test_one_frame_is_sent_to_many_sockets(plain):
     members = []
 
     async def application(scope, receive, send):
@@ -971,7 +971,7 @@ def test_one_frame_serves_many_sockets(plain):
             assert client.read_frame() == (0x80 | BINARY, b"\x00all")
 
 
-def test_a_frame_written_before_accept_or_after_close_goes_nowhere(plain):
+def test_a_frame_before_accept_or_after_close_is_dropped(plain):
     async def act(scope, receive, send):
         ready = scope["extensions"]["tiderace.frames"]
         ready.write(ready.text_frame(b"too soon"))
@@ -992,7 +992,7 @@ def test_a_frame_written_before_accept_or_after_close_goes_nowhere(plain):
     assert ready.buffered == 0
 
 
-def test_frames_for_a_slow_client_are_held_and_come_in_order(plain):
+def test_frames_for_a_slow_client_are_queued_in_order(plain):
     async def act(scope, receive, send):
         await accept(receive, send)
         ready = scope["extensions"]["tiderace.frames"]
@@ -1060,7 +1060,7 @@ def test_the_lower_size_holds_for_what_comes_before_the_answer(plain):
         assert client.read_close()[0] == 1009
 
 
-def test_an_application_cannot_raise_the_size_that_the_server_takes():
+def test_an_application_cannot_raise_the_servers_size_limit():
     async def application(scope, receive, send):
         await accept(receive, send, max_size=2**40)
         await receive()
@@ -1072,7 +1072,7 @@ def test_an_application_cannot_raise_the_size_that_the_server_takes():
 
 
 @pytest.mark.parametrize("size", [0, -1, "1000", 1.5])
-def test_a_size_that_is_none_is_an_error(plain, size):
+def test_an_invalid_max_size_is_an_error(plain, size):
     async def act(scope, receive, send):
         await accept(receive, send, max_size=size)
 
@@ -1084,7 +1084,7 @@ def test_a_size_that_is_none_is_an_error(plain, size):
     assert "number of bytes" in str(application.outcome)
 
 
-def test_compression_that_was_asked_for_is_refused_in_the_log(caplog, monkeypatch):
+def test_an_option_for_compression_is_logged_as_ignored(caplog, monkeypatch):
     from tiderace.server import protocol
 
     monkeypatch.setattr(protocol, "_deflate_logged", False)

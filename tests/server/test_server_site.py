@@ -65,7 +65,7 @@ def site(tmp_path_factory):
         yield Site(server, journal)
 
 
-async def test_sigterm_tells_clients_to_come_back_and_consumers_to_end(tmp_path):
+async def test_sigterm_closes_with_1012_and_disconnects_consumers(tmp_path):
     process, journal = launch(tmp_path)
     with process as server:
         site = Site(server, journal)
