@@ -7,19 +7,19 @@ import pytest
 from tiderace import asgi
 
 
-def test_accept_always_says_its_subprotocol():
+def test_accept_always_contains_its_subprotocol():
     assert asgi.websocket_accept() == {"type": "websocket.accept", "subprotocol": None}
     assert asgi.websocket_accept("chat")["subprotocol"] == "chat"
 
 
-def test_accept_says_its_headers_only_when_there_are_any():
+def test_accept_contains_headers_only_when_there_are_any():
     assert "headers" not in asgi.websocket_accept(headers=[])
     assert asgi.websocket_accept(headers=((b"x-a", b"1"),))["headers"] == [
         (b"x-a", b"1")
     ]
 
 
-def test_text_wins_over_bytes():
+def test_text_takes_precedence_over_bytes():
     assert asgi.websocket_send("text", b"bytes") == {
         "type": "websocket.send",
         "text": "text",
@@ -31,7 +31,7 @@ def test_empty_text_and_empty_bytes_are_sent():
     assert asgi.websocket_send(None, b"") == {"type": "websocket.send", "bytes": b""}
 
 
-def test_a_message_of_nothing_is_refused():
+def test_a_message_without_text_and_bytes_is_refused():
     with pytest.raises(
         ValueError, match="You must pass one of bytes_data or text_data"
     ):
@@ -39,16 +39,16 @@ def test_a_message_of_nothing_is_refused():
 
 
 @pytest.mark.parametrize("code", [None, True])
-def test_a_close_without_a_code_leaves_it_to_the_server(code):
+def test_a_close_without_a_code_has_no_code_in_its_event(code):
     assert asgi.websocket_close(code) == {"type": "websocket.close"}
 
 
 @pytest.mark.parametrize("code", [0, 1000, 4001])
-def test_a_close_says_its_code(code):
+def test_a_close_contains_its_code(code):
     assert asgi.websocket_close(code) == {"type": "websocket.close", "code": code}
 
 
-def test_a_close_says_its_reason_unless_it_is_empty():
+def test_a_close_contains_its_reason_unless_it_is_empty():
     assert asgi.websocket_close(4001, "bye")["reason"] == "bye"
     assert "reason" not in asgi.websocket_close(4001, "")
 
@@ -98,7 +98,7 @@ async def test_a_refusal_with_a_close_code_accepts_the_socket_first():
     assert close == {"type": "websocket.close", "code": 4429, "reason": "too many"}
 
 
-async def test_a_client_that_has_given_up_is_not_answered():
+async def test_a_disconnected_client_gets_no_refusal():
     async def receive():
         return {"type": "websocket.disconnect", "code": 1006}
 
@@ -117,7 +117,7 @@ async def test_a_client_that_has_given_up_is_not_answered():
         ({"extensions": {"websocket.http.response": {}}}, True),
     ],
 )
-def test_whether_a_server_takes_a_denial_stands_in_the_scope(scope, able):
+def test_the_scope_shows_whether_the_server_supports_a_denial_response(scope, able):
     assert asgi.can_deny_with_response(scope) is able
 
 
@@ -129,7 +129,7 @@ def test_whether_a_server_takes_a_denial_stands_in_the_scope(scope, able):
         (["::1", 5000], "::1:5000"),
     ],
 )
-def test_the_address_of_the_client_is_what_the_server_saw(client, address):
+def test_the_client_address_is_that_of_the_scope(client, address):
     assert asgi.client_address({"client": client}) == address
 
 
@@ -144,7 +144,7 @@ def test_a_connection_is_described_without_its_query_string():
     assert asgi.describe(scope) == "websocket '/ws/' from 10.0.0.1:5000"
 
 
-def test_a_path_cannot_write_lines_of_its_own_into_a_log():
+def test_a_path_cannot_add_a_line_to_the_log():
     scope = {"type": "websocket", "path": "/ws/\nERROR all is lost", "client": None}
 
     assert "\n" not in asgi.describe(scope)

@@ -124,14 +124,14 @@ def test_the_user_of_the_session_is_found(user):
     assert wait(get_user, scope) == user
 
 
-def test_without_a_session_there_is_no_look_up(db):
+def test_without_a_session_the_user_is_not_looked_up(db):
     with pytest.raises(ValueError, match="Cannot find session in scope") as error:
         wait(get_user, {"type": "websocket"})
 
     assert "wrap your consumer in SessionMiddleware" in str(error.value)
 
 
-def test_a_backend_no_longer_configured_logs_nobody_in(user, settings):
+def test_a_session_of_a_removed_backend_is_anonymous(user, settings):
     scope = {"session": SessionStore(session_of(user))}
     settings.AUTHENTICATION_BACKENDS = [
         "django.contrib.auth.backends.AllowAllUsersModelBackend"
@@ -167,7 +167,7 @@ def test_a_session_without_a_hash_is_emptied(user):
     assert Session.objects.count() == 0
 
 
-def test_a_hash_made_with_an_older_secret_key_is_taken(user, settings):
+def test_a_hash_of_a_fallback_secret_key_is_accepted(user, settings):
     key = session_of(user)
     settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
     settings.SECRET_KEY = "the new one"
@@ -176,9 +176,7 @@ def test_a_hash_made_with_an_older_secret_key_is_taken(user, settings):
     assert wait(get_user, scope) == user
 
 
-def test_an_older_hash_seen_on_a_websocket_leaves_the_browsers_session_alone(
-    user, settings
-):
+def test_a_websocket_does_not_renew_a_hash_of_a_fallback_key(user, settings):
     key = session_of(user)
     settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
     settings.SECRET_KEY = "the new one"
@@ -190,7 +188,7 @@ def test_an_older_hash_seen_on_a_websocket_leaves_the_browsers_session_alone(
     assert Session.objects.filter(pk=key).exists()
 
 
-def test_an_older_hash_seen_over_http_is_renewed_as_in_django(user, settings):
+def test_an_http_request_renews_a_hash_of_a_fallback_key(user, settings):
     key = session_of(user)
     settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
     settings.SECRET_KEY = "the new one"
@@ -202,7 +200,7 @@ def test_an_older_hash_seen_over_http_is_renewed_as_in_django(user, settings):
     assert scope["session"][HASH_SESSION_KEY] == user.get_session_auth_hash()
 
 
-def test_a_hash_that_fits_neither_key_empties_the_session(user, settings):
+def test_a_hash_of_an_unknown_key_empties_the_session(user, settings):
     settings.SECRET_KEY_FALLBACKS = ["another one"]
     key = session_of(user, **{HASH_SESSION_KEY: "0" * 64})
 
@@ -261,7 +259,7 @@ def test_a_login_does_not_save_the_session(user, scope):
     assert scope["session"].modified
 
 
-def test_a_login_keeps_what_the_visitor_had_under_a_new_key(user, scope):
+def test_a_login_keeps_the_data_of_an_anonymous_session_under_a_new_key(user, scope):
     scope["session"]["basket"] = ["tea"]
     scope["session"].save()
     before = scope["session"].session_key
@@ -272,7 +270,7 @@ def test_a_login_keeps_what_the_visitor_had_under_a_new_key(user, scope):
     assert scope["session"].session_key != before
 
 
-def test_a_login_drops_what_another_user_had(user, other, scope):
+def test_a_login_deletes_the_session_data_of_another_user(user, other, scope):
     wait(login, scope, other)
     scope["session"]["secret"] = "hers"
 
@@ -293,7 +291,7 @@ def test_a_second_login_of_the_same_user_keeps_the_session(user, scope):
     assert scope["session"].session_key == key
 
 
-def test_a_login_after_a_changed_password_drops_the_old_session(user, scope):
+def test_a_login_after_a_password_change_deletes_the_old_session(user, scope):
     wait(login, scope, user)
     scope["session"]["secret"] = "from before"
     user.set_password("other")
@@ -303,7 +301,7 @@ def test_a_login_after_a_changed_password_drops_the_old_session(user, scope):
     assert "secret" not in scope["session"]
 
 
-def test_a_login_without_a_user_takes_the_one_in_the_scope(user, scope):
+def test_a_login_without_a_user_uses_the_user_in_the_scope(user, scope):
     scope["user"] = user
 
     wait(login, scope, None)
@@ -311,7 +309,7 @@ def test_a_login_without_a_user_takes_the_one_in_the_scope(user, scope):
     assert scope["session"][SESSION_KEY] == str(user.pk)
 
 
-def test_a_login_of_nobody_is_refused(scope):
+def test_a_login_without_any_user_is_refused(scope):
     with pytest.raises(ValueError, match="User must be passed as an argument"):
         wait(login, scope, None)
 
@@ -321,7 +319,7 @@ def test_a_login_without_a_session_is_refused(user):
         wait(login, {}, user)
 
 
-def test_a_login_takes_the_backend_of_the_user(user, scope, settings):
+def test_a_login_uses_the_backend_of_the_user(user, scope, settings):
     settings.AUTHENTICATION_BACKENDS = [BACKEND, "a.b.Second"]
     user.backend = "a.b.Second"
 
@@ -330,14 +328,14 @@ def test_a_login_takes_the_backend_of_the_user(user, scope, settings):
     assert scope["session"][BACKEND_SESSION_KEY] == "a.b.Second"
 
 
-def test_a_login_with_a_choice_of_backends_is_refused(user, scope, settings):
+def test_a_login_with_several_backends_is_refused(user, scope, settings):
     settings.AUTHENTICATION_BACKENDS = [BACKEND, "a.b.Second"]
 
     with pytest.raises(ValueError, match="multiple authentication backends"):
         wait(login, scope, user)
 
 
-def test_a_login_without_any_backend_says_what_to_configure(user, scope, settings):
+def test_the_error_of_a_login_without_backends_names_the_setting(user, scope, settings):
     settings.AUTHENTICATION_BACKENDS = []
 
     with pytest.raises(ImproperlyConfigured, match="AUTHENTICATION_BACKENDS"):
@@ -367,7 +365,7 @@ def test_the_logout_of_an_anonymous_visitor_sends_no_signal(scope, signals):
     assert signals == []
 
 
-def test_a_logout_without_a_user_in_the_scope_puts_none_there(scope, signals):
+def test_a_logout_without_a_user_in_the_scope_adds_none(scope, signals):
     wait(logout, scope)
 
     assert "user" not in scope
@@ -416,7 +414,7 @@ def test_the_stack_is_three_middlewares_by_their_inner():
     assert stack.inner.inner.inner is inner
 
 
-def test_users_need_a_session_around_them():
+def test_auth_middleware_requires_session_middleware():
     with pytest.raises(ValueError, match="SessionMiddleware must be above it"):
         wait(AuthMiddleware(Recorder()), {"type": "websocket"}, None, None)
 
@@ -430,13 +428,13 @@ def token_middleware(user):
     return lambda inner: TokenMiddleware(AuthMiddlewareStack(inner))
 
 
-def test_a_user_put_there_by_outer_middleware_stays(user, other):
+def test_a_user_set_by_outer_middleware_is_kept(user, other):
     found = user_in(token_middleware(user), cookie_scope(session_of(other)))
 
     assert found is user
 
 
-def test_a_user_put_there_by_outer_middleware_costs_no_query(
+def test_a_user_set_by_outer_middleware_needs_no_query(
     user, other, django_assert_num_queries
 ):
     scope = cookie_scope(session_of(other))
@@ -445,7 +443,7 @@ def test_a_user_put_there_by_outer_middleware_costs_no_query(
         user_in(token_middleware(user), scope)
 
 
-def test_a_user_computed_on_demand_is_left_to_its_function(user, other):
+def test_a_lazy_user_is_not_evaluated(user, other):
     lazy = SimpleLazyObject(lambda: user)
 
     found = user_in(token_middleware(lazy), cookie_scope(session_of(other)))
@@ -454,13 +452,13 @@ def test_a_user_computed_on_demand_is_left_to_its_function(user, other):
     assert found.username == "ada"
 
 
-def test_an_empty_lazy_object_put_there_is_filled(user):
+def test_an_empty_lazy_user_is_filled(user):
     found = user_in(token_middleware(LazyObject()), cookie_scope(session_of(user)))
 
     assert found == user
 
 
-def test_a_stack_inside_a_stack_looks_the_user_up_once(user, django_assert_num_queries):
+def test_nested_stacks_look_the_user_up_once(user, django_assert_num_queries):
     scope = cookie_scope(session_of(user))
 
     with django_assert_num_queries(2):
@@ -471,7 +469,7 @@ def test_a_stack_inside_a_stack_looks_the_user_up_once(user, django_assert_num_q
     assert found == user
 
 
-def test_a_subclass_may_find_users_in_another_way(user):
+def test_a_subclass_can_override_get_user(user):
     class Header(AuthMiddleware):
         async def resolve_scope(self, scope):
             scope["user"]._wrapped = user
@@ -482,19 +480,19 @@ def test_a_subclass_may_find_users_in_another_way(user):
     assert user_in(stack, cookie_scope()) == user
 
 
-def test_the_user_is_not_ready_before_the_look_up():
+def test_reading_the_user_before_the_look_up_is_an_error():
     with pytest.raises(ValueError, match="before it is ready"):
         _ = UserLazyObject().username
 
 
-def test_names_that_applications_import_from_here_are_here():
+def test_the_names_that_applications_import_exist():
     assert auth.database_sync_to_async is DatabaseSyncToAsync
     assert auth.BaseMiddleware is BaseMiddleware
     assert callable(auth._get_user_session_key)
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_look_ups_of_different_sockets_run_side_by_side(monkeypatch):
+async def test_look_ups_of_different_sockets_run_concurrently(monkeypatch):
     # Every look-up waits for the other one: in one thread they would never meet.
     meeting = threading.Barrier(2, timeout=10)
 

@@ -48,14 +48,14 @@ def only(messages, identity: str):
 
 
 @override_settings(ASGI_APPLICATION=None, WSGI_APPLICATION=None)
-def test_an_asgi_application_that_is_not_set_is_asked_for_with_the_line_to_add():
+def test_the_warning_for_a_missing_asgi_application_contains_the_line_to_add():
     warning = only(settings_checks.check_asgi_application(None), "tiderace.W001")
 
     assert 'ASGI_APPLICATION = "settings.asgi.application"' in warning.hint
 
 
 @override_settings(ASGI_APPLICATION=None, WSGI_APPLICATION="shop.web.wsgi.application")
-def test_the_asgi_application_is_looked_for_beside_the_wsgi_one():
+def test_the_suggested_asgi_application_is_beside_the_wsgi_one():
     [warning] = settings_checks.check_asgi_application(None)
 
     assert '"shop.web.asgi.application"' in warning.hint
@@ -72,7 +72,7 @@ def test_the_asgi_application_is_looked_for_beside_the_wsgi_one():
         (len, "not a string"),
     ],
 )
-def test_an_asgi_application_that_cannot_be_there_is_an_error(path, problem):
+def test_an_impossible_asgi_application_is_an_error(path, problem):
     with override_settings(ASGI_APPLICATION=path):
         error = only(settings_checks.check_asgi_application(None), "tiderace.E002")
 
@@ -80,7 +80,7 @@ def test_an_asgi_application_that_cannot_be_there_is_an_error(path, problem):
 
 
 @override_settings(ASGI_APPLICATION="broken_on_import.application")
-def test_the_asgi_application_is_not_imported_to_be_checked(tmp_path, monkeypatch):
+def test_the_check_does_not_import_the_asgi_application(tmp_path, monkeypatch):
     (tmp_path / "broken_on_import.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -88,7 +88,7 @@ def test_the_asgi_application_is_not_imported_to_be_checked(tmp_path, monkeypatc
 
 
 @override_settings(ASGI_APPLICATION="typed_in.application")
-def test_an_application_of_a_module_without_a_file_is_believed(monkeypatch):
+def test_an_application_of_a_module_without_a_file_is_accepted(monkeypatch):
     """As ``__main__`` is, in a script."""
     monkeypatch.setitem(sys.modules, "typed_in", ModuleType("typed_in"))
 
@@ -125,7 +125,9 @@ def check_asgi_source(source: str, tmp_path, monkeypatch):
         "from . import routing",
     ],
 )
-def test_an_app_imported_before_django_is_set_up_is_named(early, tmp_path, monkeypatch):
+def test_an_app_imported_before_the_setup_of_django_is_reported(
+    early, tmp_path, monkeypatch
+):
     source = f"import os\n{early}\napplication = get_asgi_application()\n"
 
     warning = only(check_asgi_source(source, tmp_path, monkeypatch), "tiderace.W003")
@@ -156,12 +158,12 @@ def test_an_app_imported_before_django_is_set_up_is_named(early, tmp_path, monke
         "bad",
     ],
 )
-def test_other_asgi_files_are_left_alone(source, tmp_path, monkeypatch):
+def test_other_asgi_files_are_accepted(source, tmp_path, monkeypatch):
     assert check_asgi_source(source, tmp_path, monkeypatch) == []
 
 
 @pytest.mark.parametrize("path", [None, "nowhere.application", "math.application"])
-def test_an_asgi_file_that_cannot_be_read_is_left_alone(path):
+def test_an_unreadable_asgi_file_is_accepted(path):
     with override_settings(ASGI_APPLICATION=path):
         assert settings_checks.check_import_order(None) == []
 
@@ -203,7 +205,7 @@ def test_a_backend_that_cannot_be_imported_is_an_error(path):
     assert repr(path) in error.msg
 
 
-def test_an_option_a_backend_does_not_know_is_an_error_with_the_nearest_one():
+def test_the_error_for_an_unknown_option_contains_the_nearest_one():
     error = only(check_config(capacty=5), "tiderace.E006")
 
     assert "option 'capacty' that InMemoryChannelLayer does not take" in error.msg
@@ -246,25 +248,25 @@ def layer_function(**options):
         (f"{__name__}.layer_function", {"anything": 1}),
     ],
 )
-def test_options_a_backend_takes_pass(backend, config):
+def test_options_of_the_backend_are_accepted(backend, config):
     assert check_config(backend, **config) == []
 
 
-def test_an_option_of_no_base_of_a_backend_is_an_error():
+def test_an_option_unknown_to_all_bases_of_a_backend_is_an_error():
     assert ids(check_config(f"{__name__}.Careful", prefx="a")) == ["tiderace.E006"]
 
 
 @pytest.mark.parametrize("layers", [{}, {"default": {"BACKEND": MEMORY}}])
-def test_right_layers_pass(layers):
+def test_valid_layers_are_accepted(layers):
     assert check_layers(layers) == []
 
 
-def test_every_wrong_layer_is_named():
+def test_every_invalid_layer_is_reported():
     assert ids(check_layers({"a": {}, "b": {}})) == ["tiderace.E004"] * 2
 
 
 @override_settings()
-def test_no_layers_at_all_pass():
+def test_missing_layers_are_accepted():
     del settings.CHANNEL_LAYERS
 
     assert settings_checks.check_channel_layers(None) == []
@@ -275,7 +277,7 @@ def test_no_layers_at_all_pass():
 
 
 @override_settings(DEBUG=False)
-def test_a_layer_in_memory_is_warned_of_in_production():
+def test_an_in_memory_layer_is_a_warning_in_production():
     with override_settings(CHANNEL_LAYERS={"default": {"BACKEND": MEMORY}}):
         warning = only(settings_checks.check_memory_layer(None), "tiderace.W012")
 
@@ -291,7 +293,7 @@ def test_a_layer_in_memory_is_warned_of_in_production():
         (False, None),
     ],
 )
-def test_other_layers_and_development_pass(debug, backend):
+def test_other_layers_and_development_are_accepted(debug, backend):
     layers = {"default": {"BACKEND": backend}, "broken": None}
     with override_settings(DEBUG=debug, CHANNEL_LAYERS=layers):
         assert settings_checks.check_memory_layer(None) == []
@@ -322,7 +324,7 @@ def fresh_commands():
     get_commands.cache_clear()
 
 
-def test_staticfiles_listed_before_us_brings_its_own_runserver():
+def test_staticfiles_listed_before_tiderace_is_a_warning():
     warning = only(
         check_runserver_of("django.contrib.staticfiles", "tiderace"), "tiderace.W007"
     )
@@ -333,35 +335,35 @@ def test_staticfiles_listed_before_us_brings_its_own_runserver():
     )
 
 
-def test_staticfiles_listed_after_us_is_right():
+def test_staticfiles_listed_after_tiderace_is_accepted():
     assert check_runserver_of("tiderace", "django.contrib.staticfiles") == []
 
 
-def test_an_app_whose_runserver_builds_on_ours_is_right():
+def test_a_runserver_that_subclasses_ours_is_accepted():
     class Wrapped(runserver.Command):
         pass
 
     assert check_runserver_of("tiderace", runserver="other", command=Wrapped()) == []
 
 
-def test_an_app_with_a_runserver_of_its_own_is_named():
+def test_another_runserver_is_reported_with_its_app():
     found = check_runserver_of("tiderace", runserver="other", command=BaseCommand())
 
     assert "'other'" in only(found, "tiderace.W007").msg
 
 
-def test_daphnes_runserver_serves_websockets_too():
+def test_daphnes_runserver_is_accepted():
     assert check_runserver_of(runserver="daphne", command=BaseCommand()) == []
 
 
-def test_a_command_that_was_put_there_by_hand_is_left_alone():
+def test_a_command_object_is_accepted():
     assert check_runserver_of(runserver=runserver.Command(), command=None) == []
 
 
 # daphne
 
 
-def test_the_real_daphne_as_an_app_beside_us_is_warned_of():
+def test_the_real_daphne_as_an_app_is_a_warning():
     real = AppConfig("daphne", mock.Mock(__path__=["/tmp/daphne"]))
     with mock.patch.object(apps, "get_app_config", return_value=real):
         warning = only(settings_checks.check_daphne(None), "tiderace.W008")
@@ -369,11 +371,11 @@ def test_the_real_daphne_as_an_app_beside_us_is_warned_of():
     assert 'Remove "daphne"' in warning.hint
 
 
-def test_without_daphne_there_is_nothing_to_say():
+def test_without_daphne_there_is_no_warning():
     assert settings_checks.check_daphne(None) == []
 
 
-def test_our_stand_in_for_daphne_is_right():
+def test_the_stand_in_for_daphne_is_accepted():
     ours = DaphneConfig("daphne", mock.Mock())
     with mock.patch.object(apps, "get_app_config", return_value=ours):
         assert settings_checks.check_daphne(None) == []
@@ -391,7 +393,7 @@ def test_our_stand_in_for_daphne_is_right():
         (["SYNC_THREADS"], "TIDERACE is a list, not a dict"),
     ],
 )
-def test_a_wrong_setting_of_ours_is_an_error(values, problem):
+def test_an_invalid_tiderace_setting_is_an_error(values, problem):
     with override_settings(TIDERACE=values):
         error = only(settings_checks.check_settings(None), "tiderace.E009")
 
@@ -399,7 +401,7 @@ def test_a_wrong_setting_of_ours_is_an_error(values, problem):
 
 
 @pytest.mark.parametrize("values", [None, {}, {"SYNC_THREADS": 3}])
-def test_right_settings_of_ours_pass(values):
+def test_valid_tiderace_settings_are_accepted(values):
     with override_settings(TIDERACE=values):
         assert settings_checks.check_settings(None) == []
 
@@ -417,12 +419,12 @@ def test_right_settings_of_ours_pass(values):
         ("1.0", []),
     ],
 )
-def test_a_uvicorn_without_flow_control_is_warned_of(version, expected):
+def test_a_uvicorn_without_flow_control_is_a_warning(version, expected):
     with mock.patch.object(importlib.metadata, "version", return_value=version):
         assert ids(settings_checks.check_uvicorn(None)) == expected
 
 
-def test_without_uvicorn_there_is_nothing_to_say():
+def test_without_uvicorn_there_is_no_warning():
     missing = importlib.metadata.PackageNotFoundError("uvicorn")
     with mock.patch.object(importlib.metadata, "version", side_effect=missing):
         assert settings_checks.check_uvicorn(None) == []
@@ -440,7 +442,7 @@ def check_connections(asgi="sites.live_site.application", **databases):
         return application_checks.check_persistent_connections(None)
 
 
-def test_connections_that_are_kept_are_warned_of_under_asgi():
+def test_persistent_connections_are_a_warning_under_asgi():
     warning = only(check_connections(default=0, other=60, kept=None), "tiderace.W014")
 
     assert "('other': 60, 'kept': None)" in warning.msg
@@ -448,7 +450,7 @@ def test_connections_that_are_kept_are_warned_of_under_asgi():
 
 
 @pytest.mark.parametrize("asgi", [None, "sites.live_site.application"])
-def test_connections_that_are_closed_or_not_under_asgi_pass(asgi):
+def test_closed_connections_and_wsgi_are_accepted(asgi):
     assert check_connections(asgi, default=0 if asgi else 60) == []
 
 
@@ -464,7 +466,7 @@ def check_workers(number, backend=MEMORY):
         return application_checks.check_memory_layer_with_workers(None)
 
 
-def test_a_layer_in_memory_with_several_workers_is_an_error():
+def test_an_in_memory_layer_with_several_workers_is_an_error():
     error = only(check_workers("4"), "tiderace.E015")
 
     assert "asks for 4 processes" in error.msg
@@ -475,14 +477,14 @@ def test_a_layer_in_memory_with_several_workers_is_an_error():
     ("number", "backend"),
     [("1", MEMORY), ("", MEMORY), ("many", MEMORY), ("4", f"{__name__}.Careful")],
 )
-def test_one_worker_or_a_layer_between_them_passes(number, backend):
+def test_one_worker_or_a_shared_layer_is_accepted(number, backend):
     assert check_workers(number, backend) == []
 
 
 # Groups of consumers
 
 
-def test_groups_given_as_one_text_are_an_error():
+def test_groups_as_a_string_are_an_error():
     class Chatty(AsyncConsumer):
         groups = "lobby"
 
@@ -504,7 +506,7 @@ def test_groups_given_as_one_text_are_an_error():
     assert error.hint == 'Write a list: groups = ["lobby"]'
 
 
-def test_consumers_of_ours_have_their_groups_right():
+def test_the_consumers_of_the_package_are_accepted():
     errors = application_checks.check_consumer_groups(None)
 
     assert not [each for each in errors if each.obj.__module__.startswith("tiderace")]
@@ -531,7 +533,7 @@ def aliased(monkeypatch):
     monkeypatch.setattr(sys, "meta_path", [AliasFinder(), *sys.meta_path])
 
 
-def test_the_real_channels_that_is_never_imported_is_warned_of(aliased):
+def test_an_installed_channels_behind_the_alias_is_a_warning(aliased):
     with installed(channels="4.3.1", channels_redis="4.3.0"):
         warning = only(
             application_checks.check_channels_shadowed(None), "tiderace.W017"
@@ -541,12 +543,12 @@ def test_the_real_channels_that_is_never_imported_is_warned_of(aliased):
     assert "pip uninstall" in warning.hint
 
 
-def test_the_alias_without_the_real_channels_passes(aliased):
+def test_the_alias_without_the_real_channels_is_accepted(aliased):
     with installed():
         assert application_checks.check_channels_shadowed(None) == []
 
 
-def test_the_real_channels_without_the_alias_passes(monkeypatch):
+def test_the_real_channels_without_the_alias_is_accepted(monkeypatch):
     # Another test of this process may have left the alias behind.
     finders = [each for each in sys.meta_path if not isinstance(each, AliasFinder)]
     monkeypatch.setattr(sys, "meta_path", finders)
@@ -554,7 +556,7 @@ def test_the_real_channels_without_the_alias_passes(monkeypatch):
         assert application_checks.check_channels_shadowed(None) == []
 
 
-def test_the_real_channels_as_an_app_beside_us_is_warned_of():
+def test_the_real_channels_as_an_app_is_a_warning():
     real = AppConfig("channels", mock.Mock(__path__=["/tmp/channels"]))
     with mock.patch.object(apps, "get_app_config", return_value=real):
         warning = only(application_checks.check_channels_app(None), "tiderace.W018")
@@ -562,14 +564,14 @@ def test_the_real_channels_as_an_app_beside_us_is_warned_of():
     assert "install_as_channels()" in warning.hint
 
 
-def test_without_channels_as_an_app_there_is_nothing_to_say():
+def test_without_channels_as_an_app_there_is_no_warning():
     assert application_checks.check_channels_app(None) == []
 
 
 # Other servers
 
 
-def test_a_server_older_than_those_we_are_tested_with_is_warned_of():
+def test_a_server_older_than_the_test_matrix_is_a_warning():
     with installed(hypercorn="0.16.0", daphne="4.2", granian="2.10.1"):
         warning = only(application_checks.check_servers(None), "tiderace.W019")
 
@@ -577,7 +579,7 @@ def test_a_server_older_than_those_we_are_tested_with_is_warned_of():
     assert warning.hint == 'pip install --upgrade "hypercorn>=0.17"'
 
 
-def test_without_other_servers_there_is_nothing_to_say():
+def test_without_other_servers_there_is_no_warning():
     with installed():
         assert application_checks.check_servers(None) == []
 
@@ -588,7 +590,7 @@ def test_without_other_servers_there_is_nothing_to_say():
 OPEN = {"TOPICS": {"API_OPEN": True}}
 
 
-def test_an_open_api_is_warned_of():
+def test_an_open_api_is_a_warning():
     with override_settings(TIDERACE=OPEN, DEBUG=False):
         warning = only(application_checks.check_open_api(None), "tiderace.W020")
 
@@ -605,7 +607,7 @@ def test_an_open_api_is_warned_of():
         (False, {"NONSENSE": 1}),
     ],
 )
-def test_an_api_with_keys_and_development_pass(debug, values):
+def test_an_api_with_keys_and_development_are_accepted(debug, values):
     with override_settings(TIDERACE=values, DEBUG=debug):
         assert application_checks.check_open_api(None) == []
 
@@ -664,20 +666,20 @@ def check_origins_of(name):
         return application_checks.check_origins(None)
 
 
-def test_routes_that_any_page_may_open_are_warned_of():
+def test_routes_without_an_origin_check_are_a_warning():
     warning = only(check_origins_of("open_application"), "tiderace.W013")
 
     assert "/ws/a/, /ws/b/" in warning.msg
     assert "AllowedHostsOriginValidator" in warning.hint
 
 
-def test_only_the_routes_without_a_check_are_named():
+def test_only_the_routes_without_a_check_are_reported():
     warning = only(check_origins_of("guarded_in_part"), "tiderace.W013")
 
     assert "/ws/ws/a/:" in warning.msg
 
 
-def test_of_many_routes_some_are_named():
+def test_at_most_five_routes_are_listed():
     assert "/ws/4/ and 3 more" in check_origins_of("many_routes")[0].msg
 
 
@@ -691,16 +693,16 @@ def test_of_many_routes_some_are_named():
         "missing",
     ],
 )
-def test_routes_behind_a_check_of_the_origin_pass(name):
+def test_routes_behind_an_origin_check_are_accepted(name):
     assert check_origins_of(name) == []
 
 
 @override_settings(ASGI_APPLICATION=None)
-def test_without_an_application_no_origins_are_checked():
+def test_without_an_application_there_is_no_origin_check():
     assert application_checks.check_origins(None) == []
 
 
-def test_the_application_that_we_build_is_checked_for_its_origins():
+def test_the_application_of_get_application_is_accepted():
     built = get_application(ROUTES, middleware=None)
     with mock.patch.object(application_checks, "import_string", return_value=built):
         assert check_origins_of("anything") == []
@@ -724,7 +726,7 @@ def test_the_checks_run_with_djangos_own():
     assert {"tiderace.W001", "tiderace.E009"} <= set(found)
 
 
-def test_the_deploy_checks_run_only_when_asked_for():
+def test_the_deploy_checks_run_only_with_deploy():
     with override_settings(DEBUG=False):
         assert "tiderace.W012" not in ids(django_checks.run_checks())
         assert "tiderace.W012" in ids(

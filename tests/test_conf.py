@@ -12,12 +12,12 @@ from tiderace import conf
 from tiderace.conf import Settings, UnknownSetting, nearest, validate
 
 
-def test_without_a_dict_the_defaults_are_in_force():
+def test_without_a_dict_the_defaults_apply():
     assert conf.current() == Settings()
 
 
 @override_settings(TIDERACE={"SYNC_THREADS": 3, "DROP_LOG_INTERVAL": 5})
-def test_the_dict_in_djangos_settings_is_in_force():
+def test_the_dict_in_djangos_settings_applies():
     assert conf.current().sync_threads == 3
     assert conf.current().drop_log_interval == 5.0
 
@@ -34,7 +34,7 @@ def test_the_same_dict_is_checked_once():
     assert conf.current() is conf.current()
 
 
-def test_an_unknown_key_is_refused_with_the_nearest_one_and_all_there_are():
+def test_the_error_for_an_unknown_key_lists_the_nearest_and_all_keys():
     with pytest.raises(UnknownSetting) as refused:
         validate({"SYNC_THREAD": 3})
 
@@ -44,18 +44,18 @@ def test_an_unknown_key_is_refused_with_the_nearest_one_and_all_there_are():
     assert "CONCURRENT_HANDLERS" in text
 
 
-def test_a_key_in_small_letters_is_unknown():
+def test_a_lower_case_key_is_unknown():
     with pytest.raises(UnknownSetting, match="no setting 'sync_threads'"):
         validate({"sync_threads": 3})
 
 
-def test_a_key_that_is_no_text_is_unknown():
+def test_a_key_that_is_not_a_string_is_unknown():
     with pytest.raises(UnknownSetting, match="no setting 7"):
         validate({7: 3})
 
 
 @pytest.mark.parametrize("value", ["many", 1.5, True, [1]])
-def test_a_value_of_the_wrong_type_is_refused_with_its_key(value):
+def test_the_error_for_a_wrong_type_names_the_key(value):
     with pytest.raises(UnknownSetting, match="SYNC_THREADS"):
         validate({"SYNC_THREADS": value})
 
@@ -68,7 +68,7 @@ def test_a_number_out_of_range_is_refused(key, value):
 
 
 @pytest.mark.parametrize("value", [["SYNC_THREADS"], 5, "SYNC_THREADS"])
-def test_a_setting_that_is_no_dict_is_refused(value):
+def test_a_setting_that_is_not_a_dict_is_refused(value):
     with pytest.raises(UnknownSetting, match="make it a dict"):
         validate(value)
 
@@ -97,13 +97,13 @@ def run(code, **environment):
     )
 
 
-def test_without_django_settings_the_defaults_are_in_force():
+def test_without_django_settings_the_defaults_apply():
     result = run("from tiderace import conf; print(conf.current().concurrent_handlers)")
 
     assert result.stdout.strip() == "16", result.stderr
 
 
-def test_settings_that_nobody_has_used_yet_are_loaded(tmp_path):
+def test_lazy_settings_are_loaded(tmp_path):
     (tmp_path / "late_settings.py").write_text("TIDERACE = {'CONCURRENT_HANDLERS': 5}")
 
     result = run(
@@ -118,28 +118,28 @@ def test_settings_that_nobody_has_used_yet_are_loaded(tmp_path):
 @pytest.mark.parametrize(
     "key", ["PRESENCE_TTL", "PRESENCE_REFRESH", "PRESENCE_LEASE", "PRESENCE_PUSHES"]
 )
-def test_presence_takes_no_negative_numbers(key):
+def test_presence_refuses_negative_numbers(key):
     with pytest.raises(UnknownSetting, match=f"{key}'] is -1"):
         validate({key: -1})
 
 
 @pytest.mark.parametrize("key", ["PRESENCE_TTL", "PRESENCE_REFRESH", "PRESENCE_LEASE"])
-def test_presence_takes_no_time_without_length(key):
+def test_presence_refuses_a_duration_of_zero(key):
     with pytest.raises(UnknownSetting, match=f"{key}'] is 0"):
         validate({key: 0})
 
 
-def test_presence_may_push_without_a_limit():
+def test_presence_pushes_can_be_unlimited():
     assert validate({"PRESENCE_PUSHES": 0}).presence_pushes == 0
 
 
-def test_presence_has_to_last_for_two_renewals():
+def test_the_presence_ttl_is_at_least_two_refreshes():
     assert validate({"PRESENCE_TTL": 50}).presence_ttl == 50
     with pytest.raises(UnknownSetting, match="PRESENCE_REFRESH") as refused:
         validate({"PRESENCE_TTL": 40})
     assert "is 40" in str(refused.value)
 
 
-def test_a_misspelt_setting_of_presence_is_told_the_right_one():
+def test_the_error_for_a_misspelt_presence_setting_suggests_the_right_one():
     with pytest.raises(UnknownSetting, match="did you mean 'PRESENCE_REFRESH'"):
         validate({"PRESENCE_REFRSH": 10})

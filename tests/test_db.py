@@ -62,7 +62,7 @@ async def test_connections_are_closed_in_the_thread_of_the_call():
     assert len(set(threads)) == 1
 
 
-async def test_arguments_and_result_pass_through():
+async def test_arguments_and_result_are_passed_through():
     @database_sync_to_async
     def join(first, *, second):
         return first + second
@@ -81,7 +81,7 @@ async def test_a_decorated_method_gets_its_instance():
     assert await Room().greet("ahoy") == "ahoy harbour"
 
 
-async def test_the_wrapper_keeps_the_name_and_the_words_of_the_function():
+async def test_the_wrapper_keeps_the_name_and_docstring_of_the_function():
     @database_sync_to_async
     def find():
         """Look it up."""
@@ -90,7 +90,7 @@ async def test_the_wrapper_keeps_the_name_and_the_words_of_the_function():
     assert find.__doc__ == "Look it up."
 
 
-def test_the_decorator_is_a_class_of_asgirefs_kind():
+def test_the_decorator_is_a_subclass_of_sync_to_async():
     assert database_sync_to_async is DatabaseSyncToAsync
     assert issubclass(DatabaseSyncToAsync, SyncToAsync)
 
@@ -110,7 +110,7 @@ async def test_calls_share_one_thread_by_default():
     assert first == second != threading.get_ident()
 
 
-async def test_another_executor_may_be_given():
+async def test_an_executor_can_be_given():
     with ThreadPoolExecutor(1, thread_name_prefix="mine") as executor:
         name = await database_sync_to_async(
             lambda: threading.current_thread().name,
@@ -121,7 +121,7 @@ async def test_another_executor_may_be_given():
     assert name.startswith("mine")
 
 
-async def test_an_isolated_connection_has_its_calls_in_a_thread_of_its_own():
+async def test_an_isolated_connection_runs_its_calls_in_its_own_thread():
     shared = await database_sync_to_async(threading.get_ident)()
 
     async with isolated():
@@ -131,7 +131,7 @@ async def test_an_isolated_connection_has_its_calls_in_a_thread_of_its_own():
     assert shared not in own
 
 
-async def test_closing_by_hand_obeys_a_patched_close(calls):
+async def test_an_explicit_close_uses_a_patched_function(calls):
     await aclose_old_connections()
 
     assert calls == ["close"]
@@ -185,7 +185,7 @@ def test_an_old_connection_in_a_transaction_stays_open(connection):
         assert connection.is_usable()
 
 
-def test_database_work_below_a_sync_caller_leaves_its_transaction_alone(connection):
+def test_database_calls_below_a_sync_caller_stay_in_its_transaction(connection):
     def answer():
         with connection.cursor() as cursor:
             return cursor.execute("SELECT 42").fetchone()

@@ -75,7 +75,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_no_module_of_the_porch_needs_settings_when_imported():
+def test_the_entry_modules_can_be_imported_without_settings():
     code = """
 import importlib
 from django.conf import settings
@@ -92,7 +92,7 @@ print("fine")
     assert done.stdout == "fine\n", done.stderr
 
 
-def test_an_asgi_file_may_import_everything_before_it_names_its_settings():
+def test_an_asgi_file_can_import_everything_before_it_names_its_settings():
     code = """
 from tiderace.auth import AuthMiddlewareStack
 from tiderace.routing import ProtocolTypeRouter, URLRouter
@@ -135,7 +135,7 @@ def test_django_is_set_up_before_the_routes_are_imported(tmp_path):
     assert done.stdout == "fine\n", done.stderr
 
 
-def test_settings_named_by_the_environment_win_over_the_argument():
+def test_the_settings_of_the_environment_take_precedence_over_the_argument():
     code = ENTRY.format(arguments="[], settings='no_such_settings'")
 
     done = python(code, DJANGO_SETTINGS_MODULE="settings")
@@ -143,7 +143,7 @@ def test_settings_named_by_the_environment_win_over_the_argument():
     assert done.stdout == "fine\n", done.stderr
 
 
-def test_without_settings_the_error_says_where_to_name_them():
+def test_the_error_for_missing_settings_contains_the_remedy():
     done = python(ENTRY.format(arguments="[]"))
 
     assert done.returncode != 0
@@ -153,7 +153,7 @@ def test_without_settings_the_error_says_where_to_name_them():
     assert "DJANGO_SETTINGS_MODULE" in last
 
 
-def test_the_settings_named_are_those_of_the_process(monkeypatch):
+def test_the_named_settings_apply_to_the_process(monkeypatch):
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
 
     get_application([], settings="settings")
@@ -161,13 +161,13 @@ def test_the_settings_named_are_those_of_the_process(monkeypatch):
     assert os.environ["DJANGO_SETTINGS_MODULE"] == "settings"
 
 
-def test_settings_may_be_configured_without_a_module(monkeypatch):
+def test_settings_can_be_configured_without_a_module(monkeypatch):
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
 
     assert get_application([]).application_mapping["http"]
 
 
-def test_no_settings_at_all_are_improperly_configured(monkeypatch):
+def test_missing_settings_are_improperly_configured(monkeypatch):
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
     monkeypatch.setattr("tiderace.routing.settings", LazySettings())
 
@@ -175,7 +175,7 @@ def test_no_settings_at_all_are_improperly_configured(monkeypatch):
         get_application([])
 
 
-def test_the_parts_stand_in_the_order_that_works():
+def test_the_middleware_has_the_right_order():
     application = get_application("test_entry_point.websocket_urlpatterns")
 
     assert isinstance(application, ProtocolTypeRouter)
@@ -198,7 +198,7 @@ async def test_a_socket_is_served_with_its_user():
     assert (await communicator.receive_output())["text"] == "AnonymousUser"
 
 
-async def test_a_page_of_another_host_is_refused():
+async def test_a_page_of_another_origin_is_refused():
     application = get_application("test_entry_point", middleware=None)
 
     _, event = await connect(application, origin="http://evil.test")
@@ -252,7 +252,7 @@ async def test_several_lists_are_tried_in_their_order():
     assert event["type"] == "websocket.accept"
 
 
-async def test_other_origins_may_be_given():
+async def test_origins_can_be_given():
     application = get_application(
         "test_entry_point", middleware=None, origins=["http://page.test"]
     )
@@ -264,7 +264,7 @@ async def test_other_origins_may_be_given():
     assert ours["type"] == "websocket.close"
 
 
-async def test_a_refusal_by_given_origins_names_the_argument(caplog):
+async def test_the_refusal_of_an_origin_names_the_argument(caplog):
     application = get_application([], middleware=None, origins=[])
 
     await connect(application)
@@ -272,7 +272,7 @@ async def test_a_refusal_by_given_origins_names_the_argument(caplog):
     assert "add the page's host to the origins of get_application()" in caplog.text
 
 
-async def test_clients_that_send_no_origin_may_be_let_in():
+async def test_clients_without_an_origin_can_be_allowed():
     strict = get_application("test_entry_point", middleware=None)
     lenient = get_application(
         "test_entry_point", middleware=None, allow_missing_origin=True
@@ -286,7 +286,7 @@ async def test_clients_that_send_no_origin_may_be_let_in():
 
 
 @pytest.mark.parametrize("middleware", [Marking, "test_entry_point.Marking"])
-def test_other_middleware_may_stand_around_the_routes(middleware):
+def test_middleware_can_wrap_the_routes(middleware):
     application = get_application("test_entry_point", middleware=middleware)
 
     wrapped = application.application_mapping["websocket"].application
@@ -295,14 +295,14 @@ def test_other_middleware_may_stand_around_the_routes(middleware):
 
 
 @pytest.mark.parametrize("http", [greet_over_http, "test_entry_point.greet_over_http"])
-async def test_another_application_may_serve_http(http):
+async def test_another_application_can_serve_http(http):
     application = get_application([], http=http)
 
     assert await application({"type": "http"}, None, None) == "http"
 
 
 @pytest.mark.parametrize("channel", [thumbnails, "test_entry_point.thumbnails"])
-async def test_consumers_of_channels_may_be_given(channel):
+async def test_consumers_of_channels_can_be_given(channel):
     application = get_application([], channel=channel)
 
     scope = {"type": "channel", "channel": "thumbnails"}
@@ -333,7 +333,7 @@ def test_without_channels_there_is_no_application_for_them():
         ([echo_user], "make it with path() or re_path()"),
     ],
 )
-def test_routes_that_are_none_are_improperly_configured(routes, words):
+def test_invalid_routes_are_improperly_configured(routes, words):
     with pytest.raises(ImproperlyConfigured) as error:
         get_application(routes)
 
@@ -344,7 +344,7 @@ def test_routes_that_are_none_are_improperly_configured(routes, words):
 @pytest.mark.parametrize(
     "given", ["broken_routes", "broken_routes.websocket_urlpatterns"]
 )
-def test_an_error_inside_the_routes_is_passed_on(tmp_path, monkeypatch, given):
+def test_an_import_error_inside_the_routes_propagates(tmp_path, monkeypatch, given):
     (tmp_path / "broken_routes.py").write_text("import no_such_module_at_all\n")
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -363,7 +363,7 @@ def test_an_error_inside_the_routes_is_passed_on(tmp_path, monkeypatch, given):
         ),
     ],
 )
-def test_users_without_their_apps_are_improperly_configured(
+def test_users_without_the_auth_app_are_improperly_configured(
     settings, installed, engine, missing
 ):
     settings.INSTALLED_APPS = installed
@@ -376,7 +376,7 @@ def test_users_without_their_apps_are_improperly_configured(
     assert "middleware=None" in str(error.value)
 
 
-def test_sessions_without_a_table_need_no_app_of_theirs(settings):
+def test_sessions_without_a_table_need_no_app(settings):
     settings.INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes"]
     settings.SESSION_ENGINE = "django.contrib.sessions.backends.cache"
 

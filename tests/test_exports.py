@@ -46,7 +46,7 @@ def load(name: str):
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_every_public_module_says_what_it_is_for(name):
+def test_every_public_module_has_a_docstring(name):
     assert (load(name).__doc__ or "").strip(), f"{name} has no docstring"
 
 
@@ -85,7 +85,7 @@ def test_every_listed_class_and_function_is_documented(name):
 
 
 @pytest.mark.parametrize("name", modules(PACKAGE))
-def test_a_room_takes_no_private_name_of_another(name):
+def test_no_package_imports_a_private_name_of_another(name):
     path = modules(PACKAGE)[name]
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
 

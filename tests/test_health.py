@@ -50,7 +50,7 @@ async def test_a_process_that_answers_is_alive():
     assert (status, body) == (200, {"alive": True})
 
 
-async def test_a_process_with_nothing_against_it_is_ready():
+async def test_a_process_without_failed_checks_is_ready():
     status, body, headers = await ask(Health(the_application), "/readyz")
 
     assert (status, body) == (200, {"ready": True, "reasons": []})
@@ -58,7 +58,7 @@ async def test_a_process_with_nothing_against_it_is_ready():
     assert headers[b"cache-control"] == b"no-store"
 
 
-async def test_a_process_that_is_not_ready_says_why_and_lives_all_the_same():
+async def test_a_process_that_is_not_ready_gives_the_reason_and_is_alive():
     ready_check(lambda: "the tide is out")
     ready_check(lambda: None)
     health = Health(the_application)
@@ -69,7 +69,7 @@ async def test_a_process_that_is_not_ready_says_why_and_lives_all_the_same():
     assert (await ask(health, "/healthz"))[0] == 200
 
 
-async def test_a_check_may_be_a_coroutine_function():
+async def test_a_check_can_be_a_coroutine_function():
     @ready_check
     async def database():
         return "no database"
@@ -77,7 +77,7 @@ async def test_a_check_may_be_a_coroutine_function():
     assert await reasons_not_ready() == ["no database"]
 
 
-async def test_a_check_that_fails_is_not_ready_and_tells_no_secret(caplog):
+async def test_a_check_that_raises_is_not_ready_and_hides_the_error(caplog):
     @ready_check
     def database():
         raise ConnectionError("redis://user:p4ss@host refused")
@@ -89,7 +89,7 @@ async def test_a_check_that_fails_is_not_ready_and_tells_no_secret(caplog):
     assert "p4ss" in caplog.text
 
 
-async def test_a_check_is_asked_once_however_often_it_is_registered():
+async def test_a_check_that_is_registered_twice_runs_once():
     def check():
         return "once"
 
@@ -100,15 +100,15 @@ async def test_a_check_is_asked_once_however_often_it_is_registered():
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz/", "/readyzz", "/a/healthz"])
-async def test_other_paths_are_the_applications(path):
+async def test_other_paths_go_to_the_application(path):
     assert (await ask(Health(the_application), path))[0] == 299
 
 
-async def test_other_methods_are_the_applications():
+async def test_other_methods_go_to_the_application():
     assert (await ask(Health(the_application), "/healthz", "POST"))[0] == 299
 
 
-async def test_the_paths_may_be_others():
+async def test_the_paths_can_be_changed():
     health = Health(the_application, live="/live", ready="/ready")
 
     assert (await ask(health, "/live"))[1] == {"alive": True}
@@ -122,7 +122,7 @@ async def test_the_paths_are_below_the_root_path():
     assert (await ask(health, "/app/healthz", root_path="/app"))[0] == 200
 
 
-async def test_websockets_pass():
+async def test_websockets_go_to_the_application():
     passed = []
 
     async def application(scope, receive, send):
@@ -134,13 +134,13 @@ async def test_websockets_pass():
     assert passed == ["websocket"]
 
 
-async def test_get_application_answers_probes_when_it_is_told_to():
+async def test_get_application_answers_probes_if_enabled():
     application = get_application([], http=the_application, health=True)
 
     assert (await ask(application, "/healthz"))[0] == 200
 
 
-async def test_get_application_leaves_the_paths_alone_otherwise():
+async def test_get_application_serves_no_probes_by_default():
     application = get_application([], http=the_application)
 
     assert (await ask(application, "/healthz"))[0] == 299
@@ -171,11 +171,11 @@ def layers():
     return mine
 
 
-def test_layers_that_hear_their_brokers_have_nothing_against_it(layers):
+def test_layers_with_connected_brokers_are_ready(layers):
     assert layers.why_not_ready() is None
 
 
-def test_a_layer_that_has_not_heard_its_broker_for_two_seconds_is_named(layers):
+def test_a_layer_without_its_broker_for_two_seconds_is_reported(layers):
     layers.backends["jobs"].ready = False
     first = layers.why_not_ready()
     layers.now += 2
@@ -184,7 +184,7 @@ def test_a_layer_that_has_not_heard_its_broker_for_two_seconds_is_named(layers):
     assert layers.why_not_ready() == "no connection to the broker of jobs"
 
 
-def test_a_layer_that_is_opening_its_connection_has_nothing_against_it(layers):
+def test_a_layer_that_opens_its_connection_is_ready(layers):
     layers.backends["jobs"].ready = False
     layers.why_not_ready()
     layers.now += 1.9
@@ -192,7 +192,7 @@ def test_a_layer_that_is_opening_its_connection_has_nothing_against_it(layers):
     assert layers.why_not_ready() is None
 
 
-def test_the_two_seconds_begin_anew_when_the_broker_was_back(layers):
+def test_a_reconnection_restarts_the_two_seconds(layers):
     for ready in (False, True, False):
         layers.backends["jobs"].ready = ready
         layers.why_not_ready()
@@ -212,7 +212,7 @@ async def test_a_process_is_not_ready_from_the_first_moment_of_a_drain():
     assert mine.why_not_ready() is not None
 
 
-def test_the_drain_and_the_layers_of_this_process_are_asked(monkeypatch):
+def test_readiness_includes_the_drain_and_the_layers(monkeypatch):
     monkeypatch.undo()  # the registry as it is
 
     assert drain.process_drain.why_not_ready in readiness._checks

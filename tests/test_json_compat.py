@@ -31,7 +31,7 @@ plain = st.recursive(
 
 
 @given(plain)
-def test_what_json_takes_is_written_as_json_writes_it(content):
+def test_values_of_json_are_encoded_as_by_json(content):
     assert dumps(content) == json.dumps(content)
 
 
@@ -48,7 +48,7 @@ def test_what_json_takes_is_written_as_json_writes_it(content):
         {},
     ],
 )
-def test_its_corners_are_those_of_json(content):
+def test_corner_cases_are_encoded_as_by_json(content):
     assert dumps(content) == json.dumps(content)
 
 
@@ -67,11 +67,11 @@ class Shouting(list):
         [namedtuple("Point", "x y")(1, 2)],
     ],
 )
-def test_a_container_is_written_as_what_iterating_over_it_gives(content):
+def test_a_container_is_encoded_as_the_list_of_its_items(content):
     assert dumps(content) == json.dumps(content)
 
 
-def test_an_exponent_says_the_same_number():
+def test_an_exponent_encodes_the_same_number():
     assert json.loads(dumps([1e300, 1e-300])) == [1e300, 1e-300]
 
 
@@ -89,7 +89,7 @@ def test_an_exponent_says_the_same_number():
         ({"label": gettext_lazy("Save")}, '{"label": "Save"}'),
     ],
 )
-def test_what_django_projects_send_besides_is_written_too(content, text):
+def test_types_of_django_projects_are_encoded(content, text):
     assert dumps(content) == text
 
 
@@ -98,7 +98,7 @@ def test_a_value_without_json_is_refused():
         dumps({"user": object()})
 
 
-def test_what_contains_itself_is_refused():
+def test_a_value_that_contains_itself_is_refused():
     circle: list[object] = []
     circle.append(circle)
 

@@ -20,7 +20,7 @@ from tiderace.security.websocket import OriginValidator
 from tiderace.testing import WebsocketCommunicator
 
 
-def test_a_measurement_begins_at_zero_and_adds_up(monkeypatch):
+def test_a_counter_starts_at_zero_and_adds_up(monkeypatch):
     monkeypatch.setattr(metrics, "_all", [])
     counted = Measurement("fish", "pieces", "fish that were seen")
 
@@ -40,13 +40,13 @@ def test_a_gauge_goes_down_again(monkeypatch):
     assert level.value == 2
 
 
-def test_a_measurement_shows_what_it_is(monkeypatch):
+def test_a_metric_has_a_readable_repr(monkeypatch):
     monkeypatch.setattr(metrics, "_all", [])
 
     assert repr(Measurement("fish", "pieces", "")) == "<counter fish=0 pieces>"
 
 
-def test_every_measurement_is_listed_once_with_a_unit_and_a_meaning():
+def test_every_metric_is_listed_once_with_a_unit_and_a_description():
     listed = list(measurements())
 
     assert metrics.MESSAGES_SENT in listed
@@ -55,13 +55,13 @@ def test_every_measurement_is_listed_once_with_a_unit_and_a_meaning():
     assert {each.kind for each in listed} == {"counter", "gauge"}
 
 
-def test_every_measurement_has_a_public_name():
+def test_every_metric_has_a_public_name():
     named = {getattr(metrics, name) for name in metrics.__all__ if name.isupper()}
 
     assert named == {*measurements(), *labelled_counters(), *histograms()}
 
 
-def test_a_tally_counts_every_label_by_itself(monkeypatch):
+def test_a_labelled_counter_counts_each_label(monkeypatch):
     monkeypatch.setattr(metrics, "_labelled", [])
     closes = LabelledCounter("closes", "sockets", "code", "sockets that were closed")
 
@@ -72,7 +72,7 @@ def test_a_tally_counts_every_label_by_itself(monkeypatch):
     assert closes.values == {"1000": 2, "refused": 1}
 
 
-def test_a_tally_tells_a_hundred_labels_apart_and_no_more(monkeypatch):
+def test_a_labelled_counter_has_at_most_a_hundred_labels(monkeypatch):
     """What strangers or applications may choose must not grow for ever."""
     monkeypatch.setattr(metrics, "_labelled", [])
     closes = LabelledCounter("closes", "sockets", "code", "sockets that were closed")
@@ -85,7 +85,7 @@ def test_a_tally_tells_a_hundred_labels_apart_and_no_more(monkeypatch):
     assert (closes.values["4000"], closes.values["other"]) == (2, 100)
 
 
-def test_a_histogram_sorts_values_under_their_bounds(monkeypatch):
+def test_a_histogram_counts_values_by_bounds(monkeypatch):
     monkeypatch.setattr(metrics, "_histograms", [])
     waves = Histogram("waves", "metres", "height of waves", (1.0, 2.0))
 
@@ -96,7 +96,7 @@ def test_a_histogram_sorts_values_under_their_bounds(monkeypatch):
     assert (waves.count, waves.total) == (4, 10.0)
 
 
-def test_what_is_counted_shows_what_it_is(monkeypatch):
+def test_a_labelled_metric_has_a_readable_repr(monkeypatch):
     monkeypatch.setattr(metrics, "_labelled", [])
     monkeypatch.setattr(metrics, "_histograms", [])
     closes = LabelledCounter("closes", "sockets", "code", "sockets that were closed")
@@ -107,7 +107,7 @@ def test_what_is_counted_shows_what_it_is(monkeypatch):
     assert repr(waves) == "<histogram waves n=1 sum=3 metres>"
 
 
-def test_everything_measured_has_a_unit_a_meaning_and_a_name_of_its_own():
+def test_every_metric_has_a_unit_a_description_and_a_unique_name():
     everything = [*measurements(), *labelled_counters(), *histograms()]
 
     assert all(each.unit and each.meaning for each in everything)
@@ -168,7 +168,7 @@ async def test_a_refused_handshake_is_counted_as_such():
     assert grown == {"refused": 1}
 
 
-async def test_a_client_that_leaves_is_counted_by_its_code():
+async def test_a_disconnect_is_counted_by_its_code():
     with growth(metrics.CLOSES_RECEIVED) as grown:
         communicator = WebsocketCommunicator(Socket.as_asgi(), "/")
         await communicator.connect()

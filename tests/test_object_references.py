@@ -170,7 +170,7 @@ def circles(package: Path, allowed: Collection[str] = ()) -> list[str]:
     return list(found.values())
 
 
-def test_no_object_holds_what_holds_it():
+def test_no_object_holds_its_own_holder():
     complaints = [
         f"a circle of objects: {path}; pass a function, return a value, or cut it in two"
         for path in circles(PACKAGE, ALLOWED)
@@ -238,5 +238,5 @@ def test_a_circle_is_found_however_it_is_written(build, source):
         ),
     ],
 )
-def test_what_is_no_circle_is_left_alone(build, source):
+def test_references_without_a_circle_are_accepted(build, source):
     assert circles(build(source)) == []

@@ -78,7 +78,7 @@ async def test_a_scope_without_a_type_is_a_key_error():
         await ProtocolTypeRouter({})({}, None, None)
 
 
-async def test_the_mapping_of_types_may_be_changed_later():
+async def test_the_mapping_of_types_can_be_changed_later():
     mapping = {"http": app("http")}
     router = ProtocolTypeRouter(mapping)
 
@@ -152,7 +152,7 @@ async def test_default_kwargs_of_a_route_are_in_the_scope():
     assert route["kwargs"] == {"word": "harbour", "page": 1}
 
 
-async def test_the_path_itself_is_left_alone():
+async def test_the_path_is_not_changed():
     router = URLRouter([path("chat/", app("chat"))])
 
     _, scope = await ask(router, "/chat/")
@@ -161,7 +161,7 @@ async def test_the_path_itself_is_left_alone():
     assert scope["path_remaining"] == ""
 
 
-async def test_the_scope_outside_gets_no_route():
+async def test_the_outer_scope_gets_no_route():
     router = URLRouter([path("chat/", app("chat"))])
     scope = {"type": "websocket", "path": "/chat/"}
 
@@ -175,7 +175,7 @@ async def test_a_scope_without_a_path_is_an_error():
         await URLRouter([])({"type": "websocket"}, None, None)
 
 
-async def test_the_root_path_is_taken_off():
+async def test_the_root_path_is_removed_before_matching():
     router = URLRouter([path("chat/", app("chat"))])
 
     assert await name_for(router, "/site/chat/", root_path="/site") == "chat"
@@ -195,7 +195,7 @@ async def test_without_a_route_a_call_by_hand_is_an_error():
         await ask(router, "/nowhere/")
 
 
-def test_the_routes_are_the_very_list():
+def test_the_router_uses_the_given_list_of_routes():
     routes = [path("chat/", app("chat"))]
 
     assert URLRouter(routes).routes is routes
@@ -209,7 +209,7 @@ async def test_a_route_added_later_is_served():
     assert await name_for(router, "/late/er/") == "later"
 
 
-def test_include_is_refused_with_what_to_write_instead():
+def test_the_error_for_include_contains_the_alternative():
     with pytest.raises(ImproperlyConfigured, match="Use nested URLRouter instances"):
         URLRouter([path("chat/", include([path("x/", app("x"))]))])
 
@@ -234,7 +234,7 @@ def test_a_pattern_that_cannot_precede_a_router_is_refused():
         URLRouter([route])
 
 
-async def test_such_a_pattern_before_an_application_is_fine():
+async def test_such_a_pattern_can_precede_an_application():
     router = URLRouter([URLPattern(LocalePrefixPattern(), app("chat"))])
 
     assert await name_for(router, "/en-us/") == "chat"
@@ -258,7 +258,7 @@ async def test_an_inner_router_sees_the_rest_of_the_path():
     assert await route_for(router, "/game/7/") == {"args": ("7",), "kwargs": {}}
 
 
-async def test_values_of_all_routers_come_together_the_inner_ones_last():
+async def test_captured_values_of_nested_routers_are_merged():
     inner = URLRouter([re_path(r"^(\w+)/(?P<page>\d+)/$", app("x"), {"kind": "in"})])
     middle = URLRouter([path("<name>/", inner)])
     router = URLRouter([re_path(r"^(\w+)/", middle, {"kind": "out", "site": 1})])
@@ -274,7 +274,7 @@ async def test_values_of_all_routers_come_together_the_inner_ones_last():
     }
 
 
-async def test_where_an_inner_router_has_no_route_the_outer_one_goes_on():
+async def test_an_outer_router_continues_when_an_inner_one_has_no_route():
     router = URLRouter(
         [
             path("", URLRouter([path("a/", app("a"))])),
@@ -298,20 +298,20 @@ async def test_an_inner_router_without_a_route_raises_resolver404():
     assert isinstance(error.value, Http404)
 
 
-async def test_without_a_route_anywhere_the_error_names_the_whole_path():
+async def test_the_error_for_a_missing_route_contains_the_whole_path():
     router = URLRouter([path("a/", URLRouter([path("b/", app("b"))]))])
 
     with pytest.raises(ValueError, match="No route found for path 'a/c/'"):
         await ask(router, "/a/c/")
 
 
-async def test_the_root_path_is_taken_off_once():
+async def test_the_root_path_is_removed_once():
     router = URLRouter([path("a/", URLRouter([path("a/", app("deep"))]))])
 
     assert await name_for(router, "/a/a/a/", root_path="/a") == "deep"
 
 
-async def test_a_resolver404_of_the_application_is_its_own():
+async def test_a_resolver404_of_the_application_propagates():
     async def broken(scope, receive, send):
         raise Resolver404("from inside")
 
@@ -323,7 +323,7 @@ async def test_a_resolver404_of_the_application_is_its_own():
         await ask(outer, "/a/b/")
 
 
-async def test_a_router_of_another_make_is_known_by_its_mark():
+async def test_a_router_of_another_package_is_detected_by_its_attribute():
     class Foreign:
         _path_routing = True
 
@@ -350,7 +350,7 @@ class Marked(BaseMiddleware):
         lambda inner: OriginValidator(inner, ["*"]),
     ],
 )
-async def test_middleware_between_two_routers_may_stand_behind_a_path(wrap):
+async def test_middleware_between_two_routers_can_follow_a_path(wrap):
     router = URLRouter(
         [
             path("a/", wrap(URLRouter([path("<word>/", app("inner"))]))),
@@ -372,7 +372,7 @@ async def test_middleware_in_a_circle_is_no_router():
         await ask(router, "/a/b/")
 
 
-async def test_one_list_of_routes_may_serve_two_routers():
+async def test_two_routers_can_share_a_list_of_routes():
     inner = URLRouter([path("<word>/", app("inner"))])
     routes = [path("a/", inner)]
     pattern = routes[0].pattern
@@ -384,7 +384,7 @@ async def test_one_list_of_routes_may_serve_two_routers():
     assert routes[0].pattern is pattern
 
 
-async def test_a_route_replaced_in_the_list_is_served_by_its_own_pattern():
+async def test_a_route_replaced_in_the_list_uses_its_own_pattern():
     inner = URLRouter([path("<word>/", app("inner"))])
     router = URLRouter([path("a/", inner)])
 
@@ -395,7 +395,7 @@ async def test_a_route_replaced_in_the_list_is_served_by_its_own_pattern():
         await ask(router, "/a/x/")
 
 
-async def test_a_translated_route_is_matched_in_the_language_of_the_moment():
+async def test_a_translated_route_is_matched_in_the_active_language():
     translated = lazy(
         lambda: "plausch/" if translation.get_language() == "de" else "chat/", str
     )
@@ -435,7 +435,7 @@ CHAT = [path("ws/chat/<room>/", app("chat"))]
 DENIAL = {"websocket.http.response": {}}
 
 
-async def test_a_websocket_without_a_route_is_answered_404_where_the_server_can():
+async def test_a_websocket_without_a_route_gets_404_if_the_server_supports_it():
     scope = connection("websocket", "/ws/nowhere/", extensions=DENIAL)
 
     start, body = await events_of(URLRouter(CHAT), scope)
@@ -446,7 +446,7 @@ async def test_a_websocket_without_a_route_is_answered_404_where_the_server_can(
 
 
 @pytest.mark.parametrize("extensions", [{}, {"extensions": {}}, {"extensions": None}])
-async def test_a_websocket_without_a_route_is_closed_elsewhere(extensions):
+async def test_a_websocket_without_a_route_is_closed_on_other_servers(extensions):
     scope = connection("websocket", "/ws/nowhere/", **extensions)
 
     events = await events_of(URLRouter(CHAT), scope)
@@ -483,7 +483,7 @@ def test_under_uvicorn_a_refusal_is_one_line_in_the_log_too(loop, caplog):
     assert [record.name for record in loud] == ["tiderace.routing"]
 
 
-async def test_a_client_that_is_gone_is_told_nothing():
+async def test_a_disconnected_client_gets_no_response():
     communicator = ApplicationCommunicator(
         URLRouter(CHAT), connection("websocket", "/ws/nowhere/")
     )
@@ -538,17 +538,17 @@ async def test_a_refusal_is_one_line_with_the_path_and_the_routes(caplog):
     )
 
 
-async def test_a_forgotten_slash_is_pointed_out(caplog):
+async def test_a_missing_slash_is_mentioned_in_the_log(caplog):
     line = await log_line(caplog, CHAT, "/ws/chat/harbour")
 
     assert "a route matches it with a slash at the end" in line
 
 
-async def test_a_router_without_routes_says_so(caplog):
+async def test_a_router_without_routes_is_mentioned_in_the_log(caplog):
     assert "(declared: none)" in await log_line(caplog, [], "/x/", kind="http")
 
 
-async def test_a_long_list_of_routes_is_cut_in_the_log(caplog):
+async def test_a_long_list_of_routes_is_shortened_in_the_log(caplog):
     routes = [path(f"room/{number}/", app("room")) for number in range(20)]
 
     line = await log_line(caplog, routes, "/x/")
@@ -557,7 +557,7 @@ async def test_a_long_list_of_routes_is_cut_in_the_log(caplog):
     assert "room/8/" not in line
 
 
-async def test_nobody_can_write_a_second_line_into_the_log(caplog):
+async def test_a_client_cannot_add_a_second_line_to_the_log(caplog):
     line = await log_line(caplog, CHAT, "/x\nforged " + "x" * 10_000)
 
     assert "\n" not in line

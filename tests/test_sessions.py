@@ -110,7 +110,7 @@ def test_a_header_in_capitals_is_no_cookie_header():
     assert inner.scope["cookies"] == {}
 
 
-def test_the_crumbs_of_http2_are_one_jar_and_the_first_wins():
+def test_several_cookie_headers_are_merged_and_the_first_value_counts():
     inner = Recorder()
     headers = [(b"cookie", b"a=1"), (b"cookie", b"a=2; b=3")]
 
@@ -132,7 +132,7 @@ def test_a_scope_without_headers_is_refused():
         serve(CookieMiddleware(Recorder()), {"type": "channel"})
 
 
-def test_the_scope_outside_keeps_its_keys():
+def test_the_outer_scope_is_not_changed():
     scope = http("a=1")
     inner = Recorder()
 
@@ -152,7 +152,7 @@ def test_a_cookie_has_path_and_samesite_by_default():
     }
 
 
-def test_cookies_are_added_to_the_headers_there_are():
+def test_a_cookie_is_added_to_the_existing_headers():
     headers = [(b"content-type", b"text/plain")]
     message = {"headers": headers}
 
@@ -167,7 +167,7 @@ def test_cookies_are_added_to_the_headers_there_are():
     ]
 
 
-def test_headers_that_cannot_grow_are_replaced():
+def test_immutable_headers_are_replaced():
     message = {"headers": ((b"a", b"b"),)}
 
     CookieMiddleware.set_cookie(message, "c", "1", path=None, samesite=None)
@@ -207,7 +207,7 @@ def test_a_maximum_age_sets_the_date_too():
 @pytest.mark.parametrize(
     "zone", [None, datetime.UTC, datetime.timezone(datetime.timedelta(hours=5))]
 )
-def test_a_datetime_becomes_a_maximum_age(zone):
+def test_expires_as_a_datetime_sets_max_age(zone):
     moment = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=100)
     moment = moment.replace(tzinfo=None) if zone is None else moment.astimezone(zone)
     jar = SimpleCookie(cookie(expires=moment))
@@ -230,7 +230,7 @@ def test_a_datetime_in_the_past_makes_no_negative_age():
 
 
 @pytest.mark.parametrize("samesite", ["strict", "Lax", "NONE"])
-def test_samesite_is_taken_in_any_case(samesite):
+def test_samesite_is_case_insensitive(samesite):
     assert cookie(samesite=samesite).endswith(f"SameSite={samesite}")
 
 
@@ -274,7 +274,7 @@ def test_the_session_named_by_the_cookie_is_in_the_scope():
     assert seen == [("low", key)]
 
 
-def test_a_session_nobody_looks_at_costs_no_query():
+def test_an_unused_session_needs_no_query():
     # The database is closed to this test.
     inner = Recorder()
 
@@ -292,7 +292,7 @@ def test_the_cookie_name_is_djangos_setting(settings):
     assert inner.scope["session"].session_key == "ijklmnop"
 
 
-def test_a_session_needs_cookies_around_it():
+def test_session_middleware_requires_cookie_middleware():
     with pytest.raises(ValueError, match="inside of CookieMiddleware"):
         serve(SessionMiddleware(Recorder()), http())
 
@@ -341,7 +341,7 @@ def test_an_unchanged_session_is_not_saved():
 
 
 @pytest.mark.django_db
-def test_an_unchanged_session_is_saved_where_the_setting_asks_for_it(settings):
+def test_an_unchanged_session_is_saved_with_save_every_request(settings):
     settings.SESSION_SAVE_EVERY_REQUEST = True
     key = stored_session(tide="low")
     sent = Sent()
@@ -364,7 +364,7 @@ def test_a_failed_response_saves_no_session():
 
 
 @pytest.mark.django_db
-def test_an_emptied_session_takes_its_cookie_along_and_leaves_no_row():
+def test_an_emptied_session_deletes_its_cookie_and_its_row():
     key = stored_session(tide="low")
     sent = Sent()
     use = respond(change=lambda session: session.flush())
@@ -386,7 +386,7 @@ def test_an_emptied_session_without_a_cookie_sets_none():
 
 
 @pytest.mark.django_db
-def test_a_session_deleted_meanwhile_is_suspicious():
+def test_a_session_that_was_deleted_meanwhile_raises_suspicious_operation():
     key = stored_session(tide="low")
 
     def delete_and_change(session):
@@ -439,7 +439,7 @@ def test_a_websocket_can_save_its_session_by_hand():
 
 
 @pytest.mark.django_db
-def test_a_subclass_may_set_the_cookie_with_the_accept():
+def test_a_subclass_can_set_the_cookie_in_the_accept():
     class OnAccept(InstanceSessionWrapper):
         save_message_types = ["websocket.accept"]
         cookie_response_message_types = ["websocket.accept"]
@@ -457,7 +457,7 @@ def test_a_subclass_may_set_the_cookie_with_the_accept():
 
 
 @pytest.mark.django_db
-def test_a_subclass_may_save_with_events_that_carry_no_cookie():
+def test_a_subclass_can_save_on_events_without_headers():
     class OnClose(InstanceSessionWrapper):
         save_message_types = ["websocket.close"]
 
@@ -477,7 +477,7 @@ def test_a_subclass_may_save_with_events_that_carry_no_cookie():
 
 
 @pytest.mark.django_db
-def test_a_session_further_out_stays_and_is_saved_once():
+def test_a_session_of_outer_middleware_is_kept_and_saved_once():
     sent = Sent()
     inner = Recorder(respond(change=set_tide))
 
@@ -487,7 +487,7 @@ def test_a_session_further_out_stays_and_is_saved_once():
     assert Session.objects.count() == 1
 
 
-def test_a_session_somebody_else_put_there_needs_no_cookies():
+def test_a_session_set_by_outer_middleware_needs_no_cookies():
     theirs = SessionStore()
     inner = Recorder()
 
@@ -496,7 +496,7 @@ def test_a_session_somebody_else_put_there_needs_no_cookies():
     assert inner.scope["session"] is theirs
 
 
-def test_the_inner_app_is_given_by_the_name_inner():
+def test_the_inner_application_can_be_given_by_keyword():
     inner = Recorder()
     stack = SessionMiddlewareStack(inner)
 
@@ -506,7 +506,7 @@ def test_the_inner_app_is_given_by_the_name_inner():
 
 
 @pytest.mark.parametrize(("kind", "own"), [("websocket", True), ("http", False)])
-async def test_only_a_websocket_has_a_thread_of_its_own(kind, own):
+async def test_only_a_websocket_has_its_own_thread(kind, own):
     seen = []
 
     async def inner(scope, receive, send):

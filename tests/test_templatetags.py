@@ -62,7 +62,7 @@ def test_the_script_is_a_module_at_the_static_url() -> None:
     assert '<script type="module" src="/static/tiderace/tiderace.js"></script>' in html
 
 
-def test_a_page_without_options_leaves_every_default_to_the_client() -> None:
+def test_a_script_without_options_has_empty_settings() -> None:
     assert config(render("{% tiderace_script %}")) == {}
 
 
@@ -92,7 +92,7 @@ def test_options_reach_the_client_under_their_javascript_names() -> None:
     }
 
 
-def test_every_option_of_the_tag_is_one_the_client_knows() -> None:
+def test_every_option_of_the_tag_exists_in_the_client() -> None:
     from tiderace.templatetags.tiderace import _OPTIONS
 
     path = finders.find("tiderace/tiderace.js")
@@ -113,11 +113,11 @@ def test_every_option_of_the_tag_is_in_the_guides_table() -> None:
         assert f"| `{client_name}` | `{name}`" in guide
 
 
-def test_an_option_that_is_none_is_left_to_the_client() -> None:
+def test_an_option_of_none_is_omitted() -> None:
     assert config(render("{% tiderace_script max_attempts=None %}")) == {}
 
 
-def test_an_unknown_option_is_refused_with_the_known_ones() -> None:
+def test_the_error_for_an_unknown_option_lists_the_known_ones() -> None:
     with pytest.raises(TemplateSyntaxError, match=r"no option 'heart_beat'.*heartbeat"):
         render("{% tiderace_script heart_beat=25 %}")
 
@@ -134,7 +134,7 @@ def test_an_unknown_option_is_refused_with_the_known_ones() -> None:
         "retry_on=4401",
     ],
 )
-def test_a_value_the_client_could_not_use_is_refused(argument: str) -> None:
+def test_an_invalid_value_of_an_option_is_refused(argument: str) -> None:
     name = argument.partition("=")[0]
 
     with pytest.raises(TemplateSyntaxError, match=f"option '{name}' is "):
@@ -161,7 +161,7 @@ def test_an_explicit_nonce_is_written_escaped() -> None:
 
 
 @pytest.mark.parametrize("tag", ["tiderace_script", "tiderace_importmap"])
-def test_the_nonce_of_djangos_policy_is_used_although_it_is_false_until_read(
+def test_djangos_lazy_nonce_is_used_although_it_is_false_until_read(
     tag: str,
 ) -> None:
     html = render(f"{{% {tag} %}}", csp_nonce=FalseUntilRead())
@@ -170,7 +170,7 @@ def test_the_nonce_of_djangos_policy_is_used_although_it_is_false_until_read(
 
 
 @pytest.mark.parametrize("tag", ["tiderace_script", "tiderace_importmap"])
-def test_the_nonce_of_django_csp_is_taken_from_the_request(tag: str) -> None:
+def test_the_nonce_of_django_csp_is_read_from_the_request(tag: str) -> None:
     request = RequestFactory().get("/")
     request.csp_nonce = FalseUntilRead()  # type: ignore[attr-defined]
 
@@ -179,7 +179,7 @@ def test_the_nonce_of_django_csp_is_taken_from_the_request(tag: str) -> None:
 
 if django.VERSION >= (6, 0):
 
-    def test_the_nonce_is_the_one_that_djangos_middleware_puts_in_the_header() -> None:
+    def test_the_nonce_equals_that_in_the_header_of_djangos_middleware() -> None:
         from django.http import HttpRequest, HttpResponse
         from django.middleware.csp import ContentSecurityPolicyMiddleware
         from django.template.context_processors import csp
@@ -198,14 +198,14 @@ if django.VERSION >= (6, 0):
         assert f'nonce="{nonce[1]}"' in response.content.decode()
 
 
-def test_an_explicit_nonce_wins_over_the_one_of_the_request() -> None:
+def test_an_explicit_nonce_takes_precedence_over_that_of_the_request() -> None:
     html = render("{% tiderace_script nonce='mine' %}", csp_nonce="theirs")
 
     assert 'nonce="mine"' in html
     assert "theirs" not in html
 
 
-def test_the_importmap_gives_the_client_its_name() -> None:
+def test_the_importmap_maps_tiderace_to_the_client() -> None:
     html = render("{% tiderace_importmap %}")
 
     assert html == (
@@ -260,7 +260,7 @@ def test_the_map_of_a_hashed_script_resolves(manifest: Path) -> None:
     assert json.loads((script.parent / name).read_text(encoding="utf-8"))["mappings"]
 
 
-def test_positions_stand_in_the_page_for_the_first_subscription() -> None:
+def test_the_page_contains_positions_for_the_first_subscription() -> None:
     html = render(
         "{% tiderace_positions positions %}",
         positions={"room:<a>": Position("e", 7)},

@@ -166,7 +166,7 @@ def test_an_old_name_is_the_same_module_as_the_new_one(old, new):
     ("module", "name"),
     [(module, name) for module, names in NAMES.items() for name in names.split()],
 )
-def test_every_name_that_real_code_imports_is_there(module, name):
+def test_every_name_that_projects_import_exists(module, name):
     assert hasattr(importlib.import_module(module), name)
 
 
@@ -178,7 +178,7 @@ def test_attribute_access_finds_the_modules_that_were_imported():
     assert channels.generic.websocket is tiderace.generic.websocket
 
 
-def test_a_stop_raised_under_one_name_is_caught_under_the_other():
+def test_an_exception_raised_under_one_name_is_caught_under_the_other():
     from channels.exceptions import StopConsumer
 
     with pytest.raises(tiderace.exceptions.StopConsumer):
@@ -251,29 +251,29 @@ def test_source_can_be_inspected():
 # Names that are not ours
 
 
-def test_a_module_that_channels_has_not_is_not_found():
+def test_a_module_that_channels_does_not_have_is_not_found():
     with pytest.raises(ModuleNotFoundError) as missing:
         importlib.import_module("channels.http")
 
     assert missing.value.name == "channels.http"
 
 
-def test_our_own_rooms_have_no_name_under_channels():
+def test_modules_of_tiderace_alone_have_no_alias():
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("channels.delivery.hub")
 
 
-def test_a_module_below_an_alias_that_is_not_there_is_not_found():
+def test_a_missing_module_below_an_alias_is_not_found():
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("channels.layers.carrier_pigeon")
 
 
-def test_other_packages_with_a_similar_name_are_left_alone():
+def test_packages_with_a_similar_name_are_not_aliases():
     assert AliasFinder().find_spec("channels_postgres") is None
     assert AliasFinder().find_spec("daphne_metrics.apps") is None
 
 
-def test_an_alias_without_its_module_says_which_it_stands_for(monkeypatch):
+def test_the_error_for_an_alias_without_its_module_names_both(monkeypatch):
     monkeypatch.setitem(ALIASES, "channels.tomorrow", "tiderace.tomorrow")
 
     with pytest.raises(ImportError, match=r"channels\.tomorrow stands for") as missing:
@@ -282,7 +282,7 @@ def test_an_alias_without_its_module_says_which_it_stands_for(monkeypatch):
     assert missing.value.name == "channels.tomorrow"
 
 
-def test_an_error_inside_our_module_is_passed_on(monkeypatch):
+def test_an_import_error_inside_a_module_propagates(monkeypatch):
     monkeypatch.setitem(ALIASES, "channels.broken", "alias_needs_what_is_missing")
     source = "import surely_not_installed"
     spec = importlib.util.spec_from_loader("alias_needs_what_is_missing", loader=None)
@@ -301,7 +301,7 @@ def test_an_error_inside_our_module_is_passed_on(monkeypatch):
     assert missing.value.name == "surely_not_installed"
 
 
-def test_the_version_is_that_of_the_channels_we_stand_for():
+def test_the_version_is_that_of_the_offered_channels_api():
     import channels
     import channels_redis
 
@@ -309,7 +309,7 @@ def test_the_version_is_that_of_the_channels_we_stand_for():
     assert channels_redis.__version__ == "4.3.0"
 
 
-def test_distribution_metadata_is_not_pretended():
+def test_there_is_no_distribution_metadata():
     with pytest.raises(PackageNotFoundError):
         version("channels")
 
@@ -317,7 +317,7 @@ def test_distribution_metadata_is_not_pretended():
 # Installing
 
 
-def test_installing_again_does_nothing():
+def test_a_second_install_has_no_effect():
     before = list(sys.meta_path)
 
     tiderace.install_as_channels()
@@ -336,7 +336,7 @@ def test_installing_imports_neither_django_nor_any_target():
 
 
 @pytest.mark.parametrize("name", ["channels", "channels_redis"])
-def test_installing_after_the_real_package_is_refused_with_a_sentence(name):
+def test_installing_after_the_import_of_the_real_package_is_refused(name):
     ended = run(
         "import sys, types, tiderace",
         f"sys.modules[{name!r}] = types.ModuleType({name!r})",
@@ -373,7 +373,7 @@ def channels_in_a_child(connection):
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_a_spawned_child_has_the_alias_once_it_imports_the_project(method):
+def test_a_spawned_child_has_the_alias_after_importing_the_project(method):
     context = multiprocessing.get_context(method)
     ours, theirs = context.Pipe()
 
@@ -408,7 +408,7 @@ def test_channels_alone_is_an_app_of_that_name_with_our_commands():
     ]
 
 
-def test_the_config_class_may_be_listed_itself():
+def test_the_config_class_can_be_listed():
     lines = output_of(
         PROJECT.format(apps=["channels.apps.ChannelsConfig"]),
         "print(apps.get_app_config('channels').name)",
@@ -562,13 +562,13 @@ server.run()
         ({}, []),
     ],
 )
-def test_endpoints_are_written_as_daphne_writes_them(arguments, written):
+def test_endpoints_are_written_as_by_daphne(arguments, written):
     from tiderace.compat.daphne.endpoints import build_endpoint_description_strings
 
     assert build_endpoint_description_strings(**arguments) == written
 
 
-def test_a_host_without_a_port_is_no_endpoint():
+def test_a_host_without_a_port_is_refused():
     from tiderace.compat.daphne.endpoints import build_endpoint_description_strings
 
     with pytest.raises(ValueError, match="go together"):
@@ -590,7 +590,7 @@ def test_a_tcp_endpoint_is_read(description, address):
 
 
 @pytest.mark.parametrize("description", ["unix:/run/s", "tcp:port=http", "tcp"])
-def test_another_endpoint_is_refused_with_what_to_do(description):
+def test_the_error_for_another_endpoint_contains_the_alternative(description):
     from tiderace.compat.daphne.endpoints import read_tcp_endpoint
 
     with pytest.raises(ValueError, match="call uvicorn itself"):
@@ -627,7 +627,7 @@ class Thing:
         (Thing().method, "Thing.method"),
     ],
 )
-def test_things_are_named_for_messages(thing, name):
+def test_name_that_thing_returns_the_dotted_name(thing, name):
     from channels.utils import name_that_thing
 
     assert name_that_thing(thing) == f"{__name__}.{name}"

@@ -30,13 +30,13 @@ def numbers(pattern):
     return found
 
 
-def test_the_defaults_are_told_as_they_are():
+def test_the_documented_defaults_are_correct():
     with override_settings(TIDERACE={}, DEBUG=False):
         assert f"`DRAIN_SECONDS` ({drain_seconds():g})" in GUIDE
         assert f"`DRAIN_GRACE` seconds ({conf.current().drain_grace:g})" in GUIDE
 
 
-def test_the_server_is_given_the_time_that_the_rest_counts_on():
+def test_every_example_has_the_same_server_timeout():
     times = numbers(r"--timeout-graceful-shutdown\"?,? \"?(\d+)")
 
     assert set(times) == {SERVERS_OWN}
@@ -51,7 +51,7 @@ def test_the_server_is_given_the_time_that_the_rest_counts_on():
         r"docker stop --time (\d+)",
     ],
 )
-def test_nobody_kills_a_process_before_it_has_drained(pattern, longest_end):
+def test_no_kill_timeout_is_shorter_than_the_drain(pattern, longest_end):
     assert min(numbers(pattern)) > longest_end
 
 

@@ -475,7 +475,7 @@ CHECKS: dict[str, Callable[[Block, Path], None]] = {
 
 
 @pytest.mark.parametrize("block", ALL, ids=str)
-def test_a_block_is_what_it_says(block, tmp_path):
+def test_a_block_matches_its_language(block, tmp_path):
     assert block.language in CHECKS, f"nothing checks a block in {block.language!r}"
 
     if not block.exempt:
@@ -581,7 +581,7 @@ def test_every_measurement_is_in_the_reference():
 # The test of the test.
 
 
-def test_a_block_knows_its_line_its_language_and_its_file():
+def test_a_block_has_its_line_its_language_and_its_file():
     [block] = blocks_of(
         "# Page\n\n```python\n# chat/consumers.py\nx = 1\n```\n", "p.md"
     )
@@ -620,7 +620,7 @@ def test_a_language_that_nothing_checks_is_refused(tmp_path):
     [block] = blocks_of("```cobol\nSTOP RUN.\n```\n", "p.md")
 
     with pytest.raises(AssertionError, match="nothing checks"):
-        test_a_block_is_what_it_says(block, tmp_path)
+        test_a_block_matches_its_language(block, tmp_path)
 
 
 @pytest.mark.parametrize(

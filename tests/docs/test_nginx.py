@@ -114,7 +114,7 @@ class Proxied:
         self.servers = servers
 
 
-async def test_a_websocket_passes(proxied):
+async def test_a_websocket_is_proxied(proxied):
     site = proxied()
 
     async with connect(f"{site.ws}/plain/") as client:
@@ -136,7 +136,7 @@ async def test_topics_are_there_for_the_sites_own_pages(proxied):
     assert refusal.value.response.status_code == 403
 
 
-async def test_pages_pass_and_probes_stay_inside(proxied):
+async def test_pages_are_proxied_and_probes_are_not_public(proxied):
     site = proxied()
 
     assert await status_of(site.http) == 200
@@ -165,7 +165,7 @@ async def test_pings_keep_a_silent_socket_open_beyond_the_timeout(proxied):
         assert await client.recv() == "begun still"
 
 
-async def test_who_is_sent_away_comes_back_at_the_first_attempt(proxied):
+async def test_a_refused_client_reconnects_at_the_first_attempt(proxied):
     site = proxied(DRAIN_SECONDS=1)
     leaving, staying = site.servers
     clients = [await connect(f"{site.ws}/plain/") for _ in range(40)]

@@ -148,7 +148,7 @@ async def test_a_path_that_is_too_long_for_a_socket_is_no_error(tmp_path, caplog
     assert "too long" in caplog.text
 
 
-async def test_another_command_changes_nothing(drain):
+async def test_an_unknown_command_has_no_effect(drain):
     reader, writer = await asyncio.open_unix_connection(control_sockets()[0])
     writer.write(b"stop\n")
 

@@ -25,7 +25,7 @@ from tiderace.runtime.drain import Drain, SigtermWatch
 from tiderace.testing import WebsocketCommunicator
 
 
-async def test_sockets_are_asked_one_by_one_all_over_the_window():
+async def test_sockets_are_closed_one_by_one_across_the_window():
     harness = DrainHarness(1000)
 
     await harness.drain.begin(window=20, grace=5)
@@ -43,7 +43,7 @@ async def test_no_tenth_of_a_second_has_a_fifth_of_the_sockets():
     assert max(Counter(int(at * 10) for at in harness.asked_at).values()) < 200
 
 
-async def test_sockets_are_asked_in_no_order_that_they_came_in():
+async def test_sockets_are_closed_in_random_order():
     harness = DrainHarness(200)
 
     await harness.drain.begin(window=20, grace=5)
@@ -55,7 +55,7 @@ async def test_sockets_are_asked_in_no_order_that_they_came_in():
     assert 8000 < first_comers < 12000  # 9950 on average; 4950 in their order
 
 
-async def test_a_window_of_nothing_asks_all_at_once():
+async def test_a_window_of_zero_closes_all_at_once():
     harness = DrainHarness(50)
 
     await harness.drain.begin(window=0, grace=5)
@@ -63,7 +63,7 @@ async def test_a_window_of_nothing_asks_all_at_once():
     assert set(harness.asked_at) == {0}
 
 
-async def test_a_few_sockets_do_not_take_the_whole_window():
+async def test_a_few_sockets_do_not_need_the_whole_window():
     harness = DrainHarness(3)
 
     await harness.drain.begin(window=20, grace=5)
@@ -79,7 +79,7 @@ async def test_a_drain_without_sockets_is_over_at_once():
     assert harness.elapsed == 0
 
 
-async def test_a_socket_that_leaves_by_itself_is_not_asked():
+async def test_a_disconnected_socket_is_not_asked_to_close():
     harness = DrainHarness(2)
     harness.connections.discard(harness.sockets[0])
 
@@ -89,7 +89,7 @@ async def test_a_socket_that_leaves_by_itself_is_not_asked():
     assert harness.sockets[1].asked_at is not None
 
 
-async def test_a_socket_that_comes_during_the_drain_is_asked_too():
+async def test_a_socket_opened_during_the_drain_is_closed_too():
     harness = DrainHarness(100)
     running = harness.drain.begin(window=20, grace=5)
     await asyncio.sleep(0)
@@ -100,7 +100,7 @@ async def test_a_socket_that_comes_during_the_drain_is_asked_too():
     assert late.notice is not None
 
 
-async def test_a_socket_that_comes_after_the_window_is_asked_at_once():
+async def test_a_socket_opened_after_the_window_is_closed_at_once():
     harness = DrainHarness(1, deaf=True, frozen=True)
     running = harness.drain.begin(window=0, grace=5)
     await until(lambda: harness.sockets[0].asked_at is not None)
@@ -112,7 +112,7 @@ async def test_a_socket_that_comes_after_the_window_is_asked_at_once():
     await running
 
 
-async def test_what_has_not_ended_after_the_grace_is_cut():
+async def test_a_socket_still_open_after_the_grace_period_is_cut():
     harness = DrainHarness(2, deaf=True)
 
     await harness.drain.begin(window=0, grace=5)
@@ -132,7 +132,7 @@ async def test_the_drain_does_not_wait_for_the_grace_when_all_have_ended():
     assert not harness.sockets[0].was_cut
 
 
-async def test_hurry_asks_all_that_are_left_at_once():
+async def test_hurry_closes_all_remaining_sockets_at_once():
     harness = DrainHarness(1000)
     running = harness.drain.begin(window=20, grace=5)
     await until(lambda: any(harness.asked_at))
@@ -144,7 +144,7 @@ async def test_hurry_asks_all_that_are_left_at_once():
     assert max(harness.asked_at) <= hurried_at + 0.2
 
 
-async def test_one_that_cannot_be_asked_does_not_stop_the_others(caplog):
+async def test_an_error_in_one_socket_does_not_stop_the_drain(caplog):
     harness = DrainHarness(3)
     harness.sockets[1].drain = None
 
@@ -162,7 +162,7 @@ async def test_beginning_twice_is_beginning_once():
     await harness.drain.begin(1, 1)
 
 
-async def test_the_notice_tells_the_client_when_to_come_back():
+async def test_the_notice_contains_the_reconnect_delay():
     harness = DrainHarness(50)
 
     await harness.drain.begin(window=0, grace=5)
@@ -182,7 +182,9 @@ async def test_the_notice_tells_the_client_when_to_come_back():
         ({"DEBUG": False, "TIDERACE": {"DRAIN_SECONDS": 0}}, 0),
     ],
 )
-def test_the_window_is_the_settings_and_nothing_in_development(setting, seconds):
+def test_the_window_comes_from_the_settings_and_is_zero_in_development(
+    setting, seconds
+):
     with override_settings(**setting):
         assert drain.drain_seconds() == seconds
 
@@ -209,7 +211,7 @@ def server():
     signal.signal(signal.SIGTERM, before)
 
 
-async def test_the_server_is_told_to_stop_after_the_drain(server):
+async def test_the_server_is_stopped_after_the_drain(server):
     harness = DrainHarness(1, deaf=True, frozen=True)
     watch = SigtermWatch(harness.drain)
     await watch.start()
@@ -255,9 +257,7 @@ async def test_the_same_sigterm_by_two_ways_is_one(server):
     await watch.stop()
 
 
-async def test_the_server_is_told_to_stop_also_when_a_drain_is_not_possible(
-    server, caplog
-):
+async def test_the_server_is_stopped_when_a_drain_is_not_possible(server, caplog):
     watch = SigtermWatch(Drain(ConnectionRegistry()))
     await watch.start()
 
@@ -269,7 +269,7 @@ async def test_the_server_is_told_to_stop_also_when_a_drain_is_not_possible(
     await watch.stop()
 
 
-def test_the_server_is_told_to_stop_when_the_loop_is_closed(server):
+def test_the_server_is_stopped_when_the_loop_is_closed(server):
     watch = SigtermWatch(Drain(ConnectionRegistry()))
     asyncio.run(watch.start())
 
@@ -421,7 +421,7 @@ async def draining(monkeypatch):
     return mine
 
 
-async def test_a_newcomer_is_refused_with_503_and_told_when_to_retry(draining):
+async def test_a_new_connection_is_refused_with_503_and_retry_after(draining):
     scope = {"extensions": {"websocket.http.response": {}}}
     router = ProtocolTypeRouter({"websocket": AsyncWebsocketConsumer.as_asgi()})
     newcomer = WebsocketCommunicator(router, "/")

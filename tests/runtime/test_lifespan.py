@@ -67,7 +67,7 @@ async def test_the_application_ends_after_the_shutdown():
     assert running.future.done()
 
 
-async def test_an_error_at_startup_is_told_to_the_server(caplog):
+async def test_an_error_at_startup_is_reported_to_the_server(caplog):
     async def open_harbour():
         raise ConnectionError("no harbour on port 6379")
 
@@ -111,7 +111,7 @@ async def test_an_error_at_shutdown_keeps_no_other_hook_from_running(caplog):
     assert "ValueError: stuck" in answer["message"]
 
 
-async def test_an_event_that_a_later_specification_may_bring_is_passed_over():
+async def test_an_unknown_lifespan_event_is_ignored():
     running = server(Lifespan())
     await running.send_input({"type": "lifespan.reload"})
 
@@ -204,7 +204,7 @@ async def test_a_layer_that_fails_to_close_keeps_no_other_from_it(layers):
     assert [str(one) for one in error.value.exceptions] == ["gone"]
 
 
-async def test_a_closed_layer_is_kept_for_whoever_goes_on(layers):
+async def test_a_closed_layer_can_still_be_used(layers):
     layer = Layer([], "closed")
     layers.set("default", layer)
 

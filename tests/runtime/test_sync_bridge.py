@@ -23,7 +23,7 @@ def test_the_sync_form_takes_the_same_arguments_and_returns_the_result():
     assert not inspect.iscoroutinefunction(twice)
 
 
-def test_the_sync_form_has_its_own_name_and_the_documentation():
+def test_the_sync_form_has_its_own_name_and_the_docstring():
     assert (twice.__name__, twice.__qualname__) == ("twice", "twice")
     assert inspect.getdoc(twice).startswith("Return the number twice.\n")
     assert "sync form of ``atwice``" in twice.__doc__

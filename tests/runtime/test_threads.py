@@ -111,7 +111,7 @@ def test_a_pool_of_no_threads_is_refused():
         ThreadPool(0)
 
 
-def test_a_closed_pool_finishes_what_waits(single, gate):
+def test_a_closed_pool_finishes_its_queued_jobs(single, gate):
     first = ConnectionThread(single).submit(gate)
     second = ConnectionThread(single).submit(lambda: "done")
     gate.reached.wait(PATIENCE)
@@ -123,16 +123,14 @@ def test_a_closed_pool_finishes_what_waits(single, gate):
     assert second.result(0) == "done"
 
 
-def test_a_closed_pool_takes_no_new_job(pool):
+def test_a_closed_pool_refuses_new_jobs(pool):
     pool.close()
 
     with pytest.raises(RuntimeError, match="the process is exiting"):
         ConnectionThread(pool).submit(threading.get_ident)
 
 
-def test_closing_waits_for_all_hanging_threads_together_no_longer_than_asked(
-    pool, monkeypatch
-):
+def test_closing_waits_for_all_threads_within_one_timeout(pool, monkeypatch):
     now = 100.0
     waited: list[float] = []
 
@@ -214,7 +212,7 @@ def test_after_a_release_another_thread_may_do_the_next_job(pool, gate):
     assert second != first
 
 
-def test_a_job_still_running_at_the_release_is_not_overtaken(pool, gate):
+def test_a_new_job_waits_for_one_still_running_at_the_release(pool, gate):
     thread = ConnectionThread(pool)
     first = thread.submit(gate)
     gate.reached.wait(PATIENCE)
@@ -239,7 +237,7 @@ def test_a_thread_released_while_busy_is_free_when_its_job_is_over(single, gate)
     assert thread._worker is None
 
 
-def test_a_connection_knows_whether_it_used_a_thread_since_the_release(pool):
+def test_a_connection_records_whether_it_used_a_thread_since_the_release(pool):
     thread = ConnectionThread(pool)
     assert not thread.used
 
@@ -316,7 +314,7 @@ async def test_outside_isolation_sync_code_shares_asgirefs_one_thread(pool):
     assert first == second
 
 
-async def test_the_connections_thread_is_known_inside_and_forgotten_outside(pool):
+async def test_the_connections_thread_is_current_only_inside(pool):
     assert threads.current() is None
 
     async with isolated(pool) as thread:
@@ -326,7 +324,7 @@ async def test_the_connections_thread_is_known_inside_and_forgotten_outside(pool
     assert threads.current() is None
 
 
-async def test_isolation_inside_isolation_changes_nothing(pool):
+async def test_nested_isolation_has_no_effect(pool):
     async with isolated(pool) as outer:
         async with isolated(pool) as inner:
             assert inner is None
@@ -437,7 +435,7 @@ def test_without_a_size_the_pool_follows_the_number_of_processors(monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_forked_child_makes_a_pool_of_its_own():
+def test_a_forked_child_creates_its_own_pool():
     thread = ConnectionThread(threads.default_pool())
     thread.submit(threading.get_ident).result(PATIENCE)
 

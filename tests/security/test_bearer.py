@@ -75,7 +75,7 @@ def protocols(*offered):
 # Where a ticket may stand
 
 
-async def test_a_ticket_as_a_subprotocol_is_never_named_in_the_answer():
+async def test_a_ticket_subprotocol_is_never_echoed():
     site = Site()
     client = Client(Tickets(site), **protocols("tiderace", GOOD))
     await client.connect()
@@ -88,7 +88,7 @@ async def test_a_ticket_as_a_subprotocol_is_never_named_in_the_answer():
     await client.leave()
 
 
-async def test_the_applications_own_subprotocol_is_named():
+async def test_the_subprotocol_of_the_application_is_accepted():
     site = Site("chat")
     client = Client(Tickets(site), **protocols("chat", GOOD, "tiderace"))
     await client.connect()
@@ -98,7 +98,7 @@ async def test_the_applications_own_subprotocol_is_named():
     await client.leave()
 
 
-async def test_a_ticket_as_the_only_subprotocol_is_not_echoed_and_browsers_are_told_of(
+async def test_a_ticket_as_the_only_subprotocol_is_not_echoed_and_logs_a_warning(
     caplog,
 ):
     site = Site()
@@ -114,7 +114,7 @@ async def test_a_ticket_as_the_only_subprotocol_is_not_echoed_and_browsers_are_t
     await client.leave()
 
 
-async def test_a_ticket_in_the_authorization_header_is_taken():
+async def test_a_ticket_in_the_authorization_header_is_accepted():
     site = Site()
     headers = [(b"authorization", b"Ticket " + GOOD.encode())]
     client = Client(Tickets(site), headers=headers)
@@ -124,7 +124,7 @@ async def test_a_ticket_in_the_authorization_header_is_taken():
     await client.leave()
 
 
-async def test_another_authorization_is_left_alone():
+async def test_another_authorization_scheme_is_ignored():
     site = Site()
     middleware = Tickets(site)
     client = Client(middleware, headers=[(b"authorization", b"Bearer " + b"good")])
@@ -143,7 +143,7 @@ async def test_another_authorization_is_left_alone():
         (b"ticket=%s&ticket=other", b""),
     ],
 )
-async def test_a_ticket_in_the_query_is_taken_out_of_it(query, left):
+async def test_a_ticket_is_removed_from_the_query(query, left):
     site = Site()
     middleware = Tickets(site)
     client = Client(middleware, query_string=query % GOOD.encode())
@@ -155,7 +155,7 @@ async def test_a_ticket_in_the_query_is_taken_out_of_it(query, left):
     await client.leave()
 
 
-async def test_a_subprotocol_comes_before_a_query_and_both_are_taken_out():
+async def test_a_subprotocol_takes_precedence_over_a_query_and_both_are_removed():
     site = Site()
     middleware = Tickets(site)
     client = Client(middleware, query_string=b"ticket=bad", **protocols("x", GOOD))
@@ -166,7 +166,7 @@ async def test_a_subprotocol_comes_before_a_query_and_both_are_taken_out():
     await client.leave()
 
 
-async def test_a_request_may_bring_a_ticket_too():
+async def test_an_http_request_can_use_a_ticket():
     site = Site()
     client = Client(Tickets(site), type="http", query_string=b"ticket=good")
     await client.end()
@@ -205,14 +205,14 @@ async def test_a_bad_ticket_refuses_a_request():
     assert site.scope is None
 
 
-async def test_a_client_that_has_given_up_is_not_refused():
+async def test_a_disconnected_client_is_not_refused():
     client = Client(Tickets(Site()), query_string=b"ticket=bad")
     await client.leave()
 
     assert client.sent == []
 
 
-async def test_without_a_ticket_the_connection_goes_on_unless_one_is_required():
+async def test_a_connection_without_a_ticket_is_anonymous_unless_one_is_required():
     free, strict = Site(), Site()
     client = Client(Tickets(free))
     await client.connect()
@@ -226,7 +226,7 @@ async def test_without_a_ticket_the_connection_goes_on_unless_one_is_required():
     assert refused.sent[0]["status"] == 401
 
 
-async def test_other_kinds_of_connection_pass():
+async def test_other_types_of_connection_are_passed_through():
     seen = []
 
     async def inner(scope, receive, send):
@@ -241,7 +241,7 @@ async def test_other_kinds_of_connection_pass():
 
 
 @pytest.mark.parametrize("message", ['{"ticket": "x-good"}', "x-good", " x-good\n"])
-async def test_the_first_message_may_be_the_ticket(message):
+async def test_the_first_message_can_be_the_ticket(message):
     site = Site()
     client = Client(Tickets(site, first_message=True), extensions=DENIAL)
     await client.connect()
@@ -258,7 +258,7 @@ async def test_the_first_message_may_be_the_ticket(message):
     await client.leave()
 
 
-async def test_our_subprotocol_is_named_before_the_first_message():
+async def test_the_subprotocol_is_accepted_before_the_first_message():
     client = Client(Tickets(Site(), first_message=True), subprotocols=["a", "tiderace"])
     await client.connect()
 
@@ -292,7 +292,7 @@ async def test_another_first_message_closes_the_socket(message):
     assert site.scope is None
 
 
-async def test_bytes_are_no_first_message():
+async def test_a_binary_first_message_closes_the_socket():
     client = Client(Tickets(Site(), first_message=True))
     await client.connect()
 
@@ -302,7 +302,7 @@ async def test_bytes_are_no_first_message():
     assert client.sent[-1]["code"] == 4401
 
 
-async def test_a_first_message_that_does_not_come_closes_the_socket(caplog):
+async def test_a_missing_first_message_closes_the_socket(caplog):
     client = Client(Tickets(Site(), first_message=True, timeout=0.01))
     await client.connect()
     await client.end()
@@ -311,7 +311,7 @@ async def test_a_first_message_that_does_not_come_closes_the_socket(caplog):
     assert "did not come in time" in caplog.text
 
 
-async def test_who_leaves_before_the_first_message_was_never_there():
+async def test_a_client_that_disconnects_before_the_first_message_starts_no_consumer():
     site = Site()
     early = Client(Tickets(site, first_message=True))
     await early.leave()
@@ -393,7 +393,7 @@ async def refused(**scope):
 NO = ("websocket.http.response.start", 401)
 
 
-async def test_a_real_ticket_names_its_user_once(user):
+async def test_a_ticket_authenticates_its_user_once(user):
     one = await sync_to_async(ticket)(user)
 
     assert await answer(query_string=b"ticket=" + one.encode()) == "ada None"
@@ -407,7 +407,7 @@ async def test_a_ticket_for_several_uses_is_refused_in_a_url(user):
     assert await answer(**protocols("tiderace", several)) == "ada None"
 
 
-async def test_a_token_names_its_user(user):
+async def test_a_token_authenticates_its_user(user):
     token = connection_token(user, info={"seat": 4})
     header = [(b"authorization", b"bearer " + token.encode())]
 
@@ -415,7 +415,7 @@ async def test_a_token_names_its_user(user):
     assert await answer(headers=header) == "ada {'seat': 4}"
 
 
-async def test_a_token_may_be_the_first_message(user):
+async def test_a_token_can_be_the_first_message(user):
     made = TokenAuthMiddleware(WhoAmI.as_asgi(), first_message=True)
     client = await Client(made).open()
     client.text(json.dumps({"token": connection_token(user)}))
@@ -431,11 +431,11 @@ async def test_a_token_is_refused_in_a_url(user):
     assert await refused(query_string=b"ticket=" + token) == NO
 
 
-async def test_a_token_of_nobody_is_a_visitor(user):
+async def test_a_token_without_a_user_is_anonymous(user):
     assert await answer(**with_token(connection_token(None))) == "AnonymousUser None"
 
 
-async def test_a_token_of_a_user_who_was_deactivated_is_refused(user):
+async def test_a_token_of_a_deactivated_user_is_refused(user):
     token = connection_token(user)
     await User.objects.aupdate(is_active=False)
 
@@ -448,7 +448,7 @@ async def test_a_subscription_token_is_refused_to_connect(user):
     assert await refused(**with_token(token)) == NO
 
 
-async def test_a_ticket_middleware_takes_no_tokens(user):
+async def test_ticket_middleware_refuses_tokens(user):
     site = Site()
     header = [(b"authorization", b"Bearer " + connection_token(user).encode())]
     client = Client(TicketAuthMiddleware(site, required=True), headers=header)
@@ -476,7 +476,7 @@ async def test_a_socket_ends_with_its_token(user, monkeypatch):
     await client.leave(4401)
 
 
-async def test_nothing_is_sent_after_a_token_has_ended(user, monkeypatch):
+async def test_nothing_is_sent_after_a_token_has_expired(user, monkeypatch):
     async def talkative(scope, receive, send):
         await receive()
         await send({"type": "websocket.accept"})
@@ -535,7 +535,7 @@ async def test_no_secret_reaches_the_log(user, caplog):
 
 @pytest.mark.servers
 @pytest.mark.parametrize("server", SERVERS)
-def test_a_server_lets_a_ticket_in_names_our_subprotocol_and_logs_no_secret(server):
+def test_a_server_accepts_a_ticket_and_its_subprotocol_and_logs_no_secret(server):
     secret = "tiderace.ticket.hush-good"
     with AsgiProcess(server, "sites.ticket_site:application") as process:
         with connect(process.ws, subprotocols=["tiderace", secret]) as socket:

@@ -54,11 +54,11 @@ def seen(proxies, peer, *forwarded):
         ("\0", "None"),
     ],
 )
-def test_an_address_is_read_as_headers_have_it(text, address):
+def test_an_address_is_parsed_in_every_form_of_the_header(text, address):
     assert str(parse(text)) == address
 
 
-def test_without_proxies_of_ours_the_header_is_nobodys_word():
+def test_without_trusted_proxies_the_header_is_ignored():
     assert seen(0, "192.0.2.1", "198.51.100.7") == "192.0.2.1"
     assert seen([], "192.0.2.1", "198.51.100.7") == "192.0.2.1"
 
@@ -79,13 +79,11 @@ def test_without_proxies_of_ours_the_header_is_nobodys_word():
         (["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
     ],
 )
-def test_with_networks_the_first_address_from_the_end_that_is_not_ours_counts(
-    forwarded, client
-):
+def test_with_networks_the_last_address_outside_of_them_counts(forwarded, client):
     assert seen(NETWORKS, PROXY, *forwarded) == client
 
 
-def test_a_client_that_passes_the_proxies_by_is_known_by_its_own_address():
+def test_a_client_that_bypasses_the_proxies_has_its_own_address():
     assert seen(NETWORKS, "192.0.2.9", "198.51.100.7") == "192.0.2.9"
 
 
@@ -99,23 +97,23 @@ def test_a_client_that_passes_the_proxies_by_is_known_by_its_own_address():
         (1, [], PROXY),
     ],
 )
-def test_with_a_number_so_many_steps_are_taken(number, forwarded, client):
+def test_with_a_number_that_many_proxies_are_trusted(number, forwarded, client):
     assert seen(number, PROXY, *forwarded) == client
 
 
-def test_behind_a_unix_socket_the_header_is_believed_if_there_are_proxies():
+def test_behind_a_unix_socket_the_header_is_trusted_if_there_are_proxies():
     assert seen(NETWORKS, None, "198.51.100.7, 192.0.2.1") == "192.0.2.1"
     assert seen(1, None, "192.0.2.1") == "192.0.2.1"
     assert seen(0, None, "192.0.2.1") is None
 
 
 @given(st.text(st.characters(max_codepoint=255, exclude_characters=","), max_size=40))
-def test_what_a_client_writes_never_moves_the_address(lie):
+def test_the_header_of_a_client_never_changes_its_address(lie):
     assert seen(1, PROXY, f"{lie}, 192.0.2.1") == "192.0.2.1"
     assert seen(NETWORKS, PROXY, f"{lie}, 192.0.2.1") == "192.0.2.1"
 
 
-def test_an_ipv6_client_is_known_by_its_network():
+def test_an_ipv6_client_is_identified_by_its_network():
     one, other, else_ = (
         limit_key(parse(text))
         for text in ["2001:db8:0:1::1", "2001:db8:0:1:ffff::2", "2001:db8:0:2::1"]
@@ -126,14 +124,14 @@ def test_an_ipv6_client_is_known_by_its_network():
     assert limit_key(parse("192.0.2.1")) == "192.0.2.1"
 
 
-def test_the_setting_names_the_proxies(settings):
+def test_the_setting_defines_the_proxies(settings):
     settings.TIDERACE = {"TRUSTED_PROXIES": NETWORKS}
 
     assert str(client_ip(scope_of(PROXY, "192.0.2.1"))) == "192.0.2.1"
 
 
 @pytest.mark.parametrize("proxies", [-1, ["10.0.0.0/99"], ["proxy.example.com"], True])
-def test_proxies_that_are_none_are_refused_at_startup(proxies):
+def test_invalid_proxies_are_refused_at_startup(proxies):
     with pytest.raises(conf.UnknownSetting):
         conf.validate({"TRUSTED_PROXIES": proxies})
 
@@ -156,7 +154,7 @@ class Site:
                 await send({"type": "websocket.send", "text": event["text"]})
 
 
-async def test_an_address_may_have_so_many_connections():
+async def test_connections_per_address_are_limited():
     app = ConnectionLimiter(Site(), per_ip=2)
     open_ones = [await Client(app).open() for _ in range(2)]
     before = metrics.CONNECTIONS_LIMITED.value
@@ -173,7 +171,7 @@ async def test_an_address_may_have_so_many_connections():
         await client.leave()
 
 
-async def test_a_connection_that_ended_makes_room():
+async def test_an_ended_connection_is_no_longer_counted():
     app = ConnectionLimiter(Site(), per_ip=1)
     first = await Client(app).open()
     assert app.open("ip:10.0.0.1") == 1
@@ -186,7 +184,7 @@ async def test_a_connection_that_ended_makes_room():
     assert not app._open
 
 
-async def test_a_connection_that_failed_or_was_cancelled_makes_room():
+async def test_a_failed_or_cancelled_connection_is_no_longer_counted():
     async def fail(scope, receive, send):
         raise RuntimeError("broken")
 
@@ -204,7 +202,7 @@ async def test_a_connection_that_failed_or_was_cancelled_makes_room():
     assert not hanging._open
 
 
-async def test_a_server_without_denial_accepts_to_say_why():
+async def test_without_denial_responses_the_socket_is_accepted_and_closed_with_a_reason():
     app = ConnectionLimiter(Site(), per_ip=1)
     first = await Client(app).open()
 
@@ -217,7 +215,7 @@ async def test_a_server_without_denial_accepts_to_say_why():
     await first.leave()
 
 
-async def test_a_client_that_has_given_up_is_not_refused():
+async def test_a_disconnected_client_is_not_refused():
     app = ConnectionLimiter(Site(), per_ip=1)
     first = await Client(app).open()
 
@@ -228,7 +226,7 @@ async def test_a_client_that_has_given_up_is_not_refused():
     await first.leave()
 
 
-async def test_a_user_may_have_so_many_connections_and_a_visitor_any():
+async def test_connections_per_user_are_limited_except_for_anonymous_users():
     app = ConnectionLimiter(Site(), per_user=1)
     ada, grace = User(pk=1), User(pk=2)
     open_ones = [
@@ -251,7 +249,7 @@ async def test_a_limit_per_user_needs_a_user():
     assert "put it inside AuthMiddlewareStack" in str(error)
 
 
-async def test_who_is_refused_for_one_limit_is_not_counted_for_the_other():
+async def test_a_connection_refused_by_one_limit_is_not_counted_by_the_other():
     app = ConnectionLimiter(Site(), per_ip=5, per_user=1)
     first = await Client(app, user=User(pk=1)).open()
     second = Client(app, user=User(pk=1), extensions=DENIAL)
@@ -262,7 +260,7 @@ async def test_who_is_refused_for_one_limit_is_not_counted_for_the_other():
     await first.leave()
 
 
-async def test_a_spoofed_header_gets_no_more_connections():
+async def test_a_spoofed_header_does_not_raise_the_limit():
     app = ConnectionLimiter(Site(), per_ip=1, proxies=NETWORKS)
     headers = [(b"x-forwarded-for", b"198.51.100.1, 192.0.2.1")]
     lies = [(b"x-forwarded-for", b"198.51.100.2, 192.0.2.1")]
@@ -285,7 +283,7 @@ async def test_a_connection_without_an_address_is_not_limited():
     assert app.inner.served == 3
 
 
-async def test_only_the_kinds_that_were_asked_for_are_limited():
+async def test_only_the_given_types_of_connection_are_limited():
     async def hold(scope, receive, send):
         await receive()
 
@@ -302,7 +300,7 @@ async def test_only_the_kinds_that_were_asked_for_are_limited():
         await client.cancel()
 
 
-async def test_refusals_are_logged_once_a_minute_with_their_number(caplog, monkeypatch):
+async def test_refusals_are_logged_once_a_minute_with_a_count(caplog, monkeypatch):
     from tiderace.security import limits
 
     now = [1000.0]
@@ -331,7 +329,7 @@ async def test_refusals_are_logged_once_a_minute_with_their_number(caplog, monke
 
 
 @pytest.mark.parametrize("limit", [{"per_ip": 0}, {"per_user": -1}])
-def test_a_limit_that_lets_nobody_in_is_refused(limit):
+def test_a_limit_below_one_is_refused(limit):
     with pytest.raises(ValueError, match="lets nobody in"):
         ConnectionLimiter(Site(), **limit)
 
@@ -354,7 +352,7 @@ async def say(client, *texts):
     await settle()
 
 
-async def test_messages_within_the_rate_pass(clock):
+async def test_messages_within_the_rate_are_delivered(clock):
     client = await Client(limited(clock)).open()
     await say(client, "1", "2")
     clock.now += 1
@@ -378,7 +376,7 @@ async def test_a_flood_closes_the_socket(clock, caplog):
     await client.leave(4429)
 
 
-async def test_a_flood_may_wait_its_turn(clock):
+async def test_a_flood_can_be_delayed(clock):
     client = await Client(limited(clock, policy="wait")).open()
     await say(client, *"12345")
     await until(lambda: len(client.texts) == 5)
@@ -388,7 +386,7 @@ async def test_a_flood_may_wait_its_turn(clock):
     await client.leave()
 
 
-async def test_a_flood_may_be_dropped(clock):
+async def test_a_flood_can_be_dropped(clock):
     before = metrics.MESSAGES_LIMITED.value
     client = await Client(limited(clock, policy="drop")).open()
     await say(client, *"12345")
@@ -426,7 +424,7 @@ async def test_a_message_that_is_too_big_closes_the_socket(clock, big):
 @pytest.mark.parametrize(
     ("wish", "told"), [({}, 40), ({"max_size": 7}, 7), ({"max_size": 99}, 40)]
 )
-async def test_our_server_is_told_what_is_too_big_in_any_case(clock, wish, told):
+async def test_the_server_gets_the_maximum_size_for_each_socket(clock, wish, told):
     async def application(scope, receive, send):
         await receive()
         await send({"type": "websocket.accept", **wish})
@@ -448,7 +446,7 @@ async def test_our_server_is_told_what_is_too_big_in_any_case(clock, wish, told)
     assert sent == [plain | {"max_size": told}, plain, plain]
 
 
-async def test_without_a_limit_our_server_is_told_none(clock):
+async def test_without_a_limit_the_server_gets_no_maximum_size(clock):
     async def application(scope, receive, send):
         await send({"type": "websocket.accept"})
 
@@ -478,7 +476,7 @@ async def test_nothing_is_sent_after_the_close(clock):
     assert client.kinds == ["websocket.accept", "websocket.close"]
 
 
-async def test_other_kinds_of_connection_pass(clock):
+async def test_other_types_of_connection_are_passed_through(clock):
     seen_kinds = []
 
     async def inner(scope, receive, send):
@@ -489,7 +487,7 @@ async def test_other_kinds_of_connection_pass(clock):
     assert seen_kinds == ["http"]
 
 
-def test_rates_and_policies_that_are_none_are_refused():
+def test_invalid_rates_and_policies_are_refused():
     with pytest.raises(ValueError, match="is no rate"):
         MessageRateLimiter(Site(), "often")
     with pytest.raises(ValueError, match="is no policy"):

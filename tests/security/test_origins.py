@@ -70,7 +70,7 @@ async def passes(allowed, *origins, **options) -> bool:
         ("foo://site.test", "foo://site.test"),
     ],
 )
-async def test_an_allowed_origin_passes(pattern, origin):
+async def test_an_allowed_origin_is_accepted(pattern, origin):
     assert await passes([pattern], origin)
 
 
@@ -100,7 +100,7 @@ async def test_another_origin_is_refused(pattern, origin):
     assert not await passes([pattern], origin)
 
 
-async def test_nothing_is_allowed_by_an_empty_list():
+async def test_an_empty_list_allows_no_origin():
     assert not await passes([], "http://site.test")
 
 
@@ -108,19 +108,19 @@ async def test_one_matching_pattern_among_several_is_enough():
     assert await passes(["other.test", "site.test"], "http://site.test")
 
 
-async def test_no_origin_is_refused():
+async def test_a_missing_origin_is_refused():
     assert not await passes(["site.test"])
 
 
-async def test_no_origin_passes_where_everything_does():
+async def test_a_missing_origin_is_accepted_if_all_origins_are():
     assert await passes(["*"])
 
 
-async def test_no_origin_passes_where_that_is_allowed():
+async def test_a_missing_origin_is_accepted_if_that_is_allowed():
     assert await passes(["site.test"], allow_missing=True)
 
 
-async def test_an_unreadable_origin_is_not_taken_for_a_missing_one():
+async def test_an_unreadable_origin_is_not_treated_as_missing():
     assert not await passes(["site.test"], "http://[::1", allow_missing=True)
 
 
@@ -129,7 +129,7 @@ async def test_the_last_of_several_origins_counts():
     assert not await passes(["site.test"], "http://site.test", "http://other.test")
 
 
-async def test_a_header_in_capitals_is_no_origin():
+async def test_an_upper_case_header_is_not_an_origin():
     scope = scope_from() | {"headers": [(b"Origin", b"http://site.test")]}
 
     event = await answer(OriginValidator(accept, ["site.test"]), scope)
@@ -145,7 +145,7 @@ async def test_a_refusal_is_a_close_without_a_code():
     assert event == {"type": "websocket.close"}
 
 
-async def test_the_application_gets_the_very_scope_and_its_result_is_returned():
+async def test_the_application_gets_the_same_scope_and_its_result_is_returned():
     async def application(scope, receive, send):
         return scope
 
@@ -161,7 +161,7 @@ async def test_other_connections_than_websockets_are_an_error():
         await validator({"type": "http", "headers": []}, None, None)
 
 
-async def test_a_subclass_may_decide_by_itself():
+async def test_a_subclass_can_override_the_decision():
     class Friends(OriginValidator):
         def validate_origin(self, parsed_origin):
             return parsed_origin.hostname.endswith("friend.test")
@@ -172,7 +172,7 @@ async def test_a_subclass_may_decide_by_itself():
     assert event["type"] == "websocket.accept"
 
 
-async def test_a_subclass_may_let_missing_origins_pass():
+async def test_a_subclass_can_allow_missing_origins():
     class Lenient(OriginValidator):
         def valid_origin(self, parsed_origin):
             return parsed_origin is None or super().valid_origin(parsed_origin)
@@ -220,14 +220,14 @@ async def test_a_refusal_by_allowed_hosts_names_that_setting(caplog, settings):
     assert "add the page's host to the setting ALLOWED_HOSTS" in line
 
 
-async def test_a_refusal_for_a_missing_origin_says_how_to_let_it_in(caplog):
+async def test_the_log_of_a_missing_origin_contains_the_remedy(caplog):
     line = await refuse(caplog, scope_from())
 
     assert "no Origin header" in line
     assert "allow_missing=True" in line
 
 
-async def test_nobody_can_write_a_second_line_into_the_log(caplog):
+async def test_a_client_cannot_add_a_second_line_to_the_log(caplog):
     scope = scope_from(b"http://evil.test\nforged", path="/ws/\nforged", host="a\nb")
 
     line = await refuse(caplog, scope)
@@ -268,7 +268,7 @@ def test_allowed_hosts_are_read_once(settings):
     assert validator.allowed_origins == ["site.test"]
 
 
-def test_no_allowed_hosts_while_debugging_means_this_machine(settings):
+def test_empty_allowed_hosts_with_debug_allow_localhost(settings):
     settings.DEBUG = True
     settings.ALLOWED_HOSTS = []
 
@@ -277,13 +277,13 @@ def test_no_allowed_hosts_while_debugging_means_this_machine(settings):
     assert validator.allowed_origins == ["localhost", "127.0.0.1", "[::1]"]
 
 
-def test_no_allowed_hosts_in_production_allows_nothing(settings):
+def test_empty_allowed_hosts_without_debug_allow_nothing(settings):
     settings.ALLOWED_HOSTS = []
 
     assert AllowedHostsOriginValidator(accept).allowed_origins == []
 
 
-async def test_missing_origins_may_pass_allowed_hosts_too(settings):
+async def test_missing_origins_can_be_allowed_with_allowed_hosts(settings):
     settings.ALLOWED_HOSTS = ["site.test"]
     validator = AllowedHostsOriginValidator(accept, allow_missing=True)
 
@@ -297,7 +297,7 @@ async def test_the_denier_closes_before_accepting(denier):
     assert await answer(denier, scope_from()) == {"type": "websocket.close"}
 
 
-async def test_the_denier_says_nothing_to_a_client_that_is_gone():
+async def test_the_denier_sends_nothing_to_a_disconnected_client():
     communicator = ApplicationCommunicator(WebsocketDenier(), scope_from())
     await communicator.send_input({"type": "websocket.disconnect", "code": 1006})
 

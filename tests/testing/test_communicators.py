@@ -53,7 +53,7 @@ async def silent(scope, receive, send):
 # WebSockets: what Channels documents
 
 
-async def test_connect_tells_that_the_socket_was_accepted():
+async def test_connect_returns_true_when_the_socket_is_accepted():
     socket = WebsocketCommunicator(Echo.as_asgi(), "/ws/")
 
     assert await socket.connect() == (True, None)
@@ -74,7 +74,7 @@ async def test_connect_returns_the_subprotocol_the_consumer_chose():
 
 
 @pytest.mark.parametrize(("given", "told"), [(4003, 4003), (None, 1000)])
-async def test_connect_tells_the_code_of_a_refusal(given, told):
+async def test_connect_returns_the_code_of_a_refusal(given, told):
     class Consumer(AsyncWebsocketConsumer):
         async def connect(self):
             await self.close(code=given)
@@ -95,7 +95,7 @@ async def test_connect_keeps_the_headers_of_the_response():
         assert list(socket.response_headers) == [(b"x-room", b"tea")]
 
 
-async def test_a_denial_response_is_a_refusal_with_its_status():
+async def test_connect_returns_the_status_of_a_denial_response():
     async def application(scope, receive, send):
         await send(
             {"type": "websocket.http.response.start", "status": 401, "headers": []}
@@ -120,14 +120,14 @@ async def test_the_scope_has_the_unquoted_path_and_the_query_string():
     }
 
 
-async def test_a_spec_version_is_put_at_the_top_of_the_scope():
+async def test_a_spec_version_is_a_key_of_the_scope():
     assert (
         WebsocketCommunicator(silent, "/", spec_version="2.3").scope["spec_version"]
         == "2.3"
     )
 
 
-async def test_a_path_that_is_no_string_is_refused():
+async def test_a_path_that_is_not_a_string_is_refused():
     with pytest.raises(TypeError, match="Expected str, got <class 'bytes'>"):
         WebsocketCommunicator(silent, b"/ws/")
 
@@ -156,7 +156,7 @@ async def test_a_sync_json_consumer_answers_json():
         assert await socket.receive_json_from() == {"cups": [1, 2]}
 
 
-async def test_receiving_a_frame_from_a_socket_that_was_closed_is_an_assertion():
+async def test_receiving_from_a_closed_socket_is_an_assertion_error():
     class Consumer(Echo):
         async def receive(self, text_data=None, bytes_data=None):
             await self.close()
@@ -171,7 +171,7 @@ async def test_receiving_a_frame_from_a_socket_that_was_closed_is_an_assertion()
     await socket.disconnect()
 
 
-async def test_json_in_a_binary_frame_is_an_assertion():
+async def test_json_in_a_binary_frame_is_an_assertion_error():
     async with WebsocketCommunicator(Echo(), "/") as socket:
         await socket.send_to(bytes_data=b"{}")
 
@@ -200,7 +200,7 @@ async def test_receive_nothing_is_true_of_a_silent_application():
         assert await socket.receive_nothing(timeout=0.02) is True
 
 
-async def test_receive_nothing_is_false_when_something_waits_and_leaves_it():
+async def test_receive_nothing_is_false_with_an_unread_event_and_keeps_it():
     async with WebsocketCommunicator(Echo(), "/") as socket:
         await socket.send_to(text_data="tea")
 
@@ -231,7 +231,7 @@ async def test_after_a_timed_out_receive_disconnect_raises_cancelled_error():
         await socket.disconnect()
 
 
-async def test_a_timed_out_receive_leaves_the_application_alone_where_asked_to():
+async def test_a_timed_out_receive_can_leave_the_application_running():
     socket = WebsocketCommunicator(Echo(), "/", cancel_on_timeout=False)
     await socket.connect()
 
@@ -246,7 +246,7 @@ async def test_a_timed_out_receive_leaves_the_application_alone_where_asked_to()
 # An application that fails
 
 
-async def test_an_error_of_a_handler_is_raised_and_not_the_close_it_causes():
+async def test_an_error_of_a_handler_is_raised_instead_of_its_close():
     class Consumer(Echo):
         async def receive(self, text_data=None, bytes_data=None):
             raise ValueError("bad tea")
@@ -271,7 +271,7 @@ async def test_an_error_is_raised_again_by_every_later_use():
         await communicator.send_input({"type": "y"})
 
 
-async def test_an_application_that_ended_in_silence_is_said_to_have_ended():
+async def test_the_error_of_a_receive_states_that_the_application_has_ended():
     async def application(scope, receive, send):
         pass
 
@@ -304,7 +304,7 @@ async def test_an_error_is_raised_by_disconnect_too():
         await socket.disconnect(code=4001)
 
 
-async def test_an_error_is_raised_at_once_and_not_when_time_is_up():
+async def test_an_error_is_raised_before_the_timeout():
     async def application(scope, receive, send):
         raise ValueError("no tea")
 
@@ -314,7 +314,7 @@ async def test_an_error_is_raised_at_once_and_not_when_time_is_up():
         )
 
 
-async def test_a_timeout_that_the_application_raised_is_not_taken_for_ours():
+async def test_a_timeout_error_of_the_application_is_raised():
     async def application(scope, receive, send):
         raise TimeoutError("the kettle is slow")
 
@@ -337,7 +337,7 @@ async def test_a_frame_sent_before_the_error_is_received_first():
         await socket.receive_from()
 
 
-async def test_a_close_with_1011_that_is_meant_is_handed_out():
+async def test_an_intended_close_with_1011_is_returned():
     class Consumer(Echo):
         async def receive(self, text_data=None, bytes_data=None):
             await self.close(code=1011)
@@ -364,7 +364,7 @@ async def three_sends(scope, receive, send):
     await receive()
 
 
-async def test_wait_for_takes_the_event_and_leaves_the_others_in_order():
+async def test_wait_for_returns_the_event_and_keeps_the_others_in_order():
     async with WebsocketCommunicator(three_sends, "/") as socket:
         event = await socket.wait_for(
             "websocket.send", where=lambda event: event["text"] == "two"
@@ -375,7 +375,7 @@ async def test_wait_for_takes_the_event_and_leaves_the_others_in_order():
         assert await socket.receive_from() == "three"
 
 
-async def test_wait_for_waits_until_the_event_comes():
+async def test_wait_for_waits_for_the_event():
     async with WebsocketCommunicator(Echo(), "/") as socket:
         waiting = asyncio.ensure_future(socket.wait_for(type="websocket.send"))
         await socket.send_to(text_data="tea")
@@ -383,7 +383,7 @@ async def test_wait_for_waits_until_the_event_comes():
         assert (await waiting)["text"] == "tea"
 
 
-async def test_wait_for_that_runs_out_of_time_says_what_there_was_and_harms_nothing():
+async def test_a_timeout_of_wait_for_lists_the_unread_events_and_cancels_nothing():
     async with WebsocketCommunicator(three_sends, "/") as socket:
         with pytest.raises(
             TimeoutError, match=r"'websocket.close'.*\['websocket.send'"
@@ -405,7 +405,7 @@ async def test_wait_for_raises_the_error_of_an_application_that_failed():
 # Filling the scope
 
 
-async def test_user_session_and_url_route_are_put_into_the_scope():
+async def test_user_session_and_url_route_are_keys_of_the_scope():
     found = {}
 
     async def application(scope, receive, send):
@@ -427,7 +427,7 @@ async def test_user_session_and_url_route_are_put_into_the_scope():
     assert found["url_route"] == {"args": (), "kwargs": {"room": "tea"}}
 
 
-async def test_login_puts_the_user_into_the_scope():
+async def test_login_sets_the_user_in_the_scope():
     socket = WebsocketCommunicator(silent, "/")
 
     socket.login("alice")
@@ -435,13 +435,13 @@ async def test_login_puts_the_user_into_the_scope():
     assert socket.scope["user"] == "alice"
 
 
-async def test_login_after_connecting_is_refused_because_nobody_would_see_it():
+async def test_login_after_connecting_is_refused():
     async with WebsocketCommunicator(silent, "/") as socket:
         with pytest.raises(RuntimeError, match="comes too late"):
             socket.login("alice")
 
 
-async def test_a_scope_changed_before_connecting_is_what_the_consumer_sees():
+async def test_a_scope_changed_before_connecting_reaches_the_consumer():
     class Consumer(AsyncWebsocketConsumer):
         async def connect(self):
             await self.accept()
@@ -470,7 +470,7 @@ async def test_leaving_the_block_disconnects_and_waits_for_the_consumer():
     assert codes == [1000]
 
 
-async def test_entering_the_block_of_a_socket_that_is_refused_raises():
+async def test_entering_the_block_of_a_refused_socket_raises():
     class Consumer(AsyncWebsocketConsumer):
         async def connect(self):
             await self.close(code=4003)
@@ -480,7 +480,7 @@ async def test_entering_the_block_of_a_socket_that_is_refused_raises():
             pass
 
 
-async def test_the_error_of_the_block_is_the_one_that_comes_out():
+async def test_the_error_of_the_block_takes_precedence():
     class Consumer(AsyncWebsocketConsumer):
         async def disconnect(self, code):
             raise ValueError("of the consumer")
@@ -490,7 +490,7 @@ async def test_the_error_of_the_block_is_the_one_that_comes_out():
             raise KeyError("of the block")
 
 
-async def test_an_error_nobody_received_comes_out_of_the_block():
+async def test_an_unread_error_is_raised_at_the_end_of_the_block():
     failed = asyncio.Event()
 
     async def application(scope, receive, send):
@@ -541,7 +541,7 @@ async def test_sync_code_runs_in_the_thread_of_the_tests_own_context():
     assert names == [mine]
 
 
-async def test_close_old_connections_can_be_patched_as_existing_suites_do():
+async def test_close_old_connections_can_be_patched():
     with mock.patch("tiderace.db.close_old_connections"):
         async with WebsocketCommunicator(JsonEcho(), "/") as socket:
             await socket.send_json_to(1)
@@ -549,7 +549,7 @@ async def test_close_old_connections_can_be_patched_as_existing_suites_do():
             assert await socket.receive_json_from() == 1
 
 
-async def test_a_communicator_is_asgirefs_with_its_verbs():
+async def test_a_communicator_has_the_methods_of_asgirefs():
     class Consumer(AsyncConsumer):
         async def tea_wanted(self, event):
             await self.send({"type": "tea.served"})
@@ -592,12 +592,12 @@ async def test_the_request_is_sent_once():
     assert communicator.sent_request is True
 
 
-async def test_a_body_that_is_no_bytes_is_refused():
+async def test_a_body_that_is_not_bytes_is_refused():
     with pytest.raises(AssertionError, match="must be bytes"):
         HttpCommunicator(respond, "POST", "/", body="tea")
 
 
-async def test_a_response_that_starts_with_its_body_is_an_assertion():
+async def test_a_response_without_a_start_is_an_assertion_error():
     async def application(scope, receive, send):
         await send({"type": "http.response.body", "body": b""})
 
@@ -628,7 +628,7 @@ def test_an_unknown_name_of_the_package_is_an_attribute_error():
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_sync_code_shares_the_tests_thread_where_the_database_is_in_memory():
+async def test_sync_code_runs_in_the_tests_thread_with_an_in_memory_database():
     class Consumer(WebsocketConsumer):
         def connect(self):
             self.accept()
@@ -641,7 +641,7 @@ async def test_sync_code_shares_the_tests_thread_where_the_database_is_in_memory
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_consumers_may_write_at_once_where_the_database_is_in_memory():
+async def test_consumers_can_write_concurrently_with_an_in_memory_database():
     class Consumer(WebsocketConsumer):
         def receive(self, text_data=None, bytes_data=None):
             Group.objects.create(name=text_data)

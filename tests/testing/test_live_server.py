@@ -154,7 +154,7 @@ def test_a_server_process_refuses_a_database_in_memory():
 
 @pytest.mark.django_db(transaction=True)
 @override_settings(ASGI_APPLICATION="sites.live_site.nothing_there")
-def test_a_server_that_does_not_start_says_why():
+def test_the_error_of_a_failed_start_contains_the_reason():
     class Case(ChannelsLiveServerTestCase):
         pass
 
@@ -164,7 +164,7 @@ def test_a_server_that_does_not_start_says_why():
 
 @pytest.mark.django_db(transaction=True)
 @on_the_live_site
-def test_the_server_is_gone_after_the_class_and_its_database_is_its_own_again():
+def test_the_server_and_its_shared_database_end_with_the_class():
     class Case(ChannelsLiveServerTestCase):
         pass
 
@@ -175,7 +175,7 @@ def test_the_server_is_gone_after_the_class_and_its_database_is_its_own_again():
 
 
 @on_the_live_site
-def test_another_server_class_is_used_with_the_interface_of_daphnes():
+def test_a_server_class_with_the_interface_of_daphne_is_used():
     calls = []
 
     class Recorded:
@@ -263,7 +263,7 @@ def test_the_test_case_is_found_in_the_package_by_its_name():
 
 
 @override_settings(ASGI_APPLICATION="sites.live_site.application")
-def test_make_application_wraps_what_the_settings_name():
+def test_make_application_wraps_the_application_of_the_settings():
     from sites import live_site
 
     assert make_application(static_wrapper=None) is live_site.application
@@ -286,7 +286,7 @@ def test_the_functions_of_the_module_can_be_pickled():
         ({"NAME": "shop", "TEST": {"NAME": "trial"}}, "trial"),
     ],
 )
-def test_set_database_connection_points_at_the_test_database(database, name):
+def test_set_database_connection_selects_the_test_database(database, name):
     fake = mock.Mock(settings_dict={})
     with (
         mock.patch.dict(settings.DATABASES, {"default": database}),
@@ -352,7 +352,7 @@ def serving(request):
         assert not server.is_alive()
 
 
-def test_a_server_tells_its_port_when_it_is_ready(serving):
+def test_a_ready_server_has_its_port(serving):
     server = serving()
 
     assert server.ready.wait(20)
@@ -383,7 +383,7 @@ def test_a_server_without_its_application_reports_the_error(serving):
     assert not server.ready.is_set()
 
 
-def test_options_of_daphne_are_understood_or_ignored(serving):
+def test_options_of_daphne_are_applied_or_ignored(serving):
     server = serving(
         kwargs={"websocket_max_message_size": 10, "http_timeout": 5, "ping_interval": 1}
     )
@@ -399,7 +399,7 @@ def test_options_of_daphne_are_understood_or_ignored(serving):
 
 
 @pytest.mark.parametrize("kind", [ServerThread, ServerProcess])
-def test_an_option_that_no_server_has_is_refused_by_name(kind):
+def test_an_unknown_server_option_is_refused_by_name(kind):
     with pytest.raises(TypeError, match="no option 'websocket_timeot'"):
         kind("127.0.0.1", get_answer, kwargs={"websocket_timeot": 5})
 
@@ -457,7 +457,7 @@ def test_an_error_that_cannot_be_sent_is_described():
     assert repr(error) == "RuntimeError(\"Unpicklable('secret')\")"
 
 
-def test_a_thread_that_was_never_started_may_be_ended():
+def test_a_thread_that_was_never_started_can_be_terminated():
     server = ServerThread("127.0.0.1", get_answer)
 
     server.terminate()
@@ -466,7 +466,7 @@ def test_a_thread_that_was_never_started_may_be_ended():
     assert not server.is_alive()
 
 
-def test_a_port_that_is_taken_is_an_error_at_once():
+def test_a_port_in_use_is_an_error_at_once():
     first = ServerThread("127.0.0.1", get_answer)
     first.start()
     assert first.ready.wait(20)
@@ -478,7 +478,7 @@ def test_a_port_that_is_taken_is_an_error_at_once():
     first.join(20)
 
 
-def test_a_spawned_process_has_the_alias_before_it_needs_it(tmp_path):
+def test_a_spawned_process_has_the_alias_before_unpickling_its_arguments(tmp_path):
     """A child made by ``spawn`` starts with nothing imported, unlike a forked one."""
     (tmp_path / "shop.py").write_text(
         "from channels.routing import ProtocolTypeRouter\n"
