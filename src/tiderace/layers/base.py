@@ -97,10 +97,9 @@ class BaseChannelLayer:
         """The layer for sync code: ``layer.sync.group_send("room", message)``.
 
         From views, signals, threads, Celery workers, commands and the shell; a process
-        keeps one event loop and one connection for all of them. Sending to a layer of
-        Tiderace's needs no event loop and starts none. Outside a transaction's
-        ``on_commit`` a message is sent at once, also when the transaction is rolled
-        back later.
+        keeps one event loop and one connection for all of them, and sending needs no
+        loop. Outside a transaction's ``on_commit`` a message is sent at once, also when
+        the transaction is rolled back later.
 
         Raises (its methods):
             RuntimeError: where an event loop runs in this thread; await the layer's
@@ -377,8 +376,7 @@ class BaseChannelLayer:
     async def stream_find_published(self, group: str, key: str) -> Position | None:
         """Return the position of the publication made with ``key``, or None.
 
-        Keys are kept for five minutes. So that work which comes before a publication
-        need not be done again.
+        Keys are kept for five minutes.
 
         Raises:
             TypeError: for an illegal name.
@@ -470,8 +468,7 @@ class BaseChannelLayer:
 class LocalDelivery(ABC):
     """A layer that puts messages straight into the mailboxes of its process.
 
-    A consumer takes its mailbox once instead of calling ``receive`` for each message,
-    and gives it back when it ends, by whatever way.
+    A consumer takes its mailbox once instead of calling ``receive`` for each message.
     """
 
     @abstractmethod

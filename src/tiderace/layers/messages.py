@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -16,6 +16,7 @@ __all__ = [
     "ENVELOPE_KEY",
     "ChannelMailbox",
     "Message",
+    "Serializer",
     "publication_of",
     "require_dict",
     "require_unreserved",
@@ -30,6 +31,16 @@ ChannelMailbox = Mailbox[Message | PreparedMessage]
 # Keys that layers between processes add to a message and remove on arrival.
 CHANNEL_KEY = "__asgi_channel__"
 ENVELOPE_KEY = "__tiderace__"
+
+
+class Serializer(Protocol):
+    """Turns messages into bytes and back."""
+
+    def serialize(self, message: Any) -> bytes:
+        """Return ``message`` as bytes."""
+
+    def deserialize(self, message: bytes) -> Any:
+        """Return the message that was serialized."""
 
 
 def require_dict(message: object) -> None:

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -27,6 +27,7 @@ from tiderace.layers.local import DropLog, LocalChannels
 from tiderace.layers.messages import (
     ChannelMailbox,
     Message,
+    Serializer,
     require_dict,
     require_unreserved,
 )
@@ -40,7 +41,6 @@ from tiderace.layers.pubsub.memberships import Memberships
 from tiderace.layers.pubsub.publisher import Publisher
 from tiderace.layers.pubsub.pump import Pump
 from tiderace.layers.pubsub.queues import Queues
-from tiderace.layers.pubsub.receiver import BrokerReceiver
 from tiderace.layers.pubsub.reporter import Reporter
 from tiderace.layers.pubsub.subscriptions import GroupSubscriptions
 from tiderace.layers.stats import LayerStats, ProcessStats
@@ -48,19 +48,9 @@ from tiderace.presence.store import PresenceStore, ShardedPresence
 from tiderace.ratelimit import Rate
 from tiderace.runtime.forks import after_fork, keep_alive
 
-__all__ = ["PubSubLayer", "Serializer"]
+__all__ = ["PubSubLayer"]
 
 logger = logging.getLogger("tiderace.layers")
-
-
-class Serializer(Protocol):
-    """Turns messages into bytes and back."""
-
-    def serialize(self, message: Any) -> bytes:
-        """Return ``message`` as bytes."""
-
-    def deserialize(self, message: bytes) -> Any:
-        """Return the message that was serialized."""
 
 
 class PubSubLayer(BaseChannelLayer, LocalDelivery):
@@ -168,27 +158,12 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         )
         self._pump = Pump(
             brokers,
-            lock=local.lock,
-            inbox=inbox,
-            receiver=BrokerReceiver(
-                brokers,
-                inbox=inbox,
-                cursors=self._cursors,
-                queues=self._queues,
-                memberships=self._memberships,
-                reporter=self._reporter,
-                on_reconnect=self._reconnected,
-            ),
-            subscriptions=self._subscriptions,
-            memberships=self._memberships,
+            self._subscriptions,
+            inbox,
             reporter=self._reporter,
             gap_log=gap_log,
             tasks=tasks,
         )
-
-    def _reconnected(self) -> None:
-        if self.after_reconnect is not None:
-            self.after_reconnect()
 
     def _start_in_child(self) -> None:
         self._pump.disown()
@@ -229,7 +204,6 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         """Put ``message`` into ``channel``.
 
         Raises:
-            TypeError: for an illegal name or a message that cannot be encoded.
             ChannelFull: when a named queue, or a channel of this process, is at its
                 capacity. A channel of another process that is full drops the message
                 there, counted and logged.
@@ -343,7 +317,6 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         It returns when the broker has the message, not when the members do.
 
         Raises:
-            TypeError: for an illegal name or a message that cannot be encoded.
             LayerUnavailable: when the broker could not be reached in time.
         """
         self._require_message(message)
@@ -371,10 +344,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
     ) -> None:
         """Send one WebSocket message to every client; see ``BaseChannelLayer``.
 
-        It returns when the broker has the message.
-
-        Raises:
-            LayerUnavailable: when the broker could not be reached in time.
+        It returns and raises like ``group_send``.
         """
         groups = self._group_names(group)
         message = envelope.wrap_broadcast(
@@ -388,10 +358,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
     async def stream_publish(
         self, group: str, record: Mapping[str, Any], *, keep: Retention, key: str = ""
     ) -> Position:
-        """Append a publication to the group's stream; see ``BaseChannelLayer``.
-
-        It returns when the broker has the publication.
-        """
+        """Append a publication to the group's stream, like ``group_send``."""
         self.require_valid_group_name(group)
         data = self.serialize(envelope.wrap_record(record))
         metrics.MESSAGES_SENT.add()

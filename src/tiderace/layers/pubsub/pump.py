@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-import threading
+from collections.abc import Sequence
 
 from tiderace.exceptions import LayerUnavailable
+from tiderace.layers.broker import QueueReady, Reconnected, StreamMessage
 from tiderace.layers.pubsub.brokers import Brokers
 from tiderace.layers.pubsub.delivery import GapLog
+from tiderace.layers.pubsub.gap_filler import START
 from tiderace.layers.pubsub.inbox import ProcessInbox
 from tiderace.layers.pubsub.loop_tasks import LoopTasks
-from tiderace.layers.pubsub.memberships import Memberships
-from tiderace.layers.pubsub.receiver import BrokerReceiver
 from tiderace.layers.pubsub.reporter import Reporter
 from tiderace.layers.pubsub.subscriptions import GroupSubscriptions
 
@@ -24,6 +24,7 @@ logger = logging.getLogger("tiderace.layers")
 
 _TICK = 0.25  # seconds between two runs of the regular work
 _RETRY = 1.0  # seconds until it is tried again after an error
+_YIELD_EVERY = 32  # items between two chances for consumers to run
 _MAX_LEFTOVERS = 100  # in a process that does not receive
 
 
@@ -35,22 +36,19 @@ class Pump:
 
     Args:
         brokers: the brokers.
-        lock: held while a home is chosen.
-        inbox: its broker gets the reports.
-        receiver: takes what arrives.
-        subscriptions, memberships, reporter, gap_log: have regular work.
+        subscriptions: the streams and queues that are received, and the memberships.
+        inbox: the stream of messages to channels of this process.
+        reporter: reports to the inbox's broker.
+        gap_log: logs lost messages.
         tasks: the tasks that ``stop`` ends as well.
     """
 
     def __init__(
         self,
         brokers: Brokers,
-        *,
-        lock: threading.RLock,
-        inbox: ProcessInbox,
-        receiver: BrokerReceiver,
         subscriptions: GroupSubscriptions,
-        memberships: Memberships,
+        inbox: ProcessInbox,
+        *,
         reporter: Reporter,
         gap_log: GapLog,
         tasks: LoopTasks,
@@ -58,15 +56,17 @@ class Pump:
         self.home: asyncio.AbstractEventLoop | None = None
         """The loop that receives, or did; None before the first one."""
         self._brokers = brokers
-        self._lock = lock
-        self._inbox = inbox
-        self._receiver = receiver
         self._subscriptions = subscriptions
-        self._memberships = memberships
+        self._cursors = subscriptions.cursors
+        self._queues = subscriptions.queues
+        self._memberships = subscriptions.memberships
+        self._lock = subscriptions.lock
+        self._inbox = inbox
         self._reporter = reporter
         self._gap_log = gap_log
         self._tasks = tasks
         self._standing: list[asyncio.Task[None]] = []
+        self._handled = 0
 
     @property
     def is_running(self) -> bool:
@@ -96,7 +96,10 @@ class Pump:
                 # Those of a loop that has stopped end by themselves if it goes on.
                 if task.get_loop() is home:
                     task.cancel()
-            self._receiver.start()
+            self._cursors.start()
+            if self._inbox.name not in self._cursors:
+                broker = self._brokers.broker_of(self._inbox.name)
+                self._cursors.add(self._inbox.name, broker, self._inbox, START)
             # A copy of the context would keep the request or socket that came first.
             context = contextvars.Context()
             self._standing = [
@@ -121,7 +124,7 @@ class Pump:
             standing = [] if is_elsewhere else self._standing
             if not is_elsewhere:
                 self.home, self._standing = None, []
-                self._receiver.stop()
+                self._cursors.stop()
         mine = [task for task in standing if task.get_loop() is here]
         for task in mine:
             task.cancel()
@@ -149,17 +152,44 @@ class Pump:
         """Receive from one broker for as long as this is the home loop."""
         while self.home is home:
             try:
-                batches = await self._receiver.batches(index)
+                if self._has_inbox(index):
+                    await self._brokers[index].subscribe(
+                        [self._inbox.name], [self._inbox.process]
+                    )
+                batches = self._brokers[index].messages()
                 async with contextlib.aclosing(batches):
                     async for batch in batches:
                         if self.home is not home:
                             return
-                        await self._receiver.handle(index, batch)
+                        await self._handle(index, batch)
             except Exception:
                 if home.is_closed():
                     return  # it was abandoned, and what was left in it is finalized
                 logger.exception("hearing a broker failed and is begun anew")
                 await asyncio.sleep(_RETRY)
+
+    async def _handle(
+        self, index: int, batch: Sequence[StreamMessage | QueueReady | Reconnected]
+    ) -> None:
+        """Deliver messages, wake readers, and catch up after an interruption."""
+        for item in batch:
+            if isinstance(item, StreamMessage):
+                await self._cursors.on_message(item)
+            elif isinstance(item, Reconnected):
+                self._cursors.on_reconnect(self._brokers[index])
+                self._memberships.renew_soon(index)
+                self._queues.wake_all()
+            elif item.queue == self._inbox.process:
+                self._reporter.on_report()
+            else:
+                self._queues.wake(item.queue)
+            self._handled += 1
+            if self._handled % _YIELD_EVERY == 0:
+                # A burst must not fill mailboxes whose readers are ready.
+                await asyncio.sleep(0)
+
+    def _has_inbox(self, index: int) -> bool:
+        return self._brokers.index_of(self._inbox.name) == index
 
     async def _work_regularly(
         self, index: int, home: asyncio.AbstractEventLoop
@@ -189,7 +219,7 @@ class Pump:
         await self._subscriptions.unsubscribe_idle(index)
         await self._subscriptions.check_positions(index)
         await self._memberships.renew(index)
-        if self._brokers.index_of(self._inbox.name) == index:
+        if self._has_inbox(index):
             broker = self._brokers[index]
             await self._reporter.report_if_due(broker, ready=self.is_ready)
 

@@ -50,11 +50,11 @@ class GroupSubscriptions:
     ) -> None:
         self._brokers = brokers
         self._local = local
-        self._lock = local.lock
+        self.lock = local.lock
         self._delivery = delivery
-        self._cursors = cursors
-        self._queues = queues
-        self._memberships = memberships
+        self.cursors = cursors
+        self.queues = queues
+        self.memberships = memberships
         # Groups that are perhaps not needed any more, still subscribed to.
         self._released: set[str] = set()
         # When the positions of a broker's streams were last checked.
@@ -76,7 +76,7 @@ class GroupSubscriptions:
 
         def add() -> None:
             self._local.join(group, channel)
-            self._memberships.add_change(group, channel, joined=True)
+            self.memberships.add_change(group, channel, joined=True)
 
         try:
             await self._subscribe(group, add)
@@ -86,12 +86,12 @@ class GroupSubscriptions:
 
     def leave(self, group: str, channel: str) -> None:
         """Take a channel of this process out of a group, if it is in it."""
-        with self._lock:
+        with self.lock:
             self._note(self._local.leave(group, channel))
 
     def detach(self, mailbox: ChannelMailbox) -> None:
         """Take a consumer's channel out of all groups and remove its mailbox."""
-        with self._lock:
+        with self.lock:
             self._note(self._local.detach(mailbox))
 
     async def add_listener(self, group: str, listener: Listener) -> None:
@@ -115,7 +115,7 @@ class GroupSubscriptions:
 
     def expire(self) -> None:
         """Drop expired messages and memberships, and listeners of closed loops."""
-        with self._lock:
+        with self.lock:
             self._note(self._local.expire(self._local.clock()))
         for group in self._delivery.take_groups_to_check():
             if self._local.listeners.discard_closed(group):
@@ -123,20 +123,20 @@ class GroupSubscriptions:
 
     def clear(self) -> None:
         """Read no stream any more."""
-        with self._lock:
-            self._memberships.clear()
+        with self.lock:
+            self.memberships.clear()
             self._released.clear()
-            self._cursors.clear()
+            self.cursors.clear()
 
     def _note(self, departures: Iterable[Departure]) -> None:
         for group, channel, was_last in departures:
             # In any case: a join may have been announced before it left and came back.
-            self._memberships.add_change(group, channel, joined=False)
+            self.memberships.add_change(group, channel, joined=False)
             if was_last:
                 self._release(group)
 
     def _release(self, group: str) -> None:
-        with self._lock:
+        with self.lock:
             self._released.add(group)
 
     # At the brokers
@@ -147,12 +147,12 @@ class GroupSubscriptions:
         ``add`` makes the group needed. It is called at once, and may be called again.
         """
         while True:
-            with self._lock:
+            with self.lock:
                 add()
-                cursor = self._cursors.get(group)
+                cursor = self.cursors.get(group)
                 is_first = cursor is None
                 if cursor is None:
-                    cursor = self._cursors.add(
+                    cursor = self.cursors.add(
                         group, self._brokers.broker_of(group), self._delivery
                     )
             try:
@@ -167,10 +167,10 @@ class GroupSubscriptions:
     async def _begin(self, cursor: StreamCursor) -> None:
         try:
             await cursor.broker.subscribe([cursor.subject])
-            await self._cursors.fetch_position(cursor)
+            await self.cursors.fetch_position(cursor)
         except BaseException as error:
             # Before the others that wait are woken: they may try again.
-            self._cursors.remove(cursor.subject, cursor)
+            self.cursors.remove(cursor.subject, cursor)
             cursor.ready.set_exception(
                 error if isinstance(error, Exception) else _Abandoned()
             )
@@ -185,30 +185,30 @@ class GroupSubscriptions:
                 again.
         """
         broker = self._brokers[index]
-        with self._lock:
+        with self.lock:
             released = self._brokers.select(index, self._released)
             self._released.difference_update(released)
             groups = [each for each in released if not self._local.has_group(each)]
             for group in groups:
-                self._cursors.remove(group)
-            queues = self._queues.take_idle(index)
+                self.cursors.remove(group)
+            queues = self.queues.take_idle(index)
         if not groups and not queues:
             return
         try:
             await broker.unsubscribe(groups, queues)
         except BaseException:
-            with self._lock:
+            with self.lock:
                 self._released.update(groups)
-            self._queues.keep(queues)
+            self.queues.keep(queues)
             raise
         finally:
             # Another thread may have come to need them meanwhile.
-            cursors = [self._cursors.get(group) for group in groups]
+            cursors = [self.cursors.get(group) for group in groups]
             needed = [cursor for cursor in cursors if cursor is not None]
-            queues = self._queues.with_readers(queues)
+            queues = self.queues.with_readers(queues)
             if needed or queues:
                 await broker.subscribe([each.subject for each in needed], queues)
-                self._cursors.request_catch_up(needed)
+                self.cursors.request_catch_up(needed)
 
     async def check_positions(self, index: int) -> None:
         """Look for messages that listeners missed without a sign, now and then.
@@ -219,6 +219,6 @@ class GroupSubscriptions:
         now = self._local.clock()
         if now - self._checked_at.get(index, float("-inf")) >= self._local.expiry / 4:
             self._checked_at[index] = now
-            await self._cursors.check_positions(
+            await self.cursors.check_positions(
                 self._brokers.select(index, self._local.listeners)
             )

@@ -14,8 +14,8 @@ from typing import Any
 from tiderace.layers import serializers
 from tiderace.layers.base import refuse_unknown_options
 from tiderace.layers.local import DropLog
-from tiderace.layers.messages import ChannelMailbox, require_unreserved
-from tiderace.layers.pubsub.layer import PubSubLayer, Serializer
+from tiderace.layers.messages import ChannelMailbox, Serializer, require_unreserved
+from tiderace.layers.pubsub.layer import PubSubLayer
 from tiderace.layers.redis import hosts as hosts_
 from tiderace.layers.redis.broker import RedisBroker
 
