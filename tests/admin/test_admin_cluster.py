@@ -74,7 +74,7 @@ def reports(layer_url):
     sync_bridge.call(layer.close)
 
 
-def goodbye(window):
+def close_payload(window):
     """Code and reason with which a socket is closed."""
     try:
         while True:
@@ -107,7 +107,7 @@ def test_a_user_is_disconnected_from_every_process(harbour, in_both):
     )
 
     assert f"{len(in_both)} connection" in answer.text
-    closes = [goodbye(window) for window in in_both]
+    closes = [close_payload(window) for window in in_both]
     assert closes == [(4403, "closing time")] * len(in_both)
 
 

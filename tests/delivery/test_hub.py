@@ -1,4 +1,4 @@
-"""The hub: one plain loop over those who listen, and over nobody else."""
+"""The hub: groups, their members, and deliveries to them only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A mailbox: bounded, in order, nothing lost, whoever pushes, reads or gives up."""
+"""A mailbox: bounded, in order, without loss when readers are cancelled."""
 
 from __future__ import annotations
 

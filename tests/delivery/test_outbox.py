@@ -1,4 +1,4 @@
-"""An outbox: what was said to the client, in order, and to nobody once it is gone."""
+"""An outbox: events are sent in order, and dropped once the client is gone."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ from support.raw_websocket import (
     RawServer,
     RawWebSocket,
     client_frame,
+    close_payload,
     echo,
-    goodbye,
 )
 
 MAX_SIZE = 200_000
@@ -329,7 +329,7 @@ def test_a_control_frame_in_fragments_is_a_protocol_error(client, opcode):
 def test_a_close_frame_is_answered_with_its_code(server, code):
     application = Journalist()
     with server.open(application) as client:
-        client.frame(CLOSE, goodbye(code, b"bye"))
+        client.frame(CLOSE, close_payload(code, b"bye"))
         said, _ = client.read_close()
         assert client.read_rest() == b""
 
@@ -349,7 +349,7 @@ def test_a_close_frame_without_a_code_is_1005_to_the_application(server):
 
 
 def test_a_close_frame_may_have_a_reason_of_123_bytes(client):
-    client.frame(CLOSE, goodbye(1000, b"*" * 123))
+    client.frame(CLOSE, close_payload(1000, b"*" * 123))
 
     assert refused(client, 1000)
 
@@ -358,7 +358,7 @@ def test_a_close_frame_may_have_a_reason_of_123_bytes(client):
     "code", [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535]
 )
 def test_a_code_that_may_not_be_sent_is_a_protocol_error(client, code):
-    client.frame(CLOSE, goodbye(code))
+    client.frame(CLOSE, close_payload(code))
 
     assert refused(client, 1002)
 
@@ -370,7 +370,7 @@ def test_half_a_code_is_a_protocol_error(client):
 
 
 def test_a_reason_that_is_not_utf_8_is_1007(client):
-    client.frame(CLOSE, goodbye(1000, b"\xce\xba\xed\xa0\x80"))
+    client.frame(CLOSE, close_payload(1000, b"\xce\xba\xed\xa0\x80"))
 
     assert refused(client, 1007)
 
@@ -379,7 +379,7 @@ def test_frames_after_a_close_frame_are_ignored(server):
     application = Journalist()
     with server.open(application) as client:
         after = client_frame(TEXT, b"after") + client_frame(PING) + b"\xff\xff"
-        client.send(client_frame(CLOSE, goodbye(1000)) + after)
+        client.send(client_frame(CLOSE, close_payload(1000)) + after)
         assert client.read_close() == (1000, "")
         assert client.read_rest() == b""
 
@@ -392,13 +392,13 @@ def test_frames_after_a_close_frame_are_ignored(server):
 
 def test_a_close_frame_between_fragments_ends_the_connection(client):
     client.frame(TEXT, b"never finished", final=False)
-    client.frame(CLOSE, goodbye(1000))
+    client.frame(CLOSE, close_payload(1000))
 
     assert refused(client, 1000)
 
 
 def test_messages_before_a_close_frame_are_answered_before_it(client):
-    client.send(client_frame(PING, b"last") + client_frame(CLOSE, goodbye(1000)))
+    client.send(client_frame(PING, b"last") + client_frame(CLOSE, close_payload(1000)))
 
     assert client.read_frame() == (0x80 | PONG, b"last")
     assert refused(client, 1000)

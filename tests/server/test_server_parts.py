@@ -83,32 +83,32 @@ def test_both_ways_of_unmasking_agree(data, mask):
 # Messages
 
 
-class Heard:
-    """A handler that keeps what it is told."""
+class Recorder:
+    """A message handler that records its calls."""
 
     def __init__(self):
-        self.said = []
+        self.received = []
 
     def text_received(self, text):
-        self.said.append(text)
+        self.received.append(text)
 
     def bytes_received(self, data):
-        self.said.append(data)
+        self.received.append(data)
 
     def ping_received(self, payload):
-        self.said.append(("ping", payload))
+        self.received.append(("ping", payload))
 
     def pong_received(self, payload):
-        self.said.append(("pong", payload))
+        self.received.append(("pong", payload))
 
     def close_received(self, code, reason):
-        self.said.append((code, reason))
+        self.received.append((code, reason))
 
 
 @st.composite
 def message_sequences(draw):
-    """What a client may say, as bytes, and what is to be heard of it."""
-    data, said = b"", []
+    """Frames of a client as bytes, and the calls that a parser makes for them."""
+    data, expected = b"", []
     for message in draw(st.lists(st.text(max_size=200) | st.binary(max_size=200))):
         payload = message.encode() if isinstance(message, str) else message
         cuts = sorted(draw(st.lists(st.integers(0, len(payload)), max_size=3)))
@@ -119,34 +119,34 @@ def message_sequences(draw):
         for number, piece in enumerate(pieces):
             if draw(st.booleans()):
                 data += client_frame(9, piece[:9])
-                said.append(("ping", piece[:9]))
+                expected.append(("ping", piece[:9]))
             final = number == len(pieces) - 1
             data += client_frame(opcode if not number else 0, piece, final=final)
-        said.append(message)
-    return data, said
+        expected.append(message)
+    return data, expected
 
 
 @given(message_sequences(), st.data())
-def test_frames_are_parsed_from_pieces_of_any_size(connection, choice):
-    data, said = connection
+def test_frames_are_parsed_from_pieces_of_any_size(sequence, choice):
+    data, expected = sequence
     cuts = sorted(choice.draw(st.lists(st.integers(0, len(data)), max_size=8)))
-    reader, heard = FrameParser(10_000), Heard()
+    parser, recorder = FrameParser(10_000), Recorder()
 
     for start, stop in itertools.pairwise([0, *cuts, len(data)]):
-        reader.feed(data[start:stop], heard)
+        parser.feed(data[start:stop], recorder)
 
-    assert heard.said == said
+    assert recorder.received == expected
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(data):
-    reader = FrameParser(1000)
+    parser = FrameParser(1000)
     codes = []
 
     try:
-        reader.feed(data, Heard())
-    except ProtocolError as failure:
-        codes.append(failure.code)
+        parser.feed(data, Recorder())
+    except ProtocolError as error:
+        codes.append(error.code)
 
     assert set(codes) <= {1002, 1007, 1009}
 
@@ -329,27 +329,27 @@ def test_a_frame_alone_is_written_as_it_is_when_the_tick_ends():
 def test_many_sockets_are_flushed_by_one_call():
     loop = Loop()
     tick = WriteScheduler(loop)
-    crowd = [open_frames(tick=tick) for _ in range(50)]
+    batch = [open_frames(tick=tick) for _ in range(50)]
 
-    for ready, _ in crowd:
+    for ready, _ in batch:
         ready.write(b"x")
     assert len(loop.soon) == 1
     loop.tick()
 
-    assert all(transport.writes == [b"x"] for _, transport in crowd)
+    assert all(transport.writes == [b"x"] for _, transport in batch)
 
 
 def test_a_large_batch_is_written_in_slices():
     loop = Loop()
     tick = WriteScheduler(loop)
-    crowd = [open_frames(tick=tick) for _ in range(150)]
-    for ready, _ in crowd:
+    batch = [open_frames(tick=tick) for _ in range(150)]
+    for ready, _ in batch:
         ready.write(b"x")
 
     reached = []
     while loop.soon:
         loop.tick()
-        reached.append(sum(bool(transport.writes) for _, transport in crowd))
+        reached.append(sum(bool(transport.writes) for _, transport in batch))
 
     assert reached == [64, 128, 150]
 
@@ -357,17 +357,17 @@ def test_a_large_batch_is_written_in_slices():
 def test_a_frame_for_a_socket_not_written_yet_joins_its_write():
     loop = Loop()
     tick = WriteScheduler(loop)
-    crowd = [open_frames(tick=tick) for _ in range(300)]
-    for ready, _ in crowd:
+    batch = [open_frames(tick=tick) for _ in range(300)]
+    for ready, _ in batch:
         ready.write(b"x")
     loop.tick()
 
-    for ready, _ in crowd:
+    for ready, _ in batch:
         ready.write(b"y")
     while loop.soon:
         loop.tick()
 
-    assert [transport.writes for _, transport in crowd] == (
+    assert [transport.writes for _, transport in batch] == (
         [[b"x", b"y"]] * 64 + [[b"xy"]] * 236
     )
 
@@ -466,7 +466,7 @@ def test_the_queue_of_a_slow_client_is_dropped_at_its_close_frame():
 # Sending to many
 
 
-def crowd_of(number, tick, **options):
+def shared_queue_of(number, tick, **options):
     """That many open sockets: what writes to them, and their transports."""
     pairs = [open_frames(tick=tick, **options) for _ in range(number)]
     return [ready for ready, _ in pairs], [transport for _, transport in pairs]
@@ -479,7 +479,7 @@ def run_until_idle(loop):
 
 def test_a_frame_for_many_is_queued_once_and_written_to_each():
     loop = Loop()
-    ready, transports = crowd_of(100, WriteScheduler(loop))
+    ready, transports = shared_queue_of(100, WriteScheduler(loop))
     frame = ready[0].text_frame(b"hello")
 
     assert ready[0].write_all(ready, frame) == []
@@ -493,7 +493,7 @@ def test_a_frame_for_many_is_queued_once_and_written_to_each():
 
 def test_frames_for_many_are_joined_once_for_all():
     loop = Loop()
-    ready, transports = crowd_of(64, WriteScheduler(loop))
+    ready, transports = shared_queue_of(64, WriteScheduler(loop))
 
     for frame in (b"a", b"b", b"c"):
         ready[0].write_all(ready, frame)
@@ -505,7 +505,7 @@ def test_frames_for_many_are_joined_once_for_all():
 
 def test_a_frame_for_few_joins_what_they_get_as_well():
     loop = Loop()
-    ready, transports = crowd_of(3, WriteScheduler(loop))
+    ready, transports = shared_queue_of(3, WriteScheduler(loop))
 
     ready[0].write(b"a")
     assert ready[0].write_all(ready, b"b") == []
@@ -517,7 +517,7 @@ def test_a_frame_for_few_joins_what_they_get_as_well():
 
 def test_a_shared_queue_is_written_in_slices():
     loop = Loop()
-    ready, transports = crowd_of(150, WriteScheduler(loop))
+    ready, transports = shared_queue_of(150, WriteScheduler(loop))
     ready[0].write_all(ready, b"x")
 
     reached = []
@@ -530,7 +530,7 @@ def test_a_shared_queue_is_written_in_slices():
 
 def test_slices_are_smaller_where_frames_are_large():
     loop = Loop()
-    ready, transports = crowd_of(20, WriteScheduler(loop))
+    ready, transports = shared_queue_of(20, WriteScheduler(loop))
     ready[0].write_all(ready, b"x" * 300_000)
 
     loop.tick()
@@ -540,7 +540,7 @@ def test_slices_are_smaller_where_frames_are_large():
 
 def test_a_frame_for_members_not_written_yet_joins_their_write():
     loop = Loop()
-    ready, transports = crowd_of(300, WriteScheduler(loop))
+    ready, transports = shared_queue_of(300, WriteScheduler(loop))
     ready[0].write_all(ready, b"x")
     loop.tick()
 
@@ -554,7 +554,7 @@ def test_a_frame_for_members_not_written_yet_joins_their_write():
 
 def test_a_part_of_a_shared_queue_may_get_more_frames():
     loop = Loop()
-    ready, transports = crowd_of(60, WriteScheduler(loop))
+    ready, transports = shared_queue_of(60, WriteScheduler(loop))
 
     ready[0].write_all(ready, b"a")
     assert ready[0].write_all(ready[20:], b"b") == []
@@ -569,7 +569,7 @@ def test_a_part_of_a_shared_queue_may_get_more_frames():
 
 def test_a_frame_for_one_member_keeps_its_place():
     loop = Loop()
-    ready, transports = crowd_of(40, WriteScheduler(loop))
+    ready, transports = shared_queue_of(40, WriteScheduler(loop))
 
     ready[0].write_all(ready, b"a")
     ready[7].write(b"b")
@@ -587,8 +587,8 @@ def test_a_frame_for_one_member_keeps_its_place():
 def test_small_groups_do_not_wait_behind_a_large_one():
     loop = Loop()
     tick = WriteScheduler(loop)
-    many, _ = crowd_of(500, tick)
-    few, transports = crowd_of(3, tick)
+    many, _ = shared_queue_of(500, tick)
+    few, transports = shared_queue_of(3, tick)
 
     many[0].write_all(many, b"x")
     few[0].write_all(few, b"y")
@@ -600,12 +600,12 @@ def test_small_groups_do_not_wait_behind_a_large_one():
 def test_sockets_that_cannot_be_written_to_are_returned():
     loop = Loop()
     tick = WriteScheduler(loop)
-    ready, transports = crowd_of(30, tick)
+    ready, transports = shared_queue_of(30, tick)
     slow, closing, unopened, foreign = ready[3], ready[4], ready[5], ready[6]
     slow.pause()
     closing.end(b"bye")
     unopened = ServerFrameWriter(Transport(), tick)
-    (foreign,), _ = crowd_of(1, WriteScheduler(loop))
+    (foreign,), _ = shared_queue_of(1, WriteScheduler(loop))
     others = [each for each in ready if each not in (slow, closing)]
 
     refused = ready[0].write_all([*ready, unopened, foreign], b"x")
@@ -619,8 +619,8 @@ def test_sockets_that_cannot_be_written_to_are_returned():
 
 def test_sockets_that_share_a_queue_of_another_server_are_returned():
     loop = Loop()
-    here, _ = crowd_of(20, WriteScheduler(loop))
-    there, transports = crowd_of(20, WriteScheduler(loop))
+    here, _ = shared_queue_of(20, WriteScheduler(loop))
+    there, transports = shared_queue_of(20, WriteScheduler(loop))
     there[0].write_all(there, b"x")
 
     assert here[0].write_all(there, b"y") == there
@@ -631,7 +631,7 @@ def test_sockets_that_share_a_queue_of_another_server_are_returned():
 
 def test_outside_the_thread_of_the_loop_no_socket_is_written_to():
     loop = Loop()
-    ready, _ = crowd_of(20, WriteScheduler(loop))
+    ready, _ = shared_queue_of(20, WriteScheduler(loop))
     refused = []
 
     thread = threading.Thread(
@@ -646,14 +646,14 @@ def test_outside_the_thread_of_the_loop_no_socket_is_written_to():
 
 def test_a_loop_that_does_not_run_is_given_nothing():
     loop = Loop()
-    ready, _ = crowd_of(20, WriteScheduler(loop))
+    ready, _ = shared_queue_of(20, WriteScheduler(loop))
     loop.running = False
 
     assert ready[0].write_all(ready, b"x") == ready
 
 
 def test_a_frame_for_many_has_to_be_bytes():
-    ready, _ = crowd_of(2, WriteScheduler(Loop()))
+    ready, _ = shared_queue_of(2, WriteScheduler(Loop()))
 
     with pytest.raises(TypeError, match="text_frame"):
         ready[0].write_all(ready, "x")
@@ -661,7 +661,7 @@ def test_a_frame_for_many_has_to_be_bytes():
 
 def test_a_shared_queue_has_a_bound():
     loop = Loop()
-    ready, transports = crowd_of(20, WriteScheduler(loop))
+    ready, transports = shared_queue_of(20, WriteScheduler(loop))
     frame = b"x" * 1000
 
     for _ in range(70):
@@ -675,7 +675,7 @@ def test_a_shared_queue_has_a_bound():
 @pytest.mark.parametrize("number", [2, 20])
 def test_a_large_frame_reaches_few_and_many(number):
     loop = Loop()
-    ready, transports = crowd_of(number, WriteScheduler(loop))
+    ready, transports = shared_queue_of(number, WriteScheduler(loop))
     frame = b"x" * 70_000
 
     ready[0].write_all(ready, frame)
@@ -685,7 +685,7 @@ def test_a_large_frame_reaches_few_and_many(number):
 
 
 def test_what_is_shared_counts_as_buffered():
-    ready, _ = crowd_of(20, WriteScheduler(Loop()))
+    ready, _ = shared_queue_of(20, WriteScheduler(Loop()))
 
     ready[0].write_all(ready, b"abc")
     ready[0].write(b"de")
@@ -696,7 +696,7 @@ def test_what_is_shared_counts_as_buffered():
 
 def test_a_socket_that_is_full_keeps_what_it_was_to_get_with_others():
     loop = Loop()
-    ready, transports = crowd_of(20, WriteScheduler(loop))
+    ready, transports = shared_queue_of(20, WriteScheduler(loop))
     ready[0].write_all(ready, b"a")
 
     ready[5].pause()
@@ -709,7 +709,7 @@ def test_a_socket_that_is_full_keeps_what_it_was_to_get_with_others():
 
 def test_a_socket_filled_by_what_it_shares_gets_nothing_more_until_it_has_room():
     loop = Loop()
-    ready, transports = crowd_of(20, WriteScheduler(loop), room=1)
+    ready, transports = shared_queue_of(20, WriteScheduler(loop), room=1)
     ready[0].write_all(ready, b"a")
     run_until_idle(loop)
 
@@ -724,7 +724,7 @@ def test_a_socket_filled_by_what_it_shares_gets_nothing_more_until_it_has_room()
 
 def test_the_close_frame_comes_after_shared_frames():
     loop = Loop()
-    ready, transports = crowd_of(40, WriteScheduler(loop))
+    ready, transports = shared_queue_of(40, WriteScheduler(loop))
     ready[0].write_all(ready, b"a")
 
     ready[1].end(b"bye")
@@ -740,7 +740,7 @@ def test_the_close_frame_comes_after_shared_frames():
 @pytest.mark.parametrize("before", [0, 1, 65_530])
 def test_nothing_follows_a_close_frame(before):
     loop = Loop()
-    (ready, *rest), (transport, *_) = crowd_of(20, WriteScheduler(loop))
+    (ready, *rest), (transport, *_) = shared_queue_of(20, WriteScheduler(loop))
     if before:
         ready.write(b"x" * before)
     ready.end(b"goodbye")
@@ -768,7 +768,7 @@ def test_a_frame_waits_where_its_transport_is_full_before_the_tick_ends():
 
 def test_other_members_get_their_frames_after_a_socket_is_gone():
     loop = Loop()
-    ready, transports = crowd_of(40, WriteScheduler(loop))
+    ready, transports = shared_queue_of(40, WriteScheduler(loop))
     ready[0].write_all(ready, b"a")
 
     ready[1].cut()
@@ -783,7 +783,7 @@ def test_other_members_get_their_frames_after_a_socket_is_gone():
 def test_a_shared_queue_without_members_is_removed():
     loop = Loop()
     tick = WriteScheduler(loop)
-    ready, transports = crowd_of(100, tick)
+    ready, transports = shared_queue_of(100, tick)
     ready[0].write_all(ready, b"a")
 
     for each in ready:
@@ -796,7 +796,7 @@ def test_a_shared_queue_without_members_is_removed():
 
 def test_a_transport_that_fails_is_cut_without_harm_to_other_members(caplog):
     loop = Loop()
-    ready, transports = crowd_of(20, WriteScheduler(loop))
+    ready, transports = shared_queue_of(20, WriteScheduler(loop))
     transports[3].write = None  # which cannot be called
 
     ready[0].write_all(ready, b"x")
@@ -827,7 +827,7 @@ ANY = st.integers(0, SOCKETS - 1)
 )
 def test_every_socket_gets_all_its_frames_once_and_in_order(steps):
     loop = Loop()
-    ready, transports = crowd_of(SOCKETS, WriteScheduler(loop))
+    ready, transports = shared_queue_of(SOCKETS, WriteScheduler(loop))
     expected = [b""] * SOCKETS
 
     for number, (what, one, other) in enumerate(steps):

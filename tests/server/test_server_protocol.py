@@ -29,9 +29,9 @@ from support.raw_websocket import (
     RawWebSocket,
     accept,
     client_frame,
+    close_payload,
     echo,
     forever,
-    goodbye,
 )
 from support.waiting import wait_until
 from tiderace.server import WebSocketProtocol
@@ -475,7 +475,7 @@ def test_the_applications_code_and_reason_reach_the_client(plain):
     application = Once(act)
     with plain.open(application) as client:
         assert client.read_close() == (4007, "go home")
-        client.frame(CLOSE, goodbye(4007))
+        client.frame(CLOSE, close_payload(4007))
         assert client.read_rest() == b""
 
     event = application.result()
@@ -504,7 +504,7 @@ def test_messages_after_the_applications_close_are_ignored(plain):
     with plain.open(application) as client:
         client.read_close()
         client.say("but …")
-        client.frame(CLOSE, goodbye(1000))
+        client.frame(CLOSE, close_payload(1000))
         assert client.read_rest() == b""
 
     kinds = [event["type"] for event in application.result()]
@@ -580,7 +580,7 @@ def test_receive_returns_the_disconnect_event_again(plain):
 
     application = Once(act)
     with plain.open(application) as client:
-        client.frame(CLOSE, goodbye(4000))
+        client.frame(CLOSE, close_payload(4000))
         client.read_close()
 
     first, second = application.result()
@@ -596,7 +596,7 @@ def test_sending_to_a_client_that_is_gone_is_an_oserror(plain):
 
     application = Once(act)
     with plain.open(application) as client:
-        client.frame(CLOSE, goodbye(1000))
+        client.frame(CLOSE, close_payload(1000))
         client.read_close()
 
     assert isinstance(application.result(), ClientDisconnected)
@@ -610,7 +610,7 @@ def test_the_error_of_a_gone_client_may_leave_the_application(plain, caplog):
 
     application = Once(act)
     with plain.open(application) as client:
-        client.frame(CLOSE, goodbye(1000))
+        client.frame(CLOSE, close_payload(1000))
         client.read_close()
     application.result()
 
@@ -718,7 +718,7 @@ def test_a_send_that_waits_ends_with_an_oserror_at_a_close_frame(plain):
     application = Once(act)
     with plain.open(application) as client:
         wait_until(lambda: frames and frames[0].congested, what="congestion")
-        client.frame(CLOSE, goodbye(1000))
+        client.frame(CLOSE, close_payload(1000))
 
         assert isinstance(application.result(), ClientDisconnected)
 
@@ -820,7 +820,7 @@ def test_messages_go_both_ways_over_tls(secure):
     with secure.open(application, tls=True) as client:
         client.frame(BINARY, b"x" * 300_000)
         assert client.read_frame() == (0x80 | BINARY, b"x" * 300_000)
-        client.frame(CLOSE, goodbye(1000))
+        client.frame(CLOSE, close_payload(1000))
         assert client.read_close() == (1000, "")
 
     assert schemes == ["wss"]
@@ -849,7 +849,7 @@ def test_a_server_that_stops_closes_with_1012(own):
     with own.open(application) as client:
         own.server.should_exit = True
         assert client.read_close() == (1012, "")
-        client.frame(CLOSE, goodbye(1012))
+        client.frame(CLOSE, close_payload(1012))
         assert client.read_rest() == b""
         own.stop()
 
@@ -984,7 +984,7 @@ def test_a_frame_before_accept_or_after_close_is_dropped(plain):
     application = Once(act)
     with plain.open(application) as client:
         assert client.read_close() == (1000, "")
-        client.frame(CLOSE, goodbye(1000))
+        client.frame(CLOSE, close_payload(1000))
         assert client.read_rest() == b""
 
     ready = application.result()

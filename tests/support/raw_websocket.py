@@ -44,7 +44,7 @@ def client_frame(opcode, payload=b"", *, final=True, reserved=0, mask=MASK):
     return head + mask + bytes(byte ^ next(key) for byte in payload)
 
 
-def goodbye(code, reason=b""):
+def close_payload(code, reason=b""):
     return code.to_bytes(2, "big") + reason
 
 
