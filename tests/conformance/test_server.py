@@ -89,7 +89,7 @@ def test_streams_are_open_to_every_origin(server, path, kind, headers):
         assert answer.headers["access-control-allow-origin"] == headers["origin"]
 
 
-def test_a_page_of_another_origin_may_ask_before_it_posts(server):
+def test_a_page_of_another_origin_may_send_a_preflight(server):
     answer = http.options(
         f"{server.http}/connection/http_stream",
         headers={
@@ -132,7 +132,7 @@ def test_a_channel_without_a_namespace_has_everything(server):
     assert page["epoch"] == granted["epoch"]
 
 
-def test_a_default_channel_keeps_a_hundred_publications(server):
+def test_a_default_channel_keeps_100_publications(server):
     with open_socket(server) as socket:
         socket.ask("subscribe", channel="hundred")
         for n in range(102):
@@ -176,7 +176,7 @@ def test_history_is_not_available_where_it_is_off(server):
         assert socket.ask("history", channel="nohistory:a")["code"] == 108
 
 
-def test_one_may_publish_without_having_subscribed(server):
+def test_a_client_may_publish_without_a_subscription(server):
     with open_socket(server) as socket:
         socket.ask("publish", channel="from-outside", data={"n": 1})
         page = socket.ask("history", channel="from-outside", limit=1)
@@ -189,7 +189,7 @@ def test_a_user_has_a_personal_channel_from_the_start(server):
         assert list(socket.connected["subs"]) == ["#42"]
 
 
-def test_nobody_else_hears_a_personal_channel(server):
+def test_other_users_cannot_subscribe_to_a_personal_channel(server):
     with open_socket(server, token=token("43")) as socket:
         assert socket.ask("subscribe", channel="#42")["code"] == 103
 

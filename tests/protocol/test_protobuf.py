@@ -139,7 +139,7 @@ def told(data: bytes):
 
 
 @vectors("client")
-def test_a_command_is_read_as_from_json(text):
+def test_a_command_is_decoded_as_from_json(text):
     [command] = PROTOBUF.decode(delimited(fill(theirs.Command(), json.loads(text))))
 
     assert command == compact(JSON.decode(text.encode())[0])
@@ -151,7 +151,7 @@ def compact(command: Command) -> Command:
 
 
 @vectors("server")
-def test_a_reply_is_written_as_in_json(text):
+def test_a_reply_is_encoded_as_in_json(text):
     reply = msgspec.json.decode(text, type=Reply)
 
     assert plain(told(PROTOBUF.encode(reply))) == json.loads(text)
@@ -182,11 +182,11 @@ def test_a_reply_is_written_as_in_json(text):
         Reply(push=Push(channel="ü" * 200, pub=Pub(info=ClientInfo(user="1")))),
     ],
 )
-def test_replies_that_are_in_no_vector_are_written_as_in_json(reply):
+def test_replies_without_a_vector_are_encoded_as_in_json(reply):
     assert plain(told(PROTOBUF.encode(reply))) == json.loads(JSON.encode(reply))
 
 
-def test_a_push_says_no_more_of_a_refresh_than_there_is_room_for():
+def test_a_refresh_push_leaves_out_fields_that_protobuf_lacks():
     push = Push(refresh=RefreshResult(client="c", version="v", expires=True, ttl=5))
 
     frame = plain(told(PROTOBUF.encode(Reply(push=push))))
@@ -238,7 +238,7 @@ def test_known_fields_that_are_not_served_are_ignored():
 
 
 @pytest.mark.parametrize("text", ['{"a":\n 1}', '{"a":\r1}', '{\r\n"a": 1\n}'])
-def test_json_of_a_client_is_one_line_for_the_others(text):
+def test_json_of_a_client_is_put_on_one_line(text):
     publish = theirs.PublishRequest(channel="a", data=text.encode())
 
     [command] = PROTOBUF.decode(delimited(theirs.Command(id=1, publish=publish)))
@@ -260,7 +260,7 @@ def test_json_of_a_client_is_one_line_for_the_others(text):
         b"\x07\x08\x01\x2a\x03\x0a\x01\xff",
     ],
 )
-def test_what_cannot_be_read_is_malformed(data):
+def test_undecodable_bytes_are_malformed(data):
     with pytest.raises(MalformedFrame):
         PROTOBUF.decode(data)
 
@@ -353,7 +353,7 @@ async def test_a_websocket_with_the_subprotocol_speaks_protobuf(app):
     assert reply.connect.ping == 25
 
 
-async def test_what_protobuf_has_no_number_for_is_not_pushed(app):
+async def test_a_push_without_a_protobuf_field_is_not_sent(app):
     class People(Topic):
         pattern = "people"
         permission_classes = [AllowAny]
@@ -389,7 +389,7 @@ async def test_what_protobuf_has_no_number_for_is_not_pushed(app):
         declared.remove(People)
 
 
-async def test_json_on_a_protobuf_socket_ends_it(app):
+async def test_json_on_a_protobuf_socket_ends_the_connection(app):
     socket = WebsocketCommunicator(
         app, "/connection/websocket", subprotocols=["centrifuge-protobuf"]
     )
@@ -409,7 +409,7 @@ def without_protobuf(monkeypatch):
     monkeypatch.delitem(sys.modules, "tiderace.protocol.protobuf")
 
 
-async def test_without_the_extra_a_client_is_told_why_it_is_closed(
+async def test_a_client_gets_a_close_code_without_the_extra(
     app, without_protobuf, caplog
 ):
     socket = WebsocketCommunicator(
@@ -428,7 +428,9 @@ PROTOBUF_BODY = (b"content-type", b"application/octet-stream")
 
 
 @pytest.mark.parametrize("path", ["http_stream", "emulation"])
-async def test_without_the_extra_http_refuses_such_a_body(app, path, without_protobuf):
+async def test_a_protobuf_body_is_refused_without_the_extra(
+    app, path, without_protobuf
+):
     answer = await request(
         app,
         "POST",
@@ -510,7 +512,7 @@ class Heard(SubscriptionEventHandler):
 
 @pytest.mark.servers
 @pytest.mark.parametrize("binary", [True, False])
-async def test_the_python_sdk_talks_to_us(site, binary):
+async def test_the_python_sdk_speaks_protobuf(site, binary):
     client = centrifuge.Client(
         f"{site.ws}/connection/websocket", use_protobuf=binary, timeout=10
     )
@@ -542,7 +544,7 @@ async def test_the_python_sdk_talks_to_us(site, binary):
 
 
 @pytest.mark.servers
-async def test_the_python_sdk_passes_over_a_push_that_it_does_not_know(site):
+async def test_the_python_sdk_ignores_an_unknown_push(site):
     client = centrifuge.Client(f"{site.ws}/connection/websocket", timeout=10)
     heard = Heard()
     room = client.new_subscription("room:unknown", events=heard, join_leave=True)

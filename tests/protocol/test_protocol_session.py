@@ -51,20 +51,20 @@ def named(cases):
 
 
 @named([case for case in vectors("frames.json") if case["by"] == "client"])
-def test_what_a_client_says_is_read_without_losing_anything(case):
+def test_a_command_is_decoded_completely(case):
     [command] = JSON.decode(case["text"].encode())
 
     assert json.loads(msgspec.json.encode(command)) == json.loads(case["text"])
 
 
 @named([case for case in vectors("frames.json") if case["by"] == "server"])
-def test_what_the_server_says_is_written_as_the_vector_has_it(case):
+def test_a_reply_is_encoded_as_in_the_vector(case):
     reply = msgspec.json.decode(case["text"], type=Reply)
 
     assert JSON.encode(reply).decode() == case["text"]
 
 
-def test_many_commands_may_come_in_one_message():
+def test_one_message_may_hold_many_commands():
     commands = JSON.decode(b'{"id":1,"ping":{}}\n\n{"id":2,"ping":{}}\n')
 
     assert [command.id for command in commands] == [1, 2]
@@ -86,7 +86,7 @@ def test_an_offset_that_no_stream_can_have_is_a_malformed_frame(offset):
         JSON.decode(text.encode())
 
 
-def test_nesting_without_an_end_is_a_malformed_frame():
+def test_endless_nesting_is_a_malformed_frame():
     deep = b'{"id":1,"send":{"data":' + b"[" * 30_000 + b"]" * 30_000 + b"}}"
     with pytest.raises(MalformedFrame):
         JSON.decode(deep)
@@ -96,7 +96,7 @@ def test_nesting_without_an_end_is_a_malformed_frame():
 
 
 @pytest.mark.parametrize("case", vectors("codes.json")["close"])
-def test_a_close_code_says_whether_clients_come_back(case):
+def test_the_close_code_decides_whether_clients_reconnect(case):
     code = case["code"]
     if code >= 3000:
         assert Close(code, "").reconnect is case["reconnect"]
@@ -114,7 +114,7 @@ def publication(epoch, offset):
 
 
 @named(vectors("recovery.json"))
-def test_recovery_is_decided_as_the_vector_says(case):
+def test_recovery_is_decided_as_in_the_vector(case):
     top = position(case["top"])
     merged = merge(
         position(case["since"]),
@@ -142,11 +142,11 @@ def subscribed():
     return subscription
 
 
-def test_the_next_publication_is_passed_on():
+def test_the_next_publication_advances_the_position():
     assert subscribed().advance(publication("e", 6)) is True
 
 
-def test_one_that_was_passed_on_before_is_dropped():
+def test_a_repeated_publication_is_dropped():
     subscription = subscribed()
 
     assert subscription.advance(publication("e", 5)) is False
@@ -155,12 +155,12 @@ def test_one_that_was_passed_on_before_is_dropped():
 
 
 @pytest.mark.parametrize("place", [("e", 7), ("x", 6), ("x", 1)])
-def test_one_that_does_not_follow_is_a_loss(place):
+def test_a_publication_that_does_not_follow_is_a_loss(place):
     with pytest.raises(PositionLost):
         subscribed().advance(publication(*place))
 
 
-def test_without_a_history_everything_is_passed_on():
+def test_every_publication_is_passed_on_without_a_history():
     subscription = Subscription("feed")
     subscription.build_reply(SubscribeRequest(), SubscriptionOptions(), Position("", 0))
     subscription.commit()
@@ -169,7 +169,7 @@ def test_without_a_history_everything_is_passed_on():
     assert subscription.advance(publication("x", 2)) is True
 
 
-def test_what_comes_before_the_answer_is_held_and_passed_on_after_it():
+def test_publications_before_commit_are_buffered():
     subscription = Subscription("room:a")
     assert subscription.advance(publication("e", 6)) is False
     result = subscription.build_reply(
@@ -185,7 +185,7 @@ def test_what_comes_before_the_answer_is_held_and_passed_on_after_it():
     assert subscription.advance(publication("e", 8)) is True
 
 
-def test_a_hole_in_what_was_held_wants_the_stream_read_again():
+def test_a_gap_in_the_buffer_requires_another_reading():
     subscription = Subscription("room:a")
     subscription.advance(publication("e", 8))
     again = (SubscribeRequest(), SubscriptionOptions(recoverable=True))
@@ -195,7 +195,7 @@ def test_a_hole_in_what_was_held_wants_the_stream_read_again():
     assert subscription.build_reply(*again, Position("e", 8)) is not None
 
 
-def test_who_wants_to_be_refused_is_refused_and_not_subscribed():
+def test_a_client_with_the_flag_is_refused_and_not_subscribed():
     subscription = Subscription("room:a")
     asked = SubscribeRequest(recover=True, epoch="other", flag=2)
     with pytest.raises(Refused) as refused:
@@ -208,7 +208,7 @@ def test_who_wants_to_be_refused_is_refused_and_not_subscribed():
 
 
 @given(st.integers(0, 8), st.integers(0, 8), st.lists(st.integers(1, 8), max_size=6))
-def test_whatever_comes_a_client_hears_each_offset_once_and_in_order(seen, top, live):
+def test_each_offset_comes_once_and_in_order(seen, top, live):
     """Or it is told of a loss: never a hole, never one twice."""
     subscription = Subscription("room:a")
     kept = [publication("e", offset) for offset in range(seen + 1, top + 1)]
@@ -254,14 +254,14 @@ def test_an_unanswered_ping_ends_the_connection():
     assert ended.value.close is codes.CLOSE_NO_PONG
 
 
-def test_an_answered_one_does_not():
+def test_an_answered_ping_does_not_end_the_connection():
     made = connected()
     for _ in range(3):
         made.next_ping()
         made.receive(b"{}")
 
 
-def test_a_message_as_long_as_the_limit_is_taken_and_a_longer_one_ends_it():
+def test_a_message_longer_than_the_limit_ends_the_connection():
     frame = b'{"id":1,"ping":{}}'
     made = connected(frame_size=len(frame))
     assert made.receive(frame)
@@ -279,7 +279,7 @@ def test_a_message_as_long_as_the_limit_is_taken_and_a_longer_one_ends_it():
         (State.CONNECTED, Command(ping=Empty())),
     ],
 )
-def test_what_is_out_of_order_ends_the_connection(state, command):
+def test_a_command_out_of_order_ends_the_connection(state, command):
     made = session()
     made.state = state
     with pytest.raises(ConnectionEnded) as ended:
@@ -288,7 +288,7 @@ def test_what_is_out_of_order_ends_the_connection(state, command):
     assert ended.value.close is codes.CLOSE_BAD_REQUEST
 
 
-def test_of_several_requests_in_a_command_the_first_counts():
+def test_the_first_of_several_requests_in_a_command_counts():
     command = Command(id=1, unsubscribe=TopicRequest("a"), ping=Empty())
 
     assert connected().check(command)[0] == "unsubscribe"
@@ -308,7 +308,7 @@ def test_commands_beyond_the_rate_are_refused_until_time_has_passed():
     assert made.check(command)[0] == "ping"
 
 
-def test_who_goes_on_asking_too_often_is_closed():
+def test_a_client_that_goes_on_too_often_is_closed():
     made = connected(commands=Rate(1, 1000.0), patience=3)
     command = Command(id=1, ping=Empty())
     made.check(command)
@@ -356,12 +356,12 @@ def test_a_publication_is_pushed_with_its_offset():
         ("1/day", Rate(1, 86400)),
     ],
 )
-def test_a_rate_is_read_as_one_writes_it(text, rate):
+def test_a_rate_is_parsed(text, rate):
     assert Rate.parse(text) == rate
 
 
 @pytest.mark.parametrize("text", ["", "10", "10/", "0/s", "-1/s", "10/x", "a/s", None])
-def test_what_is_no_rate_is_refused(text):
+def test_text_that_is_no_rate_is_refused(text):
     with pytest.raises(ValueError, match=r"rate|lets nobody"):
         Rate.parse(text)
 
@@ -391,7 +391,7 @@ def test_buckets_are_apart_by_name_and_forgotten_when_they_are_full():
     assert len(buckets) == 1
 
 
-def test_a_bucket_says_how_long_to_wait_and_means_it():
+def test_a_bucket_returns_how_long_to_wait():
     clock = FakeClock(0.0)
     bucket = TokenBucket(Rate(1, 2.0), clock=clock)
     assert bucket.take() == 0

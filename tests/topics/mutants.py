@@ -27,25 +27,25 @@ AUTH = "topics/test_topics_auth.py::test_"
 HTTP = "topics/transports/test_transports_http.py::test_"
 STORM = "topics/test_topics_property.py::test_"
 
-MISSED = f"{TOPICS}who_comes_back_gets_exactly_what_was_missed"
+MISSED = f"{TOPICS}a_returning_client_gets_exactly_what_it_missed"
 HISTORY = f"{TOPICS}history_is_read_with_a_limit_and_backwards"
-KEPT = f"{STORM}nobody_loses_anything_that_is_still_kept[0]"
+KEPT = f"{STORM}no_client_loses_a_publication_that_is_kept[0]"
 
 CATCHERS = {
     "recovery_loses_the_last_one": MISSED,
     "recovery_repeats_one": MISSED,
     "recovery_is_reversed": MISSED,
     "recovery_always_succeeds": (
-        f"{TOPICS}who_missed_more_than_is_kept_is_told_so",
-        f"{STORM}whoever_loses_something_is_told_so[0]",
+        f"{TOPICS}a_client_that_missed_more_than_is_kept_is_not_recovered",
+        f"{STORM}every_loss_is_reported_to_the_client[0]",
     ),
     "nobody_is_refused_for_an_old_position": (
-        f"{TOPICS}who_may_be_refused_is_refused_instead"
+        f"{TOPICS}a_client_with_the_flag_is_refused_instead_of_unrecovered"
     ),
-    "offsets_have_gaps": f"{TOPICS}a_subscriber_hears_what_is_published",
+    "offsets_have_gaps": f"{TOPICS}a_subscriber_gets_publications",
     "epochs_change_with_every_answer": MISSED,
     "gaps_are_not_noticed": (
-        "protocol/test_protocol_session.py::test_one_that_does_not_follow_is_a_loss"
+        "protocol/test_protocol_session.py::test_a_publication_that_does_not_follow_is_a_loss"
     ),
     "every_third_publication_is_lost": KEPT,
     "every_publication_comes_twice": KEPT,
@@ -53,13 +53,15 @@ CATCHERS = {
         f"{TOPICS}commands_of_one_message_are_answered_in_order"
     ),
     "publications_overtake_the_answer": (
-        f"{TOPICS}nothing_of_a_topic_comes_before_the_answer"
+        f"{TOPICS}no_publication_comes_before_the_reply_to_subscribe"
     ),
-    "unsubscribing_keeps_delivering": f"{TOPICS}after_unsubscribe_nothing_is_heard",
+    "unsubscribing_keeps_delivering": f"{TOPICS}a_client_gets_nothing_after_unsubscribe",
     "history_is_never_reversed": HISTORY,
     "history_has_no_beginning": HISTORY,
-    "presence_is_empty": f"{TOPICS}one_sees_who_is_there",
-    "nobody_hears_of_others": (f"{TOPICS}who_asked_for_it_hears_who_comes_and_goes"),
+    "presence_is_empty": f"{TOPICS}presence_lists_the_clients_of_a_topic",
+    "nobody_hears_of_others": (
+        f"{TOPICS}a_client_that_asked_for_joins_gets_joins_and_leaves"
+    ),
     "a_bad_token_closes_with_another_code": (
         f"{AUTH}an_invalid_token_closes_the_connection_for_good[text]"
     ),
@@ -73,15 +75,15 @@ CATCHERS = {
     "a_token_is_good_for_every_topic": (
         f"{AUTH}a_token_for_another_purpose_is_refused[topic]"
     ),
-    "everybody_may_subscribe": f"{TOPICS}who_may_not_subscribe_is_told_why[closed-103]",
+    "everybody_may_subscribe": f"{TOPICS}a_refused_subscription_has_an_error_code[closed-103]",
     "a_connection_outlives_its_token": (
         f"{AUTH}a_connection_whose_token_expired_is_closed"
     ),
     "a_subscription_outlives_its_token": (
         f"{AUTH}a_subscription_whose_token_expired_ends_alone"
     ),
-    "there_are_no_pings": f"{TOPICS}who_answers_pings_stays",
-    "nobody_has_to_answer_a_ping": f"{TOPICS}who_does_not_answer_a_ping_is_closed",
+    "there_are_no_pings": f"{TOPICS}a_client_that_answers_pings_stays",
+    "nobody_has_to_answer_a_ping": f"{TOPICS}a_client_that_does_not_answer_a_ping_is_closed",
     "any_number_of_bytes_may_wait": (
         f"{TOPICS}a_client_that_does_not_read_is_closed_as_slow"
     ),
@@ -92,7 +94,7 @@ CATCHERS = {
         "topics/test_topics_server.py::test_the_limit_is_the_setting"
     ),
     "a_repetition_does_not_wait_for_the_first_time": (
-        f"{TOPICS}who_comes_back_meanwhile_has_the_application_run_once"
+        f"{TOPICS}a_repeated_key_waits_for_the_first_publish"
     ),
     "another_port_is_the_same_origin": (
         "security/test_page_origins.py::test_a_websocket_of_a_page_on_another_port_is_refused"

@@ -35,7 +35,7 @@ async def both(once, key, first, second):
     return one, two
 
 
-async def test_who_asks_meanwhile_waits_and_does_nothing():
+async def test_a_second_caller_waits_and_does_nothing():
     once, work = SingleFlight(), Work()
     one, two = await both(once, "k", work, work)
 
@@ -59,7 +59,7 @@ async def test_other_keys_do_not_wait():
     await one
 
 
-async def test_who_asks_afterwards_does_it_again():
+async def test_a_later_caller_does_it_again():
     once, work = SingleFlight(), Work()
     work.may_end.set()
 
@@ -69,7 +69,7 @@ async def test_who_asks_afterwards_does_it_again():
     assert work.times == 2
 
 
-async def test_when_it_fails_who_waited_does_it():
+async def test_a_waiting_caller_does_it_after_a_failure():
     once, fails, works = SingleFlight(), Work(ValueError("no")), Work()
     works.may_end.set()
     one, two = await both(once, "k", fails, works)
@@ -82,7 +82,7 @@ async def test_when_it_fails_who_waited_does_it():
     assert works.times == 1
 
 
-async def test_when_it_is_cancelled_one_of_those_who_waited_does_it():
+async def test_one_waiting_caller_does_it_after_a_cancellation():
     once, never, work = SingleFlight(), Work(), Work()
     one, two = await both(once, "k", never, work)
     three = asyncio.create_task(once.do("k", work))
@@ -96,7 +96,7 @@ async def test_when_it_is_cancelled_one_of_those_who_waited_does_it():
     assert work.times == 1
 
 
-async def test_being_cancelled_while_waiting_cancels_nobody_else():
+async def test_a_cancelled_waiting_caller_cancels_no_other():
     once, work = SingleFlight(), Work()
     one, two = await both(once, "k", work, work)
     three = asyncio.create_task(once.do("k", work))
@@ -111,7 +111,7 @@ async def test_being_cancelled_while_waiting_cancels_nobody_else():
     assert work.times == 1
 
 
-async def test_nothing_is_kept_of_what_is_over():
+async def test_no_key_is_kept_after_the_work():
     once, work = SingleFlight(), Work(ValueError())
     work.may_end.set()
 

@@ -114,7 +114,7 @@ def user(pk=1):
 # Connect
 
 
-async def test_the_answer_to_connect_names_the_client_and_its_pings(app):
+async def test_the_reply_to_connect_has_the_client_id_and_the_ping_interval(app):
     async with WireClient(app) as client:
         result = client.connected["connect"]
 
@@ -124,12 +124,12 @@ async def test_the_answer_to_connect_names_the_client_and_its_pings(app):
     assert result["version"].startswith("tiderace ")
 
 
-async def test_a_connection_has_no_session_that_somebody_could_use(app):
+async def test_a_websocket_connection_gets_no_session(app):
     async with WireClient(app) as client:
         assert "session" not in client.connected["connect"]
 
 
-async def test_whatever_comes_before_connect_ends_the_connection(app):
+async def test_a_command_before_connect_ends_the_connection(app):
     async with WireClient(app, connect=None) as client:
         await client.say({"id": 1, "subscribe": {"channel": "room:a"}})
         assert await client.closed() == (3501, "bad request")
@@ -145,13 +145,13 @@ async def test_a_second_connect_ends_the_connection(app):
     "text",
     [" ", "nonsense", "[]", "{", '{"id": "x"}', '{"id": 1, "subscribe": 3}'],
 )
-async def test_garbage_ends_the_connection_with_bad_request(app, text):
+async def test_malformed_text_ends_the_connection_with_bad_request(app, text):
     async with WireClient(app) as client:
         await client.socket.send_to(text)
         assert (await client.closed())[0] == 3501
 
 
-async def test_binary_garbage_ends_the_connection_with_bad_request(app):
+async def test_malformed_bytes_end_the_connection_with_bad_request(app):
     async with WireClient(app) as client:
         await client.socket.send_to(bytes_data=b"\xff\xfe\x00")
         assert (await client.closed())[0] == 3501
@@ -163,7 +163,7 @@ async def test_a_command_without_an_id_ends_the_connection(app):
         assert (await client.closed())[0] == 3501
 
 
-async def test_fields_that_nobody_knows_are_ignored(app):
+async def test_unknown_fields_of_a_command_are_ignored(app):
     async with WireClient(app) as client:
         await client.say(
             {"id": 7, "subscribe": {"channel": "room:a", "new": 1}, "x": 2}
@@ -176,7 +176,7 @@ async def test_fields_that_nobody_knows_are_ignored(app):
 # Subscribe
 
 
-async def test_a_subscriber_hears_what_is_published(app):
+async def test_a_subscriber_gets_publications(app):
     async with WireClient(app) as client:
         await client.subscribe("room:tea")
         await apublish("room:tea", {"text": "hi"})
@@ -187,7 +187,7 @@ async def test_a_subscriber_hears_what_is_published(app):
         }
 
 
-async def test_others_do_not_hear_it(app):
+async def test_a_client_without_a_subscription_gets_no_publications(app):
     async with WireClient(app) as client:
         await client.subscribe("room:tea")
         await apublish("room:coffee", {"text": "hi"})
@@ -195,7 +195,7 @@ async def test_others_do_not_hear_it(app):
         assert await client.quiet()
 
 
-async def test_what_was_published_before_is_not_sent_without_being_asked_for(app):
+async def test_earlier_publications_are_sent_only_on_request(app):
     await apublish("room:tea", 1)
     async with WireClient(app) as client:
         result = await client.subscribe("room:tea")
@@ -225,29 +225,29 @@ async def test_a_topic_without_history_has_no_positions(app):
         ("room:" + "x" * 251, 107),
     ],
 )
-async def test_who_may_not_subscribe_is_told_why(app, name, code):
+async def test_a_refused_subscription_has_an_error_code(app, name, code):
     async with WireClient(app) as client:
         assert await client.refused("subscribe", channel=name) == code
 
 
-async def test_a_user_may_subscribe_where_the_permission_says_so(app):
+async def test_a_user_may_subscribe_where_the_permission_allows_it(app):
     async with WireClient(app, user=user()) as client:
         await client.subscribe("members")
 
 
-async def test_one_subscribes_once(app):
+async def test_a_second_subscription_to_a_topic_is_refused(app):
     async with WireClient(app) as client:
         await client.subscribe("room:a")
         assert await client.refused("subscribe", channel="room:a") == 105
 
 
-async def test_a_refused_subscription_may_be_asked_for_again(app):
+async def test_a_refused_subscription_may_be_tried_again(app):
     async with WireClient(app) as client:
         assert await client.refused("subscribe", channel="closed") == 103
         assert await client.refused("subscribe", channel="closed") == 103
 
 
-async def test_after_unsubscribe_nothing_is_heard(app):
+async def test_a_client_gets_nothing_after_unsubscribe(app):
     async with WireClient(app) as client:
         await client.subscribe("room:a")
         assert await client.done("unsubscribe", channel="room:a") == {}
@@ -256,7 +256,7 @@ async def test_after_unsubscribe_nothing_is_heard(app):
         assert await client.quiet()
 
 
-async def test_unsubscribing_from_what_one_does_not_hear_is_no_error(app):
+async def test_unsubscribing_without_a_subscription_is_no_error(app):
     async with WireClient(app) as client:
         assert await client.done("unsubscribe", channel="room:a") == {}
 
@@ -277,7 +277,7 @@ async def test_commands_of_one_message_are_answered_in_order(app):
 # Recovery
 
 
-async def test_who_comes_back_gets_exactly_what_was_missed(app):
+async def test_a_returning_client_gets_exactly_what_it_missed(app):
     async with WireClient(app) as client:
         result = await client.subscribe("room:a")
     for number in range(3):
@@ -293,7 +293,7 @@ async def test_who_comes_back_gets_exactly_what_was_missed(app):
         assert [pub["offset"] for pub in result["publications"]] == [1, 2, 3]
 
 
-async def test_who_missed_nothing_is_recovered_without_publications(app):
+async def test_a_client_that_missed_nothing_is_recovered_without_publications(app):
     position = await apublish("room:a", 1)
     async with WireClient(app) as client:
         result = await client.subscribe(
@@ -304,7 +304,7 @@ async def test_who_missed_nothing_is_recovered_without_publications(app):
         assert "publications" not in result
 
 
-async def test_who_missed_more_than_is_kept_is_told_so(app):
+async def test_a_client_that_missed_more_than_is_kept_is_not_recovered(app):
     position = await apublish("room:a", 0)
     for number in range(6):
         await apublish("room:a", number)
@@ -319,7 +319,7 @@ async def test_who_missed_more_than_is_kept_is_told_so(app):
         assert result["offset"] == 7
 
 
-async def test_who_may_be_refused_is_refused_instead(app):
+async def test_a_client_with_the_flag_is_refused_instead_of_unrecovered(app):
     position = await apublish("room:a", 0)
     async with WireClient(app) as client:
         code = await client.refused(
@@ -342,7 +342,7 @@ async def test_an_epoch_of_another_stream_recovers_nothing(app):
         assert "recovered" not in result
 
 
-async def test_a_position_from_the_future_recovers_nothing(app):
+async def test_a_position_beyond_the_end_recovers_nothing(app):
     position = await apublish("room:a", 0)
     async with WireClient(app) as client:
         result = await client.subscribe(
@@ -352,7 +352,7 @@ async def test_a_position_from_the_future_recovers_nothing(app):
         assert "recovered" not in result
 
 
-async def test_more_than_may_be_brought_back_is_not(app, settings):
+async def test_more_than_the_limit_is_not_recovered(app, settings):
     settings.TIDERACE = {"TOPICS": {"RECOVERED": 2}}
     position = await apublish("room:a", 0)
     for number in range(3):
@@ -365,7 +365,7 @@ async def test_more_than_may_be_brought_back_is_not(app, settings):
         assert "recovered" not in result
 
 
-async def test_what_is_published_while_one_subscribes_comes_once(app):
+async def test_publications_during_a_subscribe_come_once(app):
     layer = get_channel_layer()
     read = layer.stream_read
 
@@ -386,7 +386,7 @@ async def test_what_is_published_while_one_subscribes_comes_once(app):
         layer.stream_read = read
 
 
-async def test_nothing_of_a_topic_comes_before_the_answer(topics, monkeypatch):
+async def test_no_publication_comes_before_the_reply_to_subscribe(topics, monkeypatch):
     """Entering takes a while, in which much may be published."""
 
     class Busy(Topic):
@@ -417,7 +417,7 @@ async def test_nothing_of_a_topic_comes_before_the_answer(topics, monkeypatch):
         assert await client.publications(4) == [0, 1, 2, 3]
 
 
-async def test_nothing_of_a_topic_comes_before_the_answer_to_connect(topics):
+async def test_no_publication_comes_before_the_reply_to_connect(topics):
     class First(Topic):
         pattern = "first"
         history = History()
@@ -444,7 +444,7 @@ async def test_nothing_of_a_topic_comes_before_the_answer_to_connect(topics):
         assert await client.publications(1) == ["early"]
 
 
-async def test_a_subscription_that_is_lost_before_its_answer_ends_after_it(
+async def test_a_gap_before_the_reply_ends_the_subscription_after_it(
     topics, monkeypatch
 ):
     class Lost(Topic):
@@ -471,7 +471,7 @@ async def test_a_subscription_that_is_lost_before_its_answer_ends_after_it(
 # Publish
 
 
-async def test_what_a_subscriber_publishes_all_of_them_hear(app):
+async def test_a_subscribers_publication_reaches_all_subscribers(app):
     async with WireClient(app, user=user(7)) as one, WireClient(app) as two:
         await one.subscribe("room:a")
         await two.subscribe("room:a")
@@ -510,7 +510,7 @@ def hall(app):
     return app
 
 
-async def test_others_may_take_part_where_the_topic_says_so(hall):
+async def test_a_topic_may_allow_clients_without_a_subscription(hall):
     async with WireClient(hall) as client:
         await client.done("publish", channel="hall:a", data=1)
         page = await client.done("history", channel="hall:a", limit=-1)
@@ -523,20 +523,20 @@ async def test_others_may_take_part_where_the_topic_says_so(hall):
 
 
 @pytest.mark.parametrize("method", ["publish", "history"])
-async def test_who_could_not_subscribe_cannot_take_part_either(hall, method):
+async def test_a_client_that_may_not_subscribe_may_not_publish_either(hall, method):
     async with WireClient(hall) as client:
         code = await client.refused(method, channel="hall:locked", data=1)
 
         assert code == 103
 
 
-async def test_a_topic_that_does_not_say_so_takes_no_publications(app):
+async def test_a_topic_takes_no_publications_by_default(app):
     async with WireClient(app) as client:
         await client.subscribe("feed:1")
         assert await client.refused("publish", channel="feed:1", data=1) == 103
 
 
-async def test_data_must_be_there(app):
+async def test_a_publish_without_data_is_a_bad_request(app):
     async with WireClient(app) as client:
         await client.subscribe("room:a")
         assert await client.refused("publish", channel="room:a") == 107
@@ -576,7 +576,7 @@ async def test_a_key_that_comes_twice_runs_the_applications_hook_once(topics):
     assert ran == ["hi"]
 
 
-async def test_who_comes_back_meanwhile_has_the_application_run_once(topics):
+async def test_a_repeated_key_waits_for_the_first_publish(topics):
     begun, may_end = asyncio.Event(), asyncio.Event()
     ran = []
 
@@ -612,7 +612,7 @@ async def test_who_comes_back_meanwhile_has_the_application_run_once(topics):
     assert ran == ["hi"]
 
 
-async def test_a_repetition_whose_first_time_failed_is_carried_out(topics):
+async def test_a_repeated_key_is_published_when_the_first_publish_failed(topics):
     errors = [Refuse("not now", code=400)]
 
     class Picky(Topic):
@@ -672,7 +672,7 @@ async def test_a_message_of_another_type_is_refused_with_the_reason(topics):
         assert "$.text" in reply["error"]["message"]
 
 
-async def test_what_on_publish_returns_goes_out(topics):
+async def test_the_result_of_on_publish_is_published(topics):
     class Typed(Topic):
         pattern = "typed"
         permission_classes = [AllowAny]
@@ -689,7 +689,7 @@ async def test_what_on_publish_returns_goes_out(topics):
         assert await client.publications(1) == [{"text": "HI", "size": 1}]
 
 
-async def test_when_on_publish_returns_none_nothing_goes_out(topics):
+async def test_nothing_is_published_when_on_publish_returns_none(topics):
     class Silent(Topic):
         pattern = "silent"
         permission_classes = [AllowAny]
@@ -724,7 +724,7 @@ async def test_a_hook_that_fails_is_an_error_and_no_traceback(topics, caplog):
     assert "a bug with a secret" in caplog.text
 
 
-async def test_who_publishes_too_often_is_told_to_try_later(topics):
+async def test_publishing_too_often_is_a_temporary_error(topics):
     class Slow(Topic):
         pattern = "slow"
         permission_classes = [AllowAny]
@@ -797,21 +797,21 @@ async def test_history_of_another_epoch_is_refused(app):
         assert code == 112
 
 
-async def test_a_topic_without_history_says_so(app):
+async def test_history_of_a_topic_without_is_not_available(app):
     async with WireClient(app) as client:
         await client.subscribe("feed:1")
         assert await client.refused("history", channel="feed:1") == 108
 
 
 @pytest.mark.parametrize("method", ["history", "presence", "presence_stats"])
-async def test_only_subscribers_may_ask(app, method):
+async def test_only_subscribers_may_read(app, method):
     async with WireClient(app) as client:
         assert await client.refused(method, channel="room:a") == 103
         assert await client.refused(method, channel="nowhere") == 102
 
 
 @pytest.mark.parametrize("method", ["presence", "presence_stats"])
-async def test_a_topic_without_presence_says_so(app, method):
+async def test_presence_of_a_topic_without_is_not_available(app, method):
     async with WireClient(app) as client:
         await client.subscribe("room:a")
         assert await client.refused(method, channel="room:a") == 108
@@ -892,7 +892,7 @@ async def test_a_client_that_on_connect_refuses_runs_no_command(app, error):
         assert (await client.closed())[0] == 3501
 
 
-async def test_others_are_told_what_the_endpoint_says_of_a_client(people):
+async def test_others_see_the_user_info_of_a_client(people):
     class Endpoint(TopicsEndpoint):
         def user_info(self, user, scope):
             return {"name": f"no. {user.pk}"}
@@ -923,7 +923,7 @@ def people(topics):
     return TopicsEndpoint.as_asgi()
 
 
-async def test_one_sees_who_is_there(people):
+async def test_presence_lists_the_clients_of_a_topic(people):
     async with WireClient(people, user=user(3)) as client:
         await client.subscribe("people")
 
@@ -938,7 +938,7 @@ async def test_one_sees_who_is_there(people):
         assert await apresence_stats("people") == (1, 1)
 
 
-async def test_who_asked_for_it_hears_who_comes_and_goes(people):
+async def test_a_client_that_asked_for_joins_gets_joins_and_leaves(people):
     async with WireClient(people) as one:
         await one.subscribe("people", join_leave=True)
         async with WireClient(people, user=user(3)) as two:
@@ -951,7 +951,7 @@ async def test_who_asked_for_it_hears_who_comes_and_goes(people):
         assert push["leave"]["info"] == {"user": "3", "client": two.id}
 
 
-async def test_who_left_is_not_there_any_more(people):
+async def test_a_client_that_left_is_no_longer_present(people):
     async with WireClient(people) as one:
         await one.subscribe("people", join_leave=True)
         async with WireClient(people) as two:
@@ -963,7 +963,7 @@ async def test_who_left_is_not_there_any_more(people):
             assert list(result["presence"]) == [one.id]
 
 
-async def test_who_may_not_see_presence_hears_of_nobody(topics):
+async def test_a_client_without_permission_for_presence_gets_no_joins(topics):
     class Secret(Topic):
         pattern = "secret"
         permission_classes = [AllowAny]
@@ -986,7 +986,7 @@ async def test_who_may_not_see_presence_hears_of_nobody(topics):
         assert await curious.quiet()
 
 
-async def test_a_topic_may_tell_everybody_who_comes(topics):
+async def test_a_topic_may_push_joins_to_all_subscribers(topics):
     class Open(Topic):
         pattern = "open"
         permission_classes = [AllowAny]
@@ -1010,7 +1010,7 @@ async def much_changes(topic):
     await current().trackers.get("default")._announcer._announce(topic, "changed", None)
 
 
-async def test_who_asked_for_news_hears_that_much_has_changed(people):
+async def test_a_client_that_asked_for_joins_gets_the_change_push(people):
     async with WireClient(people) as one, WireClient(people) as two:
         await one.subscribe("people", join_leave=True)
         await two.subscribe("people")
@@ -1021,7 +1021,7 @@ async def test_who_asked_for_news_hears_that_much_has_changed(people):
         assert await two.quiet()
 
 
-async def test_presence_goes_by_the_settings(people, settings):
+async def test_presence_uses_the_settings(people, settings):
     settings.TIDERACE = {
         "PRESENCE_TTL": 30,
         "PRESENCE_REFRESH": 5,
@@ -1037,7 +1037,7 @@ async def test_presence_goes_by_the_settings(people, settings):
     assert tracker._schedule._refresh == 5
 
 
-async def test_so_many_pushes_as_are_set_and_then_a_change(people, settings):
+async def test_joins_beyond_the_limit_become_one_change_push(people, settings):
     settings.TIDERACE = {"PRESENCE_PUSHES": 1}
     channel_layers.backends.clear()
     await close_process()
@@ -1053,7 +1053,7 @@ async def test_so_many_pushes_as_are_set_and_then_a_change(people, settings):
 # From the server's side
 
 
-async def test_a_user_is_disconnected_and_nobody_else(app):
+async def test_only_the_given_user_is_disconnected(app):
     async with (
         WireClient(app, user=user(1)) as one,
         WireClient(app, user=user(2)) as two,
@@ -1064,7 +1064,7 @@ async def test_a_user_is_disconnected_and_nobody_else(app):
         assert await two.quiet()
 
 
-async def test_a_refresh_has_the_client_come_back(app):
+async def test_a_refresh_makes_the_client_reconnect(app):
     async with WireClient(app, user=user(1)) as client:
         await arefresh(1)
 
@@ -1095,7 +1095,7 @@ async def test_a_user_is_subscribed_and_unsubscribed_from_the_server(app):
         assert await client.quiet()
 
 
-async def test_a_subscription_that_is_ended_while_it_begins_ends_after_its_answer(
+async def test_a_subscription_ended_while_it_begins_ends_after_its_reply(
     topics,
 ):
     reached, go_on = asyncio.Event(), asyncio.Event()
@@ -1134,12 +1134,12 @@ async def test_a_subscription_that_is_ended_while_it_begins_ends_after_its_answe
 
 
 @pytest.mark.parametrize("code", [1000, 2999, 5000])
-async def test_a_close_code_that_is_not_ours_to_send_is_refused(app, code):
+async def test_a_close_code_outside_the_range_is_refused(app, code):
     with pytest.raises(ValueError, match="use 3000 to 4999"):
         await adisconnect(1, code=code)
 
 
-async def test_nobody_can_be_disconnected_by_being_nobody(app):
+async def test_an_anonymous_user_cannot_be_disconnected(app):
     with pytest.raises(ValueError, match="has no id"):
         await adisconnect(AnonymousUser())
 
@@ -1152,7 +1152,7 @@ async def test_history_is_read_from_the_servers_side(app):
     assert page.position.offset == 1
 
 
-async def test_publishing_to_no_declared_topic_names_those_there_are(app):
+async def test_publishing_to_an_undeclared_topic_names_the_declared_ones(app):
     with pytest.raises(
         UnknownTopic, match=r"no topic matches 'nowhere'.*room:<slug:name>"
     ):
@@ -1164,7 +1164,7 @@ async def test_publish_is_refused_where_a_loop_runs(app):
         publish("room:a", 1)
 
 
-def test_publish_from_sync_code_says_where_it_stands(app):
+def test_publish_from_sync_code_returns_the_position(app):
     assert publish("room:a", 1).offset == 1
 
 
@@ -1183,7 +1183,7 @@ async def test_a_group_message_reaches_subscribers(app):
         assert push["pub"]["offset"] == 1
 
 
-async def test_a_consumer_in_the_group_hears_publications(app):
+async def test_a_consumer_in_the_group_gets_publications(app):
     layer = get_channel_layer()
     name = await layer.new_channel()
     await layer.group_add(topic_group("room:a"), name)
@@ -1235,20 +1235,20 @@ def test_the_most_specific_pattern_wins(topics):
 # Time
 
 
-async def test_who_does_not_say_who_it_is_is_closed(app, settings):
+async def test_a_client_that_never_connects_is_closed_as_stale(app, settings):
     settings.TIDERACE = {"TOPICS": {"CONNECT_TIMEOUT": 0.01}}
     async with WireClient(app, connect=None) as client:
         assert await client.closed() == (3502, "stale")
 
 
-async def test_who_does_not_answer_a_ping_is_closed(app, settings):
+async def test_a_client_that_does_not_answer_a_ping_is_closed(app, settings):
     settings.TIDERACE = {"TOPICS": {"PING": 0.01, "PONG_TIMEOUT": 0.01}}
     async with WireClient(app) as client:
         assert await client.closed() == (3012, "no pong")
         assert client.pings == 1
 
 
-async def test_who_answers_pings_stays(app, settings):
+async def test_a_client_that_answers_pings_stays(app, settings):
     settings.TIDERACE = {"TOPICS": {"PING": 0.01, "PONG_TIMEOUT": 5.0}}
     async with WireClient(app) as client:
         while client.pings < 3:
@@ -1291,14 +1291,14 @@ async def test_commands_beyond_the_rate_are_refused_then_end_the_connection(
         assert (await client.closed())[0] == 3013
 
 
-async def test_clients_beyond_the_rate_are_told_to_come_later(app, settings):
+async def test_connections_beyond_the_rate_are_a_temporary_error(app, settings):
     settings.TIDERACE = {"TOPICS": {"CONNECTS": "1/h"}}
     endpoint = TopicsEndpoint.as_asgi()
     async with WireClient(endpoint), WireClient(endpoint) as second:
         assert second.connected["error"]["code"] == 111
 
 
-async def test_an_anonymous_client_is_refused_where_the_setting_says_so(app, settings):
+async def test_an_anonymous_client_is_refused_by_the_setting(app, settings):
     settings.TIDERACE = {"TOPICS": {"ANONYMOUS": False}}
     async with WireClient(app) as client:
         assert client.connected["error"]["code"] == 101

@@ -47,7 +47,7 @@ def storm(app, seed, topic):
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_nobody_loses_anything_that_is_still_kept(app, seed):
+async def test_no_client_loses_a_publication_that_is_kept(app, seed):
     tide = storm(app, seed, "tide:high")
     await tide.rage()
 
@@ -58,11 +58,11 @@ async def test_nobody_loses_anything_that_is_still_kept(app, seed):
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_whoever_loses_something_is_told_so(app, seed):
+async def test_every_loss_is_reported_to_the_client(app, seed):
     await storm(app, seed, "pool:small").rage(publications=300)
 
 
-async def test_a_storm_does_make_clients_lose_something(app):
+async def test_a_storm_makes_clients_lose_publications(app):
     """The tests above would show nothing if their storms were none."""
     signals = set()
     for seed in range(4):
@@ -73,7 +73,7 @@ async def test_a_storm_does_make_clients_lose_something(app):
     assert signals >= {"recovered false", "error 112", "close 3008"}
 
 
-async def test_who_subscribes_under_load_hears_all_that_follows_the_answer(app):
+async def test_a_client_that_subscribes_under_load_gets_all_later_publications(app):
     async def publish_all():
         for n in range(1, 401):
             await apublish("tide:load", n)
@@ -91,7 +91,9 @@ async def test_who_subscribes_under_load_hears_all_that_follows_the_answer(app):
                     assert heard == list(range(first, first + 20))
 
 
-async def test_who_recovers_under_load_gets_what_was_missed_and_then_the_rest(app):
+async def test_a_client_that_recovers_under_load_gets_missed_and_later_publications(
+    app,
+):
     async with WireClient(app) as client:
         epoch = (await client.subscribe("tide:back"))["epoch"]
         await client.done("unsubscribe", channel="tide:back")

@@ -95,7 +95,7 @@ def storm(app, seed, topic, url, elsewhere):
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_nobody_loses_anything_that_is_still_kept(
+async def test_no_client_loses_a_publication_that_is_kept(
     app, redis_url, elsewhere, seed
 ):
     tide = storm(app, seed, "tide:high", redis_url, elsewhere)
@@ -108,7 +108,7 @@ async def test_nobody_loses_anything_that_is_still_kept(
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_whoever_loses_something_is_told_so(app, redis_url, elsewhere, seed):
+async def test_every_loss_is_reported_to_the_client(app, redis_url, elsewhere, seed):
     pool = storm(app, seed, "pool:small", redis_url, elsewhere)
     await pool.rage(publications=300)
 
@@ -140,9 +140,7 @@ def fleet(shared_server):
 @pytest.mark.timeout(120)
 @pytest.mark.servers
 @pytest.mark.parametrize("seed", range(3))
-async def test_clients_go_from_process_to_process_and_are_told_of_every_loss(
-    fleet, seed
-):
+async def test_clients_that_change_processes_learn_of_every_loss(fleet, seed):
     *servers, url = fleet
     topic = f"room:storm-{seed}"
     layer = RedisChannelLayer(hosts=[url], prefix="transports")

@@ -50,20 +50,20 @@ def test_fragments_that_are_too_long_together_are_refused_at_the_last_head(stran
     assert stranger.read_close()[0] == 1009
 
 
-def test_no_more_than_the_limit_is_held_for_a_stranger(server, stranger):
-    reader = server.protocol_of(stranger)._conversation._reader
+def test_no_more_than_the_limit_is_buffered_before_connect(server, stranger):
+    parser = server.protocol_of(stranger)._connection._parser
     frame = client_frame(TEXT, b"x" * LIMIT)
 
-    # A ping is read in order, so all before it has been.
+    # A ping is answered in order, after everything before it was read.
     stranger.frame(TEXT, b"x" * (LIMIT // 2), final=False)
     stranger.frame(PING, b"read")
     assert stranger.read_frame() == (0x80 | PONG, b"read")
-    held = len(reader._fragments)
+    buffered = len(parser._fragments)
     stranger.send(frame)
     assert stranger.read_close()[0] == 1002
 
-    assert held == LIMIT // 2
-    assert len(reader._fragments or b"") + len(reader._buffer or b"") <= LIMIT
+    assert buffered == LIMIT // 2
+    assert len(parser._fragments or b"") + len(parser._buffer or b"") <= LIMIT
 
 
 def test_a_message_as_long_as_the_limit_is_read(stranger):
@@ -82,7 +82,7 @@ def test_the_limit_is_the_setting(server, settings):
         assert client.read_close()[0] == 1009
 
 
-def test_the_log_says_that_a_message_was_too_long(stranger, caplog):
+def test_a_message_that_is_too_long_is_logged(stranger, caplog):
     caplog.set_level(logging.INFO, "tiderace.topics")
     stranger.send(head(TEXT, LIMIT + 1))
     stranger.read_close()

@@ -131,7 +131,7 @@ class Feed:
         assert self.client.sent[-1].get("more_body", False) is False
 
 
-async def test_what_is_published_is_an_event(app):
+async def test_a_publication_is_an_event(app):
     async with Feed(app, "prices") as feed:
         await feed.block()
         await apublish("prices", {"eur": 1.5, "name": "größer"})
@@ -151,7 +151,7 @@ async def test_html_is_sent_as_it_is_line_by_line(app):
         assert (await feed.event())["data"] == "<p>\none\ntwo\n\n</p>"
 
 
-async def test_nothing_published_can_forge_an_event(app):
+async def test_no_publication_can_forge_an_event(app):
     async with Feed(app, "prices") as feed:
         await feed.block()
         await apublish(
@@ -172,7 +172,7 @@ async def test_a_tag_names_the_event(app):
         assert (await feed.event())["event"] == "price"
 
 
-async def test_no_tag_can_claim_that_something_was_lost(app):
+async def test_no_tag_can_forge_a_reset(app):
     async with Feed(app, "prices") as feed:
         await feed.block()
         await apublish("prices", 1, tags={"event": "reset"})
@@ -180,14 +180,14 @@ async def test_no_tag_can_claim_that_something_was_lost(app):
         assert "event" not in await feed.event()
 
 
-async def test_the_response_is_an_event_stream_that_no_proxy_keeps(app):
+async def test_the_response_is_an_event_stream_that_no_proxy_buffers(app):
     async with Feed(app, "prices") as feed:
         assert feed.headers[b"content-type"] == b"text/event-stream"
         assert b"no-store" in feed.headers[b"cache-control"]
         assert feed.headers[b"x-accel-buffering"] == b"no"
 
 
-async def test_the_position_is_told_before_anything_is_published(app):
+async def test_the_position_is_sent_before_any_publication(app):
     await apublish("prices", 1)
     async with Feed(app, "prices") as feed:
         block = await feed.block()
@@ -196,7 +196,7 @@ async def test_the_position_is_told_before_anything_is_published(app):
     assert block["id"].endswith(":1")
 
 
-async def test_who_comes_back_is_sent_what_was_missed(app):
+async def test_a_returning_browser_gets_what_it_missed(app):
     async with Feed(app, "prices") as feed:
         last = (await feed.block())["id"]
     await apublish("prices", 1)
@@ -211,7 +211,7 @@ async def test_who_comes_back_is_sent_what_was_missed(app):
     assert [each["id"][-2:] for each in events] == [":1", ":2", ":3"]
 
 
-async def test_a_page_may_say_where_it_was_made(app):
+async def test_a_page_may_start_from_its_own_position(app):
     position = await apublish("prices", 1)
     await apublish("prices", 2)
 
@@ -220,7 +220,7 @@ async def test_a_page_may_say_where_it_was_made(app):
         assert (await feed.event())["data"] == "2"
 
 
-async def test_a_browser_that_comes_back_knows_better_than_its_page(app):
+async def test_the_last_event_id_overrides_the_position_of_the_page(app):
     first = await apublish("prices", 1)
     second = await apublish("prices", 2)
     await apublish("prices", 3)
@@ -237,7 +237,7 @@ async def test_a_browser_that_comes_back_knows_better_than_its_page(app):
 @pytest.mark.parametrize(
     "last", ["other:1", "nonsense", "e:-1", "e:99999999999999999999", "e:²", ":", "?:0"]
 )
-async def test_who_cannot_be_brought_up_to_date_is_told_to_begin_anew(app, last):
+async def test_an_unrecoverable_position_gets_a_reset(app, last):
     await apublish("prices", 1)
 
     async with Feed(app, "prices", last=last) as feed:
@@ -248,7 +248,7 @@ async def test_who_cannot_be_brought_up_to_date_is_told_to_begin_anew(app, last)
     assert position.endswith(":1")
 
 
-async def test_who_missed_more_than_is_kept_is_told_to_begin_anew(app):
+async def test_a_browser_that_missed_more_than_is_kept_gets_a_reset(app):
     first = await apublish("prices", 1)
     for n in range(5):
         await apublish("prices", n)
@@ -264,7 +264,7 @@ async def test_a_topic_without_history_has_no_positions(app):
         assert await feed.event() == {"data": "1"}
 
 
-async def test_a_loss_on_the_way_ends_it_so_that_the_browser_comes_back(app):
+async def test_a_gap_ends_the_stream_so_that_the_browser_reconnects(app):
     async with Feed(app, "prices") as feed:
         await feed.block()
 
@@ -276,7 +276,7 @@ async def test_a_loss_on_the_way_ends_it_so_that_the_browser_comes_back(app):
 # Who may
 
 
-async def test_a_signed_name_lets_whoever_holds_it(app):
+async def test_a_signed_name_allows_any_user(app):
     async with Feed(app, signed_topic("closed:1")) as feed:
         await feed.block()
         await apublish("closed:1", "hi")
@@ -295,7 +295,9 @@ async def test_a_signed_name_lets_whoever_holds_it(app):
         ("closed:1--a.0123456789012345678901234567890123456789", None, 404),
     ],
 )
-async def test_others_are_refused(app, topic, who, status):
+async def test_a_client_without_permission_or_signature_is_refused(
+    app, topic, who, status
+):
     answer = await request(
         app,
         "GET",
@@ -307,7 +309,7 @@ async def test_others_are_refused(app, topic, who, status):
     assert answer.status == status
 
 
-async def test_a_name_signed_for_one_user_is_no_good_for_another(app):
+async def test_a_name_signed_for_one_user_is_refused_for_another(app):
     signed = signed_topic("closed:1", user=user(1))
 
     async with Feed(app, signed, scope={"user": user(1)}):
@@ -318,7 +320,7 @@ async def test_a_name_signed_for_one_user_is_no_good_for_another(app):
     assert answer.status == 404
 
 
-async def test_a_signed_name_is_good_for_its_time(app, monkeypatch):
+async def test_a_signed_name_expires(app, monkeypatch):
     signed = signed_topic("closed:1", ttl=60)
     monkeypatch.setattr("time.time", lambda: 4e9)
 
@@ -328,7 +330,7 @@ async def test_a_signed_name_is_good_for_its_time(app, monkeypatch):
     assert b"expired" in answer.body
 
 
-async def test_permissions_let_the_user_of_the_session(app):
+async def test_permissions_check_the_user_of_the_session(app):
     async with Feed(app, "members", scope={"user": user()}) as feed:
         await apublish("members", 1)
 
@@ -352,7 +354,7 @@ async def test_an_allowed_page_of_another_origin_may_read_it(app):
         assert feed.headers[b"access-control-allow-origin"] == b"http://testserver"
 
 
-async def test_it_can_only_be_read(app):
+async def test_other_methods_than_get_are_refused(app):
     assert (await request(app, "POST", "/connection/events")).status == 405
 
 
@@ -366,7 +368,7 @@ async def test_a_client_that_leaves_is_forgotten(app):
     assert topic_group("prices") not in get_channel_layer()._local.listeners
 
 
-async def test_a_kick_ends_it(app):
+async def test_a_disconnect_of_the_user_ends_the_stream(app):
     async with Feed(app, "members", scope={"user": user(7)}) as feed:
         await settle()
         await adisconnect(7)
@@ -374,7 +376,7 @@ async def test_a_kick_ends_it(app):
         await feed.ended()
 
 
-async def test_an_unsubscribe_of_the_server_ends_it(app):
+async def test_an_unsubscribe_by_the_server_ends_the_stream(app):
     async with Feed(app, "members", scope={"user": user(7)}) as feed:
         await settle()
         await aunsubscribe(7, "prices")
@@ -383,7 +385,7 @@ async def test_an_unsubscribe_of_the_server_ends_it(app):
         await feed.ended()
 
 
-async def test_a_drain_ends_it_and_says_when_to_come_back(app):
+async def test_a_drain_ends_the_stream_with_a_retry_time(app):
     async with Feed(app, "prices") as feed:
         await feed.block()
         process_drain.begin(0.0, 5.0)
@@ -396,7 +398,7 @@ async def test_a_drain_ends_it_and_says_when_to_come_back(app):
     assert 100 <= int(block["retry"]) <= 1000
 
 
-async def test_during_a_drain_a_browser_is_told_to_come_back_not_refused(app):
+async def test_a_browser_gets_a_retry_time_during_a_drain(app):
     process_drain.begin(0.0, 0.0)
     try:
         answer = await request(app, "GET", "/connection/events", query="topic=prices")
@@ -407,7 +409,7 @@ async def test_during_a_drain_a_browser_is_told_to_come_back_not_refused(app):
     assert answer.body.startswith(b"retry: ")
 
 
-async def test_too_many_at_once_are_told_to_come_back(app, settings):
+async def test_connections_beyond_the_rate_get_a_retry_time(app, settings):
     settings.TIDERACE = {"TOPICS": {"CONNECTS": "1/h"}}
     async with Feed(app, "prices"):
         answer = await request(app, "GET", "/connection/events", query="topic=prices")
@@ -416,7 +418,7 @@ async def test_too_many_at_once_are_told_to_come_back(app, settings):
     assert answer.body.startswith(b"retry: ")
 
 
-async def test_silence_is_broken_by_comments(app, settings):
+async def test_comments_keep_an_idle_stream_alive(app, settings):
     settings.TIDERACE = {"TOPICS": {"PING": 0.01}}
     async with Feed(app, "prices") as feed:
         bodies = []
@@ -426,7 +428,7 @@ async def test_silence_is_broken_by_comments(app, settings):
             bodies.append(event["body"])
 
 
-async def test_who_does_not_read_is_let_go(app, settings):
+async def test_a_client_that_does_not_read_is_given_up(app, settings):
     settings.TIDERACE = {"OUTBOX_LIMIT": 2000}
     stalled = asyncio.Event()
 
@@ -448,7 +450,7 @@ async def test_who_does_not_read_is_let_go(app, settings):
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_a_user_who_is_deactivated_hears_no_more(app):
+async def test_the_stream_of_a_deactivated_user_ends(app):
     somebody = await User.objects.acreate(username="ada")
     async with Feed(app, "members", scope={"user": somebody}) as feed:
         await settle()

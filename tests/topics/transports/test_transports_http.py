@@ -81,7 +81,7 @@ def configured(settings, **values):
 # What every transport does
 
 
-async def test_the_answer_to_connect_tells_session_and_node(app, kind):
+async def test_the_reply_to_connect_has_session_and_node(app, kind):
     async with StreamClient(app, kind=kind) as client:
         result = client.connected["connect"]
 
@@ -99,7 +99,7 @@ async def test_a_client_subscribes_and_publishes_by_posts(app, kind):
         assert await client.publications(1) == [{"text": "hi"}]
 
 
-async def test_it_hears_what_a_websocket_client_says(app, kind):
+async def test_a_websocket_clients_publication_reaches_a_stream(app, kind):
     async with StreamClient(app, kind=kind) as client, WireClient(app) as other:
         await client.subscribe("room:a")
         await other.subscribe("room:a")
@@ -109,7 +109,7 @@ async def test_it_hears_what_a_websocket_client_says(app, kind):
         assert await client.publications(1) == ["from a socket"]
 
 
-async def test_who_comes_back_is_told_what_was_missed(app, kind):
+async def test_a_returning_stream_client_gets_what_it_missed(app, kind):
     async with StreamClient(app, kind=kind) as client:
         seen = await client.subscribe("room:a")
     await apublish("room:a", 1)
@@ -147,28 +147,28 @@ async def test_an_end_by_the_server_is_a_push_and_the_end_of_the_response(app, k
         assert client.client.sent[-1]["body"] == b""
 
 
-async def test_a_client_is_told_to_come_back_when_it_may(app, kind):
+async def test_a_temporary_disconnect_makes_the_client_reconnect(app, kind):
     async with StreamClient(app, kind=kind, user=user(7)) as client:
         await adisconnect(7, code=4000, reason="later")
 
         assert (await client.push("disconnect"))["disconnect"]["reconnect"] is True
 
 
-async def test_first_commands_that_cannot_be_read_end_it_for_good(app, kind):
+async def test_malformed_first_commands_end_the_connection_for_good(app, kind):
     async with StreamClient(app, kind=kind, connect=None) as client:
         await client.write("nonsense")
 
         assert await client.closed() == (3501, "bad request")
 
 
-async def test_later_commands_that_cannot_be_read_end_it_too(app, kind):
+async def test_malformed_later_commands_end_the_connection_for_good(app, kind):
     async with StreamClient(app, kind=kind) as client:
         await client.write("nonsense")
 
         assert await client.closed() == (3501, "bad request")
 
 
-async def test_pings_come_and_an_answer_is_taken(app, kind):
+async def test_pings_are_sent_and_answered_by_posts(app, kind):
     async with StreamClient(app, kind=kind) as client:
         [served] = current()
         for n in (1, 2):
@@ -194,7 +194,7 @@ async def test_a_client_that_never_connects_is_closed(app, settings):
         assert await client.closed() == (3502, "stale")
 
 
-async def test_a_drain_sends_the_client_away_to_come_back(app, kind):
+async def test_a_drain_makes_the_client_reconnect(app, kind):
     async with StreamClient(app, kind=kind) as client:
         process_drain.begin(0.0, 5.0)
         try:
@@ -227,7 +227,7 @@ async def test_several_commands_at_once_are_answered_in_order(app, kind):
         assert await client.publications(20) == list(range(20))
 
 
-async def test_a_slow_client_is_closed_and_not_waited_for(
+async def test_a_slow_client_is_closed_without_waiting(
     app, kind, settings, caplog, monkeypatch
 ):
     settings.TIDERACE = {"OUTBOX_LIMIT": 2000}
@@ -257,7 +257,7 @@ async def test_a_slow_client_is_closed_and_not_waited_for(
 # How the response looks
 
 
-async def test_a_stream_is_json_lines_that_no_proxy_keeps(app):
+async def test_a_stream_is_json_lines_that_no_proxy_buffers(app):
     async with StreamClient(app) as client:
         assert client.response["status"] == 200
         assert client.response_headers[b"content-type"] == b"application/json"
@@ -266,7 +266,7 @@ async def test_a_stream_is_json_lines_that_no_proxy_keeps(app):
         assert client.client.sent[1]["body"].endswith(b"}\n")
 
 
-async def test_a_stream_is_ascii_whatever_is_said(app):
+async def test_a_stream_is_ascii_for_any_data(app):
     async with StreamClient(app) as client:
         await client.subscribe("room:a")
         await apublish("room:a", "größer 🌊 \u2028")
@@ -285,7 +285,7 @@ async def test_events_begin_at_once(app):
         assert client.client.sent[1]["body"] == b"\r\n"
 
 
-async def test_events_may_be_asked_for_by_post(app):
+async def test_events_may_be_requested_by_post(app):
     client = begin(app, "POST", "/connection/sse", body=b'{"id": 1, "connect": {}}')
     event = await client.until("http.response.body", 2)
 
@@ -317,7 +317,7 @@ async def test_a_body_that_is_too_long_is_refused(app, settings):
     assert answer.status == 413
 
 
-async def test_a_body_that_goes_on_and_on_is_refused(app, settings):
+async def test_an_endless_body_is_refused(app, settings):
     configured(settings, FRAME_SIZE=100)
     client = Client(
         app,
@@ -334,7 +334,7 @@ async def test_a_body_that_goes_on_and_on_is_refused(app, settings):
     assert client.sent[0]["status"] == 413
 
 
-async def test_a_client_that_leaves_amid_its_body_is_no_error(app):
+async def test_a_client_that_leaves_during_its_body_is_no_error(app):
     client = Client(
         app,
         type="http",
@@ -350,7 +350,7 @@ async def test_a_client_that_leaves_amid_its_body_is_no_error(app):
     assert client.sent == []
 
 
-async def test_an_address_that_is_too_long_is_refused(app, settings):
+async def test_a_url_that_is_too_long_is_refused(app, settings):
     configured(settings, FRAME_SIZE=100)
 
     answer = await request(
@@ -364,7 +364,7 @@ async def test_an_address_that_is_too_long_is_refused(app, settings):
 @pytest.mark.parametrize(
     "content_type", [b"text/plain", b"application/x-www-form-urlencoded", b""]
 )
-async def test_only_content_types_that_need_a_preflight_are_taken(
+async def test_only_content_types_that_need_a_preflight_are_accepted(
     app, path, content_type
 ):
     answer = await request(
@@ -389,7 +389,7 @@ async def test_other_methods_are_refused(app, method, path):
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "http_stream"), ("GET", "sse")])
-async def test_an_empty_beginning_is_refused(app, method, path):
+async def test_empty_first_commands_are_refused(app, method, path):
     assert (await request(app, method, f"/connection/{path}")).status == 400
 
 
@@ -397,7 +397,7 @@ async def test_another_path_is_not_found(app):
     assert (await request(app, "GET", "/connection/nothing")).status == 404
 
 
-async def test_an_address_may_only_ask_to_read(app):
+async def test_a_url_may_hold_only_reading_commands(app):
     commands = '{"id": 1, "connect": {}}\n{"id": 2, "publish": {"channel": "room:a"}}'
 
     answer = await request(
@@ -494,7 +494,7 @@ async def test_too_many_waiting_commands_are_refused(app):
         await client.done("ping")
 
 
-async def test_a_message_may_be_as_long_as_the_setting_says(app, settings):
+async def test_a_message_may_be_as_long_as_the_setting(app, settings):
     configured(settings, FRAME_SIZE=3_000_000)
     async with StreamClient(app) as client:
         await client.subscribe("room:a")
@@ -531,7 +531,7 @@ async def test_a_post_without_an_origin_is_refused_as_a_websocket_is(app):
     assert answer.status == 403
 
 
-async def test_an_endpoint_may_let_clients_in_that_send_no_origin(app):
+async def test_an_endpoint_may_allow_clients_without_an_origin(app):
     class Lenient(TopicsEndpoint):
         allow_missing_origin = True
 
@@ -575,7 +575,7 @@ async def test_events_need_no_origin_where_browsers_send_none(app, headers, stat
     assert start["status"] == status
 
 
-async def test_a_preflight_tells_what_an_allowed_page_may_do(app):
+async def test_a_preflight_answers_an_allowed_page(app):
     answer = await request(app, "OPTIONS", "/connection/emulation")
 
     assert answer.status == 204
@@ -593,7 +593,7 @@ async def test_an_allowed_page_may_read_the_stream(app):
     assert headers[b"access-control-allow-origin"] == b"http://testserver"
 
 
-async def test_a_site_open_to_all_gives_nobody_its_visitors_cookies(app, settings):
+async def test_a_site_open_to_all_allows_no_credentials(app, settings):
     settings.ALLOWED_HOSTS = ["*"]
 
     answer = await request(app, "OPTIONS", "/connection/emulation")
@@ -666,7 +666,7 @@ async def test_commands_may_arrive_in_another_event_loop(app):
         assert await client.publications(1) == [1]
 
 
-async def test_without_a_broker_a_post_is_to_be_sent_again(app, monkeypatch):
+async def test_a_post_without_a_broker_is_answered_with_503(app, monkeypatch):
     async def away(self, *args, **kwargs):
         raise LayerUnavailable("it is away")
 
@@ -677,7 +677,7 @@ async def test_without_a_broker_a_post_is_to_be_sent_again(app, monkeypatch):
         assert (await client.post("{}")).status == 503
 
 
-async def test_without_a_broker_no_stream_begins(app, kind, monkeypatch):
+async def test_a_stream_without_a_broker_is_answered_with_503(app, kind, monkeypatch):
     async def away(self, *args, **kwargs):
         raise LayerUnavailable("it is away")
 

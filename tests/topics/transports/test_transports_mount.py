@@ -43,14 +43,14 @@ async def test_an_endpoint_among_the_routes_is_served_over_http():
     assert await connects(built(ENDPOINT))
 
 
-async def test_everything_else_is_djangos():
+async def test_other_paths_are_djangos():
     app = built(path("ws/chat/", Chat.as_asgi()), ENDPOINT)
 
     for where in ("/", "/ws/chat/", "/connection/", "/connection/more", "/connection"):
         assert await page(app, where) == f"page {where}"
 
 
-async def test_without_an_endpoint_nothing_stands_before_django():
+async def test_requests_go_straight_to_django_without_an_endpoint():
     app = built(path("ws/chat/", Chat.as_asgi()))
 
     assert app.application_mapping["http"] is pages
@@ -84,7 +84,7 @@ async def test_an_endpoint_within_middleware_is_found():
     assert await connects(app)
 
 
-async def test_an_endpoint_at_the_root_leaves_django_its_pages():
+async def test_an_endpoint_at_the_root_leaves_other_pages_to_django():
     app = built(path("", TopicsEndpoint.as_asgi()))
 
     answer = await request(app, "POST", "/emulation", body=b"{}")
@@ -117,12 +117,14 @@ async def test_the_origins_are_those_of_the_websockets():
     assert (await request(app, "POST", "/connection/http_stream")).status == 403
 
 
-async def test_clients_without_an_origin_may_be_let_in():
+async def test_clients_without_an_origin_may_be_allowed():
     assert await connects(built(ENDPOINT, allow_missing_origin=True), headers=(JSON,))
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_the_session_of_the_request_says_who_it_is(client, django_user_model):
+async def test_the_session_of_the_request_identifies_the_user(
+    client, django_user_model
+):
     user = await django_user_model.objects.acreate(username="ada")
     await client.aforce_login(user)
     cookie = f"sessionid={client.cookies['sessionid'].value}".encode()
@@ -141,7 +143,7 @@ async def test_the_session_of_the_request_says_who_it_is(client, django_user_mod
     assert anonymous.status == 404
 
 
-async def test_by_hand_it_is_a_route_like_any_other():
+async def test_an_endpoint_mounted_by_hand_is_a_route():
     app = ProtocolTypeRouter(
         {
             "http": URLRouter(
@@ -158,7 +160,7 @@ async def test_by_hand_it_is_a_route_like_any_other():
     assert await page(app, "/") == "page /"
 
 
-async def test_a_path_that_nobody_serves_is_not_found():
+async def test_an_unknown_path_is_not_found():
     app = URLRouter([ENDPOINT])
 
     assert (await request(app, "GET", "/connection/other")).status == 404

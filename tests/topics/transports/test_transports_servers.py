@@ -103,7 +103,7 @@ async def stream(site, kind="http_stream"):
 
 
 @pytest.mark.parametrize("kind", ["http_stream", "sse"])
-async def test_frames_arrive_as_they_are_said(site, kind):
+async def test_frames_arrive_when_they_are_sent(site, kind):
     async with stream(site, kind) as one, stream(site, kind) as other:
         await one.ask(subscribe={"channel": f"room:{kind}"})
         await other.ask(subscribe={"channel": f"room:{kind}"})
@@ -119,7 +119,7 @@ async def test_pages_beside_the_endpoint_are_djangos(site):
             assert (await client.get(site.http + path)).text == "a page of Django's"
 
 
-async def test_a_client_that_goes_away_is_noticed(site):
+async def test_a_client_that_leaves_is_cleaned_up(site):
     async with stream(site) as stays:
         await stays.ask(subscribe={"channel": "room:gone"})
         async with stream(site) as goes:
@@ -177,7 +177,7 @@ async def test_posts_may_go_to_another_process(fleet, kind):
     )
 
 
-async def test_another_process_says_when_the_session_is_gone(fleet):
+async def test_another_process_answers_that_the_session_is_gone(fleet):
     async with stream(fleet.one) as client:
         said = client.said
     async with stream(fleet.other) as lives:
