@@ -96,7 +96,7 @@ def on_reconnect(hook: H) -> H:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What the processes have answered."""
+    """The answers of the processes to one question."""
 
     by_process: dict[str, Any]
     """By ``ProcessStats.process``; processes without an answer are missing."""
@@ -111,20 +111,25 @@ class _Question:
 
     def __init__(self, expected: Collection[str]) -> None:
         self._expected = set(expected)
-        self.loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         self.answers: dict[str, Any] = {}
         self.complete = asyncio.Event()
 
-    def add(self, process: str, answer: Any) -> None:
+    def add_soon(self, process: str, answer: Any) -> None:
+        """Add an answer, from any thread."""
+        with contextlib.suppress(RuntimeError):  # the asker's loop is closed
+            self._loop.call_soon_threadsafe(self._add, process, answer)
+
+    def _add(self, process: str, answer: Any) -> None:
         self.answers[process] = answer
         if self._expected <= self.answers.keys():
             self.complete.set()
 
 
 class Cluster:
-    """The bus as seen from this process, over one channel layer.
+    """The part of one process in the bus, over a channel layer.
 
-    It listens in one event loop, whichever opens it first. With a layer of another
+    It listens in one event loop, the first that opens it. With a layer of another
     project it can tell but not ask, and without a layer there is only this process.
     """
 
@@ -171,6 +176,9 @@ class Cluster:
             try:
                 await self.layer.stream_subscribe(CLUSTER_GROUP, self)
                 await self.layer.stream_subscribe(_group_of(self.process), self)
+                if hasattr(self.layer, "report"):
+                    # From now on other processes wait for this one's answers.
+                    await self.layer.report()
             except BaseException:
                 self._unsubscribe()
                 raise
@@ -239,7 +247,7 @@ class Cluster:
             stats = LayerStats(())
             if hasattr(self.layer, "stats"):
                 stats = await self.layer.stats()
-            return Answers(await self._own_answer(kind, payload), (), stats)
+            return _answers({self.process: await _answer(kind, payload)}, [], stats)
         await self.open()
         stats = await self.layer.stats(fleet=True)
         others = [
@@ -249,12 +257,10 @@ class Cluster:
         ]
         expected = [each.process for each in others]
         own, answers = await asyncio.gather(
-            self._own_answer(kind, payload),
+            _answer(kind, payload),
             self._send(CLUSTER_GROUP, kind, payload, expected, timeout),
         )
-        silent = tuple(each for each in others if each.process not in answers)
-        given = {name: each for name, each in answers.items() if each is not None}
-        return Answers({**own, **given}, silent, stats)
+        return _answers({self.process: own, **answers}, others, stats)
 
     async def ask_one(
         self, process: str, kind: str, payload: Any, *, timeout: float
@@ -266,7 +272,7 @@ class Cluster:
             LayerUnavailable: when the broker could not be reached in time.
         """
         if process == self.process:
-            return (await self._own_answer(kind, payload)).get(process)
+            return await _answer(kind, payload)
         await self.open()
         answers = await self._send(
             _group_of(process), kind, payload, [process], timeout
@@ -296,13 +302,6 @@ class Cluster:
             del self._questions[number]
         return question.answers
 
-    async def _own_answer(self, kind: str, payload: Any) -> dict[str, Any]:
-        handle = _handlers.get(kind)
-        answer = None if handle is None else handle(payload)
-        if inspect.isawaitable(answer):
-            answer = await answer
-        return {} if answer is None else {self.process: msgspec.to_builtins(answer)}
-
     # What arrives
 
     def on_publication(self, group: str, publication: Publication) -> None:
@@ -331,17 +330,13 @@ class Cluster:
         number: Any = message.get("question")
         if "answer" in message:
             if question := self._questions.get(number):
-                with contextlib.suppress(RuntimeError):  # the asker's loop is closed
-                    question.loop.call_soon_threadsafe(
-                        question.add, sender, message["answer"]
-                    )
+                question.add_soon(sender, message["answer"])
             return
         if number is not None and sender == self.process:
             return  # the asker has answered itself
-        handle = _handlers.get(message["kind"])
         try:
             # Called now and not in a task: messages are handled in order.
-            answer = None if handle is None else handle(message["payload"])
+            answer = _call_handler(message["kind"], message["payload"])
         except Exception:
             logger.exception("a message of another process could not be handled")
             return
@@ -350,10 +345,8 @@ class Cluster:
 
     async def _reply(self, asker: str, number: str | None, answer: Any) -> None:
         try:
-            if inspect.isawaitable(answer):
-                answer = await answer
+            answer = await _plain(answer)
             if number is not None:
-                answer = msgspec.to_builtins(answer)
                 message = self._message(question=number, answer=answer)
                 await self.layer.group_send(_group_of(asker), message)
         except Exception as error:
@@ -367,12 +360,36 @@ class Cluster:
             try:
                 await self.open()
             except LayerUnavailable:
-                # The layer logs it.
+                # The layer has logged it.
                 if not (self._persistent or process_connections):
                     return
                 await asyncio.sleep(_RETRY)
             else:
                 return
+
+
+def _call_handler(kind: str, payload: Any) -> Any:
+    handle = _handlers.get(kind)
+    return None if handle is None else handle(payload)
+
+
+async def _answer(kind: str, payload: Any) -> Any:
+    return await _plain(_call_handler(kind, payload))
+
+
+async def _plain(answer: Any) -> Any:
+    """Return an answer, or the result of its coroutine, as plain data."""
+    if inspect.isawaitable(answer):
+        answer = await answer
+    return msgspec.to_builtins(answer)
+
+
+def _answers(
+    by_process: dict[str, Any], expected: Collection[ProcessStats], stats: LayerStats
+) -> Answers:
+    silent = tuple(each for each in expected if each.process not in by_process)
+    given = {name: each for name, each in by_process.items() if each is not None}
+    return Answers(given, silent, stats)
 
 
 def _group_of(process: str) -> str:

@@ -35,7 +35,7 @@ from tiderace.layers.pubsub import envelope
 from tiderace.layers.pubsub.brokers import Brokers
 from tiderace.layers.pubsub.cursors import StreamCursors
 from tiderace.layers.pubsub.delivery import GapLog, GroupDelivery
-from tiderace.layers.pubsub.inbox import ProcessInbox
+from tiderace.layers.pubsub.inbox import ProcessInbox, inbox_name
 from tiderace.layers.pubsub.loop_tasks import LoopTasks
 from tiderace.layers.pubsub.memberships import Memberships
 from tiderace.layers.pubsub.publisher import Publisher
@@ -482,6 +482,15 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
                 with contextlib.suppress(LayerUnavailable):
                     await self._memberships.withdraw(index)
             await broker.close()
+
+    async def report(self) -> None:
+        """Send the statistics of this process now, and not within two seconds.
+
+        Raises:
+            LayerUnavailable: when the broker could not be reached in time.
+        """
+        broker = self._brokers.broker_of(inbox_name(self._local.process))
+        await self._reporter.report(broker, ready=self.ready)
 
     async def interrupt(self) -> None:
         """Break the running loop's connections, as a network would; for drills.

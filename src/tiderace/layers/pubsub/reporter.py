@@ -48,8 +48,15 @@ class Reporter:
         Raises:
             LayerUnavailable: when the broker could not be reached.
         """
-        if self._clock() < self._due_at:
-            return
+        if self._clock() >= self._due_at:
+            await self.report(broker, ready=ready)
+
+    async def report(self, broker: Broker, *, ready: bool) -> None:
+        """Send a report now.
+
+        Raises:
+            LayerUnavailable: when the broker could not be reached.
+        """
         begun = time.perf_counter()
         report = msgspec.json.encode(self.stats(ready=ready, top=_TOP))
         took = time.perf_counter() - begun
