@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
+from operator import itemgetter
 from typing import Any
 
 __all__ = ["SCRIPTS", "Script"]
@@ -38,6 +39,7 @@ class Script:
         for names, kind in _UNPACKED.findall(self.text):
             known = self.keys if kind == b"KEYS" else self.arguments
             known += [each.strip() for each in names.decode().split(",")]
+        self._select = _getter((*self.keys, *self.arguments))
 
     def parameters(
         self,
@@ -58,20 +60,33 @@ class Script:
         if len(values) != len(self.keys) + len(self.arguments):
             raise self._wrong_names(values)
         try:
-            keys = [values[name] for name in self.keys]
-            arguments = [values[name] for name in self.arguments]
+            # In C: this is done for every message that is published.
+            found = list(self._select(values))
         except KeyError:
             raise self._wrong_names(values) from None
-        if keys and keys[-1] is None:
-            keys.pop()
-        keys += more_keys
-        return [len(keys), *keys, *arguments, *more_arguments]
+        count = len(self.keys)
+        if count and found[count - 1] is None:
+            count -= 1
+            del found[count]
+        if more_keys:
+            found[count:count] = more_keys
+            count += len(more_keys)
+        return [count, *found, *more_arguments]
 
     def _wrong_names(self, values: Mapping[str, Any]) -> TypeError:
         return TypeError(
             f"the script {self.name} takes {', '.join((*self.keys, *self.arguments))}; "
             f"given were {', '.join(values)}"
         )
+
+
+def _getter(
+    names: Sequence[str],
+) -> Callable[[Mapping[str, Any]], Iterable[Any]]:
+    if len(names) > 1:
+        return itemgetter(*names)
+    # With one name itemgetter would return the value, not a tuple.
+    return lambda values: [values[name] for name in names]
 
 
 SCRIPTS: Mapping[str, Script] = {
