@@ -1,7 +1,4 @@
-"""A topic client for tests over HTTP: an endless response, and one POST per message.
-
-It speaks ASGI to an application, as a server would, and knows nothing of its insides.
-"""
+"""A topic client for tests over HTTP: an endless response, and one POST per message."""
 
 from __future__ import annotations
 
@@ -56,7 +53,7 @@ async def request(app, method, path, **asked: Any) -> Answer:
 
 
 class StreamClient(WireClient):
-    """See ``WireClient``; ``kind`` is ``"http_stream"`` or ``"sse"``."""
+    """A ``WireClient`` over HTTP; ``kind`` is ``"http_stream"`` or ``"sse"``."""
 
     def __init__(
         self,

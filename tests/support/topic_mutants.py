@@ -1,8 +1,7 @@
 """A pytest plugin that breaks topics in one way: ``MUTANT=pings pytest -p mutants ...``.
 
-Each mutant is a mistake that somebody could make, of the list in which the suites of
-other clients were tried (and half of which none of them noticed), and a few more. It
-knows the server's insides, to break them; whether anybody notices it does not know.
+Each mutant is a plausible mistake: those with which the suites of other clients were
+tried (they missed half of them), and a few more.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def around(owner: Any, name: str, change: Callable[..., Any]) -> None:
-    """Put ``change(original, *arguments)`` in the place of a function."""
+    """Replace a function by ``change(original, *arguments)``."""
     original = getattr(owner, name)
 
     @functools.wraps(original)
@@ -81,7 +80,7 @@ def recovery_always_succeeds():
 
 
 @mutant
-def nobody_is_refused_for_an_old_position():
+def no_client_is_refused_for_an_old_position():
     from tiderace.protocol import session
 
     session._REJECT_UNRECOVERED = 0
@@ -100,7 +99,7 @@ def offsets_have_gaps():
 
 
 @mutant
-def epochs_change_with_every_answer():
+def epochs_change_with_every_reply():
     from tiderace.protocol.session import Subscription
 
     answers = iter(range(1_000_000))
@@ -160,7 +159,7 @@ def commands_of_a_message_are_reversed():
 
 
 @mutant
-def publications_overtake_the_answer():
+def publications_overtake_the_reply():
     from tiderace.protocol.session import Subscription
 
     def build_reply(original, self, *args, **kwargs):
@@ -219,7 +218,7 @@ def presence_is_empty():
 
 
 @mutant
-def nobody_hears_of_others():
+def joins_are_not_pushed():
     from tiderace.topics.client import dispatcher
 
     dispatcher._dispatch_event = lambda *args: None
@@ -262,7 +261,7 @@ def a_token_is_good_for_every_topic():
 
 
 @mutant
-def everybody_may_subscribe():
+def every_client_may_subscribe():
     from tiderace.topics.client import context
 
     async def allowed(*args):
@@ -296,7 +295,7 @@ def there_are_no_pings():
 
 
 @mutant
-def nobody_has_to_answer_a_ping():
+def pings_need_no_answer():
     from tiderace.protocol.session import Session
 
     def next_ping(original, self):
@@ -328,14 +327,14 @@ def messages_may_be_of_any_length():
 
 
 @mutant
-def strangers_may_begin_messages_of_any_length():
+def the_server_has_no_limit_for_messages():
     from tiderace.topics.transports import websocket
 
     websocket._MAX_SIZE = "what no server says"
 
 
 @mutant
-def a_repetition_does_not_wait_for_the_first_time():
+def a_repeated_key_does_not_wait():
     from tiderace.topics.client.single_flight import SingleFlight
 
     async def do(self, key, work):
@@ -362,7 +361,7 @@ def an_unknown_session_takes_commands():
 
 
 @mutant
-def anybody_may_use_a_session():
+def any_user_may_use_a_session():
     from tiderace.topics.transports import emulation
 
     def feed(original, transport, payload):

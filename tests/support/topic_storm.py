@@ -1,8 +1,7 @@
 """A storm: clients that drop, come back, read slowly and leave, while much is published.
 
-Whoever is in it keeps the books of one client: what it was told about its position, and
-that nothing is missing, doubled or out of order without its having been told so. It
-knows the wire, and nothing of the server's insides.
+Each visitor records what one client got, and checks that nothing is missing, doubled or
+out of order without a reported loss.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ SIGNALLED = {3008, 3010}
 
 
 class InProcess:
-    """A socket of an application in this process, whose client may stop to read."""
+    """A socket of an application in this process, whose client may stop reading."""
 
     def __init__(self, app: Any, visitor: Visitor) -> None:
         self._visitor = visitor
@@ -55,7 +54,7 @@ class InProcess:
 
 
 class OverTheNetwork:
-    """A socket of a server's, wherever it runs."""
+    """A socket of a server."""
 
     def __init__(self, connection: Any, visitor: Visitor) -> None:
         self._connection = connection
@@ -201,7 +200,7 @@ class Visitor:
     # What it does
 
     async def ask(self, **command: Any) -> Any:
-        """The answer; None when the socket is gone before it."""
+        """Return the reply; None when the socket is gone before it."""
         if self._socket is None:
             return None
         number = next(self._ids)
@@ -212,7 +211,7 @@ class Visitor:
             return await answer
 
     async def connect(self) -> None:
-        """Have a socket and a subscription, if it has none."""
+        """Connect and subscribe, unless that is done."""
         if self._socket is None:
             self._socket = await self._open_socket(self)
             await self.ask(connect={})
@@ -228,7 +227,7 @@ class Visitor:
             await self.ask(subscribe=request)
 
     async def drop(self) -> None:
-        """Lose the socket without a word."""
+        """Drop the socket without a close frame."""
         socket = self._socket
         if socket is not None:
             self._gone()
@@ -240,7 +239,7 @@ class Visitor:
             self.subscribed = False
 
     def doze(self) -> None:
-        """Stop to read, which ends before anything is asked again."""
+        """Stop reading until the next command."""
         if self._socket is not None:
             self._socket.reading.clear()
 
@@ -279,7 +278,7 @@ class Visitor:
 
 
 async def pause(chance: random.Random, turns: int) -> None:
-    """Let others do something, for some turns of the loop."""
+    """Let other tasks run, for some turns of the loop."""
     for _ in range(chance.randrange(1, turns)):
         await asyncio.sleep(0)
 
@@ -322,7 +321,7 @@ class Storm:
             )
 
     async def rage(self, *, rounds: int = 20, publications: int = 100) -> None:
-        """Let it all happen, then let everybody come to the end; and check the books."""
+        """Run the storm, bring every client to the end of the stream, and check."""
         try:
             # Everybody is there from the very beginning of the stream.
             for visitor in self.visitors:
@@ -359,7 +358,7 @@ class Storm:
             await havoc()
 
     def _compare(self) -> None:
-        """All have heard the same, and who was never told of a loss all of it."""
+        """Check that all have got the same, and those without a reported loss everything."""
         all_of_it: dict[tuple[str, int], Any] = {}
         for visitor in self.visitors:
             for place, data in visitor.heard.items():

@@ -1,7 +1,4 @@
-"""A topic client for tests: speaks the wire, keeps pushes apart from answers.
-
-It knows frames as JSON and an ASGI application, and nothing of the server's insides.
-"""
+"""A topic client for tests: JSON frames to and from an ASGI application."""
 
 from __future__ import annotations
 
@@ -16,11 +13,11 @@ from tiderace.testing import WebsocketCommunicator
 
 
 class WireClient:
-    """``async with TopicClient(app) as client``: connected when the block begins.
+    """``async with WireClient(app) as client``: connected when the block begins.
 
     Args:
         app: the ASGI application.
-        user: whom the middleware in front of it would have found.
+        user: the user of the session.
         connect: fields of the connect command; None leaves it to the test.
     """
 
@@ -58,7 +55,7 @@ class WireClient:
 
     @property
     def id(self) -> str:
-        """The client's id, as the server calls it."""
+        """The client's id, from the reply to connect."""
         return self.connected["connect"]["client"]
 
     async def say(self, *commands: dict[str, Any]) -> None:
@@ -66,7 +63,7 @@ class WireClient:
         await self.socket.send_to("\n".join(json.dumps(each) for each in commands))
 
     async def ask(self, method: str, /, **request: Any) -> dict[str, Any]:
-        """The whole reply to a command."""
+        """Send a command and return the whole reply."""
         number = next(self._ids)
         await self.say({"id": number, method: request})
         while not self._replies:
@@ -76,23 +73,23 @@ class WireClient:
         return reply
 
     async def done(self, method: str, /, **request: Any) -> dict[str, Any]:
-        """The result of a command that must succeed."""
+        """Send a command that must succeed, and return its result."""
         reply = await self.ask(method, **request)
         assert method in reply, reply
         return reply[method]
 
     async def refused(self, method: str, /, **request: Any) -> int:
-        """The code of the error of a command that must fail."""
+        """Send a command that must fail, and return the code of its error."""
         reply = await self.ask(method, **request)
         assert "error" in reply, reply
         return reply["error"]["code"]
 
     async def subscribe(self, channel: str, **request: Any) -> dict[str, Any]:
-        """The result of a subscribe."""
+        """Subscribe, and return the result."""
         return await self.done("subscribe", channel=channel, **request)
 
     async def push(self, kind: str | None = None) -> dict[str, Any]:
-        """The next push; of this kind when it is named, whatever comes before."""
+        """Return the next push, or the next one of this kind."""
         while True:
             while not self._pushes:
                 await self._read()
@@ -101,16 +98,16 @@ class WireClient:
                 return push
 
     async def publications(self, count: int) -> list[Any]:
-        """The data of the next publications."""
+        """Return the data of the next publications."""
         return [(await self.push("pub"))["pub"]["data"] for _ in range(count)]
 
     async def quiet(self) -> bool:
-        """Whether nothing more has come; asks the server, so all before it is here."""
+        """Return whether no push is left, after a ping so that all before it has arrived."""
         await self.ask("ping")
         return not self._pushes
 
     async def closed(self) -> tuple[int, str]:
-        """Code and reason with which the server closes; what comes before is kept."""
+        """Wait until the server closes, and return the code and reason."""
         while True:
             event = await self.socket.receive_output(PATIENCE)
             if event["type"] == "websocket.close":

@@ -39,11 +39,11 @@ CATCHERS = {
         f"{TOPICS}a_client_that_missed_more_than_is_kept_is_not_recovered",
         f"{STORM}every_loss_is_reported_to_the_client[0]",
     ),
-    "nobody_is_refused_for_an_old_position": (
+    "no_client_is_refused_for_an_old_position": (
         f"{TOPICS}a_client_with_the_flag_is_refused_instead_of_unrecovered"
     ),
     "offsets_have_gaps": f"{TOPICS}a_subscriber_gets_publications",
-    "epochs_change_with_every_answer": MISSED,
+    "epochs_change_with_every_reply": MISSED,
     "gaps_are_not_noticed": (
         "protocol/test_protocol_session.py::test_a_publication_that_does_not_follow_is_a_loss"
     ),
@@ -52,14 +52,14 @@ CATCHERS = {
     "commands_of_a_message_are_reversed": (
         f"{TOPICS}commands_of_one_message_are_answered_in_order"
     ),
-    "publications_overtake_the_answer": (
+    "publications_overtake_the_reply": (
         f"{TOPICS}no_publication_comes_before_the_reply_to_subscribe"
     ),
     "unsubscribing_keeps_delivering": f"{TOPICS}a_client_gets_nothing_after_unsubscribe",
     "history_is_never_reversed": HISTORY,
     "history_has_no_beginning": HISTORY,
     "presence_is_empty": f"{TOPICS}presence_lists_the_clients_of_a_topic",
-    "nobody_hears_of_others": (
+    "joins_are_not_pushed": (
         f"{TOPICS}a_client_that_asked_for_joins_gets_joins_and_leaves"
     ),
     "a_bad_token_closes_with_another_code": (
@@ -75,7 +75,7 @@ CATCHERS = {
     "a_token_is_good_for_every_topic": (
         f"{AUTH}a_token_for_another_purpose_is_refused[topic]"
     ),
-    "everybody_may_subscribe": f"{TOPICS}a_refused_subscription_has_an_error_code[closed-103]",
+    "every_client_may_subscribe": f"{TOPICS}a_refused_subscription_has_an_error_code[closed-103]",
     "a_connection_outlives_its_token": (
         f"{AUTH}a_connection_whose_token_expired_is_closed"
     ),
@@ -83,24 +83,24 @@ CATCHERS = {
         f"{AUTH}a_subscription_whose_token_expired_ends_alone"
     ),
     "there_are_no_pings": f"{TOPICS}a_client_that_answers_pings_stays",
-    "nobody_has_to_answer_a_ping": f"{TOPICS}a_client_that_does_not_answer_a_ping_is_closed",
+    "pings_need_no_answer": f"{TOPICS}a_client_that_does_not_answer_a_ping_is_closed",
     "any_number_of_bytes_may_wait": (
         f"{TOPICS}a_client_that_does_not_read_is_closed_as_slow"
     ),
     "messages_may_be_of_any_length": (
         f"{TOPICS}a_frame_that_is_too_long_ends_the_connection"
     ),
-    "strangers_may_begin_messages_of_any_length": (
+    "the_server_has_no_limit_for_messages": (
         "topics/test_topics_server.py::test_the_limit_is_the_setting"
     ),
-    "a_repetition_does_not_wait_for_the_first_time": (
+    "a_repeated_key_does_not_wait": (
         f"{TOPICS}a_repeated_key_waits_for_the_first_publish"
     ),
     "another_port_is_the_same_origin": (
         "security/test_page_origins.py::test_a_websocket_of_a_page_on_another_port_is_refused"
     ),
     "an_unknown_session_takes_commands": f"{HTTP}an_unknown_session_is_not_found",
-    "anybody_may_use_a_session": f"{HTTP}another_users_session_is_not_found",
+    "any_user_may_use_a_session": f"{HTTP}another_users_session_is_not_found",
 }
 
 NEEDED = (

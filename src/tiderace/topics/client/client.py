@@ -16,7 +16,6 @@ from msgspec import Raw
 from tiderace import conf, metrics
 from tiderace.asgi import describe
 from tiderace.delivery.outbox import TooSlow
-from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Publication
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Close, Unsubscription
@@ -49,14 +48,14 @@ from tiderace.topics.client.authentication import (
     refresh,
     server_side_topics,
 )
-from tiderace.topics.client.commands import COMMANDS
+from tiderace.topics.client.commands import COMMANDS, errors_as_refusals
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.outbox import ClientOutbox
 from tiderace.topics.client.subscriptions import ClientSubscriptions
 from tiderace.topics.client.timers import Timers
 from tiderace.topics.json_fields import as_raw, ttl_of
 from tiderace.topics.names import user_group
-from tiderace.topics.topic import Refuse, UnknownTopic
+from tiderace.topics.topic import UnknownTopic
 from tiderace.topics.transports.base import Transport
 
 __all__ = ["TopicClient"]
@@ -238,7 +237,7 @@ class TopicClient:
             Refused: to answer with an error.
             ConnectionEnded: to close the connection.
         """
-        try:
+        with errors_as_refusals(name, self.context.scope):
             match name:
                 case "connect":
                     return await self._connect(request)
@@ -252,21 +251,6 @@ class TopicClient:
                     return await self.subscriptions.unsubscribe(request)
                 case _:
                     return await COMMANDS[name](self.context, request)
-        except Refuse as refuse:
-            raise Refused(refuse.failure) from None
-        except UnknownTopic as unknown:
-            logger.info("%s (%s)", unknown, describe(self.context.scope))
-            raise Refused(codes.UNKNOWN_TOPIC) from None
-        except LayerUnavailable as error:
-            logger.warning("a command %s failed: %s", name, error)
-            raise Refused(codes.INTERNAL) from None
-        except (Refused, ConnectionEnded):
-            raise
-        except Exception:
-            logger.exception(
-                "a command %s failed (%s)", name, describe(self.context.scope)
-            )
-            raise Refused(codes.INTERNAL) from None
 
     async def _connect(self, request: ConnectRequest) -> ConnectResult:
         context = self.context

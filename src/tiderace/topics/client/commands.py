@@ -6,12 +6,16 @@ Each takes the client's context and the request, and returns the result for the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw
 
+from tiderace.asgi import Scope, describe
+from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Position
 from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
@@ -29,16 +33,43 @@ from tiderace.protocol.messages import (
     SendRequest,
     TopicRequest,
 )
-from tiderace.protocol.session import Refused, to_pub
+from tiderace.protocol.session import ConnectionEnded, Refused, to_pub
 from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.topics.api import layer_of, record_of
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import as_bytes, as_python, as_raw, read_fields
 from tiderace.topics.names import topic_group
-from tiderace.topics.topic import Topic, call_with, to_json
+from tiderace.topics.topic import Refuse, Topic, UnknownTopic, call_with, to_json
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "errors_as_refusals"]
+
+logger = logging.getLogger("tiderace.topics")
+
+
+@contextmanager
+def errors_as_refusals(name: str, scope: Scope) -> Iterator[None]:
+    """Turn what a command raises into the error of its reply, and log it.
+
+    Raises:
+        Refused: to answer with an error.
+        ConnectionEnded: to close the connection.
+    """
+    try:
+        yield
+    except (Refused, ConnectionEnded):
+        raise
+    except Refuse as refuse:
+        raise Refused(refuse.failure) from None
+    except UnknownTopic as unknown:
+        logger.info("%s (%s)", unknown, describe(scope))
+        raise Refused(codes.UNKNOWN_TOPIC) from None
+    except LayerUnavailable as error:
+        logger.warning("a command %s failed: %s", name, error)
+        raise Refused(codes.INTERNAL) from None
+    except Exception:
+        logger.exception("a command %s failed (%s)", name, describe(scope))
+        raise Refused(codes.INTERNAL) from None
 
 
 # Publishing
