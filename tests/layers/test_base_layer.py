@@ -175,7 +175,7 @@ def test_a_deprecated_check_still_checks_and_warns(layer, method, argument):
         getattr(layer, method)("not a room")
 
 
-# What a layer has to bring
+# Methods that a layer implements
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class TestContract(StreamsContract, LocalDeliveryContract, LayerContract):
 
 
 class Broken(InMemoryChannelLayer):
-    """A layer with one thing wrong, which the contract must notice."""
+    """A layer with one error, which the contract must find."""
 
 
 class Deaf(Broken):
@@ -133,7 +133,7 @@ async def test_a_contract_without_a_way_for_time_to_pass_says_so():
         await LayerContract().advance(1)
 
 
-# What applications look at
+# Attributes
 
 
 def test_the_extensions_are_listed(layer):
@@ -233,7 +233,7 @@ async def test_a_capacity_counts_from_the_full_name(make_layer):
         await layer.send("specific.x!a", {"type": "greet"})
 
 
-# Errors in words
+# Error texts
 
 
 async def test_the_full_channel_is_named_by_the_error(make_layer):
@@ -305,7 +305,7 @@ async def test_messages_are_counted_as_sent_once_and_delivered_per_member(layer)
     assert metrics.MESSAGES_DELIVERED.value == delivered + 4
 
 
-# What it forgets
+# Expiry
 
 
 async def test_a_channel_without_a_reader_loses_its_memberships(make_layer, clock):
@@ -418,7 +418,7 @@ async def test_after_a_flush_unread_messages_still_expire(make_layer, clock):
 
 
 async def test_a_woken_reader_whose_message_was_taken_is_woken_again(layer):
-    """A newcomer may take the message before the reader it woke has run."""
+    """A later reader may take the message before the woken reader has run."""
     waiting = asyncio.create_task(layer.receive("queue"))
     await settle()
     await layer.send("queue", {"type": "first"})
@@ -436,7 +436,7 @@ async def test_a_woken_reader_whose_message_was_taken_is_woken_again(layer):
 async def test_a_message_to_one_member_costs_nothing_for_other_channels(
     layer, monkeypatch
 ):
-    """Nothing is swept: what is done does not grow with who else is there."""
+    """The work does not grow with the number of other channels."""
     touched = set()
     boxes = []
     for number in range(10_000):

@@ -216,7 +216,7 @@ async def test_the_guides_stats_consumer_is_five_lines():
     assert told["data"]["connections"] >= 1
 
 
-# Several together
+# Several processes
 
 
 def test_numbers_of_processes_are_added_and_lags_are_not():

@@ -1,4 +1,4 @@
-"""Streams in one process: who is told what and in which order, and what is forgotten."""
+"""Streams in one process: order of delivery, listeners and retention."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def publish(layer, *numbers, group="tide", keep=KEEP, **options):
         await layer.stream_publish(group, {"data": str(number)}, keep=keep, **options)
 
 
-# Crowds
+# Listeners
 
 
 async def test_many_listeners_get_all_in_order_while_other_tasks_run(layer):
@@ -148,7 +148,7 @@ async def test_listeners_of_a_blocked_loop_get_a_gap(listeners, caplog):
         for offset in range(1, 6001):
             listeners.put("tide", publication(offset)).start()
 
-    # This loop stands still meanwhile.
+    # This loop is blocked meanwhile.
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
@@ -228,7 +228,7 @@ async def test_a_flushed_layer_has_no_listeners(layer):
     assert (ear.received, ear.groups) == ([], set())
 
 
-# What is forgotten
+# Retention
 
 
 async def test_a_plain_group_has_no_stream(layer):
@@ -245,7 +245,7 @@ async def test_an_unused_stream_is_removed_after_ten_times_its_retention(layer, 
     clock.now += 999
     await layer.send("anything", {"type": "x"})
     assert layer._streams.get("tide") is not None
-    clock.now += 101  # it is looked for such streams now and then
+    clock.now += 101  # past the next check of the stream
     await layer.send("anything", {"type": "x"})
 
     assert layer._streams.get("tide") is None

@@ -1,7 +1,6 @@
-"""The layer between processes on a broker made of dicts, one interleaving per test.
+"""The pub/sub layer on a broker made of dicts, one interleaving per test.
 
-What a real server does once in a thousand runs happens here every time: the broker
-waits where a test tells it to, answers with errors, and forgets.
+The broker waits, fails and loses its data where a test says so.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from tiderace.layers.pubsub.layer import PubSubLayer
 
 
 class FakeBroker:
-    """The verbs over dicts, with gates to hold a verb back and errors to answer with."""
+    """A broker over dicts, with gates that hold a call back and errors that it raises."""
 
     def __init__(self):
         self.streams = self.queues = self.memberships = self
@@ -68,7 +67,7 @@ class FakeBroker:
         return Position(self.epochs[subject], len(self.stored[subject]))
 
     def append(self, subject, data):
-        """Append as another process would; what the reader hears is returned."""
+        """Append as another process would; return what subscribers receive."""
         self.epochs.setdefault(subject, "e1")
         stream = self.stored.setdefault(subject, [])
         stream.append(data)
@@ -230,19 +229,19 @@ async def layer(broker, clock):
     await layer.close()
 
 
-def said(number):
+def message(number):
     return json.dumps({"type": "said", "n": number}).encode()
 
 
 async def member(layer, *groups):
-    """The mailbox of a consumer that is in ``groups``."""
+    """Return the mailbox of a consumer that is in ``groups``."""
     box = layer.attach(await layer.new_channel())
     for group in groups:
         await layer.group_add(group, box.name)
     return box
 
 
-async def heard(box, number):
+async def received(box, number):
     async with asyncio.timeout(10):
         messages = [await box.get() for _ in range(number)]
     return [message.get("n", message["type"]) for message in messages]
@@ -266,7 +265,7 @@ async def test_a_join_succeeds_when_another_waiting_join_is_cancelled(layer, bro
     await asyncio.gather(joins[0], joins[2])
 
     await layer.group_send("room", {"type": "said", "n": 1})
-    assert await heard(first, 1) == await heard(third, 1) == [1]
+    assert await received(first, 1) == await received(third, 1) == [1]
     assert set(layer.groups["room"]) == {first.name, third.name}
 
 
@@ -285,7 +284,7 @@ async def test_a_join_succeeds_when_the_first_join_is_cancelled(layer, broker):
     await joins[1]
 
     await layer.group_send("room", {"type": "said", "n": 1})
-    assert await heard(second, 1) == [1]
+    assert await received(second, 1) == [1]
     assert set(layer.groups["room"]) == {second.name}
 
 
@@ -308,20 +307,20 @@ async def test_messages_missed_before_the_position_was_fetched_are_fetched(
 ):
     box = layer.attach(await layer.new_channel())
     await until(lambda: broker.is_connected)
-    broker.append("room", said(0))
+    broker.append("room", message(0))
     broker.gates["position"] = asyncio.Event()
     joining = asyncio.create_task(layer.group_add("room", box.name))
     await until(lambda: ("position", "room") in broker.calls)
 
     # Published while the connection was away; nothing else will be.
-    broker.append("room", said(1))
+    broker.append("room", message(1))
     broker.arriving.put_nowait([Reconnected()])
     await until(broker.arriving.empty)
     await asyncio.sleep(0)
     broker.gates["position"].set()
     await joining
 
-    assert await heard(box, 1) == [1]
+    assert await received(box, 1) == [1]
 
 
 async def test_a_group_joined_during_its_unsubscription_is_subscribed_again(
@@ -338,7 +337,7 @@ async def test_a_group_joined_during_its_unsubscription_is_subscribed_again(
     await until(lambda: "room" in broker.wanted)
     await layer.group_send("room", {"type": "said", "n": 1})
 
-    assert await heard(box, 1) == [1]
+    assert await received(box, 1) == [1]
 
 
 async def test_a_quick_leave_and_join_and_leave_is_announced_as_a_leave(layer, broker):
@@ -388,7 +387,7 @@ async def test_closing_in_another_loop_withdraws_no_membership(layer, broker):
     await asyncio.to_thread(asyncio.run, layer.close())
     await layer.group_send("room", {"type": "said", "n": 1})
 
-    assert await heard(box, 1) == [1]
+    assert await received(box, 1) == [1]
     assert await layer.group_count("room") == 1
 
 
@@ -400,12 +399,12 @@ async def test_ten_thousand_groups_catch_up_with_bounded_concurrency(layer, brok
     groups = [f"room-{number}" for number in range(10_000)]
     await asyncio.gather(*(layer.group_add(group, box.name) for group in groups))
     for number, group in enumerate(groups):
-        broker.append(group, said(number))
+        broker.append(group, message(number))
     broker.busiest = 0
 
     broker.arriving.put_nowait([Reconnected()])
 
-    assert sorted(await heard(box, 10_000)) == list(range(10_000))
+    assert sorted(await received(box, 10_000)) == list(range(10_000))
     assert 100 <= broker.busiest <= 200
 
 
@@ -422,13 +421,13 @@ async def test_groups_that_are_up_to_date_do_not_wait_for_those_that_are_not(
         return await ask(subject, offset)
 
     broker.read_after = read_after
-    missed = broker.append("one", said(1))
+    missed = broker.append("one", message(1))
     broker.arriving.put_nowait([Reconnected()])
-    broker.arriving.put_nowait([broker.append("two", said(2))])
+    broker.arriving.put_nowait([broker.append("two", message(2))])
 
-    assert await heard(box, 1) == [2]
+    assert await received(box, 1) == [2]
     fetch.set()
-    assert await heard(box, 1) == [1]
+    assert await received(box, 1) == [1]
     assert missed.offset == 1
 
 
@@ -438,11 +437,11 @@ async def test_missed_messages_are_fetched_when_the_broker_answers_again(
     box = await member(layer, "room")
     await until(lambda: broker.is_connected)
     broker.errors["read_after"] = [LayerUnavailable("away")] * 4
-    broker.append("room", said(1))
+    broker.append("room", message(1))
 
     broker.arriving.put_nowait([Reconnected()])
 
-    assert await heard(box, 1) == [1]
+    assert await received(box, 1) == [1]
     await until(lambda: "of room cannot be fetched yet" in caplog.text)
     assert caplog.text.count("of room cannot be fetched yet") == 1
 
@@ -450,7 +449,7 @@ async def test_missed_messages_are_fetched_when_the_broker_answers_again(
 async def test_a_second_interruption_while_fetching_is_caught_up(layer, broker):
     box = await member(layer, "room")
     await until(lambda: broker.is_connected)
-    broker.append("room", said(1))
+    broker.append("room", message(1))
     answered = asyncio.Event()
     asked = asyncio.Event()
 
@@ -464,27 +463,27 @@ async def test_a_second_interruption_while_fetching_is_caught_up(layer, broker):
     broker.read_after = read_after
     broker.arriving.put_nowait([Reconnected()])
     await asked.wait()
-    # Too late for the first answer, and before the second connection hears anything.
-    broker.append("room", said(2))
+    # After the first answer, and before anything arrives on the second connection.
+    broker.append("room", message(2))
     broker.arriving.put_nowait([Reconnected()])
     await until(broker.arriving.empty)
     await asyncio.sleep(0)
     answered.set()
 
-    assert await heard(box, 2) == [1, 2]
+    assert await received(box, 2) == [1, 2]
 
 
 async def test_messages_arrive_once_and_in_order_around_a_gap(layer, broker):
     box = await member(layer, "room")
     await until(lambda: broker.is_connected)
-    lives = [broker.append("room", said(number)) for number in range(1, 101)]
+    lives = [broker.append("room", message(number)) for number in range(1, 101)]
 
     broker.arriving.put_nowait(lives[:10])
     broker.arriving.put_nowait(lives[50:60])
     broker.arriving.put_nowait([Reconnected()])
     broker.arriving.put_nowait(lives[55:])
 
-    assert await heard(box, 100) == list(range(1, 101))
+    assert await received(box, 100) == list(range(1, 101))
     assert box.empty()
 
 
@@ -493,11 +492,11 @@ async def test_missed_messages_are_fetched_in_pages(layer, broker):
     await until(lambda: broker.is_connected)
     broker.page = 7
     for number in range(1, 101):
-        broker.append("room", said(number))
+        broker.append("room", message(number))
 
     broker.arriving.put_nowait([Reconnected()])
 
-    assert await heard(box, 100) == list(range(1, 101))
+    assert await received(box, 100) == list(range(1, 101))
 
 
 async def test_a_group_that_was_idle_for_long_has_no_gap_when_it_is_used_again(
@@ -505,33 +504,33 @@ async def test_a_group_that_was_idle_for_long_has_no_gap_when_it_is_used_again(
 ):
     box = await member(layer, "room")
     await layer.group_send("room", {"type": "said", "n": 1})
-    assert await heard(box, 1) == [1]
+    assert await received(box, 1) == [1]
 
-    # Ten times the expiry after its last use a subject is forgotten.
+    # Ten times the expiry after its last use the broker removes a stream.
     clock.now += 601
     del broker.stored["room"]
     broker.epochs["room"] = "e2"
     await layer.group_send("room", {"type": "said", "n": 2})
 
-    assert await heard(box, 1) == [2]
+    assert await received(box, 1) == [2]
 
 
 async def test_a_broker_that_lost_its_data_causes_a_gap(layer, broker, clock):
     box = await member(layer, "room")
     await layer.group_send("room", {"type": "said", "n": 1})
-    assert await heard(box, 1) == [1]
+    assert await received(box, 1) == [1]
 
     del broker.stored["room"]
     broker.epochs["room"] = "e2"
     await layer.group_send("room", {"type": "said", "n": 2})
 
-    assert await heard(box, 2) == ["layer.gap", 2]
+    assert await received(box, 2) == ["layer.gap", 2]
 
 
 async def test_a_channel_read_too_late_loses_expired_messages_and_stays_in_its_groups(
     layer, clock
 ):
-    """A loop of one's own around ``receive`` may be longer away than ``expiry``."""
+    """The time between two calls of ``receive`` may be longer than ``expiry``."""
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
     await layer.send(channel, {"type": "said", "n": 1})
@@ -549,7 +548,7 @@ async def test_messages_past_their_expiry_are_a_gap_of_that_size(layer, broker):
     box = await member(layer, "room")
     await until(lambda: broker.is_connected)
     for number in range(1, 31):
-        broker.append("room", said(number))
+        broker.append("room", message(number))
     broker.ages["room"] = 61.0
     broker.page = 10
 
@@ -567,12 +566,12 @@ async def test_an_empty_broker_is_logged_once_and_not_for_each_group(
     await until(lambda: broker.is_connected)
     for number in range(100):
         await layer.group_send(f"room-{number}", {"type": "said", "n": number})
-    await heard(box, 100)
+    await received(box, 100)
 
     broker.stored.clear()
     broker.arriving.put_nowait([Reconnected()])
 
-    assert await heard(box, 100) == ["layer.gap"] * 100
+    assert await received(box, 100) == ["layer.gap"] * 100
     await until(lambda: "99 more groups" in caplog.text)
     assert caplog.text.count("were lost: an unknown number") == 1
 
@@ -585,9 +584,9 @@ async def test_a_receiver_that_fails_is_restarted_and_misses_nothing(
     await until(lambda: broker.is_connected)
     broker.arriving.put_nowait(RuntimeError("unheard-of"))
     await until(lambda: broker.readers == 0 or "unheard-of" in caplog.text)
-    broker.append("room", said(1))
+    broker.append("room", message(1))
 
-    assert await heard(box, 1) == [1]
+    assert await received(box, 1) == [1]
     await until(lambda: broker.readers == 1)
 
 
@@ -603,13 +602,13 @@ async def test_the_regular_work_goes_on_after_an_error_and_logs_it_once(
     assert caplog.text.count("cannot be announced") == 1
 
 
-# Ends
+# Closing
 
 
 async def test_closing_does_not_wait_for_missed_messages(layer, broker):
     box = await member(layer, "room")
     await until(lambda: broker.is_connected)
-    broker.append("room", said(1))
+    broker.append("room", message(1))
     broker.gates["read_after"] = asyncio.Event()
     broker.arriving.put_nowait([Reconnected()])
     await until(lambda: ("read_after", "room", 0) in broker.calls)
@@ -620,7 +619,7 @@ async def test_closing_does_not_wait_for_missed_messages(layer, broker):
     layer._pump.ensure_running()
 
     assert broker.readers == 0
-    assert await heard(box, 1) == [1]
+    assert await received(box, 1) == [1]
 
 
 async def test_a_flushed_layer_still_serves_its_consumers(layer, broker):
@@ -631,7 +630,7 @@ async def test_a_flushed_layer_still_serves_its_consumers(layer, broker):
     await layer.group_add("room", box.name)
     await layer.group_send("room", {"type": "said", "n": 1})
 
-    assert await heard(box, 1) == [1]
+    assert await received(box, 1) == [1]
 
 
 async def test_loops_that_begin_at_once_agree_on_one_home(layer, broker):
@@ -642,7 +641,7 @@ async def test_loops_that_begin_at_once_agree_on_one_home(layer, broker):
         start.wait(10)
         layer.attach(name)
         homes.append(layer._pump.home)
-        # Stay until all have come, so that the home's loop is a running one.
+        # Wait for all of them, so that the home loop is still running.
         await asyncio.to_thread(start.wait, 10)
 
     names = [await layer.new_channel() for _ in range(4)]
@@ -686,7 +685,7 @@ async def test_a_queue_read_again_during_its_unsubscription_is_subscribed_again(
     await until(lambda: "work" in broker.wanted)
     await layer.send("work", {"type": "job", "n": 2})
 
-    # Well before it would have looked by itself.
+    # Well before the next poll.
     assert (await asyncio.wait_for(second, 3))["n"] == 2
 
 
@@ -749,4 +748,4 @@ async def test_a_malformed_message_to_the_inbox_is_dropped_and_the_next_arrives(
         broker.arriving.put_nowait([broker.append(inbox, b"7")])
         await layer.group_send("room", {"type": "said", "n": 1})
 
-        assert await heard(box, 1) == [1]
+        assert await received(box, 1) == [1]
