@@ -159,7 +159,7 @@ def signed_in(
     return make
 
 
-def test_two_windows_talk_both_ways(signed_in):
+def test_messages_go_both_ways_between_two_windows(signed_in):
     alice = signed_in("alice").enter("talk")
     bob = signed_in("bob").enter("talk")
 
@@ -170,7 +170,7 @@ def test_two_windows_talk_both_ways(signed_in):
     expect(texts(alice)).to_have_text(["Is anybody here?", "I am."])
 
 
-def test_others_see_somebody_join_and_leave(signed_in):
+def test_the_others_see_a_person_join_and_leave(signed_in):
     alice = signed_in("alice").enter("doors")
     bob = signed_in("bob")
 
@@ -196,7 +196,7 @@ def test_a_reload_is_not_announced_as_leaving(signed_in):
     expect(events(alice)).to_have_text(["bob joined"])
 
 
-def test_own_messages_are_told_apart_in_words_and_side(signed_in):
+def test_own_messages_differ_in_label_and_side(signed_in):
     alice = signed_in("alice").enter("sides")
     bob = signed_in("bob").enter("sides")
 
@@ -208,7 +208,7 @@ def test_own_messages_are_told_apart_in_words_and_side(signed_in):
     expect(bob.locator(".message.mine")).to_have_count(0)
 
 
-def test_typing_is_shown_to_others_until_the_message_comes(signed_in):
+def test_typing_is_shown_until_the_message_arrives(signed_in):
     alice = signed_in("alice").enter("typing")
     bob = signed_in("bob").enter("typing")
 
@@ -221,7 +221,7 @@ def test_typing_is_shown_to_others_until_the_message_comes(signed_in):
     expect(alice.locator("#typing")).to_have_text("")
 
 
-def test_typing_of_a_window_that_fell_silent_expires_by_itself(signed_in):
+def test_typing_of_a_silent_window_expires(signed_in):
     alice = signed_in("alice")
     alice.page.clock.install()
     alice.enter("silent")
@@ -234,7 +234,7 @@ def test_typing_of_a_window_that_fell_silent_expires_by_itself(signed_in):
     expect(alice.page.locator("#typing")).to_have_text("")
 
 
-def test_a_reload_keeps_what_was_said(signed_in):
+def test_a_reload_keeps_the_messages(signed_in):
     alice = signed_in("alice").enter("kept")
     for text in ("one", "two\nlines", "three"):
         say(alice, text)
@@ -246,7 +246,7 @@ def test_a_reload_keeps_what_was_said(signed_in):
     expect(alice.locator(".message.mine")).to_have_count(3)
 
 
-def test_both_come_back_after_the_server_was_killed_and_nothing_is_sent_twice(
+def test_both_windows_reconnect_after_a_killed_server_and_send_nothing_twice(
     signed_in, demo
 ):
     alice, bob = signed_in("alice"), signed_in("bob")
@@ -279,7 +279,7 @@ def test_both_come_back_after_the_server_was_killed_and_nothing_is_sent_twice(
     assert texts(alice.page).all_inner_texts() == shown
 
 
-def test_messages_typed_meanwhile_survive_a_reload_of_the_page(signed_in):
+def test_unsent_messages_survive_a_reload_of_the_page(signed_in):
     """The network is gone for the socket only, so that the page can be loaded."""
     cut = True
 
@@ -302,7 +302,7 @@ def test_messages_typed_meanwhile_survive_a_reload_of_the_page(signed_in):
     expect(alice.page.locator(".waiting")).to_have_count(0)
 
 
-def test_a_window_that_was_away_gets_what_it_missed_in_order(signed_in):
+def test_a_window_that_was_disconnected_gets_the_missed_messages_in_order(signed_in):
     sockets: list[WebSocketRoute] = []
     cut = False
 
@@ -332,7 +332,7 @@ def test_a_window_that_was_away_gets_what_it_missed_in_order(signed_in):
     expect(texts(bob.page)).to_have_text(said)
 
 
-def test_a_burst_beyond_the_allowance_arrives_whole_and_in_order(signed_in):
+def test_a_burst_beyond_the_rate_arrives_completely_and_in_order(signed_in):
     alice = signed_in("alice").enter("burst")
     bob = signed_in("bob").enter("burst")
     said = [f"line {number}" for number in range(30)]
@@ -351,7 +351,7 @@ def test_a_burst_beyond_the_allowance_arrives_whole_and_in_order(signed_in):
     expect(texts(alice)).to_have_text(said)
 
 
-def test_a_text_that_is_too_long_stays_in_the_field_with_a_word_about_it(signed_in):
+def test_a_text_that_is_too_long_stays_in_the_field_with_an_error(signed_in):
     page = signed_in("alice").enter("lengthy")
 
     say(page, "x" * 2003)
@@ -432,7 +432,7 @@ def test_a_user_logs_in_with_name_and_password(stranger):
     expect(page.locator(".me")).to_have_text("carol")
 
 
-def test_a_wrong_password_is_answered_in_words(stranger):
+def test_a_wrong_password_shows_an_error(stranger):
     visitor = stranger()
     page = visitor.page
     page.goto(f"{visitor.url}/login/")
@@ -445,7 +445,7 @@ def test_a_wrong_password_is_answered_in_words(stranger):
     expect(page.get_by_role("alert")).to_contain_text("do not match")
 
 
-def test_a_guest_enters_under_a_name_and_is_marked_as_guest(stranger, signed_in):
+def test_a_guest_signs_in_under_a_name_and_is_marked_as_guest(stranger, signed_in):
     alice = signed_in("alice").enter("guests")
     visitor = stranger()
     visitor.page.goto(f"{visitor.url}/chat/guests/")
@@ -459,7 +459,7 @@ def test_a_guest_enters_under_a_name_and_is_marked_as_guest(stranger, signed_in)
     expect(alice.locator(".message .tag")).to_have_text("guest")
 
 
-def test_a_guest_who_asks_for_a_users_name_is_refused_in_words(stranger):
+def test_a_guest_with_the_name_of_a_user_sees_an_error(stranger):
     visitor = stranger()
     visitor.forgiven.append("status of 422")
     page = visitor.page
@@ -502,7 +502,7 @@ def test_a_notice_from_the_view_reaches_all_rooms(signed_in):
         expect(page.locator(".notice b")).to_have_text("Notice from alice")
 
 
-def test_a_notice_to_one_user_reaches_all_their_windows_and_nobody_elses(signed_in):
+def test_a_notice_to_one_user_reaches_the_windows_of_that_user_only(signed_in):
     alice = signed_in("alice")
     one, two = signed_in("bob").enter("left-hand"), signed_in("bob").enter("right-hand")
     lobby, heard = signed_in("bob").page, []
@@ -543,7 +543,7 @@ def test_a_notice_from_the_command_reaches_all_rooms_or_one_user(signed_in, demo
     expect(carol.locator(".notice p")).to_have_text(["To everyone"])
 
 
-def test_nothing_jumps_while_one_reads_back_and_a_pill_counts(signed_in):
+def test_scrolled_history_does_not_move_and_a_badge_counts_new_messages(signed_in):
     alice = signed_in("alice").enter("reading")
     bob = signed_in("bob", viewport={"width": 500, "height": 420}).enter("reading")
     for number in range(12):
@@ -563,7 +563,7 @@ def test_nothing_jumps_while_one_reads_back_and_a_pill_counts(signed_in):
     expect(field(bob)).to_be_focused()
 
 
-def test_the_keyboard_alone_is_enough(stranger):
+def test_the_demo_can_be_used_with_the_keyboard(stranger):
     visitor = stranger()
     page = visitor.page
     page.goto(f"{visitor.url}/chat/keys/")
@@ -595,7 +595,7 @@ def test_the_keyboard_alone_is_enough(stranger):
     expect(page.get_by_role("heading", name="Come in")).to_be_visible()
 
 
-def test_screen_readers_are_told_of_messages_and_of_the_connection(signed_in):
+def test_screen_readers_announce_messages_and_the_connection_state(signed_in):
     page = signed_in("alice").enter("spoken")
 
     expect(page.get_by_role("log", name="Messages")).to_have_attribute(
@@ -604,7 +604,7 @@ def test_screen_readers_are_told_of_messages_and_of_the_connection(signed_in):
     expect(page.get_by_role("status").filter(has_text="Connected")).to_be_visible()
 
 
-def test_the_chosen_colours_hold_over_a_reload(signed_in):
+def test_the_chosen_colours_survive_a_reload(signed_in):
     page = signed_in("alice", color_scheme="light").enter("colours")
     ground = "() => getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(ground)
@@ -718,7 +718,7 @@ def hang_up(page: Page, text: str) -> None:
     page.get_by_role("button", name="Hang it up").click()
 
 
-def test_a_note_appears_moves_and_goes_in_every_window(signed_in):
+def test_a_note_is_added_moved_and_removed_in_every_window(signed_in):
     alice, bob = board(signed_in("alice")), board(signed_in("bob"))
 
     hang_up(alice, "Bring <b>tea</b>")
@@ -730,7 +730,7 @@ def test_a_note_appears_moves_and_goes_in_every_window(signed_in):
     expect(note(bob, "tea")).to_have_count(0)
 
 
-def test_the_board_says_who_is_there_by_name(signed_in):
+def test_the_board_lists_the_people_by_name(signed_in):
     alice = board(signed_in("alice"))
     guest = board(signed_in("Grace"))
 
@@ -741,7 +741,7 @@ def test_the_board_says_who_is_there_by_name(signed_in):
         )
 
 
-def test_a_window_that_was_offline_gets_what_it_missed(signed_in):
+def test_a_window_that_was_offline_gets_the_missed_changes(signed_in):
     alice, bob = signed_in("alice"), board(signed_in("bob"))
     page = board(alice)
     alice.forgiven.append("ERR_INTERNET_DISCONNECTED")
@@ -756,7 +756,7 @@ def test_a_window_that_was_offline_gets_what_it_missed(signed_in):
     expect(note(bob, "while you were away")).to_have_count(0)
 
 
-def test_a_note_that_is_gone_is_said_in_words(signed_in):
+def test_a_change_of_a_removed_note_shows_an_error(signed_in):
     page = board(signed_in("alice"))
     hang_up(page, "Twice removed")
     expect(note(page, "Twice removed")).to_be_visible()

@@ -21,15 +21,13 @@ from django.core.exceptions import ValidationError
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from support.asgi_process import free_port
-from support.clock import FakeClock
 from support.demo_process import DemoProcess
 from tiderace import __main__ as command_line
 from tiderace import demo as demo_package
 from tiderace.demo.chat import frames
-from tiderace.demo.chat.allowance import Allowance
-from tiderace.demo.chat.roster import Roster
+from tiderace.demo.chat.presence import RoomPresence
 from tiderace.demo.people.person import SEEDED, Person, guest_name
-from tiderace.demo.secret import kept_secret
+from tiderace.demo.secret_key import load_or_create_secret_key
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
 
@@ -80,27 +78,27 @@ def stranger(demo: DemoProcess):
 def test_a_message_is_read_with_its_id_and_its_text_trimmed():
     frame = frames.read({"type": "message", "id": "abcd-1234", "text": " hi \r\nyou "})
 
-    assert frame == frames.Say("abcd-1234", "hi \nyou")
+    assert frame == frames.NewMessage("abcd-1234", "hi \nyou")
 
 
-def test_control_characters_are_left_out_of_a_text():
+def test_control_characters_are_removed_from_a_text():
     frame = frames.read({"type": "message", "id": "a" * 8, "text": "a\0b\x07c\td"})
 
-    assert frame == frames.Say("a" * 8, "abc\td")
+    assert frame == frames.NewMessage("a" * 8, "abc\td")
 
 
-def test_half_a_surrogate_pair_is_no_character():
+def test_a_lone_surrogate_is_replaced():
     frame = frames.read({"type": "message", "id": "a" * 8, "text": "a\ud800b"})
 
-    assert frame == frames.Say("a" * 8, "a?b")
+    assert frame == frames.NewMessage("a" * 8, "a?b")
 
 
-def test_a_text_of_the_largest_length_is_taken():
+def test_a_text_of_the_maximum_length_is_accepted():
     text = "x" * frames.TEXT_LENGTH
 
     frame = frames.read({"type": "message", "id": "a" * 8, "text": text})
 
-    assert frame == frames.Say("a" * 8, text)
+    assert frame == frames.NewMessage("a" * 8, text)
 
 
 @pytest.mark.parametrize(
@@ -135,15 +133,15 @@ def test_a_text_of_the_largest_length_is_taken():
         ({"type": "since", "id": 2**63}, "bad-id"),
     ],
 )
-def test_a_frame_that_is_not_right_is_refused_by_name(content, code):
-    with pytest.raises(frames.Refused) as refusal:
+def test_an_invalid_frame_is_refused_with_a_code(content, code):
+    with pytest.raises(frames.FrameError) as refusal:
         frames.read(content)
 
     assert refusal.value.code == code
 
 
-def test_a_refused_message_is_named_in_the_answer():
-    with pytest.raises(frames.Refused) as refusal:
+def test_the_error_frame_contains_the_id_of_the_message():
+    with pytest.raises(frames.FrameError) as refusal:
         frames.read({"type": "message", "id": "a" * 8, "text": ""})
 
     assert refusal.value.as_dict() == {
@@ -154,49 +152,32 @@ def test_a_refused_message_is_named_in_the_answer():
     }
 
 
-# ---- allowance, roster, names, key
+# ---- presence, names, key
 
 
-def test_an_allowance_lets_a_burst_pass_and_then_says_how_long_to_wait():
-    allowance = Allowance(burst=2, per_second=4, clock=FakeClock())
+def test_a_person_with_two_windows_joins_and_leaves_once():
+    presence = RoomPresence()
 
-    assert [allowance.take() for _ in range(4)] == [0.0, 0.0, 0.25, 0.25]
-
-
-def test_an_allowance_grows_back_with_time_but_not_beyond_the_burst():
-    clock = FakeClock()
-    allowance = Allowance(burst=2, per_second=4, clock=clock)
-    allowance.take()
-    allowance.take()
-
-    clock.now += 3600
-
-    assert [allowance.take() for _ in range(3)] == [0.0, 0.0, 0.25]
-
-
-def test_a_person_with_two_windows_arrives_once_and_leaves_once():
-    roster = Roster()
-
-    arrivals = [roster.enter("r", ALICE, "w1"), roster.enter("r", ALICE, "w2")]
-    departures = [roster.leave("r", ALICE, "w1"), roster.leave("r", ALICE, "w2")]
+    arrivals = [presence.join("r", ALICE, "w1"), presence.join("r", ALICE, "w2")]
+    departures = [presence.leave("r", ALICE, "w1"), presence.leave("r", ALICE, "w2")]
 
     assert (arrivals, departures) == ([True, False], [False, True])
 
 
-def test_the_roster_lists_a_room_by_name_and_forgets_who_left():
-    roster = Roster()
-    roster.enter("r", BOB, "w1")
-    roster.enter("r", ALICE, "w2")
-    roster.enter("other", BOB, "w3")
-    before = roster.people("r")
+def test_the_people_of_a_room_are_listed_by_name():
+    presence = RoomPresence()
+    presence.join("r", BOB, "w1")
+    presence.join("r", ALICE, "w2")
+    presence.join("other", BOB, "w3")
+    before = presence.people("r")
 
-    roster.leave("r", BOB, "w1")
+    presence.leave("r", BOB, "w1")
 
-    assert (before, roster.people("r")) == ([ALICE, BOB], [ALICE])
+    assert (before, presence.people("r")) == ([ALICE, BOB], [ALICE])
 
 
-def test_leaving_a_room_one_never_entered_is_no_departure():
-    assert Roster().leave("r", ALICE, "w1") is False
+def test_leaving_a_room_without_a_window_has_no_effect():
+    assert RoomPresence().leave("r", ALICE, "w1") is False
 
 
 @pytest.mark.django_db
@@ -218,20 +199,20 @@ def test_a_guest_cannot_take_the_name_of_any_other_user(django_user_model):
 @pytest.mark.parametrize(
     "name", ["", "  ", "a\u200bb", "\u202egnol", "a\0b", "...", "x" * 25]
 )
-def test_a_name_that_cannot_be_read_is_refused(name):
+def test_an_invalid_guest_name_is_refused(name):
     with pytest.raises(ValidationError):
         guest_name(name)
 
 
 @pytest.mark.django_db
-def test_a_guests_name_is_shown_tidied():
+def test_the_name_of_a_guest_is_normalized():
     assert guest_name("  Zo\u0065\u0301   van  Dijk ") == "Zo\u00e9 van Dijk"
 
 
-def test_the_key_is_made_once_and_readable_by_its_owner_only(tmp_path):
+def test_the_secret_key_is_created_once_and_readable_by_its_owner_only(tmp_path):
     path = tmp_path / "folder" / "key"
 
-    first, second = kept_secret(path), kept_secret(path)
+    first, second = load_or_create_secret_key(path), load_or_create_secret_key(path)
 
     assert first == second
     assert len(first) >= 50
@@ -242,7 +223,7 @@ def test_the_key_is_made_once_and_readable_by_its_owner_only(tmp_path):
 # ---- starting it
 
 
-def test_the_terminal_is_told_the_address_and_every_log_in(demo):
+def test_the_terminal_shows_the_address_and_every_login(demo):
     said = demo.output()
 
     assert demo.url + "/" in said
@@ -250,7 +231,7 @@ def test_the_terminal_is_told_the_address_and_every_log_in(demo):
         assert re.search(rf"{name} +password {password}", said)
 
 
-def test_seeding_again_adds_nothing_and_leaves_a_changed_user_alone(demo):
+def test_a_second_seed_changes_nothing(demo):
     changed = "update auth_user set password = '!changed' where username = 'carol'"
     with sqlite3.connect(demo.folder / "demo.sqlite3") as database:
         database.execute(changed)
@@ -272,7 +253,7 @@ def test_seeding_again_adds_nothing_and_leaves_a_changed_user_alone(demo):
     assert (kept, seeded) == (("!changed",), (3,))
 
 
-def test_ctrl_c_ends_it_without_a_traceback(tmp_path):
+def test_ctrl_c_stops_the_demo_without_a_traceback(tmp_path):
     with DemoProcess(tmp_path) as demo:
         visitor = demo.visitor()
         visitor.enter_as_guest("Lin")
@@ -288,7 +269,7 @@ def test_ctrl_c_ends_it_without_a_traceback(tmp_path):
     assert "Traceback" not in said
 
 
-def test_a_taken_port_is_said_in_one_line(demo):
+def test_a_port_in_use_is_reported_in_one_line(demo):
     second = subprocess.run(
         [sys.executable, "-m", "tiderace", "demo", "--port", str(demo.port)],
         cwd=demo.folder,
@@ -306,7 +287,7 @@ def test_a_taken_port_is_said_in_one_line(demo):
 
 
 @pytest.mark.parametrize("missing", ["uvicorn", "websockets"])
-def test_a_missing_server_is_said_with_the_command_that_installs_it(
+def test_a_missing_package_is_reported_with_the_install_command(
     missing, monkeypatch, capsys
 ):
     found = command_line.importlib.util.find_spec
@@ -325,13 +306,13 @@ def test_a_missing_server_is_said_with_the_command_that_installs_it(
     )
 
 
-def test_the_projects_checks_find_nothing_to_complain_about(demo):
+def test_the_demo_passes_all_system_checks(demo):
     checked = demo.manage("check", "--fail-level", "WARNING")
 
     assert checked.returncode == 0, checked.stderr
 
 
-def test_the_migrations_say_what_the_models_say(demo):
+def test_the_migrations_match_the_models(demo):
     compared = demo.manage("makemigrations", "--check", "--dry-run")
 
     assert compared.returncode == 0, compared.stdout
@@ -352,13 +333,13 @@ def test_the_demo_stays_light():
 @pytest.mark.parametrize(
     "path", ["/chat/", "/chat/general/", "/notify/", "/", "/chat/Not-There/"]
 )
-def test_strangers_are_sent_to_sign_in_and_back(stranger, path):
+def test_visitors_without_a_session_are_sent_to_sign_in_and_back(stranger, path):
     response = stranger.http.get(path)
 
     assert response.url.path == "/login/"
 
 
-def test_signing_in_leads_to_the_page_that_was_asked_for(stranger):
+def test_signing_in_redirects_to_the_requested_page(stranger):
     asked = stranger.http.get("/chat/general/")
 
     response = stranger.post(
@@ -369,21 +350,21 @@ def test_signing_in_leads_to_the_page_that_was_asked_for(stranger):
 
 
 @pytest.mark.parametrize("target", ["https://evil.example/", "//evil.example/"])
-def test_signing_in_never_leads_to_another_site(stranger, target):
+def test_signing_in_never_redirects_to_another_site(stranger, target):
     response = stranger.post("/guest/", form_on="/login/", name="Uma", next=target)
 
     assert response.url.path == "/chat/"
     assert response.url.host == "127.0.0.1"
 
 
-def test_a_guest_form_with_a_users_name_comes_back_with_a_sentence(stranger):
+def test_a_guest_form_with_the_name_of_a_user_shows_an_error(stranger):
     response = stranger.enter_as_guest("ALICE")
 
     assert response.status_code == 422
     assert "That name belongs to a user" in response.text
 
 
-def test_forms_without_their_token_are_refused(stranger):
+def test_forms_without_a_csrf_token_are_refused(stranger):
     responses = [
         stranger.http.post(path, data={"name": "Eve"})
         for path in ("/guest/", "/login/")
@@ -395,7 +376,7 @@ def test_forms_without_their_token_are_refused(stranger):
 @pytest.mark.parametrize(
     "path", ["/login/", "/chat/", "/chat/general/", "/notify/", "/nowhere/"]
 )
-def test_every_page_carries_the_strict_policy(alice, path):
+def test_every_page_has_the_content_security_policy(alice, path):
     policy = alice.http.get(path, follow_redirects=False).headers[
         "content-security-policy"
     ]
@@ -429,7 +410,7 @@ class Inline(HTMLParser):
 
 
 @pytest.mark.parametrize("path", ["/login/", "/chat/", "/chat/general/", "/notify/"])
-def test_no_page_holds_anything_inline_or_from_elsewhere(alice, stranger, path):
+def test_no_page_has_inline_code_or_external_resources(alice, stranger, path):
     visitor = stranger if path == "/login/" else alice
     reader = Inline()
 
@@ -438,7 +419,7 @@ def test_no_page_holds_anything_inline_or_from_elsewhere(alice, stranger, path):
     assert reader.found == []
 
 
-def test_stylesheets_and_scripts_name_no_other_host():
+def test_stylesheets_and_scripts_use_no_other_host():
     folder = Path(demo_package.__path__[0])
     shipped = [*folder.rglob("*.css"), *folder.rglob("*.js")]
 
@@ -448,32 +429,32 @@ def test_stylesheets_and_scripts_name_no_other_host():
     assert naming == []
 
 
-def test_a_new_room_is_listed_and_opened(alice):
+def test_a_new_room_is_listed_and_can_be_opened(alice):
     opened = alice.post("/chat/", name="Tide & Wind")
 
     assert opened.url.path == "/chat/tide-wind/"
     assert "Tide &amp; Wind" in alice.http.get("/chat/").text
 
 
-def test_a_room_without_letters_is_refused_in_words(alice):
+def test_a_room_name_without_letters_shows_an_error(alice):
     response = alice.post("/chat/", name="!!!")
 
     assert response.status_code == 422
     assert "at least one of the letters" in response.text
 
 
-def test_looking_at_a_room_does_not_open_it(alice):
+def test_viewing_a_room_does_not_create_it(alice):
     page = alice.http.get("/chat/only-looking/")
 
     assert page.status_code == 200
     assert "only-looking" not in alice.http.get("/chat/").text
 
 
-def test_a_rooms_address_does_not_mind_capitals(alice):
+def test_the_url_of_a_room_is_case_insensitive(alice):
     assert alice.http.get("/chat/General/").url.path == "/chat/general/"
 
 
-def test_a_page_holds_what_was_said_as_text_not_markup(alice):
+def test_a_page_escapes_messages(alice):
     with alice.room("escaped") as window:
         window.send({"type": "message", "id": "e" * 8, "text": "<b>&amp;</b>"})
         window.until("message")
@@ -507,7 +488,7 @@ def test_guests_cannot_send_notices(stranger):
         ('{"type": "message", "id": "aaaaaaaa"}', "bad-text"),
     ],
 )
-def test_bad_input_is_answered_and_the_socket_lives_on(alice, raw, code):
+def test_invalid_input_gets_an_error_and_the_socket_stays_open(alice, raw, code):
     with alice.room("bad-input") as window:
         window.connection.send(raw)
         answer = window.until("error")
@@ -543,7 +524,7 @@ def test_a_message_sent_twice_is_stored_and_shown_once(alice, bob):
     assert alice.http.get("/chat/twice/").text.count('data-client-id="twice-12"') == 1
 
 
-def test_two_people_may_happen_on_the_same_id(alice, bob):
+def test_two_people_can_use_the_same_message_id(alice, bob):
     frame = {"type": "message", "id": "same-id-1", "text": "mine"}
     with alice.room("same") as here, bob.room("same") as there:
         here.send(frame)
@@ -556,7 +537,7 @@ def test_two_people_may_happen_on_the_same_id(alice, bob):
     assert second["id"] > first["id"]
 
 
-def test_a_page_that_returns_is_told_what_it_missed_in_order(alice):
+def test_a_returning_page_gets_the_missed_messages_in_order(alice):
     with alice.room("missed") as window:
         ids = []
         for number in range(5):
@@ -572,7 +553,7 @@ def test_a_page_that_returns_is_told_what_it_missed_in_order(alice):
     assert missed["gap"] is False
 
 
-def test_old_messages_are_let_go_and_who_returns_late_is_told_of_the_gap(demo, alice):
+def test_old_messages_are_deleted_and_a_late_page_gets_a_gap(demo, alice):
     """The room is filled behind the server's back: typing so much takes a minute."""
     with alice.room("long") as window:
         window.send({"type": "message", "id": "long-first", "text": "first"})
@@ -593,7 +574,7 @@ def test_old_messages_are_let_go_and_who_returns_late_is_told_of_the_gap(demo, a
     assert page.count("data-client-id=") == 200 + in_template
 
 
-def test_a_socket_that_says_too_much_at_once_is_told_when_to_go_on(stranger):
+def test_a_socket_beyond_the_rate_gets_an_error_with_retry_after(stranger):
     stranger.enter_as_guest("Flo")
     with stranger.room("flood") as window:
         for number in range(40):
@@ -606,7 +587,7 @@ def test_a_socket_that_says_too_much_at_once_is_told_when_to_go_on(stranger):
     assert 0 < answer["retry_after"] <= 1
 
 
-def test_a_stranger_is_told_to_sign_in_and_not_to_come_back_alone(stranger):
+def test_a_socket_without_a_session_is_closed_for_good(stranger):
     with stranger.socket("/ws/chat/general/") as window:
         said = window.next()
         with pytest.raises(ConnectionClosed) as closed:
@@ -643,7 +624,7 @@ def test_logging_out_closes_the_sockets_of_that_session_only(demo):
     assert [person["name"] for person in left["people"]] == ["Quin"]
 
 
-def test_the_notices_socket_listens_and_takes_nothing(alice):
+def test_the_socket_of_notices_refuses_messages(alice):
     with alice.socket("/ws/notices/") as window:
         window.send({"type": "message", "id": "n" * 8, "text": "hello"})
         answer = window.until("error")
@@ -651,7 +632,7 @@ def test_the_notices_socket_listens_and_takes_nothing(alice):
     assert answer["code"] == "unknown-type"
 
 
-def test_typing_is_told_to_others_and_not_to_oneself(alice, bob):
+def test_typing_is_sent_to_the_others_only(alice, bob):
     with alice.room("keys") as here, bob.room("keys") as there:
         here.send({"type": "typing"})
         heard = there.until("typing")
@@ -664,7 +645,7 @@ def test_typing_is_told_to_others_and_not_to_oneself(alice, bob):
 # ---- the notify command
 
 
-def test_the_command_says_when_no_server_answers(demo):
+def test_the_command_reports_that_no_server_answers(demo):
     done = demo.manage("notify", "hello", "--url", f"http://127.0.0.1:{free_port()}")
 
     assert done.returncode == 1
@@ -681,7 +662,7 @@ def test_the_command_says_when_no_server_answers(demo):
         (["hello", "--url", "ftp://127.0.0.1/"], "is not an address"),
     ],
 )
-def test_the_command_refuses_in_words(demo, arguments, words):
+def test_the_command_explains_its_refusal(demo, arguments, words):
     done = demo.manage("notify", *arguments)
 
     assert done.returncode == 1
@@ -689,13 +670,13 @@ def test_the_command_refuses_in_words(demo, arguments, words):
 
 
 @pytest.mark.parametrize("body", [b"", b"hello", b"e30:forged:signature", b"\xff"])
-def test_nobody_without_the_key_can_push_through_the_commands_door(demo, body):
+def test_the_url_of_the_command_refuses_a_wrong_signature(demo, body):
     response = httpx.post(f"{demo.url}/notify/command/", content=body)
 
     assert response.status_code == 403
 
 
-def test_over_a_layer_that_is_shared_the_command_needs_no_server(demo):
+def test_the_command_needs_no_server_with_a_shared_layer(demo):
     done = demo.manage(
         "notify", "hello", "--user", "bob", settings="sites.demo_shared_layer"
     )

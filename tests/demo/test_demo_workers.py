@@ -44,7 +44,7 @@ def test_two_processes_share_a_room(tmp_path, monkeypatch):
     assert heard == ["over the race"] * len(opened)
 
 
-def test_the_demo_brings_its_own_server_and_takes_it_away(tmp_path, monkeypatch):
+def test_the_demo_starts_and_stops_its_own_redis_server(tmp_path, monkeypatch):
     monkeypatch.delenv("REDIS_URL", raising=False)
     with (
         DemoProcess(tmp_path, "--layer", "redis") as demo,
@@ -58,7 +58,7 @@ def test_the_demo_brings_its_own_server_and_takes_it_away(tmp_path, monkeypatch)
         assert demo.interrupt(timeout=60) == 0
 
 
-def test_a_private_server_lives_for_as_long_as_it_is_used():
+def test_a_private_server_stops_at_the_end_of_the_block():
     with valkey.private_server() as url, redis.Redis.from_url(url) as client:
         assert client.ping()
 
@@ -93,7 +93,7 @@ def test_a_private_server_ends_with_a_process_that_is_killed():
     wait_until(is_gone, what="the server's end")
 
 
-def test_a_machine_without_a_server_is_told_what_to_install(monkeypatch, capsys):
+def test_the_error_for_a_missing_redis_server_contains_the_remedy(monkeypatch, capsys):
     monkeypatch.delenv("REDIS_URL", raising=False)
     monkeypatch.setattr(valkey.shutil, "which", lambda name: None)
     monkeypatch.setattr(valkey.importlib.util, "find_spec", lambda name: None)
@@ -109,13 +109,13 @@ def test_a_machine_without_a_server_is_told_what_to_install(monkeypatch, capsys)
         (["--layer", "redis", "--workers", "0"], "use 1 or more"),
     ],
 )
-def test_workers_that_cannot_be_are_refused(capsys, arguments, sentence):
+def test_an_invalid_number_of_workers_is_refused(capsys, arguments, sentence):
     assert command_line.main(["demo", *arguments]) == 1
 
     assert sentence in capsys.readouterr().err
 
 
-def test_a_missing_client_library_is_named_with_its_extra(monkeypatch, capsys):
+def test_the_error_for_a_missing_client_library_names_the_extra(monkeypatch, capsys):
     real = command_line.importlib.util.find_spec
     monkeypatch.setattr(
         command_line.importlib.util,

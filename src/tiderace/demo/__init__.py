@@ -1,5 +1,4 @@
-"""The demo site: a Django project that uses Tiderace the way a project would.
+"""The demo site: a Django project that uses the public API of Tiderace.
 
-It knows nothing the documentation does not tell everyone; each folder with a
-``urls.py`` is one app of the project.
+Each folder with a ``urls.py`` is an app of the project.
 """

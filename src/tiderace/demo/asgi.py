@@ -1,7 +1,4 @@
-"""The demo's ASGI application: pages and static files over HTTP, rooms over WebSocket.
-
-It knows which modules name the WebSocket routes, and nothing of what they lead to.
-"""
+"""The ASGI application of the demo: pages, static files and WebSockets."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The Content-Security-Policy of every page the demo renders.
-
-It knows no page: nothing inline is allowed anywhere, so no page needs an exception.
-"""
+"""The Content-Security-Policy of every page; it allows nothing inline."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""``manage.py`` of the demo site, run as ``python -m tiderace.demo.manage``.
-
-It only names the settings; every command is Django's own or an app's.
-"""
+"""``manage.py`` of the demo site, run as ``python -m tiderace.demo.manage``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the demo's topics are served: beside the chat's sockets, for all apps."""
+"""The WebSocket route of the demo's topics."""
 
 from __future__ import annotations
 

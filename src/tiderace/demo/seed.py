@@ -1,7 +1,4 @@
-"""What a new demo starts with: people to log in as, rooms, and notes on the board.
-
-It knows no command line; running it again adds only what is missing.
-"""
+"""The initial data of the demo: users, rooms, and notes on the board."""
 
 from __future__ import annotations
 
@@ -23,9 +20,9 @@ NOTES = {
 
 
 def seed() -> None:
-    """Create the seeded users and rooms that are not there yet, and notes on a new board.
+    """Create missing users and rooms, and the notes of an empty board.
 
-    Users that exist are left alone, a changed password included.
+    Existing users are not changed.
     """
     for name, password in SEEDED.items():
         if not User.objects.filter(username=name).exists():

@@ -1,8 +1,4 @@
-"""From nothing to a running demo: database, people, server, and what to do next.
-
-It knows Django and our development server, and therefore needs uvicorn; it parses
-no command line and sets no environment.
-"""
+"""Sets up the database, runs the server, and prints how to use the demo."""
 
 from __future__ import annotations
 
@@ -30,20 +26,20 @@ def serve(host: str, port: int, *, workers: int = 1) -> None:
     Args:
         host: the address to listen on.
         port: the port.
-        workers: how many processes serve it; more than one need a layer they share.
+        workers: number of processes; more than one need a shared layer.
 
     Raises:
-        OSError: before anything else is done, when the address cannot be had.
-        StartupFailed: when the application did not start; the log says why.
-        KeyboardInterrupt: after a graceful end by Ctrl+C.
+        OSError: first, when the address cannot be bound.
+        StartupFailed: when the application did not start; the log contains the reason.
+        KeyboardInterrupt: after a graceful stop by Ctrl+C.
     """
     if workers > 1:
-        _serve_together(host, port, workers)
+        _serve_with_workers(host, port, workers)
         return
     server = DevelopmentServer(host, port, options=_OPTIONS)
     try:
         _prepare()
-        # Only after the set-up, since it imports the consumers.
+        # After the setup, since it imports the consumers.
         from tiderace.demo.asgi import application
 
         server.run(application, on_ready=partial(_greet, host, server.port))
@@ -52,7 +48,7 @@ def serve(host: str, port: int, *, workers: int = 1) -> None:
 
 
 def _prepare() -> None:
-    """Have a database with people in it."""
+    """Set up the database."""
     django.setup()
     call_command("migrate", verbosity=0, interactive=False)
     from tiderace.demo.seed import seed
@@ -60,9 +56,9 @@ def _prepare() -> None:
     seed()
 
 
-def _serve_together(host: str, port: int, workers: int) -> None:
-    """Serve with several processes that accept from one socket."""
-    # uvicorn opens its own; this says in our words that the address cannot be had.
+def _serve_with_workers(host: str, port: int, workers: int) -> None:
+    """Serve with several processes that share a listening socket."""
+    # uvicorn binds again; this raises the documented error.
     with bind(host, port) as probe:
         port = probe.getsockname()[1]
     _prepare()
@@ -79,7 +75,7 @@ def _serve_together(host: str, port: int, workers: int) -> None:
         ws_per_message_deflate=False,
         ws_max_size=_OPTIONS.max_message_size,
         timeout_graceful_shutdown=_OPTIONS.graceful_timeout,
-        # They all start at once, on whatever machine this is.
+        # All processes start at once, perhaps on a slow machine.
         timeout_worker_healthcheck=60,
         log_config=None,
         access_log=False,
@@ -87,7 +83,7 @@ def _serve_together(host: str, port: int, workers: int) -> None:
 
 
 def _greet_when_answered(host: str, port: int, workers: int) -> None:
-    """Greet once a process answers."""
+    """Print the greeting once a process answers."""
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     for _ in range(600):
         with contextlib.suppress(OSError, http.client.HTTPException):

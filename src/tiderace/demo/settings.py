@@ -2,9 +2,9 @@
 
 Three environment variables change it: ``TIDERACE_DEMO_DATA`` is the path of the
 SQLite file (default ``demo.sqlite3`` in the current directory),
-``TIDERACE_DEMO_HOSTS`` a comma-separated list of host names it answers to
-besides this machine's loopback, ``TIDERACE_DEMO_DEBUG=1`` switches Django's
-debug pages on (their own inline styles are then refused by the strict CSP).
+``TIDERACE_DEMO_HOSTS`` a comma-separated list of host names besides
+the loopback addresses; ``TIDERACE_DEMO_DEBUG=1`` enables Django's debug pages, whose
+inline styles the CSP blocks.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tiderace.demo.secret import kept_secret
+from tiderace.demo.secret_key import load_or_create_secret_key
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("TIDERACE_DEMO_DATA") or "demo.sqlite3").resolve()
 
-SECRET_KEY = kept_secret(DATA.with_name(f"{DATA.name}-key"))
+SECRET_KEY = load_or_create_secret_key(DATA.with_name(f"{DATA.name}-key"))
 DEBUG = os.environ.get("TIDERACE_DEMO_DEBUG") == "1"
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"] + [
     host for host in os.environ.get("TIDERACE_DEMO_HOSTS", "").split(",") if host

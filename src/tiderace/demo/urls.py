@@ -1,7 +1,4 @@
-"""Where every page of the demo lives.
-
-It knows the apps' own URL lists and nothing inside them.
-"""
+"""The URLs of the demo."""
 
 from __future__ import annotations
 

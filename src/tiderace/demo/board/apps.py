@@ -1,4 +1,4 @@
-"""The board app; it knows people, and no other app knows it."""
+"""The app of the board."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Notes on a board, whose changes are published by themselves.
-
-It knows which topic hears of them, and no page or socket.
-"""
+"""Notes on a board; the model publishes its changes to the topic."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ TEXT_LENGTH = 140
 
 
 class Column(models.TextChoices):
-    """Where a note may hang."""
+    """The columns of the board."""
 
     TO_DO = "to-do", "To do"
     DOING = "doing", "Doing"
@@ -24,7 +21,7 @@ class Column(models.TextChoices):
 
 
 class Note(PublishesChanges, models.Model):
-    """One note; the board shows them by the time they were written."""
+    """One note; the board shows notes in the order of creation."""
 
     text = models.CharField(max_length=TEXT_LENGTH)
     column = models.CharField(
@@ -33,7 +30,7 @@ class Note(PublishesChanges, models.Model):
     author = models.CharField(max_length=150)
 
     publish_fields = ["text", "column", "author"]
-    publish_on = []  # there is one board, so no field decides where
+    publish_on = []  # one board: the topic depends on no field
 
     class Meta:
         ordering = ["id"]
@@ -42,5 +39,5 @@ class Note(PublishesChanges, models.Model):
         return self.text[:40]
 
     def topics(self) -> list[str]:
-        """The one board."""
+        """Return the topic of the board."""
         return [BOARD]

@@ -1,6 +1,6 @@
-"""The board as a topic: who is there, and what they may do to notes.
+"""The topic of the board.
 
-The methods change rows and nothing else; the rows tell everybody themselves.
+Its methods change rows; the model publishes the changes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tiderace.topics import (
 
 __all__ = ["Board", "Endpoint"]
 
-# So that a visitor cannot fill the disk; the oldest go.
-_KEPT = 60
+# Older notes are deleted, so that visitors cannot fill the disk.
+_MAX_NOTES = 60
 
 
 class Board(Topic):
-    """Everybody who has the page may write on it."""
+    """Every visitor may edit the board."""
 
     pattern = "board:main"
     history = History(size=200, ttl=3600)
@@ -35,18 +35,18 @@ class Board(Topic):
 
     @rpc
     def add(self, text: str, author: str) -> int:
-        """Hang up a note; returns its number."""
+        """Add a note; return its id."""
         text = " ".join(text.split())
         if not 0 < len(text) <= TEXT_LENGTH:
             raise Refuse(f"a note has 1 to {TEXT_LENGTH} characters", code=422)
         note = Note.objects.create(text=text, author=author[:24])
-        for old in Note.objects.order_by("-id")[_KEPT:]:
+        for old in Note.objects.order_by("-id")[_MAX_NOTES:]:
             old.delete()
         return int(note.pk)
 
     @rpc
     def move(self, pk: int, column: str) -> None:
-        """Hang a note into another column."""
+        """Move a note to another column."""
         if column not in Column.values:
             raise Refuse(f"there is no column {column!r}", code=422)
         note = self._note(pk)
@@ -55,7 +55,7 @@ class Board(Topic):
 
     @rpc
     def remove(self, pk: int) -> None:
-        """Take a note off."""
+        """Remove a note."""
         self._note(pk).delete()
 
     def _note(self, pk: int) -> Note:
@@ -66,9 +66,9 @@ class Board(Topic):
 
 
 class Endpoint(TopicsEndpoint):
-    """Serves the demo's topics; others see people by name, guests too."""
+    """The endpoint of the demo's topics."""
 
     def user_info(self, user: Any, scope: Any) -> Any:  # type: ignore[override]
-        """The name and whether it is a guest's; nothing for a stranger."""
+        """Return the name and whether the person is a guest; None without a person."""
         person = person_of(user, scope["session"])
         return None if person is None else {"name": person.name, "guest": person.guest}

@@ -1,4 +1,4 @@
-"""The board's page, as it is now; what follows comes over its topic."""
+"""The page of the board; later changes come over its topic."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["board"]
 @person_required
 def board(request: HttpRequest, person: Person) -> HttpResponse:
     """Show the notes by column."""
-    # Before the notes are read: what is published from here on reaches the page.
+    # Before reading the notes, so that the page gets every later publication.
     where = positions(BOARD)
     notes = list(Note.objects.all())
     page = {

@@ -1,4 +1,4 @@
-"""The chat app; it knows people, and no other app knows it."""
+"""The app of the chat."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The two sockets of the demo: a room, and notices for every other page.
-
-They know frames, history and groups. What a page shows is the page's business.
-"""
+"""The consumers of the demo: one for a room, one for notices on every other page."""
 
 from __future__ import annotations
 
@@ -12,10 +9,9 @@ from django.db import DatabaseError
 
 from tiderace.db import database_sync_to_async
 from tiderace.demo.chat import frames
-from tiderace.demo.chat.allowance import Allowance
-from tiderace.demo.chat.history import missed_since, store
+from tiderace.demo.chat.history import messages_after, store
 from tiderace.demo.chat.notices import EVERYONE, layer_is_local
-from tiderace.demo.chat.roster import Roster
+from tiderace.demo.chat.presence import RoomPresence
 from tiderace.demo.people.person import (
     Person,
     person_of,
@@ -23,24 +19,27 @@ from tiderace.demo.people.person import (
     user_group,
 )
 from tiderace.generic.websocket import AsyncJsonWebsocketConsumer
+from tiderace.ratelimit import Rate, TokenBucket
 
 __all__ = ["SIGNED_OUT", "NoticeConsumer", "RoomConsumer"]
 
 logger = logging.getLogger(__name__)
-roster = Roster()
+presence = RoomPresence()
 
-# In the range of codes that tell a client not to come back by itself.
+# A code from 4500 to 4999: the client does not reconnect.
 SIGNED_OUT = 4501
+# Frames per socket: bursts of 20, 5 per second on average.
+_RATE = Rate(20, 4.0)
 
 
 class NoticeConsumer(AsyncJsonWebsocketConsumer):
-    """Keeps a page told of notices; what the page itself says is refused."""
+    """Sends notices to a page; refuses frames of the page other than ping."""
 
     person: Person | None = None
 
     async def connect(self) -> None:
-        """Accept, find out who it is, and join the groups this page listens to."""
-        self.allowance = Allowance()
+        """Accept, look up the person, and join the groups of this page."""
+        self.bucket = TokenBucket(_RATE)
         await self.accept()
         person = await database_sync_to_async(person_of)(
             self.scope["user"], self.scope["session"]
@@ -48,22 +47,22 @@ class NoticeConsumer(AsyncJsonWebsocketConsumer):
         if person is None:
             await self.session_over({})
             return
-        # Groups named here are left for us when the socket ends, however it ends.
+        # The consumer leaves the groups in this list when the socket ends.
         self.groups = [EVERYONE, session_group(self.scope["session"])]
         if not person.guest:
             self.groups.append(user_group(self.scope["user"].pk))
-        self.groups += self.more_groups()
+        self.groups += self.extra_groups()
         for group in self.groups:
             await self.channel_layer.group_add(group, self.channel_name)
         self.person = person
-        await self.entered(person)
+        await self.on_joined(person)
 
-    def more_groups(self) -> list[str]:
-        """Return the groups a subclass listens to besides."""
+    def extra_groups(self) -> list[str]:
+        """Return further groups to join."""
         return []
 
-    async def entered(self, person: Person) -> None:
-        """Say that the page is listening now, and as whom."""
+    async def on_joined(self, person: Person) -> None:
+        """Send the welcome frame."""
         await self.send_json({"type": "welcome", "me": person.as_dict()})
 
     async def receive(
@@ -72,77 +71,81 @@ class NoticeConsumer(AsyncJsonWebsocketConsumer):
         bytes_data: bytes | None = None,
         **kwargs: Any,
     ) -> None:
-        """Answer whatever a page sends; bad input gets a sentence, never an end."""
+        """Handle a frame; reply to an invalid one with an error frame."""
         try:
             if text_data is None:
-                raise frames.Refused("bad-frame", "frames are text, not binary")
+                raise frames.FrameError("bad-frame", "frames are text, not binary")
             if len(text_data) > frames.FRAME_LENGTH:
-                raise frames.Refused(
+                raise frames.FrameError(
                     "too-long", f"a frame has at most {frames.FRAME_LENGTH} characters"
                 )
             try:
                 content = await self.decode_json(text_data)
             except (ValueError, RecursionError):
-                raise frames.Refused("bad-json", "the frame is not JSON") from None
+                raise frames.FrameError("bad-json", "the frame is not JSON") from None
             await self.receive_json(content)
-        except frames.Refused as refusal:
+        except frames.FrameError as refusal:
             await self.send_json(refusal.as_dict())
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
-        """Read a frame, and do what it asks for as long as the allowance lasts."""
+        """Parse a frame, check the rate and handle it."""
         frame = frames.read(content)
-        wait = self.allowance.take()
+        wait = self.bucket.take()
         if wait:
-            raise frames.Refused(
+            raise frames.FrameError(
                 "too-fast",
                 f"too many at once; go on in {max(1, round(wait))} s",
-                client_id=frame.client_id if isinstance(frame, frames.Say) else None,
+                client_id=frame.client_id
+                if isinstance(frame, frames.NewMessage)
+                else None,
                 retry_after=wait,
             )
         if self.person is None:
-            raise frames.Refused("signed-out", "sign in before you write")
+            raise frames.FrameError("signed-out", "sign in before you write")
         if isinstance(frame, frames.Ping):
             await self.send_json({"type": "pong"})
         else:
-            await self.obey(frame, self.person)
+            await self.handle_frame(frame, self.person)
 
-    async def obey(
-        self, frame: frames.Say | frames.Since | frames.Typing, person: Person
+    async def handle_frame(
+        self, frame: frames.NewMessage | frames.CatchUp | frames.Typing, person: Person
     ) -> None:
-        """Refuse: this socket only listens."""
-        raise frames.Refused("unknown-type", "this socket listens; it takes only ping")
+        """Refuse the frame: this socket only receives notices."""
+        raise frames.FrameError(
+            "unknown-type", "this socket listens; it takes only ping"
+        )
 
     async def demo_notice(self, event: dict[str, Any]) -> None:
-        """Show a notice (a channel layer event)."""
+        """Send a notice to the page (a channel layer event)."""
         notice = {key: event[key] for key in ("text", "by", "personal")}
         await self.send_json({"type": "notice", **notice})
 
     async def session_over(self, event: dict[str, Any]) -> None:
-        """Close, since whoever opened this window has signed out (a layer event)."""
+        """Close the socket after the person signed out (a layer event)."""
         await self.send_json({"type": "signed-out"})
         await self.close(code=SIGNED_OUT, reason="signed out")
 
 
 class RoomConsumer(NoticeConsumer):
-    """One window on one room."""
+    """One window of a room."""
 
     async def connect(self) -> None:
-        """Read the room from the URL, then do as every page does."""
+        """Read the room from the URL and connect."""
         self.slug: str = self.scope["url_route"]["kwargs"]["slug"].lower()
         await super().connect()
 
     @property
     def room_group(self) -> str:
-        """The group of this room's windows."""
+        """The group of the windows of this room."""
         return f"room.{self.slug}"
 
-    def more_groups(self) -> list[str]:
-        """Listen to the room."""
+    def extra_groups(self) -> list[str]:
+        """Return the group of the room."""
         return [self.room_group]
 
-    async def entered(self, person: Person) -> None:
-        """Say who is here, and tell the others of a first window."""
-        first = roster.enter(self.slug, person, self.channel_name)
+    async def on_joined(self, person: Person) -> None:
+        """Send the welcome frame with the people; announce a first window."""
+        first = presence.join(self.slug, person, self.channel_name)
         await self.send_json(
             {"type": "welcome", "me": person.as_dict(), "people": self.people()}
         )
@@ -150,19 +153,19 @@ class RoomConsumer(NoticeConsumer):
             await self.announce("joined", person)
 
     async def disconnect(self, code: int) -> None:
-        """Tell the others when this was the person's last window here."""
+        """Announce the end of the person's last window."""
         person = self.person
-        if person and roster.leave(self.slug, person, self.channel_name):
+        if person and presence.leave(self.slug, person, self.channel_name):
             await self.announce("left", person)
 
     def people(self) -> list[dict[str, Any]] | None:
-        """Return who is here, or None where one process cannot know."""
+        """Return the people here; None with a layer shared by processes."""
         if not layer_is_local():
             return None
-        return [person.as_dict() for person in roster.people(self.slug)]
+        return [person.as_dict() for person in presence.people(self.slug)]
 
     async def announce(self, change: str, person: Person) -> None:
-        """Send the room a change of who is here."""
+        """Send a change of the people to the room."""
         event = {
             "type": "room.people",
             "change": change,
@@ -171,27 +174,27 @@ class RoomConsumer(NoticeConsumer):
         }
         await self.channel_layer.group_send(self.room_group, event)
 
-    async def obey(
-        self, frame: frames.Say | frames.Since | frames.Typing, person: Person
+    async def handle_frame(
+        self, frame: frames.NewMessage | frames.CatchUp | frames.Typing, person: Person
     ) -> None:
-        """Do what a frame asks for."""
-        if isinstance(frame, frames.Say):
-            await self.say(frame, person)
-        elif isinstance(frame, frames.Since):
+        """Handle a frame of the page."""
+        if isinstance(frame, frames.NewMessage):
+            await self.store_and_send(frame, person)
+        elif isinstance(frame, frames.CatchUp):
             await self.catch_up(frame)
         else:
             event = {"type": "room.typing", "person": person.as_dict()}
             await self.channel_layer.group_send(self.room_group, event)
 
-    async def say(self, frame: frames.Say, person: Person) -> None:
-        """Store a message and show it to the room; a repeat is shown to its sender."""
+    async def store_and_send(self, frame: frames.NewMessage, person: Person) -> None:
+        """Store a message and send it to the room; a duplicate goes to its sender only."""
         try:
             message, new = await database_sync_to_async(store)(
                 self.slug, person, frame.client_id, frame.text
             )
         except DatabaseError:
             logger.exception("a message in room %r could not be stored", self.slug)
-            raise frames.Refused(
+            raise frames.FrameError(
                 "not-stored",
                 "the message could not be stored; it will be tried again",
                 client_id=frame.client_id,
@@ -203,23 +206,23 @@ class RoomConsumer(NoticeConsumer):
         else:
             await self.room_message(event)
 
-    async def catch_up(self, frame: frames.Since) -> None:
-        """Send what was said since the page last heard."""
-        missed = await database_sync_to_async(missed_since)(self.slug, frame.seen)
+    async def catch_up(self, frame: frames.CatchUp) -> None:
+        """Send the messages after the last one that the page has."""
+        missed = await database_sync_to_async(messages_after)(self.slug, frame.seen)
         await self.send_json(
             {"type": "missed", "messages": missed.messages, "gap": missed.gap}
         )
 
     async def room_message(self, event: dict[str, Any]) -> None:
-        """Show a message (a channel layer event)."""
+        """Send a message to the page (a channel layer event)."""
         await self.send_json({"type": "message", "message": event["message"]})
 
     async def room_people(self, event: dict[str, Any]) -> None:
-        """Show that somebody came or went (a channel layer event)."""
+        """Send a change of the people to the page (a channel layer event)."""
         people = {key: event[key] for key in ("change", "person", "people")}
         await self.send_json({"type": "people", **people})
 
     async def room_typing(self, event: dict[str, Any]) -> None:
-        """Show that somebody else is writing (a channel layer event)."""
+        """Tell the page that another person is typing (a channel layer event)."""
         if self.person and event["person"]["id"] != self.person.id:
             await self.send_json({"type": "typing", "person": event["person"]})

@@ -1,4 +1,4 @@
-"""What people fill in: the name of a new room, and a notice."""
+"""The forms for a new room and for a notice."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from django.utils.text import slugify
 
 from tiderace.demo.chat.notices import TEXT_LENGTH
 
-__all__ = ["NoticeForm", "RoomForm"]
+__all__ = ["RoomForm", "SendNoticeForm"]
 
 
 class RoomForm(forms.Form):
-    """Asks for a room's name; ``cleaned_data["slug"]`` is its place in the URL."""
+    """The name of a room; ``cleaned_data["slug"]`` is its slug in the URL."""
 
     name = forms.CharField(
         label="Name of the room",
@@ -23,7 +23,7 @@ class RoomForm(forms.Form):
     )
 
     def clean(self) -> dict[str, Any]:
-        """Derive the slug, or say why there is none."""
+        """Derive the slug, or add an error."""
         name = self.cleaned_data.get("name", "")
         slug = slugify(name)[:50]
         if name and not slug:
@@ -32,8 +32,8 @@ class RoomForm(forms.Form):
         return self.cleaned_data
 
 
-class NoticeForm(forms.Form):
-    """Asks for the text of a notice and who gets it."""
+class SendNoticeForm(forms.Form):
+    """The text of a notice and its receiver."""
 
     text = forms.CharField(
         label="Notice",

@@ -1,7 +1,4 @@
-"""Writing messages down once and reading them back in order.
-
-Synchronous: it knows the database, and no socket or request.
-"""
+"""The stored messages of the rooms; synchronous."""
 
 from __future__ import annotations
 
@@ -13,24 +10,31 @@ from django.db import transaction
 from tiderace.demo.chat.models import Message, Room
 from tiderace.demo.people.person import Person
 
-__all__ = ["KEPT", "Missed", "missed_since", "recent", "room_name", "store"]
+__all__ = [
+    "HISTORY_SIZE",
+    "MissedMessages",
+    "messages_after",
+    "recent",
+    "room_name",
+    "store",
+]
 
-KEPT = 200
-# Two messages stored at the same moment may be fanned out in either order, so
-# "the last id I saw" can hide a slightly smaller one; pages drop what they have.
+HISTORY_SIZE = 200
+# Messages stored at the same time may arrive in either order, so a page may lack one
+# with a smaller id than its last. Pages ignore duplicates.
 _OVERLAP = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Missed:
-    """What a returning page lacks; ``gap`` says that older messages are gone."""
+class MissedMessages:
+    """The messages that a page has missed; ``gap``: older ones are deleted."""
 
     messages: list[dict[str, Any]]
     gap: bool
 
 
 def room_name(slug: str) -> str:
-    """Return the name a room gets when it is opened by its URL."""
+    """Return the name of a room that is opened by its URL."""
     return slug.replace("-", " ").replace("_", " ").strip().capitalize() or slug
 
 
@@ -38,10 +42,10 @@ def room_name(slug: str) -> str:
 def store(
     slug: str, person: Person, client_id: str, text: str
 ) -> tuple[dict[str, Any], bool]:
-    """Write a message down; return it and whether it is new.
+    """Store a message; return it and whether it is new.
 
-    The first message opens the room. A ``client_id`` that this person has used
-    in this room returns the message stored then, whatever ``text`` says now.
+    The first message creates the room. For a ``client_id`` that this person has used
+    in this room, the message stored then is returned.
     """
     room, _ = Room.objects.get_or_create(slug=slug, defaults={"name": room_name(slug)})
     message, new = Message.objects.get_or_create(
@@ -51,34 +55,38 @@ def store(
         defaults={"name": person.name, "guest": person.guest, "text": text},
     )
     if new:
-        _forget_old(room)
+        _delete_old(room)
     return message.as_dict(), new
 
 
-def _forget_old(room: Room) -> None:
-    last_to_go = (
-        room.messages.order_by("-id").values_list("id", flat=True)[KEPT : KEPT + 1]
+def _delete_old(room: Room) -> None:
+    last_deleted = (
+        room.messages.order_by("-id").values_list("id", flat=True)[
+            HISTORY_SIZE : HISTORY_SIZE + 1
+        ]
     ).first()
-    if last_to_go is not None:
-        room.messages.filter(id__lte=last_to_go).delete()
-        Room.objects.filter(pk=room.pk).update(forgotten_to=last_to_go)
+    if last_deleted is not None:
+        room.messages.filter(id__lte=last_deleted).delete()
+        Room.objects.filter(pk=room.pk).update(forgotten_to=last_deleted)
 
 
 def recent(slug: str) -> list[Message]:
-    """Return the room's kept messages, oldest first."""
-    newest = Message.objects.filter(room__slug=slug).order_by("-id")[:KEPT]
+    """Return the stored messages of the room, oldest first."""
+    newest = Message.objects.filter(room__slug=slug).order_by("-id")[:HISTORY_SIZE]
     return list(newest)[::-1]
 
 
-def missed_since(slug: str, seen: int) -> Missed:
-    """Return the messages after id ``seen``, in order, and some before it.
+def messages_after(slug: str, seen: int) -> MissedMessages:
+    """Return the messages after id ``seen``, in order, and a few before it.
 
-    The few before are there because order of arrival is not order of storage;
-    the reader knows messages by id.
+    Messages may arrive in another order than they are stored; the page ignores ids
+    that it has.
     """
     room = Room.objects.filter(slug=slug).first()
     if room is None:
-        return Missed([], gap=False)
+        return MissedMessages([], gap=False)
     rows = room.messages.filter(id__gt=seen - _OVERLAP).order_by("-id")
-    newest = list(rows[:KEPT])
-    return Missed([row.as_dict() for row in newest[::-1]], gap=room.forgotten_to > seen)
+    newest = list(rows[:HISTORY_SIZE])
+    return MissedMessages(
+        [row.as_dict() for row in newest[::-1]], gap=room.forgotten_to > seen
+    )

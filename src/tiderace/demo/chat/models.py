@@ -1,7 +1,4 @@
-"""What is kept of a conversation: rooms, and the last messages of each.
-
-It knows no socket; who may write is decided before.
-"""
+"""Rooms, and the last messages of each."""
 
 from __future__ import annotations
 
@@ -14,13 +11,13 @@ __all__ = ["Message", "Room"]
 
 
 class Room(models.Model):
-    """A place to talk, known by the slug in its URL."""
+    """A room, identified by the slug in its URL."""
 
     slug = models.SlugField(max_length=50, unique=True)
     name = models.CharField(max_length=60)
     opened_at = models.DateTimeField(default=timezone.now)
-    # The highest message id that has been let go, so that somebody who returns
-    # after a long time can be told of the gap instead of not noticing it.
+    # The highest id of a deleted message, to report a gap to a client that returns
+    # after a long time.
     forgotten_to = models.BigIntegerField(default=0)
 
     class Meta:
@@ -31,14 +28,14 @@ class Room(models.Model):
 
 
 class Message(models.Model):
-    """One message; ids rise in the order the database accepted them."""
+    """One message; ids increase in the order of storage."""
 
     room = models.ForeignKey(Room, on_delete=models.CASCADE, related_name="messages")
     author = models.CharField(max_length=40)
     name = models.CharField(max_length=150)
     guest = models.BooleanField(default=False)
     # Chosen by the author's page, so that a message sent again after a lost
-    # connection is recognised instead of stored twice.
+    # connection is stored once.
     client_id = models.CharField(max_length=64)
     text = models.TextField()
     sent_at = models.DateTimeField(default=timezone.now)
@@ -55,7 +52,7 @@ class Message(models.Model):
         return f"{self.name}: {self.text[:40]}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the message as the browser is told it."""
+        """Return the message as sent to the browser."""
         return {
             "id": self.pk,
             "client_id": self.client_id,

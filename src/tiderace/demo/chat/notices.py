@@ -1,7 +1,4 @@
-"""Pushing a notice from synchronous code: a view, a command, anything.
-
-It knows group names and the channel layer, and neither page nor socket.
-"""
+"""Sends notices to open windows from synchronous code."""
 
 from __future__ import annotations
 
@@ -17,15 +14,14 @@ TEXT_LENGTH = 300
 
 
 def push(text: str, *, by: str, user: object = None) -> None:
-    """Show ``text`` in every open window, or only in those of one user.
+    """Send ``text`` to every open window, or to those of one user.
 
     Args:
-        text: plain text; pages never read it as HTML.
-        by: who says so, shown beside it.
-        user: primary key of the only user to tell; None tells everyone.
+        text: plain text, not HTML.
+        by: the author, shown beside it.
+        user: primary key of the user; None for all.
 
-    Windows that are not connected at this moment do not get it: a notice is not
-    kept.
+    Notices are not stored: a disconnected window does not get them.
     """
     group = EVERYONE if user is None else user_group(user)
     event = {
@@ -38,5 +34,5 @@ def push(text: str, *, by: str, user: object = None) -> None:
 
 
 def layer_is_local() -> bool:
-    """Return whether what is sent here stays in this process's memory."""
+    """Return whether the channel layer is in memory, for this process only."""
     return isinstance(get_channel_layer(), InMemoryChannelLayer)

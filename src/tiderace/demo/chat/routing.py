@@ -1,4 +1,4 @@
-"""Where the chat's sockets live."""
+"""The WebSocket routes of the chat."""
 
 from __future__ import annotations
 

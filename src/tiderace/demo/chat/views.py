@@ -1,7 +1,4 @@
-"""The chat's pages: the lobby, a room, and the form that pushes a notice.
-
-Plain synchronous Django. They reach sockets through the channel layer only.
-"""
+"""The pages of the chat: the lobby, a room, and the form that sends a notice."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
 from tiderace.demo.chat import notices
-from tiderace.demo.chat.forms import NoticeForm, RoomForm
+from tiderace.demo.chat.forms import RoomForm, SendNoticeForm
 from tiderace.demo.chat.frames import TEXT_LENGTH
 from tiderace.demo.chat.history import recent, room_name
 from tiderace.demo.chat.models import Room
@@ -44,10 +41,9 @@ def lobby(request: HttpRequest, person: Person) -> HttpResponse:
 
 @person_required
 def room(request: HttpRequest, person: Person, slug: str) -> HttpResponse:
-    """Show a room with what was said last; any room's URL may be visited.
+    """Show a room with its last messages; any room's URL may be visited.
 
-    Looking changes nothing: a room that is not listed yet is opened by the first
-    message in it.
+    A room that does not exist yet is created by its first message.
     """
     if slug != slug.lower():
         return redirect("chat:room", slug=slug.lower())
@@ -68,8 +64,8 @@ def room(request: HttpRequest, person: Person, slug: str) -> HttpResponse:
 
 @login_required
 def notify(request: HttpRequest) -> HttpResponse:
-    """Push a notice into all rooms, or into the windows of one user."""
-    form = NoticeForm(request.POST or None)
+    """Send a notice to all rooms, or to the windows of one user."""
+    form = SendNoticeForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         user = form.cleaned_data["user"]
         notices.push(
@@ -87,10 +83,10 @@ def notify(request: HttpRequest) -> HttpResponse:
 @csrf_exempt
 @require_POST
 def notify_by_command(request: HttpRequest) -> HttpResponse:
-    """Push a notice for the ``notify`` command, which runs in another process.
+    """Send a notice for the ``notify`` command, which runs in another process.
 
-    No cookie is read: the body is signed with the demo's key, which only
-    processes that read its settings have, and is good for a minute.
+    No cookie is read: the body is signed with the secret key of the demo, and valid
+    for a minute.
     """
     try:
         order = signing.loads(

@@ -1,4 +1,4 @@
-"""The app that knows who is there; it knows no room."""
+"""The app of users and guests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["PeopleConfig"]
 
 
 class PeopleConfig(AppConfig):
-    """Sign-in pages; users are Django's, guests live in their session."""
+    """Sign-in pages; users are Django's, guests are stored in their session."""
 
     name = "tiderace.demo.people"
     label = "people"

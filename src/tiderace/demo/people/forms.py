@@ -1,4 +1,4 @@
-"""The form a guest fills in; users have Django's own."""
+"""The form of a guest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["GuestForm"]
 
 
 class GuestForm(forms.Form):
-    """Asks for the name that others will see."""
+    """The display name of a guest."""
 
     name = forms.CharField(
         label="Your name",
@@ -19,5 +19,5 @@ class GuestForm(forms.Form):
     )
 
     def clean_name(self) -> str:
-        """Return the name tidied, or refuse it with a sentence."""
+        """Return the normalized name."""
         return guest_name(self.cleaned_data["name"])

@@ -1,7 +1,4 @@
-"""One visitor, user or guest, in the few words the demo's apps need.
-
-It knows Django's user and session, and no request, page or socket.
-"""
+"""A visitor of the demo, a user or a guest."""
 
 from __future__ import annotations
 
@@ -36,7 +33,7 @@ __all__ = [
 ]
 
 SEEDED = {"alice": "alice-tide", "bob": "bob-tide", "carol": "carol-tide"}
-# Whoever sees who is connected, at /admin/, and may do nothing else there.
+# The account that may view the connections at /admin/.
 STAFF = {"harbour": "harbour-tide"}
 NAME_LENGTH = 24
 
@@ -52,39 +49,39 @@ class Person:
     guest: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as the browser is told them."""
+        """Return the fields as sent to the browser."""
         return asdict(self)
 
 
 def person_of(
     user: AbstractBaseUser | AnonymousUser, session: SessionBase
 ) -> Person | None:
-    """Return who a request or socket belongs to, or None for a stranger.
+    """Return the person of a request or socket, or None.
 
-    A logged-in user counts before a guest name left in the same session. May
-    read the session from the database, so call it from synchronous code.
+    A logged-in user takes precedence over a guest of the same session. May read the
+    session from the database: call it from synchronous code.
     """
     if user.is_authenticated:
         return Person(id=f"user-{user.pk}", name=user.get_username(), guest=False)
-    kept = session.get(_GUEST)
-    if kept:
-        return Person(id=kept["id"], name=kept["name"], guest=True)
+    stored = session.get(_GUEST)
+    if stored:
+        return Person(id=stored["id"], name=stored["name"], guest=True)
     return None
 
 
 def new_guest(session: SessionBase, name: str) -> Person:
-    """Write a new guest called ``name`` into the session; the name is trusted."""
+    """Add a guest to the session; ``name`` is not validated."""
     person = Person(id=f"guest-{secrets.token_hex(6)}", name=name, guest=True)
     session[_GUEST] = {"id": person.id, "name": person.name}
     return person
 
 
 def guest_name(text: str) -> str:
-    """Return ``text`` as a display name: composed, single-spaced, printable.
+    """Return ``text`` as a display name: normalized, single-spaced, printable.
 
     Raises:
-        ValidationError: when nothing is left, it is longer than ``NAME_LENGTH``,
-            holds invisible characters, or is the name of a user.
+        ValidationError: when it is empty, longer than ``NAME_LENGTH``, has invisible
+            characters, or is the name of a user.
     """
     name = " ".join(unicodedata.normalize("NFKC", text).split())
     if not name:
@@ -104,7 +101,7 @@ def guest_name(text: str) -> str:
 def person_required(
     view: Callable[..., HttpResponseBase],
 ) -> Callable[..., HttpResponseBase]:
-    """Decorate a view that takes ``(request, person, ...)``; strangers go to sign-in."""
+    """Decorate a view of ``(request, person, ...)``; others are sent to sign in."""
 
     @wraps(view)
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -117,19 +114,19 @@ def person_required(
 
 
 def as_context(request: HttpRequest) -> dict[str, Any]:
-    """Context processor: every template may say ``person`` (None for a stranger)."""
+    """Context processor for ``person``, None when not signed in."""
     return {"person": person_of(request.user, request.session)}
 
 
 def user_group(pk: object) -> str:
-    """Return the group that holds every window of the user with this primary key."""
+    """Return the group of the windows of the user with this primary key."""
     return f"user.{pk}"
 
 
 def session_group(session: SessionBase) -> str:
-    """Return the group that holds every window of one browser's session.
+    """Return the group of the windows of one browser's session.
 
-    The session key is a credential, so the name carries only its digest.
+    The session key is a credential, so the name has its digest only.
     """
     digest = hashlib.sha256(str(session.session_key).encode()).hexdigest()
     return f"session.{digest[:32]}"

@@ -1,8 +1,4 @@
-"""Signing in, as a user or as a guest, and signing out.
-
-It knows sessions and forms. Sockets are told of a change of session through the
-channel layer only, by group name.
-"""
+"""Signing in, as a user or as a guest, and signing out."""
 
 from __future__ import annotations
 
@@ -26,7 +22,7 @@ __all__ = ["Login", "guest", "logout"]
 
 
 def _close_windows(request: HttpRequest) -> None:
-    """Tell this browser's open sockets that their session is over."""
+    """Close the open sockets of this browser's session."""
     if request.session.session_key:
         send = async_to_sync(get_channel_layer().group_send)
         send(session_group(request.session), {"type": "session.over"})
@@ -45,13 +41,13 @@ class Login(LoginView):
     redirect_authenticated_user = True
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        """Add what the page shows besides Django's own form."""
+        """Add the guest form and the seeded users."""
         kwargs.setdefault("guest_form", GuestForm())
         kwargs["seeded"] = SEEDED
         return super().get_context_data(**kwargs)
 
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
-        """End what the session was before, then log in."""
+        """End the previous session, then log in."""
         _close_windows(self.request)
         end_session(self.request)
         return super().form_valid(form)
@@ -59,7 +55,7 @@ class Login(LoginView):
 
 @require_POST
 def guest(request: HttpRequest) -> HttpResponse:
-    """Enter under a display name; a session that was somebody else's ends."""
+    """Sign in under a display name; ends the previous session."""
     form = GuestForm(request.POST)
     if not form.is_valid():
         page = {
@@ -77,7 +73,7 @@ def guest(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def logout(request: HttpRequest) -> HttpResponse:
-    """Forget the user or guest and close their open windows' sockets."""
+    """Sign out, and close the sockets of the open windows."""
     _close_windows(request)
     end_session(request)
     return redirect(reverse("people:login"))

@@ -1,7 +1,7 @@
-"""``notify``: push a notice into the demo's open windows from a terminal.
+"""``notify``: send a notice to the demo's open windows from a terminal.
 
-A layer that several processes share carries it directly. The in-memory layer
-cannot leave its process, so there the running server is asked to push it.
+With the in-memory layer, which is limited to one process, the command sends a request
+to the running server.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _TIMEOUT = 10
 
 
 class Command(BaseCommand):
-    """Push a notice into all rooms or into one user's windows."""
+    """Send a notice to all rooms or to one user's windows."""
 
     help = "Push a notice into all rooms, or into one user's windows."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Take the text, and optionally a user and the server's address."""
+        """Add the text, a user and the server's address."""
         parser.add_argument("text", help="what to say, as plain text")
         parser.add_argument("--user", help="only this user's windows (a user name)")
         parser.add_argument(
@@ -40,7 +40,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Push it the way the layer needs."""
+        """Send through the layer, or through the server."""
         text = options["text"].strip()
         if not 0 < len(text) <= notices.TEXT_LENGTH:
             raise CommandError(

@@ -1,4 +1,4 @@
-"""``seed``: create the demo's users and rooms where they are missing."""
+"""``seed``: create missing users and rooms of the demo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Command"]
 
 
 class Command(BaseCommand):
-    """Create the seeded users and rooms; running it again changes nothing."""
+    """Create missing users and rooms."""
 
     help = "Create the demo's users and rooms where they are missing."
 
