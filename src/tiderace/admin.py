@@ -250,8 +250,8 @@ def _page(request: HttpRequest) -> int:
 
 def _summary(ended: cluster_connections.EndedConnections, whose: str) -> str:
     text = ngettext(
-        "%(count)d connection of %(whose)s was told.",
-        "%(count)d connections of %(whose)s were told.",
+        "%(count)d connection of %(whose)s is being ended.",
+        "%(count)d connections of %(whose)s are being ended.",
         ended.count,
     ) % {"count": ended.count, "whose": whose}
     if ended.silent:

@@ -89,7 +89,9 @@ def test_a_user_is_disconnected_after_a_second_look(demo, look, complaints):
         expect(page.get_by_text(EVIL, exact=True)).to_be_visible()
         page.get_by_role("button", name="Yes").click()
 
-        expect(page.get_by_text("1 connection of user 1 was told.")).to_be_visible()
+        expect(
+            page.get_by_text("1 connection of user 1 is being ended.")
+        ).to_be_visible()
         with contextlib.suppress(ConnectionClosed):
             for _ in window.connection:
                 pass  # what was said before

@@ -355,7 +355,7 @@ async def test_a_callback_that_raises_does_not_prevent_the_others(
     await until(lambda: reasons)
 
     assert reasons == [Reason.DELETED]
-    assert "could not be told" in caplog.text
+    assert "could not handle" in caplog.text
 
 
 async def test_a_watcher_without_connections_has_no_task(watcher, registry):

@@ -59,7 +59,7 @@ class DisconnectForm(forms.Form):
         max_length=_REASON,
         widget=_wide(),
         validators=[_one_line, _short],
-        help_text="The clients are told, and so is the admin's log.",
+        help_text="It is sent to the clients and written to the admin's log.",
     )
 
     def subject(self) -> str:

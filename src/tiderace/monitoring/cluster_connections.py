@@ -1,6 +1,6 @@
 """Lists the connections of every process, and ends those of a user or a topic everywhere.
 
-No process reports its connections all the time: they are asked when somebody looks.
+The processes list their connections only when they are asked.
 """
 
 from __future__ import annotations

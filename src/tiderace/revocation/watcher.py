@@ -349,7 +349,7 @@ def _notify(registration: Registration, reason: Reason) -> None:
         registration.on_change(reason)
     except Exception:
         logger.exception(
-            "a connection of user %s could not be told that it is %s",
+            "a connection of user %s could not handle that it is %s",
             registration.user_id,
             reason.value,
         )
