@@ -88,12 +88,12 @@ class OverTheNetwork:
 
 
 class Visitor:
-    """One client's books.
+    """One client, and the record of what it got.
 
     Args:
         open_socket: makes another socket for this visitor.
-        topic: what it subscribes to.
-        chance: decides what it does.
+        topic: the topic that it subscribes to.
+        chance: the source of its decisions.
     """
 
     def __init__(
@@ -287,12 +287,12 @@ class Storm:
     """Visitors and publishers together.
 
     Args:
-        seed: of all that is left to chance.
-        topic: what it is about.
+        seed: of all random decisions.
+        topic: the topic.
         open_socket: makes a socket for a visitor.
-        publishers: coroutine functions that publish what they are given.
-        end: tells where the stream ends: epoch and offset.
-        havoc: what else is done now and then.
+        publishers: coroutine functions that publish what they get.
+        end: returns the end of the stream: epoch and offset.
+        havoc: runs now and then.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Who a topic client is: the checks of its commands connect and refresh."""
+"""The identity of a topic client: the checks of its commands connect and refresh."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ __all__ = ["ClientContext"]
 
 @dataclass(slots=True)
 class ClientContext:
-    """One client: who it is, its subscriptions, and what it shares with others."""
+    """The identity and subscriptions of one client, and what it shares with others."""
 
     hooks: TopicHooks
     scope: Scope

@@ -137,7 +137,7 @@ class ClientOutbox:
                 self._wake.clear()
                 await self._wake.wait()
         except OSError:
-            # The client is gone; the reading task gets to know it as well.
+            # The client is gone; the reading task ends the connection.
             metrics.SENDS_AFTER_CLOSE.add(len(queue))
             queue.clear()
 

@@ -258,7 +258,7 @@ class ClientSubscriptions:
     # How it ends
 
     async def unsubscribe(self, request: TopicRequest) -> Empty:
-        """End a subscription that the client no longer wants."""
+        """End a subscription at the client's request."""
         subscription = self._context.subscriptions.get(request.channel)
         if subscription is not None:
             self._end(subscription)
