@@ -15,7 +15,7 @@ import uvloop
 
 from benchmarks import accepts, echo, fanout, memory, processes, publish, storm
 from benchmarks.contenders import CONTENDERS, is_idle, pin
-from benchmarks.crowd import Failed
+from benchmarks.load_generator import Failed
 from benchmarks.peers import TOOLS
 from benchmarks.plan import Plan
 from benchmarks.report import Report

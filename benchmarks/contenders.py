@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import nats, peers
-from benchmarks.crowd import Failed, Script
+from benchmarks.load_generator import Failed, Script
 
 __all__ = ["CONTENDERS", "Contender", "Server", "is_idle", "pin", "served"]
 

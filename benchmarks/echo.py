@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from benchmarks.contenders import Contender, served
-from benchmarks.crowd import Crowd
+from benchmarks.load_generator import Crowd
 from benchmarks.plan import Plan
 from benchmarks.report import Figure, Question
 

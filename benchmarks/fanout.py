@@ -8,7 +8,7 @@ with more it may join what a socket is to get into one write.
 from __future__ import annotations
 
 from benchmarks.contenders import Contender, Server, served
-from benchmarks.crowd import Crowd, Failed
+from benchmarks.load_generator import Crowd, Failed
 from benchmarks.plan import Plan
 from benchmarks.report import Figure, Question
 

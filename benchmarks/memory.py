@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from benchmarks.contenders import served
-from benchmarks.crowd import Crowd
+from benchmarks.load_generator import Crowd
 from benchmarks.plan import Plan
 from benchmarks.report import Figure, Question
 

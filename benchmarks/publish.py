@@ -14,7 +14,7 @@ import urllib.request
 
 from benchmarks import peers
 from benchmarks.contenders import SITES, Contender, Server, served
-from benchmarks.crowd import Crowd
+from benchmarks.load_generator import Crowd
 from benchmarks.plan import Plan
 from benchmarks.report import Figure, Question
 

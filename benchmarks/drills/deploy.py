@@ -15,11 +15,11 @@ import sys
 import time
 from typing import Any
 
-from .returners import Returners
-from .stage import ROOT, SiteProcess, log_file
-from .tally import Figures
+from .reconnecting_clients import Returners
+from .harness import ROOT, SiteProcess, log_file
+from .sequence import Figures
 
-from brokers import Server  # isort: skip (found through stage)
+from support.brokers import Server  # isort: skip (tests is on the path)
 
 __all__ = ["deploy"]
 

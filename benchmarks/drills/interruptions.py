@@ -9,9 +9,9 @@ import asyncio
 import random
 import time
 
-from .stage import Stage, stage
+from .harness import Stage, stage
 
-from brokers import Cluster, SentinelSetup, Server  # isort: skip (found through stage)
+from support.brokers import Cluster, SentinelSetup, Server  # isort: skip (tests is on the path)
 
 __all__ = [
     "cluster",

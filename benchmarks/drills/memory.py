@@ -13,9 +13,9 @@ import tracemalloc
 
 from tiderace.layers.redis import RedisChannelLayer
 
-from .stage import ROOT  # noqa: F401 (makes the servers of the tests importable)
+from .harness import ROOT  # noqa: F401 (makes the servers of the tests importable)
 
-from brokers import Server  # isort: skip
+from support.brokers import Server  # isort: skip
 
 __all__ = ["memory"]
 

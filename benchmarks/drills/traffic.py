@@ -15,10 +15,10 @@ from tiderace.exceptions import ChannelFull
 from tiderace.layers.redis import RedisChannelLayer
 
 from .interruptions import _verdict
-from .stage import Ears, SiteProcess, stage
-from .tally import Figures, Tally
+from .harness import Ears, SiteProcess, stage
+from .sequence import Figures, Tally
 
-from brokers import Server  # isort: skip (found through stage)
+from support.brokers import Server  # isort: skip (tests is on the path)
 
 __all__ = ["churn", "clocks", "sharded"]
 

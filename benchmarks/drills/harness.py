@@ -20,14 +20,14 @@ from typing import Any, Self
 
 import websockets
 
-from .tally import Figures, Tally
+from .sequence import Figures, Tally
 
 __all__ = ["ROOT", "Ears", "SenderProcess", "SiteProcess", "Stage", "log_file", "stage"]
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from brokers import free_port  # noqa: E402
+from support.brokers import free_port  # noqa: E402
 
 
 class SiteProcess:

@@ -18,7 +18,7 @@ from typing import Any
 
 import websockets
 
-from .tally import Tally
+from .sequence import Tally
 
 __all__ = ["Returners"]
 
