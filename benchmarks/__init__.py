@@ -1,1 +1,1 @@
-"""Measurements of Tiderace beside others; ``python -m benchmarks`` runs them."""
+"""Benchmarks of Tiderace and other servers; ``python -m benchmarks`` runs them."""

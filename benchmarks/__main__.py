@@ -1,4 +1,4 @@
-"""Measures what the command line names, prints the table, writes JSON."""
+"""Run benchmarks, print their tables and write their figures as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import uvloop
 
 from benchmarks import accepts, echo, fanout, memory, processes, publish, storm
 from benchmarks.contenders import CONTENDERS, is_idle, pin
-from benchmarks.load_generator import Failed
+from benchmarks.load_generator import RunFailed
 from benchmarks.peers import TOOLS
 from benchmarks.plan import Plan
 from benchmarks.report import Report
@@ -30,8 +30,8 @@ QUESTIONS = {
     "publish": (publish.run, (publish.QUESTION,)),
 }
 
-# In a quick run a question begins no further measurement when these have passed since
-# the start: what a slow machine has no time for is left out, of every question some.
+# In a quick run a question starts no further measurement when this many seconds have
+# passed since the start of the run, so a slow machine skips some of each question.
 QUICK_SECONDS = {
     "fanout": 75,
     "processes": 95,
@@ -72,7 +72,7 @@ def main() -> int:
         except KeyboardInterrupt:
             report.skipped[f"{name} and after"] = "interrupted"
             break
-        except Failed as error:
+        except RunFailed as error:
             failed.append(f"{name}: {error}")
             print(f"  no measurement: {error}", file=sys.stderr)
         print(f"  ({time.monotonic() - started:.0f} s)", flush=True)
@@ -115,7 +115,7 @@ def arguments() -> argparse.Namespace:
 
 
 def raise_file_limit() -> None:
-    """Allow as many sockets as the system lets us, here and in the servers."""
+    """Raise the limit of open files as far as allowed, here and in the servers."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 

@@ -1,6 +1,6 @@
-"""How many connections does a second of server processor time accept and join?
+"""How many connections are accepted and joined to a group per second of processor time?
 
-Each one shakes hands, runs a consumer's ``connect``, joins a group and is accepted.
+Each connection runs the handshake and a consumer's ``connect``, which joins a group.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from benchmarks.contenders import served
-from benchmarks.load_generator import Crowd
+from benchmarks.load_generator import LoadGenerator
 from benchmarks.plan import Plan
 from benchmarks.report import Figure, Question
 
@@ -33,17 +33,17 @@ CONTENDERS = (
 
 async def run(plan: Plan) -> None:
     size = 1000 if plan.quick else 2000
-    for contender in plan.turns(QUICK if plan.quick else CONTENDERS):
+    for contender in plan.alternate(QUICK if plan.quick else CONTENDERS):
         with served(contender) as server:
-            crowd = Crowd(contender.fan, server.ports)
+            generator = LoadGenerator(contender.fan, server.ports)
             try:
-                await crowd.enter(50)
+                await generator.connect(50)
                 before, started = server.cpu_seconds(), time.perf_counter()
-                await crowd.enter(size)
+                await generator.connect(size)
                 used = server.cpu_seconds() - before
                 passed = time.perf_counter() - started
             finally:
-                crowd.leave()
+                generator.close()
         figure = Figure(
             QUESTION.name,
             contender.name,

@@ -1,7 +1,4 @@
-"""Who is measured: how each contender is started, and how a client speaks to it.
-
-It knows processes and their processor time; nothing of what is asked of a contender.
-"""
+"""The contenders: their processes, their client protocols, and their processor time."""
 
 from __future__ import annotations
 
@@ -20,14 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import nats, peers
-from benchmarks.load_generator import Failed, Script
+from benchmarks.load_generator import RunFailed, Script
 
 __all__ = ["CONTENDERS", "Contender", "Server", "is_idle", "pin", "served"]
 
-# Those we may use; taken before any process is pinned to one of them.
+# The usable cores, read before any process is pinned to one of them.
 CORES = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
 SITES = Path(__file__).resolve().parent / "sites"
-# The protocol class every Python contender runs on, unless it is about another one.
+# The protocol class of the Python contenders, unless they measure another one.
 PROTOCOL = "websockets-sansio"
 OURS = "tiderace.server:WebSocketProtocol"
 
@@ -41,14 +38,14 @@ class Contender:
     """One line of a table.
 
     Attributes:
-        name: its short name.
-        title: what it is, for the table.
-        runtime: the installation it needs; a function of ``peers`` makes it.
-        site: the module of its site; unused where a site is no ASGI application.
+        name: its name on the command line.
+        title: its name in tables.
+        runtime: the installation that it needs, made by ``peers.require``.
+        site: the module of its ASGI application; unused for other servers.
         protocol: uvicorn's WebSocket protocol class.
         layer: the channel layer of a Django site.
-        fan: how a client speaks to it in a fan-out.
-        echo: the same where each client hears itself; None where it cannot.
+        fan: the client protocol of the fan-out.
+        echo: the client protocol of the echo; None if it has no echo.
     """
 
     name: str
@@ -65,10 +62,10 @@ class Contender:
         return self.layer != "memory"
 
     def require(self) -> None:
-        """Install what it needs.
+        """Install the requirements.
 
         Raises:
-            Unavailable: when that is not possible, with the reason.
+            Unavailable: if that is not possible, with the reason.
         """
         peers.require(self.runtime)
         if self.needs_redis:
@@ -86,7 +83,7 @@ class Contender:
             )
 
     def command(self, port: int) -> list[str]:
-        """What starts it on ``port``."""
+        """Return the command that starts it on ``port``."""
         if self.runtime == "node":
             node = shutil.which("node") or "node"
             return [node, str(SITES / "node_site.js"), str(peers.NODE), str(port)]
@@ -98,15 +95,15 @@ class Contender:
             str(peers.python(self.runtime)), "-m", "uvicorn",
             f"{self.site}:application", "--port", str(port), "--ws", self.protocol,
             "--log-level", "warning", "--lifespan", "auto", "--backlog", "4096",
-            # A ping in the middle of a run would be measured with it.
+            # A ping during a run would be measured too.
             "--ws-ping-interval", "3600", "--ws-ping-timeout", "3600",
         ]  # fmt: skip
 
     def variables(self, redis: str | None) -> dict[str, str]:
-        """The environment it is started in."""
+        """Return the environment of its processes."""
         variables = {**os.environ, "LAYER": self.layer, "PYTHONWARNINGS": "ignore"}
         variables["CONTENDER"] = "tiderace" if self.runtime == "ours" else self.runtime
-        # One core for every server, which Go is to know before it begins.
+        # Every server uses one core; Go reads this when it starts.
         variables["GOMAXPROCS"] = "1"
         if redis:
             variables["REDIS_URL"] = redis
@@ -206,18 +203,18 @@ CONTENDERS: Mapping[str, Contender] = {
 
 @dataclass(slots=True)
 class Server:
-    """A contender that runs, in one process or several."""
+    """The running processes of a contender."""
 
     ports: list[int] = field(default_factory=list)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     redis: str | None = None
 
     def cpu_seconds(self) -> float:
-        """The processor seconds its processes have used so far, all threads counted."""
+        """Return the processor seconds of its processes so far, over all threads."""
         return sum(cpu_seconds(process.pid) for process in self.processes)
 
     def resident_bytes(self) -> int:
-        """The memory its processes hold now."""
+        """Return the resident memory of its processes."""
         return sum(resident_bytes(process.pid) for process in self.processes)
 
 
@@ -226,7 +223,7 @@ def served(contender: Contender, processes: int = 1) -> Iterator[Server]:
     """Run ``contender`` on free ports of the loopback interface.
 
     Raises:
-        Failed: when it does not start.
+        RunFailed: if it does not start.
     """
     server = Server()
     with contextlib.ExitStack() as stack:
@@ -250,7 +247,7 @@ def served(contender: Contender, processes: int = 1) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def valkey() -> Iterator[str]:
-    """A Valkey of one's own; yields its URL."""
+    """Run a private Valkey and yield its URL."""
     program = peers.valkey_program()
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="tiderace-bench-") as folder:
@@ -269,7 +266,7 @@ def valkey() -> Iterator[str]:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Stop a process; what it has still to say to its clients does not matter."""
+    """Kill a process and wait for its end."""
     process.send_signal(signal.SIGKILL)
     process.wait()
 
@@ -281,7 +278,7 @@ def wait_for(process: subprocess.Popen[bytes], port: int, name: str) -> None:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
             return
         time.sleep(0.02)
-    raise Failed(f"{name} did not start")
+    raise RunFailed(f"{name} did not start")
 
 
 def free_port() -> int:
@@ -293,23 +290,24 @@ def free_port() -> int:
 
 @functools.cache
 def is_idle() -> bool:
-    """Whether the machine had nothing else to do when we began.
+    """Return whether the machine was idle at the start of the run.
 
-    Where it has, a core of one's own would be one shared with a stranger.
+    On a busy machine processes are not pinned, since they would share their core with
+    other programs.
     """
     return os.getloadavg()[0] < 1
 
 
 def pin(pid: int, core: int) -> None:
-    """Give a process one core where the system can, so the two sides do not compete."""
+    """Pin a process to one core, if possible, so that both sides do not compete."""
     if sys.platform == "linux" and len(CORES) > 1:
         os.sched_setaffinity(pid, {CORES[core]})
 
 
 def cpu_seconds(pid: int) -> float:
-    """The processor seconds a process has used, as the system counts them."""
+    """Return the processor seconds that a process has used."""
     if sys.platform == "linux":
-        # After the name, which is in brackets and may hold anything.
+        # The fields after the name, which is in brackets and may contain any character.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     parts = ask("ps", "-o", "time=", "-p", str(pid)).replace("-", ":").split(":")
@@ -317,7 +315,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def resident_bytes(pid: int) -> int:
-    """The memory of a process that is not swapped out."""
+    """Return the resident memory of a process."""
     return int(ask("ps", "-o", "rss=", "-p", str(pid))) * 1024
 
 

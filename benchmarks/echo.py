@@ -1,7 +1,7 @@
-"""What does a message through a consumer and back cost, and how long does it take?
+"""How much processor time and how much latency does an echo through a consumer take?
 
-First as many as the server takes: fifty sockets, each speaks again when it has heard
-itself. Then a tenth of that rate, whether or not answers come, for the latency.
+First at the maximum rate: fifty sockets, each of which sends after each echo. Then at a
+tenth of that rate, whether or not echoes have arrived, for the latency.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from benchmarks.contenders import Contender, served
-from benchmarks.load_generator import Crowd
+from benchmarks.load_generator import LoadGenerator
 from benchmarks.plan import Plan
 from benchmarks.report import Figure, Question
 
@@ -38,23 +38,23 @@ SOCKETS = 50
 
 
 async def run(plan: Plan) -> None:
-    for contender in plan.turns(QUICK if plan.quick else CONTENDERS):
+    for contender in plan.alternate(QUICK if plan.quick else CONTENDERS):
         await measure(plan, contender)
 
 
 async def measure(plan: Plan, contender: Contender) -> None:
     assert contender.echo is not None
     with served(contender) as server:
-        crowd = Crowd(contender.echo, server.ports, together=False)
+        generator = LoadGenerator(contender.echo, server.ports, shared=False)
         try:
-            await crowd.enter(SOCKETS)
-            await crowd.echo(min(plan.seconds, 0.5))
-            before, heard = server.cpu_seconds(), crowd.deliveries
+            await generator.connect(SOCKETS)
+            await generator.echo(min(plan.seconds, 0.5))
+            before, delivered = server.cpu_seconds(), generator.deliveries
             started = time.perf_counter()
-            await crowd.echo(plan.seconds)
+            await generator.echo(plan.seconds)
             passed = time.perf_counter() - started
             used = server.cpu_seconds() - before
-            count = crowd.deliveries - heard
+            count = generator.deliveries - delivered
             plan.report.add(
                 Figure(
                     THROUGHPUT.name,
@@ -64,9 +64,9 @@ async def measure(plan: Plan, contender: Contender) -> None:
                     {"per s": count / passed},
                 )
             )
-            latencies = await crowd.echo(plan.seconds, rate=count / passed / 10)
+            latencies = await generator.echo(plan.seconds, rate=count / passed / 10)
             for name, share in (("median", 0.5), ("99th percentile", 0.99)):
                 value = latencies.quantile(share) * 1000
                 plan.report.add(Figure(LATENCY.name, contender.name, name, value))
         finally:
-            crowd.leave()
+            generator.close()

@@ -1,8 +1,8 @@
-/* The limit line: one epoll loop that broadcasts what any socket says to all of them.
+/* The limit line: one epoll loop that broadcasts each message to all sockets.
  *
- * A frame is built once and sent with one send() per socket: the least a server can do
- * that joins nothing into fewer writes. No server for any other use: it takes text
- * messages of up to 64 KB, answers no ping, and ends when it cannot go on.
+ * A frame is built once and sent with one send() per socket: the minimal work of a server
+ * that does not combine messages into fewer writes. It has no other use: it accepts text
+ * messages of up to 64 KB, answers no ping, and exits on an error.
  *
  * cc -O2 -o limit limit.c && ./limit PORT
  */

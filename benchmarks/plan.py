@@ -1,4 +1,4 @@
-"""How much is measured: what the command line chooses, for all questions alike."""
+"""The options of a run: rounds, seconds, contenders and sizes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ __all__ = ["Plan"]
 
 @dataclass(slots=True)
 class Plan:
-    """One run of the benchmarks.
+    """The options of one run.
 
     Attributes:
-        report: where figures go.
-        quick: fewer cases, shorter runs.
+        report: receives the figures.
+        quick: fewer cases, shorter measurements.
         rounds: how often each contender is measured; they alternate.
-        seconds: how long one measurement lasts.
-        question: the one that is being asked.
-        until: no further measurement begins after this time (of ``time.monotonic``).
+        seconds: the length of one measurement.
+        question: the current question.
+        until: no further measurement starts after this time (of ``time.monotonic``).
         only: the contenders to measure; empty for all.
+        sizes: the numbers of sockets of the fan-out; empty for the default.
     """
 
     report: Report
@@ -37,10 +38,10 @@ class Plan:
     only: frozenset[str] = frozenset()
     sizes: Sequence[int] = field(default_factory=list)
 
-    def turns(self, names: Sequence[str]) -> Iterator[Contender]:
-        """The contenders of a question, round after round, those that can run here.
+    def alternate(self, names: Sequence[str]) -> Iterator[Contender]:
+        """Iterate over the available contenders of a question, round after round.
 
-        They take turns, so that a noisy minute of the machine hits all of them.
+        They alternate, so that a load peak of the machine affects all of them.
         """
         usable = []
         for name in names:
@@ -60,4 +61,4 @@ class Plan:
                     yield contender
                 else:
                     skipped = f"{contender.name} in {self.question}"
-                    self.report.skipped[skipped] = "a quick run had no time for it"
+                    self.report.skipped[skipped] = "no time left in a quick run"

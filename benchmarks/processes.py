@@ -1,7 +1,7 @@
-"""The same fan-out over two processes and Redis: what does a delivery cost there?
+"""How much processor time does a delivery take over two processes and Redis?
 
-Half of the sockets are connected to each process; who speaks is in one of them. The
-processor time of both counts, that of Redis does not.
+Half of the sockets are connected to each process; the sender to one of them. The
+processor time of both processes counts, that of Redis does not.
 """
 
 from __future__ import annotations
@@ -30,6 +30,6 @@ CONTENDERS = (
 
 
 async def run(plan: Plan) -> None:
-    for contender in plan.turns(QUICK if plan.quick else CONTENDERS):
+    for contender in plan.alternate(QUICK if plan.quick else CONTENDERS):
         with served(contender, processes=2) as server:
             await fanout.measure(plan, QUESTION, contender, server, 1000)

@@ -1,7 +1,7 @@
-"""What does a publish from sync code cost, over Redis?
+"""How much time does a publish over Redis take in sync code?
 
-Once from a command without an event loop (so do Celery's workers), once from a sync
-view under ASGI. A socket of the server is in the group and hears what is sent.
+Measured in a command without an event loop, as in Celery's workers, and in a sync view
+under ASGI. One socket of the server is in the group and receives the messages.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import urllib.request
 
 from benchmarks import peers
 from benchmarks.contenders import SITES, Contender, Server, served
-from benchmarks.load_generator import Crowd
+from benchmarks.load_generator import LoadGenerator
 from benchmarks.plan import Plan
 from benchmarks.report import Figure, Question
 
@@ -34,17 +34,17 @@ CONTENDERS = ("channels-core", "channels-pubsub", "tiderace-redis")
 
 async def run(plan: Plan) -> None:
     count = 100 if plan.quick else 500
-    for contender in plan.turns(CONTENDERS):
+    for contender in plan.alternate(CONTENDERS):
         with served(contender) as server:
-            # Its messages are not checked: the crowd speaks no script of this site.
-            crowd = Crowd(contender.fan, server.ports)
+            # The site sends these messages itself, so the generator cannot check them.
+            generator = LoadGenerator(contender.fan, server.ports)
             try:
-                await crowd.enter(1)
-                crowd.deaf = True
+                await generator.connect(1)
+                generator.unchecked = True
                 for how in ("async", "sync")[: 2 if contender.runtime == "ours" else 1]:
                     await measure(plan, contender, server, how, count)
             finally:
-                crowd.leave()
+                generator.close()
 
 
 async def measure(
@@ -55,7 +55,7 @@ async def measure(
     plan.report.titles.setdefault(name, title)
     for case, ask in (("command", in_command), ("sync view", in_view)):
         times = await asyncio.to_thread(ask, contender, server, how, count)
-        # The first calls connect.
+        # The first calls open connections.
         value = statistics.median(times[count // 10 :])
         plan.report.add(Figure(QUESTION.name, name, case, value))
 
@@ -63,14 +63,14 @@ async def measure(
 def in_command(
     contender: Contender, server: Server, how: str, count: int
 ) -> list[float]:
-    said = subprocess.run(
+    output = subprocess.run(
         [peers.python(contender.runtime), "django_site.py", how, str(count)],
         cwd=SITES,
         env=contender.variables(server.redis),
         check=True,
         capture_output=True,
     ).stdout
-    return numbers(said)
+    return numbers(output)
 
 
 def in_view(contender: Contender, server: Server, how: str, count: int) -> list[float]:
@@ -79,5 +79,5 @@ def in_view(contender: Contender, server: Server, how: str, count: int) -> list[
         return numbers(answer.read())
 
 
-def numbers(said: bytes) -> list[float]:
-    return [float(each) for each in json.loads(said)["times"]]
+def numbers(output: bytes) -> list[float]:
+    return [float(each) for each in json.loads(output)["times"]]

@@ -1,7 +1,4 @@
-"""What was measured, as medians, ratios, a table and JSON.
-
-It knows no contender by name but the one that all are compared with.
-"""
+"""The figures of a run as medians, ratios, tables and JSON."""
 
 from __future__ import annotations
 
@@ -18,21 +15,21 @@ from benchmarks import peers
 
 __all__ = ["Figure", "Question", "Report"]
 
-# Between these a page of the documentation has its figures.
+# The figures of a documentation page are between these lines.
 START = "<!-- figures: python -m benchmarks --page writes them -->"
 END = "<!-- end of figures -->"
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a figure answers.
+    """A question that figures answer.
 
     Attributes:
-        name: the module that asks it.
-        text: the question itself.
-        unit: of the figures.
-        more_is_better: or less.
-        baseline: the contender that ratios are against.
+        name: its id.
+        text: its title in tables.
+        unit: the unit of the figures.
+        more_is_better: whether larger figures are better.
+        baseline: the contender that ratios are relative to.
     """
 
     name: str
@@ -44,7 +41,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measurement: of whom, in which case, the value, and what else was seen."""
+    """One measurement of a contender in a case: the value, and further values."""
 
     question: str
     contender: str
@@ -64,7 +61,7 @@ class Report:
     load: float = field(default_factory=lambda: os.getloadavg()[0])
 
     def add(self, figure: Figure) -> None:
-        """Keep a figure and show it, so that a long run says where it is."""
+        """Store a figure and print it."""
         self.figures.append(figure)
         unit = self.questions[figure.question].unit
         more = "".join(f", {name} {value:,.1f}" for name, value in figure.more.items())
@@ -75,7 +72,7 @@ class Report:
         )
 
     def medians(self, question: Question) -> dict[str, dict[str, float]]:
-        """By case and contender, the median of the runs."""
+        """Return the medians of the runs by case and contender."""
         found: dict[str, dict[str, float]] = {}
         for case, contender in unique(
             (each.case, each.contender)
@@ -91,10 +88,10 @@ class Report:
         return found
 
     def ratio(self, question: Question, case: str, contender: str) -> float | None:
-        """How many times better than the baseline; None where that was not measured.
+        """Return how many times better than the baseline; None without a baseline figure.
 
-        Where the baseline has no figure for a case (it takes minutes there), its case
-        of the same size counts: the one that begins with the same words.
+        If the baseline has no figure for a case, because it would take minutes, its case
+        of the same size is used: the one with the same words before the comma.
         """
         medians = self.medians(question)
         mine = medians[case][contender]
@@ -110,7 +107,7 @@ class Report:
         return mine / theirs if question.more_is_better else theirs / mine
 
     def tables(self) -> str:
-        """Every question with its medians, as Markdown."""
+        """Return the medians of every question as Markdown tables."""
         return "\n\n".join(
             self._table(question) for question in self.questions.values()
         )
@@ -134,10 +131,10 @@ class Report:
         return "\n".join(lines)
 
     def update(self, page: Path, command: str) -> None:
-        """Replace the figures of a documentation page by these.
+        """Replace the figures in a documentation page.
 
         Raises:
-            ValueError: when the page has no place for them.
+            ValueError: if the page does not contain the two marker lines.
         """
         before, start, rest = page.read_text().partition(START)
         _, end, after = rest.partition(END)
@@ -154,7 +151,7 @@ class Report:
         )
 
     def write(self, path: Path, command: str) -> None:
-        """All of it as JSON."""
+        """Write all figures as JSON."""
         content = {
             "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
             "command": command,

@@ -1,6 +1,7 @@
-"""A thousand sockets are cut and all come back at once: when are all inside again?
+"""How long does a reconnect storm of a thousand sockets take?
 
-From the cut until the last one has joined its group and heard a message.
+Measured from the disconnection of all sockets until the last one has joined its group
+again and received a message.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import time
 
 from benchmarks.contenders import served
-from benchmarks.load_generator import Crowd
+from benchmarks.load_generator import LoadGenerator
 from benchmarks.plan import Plan
 from benchmarks.report import Figure, Question
 
@@ -32,23 +33,23 @@ SIZE = 1000
 
 
 async def run(plan: Plan) -> None:
-    for contender in plan.turns(QUICK if plan.quick else CONTENDERS):
+    for contender in plan.alternate(QUICK if plan.quick else CONTENDERS):
         with served(contender) as server:
-            first = Crowd(contender.fan, server.ports)
+            first = LoadGenerator(contender.fan, server.ports)
             try:
-                await first.enter(SIZE)
-                await first.talk(1, 0)
+                await first.connect(SIZE)
+                await first.fan_out(1, 0)
             finally:
-                first.leave()
+                first.close()
             before, started = server.cpu_seconds(), time.perf_counter()
-            again = Crowd(contender.fan, server.ports)
+            again = LoadGenerator(contender.fan, server.ports)
             try:
-                await again.enter(SIZE, at_once=SIZE)
-                await again.talk(1, 0, least=1)
+                await again.connect(SIZE, at_once=SIZE)
+                await again.fan_out(1, 0, least=1)
                 passed = time.perf_counter() - started
                 used = server.cpu_seconds() - before
             finally:
-                again.leave()
+                again.close()
         plan.report.add(
             Figure(
                 QUESTION.name,

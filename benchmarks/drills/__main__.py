@@ -1,4 +1,4 @@
-"""Runs drills by name and says which failed."""
+"""Run drills by name and report the failed ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DRILLS: dict[str, Callable[[bool], Awaitable[bool]]] = {
 
 
 def main() -> int:
-    """Run the drills that the command line names, by default all; the exit status."""
+    """Run the drills named on the command line, by default all; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.drills")
     parser.add_argument("names", nargs="*", metavar="name", help=", ".join(DRILLS))
     parser.add_argument("--quick", action="store_true", help="smaller numbers")

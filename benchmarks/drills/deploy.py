@@ -1,7 +1,4 @@
-"""The drill of a deploy: all processes are replaced while clients listen.
-
-It knows how it is done and what must come out of it.
-"""
+"""The drill of a deploy: all processes are replaced while clients receive messages."""
 
 from __future__ import annotations
 
@@ -15,9 +12,9 @@ import sys
 import time
 from typing import Any
 
-from .reconnecting_clients import Returners
 from .harness import ROOT, SiteProcess, log_file
-from .sequence import Figures
+from .reconnecting_clients import ReconnectingClients
+from .sequence import Summary
 
 from support.brokers import Server  # isort: skip (tests is on the path)
 
@@ -26,38 +23,35 @@ __all__ = ["deploy"]
 SITE = "benchmarks.drills.topics_site:application"
 
 
-class Balancer:
-    """Sends clients to processes that say they are ready, as a load balancer does.
-
-    It asks each of them every quarter of a second.
-    """
+class LoadBalancer:
+    """Route clients to ready processes; probe each process every quarter of a second."""
 
     def __init__(self, ports: list[int]) -> None:
         self._ports = ports
         self._ready: set[int] = set()
         self._task: asyncio.Task[None] | None = None
-        self._chance = random.Random(7)
+        self._rng = random.Random(7)
 
     def start(self) -> None:
-        """Ask from now on."""
-        self._task = asyncio.create_task(self._ask_all())
+        """Start probing."""
+        self._task = asyncio.create_task(self._probe_all())
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop probing."""
         if self._task is not None:
             self._task.cancel()
 
     def port(self) -> int:
-        """Where the next client goes; anywhere while nobody is ready."""
-        return self._chance.choice(sorted(self._ready) or self._ports)
+        """Return the port for the next client; any port while no process is ready."""
+        return self._rng.choice(sorted(self._ready) or self._ports)
 
-    async def sees(self, port: int) -> None:
-        """Wait until it sends clients there."""
+    async def wait_until_ready(self, port: int) -> None:
+        """Wait until clients are routed to ``port``."""
         async with asyncio.timeout(60):
             while port not in self._ready:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
-    async def _ask_all(self) -> None:
+    async def _probe_all(self) -> None:
         while True:
             for port in self._ports:
                 if await self._is_ready(port):
@@ -79,30 +73,30 @@ class Balancer:
 
 
 async def deploy(quick: bool) -> bool:
-    """Both processes replaced under 1,000 clients; they come back spread, all recovers."""
+    """Both processes are replaced under 1,000 clients, which reconnect and recover."""
     number, window, rate = (200, 5.0, 20) if quick else (1000, 20.0, 30)
     topics = [f"room:{index}" for index in range(10)]
     with Server() as server:
         config = {"hosts": [server.url], "prefix": "drill"}
         sites = [SiteProcess(config, SITE, DRILL_DRAIN=str(window)) for _ in range(2)]
-        balancer = Balancer([site.port for site in sites])
-        crowd = Returners(balancer.port)
+        balancer = LoadBalancer([site.port for site in sites])
+        clients = ReconnectingClients(balancer.port)
         publisher = None
         try:
             await asyncio.gather(*(site.start() for site in sites))
             balancer.start()
             publisher = await _publisher(sites[0], topics, rate)
-            await crowd.open(topics, number)
+            await clients.open(topics, number)
             for site in sites:
                 took = await _replace(site, balancer)
                 print(f"    a process drained and ended in {took:.1f} s", flush=True)
-            await _all_back(crowd)
+            await _all_back(clients)
             output, _ = await asyncio.wait_for(publisher.communicate(b"\n"), 60)
             published = json.loads(output)
-            await crowd.hear_out(published)
-            return _verdict(crowd, sum(published.values()))
+            await clients.wait_for_last(published)
+            return _verdict(clients, sum(published.values()))
         finally:
-            crowd.close()
+            clients.close()
             balancer.close()
             if publisher is not None and publisher.returncode is None:
                 publisher.kill()
@@ -125,38 +119,38 @@ async def _publisher(
     )
 
 
-async def _replace(site: SiteProcess, balancer: Balancer) -> float:
-    """Stop a process as a deploy does, and start its successor; how long it took."""
+async def _replace(site: SiteProcess, balancer: LoadBalancer) -> float:
+    """Stop a process and start its successor; return the seconds of the stop."""
     assert site.process is not None
     begun = time.monotonic()
     site.process.send_signal(signal.SIGTERM)
     await asyncio.wait_for(site.process.wait(), 60)
     took = time.monotonic() - begun
     await site.start()
-    await balancer.sees(site.port)
+    await balancer.wait_until_ready(site.port)
     return took
 
 
-async def _all_back(crowd: Returners) -> None:
-    """Wait until those who were sent away last are back as well."""
+async def _all_back(clients: ReconnectingClients) -> None:
+    """Wait until all disconnected clients have reconnected."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(30):
-            while len(crowd.returns) < sum(crowd.closes.values()):  # noqa: ASYNC110
+            while len(clients.returns) < sum(clients.closes.values()):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
 
-def _verdict(crowd: Returners, sent: int) -> bool:
-    figures = Figures.of([client.tally for client in crowd.clients], sent)
-    away: Any = sorted(crowd.away) or [0.0]
-    print(f"    {figures}")
+def _verdict(clients: ReconnectingClients, sent: int) -> bool:
+    summary = Summary.of([client.check for client in clients.clients], sent)
+    away: Any = sorted(clients.away) or [0.0]
+    print(f"    {summary}")
     print(
-        f"    {len(crowd.returns)} returns, at most {crowd.busiest:.1%} of them in a "
+        f"    {len(clients.returns)} returns, at most {clients.busiest:.1%} of them in a "
         f"tenth of a second; away {statistics.median(away):.2f} s (median), "
-        f"{away[-1]:.2f} s (longest); {crowd.unrecovered} not recovered"
+        f"{away[-1]:.2f} s (longest); {clients.unrecovered} not recovered"
     )
     print(
-        f"    closed with {dict(crowd.closes)}, attempts in vain {dict(crowd.refused)}"
+        f"    closed with {dict(clients.closes)}, failed attempts {dict(clients.refused)}"
     )
-    returned = len(crowd.returns) >= len(crowd.clients)
-    spread = crowd.busiest <= 0.2
-    return figures.clean and not crowd.unrecovered and returned and spread
+    returned = len(clients.returns) >= len(clients.clients)
+    spread = clients.busiest <= 0.2
+    return summary.clean and not clients.unrecovered and returned and spread

@@ -1,7 +1,4 @@
-"""Processes of the site, a sending process and many sockets, ready to be hurt.
-
-It knows how they are started and what they say, and nothing of what is done to them.
-"""
+"""The harness of drills: processes of the site, a sending process and many sockets."""
 
 from __future__ import annotations
 
@@ -20,9 +17,17 @@ from typing import Any, Self
 
 import websockets
 
-from .sequence import Figures, Tally
+from .sequence import SequenceCheck, Summary
 
-__all__ = ["ROOT", "Ears", "SenderProcess", "SiteProcess", "Stage", "log_file", "stage"]
+__all__ = [
+    "ROOT",
+    "Harness",
+    "Listeners",
+    "SenderProcess",
+    "SiteProcess",
+    "harness",
+    "log_file",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -31,7 +36,7 @@ from support.brokers import free_port  # noqa: E402
 
 
 class SiteProcess:
-    """One uvicorn with the drilled site; ``start`` again is its successor."""
+    """One uvicorn with the site; a second ``start`` runs its successor."""
 
     def __init__(
         self,
@@ -65,19 +70,19 @@ class SiteProcess:
             await asyncio.sleep(0.02)
         raise RuntimeError("a process of the site did not start")
 
-    def counted(self) -> dict[str, int]:
-        """What this process has counted since it started."""
+    def measurements(self) -> dict[str, int]:
+        """Return the measurements of this process since its start."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/") as answer:
             values: dict[str, int] = json.load(answer)
         return values
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill the process with SIGKILL."""
         if self.process is not None and self.process.returncode is None:
             self.process.send_signal(signal.SIGKILL)
 
     async def end(self) -> None:
-        """End it and wait for that."""
+        """Kill the process and wait for its end."""
         self.kill()
         if self.process is not None:
             await self.process.wait()
@@ -113,34 +118,34 @@ class SenderProcess:
         return self
 
     async def stop(self) -> None:
-        """Let it end, and note what it says it has sent."""
+        """Stop the process and read its results."""
         assert self.process is not None
         output, _ = await asyncio.wait_for(self.process.communicate(b"\n"), 60)
         if self.process.returncode:
             raise RuntimeError(f"the sender failed; see {LOG}")
-        said = json.loads(output)
-        self.last = said["last"]
-        self.refused, self.slowest = said["refused"], said["slowest"]
+        results = json.loads(output)
+        self.last = results["last"]
+        self.refused, self.slowest = results["refused"], results["slowest"]
 
     async def end(self) -> None:
-        """End it at once."""
+        """Kill the process."""
         if self.process is not None and self.process.returncode is None:
             self.process.kill()
             await self.process.wait()
 
 
 @dataclass
-class Ears:
-    """Sockets that listen to rooms."""
+class Listeners:
+    """Sockets that receive the messages of rooms."""
 
-    tallies: list[Tally] = field(default_factory=list)
+    checks: list[SequenceCheck] = field(default_factory=list)
     channels: list[str] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def open(
         self, port: int, room: str, next_number: Callable[[], int] | None = None
-    ) -> tuple[Tally, Any]:
-        """Open one and wait until it has joined; ``next_number`` is asked then."""
+    ) -> tuple[SequenceCheck, Any]:
+        """Open a socket and wait until it has joined; then call ``next_number``."""
         socket = await websockets.connect(
             f"ws://127.0.0.1:{port}/{room}/",
             compression=None,
@@ -148,117 +153,117 @@ class Ears:
             ping_interval=None,
             open_timeout=30,
         )
-        tally = Tally(room)
+        check = SequenceCheck(room)
         word, _, channel = str(await socket.recv()).partition(" ")
         if word != "joined":
-            raise RuntimeError(f"a socket said {word!r} before it had joined")
+            raise RuntimeError(f"a socket received {word!r} before it had joined")
         self.channels.append(channel)
-        self.tallies.append(tally)
+        self.checks.append(check)
         if next_number is not None:
-            tally.joined_at = next_number()
-        task = asyncio.create_task(self._listen(socket, tally))
+            check.joined_at = next_number()
+        task = asyncio.create_task(self._listen(socket, check))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return tally, socket
+        return check, socket
 
-    async def _listen(self, socket: Any, tally: Tally) -> None:
+    async def _listen(self, socket: Any, check: SequenceCheck) -> None:
         try:
             async for text in socket:
                 if text.startswith("gap"):
-                    tally.hear_gap()
+                    check.record_gap()
                 else:
-                    tally.hear(int(text))
-            tally.closed = tally.closed or "ended"
+                    check.record(int(text))
+            check.closed = check.closed or "ended"
         except websockets.ConnectionClosed as error:
-            tally.closed = tally.closed or str(error)
+            check.closed = check.closed or str(error)
 
-    async def hear_out(self, last: dict[str, int], *, timeout: float = 20) -> None:
-        """Wait until every open socket has heard the last number, or for ``timeout``."""
+    async def wait_for_last(self, last: dict[str, int], *, timeout: float = 20) -> None:
+        """Wait until every open socket has received the last number, or for ``timeout``."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            if all(t.closed or t.expects > last[t.room] for t in self.tallies):
+            if all(t.closed or t.next_number > last[t.room] for t in self.checks):
                 break
             await asyncio.sleep(0.05)
-        for tally in self.tallies:
-            if not tally.closed:
-                tally.end(last[tally.room])
+        for check in self.checks:
+            if not check.closed:
+                check.end(last[check.room])
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop receiving."""
         for task in self._tasks:
             task.cancel()
 
 
-class Stage:
+class Harness:
     """Two site processes, sockets in rooms over both, and a sender."""
 
     def __init__(
         self, config: dict[str, Any], *, sockets: int, rooms: int, rate: float
     ) -> None:
-        # What is told to a process must be there in both, through the same JSON.
+        # All processes receive this configuration as JSON.
         self.config = {"prefix": "drill", "publish_timeout": 10, **config}
         self.rooms = [f"room-{number}" for number in range(rooms)]
         self.sites = [SiteProcess(self.config) for _ in range(2)]
-        self.ears = Ears()
+        self.listeners = Listeners()
         self._sockets = sockets
         self._rate = rate
         self.sender = SenderProcess(self.config, self.rooms, rate)
 
     async def open(self, *, clock: bool = False) -> None:
-        """Start everything; when it returns all sockets have joined and numbers flow."""
+        """Start everything, and wait until all sockets have joined and receive numbers."""
         await asyncio.gather(*(site.start() for site in self.sites))
         for site in self.sites:
             for number in range(self._sockets):
-                await self.ears.open(
+                await self.listeners.open(
                     site.port, self.rooms[number % len(self.rooms)], lambda: 0
                 )
         self.sender = SenderProcess(self.config, self.rooms, self._rate, clock=clock)
         await self.sender.start()
-        await self.flowing()
+        await self.wait_for_delivery()
 
-    async def flowing(self, *, timeout: float = 30) -> None:
-        """Wait until every open socket hears something new."""
-        before = [tally.received for tally in self.ears.tallies]
+    async def wait_for_delivery(self, *, timeout: float = 30) -> None:
+        """Wait until every open socket has received a new message."""
+        before = [check.received for check in self.listeners.checks]
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if all(
-                tally.received > count or tally.closed
-                for tally, count in zip(self.ears.tallies, before, strict=True)
+                check.received > count or check.closed
+                for check, count in zip(self.listeners.checks, before, strict=True)
             ):
                 return
             await asyncio.sleep(0.02)
         silent = sum(
-            tally.received == count and not tally.closed
-            for tally, count in zip(self.ears.tallies, before, strict=True)
+            check.received == count and not check.closed
+            for check, count in zip(self.listeners.checks, before, strict=True)
         )
-        print(f"    {silent} sockets heard nothing for {timeout} s")
+        print(f"    {silent} sockets received nothing for {timeout} s")
 
-    async def finish(self, *, timeout: float = 20) -> Figures:
-        """Stop sending, hear out what is on its way, and add up."""
+    async def finish(self, *, timeout: float = 20) -> Summary:
+        """Stop sending, wait for messages in flight, and sum up."""
         await self.sender.stop()
-        await self.ears.hear_out(self.sender.last, timeout=timeout)
+        await self.listeners.wait_for_last(self.sender.last, timeout=timeout)
         sent = sum(number + 1 for number in self.sender.last.values())
-        return Figures.of(self.ears.tallies, sent)
+        return Summary.of(self.listeners.checks, sent)
 
     async def close(self) -> None:
         """End everything."""
-        self.ears.close()
+        self.listeners.close()
         await self.sender.end()
         for site in self.sites:
             await site.end()
 
 
 @contextlib.asynccontextmanager
-async def stage(
+async def harness(
     config: dict[str, Any],
     *,
     sockets: int,
     rooms: int,
     rate: float,
     clock: bool = False,
-) -> AsyncIterator[Stage]:
-    """A stage that is open and flows."""
-    built = Stage(config, sockets=sockets, rooms=rooms, rate=rate)
+) -> AsyncIterator[Harness]:
+    """Open a harness, and close it at the end."""
+    built = Harness(config, sockets=sockets, rooms=rooms, rate=rate)
     try:
         await built.open(clock=clock)
         yield built
@@ -270,5 +275,5 @@ LOG = Path(os.environ.get("DRILL_LOG", "/dev/null"))
 
 
 def log_file() -> Any:
-    """Where the processes' complaints go: ``$DRILL_LOG``, by default nowhere."""
+    """Open the log of the processes: ``$DRILL_LOG``, by default /dev/null."""
     return LOG.open("ab")

@@ -1,7 +1,4 @@
-"""Drill: 100,000 channels join a group and leave it again, and nothing remains.
-
-It knows what a process and a server hold, by asking both.
-"""
+"""The drill of memory: what joins and leaves of groups leave behind."""
 
 from __future__ import annotations
 
@@ -21,12 +18,12 @@ __all__ = ["memory"]
 
 
 async def memory(quick: bool) -> bool:
-    """100,000 group joins and leaves leave nothing behind, here or in Redis."""
+    """100,000 joins and leaves of groups leave nothing behind, in the process or in Redis."""
     total, at_once = (5_000, 500) if quick else (100_000, 1_000)
     with Server() as server:
         layer = RedisChannelLayer(hosts=[server.url], prefix="drill", lease=1)
         await _round(layer, 0, at_once)
-        await asyncio.sleep(0.6)  # for what left to be announced
+        await asyncio.sleep(0.6)  # until the leaves have been announced
         gc.collect()
         keys_before = server.keys()
         resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -58,7 +55,7 @@ async def memory(quick: bool) -> bool:
 
 
 async def _round(layer: RedisChannelLayer, start: int, count: int) -> None:
-    """``count`` channels join one of ten groups, hear one message, and leave."""
+    """Let ``count`` channels join one of ten groups and leave it."""
 
     async def one(number: int) -> None:
         group = f"group-{number % 10}"

@@ -1,7 +1,7 @@
-"""The process that publishes: numbers to topics, at a rate, until its input ends.
+"""A process that publishes numbers to topics at a rate until its input ends.
 
-``python -m benchmarks.drills.publisher '{"topics": [...], "rate": 100}'``. It prints how
-many it has published to each as JSON.
+``python -m benchmarks.drills.publisher '{"topics": [...], "rate": 100}'`` prints the
+number of publications of each topic as JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tiderace.topics import apublish  # isort: skip
 
 
 async def main() -> None:
-    """Publish to one topic after the other."""
+    """Publish to the topics in turn."""
     spec = json.loads(sys.argv[1])
     published = dict.fromkeys(spec["topics"], 0)
     loop = asyncio.get_running_loop()
@@ -30,7 +30,7 @@ async def main() -> None:
             try:
                 await apublish(topic, {"n": number}, key=f"{topic} {number}")
             except LayerUnavailable:
-                continue  # it is published in the next round; the key counts it once
+                continue  # retried in the next round; the key prevents a duplicate
             published[topic] = number + 1
     print(json.dumps(published))
 

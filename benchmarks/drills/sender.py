@@ -1,8 +1,8 @@
-"""The process that sends: numbers to rooms, at a rate, until its input ends.
+"""A process that sends numbers to rooms at a rate until its input ends.
 
-``python -m benchmarks.drills.sender '{"config": ..., "rooms": [...], "rate": 1000}'``.
-It prints what it did as JSON. A message that the layer could not take in time is sent
-again, as an application would. With ``"clock"`` its wall clock jumps about.
+``python -m benchmarks.drills.sender '{"config": ..., "rooms": [...], "rate": 1000}'``
+prints its results as JSON. It resends a message that the layer did not accept in time.
+With ``"clock"`` its wall clock jumps.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from tiderace.layers.redis import RedisChannelLayer  # noqa: E402
 TICK = 0.01
 
 
-def jump_about() -> None:
-    """Let the wall clock of this process jump by up to a day either way."""
+def randomize_clock() -> None:
+    """Let the wall clock of this process jump by up to a day in both directions."""
     real = time.time
-    chance = random.Random(7)
+    rng = random.Random(7)
     state = {"until": 0.0, "off": 0.0}
 
     def time_now() -> float:
         now = real()
         if now > state["until"]:
-            state.update(until=now + 0.2, off=chance.uniform(-86400, 86400))
+            state.update(until=now + 0.2, off=rng.uniform(-86400, 86400))
         return now + state["off"]
 
     time.time = time_now
 
 
 class Sender:
-    """Sends one number after the other to each room."""
+    """Send consecutive numbers to each room."""
 
     def __init__(self, layer: RedisChannelLayer, rooms: list[str], rate: float) -> None:
         self.layer = layer
@@ -50,12 +50,12 @@ class Sender:
         self.slowest = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Send until told to stop; never two messages to a room at once."""
+        """Send until ``stop`` is set; never two messages to a room concurrently."""
         rooms = list(self.last)
         due, turn, before = 0.0, 0, time.monotonic()
         while not stop.is_set():
             now = time.monotonic()
-            # What an interruption has kept from being sent is not made up for.
+            # Messages that an interruption delayed are not made up for.
             due = min(due + (now - before) * self.rate, len(rooms))
             before = now
             batch = [rooms[(turn + i) % len(rooms)] for i in range(int(due))]
@@ -65,7 +65,7 @@ class Sender:
             await asyncio.sleep(TICK)
 
     async def send(self, room: str) -> None:
-        """Send the next number to a room, until the layer has taken it."""
+        """Send the next number to a room, with retries until the layer accepts it."""
         number = self.last[room] + 1
         begun = time.monotonic()
         while True:
@@ -103,5 +103,5 @@ async def main(spec: dict[str, Any]) -> None:
 if __name__ == "__main__":
     spec = json.loads(sys.argv[1])
     if spec.get("clock"):
-        jump_about()
+        randomize_clock()
     asyncio.run(main(spec))

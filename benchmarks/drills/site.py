@@ -1,4 +1,4 @@
-"""The site whose processes are drilled: rooms, and what its process has counted.
+"""The site of the drills: rooms, and the measurements of its process.
 
 ``DRILL_CONFIG`` is the layer's CONFIG as JSON.
 """
@@ -32,7 +32,7 @@ from tiderace.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 
 
 class Room(AsyncWebsocketConsumer):
-    """Passes on the numbers that are sent to its room, and what is said of gaps."""
+    """Forward the numbers and the gaps of a room to the client."""
 
     async def connect(self):
         self.room = self.scope["url_route"]["kwargs"]["room"]
@@ -51,7 +51,7 @@ class Room(AsyncWebsocketConsumer):
 
 
 async def counted(scope, receive, send):
-    """Answer with all measurements of this process."""
+    """Respond with all measurements of this process."""
     values = {each.name: each.value for each in metrics.measurements()}
     body = json.dumps(values).encode()
     await send({"type": "http.response.start", "status": 200, "headers": []})

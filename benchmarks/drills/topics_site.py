@@ -1,4 +1,4 @@
-"""The site that is deployed in a drill: topics with a history, and the probes.
+"""The site of the deploy drill: topics with a history, and health checks.
 
 ``DRILL_CONFIG`` is the layer's CONFIG as JSON, ``DRILL_DRAIN`` the window in seconds.
 """
@@ -38,7 +38,7 @@ from tiderace.topics import AllowAny, History, Topic, TopicsEndpoint  # noqa: E4
 
 
 class Room(Topic):
-    """Numbers, and all of the last minute for who comes back."""
+    """Numbers, with a history of a minute."""
 
     pattern = "room:<int:number>"
     history = History(size=1000, ttl=60)
@@ -46,7 +46,7 @@ class Room(Topic):
 
 
 async def nothing(scope, receive, send):
-    """Answer that there is no page."""
+    """Respond with 404."""
     await send({"type": "http.response.start", "status": 404, "headers": []})
     await send({"type": "http.response.body", "body": b""})
 

@@ -1,7 +1,4 @@
-"""Drills without a fault: comings and goings, several servers, clocks that jump.
-
-They know what must come out of it.
-"""
+"""Drills without a fault: changing memberships, several servers, clocks that jump."""
 
 from __future__ import annotations
 
@@ -14,9 +11,9 @@ from typing import Any
 from tiderace.exceptions import ChannelFull
 from tiderace.layers.redis import RedisChannelLayer
 
+from .harness import Listeners, SiteProcess, harness
 from .interruptions import _verdict
-from .harness import Ears, SiteProcess, stage
-from .sequence import Figures, Tally
+from .sequence import SequenceCheck, Summary
 
 from support.brokers import Server  # isort: skip (tests is on the path)
 
@@ -24,7 +21,7 @@ __all__ = ["churn", "clocks", "sharded"]
 
 
 class _Room:
-    """A room that this process sends to, so that it knows which number is next."""
+    """A room to which this process sends consecutive numbers."""
 
     def __init__(self, layer: RedisChannelLayer, name: str) -> None:
         self.layer = layer
@@ -39,67 +36,67 @@ class _Room:
 
 
 async def churn(quick: bool) -> bool:
-    """50 sockets a second come and go while messages flow: none of 100,000 is lost."""
+    """50 sockets a second connect and leave: none of 100,000 messages is lost."""
     wanted, per_second, staying = (5_000, 20, 20) if quick else (100_000, 50, 100)
     with Server() as server:
         config: dict[str, Any] = {"hosts": [server.url], "prefix": "drill"}
         sites = [SiteProcess(config), SiteProcess(config)]
         layer = RedisChannelLayer(**config)
-        ears = Ears()
+        listeners = Listeners()
         try:
             await asyncio.gather(*(site.start() for site in sites))
             rooms = [_Room(layer, f"room-{number}") for number in range(10)]
             for number in range(staying):
                 room = rooms[number % 10]
-                await ears.open(
+                await listeners.open(
                     sites[number % 2].port, room.name, lambda room=room: room.next
                 )
-            comers: list[Tally] = []
-            crowd = asyncio.create_task(
-                _come_and_go(ears, sites, rooms, per_second, comers)
+            visitors: list[SequenceCheck] = []
+            clients = asyncio.create_task(
+                _come_and_go(listeners, sites, rooms, per_second, visitors)
             )
             begun = time.monotonic()
-            while sum(tally.received for tally in ears.tallies) < wanted:
+            while sum(check.received for check in listeners.checks) < wanted:
                 await asyncio.gather(*(room.send() for room in rooms))
                 await asyncio.sleep(0.1)
-                if crowd.done():
-                    crowd.result()
-            crowd.cancel()
+                if clients.done():
+                    clients.result()
+            clients.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await crowd
+                await clients
             seconds = time.monotonic() - begun
-            await ears.hear_out({room.name: room.next - 1 for room in rooms})
-            for tally in comers:
-                # It went of its own accord; what came after that is not its business.
-                tally.closed = ""
-            figures = Figures.of(ears.tallies, sum(room.next for room in rooms))
-            print(f"    {figures}")
-            print(f"    {len(comers)} sockets came and went in {seconds:.0f} s")
-            return figures.clean
+            await listeners.wait_for_last({room.name: room.next - 1 for room in rooms})
+            for check in visitors:
+                # The client left; a closed socket is no fault.
+                check.closed = ""
+            summary = Summary.of(listeners.checks, sum(room.next for room in rooms))
+            print(f"    {summary}")
+            print(f"    {len(visitors)} sockets came and went in {seconds:.0f} s")
+            return summary.clean
         finally:
-            ears.close()
+            listeners.close()
             await layer.close()
             for site in sites:
                 await site.end()
 
 
 async def _come_and_go(
-    ears: Ears,
+    listeners: Listeners,
     sites: list[SiteProcess],
     rooms: list[_Room],
     per_second: int,
-    comers: list[Tally],
+    visitors: list[SequenceCheck],
 ) -> None:
-    chance = random.Random(5)
+    rng = random.Random(5)
 
     async def one() -> None:
-        room = chance.choice(rooms)
-        tally, socket = await ears.open(
-            chance.choice(sites).port, room.name, lambda: room.next
+        room = rng.choice(rooms)
+        check, socket = await listeners.open(
+            rng.choice(sites).port, room.name, lambda: room.next
         )
-        comers.append(tally)
-        await asyncio.sleep(chance.uniform(0.05, 3))
-        tally.closed = "left"
+        visitors.append(check)
+        await asyncio.sleep(rng.uniform(0.05, 3))
+        check.closed = "left"
         await socket.close()
 
     async with asyncio.TaskGroup() as group:
@@ -109,14 +106,14 @@ async def _come_and_go(
 
 
 async def sharded(quick: bool) -> bool:
-    """Direct sends over four servers: none is lost, each arrives in order."""
+    """Messages to channels on four servers: none is lost or out of order."""
     channels, messages = (40, 20) if quick else (200, 50)
     async with contextlib.AsyncExitStack() as stack:
         servers = [stack.enter_context(Server()) for _ in range(4)]
         hosts = [server.url for server in servers]
         here, there = (RedisChannelLayer(hosts=hosts) for _ in range(2))
         names = [await there.new_channel() for _ in range(channels // 2)]
-        # Queues with names are spread over the servers one by one.
+        # Named queues are distributed over the servers.
         names += [f"queue-{number}" for number in range(channels // 2)]
         heard: dict[str, list[int]] = {name: [] for name in names}
 
@@ -129,7 +126,7 @@ async def sharded(quick: bool) -> bool:
         for number in range(messages):
             await asyncio.gather(
                 *(
-                    _insist(here, name, {"type": "n", "number": number})
+                    _send_until_accepted(here, name, {"type": "n", "number": number})
                     for name in names
                 )
             )
@@ -148,7 +145,9 @@ async def sharded(quick: bool) -> bool:
         return not lost and not disorder
 
 
-async def _insist(layer: RedisChannelLayer, name: str, message: dict[str, Any]) -> None:
+async def _send_until_accepted(
+    layer: RedisChannelLayer, name: str, message: dict[str, Any]
+) -> None:
     while True:
         try:
             return await layer.send(name, message)
@@ -157,13 +156,13 @@ async def _insist(layer: RedisChannelLayer, name: str, message: dict[str, Any]) 
 
 
 async def clocks(quick: bool) -> bool:
-    """The sender's wall clock jumps by up to a day: nothing changes."""
+    """The sender's wall clock jumps by up to a day, without an effect."""
     size = (
         {"sockets": 20, "rooms": 10, "rate": 300}
         if quick
         else {"sockets": 50, "rooms": 25, "rate": 1000}
     )
     with Server() as server:
-        async with stage({"hosts": [server.url]}, **size, clock=True) as drill:
+        async with harness({"hosts": [server.url]}, **size, clock=True) as drill:
             await asyncio.sleep(2 if quick else 10)
             return await _verdict(drill)

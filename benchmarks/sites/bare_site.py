@@ -1,4 +1,4 @@
-"""What an ASGI server can do with nothing above it: one loop over the sockets."""
+"""A bare ASGI application: one loop over the sockets, without a framework."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ async def application(scope, receive, send):
         sends.add(send)
     try:
         while (event := await receive())["type"] == "websocket.receive":
-            said = {"type": "websocket.send", "text": event["text"]}
+            message = {"type": "websocket.send", "text": event["text"]}
             for each in list(sends) if together else (send,):
-                await each(said)
+                await each(message)
     finally:
         sends.discard(send)

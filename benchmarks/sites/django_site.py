@@ -1,7 +1,7 @@
-"""The site of Channels and of Tiderace: consumers written for Channels, word for word.
+"""The site of Channels and of Tiderace: consumers written for Channels.
 
-They run on the real Channels as they stand, and on Tiderace after the one line of the
-migration; nothing else differs. ``OnceConsumer`` alone uses what Channels has not.
+They run unchanged on Channels, and on Tiderace after ``install_as_channels()``. Only
+``OnceConsumer`` uses a feature that Channels does not have.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from django.urls import path  # noqa: E402
 
 
 class FanConsumer(AsyncWebsocketConsumer):
-    """Every socket is in one group; what one says, all hear."""
+    """Send each message to one group, which all sockets have joined."""
 
     async def connect(self):
         await self.channel_layer.group_add("fan", self.channel_name)
@@ -57,8 +57,8 @@ class FanConsumer(AsyncWebsocketConsumer):
         await self.channel_layer.group_discard("fan", self.channel_name)
 
     async def receive(self, text_data=None, bytes_data=None):
-        said = json.loads(text_data)
-        await self.channel_layer.group_send("fan", {"type": "fan.message", **said})
+        content = json.loads(text_data)
+        await self.channel_layer.group_send("fan", {"type": "fan.message", **content})
 
     async def fan_message(self, event):
         await self.send(
@@ -67,25 +67,25 @@ class FanConsumer(AsyncWebsocketConsumer):
 
 
 class OnceConsumer(FanConsumer):
-    """The same, encoded once for all: no handler runs per member."""
+    """The same with ``group_broadcast``: encoded once, without a handler per member."""
 
     accepts_broadcasts = True
 
     async def receive(self, text_data=None, bytes_data=None):
-        said = json.loads(text_data)
-        text = json.dumps({"number": said["number"], "text": said["text"]})
+        content = json.loads(text_data)
+        text = json.dumps({"number": content["number"], "text": content["text"]})
         await self.channel_layer.group_broadcast("fan", text_data=text)
 
 
 class EchoConsumer(AsyncWebsocketConsumer):
-    """Each socket hears itself."""
+    """Send each message back to its sender."""
 
     async def receive(self, text_data=None, bytes_data=None):
         await self.send(text_data=text_data)
 
 
 def publish(how: str, count: int) -> list[float]:
-    """Send ``count`` messages from sync code; the microseconds that each call took."""
+    """Send ``count`` messages from sync code; return the microseconds of each call."""
     layer = get_channel_layer()
     send = async_to_sync(layer.group_send) if how == "async" else layer.sync.group_send
     times = []
@@ -97,7 +97,7 @@ def publish(how: str, count: int) -> list[float]:
 
 
 def publish_view(request, how, count):
-    """A sync view that publishes."""
+    """Publish from a sync view."""
     return JsonResponse({"times": publish(how, count)})
 
 
@@ -117,7 +117,7 @@ application = ProtocolTypeRouter(
 )
 
 if __name__ == "__main__":
-    # A command without an event loop, as Celery's workers are: how, count.
+    # A command without an event loop, as in Celery's workers. Arguments: how, count.
     import sys
 
     print(json.dumps({"times": publish(sys.argv[1], int(sys.argv[2]))}))

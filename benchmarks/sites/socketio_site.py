@@ -1,10 +1,10 @@
-"""python-socketio: a room that all sockets are in."""
+"""python-socketio: one room with all sockets."""
 
 from __future__ import annotations
 
 import socketio
 
-# No ping in the middle of a run.
+# No ping during a run.
 server = socketio.AsyncServer(async_mode="asgi", ping_interval=3600)
 
 

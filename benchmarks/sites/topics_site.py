@@ -1,7 +1,7 @@
-"""The site of Tiderace's topics: one topic with or without a history, nothing else.
+"""The site of Tiderace's topics: one topic with a history, one without.
 
-The load generator's clients do not speak the topics' protocol, so the site says the two
-commands for them with which a client of it begins.
+The load generator's clients do not implement the protocol of topics, so the site sends
+the commands ``connect`` and ``subscribe`` for them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ settings.configure(
     INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "tiderace"],
     CHANNEL_LAYERS={"default": LAYER},
     TIDERACE={
-        # A ping in the middle of a run would be measured with it.
+        # A ping during a run would be measured too.
         "TOPICS": {"PING": 3600.0, "COMMANDS": "1000000/s", "CONNECTS": None},
     },
 )
@@ -43,7 +43,7 @@ from tiderace.topics import (  # noqa: E402
 
 
 class Kept(Topic):
-    """Everybody hears it, and it remembers a hundred."""
+    """A topic with a history of a hundred publications."""
 
     pattern = "kept"
     history = History(size=100, ttl=60)
@@ -51,14 +51,14 @@ class Kept(Topic):
 
 
 class Passing(Topic):
-    """The same without a history."""
+    """A topic without a history."""
 
     pattern = "passing"
     permission_classes = [AllowAny]
 
 
 def endpoint(topic):
-    """An endpoint whose clients hear ``topic`` and publish to it without an answer."""
+    """Return an endpoint whose clients are subscribed to ``topic`` and publish to it."""
 
     class Endpoint(TopicsEndpoint):
         async def on_message(self, user, data):
@@ -68,15 +68,13 @@ def endpoint(topic):
     greeting = '{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"' + topic + '"}}'
 
     async def application(scope, receive, send):
-        said = False
+        events = 0
 
         async def receive_greeting_first():
-            nonlocal said
-            if said is None:
-                said = True
+            nonlocal events
+            events += 1
+            if events == 2:  # after websocket.connect
                 return {"type": "websocket.receive", "text": greeting}
-            if said is False:
-                said = None
             return await receive()
 
         await inner(scope, receive_greeting_first, send)
