@@ -30,12 +30,12 @@ def mailbox(clock):
     return Mailbox("box", 3, clock=clock)
 
 
-# Messages
-
-
 async def finish(*tasks):
     """Return the results of ``tasks``."""
     return await within(asyncio.gather(*tasks))
+
+
+# Messages
 
 
 async def test_messages_are_read_in_the_order_in_which_they_were_pushed(mailbox):

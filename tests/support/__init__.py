@@ -1,1 +1,1 @@
-"""What several tests share: clients, servers, brokers, clocks and waiting."""
+"""Helpers shared by tests: clients, servers, brokers, clocks and waiting."""

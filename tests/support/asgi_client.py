@@ -1,7 +1,7 @@
-"""A client that says ASGI events to an application and keeps what it answers.
+"""A client that sends ASGI events to an application and records its events.
 
-Unlike the public communicators it hides nothing: events and the end of the application
-are seen apart, and what follows a close is kept too. It knows no consumer.
+Unlike the public communicators it reports events and the end of the application
+separately, and records events after a close.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ class Client:
         self._news.set()
 
     def say(self, kind: str, **event: Any) -> None:
-        """Let the server say one event."""
+        """Send one event as the server."""
         self._events.put_nowait({"type": kind, **event})
 
     def text(self, text: str) -> None:
-        """Let the client send text."""
+        """Send text as the client."""
         self.say("websocket.receive", text=text)
 
     async def connect(self) -> None:
-        """Ask for a socket and wait until it is accepted."""
+        """Open the socket and wait until it is accepted."""
         self.say("websocket.connect")
         await self.until("websocket.accept")
 
     async def open(self) -> Client:
-        """``connect()``, and the client itself."""
+        """Connect and return the client."""
         await self.connect()
         return self
 
     async def until(self, kind: str, count: int = 1) -> dict[str, Any]:
-        """Wait until ``count`` events of this kind have been sent; the last of them.
+        """Wait for ``count`` events of this kind; return the last of them.
 
         Raises:
             AssertionError: when the application ends without them.
@@ -86,24 +86,24 @@ class Client:
         return [event["type"] for event in self.sent]
 
     async def leave(self, code: int = 1001) -> None:
-        """Let the client go, and wait for the application to end without an error."""
+        """Disconnect, and wait for the application to end without an error."""
         self.say("websocket.disconnect", code=code)
         await self.end()
 
     async def end(self) -> None:
-        """Wait for the end of the application; raises what it raised."""
+        """Wait for the end of the application; raise its error."""
         await within(asyncio.wait([self.task]))
         self.task.result()
 
     async def error(self) -> BaseException:
-        """Wait for the end of the application, which must be an error."""
+        """Wait for the application to fail; return its error."""
         await within(asyncio.wait([self.task]))
         error = self.task.exception()
         assert error is not None, f"no error; it had sent {self.sent}"
         return error
 
     async def cancel(self) -> None:
-        """Let the server cancel the application."""
+        """Cancel the application as the server."""
         self.task.cancel()
         await within(asyncio.wait([self.task]))
         assert self.task.cancelled(), f"it ended otherwise: {self.task!r}"

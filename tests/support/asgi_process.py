@@ -22,7 +22,7 @@ SERVERS = ("uvicorn", "hypercorn", "granian", "daphne")
 
 
 def free_port() -> int:
-    """Return a port that nobody listened on a moment ago."""
+    """Return a port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -71,7 +71,7 @@ class AsgiProcess:
             text=True,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            # A group of its own: a server's workers go with it.
+            # Its own process group, to end the workers too.
             start_new_session=True,
         )
         try:
@@ -88,7 +88,7 @@ class AsgiProcess:
         trace: TracebackType | None,
     ) -> None:
         if error is not None:
-            print(self.output())  # which pytest shows with the failure
+            print(self.output())  # pytest shows it with the failure
         self.kill()
 
     def _listens(self) -> bool:
@@ -99,24 +99,24 @@ class AsgiProcess:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def terminate(self, *, timeout: float = 15) -> int:
-        """Send SIGTERM and return the exit code once the server is gone."""
+        """Send SIGTERM, wait, and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=timeout)
 
     def kill(self) -> None:
-        """End it at once, its output with it."""
+        """Kill the server and close its output."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self._log.close()
 
     def output(self) -> str:
-        """Return what the server has printed so far."""
+        """Return the output of the server so far."""
         return os.pread(self._log.fileno(), 1_000_000, 0).decode(errors="replace")
 
 
 class RunserverProcess(AsgiProcess):
-    """``manage.py runserver`` of a project, named by its settings module."""
+    """``manage.py runserver`` of the project with this settings module."""
 
     def __init__(
         self, settings: str, *, env: dict[str, str], port: int | None = None

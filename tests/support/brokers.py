@@ -38,7 +38,7 @@ HOST = "127.0.0.1"
 
 
 def free_port() -> int:
-    """A port that nobody listens on, nor on the one 10,000 above (a cluster's bus)."""
+    """Return a free port; the one 10,000 above, a cluster's bus, is free too."""
     while True:
         with socket.socket() as probe, socket.socket() as bus:
             probe.bind((HOST, 0))
@@ -100,7 +100,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Its address, with the default user's password."""
+        """The URL, with the password of the default user."""
         secret = f":{self.password}@" if self.password else ""
         return f"redis://{secret}{HOST}:{self.port}/0"
 
@@ -117,7 +117,7 @@ class Server:
         self.close()
 
     def start(self) -> None:
-        """Start it, with what it has on disk, and wait until it answers."""
+        """Start the server with its files, and wait until it answers."""
         log = (self.folder / "log").open("ab")
         with log:
             self.process = subprocess.Popen(
@@ -140,13 +140,13 @@ class Server:
         return bool(answer) and not answer.startswith((b"-LOADING", b"-MASTERDOWN"))
 
     def output(self) -> str:
-        """What it has logged so far."""
+        """The log of the server so far."""
         return (self.folder / "log").read_text(errors="replace")
 
-    # Hurting it
+    # Faults
 
     def kill(self) -> None:
-        """End it as a power cut would (but for what its files hold)."""
+        """Kill the server; its files remain."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -154,46 +154,46 @@ class Server:
             atexit.unregister(self._kill_mine)
 
     def pause(self) -> None:
-        """Stop it in its tracks: connections stay open, nothing is answered."""
+        """Stop the process: connections stay open, without replies."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Continue a stopped process."""
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
 
     def restart(self, *, down: float = 0) -> None:
-        """Kill it and start it again, ``down`` seconds later."""
+        """Kill the server and start it ``down`` seconds later."""
         self.kill()
         time.sleep(down)
         self.start()
 
     def forget(self) -> None:
-        """Remove what a stopped server has on disk, so that it starts empty."""
+        """Remove the files of a stopped server."""
         assert self.process is None, "it still runs; kill() it first"
         shutil.rmtree(self.folder / "appendonlydir", ignore_errors=True)
         for path in self.folder.glob("*.[ar][od][fb]"):
             path.unlink()
 
     def client_kill(self, *kinds: str) -> int:
-        """Cut all connections of these kinds (``normal``, ``pubsub``); returns how many."""
+        """Close all connections of a kind (``normal``, ``pubsub``); return the number."""
         return sum(self.call("CLIENT", "KILL", "TYPE", kind) for kind in kinds)
 
     def close(self) -> None:
-        """End it and remove its folder."""
+        """Kill the server and remove its folder."""
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _kill_mine(self) -> None:
-        # A forked child inherits what is to be done at exit, but not the server.
+        # A forked child inherits the exit handlers but not the server.
         if self.process is not None and os.getpid() == self._owner:
             self.process.kill()
 
-    # Asking it
+    # Commands
 
     def call(self, *command: Any, db: int = 0) -> Any:
-        """Run a command on a connection of its own."""
+        """Run a command on a new connection."""
         client = redis.Redis(
             host=HOST, port=self.port, password=self.password, db=db, socket_timeout=10
         )
@@ -201,11 +201,11 @@ class Server:
             return client.execute_command(*command)
 
     def flush(self) -> None:
-        """Forget everything it holds."""
+        """Delete all keys."""
         self.call("FLUSHALL")
 
     def keys(self, db: int = 0) -> set[str]:
-        """All its keys."""
+        """Return all keys."""
         return {key.decode() for key in self.call("KEYS", "*", db=db)}
 
 
@@ -238,7 +238,7 @@ class SentinelSetup:
 
     @property
     def host(self) -> dict[str, Any]:
-        """The entry of ``hosts`` for it."""
+        """The entry for ``hosts``."""
         entry: dict[str, Any] = {
             "sentinels": [(HOST, sentinel.port) for sentinel in self.sentinels],
             "master_name": self.name,
@@ -275,12 +275,12 @@ class SentinelSetup:
         self.close()
 
     def close(self) -> None:
-        """End all of it."""
+        """Stop all servers."""
         for server in (*self.sentinels, *self.servers):
             server.close()
 
     def _add_server(self) -> None:
-        # A replica that starts from nothing is in step within a second, not five.
+        # An empty replica is in sync within a second instead of five.
         lines = ["repl-diskless-sync-delay 0", "repl-ping-replica-period 1"]
         if self.server_password:
             lines.append(f"masterauth {self.server_password}")
@@ -300,7 +300,7 @@ class SentinelSetup:
         if self.server_password:
             lines.append(f"sentinel auth-pass {self.name} {self.server_password}")
         if self.password:
-            # Sentinels ask each other with the same password.
+            # Sentinels use the same password with each other.
             lines.append(f"sentinel sentinel-pass {self.password}")
         sentinel = Server(
             password=self.password,
@@ -323,14 +323,14 @@ class SentinelSetup:
         return True
 
     def primary(self) -> Server:
-        """The server that the sentinels call the primary now."""
+        """Return the current primary."""
         _, port = self.sentinels[0].call(
             "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name
         )
         return next(server for server in self.servers if server.port == int(port))
 
     def fail_over(self) -> float:
-        """Kill the primary; returns after how many seconds another takes writes."""
+        """Kill the primary; return the seconds until another accepts writes."""
         old = self.primary()
         begun = time.monotonic()
         old.kill()
@@ -372,7 +372,7 @@ class Cluster:
 
     @property
     def host(self) -> dict[str, Any]:
-        """The entry of ``hosts`` for it: one node tells where the others are."""
+        """The entry for ``hosts``: one node; the others are discovered."""
         return {"address": self.nodes[0].url, "cluster": True}
 
     def __enter__(self) -> Self:
@@ -420,7 +420,7 @@ class Cluster:
             )
 
     def fail_over(self, number: int) -> float:
-        """Kill a primary; returns after how many seconds its replica took over."""
+        """Kill a primary; return the seconds until its replica took over."""
         begun = time.monotonic()
         self.nodes[number].kill()
         heir = self.replicas[number]
@@ -432,9 +432,9 @@ class Cluster:
         return time.monotonic() - begun
 
     def move_slots(self, source: int, target: int) -> None:
-        """Give most slots of one node to another (Valkey 9 and newer); waits for it."""
+        """Move most slots of one node to another, and wait (Valkey 9 and newer)."""
         share = self.SLOTS // len(self.nodes) + 1
-        # Not all of them: a node without slots becomes a replica.
+        # Not all: a node without slots becomes a replica.
         first, last = source * share + 10, min((source + 1) * share, self.SLOTS) - 1
         node, heir = self.nodes[source], self.nodes[target]
         name = heir.call("CLUSTER", "MYID")
@@ -445,7 +445,7 @@ class Cluster:
         )
 
     def _owner(self, node: Server, slot: int) -> bytes:
-        """The id of the node that owns a slot, as ``node`` has it."""
+        """Return the id of the node that owns a slot, according to ``node``."""
         for first, last, (_, _, name, *_), *_ in node.call("CLUSTER", "SLOTS"):
             if first <= slot <= last:
                 return bytes(name)
@@ -458,22 +458,22 @@ class Cluster:
         return b"cluster_state:ok" in info and known in info
 
     def flush(self) -> None:
-        """Forget everything it holds."""
+        """Delete all keys."""
         for node in self.nodes:
             node.flush()
 
     def keys(self) -> set[str]:
-        """All its keys."""
+        """Return all keys."""
         return set().union(*(node.keys() for node in self.nodes))
 
     def close(self) -> None:
-        """End all its nodes."""
+        """Stop all nodes."""
         for node in (*self.nodes, *self.replicas):
             node.close()
 
 
 class TlsFront:
-    """TLS before a server that has none: ``front.url`` and the authority in ``front.ca``."""
+    """A TLS proxy for a server: ``front.url``, and the authority in ``front.ca``."""
 
     def __init__(self, server: Server) -> None:
         self._target = server.port
@@ -511,7 +511,7 @@ class TlsFront:
                 plain, _ = self._listener.accept()
             except OSError:
                 return
-            # The handshake may fail: that is what some tests are about.
+            # Some tests let the handshake fail.
             with contextlib.suppress(OSError):
                 outside = self._context.wrap_socket(plain, server_side=True)
                 inside = socket.create_connection((HOST, self._target))
@@ -534,7 +534,7 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
 
 
 def _write_certificate(path: Path) -> None:
-    """A certificate for localhost that is its own authority, with its key, as PEM."""
+    """Return a self-signed certificate for localhost and its key, as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)

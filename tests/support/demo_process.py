@@ -64,7 +64,7 @@ class DemoProcess:
         self._log.close()
 
     def start(self) -> None:
-        """Start it and wait until its pages answer."""
+        """Start the demo and wait until its pages answer."""
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "tiderace", "demo"),
@@ -75,7 +75,7 @@ class DemoProcess:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             text=True,
-            # A group of its own: its worker processes go with it.
+            # Its own process group, to end the workers too.
             start_new_session=True,
         )
         try:
@@ -93,7 +93,7 @@ class DemoProcess:
         return False
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill the demo."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -106,7 +106,7 @@ class DemoProcess:
         return self.process.wait(timeout=timeout)
 
     def output(self) -> str:
-        """Return what it has printed so far."""
+        """Return the output so far."""
         return os.pread(self._log.fileno(), 1_000_000, 0).decode(errors="replace")
 
     def manage(
@@ -130,7 +130,7 @@ class DemoProcess:
         )
 
     def visitor(self) -> Visitor:
-        """Return a visitor with no cookies yet."""
+        """Return a visitor without cookies."""
         return Visitor(self.url)
 
 
@@ -148,7 +148,7 @@ class Visitor:
     def post(
         self, path: str, form_on: str | None = None, **fields: str
     ) -> httpx.Response:
-        """Fill in the form that the page ``form_on`` (default: the same) holds."""
+        """Send the form of the page ``form_on`` (default: the same page)."""
         page = self.http.get(form_on or path).text
         found = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page)
         assert found, f"no form on {form_on or path}"
@@ -183,7 +183,7 @@ class Visitor:
 
 
 class Window:
-    """A socket that speaks JSON and skips what a test is not about."""
+    """A socket with JSON frames that can skip frames."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
@@ -202,7 +202,7 @@ class Window:
         return frame
 
     def before_pong(self) -> list[dict[str, Any]]:
-        """Return everything that arrives before the answer to a ping."""
+        """Return the frames before the reply to a ping."""
         self.send({"type": "ping"})
         frames = []
         while (frame := self.next())["type"] != "pong":

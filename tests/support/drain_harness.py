@@ -1,4 +1,4 @@
-"""A drain under a clock of its own, with sockets in it, for the tests of drains."""
+"""A drain with a fake clock and fake sockets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class FrozenClock(FakeClock):
 
 
 class Socket:
-    """A connection that ends when it is asked to, unless it is ``deaf``."""
+    """A connection that ends on a drain notice, unless it is ``deaf``."""
 
     def __init__(self, where, *, deaf=False):
         self.where = where
@@ -39,7 +39,7 @@ class Socket:
 
 
 class DrainHarness:
-    """A drain under a clock of its own, with sockets in it."""
+    """A drain with a fake clock and fake sockets."""
 
     def __init__(self, sockets=0, *, deaf=False, frozen=False):
         self.clock = FrozenClock() if frozen else FakeClock()

@@ -1,4 +1,4 @@
-"""A site with a journal on a real server, and how its clients and process end."""
+"""A site with a journal on a real server."""
 
 from __future__ import annotations
 

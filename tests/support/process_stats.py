@@ -1,4 +1,4 @@
-"""Figures of a process, as a layer reports them."""
+"""Statistics of a process, as a layer reports them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tiderace.layers.stats import ProcessStats
 
 
 def process_stats(**values) -> ProcessStats:
-    """Return the figures of a process, all zero except ``values``."""
+    """Return statistics of a process, all zero except ``values``."""
     return ProcessStats(
         **{
             "process": "p",

@@ -28,7 +28,7 @@ TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 
 
 def client_frame(opcode, payload=b"", *, final=True, reserved=0, mask=MASK):
-    """A frame as a client sends it; ``mask=None`` sends what no client may."""
+    """Return a client frame; ``mask=None`` makes an unmasked, invalid one."""
     first = (0x80 if final else 0) | reserved << 4 | opcode
     masked = 0x80 if mask is not None else 0
     length = len(payload)
@@ -100,7 +100,7 @@ class RawWebSocket:
         self.frame(TEXT, text.encode())
 
     def read_head(self):
-        """The status and the headers (lower-case names) of the answer."""
+        """Return the status and the headers (lower-case names) of the response."""
         while b"\r\n\r\n" not in self._buffer:
             self._more()
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
@@ -114,7 +114,7 @@ class RawWebSocket:
         return self
 
     def read_frame(self):
-        """The first byte of the next frame and its payload."""
+        """Return the first byte of the next frame and its payload."""
         first, second = self._take(2)
         assert second < 128, "a server does not mask"
         if second == 126:
@@ -129,7 +129,7 @@ class RawWebSocket:
         return payload.decode()
 
     def read_close(self):
-        """The code and the reason of the close frame that comes next."""
+        """Return code and reason of the next frame, a close."""
         first, payload = self.read_frame()
         assert first == 0x80 | CLOSE, (first, payload)
         if not payload:
@@ -137,7 +137,7 @@ class RawWebSocket:
         return int.from_bytes(payload[:2], "big"), payload[2:].decode()
 
     def read_rest(self):
-        """Everything up to the end of the connection."""
+        """Return all bytes up to the end of the connection."""
         with contextlib.suppress(EOFError):
             while True:
                 self._more()
@@ -145,7 +145,7 @@ class RawWebSocket:
         return rest
 
     def vanish(self):
-        """End the connection with a reset and without a word."""
+        """Reset the connection without a close frame."""
         linger = b"\x01\0\0\0\0\0\0\0"
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.socket.close()
@@ -164,7 +164,7 @@ class RawWebSocket:
 
 
 class RawServer:
-    """uvicorn in a thread, serving each test's application at a path of its own."""
+    """uvicorn in a thread, with a path for each test's application."""
 
     def __init__(self, protocol=WebSocketProtocol, **options):
         self.journal = defaultdict(list)
@@ -202,7 +202,7 @@ class RawServer:
         return await self._applications[scope["path"]](scope, receive, send)
 
     def serve(self, application):
-        """Serve ``application`` at a path of its own, which is returned."""
+        """Serve ``application`` at a new path; return the path."""
         path = f"/{len(self._applications)}/"
         self._applications[path] = application
         return path
@@ -212,7 +212,7 @@ class RawServer:
         return RawWebSocket(self.port, self.serve(application), **changes)
 
     def open(self, application, **changes):
-        """The same, and read the 101."""
+        """The same, and read the response 101."""
         return self.connect(application, **changes).open()
 
     def protocol_of(self, client):
@@ -233,7 +233,7 @@ async def accept(receive, send, **answer):
 
 
 async def echo(scope, receive, send):
-    """Give every message back, and end when the client does."""
+    """Echo every message until the client disconnects."""
     await accept(receive, send)
     while (event := await receive())["type"] == "websocket.receive":
         payload = {key: event[key] for key in ("text", "bytes") if key in event}
@@ -241,7 +241,7 @@ async def echo(scope, receive, send):
 
 
 class Journalist:
-    """An application that accepts and keeps what it receives, to be waited for."""
+    """An application that accepts and records its events."""
 
     def __init__(self):
         self.events = []
@@ -257,7 +257,7 @@ class Journalist:
         return self.events and self.events[-1]["type"] == "websocket.disconnect"
 
     def disconnect(self):
-        """The disconnect event, once it has come."""
+        """Wait for the disconnect event and return it."""
         wait_until(lambda: self.ended, what="the disconnect event")
         return self.events[-1]
 
@@ -266,5 +266,5 @@ LOOPS = ("asyncio", "uvloop")
 
 
 def forever():
-    """What an application awaits that never goes on by itself."""
+    """Return a future that never completes."""
     return asyncio.get_running_loop().create_future()

@@ -1,4 +1,4 @@
-"""The topics that storms rage over: one that keeps everything, one that soon forgets."""
+"""The topics of storms: one with a long history, one with a short one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["storm_site"]
 
 @contextlib.contextmanager
 def storm_site() -> Iterator[ASGIApp]:
-    """Declare them until the block ends; gives the endpoint."""
+    """Declare the topics for the block; yield the endpoint."""
 
     class Tide(Topic):
         pattern = "tide:<str:name>"

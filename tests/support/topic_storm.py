@@ -1,4 +1,4 @@
-"""A storm: clients that drop, come back, read slowly and leave, while much is published.
+"""A storm: clients disconnect, reconnect, read slowly and leave during publications.
 
 Each visitor records what one client got, and checks that nothing is missing, doubled or
 out of order without a reported loss.
@@ -109,23 +109,23 @@ class Visitor:
         self._asked: dict[int, tuple[dict[str, Any], asyncio.Future[Any]]] = {}
         self._socket: Any = None
         self.subscribed = False
-        # Where it is, as the server has told it.
+        # The position, as reported by the server.
         self.epoch = ""
         self.offset: int | None = None
-        # All that was heard, by position.
+        # All received publications, by position.
         self.heard: dict[tuple[str, int], Any] = {}
-        # What the server has said about losses.
+        # The losses reported by the server.
         self.signals: list[str] = []
-        # How often it was brought up to date without a loss.
+        # The number of recoveries without a loss.
         self.recovered = 0
-        # What was wrong; it is noticed where the server would take it for its own.
+        # Errors; an exception here would count as one of the server.
         self.problems: list[AssertionError] = []
 
-    # What it hears
+    # Pushes
 
     def receive(self, socket: Any, text: str) -> None:
         if socket is not self._socket:
-            return  # it was on its way when the socket was dropped
+            return  # sent before the socket was dropped
         for line in text.split("\n"):
             try:
                 self._read(json.loads(line))
@@ -197,10 +197,10 @@ class Visitor:
             if not answer.done():
                 answer.set_result(None)
 
-    # What it does
+    # Commands
 
     async def ask(self, **command: Any) -> Any:
-        """Return the reply; None when the socket is gone before it."""
+        """Return the reply; None when the socket is closed first."""
         if self._socket is None:
             return None
         number = next(self._ids)
@@ -211,7 +211,7 @@ class Visitor:
             return await answer
 
     async def connect(self) -> None:
-        """Connect and subscribe, unless that is done."""
+        """Connect and subscribe, unless subscribed."""
         if self._socket is None:
             self._socket = await self._open_socket(self)
             await self.ask(connect={})
@@ -234,7 +234,7 @@ class Visitor:
             await socket.drop()
 
     async def unsubscribe(self) -> None:
-        """Leave the topic; perhaps the server says first that it has to."""
+        """Unsubscribe; the server may unsubscribe the client first."""
         if self.subscribed and await self.ask(unsubscribe={"channel": self._topic}):
             self.subscribed = False
 
@@ -248,7 +248,7 @@ class Visitor:
             self._socket.reading.set()
 
     async def live(self, rounds: int) -> None:
-        """Do this and that."""
+        """Run random actions."""
         for _ in range(rounds):
             if self.problems:
                 return
@@ -268,7 +268,7 @@ class Visitor:
             self.wake()
 
     async def arrive(self, end: tuple[str, int]) -> None:
-        """Come to the end of the stream, subscribing again as often as is needed."""
+        """Read up to the end of the stream; resubscribe as often as needed."""
         async with asyncio.timeout(PATIENCE):
             while (self.epoch, self.offset) != end or not self.subscribed:
                 if self.problems:
@@ -278,7 +278,7 @@ class Visitor:
 
 
 async def pause(chance: random.Random, turns: int) -> None:
-    """Let other tasks run, for some turns of the loop."""
+    """Let other tasks run for some iterations of the loop."""
     for _ in range(chance.randrange(1, turns)):
         await asyncio.sleep(0)
 
@@ -323,7 +323,7 @@ class Storm:
     async def rage(self, *, rounds: int = 20, publications: int = 100) -> None:
         """Run the storm, bring every client to the end of the stream, and check."""
         try:
-            # Everybody is there from the very beginning of the stream.
+            # All clients subscribe at the beginning of the stream.
             for visitor in self.visitors:
                 await visitor.connect()
             async with asyncio.TaskGroup() as tasks:
@@ -358,7 +358,7 @@ class Storm:
             await havoc()
 
     def _compare(self) -> None:
-        """Check that all have got the same, and those without a reported loss everything."""
+        """Check that all clients got the same, and all of it without a reported loss."""
         all_of_it: dict[tuple[str, int], Any] = {}
         for visitor in self.visitors:
             for place, data in visitor.heard.items():
