@@ -38,7 +38,7 @@ class TideraceConfig(AppConfig):
         recent_logs.install()
         process_connections.on_add(_start_cluster)
         for app in apps.get_app_configs():
-            # Tiderace's own needs users, which not every project has.
+            # tiderace.topics needs django.contrib.auth, which not every project has.
             if app is not self and module_has_submodule(app.module, "topics"):
                 import_module(f"{app.name}.topics")
         folder = os.environ.get(multiprocess_metrics.FOLDER_VARIABLE)
@@ -49,13 +49,13 @@ class TideraceConfig(AppConfig):
 def _start_cluster(connection: LiveConnection) -> None:
     """Take part in the cluster as soon as a connection is open.
 
-    Consumers need that only for the admin's page, topic clients for ``close_topic``.
+    Consumers are in it for the admin's page, topic clients for ``close_topic`` too.
     """
     has_page = apps.is_installed("django.contrib.admin") and apps.is_installed(
         "tiderace"
     )
     if has_page or not isinstance(connection, Connection):
-        # It has the handlers for what other processes ask.
+        # Registers the handlers of messages of other processes.
         from tiderace.monitoring import cluster_connections  # noqa: F401
 
         cluster.current().start()

@@ -63,10 +63,10 @@ _reconnect_hooks: list[Callable[[], object]] = []
 
 
 def handler(kind: str) -> Callable[[F], F]:
-    """Handle the messages of one kind with the decorated function.
+    """Register the decorated function for messages of one kind.
 
-    It is called with the payload, in the event loop in which the process listens, one
-    message after the other; what it returns, or its coroutine, answers a question. None
+    It is called with the payload, in the event loop that receives, one message after the
+    other. What it returns, awaited where that is needed, is the answer to ``ask``; None
     is no answer.
     """
 
@@ -78,7 +78,7 @@ def handler(kind: str) -> Callable[[F], F]:
 
 
 def on_gap(hook: H) -> H:
-    """Call the decorated function when messages of other processes were lost on their way here."""
+    """Call the decorated function when messages of other processes were lost."""
     if hook not in _gap_hooks:
         _gap_hooks.append(hook)
     return hook
@@ -87,7 +87,7 @@ def on_gap(hook: H) -> H:
 def on_reconnect(hook: H) -> H:
     """Call the decorated function when the broker can be reached again.
 
-    What other processes could not send while it was away is not sent later.
+    Messages that other processes could not send meanwhile are not sent later.
     """
     if hook not in _reconnect_hooks:
         _reconnect_hooks.append(hook)
@@ -107,7 +107,7 @@ class Answers:
 
 
 class _Question:
-    """The answers to one question, collected in the loop of the asker."""
+    """Collects the answers to one question, in the event loop that asked it."""
 
     def __init__(self, expected: Collection[str]) -> None:
         self._expected = set(expected)
@@ -129,12 +129,12 @@ class _Question:
 class Cluster:
     """The part of one process in the bus, over a channel layer.
 
-    It listens in one event loop, the first that opens it. With a layer of another
-    project it can tell but not ask, and without a layer there is only this process.
+    It receives in one event loop, the first that opens it. With a layer of another
+    project only ``tell`` reaches other processes; without a layer nothing does.
     """
 
     def __init__(self, layer: Any) -> None:
-        # As a listener; see tiderace.delivery.stream_hub.Listener.
+        # The attributes of a stream_hub.Listener.
         self.name = f"cluster:{secrets.token_hex(8)}"
         self.groups: set[str] = set()
         self.layer = layer
@@ -153,7 +153,7 @@ class Cluster:
 
     @property
     def is_open(self) -> bool:
-        """Whether this process receives what others send."""
+        """Whether this process receives messages of the bus."""
         if self._loop is None or self._loop.is_closed():
             return False
         if self.can_ask:
@@ -163,7 +163,7 @@ class Cluster:
         )
 
     async def open(self) -> bool:
-        """Receive what others send; return False if this process does so already.
+        """Start receiving; return False if this process does so already.
 
         Raises:
             LayerUnavailable: when the broker could not be reached in time.
@@ -203,7 +203,7 @@ class Cluster:
             self._starting = self._tasks.spawn(self._keep_opening())
 
     async def close(self) -> None:
-        """Receive nothing any more, if this is the event loop that listens."""
+        """Stop receiving, if this is the event loop that receives."""
         if self._loop is asyncio.get_running_loop():
             self._unsubscribe()
             await self._tasks.cancel()
@@ -221,7 +221,7 @@ class Cluster:
             self.layer.stream_unsubscribe(group, self)
 
     async def tell(self, kind: str, payload: Any) -> None:
-        """Have every process handle a message, this one included.
+        """Send a message to every process, this one included.
 
         Raises:
             LayerUnavailable: when the broker could not be reached in time.
@@ -318,7 +318,7 @@ class Cluster:
                 self._loop.call_soon_threadsafe(_call_all, _reconnect_hooks)
 
     async def _read(self, channel: str) -> None:
-        """Read what a layer without listeners puts into a channel."""
+        """Handle the messages of a channel, for a layer without streams."""
         try:
             while True:
                 self._handle(await self.layer.receive(channel))
@@ -333,9 +333,9 @@ class Cluster:
                 question.add_soon(sender, message["answer"])
             return
         if number is not None and sender == self.process:
-            return  # the asker has answered itself
+            return  # ``ask`` has called the handler itself
         try:
-            # Called now and not in a task: messages are handled in order.
+            # Not in a task, so that messages are handled in order.
             answer = _call_handler(message["kind"], message["payload"])
         except Exception:
             logger.exception("a message of another process could not be handled")
@@ -417,7 +417,7 @@ def current() -> Cluster:
 
 @on_shutdown
 async def close() -> None:
-    """Receive nothing any more in this event loop."""
+    """Stop receiving in this event loop."""
     if _cluster is not None:
         await _cluster.close()
 

@@ -1,6 +1,6 @@
-"""Streams with a memory: positions, publications, and what somebody who was away missed.
+"""Positions and publications of streams, and the recovery of missed publications.
 
-Pure values and functions. It knows no broker, no client and no wire.
+Pure values and functions.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Position:
     """A place in a stream.
 
     Offsets count up by one from 1 within an epoch; where a broker may have lost its last
-    messages, as after a failover, it leaps, so that no offset is given twice. Another
-    epoch means that the broker has lost the stream, or forgotten it since nobody used
-    it: what stood between is unknown.
+    messages, as after a failover, it skips some, so that no offset is used twice. A new
+    epoch means that the broker has lost the stream, or deleted it after a time without
+    use: which publications lie between positions of two epochs is unknown.
     """
 
     epoch: str
@@ -32,12 +32,12 @@ class Publication:
     """One message of a stream, read-only and shared by all who get it.
 
     Args:
-        position: where it stands.
+        position: its place in the stream.
         data: what was published, as JSON text.
         topic: the name under which it was published; empty for a group message.
-        info: who published it, as JSON text, when a client did.
-        tags: labels of the publisher's, for filters; not for the data's own fields.
-        time: seconds since the epoch, by the publisher's clock.
+        info: about the client that published it, as JSON text; None for a server's.
+        tags: labels for filters, set by the publisher.
+        time: Unix time in seconds, by the publisher's clock.
     """
 
     __slots__ = ("data", "info", "position", "tags", "time", "topic")
@@ -61,7 +61,7 @@ class Publication:
 
     @classmethod
     def of_record(cls, position: Position, record: Mapping[str, Any]) -> Publication:
-        """The publication that ``record`` describes; see ``as_record``."""
+        """Return the publication that a record describes, as for ``stream_publish``."""
         return cls(
             position,
             record["data"],
@@ -75,15 +75,15 @@ class Publication:
     def of_message(
         cls, position: Position, message: Mapping[str, Any], *, time: float = 0.0
     ) -> Publication:
-        """A group message, sent by ``group_send``, as those who listen see it.
+        """Return the publication that listeners get for a message of ``group_send``.
 
         Raises:
-            TypeError: when the message has something that JSON cannot say.
+            TypeError: when JSON cannot express the message.
         """
         return cls(position, msgspec.json.encode(message).decode(), time=time)
 
     def as_event(self) -> dict[str, Any]:
-        """What a consumer's handler ``topic_publication`` gets."""
+        """Return the message for a consumer's handler ``topic_publication``."""
         return {
             "type": "topic.publication",
             "topic": self.topic,
@@ -102,39 +102,39 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What somebody who comes back is told."""
+    """The publications for a subscriber that comes back."""
 
     recovered: bool
-    """Whether nothing is missing between where they were and the stream's end."""
+    """Whether ``missed`` has every publication between its position and the stream's end."""
     missed: Sequence[Publication]
-    """What lay between, in order, each once; empty when it is not recovered."""
+    """These publications, in order, each once; empty when they are not recovered."""
     later: Sequence[Publication]
-    """What came after the end as it was read, in order, each once."""
+    """The publications after that end, in order, each once."""
 
 
 def merge(
     since: Position | None,
     top: Position,
     kept: Sequence[Publication],
-    held: Iterable[Publication] = (),
+    buffered: Iterable[Publication] = (),
 ) -> Merged | None:
-    """Join what a stream kept with what came while it was read.
+    """Merge publications read from a stream with those received while it was read.
 
     Args:
-        since: where the reader was; None for one who only wants to go on from here.
-            An empty epoch stands for any: who has heard nothing yet does not know it.
+        since: the subscriber's position; None for one that recovers nothing. An empty
+            epoch matches any: it is that of a subscriber without a publication yet.
         top: the end of the stream when it was read.
-        kept: what the stream still has after ``since.offset``, in order.
-        held: what was heard since the reader began to listen, in the order in which it
-            came, perhaps also part of ``kept``.
+        kept: the publications that the stream still has after ``since.offset``, in order.
+        buffered: those received since the subscriber began to listen, in the order of
+            their arrival; some may also be in ``kept``.
 
     Returns:
-        None when ``held`` does not follow ``top`` without a hole: something was lost on
-        its way here, and the stream must be read again.
+        None when ``buffered`` does not follow ``top`` without a gap: a publication was
+        lost in transit, and the stream must be read again.
     """
     later: list[Publication] = []
     position = top
-    for publication in held:
+    for publication in buffered:
         place = publication.position
         if place.epoch == position.epoch and place.offset <= position.offset:
             continue
@@ -142,16 +142,16 @@ def merge(
             return None
         later.append(publication)
         position = place
-    recovered = since is not None and _is_whole(since, top, kept)
+    recovered = since is not None and _is_complete(since, top, kept)
     return Merged(recovered, list(kept) if recovered else [], later)
 
 
-def _is_whole(since: Position, top: Position, kept: Sequence[Publication]) -> bool:
-    """Whether ``kept`` is exactly what lies between ``since`` and ``top``."""
+def _is_complete(since: Position, top: Position, kept: Sequence[Publication]) -> bool:
+    """Return whether ``kept`` is exactly what lies between ``since`` and ``top``."""
     if since.epoch and since.epoch != top.epoch:
         return False
     if since.offset > top.offset:
-        # Nobody has been where the stream has not: it has lost its end.
+        # The subscriber has been further than the stream, which has lost its end.
         return False
     offsets = [publication.position.offset for publication in kept]
     return offsets == list(range(since.offset + 1, top.offset + 1))

@@ -1,4 +1,4 @@
-"""Finds out what routers and middleware lead to: WebSocket routes, topics endpoints.
+"""Finds the WebSocket routes and topics endpoints behind routers and middleware.
 
 Routers and middleware are recognised by their attributes (``application_mapping``,
 ``routes``, ``inner``, ``application``, ``app``), whichever package they come from.
@@ -29,7 +29,7 @@ __all__ = [
 
 # Attributes of the wrapped application: in Channels, in the origin check, in Starlette.
 _INNER = ("inner", "application", "app")
-# A deeper stack of wrappers is taken for a circle.
+# A deeper stack of wrappers is treated as a cycle.
 _MAX_WRAPPERS = 32
 
 
@@ -153,7 +153,7 @@ def websocket_routes(application: Any) -> list[Route] | None:
 def unguarded_routes(application: Any, guards: Callable[[Any], bool]) -> list[Route]:
     """Return the WebSocket routes that are behind no wrapper for which ``guards`` is true.
 
-    Nothing where the routes are unknown, as with ``websocket_routes``.
+    An empty list where ``websocket_routes`` returns None.
     """
     router = _find_with(application, "application_mapping", guards)
     if router is None:

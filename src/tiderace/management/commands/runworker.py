@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tiderace import DEFAULT_CHANNEL_LAYER, cluster
 from tiderace.layers import get_channel_layer
 
-# It has the handlers for what the admin's page asks.
+# Registers the handlers of the admin page's messages.
 from tiderace.monitoring import cluster_connections  # noqa: F401
 from tiderace.routing import get_default_application
 from tiderace.worker import Worker
