@@ -1969,7 +1969,7 @@ async def test_events_from_before_the_channel_is_open_are_handled(strangers):
         consumer, consumer._handlers(), strangers, events.get, lambda event: settle()
     )
 
-    connection.tell({"type": "auth.ended", "reason": "logged out"})
+    connection.queue_event({"type": "auth.ended", "reason": "logged out"})
     serving = asyncio.create_task(connection.serve())
     await settle()
     events.put_nowait({"type": "websocket.disconnect", "code": 1000})

@@ -183,7 +183,7 @@ class AsyncConsumer:
             connection = Connection(self, self._handlers(), layer, receive, send)
             self._background, self._thread_id = connection.background, get_ident()
             try:
-                async with watched(scope, connection.tell):
+                async with watched(scope, connection.queue_event):
                     await connection.serve()
             finally:
                 self._background = self._thread_id = None
@@ -298,7 +298,7 @@ class AsyncConsumer:
             name = self._routes[message["type"]]
         except (KeyError, TypeError):
             name = self._find_route(message)
-        # An attribute of the object itself may be anything.
+        # An attribute of the instance may hide the method that was checked.
         if name is None or name in self.__dict__:
             return None
         handler: Handler = getattr(self, name)

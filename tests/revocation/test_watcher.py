@@ -161,7 +161,7 @@ async def test_an_announcement_may_concern_all_users(watcher, registry, layer):
     for each in registry.users.values():
         each.is_superuser = True
 
-    watcher.receive(announcement(everybody=True))
+    watcher.receive(announcement(all_users=True))
     await until(lambda: len(reasons) == 4)
 
     assert reasons == [Reason.PERMISSIONS_CHANGED] * 4
@@ -200,7 +200,7 @@ async def test_a_final_reason_is_given_once(watcher, registry, layer):
     del registry.users["1"]
 
     for _ in range(2):
-        watcher.receive(announcement(everybody=True))
+        watcher.receive(announcement(all_users=True))
         await until(lambda: watcher.busy)
         await looked_up(watcher, registry)
 

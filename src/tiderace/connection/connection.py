@@ -129,7 +129,7 @@ class Connection:
         self._context = contextvars.copy_context()
         self._context.run(serving.set, scope)
         self._reader: EventReader | None = None
-        # Events of ``tell`` from before there was a mailbox.
+        # Events of ``queue_event`` from before there was a mailbox.
         self._early: list[Event] = []
         # Whether the connect handler and the disconnect handler were called.
         self._started = False
@@ -153,7 +153,7 @@ class Connection:
         )
         task.add_done_callback(self._handled_all)
         for event in self._early:
-            self.tell(event)
+            self.queue_event(event)
         try:
             await self._reader.read()
         except asyncio.CancelledError:
@@ -163,7 +163,7 @@ class Connection:
             raise
         await task
 
-    def tell(self, event: Event) -> None:
+    def queue_event(self, event: Event) -> None:
         """Queue an event of Tiderace's own; it is handled in turn with the client's."""
         if self._task is None:
             self._early.append(event)
@@ -172,7 +172,7 @@ class Connection:
 
     def drain(self, notice: DrainNotice) -> None:
         """Close the socket once the consumer has handled the events before this."""
-        self.tell(
+        self.queue_event(
             {
                 "type": "server.drain",
                 "code": notice.code,

@@ -156,7 +156,7 @@ def _disconnect(opened: OpenConnection, reason: str) -> None:
     elif not connection.is_websocket:
         connection.cut()  # a response has no code to end with
     else:
-        connection.tell(_DisconnectEvent(reason))
+        connection.queue_event(_DisconnectEvent(reason))
         grace = conf.current().drain_grace
         opened.loop.call_later(grace, _cut_if_open, connection)
 

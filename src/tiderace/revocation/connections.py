@@ -73,12 +73,12 @@ class AuthChanged(dict[str, Any]):
 
 
 @asynccontextmanager
-async def watched(scope: Scope, tell: Callable[[Event], None]) -> AsyncIterator[None]:
+async def watched(scope: Scope, notify: Callable[[Event], None]) -> AsyncIterator[None]:
     """Watch a consumer's WebSocket while the block runs, if ``REVALIDATE`` is set.
 
     Args:
         scope: the connection's.
-        tell: takes an ``AuthChanged`` in the event loop; must return at once.
+        notify: takes an ``AuthChanged`` in the event loop; must return at once.
     """
     if not conf.current().revalidate or scope.get("type") != "websocket":
         yield
@@ -86,7 +86,7 @@ async def watched(scope: Scope, tell: Callable[[Event], None]) -> AsyncIterator[
     # In a thread, because it loads a lazy user.
     user, key = await database_sync_to_async(_user_and_session_key)(scope)
     registration = current_watcher().register(
-        user, key, lambda reason: tell(AuthChanged(reason))
+        user, key, lambda reason: notify(AuthChanged(reason))
     )
     try:
         yield

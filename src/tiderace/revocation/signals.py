@@ -43,7 +43,7 @@ def announce(
     *,
     users: tuple[object, ...] = (),
     sessions: tuple[str, ...] = (),
-    everybody: bool = False,
+    all_users: bool = False,
     rights: bool = True,
     using: str | None = None,
 ) -> None:
@@ -56,23 +56,23 @@ def announce(
     Args:
         users: primary keys of users to look up.
         sessions: keys of sessions that have ended.
-        everybody: look all connected users up.
+        all_users: look all connected users up.
         rights: whether groups or permissions may have changed, and not the user's own
             row alone.
         using: the database whose transaction is waited for; the default one.
     """
     message = announcement(
-        users=users, sessions=sessions, everybody=everybody, rights=rights
+        users=users, sessions=sessions, all_users=all_users, rights=rights
     )
     if asyncio._get_running_loop() is not None:  # noqa: SLF001
         # Sync code on an event loop may wait neither for this nor for a transaction.
-        _sending.spawn(_tell(message))
+        _sending.spawn(_send(message))
         return
-    send = functools.partial(sync_bridge.call, _tell, message)
+    send = functools.partial(sync_bridge.call, _send, message)
     transaction.on_commit(send, using=using, robust=True)
 
 
-async def _tell(message: dict[str, Any]) -> None:
+async def _send(message: dict[str, Any]) -> None:
     try:
         await cluster.current().tell("revocation", message)
     except Exception:
@@ -160,13 +160,13 @@ def _rights_changed(
     elif pk_set is not None:
         announce(users=tuple(pk_set), using=using)
     else:
-        announce(everybody=True, using=using)  # a group was emptied
+        announce(all_users=True, using=using)  # a group was emptied
 
 
 @_if_watching
 def _group_changed(*, using: str, action: str = "post_delete", **signal: Any) -> None:
     if action.startswith("post_"):
-        announce(everybody=True, using=using)
+        announce(all_users=True, using=using)
 
 
 @_if_watching

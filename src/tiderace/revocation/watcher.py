@@ -51,7 +51,7 @@ def announcement(
     *,
     users: Iterable[object] = (),
     sessions: Iterable[str] = (),
-    everybody: bool = False,
+    all_users: bool = False,
     rights: bool = True,
 ) -> dict[str, Any]:
     """Return the message that announces changes to all watchers.
@@ -59,7 +59,7 @@ def announcement(
     Args:
         users: primary keys; the users will be looked up.
         sessions: keys of sessions that have ended; their connections end at once.
-        everybody: whether all users are to be looked up.
+        all_users: whether all users are to be looked up.
         rights: whether groups or permissions may have changed. Those at the time of the
             handshake are not known, unlike the user's row, so very new connections are
             treated as changed in any case.
@@ -67,7 +67,7 @@ def announcement(
     return {
         "users": [str(user) for user in users],
         "sessions": [session_reference(key) for key in sessions],
-        "everybody": everybody,
+        "all_users": all_users,
         "rights": rights,
     }
 
@@ -110,7 +110,7 @@ class RevocationWatcher:
         self._registrations = Registrations()
         # Users to be looked up, and what wakes the task for that.
         self._due: set[str] = set()
-        self._news = asyncio.Event()
+        self._wake_up = asyncio.Event()
         # By session key, when it ends and whose it is; those that end before the next
         # round, which finds the others.
         self._endings: dict[str, tuple[float, str]] = {}
@@ -152,7 +152,7 @@ class RevocationWatcher:
             _discard=self._discard,
         )
         self._registrations.add(registration)
-        self._look_at([registration.user_id])
+        self._mark_due([registration.user_id])
         if self._task is None:
             _running.add(self)
             # In a context of its own: the first connection's threads end with it.
@@ -164,7 +164,7 @@ class RevocationWatcher:
     def receive(self, message: dict[str, Any]) -> None:
         """Take an ``announcement``; may be called from any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._take, message)
+            self._loop.call_soon_threadsafe(self._on_announcement, message)
 
     async def close(self) -> None:
         """Watch no connection any more, and end the task."""
@@ -188,12 +188,12 @@ class RevocationWatcher:
         self.busy = False
         return task
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _on_announcement(self, message: dict[str, Any]) -> None:
         watched = self._registrations
         for reference in message.get("sessions", ()):
             for registration in watched.of_session(reference):
                 _notify(registration, Reason.LOGGED_OUT)
-        if message.get("everybody"):
+        if message.get("all_users"):
             users = list(watched)
         else:
             users = [each for each in message.get("users", ()) if each in watched]
@@ -202,13 +202,13 @@ class RevocationWatcher:
             for registration in [r for each in users for r in watched.of_user(each)]:
                 since = registration.looked_up_at
                 registration.suspect = since is None or now < since + _DELAY
-        self._look_at(users)
+        self._mark_due(users)
 
-    def _look_at(self, user_ids: Iterable[str]) -> None:
+    def _mark_due(self, user_ids: Iterable[str]) -> None:
         self._due.update(user_ids)
         if self._due:
             self.busy = True
-            self._news.set()
+            self._wake_up.set()
 
     # The task
 
@@ -228,7 +228,7 @@ class RevocationWatcher:
             try:
                 if await self._bus().open():
                     # Changes before that were not received.
-                    self._look_at(self._registrations)
+                    self._mark_due(self._registrations)
                 failing = False
             except Exception:
                 if not failing:
@@ -241,40 +241,40 @@ class RevocationWatcher:
             await asyncio.sleep(_RETRY)
 
     async def _look_up_forever(self, thread: Any) -> None:
-        self._next_round = self._clock() + self._until_next_round()
+        self._next_round = self._clock() + self._round_interval()
         while True:
-            await self._pause()
+            await self._wait()
             now = self._clock()
             if now >= self._next_round:
-                self._look_at(self._registrations)
-                self._next_round = now + self._until_next_round()
+                self._mark_due(self._registrations)
+                self._next_round = now + self._round_interval()
             for key, (ending, user_id) in list(self._endings.items()):
                 if ending <= now:
                     del self._endings[key]
-                    self._look_at([user_id])
-            looked = await self._look()
+                    self._mark_due([user_id])
+            succeeded = await self._look_up_due()
             if thread is not None:
                 thread.release()
-            if not looked:
+            if not succeeded:
                 await asyncio.sleep(_RETRY)
 
-    def _until_next_round(self) -> float:
+    def _round_interval(self) -> float:
         return self._interval * (1 + self._jitter() / 5)
 
-    async def _pause(self) -> None:
+    async def _wait(self) -> None:
         """Wait for an announcement, a session's end or the next round."""
         endings = (ending for ending, _ in self._endings.values())
         until = min([self._next_round, *endings])
         try:
             async with asyncio.timeout(max(until - self._clock(), 0)):
-                await self._news.wait()
+                await self._wake_up.wait()
         except TimeoutError:
             return
         await asyncio.sleep(self._settle)
 
-    async def _look(self) -> bool:
+    async def _look_up_due(self) -> bool:
         """Look up all users that are due; return False when that failed."""
-        self._news.clear()
+        self._wake_up.clear()
         while self._due:
             batch = [self._due.pop() for _ in range(min(_BATCH, len(self._due)))]
             watched = [r for user in batch for r in self._registrations.of_user(user)]
@@ -292,7 +292,7 @@ class RevocationWatcher:
                     len(watched),
                     _RETRY,
                 )
-                self._look_at(batch)
+                self._mark_due(batch)
                 return False
             self._compare(watched, found)
         self.busy = False
@@ -316,9 +316,9 @@ class RevocationWatcher:
                     renew(registration.user, user)
             if reason is not None:
                 _notify(registration, reason)
-            self._note_ending(registration, found)
+            self._schedule_ending(registration, found)
 
-    def _note_ending(self, registration: Registration, found: Found) -> None:
+    def _schedule_ending(self, registration: Registration, found: Found) -> None:
         ending = found.sessions.get(registration.session_key)
         if ending is not None and registration.watched and ending < self._next_round:
             self._endings[registration.session_key] = (ending, registration.user_id)
@@ -336,8 +336,8 @@ def _receive(message: dict[str, Any]) -> None:
 
 @cluster.on_gap
 @cluster.on_reconnect
-def _look_at_everybody() -> None:
-    _receive(announcement(everybody=True, rights=False))
+def _look_all_up() -> None:
+    _receive(announcement(all_users=True, rights=False))
 
 
 def _notify(registration: Registration, reason: Reason) -> None:
