@@ -17,15 +17,15 @@ __all__ = ["Dispatcher"]
 
 
 class Dispatcher:
-    """Takes events and messages out of a mailbox, and has their handlers called.
+    """Takes events and messages out of a mailbox and calls their handlers.
 
     Args:
         mailbox: the mailbox.
         caller: calls the handlers.
         dispatch: the consumer's, for events of the client.
         eager: the fast path.
-        idle: an event that is set while nothing is to be done, for a worker. Other
-            connections have None, and tell a client's events from messages.
+        idle: for a worker's connection, an event that is set while nothing is to be
+            done, and every event is a message; None for other connections.
     """
 
     __slots__ = ("_caller", "_dispatch", "_eager", "_idle", "_mailbox")
@@ -49,7 +49,7 @@ class Dispatcher:
         own_events: Container[str],
         handle_own_event: Callable[[Event], Awaitable[None]],
     ) -> None:
-        """Handle events and messages until something is raised.
+        """Handle events and messages until an exception is raised.
 
         Args:
             own_events: types of events that do not go straight to the consumer.
@@ -87,7 +87,7 @@ class Dispatcher:
             suspended = self._mailbox.take_first()
             if not isinstance(suspended, SuspendedHandler):
                 raise
-            # Meant for the handler that was started eagerly. If it copes with it, as
+            # Meant for the handler that was started eagerly. If it catches it, as
             # asyncio.timeout() does, the connection goes on.
             suspended.interruption = cancelled
             return Source.EVENT, suspended

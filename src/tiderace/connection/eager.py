@@ -83,7 +83,7 @@ class SuspendedHandler:
     Args:
         work: the handler's coroutine.
         waits_for: what it has yielded: a future, as for a task.
-        passing: exceptions on which ``on_error`` is not called.
+        passing: exceptions that are raised without a call of ``on_error``.
         began: when it was started, if it is timed; else 0.
 
     Attributes:
@@ -127,7 +127,7 @@ class SuspendedHandler:
 class EagerPath:
     """Runs handlers of one connection where their messages are delivered.
 
-    To be made in the connection's task.
+    It must be created in the connection's task.
 
     Args:
         consumer: the consumer.
@@ -174,7 +174,7 @@ class EagerPath:
         self._task = asyncio.current_task()
         self._context = context
         self._thread_id = get_ident()
-        # None below a sync caller, whose own thread runs the sync code.
+        # None below a sync caller, as in TestCase: its own thread runs the sync code.
         self._thread = threads.current()
         self.idle = False
 

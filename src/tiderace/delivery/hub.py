@@ -20,15 +20,15 @@ class Receiver(Protocol[M_contra]):
     groups: set[str]
 
     def push(self, message: M_contra, deadline: float) -> bool:
-        """Take ``message`` without waiting; False when there is no room for it."""
+        """Take ``message`` without waiting; return False when there is no room for it."""
 
 
 class Hub(Generic[R]):
     """Groups and their members in this process.
 
-    Every method may be called from any thread. A message goes to the group's
-    ``members`` of that moment: one that joins meanwhile may miss it, one that
-    leaves may still get it.
+    Every method may be called from any thread. A message goes to the ``members`` at
+    the time of the call: one that joins meanwhile may miss it, one that leaves may
+    still get it.
     """
 
     def __init__(self) -> None:

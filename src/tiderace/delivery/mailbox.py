@@ -1,4 +1,4 @@
-"""Queues what a consumer has still to handle: its client's events, its channel's messages.
+"""Queues events of a client and messages of a channel until a consumer handles them.
 
 Messages are bounded in number and expire; events are handed over one at a time.
 """
@@ -110,8 +110,8 @@ class Mailbox(Generic[M]):
     ) -> None:
         self.name = name
         self.capacity = capacity
-        # Where this mailbox is added when it has a message; None once it belongs to a
-        # consumer, whose end empties it.
+        # The queue that this mailbox is in while it has messages; None once it belongs to
+        # a consumer, whose end empties it.
         self.expiry_queue = expiry_queue
         self.attached = False
         # Whether it is in ``expiry_queue``.
@@ -231,14 +231,14 @@ class Mailbox(Generic[M]):
     async def offer(self, item: Any, source: Source = Source.EVENT) -> None:
         """Queue an event and wait until it is taken.
 
-        So at most one event of each source is read ahead, and a client that is faster
-        than its consumer is slowed down. Messages of a layer that has to be read one by
-        one are offered too, as ``Source.MESSAGE``.
+        So at most one event of each source is read ahead, and a client that sends faster
+        than its consumer handles is slowed down. Messages of layers that are read with
+        ``receive`` are offered too, as ``Source.MESSAGE``.
         """
         taken = asyncio.get_running_loop().create_future()
         self._events.append((source, item, taken))
-        # All readers: one that waits for messages cannot take it, and one that was woken
-        # for a message takes this instead.
+        # Wake all readers: one in ``get`` cannot take it, and one that was woken for a
+        # message may take this event instead.
         self._wake_all()
         await taken
 

@@ -1,4 +1,4 @@
-"""Sends to one client, in order; the only caller of the server's ``send``."""
+"""Sends a connection's messages in order; the only caller of the server's ``send``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["FrameWriter", "Outbox", "PreparedMessage", "TooSlow", "write_to_idle
 
 
 class TooSlow(Exception):
-    """The client has left more unread than its outbox may hold."""
+    """The client reads too slowly: its outbox is over its limit."""
 
 
 class FrameWriter(Protocol):
-    """Writes finished frames to one socket: ``tiderace.server.ServerFrameWriter``'s contract."""
+    """Writes finished frames to one socket: the contract of ``ServerFrameWriter``."""
 
     def text_frame(self, payload: bytes) -> bytes:
         """Return a text message as a frame for any socket."""
@@ -35,7 +35,7 @@ class FrameWriter(Protocol):
 
     @property
     def congested(self) -> bool:
-        """Whether more is written than the client reads."""
+        """Whether the transport's buffer is full, since the client reads slowly."""
 
     @property
     def buffered(self) -> int:
@@ -43,7 +43,7 @@ class FrameWriter(Protocol):
 
 
 class PreparedMessage:
-    """A message that is the same for many clients, and encoded once for all of them.
+    """A message for many clients, encoded once for all of them.
 
     Args:
         text_data: text to send; if it is given, ``bytes_data`` is ignored.
@@ -73,7 +73,7 @@ class PreparedMessage:
 
 
 class WriterSlot(Protocol):
-    """A mailbox with the writer of its client, or None while broadcasts must be queued."""
+    """A mailbox with its client's writer, which is None while broadcasts must be queued."""
 
     writer: FrameWriter | None
 
@@ -87,7 +87,7 @@ def write_to_idle(receivers: list[W], message: PreparedMessage) -> list[W]:
     One call for all of them costs far less than one for each.
 
     Returns:
-        Those it was not written to; ``push`` it to each.
+        The receivers it was not written to, for ``push``.
     """
     writers = [each.writer for each in receivers]
     idle = [writer for writer in writers if writer is not None]
@@ -109,8 +109,8 @@ class Outbox:
 
     Back-pressure is the server's: ``send`` returns when the server has taken the
     event, which is at once while the client keeps up. An event for a client that is
-    gone, or after a close, is counted in ``metrics.SENDS_AFTER_CLOSE`` and dropped, so
-    that a group message that crosses a close is no error. Not guaranteed: that the
+    gone, or after a close, is counted in ``metrics.SENDS_AFTER_CLOSE`` and dropped: a
+    group message may arrive during a close. Not guaranteed: that the
     client receives what ``send`` has taken.
 
     Args:
@@ -166,7 +166,7 @@ class Outbox:
         return True
 
     async def send(self, event: Event) -> None:
-        """Hand ``event`` to the server.
+        """Pass ``event`` to the server.
 
         Raises:
             RuntimeError: the server's, for an event out of order, such as a message
@@ -176,7 +176,7 @@ class Outbox:
         if kind == "websocket.send" and not (self.lost or self.closed):
             frames = self._frames
             if frames is not None and self.accepted and "text" in event:
-                # As the server would, without its coroutine.
+                # As the server does, without creating its coroutine.
                 frames.write(_text_frame(frames, event["text"]))
                 if frames.congested:
                     await frames.drained()

@@ -1,7 +1,7 @@
 """The listeners to streams in one process, and the delivery of publications to them.
 
 The counterpart of the hub of mailboxes: a listener gets each publication with its
-position, in the event loop in which it was added, in order; and a notice when one is lost.
+position, in order, in the event loop in which it was added; and a call when one is lost.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ logger = logging.getLogger("tiderace.layers")
 # Listeners served before the loop may do something else: a few milliseconds.
 _SLICE = 4096
 
-# The most publications that wait for a loop that is busy or blocked. A listener further
-# behind reads the stream again, which keeps more than this.
+# The most publications queued for a loop that is busy or blocked. Beyond it they are
+# dropped, and the listeners read the stream again, which keeps more than this.
 _QUEUE_LIMIT = 4096
 
 
@@ -45,14 +45,13 @@ class Listener(Protocol):
     def on_publication(self, group: str, publication: Publication) -> None:
         """Take a publication, shared by all listeners.
 
-        They come in order. One that was published before ``stream_subscribe`` was called may
-        come too: compare positions. So does one whose position does not follow, when
-        the broker has lost some: then ``on_gap`` has been called before, or the stream
-        is another one.
+        They come in order. Compare positions: one that was published before the call of
+        ``stream_subscribe`` may come too. Where a position does not follow the one before
+        it, ``on_gap`` was called in between or the epoch is a new one.
         """
 
     def on_gap(self, group: str) -> None:
-        """React to a loss on the way here; the stream may still have what was lost."""
+        """React to publications lost in transit; the stream may still have them."""
 
 
 class BatchListener(Listener, Protocol):
@@ -62,13 +61,13 @@ class BatchListener(Listener, Protocol):
     def dispatch(
         group: str, publication: Publication, listeners: Sequence[Any]
     ) -> None:
-        """Deliver ``publication`` to ``listeners``, which is called instead of ``on_publication``."""
+        """Deliver ``publication`` to ``listeners``; called instead of ``on_publication``."""
 
 
 class _LoopListeners:
-    """The listeners to one group in one event loop, and what is still to be delivered.
+    """The listeners to one group in one event loop, and the items queued for them.
 
-    Any thread may put something in; it is delivered in this loop, in order.
+    Any thread may call ``put``; items are delivered in this loop, in order.
     """
 
     __slots__ = (
@@ -94,7 +93,7 @@ class _LoopListeners:
         self._queue: deque[tuple[int, Publication | None]] = deque()
         self._number = 0
         self._delivered = 0
-        # What is being delivered, its listeners, the next of them, and those who left.
+        # The item being delivered, its listeners, the index of the next, and those that left.
         self._current: tuple[int, Publication | None] = (0, None)
         self._targets: list[Listener] = []
         self._next = 0
@@ -122,11 +121,11 @@ class _LoopListeners:
         return self._number
 
     def has_delivered(self, number: int) -> bool:
-        """Whether what ``put`` gave this number was delivered to all listeners."""
+        """Return whether the item of this number was delivered to all listeners."""
         return self._delivered >= number
 
     def discard(self, name: str) -> None:
-        """Remove a listener; what is being delivered skips it."""
+        """Remove a listener, also from the delivery that is under way."""
         del self.members[name]
         self._left.add(name)
 
@@ -148,7 +147,7 @@ class _LoopListeners:
         return True
 
     def _run(self) -> None:
-        # First: a thread that puts something in from now on schedules again.
+        # First, so that a thread that calls ``put`` from now on schedules again.
         self._scheduled = False
         if self._running:
             return  # a listener publishes; the running call delivers it
@@ -196,7 +195,7 @@ class _LoopListeners:
                 else:
                     batches[dispatch].append(each)
             except Exception:
-                # The other listeners must get it all the same.
+                # The other listeners must still get it.
                 logger.exception("a listener to %s failed", group)
         for dispatch, batch in batches.items():
             try:
@@ -206,7 +205,7 @@ class _LoopListeners:
 
 
 class PendingDelivery:
-    """One publication or loss on its way to the listeners of the moment it was put in."""
+    """The delivery of one item, queued by ``StreamHub.put``."""
 
     __slots__ = ("_parts",)
 
@@ -214,7 +213,7 @@ class PendingDelivery:
         self._parts = parts
 
     def start(self) -> bool:
-        """Begin to deliver; return False if the loop of some listener is closed."""
+        """Start the delivery; return False if the loop of a listener is closed."""
         here = asyncio._get_running_loop()  # noqa: SLF001 (None in sync code)
         open_ = True
         for listeners, _ in self._parts:
@@ -234,7 +233,7 @@ class PendingDelivery:
         for listeners, number in self._parts:
             if listeners.loop is here:
                 while not listeners.has_delivered(number):  # noqa: ASYNC110
-                    await asyncio.sleep(0)  # one turn for every slice
+                    await asyncio.sleep(0)  # one pass of the loop for each slice
         return open_
 
 
@@ -281,7 +280,7 @@ class StreamHub:
             listener.groups.discard(group)
             by_loop = self._groups.get(group, [])
             for listeners in by_loop:
-                # Another one with its name may have taken its place.
+                # Another listener of the same name may have replaced it.
                 if listeners.members.get(listener.name) is listener:
                     listeners.discard(listener.name)
             return self._discard_empty(group, by_loop)
@@ -300,7 +299,7 @@ class StreamHub:
     def put(self, group: str, item: Publication | None) -> PendingDelivery:
         """Queue a publication, or None for a loss; start or finish the delivery next.
 
-        What is put in first is delivered first, whichever delivery is awaited first.
+        Items are delivered in the order of ``put``, whichever delivery is awaited first.
         """
         if group not in self._groups:
             return _NOTHING
