@@ -137,7 +137,7 @@ class TopicsEndpoint(TopicHooks):
         return last, ""
 
     def _validator(self, scope: Scope) -> OriginValidator:
-        """Return the validator outside, or one of this endpoint's own settings."""
+        """Return the validator of the middleware outside, or that of this endpoint."""
         outer: OriginValidator | None = scope.get("tiderace.origins")
         if outer is not None:
             return outer
@@ -152,7 +152,7 @@ class TopicsEndpoint(TopicHooks):
 
 
 async def _no_application(scope: Scope, receive: Receive, send: Send) -> None:
-    """The application of a validator that is only used for its rule."""
+    """Do nothing: the application of a validator used for its decision alone."""
 
 
 _API = "api"

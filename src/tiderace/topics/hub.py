@@ -1,4 +1,4 @@
-"""The topic clients of one event loop, and what they share."""
+"""The topic clients of one event loop, and the state that they share."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TopicHub:
         self.started = time.monotonic()
         self.trackers = PresenceTrackers()
         rate = conf.current().topics.connects
-        # The allowance of new connections; None for no limit.
+        # The rate limit of new connections; None for no limit.
         self.connects = None if rate is None else TokenBucket(Rate.parse(rate))
         self._publishing = SingleFlight()
         self._clients: dict[str, TopicClient] = {}
@@ -90,7 +90,7 @@ class TopicHub:
 
     def by_session(self, secret: str) -> TopicClient | None:
         """Return the client with this secret, if it is served here."""
-        # By its digest, because the duration of a look-up must not reveal anything.
+        # By digest, so that the duration of the look-up reveals nothing about the secret.
         client = self._sessions.get(_digest(secret))
         if client is None or not constant_time_compare(client.secret, secret):
             return None

@@ -67,7 +67,7 @@ class History:
 
 
 class Refuse(Exception):
-    """Raised in a hook or an RPC method to send an error to the client.
+    """Raise it in a hook or an RPC method to send an error to the client.
 
     Args:
         message: for developers of the client, not for its user.
@@ -121,7 +121,7 @@ class Topic:
     pattern: ClassVar[str] = ""
     """The names: literal text and Django's path converters."""
     history: ClassVar[History | None] = None
-    """How much is kept; None for a topic without recovery."""
+    """How many publications are kept; None for a topic without recovery."""
     presence: ClassVar[Presence] = Presence.OFF
     """Whether and how members are tracked."""
     presence_grace: ClassVar[float] = 15.0
@@ -200,7 +200,7 @@ class Topic:
 
     @classmethod
     def keep(cls) -> Retention:
-        """Return how much the layer keeps."""
+        """Return how many publications the layer keeps, and for how long."""
         history = cls.history
         return (
             Retention(0, 0.0)
@@ -320,7 +320,7 @@ class Registry:
         Raises:
             ImproperlyConfigured: for an invalid pattern, or that of another class.
         """
-        # Users may be logged out or lose permissions while they are connected.
+        # So that subscriptions end when users are logged out or lose permissions.
         signals.require()
         pattern = Pattern(topic.pattern)
         for known, other in self._topics:

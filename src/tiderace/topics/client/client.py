@@ -64,7 +64,7 @@ logger = logging.getLogger("tiderace.topics")
 
 
 class TopicClient:
-    """Serves one client; also the listener to what is sent to its user.
+    """Serves one client, and listens to the events of its user.
 
     Args:
         context: of its commands.
@@ -75,9 +75,9 @@ class TopicClient:
     def __init__(self, context: ClientContext, transport: Transport, node: str) -> None:
         self.context = context
         self.transport = transport
-        # Allows to send commands in this connection's name.
+        # The secret with which HTTP requests send commands of this connection.
         self.secret = secrets.token_urlsafe(24)
-        # Of a listener.
+        # The attributes of a stream_hub.Listener.
         self.name = f"{context.client_id}:"
         self.groups: set[str] = set()
         self._node = node
@@ -96,7 +96,7 @@ class TopicClient:
         self._registration: Registration | None = None
         self._task = asyncio.current_task()
         self._ending: Close | None = None
-        # Whether the task waits for the client, so that it may be interrupted.
+        # Whether the task waits for a message of the client, and may be cancelled.
         self._reading = False
 
     # Beginning and end
@@ -147,7 +147,7 @@ class TopicClient:
         self.end(codes.CLOSE_DRAIN)
 
     def cut(self) -> None:
-        """End at once, without the client."""
+        """End at once, without a close frame."""
         if self._task is not None:
             self._task.cancel()
 
@@ -160,7 +160,7 @@ class TopicClient:
         return tuple(self.context.subscriptions)
 
     def describe(self) -> ConnectionInfo:
-        """Return what monitoring lists of this client."""
+        """Return this client's entry in the list of connections."""
         path = str(self.context.scope.get("path", ""))[:200]
         return ConnectionInfo(self.context.client_id, "topics", path)
 
@@ -183,7 +183,7 @@ class TopicClient:
             logger.debug("could not close %s: %r", describe(scope), error)
 
     async def clean_up(self) -> None:
-        """Undo what the client has begun: timers, listeners, presence."""
+        """End the client's timers, subscriptions and presence."""
         self._session.state = State.ENDED
         self._timers.cancel_all()
         if self._registration is not None:
@@ -295,7 +295,7 @@ class TopicClient:
         return results
 
     def _start(self, result: ConnectResult) -> None:
-        """Begin what follows the reply to connect."""
+        """Start timers and subscriptions, after the reply to connect."""
         self._session.state = State.CONNECTED
         self._timers.cancel_timer("stale")
         self._restart_expiry()
@@ -324,10 +324,10 @@ class TopicClient:
             "expiry", expires_at, lambda: self.end(codes.CLOSE_EXPIRED)
         )
 
-    # What the application does with the user
+    # Events of the user, and changes of their permissions
 
     def on_publication(self, group: str, publication: Publication) -> None:
-        """Do what the application asks of all connections of this user."""
+        """Handle an event that the application sent to all connections of this user."""
         event = msgspec.json.decode(publication.data)
         match event["type"]:
             case "topics.disconnect":
@@ -338,14 +338,14 @@ class TopicClient:
                 reply = Reply(push=Push(message=message))
                 self._outbox.push(self._session.codec.encode(reply))
             case "topics.subscribe":
-                self.subscriptions.begin_by_server(event["topic"])
+                self.subscriptions.subscribe_from_server(event["topic"])
             case "topics.unsubscribe":
                 text = codes.UNSUBSCRIBED_BY_SERVER.reason
                 reason = Unsubscription(event["code"], text)
                 self.subscriptions.end(event["topic"], reason)
 
     def on_gap(self, group: str) -> None:
-        """Ignore a loss: such messages are not kept anywhere."""
+        """Ignore a loss: events of users are not kept."""
 
     def _on_revocation(self, reason: Reason) -> None:
         if reason.final:

@@ -97,11 +97,11 @@ async def _publish_to(
     key = f"{context.identity.user_id}:{key}"
 
     async def publish() -> None:
-        # Else the application has done its part, and only the reply was lost.
+        # Else the hook has run already, and only the reply was lost.
         if await layer.stream_find_published(topic_group(name), key) is None:
             await _publish_now(context, topic, data, key)
 
-    # Not by the layer alone: a client may be back before the application is done.
+    # Not by the layer alone: a client may retry while the hook is still running.
     await context.publishing.do((name, key), publish)
 
 
@@ -140,7 +140,7 @@ async def _limit_user(context: ClientContext, topic: Topic, layer: Any) -> None:
     user_id = context.identity.user_id
     if topic.user_rate is None or not user_id:
         return
-    # Of all topics of this kind, or a second name would be a second allowance.
+    # One bucket for all topics of the class: else each name would have a limit of its own.
     kind = type(topic)
     key = f"publish:{kind.__module__}.{kind.__qualname__}:{user_id}"
     if await layer.take_token(key, Rate.parse(topic.user_rate)):
@@ -221,7 +221,7 @@ class _TopicCall(msgspec.Struct):
 
 
 async def _rpc(context: ClientContext, request: RPCRequest) -> RPCResult:
-    """Run a call; ``$publish`` and ``$call`` are those of our own clients."""
+    """Run a call; ``$publish`` and ``$call`` are sent by Tiderace's own clients."""
     data = as_bytes(request.data)
     result: Any = None
     if request.method == "$publish":

@@ -64,11 +64,11 @@ class ActiveSubscription(Subscription):
         self.name = f"{client_id}:{topic.topic}"
         self.groups: set[str] = set()
         self._on_lost = on_lost
-        # Whether the topic's permissions allowed it, and so may forbid it later.
+        # Whether the topic's permissions allowed it, which are checked again later.
         self.by_policy = False
-        # Whether the client was entered into presence.
+        # Whether the client was added to presence.
         self.present = False
-        # Why it has to end as soon as it is active.
+        # Set where it has to end as soon as it is active.
         self.end_reason: Unsubscription | None = None
 
     @staticmethod
@@ -103,12 +103,12 @@ class ActiveSubscription(Subscription):
         self.dispatch(group, publication, [self])
 
     def on_gap(self, group: str) -> None:
-        """Report a loss, where there is a position that was lost."""
+        """Report lost publications, where the topic has positions."""
         if self.position is not None:
             self._on_lost(self)
 
     def send_buffered(self) -> None:
-        """Commit the subscription after the reply, and send what came before it."""
+        """Activate the subscription after the reply, and send what was buffered."""
         for each in self.commit():
             if isinstance(each, Push):
                 _send_push(each, [self])
@@ -120,7 +120,7 @@ class _PresenceEvent(msgspec.Struct):
     """A message of a topic's events group."""
 
     type: str
-    # With the application's own JSON as it came; None for "changed".
+    # Contains the application's JSON unchanged; None for "changed".
     info: ClientInfo | None = None
 
     def push(self, channel: str) -> Push:
@@ -138,7 +138,7 @@ class _PresenceEvent(msgspec.Struct):
 def _dispatch_event(
     publication: Publication, subscriptions: Iterable[ActiveSubscription]
 ) -> None:
-    """Send a join, a leave or a change of presence to those who get such pushes."""
+    """Send a join, a leave or a change of presence to subscribers with such pushes."""
     receivers: list[ActiveSubscription] = []
     wanted = [each for each in subscriptions if each.options.joins]
     if not wanted:
@@ -156,7 +156,7 @@ def _dispatch_event(
 def _send_push(push: Push, subscriptions: Iterable[ActiveSubscription]) -> None:
     receivers: defaultdict[Codec, list[ClientOutbox]] = defaultdict(list)
     for subscription in subscriptions:
-        # Protobuf has no field for a change, and an empty push means nothing.
+        # Protobuf has no field for a change, and clients ignore an empty push.
         if push.changed is None or not subscription.codec.binary:
             receivers[subscription.codec].append(subscription.outbox)
     for codec, outboxes in receivers.items():

@@ -1,4 +1,4 @@
-"""The subscriptions of one topic client: how they begin, are renewed and end.
+"""Begins, renews and ends the subscriptions of one topic client.
 
 Checks come before effects: a subscription that is refused has changed nothing.
 """
@@ -48,10 +48,10 @@ _TRIES = 5
 
 
 class ClientSubscriptions:
-    """Begins and ends the subscriptions of a client.
+    """The subscriptions of one client.
 
-    One begins with ``await prepare()``; then the reply is sent, and then ``commit()``
-    sends what has come in between.
+    A subscription begins with ``await prepare()``; then the caller sends the reply, and
+    ``commit()`` sends the publications that were buffered meanwhile.
 
     Args:
         context: of the client; its ``subscriptions`` are kept here.
@@ -76,7 +76,7 @@ class ClientSubscriptions:
         self._end_connection = end
         self._tasks = TaskGroup(logger)
 
-    # How one begins
+    # Beginning
 
     async def prepare(
         self,
@@ -85,15 +85,15 @@ class ClientSubscriptions:
         server_side: bool = False,
         trusted: bool = False,
     ) -> SubscribeResult:
-        """Begin a subscription, and buffer everything for it until ``commit``.
+        """Begin a subscription, and buffer its publications until ``commit``.
 
         Args:
-            request: the client's, or one made for it.
+            request: the client's, or one made by the server.
             server_side: whether the server subscribes the client.
-            trusted: whether no permission is needed.
+            trusted: whether permissions are not checked.
 
         Returns:
-            What to reply before ``commit``.
+            The result for the reply, to be sent before ``commit``.
 
         Raises:
             Refused: when the client may not subscribe.
@@ -119,7 +119,7 @@ class ClientSubscriptions:
                 await layer.stream_subscribe(events_group(name), subscription)
             result = await self._build_reply(subscription, request, options)
             if topic.presence is not Presence.OFF:
-                await self._enter(subscription)
+                await self._add_presence(subscription)
             if context.subscriptions.get(name) is not subscription:
                 raise Refused(codes.INTERNAL)  # the client has unsubscribed meanwhile
         except BaseException:
@@ -131,7 +131,7 @@ class ClientSubscriptions:
         return result
 
     def commit(self, channel: str) -> None:
-        """Send what came for a subscription before its reply was sent."""
+        """Activate a subscription after its reply, and send what was buffered."""
         subscription = self._context.subscriptions.get(channel)
         if subscription is None:
             return
@@ -139,11 +139,11 @@ class ClientSubscriptions:
         if subscription.end_reason is not None:
             self.end(channel, subscription.end_reason)
 
-    def begin_by_server(self, channel: str) -> None:
-        """Subscribe the client to a topic that it did not ask for, in the background."""
-        self._tasks.spawn(self._begin_by_server(channel))
+    def subscribe_from_server(self, channel: str) -> None:
+        """Subscribe the client to a topic on the application's behalf, in the background."""
+        self._tasks.spawn(self._subscribe_from_server(channel))
 
-    async def _begin_by_server(self, channel: str) -> None:
+    async def _subscribe_from_server(self, channel: str) -> None:
         try:
             result = await self.prepare(
                 SubscribeRequest(channel=channel), server_side=True, trusted=True
@@ -195,7 +195,7 @@ class ClientSubscriptions:
                     subscription.group,
                     keep=topic.keep(),
                     since=since,
-                    # One more than may be recovered shows that there are too many.
+                    # One more than the limit, to detect that there are too many.
                     limit=limit + 1 if since is not None else 0,
                 )
             result = subscription.build_reply(request, options, top, kept, limit=limit)
@@ -203,7 +203,7 @@ class ClientSubscriptions:
                 return result
         raise Refused(codes.INTERNAL)
 
-    async def _enter(self, subscription: ActiveSubscription) -> None:
+    async def _add_presence(self, subscription: ActiveSubscription) -> None:
         topic, identity = subscription.topic, self._context.identity
         member = Member(
             client=self._context.client_id, user=identity.user_id, info=identity.info
@@ -213,7 +213,7 @@ class ClientSubscriptions:
             topic.topic, member, topic.presence, grace=topic.presence_grace
         )
 
-    # How it goes on
+    # Renewal and permissions
 
     async def refresh(self, request: SubRefreshRequest) -> SubRefreshResult:
         """Renew a subscription by a newer token.
@@ -235,7 +235,7 @@ class ClientSubscriptions:
         )
 
     def check_permissions(self) -> None:
-        """End what the topics' permissions no longer allow, in the background."""
+        """End subscriptions that permissions no longer allow, in the background."""
         self._tasks.spawn(self._check_permissions())
 
     async def _check_permissions(self) -> None:
@@ -246,7 +246,7 @@ class ClientSubscriptions:
                 self.end(subscription.channel, codes.UNSUBSCRIBED_PERMISSION_DENIED)
 
     def _on_lost(self, subscription: ActiveSubscription) -> None:
-        """Have the client subscribe again, by which it gets what is missing."""
+        """End a subscription so that the client subscribes again and recovers."""
         if self._context.subscriptions.get(subscription.channel) is not subscription:
             return
         metrics.TOPIC_RESUBSCRIPTIONS.add()
@@ -255,7 +255,7 @@ class ClientSubscriptions:
         else:
             self.end(subscription.channel, codes.UNSUBSCRIBED_INSUFFICIENT_STATE)
 
-    # How it ends
+    # End
 
     async def unsubscribe(self, request: TopicRequest) -> Empty:
         """End a subscription at the client's request."""
@@ -278,7 +278,7 @@ class ClientSubscriptions:
         self._push(Push(channel=channel, unsubscribe=push))
 
     async def close(self) -> None:
-        """End every subscription, and what is done in the background."""
+        """End every subscription and background task."""
         for subscription in list(self._context.subscriptions.values()):
             self._end(subscription)
         await self._tasks.cancel()
