@@ -47,14 +47,14 @@ class BaseChannelLayer:
 
     Guaranteed by Tiderace's layers: messages that one sender sends to one channel or
     group arrive in that order; a message is delivered at most once to a channel, and
-    not after ``expiry`` seconds; a message that finds a channel full is refused
-    (``send``) or dropped for that channel alone, counted and logged (``group_send``).
+    not after ``expiry`` seconds; a message to a full channel is refused
+    (``send``), or dropped for that channel alone, counted and logged (``group_send``).
     All members of a group in a process share the message they get: read it, do not
     change it. Not guaranteed: that a message reaches a channel that is not read.
 
     Args:
         expiry: seconds a message waits for its reader; 60, long enough for a
-            reconnect and short enough that no reader is surprised by an old message.
+            reconnect and short enough that messages are not out of date.
         capacity: messages a channel holds that are not read yet.
         channel_capacity: other capacities for channels whose full name matches: a
             mapping of glob patterns, or compiled ones, to numbers, first match wins.
@@ -68,7 +68,7 @@ class BaseChannelLayer:
     group_name_regex: ClassVar[re.Pattern[str]] = re.compile(
         r"^[a-zA-Z\d\-_.]+$", re.ASCII
     )
-    # Existing suites format this text and compare, hence its wording and one field.
+    # Existing test suites format this text and compare, hence its wording and one field.
     invalid_name_error = (
         "{} name must be a valid unicode string "
         "with length < " + str(MAX_NAME_LENGTH) + " containing only ASCII "
@@ -180,7 +180,7 @@ class BaseChannelLayer:
 
     def _name_error(self, kind: str, name: object) -> TypeError:
         error = TypeError(self.invalid_name_error.format(kind))
-        # A note, since existing suites compare the text of the error itself.
+        # A note, since existing test suites compare the text of the error itself.
         error.add_note(
             f"the name was {name!r}; "
             "tiderace.layers.group_name(...) makes a legal one of any values"
@@ -326,15 +326,15 @@ class BaseChannelLayer:
     async def stats(self, *, fleet: bool = False, top: int = 10) -> LayerStats:
         """Return connections, groups, rates, drops, lag and memory.
 
-        By default those of this process: read from counters that are kept anyway, so
-        it may be called every second. ``layer.sync.stats()`` is the same for sync code.
+        By default those of this process, read from counters: cheap enough for a call
+        every second. ``layer.sync.stats()`` is the same for sync code.
 
         Args:
-            fleet: of every process that receives, from the reports that each has sent
-                to the broker in the last seconds; one call of the broker. A process
-                that was killed stays until its lease ends, its ``age`` growing.
-                Processes that only send are not included. Without a broker it is this
-                process.
+            fleet: return those of every process that receives, from the reports that
+                each has sent to the broker in the last seconds; one call of the broker.
+                A process that was killed stays until its lease ends, its ``age``
+                growing. Processes that only send are not included. Without a broker it
+                is this process.
             top: how many groups are returned with their size; the largest.
 
         Raises:
@@ -487,7 +487,7 @@ class LocalDelivery(ABC):
 def refuse_unknown_options(
     layer: str, unknown: Mapping[str, Any], known: tuple[str, ...]
 ) -> None:
-    """Raise for options that a layer does not have, with the nearest known one.
+    """Raise for unknown options of a layer, with the nearest known one.
 
     Raises:
         TypeError: when there are any.

@@ -22,8 +22,8 @@ __all__ = ["Departure", "DropLog", "LocalChannels"]
 
 logger = logging.getLogger("tiderace.layers")
 
-# Mailboxes that are filled before the event loop may do something else: a few
-# milliseconds of handlers, and as long for messages that are written as they are.
+# Mailboxes that are filled before control returns to the event loop: a few milliseconds,
+# of handlers or of broadcasts.
 _SLICE = 256
 _PREPARED_SLICE = 4096
 
@@ -34,11 +34,11 @@ class Departure(NamedTuple):
     group: str
     channel: str
     was_last: bool
-    """Whether the group has no channel of this process any more."""
+    """Whether it was the group's last channel in this process."""
 
 
 class DropLog:
-    """Logs the messages that found a channel full."""
+    """Logs messages dropped by full channels."""
 
     def mailbox_full(
         self, group: str, mailbox: ChannelMailbox, *, drops: int, members: int
@@ -110,7 +110,7 @@ class LocalChannels:
         self.lock = threading.RLock()
         """Held while a mailbox or membership changes."""
         self.process = secrets.token_hex(16)
-        """Stands in the names of this process's channels; no other process has it."""
+        """The process part of channel names; unique to this process."""
         self._group_expiry = group_expiry
         self._capacity_of = capacity_of
         self.clock = clock

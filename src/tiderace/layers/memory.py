@@ -1,7 +1,7 @@
 """The channel layer within one process: mailboxes, groups and streams in memory.
 
 The default for development and tests, and enough for a site that runs as one process.
-It takes exactly the messages that the layers between processes take.
+It accepts exactly the messages that the layers between processes accept.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
     async def receive(self, channel: str | list[str]) -> Message:
         """Wait for the next message of ``channel``, without a limit.
 
-        A list that holds one name is taken as that name.
+        A list of one name stands for that name.
         """
         name = self._single_channel(channel)
         self._expire()
@@ -224,7 +224,7 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
             delivery = self._local.listeners.put(group, publication)
             if key:
                 self._streams.remember(group, key, publication.position, now)
-        await self._tell(group, delivery)
+        await self._deliver(group, delivery)
         if group in self.groups:
             deadline = now + self.expiry
             await self._local.fan_out(group, publication.as_event(), deadline)
@@ -233,7 +233,7 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
     async def _append_message(
         self, group: str, message: Message | PreparedMessage
     ) -> None:
-        """Append a group message to the group's stream and tell the listeners."""
+        """Append a group message to the group's stream and deliver it to the listeners."""
         now = self._clock()
         with self._streams.lock:
             publication = self._streams.get_or_create(group, now).append(
@@ -241,9 +241,9 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
                 now,
             )
             delivery = self._local.listeners.put(group, publication)
-        await self._tell(group, delivery)
+        await self._deliver(group, delivery)
 
-    async def _tell(self, group: str, delivery: PendingDelivery) -> None:
+    async def _deliver(self, group: str, delivery: PendingDelivery) -> None:
         if not await delivery.finish():
             self._local.listeners.discard_closed(group)
 

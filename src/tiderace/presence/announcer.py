@@ -26,7 +26,7 @@ _HOOKS_AT_ONCE = 8
 
 
 class PresenceAnnouncer:
-    """Works through the events of a store: pushes them, then calls the hook.
+    """Handles the events of a store: pushes each to clients, then calls the hook.
 
     An event that is not handled within half of its lease is dropped: another process
     gets it when the lease ends. The arguments are those of ``PresenceTracker``.
@@ -52,7 +52,7 @@ class PresenceAnnouncer:
 
     @property
     def workers(self) -> list[WorkerPool[Any]]:
-        """The pools that do the work."""
+        """The worker pools."""
         return [*self._announce_workers, self._hook_workers]
 
     def put(self, events: Iterable[PresenceEvent]) -> None:
@@ -61,7 +61,7 @@ class PresenceAnnouncer:
             self._put(event.group, event)
 
     def put_changes(self, groups: Iterable[str]) -> None:
-        """Queue one notice for each group that its members have changed."""
+        """Queue a "changed" notice for each group."""
         for group in groups:
             self._put(group, None)
 

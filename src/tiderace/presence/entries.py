@@ -21,7 +21,7 @@ logger = logging.getLogger("tiderace.topics")
 
 _ADDED_AT_ONCE = 50
 _REMOVED_AT_ONCE = 32
-_REMEMBERED_IDS = 20_000  # removed presence ids that are not to be used again
+_REMEMBERED_IDS = 20_000  # removed presence ids, which must not be used again
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class _Entry:
     member: Member  # under its current presence id
     per_user: bool
     grace: float
-    adding: bool = True  # the store has not answered yet
+    adding: bool = True  # until the store has answered
 
 
 class LocalEntries:
@@ -42,7 +42,7 @@ class LocalEntries:
 
     Args:
         store: where the entries are.
-        announcer: gets the events that follow.
+        announcer: announces the events that the store returns.
         schedule: records whether the store can be reached.
     """
 
@@ -56,7 +56,7 @@ class LocalEntries:
         self._announcer = announcer
         self._schedule = schedule
         self._entries: dict[tuple[str, str], _Entry] = {}
-        # The grace of what is to be removed from the store, by group and presence id.
+        # Entries to remove from the store: the grace by group and presence id.
         self._leaving: dict[tuple[str, str], float] = {}
         self.leave_workers = WorkerPool(
             self._remove_queued, _REMOVED_AT_ONCE, logger=logger
@@ -84,7 +84,7 @@ class LocalEntries:
         except BaseException:
             if self._entries.get(key) is entry:
                 del self._entries[key]
-            # The store may have added it all the same.
+            # The store may have added it in spite of the error.
             self._remove_soon(group, entry)
             raise
 

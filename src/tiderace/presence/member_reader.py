@@ -1,4 +1,4 @@
-"""Reads of the members of groups, shared by the callers that wait for them."""
+"""Reads the members of groups, one read for all callers that wait."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["MemberReader"]
 
 
 class MemberReader:
-    """Reads the members of a group one time after the other.
+    """Reads the members of groups, one read of a group at a time.
 
-    All calls that come during a read share the next one, so that a thousand clients
-    that connect at once cost a few reads. A reader belongs to one event loop.
+    All calls during a read share the next one, so a thousand clients that connect at
+    once cost a few reads. A reader belongs to one event loop.
 
     Args:
         store: where the members are.

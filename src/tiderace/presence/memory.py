@@ -1,7 +1,7 @@
 """A presence store in the memory of one process.
 
 The reference implementation of ``PresenceStore``: the scripts for Redis follow the same
-rules, with the same words.
+rules, in the same terms.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Connection:
 
 @dataclass(slots=True)
 class _User:
-    """A user who is present, or whose leave has not been handed out yet."""
+    """A user who is present, or whose leave has not been returned yet."""
 
     member: Member
     per_user: bool
@@ -49,7 +49,7 @@ class _User:
 
 @dataclass(slots=True)
 class _Claim:
-    """An event about a user that has been handed out and not confirmed yet."""
+    """An event about a user that has been returned and not confirmed yet."""
 
     kind: Literal["join", "leave"]
     member: Member
@@ -75,7 +75,7 @@ class MemoryPresenceStore:
         self.config = config
         self._clock = clock
         self._groups: dict[str, _Group] = {}
-        # Nothing is due before.
+        # Nothing is due before this time.
         self._due = math.inf
         self._lock = threading.Lock()
 
@@ -163,7 +163,7 @@ class MemoryPresenceStore:
             self._due = math.inf
 
     def _note(self, group: _Group) -> None:
-        """Note when the group is due, or drop it when it is empty."""
+        """Record when the group is due, or drop it when it is empty."""
         if group.connections or group.users or group.claims:
             self._due = min(self._due, group.due)
         else:
@@ -179,10 +179,10 @@ class _Group:
         # By identity: the user, or for anonymous members the connection.
         self.users: dict[str, _User] = {}
         self.claims: dict[str, _Claim] = {}
-        # Nothing is due before; exact after a ``reap``.
+        # Nothing is due before this time; exact after a ``reap``.
         self.due = math.inf
         # The end of the period over which pushes are counted, their number, and whether
-        # a process has been told to send a "changed" notice at its end.
+        # an event with ``changed_in`` was returned in it.
         self._period_ends = -math.inf
         self._pushes = 0
         self._coalesced = False
@@ -322,7 +322,7 @@ class _Group:
     def _claim_next(
         self, now: float, config: PresenceConfig, identity: str
     ) -> list[PresenceEvent]:
-        """Hand out the next event about a user, unless another one is claimed."""
+        """Return the next event about a user, unless another one is claimed."""
         claim = self.claims.get(identity)
         if claim is None:
             claim = self._next_claim(now, identity)

@@ -17,13 +17,13 @@ logger = logging.getLogger("tiderace.topics")
 RETRY_DELAY = 1.0
 """Seconds until work that the store could not do is tried again."""
 
-_REAP_INTERVAL = 10.0  # seconds after which work left by other processes is looked for
+_REAP_INTERVAL = 10.0  # seconds between looks for work left by other processes
 
 
 class PresenceSchedule:
-    """When to refresh, to reap and to announce changes; and if the store is reachable.
+    """When to refresh, reap and announce changes, and whether the store is reachable.
 
-    Times of different processes are spread by up to a fifth.
+    Intervals vary by up to a fifth, so that processes do not act at the same time.
 
     Args:
         refresh: seconds between two refreshes.
@@ -44,8 +44,8 @@ class PresenceSchedule:
         self.store_away = False
 
     def start(self) -> None:
-        """Refresh after an interval; reap at once, in case all processes had ended."""
-        self.refresh_at = self.now() + self._spread(self._refresh)
+        """Schedule a refresh after an interval, and a reap now: all processes may have ended."""
+        self.refresh_at = self.now() + self._jittered(self._refresh)
         self.reap_at = float("-inf")
 
     async def wait(self) -> None:
@@ -65,45 +65,45 @@ class PresenceSchedule:
         return groups
 
     def announce_change_in(self, group: str, seconds: float) -> None:
-        """Have a change of ``group`` announced, in ``seconds`` or sooner."""
+        """Schedule a "changed" notice for ``group`` in ``seconds`` or sooner."""
         due = self.now() + seconds
         self.changes[group] = min(due, self.changes.get(group, due))
         self._wake.set()
 
     def refreshed(self) -> None:
-        """Note that the store could be reached and entries are fresh."""
+        """Record a successful refresh."""
         if self.store_away:
             self.store_away = False
             logger.info("presence has its store again")
-        self.refresh_at = self.now() + self._spread(self._refresh)
+        self.refresh_at = self.now() + self._jittered(self._refresh)
 
     def reaped(self, due_in: float | None) -> None:
-        """Reap again when something is due, but not in all processes at once."""
+        """Schedule the next reap, at a different time in each process."""
         seconds = _REAP_INTERVAL if due_in is None else min(due_in, _REAP_INTERVAL)
         self.reap_at = self.now() + seconds + self._random.random() * RETRY_DELAY
 
     def reap_in(self, seconds: float) -> None:
-        """Reap in ``seconds`` or sooner."""
+        """Schedule a reap in ``seconds`` or sooner."""
         due = self.now() + seconds
         if due < self.reap_at:
             self.reap_at = due
             self._wake.set()
 
     def retry_reap(self) -> None:
-        """Reap again soon."""
-        self.reap_at = self.now() + self._spread(RETRY_DELAY)
+        """Schedule a reap soon, after a failure."""
+        self.reap_at = self.now() + self._jittered(RETRY_DELAY)
 
     def retry_refresh(self) -> None:
-        """Refresh again soon."""
-        self.refresh_at = self.now() + self._spread(RETRY_DELAY)
+        """Schedule a refresh soon, after a failure."""
+        self.refresh_at = self.now() + self._jittered(RETRY_DELAY)
         self._wake.set()
 
     def store_lost(self, error: LayerUnavailable) -> None:
-        """Note that the store could not be reached, and refresh again soon."""
+        """Record that the store could not be reached, and schedule a refresh soon."""
         if not self.store_away:
             self.store_away = True
             logger.warning("presence waits for its store: %s", error)
         self.retry_refresh()
 
-    def _spread(self, seconds: float) -> float:
+    def _jittered(self, seconds: float) -> float:
         return seconds * (0.8 + 0.2 * self._random.random())

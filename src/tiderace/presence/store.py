@@ -1,7 +1,7 @@
 """The contract of a presence store, its values, and several stores as one.
 
-Entries expire unless they are refreshed, so those of a killed process go away. Each
-event is handed to one process.
+Entries expire unless they are refreshed, so those of a killed process are removed. Each
+event is returned to one process.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class PresenceConfig:
 
 @dataclass(frozen=True, slots=True)
 class PresenceEvent:
-    """A join or leave, handed to the one process that announces it.
+    """A join or leave, returned to the one process that announces it.
 
     Args:
         group: where it happened.
@@ -117,9 +117,9 @@ class PresenceStore(Protocol):
 
     A user is present from their first connection until ``grace`` seconds after the
     last one was removed; a return before that causes no event. Guaranteed: the presence
-    id of a user is never used again; at most one claimed event is out for a user of a
-    group, so that their joins and leaves are handled in order across processes; an
-    event whose claim is not confirmed is handed to another process.
+    id of a user is never used again; at most one event of a user in a group is claimed
+    at a time, so their joins and leaves are handled in order across processes; an
+    event whose claim is not confirmed is returned to another process.
 
     Raises (all coroutines):
         LayerUnavailable: when the storage could not be reached in time.
@@ -175,7 +175,7 @@ class PresenceStore(Protocol):
         """
 
     async def confirm(self, event: PresenceEvent) -> list[PresenceEvent]:
-        """Note that the application's hook has run; return the user's next event.
+        """Confirm that the application's hook has run; return the user's next event.
 
         Without effect when the claim has lapsed and another process has it.
         """
@@ -235,7 +235,7 @@ class ShardedPresence:
         if failures and not events:
             raise failures[0]
         if failures:
-            # These events are handed out only once; the next call raises the error.
+            # These events are returned only once; the next call raises the error.
             return ReapResult(events, 0.0)
         times = [result.due_in for result in done if result.due_in is not None]
         return ReapResult(events, min(times, default=None))

@@ -44,8 +44,8 @@ class Presence(enum.Enum):
 class PresenceTracker:
     """The entries of one process in the store of one layer.
 
-    They are refreshed in batches while the process runs, and removed when it ends in
-    an orderly way; those of a killed process are reaped by the others. Not guaranteed:
+    They are refreshed in batches while the process runs, and removed on a graceful
+    shutdown; those of a killed process are reaped by the others. Not guaranteed:
     that a client gets each join and leave. Beyond ``PresenceConfig.pushes`` they are
     coalesced; the member list is authoritative.
 
@@ -156,7 +156,7 @@ class PresenceTracker:
             self._tasks.spawn(self._run())
 
     async def close(self, *, timeout: float = 5.0) -> None:
-        """Remove all connections of this process, and announce what follows from it.
+        """Remove all connections of this process, and announce the leaves.
 
         Work that is not done after ``timeout`` seconds is left to other processes.
         """
@@ -203,7 +203,7 @@ class PresenceTracker:
         await self._entries.refresh()
 
     async def reap(self) -> None:
-        """Announce what is due in any group, of all processes."""
+        """Announce the events that are due in any group, of all processes."""
         due_in: float | None = 0.0
         while due_in is not None and due_in <= 0:
             try:

@@ -1,7 +1,7 @@
 """The streams that this process reads.
 
 A message carries its offset. When one does not follow the last, and after every
-interruption, what is missing is fetched from the broker before anything newer is
+reconnect, the missing messages are fetched from the broker before newer ones are
 delivered.
 """
 
@@ -29,14 +29,14 @@ _FETCHES_AT_ONCE = 200  # few round trips, small bursts
 
 
 class StreamCursors:
-    """The streams that this process reads.
+    """The position of this process in each stream that it reads.
 
     ``on_message``, ``on_reconnect`` and ``catch_up`` belong to the loop in which
     ``start`` was called, everything else may be called in any thread.
 
     Args:
         expiry: seconds after which a message is not delivered any more.
-        max_buffered: messages held back per stream while missing ones are fetched;
+        max_buffered: messages buffered per stream while missing ones are fetched;
             beyond it they are fetched as well.
         clock: seconds that never run backwards.
         tasks: runs the fetching.
@@ -92,14 +92,14 @@ class StreamCursors:
         self._by_subject.clear()
 
     def start(self) -> None:
-        """Fetch missed messages in the running loop; the tasks of another are over."""
+        """Fetch missed messages in the running loop from now on."""
         self._loop = asyncio.get_running_loop()
         for cursor in list(self._by_subject.values()):
             cursor.buffered = None
             cursor.is_behind = False
 
     def stop(self) -> None:
-        """Begin no more fetching before the next ``start``."""
+        """Start no fetch before the next ``start``."""
         self._loop = None
 
     async def fetch_position(self, cursor: StreamCursor) -> None:
@@ -109,7 +109,7 @@ class StreamCursors:
             LayerUnavailable: when the broker could not be reached.
         """
         position = await cursor.broker.streams.position(cursor.subject)
-        # Messages that arrived meanwhile are later than this position, or part of it.
+        # Messages that arrived meanwhile may be before or after this position.
         with self._lock:
             if cursor.position is None:
                 cursor.position = position or START
@@ -159,17 +159,17 @@ class StreamCursors:
         await cursor.sink.deliver(item.subject, item.data, 0.0, here)
 
     def on_reconnect(self, broker: Broker) -> None:
-        """Fetch what may have been missed on all streams of ``broker``."""
+        """Fetch messages that may have been missed on all streams of ``broker``."""
         cursors = list(self._by_subject.values())
         self.catch_up(cursor for cursor in cursors if cursor.broker is broker)
 
     def catch_up(self, cursors: Iterable[StreamCursor]) -> None:
-        """Fetch what may have been missed on these streams."""
+        """Fetch messages that may have been missed on these streams."""
         waiting = []
         for cursor in cursors:
             with self._lock:
                 if cursor.position is None:
-                    # ``fetch_position`` is at work and will see this.
+                    # ``fetch_position`` is running and reads this when it ends.
                     cursor.is_behind = True
                     continue
             if cursor.buffered is None:
@@ -183,8 +183,8 @@ class StreamCursors:
     async def check_positions(self, subjects: Iterable[str]) -> None:
         """Fetch the position of streams on which nothing arrived for an expiry.
 
-        It finds messages that were missed without a sign, and the broker does not
-        forget the position of a stream that is read.
+        It finds messages that were missed without a disconnect, and keeps the broker
+        from dropping the position of a stream that is read.
 
         Raises:
             LayerUnavailable: when a broker could not be reached.

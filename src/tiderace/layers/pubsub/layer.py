@@ -2,7 +2,7 @@
 
 Each process reads the streams of the groups that have a channel or listener in it, and
 its own inbox, through which other processes reach its channels. A message carries its
-offset, so that a process sees when it has missed some and fetches them first.
+offset, so that a process detects missed messages and fetches them first.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
     """A channel layer between processes.
 
     Guaranteed, besides ``BaseChannelLayer``: all members of a group, in all processes,
-    get its messages in one order; what was sent while a process was cut off from the
-    broker, for less than ``expiry`` seconds and ``group_capacity`` messages, is
-    delivered when it is back; for messages that could not be delivered the members get
+    get its messages in one order; messages sent while a process was disconnected from
+    the broker, for less than ``expiry`` seconds and ``group_capacity`` messages, are
+    delivered when it has reconnected; for messages that could not be delivered the members get
     ``{"type": "layer.gap", "group": ...}``, which a consumer may handle. A named queue
     keeps a message until a reader has it or it expires: at least once, when a reader
     dies between taking and acknowledging it.
@@ -72,7 +72,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         group_expiry: seconds a membership without a consumer lasts.
         capacity: unread messages per channel.
         channel_capacity: capacities by glob pattern of the full channel name.
-        group_capacity: messages of a group kept for processes that are cut off.
+        group_capacity: messages of a group kept for processes that are disconnected.
         lease: seconds after which a process that died no longer counts.
         drop_log: logs messages to full channels.
         clock: seconds that never run backwards; for tests.
@@ -112,7 +112,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         after_fork(self._start_in_child)
 
     def _start(self) -> None:
-        """Make the parts of the layer, under a process name that is not in use."""
+        """Create the parts of the layer, under a new process name."""
         clock, brokers = self._clock, self._brokers
         local = self._local = LocalChannels(
             expiry=self.expiry,
@@ -216,7 +216,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         if process is None:
             await self._queues.push(channel, self.serialize(message))
         elif process == self._local.process:
-            # Through bytes all the same: the sender may go on changing its object.
+            # Encoded and decoded all the same: the sender may change its object later.
             copy = self.deserialize(self.serialize(message))
             self._subscriptions.expire()
             if not self._local.put(channel, copy):
@@ -402,7 +402,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
                     )
                 )
             except Exception:
-                # A reader that compares offsets sees that this one is missing.
+                # A reader detects by the offsets that this one is missing.
                 logger.exception("a message to %s cannot be read", group)
         return top, found
 
@@ -441,7 +441,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         processes = {}
         for broker in self._brokers:
             for data in await broker.memberships.reports():
-                with contextlib.suppress(msgspec.DecodeError):  # of another release
+                with contextlib.suppress(msgspec.DecodeError):  # from another release
                     report = msgspec.json.decode(data, type=ProcessStats)
                     processes[report.process] = report
         if self._pump.is_running:
@@ -495,7 +495,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
     async def interrupt(self) -> None:
         """Break the running loop's connections, as a network would; for drills.
 
-        They are opened again, and what is sent meanwhile is fetched.
+        They are opened again, and messages sent meanwhile are fetched.
         """
         for broker in self._brokers:
             await broker.drop_connections()

@@ -1,4 +1,4 @@
-"""The tasks that receive from the brokers and do the regular work for them."""
+"""The tasks that receive from the brokers and do periodic work."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ __all__ = ["Pump"]
 
 logger = logging.getLogger("tiderace.layers")
 
-_TICK = 0.25  # seconds between two runs of the regular work
-_RETRY = 1.0  # seconds until it is tried again after an error
+_TICK = 0.25  # seconds between two runs of the periodic work
+_RETRY = 1.0  # seconds between attempts after an error
 _YIELD_EVERY = 32  # items between two chances for consumers to run
 _MAX_LEFTOVERS = 100  # in a process that does not receive
 
@@ -31,8 +31,8 @@ _MAX_LEFTOVERS = 100  # in a process that does not receive
 class Pump:
     """Two tasks for each broker, in one event loop of the process: the home loop.
 
-    ``ensure_running`` may be called in any loop and thread: the first loop becomes the
-    home, and another one when the home has stopped.
+    The first loop in which ``ensure_running`` is called becomes the home, and another
+    one when the home has stopped.
 
     Args:
         brokers: the brokers.
@@ -54,7 +54,7 @@ class Pump:
         tasks: LoopTasks,
     ) -> None:
         self.home: asyncio.AbstractEventLoop | None = None
-        """The loop that receives, or did; None before the first one."""
+        """The loop that receives, or the last that did; None before the first one."""
         self._brokers = brokers
         self._subscriptions = subscriptions
         self._cursors = subscriptions.cursors
@@ -85,7 +85,7 @@ class Pump:
         return not self.is_running or all(each.is_connected for each in self._brokers)
 
     def ensure_running(self) -> None:
-        """Let one loop of this process receive; the running one, if there is none."""
+        """Receive in the running loop, unless a loop of this process receives already."""
         if self.is_running:
             return
         with self._lock:
@@ -93,7 +93,7 @@ class Pump:
                 return
             home = self.home = asyncio.get_running_loop()
             for task in self._standing:
-                # Those of a loop that has stopped end by themselves if it goes on.
+                # Tasks of another loop, which has stopped, end by themselves if it resumes.
                 if task.get_loop() is home:
                     task.cancel()
             self._cursors.start()
@@ -116,7 +116,7 @@ class Pump:
     async def stop(self) -> bool:
         """End the tasks of the running loop; return whether no loop receives any more.
 
-        False when another loop receives, which goes on.
+        False when another loop receives, which continues.
         """
         here = asyncio.get_running_loop()
         with self._lock:
@@ -133,11 +133,11 @@ class Pump:
         return not is_elsewhere
 
     def disown(self) -> None:
-        """Let the tasks of a forked parent do nothing in this process."""
+        """End the tasks of a forked parent in this process."""
         self.home = None
 
     async def clean_up_if_stopped(self) -> None:
-        """Do the regular work in a process that does not receive, once it is much.
+        """Do the periodic work in a process that does not receive, once much has gathered.
 
         Raises:
             LayerUnavailable: when a broker could not be reached.
@@ -149,7 +149,7 @@ class Pump:
                 await self._subscriptions.unsubscribe_idle(index)
 
     async def _receive(self, index: int, home: asyncio.AbstractEventLoop) -> None:
-        """Receive from one broker for as long as this is the home loop."""
+        """Receive from one broker while this is the home loop."""
         while self.home is home:
             try:
                 if self._has_inbox(index):
@@ -164,7 +164,7 @@ class Pump:
                         await self._handle(index, batch)
             except Exception:
                 if home.is_closed():
-                    return  # it was abandoned, and what was left in it is finalized
+                    return  # the loop was closed with this task in it
                 logger.exception("hearing a broker failed and is begun anew")
                 await asyncio.sleep(_RETRY)
 
@@ -194,7 +194,7 @@ class Pump:
     async def _work_regularly(
         self, index: int, home: asyncio.AbstractEventLoop
     ) -> None:
-        """Do the regular work for one broker for as long as this is the home loop."""
+        """Do the periodic work for one broker while this is the home loop."""
         is_failing = False
         while self.home is home:
             await asyncio.sleep(_TICK)

@@ -1,4 +1,4 @@
-"""The subscriptions of this process: a group's stream is read while it is needed here."""
+"""Subscribes to the streams of the groups with a channel or listener in this process."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class _Abandoned(Exception):
 
 
 class GroupSubscriptions:
-    """Joins and leaves groups here, and subscribes to their streams at the brokers.
+    """Adds channels and listeners to groups, and subscribes to the groups' streams.
 
     A stream is subscribed to before the first channel or listener of its group counts
-    as joined, and until soon after the last one has gone. May be used in any thread and
-    event loop.
+    as joined, and until soon after the last one has left. It may be used in any thread
+    and event loop.
 
     Args:
         brokers: the brokers.
         local: the channels and listeners of this process.
         delivery: takes the messages of groups.
         cursors: how far each stream has been read.
-        queues: those with readers here are subscribed to as well.
+        queues: the named queues with readers here, subscribed to as well.
         memberships: announces joins and leaves.
     """
 
@@ -55,14 +55,14 @@ class GroupSubscriptions:
         self.cursors = cursors
         self.queues = queues
         self.memberships = memberships
-        # Groups that are perhaps not needed any more, still subscribed to.
+        # Groups without a channel or listener at some time, still subscribed to.
         self._released: set[str] = set()
         # When the positions of a broker's streams were last checked.
         self._checked_at: dict[int, float] = {}
 
     @property
     def released(self) -> int:
-        """How many groups are still subscribed to, and perhaps not needed any more."""
+        """The number of groups that ``unsubscribe_idle`` has to check."""
         return len(self._released)
 
     # Channels and listeners
@@ -71,7 +71,7 @@ class GroupSubscriptions:
         """Put a channel of this process into a group, and wait for the subscription.
 
         Raises:
-            LayerUnavailable: when the broker could not be reached; it has not joined.
+            LayerUnavailable: when the broker could not be reached; the channel has not joined.
         """
 
         def add() -> None:
@@ -95,10 +95,10 @@ class GroupSubscriptions:
             self._note(self._local.detach(mailbox))
 
     async def add_listener(self, group: str, listener: Listener) -> None:
-        """Let a listener listen to a group, and wait for the subscription.
+        """Add a listener to a group, and wait for the subscription.
 
         Raises:
-            LayerUnavailable: when the broker could not be reached; it does not listen.
+            LayerUnavailable: when the broker could not be reached; it was not added.
         """
         try:
             await self._subscribe(
@@ -109,7 +109,7 @@ class GroupSubscriptions:
             raise
 
     def discard_listener(self, group: str, listener: Listener) -> None:
-        """Let a listener listen to a group no more."""
+        """Remove a listener from a group, if it is in it."""
         if self._local.listeners.discard(group, listener):
             self._release(group)
 
@@ -122,7 +122,7 @@ class GroupSubscriptions:
                 self._release(group)
 
     def clear(self) -> None:
-        """Read no stream any more."""
+        """Stop reading all streams."""
         with self.lock:
             self.memberships.clear()
             self._released.clear()
@@ -130,7 +130,7 @@ class GroupSubscriptions:
 
     def _note(self, departures: Iterable[Departure]) -> None:
         for group, channel, was_last in departures:
-            # In any case: a join may have been announced before it left and came back.
+            # Always: a join may have been announced before it left and came back.
             self.memberships.add_change(group, channel, joined=False)
             if was_last:
                 self._release(group)
@@ -144,7 +144,7 @@ class GroupSubscriptions:
     async def _subscribe(self, group: str, add: Callable[[], None]) -> None:
         """Call ``add``, and wait until the group's stream is subscribed to.
 
-        ``add`` makes the group needed. It is called at once, and may be called again.
+        ``add`` adds a channel or listener. It is called at once, and may be called again.
         """
         while True:
             with self.lock:
@@ -169,7 +169,7 @@ class GroupSubscriptions:
             await cursor.broker.subscribe([cursor.subject])
             await self.cursors.fetch_position(cursor)
         except BaseException as error:
-            # Before the others that wait are woken: they may try again.
+            # Before the waiting callers are woken: they may try again.
             self.cursors.remove(cursor.subject, cursor)
             cursor.ready.set_exception(
                 error if isinstance(error, Exception) else _Abandoned()
@@ -202,7 +202,7 @@ class GroupSubscriptions:
             self.queues.keep(queues)
             raise
         finally:
-            # Another thread may have come to need them meanwhile.
+            # Another thread may have joined them meanwhile.
             cursors = [self.cursors.get(group) for group in groups]
             needed = [cursor for cursor in cursors if cursor is not None]
             queues = self.queues.with_readers(queues)
@@ -211,7 +211,7 @@ class GroupSubscriptions:
                 self.cursors.request_catch_up(needed)
 
     async def check_positions(self, index: int) -> None:
-        """Look for messages that listeners missed without a sign, now and then.
+        """Look for messages that were missed without a disconnect, every quarter of expiry.
 
         Raises:
             LayerUnavailable: when the broker could not be reached.
