@@ -1,4 +1,4 @@
-"""Users of connections: look-up, log-in, log-out, and what outer middleware decided."""
+"""Tests of users of connections: look-up, login, logout and outer middleware."""
 
 from __future__ import annotations
 

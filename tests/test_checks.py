@@ -1,4 +1,4 @@
-"""The system checks: each mistake is named with its hint, and right settings pass."""
+"""Tests of the system checks."""
 
 from __future__ import annotations
 

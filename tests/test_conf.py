@@ -1,4 +1,4 @@
-"""Our settings: one dict, checked once, every mistake named."""
+"""Tests of the settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Database work from async code: threads, and stale connections closed around it."""
+"""Tests of database calls from async code."""
 
 from __future__ import annotations
 

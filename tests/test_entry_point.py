@@ -1,4 +1,4 @@
-"""The one call of an asgi.py file, and imports that need no configured Django."""
+"""Tests of ``get_application()``, and of imports without settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public face: what every module offers, that it exists and says what it is."""
+"""Tests of the public names of every module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probes: whether the process lives, and whether clients should be sent to it."""
+"""Tests of the liveness and readiness probes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON text is what ``json.dumps`` writes, wherever that writes any."""
+"""Tests of the JSON encoder against ``json.dumps``."""
 
 from __future__ import annotations
 

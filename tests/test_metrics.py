@@ -1,4 +1,4 @@
-"""Measurements: plain counters with a name, a unit and a meaning."""
+"""Tests of the metrics."""
 
 from __future__ import annotations
 

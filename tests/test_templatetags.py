@@ -1,4 +1,4 @@
-"""The template tags: what stands in the page, and what a policy lets through."""
+"""Tests of the template tags."""
 
 from __future__ import annotations
 

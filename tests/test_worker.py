@@ -1,4 +1,4 @@
-"""The worker: named channels read for ever, whatever happens to messages and layer."""
+"""Tests of the worker on named channels."""
 
 from __future__ import annotations
 

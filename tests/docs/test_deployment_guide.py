@@ -1,4 +1,4 @@
-"""The numbers in the deployment guide fit those in the code."""
+"""The numbers in the deployment guide match those in the code."""
 
 from __future__ import annotations
 

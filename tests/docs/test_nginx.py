@@ -1,4 +1,4 @@
-"""A real nginx with the configuration that the deployment guide shows."""
+"""Tests of the nginx configuration in the deployment guide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that stops: it refuses newcomers, and gives up its sockets one by one."""
+"""Tests of the drain of a process."""
 
 from __future__ import annotations
 

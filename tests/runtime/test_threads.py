@@ -1,4 +1,4 @@
-"""The sync code of connections: side by side between them, in order within each."""
+"""Tests of the threads that run the sync code of connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tickets and tokens on plain consumers: every way to bring one, and to bring a bad one."""
+"""Tests of tickets and tokens for consumers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections per address and user, messages per socket, and clients that lie about both."""
+"""Tests of limits per address, user and socket."""
 
 from __future__ import annotations
 

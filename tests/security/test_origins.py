@@ -1,4 +1,4 @@
-"""Who may open a WebSocket: origins, refusals, and what the log says about them."""
+"""Tests of the origin validators and their log messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pages may use topics: those of the same origin, and those that are listed."""
+"""Tests of the origins of pages that use topics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The threat model names tests; this one sees to it that they exist."""
+"""The tests that the threat model names exist."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""An ASGI server as a child process on a free port, for tests that need a real one.
-
-It knows how each server is called from the command line and nothing of the site.
-"""
+"""An ASGI server as a child process on a free port."""
 
 from __future__ import annotations
 

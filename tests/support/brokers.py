@@ -1,8 +1,8 @@
-"""Real Redis or Valkey servers for tests and drills, started and hurt by them.
+"""Real Redis or Valkey servers for tests and drills, and their faults.
 
-It knows how a server, Sentinel and a cluster are started, cut, paused and killed, and
-nothing of layers. A server is ready in tens of milliseconds, in a folder of its own, on
-a free port of this machine's loopback.
+A single server, Sentinel and a cluster can be started, disconnected, paused and killed.
+A server starts in tens of milliseconds, in its own folder, on a free port of the
+loopback interface.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The demo as a child process, the way ``make demo`` starts it, and its visitors.
-
-It knows the command line and the pages' addresses, and none of the demo's code.
-"""
+"""The demo as a child process, the way ``make demo`` starts it, and its visitors."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Runs the Python blocks of one documentation page, in a process of its own.
 
 Started by test_docs.py in the page's throw-away project, with the blocks as JSON on
-standard input. It knows nothing of Markdown.
+standard input.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""WebSocket bytes by hand: a client that may break every rule, and a server for it.
-
-It knows RFC 6455's bytes and uvicorn; it knows nothing of Django or of consumers.
-"""
+"""A WebSocket client that may break the protocol, and uvicorn as its server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The communicators: what existing suites rely on, and what is new in ours."""
+"""Tests of the communicators."""
 
 from __future__ import annotations
 

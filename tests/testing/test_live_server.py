@@ -1,4 +1,4 @@
-"""The live-server test case, and the thread and the process it can be run on."""
+"""Tests of the live-server test case, in a thread and in a process."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The demo's board: notes that everybody sees change, on a topic."""
+"""The board of the demo: notes, updated live over a topic."""

@@ -1,1 +1,1 @@
-"""Rooms to talk in: history, typing, notices, and a return without loss."""
+"""The chat of the demo: rooms, history, typing, notices and recovery."""

@@ -1,1 +1,1 @@
-"""Who is at the demo: seeded users who log in, and guests with a name of their own."""
+"""The people of the demo: seeded users, and guests under a display name."""
