@@ -54,6 +54,7 @@ def look(demo, new_context, complaints):
         page.get_by_label("Password").fill("harbour-tide")
         page.get_by_role("button", name="Log in").click()
         expect(page.get_by_role("heading", name="Who is connected")).to_be_visible()
+        page.wait_for_load_state("load")  # with the style sheets
         return page
 
     return open_page
