@@ -29,7 +29,7 @@ _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class ProtocolError(Exception):
-    """The client broke the protocol: close with ``code`` and ``reason``."""
+    """The client violated the protocol: close with ``code`` and ``reason``."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(f"{reason} ({code})")
@@ -38,28 +38,28 @@ class ProtocolError(Exception):
 
 
 class MessageHandler(Protocol):
-    """What a parser calls, in the order in which the client sent it."""
+    """Receives the parsed messages and control frames, in the order of the client."""
 
     def text_received(self, text: str) -> None:
-        """A whole text message."""
+        """Handle a complete text message."""
 
     def bytes_received(self, data: bytes) -> None:
-        """A whole binary message."""
+        """Handle a complete binary message."""
 
     def ping_received(self, payload: bytes) -> None:
-        """A ping, which may come between the fragments of a message."""
+        """Handle a ping, which may come between the fragments of a message."""
 
     def pong_received(self, payload: bytes) -> None:
-        """A pong, with or without a ping before it."""
+        """Handle a pong, with or without a ping before it."""
 
     def close_received(self, code: int | None, reason: str) -> None:
-        """The client's close frame; ``code`` is None when it has none."""
+        """Handle the client's close frame; ``code`` is None when it has none."""
 
 
 class FrameParser:
     """Parses the bytes of one connection, in pieces of any size.
 
-    UTF-8 is checked fragment by fragment, so that a broken text ends the connection
+    UTF-8 is checked fragment by fragment, so that an invalid text ends the connection
     before it is complete. A frame that makes its message longer than ``max_size`` bytes
     fails when its head is read, before its payload is kept.
     """
@@ -69,7 +69,7 @@ class FrameParser:
     def __init__(self, max_size: int) -> None:
         self.closed = False
         self._max_size = max_size
-        # The beginning of a frame, and how many bytes are needed to read on.
+        # An incomplete frame, and the number of bytes needed to continue.
         self._buffer: bytearray | None = None
         self._needed = 0
         # The fragments of an unfinished message; with a decoder if it is text.
@@ -77,13 +77,13 @@ class FrameParser:
         self._decoder: codecs.IncrementalDecoder | None = None
 
     def feed(self, data: bytes, handler: MessageHandler) -> None:
-        """Parse ``data``, and call ``handler`` with everything that is complete.
+        """Parse ``data``; call ``handler`` for each complete message or control frame.
 
-        What follows a close frame is ignored.
+        Bytes after a close frame are ignored.
 
         Raises:
-            ProtocolError: when the client broke the protocol. What came before has been
-                passed on; ``feed`` must not be called again.
+            ProtocolError: when the client violated the protocol. Messages before that
+                have been handled; ``feed`` must not be called again.
         """
         if self._buffer is not None:
             self._buffer += data
@@ -141,7 +141,7 @@ class FrameParser:
         return stop
 
     def _check(self, first: int, second: int, opcode: int, length: int) -> None:
-        """Refuse a frame by its first two bytes."""
+        """Raise ProtocolError where the first two bytes of a frame are invalid."""
         if first & _RESERVED:
             raise ProtocolError(1002, "a reserved bit is set")
         if not second & _MASKED:
@@ -191,7 +191,7 @@ class FrameParser:
             self._finish_message(handler)
 
     def _finish_message(self, handler: MessageHandler) -> None:
-        """Pass on the message whose last fragment has come."""
+        """Call ``handler`` with the message whose last fragment was received."""
         fragments, decoder = self._fragments, self._decoder
         self._fragments = self._decoder = None
         if fragments is None:

@@ -46,8 +46,8 @@ _LONGEST_REQUEST = 64 * 1024
 # One scheduler per server, which has one event loop.
 _schedulers: WeakKeyDictionary[ServerState, WriteScheduler] = WeakKeyDictionary()
 
-# The opening request is being read; the application has not answered it; it refuses it
-# with an HTTP response of its own; the handshake has ended, one way or the other.
+# The states: reading the opening request; waiting for the application; sending its own
+# HTTP response, a denial; handshake ended.
 _REQUEST, _CONNECTING, _DENYING, _ANSWERED = "request", "connecting", "denying", "over"
 
 
@@ -72,10 +72,10 @@ class WebSocketProtocol(asyncio.Protocol):
     """Seconds in which a client has to read what was sent, and to answer a close frame."""
 
     shutdown_timeout: ClassVar[float] = 1.0
-    """The same when the server stops."""
+    """The same, when the server stops."""
 
     refusal_timeout: ClassVar[float] = 2.0
-    """Seconds in which a client that broke the protocol has to read why, and to close."""
+    """Seconds for a client that violated the protocol to read the reason and close."""
 
     __slots__ = (
         "_connection",
@@ -134,7 +134,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self.server_state.connections.add(self)  # type: ignore[arg-type]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Send the application a disconnect event; wake a ``send`` that waits."""
+        """Send the application a disconnect event, and wake a waiting ``send``."""
         self.server_state.connections.discard(self)
         self._stop_timer()
         self._phase = _ANSWERED
@@ -156,7 +156,7 @@ class WebSocketProtocol(asyncio.Protocol):
             elif len(self._unread) > _LONGEST_REQUEST:
                 self._refuse(431, "the request is too long")
         elif self._phase is _CONNECTING:
-            # A client must not send before the answer; this much is kept.
+            # A client must not send before the answer; this many bytes are buffered.
             self._unread += data
             self.transport.pause_reading()
 
@@ -266,7 +266,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._log_access(str(status))
 
     def _deny(self, message: Event) -> None:
-        """Send a part of the application's own refusal."""
+        """Send a part of the application's denial response."""
         data = message.get("body", b"")
         last = not message.get("more_body", False)
         if self._denial is not None:
@@ -282,7 +282,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def _refuse(
         self, status: int, why: str, headers: list[tuple[bytes, bytes]] | None = None
     ) -> None:
-        """Refuse the handshake with a response of the server's."""
+        """Refuse the handshake with a response of the server."""
         if self.scope:
             self._log_access(str(status))
         own = self.server_state.default_headers
@@ -348,7 +348,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._application_ended(code)
 
     def _application_ended(self, code: int) -> None:
-        """Close or answer what the application has left open."""
+        """Close the connection, or answer the handshake, if the application has not."""
         if self._connection is not None:
             self._connection.close(code)
         elif self._phase is _CONNECTING:
@@ -357,11 +357,11 @@ class WebSocketProtocol(asyncio.Protocol):
             self._hang_up(self.close_timeout)
 
     async def receive(self) -> Event:
-        """ASGI's ``receive``; returns the disconnect event again after it was read."""
+        """Return the next event; after the disconnect event, the same again."""
         return await self.read_queue.get()
 
     def send(self, message: Event) -> Awaitable[None]:
-        """ASGI's ``send``; waits only for a client that reads too slowly.
+        """Send an event; wait only while the client reads too slowly.
 
         Raises:
             ClientDisconnected: an ``OSError``, when the client is gone.

@@ -1,4 +1,4 @@
-"""Queues frames for sockets, and writes what one tick of the event loop brings at once.
+"""Queues frames for sockets, and writes those of one tick of the event loop together.
 
 Everything here runs in the thread of the event loop.
 """
@@ -24,8 +24,8 @@ logger = logging.getLogger("tiderace.server")
 
 # Bytes queued for one socket that are written without waiting for the end of the tick.
 _FLUSH_SIZE: Final = 64 * 1024
-# Sockets, and bytes, that are written to before the loop may do something else: less than
-# a millisecond. Meanwhile the next messages of a burst are fanned out, and join the
+# Sockets written to, and bytes, before control returns to the loop: less than a
+# millisecond. Between slices further messages of a burst are fanned out, and join the
 # queues that are not written yet.
 _SLICE: Final = 64
 _SLICE_SIZE: Final = 1024 * 1024
@@ -51,9 +51,9 @@ class _SharedQueue:
     ) -> None:
         self.frames = frames
         self.size = size
-        # In the order in which they are written to, those that have left included.
+        # In the order of writing, those that have left included.
         self.members = members
-        # How many of ``members`` have been passed, and how many still share the queue.
+        # How many of ``members`` were written to or skipped; how many share the queue.
         self.reached = 0
         self.remaining = len(members)
 
@@ -63,7 +63,7 @@ class _SharedQueue:
 
 
 class WriteScheduler:
-    """Writes what sockets have queued, at the end of the running tick of the event loop.
+    """Writes the queued frames of sockets at the end of a tick of the event loop.
 
     Many sockets are written to in slices, between which the loop serves other events.
     """
@@ -84,7 +84,7 @@ class WriteScheduler:
         # Whether the loop has a call of ``_flush``.
         self._scheduled = False
         self._queued: list[ServerFrameWriter] = []
-        # Those that are being written to, the last one first.
+        # The sockets being written to, in reverse order.
         self._batch: list[ServerFrameWriter] = []
         self._shared_queues: deque[_SharedQueue] = deque()
 
@@ -135,7 +135,7 @@ class WriteScheduler:
     def _join(
         self, queue: _SharedQueue, members: list[ServerFrameWriter], frame: bytes
     ) -> bool:
-        """Add ``frame`` for these members of ``queue``; return False if it cannot be."""
+        """Add ``frame`` for these members of ``queue``; return False if it cannot."""
         size = queue.size + len(frame)
         if members[0]._scheduler is not self or size > _FLUSH_SIZE:
             return False
@@ -173,7 +173,7 @@ class WriteScheduler:
         self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Write to a slice of the sockets with their own queue, and of a shared queue."""
+        """Write one slice of the sockets with own queues, and one of a shared queue."""
         if not self._batch and self._queued:
             self._batch, self._queued = self._queued, []
             self._batch.reverse()
@@ -236,10 +236,9 @@ class ServerFrameWriter:
 
     A WebSocket scope has it as ``scope["extensions"]["tiderace.frames"]``. A frame is
     built once, with ``text_frame`` or ``binary_frame`` here, and written to any number
-    of sockets: all of them share the bytes, also while a slow one is still to take
-    them. Frames go out in the order of ``write``, of ``write_all`` and of ASGI's
-    ``websocket.send`` taken together. To be used in the thread of the event loop,
-    after the socket was accepted.
+    of sockets, which share the bytes until the slowest client has read them. Frames go
+    out in the order of ``write``, ``write_all`` and ASGI's ``websocket.send`` taken
+    together. To be used in the thread of the event loop, after the socket was accepted.
 
     Not guaranteed: that the client receives a frame. The queue is not bounded: callers
     that need a bound check ``buffered``.
@@ -262,11 +261,11 @@ class ServerFrameWriter:
     def __init__(self, transport: asyncio.Transport, scheduler: WriteScheduler) -> None:
         self._transport = transport
         self._scheduler = scheduler
-        # The frames of this socket alone.
+        # The frames queued for this socket alone.
         self._frames: list[bytes] = []
         self._size = 0
         # The scheduler while the socket is idle: nothing is queued, and it can be
-        # written to. Then a queue that is shared with others, or None for its own.
+        # written to. Else the queue that it shares with others, or None for its own.
         self._queue: WriteScheduler | _SharedQueue | None = None
         # Whether the transport's buffer is full, because the client reads slowly.
         self.congested = False
@@ -286,8 +285,8 @@ class ServerFrameWriter:
     def write(self, frame: bytes) -> None:
         """Queue one whole frame; it is dropped when the socket is closing or not open.
 
-        Returns at once and raises nothing. The frame leaves when the running tick of
-        the event loop ends, in one write with all others that came in it.
+        Returns at once and raises nothing. The frame is written when the running tick
+        of the event loop ends, together with all other frames of that tick.
         """
         queue, scheduler = self._queue, self._scheduler
         if queue is scheduler:
@@ -325,14 +324,14 @@ class ServerFrameWriter:
 
     @property
     def buffered(self) -> int:
-        """Bytes that were written and that the kernel has not taken yet."""
+        """Bytes queued here or in the transport, which the kernel has not taken yet."""
         size = self._size + self._transport.get_write_buffer_size()
         if type(self._queue) is _SharedQueue:
             size += self._queue.size
         return size
 
     async def drained(self) -> None:
-        """Wait until the transport takes more, or the socket is closed."""
+        """Wait until the transport accepts more, or the socket is closed."""
         while self.congested and not self._closed:
             waiter = asyncio.get_running_loop().create_future()
             if self._waiters is None:
@@ -341,7 +340,7 @@ class ServerFrameWriter:
             await waiter
 
     def flush(self) -> None:
-        """Write what is queued, as far as the transport takes it."""
+        """Write queued frames until the transport's buffer is full."""
         self._leave()
         frames = self._frames
         while frames and not self.congested:
@@ -388,13 +387,13 @@ class ServerFrameWriter:
     # For the connection that owns the writer
 
     def open(self) -> None:
-        """Take frames from now on: the handshake has succeeded."""
+        """Accept frames from now on: the handshake has succeeded."""
         self._closed = False
         if not self.congested:
             self._queue = self._scheduler
 
     def end(self, last: bytes) -> None:
-        """Queue the close frame, after which nothing is taken."""
+        """Queue the close frame; later frames are dropped."""
         self.write(last)
         self._queue = None
         self._closed = True
@@ -416,14 +415,14 @@ class ServerFrameWriter:
         self.congested = True
 
     def resume(self) -> None:
-        """Write again, and wake ``drained`` if the transport still takes more."""
+        """Write again, and wake ``drained`` if the transport still accepts more."""
         self.congested = False
         self.flush()
         if not self.congested:
             self._wake()
 
     def stop(self) -> None:
-        """Drop what is queued, and all later frames: the client reads no more."""
+        """Drop queued and later frames: the client has stopped reading."""
         self._leave()
         self._closed = True
         self._frames.clear()
