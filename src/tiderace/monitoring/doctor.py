@@ -32,7 +32,7 @@ except ImportError:  # pragma: no cover (Windows)
 
 __all__ = ["Finding", "Level", "diagnose"]
 
-# Open files that even a small site needs.
+# The limit of open files that even a small site needs.
 _FEW_FILES = 4096
 # Packages that are reported, and what each is for.
 _PACKAGES = {
@@ -246,7 +246,7 @@ def _tickets() -> Iterator[Finding]:
     if several or len(layers_in_memory()) < len(channel_layers.configs):
         yield Finding(
             "tickets",
-            # A broker does not prove that there are several processes.
+            # A project with a broker may still run in one process.
             Level.WARNING if several else Level.NOTE,
             f"the cache {alias!r} is each process's own: a one-time ticket can be used "
             + (f"once in each of {workers}" if several else "once in each process"),
@@ -313,7 +313,7 @@ async def _server_of(alias: str, topic: str) -> list[Finding]:
         try:
             information = await client.info()
         except Exception as error:
-            # The user may lack the permission, which is no fault of the layer.
+            # The Redis user may lack the permission; the layer works without it.
             findings.append(
                 Finding(topic, Level.NOTE, f"its server tells nothing: {error}")
             )

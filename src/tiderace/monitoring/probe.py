@@ -1,7 +1,7 @@
 """Tests a configured channel layer with real messages, and times them.
 
-Two layers are made, as two processes would have them, so that the messages pass through
-the broker.
+Two layer objects are created, as in two processes, so that messages pass through the
+broker.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["ProbeFailed", "ProbeReport", "Step", "probe_layer"]
 
 # Round trips whose median is reported: the first also opens connections.
 _ROUNDS = 5
-# Messages sent while the receiving side is cut off.
+# Messages sent while the reader is disconnected.
 _MISSED = 3
 
 
@@ -39,7 +39,7 @@ class Step:
     Attributes:
         name: the test.
         passed: whether it worked; None when the layer does not offer it.
-        seconds: its duration, of round trips the median.
+        seconds: its duration; for round trips their median.
         note: what failed and what to do, or a remark.
     """
 

@@ -1,4 +1,4 @@
-"""The state of users and sessions: looked up for many at once, and compared."""
+"""Looks up the state of many users and sessions at once, and compares it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AccountState:
-    """The state of a user at one moment, as far as connections depend on it."""
+    """The state of a user at one time, as far as connections depend on it."""
 
     auth_hash: str
     """Changes with the password."""
@@ -72,7 +72,7 @@ class AccountState:
         )
 
     def change_to(self, now: AccountState | None) -> Reason | None:
-        """Return the gravest change since then, or None."""
+        """Return the most serious change from this state to ``now``, or None."""
         if now is None:
             return Reason.DELETED
         if self.active and not now.active:
@@ -96,14 +96,14 @@ class Found:
     """By primary key as text; a missing one does not exist."""
     sessions: dict[str, float | None] = field(default_factory=dict)
     """By session key, when it expires (seconds since 1970), None where the engine does
-    not tell; a missing one does not exist."""
+    not store that; a missing one does not exist."""
 
 
 def look_up(user_ids: Collection[str], session_keys: Collection[str]) -> Found:
     """Look up users and sessions.
 
     It takes four queries for the users, however many, and one for 500 sessions where
-    they are in the database; other engines are asked for one session at a time. Blocks:
+    they are in the database; others are queried for one session at a time. Blocks:
     call it in a thread.
     """
     model = get_user_model()
@@ -125,13 +125,13 @@ def renew(user: Any, fresh: AbstractBaseUser) -> None:
     """Copy the fields of ``fresh``, loaded later, to ``user``."""
     for each in fresh._meta.concrete_fields:  # noqa: SLF001 (public in Django)
         setattr(user, each.attname, getattr(fresh, each.attname))
-    # In which Django's backend caches permissions.
+    # The attributes in which Django's backend caches permissions.
     for cache in ("_perm_cache", "_user_perm_cache", "_group_perm_cache"):
         user.__dict__.pop(cache, None)
 
 
 def session_reference(session_key: str) -> str:
-    """Return a name for a session in messages, with which it cannot be used."""
+    """Return a name for a session in messages that does not reveal its key."""
     data = b"tiderace.revocation.account_state" + session_key.encode("utf-8", "replace")
     return hashlib.sha256(data).hexdigest()[:32]
 
@@ -194,7 +194,7 @@ def _sessions(keys: Collection[str]) -> dict[str, float | None]:
 
 
 def _slices(keys: Collection[str]) -> Iterator[list[str]]:
-    """Yield so many at a time that every database takes them in a query."""
+    """Yield slices that every database accepts in one query."""
     ordered = list(keys)
     for start in range(0, len(ordered), _IN_QUERY):
         yield ordered[start : start + _IN_QUERY]

@@ -30,7 +30,7 @@ __all__ = [
 
 CLOSE_COME_BACK = 1012
 """The close code of a socket whose user has other permissions than at the handshake:
-clients reconnect, and are checked anew. Where the log-in has ended it is 4401."""
+clients reconnect and are checked again. At the end of a log-in it is 4401."""
 
 _watchers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, RevocationWatcher] = (
     weakref.WeakKeyDictionary()
@@ -58,8 +58,8 @@ async def close() -> None:
 class AuthChanged(dict[str, Any]):
     """The event ``auth.changed`` for a consumer: ``{"type": ..., "reason": ...}``.
 
-    Its class tells it from a message of the layer with the same content, which anything
-    may send.
+    Its class distinguishes it from a message of the layer with the same content, which
+    any sender may have sent.
     """
 
     def __init__(self, reason: Reason) -> None:

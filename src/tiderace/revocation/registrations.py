@@ -1,4 +1,4 @@
-"""The connections whose users are watched, by user and by session."""
+"""An index of the watched connections, by user and by session."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Registration", "Registrations"]
 
 @dataclass(eq=False, slots=True)
 class Registration:
-    """One connection that is watched; ``cancel()`` when it ends."""
+    """One watched connection; call ``cancel()`` when it ends."""
 
     user: Any
     user_id: str
@@ -25,7 +25,7 @@ class Registration:
     looked_up_at: float | None = None
     """When its permissions were first looked up; until then they are unknown."""
     suspect: bool = False
-    """Whether its permissions may have changed between its log-in and that."""
+    """Whether permissions may have changed between its log-in and ``looked_up_at``."""
     _discard: Callable[[Registration], None] | None = None
 
     @property
@@ -34,7 +34,7 @@ class Registration:
         return self._discard is not None
 
     def cancel(self) -> None:
-        """Stop watching the connection; again is the same as once."""
+        """Stop watching the connection; a second call does nothing."""
         discard, self._discard = self._discard, None
         if discard is not None:
             discard(self)

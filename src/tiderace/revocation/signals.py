@@ -26,7 +26,7 @@ __all__ = ["announce", "connect_signals", "require"]
 
 logger = logging.getLogger("tiderace.security")
 
-# Columns without influence on what a user may do.
+# Columns that do not affect a user's permissions.
 _HARMLESS = frozenset({"last_login"})
 
 _required = False
@@ -47,7 +47,7 @@ def announce(
     rights: bool = True,
     using: str | None = None,
 ) -> None:
-    """Have every process check its connections, once the transaction is committed.
+    """Make every process check its connections, once the transaction is committed.
 
     For changes without a signal (``QuerySet.update()``, SQL), from sync code. A failure
     is logged, since all connected users are looked up every
@@ -56,16 +56,16 @@ def announce(
     Args:
         users: primary keys of users to look up.
         sessions: keys of sessions that have ended.
-        all_users: look all connected users up.
+        all_users: whether to look up all connected users.
         rights: whether groups or permissions may have changed, and not the user's own
             row alone.
-        using: the database whose transaction is waited for; the default one.
+        using: the database whose commit is awaited; None for the default one.
     """
     message = announcement(
         users=users, sessions=sessions, all_users=all_users, rights=rights
     )
     if asyncio._get_running_loop() is not None:  # noqa: SLF001
-        # Sync code on an event loop may wait neither for this nor for a transaction.
+        # Sync code on an event loop cannot block, neither for this nor for a commit.
         _sending.spawn(_send(message))
         return
     send = functools.partial(sync_bridge.call, _send, message)

@@ -1,7 +1,7 @@
 """Watches the users of open connections, and reports when a log-in or permission ends.
 
-Users are looked up in batches: those that another process or this one has announced as
-changed, and once in a while all of them, since not every change sends a signal.
+Users are looked up in batches: those that any process has announced as changed, and
+periodically all of them, since not every change sends a signal.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ __all__ = ["RevocationWatcher", "announcement"]
 
 logger = logging.getLogger("tiderace.security")
 
-# Users in one look-up: SQLite takes no more than 999 values in a query.
+# Users in one look-up: SQLite accepts at most 999 values in a query.
 _BATCH = 500
-# Seconds between a change and the look-up, which then covers what else has changed.
+# Seconds between a change and the look-up, which then covers further changes.
 _SETTLE = 0.1
-# Seconds that an announcement may be on its way. Permissions that were first looked up so
-# shortly before it may be those after the change.
+# Seconds that an announcement may be in transit. Permissions that were first looked up
+# so shortly before its arrival may be those after the change.
 _DELAY = 5.0
-# Seconds until what failed (the database, the broker) is tried again.
+# Seconds between attempts to reach the database or the broker.
 _RETRY = 5.0
 
 
@@ -61,8 +61,8 @@ def announcement(
         sessions: keys of sessions that have ended; their connections end at once.
         all_users: whether all users are to be looked up.
         rights: whether groups or permissions may have changed. Those at the time of the
-            handshake are not known, unlike the user's row, so very new connections are
-            treated as changed in any case.
+            handshake are unknown, unlike the user's row, so very new connections are
+            always treated as changed.
     """
     return {
         "users": [str(user) for user in users],
@@ -78,16 +78,16 @@ class RevocationWatcher:
     A task runs while there are connections. Within about ``settle`` seconds of an
     announcement, and at the latest every ``interval``, the users are looked up, and
     their connections get the reason of a change. Before that the user object of the
-    connection is renewed, so that its fields and permissions are the present ones.
+    connection is refreshed, so that its fields and permissions are current.
     After a final reason the connection is watched no longer.
 
     Args:
-        bus: returns the bus that announcements arrive on; it is kept open.
+        bus: returns the cluster bus that announcements arrive on; it is kept open.
         interval: seconds between two look-ups of all users, a fifth more or less.
         settle: seconds that announcements are collected for.
         find: looks users and sessions up; blocks, and is called in a thread.
         clock: seconds since 1970.
-        jitter: between -1 and 1, for ``interval``.
+        jitter: returns a number between -1 and 1, which spreads ``interval``.
     """
 
     def __init__(
@@ -108,11 +108,11 @@ class RevocationWatcher:
         self._jitter = jitter
         self._loop = asyncio.get_running_loop()
         self._registrations = Registrations()
-        # Users to be looked up, and what wakes the task for that.
+        # Users to be looked up, and the event that wakes the task for them.
         self._due: set[str] = set()
         self._wake_up = asyncio.Event()
-        # By session key, when it ends and whose it is; those that end before the next
-        # round, which finds the others.
+        # By session key, the time it ends and the user's id; only those that end before
+        # the next look-up of all users.
         self._endings: dict[str, tuple[float, str]] = {}
         self._next_round = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -125,20 +125,20 @@ class RevocationWatcher:
     def register(
         self, user: Any, session_key: str | None, on_change: Callable[[Reason], None]
     ) -> Registration | None:
-        """Watch a connection until it cancels; to be called in the event loop.
+        """Watch a connection until it is cancelled; to be called in the event loop.
 
         Its user is looked up soon after, in one batch with others, since something may
         have changed between its log-in and now.
 
         Args:
             user: the connection's user, as loaded at the handshake.
-            session_key: of the session that named the user; None or empty where
-                something else did, a token.
+            session_key: of the session that authenticated the user; None or empty
+                after authentication without a session, as by a token.
             on_change: called with the reason, in the event loop; must return at once.
 
         Returns:
-            What to cancel; None for a user that is not in the database (anonymous, or
-            another kind of object).
+            The registration, to be cancelled; None for a user that is not in the
+            database (anonymous, or another kind of object).
         """
         user = _unwrapped(user)
         if not isinstance(user, get_user_model()) or user.pk is None:
@@ -155,19 +155,19 @@ class RevocationWatcher:
         self._mark_due([registration.user_id])
         if self._task is None:
             _running.add(self)
-            # In a context of its own: the first connection's threads end with it.
+            # In a context of its own: that of the first connection ends with it.
             self._task = self._loop.create_task(
                 self._run(), context=contextvars.Context()
             )
         return registration
 
     def receive(self, message: dict[str, Any]) -> None:
-        """Take an ``announcement``; may be called from any thread."""
+        """Handle an ``announcement``; may be called from any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._on_announcement, message)
 
     async def close(self) -> None:
-        """Watch no connection any more, and end the task."""
+        """Stop watching all connections, and end the task."""
         self._registrations.clear()
         task = self._stop()
         if task is not None:
@@ -262,7 +262,7 @@ class RevocationWatcher:
         return self._interval * (1 + self._jitter() / 5)
 
     async def _wait(self) -> None:
-        """Wait for an announcement, a session's end or the next round."""
+        """Wait for an announcement, a session's end or the next look-up of all."""
         endings = (ending for ending, _ in self._endings.values())
         until = min([self._next_round, *endings])
         try:
@@ -368,7 +368,7 @@ def _session_ended(
 
 
 def _unwrapped(user: Any) -> Any:
-    """Return the user behind a lazy one, which is the object that is renewed."""
+    """Return the user object behind a lazy one; this object is refreshed."""
     if issubclass(type(user), LazyObject):
         return user._wrapped  # noqa: SLF001 (how a lazy object is looked into)
     return user

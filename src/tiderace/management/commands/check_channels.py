@@ -95,8 +95,8 @@ class CheckChannels(BaseCommand):
 def _command() -> type[BaseCommand]:
     """Return the project's own command of this name, or this one.
 
-    Channels has no such command, so projects may have written one, which an app that is
-    listed before theirs would hide.
+    Channels has no such command, so a project may have one of its own, which an app
+    listed before the project's would hide.
     """
     for config in apps.get_app_configs():
         own = Path(config.path, "management", "commands", "check_channels.py")

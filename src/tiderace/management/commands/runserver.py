@@ -1,7 +1,7 @@
 """``manage.py runserver``: serves ``ASGI_APPLICATION`` with uvicorn and autoreload.
 
 Checks, address parsing, banner and reloader are Django's. The command adds the ASGI
-server, static files before it, the list of WebSocket routes, and a graceful end.
+server, static files, the list of WebSocket routes, and a graceful shutdown.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["Command"]
 
 logger = logging.getLogger("django.channels.server")
 
-# Options of daphne's runserver without effect here, and why.
+# Options of daphne's runserver that have no effect here, with the reason.
 _WITHOUT_EFFECT = {
     "http_timeout": "uvicorn does not limit how long a request may take",
     "websocket_handshake_timeout": (

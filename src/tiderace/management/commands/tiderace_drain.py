@@ -1,4 +1,4 @@
-"""``manage.py tiderace_drain``: has the processes of this project on this machine drain.
+"""``manage.py tiderace_drain``: drains the processes of this project on this machine.
 
 It connects to their control sockets and waits until they have drained.
 """
@@ -19,7 +19,7 @@ __all__ = ["Command"]
 
 
 class Command(BaseCommand):
-    """Makes every process drain, and ends when all of them have drained."""
+    """Drains every process, and ends when all of them have drained."""
 
     help = (
         "Has every process of this project on this machine refuse new WebSockets and "
@@ -27,7 +27,7 @@ class Command(BaseCommand):
         "serving pages until they are stopped. Exit code 1 when one was not found, or "
         "did not end its connections in time."
     )
-    # It runs while a machine is being stopped, and needs nothing of the project.
+    # It runs while a machine is stopped, and needs no part of the project.
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
