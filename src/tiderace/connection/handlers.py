@@ -1,4 +1,4 @@
-"""Calls the handlers of one consumer: which methods, and what becomes of their errors."""
+"""Calls the handlers of one consumer, and passes their errors to ``on_error``."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Access(Enum):
 
 
 class Handlers(NamedTuple):
-    """What a connection calls of its consumer."""
+    """The functions of a consumer that its connection calls."""
 
     dispatch: Callable[[Event], Coroutine[Any, Any, None]]
     """Calls the handler of an event or message."""
@@ -81,7 +81,7 @@ class ConsumerProtocol(Protocol):
 
 
 class HandlerCaller:
-    """Calls the handlers of one connection's consumer, and treats their errors.
+    """Calls the handlers of one connection's consumer, and handles their errors.
 
     Args:
         consumer: the consumer.
@@ -89,7 +89,7 @@ class HandlerCaller:
         mailbox: holds messages back while too many handlers run beside each other.
         outbox: takes broadcasts.
         background: runs the handlers marked ``@concurrent``.
-        log: gets what is dropped and what fails.
+        log: logs dropped messages and errors.
     """
 
     __slots__ = (
@@ -131,7 +131,7 @@ class HandlerCaller:
         *,
         passing: type[Exception] | tuple[type[Exception], ...] = StopConsumer,
     ) -> None:
-        """Await a handler, and let ``on_error`` decide about what it raises.
+        """Await a handler, and pass an exception of it to ``on_error``.
 
         Args:
             work: the handler, called.

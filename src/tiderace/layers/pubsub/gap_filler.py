@@ -1,4 +1,4 @@
-"""How far this process has read one stream, and the fetching of missed messages."""
+"""The position of this process in one stream, and the fetching of missed messages."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ START = Position("", 0)
 """The position before the first message of any epoch."""
 
 _YIELD_EVERY = 32  # messages between two chances for consumers to run
-_COUNTABLE = 1 << 20  # missed messages; more come from the leap after a failover
-_REMEMBERED = 9.0  # expiries for which a broker certainly remembers a stream's epoch
+_COUNTABLE = 1 << 20  # missed messages; a larger number comes from offsets skipped
+_REMEMBERED = 9.0  # expiries for which a broker is sure to keep a stream's epoch
 
 
 class Sink(Protocol):
@@ -30,14 +30,14 @@ class Sink(Protocol):
     async def deliver(
         self, subject: str, data: bytes, age: float, position: Position
     ) -> None:
-        """Take a message that was published ``age`` seconds ago."""
+        """Handle a message that was published ``age`` seconds ago."""
 
     def report_gap(self, subject: str, missed: int | None) -> None:
-        """Take note that messages are lost: how many, or None when that is unknown."""
+        """Handle a loss: the number of messages, or None when that is unknown."""
 
 
 class StreamCursor:
-    """How far this process has read one stream."""
+    """The position of this process in one stream, and messages ahead of it."""
 
     __slots__ = (
         "broker",
@@ -71,8 +71,8 @@ class GapFiller:
     """Fetches the missed messages of streams from their brokers.
 
     Args:
-        cursors: the streams that are read, by name; one that is no longer among them
-            is given up.
+        cursors: the streams that are read, by name; fetching for a
+            cursor that is no longer among them ends.
         expiry: seconds after which a message is not delivered any more.
         clock: seconds that never run backwards.
     """
@@ -89,7 +89,7 @@ class GapFiller:
         self._clock = clock
 
     async def fill(self, cursor: StreamCursor) -> None:
-        """Fetch what was missed on a stream, then deliver what has arrived since."""
+        """Fetch missed messages of a stream, then deliver those that came meanwhile."""
         buffered = cursor.buffered
         if buffered is None:
             return
@@ -140,7 +140,7 @@ class GapFiller:
             living = [entry for entry in entries if entry.age < self._expiry]
             is_complete = not entries or entries[-1].offset >= end.offset
             if living or is_complete:
-                # After a leap that is not how many, but that there are some is sure.
+                # After skipped offsets the number is too large, but some were lost.
                 missed = (living[0].before if living else end.offset) - base
                 if missed > 0:
                     cursor.sink.report_gap(
@@ -164,8 +164,8 @@ class GapFiller:
     def _begin_epoch(
         self, cursor: StreamCursor, position: Position, end: Position | None
     ) -> None:
-        # The broker forgets an unused stream, but not within this time: then it has
-        # lost its data.
+        # The broker drops an unused stream, but not within this time: if it is recent,
+        # the broker has lost its data.
         is_recent = self._clock() - cursor.confirmed_at < self._expiry * _REMEMBERED
         if position.epoch and is_recent:
             cursor.sink.report_gap(cursor.subject, None)
@@ -175,7 +175,7 @@ class GapFiller:
     async def _deliver_buffered(
         self, cursor: StreamCursor, buffered: list[StreamMessage]
     ) -> bool:
-        """Deliver what arrived during the fetching; return True at another gap."""
+        """Deliver messages that arrived meanwhile; return True at another gap."""
         done = 0
         while done < len(buffered) and self._is_current(cursor, buffered):
             item = buffered[done]

@@ -1,4 +1,4 @@
-"""The identity of a topic client: the checks of its commands connect and refresh."""
+"""Authenticates a topic client: the checks of its commands connect and refresh."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a topic client may subscribe to a topic, and until when."""
+"""Decides whether a topic client may subscribe to a topic, and until when."""
 
 from __future__ import annotations
 
