@@ -163,7 +163,12 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
             reporter=self._reporter,
             gap_log=gap_log,
             tasks=tasks,
+            on_reconnect=self._reconnected,
         )
+
+    def _reconnected(self) -> None:
+        if self.after_reconnect is not None:
+            self.after_reconnect()
 
     def _start_in_child(self) -> None:
         self._pump.disown()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.broker import QueueReady, Reconnected, StreamMessage
@@ -41,6 +41,7 @@ class Pump:
         reporter: reports to the inbox's broker.
         gap_log: logs lost messages.
         tasks: the tasks that ``stop`` ends as well.
+        on_reconnect: called in the home loop when a broker is connected again.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Pump:
         reporter: Reporter,
         gap_log: GapLog,
         tasks: LoopTasks,
+        on_reconnect: Callable[[], None],
     ) -> None:
         self.home: asyncio.AbstractEventLoop | None = None
         """The loop that receives, or the last that did; None before the first one."""
@@ -65,6 +67,7 @@ class Pump:
         self._reporter = reporter
         self._gap_log = gap_log
         self._tasks = tasks
+        self._on_reconnect = on_reconnect
         self._standing: list[asyncio.Task[None]] = []
         self._handled = 0
 
@@ -179,6 +182,7 @@ class Pump:
                 self._cursors.on_reconnect(self._brokers[index])
                 self._memberships.renew_soon(index)
                 self._queues.wake_all()
+                self._on_reconnect()
             elif item.queue == self._inbox.process:
                 self._reporter.on_report()
             else:
