@@ -246,6 +246,30 @@ async def test_a_timed_out_receive_can_leave_the_application_running():
 # An application that fails
 
 
+async def test_a_timeout_of_none_is_no_limit():
+    socket = WebsocketCommunicator(Echo.as_asgi(), "/")
+
+    assert await socket.connect(timeout=None) == (True, None)
+
+    await socket.send_to(text_data="tea")
+    assert await socket.receive_from(timeout=None) == "tea"
+    await socket.disconnect(timeout=None)
+
+
+async def test_an_error_is_raised_by_a_receive_without_a_limit():
+    class Failing(AsyncWebsocketConsumer):
+        async def receive(self, text_data=None, bytes_data=None):
+            raise LookupError("tea is out")
+
+    socket = WebsocketCommunicator(Failing.as_asgi(), "/")
+    await socket.connect()
+
+    await socket.send_to(text_data="tea")
+
+    with pytest.raises(LookupError, match="tea is out"):
+        await socket.receive_from(timeout=None)
+
+
 async def test_an_error_of_a_handler_is_raised_instead_of_its_close():
     class Consumer(Echo):
         async def receive(self, text_data=None, bytes_data=None):

@@ -84,8 +84,10 @@ class ApplicationCommunicator(_AsgirefCommunicator):
         """
         await super().send_input(message)  # type: ignore[no-untyped-call]
 
-    async def receive_output(self, timeout: float = 1) -> Event:
+    async def receive_output(self, timeout: float | None = 1) -> Event:
         """Return the next event of the application; wait ``timeout`` seconds.
+
+        None waits without a limit, here and in all methods with a timeout.
 
         A consumer closes with code 1011 after an error; the error is raised then
         instead of returning the close.
@@ -97,7 +99,7 @@ class ApplicationCommunicator(_AsgirefCommunicator):
         """
         if self.future.done():
             self.future.result()
-        deadline = asyncio.get_running_loop().time() + timeout
+        started = asyncio.get_running_loop().time()
         event = await self._take(_any_event, timeout)
         if event is None:
             if self.cancel_on_timeout:
@@ -109,8 +111,9 @@ class ApplicationCommunicator(_AsgirefCommunicator):
             event.get("type") == "websocket.close"
             and event.get("code") == _INTERNAL_ERROR
         ):
-            rest = deadline - asyncio.get_running_loop().time()
-            await asyncio.wait([self.future], timeout=max(rest, 0))
+            spent = asyncio.get_running_loop().time() - started
+            rest = None if timeout is None else max(timeout - spent, 0)
+            await asyncio.wait([self.future], timeout=rest)
             self._raise_failure()
         return event
 
@@ -119,7 +122,7 @@ class ApplicationCommunicator(_AsgirefCommunicator):
         type: str,  # noqa: A002 (the key's name in every ASGI event)
         *,
         where: Callable[[Event], bool] | None = None,
-        timeout: float = 1,
+        timeout: float | None = 1,
     ) -> Event:
         """Return the first event of this ``type``; all others can still be received.
 
@@ -156,7 +159,7 @@ class ApplicationCommunicator(_AsgirefCommunicator):
             await super().receive_nothing(timeout, interval)  # type: ignore[no-untyped-call]
         )
 
-    async def wait(self, timeout: float = 1) -> None:
+    async def wait(self, timeout: float | None = 1) -> None:
         """Wait for the end of the application; cancel it after ``timeout`` seconds.
 
         Raises:
@@ -170,7 +173,7 @@ class ApplicationCommunicator(_AsgirefCommunicator):
         super().stop(exceptions)  # type: ignore[no-untyped-call]
 
     async def _take(
-        self, matches: Callable[[Event], bool], timeout: float
+        self, matches: Callable[[Event], bool], timeout: float | None
     ) -> Event | None:
         """Return the first event that matches, or None after ``timeout`` seconds."""
         future, output = self.future, self.output_queue

@@ -52,7 +52,7 @@ class HttpCommunicator(ApplicationCommunicator):
             cancel_on_timeout=cancel_on_timeout,
         )
 
-    async def get_response(self, timeout: float = 1) -> dict[str, Any]:
+    async def get_response(self, timeout: float | None = 1) -> dict[str, Any]:
         """Send the request (once) and return ``status``, ``headers`` and ``body``.
 
         ``timeout`` is for each event of the response, in seconds.

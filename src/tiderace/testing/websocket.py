@@ -84,7 +84,7 @@ class WebsocketCommunicator(ApplicationCommunicator):
             raise RuntimeError("login() comes too late: the connection is open already")
         self.scope["user"] = user
 
-    async def connect(self, timeout: float = 1) -> tuple[bool, int | str | None]:
+    async def connect(self, timeout: float | None = 1) -> tuple[bool, int | str | None]:
         """Open the connection.
 
         Returns:
@@ -131,7 +131,7 @@ class WebsocketCommunicator(ApplicationCommunicator):
         """Send ``data`` as JSON in a text frame."""
         await self.send_to(text_data=json.dumps(data))
 
-    async def receive_from(self, timeout: float = 1) -> str | bytes:
+    async def receive_from(self, timeout: float | None = 1) -> str | bytes:
         """Return the payload of the next frame.
 
         Raises:
@@ -145,7 +145,7 @@ class WebsocketCommunicator(ApplicationCommunicator):
         )
         return _frame(event)
 
-    async def receive_json_from(self, timeout: float = 1) -> Any:
+    async def receive_json_from(self, timeout: float | None = 1) -> Any:
         """Return the decoded JSON of the next frame; raises as ``receive_from``."""
         payload = await self.receive_from(timeout)
         assert isinstance(payload, str), (
@@ -153,7 +153,7 @@ class WebsocketCommunicator(ApplicationCommunicator):
         )
         return json.loads(payload)
 
-    async def disconnect(self, code: int = 1000, timeout: float = 1) -> None:
+    async def disconnect(self, code: int = 1000, timeout: float | None = 1) -> None:
         """Close the connection as a client would, and wait for the application to end.
 
         Raises:
