@@ -170,6 +170,17 @@ def test_every_name_that_projects_import_exists(module, name):
     assert hasattr(importlib.import_module(module), name)
 
 
+def test_modules_of_channels_are_attributes_without_an_import_of_their_own():
+    assert output_of(
+        "import tiderace",
+        "tiderace.install_as_channels()",
+        "import channels, channels_redis",
+        "print(channels.exceptions.StopConsumer.__module__)",
+        "print(channels_redis.serializers.__name__)",
+        "print(hasattr(channels, 'nothing'), hasattr(channels_redis, 'nothing'))",
+    ) == ["tiderace.exceptions", "tiderace.layers.serializers", "False False"]
+
+
 def test_attribute_access_finds_the_modules_that_were_imported():
     import channels.generic.websocket
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["AliasFinder", "new_name"]
+__all__ = ["AliasFinder", "import_submodule", "new_name"]
 
 STAND_INS = Path(__file__).parent
 
@@ -55,6 +55,20 @@ def new_name(old: str) -> str | None:
         return None
     above = PARENTS.get(parent) or new_name(parent)
     return f"{above}.{child}" if above else None
+
+
+def import_submodule(package: str, name: str) -> ModuleType:
+    """Import an alias for its use as an attribute of a stand-in: ``channels.db``.
+
+    The modules of Channels import one another and become attributes of the package;
+    an alias is imported under its new name, which sets no attribute.
+
+    Raises:
+        AttributeError: there is no alias of this name.
+    """
+    if f"{package}.{name}" not in ALIASES:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    return import_module(f"{package}.{name}")
 
 
 class AliasFinder(MetaPathFinder):
