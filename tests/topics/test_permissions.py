@@ -407,6 +407,21 @@ async def test_other_exceptions_of_django_rest_framework_propagate(rest):
         await may(ADA, Raises)
 
 
+@pytest.mark.parametrize(
+    ("headers", "user"),
+    [
+        ([(b"x_remote_user", b"admin")], None),
+        ([(b"x_remote_user", b"admin"), (b"x-remote-user", b"ada")], "ada"),
+    ],
+)
+def test_a_header_with_an_underscore_is_left_out_of_meta(headers, user):
+    from tiderace.topics.handshake_request import HandshakeRequest
+
+    request = HandshakeRequest({"type": "http", "headers": headers}, ANYBODY, "GET")
+
+    assert request.META.get("HTTP_X_REMOTE_USER") == user
+
+
 def test_a_minimal_handshake_is_a_valid_request():
     from tiderace.topics.handshake_request import HandshakeRequest
 

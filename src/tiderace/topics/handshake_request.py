@@ -48,6 +48,10 @@ class HandshakeRequest:
         if server := self.scope.get("server"):
             meta["SERVER_NAME"], meta["SERVER_PORT"] = server[0], str(server[1])
         for name, value in self.scope.get("headers", ()):
+            # As in Django: it would have the key of the header with a hyphen, which a
+            # proxy may set or remove.
+            if b"_" in name:
+                continue
             key = name.decode("latin1").upper().replace("-", "_")
             if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
                 key = f"HTTP_{key}"
