@@ -44,7 +44,7 @@ class PresenceSchedule:
         self.store_away = False
 
     def start(self) -> None:
-        """Schedule a refresh after an interval, and a reap now: all processes may have ended."""
+        """Schedule a refresh after an interval and, in case all processes ended, a reap now."""
         self.refresh_at = self.now() + self._jittered(self._refresh)
         self.reap_at = float("-inf")
 
