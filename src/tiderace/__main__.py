@@ -1,7 +1,4 @@
-"""``python -m tiderace``: what the package can do without a project around it.
-
-It knows the command line and the environment; what a command does is elsewhere.
-"""
+"""``python -m tiderace``: the commands that need no project."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_deployment_checks_are_included():
 
 
 def test_a_project_without_faults_has_a_finding_that_says_so():
-    assert only(found("system checks"), Level.FINE).text == "nothing to say"
+    assert only(found("system checks"), Level.FINE).text == "no messages"
 
 
 # Routes

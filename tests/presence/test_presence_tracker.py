@@ -332,7 +332,7 @@ async def test_entries_that_the_store_lost_are_added_again(
     await process.run_due()
 
     assert await process.users() == ["ada", "bob"]
-    assert "presence of 2 connection(s) had been forgotten" in caplog.text
+    assert "the presence store had lost 2 connection(s)" in caplog.text
     assert metrics.PRESENCE_FORGOTTEN.value == before + 2
     # Members under their old ids have had no leave.
     assert process.announced[2:] == [
@@ -614,8 +614,8 @@ async def test_connections_that_leave_while_the_store_is_unreachable_are_removed
     assert await process.clients() == []
     assert process.announced[2:] == [("leave", "ada"), ("leave", "bob")]
     assert [record.getMessage() for record in caplog.records] == [
-        "presence waits for its store: the store is away",
-        "presence has its store again",
+        "the presence store is unavailable: the store is away",
+        "the presence store is available again",
     ]
 
 
@@ -1020,7 +1020,7 @@ async def test_an_unexpected_error_does_not_stop_the_tracker(start, store, caplo
 
     async with asyncio.timeout(PATIENCE):
         assert [await received.get(), await received.get()] == ["join", "leave"]
-    assert "keeping presence failed" in caplog.text
+    assert "updating presence failed" in caplog.text
 
 
 async def test_closing_waits_for_a_hook_only_until_its_timeout(start):

@@ -108,8 +108,8 @@ class _LoopListeners:
             metrics.GAPS_LOST.add()
             logger.warning(
                 "the event loop of %d listener(s) to %s is so far behind that %d "
-                "publications to it were dropped; they are told, and may read the "
-                "stream again",
+                "publications to it were dropped; on_gap is called, after which they "
+                "may read the stream again",
                 len(self.members),
                 self.group,
                 len(self._queue),

@@ -1,7 +1,7 @@
-"""What a technology must offer so that a channel layer between processes can stand on it.
+"""The contract of a broker, on which a channel layer between processes is built.
 
-Bytes in, bytes out, under names called subjects and queues. It knows no groups, no
-consumers and no event; what is remembered, and for how long, is an argument.
+A broker carries bytes under names called subjects and queues. How much it keeps, and
+for how long, is an argument.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How much of a subject's stream is kept for those who were cut off."""
+    """How much of a subject's stream is kept for readers that were disconnected."""
 
     size: int
-    """Messages, at least."""
+    """The least number of messages."""
     seconds: float
-    """After the last one."""
+    """Seconds after the last message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What became of a publication."""
+    """The result of a publication."""
 
     position: Position
     members: Sequence[str]
@@ -51,11 +51,11 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A message out of a stream's memory."""
+    """A message that a stream keeps."""
 
     offset: int
     before: int
-    """The offset of the message before it: one less, but for a leap."""
+    """The offset of the message before it: one less, unless offsets were skipped."""
     age: float
     """Seconds since it was published, by the broker's clock."""
     data: bytes
@@ -80,7 +80,7 @@ class QueueReady:
 
 @dataclass(frozen=True, slots=True)
 class Reconnected:
-    """The connection was opened, or lost and opened again: something may be missing."""
+    """The connection was opened, or lost and opened again: messages may be missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Delivery:
 
 
 class StreamStore(Protocol):
-    """The streams of subjects: what is published, and what is kept of it."""
+    """The streams of subjects: publishes messages and keeps the last of them."""
 
     async def publish(
         self,
@@ -114,15 +114,14 @@ class StreamStore(Protocol):
             data: the message.
             keep: what is kept of the stream for processes that were disconnected.
             members_age: seconds for which a membership by ``join`` lasts.
-            history: what is kept, besides, for those who ``read`` the stream; None
-                leaves it as it is.
+            history: what is kept, besides, for ``read``; None leaves it unchanged.
             key: idempotency key. When the same was given for the subject in the last
                 five minutes, nothing happens, and the first publication's position is
                 returned, without members.
         """
 
     async def find_published(self, subject: str, key: str) -> Position | None:
-        """Return the position of what was lately published under ``key``, or None."""
+        """Return the position of the publication with ``key``, or None."""
 
     async def position(self, subject: str) -> Position | None:
         """Return the end of the subject's stream; None when it has none."""

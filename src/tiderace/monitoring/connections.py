@@ -57,7 +57,7 @@ class ProcessReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """The number of connections."""
     topic_clients: int
     matching: int
-    """The number of connections of the user and the topic that were asked for."""
+    """The number of connections of the requested user and topic."""
     connections: tuple[ConnectionInfo, ...]
     """The newest of these."""
     topics: dict[str, int]

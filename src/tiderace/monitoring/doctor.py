@@ -143,7 +143,7 @@ def _system_checks() -> Iterator[Finding]:
     for message in messages:
         yield _as_finding(message)
     if not messages:
-        yield Finding("system checks", Level.FINE, "nothing to say")
+        yield Finding("system checks", Level.FINE, "no messages")
 
 
 def _as_finding(message: CheckMessage) -> Finding:
@@ -315,7 +315,7 @@ async def _server_of(alias: str, topic: str) -> list[Finding]:
         except Exception as error:
             # The Redis user may lack the permission; the layer works without it.
             findings.append(
-                Finding(topic, Level.NOTE, f"its server tells nothing: {error}")
+                Finding(topic, Level.NOTE, f"INFO of its server failed: {error}")
             )
         else:
             findings += _of_server(topic, information)
@@ -334,8 +334,8 @@ def _of_server(topic: str, information: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             topic,
             Level.WARNING,
-            f"its maxmemory-policy is {policy}: when memory is short it forgets what "
-            "processes that were cut off have still to fetch",
+            f"its maxmemory-policy is {policy}: when memory is short it evicts messages "
+            "that disconnected processes have not fetched yet",
             "Set maxmemory-policy to noeviction, and give caches a server of their own.",
         )
     if information.get("evicted_keys"):

@@ -138,7 +138,7 @@ class LocalEntries:
         """Add entries again that the store has lost or reaped."""
         metrics.PRESENCE_FORGOTTEN.add(len(missing))
         logger.warning(
-            "the presence of %d connection(s) had been forgotten, and is entered again",
+            "the presence store had lost %d connection(s), which are added again",
             len(missing),
         )
         entries = [

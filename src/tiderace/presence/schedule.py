@@ -74,7 +74,7 @@ class PresenceSchedule:
         """Record a successful refresh."""
         if self.store_away:
             self.store_away = False
-            logger.info("presence has its store again")
+            logger.info("the presence store is available again")
         self.refresh_at = self.now() + self._jittered(self._refresh)
 
     def reaped(self, due_in: float | None) -> None:
@@ -102,7 +102,7 @@ class PresenceSchedule:
         """Record that the store could not be reached, and schedule a refresh soon."""
         if not self.store_away:
             self.store_away = True
-            logger.warning("presence waits for its store: %s", error)
+            logger.warning("the presence store is unavailable: %s", error)
         self.retry_refresh()
 
     def _jittered(self, seconds: float) -> float:

@@ -96,7 +96,7 @@ class PresenceEvent:
 
 
 class ReapResult(NamedTuple):
-    """What ``reap`` found, and when to call it again."""
+    """The result of ``reap``: the events, and when to call it again."""
 
     events: list[PresenceEvent]
     due_in: float | None

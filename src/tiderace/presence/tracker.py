@@ -184,7 +184,7 @@ class PresenceTracker:
             try:
                 await self.run_due()
             except Exception:
-                logger.exception("keeping presence failed, and goes on in a second")
+                logger.exception("updating presence failed; trying again in a second")
                 self._schedule.retry_refresh()
                 self._schedule.retry_reap()
             await self._schedule.wait()

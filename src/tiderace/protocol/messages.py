@@ -231,7 +231,7 @@ class PresenceStatsResult(_Message):
 
 
 class RPCResult(_Message):
-    """What a method returned."""
+    """The return value of a method."""
 
     data: Data = UNSET
 

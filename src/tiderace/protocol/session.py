@@ -99,7 +99,7 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionOptions:
-    """What the server grants a subscriber."""
+    """The options of a subscription, as the server grants them."""
 
     recoverable: bool = False
     """Whether the topic has a history, so that publications have offsets."""

@@ -22,15 +22,15 @@ __all__ = [
 ]
 
 RESTART = 1012
-"""The close code of a drain: the service restarts, come back."""
+"""The close code of a drain, "Service Restart": the client reconnects."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrainNotice:
-    """What a drain asks of a connection."""
+    """The request of a drain to a connection: end, and let the client reconnect."""
 
     retry_after: float
-    """Seconds that its client should wait before it comes back."""
+    """Seconds that its client should wait before it reconnects."""
 
     @property
     def code(self) -> int:
@@ -47,13 +47,13 @@ class LiveConnection(Protocol):
     """A connection that can be drained; both methods are called in its event loop."""
 
     def drain(self, notice: DrainNotice) -> None:
-        """Begin to end, in the way that the client understands, and return at once.
+        """Start closing, with the codes of the client's protocol, and return at once.
 
-        What the connection is doing may be finished first.
+        Running work may be finished first.
         """
 
     def cut(self) -> None:
-        """End now: the time for finishing is over."""
+        """End at once: the grace period is over."""
 
 
 class ConnectionInfo(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -66,7 +66,7 @@ class ConnectionInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     path: str
     consumer: str = ""
     groups: int | None = None
-    """The number of groups of a consumer; None where the layer does not tell it."""
+    """The number of groups of a consumer; None where the layer does not provide it."""
     since: float = 0.0
     """When it began, in seconds since 1970."""
     user_id: str = ""

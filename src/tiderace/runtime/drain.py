@@ -297,11 +297,11 @@ class SigtermWatch:
         try:
             await self._drain.begin(drain_seconds(), conf.current().drain_grace)
         except Exception:
-            logger.exception("draining failed, so the server is told to stop at once")
+            logger.exception("draining failed; stopping the server at once")
         self._stop_server()
 
     def _hurry(self) -> None:
-        logger.info("draining: told again to stop, so everything ends at once")
+        logger.info("draining: a second signal to stop; ending everything at once")
         self._drain.hurry()
         self._stop_server()
 

@@ -211,8 +211,8 @@ class ConnectionThread(Executor):
         job()
 
     def _job_over(self) -> None:
-        # Before the job's result is known, so that who waits for it finds the
-        # thread free.
+        # Before the job's result is set, so that its waiting caller finds the thread
+        # free.
         with self._lock:
             self._pending -= 1
             self._let_go()
@@ -230,7 +230,7 @@ _pool_lock = threading.Lock()
 
 
 def default_size() -> int:
-    """Threads when the setting says nothing: asyncio's own rule for its executor."""
+    """Return the number of threads without a setting: asyncio's own default."""
     return min(32, (os.cpu_count() or 1) + 4)
 
 

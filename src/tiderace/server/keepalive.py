@@ -20,7 +20,7 @@ class KeepAlive:
 
     Args:
         writer: sends the pings.
-        read_queue: tells whether the client is read from.
+        read_queue: shows whether the client is read from.
         loop: the event loop.
         interval: seconds between pings.
         timeout: seconds; None to ping only, which keeps proxies and NAT tables awake.

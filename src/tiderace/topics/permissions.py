@@ -33,7 +33,7 @@ __all__ = [
 
 
 class Action(StrEnum):
-    """What a user may do with a topic."""
+    """An action on a topic that needs permission."""
 
     SUBSCRIBE = "subscribe"
     PUBLISH = "publish"

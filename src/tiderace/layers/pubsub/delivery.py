@@ -111,7 +111,7 @@ class GroupDelivery:
         await self._local.fan_out(group, message, deadline, excluded)
 
     def report_gap(self, subject: str, missed: int | None) -> None:
-        """Tell listeners and consumers of the group that messages are lost."""
+        """Report lost messages to listeners and consumers of the group."""
         self._gap_log.report(subject, missed)
         self._local.listeners.put(subject, None).start()
         message = {"type": "layer.gap", "group": subject, "missed": missed}

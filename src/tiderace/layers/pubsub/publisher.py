@@ -1,4 +1,4 @@
-"""What this process publishes: to groups, named queues and other processes."""
+"""Publishes messages of this process to groups, named queues and other processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Publisher:
         brokers: the brokers.
         queues: named queues.
         reporter: reports the round trip.
-        keep: what is kept of a stream for processes that are cut off.
+        keep: what is kept of a stream for processes that are disconnected.
         members_age: seconds a named queue stays in a group.
         drop_log: logs messages to full queues.
     """

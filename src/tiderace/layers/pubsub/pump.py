@@ -168,7 +168,7 @@ class Pump:
             except Exception:
                 if home.is_closed():
                     return  # the loop was closed with this task in it
-                logger.exception("hearing a broker failed and is begun anew")
+                logger.exception("receiving from a broker failed; starting again")
                 await asyncio.sleep(_RETRY)
 
     async def _handle(

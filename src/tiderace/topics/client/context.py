@@ -1,4 +1,4 @@
-"""What the commands of one topic client need."""
+"""The context of one topic client, which its commands take."""
 
 from __future__ import annotations
 
