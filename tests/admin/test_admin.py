@@ -290,7 +290,7 @@ def test_over_a_layer_of_another_project_the_page_shows_its_own_process(
     page = boss.get(PAGE).content.decode()
 
     assert "/ws/alone/" in page
-    assert "this is what one of them knows" in page
+    assert "these are the connections of one of them" in page
 
 
 # ---- acting

@@ -53,7 +53,9 @@ def look(demo, new_context, complaints):
         page.get_by_label("Username").fill("harbour")
         page.get_by_label("Password").fill("harbour-tide")
         page.get_by_role("button", name="Log in").click()
-        expect(page.get_by_role("heading", name="Who is connected")).to_be_visible()
+        expect(
+            page.get_by_role("heading", name="Connections", exact=True, level=2)
+        ).to_be_visible()
         page.wait_for_load_state("load")  # with the style sheets
         return page
 

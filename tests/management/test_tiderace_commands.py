@@ -541,7 +541,7 @@ def test_a_process_whose_report_is_old_is_marked():
 
 
 def test_a_process_without_its_broker_is_marked():
-    assert "web1:7 (deaf)" in table(LayerStats((process(ready=False),)))[1]
+    assert "web1:7 (disconnected)" in table(LayerStats((process(ready=False),)))[1]
 
 
 def test_the_last_line_is_the_sum():

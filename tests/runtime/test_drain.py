@@ -101,7 +101,7 @@ async def test_a_socket_opened_during_the_drain_is_closed_too():
 
 
 async def test_a_socket_opened_after_the_window_is_closed_at_once():
-    harness = DrainHarness(1, deaf=True, frozen=True)
+    harness = DrainHarness(1, ignores_notice=True, frozen=True)
     running = harness.drain.begin(window=0, grace=5)
     await until(lambda: harness.sockets[0].asked_at is not None)
     late = harness.connect()
@@ -113,7 +113,7 @@ async def test_a_socket_opened_after_the_window_is_closed_at_once():
 
 
 async def test_a_socket_still_open_after_the_grace_period_is_cut():
-    harness = DrainHarness(2, deaf=True)
+    harness = DrainHarness(2, ignores_notice=True)
 
     await harness.drain.begin(window=0, grace=5)
 
@@ -122,7 +122,7 @@ async def test_a_socket_still_open_after_the_grace_period_is_cut():
 
 
 async def test_the_drain_does_not_wait_for_the_grace_when_all_have_ended():
-    harness = DrainHarness(1, deaf=True, frozen=True)
+    harness = DrainHarness(1, ignores_notice=True, frozen=True)
     running = harness.drain.begin(window=0, grace=5)
     await until(lambda: harness.sockets[0].asked_at is not None)
 
@@ -212,7 +212,7 @@ def server():
 
 
 async def test_the_server_is_stopped_after_the_drain(server):
-    harness = DrainHarness(1, deaf=True, frozen=True)
+    harness = DrainHarness(1, ignores_notice=True, frozen=True)
     watch = SigtermWatch(harness.drain)
     await watch.start()
 
@@ -229,7 +229,7 @@ async def test_the_server_is_stopped_after_the_drain(server):
 async def test_a_second_sigterm_tells_the_server_at_once(server, monkeypatch):
     # Another test of this process may have imported it; it repeats signals.
     monkeypatch.delitem(sys.modules, "gunicorn.arbiter", raising=False)
-    harness = DrainHarness(1, deaf=True, frozen=True)
+    harness = DrainHarness(1, ignores_notice=True, frozen=True)
     watch = SigtermWatch(harness.drain, clock=harness.clock)
     await watch.start()
 
@@ -243,7 +243,7 @@ async def test_a_second_sigterm_tells_the_server_at_once(server, monkeypatch):
 
 
 async def test_the_same_sigterm_by_two_ways_is_one(server):
-    harness = DrainHarness(1, deaf=True, frozen=True)
+    harness = DrainHarness(1, ignores_notice=True, frozen=True)
     watch = SigtermWatch(harness.drain, clock=harness.clock)
     await watch.start()
 
@@ -302,7 +302,7 @@ async def test_a_handler_of_the_loop_is_left_alone(server):
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, told.set)
-    harness = DrainHarness(1, deaf=True, frozen=True)
+    harness = DrainHarness(1, ignores_notice=True, frozen=True)
     watch = SigtermWatch(harness.drain)
 
     await watch.start()

@@ -18,11 +18,11 @@ class FrozenClock(FakeClock):
 
 
 class Socket:
-    """A connection that ends on a drain notice, unless it is ``deaf``."""
+    """A connection that ends on a drain notice, unless it is ``ignores_notice``."""
 
-    def __init__(self, where, *, deaf=False):
+    def __init__(self, where, *, ignores_notice=False):
         self.where = where
-        self.deaf = deaf
+        self.ignores_notice = deaf
         self.asked_at = None
         self.notice = None
         self.was_cut = False
@@ -30,7 +30,7 @@ class Socket:
     def drain(self, notice):
         self.notice = notice
         self.asked_at = self.where.clock.now - self.where.begun
-        if not self.deaf:
+        if not self.ignores_notice:
             self.where.connections.discard(self)
 
     def cut(self):
@@ -41,7 +41,7 @@ class Socket:
 class DrainHarness:
     """A drain with a fake clock and fake sockets."""
 
-    def __init__(self, sockets=0, *, deaf=False, frozen=False):
+    def __init__(self, sockets=0, *, ignores_notice=False, frozen=False):
         self.clock = FrozenClock() if frozen else FakeClock()
         self.begun = self.clock.now
         self.connections = ConnectionRegistry()
@@ -51,10 +51,10 @@ class DrainHarness:
             sleep=self.clock.sleep,
             chance=random.Random(4).random,
         )
-        self.sockets = [self.connect(deaf=deaf) for _ in range(sockets)]
+        self.sockets = [self.connect(ignores_notice=deaf) for _ in range(sockets)]
 
-    def connect(self, *, deaf=False):
-        socket = Socket(self, deaf=deaf)
+    def connect(self, *, ignores_notice=False):
+        socket = Socket(self, ignores_notice=deaf)
         self.connections.add(socket)
         return socket
 

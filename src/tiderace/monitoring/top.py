@@ -50,7 +50,7 @@ def _row(process: ProcessStats) -> tuple[str, ...]:
     seen = f"{process.age:.0f}s"
     name = f"{process.host}:{process.pid}"
     return (
-        name if process.ready else f"{name} (deaf)",
+        name if process.ready else f"{name} (disconnected)",
         _span(process.at - process.started),
         f"{seen}!" if process.age > _LATE else seen,
         f"{process.connections:,}",
