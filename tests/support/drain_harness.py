@@ -22,7 +22,7 @@ class Socket:
 
     def __init__(self, where, *, ignores_notice=False):
         self.where = where
-        self.ignores_notice = deaf
+        self.ignores_notice = ignores_notice
         self.asked_at = None
         self.notice = None
         self.was_cut = False
@@ -51,10 +51,12 @@ class DrainHarness:
             sleep=self.clock.sleep,
             chance=random.Random(4).random,
         )
-        self.sockets = [self.connect(ignores_notice=deaf) for _ in range(sockets)]
+        self.sockets = [
+            self.connect(ignores_notice=ignores_notice) for _ in range(sockets)
+        ]
 
     def connect(self, *, ignores_notice=False):
-        socket = Socket(self, ignores_notice=deaf)
+        socket = Socket(self, ignores_notice=ignores_notice)
         self.connections.add(socket)
         return socket
 
