@@ -42,6 +42,7 @@ from tiderace.topics import (
 )
 from tiderace.topics.hub import close as close_process
 from tiderace.topics.hub import current
+from tiderace.topics.names import Pattern
 from tiderace.topics.topic import declared
 
 
@@ -1157,6 +1158,24 @@ async def test_publishing_to_an_undeclared_topic_names_the_declared_ones(app):
         UnknownTopic, match=r"no topic matches 'nowhere'.*room:<slug:name>"
     ):
         await apublish("nowhere", 1)
+
+
+async def test_a_name_that_is_too_long_is_compared_with_no_pattern(app, monkeypatch):
+    compared = []
+    monkeypatch.setattr(Pattern, "match", lambda self, name: compared.append(name))
+
+    with pytest.raises(UnknownTopic, match="256 characters is longer than 255"):
+        await apublish("room:" + "x" * 251, 1)
+
+    assert compared == []
+
+
+@pytest.mark.parametrize("method", ["publish", "history", "presence"])
+async def test_a_command_with_a_name_that_is_too_long_is_refused(app, method):
+    async with WireClient(app) as client:
+        body = {"channel": "room:" + "x" * 251, "data": 1}
+
+        assert await client.refused(method, **body) == 102
 
 
 async def test_publish_is_refused_where_a_loop_runs(app):

@@ -22,6 +22,7 @@ import msgspec
 from django.core.exceptions import ImproperlyConfigured
 from django.core.serializers.json import DjangoJSONEncoder
 
+from tiderace import conf
 from tiderace.layers.broker import Retention
 from tiderace.presence.tracker import Presence
 from tiderace.protocol.codes import Failure
@@ -347,8 +348,17 @@ class Registry:
         """Return the topic of this name.
 
         Raises:
-            UnknownTopic: when no pattern matches; its text lists the patterns.
+            UnknownTopic: when no pattern matches, with the patterns in its text, or when
+                the name is longer than ``NAME_LENGTH``.
         """
+        # Before any pattern: two converters that match the same characters make a
+        # pattern quadratic in the length of a client's text.
+        limit = conf.current().topics.name_length
+        if len(name) > limit:
+            raise UnknownTopic(
+                f"a topic name of {len(name)} characters is longer than {limit} "
+                f'(TIDERACE["TOPICS"]["NAME_LENGTH"])'
+            )
         for pattern, topic in self._topics:
             kwargs = pattern.match(name)
             if kwargs is not None:
