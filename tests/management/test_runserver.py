@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from unittest import mock
+from urllib.parse import quote
 
 import pytest
 from django.conf import settings
@@ -488,6 +489,20 @@ async def test_the_access_log_has_a_request_with_its_query_and_status():
     await HttpCommunicator(AccessLog(app, actions), "GET", "/tea/?a=1").get_response()
 
     assert actions == [("http", "complete", "/tea/?a=1", 418)]
+
+
+@pytest.mark.parametrize("character", ["\n", "\r", "\x1b", "\x85", "\u2028"])
+async def test_the_access_log_has_an_unprintable_character_encoded(character):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 404, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    actions = Actions()
+    path = f"/a{character}HTTP GET /forged"
+    await HttpCommunicator(AccessLog(app, actions), "GET", quote(path)).get_response()
+
+    [(_, _, logged, _)] = actions
+    assert logged == quote(path)
 
 
 async def test_the_access_log_has_a_failed_request_as_500():

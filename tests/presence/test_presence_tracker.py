@@ -455,7 +455,7 @@ async def test_a_hook_that_fails_is_logged_and_not_called_again(process, clock, 
     await process.reap()
 
     assert process.called == [("joined", "ada")]
-    assert "hook for user ada having joined room failed" in caplog.text
+    assert "hook for user 'ada' having joined 'room' failed" in caplog.text
     assert "no database" in caplog.text
 
 
@@ -824,7 +824,7 @@ async def test_an_error_in_announcing_is_logged_and_followed_by_a_change(
 
     await process.add("tab", "ada", Presence.PER_CONNECTION)
 
-    assert "telling room that there is a join failed" in caplog.text
+    assert "telling 'room' that there is a join failed" in caplog.text
     assert process.tracker._schedule.changes == {"room": clock.now + 1}
 
 

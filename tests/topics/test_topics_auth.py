@@ -133,6 +133,18 @@ async def test_an_invalid_token_closes_the_connection_for_good(app, wrong, caplo
     assert wrong not in caplog.text
 
 
+async def test_a_line_break_in_a_topic_name_forges_no_line_of_the_log(app, caplog):
+    caplog.set_level("INFO", "tiderace.topics")
+    name = "mine:x\nERROR forged\x1b[2J"
+
+    async with WireClient(app) as client:
+        await client.refused("subscribe", channel=name, token="nonsense")
+
+    assert "forged" in caplog.text
+    assert name not in caplog.text
+    assert not any(line.startswith("ERROR forged") for line in caplog.text.split("\n"))
+
+
 async def test_a_token_subscribes_to_its_topics(app):
     async with WireClient(
         app, connect={"token": token(sub="", channels=["secret:a"])}

@@ -187,7 +187,7 @@ def test_an_unreachable_broker_at_the_commit_is_logged_and_raises_nothing(
     with transaction.atomic():
         publish("board:a", 1)
 
-    assert "a publication to board:a is lost: nobody answers" in caplog.text
+    assert "a publication to 'board:a' is lost: nobody answers" in caplog.text
 
 
 @pytest.mark.parametrize(

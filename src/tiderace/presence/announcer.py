@@ -99,7 +99,7 @@ class PresenceAnnouncer:
         except LayerUnavailable as error:
             self._schedule.store_lost(error)
         except Exception:
-            logger.exception("telling %s that there is a %s failed", group, kind)
+            logger.exception("telling %r that there is a %s failed", group, kind)
         else:
             return True
         # Clients that missed the event read the members again.
@@ -119,7 +119,7 @@ class PresenceAnnouncer:
                 await self._hook(event.group, kind, user)
             except Exception:
                 logger.exception(
-                    "the hook for user %s having %s %s failed; it is not tried again",
+                    "the hook for user %r having %s %r failed; it is not tried again",
                     user,
                     kind,
                     event.group,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import quote
 
 from tiderace.asgi import client_address
 
@@ -22,7 +23,8 @@ class AccessLog:
     Actions: ``http`` has ``complete`` (details: method, path with query, status,
     time_taken in seconds, client); ``websocket`` has ``connecting``, ``connected``,
     ``rejected``, ``disconnected`` (details: path, client; without the query string,
-    which may contain a token).
+    which may contain a token). A path with characters that are not printable is
+    percent-encoded, so that it cannot forge another line.
     """
 
     def __init__(self, application: ASGIApp, log: ActionLogger) -> None:
@@ -53,7 +55,7 @@ class AccessLog:
             query = scope.get("query_string", b"").decode("latin1")
             details = {
                 "method": scope["method"],
-                "path": scope["path"] + (f"?{query}" if query else ""),
+                "path": _loggable(scope["path"] + (f"?{query}" if query else "")),
                 "status": status,
                 "time_taken": time.monotonic() - start,
                 "client": client_address(scope),
@@ -61,7 +63,7 @@ class AccessLog:
             self._log("http", "complete", details)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        details = {"path": scope["path"], "client": client_address(scope)}
+        details = {"path": _loggable(scope["path"]), "client": client_address(scope)}
         accepted = rejected = False
 
         async def reporting_send(event: Event) -> None:
@@ -82,3 +84,7 @@ class AccessLog:
                 self._log("websocket", "disconnected", details)
             elif not rejected:
                 self._log("websocket", "rejected", details)
+
+
+def _loggable(path: str) -> str:
+    return path if path.isprintable() else quote(path, safe="/?%=&:+,;@!$'()*~")

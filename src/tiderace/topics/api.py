@@ -190,7 +190,7 @@ def publish(
         except LayerUnavailable as error:
             # The commit has succeeded, so its caller must not get an error.
             metrics.PUBLICATIONS_LOST.add()
-            logger.error("a publication to %s is lost: %s", topic, error)
+            logger.error("a publication to %r is lost: %s", topic, error)
 
     if transaction.get_connection(using).in_atomic_block:
         transaction.on_commit(after_commit, using=using)

@@ -195,7 +195,7 @@ async def _broadcast(hooks: TopicHooks, request: _Broadcast) -> Any:
             failure = Failure(codes.UNKNOWN_TOPIC.code, str(error))
             responses.append({"error": failure})
         except LayerUnavailable as error:
-            logger.warning("a broadcast did not reach %s: %s", channel, error)
+            logger.warning("a broadcast did not reach %r: %s", channel, error)
             responses.append({"error": codes.INTERNAL})
     return {"responses": responses}
 

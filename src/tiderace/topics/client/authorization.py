@@ -50,7 +50,7 @@ def read_token(context: ClientContext, token: str, name: str) -> float | None:
     except TokenExpired:
         raise Refused(codes.TOKEN_EXPIRED) from None
     except TokenInvalid as invalid:
-        logger.info("a subscription token for %s is refused: %s", name, invalid)
+        logger.info("a subscription token for %r is refused: %s", name, invalid)
         raise Refused(codes.PERMISSION_DENIED) from None
     expires_at: float | None = claims.expires_at
     return expires_at
@@ -67,7 +67,7 @@ def _check_signed_name(context: ClientContext, signed: str, name: str) -> None:
     except TokenExpired:
         raise Refused(codes.TOKEN_EXPIRED) from None
     except TokenInvalid as invalid:
-        logger.info("a signed name for %s is refused: %s", name, invalid)
+        logger.info("a signed name for %r is refused: %s", name, invalid)
         raise Refused(codes.PERMISSION_DENIED) from None
     if verified != name:
         raise Refused(codes.PERMISSION_DENIED)

@@ -291,7 +291,7 @@ class TopicClient:
                     request, server_side=True, trusted=trusted
                 )
             except (Refused, UnknownTopic) as error:
-                logger.info("no subscription to %s on connect: %s", name, error)
+                logger.info("no subscription to %r on connect: %s", name, error)
         return results
 
     def _start(self, result: ConnectResult) -> None:

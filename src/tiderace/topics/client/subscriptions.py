@@ -149,7 +149,7 @@ class ClientSubscriptions:
                 SubscribeRequest(channel=channel), server_side=True, trusted=True
             )
         except (Refused, UnknownTopic) as error:
-            logger.info("no server-side subscription to %s: %s", channel, error)
+            logger.info("no server-side subscription to %r: %s", channel, error)
             return
         push = SubscribePush(
             recoverable=result.recoverable,

@@ -104,7 +104,7 @@ async def deliver(node: str, session: str, user_id: str, data: bytes) -> int:
             process, "topics.commands", payload, timeout=_TIMEOUT
         )
     except TimeoutError:
-        logger.info("no process %s has answered within %g s", node, _TIMEOUT)
+        logger.info("no process %r has answered within %g s", node, _TIMEOUT)
         return GONE
     return GONE if status is None else status
 
