@@ -54,7 +54,7 @@ from tiderace.route_inspection import (
     unwrap_middleware,
 )
 from tiderace.runtime.control_socket import process_control_socket
-from tiderace.runtime.drain import process_drain, refuse_newcomer
+from tiderace.runtime.drain import process_drain, refuse_websocket
 from tiderace.runtime.lifespan import on_shutdown, on_startup, process_lifespan
 from tiderace.security.websocket import AllowedHostsOriginValidator, OriginValidator
 
@@ -111,7 +111,7 @@ class ProtocolTypeRouter:
         """
         kind = scope["type"]
         if kind == "websocket" and process_drain.draining:
-            return await refuse_newcomer(scope, receive, send)
+            return await refuse_websocket(scope, receive, send)
         application = self.application_mapping.get(kind)
         if application is None:
             if kind != "lifespan":

@@ -21,7 +21,8 @@ T = TypeVar("T")
 class BackgroundTasks:
     """The tasks of a connection beside its handlers; to be made in its event loop.
 
-    What a task raises is raised in the connection's task, in turn with its handlers.
+    The exception of a task is raised in the connection's task, in turn with its
+    handlers.
 
     Args:
         inbox: its mailbox takes the errors.
@@ -49,7 +50,7 @@ class BackgroundTasks:
         return task
 
     async def end(self) -> None:
-        """Cancel all tasks and wait until they have ended; log what they still raise."""
+        """Cancel all tasks and wait until they have ended; log their exceptions."""
         self.ending = True
         while tasks := list(self._tasks):  # one may start another while it ends
             for task in tasks:

@@ -1,4 +1,4 @@
-"""The life of one connection, from its first event to its clean-up."""
+"""Serves one connection with a consumer, from its first event to its clean-up."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _OWN_EVENTS: dict[str, type[Exception] | tuple[type[Exception], ...]] = {
 
 
 class _ClosedForRestart(Exception):
-    """A drain has closed the connection, which ends as if its client had left."""
+    """A drain has closed the connection, which ends as after a disconnect."""
 
     def __init__(self, code: int) -> None:
         super().__init__()
@@ -71,8 +71,8 @@ class Connection:
     background tasks have ended and its channel has left its groups.
 
     Args:
-        consumer: the consumer; it is given its layer, its channel and ``base_send``.
-        handlers: what is called of it.
+        consumer: the consumer; gets its layer, its channel and ``base_send``.
+        handlers: the consumer's functions.
         layer: its channel layer, or None.
         receive: ASGI's.
         send: ASGI's.
@@ -164,7 +164,7 @@ class Connection:
         await task
 
     def queue_event(self, event: Event) -> None:
-        """Queue an event of Tiderace's own; it is handled in turn with the client's."""
+        """Queue an event of Tiderace itself, handled in turn with the client's."""
         if self._task is None:
             self._early.append(event)
         elif not self.background.ending:
@@ -215,7 +215,7 @@ class Connection:
         return self._inbox.mailbox
 
     async def _open(self) -> None:
-        """Make the channel, and set what the consumer finds in its attributes."""
+        """Create the channel, and set the consumer's attributes."""
         consumer, layer, send = self._consumer, self._layer, self._outbox.send
         sync = self._handlers.sync
         consumer.base_send = _blocking_or_awaitable(send) if sync else send

@@ -76,7 +76,7 @@ class EventReader:
         return self._task is not None
 
     def stop(self) -> None:
-        """Let ``read`` return, although more may come."""
+        """Let ``read`` return before the last event."""
         if self._task is not None:
             task, self._task = self._task, None
             self._stopped = True
@@ -115,13 +115,13 @@ class EventReader:
 
 
 class Inbox:
-    """A connection's channel in its layer, and the mailbox for everything it receives.
+    """A connection's channel in its layer, and the mailbox for its events and messages.
 
     A layer with local delivery puts messages into the mailbox itself; any other layer
     is read by an ``EventReader``.
 
     Attributes:
-        mailbox: there once ``open`` has returned.
+        mailbox: set by ``open``.
         channel_name: the channel; empty without a layer.
     """
 
@@ -135,7 +135,7 @@ class Inbox:
         self.channel_name = ""
 
     async def open(self) -> None:
-        """Make the channel and the mailbox."""
+        """Create the channel and the mailbox."""
         layer = self._layer
         if layer is not None:
             self.channel_name = await layer.new_channel()
@@ -156,8 +156,8 @@ class Inbox:
         """Close the channel, which leaves its groups.
 
         Args:
-            groups: those that are left one by one in a layer without local delivery.
-            log: gets the errors of that.
+            groups: left one by one in a layer without local delivery.
+            log: logs errors of leaving them.
         """
         if self._reading is not None:
             self._reading.cancel()

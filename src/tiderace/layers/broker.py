@@ -46,7 +46,7 @@ class Published:
 
     position: Position
     members: Sequence[str]
-    """Named queues that are to get a copy."""
+    """The named queues among the members, which need a copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class StreamMessage:
 
 @dataclass(frozen=True, slots=True)
 class QueueReady:
-    """A queue has something to take."""
+    """A queue has a message to take."""
 
     queue: str
 
@@ -131,8 +131,8 @@ class StreamStore(Protocol):
     ) -> tuple[Position | None, Sequence[Entry]]:
         """Return the end of the subject's stream, and its entries after ``offset``.
 
-        When there are many, only the first are returned: the last one is then before the
-        end, and the next call goes on after it.
+        Of many, only the first are returned: the last one is then before the end, and
+        the next call continues after it.
         """
 
     async def read(
@@ -160,7 +160,7 @@ class QueueStore(Protocol):
     """Named queues, whose messages go to one reader each, under a lease."""
 
     async def push(self, queue: str, data: bytes, *, size: int, seconds: float) -> bool:
-        """Put ``data`` into a queue for ``seconds``; False when it holds ``size``."""
+        """Put ``data`` into a queue for ``seconds``; return False if it holds ``size``."""
 
     async def take(self, queue: str, *, lease: float) -> Delivery | None:
         """Take the next message, or None; it returns to the queue unless acked in time."""
@@ -194,13 +194,13 @@ class MembershipStore(Protocol):
     ) -> None:
         """Store which members of ``process`` have joined and left which subjects.
 
-        All of it expires with the lease unless it is refreshed.
+        The memberships expire with the lease unless they are refreshed.
         """
 
     async def refresh(
         self, process: str, subjects: Collection[str], *, lease: float
     ) -> list[str]:
-        """Extend what was announced by another lease.
+        """Extend the announced memberships by another lease.
 
         Returns:
             The subjects whose members have expired or were lost by the broker; announce
@@ -214,7 +214,7 @@ class MembershipStore(Protocol):
         """Return the members of ``subject``: those announced, and named queues."""
 
     async def count(self, subject: str) -> int:
-        """Return how many ``members`` would return."""
+        """Return the number of members, as of ``members``."""
 
     async def report(self, process: str, data: bytes, *, lease: float) -> None:
         """Store ``data`` about ``process``, which counts as alive for a lease.
@@ -224,7 +224,7 @@ class MembershipStore(Protocol):
         """
 
     async def reports(self) -> list[bytes]:
-        """Return what the processes that are alive have reported."""
+        """Return the reports of the processes that are alive."""
 
 
 class Broker(Protocol):
@@ -236,7 +236,7 @@ class Broker(Protocol):
 
     Raises (all coroutines):
         LayerUnavailable: when the broker could not be reached in that time, or has
-            refused, with what it said.
+            refused the command, with its error.
     """
 
     @property
@@ -275,7 +275,7 @@ class Broker(Protocol):
     def messages(
         self,
     ) -> AsyncGenerator[Sequence[StreamMessage | QueueReady | Reconnected], None]:
-        """Yield what arrives, in order and in batches, for ever; reconnects by itself."""
+        """Yield received items in order, in batches, for ever; reconnect when needed."""
 
     @property
     def is_connected(self) -> bool:

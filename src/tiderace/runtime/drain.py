@@ -1,8 +1,8 @@
 """Drains a process before it stops: closes its sockets one by one, over a window.
 
 Thousands of clients that are closed in the same instant reconnect in the same instant.
-So on SIGTERM a process first refuses new WebSockets and closes its own over a window,
-and only then lets its server stop.
+So on SIGTERM a process refuses new WebSockets, closes its own over a window, and only
+then stops its server.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
     "SigtermWatch",
     "drain_seconds",
     "process_drain",
-    "refuse_newcomer",
+    "refuse_websocket",
 ]
 
 logger = logging.getLogger("tiderace.drain")
@@ -53,8 +53,8 @@ _WINDOW = 20.0
 _LONGEST_PAUSE = 0.1
 # Seconds that a cut connection has for its disconnect handler.
 _TIME_TO_LEAVE = 1.0
-# A second SIGTERM means "at once", but not within these seconds: systemd tells every
-# process of a service, and uvicorn's parent then tells its children again.
+# A second SIGTERM means "at once", but not within these seconds: systemd signals
+# every process of a service, and uvicorn's parent then signals its children again.
 _SAME_SIGNAL = 2.0
 
 _SignalHandler: TypeAlias = Callable[[int, FrameType | None], Any]
@@ -106,7 +106,7 @@ class Drain:
         return f"draining, {self.open} connections left" if self.draining else None
 
     def begin(self, window: float, grace: float) -> asyncio.Task[None]:
-        """Begin to end all connections; the task ends when none is left.
+        """Start to end all connections; the task ends when none is left.
 
         They are asked to end one by one in random order, at random moments within
         ``window`` seconds, on average at most a tenth of a second apart. They then have
@@ -134,7 +134,7 @@ class Drain:
         self._wake()
 
     def reset(self) -> None:
-        """Forget the drain, since the server has stopped or starts again."""
+        """Reset the drain: the server has stopped or starts again."""
         if self._task is not None:
             self._task.cancel()
         self._task = self._waiting = None
@@ -182,7 +182,7 @@ class Drain:
         if connection not in self._connections:
             return
         metrics.CONNECTIONS_DRAINED.add()
-        # The window spreads the clients of this process; this, those of several.
+        # The window spreads clients of this process; retry_after those of several.
         notice = DrainNotice(retry_after=0.1 + 0.9 * self._chance())
         try:
             connection.drain(notice)
@@ -216,7 +216,7 @@ process_drain = Drain(process_connections)
 ready_check(process_drain.why_not_ready)
 
 
-async def refuse_newcomer(scope: Scope, receive: Receive, send: Send) -> None:
+async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
     """Refuse a WebSocket with 503, or with 1012 where the server has no such response."""
     notice = DrainNotice(retry_after=1.0)
     if await refuse(

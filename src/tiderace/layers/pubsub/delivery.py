@@ -1,4 +1,4 @@
-"""The delivery of group messages to the mailboxes and listeners of this process."""
+"""Delivers group messages to the mailboxes and listeners of this process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger("tiderace.layers")
 
 
 class GapLog:
-    """Counts and logs lost messages: of one stream a second, the others as a number.
+    """Counts and logs lost messages: one stream a second, the others as a number.
 
     A server that comes back empty causes a gap in every group.
     """
@@ -52,7 +52,7 @@ class GapLog:
 
 
 class GroupDelivery:
-    """The sink of group streams.
+    """The sink of group streams: decodes their messages and fans them out.
 
     Args:
         local: the mailboxes and listeners of this process.
@@ -70,13 +70,13 @@ class GroupDelivery:
         self._local = local
         self._deserialize = deserialize
         self._gap_log = gap_log
-        # Groups that have listeners in event loops that are closed.
+        # Groups with listeners in closed event loops.
         self._groups_to_check: set[str] = set()
 
     async def deliver(
         self, subject: str, data: bytes, age: float, position: Position
     ) -> None:
-        """Deliver a message; one that cannot be read is logged."""
+        """Deliver a message; log one that cannot be decoded."""
         try:
             message = self._deserialize(data)
             publication = None
@@ -122,6 +122,6 @@ class GroupDelivery:
                 mailbox.push(message, deadline)
 
     def take_groups_to_check(self) -> set[str]:
-        """Return the groups that lately had listeners in closed event loops."""
+        """Remove and return the groups with listeners in closed event loops."""
         groups, self._groups_to_check = self._groups_to_check, set()
         return groups

@@ -1,4 +1,4 @@
-"""The stream through which other processes reach the channels of this one."""
+"""The stream on which a process receives messages to its channels from others."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ProcessInbox:
     async def deliver(
         self, subject: str, data: bytes, age: float, position: Position
     ) -> None:
-        """Deliver a message or carry out a request; one that is unreadable is logged."""
+        """Deliver a message or carry out a request; log one that cannot be decoded."""
         try:
             message = self._deserialize(data)
             channel = message.pop(CHANNEL_KEY)

@@ -16,7 +16,7 @@ logger = logging.getLogger("tiderace.layers")
 
 
 class LoopTasks:
-    """A task group for each event loop; every method is about the running loop's."""
+    """A task group for each event loop; every method uses that of the running loop."""
 
     def __init__(self) -> None:
         self._groups: WeakKeyDictionary[asyncio.AbstractEventLoop, TaskGroup] = (

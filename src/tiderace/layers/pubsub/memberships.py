@@ -1,4 +1,4 @@
-"""The announcement of this process's group memberships to the brokers."""
+"""Announces the group memberships of this process to the brokers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Memberships"]
 
 
 class Memberships:
-    """Announces to each broker which channels joined and left, and renews that.
+    """Announces joins and leaves of channels to each broker, and renews them.
 
     May be used in any thread and event loop.
 
@@ -38,7 +38,7 @@ class Memberships:
 
     @property
     def pending(self) -> int:
-        """How many changes have not been announced yet."""
+        """The number of changes that have not been announced yet."""
         return len(self._changes)
 
     def add_change(self, group: str, channel: str, *, joined: bool) -> None:
@@ -96,7 +96,7 @@ class Memberships:
     async def renew(self, index: int) -> None:
         """Renew the announcements when a third of their lease is over.
 
-        What the broker has lost is announced again.
+        Memberships that the broker has lost are announced again.
 
         Raises:
             LayerUnavailable: when the broker could not be reached; the next call tries

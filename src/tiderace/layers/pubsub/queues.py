@@ -20,9 +20,9 @@ logger = logging.getLogger("tiderace.layers")
 
 T = TypeVar("T")
 
-_POLL = 5.0  # seconds after which a reader looks into its queue without being woken
+_POLL = 5.0  # seconds after which a reader polls its queue without being woken
 _TAKE_LEASE = 10.0  # seconds in which a message must be acknowledged
-_RETRY = 1.0  # seconds until a broker that is away is tried again
+_RETRY = 1.0  # seconds between attempts to reach a broker that is away
 
 _Reader = tuple[asyncio.AbstractEventLoop, asyncio.Event]
 
@@ -48,7 +48,7 @@ class Queues:
         # Readers, to be woken in their loops; and the queues that are subscribed to.
         self._readers: dict[str, set[_Reader]] = {}
         self._subscribed: set[str] = set()
-        # They give back messages whose readers were cancelled.
+        # Tasks that return messages whose readers were cancelled.
         self._returns = LoopTasks()
 
     # Sending
@@ -127,12 +127,12 @@ class Queues:
                     del self._readers[queue]
 
     async def _take(self, broker: Broker, queue: str) -> bytes | None:
-        """Take and acknowledge one message; a cancelled reader gives it back."""
+        """Take and acknowledge one message; return it to the queue when cancelled."""
         taking = asyncio.ensure_future(broker.queues.take(queue, lease=_TAKE_LEASE))
         try:
             delivery = await asyncio.shield(taking)
         except asyncio.CancelledError:
-            self._returns.spawn(_give_back_taken(broker, taking))
+            self._returns.spawn(_return_taken(broker, taking))
             raise
         if delivery is None:
             return None
@@ -140,18 +140,18 @@ class Queues:
         try:
             await asyncio.shield(acking)
         except asyncio.CancelledError:
-            self._returns.spawn(_give_back_acked(broker, delivery, acking))
+            self._returns.spawn(_return_acked(broker, delivery, acking))
             raise
         return delivery.data
 
     async def finish_returns(self) -> None:
-        """Wait until cancelled readers of this loop have given their messages back."""
+        """Wait until the messages of cancelled readers of this loop are returned."""
         await self._returns.wait()
 
     # GroupSubscriptions
 
     def wake(self, queue: str) -> None:
-        """Let the readers of a queue look into it."""
+        """Wake the readers of a queue."""
         here = asyncio.get_running_loop()
         for loop, event in list(self._readers.get(queue, ())):
             if loop is here:
@@ -161,7 +161,7 @@ class Queues:
                     loop.call_soon_threadsafe(event.set)
 
     def wake_all(self) -> None:
-        """Let all readers look into their queues: something may have been missed."""
+        """Wake all readers: a wake-up may have been missed."""
         for queue in list(self._readers):
             self.wake(queue)
 
@@ -186,7 +186,7 @@ class Queues:
         return [queue for queue in queues if queue in self._readers]
 
 
-async def _give_back_taken(
+async def _return_taken(
     broker: Broker, taking: asyncio.Future[Delivery | None]
 ) -> None:
     # When the broker is away the message comes back at the end of its lease.
@@ -195,7 +195,7 @@ async def _give_back_taken(
             await broker.queues.nack(delivery)
 
 
-async def _give_back_acked(
+async def _return_acked(
     broker: Broker, delivery: Delivery, acking: asyncio.Future[None]
 ) -> None:
     with contextlib.suppress(LayerUnavailable):

@@ -1,4 +1,4 @@
-"""The reports of this process about itself, and the times that they measure."""
+"""Reports the statistics of this process, and measures the broker's delays."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tiderace.layers.stats import ProcessStats
 __all__ = ["Reporter"]
 
 _INTERVAL = 2.0  # seconds between two reports
-_INTERVAL_FACTOR = 200  # at least so many times as long as it took to make a report
-_TOP = 20  # groups in a report that are named with their size
+_INTERVAL_FACTOR = 200  # the interval is at least so many times a report's duration
+_TOP = 20  # the largest groups, which a report lists with their size
 
 
 class Reporter:
-    """Sends the numbers of this process to its broker every two seconds.
+    """Sends the statistics of this process to its broker every two seconds.
 
     Args:
         local: the channels of this process.
@@ -37,7 +37,7 @@ class Reporter:
         self._due_at = float("-inf")
 
     def stats(self, *, ready: bool, top: int) -> ProcessStats:
-        """Return the numbers of this process; see ``ProcessStats``."""
+        """Return the statistics of this process."""
         return self._local.stats(
             ready=ready, top=top, lag=self.lag, round_trip=self.round_trip
         )
@@ -66,5 +66,5 @@ class Reporter:
         self.round_trip = self._clock() - self._sent_at
 
     def on_report(self) -> None:
-        """Note that the last report has arrived back."""
+        """Measure the lag: this process has received its last report."""
         self.lag = self._clock() - self._sent_at
