@@ -1,4 +1,4 @@
-"""Logs and counts what happens to one connection."""
+"""Logs and counts the errors and drops of one connection."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ConnectionLog:
         self.channel_name: str | None = None
 
     def handler_failed_and_goes_on(self, error: Exception) -> None:
-        """A handler has failed, and ``on_error`` lets the connection go on."""
+        """Log an error of a handler that ``on_error`` has not raised again."""
         metrics.CONSUMER_ERRORS.add()
         logger.warning(
             "%s goes on after %r (%s)",
@@ -44,7 +44,7 @@ class ConnectionLog:
         )
 
     def failed(self, error: Exception) -> None:
-        """The connection ends because of ``error``."""
+        """Log the error that ends the connection."""
         metrics.CONSUMER_ERRORS.add()
         fields = self._fields("handler_failed")
         # Without the traceback, which the server logs when the error is raised to it.
@@ -59,7 +59,7 @@ class ConnectionLog:
         )
 
     def dropped(self, message: Event | str, reason: str) -> None:
-        """A message of the layer has no handler that it may call."""
+        """Log a message of the layer that no handler may take."""
         metrics.MESSAGES_DROPPED_UNHANDLED.add()
         kind = message.get("type") if isinstance(message, dict) else message
         logger.warning(
@@ -73,7 +73,7 @@ class ConnectionLog:
         )
 
     def too_slow(self, code: int) -> None:
-        """The client reads too slowly, and is closed with ``code``."""
+        """Log that the client reads too slowly, and is closed with ``code``."""
         metrics.SLOW_CLIENTS.add()
         logger.warning(
             "a client has left more than %d bytes unread and is closed with %d (%s)",
@@ -84,11 +84,11 @@ class ConnectionLog:
         )
 
     def not_closed(self, error: Exception) -> None:
-        """The server has refused the close event."""
+        """Log that the server has refused the close event."""
         logger.debug("could not close %s: %r", describe(self._scope), error)
 
     def disconnect_failed(self, error: Exception) -> None:
-        """The disconnect handler has failed on a connection that had ended by itself."""
+        """Log an error of the disconnect handler of a connection that had ended."""
         logger.error(
             "%s failed in its disconnect handler (%s)",
             self._consumer,
@@ -98,7 +98,7 @@ class ConnectionLog:
         )
 
     def group_not_left(self, group: str, error: Exception) -> None:
-        """A layer without local delivery has failed to remove the channel from ``group``."""
+        """Log that a channel could not leave a group of a layer without local delivery."""
         logger.error(
             "could not leave group %s",
             group,

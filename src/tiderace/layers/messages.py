@@ -1,4 +1,4 @@
-"""Messages of a layer: what may be sent, and the publication that a group message is."""
+"""Messages of a layer: checks before they are sent, and their form as publications."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def require_unreserved(message: object) -> None:
 
 
 def publication_of(position: Position, message: Any, *, time: float) -> Publication:
-    """Return a group message or broadcast as listeners to the group's stream get it.
+    """Return a group message or broadcast as a publication of the group's stream.
 
     Every message becomes a publication, so that positions follow each other without a
-    hole. The data of a broadcast is its text where that is JSON, else the text as a
+    gap. The data of a broadcast is its text where that is JSON, else the text as a
     string, or its bytes as a string of base64. The data of a message that cannot be
     encoded as JSON is null, and a warning is logged.
     """

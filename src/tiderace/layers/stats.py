@@ -1,6 +1,6 @@
 """The statistics of a layer: of one process, or of every process that receives.
 
-They are read from counters that are kept anyway, so they may be read every second.
+They are read from counters, cheap enough to be read every second.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tiderace.layers.names import CLUSTER_GROUP
 
 __all__ = ["LayerStats", "Pace", "ProcessStats", "process_stats"]
 
-# Seconds over which the number of messages per second is taken.
+# Seconds over which messages per second are measured.
 _WINDOW = 5.0
-# Seconds between two samples of the counters, at least.
+# The least number of seconds between two samples of the counters.
 _STEP = 0.5
 
 # The largest groups are searched among so many, the oldest first: with a group per user
@@ -55,11 +55,11 @@ class ProcessStats(msgspec.Struct, frozen=True):
     host: str
     pid: int
     started: float
-    """When the layer was made, in seconds since 1970."""
+    """When the layer was created, in seconds since 1970."""
     at: float
     """When these numbers were read, in seconds since 1970."""
     ready: bool
-    """See ``layer.ready``."""
+    """Whether the process receives from the broker, as ``layer.ready``."""
     connections: int
     """Consumers being served."""
     channels: int
@@ -103,7 +103,7 @@ class ProcessStats(msgspec.Struct, frozen=True):
 
 
 class LayerStats(msgspec.Struct, frozen=True):
-    """The processes of ``layer.stats()``, and their numbers added up."""
+    """The processes of ``layer.stats()``, and the sums of their statistics."""
 
     processes: tuple[ProcessStats, ...]
 
@@ -188,7 +188,7 @@ class LayerStats(msgspec.Struct, frozen=True):
         return all(each.ready for each in self.processes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it as plain data for JSON."""
+        """Return the statistics as plain data for JSON."""
         totals = {
             name: getattr(self, name)
             for name in (

@@ -1,4 +1,4 @@
-"""The hooks of an endpoint, and how hooks of an application are called."""
+"""The hooks of an endpoint, and the call of an application's hooks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TopicHooks:
     """The version of the server in the reply to connect."""
 
     async def user_info(self, user: Any, scope: Scope) -> Any:
-        """Return what others see of this client in presence and publications, or None.
+        """Return the data about this client for presence and publications, or None.
 
         Anything that JSON can express: a name, a colour. Not called where the token
         contains it.
@@ -47,7 +47,7 @@ class TopicHooks:
         return None
 
     async def on_message(self, user: Any, data: Any) -> None:
-        """Take a message of a client that needs no reply."""
+        """Handle a message of a client that needs no reply."""
 
     async def on_api_call(self, method: str, params: Any) -> Any:
         """Return the result of a call of ``rpc`` in the HTTP API.

@@ -1,4 +1,4 @@
-"""The presence trackers of one event loop, and what they announce to topics."""
+"""The presence trackers of one event loop, and their announcements to topics."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PresenceTrackers:
     def start(self) -> None:
         """Start the trackers of all declared topics.
 
-        Also where this process has no member: one that had some may have been killed.
+        Also without members in this process: a process that had some may be killed.
         """
         for alias in {
             kind.layer for kind in declared if kind.presence is not Presence.OFF
@@ -46,7 +46,7 @@ class PresenceTrackers:
             self.get(alias).start()
 
     async def close(self) -> None:
-        """Take the members of this process out, and stop."""
+        """Remove the members of this process, and stop."""
         trackers, self._by_alias = list(self._by_alias.values()), {}
         for tracker in trackers:
             await tracker.close()

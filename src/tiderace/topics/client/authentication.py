@@ -23,10 +23,10 @@ _HEADERS = frozenset({b"accept-language", b"authorization"})
 
 
 def admit(connects: TokenBucket | None) -> None:
-    """Take one connection from the allowance of the setting ``CONNECTS``.
+    """Count one connection against the rate of the setting ``CONNECTS``.
 
     Raises:
-        Refused: when it is used up, so that the client tries again later.
+        Refused: when the rate is exceeded, so that the client tries again later.
     """
     if connects is not None and connects.take():
         raise Refused(codes.TOO_MANY_REQUESTS)

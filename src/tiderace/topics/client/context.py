@@ -33,9 +33,9 @@ class ClientContext:
     scope: Scope
     trackers: PresenceTrackers
     publishing: SingleFlight
-    """Publications with a key that are under way in this event loop."""
+    """Publications with a key that are in progress in this event loop."""
     connects: TokenBucket | None
-    """The allowance of new connections; None for no limit."""
+    """The rate limit of new connections; None for no limit."""
     settings: conf.TopicSettings
     # Ids are never reused: presence is a set of them.
     client_id: str = field(default_factory=lambda: secrets.token_hex(16))
@@ -43,11 +43,11 @@ class ClientContext:
     subscriptions: dict[str, ActiveSubscription] = field(default_factory=dict)
     """By topic, those included that are being prepared."""
     publish_buckets: dict[type[Topic], TokenBucket] = field(default_factory=dict)
-    """The allowances of ``publish_rate``."""
+    """The rate limits of ``publish_rate``, by topic class."""
 
     @property
     def info(self) -> ClientInfo:
-        """The client as others see it."""
+        """The client's entry in presence and publications."""
         identity = self.identity
         info = ClientInfo(user=identity.user_id, client=self.client_id)
         if identity.info is not None:

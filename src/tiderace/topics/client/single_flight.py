@@ -1,4 +1,4 @@
-"""Work that several connections ask for at the same time, done once."""
+"""Runs work that several connections request at the same time once."""
 
 from __future__ import annotations
 

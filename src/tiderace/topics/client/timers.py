@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 __all__ = ["Timers"]
 
-# Seconds after a token's expiry in which the client may still send another.
+# Seconds after a token's expiry in which the client may still send a new one.
 _GRACE = 25.0
 
 
