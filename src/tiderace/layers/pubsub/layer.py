@@ -14,8 +14,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import msgspec
-
 from tiderace import metrics
 from tiderace.delivery.outbox import PreparedMessage
 from tiderace.delivery.stream_hub import Listener
@@ -41,7 +39,7 @@ from tiderace.layers.pubsub.memberships import Memberships
 from tiderace.layers.pubsub.publisher import Publisher
 from tiderace.layers.pubsub.pump import Pump
 from tiderace.layers.pubsub.queues import Queues
-from tiderace.layers.pubsub.reporter import Reporter
+from tiderace.layers.pubsub.reporter import Reporter, read_reports
 from tiderace.layers.pubsub.subscriptions import GroupSubscriptions
 from tiderace.layers.stats import LayerStats, ProcessStats
 from tiderace.presence.store import PresenceStore, ShardedPresence
@@ -443,12 +441,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         here = self.stats_here(top)
         if not fleet:
             return LayerStats((here,))
-        processes = {}
-        for broker in self._brokers:
-            for data in await broker.memberships.reports():
-                with contextlib.suppress(msgspec.DecodeError):  # from another release
-                    report = msgspec.json.decode(data, type=ProcessStats)
-                    processes[report.process] = report
+        processes = await read_reports(self._brokers)
         if self._pump.is_running:
             # Newer than its report.
             processes[here.process] = here

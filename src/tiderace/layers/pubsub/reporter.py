@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterable
 
 import msgspec
 
@@ -10,7 +12,7 @@ from tiderace.layers.broker import Broker
 from tiderace.layers.local import LocalChannels
 from tiderace.layers.stats import ProcessStats
 
-__all__ = ["Reporter"]
+__all__ = ["Reporter", "read_reports"]
 
 _INTERVAL = 2.0  # seconds between two reports
 _INTERVAL_FACTOR = 200  # the interval is at least so many times a report's duration
@@ -68,3 +70,18 @@ class Reporter:
     def on_report(self) -> None:
         """Measure the lag: this process has received its last report."""
         self.lag = self._clock() - self._sent_at
+
+
+async def read_reports(brokers: Iterable[Broker]) -> dict[str, ProcessStats]:
+    """Return the last report of each process, by the process's name.
+
+    Raises:
+        LayerUnavailable: when a broker could not be reached.
+    """
+    reports = {}
+    for broker in brokers:
+        for data in await broker.memberships.reports():
+            with contextlib.suppress(msgspec.DecodeError):  # from another release
+                report = msgspec.json.decode(data, type=ProcessStats)
+                reports[report.process] = report
+    return reports
