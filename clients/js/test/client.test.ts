@@ -762,9 +762,13 @@ test("publications of a topic without a subscription are ignored", async () => {
 // The page's settings
 
 function page(elements: Record<string, object>): void {
-  const getElementById = (id: string): unknown =>
-    id in elements ? { textContent: JSON.stringify(elements[id]) } : null;
-  Object.assign(globalThis, { document: { getElementById } });
+  const scripts = Object.entries(elements).map(([id, value]) => [
+    `script#${id}`,
+    { textContent: JSON.stringify(value) },
+  ]);
+  const bySelector = new Map(scripts as [string, unknown][]);
+  const querySelector = (selector: string) => bySelector.get(selector) ?? null;
+  Object.assign(globalThis, { document: { querySelector } });
 }
 
 test("the page's settings apply to topics()", async (context) => {

@@ -7,10 +7,12 @@ import { connect } from "../src/index.js";
 import { DEFAULTS } from "../src/options.js";
 import { FakeWindow, settle } from "./fake_browser.js";
 
+const CONFIG = "script#tiderace-config";
+
 function page(settings: string | undefined): void {
-  const getElementById = (id: string): unknown =>
-    id === "tiderace-config" && settings !== undefined ? { textContent: settings } : null;
-  Object.assign(globalThis, { document: { getElementById } });
+  const querySelector = (selector: string): unknown =>
+    selector === CONFIG && settings !== undefined ? { textContent: settings } : null;
+  Object.assign(globalThis, { document: { querySelector } });
 }
 
 afterEach(() => {
@@ -23,6 +25,21 @@ test("the page's settings apply to a socket without options", async () => {
   const socket = connect("room/", { window: new FakeWindow() });
 
   assert.equal(socket.url, "wss://site.test/live/room/");
+});
+
+test("another element with the id of the settings is not read", async () => {
+  const asked: string[] = [];
+  const comment = { textContent: '{"base": "wss://evil.test/"}' };
+  const document = {
+    getElementById: () => comment,
+    querySelector: (selector: string) => (asked.push(selector), null),
+  };
+  Object.assign(globalThis, { document });
+
+  const socket = connect("room/", { window: new FakeWindow() });
+
+  assert.equal(new URL(socket.url).host, "site.test");
+  assert.deepEqual(asked, [CONFIG]);
 });
 
 test("without a url the base is the url", async () => {
