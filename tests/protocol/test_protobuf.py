@@ -179,7 +179,7 @@ def test_a_reply_is_encoded_as_in_json(text):
         ),
         Reply(id=2, refresh=RefreshResult(client="c", expires=True, ttl=5)),
         Reply(id=3, publish=Empty()),
-        Reply(push=Push(channel="ü" * 200, pub=Pub(info=ClientInfo(user="1")))),
+        Reply(push=Push(channel="ü" * 200, pub=Pub(info=ClientInfo("1", "c")))),
     ],
 )
 def test_replies_without_a_vector_are_encoded_as_in_json(reply):

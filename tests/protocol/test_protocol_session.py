@@ -17,8 +17,14 @@ from tiderace.protocol import codes
 from tiderace.protocol.codec import JSON, MalformedFrame
 from tiderace.protocol.codes import Close
 from tiderace.protocol.messages import (
+    ClientInfo,
     Command,
     Empty,
+    HistoryResult,
+    InfoPush,
+    PresenceResult,
+    PresenceStatsResult,
+    Push,
     Reply,
     SubscribeRequest,
     TopicRequest,
@@ -55,6 +61,28 @@ def test_a_command_is_decoded_completely(case):
     [command] = JSON.decode(case["text"].encode())
 
     assert json.loads(msgspec.json.encode(command)) == json.loads(case["text"])
+
+
+@pytest.mark.parametrize(
+    ("reply", "fields"),
+    [
+        (
+            Reply(history=HistoryResult()),
+            '"history":{"publications":[],"epoch":"","offset":0}',
+        ),
+        (Reply(presence=PresenceResult()), '"presence":{"presence":{}}'),
+        (
+            Reply(presence_stats=PresenceStatsResult()),
+            '"presence_stats":{"num_clients":0,"num_users":0}',
+        ),
+        (
+            Reply(push=Push(join=InfoPush(ClientInfo(client="c")))),
+            '"push":{"join":{"info":{"user":"","client":"c"}}}',
+        ),
+    ],
+)
+def test_zero_and_empty_fields_that_clients_read_are_sent(reply, fields):
+    assert JSON.encode(reply).decode() == f"{{{fields}}}"
 
 
 @named([case for case in vectors("frames.json") if case["by"] == "server"])

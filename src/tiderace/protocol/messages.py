@@ -50,7 +50,11 @@ class _Message(msgspec.Struct, omit_defaults=True):
     """The base: fields with their default are not sent, unknown fields are ignored."""
 
 
-class ClientInfo(_Message):
+class _Complete(_Message, omit_defaults=False):
+    """The base of messages whose zero and empty fields are sent: SDKs read them."""
+
+
+class ClientInfo(_Complete):
     """A client that publishes, joins, leaves or is present."""
 
     user: str = ""
@@ -209,7 +213,7 @@ class ConnectResult(_Message):
     node: str = ""
 
 
-class HistoryResult(_Message):
+class HistoryResult(_Complete):
     """Publications of a topic's history, and the position of its end."""
 
     publications: list[Pub] = msgspec.field(default_factory=list)
@@ -217,13 +221,13 @@ class HistoryResult(_Message):
     offset: int = 0
 
 
-class PresenceResult(_Message):
+class PresenceResult(_Complete):
     """The clients that are present."""
 
     presence: dict[str, ClientInfo] = msgspec.field(default_factory=dict)
 
 
-class PresenceStatsResult(_Message):
+class PresenceStatsResult(_Complete):
     """The number of clients and users that are present."""
 
     num_clients: int = 0
