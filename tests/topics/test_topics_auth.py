@@ -105,6 +105,13 @@ async def test_the_reply_contains_the_ttl_of_the_token(app):
         assert 98 <= result["ttl"] <= 100
 
 
+@pytest.mark.parametrize("expiry", [9_999_999_999, 1e300])
+async def test_the_ttl_of_a_token_that_expires_late_has_31_bits(app, expiry):
+    # Protobuf has 32 bits for it, and no more.
+    async with WireClient(app, connect={"token": token(exp=expiry)}) as client:
+        assert client.connected["connect"]["ttl"] == 2**31 - 1
+
+
 async def test_an_expired_token_is_an_error_so_that_a_fresh_one_is_fetched(app):
     async with WireClient(
         app, connect={"token": token(exp=int(time.time()) - 100)}

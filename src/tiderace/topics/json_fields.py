@@ -51,6 +51,12 @@ def as_raw(value: Any, *, always: bool = False) -> Raw | UnsetType:
     return Raw(to_json(value).encode())
 
 
+# The largest integer that every client's language and Protobuf's uint32 express.
+_MAX_TTL = 2**31 - 1
+
+
 def ttl_of(expires_at: float | None) -> int:
-    """Return the seconds until ``expires_at``, at least 1; 0 for None."""
-    return 0 if expires_at is None else max(1, round(expires_at - time.time()))
+    """Return the seconds until ``expires_at``, 1 to 2**31 - 1; 0 for None."""
+    if expires_at is None:
+        return 0
+    return max(1, round(min(expires_at - time.time(), _MAX_TTL)))
