@@ -38,8 +38,7 @@ def test_values_of_json_are_encoded_as_by_json(content):
 @pytest.mark.parametrize(
     "content",
     [
-        {"a": math.nan},
-        [math.inf, -math.inf],
+        {"a": None, "text": "NaN"},
         {None: 1, True: 2, 3: 4, 1.5: 6},
         "\ud800",
         {"text": "größer \u2028 \x7f"},
@@ -50,6 +49,13 @@ def test_values_of_json_are_encoded_as_by_json(content):
 )
 def test_corner_cases_are_encoded_as_by_json(content):
     assert dumps(content) == json.dumps(content)
+
+
+@pytest.mark.parametrize("beside", ["ascii", "größer", "\ud800", "Infinity", None])
+def test_nan_and_infinity_are_null(beside):
+    content = {"v": math.nan, "w": [math.inf, -math.inf, beside]}
+
+    assert dumps(content) == json.dumps({"v": None, "w": [None, None, beside]})
 
 
 class Shouting(list):

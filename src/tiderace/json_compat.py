@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from django.core.serializers.json import DjangoJSONEncoder
 
-__all__ = ["dumps"]
+__all__ = ["dumps", "without_nan"]
 
 # json iterates over a container, msgspec reads what it stores. The two differ for a
 # QueryDict, but not for these types and subclasses that do not override iteration.
@@ -23,11 +23,11 @@ _encode = msgspec.json.Encoder(decimal_format="string").encode
 def dumps(content: Any) -> str:
     """Return ``content`` as the JSON text that ``json.dumps`` writes.
 
-    That is ASCII only, with a space after each comma and colon, and ``NaN`` for
-    not-a-number. (A float with an exponent may be written without padding, ``1e-7`` for
-    ``1e-07``.) Unlike ``json.dumps``, it also takes dates and times (ISO 8601),
-    ``Decimal`` and ``UUID`` (as strings), sets, bytes (base64), dataclasses, enums and
-    lazy translations.
+    That is ASCII only, with a space after each comma and colon. NaN and infinity become
+    ``null``, since a browser cannot parse ``NaN``. (A float with an exponent may be
+    written without padding, ``1e-7`` for ``1e-07``.) Unlike ``json.dumps``, it also
+    takes dates and times (ISO 8601), ``Decimal`` and ``UUID`` (as strings), sets, bytes
+    (base64), dataclasses, enums and lazy translations.
 
     Raises:
         TypeError: a value has no JSON, such as a model instance.
@@ -37,16 +37,18 @@ def dumps(content: Any) -> str:
         data = _encode(content)
     except (TypeError, ValueError, RecursionError):
         # A subclass of str, a key that is None, a lazy translation, a lone surrogate.
-        return json.dumps(content, cls=DjangoJSONEncoder)
-    # A null may have been a NaN, and other characters have to be escaped.
-    if (
-        b"null" in data
-        or not data.isascii()
-        or b"\x7f" in data
-        or not _means_what_it_stores(content)
-    ):
-        return json.dumps(content, cls=DjangoJSONEncoder)
+        return without_nan(json.dumps(content, cls=DjangoJSONEncoder))
+    # Other characters have to be escaped.
+    if not data.isascii() or b"\x7f" in data or not _means_what_it_stores(content):
+        return without_nan(json.dumps(content, cls=DjangoJSONEncoder))
     return msgspec.json.format(data, indent=0).decode()
+
+
+def without_nan(text: str) -> str:
+    """Return JSON text with ``null`` for ``NaN`` and ``Infinity``, as msgspec writes it."""
+    if "NaN" not in text and "Infinity" not in text:
+        return text
+    return json.dumps(json.loads(text, parse_constant=lambda name: None))
 
 
 def _means_what_it_stores(content: Any) -> bool:

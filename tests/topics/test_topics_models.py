@@ -198,6 +198,7 @@ def test_an_unreachable_broker_at_the_commit_is_logged_and_raises_nothing(
         (Decimal("1.10"), '"1.10"'),
         (uuid.UUID(int=1), '"00000000-0000-0000-0000-000000000001"'),
         ([gettext_lazy("hello")], '["hello"]'),
+        ([float("nan"), gettext_lazy("hello")], '[null, "hello"]'),
     ],
 )
 def test_values_of_django_are_encoded_as_json(value, text):

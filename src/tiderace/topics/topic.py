@@ -23,6 +23,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.serializers.json import DjangoJSONEncoder
 
 from tiderace import conf
+from tiderace.json_compat import without_nan
 from tiderace.layers.broker import Retention
 from tiderace.presence.tracker import Presence
 from tiderace.protocol.codes import Failure
@@ -248,7 +249,7 @@ def read_as(kind: Any, data: bytes) -> Any:
 def to_json(value: Any) -> str:
     """Encode plain Python, a Struct, dataclass or pydantic model as JSON text.
 
-    Dates, decimals, UUIDs and lazy translations become strings.
+    Dates, decimals, UUIDs and lazy translations become strings; NaN and infinity null.
 
     Raises:
         TypeError: for what JSON cannot express.
@@ -262,7 +263,7 @@ def to_json(value: Any) -> str:
     except (TypeError, ValueError, RecursionError):
         # A lazy translation, a key that is no string, a nested pydantic model.
         try:
-            return json.dumps(value, default=_default, allow_nan=False)
+            return without_nan(json.dumps(value, default=_default))
         except (ValueError, RecursionError) as error:
             raise TypeError(f"JSON cannot express it: {error}") from error
 
