@@ -209,7 +209,7 @@ def _proxy() -> Iterator[Finding]:
             "proxy",
             Level.NOTE,
             "SECURE_PROXY_SSL_HEADER is not set: behind a proxy that ends TLS, Django "
-            "takes every request for plain HTTP",
+            "treats every request as plain HTTP",
             "If a proxy ends TLS and sets the header itself: SECURE_PROXY_SSL_HEADER = "
             '("HTTP_X_FORWARDED_PROTO", "https").',
         )
@@ -217,7 +217,7 @@ def _proxy() -> Iterator[Finding]:
         yield Finding(
             "proxy",
             Level.NOTE,
-            "FORWARDED_ALLOW_IPS is not set here: uvicorn believes X-Forwarded-For from "
+            "FORWARDED_ALLOW_IPS is not set here: uvicorn accepts X-Forwarded-For from "
             "127.0.0.1 alone, so behind a proxy elsewhere all clients have its address",
             "Where the server is started, set it to the proxy's address.",
         )
@@ -291,7 +291,7 @@ async def _layer(alias: str, timeout: float) -> list[Finding]:
             f"{step.name}: {step.note}".rstrip(": ")
             if step.seconds is None
             else f"{step.name}: {step.seconds * 1000:.1f} ms",
-            "The text says what to do; check_channels tries it again."
+            "Do what the text advises; check_channels repeats the tests."
             if step.passed is False
             else "",
         )

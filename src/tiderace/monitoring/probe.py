@@ -204,14 +204,14 @@ def _without_warnings() -> Iterator[None]:
     """Suppress the layer's warnings of a disconnection that the probe causes."""
     logger = logging.getLogger("tiderace.layers")
 
-    def louder(record: logging.LogRecord) -> bool:
+    def is_error(record: logging.LogRecord) -> bool:
         return record.levelno > logging.WARNING
 
-    logger.addFilter(louder)
+    logger.addFilter(is_error)
     try:
         yield
     finally:
-        logger.removeFilter(louder)
+        logger.removeFilter(is_error)
 
 
 def _numbered(number: int) -> dict[str, Any]:
