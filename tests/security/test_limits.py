@@ -287,7 +287,7 @@ async def test_only_the_given_types_of_connection_are_limited():
     async def hold(scope, receive, send):
         await receive()
 
-    app = ConnectionLimiter(hold, per_ip=1)
+    app = ConnectionLimiter(hold, per_ip=1, kinds=("websocket",))
     streams = ConnectionLimiter(hold, per_ip=1, kinds=("http",))
     free = [Client(app, type="http") for _ in range(2)]
     held = Client(streams, type="http")
@@ -297,6 +297,21 @@ async def test_only_the_given_types_of_connection_are_limited():
 
     assert refused.sent[0]["status"] == 429
     for client in [*free, held]:
+        await client.cancel()
+
+
+async def test_websockets_and_http_streams_share_one_limit():
+    async def hold(scope, receive, send):
+        await receive()
+
+    app = ConnectionLimiter(hold, per_ip=2)
+    held = [Client(app), Client(app, type="http")]
+    await settle()
+    refused = Client(app, type="http")
+    await refused.end()
+
+    assert refused.sent[0]["status"] == 429
+    for client in held:
         await client.cancel()
 
 

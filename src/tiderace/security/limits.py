@@ -67,7 +67,9 @@ class ConnectionLimiter:
         proxies: the trusted proxies, as ``client_ip`` takes them; by default
             ``TIDERACE["TRUSTED_PROXIES"]``. Behind a proxy that is not named there, all
             clients have one address.
-        kinds: the types of scope that count.
+        kinds: the types of scope that count. HTTP requests count while they are served,
+            since topics serve clients over HTTP, too; around a site's ordinary pages
+            ``("websocket",)`` leaves them out.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class ConnectionLimiter:
         per_ip: int | None = None,
         per_user: int | None = None,
         proxies: Proxies | None = None,
-        kinds: Collection[str] = ("websocket",),
+        kinds: Collection[str] = ("websocket", "http"),
     ) -> None:
         for name, limit in (("per_ip", per_ip), ("per_user", per_user)):
             if limit is not None and limit < 1:
