@@ -273,6 +273,23 @@ def test_pongs_are_no_commands():
     assert session().receive(b"{}") == []
 
 
+def test_pongs_without_a_ping_are_limited_as_commands():
+    made = connected(commands=Rate(1, 1000.0), patience=3)
+
+    with pytest.raises(ConnectionEnded) as ended:
+        made.receive(b"\n".join([b"{}"] * 6))
+
+    assert ended.value.close is codes.CLOSE_TOO_MANY_REQUESTS
+
+
+def test_the_pong_to_a_ping_takes_no_command_from_the_rate():
+    made = connected(commands=Rate(1, 1000.0), patience=0)
+
+    for _ in range(3):
+        made.next_ping()
+        assert made.receive(b"{}") == []
+
+
 def test_an_unanswered_ping_ends_the_connection():
     made = connected()
     assert made.next_ping() == b"{}"

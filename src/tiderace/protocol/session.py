@@ -249,7 +249,8 @@ class Session:
         """Return the commands in a message, to be run one after the other.
 
         Raises:
-            ConnectionEnded: when it is malformed or too long.
+            ConnectionEnded: when it is malformed or too long, or when pongs without a
+                ping come too often.
         """
         if len(message) > self._limits.frame_size:
             raise ConnectionEnded(
@@ -286,11 +287,7 @@ class Session:
                 else "connect came twice",
             )
         if self._bucket.take():
-            self._refusals += 1
-            if self._refusals > self._limits.patience:
-                raise ConnectionEnded(
-                    codes.CLOSE_TOO_MANY_REQUESTS, "commands came too often"
-                )
+            self._count_refusal()
             raise Refused(codes.TOO_MANY_REQUESTS)
         self._refusals = 0
         if isinstance(request, ConnectRequest):
@@ -329,8 +326,18 @@ class Session:
     def _is_pong(self, command: Command) -> bool:
         if command.id or request_of(command)[0]:
             return False
+        # Without a ping it is an empty command, and those have no limit of their own.
+        if not self.pong_due and self._bucket.take():
+            self._count_refusal()
         self.pong_due = False
         return True
+
+    def _count_refusal(self) -> None:
+        self._refusals += 1
+        if self._refusals > self._limits.patience:
+            raise ConnectionEnded(
+                codes.CLOSE_TOO_MANY_REQUESTS, "commands came too often"
+            )
 
 
 def request_of(command: Command) -> tuple[str, Any]:
