@@ -66,7 +66,8 @@ class TopicSettings(
     """Seconds to wait for a pong before a client is closed with 3012."""
 
     connect_timeout: float = 15.0
-    """Seconds to wait for the command ``connect`` before a client is closed with 3502."""
+    """Seconds to wait for the command ``connect`` before a client is closed with 3502, and
+    over HTTP for the body of a request."""
 
     call_timeout: float = 30.0
     """Seconds an RPC method may take."""

@@ -350,6 +350,23 @@ async def test_a_client_that_leaves_during_its_body_is_no_error(app):
     assert client.sent == []
 
 
+@pytest.mark.parametrize("transport", ["http_stream", "sse", "emulation"])
+async def test_a_body_that_does_not_end_is_refused(app, settings, transport):
+    configured(settings, CONNECT_TIMEOUT=0.01)
+    client = Client(
+        app,
+        type="http",
+        method="POST",
+        path=f"/connection/{transport}",
+        headers=[ORIGIN, JSON],
+    )
+
+    client.say("http.request", body=b"{", more_body=True)
+    await client.end()
+
+    assert client.sent[0]["status"] == 408
+
+
 async def test_a_url_that_is_too_long_is_refused(app, settings):
     configured(settings, FRAME_SIZE=100)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from functools import cached_property
@@ -10,6 +11,7 @@ from urllib.parse import ParseResult
 
 from django.http import QueryDict
 
+from tiderace import conf
 from tiderace.asgi import Receive, Scope, Send
 from tiderace.security.origins import header, parse
 from tiderace.security.page_origins import log_refusal, origin_problem
@@ -95,9 +97,20 @@ class HttpExchange:
         """Return the whole body.
 
         Raises:
-            Rejected: when it is longer than ``limit`` bytes (413).
+            Rejected: when it is longer than ``limit`` bytes (413), or has not arrived
+                within ``CONNECT_TIMEOUT`` (408).
             ClientGone: when the client leaves before its end.
         """
+        timeout = conf.current().topics.connect_timeout
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._read_body(limit)
+        except TimeoutError:
+            raise Rejected(
+                408, f"the body has not arrived within {timeout:g} s"
+            ) from None
+
+    async def _read_body(self, limit: int) -> bytes:
         too_long = Rejected(413, f"the body is longer than {limit} bytes")
         length = self.header(b"content-length") or ""
         if length.isdecimal() and int(length) > limit:
