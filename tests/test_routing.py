@@ -483,6 +483,33 @@ def test_under_uvicorn_a_refusal_is_one_line_in_the_log_too(loop, caplog):
     assert [record.name for record in loud] == ["tiderace.routing"]
 
 
+async def test_an_adapter_catches_a_missing_route_and_tries_another_router():
+    first, second = URLRouter(CHAT), URLRouter([path("ws/news/", app("news"))])
+
+    async def first_that_matches(scope, receive, send):
+        try:
+            return await first(scope, receive, send)
+        except ValueError:
+            return await second(scope, receive, send)
+
+    application = ProtocolTypeRouter({"websocket": first_that_matches})
+
+    assert await name_for(application, "/ws/news/") == "news"
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_a_protocol_router_answers_a_missing_route_with_404(kind, caplog):
+    application = ProtocolTypeRouter({kind: Marked(URLRouter(CHAT))})
+
+    start, _ = await events_of(
+        application, connection(kind, "/ws/nowhere/", extensions=DENIAL)
+    )
+
+    assert start["status"] == 404
+    (record,) = caplog.records
+    assert record.name == "tiderace.routing"
+
+
 async def test_a_disconnected_client_gets_no_response():
     communicator = ApplicationCommunicator(
         URLRouter(CHAT), connection("websocket", "/ws/nowhere/")

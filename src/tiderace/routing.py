@@ -24,6 +24,7 @@ import importlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -83,8 +84,24 @@ on_startup(process_control_socket.open)
 on_shutdown(process_control_socket.close)
 
 
-class NoRoute(Resolver404):
-    """A ``URLRouter`` inside another one has no route; the outer one tries its next."""
+# Set by a ProtocolTypeRouter, which answers a NoRoute.
+_ANSWERS_NO_ROUTE = "tiderace.answers_no_route"
+
+
+class NoRoute(Resolver404, ValueError):
+    """A ``URLRouter`` inside another router has no route; the outer one tries its next.
+
+    Raised before the connection is touched: an adapter that catches the error, in
+    Channels a ``ValueError``, may pass the connection to another application.
+
+    Args:
+        message: the text of the error.
+        answer: refuses the connection with 404; None inside another ``URLRouter``.
+    """
+
+    def __init__(self, message: str, answer: Callable[[], Any] | None = None) -> None:
+        super().__init__(message)
+        self.answer = answer
 
 
 class ProtocolTypeRouter:
@@ -92,7 +109,8 @@ class ProtocolTypeRouter:
 
     The type ``lifespan`` is answered by Tiderace itself, which closes the channel
     layers when the server stops, unless the mapping has an application for it. While
-    the process drains, WebSockets are refused with 503.
+    the process drains, WebSockets are refused with 503. A path for which a
+    ``URLRouter`` in it has no route is answered with 404.
 
     Args:
         application_mapping: scope type (``http``, ``websocket``, ``channel``,
@@ -117,7 +135,14 @@ class ProtocolTypeRouter:
             if kind != "lifespan":
                 raise ValueError(f"No application configured for scope type {kind!r}")
             application = process_lifespan
-        return await application(scope, receive, send)
+        if _ANSWERS_NO_ROUTE in scope:
+            return await application(scope, receive, send)
+        try:
+            return await application({**scope, _ANSWERS_NO_ROUTE: True}, receive, send)
+        except NoRoute as error:
+            if error.answer is None:
+                raise
+            return await error.answer()
 
 
 class URLRouter:
@@ -130,7 +155,8 @@ class URLRouter:
 
     Where no route matches, an HTTP request or WebSocket handshake is answered with
     404, in one line of the log. Servers without the WebSocket denial response
-    extension make it a 403.
+    extension make it a 403. Inside a ``ProtocolTypeRouter`` an adapter may catch
+    ``NoRoute`` first, to try another router.
 
     Args:
         routes: the list itself is kept and may be changed later.
@@ -158,7 +184,8 @@ class URLRouter:
         """Serve the connection, and return what the application returns.
 
         Raises:
-            NoRoute: this router is inside another one and has no route.
+            NoRoute: this router is inside another one, or in a
+                ``ProtocolTypeRouter``, and has no route.
             ValueError: the scope has no path; or no route matches and the connection
                 is neither HTTP nor WebSocket, or there is no ``send``.
         """
@@ -222,7 +249,15 @@ class URLRouter:
         # Called by hand, as in tests of routes: there is no client to answer.
         if send is None or kind not in ("http", "websocket"):
             raise ValueError(f"No route found for path {path!r}.")
-        self._log_refusal(str(kind), path, scope)
+        if _ANSWERS_NO_ROUTE in scope:
+            answer = partial(self._deny, path, scope, receive, send)
+            raise NoRoute(f"No route found for path {path!r}.", answer)
+        await self._deny(path, scope, receive, send)
+
+    async def _deny(
+        self, path: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self._log_refusal(str(scope["type"]), path, scope)
         await refuse(scope, receive, send, 404, "Not Found")
 
     def _log_refusal(self, kind: str, path: str, scope: Scope) -> None:
