@@ -19,6 +19,7 @@ from tiderace.topics import (
     HasPerm,
     History,
     IsAuthenticated,
+    Presence,
     Topic,
     TopicsEndpoint,
     apublish,
@@ -382,6 +383,32 @@ async def test_a_password_change_closes_older_connections(app, ada):
         await ada.asave()
 
         assert await client.closed() == (3503, "password changed")
+
+
+async def test_a_removed_permission_for_presence_ends_the_joins(app, ada):
+    class Hall(Topic):
+        pattern = "hall"
+        permission_classes = [AllowAny]
+        presence = Presence.PER_CONNECTION
+
+        async def can_see_presence(self, user):
+            return await user.ahas_perm("auth.view_user")
+
+    permission = await Permission.objects.aget(codename="view_user")
+    await ada.user_permissions.aadd(permission)
+    async with WireClient(app, connect={"token": connection_token(ada)}) as client:
+        await client.subscribe("hall", join_leave=True)
+        await client.push("join")
+        # Checked after the hall, so that its end shows when the check is over.
+        await client.subscribe("staff")
+        await ada.user_permissions.aremove(permission)
+        await client.push("unsubscribe")
+
+        async with WireClient(app) as other:
+            await other.subscribe("hall")
+        await apublish("hall", 1)
+
+        assert (await client.push())["pub"]["data"] == 1
 
 
 async def test_a_removed_permission_ends_its_subscriptions(app, ada):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from tiderace import metrics
 from tiderace.history import Position
@@ -235,15 +236,22 @@ class ClientSubscriptions:
         )
 
     def check_permissions(self) -> None:
-        """End subscriptions that permissions no longer allow, in the background."""
+        """End subscriptions and joins that permissions no longer allow, in the background."""
         self._tasks.spawn(self._check_permissions())
 
     async def _check_permissions(self) -> None:
         for subscription in list(self._context.subscriptions.values()):
+            topic = subscription.topic
             if subscription.by_policy and not await self._context.may(
-                "subscribe", subscription.topic
+                "subscribe", topic
             ):
                 self.end(subscription.channel, codes.UNSUBSCRIBED_PERMISSION_DENIED)
+            elif (
+                subscription.options.joins
+                and not topic.push_joins
+                and not await self._context.may("presence", topic)
+            ):
+                subscription.options = replace(subscription.options, joins=False)
 
     def _on_lost(self, subscription: ActiveSubscription) -> None:
         """End a subscription so that the client subscribes again and recovers."""
