@@ -37,7 +37,7 @@ from tiderace.connection import (
 from tiderace.db import database_sync_to_async
 from tiderace.exceptions import StopConsumer, UnknownMessageType
 from tiderace.layers import get_channel_layer
-from tiderace.revocation.connections import AuthChanged, watched
+from tiderace.revocation.auth_changed import AuthChanged, watched
 from tiderace.runtime import threads
 
 __all__ = [

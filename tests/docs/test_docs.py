@@ -502,7 +502,7 @@ def test_links_to_files_lead_somewhere(page):
 DOORS = [
     "auth", "cluster", "consumer", "db", "health", "runtime.connections", "runtime.control_socket", "runtime.drain", "runtime.readiness", "exceptions", "generic.http", "generic.websocket", "layers",
     "layers.redis", "layers.stats", "runtime.lifespan", "middleware", "monitoring.logs", "monitoring.prometheus", "monitoring.tracing", "routing", "security.websocket", "sessions",
-    "revocation.connections", "revocation.registrations", "revocation.signals", "security.addresses", "security.bearer", "security.credentials",
+    "revocation.auth_changed", "revocation.registrations", "revocation.signals", "security.addresses", "security.bearer", "security.credentials",
     "security.keys", "security.limits", "revocation.account_state", "security.tickets",
     "revocation.watcher", "topics", "topics.handshake_request", "topics.models", "topics.permissions", "topics.tokens",
     "testing", "testing.layer_contract", "worker",

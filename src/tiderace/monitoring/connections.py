@@ -21,7 +21,7 @@ from tiderace.monitoring.recent_logs import Record, recent_records
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Close, Unsubscription
 from tiderace.revocation.account_state import Reason
-from tiderace.revocation.connections import AuthChanged
+from tiderace.revocation.auth_changed import AuthChanged
 from tiderace.runtime.connections import (
     ConnectionInfo,
     DescribedConnection,

@@ -11,7 +11,7 @@ from tiderace import conf
 from tiderace.asgi import Scope
 from tiderace.db import database_sync_to_async
 from tiderace.exceptions import TokenInvalid
-from tiderace.revocation.connections import session_key_of
+from tiderace.revocation.auth_changed import session_key_of
 from tiderace.security.tickets import find_user
 from tiderace.topics.tokens import identify
 

@@ -39,7 +39,7 @@ from tiderace.protocol.session import (
 )
 from tiderace.ratelimit import Rate
 from tiderace.revocation.account_state import Reason
-from tiderace.revocation.connections import current_watcher
+from tiderace.revocation.auth_changed import current_watcher
 from tiderace.revocation.registrations import Registration
 from tiderace.runtime.connections import ConnectionInfo, DrainNotice
 from tiderace.topics.api import control_layer

@@ -33,7 +33,7 @@ from tiderace.protocol.session import (
 )
 from tiderace.protocol.stream_codecs import EVENTS
 from tiderace.revocation.account_state import Reason
-from tiderace.revocation.connections import current_watcher
+from tiderace.revocation.auth_changed import current_watcher
 from tiderace.runtime.connections import (
     ConnectionInfo,
     DrainNotice,
