@@ -27,7 +27,7 @@ from tiderace.exceptions import TokenInvalid
 from tiderace.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from tiderace.layers import InMemoryChannelLayer, get_channel_layer
 from tiderace.layers.names import CLUSTER_GROUP
-from tiderace.revocation import connections, signals
+from tiderace.revocation import auth_changed, signals
 from tiderace.topics.identity import identity_of
 from tiderace.topics.tokens import connection_token
 
@@ -62,7 +62,7 @@ def revalidate(settings):
 @pytest.fixture(autouse=True)
 async def no_watcher_is_left():
     yield
-    await connections.close()
+    await auth_changed.close()
 
 
 def cookies(key):
@@ -75,7 +75,7 @@ async def socket_of(user, consumer=Quiet, **data):
     app = AuthMiddlewareStack(consumer.as_asgi())
     client = await Client(app, headers=cookies(key)).open()
     # Looked up once, so that signals alone cause what follows.
-    watcher = connections.current_watcher()
+    watcher = auth_changed.current_watcher()
     await until(lambda: not len(watcher) or cluster.current().is_open)
     await until(lambda: not watcher.busy)
     return client, key
@@ -354,7 +354,7 @@ async def test_without_the_setting_a_socket_keeps_its_user(user):
     await settle()
 
     assert client.kinds == ["websocket.accept"]
-    assert len(connections.current_watcher()) == 0
+    assert len(auth_changed.current_watcher()) == 0
     await client.leave()
 
 
@@ -362,18 +362,18 @@ async def test_without_the_setting_a_socket_keeps_its_user(user):
 async def test_a_visitor_without_an_account_is_not_watched(revalidate):
     client = await Client(AuthMiddlewareStack(Quiet.as_asgi())).open()
 
-    assert len(connections.current_watcher()) == 0
+    assert len(auth_changed.current_watcher()) == 0
     await client.leave()
 
 
 @pytest_db
 async def test_a_closed_socket_is_not_watched_any_more(user, revalidate):
     client, _ = await socket_of(user)
-    assert len(connections.current_watcher()) == 1
+    assert len(auth_changed.current_watcher()) == 1
 
     await client.leave()
 
-    assert len(connections.current_watcher()) == 0
+    assert len(auth_changed.current_watcher()) == 0
 
 
 @pytest_db
@@ -386,7 +386,7 @@ async def test_the_session_of_another_user_does_not_count_for_a_token(user, reva
 
     await change(django_logout, request_of(other, key))
     await change(user.save)
-    await until(lambda: not connections.current_watcher().busy)
+    await until(lambda: not auth_changed.current_watcher().busy)
 
     assert client.kinds == ["websocket.accept"]
     await client.leave()
@@ -482,8 +482,8 @@ def test_a_session_counts_for_its_own_user_once_it_was_read(session, user, key):
     if session is not None:
         store._session_cache = session
 
-    assert connections.session_key_of({"session": store, "user": user}) == key
-    assert connections.session_key_of({"user": user}) == ""
+    assert auth_changed.session_key_of({"session": store, "user": user}) == key
+    assert auth_changed.session_key_of({"user": user}) == ""
 
 
 def test_no_group_signal_is_connected_for_users_without_groups(monkeypatch):
