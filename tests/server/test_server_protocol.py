@@ -146,7 +146,8 @@ def test_the_accepted_subprotocol_and_headers_reach_the_client(plain):
         ]
         await accept(receive, send, subprotocol="two", headers=headers)
 
-    with plain.connect(application) as client:
+    offer = [("Sec-WebSocket-Protocol", "one, two")]
+    with plain.connect(application, headers=offer) as client:
         status, headers = client.read_head()
 
     assert status == 101
@@ -154,6 +155,37 @@ def test_the_accepted_subprotocol_and_headers_reach_the_client(plain):
     assert headers["x-tide"] == "low"
     assert headers["set-cookie"] == "b=2"  # the last one of both
     assert headers["server"] == "uvicorn"
+
+
+@pytest.mark.parametrize("offer", [[], [("Sec-WebSocket-Protocol", "one")]])
+def test_a_subprotocol_that_was_not_offered_is_refused(plain, offer):
+    async def act(scope, receive, send):
+        await accept(receive, send, subprotocol="two")
+
+    application = Once(act)
+    with plain.connect(application, headers=offer) as client:
+        status, headers = client.read_head()
+
+    assert "'two', which the client has not offered" in str(application.result())
+    assert status == 500
+    assert "sec-websocket-protocol" not in headers
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_offered_subprotocols_without_an_answer_are_logged_while_debug_is_on(
+    plain, caplog, settings, debug
+):
+    settings.DEBUG = debug
+
+    async def application(scope, receive, send):
+        await accept(receive, send)
+
+    offer = [("Sec-WebSocket-Protocol", "secret")]
+    with plain.connect(application, headers=offer) as client:
+        client.read_head()
+
+    assert ("none of the subprotocols" in caplog.text) is debug
+    assert "secret" not in caplog.text
 
 
 def test_a_line_break_in_an_accept_header_is_refused(plain):

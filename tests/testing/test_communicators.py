@@ -73,6 +73,19 @@ async def test_connect_returns_the_subprotocol_the_consumer_chose():
     await socket.disconnect()
 
 
+async def test_a_subprotocol_that_was_not_offered_is_an_assertion_error():
+    class Consumer(AsyncWebsocketConsumer):
+        async def connect(self):
+            await self.accept(subprotocol="v3")
+
+    socket = WebsocketCommunicator(Consumer(), "/", subprotocols=["v1", "v2"])
+
+    with pytest.raises(AssertionError, match="'v3', which was not offered"):
+        await socket.connect()
+
+    await socket.disconnect()
+
+
 @pytest.mark.parametrize(("given", "told"), [(4003, 4003), (None, 1000)])
 async def test_connect_returns_the_code_of_a_refusal(given, told):
     class Consumer(AsyncWebsocketConsumer):

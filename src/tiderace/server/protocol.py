@@ -13,6 +13,7 @@ from typing import Any, ClassVar, cast
 from urllib.parse import unquote
 from weakref import WeakKeyDictionary
 
+from django.conf import settings
 from uvicorn.config import Config
 from uvicorn.protocols.utils import (
     ClientDisconnected,
@@ -24,6 +25,7 @@ from uvicorn.protocols.utils import (
 )
 from uvicorn.server import ServerState
 
+from tiderace import conf
 from tiderace.asgi import Event
 from tiderace.server.connection import ServerConnection
 from tiderace.server.handshake import (
@@ -39,6 +41,7 @@ from tiderace.server.writer import ServerFrameWriter, WriteScheduler
 __all__ = ["WebSocketProtocol"]
 
 logger = logging.getLogger("uvicorn.error")
+hint_logger = logging.getLogger("tiderace.server")
 
 # The largest opening request, in bytes.
 _LONGEST_REQUEST = 64 * 1024
@@ -81,6 +84,7 @@ class WebSocketProtocol(asyncio.Protocol):
         "_connection",
         "_denial",
         "_key",
+        "_offered",
         "_phase",
         "_timer",
         "_unread",
@@ -112,6 +116,8 @@ class WebSocketProtocol(asyncio.Protocol):
         # Bytes not read yet: a part of the request, or frames before the answer.
         self._unread = b""
         self._key = b""
+        # The client's subprotocols; the application may change those of the scope.
+        self._offered: tuple[str, ...] = ()
         # Status and headers of a denial, until its body begins.
         self._denial: tuple[int, list[tuple[bytes, bytes]]] | None = None
         self._connection: ServerConnection | None = None
@@ -204,6 +210,7 @@ class WebSocketProtocol(asyncio.Protocol):
         task.add_done_callback(self.server_state.tasks.discard)
 
     def _build_scope(self, request: Request) -> dict[str, Any]:
+        self._offered = tuple(request.subprotocols)
         root_path = self.config.root_path
         raw_path, _, query_string = request.target.partition(b"?")
         return {
@@ -233,7 +240,7 @@ class WebSocketProtocol(asyncio.Protocol):
         max_size = _max_size(message, config.ws_max_size)
         response = accept_response(
             self._key,
-            message.get("subprotocol"),
+            self._check_subprotocol(message.get("subprotocol")),
             [*self.server_state.default_headers, *message.get("headers", ())],
         )
         self._stop_timer()
@@ -255,6 +262,23 @@ class WebSocketProtocol(asyncio.Protocol):
             unread, self._unread = self._unread, b""
             self.transport.resume_reading()
             connection.feed(unread)
+
+    def _check_subprotocol(self, chosen: str | None) -> str | None:
+        """Return the subprotocol of the answer (RFC 6455 §4.2.2: an offered one or none)."""
+        # No message names what was offered: it may be a token.
+        if chosen and chosen not in self._offered:
+            raise ValueError(
+                f"the application accepts with the subprotocol {chosen!r}, which the "
+                "client has not offered; accept one of scope['subprotocols'], or None"
+            )
+        if self._offered and not chosen and conf.configured() and settings.DEBUG:
+            hint_logger.warning(
+                "the WebSocket %s is accepted with none of the subprotocols that the "
+                "client has offered; browsers close such a connection. Accept one of "
+                "scope['subprotocols']",
+                get_path_with_query_string(self.scope).partition("?")[0],  # type: ignore[arg-type]
+            )
+        return chosen
 
     def _start_denial(self, message: Event) -> None:
         status = message["status"]

@@ -71,6 +71,7 @@ class WebsocketCommunicator(ApplicationCommunicator):
             scope["url_route"] = {"args": (), "kwargs": {}, **url_route}
         super().__init__(application, scope, cancel_on_timeout=cancel_on_timeout)
         self.response_headers: Any = None
+        self._offered = tuple(scope["subprotocols"])
 
     def login(self, user: Any) -> None:
         """Set ``scope["user"]``, as the keyword ``user`` does.
@@ -94,6 +95,7 @@ class WebsocketCommunicator(ApplicationCommunicator):
             ``websocket.http.response``.
 
         Raises:
+            AssertionError: when it accepted with a subprotocol that was not offered.
             TimeoutError: when it did neither in ``timeout`` seconds.
             Exception: what the application raised.
         """
@@ -109,7 +111,12 @@ class WebsocketCommunicator(ApplicationCommunicator):
             f"{response['type']!r}"
         )
         self.response_headers = response.get("headers", [])
-        return True, response.get("subprotocol")
+        subprotocol = response.get("subprotocol")
+        assert not subprotocol or subprotocol in self._offered, (
+            f"the application accepted with the subprotocol {subprotocol!r}, which was "
+            f"not offered; offered: {self._offered}"
+        )
+        return True, subprotocol
 
     async def send_to(
         self, text_data: str | None = None, bytes_data: bytes | None = None
