@@ -17,9 +17,11 @@ Keys (``P`` is the layer's prefix, ``G`` a group, ``Q`` a queue; all expire):
 ``P:rate:K``                a token bucket; until it is full again
 ==========================  ==========================================================
 
-Those of presence are in ``tiderace.layers.redis.presence``. In a cluster there are braces
-around ``P:group:G``, ``P:queue:Q`` and ``P:rate:K``, and around the pub/sub channels of
-the same names, so that the keys and the channel of a script are in one slot.
+In ``G``, ``%`` and ``:`` are percent-encoded, so that no key of a group is that of
+another one. Those of presence are in ``tiderace.layers.redis.presence``. In a cluster
+``G`` is as it is, and there are braces around ``P:group:G``, ``P:queue:Q`` and
+``P:rate:K``, and around the pub/sub channels of the same names, so that the keys and the
+channel of a script are in one slot.
 """
 
 from __future__ import annotations
@@ -55,7 +57,11 @@ class KeySchema:
 
     def group(self, subject: str) -> str:
         """Return the key of a group's named members, and the start of its other keys."""
-        return self._tag(f"{self._prefix}:group:{subject}")
+        if self._cluster:  # the braces end the name
+            return self._tag(f"{self._prefix}:group:{subject}")
+        # Else the group "lobby:meta" would have the key of the meta of "lobby".
+        name = subject.replace("%", "%25").replace(":", "%3A")
+        return f"{self._prefix}:group:{name}"
 
     def stream(self, subject: str) -> str:
         return f"{self.group(subject)}:stream"
