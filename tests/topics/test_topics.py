@@ -14,6 +14,7 @@ import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
 
+from support.waiting import settle, within
 from support.wire_client import WireClient
 from tiderace.layers import channel_layers, get_channel_layer
 from tiderace.presence.store import PresenceConfig
@@ -1094,6 +1095,29 @@ async def test_a_user_is_subscribed_and_unsubscribed_from_the_server(app):
         assert push["unsubscribe"] == {"code": 2000, "reason": "server unsubscribe"}
         await apublish("closed", "too late")
         assert await client.quiet()
+
+
+async def test_a_client_that_unsubscribes_from_a_beginning_subscription_is_not_present(
+    people, monkeypatch
+):
+    reading, may_go_on = asyncio.Event(), asyncio.Event()
+    layer = get_channel_layer()
+    add = layer.presence.add
+
+    async def slow_add(*args, **kwargs):
+        reading.set()
+        await may_go_on.wait()
+        return await add(*args, **kwargs)
+
+    monkeypatch.setattr(layer.presence, "add", slow_add)
+    async with WireClient(people, user=user(1)) as client:
+        await asubscribe(1, "people")
+        await within(reading.wait())
+        await client.done("unsubscribe", channel="people")
+        may_go_on.set()
+        await settle()
+
+        assert await apresence("people") == []
 
 
 async def test_a_subscription_ended_while_it_begins_ends_after_its_reply(
