@@ -65,6 +65,39 @@ async def test_a_request_in_parts_is_handled_once_and_whole():
     assert bodies == [b"one two"]
 
 
+async def test_a_body_above_the_limit_is_answered_413(settings):
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 10
+    calls = []
+
+    class Consumer(AsyncHttpConsumer):
+        async def handle(self, body):
+            calls.append("handle")
+
+        async def disconnect(self):
+            calls.append("disconnect")
+
+    communicator = HttpCommunicator(Consumer.as_asgi(), "POST", "/", b"x" * 11)
+    response = await communicator.get_response()
+    await communicator.wait()
+
+    assert response["status"] == 413
+    assert calls == ["disconnect"]
+
+
+@pytest.mark.parametrize("limit", [11, None])
+async def test_a_body_up_to_the_limit_is_handled(settings, limit):
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = limit
+
+    class Consumer(AsyncHttpConsumer):
+        async def handle(self, body):
+            await self.send_response(200, body)
+
+    communicator = HttpCommunicator(Consumer.as_asgi(), "POST", "/", b"x" * 11)
+    response = await communicator.get_response()
+
+    assert response["body"] == b"x" * 11
+
+
 async def test_a_request_without_a_body_has_an_empty_one():
     bodies = []
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from django.conf import settings
+
+from tiderace import conf
 from tiderace.asgi import Event
 from tiderace.consumer import AsyncConsumer, callable_in_threads
 from tiderace.exceptions import StopConsumer
@@ -22,6 +25,9 @@ Header = tuple[bytes, bytes]
 class AsyncHttpConsumer(AsyncConsumer):
     """Handles one request: override ``handle`` and send the response there.
 
+    A body larger than the setting ``DATA_UPLOAD_MAX_MEMORY_SIZE`` is answered with 413;
+    override ``http_request`` to take a larger one in parts.
+
     No other event is handled while ``handle`` runs, and the consumer ends after it. A
     ``handle`` that is a plain ``def`` runs in a thread, where the ``send`` methods need
     no ``await``.
@@ -32,6 +38,8 @@ class AsyncHttpConsumer(AsyncConsumer):
 
     # Whether disconnect() has been called for this request.
     _ended = False
+    # Bytes of the body received so far.
+    _size = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.body: list[bytes] = []
@@ -96,12 +104,24 @@ class AsyncHttpConsumer(AsyncConsumer):
         """Collect a part of the request; call ``handle`` when it is complete."""
         if "body" in message:
             self.body.append(message["body"])
+            self._size += len(message["body"])
+            limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE if conf.configured() else None
+            if limit is not None and self._size > limit:
+                self.body.clear()
+                await self._refuse_body()
         if not message.get("more_body"):
             try:
                 await self._call(self.handle, b"".join(self.body))
             finally:
                 await self._disconnect_once()
             raise StopConsumer
+
+    async def _refuse_body(self) -> None:
+        try:
+            await self.send_response(413, b"Content Too Large")
+        finally:
+            await self._disconnect_once()
+        raise StopConsumer
 
     async def http_disconnect(self, message: Event) -> None:
         """End: the client has disconnected, or has received the response."""
