@@ -429,25 +429,6 @@ async def test_a_url_may_hold_only_reading_commands(app):
 
 
 @pytest.mark.parametrize(
-    "commands",
-    [
-        '{"id": 1, "connect": {"token": "secret"}}',
-        '{"id": 1, "connect": {"subs": {"room:a": {"token": "secret"}}}}',
-        '{"id": 1, "connect": {}}\n{"id": 2, "subscribe": {"token": "secret"}}',
-    ],
-)
-async def test_a_url_with_a_token_is_refused(app, commands):
-    answer = await request(
-        app,
-        "GET",
-        "/connection/sse",
-        query=f"cf_connect={commands}".replace("\n", "%0A"),
-    )
-
-    assert (answer.status, b"a token cannot be" in answer.body) == (400, True)
-
-
-@pytest.mark.parametrize(
     "body",
     [
         b"",
