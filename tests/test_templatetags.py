@@ -15,6 +15,7 @@ from django.template import Context, Template, TemplateSyntaxError
 from django.test import RequestFactory, override_settings
 from django.utils.functional import SimpleLazyObject
 
+import tiderace
 from support.paths import ROOT
 from tiderace.topics import History, Position, Topic, publish
 from tiderace.topics.topic import declared
@@ -287,3 +288,10 @@ def test_a_topic_named_in_the_template_is_looked_up() -> None:
 
     assert at is not None
     assert json.dumps([at.epoch, at.offset]) in html
+
+
+def test_the_client_reads_the_settings_of_a_script_only():
+    client = Path(tiderace.__file__).parent / "static/tiderace/tiderace.js"
+
+    assert "querySelector(`script#" in client.read_text("utf-8")
+    assert "getElementById" not in client.read_text("utf-8")
