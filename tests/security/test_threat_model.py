@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 
-from support.paths import TESTS
+from support.paths import ROOT, TESTS
 
 PAGE = TESTS.parent / "docs/project/threat-model.md"
 
@@ -38,6 +38,28 @@ def test_every_test_that_the_threat_model_names_exists():
     assert files - {path.name for path in TESTS.rglob("test_*.py")} == set()
 
 
+JAVASCRIPT_TEST = re.compile(r"`(clients/js/test/[\w.]+)`: `([^`]+)`")
+
+
+def test_every_javascript_test_that_the_threat_model_names_exists():
+    named = [match for row in rows() for match in JAVASCRIPT_TEST.findall(row)]
+
+    missing = [
+        title for file, title in named if title not in (ROOT / file).read_text("utf-8")
+    ]
+
+    assert named
+    assert not missing
+
+
 def test_every_defence_in_the_threat_model_names_a_test():
-    assert [row for row in rows() if not re.search(r"`test_\w+(\.py)?`", row)] == []
+    python_test = re.compile(r"`test_\w+(\.py)?`")
+
+    unproved = [
+        row
+        for row in rows()
+        if not (python_test.search(row) or JAVASCRIPT_TEST.search(row))
+    ]
+
+    assert not unproved
     assert len(rows()) > 20
