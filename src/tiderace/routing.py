@@ -137,8 +137,10 @@ class ProtocolTypeRouter:
             application = process_lifespan
         if _ANSWERS_NO_ROUTE in scope:
             return await application(scope, receive, send)
+        # In place: the server logs from this scope, so no secret may stay in a copy.
+        scope[_ANSWERS_NO_ROUTE] = True
         try:
-            return await application({**scope, _ANSWERS_NO_ROUTE: True}, receive, send)
+            return await application(scope, receive, send)
         except NoRoute as error:
             if error.answer is None:
                 raise

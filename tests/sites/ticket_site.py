@@ -15,6 +15,7 @@ if not settings.configured:
     settings.configure(SECRET_KEY="tests-only", ALLOWED_HOSTS=["*"])
 
 from tiderace.exceptions import TokenInvalid
+from tiderace.routing import ProtocolTypeRouter
 from tiderace.security.bearer import TicketAuthMiddleware
 
 
@@ -26,12 +27,6 @@ class Tickets(TicketAuthMiddleware):
 
 
 async def echo(scope, receive, send):
-    if scope["type"] == "lifespan":
-        while True:
-            event = await receive()
-            await send({"type": f"{event['type']}.complete"})
-            if event["type"] == "lifespan.shutdown":
-                return
     seen = {
         "user": scope["user"].name,
         "protocols": scope["subprotocols"],
@@ -45,4 +40,4 @@ async def echo(scope, receive, send):
             await send({"type": "websocket.send", "text": json.dumps(seen)})
 
 
-application = Tickets(echo, required=True)
+application = ProtocolTypeRouter({"websocket": Tickets(echo, required=True)})
