@@ -363,10 +363,10 @@ class Away(InMemoryChannelLayer):
 @pytest.fixture
 def connections(monkeypatch):
     """The open connections of this test."""
-    registry = ConnectionRegistry()
-    monkeypatch.setattr(cluster, "process_connections", registry)
+    connections = ConnectionRegistry()
+    monkeypatch.setattr(cluster, "process_connections", connections)
     monkeypatch.setattr(cluster, "_RETRY", 0)
-    return registry
+    return connections
 
 
 async def test_a_persistent_bus_waits_for_its_broker(connections):

@@ -410,7 +410,7 @@ async def test_the_identity_of_a_topic_client_has_the_session_of_its_user(user):
 
 @pytest_db
 async def test_a_valid_token_with_an_id_that_is_no_key_is_refused(monkeypatch):
-    """What a field says of such text, a ValidationError, must not break the look-up."""
+    """A key field raises ValidationError for such text."""
     token = connection_token(User(pk="no-uuid"))
     monkeypatch.setattr(User._meta, "pk", UUIDField())
 

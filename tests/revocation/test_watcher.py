@@ -90,7 +90,7 @@ async def test_a_new_connection_is_looked_up_soon(watcher, registry):
     assert reasons == []
 
 
-async def test_what_changed_between_log_in_and_registration_is_found(watcher, registry):
+async def test_a_change_between_log_in_and_registration_is_found(watcher, registry):
     reasons = []
     ada = registry.add(1)
     registry.users["1"].is_active = False

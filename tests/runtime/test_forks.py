@@ -1,4 +1,4 @@
-"""What objects do in a forked child."""
+"""Objects are reset in a forked child."""
 
 from __future__ import annotations
 

@@ -911,7 +911,7 @@ async def test_nothing_comes_after_the_disconnect():
 
 
 class Pinged:
-    """What a keep-alive is given, and what it does with that."""
+    """The calls of a keep-alive, in order."""
 
     def __init__(self, timeout=5):
         self.loop = Loop()

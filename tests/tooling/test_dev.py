@@ -1,4 +1,4 @@
-"""What ``scripts/dev`` starts, and what it says when it cannot."""
+"""The start of ``scripts/dev``, and its messages when it fails."""
 
 from __future__ import annotations
 

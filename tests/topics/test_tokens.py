@@ -186,7 +186,7 @@ def test_expire_at_in_the_past_is_expired(keyed):
         {"sub": "42", "exp": float("nan")},
         {"sub": "42", "nbf": 9e9},
         {"sub": "42", "iat": 9e9},
-        {"sub": "42", "aud": "somebody else"},
+        {"sub": "42", "aud": "another app"},
     ],
     ids=str,
 )

@@ -57,7 +57,7 @@ class OriginProblem:
 
     reason: str
     advice: str
-    """What would allow it."""
+    """The change of the settings that would allow the origin."""
 
 
 @dataclass(frozen=True, slots=True)

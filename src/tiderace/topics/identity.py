@@ -70,7 +70,7 @@ class Identity:
     user_id: str = ""
     """The primary key as text; empty for an anonymous user."""
     info: str | None = None
-    """What other clients see of it, as JSON."""
+    """Information about the client that others see, as JSON."""
     expires_at: float | None = None
     """When it needs another token, in seconds since the epoch."""
     topics: tuple[str, ...] = ()

@@ -66,7 +66,7 @@ class SubscriptionToken:
     expires_at: float | None
     """When the subscription needs another token (seconds since 1970); None: never."""
     info: Any = None
-    """What other clients see of this subscriber."""
+    """Information about this subscriber that other clients see."""
 
 
 # Create

@@ -554,7 +554,7 @@ async def test_a_caller_cancelled_together_with_the_connecting_task_ends(
 
 
 async def test_a_cancellation_that_redis_py_swallows_ends_the_call(cluster, prefix):
-    """It does so while it writes a command; the loop would never end."""
+    """redis-py swallows it during the write of a command; the retries must end."""
     layer = RedisChannelLayer(hosts=[cluster.host], prefix=prefix)
     pool = layer._brokers[0].pool
     await pool.execute("PING")
