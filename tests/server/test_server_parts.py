@@ -138,6 +138,34 @@ def test_frames_are_parsed_from_pieces_of_any_size(sequence, choice):
     assert recorder.received == expected
 
 
+def test_a_handler_that_is_full_pauses_the_parser():
+    class Slow(Recorder):
+        def bytes_received(self, data):
+            super().bytes_received(data)
+            parser.paused = True
+
+    parser, slow = FrameParser(10_000), Slow()
+    parser.feed(client_frame(2, b"1") + client_frame(2, b"2") + b"\x82", slow)
+    parser.feed(client_frame(2, b"3")[1:], slow)
+    assert slow.received == [b"1"]
+
+    parser.resume(slow)
+    assert slow.received == [b"1", b"2"]
+
+    parser.resume(slow)
+    assert slow.received == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("opcode", [0, 9, 10], ids=["fragment", "ping", "pong"])
+def test_the_parser_pauses_after_many_frames_that_are_no_message(opcode):
+    parser, recorder = FrameParser(10_000), Recorder()
+
+    parser.feed(client_frame(2, final=False), recorder)
+    parser.feed(client_frame(opcode, final=opcode > 0) * 1000, recorder)
+
+    assert parser.paused
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(data):
     parser = FrameParser(1000)

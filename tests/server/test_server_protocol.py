@@ -432,6 +432,9 @@ class Wire:
     def is_closing(self):
         return self.closing
 
+    def resume_reading(self):
+        raise AssertionError("reading was not paused")
+
     def write(self, data):
         self.writes.append(data)
 
@@ -801,6 +804,79 @@ def test_a_client_is_not_read_while_the_application_does_not_read(plain):
         loops[0].call_soon_threadsafe(go_on.set)
 
         assert application.result() == [str(number) for number in range(40)]
+
+
+def test_no_more_messages_are_read_ahead_than_the_server_allows(plain):
+    go_on = asyncio.Event()
+    loops, most = [], []
+
+    async def act(scope, receive, send):
+        await accept(receive, send)
+        loops.append(asyncio.get_running_loop())
+        await go_on.wait()
+        received = 0
+        while (await receive())["type"] == "websocket.receive":
+            most.append(len(protocol.read_queue))
+            received += 1
+        return received
+
+    application = Once(act)
+    with plain.open(application) as client:
+        wait_until(lambda: loops, what="accept")
+        protocol = plain.protocol_of(client)
+        client.send(client_frame(TEXT) * 20_000)
+        wait_until(lambda: protocol.read_queue.paused, what="the pause")
+        loops[0].call_soon_threadsafe(go_on.set)
+        client.frame(CLOSE, close_payload(1000))
+
+        assert client.read_close() == (1000, "")
+        assert application.result() == 20_000
+    assert max(most) <= 32
+
+
+@pytest.mark.parametrize("end", ["application", "client"])
+def test_a_close_ends_a_connection_whose_messages_are_not_read(plain, end):
+    go_on = asyncio.Event()
+    loops = []
+
+    async def application(scope, receive, send):
+        await accept(receive, send)
+        loops.append(asyncio.get_running_loop())
+        await go_on.wait()
+        if end == "application":
+            await send({"type": "websocket.close", "code": 4000})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    with plain.open(application) as client:
+        wait_until(lambda: loops, what="accept")
+        protocol = plain.protocol_of(client)
+        client.send(client_frame(TEXT) * 20_000)
+        wait_until(lambda: protocol.read_queue.paused, what="the pause")
+        loops[0].call_soon_threadsafe(go_on.set)
+        client.frame(CLOSE, close_payload(4000))
+
+        assert client.read_close() == (4000, "")
+        assert client.read_rest() == b""
+
+
+def test_many_pings_at_once_are_answered_in_order(plain):
+    with plain.open(echo) as client:
+        client.send(b"".join(client_frame(PING, b"%d" % n) for n in range(5000)))
+        client.say("after them")
+
+        for number in range(5000):
+            assert client.read_frame() == (0x80 | PONG, b"%d" % number)
+        assert client.hear() == "after them"
+
+
+def test_a_message_may_have_many_fragments(plain):
+    with plain.open(echo) as client:
+        client.frame(TEXT, b"a", final=False)
+        client.send(client_frame(0, final=False) * 5000)
+        client.frame(0, b"b")
+
+        assert client.hear() == "ab"
 
 
 # TLS

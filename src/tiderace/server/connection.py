@@ -75,6 +75,7 @@ class ServerConnection:
         self._timer: asyncio.TimerHandle | None = None
         self._pending_pong: bytes | None = None
         self._state = _OPEN
+        read_queue.read_on = self._read_on
         frames.open()
 
     def keep_alive(self, interval: float, timeout: float | None) -> None:
@@ -148,18 +149,42 @@ class ServerConnection:
             self._parser.feed(data, self)
         except ProtocolError as error:
             self._refuse(error.code, error.reason)
+        if self._parser.paused:
+            self._pause()
+
+    def _pause(self) -> None:
+        """Read on when the application has received messages, else in the next tick."""
+        if self._state is not _CLOSED and not self._read_queue.paused:
+            self._transport.pause_reading()
+            self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        """Parse what was read before a pause, then read from the client again."""
+        try:
+            if self._state is not _CLOSED:
+                self._parser.resume(self)
+        except ProtocolError as error:
+            self._refuse(error.code, error.reason)
+        if self._parser.paused and self._state is not _CLOSED:
+            self._pause()
+        elif not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def text_received(self, text: str) -> None:
         """Queue a text message for the application."""
         if self._state is _OPEN:
-            self._read_queue.put({"type": "websocket.receive", "text": text}, len(text))
+            queue = self._read_queue
+            queue.put({"type": "websocket.receive", "text": text}, len(text))
+            if queue.paused:
+                self._parser.paused = True
 
     def bytes_received(self, data: bytes) -> None:
         """Queue a binary message for the application."""
         if self._state is _OPEN:
-            self._read_queue.put(
-                {"type": "websocket.receive", "bytes": data}, len(data)
-            )
+            queue = self._read_queue
+            queue.put({"type": "websocket.receive", "bytes": data}, len(data))
+            if queue.paused:
+                self._parser.paused = True
 
     def ping_received(self, payload: bytes) -> None:
         """Send a pong; while the client does not read, only one for its last ping."""

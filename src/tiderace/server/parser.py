@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from typing import Protocol
+from typing import Final, Protocol
 
 from tiderace.server.frames import (
     BINARY,
@@ -24,6 +24,9 @@ _MASKED = 0x80
 _CONTROL = 0x08
 _WHOLE_TEXT = FINAL | TEXT
 _WHOLE_BINARY = FINAL | BINARY
+
+# Fragments and control frames parsed at once, of any size: they fill no queue.
+_MAX_PARTS: Final = 256
 
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -62,13 +65,32 @@ class FrameParser:
     UTF-8 is checked fragment by fragment, so that an invalid text ends the connection
     before it is complete. A frame that makes its message longer than ``max_size`` bytes
     fails when its head is read, before its payload is kept.
+
+    Attributes:
+        paused: no frame is parsed until ``resume``. The handler sets it when it is full,
+            the parser after a number of fragments and control frames.
     """
 
-    __slots__ = ("_buffer", "_decoder", "_fragments", "_max_size", "_needed", "closed")
+    __slots__ = (
+        "_buffer",
+        "_closed",
+        "_decoder",
+        "_fragments",
+        "_max_size",
+        "_needed",
+        "_parts",
+        "_rest",
+        "paused",
+    )
 
     def __init__(self, max_size: int) -> None:
-        self.closed = False
+        self.paused = False
+        self._closed = False
         self._max_size = max_size
+        # The bytes after the frame at which the parser paused, and where they begin.
+        self._rest = b"", 0
+        # The fragments and control frames until the next pause.
+        self._parts = _MAX_PARTS
         # An incomplete frame, and the number of bytes needed to continue.
         self._buffer: bytearray | None = None
         self._needed = 0
@@ -76,32 +98,47 @@ class FrameParser:
         self._fragments: bytearray | None = None
         self._decoder: codecs.IncrementalDecoder | None = None
 
-    def feed(self, data: bytes, handler: MessageHandler) -> None:
+    def feed(self, data: bytes, handler: MessageHandler, position: int = 0) -> None:
         """Parse ``data``; call ``handler`` for each complete message or control frame.
 
-        Bytes after a close frame are ignored.
+        Bytes after a close frame are ignored. While the parser is ``paused``, bytes are
+        kept.
 
         Raises:
             ProtocolError: when the client violated the protocol. Messages before that
                 have been handled; ``feed`` must not be called again.
         """
+        if self.paused:
+            if not self._closed:
+                rest, position = self._rest
+                self._rest = rest[position:] + data, 0
+            return
         if self._buffer is not None:
             self._buffer += data
             if len(self._buffer) < self._needed:
                 return
             data = bytes(self._buffer)
             self._buffer = None
-        position, end = 0, len(data)
-        while position < end and not self.closed:
+        end = len(data)
+        while position < end and not self.paused:
             stop = self._frame(data, position, end, handler)
             if stop == position:
                 self._buffer = bytearray(data[position:])
                 return
             position = stop
+        if self.paused:
+            self._rest = data, position
+
+    def resume(self, handler: MessageHandler) -> None:
+        """Parse what ``feed`` kept, as ``feed``, up to the next pause."""
+        (data, position), self._rest = self._rest, (b"", 0)
+        self.paused = self._closed
+        self.feed(data, handler, position)
 
     def discard(self) -> None:
-        """Free the memory of an unfinished message."""
+        """Free the memory of what is not handled."""
         self._buffer = self._fragments = self._decoder = None
+        self._rest = b"", 0
 
     def _frame(
         self, data: bytes, position: int, end: int, handler: MessageHandler
@@ -141,7 +178,14 @@ class FrameParser:
         return stop
 
     def _check(self, first: int, second: int, opcode: int, length: int) -> None:
-        """Raise ProtocolError where the first two bytes of a frame are invalid."""
+        """Raise ProtocolError where the first two bytes of a frame are invalid.
+
+        Not called for valid frames that are whole messages.
+        """
+        self._parts -= 1
+        if not self._parts:
+            self._parts = _MAX_PARTS
+            self.paused = True
         if first & _RESERVED:
             raise ProtocolError(1002, "a reserved bit is set")
         if not second & _MASKED:
@@ -208,7 +252,7 @@ class FrameParser:
             handler.pong_received(payload)
         elif opcode == CLOSE:
             code, reason = _parse_close(payload)
-            self.closed = True
+            self._closed = self.paused = True
             handler.close_received(code, reason)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from tiderace.asgi import Event
@@ -16,19 +17,23 @@ _MAX_SIZE: Final = 1024 * 1024
 class ReadQueue:
     """A queue of events for ``receive``; when it is full, reading from the client pauses.
 
-    It is full with ``limit`` messages or a mebibyte; what the transport has read already
-    is still added. After the disconnect event nothing is added, and ``get`` returns it
-    again and again, so that no application hangs.
+    It is full with ``limit`` messages or a mebibyte. After the disconnect event nothing
+    is added, and ``get`` returns it again and again, so that no application hangs.
+
+    Attributes:
+        paused: the queue is full, and reading from the client pauses.
+        read_on: called when reading goes on.
     """
 
     __slots__ = (
         "_events",
         "_limit",
-        "_paused",
         "_size",
         "_transport",
         "_waiters",
         "end",
+        "paused",
+        "read_on",
     )
 
     def __init__(self, transport: asyncio.Transport, limit: int) -> None:
@@ -37,13 +42,9 @@ class ReadQueue:
         self._limit = limit
         self._events: list[Event] = []
         self._size = 0
-        self._paused = False
+        self.paused = False
+        self.read_on: Callable[[], None] = transport.resume_reading
         self._waiters: list[asyncio.Future[None]] = []
-
-    @property
-    def paused(self) -> bool:
-        """Whether reading from the client pauses, because the queue is full."""
-        return self._paused
 
     def put(self, event: Event, size: int = 0) -> None:
         """Add an event whose payload has ``size`` bytes or characters."""
@@ -51,12 +52,16 @@ class ReadQueue:
             return
         self._events.append(event)
         self._size += size
-        if not self._paused and (
+        if not self.paused and (
             len(self._events) >= self._limit or self._size >= _MAX_SIZE
         ):
-            self._paused = True
+            self.paused = True
             self._transport.pause_reading()
         self._wake()
+
+    def __len__(self) -> int:
+        """Return the number of queued events."""
+        return len(self._events)
 
     def disconnect(self, code: int, reason: str = "") -> None:
         """Add the last event, unless it is there; read on, to notice that the client closes."""
@@ -86,10 +91,10 @@ class ReadQueue:
         return event
 
     def _resume(self) -> None:
-        if self._paused:
-            self._paused = False
+        if self.paused:
+            self.paused = False
             if not self._transport.is_closing():
-                self._transport.resume_reading()
+                self.read_on()
 
     def _wake(self) -> None:
         for waiter in self._waiters:
