@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
 from tiderace.runtime.forks import after_fork, keep_alive
+from tiderace.runtime.greenlets import separate_loops
 
 __all__ = ["SyncCalls", "blocking", "call", "call_directly", "close"]
 
@@ -26,6 +27,7 @@ class _Bridge:
     """An event loop and the thread that runs it."""
 
     def __init__(self) -> None:
+        separate_loops()
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._run, name="tiderace-bridge", daemon=True
@@ -163,6 +165,8 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 # At exit, so that connections are closed and not broken.
 atexit.register(close)
+# At import for async_to_sync; again with the bridge, for threads that were patched later.
+separate_loops()
 
 
 class SyncCalls:

@@ -1,4 +1,4 @@
-"""Tasks in Celery's prefork workers send through the layer."""
+"""Tasks in Celery workers send through the layer and publish."""
 
 from __future__ import annotations
 
@@ -11,19 +11,36 @@ from pathlib import Path
 
 import pytest
 
+from support.waiting import until
+from tiderace.layers.broker import Retention
 from tiderace.layers.redis import RedisChannelLayer
+from tiderace.topics.names import topic_group
 
 APPLICATION = """
 import os
 
+import django
 from asgiref.sync import async_to_sync
 from celery import Celery
+from django.conf import settings
 
-from tiderace.layers.redis import RedisChannelLayer
+config = {"hosts": [os.environ["URL"]], "prefix": os.environ["PREFIX"]}
+backend = "tiderace.layers.redis.RedisChannelLayer"
+settings.configure(CHANNEL_LAYERS={"default": {"BACKEND": backend, "CONFIG": config}})
+django.setup()
+
+from tiderace.layers import get_channel_layer
+from tiderace.topics import History, Topic, publish
+
+
+class News(Topic):
+    pattern = "news"
+    history = History(size=100, ttl=60)
+
 
 app = Celery("tasks", broker=os.environ["URL"])
 app.conf.broker_connection_retry_on_startup = True
-layer = RedisChannelLayer(hosts=[os.environ["URL"]], prefix=os.environ["PREFIX"])
+layer = get_channel_layer()
 # Used before the workers are forked, as by an application that is loaded before.
 layer.sync.group_send("room", {"type": "said", "by": "parent", "pid": os.getpid()})
 
@@ -34,12 +51,15 @@ def say(number):
     message = {"type": "said", "n": number, "pid": pid}
     async_to_sync(layer.group_send)("room", {**message, "by": "async_to_sync"})
     layer.sync.group_send("room", {**message, "by": "sync"})
+    publish("news", number)
 """
+
+CONCURRENCY = {"prefork": "2", "threads": "4", "gevent": "10"}
 
 
 @pytest.fixture
-def tasks(own_server, prefix, tmp_path):
-    """A project with a task, and a Celery worker that runs it in two processes."""
+def tasks(own_server, prefix, tmp_path, pool):
+    """A project with a task, and a Celery worker that runs it in this pool."""
     (tmp_path / "tasks.py").write_text(APPLICATION)
     source = str(Path(sys.modules["tiderace"].__file__).parents[1])
     environment = {
@@ -51,7 +71,7 @@ def tasks(own_server, prefix, tmp_path):
     }
     log = (tmp_path / "log").open("wb")
     command = [sys.executable, "-m", "celery", "-A", "tasks", "worker"]
-    options = ["--pool", "prefork", "--concurrency", "2", "--without-mingle"]
+    options = ["--pool", pool, "--concurrency", CONCURRENCY[pool], "--without-mingle"]
     with log:
         worker = subprocess.Popen(
             [*command, *options, "--without-gossip", "--without-heartbeat"],
@@ -72,7 +92,8 @@ def tasks(own_server, prefix, tmp_path):
             worker.wait()
 
 
-async def test_tasks_of_prefork_workers_reach_a_consumer(own_server, prefix, tasks):
+@pytest.mark.parametrize("pool", CONCURRENCY)
+async def test_tasks_of_a_worker_reach_consumers_and_topics(own_server, prefix, tasks):
     layer = RedisChannelLayer(hosts=[own_server.url], prefix=prefix)
     box = layer.attach(await layer.new_channel())
     await layer.group_add("room", box.name)
@@ -92,4 +113,11 @@ async def test_tasks_of_prefork_workers_reach_a_consumer(own_server, prefix, tas
     expected = [(n, by) for n in range(10) for by in ("async_to_sync", "sync")]
     assert sorted((each["n"], each["by"]) for each in heard) == expected
     assert os.getpid() not in {each["pid"] for each in heard}
+
+    async def published():
+        keep = Retention(size=100, seconds=60)
+        _, publications = await layer.stream_read(topic_group("news"), keep=keep)
+        return sorted(int(each.data) for each in publications) == list(range(10))
+
+    await until(published)
     await layer.close()
