@@ -22,7 +22,7 @@ from support.asgi_process import AsgiProcess
 from support.waiting import wait_until
 from tiderace import metrics
 from tiderace.layers import InMemoryChannelLayer, channel_layers
-from tiderace.monitoring import multiprocess_metrics
+from tiderace.monitoring import multiprocess_metrics, prometheus
 from tiderace.monitoring.multiprocess_metrics import Folder
 from tiderace.monitoring.prometheus import TideraceCollector, metrics_view, register
 from tiderace.monitoring.snapshot import Snapshot, take
@@ -153,40 +153,60 @@ def test_a_second_registration_changes_nothing():
 # Adding up
 
 
-def test_the_counters_of_two_processes_are_added():
+def test_the_measurements_of_two_processes_are_added():
     one = Snapshot(
-        {"a": 1},
-        {"g": 2},
-        {"closes": {"1000": 1}},
-        {"h": ([1, 0], 0.5)},
-        {"layer_groups": {"default": 2}, "layer_lag_seconds": {"default": 0.2}},
+        {"a": {"": 1}, "closes": {"1000": 1}, "h": {"1.0": 1, "inf": 0, "sum": 0.5}},
+        {
+            "g": {"": 2},
+            "layer_groups": {"default": 2},
+            "layer_lag_seconds": {"default": 0.2},
+        },
     )
     two = Snapshot(
-        {"a": 2, "b": 5},
-        {"g": 1},
-        {"closes": {"1000": 1, "1001": 4}},
-        {"h": ([0, 3], 7.0)},
-        {"layer_groups": {"default": 3}, "layer_lag_seconds": {"default": 0.1}},
+        {
+            "a": {"": 2},
+            "b": {"": 5},
+            "closes": {"1000": 1, "1001": 4},
+            "h": {"1.0": 0, "inf": 3, "sum": 7.0},
+        },
+        {
+            "g": {"": 1},
+            "layer_groups": {"default": 3},
+            "layer_lag_seconds": {"default": 0.1},
+        },
     )
 
     one.add(two)
 
     assert one == Snapshot(
-        {"a": 3, "b": 5},
-        {"g": 3},
-        {"closes": {"1000": 2, "1001": 4}},
-        {"h": ([1, 3], 7.5)},
-        {"layer_groups": {"default": 5}, "layer_lag_seconds": {"default": 0.2}},
+        {
+            "a": {"": 3},
+            "b": {"": 5},
+            "closes": {"1000": 2, "1001": 4},
+            "h": {"1.0": 1, "inf": 3, "sum": 7.5},
+        },
+        {
+            "g": {"": 3},
+            "layer_groups": {"default": 5},
+            "layer_lag_seconds": {"default": 0.2},
+        },
     )
 
 
-def test_a_histogram_with_other_bounds_replaces_the_first():
+def test_a_histogram_with_other_bounds_counts_in_the_next_larger_bucket(monkeypatch):
     """As one of another release, left in the folder."""
-    old = Snapshot(histograms={"h": ([5], 9.0)})
+    name = "connection_duration"
+    old = Snapshot({name: {"0.5": 1, "20.0": 2, "inf": 3, "sum": 9.0}})
+    monkeypatch.setattr(prometheus, "take", lambda: old)
+    collectors = CollectorRegistry()
+    collectors.register(TideraceCollector())
 
-    old.add(Snapshot(histograms={"h": ([1, 1], 2.0)}))
+    told = samples(generate_latest(collectors).decode())
 
-    assert old.histograms == {"h": ([1, 1], 2.0)}
+    bucket = f"tiderace_{name}_seconds_bucket"
+    assert told[bucket, "1.0"] == told[bucket, "10.0"] == 1
+    assert told[bucket, "60.0"] == told[bucket, "86400.0"] == 3
+    assert told[bucket, "+Inf"] == 6
 
 
 # Several processes that share a folder
@@ -227,8 +247,9 @@ def test_the_counters_of_another_process_are_exported_too(tmp_path, other):
 
     together = folder.together()
 
-    assert together.counters["messages_sent"] == before.counters["messages_sent"] + 100
-    assert together.gauges["connections_open"] == before.gauges["connections_open"] + 7
+    sent, connections = "messages_sent", "connections_open"
+    assert together.counters[sent][""] == before.counters[sent][""] + 100
+    assert together.gauges[connections][""] == before.gauges[connections][""] + 7
 
 
 def test_the_counters_of_a_killed_process_stay_and_its_gauges_go(tmp_path, other):
@@ -241,7 +262,7 @@ def test_the_counters_of_a_killed_process_stay_and_its_gauges_go(tmp_path, other
 
     for together in told:
         sent, connections = "messages_sent", "connections_open"
-        assert together.counters[sent] == before.counters[sent] + 100
+        assert together.counters[sent][""] == before.counters[sent][""] + 100
         assert together.gauges[connections] == before.gauges[connections]
     assert len(list(tmp_path.glob("*.lock"))) == 1
 
@@ -271,7 +292,7 @@ if child == 0:
     os.read(0, 1)
     os._exit(0)
 os.read(reading, 1)
-print(folder.together().counters["messages_sent"])
+print(int(folder.together().counters["messages_sent"][""]))
 """
 
 

@@ -19,11 +19,12 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from tiderace.monitoring.snapshot import Snapshot, take
+from tiderace.monitoring.snapshot import LAYER_GAUGES, Snapshot, take
 
 try:
     import fcntl
@@ -78,7 +79,8 @@ class Folder:
         os.close(self._lock)
         inherited = take()
         # The gauges of layers are measured anew.
-        inherited.layers = {}
+        for name in LAYER_GAUGES:
+            inherited.gauges.pop(name, None)
         self._begin(inherited)
 
     def here(self) -> Snapshot:
@@ -103,7 +105,7 @@ class Folder:
                 if _is_held(lock_file):
                     total.add(_read(file))
                     continue
-                gone.add(_read(file).without_gauges())
+                gone.add(Snapshot(_read(file).counters))
                 _write(self.path / _GONE, gone)
                 file.unlink(missing_ok=True)
                 lock_file.unlink(missing_ok=True)
@@ -134,8 +136,8 @@ def share(path: Path) -> Folder:
         _folder = Folder(path)
         _folder.write()
         _keep_writing(_folder)
-        atexit.register(_write_last)
-        os.register_at_fork(after_in_child=_after_fork)
+        atexit.register(_write_last, _folder)
+        os.register_at_fork(after_in_child=partial(_after_fork, _folder))
     return _folder
 
 
@@ -144,10 +146,9 @@ def shared() -> Folder | None:
     return _folder
 
 
-def _after_fork() -> None:
-    if _folder is not None:
-        _folder.begin_after_fork()
-        _keep_writing(_folder)
+def _after_fork(folder: Folder) -> None:
+    folder.begin_after_fork()
+    _keep_writing(folder)
 
 
 def _keep_writing(folder: Folder) -> None:
@@ -167,10 +168,9 @@ def _keep_writing(folder: Folder) -> None:
     threading.Thread(target=run, name="tiderace-metrics", daemon=True).start()
 
 
-def _write_last() -> None:
-    if _folder is not None:
-        with contextlib.suppress(OSError):
-            _folder.write()
+def _write_last(folder: Folder) -> None:
+    with contextlib.suppress(OSError):
+        folder.write()
 
 
 def _is_held(lock_file: Path) -> bool:

@@ -6,7 +6,7 @@ urlpatterns = [path("metrics", metrics_view)]
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from weakref import WeakSet
 
@@ -96,45 +96,35 @@ def _families(snapshot: Snapshot) -> Iterator[Metric]:
     )
     info.add_metric([__version__], 1)
     yield info
-    for each in metrics.measurements():
-        name = f"tiderace_{each.name}"
-        if each.kind == "gauge":
-            value = snapshot.gauges.get(each.name, 0)
-            yield GaugeMetricFamily(name, each.meaning, value=value)
-        else:
-            value = snapshot.counters.get(each.name, 0)
-            yield CounterMetricFamily(name, each.meaning, value=value)
-    for counter in metrics.labelled_counters():
-        family = CounterMetricFamily(
-            f"tiderace_{counter.name}", counter.meaning, labels=[counter.label]
-        )
-        for label, value in snapshot.labelled_counters.get(counter.name, {}).items():
-            family.add_metric([label], value)
+    for kind, name, meaning, label in (
+        *((each.kind, each.name, each.meaning, "") for each in metrics.measurements()),
+        *(
+            ("counter", each.name, each.meaning, each.label)
+            for each in metrics.labelled_counters()
+        ),
+        *(("gauge", name, text, "layer") for name, text in LAYER_GAUGES.items()),
+    ):
+        is_gauge = kind == "gauge"
+        family_class = GaugeMetricFamily if is_gauge else CounterMetricFamily
+        values = snapshot.gauges if is_gauge else snapshot.counters
+        labels = [label] if label else []
+        family = family_class(f"tiderace_{name}", meaning, labels=labels)
+        for value_label, value in values.get(name, {}).items():
+            family.add_metric([value_label] if label else [], value)
         yield family
     for histogram in metrics.histograms():
-        yield _histogram(histogram, snapshot)
-    for name, meaning in LAYER_GAUGES.items():
-        gauge = GaugeMetricFamily(f"tiderace_{name}", meaning, labels=["layer"])
-        for alias, number in snapshot.layers.get(name, {}).items():
-            gauge.add_metric([alias], number)
-        yield gauge
+        yield _histogram(histogram, snapshot.counters.get(histogram.name, {}))
 
 
-def _histogram(histogram: metrics.Histogram, snapshot: Snapshot) -> Metric:
-    nothing: tuple[list[int], float] = ([0] * len(histogram.counts), 0.0)
-    counts, total = snapshot.histograms.get(histogram.name, nothing)
-    so_far = 0
-    buckets = []
-    for bound, count in zip((*histogram.bounds, float("inf")), counts, strict=True):
-        so_far += count
-        buckets.append((_bound(bound), so_far))
+def _histogram(histogram: metrics.Histogram, values: Mapping[str, float]) -> Metric:
+    counts = {float(bound): n for bound, n in values.items() if bound != "sum"}
     return HistogramMetricFamily(
         f"tiderace_{histogram.name}_{histogram.unit}",
         histogram.meaning,
-        buckets=buckets,
-        sum_value=total,
+        buckets=[
+            # A snapshot of another release may have other bounds.
+            (bound, sum(n for at, n in counts.items() if at <= float(bound)))
+            for bound in (*map(str, histogram.bounds), "+Inf")
+        ],
+        sum_value=values.get("sum", 0.0),
     )
-
-
-def _bound(bound: float) -> str:
-    return "+Inf" if bound == float("inf") else repr(bound)

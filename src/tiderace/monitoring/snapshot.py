@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from tiderace import metrics
@@ -22,69 +20,47 @@ LAYER_GAUGES = {
 class Snapshot(msgspec.Struct):
     """The measurements of one process, or the sum of several.
 
-    Attributes:
-        counters: by name.
-        gauges: by name.
-        labelled_counters: by name, then by label.
-        histograms: by name, how many lay under each bound, and their sum.
-        layers: by name, then by a layer's alias; see ``LAYER_GAUGES``.
+    Both map a metric's name to its values by label; without a label it is ``""``. A
+    histogram is a counter whose labels are its bounds and ``sum``.
     """
 
-    counters: dict[str, int] = {}
-    gauges: dict[str, int] = {}
-    labelled_counters: dict[str, dict[str, int]] = {}
-    histograms: dict[str, tuple[list[int], float]] = {}
-    layers: dict[str, dict[str, float]] = {}
+    counters: dict[str, dict[str, float]] = {}
+    gauges: dict[str, dict[str, float]] = {}
 
     def add(self, other: Snapshot, sign: int = 1) -> None:
         """Add another snapshot; with ``sign=-1`` subtract it."""
-        _add(self.counters, other.counters, sign)
-        _add(self.gauges, other.gauges, sign)
-        for name, values in other.labelled_counters.items():
-            _add(self.labelled_counters.setdefault(name, {}), values, sign)
-        for name, (counts, total) in other.histograms.items():
-            mine, sum_so_far = self.histograms.get(name, ([], 0.0))
-            if len(mine) != len(counts):
-                # The first of its name, or one of another release with other bounds.
-                mine, sum_so_far = [0] * len(counts), 0.0
-            together = [a + sign * b for a, b in zip(mine, counts, strict=True)]
-            self.histograms[name] = (together, sum_so_far + sign * total)
-        for name, by_alias in other.layers.items():
-            gauge = self.layers.setdefault(name, {})
-            for alias, value in by_alias.items():
-                # Lags do not add up: the largest one counts.
-                is_lag = name.endswith("_seconds")
-                so_far = gauge.get(alias, 0.0)
-                gauge[alias] = max(so_far, value) if is_lag else so_far + value
-
-    def without_gauges(self) -> Snapshot:
-        """Return what remains valid after the process has ended."""
-        return Snapshot(self.counters, {}, self.labelled_counters, self.histograms, {})
+        for mine, theirs in (
+            (self.counters, other.counters),
+            (self.gauges, other.gauges),
+        ):
+            for name, values in theirs.items():
+                total = mine.setdefault(name, {})
+                for label, value in values.items():
+                    so_far = total.get(label, 0)
+                    # Lags do not add up: the largest one counts.
+                    is_lag = name == "layer_lag_seconds"
+                    total[label] = (
+                        max(so_far, value) if is_lag else so_far + sign * value
+                    )
 
 
 def take() -> Snapshot:
     """Return the measurements of this process."""
-    layers: dict[str, dict[str, float]] = {}
+    snapshot = Snapshot()
+    for each in metrics.measurements():
+        kind = snapshot.gauges if each.kind == "gauge" else snapshot.counters
+        kind[each.name] = {"": each.value}
+    for counter in metrics.labelled_counters():
+        snapshot.counters[counter.name] = dict(counter.values)
+    for histogram in metrics.histograms():
+        bounds = map(str, (*histogram.bounds, float("inf")))
+        counts = dict(zip(bounds, histogram.counts, strict=True))
+        snapshot.counters[histogram.name] = {**counts, "sum": histogram.total}
     for alias, layer in list(channel_layers.backends.items()):
         if hasattr(layer, "stats_here"):
             here = layer.stats_here(top=0)
-            layers.setdefault("layer_channels", {})[alias] = here.channels
-            layers.setdefault("layer_groups", {})[alias] = here.groups
-            if here.lag is not None:
-                layers.setdefault("layer_lag_seconds", {})[alias] = here.lag
-    return Snapshot(
-        {each.name: each.value for each in _of_kind("counter")},
-        {each.name: each.value for each in _of_kind("gauge")},
-        {each.name: dict(each.values) for each in metrics.labelled_counters()},
-        {each.name: (list(each.counts), each.total) for each in metrics.histograms()},
-        layers,
-    )
-
-
-def _of_kind(kind: str) -> list[metrics.Measurement]:
-    return [each for each in metrics.measurements() if each.kind == kind]
-
-
-def _add(mine: dict[str, Any], theirs: dict[str, Any], sign: int) -> None:
-    for name, value in theirs.items():
-        mine[name] = mine.get(name, 0) + sign * value
+            values = (here.channels, here.groups, here.lag)
+            for name, value in zip(LAYER_GAUGES, values, strict=True):
+                if value is not None:
+                    snapshot.gauges.setdefault(name, {})[alias] = value
+    return snapshot
