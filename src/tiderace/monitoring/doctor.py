@@ -8,20 +8,20 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
-from enum import Enum
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import django
 from django.conf import settings
 from django.core.cache.backends.locmem import LocMemCache
-from django.core.checks import ERROR, CheckMessage, run_checks
+from django.core.checks import ERROR, run_checks
 from django.utils.module_loading import import_string
 
 from tiderace import __version__, conf
 from tiderace.checks.application import layers_in_memory
 from tiderace.layers import channel_layers
-from tiderace.monitoring.probe import probe_layer
+from tiderace.monitoring.probe import any_failed, probe_layer
 from tiderace.route_inspection import websocket_routes
 from tiderace.routing import get_default_application
 
@@ -44,7 +44,7 @@ _PACKAGES = {
 }
 
 
-class Level(Enum):
+class Level(StrEnum):
     """The severity of a finding."""
 
     FINE = "ok"
@@ -58,80 +58,60 @@ class Finding:
     """The result of one check.
 
     Attributes:
-        topic: the subject.
         level: the severity.
         text: the result.
         advice: what to do; empty where nothing is to be done.
     """
 
-    topic: str
     level: Level
     text: str
     advice: str = ""
 
-    def as_dict(self) -> dict[str, str]:
-        """Return the finding as plain data."""
-        return {**asdict(self), "level": self.level.value}
 
-
-def diagnose(*, brokers: bool = True, timeout: float = 5.0) -> list[Finding]:
-    """Run all checks; return their findings in order.
+def diagnose(*, brokers: bool = True, timeout: float = 5.0) -> dict[str, list[Finding]]:
+    """Run all checks; return their findings by subject, in order.
 
     Args:
         brokers: whether to send messages through the layers and query their servers.
         timeout: seconds for each step of that.
     """
-    checks: list[Callable[[], Iterable[Finding]]] = [
-        _versions,
-        _routes,  # it imports the consumers, which a system check examines
-        _system_checks,
-        _proxy,
-        _tickets,
-        _open_files,
-    ]
-    findings = [finding for check in checks for finding in check()]
+    checks: dict[str, Callable[[], Iterable[Finding]]] = {
+        "versions": _versions,
+        "routes": _routes,  # it imports the consumers, which a system check examines
+        "system checks": _system_checks,
+        "proxy": _proxy,
+        "tickets": _tickets,
+        "system": _open_files,
+    }
+    findings = {topic: list(check()) for topic, check in checks.items()}
     if brokers:
         for alias in channel_layers.configs:
-            findings += asyncio.run(_layer(alias, timeout))
+            findings[f"layer {alias}"] = asyncio.run(_layer(alias, timeout))
     return findings
 
 
 def _versions() -> Iterator[Finding]:
     yield Finding(
-        "versions",
         Level.FINE,
         f"Tiderace {__version__}, Django {django.get_version()}, "
         f"Python {platform.python_version()} on {platform.system()}",
     )
-    needed = _needed_packages()
-    for name, purpose in _PACKAGES.items():
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            if name in needed:
-                extra = "redis" if "redis" in name else "server"
-                yield Finding(
-                    "versions",
-                    Level.ERROR if extra == "redis" else Level.NOTE,
-                    f"{name} is not installed: {purpose} needs it"
-                    if extra == "redis"
-                    else f"{name} is not installed ({purpose})",
-                    f'pip install "tiderace[{extra}]"',
-                )
-        else:
-            yield Finding("versions", Level.FINE, f"{name} {version}")
-
-
-def _needed_packages() -> set[str]:
-    needed = {"uvicorn", "httptools"}
-    if sys.platform != "win32":
-        needed.add("uvloop")
     backends = [
         str(each.get("BACKEND", "")) for each in channel_layers.configs.values()
     ]
-    if any("redis" in backend for backend in backends):
-        needed |= {"redis", "hiredis"}
-    return needed
+    over_redis = any("redis" in backend for backend in backends)
+    for name, purpose in _PACKAGES.items():
+        try:
+            yield Finding(Level.FINE, f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing = f"{name} is not installed"
+            if "redis" not in name:
+                if name != "uvloop" or sys.platform != "win32":
+                    advice = 'pip install "tiderace[server]"'
+                    yield Finding(Level.NOTE, f"{missing} ({purpose})", advice)
+            elif over_redis:
+                text = f"{missing}: {purpose} needs it"
+                yield Finding(Level.ERROR, text, 'pip install "tiderace[redis]"')
 
 
 def _system_checks() -> Iterator[Finding]:
@@ -141,16 +121,10 @@ def _system_checks() -> Iterator[Finding]:
         if not message.is_silenced()
     ]
     for message in messages:
-        yield _as_finding(message)
+        level = Level.ERROR if message.level >= ERROR else Level.WARNING
+        yield Finding(level, f"({message.id}) {message.msg}", message.hint or "")
     if not messages:
-        yield Finding("system checks", Level.FINE, "no messages")
-
-
-def _as_finding(message: CheckMessage) -> Finding:
-    level = Level.ERROR if message.level >= ERROR else Level.WARNING
-    return Finding(
-        "system checks", level, f"({message.id}) {message.msg}", message.hint or ""
-    )
+        yield Finding(Level.FINE, "no messages")
 
 
 def _routes() -> Iterator[Finding]:
@@ -161,7 +135,6 @@ def _routes() -> Iterator[Finding]:
     except Exception as error:
         # An asgi.py may raise anything.
         yield Finding(
-            "routes",
             Level.ERROR,
             f"{settings.ASGI_APPLICATION} cannot be imported: "
             f"{type(error).__name__}: {error}",
@@ -169,29 +142,25 @@ def _routes() -> Iterator[Finding]:
         )
         return
     if routes is None:
-        yield Finding(
-            "routes", Level.NOTE, "a wrapper hides which WebSocket routes there are"
-        )
+        yield Finding(Level.NOTE, "a wrapper hides which WebSocket routes there are")
     elif not routes:
         yield Finding(
-            "routes",
             Level.WARNING,
             f"{settings.ASGI_APPLICATION} serves no WebSockets",
             'Give ProtocolTypeRouter a "websocket" application, or build all of it with '
             "tiderace.routing.get_application().",
         )
     else:
-        yield Finding("routes", Level.FINE, f"{len(routes)} WebSocket routes")
+        yield Finding(Level.FINE, f"{len(routes)} WebSocket routes")
 
 
 def _proxy() -> Iterator[Finding]:
     """Check the settings and the environment for a deployment behind a proxy."""
     if settings.DEBUG:
-        yield Finding("proxy", Level.NOTE, "not looked at, since DEBUG is on")
+        yield Finding(Level.NOTE, "not looked at, since DEBUG is on")
         return
     if "*" in settings.ALLOWED_HOSTS:
         yield Finding(
-            "proxy",
             Level.WARNING,
             'ALLOWED_HOSTS has "*": pages of every site may open the WebSockets of '
             "consumers with a visitor's cookies",
@@ -199,14 +168,12 @@ def _proxy() -> Iterator[Finding]:
         )
     elif not settings.ALLOWED_HOSTS:
         yield Finding(
-            "proxy",
             Level.ERROR,
             "ALLOWED_HOSTS is empty and DEBUG is off: every WebSocket is refused",
             "Name the hosts of the site in ALLOWED_HOSTS.",
         )
     if settings.SECURE_PROXY_SSL_HEADER is None:
         yield Finding(
-            "proxy",
             Level.NOTE,
             "SECURE_PROXY_SSL_HEADER is not set: behind a proxy that ends TLS, Django "
             "treats every request as plain HTTP",
@@ -215,7 +182,6 @@ def _proxy() -> Iterator[Finding]:
         )
     if not os.environ.get("FORWARDED_ALLOW_IPS"):
         yield Finding(
-            "proxy",
             Level.NOTE,
             "FORWARDED_ALLOW_IPS is not set here: uvicorn accepts X-Forwarded-For from "
             "127.0.0.1 alone, so behind a proxy elsewhere all clients have its address",
@@ -232,7 +198,6 @@ def _tickets() -> Iterator[Finding]:
     cache = settings.CACHES.get(alias)
     if cache is None:
         yield Finding(
-            "tickets",
             Level.ERROR,
             f"TIDERACE['TICKET_CACHE'] is {alias!r}, which is none of CACHES: no ticket "
             "can be used",
@@ -245,7 +210,6 @@ def _tickets() -> Iterator[Finding]:
         return
     if several or len(layers_in_memory()) < len(channel_layers.configs):
         yield Finding(
-            "tickets",
             # A project with a broker may still run in one process.
             Level.WARNING if several else Level.NOTE,
             f"the cache {alias!r} is each process's own: a one-time ticket can be used "
@@ -271,68 +235,60 @@ def _open_files() -> Iterator[Finding]:
     text = f"a process may have {soft:,} open files, and each socket is one"
     if 0 <= soft < _FEW_FILES:
         yield Finding(
-            "system",
             Level.WARNING,
             text,
             f"Raise it where the server is started: ulimit -n {max(hard, 65_536)}, "
             "LimitNOFILE= in a systemd unit.",
         )
     else:
-        yield Finding("system", Level.FINE, text)
+        yield Finding(Level.FINE, text)
 
 
 async def _layer(alias: str, timeout: float) -> list[Finding]:
-    topic = f"layer {alias}"
-    report = await probe_layer(alias, timeout=timeout)
-    findings = [
-        Finding(
-            topic,
-            Level.ERROR if step.passed is False else Level.FINE,
-            f"{step.name}: {step.note}".rstrip(": ")
-            if step.seconds is None
-            else f"{step.name}: {step.seconds * 1000:.1f} ms",
-            "Do what the text advises; check_channels repeats the tests."
-            if step.passed is False
-            else "",
-        )
-        for step in report.steps
-    ]
-    if report.passed and repr(alias) not in layers_in_memory():
-        findings += await _server_of(alias, topic)
+    steps = await probe_layer(alias, timeout=timeout)
+    findings: list[Finding] = []
+    for step in steps:
+        note = f"{step.name}: {step.note}".rstrip(": ")
+        if step.passed is False:
+            advice = "Do what the text advises; check_channels repeats the tests."
+            findings.append(Finding(Level.ERROR, note, advice))
+        elif step.seconds is None:
+            findings.append(Finding(Level.FINE, note))
+        else:
+            findings.append(
+                Finding(Level.FINE, f"{step.name}: {step.seconds * 1000:.1f} ms")
+            )
+    if not any_failed(steps) and repr(alias) not in layers_in_memory():
+        findings += await _servers_of(alias)
     return findings
 
 
-async def _server_of(alias: str, topic: str) -> list[Finding]:
-    """Check the Redis or Valkey behind a layer."""
+async def _servers_of(alias: str) -> list[Finding]:
+    """Check the Redis or Valkey servers behind a layer."""
     layer = channel_layers.make_backend(alias)
     if not hasattr(layer, "connection") or not hasattr(layer, "ring_size"):
         return []
-    findings = []
+    findings: list[Finding] = []
     for index in range(layer.ring_size):
         client = layer.connection(index)
         try:
-            information = await client.info()
+            findings += _of_server(await client.info())
         except Exception as error:
             # The Redis user may lack the permission; the layer works without it.
-            findings.append(
-                Finding(topic, Level.NOTE, f"INFO of its server failed: {error}")
-            )
-        else:
-            findings += _of_server(topic, information)
+            findings.append(Finding(Level.NOTE, f"INFO of its server failed: {error}"))
         finally:
             await client.aclose()
     return findings
 
 
-def _of_server(topic: str, information: dict[str, Any]) -> Iterator[Finding]:
+def _of_server(information: dict[str, Any]) -> Iterator[Finding]:
     name = "Valkey" if "valkey_version" in information else "Redis"
     version = information.get("valkey_version") or information.get("redis_version")
     used = information.get("used_memory_human", "?")
-    yield Finding(topic, Level.FINE, f"{name} {version}, {used} in use")
+    yield Finding(Level.FINE, f"{name} {version}, {used} in use")
     policy = information.get("maxmemory_policy", "noeviction")
     if information.get("maxmemory") and policy != "noeviction":
         yield Finding(
-            topic,
             Level.WARNING,
             f"its maxmemory-policy is {policy}: when memory is short it evicts messages "
             "that disconnected processes have not fetched yet",
@@ -340,7 +296,6 @@ def _of_server(topic: str, information: dict[str, Any]) -> Iterator[Finding]:
         )
     if information.get("evicted_keys"):
         yield Finding(
-            topic,
             Level.WARNING,
             f"it has evicted {information['evicted_keys']} keys",
             "Give it more memory, or this layer a server of its own.",

@@ -12,15 +12,15 @@ import logging
 import statistics
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from tiderace.exceptions import InvalidChannelLayerError, LayerUnavailable
 from tiderace.layers import InMemoryChannelLayer, channel_layers
 from tiderace.layers.pubsub.layer import PubSubLayer
 
-__all__ = ["ProbeFailed", "ProbeReport", "Step", "probe_layer"]
+__all__ = ["ProbeFailed", "Step", "any_failed", "probe_layer"]
 
 # Round trips whose median is reported: the first also opens connections.
 _ROUNDS = 5
@@ -49,28 +49,13 @@ class Step:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeReport:
-    """The results of one layer."""
-
-    alias: str
-    backend: str
-    steps: tuple[Step, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether no test failed."""
-        return all(step.passed is not False for step in self.steps)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the report as plain data."""
-        return {**asdict(self), "steps": [asdict(step) for step in self.steps]} | {
-            "passed": self.passed
-        }
+def any_failed(steps: Iterable[Step]) -> bool:
+    """Return whether a test has failed."""
+    return any(step.passed is False for step in steps)
 
 
-async def probe_layer(alias: str, *, timeout: float = 5.0) -> ProbeReport:
-    """Test the layer ``alias`` of ``CHANNEL_LAYERS``.
+async def probe_layer(alias: str, *, timeout: float) -> list[Step]:
+    """Test the layer ``alias`` of ``CHANNEL_LAYERS``; stop at the first failure.
 
     The names it uses are random, so it may be called on a system that is in use.
 
@@ -79,34 +64,29 @@ async def probe_layer(alias: str, *, timeout: float = 5.0) -> ProbeReport:
         timeout: seconds for each step. A broker that is away is reported after the
             layer's own ``publish_timeout``, if that is shorter.
     """
-    backend = str(channel_layers.configs.get(alias, {}).get("BACKEND", ""))
     try:
         sender = channel_layers.make_backend(alias)
         # Two layers in memory are not connected.
         alone = isinstance(sender, InMemoryChannelLayer)
         reader = sender if alone else channel_layers.make_backend(alias)
     except (InvalidChannelLayerError, TypeError, ValueError, ImportError) as error:
-        return ProbeReport(
-            alias,
-            backend,
-            (Step("make", False, None, f"{error}; correct CHANNEL_LAYERS[{alias!r}]"),),
-        )
+        note = f"{error}; correct CHANNEL_LAYERS[{alias!r}]"
+        return [Step("make", False, None, note)]
     probe = _Probe(sender, reader)
-    steps = []
+    steps: list[Step] = []
     try:
         for name, attempt in (
             ("send and receive", probe.send_and_receive),
             ("group", probe.group),
             ("recovery", probe.recovery),
         ):
-            step = await _run_step(name, attempt, timeout)
-            steps.append(step)
-            if step.passed is False:
+            steps.append(await _run_step(name, attempt, timeout))
+            if any_failed(steps):
                 break  # the next steps depend on it
     finally:
         for layer in {id(sender): sender, id(reader): reader}.values():
             await _closed(layer)
-    return ProbeReport(alias, backend, tuple(steps))
+    return steps
 
 
 async def _run_step(
@@ -147,34 +127,33 @@ class _Probe:
 
     async def send_and_receive(self) -> Step:
         """Send to a named channel with one layer, and receive with the other."""
-        times = []
-        for number in range(_ROUNDS):
-            message = {"type": "tiderace.check", "number": number, "data": b"\x00\xff"}
-            begun = time.perf_counter()
-            await self._sender.send(self._name, message)
-            received = await self._reader.receive(self._name)
-            times.append(time.perf_counter() - begun)
-            _same([received], [message])
+        median = await self._round_trip(self._sender.send, self._name)
         note = "in this process alone" if self._sender is self._reader else ""
-        return Step("send and receive", True, statistics.median(times), note)
+        return Step("send and receive", True, median, note)
 
     async def group(self) -> Step:
         """Check that a member of a group gets its messages, and none after it has left."""
         channel = await self._reader.new_channel()
         await self._reader.group_add(self._name, channel)
-        times = []
-        for number in range(_ROUNDS):
-            begun = time.perf_counter()
-            await self._sender.group_send(self._name, _numbered(number))
-            received = await self._reader.receive(channel)
-            times.append(time.perf_counter() - begun)
-            _same([received], [_numbered(number)])
+        median = await self._round_trip(self._sender.group_send, channel)
         await self._reader.group_discard(self._name, channel)
         await self._sender.group_send(self._name, _numbered(-1))
         await self._sender.send(channel, _numbered(-2))
         if await self._reader.receive(channel) != _numbered(-2):
             raise ProbeFailed("a channel that had left a group still got its messages")
-        return Step("group", True, statistics.median(times))
+        return Step("group", True, median)
+
+    async def _round_trip(self, send: Any, channel: str) -> float:
+        """Return the median time from ``send`` to the message's receipt on a channel."""
+        times = []
+        for number in range(_ROUNDS):
+            message = {**_numbered(number), "data": b"\x00\xff"}
+            begun = time.perf_counter()
+            await send(self._name, message)
+            received = await self._reader.receive(channel)
+            times.append(time.perf_counter() - begun)
+            _same([received], [message])
+        return statistics.median(times)
 
     async def recovery(self) -> Step:
         """Check that messages arrive that are sent while the reader is disconnected."""

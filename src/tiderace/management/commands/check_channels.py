@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from django.apps import apps
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tiderace.layers import channel_layers
-from tiderace.monitoring.probe import ProbeReport, Step, probe_layer
+from tiderace.monitoring.probe import Step, any_failed, probe_layer
 
 __all__ = ["CheckChannels", "Command"]
 
@@ -64,24 +65,32 @@ class CheckChannels(BaseCommand):
                 raise CommandError(
                     f"CHANNEL_LAYERS has no layer {alias!r} (there is: {known})."
                 )
-        reports = [
-            asyncio.run(probe_layer(alias, timeout=options["timeout"]))
+        results = {
+            alias: asyncio.run(probe_layer(alias, timeout=options["timeout"]))
             for alias in aliases
-        ]
+        }
+        failed = [alias for alias, steps in results.items() if any_failed(steps)]
         if options["json"]:
-            results = {report.alias: report.as_dict() for report in reports}
-            self.stdout.write(json.dumps(results, indent=2))
+            reports = {
+                alias: {
+                    "alias": alias,
+                    "backend": _backend(alias),
+                    "steps": [asdict(step) for step in steps],
+                    "passed": alias not in failed,
+                }
+                for alias, steps in results.items()
+            }
+            self.stdout.write(json.dumps(reports, indent=2))
         else:
-            for report in reports:
-                self._write(report)
-        failed = [report.alias for report in reports if not report.passed]
+            for alias, steps in results.items():
+                self._write(alias, steps)
         if failed:
             raise CommandError(f"not working: {', '.join(failed)}")
 
-    def _write(self, report: ProbeReport) -> None:
-        self.stdout.write(self.style.MIGRATE_HEADING(report.alias), ending="")
-        self.stdout.write(f"  {report.backend}")
-        for step in report.steps:
+    def _write(self, alias: str, steps: list[Step]) -> None:
+        self.stdout.write(self.style.MIGRATE_HEADING(alias), ending="")
+        self.stdout.write(f"  {_backend(alias)}")
+        for step in steps:
             self.stdout.write(f"  {self._word(step)}  {step.name:<17}", ending="")
             took = "" if step.seconds is None else f"{step.seconds * 1000:.2f} ms"
             self.stdout.write(f"{took:>11}  {step.note}".rstrip())
@@ -90,6 +99,10 @@ class CheckChannels(BaseCommand):
         if step.passed is None:
             return self.style.NOTICE("n/a ")
         return self.style.SUCCESS("ok  ") if step.passed else self.style.ERROR("FAIL")
+
+
+def _backend(alias: str) -> str:
+    return str(channel_layers.configs[alias].get("BACKEND", ""))
 
 
 def _command() -> type[BaseCommand]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -55,28 +56,32 @@ class Command(BaseCommand):
         """
         findings = diagnose(brokers=not options["offline"], timeout=options["timeout"])
         if options["json"]:
-            results = [finding.as_dict() for finding in findings]
+            results = [
+                {"topic": topic, **asdict(each)}
+                for topic, of_topic in findings.items()
+                for each in of_topic
+            ]
             self.stdout.write(json.dumps(results, indent=2))
         else:
             self._write(findings)
         worst = _ORDER.index(Level(options["fail_level"]))
-        bad = [each for each in findings if _ORDER.index(each.level) >= worst]
+        levels = [each.level for of_topic in findings.values() for each in of_topic]
+        bad = sum(_ORDER.index(level) >= worst for level in levels)
         if bad:
-            raise CommandError(f"{len(bad)} of {len(findings)} findings need attention")
+            raise CommandError(f"{bad} of {len(levels)} findings need attention")
 
-    def _write(self, findings: list[Finding]) -> None:
+    def _write(self, findings: dict[str, list[Finding]]) -> None:
         styles = {
             Level.FINE: self.style.SUCCESS,
             Level.NOTE: self.style.NOTICE,
             Level.WARNING: self.style.WARNING,
             Level.ERROR: self.style.ERROR,
         }
-        topic = ""
-        for finding in findings:
-            if finding.topic != topic:
-                topic = finding.topic
+        for topic, of_topic in findings.items():
+            if of_topic:
                 self.stdout.write(self.style.MIGRATE_HEADING(topic))
-            word = styles[finding.level](f"{finding.level.value:<7}")
-            self.stdout.write(f"  {word}  {finding.text}")
-            if finding.advice:
-                self.stdout.write(f"           → {finding.advice}")
+            for finding in of_topic:
+                word = styles[finding.level](f"{finding.level.value:<7}")
+                self.stdout.write(f"  {word}  {finding.text}")
+                if finding.advice:
+                    self.stdout.write(f"           → {finding.advice}")
