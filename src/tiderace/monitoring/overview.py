@@ -15,7 +15,7 @@ from tiderace.monitoring.cluster_connections import (
     survey_connections,
 )
 from tiderace.monitoring.connections import ProcessReport, report
-from tiderace.monitoring.recent_logs import Record
+from tiderace.monitoring.top import drops_text
 from tiderace.runtime import sync_bridge
 
 __all__ = ["SIZE", "overview"]
@@ -24,9 +24,8 @@ SIZE = 50
 """Connections on a page."""
 _PAGES = 20
 
-_TOPICS = 25
-_GROUPS = 25
-_RECORDS = 25
+# Topics, groups and records on a page.
+_LISTED = 25
 
 
 def overview(user: str, topic: str, page: int) -> dict[str, Any]:
@@ -62,7 +61,7 @@ def overview(user: str, topic: str, page: int) -> dict[str, Any]:
         "previous": page - 1,
         "next": page + 1 if matching > page * SIZE and page < _PAGES else 0,
         "topics": _topics(survey.reports),
-        "groups": list(survey.stats.members.items())[:_GROUPS],
+        "groups": list(survey.stats.members.items())[:_LISTED],
         "records": _records(survey.reports),
     }
 
@@ -93,28 +92,22 @@ def _totals(survey: ConnectionSurvey) -> list[tuple[str, str]]:
         ("groups", f"{stats.groups:,}"),
         ("messages in per second", f"{stats.sent_per_second:,.1f}"),
         ("messages out per second", f"{stats.delivered_per_second:,.1f}"),
-        ("dropped", _drops(stats.dropped)),
+        ("dropped", drops_text(stats) or "0"),
         ("slow clients closed", f"{stats.slow_clients:,}"),
         ("errors", f"{stats.errors:,}"),
     ]
 
 
-def _drops(dropped: dict[str, int]) -> str:
-    parts = [f"{count:,} {reason}" for reason, count in dropped.items() if count]
-    return ", ".join(parts) or "0"
-
-
 def _processes(survey: ConnectionSurvey) -> list[dict[str, Any]]:
     reports = {each.process: each for each in survey.reports}
-    known = {each.process for each in survey.stats.processes}
     rows = [
-        _process(each, reports.get(each.process)) for each in survey.stats.processes
+        _process(each, reports.pop(each.process, None))
+        for each in survey.stats.processes
     ]
     # Processes that have just started, or whose layer has no statistics.
     rows += [
         {"name": each.name, "open": each.open, "ready": True}
-        for each in survey.reports
-        if each.process not in known
+        for each in reports.values()
     ]
     return rows
 
@@ -127,7 +120,7 @@ def _process(stats: ProcessStats, report: ProcessReport | None) -> dict[str, Any
         "groups": stats.groups,
         "sent": f"{stats.sent_per_second:,.1f}",
         "delivered": f"{stats.delivered_per_second:,.1f}",
-        "dropped": _drops(stats.dropped),
+        "dropped": drops_text(stats) or "0",
         "errors": stats.errors,
         "lag": "" if stats.lag is None else f"{stats.lag * 1000:,.1f} ms",
         "memory": "" if stats.memory is None else f"{stats.memory / 1e6:,.0f} MB",
@@ -139,22 +132,18 @@ def _topics(reports: tuple[ProcessReport, ...]) -> list[tuple[str, int]]:
     together: Counter[str] = Counter()
     for each in reports:
         together.update(each.topics)
-    return together.most_common(_TOPICS)
+    return together.most_common(_LISTED)
 
 
 def _records(reports: tuple[ProcessReport, ...]) -> list[dict[str, Any]]:
-    together: list[tuple[Record, str]] = [
-        (record, each.name) for each in reports for record in each.recent
-    ]
+    together = [(record, each.name) for each in reports for record in each.recent]
     together.sort(key=lambda pair: pair[0].at, reverse=True)
     return [
         {"record": record, "at": _moment(record.at), "process": name}
-        for record, name in together[:_RECORDS]
+        for record, name in together[:_LISTED]
     ]
 
 
 def _moment(seconds: float) -> datetime:
     """Return a time as templates show it."""
-    if settings.USE_TZ:
-        return datetime.fromtimestamp(seconds, UTC)
-    return datetime.fromtimestamp(seconds)
+    return datetime.fromtimestamp(seconds, UTC if settings.USE_TZ else None)

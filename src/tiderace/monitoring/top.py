@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tiderace.layers.stats import LayerStats, ProcessStats
 
-__all__ = ["table"]
+__all__ = ["drops_text", "table"]
 
 _HEADS = (
     "PROCESS",
@@ -35,15 +35,19 @@ def table(stats: LayerStats, groups: int = 10) -> list[str]:
     rows = [_HEADS, *(_row(each) for each in stats.processes), _total(stats)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
     lines = [_aligned(row, widths) for row in rows]
-    drops = {reason: count for reason, count in stats.dropped.items() if count}
-    if drops:
-        text = ", ".join(f"{count:,} {reason}" for reason, count in drops.items())
-        lines += ["", f"dropped: {text}"]
+    if drops := drops_text(stats):
+        lines += ["", f"dropped: {drops}"]
     largest = list(stats.members.items())[:groups]
     if largest:
         text = ", ".join(f"{name} {count:,}" for name, count in largest)
         lines += ["", f"largest groups: {text}"]
     return lines
+
+
+def drops_text(stats: ProcessStats | LayerStats) -> str:
+    """Return the dropped messages by reason; empty without any."""
+    dropped = stats.dropped.items()
+    return ", ".join(f"{count:,} {reason}" for reason, count in dropped if count)
 
 
 def _row(process: ProcessStats) -> tuple[str, ...]:
@@ -53,27 +57,18 @@ def _row(process: ProcessStats) -> tuple[str, ...]:
         name if process.ready else f"{name} (disconnected)",
         _span(process.at - process.started),
         f"{seen}!" if process.age > _LATE else seen,
-        f"{process.connections:,}",
-        f"{process.topic_clients:,}",
-        f"{process.channels:,}",
-        f"{process.groups:,}",
-        f"{process.sent_per_second:,.1f}",
-        f"{process.delivered_per_second:,.1f}",
-        f"{sum(process.dropped.values()):,}",
-        f"{process.slow_clients:,}",
-        f"{process.errors:,}",
-        _moment(process.lag),
-        _moment(process.round_trip),
-        _size(process.memory),
+        *_numbers(process),
     )
 
 
 def _total(stats: LayerStats) -> tuple[str, ...]:
     count = len(stats.processes)
+    name = f"{count} process" if count == 1 else f"{count} processes"
+    return (name, "", "", *_numbers(stats))
+
+
+def _numbers(stats: ProcessStats | LayerStats) -> tuple[str, ...]:
     return (
-        f"{count} process" if count == 1 else f"{count} processes",
-        "",
-        "",
         f"{stats.connections:,}",
         f"{stats.topic_clients:,}",
         f"{stats.channels:,}",
@@ -85,7 +80,7 @@ def _total(stats: LayerStats) -> tuple[str, ...]:
         f"{stats.errors:,}",
         _moment(stats.lag),
         _moment(stats.round_trip),
-        _size(stats.memory),
+        "-" if stats.memory is None else f"{stats.memory / 1_000_000:,.0f}MB",
     )
 
 
@@ -111,7 +106,3 @@ def _moment(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     return f"{seconds * 1000:.1f}ms" if seconds < 1 else f"{seconds:.1f}s"
-
-
-def _size(size: int | None) -> str:
-    return "-" if size is None else f"{size / 1_000_000:,.0f}MB"
