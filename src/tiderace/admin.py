@@ -218,7 +218,8 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
         return TemplateResponse(request, f"admin/tiderace/{name}.html", context)
 
     def _run(self, request: HttpRequest, form: Any, act: Act) -> None:
-        name, description = form.subject(), form.description()
+        name = form.subject.format(**form.cleaned_data)
+        description = form.description.format(**form.cleaned_data)
         # Logged first, so that no action is missing in the log.
         subject = Connections(what=name[:200])
         self.log_change(request, subject, description)

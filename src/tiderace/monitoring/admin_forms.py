@@ -1,13 +1,16 @@
-"""The forms of the admin's actions: disconnect a user, close a topic, send a notice."""
+"""The forms of the admin's actions: disconnect a user, close a topic, send a notice.
+
+The attributes ``subject`` and ``description`` are templates for the admin's log.
+"""
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from typing import Any
 
 from django import forms
+from django.contrib.admin.widgets import AdminTextareaWidget, AdminTextInputWidget
 from django.core.exceptions import ValidationError
+from django.core.validators import RegexValidator
 
 from tiderace.layers import get_channel_layer
 from tiderace.runtime import sync_bridge
@@ -19,15 +22,16 @@ __all__ = ["CloseTopicForm", "DisconnectForm", "NoticeForm", "send_notice"]
 # Bytes of a close reason, by RFC 6455.
 _REASON = 123
 
-_MESSAGE_TYPE = re.compile(r"[a-zA-Z][a-zA-Z0-9_]*(\.[a-zA-Z0-9_]+)*")
-
-
-def _one_line(text: str) -> None:
-    """Refuse characters that break a line of a log, or change its direction."""
-    for character in text:
-        kind = unicodedata.category(character)
-        if kind in ("Cc", "Zl", "Zp") or character in "\u202a\u202b\u202c\u202d\u202e":
-            raise ValidationError("Use one line of plain text.")
+# Characters that break a line of a log, or change its direction.
+_one_line = RegexValidator(
+    r"[\x00-\x1f\x7f-\x9f\u2028-\u202e]",
+    "Use one line of plain text.",
+    inverse_match=True,
+)
+_message_type = RegexValidator(
+    r"^[a-zA-Z][a-zA-Z0-9_]*(\.[a-zA-Z0-9_]+)*\Z",
+    "Use letters, digits, underscores and dots.",
+)
 
 
 def _short(text: str) -> None:
@@ -42,40 +46,33 @@ def _declared(topic: str) -> None:
         raise ValidationError(str(error)) from None
 
 
-def _wide() -> forms.TextInput:
-    return forms.TextInput(attrs={"class": "vTextField"})
-
-
 class DisconnectForm(forms.Form):
     """A user whose connections are closed, and the reason."""
+
+    subject = "user {user}"
+    description = "Disconnected. Reason: {reason}"
 
     user = forms.CharField(
         max_length=150,
         validators=[_one_line],
-        label="User",
         help_text="The primary key, as the list shows it in brackets.",
     )
     reason = forms.CharField(
         max_length=_REASON,
-        widget=_wide(),
+        widget=AdminTextInputWidget,
         validators=[_one_line, _short],
         help_text="It is sent to the clients and written to the admin's log.",
     )
-
-    def subject(self) -> str:
-        """Return the object of the action, for the log."""
-        return f"user {self.cleaned_data['user']}"
-
-    def description(self) -> str:
-        """Return a description of the action, for the log."""
-        return f"Disconnected. Reason: {self.cleaned_data['reason']}"
 
 
 class CloseTopicForm(forms.Form):
     """A topic whose subscriptions are ended, and the reason."""
 
+    subject = "topic {topic}"
+    description = "Closed. Reason: {reason}"
+
     topic = forms.CharField(
-        widget=_wide(),
+        widget=AdminTextInputWidget,
         max_length=180,
         strip=False,
         validators=[_one_line, _declared],
@@ -83,22 +80,17 @@ class CloseTopicForm(forms.Form):
     )
     reason = forms.CharField(
         max_length=200,
-        widget=_wide(),
+        widget=AdminTextInputWidget,
         validators=[_one_line],
         help_text="For the admin's log alone.",
     )
 
-    def subject(self) -> str:
-        """Return the object of the action, for the log."""
-        return f"topic {self.cleaned_data['topic']}"
-
-    def description(self) -> str:
-        """Return a description of the action, for the log."""
-        return f"Closed. Reason: {self.cleaned_data['reason']}"
-
 
 class NoticeForm(forms.Form):
     """A notice, and its recipients."""
+
+    subject = "{to} {name}"
+    description = "Sent a notice ({message_type}): {line}"
 
     to = forms.ChoiceField(
         choices=[
@@ -108,7 +100,7 @@ class NoticeForm(forms.Form):
         ],
     )
     name = forms.CharField(
-        widget=_wide(),
+        widget=AdminTextInputWidget,
         max_length=180,
         strip=False,
         validators=[_one_line],
@@ -117,19 +109,13 @@ class NoticeForm(forms.Form):
     message_type = forms.CharField(
         initial="notice",
         max_length=100,
+        validators=[_message_type],
         help_text="The “type” of the message. Consumers call the method of that name.",
     )
     text = forms.CharField(
         max_length=2000,
-        widget=forms.Textarea(attrs={"rows": 4, "class": "vLargeTextField"}),
+        widget=AdminTextareaWidget(attrs={"rows": 4}),
     )
-
-    def clean_message_type(self) -> str:
-        """Return a type that names a handler."""
-        kind: str = self.cleaned_data["message_type"]
-        if not _MESSAGE_TYPE.fullmatch(kind):
-            raise ValidationError("Use letters, digits, underscores and dots.")
-        return kind
 
     def clean(self) -> dict[str, Any]:
         """Refuse a name that is illegal for its kind."""
@@ -145,16 +131,8 @@ class NoticeForm(forms.Form):
                 get_channel_layer().require_valid_group_name(name)
             except (AttributeError, TypeError, ValueError) as error:
                 self.add_error("name", str(error))
+        data["line"] = " ".join(data.get("text", "").split())
         return data
-
-    def subject(self) -> str:
-        """Return the object of the action, for the log."""
-        return f"{self.cleaned_data['to']} {self.cleaned_data['name']}"
-
-    def description(self) -> str:
-        """Return a description of the action, for the log."""
-        text = " ".join(self.cleaned_data["text"].split())
-        return f"Sent a notice ({self.cleaned_data['message_type']}): {text}"
 
 
 def send_notice(data: dict[str, Any]) -> str:
