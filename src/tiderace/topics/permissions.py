@@ -9,9 +9,10 @@ Permissions of Django REST Framework work too; it is not imported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from types import SimpleNamespace
 from typing import Any, Literal
 
 from django.core.exceptions import PermissionDenied
@@ -62,26 +63,30 @@ class _Check:
     scope: Scope
 
 
-class _Combinable(type):
+class _Operators:
+    """The operators that combine permissions: classes, instances, or one of each."""
+
+    def __and__(self, other: Any) -> BasePermission:
+        return _Combination("AND", self, other)
+
+    def __or__(self, other: Any) -> BasePermission:
+        return _Combination("OR", self, other)
+
+    def __rand__(self, other: Any) -> BasePermission:
+        return _Combination("AND", other, self)
+
+    def __ror__(self, other: Any) -> BasePermission:
+        return _Combination("OR", other, self)
+
+    def __invert__(self) -> BasePermission:
+        return _Combination("NOT", self)
+
+
+class _PermissionClass(_Operators, type):  # type: ignore[misc]  # no union of types is meant
     """Lets permission classes be combined like their instances."""
 
-    def __and__(cls, other: Any) -> BasePermission:
-        return _All(_permission(cls), _permission(other))
 
-    def __or__(cls, other: Any) -> BasePermission:  # type: ignore[override]  # no union of types is meant
-        return _Any(_permission(cls), _permission(other))
-
-    def __rand__(cls, other: Any) -> BasePermission:
-        return _All(_permission(other), _permission(cls))
-
-    def __ror__(cls, other: Any) -> BasePermission:  # type: ignore[override]  # likewise
-        return _Any(_permission(other), _permission(cls))
-
-    def __invert__(cls) -> BasePermission:
-        return _Not(_permission(cls))
-
-
-class BasePermission(metaclass=_Combinable):
+class BasePermission(_Operators, metaclass=_PermissionClass):
     """Base class of permissions; override ``has_permission``.
 
     Classes and instances are combined with ``&``, ``|`` and ``~``; the right side is not
@@ -110,21 +115,6 @@ class BasePermission(metaclass=_Combinable):
         return bool(
             await call_hook(self.has_permission, check.user, check.topic, check.action)
         )
-
-    def __and__(self, other: Any) -> BasePermission:
-        return _All(self, _permission(other))
-
-    def __or__(self, other: Any) -> BasePermission:
-        return _Any(self, _permission(other))
-
-    def __rand__(self, other: Any) -> BasePermission:
-        return _All(_permission(other), self)
-
-    def __ror__(self, other: Any) -> BasePermission:
-        return _Any(_permission(other), self)
-
-    def __invert__(self) -> BasePermission:
-        return _Not(self)
 
 
 class AllowAny(BasePermission):
@@ -177,47 +167,20 @@ class HasPerm(BasePermission):
         return bool(user is not None and user.has_perms(self.perms))
 
 
-class _All(BasePermission):
-    """Allows what both sides allow."""
+class _Combination(BasePermission):
+    """Combines permissions by an operator of Django REST Framework: AND, OR or NOT."""
 
-    def __init__(self, left: BasePermission, right: BasePermission) -> None:
-        self._left, self._right = left, right
-
-    async def _allows(self, check: _Check) -> bool:
-        return await _evaluate(self._left, check) and await _evaluate(
-            self._right, check
-        )
-
-
-class _Any(BasePermission):
-    """Allows what either side allows."""
-
-    def __init__(self, left: BasePermission, right: BasePermission) -> None:
-        self._left, self._right = left, right
+    def __init__(self, operator: str, *rules: Any) -> None:
+        self._operator = operator
+        self._parts = [_permission(rule) for rule in rules]
 
     async def _allows(self, check: _Check) -> bool:
-        return await _evaluate(self._left, check) or await _evaluate(self._right, check)
-
-
-class _Not(BasePermission):
-    """Allows what the inner permission does not."""
-
-    def __init__(self, inner: BasePermission) -> None:
-        self._inner = inner
-
-    async def _allows(self, check: _Check) -> bool:
-        return not await _evaluate(self._inner, check)
-
-
-class _View:
-    """The view that a permission of Django REST Framework gets."""
-
-    def __init__(self, topic: Any, action: str, request: HandshakeRequest) -> None:
-        self.topic = topic
-        self.kwargs = dict(getattr(topic, "kwargs", {}))
-        self.args = ()
-        self.action = action
-        self.request = request
+        # The first part with this result decides.
+        decisive = self._operator == "OR"
+        for part in self._parts:
+            if await _evaluate(part, check) is decisive:
+                return self._operator != "AND"
+        return self._operator == "AND"
 
 
 class _RestFrameworkPermission(BasePermission):
@@ -229,7 +192,13 @@ class _RestFrameworkPermission(BasePermission):
     async def _allows(self, check: _Check) -> bool:
         method = "POST" if check.action is Action.PUBLISH else "GET"
         request = HandshakeRequest(check.scope, check.user, method)
-        view = _View(check.topic, check.action.value, request)
+        view = SimpleNamespace(
+            topic=check.topic,
+            args=(),
+            kwargs=dict(getattr(check.topic, "kwargs", {})),
+            action=check.action.value,
+            request=request,
+        )
         try:
             return bool(await call_hook(self._permission.has_permission, request, view))
         except Exception as error:
@@ -291,18 +260,6 @@ async def _evaluate(permission: BasePermission, check: _Check) -> bool:
         return False
 
 
-# By the names of Django REST Framework's operators.
-_COMBINATIONS: dict[str, Callable[..., BasePermission]] = {
-    "AND": _All,
-    "OR": _Any,
-    "NOT": _Not,
-}
-
-
-def _name_of(operator: Any) -> str:
-    return str(getattr(operator, "__name__", ""))
-
-
 def _permission(rule: Any) -> BasePermission:
     """Return a rule in any of the accepted forms as a ``BasePermission``.
 
@@ -311,11 +268,11 @@ def _permission(rule: Any) -> BasePermission:
     """
     if isinstance(rule, BasePermission):
         return rule
-    combination = _COMBINATIONS.get(_name_of(getattr(rule, "operator_class", None)))
-    if combination is not None:
+    operator = getattr(getattr(rule, "operator_class", None), "__name__", "")
+    if operator in ("AND", "OR", "NOT"):
         # A combination by Django REST Framework may contain our permissions too.
         parts = [getattr(rule, f"op{place}_class", None) for place in (1, 2)]
-        return combination(*(_permission(part) for part in parts if part is not None))
+        return _Combination(operator, *(part for part in parts if part is not None))
     made = rule() if isinstance(rule, type) else rule
     if isinstance(made, BasePermission):
         return made
