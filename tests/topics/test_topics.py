@@ -1184,6 +1184,32 @@ async def test_publishing_to_an_undeclared_topic_names_the_declared_ones(app):
         await apublish("nowhere", 1)
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "<slug:a>-<slug:b>-<slug:c>",
+        "<a>:<b>:<c>",
+        "<int:a>1<int:b>1<int:c>",
+        "<a><b><c>",
+    ],
+)
+def test_a_pattern_that_splits_a_name_in_too_many_ways_is_refused(pattern):
+    with pytest.raises(ImproperlyConfigured, match="separate them by text"):
+        Pattern(pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("<slug:a>-<slug:b>", "-" * 254 + "!"),
+        ("<slug:a>:<slug:b>:<slug:c>", "-" * 250 + "::!"),
+        ("<int:year>-<int:month>-<int:day>-<slug:title>", "1" * 254 + "!"),
+    ],
+)
+def test_a_pattern_with_separators_outside_its_values_is_taken(pattern, name):
+    assert Pattern(pattern).match(name) is None
+
+
 async def test_a_name_that_is_too_long_is_compared_with_no_pattern(app, monkeypatch):
     compared = []
     monkeypatch.setattr(Pattern, "match", lambda self, name: compared.append(name))

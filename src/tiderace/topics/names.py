@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
+from django.urls.converters import get_converters
 from django.urls.resolvers import RoutePattern
 
 from tiderace.layers.names import group_name
@@ -39,7 +42,9 @@ class Pattern:
             (no slashes), ``<path:rest>``, and those registered with Django.
 
     Raises:
-        ImproperlyConfigured: for a pattern that Django does not accept.
+        ImproperlyConfigured: for a pattern that Django does not accept, and for one that
+            can split a name in so many ways that a client's name would block the loop:
+            three converters that accept the text between them.
     """
 
     def __init__(self, text: str) -> None:
@@ -50,6 +55,13 @@ class Pattern:
             _ = self._pattern.regex
         except ImproperlyConfigured as error:
             raise ImproperlyConfigured(f"topic pattern {text!r}: {error}") from None
+        if _ambiguous_separators(text) > 1:
+            raise ImproperlyConfigured(
+                f"topic pattern {text!r}: what stands between its converters may also be "
+                "part of their values, so that matching a long name would take seconds; "
+                "separate them by text that the values cannot contain, as in "
+                "'<slug:a>:<slug:b>:<slug:c>'"
+            )
 
     @property
     def specificity(self) -> tuple[int, int]:
@@ -64,3 +76,19 @@ class Pattern:
 
     def __str__(self) -> str:
         return self.text
+
+
+def _ambiguous_separators(text: str) -> int:
+    """Return how many texts between two converters the converters accept as values.
+
+    Matching a name takes time of the order of its length to the power of this number,
+    plus one.
+    """
+    converters = get_converters()
+    # Literal text and the inside of <> in turn.
+    parts = re.split(r"<(?:(\w+):)?\w+>", text)
+    accepts = [re.compile(converters[kind or "str"].regex) for kind in parts[1::2]]
+    return sum(
+        not separator or any(each.fullmatch(separator) for each in pair)
+        for separator, pair in zip(parts[2:-1:2], pairwise(accepts), strict=True)
+    )
