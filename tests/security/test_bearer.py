@@ -515,6 +515,90 @@ async def test_a_close_that_fails_at_the_end_of_a_token_is_no_error(user, monkey
     assert client.kinds == ["websocket.accept"]
 
 
+def request(token):
+    headers = [(b"authorization", b"Bearer " + token.encode())]
+    return {"type": "http", "method": "GET", "headers": headers}
+
+
+@pytest.fixture
+def last_half_second(user, monkeypatch):
+    """A token whose end comes half a second later, for the middleware."""
+    token = connection_token(user, ttl=600)
+    now = time.time()
+    monkeypatch.setattr(bearer, "time", SimpleNamespace(time=lambda: now + 599.5))
+    return token
+
+
+async def test_a_streamed_response_ends_with_its_token(last_half_second):
+    async def endless(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"1", "more_body": True})
+            await asyncio.sleep(0.01)
+
+    client = Client(TokenAuthMiddleware(endless), **request(last_half_second))
+    client.say("http.request", body=b"")
+    await client.end()
+
+    assert client.sent[-1] == {"type": "http.response.body", "body": b""}
+
+
+async def test_an_idle_application_receives_the_disconnect(last_half_second):
+    async def idle(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"1", "more_body": True})
+        while (event := await receive())["type"] != "http.disconnect":
+            received.append(event)
+
+    received = []
+    client = Client(TokenAuthMiddleware(idle), **request(last_half_second))
+    client.say("http.request", body=b"")
+    await client.end()
+
+    assert len(received) == 1
+    assert client.sent[-1] == {"type": "http.response.body", "body": b""}
+
+
+async def test_a_request_that_waits_past_its_token_gets_401(last_half_second):
+    async def waiting(scope, receive, send):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    client = Client(TokenAuthMiddleware(waiting), **request(last_half_second))
+    await client.end()
+
+    assert [event.get("status") for event in client.sent] == [401, None]
+
+
+async def test_a_finished_response_is_left_alone(last_half_second):
+    async def answer(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"done"})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    client = Client(TokenAuthMiddleware(answer), **request(last_half_second))
+    await client.end()
+
+    assert client.sent[-1]["body"] == b"done"
+
+
+async def test_a_token_within_the_leeway_still_gets_an_answer(user, monkeypatch):
+    async def answer(scope, receive, send):
+        await asyncio.sleep(0)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"done"})
+
+    token = connection_token(user, ttl=600)
+    now = time.time()
+    monkeypatch.setattr(bearer, "time", SimpleNamespace(time=lambda: now + 602))
+    client = Client(TokenAuthMiddleware(answer), **request(token))
+    await client.end()
+
+    assert client.sent[0]["status"] == 200
+
+
 async def test_no_secret_reaches_the_log(user, caplog):
     caplog.set_level(logging.DEBUG)
     one = await sync_to_async(ticket)(user)

@@ -288,6 +288,26 @@ async def test_a_subscription_whose_token_expired_ends_alone(app, monkeypatch):
         assert await client.quiet()
 
 
+async def test_a_subscription_ends_with_its_signed_name(app, monkeypatch):
+    monkeypatch.setattr("tiderace.topics.client.timers._GRACE", -9.5)
+    name = signed_topic("secret:a", ttl=10)
+    async with WireClient(app, connect={"token": token()}) as client:
+        result = await client.subscribe("secret:a", token=name)
+        assert 8 <= result["ttl"] <= 10
+        push = await client.push("unsubscribe")
+
+        assert push["unsubscribe"]["code"] == 2501
+
+
+async def test_a_newer_signed_name_renews_a_subscription(app):
+    async with WireClient(app, connect={"token": token()}) as client:
+        await client.subscribe("secret:a", token=signed_topic("secret:a", ttl=50))
+        newer = signed_topic("secret:a", ttl=500)
+        result = await client.done("sub_refresh", channel="secret:a", token=newer)
+
+        assert 490 <= result["ttl"] <= 500
+
+
 async def test_refreshing_an_unknown_subscription_is_a_bad_request(app):
     async with WireClient(app, connect={"token": token()}) as client:
         assert await client.refused("sub_refresh", channel="secret:a", token="x") == 107

@@ -15,6 +15,7 @@ import time
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from tiderace import conf
 from tiderace.asgi import (
     ASGIApp,
     Event,
@@ -53,6 +54,9 @@ CLOSE_UNAUTHORIZED = 4401
 """The close code of an accepted socket without a valid credential, or whose token ended."""
 CLOSE_FORBIDDEN = 4403
 """The close code of an authenticated socket, accepted before, that the consumer refused."""
+
+# Seconds for sending the end to a client that does not read.
+_END_TIMEOUT = 2.0
 
 _PROTOCOL_HEADER = b"sec-websocket-protocol"
 
@@ -145,17 +149,20 @@ class TicketAuthMiddleware:
     async def _serve(
         self, scope: Scope, receive: Receive, send: Send, auth: ConnectionToken | None
     ) -> Any:
-        if auth is None or auth.expires_at is None or scope["type"] != "websocket":
+        if auth is None or auth.expires_at is None:
             return await self.inner(scope, receive, send)
-        expiry = _Expiry(send)
-        loop = asyncio.get_running_loop()
-        seconds = max(auth.expires_at - time.time(), 0.0)
-        timer = loop.call_later(seconds, expiry.close)
+        expiry = _Expiry(scope, receive, send)
+        left = auth.expires_at - time.time()
+        if left <= 0:  # accepted within the leeway, so it lasts as long
+            left += conf.current().token_leeway
+        timer = asyncio.get_running_loop().call_later(max(left, 0.0), expiry.end)
         try:
-            return await self.inner(scope, receive, expiry.send)
+            return await self.inner(scope, expiry.receive, expiry.send)
+        except _Expired:
+            return None
         finally:
             timer.cancel()
-            await expiry.closed()
+            await expiry.ended()
 
     async def _serve_after_message(
         self, scope: Scope, receive: Receive, send: Send
@@ -194,8 +201,11 @@ class TokenAuthMiddleware(TicketAuthMiddleware):
     A token may be a subprotocol (``"tiderace.token." + token``), ``Authorization: Bearer
     <token>``, or the first message ``{"token": "..."}``; it is refused in a URL. Its
     ``sub`` is the primary key of an active user, or empty for an anonymous visitor.
-    ``scope["auth"]`` is the ``ConnectionToken``. A WebSocket is closed with 4401 when
-    its token expires.
+    ``scope["auth"]`` is the ``ConnectionToken``.
+
+    When the token expires, a WebSocket is closed with 4401, and a response that is being
+    streamed ends; a request without a response yet is answered with 401. The application
+    receives the disconnect, and an ``OSError`` if it goes on sending a response.
     """
 
     schemes = ("ticket", "bearer")
@@ -342,34 +352,77 @@ def _without_accept(send: Send) -> Send:
     return sending
 
 
+class _Expired(OSError):
+    """A response is continued after its token has expired."""
+
+
 class _Expiry:
-    """Closes a socket when its token expires; after that nothing is sent."""
+    """Ends a connection when its token expires; after that nothing is sent."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._http = scope["type"] == "http"
+        self._receive = receive
         self._send = send
-        self._expired = False
+        self._started = False
+        self._complete = False
         self._task: asyncio.Task[None] | None = None
+        self._over = asyncio.Event()
 
-    def close(self) -> None:
-        """Begin to close the socket; called by a timer."""
-        self._expired = True
-        self._task = asyncio.ensure_future(self._close())
+    def end(self) -> None:
+        """Begin to end the connection; called by a timer."""
+        self._over.set()
+        self._task = asyncio.ensure_future(self._end())
+
+    async def receive(self) -> Event:
+        """Receive an event; that of an expired request is its disconnect."""
+        if not self._http:
+            return await self._receive()
+        # Servers differ in what they report after the end of a response.
+        event = asyncio.ensure_future(self._receive())
+        over = asyncio.ensure_future(self._over.wait())
+        try:
+            await asyncio.wait([event, over], return_when=asyncio.FIRST_COMPLETED)
+            if self._over.is_set():
+                return {"type": "http.disconnect"}
+            return await event
+        finally:
+            event.cancel()
+            over.cancel()
 
     async def send(self, event: Event) -> None:
-        """Send an event, unless the token has expired."""
-        if not self._expired:
+        """Send an event.
+
+        Raises:
+            _Expired: the token of a request has expired; what a WebSocket sends then is
+                dropped.
+        """
+        if not self._over.is_set():
+            self._started = True
+            self._complete = event["type"] == "http.response.body" and not event.get(
+                "more_body"
+            )
             await self._send(event)
+        elif self._http:
+            raise _Expired("the token of the request has expired")
 
-    async def closed(self) -> None:
-        """Wait until the close was sent, if it was begun."""
+    async def ended(self) -> None:
+        """Wait until the end was sent, if it was begun."""
         if self._task is not None:
-            await asyncio.wait([self._task])
+            await asyncio.wait([self._task], timeout=_END_TIMEOUT)
+            self._task.cancel()
 
-    async def _close(self) -> None:
+    async def _end(self) -> None:
         try:
-            await self._send(websocket_close(CLOSE_UNAUTHORIZED, "expired"))
+            if not self._http:
+                await self._send(websocket_close(CLOSE_UNAUTHORIZED, "expired"))
+            elif not self._started:
+                await refuse(
+                    {"type": "http"}, self._receive, self._send, 401, "Unauthorized"
+                )
+            elif not self._complete:
+                await self._send({"type": "http.response.body", "body": b""})
         except Exception as error:
-            logger.debug("could not close a socket whose token has expired: %r", error)
+            logger.debug("could not end a connection whose token expired: %r", error)
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, why: str) -> None:

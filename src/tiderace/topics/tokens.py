@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from django.conf import settings
 from django.utils.crypto import constant_time_compare, salted_hmac
@@ -36,12 +36,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConnectionToken",
+    "SignedName",
     "SubscriptionToken",
     "TokenExpired",
     "TokenInvalid",
     "connection_token",
     "identify",
     "read_connection_token",
+    "read_signed_name",
     "read_subscription_token",
     "signed_topic",
     "subscription_token",
@@ -201,6 +203,14 @@ def signed_topic(
     return f"{name}--{kind}{expiry}.{mac}"
 
 
+class SignedName(NamedTuple):
+    """The content of a valid signed topic name."""
+
+    topic: str
+    expires_at: float | None
+    """When it expires (seconds since 1970); None: never."""
+
+
 def verified_topic(signed: str, *, user: User | None = None) -> str:
     """Return the topic name in the result of ``signed_topic``.
 
@@ -212,6 +222,11 @@ def verified_topic(signed: str, *, user: User | None = None) -> str:
         TokenExpired: when it has expired.
         TokenInvalid: when the signature does not fit, or is for another user.
     """
+    return read_signed_name(signed, user=user).topic
+
+
+def read_signed_name(signed: str, *, user: User | None) -> SignedName:
+    """Check a signed topic name, as ``verified_topic`` does, and return its content."""
     if len(signed) > keys.MAX_TOKEN_LENGTH:
         raise TokenInvalid("the signed name is too long")
     name, mark, seal = signed.rpartition("--")
@@ -230,9 +245,10 @@ def verified_topic(signed: str, *, user: User | None = None) -> str:
     ]
     if not any(matches):
         raise TokenInvalid("the name's signature does not fit, or not this user")
-    if expiry and int(expiry, 16) <= time.time():
+    expires_at = int(expiry, 16) if expiry else None
+    if expires_at is not None and expires_at <= time.time():
         raise TokenExpired("the signed name has expired")
-    return name
+    return SignedName(name, expires_at)
 
 
 def _name_mac(

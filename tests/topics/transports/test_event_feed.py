@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from types import SimpleNamespace
 from urllib.parse import urlencode
 
@@ -328,6 +329,39 @@ async def test_a_signed_name_expires(app, monkeypatch):
 
     assert answer.status == 403
     assert b"expired" in answer.body
+
+
+async def test_a_stream_ends_with_its_signed_name(app, monkeypatch):
+    signed = signed_topic("closed:1", ttl=60)
+    now = time.time()
+
+    async with Feed(app, signed) as feed:
+        await apublish("closed:1", "before")
+        assert (await feed.event())["data"] == "before"
+    # Just before the end of the name.
+    monkeypatch.setattr("time.time", lambda: now + 59.5)
+    async with Feed(app, signed) as feed:
+        await feed.ended()
+
+
+async def test_the_response_begins_when_the_stream_has_subscribed(app, monkeypatch):
+    layer = get_channel_layer()
+    reachable = asyncio.Event()
+
+    async def slow_subscribe(self, *args):
+        await reachable.wait()
+        return await subscribe(self, *args)
+
+    subscribe = type(layer).stream_subscribe
+    monkeypatch.setattr(type(layer), "stream_subscribe", slow_subscribe)
+    feed = Feed(app, "news")
+    await settle()
+    assert feed.client.sent == []
+    reachable.set()
+    async with feed:
+        await apublish("news", 1)
+
+        assert (await feed.event())["data"] == "1"
 
 
 async def test_permissions_check_the_user_of_the_session(app):

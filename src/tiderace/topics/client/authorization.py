@@ -9,7 +9,7 @@ from tiderace.protocol import codes
 from tiderace.protocol.messages import SubscribeRequest
 from tiderace.protocol.session import Refused
 from tiderace.topics.client.context import ClientContext
-from tiderace.topics.tokens import read_subscription_token, verified_topic
+from tiderace.topics.tokens import read_signed_name, read_subscription_token
 from tiderace.topics.topic import Topic
 
 __all__ = ["authorize", "read_token"]
@@ -25,12 +25,8 @@ async def authorize(
     Raises:
         Refused: when there is none.
     """
-    name = topic.topic
-    if request.token.startswith(f"{name}--"):
-        _check_signed_name(context, request.token, name)
-        return None
     if request.token:
-        return read_token(context, request.token, name)
+        return read_token(context, request.token, topic.topic)
     if topic.require_token:
         raise Refused(codes.PERMISSION_DENIED)
     await context.require("subscribe", topic)
@@ -38,36 +34,24 @@ async def authorize(
 
 
 def read_token(context: ClientContext, token: str, name: str) -> float | None:
-    """Return when a subscription token expires; None for never.
+    """Return when a subscription token or signed name expires; None for never.
 
     Raises:
         Refused: when it is invalid or has expired.
     """
+    identity = context.identity
     try:
-        claims = read_subscription_token(
-            token, user_id=context.identity.user_id, channel=name
-        )
+        if not token.startswith(f"{name}--"):
+            claims = read_subscription_token(
+                token, user_id=identity.user_id, channel=name
+            )
+            return claims.expires_at
+        signed = read_signed_name(token, user=identity.user)
+        if signed.topic != name:
+            raise TokenInvalid("it is for another topic")
+        return signed.expires_at
     except TokenExpired:
         raise Refused(codes.TOKEN_EXPIRED) from None
     except TokenInvalid as invalid:
-        logger.info("a subscription token for %r is refused: %s", name, invalid)
+        logger.info("a token for %r is refused: %s", name, invalid)
         raise Refused(codes.PERMISSION_DENIED) from None
-    expires_at: float | None = claims.expires_at
-    return expires_at
-
-
-def _check_signed_name(context: ClientContext, signed: str, name: str) -> None:
-    """Return if a template of this site has signed the topic's name for this user.
-
-    Raises:
-        Refused: if not, or if the signature is too old.
-    """
-    try:
-        verified = verified_topic(signed, user=context.identity.user)
-    except TokenExpired:
-        raise Refused(codes.TOKEN_EXPIRED) from None
-    except TokenInvalid as invalid:
-        logger.info("a signed name for %r is refused: %s", name, invalid)
-        raise Refused(codes.PERMISSION_DENIED) from None
-    if verified != name:
-        raise Refused(codes.PERMISSION_DENIED)

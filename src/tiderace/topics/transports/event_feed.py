@@ -13,8 +13,10 @@ import asyncio
 import logging
 import random
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, cast
 
 import msgspec
@@ -49,7 +51,7 @@ from tiderace.topics.hub import current
 from tiderace.topics.identity import Identity, identity_of
 from tiderace.topics.names import topic_group, user_group
 from tiderace.topics.permissions import allowed
-from tiderace.topics.tokens import verified_topic
+from tiderace.topics.tokens import read_signed_name
 from tiderace.topics.topic import Topic, UnknownTopic, declared
 from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 from tiderace.topics.transports.sse import EVENT_STREAM
@@ -74,7 +76,7 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
     """Send a topic to a page."""
     exchange.require_method("GET")
     identity = await identity_of(exchange.scope, "")
-    topic, by_policy = await _topic(exchange, identity)
+    access = await _access(exchange, identity)
     since = _position(
         exchange.header(b"last-event-id") or exchange.query.get("since", "")
     )
@@ -83,21 +85,31 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
         busy = process_drain.draining
     except Refused:
         busy = True
-    await exchange.start_stream(EVENT_STREAM)
     if busy:
         # With any other status EventSource would never reconnect.
+        await exchange.start_stream(EVENT_STREAM)
         await exchange.write(_retry(_RETRY_WHEN_BUSY))
         await exchange.end()
         return
-    await EventStream(exchange, identity, topic, by_policy=by_policy).run(since)
+    await EventStream(exchange, identity, access).run(since)
 
 
-async def _topic(exchange: HttpExchange, identity: Identity) -> tuple[Topic, bool]:
-    """Return the topic, and whether its permissions, not a signature, allow it."""
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """The permission to read a topic."""
+
+    topic: Topic
+    by_policy: bool
+    """Whether the topic's permissions gave it, and so may take it back."""
+    expires_at: float | None
+    """When the signed name that gave it expires (seconds since 1970); None: never."""
+
+
+async def _access(exchange: HttpExchange, identity: Identity) -> _Access:
     asked = exchange.query.get("topic", "")
-    by_policy = False
+    by_policy, expires_at = False, None
     try:
-        name = verified_topic(asked, user=identity.user)
+        name, expires_at = read_signed_name(asked, user=identity.user)
     except TokenExpired:
         raise Rejected(403, "the signed name has expired, load the page anew") from None
     except TokenInvalid:
@@ -111,35 +123,29 @@ async def _topic(exchange: HttpExchange, identity: Identity) -> tuple[Topic, boo
         or not await allowed(topic, identity.user, "subscribe", exchange.scope)
     ):
         raise Rejected(403, "you may not subscribe to this topic")
-    return topic, by_policy
+    return _Access(topic, by_policy, expires_at)
 
 
 class EventStream:
     """One response that sends a topic; a listener to the topic and to its user.
 
     Args:
-        exchange: the request; its response has begun.
+        exchange: the request; its response begins when the stream has subscribed.
         identity: the user.
-        topic: the topic.
-        by_policy: whether the topic's permissions allowed it, and so may forbid it later.
+        access: the permission to read the topic.
     """
 
     def __init__(
-        self,
-        exchange: HttpExchange,
-        identity: Identity,
-        topic: Topic,
-        *,
-        by_policy: bool,
+        self, exchange: HttpExchange, identity: Identity, access: _Access
     ) -> None:
         self.name = f"feed:{secrets.token_hex(16)}"
         self.groups: set[str] = set()
         self._exchange = exchange
         self._identity = identity
-        self._topic = topic
-        self._by_policy = by_policy
-        self._group = topic_group(topic.topic)
-        self._subscription = Subscription(topic.topic)
+        self._access = access
+        self._topic = access.topic
+        self._group = topic_group(access.topic.topic)
+        self._subscription = Subscription(access.topic.topic)
         self._over = asyncio.Event()
         self._outbox = ClientOutbox(
             EVENTS,
@@ -163,14 +169,19 @@ class EventStream:
         """
         metrics.TOPIC_CONNECTIONS.add()
         process_connections.add(self)
-        self._outbox.start()
         self._tasks.spawn(self._watch())
-        self._tasks.spawn(self._keep_alive())
+        if self._access.expires_at is not None:
+            self._tasks.spawn(self._end_at(self._access.expires_at))
         registration = current_watcher().register(
             self._identity.user, self._identity.session_key, self._on_revocation
         )
         try:
             await self._subscribe(since)
+            # Not before: the page's EventSource is open with the first byte, and from
+            # then on no event may be lost.
+            await self._exchange.start_stream(EVENT_STREAM)
+            self._outbox.start()
+            self._tasks.spawn(self._keep_alive())
             await self._over.wait()
             await self._end()
         finally:
@@ -262,6 +273,10 @@ class EventStream:
         self._gone = True
         self._over.set()
 
+    async def _end_at(self, expires_at: float) -> None:
+        await asyncio.sleep(expires_at - time.time())
+        self._over.set()
+
     async def _keep_alive(self) -> None:
         while True:
             await asyncio.sleep(self._interval)
@@ -331,7 +346,7 @@ class EventStream:
     def _on_revocation(self, reason: Reason) -> None:
         if reason.final:
             self._over.set()
-        elif self._by_policy:
+        elif self._access.by_policy:
             self._tasks.spawn(self._check_permission())
 
     async def _check_permission(self) -> None:
