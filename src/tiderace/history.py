@@ -40,7 +40,7 @@ class Publication:
         time: Unix time in seconds, by the publisher's clock.
     """
 
-    __slots__ = ("data", "info", "position", "tags", "time", "topic")
+    __slots__ = ("before", "data", "info", "position", "tags", "time", "topic")
 
     def __init__(
         self,
@@ -53,6 +53,8 @@ class Publication:
         time: float = 0.0,
     ) -> None:
         self.position = position
+        # The offset of the publication before it; one less, unless offsets were skipped.
+        self.before = position.offset - 1
         self.data = data
         self.topic = topic
         self.info = info
@@ -138,7 +140,7 @@ def merge(
         place = publication.position
         if place.epoch == position.epoch and place.offset <= position.offset:
             continue
-        if place.epoch != position.epoch or place.offset != position.offset + 1:
+        if place.epoch != position.epoch or publication.before != position.offset:
             return None
         later.append(publication)
         position = place
@@ -153,5 +155,9 @@ def _is_complete(since: Position, top: Position, kept: Sequence[Publication]) ->
     if since.offset > top.offset:
         # The subscriber has been further than the stream, which has lost its end.
         return False
-    offsets = [publication.position.offset for publication in kept]
-    return offsets == list(range(since.offset + 1, top.offset + 1))
+    last = since.offset
+    for publication in kept:
+        if publication.before != last:
+            return False
+        last = publication.position.offset
+    return last == top.offset

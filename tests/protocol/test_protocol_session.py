@@ -137,8 +137,11 @@ def position(pair):
     return None if pair is None else Position(*pair)
 
 
-def publication(epoch, offset):
-    return Publication(Position(epoch, offset), str(offset))
+def publication(epoch, offset, before=None):
+    made = Publication(Position(epoch, offset), str(offset))
+    if before is not None:
+        made.before = before
+    return made
 
 
 @named(vectors("recovery.json"))
@@ -147,7 +150,10 @@ def test_recovery_is_decided_as_in_the_vector(case):
     merged = merge(
         position(case["since"]),
         top,
-        [publication(top.epoch, offset) for offset in case["kept"]],
+        [
+            publication(top.epoch, *(place if isinstance(place, list) else [place]))
+            for place in case["kept"]
+        ],
         [publication(*pair) for pair in case["held"]],
     )
     if case.get("again"):
@@ -186,6 +192,13 @@ def test_a_repeated_publication_is_dropped():
 def test_a_publication_that_does_not_follow_is_a_loss(place):
     with pytest.raises(PositionLost):
         subscribed().advance(publication(*place))
+
+
+def test_a_publication_after_skipped_offsets_follows_the_one_before_them():
+    subscription = subscribed()
+
+    assert subscription.advance(publication("e", 900, before=5)) is True
+    assert subscription.advance(publication("e", 901)) is True
 
 
 def test_every_publication_is_passed_on_without_a_history():

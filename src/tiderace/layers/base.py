@@ -397,7 +397,7 @@ class BaseChannelLayer:
     ) -> tuple[Position, list[Publication]]:
         """Return the end of the group's stream, and the publications it keeps.
 
-        Never more than the last ``keep.size`` offsets, and nothing older than
+        Never more than the last ``keep.size`` publications, none older than
         ``keep.seconds``, even if the layer has more.
 
         Args:

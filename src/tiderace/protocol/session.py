@@ -152,7 +152,7 @@ class Subscription:
                 raise PositionLost
         elif place.offset <= position.offset:
             return False
-        elif place.offset != position.offset + 1:
+        elif publication.before != position.offset:
             raise PositionLost
         self.position = place
         return True

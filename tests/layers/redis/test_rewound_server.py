@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from tiderace.history import merge
+from tiderace.layers import Retention
 from tiderace.layers.redis import RedisChannelLayer
 
 
@@ -114,3 +116,94 @@ async def test_publishing_works_without_the_permission_for_info(own_server, pref
     received = [await asyncio.wait_for(layer.receive(name), 10) for _ in range(2)]
     assert [message["n"] for message in received] == [1, 2]
     await layer.close()
+
+
+# Streams with a history
+
+KEEP = Retention(4, 300)
+
+
+def fail_over(server, prefix):
+    """Let the server look like another one with the same data."""
+    server.call("HSET", f"{prefix}:group:tide:meta", "t", 0, "r", "another")
+
+
+async def publish(layer, *numbers):
+    for number in numbers:
+        await layer.stream_publish("tide", {"data": str(number)}, keep=KEEP)
+
+
+async def history(layer, **options):
+    _, found = await layer.stream_read("tide", keep=KEEP, **options)
+    return [publication.data for publication in found]
+
+
+async def test_a_history_has_its_last_publications_after_failovers(
+    layer, own_server, prefix
+):
+    await publish(layer, 1, 2, 3)
+    fail_over(own_server, prefix)
+    await publish(layer, 4)
+    fail_over(own_server, prefix)
+
+    await publish(layer, 5)
+
+    assert await history(layer) == ["2", "3", "4", "5"]
+    assert await history(layer, limit=2) == ["2", "3"]
+    assert await history(layer, limit=3, reverse=True) == ["5", "4", "3"]
+
+
+async def test_a_history_is_not_trimmed_at_a_failover(layer, own_server, prefix):
+    await publish(layer, 1, 2)
+    # Long ago, so that the next publication removes what has expired.
+    own_server.call("HSET", f"{prefix}:group:tide:meta", "c", 2, "ct", 0)
+    fail_over(own_server, prefix)
+
+    await publish(layer, 3)
+
+    assert await history(layer) == ["1", "2", "3"]
+
+
+async def test_a_subscriber_recovers_what_it_missed_over_a_failover(
+    layer, own_server, prefix
+):
+    await publish(layer, 1, 2)
+    since, _ = await layer.stream_read("tide", keep=KEEP)
+    await publish(layer, 3)
+    fail_over(own_server, prefix)
+    await publish(layer, 4, 5)
+
+    top, kept = await layer.stream_read("tide", keep=KEEP, since=since)
+
+    merged = merge(since, top, kept)
+    assert merged.recovered
+    assert [publication.data for publication in merged.missed] == ["3", "4", "5"]
+
+
+async def test_a_listener_gets_the_offset_before_a_failover(layer, own_server, prefix):
+    listener = Listener()
+    await publish(layer, 1, 2)
+    await layer.stream_subscribe("tide", listener)
+    fail_over(own_server, prefix)
+
+    await publish(layer, 3)
+
+    publication = await asyncio.wait_for(listener.publications.get(), 10)
+    assert (publication.data, publication.before) == ("3", 2)
+    assert publication.position.offset > 3
+
+
+class Listener:
+    """A listener that queues its publications."""
+
+    name = "listener"
+
+    def __init__(self):
+        self.groups = set()
+        self.publications = asyncio.Queue()
+
+    def on_publication(self, group, publication):
+        self.publications.put_nowait(publication)
+
+    def on_gap(self, group):
+        self.publications.put_nowait(None)

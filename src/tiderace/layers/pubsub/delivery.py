@@ -74,7 +74,12 @@ class GroupDelivery:
         self._groups_to_check: set[str] = set()
 
     async def deliver(
-        self, subject: str, data: bytes, age: float, position: Position
+        self,
+        subject: str,
+        data: bytes,
+        age: float,
+        position: Position,
+        before: int | None = None,
     ) -> None:
         """Deliver a message; log one that cannot be decoded."""
         try:
@@ -82,7 +87,7 @@ class GroupDelivery:
             publication = None
             if subject in self._local.listeners or envelope.is_record(message):
                 publication = envelope.publication_from(
-                    position, message, time=time.time() - age
+                    position, message, time=time.time() - age, before=before
                 )
                 delivery = self._local.listeners.put(subject, publication)
                 if not await delivery.finish():

@@ -79,21 +79,23 @@ def unwrap(
     return message, envelope["groups"], envelope["exclude"]
 
 
-def publication_from(position: Position, message: Any, *, time: float) -> Publication:
+def publication_from(
+    position: Position, message: Any, *, time: float, before: int | None
+) -> Publication:
     """Return a message as listeners to the group's stream get it.
 
     Args:
         position: where it stands.
-        message: a message with its envelope.
+        message: a message with its envelope; not changed.
         time: when a group message was published; a record has its own time.
+        before: offset of the message before it; None for one less.
     """
-    envelope = message.get(ENVELOPE_KEY) if isinstance(message, dict) else None
-    if envelope is None:
-        return publication_of(position, message, time=time)
-    if "record" in envelope:
-        return Publication.of_record(position, envelope["record"])
-    if envelope.get("ready"):
-        ready = PreparedMessage(message.get("text"), message.get("bytes"))
-        return publication_of(position, ready, time=time)
-    content = {key: value for key, value in message.items() if key != ENVELOPE_KEY}
-    return publication_of(position, content, time=time)
+    if is_record(message):
+        record = message[ENVELOPE_KEY]["record"]
+        publication = Publication.of_record(position, record)
+    else:
+        content = dict(message) if isinstance(message, dict) else message
+        publication = publication_of(position, unwrap(content)[0], time=time)
+    if before is not None:
+        publication.before = before
+    return publication

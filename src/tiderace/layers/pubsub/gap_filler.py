@@ -28,9 +28,17 @@ class Sink(Protocol):
     """Takes the messages of a stream, in order; its methods do not raise."""
 
     async def deliver(
-        self, subject: str, data: bytes, age: float, position: Position
+        self,
+        subject: str,
+        data: bytes,
+        age: float,
+        position: Position,
+        before: int | None = None,
     ) -> None:
-        """Handle a message that was published ``age`` seconds ago."""
+        """Handle a message that was published ``age`` seconds ago.
+
+        ``before`` is the offset of the message before it; None for one less.
+        """
 
     def report_gap(self, subject: str, missed: int | None) -> None:
         """Handle a loss: the number of messages, or None when that is unknown."""
@@ -151,7 +159,9 @@ class GapFiller:
                 cursor.position = here = Position(end.epoch, entry.offset)
                 metrics.GAPS_FILLED.add()
                 age = max(0.0, entry.age)
-                await cursor.sink.deliver(cursor.subject, entry.data, age, here)
+                await cursor.sink.deliver(
+                    cursor.subject, entry.data, age, here, entry.before
+                )
                 if number % _YIELD_EVERY == _YIELD_EVERY - 1:
                     await asyncio.sleep(0)
                 if not self._is_current(cursor, buffered):

@@ -52,7 +52,12 @@ class ProcessInbox:
         self._tasks = tasks
 
     async def deliver(
-        self, subject: str, data: bytes, age: float, position: Position
+        self,
+        subject: str,
+        data: bytes,
+        age: float,
+        position: Position,
+        before: int | None = None,
     ) -> None:
         """Deliver a message or carry out a request; log one that cannot be decoded."""
         try:

@@ -401,7 +401,10 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
             try:
                 found.append(
                     envelope.publication_from(
-                        position, self.deserialize(entry.data), time=now - entry.age
+                        position,
+                        self.deserialize(entry.data),
+                        time=now - entry.age,
+                        before=entry.before,
                     )
                 )
             except Exception:

@@ -16,7 +16,13 @@ from typing import Any
 __all__ = ["SCRIPTS", "Script"]
 
 # Functions that scripts call, each in `lua/shared`; the first one calls others.
-_SHARED = ("presence_group", "now_ms", "publish_message", "replication_id")
+_SHARED = (
+    "presence_group",
+    "history_start",
+    "now_ms",
+    "publish_message",
+    "replication_id",
+)
 
 _UNPACKED = re.compile(rb"local ([\w,\s]+?) = unpack\((KEYS|ARGV)\b")
 

@@ -42,8 +42,9 @@ if once then
   end
 end
 local stored = redis.call('HMGET', meta,
-  'e', 'n', 't', 'r', 'c', 'ct', 'hs', 'hm', 'h', 'ht')
+  'e', 'n', 't', 'r', 'c', 'ct', 'hs', 'hm', 'h', 'ht', 'p')
 local epoch, last_offset, before = stored[1], tonumber(stored[2] or 0), nil
+local leaps = stored[11]
 if epoch and is_retry == '1' then
   -- The first try may have been executed although its reply was lost.
   local found = find(now - elapsed_ms)
@@ -63,7 +64,11 @@ elseif math.abs(now - tonumber(stored[3] or 0)) > 20 then
   local current = replication_id()
   if current ~= stored[4] then
     before, last_offset = last_offset, last_offset + tonumber(leap)
-    redis.call('HSET', meta, 'r', current)
+    -- Of earlier leaps, only those of the last weeks matter.
+    leaps = string.format('%.0f %.0f ', before, last_offset + 1)
+      .. string.sub(leaps or '', 1, 200)
+    leaps = string.match(leaps, '^.* ')
+    redis.call('HSET', meta, 'r', current, 'p', leaps)
   end
 end
 local offset = last_offset + 1
@@ -101,7 +106,7 @@ end
 -- messages of two periods at most.
 if now - tonumber(stored[6] or 0) >= ttl then
   local expired = tonumber(stored[5] or 0)
-  trim(has_history and math.min(expired, offset - size) or expired)
+  trim(has_history and math.min(expired, history_start(offset, size, leaps)) or expired)
   redis.call('HSET', meta, 'c', offset, 'ct', now)
 end
 if has_history and now - tonumber(stored[10] or 0) >= history_ttl then

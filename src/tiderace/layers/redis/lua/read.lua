@@ -14,7 +14,7 @@ local since_epoch, above, below, limit, reverse, history_size, history_ttl_ms, n
 local now = now_ms()
 local size, ttl = tonumber(history_size), tonumber(history_ttl_ms)
 
-local stored = redis.call('HMGET', meta, 'e', 'n', 'l', 'hs')
+local stored = redis.call('HMGET', meta, 'e', 'n', 'l', 'hs', 'p')
 local epoch, last_offset = stored[1] or new_epoch, tonumber(stored[2] or 0)
 local position_ttl = tonumber(stored[3] or 0)
 if not stored[1] then
@@ -32,7 +32,7 @@ end
 if position_ttl > 0 then redis.call('PEXPIRE', meta, position_ttl) end
 
 local low, high = tonumber(above) or 0, tonumber(below) or last_offset + 1
-if size then low = math.max(low, last_offset - size) end
+if size then low = math.max(low, history_start(last_offset, size, stored[5])) end
 local left = tonumber(limit)
 local entries, bytes, seen = {}, 0, 0
 local done = left == 0 or (since_epoch ~= '' and since_epoch ~= epoch)
