@@ -1,24 +1,34 @@
-"""Tests of the nginx configuration in the deployment guide."""
+"""Tests of the nginx configuration and the systemd unit in the deployment guide."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
+import random
 import re
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
+import sys
+from collections import Counter
 
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from support.asgi_process import free_port
 from support.drain_server import Site, end_of, status_of
-from support.paths import ROOT
+from support.paths import ROOT, TESTS
+from support.storm_site import storm_site
 from support.waiting import wait_until
+from tiderace.layers.redis import RedisChannelLayer
+from tiderace.topics import topic_group
+from tiderace.topics.api import record_of
+from tiderace.topics.topic import declared
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
 
@@ -34,19 +44,21 @@ def nginx():
     return found
 
 
-def the_guides_configuration():
-    """Return the configuration in the guide."""
+def the_guides_block(language):
+    """Return a configuration in the guide."""
     text = GUIDE.read_text("utf-8")
-    return re.search(r"```nginx\n(.*?)```", text, flags=re.DOTALL)[1]
+    return re.search(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)[1]
 
 
 @contextlib.contextmanager
 def running(nginx, folder, port, upstreams, **changes):
     """Run nginx on ``port`` before ``upstreams``, until the block ends."""
-    site = the_guides_configuration()
+    site = the_guides_block("nginx")
     site = site.replace("listen 80;", f"listen 127.0.0.1:{port};")
-    for documented, actual in zip((8000, 8001), upstreams, strict=True):
-        site = site.replace(f"127.0.0.1:{documented}", f"127.0.0.1:{actual}")
+    for number, actual in enumerate(upstreams, 1):
+        documented = f"unix:/run/mysite-{number}/web.sock"
+        assert documented in site
+        site = site.replace(documented, actual)
     for before, after in changes.items():
         assert before in site
         site = re.sub(rf"{before} \S+;", f"{before} {after};", site)
@@ -98,8 +110,8 @@ def proxied(nginx, tmp_path):
                 servers.append(stack.enter_context(site))
             port, folder = free_port(), tmp_path / "nginx"
             folder.mkdir()
-            ports = [server.port for server in servers]
-            stack.enter_context(running(nginx, folder, port, ports, **(changes or {})))
+            hosts = [f"127.0.0.1:{server.port}" for server in servers]
+            stack.enter_context(running(nginx, folder, port, hosts, **(changes or {})))
             return Proxied(port, servers)
 
         yield start
@@ -188,3 +200,207 @@ async def test_a_refused_client_reconnects_at_the_first_attempt(proxied):
     for client in (*clients, *returned):
         await client.close()
     await asyncio.wait(ends)
+
+
+class Unit:
+    """A unit of the guide's template ``mysite@.service``, started and stopped as by systemd.
+
+    Args:
+        number: the instance, ``%i``.
+        run: the folder that stands for ``/run``.
+        env: for the site.
+    """
+
+    def __init__(self, number, run, env):
+        service = re.sub(
+            r"%i|/run/",
+            lambda found: {"%i": number}.get(found[0], f"{run}/"),
+            the_guides_block("ini"),
+        )
+        self._options = dict(re.findall(r"^(\w+)=(.*)$", service, flags=re.MULTILINE))
+        self._folder = run / self._options["RuntimeDirectory"]
+        self._env = {**os.environ, "PYTHONPATH": str(TESTS), **env}
+        self._env.pop("DJANGO_SETTINGS_MODULE", None)
+        self._process = None
+
+    async def start(self):
+        """Return when the process is ready."""
+        # systemd removes the folder when the unit stops.
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(int(self._options["RuntimeDirectoryMode"], 8))
+        program, application, *options = shlex.split(self._options["ExecStart"])
+        assert (program, application) == (
+            "/srv/mysite/.venv/bin/uvicorn",
+            "mysite.asgi:application",
+        )
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "uvicorn", "sites.rolling_site:application"),
+            *options,
+            cwd=TESTS,
+            env=self._env,
+        )
+        probe = shlex.split(self._options["ExecStartPost"])
+        ready = await asyncio.create_subprocess_exec(*probe)
+        assert await ready.wait() == 0, "the process is not ready"
+
+    async def stop(self):
+        """Stop the process in the unit's time."""
+        self._process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(float(self._options["TimeoutStopSec"])):
+            await self._process.wait()
+
+    async def kill(self):
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+
+class Returning:
+    """A client that connects again until it is cancelled, as client libraries do."""
+
+    refused = Counter()
+
+    def __init__(self, url):
+        self._url = url
+        self.ends = []
+        self._connected = asyncio.Event()
+        self._task = asyncio.create_task(self._run())
+
+    async def until_connected(self):
+        connected = asyncio.create_task(self._connected.wait())
+        await asyncio.wait([connected, self._task], return_when=asyncio.FIRST_COMPLETED)
+        if self._task.done():
+            self._task.result()  # raises the error
+
+    async def close(self):
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _run(self):
+        while True:
+            try:
+                async with connect(self._url, compression=None) as socket:
+                    await self.serve(socket)
+            except InvalidStatus as refusal:
+                self.refused[refusal.response.status_code] += 1
+            except ConnectionClosed as closed:
+                self.ends.append(closed.rcvd.code if closed.rcvd else "cut")
+            self._connected.clear()
+            # The delay of a client library, without which all would come at once.
+            await asyncio.sleep(random.uniform(0.1, 0.5))
+
+
+class EchoClient(Returning):
+    """A client of a consumer."""
+
+    async def serve(self, socket):
+        await socket.send("hello")
+        assert await socket.recv() == "hello"
+        self._connected.set()
+        await socket.recv()
+
+
+class TopicClient(Returning):
+    """A client of a topic; ``received`` has the data of all publications."""
+
+    def __init__(self, url):
+        super().__init__(url)
+        self.received = []
+        self._position = {}
+        self._news = asyncio.Event()
+
+    async def until_received(self, number):
+        while len(self.received) < number:
+            self._news.clear()
+            await self._news.wait()
+
+    async def serve(self, socket):
+        request = {"channel": "tide:all", **self._position}
+        commands = ({"id": 1, "connect": {}}, {"id": 2, "subscribe": request})
+        await socket.send("\n".join(json.dumps(command) for command in commands))
+        async for message in socket:
+            for line in message.splitlines():
+                self._read(json.loads(line))
+        await socket.recv()  # raises the code of the close
+
+    def _read(self, reply):
+        publications = [reply["push"]["pub"]] if "pub" in reply.get("push", {}) else []
+        if result := reply.get("subscribe"):
+            assert result.get("recovered") or not self._position, "not recovered"
+            publications = result.get("publications", [])
+            self._position.setdefault("offset", result.get("offset", 0))
+            self._position |= {"recover": True, "epoch": result["epoch"]}
+            self._connected.set()
+        assert "error" not in reply, reply
+        for publication in publications:
+            self.received.append(publication["data"])
+            self._position["offset"] = publication["offset"]
+            self._news.set()
+
+
+@contextlib.asynccontextmanager
+async def published(layer):
+    """Publish the numbers 0, 1, 2, … to ``tide:all`` during the block; yield them."""
+    numbers = []
+
+    async def publish():
+        keep = declared.resolve("tide:all").keep()
+        while True:
+            record = record_of("tide:all", str(len(numbers)))
+            await layer.stream_publish(topic_group("tide:all"), record, keep=keep)
+            numbers.append(len(numbers))
+            await asyncio.sleep(0.02)
+
+    with storm_site():
+        task = asyncio.create_task(publish())
+        try:
+            yield numbers
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def test_a_rolling_restart_loses_no_client_and_no_publication(
+    nginx, redis_url, prefix, tmp_path
+):
+    if shutil.which("curl") is None:
+        pytest.skip("no curl, which the guide's unit runs; install the package curl")
+    layer = RedisChannelLayer(hosts=[redis_url], prefix=prefix)
+    site = {"ROLLING_SITE": json.dumps({"hosts": [redis_url], "prefix": prefix})}
+    units = [Unit(number, tmp_path, site) for number in ("1", "2")]
+    port, folder = free_port(), tmp_path / "nginx"
+    folder.mkdir()
+    sockets = [f"unix:{tmp_path}/mysite-{number}/web.sock" for number in (1, 2)]
+    url = f"ws://127.0.0.1:{port}"
+    clients = []
+    try:
+        await asyncio.gather(*(unit.start() for unit in units))
+        with running(nginx, folder, port, sockets):
+            for _ in range(50):
+                clients.append(EchoClient(f"{url}/echo/"))
+                clients.append(TopicClient(f"{url}/connection/websocket"))
+            await all_connected(clients)
+            async with published(layer) as numbers:
+                for unit in units:
+                    await unit.stop()
+                    await unit.start()
+                await all_connected(clients)
+            topic_clients = clients[1::2]
+            async with asyncio.timeout(30):
+                for client in topic_clients:
+                    await client.until_received(len(numbers))
+            assert all(client.received == numbers for client in topic_clients)
+        assert all(set(client.ends) in ({1012}, {3001}) for client in clients)
+        assert not Returning.refused
+    finally:
+        for client in clients:
+            await client.close()
+        for unit in units:
+            await unit.kill()
+        await layer.close()
+
+
+async def all_connected(clients):
+    async with asyncio.timeout(60):
+        for client in clients:
+            await client.until_connected()
