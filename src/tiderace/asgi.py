@@ -10,21 +10,26 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextvars import ContextVar
 from typing import Any, TypeAlias
+from urllib.parse import unquote_plus
 
 __all__ = [
     "ASGIApp",
     "Event",
     "Receive",
     "Scope",
+    "Secret",
     "Send",
     "can_deny_with_response",
     "client_address",
     "connection_id",
     "describe",
+    "hide_commands",
     "known_user_id",
     "log_fields",
+    "redacted_query",
     "refuse",
     "serving",
+    "take_query_parameter",
     "websocket_accept",
     "websocket_close",
     "websocket_send",
@@ -39,6 +44,8 @@ ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[Any]]
 Header: TypeAlias = "tuple[bytes, bytes] | list[bytes]"
 
 _DENIAL_EXTENSION = "websocket.http.response"
+# The query parameters whose values no log shows.
+_CREDENTIALS = frozenset({"access_token", "cf_connect", "jwt", "ticket", "token"})
 # Turns of the loop left to the server after a refusal (one is enough for uvicorn).
 _TURNS_TO_CLOSE = 5
 
@@ -149,6 +156,51 @@ async def _respond(
     await send({"type": f"{prefix}.body", "body": data})
 
 
+class Secret:
+    """A client's credential, which no ``repr`` in a log or traceback shows."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: str) -> None:
+        self.value = value
+
+
+def take_query_parameter(scope: Scope, name: bytes) -> str | None:
+    """Remove a parameter from the query string in place; return its first value.
+
+    Servers write their access logs from the same dict, so the value is in none of them.
+    """
+    parts = bytes(scope.get("query_string") or b"").split(b"&")
+    taken = [part for part in parts if part.partition(b"=")[0] == name]
+    if not taken:
+        return None
+    scope["query_string"] = b"&".join(part for part in parts if part not in taken)
+    return unquote_plus(taken[0].partition(b"=")[2].decode("latin1"), errors="replace")
+
+
+def hide_commands(scope: Scope) -> None:
+    """Move a topic client's first commands, which may have a token, out of the query.
+
+    They are in ``scope["tiderace.commands"]`` then, as a ``Secret``. To be called with
+    the server's own scope.
+    """
+    if scope["type"] == "http" and str(scope.get("path")).endswith("/sse"):
+        commands = take_query_parameter(scope, b"cf_connect")
+        if commands is not None:
+            scope["tiderace.commands"] = Secret(commands)
+
+
+def redacted_query(scope: Scope) -> str:
+    """Return ``?`` and the query string for an access log, without credentials' values."""
+    query = bytes(scope.get("query_string") or b"").decode("latin1")
+    parts = [part.partition("=") for part in query.split("&")]
+    shown = [
+        f"{name}=***" if name in _CREDENTIALS and value else f"{name}{equals}{value}"
+        for name, equals, value in parts
+    ]
+    return f"?{'&'.join(shown)}" if query else ""
+
+
 def client_address(scope: Scope) -> str:
     """Return ``host:port`` of the peer as the server saw it, or ``"unknown"``.
 
@@ -157,7 +209,9 @@ def client_address(scope: Scope) -> str:
     client = scope.get("client")
     if not client:
         return "unknown"
-    return f"{client[0]}:{client[1]}"
+    address = f"{client[0]}:{client[1]}"
+    # A server that trusts every proxy takes the host from a client's header.
+    return address if address.isprintable() else repr(address)
 
 
 # The scope of the connection that is being served, in its tasks and in the threads that

@@ -43,6 +43,7 @@ from tiderace.asgi import (
     Scope,
     Send,
     client_address,
+    hide_commands,
     log_fields,
     refuse,
 )
@@ -137,6 +138,7 @@ class ProtocolTypeRouter:
             application = process_lifespan
         if _ANSWERS_NO_ROUTE in scope:
             return await application(scope, receive, send)
+        hide_commands(scope)
         # In place: the server logs from this scope, so no secret may stay in a copy.
         scope[_ANSWERS_NO_ROUTE] = True
         try:
@@ -196,6 +198,7 @@ class URLRouter:
         if path is None:
             raise ValueError("No 'path' key in connection scope, cannot route URLs")
         if outermost:
+            hide_commands(scope)
             root_path = scope.get("root_path") or ""
             if not path.startswith(root_path):
                 return await self._refuse(path, scope, receive, send)

@@ -491,6 +491,19 @@ async def test_the_access_log_has_a_request_with_its_query_and_status():
     assert actions == [("http", "complete", "/tea/?a=1", 418)]
 
 
+async def test_the_access_log_has_no_credential_of_a_query():
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    actions = Actions()
+    query = "a=1&token=hush&b&cf_connect=hush&ticket="
+    await HttpCommunicator(AccessLog(app, actions), "GET", f"/?{query}").get_response()
+
+    [(_, _, logged, _)] = actions
+    assert logged == "/?a=1&token=***&b&cf_connect=***&ticket="
+
+
 @pytest.mark.parametrize("character", ["\n", "\r", "\x1b", "\x85", "\u2028"])
 async def test_the_access_log_has_an_unprintable_character_encoded(character):
     async def app(scope, receive, send):

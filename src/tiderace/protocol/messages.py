@@ -50,6 +50,13 @@ class _Message(msgspec.Struct, omit_defaults=True):
     """The base: fields with their default are not sent, unknown fields are ignored."""
 
 
+class _WithToken(_Message):
+    """The base of requests with a credential, which no ``repr`` in a traceback shows."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
 class _Complete(_Message, omit_defaults=False):
     """The base of messages whose zero and empty fields are sent: SDKs read them."""
 
@@ -83,7 +90,7 @@ class Pub(_Message):
 # Requests
 
 
-class SubscribeRequest(_Message):
+class SubscribeRequest(_WithToken):
     """Subscribe to a topic; with ``recover``, from (``offset``, ``epoch``) on."""
 
     channel: str = ""
@@ -98,7 +105,7 @@ class SubscribeRequest(_Message):
     flag: int = 0
 
 
-class ConnectRequest(_Message):
+class ConnectRequest(_WithToken):
     """Connect: the first command of every connection."""
 
     token: str = ""
@@ -145,13 +152,13 @@ class RPCRequest(_Message):
     method: str = ""
 
 
-class RefreshRequest(_Message):
+class RefreshRequest(_WithToken):
     """Renew the connection by a newer token."""
 
     token: str = ""
 
 
-class SubRefreshRequest(_Message):
+class SubRefreshRequest(_WithToken):
     """Renew a subscription by a newer token."""
 
     channel: str = ""

@@ -13,7 +13,6 @@ import json
 import logging
 import time
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from tiderace import conf
 from tiderace.asgi import (
@@ -23,7 +22,9 @@ from tiderace.asgi import (
     Scope,
     Send,
     describe,
+    hide_commands,
     refuse,
+    take_query_parameter,
     websocket_accept,
     websocket_close,
 )
@@ -114,6 +115,7 @@ class TicketAuthMiddleware:
         """Serve the connection with the user of its credential in the scope."""
         if scope["type"] not in ("websocket", "http"):
             return await self.inner(scope, receive, send)
+        hide_commands(scope)
         taken = _take(scope, self.schemes, self.prefixes)
         inside = dict(scope)
         if taken is None:
@@ -127,6 +129,8 @@ class TicketAuthMiddleware:
             user, auth = await self.authenticate(text, only_once=from_query)
         except TokenInvalid as error:
             return await _refuse(scope, receive, send, str(error))
+        # An error of the application has this frame in its traceback.
+        del text, taken
         inside.update(user=user, auth=auth)
         if scope["type"] == "websocket":
             send = _select_protocol(scope, send)
@@ -238,7 +242,7 @@ def _take(
 ) -> tuple[str, bool] | None:
     """Remove credentials from ``scope``; return the first, and if it was in the query."""
     # The server's own dict is changed: its access log is written from that.
-    in_query = _take_from_query(scope)
+    in_query = take_query_parameter(scope, b"ticket")
     in_header = _in_authorization(scope, schemes)
     as_protocol = _take_subprotocol(scope, prefixes)
     if as_protocol is not None:
@@ -246,16 +250,6 @@ def _take(
     if in_header is not None:
         return in_header, False
     return None if in_query is None else (in_query, True)
-
-
-def _take_from_query(scope: Scope) -> str | None:
-    parts = bytes(scope.get("query_string") or b"").split(b"&")
-    kept = [part for part in parts if part.partition(b"=")[0] != b"ticket"]
-    if len(kept) == len(parts):
-        return None
-    scope["query_string"] = b"&".join(kept)
-    first = next(part for part in parts if part not in kept)
-    return unquote_to_bytes(first.partition(b"=")[2]).decode("latin1")
 
 
 def _in_authorization(scope: Scope, schemes: tuple[str, ...]) -> str | None:

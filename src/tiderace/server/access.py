@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 
-from tiderace.asgi import client_address
+from tiderace.asgi import client_address, redacted_query
 
 if TYPE_CHECKING:
     from tiderace.asgi import ASGIApp, Event, Receive, Scope, Send
@@ -24,7 +24,8 @@ class AccessLog:
     time_taken in seconds, client); ``websocket`` has ``connecting``, ``connected``,
     ``rejected``, ``disconnected`` (details: path, client; without the query string,
     which may contain a token). A path with characters that are not printable is
-    percent-encoded, so that it cannot forge another line.
+    percent-encoded, so that it cannot forge another line; credentials in the query are
+    left out.
     """
 
     def __init__(self, application: ASGIApp, log: ActionLogger) -> None:
@@ -52,10 +53,9 @@ class AccessLog:
         try:
             return await self.application(scope, receive, reporting_send)
         finally:
-            query = scope.get("query_string", b"").decode("latin1")
             details = {
                 "method": scope["method"],
-                "path": _loggable(scope["path"] + (f"?{query}" if query else "")),
+                "path": _loggable(scope["path"] + redacted_query(scope)),
                 "status": status,
                 "time_taken": time.monotonic() - start,
                 "client": client_address(scope),

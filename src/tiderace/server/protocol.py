@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Awaitable
 from typing import Any, ClassVar, cast
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 from weakref import WeakKeyDictionary
 
 from django.conf import settings
@@ -19,14 +19,13 @@ from uvicorn.protocols.utils import (
     ClientDisconnected,
     get_client_addr,
     get_local_addr,
-    get_path_with_query_string,
     get_remote_addr,
     is_ssl,
 )
 from uvicorn.server import ServerState
 
 from tiderace import conf
-from tiderace.asgi import Event
+from tiderace.asgi import Event, redacted_query
 from tiderace.server.connection import ServerConnection
 from tiderace.server.handshake import (
     HandshakeRefused,
@@ -276,7 +275,7 @@ class WebSocketProtocol(asyncio.Protocol):
                 "the WebSocket %s is accepted with none of the subprotocols that the "
                 "client has offered; browsers close such a connection. Accept one of "
                 "scope['subprotocols']",
-                get_path_with_query_string(self.scope).partition("?")[0],  # type: ignore[arg-type]
+                quote(self.scope["path"]),
             )
         return chosen
 
@@ -320,7 +319,7 @@ class WebSocketProtocol(asyncio.Protocol):
         logger.warning(
             "the WebSocket %s was neither accepted nor closed within %g s, so it is "
             "dropped; the application has to send websocket.accept or websocket.close",
-            get_path_with_query_string(self.scope),  # type: ignore[arg-type]
+            quote(self.scope["path"]) + redacted_query(self.scope),
             self.handshake_timeout,
         )
         self._refuse(504, "the application did not answer")
@@ -342,7 +341,7 @@ class WebSocketProtocol(asyncio.Protocol):
         logger.info(
             '%s - "WebSocket %s" %s',
             get_client_addr(self.scope),  # type: ignore[arg-type]
-            get_path_with_query_string(self.scope),  # type: ignore[arg-type]
+            quote(self.scope["path"]) + redacted_query(self.scope),
             result,
         )
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
+from urllib.parse import quote
 
+import msgspec
 import pytest
+from django.urls import path as route
 
 from support.asgi_client import Client
 from support.stream_client import JSON, ORIGIN, StreamClient, begin, request
@@ -14,7 +17,15 @@ from tiderace import cluster
 from tiderace.cluster import Cluster
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers import InMemoryChannelLayer, get_channel_layer
+from tiderace.protocol.messages import (
+    ConnectRequest,
+    RefreshRequest,
+    SubRefreshRequest,
+    SubscribeRequest,
+)
+from tiderace.routing import ProtocolTypeRouter, URLRouter
 from tiderace.runtime.drain import process_drain
+from tiderace.security.bearer import TicketAuthMiddleware
 from tiderace.topics import (
     AllowAny,
     History,
@@ -408,6 +419,34 @@ async def test_other_methods_are_refused(app, method, path):
 @pytest.mark.parametrize(("method", "path"), [("POST", "http_stream"), ("GET", "sse")])
 async def test_empty_first_commands_are_refused(app, method, path):
     assert (await request(app, method, f"/connection/{path}")).status == 400
+
+
+@pytest.mark.parametrize("outside", ["router", "routes", "tickets"])
+async def test_the_commands_in_an_address_leave_the_scope_of_the_server(app, outside):
+    routes = URLRouter([route("connection/", app)])
+    outermost = {
+        "router": ProtocolTypeRouter({"http": routes}),
+        "routes": routes,
+        "tickets": TicketAuthMiddleware(routes),
+    }[outside]
+    commands = quote('{"id": 1, "connect": {"token": "hush"}}')
+    client = begin(
+        outermost, "GET", "/connection/sse", query=f"a=1&cf_connect={commands}"
+    )
+    await client.end()
+
+    assert b"3500" in client.sent[-2]["body"]  # the token was read
+    assert client.scope["query_string"] == b"a=1"
+    assert "hush" not in repr(client.scope)
+
+
+@pytest.mark.parametrize(
+    "kind", [ConnectRequest, RefreshRequest, SubRefreshRequest, SubscribeRequest]
+)
+def test_no_representation_of_a_request_shows_its_token(kind):
+    request = msgspec.convert({"token": "hush", "channel": "a"}, kind)
+
+    assert "hush" not in repr(request)
 
 
 async def test_another_path_is_not_found(app):

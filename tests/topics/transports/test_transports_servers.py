@@ -113,6 +113,17 @@ async def test_frames_arrive_when_they_are_sent(site, kind):
         assert (await one.push("pub"))["data"] == {"text": "größer"}
 
 
+async def test_no_log_shows_the_token_in_the_address_of_an_sse_client(site):
+    first = '{"id": 1, "connect": {"token": "hush-hush"}}'
+    url = f"{site.http}/connection/sse?a=1"
+    async with httpx.AsyncClient(timeout=20) as client:
+        response = await client.get(url, params={"a": "1", "cf_connect": first})
+        await client.get(f"{site.http}/connection/page")
+
+    assert "3500" in response.text  # an invalid token
+    assert "hush" not in site.output()
+
+
 async def test_pages_beside_the_endpoint_are_djangos(site):
     async with httpx.AsyncClient() as client:
         for path in ("/", "/connection/page"):

@@ -52,9 +52,8 @@ class HttpStreamTransport:
         self._size = 0
         self._gone = False
 
-    async def run(self, hooks: TopicHooks, content_type: bytes, first: bytes) -> None:
-        """Serve the client from its first commands until it ends."""
-        self.feed(first)
+    async def run(self, hooks: TopicHooks, content_type: bytes) -> None:
+        """Serve the client, whose first commands were fed, until it ends."""
         await self._exchange.start_stream(content_type)
         if self.prelude:
             await self.send(self.prelude)
@@ -121,9 +120,11 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
     first = await exchange.body(conf.current().topics.frame_size)
     if not first:
         raise Rejected(400, "the body must hold the first commands")
-    await cluster.current().open()
     transport = HttpStreamTransport(exchange, codec, await exchange.user_id())
-    await transport.run(hooks, exchange.content_type.encode(), first)
+    transport.feed(first)
+    del first  # it may have a token, and errors show the variables of this frame
+    await cluster.current().open()
+    await transport.run(hooks, exchange.content_type.encode())
 
 
 def refuse_while_draining() -> None:

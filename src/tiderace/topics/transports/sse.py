@@ -7,6 +7,7 @@ POST connection/sse                                the same as a body
 from __future__ import annotations
 
 from tiderace import cluster, conf
+from tiderace.asgi import hide_commands
 from tiderace.protocol.codec import JSON, MalformedFrame
 from tiderace.protocol.session import request_of
 from tiderace.protocol.stream_codecs import EVENTS
@@ -38,9 +39,18 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
     """Serve a client whose first commands are in the URL or the body."""
     exchange.require_method("GET", "POST")
     refuse_while_draining()
+    transport = SSETransport(exchange, EVENTS, await exchange.user_id())
+    transport.feed(await _first_commands(exchange))
+    await cluster.current().open()
+    await transport.run(hooks, EVENT_STREAM)
+
+
+async def _first_commands(exchange: HttpExchange) -> bytes:
     limit = conf.current().topics.frame_size
     if exchange.method == "GET":
-        first = exchange.query.get("cf_connect", "").encode("utf-8", "replace")
+        hide_commands(exchange.scope)
+        hidden = exchange.scope.get("tiderace.commands")
+        first = b"" if hidden is None else hidden.value.encode("utf-8", "replace")
         if len(first) > limit:
             raise Rejected(414, f"cf_connect is longer than {limit} bytes")
         _require_read_commands(first)
@@ -50,9 +60,7 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
         first = await exchange.body(limit)
     if not first:
         raise Rejected(400, "the first commands are missing; send them as cf_connect")
-    await cluster.current().open()
-    transport = SSETransport(exchange, EVENTS, await exchange.user_id())
-    await transport.run(hooks, EVENT_STREAM, first)
+    return first
 
 
 def _require_read_commands(first: bytes) -> None:
