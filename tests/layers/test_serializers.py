@@ -70,6 +70,19 @@ def test_json_bytes_are_those_of_the_standard_library():
     assert JSONSerializer().serialize(message) == json.dumps(message).encode()
 
 
+@pytest.mark.parametrize("kind", [JSONSerializer, MsgPackSerializer])
+def test_lone_surrogates_become_replacement_characters(kind):
+    sent = {"type": "chat", "text": "half \ud83d, a \U0001f600", "in": [{"\ude00": 1}]}
+
+    received = kind().deserialize(kind().serialize(sent))
+
+    assert received == {
+        "type": "chat",
+        "text": "half \ufffd, a \U0001f600",
+        "in": [{"\ufffd": 1}],
+    }
+
+
 def test_json_takes_the_arguments_of_the_standard_library():
     class Sorted(JSONSerializer):
         def as_bytes(self, message):

@@ -256,13 +256,28 @@ def test_json_of_a_client_is_put_on_one_line(text):
         b"\x02\x08",
         b"\x01\xff",
         b'{"id":1,"connect":{}}',
-        # A name that is no UTF-8.
-        b"\x07\x08\x01\x2a\x03\x0a\x01\xff",
+        # An id, and then no request.
+        b"\x03\x08\x01\x07",
     ],
 )
 def test_undecodable_bytes_are_malformed(data):
     with pytest.raises(MalformedFrame):
         PROTOBUF.decode(data)
+
+
+def test_a_malformed_request_keeps_its_id():
+    # A name that is no UTF-8.
+    [command] = PROTOBUF.decode(b"\x07\x08\x05\x2a\x03\x0a\x01\xff")
+
+    assert (command.id, command.name) == (5, "subscribe")
+
+
+def test_lone_surrogates_of_a_client_become_replacement_characters():
+    publish = theirs.PublishRequest(channel="a", data=rb'"half \ud83d emoji"')
+
+    [command] = PROTOBUF.decode(delimited(theirs.Command(id=1, publish=publish)))
+
+    assert bytes(command.publish.data) == rb'"half \ufffd emoji"'
 
 
 @given(st.binary(max_size=200))

@@ -107,17 +107,83 @@ def test_bytes_of_any_kind_are_commands_or_a_malformed_frame(message):
     assert commands
 
 
-@pytest.mark.parametrize("offset", ["-1", str(2**53), "1" + "0" * 30, "1.5", "null"])
-def test_an_offset_that_no_stream_can_have_is_a_malformed_frame(offset):
-    text = f'{{"id":1,"subscribe":{{"channel":"a","offset":{offset}}}}}'
+DEEP = "[" * 30_000 + "]" * 30_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            f'{{"id":7,"subscribe":{{"channel":"a","offset":{offset}}}}}'
+            for offset in ("-1", 2**53, "1" + "0" * 30, "1.5", "null")
+        ),
+        f'{{"id":7,"publish":{{"channel":"a","data":{DEEP}}}}}',
+        f'{{"publish":{{"channel":"}}]","data":{DEEP}}},"id":7}}',
+        '{"id":7,"publish":{"channel":5}}',
+        '{"id":7,"publish":"\\ud83d"}',
+        '{"id":7,"rpc":{"data":undefined}}',
+    ],
+)
+def test_a_malformed_request_keeps_its_id_and_costs_this_command_alone(text):
+    malformed, good = JSON.decode(text.encode() + b'\n{"id":8,"ping":{}}')
+
+    assert (malformed.id, good.id) == (7, 8)
+    assert connected().check(good)[0] == "ping"
+    with pytest.raises(Refused) as refused:
+        connected().check(malformed)
+    assert refused.value.failure.code == codes.BAD_REQUEST.code
+
+
+def test_a_malformed_message_without_an_id_costs_no_connection():
+    [malformed] = JSON.decode(f'{{"send":{{"data":{DEEP}}}}}'.encode())
+
+    with pytest.raises(Refused):
+        connected().check(malformed)
+
+
+def test_malformed_commands_count_for_the_rate():
+    made = connected(commands=Rate(1, 1000.0), patience=0)
+    [malformed] = JSON.decode(b'{"id":7,"ping":5}')
+    with pytest.raises(Refused):
+        made.check(malformed)
+
+    with pytest.raises(ConnectionEnded):
+        made.check(malformed)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1]",
+        "null",
+        DEEP,
+        '{"id":"x","ping":{}}',
+        '{"id":true,"ping":5}',
+        '{"id":-1,"ping":5}',
+        '{"id":1,"unknown":\\}',
+        '{"id":7,"publish":{"data":"' + '\\"' * 30_000,
+    ],
+)
+def test_what_is_no_command_is_a_malformed_frame(text):
     with pytest.raises(MalformedFrame):
         JSON.decode(text.encode())
 
 
-def test_endless_nesting_is_a_malformed_frame():
-    deep = b'{"id":1,"send":{"data":' + b"[" * 30_000 + b"]" * 30_000 + b"}}"
-    with pytest.raises(MalformedFrame):
-        JSON.decode(deep)
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        (r'"half \ud83d emoji"', "half \ufffd emoji"),
+        (r'"\ude00\ud83d"', "\ufffd\ufffd"),
+        (r'"\uD83D\uDE00 \uDBFF"', "\U0001f600 \ufffd"),
+        (r'"\\ud83d \ud83d"', r"\ud83d" + " \ufffd"),
+    ],
+)
+def test_lone_surrogates_of_a_command_become_replacement_characters(sent, read):
+    text = f'{{"id":1,"publish":{{"channel":"a","data":{sent}}}}}'
+
+    [command] = JSON.decode(text.encode())
+
+    assert json.loads(bytes(command.publish.data)) == read
 
 
 # Codes

@@ -145,12 +145,38 @@ async def test_a_second_connect_ends_the_connection(app):
 
 @pytest.mark.parametrize(
     "text",
-    [" ", "nonsense", "[]", "{", '{"id": "x"}', '{"id": 1, "subscribe": 3}'],
+    [" ", "nonsense", "[]", "{", '{"id": "x"}'],
 )
 async def test_malformed_text_ends_the_connection_with_bad_request(app, text):
     async with WireClient(app) as client:
         await client.socket.send_to(text)
         assert (await client.closed())[0] == 3501
+
+
+@pytest.mark.parametrize(
+    "request_",
+    ["3", '{"channel": 3}', '{"data": ' + "[" * 9000 + "]" * 9000 + "}"],
+    ids=["number", "wrong type", "deep"],
+)
+async def test_a_malformed_request_is_refused_and_the_connection_goes_on(app, request_):
+    async with WireClient(app) as client:
+        await client.socket.send_to(f'{{"send": {request_}}}')
+        await client.socket.send_to(f'{{"id": 70, "subscribe": {request_}}}')
+        reply = json.loads(await client.socket.receive_from())
+
+        assert (reply["id"], reply["error"]["code"]) == (70, 107)
+        assert await client.done("ping") == {}
+
+
+async def test_half_an_emoji_reaches_subscribers_as_a_replacement_character(app):
+    async with WireClient(app) as client, WireClient(app) as other:
+        await client.subscribe("room:a")
+        await other.subscribe("room:a")
+        await client.done("publish", channel="room:a", data={"text": "half \ud83d"})
+        await apublish("room:a", {"text": "half \ud83d"})
+
+        assert await other.publications(2) == [{"text": "half \ufffd"}] * 2
+        assert (await ahistory("room:a")).messages == [{"text": "half \ufffd"}] * 2
 
 
 async def test_malformed_bytes_end_the_connection_with_bad_request(app):

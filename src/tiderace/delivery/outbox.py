@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from tiderace import metrics
 from tiderace.asgi import Event, Send, websocket_send
+from tiderace.json_compat import well_formed_text
 
 __all__ = ["FrameWriter", "Outbox", "PreparedMessage", "TooSlow", "write_to_idle"]
 
@@ -46,7 +47,8 @@ class PreparedMessage:
     """A message for many clients, encoded once for all of them.
 
     Args:
-        text_data: text to send; if it is given, ``bytes_data`` is ignored.
+        text_data: text to send, with U+FFFD for lone surrogates; if it is given,
+            ``bytes_data`` is ignored.
         bytes_data: bytes to send.
 
     Raises:
@@ -56,6 +58,8 @@ class PreparedMessage:
     __slots__ = ("_frame", "event")
 
     def __init__(self, text_data: str | None = None, bytes_data: bytes | None = None):
+        if text_data is not None:
+            text_data = well_formed_text(text_data)
         self.event: dict[str, Any] = websocket_send(text_data, bytes_data)
         self._frame: bytes | None = None
 

@@ -4,8 +4,8 @@
 use this encoding, the in-memory one included, so that a message that is accepted in a test
 is accepted in production.
 
-A value that msgpack does not have arrives as another one: a tuple or set as a list, a
-UUID, Decimal, date or naive datetime as its string (an aware datetime as a datetime), a
+A value that msgpack does not have arrives as another one: a lone surrogate (half of an
+emoji, cut by ``text[:n]`` in JavaScript) as U+FFFD, a tuple or set as a list, a UUID, Decimal, date or naive datetime as its string (an aware datetime as a datetime), a
 lazy translation as its text, an enum as its value.
 """
 
@@ -17,7 +17,9 @@ from typing import Any
 import msgspec
 from django.utils.functional import Promise
 
-__all__ = ["decode", "encode", "encoding_error", "to_plain"]
+from tiderace.json_compat import well_formed_text
+
+__all__ = ["decode", "encode", "encode_with", "to_plain"]
 
 
 def encode(message: Any) -> bytes:
@@ -26,10 +28,32 @@ def encode(message: Any) -> bytes:
     Raises:
         TypeError: for a value that cannot be encoded, with its place in the message.
     """
+    return encode_with(_encoder.encode, message)
+
+
+def encode_with(encode: Callable[[Any], bytes], message: Any) -> bytes:
+    """Return ``encode(message)``, with U+FFFD for lone surrogates in its texts.
+
+    Raises:
+        TypeError: for a value that cannot be encoded, with its place in the message.
+    """
     try:
-        return _encoder.encode(message)
+        try:
+            return encode(message)
+        except UnicodeEncodeError:
+            return encode(_well_formed(message))
     except (TypeError, OverflowError, ValueError, RecursionError) as error:
-        raise encoding_error(message, error, _encoder.encode) from None
+        raise _encoding_error(message, error, encode) from None
+
+
+def _well_formed(value: Any) -> Any:
+    if isinstance(value, str):
+        return well_formed_text(value)
+    if isinstance(value, Mapping):
+        return {_well_formed(key): _well_formed(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_well_formed(item) for item in value]
+    return value
 
 
 def decode(data: bytes) -> Any:
@@ -58,16 +82,10 @@ _encoder = msgspec.msgpack.Encoder(enc_hook=to_plain)
 _decoder = msgspec.msgpack.Decoder()
 
 
-def encoding_error(
+def _encoding_error(
     message: Any, error: Exception, encode: Callable[[Any], bytes]
 ) -> TypeError:
-    """Return the error for a message that cannot be encoded, naming the value at fault.
-
-    Args:
-        message: the whole message.
-        error: what ``encode`` raised for it.
-        encode: raises for the value at fault, too.
-    """
+    """Return the error for a message that cannot be encoded, naming the value at fault."""
     if isinstance(error, RecursionError):
         return TypeError(
             "the message cannot be sent: it contains itself, or is nested too deeply"

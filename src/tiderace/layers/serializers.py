@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
 
+from tiderace.json_compat import well_formed_json
 from tiderace.layers import compression, encoding
 
 if TYPE_CHECKING:
@@ -213,10 +214,7 @@ class JSONSerializer(BaseMessageSerializer):
         """Return ``message`` as JSON; other arguments are those of ``json.dumps``."""
         if args or kwargs:
             return json.dumps(message, *args, **kwargs).encode()
-        try:
-            return _json(message)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise encoding.encoding_error(message, error, _json) from None
+        return encoding.encode_with(_json, message)
 
     def from_bytes(self, message: bytes, *args: Any, **kwargs: Any) -> Any:
         """Parse JSON; other arguments are those of ``json.loads``."""
@@ -224,7 +222,8 @@ class JSONSerializer(BaseMessageSerializer):
 
 
 def _json(message: Any) -> bytes:
-    return _encoder.encode(message).encode()
+    data = _encoder.encode(message).encode()
+    return well_formed_json(data) if rb"\ud" in data else data
 
 
 def _to_json_value(value: Any) -> Any:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
 
-from tiderace.protocol.messages import Command, Reply
+from tiderace.json_compat import loads, well_formed_json
+from tiderace.protocol.messages import Command, MalformedCommand, Reply
 
 __all__ = ["JSON", "Codec", "JSONCodec", "MalformedFrame"]
+
+
+_METHODS = Command.__struct_fields__[1:]
+
+# A string, with or without its end, or a bracket.
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 
 
 class MalformedFrame(ValueError):
@@ -27,8 +35,10 @@ class Codec(Protocol):
     def decode(self, message: bytes) -> list[Command]:
         """Return the commands in a message, at least one.
 
+        One with an id and a malformed request is a ``MalformedCommand``.
+
         Raises:
-            MalformedFrame: when there is none, or one cannot be decoded.
+            MalformedFrame: when there is none, or one has not even an id to be read.
         """
 
     def encode(self, reply: Reply) -> bytes:
@@ -49,15 +59,12 @@ class JSONCodec:
         self._encoder = msgspec.json.Encoder()
 
     def decode(self, message: bytes) -> list[Command]:
+        # A message is mostly one line, and a newline cannot stand inside JSON text.
+        lines = [line for line in message.split(b"\n") if line and not line.isspace()]
         try:
-            # A message is mostly one line, and a newline cannot stand inside JSON text.
-            commands = [
-                self._decoder.decode(line)
-                for line in message.split(b"\n")
-                if line and not line.isspace()
-            ]
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise MalformedFrame(f"a line is no command: {error}") from None
+            commands = [self._decoder.decode(line) for line in lines]
+        except (ValueError, RecursionError):
+            commands = [_repaired(line) for line in lines]
         if not commands:
             raise MalformedFrame("the message is empty")
         return commands
@@ -67,6 +74,44 @@ class JSONCodec:
 
     def join(self, frames: Iterable[bytes]) -> bytes:
         return b"\n".join(frames)
+
+
+def _repaired(line: bytes) -> Command:
+    """Return a command with lone surrogates replaced, or else what can be read of it.
+
+    Raises:
+        MalformedFrame: when that is nothing.
+    """
+    try:
+        command: Command = loads(line, Command)
+        return command
+    except ValueError as error:
+        why = str(error)
+    try:
+        fields = msgspec.json.decode(well_formed_json(_outline(line)), type=dict)
+    except ValueError:
+        fields = {}
+    name = next((each for each in _METHODS if each in fields), "")
+    number = fields.get("id", 0)
+    if not name or type(number) is not int or number < 0:
+        raise MalformedFrame(f"a line is no command: {why}")
+    return MalformedCommand(id=number, name=name, why=why)
+
+
+def _outline(line: bytes) -> bytes:
+    """Return a JSON object with null for the objects and arrays in it, of any depth."""
+    depth, place, parts = 0, 0, []
+    for token in _TOKEN.finditer(line):
+        if token[0] in b"[{":
+            depth += 1
+            if depth == 2:
+                parts.append(line[place : token.start()])
+        elif token[0] in b"]}":
+            depth -= 1
+            if depth == 1:
+                parts.append(b"null")
+                place = token.end()
+    return b"".join([*parts, line[place:]])
 
 
 JSON = JSONCodec()

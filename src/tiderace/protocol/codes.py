@@ -23,6 +23,7 @@ __all__ = [
     "CLOSE_INVALID_TOKEN",
     "CLOSE_KICKED",
     "CLOSE_NORMAL",
+    "CLOSE_NOT_AVAILABLE",
     "CLOSE_NO_PONG",
     "CLOSE_PERMISSION_DENIED",
     "CLOSE_SERVER_ERROR",
@@ -128,4 +129,5 @@ CLOSE_KICKED = Close(3503, "force disconnect")
 CLOSE_CONNECTION_LIMIT = Close(3504, "connection limit")
 CLOSE_BAD_PROTOCOL = Close(3506, "inappropriate protocol")
 CLOSE_PERMISSION_DENIED = Close(3507, "permission denied")
-CLOSE_TOO_MANY_ERRORS = Close(3508, "too many errors")
+CLOSE_NOT_AVAILABLE = Close(3508, "not available")
+CLOSE_TOO_MANY_ERRORS = Close(3509, "too many errors")

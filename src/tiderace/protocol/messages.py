@@ -19,6 +19,7 @@ __all__ = [
     "HistoryRequest",
     "HistoryResult",
     "InfoPush",
+    "MalformedCommand",
     "MessagePush",
     "PresenceResult",
     "PresenceStatsResult",
@@ -185,6 +186,14 @@ class Command(_Message):
     rpc: RPCRequest | None = None
     refresh: RefreshRequest | None = None
     sub_refresh: SubRefreshRequest | None = None
+
+
+class MalformedCommand(Command):
+    """A command whose request cannot be decoded; its id can."""
+
+    name: str = ""
+    """Of the request; empty where that cannot be read."""
+    why: str = ""
 
 
 # Results and pushes

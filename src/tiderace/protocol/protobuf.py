@@ -15,14 +15,18 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 from msgspec import UNSET, Raw
 
+from tiderace.json_compat import well_formed_json
 from tiderace.protocol.client_messages import MESSAGES, PACKAGE
 from tiderace.protocol.codec import MalformedFrame
-from tiderace.protocol.messages import Command, Reply
+from tiderace.protocol.messages import Command, MalformedCommand, Reply
 
 __all__ = ["PROTOBUF", "ProtobufCodec"]
 
 # The most bytes of a length: 4 times 7 bits, 256 MiB.
 _LENGTH_BYTES = 4
+
+# The key of a command's first field.
+_ID = b"\x08"
 
 Converter = Callable[[Any], Any]
 
@@ -62,12 +66,24 @@ class ProtobufCodec:
                 raise MalformedFrame(
                     f"a command of {length} bytes has only {len(message) - place}"
                 )
-            read = self._parse(self._command, message[place : place + length])
-            commands.append(_struct_of(read, Command))
+            commands.append(self._decode_command(message[place : place + length]))
             place += length
         if not commands:
             raise MalformedFrame("the message is empty")
         return commands
+
+    def _decode_command(self, data: bytes) -> Command:
+        try:
+            command: Command = _struct_of(self._parse(self._command, data), Command)
+            return command
+        except MalformedFrame as error:
+            # The id comes first, if there is one, and the number of the request next.
+            number, place = _length_at(data, 1) if data[:1] == _ID else (0, 0)
+            fields = self._command.DESCRIPTOR.fields_by_number
+            field = fields.get(data[place] >> 3) if place < len(data) else None
+            if field is None or field.name == "id":
+                raise
+            return MalformedCommand(id=number, name=field.name, why=str(error))
 
     def encode(self, reply: Reply) -> bytes:
         message = self._reply()
@@ -166,7 +182,9 @@ def _struct_of(message: Any, kind: Any) -> Any:
 
 
 def _raw(data: bytes) -> Raw:
-    """Return a client's JSON in one line, as other codecs need it."""
+    """Return a client's JSON as other codecs need it: well-formed and in one line."""
+    if b"\\u" in data:
+        data = well_formed_json(data)
     if b"\n" in data or b"\r" in data:
         # Other text is refused where it is decoded.
         with suppress(msgspec.MsgspecError):

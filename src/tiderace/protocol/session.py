@@ -24,6 +24,7 @@ from tiderace.protocol.messages import (
     Command,
     ConnectRequest,
     Data,
+    MalformedCommand,
     Pub,
     Push,
     Reply,
@@ -53,7 +54,10 @@ _REJECT_UNRECOVERED = 2
 class Refused(Exception):
     """A command is answered with an error."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: Failure, why: str = "") -> None:
+        if why:
+            message = f"{failure.message}: {why}"
+            failure = Failure(failure.code, message, failure.temporary)
         super().__init__(f"{failure.code} {failure.message}")
         self.failure = failure
 
@@ -268,7 +272,7 @@ class Session:
         """Return the name and the request of ``command``, if it may run now.
 
         Raises:
-            Refused: when commands come too often.
+            Refused: when commands come too often, or this one is malformed.
             ConnectionEnded: when the command is empty or out of order, or when commands
                 go on coming too often.
         """
@@ -289,6 +293,8 @@ class Session:
         if self._bucket.take():
             self._count_refusal()
             raise Refused(codes.TOO_MANY_REQUESTS)
+        if isinstance(command, MalformedCommand):
+            raise Refused(codes.BAD_REQUEST, command.why)
         self._refusals = 0
         if isinstance(request, ConnectRequest):
             self.state = State.CONNECTING
@@ -341,7 +347,9 @@ class Session:
 
 
 def request_of(command: Command) -> tuple[str, Any]:
-    """Return the name of the first request in a command and the request."""
+    """Return the name of the first request in a command, and the request if it is read."""
+    if isinstance(command, MalformedCommand):
+        return command.name, None
     for name in Command.__struct_fields__[1:]:
         request = getattr(command, name)
         if request is not None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from tiderace.json_compat import loads
 from tiderace.protocol import codes
-from tiderace.protocol.codes import Failure
 from tiderace.protocol.session import Refused
 from tiderace.topics.topic import to_json
 
@@ -23,11 +22,9 @@ def read_fields(data: bytes, kind: Any) -> Any:
         Refused: 107, bad request, for other data.
     """
     try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Refused(
-            Failure(codes.BAD_REQUEST.code, f"bad request: {error}")
-        ) from None
+        return loads(data, kind)
+    except ValueError as error:
+        raise Refused(codes.BAD_REQUEST, str(error)) from None
 
 
 def as_bytes(data: Raw | UnsetType) -> bytes:
@@ -36,12 +33,13 @@ def as_bytes(data: Raw | UnsetType) -> bytes:
 
 
 def as_python(data: Raw | UnsetType) -> Any:
-    """Decode JSON as plain Python; None for none."""
+    """Decode JSON as plain Python; None for none.
+
+    Raises:
+        Refused: 107, bad request, for other data.
+    """
     text = as_bytes(data)
-    try:
-        return msgspec.json.decode(text) if text else None
-    except msgspec.MsgspecError:
-        raise Refused(codes.BAD_REQUEST) from None
+    return read_fields(text, Any) if text else None
 
 
 def as_raw(value: Any, *, always: bool = False) -> Raw | UnsetType:

@@ -23,7 +23,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.serializers.json import DjangoJSONEncoder
 
 from tiderace import conf
-from tiderace.json_compat import without_nan
+from tiderace.json_compat import loads, well_formed_json, without_nan
 from tiderace.layers.broker import Retention
 from tiderace.presence.tracker import Presence
 from tiderace.protocol.codes import Failure
@@ -221,8 +221,11 @@ class Topic:
         Raises:
             Refuse: for other data, with the place of the error.
         """
+        kind = Any if self.message is None else self.message
+        # pydantic's models; its errors, too, are ValueErrors.
+        validate = getattr(kind, "model_validate_json", None)
         try:
-            return read_as(self.message, data)
+            return loads(data, kind) if validate is None else validate(data)
         except ValueError as error:
             raise Refuse(f"not a valid message: {error}", code=422) from None
 
@@ -232,24 +235,11 @@ class Topic:
         return method if getattr(method, "_tiderace_rpc", False) else None
 
 
-def read_as(kind: Any, data: bytes) -> Any:
-    """Decode JSON as a value of type ``kind``; as plain Python for None.
-
-    Raises:
-        ValueError: for other data; errors of msgspec and pydantic are ValueErrors.
-    """
-    if kind is None:
-        return msgspec.json.decode(data)
-    validate = getattr(kind, "model_validate_json", None)
-    if validate is not None:  # pydantic
-        return validate(data)
-    return msgspec.json.decode(data, type=kind)
-
-
 def to_json(value: Any) -> str:
     """Encode plain Python, a Struct, dataclass or pydantic model as JSON text.
 
-    Dates, decimals, UUIDs and lazy translations become strings; NaN and infinity null.
+    Dates, decimals, UUIDs and lazy translations become strings; NaN and infinity null;
+    lone surrogates U+FFFD.
 
     Raises:
         TypeError: for what JSON cannot express.
@@ -261,9 +251,11 @@ def to_json(value: Any) -> str:
     try:
         return _encode(value).decode()
     except (TypeError, ValueError, RecursionError):
-        # A lazy translation, a key that is no string, a nested pydantic model.
+        # A lazy translation, a key that is no string, a nested pydantic model, a lone
+        # surrogate.
         try:
-            return without_nan(json.dumps(value, default=_default))
+            text = without_nan(json.dumps(value, default=_default))
+            return well_formed_json(text.encode()).decode()
         except (ValueError, RecursionError) as error:
             raise TypeError(f"JSON cannot express it: {error}") from error
 
@@ -289,23 +281,21 @@ def call_with(method: Callable[..., Any], user: Any, data: bytes) -> dict[str, A
     """
     parameters = inspect.signature(method, eval_str=True).parameters
     try:
-        given = msgspec.json.decode(data, type=dict[str, msgspec.Raw]) if data else {}
+        given = loads(data, dict[str, msgspec.Raw]) if data else {}
         arguments: dict[str, Any] = {}
         for name, parameter in parameters.items():
             if name == "user":
                 arguments[name] = user
             elif name in given:
                 kind = parameter.annotation
-                arguments[name] = msgspec.json.decode(
-                    given[name],
-                    type=Any if kind is inspect.Parameter.empty else kind,
-                )
+                untyped = kind is inspect.Parameter.empty
+                arguments[name] = loads(given[name], Any if untyped else kind)
             elif parameter.default is inspect.Parameter.empty:
                 raise Refuse(f"the argument {name!r} is missing", code=422)
         unknown = given.keys() - parameters.keys()
         if unknown or ("user" in given and "user" in parameters):
             raise Refuse(f"unknown arguments: {sorted(unknown or {'user'})}", code=422)
-    except msgspec.MsgspecError as error:
+    except ValueError as error:
         raise Refuse(f"the arguments do not fit: {error}", code=422) from None
     return arguments
 
