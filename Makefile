@@ -4,8 +4,9 @@
 #   make demo [PORT=8001] [HOST=0.0.0.0] [LAYER=redis] [WORKERS=2]
 #   make test [FAST=1] [ARGS="-k hub"]
 #   make bench [QUICK=1]
+#   make drill [NAME="broker-cut presence"] [CHANNELS=1] [SOAK=3600] [FUZZ=600]
 
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo test check bench drill docs clean
 
 help:
 	@scripts/dev --help
@@ -22,6 +23,10 @@ check:
 
 bench:
 	@scripts/dev bench $(if $(QUICK),--quick) $(ARGS)
+
+drill:
+	@scripts/dev drill $(NAME) $(if $(CHANNELS),--stack tiderace --stack channels) \
+	    $(if $(SOAK),--soak $(SOAK)) $(if $(FUZZ),--fuzz $(FUZZ)) $(ARGS)
 
 docs:
 	@scripts/dev docs

@@ -1,4 +1,4 @@
-"""The project's sessions: tests, checks, documentation, demo and benchmarks.
+"""The project's sessions: tests, checks, documentation, demo, benchmarks and drills.
 
 ``make`` and ``scripts/dev`` install nox and run these; ``nox --list`` shows them.
 """
@@ -126,6 +126,19 @@ def bench(session: nox.Session) -> None:
     """Measure beside the real Channels; takes the benchmark's own arguments."""
     install(session, LONG_TERM_DJANGO, extras=("server", "redis"), groups=("test",))
     session.run("python", "-m", "benchmarks", *session.posargs, interrupt_timeout=30)
+
+
+@nox.session(default=False)
+def drill(session: nox.Session) -> None:
+    """Let servers and clients fail; takes the arguments of the drills."""
+    install(
+        session,
+        LONG_TERM_DJANGO,
+        extras=EVERY_EXTRA,
+        groups=("test",),
+    )
+    provide_nginx(session)
+    session.run("python", "-m", "benchmarks.drills", *session.posargs)
 
 
 def install(

@@ -1,68 +1,63 @@
-"""Run drills by name and report the failed ones."""
+"""Run drills and print their table; the exit status is 1 if one of Tiderace's failed."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import logging
+import resource
 import sys
-import time
-from collections.abc import Awaitable, Callable
+from pathlib import Path
 
-from django.conf import settings
+from . import table
+from .ledger import Row
+from .registry import Drill, drills
 
-settings.configure()
-
-from . import deploy, interruptions, memory, traffic  # noqa: E402
-
-DRILLS: dict[str, Callable[[bool], Awaitable[bool]]] = {
-    drill.__name__: drill
-    for drill in (
-        interruptions.cuts,
-        interruptions.cluster,
-        interruptions.takeover,
-        interruptions.resharding,
-        interruptions.restart,
-        interruptions.emptied,
-        interruptions.failover,
-        interruptions.pause,
-        interruptions.process,
-        traffic.churn,
-        traffic.sharded,
-        traffic.clocks,
-        memory.memory,
-        deploy.deploy,
-    )
-}
+STACKS = ("tiderace", "channels")
 
 
 def main() -> int:
-    """Run the drills named on the command line, by default all; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.drills")
-    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(DRILLS))
-    parser.add_argument("--quick", action="store_true", help="smaller numbers")
-    options = parser.parse_args()
-    unknown = set(options.names) - set(DRILLS)
-    if unknown:
-        parser.error(
-            f"no drill is called {', '.join(unknown)}; there are {', '.join(DRILLS)}"
-        )
-    logging.getLogger("tiderace").setLevel(logging.CRITICAL)
-    failed = [
-        name for name in options.names or DRILLS if not _run(name, quick=options.quick)
+    """Run the drills named on the command line, by default all."""
+    known = drills()
+    options = _arguments(known)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    rows = [
+        _run(drill, stack, options)
+        for drill in (known[name] for name in options.names or known)
+        for stack in options.stack or STACKS[:1]
+        if stack in drill.stacks
     ]
-    print(f"\nfailed: {', '.join(failed)}" if failed else "\nall passed")
-    return 1 if failed else 0
+    print(f"\n{table.text(rows)}")
+    if options.page:
+        titles = {name: drill.title for name, drill in known.items()}
+        table.write_page(options.page, rows, titles)
+    return table.exit_status(rows)
 
 
-def _run(name: str, *, quick: bool) -> bool:
-    drill = DRILLS[name]
-    print(f"\n{name}: {drill.__doc__}", flush=True)
-    begun = time.monotonic()
-    passed = asyncio.run(drill(quick))
-    verdict = "passed" if passed else "FAILED"
-    print(f"    {verdict} in {time.monotonic() - begun:.0f} s", flush=True)
-    return passed
+def _arguments(known: dict[str, Drill]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.drills")
+    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(known))
+    parser.add_argument(
+        "--stack", action="append", choices=STACKS, help="by default tiderace alone"
+    )
+    parser.add_argument("--soak", type=float, default=120, help="seconds of the soak")
+    parser.add_argument("--fuzz", type=float, default=60, help="seconds of each fuzzer")
+    parser.add_argument("--page", type=Path, help="write the table into this page")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(known):
+        parser.error(
+            f"no drill is called {', '.join(unknown)}; there are {', '.join(known)}"
+        )
+    return options
+
+
+def _run(drill: Drill, stack: str, options: argparse.Namespace) -> Row:
+    print(f"\n{drill.name}, {stack}: {drill.title}", flush=True)
+    seconds = options.fuzz if drill.name.startswith("fuzz") else options.soak
+    row = drill.run(stack, seconds)
+    print(table.text([row]))
+    for note in row.notes:
+        print(f"    {note}", flush=True)
+    return row
 
 
 if __name__ == "__main__":

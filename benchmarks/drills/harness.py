@@ -1,279 +1,208 @@
-"""The harness of drills: processes of the site, a sending process and many sockets."""
+"""What a drill starts: brokers, sites, clients and a sender; all of it ends with it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
-import signal
-import sys
+import itertools
+import random
+import shutil
 import time
-import urllib.request
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Self
+from collections import Counter
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
-import websockets
+from benchmarks.peers import TOOLS
+from support.brokers import free_port
 
-from .sequence import SequenceCheck, Summary
+from .clients import Member, TopicClient
+from .ledger import Ledger, Row
+from .processes import Process, Sender, Site
 
-__all__ = [
-    "ROOT",
-    "Harness",
-    "Listeners",
-    "SenderProcess",
-    "SiteProcess",
-    "harness",
-    "log_file",
-]
+__all__ = ["Harness", "Traffic", "until"]
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
-
-from support.brokers import free_port  # noqa: E402
+T = TypeVar("T")
 
 
-class SiteProcess:
-    """One uvicorn with the site; a second ``start`` runs its successor."""
-
-    def __init__(
-        self,
-        config: dict[str, Any],
-        application: str = "benchmarks.drills.site:application",
-        **env: str,
-    ) -> None:
-        self.port = free_port()
-        self.env = {**os.environ, "DRILL_CONFIG": json.dumps(config), **env}
-        self._application = application
-        self.process: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> Self:
-        self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "uvicorn", self._application),
-            *("--port", str(self.port), "--log-level", "warning"),
-            *("--ws-ping-interval", "60", "--ws-ping-timeout", "60"),
-            cwd=ROOT,
-            env=self.env,
-            stderr=log_file(),
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                writer.close()
-                return self
-            if self.process.returncode is not None:
-                raise RuntimeError(f"a process of the site ended; see {LOG}")
-            await asyncio.sleep(0.02)
-        raise RuntimeError("a process of the site did not start")
-
-    def measurements(self) -> dict[str, int]:
-        """Return the measurements of this process since its start."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/") as answer:
-            values: dict[str, int] = json.load(answer)
-        return values
-
-    def kill(self) -> None:
-        """Kill the process with SIGKILL."""
-        if self.process is not None and self.process.returncode is None:
-            self.process.send_signal(signal.SIGKILL)
-
-    async def end(self) -> None:
-        """Kill the process and wait for its end."""
-        self.kill()
-        if self.process is not None:
-            await self.process.wait()
-
-
-class SenderProcess:
-    """The process that sends numbers to rooms."""
-
-    def __init__(
-        self,
-        config: dict[str, Any],
-        rooms: list[str],
-        rate: float,
-        *,
-        clock: bool = False,
-    ) -> None:
-        self._spec = {"config": config, "rooms": rooms, "rate": rate, "clock": clock}
-        self.process: asyncio.subprocess.Process | None = None
-        self.last: dict[str, int] = {}
-        self.refused = 0
-        self.slowest = 0.0
-
-    async def start(self) -> Self:
-        self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "benchmarks.drills.sender"),
-            json.dumps(self._spec),
-            cwd=ROOT,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=log_file(),
-            start_new_session=True,
-        )
-        return self
-
-    async def stop(self) -> None:
-        """Stop the process and read its results."""
-        assert self.process is not None
-        output, _ = await asyncio.wait_for(self.process.communicate(b"\n"), 60)
-        if self.process.returncode:
-            raise RuntimeError(f"the sender failed; see {LOG}")
-        results = json.loads(output)
-        self.last = results["last"]
-        self.refused, self.slowest = results["refused"], results["slowest"]
-
-    async def end(self) -> None:
-        """Kill the process."""
-        if self.process is not None and self.process.returncode is None:
-            self.process.kill()
-            await self.process.wait()
-
-
-@dataclass
-class Listeners:
-    """Sockets that receive the messages of rooms."""
-
-    checks: list[SequenceCheck] = field(default_factory=list)
-    channels: list[str] = field(default_factory=list)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-    async def open(
-        self, port: int, room: str, next_number: Callable[[], int] | None = None
-    ) -> tuple[SequenceCheck, Any]:
-        """Open a socket and wait until it has joined; then call ``next_number``."""
-        socket = await websockets.connect(
-            f"ws://127.0.0.1:{port}/{room}/",
-            compression=None,
-            max_queue=None,
-            ping_interval=None,
-            open_timeout=30,
-        )
-        check = SequenceCheck(room)
-        word, _, channel = str(await socket.recv()).partition(" ")
-        if word != "joined":
-            raise RuntimeError(f"a socket received {word!r} before it had joined")
-        self.channels.append(channel)
-        self.checks.append(check)
-        if next_number is not None:
-            check.joined_at = next_number()
-        task = asyncio.create_task(self._listen(socket, check))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return check, socket
-
-    async def _listen(self, socket: Any, check: SequenceCheck) -> None:
-        try:
-            async for text in socket:
-                if text.startswith("gap"):
-                    check.record_gap()
-                else:
-                    check.record(int(text))
-            check.closed = check.closed or "ended"
-        except websockets.ConnectionClosed as error:
-            check.closed = check.closed or str(error)
-
-    async def wait_for_last(self, last: dict[str, int], *, timeout: float = 20) -> None:
-        """Wait until every open socket has received the last number, or for ``timeout``."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            if all(t.closed or t.next_number > last[t.room] for t in self.checks):
-                break
-            await asyncio.sleep(0.05)
-        for check in self.checks:
-            if not check.closed:
-                check.end(last[check.room])
-
-    def close(self) -> None:
-        """Stop receiving."""
-        for task in self._tasks:
-            task.cancel()
+async def until(condition: Callable[[], object], timeout: float = 20) -> bool:
+    """Wait until ``condition()`` is true; return whether it became true in time."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.05)
+    return True
 
 
 class Harness:
-    """Two site processes, sockets in rooms over both, and a sender."""
+    """The parts of one drill on one stack.
 
-    def __init__(
-        self, config: dict[str, Any], *, sockets: int, rooms: int, rate: float
+    Args:
+        name: of the drill.
+        stack: ``tiderace`` or ``channels``.
+        seconds: how long drills of open length take.
+    """
+
+    def __init__(self, name: str, stack: str, seconds: float) -> None:
+        self.stack = stack
+        self.seconds = seconds
+        self.folder = TOOLS / "drills" / f"{name}-{stack}"
+        self.log = self.folder / "log"
+        self._exits = contextlib.AsyncExitStack()
+        self._spec: dict[str, Any] = {}
+
+    async def __aenter__(self) -> Self:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
-        # All processes receive this configuration as JSON.
-        self.config = {"prefix": "drill", "publish_timeout": 10, **config}
-        self.rooms = [f"room-{number}" for number in range(rooms)]
-        self.sites = [SiteProcess(self.config) for _ in range(2)]
-        self.listeners = Listeners()
-        self._sockets = sockets
-        self._rate = rate
-        self.sender = SenderProcess(self.config, self.rooms, rate)
+        await self._exits.aclose()
 
-    async def open(self, *, clock: bool = False) -> None:
-        """Start everything, and wait until all sockets have joined and receive numbers."""
-        await asyncio.gather(*(site.start() for site in self.sites))
-        for site in self.sites:
-            for number in range(self._sockets):
-                await self.listeners.open(
-                    site.port, self.rooms[number % len(self.rooms)], lambda: 0
-                )
-        self.sender = SenderProcess(self.config, self.rooms, self._rate, clock=clock)
-        await self.sender.start()
-        await self.wait_for_delivery()
+    @property
+    def is_tiderace(self) -> bool:
+        """Whether topics, and what else Channels does not have, can be used."""
+        return self.stack == "tiderace"
 
-    async def wait_for_delivery(self, *, timeout: float = 30) -> None:
-        """Wait until every open socket has received a new message."""
-        before = [check.received for check in self.listeners.checks]
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            if all(
-                check.received > count or check.closed
-                for check, count in zip(self.listeners.checks, before, strict=True)
-            ):
-                return
-            await asyncio.sleep(0.02)
-        silent = sum(
-            check.received == count and not check.closed
-            for check, count in zip(self.listeners.checks, before, strict=True)
+    def enter(self, context: contextlib.AbstractContextManager[T]) -> T:
+        """Enter a context until the end of the drill."""
+        return self._exits.enter_context(context)
+
+    def configure(self, *hosts: Any, layer: Any = None, tiderace: Any = None) -> None:
+        """Set the ``hosts`` and options of the layer, and the settings of Tiderace."""
+        self._spec = {
+            "stack": self.stack,
+            "hosts": list(hosts),
+            "layer": layer or {},
+            "tiderace": tiderace or {},
+            "folder": str(self.folder),
+        }
+
+    async def sites(self, number: int = 2, *options: str) -> list[Site]:
+        """Start processes of the site; ``options`` are uvicorn's."""
+        sites = [
+            Site(self._spec, free_port(), self.log, *options) for _ in range(number)
+        ]
+        for site in sites:
+            self._exits.push_async_callback(site.kill)
+        await asyncio.gather(*(site.start() for site in sites))
+        return sites
+
+    async def process(self, *command: str) -> Process:
+        """Start another Python process with the settings of the site."""
+        process = Process(self._spec, list(command), self.log)
+        self._exits.push_async_callback(process.kill)
+        await process.start()
+        return process
+
+    async def sender(self, groups: Sequence[str] = (), **orders: Any) -> Sender:
+        """Start a sender; see ``sender.py`` for its orders."""
+        orders = {"groups": list(groups), "topics": [], **orders}
+        sender = Sender(self._spec, orders, self.log)
+        self._exits.push_async_callback(sender.kill)
+        await sender.start()
+        return sender
+
+    async def traffic(
+        self,
+        sites: Sequence[Site],
+        *,
+        members: int = 40,
+        groups: int = 10,
+        clients: int = 20,
+        topics: int = 5,
+        rate: float = 200,
+        port: Callable[[], int] | None = None,
+        **orders: Any,
+    ) -> Traffic:
+        """Connect members of groups and topic clients, and start a sender.
+
+        Args:
+            sites: to which the clients connect in turn.
+            members: how many sockets of consumers.
+            groups: over how many groups they are distributed.
+            clients: how many topic clients; none with Channels.
+            topics: over how many topics they are distributed.
+            rate: numbers a second over all groups and topics.
+            port: returns the port for a connection, instead.
+            orders: further ones for the sender.
+        """
+        if not self.is_tiderace:
+            clients = topics = 0
+        traffic = Traffic(Ledger())
+        self._exits.callback(traffic.close)
+        ports = [site.port for site in sites]
+        names = [f"group-{number}" for number in range(groups)]
+        for number in range(members):
+            receiver = traffic.ledger.receiver(names[number % groups])
+            turns = itertools.cycle(ports[number % len(ports) :] + ports)
+            member = Member(port or turns.__next__, receiver)
+            traffic.members.append(member)
+            await member.open()
+        turns = itertools.cycle(ports)
+        streams = [f"stream:{number}" for number in range(topics)]
+        for number in range(clients):
+            receiver = traffic.ledger.receiver(streams[number % topics])
+            client = TopicClient(port or turns.__next__, receiver)
+            traffic.clients.append(client)
+            await client.open()
+        traffic.sender = await self.sender(names, topics=streams, rate=rate, **orders)
+        await traffic.wait_for_delivery()
+        return traffic
+
+
+class Traffic:
+    """Clients that receive numbers, and the sender of the numbers."""
+
+    sender: Sender
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.members: list[Member] = []
+        self.clients: list[TopicClient] = []
+        self.random = random.Random(3)
+
+    async def wait_for_delivery(self, timeout: float = 10) -> bool:
+        """Wait until every connected receiver has got another number."""
+        before = [len(receiver.numbers) for receiver in self.ledger.receivers]
+        return await until(
+            lambda: all(
+                len(receiver.numbers) > count or receiver.closed
+                for receiver, count in zip(self.ledger.receivers, before, strict=True)
+            ),
+            timeout,
         )
-        print(f"    {silent} sockets received nothing for {timeout} s")
 
-    async def finish(self, *, timeout: float = 20) -> Summary:
-        """Stop sending, wait for messages in flight, and sum up."""
-        await self.sender.stop()
-        await self.listeners.wait_for_last(self.sender.last, timeout=timeout)
-        sent = sum(number + 1 for number in self.sender.last.values())
-        return Summary.of(self.listeners.checks, sent)
+    async def finish(self, timeout: float = 10) -> Row:
+        """Stop sending, wait for what is under way, and sum up."""
+        self.ledger.record_sent(await self.sender.stop())
+        await until(lambda: not self.ledger.outstanding, timeout)
+        for each in (*self.members, *self.clients):
+            if not each.connected:
+                each.receiver.record_report()
+        row = self.ledger.row()
+        row.notes.append(f"slowest send {self.sender.slowest:.1f} s")
+        for client in self.clients:
+            row.require(not client.ended, f"a topic client gave up: {client.ended}")
+        codes = sum((each.codes for each in (*self.members, *self.clients)), Counter())
+        if codes:
+            row.notes.append(f"clients were closed or refused with {dict(codes)}")
+        away = [seconds for client in self.clients for seconds in client.away]
+        if away:
+            row.notes.append(
+                f"{len(away)} returns of topic clients, away for at most {max(away):.1f} s"
+            )
+        return row
 
-    async def close(self) -> None:
-        """End everything."""
-        self.listeners.close()
-        await self.sender.end()
-        for site in self.sites:
-            await site.end()
-
-
-@contextlib.asynccontextmanager
-async def harness(
-    config: dict[str, Any],
-    *,
-    sockets: int,
-    rooms: int,
-    rate: float,
-    clock: bool = False,
-) -> AsyncIterator[Harness]:
-    """Open a harness, and close it at the end."""
-    built = Harness(config, sockets=sockets, rooms=rooms, rate=rate)
-    try:
-        await built.open(clock=clock)
-        yield built
-    finally:
-        await built.close()
-
-
-LOG = Path(os.environ.get("DRILL_LOG", "/dev/null"))
-
-
-def log_file() -> Any:
-    """Open the log of the processes: ``$DRILL_LOG``, by default /dev/null."""
-    return LOG.open("ab")
+    def close(self) -> None:
+        """Disconnect everything."""
+        for member in self.members:
+            member.leave()
+        for client in self.clients:
+            client.close()

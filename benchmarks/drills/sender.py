@@ -1,8 +1,9 @@
-"""A process that sends numbers to rooms at a rate until its input ends.
+"""A process that sends numbers to groups and topics at a rate until its input ends.
 
-``python -m benchmarks.drills.sender '{"config": ..., "rooms": [...], "rate": 1000}'``
-prints its results as JSON. It resends a message that the layer did not accept in time.
-With ``"clock"`` its wall clock jumps.
+``python -m benchmarks.drills.sender '{"groups": [...], "topics": [...], "rate": 100}'``
+prints, for each stream, the total and the numbers whose sending raised an error. With
+``"keyed"`` publications have an idempotency key and are repeated until one is accepted;
+with ``"clock"`` the wall clock of the process jumps.
 """
 
 from __future__ import annotations
@@ -12,25 +13,26 @@ import json
 import random
 import sys
 import time
-from typing import Any
 
-from django.conf import settings
+from benchmarks.drills import site  # noqa: F401 (sets Django up)
 
-settings.configure()
+from channels.layers import get_channel_layer  # isort: skip
 
-from tiderace.exceptions import LayerUnavailable  # noqa: E402
-from tiderace.layers.redis import RedisChannelLayer  # noqa: E402
+SPEC = json.loads(sys.argv[1])
+SENT = {
+    name: {"total": 0, "raised": [], "times": []}
+    for name in SPEC["groups"] + SPEC["topics"]
+}
+SLOWEST = 0.0
 
-TICK = 0.01
 
-
-def randomize_clock() -> None:
+def randomize_clock():
     """Let the wall clock of this process jump by up to a day in both directions."""
     real = time.time
     rng = random.Random(7)
     state = {"until": 0.0, "off": 0.0}
 
-    def time_now() -> float:
+    def time_now():
         now = real()
         if now > state["until"]:
             state.update(until=now + 0.2, off=rng.uniform(-86400, 86400))
@@ -39,69 +41,52 @@ def randomize_clock() -> None:
     time.time = time_now
 
 
-class Sender:
-    """Send consecutive numbers to each room."""
+async def send(stream, number):
+    """Send one number."""
+    if stream in SPEC["groups"]:
+        event = {"type": "drill.number", "text": json.dumps({"n": number})}
+        return await get_channel_layer().group_send(stream, event)
+    from tiderace.exceptions import LayerUnavailable
+    from tiderace.topics import apublish
 
-    def __init__(self, layer: RedisChannelLayer, rooms: list[str], rate: float) -> None:
-        self.layer = layer
-        self.rate = rate
-        self.last = dict.fromkeys(rooms, -1)
-        self.refused = 0
-        self.slowest = 0.0
+    data = {"n": number, "text": "x" * SPEC.get("size", 0)}
+    if not SPEC.get("keyed"):
+        return await apublish(stream, data)
+    while True:
+        try:
+            return await apublish(stream, data, key=f"{stream} {number}")
+        except LayerUnavailable:
+            await asyncio.sleep(0.05)
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Send until ``stop`` is set; never two messages to a room concurrently."""
-        rooms = list(self.last)
-        due, turn, before = 0.0, 0, time.monotonic()
-        while not stop.is_set():
-            now = time.monotonic()
-            # Messages that an interruption delayed are not made up for.
-            due = min(due + (now - before) * self.rate, len(rooms))
-            before = now
-            batch = [rooms[(turn + i) % len(rooms)] for i in range(int(due))]
-            turn += len(batch)
-            due -= len(batch)
-            await asyncio.gather(*map(self.send, batch))
-            await asyncio.sleep(TICK)
 
-    async def send(self, room: str) -> None:
-        """Send the next number to a room, with retries until the layer accepts it."""
-        number = self.last[room] + 1
+async def feed(stream, pause, stopped):
+    """Send the numbers of one stream, one after the other."""
+    global SLOWEST
+    sent = SENT[stream]
+    due = time.monotonic()
+    while not stopped.is_set():
         begun = time.monotonic()
-        while True:
-            try:
-                await self.layer.group_send(
-                    room, {"type": "drill.number", "number": number}
-                )
-            except LayerUnavailable:
-                self.refused += 1
-            else:
-                break
-        self.last[room] = number
-        self.slowest = max(self.slowest, time.monotonic() - begun)
+        sent["times"].append(begun)
+        # What an interruption delayed is not made up for.
+        due = max(due + pause, begun)
+        try:
+            await send(stream, sent["total"])
+        except Exception:
+            sent["raised"].append(sent["total"])
+        sent["total"] += 1
+        SLOWEST = max(SLOWEST, time.monotonic() - begun)
+        await asyncio.sleep(max(due - time.monotonic(), 0.001))
 
 
-async def main(spec: dict[str, Any]) -> None:
-    layer = RedisChannelLayer(**spec["config"])
-    sender = Sender(layer, spec["rooms"], spec["rate"])
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_reader(sys.stdin.fileno(), stop.set)
-    await sender.run(stop)
-    await layer.close()
-    print(
-        json.dumps(
-            {
-                "last": sender.last,
-                "refused": sender.refused,
-                "slowest": sender.slowest,
-            }
-        )
-    )
+async def main():
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), stopped.set)
+    pause = len(SENT) / SPEC["rate"]
+    await asyncio.gather(*(feed(stream, pause, stopped) for stream in SENT))
+    print(json.dumps({"sent": SENT, "slowest": SLOWEST}))
 
 
 if __name__ == "__main__":
-    spec = json.loads(sys.argv[1])
-    if spec.get("clock"):
+    if SPEC.get("clock"):
         randomize_clock()
-    asyncio.run(main(spec))
+    asyncio.run(main())

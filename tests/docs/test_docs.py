@@ -363,6 +363,11 @@ def complaint_about_python(words: list[str]) -> str:
         case ["-m", "tiderace", command, *_]:
             source = (ROOT / "src/tiderace/__main__.py").read_text()
             return "" if f'"{command}"' in source else f"no command {command!r}"
+        case ["-m", "benchmarks.drills", *names]:
+            folder = ROOT / "benchmarks/drills/scenarios"
+            known = {path.stem.replace("_", "-") for path in folder.glob("*.py")}
+            unknown = [name for name in names if name not in known]
+            return f"no drill {unknown[0]!r}" if unknown else ""
         case ["-m", "benchmarks", question, *_]:
             known = (ROOT / "benchmarks" / f"{question}.py").is_file()
             return "" if known else f"no benchmark {question!r}"

@@ -11,8 +11,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 from collections import Counter
 
@@ -22,9 +20,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from support.asgi_process import free_port
 from support.drain_server import Site, end_of, status_of
-from support.paths import ROOT, TESTS
+from support.nginx import guide_block, nginx_before, nginx_program
+from support.paths import TESTS
 from support.storm_site import storm_site
-from support.waiting import wait_until
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.topics import topic_group
 from tiderace.topics.api import record_of
@@ -32,69 +30,14 @@ from tiderace.topics.topic import declared
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
 
-GUIDE = ROOT / "docs/guides/deployment.md"
-
 
 @pytest.fixture(scope="session")
 def nginx():
-    """The program; Debian keeps it where only root looks."""
-    found = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    """Return the path of the program."""
+    found = nginx_program()
     if found is None:
         pytest.skip("no nginx; install the package nginx")
     return found
-
-
-def the_guides_block(language):
-    """Return a configuration in the guide."""
-    text = GUIDE.read_text("utf-8")
-    return re.search(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)[1]
-
-
-@contextlib.contextmanager
-def running(nginx, folder, port, upstreams, **changes):
-    """Run nginx on ``port`` before ``upstreams``, until the block ends."""
-    site = the_guides_block("nginx")
-    site = site.replace("listen 80;", f"listen 127.0.0.1:{port};")
-    for number, actual in enumerate(upstreams, 1):
-        documented = f"unix:/run/mysite-{number}/web.sock"
-        assert documented in site
-        site = site.replace(documented, actual)
-    for before, after in changes.items():
-        assert before in site
-        site = re.sub(rf"{before} \S+;", f"{before} {after};", site)
-    temporary = "\n".join(
-        f"{kind}_temp_path {folder}/{kind};"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    # Only root may choose who the workers are, and only root needs to.
-    user = "user root;" if os.geteuid() == 0 else ""
-    whole = folder / "nginx.conf"
-    whole.write_text(
-        f"{user} daemon off; pid {folder}/pid; error_log stderr;\n"
-        f"events {{}}\nhttp {{ access_log off;\n{temporary}\n{site}\n}}\n"
-    )
-    process = subprocess.Popen(
-        [nginx, "-p", str(folder), "-c", str(whole), "-e", "stderr"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        wait_until(lambda: listens(process, port), what="nginx listening")
-        yield
-    finally:
-        process.send_signal(signal.SIGQUIT)
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-        process.communicate()
-
-
-def listens(process, port):
-    if process.poll() is not None:
-        raise AssertionError(f"nginx ended: {process.stderr.read()}")
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture
@@ -111,7 +54,9 @@ def proxied(nginx, tmp_path):
             port, folder = free_port(), tmp_path / "nginx"
             folder.mkdir()
             hosts = [f"127.0.0.1:{server.port}" for server in servers]
-            stack.enter_context(running(nginx, folder, port, hosts, **(changes or {})))
+            stack.enter_context(
+                nginx_before(nginx, folder, port, hosts, **(changes or {}))
+            )
             return Proxied(port, servers)
 
         yield start
@@ -215,7 +160,7 @@ class Unit:
         service = re.sub(
             r"%i|/run/",
             lambda found: {"%i": number}.get(found[0], f"{run}/"),
-            the_guides_block("ini"),
+            guide_block("ini"),
         )
         self._options = dict(re.findall(r"^(\w+)=(.*)$", service, flags=re.MULTILINE))
         self._folder = run / self._options["RuntimeDirectory"]
@@ -375,7 +320,7 @@ async def test_a_rolling_restart_loses_no_client_and_no_publication(
     clients = []
     try:
         await asyncio.gather(*(unit.start() for unit in units))
-        with running(nginx, folder, port, sockets):
+        with nginx_before(nginx, folder, port, sockets):
             for _ in range(50):
                 clients.append(EchoClient(f"{url}/echo/"))
                 clients.append(TopicClient(f"{url}/connection/websocket"))

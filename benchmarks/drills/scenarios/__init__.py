@@ -1,0 +1,1 @@
+"""One drill per file: start, load, fault, verdict."""
