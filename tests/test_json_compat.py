@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import enum
 import json
 import math
 import uuid
 from collections import OrderedDict, defaultdict, namedtuple
 from decimal import Decimal
 
+import numpy
 import pytest
 from django.http import QueryDict
 from django.utils.safestring import mark_safe
@@ -16,7 +19,29 @@ from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiderace.json_compat import dumps
+from tiderace.json_compat import dumps, to_json
+
+
+class Celsius(float):
+    pass
+
+
+class Payload(bytes):
+    pass
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+class Size(enum.Enum):
+    SMALL = "small"
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
 
 plain = st.recursive(
     st.none()
@@ -56,6 +81,7 @@ def test_nan_and_infinity_are_null(beside):
     content = {"v": math.nan, "w": [math.inf, -math.inf, beside]}
 
     assert dumps(content) == json.dumps({"v": None, "w": [None, None, beside]})
+    assert json.loads(to_json(content))["w"][:2] == [None, None]
 
 
 class Shouting(list):
@@ -93,10 +119,34 @@ def test_an_exponent_encodes_the_same_number():
         ),
         (mark_safe("<b>"), '"<b>"'),
         ({"label": gettext_lazy("Save")}, '{"label": "Save"}'),
+        ({gettext_lazy("Save"): 1}, '{"Save": 1}'),
+        (Celsius(1.5), "1.5"),
+        (Celsius("nan"), "null"),
+        (Payload(b"x"), '"eA=="'),
+        (Level.HIGH, "3"),
+        (Size.SMALL, '"small"'),
+        (numpy.float64(1.5), "1.5"),
+        (numpy.float32(1.5), "1.5"),
+        (numpy.int64(3), "3"),
+        (numpy.bool_(True), "true"),
+        (numpy.str_("x"), '"x"'),
+        ({numpy.str_("x"): {mark_safe("y")}}, '{"x": ["y"]}'),
+        (datetime.time(1, 2, 3, 456789), '"01:02:03.456789"'),
+        (datetime.timedelta(seconds=90), '"PT90S"'),
+        (Point(numpy.int64(1)), '{"x": 1}'),
     ],
 )
-def test_types_of_django_projects_are_encoded(content, text):
-    assert dumps(content) == text
+@pytest.mark.parametrize("beside", ["ascii", "größer", "\ud800", 2**64])
+def test_types_of_django_projects_are_encoded_the_same_beside_any_value(
+    content, text, beside
+):
+    assert dumps([content, beside]) == f"[{text}, {json.dumps(beside)}]"
+    assert json.loads(to_json([content, beside]))[0] == json.loads(text)
+
+
+def test_an_array_is_refused():
+    with pytest.raises(TypeError, match="ndarray is not plain data"):
+        dumps(numpy.arange(3))
 
 
 def test_a_value_without_json_is_refused():

@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
-from django.core.serializers.json import DjangoJSONEncoder
+from django.utils.functional import Promise
 
-__all__ = ["dumps", "loads", "well_formed_json", "well_formed_text", "without_nan"]
+__all__ = [
+    "dumps",
+    "loads",
+    "to_json",
+    "to_plain",
+    "well_formed_json",
+    "well_formed_text",
+]
 
 # json iterates over a container, msgspec reads what it stores. The two differ for a
 # QueryDict, but not for these types and subclasses that do not override iteration.
@@ -18,7 +26,31 @@ _SCALARS = frozenset({str, int, float, bool, type(None)})
 _DICTS = (dict.items, OrderedDict.items)
 _LISTS = (list.__iter__, tuple.__iter__)
 
-_encode = msgspec.json.Encoder(decimal_format="string").encode
+
+_BASES: dict[type, Callable[[Any], Any]] = {
+    str: str.__str__,
+    bytes: bytes.__bytes__,
+    int: int.__int__,
+    float: float.__float__,
+}
+
+
+def to_plain(value: Any) -> Any:
+    """Return what to encode in place of a value that msgspec does not support.
+
+    Raises:
+        TypeError: when there is no such value.
+    """
+    for kind, plain in _BASES.items():  # SafeString and other subclasses
+        if isinstance(value, kind):
+            return plain(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Promise):  # gettext_lazy
+        return str(value)
+    if getattr(value, "shape", None) == ():  # a NumPy scalar
+        return value.item()
+    raise TypeError(f"a {type(value).__qualname__} is not plain data")
 
 
 def dumps(content: Any) -> str:
@@ -28,7 +60,7 @@ def dumps(content: Any) -> str:
     ``null``, since a browser cannot parse ``NaN``. (A float with an exponent may be
     written without padding, ``1e-7`` for ``1e-07``.) Unlike ``json.dumps``, it also
     takes dates and times (ISO 8601), ``Decimal`` and ``UUID`` (as strings), sets, bytes
-    (base64), dataclasses, enums and lazy translations.
+    (base64), dataclasses, pydantic models, enums, lazy translations and NumPy scalars.
 
     Raises:
         TypeError: a value has no JSON, such as a model instance.
@@ -37,11 +69,10 @@ def dumps(content: Any) -> str:
     try:
         data = _encode(content)
     except (TypeError, ValueError, RecursionError):
-        # A subclass of str, a key that is None, a lazy translation, a lone surrogate.
-        return without_nan(json.dumps(content, cls=DjangoJSONEncoder))
+        return _dumps(content)
     # Other characters have to be escaped.
     if not data.isascii() or b"\x7f" in data or not _means_what_it_stores(content):
-        return without_nan(json.dumps(content, cls=DjangoJSONEncoder))
+        return _dumps(content)
     return msgspec.json.format(data, indent=0).decode()
 
 
@@ -84,11 +115,47 @@ def loads(data: bytes, kind: Any = Any) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def without_nan(text: str) -> str:
-    """Return JSON text with ``null`` for ``NaN`` and ``Infinity``, as msgspec writes it."""
-    if "NaN" not in text and "Infinity" not in text:
-        return text
-    return json.dumps(json.loads(text, parse_constant=lambda name: None))
+def to_json(content: Any) -> str:
+    """Return ``content`` as JSON text without spaces, of the same values as ``dumps``.
+
+    Lone surrogates become U+FFFD.
+
+    Raises:
+        TypeError: for what JSON cannot express.
+    """
+    try:
+        return _encode(content).decode()
+    except (TypeError, ValueError, RecursionError):
+        try:
+            return well_formed_json(_dumps(content).encode()).decode()
+        except (ValueError, RecursionError) as error:
+            raise TypeError(f"JSON cannot express it: {error}") from error
+
+
+def _to_json_value(value: Any) -> Any:
+    if isinstance(value, bool):  # a key, in JSON "true" or "false"
+        raise TypeError("msgspec does not support it")
+    if hasattr(value, "model_dump"):  # pydantic
+        return value.model_dump(mode="json")
+    return to_plain(value)
+
+
+_encode = msgspec.json.Encoder(decimal_format="string", enc_hook=_to_json_value).encode
+
+
+def _dumps(content: Any) -> str:
+    """Encode by ``json``, which takes more values and keys than msgspec."""
+    try:
+        text = json.dumps(content, default=_to_builtins)
+    except TypeError:  # of a key that only msgspec takes, or again
+        text = json.dumps(_to_builtins(content))
+    if "NaN" in text or "Infinity" in text:
+        text = json.dumps(json.loads(text, parse_constant=lambda name: None))
+    return text
+
+
+def _to_builtins(value: Any) -> Any:
+    return msgspec.to_builtins(value, str_keys=True, enc_hook=_to_json_value)
 
 
 def _means_what_it_stores(content: Any) -> bool:

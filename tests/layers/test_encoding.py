@@ -9,6 +9,7 @@ import enum
 import uuid
 from decimal import Decimal
 
+import numpy
 import pytest
 from django.contrib.auth.models import AnonymousUser, User
 from django.http import QueryDict
@@ -44,6 +45,14 @@ class Name(str):
 
 
 class Count(int):
+    pass
+
+
+class Celsius(float):
+    pass
+
+
+class Payload(bytes):
     pass
 
 
@@ -89,6 +98,14 @@ def test_plain_data_arrives_unchanged(message):
         pytest.param(Level.HIGH, 3, id="int enum"),
         pytest.param(Name("ann"), "ann", id="str subclass"),
         pytest.param(Count(3), 3, id="int subclass"),
+        pytest.param(Celsius(1.5), 1.5, id="float subclass"),
+        pytest.param(Payload(b"x"), b"x", id="bytes subclass"),
+        pytest.param(numpy.float64(1.5), 1.5, id="NumPy float64"),
+        pytest.param(numpy.float32(1.5), 1.5, id="NumPy float32"),
+        pytest.param(numpy.int64(3), 3, id="NumPy int64"),
+        pytest.param(numpy.bool_(True), True, id="NumPy bool"),
+        pytest.param(numpy.str_("x"), "x", id="NumPy str"),
+        pytest.param(numpy.bytes_(b"x"), b"x", id="NumPy bytes"),
         pytest.param(mark_safe("<b>"), "<b>", id="safe text"),
         pytest.param(lazystr("later"), "later", id="lazy text"),
         pytest.param(Point(1, 2), {"x": 1, "y": 2}, id="dataclass"),
@@ -103,6 +120,8 @@ def test_plain_data_arrives_unchanged(message):
         pytest.param({mark_safe("a"): 1}, {"a": 1}, id="safe text as key"),
         pytest.param({lazystr("a"): 1}, {"a": 1}, id="lazy text as key"),
         pytest.param({Size.SMALL: 1}, {"small": 1}, id="enum as key"),
+        pytest.param({Celsius(1.5): 1}, {1.5: 1}, id="float subclass as key"),
+        pytest.param({numpy.int64(1): 1}, {1: 1}, id="NumPy int64 as key"),
     ],
 )
 def test_other_values_arrive_as_plain_data(sent, arrives):
@@ -110,6 +129,11 @@ def test_other_values_arrive_as_plain_data(sent, arrives):
 
     assert received == arrives
     assert type(received) is type(arrives)
+
+
+@pytest.mark.parametrize("number", [float("nan"), Celsius("nan"), float("-inf")])
+def test_nan_and_infinity_arrive_between_processes(number):
+    assert repr(carried(number)) == repr(float(number))
 
 
 def test_an_aware_datetime_arrives_as_the_same_moment_in_utc():
@@ -128,6 +152,7 @@ def test_an_aware_datetime_arrives_as_the_same_moment_in_utc():
         pytest.param(User.objects.none(), id="queryset"),
         pytest.param(User, id="class"),
         pytest.param(len, id="function"),
+        pytest.param(numpy.arange(3), id="NumPy array"),
         pytest.param((n for n in range(3)), id="generator"),
         pytest.param({}.keys(), id="keys of a dict"),
         pytest.param(ValueError("no"), id="exception"),

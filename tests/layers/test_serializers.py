@@ -12,8 +12,10 @@ import random
 import uuid
 
 import msgspec
+import numpy
 import pytest
 from cryptography.fernet import Fernet, InvalidToken
+from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,6 +121,9 @@ def test_values_of_django_projects_arrive_as_plain_data(kind):
         "label": gettext_lazy("Monday"),
         "pair": (1, 2),
         "set": {3},
+        "temperature": numpy.float64(1.5),
+        "count": numpy.int64(4),
+        numpy.str_("name"): mark_safe("ann"),
     }
 
     serializer = kind()
@@ -132,6 +137,9 @@ def test_values_of_django_projects_arrive_as_plain_data(kind):
         "label": "Monday",
         "pair": [1, 2],
         "set": [3],
+        "temperature": 1.5,
+        "count": 4,
+        "name": "ann",
     }
 
 

@@ -11,10 +11,11 @@ from django.db import connection, models, transaction
 from django.utils.translation import gettext_lazy
 
 from tiderace.exceptions import LayerUnavailable
+from tiderace.json_compat import to_json
 from tiderace.topics import AllowAny, History, Topic, history, publish
 from tiderace.topics.api import layer_of
 from tiderace.topics.models import PublishesChanges
-from tiderace.topics.topic import declared, to_json
+from tiderace.topics.topic import declared
 
 
 class Note(PublishesChanges, models.Model):
@@ -198,7 +199,7 @@ def test_an_unreachable_broker_at_the_commit_is_logged_and_raises_nothing(
         (Decimal("1.10"), '"1.10"'),
         (uuid.UUID(int=1), '"00000000-0000-0000-0000-000000000001"'),
         ([gettext_lazy("hello")], '["hello"]'),
-        ([float("nan"), gettext_lazy("hello")], '[null, "hello"]'),
+        ([float("nan"), gettext_lazy("hello")], '[null,"hello"]'),
     ],
 )
 def test_values_of_django_are_encoded_as_json(value, text):

@@ -5,8 +5,10 @@ use this encoding, the in-memory one included, so that a message that is accepte
 is accepted in production.
 
 A value that msgpack does not have arrives as another one: a lone surrogate (half of an
-emoji, cut by ``text[:n]`` in JavaScript) as U+FFFD, a tuple or set as a list, a UUID, Decimal, date or naive datetime as its string (an aware datetime as a datetime), a
-lazy translation as its text, an enum as its value.
+emoji, cut by ``text[:n]`` in JavaScript) as U+FFFD, a tuple or set as a list, a UUID,
+Decimal, date or naive datetime as its string (an aware datetime as a datetime), a lazy
+translation as its text, an enum or a NumPy scalar as its value, a subclass of str, bytes,
+int or float as its base.
 """
 
 from __future__ import annotations
@@ -15,11 +17,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
-from django.utils.functional import Promise
 
-from tiderace.json_compat import well_formed_text
+from tiderace.json_compat import to_plain, well_formed_text
 
-__all__ = ["decode", "encode", "encode_with", "to_plain"]
+__all__ = ["decode", "encode", "encode_with"]
 
 
 def encode(message: Any) -> bytes:
@@ -59,23 +60,6 @@ def _well_formed(value: Any) -> Any:
 def decode(data: bytes) -> Any:
     """Decode msgpack; see above for the values that arrive as others."""
     return _decoder.decode(data)
-
-
-def to_plain(value: Any) -> Any:
-    """Return what to encode in place of a value that msgspec does not support.
-
-    Raises:
-        TypeError: when there is no such value.
-    """
-    if isinstance(value, str):  # SafeString and other subclasses
-        return str.__str__(value)
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, Promise):  # gettext_lazy
-        return str(value)
-    raise TypeError(f"a {type(value).__qualname__} is not plain data")
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=to_plain)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
 
-from tiderace.json_compat import well_formed_json
+from tiderace.json_compat import to_plain, well_formed_json
 from tiderace.layers import compression, encoding
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def _to_json_value(value: Any) -> Any:
     if isinstance(value, _BINARY):
         raise TypeError("JSON has no bytes; the format msgpack has")
     # Nested bytes are left as they are, and passed to this function again.
-    return msgspec.to_builtins(value, builtin_types=_BINARY, enc_hook=encoding.to_plain)
+    return msgspec.to_builtins(value, builtin_types=_BINARY, enc_hook=to_plain)
 
 
 _BINARY = (bytes, bytearray, memoryview)

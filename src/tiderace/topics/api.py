@@ -18,13 +18,14 @@ from django.db import transaction
 from tiderace import cluster, metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Position, Publication
+from tiderace.json_compat import to_json
 from tiderace.layers import get_channel_layer
 from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Close
 from tiderace.runtime import sync_bridge
 from tiderace.topics.names import topic_group, user_group
-from tiderace.topics.topic import Topic, declared, to_json
+from tiderace.topics.topic import Topic, declared
 
 __all__ = [
     "HistoryPage",

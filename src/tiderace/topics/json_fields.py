@@ -7,10 +7,9 @@ from typing import Any
 
 from msgspec import UNSET, Raw, UnsetType
 
-from tiderace.json_compat import loads
+from tiderace.json_compat import loads, to_json
 from tiderace.protocol import codes
 from tiderace.protocol.session import Refused
-from tiderace.topics.topic import to_json
 
 __all__ = ["as_bytes", "as_python", "as_raw", "read_fields", "ttl_of"]
 

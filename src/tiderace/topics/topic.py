@@ -13,17 +13,15 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
 from django.core.exceptions import ImproperlyConfigured
-from django.core.serializers.json import DjangoJSONEncoder
 
 from tiderace import conf
-from tiderace.json_compat import loads, well_formed_json, without_nan
+from tiderace.json_compat import loads
 from tiderace.layers.broker import Retention
 from tiderace.presence.tracker import Presence
 from tiderace.protocol.codes import Failure
@@ -40,7 +38,6 @@ __all__ = [
     "call_with",
     "declared",
     "rpc",
-    "to_json",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -233,44 +230,6 @@ class Topic:
         """Return the method that clients call as ``name``, or None."""
         method = None if name.startswith("_") else getattr(self, name, None)
         return method if getattr(method, "_tiderace_rpc", False) else None
-
-
-def to_json(value: Any) -> str:
-    """Encode plain Python, a Struct, dataclass or pydantic model as JSON text.
-
-    Dates, decimals, UUIDs and lazy translations become strings; NaN and infinity null;
-    lone surrogates U+FFFD.
-
-    Raises:
-        TypeError: for what JSON cannot express.
-    """
-    dump = getattr(value, "model_dump_json", None)
-    if dump is not None:
-        text: str = dump()
-        return text
-    try:
-        return _encode(value).decode()
-    except (TypeError, ValueError, RecursionError):
-        # A lazy translation, a key that is no string, a nested pydantic model, a lone
-        # surrogate.
-        try:
-            text = without_nan(json.dumps(value, default=_default))
-            return well_formed_json(text.encode()).decode()
-        except (ValueError, RecursionError) as error:
-            raise TypeError(f"JSON cannot express it: {error}") from error
-
-
-_encode = msgspec.json.Encoder(decimal_format="string").encode
-
-
-def _default(value: Any) -> Any:
-    dump = getattr(value, "model_dump", None)
-    if dump is not None:
-        return dump(mode="json")
-    try:
-        return msgspec.to_builtins(value, str_keys=True)
-    except (TypeError, ValueError):
-        return DjangoJSONEncoder().default(value)
 
 
 def call_with(method: Callable[..., Any], user: Any, data: bytes) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tiderace.asgi import Scope
 from tiderace.exceptions import TokenExpired, TokenInvalid
+from tiderace.json_compat import to_json
 from tiderace.protocol import codes
 from tiderace.protocol.messages import ConnectRequest
 from tiderace.protocol.session import ConnectionEnded, Refused
@@ -15,7 +16,7 @@ from tiderace.topics.client.context import ClientContext
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.identity import Identity, identity_of
 from tiderace.topics.json_fields import as_python
-from tiderace.topics.topic import declared, to_json
+from tiderace.topics.topic import declared
 
 __all__ = ["admit", "authenticate", "refresh", "server_side_topics"]
 

@@ -17,6 +17,7 @@ from msgspec import UNSET, Raw
 from tiderace.asgi import Scope, describe
 from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Position
+from tiderace.json_compat import to_json
 from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Failure
@@ -40,7 +41,7 @@ from tiderace.topics.client.context import ClientContext
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import as_bytes, as_python, as_raw, read_fields
 from tiderace.topics.names import topic_group
-from tiderace.topics.topic import Refuse, Topic, UnknownTopic, call_with, to_json
+from tiderace.topics.topic import Refuse, Topic, UnknownTopic, call_with
 
 __all__ = ["COMMANDS", "errors_as_refusals"]
 
