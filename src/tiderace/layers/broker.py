@@ -232,12 +232,14 @@ class Broker(Protocol):
 
     Every coroutine of a broker and its stores may be called from any event loop, one
     that lives for a single call included; ``messages`` belongs to one loop at a time. A
-    call waits up to the broker's own publish timeout for a broker that is away.
+    call waits up to ``publish_timeout`` seconds for a broker that is away.
 
     Raises (all coroutines):
         LayerUnavailable: when the broker could not be reached in that time, or has
             refused the command, with its error.
     """
+
+    publish_timeout: float
 
     @property
     def streams(self) -> StreamStore:

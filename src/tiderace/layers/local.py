@@ -157,15 +157,15 @@ class LocalChannels:
                 del self.mailboxes[mailbox.name]
             return [Departure(each, mailbox.name, each in vacated) for each in groups]
 
-    def put(self, channel: str, message: Message) -> bool:
-        """Put a message into a channel; return False when it is full."""
+    def put(self, channel: str, message: Message, *, age: float = 0.0) -> bool:
+        """Put a message, sent ``age`` seconds ago, into a channel; False when it is full."""
         with self.lock:  # so that no other thread removes the mailbox meanwhile
             mailbox = self._mailbox(channel)
             mailbox.readers += 1
         try:
             # Without the lock: this may run a consumer's handler, which may wait for
             # a thread that needs the lock.
-            if not mailbox.push(message, self.clock() + self.expiry):
+            if not mailbox.push(message, self.clock() + self.expiry - age):
                 return False
         finally:
             with self.lock:
@@ -174,10 +174,25 @@ class LocalChannels:
         metrics.MESSAGES_DELIVERED.add()
         return True
 
-    def put_or_drop(self, channel: str, message: Message) -> None:
+    def put_or_drop(self, channel: str, message: Message, *, age: float) -> None:
         """Put a message into a channel; count and log it as dropped when it is full."""
-        if not self.put(channel, message):
-            self._report_drop("(sent to the channel itself)", self._mailbox(channel))
+        if not self.put(channel, message, age=age):
+            self._report_drop(None, self._mailbox(channel))
+
+    def put_gap(self, group: str | None, missed: int | None) -> None:
+        """Report a loss to the consumers in ``group``, or with None to all consumers.
+
+        ``missed`` is the number of lost messages, None when it is unknown.
+        """
+        message = {"type": "layer.gap", "group": group, "missed": missed}
+        deadline = self.clock() + self.expiry
+        mailboxes = (
+            list(self.mailboxes.values()) if group is None else self.hub.members(group)
+        )
+        for mailbox in mailboxes:
+            # A reader with receive() expects the application's messages alone.
+            if mailbox.attached and not mailbox.push(message, deadline):
+                self._report_drop(group, mailbox)
 
     async def read(self, channel: str) -> Message:
         """Wait for the next message of a channel."""
@@ -346,12 +361,14 @@ class LocalChannels:
             if not used and mailbox.empty():
                 self.mailboxes.pop(mailbox.name, None)
 
-    def _report_drop(self, group: str, mailbox: ChannelMailbox) -> None:
+    def _report_drop(self, group: str | None, mailbox: ChannelMailbox) -> None:
+        """Count and log a message to ``group``, or with None to the channel itself."""
         metrics.MESSAGES_DROPPED_FULL.add()
         drops = mailbox.count_drop(conf.current().drop_log_interval)
         if drops:
-            members = len(self.hub.members(group))
-            self._drop_log.mailbox_full(group, mailbox, drops=drops, members=members)
+            members = 1 if group is None else len(self.hub.members(group))
+            name = group or "(sent to the channel itself)"
+            self._drop_log.mailbox_full(name, mailbox, drops=drops, members=members)
 
 
 async def _yield_to_loop() -> None:

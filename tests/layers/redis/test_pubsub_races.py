@@ -14,6 +14,7 @@ import pytest
 
 from support.clock import FakeClock
 from support.waiting import until
+from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.broker import (
     Delivery,
@@ -32,6 +33,7 @@ class FakeBroker:
     """A broker over dicts, with gates that hold a call back and errors that it raises."""
 
     def __init__(self):
+        self.publish_timeout = 5.0
         self.streams = self.queues = self.memberships = self
         self.epochs = {}
         self.stored = {}
@@ -231,6 +233,13 @@ async def layer(broker, clock):
 
 def message(number):
     return json.dumps({"type": "said", "n": number}).encode()
+
+
+def message_to(box, number):
+    """Return a message to a channel, and the inbox of its process."""
+    data = {"type": "said", "n": number, "__asgi_channel__": box.name}
+    process = box.name.partition("!")[0].rpartition(".")[2]
+    return f"process!{process}", json.dumps(data).encode()
 
 
 async def member(layer, *groups):
@@ -557,6 +566,55 @@ async def test_messages_past_their_expiry_are_a_gap_of_that_size(layer, broker):
     async with asyncio.timeout(10):
         assert await box.get() == {"type": "layer.gap", "group": "room", "missed": 30}
     assert box.empty()
+
+
+async def test_messages_to_channels_past_their_expiry_are_a_gap_for_all_consumers(
+    layer, broker
+):
+    boxes = [await member(layer), await member(layer)]
+    await until(lambda: broker.is_connected)
+    inbox, data = message_to(boxes[0], 1)
+    broker.append(inbox, data)
+    broker.ages[inbox] = 61.0
+
+    broker.arriving.put_nowait([Reconnected()])
+
+    async with asyncio.timeout(10):
+        for box in boxes:
+            gap = {"type": "layer.gap", "group": None, "missed": 1}
+            assert await box.get() == gap
+            assert box.empty()
+
+
+async def test_a_message_to_a_channel_that_was_fetched_late_expires_on_time(
+    layer, broker, clock
+):
+    box = await member(layer)
+    await until(lambda: broker.is_connected)
+    inbox, data = message_to(box, 1)
+    broker.append(inbox, data)
+    broker.ages[inbox] = 50.0
+    broker.arriving.put_nowait([Reconnected()])
+    await until(lambda: len(box) == 1)
+
+    clock.now += 11
+    await layer.send(box.name, {"type": "said", "n": 2})
+
+    assert await received(box, 1) == [2]
+
+
+async def test_a_gap_for_a_full_channel_is_counted_as_dropped(layer, broker):
+    box = await member(layer, "room")
+    await until(lambda: broker.is_connected)
+    for number in range(box.capacity):
+        box.push({"type": "said", "n": number}, float("inf"))
+    dropped = metrics.MESSAGES_DROPPED_FULL.value
+    broker.append("room", message(1))
+    broker.ages["room"] = 61.0
+
+    broker.arriving.put_nowait([Reconnected()])
+
+    await until(lambda: metrics.MESSAGES_DROPPED_FULL.value == dropped + 1)
 
 
 async def test_an_empty_broker_is_logged_once_and_not_for_each_group(

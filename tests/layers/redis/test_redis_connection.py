@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -46,6 +47,40 @@ async def test_replies_come_to_their_commands_in_order(connection):
     connection.data_received(b"\r\n2\r\n")
 
     assert await second == b"2"
+
+
+async def test_a_reply_is_overdue_though_other_replies_come():
+    connection = RedisConnection(Transport(), None, timeout=0.05)
+    first, second = connection.execute("GET", "a"), connection.execute("GET", "b")
+    connection.data_received(b"$1\r\n1\r\n")
+
+    with pytest.raises(ConnectionLost, match="silent"):
+        await asyncio.wait_for(second, 5)
+
+    assert await first == b"1"
+
+
+async def test_the_time_until_a_command_is_sent_counts():
+    connection = RedisConnection(Transport(), None, timeout=30)
+
+    reply = connection.execute("GET", "a", begun=asyncio.get_running_loop().time() - 30)
+
+    with pytest.raises(ConnectionLost, match="silent"):
+        await asyncio.wait_for(reply, 5)
+
+
+async def test_messages_received_by_a_loop_that_stood_still_are_dropped():
+    connection = RedisConnection(Transport(), None, timeout=0.05)
+    subscribed = connection.execute_pubsub("SUBSCRIBE", [b"c"])
+    connection.data_received(b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
+    await subscribed
+
+    time.sleep(0.2)  # noqa: ASYNC251 (blocks the loop)
+    await asyncio.sleep(0)
+    connection.data_received(b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$3\r\nold\r\n")
+
+    assert connection.lost
+    assert connection.take_messages() == []
 
 
 async def test_a_command_on_a_closed_transport_fails_with_connection_lost(connection):

@@ -18,6 +18,7 @@ from support.brokers import wait_for_server
 from support.waiting import until, within
 from tiderace import metrics
 from tiderace.exceptions import ChannelFull, LayerUnavailable
+from tiderace.layers import Retention
 from tiderace.layers.redis import RedisChannelLayer, RedisPubSubChannelLayer
 from tiderace.runtime import sync_bridge
 
@@ -187,6 +188,47 @@ async def test_the_error_for_a_wrong_password_does_not_contain_it(own_server, pr
 
     assert "wrong-secret" not in str(caught.value)
     assert "AUTH" in str(caught.value) or "password" in str(caught.value).lower()
+    await layer.close()
+
+
+@pytest.mark.parametrize("where", ["async", "sync", "a new group"])
+async def test_a_wrong_password_is_an_error_at_once(own_server, prefix, where):
+    own_server.call("CONFIG", "SET", "requirepass", "right")
+    url = own_server.url.replace("redis://", "redis://:wrong@")
+    layer = RedisChannelLayer(hosts=[url], prefix=prefix, publish_timeout=60)
+    calls = {
+        "async": lambda: layer.group_send("room", {"type": "said"}),
+        "sync": lambda: asyncio.to_thread(
+            layer.sync.group_send, "room", {"type": "said"}
+        ),
+        "a new group": lambda: layer.group_add("room", f"x.{layer._local.process}!x"),
+    }
+
+    with pytest.raises(LayerUnavailable, match="refused"):
+        await asyncio.wait_for(calls[where](), 10)
+
+    await layer.close()
+
+
+async def test_no_call_waits_longer_than_the_publish_timeout(own_server, prefix):
+    layer = RedisChannelLayer(
+        hosts=[own_server.url], prefix=prefix, publish_timeout=0.5
+    )
+    boxes = [layer.attach(await layer.new_channel()) for _ in range(2)]
+    await layer.group_add("room", boxes[0].name)
+    own_server.pause()
+
+    calls = [
+        layer.group_send("room", {"type": "said"}),
+        layer.group_add("another", boxes[1].name),
+        layer.group_count("room"),
+        layer.stream_read("room", keep=Retention(1, 1)),
+    ]
+    async with asyncio.timeout(1):
+        results = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert [type(result) for result in results] == [LayerUnavailable] * 4
+    own_server.resume()
     await layer.close()
 
 

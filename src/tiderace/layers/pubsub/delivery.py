@@ -119,12 +119,7 @@ class GroupDelivery:
         """Report lost messages to listeners and consumers of the group."""
         self._gap_log.report(subject, missed)
         self._local.listeners.put(subject, None).start()
-        message = {"type": "layer.gap", "group": subject, "missed": missed}
-        deadline = self._local.clock() + self._local.expiry
-        for mailbox in self._local.hub.members(subject):
-            # A reader with receive() expects the application's messages alone.
-            if mailbox.attached:
-                mailbox.push(message, deadline)
+        self._local.put_gap(subject, missed)
 
     def take_groups_to_check(self) -> set[str]:
         """Remove and return the groups with listeners in closed event loops."""

@@ -73,11 +73,12 @@ class ProcessInbox:
             elif request == "leave":
                 self._subscriptions.leave(message["group"], channel)
             else:
-                self._local.put_or_drop(channel, message)
+                self._local.put_or_drop(channel, message, age=age)
         except Exception:
             # The messages of other senders must still arrive.
             logger.exception("a message to %s cannot be read and is dropped", subject)
 
     def report_gap(self, subject: str, missed: int | None) -> None:
-        """Log that messages are lost."""
+        """Report lost messages to all consumers: any of them may be missing one."""
         self._gap_log.report(subject, missed)
+        self._local.put_gap(None, missed)

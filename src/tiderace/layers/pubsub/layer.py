@@ -58,7 +58,8 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
     get its messages in one order; messages sent while a process was disconnected from
     the broker, for less than ``expiry`` seconds and ``group_capacity`` messages, are
     delivered when it has reconnected; for messages that could not be delivered the members get
-    ``{"type": "layer.gap", "group": ...}``, which a consumer may handle. A named queue
+    ``{"type": "layer.gap", "group": ...}``, which a consumer may handle, and for messages
+    to channels all consumers of the process, with None as the group. A named queue
     keeps a message until a reader has it or it expires: at least once, when a reader
     dies between taking and acknowledging it.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 
 from tiderace.delivery.stream_hub import Listener
+from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.local import Departure, LocalChannels
 from tiderace.layers.messages import ChannelMailbox
 from tiderace.layers.pubsub.brokers import Brokers
@@ -165,9 +167,19 @@ class GroupSubscriptions:
                 continue
 
     async def _begin(self, cursor: StreamCursor) -> None:
+        timeout = cursor.broker.publish_timeout
         try:
-            await cursor.broker.subscribe([cursor.subject])
-            await self.cursors.fetch_position(cursor)
+            try:
+                # For both: the first may have waited long for its connection.
+                async with asyncio.timeout(timeout):
+                    await cursor.broker.subscribe([cursor.subject])
+                    await self.cursors.fetch_position(cursor)
+            except TimeoutError as error:
+                raise LayerUnavailable(
+                    f"the layer's broker has not confirmed the subscription to "
+                    f"{cursor.subject} within {timeout:g} seconds; check that it runs, "
+                    "or raise publish_timeout"
+                ) from error
         except BaseException as error:
             # Before the waiting callers are woken: they may try again.
             self.cursors.remove(cursor.subject, cursor)

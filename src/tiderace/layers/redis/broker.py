@@ -45,6 +45,7 @@ class RedisBroker:
     def __init__(
         self, host: dict[str, Any], *, prefix: str, publish_timeout: float
     ) -> None:
+        self.publish_timeout = publish_timeout
         timeout = min(publish_timeout, _MAX_REPLY_TIMEOUT)
         cluster = hosts_.is_cluster(host)
         self.pool = RedisPool(host, timeout=timeout)

@@ -114,8 +114,10 @@ class CommandRunner:
         tries = 0
         while True:
             try:
-                return await attempt(tries > 0)
-            except ConnectionLost as error:
+                if tries == 0:  # the connection bounds it
+                    return await attempt(False)
+                return await _run_until(deadline, attempt(True))
+            except (ConnectionLost, TimeoutError) as error:
                 reason: Exception = error
             except (hiredis.ReplyError, redis.exceptions.ResponseError) as error:
                 if not _is_transient(error):
@@ -139,6 +141,18 @@ class CommandRunner:
     def backoff(self, tries: int) -> float:
         """Return the seconds before the next try: at most one, half of it jitter."""
         return min(1.0, 0.025 * 2.0**tries) * (0.5 + random.random() / 2)  # noqa: S311 (jitter)
+
+
+async def _run_until(deadline: float, attempt: Awaitable[T]) -> T:
+    """Await ``attempt``; without a running event loop, until it ends by itself.
+
+    Raises:
+        TimeoutError: at the deadline, in seconds of the monotonic clock.
+    """
+    if asyncio._get_running_loop() is None:  # noqa: SLF001
+        return await attempt
+    async with asyncio.timeout(deadline - time.monotonic()):
+        return await attempt
 
 
 async def _sleep(seconds: float) -> None:

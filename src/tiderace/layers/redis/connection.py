@@ -18,6 +18,7 @@ import hiredis
 import redis.exceptions
 
 __all__ = [
+    "REFUSALS",
     "ConnectionLost",
     "RedisConnection",
     "cancellation_count",
@@ -31,6 +32,9 @@ _SUBSCRIPTION_TYPES = (b"subscribe", b"unsubscribe", b"ssubscribe", b"sunsubscri
 
 # Seconds without data after which the server is pinged.
 _HEALTH_CHECK_INTERVAL = 10.0
+
+# redis-py's errors when the server refuses to open a connection.
+REFUSALS = (redis.exceptions.AuthenticationError, redis.exceptions.ResponseError)
 
 # Bytes of unread messages above which reading pauses. Messages then wait at the server,
 # which disconnects a client that falls far behind; what was missed is fetched afterwards.
@@ -48,15 +52,18 @@ class _SubscriptionCommand:
     kind: bytes
     channels: set[bytes]
     confirmed: asyncio.Future[None]
+    begun: float
 
 
 class RedisConnection(asyncio.Protocol):
     """Sends commands in a pipeline and returns their replies in order.
 
     A server that does not reply to a command or a ping for ``timeout`` seconds counts as
-    lost, so that a half-open connection is noticed. A connection belongs to one event
-    loop, and serves either ``execute`` or ``execute_pubsub``, as errors of the one could
-    not be told from errors of the other.
+    lost, so that a half-open connection is noticed. So does a pub/sub connection of a
+    loop that stood still as long: what lies in its socket is of unknown age, and is
+    fetched with its age after a reconnect. A connection belongs to one event loop, and
+    serves either ``execute`` or ``execute_pubsub``, as errors of the one could not be
+    told from errors of the other.
     """
 
     def __init__(
@@ -70,7 +77,8 @@ class RedisConnection(asyncio.Protocol):
         self._parser = hiredis.Reader(
             protocolError=ConnectionLost, replyError=hiredis.ReplyError
         )
-        self._replies: deque[asyncio.Future[Any]] = deque()
+        # When each command was begun, and its reply.
+        self._replies: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._messages: list[tuple[bytes, bytes | None]] = []
         self._unread_size = 0
         self._reading_paused = False
@@ -79,11 +87,13 @@ class RedisConnection(asyncio.Protocol):
         # Called when messages have arrived, and when the connection is lost.
         self.notify: Callable[[], None] = _do_nothing
         self._last_data = self._loop.time()
-        self._ping_sent = False
+        # When a pub/sub connection was pinged; None with the next data.
+        self._pinged_at: float | None = None
         self._error: Exception | None = None
         transport.set_protocol(self)
+        self._check_interval = min(timeout, _HEALTH_CHECK_INTERVAL) / 10
         self._health_timer = self._loop.call_later(
-            min(timeout, _HEALTH_CHECK_INTERVAL), self._check_health
+            self._check_interval, self._check_health
         )
 
     @property
@@ -96,14 +106,16 @@ class RedisConnection(asyncio.Protocol):
         """The IP address of the server."""
         return str(self._transport.get_extra_info("peername")[0])
 
-    def execute(self, *command: Any) -> asyncio.Future[Any]:
-        """Send a command; the future gets its reply, or the server's error."""
+    def execute(self, *command: Any, begun: float | None = None) -> asyncio.Future[Any]:
+        """Send a command; the future gets its reply, or the server's error.
+
+        The reply is overdue ``timeout`` seconds after ``begun``, by default now.
+        """
         reply: asyncio.Future[Any] = self._loop.create_future()
         if self._error is not None:
             reply.set_exception(ConnectionLost(str(self._error)))
             return reply
-        self._start_waiting()
-        self._replies.append(reply)
+        self._replies.append((begun or self._loop.time(), reply))
         self._write(command)
         return reply
 
@@ -119,10 +131,11 @@ class RedisConnection(asyncio.Protocol):
         if self._error is not None:
             confirmed.set_exception(ConnectionLost(str(self._error)))
             return confirmed
-        self._start_waiting()
         self._is_pubsub = True
         self._subscription_commands.append(
-            _SubscriptionCommand(command.lower().encode(), set(channels), confirmed)
+            _SubscriptionCommand(
+                command.lower().encode(), set(channels), confirmed, self._loop.time()
+            )
         )
         self._write((command, *channels))
         return confirmed
@@ -136,7 +149,10 @@ class RedisConnection(asyncio.Protocol):
         messages, self._messages, self._unread_size = self._messages, [], 0
         if self._reading_paused:
             self._reading_paused = False
-            self._last_data = self._loop.time()
+            self._pinged_at = None
+            now = self._last_data = self._loop.time()
+            for command in self._subscription_commands:
+                command.begun = now
             self._transport.resume_reading()
         return messages
 
@@ -149,15 +165,16 @@ class RedisConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._last_data = self._loop.time()
-        self._ping_sent = False
+        self._pinged_at = None
+        if self._is_pubsub and self._stood_still():
+            return
         parser = self._parser
         parser.feed(data)
         try:
             while (reply := parser.gets()) is not False:
                 self._handle_reply(reply)
         except ConnectionLost as error:
-            self._fail(error)
-            self._transport.abort()
+            self._abort(error)
             return
         if self._messages:
             if self._unread_size > _MAX_UNREAD_SIZE and not self._reading_paused:
@@ -175,7 +192,7 @@ class RedisConnection(asyncio.Protocol):
         if not self._replies:
             # The reply to a ping on a connection without subscriptions.
             return
-        future = self._replies.popleft()
+        _, future = self._replies.popleft()
         if future.done():
             return
         if isinstance(reply, hiredis.ReplyError):
@@ -216,33 +233,48 @@ class RedisConnection(asyncio.Protocol):
             # uvloop's transport raises this once it is closed, before connection_lost.
             self._fail(ConnectionLost(f"the connection is closed ({error})"))
 
-    def _start_waiting(self) -> None:
-        """Count the time without data from now on, unless a reply is pending."""
-        if not self._replies and not self._subscription_commands:
-            self._last_data = self._loop.time()
-
     def _check_health(self) -> None:
         """Ping an idle server; close the connection when a reply is overdue."""
-        if self._error is not None:
+        if self._error is not None or (self._is_pubsub and self._stood_still()):
             return
-        # While reading is paused nothing can be said about the server.
-        idle = 0.0 if self._reading_paused else self._loop.time() - self._last_data
-        pending = self._replies or self._subscription_commands or self._ping_sent
-        if pending and idle > self._timeout:
-            self._fail(ConnectionLost(f"the server was silent for {idle:.1f} seconds"))
-            self._transport.abort()
-            return
-        if idle >= _HEALTH_CHECK_INTERVAL and not self._replies and not self._ping_sent:
-            self._ping_sent = True
-            # The timeout of the ping begins here.
-            self._last_data = self._loop.time()
+        now = self._loop.time()
+        is_late = now - self._health_timer.when() > self._check_interval
+        self._health_timer = self._loop.call_later(
+            self._check_interval, self._check_health
+        )
+        if is_late or self._reading_paused:
+            return  # the reply may lie in the socket
+        begun = self._waiting_since()
+        if begun is not None and now - begun > self._timeout:
+            silence = f"the server was silent for {now - begun:.1f} seconds"
+            self._abort(ConnectionLost(silence))
+        elif begun is None and now - self._last_data >= _HEALTH_CHECK_INTERVAL:
             if self._is_pubsub:
+                self._pinged_at = now
                 self._write(("PING",))
             else:
                 self.execute("PING").add_done_callback(retrieve_exception)
-        self._health_timer = self._loop.call_later(
-            min(self._timeout, _HEALTH_CHECK_INTERVAL) / 2, self._check_health
-        )
+
+    def _waiting_since(self) -> float | None:
+        """Return when the oldest command or ping without a reply was begun."""
+        if self._replies:
+            return self._replies[0][0]
+        if self._subscription_commands:
+            return self._subscription_commands[0].begun
+        return self._pinged_at
+
+    def _stood_still(self) -> bool:
+        """Return whether the loop stood still for long; close the connection if so."""
+        late = self._loop.time() - self._health_timer.when()
+        if late > self._timeout:
+            self._messages.clear()
+            reason = f"the event loop stood still for {late:.1f} seconds"
+            self._abort(ConnectionLost(reason))
+        return self.lost
+
+    def _abort(self, error: ConnectionLost) -> None:
+        self._fail(error)
+        self._transport.abort()
 
     def _fail(self, error: Exception) -> None:
         if self._error is not None:
@@ -250,7 +282,7 @@ class RedisConnection(asyncio.Protocol):
         self._error = error
         self._health_timer.cancel()
         commands = [command.confirmed for command in self._subscription_commands]
-        for future in (*self._replies, *commands):
+        for future in (*(reply for _, reply in self._replies), *commands):
             _set_exception(future, ConnectionLost(str(error)))
         self._replies.clear()
         self._subscription_commands.clear()
@@ -286,12 +318,16 @@ async def connect(
 
     Raises:
         ConnectionLost: when it cannot be opened within ``timeout`` seconds.
+        hiredis.ReplyError: when the server refuses the user, password or database.
     """
     connection = make_connection()
     try:
         with raise_swallowed_cancellation():
             async with asyncio.timeout(timeout):
                 await connection.connect()
+    except REFUSALS as error:
+        await connection.disconnect(nowait=True)
+        raise hiredis.ReplyError(str(error)) from error
     # RuntimeError: uvloop's error for a transport that the server has just closed.
     except (OSError, TimeoutError, RuntimeError, redis.exceptions.RedisError) as error:
         await connection.disconnect(nowait=True)

@@ -15,6 +15,7 @@ from asgiref.sync import AsyncToSync
 
 from tiderace.layers.redis import hosts as hosts_
 from tiderace.layers.redis.connection import (
+    REFUSALS,
     ConnectionLost,
     RedisConnection,
     cancellation_count,
@@ -88,8 +89,9 @@ class RedisPool:
         loop = asyncio._get_running_loop()  # noqa: SLF001 (None in sync code)
         if loop is None or (loop not in self._connections and self._is_new(loop)):
             return self._execute_blocking(command)
+        begun = loop.time()
         connection = await self._get_connection(loop)
-        return await connection.execute(command)
+        return await connection.execute(command, begun)
 
     @property
     def loops(self) -> list[asyncio.AbstractEventLoop]:
@@ -117,7 +119,7 @@ class RedisPool:
             for key in await client.keys(pattern, target_nodes="primaries"):
                 await client.delete(key)
         except _CONNECTION_ERRORS as error:
-            raise ConnectionLost(str(error)) from error
+            raise _lost(error) from error
         finally:
             await client.aclose()
 
@@ -141,7 +143,7 @@ class RedisPool:
                 return client.execute_command(*command)
             return _execute_script(client.connection_pool, command)
         except _CONNECTION_ERRORS as error:
-            raise ConnectionLost(str(error)) from error
+            raise _lost(error) from error
 
     async def _get_connection(self, loop: asyncio.AbstractEventLoop) -> _LoopConnection:
         task = self._connections.get(loop)
@@ -172,7 +174,7 @@ class RedisPool:
                 await client.initialize()
             except _CONNECTION_ERRORS as error:
                 await client.aclose()
-                raise ConnectionLost(str(error)) from error
+                raise _lost(error) from error
             opened = _LoopConnection(cluster=client)
         else:
             opened = _LoopConnection(
@@ -188,6 +190,15 @@ class RedisPool:
         for loop in list(self._connections):
             if loop.is_closed():
                 self._connections.pop(loop, None)
+
+
+def _lost(error: Exception) -> Exception:
+    """Return the exception for an error of redis-py without a connection."""
+    # The client of a cluster wraps the error of a node.
+    for each in (error, error.__cause__):
+        if isinstance(each, REFUSALS):
+            return hiredis.ReplyError(str(each))
+    return ConnectionLost(str(error))
 
 
 def _execute_script(pool: Any, command: tuple[Any, ...]) -> Any:
@@ -228,14 +239,14 @@ class _LoopConnection:
     def lost(self) -> bool:
         return self._closed or (self._connection is not None and self._connection.lost)
 
-    async def execute(self, command: tuple[Any, ...]) -> Any:
+    async def execute(self, command: tuple[Any, ...], begun: float) -> Any:
         if self._connection is not None:
-            return await self._connection.execute(*command)
+            return await self._connection.execute(*command, begun=begun)
         try:
             with raise_swallowed_cancellation():
                 return await self._cluster.execute_command(*command)
         except _CONNECTION_ERRORS as error:
-            raise ConnectionLost(str(error)) from error
+            raise _lost(error) from error
 
     async def close(self) -> None:
         if not self._closed:
@@ -258,6 +269,6 @@ class _LoopConnection:
 async def _close(task: asyncio.Task[_LoopConnection]) -> None:
     try:
         connection = await task
-    except (ConnectionLost, asyncio.CancelledError):
+    except (ConnectionLost, hiredis.ReplyError, asyncio.CancelledError):
         return
     await connection.close()
