@@ -160,8 +160,17 @@ def install(
 
 
 def pytest(session: nox.Session, *arguments: str) -> None:
-    """Run pytest; after Ctrl-C it has time to end the servers that tests started."""
-    session.run("python", "-m", "pytest", *arguments, interrupt_timeout=30)
+    """Run pytest; after Ctrl-C it has time to end the servers that tests started.
+
+    Compiled tests are kept even where Python is told not to write them: each of pytest's
+    processes would compile all of them, a third of the time of the fast run.
+    """
+    compiled = {
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": str(ROOT / ".nox" / "pycache"),
+    }
+    command = ("python", "-m", "pytest", *arguments)
+    session.run(*command, env=compiled, interrupt_timeout=30)
 
 
 def provide_browser(session: nox.Session) -> None:
