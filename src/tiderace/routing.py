@@ -23,6 +23,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import ModuleType
@@ -345,7 +346,7 @@ def get_application(
     http: str | ASGIApp | None = None,
     channel: str | Mapping[str, ASGIApp] | None = None,
     middleware: str | Callable[[ASGIApp], ASGIApp] | None = AuthMiddlewareStack,
-    origins: Iterable[str] | None = None,
+    origins: Iterable[str | re.Pattern[str]] | None = None,
     allow_missing_origin: bool = False,
     health: bool = False,
 ) -> ProtocolTypeRouter:
@@ -376,6 +377,7 @@ def get_application(
     Raises:
         ImproperlyConfigured: there are no settings, a dotted path names nothing, or
             its object is not a list of routes.
+        ValueError: an entry of ``origins`` can match no origin.
     """
     _require_settings(settings)
     django_application = get_asgi_application()
@@ -400,11 +402,13 @@ def get_application(
 
 
 def _validated(
-    routes: ASGIApp, origins: Iterable[str] | None, allow_missing: bool
+    routes: ASGIApp,
+    origins: Iterable[str | re.Pattern[str]] | None,
+    allow_missing: bool,
 ) -> OriginValidator:
     if origins is None:
         return AllowedHostsOriginValidator(routes, allow_missing=allow_missing)
-    validator = OriginValidator(routes, list(origins), allow_missing=allow_missing)
+    validator = OriginValidator(routes, origins, allow_missing=allow_missing)
     validator.setting = "the origins of get_application()"
     return validator
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import pytest
 from django.urls import path
@@ -204,6 +205,48 @@ def test_a_validator_with_a_list_of_origins_decides_alone():
 
     assert origin_problem(scope_of("https://partner.test:99"), validator, None) is None
     assert origin_problem(scope_of("http://site.test"), validator, None) is not None
+
+
+@pytest.mark.parametrize(
+    ("entry", "origin"),
+    [("null", "null"), (re.compile(r"tauri://\w+"), "tauri://localhost")],
+)
+def test_apps_may_use_topics_where_their_origin_is_listed(entry, origin):
+    validator = OriginValidator(None, ["site.test", entry])
+
+    assert origin_problem(scope_of(origin), validator, None) is None
+    assert origin_problem(scope_of("file://"), validator, None) is not None
+
+
+def test_a_wrong_origin_of_an_endpoint_is_an_error_where_it_is_mounted():
+    class Endpoint(TopicsEndpoint):
+        allowed_origins = ["https://*.site.test"]
+
+    with pytest.raises(ValueError, match="matches no page"):
+        Endpoint.as_asgi()
+
+
+def test_a_string_as_the_origins_of_get_application_is_an_error():
+    with pytest.raises(ValueError, match="write a list"):
+        get_application([], origins="site.test")
+
+
+@pytest.mark.parametrize(
+    ("entry", "cookies"), [("null", False), ("tauri://localhost", True)]
+)
+async def test_only_origins_of_one_app_may_send_cookies(entry, cookies):
+    class Endpoint(TopicsEndpoint):
+        allowed_origins = [entry]
+
+    answer = await request(
+        Endpoint.as_asgi(),
+        "OPTIONS",
+        "/connection/http_stream",
+        headers=((b"origin", entry.encode()),),
+    )
+
+    assert answer.headers[b"access-control-allow-origin"] == entry.encode()
+    assert (b"access-control-allow-credentials" in answer.headers) is cookies
 
 
 def test_a_problem_names_both_origins_and_the_setting():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import ParseResult, urlparse, urlsplit
@@ -12,16 +14,22 @@ from tiderace import conf
 from tiderace.asgi import Scope
 
 __all__ = [
+    "WITHOUT_HOST",
     "OriginProblem",
     "Site",
     "header",
     "is_own_page",
     "parse",
+    "require_origins",
     "shown",
     "site_of",
+    "text_of",
 ]
 
 _PORTS: Final = {"http": 80, "https": 443}
+
+WITHOUT_HOST: Final = ("null", "file://")
+"""The origins without a host: of pages in files, sandboxes and some apps."""
 
 # Characters of a client's header that a log line shows.
 _SHOWN: Final = 200
@@ -44,6 +52,42 @@ def parse(origin: str) -> ParseResult:
     except ValueError:
         return urlparse("")
     return parsed
+
+
+def text_of(page: ParseResult) -> str:
+    """Return a parsed origin as text; empty for a malformed one."""
+    return f"{page.scheme}://{page.netloc}" if page.scheme else page.path
+
+
+def require_origins(entries: Iterable[str | re.Pattern[str]]) -> None:
+    """Return if each entry of a list of origins can match an origin.
+
+    Raises:
+        ValueError: one cannot, or the list is a string.
+    """
+    if isinstance(entries, str) and entries != "*":
+        raise ValueError(f"the origins are the string {entries!r}; write a list")
+    for entry in entries:
+        if isinstance(entry, re.Pattern) or entry in ("*", *WITHOUT_HOST):
+            continue
+        if not isinstance(entry, str):
+            raise ValueError(
+                f"the origin {entry!r} is a {type(entry).__name__}; write a string, or "
+                "a regular expression of re.compile()"
+            )
+        if "://" in entry:
+            host = parse(entry).hostname or ""
+        # "localhost:8000" is a scheme and a path, which no page has.
+        elif urlparse(entry).scheme or "/" in entry:
+            host = ""
+        else:
+            host = parse(f"//{entry}").hostname or entry
+        if not re.fullmatch(r"[\w.:-]+", host):
+            raise ValueError(
+                f"the origin {entry!r} matches no page; write a host as "
+                '"example.com", with its subdomains as ".example.com", or an origin as '
+                '"https://example.com:8443" or "https://.example.com"'
+            )
 
 
 def shown(text: str) -> str:

@@ -6,6 +6,7 @@ All transports of a topics endpoint ask ``origin_problem``.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from typing import Final
 from urllib.parse import ParseResult
@@ -33,7 +34,9 @@ _logged: set[tuple[str, str]] = set()
 
 
 def origin_problem(
-    scope: Scope, validator: OriginValidator, allowed: Iterable[str] | None
+    scope: Scope,
+    validator: OriginValidator,
+    allowed: Iterable[str | re.Pattern[str]] | None,
 ) -> OriginProblem | None:
     """Return why the page that sends a request may not use topics, or None if it may.
 
@@ -99,7 +102,9 @@ def _reads(scope: Scope) -> bool:
 
 
 def _is_listed(
-    validator: OriginValidator, page: ParseResult, allowed: Iterable[str]
+    validator: OriginValidator,
+    page: ParseResult,
+    allowed: Iterable[str | re.Pattern[str]],
 ) -> bool:
     # Django writes subdomains with a star.
     trusted = [each.replace("://*.", "://.") for each in settings.CSRF_TRUSTED_ORIGINS]

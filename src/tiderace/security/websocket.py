@@ -6,7 +6,8 @@ A refused socket reaches no session, no consumer and no layer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+import re
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import ParseResult, urlparse
 
@@ -23,7 +24,15 @@ from tiderace.asgi import (
     log_fields,
     websocket_close,
 )
-from tiderace.security.origins import OriginProblem, header, parse, shown
+from tiderace.security.origins import (
+    WITHOUT_HOST,
+    OriginProblem,
+    header,
+    parse,
+    require_origins,
+    shown,
+    text_of,
+)
 
 __all__ = ["AllowedHostsOriginValidator", "OriginValidator", "WebsocketDenier"]
 
@@ -42,9 +51,15 @@ class OriginValidator:
         allowed_origins: ``"*"`` for all; ``"example.com"`` for a host with any scheme
             and port; ``".example.com"`` for it and its subdomains;
             ``"https://example.com:8443"`` for exactly that (without a port, the
-            scheme's default).
+            scheme's default); ``"capacitor://localhost"``, ``"chrome-extension://<id>"``
+            and the like for apps; ``"file://"``; ``"null"`` for pages in files and
+            sandboxes, of any site; a compiled regular expression that matches whole
+            origins.
         allow_missing: whether a client without an Origin header passes. Apps on phones
             and servers send none, and they have no browser's cookies.
+
+    Raises:
+        ValueError: an entry of ``allowed_origins`` can match no origin.
     """
 
     setting = "the allowed_origins of OriginValidator"
@@ -56,10 +71,13 @@ class OriginValidator:
     def __init__(
         self,
         application: ASGIApp,
-        allowed_origins: Iterable[str],
+        allowed_origins: Iterable[str | re.Pattern[str]],
         *,
         allow_missing: bool = False,
     ) -> None:
+        if isinstance(allowed_origins, Iterator):
+            allowed_origins = list(allowed_origins)
+        require_origins(allowed_origins)
         self.application = application
         self.allowed_origins = allowed_origins
         self.allow_missing = allow_missing
@@ -95,9 +113,26 @@ class OriginValidator:
         if self.valid_origin(parse(origin)):
             return None
         return OriginProblem(
-            f"its origin {shown(origin)} is not allowed",
-            f"add the page's host to {self.setting}",
+            f"its origin {shown(origin)} is not allowed", self._advice(origin)
         )
+
+    def _advice(self, origin: str) -> str:
+        """Return the change of the settings that would allow an origin."""
+        page = parse(origin)
+        text = text_of(page)
+        where = self.setting
+        if self.names_hosts and (page.scheme not in ("http", "https", "ws", "wss")):
+            where = "the origins of get_application(), beside those of the site"
+        if text == "null":
+            return (
+                f'add "null" to {where}; pages in files and sandboxes of any site have '
+                "this origin, so authenticate such clients by tokens"
+            )
+        if text == "file://" or (page.hostname and where != self.setting):
+            return f"add {shown(text)} to {where}"
+        if page.hostname:
+            return f"add the page's host to {where}"
+        return "it is no origin that a browser sends, so no setting allows it"
 
     def valid_origin(self, parsed_origin: ParseResult | None) -> bool:
         """Return whether a socket with this origin, or None for no origin, passes."""
@@ -113,10 +148,17 @@ class OriginValidator:
         )
 
     def match_allowed_origin(
-        self, parsed_origin: ParseResult | None, pattern: str
+        self, parsed_origin: ParseResult | None, pattern: str | re.Pattern[str]
     ) -> bool:
         """Return whether one allowed origin, which is not ``"*"``, covers this one."""
-        if parsed_origin is None or parsed_origin.hostname is None:
+        if parsed_origin is None:
+            return False
+        text = text_of(parsed_origin)
+        if isinstance(pattern, re.Pattern):
+            return bool(text) and pattern.fullmatch(text) is not None
+        if pattern in WITHOUT_HOST:
+            return text == pattern
+        if parsed_origin.hostname is None:
             return False
         allowed = urlparse(pattern.lower())
         if not allowed.scheme:
@@ -138,7 +180,7 @@ class OriginValidator:
         self, scope: Scope, origin: str | None, problem: OriginProblem
     ) -> None:
         metrics.ORIGINS_REFUSED.add()
-        allowed = ", ".join(self.allowed_origins) or "nothing"
+        allowed = ", ".join(map(str, self.allowed_origins)) or "nothing"
         logger.warning(
             "refused WebSocket %s on host %s from %s: %s; %s (allowed: %s)",
             shown(scope.get("path", "")),
@@ -162,7 +204,9 @@ def AllowedHostsOriginValidator(  # noqa: N802 (Channels' name)
     allowed = settings.ALLOWED_HOSTS
     if settings.DEBUG and not allowed:
         allowed = ["localhost", "127.0.0.1", "[::1]"]
-    validator = OriginValidator(application, allowed, allow_missing=allow_missing)
+    # Set later: Django ignores what cannot match in this setting.
+    validator = OriginValidator(application, (), allow_missing=allow_missing)
+    validator.allowed_origins = allowed
     validator.setting = "the setting ALLOWED_HOSTS"
     validator.names_hosts = True
     return validator

@@ -8,6 +8,7 @@ Each transport has a route below that path.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterable
 
 from tiderace import metrics
@@ -15,6 +16,7 @@ from tiderace.asgi import ASGIApp, Receive, Scope, Send, describe
 from tiderace.exceptions import LayerUnavailable
 from tiderace.routing import NoRoute
 from tiderace.runtime import threads
+from tiderace.security.origins import require_origins
 from tiderace.security.page_origins import log_refusal, origin_problem
 from tiderace.security.websocket import (
     AllowedHostsOriginValidator,
@@ -43,7 +45,7 @@ class TopicsEndpoint(TopicHooks):
     programs, with a key, ``connection/api/``.
     """
 
-    allowed_origins: Iterable[str] | None = None
+    allowed_origins: Iterable[str | re.Pattern[str]] | None = None
     """Which pages may use it, in the form of ``OriginValidator``; None for those of the
     same origin, whose host has to be in ``ALLOWED_HOSTS``. A validator outside, such as
     that of ``get_application()``, decides first."""
@@ -53,8 +55,13 @@ class TopicsEndpoint(TopicHooks):
 
     @classmethod
     def as_asgi(cls) -> ASGIApp:
-        """Return the ASGI application."""
+        """Return the ASGI application.
+
+        Raises:
+            ValueError: an entry of ``allowed_origins`` can match no origin.
+        """
         endpoint = cls()
+        require_origins(cls.allowed_origins or ())
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             await endpoint(scope, receive, send)

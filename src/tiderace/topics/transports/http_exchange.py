@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
@@ -66,7 +67,7 @@ class HttpExchange:
         receive: Receive,
         send: Send,
         origins: OriginValidator,
-        named: Iterable[str] | None = None,
+        named: Iterable[str | re.Pattern[str]] | None = None,
     ) -> None:
         self.scope = scope
         self.origins = origins
@@ -237,9 +238,10 @@ def _cors(
         (b"access-control-allow-origin", origin.encode("latin1")),
         (b"vary", b"origin"),
     ]
-    # "*" allows every page, but not with the cookies of its visitors.
+    # "*" allows every page, and "null" pages in sandboxes of every site, but not with
+    # the cookies of their visitors.
     if any(
-        pattern != "*" and validator.match_allowed_origin(parsed, pattern)
+        pattern not in ("*", "null") and validator.match_allowed_origin(parsed, pattern)
         for pattern in validator.allowed_origins
     ):
         headers.append((b"access-control-allow-credentials", b"true"))
