@@ -7,7 +7,9 @@ import uuid
 from decimal import Decimal
 
 import pytest
+from django.contrib.sessions.models import Session
 from django.db import connection, models, transaction
+from django.db.models.deletion import Collector
 from django.utils.translation import gettext_lazy
 
 from tiderace.exceptions import LayerUnavailable
@@ -140,6 +142,13 @@ def test_deleting_a_queryset_is_published_row_by_row():
     Note.objects.all().delete()
 
     assert events("a") == ["created"] * 2 + ["deleted"] * 2
+
+
+def test_rows_of_other_models_are_deleted_without_being_loaded():
+    collector = Collector(using="default")
+
+    assert collector.can_fast_delete(Session.objects.all())
+    assert not collector.can_fast_delete(Note.objects.all())
 
 
 def test_nothing_is_published_before_the_commit():

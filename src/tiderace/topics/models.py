@@ -54,6 +54,15 @@ class PublishesChanges(models.Model):
     class Meta:
         abstract = True
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # For this class alone: with a receiver for all senders Django would load the
+        # rows of any model to delete them.
+        signals.pre_save.connect(_before_save, sender=cls)
+        signals.post_save.connect(_after_save, sender=cls)
+        signals.pre_delete.connect(_before_delete, sender=cls)
+        signals.post_delete.connect(_after_delete, sender=cls)
+
     def topics(self) -> Iterable[str]:
         """Return the names of the topics that get the changes of this row."""
         raise NotImplementedError(
@@ -71,10 +80,6 @@ class PublishesChanges(models.Model):
             "fields": fields,
         }
 
-    @classmethod
-    def _publishes(cls, sender: Any) -> bool:
-        return isinstance(sender, type) and issubclass(sender, cls)
-
 
 def _before_save(
     sender: Any,
@@ -84,7 +89,7 @@ def _before_save(
     update_fields: Iterable[str] | None = None,
     **_: Any,
 ) -> None:
-    if raw or not PublishesChanges._publishes(sender):
+    if raw:
         return
     instance._topics_before = None
     if instance._state.adding or instance.pk is None:
@@ -109,7 +114,7 @@ def _after_save(
     using: str | None = None,
     **_: Any,
 ) -> None:
-    if raw or not PublishesChanges._publishes(sender):
+    if raw:
         return
     now = dict.fromkeys(instance.topics())
     before = instance.__dict__.pop("_topics_before", None)
@@ -122,35 +127,22 @@ def _after_save(
     _publish(instance, [name for name in now if name in known], "updated", using)
 
 
-def _before_delete(
-    sender: Any, instance: Any, using: str | None = None, **_: Any
-) -> None:
+def _before_delete(sender: Any, instance: Any, **_: Any) -> None:
     # Before the delete, since ``topics()`` may read related rows.
-    if PublishesChanges._publishes(sender):
-        instance._topics_before = list(instance.topics())
+    instance._topics_before = list(instance.topics())
 
 
 def _after_delete(
     sender: Any, instance: Any, using: str | None = None, **_: Any
 ) -> None:
-    if PublishesChanges._publishes(sender):
-        _publish(instance, instance.__dict__.pop("_topics_before"), "deleted", using)
+    _publish(instance, instance.__dict__.pop("_topics_before"), "deleted", using)
 
 
 def _publish(
     instance: Any, topics: Iterable[str], change: Change, using: str | None
 ) -> None:
     names = list(topics)
-    if not names:
-        return
-    data = instance.publication(change)
-    if data is None:
-        return
-    for name in names:
-        publish(name, data, using=using)
-
-
-signals.pre_save.connect(_before_save, dispatch_uid="tiderace.topics.pre_save")
-signals.post_save.connect(_after_save, dispatch_uid="tiderace.topics.post_save")
-signals.pre_delete.connect(_before_delete, dispatch_uid="tiderace.topics.pre_delete")
-signals.post_delete.connect(_after_delete, dispatch_uid="tiderace.topics.post_delete")
+    data = instance.publication(change) if names else None
+    if data is not None:
+        for name in names:
+            publish(name, data, using=using)
