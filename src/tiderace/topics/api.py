@@ -22,7 +22,6 @@ from tiderace.json_compat import to_json
 from tiderace.layers import get_channel_layer
 from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
-from tiderace.protocol.codes import Close
 from tiderace.runtime import sync_bridge
 from tiderace.topics.names import topic_group, user_group
 from tiderace.topics.topic import Topic, declared
@@ -261,11 +260,7 @@ async def apresence(topic: str) -> list[PresenceInfo]:
         topic, per_user=resolved.presence is Presence.PER_USER
     )
     return [
-        PresenceInfo(
-            client,
-            member.user,
-            None if member.info is None else msgspec.json.decode(member.info),
-        )
+        PresenceInfo(client, member.user, msgspec.json.decode(member.info or "null"))
         for client, member in members.items()
     ]
 
@@ -291,13 +286,6 @@ presence_stats = sync_bridge.blocking(apresence_stats)
 # Commands to connections
 
 
-def _user_id(user: Any) -> str:
-    pk = getattr(user, "pk", user)
-    if pk is None or pk == "":
-        raise ValueError(f"{user!r} has no id, so it has no connections")
-    return str(pk)
-
-
 def control_layer() -> Any:
     """Return the layer that carries commands to connections.
 
@@ -313,8 +301,17 @@ def control_layer() -> Any:
     return layer
 
 
-async def _send(group: str, event: dict[str, Any]) -> None:
-    await control_layer().group_send(group, event)
+async def _send(user: Any, event: dict[str, Any]) -> None:
+    """Send an event to the connections of a user."""
+    pk = getattr(user, "pk", user)
+    if pk is None or pk == "":
+        raise ValueError(f"{user!r} has no id, so it has no connections")
+    await control_layer().group_send(user_group(str(pk)), event)
+
+
+def _require_unsubscribe_code(code: int) -> None:
+    if not 2000 <= code < 3000:
+        raise ValueError(f"{code} is no unsubscribe code; use 2000 to 2999")
 
 
 async def adisconnect(
@@ -339,16 +336,9 @@ async def adisconnect(
     """
     if not 3000 <= code < 5000:
         raise ValueError(f"{code} is no close code of an application; use 3000 to 4999")
-    close = Close(code, reason or codes.CLOSE_KICKED.reason)
-    await _send(
-        user_group(_user_id(user)),
-        {
-            "type": "topics.disconnect",
-            "code": close.code,
-            "reason": close.reason,
-            "client": client,
-        },
-    )
+    reason = reason or codes.CLOSE_KICKED.reason
+    event = {"type": "topics.disconnect", "code": code, "reason": reason}
+    await _send(user, {**event, "client": client})
 
 
 disconnect = sync_bridge.blocking(adisconnect)
@@ -373,9 +363,7 @@ async def asubscribe(user: Any, topic: str) -> None:
         UnknownTopic: when no declared topic has this name.
     """
     declared.resolve(topic)
-    await _send(
-        user_group(_user_id(user)), {"type": "topics.subscribe", "topic": topic}
-    )
+    await _send(user, {"type": "topics.subscribe", "topic": topic})
 
 
 subscribe = sync_bridge.blocking(asubscribe)
@@ -395,12 +383,8 @@ async def aunsubscribe(
     Raises:
         ValueError: for another code.
     """
-    if not 2000 <= code < 3000:
-        raise ValueError(f"{code} is no unsubscribe code; use 2000 to 2999")
-    await _send(
-        user_group(_user_id(user)),
-        {"type": "topics.unsubscribe", "topic": topic, "code": code},
-    )
+    _require_unsubscribe_code(code)
+    await _send(user, {"type": "topics.unsubscribe", "topic": topic, "code": code})
 
 
 unsubscribe = sync_bridge.blocking(aunsubscribe)
@@ -427,8 +411,7 @@ async def aclose_topic(
         LayerUnavailable: when the broker could not be reached in time.
     """
     declared.resolve(topic)
-    if not 2000 <= code < 3000:
-        raise ValueError(f"{code} is no unsubscribe code; use 2000 to 2999")
+    _require_unsubscribe_code(code)
     control_layer()  # raises where topics cannot work
     reason = reason or codes.UNSUBSCRIBED_BY_SERVER.reason
     payload = {"topic": topic, "code": code, "reason": reason}
@@ -444,9 +427,7 @@ async def asend_to(user: Any, data: Any) -> None:
     It is not stored: a client that is away never gets it. Use a topic per user
     (``topics_for``) for data that must arrive.
     """
-    await _send(
-        user_group(_user_id(user)), {"type": "topics.message", "data": to_json(data)}
-    )
+    await _send(user, {"type": "topics.message", "data": to_json(data)})
 
 
 send_to = sync_bridge.blocking(asend_to)
