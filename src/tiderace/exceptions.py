@@ -16,7 +16,8 @@ Errors::
     RequestAborted
     └── RequestTimeout
     TokenInvalid                      a token or ticket is invalid (a ValueError)
-    └── TokenExpired
+    ├── TokenExpired
+    └── TokenNotYetValid
 
 The names and bases are those of ``channels.exceptions``, so that ``except``
 clauses written for Channels go on working.
@@ -34,6 +35,7 @@ __all__ = [
     "StopConsumer",
     "TokenExpired",
     "TokenInvalid",
+    "TokenNotYetValid",
     "UnknownMessageType",
 ]
 
@@ -88,3 +90,7 @@ class TokenInvalid(ValueError):
 
 class TokenExpired(TokenInvalid):
     """A token was valid and has expired; the client may fetch another."""
+
+
+class TokenNotYetValid(TokenInvalid):
+    """A token will be valid later (``nbf``); the client may send it again then."""

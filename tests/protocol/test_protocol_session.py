@@ -369,20 +369,13 @@ def test_the_pong_to_a_ping_takes_no_command_from_the_rate():
         assert made.receive(b"{}") == []
 
 
-def test_an_unanswered_ping_ends_the_connection():
+def test_a_pong_is_due_from_a_ping_until_it_is_read():
     made = connected()
+
     assert made.next_ping() == b"{}"
-    with pytest.raises(ConnectionEnded) as ended:
-        made.next_ping()
-
-    assert ended.value.close is codes.CLOSE_NO_PONG
-
-
-def test_an_answered_ping_does_not_end_the_connection():
-    made = connected()
-    for _ in range(3):
-        made.next_ping()
-        made.receive(b"{}")
+    assert made.pong_due
+    made.receive(b"{}")
+    assert not made.pong_due
 
 
 def test_a_message_longer_than_the_limit_ends_the_connection():

@@ -185,14 +185,17 @@ def test_expire_at_in_the_past_is_expired(keyed):
         {"sub": "42", "exp": "soon"},
         {"sub": "42", "exp": float("nan")},
         {"sub": "42", "nbf": 9e9},
-        {"sub": "42", "iat": 9e9},
         {"sub": "42", "aud": "another app"},
     ],
     ids=str,
 )
-def test_a_claim_of_the_wrong_type_is_refused(keyed, claims):
+def test_a_claim_with_a_wrong_value_is_refused(keyed, claims):
     with pytest.raises(TokenInvalid):
         read_connection_token(signed(claims))
+
+
+def test_a_token_made_by_a_clock_ahead_is_valid(keyed):
+    assert read_connection_token(signed({"sub": "42", "iat": 9e9})).user_id == "42"
 
 
 # Keys

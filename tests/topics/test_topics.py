@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import msgspec
@@ -1336,8 +1337,51 @@ async def test_a_client_that_never_connects_is_closed_as_stale(app, settings):
         assert await client.closed() == (3502, "stale")
 
 
+async def test_a_connect_that_came_while_the_loop_was_blocked_is_in_time(app, settings):
+    settings.TIDERACE = {"TOPICS": {"CONNECT_TIMEOUT": 0.05}}
+    async with WireClient(app, connect=None) as client:
+        time.sleep(0.4)  # noqa: ASYNC251
+        # The timers that are due run, and then the sockets are read.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+        assert "connect" in await client.ask("connect")
+
+
+async def test_a_client_is_not_stale_while_on_connect_runs(app, settings):
+    settings.TIDERACE = {"TOPICS": {"CONNECT_TIMEOUT": 0.02, "PONG_TIMEOUT": 0.02}}
+
+    class Endpoint(TopicsEndpoint):
+        async def on_connect(self, user, data):
+            await asyncio.sleep(0.2)
+
+    async with WireClient(Endpoint.as_asgi()) as client:
+        assert await client.done("ping") == {}
+
+
+async def test_a_pong_that_waits_behind_a_command_is_in_time(app, settings):
+    settings.TIDERACE = {"TOPICS": {"PING": 0.03, "PONG_TIMEOUT": 0.02}}
+    release = asyncio.Event()
+
+    class Endpoint(TopicsEndpoint):
+        @rpc
+        async def wait(self):
+            await release.wait()
+
+    async with WireClient(Endpoint.as_asgi()) as client:
+        await client.say({"id": 70, "rpc": {"method": "wait"}})
+        while client.pings < 5:
+            await client._read()
+        await client.say({})
+        release.set()
+        while not client._replies:
+            await client._read()
+
+        assert client._replies.pop() == {"id": 70, "rpc": {"data": None}}
+
+
 async def test_a_client_that_does_not_answer_a_ping_is_closed(app, settings):
-    settings.TIDERACE = {"TOPICS": {"PING": 0.01, "PONG_TIMEOUT": 0.01}}
+    settings.TIDERACE = {"TOPICS": {"PING": 0.1, "PONG_TIMEOUT": 0.01}}
     async with WireClient(app) as client:
         assert await client.closed() == (3012, "no pong")
         assert client.pings == 1

@@ -120,6 +120,17 @@ async def test_an_expired_token_is_an_error_so_that_a_fresh_one_is_fetched(app):
         assert client.connected["error"]["code"] == 109
 
 
+async def test_a_client_with_a_token_that_is_not_valid_yet_may_try_again(app):
+    later = token(nbf=int(time.time()) + 100)
+    async with WireClient(app, connect={"token": later}) as client:
+        assert client.connected["error"]["temporary"]
+
+    async with WireClient(app, connect={"token": token()}) as client:
+        later = token(nbf=int(time.time()) + 100, channel="open:a")
+        reply = await client.ask("subscribe", channel="open:a", token=later)
+        assert reply["error"]["temporary"]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

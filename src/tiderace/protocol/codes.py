@@ -39,6 +39,7 @@ __all__ = [
     "NOT_AVAILABLE",
     "PERMISSION_DENIED",
     "TOKEN_EXPIRED",
+    "TOKEN_NOT_YET_VALID",
     "TOO_MANY_REQUESTS",
     "UNAUTHORIZED",
     "UNKNOWN_TOPIC",
@@ -76,6 +77,7 @@ BAD_REQUEST = Failure(107, "bad request")
 NOT_AVAILABLE = Failure(108, "not available")
 TOKEN_EXPIRED = Failure(109, "token expired")
 EXPIRED = Failure(110, "expired")
+TOKEN_NOT_YET_VALID = Failure(101, "token not yet valid", temporary=True)
 TOO_MANY_REQUESTS = Failure(111, "too many requests", temporary=True)
 UNRECOVERABLE = Failure(112, "unrecoverable position")
 

@@ -319,13 +319,7 @@ class Session:
             raise Refused(codes.LIMIT_EXCEEDED)
 
     def next_ping(self) -> bytes:
-        """Return the ping to send now.
-
-        Raises:
-            ConnectionEnded: when the one before was not answered.
-        """
-        if self.pong_due:
-            raise ConnectionEnded(codes.CLOSE_NO_PONG)
+        """Return the ping to send now."""
         self.pong_due = True
         return self.codec.encode(Reply())
 

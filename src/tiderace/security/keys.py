@@ -20,7 +20,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from tiderace import conf
-from tiderace.exceptions import TokenExpired, TokenInvalid
+from tiderace.exceptions import TokenExpired, TokenInvalid, TokenNotYetValid
 
 __all__ = ["MAX_TOKEN_LENGTH", "decode", "encode"]
 
@@ -88,11 +88,13 @@ def encode(claims: Mapping[str, Any], *, ttl: float) -> str:
 def decode(token: object) -> dict[str, Any]:
     """Verify a token's signature and times, and return its claims.
 
-    ``exp``, ``nbf`` and ``iat`` are checked where they are present, within
-    ``TOKEN_LEEWAY``; ``aud`` and ``iss`` against the settings.
+    ``exp`` and ``nbf`` are checked where they are present, within ``TOKEN_LEEWAY``;
+    ``aud`` and ``iss`` against the settings. ``iat`` is not: the clock that wrote it
+    may be ahead.
 
     Raises:
         TokenExpired: it is past its ``exp``.
+        TokenNotYetValid: it is before its ``nbf``.
         TokenInvalid: it is invalid for another reason.
         ImproperlyConfigured: PyJWT is missing, or a key cannot be used.
     """
@@ -119,6 +121,8 @@ def decode(token: object) -> dict[str, Any]:
             continue
         except jwt.ExpiredSignatureError:
             raise TokenExpired("it has expired") from None
+        except jwt.ImmatureSignatureError:
+            raise TokenNotYetValid("it is not valid yet") from None
         except jwt.PyJWTError as error:
             # Only the kind: a message may quote what the token says.
             reason = TokenInvalid(f"it is not acceptable ({type(error).__name__})")
@@ -149,6 +153,7 @@ def _claims(jwt: ModuleType, token: str, key: _Key) -> dict[str, Any]:
         audience=current.token_audience,
         issuer=current.token_issuer,
         leeway=current.token_leeway,
+        options={"verify_iat": False},
     )
     return claims
 

@@ -192,7 +192,7 @@ async def test_pings_are_sent_and_answered_by_posts(app, kind):
 
 
 async def test_a_client_that_answers_no_ping_is_closed(app, kind, settings):
-    configured(settings, PING=0.01, PONG_TIMEOUT=0.01)
+    configured(settings, PING=0.1, PONG_TIMEOUT=0.01)
     async with StreamClient(app, kind=kind) as client:
         assert await client.closed() == (3012, "no pong")
 

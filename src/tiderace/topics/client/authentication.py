@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from tiderace.asgi import Scope
-from tiderace.exceptions import TokenExpired, TokenInvalid
+from tiderace.exceptions import TokenExpired, TokenInvalid, TokenNotYetValid
 from tiderace.json_compat import to_json
 from tiderace.protocol import codes
 from tiderace.protocol.messages import ConnectRequest
@@ -85,6 +85,8 @@ async def _identify(scope: Scope, token: str) -> Identity:
         return await identity_of(scope, token)
     except TokenExpired:
         raise Refused(codes.TOKEN_EXPIRED) from None
+    except TokenNotYetValid:
+        raise Refused(codes.TOKEN_NOT_YET_VALID) from None
     except TokenInvalid as invalid:
         raise ConnectionEnded(codes.CLOSE_INVALID_TOKEN, f"token: {invalid}") from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from tiderace.exceptions import TokenExpired, TokenInvalid
+from tiderace.exceptions import TokenExpired, TokenInvalid, TokenNotYetValid
 from tiderace.protocol import codes
 from tiderace.protocol.messages import SubscribeRequest
 from tiderace.protocol.session import Refused
@@ -52,6 +52,8 @@ def read_token(context: ClientContext, token: str, name: str) -> float | None:
         return signed.expires_at
     except TokenExpired:
         raise Refused(codes.TOKEN_EXPIRED) from None
+    except TokenNotYetValid:
+        raise Refused(codes.TOKEN_NOT_YET_VALID) from None
     except TokenInvalid as invalid:
         logger.info("a token for %r is refused: %s", name, invalid)
         raise Refused(codes.PERMISSION_DENIED) from None

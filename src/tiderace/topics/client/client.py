@@ -103,10 +103,8 @@ class TopicClient:
 
     async def run(self) -> None:
         """Serve the client until it leaves or is closed."""
-        self._timers.start_timer(
-            "stale",
-            self.context.settings.connect_timeout,
-            lambda: self.end(codes.CLOSE_STALE),
+        self._timers.start_deadline(
+            "answer", self.context.settings.connect_timeout, self._check_answer
         )
         self._outbox.start()
         close: Close | None
@@ -297,7 +295,7 @@ class TopicClient:
     def _start(self, result: ConnectResult) -> None:
         """Start timers and subscriptions, after the reply to connect."""
         self._session.state = State.CONNECTED
-        self._timers.cancel_timer("stale")
+        self._timers.cancel_timer("answer")
         self._restart_expiry()
         identity = self.context.identity
         self._registration = current_watcher().register(
@@ -358,16 +356,24 @@ class TopicClient:
 
     def _ping(self) -> None:
         settings = self.context.settings
-        try:
-            self._outbox.push(self._session.next_ping())
-        except ConnectionEnded as ended:
-            self.end(ended.close)
-            return
-        self._timers.start_timer("pong", settings.pong_timeout, self._check_pong)
+        if not self._session.pong_due:
+            self._timers.start_deadline(
+                "answer", settings.pong_timeout, self._check_answer
+            )
+        self._outbox.push(self._session.next_ping())
         self._timers.start_timer("ping", settings.ping, self._ping)
 
-    def _check_pong(self) -> None:
-        if self._session.pong_due:
+    def _check_answer(self) -> None:
+        """End the connection of a client that has not connected, or sent no pong."""
+        session = self._session
+        if not self._reading:
+            # A command runs, and what the client sends is not read meanwhile.
+            self._timers.start_deadline(
+                "answer", self.context.settings.pong_timeout, self._check_answer
+            )
+        elif session.state is State.NEW:
+            self.end(codes.CLOSE_STALE)
+        elif session.pong_due:
             self.end(codes.CLOSE_NO_PONG)
 
 

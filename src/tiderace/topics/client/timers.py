@@ -11,6 +11,11 @@ __all__ = ["Timers"]
 # Seconds after a token's expiry in which the client may still send a new one.
 _GRACE = 25.0
 
+# The end of a deadline, in which the loop reads what has come, and how late the timer of
+# this part may be.
+_READING = 1.0
+_LATE = 0.25
+
 
 class Timers:
     """Callbacks to be called later; starting one replaces an earlier one of its name."""
@@ -26,6 +31,32 @@ class Timers:
         self.cancel_timer(name)
         self._handles[name] = self._loop.call_later(delay, callback)
 
+    def start_deadline(
+        self, name: str, delay: float, callback: Callable[[], None]
+    ) -> None:
+        """Call ``callback`` after ``delay`` seconds, when what has come by then is read.
+
+        A loop that was blocked runs its late timers before it reads its sockets; so the
+        last second has a timer of its own, which starts again if it is late.
+        """
+        last = min(delay, _READING)
+        self.start_timer(
+            name, delay - last, lambda: self._start_last_part(name, last, callback)
+        )
+
+    def _start_last_part(
+        self, name: str, delay: float, callback: Callable[[], None]
+    ) -> None:
+        latest = self._loop.time() + delay + _LATE
+
+        def end() -> None:
+            if self._loop.time() > latest:
+                self._start_last_part(name, delay, callback)
+            else:
+                callback()
+
+        self.start_timer(name, delay, end)
+
     def start_expiry(
         self, name: str, expires_at: float | None, callback: Callable[[], None]
     ) -> None:
@@ -40,7 +71,7 @@ class Timers:
             self.cancel_timer(name)
         else:
             delay = max(0.0, expires_at + _GRACE - time.time())
-            self.start_timer(name, delay, callback)
+            self.start_deadline(name, delay, callback)
 
     def cancel_timer(self, name: str) -> None:
         """Cancel a timer, if it was started."""
