@@ -148,7 +148,6 @@ INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace.protocol.stream_codecs", "tiderace.protocol.protobuf"): NO_PROTOBUF,
     ("tiderace.management.commands.runserver", "tiderace.server"): NO_UVICORN,
     ("tiderace.testing.live", "tiderace.server"): NO_UVICORN,
-    ("tiderace.server", "tiderace.server.protocol"): NO_UVICORN,
     ("tiderace.route_inspection", "django.contrib.admindocs"): "it loads docutils",
     ("tiderace.testing", "tiderace.testing.live"): "it brings Django's test framework",
 }

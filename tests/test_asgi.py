@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tiderace import asgi
@@ -119,6 +121,50 @@ async def test_a_disconnected_client_gets_no_refusal():
 )
 def test_the_scope_shows_whether_the_server_supports_a_denial_response(scope, able):
     assert asgi.can_deny_with_response(scope) is able
+
+
+class Connection:
+    """uvicorn's: ``send`` is a method of what has the transport."""
+
+    def __init__(self, *unread):
+        self.transport = self
+        self._unread = iter(unread)
+        self.cut = asyncio.Event()
+
+    def get_write_buffer_size(self):
+        return next(self._unread)
+
+    def abort(self):
+        self.cut.set()
+
+    async def send(self, event):
+        raise AssertionError("nothing is to be sent")
+
+
+async def test_a_client_is_cut_when_it_reads_no_more_of_its_response(monkeypatch):
+    monkeypatch.setattr(asgi, "_READ_TIMEOUT", 0)
+    connection = Connection(300, 200, 100, 100)
+
+    asgi.cut_unless_read(connection.send)
+
+    await asyncio.wait_for(connection.cut.wait(), 10)
+
+
+async def test_a_client_that_has_read_its_response_is_not_cut(monkeypatch):
+    monkeypatch.setattr(asgi, "_READ_TIMEOUT", 0)
+    connection = Connection(300, 0)
+
+    asgi.cut_unless_read(connection.send)
+    await asyncio.sleep(0.01)
+
+    assert not connection.cut.is_set()
+
+
+async def test_the_rest_of_a_response_is_left_to_servers_that_show_no_transport():
+    async def send(event):
+        raise AssertionError("nothing is to be sent")
+
+    asgi.cut_unless_read(send)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ __all__ = [
     "can_deny_with_response",
     "client_address",
     "connection_id",
+    "cut_unless_read",
     "describe",
     "hide_commands",
     "known_user_id",
@@ -46,6 +47,8 @@ Header: TypeAlias = "tuple[bytes, bytes] | list[bytes]"
 _DENIAL_EXTENSION = "websocket.http.response"
 # The query parameters whose values no log shows.
 _CREDENTIALS = frozenset({"access_token", "cf_connect", "jwt", "ticket", "token"})
+# Seconds in which a client has to read something of the rest of a response.
+_READ_TIMEOUT = 20.0
 # Turns of the loop left to the server after a refusal (one is enough for uvicorn).
 _TURNS_TO_CLOSE = 5
 
@@ -199,6 +202,28 @@ def redacted_query(scope: Scope) -> str:
         for name, equals, value in parts
     ]
     return f"?{'&'.join(shown)}" if query else ""
+
+
+def cut_unless_read(send: Send, unread: int = 0) -> None:
+    """Cut a client that stops reading the rest of its response.
+
+    To be called when the application has ended: uvicorn waits without limit until the
+    client has read what is left. On servers that do not show the transport to ``send``
+    nothing is done.
+
+    Args:
+        send: the server's.
+        unread: the bytes that were left at the last call.
+    """
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    if transport is None:
+        return
+    left = transport.get_write_buffer_size()
+    if left and left == unread:
+        transport.abort()
+    elif left:
+        loop = asyncio.get_running_loop()
+        loop.call_later(_READ_TIMEOUT, cut_unless_read, send, left)
 
 
 def client_address(scope: Scope) -> str:

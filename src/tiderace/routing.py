@@ -44,6 +44,7 @@ from tiderace.asgi import (
     Scope,
     Send,
     client_address,
+    cut_unless_read,
     hide_commands,
     log_fields,
     refuse,
@@ -148,6 +149,9 @@ class ProtocolTypeRouter:
             if error.answer is None:
                 raise
             return await error.answer()
+        finally:
+            if kind == "http":
+                cut_unless_read(send)
 
 
 class URLRouter:

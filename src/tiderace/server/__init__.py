@@ -1,24 +1,25 @@
-"""A fast WebSocket protocol for uvicorn, and a server for development.
+"""Protocols for uvicorn, of which that for WebSockets is fast, and a server for development.
 
-Importing the package does not import uvicorn; ``WebSocketProtocol`` is imported at its
-first use, and needs the extra ``tiderace[server]``.
+Importing the package does not import uvicorn; the protocols are imported at their first
+use, and need the extra ``tiderace[server]``.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tiderace.server.writer import ServerFrameWriter
 
 if TYPE_CHECKING:
+    from tiderace.server.http import HttpProtocol
     from tiderace.server.protocol import WebSocketProtocol
 
-__all__ = ["ServerFrameWriter", "WebSocketProtocol"]
+__all__ = ["HttpProtocol", "ServerFrameWriter", "WebSocketProtocol"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "WebSocketProtocol":
-        from tiderace.server.protocol import WebSocketProtocol
-
-        return WebSocketProtocol
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = {"HttpProtocol": "http", "WebSocketProtocol": "protocol"}.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{module}"), name)

@@ -19,6 +19,7 @@ except ImportError as error:
         'install it with: pip install "tiderace[server]"'
     ) from error
 
+from tiderace.server.http import HttpProtocol
 from tiderace.server.protocol import WebSocketProtocol
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ class DevelopmentServer:
     def _config(self, application: ASGIApp) -> uvicorn.Config:
         return uvicorn.Config(
             application,
+            http=HttpProtocol,
             ws=WebSocketProtocol,
             # Not supported by the class, which would log that.
             ws_per_message_deflate=False,

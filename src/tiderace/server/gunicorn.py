@@ -29,7 +29,7 @@ __all__ = ["UvicornWorker"]
 
 
 class UvicornWorker(_BaseWorker):  # type: ignore[misc,unused-ignore]
-    """``uvicorn_worker.UvicornWorker`` with WebSockets served by Tiderace's class.
+    """``uvicorn_worker.UvicornWorker`` with Tiderace's protocol classes.
 
     To set more of uvicorn's options, subclass it and extend ``CONFIG_KWARGS``.
 
@@ -39,6 +39,7 @@ class UvicornWorker(_BaseWorker):  # type: ignore[misc,unused-ignore]
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         **_BaseWorker.CONFIG_KWARGS,
+        "http": "tiderace.server:HttpProtocol",
         "ws": "tiderace.server:WebSocketProtocol",
         "ws_per_message_deflate": False,
     }

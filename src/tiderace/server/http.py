@@ -1,0 +1,49 @@
+"""uvicorn's HTTP protocol with a deadline for requests: ``--http tiderace.server:HttpProtocol``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+__all__ = ["HttpProtocol"]
+
+
+class HttpProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
+    """One HTTP connection of a uvicorn server, cut if it sends no request.
+
+    uvicorn limits how long a connection is idle after a request, but not how long the
+    head of a request takes, the first one included.
+    """
+
+    head_timeout: ClassVar[float] = float(os.environ.get("TIDERACE_HEAD_TIMEOUT") or 20)
+    """Seconds in which a client has to send the head of a request; at most twice as many
+    pass until it is cut."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self, *event: Any) -> None:
+        self._timer.cancel()
+        super().handle_websocket_upgrade(*event)
+
+    def _await_head(self) -> None:
+        self._timer: asyncio.TimerHandle = self.loop.call_later(
+            self.head_timeout, self._check_head, self.cycle
+        )
+
+    def _check_head(self, last: Any) -> None:
+        """Cut the connection if there is no request, and was none since the last check."""
+        serving = self.cycle is not None and not self.cycle.response_complete
+        idle = self.timeout_keep_alive_task is not None
+        if serving or idle or self.cycle is not last:
+            self._await_head()
+        else:
+            self.transport.abort()

@@ -1,0 +1,113 @@
+"""HTTP connections of a server whose clients stop reading or sending."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from support.raw_websocket import LOOPS, RawServer, RawWebSocket, echo
+from support.waiting import wait_until
+from tiderace import asgi
+from tiderace.routing import ProtocolTypeRouter
+from tiderace.server import HttpProtocol, WebSocketProtocol
+
+TIMEOUT = 0.2
+
+
+class Impatient(HttpProtocol):
+    """The class, with a deadline that a test can wait for."""
+
+    head_timeout = TIMEOUT
+    checks = 0
+
+    def _check_head(self, last):
+        Impatient.checks += 1
+        super()._check_head(last)
+
+
+@pytest.fixture(scope="module", params=LOOPS)
+def server(request):
+    with RawServer(WebSocketProtocol, loop=request.param, http=Impatient) as running:
+        yield running
+
+
+def client_of(server):
+    return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+
+
+def read_ok(client):
+    data = b""
+    while not data.endswith(b"ok"):
+        data += client.recv(65536)
+    assert data.startswith(b"HTTP/1.1 200")
+
+
+def is_cut(client):
+    try:
+        return not client.recv(65536)
+    except ConnectionResetError:
+        return True
+
+
+async def ok(scope, receive, send):
+    headers = [(b"content-length", b"2")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n"])
+def test_a_client_that_sends_no_whole_request_is_cut(server, begun):
+    with client_of(server) as client:
+        client.sendall(begun)
+
+        assert is_cut(client)
+
+
+def test_a_client_that_leaves_its_second_request_unfinished_is_cut(server):
+    path = server.serve(ok)
+    with client_of(server) as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\nGET".encode())
+        read_ok(client)
+        client.sendall(b" /")
+
+        assert is_cut(client)
+
+
+def test_a_response_may_take_longer_than_the_request(server):
+    async def slow(scope, receive, send):
+        enough = Impatient.checks + 3
+        while Impatient.checks < enough:  # noqa: ASYNC110 (a class has no event loop)
+            await asyncio.sleep(0.01)
+        await ok(scope, receive, send)
+
+    path = server.serve(slow)
+    with client_of(server) as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+        read_ok(client)
+
+
+def test_a_websocket_has_no_deadline_for_a_request(server):
+    with RawWebSocket(server.port, server.serve(echo)) as client:
+        client.open()
+        with client_of(server) as silent:
+            assert is_cut(silent)  # it came later
+        client.say("still here")
+
+        assert client.hear() == "still here"
+
+
+async def large(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": bytes(8_000_000)})
+
+
+def test_a_client_that_does_not_read_its_response_is_cut(server, monkeypatch):
+    monkeypatch.setattr(asgi, "_READ_TIMEOUT", TIMEOUT)
+    path = server.serve(ProtocolTypeRouter({"http": large}))
+    with client_of(server) as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+        wait_until(lambda: not server.server.server_state.connections, what="the cut")
