@@ -14,14 +14,22 @@ from typing import Any
 
 import msgspec
 from django.db import transaction
+from msgspec import UNSET, Raw
 
 from tiderace import cluster, metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Position, Publication
 from tiderace.json_compat import to_json
 from tiderace.layers import get_channel_layer
-from tiderace.presence.tracker import Presence
+from tiderace.presence.tracker import Member, Presence
 from tiderace.protocol import codes
+from tiderace.protocol.messages import (
+    ClientInfo,
+    HistoryRequest,
+    HistoryResult,
+    PresenceResult,
+)
+from tiderace.protocol.session import Refused, to_pub
 from tiderace.runtime import sync_bridge
 from tiderace.topics.names import topic_group, user_group
 from tiderace.topics.topic import Topic, declared
@@ -45,10 +53,13 @@ __all__ = [
     "disconnect",
     "history",
     "layer_of",
+    "members_of",
     "positions",
     "presence",
+    "presence_result",
     "presence_stats",
     "publish",
+    "read_history",
     "record_of",
     "refresh",
     "send_to",
@@ -231,6 +242,31 @@ async def ahistory(
 history = sync_bridge.blocking(ahistory)
 
 
+async def read_history(topic: Topic, request: HistoryRequest) -> HistoryResult:
+    """Return what a client's request reads of a topic's history.
+
+    Raises:
+        Refused: when the position is of another epoch.
+        LayerUnavailable: when the broker could not be reached in time.
+    """
+    since = request.since
+    position = None if since is None else Position(since.epoch, since.offset)
+    top, publications = await layer_of(topic).stream_read(
+        topic_group(topic.topic),
+        keep=topic.keep(),
+        since=position,
+        limit=request.limit if request.limit >= 0 else None,
+        reverse=request.reverse,
+    )
+    if position is not None and position.epoch not in ("", top.epoch):
+        raise Refused(codes.UNRECOVERABLE)
+    return HistoryResult(
+        publications=[to_pub(each) for each in publications],
+        epoch=top.epoch,
+        offset=top.offset,
+    )
+
+
 async def apositions(*topics: str) -> dict[str, Position]:
     """Return the positions at which the streams of ``topics`` end now.
 
@@ -255,10 +291,7 @@ async def apresence(topic: str) -> list[PresenceInfo]:
         UnknownTopic: when no declared topic has this name.
         LayerUnavailable: when the broker could not be reached in time.
     """
-    resolved = declared.resolve(topic)
-    members = await layer_of(resolved).presence.members(
-        topic, per_user=resolved.presence is Presence.PER_USER
-    )
+    members = await members_of(declared.resolve(topic))
     return [
         PresenceInfo(client, member.user, msgspec.json.decode(member.info or "null"))
         for client, member in members.items()
@@ -266,6 +299,27 @@ async def apresence(topic: str) -> list[PresenceInfo]:
 
 
 presence = sync_bridge.blocking(apresence)
+
+
+async def members_of(topic: Topic) -> dict[str, Member]:
+    """Return the members of a topic by client, or by user with ``PER_USER``."""
+    members: dict[str, Member] = await layer_of(topic).presence.members(
+        topic.topic, per_user=topic.presence is Presence.PER_USER
+    )
+    return members
+
+
+def presence_result(members: Mapping[str, Member]) -> PresenceResult:
+    """Return members in the form in which clients get them."""
+    presence = {
+        client: ClientInfo(
+            user=member.user,
+            client=client,
+            conn_info=UNSET if member.info is None else Raw(member.info.encode()),
+        )
+        for client, member in members.items()
+    }
+    return PresenceResult(presence=presence)
 
 
 async def apresence_stats(topic: str) -> tuple[int, int]:

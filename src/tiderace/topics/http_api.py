@@ -21,12 +21,11 @@ from msgspec import UNSET, Raw, UnsetType
 
 from tiderace import conf
 from tiderace.exceptions import LayerUnavailable
-from tiderace.history import Position
 from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Failure
-from tiderace.protocol.messages import ClientInfo, HistoryResult, StreamPosition
-from tiderace.protocol.session import Refused, to_pub
+from tiderace.protocol.messages import HistoryRequest
+from tiderace.protocol.session import Refused
 from tiderace.topics import api
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.json_fields import read_fields
@@ -313,10 +312,8 @@ class _OfTopic(msgspec.Struct, kw_only=True):
     channel: str
 
 
-class _History(_OfTopic, kw_only=True):
-    limit: int = 0
-    since: StreamPosition | None = None
-    reverse: bool = False
+class _History(HistoryRequest, kw_only=True):
+    channel: str
 
 
 class _Channels(msgspec.Struct):
@@ -333,16 +330,8 @@ class _Rpc(msgspec.Struct):
 
 
 async def _presence(hooks: TopicHooks, request: _OfTopic) -> Any:
-    _require_presence(request.channel)
-    members = await api.apresence(request.channel)
-    return {"presence": {each.client: _info(each) for each in members}}
-
-
-def _info(member: api.PresenceInfo) -> ClientInfo:
-    info = ClientInfo(user=member.user_id, client=member.client)
-    if member.info is not None:
-        info.conn_info = Raw(msgspec.json.encode(member.info))
-    return info
+    topic = _require_presence(request.channel)
+    return api.presence_result(await api.members_of(topic))
 
 
 async def _presence_stats(hooks: TopicHooks, request: _OfTopic) -> Any:
@@ -351,29 +340,15 @@ async def _presence_stats(hooks: TopicHooks, request: _OfTopic) -> Any:
     return {"num_clients": clients, "num_users": users}
 
 
-def _require_presence(channel: str) -> None:
-    if declared.resolve(channel).presence is Presence.OFF:
+def _require_presence(channel: str) -> Topic:
+    topic = declared.resolve(channel)
+    if topic.presence is Presence.OFF:
         raise Refused(codes.NOT_AVAILABLE)
+    return topic
 
 
 async def _history(hooks: TopicHooks, request: _History) -> Any:
-    _require_history(request.channel)
-    since = request.since
-    position = None if since is None else Position(since.epoch, since.offset)
-    page = await api.ahistory(
-        request.channel,
-        since=position,
-        limit=request.limit if request.limit >= 0 else None,
-        reverse=request.reverse,
-    )
-    top = page.position
-    if position is not None and position.epoch not in ("", top.epoch):
-        raise Refused(codes.UNRECOVERABLE)
-    return HistoryResult(
-        publications=[to_pub(each) for each in page.publications],
-        epoch=top.epoch,
-        offset=top.offset,
-    )
+    return await api.read_history(_require_history(request.channel), request)
 
 
 async def _history_remove(hooks: TopicHooks, request: _OfTopic) -> Any:

@@ -12,17 +12,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import Raw
 
 from tiderace.asgi import Scope, describe
 from tiderace.exceptions import LayerUnavailable
-from tiderace.history import Position
 from tiderace.json_compat import to_json
 from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Failure
 from tiderace.protocol.messages import (
-    ClientInfo,
     Empty,
     HistoryRequest,
     HistoryResult,
@@ -34,9 +32,9 @@ from tiderace.protocol.messages import (
     SendRequest,
     TopicRequest,
 )
-from tiderace.protocol.session import ConnectionEnded, Refused, to_pub
+from tiderace.protocol.session import ConnectionEnded, Refused
 from tiderace.ratelimit import Rate, TokenBucket
-from tiderace.topics.api import layer_of, record_of
+from tiderace.topics.api import layer_of, presence_result, read_history, record_of
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import as_bytes, as_python, as_raw, read_fields
@@ -156,38 +154,14 @@ async def _history(context: ClientContext, request: HistoryRequest) -> HistoryRe
     if topic.history is None:
         raise Refused(codes.NOT_AVAILABLE)
     await context.require("history", topic)
-    since = request.since
-    position = None if since is None else Position(since.epoch, since.offset)
-    top, publications = await layer_of(topic).stream_read(
-        topic_group(request.channel),
-        keep=topic.keep(),
-        since=position,
-        limit=request.limit if request.limit >= 0 else None,
-        reverse=request.reverse,
-    )
-    if position is not None and position.epoch not in ("", top.epoch):
-        raise Refused(codes.UNRECOVERABLE)
-    return HistoryResult(
-        publications=[to_pub(each) for each in publications],
-        epoch=top.epoch,
-        offset=top.offset,
-    )
+    return await read_history(topic, request)
 
 
 async def _presence(context: ClientContext, request: TopicRequest) -> PresenceResult:
     topic = await _topic_with_presence(context, request.channel)
     # One read serves all clients that ask at the same time.
     tracker = context.trackers.get(topic.layer)
-    members = await tracker.members(topic.topic, topic.presence)
-    presence = {
-        client: ClientInfo(
-            user=member.user,
-            client=client,
-            conn_info=UNSET if member.info is None else Raw(member.info.encode()),
-        )
-        for client, member in members.items()
-    }
-    return PresenceResult(presence=presence)
+    return presence_result(await tracker.members(topic.topic, topic.presence))
 
 
 async def _presence_stats(
