@@ -61,11 +61,6 @@ class TopicHooks:
         """
         raise Refused(codes.METHOD_NOT_FOUND)
 
-    def method(self, name: str) -> Callable[..., Any] | None:
-        """Return the method marked with ``@rpc`` that clients call as ``name``."""
-        method = None if name.startswith("_") else getattr(self, name, None)
-        return method if getattr(method, "_tiderace_rpc", False) else None
-
 
 async def call_hook(hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a function of the application and return its result.

@@ -38,6 +38,7 @@ __all__ = [
     "call_with",
     "declared",
     "rpc",
+    "rpc_method",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -201,16 +202,7 @@ class Topic:
     def keep(cls) -> Retention:
         """Return how many publications the layer keeps, and for how long."""
         history = cls.history
-        return (
-            Retention(0, 0.0)
-            if history is None
-            else Retention(history.size, history.ttl)
-        )
-
-    @classmethod
-    def takes_publications(cls) -> bool:
-        """Return whether clients may publish at all."""
-        return cls.can_publish is not None or cls.on_publish is not None
+        return Retention(history.size, history.ttl) if history else Retention(0, 0.0)
 
     def checked(self, data: bytes) -> Any:
         """Return JSON data as a value of the type ``message``.
@@ -226,10 +218,11 @@ class Topic:
         except ValueError as error:
             raise Refuse(f"not a valid message: {error}", code=422) from None
 
-    def method(self, name: str) -> Callable[..., Any] | None:
-        """Return the method that clients call as ``name``, or None."""
-        method = None if name.startswith("_") else getattr(self, name, None)
-        return method if getattr(method, "_tiderace_rpc", False) else None
+
+def rpc_method(owner: Any, name: str) -> Callable[..., Any] | None:
+    """Return the method marked with ``@rpc`` that clients call as ``name``, or None."""
+    method = None if name.startswith("_") else getattr(owner, name, None)
+    return method if getattr(method, "_tiderace_rpc", False) else None
 
 
 def call_with(method: Callable[..., Any], user: Any, data: bytes) -> dict[str, Any]:

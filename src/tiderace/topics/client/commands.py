@@ -39,7 +39,7 @@ from tiderace.topics.client.context import ClientContext
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import as_bytes, as_python, as_raw, read_fields
 from tiderace.topics.names import topic_group
-from tiderace.topics.topic import Refuse, Topic, UnknownTopic, call_with
+from tiderace.topics.topic import Refuse, Topic, UnknownTopic, call_with, rpc_method
 
 __all__ = ["COMMANDS", "errors_as_refusals"]
 
@@ -205,9 +205,9 @@ async def _rpc(context: ClientContext, request: RPCRequest) -> RPCResult:
     elif request.method == "$call":
         call = read_fields(data, _TopicCall)
         topic = await context.topic(call.channel)
-        result = await _call(context, topic.method(call.method), bytes(call.data))
+        result = await _call(context, rpc_method(topic, call.method), bytes(call.data))
     else:
-        result = await _call(context, context.hooks.method(request.method), data)
+        result = await _call(context, rpc_method(context.hooks, request.method), data)
     return RPCResult(data=as_raw(result, always=True))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from django.core.exceptions import ImproperlyConfigured
 
-from tiderace.topics.topic import Topic
+from tiderace.topics.topic import Topic, rpc_method
 
 __all__ = ["Schemas", "asyncapi", "calls_of", "parameters_of"]
 
@@ -33,23 +33,22 @@ class Schemas:
         self._of: dict[int, Any] = {}
         # By id, since different types may be equal, and some are not hashable.
         self._kinds = {id(kind): kind for kind in kinds}
-        native = []
+        native = {}
         for key, kind in self._kinds.items():
             if hasattr(kind, "model_json_schema"):
                 self._of[key] = self._pydantic(kind)
             else:
-                native.append((key, kind))
+                native[key] = kind
         try:
             schemas, components = msgspec.json.schema_components(
-                [kind for _, kind in native], ref_template=_REF
+                native.values(), ref_template=_REF
             )
         except TypeError as error:
             raise ImproperlyConfigured(
                 f"a type of a topic has no JSON Schema: {error}"
             ) from error
         self.components.update(components)
-        for (key, _), schema in zip(native, schemas, strict=True):
-            self._of[key] = schema
+        self._of.update(zip(native, schemas, strict=True))
 
     def of(self, kind: Any) -> Any:
         """Return the schema of a type, usually a reference to a component."""
@@ -67,7 +66,7 @@ class Schemas:
 def calls_of(topic: type[Topic]) -> Iterator[tuple[str, Callable[..., Any]]]:
     """Yield names and functions of the methods that clients may call, by name."""
     for name, method in inspect.getmembers(topic, inspect.isfunction):
-        if not name.startswith("_") and getattr(method, "_tiderace_rpc", False):
+        if rpc_method(topic, name):
             yield name, method
 
 
@@ -148,7 +147,7 @@ def asyncapi(
             "channel": reference,
             "messages": publication,
         }
-        if topic.takes_publications():
+        if topic.can_publish or topic.on_publish:
             operations[f"{name}.publish"] = {
                 "action": "receive",
                 "channel": reference,

@@ -54,17 +54,9 @@ def _declaration(name: str, schema: dict[str, Any]) -> list[str]:
     if description := schema.get("description"):
         comment = [f"/** {' '.join(description.split()).replace('*/', '* /')} */"]
     if schema.get("type") == "object" and "properties" in schema:
-        return [*comment, f"export interface {name} {_object(schema)}", ""]
+        fields = [f"  {field};" for field in _fields(schema)]
+        return [*comment, f"export interface {name} {{", *fields, "}", ""]
     return [*comment, f"export type {name} = {_type(schema)};", ""]
-
-
-def _object(schema: dict[str, Any]) -> str:
-    required = set(schema.get("required", ()))
-    fields = [
-        f"  {_property(name)}{'' if name in required else '?'}: {_type(field)};"
-        for name, field in schema["properties"].items()
-    ]
-    return "\n".join(["{", *fields, "}"])
 
 
 def _type(schema: Any) -> str:
@@ -98,12 +90,16 @@ def _by_kind(schema: dict[str, Any]) -> str:
 
 
 def _inline(schema: dict[str, Any]) -> str:
-    required = set(schema.get("required", ()))
-    fields = [
+    fields = "; ".join(_fields(schema))
+    return f"{{ {fields} }}" if fields else "Record<string, never>"
+
+
+def _fields(schema: dict[str, Any]) -> list[str]:
+    required = schema.get("required", ())
+    return [
         f"{_property(name)}{'' if name in required else '?'}: {_type(field)}"
         for name, field in schema["properties"].items()
     ]
-    return f"{{ {'; '.join(fields)} }}" if fields else "Record<string, never>"
 
 
 def _arguments(schema: dict[str, Any]) -> str:
