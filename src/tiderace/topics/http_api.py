@@ -13,6 +13,7 @@ import binascii
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -40,8 +41,6 @@ logger = logging.getLogger("tiderace.topics")
 
 _BODY = 10_485_760  # bytes of a request; a batch may be long
 _PARALLEL = 32  # commands of a parallel batch that run at once
-
-Handler = Callable[[TopicHooks, Any], Awaitable[Any]]
 
 
 async def serve(hooks: TopicHooks, exchange: HttpExchange, method: str) -> None:
@@ -126,11 +125,18 @@ async def _run_batch(hooks: TopicHooks, body: bytes) -> Any:
 
 async def _run(hooks: TopicHooks, method: str, body: bytes) -> dict[str, Any]:
     """Run one method; return its result or an error."""
-    kind, handler = _METHODS.get(method, (None, None))
-    if kind is None or handler is None:
+    if method not in _METHODS:
         return {"error": codes.METHOD_NOT_FOUND}
+    kind, handler = _METHODS[method]
+    return await _outcome(
+        method, lambda: handler(hooks, read_fields(body or b"{}", kind))
+    )
+
+
+async def _outcome(method: str, call: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
+    """Return the result of a call, or the error that it raised."""
     try:
-        return {"result": await handler(hooks, read_fields(body or b"{}", kind))}
+        return {"result": await call()}
     except NotImplementedError:
         # Other layers may lack a feature of Tiderace's.
         return {"error": codes.NOT_AVAILABLE}
@@ -140,10 +146,9 @@ async def _run(hooks: TopicHooks, method: str, body: bytes) -> dict[str, Any]:
         return {"error": refused.failure}
     except LayerUnavailable as error:
         logger.warning("a call %s of the HTTP API failed: %s", method, error)
-        return {"error": codes.INTERNAL}
     except Exception:
         logger.exception("a call %s of the HTTP API failed", method)
-        return {"error": codes.INTERNAL}
+    return {"error": codes.INTERNAL}
 
 
 def _bad(why: str) -> Failure:
@@ -154,11 +159,8 @@ def _not_served(**given: Any) -> None:
     """Refuse parameters that Tiderace lacks and that change what a request means."""
     for name, value in given.items():
         if value:
-            raise Refused(
-                Failure(
-                    codes.NOT_AVAILABLE.code, f"not available: {name} is not served"
-                )
-            )
+            text = f"not available: {name} is not served"
+            raise Refused(Failure(codes.NOT_AVAILABLE.code, text))
 
 
 # Publishing
@@ -186,17 +188,8 @@ async def _publish(hooks: TopicHooks, request: _Publish) -> Any:
 
 async def _broadcast(hooks: TopicHooks, request: _Broadcast) -> Any:
     data = _json(request)
-    responses: list[Any] = []
-    for channel in request.channels:
-        try:
-            responses.append({"result": await _publish_to(channel, request, data)})
-        except UnknownTopic as error:
-            failure = Failure(codes.UNKNOWN_TOPIC.code, str(error))
-            responses.append({"error": failure})
-        except LayerUnavailable as error:
-            logger.warning("a broadcast did not reach %r: %s", channel, error)
-            responses.append({"error": codes.INTERNAL})
-    return {"responses": responses}
+    publish = [partial(_publish_to, name, request, data) for name in request.channels]
+    return {"responses": [await _outcome("broadcast", each) for each in publish]}
 
 
 async def _publish_to(channel: str, request: _Data, data: Raw) -> Any:
@@ -380,7 +373,7 @@ async def _rpc(hooks: TopicHooks, request: _Rpc) -> Any:
     return {"data": await hooks.on_api_call(request.method, request.params)}
 
 
-_METHODS: dict[str, tuple[Any, Handler]] = {
+_METHODS: dict[str, tuple[Any, Callable[[TopicHooks, Any], Awaitable[Any]]]] = {
     "publish": (_Publish, _publish),
     "broadcast": (_Broadcast, _broadcast),
     "subscribe": (_Subscribe, _subscribe),
