@@ -18,7 +18,6 @@ import msgspec
 
 from tiderace import cluster, conf
 from tiderace.protocol.codec import MalformedFrame
-from tiderace.protocol.stream_codecs import protobuf
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.hub import hubs, process_of
 from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
@@ -27,18 +26,12 @@ __all__ = ["ACCEPTED", "FULL", "GONE", "deliver", "serve"]
 
 logger = logging.getLogger("tiderace.topics")
 
-ACCEPTED = 204
-"""The commands will be carried out."""
-GONE = 404
-"""There is no such session."""
-FULL = 429
-"""Too many commands of the session are waiting."""
+# The status when the commands will be carried out, when there is no such session, and
+# when too many commands of the session are waiting.
+ACCEPTED, GONE, FULL = 204, 404, 429
 
 # Seconds in which another process has to answer.
 _TIMEOUT = 5.0
-
-_JSON = "application/json"
-_PROTOBUF = "application/octet-stream"
 
 # Commands grow in a JSON string, at the worst from one byte to six.
 _GROWTH = 6
@@ -60,13 +53,18 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
     """Pass the commands in a POST to the process that serves their client."""
     exchange.require_method("POST")
     limit = conf.current().topics.frame_size
-    if exchange.content_type == _JSON:
-        body = await exchange.body(limit * _GROWTH + _OVERHEAD)
-        session, node, data = _from_json(body)
-    elif exchange.content_type == _PROTOBUF:
-        session, node, data = _from_protobuf(await exchange.body(limit + _OVERHEAD))
-    else:
-        raise Rejected(415, f"the content type must be {_JSON}, or {_PROTOBUF}")
+    codec = exchange.protobuf_codec()
+    growth = 1 if codec is not None else _GROWTH
+    body = await exchange.body(limit * growth + _OVERHEAD)
+    try:
+        if codec is not None:
+            session, node, data = codec.decode_emulation(body)
+        else:
+            request = msgspec.json.decode(body, type=_Request)
+            session, node = request.session, request.node
+            data = request.data.encode("utf-8", "replace")
+    except (msgspec.MsgspecError, UnicodeDecodeError, MalformedFrame) as error:
+        raise Rejected(400, f"the body is not as it must be: {error}") from None
     if len(data) > limit:
         raise Rejected(413, f"the commands are longer than {limit} bytes")
     status = await deliver(node, session, await exchange.user_id(), data)
@@ -94,11 +92,8 @@ async def deliver(node: str, session: str, user_id: str, data: bytes) -> int:
     process = process_of(node)
     if process is None:
         return GONE
-    payload = {
-        "session": session,
-        "user": user_id,
-        "data": base64.b64encode(data).decode(),
-    }
+    text = base64.b64encode(data).decode()
+    payload = {"session": session, "user": user_id, "data": text}
     try:
         status: int | None = await cluster.current().ask_one(
             process, "topics.commands", payload, timeout=_TIMEOUT
@@ -110,23 +105,16 @@ async def deliver(node: str, session: str, user_id: str, data: bytes) -> int:
 
 
 @cluster.handler("topics.commands")
-def _take(payload: dict[str, Any]) -> int | Awaitable[int]:
-    here = asyncio.get_running_loop()
+def _take(payload: dict[str, str]) -> int | Awaitable[int]:
     for loop, hub in hubs().items():
         client = hub.by_session(payload["session"])
-        if client is None:
-            continue
-        if loop is here:
-            return _feed(client.transport, payload)
-
-        async def feed(transport: Any = client.transport) -> int:
-            return _feed(transport, payload)
-
-        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(feed(), loop))
+        if client is not None:
+            feeding = _feed(client.transport, payload)
+            return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(feeding, loop))
     return GONE
 
 
-def _feed(transport: Any, payload: dict[str, Any]) -> int:
+async def _feed(transport: Any, payload: dict[str, str]) -> int:
     if transport.user_id != payload["user"]:
         logger.warning(
             "commands for the session of user %r came from user %r",
@@ -136,21 +124,3 @@ def _feed(transport: Any, payload: dict[str, Any]) -> int:
         return GONE
     data = base64.b64decode(payload["data"])
     return ACCEPTED if transport.feed(data) else FULL
-
-
-def _from_json(body: bytes) -> tuple[str, str, bytes]:
-    try:
-        request = msgspec.json.decode(body, type=_Request)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Rejected(400, f"the body is not as it must be: {error}") from None
-    return request.session, request.node, request.data.encode("utf-8", "replace")
-
-
-def _from_protobuf(body: bytes) -> tuple[str, str, bytes]:
-    codec = protobuf(_PROTOBUF)
-    if codec is None:
-        raise Rejected(415, f"{_PROTOBUF} is not served here, use {_JSON}")
-    try:
-        return codec.decode_emulation(body)
-    except MalformedFrame as error:
-        raise Rejected(400, f"the body is not as it must be: {error}") from None

@@ -147,7 +147,7 @@ class EventStream:
         self._group = topic_group(access.topic.topic)
         self._subscription = Subscription(access.topic.topic)
         self._over = asyncio.Event()
-        self._outbox = ClientOutbox(
+        self.outbox = ClientOutbox(
             EVENTS,
             exchange.write,
             writer=None,
@@ -180,7 +180,7 @@ class EventStream:
             # Not before: the page's EventSource is open with the first byte, and from
             # then on no event may be lost.
             await self._exchange.start_stream(EVENT_STREAM)
-            self._outbox.start()
+            self.outbox.start()
             self._tasks.spawn(self._keep_alive())
             await self._over.wait()
             await self._end()
@@ -189,7 +189,7 @@ class EventStream:
                 registration.cancel()
             self._unsubscribe()
             await self._tasks.cancel()
-            self._outbox.abandon()
+            self.outbox.abandon()
             process_connections.discard(self)
             metrics.TOPIC_CONNECTIONS.add(-1)
 
@@ -208,7 +208,7 @@ class EventStream:
         return ConnectionInfo(connection_id(scope), "feed", path)
 
     async def _subscribe(self, since: Position | None) -> None:
-        self._outbox.push(_retry(_RETRY))
+        self.outbox.push(_retry(_RETRY))
         try:
             await layer_of(self._topic).stream_subscribe(self._group, self)
             if self._identity.user_id:
@@ -244,13 +244,13 @@ class EventStream:
             self._over.set()  # the browser reconnects, and tries again
             return
         if since is not None and not result.recovered:
-            self._outbox.push(_block(f"{top.epoch}:{top.offset}", event=_RESET))
+            self.outbox.push(_block(f"{top.epoch}:{top.offset}", event=_RESET))
         for pub in result.publications or ():
             place = Position(result.epoch, pub.offset)
-            self._outbox.push(_published(bytes(cast("Raw", pub.data)), place, pub.tags))
+            self.outbox.push(_published(bytes(cast("Raw", pub.data)), place, pub.tags))
         if recoverable:
             # An event without data moves the browser's position.
-            self._outbox.push(f"id: {top.epoch}:{top.offset}\n\n".encode())
+            self.outbox.push(f"id: {top.epoch}:{top.offset}\n\n".encode())
         for publication in self._subscription.commit():
             self.on_publication(self._group, cast("Publication", publication))
 
@@ -259,12 +259,12 @@ class EventStream:
             return
         with suppress(TimeoutError, OSError):
             async with asyncio.timeout(_END_TIMEOUT):
-                await self._outbox.finish()
+                await self.outbox.finish()
                 await self._exchange.end()
 
     def _end_slow(self) -> None:
         metrics.SLOW_CLIENTS.add()
-        self._outbox.abandon()
+        self.outbox.abandon()
         self._over.set()
 
     async def _watch(self) -> None:
@@ -280,7 +280,7 @@ class EventStream:
     async def _keep_alive(self) -> None:
         while True:
             await asyncio.sleep(self._interval)
-            self._outbox.push(b":\n\n")
+            self.outbox.push(b":\n\n")
 
     def _unsubscribe(self) -> None:
         layer_of(self._topic).stream_unsubscribe(self._group, self)
@@ -296,11 +296,9 @@ class EventStream:
         """Send a publication to all ``listeners``; its event is built once."""
         event = None
         for stream in listeners:
-            if not stream.accept(group, publication):
-                continue
-            if event is None:
-                event = stream.build_event(publication)
-            stream.send(event)
+            if stream.accept(group, publication):
+                event = event or stream.build_event(publication)
+                stream.outbox.push(event)
 
     def on_publication(self, group: str, publication: Publication) -> None:
         """Send a publication to this stream alone."""
@@ -326,10 +324,6 @@ class EventStream:
         """Return a publication as an event, with its position where there is a history."""
         place = None if self._topic.history is None else publication.position
         return _published(publication.data.encode(), place, publication.tags)
-
-    def send(self, event: bytes) -> None:
-        """Send an event; a client that does not read is given up."""
-        self._outbox.push(event)
 
     # The user and the process
 
@@ -357,7 +351,7 @@ class EventStream:
     def drain(self, notice: DrainNotice) -> None:
         """End, with the time after which the browser reconnects."""
         milliseconds = int(notice.retry_after * 1000)
-        self._outbox.push(f"retry: {milliseconds}\n\n".encode())
+        self.outbox.push(f"retry: {milliseconds}\n\n".encode())
         self._over.set()
 
     def cut(self) -> None:

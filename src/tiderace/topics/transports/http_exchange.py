@@ -7,21 +7,28 @@ import logging
 import re
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import ParseResult
 
 from django.http import QueryDict
 
 from tiderace import conf
 from tiderace.asgi import Receive, Scope, Send
+from tiderace.protocol.stream_codecs import protobuf
 from tiderace.security.origins import header, parse
 from tiderace.security.page_origins import log_refusal, origin_problem
 from tiderace.security.websocket import OriginValidator
 from tiderace.topics.identity import identity_of
 
+if TYPE_CHECKING:
+    from tiderace.protocol.protobuf import ProtobufCodec
+
 __all__ = ["ClientGone", "HttpExchange", "Rejected"]
 
 logger = logging.getLogger("tiderace.topics")
+
+_JSON = "application/json"
+_PROTOBUF = "application/octet-stream"
 
 # The headers that pages of other sites may send; all but the first are for proxies and
 # middleware in front of the endpoint.
@@ -88,6 +95,23 @@ class HttpExchange:
         """The type of the body, in lower case and without parameters."""
         value = self.header(b"content-type") or ""
         return value.partition(";")[0].strip().lower()
+
+    def protobuf_codec(self) -> ProtobufCodec | None:
+        """Return the codec of a Protobuf body; None for JSON.
+
+        Raises:
+            Rejected: for another type, and for Protobuf without its extra (415).
+        """
+        if self.content_type == _JSON:
+            return None
+        if self.content_type != _PROTOBUF:
+            raise Rejected(
+                415, f"the content type must be {_JSON} or {_PROTOBUF} (Protobuf)"
+            )
+        codec = protobuf(_PROTOBUF)
+        if codec is None:
+            raise Rejected(415, f"{_PROTOBUF} is not served here, use {_JSON}")
+        return codec
 
     @cached_property
     def query(self) -> QueryDict:

@@ -12,16 +12,13 @@ from tiderace.delivery.outbox import FrameWriter
 from tiderace.protocol.codec import Codec
 from tiderace.protocol.codes import Close
 from tiderace.protocol.messages import DisconnectPush, Push, Reply
-from tiderace.protocol.stream_codecs import LINES, protobuf
+from tiderace.protocol.stream_codecs import LINES
 from tiderace.runtime.drain import process_drain
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.hub import current
 from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 
 __all__ = ["HttpStreamTransport", "refuse_while_draining", "serve"]
-
-_JSON = "application/json"
-_PROTOBUF = "application/octet-stream"
 
 # The most messages, and bytes, that wait while a command runs.
 _QUEUE_LIMIT = 64
@@ -37,15 +34,17 @@ class HttpStreamTransport:
         exchange: the request; its response has not begun.
         codec: encodes and decodes frames.
         user_id: of the request; later requests must come from the same user.
+        prelude: sent before the first frame.
     """
 
     emulated = True
     writer: FrameWriter | None = None
-    # Sent before the first frame.
-    prelude = b""
 
-    def __init__(self, exchange: HttpExchange, codec: Codec, user_id: str) -> None:
+    def __init__(
+        self, exchange: HttpExchange, codec: Codec, user_id: str, prelude: bytes = b""
+    ) -> None:
         self.codec = codec
+        self._prelude = prelude
         self.user_id = user_id
         self._exchange = exchange
         self._messages: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -54,9 +53,10 @@ class HttpStreamTransport:
 
     async def run(self, hooks: TopicHooks, content_type: bytes) -> None:
         """Serve the client, whose first commands were fed, until it ends."""
+        await cluster.current().open()
         await self._exchange.start_stream(content_type)
-        if self.prelude:
-            await self.send(self.prelude)
+        if self._prelude:
+            await self.send(self._prelude)
         watcher = asyncio.get_running_loop().create_task(self._watch())
         try:
             await current().serve(hooks, self._exchange.scope, self)
@@ -108,22 +108,13 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
     """Serve a client whose first commands are the body of a POST."""
     exchange.require_method("POST")
     refuse_while_draining()
-    codec: Codec | None = LINES
-    if exchange.content_type == _PROTOBUF:
-        codec = protobuf(_PROTOBUF)
-    elif exchange.content_type != _JSON:
-        raise Rejected(
-            415, f"the content type must be {_JSON} or {_PROTOBUF} (Protobuf)"
-        )
-    if codec is None:
-        raise Rejected(415, f"{_PROTOBUF} is not served here, use {_JSON}")
+    codec = exchange.protobuf_codec() or LINES
     first = await exchange.body(conf.current().topics.frame_size)
     if not first:
         raise Rejected(400, "the body must hold the first commands")
     transport = HttpStreamTransport(exchange, codec, await exchange.user_id())
     transport.feed(first)
     del first  # it may have a token, and errors show the variables of this frame
-    await cluster.current().open()
     await transport.run(hooks, exchange.content_type.encode())
 
 

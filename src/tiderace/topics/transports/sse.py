@@ -6,7 +6,7 @@ POST connection/sse                                the same as a body
 
 from __future__ import annotations
 
-from tiderace import cluster, conf
+from tiderace import conf
 from tiderace.asgi import hide_commands
 from tiderace.protocol.codec import JSON, MalformedFrame
 from tiderace.protocol.session import request_of
@@ -18,7 +18,7 @@ from tiderace.topics.transports.http_stream import (
     refuse_while_draining,
 )
 
-__all__ = ["EVENT_STREAM", "SSETransport", "serve"]
+__all__ = ["EVENT_STREAM", "serve"]
 
 EVENT_STREAM = b"text/event-stream"
 
@@ -28,20 +28,14 @@ _READ_COMMANDS = frozenset(
 )
 
 
-class SSETransport(HttpStreamTransport):
-    """Sends each message as an event."""
-
-    # Makes proxies pass the beginning of the response on at once.
-    prelude = b"\r\n"
-
-
 async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
     """Serve a client whose first commands are in the URL or the body."""
     exchange.require_method("GET", "POST")
     refuse_while_draining()
-    transport = SSETransport(exchange, EVENTS, await exchange.user_id())
+    # The prelude makes proxies pass the beginning of the response on at once.
+    user_id = await exchange.user_id()
+    transport = HttpStreamTransport(exchange, EVENTS, user_id, prelude=b"\r\n")
     transport.feed(await _first_commands(exchange))
-    await cluster.current().open()
     await transport.run(hooks, EVENT_STREAM)
 
 
