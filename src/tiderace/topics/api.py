@@ -16,7 +16,7 @@ import msgspec
 from django.db import transaction
 from msgspec import UNSET, Raw
 
-from tiderace import cluster, metrics
+from tiderace import cluster, conf, metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Position, Publication
 from tiderace.json_compat import to_json
@@ -28,8 +28,15 @@ from tiderace.protocol.messages import (
     HistoryRequest,
     HistoryResult,
     PresenceResult,
+    SubscribeRequest,
+    SubscribeResult,
 )
-from tiderace.protocol.session import Refused, to_pub
+from tiderace.protocol.session import (
+    Refused,
+    Subscription,
+    SubscriptionOptions,
+    to_pub,
+)
 from tiderace.runtime import sync_bridge
 from tiderace.topics.names import topic_group, user_group
 from tiderace.topics.topic import Topic, declared
@@ -63,11 +70,15 @@ __all__ = [
     "record_of",
     "refresh",
     "send_to",
+    "start_stream",
     "subscribe",
     "unsubscribe",
 ]
 
 logger = logging.getLogger("tiderace.topics")
+
+# How often a stream is read again when publications were lost while it was read.
+_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +276,46 @@ async def read_history(topic: Topic, request: HistoryRequest) -> HistoryResult:
         epoch=top.epoch,
         offset=top.offset,
     )
+
+
+async def start_stream(
+    subscription: Subscription,
+    topic: Topic,
+    request: SubscribeRequest,
+    options: SubscriptionOptions,
+) -> tuple[SubscribeResult, Position]:
+    """Read what a subscriber has missed of a topic that it listens to already.
+
+    Args:
+        subscription: buffers what is published meanwhile.
+        topic: the topic.
+        request: the subscriber's request, with its position.
+        options: what it gets.
+
+    Returns:
+        The reply, and the end of the stream when it was read.
+
+    Raises:
+        Refused: when publications were lost each time, or when the missed ones cannot be
+            recovered and the client prefers an error then.
+        LayerUnavailable: when the broker could not be reached in time.
+    """
+    since = Position(request.epoch, request.offset) if request.recover else None
+    limit = conf.current().topics.recovered
+    top, kept = Position("", 0), ()
+    for _ in range(_TRIES):
+        if options.recoverable or request.recover:
+            top, kept = await layer_of(topic).stream_read(
+                topic_group(topic.topic),
+                keep=topic.keep(),
+                since=since,
+                # One more than the limit, to detect that there are too many.
+                limit=limit + 1 if options.recoverable and since is not None else 0,
+            )
+        result = subscription.build_reply(request, options, top, kept, limit=limit)
+        if result is not None:
+            return result, top
+    raise Refused(codes.INTERNAL)
 
 
 async def apositions(*topics: str) -> dict[str, Position]:

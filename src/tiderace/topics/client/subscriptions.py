@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tiderace import metrics
-from tiderace.history import Position
 from tiderace.presence.store import Member
 from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
@@ -29,7 +28,7 @@ from tiderace.protocol.messages import (
 )
 from tiderace.protocol.session import Refused, Session, SubscriptionOptions
 from tiderace.runtime.tasks import TaskGroup
-from tiderace.topics.api import layer_of
+from tiderace.topics.api import layer_of, start_stream
 from tiderace.topics.client.authorization import authorize, read_token
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.dispatcher import ActiveSubscription
@@ -43,9 +42,6 @@ from tiderace.topics.topic import Topic, UnknownTopic, declared
 __all__ = ["ClientSubscriptions"]
 
 logger = logging.getLogger("tiderace.topics")
-
-# How often a stream is read again when publications were lost while it was read.
-_TRIES = 5
 
 
 class ClientSubscriptions:
@@ -118,7 +114,7 @@ class ClientSubscriptions:
             await layer.stream_subscribe(subscription.group, subscription)
             if topic.presence is not Presence.OFF:
                 await layer.stream_subscribe(events_group(name), subscription)
-            result = await self._build_reply(subscription, request, options)
+            result, _ = await start_stream(subscription, topic, request, options)
             if topic.presence is not Presence.OFF:
                 await self._add_presence(subscription)
             if context.subscriptions.get(name) is not subscription:
@@ -180,29 +176,6 @@ class ClientSubscriptions:
             data=as_raw(data),
             expires_at=expires_at,
         )
-
-    async def _build_reply(
-        self,
-        subscription: ActiveSubscription,
-        request: SubscribeRequest,
-        options: SubscriptionOptions,
-    ) -> SubscribeResult:
-        topic, limit = subscription.topic, self._context.settings.recovered
-        top, kept = Position("", 0), ()
-        since = Position(request.epoch, request.offset) if request.recover else None
-        for _ in range(_TRIES):
-            if options.recoverable:
-                top, kept = await layer_of(topic).stream_read(
-                    subscription.group,
-                    keep=topic.keep(),
-                    since=since,
-                    # One more than the limit, to detect that there are too many.
-                    limit=limit + 1 if since is not None else 0,
-                )
-            result = subscription.build_reply(request, options, top, kept, limit=limit)
-            if result is not None:
-                return result
-        raise Refused(codes.INTERNAL)
 
     async def _add_presence(self, subscription: ActiveSubscription) -> None:
         topic, identity = subscription.topic, self._context.identity

@@ -43,7 +43,7 @@ from tiderace.runtime.connections import (
 )
 from tiderace.runtime.drain import process_drain
 from tiderace.runtime.tasks import TaskGroup
-from tiderace.topics.api import control_layer, layer_of
+from tiderace.topics.api import control_layer, layer_of, start_stream
 from tiderace.topics.client.authentication import admit
 from tiderace.topics.client.outbox import ClientOutbox
 from tiderace.topics.hooks import TopicHooks
@@ -64,7 +64,6 @@ logger = logging.getLogger("tiderace.topics")
 _RETRY = (1000, 3000)
 _RETRY_WHEN_BUSY = (3000, 9000)
 
-_TRIES = 5  # how often a stream is read again when something was lost meanwhile
 _END_TIMEOUT = 2.0  # seconds for sending the end
 _OFFSET_LENGTH = 15  # the most digits of a position; brokers count in doubles
 
@@ -218,6 +217,8 @@ class EventStream:
         except LayerUnavailable as error:
             logger.warning("%s (%s)", error, describe(self._exchange.scope))
             self._over.set()
+        except Refused:
+            self._over.set()  # the browser reconnects, and tries again
 
     async def _begin(self, since: Position | None) -> None:
         """Send what was missed, and from now on what is published."""
@@ -226,23 +227,9 @@ class EventStream:
         request = SubscribeRequest(recover=since is not None)
         if since is not None:
             request.epoch, request.offset = since.epoch, since.offset
-        limit = conf.current().topics.recovered
-        for _ in range(_TRIES):
-            top, kept = await layer_of(self._topic).stream_read(
-                self._group,
-                keep=self._topic.keep(),
-                since=since,
-                # One more than may be recovered shows that there are too many.
-                limit=limit + 1 if since is not None and recoverable else 0,
-            )
-            result = self._subscription.build_reply(
-                request, options, top, kept, limit=limit
-            )
-            if result is not None:
-                break
-        else:
-            self._over.set()  # the browser reconnects, and tries again
-            return
+        result, top = await start_stream(
+            self._subscription, self._topic, request, options
+        )
         if since is not None and not result.recovered:
             self.outbox.push(_block(f"{top.epoch}:{top.offset}", event=_RESET))
         for pub in result.publications or ():
