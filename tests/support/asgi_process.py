@@ -52,11 +52,15 @@ class AsgiProcess:
         port = str(self.port)
         address = {
             "uvicorn": ("--host", "127.0.0.1", "--port", port),
+            "tiderace": ("--host", "127.0.0.1", "--port", port),
             "hypercorn": ("--bind", f"127.0.0.1:{port}", "--graceful-timeout", "2"),
             "granian": ("--interface", "asgi", "--host", "127.0.0.1", "--port", port),
             "daphne": ("--bind", "127.0.0.1", "--port", port),
         }[self.server]
-        python = (sys.executable, "-W", "default", "-m", self.server)
+        if self.server == "tiderace":
+            address += ("--ws", "tiderace.server:WebSocketProtocol")
+        module = "uvicorn" if self.server == "tiderace" else self.server
+        python = (sys.executable, "-W", "default", "-m", module)
         return [*python, *address, application]
 
     def __enter__(self) -> Self:

@@ -8,8 +8,10 @@ import os
 import sys
 from types import SimpleNamespace
 
+import jwt
 import pytest
 import redis
+from websockets.asyncio.client import connect
 
 from support.asgi_process import AsgiProcess
 from support.paths import TESTS
@@ -178,6 +180,93 @@ async def test_clients_that_change_processes_learn_of_every_loss(fleet, seed):
         await layer.close()
 
     assert sum(visitor.recovered for visitor in fleet_storm.visitors) > 0
+
+
+# Subscriptions under load
+
+
+SECRET = "a secret for tokens that is long enough"
+TOPICS = ("room:one", "room:two", "room:three")
+
+
+@pytest.fixture(scope="module")
+def tide(shared_server):
+    """Our own server, whose topics have history and presence, and its broker."""
+    if shared_server is None:
+        pytest.skip("the process shares a server of the tests' own")
+    options = {
+        "redis": shared_server.url,
+        "tiderace": {
+            "TOKEN_KEYS": [{"algorithm": "HS256", "key": SECRET}],
+            "TOPICS": {"USERS": "claims", "CONNECTS": None},
+        },
+    }
+    env = {"TRANSPORTS_SITE": json.dumps(options)}
+    application = "sites.transports_site:application"
+    with AsgiProcess("tiderace", application, env=env) as server:
+        yield server, shared_server.url
+
+
+async def offsets_of_a_visit(socket):
+    """Connect with two server-side topics, subscribe to a third one, and read.
+
+    Returns:
+        For each topic the offset in the reply, and those of twenty publications.
+    """
+    token = jwt.encode({"sub": "7", "channels": TOPICS[:2]}, SECRET)
+    commands = [
+        {"id": 1, "connect": {"token": token}},
+        {"id": 2, "subscribe": {"channel": TOPICS[2], "join_leave": True}},
+    ]
+    await socket.send("\n".join(map(json.dumps, commands)))
+    offsets = {}
+    while len(offsets) < 3 or any(len(each) < 21 for each in offsets.values()):
+        for line in (await socket.recv()).split("\n"):
+            frame = json.loads(line)
+            if "connect" in frame:
+                for topic, result in frame["connect"]["subs"].items():
+                    offsets[topic] = [result.get("offset", 0)]
+            elif "subscribe" in frame:
+                offsets[TOPICS[2]] = [frame["subscribe"].get("offset", 0)]
+            elif "pub" in frame.get("push", {}):
+                push = frame["push"]
+                offsets[push["channel"]].append(push["pub"]["offset"])
+            else:
+                assert frame.get("push", {}).keys() & {"join", "leave"}, frame
+    return offsets
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.servers
+async def test_no_publication_is_lost_while_a_subscription_begins(tide):
+    server, url = tide
+    layer = RedisChannelLayer(hosts=[url], prefix="transports")
+
+    async def publish(topic):
+        group, keep = topic_group(topic), Retention(50, 60)
+        while True:
+            await layer.stream_publish(group, record_of(topic, "1"), keep=keep)
+
+    async def visit():
+        for _ in range(5):
+            async with connect(f"{server.ws}/connection/websocket") as socket:
+                visits.append(await offsets_of_a_visit(socket))
+
+    visits = []
+    publishers = [asyncio.create_task(publish(topic)) for topic in TOPICS]
+    try:
+        async with asyncio.TaskGroup() as visitors:
+            for _ in range(3):
+                visitors.create_task(visit())
+    finally:
+        for each in publishers:
+            each.cancel()
+        await asyncio.gather(*publishers, return_exceptions=True)
+        await layer.close()
+
+    for offsets in visits:
+        for seen in offsets.values():
+            assert seen == list(range(seen[0], seen[0] + len(seen)))
 
 
 # Users
