@@ -65,6 +65,14 @@ def test_a_client_that_sends_no_whole_request_is_cut(server, begun):
         assert is_cut(client)
 
 
+def test_a_request_with_too_many_headers_is_refused(server):
+    headers = "a: b\r\n" * 300
+    with client_of(server) as client:
+        client.sendall(f"GET / HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
+
+        assert client.recv(65536).startswith(b"HTTP/1.1 400 ")
+
+
 def test_a_client_that_leaves_its_second_request_unfinished_is_cut(server):
     path = server.serve(ok)
     with client_of(server) as client:

@@ -218,11 +218,25 @@ def test_a_request_that_is_no_get_is_405():
     assert refusal.value.headers == [(b"allow", b"GET")]
 
 
-def test_a_path_beyond_ascii_is_a_bad_request():
+@pytest.mark.parametrize(
+    "target",
+    ["/é", "/?é", "/\nGET", "/?\nGET", "/\x1b[2J", "/%ff", "/%ed%a0%80", "/%c3"],
+)
+def test_an_address_that_is_no_text_is_a_bad_request(target):
     with pytest.raises(handshake.HandshakeRefused) as refusal:
-        handshake.read_request("GET /é HTTP/1.1\r\n\r\n".encode())
+        handshake.read_request(f"GET {target} HTTP/1.1\r\n\r\n".encode())
 
     assert refusal.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "headers", [b"a: b\r\n" * 300, b"a: " + b"b" * 70_000 + b"\r\n"]
+)
+def test_a_request_with_too_many_or_long_headers_is_431(headers):
+    with pytest.raises(handshake.HandshakeRefused) as refusal:
+        handshake.read_request(b"GET / HTTP/1.1\r\n" + headers)
+
+    assert refusal.value.status == 431
 
 
 def test_a_status_without_a_name_is_sent_without_one():

@@ -8,8 +8,11 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
+from urllib.parse import unquote
 
 __all__ = [
+    "MAX_HEADERS",
+    "MAX_SIZE",
     "HandshakeRefused",
     "Request",
     "accept_response",
@@ -21,6 +24,9 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _VERSION = b"13"
+# The largest request, in bytes and headers.
+MAX_SIZE = 64 * 1024
+MAX_HEADERS = 256
 
 
 class HandshakeRefused(Exception):
@@ -37,9 +43,11 @@ class HandshakeRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An opening request: its target as sent, its headers and the WebSocket's fields."""
+    """An opening request: path, raw path and query string, headers and the WebSocket's fields."""
 
-    target: bytes
+    path: str
+    raw_path: bytes
+    query_string: bytes
     headers: list[tuple[bytes, bytes]]
     key: bytes
     subprotocols: list[str]
@@ -50,15 +58,18 @@ def read_request(head: bytes) -> Request:
 
     Raises:
         HandshakeRefused: 405 for another method than GET, 426 for another version than
-            13, 400 without a key of 16 bytes or for a request that cannot be parsed.
+            13, 431 for more than 64 KiB or 256 headers, 400 without a key of 16 bytes or
+            for a request that cannot be parsed.
     """
     line, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    if len(head) > MAX_SIZE or len(lines) > MAX_HEADERS:
+        raise HandshakeRefused(431, "the request is too long")
     method, _, rest = line.partition(b" ")
     target, _, _ = rest.rpartition(b" ")
     if method != b"GET":
         raise HandshakeRefused(405, "a WebSocket opens with GET", [(b"allow", b"GET")])
-    if not target.isascii():
-        raise HandshakeRefused(400, "the path is not ASCII; percent-encode it")
+    raw_path, _, query_string = target.partition(b"?")
+    path = _decode_path(raw_path, query_string)
     headers = []
     for header in lines:
         name, _, value = header.partition(b":")
@@ -67,7 +78,7 @@ def read_request(head: bytes) -> Request:
     key = _key(_values(headers, b"sec-websocket-key"))
     offered = b",".join(_values(headers, b"sec-websocket-protocol")).decode("latin-1")
     subprotocols = [name.strip() for name in offered.split(",") if name.strip()]
-    return Request(target, headers, key, subprotocols)
+    return Request(path, raw_path, query_string, headers, key, subprotocols)
 
 
 def accept_response(key: bytes, subprotocol: str | None, headers: Headers) -> bytes:
@@ -120,6 +131,16 @@ def _head(status: int, headers: Headers) -> bytes:
             raise ValueError(f"the header {name!r} holds a line break: {value!r}")
         lines.append(line)
     return b"\r\n".join([*lines, b"\r\n"])
+
+
+def _decode_path(raw_path: bytes, query_string: bytes) -> str:
+    target = (raw_path + query_string).decode("latin-1")
+    if not target.isascii() or not target.isprintable():
+        raise HandshakeRefused(400, "the address is not ASCII; percent-encode it")
+    try:
+        return unquote(raw_path.decode(), errors="strict")
+    except UnicodeDecodeError:
+        raise HandshakeRefused(400, "the path, percent-decoded, is not UTF-8") from None
 
 
 def _values(headers: list[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:

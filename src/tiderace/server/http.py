@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from tiderace.server.handshake import MAX_HEADERS
+
 __all__ = ["HttpProtocol"]
 
 
@@ -29,6 +31,12 @@ class HttpProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         super().connection_lost(exc)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Refuse a request with too many headers (400); h11 has a limit of its own."""
+        super().on_header(name, value)
+        if len(self.headers) > MAX_HEADERS:
+            raise ValueError(f"more than {MAX_HEADERS} headers")
 
     def handle_websocket_upgrade(self, *event: Any) -> None:
         self._timer.cancel()

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Awaitable
 from typing import Any, ClassVar, cast
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
 from django.conf import settings
@@ -28,6 +28,7 @@ from tiderace import conf
 from tiderace.asgi import Event, redacted_query
 from tiderace.server.connection import ServerConnection
 from tiderace.server.handshake import (
+    MAX_SIZE,
     HandshakeRefused,
     Request,
     accept_response,
@@ -41,9 +42,6 @@ __all__ = ["WebSocketProtocol"]
 
 logger = logging.getLogger("uvicorn.error")
 hint_logger = logging.getLogger("tiderace.server")
-
-# The largest opening request, in bytes.
-_LONGEST_REQUEST = 64 * 1024
 
 # One scheduler per server, which has one event loop.
 _schedulers: WeakKeyDictionary[ServerState, WriteScheduler] = WeakKeyDictionary()
@@ -158,7 +156,7 @@ class WebSocketProtocol(asyncio.Protocol):
             if found:
                 self._unread = rest
                 self._start_application(head)
-            elif len(self._unread) > _LONGEST_REQUEST:
+            elif len(self._unread) > MAX_SIZE:
                 self._refuse(431, "the request is too long")
         elif self._phase is _CONNECTING:
             # A client must not send before the answer; this many bytes are buffered.
@@ -211,7 +209,6 @@ class WebSocketProtocol(asyncio.Protocol):
     def _build_scope(self, request: Request) -> dict[str, Any]:
         self._offered = tuple(request.subprotocols)
         root_path = self.config.root_path
-        raw_path, _, query_string = request.target.partition(b"?")
         return {
             "type": "websocket",
             "asgi": {"version": self.config.asgi_version, "spec_version": "2.5"},
@@ -220,9 +217,9 @@ class WebSocketProtocol(asyncio.Protocol):
             "server": get_local_addr(self.transport),
             "client": get_remote_addr(self.transport),
             "root_path": root_path,
-            "path": root_path + unquote(raw_path.decode("ascii")),
-            "raw_path": root_path.encode("ascii") + raw_path,
-            "query_string": query_string,
+            "path": root_path + request.path,
+            "raw_path": root_path.encode("ascii") + request.raw_path,
+            "query_string": request.query_string,
             "headers": request.headers,
             "subprotocols": request.subprotocols,
             "state": self.app_state.copy(),
