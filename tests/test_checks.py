@@ -18,7 +18,7 @@ from django.core.management.base import BaseCommand
 from django.test import override_settings
 from django.urls import path
 
-from tiderace.apps import TideraceConfig, register_checks
+from tiderace.apps import TideraceConfig
 from tiderace.checks import application as application_checks
 from tiderace.checks import settings as settings_checks
 from tiderace.compat.daphne.apps import DaphneConfig
@@ -732,13 +732,6 @@ def test_the_deploy_checks_run_only_with_deploy():
         assert "tiderace.W012" in ids(
             django_checks.run_checks(include_deployment_checks=True)
         )
-
-
-def test_registering_the_checks_again_does_not_run_them_twice():
-    register_checks()
-
-    with override_settings(ASGI_APPLICATION=None):
-        assert ids(django_checks.run_checks()).count("tiderace.W001") == 1
 
 
 def test_every_id_is_listed_in_the_documentation_of_the_checks():

@@ -7,17 +7,16 @@ from importlib import import_module
 from pathlib import Path
 
 from django.apps import AppConfig, apps
-from django.core.checks import Tags, register
 from django.utils.module_loading import module_has_submodule
 
+import tiderace.checks.settings  # noqa: F401 (registers the checks)
 from tiderace import cluster
-from tiderace.checks.settings import CHECKS, DEPLOY_CHECKS
 from tiderace.connection import Connection
 from tiderace.monitoring import multiprocess_metrics, recent_logs
 from tiderace.revocation.signals import connect_signals
 from tiderace.runtime.connections import LiveConnection, process_connections
 
-__all__ = ["TideraceConfig", "register_checks"]
+__all__ = ["TideraceConfig"]
 
 
 class TideraceConfig(AppConfig):
@@ -32,8 +31,7 @@ class TideraceConfig(AppConfig):
     default = True
 
     def ready(self) -> None:
-        """Register system checks and signals, and import each app's ``topics`` module."""
-        register_checks()
+        """Connect signals, and import each app's ``topics`` module."""
         connect_signals()
         recent_logs.install()
         process_connections.on_add(_start_cluster)
@@ -59,11 +57,3 @@ def _start_cluster(connection: LiveConnection) -> None:
         from tiderace.monitoring import cluster_connections  # noqa: F401
 
         cluster.current().start()
-
-
-def register_checks() -> None:
-    """Register Tiderace's checks with Django, once."""
-    for check in CHECKS:
-        register(check, "tiderace")
-    for check in DEPLOY_CHECKS:
-        register(check, "tiderace", Tags.security, deploy=True)

@@ -1,1 +1,28 @@
 """System checks of ``manage.py check``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from django.core.checks import CheckMessage, Tags, register
+
+__all__ = ["check"]
+
+Check = Callable[[], Iterator[CheckMessage]]
+
+
+def check(*, deploy: bool = False) -> Callable[[Check], Callable[..., Any]]:
+    """Register the decorated function, which yields messages, as a system check."""
+
+    def decorate(function: Check) -> Callable[..., list[CheckMessage]]:
+        @functools.wraps(function)
+        def run(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+            return list(function())
+
+        del run.__wrapped__  # Django inspects the signature
+        tags = ("tiderace", Tags.security) if deploy else ("tiderace",)
+        return register(run, *tags, deploy=deploy)
+
+    return decorate

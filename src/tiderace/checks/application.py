@@ -11,24 +11,23 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from django.apps import AppConfig, apps
+from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 (Django's name)
 from django.utils.module_loading import import_string
 
 from tiderace import conf
+from tiderace.checks import check
 from tiderace.compat.finder import AliasFinder
 from tiderace.consumer import AsyncConsumer
 from tiderace.layers import InMemoryChannelLayer
 from tiderace.route_inspection import unguarded_routes
 
 __all__ = [
-    "APPLICATION_CHECKS",
-    "APPLICATION_DEPLOY_CHECKS",
     "check_channels_app",
     "check_channels_shadowed",
     "check_consumer_groups",
@@ -43,8 +42,6 @@ __all__ = [
     "version_numbers",
 ]
 
-Apps = Sequence[AppConfig] | None
-
 _PACKAGE = Path(__file__).parents[1]
 
 # The oldest version of each server in the test matrix.
@@ -58,95 +55,85 @@ _OLDEST = {
 _MAX_PATHS = 5  # in one message
 
 
-def check_persistent_connections(
-    app_configs: Apps, **kwargs: Any
-) -> list[CheckMessage]:
+@check()
+def check_persistent_connections() -> Iterator[CheckMessage]:
     """Warn of database connections that persist between requests under ASGI."""
     if not getattr(settings, "ASGI_APPLICATION", None):
-        return []
+        return
     persistent = {
         alias: database["CONN_MAX_AGE"]
         for alias, database in settings.DATABASES.items()
         if database.get("CONN_MAX_AGE", 0) != 0
     }
     if not persistent:
-        return []
+        return
     named = ", ".join(f"{alias!r}: {age}" for alias, age in persistent.items())
-    return [
-        Warning(
-            f"CONN_MAX_AGE is not 0 ({named}). Under ASGI every thread that has used "
-            "the database keeps a connection of its own, also while it is idle, so a "
-            "few processes use up what the server allows.",
-            hint="Set CONN_MAX_AGE to 0, and let a pool keep connections: "
-            '"OPTIONS": {"pool": True} for PostgreSQL, or PgBouncer.',
-            id="tiderace.W014",
-        )
-    ]
+    yield Warning(
+        f"CONN_MAX_AGE is not 0 ({named}). Under ASGI every thread that has used "
+        "the database keeps a connection of its own, also while it is idle, so a "
+        "few processes use up what the server allows.",
+        hint="Set CONN_MAX_AGE to 0, and let a pool keep connections: "
+        '"OPTIONS": {"pool": True} for PostgreSQL, or PgBouncer.',
+        id="tiderace.W014",
+    )
 
 
-def check_memory_layer_with_workers(
-    app_configs: Apps, **kwargs: Any
-) -> list[CheckMessage]:
+@check()
+def check_memory_layer_with_workers() -> Iterator[CheckMessage]:
     """Refuse an in-memory layer when the environment sets several workers."""
     workers = os.environ.get("WEB_CONCURRENCY", "")
     if not workers.isdecimal() or int(workers) < 2:
-        return []
+        return
     in_memory = layers_in_memory()
-    if not in_memory:
-        return []
-    return [
-        Error(
+    if in_memory:
+        yield Error(
             f"WEB_CONCURRENCY asks for {workers} processes, and the channel layer "
             f"{', '.join(in_memory)} is in memory: what one process sends, sockets in "
             "the others do not get.",
             hint='Use "tiderace.layers.redis.RedisChannelLayer", or one process.',
             id="tiderace.E015",
         )
-    ]
 
 
-def check_consumer_groups(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+@check()
+def check_consumer_groups() -> Iterator[CheckMessage]:
     """Refuse a consumer whose ``groups`` is a string: each letter would be a group."""
-    return [
-        Error(
-            f'{consumer.__module__}.{consumer.__qualname__} has groups = "{groups}", '
-            "a string, so it would join a group for each of its letters.",
-            hint=f'Write a list: groups = ["{groups}"]',
-            obj=consumer,
-            id="tiderace.E016",
-        )
-        for consumer in _subclasses(AsyncConsumer)
-        if isinstance(groups := vars(consumer).get("groups"), str)
-    ]
+    for consumer in _subclasses(AsyncConsumer):
+        groups = vars(consumer).get("groups")
+        if isinstance(groups, str):
+            yield Error(
+                f'{consumer.__module__}.{consumer.__qualname__} has groups = "{groups}", '
+                "a string, so it would join a group for each of its letters.",
+                hint=f'Write a list: groups = ["{groups}"]',
+                obj=consumer,
+                id="tiderace.E016",
+            )
 
 
-def check_channels_shadowed(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+@check()
+def check_channels_shadowed() -> Iterator[CheckMessage]:
     """Warn when Channels is installed but its name is an alias of Tiderace."""
     if not any(isinstance(finder, AliasFinder) for finder in sys.meta_path):
-        return []
+        return
     shadowed = [
         f"{name} {version}"
         for name in ("channels", "channels-redis")
         if (version := installed_version(name)) is not None
     ]
-    if not shadowed:
-        return []
-    return [
-        Warning(
+    if shadowed:
+        yield Warning(
             f"{' and '.join(shadowed)} is installed, but install_as_channels() makes "
             "its name an alias of Tiderace: what is installed is never imported.",
             hint="Uninstall it to avoid confusion: pip uninstall channels channels-redis",
             id="tiderace.W017",
         )
-    ]
 
 
-def check_channels_app(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+@check()
+def check_channels_app() -> Iterator[CheckMessage]:
     """Warn when the real Channels is an app of the project too."""
-    if not real_package("channels"):
-        return []
-    return [
-        Warning(
+    if real_package("channels"):
+        yield Warning(
             'The real "channels" is in INSTALLED_APPS beside Tiderace: consumers and '
             "layers of the two do not work together, and commands come from the one "
             "that is listed first.",
@@ -154,85 +141,63 @@ def check_channels_app(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
             '__init__.py, or import from tiderace and remove "channels".',
             id="tiderace.W018",
         )
-    ]
 
 
-def check_servers(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+@check()
+def check_servers() -> Iterator[CheckMessage]:
     """Warn of installed ASGI servers older than those in the test matrix."""
-    messages: list[CheckMessage] = []
     for name, oldest in _OLDEST.items():
         version = installed_version(name)
-        if version is None or version_numbers(version) >= oldest:
-            continue
-        wanted = ".".join(map(str, oldest))
-        messages.append(
-            Warning(
+        if version is not None and version_numbers(version) < oldest:
+            wanted = ".".join(map(str, oldest))
+            yield Warning(
                 f"{name} {version} is older than {wanted}, the oldest that Tiderace is "
                 "tested with.",
                 hint=f'pip install --upgrade "{name}>={wanted}"',
                 id="tiderace.W019",
             )
-        )
-    return messages
 
 
-def check_open_api(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+@check()
+def check_open_api() -> Iterator[CheckMessage]:
     """Warn when the HTTP API of topics is open outside of development."""
     try:
         topics = conf.current().topics
     except conf.UnknownSetting:
-        return []  # E009 reports it.
-    if not topics.api_open or settings.DEBUG:
-        return []
-    return [
-        Warning(
+        return  # E009 reports it.
+    if topics.api_open and not settings.DEBUG:
+        yield Warning(
             'TIDERACE["TOPICS"]["API_OPEN"] gives every client of the HTTP API the right '
             "to publish to all topics, read them and close connections.",
             hint="Remove it, and set API_KEYS.",
             id="tiderace.W020",
         )
-    ]
 
 
-def check_origins(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+@check(deploy=True)
+def check_origins() -> Iterator[CheckMessage]:
     """Warn of WebSocket routes without a check of the origin (``--deploy``)."""
     path = getattr(settings, "ASGI_APPLICATION", None)
     if not path:
-        return []
+        return
     try:
         application = import_string(path)
     except Exception:
         # Other checks or the server report the error.
-        return []
+        return
     routes = unguarded_routes(application, _checks_origins)
     if not routes:
-        return []
+        return
     paths = ", ".join(route.path for route in routes[:_MAX_PATHS])
     more = f" and {len(routes) - _MAX_PATHS} more" if len(routes) > _MAX_PATHS else ""
-    return [
-        Warning(
-            f"Nothing checks which pages may open the WebSockets {paths}{more}: any "
-            "site can open them in a visitor's browser, with that visitor's cookies.",
-            hint="Wrap the routes in AllowedHostsOriginValidator of "
-            "tiderace.security.websocket, or let tiderace.routing.get_application() "
-            "build the application.",
-            id="tiderace.W013",
-        )
-    ]
-
-
-APPLICATION_CHECKS: tuple[Callable[..., list[CheckMessage]], ...] = (
-    check_persistent_connections,
-    check_memory_layer_with_workers,
-    check_consumer_groups,
-    check_channels_shadowed,
-    check_channels_app,
-    check_servers,
-    check_open_api,
-)
-APPLICATION_DEPLOY_CHECKS: tuple[Callable[..., list[CheckMessage]], ...] = (
-    check_origins,
-)
+    yield Warning(
+        f"Nothing checks which pages may open the WebSockets {paths}{more}: any "
+        "site can open them in a visitor's browser, with that visitor's cookies.",
+        hint="Wrap the routes in AllowedHostsOriginValidator of "
+        "tiderace.security.websocket, or let tiderace.routing.get_application() "
+        "build the application.",
+        id="tiderace.W013",
+    )
 
 
 def layers_in_memory() -> list[str]:

@@ -37,20 +37,19 @@ import ast
 import importlib.util
 import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from django.apps import AppConfig, apps
+from django.apps import apps
 from django.conf import ENVIRONMENT_VARIABLE, settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 (Django's name)
 from django.core.management import get_commands, load_command_class
 from django.utils.module_loading import import_string
 
 from tiderace import conf
+from tiderace.checks import check
 from tiderace.checks.application import (
-    APPLICATION_CHECKS,
-    APPLICATION_DEPLOY_CHECKS,
     installed_version,
     layers_in_memory,
     real_package,
@@ -58,8 +57,6 @@ from tiderace.checks.application import (
 )
 
 __all__ = [
-    "CHECKS",
-    "DEPLOY_CHECKS",
     "check_asgi_application",
     "check_channel_layers",
     "check_daphne",
@@ -77,36 +74,30 @@ _UVICORN = (0, 52, 1)
 # By name: the import is slow, and most processes serve nothing.
 _RUNSERVER = "tiderace.management.commands.runserver"
 
-Apps = Sequence[AppConfig] | None
 
-
-def check_asgi_application(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+@check()
+def check_asgi_application() -> Iterator[CheckMessage]:
     """Check that ``ASGI_APPLICATION`` is set and its module exists, without import."""
     path = getattr(settings, "ASGI_APPLICATION", None)
     if not path:
-        return [
-            Warning(
-                "ASGI_APPLICATION is not set, so runserver and runworker have nothing "
-                "to serve.",
-                hint=f'Add ASGI_APPLICATION = "{probable_asgi_application()}" to the '
-                f"settings.",
-                id="tiderace.W001",
-            )
-        ]
-    problem = _path_problem(path)
-    if problem is None:
-        return []
-    return [
-        Error(
+        yield Warning(
+            "ASGI_APPLICATION is not set, so runserver and runworker have nothing "
+            "to serve.",
+            hint=f'Add ASGI_APPLICATION = "{probable_asgi_application()}" to the '
+            f"settings.",
+            id="tiderace.W001",
+        )
+    elif problem := _path_problem(path):
+        yield Error(
             f"ASGI_APPLICATION is {path!r}: {problem}.",
             hint='Write a dotted path like "mysite.asgi.application": a module, then '
             "the name of the application in it.",
             id="tiderace.E002",
         )
-    ]
 
 
-def check_import_order(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+@check()
+def check_import_order() -> Iterator[CheckMessage]:
     """Check that ``asgi.py`` sets Django up before it imports modules of apps.
 
     The check reads the source: ``manage.py`` sets Django up earlier, so only a server
@@ -114,91 +105,84 @@ def check_import_order(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
     """
     path = getattr(settings, "ASGI_APPLICATION", None)
     if not path or _path_problem(path) is not None:
-        return []
+        return
     module = path.rpartition(".")[0]
     file = _source_file(module)
     if file is None:
-        return []
+        return
     try:
         tree = ast.parse(file.read_text("utf-8"))
     except (OSError, SyntaxError, UnicodeDecodeError):
         # The server reports it in more detail.
-        return []
+        return
     package = module.rpartition(".")[0]
     early = [
         f"{name} (line {line})"
         for name, line in _imports_before_setup(tree, package)
         if _belongs_to_an_app(name)
     ]
-    if not early:
-        return []
-    return [
-        Warning(
+    if early:
+        yield Warning(
             f"{file} imports {', '.join(early)} before Django is set up; under a "
             f"server that raises AppRegistryNotReady if models are imported there.",
             hint="Call get_asgi_application() above these imports, or let "
             "tiderace.routing.get_application() import the routes by their name.",
             id="tiderace.W003",
         )
-    ]
 
 
-def check_channel_layers(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+@check()
+def check_channel_layers() -> Iterator[CheckMessage]:
     """Check that each backend in ``CHANNEL_LAYERS`` exists and takes its ``CONFIG``."""
     layers = getattr(settings, "CHANNEL_LAYERS", {})
     if not isinstance(layers, Mapping):
-        return [
-            _layers_error(
-                f"CHANNEL_LAYERS is a {type(layers).__name__}, not a dict.",
-                'CHANNEL_LAYERS = {"default": {"BACKEND": '
-                '"tiderace.layers.InMemoryChannelLayer"}}',
-            )
-        ]
-    messages: list[CheckMessage] = []
+        yield _layers_error(
+            f"CHANNEL_LAYERS is a {type(layers).__name__}, not a dict.",
+            'CHANNEL_LAYERS = {"default": {"BACKEND": '
+            '"tiderace.layers.InMemoryChannelLayer"}}',
+        )
+        return
     for alias, entry in layers.items():
-        messages += _check_layer(alias, entry)
-    return messages
+        yield from _check_layer(alias, entry)
 
 
-def check_runserver(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+@check()
+def check_runserver() -> Iterator[CheckMessage]:
     """Warn when the ``runserver`` that Django finds serves no WebSockets."""
     app = get_commands().get("runserver")
     if not isinstance(app, str) or app in ("tiderace", "channels"):
-        return []
+        return
     command = load_command_class(app, "runserver")
     if app == "daphne" or any(
         base.__module__ == _RUNSERVER for base in type(command).__mro__
     ):
-        return []
+        return
     ours = next(
         (name for name in ("tiderace", "channels") if apps.is_installed(name)), None
     )
-    return [
-        Warning(
-            f"manage.py runserver is the one of {app!r}, which serves no WebSockets: "
-            f'they get "Not Found".',
-            hint=f'List "{ours or "tiderace"}" before {app!r} in INSTALLED_APPS.',
-            id="tiderace.W007",
-        )
-    ]
+    yield Warning(
+        f"manage.py runserver is the one of {app!r}, which serves no WebSockets: "
+        f'they get "Not Found".',
+        hint=f'List "{ours or "tiderace"}" before {app!r} in INSTALLED_APPS.',
+        id="tiderace.W007",
+    )
 
 
-def check_daphne(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+@check()
+def check_daphne() -> Iterator[CheckMessage]:
     """Warn when the real daphne is an app of the project."""
-    if not real_package("daphne"):
-        return []
-    return [
-        Warning(
+    if real_package("daphne"):
+        yield Warning(
             '"daphne" is in INSTALLED_APPS beside Tiderace: it starts Twisted in every '
             "process, and if it is listed first, its runserver is used.",
             hint='Remove "daphne" from INSTALLED_APPS; Tiderace has its own '
             "runserver. In production daphne can serve the project as before.",
             id="tiderace.W008",
         )
-    ]
 
 
-def check_settings(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+@check()
+def check_settings() -> Iterator[CheckMessage]:
     """Check the names and values of the settings in ``TIDERACE``."""
     values = getattr(settings, "TIDERACE", None) or {}
     if not isinstance(values, Mapping):
@@ -209,62 +193,40 @@ def check_settings(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
         except conf.UnknownSetting as error:
             problem = str(error)
         else:
-            return []
-    return [
-        Error(
-            f"{problem}.",
-            hint="Correct the dict TIDERACE in the settings, or leave it out: every "
-            "setting has a default.",
-            id="tiderace.E009",
-        )
-    ]
+            return
+    yield Error(
+        f"{problem}.",
+        hint="Correct the dict TIDERACE in the settings, or leave it out: every "
+        "setting has a default.",
+        id="tiderace.E009",
+    )
 
 
-def check_uvicorn(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+@check()
+def check_uvicorn() -> Iterator[CheckMessage]:
     """Warn when the installed uvicorn is older than 0.52.1."""
     version = installed_version("uvicorn")
-    if version is None or version_numbers(version) >= _UVICORN:
-        return []
-    return [
-        Warning(
+    if version is not None and version_numbers(version) < _UVICORN:
+        yield Warning(
             f"uvicorn {version} buffers without limit for a WebSocket client that does "
             f"not read.",
             hint='Install 0.52.1 or later: pip install --upgrade "tiderace[server]"',
             id="tiderace.W011",
         )
-    ]
 
 
-def check_memory_layer(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+@check(deploy=True)
+def check_memory_layer() -> Iterator[CheckMessage]:
     """Warn of an in-memory layer in production (``--deploy``)."""
     in_memory = layers_in_memory()
-    if settings.DEBUG or not in_memory:
-        return []
-    return [
-        Warning(
+    if in_memory and not settings.DEBUG:
+        yield Warning(
             f"The channel layer {', '.join(in_memory)} is in memory: what one process "
             f"sends, sockets in another do not get, workers and commands included.",
             hint="Use a layer with a broker in production; silence this check if the "
             "site is served by one process and nothing else sends.",
             id="tiderace.W012",
         )
-    ]
-
-
-CHECKS: tuple[Callable[..., list[CheckMessage]], ...] = (
-    check_asgi_application,
-    check_import_order,
-    check_channel_layers,
-    check_runserver,
-    check_daphne,
-    check_settings,
-    check_uvicorn,
-    *APPLICATION_CHECKS,
-)
-DEPLOY_CHECKS: tuple[Callable[..., list[CheckMessage]], ...] = (
-    check_memory_layer,
-    *APPLICATION_DEPLOY_CHECKS,
-)
 
 
 # ASGI_APPLICATION
