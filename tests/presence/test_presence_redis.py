@@ -11,6 +11,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -393,6 +394,31 @@ async def test_pushes_of_racing_processes_add_up_to_the_member_list(make_layer):
     assert await fleets[0].users() == [f"user {number}" for number in range(5)]
 
 
+async def test_info_is_encrypted_where_the_layer_is(make_layer, redis_url, prefix):
+    store = make_layer(symmetric_encryption_keys=["k"]).presence
+    member = Member("tab", "ada", '{"name": "Ada Lovelace"}')
+
+    event, *_ = await store.add("room", member, per_user=False, grace=0)
+
+    assert event.member == member
+    assert await store.members("room", per_user=False) == {"tab": member}
+    [user] = (await store.members("room", per_user=True)).values()
+    assert user.info == member.info
+    assert (await store.remove("room", "tab"))[0].member == member
+    await store.add("room", member, per_user=False, grace=0)
+    client = redis.Redis.from_url(redis_url)
+    stored = [client.dump(key) for key in client.keys(f"{prefix}:presence:*")]
+    assert stored
+    assert not any(b"Lovelace" in each for each in stored)
+
+
+async def test_info_encrypted_with_a_removed_key_is_left_out(make_layer):
+    one, two = (make_layer(symmetric_encryption_keys=[key]).presence for key in "ab")
+    await one.add("room", Member("tab", "ada", '"x"'), per_user=False, grace=0)
+
+    assert await two.members("room", per_user=False) == {"tab": Member("tab", "ada")}
+
+
 # Processes
 
 
@@ -553,6 +579,7 @@ async def test_connections_are_added_again_to_a_server_that_restarted_empty(
     await until(lambda: ("changed", None) in process.announced)
 
     assert await process.users() == ["ada", "bob"]
+    assert process.called == [("joined", "ada"), ("joined", "bob")]
 
 
 async def test_without_a_server_adding_fails_and_removing_waits(own_server, start):

@@ -334,12 +334,26 @@ async def test_entries_that_the_store_lost_are_added_again(
     assert await process.users() == ["ada", "bob"]
     assert "the presence store had lost 2 connection(s)" in caplog.text
     assert metrics.PRESENCE_FORGOTTEN.value == before + 2
-    # Members under their old ids have had no leave.
-    assert process.announced[2:] == [
-        ("join", "ada"),
-        ("join", "bob"),
-        ("changed", None),
-    ]
+    # They were there all the time.
+    assert process.announced[2:] == [("changed", None)]
+    assert process.called == [("joined", "ada"), ("joined", "bob")]
+    assert await process.clients() == ["tab 1", "tab 2"]
+
+
+async def test_a_connection_that_left_during_a_refresh_is_not_forgotten(process, store):
+    await process.add("tab 1", "ada")
+    before = metrics.PRESENCE_FORGOTTEN.value
+    refresh = store.refresh
+
+    async def leave_meanwhile(clients):
+        await process.remove("tab 1")
+        return await refresh(clients)
+
+    store.refresh = leave_meanwhile
+    await process.refresh_all()
+
+    assert metrics.PRESENCE_FORGOTTEN.value == before
+    assert await process.clients() == []
 
 
 async def test_a_connection_that_was_reaped_is_added_again_under_a_new_id(make, clock):

@@ -56,6 +56,7 @@ class Fleet:
         group="room",
         per_user=True,
         config=CONFIG,
+        **options,
     ):
         member = Member(client, user, f'"{client}"')
         return await self._call(
@@ -65,6 +66,7 @@ class Fleet:
             per_user=per_user,
             grace=grace,
             config=config,
+            **options,
         )
 
     async def remove(self, client, *, group="room", config=CONFIG):
@@ -275,6 +277,14 @@ class PresenceContract:
         assert await fleet.clients() == ["tab"]
         assert events(await fleet.remove("tab")) == [("leave", "ada", False), LEFT]
         assert await fleet.clients() == []
+
+    @pytest.mark.parametrize("per_user", [True, False])
+    async def test_a_connection_that_stayed_causes_no_join(self, fleet, per_user):
+        found = await fleet.add("tab", "ada", per_user=per_user, grace=0, stayed=True)
+
+        assert found == []
+        assert await fleet.clients() == ["tab"]
+        assert [event.kind for event in await fleet.remove("tab")][-1] == "leave"
 
     async def test_removing_an_unknown_connection_changes_nothing(self, fleet):
         await fleet.join("tab", "ada", grace=0)

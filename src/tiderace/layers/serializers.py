@@ -19,11 +19,13 @@ and more can be registered::
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
@@ -41,12 +43,27 @@ __all__ = [
     "MsgPackSerializer",
     "SerializerDoesNotExist",
     "SerializersRegistry",
+    "read_kept",
     "registry",
 ]
 
 # Seconds added to the expiry of a token, as the clocks of two machines differ. An older
 # token was delayed or replayed.
 _CLOCK_MARGIN = 10
+
+
+# Seconds for which the messages that are being read were kept.
+_kept_for: ContextVar[float] = ContextVar("tiderace_kept_for", default=0.0)
+
+
+@contextlib.contextmanager
+def read_kept(seconds: float) -> Iterator[None]:
+    """Accept encrypted messages that are up to ``seconds`` old, as those of a history."""
+    token = _kept_for.set(seconds)
+    try:
+        yield
+    finally:
+        _kept_for.reset(token)
 
 
 class SerializerDoesNotExist(KeyError):
@@ -60,7 +77,7 @@ class BaseMessageSerializer(ABC):
     ``deserialize`` does the reverse. Compressed messages are read whatever the options,
     so that compression can be switched on or off process by process. To change the
     encryption key, first append the new one to the list everywhere, then move it to the
-    front.
+    front, and remove the old one when the longest history has passed.
 
     Args:
         symmetric_encryption_keys: strings or bytes of any length. The first encrypts,
@@ -68,7 +85,8 @@ class BaseMessageSerializer(ABC):
         random_prefix_length: random bytes in front of each message, for brokers that
             store equal messages once; below 1 there are none.
         expiry: seconds after which an encrypted message is refused (10 are added, since
-            clocks differ); None accepts any age. Unencrypted messages have no time.
+            clocks differ); None accepts any age. One of a history is accepted for as
+            long as that lasts. Unencrypted messages have no time.
         compress_above: size in bytes above which messages are compressed; None, the
             default, compresses none. Beware: when a message contains both a secret and
             text of an attacker, its compressed length gives the secret away, encrypted
@@ -180,8 +198,10 @@ class BaseMessageSerializer(ABC):
         return self.from_bytes(compression.decompress(message))
 
     def _ttl(self) -> int | None:
+        if self.expiry is None:
+            return None
         # Fernet counts whole seconds.
-        return None if self.expiry is None else int(self.expiry) + _CLOCK_MARGIN
+        return int(max(self.expiry, _kept_for.get())) + _CLOCK_MARGIN
 
 
 def _require_compression(above: int, algorithm: str) -> None:

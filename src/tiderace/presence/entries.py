@@ -62,6 +62,8 @@ class LocalEntries:
             self._remove_queued, _REMOVED_AT_ONCE, logger=logger
         )
         self._used_ids: OrderedDict[tuple[str, str], None] = OrderedDict()
+        # When the last refresh that succeeded was begun.
+        self._refreshed_at = schedule.now()
 
     async def add(
         self, group: str, member: Member, *, per_user: bool, grace: float
@@ -108,25 +110,39 @@ class LocalEntries:
     async def refresh(self) -> None:
         """Refresh all entries, and retry removals that failed."""
         clients: dict[str, list[str]] = {}
-        for (group, _), entry in self._entries.items():
+        sent: dict[tuple[str, str], tuple[tuple[str, str], _Entry]] = {}
+        for key, entry in self._entries.items():
             if not entry.adding:
-                clients.setdefault(group, []).append(entry.member.client)
+                clients.setdefault(key[0], []).append(entry.member.client)
+                sent[key[0], entry.member.client] = key, entry
+        begun = self._schedule.now()
         try:
-            missing = await self._store.refresh(clients)
+            missing = [sent[each] for each in await self._store.refresh(clients)]
         except LayerUnavailable as error:
             self._schedule.store_lost(error)
             return
+        # An entry lasts longer in the store than since then, so it was not reaped.
+        stayed = begun - self._refreshed_at < self._store.config.ttl
+        self._refreshed_at = begun
         self._schedule.refreshed()
         for leaving in list(self._leaving):
             self.leave_workers.put(leaving)
+        # Others may have been removed while the store answered.
+        missing = [each for each in missing if self._entries.get(each[0]) is each[1]]
         if missing:
-            await self._add_missing(set(missing))
+            await self._add_missing(missing, stayed=stayed)
 
-    async def _add_to_store(self, key: tuple[str, str], entry: _Entry) -> None:
+    async def _add_to_store(
+        self, key: tuple[str, str], entry: _Entry, *, stayed: bool = False
+    ) -> None:
         group = key[0]
         try:
             events = await self._store.add(
-                group, entry.member, per_user=entry.per_user, grace=entry.grace
+                group,
+                entry.member,
+                per_user=entry.per_user,
+                grace=entry.grace,
+                stayed=stayed,
             )
         finally:
             entry.adding = False
@@ -134,36 +150,37 @@ class LocalEntries:
         if self._entries.get(key) is not entry:
             self._remove_soon(group, entry)
 
-    async def _add_missing(self, missing: set[tuple[str, str]]) -> None:
-        """Add entries again that the store has lost or reaped."""
-        metrics.PRESENCE_FORGOTTEN.add(len(missing))
+    async def _add_missing(
+        self, entries: list[tuple[tuple[str, str], _Entry]], *, stayed: bool
+    ) -> None:
+        """Add entries again that the store has reaped, or lost if they ``stayed``."""
+        metrics.PRESENCE_FORGOTTEN.add(len(entries))
         logger.warning(
             "the presence store had lost %d connection(s), which are added again",
-            len(missing),
+            len(entries),
         )
-        entries = [
-            (key, entry)
-            for key, entry in self._entries.items()
-            if (key[0], entry.member.client) in missing
-        ]
         for start in range(0, len(entries), _ADDED_AT_ONCE):
             some = entries[start : start + _ADDED_AT_ONCE]
             if not all(
-                await asyncio.gather(*(self._add_again(*each) for each in some))
+                await asyncio.gather(
+                    *(self._add_again(*each, stayed=stayed) for each in some)
+                )
             ):
                 return  # the next refresh finds the others missing again
 
-    async def _add_again(self, key: tuple[str, str], entry: _Entry) -> bool:
+    async def _add_again(
+        self, key: tuple[str, str], entry: _Entry, *, stayed: bool
+    ) -> bool:
         if self._entries.get(key) is not entry:
             return True
-        if not (entry.per_user and entry.member.user):
+        if not stayed and not (entry.per_user and entry.member.user):
             # Clients may have got its leave, after which an id is not used again.
             entry.member = _with_new_id(entry.member)
         entry.adding = True
-        # A store that lost its data has sent no leave for the old id.
+        # Members read in the meantime are incomplete.
         self._schedule.announce_change_in(key[0], RETRY_DELAY)
         try:
-            await self._add_to_store(key, entry)
+            await self._add_to_store(key, entry, stayed=stayed)
         except LayerUnavailable as error:
             self._schedule.store_lost(error)
             if self._entries.get(key) is not entry:

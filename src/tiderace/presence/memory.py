@@ -80,14 +80,20 @@ class MemoryPresenceStore:
         self._lock = threading.Lock()
 
     async def add(
-        self, group: str, member: Member, *, per_user: bool, grace: float
+        self,
+        group: str,
+        member: Member,
+        *,
+        per_user: bool,
+        grace: float,
+        stayed: bool = False,
     ) -> list[PresenceEvent]:
         with self._lock:
             found = self._groups.get(group)
             if found is None:
                 found = self._groups[group] = _Group(group)
             now = self._clock()
-            events = found.add(now, self.config, member, per_user, grace)
+            events = found.add(now, self.config, member, per_user, grace, stayed)
             self._note(found)
             return events
 
@@ -196,6 +202,7 @@ class _Group:
         member: Member,
         per_user: bool,
         grace: float,
+        stayed: bool,
     ) -> list[PresenceEvent]:
         connection = self.connections.get(member.client)
         expires_at = now + config.ttl
@@ -212,8 +219,10 @@ class _Group:
         if user is None:
             # An anonymous user is its only connection.
             shown = replace(member, client=_new_id()) if member.user else member
-            user = self.users[identity] = _User(shown, per_user)
+            user = self.users[identity] = _User(shown, per_user, confirmed=stayed)
         user.connections += 1
+        if stayed:
+            return self._claim_next(now, config, identity)
         return [
             *self._connection_event(now, config, "join", member, per_user),
             *self._claim_next(now, config, identity),

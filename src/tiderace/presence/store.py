@@ -128,7 +128,13 @@ class PresenceStore(Protocol):
     config: PresenceConfig
 
     async def add(
-        self, group: str, member: Member, *, per_user: bool, grace: float
+        self,
+        group: str,
+        member: Member,
+        *,
+        per_user: bool,
+        grace: float,
+        stayed: bool = False,
     ) -> list[PresenceEvent]:
         """Add a connection to a group, or refresh it when it is there.
 
@@ -138,6 +144,8 @@ class PresenceStore(Protocol):
             per_user: whether users are announced, or every connection.
             grace: seconds the user stays present after their last connection; 0 is
                 used for an anonymous one, which cannot be recognised when it returns.
+            stayed: whether it was there all the time, and the store has lost it: it
+                causes no join.
 
         Returns:
             The join of this connection or user, if it is one. It has a claim when this
@@ -200,9 +208,9 @@ class ShardedPresence:
         return self._stores[self._index(group)]
 
     async def add(
-        self, group: str, member: Member, *, per_user: bool, grace: float
+        self, group: str, member: Member, **options: Any
     ) -> list[PresenceEvent]:
-        return await self._of(group).add(group, member, per_user=per_user, grace=grace)
+        return await self._of(group).add(group, member, **options)
 
     async def remove(self, group: str, client: str) -> list[PresenceEvent]:
         return await self._of(group).remove(group, client)

@@ -10,6 +10,8 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from unittest import mock
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -745,6 +747,64 @@ async def test_a_message_that_cannot_be_read_is_dropped_and_logged(make_layer, c
         return "cannot be read and is dropped" in caplog.text
 
     await until(said)
+
+
+async def test_a_history_is_readable_beyond_the_expiry_with_encryption(make_layer):
+    pytest.importorskip("cryptography")
+    layer = make_layer(symmetric_encryption_keys=["k"], expiry=1)
+    keep = Retention(10, 3600)
+    with freeze_fernet(time.time() - 600):
+        await layer.stream_publish("room", {"data": "1"}, keep=keep)
+
+    _, found = await layer.stream_read("room", keep=keep)
+
+    assert [publication.data for publication in found] == ["1"]
+
+
+async def test_a_message_older_than_the_history_is_refused_with_encryption(
+    make_layer, caplog
+):
+    layer = make_layer(symmetric_encryption_keys=["k"], expiry=1)
+    keep = Retention(10, 60)
+    with freeze_fernet(time.time() - 600):
+        await layer.stream_publish("room", {"data": "1"}, keep=keep)
+
+    _, found = await layer.stream_read("room", keep=keep)
+
+    assert found == []
+    assert "cannot be read" in caplog.text
+
+
+async def test_a_history_with_a_removed_key_is_logged_once(make_layer, caplog):
+    writer = make_layer(symmetric_encryption_keys=["old"])
+    reader = make_layer(symmetric_encryption_keys=["new"])
+    keep = Retention(10, 60)
+    for number in range(5):
+        await writer.stream_publish("room", {"data": str(number)}, keep=keep)
+
+    for _ in range(3):
+        assert (await reader.stream_read("room", keep=keep))[1] == []
+
+    assert caplog.text.count("cannot be read") == 1
+
+
+async def test_a_history_is_readable_while_keys_are_rotated(make_layer):
+    keep = Retention(10, 60)
+    stages = [["old"], ["old", "new"], ["new", "old"]]
+    layers = [make_layer(symmetric_encryption_keys=keys) for keys in stages]
+
+    for number, layer in enumerate(layers):
+        await layer.stream_publish("room", {"data": str(number)}, keep=keep)
+
+    _, found = await layers[-1].stream_read("room", keep=keep)
+    assert [publication.data for publication in found] == ["0", "1", "2"]
+
+
+@contextlib.contextmanager
+def freeze_fernet(now):
+    """Let tokens be made at ``now``."""
+    with mock.patch("cryptography.fernet.time.time", return_value=now):
+        yield
 
 
 def test_an_unknown_option_is_refused_with_the_nearest():

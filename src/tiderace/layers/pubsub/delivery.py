@@ -7,29 +7,49 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tiderace import metrics
+from tiderace import conf, metrics
 from tiderace.history import Position
 from tiderace.layers.local import LocalChannels
 from tiderace.layers.pubsub import envelope
 
-__all__ = ["GapLog", "GroupDelivery"]
+__all__ = ["GroupDelivery", "LossLog"]
 
 logger = logging.getLogger("tiderace.layers")
 
 
-class GapLog:
-    """Counts and logs lost messages: one stream a second, the others as a number.
+class LossLog:
+    """Logs messages that are lost or cannot be read: one, the others as a number.
 
-    A server that comes back empty causes a gap in every group.
+    A server that comes back empty causes a gap in every group, and a key that was
+    removed too early makes every message of a history unreadable.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._logged_at = float("-inf")
         self._not_logged = 0
+        self._unreadable_at = float("-inf")
+        self._unreadable = 0
 
-    def report(self, subject: str, missed: int | None) -> None:
-        """Log that messages of a stream are lost: how many, or None when unknown."""
+    def unreadable(self, subject: str, error: Exception) -> None:
+        """Log why a message cannot be read, at most once in an interval."""
+        self._unreadable += 1
+        now = self._clock()
+        if now - self._unreadable_at < conf.current().drop_log_interval:
+            return
+        self._unreadable_at = now
+        count, self._unreadable = self._unreadable, 0
+        logger.error(
+            "a message to %s cannot be read and is dropped (%d since the last such "
+            "record); compare the serializers and encryption keys of all processes",
+            subject,
+            count,
+            exc_info=error,
+            extra={"reason": "message_unreadable", "group": subject, "dropped": count},
+        )
+
+    def lost(self, subject: str, missed: int | None) -> None:
+        """Count and log lost messages of a stream: how many, or None when unknown."""
         metrics.GAPS_LOST.add()
         now = self._clock()
         if now - self._logged_at < 1.0:
@@ -57,7 +77,7 @@ class GroupDelivery:
     Args:
         local: the mailboxes and listeners of this process.
         deserialize: turns the bytes of a message into the message.
-        gap_log: logs lost messages.
+        loss_log: logs lost messages.
     """
 
     def __init__(
@@ -65,11 +85,11 @@ class GroupDelivery:
         local: LocalChannels,
         *,
         deserialize: Callable[[bytes], Any],
-        gap_log: GapLog,
+        loss_log: LossLog,
     ) -> None:
         self._local = local
         self._deserialize = deserialize
-        self._gap_log = gap_log
+        self._loss_log = loss_log
         # Groups with listeners in closed event loops.
         self._groups_to_check: set[str] = set()
 
@@ -97,9 +117,9 @@ class GroupDelivery:
                 if publication is not None and envelope.is_record(message):
                     message = publication.as_event()
                 await self._fan_out(subject, message, deadline)
-        except Exception:
+        except Exception as error:
             # The messages of other senders must still arrive.
-            logger.exception("a message to %s cannot be read and is dropped", subject)
+            self._loss_log.unreadable(subject, error)
             self._local.listeners.put(subject, None).start()
 
     async def _fan_out(self, group: str, message: Any, deadline: float) -> None:
@@ -117,7 +137,7 @@ class GroupDelivery:
 
     def report_gap(self, subject: str, missed: int | None) -> None:
         """Report lost messages to listeners and consumers of the group."""
-        self._gap_log.report(subject, missed)
+        self._loss_log.lost(subject, missed)
         self._local.listeners.put(subject, None).start()
         self._local.put_gap(subject, missed)
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
 from tiderace.history import Position
 from tiderace.layers.local import LocalChannels
 from tiderace.layers.messages import CHANNEL_KEY, ENVELOPE_KEY
-from tiderace.layers.pubsub.delivery import GapLog
+from tiderace.layers.pubsub.delivery import LossLog
 from tiderace.layers.pubsub.loop_tasks import LoopTasks
 from tiderace.layers.pubsub.subscriptions import GroupSubscriptions
 
 __all__ = ["ProcessInbox", "inbox_name"]
-
-logger = logging.getLogger("tiderace.layers")
 
 
 def inbox_name(process: str) -> str:
@@ -30,7 +27,7 @@ class ProcessInbox:
         local: the channels of this process.
         subscriptions: joins and leaves groups.
         deserialize: turns the bytes of a message into the message.
-        gap_log: logs lost messages.
+        loss_log: logs lost messages.
         tasks: runs the joins.
     """
 
@@ -40,7 +37,7 @@ class ProcessInbox:
         subscriptions: GroupSubscriptions,
         *,
         deserialize: Callable[[bytes], Any],
-        gap_log: GapLog,
+        loss_log: LossLog,
         tasks: LoopTasks,
     ) -> None:
         self.process = local.process
@@ -48,7 +45,7 @@ class ProcessInbox:
         self._local = local
         self._subscriptions = subscriptions
         self._deserialize = deserialize
-        self._gap_log = gap_log
+        self._loss_log = loss_log
         self._tasks = tasks
 
     async def deliver(
@@ -74,11 +71,11 @@ class ProcessInbox:
                 self._subscriptions.leave(message["group"], channel)
             else:
                 self._local.put_or_drop(channel, message, age=age)
-        except Exception:
+        except Exception as error:
             # The messages of other senders must still arrive.
-            logger.exception("a message to %s cannot be read and is dropped", subject)
+            self._loss_log.unreadable(subject, error)
 
     def report_gap(self, subject: str, missed: int | None) -> None:
         """Report lost messages to all consumers: any of them may be missing one."""
-        self._gap_log.report(subject, missed)
+        self._loss_log.lost(subject, missed)
         self._local.put_gap(None, missed)

@@ -8,7 +8,6 @@ offset, so that a process detects missed messages and fetches them first.
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
@@ -32,7 +31,7 @@ from tiderace.layers.messages import (
 from tiderace.layers.pubsub import envelope
 from tiderace.layers.pubsub.brokers import Brokers
 from tiderace.layers.pubsub.cursors import StreamCursors
-from tiderace.layers.pubsub.delivery import GapLog, GroupDelivery
+from tiderace.layers.pubsub.delivery import GroupDelivery, LossLog
 from tiderace.layers.pubsub.inbox import ProcessInbox, inbox_name
 from tiderace.layers.pubsub.loop_tasks import LoopTasks
 from tiderace.layers.pubsub.memberships import Memberships
@@ -41,14 +40,13 @@ from tiderace.layers.pubsub.pump import Pump
 from tiderace.layers.pubsub.queues import Queues
 from tiderace.layers.pubsub.reporter import Reporter, read_reports
 from tiderace.layers.pubsub.subscriptions import GroupSubscriptions
+from tiderace.layers.serializers import read_kept
 from tiderace.layers.stats import LayerStats, ProcessStats
 from tiderace.presence.store import PresenceStore, ShardedPresence
 from tiderace.ratelimit import Rate
 from tiderace.runtime.forks import after_fork, keep_alive
 
 __all__ = ["PubSubLayer"]
-
-logger = logging.getLogger("tiderace.layers")
 
 
 class PubSubLayer(BaseChannelLayer, LocalDelivery):
@@ -121,7 +119,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
             drop_log=self._drop_log,
         )
         tasks = LoopTasks()
-        gap_log = GapLog(clock)
+        loss_log = self._loss_log = LossLog(clock)
         self._cursors = StreamCursors(
             expiry=self.expiry, max_buffered=self._keep.size, clock=clock, tasks=tasks
         )
@@ -133,7 +131,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
             brokers,
             local,
             delivery=GroupDelivery(
-                local, deserialize=self.deserialize, gap_log=gap_log
+                local, deserialize=self.deserialize, loss_log=loss_log
             ),
             cursors=self._cursors,
             queues=self._queues,
@@ -152,7 +150,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
             local,
             self._subscriptions,
             deserialize=self.deserialize,
-            gap_log=gap_log,
+            loss_log=loss_log,
             tasks=tasks,
         )
         self._pump = Pump(
@@ -160,7 +158,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
             self._subscriptions,
             inbox,
             reporter=self._reporter,
-            gap_log=gap_log,
+            loss_log=loss_log,
             tasks=tasks,
             on_reconnect=self._reconnected,
         )
@@ -397,20 +395,21 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         )
         found = []
         now = time.time()
-        for entry in entries:
-            position = Position(top.epoch, entry.offset)
-            try:
-                found.append(
-                    envelope.publication_from(
-                        position,
-                        self.deserialize(entry.data),
-                        time=now - entry.age,
-                        before=entry.before,
+        with read_kept(keep.seconds):
+            for entry in entries:
+                position = Position(top.epoch, entry.offset)
+                try:
+                    found.append(
+                        envelope.publication_from(
+                            position,
+                            self.deserialize(entry.data),
+                            time=now - entry.age,
+                            before=entry.before,
+                        )
                     )
-                )
-            except Exception:
-                # A reader detects by the offsets that this one is missing.
-                logger.exception("a message to %s cannot be read", group)
+                except Exception as error:
+                    # A reader detects by the offsets that this one is missing.
+                    self._loss_log.unreadable(group, error)
         return top, found
 
     async def stream_delete(self, group: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.broker import QueueReady, Reconnected, StreamMessage
 from tiderace.layers.pubsub.brokers import Brokers
-from tiderace.layers.pubsub.delivery import GapLog
+from tiderace.layers.pubsub.delivery import LossLog
 from tiderace.layers.pubsub.gap_filler import START
 from tiderace.layers.pubsub.inbox import ProcessInbox
 from tiderace.layers.pubsub.loop_tasks import LoopTasks
@@ -39,7 +39,7 @@ class Pump:
         subscriptions: the streams and queues that are received, and the memberships.
         inbox: the stream of messages to channels of this process.
         reporter: reports to the inbox's broker.
-        gap_log: logs lost messages.
+        loss_log: logs lost messages.
         tasks: the tasks that ``stop`` ends as well.
         on_reconnect: called in the home loop when a broker is connected again.
     """
@@ -51,7 +51,7 @@ class Pump:
         inbox: ProcessInbox,
         *,
         reporter: Reporter,
-        gap_log: GapLog,
+        loss_log: LossLog,
         tasks: LoopTasks,
         on_reconnect: Callable[[], None],
     ) -> None:
@@ -65,7 +65,7 @@ class Pump:
         self._lock = subscriptions.lock
         self._inbox = inbox
         self._reporter = reporter
-        self._gap_log = gap_log
+        self._loss_log = loss_log
         self._tasks = tasks
         self._on_reconnect = on_reconnect
         self._standing: list[asyncio.Task[None]] = []
@@ -218,7 +218,7 @@ class Pump:
     async def _work(self, index: int) -> None:
         if index == 0:
             self._subscriptions.expire()
-            self._gap_log.log_rest()
+            self._loss_log.log_rest()
         await self._memberships.announce(index)
         await self._subscriptions.unsubscribe_idle(index)
         await self._subscriptions.check_positions(index)

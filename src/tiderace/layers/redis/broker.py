@@ -40,11 +40,18 @@ class RedisBroker:
         host: one entry of ``hosts``, decoded.
         prefix: what every key and pub/sub channel begins with.
         publish_timeout: seconds a call waits for a server that is away.
+        crypter: encrypts what members of presence show; None for no encryption.
     """
 
     def __init__(
-        self, host: dict[str, Any], *, prefix: str, publish_timeout: float
+        self,
+        host: dict[str, Any],
+        *,
+        prefix: str,
+        publish_timeout: float,
+        crypter: Any = None,
     ) -> None:
+        self._crypter = crypter
         self.publish_timeout = publish_timeout
         timeout = min(publish_timeout, _MAX_REPLY_TIMEOUT)
         cluster = hosts_.is_cluster(host)
@@ -68,6 +75,7 @@ class RedisBroker:
             self.commands.run_script,
             self._prefix,
             cluster=self._cluster,
+            crypter=self._crypter,
         )
 
     async def take_token(self, key: str, rate: Rate) -> float:

@@ -93,17 +93,18 @@ class RedisChannelLayer(PubSubLayer):
         self.hosts = hosts_.decode_hosts(hosts, cluster=cluster)
         self.ring_size = len(self.hosts)
         self.prefix = prefix
+        serializer = _make_serializer(
+            serializer_format,
+            compress_above,
+            expiry=expiry,
+            symmetric_encryption_keys=symmetric_encryption_keys,
+            random_prefix_length=random_prefix_length,
+            compression=compression,
+        )
         super().__init__(
-            _connect(self.hosts, prefix, publish_timeout),
+            _connect(self.hosts, prefix, publish_timeout, serializer),
             index_of=self.consistent_hash,
-            serializer=_make_serializer(
-                serializer_format,
-                compress_above,
-                expiry=expiry,
-                symmetric_encryption_keys=symmetric_encryption_keys,
-                random_prefix_length=random_prefix_length,
-                compression=compression,
-            ),
+            serializer=serializer,
             expiry=expiry,
             group_expiry=group_expiry,
             capacity=capacity,
@@ -171,17 +172,18 @@ class RedisPubSubChannelLayer(PubSubLayer):
         self.prefix = prefix
         self.on_disconnect = on_disconnect
         self.on_reconnect = on_reconnect
+        serializer = _make_serializer(
+            serializer_format,
+            compress_above,
+            expiry=expiry,
+            symmetric_encryption_keys=symmetric_encryption_keys,
+            random_prefix_length=random_prefix_length,
+            compression=compression,
+        )
         super().__init__(
-            _connect(self.hosts, prefix, publish_timeout),
+            _connect(self.hosts, prefix, publish_timeout, serializer),
             index_of=self.consistent_hash,
-            serializer=_make_serializer(
-                serializer_format,
-                compress_above,
-                expiry=expiry,
-                symmetric_encryption_keys=symmetric_encryption_keys,
-                random_prefix_length=random_prefix_length,
-                compression=compression,
-            ),
+            serializer=serializer,
             expiry=expiry,
             group_expiry=group_expiry,
             capacity=capacity,
@@ -239,15 +241,22 @@ class _ChannelsRedisDropLog(DropLog):
 
 
 def _connect(
-    hosts: list[dict[str, Any]], prefix: object, publish_timeout: float
+    hosts: list[dict[str, Any]],
+    prefix: object,
+    publish_timeout: float,
+    serializer: Serializer,
 ) -> list[RedisBroker]:
     """Return a broker for each of ``hosts``, which connects at its first use."""
     if not isinstance(prefix, str):
         raise AssertionError(
             f"Prefix must be unicode, not a {type(prefix).__qualname__}; give a string"
         )
+    # Registered serializers may have none.
+    crypter = getattr(serializer, "crypter", None)
     return [
-        RedisBroker(host, prefix=prefix, publish_timeout=publish_timeout)
+        RedisBroker(
+            host, prefix=prefix, publish_timeout=publish_timeout, crypter=crypter
+        )
         for host in hosts
     ]
 

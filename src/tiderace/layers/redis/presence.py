@@ -60,6 +60,7 @@ class RedisPresenceStore:
         run_script: ``CommandRunner.run_script``.
         prefix: what every key begins with.
         cluster: whether the keys of one script must be in one slot.
+        crypter: a ``MultiFernet`` for what members show; None for no encryption.
     """
 
     def __init__(
@@ -69,27 +70,36 @@ class RedisPresenceStore:
         prefix: str,
         *,
         cluster: bool,
+        crypter: Any = None,
     ) -> None:
         self.config = config
+        self._crypter = crypter
         self._run_script = run_script
         self._bases = [f"{prefix}:presence"]
         if cluster:
             self._bases = [f"{{{prefix}:presence:{slot}}}" for slot in range(_SLOTS)]
 
     async def add(
-        self, group: str, member: Member, *, per_user: bool, grace: float
+        self,
+        group: str,
+        member: Member,
+        *,
+        per_user: bool,
+        grace: float,
+        stayed: bool = False,
     ) -> list[PresenceEvent]:
         return await self._change(
             "presence/add",
             group,
             client=member.client,
             identity=_identity(member),
-            info=member.info or "",
+            info=self._encrypt(member.info) if member.info else "",
             per_user=int(per_user),
             grace_ms=int(grace * 1000) if member.user else 0,
             ttl_ms=int(self.config.ttl * 1000),
             # An anonymous user is its only connection.
             new_id=secrets.token_hex(12) if member.user else member.client,
+            stayed=int(stayed),
         )
 
     async def remove(self, group: str, client: str) -> list[PresenceEvent]:
@@ -145,10 +155,10 @@ class RedisPresenceStore:
             for place in range(0, len(fields), 2)
         }
         if per_user:
-            members = _users(now, entries, expired, expired_rows)
+            rows = _users(now, entries, expired, expired_rows)
         else:
-            members = _connections(entries, expired)
-        return {member.client: member for member in members}
+            rows = _connections(entries, expired)
+        return {row[0]: self._member(*row) for row in rows}
 
     async def stats(self, group: str) -> PresenceStats:
         """Return the number of members; users who are due to be reaped still count."""
@@ -204,7 +214,7 @@ class RedisPresenceStore:
             PresenceEvent(
                 group,
                 kind.decode(),
-                _member(client.decode(), identity.decode(), info.decode()),
+                self._member(client.decode(), identity.decode(), info.decode()),
                 bool(push),
                 None if changed_in < 0 else changed_in / 1000,
                 claim.decode(),
@@ -212,14 +222,25 @@ class RedisPresenceStore:
             for kind, client, identity, info, push, changed_in, claim in rows
         ]
 
+    def _encrypt(self, info: str) -> str:
+        if self._crypter is None:
+            return info
+        encrypted: bytes = self._crypter.encrypt(info.encode())
+        return encrypted.decode()
+
+    def _member(self, client: str, identity: str, info: str) -> Member:
+        if info and self._crypter is not None:
+            try:
+                info = self._crypter.decrypt(info).decode()
+            except Exception:  # with another key, or from before the encryption
+                info = ""
+        user = "" if identity.startswith("\0") else identity
+        return Member(client, user, info or None)
+
 
 def _identity(member: Member) -> str:
     """Return what a member is counted by: the user, or an anonymous connection."""
     return member.user or f"\0{member.client}"
-
-
-def _member(client: str, identity: str, info: str) -> Member:
-    return Member(client, "" if identity.startswith("\0") else identity, info or None)
 
 
 def _batches(
@@ -245,11 +266,12 @@ def _batches(
 
 def _connections(
     rows: Mapping[bytes, Any], expired: Sequence[bytes]
-) -> Iterator[Member]:
+) -> Iterator[tuple[str, str, str]]:
+    """Yield id, identity and info of the connections that have not expired."""
     gone = set(expired[::2])
     for client, (identity, _, _, info, _) in rows.items():
         if client not in gone:
-            yield _member(client.decode(), identity, info)
+            yield client.decode(), identity, info
 
 
 def _users(
@@ -257,7 +279,8 @@ def _users(
     users: Mapping[bytes, Any],
     expired: Sequence[bytes],
     expired_rows: Sequence[Any],
-) -> Iterator[Member]:
+) -> Iterator[tuple[str, str, str]]:
+    """Yield presence id, identity and info of the users who are present."""
     # A connection that expired longer than its grace ago no longer counts, whether or not
     # it has been reaped.
     stale: dict[str, int] = {}
@@ -269,4 +292,4 @@ def _users(
     for key, (client, info, _, connections, gone_at, _) in users.items():
         identity = key.decode()
         if connections > stale.get(identity, 0) or (not connections and gone_at > now):
-            yield _member(client, identity, info)
+            yield client, identity, info

@@ -89,12 +89,12 @@ local function presence_group()
     end
   end
 
-  function self.add(client, identity, info, per_user, grace_ms, ttl_ms, new_id)
+  function self.add(client, identity, info, per_user, grace_ms, ttl_ms, new_id, stayed)
     redis.call('ZADD', deadlines, now + ttl_ms, client)
     local row = load(rows, client)
     if row then
       -- With the same token it is a retry, whose first reply was lost.
-      if row[5] == token and row[2] == 0 then
+      if row[5] == token and row[2] == 0 and stayed == 0 then
         add_event('join', client, identity, info, 1, '')
       end
       local claim = load(claims, row[1])
@@ -102,10 +102,12 @@ local function presence_group()
       return
     end
     save(rows, client, {identity, per_user, grace_ms, info, token})
-    local user = load(users, identity) or {new_id, info, per_user, 0, 0, 0}
+    local user = load(users, identity) or {new_id, info, per_user, 0, 0, stayed}
     user[4] = user[4] + 1
     save(users, identity, user)
-    if per_user == 0 then add_event('join', client, identity, info, 1, '') end
+    if per_user == 0 and stayed == 0 then
+      add_event('join', client, identity, info, 1, '')
+    end
     claim_next(identity)
   end
 
