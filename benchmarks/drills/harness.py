@@ -19,8 +19,9 @@ from support.brokers import free_port
 from .clients import Member, TopicClient
 from .ledger import Ledger, Row
 from .processes import Process, Sender, Site
+from .websocket import WebSocket
 
-__all__ = ["Harness", "Traffic", "until"]
+__all__ = ["Harness", "Traffic", "count_leftovers", "crowd", "until"]
 
 T = TypeVar("T")
 
@@ -33,6 +34,52 @@ async def until(condition: Callable[[], object], timeout: float = 20) -> bool:
             return False
         await asyncio.sleep(0.05)
     return True
+
+
+# Connections of pools and their tasks may stay.
+SLACK = 10
+
+
+async def count_leftovers(
+    row: Row, site: Site, before: dict[str, int], *groups: str, timeout: float = 20
+) -> None:
+    """Add to ``row`` what a process holds beyond ``before`` when it should be idle again.
+
+    Args:
+        row: of the drill.
+        site: the process.
+        before: its earlier measurements.
+        groups: those that should have no members.
+        timeout: seconds that it may take to get rid of everything.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        now = await site.measurements()
+        grown = {name: now[name] - before[name] for name in ("tasks", "descriptors")}
+        left = {name: count for name, count in grown.items() if count > SLACK}
+        began, ended = (
+            now[name] - before[name] for name in ("connects", "disconnects")
+        )
+        left["connections"] = began - ended
+        left |= {group: await site.get("members", group) for group in groups}
+        if not any(left.values()) or time.monotonic() > deadline:
+            break
+        await asyncio.sleep(0.5)
+    row.leaked += sum(abs(count) for count in left.values())
+    if any(left.values()):
+        row.notes.append(f"left behind: {left}")
+
+
+async def crowd(path: str, port: int, number: int, **options: Any) -> list[WebSocket]:
+    """Open ``number`` sockets, a hundred at a time."""
+    sockets: list[WebSocket] = []
+    for start in range(0, number, 100):
+        opening = (
+            WebSocket.open(port, path, **options)
+            for _ in range(min(100, number - start))
+        )
+        sockets += await asyncio.gather(*opening)
+    return sockets
 
 
 class Harness:
@@ -73,6 +120,12 @@ class Harness:
     def enter(self, context: contextlib.AbstractContextManager[T]) -> T:
         """Enter a context until the end of the drill."""
         return self._exits.enter_context(context)
+
+    async def enter_async(
+        self, context: contextlib.AbstractAsyncContextManager[T]
+    ) -> T:
+        """Enter an asynchronous context until the end of the drill."""
+        return await self._exits.enter_async_context(context)
 
     def configure(self, *hosts: Any, layer: Any = None, tiderace: Any = None) -> None:
         """Set the ``hosts`` and options of the layer, and the settings of Tiderace."""

@@ -34,6 +34,8 @@ class Receiver:
         self.first = first
         self.last = first - 1
         self.numbers: set[int] = set()
+        self.order: list[int] = []
+        """The numbers in the order of their arrival."""
         self.doubled = 0
         self.disordered = 0
         self.reports: list[tuple[int, float]] = []
@@ -47,6 +49,7 @@ class Receiver:
             self.doubled += 1
             return
         self.numbers.add(number)
+        self.order.append(number)
         if number < self.last:
             self.disordered += 1
         else:
