@@ -120,6 +120,8 @@ async def test_the_paths_are_below_the_root_path():
     health = Health(the_application)
 
     assert (await ask(health, "/app/healthz", root_path="/app"))[0] == 200
+    with override_settings(FORCE_SCRIPT_NAME="/site"):
+        assert (await ask(health, "/site/healthz"))[0] == 200
 
 
 async def test_websockets_go_to_the_application():

@@ -13,6 +13,7 @@ import websockets
 from asgiref.testing import ApplicationCommunicator
 from django.core.exceptions import ImproperlyConfigured
 from django.http import Http404
+from django.test import override_settings
 from django.urls import include, path, re_path
 from django.urls.exceptions import Resolver404
 from django.urls.resolvers import LocalePrefixPattern, URLPattern
@@ -179,6 +180,21 @@ async def test_the_root_path_is_removed_before_matching():
     router = URLRouter([path("chat/", app("chat"))])
 
     assert await name_for(router, "/site/chat/", root_path="/site") == "chat"
+
+
+@override_settings(FORCE_SCRIPT_NAME="/site")
+@pytest.mark.parametrize("prefix", ["/site", ""], ids=["kept", "removed by a proxy"])
+async def test_the_script_name_is_removed_before_matching(prefix):
+    router = URLRouter([path("chat/", app("chat"))])
+
+    assert await name_for(router, f"{prefix}/chat/") == "chat"
+
+
+@override_settings(FORCE_SCRIPT_NAME="/site/")
+async def test_a_path_that_only_begins_like_the_script_name_is_left_whole():
+    router = URLRouter([path("sites/", app("sites"))])
+
+    assert await name_for(router, "/sites/") == "sites"
 
 
 async def test_a_path_outside_the_root_path_has_no_route():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from django.contrib.staticfiles import finders
 from django.core.management import call_command
 from django.template import Context, Template, TemplateSyntaxError
 from django.test import RequestFactory, override_settings
+from django.urls.base import get_script_prefix, set_script_prefix
 from django.utils.functional import SimpleLazyObject
 
 import tiderace
@@ -36,6 +38,16 @@ def site() -> Iterator[None]:
 
 def render(source: str, **context: Any) -> str:
     return Template("{% load tiderace %}" + source).render(Context(context))
+
+
+@contextmanager
+def override_script_prefix(prefix: str) -> Iterator[None]:
+    before = get_script_prefix()
+    set_script_prefix(prefix)
+    try:
+        yield
+    finally:
+        set_script_prefix(before)
 
 
 def config(html: str) -> dict[str, Any]:
@@ -65,6 +77,17 @@ def test_the_script_is_a_module_at_the_static_url() -> None:
 
 def test_a_script_without_options_has_empty_settings() -> None:
     assert config(render("{% tiderace_script %}")) == {}
+
+
+def test_addresses_are_below_the_script_name() -> None:
+    with override_script_prefix("/shop/"):
+        html = render("{% tiderace_script base='/ws/' %}")
+        elsewhere = render(
+            "{% tiderace_script base='wss://other.test/' topics='/shop/live/' %}"
+        )
+
+    assert config(html) == {"base": "/shop/ws/", "topics": "/shop/connection/"}
+    assert config(elsewhere) == {"base": "wss://other.test/", "topics": "/shop/live/"}
 
 
 def test_options_reach_the_client_under_their_javascript_names() -> None:

@@ -12,6 +12,10 @@ from contextvars import ContextVar
 from typing import Any, TypeAlias
 from urllib.parse import unquote_plus
 
+from django.conf import settings
+
+from tiderace import conf
+
 __all__ = [
     "ASGIApp",
     "Event",
@@ -27,6 +31,7 @@ __all__ = [
     "hide_commands",
     "known_user_id",
     "log_fields",
+    "path_below_prefix",
     "redacted_query",
     "refuse",
     "serving",
@@ -224,6 +229,21 @@ def cut_unless_read(send: Send, unread: int = 0) -> None:
     elif left:
         loop = asyncio.get_running_loop()
         loop.call_later(_READ_TIMEOUT, cut_unless_read, send, left)
+
+
+def path_below_prefix(scope: Scope) -> str | None:
+    """Return the path that routes match, without the prefix that the site is served below.
+
+    That is ``FORCE_SCRIPT_NAME``, as for Django's views, which a proxy may have removed;
+    else the ``root_path`` of the scope, and None for a path outside it.
+    """
+    path: str = scope["path"]
+    prefix = str(settings.FORCE_SCRIPT_NAME or "") if conf.configured() else ""
+    if prefix:
+        prefix = prefix.rstrip("/")
+        return path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path
+    root_path = scope.get("root_path") or ""
+    return path.removeprefix(root_path) if path.startswith(root_path) else None
 
 
 def client_address(scope: Scope) -> str:

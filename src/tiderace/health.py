@@ -19,6 +19,7 @@ from django.http import HttpRequest, JsonResponse
 from django.urls import path
 from django.views.decorators.cache import never_cache
 
+from tiderace.asgi import path_below_prefix
 from tiderace.runtime.readiness import reasons_not_ready
 
 if TYPE_CHECKING:
@@ -78,11 +79,12 @@ class Health:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         """Answer the probe, or return what the application returns."""
+        answer = None
         if scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
-            path = scope["path"].removeprefix(scope.get("root_path") or "")
-            if answer := self._answers.get(path):
-                status, body = await answer()
-                return await _send_json(send, status, body)
+            answer = self._answers.get(path_below_prefix(scope) or "")
+        if answer is not None:
+            status, body = await answer()
+            return await _send_json(send, status, body)
         return await self.application(scope, receive, send)
 
 

@@ -14,7 +14,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.urls import URLPattern
 from django.urls.resolvers import RegexPattern, RoutePattern
 
-from tiderace.asgi import ASGIApp, Receive, Scope, Send
+from tiderace.asgi import ASGIApp, Receive, Scope, Send, path_below_prefix
 from tiderace.security.websocket import OriginValidator
 
 __all__ = [
@@ -57,7 +57,7 @@ class TopicsFirst:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         """Serve the request, and return what the application returns."""
-        path = scope["path"].removeprefix(scope.get("root_path") or "").lstrip("/")
+        path = (path_below_prefix(scope) or "").lstrip("/")
         if not any(_leads(chain, path) for chain in self._endpoints):
             return await self.application(scope, receive, send)
         asked: Scope = {**scope, "tiderace.origins": self._origins}

@@ -47,6 +47,7 @@ from tiderace.asgi import (
     cut_unless_read,
     hide_commands,
     log_fields,
+    path_below_prefix,
     refuse,
 )
 from tiderace.auth import AuthMiddlewareStack
@@ -199,15 +200,14 @@ class URLRouter:
                 is neither HTTP nor WebSocket, or there is no ``send``.
         """
         outermost = "path_remaining" not in scope
-        path = scope.get("path") if outermost else scope["path_remaining"]
+        path = scope.get("path" if outermost else "path_remaining")
         if path is None:
             raise ValueError("No 'path' key in connection scope, cannot route URLs")
         if outermost:
             hide_commands(scope)
-            root_path = scope.get("root_path") or ""
-            if not path.startswith(root_path):
-                return await self._refuse(path, scope, receive, send)
-            path = path[len(root_path) :]
+            path = path_below_prefix(scope)
+            if path is None:
+                return await self._refuse(scope["path"], scope, receive, send)
         path = path.lstrip("/")
         for route in self.routes:
             match = self._pattern(route).match(path)

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django import template
 from django.templatetags.static import static
+from django.urls import get_script_prefix
 from django.utils.html import format_html, json_script
 from django.utils.safestring import SafeString, mark_safe
 
@@ -51,6 +52,8 @@ _OPTIONS: dict[str, tuple[str, tuple[type, ...]]] = {
     "queue_size": ("queueSize", (int,)),
     "when_full": ("whenFull", (str,)),
 }
+# Options that are addresses; a path is below FORCE_SCRIPT_NAME.
+_ADDRESSES = ("base", "topics")
 _POLICIES = ("throw", "drop-oldest", "drop-newest")
 
 # Characters that could end a script element or open a comment, as JSON escapes.
@@ -72,17 +75,19 @@ def tiderace_script(
         nonce: Used instead of the one found in the context.
         options: The client's options in Python's spelling (``min_delay`` for
             ``minDelay``); times are in seconds. With None the client's default
-            applies.
+            applies. Paths are below ``FORCE_SCRIPT_NAME``, as those of ``{% url %}``.
 
     Raises:
         TemplateSyntaxError: when rendered, for an unknown option or an invalid
             value.
     """
     settings = {
-        _OPTIONS[name][0]: value
+        _OPTIONS[name][0]: _below_prefix(value) if name in _ADDRESSES else value
         for name, value in options.items()
         if _validate(name, value) is not None
     }
+    if get_script_prefix() != "/":
+        settings.setdefault("topics", _below_prefix("/connection/"))
     return format_html(
         '{}\n<script type="module" src="{}"{}></script>',
         json_script(settings, CONFIG_ID),
@@ -134,6 +139,14 @@ def tiderace_importmap(
         _nonce_attribute(context, nonce),
         mark_safe(text),  # noqa: S308 - escaped above, in the way JSON can undo
     )
+
+
+def _below_prefix(address: Any) -> Any:
+    """Return a path with the prefix that the site is served below, as ``{% url %}`` does."""
+    prefix = get_script_prefix()
+    if address.startswith("/") and not address.startswith(("//", prefix)):
+        address = prefix + address[1:]
+    return address
 
 
 def _validate(name: str, value: object) -> object:

@@ -109,6 +109,15 @@ async def test_a_site_under_a_prefix_is_served():
     assert answer.status == 400
 
 
+async def test_a_site_under_a_script_name_is_served(settings):
+    settings.FORCE_SCRIPT_NAME = "/site"
+    app = built(ENDPOINT)
+
+    answer = await request(app, "POST", "/site/connection/emulation", body=b"{}")
+
+    assert answer.status == 400
+
+
 async def test_the_origins_are_those_of_the_websockets():
     app = built(ENDPOINT, origins=["https://partner.example"])
     partner = ((b"origin", b"https://partner.example"), JSON)

@@ -25,7 +25,7 @@ from tiderace.routing import get_default_application
 from tiderace.server.access import AccessLog
 
 if TYPE_CHECKING:
-    from tiderace.asgi import ASGIApp, Receive, Scope, Send
+    from tiderace.asgi import ASGIApp
     from tiderace.server.development import DevelopmentServer
 
 __all__ = ["Command"]
@@ -163,9 +163,6 @@ class Command(DjangoRunserver):
         self._routes = websocket_routes(application)
         if self._serves_static(options):
             application = ASGIStaticFilesHandler(application)
-        prefix = (settings.FORCE_SCRIPT_NAME or "").rstrip("/")
-        if prefix:
-            application = _mounted(application, prefix)
         return AccessLog(application, self.log_action)
 
     def on_bind(self, server_port: int) -> None:
@@ -283,17 +280,6 @@ class _Httpd:
 
     def serve_forever(self) -> None:
         self._server.run(self._application)
-
-
-def _mounted(application: ASGIApp, prefix: str) -> ASGIApp:
-    """Serve ``application`` below ``FORCE_SCRIPT_NAME``, as behind a server that sets it."""
-
-    async def mounted(scope: Scope, receive: Receive, send: Send) -> Any:
-        if scope.get("path", "").startswith(prefix + "/"):
-            scope = {**scope, "root_path": prefix}
-        return await application(scope, receive, send)
-
-    return mounted
 
 
 def _asgi_advice() -> str:
