@@ -75,7 +75,7 @@ def subscribe(topic):
         outbox = ClientOutbox(
             codec, None, writer=writer, limit=10, on_slow=lambda: slow.append(outbox)
         )
-        client = ActiveSubscription(topic, outbox, f"{id(outbox)}", lost.append)
+        client = ActiveSubscription(topic, outbox, lost.append)
         client.build_reply(
             SubscribeRequest(),
             SubscriptionOptions(recoverable=True),

@@ -914,11 +914,52 @@ async def test_a_client_that_on_connect_refuses_runs_no_command(app, error):
         async def on_connect(self, user, data):
             raise error
 
-    async with WireClient(Endpoint.as_asgi(), connect=None) as client:
-        await client.say({"id": 1, "connect": {}})
-        await client.say({"id": 2, "subscribe": {"channel": "room:a"}})
+    async with WireClient(Endpoint.as_asgi()) as client:
+        temporary = client.connected["error"].get("temporary")
 
-        assert (await client.closed())[0] == 3501
+        for method in ("subscribe", "publish", "history", "presence", "rpc", "refresh"):
+            error = (await client.ask(method, channel="room:a"))["error"]
+            assert (error["code"], error.get("temporary")) == (103, temporary)
+
+
+async def test_a_connect_that_fails_late_leaves_nothing_of_the_client(topics):
+    bugs = [RuntimeError("a bug")]
+
+    class Kept(Topic):
+        pattern = "kept"
+        permission_classes = [AllowAny]
+        presence = Presence.PER_CONNECTION
+
+        @classmethod
+        def topics_for(cls, user):
+            return ["kept", "broken"]
+
+    class Broken(Topic):
+        pattern = "broken"
+        permission_classes = [AllowAny]
+
+        async def on_subscribe(self, user):
+            if bugs:
+                raise bugs.pop()
+
+    app = TopicsEndpoint.as_asgi()
+    connect = {"headers": {"authorization": "Bearer x"}}
+    async with WireClient(app, user=user(1), connect=connect) as client:
+        assert client.connected["error"]["code"] == 100
+        await settle()
+        [served] = current()
+
+        assert await apresence("kept") == []
+        assert (served.topics, served.groups, served.user.is_anonymous) == (
+            (),
+            set(),
+            True,
+        )
+        assert served.context.scope["headers"] == []
+        await asend_to(1, "for users")
+        await apublish("kept", "for subscribers")
+        assert list((await client.done("connect"))["subs"]) == ["kept", "broken"]
+        assert await client.quiet()
 
 
 async def test_others_see_the_user_info_of_a_client(people):
@@ -1145,6 +1186,44 @@ async def test_a_client_that_unsubscribes_from_a_beginning_subscription_is_not_p
         await settle()
 
         assert await apresence("people") == []
+
+
+@pytest.mark.parametrize("late", ["stream_subscribe", "stream_read"])
+async def test_a_client_may_subscribe_again_while_a_subscription_begins(
+    topics, monkeypatch, late
+):
+    class Late(Topic):
+        pattern = "late"
+        history = History()
+        permission_classes = [AllowAny]
+        presence = Presence.PER_CONNECTION
+
+    reached, go_on = asyncio.Event(), asyncio.Event()
+    layer = get_channel_layer()
+    call = getattr(layer, late)
+
+    async def slow(group, *args, **kwargs):
+        if group == topic_group("late") and not reached.is_set():
+            reached.set()
+            await go_on.wait()
+        return await call(group, *args, **kwargs)
+
+    monkeypatch.setattr(layer, late, slow)
+    async with WireClient(TopicsEndpoint.as_asgi(), user=user(1)) as client:
+        await asubscribe(1, "late")
+        await within(reached.wait())
+        await client.done("unsubscribe", channel="late")
+        await client.subscribe("late")
+        go_on.set()
+        await settle()
+        await apublish("late", "to the second one")
+
+        assert await client.publications(1) == ["to the second one"]
+        assert await client.quiet()
+        assert [each.client for each in await apresence("late")] == [client.id]
+        await client.done("unsubscribe", channel="late")
+        await settle()
+        assert await apresence("late") == []
 
 
 async def test_a_subscription_ended_while_it_begins_ends_after_its_reply(

@@ -211,7 +211,7 @@ async def offsets_of_a_visit(socket):
     """Connect with two server-side topics, subscribe to a third one, and read.
 
     Returns:
-        For each topic the offset in the reply, and those of twenty publications.
+        For each topic the offset in the reply, and those of ten publications.
     """
     token = jwt.encode({"sub": "7", "channels": TOPICS[:2]}, SECRET)
     commands = [
@@ -220,7 +220,7 @@ async def offsets_of_a_visit(socket):
     ]
     await socket.send("\n".join(map(json.dumps, commands)))
     offsets = {}
-    while len(offsets) < 3 or any(len(each) < 21 for each in offsets.values()):
+    while len(offsets) < 3 or any(len(each) < 11 for each in offsets.values()):
         for line in (await socket.recv()).split("\n"):
             frame = json.loads(line)
             if "connect" in frame:

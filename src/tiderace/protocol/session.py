@@ -232,7 +232,15 @@ class Session:
         clock: monotonic seconds.
     """
 
-    __slots__ = ("_bucket", "_limits", "_refusals", "codec", "pong_due", "state")
+    __slots__ = (
+        "_bucket",
+        "_limits",
+        "_refusals",
+        "_unconnected",
+        "codec",
+        "pong_due",
+        "state",
+    )
 
     def __init__(
         self,
@@ -248,6 +256,8 @@ class Session:
         self._limits = limits
         self._bucket = TokenBucket(limits.commands, clock=clock)
         self._refusals = 0
+        # The reply to other commands, after a connect that was refused.
+        self._unconnected: Failure | None = None
 
     def receive(self, message: bytes) -> list[Command]:
         """Return the commands in a message, to be run one after the other.
@@ -272,7 +282,8 @@ class Session:
         """Return the name and the request of ``command``, if it may run now.
 
         Raises:
-            Refused: when commands come too often, or this one is malformed.
+            Refused: when commands come too often, when this one is malformed, or when it
+                follows a connect that was refused.
             ConnectionEnded: when the command is empty or out of order, or when commands
                 go on coming too often.
         """
@@ -283,7 +294,8 @@ class Session:
             )
         if command.id == 0 and name != "send":
             raise ConnectionEnded(codes.CLOSE_BAD_REQUEST, f"{name} without an id")
-        if (name == "connect") is not (self.state is State.NEW):
+        in_order = (name == "connect") is (self.state is State.NEW)
+        if not in_order and self._unconnected is None:
             raise ConnectionEnded(
                 codes.CLOSE_BAD_REQUEST,
                 "connect must come first"
@@ -295,10 +307,23 @@ class Session:
             raise Refused(codes.TOO_MANY_REQUESTS)
         if isinstance(command, MalformedCommand):
             raise Refused(codes.BAD_REQUEST, command.why)
+        if not in_order and self._unconnected is not None:
+            raise Refused(self._unconnected)
         self._refusals = 0
         if isinstance(request, ConnectRequest):
-            self.state = State.CONNECTING
+            self.state, self._unconnected = State.CONNECTING, None
         return name, request
+
+    def refuse_connect(self, *, temporary: bool) -> None:
+        """Accept only another connect from now on.
+
+        Args:
+            temporary: whether the client may try again, as with the other commands.
+        """
+        self.state = State.NEW
+        denied = codes.PERMISSION_DENIED
+        message = f"{denied.message}: connect was refused"
+        self._unconnected = Failure(denied.code, message, temporary)
 
     def check_channel(self, channel: str, subscribed: Collection[str]) -> None:
         """Return if the client may begin a subscription to ``channel``.

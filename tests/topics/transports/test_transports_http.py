@@ -165,6 +165,19 @@ async def test_a_temporary_disconnect_makes_the_client_reconnect(app, kind):
         assert (await client.push("disconnect"))["disconnect"]["reconnect"] is True
 
 
+async def test_commands_with_a_connect_that_is_refused_are_refused(app, kind, settings):
+    configured(settings, ANONYMOUS=False)
+    async with StreamClient(app, kind=kind, connect=None) as client:
+        await client.say(
+            {"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": "room:a"}}
+        )
+        while len(client._replies) < 2:
+            await client._read()
+
+        assert [each["error"]["code"] for each in client._replies] == [101, 103]
+        assert next(iter(current())).topics == ()
+
+
 async def test_malformed_first_commands_end_the_connection_for_good(app, kind):
     async with StreamClient(app, kind=kind, connect=None) as client:
         await client.write("nonsense")

@@ -53,6 +53,7 @@ from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.outbox import ClientOutbox
 from tiderace.topics.client.subscriptions import ClientSubscriptions
 from tiderace.topics.client.timers import Timers
+from tiderace.topics.identity import Identity
 from tiderace.topics.json_fields import as_raw, ttl_of
 from tiderace.topics.names import user_group
 from tiderace.topics.topic import UnknownTopic
@@ -186,12 +187,15 @@ class TopicClient:
         self._timers.cancel_all()
         if self._registration is not None:
             self._registration.cancel()
-        for group in list(self.groups):
-            control_layer().stream_unsubscribe(group, self)
+        self._leave_groups()
         try:
             await self.subscriptions.close()
         finally:
             self._outbox.abandon()
+
+    def _leave_groups(self) -> None:
+        for group in list(self.groups):
+            control_layer().stream_unsubscribe(group, self)
 
     # Commands
 
@@ -235,10 +239,10 @@ class TopicClient:
             Refused: to answer with an error.
             ConnectionEnded: to close the connection.
         """
+        if name == "connect":
+            return await self._connect(request)
         with errors_as_refusals(name, self.context.scope):
             match name:
-                case "connect":
-                    return await self._connect(request)
                 case "refresh":
                     return await self._refresh(request)
                 case "subscribe":
@@ -252,15 +256,20 @@ class TopicClient:
 
     async def _connect(self, request: ConnectRequest) -> ConnectResult:
         context = self.context
+        headers = context.scope.get("headers", ())
         try:
-            data = await authenticate(context, request)
-            if context.identity.user_id:
-                group = user_group(context.identity.user_id)
-                await control_layer().stream_subscribe(group, self)
-            subs = await self._prepare_server_side(request.subs or {})
-        except BaseException:
-            self._session.state = State.NEW
+            with errors_as_refusals("connect", context.scope):
+                data = await authenticate(context, request)
+                if context.identity.user_id:
+                    group = user_group(context.identity.user_id)
+                    await control_layer().stream_subscribe(group, self)
+                subs = await self._prepare_server_side(request.subs or {})
+        except Refused as refused:
+            self._session.refuse_connect(temporary=refused.failure.temporary)
+            self._leave_groups()
             await self.subscriptions.close()
+            context.scope["headers"] = headers
+            context.identity = Identity()
             raise
         expires_at = context.identity.expires_at
         emulated = self.transport.emulated

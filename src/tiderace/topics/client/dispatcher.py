@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
@@ -22,6 +23,8 @@ from tiderace.topics.topic import Topic
 
 __all__ = ["ActiveSubscription"]
 
+_numbers = itertools.count()
+
 
 class ActiveSubscription(Subscription):
     """A client's subscription, as a listener to the topic's stream and to its events.
@@ -29,7 +32,6 @@ class ActiveSubscription(Subscription):
     Args:
         topic: the topic.
         outbox: of the client.
-        client_id: makes the listener's name.
         on_lost: called when publications are missing.
         server_side: whether the server has subscribed the client.
     """
@@ -51,7 +53,6 @@ class ActiveSubscription(Subscription):
         self,
         topic: Topic,
         outbox: ClientOutbox,
-        client_id: str,
         on_lost: Callable[[ActiveSubscription], None],
         *,
         server_side: bool = False,
@@ -61,7 +62,9 @@ class ActiveSubscription(Subscription):
         self.group = topic_group(topic.topic)
         self.outbox = outbox
         self.codec = outbox.codec
-        self.name = f"{client_id}:{topic.topic}"
+        # Another one than that of the client's next subscription to this topic, which
+        # may begin before this one has ended.
+        self.name = str(next(_numbers))
         self.groups: set[str] = set()
         self._on_lost = on_lost
         # Whether the topic's permissions allowed it, which are checked again later.

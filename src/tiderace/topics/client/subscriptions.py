@@ -102,7 +102,6 @@ class ClientSubscriptions:
         subscription = ActiveSubscription(
             topic,
             self._outbox,
-            context.client_id,
             self._on_lost,
             server_side=server_side,
         )
@@ -115,10 +114,10 @@ class ClientSubscriptions:
             if topic.presence is not Presence.OFF:
                 await layer.stream_subscribe(events_group(name), subscription)
             result, _ = await start_stream(subscription, topic, request, options)
+            self._require_current(subscription)
             if topic.presence is not Presence.OFF:
                 await self._add_presence(subscription)
-            if context.subscriptions.get(name) is not subscription:
-                raise Refused(codes.INTERNAL)  # the client has unsubscribed meanwhile
+                self._require_current(subscription)
         except BaseException:
             self._end(subscription)
             raise
@@ -177,6 +176,11 @@ class ClientSubscriptions:
             expires_at=expires_at,
         )
 
+    def _require_current(self, subscription: ActiveSubscription) -> None:
+        """Return unless the client has unsubscribed, and maybe subscribed again."""
+        if self._context.subscriptions.get(subscription.channel) is not subscription:
+            raise Refused(codes.INTERNAL)
+
     async def _add_presence(self, subscription: ActiveSubscription) -> None:
         topic, identity = subscription.topic, self._context.identity
         member = Member(
@@ -213,16 +217,16 @@ class ClientSubscriptions:
         self._tasks.spawn(self._check_permissions())
 
     async def _check_permissions(self) -> None:
-        for subscription in list(self._context.subscriptions.values()):
+        may = self._context.may
+        for channel, subscription in list(self._context.subscriptions.items()):
             topic = subscription.topic
-            if subscription.by_policy and not await self._context.may(
-                "subscribe", topic
-            ):
-                self.end(subscription.channel, codes.UNSUBSCRIBED_PERMISSION_DENIED)
+            if subscription.by_policy and not await may("subscribe", topic):
+                if self._context.subscriptions.get(channel) is subscription:
+                    self.end(channel, codes.UNSUBSCRIBED_PERMISSION_DENIED)
             elif (
                 subscription.options.joins
                 and not topic.push_joins
-                and not await self._context.may("presence", topic)
+                and not await may("presence", topic)
             ):
                 subscription.options = replace(subscription.options, joins=False)
 
