@@ -874,6 +874,7 @@ async def test_a_consumer_cancelled_before_its_connect_has_nothing_to_disconnect
     assert consumer.codes == []
 
 
+@override_settings(TIDERACE={"DISCONNECT_TIMEOUT": 0.05})
 async def test_a_consumer_cancelled_while_disconnecting_disconnects_once():
     calls = []
 

@@ -112,6 +112,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     concurrent_handlers: int = 16
     """How many handlers marked ``@concurrent`` one connection may run at a time."""
 
+    disconnect_timeout: float = 10.0
+    """Seconds that a handler may go on when its client is gone, and then ``disconnect()``.
+
+    It is then cancelled, and left behind if it has not ended after half of that again.
+    """
+
     outbox_limit: int = 1_048_576
     """Bytes of broadcasts that may wait for one client, 1 MiB.
 
@@ -237,11 +243,12 @@ def validate(values: Mapping[str, Any]) -> Settings:
             f"{_API_KEY_LENGTH} characters, which can be guessed; make one with "
             'python -c "import secrets; print(secrets.token_urlsafe(32))"'
         )
-    if settings.revalidate_interval <= 0:
-        raise UnknownSetting(
-            f"TIDERACE['REVALIDATE_INTERVAL'] is {settings.revalidate_interval}; use "
-            "more than 0"
-        )
+    for key in ("revalidate_interval", "disconnect_timeout"):
+        seconds = getattr(settings, key)
+        if seconds <= 0:
+            raise UnknownSetting(
+                f"TIDERACE[{key.upper()!r}] is {seconds}; use more than 0"
+            )
     for key in ("drain_seconds", "drain_grace"):
         seconds = getattr(settings, key)
         if seconds is not None and seconds < 0:

@@ -17,9 +17,10 @@ from asgiref.compatibility import guarantee_single_callable
 from asgiref.server import StatelessServer
 
 from tiderace.exceptions import StopConsumer
+from tiderace.runtime.tasks import as_error
 
 if TYPE_CHECKING:
-    from tiderace.asgi import ASGIApp, Event, Scope
+    from tiderace.asgi import ASGIApp, Event, Receive, Scope
 
 __all__ = ["Worker"]
 
@@ -157,14 +158,7 @@ class Worker(StatelessServer):
         queue = _InputQueue(old["input_queue"].take_all() if old else ())
         while len(self.application_instances) > self.max_applications:
             self.delete_oldest_application_instance()  # type: ignore[no-untyped-call]
-        application = guarantee_single_callable(self.application)  # type: ignore[no-untyped-call]
-        future = asyncio.ensure_future(
-            application(
-                scope=scope,
-                receive=queue.get,
-                send=lambda message: self.application_send(scope, message),
-            )
-        )
+        future = loop.create_task(self._run_application(scope, queue.get))
         details = {
             "input_queue": queue,
             "future": future,
@@ -230,6 +224,17 @@ class Worker(StatelessServer):
             f"the consumer of channel {scope['channel']!r} sent {message.get('type')!r}, "
             f"but a worker has no client; answer through the channel layer"
         )
+
+    async def _run_application(self, scope: Scope, receive: Receive) -> None:
+        application = guarantee_single_callable(self.application)  # type: ignore[no-untyped-call]
+        try:
+            await application(
+                scope=scope,
+                receive=receive,
+                send=lambda message: self.application_send(scope, message),
+            )
+        except SystemExit as raised:
+            raise as_error(raised) from raised
 
     async def _run_until_signalled(self) -> None:
         self._prepare()

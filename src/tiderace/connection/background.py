@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from tiderace.connection.inbox import DeferredError, Inbox
 from tiderace.exceptions import StopConsumer
 from tiderace.runtime import threads
+from tiderace.runtime.tasks import Contained
 
 __all__ = ["BackgroundTasks"]
 
@@ -28,14 +29,14 @@ class BackgroundTasks:
         inbox: its mailbox takes the errors.
     """
 
-    __slots__ = ("_inbox", "_loop", "_tasks", "ending")
+    __slots__ = ("_ending", "_inbox", "_loop", "_tasks")
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
-        # Whether the connection has ended, so that errors no longer count.
-        self.ending = False
+        # Whether the connection has ended, so that errors are only logged.
+        self._ending = False
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run ``work`` until it is done or the connection ends; from any thread."""
@@ -44,24 +45,27 @@ class BackgroundTasks:
             return asyncio.run_coroutine_threadsafe(
                 self._spawn_here(work), self._loop
             ).result()
-        task = self._loop.create_task(work, context=threads.background_context())
+        task = self._loop.create_task(
+            Contained(work), context=threads.background_context()
+        )
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
 
-    async def end(self) -> None:
-        """Cancel all tasks and wait until they have ended; log their exceptions."""
-        self.ending = True
-        while tasks := list(self._tasks):  # one may start another while it ends
+    async def end(self, timeout: float) -> None:
+        """Cancel all tasks and wait until they have ended; log their exceptions.
+
+        A task that has not ended after ``timeout`` seconds is left behind.
+        """
+        self._ending = True
+        while self._tasks:  # one may start another while it ends
+            tasks = list(self._tasks)
             for task in tasks:
                 task.cancel()
-            for result in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(result, Exception) and not isinstance(
-                    result, StopConsumer
-                ):
-                    logger.error(
-                        "a background task failed while it ended", exc_info=result
-                    )
+            _, running = await asyncio.wait(tasks, timeout=timeout)
+            for task in running:
+                logger.error("%r has not ended and is left behind", task.get_coro())
+            self._tasks -= running
 
     async def _spawn_here(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         return self.spawn(work)
@@ -69,5 +73,9 @@ class BackgroundTasks:
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None and not self.ending:
-            self.spawn(self._inbox.mailbox.offer(DeferredError(error)))
+        if error is None:
+            return
+        if not self._ending:
+            self._inbox.mailbox.post(DeferredError(error))
+        elif not isinstance(error, StopConsumer):
+            logger.error("a background task failed while it ended", exc_info=error)

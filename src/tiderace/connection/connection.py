@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from time import perf_counter
 from typing import Any
 
@@ -40,6 +40,7 @@ from tiderace.runtime.connections import (
     DrainNotice,
     process_connections,
 )
+from tiderace.runtime.tasks import as_error
 
 __all__ = ["Connection"]
 
@@ -67,8 +68,10 @@ class Connection:
     """One consumer serving one connection.
 
     The server's task reads the client's events; a task of the connection's own runs
-    the handlers. However the connection ends, its disconnect handler has run once, its
-    background tasks have ended and its channel has left its groups.
+    the handlers. However the connection ends, its channel has left its groups, its
+    background tasks have ended and its disconnect handler has run once. A handler that
+    goes on when the client is gone is cancelled after ``TIDERACE["DISCONNECT_TIMEOUT"]``
+    seconds, and left behind if it has not ended after half of that again.
 
     Args:
         consumer: the consumer; gets its layer, its channel and ``base_send``.
@@ -87,6 +90,8 @@ class Connection:
         "_context",
         "_disconnected",
         "_early",
+        "_ended",
+        "_ending",
         "_handlers",
         "_idle",
         "_inbox",
@@ -134,6 +139,9 @@ class Connection:
         # Whether the connect handler and the disconnect handler were called.
         self._started = False
         self._disconnected = False
+        # Done when no handler but the disconnect handler is running.
+        self._ending = asyncio.get_running_loop().create_future()
+        self._ended = False
         self._since = perf_counter()
 
     async def serve(self) -> None:
@@ -145,30 +153,41 @@ class Connection:
             raise
         # A task, and so a context, of its own: a handler that is run eagerly must find
         # itself in the same task as the others.
-        task = self._task = asyncio.get_running_loop().create_task(
-            self._handle_all(), context=self._context
-        )
-        self._reader = EventReader(
+        self._task = self._create_task(self._handle_all())
+        reader = self._reader = EventReader(
             self._receive, self._mailbox, outbox=self._outbox, idle=self._idle
         )
-        task.add_done_callback(self._handled_all)
+        self._task.add_done_callback(lambda _: reader.stop())
         for event in self._early:
             self.queue_event(event)
+        cancelled = taken = None
         try:
-            await self._reader.read()
-        except asyncio.CancelledError:
+            taken = await reader.read()
+        except asyncio.CancelledError as error:
             # The server ends the connection.
-            task.cancel()
-            await asyncio.wait([task])
-            raise
-        await task
+            cancelled = error
+            self.cut()
+        if not self._task.done():
+            end = self._create_task(self._end(taken))
+            while not end.done():
+                try:
+                    await asyncio.wait([end])
+                except asyncio.CancelledError as error:
+                    cancelled = error
+                    self.cut()
+        # Read in any case, so that asyncio does not log it.
+        failure = None if self._task.cancelled() else self._task.exception()
+        if cancelled is not None:
+            raise cancelled
+        if failure is not None:
+            raise failure
 
     def queue_event(self, event: Event) -> None:
         """Queue an event of Tiderace itself, handled in turn with the client's."""
         if self._task is None:
             self._early.append(event)
-        elif not self.background.ending:
-            self.background.spawn(self._mailbox.offer(event))
+        else:
+            self._mailbox.post(event)
 
     def drain(self, notice: DrainNotice) -> None:
         """Close the socket once the consumer has handled the events before this."""
@@ -182,8 +201,8 @@ class Connection:
         )
 
     def cut(self) -> None:
-        """End now, also in the middle of a handler."""
-        if self._task is not None:
+        """End now, also in the middle of a handler, but not of the disconnect handler."""
+        if self._task is not None and not self._ending.done():
             self._task.cancel()
 
     # For monitoring
@@ -226,6 +245,52 @@ class Connection:
             consumer.channel_name = name
             consumer.channel_receive = functools.partial(layer.receive, name)
 
+    def _create_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(work, context=self._context)
+
+    async def _end(self, taken: asyncio.Future[None] | None) -> None:
+        """Wait for the handlers and then the disconnect handler, each as long as it may.
+
+        Args:
+            taken: done when the client's last event is taken; None if it is not gone.
+        """
+        assert self._task is not None  # noqa: S101 (set by ``serve``)
+        assert self._reader is not None  # noqa: S101
+        last = self._reader.last
+        if taken is None:
+            await _first_of(self._task, self._ending)
+        elif last is not None and last["type"] == "http.disconnect":
+            await asyncio.wait([taken], timeout=0)
+            if not taken.done():
+                # Beside the handler of the request, which may be a stream.
+                self._disconnected = True
+                self.background.spawn(self._disconnect_beside(last))
+        await self._inbox.leave_groups(self._groups, self._log)
+        if not await self._ends_in_time("a handler", self._ending):
+            self._task = self._create_task(self._finish(1006))
+        if not await self._ends_in_time("the disconnect handler"):
+            await self._clean_up()
+
+    async def _ends_in_time(self, what: str, *stage: asyncio.Future[None]) -> bool:
+        """Wait until the task or ``stage`` is done, and cancel the task if it takes long.
+
+        A worker has its own limit. Returns False if the task goes on all the same.
+        """
+        assert self._task is not None  # noqa: S101
+        limit = None if self._idle is not None else conf.current().disconnect_timeout
+        if await _first_of(self._task, *stage, timeout=limit):
+            return True
+        self._log.cut(what, limit)
+        self._task.cancel()
+        if await _first_of(self._task, *stage, timeout=limit and limit / 2):
+            return True
+        self._log.left_behind(what)
+        return False
+
+    async def _disconnect_beside(self, event: Event) -> None:
+        with contextlib.suppress(StopConsumer, UnknownMessageType):
+            await self._handlers.dispatch(event)
+
     async def _handle_all(self) -> None:
         """Run the handlers until the connection ends, then clean up."""
         metrics.CONNECTIONS_OPEN.add()
@@ -263,27 +328,14 @@ class Connection:
             await self._close(ending)
         except _ClosedForRestart as closed:
             ending = closed.code
-        except Exception as error:
+        except (Exception, SystemExit) as raised:
             ending = 1011
+            error = as_error(raised)
             self._log.failed(error)
             await self._close(ending)
-            raise
+            raise error  # noqa: B904 (its cause is set)
         finally:
-            try:
-                await self._finish(ending)
-            finally:
-                process_connections.discard(self)
-                metrics.CONNECTIONS_OPEN.add(-1)
-                metrics.CONNECTION_DURATION.observe(perf_counter() - self._since)
-
-    def _handled_all(self, task: asyncio.Task[None]) -> None:
-        """Wake the server's task if the connection has ended by itself."""
-        if self._reader is not None and self._reader.reading:
-            self._reader.stop()
-        elif not task.cancelled():
-            # Retrieved, so that asyncio does not log it: ``serve`` raises it, or the
-            # server has cancelled the connection and it was logged.
-            task.exception()
+            await self._finish(ending)
 
     async def _handle_own_event(self, event: Event) -> None:
         """Handle one of ``_OWN_EVENTS``.
@@ -295,8 +347,10 @@ class Connection:
         if kind == "server.drain":
             await self._close_for_restart(event)
             return
+        if kind in LAST_EVENTS and self._disconnected:
+            raise StopConsumer
         if kind == "websocket.disconnect":
-            await self.background.end()
+            await self._stop_handlers()
             self._disconnected = True
             if self._outbox.open:
                 metrics.CLOSES_RECEIVED.add(event.get("code") or 1005)
@@ -344,29 +398,65 @@ class Connection:
             except Exception as error:
                 self._log.not_closed(error)
 
+    @property
+    def _groups(self) -> Iterable[str]:
+        return getattr(self._consumer, "groups", None) or ()
+
+    async def _stop_handlers(self) -> None:
+        """End all but the disconnect handler, which is called next."""
+        if not self._ending.done():
+            self._ending.set_result(None)
+        await self.background.end(conf.current().disconnect_timeout / 2)
+
     async def _finish(self, ending: int) -> None:
+        if self._reader is not None:
+            self._reader.stop()
         try:
-            await self.background.end()
+            await self._stop_handlers()
             if self._started and not self._disconnected:
                 await self._disconnect(ending)
         finally:
-            groups = getattr(self._consumer, "groups", None) or ()
-            await self._inbox.close(groups, self._log)
+            await self._clean_up()
+
+    async def _clean_up(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        try:
+            await self._inbox.close(self._groups, self._log)
             # Again, for tasks that the disconnect handler has started.
-            await self.background.end()
+            await self._stop_handlers()
             self._caller.close_stale_db_connections()
+        finally:
+            process_connections.discard(self)
+            metrics.CONNECTIONS_OPEN.add(-1)
+            metrics.CONNECTION_DURATION.observe(perf_counter() - self._since)
 
     async def _disconnect(self, ending: int) -> None:
         """Call the disconnect handler when no event of the server has done so."""
         self._disconnected = True
         self._outbox.lost = True
+        # The client's event, if a handler was cut that ran when it came.
+        last = self._reader and self._reader.last
         try:
-            await self._dispatch({"type": "websocket.disconnect", "code": ending})
+            await self._dispatch(
+                last or {"type": "websocket.disconnect", "code": ending}
+            )
         except (StopConsumer, UnknownMessageType):
             pass
         except Exception as error:
             # Not raised: it would hide the first error.
             self._log.disconnect_failed(error)
+
+
+async def _first_of(
+    *futures: asyncio.Future[None], timeout: float | None = None
+) -> bool:
+    """Return whether one of ``futures`` is done within ``timeout`` seconds."""
+    done, _ = await asyncio.wait(
+        futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+    )
+    return bool(done)
 
 
 def _blocking_or_awaitable(send: Send) -> Callable[[Event], Any]:

@@ -224,7 +224,7 @@ class EagerPath:
             self.open_to_broadcasts()
             if self._thread is not None and self._thread.used:
                 self._caller.close_stale_db_connections()
-        except (Exception, asyncio.CancelledError) as error:
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
             self._mailbox.put_first(DeferredError(error, passing))
         else:
             self._mailbox.put_first(SuspendedHandler(work, waits_for, passing, began))

@@ -17,6 +17,7 @@ from tiderace.delivery.mailbox import Mailbox
 from tiderace.delivery.outbox import Outbox, PreparedMessage
 from tiderace.exceptions import StopConsumer, UnknownMessageType
 from tiderace.runtime import threads
+from tiderace.runtime.tasks import as_error
 
 __all__ = [
     "UNHANDLED",
@@ -141,12 +142,14 @@ class HandlerCaller:
         Raises:
             Exception: one of ``passing``, or what ``on_error`` raises: the connection
                 is to end.
+            asyncio.CancelledError: when the connection is cut.
         """
         try:
             await work
-        except passing:
-            raise
-        except Exception as error:
+        except (Exception, SystemExit, asyncio.CancelledError) as raised:
+            error = as_error(raised)
+            if isinstance(error, passing):
+                raise error  # noqa: B904 (its cause is set)
             await self._handlers.on_error(error)
             self._log.handler_failed_and_goes_on(error)
         finally:

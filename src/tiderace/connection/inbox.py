@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from typing import Any
 
+from tiderace.asgi import Event
 from tiderace.connection.log import ConnectionLog
 from tiderace.delivery.mailbox import Mailbox, Source
 from tiderace.delivery.outbox import Outbox
@@ -46,6 +47,9 @@ class DeferredError:
 class EventReader:
     """Reads a client, or a layer without local delivery, one item at a time.
 
+    Attributes:
+        last: the client's last event, once it was read.
+
     Args:
         receive: returns the next item.
         mailbox: takes the items.
@@ -53,7 +57,15 @@ class EventReader:
         idle: set while a worker's consumer has no work; None for other connections.
     """
 
-    __slots__ = ("_idle", "_mailbox", "_outbox", "_receive", "_stopped", "_task")
+    __slots__ = (
+        "_idle",
+        "_mailbox",
+        "_outbox",
+        "_receive",
+        "_stopped",
+        "_task",
+        "last",
+    )
 
     def __init__(
         self,
@@ -69,11 +81,7 @@ class EventReader:
         self._idle = idle
         self._task: asyncio.Task[Any] | None = None
         self._stopped = False
-
-    @property
-    def reading(self) -> bool:
-        """Whether ``read`` is running and ``stop`` was not called."""
-        return self._task is not None
+        self.last: Event | None = None
 
     def stop(self) -> None:
         """Let ``read`` return before the last event."""
@@ -82,8 +90,12 @@ class EventReader:
             self._stopped = True
             task.cancel()
 
-    async def read(self) -> None:
-        """Read until the last event or ``stop``.
+    async def read(self) -> asyncio.Future[None] | None:
+        """Read until the last event or an error, either of which is queued, or ``stop``.
+
+        Returns:
+            A future that is done when the last event, or the error, is taken; None
+            after ``stop``.
 
         Raises:
             asyncio.CancelledError: when the task was cancelled, but not by ``stop``.
@@ -92,24 +104,23 @@ class EventReader:
         assert here is not None  # noqa: S101 (this is a coroutine)
         mailbox, outbox, idle = self._mailbox, self._outbox, self._idle
         source = Source.MESSAGE if outbox is None else Source.EVENT
-        kind = None
         try:
-            try:
-                while kind not in LAST_EVENTS:
-                    item = await self._receive()
-                    if outbox is not None:
-                        kind = item.get("type")
-                        if kind == "websocket.disconnect":
-                            outbox.leaving = True
-                    await mailbox.offer(item, source)
-                    if idle is not None and kind not in LAST_EVENTS:
-                        # A message read ahead would be lost with a handler that fails.
-                        await idle.wait()
-            except Exception as error:
-                await mailbox.offer(DeferredError(error, Exception))
+            while True:
+                item = await self._receive()
+                if outbox is not None and item.get("type") in LAST_EVENTS:
+                    outbox.leaving = item["type"] == "websocket.disconnect"
+                    self.last = item
+                    return mailbox.post(item)
+                await mailbox.offer(item, source)
+                if idle is not None:
+                    # A message read ahead would be lost with a handler that fails.
+                    await idle.wait()
+        except Exception as error:
+            return mailbox.post(DeferredError(error, Exception))
         except asyncio.CancelledError:
             if not self._stopped or here.uncancel() > 0:
                 raise
+            return None
         finally:
             self._task = None
 
@@ -131,7 +142,7 @@ class Inbox:
 
     def __init__(self, layer: Any) -> None:
         self._layer = layer
-        self._reading: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[Any] | None = None
         self.channel_name = ""
 
     async def open(self) -> None:
@@ -152,22 +163,30 @@ class Inbox:
             reader = EventReader(receive, self.mailbox, idle=idle)
             self._reading = asyncio.get_running_loop().create_task(reader.read())
 
-    async def close(self, groups: Iterable[str], log: ConnectionLog) -> None:
-        """Close the channel, which leaves its groups.
+    async def leave_groups(self, groups: Iterable[str], log: ConnectionLog) -> None:
+        """Leave all groups.
 
         Args:
-            groups: left one by one in a layer without local delivery.
-            log: logs errors of leaving them.
+            groups: those of a layer without local delivery, where others are unknown.
+            log: logs errors.
         """
+        if isinstance(self._layer, LocalDelivery):
+            groups = list(self.mailbox.groups)
+        elif self._layer is None:
+            return
+        for group in groups:
+            try:
+                await self._layer.group_discard(group, self.channel_name)
+            except Exception as error:
+                log.group_not_left(group, error)
+
+    async def close(self, groups: Iterable[str], log: ConnectionLog) -> None:
+        """Close the channel, which leaves its groups; arguments as in ``leave_groups``."""
         if self._reading is not None:
             self._reading.cancel()
         if isinstance(self._layer, LocalDelivery):
             await self._layer.detach(self.mailbox)
-        elif self._layer is not None:
-            for group in groups:
-                try:
-                    await self._layer.group_discard(group, self.channel_name)
-                except Exception as error:
-                    log.group_not_left(group, error)
+        else:
+            await self.leave_groups(groups, log)
         if self._reading is not None:
             await asyncio.wait([self._reading])

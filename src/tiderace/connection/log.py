@@ -13,6 +13,27 @@ __all__ = ["ConnectionLog"]
 logger = logging.getLogger("tiderace.consumer")
 
 
+class _LoggedOnce(logging.Filter):
+    """Leaves out a server's record of an error that was logged here already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for server in ("uvicorn.error", "hypercorn.error", "daphne.server"):
+            logging.getLogger(server).addFilter(self)
+
+    def add(self, error: Exception) -> None:
+        """Leave out later records of ``error``."""
+        # Most built-in exceptions cannot be referenced weakly.
+        error.__dict__["tiderace_logged"] = True
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info and record.exc_info[1]
+        return "tiderace_logged" not in getattr(error, "__dict__", ())
+
+
+_logged_once = _LoggedOnce()
+
+
 class ConnectionLog:
     """Writes log records of one connection, each with the same fields.
 
@@ -44,10 +65,9 @@ class ConnectionLog:
         )
 
     def failed(self, error: Exception) -> None:
-        """Log the error that ends the connection."""
+        """Log the error that ends the connection; the server does not log it again."""
         metrics.CONSUMER_ERRORS.add()
         fields = self._fields("handler_failed")
-        # Without the traceback, which the server logs when the error is raised to it.
         logger.error(
             "%s failed with %r and is closed (%s, user %s, channel %s)",
             self._consumer,
@@ -55,7 +75,32 @@ class ConnectionLog:
             describe(self._scope),
             fields["user_id"],
             fields["channel_name"],
+            exc_info=error,
             extra=fields,
+        )
+        _logged_once.add(error)
+
+    def cut(self, what: str, limit: float | None) -> None:
+        """Log that a handler is cancelled, since it goes on without its client."""
+        logger.warning(
+            "%s of %s goes on %g s after its connection ended and is cancelled (%s); "
+            "shorten it, or raise TIDERACE['DISCONNECT_TIMEOUT']",
+            what,
+            self._consumer,
+            limit,
+            describe(self._scope),
+            extra=self._fields("handler_cut"),
+        )
+
+    def left_behind(self, what: str) -> None:
+        """Log that a cancelled handler has not ended."""
+        logger.error(
+            "%s of %s was cancelled and goes on, and is left behind (%s); let its "
+            "CancelledError pass",
+            what,
+            self._consumer,
+            describe(self._scope),
+            extra=self._fields("handler_left_behind"),
         )
 
     def dropped(self, message: Event | str, reason: str) -> None:

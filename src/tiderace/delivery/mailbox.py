@@ -235,12 +235,16 @@ class Mailbox(Generic[M]):
         than its consumer handles is slowed down. Messages of layers that are read with
         ``receive`` are offered too, as ``Source.MESSAGE``.
         """
+        await self.post(item, source)
+
+    def post(self, item: Any, source: Source = Source.EVENT) -> asyncio.Future[None]:
+        """Queue an event; return a future that is done when it is taken."""
         taken = asyncio.get_running_loop().create_future()
         self._events.append((source, item, taken))
         # Wake all readers: one in ``get`` cannot take it, and one that was woken for a
         # message may take this event instead.
         self._wake_all()
-        await taken
+        return taken
 
     # For readers
 

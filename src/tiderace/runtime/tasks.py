@@ -1,4 +1,4 @@
-"""Background tasks: a group with one owner, and a pool that works through a queue."""
+"""Background tasks, and application code whose ``sys.exit()`` ends no event loop."""
 
 from __future__ import annotations
 
@@ -6,12 +6,74 @@ import asyncio
 import contextvars
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
-__all__ = ["TaskGroup", "WorkerPool"]
+__all__ = ["Contained", "TaskGroup", "WorkerPool", "as_error"]
 
 T = TypeVar("T")
+
+
+def as_error(raised: BaseException) -> Exception:
+    """Return what application code has raised as an ordinary exception.
+
+    ``SystemExit`` would end the event loop, and a ``CancelledError`` without a
+    cancellation (of another task that was awaited) would end the task in silence: each
+    becomes the cause of a ``RuntimeError``.
+
+    Raises:
+        asyncio.CancelledError: when the running task is being cancelled.
+    """
+    if isinstance(raised, Exception):
+        return raised
+    if isinstance(raised, SystemExit):
+        error = RuntimeError(f"application code called sys.exit({raised.code!r})")
+    elif isinstance(raised, asyncio.CancelledError) and not _being_cancelled():
+        error = RuntimeError("application code raised CancelledError on its own")
+    else:
+        raise raised
+    error.__cause__ = raised
+    return error
+
+
+def _being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+class Contained(Coroutine[Any, Any, T]):
+    """A coroutine whose exceptions are passed through ``as_error``.
+
+    Unlike a coroutine function around ``work``, it may be cancelled before it starts
+    without a warning that ``work`` was never awaited.
+    """
+
+    __slots__ = ("_work",)
+
+    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
+        self._work = work
+
+    def __getattr__(self, name: str) -> Any:
+        # Its name, code and frame, for asyncio's messages.
+        return getattr(self._work, name)
+
+    def send(self, value: Any) -> Any:
+        try:
+            return self._work.send(value)
+        except (SystemExit, asyncio.CancelledError) as raised:
+            raise as_error(raised) from raised
+
+    def throw(self, *raised: Any) -> Any:
+        try:
+            return self._work.throw(*raised)
+        except (SystemExit, asyncio.CancelledError) as error:
+            raise as_error(error) from error
+
+    def close(self) -> None:
+        self._work.close()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._work.__await__()
 
 
 class TaskGroup:

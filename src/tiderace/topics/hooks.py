@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from tiderace.asgi import Scope
 from tiderace.db import database_sync_to_async
 from tiderace.protocol import codes
 from tiderace.protocol.session import Refused
+from tiderace.runtime.tasks import as_error
 
 __all__ = ["TopicHooks", "call_hook"]
 
@@ -67,8 +69,14 @@ async def call_hook(hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
     A coroutine function runs on the event loop, a plain one in the connection's thread;
     an awaitable that a plain one returns is awaited.
+
+    Raises:
+        Exception: what the function raises, ``SystemExit`` as ``as_error`` returns it.
     """
-    if iscoroutinefunction(hook):
-        return await hook(*args, **kwargs)
-    result = await database_sync_to_async(hook)(*args, **kwargs)
-    return await result if inspect.isawaitable(result) else result
+    try:
+        if iscoroutinefunction(hook):
+            return await hook(*args, **kwargs)
+        result = await database_sync_to_async(hook)(*args, **kwargs)
+        return await result if inspect.isawaitable(result) else result
+    except (SystemExit, asyncio.CancelledError) as raised:
+        raise as_error(raised) from raised
