@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from django import forms
 from django.apps import apps
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
@@ -14,19 +13,11 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils.translation import ngettext
 
 from tiderace.exceptions import LayerUnavailable
 from tiderace.models import Connections
-from tiderace.monitoring import cluster_connections
-from tiderace.monitoring.admin_forms import (
-    CloseTopicForm,
-    DisconnectForm,
-    NoticeForm,
-    send_notice,
-)
+from tiderace.monitoring.admin_forms import ACTIONS, ActionForm
 from tiderace.monitoring.overview import SIZE, overview
-from tiderace.runtime import sync_bridge
 
 __all__ = ["ConnectionsAdmin"]
 
@@ -34,8 +25,6 @@ logger = logging.getLogger("tiderace.admin")
 
 # Actions listed below the page.
 _LOG = 10
-
-Act = Callable[[dict[str, Any]], str]
 
 
 @admin.register(Connections)
@@ -54,20 +43,13 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
             path(
                 "", view(self.changelist_view), name="tiderace_connections_changelist"
             ),
-            path(
-                "disconnect/",
-                view(self.disconnect_view),
-                name="tiderace_connections_disconnect",
-            ),
-            path(
-                "close-topic/",
-                view(self.close_topic_view),
-                name="tiderace_connections_close_topic",
-            ),
-            path(
-                "send-notice/",
-                view(self.send_notice_view),
-                name="tiderace_connections_send_notice",
+            *(
+                path(
+                    f"{name.replace('_', '-')}/",
+                    view(partial(self.action_view, form_class)),
+                    name=f"tiderace_connections_{name}",
+                )
+                for name, form_class in ACTIONS.items()
             ),
         ]
 
@@ -125,69 +107,13 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
 
     # Actions
 
-    def disconnect_view(self, request: HttpRequest) -> HttpResponse:
-        """Close the connections of a user."""
-
-        def act(data: dict[str, Any]) -> str:
-            ended = sync_bridge.call(
-                cluster_connections.disconnect_user_everywhere,
-                data["user"],
-                data["reason"],
-            )
-            return _summary(ended, f"user {data['user']}")
-
-        return self._action(
-            request,
-            permission="disconnect_users",
-            title="Disconnect a user",
-            form_class=DisconnectForm,
-            question="Close all connections of this user?",
-            act=act,
-        )
-
-    def close_topic_view(self, request: HttpRequest) -> HttpResponse:
-        """End all subscriptions to a topic."""
-
-        def act(data: dict[str, Any]) -> str:
-            ended = sync_bridge.call(
-                cluster_connections.close_topic_everywhere, data["topic"]
-            )
-            return _summary(ended, f"topic {data['topic']}")
-
-        return self._action(
-            request,
-            permission="close_topics",
-            title="Close a topic",
-            form_class=CloseTopicForm,
-            question="End all subscriptions to this topic?",
-            act=act,
-        )
-
-    def send_notice_view(self, request: HttpRequest) -> HttpResponse:
-        """Send a short text to a user, a topic or a group."""
-        return self._action(
-            request,
-            permission="send_notices",
-            title="Send a notice",
-            form_class=NoticeForm,
-            question="Send this?",
-            act=send_notice,
-        )
-
-    def _action(
-        self,
-        request: HttpRequest,
-        *,
-        permission: str,
-        title: str,
-        form_class: type[forms.Form],
-        question: str,
-        act: Act,
+    def action_view(
+        self, form_class: type[ActionForm], request: HttpRequest
     ) -> HttpResponse:
         """Show the form, then the question, then log the action and run it."""
-        _require(request, permission)
+        _require(request, form_class.permission)
         if request.method == "POST":
-            form: Any = form_class(request.POST)
+            form = form_class(request.POST)
         else:
             given = {name: request.GET.get(name, "") for name in form_class.base_fields}
             form = form_class(
@@ -195,17 +121,17 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
             )
         confirming = request.method == "POST" and form.is_valid()
         if confirming and "confirmed" in request.POST:
-            self._run(request, form, act)
+            self._run(request, form)
             may_view = self.has_view_permission(request)
             page = "tiderace_connections_changelist" if may_view else "index"
             return redirect(reverse(f"admin:{page}", current_app=self.admin_site.name))
         context = {
             **self.admin_site.each_context(request),
-            "title": title,
+            "title": form.title,
             "opts": self.opts,
             "form": form,
             "confirming": confirming,
-            "question": question,
+            "question": form.question,
             "may_view": self.has_view_permission(request),
         }
         return self._render(request, "action", context)
@@ -217,7 +143,7 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
         request.current_app = self.admin_site.name
         return TemplateResponse(request, f"admin/tiderace/{name}.html", context)
 
-    def _run(self, request: HttpRequest, form: Any, act: Act) -> None:
+    def _run(self, request: HttpRequest, form: ActionForm) -> None:
         name = form.subject.format(**form.cleaned_data)
         description = form.description.format(**form.cleaned_data)
         # Logged first, so that no action is missing in the log.
@@ -225,7 +151,7 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
         self.log_change(request, subject, description)
         logger.info("%r by staff user %s: %r", description, request.user.pk, name)
         try:
-            message = act(form.cleaned_data)
+            message = form.run()
         except (LayerUnavailable, RuntimeError, ValueError, TypeError) as error:
             self.log_change(request, subject, f"Failed: {description}")
             messages.error(request, f"Nothing is certain to have happened: {error}")
@@ -247,14 +173,3 @@ def _require(request: HttpRequest, permission: str) -> None:
 def _page(request: HttpRequest) -> int:
     text = request.GET.get("page", "1")
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 4 else 1
-
-
-def _summary(ended: cluster_connections.EndedConnections, whose: str) -> str:
-    text = ngettext(
-        "%(count)d connection of %(whose)s is being ended.",
-        "%(count)d connections of %(whose)s are being ended.",
-        ended.count,
-    ) % {"count": ended.count, "whose": whose}
-    if ended.silent:
-        text += f" No answer in time from {', '.join(ended.silent)}."
-    return text

@@ -1,23 +1,22 @@
-"""The forms of the admin's actions: disconnect a user, close a topic, send a notice.
-
-The attributes ``subject`` and ``description`` are templates for the admin's log.
-"""
+"""The admin's actions as forms: disconnect a user, close a topic, send a notice."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.contrib.admin.widgets import AdminTextareaWidget, AdminTextInputWidget
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
+from django.utils.translation import ngettext
 
 from tiderace.layers import get_channel_layer
+from tiderace.monitoring import cluster_connections
 from tiderace.runtime import sync_bridge
 from tiderace.topics import api
 from tiderace.topics.topic import UnknownTopic, declared
 
-__all__ = ["CloseTopicForm", "DisconnectForm", "NoticeForm", "send_notice"]
+__all__ = ["ACTIONS", "ActionForm", "CloseTopicForm", "DisconnectForm", "NoticeForm"]
 
 # Bytes of a close reason, by RFC 6455.
 _REASON = 123
@@ -46,9 +45,33 @@ def _declared(topic: str) -> None:
         raise ValidationError(str(error)) from None
 
 
-class DisconnectForm(forms.Form):
+class ActionForm(forms.Form):
+    """An action of the admin's page."""
+
+    permission: ClassVar[str]
+    title: ClassVar[str]
+    question: ClassVar[str]
+    """Asked before the action is run."""
+    subject: ClassVar[str]
+    """A template for the admin's log, as the next one."""
+    description: ClassVar[str]
+
+    def run(self) -> str:
+        """Run the action of a valid form; return a message for the user.
+
+        Raises:
+            LayerUnavailable: when the broker could not be reached in time.
+            RuntimeError: when there is no layer that can do it.
+        """
+        raise NotImplementedError
+
+
+class DisconnectForm(ActionForm):
     """A user whose connections are closed, and the reason."""
 
+    permission = "disconnect_users"
+    title = "Disconnect a user"
+    question = "Close all connections of this user?"
     subject = "user {user}"
     description = "Disconnected. Reason: {reason}"
 
@@ -64,10 +87,22 @@ class DisconnectForm(forms.Form):
         help_text="It is sent to the clients and written to the admin's log.",
     )
 
+    def run(self) -> str:
+        user = self.cleaned_data["user"]
+        ended = sync_bridge.call(
+            cluster_connections.disconnect_user_everywhere,
+            user,
+            self.cleaned_data["reason"],
+        )
+        return _summary(ended, f"user {user}")
 
-class CloseTopicForm(forms.Form):
+
+class CloseTopicForm(ActionForm):
     """A topic whose subscriptions are ended, and the reason."""
 
+    permission = "close_topics"
+    title = "Close a topic"
+    question = "End all subscriptions to this topic?"
     subject = "topic {topic}"
     description = "Closed. Reason: {reason}"
 
@@ -85,10 +120,18 @@ class CloseTopicForm(forms.Form):
         help_text="For the admin's log alone.",
     )
 
+    def run(self) -> str:
+        topic = self.cleaned_data["topic"]
+        ended = sync_bridge.call(cluster_connections.close_topic_everywhere, topic)
+        return _summary(ended, f"topic {topic}")
 
-class NoticeForm(forms.Form):
-    """A notice, and its recipients."""
 
+class NoticeForm(ActionForm):
+    """A notice, and its recipients: a short text to a user, a topic or a group."""
+
+    permission = "send_notices"
+    title = "Send a notice"
+    question = "Send this?"
     subject = "{to} {name}"
     description = "Sent a notice ({message_type}): {line}"
 
@@ -134,20 +177,33 @@ class NoticeForm(forms.Form):
         data["line"] = " ".join(data.get("text", "").split())
         return data
 
+    def run(self) -> str:
+        data = self.cleaned_data
+        to, name = data["to"], data["name"]
+        message = {"type": data["message_type"], "text": data["text"]}
+        if to == "user":
+            sync_bridge.call(api.asend_to, name, message)
+        elif to == "topic":
+            sync_bridge.call(api.apublish, name, message)
+        else:
+            sync_bridge.call(get_channel_layer().group_send, name, message)
+        return f"The notice to {to} {name} is on its way."
 
-def send_notice(data: dict[str, Any]) -> str:
-    """Send the notice of a valid ``NoticeForm``; return a message for the user.
 
-    Raises:
-        LayerUnavailable: when the broker could not be reached in time.
-        RuntimeError: when there is no layer that can do it.
-    """
-    to, name = data["to"], data["name"]
-    message = {"type": data["message_type"], "text": data["text"]}
-    if to == "user":
-        sync_bridge.call(api.asend_to, name, message)
-    elif to == "topic":
-        sync_bridge.call(api.apublish, name, message)
-    else:
-        sync_bridge.call(get_channel_layer().group_send, name, message)
-    return f"The notice to {to} {name} is on its way."
+# By the name in their URLs.
+ACTIONS: dict[str, type[ActionForm]] = {
+    "disconnect": DisconnectForm,
+    "close_topic": CloseTopicForm,
+    "send_notice": NoticeForm,
+}
+
+
+def _summary(ended: cluster_connections.EndedConnections, whose: str) -> str:
+    text = ngettext(
+        "%(count)d connection of %(whose)s is being ended.",
+        "%(count)d connections of %(whose)s are being ended.",
+        ended.count,
+    ) % {"count": ended.count, "whose": whose}
+    if ended.silent:
+        text += f" No answer in time from {', '.join(ended.silent)}."
+    return text
