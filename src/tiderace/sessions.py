@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import time
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -12,11 +11,9 @@ from django.conf import settings
 from django.contrib.sessions.backends.base import UpdateError
 from django.core.exceptions import SuspiciousOperation
 from django.http import parse_cookie
-from django.http.cookie import SimpleCookie
-from django.utils import timezone
+from django.http.response import HttpResponseBase
 from django.utils.encoding import force_str
 from django.utils.functional import LazyObject
-from django.utils.http import http_date
 
 from tiderace.asgi import ASGIApp, Event, Receive, Scope, Send
 from tiderace.db import database_sync_to_async
@@ -91,33 +88,25 @@ class CookieMiddleware:
         Raises:
             AssertionError: ``samesite`` is another string.
         """
-        if isinstance(expires, datetime.datetime):
-            max_age, expires = _seconds_until(expires), None
-        cookies: SimpleCookie = SimpleCookie()
-        cookies[key] = force_str(value)
-        morsel = cookies[key]
-        morsel["expires"] = expires or ""
-        if max_age is not None:
-            morsel["max-age"] = max_age
-            if not expires:
-                morsel["expires"] = http_date(time.time() + max_age)
-        if path is not None:
-            morsel["path"] = path
-        if domain is not None:
-            morsel["domain"] = domain
-        if secure:
-            morsel["secure"] = True
-        if httponly:
-            morsel["httponly"] = True
-        if samesite is not None and samesite is not False:
-            if str(samesite).lower() not in _SAMESITE:
-                # The exception of Channels, which applications' tests expect.
-                raise AssertionError(
-                    "samesite must be either 'strict', 'lax' or 'none', or None to leave "
-                    f"it out; it is {samesite!r}"
-                )
-            morsel["samesite"] = samesite
-        header = (b"Set-Cookie", morsel.OutputString().encode())
+        if samesite not in (None, False) and str(samesite).lower() not in _SAMESITE:
+            # The exception of Channels, which applications' tests expect.
+            raise AssertionError(
+                "samesite must be either 'strict', 'lax' or 'none', or None to leave it "
+                f"out; it is {samesite!r}"
+            )
+        response: Any = HttpResponseBase()
+        response.set_cookie(
+            key,
+            force_str(value),
+            max_age=max_age,
+            expires=expires,
+            path=path,
+            domain=domain,
+            secure=secure,
+            httponly=httponly,
+            samesite=samesite,
+        )
+        header = (b"Set-Cookie", response.cookies[key].OutputString().encode())
         headers = message.setdefault("headers", [])
         if isinstance(headers, list):
             headers.append(header)
@@ -140,14 +129,6 @@ class CookieMiddleware:
             domain=domain,
             expires="Thu, 01-Jan-1970 00:00:00 GMT",
         )
-
-
-def _seconds_until(moment: datetime.datetime) -> int:
-    if timezone.is_naive(moment):
-        moment = moment.replace(tzinfo=datetime.UTC)
-    left = moment - datetime.datetime.now(datetime.UTC)
-    # Rounded up, so that the cookie does not expire early.
-    return max(0, -(-left // datetime.timedelta(seconds=1)))
 
 
 class InstanceSessionWrapper:
