@@ -6,7 +6,7 @@ Routers and middleware are recognised by their attributes (``application_mapping
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,8 @@ from tiderace.security.websocket import OriginValidator
 __all__ = [
     "Route",
     "TopicsFirst",
-    "leads_to_topics",
     "open_ended",
-    "unguarded_routes",
+    "topics_endpoints",
     "unwrap_middleware",
     "websocket_routes",
 ]
@@ -37,7 +36,7 @@ class TopicsFirst:
     """Serves HTTP: requests to topics endpoints by the WebSocket routes, others by Django.
 
     Args:
-        urls: the WebSocket routes, endpoints among them.
+        endpoints: the ``topics_endpoints`` among the WebSocket routes.
         routes: the application that serves them, middleware included.
         origins: passed on to the endpoints, which check the page's origin with it.
         pages: the application for all other requests.
@@ -45,12 +44,12 @@ class TopicsFirst:
 
     def __init__(
         self,
-        urls: Sequence[URLPattern],
+        endpoints: list[list[Any]],
         routes: ASGIApp,
         origins: OriginValidator,
         pages: ASGIApp,
     ) -> None:
-        self._endpoints = _endpoints(urls)
+        self._endpoints = endpoints
         self._routes = routes
         self._origins = origins
         self.application = pages
@@ -64,18 +63,13 @@ class TopicsFirst:
         return await self._routes(asked, receive, send)
 
 
-def leads_to_topics(urls: Iterable[URLPattern]) -> bool:
-    """Return whether a topics endpoint is among the routes, or below one of them."""
-    return bool(_endpoints(urls))
-
-
-def _endpoints(urls: Iterable[URLPattern]) -> list[list[Any]]:
+def topics_endpoints(urls: Iterable[URLPattern]) -> list[list[Any]]:
     """Return, for each topics endpoint, the patterns that lead to it and then its class."""
     chains: list[list[Any]] = []
     for route in urls:
         for layer in unwrap_middleware(route.callback):
             endpoint = getattr(layer, "endpoint_class", None)
-            inner = _endpoints(_routes_of(layer))
+            inner = topics_endpoints(_routes_of(layer))
             ends = [[endpoint]] if endpoint is not None else inner
             chains += [[open_ended(route.pattern), *end] for end in ends]
     return chains
@@ -134,42 +128,30 @@ class Route:
     """The dotted name of the consumer, endpoint or application."""
 
 
-def websocket_routes(application: Any) -> list[Route] | None:
+def _no_guard(application: Any) -> bool:
+    return False
+
+
+def websocket_routes(
+    application: Any, guards: Callable[[Any], bool] = _no_guard
+) -> list[Route] | None:
     """Return the WebSocket routes of ``application`` in the order of their matching.
 
-    An empty list means that it serves no WebSockets; None that they are unknown,
-    because a wrapper hides what it wraps or WebSockets are not routed by URL.
+    Those behind a wrapper for which ``guards`` is true are left out. An empty list means
+    that it serves no WebSockets; None that they are unknown, because a wrapper hides or
+    guards what it wraps, or WebSockets are not routed by URL.
     """
-    router = _find_with(application, "application_mapping")
+    router = _find_with(application, "application_mapping", guards)
     if router is None:
         innermost = [None, *unwrap_middleware(application)][-1]
         return [] if isinstance(innermost, ASGIHandler) else None
     if "websocket" not in router.application_mapping:
         return []
-    urls = _find_with(router.application_mapping["websocket"], "routes")
-    return None if urls is None else list(_walk(urls, "/", 0))
+    urls = _find_with(router.application_mapping["websocket"], "routes", guards)
+    return None if urls is None else list(_walk(urls, "/", 0, guards))
 
 
-def unguarded_routes(application: Any, guards: Callable[[Any], bool]) -> list[Route]:
-    """Return the WebSocket routes that are behind no wrapper for which ``guards`` is true.
-
-    An empty list where ``websocket_routes`` returns None.
-    """
-    router = _find_with(application, "application_mapping", guards)
-    if router is None:
-        return []
-    sockets = router.application_mapping.get("websocket")
-    urls = _find_with(sockets, "routes", guards)
-    return [] if urls is None else list(_walk(urls, "/", 0, guards))
-
-
-def _no_guard(application: Any) -> bool:
-    return False
-
-
-def _find_with(
-    application: Any, attribute: str, guards: Callable[[Any], bool] = _no_guard
-) -> Any:
+def _find_with(application: Any, attribute: str, guards: Callable[[Any], bool]) -> Any:
     """Return the outermost wrapped application with ``attribute``; None behind a guard."""
     for layer in unwrap_middleware(application):
         if guards(layer):
@@ -180,7 +162,7 @@ def _find_with(
 
 
 def _walk(
-    urls: Any, prefix: str, depth: int, guards: Callable[[Any], bool] = _no_guard
+    urls: Any, prefix: str, depth: int, guards: Callable[[Any], bool]
 ) -> Iterator[Route]:
     """Iterate over the routes below a router, without those behind a guard."""
     for route in urls.routes:
@@ -188,7 +170,9 @@ def _walk(
         callback = getattr(route, "callback", None)
         if any(guards(layer) for layer in unwrap_middleware(callback)):
             continue
-        nested = _find_with(callback, "routes") if depth < _MAX_WRAPPERS else None
+        nested = None
+        if depth < _MAX_WRAPPERS:
+            nested = _find_with(callback, "routes", _no_guard)
         if nested is None:
             yield Route(path, _name(callback))
         else:

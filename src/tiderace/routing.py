@@ -54,8 +54,8 @@ from tiderace.auth import AuthMiddlewareStack
 from tiderace.health import Health
 from tiderace.route_inspection import (
     TopicsFirst,
-    leads_to_topics,
     open_ended,
+    topics_endpoints,
     unwrap_middleware,
 )
 from tiderace.runtime.control_socket import process_control_socket
@@ -267,10 +267,6 @@ class URLRouter:
     async def _deny(
         self, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        self._log_refusal(str(scope["type"]), path, scope)
-        await refuse(scope, receive, send, 404, "Not Found")
-
-    def _log_refusal(self, kind: str, path: str, scope: Scope) -> None:
         metrics.ROUTES_NOT_FOUND.add()
         declared = list(_patterns(self))
         hint = ""
@@ -282,7 +278,7 @@ class URLRouter:
         asked = scope["path"]
         logger.warning(
             "no route for %s path %r from %s%s (declared: %s%s)",
-            kind,
+            scope["type"],
             asked if len(asked) <= _SHOWN_PATH else f"{asked[:_SHOWN_PATH]}…",
             client_address(scope),
             hint,
@@ -290,6 +286,7 @@ class URLRouter:
             f" and {more} more" if more > 0 else "",
             extra=log_fields(scope, "no_route"),
         )
+        await refuse(scope, receive, send, 404, "Not Found")
 
 
 class ChannelNameRouter:
@@ -394,8 +391,8 @@ def get_application(
         routes = wrap(routes)
     pages: Any = django_application if http is None else _imported("http", http)
     websockets = _validated(routes, origins, allow_missing_origin)
-    if leads_to_topics(urls):
-        pages = TopicsFirst(urls, routes, websockets, pages)
+    if endpoints := topics_endpoints(urls):
+        pages = TopicsFirst(endpoints, routes, websockets, pages)
     mapping: dict[str, Any] = {
         "http": Health(pages) if health else pages,
         "websocket": websockets,

@@ -25,7 +25,7 @@ from tiderace.checks import check
 from tiderace.compat.finder import AliasFinder
 from tiderace.consumer import AsyncConsumer
 from tiderace.layers import InMemoryChannelLayer
-from tiderace.route_inspection import unguarded_routes
+from tiderace.route_inspection import websocket_routes
 
 __all__ = [
     "check_channels_app",
@@ -185,19 +185,18 @@ def check_origins() -> Iterator[CheckMessage]:
     except Exception:
         # Other checks or the server report the error.
         return
-    routes = unguarded_routes(application, _checks_origins)
-    if not routes:
-        return
-    paths = ", ".join(route.path for route in routes[:_MAX_PATHS])
-    more = f" and {len(routes) - _MAX_PATHS} more" if len(routes) > _MAX_PATHS else ""
-    yield Warning(
-        f"Nothing checks which pages may open the WebSockets {paths}{more}: any "
-        "site can open them in a visitor's browser, with that visitor's cookies.",
-        hint="Wrap the routes in AllowedHostsOriginValidator of "
-        "tiderace.security.websocket, or let tiderace.routing.get_application() "
-        "build the application.",
-        id="tiderace.W013",
-    )
+    if routes := websocket_routes(application, _checks_origins):
+        paths = ", ".join(route.path for route in routes[:_MAX_PATHS])
+        more = len(routes) - _MAX_PATHS
+        paths += f" and {more} more" if more > 0 else ""
+        yield Warning(
+            f"Nothing checks which pages may open the WebSockets {paths}: any site can "
+            "open them in a visitor's browser, with that visitor's cookies.",
+            hint="Wrap the routes in AllowedHostsOriginValidator of "
+            "tiderace.security.websocket, or let tiderace.routing.get_application() "
+            "build the application.",
+            id="tiderace.W013",
+        )
 
 
 def layers_in_memory() -> list[str]:
