@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from django.db import DatabaseError
@@ -12,12 +13,7 @@ from tiderace.demo.chat import frames
 from tiderace.demo.chat.history import messages_after, store
 from tiderace.demo.chat.notices import EVERYONE, layer_is_local
 from tiderace.demo.chat.presence import RoomPresence
-from tiderace.demo.people.person import (
-    Person,
-    person_of,
-    session_group,
-    user_group,
-)
+from tiderace.demo.people.person import Person, person_of, session_group, user_group
 from tiderace.generic.websocket import AsyncJsonWebsocketConsumer
 from tiderace.ratelimit import Rate, TokenBucket
 
@@ -36,6 +32,8 @@ class NoticeConsumer(AsyncJsonWebsocketConsumer):
     """Sends notices to a page; refuses frames of the page other than ping."""
 
     person: Person | None = None
+    extra_groups: Sequence[str] = ()
+    """Further groups to join."""
 
     async def connect(self) -> None:
         """Accept, look up the person, and join the groups of this page."""
@@ -51,15 +49,11 @@ class NoticeConsumer(AsyncJsonWebsocketConsumer):
         self.groups = [EVERYONE, session_group(self.scope["session"])]
         if not person.guest:
             self.groups.append(user_group(self.scope["user"].pk))
-        self.groups += self.extra_groups()
+        self.groups += self.extra_groups
         for group in self.groups:
             await self.channel_layer.group_add(group, self.channel_name)
         self.person = person
         await self.on_joined(person)
-
-    def extra_groups(self) -> list[str]:
-        """Return further groups to join."""
-        return []
 
     async def on_joined(self, person: Person) -> None:
         """Send the welcome frame."""
@@ -85,31 +79,28 @@ class NoticeConsumer(AsyncJsonWebsocketConsumer):
                 raise frames.FrameError("bad-json", "the frame is not JSON") from None
             await self.receive_json(content)
         except frames.FrameError as refusal:
-            await self.send_json(refusal.as_dict())
+            await self.send_json(refusal.answer)
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
         """Parse a frame, check the rate and handle it."""
         frame = frames.read(content)
         wait = self.bucket.take()
         if wait:
+            refused = {"client_id": frame["id"]} if frame["type"] == "message" else {}
             raise frames.FrameError(
                 "too-fast",
                 f"too many at once; go on in {max(1, round(wait))} s",
-                client_id=frame.client_id
-                if isinstance(frame, frames.NewMessage)
-                else None,
-                retry_after=wait,
+                **refused,
+                retry_after=round(wait, 2),
             )
         if self.person is None:
             raise frames.FrameError("signed-out", "sign in before you write")
-        if isinstance(frame, frames.Ping):
+        if frame["type"] == "ping":
             await self.send_json({"type": "pong"})
         else:
             await self.handle_frame(frame, self.person)
 
-    async def handle_frame(
-        self, frame: frames.NewMessage | frames.CatchUp | frames.Typing, person: Person
-    ) -> None:
+    async def handle_frame(self, frame: dict[str, Any], person: Person) -> None:
         """Refuse the frame: this socket only receives notices."""
         raise frames.FrameError(
             "unknown-type", "this socket listens; it takes only ping"
@@ -132,16 +123,9 @@ class RoomConsumer(NoticeConsumer):
     async def connect(self) -> None:
         """Read the room from the URL and connect."""
         self.slug: str = self.scope["url_route"]["kwargs"]["slug"].lower()
+        self.room_group = f"room.{self.slug}"
+        self.extra_groups = [self.room_group]
         await super().connect()
-
-    @property
-    def room_group(self) -> str:
-        """The group of the windows of this room."""
-        return f"room.{self.slug}"
-
-    def extra_groups(self) -> list[str]:
-        """Return the group of the room."""
-        return [self.room_group]
 
     async def on_joined(self, person: Person) -> None:
         """Send the welcome frame with the people; announce a first window."""
@@ -174,30 +158,32 @@ class RoomConsumer(NoticeConsumer):
         }
         await self.channel_layer.group_send(self.room_group, event)
 
-    async def handle_frame(
-        self, frame: frames.NewMessage | frames.CatchUp | frames.Typing, person: Person
-    ) -> None:
+    async def handle_frame(self, frame: dict[str, Any], person: Person) -> None:
         """Handle a frame of the page."""
-        if isinstance(frame, frames.NewMessage):
-            await self.store_and_send(frame, person)
-        elif isinstance(frame, frames.CatchUp):
-            await self.catch_up(frame)
-        else:
-            event = {"type": "room.typing", "person": person.as_dict()}
-            await self.channel_layer.group_send(self.room_group, event)
+        match frame["type"]:
+            case "message":
+                await self.store_and_send(frame["id"], frame["text"], person)
+            case "since":
+                missed = await database_sync_to_async(messages_after)(
+                    self.slug, frame["id"]
+                )
+                await self.send_json({"type": "missed", **missed})
+            case "typing":
+                event = {"type": "room.typing", "person": person.as_dict()}
+                await self.channel_layer.group_send(self.room_group, event)
 
-    async def store_and_send(self, frame: frames.NewMessage, person: Person) -> None:
+    async def store_and_send(self, client_id: str, text: str, person: Person) -> None:
         """Store a message and send it to the room; a duplicate goes to its sender only."""
         try:
             message, new = await database_sync_to_async(store)(
-                self.slug, person, frame.client_id, frame.text
+                self.slug, person, client_id, text
             )
         except DatabaseError:
             logger.exception("a message in room %r could not be stored", self.slug)
             raise frames.FrameError(
                 "not-stored",
                 "the message could not be stored; it will be tried again",
-                client_id=frame.client_id,
+                client_id=client_id,
                 retry_after=2.0,
             ) from None
         event = {"type": "room.message", "message": message}
@@ -205,13 +191,6 @@ class RoomConsumer(NoticeConsumer):
             await self.channel_layer.group_send(self.room_group, event)
         else:
             await self.room_message(event)
-
-    async def catch_up(self, frame: frames.CatchUp) -> None:
-        """Send the messages after the last one that the page has."""
-        missed = await database_sync_to_async(messages_after)(self.slug, frame.seen)
-        await self.send_json(
-            {"type": "missed", "messages": missed.messages, "gap": missed.gap}
-        )
 
     async def room_message(self, event: dict[str, Any]) -> None:
         """Send a message to the page (a channel layer event)."""

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
-__all__ = [
-    "FRAME_LENGTH",
-    "TEXT_LENGTH",
-    "CatchUp",
-    "FrameError",
-    "NewMessage",
-    "Ping",
-    "Typing",
-    "read",
-]
+__all__ = ["FRAME_LENGTH", "TEXT_LENGTH", "FrameError", "read"]
 
 TEXT_LENGTH = 2_000
 FRAME_LENGTH = 16_384
@@ -27,67 +17,26 @@ _LARGEST_ID = 2**63 - 1
 
 
 class FrameError(Exception):
-    """A frame is refused; the page gets ``code`` and ``detail``, and stays connected.
+    """A frame is refused; the page gets ``answer``, and stays connected.
 
-    ``client_id`` is the id of the refused message, if any; after ``retry_after``
-    seconds the page may send the frame again.
+    Args:
+        code: one word for the reason.
+        detail: a sentence.
+        more: ``client_id``, the id of the refused message, and ``retry_after``, seconds
+            after which the page may send the frame again.
     """
 
-    def __init__(
-        self,
-        code: str,
-        detail: str,
-        *,
-        client_id: str | None = None,
-        retry_after: float | None = None,
-    ) -> None:
+    def __init__(self, code: str, detail: str, **more: Any) -> None:
         super().__init__(detail)
-        self.code = code
-        self.detail = detail
-        self.client_id = client_id
-        self.retry_after = retry_after
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the error frame for the page."""
-        answer: dict[str, Any] = {
-            "type": "error",
-            "code": self.code,
-            "detail": self.detail,
-        }
-        if self.client_id is not None:
-            answer["client_id"] = self.client_id
-        if self.retry_after is not None:
-            answer["retry_after"] = round(self.retry_after, 2)
-        return answer
+        self.answer = {"type": "error", "code": code, "detail": detail, **more}
 
 
-@dataclass(frozen=True, slots=True)
-class NewMessage:
-    """A message, with the id that the page chose."""
+def read(content: object) -> dict[str, Any]:
+    """Return the validated fields of decoded JSON.
 
-    client_id: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Typing:
-    """The person is typing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ping:
-    """A heartbeat; the reply is ``{"type": "pong"}``."""
-
-
-@dataclass(frozen=True, slots=True)
-class CatchUp:
-    """A request for the messages after this id (0: all)."""
-
-    seen: int
-
-
-def read(content: object) -> NewMessage | Typing | CatchUp | Ping:
-    """Return the frame of decoded JSON.
+    These are ``type``, and of ``message`` the ``id`` that the page chose and the ``text``,
+    of ``since`` the ``id`` of the last message that the page has; ``typing`` and the
+    heartbeat ``ping`` have none.
 
     Raises:
         FrameError: when it is not an object, its ``type`` is unknown, or a field
@@ -97,13 +46,14 @@ def read(content: object) -> NewMessage | Typing | CatchUp | Ping:
         raise FrameError("bad-frame", "a frame is a JSON object with a type")
     match content.get("type"):
         case "message":
-            return _new_message(content)
-        case "typing":
-            return Typing()
+            return _message(content)
         case "since":
-            return CatchUp(_seen(content))
-        case "ping":
-            return Ping()
+            seen = content.get("id")
+            if type(seen) is not int or not 0 <= seen <= _LARGEST_ID:
+                raise FrameError("bad-id", "since needs the id of a message, or 0")
+            return {"type": "since", "id": seen}
+        case "typing" | "ping" as kind:
+            return {"type": kind}
         case None:
             raise FrameError("bad-frame", "the frame has no type")
         case other:
@@ -114,7 +64,7 @@ def read(content: object) -> NewMessage | Typing | CatchUp | Ping:
             )
 
 
-def _new_message(content: dict[str, Any]) -> NewMessage:
+def _message(content: dict[str, Any]) -> dict[str, Any]:
     client_id = content.get("id")
     if not isinstance(client_id, str) or not _CLIENT_ID.fullmatch(client_id):
         raise FrameError(
@@ -136,11 +86,4 @@ def _new_message(content: dict[str, Any]) -> NewMessage:
             f"the message has {len(text)} characters; at most {TEXT_LENGTH} fit",
             client_id=client_id,
         )
-    return NewMessage(client_id, text)
-
-
-def _seen(content: dict[str, Any]) -> int:
-    seen = content.get("id")
-    if type(seen) is not int or not 0 <= seen <= _LARGEST_ID:
-        raise FrameError("bad-id", "since needs the id of a message, or 0")
-    return seen
+    return {"type": "message", "id": client_id, "text": text}

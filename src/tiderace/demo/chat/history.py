@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from django.db import transaction
@@ -10,27 +9,12 @@ from django.db import transaction
 from tiderace.demo.chat.models import Message, Room
 from tiderace.demo.people.person import Person
 
-__all__ = [
-    "HISTORY_SIZE",
-    "MissedMessages",
-    "messages_after",
-    "recent",
-    "room_name",
-    "store",
-]
+__all__ = ["HISTORY_SIZE", "messages_after", "recent", "room_name", "store"]
 
 HISTORY_SIZE = 200
 # Messages stored at the same time may arrive in either order, so a page may lack one
 # with a smaller id than its last. Pages ignore duplicates.
 _OVERLAP = 20
-
-
-@dataclass(frozen=True, slots=True)
-class MissedMessages:
-    """The messages that a page has missed; ``gap``: older ones are deleted."""
-
-    messages: list[dict[str, Any]]
-    gap: bool
 
 
 def room_name(slug: str) -> str:
@@ -60,11 +44,8 @@ def store(
 
 
 def _delete_old(room: Room) -> None:
-    last_deleted = (
-        room.messages.order_by("-id").values_list("id", flat=True)[
-            HISTORY_SIZE : HISTORY_SIZE + 1
-        ]
-    ).first()
+    ids = room.messages.order_by("-id").values_list("id", flat=True)
+    last_deleted = ids[HISTORY_SIZE : HISTORY_SIZE + 1].first()
     if last_deleted is not None:
         room.messages.filter(id__lte=last_deleted).delete()
         Room.objects.filter(pk=room.pk).update(forgotten_to=last_deleted)
@@ -76,17 +57,16 @@ def recent(slug: str) -> list[Message]:
     return list(newest)[::-1]
 
 
-def messages_after(slug: str, seen: int) -> MissedMessages:
+def messages_after(slug: str, seen: int) -> dict[str, Any]:
     """Return the messages after id ``seen``, in order, and a few before it.
 
     Messages may arrive in another order than they are stored; the page ignores ids
-    that it has.
+    that it has. ``gap`` is true when older ones are deleted.
     """
     room = Room.objects.filter(slug=slug).first()
     if room is None:
-        return MissedMessages([], gap=False)
+        return {"messages": [], "gap": False}
     rows = room.messages.filter(id__gt=seen - _OVERLAP).order_by("-id")
     newest = list(rows[:HISTORY_SIZE])
-    return MissedMessages(
-        [row.as_dict() for row in newest[::-1]], gap=room.forgotten_to > seen
-    )
+    messages = [row.as_dict() for row in newest[::-1]]
+    return {"messages": messages, "gap": room.forgotten_to > seen}
