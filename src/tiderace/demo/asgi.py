@@ -14,7 +14,7 @@ __all__ = ["application"]
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tiderace.demo.settings")
 
 application = get_application(
-    ["tiderace.demo.chat.routing", "tiderace.demo.routing"],
+    "tiderace.demo.routing",
     # A demo is its own web server: nothing stands before it to serve its files.
     http=ASGIStaticFilesHandler(get_asgi_application()),
 )

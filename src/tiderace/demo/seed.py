@@ -24,15 +24,14 @@ def seed() -> None:
 
     Existing users are not changed.
     """
-    for name, password in SEEDED.items():
-        if not User.objects.filter(username=name).exists():
-            User.objects.create_user(name, password=password)
-    for name, password in STAFF.items():
-        if not User.objects.filter(username=name).exists():
-            user = User.objects.create_user(name, password=password, is_staff=True)
-            user.user_permissions.set(
-                Permission.objects.filter(content_type__app_label="tiderace")
-            )
+    for name, password in {**SEEDED, **STAFF}.items():
+        if User.objects.filter(username=name).exists():
+            continue
+        staff = name in STAFF
+        user = User.objects.create_user(name, password=password, is_staff=staff)
+        if staff:
+            rights = Permission.objects.filter(content_type__app_label="tiderace")
+            user.user_permissions.set(rights)
     for slug, title in ROOMS.items():
         Room.objects.get_or_create(slug=slug, defaults={"name": title})
     if not Note.objects.exists():

@@ -64,9 +64,7 @@ def person_of(
     if user.is_authenticated:
         return Person(id=f"user-{user.pk}", name=user.get_username(), guest=False)
     stored = session.get(_GUEST)
-    if stored:
-        return Person(id=stored["id"], name=stored["name"], guest=True)
-    return None
+    return Person(**stored, guest=True) if stored else None
 
 
 def new_guest(session: SessionBase, name: str) -> Person:
