@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -71,13 +72,22 @@ class Contract:
             while not condition():  # noqa: ASYNC110 (no event exists to wait for)
                 await asyncio.sleep(0.005)
 
+    async def receive(self, layer: Any, channel: Any) -> Any:
+        """Return the next message of ``channel``; fail after ``timeout`` seconds."""
+        return await self.wait_for(layer.receive(channel))
+
+    async def join(self, layer: Any, group: str) -> str:
+        """Return a new channel that is a member of ``group``."""
+        channel: str = await layer.new_channel()
+        await layer.group_add(group, channel)
+        return channel
+
     async def read_all(self, layer: Any, channel: str) -> list[Any]:
         """Return the unread messages of ``channel``, in order."""
-        await layer.send(channel, {"type": "the.end"})
+        end = {"type": "the.end"}
+        await layer.send(channel, end)
         messages = []
-        while (message := await self.wait_for(layer.receive(channel))) != {
-            "type": "the.end"
-        }:
+        while (message := await self.receive(layer, channel)) != end:
             messages.append(message)
         return messages
 
@@ -96,6 +106,12 @@ class StreamContract(Contract):
             await layer.stream_publish(group, {"data": str(each)}, keep=keep, **options)
             for each in items
         ]
+
+    async def listen(self, layer: Any, group: str = "stream") -> RecordingListener:
+        """Return a new listener to the stream of ``group``."""
+        listener = RecordingListener(f"listener-{uuid.uuid4().hex}")
+        await layer.stream_subscribe(group, listener)
+        return listener
 
     async def read_data(self, layer: Any, group: str = "stream", **options: Any) -> Any:
         """Return the data of each publication in the stream of ``group``."""

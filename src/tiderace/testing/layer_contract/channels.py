@@ -16,12 +16,11 @@ class ChannelsContract(Contract):
     """A message to a channel is read once, in order and before its expiry."""
 
     async def test_a_message_arrives_as_it_was_sent(self, layer: Any) -> None:
-        await layer.send("queue", {"type": "greet", "to": "you"})
+        message = {"type": "greet", "to": "you"}
 
-        assert await self.wait_for(layer.receive("queue")) == {
-            "type": "greet",
-            "to": "you",
-        }
+        await layer.send("queue", message)
+
+        assert await self.receive(layer, "queue") == message
 
     async def test_messages_arrive_in_the_order_in_which_they_were_sent(
         self, layer: Any
@@ -29,7 +28,7 @@ class ChannelsContract(Contract):
         for number in range(50):
             await layer.send("queue", {"type": "count", "number": number})
 
-        received = [await self.wait_for(layer.receive("queue")) for _ in range(50)]
+        received = [await self.receive(layer, "queue") for _ in range(50)]
 
         assert [message["number"] for message in received] == list(range(50))
 
@@ -37,7 +36,7 @@ class ChannelsContract(Contract):
         channel = await layer.new_channel()
         await layer.send(channel, {"type": "early"})
 
-        assert await self.wait_for(layer.receive(channel)) == {"type": "early"}
+        assert await self.receive(layer, channel) == {"type": "early"}
 
     async def test_a_reader_waits_for_its_message(self, layer: Any) -> None:
         reader = asyncio.create_task(layer.receive("queue"))
@@ -58,12 +57,12 @@ class ChannelsContract(Contract):
     async def test_receive_takes_a_list_of_one_name(self, layer: Any) -> None:
         await layer.send("queue", {"type": "greet"})
 
-        assert await self.wait_for(layer.receive(["queue"])) == {"type": "greet"}
+        assert await self.receive(layer, ["queue"]) == {"type": "greet"}
 
     async def test_receive_takes_one_name_only(self, layer: Any) -> None:
         for names in ([], ["one", "two"]):
             with raises(TypeError):
-                await self.wait_for(layer.receive(names))
+                await self.receive(layer, names)
 
     async def test_each_message_goes_to_one_of_several_readers(
         self, layer: Any
@@ -91,7 +90,7 @@ class ChannelsContract(Contract):
             try:
                 received.append(await reader)
             except asyncio.CancelledError:
-                received.append(await self.wait_for(layer.receive("queue")))
+                received.append(await self.receive(layer, "queue"))
 
         assert [message["number"] for message in received] == list(range(40))
 
@@ -157,7 +156,7 @@ class ChannelsContract(Contract):
         with raises(ChannelFull):
             await layer.send("queue", {"type": "count", "number": 3})
 
-        received = [await self.wait_for(layer.receive("queue")) for _ in range(3)]
+        received = [await self.receive(layer, "queue") for _ in range(3)]
         assert [message["number"] for message in received] == [0, 1, 2]
 
     async def test_reading_a_message_makes_room_for_another(
@@ -165,7 +164,7 @@ class ChannelsContract(Contract):
     ) -> None:
         layer = make_layer(capacity=1)
         await layer.send("queue", {"type": "first"})
-        await self.wait_for(layer.receive("queue"))
+        await self.receive(layer, "queue")
 
         await layer.send("queue", {"type": "second"})
 
@@ -209,7 +208,7 @@ class ChannelsContract(Contract):
         await self.advance(self.expiry * 1.1)
         await layer.send("queue", {"type": "new"})
 
-        assert await self.wait_for(layer.receive("queue")) == {"type": "new"}
+        assert await self.receive(layer, "queue") == {"type": "new"}
 
     async def test_a_message_is_read_before_its_expiry(
         self, make_layer: MakeLayer
@@ -219,7 +218,7 @@ class ChannelsContract(Contract):
 
         await self.advance(self.expiry / 2)
 
-        assert await self.wait_for(layer.receive("queue")) == {"type": "recent"}
+        assert await self.receive(layer, "queue") == {"type": "recent"}
 
     async def test_expired_messages_free_the_capacity(
         self, make_layer: MakeLayer
@@ -230,4 +229,4 @@ class ChannelsContract(Contract):
         await self.advance(self.expiry * 1.1)
 
         await layer.send("queue", {"type": "new"})
-        assert await self.wait_for(layer.receive("queue")) == {"type": "new"}
+        assert await self.receive(layer, "queue") == {"type": "new"}

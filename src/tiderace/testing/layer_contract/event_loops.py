@@ -22,7 +22,7 @@ class EventLoopsContract(Contract):
         layer = make_layer()
         async_to_sync(layer.send)("queue", {"type": "greet"})
 
-        received = async_to_sync(self._receive)(layer, "queue")
+        received = async_to_sync(self.receive)(layer, "queue")
 
         assert received == {"type": "greet"}
 
@@ -33,7 +33,7 @@ class EventLoopsContract(Contract):
         async_to_sync(layer.group_add)("room", "queue")
         async_to_sync(layer.group_send)("room", {"type": "greet"})
 
-        received = async_to_sync(self._receive)(layer, "queue")
+        received = async_to_sync(self.receive)(layer, "queue")
 
         assert received == {"type": "greet"}
 
@@ -59,8 +59,7 @@ class EventLoopsContract(Contract):
             assert numbers == list(range(10))
 
     async def test_a_send_from_a_thread_wakes_a_reader(self, layer: Any) -> None:
-        channel = await layer.new_channel()
-        await layer.group_add("room", channel)
+        channel = await self.join(layer, "room")
         reader = asyncio.create_task(layer.receive(channel))
         await asyncio.sleep(0)
 
@@ -75,7 +74,7 @@ class EventLoopsContract(Contract):
     ) -> None:
         layer = make_layer()
         elsewhere = asyncio.create_task(
-            asyncio.to_thread(async_to_sync(self._receive), layer, "queue.elsewhere")
+            asyncio.to_thread(async_to_sync(self.receive), layer, "queue.elsewhere")
         )
         here = asyncio.create_task(layer.receive("queue.here"))
         await asyncio.sleep(0)
@@ -85,6 +84,3 @@ class EventLoopsContract(Contract):
 
         assert await self.wait_for(here) == {"type": "here"}
         assert await self.wait_for(elsewhere) == {"type": "there"}
-
-    async def _receive(self, layer: Any, channel: str) -> Any:
-        return await self.wait_for(layer.receive(channel))

@@ -13,14 +13,12 @@ class GroupsContract(Contract):
     """A group message reaches every member whose channel is not full."""
 
     async def test_every_member_gets_a_group_message(self, layer: Any) -> None:
-        channels = [await layer.new_channel() for _ in range(5)]
-        for channel in channels:
-            await layer.group_add("room", channel)
+        channels = [await self.join(layer, "room") for _ in range(5)]
 
         await layer.group_send("room", {"type": "greet", "text": "all"})
 
         for channel in channels:
-            received = await self.wait_for(layer.receive(channel))
+            received = await self.receive(layer, channel)
             assert received == {"type": "greet", "text": "all"}
 
     async def test_a_named_queue_may_be_a_member(self, layer: Any) -> None:
@@ -28,26 +26,23 @@ class GroupsContract(Contract):
 
         await layer.group_send("room", {"type": "greet"})
 
-        assert await self.wait_for(layer.receive("queue")) == {"type": "greet"}
+        assert await self.receive(layer, "queue") == {"type": "greet"}
 
     async def test_every_member_gets_the_messages_of_one_sender_in_order(
         self, layer: Any
     ) -> None:
-        channels = [await layer.new_channel() for _ in range(3)]
-        for channel in channels:
-            await layer.group_add("room", channel)
+        channels = [await self.join(layer, "room") for _ in range(3)]
 
         for number in range(30):
             await layer.group_send("room", {"type": "count", "number": number})
 
         for channel in channels:
-            received = [await self.wait_for(layer.receive(channel)) for _ in range(30)]
+            received = [await self.receive(layer, channel) for _ in range(30)]
             assert [message["number"] for message in received] == list(range(30))
 
     async def test_a_group_message_reaches_its_members_only(self, layer: Any) -> None:
-        member, other = await layer.new_channel(), await layer.new_channel()
-        await layer.group_add("room", member)
-        await layer.group_add("hall", other)
+        member = await self.join(layer, "room")
+        other = await self.join(layer, "hall")
 
         await layer.group_send("room", {"type": "greet"})
 
@@ -55,8 +50,7 @@ class GroupsContract(Contract):
         assert await self.read_all(layer, other) == []
 
     async def test_joining_twice_has_no_further_effect(self, layer: Any) -> None:
-        channel = await layer.new_channel()
-        await layer.group_add("room", channel)
+        channel = await self.join(layer, "room")
         await layer.group_add("room", channel)
 
         await layer.group_send("room", {"type": "greet"})
@@ -64,9 +58,8 @@ class GroupsContract(Contract):
         assert await self.read_all(layer, channel) == [{"type": "greet"}]
 
     async def test_a_discarded_member_gets_no_later_message(self, layer: Any) -> None:
-        discarded, remaining = await layer.new_channel(), await layer.new_channel()
-        await layer.group_add("room", discarded)
-        await layer.group_add("room", remaining)
+        discarded = await self.join(layer, "room")
+        remaining = await self.join(layer, "room")
         await layer.group_send("room", {"type": "before"})
 
         await layer.group_discard("room", discarded)
@@ -87,8 +80,7 @@ class GroupsContract(Contract):
     async def test_a_channel_that_was_discarded_twice_can_join_again(
         self, layer: Any
     ) -> None:
-        channel = await layer.new_channel()
-        await layer.group_add("room", channel)
+        channel = await self.join(layer, "room")
         await layer.group_discard("room", channel)
         await layer.group_discard("room", channel)
         await layer.group_add("room", channel)
@@ -104,9 +96,7 @@ class GroupsContract(Contract):
 
     async def test_a_new_member_gets_no_earlier_message(self, layer: Any) -> None:
         await layer.group_send("room", {"type": "before"})
-        channel = await layer.new_channel()
-
-        await layer.group_add("room", channel)
+        channel = await self.join(layer, "room")
 
         assert await self.read_all(layer, channel) == []
 
@@ -127,16 +117,15 @@ class GroupsContract(Contract):
         self, make_layer: MakeLayer
     ) -> None:
         layer = make_layer(capacity=2)
-        full, other = await layer.new_channel(), await layer.new_channel()
-        await layer.group_add("room", full)
-        await layer.group_add("room", other)
+        full = await self.join(layer, "room")
+        other = await self.join(layer, "room")
         for number in range(2):
             await layer.send(full, {"type": "fill", "number": number})
 
         await layer.group_send("room", {"type": "greet"})
 
-        assert await self.wait_for(layer.receive(other)) == {"type": "greet"}
-        received = [await self.wait_for(layer.receive(full)) for _ in range(2)]
+        assert await self.receive(layer, other) == {"type": "greet"}
+        received = [await self.receive(layer, full) for _ in range(2)]
         assert [message["type"] for message in received] == ["fill", "fill"]
         assert await self.read_all(layer, full) == []
 
@@ -144,15 +133,14 @@ class GroupsContract(Contract):
         self, make_layer: MakeLayer
     ) -> None:
         layer = make_layer(capacity=1)
-        channel = await layer.new_channel()
-        await layer.group_add("room", channel)
+        channel = await self.join(layer, "room")
         await layer.group_send("room", {"type": "first"})
         await layer.group_send("room", {"type": "dropped"})
-        assert await self.wait_for(layer.receive(channel)) == {"type": "first"}
+        assert await self.receive(layer, channel) == {"type": "first"}
 
         await layer.group_send("room", {"type": "next"})
 
-        assert await self.wait_for(layer.receive(channel)) == {"type": "next"}
+        assert await self.receive(layer, channel) == {"type": "next"}
 
     async def test_a_membership_without_a_consumer_expires(
         self, make_layer: MakeLayer
@@ -191,8 +179,7 @@ class GroupsContract(Contract):
 
     async def test_a_flushed_layer_is_usable(self, layer: Any) -> None:
         await layer.flush()
-        channel = await layer.new_channel()
-        await layer.group_add("room", channel)
+        channel = await self.join(layer, "room")
 
         await layer.group_send("room", {"type": "greet"})
 

@@ -1,4 +1,4 @@
-"""Tests of delivery into the mailmailboxes of consumers."""
+"""Tests of delivery into the mailboxes of consumers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ class LocalDeliveryContract(Contract):
     in ``LayerContract``.
     """
 
-    async def attach(self, layer: Any) -> tuple[str, Mailbox[Any]]:
-        """Return a new channel and its mailbox."""
+    async def attach(self, layer: Any, *groups: str) -> tuple[str, Mailbox[Any]]:
+        """Return a new channel, a member of ``groups``, and its mailbox."""
         channel = await layer.new_channel()
-        return channel, layer.attach(channel)
+        mailbox = layer.attach(channel)
+        for group in groups:
+            await layer.group_add(group, channel)
+        return channel, mailbox
 
     async def read(self, mailbox: Mailbox[Any]) -> Any:
         """Return the next message of ``mailbox``."""
@@ -44,22 +47,17 @@ class LocalDeliveryContract(Contract):
     async def test_a_group_message_goes_to_an_attached_mailbox(
         self, layer: Any
     ) -> None:
-        channel, mailbox = await self.attach(layer)
-        await layer.group_add("room", channel)
+        _, mailbox = await self.attach(layer, "room")
 
         await layer.group_send("room", {"type": "greet"})
 
         assert await self.read(mailbox) == {"type": "greet"}
         await layer.detach(mailbox)
 
-    async def test_the_mailmailboxes_of_a_process_share_one_message_object(
+    async def test_the_mailboxes_of_a_process_share_one_message_object(
         self, layer: Any
     ) -> None:
-        mailboxes = []
-        for _ in range(3):
-            channel, mailbox = await self.attach(layer)
-            await layer.group_add("room", channel)
-            mailboxes.append(mailbox)
+        mailboxes = [(await self.attach(layer, "room"))[1] for _ in range(3)]
 
         await layer.group_send("room", {"type": "greet"})
         received = [await self.read(mailbox) for mailbox in mailboxes]
@@ -80,9 +78,7 @@ class LocalDeliveryContract(Contract):
         await layer.detach(mailbox)
 
     async def test_a_detached_channel_leaves_its_groups(self, layer: Any) -> None:
-        channel, mailbox = await self.attach(layer)
-        for group in ("room", "hall"):
-            await layer.group_add(group, channel)
+        channel, mailbox = await self.attach(layer, "room", "hall")
 
         await layer.detach(mailbox)
         for group in ("room", "hall"):
@@ -94,10 +90,8 @@ class LocalDeliveryContract(Contract):
     async def test_detaching_does_not_affect_the_other_members(
         self, layer: Any
     ) -> None:
-        detached, mailbox = await self.attach(layer)
-        remaining, other = await self.attach(layer)
-        await layer.group_add("room", detached)
-        await layer.group_add("room", remaining)
+        _, mailbox = await self.attach(layer, "room")
+        _, other = await self.attach(layer, "room")
 
         await layer.detach(mailbox)
         await layer.group_send("room", {"type": "greet"})
@@ -131,8 +125,7 @@ class LocalDeliveryContract(Contract):
         self, make_layer: MakeLayer
     ) -> None:
         layer = make_layer(expiry=self.expiry, group_expiry=self.group_expiry)
-        channel, mailbox = await self.attach(layer)
-        await layer.group_add("room", channel)
+        _, mailbox = await self.attach(layer, "room")
 
         await self.advance(self.group_expiry * 1.1)
         await layer.group_send("room", {"type": "greet"})
@@ -144,8 +137,7 @@ class LocalDeliveryContract(Contract):
         self, make_layer: MakeLayer
     ) -> None:
         layer = make_layer(expiry=self.expiry)
-        channel, mailbox = await self.attach(layer)
-        await layer.group_add("room", channel)
+        _, mailbox = await self.attach(layer, "room")
         await layer.group_send("room", {"type": "unread"})
 
         await self.advance(self.expiry * 1.1)
@@ -158,10 +150,8 @@ class LocalDeliveryContract(Contract):
         self, make_layer: MakeLayer
     ) -> None:
         layer = make_layer(capacity=2)
-        slow, full = await self.attach(layer)
-        quick, other = await self.attach(layer)
-        await layer.group_add("room", slow)
-        await layer.group_add("room", quick)
+        _, full = await self.attach(layer, "room")
+        _, other = await self.attach(layer, "room")
 
         for number in range(4):
             await layer.group_send("room", {"type": "count", "number": number})

@@ -55,16 +55,15 @@ class MessagesContract(Contract):
     async def test_every_plain_value_is_delivered(self, layer: Any) -> None:
         for name, (sent, expected) in _PLAIN_VALUES.items():
             await layer.send("queue", {"type": "test", "value": sent})
-            message = await self.wait_for(layer.receive("queue"))
+            message = await self.receive(layer, "queue")
             assert message == {"type": "test", "value": expected}, name
             assert type(message["value"]) is type(expected), name
 
     async def test_every_plain_value_is_delivered_to_a_group(self, layer: Any) -> None:
-        channel = await layer.new_channel()
-        await layer.group_add("room", channel)
+        channel = await self.join(layer, "room")
         for name, (sent, expected) in _PLAIN_VALUES.items():
             await layer.group_send("room", {"type": "test", "value": sent})
-            message = await self.wait_for(layer.receive(channel))
+            message = await self.receive(layer, channel)
             assert message["value"] == expected, name
 
     async def test_keys_that_are_not_strings_are_delivered_or_refused(
@@ -76,7 +75,7 @@ class MessagesContract(Contract):
         except TypeError:
             return
 
-        message = await self.wait_for(layer.receive("queue"))
+        message = await self.receive(layer, "queue")
         assert message["by number"] == {1: "one"}
 
     async def test_the_error_for_an_unsupported_value_contains_its_path(
@@ -122,7 +121,7 @@ class MessagesContract(Contract):
 
         await layer.send("queue", {"type": "test", "text": text})
 
-        assert (await self.wait_for(layer.receive("queue")))["text"] == text
+        assert (await self.receive(layer, "queue"))["text"] == text
 
     async def test_later_changes_by_the_sender_do_not_reach_the_receiver(
         self, layer: Any
@@ -133,7 +132,7 @@ class MessagesContract(Contract):
         message["list"].append(2)  # type: ignore[attr-defined]
         message["dict"].clear()  # type: ignore[attr-defined]
 
-        assert await self.wait_for(layer.receive("queue")) == {
+        assert await self.receive(layer, "queue") == {
             "type": "test",
             "list": [1],
             "dict": {"a": 1},
@@ -142,14 +141,13 @@ class MessagesContract(Contract):
     async def test_later_changes_by_the_sender_do_not_reach_the_group(
         self, layer: Any
     ) -> None:
-        channel = await layer.new_channel()
-        await layer.group_add("room", channel)
+        channel = await self.join(layer, "room")
         message = {"type": "test", "list": [1]}
         await layer.group_send("room", message)
 
         message["list"].append(2)  # type: ignore[attr-defined]
 
-        assert await self.wait_for(layer.receive(channel)) == {
+        assert await self.receive(layer, channel) == {
             "type": "test",
             "list": [1],
         }

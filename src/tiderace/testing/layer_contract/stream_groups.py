@@ -8,7 +8,6 @@ from tiderace.history import Position
 from tiderace.layers.broker import Retention
 from tiderace.testing.layer_contract.base import (
     MakeLayer,
-    RecordingListener,
     StreamContract,
 )
 
@@ -21,8 +20,7 @@ class GroupStreamsContract(StreamContract):
     async def test_a_group_message_is_a_publication_of_the_stream(
         self, layer: Any
     ) -> None:
-        listener = RecordingListener("listener")
-        await layer.stream_subscribe("stream", listener)
+        listener = await self.listen(layer)
         await self.publish(layer, "1")
 
         await layer.group_send("stream", {"type": "greet", "to": "you"})
@@ -36,8 +34,7 @@ class GroupStreamsContract(StreamContract):
     async def test_a_broadcast_is_a_json_publication_of_the_stream(
         self, layer: Any
     ) -> None:
-        listener = RecordingListener("listener")
-        await layer.stream_subscribe("stream", listener)
+        listener = await self.listen(layer)
         await self.publish(layer, "1")
 
         await layer.group_broadcast("stream", '{"a": 1}')
@@ -67,8 +64,7 @@ class GroupStreamsContract(StreamContract):
     async def test_a_publication_is_sent_to_the_channels_of_the_group(
         self, layer: Any
     ) -> None:
-        channel = await layer.new_channel()
-        await layer.group_add("stream", channel)
+        channel = await self.join(layer, "stream")
         await layer.group_add("stream", "queue")
 
         position = await layer.stream_publish(
@@ -76,7 +72,7 @@ class GroupStreamsContract(StreamContract):
         )
 
         for name in (channel, "queue"):
-            event = await self.wait_for(layer.receive(name))
+            event = await self.receive(layer, name)
             assert event["type"] == "topic.publication"
             assert event["topic"] == "room:lobby"
             assert event["data"] == {"n": 1}

@@ -18,9 +18,8 @@ class StreamListenersContract(StreamContract):
     async def test_every_listener_gets_the_publications_in_order(
         self, layer: Any
     ) -> None:
-        listener, other = RecordingListener("listener"), RecordingListener("other")
-        await layer.stream_subscribe("stream", listener)
-        await layer.stream_subscribe("stream", other)
+        listener = await self.listen(layer)
+        other = await self.listen(layer)
 
         positions = await self.publish(layer, *range(100))
 
@@ -33,8 +32,7 @@ class StreamListenersContract(StreamContract):
     async def test_a_listener_gets_every_field_of_a_publication(
         self, layer: Any
     ) -> None:
-        listener = RecordingListener("listener")
-        await layer.stream_subscribe("stream", listener)
+        listener = await self.listen(layer)
         record = {
             "data": "[1]",
             "info": '{"user":"7"}',
@@ -69,9 +67,7 @@ class StreamListenersContract(StreamContract):
     async def test_the_listeners_of_a_process_share_one_publication_object(
         self, layer: Any
     ) -> None:
-        listeners = [RecordingListener(f"listener-{number}") for number in range(3)]
-        for listener in listeners:
-            await layer.stream_subscribe("stream", listener)
+        listeners = [await self.listen(layer) for _ in range(3)]
 
         await self.publish(layer, "a")
 
@@ -81,9 +77,8 @@ class StreamListenersContract(StreamContract):
     async def test_an_unsubscribed_listener_gets_no_publication(
         self, layer: Any
     ) -> None:
-        gone, other = RecordingListener("gone"), RecordingListener("other")
-        await layer.stream_subscribe("stream", gone)
-        await layer.stream_subscribe("stream", other)
+        gone = await self.listen(layer)
+        other = await self.listen(layer)
 
         layer.stream_unsubscribe("stream", gone)
         await self.publish(layer, "a")
@@ -108,9 +103,8 @@ class StreamListenersContract(StreamContract):
     async def test_a_listener_gets_publications_of_its_own_groups_only(
         self, layer: Any
     ) -> None:
-        listener, other = RecordingListener("listener"), RecordingListener("other")
-        await layer.stream_subscribe("mine", listener)
-        await layer.stream_subscribe("yours", other)
+        listener = await self.listen(layer, "mine")
+        other = await self.listen(layer, "yours")
 
         await self.publish(layer, "a", group="yours")
         await self.publish(layer, "b", group="mine")
@@ -157,8 +151,7 @@ class StreamListenersContract(StreamContract):
     # Threads and loops
 
     async def test_a_listener_is_called_in_its_own_event_loop(self, layer: Any) -> None:
-        listener = RecordingListener("listener")
-        await layer.stream_subscribe("stream", listener)
+        listener = await self.listen(layer)
 
         await asyncio.to_thread(
             lambda: layer.sync.stream_publish("stream", {"data": "1"}, keep=self.keep)
@@ -181,9 +174,7 @@ class StreamListenersContract(StreamContract):
     async def test_all_listeners_get_concurrent_publications_in_one_order(
         self, layer: Any
     ) -> None:
-        listeners = [RecordingListener(f"listener-{number}") for number in range(3)]
-        for listener in listeners:
-            await layer.stream_subscribe("stream", listener)
+        listeners = [await self.listen(layer) for _ in range(3)]
 
         def work(name: int) -> None:
             for number in range(25):

@@ -7,7 +7,7 @@ from typing import Any
 
 from tiderace.history import Position
 from tiderace.layers.broker import Retention
-from tiderace.testing.layer_contract.base import RecordingListener, StreamContract
+from tiderace.testing.layer_contract.base import StreamContract
 
 __all__ = ["StreamReadingContract"]
 
@@ -110,8 +110,7 @@ class StreamReadingContract(StreamContract):
     async def test_listeners_stay_subscribed_when_the_stream_is_deleted(
         self, layer: Any
     ) -> None:
-        listener = RecordingListener("listener")
-        await layer.stream_subscribe("stream", listener)
+        listener = await self.listen(layer)
         await self.publish(layer, "a")
         await self.wait_until(lambda: listener.data == ["a"])
 
