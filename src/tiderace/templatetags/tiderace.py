@@ -81,10 +81,12 @@ def tiderace_script(
         TemplateSyntaxError: when rendered, for an unknown option or an invalid
             value.
     """
+    for name, value in options.items():
+        _validate(name, value)
     settings = {
         _OPTIONS[name][0]: _below_prefix(value) if name in _ADDRESSES else value
         for name, value in options.items()
-        if _validate(name, value) is not None
+        if value is not None
     }
     if get_script_prefix() != "/":
         settings.setdefault("topics", _below_prefix("/connection/"))
@@ -149,31 +151,25 @@ def _below_prefix(address: Any) -> Any:
     return address
 
 
-def _validate(name: str, value: object) -> object:
+def _validate(name: str, value: object) -> None:
     if name not in _OPTIONS:
-        known = ", ".join(_OPTIONS)
-        raise template.TemplateSyntaxError(
-            f"tiderace_script has no option {name!r}; known: nonce, {known}"
+        problem = f"has no option {name!r}; known: nonce, {', '.join(_OPTIONS)}"
+    elif value is None:
+        return
+    elif isinstance(value, bool) or not isinstance(value, _OPTIONS[name][1]):
+        kinds = " or ".join(kind.__name__ for kind in _OPTIONS[name][1])
+        problem = f"option {name!r} is {value!r}; give it {kinds}"
+    elif name == "when_full" and value not in _POLICIES:
+        policies = ", ".join(_POLICIES)
+        problem = f"option 'when_full' is {value!r}; choose one of {policies}"
+    elif isinstance(value, (int, float)) and not 0 <= value < float("inf"):
+        problem = (
+            f"option {name!r} is {value!r}; it cannot be negative or infinite (leave it "
+            "out for the default)"
         )
-    expected = _OPTIONS[name][1]
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, expected):
-        kinds = " or ".join(kind.__name__ for kind in expected)
-        raise template.TemplateSyntaxError(
-            f"tiderace_script option {name!r} is {value!r}; give it {kinds}"
-        )
-    if name == "when_full" and value not in _POLICIES:
-        raise template.TemplateSyntaxError(
-            f"tiderace_script option 'when_full' is {value!r}; "
-            f"choose one of {', '.join(_POLICIES)}"
-        )
-    if isinstance(value, (int, float)) and not 0 <= value < float("inf"):
-        raise template.TemplateSyntaxError(
-            f"tiderace_script option {name!r} is {value!r}; "
-            "it cannot be negative or infinite (leave it out for the default)"
-        )
-    return value
+    else:
+        return
+    raise template.TemplateSyntaxError(f"tiderace_script {problem}")
 
 
 def _nonce_attribute(context: Context, nonce: str | None) -> SafeString:
@@ -181,10 +177,7 @@ def _nonce_attribute(context: Context, nonce: str | None) -> SafeString:
 
     A lazy nonce is false until it is read, so it is converted and not tested.
     """
-    found: object = nonce
-    if found is None:
-        found = context.get("csp_nonce")
-    if found is None:
-        found = getattr(context.get("request"), "csp_nonce", None)
-    text = "" if found is None else str(found)
+    request_nonce = getattr(context.get("request"), "csp_nonce", None)
+    places = (nonce, context.get("csp_nonce"), request_nonce)
+    text = str(next((each for each in places if each is not None), ""))
     return format_html(' nonce="{}"', text) if text else SafeString("")
