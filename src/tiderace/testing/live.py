@@ -31,7 +31,7 @@ from tiderace.routing import get_default_application
 
 if TYPE_CHECKING:
     from tiderace.asgi import ASGIApp
-    from tiderace.server.development import DevelopmentServer, ServerOptions
+    from tiderace.server.development import DevelopmentServer
 
 __all__ = [
     "ChannelsLiveServerTestCase",
@@ -148,11 +148,10 @@ class ServerThread:
             ImportError: when uvicorn is not installed.
             OSError: when the port cannot be bound.
         """
-        from tiderace.server.development import DevelopmentServer
+        from tiderace.server.development import DevelopmentServer, ServerOptions
 
-        self._server = DevelopmentServer(
-            self.host, self.port.value, options=_make_options(self.kwargs)
-        )
+        options = ServerOptions(**self.kwargs)
+        self._server = DevelopmentServer(self.host, self.port.value, options=options)
         self.port.value = self._server.port
         self._thread.start()
 
@@ -230,12 +229,11 @@ class ServerProcess(multiprocessing.Process):
     def run(self) -> None:
         """Serve until the process is terminated; called in the child."""
         try:
-            from tiderace.server.development import DevelopmentServer
+            from tiderace.server.development import DevelopmentServer, ServerOptions
 
             application = self.get_application()
-            server = DevelopmentServer(
-                self.host, self.port.value, options=_make_options(self.kwargs)
-            )
+            options = ServerOptions(**self.kwargs)
+            server = DevelopmentServer(self.host, self.port.value, options=options)
             self.port.value = server.port
             # uvicorn raises the signal again after its graceful end, which must not
             # end the process before the teardown.
@@ -261,18 +259,9 @@ class _Aliases:
     For spawned children, which have imported nothing yet.
     """
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _install_aliases, (_aliases_installed(),)
-
-
-def _aliases_installed() -> bool:
-    return any(isinstance(finder, AliasFinder) for finder in sys.meta_path)
-
-
-def _install_aliases(wanted: bool) -> _Aliases:
-    if wanted:
-        install_as_channels()
-    return _Aliases()
+    def __reduce__(self) -> tuple[Callable[[], object], tuple[()]]:
+        installed = any(isinstance(finder, AliasFinder) for finder in sys.meta_path)
+        return (install_as_channels if installed else object), ()
 
 
 class ChannelsLiveServerTestCase(TransactionTestCase):
@@ -398,9 +387,3 @@ def _server_options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
                 f"{', '.join(sorted(_OPTIONS))})"
             )
     return {_OPTIONS[name]: kwargs[name] for name in kwargs if name in _OPTIONS}
-
-
-def _make_options(options: Mapping[str, Any]) -> ServerOptions:
-    from tiderace.server.development import ServerOptions
-
-    return ServerOptions(**options)
