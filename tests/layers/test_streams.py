@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
 
@@ -13,7 +14,7 @@ from support.waiting import until
 from tiderace import metrics
 from tiderace.delivery.stream_hub import StreamHub
 from tiderace.history import Position, Publication
-from tiderace.layers import InMemoryChannelLayer, Retention
+from tiderace.layers import InMemoryChannelLayer, Retention, memory_streams
 from tiderace.layers.memory_streams import MemoryStreams
 from tiderace.testing.layer_contract import RecordingListener
 
@@ -309,10 +310,43 @@ async def test_expired_keys_are_removed(layer, clock):
     assert not layer._streams._keys
 
 
-def test_a_stream_of_no_expiry_lasts_a_while():
-    streams = MemoryStreams(0)
+async def test_of_many_keys_the_oldest_are_forgotten(layer, monkeypatch):
+    monkeypatch.setattr(memory_streams, "_MAX_KEYS", 3)
+    for number in range(5):
+        await publish(layer, number, key=f"k{number}")
 
-    streams.get_or_create("tide", 0)
+    assert [key for _, key in layer._streams._keys] == ["k2", "k3", "k4"]
+
+
+async def test_a_stream_keeps_a_bounded_number_of_bytes(clock):
+    layer = InMemoryChannelLayer(clock=clock, group_max_bytes=1000)
+    for number in range(10):
+        data = json.dumps([number, "x" * 292])
+        await layer.stream_publish("tide", {"data": data}, keep=KEEP)
+
+    _, found = await layer.stream_read("tide", keep=KEEP)
+
+    assert [json.loads(each.data)[0] for each in found] == [7, 8, 9]
+
+
+async def test_a_stream_without_a_publication_is_soon_removed(layer, clock):
+    long = Retention(10, 86400)
+    await layer.stream_read("empty", keep=long)
+    await layer.stream_read("used", keep=long)
+    await publish(layer, 1, group="used", keep=long)
+    for _ in range(4):
+        clock.now += 60
+        await layer.send("anything", {"type": "x"})
+
+    assert layer._streams.get("empty") is None
+    assert layer._streams.get("used") is not None
+
+
+def test_a_stream_of_no_expiry_lasts_a_while():
+    streams = MemoryStreams(0, 1000)
+
+    stream = streams.get_or_create("tide", 0)
+    stream.append(lambda position: Publication(position, "1"), 0)
     streams.expire(5, is_used=lambda group: False)
     assert streams.get("tide") is not None
     streams.expire(10, is_used=lambda group: False)

@@ -15,6 +15,7 @@ from tiderace.presence.store import PresenceStore
 from tiderace.ratelimit import Rate
 
 __all__ = [
+    "GROUP_MAX_BYTES",
     "Broker",
     "Delivery",
     "Entry",
@@ -28,6 +29,10 @@ __all__ = [
     "StreamMessage",
     "StreamStore",
 ]
+
+
+GROUP_MAX_BYTES = 4 * 1024 * 1024
+"""Bytes of a group's messages that are kept, by default, whatever their retention."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from tiderace.layers.base import (
     LocalDelivery,
     refuse_unknown_options,
 )
-from tiderace.layers.broker import Retention
+from tiderace.layers.broker import GROUP_MAX_BYTES, Retention
 from tiderace.layers.local import DropLog, LocalChannels
 from tiderace.layers.memory_streams import MemoryStreams
 from tiderace.layers.messages import (
@@ -52,6 +52,7 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
         group_expiry: seconds a membership without a consumer lasts; one day.
         capacity: unread messages per channel.
         channel_capacity: capacities by glob pattern of the full channel name.
+        group_max_bytes: characters of a group's publications that are kept.
         clock: seconds that never run backwards; for tests.
 
     Raises:
@@ -68,13 +69,20 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
         capacity: int = 100,
         channel_capacity: Mapping[Any, int] | None = None,
         *,
+        group_max_bytes: int = GROUP_MAX_BYTES,
         clock: Callable[[], float] = time.monotonic,
         **unknown: Any,
     ) -> None:
         refuse_unknown_options(
             type(self).__name__,
             unknown,
-            ("expiry", "group_expiry", "capacity", "channel_capacity"),
+            (
+                "expiry",
+                "group_expiry",
+                "capacity",
+                "channel_capacity",
+                "group_max_bytes",
+            ),
         )
         super().__init__(expiry, capacity)
         self.channel_capacity = self.compile_capacities(channel_capacity or {})
@@ -90,7 +98,7 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
             leave_when_unread=True,
         )
         self._buckets = Buckets(clock=clock)
-        self._streams = MemoryStreams(expiry)
+        self._streams = MemoryStreams(expiry, group_max_bytes)
 
     # Channels
 

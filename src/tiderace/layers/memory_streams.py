@@ -16,23 +16,36 @@ __all__ = ["MemoryStream", "MemoryStreams"]
 
 _EPOCH_LENGTH = 6  # bytes
 _KEY_TTL = 300.0  # seconds in which a repeated idempotency key publishes nothing
+_MAX_KEYS = 100_000  # the oldest are forgotten earlier
 
-# How many times longer a position lasts than the publications, as in Redis.
+# How many times longer a position lasts than the publications, and before the first
+# publication than the expiry, as in Redis.
 _POSITION_TTL_FACTOR = 10
+_EMPTY_TTL_FACTOR = 3
 
 
 class MemoryStream:
     """The stream of one group."""
 
-    __slots__ = ("_entries", "epoch", "keep", "offset", "used_at")
+    __slots__ = (
+        "_entries",
+        "_max_bytes",
+        "_size",
+        "epoch",
+        "keep",
+        "offset",
+        "used_at",
+    )
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, max_bytes: int) -> None:
         self.epoch = secrets.token_hex(_EPOCH_LENGTH)
         self.offset = 0
         # None until it is first given.
         self.keep: Retention | None = None
         self.used_at = now
         self._entries: deque[tuple[float, Publication]] = deque()
+        self._max_bytes = max_bytes
+        self._size = 0  # of the data of all entries
 
     @property
     def position(self) -> Position:
@@ -47,6 +60,7 @@ class MemoryStream:
         self.offset += 1
         self.used_at = now
         self._entries.append((now, publication))
+        self._size += len(publication.data)
         self.trim(now)
         return publication
 
@@ -55,13 +69,16 @@ class MemoryStream:
         entries = self._entries
         keep = self.keep or Retention(0, 0)
         while entries and (
-            len(entries) > keep.size or entries[0][0] + keep.seconds <= now
+            len(entries) > keep.size
+            or self._size > self._max_bytes
+            or entries[0][0] + keep.seconds <= now
         ):
-            entries.popleft()
+            self._size -= len(entries.popleft()[1].data)
 
     def clear(self) -> None:
         """Remove all publications; the position stays."""
         self._entries.clear()
+        self._size = 0
 
     def read(
         self,
@@ -104,11 +121,13 @@ class MemoryStreams:
 
     Args:
         expiry: a stream's position is kept for at least ten times as many seconds.
+        max_bytes: characters of publications that each stream keeps.
     """
 
-    def __init__(self, expiry: float) -> None:
+    def __init__(self, expiry: float, max_bytes: int) -> None:
         self.lock = threading.RLock()
         self._expiry = expiry
+        self._max_bytes = max_bytes
         self._streams: dict[str, MemoryStream] = {}
         # A heap of (when to check a stream again, serial, group), once for each stream.
         self._checks: list[tuple[float, int, str]] = []
@@ -124,7 +143,7 @@ class MemoryStreams:
         """Return the stream of ``group``; begin one if there is none."""
         stream = self._streams.get(group)
         if stream is None:
-            stream = self._streams[group] = MemoryStream(now)
+            stream = self._streams[group] = MemoryStream(now, self._max_bytes)
             self._schedule_check(group, stream, now)
         stream.used_at = now
         return stream
@@ -138,6 +157,8 @@ class MemoryStreams:
         """Let ``find_published`` return ``position`` for the next five minutes."""
         self._keys.pop((group, key), None)
         self._keys[group, key] = (now + _KEY_TTL, position)
+        if len(self._keys) > _MAX_KEYS:
+            del self._keys[next(iter(self._keys))]
 
     def expire(self, now: float, is_used: Callable[[str], bool]) -> None:
         """Remove expired publications and keys, and streams not used for long.
@@ -167,13 +188,17 @@ class MemoryStreams:
         stream.trim(now)
         if is_used(group):
             stream.used_at = now
-        if stream.used_at + self._ttl(stream) * _POSITION_TTL_FACTOR <= now:
+        if stream.offset:
+            lifetime = self._ttl(stream) * _POSITION_TTL_FACTOR
+        else:  # clients can subscribe to any number of names
+            lifetime = max(self._expiry, 1.0) * _EMPTY_TTL_FACTOR
+        if stream.used_at + lifetime <= now:
             del self._streams[group]
         else:
             self._schedule_check(group, stream, now)
 
     def _schedule_check(self, group: str, stream: MemoryStream, now: float) -> None:
-        when = now + self._ttl(stream)
+        when = now + (self._ttl(stream) if stream.offset else max(self._expiry, 1.0))
         heapq.heappush(self._checks, (when, next(self._serial), group))
 
     def _ttl(self, stream: MemoryStream) -> float:

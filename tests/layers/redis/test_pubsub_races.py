@@ -23,6 +23,7 @@ from tiderace.layers.broker import (
     Published,
     QueueReady,
     Reconnected,
+    Retention,
     StreamMessage,
 )
 from tiderace.layers.local import DropLog
@@ -216,11 +217,10 @@ async def layer(broker, clock):
         [broker],
         index_of=lambda name: 0,
         serializer=JsonSerializer(),
-        expiry=60,
+        keep=Retention(10_000, 60),
         group_expiry=86400,
         capacity=10_000,
         channel_capacity=None,
-        group_capacity=10_000,
         lease=30.0,
         drop_log=DropLog(),
         clock=clock,

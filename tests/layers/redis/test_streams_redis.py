@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import threading
 import time
@@ -185,6 +186,49 @@ async def test_a_history_outlives_the_layers_own_retention(make_layer):
     assert len(found) == 303
     assert await command(layer, "PTTL", suffix=":stream") > 50_000
     assert await command(layer, "PTTL", suffix=":meta") > 500_000
+
+
+async def test_a_stream_keeps_a_bounded_number_of_bytes(make_layer):
+    layer = make_layer(group_max_bytes=20_000)
+    keep = Retention(500, 60)
+    for number in range(100):
+        data = json.dumps([number, "x" * 1000])
+        await layer.stream_publish("tide", {"data": data}, keep=keep)
+
+    top, found = await layer.stream_read("tide", keep=keep)
+
+    assert top.offset == 100
+    numbers = [json.loads(each.data)[0] for each in found]
+    assert numbers == list(range(100))[-len(numbers) :]
+    assert 14 <= len(numbers) <= 21
+
+
+async def test_group_messages_are_kept_up_to_a_number_of_bytes(make_layer):
+    layer = make_layer(group_max_bytes=20_000)
+    for _ in range(100):
+        await layer.group_send("tide", {"type": "x", "text": "x" * 1000})
+
+    assert 14 <= await command(layer, "XLEN", suffix=":stream") <= 24
+
+
+async def test_a_stream_without_a_publication_is_soon_removed(make_layer):
+    layer = make_layer(expiry=1)
+    await layer.stream_read("tide", keep=Retention(10, 86400))
+    await layer.stream_read("tide", keep=Retention(10, 86400))
+
+    assert await command(layer, "PTTL", suffix=":meta") <= 3000
+
+
+async def test_a_stream_without_a_publication_stays_while_there_is_a_listener(
+    make_layer,
+):
+    layer = make_layer(expiry=0.2)
+    await layer.stream_subscribe("tide", RecordingListener("listener"))
+    first, _ = await layer.stream_read("tide", keep=KEEP)
+
+    await asyncio.sleep(1)
+
+    assert (await layer.stream_read("tide", keep=KEEP))[0] == first
 
 
 async def test_a_history_that_only_a_read_has_set_is_kept(make_layer):

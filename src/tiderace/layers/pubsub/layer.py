@@ -65,11 +65,11 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         brokers: one or more; groups and queues are spread over them by name.
         index_of: returns the number of the broker that serves a name.
         serializer: turns messages into bytes and back.
-        expiry: seconds a message waits for its reader.
+        keep: what is kept of each group for processes that are disconnected; its
+            seconds are those a message waits for its reader.
         group_expiry: seconds a membership without a consumer lasts.
         capacity: unread messages per channel.
         channel_capacity: capacities by glob pattern of the full channel name.
-        group_capacity: messages of a group kept for processes that are disconnected.
         lease: seconds after which a process that died no longer counts.
         drop_log: logs messages to full channels.
         clock: seconds that never run backwards; for tests.
@@ -87,20 +87,19 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         *,
         index_of: Callable[[str], int],
         serializer: Serializer,
-        expiry: float,
+        keep: Retention,
         group_expiry: float,
         capacity: int,
         channel_capacity: Mapping[Any, int] | None,
-        group_capacity: int,
         lease: float,
         drop_log: DropLog,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(expiry, capacity)
+        super().__init__(keep.seconds, capacity)
         self.channel_capacity = self.compile_capacities(channel_capacity or {})
         self.group_expiry = group_expiry
         self._serializer = serializer
-        self._keep = Retention(group_capacity, expiry)
+        self._keep = keep
         self._lease = lease
         self._drop_log = drop_log
         self._clock = clock

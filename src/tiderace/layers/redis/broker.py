@@ -8,7 +8,12 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from functools import cached_property
 from typing import Any
 
-from tiderace.layers.broker import QueueReady, Reconnected, StreamMessage
+from tiderace.layers.broker import (
+    GROUP_MAX_BYTES,
+    QueueReady,
+    Reconnected,
+    StreamMessage,
+)
 from tiderace.layers.redis import hosts as hosts_
 from tiderace.layers.redis.commands import CommandRunner
 from tiderace.layers.redis.keys import KeySchema
@@ -40,6 +45,7 @@ class RedisBroker:
         host: one entry of ``hosts``, decoded.
         prefix: what every key and pub/sub channel begins with.
         publish_timeout: seconds a call waits for a server that is away.
+        max_bytes: bytes of a group's messages that are kept.
         crypter: encrypts what members of presence show; None for no encryption.
     """
 
@@ -49,6 +55,7 @@ class RedisBroker:
         *,
         prefix: str,
         publish_timeout: float,
+        max_bytes: int = GROUP_MAX_BYTES,
         crypter: Any = None,
     ) -> None:
         self._crypter = crypter
@@ -58,7 +65,7 @@ class RedisBroker:
         self.pool = RedisPool(host, timeout=timeout)
         self.commands = CommandRunner(self.pool, timeout=publish_timeout)
         self.keys = KeySchema(prefix, database=hosts_.database(host), cluster=cluster)
-        self.streams = RedisStreams(self.commands, self.keys)
+        self.streams = RedisStreams(self.commands, self.keys, max_bytes=max_bytes)
         self.queues = RedisQueues(self.commands, self.keys)
         self.memberships = RedisMemberships(self.commands, self.keys, cluster=cluster)
         self._prefix = prefix

@@ -6,8 +6,8 @@ Keys (``P`` is the layer's prefix, ``G`` a group, ``Q`` a queue; all expire):
 ``P:group:G:stream``        the group's last messages; ``expiry`` after the last one,
                             or as long as its history lasts
 ``P:group:G:meta``          its epoch and last offset; ten times as long
-``P:group:G:once:K``        position of what was published under the idempotency key
-                            ``K``; five minutes
+``P:group:G:once:K``        position of what was published under an idempotency key
+                            with the digest ``K``; five minutes
 ``P:group:G``               named channels in the group by join time; ``group_expiry``
 ``P:queue:Q:list``          unread messages of a named channel; ``expiry``
 ``P:queue:Q:taken``         messages taken and not acknowledged yet; a lease longer
@@ -26,6 +26,7 @@ channel of a script are in one slot.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 
 __all__ = ["KeySchema"]
@@ -70,7 +71,9 @@ class KeySchema:
         return f"{self.group(subject)}:meta"
 
     def once(self, subject: str, key: str) -> str:
-        return f"{self.group(subject)}:once:{key}"
+        # Clients choose keys of any length.
+        digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+        return f"{self.group(subject)}:once:{digest}"
 
     def queue_list(self, queue: str) -> str:
         return f"{self._queue(queue)}:list"

@@ -13,6 +13,7 @@ from typing import Any
 
 from tiderace.layers import serializers
 from tiderace.layers.base import refuse_unknown_options
+from tiderace.layers.broker import GROUP_MAX_BYTES, Retention
 from tiderace.layers.local import DropLog
 from tiderace.layers.messages import ChannelMailbox, Serializer, require_unreserved
 from tiderace.layers.pubsub.layer import PubSubLayer
@@ -35,6 +36,7 @@ _OPTIONS = (
     "serializer_format",
     "publish_timeout",
     "group_capacity",
+    "group_max_bytes",
     "lease",
     "cluster",
     "compress_above",
@@ -60,6 +62,7 @@ class RedisChannelLayer(PubSubLayer):
         serializer_format: ``"msgpack"``, ``"json"`` or one that is registered.
         publish_timeout: seconds a call waits for a server that is away; 5.
         group_capacity: messages of a group kept for processes that are cut off.
+        group_max_bytes: bytes of a group's messages that are kept, histories included.
         lease: seconds after which a process that was killed no longer counts.
         cluster: whether ``hosts`` are nodes of one Redis Cluster.
         compress_above: messages of more bytes are compressed; None for none.
@@ -83,6 +86,7 @@ class RedisChannelLayer(PubSubLayer):
         *,
         publish_timeout: float = 5.0,
         group_capacity: int = 10_000,
+        group_max_bytes: int = GROUP_MAX_BYTES,
         lease: float = 30.0,
         cluster: bool = False,
         compress_above: int | None = None,
@@ -102,14 +106,19 @@ class RedisChannelLayer(PubSubLayer):
             compression=compression,
         )
         super().__init__(
-            _connect(self.hosts, prefix, publish_timeout, serializer),
+            _connect(
+                self.hosts,
+                prefix,
+                serializer,
+                publish_timeout=publish_timeout,
+                max_bytes=group_max_bytes,
+            ),
             index_of=self.consistent_hash,
             serializer=serializer,
-            expiry=expiry,
             group_expiry=group_expiry,
             capacity=capacity,
             channel_capacity=channel_capacity,
-            group_capacity=group_capacity,
+            keep=Retention(group_capacity, expiry),
             lease=lease,
             drop_log=_ChannelsRedisDropLog(),
         )
@@ -156,6 +165,7 @@ class RedisPubSubChannelLayer(PubSubLayer):
         random_prefix_length: int = 0,
         publish_timeout: float = 5.0,
         group_capacity: int = 10_000,
+        group_max_bytes: int = GROUP_MAX_BYTES,
         lease: float = 30.0,
         cluster: bool = False,
         compress_above: int | None = None,
@@ -181,14 +191,19 @@ class RedisPubSubChannelLayer(PubSubLayer):
             compression=compression,
         )
         super().__init__(
-            _connect(self.hosts, prefix, publish_timeout, serializer),
+            _connect(
+                self.hosts,
+                prefix,
+                serializer,
+                publish_timeout=publish_timeout,
+                max_bytes=group_max_bytes,
+            ),
             index_of=self.consistent_hash,
             serializer=serializer,
-            expiry=expiry,
             group_expiry=group_expiry,
             capacity=capacity,
             channel_capacity=channel_capacity,
-            group_capacity=group_capacity,
+            keep=Retention(group_capacity, expiry),
             lease=lease,
             drop_log=DropLog(),
         )
@@ -243,8 +258,8 @@ class _ChannelsRedisDropLog(DropLog):
 def _connect(
     hosts: list[dict[str, Any]],
     prefix: object,
-    publish_timeout: float,
     serializer: Serializer,
+    **options: Any,
 ) -> list[RedisBroker]:
     """Return a broker for each of ``hosts``, which connects at its first use."""
     if not isinstance(prefix, str):
@@ -254,10 +269,7 @@ def _connect(
     # Registered serializers may have none.
     crypter = getattr(serializer, "crypter", None)
     return [
-        RedisBroker(
-            host, prefix=prefix, publish_timeout=publish_timeout, crypter=crypter
-        )
-        for host in hosts
+        RedisBroker(host, prefix=prefix, crypter=crypter, **options) for host in hosts
     ]
 
 

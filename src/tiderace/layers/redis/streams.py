@@ -23,6 +23,9 @@ _MAX_CLOCK_DIFFERENCE = 5.0
 # A position is kept this many times as long as the messages.
 _POSITION_LIFETIMES = 10
 
+# And while nothing is published. Listeners ask for their position once in the expiry.
+_EMPTY_LIFETIMES = 3
+
 # Milliseconds in which a publication under the same idempotency key is the same one.
 _IDEMPOTENCY_TTL_MS = 300_000
 
@@ -32,9 +35,18 @@ _LEAP = 1 << 20
 
 
 class RedisStreams:
-    """A ``StreamStore`` over one server, Sentinel set-up or cluster."""
+    """A ``StreamStore`` over one server, Sentinel set-up or cluster.
 
-    def __init__(self, commands: CommandRunner, keys: KeySchema) -> None:
+    Args:
+        commands: runs commands and scripts.
+        keys: the names of the keys.
+        max_bytes: bytes of messages that each stream keeps.
+    """
+
+    def __init__(
+        self, commands: CommandRunner, keys: KeySchema, *, max_bytes: int
+    ) -> None:
+        self._max_bytes = max_bytes
         self._commands = commands
         self._keys = keys
 
@@ -67,6 +79,7 @@ class RedisStreams:
             "history_size": "" if history is None else history.size,
             "history_ttl_ms": "" if history is None else int(history.seconds * 1000),
             "once_ttl_ms": _IDEMPOTENCY_TTL_MS,
+            "max_bytes": self._max_bytes,
         }
         begun = time.monotonic()
 
@@ -133,6 +146,7 @@ class RedisStreams:
             "history_ttl_ms": int(history.seconds * 1000),
             "new_epoch": secrets.token_hex(_EPOCH_SIZE),
             "position_ttl_ms": int(keep.seconds * 1000) * _POSITION_LIFETIMES,
+            "empty_ttl_ms": int(keep.seconds * 1000) * _EMPTY_LIFETIMES,
         }
         page = await self._read_page(subject, values)
         end, entries = page.end, page.entries

@@ -6,12 +6,13 @@
 --       position_ttl_ms (of meta), new_epoch, is_retry ('1' or '0'), members_age_ms (how
 --       long a membership lasts, 0 for ever), leap (added to the offset after a
 --       failover), elapsed_ms (since the first try, at most), publish (command),
---       history_size ('' to leave it as it is), history_ttl_ms, once_ttl_ms
+--       history_size ('' to leave it as it is), history_ttl_ms, once_ttl_ms, max_bytes
+--       (of the stream)
 -- Returns: epoch, offset, named channels in the group
 local stream, meta, members, once = unpack(KEYS)
 local channel, data, id, capacity, ttl_ms, position_ttl_ms, new_epoch, is_retry,
   members_age_ms, leap, elapsed_ms, publish, history_size, history_ttl_ms,
-  once_ttl_ms = unpack(ARGV)
+  once_ttl_ms, max_bytes = unpack(ARGV)
 local now = now_ms()
 
 local function find(oldest)
@@ -42,7 +43,7 @@ if once then
   end
 end
 local stored = redis.call('HMGET', meta,
-  'e', 'n', 't', 'r', 'c', 'ct', 'hs', 'hm', 'h', 'ht', 'p')
+  'e', 'n', 't', 'r', 'c', 'ct', 'hs', 'hm', 'h', 'ht', 'p', 'k', 'ko')
 local epoch, last_offset, before = stored[1], tonumber(stored[2] or 0), nil
 local leaps = stored[11]
 if epoch and is_retry == '1' then
@@ -85,7 +86,11 @@ if history_size ~= '' and not (
 end
 local has_history = size > 0 and history_ttl > ttl
 local position_ttl = math.max(tonumber(position_ttl_ms), history_ttl * 10)
-redis.call('HSET', meta, 'n', offset, 't', now, 'l', position_ttl)
+-- Bytes since the last step, four of which are kept.
+local bytes = tonumber(stored[12] or 0) + #data
+local is_step = bytes > tonumber(max_bytes) / 4
+redis.call('HSET', meta, 'n', offset, 't', now, 'l', position_ttl,
+  'k', is_step and 0 or bytes)
 
 local max_length = math.max(tonumber(capacity), size)
 local entry_id = string.format('%.0f-0', offset)
@@ -101,6 +106,11 @@ local function trim(last)
   if last > 0 then
     redis.call('XTRIM', stream, 'MINID', '~', string.format('%.0f-0', last + 1))
   end
+end
+if is_step then
+  local steps, last = string.match(stored[13] or '0 0 0', '^(%d+ %d+) (%d+)$')
+  trim(tonumber(last))
+  redis.call('HSET', meta, 'ko', string.format('%.0f ', offset) .. steps)
 end
 -- What was there at the last checkpoint has expired since, so a busy group keeps the
 -- messages of two periods at most.

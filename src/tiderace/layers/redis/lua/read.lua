@@ -5,12 +5,13 @@
 -- ARGV: since_epoch ('' for any), above and below (offsets that bound what is read, '' for
 --       no bound), limit (-1 for all), reverse ('1' for the newest first), history_size
 --       ('' on the calls after the first, whose bounds cover it), history_ttl_ms,
---       new_epoch, position_ttl_ms (of meta)
+--       new_epoch, position_ttl_ms (of meta), empty_ttl_ms (of meta before the first
+--       publication; listeners extend it)
 -- Returns: epoch, last offset, entries as (offset, offset of the one before, age in ms,
 --          data), 1 if there is more, and above and below for the next call
 local stream, meta = unpack(KEYS)
 local since_epoch, above, below, limit, reverse, history_size, history_ttl_ms, new_epoch,
-  position_ttl_ms = unpack(ARGV)
+  position_ttl_ms, empty_ttl_ms = unpack(ARGV)
 local now = now_ms()
 local size, ttl = tonumber(history_size), tonumber(history_ttl_ms)
 
@@ -24,6 +25,8 @@ end
 if not stored[4] and size then
   -- No publication has set a history yet: group messages are kept by this one.
   position_ttl = math.max(position_ttl, tonumber(position_ttl_ms), ttl * 10)
+  -- Clients can subscribe to any number of names.
+  if last_offset == 0 then position_ttl = tonumber(empty_ttl_ms) end
   redis.call('HSET', meta, 'hs', size, 'hm', ttl, 'l', position_ttl)
   if size > 0 and redis.call('PTTL', stream) < ttl then
     redis.call('PEXPIRE', stream, ttl)
