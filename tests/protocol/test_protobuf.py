@@ -228,13 +228,20 @@ def test_unknown_fields_are_ignored():
 
 
 def test_known_fields_that_are_not_served_are_ignored():
-    subscribe = theirs.SubscribeRequest(
-        channel="a", delta="fossil", tf=theirs.FilterNode(key="k")
-    )
+    subscribe = theirs.SubscribeRequest(channel="a", delta="fossil")
 
     [command] = PROTOBUF.decode(delimited(theirs.Command(id=1, subscribe=subscribe)))
 
     assert command.subscribe.channel == "a"
+    assert command.subscribe.tf is None
+
+
+def test_a_filter_of_a_client_is_noticed():
+    subscribe = theirs.SubscribeRequest(channel="a", tf=theirs.FilterNode(key="k"))
+
+    [command] = PROTOBUF.decode(delimited(theirs.Command(id=1, subscribe=subscribe)))
+
+    assert command.subscribe.tf is not None
 
 
 @pytest.mark.parametrize("text", ['{"a":\n 1}', '{"a":\r1}', '{\r\n"a": 1\n}'])

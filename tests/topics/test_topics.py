@@ -210,10 +210,43 @@ async def test_a_subscriber_gets_publications(app):
         await client.subscribe("room:tea")
         await apublish("room:tea", {"text": "hi"})
 
-        assert await client.push() == {
+        push = await client.push()
+        assert abs(push["pub"].pop("time") / 1000 - time.time()) < 60
+        assert push == {
             "channel": "room:tea",
             "pub": {"data": {"text": "hi"}, "offset": 1},
         }
+
+
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        ("subscribe", {"type": 1}),
+        ("subscribe", {"tf": {"key": "k", "cmp": "ex"}}),
+        ("publish", {"type": 1, "data": 1}),
+        ("sub_refresh", {"type": 1, "token": "x"}),
+    ],
+)
+async def test_a_kind_of_request_that_is_not_served_is_refused(app, method, fields):
+    async with WireClient(app) as client:
+        if method != "subscribe":
+            await client.subscribe("room:tea")
+
+        assert await client.refused(method, channel="room:tea", **fields) == 108
+
+
+async def test_the_data_of_a_subscribe_command_reaches_on_subscribe(topics):
+    class Asking(Topic):
+        pattern = "asking"
+        permission_classes = [AllowAny]
+
+        async def on_subscribe(self, user, data):
+            return {"asked": data}
+
+    async with WireClient(TopicsEndpoint.as_asgi()) as client:
+        result = await client.subscribe("asking", data={"page": 2})
+
+        assert result["data"] == {"asked": {"page": 2}}
 
 
 async def test_a_client_without_a_subscription_gets_no_publications(app):
@@ -239,7 +272,7 @@ async def test_a_topic_without_history_has_no_positions(app):
         assert await client.subscribe("feed:1") == {}
         await apublish("feed:1", "news")
 
-        assert await client.push() == {"channel": "feed:1", "pub": {"data": "news"}}
+        assert (await client.push())["pub"].keys() == {"data", "time"}
 
 
 @pytest.mark.parametrize(

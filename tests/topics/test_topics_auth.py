@@ -22,6 +22,7 @@ from tiderace.topics import (
     Presence,
     Topic,
     TopicsEndpoint,
+    apresence,
     apublish,
 )
 from tiderace.topics.tokens import (
@@ -58,6 +59,13 @@ def app():
     class Secret(Topic):
         pattern = "secret:<slug:name>"
         require_token = True
+
+        history = History()
+        presence = Presence.PER_CONNECTION
+        push_joins = True
+
+        async def can_publish(self, user):
+            return True
 
     class Mine(Topic):
         pattern = "mine:<str:user>"
@@ -455,3 +463,62 @@ async def test_a_removed_permission_ends_its_subscriptions(app, ada):
         assert push["unsubscribe"] == {"code": 2003, "reason": "permission denied"}
         await apublish("open:a", 1)
         assert await client.publications(1) == [1]
+
+
+# What a token grants
+
+
+async def test_the_info_of_a_subscription_token_is_seen_by_others(app):
+    granted = subscription_token(person("7"), "secret:a", info={"seat": 4})
+    watching = subscription_token(person("8"), "secret:a")
+    connect = {"token": connection_token(person("7"), info={"name": "Ada"})}
+    async with (
+        WireClient(app, connect={"token": connection_token(person("8"))}) as other,
+        WireClient(app, connect=connect) as client,
+    ):
+        await other.subscribe("secret:a", token=watching)
+        await client.subscribe("secret:a", token=granted)
+        await client.done("publish", channel="secret:a", data="hi")
+        ada = {
+            "user": "7",
+            "client": client.id,
+            "conn_info": {"name": "Ada"},
+            "chan_info": {"seat": 4},
+        }
+
+        while (joined := (await other.push("join"))["join"]["info"])["user"] != "7":
+            pass
+        assert joined == ada
+        assert (await client.push("pub"))["pub"]["info"] == ada
+        members = await other.done("presence", channel="secret:a")
+        assert members["presence"][client.id] == ada
+        [info] = [each for each in await apresence("secret:a") if each.user_id == "7"]
+        assert (info.info, info.chan_info) == ({"name": "Ada"}, {"seat": 4})
+
+
+async def test_a_client_subscribed_by_a_token_may_read_and_publish(app):
+    granted = subscription_token(person(), "secret:a")
+    async with WireClient(app, connect={"token": token()}) as client:
+        await client.subscribe("secret:a", token=granted)
+        await client.done("publish", channel="secret:a", data="hi")
+
+        history = await client.done("history", channel="secret:a", limit=1)
+        assert [each["data"] for each in history["publications"]] == ["hi"]
+        assert list((await client.done("presence", channel="secret:a"))["presence"])
+
+
+async def test_the_options_of_topics_in_a_connection_token_are_used(app):
+    subs = {"secret:a": {"info": {"seat": 4}, "data": "welcome"}}
+    async with WireClient(app, connect={"token": token(subs=subs)}) as client:
+        assert client.connected["connect"]["subs"]["secret:a"]["data"] == "welcome"
+        members = await client.done("presence", channel="secret:a")
+        assert members["presence"][client.id]["chan_info"] == {"seat": 4}
+
+
+@pytest.mark.parametrize("options", [{"override": {"presence": True}}, "all", None])
+async def test_a_token_with_unknown_options_of_topics_is_invalid(app, options):
+    async with WireClient(app, connect=None) as client:
+        wrong = token(subs={"secret:a": options})
+        await client.say({"id": 1, "connect": {"token": wrong}})
+
+        assert (await client.closed())[0] == 3500

@@ -104,6 +104,9 @@ class SubscribeRequest(_WithToken):
     recoverable: bool = False
     join_leave: bool = False
     flag: int = 0
+    # Not served: other kinds of subscriptions, and filters by tags.
+    type: int = 0
+    tf: object = None
 
 
 class ConnectRequest(_WithToken):
@@ -129,6 +132,7 @@ class PublishRequest(_Message):
 
     channel: str = ""
     data: Data = UNSET
+    type: int = 0
 
 
 class HistoryRequest(_Message):
@@ -164,6 +168,7 @@ class SubRefreshRequest(_WithToken):
 
     channel: str = ""
     token: str = ""
+    type: int = 0
 
 
 class Empty(_Message):

@@ -384,6 +384,7 @@ def to_pub(publication: Publication, *, offsets: bool = True) -> Pub:
         info=None if info is None else msgspec.json.decode(info, type=ClientInfo),
         offset=publication.position.offset if offsets else 0,
         tags=dict(publication.tags) if publication.tags else None,
+        time=int(publication.time * 1000),
     )
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 from django.db import transaction
-from msgspec import UNSET, Raw
 
 from tiderace import cluster, conf, metrics
 from tiderace.exceptions import LayerUnavailable
@@ -24,7 +23,6 @@ from tiderace.layers import get_channel_layer
 from tiderace.presence.tracker import Member, Presence
 from tiderace.protocol import codes
 from tiderace.protocol.messages import (
-    ClientInfo,
     HistoryRequest,
     HistoryResult,
     PresenceResult,
@@ -38,6 +36,7 @@ from tiderace.protocol.session import (
     to_pub,
 )
 from tiderace.runtime import sync_bridge
+from tiderace.topics.json_fields import as_python, client_info
 from tiderace.topics.names import topic_group, user_group
 from tiderace.topics.topic import Topic, declared
 
@@ -101,6 +100,9 @@ class PresenceInfo:
     client: str
     user_id: str
     info: Any
+    """About the connection; of a user the first one."""
+    chan_info: Any = None
+    """About the subscription, from its token."""
 
 
 def layer_of(topic: Topic) -> Any:
@@ -344,8 +346,11 @@ async def apresence(topic: str) -> list[PresenceInfo]:
     """
     members = await members_of(declared.resolve(topic))
     return [
-        PresenceInfo(client, member.user, msgspec.json.decode(member.info or "null"))
+        PresenceInfo(
+            client, member.user, *map(as_python, (info.conn_info, info.chan_info))
+        )
         for client, member in members.items()
+        for info in [client_info(member.user, client, member.info)]
     ]
 
 
@@ -363,11 +368,7 @@ async def members_of(topic: Topic) -> dict[str, Member]:
 def presence_result(members: Mapping[str, Member]) -> PresenceResult:
     """Return members in the form in which clients get them."""
     presence = {
-        client: ClientInfo(
-            user=member.user,
-            client=client,
-            conn_info=UNSET if member.info is None else Raw(member.info.encode()),
-        )
+        client: client_info(member.user, client, member.info)
         for client, member in members.items()
     }
     return PresenceResult(presence=presence)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-import msgspec
 
 from tiderace import conf
 from tiderace.asgi import Scope
 from tiderace.db import database_sync_to_async
 from tiderace.exceptions import TokenInvalid
+from tiderace.json_compat import to_json
 from tiderace.revocation.auth_changed import session_key_of
 from tiderace.security.tickets import find_user
-from tiderace.topics.tokens import identify
+from tiderace.topics.tokens import (
+    identify,
+    read_signed_name,
+    read_subscription_token,
+)
 
-__all__ = ["Identity", "TokenUser", "identity_of"]
+__all__ = ["Grant", "Identity", "TokenUser", "identity_of", "subscription_grant"]
 
 
 class TokenUser:
@@ -63,6 +67,18 @@ def _anonymous_user() -> Any:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """A permission to subscribe to a topic that a token, or the server, gives."""
+
+    expires_at: float | None = None
+    """When it ends, in seconds since the epoch; None for never."""
+    info: str | None = None
+    """Information about the subscriber that others see, as JSON."""
+    data: Any = None
+    """For the client, with the reply."""
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """The user of a connection, and the other claims of its token."""
 
@@ -73,7 +89,7 @@ class Identity:
     """Information about the client that others see, as JSON."""
     expires_at: float | None = None
     """When it needs another token, in seconds since the epoch."""
-    topics: tuple[str, ...] = ()
+    topics: Mapping[str, Grant] = field(default_factory=dict)
     """The topics that its token subscribes it to."""
     session_key: str = ""
     """Key of the Django session that identifies it; empty with a token."""
@@ -96,10 +112,37 @@ async def identity_of(scope: Scope, token: str) -> Identity:
     return Identity(
         user=await _user(claims.user_id),
         user_id=claims.user_id,
-        info=None if claims.info is None else msgspec.json.encode(claims.info).decode(),
+        info=_info(claims.info),
         expires_at=claims.expires_at,
-        topics=claims.channels,
+        topics={name: _grant_of(claims.subs.get(name, {})) for name in claims.channels},
     )
+
+
+def subscription_grant(token: str, identity: Identity, name: str) -> Grant:
+    """Return what a subscription token or a signed name grants for a topic.
+
+    Raises:
+        TokenExpired, TokenNotYetValid: when its time is over, or has not begun.
+        TokenInvalid: when it is not valid, or for another user or topic.
+    """
+    if not token.startswith(f"{name}--"):
+        claims = read_subscription_token(token, user_id=identity.user_id, channel=name)
+        return Grant(claims.expires_at, _info(claims.info))
+    signed = read_signed_name(token, user=identity.user)
+    if signed.topic != name:
+        raise TokenInvalid("it is for another topic")
+    return Grant(signed.expires_at)
+
+
+def _grant_of(options: Any) -> Grant:
+    """Return what the options of one topic in the claim ``subs`` grant."""
+    if not isinstance(options, dict) or options.keys() - {"info", "data"}:
+        raise TokenInvalid("its claim 'subs' has other options than 'info' and 'data'")
+    return Grant(info=_info(options.get("info")), data=options.get("data"))
+
+
+def _info(value: Any) -> str | None:
+    return None if value is None else to_json(value)
 
 
 async def _from_session(scope: Scope) -> Identity:

@@ -9,9 +9,18 @@ from msgspec import UNSET, Raw, UnsetType
 
 from tiderace.json_compat import loads, to_json
 from tiderace.protocol import codes
+from tiderace.protocol.messages import ClientInfo
 from tiderace.protocol.session import Refused
 
-__all__ = ["as_bytes", "as_python", "as_raw", "read_fields", "ttl_of"]
+__all__ = [
+    "as_bytes",
+    "as_python",
+    "as_raw",
+    "client_info",
+    "join_info",
+    "read_fields",
+    "ttl_of",
+]
 
 
 def read_fields(data: bytes, kind: Any) -> Any:
@@ -46,6 +55,27 @@ def as_raw(value: Any, *, always: bool = False) -> Raw | UnsetType:
     if value is None and not always:
         return UNSET
     return Raw(to_json(value).encode())
+
+
+def join_info(conn_info: str | None, chan_info: str | None) -> str | None:
+    """Return the information about a connection and its subscription as one text.
+
+    Args:
+        conn_info: JSON, which has no line breaks; None for none.
+        chan_info: likewise.
+    """
+    return conn_info if chan_info is None else f"{conn_info or ''}\n{chan_info}"
+
+
+def client_info(user: str, client: str, info: str | None) -> ClientInfo:
+    """Return what others see of a client; ``info`` is that of ``join_info``."""
+    conn_info, _, chan_info = (info or "").partition("\n")
+    return ClientInfo(
+        user,
+        client,
+        conn_info=Raw(conn_info.encode()) if conn_info else UNSET,
+        chan_info=Raw(chan_info.encode()) if chan_info else UNSET,
+    )
 
 
 # The largest integer that every client's language and Protobuf's uint32 express.

@@ -208,7 +208,9 @@ class _RestFrameworkPermission(BasePermission):
             raise
 
 
-async def allowed(topic: Any, user: Any, action: ActionName, scope: Scope) -> bool:
+async def allowed(
+    topic: Any, user: Any, action: ActionName, scope: Scope, *, admitted: bool = False
+) -> bool:
     """Return whether ``user`` may do ``action`` with ``topic``.
 
     All of the topic's ``permission_classes`` have to allow it, and its own method
@@ -224,6 +226,8 @@ async def allowed(topic: Any, user: Any, action: ActionName, scope: Scope) -> bo
         user: the connection's user.
         action: ``"subscribe"``, ``"publish"``, ``"presence"`` or ``"history"``.
         scope: the connection's, for permissions that read its headers.
+        admitted: whether a token or the server has subscribed the client: then its
+            ``permission_classes`` are for publishing alone.
 
     Raises:
         ValueError: for another action.
@@ -232,7 +236,10 @@ async def allowed(topic: Any, user: Any, action: ActionName, scope: Scope) -> bo
     wanted = Action(action)
     classes: Iterable[Any] = topic.permission_classes or ()
     permissions = [_permission(each) for each in classes]
-    if not permissions and not callable(getattr(topic, "can_subscribe", None)):
+    if admitted:
+        if wanted in (Action.PRESENCE, Action.HISTORY):
+            permissions = []
+    elif not permissions and not callable(getattr(topic, "can_subscribe", None)):
         return False
     hook = getattr(topic, _HOOKS[wanted], None)
     if (

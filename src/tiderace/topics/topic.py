@@ -181,7 +181,8 @@ class Topic:
     on_publish: ClassVar[Callable[..., Any] | None] = None
     """``on_publish(self, user, message)``: returns the data to publish, or None."""
     on_subscribe: ClassVar[Callable[..., Any] | None] = None
-    """``on_subscribe(self, user)``: returns data for the subscriber, or None."""
+    """``on_subscribe(self, user, data)``: returns data for the subscriber, or None; the
+    parameter ``data``, what the client sent with its command, may be left out."""
     user_joined: ClassVar[Callable[..., Any] | None] = None
     """``user_joined(self, user_id)``: called at least once for each join of a user."""
     user_left: ClassVar[Callable[..., Any] | None] = None

@@ -10,6 +10,7 @@ from tiderace import conf
 from tiderace.layers import get_channel_layer
 from tiderace.presence.tracker import Member, Presence, PresenceTracker
 from tiderace.topics.hooks import call_hook
+from tiderace.topics.json_fields import client_info
 from tiderace.topics.names import events_group
 from tiderace.topics.topic import UnknownTopic, declared
 
@@ -58,11 +59,12 @@ def _announcer(layer: Any) -> Any:
         if member is None:
             await layer.group_send(events_group(topic), {"type": "topic.changed"})
             return
-        info: dict[str, Any] = {"user": member.user, "client": member.client}
-        if member.info is not None:
-            info["conn_info"] = msgspec.json.decode(member.info)
-        kind = "topic.joined" if change == "join" else "topic.left"
-        await layer.group_send(events_group(topic), {"type": kind, "info": info})
+        info = client_info(member.user, member.client, member.info)
+        event = {
+            "type": "topic.joined" if change == "join" else "topic.left",
+            "info": msgspec.json.decode(msgspec.json.encode(info)),
+        }
+        await layer.group_send(events_group(topic), event)
 
     return announce
 

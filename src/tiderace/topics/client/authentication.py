@@ -14,7 +14,7 @@ from tiderace.protocol.session import ConnectionEnded, Refused
 from tiderace.ratelimit import TokenBucket
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.hooks import call_hook
-from tiderace.topics.identity import Identity, identity_of
+from tiderace.topics.identity import Grant, Identity, identity_of
 from tiderace.topics.json_fields import as_python
 from tiderace.topics.topic import declared
 
@@ -71,12 +71,12 @@ async def refresh(context: ClientContext, token: str) -> None:
     )
 
 
-async def server_side_topics(context: ClientContext) -> dict[str, bool]:
-    """Return the topics to subscribe a client to, and whether its token names them."""
-    topics: dict[str, bool] = dict.fromkeys(context.identity.topics, True)
+async def server_side_topics(context: ClientContext) -> dict[str, Grant | None]:
+    """Return the topics to subscribe a client to, and what its token grants for them."""
+    topics: dict[str, Grant | None] = dict(context.identity.topics)
     for kind in declared:
         for name in await call_hook(kind.topics_for, context.identity.user):
-            topics.setdefault(name, False)
+            topics.setdefault(name, None)
     return topics
 
 

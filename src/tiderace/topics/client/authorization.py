@@ -6,10 +6,9 @@ import logging
 
 from tiderace.exceptions import TokenExpired, TokenInvalid, TokenNotYetValid
 from tiderace.protocol import codes
-from tiderace.protocol.messages import SubscribeRequest
 from tiderace.protocol.session import Refused
 from tiderace.topics.client.context import ClientContext
-from tiderace.topics.tokens import read_signed_name, read_subscription_token
+from tiderace.topics.identity import Grant, subscription_grant
 from tiderace.topics.topic import Topic
 
 __all__ = ["authorize", "read_token"]
@@ -17,39 +16,28 @@ __all__ = ["authorize", "read_token"]
 logger = logging.getLogger("tiderace.topics")
 
 
-async def authorize(
-    context: ClientContext, topic: Topic, request: SubscribeRequest
-) -> float | None:
-    """Return when the permission to subscribe expires; None for never.
+async def authorize(context: ClientContext, topic: Topic, token: str) -> Grant | None:
+    """Return what the token grants; None where the topic's permissions allow it.
 
     Raises:
-        Refused: when there is none.
+        Refused: when there is no permission.
     """
-    if request.token:
-        return read_token(context, request.token, topic.topic)
+    if token:
+        return read_token(context, token, topic.topic)
     if topic.require_token:
         raise Refused(codes.PERMISSION_DENIED)
     await context.require("subscribe", topic)
     return None
 
 
-def read_token(context: ClientContext, token: str, name: str) -> float | None:
-    """Return when a subscription token or signed name expires; None for never.
+def read_token(context: ClientContext, token: str, name: str) -> Grant:
+    """Return what a subscription token or signed name grants.
 
     Raises:
-        Refused: when it is invalid or has expired.
+        Refused: when it is not valid now.
     """
-    identity = context.identity
     try:
-        if not token.startswith(f"{name}--"):
-            claims = read_subscription_token(
-                token, user_id=identity.user_id, channel=name
-            )
-            return claims.expires_at
-        signed = read_signed_name(token, user=identity.user)
-        if signed.topic != name:
-            raise TokenInvalid("it is for another topic")
-        return signed.expires_at
+        return subscription_grant(token, context.identity, name)
     except TokenExpired:
         raise Refused(codes.TOKEN_EXPIRED) from None
     except TokenNotYetValid:

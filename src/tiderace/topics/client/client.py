@@ -290,12 +290,12 @@ class TopicClient:
         self, requests: dict[str, SubscribeRequest]
     ) -> dict[str, SubscribeResult]:
         results: dict[str, SubscribeResult] = {}
-        for name, trusted in (await server_side_topics(self.context)).items():
+        for name, grant in (await server_side_topics(self.context)).items():
             request = requests.get(name, SubscribeRequest())
             request.channel, request.token = name, ""
             try:
                 results[name] = await self.subscriptions.prepare(
-                    request, server_side=True, trusted=trusted
+                    request, server_side=True, grant=grant
                 )
             except (Refused, UnknownTopic) as error:
                 logger.info("no subscription to %r on connect: %s", name, error)

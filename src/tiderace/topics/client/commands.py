@@ -75,6 +75,8 @@ def errors_as_refusals(name: str, scope: Scope) -> Iterator[None]:
 
 
 async def _publish(context: ClientContext, request: PublishRequest) -> Empty:
+    if request.type:
+        raise Refused(codes.NOT_AVAILABLE, "type is not served")
     await _publish_to(context, request.channel, as_bytes(request.data))
     return Empty()
 
@@ -115,7 +117,7 @@ async def _publish_now(
         if message is None:
             return
         text = to_json(message)
-    info = msgspec.json.encode(context.info).decode()
+    info = msgspec.json.encode(context.info_in(topic.topic)).decode()
     await layer_of(topic).stream_publish(
         topic_group(topic.topic),
         record_of(topic.topic, text, info=info),

@@ -6,8 +6,6 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
-from msgspec import Raw
-
 from tiderace import conf
 from tiderace.asgi import Scope
 from tiderace.protocol import codes
@@ -18,6 +16,7 @@ from tiderace.topics.client.dispatcher import ActiveSubscription
 from tiderace.topics.client.single_flight import SingleFlight
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.identity import Identity
+from tiderace.topics.json_fields import client_info, join_info
 from tiderace.topics.permissions import allowed
 from tiderace.topics.topic import Topic, declared
 from tiderace.topics.trackers import PresenceTrackers
@@ -45,18 +44,19 @@ class ClientContext:
     publish_buckets: dict[type[Topic], TokenBucket] = field(default_factory=dict)
     """The rate limits of ``publish_rate``, by topic class."""
 
-    @property
-    def info(self) -> ClientInfo:
-        """The client's entry in presence and publications."""
-        identity = self.identity
-        info = ClientInfo(user=identity.user_id, client=self.client_id)
-        if identity.info is not None:
-            info.conn_info = Raw(identity.info.encode())
-        return info
+    def info_in(self, name: str) -> ClientInfo:
+        """Return what others see of the client in its publications to a topic."""
+        identity, subscription = self.identity, self.subscriptions.get(name)
+        grant = None if subscription is None else subscription.grant
+        info = join_info(identity.info, None if grant is None else grant.info)
+        return client_info(identity.user_id, self.client_id, info)
 
     async def may(self, action: Any, topic: Topic) -> bool:
         """Return whether the topic's permissions allow ``action``."""
-        return await allowed(topic, self.identity.user, action, self.scope)
+        subscription = self.subscriptions.get(topic.topic)
+        admitted = subscription is not None and subscription.grant is not None
+        user = self.identity.user
+        return await allowed(topic, user, action, self.scope, admitted=admitted)
 
     async def require(self, action: Any, topic: Topic) -> None:
         """Return if the topic's permissions allow ``action``.

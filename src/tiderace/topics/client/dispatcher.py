@@ -18,6 +18,7 @@ from tiderace.protocol.session import (
     encode_publication,
 )
 from tiderace.topics.client.outbox import ClientOutbox, write_all
+from tiderace.topics.identity import Grant
 from tiderace.topics.names import topic_group
 from tiderace.topics.topic import Topic
 
@@ -38,9 +39,9 @@ class ActiveSubscription(Subscription):
 
     __slots__ = (
         "_on_lost",
-        "by_policy",
         "codec",
         "end_reason",
+        "grant",
         "group",
         "groups",
         "name",
@@ -67,8 +68,9 @@ class ActiveSubscription(Subscription):
         self.name = str(next(_numbers))
         self.groups: set[str] = set()
         self._on_lost = on_lost
-        # Whether the topic's permissions allowed it, which are checked again later.
-        self.by_policy = False
+        # Given by a token or the server; None where the topic's permissions allow it,
+        # which are checked again later.
+        self.grant: Grant | None = None
         # Whether the client was added to presence.
         self.present = False
         # Set where it has to end as soon as it is active.

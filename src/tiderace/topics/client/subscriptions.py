@@ -5,6 +5,7 @@ Checks come before effects: a subscription that is refused has changed nothing.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,9 +36,10 @@ from tiderace.topics.client.dispatcher import ActiveSubscription
 from tiderace.topics.client.outbox import ClientOutbox
 from tiderace.topics.client.timers import Timers
 from tiderace.topics.hooks import call_hook
-from tiderace.topics.json_fields import as_raw, ttl_of
+from tiderace.topics.identity import Grant
+from tiderace.topics.json_fields import as_python, as_raw, join_info, ttl_of
 from tiderace.topics.names import events_group
-from tiderace.topics.topic import Topic, UnknownTopic, declared
+from tiderace.topics.topic import UnknownTopic, declared
 
 __all__ = ["ClientSubscriptions"]
 
@@ -80,14 +82,14 @@ class ClientSubscriptions:
         request: SubscribeRequest,
         *,
         server_side: bool = False,
-        trusted: bool = False,
+        grant: Grant | None = None,
     ) -> SubscribeResult:
         """Begin a subscription, and buffer its publications until ``commit``.
 
         Args:
             request: the client's, or one made by the server.
             server_side: whether the server subscribes the client.
-            trusted: whether permissions are not checked.
+            grant: in place of a permission.
 
         Returns:
             The result for the reply, to be sent before ``commit``.
@@ -98,6 +100,8 @@ class ClientSubscriptions:
         """
         context, name = self._context, request.channel
         self._session.check_channel(name, context.subscriptions)
+        if request.type or request.tf is not None:
+            raise Refused(codes.NOT_AVAILABLE, "type and tf are not served")
         topic = declared.resolve(name)
         subscription = ActiveSubscription(
             topic,
@@ -105,10 +109,12 @@ class ClientSubscriptions:
             self._on_lost,
             server_side=server_side,
         )
-        subscription.by_policy = not (trusted or request.token)
+        subscription.grant = grant or (Grant() if request.token else None)
         context.subscriptions[name] = subscription
         try:
-            options = await self._grant(topic, request, trusted=trusted)
+            if grant is None:
+                subscription.grant = await authorize(context, topic, request.token)
+            options = await self._options(subscription, request)
             layer = layer_of(topic)
             await layer.stream_subscribe(subscription.group, subscription)
             if topic.presence is not Presence.OFF:
@@ -142,7 +148,7 @@ class ClientSubscriptions:
     async def _subscribe_from_server(self, channel: str) -> None:
         try:
             result = await self.prepare(
-                SubscribeRequest(channel=channel), server_side=True, trusted=True
+                SubscribeRequest(channel=channel), server_side=True, grant=Grant()
             )
         except (Refused, UnknownTopic) as error:
             logger.info("no server-side subscription to %r: %s", channel, error)
@@ -157,14 +163,18 @@ class ClientSubscriptions:
         self._push(Push(channel=channel, subscribe=push))
         self.commit(channel)
 
-    async def _grant(
-        self, topic: Topic, request: SubscribeRequest, *, trusted: bool
+    async def _options(
+        self, subscription: ActiveSubscription, request: SubscribeRequest
     ) -> SubscriptionOptions:
-        context = self._context
-        expires_at = None if trusted else await authorize(context, topic, request)
-        data = None
+        context, topic = self._context, subscription.topic
+        grant = subscription.grant or Grant()
+        data = grant.data
         if topic.on_subscribe is not None:
-            data = await call_hook(topic.on_subscribe, context.identity.user)
+            arguments = [context.identity.user]
+            if len(inspect.signature(topic.on_subscribe).parameters) > 1:
+                arguments.append(as_python(request.data))
+            answer = await call_hook(topic.on_subscribe, *arguments)
+            data = answer if data is None else data
         joins = topic.presence is not Presence.OFF and (
             topic.push_joins
             or (request.join_leave and await context.may("presence", topic))
@@ -173,7 +183,7 @@ class ClientSubscriptions:
             recoverable=topic.history is not None,
             joins=joins,
             data=as_raw(data),
-            expires_at=expires_at,
+            expires_at=grant.expires_at,
         )
 
     def _require_current(self, subscription: ActiveSubscription) -> None:
@@ -183,8 +193,11 @@ class ClientSubscriptions:
 
     async def _add_presence(self, subscription: ActiveSubscription) -> None:
         topic, identity = subscription.topic, self._context.identity
+        chan_info = None if subscription.grant is None else subscription.grant.info
         member = Member(
-            client=self._context.client_id, user=identity.user_id, info=identity.info
+            client=self._context.client_id,
+            user=identity.user_id,
+            info=join_info(identity.info, chan_info),
         )
         subscription.present = True
         await self._context.trackers.get(topic.layer).add(
@@ -201,7 +214,10 @@ class ClientSubscriptions:
         """
         if request.channel not in self._context.subscriptions:
             raise Refused(codes.BAD_REQUEST)
-        expires_at = read_token(self._context, request.token, request.channel)
+        if request.type:
+            raise Refused(codes.NOT_AVAILABLE, "type is not served")
+        grant = read_token(self._context, request.token, request.channel)
+        expires_at = grant.expires_at
         self._start_expiry(request.channel, expires_at)
         return SubRefreshResult(expires=expires_at is not None, ttl=ttl_of(expires_at))
 
@@ -220,7 +236,7 @@ class ClientSubscriptions:
         may = self._context.may
         for channel, subscription in list(self._context.subscriptions.items()):
             topic = subscription.topic
-            if subscription.by_policy and not await may("subscribe", topic):
+            if subscription.grant is None and not await may("subscribe", topic):
                 if self._context.subscriptions.get(channel) is subscription:
                     self.end(channel, codes.UNSUBSCRIBED_PERMISSION_DENIED)
             elif (
