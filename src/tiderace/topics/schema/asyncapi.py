@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -12,13 +12,14 @@ from django.core.exceptions import ImproperlyConfigured
 
 from tiderace.topics.topic import Topic, rpc_method
 
-__all__ = ["Schemas", "asyncapi", "calls_of", "parameters_of"]
+__all__ = ["asyncapi"]
 
 _REF = "#/components/schemas/{name}"
+_UNTYPED = inspect.Signature.empty
 _KINDS = {"int": "integer", "slug": "string", "str": "string", "uuid": "string"}
 
 
-class Schemas:
+class _Schemas:
     """JSON Schemas of Python types, with each named type as one component.
 
     Args:
@@ -32,7 +33,7 @@ class Schemas:
         self.components: dict[str, Any] = {}
         self._of: dict[int, Any] = {}
         # By id, since different types may be equal, and some are not hashable.
-        self._kinds = {id(kind): kind for kind in kinds}
+        self._kinds = {id(kind): Any if kind is _UNTYPED else kind for kind in kinds}
         native = {}
         for key, kind in self._kinds.items():
             if hasattr(kind, "model_json_schema"):
@@ -63,51 +64,35 @@ class Schemas:
         return {"$ref": _REF.format(name=kind.__name__)}
 
 
-def calls_of(topic: type[Topic]) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Yield names and functions of the methods that clients may call, by name."""
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A method that clients may call: its parameters that they send, and its result."""
+
+    parameters: list[inspect.Parameter]
+    result: Any
+
+
+def _calls(topic: type[Topic]) -> dict[str, _Call]:
+    """Return the methods that clients may call, by name."""
+    calls = {}
     for name, method in inspect.getmembers(topic, inspect.isfunction):
         if rpc_method(topic, name):
-            yield name, method
+            signature = inspect.signature(method, eval_str=True)
+            parameters = list(signature.parameters.values())[1:]
+            sent = [each for each in parameters if each.name != "user"]
+            calls[name] = _Call(sent, signature.return_annotation)
+    return calls
 
 
-def parameters_of(method: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Return the parameters that a client sends, with evaluated annotations."""
-    return [
-        parameter
-        for parameter in list(_signature(method).parameters.values())[1:]
-        if parameter.name != "user"
-    ]
+def _types(calls: Mapping[type[Topic], Mapping[str, _Call]]) -> Iterator[Any]:
+    for topic, of_topic in calls.items():
+        yield topic.message or Any
+        for call in of_topic.values():
+            yield from (each.annotation for each in call.parameters)
+            yield call.result
 
 
-@functools.cache
-def _signature(method: Callable[..., Any]) -> inspect.Signature:
-    # Cached, since an annotation must be the same object in every call.
-    return inspect.signature(method, eval_str=True)
-
-
-def _annotation(annotation: Any) -> Any:
-    return Any if annotation is inspect.Signature.empty else annotation
-
-
-def _types(topics: Iterable[type[Topic]]) -> Iterator[Any]:
-    yield Any
-    for topic in topics:
-        yield _message(topic)
-        for _, method in calls_of(topic):
-            for parameter in parameters_of(method):
-                yield _annotation(parameter.annotation)
-            yield _result(method)
-
-
-def _message(topic: type[Topic]) -> Any:
-    return Any if topic.message is None else topic.message
-
-
-def _result(method: Callable[..., Any]) -> Any:
-    return _annotation(_signature(method).return_annotation)
-
-
-def address_of(topic: type[Topic]) -> tuple[str, dict[str, str]]:
+def _address(topic: type[Topic]) -> tuple[str, dict[str, str]]:
     """Return a pattern in AsyncAPI's form, and the converters of its parameters."""
     parts = topic.pattern.split("<")
     address, parameters = parts[0], {}
@@ -132,13 +117,13 @@ def asyncapi(
     Raises:
         ImproperlyConfigured: for a type that JSON Schema cannot describe.
     """
-    listed = list(topics)
-    schemas = Schemas(_types(listed))
+    calls = {topic: _calls(topic) for topic in topics}
+    schemas = _Schemas(_types(calls))
     channels: dict[str, Any] = {}
     operations: dict[str, Any] = {}
-    for topic in listed:
+    for topic, of_topic in calls.items():
         name = topic.__name__
-        channels[name] = _channel(topic, schemas)
+        channels[name] = _channel(topic, of_topic, schemas)
         reference = {"$ref": f"#/channels/{name}"}
         publication = [{"$ref": f"#/channels/{name}/messages/publication"}]
         # Actions are those of the application: it sends what subscribers receive.
@@ -153,7 +138,7 @@ def asyncapi(
                 "channel": reference,
                 "messages": publication,
             }
-        for call, _ in calls_of(topic):
+        for call in of_topic:
             operations[f"{name}.{call}"] = {
                 "action": "receive",
                 "channel": reference,
@@ -173,12 +158,14 @@ def asyncapi(
     }
 
 
-def _channel(topic: type[Topic], schemas: Schemas) -> dict[str, Any]:
-    address, parameters = address_of(topic)
-    messages = {"publication": {"payload": schemas.of(_message(topic))}}
-    for call, method in calls_of(topic):
-        messages[call] = {"payload": arguments_of(method, schemas)}
-        messages[f"{call}.answer"] = {"payload": schemas.of(_result(method))}
+def _channel(
+    topic: type[Topic], calls: Mapping[str, _Call], schemas: _Schemas
+) -> dict[str, Any]:
+    address, parameters = _address(topic)
+    messages = {"publication": {"payload": schemas.of(topic.message or Any)}}
+    for name, call in calls.items():
+        messages[name] = {"payload": _arguments(call, schemas)}
+        messages[f"{name}.answer"] = {"payload": schemas.of(call.result)}
     channel: dict[str, Any] = {"address": address, "messages": messages}
     description = inspect.getdoc(topic)
     if description and description != inspect.getdoc(Topic):
@@ -191,16 +178,12 @@ def _channel(topic: type[Topic], schemas: Schemas) -> dict[str, Any]:
     return channel
 
 
-def arguments_of(method: Callable[..., Any], schemas: Schemas) -> dict[str, Any]:
+def _arguments(call: _Call, schemas: _Schemas) -> dict[str, Any]:
     """Return the JSON Schema of the object that a call sends."""
-    parameters = parameters_of(method)
+    parameters = call.parameters
     return {
         "type": "object",
-        "properties": {
-            each.name: schemas.of(_annotation(each.annotation)) for each in parameters
-        },
-        "required": [
-            each.name for each in parameters if each.default is inspect.Parameter.empty
-        ],
+        "properties": {each.name: schemas.of(each.annotation) for each in parameters},
+        "required": [each.name for each in parameters if each.default is _UNTYPED],
         "additionalProperties": False,
     }
