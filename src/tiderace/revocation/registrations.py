@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tiderace.revocation.account_state import AccountState, Reason, session_reference
@@ -22,70 +21,49 @@ class Registration:
     on_change: Callable[[Reason], None]
     state: AccountState
     """The user's state at the last look-up."""
+    cancel: Callable[[], None] = field(init=False)
+    """Stops watching the connection; a second call does nothing."""
     looked_up_at: float | None = None
     """When its permissions were first looked up; until then they are unknown."""
     suspect: bool = False
     """Whether permissions may have changed between its log-in and ``looked_up_at``."""
-    _discard: Callable[[Registration], None] | None = None
-
-    @property
-    def watched(self) -> bool:
-        """Whether it was neither cancelled nor given a final reason."""
-        return self._discard is not None
-
-    def cancel(self) -> None:
-        """Stop watching the connection; a second call does nothing."""
-        discard, self._discard = self._discard, None
-        if discard is not None:
-            discard(self)
 
 
 class Registrations:
-    """An index of registrations."""
+    """An index of registrations; its sets are not empty."""
 
     def __init__(self) -> None:
-        self._by_user: defaultdict[str, set[Registration]] = defaultdict(set)
-        # By reference, not key.
-        self._by_session: defaultdict[str, set[Registration]] = defaultdict(set)
+        self.by_user: dict[str, set[Registration]] = {}
+        self.by_session: dict[str, set[Registration]] = {}
+        """By ``session_reference``, not by key."""
 
     def __len__(self) -> int:
-        return sum(len(each) for each in self._by_user.values())
+        return sum(len(each) for each in self.by_user.values())
 
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the ids of the users."""
-        return iter(list(self._by_user))
-
-    def __contains__(self, user_id: str) -> bool:
-        return user_id in self._by_user
-
-    def of_user(self, user_id: str) -> list[Registration]:
-        """Return the registrations of a user."""
-        return list(self._by_user.get(user_id, ()))
-
-    def of_session(self, reference: str) -> list[Registration]:
-        """Return the registrations of a session, by its ``session_reference``."""
-        return list(self._by_session.get(reference, ()))
+    def __contains__(self, registration: Registration) -> bool:
+        return registration in self.by_user.get(registration.user_id, ())
 
     def add(self, registration: Registration) -> None:
         """Add a registration."""
         for index, key in self._places(registration):
-            index[key].add(registration)
+            index.setdefault(key, set()).add(registration)
 
     def discard(self, registration: Registration) -> None:
         """Remove a registration, if it is in the index."""
-        for index, key in self._places(registration):
-            index[key].discard(registration)
-            if not index[key]:
-                del index[key]
+        if registration in self:
+            for index, key in self._places(registration):
+                index[key].remove(registration)
+                if not index[key]:
+                    del index[key]
 
     def clear(self) -> None:
         """Remove all registrations."""
-        self._by_user.clear()
-        self._by_session.clear()
+        self.by_user.clear()
+        self.by_session.clear()
 
     def _places(
         self, registration: Registration
-    ) -> Iterator[tuple[defaultdict[str, set[Registration]], str]]:
-        yield self._by_user, registration.user_id
+    ) -> Iterator[tuple[dict[str, set[Registration]], str]]:
+        yield self.by_user, registration.user_id
         if registration.session_key:
-            yield self._by_session, session_reference(registration.session_key)
+            yield self.by_session, session_reference(registration.session_key)

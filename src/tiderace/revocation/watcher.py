@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import logging
 import random
 import time
@@ -144,13 +145,9 @@ class RevocationWatcher:
         if not isinstance(user, get_user_model()) or user.pk is None:
             return None
         registration = Registration(
-            user,
-            str(user.pk),
-            session_key or "",
-            on_change,
-            AccountState.of(user),
-            _discard=self._discard,
+            user, str(user.pk), session_key or "", on_change, AccountState.of(user)
         )
+        registration.cancel = functools.partial(self._discard, registration)
         self._registrations.add(registration)
         self._mark_due([registration.user_id])
         if self._task is None:
@@ -191,15 +188,13 @@ class RevocationWatcher:
     def _on_announcement(self, message: dict[str, Any]) -> None:
         watched = self._registrations
         for reference in message.get("sessions", ()):
-            for registration in watched.of_session(reference):
-                _notify(registration, Reason.LOGGED_OUT)
-        if message.get("all_users"):
-            users = list(watched)
-        else:
-            users = [each for each in message.get("users", ()) if each in watched]
+            for registration in list(watched.by_session.get(reference, ())):
+                self._notify(registration, Reason.LOGGED_OUT)
+        users = [*watched.by_user] if message.get("all_users") else message.get("users")
+        users = [each for each in users or () if each in watched.by_user]
         if message.get("rights"):
             now = self._clock()
-            for registration in [r for each in users for r in watched.of_user(each)]:
+            for registration in [r for each in users for r in watched.by_user[each]]:
                 since = registration.looked_up_at
                 registration.suspect = since is None or now < since + _DELAY
         self._mark_due(users)
@@ -228,7 +223,7 @@ class RevocationWatcher:
             try:
                 if await self._bus().open():
                     # Changes before that were not received.
-                    self._mark_due(self._registrations)
+                    self._mark_due(self._registrations.by_user)
                 failing = False
             except Exception:
                 if not failing:
@@ -246,7 +241,7 @@ class RevocationWatcher:
             await self._wait()
             now = self._clock()
             if now >= self._next_round:
-                self._mark_due(self._registrations)
+                self._mark_due(self._registrations.by_user)
                 self._next_round = now + self._round_interval()
             for key, (ending, user_id) in list(self._endings.items()):
                 if ending <= now:
@@ -277,7 +272,8 @@ class RevocationWatcher:
         self._wake_up.clear()
         while self._due:
             batch = [self._due.pop() for _ in range(min(_BATCH, len(self._due)))]
-            watched = [r for user in batch for r in self._registrations.of_user(user)]
+            by_user = self._registrations.by_user
+            watched = [each for user in batch for each in by_user.get(user, ())]
             if not watched:
                 continue
             keys = {each.session_key for each in watched if each.session_key}
@@ -315,13 +311,28 @@ class RevocationWatcher:
                 if reason is not None:
                     renew(registration.user, user)
             if reason is not None:
-                _notify(registration, reason)
+                self._notify(registration, reason)
             self._schedule_ending(registration, found)
 
     def _schedule_ending(self, registration: Registration, found: Found) -> None:
         ending = found.sessions.get(registration.session_key)
-        if ending is not None and registration.watched and ending < self._next_round:
+        watched = registration in self._registrations
+        if ending is not None and watched and ending < self._next_round:
             self._endings[registration.session_key] = (ending, registration.user_id)
+
+    def _notify(self, registration: Registration, reason: Reason) -> None:
+        if registration not in self._registrations:
+            return  # it has ended meanwhile
+        if reason.final:
+            self._discard(registration)
+        try:
+            registration.on_change(reason)
+        except Exception:
+            logger.exception(
+                "a connection of user %s could not handle that it is %s",
+                registration.user_id,
+                reason.value,
+            )
 
 
 # The watchers of this process that have connections.
@@ -337,22 +348,7 @@ def _receive(message: dict[str, Any]) -> None:
 @cluster.on_gap
 @cluster.on_reconnect
 def _look_all_up() -> None:
-    _receive(announcement(all_users=True, rights=False))
-
-
-def _notify(registration: Registration, reason: Reason) -> None:
-    if not registration.watched:
-        return  # it has ended meanwhile
-    if reason.final:
-        registration.cancel()
-    try:
-        registration.on_change(reason)
-    except Exception:
-        logger.exception(
-            "a connection of user %s could not handle that it is %s",
-            registration.user_id,
-            reason.value,
-        )
+    _receive({"all_users": True})
 
 
 def _session_ended(
