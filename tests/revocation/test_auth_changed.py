@@ -450,15 +450,19 @@ async def test_without_a_layer_the_sockets_of_this_process_are_closed(
 
 async def test_changes_are_announced_for_topics_without_the_setting(monkeypatch):
     monkeypatch.setattr(signals, "_required", False)
-    seen = []
-    monkeypatch.setattr(signals, "announce", lambda **what: seen.append(what))
-    signal = {"instance": User(pk=1), "created": False, "update_fields": None}
+    sent = []
 
-    signals._saved(**signal, using="default")
+    async def send(message):
+        sent.append(message["users"])
+
+    monkeypatch.setattr(signals, "_send", send)
+
+    signals.announce(users=(1,))
     signals.require()
-    signals._saved(**signal, using="default")
+    signals.announce(users=(2,))
+    await settle()
 
-    assert seen == [{"users": (1,), "rights": False, "using": "default"}]
+    assert sent == [["2"]]
 
 
 LOADED = {SESSION_KEY: "7"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from django.apps import apps
@@ -51,7 +51,8 @@ def announce(
 
     For changes without a signal (``QuerySet.update()``, SQL), from sync code. A failure
     is logged, since all connected users are looked up every
-    ``TIDERACE["REVALIDATE_INTERVAL"]`` seconds anyway.
+    ``TIDERACE["REVALIDATE_INTERVAL"]`` seconds anyway. Does nothing in projects that
+    watch no connections: without ``TIDERACE["REVALIDATE"]`` and ``require()``.
 
     Args:
         users: primary keys of users to look up.
@@ -61,6 +62,8 @@ def announce(
             row alone.
         using: the database whose commit is awaited; None for the default one.
     """
+    if not (_required or conf.current().revalidate):
+        return
     message = announcement(
         users=users, sessions=sessions, all_users=all_users, rights=rights
     )
@@ -94,8 +97,8 @@ def connect_signals() -> None:
     user_logged_out.connect(_logged_out, dispatch_uid="tiderace")
     auth.session_ended.connect(_session_ended, dispatch_uid="tiderace")
     for model in _user_models():
-        post_save.connect(_saved, sender=model, dispatch_uid="tiderace")
-        post_delete.connect(_deleted, sender=model, dispatch_uid="tiderace")
+        post_save.connect(_user_changed, sender=model, dispatch_uid="tiderace")
+        post_delete.connect(_user_changed, sender=model, dispatch_uid="tiderace")
     user_model = get_user_model()
     for name in ("groups", "user_permissions"):
         if relation := _relation(user_model, name):
@@ -124,32 +127,19 @@ def _relation(model: Any, name: str) -> Any:
         return None
 
 
-def _if_watching(receiver: Callable[..., None]) -> Callable[..., None]:
-    """Call a receiver only in projects that watch connections."""
-
-    @functools.wraps(receiver)
-    def wrapper(**signal: Any) -> None:
-        if _required or conf.current().revalidate:
-            receiver(**signal)
-
-    return wrapper
-
-
-@_if_watching
-def _saved(
-    *, instance: Any, created: bool, update_fields: Any, using: str, **signal: Any
+def _user_changed(
+    *,
+    instance: Any,
+    using: str,
+    created: bool = False,
+    update_fields: Any = None,
+    **signal: Any,
 ) -> None:
-    if created or (update_fields is not None and _HARMLESS.issuperset(update_fields)):
-        return
-    announce(users=(instance.pk,), rights=False, using=using)
+    harmless = update_fields is not None and _HARMLESS.issuperset(update_fields)
+    if not (created or harmless):
+        announce(users=(instance.pk,), rights=False, using=using)
 
 
-@_if_watching
-def _deleted(*, instance: Any, using: str, **signal: Any) -> None:
-    announce(users=(instance.pk,), rights=False, using=using)
-
-
-@_if_watching
 def _rights_changed(
     *, instance: Any, action: str, reverse: bool, pk_set: Any, using: str, **signal: Any
 ) -> None:
@@ -163,13 +153,11 @@ def _rights_changed(
         announce(all_users=True, using=using)  # a group was emptied
 
 
-@_if_watching
 def _group_changed(*, using: str, action: str = "post_delete", **signal: Any) -> None:
     if action.startswith("post_"):
         announce(all_users=True, using=using)
 
 
-@_if_watching
 def _logged_out(*, request: Any = None, **signal: Any) -> None:
     # Sent before the session is emptied. Without a request the sender is
     # tiderace.auth.logout(), which sends session_ended as well.
@@ -178,6 +166,5 @@ def _logged_out(*, request: Any = None, **signal: Any) -> None:
         announce(sessions=(key,), rights=False)
 
 
-@_if_watching
 def _session_ended(*, session_key: str, **signal: Any) -> None:
     announce(sessions=(session_key,), rights=False)
