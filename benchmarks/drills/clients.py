@@ -138,6 +138,11 @@ class TopicClient:
             await self.subscribed.wait()
         return self
 
+    def abort(self) -> None:
+        """Cut the connection, as a reload of a page does; the client returns."""
+        if self.socket is not None:
+            self.socket.abort()
+
     def close(self) -> None:
         """Leave."""
         if self._task is not None:

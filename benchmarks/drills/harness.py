@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import random
 import shutil
 import time
@@ -117,6 +118,12 @@ class Harness:
         """Whether topics, and what else Channels does not have, can be used."""
         return self.stack == "tiderace"
 
+    def count_errors(self, row: Row) -> None:
+        """Record the errors that the processes have logged as failures."""
+        text = self.log.read_text(errors="replace")
+        errors = text.count("Traceback (most recent call last)")
+        row.require(not errors, f"{errors} tracebacks in {self.log}")
+
     def enter(self, context: contextlib.AbstractContextManager[T]) -> T:
         """Enter a context until the end of the drill."""
         return self._exits.enter_context(context)
@@ -153,6 +160,12 @@ class Harness:
         self._exits.push_async_callback(process.kill)
         await process.start()
         return process
+
+    async def tokens(self, number: int) -> list[str]:
+        """Return connection tokens of the users 1 to ``number``."""
+        process = await self.process("-m", "benchmarks.drills.tokens", str(number))
+        tokens: list[str] = json.loads(await process.output())
+        return tokens
 
     async def sender(self, groups: Sequence[str] = (), **orders: Any) -> Sender:
         """Start a sender; see ``sender.py`` for its orders."""

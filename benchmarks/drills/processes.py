@@ -30,7 +30,7 @@ class Process:
         log: its standard error is appended here.
     """
 
-    stdout = asyncio.subprocess.DEVNULL
+    stdout = asyncio.subprocess.PIPE
 
     def __init__(self, spec: dict[str, Any], command: list[str], log: Path) -> None:
         self._spec = spec
@@ -69,6 +69,18 @@ class Process:
         assert self.process is not None
         return await asyncio.wait_for(self.process.wait(), timeout)
 
+    async def output(self, text: bytes = b"") -> bytes:
+        """Send ``text``, wait for the end of the process and return its output.
+
+        Raises:
+            RuntimeError: the process failed.
+        """
+        assert self.process is not None
+        output, _ = await asyncio.wait_for(self.process.communicate(text), 60)
+        if self.process.returncode:
+            raise RuntimeError(f"{self._command} failed; see {self._log}")
+        return output
+
     async def kill(self) -> None:
         """Kill the process and wait for its end."""
         if self.running:
@@ -78,6 +90,8 @@ class Process:
 
 class Site(Process):
     """uvicorn with the site of the drills."""
+
+    stdout = asyncio.subprocess.DEVNULL
 
     def __init__(
         self, spec: dict[str, Any], port: int, log: Path, *options: str
@@ -113,6 +127,16 @@ class Site(Process):
 
         return await asyncio.to_thread(fetch)
 
+    async def status(self, path: str) -> int:
+        """Return the status of the response to a GET."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(
+            f"GET /{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()
+        )
+        line = await asyncio.wait_for(reader.readline(), 30)
+        writer.transport.abort()
+        return int(line.split()[1])
+
     async def measurements(self) -> dict[str, int]:
         """Return the measurements of the process."""
         values: dict[str, int] = await self.get("measurements")
@@ -122,8 +146,6 @@ class Site(Process):
 class Sender(Process):
     """A process that sends numbers, see ``sender.py``."""
 
-    stdout = asyncio.subprocess.PIPE
-
     def __init__(self, spec: dict[str, Any], orders: dict[str, Any], log: Path) -> None:
         command = ["-m", "benchmarks.drills.sender", json.dumps(orders)]
         super().__init__(spec, command, log)
@@ -131,11 +153,7 @@ class Sender(Process):
 
     async def stop(self) -> dict[str, Sent]:
         """Let the process finish; return what it has sent."""
-        assert self.process is not None
-        output, _ = await asyncio.wait_for(self.process.communicate(b"\n"), 60)
-        if self.process.returncode:
-            raise RuntimeError(f"the sender failed; see {self._log}")
-        result = json.loads(output)
+        result = json.loads(await self.output(b"\n"))
         self.slowest = result["slowest"]
         return {
             stream: Sent(sent["total"], set(sent["raised"]), sent["times"])

@@ -3,7 +3,8 @@
 ``python -m benchmarks.drills.sender '{"groups": [...], "topics": [...], "rate": 100}'``
 prints, for each stream, the total and the numbers whose sending raised an error. With
 ``"keyed"`` publications have an idempotency key and are repeated until one is accepted;
-with ``"clock"`` the wall clock of the process jumps.
+with ``"clock"`` the wall clock of the process jumps; ``"base"`` is added to the numbers,
+and ``"size"`` is the length of the text beside them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ SENT = {
     for name in SPEC["groups"] + SPEC["topics"]
 }
 SLOWEST = 0.0
+PADDING = "x" * SPEC.get("size", 0)
 
 
 def randomize_clock():
@@ -44,12 +46,13 @@ def randomize_clock():
 async def send(stream, number):
     """Send one number."""
     if stream in SPEC["groups"]:
-        event = {"type": "drill.number", "text": json.dumps({"n": number})}
+        text = json.dumps({"n": number, "text": PADDING})
+        event = {"type": "drill.number", "text": text}
         return await get_channel_layer().group_send(stream, event)
     from tiderace.exceptions import LayerUnavailable
     from tiderace.topics import apublish
 
-    data = {"n": number, "text": "x" * SPEC.get("size", 0)}
+    data = {"n": number, "text": PADDING}
     if not SPEC.get("keyed"):
         return await apublish(stream, data)
     while True:
@@ -70,7 +73,7 @@ async def feed(stream, pause, stopped):
         # What an interruption delayed is not made up for.
         due = max(due + pause, begun)
         try:
-            await send(stream, sent["total"])
+            await send(stream, SPEC.get("base", 0) + sent["total"])
         except Exception:
             sent["raised"].append(sent["total"])
         sent["total"] += 1

@@ -34,6 +34,7 @@ settings.configure(
         "django.contrib.sessions",
         "channels",
     ],
+    SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies",
     DATABASES={
         "default": {
             "ENGINE": "django.db.backends.sqlite3",

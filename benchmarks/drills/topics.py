@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 from benchmarks.drills.site import FOLDER
@@ -67,4 +68,6 @@ async def present(topic):
 async def history(topic):
     """Return offset and number of each publication that is kept."""
     page = await ahistory(topic)
-    return [(each.position.offset, each.data["n"]) for each in page.publications]
+    return [
+        (each.position.offset, json.loads(each.data)["n"]) for each in page.publications
+    ]

@@ -175,6 +175,8 @@ class WebSocket(asyncio.Protocol):
             head = bytes([128 | opcode, 128 | length])
         else:
             head = bytes([128 | opcode, 128 | 126]) + length.to_bytes(2)
+        if self.transport.is_closing():
+            return
         # The mask is zero, which leaves the payload unchanged.
         self.transport.write(head + bytes(4) + payload)
 
