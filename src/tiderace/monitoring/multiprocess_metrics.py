@@ -18,8 +18,8 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -75,13 +75,14 @@ class Folder:
             fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def begin_after_fork(self) -> None:
-        """Start a file of this process, with counts from zero."""
+        """Write to a file of this process, with counts from zero."""
         os.close(self._lock)
         inherited = take()
         # The gauges of layers are measured anew.
         for name in LAYER_GAUGES:
             inherited.gauges.pop(name, None)
         self._begin(inherited)
+        self.keep_writing()
 
     def here(self) -> Snapshot:
         """Return the measurements of this process."""
@@ -92,6 +93,25 @@ class Folder:
     def write(self) -> None:
         """Write the measurements of this process into its file."""
         _write(self._file, self.here())
+
+    def keep_writing(self) -> None:
+        """Write once a second from now on, in a thread."""
+        threading.Thread(
+            target=self._write_repeatedly, name="tiderace-metrics", daemon=True
+        ).start()
+
+    def _write_repeatedly(self) -> None:
+        failing = False
+        while True:
+            time.sleep(_EVERY)
+            try:
+                self.write()
+                failing = False
+            except Exception:
+                # It goes on after a full disk.
+                if not failing:
+                    logger.exception("metrics cannot be written to %s", self.path)
+                failing = True
 
     def together(self) -> Snapshot:
         """Return the sum of all processes, those that have ended included."""
@@ -135,37 +155,15 @@ def share(path: Path) -> Folder:
     if _folder is None:
         _folder = Folder(path)
         _folder.write()
-        _keep_writing(_folder)
+        _folder.keep_writing()
         atexit.register(_write_last, _folder)
-        os.register_at_fork(after_in_child=partial(_after_fork, _folder))
+        os.register_at_fork(after_in_child=_folder.begin_after_fork)
     return _folder
 
 
 def shared() -> Folder | None:
     """Return the folder that this process writes to, or None."""
     return _folder
-
-
-def _after_fork(folder: Folder) -> None:
-    folder.begin_after_fork()
-    _keep_writing(folder)
-
-
-def _keep_writing(folder: Folder) -> None:
-    def run() -> None:
-        pause = threading.Event()
-        failing = False
-        while not pause.wait(_EVERY):
-            try:
-                folder.write()
-                failing = False
-            except Exception:
-                # It goes on after a full disk.
-                if not failing:
-                    logger.exception("metrics cannot be written to %s", folder.path)
-                failing = True
-
-    threading.Thread(target=run, name="tiderace-metrics", daemon=True).start()
 
 
 def _write_last(folder: Folder) -> None:

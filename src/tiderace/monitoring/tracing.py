@@ -103,14 +103,15 @@ def _traced_dispatch(tracer: trace.Tracer, original: Any) -> Any:
             await original(self, message)
             return
         name = type(self).__qualname__
-        attributes = {"tiderace.consumer": name, **_of_connection(self.scope)}
-        context = None
+        attributes = {"tiderace.consumer": name}
+        context, span_kind = None, SpanKind.SERVER
         if works:
             attributes["messaging.destination.name"] = str(self.scope.get("channel"))
-            context = context_of(message)
-        elif kind in ("websocket.connect", "http.request"):
-            context = _of_handshake(self.scope)
-        span_kind = SpanKind.CONSUMER if works else SpanKind.SERVER
+            context, span_kind = context_of(message), SpanKind.CONSUMER
+        else:
+            attributes |= _of_connection(self.scope)
+            if kind in ("websocket.connect", "http.request"):
+                context = _of_handshake(self.scope)
         with _span(tracer, f"{kind} {name}", span_kind, attributes, context):
             await original(self, message)
 
@@ -188,8 +189,6 @@ def _span(
 
 
 def _of_connection(scope: Scope) -> dict[str, Any]:
-    if scope.get("type") == "channel":
-        return {}
     attributes: dict[str, Any] = {
         "tiderace.connection_id": connection_id(scope),
         "url.path": scope.get("path", ""),
