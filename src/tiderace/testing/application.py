@@ -100,7 +100,7 @@ class ApplicationCommunicator(_AsgirefCommunicator):
         if self.future.done():
             self.future.result()
         started = asyncio.get_running_loop().time()
-        event = await self._take(_any_event, timeout)
+        event = await self._take(lambda _: True, timeout)
         if event is None:
             if self.cancel_on_timeout:
                 await self._cancel()
@@ -214,15 +214,9 @@ class _Output(asyncio.Queue["Event"]):
         super().__init__()
         self.news = asyncio.Event()
 
-    def _init(self, maxsize: int) -> None:
-        self._queue = deque()
-
     def _put(self, item: Event) -> None:
-        self._queue.append(item)
+        super()._put(item)
         self.news.set()
-
-    def _get(self) -> Event:
-        return self._queue.popleft()
 
     def events(self) -> list[Event]:
         return list(self._queue)
@@ -233,10 +227,6 @@ class _Output(asyncio.Queue["Event"]):
                 del self._queue[index]
                 return event
         return None
-
-
-def _any_event(event: Event) -> bool:
-    return True
 
 
 def _application_context() -> contextvars.Context:

@@ -96,20 +96,17 @@ def _inline(schema: dict[str, Any]) -> str:
 
 def _fields(schema: dict[str, Any]) -> list[str]:
     required = schema.get("required", ())
-    return [
-        f"{_property(name)}{'' if name in required else '?'}: {_type(field)}"
-        for name, field in schema["properties"].items()
-    ]
+    fields = []
+    for name, field in schema["properties"].items():
+        key = name if _IDENTIFIER.fullmatch(name) else json.dumps(name)
+        fields.append(f"{key}{'' if name in required else '?'}: {_type(field)}")
+    return fields
 
 
 def _arguments(schema: dict[str, Any]) -> str:
     if not schema["properties"]:
         return ""
     return f"data{'' if schema['required'] else '?'}: {_inline(schema)}"
-
-
-def _property(name: str) -> str:
-    return name if _IDENTIFIER.fullmatch(name) else json.dumps(name)
 
 
 def _name(name: str) -> str:

@@ -49,7 +49,6 @@ class WebSocketTransport:
         self._receive = receive
         self._send = send
         self._open = False
-        self._subprotocol: str | None = None
         self.codec: Codec = JSON
         extensions: dict[str, Any] = scope.get("extensions") or {}
         self.writer: FrameWriter | None = extensions.get("tiderace.frames")
@@ -59,25 +58,20 @@ class WebSocketTransport:
         if (await self._receive())["type"] != "websocket.connect":
             return False
         offered = self._scope.get("subprotocols") or []
-        if _PROTOBUF in offered:
-            codec = protobuf(_PROTOBUF)
-            await self._accept(_PROTOBUF)
-            if codec is None:
-                # Accepted first: a client that is refused gets no code, and tries for ever.
-                await self.close(codes.CLOSE_BAD_PROTOCOL)
-                return False
-            self.codec = codec
-            return True
-        await self._accept(_JSON if _JSON in offered else None)
-        return True
-
-    async def _accept(self, subprotocol: str | None) -> None:
-        event = websocket_accept(subprotocol=subprotocol)
+        chosen = next((each for each in (_PROTOBUF, _JSON) if each in offered), None)
+        event = websocket_accept(subprotocol=chosen)
         if _MAX_SIZE in (self._scope.get("extensions") or {}):
             # So that the server buffers nothing longer of an unknown client.
             event["max_size"] = conf.current().topics.frame_size
         await self._send(event)
         self._open = True
+        codec = protobuf(_PROTOBUF) if chosen == _PROTOBUF else JSON
+        if codec is None:
+            # Accepted first: a client that is refused gets no code, and tries for ever.
+            await self.close(codes.CLOSE_BAD_PROTOCOL)
+            return False
+        self.codec = codec
+        return True
 
     async def receive(self) -> bytes | None:
         event = await self._receive()
@@ -110,8 +104,5 @@ class WebSocketTransport:
     async def close(self, close: Close) -> None:
         if self._open:
             self._open = False
-            await self._send(websocket_close(close.code, _shorten(close.reason)))
-
-
-def _shorten(reason: str) -> str:
-    return reason.encode()[:_REASON_LENGTH].decode(errors="ignore")
+            reason = close.reason.encode()[:_REASON_LENGTH].decode(errors="ignore")
+            await self._send(websocket_close(close.code, reason))
