@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,8 @@ __all__ = ["asyncapi"]
 
 _REF = "#/components/schemas/{name}"
 _UNTYPED = inspect.Signature.empty
-_KINDS = {"int": "integer", "slug": "string", "str": "string", "uuid": "string"}
+# Of a pattern: ``<converter:name>`` or ``<name>``.
+_PARAMETER = re.compile(r"<(?:(\w+):)?(\w+)>")
 
 
 class _Schemas:
@@ -94,14 +96,10 @@ def _types(calls: Mapping[type[Topic], Mapping[str, _Call]]) -> Iterator[Any]:
 
 def _address(topic: type[Topic]) -> tuple[str, dict[str, str]]:
     """Return a pattern in AsyncAPI's form, and the converters of its parameters."""
-    parts = topic.pattern.split("<")
-    address, parameters = parts[0], {}
-    for part in parts[1:]:
-        inside, _, after = part.partition(">")
-        converter, _, name = inside.rpartition(":")
-        parameters[name] = converter or "str"
-        address += f"{{{name}}}{after}"
-    return address, parameters
+    parameters = {
+        name: kind or "str" for kind, name in _PARAMETER.findall(topic.pattern)
+    }
+    return _PARAMETER.sub(r"{\2}", topic.pattern), parameters
 
 
 def asyncapi(
@@ -124,29 +122,16 @@ def asyncapi(
     for topic, of_topic in calls.items():
         name = topic.__name__
         channels[name] = _channel(topic, of_topic, schemas)
-        reference = {"$ref": f"#/channels/{name}"}
-        publication = [{"$ref": f"#/channels/{name}/messages/publication"}]
         # Actions are those of the application: it sends what subscribers receive.
-        operations[f"{name}.publication"] = {
-            "action": "send",
-            "channel": reference,
-            "messages": publication,
-        }
+        publication = _carries(name, "publication")
+        operations[f"{name}.publication"] = {"action": "send", **publication}
         if topic.can_publish or topic.on_publish:
-            operations[f"{name}.publish"] = {
-                "action": "receive",
-                "channel": reference,
-                "messages": publication,
-            }
+            operations[f"{name}.publish"] = {"action": "receive", **publication}
         for call in of_topic:
             operations[f"{name}.{call}"] = {
                 "action": "receive",
-                "channel": reference,
-                "messages": [{"$ref": f"#/channels/{name}/messages/{call}"}],
-                "reply": {
-                    "channel": reference,
-                    "messages": [{"$ref": f"#/channels/{name}/messages/{call}.answer"}],
-                },
+                **_carries(name, call),
+                "reply": _carries(name, f"{call}.answer"),
             }
     return {
         "asyncapi": "3.0.0",
@@ -156,6 +141,12 @@ def asyncapi(
         "operations": operations,
         "components": {"schemas": schemas.components},
     }
+
+
+def _carries(channel: str, message: str) -> dict[str, Any]:
+    reference = f"#/channels/{channel}"
+    messages = [{"$ref": f"{reference}/messages/{message}"}]
+    return {"channel": {"$ref": reference}, "messages": messages}
 
 
 def _channel(
@@ -172,8 +163,10 @@ def _channel(
         channel["description"] = description
     if parameters:
         channel["parameters"] = {
-            name: {"description": f"{_KINDS.get(converter, 'string')} ({converter})"}
-            for name, converter in parameters.items()
+            name: {
+                "description": "integer (int)" if kind == "int" else f"string ({kind})"
+            }
+            for name, kind in parameters.items()
         }
     return channel
 
