@@ -279,7 +279,11 @@ class BaseChannelLayer:
         raise NotImplementedError("flush() not implemented (flush extension)")
 
     async def group_add(self, group: str, channel: str) -> None:
-        """Put ``channel`` into ``group``, if it is not in it."""
+        """Put ``channel`` into ``group``, if it is not in it.
+
+        A message sent after this has returned reaches the channel; one that this
+        process has sent before does not.
+        """
         raise NotImplementedError("group_add() not implemented (groups extension)")
 
     async def group_discard(self, group: str, channel: str) -> None:

@@ -233,6 +233,10 @@ class LocalChannels:
             self._remove_if_idle(mailbox)
             return [Departure(group, channel, was_last)]
 
+    def is_member(self, group: str, channel: str) -> bool:
+        """Return whether a channel of this process is in ``group``."""
+        return channel in self.hub.groups.get(group, ())
+
     def has_group(self, group: str) -> bool:
         """Return whether a channel or listener of this process is in ``group``."""
         return group in self.hub.groups or group in self.listeners

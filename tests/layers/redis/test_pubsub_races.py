@@ -332,6 +332,52 @@ async def test_messages_missed_before_the_position_was_fetched_are_fetched(
     assert await received(box, 1) == [1]
 
 
+async def test_a_message_of_another_process_sent_before_a_rejoin_is_not_delivered(
+    layer, broker
+):
+    box = await member(layer, "room")
+    await layer.group_send("room", {"type": "said", "n": 1})
+    assert await received(box, 1) == [1]
+    await layer.group_discard("room", box.name)
+    sent_between = broker.append("room", message(2))
+
+    await layer.group_add("room", box.name)
+    broker.arriving.put_nowait([sent_between])
+    broker.arriving.put_nowait([broker.append("room", message(3))])
+
+    assert await received(box, 1) == [3]
+
+
+async def test_joining_again_without_leaving_loses_no_message(layer, broker):
+    box = await member(layer, "room")
+    broker.mute = True
+    await layer.group_send("room", {"type": "said", "n": 1})
+
+    await layer.group_add("room", box.name)
+    broker.mute = False
+    broker.arriving.put_nowait([Reconnected()])
+
+    assert await received(box, 1) == [1]
+
+
+async def test_a_member_that_left_before_its_join_was_complete_is_not_held_back_later(
+    layer, broker
+):
+    box = await member(layer, "room")
+    await layer.group_discard("room", box.name)
+    broker.gates["position"] = asyncio.Event()
+    joining = asyncio.create_task(layer.group_add("room", box.name))
+    await until(lambda: ("position", "room") in broker.calls[-1:])
+    joining.cancel()
+    await asyncio.wait([joining])
+    broker.gates.clear()
+
+    await layer.group_add("room", box.name)
+    await layer.group_send("room", {"type": "said", "n": 1})
+
+    assert await received(box, 1) == [1]
+
+
 async def test_a_group_joined_during_its_unsubscription_is_subscribed_again(
     layer, broker
 ):

@@ -65,6 +65,11 @@ class StreamCursors:
     def __contains__(self, subject: str) -> bool:
         return subject in self._by_subject
 
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a running loop delivers the messages of the streams."""
+        return self._loop is not None and self._loop.is_running()
+
     def get(self, subject: str) -> StreamCursor | None:
         """Return the cursor of a stream, or None when it is not read."""
         return self._by_subject.get(subject)

@@ -92,6 +92,37 @@ class GroupDelivery:
         self._loss_log = loss_log
         # Groups with listeners in closed event loops.
         self._groups_to_check: set[str] = set()
+        # By group, the channels that joined after messages that are still on their way,
+        # and the last of these; None while it is not known.
+        self._held_back: dict[str, dict[str, Position | None]] = {}
+
+    def hold_back(self, group: str, channel: str, until: Position | None) -> None:
+        """Deliver no message to a member up to ``until``, with None for the time being."""
+        with self._local.lock:
+            self._held_back.setdefault(group, {})[channel] = until
+
+    def end_hold(self, group: str, channel: str) -> None:
+        """Undo ``hold_back``."""
+        with self._local.lock:
+            channels = self._held_back.get(group, {})
+            channels.pop(channel, None)
+            if not channels:
+                self._held_back.pop(group, None)
+
+    def _take_held_back(self, group: str, position: Position) -> set[str]:
+        """Return the members that do not get this message; end the hold of the others."""
+        with self._local.lock:
+            channels = list(self._held_back.get(group, {}).items())
+            held = {
+                channel
+                for channel, until in channels
+                if until is None
+                or (until.epoch == position.epoch and position.offset <= until.offset)
+            }
+            for channel, until in channels:
+                if channel not in held or until == position:
+                    self.end_hold(group, channel)
+        return held
 
     async def deliver(
         self,
@@ -116,15 +147,21 @@ class GroupDelivery:
                 deadline = self._local.clock() + self._local.expiry - age
                 if publication is not None and envelope.is_record(message):
                     message = publication.as_event()
-                await self._fan_out(subject, message, deadline)
+                excluded = (
+                    self._take_held_back(subject, position)
+                    if subject in self._held_back
+                    else set()
+                )
+                await self._fan_out(subject, message, deadline, excluded)
         except Exception as error:
             # The messages of other senders must still arrive.
             self._loss_log.unreadable(subject, error)
             self._local.listeners.put(subject, None).start()
 
-    async def _fan_out(self, group: str, message: Any, deadline: float) -> None:
+    async def _fan_out(
+        self, group: str, message: Any, deadline: float, excluded: set[str]
+    ) -> None:
         message, groups, exclude = envelope.unwrap(message)
-        excluded: set[str] = set()
         if groups:
             excluded.update(exclude)
             # A channel in several of the groups gets it through the first of them.

@@ -53,6 +53,7 @@ class StreamCursor:
         "confirmed_at",
         "is_behind",
         "position",
+        "published",
         "ready",
         "sink",
         "subject",
@@ -64,6 +65,8 @@ class StreamCursor:
         self.sink = sink
         # The last message that was delivered; None until the position is fetched.
         self.position: Position | None = None
+        # The last message that this process has published.
+        self.published = START
         # When the broker last confirmed the position.
         self.confirmed_at = float("-inf")
         # Messages that arrived while missing ones are being fetched, in order; None
@@ -73,6 +76,12 @@ class StreamCursor:
         self.is_behind = False
         # Done when the stream is subscribed to and its position fetched.
         self.ready: Future[None] = Future()
+
+    @property
+    def awaits_own(self) -> bool:
+        """Whether a message that this process has published has not come back yet."""
+        own, position = self.published, self.position or START
+        return own.offset > position.offset or own.epoch not in ("", position.epoch)
 
 
 class GapFiller:

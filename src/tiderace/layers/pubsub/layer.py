@@ -139,6 +139,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         self._reporter = Reporter(local, lease=self._lease)
         self._publisher = Publisher(
             brokers,
+            self._cursors,
             self._queues,
             self._reporter,
             keep=self._keep,
@@ -259,8 +260,6 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
 
     async def group_add(self, group: str, channel: str) -> None:
         """Put ``channel`` into ``group``, if it is not in it.
-
-        A message sent to the group after this has returned reaches the channel.
 
         Raises:
             LayerUnavailable: when the broker could not be reached in time.

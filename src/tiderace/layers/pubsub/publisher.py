@@ -9,6 +9,7 @@ from tiderace import metrics
 from tiderace.layers.broker import Published, Retention
 from tiderace.layers.local import DropLog
 from tiderace.layers.pubsub.brokers import Brokers
+from tiderace.layers.pubsub.cursors import StreamCursors
 from tiderace.layers.pubsub.inbox import inbox_name
 from tiderace.layers.pubsub.queues import Queues
 from tiderace.layers.pubsub.reporter import Reporter
@@ -21,6 +22,7 @@ class Publisher:
 
     Args:
         brokers: the brokers.
+        cursors: the streams that this process reads.
         queues: named queues.
         reporter: reports the round trip.
         keep: what is kept of a stream for processes that are disconnected.
@@ -31,6 +33,7 @@ class Publisher:
     def __init__(
         self,
         brokers: Brokers,
+        cursors: StreamCursors,
         queues: Queues,
         reporter: Reporter,
         *,
@@ -39,6 +42,7 @@ class Publisher:
         drop_log: DropLog,
     ) -> None:
         self._brokers = brokers
+        self._cursors = cursors
         self._queues = queues
         self._reporter = reporter
         self._keep = keep
@@ -60,6 +64,8 @@ class Publisher:
         )
         took = self._reporter.round_trip = time.perf_counter() - begun
         metrics.PUBLISH_DURATION.observe(took)
+        if (cursor := self._cursors.get(group)) is not None:
+            cursor.published = published.position
         return published
 
     async def publish_to_each(

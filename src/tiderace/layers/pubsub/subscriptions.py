@@ -12,7 +12,7 @@ from tiderace.layers.messages import ChannelMailbox
 from tiderace.layers.pubsub.brokers import Brokers
 from tiderace.layers.pubsub.cursors import StreamCursors
 from tiderace.layers.pubsub.delivery import GroupDelivery
-from tiderace.layers.pubsub.gap_filler import StreamCursor
+from tiderace.layers.pubsub.gap_filler import START, StreamCursor
 from tiderace.layers.pubsub.memberships import Memberships
 from tiderace.layers.pubsub.queues import Queues
 from tiderace.runtime.futures import wait_future
@@ -72,19 +72,39 @@ class GroupSubscriptions:
     async def join(self, group: str, channel: str) -> None:
         """Put a channel of this process into a group, and wait for the subscription.
 
+        Messages that were sent before do not reach it, even if they are on their way.
+
         Raises:
             LayerUnavailable: when the broker could not be reached; the channel has not joined.
         """
+        is_behind = False
 
         def add() -> None:
+            nonlocal is_behind
+            cursor = self.cursors.get(group)
+            if cursor is not None and not self._local.is_member(group, channel):
+                is_behind = self._is_behind(cursor)
+                if is_behind:
+                    self._delivery.hold_back(group, channel, None)
+                elif cursor.awaits_own:
+                    self._delivery.hold_back(group, channel, cursor.published)
             self._local.join(group, channel)
             self.memberships.add_change(group, channel, joined=True)
 
         try:
-            await self._subscribe(group, add)
+            cursor = await self._subscribe(group, add)
+            if is_behind:
+                end = await cursor.broker.streams.position(group)
+                self._delivery.hold_back(group, channel, end or START)
         except BaseException:
             self.leave(group, channel)
             raise
+
+    def _is_behind(self, cursor: StreamCursor) -> bool:
+        """Return whether messages of any age may still be on their way to this process."""
+        is_released = not self._local.has_group(cursor.subject)
+        is_fetching = cursor.buffered is not None and cursor.broker.is_connected
+        return is_released or is_fetching or not self.cursors.is_receiving
 
     def leave(self, group: str, channel: str) -> None:
         """Take a channel of this process out of a group, if it is in it."""
@@ -132,6 +152,7 @@ class GroupSubscriptions:
 
     def _note(self, departures: Iterable[Departure]) -> None:
         for group, channel, was_last in departures:
+            self._delivery.end_hold(group, channel)
             # Always: a join may have been announced before it left and came back.
             self.memberships.add_change(group, channel, joined=False)
             if was_last:
@@ -143,8 +164,8 @@ class GroupSubscriptions:
 
     # At the brokers
 
-    async def _subscribe(self, group: str, add: Callable[[], None]) -> None:
-        """Call ``add``, and wait until the group's stream is subscribed to.
+    async def _subscribe(self, group: str, add: Callable[[], None]) -> StreamCursor:
+        """Call ``add``, wait until the group's stream is subscribed to; return its cursor.
 
         ``add`` adds a channel or listener. It is called at once, and may be called again.
         """
@@ -162,7 +183,7 @@ class GroupSubscriptions:
                     await self._begin(cursor)
                 else:
                     await wait_future(cursor.ready)
-                return
+                return cursor
             except _Abandoned:
                 continue
 

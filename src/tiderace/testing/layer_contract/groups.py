@@ -71,6 +71,47 @@ class GroupsContract(Contract):
         ]
         assert await self.read_all(layer, discarded) == [{"type": "before"}]
 
+    async def test_a_message_sent_before_a_channel_joined_does_not_reach_it(
+        self, layer: Any
+    ) -> None:
+        await self.join(layer, "room")
+
+        for number in range(10):
+            await layer.group_send("room", {"type": "before"})
+            late = await self.join(layer, "room")
+            await layer.group_send("room", {"type": "after", "number": number})
+
+            received = await self.receive(layer, late)
+            assert received == {"type": "after", "number": number}
+
+    async def test_a_message_sent_between_leaving_and_joining_does_not_arrive(
+        self, layer: Any
+    ) -> None:
+        channel = await self.join(layer, "room")
+
+        for number in range(10):
+            await layer.group_discard("room", channel)
+            await layer.group_send("room", {"type": "between"})
+            await layer.group_add("room", channel)
+            await layer.group_send("room", {"type": "after", "number": number})
+
+            received = await self.receive(layer, channel)
+            assert received == {"type": "after", "number": number}
+
+    async def test_a_message_sent_before_the_layer_was_closed_reaches_no_new_member(
+        self, layer: Any
+    ) -> None:
+        former = await self.join(layer, "room")
+        await layer.group_send("room", {"type": "before"})
+        await self.receive(layer, former)
+        await layer.close()
+        await layer.group_send("room", {"type": "between"})
+
+        late = await self.join(layer, "room")
+        await layer.group_send("room", {"type": "after"})
+
+        assert await self.receive(layer, late) == {"type": "after"}
+
     async def test_discarding_a_channel_that_is_not_a_member_is_no_error(
         self, layer: Any
     ) -> None:
