@@ -55,6 +55,11 @@ class Small(Open):
     history = History(size=2, ttl=300)
 
 
+class Recovery(Open):
+    pattern = "recovery:<plain:name>"
+    history = History(size=100, ttl=300)
+
+
 class NoHistory(Open):
     pattern = "nohistory:<plain:name>"
     presence = Presence.PER_CONNECTION

@@ -76,7 +76,7 @@ def recovery_is_reversed():
 def recovery_always_succeeds():
     from tiderace import history
 
-    history._is_whole = lambda *args: True
+    history._is_complete = lambda *args: True
 
 
 @mutant
@@ -171,6 +171,30 @@ def publications_overtake_the_reply():
 
 
 @mutant
+def publications_are_lost_while_a_subscription_begins():
+    from tiderace.topics.client.dispatcher import ActiveSubscription
+
+    def send_buffered(self):
+        for each in self.commit():
+            if hasattr(each, "position"):
+                self.advance(each)
+
+    ActiveSubscription.send_buffered = send_buffered
+
+
+@mutant
+def unsubscribing_keeps_pushing_joins():
+    from tiderace.topics.client.subscriptions import ClientSubscriptions
+    from tiderace.topics.names import events_group
+
+    def end(original, self, subscription):
+        subscription.groups.discard(events_group(subscription.channel))
+        original(self, subscription)
+
+    around(ClientSubscriptions, "_end", end)
+
+
+@mutant
 def unsubscribing_keeps_delivering():
     from tiderace.protocol.messages import Empty
     from tiderace.topics.client.subscriptions import ClientSubscriptions
@@ -251,23 +275,106 @@ def signatures_are_not_checked():
 @mutant
 def a_token_is_good_for_every_topic():
     from tiderace.security import keys
-    from tiderace.topics.client import authorization
+    from tiderace.topics import identity
 
     def read(original, token, *, user_id, channel):
         said = keys.decode(token).get("channel", channel)
         return original(token, user_id=user_id, channel=said)
 
-    around(authorization, "read_subscription_token", read)
+    around(identity, "read_subscription_token", read)
 
 
 @mutant
 def every_client_may_subscribe():
     from tiderace.topics.client import context
 
-    async def allowed(*args):
+    async def allowed(*args, **kwargs):
         return True
 
     context.allowed = allowed
+
+
+@mutant
+def signatures_of_keys_with_an_id_are_not_checked():
+    from tiderace.security import keys
+
+    def claims(original, jwt, token, key):
+        if key.id:
+            return jwt.decode(token, options={"verify_signature": False})
+        return original(jwt, token, key)
+
+    around(keys, "_claims", claims)
+
+
+@mutant
+def a_topic_that_requires_a_token_takes_clients_without():
+    from tiderace.topics.client import subscriptions
+
+    def authorize(original, context, topic, token):
+        topic.require_token = False
+        return original(context, topic, token)
+
+    around(subscriptions, "authorize", authorize)
+
+
+@mutant
+def a_signed_name_is_good_for_a_shorter_one():
+    from tiderace.topics import identity
+
+    def read(original, token, **kwargs):
+        signed = original(token, **kwargs)
+        return signed._replace(topic=token.partition("--")[0])
+
+    around(identity, "read_signed_name", read)
+
+
+def _without_hook(action: str) -> None:
+    from tiderace.topics import permissions
+
+    permissions._HOOKS[permissions.Action(action)] = "no method has this name"
+
+
+@mutant
+def can_read_history_is_not_called():
+    _without_hook("history")
+
+
+@mutant
+def can_see_presence_is_not_called():
+    _without_hook("presence")
+
+
+@mutant
+def a_client_whose_connect_was_refused_may_go_on():
+    from tiderace.protocol.session import Session, State
+
+    def refuse_connect(self, *, temporary):
+        self.state = State.CONNECTING
+
+    Session.refuse_connect = refuse_connect
+
+
+@mutant
+def a_connection_outlives_the_token_of_its_refresh():
+    from tiderace.topics.client.client import TopicClient
+
+    async def refresh(original, self, request):
+        self._restart_expiry = lambda: self._timers.cancel_timer("expiry")
+        return await original(self, request)
+
+    around(TopicClient, "_refresh", refresh)
+
+
+@mutant
+def a_subscription_outlives_the_token_of_its_refresh():
+    from tiderace.topics.client.subscriptions import ClientSubscriptions
+
+    async def refresh(original, self, request):
+        result = await original(self, request)
+        self._timers.cancel_timer(f"sub:{request.channel}")
+        return result
+
+    around(ClientSubscriptions, "refresh", refresh)
 
 
 @mutant
@@ -285,6 +392,38 @@ def a_subscription_outlives_its_token():
 
 
 # Liveness and limits
+
+
+@mutant
+def pings_come_ten_times_too_late():
+    from tiderace.topics.client.timers import Timers
+
+    def start_timer(original, self, name, delay, callback):
+        original(self, name, delay * 10 if name == "ping" else delay, callback)
+
+    around(Timers, "start_timer", start_timer)
+
+
+@mutant
+def pings_over_http_need_no_answer():
+    from tiderace.topics.client.client import TopicClient
+
+    def check_answer(original, self):
+        if not self.transport.emulated:
+            original(self)
+
+    around(TopicClient, "_check_answer", check_answer)
+
+
+@mutant
+def a_slow_command_makes_pongs_late():
+    from tiderace.topics.client.client import TopicClient
+
+    def check_answer(original, self):
+        self._reading = True
+        original(self)
+
+    around(TopicClient, "_check_answer", check_answer)
 
 
 @mutant

@@ -55,6 +55,13 @@ CATCHERS = {
     "publications_overtake_the_reply": (
         f"{TOPICS}no_publication_comes_before_the_reply_to_subscribe"
     ),
+    "publications_are_lost_while_a_subscription_begins": (
+        f"{TOPICS}no_publication_comes_before_the_reply_to_subscribe",
+        f"{TOPICS}no_publication_comes_before_the_reply_to_connect",
+    ),
+    "unsubscribing_keeps_pushing_joins": (
+        f"{TOPICS}a_client_gets_no_joins_after_unsubscribe"
+    ),
     "unsubscribing_keeps_delivering": f"{TOPICS}a_client_gets_nothing_after_unsubscribe",
     "history_is_never_reversed": HISTORY,
     "history_has_no_beginning": HISTORY,
@@ -75,12 +82,46 @@ CATCHERS = {
     "a_token_is_good_for_every_topic": (
         f"{AUTH}a_token_for_another_purpose_is_refused[topic]"
     ),
+    "signatures_of_keys_with_an_id_are_not_checked": (
+        "topics/test_tokens.py::test_a_token_under_the_id_of_a_key_needs_its_signature"
+    ),
+    "a_topic_that_requires_a_token_takes_clients_without": (
+        f"{AUTH}a_required_token_is_required_besides_permissions"
+    ),
+    "a_signed_name_is_good_for_a_shorter_one": (
+        f"{AUTH}a_signed_name_is_refused_for_the_beginning_of_it"
+    ),
+    "can_read_history_is_not_called": (
+        f"{TOPICS}can_read_history_and_can_see_presence_are_called[history]"
+    ),
+    "can_see_presence_is_not_called": (
+        f"{TOPICS}can_read_history_and_can_see_presence_are_called[presence]",
+        f"{TOPICS}a_client_without_permission_for_presence_gets_no_joins",
+    ),
+    "a_client_whose_connect_was_refused_may_go_on": tuple(
+        f"{TOPICS}a_client_that_on_connect_refuses_runs_no_command[error{n}]"
+        for n in range(2)
+    ),
+    "a_connection_outlives_the_token_of_its_refresh": (
+        f"{AUTH}a_refreshed_connection_ends_with_its_newer_token"
+    ),
+    "a_subscription_outlives_the_token_of_its_refresh": (
+        f"{AUTH}a_refreshed_subscription_ends_with_its_newer_token"
+    ),
     "every_client_may_subscribe": f"{TOPICS}a_refused_subscription_has_an_error_code[closed-103]",
     "a_connection_outlives_its_token": (
         f"{AUTH}a_connection_whose_token_expired_is_closed"
     ),
     "a_subscription_outlives_its_token": (
         f"{AUTH}a_subscription_whose_token_expired_ends_alone"
+    ),
+    "pings_come_ten_times_too_late": f"{TOPICS}pings_come_as_often_as_announced",
+    "pings_over_http_need_no_answer": tuple(
+        f"{HTTP}a_client_that_answers_no_ping_is_closed[{kind}]"
+        for kind in ("http_stream", "sse")
+    ),
+    "a_slow_command_makes_pongs_late": (
+        f"{TOPICS}a_pong_that_waits_behind_a_command_is_in_time"
     ),
     "there_are_no_pings": f"{TOPICS}a_client_that_answers_pings_stays",
     "pings_need_no_answer": f"{TOPICS}a_client_that_does_not_answer_a_ping_is_closed",

@@ -253,6 +253,14 @@ def test_a_token_that_names_a_key_needs_that_key(settings):
         read_connection_token(signed({"sub": "1"}, kid="two"))
 
 
+def test_a_token_under_the_id_of_a_key_needs_its_signature(settings):
+    use_keys(settings, hs256(SECRET, id="one"))
+    forged = jwt.encode({"sub": "1"}, OTHER, headers={"kid": "one"})
+
+    with pytest.raises(TokenInvalid, match="signature"):
+        read_connection_token(forged)
+
+
 def test_a_key_that_only_checks_cannot_sign(settings):
     use_keys(settings, {"algorithm": "RS256", "key": RSA_PUBLIC})
 

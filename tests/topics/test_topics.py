@@ -1089,6 +1089,40 @@ async def test_a_client_without_permission_for_presence_gets_no_joins(topics):
         assert await curious.quiet()
 
 
+async def test_a_client_gets_no_joins_after_unsubscribe(people):
+    async with WireClient(people) as client, WireClient(people) as other:
+        await client.subscribe("people", join_leave=True)
+        await client.push("join")
+        await client.done("unsubscribe", channel="people")
+        await settle()
+        await client.quiet()
+        client._pushes.clear()
+        await other.subscribe("people", join_leave=True)
+        await other.push("join")
+
+        assert await client.quiet()
+
+
+@pytest.mark.parametrize("what", ["history", "presence"])
+async def test_can_read_history_and_can_see_presence_are_called(topics, what):
+    class Blind(Topic):
+        pattern = "blind"
+        permission_classes = [AllowAny]
+        history = History()
+        presence = Presence.PER_CONNECTION
+
+        def can_read_history(self, user):
+            return False
+
+        async def can_see_presence(self, user):
+            return False
+
+    async with WireClient(TopicsEndpoint.as_asgi()) as client:
+        await client.subscribe("blind")
+
+        assert await client.refused(what, channel="blind") == 103
+
+
 async def test_a_topic_may_push_joins_to_all_subscribers(topics):
     class Open(Topic):
         pattern = "open"
@@ -1497,6 +1531,19 @@ async def test_a_client_that_does_not_answer_a_ping_is_closed(app, settings):
     async with WireClient(app) as client:
         assert await client.closed() == (3012, "no pong")
         assert client.pings == 1
+
+
+async def test_pings_come_as_often_as_announced(app, monkeypatch):
+    loop = asyncio.get_running_loop()
+    call_later, delays = loop.call_later, []
+
+    def record(delay, *args, **kwargs):
+        delays.append(delay)
+        return call_later(delay, *args, **kwargs)
+
+    monkeypatch.setattr(loop, "call_later", record)
+    async with WireClient(app) as client:
+        assert client.connected["connect"]["ping"] in delays
 
 
 async def test_a_client_that_answers_pings_stays(app, settings):

@@ -67,6 +67,11 @@ def app():
         async def can_publish(self, user):
             return True
 
+    class Both(Topic):
+        pattern = "both:<slug:name>"
+        require_token = True
+        permission_classes = [AllowAny]
+
     class Mine(Topic):
         pattern = "mine:<str:user>"
         permission_classes = [IsAuthenticated]
@@ -325,6 +330,43 @@ async def test_a_newer_signed_name_renews_a_subscription(app):
         result = await client.done("sub_refresh", channel="secret:a", token=newer)
 
         assert 490 <= result["ttl"] <= 500
+
+
+async def test_a_refreshed_subscription_ends_with_its_newer_token(app, monkeypatch):
+    monkeypatch.setattr("tiderace.topics.client.timers._GRACE", -9.5)
+    made = subscription_token(person(), "secret:a", ttl=500)
+    newer = subscription_token(person(), "secret:a", ttl=10)
+    async with WireClient(app, connect={"token": token()}) as client:
+        await client.subscribe("secret:a", token=made)
+        await client.done("sub_refresh", channel="secret:a", token=newer)
+
+        assert (await client.push("unsubscribe"))["unsubscribe"]["code"] == 2501
+
+
+async def test_a_refreshed_connection_ends_with_its_newer_token(app, monkeypatch):
+    monkeypatch.setattr("tiderace.topics.client.timers._GRACE", -9.5)
+    made = connection_token(person(), ttl=500)
+    async with WireClient(app, connect={"token": made}) as client:
+        newer = connection_token(person(), ttl=10)
+        await client.done("refresh", token=newer)
+
+        assert (await client.closed())[0] == 3005
+
+
+async def test_a_required_token_is_required_besides_permissions(app):
+    async with WireClient(app) as client:
+        assert await client.refused("subscribe", channel="both:a") == 103
+        signed = signed_topic("both:a")
+        await client.subscribe("both:a", token=signed)
+
+
+async def test_a_signed_name_is_refused_for_the_beginning_of_it(app):
+    async with WireClient(app) as client:
+        signed = signed_topic("secret:a--b")
+
+        assert (
+            await client.refused("subscribe", channel="secret:a", token=signed) == 103
+        )
 
 
 async def test_refreshing_an_unknown_subscription_is_a_bad_request(app):
