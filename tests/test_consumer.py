@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth.models import AnonymousUser
+from django.db import connections
 from django.test import override_settings
 
 from support.asgi_client import Client
@@ -1389,24 +1390,32 @@ async def test_an_async_handler_that_asks_no_database_costs_no_thread_hop(
     assert hops == []
 
 
-async def test_after_database_work_stale_connections_are_closed_in_its_thread(
+async def test_a_database_connection_is_closed_in_its_thread_after_the_handler(
     monkeypatch,
 ):
-    closed = []
-    monkeypatch.setattr(
-        db, "close_old_connections", lambda: closed.append(threading.get_ident())
-    )
-    worked = []
+    class Connection(mock.Mock):
+        alias = "default"
+        in_atomic_block = False
+
+        def close(self):
+            closed.append(threading.get_ident())
+            self.connection = None
+
+    closed, worked = [], []
+
+    def work():
+        # Without closing around it, as applications do by mistake.
+        connections["default"] = Connection()
+        worked.append(threading.get_ident())
 
     class Consumer(Accepting):
         async def websocket_receive(self, event):
-            # Without closing around it, as applications do by mistake.
-            worked.append(await sync_to_async(threading.get_ident)())
+            await sync_to_async(work)()
 
     client = await Client(Consumer.as_asgi()).open()
     client.text("work")
-    await client.leave()
     await until(lambda: closed)
+    await client.leave()
 
     assert closed == worked
 

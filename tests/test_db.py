@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
@@ -10,12 +11,17 @@ import pytest
 from asgiref.sync import SyncToAsync, async_to_sync
 from django.db import connections, transaction
 
+from support.asgi_client import Client
+from support.waiting import until
 from tiderace import db
 from tiderace.db import (
     DatabaseSyncToAsync,
     aclose_old_connections,
     database_sync_to_async,
 )
+from tiderace.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
+from tiderace.middleware import BaseMiddleware
+from tiderace.routing import ProtocolTypeRouter
 from tiderace.runtime.threads import isolated
 
 
@@ -202,3 +208,134 @@ def test_an_old_connection_is_closed_where_access_is_forbidden(
         db.close_old_connections()
 
     assert connection.connection is None
+
+
+# The database connections of a socket
+
+
+def set_tenant(name):
+    connections["file"].tenant = name
+
+
+def get_tenant():
+    return getattr(connections["file"], "tenant", "public")
+
+
+class TenantMiddleware(BaseMiddleware):
+    """Sets what its sync code finds on the connection, as for django-tenants."""
+
+    async def __call__(self, scope, receive, send):
+        await database_sync_to_async(set_tenant)(scope["path"])
+        return await super().__call__(scope, receive, send)
+
+
+class AsyncTenant(AsyncWebsocketConsumer):
+    async def receive(self, text_data=None, bytes_data=None):
+        await asyncio.sleep(0)
+        await self.send(await database_sync_to_async(get_tenant)())
+
+
+class SyncTenant(WebsocketConsumer):
+    def receive(self, text_data=None, bytes_data=None):
+        self.send(get_tenant())
+
+
+async def ask_in_turns(application):
+    """Return the answers of three sockets, each of which is asked five times."""
+    sockets = [await Client(application, path=each).open() for each in "abc"]
+    for _ in range(5):
+        for each in sockets:
+            each.text("which?")
+    for each in sockets:
+        await each.until("websocket.send", 5)
+        await each.leave()
+    return [each.texts for each in sockets]
+
+
+@pytest.mark.parametrize("consumer", [AsyncTenant, SyncTenant])
+@pytest.mark.usefixtures("connection")
+async def test_a_tenant_set_in_middleware_is_that_of_the_sockets_handlers(consumer):
+    application = TenantMiddleware(consumer.as_asgi())
+
+    assert await ask_in_turns(application) == [["a"] * 5, ["b"] * 5, ["c"] * 5]
+
+
+@pytest.mark.usefixtures("connection")
+async def test_a_tenant_set_in_a_function_inside_the_router_is_that_of_the_socket():
+    async def middleware(scope, receive, send):
+        await database_sync_to_async(set_tenant)(scope["path"])
+        return await AsyncTenant.as_asgi()(scope, receive, send)
+
+    application = ProtocolTypeRouter({"websocket": middleware})
+
+    assert await ask_in_turns(application) == [["a"] * 5, ["b"] * 5, ["c"] * 5]
+
+
+@pytest.mark.usefixtures("connection")
+async def test_a_tenant_set_in_a_handler_is_no_other_sockets():
+    class Setting(AsyncTenant):
+        async def connect(self):
+            if self.scope["path"] == "a":
+                await database_sync_to_async(set_tenant)("a")
+            await self.accept()
+
+    answers = await ask_in_turns(Setting.as_asgi())
+
+    assert answers == [["a"] * 5, ["public"] * 5, ["public"] * 5]
+
+
+async def test_a_transaction_over_two_calls_is_no_other_sockets(
+    connection, django_db_blocker
+):
+    class Holding(AsyncWebsocketConsumer):
+        async def receive(self, text_data=None, bytes_data=None):
+            atomic = transaction.atomic(using="file")
+            await database_sync_to_async(atomic.__enter__)()
+            await self.send("inside")
+            await asyncio.sleep(0)
+            in_it = await database_sync_to_async(self.is_inside)()
+            await database_sync_to_async(atomic.__exit__)(None, None, None)
+            await self.send(str(in_it))
+
+        def is_inside(self):
+            return connections["file"].in_atomic_block
+
+    class Other(Holding):
+        async def receive(self, text_data=None, bytes_data=None):
+            await self.send(str(await database_sync_to_async(self.is_inside)()))
+
+    with django_db_blocker.unblock():
+        holding, other = [await Client(each()).open() for each in (Holding, Other)]
+        holding.text("begin")
+        await holding.until("websocket.send")
+        other.text("inside?")
+        await other.until("websocket.send")
+        await holding.until("websocket.send", 2)
+        await holding.leave()
+        await other.leave()
+
+    assert holding.texts == ["inside", "True"]
+    assert other.texts == ["False"]
+
+
+async def test_a_transaction_left_open_is_rolled_back_with_its_socket(
+    connection, django_db_blocker
+):
+    left = []
+
+    class Leaving(AsyncWebsocketConsumer):
+        async def receive(self, text_data=None, bytes_data=None):
+            await database_sync_to_async(self.begin)()
+            await self.send("begun")
+
+        def begin(self):
+            transaction.atomic(using="file").__enter__()
+            left.append(connections["file"])
+
+    with django_db_blocker.unblock():
+        client = await Client(Leaving()).open()
+        client.text("begin")
+        await client.until("websocket.send")
+        assert left[0].in_atomic_block
+        await client.leave()
+        await until(lambda: left[0].closed_in_transaction)

@@ -22,8 +22,7 @@ from django.utils.functional import LazyObject, SimpleLazyObject, empty
 
 from tiderace.asgi import ASGIApp, Receive, Scope, Send
 from tiderace.db import database_sync_to_async
-from tiderace.middleware import BaseMiddleware, socket_thread
-from tiderace.runtime import threads
+from tiderace.middleware import BaseMiddleware
 from tiderace.sessions import CookieMiddleware, SessionMiddleware
 
 if TYPE_CHECKING:
@@ -243,13 +242,8 @@ class AuthMiddleware(BaseMiddleware):
         """Serve the connection with ``user`` in its scope."""
         scope = dict(scope)
         self.populate_scope(scope)
-        async with socket_thread(scope):
-            await self.resolve_scope(scope)
-            thread = threads.current()
-            if thread is not None:
-                # The look-up is done; an idle socket needs no thread of its own.
-                thread.release()
-            return await super().__call__(scope, receive, send)
+        await self.resolve_scope(scope)
+        return await super().__call__(scope, receive, send)
 
 
 def _is_placeholder(user: object) -> bool:

@@ -103,10 +103,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     """The values of ``TIDERACE`` (upper-case keys there), each with its default."""
 
     sync_threads: int | None = None
-    """Threads for the sync code of connections (sync consumers, database calls).
+    """Threads that run sync code of connections (sync consumers, database calls) at once.
 
-    None: processors + 4, at most 32, as asyncio sizes its own pool. Each thread may
-    hold one database connection.
+    None: processors + 4, at most 32, as asyncio sizes its own pool. Handlers that await
+    may hold ten times as many.
     """
 
     concurrent_handlers: int = 16

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction
 
-from tiderace import DEFAULT_CHANNEL_LAYER, conf
+from tiderace import DEFAULT_CHANNEL_LAYER
 from tiderace.asgi import Event, Receive, Scope, Send
 from tiderace.connection import (
     Access,
@@ -177,8 +177,7 @@ class AsyncConsumer:
         """Serve one connection until it ends."""
         self.scope = scope
         _set_anonymous_user(scope)
-        pool = threads.default_pool(conf.current().sync_threads)
-        async with threads.isolated(pool):
+        async with threads.isolated():
             layer = get_channel_layer(self.channel_layer_alias)
             connection = Connection(self, self._handlers(), layer, receive, send)
             self._background, self._thread_id = connection.background, get_ident()

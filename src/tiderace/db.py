@@ -26,8 +26,9 @@ class DatabaseSyncToAsync(SyncToAsync[_P, _R]):
     Use it as a wrapper (``await database_sync_to_async(get_name)(pk)``) or as a
     decorator of functions and methods. It takes what ``asgiref.sync.SyncToAsync``
     takes; with the default ``thread_sensitive=True`` the calls of one connection run
-    one after another in one thread, while those of different connections run side by
-    side wherever ``tiderace.runtime.threads.isolated()`` is in force.
+    one after another, with database connections of its own, while those of different
+    connections run side by side wherever ``tiderace.runtime.threads.isolated()`` is in
+    force.
 
     ``close_old_connections`` is looked up in this module at every call, so that tests
     can patch ``tiderace.db.close_old_connections``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
@@ -21,7 +22,24 @@ class BaseMiddleware:
             async def __call__(self, scope, receive, send):
                 scope["tenant"] = await find_tenant(scope)
                 return await super().__call__(scope, receive, send)
+
+    What the sync code of a subclass sets on ``django.db.connection`` holds for the sync
+    code of the same WebSocket's consumer.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        call = vars(cls).get("__call__")
+        if call is not None:
+
+            @functools.wraps(call)
+            async def isolated_call(
+                self: Any, scope: Scope, receive: Receive, send: Send
+            ) -> Any:
+                async with socket_thread(scope):
+                    return await call(self, scope, receive, send)
+
+            cls.__call__ = isolated_call  # type: ignore[method-assign]
 
     def __init__(self, inner: ASGIApp) -> None:
         self.inner = inner
@@ -37,7 +55,8 @@ class BaseMiddleware:
 def socket_thread(scope: Scope) -> AbstractAsyncContextManager[Any]:
     """Return a context in which a WebSocket's sync code has a thread of its own.
 
-    Without it the session look-ups of all sockets run in the one thread of the process.
+    Its database connections are the socket's own too. Without it the session look-ups
+    of all sockets run in the one thread of the process.
     Other kinds of connection are left alone: Django's handler does the same for HTTP.
     """
     if scope.get("type") == "websocket":

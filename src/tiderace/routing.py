@@ -52,6 +52,7 @@ from tiderace.asgi import (
 )
 from tiderace.auth import AuthMiddlewareStack
 from tiderace.health import Health
+from tiderace.middleware import socket_thread
 from tiderace.route_inspection import (
     TopicsFirst,
     open_ended,
@@ -145,7 +146,8 @@ class ProtocolTypeRouter:
         # In place: the server logs from this scope, so no secret may stay in a copy.
         scope[_ANSWERS_NO_ROUTE] = True
         try:
-            return await application(scope, receive, send)
+            async with socket_thread(scope):
+                return await application(scope, receive, send)
         except NoRoute as error:
             if error.answer is None:
                 raise

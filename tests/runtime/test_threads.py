@@ -8,6 +8,7 @@ import threading
 
 import pytest
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
+from django.test import override_settings
 
 from support.waiting import PATIENCE
 from tiderace.runtime import threads
@@ -85,7 +86,7 @@ def test_a_pool_starts_no_thread_before_it_needs_one():
 
 def test_an_idle_thread_is_used_again_rather_than_a_new_one(pool):
     first = ConnectionThread(pool).submit(threading.get_ident).result(PATIENCE)
-    while pool._idle == 0:
+    while not pool._free:
         os.sched_yield()
     second = ConnectionThread(pool).submit(threading.get_ident).result(PATIENCE)
 
@@ -97,13 +98,11 @@ def test_jobs_beyond_the_size_wait_for_a_thread(single, gate):
     gate.reached.wait(PATIENCE)
     waiting = ConnectionThread(single).submit(threading.get_ident)
 
-    assert single.waiting == 1
     assert not waiting.done()
 
     gate.open()
 
     assert waiting.result(PATIENCE) == busy.result(PATIENCE)
-    assert single.waiting == 0
 
 
 def test_a_pool_of_no_threads_is_refused():
@@ -135,6 +134,8 @@ def test_closing_waits_for_all_threads_within_one_timeout(pool, monkeypatch):
     waited: list[float] = []
 
     class Hanging:
+        waiting = 1
+
         def join(self, timeout):
             nonlocal now
             waited.append(timeout)
@@ -175,7 +176,7 @@ def test_the_jobs_of_a_connection_run_one_after_the_other(pool, gate):
 
 
 def test_the_jobs_of_a_connection_share_a_thread_until_it_is_released(pool):
-    thread = ConnectionThread(pool)
+    thread = ConnectionThread(pool, holds=True)
 
     used = {thread.submit(threading.get_ident).result(PATIENCE) for _ in range(10)}
 
@@ -197,11 +198,11 @@ def test_jobs_that_follow_a_first_one_still_waiting_go_to_its_thread(pool):
 
 
 def test_after_a_release_another_thread_may_do_the_next_job(pool, gate):
-    thread = ConnectionThread(pool)
+    thread = ConnectionThread(pool, holds=True)
     first = thread.submit(threading.get_ident).result(PATIENCE)
     thread.release()
     # Keep the thread it had busy, so that there is no other way.
-    occupied = ConnectionThread(pool)
+    occupied = ConnectionThread(pool, holds=True)
     while occupied.submit(threading.get_ident).result(PATIENCE) != first:
         occupied.release()
     occupied.submit(gate)
@@ -213,7 +214,7 @@ def test_after_a_release_another_thread_may_do_the_next_job(pool, gate):
 
 
 def test_a_new_job_waits_for_one_still_running_at_the_release(pool, gate):
-    thread = ConnectionThread(pool)
+    thread = ConnectionThread(pool, holds=True)
     first = thread.submit(gate)
     gate.reached.wait(PATIENCE)
 
@@ -227,18 +228,19 @@ def test_a_new_job_waits_for_one_still_running_at_the_release(pool, gate):
 
 
 def test_a_thread_released_while_busy_is_free_when_its_job_is_over(single, gate):
-    thread = ConnectionThread(single)
+    thread = ConnectionThread(single, holds=True)
     running = thread.submit(gate)
     gate.reached.wait(PATIENCE)
     thread.release()
     gate.open()
-    running.result(PATIENCE)
 
-    assert thread._worker is None
+    assert ConnectionThread(single).submit(threading.get_ident).result(
+        PATIENCE
+    ) == running.result(PATIENCE)
 
 
 def test_a_connection_records_whether_it_used_a_thread_since_the_release(pool):
-    thread = ConnectionThread(pool)
+    thread = ConnectionThread(pool, holds=True)
     assert not thread.used
 
     thread.submit(threading.get_ident).result(PATIENCE)
@@ -246,6 +248,60 @@ def test_a_connection_records_whether_it_used_a_thread_since_the_release(pool):
 
     thread.release()
     assert not thread.used
+
+
+def test_a_held_thread_runs_no_other_connections_jobs(single):
+    holder = ConnectionThread(single, holds=True)
+    held = holder.submit(threading.get_ident).result(PATIENCE)
+
+    others = {
+        ConnectionThread(single).submit(threading.get_ident).result(PATIENCE)
+        for _ in range(5)
+    }
+
+    assert held not in others
+    assert holder.submit(threading.get_ident).result(PATIENCE) == held
+
+
+def test_no_more_threads_than_the_size_run_jobs_after_a_release(single, gate):
+    holders = [ConnectionThread(single, holds=True) for _ in range(5)]
+    for each in holders:
+        each.submit(threading.get_ident).result(PATIENCE)
+    assert len(single) == 5
+    for each in holders:
+        each.release()
+
+    ConnectionThread(single).submit(gate)
+    gate.reached.wait(PATIENCE)
+    waiting = ConnectionThread(single).submit(threading.get_ident)
+
+    assert not waiting.done()
+
+
+def test_threads_are_shared_when_too_many_are_held(single):
+    holders = [ConnectionThread(single, holds=True) for _ in range(25)]
+    first = [each.submit(threading.get_ident).result(PATIENCE) for each in holders]
+    again = [each.submit(threading.get_ident).result(PATIENCE) for each in holders]
+
+    assert len(single) == 10
+    assert again[:9] == first[:9]
+    assert len({*first, *again}) == 10
+
+    for each in holders:
+        each.release()
+    assert ConnectionThread(single).submit(lambda: "free").result(PATIENCE) == "free"
+
+
+def test_a_job_in_the_background_holds_no_thread(pool):
+    async def main():
+        async with isolated(pool) as thread:
+            thread.holds = True
+            work = sync_to_async(threading.get_ident)()
+            loop = asyncio.get_running_loop()
+            await loop.create_task(work, context=threads.background_context())
+            assert not thread.used
+
+    asyncio.run(main())
 
 
 def test_an_error_of_a_job_reaches_its_caller_and_not_the_thread(single):
@@ -276,7 +332,7 @@ def test_a_cancelled_job_does_not_run_and_the_next_one_does(single, gate):
 
 def test_many_connections_on_few_threads_keep_each_ones_order(pool):
     seen: dict[int, list[int]] = {number: [] for number in range(20)}
-    connections = {number: ConnectionThread(pool) for number in seen}
+    connections = {number: ConnectionThread(pool, holds=True) for number in seen}
     results = []
     for turn in range(50):
         for number, thread in connections.items():
@@ -405,21 +461,21 @@ async def test_an_ended_isolation_leaves_no_thread_held(pool):
         await sync_to_async(threading.get_ident)()
 
     assert not thread.used
-    assert thread._worker is None
 
 
 # The pool of the process
 
 
 def test_the_pool_of_the_process_is_made_once():
-    assert threads.default_pool() is threads.default_pool(3)
+    assert threads.default_pool() is threads.default_pool()
 
 
 def test_the_size_of_the_pool_of_the_process_can_be_chosen(monkeypatch):
     monkeypatch.setattr(threads, "_pool", None)
     monkeypatch.setattr(threads.atexit, "register", lambda function: None)
 
-    assert threads.default_pool(3).size == 3
+    with override_settings(TIDERACE={"SYNC_THREADS": 3}):
+        assert threads.default_pool().size == 3
 
 
 def test_without_a_size_the_pool_follows_the_number_of_processors(monkeypatch):

@@ -426,7 +426,7 @@ class Connection:
             await self._inbox.close(self._groups, self._log)
             # Again, for tasks that the disconnect handler has started.
             await self._stop_handlers()
-            self._caller.close_stale_db_connections()
+            self._caller.release_thread()
         finally:
             process_connections.discard(self)
             metrics.CONNECTIONS_OPEN.add(-1)

@@ -71,7 +71,7 @@ class Dispatcher:
                     await handle_own_event(item)
                 else:
                     await caller.call(dispatch(item), perf_counter())
-                caller.close_stale_db_connections()
+                caller.release_thread()
         finally:
             self._mailbox.run_eagerly = None
 

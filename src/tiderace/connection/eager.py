@@ -223,7 +223,7 @@ class EagerPath:
             self.idle = True
             self.open_to_broadcasts()
             if self._thread is not None and self._thread.used:
-                self._caller.close_stale_db_connections()
+                self._thread.release()
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             self._mailbox.put_first(DeferredError(error, passing))
         else:

@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import Any, NamedTuple, Protocol
 
 from tiderace import conf, metrics
-from tiderace import db as database
 from tiderace.asgi import Event, Scope
 from tiderace.connection.background import BackgroundTasks
 from tiderace.connection.log import ConnectionLog
@@ -122,6 +121,9 @@ class HandlerCaller:
         self._log = log
         # None below a sync caller, whose own thread runs the sync code.
         self._thread = threads.current()
+        if self._thread is not None and not handlers.sync:
+            # A sync handler is one call.
+            self._thread.holds = True
         # How many @concurrent handlers are running.
         self._concurrent = 0
 
@@ -191,16 +193,10 @@ class HandlerCaller:
         except UnknownMessageType:
             self._log.dropped(message, "no handler for it")
 
-    def close_stale_db_connections(self) -> None:
-        """Close database connections that are too old, in the thread of the handler.
-
-        Only if the handler has used a thread: others cost no thread hop.
-        """
-        thread = self._thread
-        if thread is not None and thread.used:
-            if not self._handlers.sync:  # sync handlers have done it
-                thread.submit(database.close_old_connections)
-            thread.release()
+    def release_thread(self) -> None:
+        """Let others have the thread that the handler has used, if it has used one."""
+        if self._thread is not None and self._thread.used:
+            self._thread.release()
 
     async def _send_broadcast(self, message: PreparedMessage) -> None:
         if not self._consumer.accepts_broadcasts:

@@ -19,7 +19,7 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.utils.functional import LazyObject
 
-from tiderace import cluster, conf
+from tiderace import cluster
 from tiderace.cluster import Cluster
 from tiderace.db import database_sync_to_async
 from tiderace.revocation.account_state import (
@@ -208,11 +208,10 @@ class RevocationWatcher:
     # The task
 
     async def _run(self) -> None:
-        pool = threads.default_pool(conf.current().sync_threads)
         opening = self._loop.create_task(self._keep_bus_open())
         try:
-            async with threads.isolated(pool) as thread:
-                await self._look_up_forever(thread)
+            async with threads.isolated():
+                await self._look_up_forever()
         finally:
             opening.cancel()
             await asyncio.wait([opening])
@@ -235,7 +234,7 @@ class RevocationWatcher:
                 failing = True
             await asyncio.sleep(_RETRY)
 
-    async def _look_up_forever(self, thread: Any) -> None:
+    async def _look_up_forever(self) -> None:
         self._next_round = self._clock() + self._round_interval()
         while True:
             await self._wait()
@@ -247,10 +246,7 @@ class RevocationWatcher:
                 if ending <= now:
                     del self._endings[key]
                     self._mark_due([user_id])
-            succeeded = await self._look_up_due()
-            if thread is not None:
-                thread.release()
-            if not succeeded:
+            if not await self._look_up_due():
                 await asyncio.sleep(_RETRY)
 
     def _round_interval(self) -> float:

@@ -1,10 +1,11 @@
-"""The threads in which the sync code of connections runs: a bounded pool, in order.
+"""The threads in which the sync code of connections runs.
 
 asgiref sends all thread-sensitive sync code of a process through one thread, so one
 slow query freezes every socket. Inside ``isolated()`` the sync code of a connection
 runs on this pool instead: different connections side by side, one connection's calls
-one after the other, and all calls of one handler in the same thread, so that they
-share a database connection.
+one after the other. A consumer's handler has one thread to itself until it ends, as a
+request has in Django. The database connections belong to the socket and not to the
+thread, so what is set on them (a tenant, a transaction) is another socket's nowhere.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, Future
 from contextlib import asynccontextmanager
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 
+from tiderace import conf
 from tiderace.runtime.forks import after_fork
+from tiderace.runtime.socket_databases import SocketDatabases
 
 __all__ = [
     "ConnectionThread",
@@ -37,100 +41,130 @@ __all__ = [
 
 T = TypeVar("T")
 
-# What a thread does next: a job, or None when the pool closes.
 _Job = Callable[[], None]
+
+# So many times the size of a pool it has threads, with those that handlers hold.
+_HELD = 10
 
 
 class _Worker(threading.Thread):
-    """One thread of a pool, with the jobs that only it may run.
+    """One thread of a pool, with its jobs; None among them ends it.
 
     Args:
-        take: waits for the thread's next job; None ends the thread.
+        job_done: called after each job.
         number: the thread's number, for its name.
+
+    Attributes:
+        holder: what has the thread to itself.
+        waiting: how many jobs are queued or running.
     """
 
-    def __init__(self, take: Callable[[_Worker], _Job | None], number: int) -> None:
+    def __init__(self, job_done: Callable[[_Worker], None], number: int) -> None:
         super().__init__(name=f"tiderace-sync-{number}", daemon=True)
-        self.jobs: deque[_Job] = deque()
-        self._take = take
+        self.jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self.holder: object = None
+        self.waiting = 0
+        self._job_done = job_done
 
     def run(self) -> None:
-        while (job := self._take(self)) is not None:
+        while (job := self.jobs.get()) is not None:
             job()
             # Do not keep the last job's connection alive while idle.
             del job
+            self._job_done(self)
 
 
 class ThreadPool:
-    """At most ``size`` threads, started when needed, for the sync code of connections.
+    """Threads for the sync code of connections, started when needed.
 
-    A job either may run in any thread (``submit``) or must run in the thread that
-    ran an earlier one (``submit_to``). Threads are daemons, waited for at exit for a
-    few seconds only, so a handler that never returns cannot keep the process alive.
+    At most ``size`` threads run new jobs at once. A thread that a handler holds while it
+    awaits delays nothing: others take its place, up to ten times ``size`` threads.
+    Beyond that, jobs run in threads that others hold.
+    Threads are daemons, waited for at exit for a few seconds only, so a handler that
+    never returns cannot keep the process alive.
     """
 
     def __init__(self, size: int) -> None:
         if size < 1:
             raise ValueError(f"a thread pool needs at least one thread, not {size}")
         self.size = size
-        self._condition = threading.Condition()
-        self._shared: deque[_Job] = deque()
+        self._lock = threading.Lock()
+        self._waiting: deque[_Job] = deque()
         self._workers: list[_Worker] = []
-        self._idle = 0
+        self._free: list[_Worker] = []
+        # How many threads have a job.
+        self._busy = 0
         self._closed = False
 
-    @property
-    def waiting(self) -> int:
-        """The number of jobs that no thread has taken yet."""
-        return len(self._shared) + sum(len(worker.jobs) for worker in self._workers)
+    def __len__(self) -> int:
+        """Return how many threads there are."""
+        return len(self._workers)
 
     def submit(self, job: _Job) -> None:
         """Run ``job`` in whichever thread is free first."""
-        with self._condition:
+        with self._lock:
             self._refuse_when_closed()
-            self._shared.append(job)
-            # A thread counts as idle until it has woken up, so it is not enough
-            # that one is idle: there must be one for every waiting job.
-            if self.waiting > self._idle and len(self._workers) < self.size:
-                worker = _Worker(self.take, len(self._workers))
-                self._workers.append(worker)
-                worker.start()
-            else:
-                self._condition.notify()
+            self._waiting.append(job)
+            self._assign()
 
     def submit_to(self, worker: _Worker, job: _Job) -> None:
-        """Run ``job`` in ``worker``, after the jobs already waiting for it."""
-        with self._condition:
+        """Run ``job`` in a held ``worker``, after the jobs already waiting for it."""
+        with self._lock:
             self._refuse_when_closed()
-            worker.jobs.append(job)
-            # Only that thread can take it, and which one a condition wakes is
-            # not ours to choose.
-            self._condition.notify_all()
+            self._give(worker, job)
 
-    def take(self, worker: _Worker) -> _Job | None:
-        """Wait for the next job of ``worker``; None when the pool has closed."""
-        with self._condition:
-            while True:
-                if worker.jobs:
-                    return worker.jobs.popleft()
-                if self._shared:
-                    return self._shared.popleft()
-                if self._closed:
-                    return None
-                self._idle += 1
-                try:
-                    self._condition.wait()
-                finally:
-                    self._idle -= 1
+    def release(self, worker: _Worker) -> None:
+        """Let others have ``worker``."""
+        with self._lock:
+            worker.holder = None
+            if not worker.waiting:
+                self._settle(worker)
 
     def close(self, timeout: float = 5.0) -> None:
         """Let the threads finish what waits, for ``timeout`` seconds at most."""
         deadline = time.monotonic() + timeout
-        with self._condition:
+        with self._lock:
             self._closed = True
-            self._condition.notify_all()
-        for worker in self._workers:
+            workers = list(self._workers)
+            for worker in workers:
+                if not worker.waiting:
+                    worker.jobs.put(None)
+        for worker in workers:
             worker.join(max(deadline - time.monotonic(), 0))
+
+    def _assign(self) -> None:
+        """Give the waiting jobs to free, new or, when there are too many, held threads."""
+        while self._waiting and self._busy < self.size:
+            if self._free:
+                worker = self._free.pop()
+            elif len(self._workers) < self.size * _HELD:
+                worker = _Worker(self._job_done, len(self._workers))
+                self._workers.append(worker)
+                worker.start()
+            else:
+                worker = next(each for each in self._workers if not each.waiting)
+            self._give(worker, self._waiting.popleft())
+
+    def _give(self, worker: _Worker, job: _Job) -> None:
+        if not worker.waiting:
+            self._busy += 1
+        worker.waiting += 1
+        worker.jobs.put(job)
+
+    def _job_done(self, worker: _Worker) -> None:
+        with self._lock:
+            worker.waiting -= 1
+            if not worker.waiting:
+                self._busy -= 1
+                self._settle(worker)
+
+    def _settle(self, worker: _Worker) -> None:
+        """Keep a thread without a job for its holder or for others, or end it."""
+        if worker.holder is None:
+            self._free.append(worker)
+        self._assign()
+        if self._closed and not worker.waiting:
+            worker.jobs.put(None)
 
     def _refuse_when_closed(self) -> None:
         if self._closed:
@@ -144,23 +178,30 @@ class ConnectionThread(Executor):
     """The thread of one connection, as an executor that asgiref can use.
 
     The first job since ``release()`` goes to any free thread, the following ones to
-    that same thread: a handler's sync calls share a thread (and so Django's database
-    connection), while between handlers no thread is held. Jobs never overlap: one
-    that is still running when the thread is released (its handler was cancelled, or
-    it belongs to a background task) keeps it until it is done.
+    that same thread, which nothing else uses: a handler's sync calls share a thread,
+    while between handlers none is held. Jobs never overlap. In every thread they find
+    the connection's own database connections, which are closed when no thread is held,
+    unless a transaction is open.
+
+    Args:
+        pool: has the threads.
+        holds: whether a thread is held until ``release()``, and not for each job alone.
+
+    Attributes:
+        used: whether sync code has run (or was submitted) since the last ``release()``.
     """
 
-    def __init__(self, pool: ThreadPool) -> None:
+    def __init__(self, pool: ThreadPool, *, holds: bool = False) -> None:
+        self.holds = holds
+        self.used = False
         self._pool = pool
         self._lock = threading.Lock()
+        self._databases = SocketDatabases()
+        self._jobs: deque[_Job] = deque()
         self._worker: _Worker | None = None
-        # Whether sync code has run (or was submitted) since the last ``release()``.
-        self.used = False
-        self._released = False
-        # Jobs that were submitted and are not over.
-        self._pending = 0
-        # Those among them that follow a first job which has no thread yet.
-        self._starting: list[_Job] = []
+        self._held = False
+        # Whether ``_run`` is queued or running.
+        self._running = False
 
     def submit(
         self, function: Callable[..., T], /, *args: Any, **kwargs: Any
@@ -170,60 +211,84 @@ class ConnectionThread(Executor):
 
         def job() -> None:
             if not future.set_running_or_notify_cancel():
-                self._job_over()
                 return
             try:
                 result = function(*args, **kwargs)
             except BaseException as error:
-                self._job_over()
                 future.set_exception(error)
             else:
-                self._job_over()
                 future.set_result(result)
 
         with self._lock:
-            if self._worker is not None:
-                self._pool.submit_to(self._worker, job)
-            elif self._pending:
-                self._starting.append(job)
-            else:
-                self._pool.submit(lambda: self._first(job))
-            self._pending += 1
-            self.used = True
-            self._released = False
+            self._jobs.append(job)
+            if self.holds and not _in_background.get():
+                self.used = self._held = True
+            self._start()
         return future
 
     def release(self) -> None:
         """Hold no thread any more; the next job may run in another one."""
         with self._lock:
-            self.used = False
-            self._released = True
-            self._let_go()
+            self.used = self._held = False
+            if self._running:
+                return
+            if self._databases.open:
+                self._start()
+            elif self._worker is not None:
+                self._pool.release(self._worker)
+                self._worker = None
 
-    def _first(self, job: _Job) -> None:
-        worker = threading.current_thread()
-        assert isinstance(worker, _Worker)  # noqa: S101 (jobs run in workers only)
-        with self._lock:
-            self._worker = worker
-            # In front of what other connections have pinned to this thread.
-            worker.jobs.extendleft(reversed(self._starting))
-            self._starting.clear()
-        job()
+    def close(self) -> None:
+        """End open transactions, and hold no thread any more."""
+        if self._databases.in_transaction:
+            self.submit(self._databases.roll_back)
+        self.release()
 
-    def _job_over(self) -> None:
-        # Before the job's result is set, so that its waiting caller finds the thread
-        # free.
-        with self._lock:
-            self._pending -= 1
-            self._let_go()
+    def _start(self) -> None:
+        if self._running:
+            return
+        if self._worker is None:
+            self._pool.submit(self._run)
+        else:
+            self._pool.submit_to(self._worker, self._run)
+        self._running = True
 
-    def _let_go(self) -> None:
-        if self._released and not self._pending:
-            self._worker = None
+    def _run(self) -> None:
+        """Run the jobs, and close the database connections unless the thread is held."""
+        while True:
+            held = self._held
+            self._databases.enter()
+            try:
+                while self._jobs:
+                    self._jobs.popleft()()
+                if not held:
+                    self._databases.close()
+            finally:
+                self._databases.leave()
+            with self._lock:
+                if not self._jobs and held == self._held:
+                    self._keep(threading.current_thread() if held else None)
+                    self._running = False
+                    return
+
+    def _keep(self, worker: Any) -> None:
+        """Hold ``worker``, the running thread, unless another connection does; or none."""
+        if worker is None:
+            if self._worker is not None:
+                self._pool.release(self._worker)
+        elif worker.holder is None:
+            worker.holder = self
+        elif worker.holder is not self:
+            return
+        self._worker = worker
 
 
 _current: contextvars.ContextVar[ConnectionThread | None] = contextvars.ContextVar(
     "tiderace_connection_thread", default=None
+)
+# Whether the running task is none of the handlers, which nothing would release.
+_in_background: contextvars.ContextVar[bool] = contextvars.ContextVar(
+    "tiderace_in_background", default=False
 )
 _pool: ThreadPool | None = None
 _pool_lock = threading.Lock()
@@ -234,15 +299,15 @@ def default_size() -> int:
     return min(32, (os.cpu_count() or 1) + 4)
 
 
-def default_pool(size: int | None = None) -> ThreadPool:
-    """The pool of this process, made at first use with ``size`` threads.
+def default_pool() -> ThreadPool:
+    """Return the pool of this process, of ``TIDERACE["SYNC_THREADS"]`` threads.
 
     A forked child makes its own, since threads do not survive a fork.
     """
     global _pool
     with _pool_lock:
         if _pool is None:
-            _pool = ThreadPool(size or default_size())
+            _pool = ThreadPool(conf.current().sync_threads or default_size())
             atexit.register(_pool.close)
         return _pool
 
@@ -271,6 +336,7 @@ def background_context() -> contextvars.Context:
     context = contextvars.copy_context()
     if _current.get() is not None:
         context.run(setattr, AsyncToSync.executors, "current", None)
+        context.run(_in_background.set, True)
     return context
 
 
@@ -288,7 +354,8 @@ async def isolated(
 ) -> AsyncIterator[ConnectionThread | None]:
     """Give the connection served inside this block a thread of its own for sync code.
 
-    Yields the connection's thread, or None where the block changes nothing: inside
+    Its calls share no thread until ``holds`` of the ``ConnectionThread`` is set. Yields
+    the connection's thread, or None where the block changes nothing: inside
     another ``isolated()`` or ``ThreadSensitiveContext``, and below a sync caller that
     waits in ``async_to_sync`` (a management command, Django's ``TestCase``), whose own
     thread, and so its open transaction, must be used.
@@ -313,4 +380,4 @@ async def isolated(
         _current.reset(token)
         SyncToAsync.thread_sensitive_context.reset(outer)
         SyncToAsync.context_to_thread_executor.pop(context, None)
-        thread.release()
+        thread.close()

@@ -1,0 +1,62 @@
+"""Django's database connections of one socket."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+__all__ = ["SocketDatabases"]
+
+
+class SocketDatabases:
+    """Django's database connections of one socket, for whichever thread runs its code.
+
+    Between ``enter`` and ``leave`` they are those of the running thread.
+    """
+
+    __slots__ = ("_connections",)
+
+    def __init__(self) -> None:
+        self._connections: dict[str, BaseDatabaseWrapper] = {}
+
+    def enter(self) -> None:
+        """Let the running thread use them."""
+        for alias, connection in self._connections.items():
+            connections[alias] = connection
+
+    def leave(self) -> None:
+        """Take all connections from the running thread."""
+        if not settings.configured:
+            return
+        for connection in connections.all(initialized_only=True):
+            alias = connection.alias
+            if self._connections.get(alias) is not connection:
+                connection.inc_thread_sharing()
+                self._connections[alias] = connection
+            del connections[alias]
+
+    @property
+    def open(self) -> bool:
+        """Whether one is open, and not in a transaction."""
+        return any(
+            each.connection is not None and not each.in_atomic_block
+            for each in self._connections.values()
+        )
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether one is in a transaction."""
+        return any(each.in_atomic_block for each in self._connections.values())
+
+    def close(self) -> None:
+        """Close those that the running thread has opened, but none in a transaction."""
+        if settings.configured:
+            for connection in connections.all(initialized_only=True):
+                if not connection.in_atomic_block:
+                    connection.close()
+
+    def roll_back(self) -> None:
+        """Close all, which rolls transactions back."""
+        for connection in self._connections.values():
+            connection.close()
