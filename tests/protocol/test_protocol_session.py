@@ -141,6 +141,12 @@ def test_a_malformed_message_without_an_id_costs_no_connection():
         connected().check(malformed)
 
 
+@pytest.mark.parametrize("text", ["[" * 2000, '{"a":' * 2000, '{"id":7,"ping":' * 2000])
+def test_deep_data_without_an_end_is_a_malformed_frame(text):
+    with pytest.raises(MalformedFrame):
+        JSON.decode(text.encode())
+
+
 def test_malformed_commands_count_for_the_rate():
     made = connected(commands=Rate(1, 1000.0), patience=0)
     [malformed] = JSON.decode(b'{"id":7,"ping":5}')

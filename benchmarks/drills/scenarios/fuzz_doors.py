@@ -19,7 +19,7 @@ PATHS = (
     "connection/websocket", "connection/http_stream", "connection/sse",
     "connection/emulation", "connection/events", "connection/api/publish",
     "connection/api/history", "connection/api", "connection/nothing", "group/a/",
-    "exits/a/", "healthz", "readyz", "save/1/ok/", "nowhere", "", "%00", "..%2f",
+    "exits/a/", "healthz", "readyz", "nowhere", "", "%00", "..%2f",
 )  # fmt: skip
 QUERIES = (
     "", "?topic=stream:a", "?topic=", "?topic=%ff", "?a=" + "1&a=" * 1500, "?" * 20,
@@ -53,21 +53,25 @@ async def drill(harness: Harness) -> Row:
     sites = await harness.sites(1)
     traffic = await harness.traffic(sites, members=4, clients=4, rate=20)
     before = await sites[0].measurements()
+    failed: list[bytes] = []
     statuses: Counter[int] = Counter()
     deadline = time.monotonic() + harness.seconds
 
     async def attack(seed: int) -> None:
         rng = random.Random(seed)
         while time.monotonic() < deadline and sites[0].running:
-            statuses[await _request(sites[0].port, _bytes(rng))] += 1
+            data = _bytes(rng)
+            status = await _request(sites[0].port, data)
+            statuses[status] += 1
+            if status in (500, 502):
+                failed.append(data[:300])
 
     await asyncio.gather(*(attack(seed) for seed in range(12)))
 
     row = await traffic.finish()
+    row.failures += [f"500 for {data!r}" for data in failed[:5]]
     await count_leftovers(row, sites[0], before)
     row.notes.append(f"{statuses.total()} requests: {dict(statuses)}")
-    errors = sum(count for status, count in statuses.items() if status in (500, 502))
-    row.require(not errors, f"{errors} answers with 500")
     harness.count_errors(row)
     return row
 

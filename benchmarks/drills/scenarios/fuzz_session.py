@@ -32,6 +32,8 @@ RAW = (
     '{"id": 4, "id": 5, "ping": {}}', "[" * 2000, '{"a":' * 2000,
 )  # fmt: skip
 
+LAST = b'"id":100,'
+
 
 async def drill(harness: Harness) -> Row:
     broker = harness.enter(Server())
@@ -55,6 +57,8 @@ async def drill(harness: Harness) -> Row:
     row.notes.append(f"{dict(counts)}; closed with {dict(codes)}")
     for code in (1006, 1011):
         row.require(not codes[code], f"{codes[code]} connections closed with {code}")
+    silent = counts["silent connections"]
+    row.require(not silent, f"{silent} connections were not answered")
     harness.count_errors(row)
     return row
 
@@ -64,10 +68,14 @@ async def _connection(
 ) -> None:
     """Send some commands on one connection."""
 
+    ended = asyncio.Event()
+
     def receive(text: bytes) -> None:
         counts["answers"] += text.count(b"\n") + 1
+        if LAST in text:
+            ended.set()
 
-    socket = await WebSocket.open(port, "/connection/websocket", receive)
+    socket = await WebSocket.open(port, "/connection/websocket", receive, ended.set)
     if rng.random() < 0.9:
         socket.send('{"id": 1, "connect": {}}')
     for _ in range(rng.randint(1, 20)):
@@ -75,7 +83,12 @@ async def _connection(
         counts["commands"] += 1
         if rng.random() < 0.2:
             await asyncio.sleep(0)
-    await asyncio.sleep(0.02)
+    # Answered or closed: nothing may make a connection silent.
+    socket.send('{"id": 100, "presence": {"channel": "stream:a"}}')
+    try:
+        await asyncio.wait_for(ended.wait(), 10)
+    except TimeoutError:
+        counts["silent connections"] += 1
     if socket.closed:
         codes[socket.code or 0] += 1
     else:

@@ -111,7 +111,9 @@ def _outline(line: bytes) -> bytes:
             if depth == 1:
                 parts.append(b"null")
                 place = token.end()
-    return b"".join([*parts, line[place:]])
+    if depth < 2:
+        parts.append(line[place:])
+    return b"".join(parts)
 
 
 JSON = JSONCodec()

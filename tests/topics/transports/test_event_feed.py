@@ -310,6 +310,12 @@ async def test_a_client_without_permission_or_signature_is_refused(
     assert answer.status == status
 
 
+async def test_an_address_with_too_many_parameters_is_refused(app):
+    answer = await request(app, "GET", "/connection/events", query="a=1&" * 1001)
+
+    assert answer.status == 400
+
+
 async def test_a_name_signed_for_one_user_is_refused_for_another(app):
     signed = signed_topic("closed:1", user=user(1))
 

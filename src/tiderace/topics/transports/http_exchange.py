@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import ParseResult
 
+from django.core.exceptions import TooManyFieldsSent
 from django.http import QueryDict
 
 from tiderace import conf
@@ -115,8 +116,16 @@ class HttpExchange:
 
     @cached_property
     def query(self) -> QueryDict:
-        """The query string."""
-        return QueryDict(bytes(self.scope.get("query_string") or b""), encoding="utf-8")
+        """The query string.
+
+        Raises:
+            Rejected: when it has more than ``DATA_UPLOAD_MAX_NUMBER_FIELDS`` (400).
+        """
+        text = bytes(self.scope.get("query_string") or b"")
+        try:
+            return QueryDict(text, encoding="utf-8")
+        except TooManyFieldsSent:
+            raise Rejected(400, "the address has too many parameters") from None
 
     async def body(self, limit: int) -> bytes:
         """Return the whole body.
