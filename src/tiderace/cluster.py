@@ -31,6 +31,7 @@ import msgspec
 from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Publication
 from tiderace.layers import get_channel_layer
+from tiderace.layers.manager import layer_attribute
 from tiderace.layers.names import CLUSTER_GROUP, group_name
 from tiderace.layers.stats import LayerStats, ProcessStats
 from tiderace.runtime.connections import process_connections
@@ -138,8 +139,8 @@ class Cluster:
         self.name = f"cluster:{secrets.token_hex(8)}"
         self.groups: set[str] = set()
         self.layer = layer
-        self.can_ask = hasattr(layer, "stream_subscribe") and hasattr(
-            layer, "stats_here"
+        self.can_ask = all(
+            layer_attribute(layer, name) for name in ("stream_subscribe", "stats_here")
         )
         self.process: str = layer.stats_here(0).process if self.can_ask else ""
         """The layer's name for this process."""
@@ -176,7 +177,7 @@ class Cluster:
             try:
                 await self.layer.stream_subscribe(CLUSTER_GROUP, self)
                 await self.layer.stream_subscribe(_group_of(self.process), self)
-                if hasattr(self.layer, "report"):
+                if layer_attribute(self.layer, "report"):
                     # From now on other processes wait for this one's answers.
                     await self.layer.report()
             except BaseException:
@@ -245,7 +246,7 @@ class Cluster:
         """
         if not self.can_ask:
             stats = LayerStats(())
-            if hasattr(self.layer, "stats"):
+            if layer_attribute(self.layer, "stats"):
                 stats = await self.layer.stats()
             return _answers({self.process: await _answer(kind, payload)}, [], stats)
         await self.open()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+from weakref import WeakKeyDictionary
 
 import pytest
+from django.core.checks import run_checks
 from django.test import override_settings
 
 from tiderace.exceptions import InvalidChannelLayerError
@@ -15,6 +18,8 @@ from tiderace.layers import (
     channel_layers,
     get_channel_layer,
 )
+from tiderace.layers.manager import layer_attribute
+from tiderace.monitoring import doctor, snapshot
 
 MEMORY = "tiderace.layers.InMemoryChannelLayer"
 
@@ -221,3 +226,46 @@ def test_settings_that_cannot_be_loaded_are_an_error_and_not_no_layer():
 
     assert result.returncode != 0
     assert "no_such_settings" in result.stderr
+
+
+# A layer of another project that is a proxy
+
+
+class LoopProxy:
+    """A proxy over one layer for each event loop; outside a loop there is none."""
+
+    layers = WeakKeyDictionary()
+
+    def __getattr__(self, name):
+        loop = asyncio.get_running_loop()
+        layer = self.layers.setdefault(loop, InMemoryChannelLayer())
+        return getattr(layer, name)
+
+
+PROXY = {"BACKEND": f"{__name__}.LoopProxy"}
+
+
+@configured(default=PROXY)
+def test_a_proxy_outside_a_loop_is_ready_and_checked_and_measured(manager):
+    manager["default"]
+    layer = get_channel_layer()
+
+    assert manager.why_not_ready() is None
+    assert layer_attribute(layer, "stats_here") is None
+    assert snapshot.take().counters
+    assert not [each for each in run_checks() if each.id.startswith("tiderace.E")]
+
+
+@configured(default=PROXY)
+def test_the_doctor_passes_a_proxy():
+    findings = doctor.diagnose(brokers=True)["layer default"]
+
+    assert {finding.level for finding in findings} == {doctor.Level.FINE}
+
+
+@configured(default=PROXY)
+async def test_a_proxy_is_closed_in_its_loop(manager):
+    layer = manager["default"]
+    await layer.new_channel()
+
+    await manager.close()

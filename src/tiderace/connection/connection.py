@@ -35,6 +35,7 @@ from tiderace.connection.log import ConnectionLog
 from tiderace.delivery.mailbox import Mailbox
 from tiderace.delivery.outbox import Outbox, TooSlow
 from tiderace.exceptions import StopConsumer, UnknownMessageType
+from tiderace.layers.manager import layer_attribute
 from tiderace.runtime.connections import (
     ConnectionInfo,
     DrainNotice,
@@ -220,7 +221,7 @@ class Connection:
 
     def describe(self) -> ConnectionInfo:
         consumer = self._consumer
-        counted = hasattr(consumer.channel_layer, "attach")
+        counted = layer_attribute(consumer.channel_layer, "attach") is not None
         return ConnectionInfo(
             connection_id(consumer.scope),
             str(consumer.scope.get("type", "")),

@@ -15,7 +15,12 @@ from tiderace.exceptions import InvalidChannelLayerError
 from tiderace.runtime.lifespan import on_shutdown
 from tiderace.runtime.readiness import ready_check
 
-__all__ = ["ChannelLayerManager", "channel_layers", "get_channel_layer"]
+__all__ = [
+    "ChannelLayerManager",
+    "channel_layers",
+    "get_channel_layer",
+    "layer_attribute",
+]
 
 
 # Seconds that a layer may take to reach its broker before its process is not ready.
@@ -108,8 +113,7 @@ class ChannelLayerManager:
         """
         now, away = self._clock(), []
         for alias, layer in self.backends.items():
-            # Layers of third parties may lack it.
-            if getattr(layer, "ready", True):
+            if layer_attribute(layer, "ready", True):
                 self._away_since.pop(alias, None)
             elif now - self._away_since.setdefault(alias, now) >= _CONNECT_TIME:
                 away.append(alias)
@@ -125,14 +129,25 @@ class ChannelLayerManager:
         """
         errors = []
         for layer in list(self.backends.values()):
-            # Layers of third parties may lack it: Channels' base class has none.
-            if close := getattr(layer, "close", None):
+            if close := layer_attribute(layer, "close"):
                 try:
                     await close()
                 except Exception as error:
                     errors.append(error)
         if errors:
             raise ExceptionGroup("closing channel layers failed", errors)
+
+
+def layer_attribute(layer: Any, name: str, default: Any = None) -> Any:
+    """Return an attribute that a layer of a third party may lack.
+
+    ``default``, too, of a proxy over one layer for each event loop, whose
+    ``__getattr__`` raises RuntimeError where no loop is running.
+    """
+    try:
+        return getattr(layer, name, default)
+    except RuntimeError:
+        return default
 
 
 channel_layers = ChannelLayerManager()

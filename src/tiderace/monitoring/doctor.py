@@ -20,7 +20,7 @@ from django.utils.module_loading import import_string
 
 from tiderace import __version__, conf
 from tiderace.checks.application import layers_in_memory
-from tiderace.layers import channel_layers
+from tiderace.layers.manager import channel_layers, layer_attribute
 from tiderace.monitoring.probe import any_failed, probe_layer
 from tiderace.route_inspection import websocket_routes
 from tiderace.routing import get_default_application
@@ -266,11 +266,13 @@ async def _layer(alias: str, timeout: float) -> list[Finding]:
 async def _servers_of(alias: str) -> list[Finding]:
     """Check the Redis or Valkey servers behind a layer."""
     layer = channel_layers.make_backend(alias)
-    if not hasattr(layer, "connection") or not hasattr(layer, "ring_size"):
+    connection = layer_attribute(layer, "connection")
+    ring_size = layer_attribute(layer, "ring_size")
+    if connection is None or ring_size is None:
         return []
     findings: list[Finding] = []
-    for index in range(layer.ring_size):
-        client = layer.connection(index)
+    for index in range(ring_size):
+        client = connection(index)
         try:
             findings += _of_server(await client.info())
         except Exception as error:

@@ -18,6 +18,7 @@ from typing import Any
 
 from tiderace.exceptions import InvalidChannelLayerError, LayerUnavailable
 from tiderace.layers import InMemoryChannelLayer, channel_layers
+from tiderace.layers.manager import layer_attribute
 from tiderace.layers.pubsub.layer import PubSubLayer
 
 __all__ = ["ProbeFailed", "Step", "any_failed", "probe_layer"]
@@ -111,7 +112,7 @@ async def _run_step(
 
 
 async def _closed(layer: Any) -> None:
-    close = getattr(layer, "close", None) or getattr(layer, "close_pools", None)
+    close = layer_attribute(layer, "close") or layer_attribute(layer, "close_pools")
     if close is not None:
         with contextlib.suppress(LayerUnavailable):
             await close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tiderace import metrics
-from tiderace.layers import channel_layers
+from tiderace.layers.manager import channel_layers, layer_attribute
 
 __all__ = ["LAYER_GAUGES", "Snapshot", "take"]
 
@@ -57,8 +57,8 @@ def take() -> Snapshot:
         counts = dict(zip(bounds, histogram.counts, strict=True))
         snapshot.counters[histogram.name] = {**counts, "sum": histogram.total}
     for alias, layer in list(channel_layers.backends.items()):
-        if hasattr(layer, "stats_here"):
-            here = layer.stats_here(top=0)
+        if stats_here := layer_attribute(layer, "stats_here"):
+            here = stats_here(top=0)
             values = (here.channels, here.groups, here.lag)
             for name, value in zip(LAYER_GAUGES, values, strict=True):
                 if value is not None:

@@ -20,6 +20,7 @@ from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Position, Publication
 from tiderace.json_compat import to_json
 from tiderace.layers import get_channel_layer
+from tiderace.layers.manager import layer_attribute
 from tiderace.presence.tracker import Member, Presence
 from tiderace.protocol import codes
 from tiderace.protocol.messages import (
@@ -112,7 +113,7 @@ def layer_of(topic: Topic) -> Any:
         RuntimeError: when it is not configured, or has no streams.
     """
     layer = get_channel_layer(topic.layer)
-    if layer is None or not hasattr(layer, "stream_publish"):
+    if layer_attribute(layer, "stream_publish") is None:
         raise RuntimeError(
             f"{topic!r} needs a channel layer with streams under the alias "
             f"{topic.layer!r}; set CHANNEL_LAYERS[{topic.layer!r}]['BACKEND'] to one of "
@@ -399,7 +400,7 @@ def control_layer() -> Any:
         RuntimeError: when there is none.
     """
     layer = get_channel_layer()
-    if layer is None or not hasattr(layer, "stream_subscribe"):
+    if layer_attribute(layer, "stream_subscribe") is None:
         raise RuntimeError(
             "topics need a channel layer of Tiderace's; set "
             "CHANNEL_LAYERS['default']['BACKEND'] to one of tiderace.layers"

@@ -15,6 +15,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tiderace import DEFAULT_CHANNEL_LAYER
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers import InMemoryChannelLayer, get_channel_layer
+from tiderace.layers.manager import layer_attribute
 from tiderace.topics.names import topic_group
 
 __all__ = ["Command"]
@@ -86,5 +87,5 @@ class Command(BaseCommand):
                 self.stdout.flush()
         finally:
             await layer.group_discard(group, channel)
-            if (close := getattr(layer, "close", None)) is not None:
+            if (close := layer_attribute(layer, "close")) is not None:
                 await close()

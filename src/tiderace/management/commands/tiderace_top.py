@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tiderace import DEFAULT_CHANNEL_LAYER
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers import InMemoryChannelLayer, get_channel_layer
+from tiderace.layers.manager import layer_attribute
 from tiderace.layers.stats import LayerStats
 from tiderace.monitoring.top import table
 
@@ -84,7 +85,7 @@ class Command(BaseCommand):
                 "processes; use a layer with a broker, or layer.stats() or the metrics "
                 "view in the process itself"
             )
-        if not hasattr(layer, "stats_here"):
+        if layer_attribute(layer, "stats_here") is None:
             raise CommandError(
                 f"{type(layer).__name__} is a layer of another project and tells "
                 "nothing of its processes"
