@@ -27,7 +27,8 @@ def resolve(asked: str, path: str) -> Any:
     try:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:
-        if not _is_missing(error, path):
+        # Raised by what the module imports, and not for the module itself.
+        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
             raise
         missing = error.name
     parent, _, name = path.rpartition(".")
@@ -49,11 +50,6 @@ def attribute(asked: str, module: ModuleType, name: str) -> Any:
         problem = f"module {module.__name__!r} has no {name!r}"
         hint = nearest(name, vars(module))
         _complain(asked, f"{module.__name__}.{name}", f"{problem}{hint}")
-
-
-def _is_missing(error: ModuleNotFoundError, path: str) -> bool:
-    """Return whether ``path`` itself is missing, and not a module that it imports."""
-    return error.name is not None and f"{path}.".startswith(f"{error.name}.")
 
 
 def _complain(asked: str, path: str, problem: str) -> NoReturn:

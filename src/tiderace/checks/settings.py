@@ -37,7 +37,7 @@ import ast
 import importlib.util
 import inspect
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -388,13 +388,9 @@ def _constructor_options(backend: Any) -> list[str] | None:
     for base in backend.__mro__:
         if "__init__" not in vars(base) or base is object:
             continue
-        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())
-        known += _named(parameters[1:])
+        _, *parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        known += [each.name for each in parameters if each.kind not in variable]
         if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
             return list(dict.fromkeys(known))
     return None
-
-
-def _named(parameters: Iterable[inspect.Parameter]) -> list[str]:
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [parameter.name for parameter in parameters if parameter.kind in kinds]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["AccountState", "Found", "Reason", "look_up", "renew", "session_reference"]
 
 
+# Keys that every database accepts in one query.
 _IN_QUERY = 500
 
 
@@ -185,16 +186,12 @@ def _sessions(keys: Collection[str]) -> dict[str, float | None]:
         rows = store.get_model_class()._default_manager.values_list(  # noqa: SLF001 (likewise)
             "session_key", "expire_date"
         )
+        ordered = list(keys)
         return {
             key: expires.timestamp()
-            for some in _slices(keys)
-            for key, expires in rows.filter(session_key__in=some)
+            for start in range(0, len(ordered), _IN_QUERY)
+            for key, expires in rows.filter(
+                session_key__in=ordered[start : start + _IN_QUERY]
+            )
         }
     return {key: None for key in keys if store().exists(key)}
-
-
-def _slices(keys: Collection[str]) -> Iterator[list[str]]:
-    """Yield slices that every database accepts in one query."""
-    ordered = list(keys)
-    for start in range(0, len(ordered), _IN_QUERY):
-        yield ordered[start : start + _IN_QUERY]

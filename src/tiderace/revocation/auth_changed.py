@@ -83,8 +83,9 @@ async def watched(scope: Scope, notify: Callable[[Event], None]) -> AsyncIterato
     if not conf.current().revalidate or scope.get("type") != "websocket":
         yield
         return
+    user = scope.get("user")
     # In a thread, because it loads a lazy user.
-    user, key = await database_sync_to_async(_user_and_session_key)(scope)
+    key = await database_sync_to_async(session_key_of)(scope)
     registration = current_watcher().register(
         user, key, lambda reason: notify(AuthChanged(reason))
     )
@@ -95,24 +96,19 @@ async def watched(scope: Scope, notify: Callable[[Event], None]) -> AsyncIterato
             registration.cancel()
 
 
-def _user_and_session_key(scope: Scope) -> tuple[Any, str]:
-    user = scope.get("user")
-    known = user is not None and user.is_authenticated
-    return (user, session_key_of(scope)) if known else (None, "")
-
-
 def session_key_of(scope: Scope) -> str:
     """Return the key of the session that names the connection's user; empty without one.
 
     The user may come from elsewhere (a token) although there is a session too; then the
     session's end does not concern the connection.
     """
+    # First, since it may load a lazy user, and the session with it.
+    user_id = getattr(scope.get("user"), "pk", None)
     session: Any = scope.get("session")
     if issubclass(type(session), LazyObject):
         session = session._wrapped  # noqa: SLF001 (how a lazy object is looked into)
     # Filled when the user was looked up; else the user is not from the session.
     data = getattr(session, "_session_cache", None)
-    user_id = getattr(scope.get("user"), "pk", None)
     if not data or user_id is None or data.get(SESSION_KEY) != str(user_id):
         return ""
     return str(session.session_key or "")

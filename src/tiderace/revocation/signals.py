@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 from django.apps import apps
@@ -96,10 +95,12 @@ def connect_signals() -> None:
         return
     user_logged_out.connect(_logged_out, dispatch_uid="tiderace")
     auth.session_ended.connect(_session_ended, dispatch_uid="tiderace")
-    for model in _user_models():
-        post_save.connect(_user_changed, sender=model, dispatch_uid="tiderace")
-        post_delete.connect(_user_changed, sender=model, dispatch_uid="tiderace")
     user_model = get_user_model()
+    for model in apps.get_models():
+        # Proxies and children of the user model send their own signals.
+        if issubclass(model, user_model):
+            post_save.connect(_user_changed, sender=model, dispatch_uid="tiderace")
+            post_delete.connect(_user_changed, sender=model, dispatch_uid="tiderace")
     for name in ("groups", "user_permissions"):
         if relation := _relation(user_model, name):
             through = relation.remote_field.through
@@ -112,12 +113,6 @@ def connect_signals() -> None:
         if of_group := _relation(group, "permissions"):
             through = of_group.remote_field.through
             m2m_changed.connect(_group_changed, sender=through, dispatch_uid="tiderace")
-
-
-def _user_models() -> Iterator[type]:
-    """Return the user model, its proxies and children: each sends its own signals."""
-    user_model = get_user_model()
-    return (model for model in apps.get_models() if issubclass(model, user_model))
 
 
 def _relation(model: Any, name: str) -> Any:
