@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import Generic, Protocol, TypeVar
+from typing import Any
 
-__all__ = ["Hub", "Receiver"]
+from tiderace.delivery.mailbox import Mailbox
 
-M_contra = TypeVar("M_contra", contravariant=True)
-M = TypeVar("M")
-R = TypeVar("R", bound="Receiver")  # type: ignore[type-arg]
+__all__ = ["Hub"]
 
 
-class Receiver(Protocol[M_contra]):
-    """A member of groups."""
-
-    name: str
-    groups: set[str]
-
-    def push(self, message: M_contra, deadline: float) -> bool:
-        """Take ``message`` without waiting; return False when there is no room for it."""
-
-
-class Hub(Generic[R]):
+class Hub:
     """Groups and their members in this process.
 
     Every method may be called from any thread. A message goes to the ``members`` at
@@ -32,63 +20,50 @@ class Hub(Generic[R]):
     """
 
     def __init__(self) -> None:
-        self.groups: dict[str, dict[str, R]] = {}
+        self.groups: dict[str, dict[str, Mailbox[Any]]] = {}
         self._lock = threading.Lock()
 
-    def add(self, group: str, receiver: R) -> bool:
-        """Add ``receiver`` to ``group``; return whether it is the first member."""
+    def add(self, group: str, mailbox: Mailbox[Any]) -> None:
+        """Add ``mailbox`` to ``group``."""
         with self._lock:
-            members = self.groups.get(group)
-            first = members is None
-            if members is None:
-                members = self.groups[group] = {}
-            members[receiver.name] = receiver
-            receiver.groups.add(group)
-            return first
+            self.groups.setdefault(group, {})[mailbox.name] = mailbox
+            mailbox.groups.add(group)
 
-    def discard(self, group: str, receiver: R) -> bool:
-        """Remove ``receiver`` from ``group``; return whether it was the last member."""
+    def discard(self, group: str, mailbox: Mailbox[Any]) -> bool:
+        """Remove ``mailbox`` from ``group``; return whether it was the last member."""
         with self._lock:
-            return self._discard(group, receiver)
+            return self._discard(group, mailbox)
 
-    def drop(self, receiver: R) -> list[str]:
-        """Remove ``receiver`` from all its groups; return those that are empty now."""
+    def drop(self, mailbox: Mailbox[Any]) -> list[str]:
+        """Remove ``mailbox`` from all its groups; return those that are empty now."""
         with self._lock:
             return [
-                group
-                for group in list(receiver.groups)
-                if self._discard(group, receiver)
+                group for group in list(mailbox.groups) if self._discard(group, mailbox)
             ]
 
-    def deliver(self, receivers: Iterable[R], message: M, deadline: float) -> list[R]:
-        """Push ``message``, the same object, to each of ``receivers``.
+    def deliver(
+        self, mailboxes: Iterable[Mailbox[Any]], message: Any, deadline: float
+    ) -> list[Mailbox[Any]]:
+        """Push ``message``, the same object, to each of ``mailboxes``.
 
         Returns those that had no room for it.
         """
-        return [each for each in receivers if not each.push(message, deadline)]
+        return [each for each in mailboxes if not each.push(message, deadline)]
 
-    def members(self, group: str) -> list[R]:
+    def members(self, group: str) -> list[Mailbox[Any]]:
         """Return the members of ``group`` in the order in which they joined."""
         members = self.groups.get(group)
         # Copied in one step under the GIL: members may join or leave in other threads,
         # and in code that a push runs.
         return [] if members is None else list(members.values())
 
-    def clear(self) -> None:
-        """Remove all members from all groups."""
-        with self._lock:
-            for members in self.groups.values():
-                for receiver in members.values():
-                    receiver.groups.clear()
-            self.groups.clear()
-
-    def _discard(self, group: str, receiver: R) -> bool:
-        receiver.groups.discard(group)
+    def _discard(self, group: str, mailbox: Mailbox[Any]) -> bool:
+        mailbox.groups.discard(group)
         members = self.groups.get(group)
-        # Another receiver of the same name may have replaced it.
-        if members is None or members.get(receiver.name) is not receiver:
+        # Another mailbox of the same name may have replaced it.
+        if members is None or members.get(mailbox.name) is not mailbox:
             return False
-        del members[receiver.name]
+        del members[mailbox.name]
         if members:
             return False
         del self.groups[group]

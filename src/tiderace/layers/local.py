@@ -103,7 +103,7 @@ class LocalChannels:
         leave_when_unread: bool = False,
     ) -> None:
         self.expiry = expiry
-        self.hub: Hub[ChannelMailbox] = Hub()
+        self.hub = Hub()
         self.listeners = StreamHub()
         self.mailboxes: dict[str, ChannelMailbox] = {}
         self.expiry_queue = ExpiryQueue()
