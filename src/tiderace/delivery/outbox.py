@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from tiderace import metrics
 from tiderace.asgi import Event, Send, websocket_send
 from tiderace.json_compat import well_formed_text
 
-__all__ = ["FrameWriter", "Outbox", "PreparedMessage", "TooSlow", "write_to_idle"]
+__all__ = ["FrameWriter", "Outbox", "PreparedMessage", "TooSlow"]
 
 
 class TooSlow(Exception):
@@ -74,38 +74,6 @@ class PreparedMessage:
                 frame = frames.text_frame(text.encode())
             self._frame = frame
         return frame
-
-
-class WriterSlot(Protocol):
-    """A mailbox with its client's writer, which is None while broadcasts must be queued."""
-
-    writer: FrameWriter | None
-
-
-W = TypeVar("W", bound=WriterSlot)
-
-
-def write_to_idle(receivers: list[W], message: PreparedMessage) -> list[W]:
-    """Write ``message`` to all clients whose consumers are idle.
-
-    One call for all of them costs far less than one for each.
-
-    Returns:
-        The receivers it was not written to, for ``push``.
-    """
-    writers = [each.writer for each in receivers]
-    idle = [writer for writer in writers if writer is not None]
-    if not idle:
-        return receivers
-    refused = idle[0].write_all(idle, message.frame(idle[0]))
-    if not refused and len(idle) == len(receivers):
-        return []
-    left = {id(writer) for writer in refused}
-    return [
-        each
-        for each, writer in zip(receivers, writers, strict=True)
-        if writer is None or id(writer) in left
-    ]
 
 
 class Outbox:

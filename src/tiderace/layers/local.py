@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from tiderace import conf, metrics
-from tiderace.delivery.hub import Hub
+from tiderace.delivery.hub import Hub, write_to_idle
 from tiderace.delivery.mailbox import ExpiryQueue, Mailbox
-from tiderace.delivery.outbox import PreparedMessage, write_to_idle
+from tiderace.delivery.outbox import PreparedMessage
 from tiderace.delivery.stream_hub import StreamHub
 from tiderace.layers.messages import ChannelMailbox, Message
 from tiderace.layers.stats import Pace, ProcessStats, process_stats
