@@ -80,8 +80,7 @@ def handler(kind: str) -> Callable[[F], F]:
 
 def on_gap(hook: H) -> H:
     """Call the decorated function when messages of other processes were lost."""
-    if hook not in _gap_hooks:
-        _gap_hooks.append(hook)
+    _gap_hooks.append(hook)
     return hook
 
 
@@ -90,8 +89,7 @@ def on_reconnect(hook: H) -> H:
 
     Messages that other processes could not send meanwhile are not sent later.
     """
-    if hook not in _reconnect_hooks:
-        _reconnect_hooks.append(hook)
+    _reconnect_hooks.append(hook)
     return hook
 
 

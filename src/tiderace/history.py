@@ -73,17 +73,6 @@ class Publication:
             time=record.get("time", 0.0),
         )
 
-    @classmethod
-    def of_message(
-        cls, position: Position, message: Mapping[str, Any], *, time: float = 0.0
-    ) -> Publication:
-        """Return the publication that listeners get for a message of ``group_send``.
-
-        Raises:
-            TypeError: when JSON cannot express the message.
-        """
-        return cls(position, msgspec.json.encode(message).decode(), time=time)
-
     def as_event(self) -> dict[str, Any]:
         """Return the message for a consumer's handler ``topic_publication``."""
         return {

@@ -73,22 +73,21 @@ class TokenBucket:
         self._level = float(rate.count)
         self._then = clock()
 
-    def take(self, amount: int = 1) -> float:
-        """Take ``amount`` tokens if the bucket has them.
+    def take(self) -> float:
+        """Take a token if the bucket has one.
 
         Returns:
-            0 if they were taken; else the seconds until it will have them, with nothing
-            taken.
+            0 if it was taken; else the seconds until it will have one.
         """
         now = self._clock()
         rate = self._rate
         level = self._level + (now - self._then) * rate.count / rate.seconds
         self._then = now
         self._level = level = min(level, float(rate.count))
-        if level >= amount:
-            self._level = level - amount
+        if level >= 1:
+            self._level = level - 1
             return 0.0
-        return (amount - level) * rate.seconds / rate.count
+        return (1 - level) * rate.seconds / rate.count
 
 
 class Buckets:

@@ -10,6 +10,7 @@ import msgspec
 from tiderace.delivery.mailbox import Mailbox
 from tiderace.delivery.outbox import PreparedMessage
 from tiderace.history import Position, Publication
+from tiderace.json_compat import to_json
 
 __all__ = [
     "CHANNEL_KEY",
@@ -79,14 +80,15 @@ def publication_of(position: Position, message: Any, *, time: float) -> Publicat
             return Publication(position, text, time=time)
         message = message.event["bytes"] if text is None else text
     try:
-        return Publication.of_message(position, message, time=time)
-    except (TypeError, ValueError, RecursionError) as error:
+        text = to_json(message)
+    except TypeError as error:
         logger.warning(
             "a group message has something that JSON cannot say, so that listeners to "
             "the group get null instead: %s",
             error,
         )
-        return Publication(position, "null", time=time)
+        text = "null"
+    return Publication(position, text, time=time)
 
 
 def _is_json(text: str) -> bool:
