@@ -35,10 +35,8 @@ from tiderace.protocol.session import (
     PositionLost,
     Refused,
     Session,
-    State,
     Subscription,
-    SubscriptionOptions,
-    encode_publication,
+    to_pub,
 )
 from tiderace.ratelimit import Buckets, Rate, TokenBucket
 
@@ -242,8 +240,7 @@ def test_recovery_is_decided_as_in_the_vector(case):
 
 def subscribed():
     subscription = Subscription("room:a")
-    options = SubscriptionOptions(recoverable=True)
-    subscription.build_reply(SubscribeRequest(), options, Position("e", 5))
+    subscription.build_reply(SubscribeRequest(), Position("e", 5))
     subscription.commit()
     return subscription
 
@@ -275,7 +272,6 @@ def test_a_publication_after_skipped_offsets_follows_the_one_before_them():
 
 def test_every_publication_is_passed_on_without_a_history():
     subscription = Subscription("feed")
-    subscription.build_reply(SubscribeRequest(), SubscriptionOptions(), Position("", 0))
     subscription.commit()
 
     assert subscription.advance(publication("e", 9)) is True
@@ -285,9 +281,7 @@ def test_every_publication_is_passed_on_without_a_history():
 def test_publications_before_commit_are_buffered():
     subscription = Subscription("room:a")
     assert subscription.advance(publication("e", 6)) is False
-    result = subscription.build_reply(
-        SubscribeRequest(), SubscriptionOptions(recoverable=True), Position("e", 5)
-    )
+    result = subscription.build_reply(SubscribeRequest(), Position("e", 5))
     assert subscription.advance(publication("e", 7)) is False
 
     assert result is not None
@@ -301,20 +295,18 @@ def test_publications_before_commit_are_buffered():
 def test_a_gap_in_the_buffer_requires_another_reading():
     subscription = Subscription("room:a")
     subscription.advance(publication("e", 8))
-    again = (SubscribeRequest(), SubscriptionOptions(recoverable=True))
+    request = SubscribeRequest()
 
-    assert subscription.build_reply(*again, Position("e", 5)) is None
+    assert subscription.build_reply(request, Position("e", 5)) is None
     assert not subscription.active
-    assert subscription.build_reply(*again, Position("e", 8)) is not None
+    assert subscription.build_reply(request, Position("e", 8)) is not None
 
 
 def test_a_client_with_the_flag_is_refused_and_not_subscribed():
     subscription = Subscription("room:a")
     asked = SubscribeRequest(recover=True, epoch="other", flag=2)
     with pytest.raises(Refused) as refused:
-        subscription.build_reply(
-            asked, SubscriptionOptions(recoverable=True), Position("e", 5)
-        )
+        subscription.build_reply(asked, Position("e", 5))
 
     assert refused.value.failure is codes.UNRECOVERABLE
     assert not subscription.active
@@ -326,9 +318,7 @@ def test_each_offset_comes_once_and_in_order(seen, top, live):
     subscription = Subscription("room:a")
     kept = [publication("e", offset) for offset in range(seen + 1, top + 1)]
     asked = SubscribeRequest(recover=True, epoch="e", offset=seen)
-    result = subscription.build_reply(
-        asked, SubscriptionOptions(recoverable=True), Position("e", top), kept
-    )
+    result = subscription.build_reply(asked, Position("e", top), kept)
     assert result is not None
     subscription.commit()
     heard = [pub.offset for pub in result.publications or ()]
@@ -350,7 +340,7 @@ def session(clock=None, **limits):
 
 def connected(**limits):
     made = session(**limits)
-    made.state = State.CONNECTED
+    made.connected = True
     return made
 
 
@@ -395,16 +385,16 @@ def test_a_message_longer_than_the_limit_ends_the_connection():
 
 
 @pytest.mark.parametrize(
-    ("state", "command"),
+    ("is_connected", "command"),
     [
-        (State.NEW, Command(id=1, ping=Empty())),
-        (State.CONNECTED, Command(id=1)),
-        (State.CONNECTED, Command(ping=Empty())),
+        (False, Command(id=1, ping=Empty())),
+        (True, Command(id=1)),
+        (True, Command(ping=Empty())),
     ],
 )
-def test_a_command_out_of_order_ends_the_connection(state, command):
+def test_a_command_out_of_order_ends_the_connection(is_connected, command):
     made = session()
-    made.state = state
+    made.connected = is_connected
     with pytest.raises(ConnectionEnded) as ended:
         made.check(command)
 
@@ -420,7 +410,7 @@ def test_the_first_of_several_requests_in_a_command_counts():
 def test_commands_beyond_the_rate_are_refused_until_time_has_passed():
     clock = FakeClock(0.0)
     made = session(clock, commands=Rate(2, 1.0))
-    made.state = State.CONNECTED
+    made.connected = True
     command = Command(id=1, ping=Empty())
     made.check(command)
     made.check(command)
@@ -461,7 +451,9 @@ def test_names_and_numbers_of_subscriptions_have_limits(name, failure):
 
 
 def test_a_publication_is_pushed_with_its_offset():
-    frame = encode_publication(publication("e", 1), "room:a", JSON, offsets=True)
+    reply = Reply(push=Push("room:a", to_pub(publication("e", 1))))
+
+    frame = JSON.encode(reply)
 
     assert frame == b'{"push":{"channel":"room:a","pub":{"data":1,"offset":1}}}'
 

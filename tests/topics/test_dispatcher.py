@@ -7,7 +7,6 @@ import pytest
 from tiderace.history import Position, Publication
 from tiderace.protocol.codec import JSONCodec
 from tiderace.protocol.messages import SubscribeRequest
-from tiderace.protocol.session import SubscriptionOptions
 from tiderace.protocol.stream_codecs import LINES
 from tiderace.topics import History, Topic
 from tiderace.topics.client.dispatcher import ActiveSubscription
@@ -78,7 +77,6 @@ def subscribe(topic):
         client = ActiveSubscription(topic, outbox, lost.append)
         client.build_reply(
             SubscribeRequest(),
-            SubscriptionOptions(recoverable=True),
             Position("e", position),
         )
         client.commit()

@@ -15,17 +15,13 @@ __all__ = [
     "BAD_REQUEST",
     "CLOSE_BAD_PROTOCOL",
     "CLOSE_BAD_REQUEST",
-    "CLOSE_CONNECTION_LIMIT",
     "CLOSE_DRAIN",
     "CLOSE_EXPIRED",
-    "CLOSE_FORCED_RECONNECT",
     "CLOSE_INSUFFICIENT_STATE",
     "CLOSE_INVALID_TOKEN",
     "CLOSE_KICKED",
-    "CLOSE_NORMAL",
     "CLOSE_NOT_AVAILABLE",
     "CLOSE_NO_PONG",
-    "CLOSE_PERMISSION_DENIED",
     "CLOSE_SERVER_ERROR",
     "CLOSE_SLOW",
     "CLOSE_STALE",
@@ -48,7 +44,6 @@ __all__ = [
     "UNSUBSCRIBED_EXPIRED",
     "UNSUBSCRIBED_INSUFFICIENT_STATE",
     "UNSUBSCRIBED_PERMISSION_DENIED",
-    "UNSUBSCRIBED_STATE_INVALIDATED",
     "Close",
     "Failure",
     "Unsubscription",
@@ -82,8 +77,7 @@ TOO_MANY_REQUESTS = Failure(111, "too many requests", temporary=True)
 UNRECOVERABLE = Failure(112, "unrecoverable position")
 
 
-@dataclass(frozen=True, slots=True)
-class Unsubscription:
+class Unsubscription(msgspec.Struct, frozen=True):
     """Why the server ends a subscription; from 2500 on clients subscribe again."""
 
     code: int
@@ -94,7 +88,6 @@ UNSUBSCRIBED_BY_SERVER = Unsubscription(2000, "server unsubscribe")
 UNSUBSCRIBED_PERMISSION_DENIED = Unsubscription(2003, "permission denied")
 UNSUBSCRIBED_INSUFFICIENT_STATE = Unsubscription(2500, "insufficient state")
 UNSUBSCRIBED_EXPIRED = Unsubscription(2501, "subscription expired")
-UNSUBSCRIBED_STATE_INVALIDATED = Unsubscription(2502, "state invalidated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +107,11 @@ class Close:
         return not (3500 <= self.code < 4000 or 4500 <= self.code < 5000)
 
 
-CLOSE_NORMAL = Close(3000, "connection closed")
 CLOSE_DRAIN = Close(3001, "shutdown")
 CLOSE_SERVER_ERROR = Close(3004, "internal server error")
 CLOSE_EXPIRED = Close(3005, "connection expired")
 CLOSE_SLOW = Close(3008, "slow")
 CLOSE_INSUFFICIENT_STATE = Close(3010, "insufficient state")
-CLOSE_FORCED_RECONNECT = Close(3011, "force reconnect")
 CLOSE_NO_PONG = Close(3012, "no pong")
 CLOSE_TOO_MANY_REQUESTS = Close(3013, "too many requests")
 CLOSE_STATE_INVALIDATED = Close(3014, "state invalidated")
@@ -128,8 +119,6 @@ CLOSE_INVALID_TOKEN = Close(3500, "invalid token")
 CLOSE_BAD_REQUEST = Close(3501, "bad request")
 CLOSE_STALE = Close(3502, "stale")
 CLOSE_KICKED = Close(3503, "force disconnect")
-CLOSE_CONNECTION_LIMIT = Close(3504, "connection limit")
 CLOSE_BAD_PROTOCOL = Close(3506, "inappropriate protocol")
-CLOSE_PERMISSION_DENIED = Close(3507, "permission denied")
 CLOSE_NOT_AVAILABLE = Close(3508, "not available")
 CLOSE_TOO_MANY_ERRORS = Close(3509, "too many errors")

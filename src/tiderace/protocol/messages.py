@@ -7,39 +7,34 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from tiderace.protocol.codes import Failure
+from tiderace.protocol.codes import Failure, Unsubscription
 
 __all__ = [
     "ClientInfo",
     "Command",
     "ConnectRequest",
     "ConnectResult",
+    "DataMessage",
     "DisconnectPush",
     "Empty",
     "HistoryRequest",
     "HistoryResult",
     "InfoPush",
     "MalformedCommand",
-    "MessagePush",
     "PresenceResult",
     "PresenceStatsResult",
     "Pub",
     "PublishRequest",
     "Push",
     "RPCRequest",
-    "RPCResult",
     "RefreshRequest",
     "RefreshResult",
     "Reply",
-    "SendRequest",
     "StreamPosition",
     "SubRefreshRequest",
-    "SubRefreshResult",
-    "SubscribePush",
     "SubscribeRequest",
     "SubscribeResult",
     "TopicRequest",
-    "UnsubscribePush",
 ]
 
 Data = Raw | UnsetType
@@ -144,8 +139,8 @@ class HistoryRequest(_Message):
     reverse: bool = False
 
 
-class SendRequest(_Message):
-    """Send a message that needs no reply."""
+class DataMessage(_Message):
+    """Data alone: of the request ``send``, the result of ``rpc`` and the push ``message``."""
 
     data: Data = UNSET
 
@@ -187,7 +182,7 @@ class Command(_Message):
     presence_stats: TopicRequest | None = None
     history: HistoryRequest | None = None
     ping: Empty | None = None
-    send: SendRequest | None = None
+    send: DataMessage | None = None
     rpc: RPCRequest | None = None
     refresh: RefreshRequest | None = None
     sub_refresh: SubRefreshRequest | None = None
@@ -255,24 +250,11 @@ class PresenceStatsResult(_Complete):
     num_users: int = 0
 
 
-class RPCResult(_Message):
-    """The return value of a method."""
-
-    data: Data = UNSET
-
-
 class RefreshResult(_Message):
-    """How long the connection is valid."""
+    """How long the connection, or the subscription, is valid."""
 
     client: str = ""
     version: str = ""
-    expires: bool = False
-    ttl: int = 0
-
-
-class SubRefreshResult(_Message):
-    """How long the subscription is valid."""
-
     expires: bool = False
     ttl: int = 0
 
@@ -281,29 +263,6 @@ class InfoPush(_Message):
     """A client or user has joined or left."""
 
     info: ClientInfo | None = None
-
-
-class UnsubscribePush(_Message):
-    """The server has ended a subscription."""
-
-    code: int = 0
-    reason: str = ""
-
-
-class SubscribePush(_Message):
-    """The server has subscribed the client."""
-
-    recoverable: bool = False
-    epoch: str = ""
-    offset: int = 0
-    positioned: bool = False
-    data: Data = UNSET
-
-
-class MessagePush(_Message):
-    """A message to this connection alone."""
-
-    data: Data = UNSET
 
 
 class DisconnectPush(_Message):
@@ -323,9 +282,9 @@ class Push(_Message):
     leave: InfoPush | None = None
     # An extension of ours, which other clients ignore.
     changed: Empty | None = None
-    unsubscribe: UnsubscribePush | None = None
-    message: MessagePush | None = None
-    subscribe: SubscribePush | None = None
+    unsubscribe: Unsubscription | None = None
+    message: DataMessage | None = None
+    subscribe: SubscribeResult | None = None
     disconnect: DisconnectPush | None = None
     refresh: RefreshResult | None = None
 
@@ -344,6 +303,6 @@ class Reply(_Message):
     presence_stats: PresenceStatsResult | None = None
     history: HistoryResult | None = None
     ping: Empty | None = None
-    rpc: RPCResult | None = None
+    rpc: DataMessage | None = None
     refresh: RefreshResult | None = None
-    sub_refresh: SubRefreshResult | None = None
+    sub_refresh: RefreshResult | None = None

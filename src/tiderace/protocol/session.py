@@ -9,11 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import Raw
 
 from tiderace.history import Position, Publication, merge
 from tiderace.protocol import codes
@@ -22,8 +21,6 @@ from tiderace.protocol.codes import Close, Failure
 from tiderace.protocol.messages import (
     ClientInfo,
     Command,
-    ConnectRequest,
-    Data,
     MalformedCommand,
     Pub,
     Push,
@@ -39,10 +36,7 @@ __all__ = [
     "PositionLost",
     "Refused",
     "Session",
-    "State",
     "Subscription",
-    "SubscriptionOptions",
-    "encode_publication",
     "request_of",
     "to_pub",
 ]
@@ -92,29 +86,6 @@ class Limits:
     """The most publications that a subscription recovers."""
 
 
-class State(Enum):
-    """The state of a connection."""
-
-    NEW = "new"
-    CONNECTING = "connecting"
-    CONNECTED = "connected"
-    ENDED = "ended"
-
-
-@dataclass(frozen=True, slots=True)
-class SubscriptionOptions:
-    """The options of a subscription, as the server grants them."""
-
-    recoverable: bool = False
-    """Whether the topic has a history, so that publications have offsets."""
-    joins: bool = False
-    """Whether the client gets join and leave pushes."""
-    data: Data = UNSET
-    """The application's data for the reply, as JSON."""
-    expires_at: float | None = None
-    """When the permission ends, in seconds since the epoch."""
-
-
 class Subscription:
     """One client's subscription to a topic, and its position in the topic's stream.
 
@@ -122,12 +93,13 @@ class Subscription:
     of it may be sent before the reply to its subscribe command.
     """
 
-    __slots__ = ("buffered", "channel", "options", "position", "server_side")
+    __slots__ = ("buffered", "channel", "joins", "position", "server_side")
 
     def __init__(self, channel: str, *, server_side: bool = False) -> None:
         self.channel = channel
         self.server_side = server_side
-        self.options = SubscriptionOptions()
+        # Whether the client gets join and leave pushes.
+        self.joins = False
         # What came before the reply was sent; None after that.
         self.buffered: list[Publication | Push] | None = []
         # Of the last publication that was passed on; None without a history.
@@ -164,17 +136,15 @@ class Subscription:
     def build_reply(
         self,
         request: SubscribeRequest,
-        options: SubscriptionOptions,
         top: Position,
         kept: Sequence[Publication] = (),
         *,
         limit: int = 300,
     ) -> SubscribeResult | None:
-        """Return the reply to ``request``; what follows it stays buffered.
+        """Return the reply for a topic with a history; what follows it stays buffered.
 
         Args:
             request: the client's request.
-            options: what the server grants.
             top: the end of the topic's stream when it was read.
             kept: the stream's publications after ``request.offset``; empty when none
                 are to be recovered.
@@ -188,31 +158,25 @@ class Subscription:
                 prefers an error then.
         """
         buffered = self.buffered or []
-        if not options.recoverable:
-            result = SubscribeResult(data=options.data)
-        else:
-            since = Position(request.epoch, request.offset) if request.recover else None
-            publications = [each for each in buffered if isinstance(each, Publication)]
-            merged = merge(since, top, kept if len(kept) <= limit else (), publications)
-            if merged is None:
-                self.buffered = [each for each in buffered if isinstance(each, Push)]
-                return None
-            if since and not merged.recovered and request.flag & _REJECT_UNRECOVERED:
-                raise Refused(codes.UNRECOVERABLE)
-            result = SubscribeResult(
-                recoverable=True,
-                positioned=True,
-                epoch=top.epoch,
-                # Each recovered publication moves the client on from here.
-                offset=request.offset if merged.recovered else top.offset,
-                was_recovering=request.recover,
-                recovered=merged.recovered,
-                publications=[to_pub(each) for each in merged.missed] or None,
-                data=options.data,
-            )
-            self.position = top
-        self.options = options
-        return result
+        since = Position(request.epoch, request.offset) if request.recover else None
+        publications = [each for each in buffered if isinstance(each, Publication)]
+        merged = merge(since, top, kept if len(kept) <= limit else (), publications)
+        if merged is None:
+            self.buffered = [each for each in buffered if isinstance(each, Push)]
+            return None
+        if since and not merged.recovered and request.flag & _REJECT_UNRECOVERED:
+            raise Refused(codes.UNRECOVERABLE)
+        self.position = top
+        return SubscribeResult(
+            recoverable=True,
+            positioned=True,
+            epoch=top.epoch,
+            # Each recovered publication moves the client on from here.
+            offset=request.offset if merged.recovered else top.offset,
+            was_recovering=request.recover,
+            recovered=merged.recovered,
+            publications=[to_pub(each) for each in merged.missed] or None,
+        )
 
     def commit(self) -> Sequence[Publication | Push]:
         """Return what was buffered, now that the reply was sent.
@@ -238,8 +202,8 @@ class Session:
         "_refusals",
         "_unconnected",
         "codec",
+        "connected",
         "pong_due",
-        "state",
     )
 
     def __init__(
@@ -250,7 +214,8 @@ class Session:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.codec = codec
-        self.state = State.NEW
+        # Whether a connect has succeeded; until then there are no other commands.
+        self.connected = False
         # Whether a ping has not been answered yet.
         self.pong_due = False
         self._limits = limits
@@ -288,39 +253,34 @@ class Session:
                 go on coming too often.
         """
         name, request = request_of(command)
+        unconnected = not self.connected and name != "connect"
+        problem = ""
         if not name:
-            raise ConnectionEnded(
-                codes.CLOSE_BAD_REQUEST, "a command without a request"
-            )
-        if command.id == 0 and name != "send":
-            raise ConnectionEnded(codes.CLOSE_BAD_REQUEST, f"{name} without an id")
-        in_order = (name == "connect") is (self.state is State.NEW)
-        if not in_order and self._unconnected is None:
-            raise ConnectionEnded(
-                codes.CLOSE_BAD_REQUEST,
-                "connect must come first"
-                if self.state is State.NEW
-                else "connect came twice",
-            )
+            problem = "a command without a request"
+        elif command.id == 0 and name != "send":
+            problem = f"{name} without an id"
+        elif self.connected and name == "connect":
+            problem = "connect came twice"
+        elif unconnected and self._unconnected is None:
+            problem = "connect must come first"
+        if problem:
+            raise ConnectionEnded(codes.CLOSE_BAD_REQUEST, problem)
         if self._bucket.take():
             self._count_refusal()
             raise Refused(codes.TOO_MANY_REQUESTS)
         if isinstance(command, MalformedCommand):
             raise Refused(codes.BAD_REQUEST, command.why)
-        if not in_order and self._unconnected is not None:
+        if unconnected and self._unconnected is not None:
             raise Refused(self._unconnected)
         self._refusals = 0
-        if isinstance(request, ConnectRequest):
-            self.state, self._unconnected = State.CONNECTING, None
         return name, request
 
     def refuse_connect(self, *, temporary: bool) -> None:
-        """Accept only another connect from now on.
+        """Refuse commands until another connect.
 
         Args:
             temporary: whether the client may try again, as with the other commands.
         """
-        self.state = State.NEW
         denied = codes.PERMISSION_DENIED
         message = f"{denied.message}: connect was refused"
         self._unconnected = Failure(denied.code, message, temporary)
@@ -386,11 +346,3 @@ def to_pub(publication: Publication, *, offsets: bool = True) -> Pub:
         tags=dict(publication.tags) if publication.tags else None,
         time=int(publication.time * 1000),
     )
-
-
-def encode_publication(
-    publication: Publication, channel: str, codec: Codec, *, offsets: bool
-) -> bytes:
-    """Return the frame of the push that carries a publication."""
-    pub = to_pub(publication, offsets=offsets)
-    return codec.encode(Reply(push=Push(channel=channel, pub=pub)))

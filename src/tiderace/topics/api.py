@@ -33,7 +33,6 @@ from tiderace.protocol.messages import (
 from tiderace.protocol.session import (
     Refused,
     Subscription,
-    SubscriptionOptions,
     to_pub,
 )
 from tiderace.runtime import sync_bridge
@@ -285,7 +284,6 @@ async def start_stream(
     subscription: Subscription,
     topic: Topic,
     request: SubscribeRequest,
-    options: SubscriptionOptions,
 ) -> tuple[SubscribeResult, Position]:
     """Read what a subscriber has missed of a topic that it listens to already.
 
@@ -293,7 +291,6 @@ async def start_stream(
         subscription: buffers what is published meanwhile.
         topic: the topic.
         request: the subscriber's request, with its position.
-        options: what it gets.
 
     Returns:
         The reply, and the end of the stream when it was read.
@@ -307,15 +304,17 @@ async def start_stream(
     limit = conf.current().topics.recovered
     top, kept = Position("", 0), ()
     for _ in range(_TRIES):
-        if options.recoverable or request.recover:
+        if topic.history is not None or request.recover:
             top, kept = await layer_of(topic).stream_read(
                 topic_group(topic.topic),
                 keep=topic.keep(),
                 since=since,
                 # One more than the limit, to detect that there are too many.
-                limit=limit + 1 if options.recoverable and since is not None else 0,
+                limit=0 if topic.history is None or since is None else limit + 1,
             )
-        result = subscription.build_reply(request, options, top, kept, limit=limit)
+        if topic.history is None:
+            return SubscribeResult(), top
+        result = subscription.build_reply(request, top, kept, limit=limit)
         if result is not None:
             return result, top
     raise Refused(codes.INTERNAL)

@@ -22,7 +22,7 @@ from tiderace.protocol.codes import Close, Unsubscription
 from tiderace.protocol.messages import (
     ConnectRequest,
     ConnectResult,
-    MessagePush,
+    DataMessage,
     Push,
     RefreshRequest,
     RefreshResult,
@@ -35,7 +35,6 @@ from tiderace.protocol.session import (
     Limits,
     Refused,
     Session,
-    State,
 )
 from tiderace.ratelimit import Rate
 from tiderace.revocation.account_state import Reason
@@ -183,7 +182,6 @@ class TopicClient:
 
     async def clean_up(self) -> None:
         """End the client's timers, subscriptions and presence."""
-        self._session.state = State.ENDED
         self._timers.cancel_all()
         if self._registration is not None:
             self._registration.cancel()
@@ -303,7 +301,7 @@ class TopicClient:
 
     def _start(self, result: ConnectResult) -> None:
         """Start timers and subscriptions, after the reply to connect."""
-        self._session.state = State.CONNECTED
+        self._session.connected = True
         self._timers.cancel_timer("answer")
         self._restart_expiry()
         identity = self.context.identity
@@ -341,7 +339,7 @@ class TopicClient:
                 if event.get("client", "") in ("", self.context.client_id):
                     self.end(Close(event["code"], event["reason"]))
             case "topics.message":
-                message = MessagePush(data=Raw(event["data"].encode()))
+                message = DataMessage(data=Raw(event["data"].encode()))
                 reply = Reply(push=Push(message=message))
                 self._outbox.push(self._session.codec.encode(reply))
             case "topics.subscribe":
@@ -380,7 +378,7 @@ class TopicClient:
             self._timers.start_deadline(
                 "answer", self.context.settings.pong_timeout, self._check_answer
             )
-        elif session.state is State.NEW:
+        elif not session.connected:
             self.end(codes.CLOSE_STALE)
         elif session.pong_due:
             self.end(codes.CLOSE_NO_PONG)

@@ -21,6 +21,7 @@ from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Failure
 from tiderace.protocol.messages import (
+    DataMessage,
     Empty,
     HistoryRequest,
     HistoryResult,
@@ -28,8 +29,6 @@ from tiderace.protocol.messages import (
     PresenceStatsResult,
     PublishRequest,
     RPCRequest,
-    RPCResult,
-    SendRequest,
     TopicRequest,
 )
 from tiderace.protocol.session import ConnectionEnded, Refused
@@ -197,7 +196,7 @@ class _TopicCall(msgspec.Struct):
     data: Raw = Raw(b"")
 
 
-async def _rpc(context: ClientContext, request: RPCRequest) -> RPCResult:
+async def _rpc(context: ClientContext, request: RPCRequest) -> DataMessage:
     """Run a call; ``$publish`` and ``$call`` are sent by Tiderace's own clients."""
     data = as_bytes(request.data)
     result: Any = None
@@ -210,7 +209,7 @@ async def _rpc(context: ClientContext, request: RPCRequest) -> RPCResult:
         result = await _call(context, rpc_method(topic, call.method), bytes(call.data))
     else:
         result = await _call(context, rpc_method(context.hooks, request.method), data)
-    return RPCResult(data=as_raw(result, always=True))
+    return DataMessage(data=as_raw(result, always=True))
 
 
 async def _call(
@@ -226,7 +225,7 @@ async def _call(
         raise Refused(Failure(100, "the call took too long", temporary=True)) from None
 
 
-async def _send(context: ClientContext, request: SendRequest) -> None:
+async def _send(context: ClientContext, request: DataMessage) -> None:
     message = as_python(request.data)
     await call_hook(context.hooks.on_message, context.identity.user, message)
 

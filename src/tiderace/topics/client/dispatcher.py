@@ -15,7 +15,7 @@ from tiderace.protocol.messages import ClientInfo, Empty, InfoPush, Push, Reply
 from tiderace.protocol.session import (
     PositionLost,
     Subscription,
-    encode_publication,
+    to_pub,
 )
 from tiderace.topics.client.outbox import ClientOutbox, write_all
 from tiderace.topics.identity import Grant
@@ -99,9 +99,9 @@ class ActiveSubscription(Subscription):
         if not receivers:
             return
         channel, offsets = listeners[0].channel, listeners[0].topic.history is not None
+        push = Push(channel=channel, pub=to_pub(publication, offsets=offsets))
         for codec, outboxes in receivers.items():
-            frame = encode_publication(publication, channel, codec, offsets=offsets)
-            write_all(outboxes, frame)
+            write_all(outboxes, codec.encode(Reply(push=push)))
 
     def on_publication(self, group: str, publication: Publication) -> None:
         """Send a publication to this client alone."""
@@ -145,7 +145,7 @@ def _dispatch_event(
 ) -> None:
     """Send a join, a leave or a change of presence to subscribers with such pushes."""
     receivers: list[ActiveSubscription] = []
-    wanted = [each for each in subscriptions if each.options.joins]
+    wanted = [each for each in subscriptions if each.joins]
     if not wanted:
         return
     event = msgspec.json.decode(publication.data, type=_PresenceEvent)

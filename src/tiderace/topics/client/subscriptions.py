@@ -8,7 +8,8 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec import Raw, UnsetType
 
 from tiderace import metrics
 from tiderace.presence.store import Member
@@ -18,16 +19,14 @@ from tiderace.protocol.codes import Close, Unsubscription
 from tiderace.protocol.messages import (
     Empty,
     Push,
+    RefreshResult,
     Reply,
     SubRefreshRequest,
-    SubRefreshResult,
-    SubscribePush,
     SubscribeRequest,
     SubscribeResult,
     TopicRequest,
-    UnsubscribePush,
 )
-from tiderace.protocol.session import Refused, Session, SubscriptionOptions
+from tiderace.protocol.session import Refused, Session
 from tiderace.runtime.tasks import TaskGroup
 from tiderace.topics.api import layer_of, start_stream
 from tiderace.topics.client.authorization import authorize, read_token
@@ -39,7 +38,7 @@ from tiderace.topics.hooks import call_hook
 from tiderace.topics.identity import Grant
 from tiderace.topics.json_fields import as_python, as_raw, join_info, ttl_of
 from tiderace.topics.names import events_group
-from tiderace.topics.topic import UnknownTopic, declared
+from tiderace.topics.topic import Topic, UnknownTopic, declared
 
 __all__ = ["ClientSubscriptions"]
 
@@ -114,12 +113,13 @@ class ClientSubscriptions:
         try:
             if grant is None:
                 subscription.grant = await authorize(context, topic, request.token)
-            options = await self._options(subscription, request)
+            data = await self._call_on_subscribe(subscription, request)
+            subscription.joins = await self._gets_joins(topic, request)
             layer = layer_of(topic)
             await layer.stream_subscribe(subscription.group, subscription)
             if topic.presence is not Presence.OFF:
                 await layer.stream_subscribe(events_group(name), subscription)
-            result, _ = await start_stream(subscription, topic, request, options)
+            result, _ = await start_stream(subscription, topic, request)
             self._require_current(subscription)
             if topic.presence is not Presence.OFF:
                 await self._add_presence(subscription)
@@ -127,9 +127,11 @@ class ClientSubscriptions:
         except BaseException:
             self._end(subscription)
             raise
-        if options.expires_at is not None:
-            result.expires, result.ttl = True, ttl_of(options.expires_at)
-            self._start_expiry(name, options.expires_at)
+        result.data = data
+        if subscription.grant is not None:
+            expires_at = subscription.grant.expires_at
+            result.expires, result.ttl = expires_at is not None, ttl_of(expires_at)
+            self._start_expiry(name, expires_at)
         return result
 
     def commit(self, channel: str) -> None:
@@ -153,38 +155,26 @@ class ClientSubscriptions:
         except (Refused, UnknownTopic) as error:
             logger.info("no server-side subscription to %r: %s", channel, error)
             return
-        push = SubscribePush(
-            recoverable=result.recoverable,
-            positioned=result.positioned,
-            epoch=result.epoch,
-            offset=result.offset,
-            data=result.data,
-        )
-        self._push(Push(channel=channel, subscribe=push))
+        self._push(Push(channel=channel, subscribe=result))
         self.commit(channel)
 
-    async def _options(
+    async def _call_on_subscribe(
         self, subscription: ActiveSubscription, request: SubscribeRequest
-    ) -> SubscriptionOptions:
-        context, topic = self._context, subscription.topic
-        grant = subscription.grant or Grant()
-        data = grant.data
-        if topic.on_subscribe is not None:
-            arguments = [context.identity.user]
-            if len(inspect.signature(topic.on_subscribe).parameters) > 1:
+    ) -> Raw | UnsetType:
+        """Return the data for the reply: the token's, or else the hook's."""
+        hook, data = subscription.topic.on_subscribe, None
+        if hook is not None:
+            arguments = [self._context.identity.user]
+            if len(inspect.signature(hook).parameters) > 1:
                 arguments.append(as_python(request.data))
-            answer = await call_hook(topic.on_subscribe, *arguments)
-            data = answer if data is None else data
-        joins = topic.presence is not Presence.OFF and (
-            topic.push_joins
-            or (request.join_leave and await context.may("presence", topic))
-        )
-        return SubscriptionOptions(
-            recoverable=topic.history is not None,
-            joins=joins,
-            data=as_raw(data),
-            expires_at=grant.expires_at,
-        )
+            data = await call_hook(hook, *arguments)
+        grant = subscription.grant
+        return as_raw(data if grant is None or grant.data is None else grant.data)
+
+    async def _gets_joins(self, topic: Topic, request: SubscribeRequest) -> bool:
+        if topic.presence is Presence.OFF or topic.push_joins:
+            return topic.push_joins
+        return request.join_leave and await self._context.may("presence", topic)
 
     def _require_current(self, subscription: ActiveSubscription) -> None:
         """Return unless the client has unsubscribed, and maybe subscribed again."""
@@ -206,7 +196,7 @@ class ClientSubscriptions:
 
     # Renewal and permissions
 
-    async def refresh(self, request: SubRefreshRequest) -> SubRefreshResult:
+    async def refresh(self, request: SubRefreshRequest) -> RefreshResult:
         """Renew a subscription by a newer token.
 
         Raises:
@@ -219,7 +209,7 @@ class ClientSubscriptions:
         grant = read_token(self._context, request.token, request.channel)
         expires_at = grant.expires_at
         self._start_expiry(request.channel, expires_at)
-        return SubRefreshResult(expires=expires_at is not None, ttl=ttl_of(expires_at))
+        return RefreshResult(expires=expires_at is not None, ttl=ttl_of(expires_at))
 
     def _start_expiry(self, channel: str, expires_at: float | None) -> None:
         self._timers.start_expiry(
@@ -240,11 +230,11 @@ class ClientSubscriptions:
                 if self._context.subscriptions.get(channel) is subscription:
                     self.end(channel, codes.UNSUBSCRIBED_PERMISSION_DENIED)
             elif (
-                subscription.options.joins
+                subscription.joins
                 and not topic.push_joins
                 and not await may("presence", topic)
             ):
-                subscription.options = replace(subscription.options, joins=False)
+                subscription.joins = False
 
     def _on_lost(self, subscription: ActiveSubscription) -> None:
         """End a subscription so that the client subscribes again and recovers."""
@@ -275,8 +265,7 @@ class ClientSubscriptions:
             subscription.end_reason = reason
             return
         self._end(subscription)
-        push = UnsubscribePush(code=reason.code, reason=reason.reason)
-        self._push(Push(channel=channel, unsubscribe=push))
+        self._push(Push(channel=channel, unsubscribe=reason))
 
     async def close(self) -> None:
         """End every subscription and background task."""

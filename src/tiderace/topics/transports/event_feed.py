@@ -31,7 +31,6 @@ from tiderace.protocol.session import (
     PositionLost,
     Refused,
     Subscription,
-    SubscriptionOptions,
 )
 from tiderace.protocol.stream_codecs import EVENTS
 from tiderace.revocation.account_state import Reason
@@ -222,20 +221,16 @@ class EventStream:
 
     async def _begin(self, since: Position | None) -> None:
         """Send what was missed, and from now on what is published."""
-        recoverable = self._topic.history is not None
-        options = SubscriptionOptions(recoverable=recoverable)
         request = SubscribeRequest(recover=since is not None)
         if since is not None:
             request.epoch, request.offset = since.epoch, since.offset
-        result, top = await start_stream(
-            self._subscription, self._topic, request, options
-        )
+        result, top = await start_stream(self._subscription, self._topic, request)
         if since is not None and not result.recovered:
             self.outbox.push(_block(f"{top.epoch}:{top.offset}", event=_RESET))
         for pub in result.publications or ():
             place = Position(result.epoch, pub.offset)
             self.outbox.push(_published(bytes(cast("Raw", pub.data)), place, pub.tags))
-        if recoverable:
+        if result.recoverable:
             # An event without data moves the browser's position.
             self.outbox.push(f"id: {top.epoch}:{top.offset}\n\n".encode())
         for publication in self._subscription.commit():
