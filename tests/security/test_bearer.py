@@ -22,7 +22,12 @@ from tiderace.exceptions import TokenInvalid
 from tiderace.generic.websocket import AsyncWebsocketConsumer
 from tiderace.security import bearer
 from tiderace.security.bearer import TicketAuthMiddleware, TokenAuthMiddleware
-from tiderace.topics.tokens import connection_token, subscription_token, ticket
+from tiderace.topics.tokens import (
+    connection_token,
+    read_connection_token,
+    subscription_token,
+    ticket,
+)
 
 DENIAL = {"websocket.http.response": {}}
 GOOD = "tiderace.ticket.good"
@@ -524,8 +529,8 @@ def request(token):
 def last_half_second(user, monkeypatch):
     """A token whose end comes half a second later, for the middleware."""
     token = connection_token(user, ttl=600)
-    now = time.time()
-    monkeypatch.setattr(bearer, "time", SimpleNamespace(time=lambda: now + 599.5))
+    end = read_connection_token(token).expires_at
+    monkeypatch.setattr(bearer, "time", SimpleNamespace(time=lambda: end - 0.5))
     return token
 
 

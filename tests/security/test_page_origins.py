@@ -242,7 +242,7 @@ async def test_only_origins_of_one_app_may_send_cookies(entry, cookies):
         Endpoint.as_asgi(),
         "OPTIONS",
         "/connection/http_stream",
-        headers=((b"origin", entry.encode()),),
+        headers=((b"host", b"site.test"), (b"origin", entry.encode())),
     )
 
     assert answer.headers[b"access-control-allow-origin"] == entry.encode()

@@ -28,7 +28,6 @@ from tiderace.topics import (
     TopicsEndpoint,
     ahistory,
 )
-from tiderace.topics.hub import node_of
 from tiderace.topics.topic import declared
 
 KEY = "a-key-that-nobody-guesses"
@@ -179,6 +178,20 @@ async def test_a_page_of_another_site_cannot_use_an_open_api(app, settings):
     assert b"access-control-allow-origin" not in asked.headers
 
 
+async def test_an_open_api_is_closed_to_hosts_that_resolve_to_the_site(app, settings):
+    settings.TIDERACE = {"TOPICS": {"API_OPEN": True}}
+
+    answer = await request(
+        app,
+        "POST",
+        "/connection/api/info",
+        body=b"{}",
+        headers=(JSON, (b"host", b"evil.test")),
+    )
+
+    assert answer.status == 400
+
+
 async def test_other_http_methods_than_post_are_rejected(app):
     answer = await request(app, "GET", "/connection/api/info", headers=(ENTRY,))
 
@@ -202,6 +215,16 @@ async def test_an_unknown_api_method_is_an_error(app, path):
         ("publish", b'{"channel": 1, "data": 1}'),
         ("publish", b'{"channel": "plain", "b64data": "%%"}'),
         ("publish", b'{"channel": "plain", "b64data": "YWJj"}'),
+        ("publish", b'{"channel": "plain", "data": "\xff"}'),
+        (
+            "publish",
+            b'{"channel": "plain", "data": ' + b"[" * 9000 + b"]" * 9000 + b"}",
+        ),
+        (
+            "publish",
+            b'{"channel": "plain", "more": ' + b"[" * 9000 + b"]" * 9000 + b"}",
+        ),
+        ("publish", b'{"channel": "plain", "b64data": "' + b"W1tb" * 9000 + b'"}'),
         ("broadcast", b'{"channels": "plain", "data": 1}'),
         ("disconnect", b"{}"),
         ("disconnect", b'{"user": ""}'),
@@ -480,7 +503,7 @@ async def test_info_describes_the_process(app):
         await other.subscribe("plain")
         [node] = (await done(app, "info"))["nodes"]
 
-    assert node["uid"] == node_of(cluster.current().process)
+    assert node["uid"] == cluster.current().process
     assert node["version"].startswith("tiderace ")
     assert node["num_clients"] == 2
     assert node["num_users"] == 1

@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import ParseResult, urlparse, urlsplit
 
 from django.conf import settings
+from django.http.request import validate_host
 
 from tiderace import conf
 from tiderace.asgi import Scope
@@ -17,7 +18,9 @@ __all__ = [
     "WITHOUT_HOST",
     "OriginProblem",
     "Site",
+    "allowed_hosts",
     "header",
+    "host_problem",
     "is_own_page",
     "parse",
     "require_origins",
@@ -155,6 +158,31 @@ def site_of(scope: Scope) -> Site | None:
         forwarded = _first(scope, b"x-forwarded-port") or ""
         port = int(forwarded) if forwarded.isdecimal() else None
     return Site(_scheme(scope, proxied=proxied), name or "", port)
+
+
+def allowed_hosts() -> list[str]:
+    """Return ``ALLOWED_HOSTS``; as in Django, an empty list with ``DEBUG`` is this machine."""
+    if settings.DEBUG and not settings.ALLOWED_HOSTS:
+        return ["localhost", "127.0.0.1", "[::1]"]
+    return list(settings.ALLOWED_HOSTS)
+
+
+def host_problem(scope: Scope) -> OriginProblem | None:
+    """Return why the host that a request was sent to is not one of this site, or None.
+
+    A page whose host name resolves to this server (DNS rebinding) is of the same origin
+    as what it reads, and a browser sends no Origin with that.
+    """
+    site = site_of(scope)
+    if site is None:
+        return None
+    host = f"[{site.host}]" if ":" in site.host else site.host
+    if validate_host(host.rstrip("."), allowed_hosts()):
+        return None
+    return OriginProblem(
+        f"its host {shown(site.host)} is not one of this site",
+        "add it to ALLOWED_HOSTS; behind a proxy, see that it passes Host on",
+    )
 
 
 def is_own_page(scope: Scope, page: ParseResult) -> bool | None:

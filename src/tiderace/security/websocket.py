@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import ParseResult, urlparse
 
-from django.conf import settings
 from django.utils.http import is_same_domain
 
 from tiderace import metrics
@@ -27,6 +26,7 @@ from tiderace.asgi import (
 from tiderace.security.origins import (
     WITHOUT_HOST,
     OriginProblem,
+    allowed_hosts,
     header,
     parse,
     require_origins,
@@ -201,12 +201,9 @@ def AllowedHostsOriginValidator(  # noqa: N802 (Channels' name)
     The setting is read now, once. As in Django, an empty list with ``DEBUG`` means
     this machine.
     """
-    allowed = settings.ALLOWED_HOSTS
-    if settings.DEBUG and not allowed:
-        allowed = ["localhost", "127.0.0.1", "[::1]"]
     # Set later: Django ignores what cannot match in this setting.
     validator = OriginValidator(application, (), allow_missing=allow_missing)
-    validator.allowed_origins = allowed
+    validator.allowed_origins = allowed_hosts()
     validator.setting = "the setting ALLOWED_HOSTS"
     validator.names_hosts = True
     return validator

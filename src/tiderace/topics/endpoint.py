@@ -11,12 +11,15 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable
 
+from django.core.exceptions import SuspiciousOperation
+from django.http import QueryDict
+
 from tiderace import metrics
-from tiderace.asgi import ASGIApp, Receive, Scope, Send, describe
+from tiderace.asgi import ASGIApp, Receive, Scope, Send, describe, refuse
 from tiderace.exceptions import LayerUnavailable
 from tiderace.routing import NoRoute
 from tiderace.runtime import threads
-from tiderace.security.origins import require_origins
+from tiderace.security.origins import host_problem, require_origins
 from tiderace.security.page_origins import log_refusal, origin_problem
 from tiderace.security.websocket import (
     AllowedHostsOriginValidator,
@@ -85,6 +88,9 @@ class TopicsEndpoint(TopicHooks):
         Raises:
             NoRoute: for HTTP, when the path has no handler and a router is outside.
         """
+        if (why := _unacceptable(scope)) is not None:
+            await refuse(scope, receive, send, 400, why)
+            return
         if scope["type"] == "http":
             await self._serve_http(scope, receive, send)
             return
@@ -156,6 +162,19 @@ class TopicsEndpoint(TopicHooks):
         )
         validator.setting = f"{type(self).__qualname__}.allowed_origins"
         return validator
+
+
+def _unacceptable(scope: Scope) -> str | None:
+    """Return why a request or handshake is answered with 400, or None."""
+    problem = host_problem(scope)
+    if problem is not None:
+        log_refusal(scope, problem)
+        return problem.reason
+    try:
+        QueryDict(bytes(scope.get("query_string") or b""))
+    except SuspiciousOperation as error:  # as in Django, for every later reader
+        return str(error)
+    return None
 
 
 async def _no_application(scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -22,6 +21,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from tiderace import conf
 from tiderace.exceptions import LayerUnavailable
+from tiderace.json_compat import loads
 from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Failure
@@ -205,14 +205,15 @@ def _json(request: _Data) -> Raw:
     """Return the data to publish, as JSON on one line."""
     _not_served(skip_history=request.skip_history)
     data = b"" if request.data is UNSET else bytes(request.data)
-    if request.b64data:
-        try:
+    try:
+        if request.b64data:
             data = base64.b64decode(request.b64data, validate=True)
-            msgspec.json.decode(data)
-        except (binascii.Error, ValueError) as error:
-            raise Refused(_bad(f"b64data is no JSON in base64: {error}")) from None
-    if not data:
-        raise Refused(_bad("data is missing"))
+        if not data:
+            raise Refused(_bad("data is missing"))
+        # Read once: clients would get bytes that are no text, or nested too deeply.
+        loads(data)
+    except ValueError as error:
+        raise Refused(_bad(f"the data is no JSON: {error}")) from None
     return Raw(msgspec.json.format(data, indent=-1))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 import time
 import weakref
 from collections.abc import Iterator
@@ -24,9 +25,9 @@ from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.trackers import PresenceTrackers
 from tiderace.topics.transports.base import Transport
 
-__all__ = ["TopicHub", "close", "current", "hubs", "node_of", "process_of"]
+__all__ = ["TopicHub", "close", "current", "hubs", "is_session", "new_session"]
 
-_NODE_SALT = "tiderace.topics.hub.node"
+_SESSION_SALT = "tiderace.topics.hub.session"
 
 
 class TopicHub:
@@ -61,7 +62,8 @@ class TopicHub:
             self.connects,
             conf.current().topics,
         )
-        client = TopicClient(context, transport, node_of(cluster.current().process))
+        node = cluster.current().process
+        client = TopicClient(context, transport, node, new_session(node))
         serving.set(scope)
         metrics.TOPIC_CONNECTIONS.add()
         process_connections.add(client)
@@ -97,25 +99,25 @@ class TopicHub:
         return client
 
 
-def node_of(process: str) -> str:
-    """Sign the name of a process, so that clients cannot make one up."""
-    return f"{process}-{_node_mac(process, settings.SECRET_KEY)}"
+def new_session(node: str) -> str:
+    """Return the secret of a client of a process, signed so that none can be made up."""
+    secret = secrets.token_urlsafe(24)
+    return f"{secret}.{_session_mac(secret, node, settings.SECRET_KEY)}"
 
 
-def process_of(node: str) -> str | None:
-    """Return the process of a node; None unless this site has signed it."""
-    process, _, mac = node.partition("-")
-    if any(
-        constant_time_compare(mac, _node_mac(process, secret))
-        for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
-    ):
-        return process
-    return None
+def is_session(session: str, node: str) -> bool:
+    """Return whether this site has made the session for a client of the process."""
+    secret, _, mac = session.partition(".")
+    keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
+    matches = [
+        constant_time_compare(mac, _session_mac(secret, node, key)) for key in keys
+    ]
+    return any(matches)
 
 
-def _node_mac(name: str, secret: str | bytes) -> str:
-    mac = salted_hmac(_NODE_SALT, name, secret=secret, algorithm="sha256")
-    return mac.hexdigest()[:16]
+def _session_mac(secret: str, node: str, key: str | bytes) -> str:
+    mac = salted_hmac(_SESSION_SALT, f"{node} {secret}", secret=key, algorithm="sha256")
+    return mac.hexdigest()[:32]
 
 
 def _digest(secret: str) -> bytes:

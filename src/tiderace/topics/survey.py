@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from tiderace import __version__, cluster
-from tiderace.topics.hub import current, hubs, node_of
+from tiderace.topics.hub import current, hubs
 
 __all__ = ["Node", "survey"]
 
@@ -60,7 +60,7 @@ def _describe(pattern: str | None) -> Any:
     clients = [client for hub in hubs().values() for client in hub]
     counts = Counter(name for each in clients for name in each.context.subscriptions)
     node = Node(
-        uid=node_of(cluster.current().process),
+        uid=cluster.current().process,
         name=f"{socket.gethostname()}:{os.getpid()}",
         version=f"tiderace {__version__}",
         num_clients=len(clients),

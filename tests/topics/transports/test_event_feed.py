@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from types import SimpleNamespace
 from urllib.parse import urlencode
 
@@ -25,7 +24,7 @@ from tiderace.topics import (
     aunsubscribe,
     topic_group,
 )
-from tiderace.topics.tokens import signed_topic
+from tiderace.topics.tokens import read_signed_name, signed_topic
 from tiderace.topics.topic import declared
 
 
@@ -339,13 +338,12 @@ async def test_a_signed_name_expires(app, monkeypatch):
 
 async def test_a_stream_ends_with_its_signed_name(app, monkeypatch):
     signed = signed_topic("closed:1", ttl=60)
-    now = time.time()
+    end = read_signed_name(signed, user=None).expires_at
 
     async with Feed(app, signed) as feed:
         await apublish("closed:1", "before")
         assert (await feed.event())["data"] == "before"
-    # Just before the end of the name, which is rounded down to a second.
-    monkeypatch.setattr("time.time", lambda: now + 59)
+    monkeypatch.setattr("time.time", lambda: end - 0.5)
     async with Feed(app, signed) as feed:
         await feed.ended()
 
@@ -392,6 +390,18 @@ async def test_another_sites_page_is_refused(app):
 async def test_an_allowed_page_of_another_origin_may_read_it(app):
     async with Feed(app, "prices", headers=(ORIGIN,)) as feed:
         assert feed.headers[b"access-control-allow-origin"] == b"http://testserver"
+
+
+async def test_a_host_that_resolves_to_the_site_is_refused(app, caplog):
+    # DNS rebinding: a GET of the same origin has no Origin header.
+    headers = ((b"host", b"evil.test"), (b"sec-fetch-site", b"same-origin"))
+
+    answer = await request(
+        app, "GET", "/connection/events", query="topic=prices", headers=headers
+    )
+
+    assert answer.status == 400
+    assert "its host 'evil.test' is not one of this site" in caplog.text
 
 
 async def test_other_methods_than_get_are_refused(app):

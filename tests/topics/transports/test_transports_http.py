@@ -35,7 +35,7 @@ from tiderace.topics import (
     adisconnect,
     apublish,
 )
-from tiderace.topics.hub import current, node_of
+from tiderace.topics.hub import current, new_session
 from tiderace.topics.topic import declared
 from tiderace.topics.transports import emulation, http_stream
 
@@ -97,7 +97,7 @@ async def test_the_reply_to_connect_has_session_and_node(app, kind):
         result = client.connected["connect"]
 
         assert len(result["session"]) >= 24
-        assert result["node"] == node_of(cluster.current().process)
+        assert result["node"] == cluster.current().process
         assert result["pong"] is True
 
 
@@ -490,12 +490,32 @@ async def test_a_url_may_hold_only_reading_commands(app):
         b'{"session": 1, "node": "b", "data": "{}"}',
         b'{"session": "a", "node": "b", "data": {}}',
         b"\xff",
+        b'{"session": ' + b"[" * 9000 + b"]" * 9000 + b"}",
+        b'{"more": ' + b'{"a":' * 9000 + b"}" * 9000 + b"}",
     ],
 )
 async def test_an_emulation_body_that_is_no_request_is_refused(app, body):
     answer = await request(app, "POST", "/connection/emulation", body=body)
 
     assert answer.status == 400
+
+
+async def test_a_length_of_thousands_of_digits_is_too_long(app):
+    length = (b"content-length", b"9" * 5000)
+
+    answer = await request(
+        app, "POST", "/connection/emulation", headers=(ORIGIN, JSON, length)
+    )
+
+    assert answer.status == 413
+
+
+async def test_a_handshake_with_too_many_parameters_is_refused(app):
+    client = Client(app, query_string=b"a=1&" * 1001)
+    client.say("websocket.connect")
+    await client.end()
+
+    assert client.kinds == ["websocket.close"]
 
 
 async def test_commands_that_are_too_long_are_refused_alone(app, settings):
@@ -514,6 +534,16 @@ async def test_an_unknown_session_is_not_found(app, field):
         result[field] = result[field][:-1] + ("a" if result[field][-1] != "a" else "b")
 
         assert (await client.post("{}")).status == 404
+
+
+async def test_an_unknown_session_costs_no_message_to_another_process(app, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Cluster, "ask_one", lambda *args, **more: asked.append(args))
+    async with StreamClient(app) as client:
+        client.connected["connect"].update(node="other", session="a.b")
+
+        assert (await client.post("{}")).status == 404
+    assert asked == []
 
 
 async def test_a_session_is_gone_with_its_stream(app):
@@ -693,7 +723,8 @@ async def deliver(monkeypatch, bus, said, data, *, user_id=""):
 async def test_a_process_that_does_not_answer_is_gone(app, monkeypatch):
     monkeypatch.setattr(emulation, "_TIMEOUT", 0.01)
     async with StreamClient(app) as client:
-        client.connected["connect"]["node"] = node_of("other")
+        other = {"node": "other", "session": new_session("other")}
+        client.connected["connect"].update(other)
 
         assert (await client.post("{}")).status == 404
 
@@ -740,7 +771,8 @@ async def test_a_post_without_a_broker_is_answered_with_503(app, monkeypatch):
         raise LayerUnavailable("it is away")
 
     async with StreamClient(app) as client:
-        client.connected["connect"]["node"] = node_of("other")
+        other = {"node": "other", "session": new_session("other")}
+        client.connected["connect"].update(other)
         monkeypatch.setattr(InMemoryChannelLayer, "group_send", away)
 
         assert (await client.post("{}")).status == 503

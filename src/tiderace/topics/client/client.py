@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from typing import Any
 
 import msgspec
@@ -70,13 +69,15 @@ class TopicClient:
         context: of its commands.
         transport: carries its messages.
         node: of this process, for emulated transports.
+        secret: with which HTTP requests send commands of this connection.
     """
 
-    def __init__(self, context: ClientContext, transport: Transport, node: str) -> None:
+    def __init__(
+        self, context: ClientContext, transport: Transport, node: str, secret: str
+    ) -> None:
         self.context = context
         self.transport = transport
-        # The secret with which HTTP requests send commands of this connection.
-        self.secret = secrets.token_urlsafe(24)
+        self.secret = secret
         # The attributes of a stream_hub.Listener.
         self.name = f"{context.client_id}:"
         self.groups: set[str] = set()

@@ -17,9 +17,10 @@ from typing import Any
 import msgspec
 
 from tiderace import cluster, conf
+from tiderace.json_compat import loads
 from tiderace.protocol.codec import MalformedFrame
 from tiderace.topics.hooks import TopicHooks
-from tiderace.topics.hub import hubs, process_of
+from tiderace.topics.hub import hubs, is_session
 from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 
 __all__ = ["ACCEPTED", "FULL", "GONE", "deliver", "serve"]
@@ -60,10 +61,10 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
         if codec is not None:
             session, node, data = codec.decode_emulation(body)
         else:
-            request = msgspec.json.decode(body, type=_Request)
+            request = loads(body, _Request)
             session, node = request.session, request.node
             data = request.data.encode("utf-8", "replace")
-    except (msgspec.MsgspecError, UnicodeDecodeError, MalformedFrame) as error:
+    except (ValueError, MalformedFrame) as error:
         raise Rejected(400, f"the body is not as it must be: {error}") from None
     if len(data) > limit:
         raise Rejected(413, f"the commands are longer than {limit} bytes")
@@ -89,14 +90,14 @@ async def deliver(node: str, session: str, user_id: str, data: bytes) -> int:
     Raises:
         LayerUnavailable: when the broker could not be reached in time.
     """
-    process = process_of(node)
-    if process is None:
+    # A session that was made up costs no message to another process.
+    if not is_session(session, node):
         return GONE
     text = base64.b64encode(data).decode()
     payload = {"session": session, "user": user_id, "data": text}
     try:
         status: int | None = await cluster.current().ask_one(
-            process, "topics.commands", payload, timeout=_TIMEOUT
+            node, "topics.commands", payload, timeout=_TIMEOUT
         )
     except TimeoutError:
         logger.info("no process %r has answered within %g s", node, _TIMEOUT)

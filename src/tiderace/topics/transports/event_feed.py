@@ -346,8 +346,7 @@ def _published(
     data: bytes, position: Position | None, tags: Mapping[str, str] | None
 ) -> bytes:
     """Return a publication as an event: a string as it is, anything else as JSON."""
-    value = msgspec.json.decode(data)
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    text = msgspec.json.decode(data) if data.startswith(b'"') else data.decode()
     event = (tags or {}).get(_EVENT, "")
     if event == _RESET:
         event = ""  # reserved for us

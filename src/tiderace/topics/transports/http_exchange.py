@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import ParseResult
 
-from django.core.exceptions import TooManyFieldsSent
 from django.http import QueryDict
 
 from tiderace import conf
@@ -116,16 +115,8 @@ class HttpExchange:
 
     @cached_property
     def query(self) -> QueryDict:
-        """The query string.
-
-        Raises:
-            Rejected: when it has more than ``DATA_UPLOAD_MAX_NUMBER_FIELDS`` (400).
-        """
-        text = bytes(self.scope.get("query_string") or b"")
-        try:
-            return QueryDict(text, encoding="utf-8")
-        except TooManyFieldsSent:
-            raise Rejected(400, "the address has too many parameters") from None
+        """The query string."""
+        return QueryDict(bytes(self.scope.get("query_string") or b""), encoding="utf-8")
 
     async def body(self, limit: int) -> bytes:
         """Return the whole body.
@@ -147,7 +138,7 @@ class HttpExchange:
     async def _read_body(self, limit: int) -> bytes:
         too_long = Rejected(413, f"the body is longer than {limit} bytes")
         length = self.header(b"content-length") or ""
-        if length.isdecimal() and int(length) > limit:
+        if length.isdecimal() and (len(length) > 18 or int(length) > limit):
             raise too_long
         parts: list[bytes] = []
         size = 0

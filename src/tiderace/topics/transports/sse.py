@@ -60,7 +60,7 @@ async def _first_commands(exchange: HttpExchange) -> bytes:
 def _require_read_commands(first: bytes) -> None:
     try:
         commands = JSON.decode(first)
-    except MalformedFrame:
+    except (MalformedFrame, RecursionError):
         return  # the stream closes with a code after which clients stay away
     for command in commands:
         name, _ = request_of(command)
