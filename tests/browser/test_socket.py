@@ -256,7 +256,7 @@ def test_a_silent_connection_is_replaced(page: Page, server: Server) -> None:
 
         server.wait_for_text("after the stall")
         assert log(page, "close") == [
-            [1006, "no frame within 2 s of a heartbeat", True]
+            [1006, "no frame within 2 s", True]
         ]
 
 

@@ -9,6 +9,7 @@ import {
 } from "./codes.js";
 import { CommandQueue, type ReplyHandler } from "./command_queue.js";
 import { Connection } from "./connection.js";
+import { encode } from "./encode.js";
 import { Emitter } from "./emitter.js";
 import { TopicError } from "./errors.js";
 import type { ClientEvents, ClientState, Reason, StateDetail } from "./events.js";
@@ -175,7 +176,7 @@ export class Client<
   /** Send a message without a reply; return false, and send nothing, without a connection. */
   send(data: unknown): boolean {
     const isConnected = this.#state === "connected";
-    if (isConnected) this.#commands._write(`{"send":${JSON.stringify({ data })}}`);
+    if (isConnected) this.#commands._write(encode({ send: { data } } as object));
     return isConnected;
   }
 
@@ -215,7 +216,7 @@ export class Client<
       if (!error) this.#onConnected(result);
       // Otherwise the command belongs to a connection that was closed before.
       else if (this.#connection.readyState === 1) {
-        this.#tokens._onFailure(error, () => this.#connection._fail(error));
+        this.#tokens._onFailure(error, (expired) => this.#connection._fail(error, false, expired));
       }
     };
     this.#commands._discard();
@@ -236,7 +237,7 @@ export class Client<
     this.#emitState();
     for (const topic of this.#serverStreams.keys()) {
       if (!subs.has(topic)) {
-        this.#endServerStream(topic, { code: UNSUBSCRIBED, reason: "not subscribed any more" });
+        this.#endServerStream(topic, { code: UNSUBSCRIBED, reason: "not subscribed" });
       }
     }
     for (const [topic, sub] of subs) this.#beginServerStream(topic, sub);
@@ -287,12 +288,12 @@ export class Client<
   #setState(state: "connecting" | "disconnected", code: number, reason: string): void {
     const before = this.#state;
     this.#state = state;
-    this.#tokens._stop();
+    this.#tokens._stop(state === "connecting");
     for (const subscription of this.#subscriptions.values()) {
       subscription._onLost(1, "connection lost");
     }
     if (state === "disconnected") {
-      const message = "the client is disconnected; connect() connects it";
+      const message = "disconnected; call connect()";
       const refusal = new TopicError(DISCONNECTED, message);
       this.#commands._reset(refusal);
       this.#outbox._clear(refusal);

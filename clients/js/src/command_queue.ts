@@ -22,6 +22,9 @@ interface Command {
 
 /** In characters. The server accepts frames of 64 KB; a character has at most three bytes. */
 const FRAME_SIZE = 16384;
+/** Commands sent at once, and the seconds until more are: the server accepts 200 a second. */
+const BURST = 100;
+const BURST_INTERVAL = 0.6;
 
 export class CommandQueue {
   /** @internal Whether a command may be sent now; one about a topic also needs a subscription. */
@@ -36,6 +39,7 @@ export class CommandQueue {
   #waiting = new Set<Command>();
   /** The lines of the next frame. */
   #lines: string[] = [];
+  #timer: Timer;
   #lastId = 0;
 
   constructor(
@@ -44,6 +48,7 @@ export class CommandQueue {
     sendFrame: (frame: string) => void,
   ) {
     this.#options = options;
+    this.#timer = new Timer(options);
     this._isReady = isReady;
     this.#sendFrame = sendFrame;
   }
@@ -140,7 +145,7 @@ export class CommandQueue {
     };
     if (timeout) {
       command._timer._set(timeout, () => {
-        const error = new TopicError(TIMEOUT, `no answer to ${method} within ${timeout} s`, true);
+        const error = new TopicError(TIMEOUT, `no reply within ${timeout} s`, true);
         this.#forget(command)._done(error, {});
       });
     }
@@ -162,7 +167,9 @@ export class CommandQueue {
 
   #sendLines = (): void => {
     let frame = "";
-    for (const line of this.#lines.splice(0)) {
+    const lines = this.#lines.splice(0, BURST);
+    if (this.#lines[0]) this.#timer._set(BURST_INTERVAL, this.#sendLines);
+    for (const line of lines) {
       if (frame && frame.length + line.length > FRAME_SIZE) {
         this.#sendFrame(frame);
         frame = "";

@@ -1,12 +1,12 @@
 /** The socket of a client, over WebSocket or, where that does not pass, over HTTP. */
 
-import { CLOSE_TOO_BIG } from "./codes.js";
+import { CLOSE_TOO_BIG, TOKEN_EXPIRED } from "./codes.js";
 import { Emulation } from "./emulation.js";
 import type { SocketOptions, Transport } from "./options.js";
 import { Socket } from "./socket.js";
 
 /** Key in the tab's session storage under which the last transport that worked is kept. */
-const STORAGE_KEY = "tiderace-transport";
+const STORAGE_KEY = "tiderace";
 /** Attempts with the transport that worked before the others are tried. */
 const PREFERRED_ATTEMPTS = 3;
 /** Seconds of silence beyond the server's ping interval before a ping, and again after it. */
@@ -52,13 +52,13 @@ export class Connection extends Socket {
         heartbeatTimeout: GRACE,
         heartbeatMessage: context._pingCommand,
         // Final are 3500 to 3999, 4500 to 4999, and 1009: a frame was too long.
-        retryOn: ({ code }) => code !== CLOSE_TOO_BIG && ![7, 9].includes(Math.floor(code / 500)),
+        retryOn: ({ code }) => code !== CLOSE_TOO_BIG && ![7, 9].includes((code / 500) | 0),
       },
     );
     this.#context = context;
-    this.addEventListener("open", () => {
+    this.onopen = () => {
       if (!this.#emulation) this.send(context._connectCommand());
-    });
+    };
   }
 
   /** @internal */
@@ -70,9 +70,9 @@ export class Connection extends Socket {
     return (this.#emulation as unknown as WebSocket) ?? super._createSocket(url, protocols);
   }
 
-  /** @internal The next transport of a round is tried at once. */
+  /** @internal The next transport of a round, and a new token, are tried at once. */
   override _reconnectDelay(code: number, attempt: number): number {
-    return this.#untried.length ? 0 : super._reconnectDelay(code, attempt);
+    return this.#untried.length || code === TOKEN_EXPIRED ? 0 : super._reconnectDelay(code, attempt);
   }
 
   /** @internal A frame came over this transport: prefer it from now on. */

@@ -7,13 +7,11 @@ import { CLOSE_ABNORMAL } from "./codes.js";
 import { encode } from "./encode.js";
 import type { Environment } from "./options.js";
 
-const JSON_BODY = { "Content-Type": "application/json" };
-
 export class Emulation {
   readyState = 0;
   declare onopen?: (() => void) | null;
   declare onmessage?: ((event: { data: string }) => void) | null;
-  declare onerror?: (() => void) | null;
+  declare onerror?: ((event: { error?: unknown }) => void) | null;
   declare onclose?: ((event: CloseEventInit) => void) | null;
   /** @internal The connection that the requests belong to, from the server's first reply. */
   _session: object | undefined;
@@ -31,14 +29,14 @@ export class Emulation {
   constructor(window: Environment, url: string, first: string) {
     this.#window = window;
     this.#url = new URL(url.replace("ws", "http"));
-    if (url.endsWith("sse")) this.#openEventSource(first);
+    if (/sse$/.test(url)) this.#openEventSource(first);
     else void this.#readStream(first);
   }
 
   send(data: string): void {
     this.#posted = this.#posted
       .then(() => this.#post(new URL("emulation", this.#url), { ...this._session, data }))
-      .catch(() => this.#onEnd());
+      .catch(this.#onEnd);
   }
 
   close(code = 1005): void {
@@ -52,11 +50,11 @@ export class Emulation {
   async #post(url: URL, body: string | object): Promise<Response> {
     const response = await this.#window.fetch!(url, {
       method: "POST",
-      headers: JSON_BODY,
+      headers: { "Content-Type": "application/json" },
       body: encode(body),
       signal: this.#abort.signal,
     });
-    if (!response.ok) throw response;
+    if (!response.ok) throw new Error(`HTTP ${response.status}`);
     return response;
   }
 
@@ -64,8 +62,8 @@ export class Emulation {
     this.#url.searchParams.set("cf_connect", first);
     const source = new this.#window.EventSource!(this.#url.href);
     this.#source = source;
-    source.onopen = () => this.#onOpen();
-    source.onmessage = ({ data }) => this.onmessage?.({ data });
+    source.onopen = this.#onOpen;
+    source.onmessage = (event) => this.onmessage?.(event);
     source.onerror = () => this.#onEnd();
   }
 
@@ -84,19 +82,19 @@ export class Emulation {
         rest = lines.pop()!;
         if (lines[0]) this.onmessage?.({ data: lines.join("\n") });
       }
-    } catch {
-      // A failed request is the end of the connection.
+      this.#onEnd();
+    } catch (error) {
+      this.#onEnd(error);
     }
-    this.#onEnd();
   }
 
-  #onOpen(): void {
+  #onOpen = (): void => {
     this.readyState = 1;
     this.onopen?.();
-  }
+  };
 
-  #onEnd(): void {
-    if (this.readyState < 3) this.onerror?.();
+  #onEnd = (error?: unknown): void => {
+    if (this.readyState < 3) this.onerror?.({ error });
     this.close(CLOSE_ABNORMAL);
-  }
+  };
 }

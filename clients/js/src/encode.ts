@@ -12,6 +12,6 @@ export function encode(data: unknown): Frame {
     return data as Blob | BufferSource;
   }
   const text = typeof data === "string" ? data : JSON.stringify(data);
-  if (text === undefined) throw new TypeError(`cannot send ${typeof data}: it has no JSON form`);
+  if (text === undefined) throw new TypeError(`${typeof data} has no JSON form`);
   return text;
 }

@@ -20,7 +20,10 @@ export interface SocketCloseEvent extends CloseEvent {
   readonly willReconnect: boolean;
 }
 
-/** An error event; without `error` it comes from the browser's WebSocket. */
+/**
+ * An error event. Over HTTP the error has the status (`HTTP 403`); without `error` it comes
+ * from the browser's WebSocket, of which a page learns no more.
+ */
 export interface SocketErrorEvent extends Event {
   readonly error?: unknown;
 }

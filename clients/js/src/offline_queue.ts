@@ -33,7 +33,7 @@ export class OfflineQueue {
       this.bytes += size;
     } else if (whenFull === "throw") {
       throw new DOMException(
-        `the offline queue is full (${this.#messages.length} messages, ${this.bytes} bytes)`,
+        `the queue is full (${this.#messages.length} messages, ${this.bytes} bytes)`,
         "QuotaExceededError",
       );
     } else this.#onDrop(data);

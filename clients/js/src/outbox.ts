@@ -71,7 +71,7 @@ export class Outbox {
       if (this.#isPaused || entry._isSent || !this.#commands._isReady(entry._topic)) continue;
       entry._sentAt ??= now;
       if (now - entry._sentAt > REPEATABLE * 1e3) {
-        const message = "not acknowledged in time; it may have been delivered";
+        const message = "not acknowledged; it may have been delivered";
         this.#settle(entry, new TopicError(LOST, message));
       } else this.#send(entry);
     }
@@ -119,7 +119,7 @@ export class Outbox {
     for (;;) {
       if (this.#entries.size < queueLimit && this.#bytes + size <= queueSize) return;
       const error = new DOMException(
-        `the outbox is full (${this.#entries.size} publications, ${this.#bytes} bytes)`,
+        `the queue is full (${this.#entries.size} messages, ${this.#bytes} bytes)`,
         "QuotaExceededError",
       );
       const oldest = [...this.#entries].find(({ _isSent }) => !_isSent);

@@ -143,7 +143,7 @@ export class Socket extends Emitter<SocketEventMap> {
    */
   send(data: unknown): void {
     if (this.readyState > 1) {
-      throw new DOMException("the socket is closed; reconnect() opens it", "InvalidStateError");
+      throw new DOMException("closed; call reconnect()", "InvalidStateError");
     }
     const frame = encode(data);
     const native = this.#native;
@@ -179,7 +179,7 @@ export class Socket extends Emitter<SocketEventMap> {
     for (const type of PAGE_EVENTS) window.addEventListener?.(type, this.#onPageEvent);
     this.#isClosing = false;
     this.#attempt = 0;
-    if (this.#status === "open") this.#suspend("reconnect() was called");
+    if (this.#status === "open") this.#suspend("reconnect called");
     this.#start();
   }
 
@@ -240,7 +240,8 @@ export class Socket extends Emitter<SocketEventMap> {
         this._restartHeartbeat();
         this.dispatchEvent(new MessageEvent("message", { data, origin }));
       };
-      native.onerror = () => this.dispatchEvent(new Event("error"));
+      native.onerror = ({ error }: any) =>
+        this._emit("error", null, { error });
       native.onclose = (event) => this.#onClose(event);
     } catch (error) {
       if (generation === this.#generation) this._fail(error, isFinal);
@@ -271,7 +272,7 @@ export class Socket extends Emitter<SocketEventMap> {
       encode(typeof heartbeatMessage === "function" ? heartbeatMessage() : heartbeatMessage),
     );
     this.#setTimeout(heartbeatTimeout, () =>
-      this._fail(`no frame within ${heartbeatTimeout} s of a heartbeat`),
+      this._fail(`no frame within ${heartbeatTimeout} s`),
     );
   };
 
@@ -345,7 +346,7 @@ export class Socket extends Emitter<SocketEventMap> {
     const { document } = this._options.window;
     const status = this.#status;
     if (this.#isClosing) return;
-    if (type === "pagehide") this.#suspend("the page is hidden");
+    if (type === "pagehide") this.#suspend("page hidden");
     else if (type !== "visibilitychange" || document?.visibilityState === "visible") {
       if (status === "open") this.#sendHeartbeat();
       else if (status !== "connecting") this.#start();

@@ -194,7 +194,7 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
       for (;;) {
         const { code, reason } = this.#reason;
         if (unread.length > MAX_BACKLOG) {
-          throw new TopicError(0, `the loop is ${MAX_BACKLOG} messages behind`);
+          throw new TopicError(0, `${MAX_BACKLOG} messages behind`);
         }
         if (unread.length) yield unread.shift()!;
         else if (this.#state !== "unsubscribed") await new Promise<void>((done) => (wake = done));
@@ -217,7 +217,8 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
     const generation = this.#generation;
     if (!_commands._isReady()) return;
     const onError = (error: unknown): void => {
-      if (generation === this.#generation) tokens._onFailure(error, () => this.#retry(error));
+      if (generation !== this.#generation) return;
+      tokens._onFailure(error, (expired) => (expired ? this._start() : this.#retry(error)));
     };
     try {
       if (tokens._isMissing) await tokens._fetch();
@@ -256,7 +257,7 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
   _onLost(code: number, reason: string): void {
     this.#generation++;
     this.#retryTimer._stop();
-    this.#tokens._stop();
+    this.#tokens._stop(this.#state !== "unsubscribed");
     this.#presence._stop();
     if (this.#state === "subscribed") this.#setState("subscribing", code, reason);
   }

@@ -31,6 +31,8 @@ export class TokenManager {
   #config: TokenConfig;
   #timer: Timer;
   #attempt = 0;
+  /** Whether a token was refused since the server accepted one. */
+  #isRefused = false;
   /** Changes when a refresh on its way becomes void. */
   #generation = 0;
 
@@ -48,20 +50,21 @@ export class TokenManager {
   /** @internal */
   async _fetch(): Promise<void> {
     this._token = await this.#config._getToken!();
-    if (!this._token) throw new UnauthorizedError("getToken returned no token");
+    if (!this._token) throw new UnauthorizedError("no token");
   }
 
   /** @internal Refresh the token before it expires. */
   _watch({ expires, ttl }: Expiry): void {
     this._stop();
+    this.#isRefused = false;
     if (expires && this.#config._getToken) this.#timer._set(ttl! * REFRESH_AT, this.#refresh);
   }
 
-  /** @internal Stop refreshing. */
-  _stop(): void {
+  /** @internal Stop refreshing; after a lost connection the token still expires. */
+  _stop(isLost = false): void {
     this.#generation++;
     this.#attempt = 0;
-    this.#timer._stop();
+    if (!isLost) this.#timer._stop();
   }
 
   /** @internal Discard a token that is not valid any more; false when no other can be fetched. */
@@ -71,22 +74,29 @@ export class TokenManager {
     return true;
   }
 
-  /** @internal End after an error that is final, else call `retry`. */
-  _onFailure(error: unknown, retry?: () => void): void {
+  /**
+   * @internal End after an error that is final, else call `retry`; with the reason of a close
+   * when the token has expired, for the first time: then no delay is needed.
+   */
+  _onFailure(error: unknown, retry?: (expired?: CloseEventInit) => void): void {
     const { _end } = this.#config;
+    let expired: CloseEventInit | undefined;
     if (error instanceof UnauthorizedError) return _end(1, "unauthorized");
     if (error instanceof TopicError) {
       const { code, message } = error;
-      if (code === TOKEN_EXPIRED || code === EXPIRED ? !this._drop() : !error.temporary) {
-        return _end(code, message);
-      }
+      const isExpired = code === TOKEN_EXPIRED || code === EXPIRED;
+      if (isExpired ? !this._drop() : !error.temporary) return _end(code, message);
+      if (isExpired && !this.#isRefused) expired = { code: TOKEN_EXPIRED, reason: message };
+      this.#isRefused = isExpired;
     }
-    retry?.();
+    retry?.(expired);
   }
 
   #refresh = async (): Promise<void> => {
     const { _commands, _emit, _topic } = this.#config;
     const generation = this.#generation;
+    // Without a connection, the next attempt fetches a token.
+    if (!_commands._isReady(_topic)) return void (this._token = "");
     const onError = (error: unknown): void => {
       if (generation !== this.#generation) return;
       this._onFailure(error, () => {

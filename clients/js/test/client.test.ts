@@ -214,7 +214,7 @@ test("a connect command without a reply fails the attempt", async () => {
   assert.deepEqual(errors, []);
   await window.advance(0.1);
 
-  assert.match(String(errors[0]![1]), /no answer to connect within 10 s/);
+  assert.match(String(errors[0]![1]), /no reply within 10 s/);
   assert.equal(window.socket.readyState, 2);
 });
 
@@ -733,7 +733,7 @@ test("a server-side subscription that is missing after a reconnect is unsubscrib
   await reconnectClient(window);
 
   assert.deepEqual(seen, [
-    ["unsubscribed", { topic: "#7", code: 2000, reason: "not subscribed any more" }],
+    ["unsubscribed", { topic: "#7", code: 2000, reason: "not subscribed" }],
   ]);
 });
 

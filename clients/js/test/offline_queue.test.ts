@@ -211,7 +211,7 @@ test("a full queue throws and keeps its messages", async () => {
 
   assert.throws(() => socket.send("c"), {
     name: "QuotaExceededError",
-    message: "the offline queue is full (2 messages, 2 bytes)",
+    message: "the queue is full (2 messages, 2 bytes)",
   });
   assert.deepEqual(await acceptNext(setup), ["a", "b"]);
 });

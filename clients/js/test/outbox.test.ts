@@ -219,7 +219,7 @@ test("a full outbox rejects the next publication and keeps the others", async ()
 
   await assert.rejects(client.publish("room", "c"), {
     name: "QuotaExceededError",
-    message: /^the outbox is full \(2 publications, \d+ bytes\)$/,
+    message: /^the queue is full \(2 messages, \d+ bytes\)$/,
   });
 
   assert.deepEqual(await published(await acceptClient(window)), ["a", "b"]);

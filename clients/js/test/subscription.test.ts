@@ -448,6 +448,21 @@ test("every topic has its own delays, and they grow", async () => {
   assert.equal((await peer.command("subscribe")).body.channel, "quiet");
 });
 
+test("the commands of many subscriptions are sent at a rate that the server accepts", async () => {
+  const { window, client } = await connectedClient({}, { ping: 0 });
+  for (let number = 0; number < 250; number++) client.subscribe(`room:${number}`);
+  await window.advance(5);
+  const peer = await reconnectClient(window, { ping: 0 });
+
+  assert.equal((await peer.commands()).length, 100);
+  await window.advance(0.5);
+  assert.deepEqual(await peer.commands(), []);
+  await window.advance(0.1);
+  assert.equal((await peer.commands()).length, 100);
+  await window.advance(0.6);
+  assert.equal((await peer.commands()).length, 50);
+});
+
 test("a subscribe command without a reply ends the connection, not the subscription", async () => {
   const { window, client } = await connectedClient({ timeout: 4 }, { ping: 0 });
   const room = client.subscribe("room");

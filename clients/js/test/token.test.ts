@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { UnauthorizedError } from "../src/index.js";
 import { settle, type FakeWindow } from "./fake_browser.js";
-import { connectingClient, reconnectClient, logEvents, connectedClient, Peer, STREAM } from "./client_setup.js";
+import { connectingClient, reconnectClient, logEvents, connectedClient, Peer, STREAM, acceptClient } from "./client_setup.js";
 
 /** A getToken that returns t1, t2, …, and the number of its calls. */
 function numberedTokens(): { getToken: () => string; count: () => number } {
@@ -96,10 +96,25 @@ for (const code of [109, 110]) {
     const { peer, connect } = await readConnect(window);
 
     peer.replyError(connect, code, "token expired");
-    await window.advance(2);
+    await window.advance(0);
 
     assert.equal((await readConnect(window)).connect.body.token, "t2");
     assert.equal(client.state, "connecting");
+  });
+
+  test(`a second token in a row that is refused with ${code} delays the next attempt`, async () => {
+    const { getToken, count } = numberedTokens();
+    const { window } = await connectingClient({ getToken });
+    for (const _ of [1, 2]) {
+      const { peer, connect } = await readConnect(window);
+      peer.replyError(connect, code, "token expired");
+      await window.advance(0);
+    }
+    assert.equal(count(), 2);
+
+    await window.advance(1);
+
+    assert.equal((await readConnect(window)).connect.body.token, "t3");
   });
 
   test(`a connect refused with ${code} is final where no token can be fetched`, async () => {
@@ -112,6 +127,35 @@ for (const code of [109, 110]) {
     assert.deepEqual(seen, [["disconnected", { code, reason: "token expired" }]]);
   });
 }
+
+test("a token that expires during an outage is fetched before the next attempt", async () => {
+  const { getToken } = numberedTokens();
+  const { window } = await connectedClient({ getToken }, { ping: 0, expires: true, ttl: 100 });
+  window.socket.break();
+  window.goOffline();
+
+  await window.advance(200);
+  window.goOnline();
+  await settle();
+
+  assert.equal((await readConnect(window)).connect.body.token, "t2");
+});
+
+test("the token of a subscription that expires during an outage is fetched first", async () => {
+  const { getToken } = numberedTokens();
+  const { window, client, peer } = await connectedClient({}, { ping: 0 });
+  client.subscribe("room", { getToken });
+  peer.reply(await peer.command("subscribe"), { expires: true, ttl: 100 });
+  window.socket.break();
+  window.goOffline();
+
+  await window.advance(200);
+  window.goOnline();
+  await settle();
+  const next = await acceptClient(window);
+
+  assert.equal((await next.command("subscribe")).body.token, "t2");
+});
 
 for (const code of [3005, 3014]) {
   test(`after a close with ${code} a new token is fetched`, async () => {
@@ -340,13 +384,13 @@ test("a topic's getToken that fails is an error and another attempt", async () =
   assert.equal((await peer.command("subscribe")).body.token, "r2");
 });
 
-test("a subscription refused with 109 fetches a new token", async () => {
+test("a subscription refused with 109 fetches a new token at once", async () => {
   const { getToken } = numberedTokens();
-  const { window, client, peer } = await connectedClient();
+  const { client, peer } = await connectedClient();
   client.subscribe("room", { getToken });
 
   peer.replyError(await peer.command("subscribe"), 109, "token expired");
-  await window.advance(0.5);
+  await settle();
 
   assert.equal((await peer.command("subscribe")).body.token, "t2");
 });

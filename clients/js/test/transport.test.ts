@@ -105,7 +105,7 @@ test("the transport that worked is stored for the tab", async () => {
     for (const [key, value] of first.http.storage) http.storage.set(key, value);
   });
 
-  assert.deepEqual([...first.http.storage], [["tiderace-transport", "http_stream"]]);
+  assert.deepEqual([...first.http.storage], [["tiderace", "http_stream"]]);
   assert.equal(http.requests.length, 1);
   assert.equal(window.sockets.length, 0);
 });
@@ -175,7 +175,7 @@ test("a transport that works again has the first attempts again", async () => {
 });
 
 test("an unknown stored transport is ignored", async () => {
-  const { window } = await httpClient({}, (http) => http.storage.set("tiderace-transport", "pigeon"));
+  const { window } = await httpClient({}, (http) => http.storage.set("tiderace", "pigeon"));
 
   assert.equal(window.sockets.length, 1);
 });
@@ -326,6 +326,28 @@ test("a refused stream is a failed attempt", async () => {
 
   assert.equal(client.state, "connecting");
   assert.equal(http.requests.length, 2);
+});
+
+for (const status of [403, 503]) {
+  test(`the error of a request that is refused with ${status} has the status`, async () => {
+    const { http, client } = await httpClient({ transports: ["http_stream"] });
+    const errors = logEvents(client, "error");
+
+    http.requests[0]!.respond(status);
+    await settle();
+
+    assert.deepEqual(errors.map(([, error]) => String(error)), [`Error: HTTP ${status}`]);
+  });
+}
+
+test("the error of a request that fails is that of fetch", async () => {
+  const { http, client } = await httpClient({ transports: ["http_stream"] });
+  const errors = logEvents(client, "error");
+
+  http.requests[0]!.fail();
+  await settle();
+
+  assert.deepEqual(errors.map(([, error]) => String(error)), ["TypeError: network error"]);
 });
 
 test("a stream that does not begin in time is a failed attempt", async () => {
