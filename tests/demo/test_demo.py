@@ -22,6 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from support.asgi_process import free_port
 from support.demo_process import DemoProcess
+from support.waiting import wait_until
 from tiderace import __main__ as command_line
 from tiderace import demo as demo_package
 from tiderace.demo.chat import frames
@@ -224,9 +225,11 @@ def test_the_secret_key_is_created_once_and_readable_by_its_owner_only(tmp_path)
 
 
 def test_the_terminal_shows_the_address_and_every_login(demo):
-    said = demo.output()
+    address = demo.url + "/"
 
-    assert demo.url + "/" in said
+    wait_until(lambda: address in demo.output(), what="the greeting")
+
+    said = demo.output()
     for name, password in SEEDED.items():
         assert re.search(rf"{name} +password {password}", said)
 
