@@ -92,12 +92,10 @@ LOGIN_URL = "people:login"
 LOGIN_REDIRECT_URL = "chat:lobby"
 SESSION_COOKIE_NAME = "tiderace_demo_session"
 CSRF_COOKIE_NAME = "tiderace_demo_csrf"
-SECURE_REFERRER_POLICY = "same-origin"
 
 STATIC_URL = "static/"
 STATICFILES_DIRS = [HERE / "static"]
 
-USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en"
 

@@ -146,7 +146,7 @@ class Topic:
     layer: ClassVar[str] = "default"
     """The alias of its channel layer."""
 
-    def __init_subclass__(cls, *, register: bool = True, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in ("publish_rate", "user_rate"):
             rate = getattr(cls, name)
@@ -157,7 +157,7 @@ class Topic:
                     raise ImproperlyConfigured(
                         f"{cls.__qualname__}.{name}: {error}"
                     ) from None
-        if register and cls.pattern:
+        if cls.pattern:
             declared.add(cls)
 
     def __init__(self, topic: str, kwargs: Mapping[str, Any] | None = None) -> None:
