@@ -18,7 +18,6 @@ __all__ = [
     "GROUP_MAX_BYTES",
     "Broker",
     "Delivery",
-    "Entry",
     "MembershipStore",
     "Position",
     "Published",
@@ -55,25 +54,16 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A message that a stream keeps."""
-
-    offset: int
-    before: int
-    """The offset of the message before it: one less, unless offsets were skipped."""
-    age: float
-    """Seconds since it was published, by the broker's clock."""
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class StreamMessage:
-    """A message as it was published."""
+    """A message of a stream, received when it was published or read afterwards."""
 
     subject: str
-    epoch: str
-    offset: int
+    position: Position
+    before: int
+    """The offset of the message before it: one less, unless offsets were skipped."""
     data: bytes
+    age: float = 0.0
+    """Seconds since it was published, by the broker's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +123,8 @@ class StreamStore(Protocol):
 
     async def read_after(
         self, subject: str, offset: int
-    ) -> tuple[Position | None, Sequence[Entry]]:
-        """Return the end of the subject's stream, and its entries after ``offset``.
+    ) -> tuple[Position | None, Sequence[StreamMessage]]:
+        """Return the end of the subject's stream, and its messages after ``offset``.
 
         Of many, only the first are returned: the last one is then before the end, and
         the next call continues after it.
@@ -149,8 +139,8 @@ class StreamStore(Protocol):
         since: Position | None = None,
         limit: int | None = None,
         reverse: bool = False,
-    ) -> tuple[Position, Sequence[Entry]]:
-        """Return the end of the subject's stream, and all its entries within ``history``.
+    ) -> tuple[Position, Sequence[StreamMessage]]:
+        """Return the end of the subject's stream, and all its messages within ``history``.
 
         A stream is created when there is none. Unless ``publish`` has set a history,
         ``history`` is also kept from now on. The other arguments are those of
@@ -158,7 +148,7 @@ class StreamStore(Protocol):
         """
 
     async def delete_history(self, subject: str) -> None:
-        """Delete the entries of the subject's stream; its position stays."""
+        """Delete the messages of the subject's stream; its position stays."""
 
 
 class QueueStore(Protocol):

@@ -73,17 +73,7 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
         clock: Callable[[], float] = time.monotonic,
         **unknown: Any,
     ) -> None:
-        refuse_unknown_options(
-            type(self).__name__,
-            unknown,
-            (
-                "expiry",
-                "group_expiry",
-                "capacity",
-                "channel_capacity",
-                "group_max_bytes",
-            ),
-        )
+        refuse_unknown_options(self, unknown)
         super().__init__(expiry, capacity)
         self.channel_capacity = self.compile_capacities(channel_capacity or {})
         self.group_expiry = group_expiry

@@ -18,7 +18,6 @@ from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.broker import (
     Delivery,
-    Entry,
     Position,
     Published,
     QueueReady,
@@ -74,7 +73,8 @@ class FakeBroker:
         self.epochs.setdefault(subject, "e1")
         stream = self.stored.setdefault(subject, [])
         stream.append(data)
-        return StreamMessage(subject, self.epochs[subject], len(stream), data)
+        position = Position(self.epochs[subject], len(stream))
+        return StreamMessage(subject, position, len(stream) - 1, data)
 
     def forget(self, epoch):
         self.stored.clear()
@@ -87,7 +87,7 @@ class FakeBroker:
         live = self.append(subject, data)
         if subject in self.wanted and not self.mute:
             self.arriving.put_nowait([live])
-        return Published(Position(live.epoch, live.offset), [])
+        return Published(live.position, [])
 
     async def position(self, subject):
         position = self._end(subject)
@@ -104,7 +104,13 @@ class FakeBroker:
             self.busy -= 1
         age = self.ages.get(subject, 0.0)
         entries = [
-            Entry(number, number - 1, age, data)
+            StreamMessage(
+                subject,
+                Position(self.epochs[subject], number),
+                number - 1,
+                data,
+                age,
+            )
             for number, data in enumerate(self.stored.get(subject, []), 1)
             if number > offset
         ]
@@ -483,7 +489,7 @@ async def test_groups_that_are_up_to_date_do_not_wait_for_those_that_are_not(
     assert await received(box, 1) == [2]
     fetch.set()
     assert await received(box, 1) == [1]
-    assert missed.offset == 1
+    assert missed.position.offset == 1
 
 
 async def test_missed_messages_are_fetched_when_the_broker_answers_again(

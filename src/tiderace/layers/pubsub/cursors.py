@@ -20,6 +20,7 @@ from tiderace.layers.pubsub.gap_filler import (
     Sink,
     StreamCursor,
     follows,
+    is_new,
 )
 from tiderace.layers.pubsub.loop_tasks import LoopTasks
 
@@ -148,20 +149,17 @@ class StreamCursors:
             with self._lock:
                 position = cursor.position
                 if position is None:
-                    cursor.position = here = Position(item.epoch, item.offset)
-                    cursor.confirmed_at = self._clock()
-            if position is None:
-                await cursor.sink.deliver(item.subject, item.data, 0.0, here)
+                    cursor.position = item.position
+        if position is not None:
+            if not is_new(item, position):
                 return
-        if item.epoch == position.epoch and item.offset <= position.offset:
-            return
-        if not follows(item, position):
-            cursor.buffered = [item]
-            self._tasks.spawn(self._gaps.fill(cursor))
-            return
-        cursor.position = here = Position(item.epoch, item.offset)
+            if not follows(item, position):
+                cursor.buffered = [item]
+                self._tasks.spawn(self._gaps.fill(cursor))
+                return
+            cursor.position = item.position
         cursor.confirmed_at = self._clock()
-        await cursor.sink.deliver(item.subject, item.data, 0.0, here)
+        await cursor.sink.deliver(item)
 
     def on_reconnect(self, broker: Broker) -> None:
         """Fetch messages that may have been missed on all streams of ``broker``."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
 from tiderace import conf, metrics
 from tiderace.history import Position
+from tiderace.layers.broker import StreamMessage
 from tiderace.layers.local import LocalChannels
 from tiderace.layers.pubsub import envelope
 
@@ -124,31 +124,23 @@ class GroupDelivery:
                     self.end_hold(group, channel)
         return held
 
-    async def deliver(
-        self,
-        subject: str,
-        data: bytes,
-        age: float,
-        position: Position,
-        before: int | None = None,
-    ) -> None:
+    async def deliver(self, item: StreamMessage) -> None:
         """Deliver a message; log one that cannot be decoded."""
+        subject = item.subject
         try:
-            message = self._deserialize(data)
+            message = self._deserialize(item.data)
             publication = None
             if subject in self._local.listeners or envelope.is_record(message):
-                publication = envelope.publication_from(
-                    position, message, time=time.time() - age, before=before
-                )
+                publication = envelope.publication_from(item, message)
                 delivery = self._local.listeners.put(subject, publication)
                 if not await delivery.finish():
                     self._groups_to_check.add(subject)
             if subject in self._local.hub.groups:
-                deadline = self._local.clock() + self._local.expiry - age
+                deadline = self._local.clock() + self._local.expiry - item.age
                 if publication is not None and envelope.is_record(message):
                     message = publication.as_event()
                 excluded = (
-                    self._take_held_back(subject, position)
+                    self._take_held_back(subject, item.position)
                     if subject in self._held_back
                     else set()
                 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from tiderace.delivery.outbox import PreparedMessage
-from tiderace.history import Position, Publication
+from tiderace.history import Publication
+from tiderace.layers.broker import StreamMessage
 from tiderace.layers.messages import (
     CHANNEL_KEY,
     ENVELOPE_KEY,
@@ -79,23 +81,21 @@ def unwrap(
     return message, envelope["groups"], envelope["exclude"]
 
 
-def publication_from(
-    position: Position, message: Any, *, time: float, before: int | None
-) -> Publication:
+def publication_from(item: StreamMessage, message: Any) -> Publication:
     """Return a message as listeners to the group's stream get it.
 
     Args:
-        position: where it stands.
-        message: a message with its envelope; not changed.
-        time: when a group message was published; a record has its own time.
-        before: offset of the message before it; None for one less.
+        item: as it was received.
+        message: the message with its envelope; not changed.
     """
     if is_record(message):
         record = message[ENVELOPE_KEY]["record"]
-        publication = Publication.of_record(position, record)
+        publication = Publication.of_record(item.position, record)
     else:
-        content = dict(message) if isinstance(message, dict) else message
-        publication = publication_of(position, unwrap(content)[0], time=time)
-    if before is not None:
-        publication.before = before
+        content, _, _ = unwrap(dict(message) if isinstance(message, dict) else message)
+        # A record has its own time.
+        publication = publication_of(
+            item.position, content, time=time.time() - item.age
+        )
+    publication.before = item.before
     return publication

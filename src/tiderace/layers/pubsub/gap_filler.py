@@ -12,7 +12,7 @@ from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers.broker import Broker, Position, StreamMessage
 
-__all__ = ["START", "GapFiller", "Sink", "StreamCursor", "follows"]
+__all__ = ["START", "GapFiller", "Sink", "StreamCursor", "follows", "is_new"]
 
 logger = logging.getLogger("tiderace.layers")
 
@@ -27,18 +27,8 @@ _REMEMBERED = 9.0  # expiries for which a broker is sure to keep a stream's epoc
 class Sink(Protocol):
     """Takes the messages of a stream, in order; its methods do not raise."""
 
-    async def deliver(
-        self,
-        subject: str,
-        data: bytes,
-        age: float,
-        position: Position,
-        before: int | None = None,
-    ) -> None:
-        """Handle a message that was published ``age`` seconds ago.
-
-        ``before`` is the offset of the message before it; None for one less.
-        """
+    async def deliver(self, message: StreamMessage) -> None:
+        """Handle a message."""
 
     def report_gap(self, subject: str, missed: int | None) -> None:
         """Handle a loss: the number of messages, or None when that is unknown."""
@@ -155,7 +145,7 @@ class GapFiller:
                     continue
             cursor.confirmed_at = self._clock()
             living = [entry for entry in entries if entry.age < self._expiry]
-            is_complete = not entries or entries[-1].offset >= end.offset
+            is_complete = not entries or entries[-1].position.offset >= end.offset
             if living or is_complete:
                 # After skipped offsets the number is too large, but some were lost.
                 missed = (living[0].before if living else end.offset) - base
@@ -164,13 +154,10 @@ class GapFiller:
                         cursor.subject, missed if missed < _COUNTABLE else None
                     )
             for number, entry in enumerate(living):
-                base = entry.offset
-                cursor.position = here = Position(end.epoch, entry.offset)
+                base = entry.position.offset
+                cursor.position = entry.position
                 metrics.GAPS_FILLED.add()
-                age = max(0.0, entry.age)
-                await cursor.sink.deliver(
-                    cursor.subject, entry.data, age, here, entry.before
-                )
+                await cursor.sink.deliver(entry)
                 if number % _YIELD_EVERY == _YIELD_EVERY - 1:
                     await asyncio.sleep(0)
                 if not self._is_current(cursor, buffered):
@@ -178,7 +165,7 @@ class GapFiller:
             if is_complete:
                 cursor.position = Position(end.epoch, max(base, end.offset))
                 return
-            cursor.position = Position(end.epoch, entries[-1].offset)
+            cursor.position = entries[-1].position
 
     def _begin_epoch(
         self, cursor: StreamCursor, position: Position, end: Position | None
@@ -199,12 +186,12 @@ class GapFiller:
         while done < len(buffered) and self._is_current(cursor, buffered):
             item = buffered[done]
             position = cursor.position or START
-            if item.epoch != position.epoch or item.offset > position.offset:
+            if is_new(item, position):
                 if not follows(item, position):
                     del buffered[:done]
                     return True
-                cursor.position = here = Position(item.epoch, item.offset)
-                await cursor.sink.deliver(item.subject, item.data, 0.0, here)
+                cursor.position = item.position
+                await cursor.sink.deliver(item)
             done += 1
             if done % _YIELD_EVERY == 0:
                 del buffered[:done]
@@ -213,8 +200,14 @@ class GapFiller:
         return False
 
 
-def follows(item: StreamMessage, position: Position) -> bool:
+def is_new(message: StreamMessage, position: Position) -> bool:
+    """Return whether a message is not one up to ``position``."""
+    place = message.position
+    return place.epoch != position.epoch or place.offset > position.offset
+
+
+def follows(message: StreamMessage, position: Position) -> bool:
     """Return whether a message is the next one after ``position``."""
-    if not position.epoch:
-        return item.offset == 1
-    return item.epoch == position.epoch and item.offset == position.offset + 1
+    if position.epoch not in ("", message.position.epoch):
+        return False
+    return message.before == position.offset

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tiderace.history import Position
+from tiderace.layers.broker import StreamMessage
 from tiderace.layers.local import LocalChannels
 from tiderace.layers.messages import CHANNEL_KEY, ENVELOPE_KEY
 from tiderace.layers.pubsub.delivery import LossLog
@@ -48,17 +48,10 @@ class ProcessInbox:
         self._loss_log = loss_log
         self._tasks = tasks
 
-    async def deliver(
-        self,
-        subject: str,
-        data: bytes,
-        age: float,
-        position: Position,
-        before: int | None = None,
-    ) -> None:
+    async def deliver(self, item: StreamMessage) -> None:
         """Deliver a message or carry out a request; log one that cannot be decoded."""
         try:
-            message = self._deserialize(data)
+            message = self._deserialize(item.data)
             channel = message.pop(CHANNEL_KEY)
             request = message.pop(ENVELOPE_KEY, None)
             if request == "join":
@@ -70,10 +63,10 @@ class ProcessInbox:
             elif request == "leave":
                 self._subscriptions.leave(message["group"], channel)
             else:
-                self._local.put_or_drop(channel, message, age=age)
+                self._local.put_or_drop(channel, message, age=item.age)
         except Exception as error:
             # The messages of other senders must still arrive.
-            self._loss_log.unreadable(subject, error)
+            self._loss_log.unreadable(item.subject, error)
 
     def report_gap(self, subject: str, missed: int | None) -> None:
         """Report lost messages to all consumers: any of them may be missing one."""

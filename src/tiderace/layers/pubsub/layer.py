@@ -383,7 +383,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         reverse: bool = False,
     ) -> tuple[Position, list[Publication]]:
         self.require_valid_group_name(group)
-        top, entries = await self._brokers.broker_of(group).streams.read(
+        top, messages = await self._brokers.broker_of(group).streams.read(
             group,
             history=keep,
             keep=self._keep,
@@ -392,19 +392,11 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
             reverse=reverse,
         )
         found = []
-        now = time.time()
         with read_kept(keep.seconds):
-            for entry in entries:
-                position = Position(top.epoch, entry.offset)
+            for each in messages:
                 try:
-                    found.append(
-                        envelope.publication_from(
-                            position,
-                            self.deserialize(entry.data),
-                            time=now - entry.age,
-                            before=entry.before,
-                        )
-                    )
+                    message = self.deserialize(each.data)
+                    found.append(envelope.publication_from(each, message))
                 except Exception as error:
                     # A reader detects by the offsets that this one is missing.
                     self._loss_log.unreadable(group, error)

@@ -10,6 +10,7 @@ from typing import Any
 
 from tiderace.layers.broker import (
     GROUP_MAX_BYTES,
+    Position,
     QueueReady,
     Reconnected,
     StreamMessage,
@@ -133,7 +134,8 @@ class RedisBroker:
             return QueueReady(name.decode())
         try:
             epoch, offset, data = payload.split(b" ", 2)
-            return StreamMessage(name.decode(), epoch.decode(), int(offset), data)
+            position = Position(epoch.decode(), int(offset))
+            return StreamMessage(name.decode(), position, position.offset - 1, data)
         except ValueError:
             logger.error(
                 "a message on %s was not published by a layer and is dropped; let other "

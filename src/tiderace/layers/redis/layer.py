@@ -24,24 +24,22 @@ __all__ = ["RedisChannelLayer", "RedisPubSubChannelLayer"]
 
 logger = logging.getLogger("channels_redis.core")
 
-_OPTIONS = (
-    "hosts",
-    "prefix",
-    "expiry",
-    "group_expiry",
-    "capacity",
-    "channel_capacity",
-    "symmetric_encryption_keys",
-    "random_prefix_length",
-    "serializer_format",
-    "publish_timeout",
-    "group_capacity",
-    "group_max_bytes",
-    "lease",
-    "cluster",
-    "compress_above",
-    "compression",
-)
+
+class _ChannelsRedisDropLog(DropLog):
+    """Logs in the words and at the level of channels_redis, for existing log filters."""
+
+    def mailbox_full(
+        self, group: str, mailbox: ChannelMailbox, *, drops: int, members: int
+    ) -> None:
+        self._log(1, members or 1, group)
+
+    def queues_full(self, full: int, queues: int, groups: Collection[str]) -> None:
+        self._log(full, queues, ", ".join(groups))
+
+    def _log(self, full: int, channels: int, group: str) -> None:
+        logger.info(
+            "%s of %s channels over capacity in group %s", full, channels, group
+        )
 
 
 class RedisChannelLayer(PubSubLayer):
@@ -72,6 +70,8 @@ class RedisChannelLayer(PubSubLayer):
         TypeError: for any other option, with the nearest known one.
     """
 
+    _drop_log_class: type[DropLog] = _ChannelsRedisDropLog
+
     def __init__(
         self,
         hosts: Iterable[Any] | None = None,
@@ -93,7 +93,7 @@ class RedisChannelLayer(PubSubLayer):
         compression: str = "zlib",
         **unknown: Any,
     ) -> None:
-        refuse_unknown_options(type(self).__name__, unknown, _OPTIONS)
+        refuse_unknown_options(self, unknown)
         self.hosts = hosts_.decode_hosts(hosts, cluster=cluster)
         self.ring_size = len(self.hosts)
         self.prefix = prefix
@@ -120,7 +120,7 @@ class RedisChannelLayer(PubSubLayer):
             channel_capacity=channel_capacity,
             keep=Retention(group_capacity, expiry),
             lease=lease,
-            drop_log=_ChannelsRedisDropLog(),
+            drop_log=self._drop_log_class(),
         )
 
     def __str__(self) -> str:
@@ -141,7 +141,7 @@ class RedisChannelLayer(PubSubLayer):
         return _make_client(self.hosts, index)
 
 
-class RedisPubSubChannelLayer(PubSubLayer):
+class RedisPubSubChannelLayer(RedisChannelLayer):
     """The same engine by the name of channels_redis' pub/sub layer.
 
     It differs in what applications rely on there: any value may be a message, names
@@ -149,72 +149,28 @@ class RedisPubSubChannelLayer(PubSubLayer):
     a channel holds 10,000 unread messages, as it has no bound there.
     """
 
+    _drop_log_class = DropLog
+
     def __init__(
         self,
         *args: Any,
-        symmetric_encryption_keys: Iterable[str | bytes] | None = None,
-        serializer_format: str = "msgpack",
         hosts: Iterable[Any] | None = None,
-        prefix: str = "asgi",
         on_disconnect: Callable[..., Any] | None = None,
         on_reconnect: Callable[..., Any] | None = None,
-        expiry: float = 60,
-        group_expiry: float = 86400,
         capacity: int = 10_000,
-        channel_capacity: Mapping[Any, int] | None = None,
         random_prefix_length: int = 0,
-        publish_timeout: float = 5.0,
-        group_capacity: int = 10_000,
-        group_max_bytes: int = GROUP_MAX_BYTES,
-        lease: float = 30.0,
-        cluster: bool = False,
-        compress_above: int | None = None,
-        compression: str = "zlib",
-        **unknown: Any,
+        **options: Any,
     ) -> None:
-        refuse_unknown_options(
-            type(self).__name__, unknown, (*_OPTIONS, "on_disconnect", "on_reconnect")
-        )
         if args:
             hosts, *_ = args
-        self.hosts = hosts_.decode_hosts(hosts, cluster=cluster)
-        self.ring_size = len(self.hosts)
-        self.prefix = prefix
         self.on_disconnect = on_disconnect
         self.on_reconnect = on_reconnect
-        serializer = _make_serializer(
-            serializer_format,
-            compress_above,
-            expiry=expiry,
-            symmetric_encryption_keys=symmetric_encryption_keys,
-            random_prefix_length=random_prefix_length,
-            compression=compression,
-        )
         super().__init__(
-            _connect(
-                self.hosts,
-                prefix,
-                serializer,
-                publish_timeout=publish_timeout,
-                max_bytes=group_max_bytes,
-            ),
-            index_of=self.consistent_hash,
-            serializer=serializer,
-            group_expiry=group_expiry,
+            hosts,
             capacity=capacity,
-            channel_capacity=channel_capacity,
-            keep=Retention(group_capacity, expiry),
-            lease=lease,
-            drop_log=DropLog(),
+            random_prefix_length=random_prefix_length,
+            **options,
         )
-
-    def consistent_hash(self, value: str | bytes) -> int:
-        """Return which of ``hosts`` serves the group, queue or process ``value``."""
-        return hosts_.consistent_hash(value, self.ring_size)
-
-    def connection(self, index: int) -> Any:
-        """Return a new redis-py client; see ``RedisChannelLayer.connection``."""
-        return _make_client(self.hosts, index)
 
     async def new_channel(self, prefix: str = "specific.") -> str:
         return f"{self.prefix}{prefix}.{self._local.process}!{secrets.token_hex(8)}"
@@ -236,23 +192,6 @@ class RedisPubSubChannelLayer(PubSubLayer):
 
     def _require_message(self, message: object) -> None:
         require_unreserved(message)
-
-
-class _ChannelsRedisDropLog(DropLog):
-    """Logs in the words and at the level of channels_redis, for existing log filters."""
-
-    def mailbox_full(
-        self, group: str, mailbox: ChannelMailbox, *, drops: int, members: int
-    ) -> None:
-        self._log(1, members or 1, group)
-
-    def queues_full(self, full: int, queues: int, groups: Collection[str]) -> None:
-        self._log(full, queues, ", ".join(groups))
-
-    def _log(self, full: int, channels: int, group: str) -> None:
-        logger.info(
-            "%s of %s channels over capacity in group %s", full, channels, group
-        )
 
 
 def _connect(

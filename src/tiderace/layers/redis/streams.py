@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tiderace.history import Position
-from tiderace.layers.broker import Entry, Published, Retention
+from tiderace.layers.broker import Published, Retention, StreamMessage
 from tiderace.layers.redis.commands import CommandRunner
 from tiderace.layers.redis.keys import KeySchema
 
@@ -112,7 +112,7 @@ class RedisStreams:
 
     async def read_after(
         self, subject: str, offset: int | None
-    ) -> tuple[Position | None, Sequence[Entry]]:
+    ) -> tuple[Position | None, Sequence[StreamMessage]]:
         """Without an offset, return no entries."""
         epoch, last_offset, entries = await self._commands.run_script(
             "read_after",
@@ -122,7 +122,8 @@ class RedisStreams:
         )
         if not epoch:
             return None, []
-        return Position(epoch.decode(), last_offset), _entries(entries)
+        end = Position(epoch.decode(), last_offset)
+        return end, _messages(subject, end.epoch, entries)
 
     async def read(
         self,
@@ -133,7 +134,7 @@ class RedisStreams:
         since: Position | None = None,
         limit: int | None = None,
         reverse: bool = False,
-    ) -> tuple[Position, Sequence[Entry]]:
+    ) -> tuple[Position, Sequence[StreamMessage]]:
         # Reading all entries is faster from the end, as the expired ones come last then.
         backwards = reverse or limit is None
         values: dict[str, Any] = {
@@ -178,7 +179,8 @@ class RedisStreams:
             **values,
         )
         end = Position(epoch.decode(), last_offset)
-        return _Page(end, _entries(entries), bool(has_more), above, below)
+        messages = _messages(subject, end.epoch, entries)
+        return _Page(end, messages, bool(has_more), above, below)
 
     async def delete_history(self, subject: str) -> None:
         await self._commands.execute("DEL", self._keys.stream(subject))
@@ -189,14 +191,14 @@ class _Page:
     """A part of a stream, and the offsets that bound the rest."""
 
     end: Position
-    entries: list[Entry]
+    entries: list[StreamMessage]
     has_more: bool
     above: int
     below: int
 
 
-def _entries(rows: Sequence[Any]) -> list[Entry]:
+def _messages(subject: str, epoch: str, entries: Sequence[Any]) -> list[StreamMessage]:
     return [
-        Entry(offset, before, age_ms / 1000, data)
-        for offset, before, age_ms, data in rows
+        StreamMessage(subject, Position(epoch, offset), before, data, age_ms / 1000)
+        for offset, before, age_ms, data in entries
     ]
