@@ -64,9 +64,9 @@ def import_submodule(package: str, name: str) -> ModuleType:
     an alias is imported under its new name, which sets no attribute.
 
     Raises:
-        AttributeError: there is no alias of this name.
+        AttributeError: there is no alias of this name, or the stand-in is not imported.
     """
-    if f"{package}.{name}" not in ALIASES:
+    if f"{package}.{name}" not in ALIASES or package not in sys.modules:
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
     return import_module(f"{package}.{name}")
 

@@ -16,12 +16,16 @@ from tiderace.layers.redis.hosts import (
     consistent_hash,
     create_client,
     create_pool,
-    create_sync_pool,
     database,
     decode_hosts,
     is_cluster,
     make_connection,
 )
+
+
+def create_sync_pool(host, **options):
+    return create_pool(host, sync=True, **options)
+
 
 POOLS = pytest.mark.parametrize("create", [create_pool, create_sync_pool])
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any
 
 from tiderace.layers.redis.options import (
     COMMAND_TIMEOUT,
@@ -34,12 +34,6 @@ from tiderace.layers.redis.options import (
 )
 from tiderace.layers.redis.sentinel import create_sentinel_pool, no_retry
 
-if TYPE_CHECKING:
-    import redis
-    import redis.asyncio
-    import redis.asyncio.cluster
-    import redis.cluster
-
 __all__ = [
     "COMMAND_TIMEOUT",
     "CONNECT_TIMEOUT",
@@ -47,7 +41,6 @@ __all__ = [
     "consistent_hash",
     "create_client",
     "create_pool",
-    "create_sync_pool",
     "database",
     "decode_hosts",
     "is_cluster",
@@ -138,53 +131,6 @@ def consistent_hash(value: str | bytes, ring_size: int) -> int:
     return int(place / (4096 / ring_size))
 
 
-def create_pool(
-    host: Host, *, timeout: float = COMMAND_TIMEOUT
-) -> redis.asyncio.ConnectionPool:
-    """Return a pool of asyncio connections to a server, or to a primary of Sentinel.
-
-    It connects at the first command and then belongs to that event loop. It does not
-    retry. An entry's own ``socket_timeout``, ``socket_connect_timeout``, ``protocol`` and
-    ``max_connections`` replace our defaults.
-
-    Args:
-        host: a decoded entry of ``hosts``, not of a cluster; not changed.
-        timeout: seconds a command may take, and to connect if that is less than
-            ``CONNECT_TIMEOUT``.
-
-    Raises:
-        TypeError: for an unknown option, with the nearest known one.
-        ValueError: for an invalid URL or combination of options.
-        ImportError: without the package ``redis``.
-    """
-    pool: redis.asyncio.ConnectionPool = _create_pool(host, sync=False, timeout=timeout)
-    return pool
-
-
-def create_sync_pool(
-    host: Host, *, timeout: float = COMMAND_TIMEOUT
-) -> redis.ConnectionPool:
-    """Return such a pool of blocking connections, for any thread, and after a fork.
-
-    Raises:
-        TypeError, ValueError, ImportError: as ``create_pool``.
-    """
-    pool: redis.ConnectionPool = _create_pool(host, sync=True, timeout=timeout)
-    return pool
-
-
-@overload
-def create_client(
-    host: Host, *, sync: Literal[False] = False, timeout: float = COMMAND_TIMEOUT
-) -> redis.asyncio.Redis | redis.asyncio.cluster.RedisCluster: ...
-
-
-@overload
-def create_client(
-    host: Host, *, sync: Literal[True], timeout: float = COMMAND_TIMEOUT
-) -> redis.Redis | redis.cluster.RedisCluster: ...
-
-
 def create_client(
     host: Host, *, sync: bool = False, timeout: float = COMMAND_TIMEOUT
 ) -> Any:
@@ -201,7 +147,7 @@ def create_client(
         return redis_py.cluster.RedisCluster(
             **_cluster_options(host, sync=sync, timeout=timeout)
         )
-    return redis_py.client.from_pool(_create_pool(host, sync=sync, timeout=timeout))
+    return redis_py.client.from_pool(create_pool(host, sync=sync, timeout=timeout))
 
 
 def make_connection(
@@ -222,7 +168,7 @@ def make_connection(
     """
     if is_cluster(host):
         host = _node_host(host, address or startup_nodes(host)[0])
-    pool: Any = create_pool(host, timeout=timeout)
+    pool = create_pool(host, timeout=timeout)
     connection = pool.make_connection()
     if hasattr(connection, "connection_pool"):
         # A Sentinel connection asks its pool for the address, by a weak reference.
@@ -242,7 +188,26 @@ def _node_host(host: Host, address: tuple[str, int]) -> Host:
     return {**options, "host": address[0], "port": address[1]}
 
 
-def _create_pool(host: Host, *, sync: bool, timeout: float) -> Any:
+def create_pool(
+    host: Host, *, sync: bool = False, timeout: float = COMMAND_TIMEOUT
+) -> Any:
+    """Return redis-py's pool of connections to a server, or to a primary of Sentinel.
+
+    It connects at the first command; asyncio connections belong to that event loop then,
+    blocking ones to any thread. It does not retry. An entry's own ``socket_timeout``,
+    ``socket_connect_timeout``, ``protocol`` and ``max_connections`` replace our defaults.
+
+    Args:
+        host: a decoded entry of ``hosts``, not of a cluster; not changed.
+        sync: whether the connections are blocking.
+        timeout: seconds a command may take, and to connect if that is less than
+            ``CONNECT_TIMEOUT``.
+
+    Raises:
+        TypeError: for an unknown option, with the nearest known one.
+        ValueError: for an invalid URL or combination of options.
+        ImportError: without the package ``redis``.
+    """
     redis_py = import_redis_py(sync=sync)
     options = expand_address(host, sync=sync)
     if is_cluster(host):

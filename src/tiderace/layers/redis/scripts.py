@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import resources
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 __all__ = ["SCRIPTS", "Script"]
+
+_FOLDER = Path(__file__).parent / "lua"
 
 # Functions that scripts call, each in `lua/shared`; the first one calls others.
 _SHARED = (
@@ -32,13 +34,11 @@ class Script:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        folder = resources.files("tiderace.layers.redis") / "lua"
-        self.text = (folder / f"{name}.lua").read_bytes()
+        self.text = (_FOLDER / f"{name}.lua").read_bytes()
         for function in _SHARED:
             if f"{function}(".encode() in self.text:
-                self.text = (
-                    folder / "shared" / f"{function}.lua"
-                ).read_bytes() + self.text
+                shared = _FOLDER / "shared" / f"{function}.lua"
+                self.text = shared.read_bytes() + self.text
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
         self.keys: list[str] = []
         self.arguments: list[str] = []
@@ -97,27 +97,9 @@ def _getter(
 
 SCRIPTS: Mapping[str, Script] = {
     name: Script(name)
-    for name in (
-        "ack",
-        "announce",
-        "heartbeat",
-        "join",
-        "presence/add",
-        "presence/confirm",
-        "presence/due",
-        "presence/members",
-        "presence/reap",
-        "presence/refresh",
-        "presence/remove",
-        "presence/stats",
-        "publish",
-        "push",
-        "read",
-        "read_after",
-        "refresh",
-        "report",
-        "take",
-        "take_token",
+    for path in _FOLDER.rglob("*.lua")
+    if not (name := path.relative_to(_FOLDER).with_suffix("").as_posix()).startswith(
+        "shared/"
     )
 }
 """The scripts by name."""
