@@ -274,6 +274,37 @@ async def test_a_spoofed_header_does_not_raise_the_limit():
     await first.leave()
 
 
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "warns"),
+    [
+        (PROXY, ["192.0.2.1"], True),
+        (None, [], True),
+        (PROXY, [], False),
+        ("1.1.1.1", ["192.0.2.7"], False),  # a client's own header
+        ("10.0.0.9", ["10.0.0.9"], False),  # the server has read the header
+    ],
+)
+async def test_an_unnamed_proxy_is_logged_once(caplog, peer, forwarded, warns):
+    async def inner(scope, receive, send):
+        pass
+
+    limiter = ConnectionLimiter(inner, per_ip=5)
+    for _ in range(2):
+        await limiter(scope_of(peer, *forwarded), None, None)
+
+    assert caplog.text.count("cannot tell clients apart") == (1 if warns else 0)
+
+
+async def test_a_named_proxy_is_not_logged(caplog):
+    async def inner(scope, receive, send):
+        pass
+
+    limiter = ConnectionLimiter(inner, per_ip=5, proxies=1)
+    await limiter(scope_of(PROXY, "192.0.2.1"), None, None)
+
+    assert caplog.text == ""
+
+
 async def test_a_connection_without_an_address_is_not_limited():
     app = ConnectionLimiter(Site(), per_ip=1)
     clients = [await Client(app, client=None).open() for _ in range(3)]

@@ -44,7 +44,7 @@ from tiderace.topics import (
 )
 from tiderace.topics.hub import close as close_process
 from tiderace.topics.hub import current
-from tiderace.topics.names import Pattern
+from tiderace.topics.names import Pattern, publication_key
 from tiderace.topics.topic import declared
 
 
@@ -827,6 +827,42 @@ async def test_a_user_has_one_allowance_over_all_connections(topics):
         await one.done("publish", channel="shared:0", data=1)
         assert await two.refused("publish", channel="shared:1", data=1) == 111
         await other.done("publish", channel="shared:2", data=1)
+
+
+async def test_anonymous_visitors_of_one_address_share_an_allowance(topics):
+    class Shared(Topic):
+        pattern = "shared"
+        permission_classes = [AllowAny]
+        user_rate = "2/h"
+
+        async def can_publish(self, user):
+            return True
+
+    app = TopicsEndpoint.as_asgi()
+    for code in (None, None, 111):
+        async with WireClient(app) as client:
+            await client.subscribe("shared")
+            reply = await client.ask("publish", channel="shared", data=1)
+
+            assert reply.get("error", {}).get("code") == code
+
+
+async def test_a_clients_key_cannot_use_up_a_key_of_the_application(app):
+    async with WireClient(app, user=user(7)) as client:
+        await client.subscribe("room:a")
+        for key in ("news", "7:news", "application:news"):
+            data = {"channel": "room:a", "data": "client", "key": key}
+            await client.done("rpc", method="$publish", data=data)
+        for key in ("news", "7:news", "1:7:news"):
+            await apublish("room:a", "application", key=key)
+
+    assert (await ahistory("room:a")).messages[-3:] == ["application"] * 3
+
+
+async def test_a_key_of_any_length_costs_the_same():
+    key = publication_key("k" * 60_000, user_id="7")
+
+    assert len(key) == len(publication_key("k")) == 64
 
 
 # Asking

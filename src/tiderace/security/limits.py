@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Literal
 
-from tiderace import metrics
+from tiderace import conf, metrics
 from tiderace.asgi import (
     ASGIApp,
     Event,
@@ -28,7 +28,8 @@ from tiderace.asgi import (
     websocket_close,
 )
 from tiderace.ratelimit import Rate, TokenBucket
-from tiderace.security.addresses import Proxies, client_ip, limit_key
+from tiderace.security.addresses import Address, Proxies, client_ip, limit_key
+from tiderace.security.origins import header
 
 __all__ = ["CLOSE_TOO_MANY", "ConnectionLimiter", "MessageRateLimiter"]
 
@@ -66,7 +67,7 @@ class ConnectionLimiter:
             limited by it. It must be inside the middleware that sets ``scope["user"]``.
         proxies: the trusted proxies, as ``client_ip`` takes them; by default
             ``TIDERACE["TRUSTED_PROXIES"]``. Behind a proxy that is not named there, all
-            clients have one address.
+            clients have one address, or none over a Unix socket; that is logged once.
         kinds: the types of scope that count. HTTP requests count while they are served,
             since topics serve clients over HTTP, too; around a site's ordinary pages
             ``("websocket",)`` leaves them out.
@@ -93,6 +94,7 @@ class ConnectionLimiter:
         self.kinds = frozenset(kinds)
         self._open: Counter[str] = Counter()
         self._log = _ThrottledLog()
+        self._has_warned = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         """Serve or refuse the connection.
@@ -136,10 +138,31 @@ class ConnectionLimiter:
         if self.per_ip is None:
             return []
         address = client_ip(scope, self.proxies)
+        if not self._has_warned and self._is_behind_unnamed_proxy(scope, address):
+            self._has_warned = True
+            logger.warning(
+                "ConnectionLimiter cannot tell clients apart: %s comes through a proxy "
+                "that is not named; name it in TIDERACE['TRUSTED_PROXIES']",
+                describe(scope),
+            )
         if address is None:
             return []
         key = limit_key(address)
         return [(f"ip:{key}", self.per_ip, f"the address {key}")]
+
+    def _is_behind_unnamed_proxy(self, scope: Scope, address: Address | None) -> bool:
+        trusted = self.proxies
+        if trusted or (trusted is None and conf.current().trusted_proxies):
+            return False
+        forwarded = header(scope, b"x-forwarded-for")
+        if address is None:  # a Unix socket
+            return True
+        # Where the server itself has read the header, the address is in it.
+        return (
+            forwarded is not None
+            and address.is_private
+            and str(address) not in forwarded
+        )
 
     def _of_user(self, scope: Scope) -> list[tuple[str, int, str]]:
         if self.per_user is None:

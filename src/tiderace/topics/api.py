@@ -37,7 +37,7 @@ from tiderace.protocol.session import (
 )
 from tiderace.runtime import sync_bridge
 from tiderace.topics.json_fields import as_python, client_info
-from tiderace.topics.names import topic_group, user_group
+from tiderace.topics.names import publication_key, topic_group, user_group
 from tiderace.topics.topic import Topic, declared
 
 __all__ = [
@@ -166,7 +166,7 @@ async def apublish(
     resolved = declared.resolve(topic)
     record = record_of(topic, to_json(data), tags=tags)
     position: Position = await layer_of(resolved).stream_publish(
-        topic_group(topic), record, keep=resolved.keep(), key=key
+        topic_group(topic), record, keep=resolved.keep(), key=publication_key(key)
     )
     return position
 
@@ -204,7 +204,7 @@ def publish(
 
     def now() -> Position:
         position: Position = layer.sync.stream_publish(
-            topic_group(topic), record, keep=resolved.keep(), key=key
+            topic_group(topic), record, keep=resolved.keep(), key=publication_key(key)
         )
         return position
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from itertools import pairwise
 from typing import Any
@@ -12,7 +13,7 @@ from django.urls.resolvers import RoutePattern
 
 from tiderace.layers.names import group_name
 
-__all__ = ["Pattern", "events_group", "topic_group", "user_group"]
+__all__ = ["Pattern", "events_group", "publication_key", "topic_group", "user_group"]
 
 
 def topic_group(topic: str) -> str:
@@ -32,6 +33,20 @@ def events_group(topic: str) -> str:
 def user_group(user_id: str) -> str:
     """Return the group of all connections of one user."""
     return group_name("topic-user", user_id)
+
+
+def publication_key(key: str, *, user_id: str | None = None) -> str:
+    """Return the idempotency key in the layer, always of the same length; empty for none.
+
+    Args:
+        key: of the application, or of a client.
+        user_id: the client's user, so that no client can use up keys of the application
+            or of others; None for the application.
+    """
+    if not key:
+        return ""
+    owner = "application" if user_id is None else f"{len(user_id)}:{user_id}"
+    return hashlib.sha256(f"{owner}:{key}".encode("utf-8", "replace")).hexdigest()
 
 
 class Pattern:

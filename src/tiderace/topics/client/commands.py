@@ -33,11 +33,12 @@ from tiderace.protocol.messages import (
 )
 from tiderace.protocol.session import ConnectionEnded, Refused
 from tiderace.ratelimit import Rate, TokenBucket
+from tiderace.security.addresses import client_ip, limit_key
 from tiderace.topics.api import layer_of, presence_result, read_history, record_of
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import as_bytes, as_python, as_raw, read_fields
-from tiderace.topics.names import topic_group
+from tiderace.topics.names import publication_key, topic_group
 from tiderace.topics.topic import Refuse, Topic, UnknownTopic, call_with, rpc_method
 
 __all__ = ["COMMANDS", "errors_as_refusals"]
@@ -93,8 +94,7 @@ async def _publish_to(
     if not key:
         await _publish_now(context, topic, data)
         return
-    # Of one user, so that no client can use up the keys of others.
-    key = f"{context.identity.user_id}:{key}"
+    key = publication_key(key, user_id=context.identity.user_id)
 
     async def publish() -> None:
         # Else the hook has run already, and only the reply was lost.
@@ -137,12 +137,15 @@ def _limit_rate(context: ClientContext, topic: Topic) -> None:
 
 
 async def _limit_user(context: ClientContext, topic: Topic, layer: Any) -> None:
-    user_id = context.identity.user_id
-    if topic.user_rate is None or not user_id:
+    if topic.user_rate is None:
         return
+    owner = context.identity.user_id
+    if not owner:
+        address = client_ip(context.scope)
+        owner = "anonymous:" + ("" if address is None else limit_key(address))
     # One bucket for all topics of the class: else each name would have a limit of its own.
     kind = type(topic)
-    key = f"publish:{kind.__module__}.{kind.__qualname__}:{user_id}"
+    key = f"publish:{kind.__module__}.{kind.__qualname__}:{owner}"
     if await layer.take_token(key, Rate.parse(topic.user_rate)):
         raise Refused(codes.TOO_MANY_REQUESTS)
 
