@@ -34,6 +34,7 @@ The checks from W013 on are in ``tiderace.checks.application``.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import inspect
 import os
@@ -275,26 +276,19 @@ def _imports_before_setup(tree: ast.Module, package: str) -> Iterator[tuple[str,
         if isinstance(statement, ast.Import):
             imported += [(alias.name, statement.lineno) for alias in statement.names]
         elif isinstance(statement, ast.ImportFrom):
-            base = statement.module or ""
-            if statement.level:
-                above = package.split(".")
-                above = above[: len(above) - statement.level + 1]
-                base = ".".join([*above, base] if base else above)
-            imported += [
-                (f"{base}.{alias.name}", statement.lineno) for alias in statement.names
-            ]
+            name = "." * statement.level + (statement.module or "")
+            with contextlib.suppress(ImportError):  # above the top-level package
+                base = importlib.util.resolve_name(name, package)
+                names = [f"{base}.{alias.name}" for alias in statement.names]
+                imported += [(each, statement.lineno) for each in names]
         elif any(_sets_django_up(node) for node in ast.walk(statement)):
             yield from imported
             return
 
 
 def _sets_django_up(node: ast.AST) -> bool:
-    if not isinstance(node, ast.Call):
-        return False
-    function = node.func
-    name = function.attr if isinstance(function, ast.Attribute) else None
-    if isinstance(function, ast.Name):
-        name = function.id
+    function = node.func if isinstance(node, ast.Call) else None
+    name = getattr(function, "attr", getattr(function, "id", None))
     return name in ("get_asgi_application", "get_wsgi_application", "setup")
 
 

@@ -161,16 +161,12 @@ def _related(model: Any, name: str, keys: Iterable[Any]) -> dict[Any, set[Any]]:
     """Return the keys on the other side of a relation, by those on this side."""
     found: dict[Any, set[Any]] = defaultdict(set)
     try:
-        relation = model._meta.get_field(name)  # noqa: SLF001 (public in Django)
+        model._meta.get_field(name)  # noqa: SLF001 (public in Django)
     except FieldDoesNotExist:
         return found  # a user model without Django's permissions
-    through = relation.remote_field.through
-    near, far = (
-        through._meta.get_field(field_name).attname  # noqa: SLF001 (likewise)
-        for field_name in (relation.m2m_field_name(), relation.m2m_reverse_field_name())
-    )
-    rows = through._default_manager.filter(**{f"{near}__in": list(keys)})  # noqa: SLF001 (likewise)
-    for this, other in rows.values_list(near, far):
+    wanted = {"pk__in": list(keys), f"{name}__isnull": False}
+    rows = model._default_manager.filter(**wanted)  # noqa: SLF001 (likewise)
+    for this, other in rows.values_list("pk", name):
         found[this].add(other)
     return found
 
