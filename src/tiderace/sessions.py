@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -150,7 +149,6 @@ class InstanceSessionWrapper:
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.cookie_name = settings.SESSION_COOKIE_NAME
-        self.session_store: Callable[[str | None], Any]
         self.session_store = import_module(settings.SESSION_ENGINE).SessionStore
         self.scope: Scope = dict(scope)
         self.real_send = send

@@ -255,9 +255,7 @@ def test_a_silent_connection_is_replaced(page: Page, server: Server) -> None:
         send(page, "after the stall")
 
         server.wait_for_text("after the stall")
-        assert log(page, "close") == [
-            [1006, "no frame within 2 s", True]
-        ]
+        assert log(page, "close") == [[1006, "no frame within 2 s", True]]
 
 
 def test_an_answered_heartbeat_keeps_the_connection(page: Page, server: Server) -> None:

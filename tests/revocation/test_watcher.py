@@ -473,14 +473,11 @@ async def test_an_announcement_may_come_from_another_thread(watcher, registry):
     assert reasons == [Reason.LOGGED_OUT]
 
 
-async def test_all_users_are_looked_up_at_intervals(registry):
-    jitters = []
-    watcher = RevocationWatcher(
-        interval=0.01,
-        settle=0,
-        find=registry.find,
-        jitter=lambda: jitters.append(1) or 1.0,
-    )
+async def test_all_users_are_looked_up_at_intervals(registry, monkeypatch):
+    spreads = []
+    spread = lambda *bounds: spreads.append(bounds) or 1.0  # noqa: E731
+    monkeypatch.setattr("tiderace.revocation.watcher.random.uniform", spread)
+    watcher = RevocationWatcher(interval=0.01, settle=0, find=registry.find)
     reasons = []
     watcher.register(registry.add(1), None, reasons.append)
     await looked_up(watcher, registry)
@@ -489,7 +486,8 @@ async def test_all_users_are_looked_up_at_intervals(registry):
     await until(lambda: reasons)
 
     assert reasons == [Reason.DEACTIVATED]
-    assert len(jitters) > 1
+    assert len(spreads) > 1
+    assert set(spreads) == {(0.8, 1.2)}
     await watcher.close()
 
 

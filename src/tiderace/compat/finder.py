@@ -85,7 +85,9 @@ class AliasFinder(MetaPathFinder):
         if top not in {"channels", "channels_redis", "daphne"}:
             return None
         if not below:
-            return self._stand_in(top)
+            if top == "daphne" and self._has_real_daphne():
+                return None
+            return PathFinder.find_spec(top, [str(STAND_INS)])
         if fullname in ALWAYS_OURS:
             directory = STAND_INS.joinpath(*fullname.split(".")[:-1])
             return PathFinder.find_spec(fullname, [str(directory)])
@@ -94,14 +96,9 @@ class AliasFinder(MetaPathFinder):
             return None
         return ModuleSpec(fullname, _AliasLoader(new), origin=f"alias of {new}")
 
-    def _stand_in(self, top: str) -> ModuleSpec | None:
-        if top == "daphne" and self._is_installed(top):
-            return None
-        return PathFinder.find_spec(top, [str(STAND_INS)])
-
-    def _is_installed(self, name: str) -> bool:
+    def _has_real_daphne(self) -> bool:
         others = (finder for finder in sys.meta_path if finder is not self)
-        specs = (finder.find_spec(name, None) for finder in others)
+        specs = (finder.find_spec("daphne", None) for finder in others)
         # A directory without __init__.py is a spec without an origin.
         return any(spec is not None and spec.origin is not None for spec in specs)
 

@@ -88,7 +88,6 @@ class RevocationWatcher:
         settle: seconds that announcements are collected for.
         find: looks users and sessions up; blocks, and is called in a thread.
         clock: seconds since 1970.
-        jitter: returns a number between -1 and 1, which spreads ``interval``.
     """
 
     def __init__(
@@ -99,14 +98,12 @@ class RevocationWatcher:
         settle: float = _SETTLE,
         find: Callable[[Collection[str], Collection[str]], Found] = look_up,
         clock: Callable[[], float] = time.time,
-        jitter: Callable[[], float] = lambda: random.uniform(-1, 1),  # noqa: S311 (no secret)
     ) -> None:
         self._bus = bus
         self._interval = interval
         self._settle = settle
         self._find = find
         self._clock = clock
-        self._jitter = jitter
         self._loop = asyncio.get_running_loop()
         self._registrations = Registrations()
         # Users to be looked up, and the event that wakes the task for them.
@@ -250,7 +247,7 @@ class RevocationWatcher:
                 await asyncio.sleep(_RETRY)
 
     def _round_interval(self) -> float:
-        return self._interval * (1 + self._jitter() / 5)
+        return self._interval * random.uniform(0.8, 1.2)  # noqa: S311 (no secret)
 
     async def _wait(self) -> None:
         """Wait for an announcement, a session's end or the next look-up of all."""
