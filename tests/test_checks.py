@@ -30,6 +30,7 @@ from tiderace.routing import ProtocolTypeRouter, URLRouter, get_application
 from tiderace.security.websocket import OriginValidator
 from tiderace.topics import TopicsEndpoint
 
+ROOT = Path(__file__).parents[1]
 MEMORY = "tiderace.layers.InMemoryChannelLayer"
 
 
@@ -582,6 +583,88 @@ def test_a_server_older_than_the_test_matrix_is_a_warning():
 def test_without_other_servers_there_is_no_warning():
     with installed():
         assert application_checks.check_servers(None) == []
+
+
+# Keys and tickets
+
+
+def documented_keys():
+    """Return every text in the documentation that is the value of a key."""
+    text = "".join(page.read_text("utf-8") for page in ROOT.glob("docs/**/*.md"))
+    code = "".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    found = re.findall(r'"key": "([^"-][^"]*)"', code)
+    found += re.findall(r'environ\.get\("\w*KEY", "([^"]+)"\)', code)
+    return found
+
+
+@pytest.mark.parametrize("key", documented_keys())
+def test_no_key_of_the_documentation_is_accepted(key):
+    token_key = {"algorithm": "HS256", "key": key}
+    layer = {"BACKEND": MEMORY, "CONFIG": {"symmetric_encryption_keys": [key]}}
+    for changed in (
+        {"TIDERACE": {"TOPICS": {"API_KEYS": [key.ljust(16)]}}},
+        {"TIDERACE": {"TOKEN_KEYS": [token_key]}},
+        {"CHANNEL_LAYERS": {"default": layer}},
+    ):
+        with override_settings(**changed):
+            only(application_checks.check_placeholder_keys(None), "tiderace.E021")
+
+
+def test_the_documentation_has_keys_to_refuse():
+    assert len(documented_keys()) >= 4
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"TOPICS": {"API_KEYS": ["a-key-that-is-long"]}}, {"NONSENSE": 1}, None],
+)
+def test_other_keys_are_accepted(values):
+    with override_settings(TIDERACE=values, CHANNEL_LAYERS={"default": None}):
+        assert application_checks.check_placeholder_keys(None) == []
+
+
+BROKER = {"default": {"BACKEND": "tiderace.layers.redis.RedisChannelLayer"}}
+LOCAL = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+SHARED = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache"}}
+
+
+def test_a_ticket_cache_of_each_worker_is_a_warning(monkeypatch):
+    monkeypatch.setenv("WEB_CONCURRENCY", "4")
+
+    with override_settings(CACHES=LOCAL):
+        warning = only(application_checks.check_ticket_cache(None), "tiderace.W022")
+
+    assert "once in each of 4" in warning.msg
+    assert "TICKET_CACHE" in warning.hint
+
+
+def test_a_ticket_cache_of_each_process_is_a_warning_where_there_may_be_several():
+    with override_settings(CACHES=LOCAL, CHANNEL_LAYERS=BROKER):
+        warning = only(application_checks.check_ticket_cache(None), "tiderace.W022")
+
+    assert "once in each process" in warning.msg
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"CACHES": SHARED, "CHANNEL_LAYERS": BROKER},
+        {"CACHES": LOCAL, "CHANNEL_LAYERS": BROKER, "DEBUG": True},
+        {"CACHES": LOCAL, "CHANNEL_LAYERS": {"default": {"BACKEND": MEMORY}}},
+        {"CACHES": {"default": {"BACKEND": "of.no.use"}}, "CHANNEL_LAYERS": BROKER},
+        {"TIDERACE": {"NONSENSE": 1}},
+    ],
+)
+def test_a_shared_ticket_cache_is_accepted(changed):
+    with override_settings(**changed):
+        assert application_checks.check_ticket_cache(None) == []
+
+
+@override_settings(TIDERACE={"TICKET_CACHE": "lost"})
+def test_an_unknown_ticket_cache_is_an_error():
+    error = only(application_checks.check_ticket_cache(None), "tiderace.E023")
+
+    assert "'lost'" in error.msg
 
 
 # The HTTP API

@@ -160,40 +160,6 @@ SHARED = {"default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache"}}
 BROKER = redis_layers("redis://127.0.0.1:1")
 
 
-def test_a_cache_of_each_worker_is_a_warning(monkeypatch):
-    monkeypatch.setenv("WEB_CONCURRENCY", "4")
-
-    warning = only(found("tickets", CACHES=LOCAL), Level.WARNING)
-
-    assert "once in each of 4" in warning.text
-    assert "TICKET_CACHE" in warning.advice
-
-
-def test_a_cache_of_each_process_is_noted_where_there_may_be_several():
-    note = only(found("tickets", CACHES=LOCAL, CHANNEL_LAYERS=BROKER), Level.NOTE)
-
-    assert "once in each process" in note.text
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"CACHES": SHARED, "CHANNEL_LAYERS": BROKER},
-        {"CACHES": LOCAL, "CHANNEL_LAYERS": BROKER, "DEBUG": True},
-        {"CACHES": LOCAL},
-        {"CACHES": {"default": {"BACKEND": "of.no.use"}}, "CHANNEL_LAYERS": BROKER},
-    ],
-)
-def test_shared_caches_are_not_reported(changed):
-    assert found("tickets", **changed) == []
-
-
-def test_an_unknown_cache_is_an_error():
-    error = only(found("tickets", TIDERACE={"TICKET_CACHE": "lost"}), Level.ERROR)
-
-    assert "'lost'" in error.text
-
-
 # The proxy
 
 

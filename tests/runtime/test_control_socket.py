@@ -80,6 +80,20 @@ async def test_only_this_user_can_connect(drain, run_dir):
     assert run_dir.stat().st_mode & 0o777 == 0o700
 
 
+async def test_the_socket_is_closed_to_other_users_whatever_the_umask(run_dir):
+    run_dir.mkdir(mode=0o755)  # as systemd makes a RuntimeDirectory
+    before = os.umask(0)
+    control = ControlSocket(Drain(ConnectionRegistry()))
+    try:
+        await control.open()
+        [path] = control_sockets()
+
+        assert path.stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+        await control.close()
+
+
 async def test_the_socket_is_removed_with_the_server(run_dir):
     mine = ControlSocket(Drain(ConnectionRegistry()))
     await mine.open()

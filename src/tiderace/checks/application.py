@@ -17,6 +17,7 @@ from typing import Any
 
 from django.apps import apps
 from django.conf import settings
+from django.core.cache.backends.locmem import LocMemCache
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 (Django's name)
 from django.utils.module_loading import import_string
 
@@ -25,6 +26,7 @@ from tiderace.checks import check
 from tiderace.compat.finder import AliasFinder
 from tiderace.consumer import AsyncConsumer
 from tiderace.layers import InMemoryChannelLayer
+from tiderace.layers.manager import channel_layers
 from tiderace.route_inspection import websocket_routes
 
 __all__ = [
@@ -35,7 +37,9 @@ __all__ = [
     "check_open_api",
     "check_origins",
     "check_persistent_connections",
+    "check_placeholder_keys",
     "check_servers",
+    "check_ticket_cache",
     "installed_version",
     "layers_in_memory",
     "real_package",
@@ -53,6 +57,15 @@ _OLDEST = {
     "uvicorn-worker": (0, 3),
 }
 _MAX_PATHS = 5  # in one message
+# The keys in the guides.
+_PLACEHOLDERS = frozenset(
+    {
+        "at least 32 random bytes, of your own",
+        "for development",
+        "replace-this-key-0123",
+        "the key before it, while tokens live",
+    }
+)
 
 
 @check()
@@ -174,6 +187,76 @@ def check_open_api() -> Iterator[CheckMessage]:
         )
 
 
+@check()
+def check_placeholder_keys() -> Iterator[CheckMessage]:
+    """Refuse keys that were copied from the documentation, which everybody can read."""
+    layers = getattr(settings, "CHANNEL_LAYERS", {})
+    keys = {
+        f"CHANNEL_LAYERS[{alias!r}]['CONFIG']['symmetric_encryption_keys']": config.get(
+            "symmetric_encryption_keys"
+        )
+        for alias, config in _layer_configs(layers)
+    }
+    try:
+        values = conf.current()
+    except conf.UnknownSetting:
+        pass  # E009 reports it.
+    else:
+        keys["TIDERACE['TOKEN_KEYS']"] = [each.key for each in values.token_keys]
+        keys["TIDERACE['TOPICS']['API_KEYS']"] = values.topics.api_keys
+    for name, found in keys.items():
+        if any(_is_placeholder(key) for key in found or ()):
+            yield Error(
+                f"{name} has a key of Tiderace's documentation, which everybody can read.",
+                hint="Make one of your own: python -c "
+                "'import secrets; print(secrets.token_urlsafe(32))'",
+                id="tiderace.E021",
+            )
+
+
+def _layer_configs(layers: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield alias and ``CONFIG`` of each well-formed entry of ``CHANNEL_LAYERS``."""
+    for alias, entry in layers.items() if isinstance(layers, Mapping) else ():
+        config = entry.get("CONFIG", {}) if isinstance(entry, Mapping) else {}
+        if isinstance(config, Mapping):
+            yield alias, config
+
+
+def _is_placeholder(key: Any) -> bool:
+    text = key.decode("latin1") if isinstance(key, bytes) else str(key)
+    return text.strip().lower() in _PLACEHOLDERS
+
+
+@check(deploy=True)
+def check_ticket_cache() -> Iterator[CheckMessage]:
+    """Check that all processes share the cache of used tickets (``--deploy``)."""
+    try:
+        alias = conf.current().ticket_cache
+    except conf.UnknownSetting:
+        return  # E009 reports it.
+    cache = settings.CACHES.get(alias)
+    if cache is None:
+        yield Error(
+            f"TIDERACE['TICKET_CACHE'] is {alias!r}, which is none of CACHES: no ticket "
+            "can be used.",
+            hint="Name one of CACHES that all processes share.",
+            id="tiderace.E023",
+        )
+        return
+    workers = os.environ.get("WEB_CONCURRENCY", "")
+    several = workers.isdecimal() and int(workers) > 1
+    in_one_process = len(layers_in_memory()) == len(channel_layers.configs)
+    local = _is_a(cache.get("BACKEND"), LocMemCache)
+    if local and not settings.DEBUG and (several or not in_one_process):
+        yield Warning(
+            f"The cache {alias!r} is each process's own: a one-time ticket can be used "
+            + (f"once in each of {workers}." if several else "once in each process."),
+            hint="If you hand out tickets, name a cache that all processes share in "
+            "TIDERACE['TICKET_CACHE'], such as Django's RedisCache.",
+            id="tiderace.W022",
+        )
+
+
 @check(deploy=True)
 def check_origins() -> Iterator[CheckMessage]:
     """Warn of WebSocket routes without a check of the origin (``--deploy``)."""
@@ -207,7 +290,8 @@ def layers_in_memory() -> list[str]:
     return [
         repr(alias)
         for alias, entry in layers.items()
-        if isinstance(entry, Mapping) and _is_in_memory(entry.get("BACKEND"))
+        if isinstance(entry, Mapping)
+        and _is_a(entry.get("BACKEND"), InMemoryChannelLayer)
     ]
 
 
@@ -220,13 +304,13 @@ def real_package(name: str) -> bool:
     return _PACKAGE not in Path(inspect.getfile(type(config))).parents
 
 
-def _is_in_memory(path: Any) -> bool:
+def _is_a(path: Any, kind: type[Any]) -> bool:
+    """Return whether a dotted path is that of a subclass of ``kind``."""
     try:
         backend = import_string(path)
     except (ImportError, AttributeError, TypeError):
-        # check_channel_layers reports it.
-        return False
-    return inspect.isclass(backend) and issubclass(backend, InMemoryChannelLayer)
+        return False  # reported by check_channel_layers, or raised by Django
+    return inspect.isclass(backend) and issubclass(backend, kind)
 
 
 def _checks_origins(application: Any) -> bool:

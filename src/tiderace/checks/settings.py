@@ -26,6 +26,9 @@ W017       the real Channels is installed beside ``install_as_channels()``
 W018       the real Channels is an app beside Tiderace
 W019       an ASGI server is older than those in the test matrix
 W020       the HTTP API of topics is open without a key
+E021       a key was copied from the documentation
+W022       the cache of used tickets is each process's own (``--deploy``)
+E023       the cache of used tickets does not exist (``--deploy``)
 ========== ============================================================
 
 The checks from W013 on are in ``tiderace.checks.application``.

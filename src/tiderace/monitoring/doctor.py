@@ -14,11 +14,9 @@ from typing import Any
 
 import django
 from django.conf import settings
-from django.core.cache.backends.locmem import LocMemCache
 from django.core.checks import ERROR, run_checks
-from django.utils.module_loading import import_string
 
-from tiderace import __version__, conf
+from tiderace import __version__
 from tiderace.checks.application import layers_in_memory
 from tiderace.layers.manager import channel_layers, layer_attribute
 from tiderace.monitoring.probe import any_failed, probe_layer
@@ -80,7 +78,6 @@ def diagnose(*, brokers: bool = True, timeout: float = 5.0) -> dict[str, list[Fi
         "routes": _routes,  # it imports the consumers, which a system check examines
         "system checks": _system_checks,
         "proxy": _proxy,
-        "tickets": _tickets,
         "system": _open_files,
     }
     findings = {topic: list(check()) for topic, check in checks.items()}
@@ -187,45 +184,6 @@ def _proxy() -> Iterator[Finding]:
             "127.0.0.1 alone, so behind a proxy elsewhere all clients have its address",
             "Where the server is started, set it to the proxy's address.",
         )
-
-
-def _tickets() -> Iterator[Finding]:
-    """Check that all processes share the cache of used tickets."""
-    try:
-        alias = conf.current().ticket_cache
-    except conf.UnknownSetting:
-        return  # reported as tiderace.E009
-    cache = settings.CACHES.get(alias)
-    if cache is None:
-        yield Finding(
-            Level.ERROR,
-            f"TIDERACE['TICKET_CACHE'] is {alias!r}, which is none of CACHES: no ticket "
-            "can be used",
-            "Name one of CACHES that all processes share.",
-        )
-        return
-    workers = os.environ.get("WEB_CONCURRENCY", "")
-    several = workers.isdecimal() and int(workers) > 1
-    if settings.DEBUG or not _is_local(cache.get("BACKEND")):
-        return
-    if several or len(layers_in_memory()) < len(channel_layers.configs):
-        yield Finding(
-            # A project with a broker may still run in one process.
-            Level.WARNING if several else Level.NOTE,
-            f"the cache {alias!r} is each process's own: a one-time ticket can be used "
-            + (f"once in each of {workers}" if several else "once in each process"),
-            "If you hand out tickets, name a cache that all processes share in "
-            "TIDERACE['TICKET_CACHE'], such as Django's RedisCache.",
-        )
-
-
-def _is_local(backend: Any) -> bool:
-    """Return whether a cache is in the memory of one process."""
-    try:
-        found = import_string(backend)
-    except (ImportError, AttributeError, TypeError):
-        return False  # Django raises for it wherever it is used
-    return isinstance(found, type) and issubclass(found, LocMemCache)
 
 
 def _open_files() -> Iterator[Finding]:

@@ -94,6 +94,8 @@ class ControlSocket:
             # Bound here, because a server whose loop has ended cannot close its socket.
             self._socket = socket.socket(socket.AF_UNIX)
             self._socket.bind(str(path))
+            # Whatever the umask; nothing can connect before the server listens.
+            path.chmod(0o600)
             self._server = await asyncio.start_unix_server(
                 self._answer, sock=self._socket
             )
