@@ -9,8 +9,8 @@ import time
 import weakref
 from collections.abc import Iterator
 
-from django.conf import settings
-from django.utils.crypto import constant_time_compare, salted_hmac
+from django.core.signing import BadSignature, Signer
+from django.utils.crypto import constant_time_compare
 
 from tiderace import cluster, conf, metrics
 from tiderace.asgi import Scope, serving
@@ -26,8 +26,6 @@ from tiderace.topics.trackers import PresenceTrackers
 from tiderace.topics.transports.base import Transport
 
 __all__ = ["TopicHub", "close", "current", "hubs", "is_session", "new_session"]
-
-_SESSION_SALT = "tiderace.topics.hub.session"
 
 
 class TopicHub:
@@ -101,23 +99,20 @@ class TopicHub:
 
 def new_session(node: str) -> str:
     """Return the secret of a client of a process, signed so that none can be made up."""
-    secret = secrets.token_urlsafe(24)
-    return f"{secret}.{_session_mac(secret, node, settings.SECRET_KEY)}"
+    return _signer(node).sign(secrets.token_urlsafe(24))
 
 
 def is_session(session: str, node: str) -> bool:
     """Return whether this site has made the session for a client of the process."""
-    secret, _, mac = session.partition(".")
-    keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
-    matches = [
-        constant_time_compare(mac, _session_mac(secret, node, key)) for key in keys
-    ]
-    return any(matches)
+    try:
+        _signer(node).unsign(session)
+    except BadSignature:
+        return False
+    return True
 
 
-def _session_mac(secret: str, node: str, key: str | bytes) -> str:
-    mac = salted_hmac(_SESSION_SALT, f"{node} {secret}", secret=key, algorithm="sha256")
-    return mac.hexdigest()[:32]
+def _signer(node: str) -> Signer:
+    return Signer(salt=f"tiderace.topics.hub.session:{node}")
 
 
 def _digest(secret: str) -> bytes:
