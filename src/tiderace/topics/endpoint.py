@@ -30,7 +30,7 @@ from tiderace.topics import http_api
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.hub import current
 from tiderace.topics.transports import emulation, event_feed, http_stream, sse
-from tiderace.topics.transports.http_exchange import ClientGone, HttpExchange, Rejected
+from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 from tiderace.topics.transports.websocket import WebSocketTransport
 
 __all__ = ["TopicsEndpoint"]
@@ -129,7 +129,7 @@ class TopicsEndpoint(TopicHooks):
         except LayerUnavailable as error:
             logger.warning("a request fails: %s (%s)", error, describe(scope))
             await exchange.answer(503, b"the broker could not be reached, come back")
-        except (ClientGone, OSError):
+        except OSError:  # the client is gone
             return
 
     def _route(self, scope: Scope) -> tuple[str, str]:

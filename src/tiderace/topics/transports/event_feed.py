@@ -154,7 +154,6 @@ class EventStream:
         )
         self._task = asyncio.current_task()
         self._gone = False
-        self._interval = conf.current().topics.ping
         self._tasks = TaskGroup(logger)
 
     # Beginning and end
@@ -250,8 +249,7 @@ class EventStream:
         self._over.set()
 
     async def _watch(self) -> None:
-        while (await self._exchange.receive())["type"] != "http.disconnect":
-            pass
+        await self._exchange.disconnected()
         self._gone = True
         self._over.set()
 
@@ -261,7 +259,7 @@ class EventStream:
 
     async def _keep_alive(self) -> None:
         while True:
-            await asyncio.sleep(self._interval)
+            await asyncio.sleep(conf.current().topics.ping)
             self.outbox.push(b":\n\n")
 
     def _unsubscribe(self) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import ParseResult
 
 from django.http import QueryDict
@@ -23,9 +22,7 @@ from tiderace.topics.identity import identity_of
 if TYPE_CHECKING:
     from tiderace.protocol.protobuf import ProtobufCodec
 
-__all__ = ["ClientGone", "HttpExchange", "Rejected"]
-
-logger = logging.getLogger("tiderace.topics")
+__all__ = ["HttpExchange", "Rejected"]
 
 _JSON = "application/json"
 _PROTOBUF = "application/octet-stream"
@@ -51,10 +48,6 @@ class Rejected(Exception):
         super().__init__(why)
         self.status = status
         self.headers = list(headers)
-
-
-class ClientGone(Exception):
-    """The client left before the end of its request."""
 
 
 class HttpExchange:
@@ -124,7 +117,7 @@ class HttpExchange:
         Raises:
             Rejected: when it is longer than ``limit`` bytes (413), or has not arrived
                 within ``CONNECT_TIMEOUT`` (408).
-            ClientGone: when the client leaves before its end.
+            ConnectionResetError: when the client leaves before its end.
         """
         timeout = conf.current().topics.connect_timeout
         try:
@@ -140,19 +133,21 @@ class HttpExchange:
         length = self.header(b"content-length") or ""
         if length.isdecimal() and (len(length) > 18 or int(length) > limit):
             raise too_long
-        parts: list[bytes] = []
-        size = 0
-        while True:
+        body, more = bytearray(), True
+        while more:
             event = await self.receive()
             if event["type"] != "http.request":
-                raise ClientGone
-            part = bytes(event.get("body", b""))
-            size += len(part)
-            if size > limit:
+                raise ConnectionResetError("the client left before the end")
+            body += event.get("body", b"")
+            if len(body) > limit:
                 raise too_long
-            parts.append(part)
-            if not event.get("more_body", False):
-                return b"".join(parts)
+            more = event.get("more_body", False)
+        return bytes(body)
+
+    async def disconnected(self) -> None:
+        """Wait until the client is gone, after the body was read."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
 
     async def user_id(self) -> str:
         """Return the id of the session's user; empty without one."""
@@ -188,13 +183,10 @@ class HttpExchange:
         self, status: int, headers: Iterable[tuple[bytes, bytes]] = ()
     ) -> None:
         """Begin the response, which no cache may store."""
-        all_headers = [
-            (b"cache-control", b"no-store, no-transform"),
-            *self._cors,
-            *headers,
-        ]
+        no_store = (b"cache-control", b"no-store, no-transform")
+        every = [no_store, *self._cors, *headers]
         await self.send(
-            {"type": "http.response.start", "status": status, "headers": all_headers}
+            {"type": "http.response.start", "status": status, "headers": every}
         )
 
     async def start_stream(self, content_type: bytes) -> None:
@@ -209,20 +201,18 @@ class HttpExchange:
         Raises:
             OSError: when the client is gone.
         """
-        event: dict[str, Any] = {
-            "type": "http.response.body",
-            "body": part,
-            "more_body": True,
-        }
         try:
-            await self.send(event)
+            await self._send_body(part, more=True)
         except RuntimeError as error:
             # Raised by servers after the connection is gone.
             raise OSError(str(error)) from error
 
     async def end(self) -> None:
         """End the response."""
-        await self.send({"type": "http.response.body", "body": b""})
+        await self._send_body(b"", more=False)
+
+    async def _send_body(self, body: bytes, *, more: bool) -> None:
+        await self.send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def answer(
         self,
@@ -240,7 +230,7 @@ class HttpExchange:
                 (b"content-length", str(len(body)).encode()),
             ]
         await self.start(status, all_headers)
-        await self.send({"type": "http.response.body", "body": body})
+        await self._send_body(body, more=False)
 
     async def answer_preflight(self) -> None:
         """Answer what a page of another origin may send."""

@@ -97,9 +97,7 @@ class HttpStreamTransport:
             await self._exchange.end()
 
     async def _watch(self) -> None:
-        """Wait until the client is gone; nothing else comes from a request now."""
-        while (await self._exchange.receive())["type"] != "http.disconnect":
-            pass
+        await self._exchange.disconnected()
         self._gone = True
         self._messages.put_nowait(None)
 
