@@ -110,7 +110,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "hiredis": ("tiderace.layers.redis",),
     "prometheus_client": ("tiderace.monitoring.prometheus",),
     "opentelemetry": ("tiderace.monitoring.tracing",),
-    "cryptography": ("tiderace.layers.serializers",),
+    "cryptography": ("tiderace.layers.serializers", "tiderace.server.certificate"),
     "jwt": ("tiderace.security.keys",),
     "google": ("tiderace.protocol.protobuf",),
 }

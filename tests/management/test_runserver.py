@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import importlib
 import io
 import logging
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -20,6 +22,7 @@ from unittest import mock
 from urllib.parse import quote
 
 import pytest
+from cryptography import x509
 from django.conf import settings
 from django.contrib.staticfiles.handlers import (
     ASGIStaticFilesHandler,
@@ -41,7 +44,9 @@ from tiderace.management.commands.runserver import Command
 from tiderace.route_inspection import Route, websocket_routes
 from tiderace.routing import ProtocolTypeRouter, URLRouter
 from tiderace.security.websocket import OriginValidator
+from tiderace.server import certificate
 from tiderace.server.access import AccessLog
+from tiderace.server.certificate import development_certificate
 from tiderace.server.development import DevelopmentServer, ServerOptions, StartupFailed
 from tiderace.testing import HttpCommunicator, WebsocketCommunicator
 from tiderace.topics import TopicsEndpoint
@@ -169,6 +174,38 @@ def test_the_largest_message_can_be_chosen():
     assert command._server.options.max_message_size == 10
     assert httpd.server_port == command._server.port
     command._server.close()
+
+
+@with_routes
+def test_a_certificate_makes_addresses_secure(tmp_path):
+    made = development_certificate("127.0.0.1", tmp_path)
+    said = io.StringIO()
+    command = Command(stdout=said, no_color=True)
+    with mock.patch.object(DjangoRunserver, "run"):
+        call_command(command, "--ssl-certfile", str(made))
+
+    command.server_cls(("127.0.0.1", 0), None, ipv6=False)
+    command.get_application({})
+    command.on_bind(8000)
+    command._server.close()
+
+    assert command._server.options.certificate == str(made)
+    assert "at https://127.0.0.1:8000/" in said.getvalue()
+    assert "wss://127.0.0.1:8000/ws/chat/<room>/" in said.getvalue()
+
+
+@with_routes
+def test_the_error_without_cryptography_has_the_alternatives(tmp_path, settings):
+    settings.TIDERACE = {"RUN_DIR": str(tmp_path)}
+    command = Command(stdout=io.StringIO())
+    with mock.patch.object(DjangoRunserver, "run"):
+        call_command(command, "--ssl")
+
+    with (
+        mock.patch.object(certificate, "x509", None),
+        pytest.raises(CommandError, match=r"pip install cryptography. Or .*--ssl-cert"),
+    ):
+        command.server_cls(("127.0.0.1", 0), None, ipv6=False)
 
 
 def test_without_staticfiles_there_are_no_options_for_them():
@@ -595,6 +632,41 @@ def test_a_failing_lifespan_is_an_error_and_does_not_end_the_process():
 
     with pytest.raises(StartupFailed, match="lifespan startup failed"):
         server.run(app)
+
+
+def test_a_development_certificate_is_kept_and_valid_for_this_machine(tmp_path):
+    made = development_certificate("::1", tmp_path)
+    first = made.read_bytes()
+
+    assert development_certificate("::1", tmp_path).read_bytes() == first
+    assert made.stat().st_mode & 0o777 == 0o600
+    names = x509.load_pem_x509_certificate(first).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    assert names.value.get_values_for_type(x509.DNSName) == ["localhost"]
+
+
+def test_a_development_certificate_that_ends_soon_is_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(certificate, "_VALID", datetime.timedelta(days=1))
+    first = development_certificate("localhost", tmp_path).read_bytes()
+
+    assert development_certificate("localhost", tmp_path).read_bytes() != first
+
+
+def test_a_server_with_a_certificate_speaks_tls(tmp_path):
+    made = development_certificate("localhost", tmp_path)
+    server = DevelopmentServer(
+        "localhost", 0, options=ServerOptions(certificate=str(made))
+    )
+    thread = threading.Thread(target=server.run, args=(application,))
+    thread.start()
+    trusting = ssl.create_default_context(cafile=made)
+    try:
+        with connect(f"wss://localhost:{server.port}/ws/chat/tea/", ssl=trusting):
+            pass
+    finally:
+        server.stop()
+        thread.join(20)
 
 
 def test_a_host_with_colons_is_bound_as_ipv6():

@@ -21,6 +21,7 @@ from tiderace.runtime.control_socket import (
     ControlSocket,
     ask_to_drain,
     control_sockets,
+    make_private,
     run_directory,
 )
 from tiderace.runtime.drain import Drain
@@ -196,6 +197,22 @@ def test_without_a_setting_the_folder_is_this_projects_and_users():
 
 
 # The command.
+
+
+def test_the_folder_is_the_users_where_a_system_has_no_user_ids(monkeypatch, tmp_path):
+    """As on Windows, where a folder's mode says nothing either."""
+    monkeypatch.delattr(os, "geteuid")
+    monkeypatch.setenv("LOGNAME", "sara")
+
+    assert "-sara-" in run_directory().name
+    make_private(tmp_path / "run")
+
+
+def test_the_command_needs_unix_sockets(monkeypatch):
+    monkeypatch.delattr(asyncio, "open_unix_connection")
+
+    with pytest.raises(CommandError, match="this system does not have"):
+        call_command("tiderace_drain")
 
 
 def test_the_command_fails_where_there_is_no_process(run_dir):

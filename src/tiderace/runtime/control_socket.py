@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
 import logging
 import os
 import socket
@@ -26,6 +27,7 @@ __all__ = [
     "ControlSocket",
     "ask_to_drain",
     "control_sockets",
+    "make_private",
     "process_control_socket",
     "run_directory",
 ]
@@ -50,7 +52,8 @@ def run_directory() -> Path:
     project = salted_hmac("tiderace.control", module, algorithm="sha256").hexdigest()[
         :12
     ]
-    return Path(tempfile.gettempdir()) / f"tiderace-{os.geteuid()}-{project}"
+    user = os.geteuid() if hasattr(os, "geteuid") else getpass.getuser()
+    return Path(tempfile.gettempdir()) / f"tiderace-{user}-{project}"
 
 
 def control_sockets() -> list[Path]:
@@ -87,7 +90,7 @@ class ControlSocket:
         await self.close()
         path = run_directory() / f"{os.getpid()}.sock"
         try:
-            _make_private(path.parent)
+            make_private(path.parent)
             if len(os.fsencode(path)) > _LONGEST_PATH:
                 raise OSError(f"the path {path} is too long for a socket")
             path.unlink(missing_ok=True)
@@ -172,7 +175,7 @@ async def ask_to_drain(path: Path, report: Callable[[int], object]) -> int | Non
     raise ConnectionError(f"the process behind {path.name} ended before its drain")
 
 
-def _make_private(directory: Path) -> None:
+def make_private(directory: Path) -> None:
     """Make the directory if need be.
 
     Raises:
@@ -180,11 +183,11 @@ def _make_private(directory: Path) -> None:
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = directory.lstat()
-    if (
-        not stat.S_ISDIR(found.st_mode)
-        or found.st_uid != os.geteuid()
-        or found.st_mode & 0o022
-    ):
+    # Windows has neither owners nor such a mode, but a temporary folder for each user.
+    is_private = not hasattr(os, "geteuid") or (
+        found.st_uid == os.geteuid() and not found.st_mode & 0o022
+    )
+    if not stat.S_ISDIR(found.st_mode) or not is_private:
         raise PermissionError(
             f"{directory} is not a folder of this user alone, so it is not trusted"
         )

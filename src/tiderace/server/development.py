@@ -52,6 +52,12 @@ class ServerOptions:
     max_message_size: int = 16 * 1024 * 1024
     """Bytes of the largest WebSocket message taken; larger ones close with 1009."""
 
+    certificate: str | None = None
+    """The file with the TLS certificate, and the key unless ``key`` names it."""
+
+    key: str | None = None
+    """The file with the key of the certificate."""
+
 
 def bind(host: str, port: int, *, ipv6: bool = False) -> socket.socket:
     """Open a listening socket; port 0 lets the system choose a free one.
@@ -62,19 +68,14 @@ def bind(host: str, port: int, *, ipv6: bool = False) -> socket.socket:
     Raises:
         OSError: when the address is taken, not allowed, or not of this machine.
     """
-    family = socket.AF_INET6 if ipv6 or ":" in host else socket.AF_INET
-    address = socket.getaddrinfo(
-        host, port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0][4]
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
+    ipv6 = ipv6 or ":" in host
+    return socket.create_server(
+        (host, port),
+        family=socket.AF_INET6 if ipv6 else socket.AF_INET,
+        backlog=_BACKLOG,
+        # "::" takes connections over IPv4, too, as Django's own server does.
+        dualstack_ipv6=ipv6 and socket.has_dualstack_ipv6(),
+    )
 
 
 class DevelopmentServer:
@@ -171,6 +172,8 @@ class DevelopmentServer:
             ws_ping_interval=self.options.ping_interval,
             ws_ping_timeout=self.options.ping_timeout,
             ws_max_size=self.options.max_message_size,
+            ssl_certfile=self.options.certificate,
+            ssl_keyfile=self.options.key,
             timeout_graceful_shutdown=self.options.graceful_timeout,
             # Logging is the project's; uvicorn's loggers propagate to it.
             log_config=None,

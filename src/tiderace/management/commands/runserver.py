@@ -22,7 +22,9 @@ from django.core.management.commands.runserver import Command as DjangoRunserver
 from tiderace.checks.settings import probable_asgi_application
 from tiderace.route_inspection import Route, websocket_routes
 from tiderace.routing import get_default_application
+from tiderace.runtime.control_socket import make_private, run_directory
 from tiderace.server.access import AccessLog
+from tiderace.server.certificate import NoCryptography, development_certificate
 
 if TYPE_CHECKING:
     from tiderace.asgi import ASGIApp
@@ -38,7 +40,7 @@ _WITHOUT_EFFECT = {
     "websocket_handshake_timeout": (
         "a handshake may take as long as the consumer's connect() does"
     ),
-    "websocket_max_frame_size": (
+    "websocket-max-frame-size": (
         "the limit is on whole messages; use --websocket-max-message-size"
     ),
 }
@@ -60,7 +62,7 @@ class Command(DjangoRunserver):
         super().__init__(*args, **kwargs)
         self._server: DevelopmentServer | None = None
         self._routes: list[Route] | None = []
-        self._max_message_size: int | None = None
+        self._options: dict[str, Any] = {}
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
@@ -76,16 +78,20 @@ class Command(DjangoRunserver):
             metavar="BYTES",
             help="Largest WebSocket message taken from a client (default: 16 MiB).",
         )
-        for option, reason in (
-            ("--http_timeout", _WITHOUT_EFFECT["http_timeout"]),
-            (
-                "--websocket_handshake_timeout",
-                _WITHOUT_EFFECT["websocket_handshake_timeout"],
-            ),
-            ("--websocket-max-frame-size", _WITHOUT_EFFECT["websocket_max_frame_size"]),
-        ):
+        parser.add_argument(
+            "--ssl",
+            action="store_true",
+            help="Serve https and wss with a certificate made for development.",
+        )
+        parser.add_argument(
+            "--ssl-certfile", metavar="FILE", help="Serve https and wss with this one."
+        )
+        parser.add_argument(
+            "--ssl-keyfile", metavar="FILE", help="Its key, if in a file of its own."
+        )
+        for option, reason in _WITHOUT_EFFECT.items():
             parser.add_argument(
-                option,
+                f"--{option}",
                 type=int,
                 help=f"Accepted so that daphne's command lines work; no effect: {reason}.",
             )
@@ -108,11 +114,13 @@ class Command(DjangoRunserver):
         if options["use_asgi"]:
             self._require_asgi()
             for option, reason in _WITHOUT_EFFECT.items():
-                if options.get(option) is not None:
+                if options.get(option.replace("-", "_")) is not None:
                     self.stderr.write(
-                        self.style.WARNING(f"{option} has no effect: {reason}.")
+                        self.style.WARNING(f"--{option} has no effect: {reason}.")
                     )
-            self._max_message_size = options.get("websocket_max_message_size")
+            self._options = options
+            if options["ssl"] or options["ssl_certfile"]:
+                self.protocol = "https"
             # Django calls it with the address and uses the returned object.
             self.server_cls = self._bind  # type: ignore[assignment]
         super().handle(*args, **options)
@@ -170,7 +178,9 @@ class Command(DjangoRunserver):
         super().on_bind(server_port)
         if self._server is not None:
             host = f"[{self.addr}]" if self._raw_ipv6 else self.addr
-            self._print_routes(f"ws://{host}:{server_port}")
+            prefix = (settings.FORCE_SCRIPT_NAME or "").rstrip("/")
+            scheme = self.protocol.replace("http", "ws")
+            self._print_routes(f"{scheme}://{host}:{server_port}{prefix}")
 
     def log_action(self, protocol: str, action: str, details: dict[str, Any]) -> None:
         """Log one line about a request or a socket to ``django.channels.server``."""
@@ -206,11 +216,28 @@ class Command(DjangoRunserver):
         """Make the server object that Django's ``run`` expects."""
         from tiderace.server.development import DevelopmentServer, ServerOptions
 
-        options = ServerOptions()
-        if self._max_message_size is not None:
-            options = ServerOptions(max_message_size=self._max_message_size)
+        given = self._options
+        chosen = {
+            "certificate": given["ssl_certfile"],
+            "key": given["ssl_keyfile"],
+        }
+        if given["websocket_max_message_size"] is not None:
+            chosen["max_message_size"] = given["websocket_max_message_size"]
+        if given["ssl"] and not given["ssl_certfile"]:
+            chosen["certificate"] = self._make_certificate(address[0])
+        options = ServerOptions(**chosen)
         self._server = DevelopmentServer(*address, ipv6=ipv6, options=options)
         return _Httpd(self._server)
+
+    def _make_certificate(self, host: str) -> str:
+        folder = run_directory()
+        try:
+            make_private(folder)
+            return str(development_certificate(host, folder))
+        except (NoCryptography, OSError) as error:
+            raise CommandError(
+                f"{error}. Or pass a certificate with --ssl-certfile and --ssl-keyfile"
+            ) from error
 
     def _stop(self) -> None:
         server = self._server

@@ -47,6 +47,10 @@ class Command(BaseCommand):
         Raises:
             CommandError: when there is no process, or one did not drain in time.
         """
+        if not hasattr(asyncio, "open_unix_connection"):
+            raise CommandError(
+                "processes are drained over Unix sockets, which this system does not have"
+            )
         timeout = options["timeout"]
         if timeout is None:
             timeout = drain_seconds() + conf.current().drain_grace + 5
