@@ -31,7 +31,6 @@ from tiderace.protocol.messages import (
 )
 from tiderace.protocol.session import (
     ConnectionEnded,
-    Limits,
     PositionLost,
     Refused,
     Session,
@@ -146,13 +145,14 @@ def test_deep_data_without_an_end_is_a_malformed_frame(text):
 
 
 def test_malformed_commands_count_for_the_rate():
-    made = connected(commands=Rate(1, 1000.0), patience=0)
+    made = connected(commands=Rate(1, 1000.0))
     [malformed] = JSON.decode(b'{"id":7,"ping":5}')
     with pytest.raises(Refused):
         made.check(malformed)
 
-    with pytest.raises(ConnectionEnded):
+    with pytest.raises(Refused) as refused:
         made.check(malformed)
+    assert refused.value.failure is codes.TOO_MANY_REQUESTS
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,8 @@ def test_each_offset_comes_once_and_in_order(seen, top, live):
 
 
 def session(clock=None, **limits):
-    return Session(JSON, Limits(**limits), clock=clock or FakeClock(0.0))
+    limits = {"frame_size": 65_536, "commands": Rate(200, 1.0), **limits}
+    return Session(JSON, **limits, clock=clock or FakeClock(0.0))
 
 
 def connected(**limits):
@@ -349,18 +350,19 @@ def test_pongs_are_no_commands():
 
 
 def test_pongs_without_a_ping_are_limited_as_commands():
-    made = connected(commands=Rate(1, 1000.0), patience=3)
+    made = connected(commands=Rate(1, 1000.0))
 
+    made.receive(b"\n".join([b"{}"] * 101))
     with pytest.raises(ConnectionEnded) as ended:
-        made.receive(b"\n".join([b"{}"] * 6))
+        made.receive(b"{}")
 
     assert ended.value.close is codes.CLOSE_TOO_MANY_REQUESTS
 
 
 def test_the_pong_to_a_ping_takes_no_command_from_the_rate():
-    made = connected(commands=Rate(1, 1000.0), patience=0)
+    made = connected(commands=Rate(1, 1000.0))
 
-    for _ in range(3):
+    for _ in range(200):
         made.next_ping()
         assert made.receive(b"{}") == []
 
@@ -422,32 +424,16 @@ def test_commands_beyond_the_rate_are_refused_until_time_has_passed():
 
 
 def test_a_client_that_goes_on_too_often_is_closed():
-    made = connected(commands=Rate(1, 1000.0), patience=3)
+    made = connected(commands=Rate(1, 1000.0))
     command = Command(id=1, ping=Empty())
     made.check(command)
-    for _ in range(3):
+    for _ in range(100):
         with pytest.raises(Refused):
             made.check(command)
     with pytest.raises(ConnectionEnded) as ended:
         made.check(command)
 
     assert ended.value.close is codes.CLOSE_TOO_MANY_REQUESTS
-
-
-@pytest.mark.parametrize(
-    ("name", "failure"),
-    [
-        ("", codes.BAD_REQUEST),
-        ("x" * 11, codes.BAD_REQUEST),
-        ("b", codes.LIMIT_EXCEEDED),
-    ],
-)
-def test_names_and_numbers_of_subscriptions_have_limits(name, failure):
-    made = connected(subscriptions=1, name_length=10)
-    with pytest.raises(Refused) as refused:
-        made.check_channel(name, {"a"})
-
-    assert refused.value.failure is failure
 
 
 def test_a_publication_is_pushed_with_its_offset():

@@ -457,12 +457,12 @@ def any_number_of_bytes_may_wait():
 
 @mutant
 def messages_may_be_of_any_length():
-    from tiderace.topics.client import client
+    from tiderace.protocol.session import Session
 
-    def limits(original, settings):
-        return dataclasses.replace(original(settings), frame_size=2**60)
+    def init(original, self, *args, frame_size, **kwargs):
+        original(self, *args, frame_size=2**60, **kwargs)
 
-    around(client, "_limits", limits)
+    around(Session, "__init__", init)
 
 
 @mutant

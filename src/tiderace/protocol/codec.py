@@ -27,8 +27,6 @@ class MalformedFrame(ValueError):
 class Codec(Protocol):
     """Decodes messages into commands, and encodes replies."""
 
-    name: str
-    """Of the format."""
     binary: bool
     """Whether a WebSocket carries it in binary messages."""
 
@@ -51,8 +49,9 @@ class Codec(Protocol):
 class JSONCodec:
     """JSON lines (``spec/protocol.md``, "Codecs")."""
 
-    name = "json"
     binary = False
+    # Between the frames of a message.
+    separator = b"\n"
 
     def __init__(self) -> None:
         self._decoder = msgspec.json.Decoder(Command)
@@ -73,7 +72,7 @@ class JSONCodec:
         return self._encoder.encode(reply)
 
     def join(self, frames: Iterable[bytes]) -> bytes:
-        return b"\n".join(frames)
+        return self.separator.join(frames)
 
 
 def _repaired(line: bytes) -> Command:

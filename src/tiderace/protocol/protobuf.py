@@ -49,7 +49,6 @@ _class_of = _message_classes()
 class ProtobufCodec:
     """Varint-delimited Protobuf (``spec/protocol.md``, "Codecs")."""
 
-    name = "protobuf"
     binary = True
 
     def __init__(self) -> None:

@@ -7,8 +7,7 @@ a topic's stream. Nothing here awaits, reads a clock of its own or checks permis
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -32,7 +31,6 @@ from tiderace.ratelimit import Rate, TokenBucket
 
 __all__ = [
     "ConnectionEnded",
-    "Limits",
     "PositionLost",
     "Refused",
     "Session",
@@ -43,6 +41,9 @@ __all__ = [
 
 # The flag of a client that prefers an error to an incomplete recovery.
 _REJECT_UNRECOVERED = 2
+
+# Commands in a row that are refused as too many, before the connection is closed (3013).
+_PATIENCE = 100
 
 
 class Refused(Exception):
@@ -66,24 +67,6 @@ class ConnectionEnded(Exception):
 
 class PositionLost(Exception):
     """A publication is missing; the client has to subscribe again to get it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The limits of one client; the settings have the same names."""
-
-    frame_size: int = 65_536
-    """Bytes of one message from a client."""
-    subscriptions: int = 128
-    """Topics of one connection at a time."""
-    name_length: int = 255
-    """Characters of a topic's name."""
-    commands: Rate = Rate(200, 1.0)  # noqa: RUF009 (it is frozen)
-    """Commands of one connection; beyond it they are refused with 111."""
-    patience: int = 100
-    """Refusals for that reason in a row after which the connection is closed (3013)."""
-    recovered: int = 300
-    """The most publications that a subscription recovers."""
 
 
 class Subscription:
@@ -192,13 +175,14 @@ class Session:
 
     Args:
         codec: encodes and decodes its frames.
-        limits: of one client.
+        frame_size: the most bytes of a message.
+        commands: how often commands may come; beyond it they are refused with 111.
         clock: monotonic seconds.
     """
 
     __slots__ = (
         "_bucket",
-        "_limits",
+        "_frame_size",
         "_refusals",
         "_unconnected",
         "codec",
@@ -209,8 +193,9 @@ class Session:
     def __init__(
         self,
         codec: Codec,
-        limits: Limits,
         *,
+        frame_size: int,
+        commands: Rate,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.codec = codec
@@ -218,8 +203,8 @@ class Session:
         self.connected = False
         # Whether a ping has not been answered yet.
         self.pong_due = False
-        self._limits = limits
-        self._bucket = TokenBucket(limits.commands, clock=clock)
+        self._frame_size = frame_size
+        self._bucket = TokenBucket(commands, clock=clock)
         self._refusals = 0
         # The reply to other commands, after a connect that was refused.
         self._unconnected: Failure | None = None
@@ -231,11 +216,10 @@ class Session:
             ConnectionEnded: when it is malformed or too long, or when pongs without a
                 ping come too often.
         """
-        if len(message) > self._limits.frame_size:
+        if len(message) > self._frame_size:
             raise ConnectionEnded(
                 Close(1009, "message too big"),
-                f"a message of {len(message)} bytes is longer than "
-                f"{self._limits.frame_size}",
+                f"a message of {len(message)} bytes is longer than {self._frame_size}",
             )
         try:
             commands = self.codec.decode(message)
@@ -285,24 +269,6 @@ class Session:
         message = f"{denied.message}: connect was refused"
         self._unconnected = Failure(denied.code, message, temporary)
 
-    def check_channel(self, channel: str, subscribed: Collection[str]) -> None:
-        """Return if the client may begin a subscription to ``channel``.
-
-        Args:
-            channel: the topic's name.
-            subscribed: the names that it is subscribed to.
-
-        Raises:
-            Refused: when the name is too long or empty, when it is subscribed already,
-                or when there are too many.
-        """
-        if not channel or len(channel) > self._limits.name_length:
-            raise Refused(codes.BAD_REQUEST)
-        if channel in subscribed:
-            raise Refused(codes.ALREADY_SUBSCRIBED)
-        if len(subscribed) >= self._limits.subscriptions:
-            raise Refused(codes.LIMIT_EXCEEDED)
-
     def next_ping(self) -> bytes:
         """Return the ping to send now."""
         self.pong_due = True
@@ -319,7 +285,7 @@ class Session:
 
     def _count_refusal(self) -> None:
         self._refusals += 1
-        if self._refusals > self._limits.patience:
+        if self._refusals > _PATIENCE:
             raise ConnectionEnded(
                 codes.CLOSE_TOO_MANY_REQUESTS, "commands came too often"
             )

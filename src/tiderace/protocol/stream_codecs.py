@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import json
 import logging
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tiderace.protocol.codec import JSONCodec
@@ -26,7 +25,7 @@ class JSONLinesCodec(JSONCodec):
     chunks; npm's ``centrifuge`` has done that.
     """
 
-    name = "json-lines"
+    separator = b""
 
     def encode(self, reply: Reply) -> bytes:
         frame = _in_one_line(super().encode(reply))
@@ -34,20 +33,14 @@ class JSONLinesCodec(JSONCodec):
             frame = frame.decode().encode("ascii", "tiderace.json")
         return frame + b"\n"
 
-    def join(self, frames: Iterable[bytes]) -> bytes:
-        return b"".join(frames)
-
 
 class EventsCodec(JSONCodec):
     """Each frame as the ``data`` of one server-sent event."""
 
-    name = "json-events"
+    separator = b""
 
     def encode(self, reply: Reply) -> bytes:
         return b"data: " + _in_one_line(super().encode(reply)) + b"\n\n"
-
-    def join(self, frames: Iterable[bytes]) -> bytes:
-        return b"".join(frames)
 
 
 LINES = JSONLinesCodec()

@@ -1,8 +1,11 @@
-"""Authenticates a topic client: the checks of its commands connect and refresh."""
+"""Authenticates a topic client, and decides to which topics it may subscribe."""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tiderace.asgi import Scope
@@ -14,11 +17,25 @@ from tiderace.protocol.session import ConnectionEnded, Refused
 from tiderace.ratelimit import TokenBucket
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.hooks import call_hook
-from tiderace.topics.identity import Grant, Identity, identity_of
+from tiderace.topics.identity import (
+    Grant,
+    Identity,
+    identity_of,
+    subscription_grant,
+)
 from tiderace.topics.json_fields import as_python
-from tiderace.topics.topic import declared
+from tiderace.topics.topic import Topic, declared
 
-__all__ = ["admit", "authenticate", "refresh", "server_side_topics"]
+__all__ = [
+    "admit",
+    "authenticate",
+    "authorize",
+    "read_token",
+    "refresh",
+    "server_side_topics",
+]
+
+logger = logging.getLogger("tiderace.topics")
 
 _HEADERS = frozenset({b"accept-language", b"authorization"})
 
@@ -80,13 +97,49 @@ async def server_side_topics(context: ClientContext) -> dict[str, Grant | None]:
     return topics
 
 
-async def _identify(scope: Scope, token: str) -> Identity:
+async def authorize(context: ClientContext, topic: Topic, token: str) -> Grant | None:
+    """Return what the token grants; None where the topic's permissions allow it.
+
+    Raises:
+        Refused: when there is no permission.
+    """
+    if token:
+        return read_token(context, token, topic.topic)
+    if topic.require_token:
+        raise Refused(codes.PERMISSION_DENIED)
+    await context.require("subscribe", topic)
+    return None
+
+
+def read_token(context: ClientContext, token: str, name: str) -> Grant:
+    """Return what a subscription token or signed name grants.
+
+    Raises:
+        Refused: when it is not valid now.
+    """
     try:
-        return await identity_of(scope, token)
+        with _time_as_refusal():
+            return subscription_grant(token, context.identity, name)
+    except TokenInvalid as invalid:
+        logger.info("a token for %r is refused: %s", name, invalid)
+        raise Refused(codes.PERMISSION_DENIED) from None
+
+
+@contextmanager
+def _time_as_refusal() -> Iterator[None]:
+    """Refuse tokens whose time is over or has not begun: the client may try again."""
+    try:
+        yield
     except TokenExpired:
         raise Refused(codes.TOKEN_EXPIRED) from None
     except TokenNotYetValid:
         raise Refused(codes.TOKEN_NOT_YET_VALID) from None
+
+
+async def _identify(scope: Scope, token: str) -> Identity:
+    try:
+        with _time_as_refusal():
+            return await identity_of(scope, token)
     except TokenInvalid as invalid:
         raise ConnectionEnded(codes.CLOSE_INVALID_TOKEN, f"token: {invalid}") from None
 

@@ -31,7 +31,6 @@ from tiderace.protocol.messages import (
 )
 from tiderace.protocol.session import (
     ConnectionEnded,
-    Limits,
     Refused,
     Session,
 )
@@ -82,7 +81,11 @@ class TopicClient:
         self.name = f"{context.client_id}:"
         self.groups: set[str] = set()
         self._node = node
-        self._session = Session(transport.codec, _limits(context.settings))
+        self._session = Session(
+            transport.codec,
+            frame_size=context.settings.frame_size,
+            commands=Rate.parse(context.settings.commands),
+        )
         self._outbox = ClientOutbox(
             transport.codec,
             transport.send,
@@ -92,7 +95,7 @@ class TopicClient:
         )
         self._timers = Timers()
         self.subscriptions = ClientSubscriptions(
-            context, self._session, self._outbox, self._timers, self.end
+            context, self._outbox, self._timers, self.end
         )
         self._registration: Registration | None = None
         self._task = asyncio.current_task()
@@ -383,13 +386,3 @@ class TopicClient:
             self.end(codes.CLOSE_STALE)
         elif session.pong_due:
             self.end(codes.CLOSE_NO_PONG)
-
-
-def _limits(settings: conf.TopicSettings) -> Limits:
-    return Limits(
-        frame_size=settings.frame_size,
-        subscriptions=settings.subscriptions,
-        name_length=settings.name_length,
-        commands=Rate.parse(settings.commands),
-        recovered=settings.recovered,
-    )

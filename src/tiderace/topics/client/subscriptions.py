@@ -26,10 +26,10 @@ from tiderace.protocol.messages import (
     SubscribeResult,
     TopicRequest,
 )
-from tiderace.protocol.session import Refused, Session
+from tiderace.protocol.session import Refused
 from tiderace.runtime.tasks import TaskGroup
 from tiderace.topics.api import layer_of, start_stream
-from tiderace.topics.client.authorization import authorize, read_token
+from tiderace.topics.client.authentication import authorize, read_token
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.dispatcher import ActiveSubscription
 from tiderace.topics.client.outbox import ClientOutbox
@@ -53,7 +53,6 @@ class ClientSubscriptions:
 
     Args:
         context: of the client; its ``subscriptions`` are kept here.
-        session: checks names and numbers.
         outbox: of the client.
         timers: of the client.
         end: closes the connection.
@@ -62,13 +61,11 @@ class ClientSubscriptions:
     def __init__(
         self,
         context: ClientContext,
-        session: Session,
         outbox: ClientOutbox,
         timers: Timers,
         end: Callable[[Close], None],
     ) -> None:
         self._context = context
-        self._session = session
         self._outbox = outbox
         self._timers = timers
         self._end_connection = end
@@ -98,7 +95,7 @@ class ClientSubscriptions:
             UnknownTopic: when no topic is declared for the name.
         """
         context, name = self._context, request.channel
-        self._session.check_channel(name, context.subscriptions)
+        self._check_name(name)
         if request.type or request.tf is not None:
             raise Refused(codes.NOT_AVAILABLE, "type and tf are not served")
         topic = declared.resolve(name)
@@ -133,6 +130,15 @@ class ClientSubscriptions:
             result.expires, result.ttl = expires_at is not None, ttl_of(expires_at)
             self._start_expiry(name, expires_at)
         return result
+
+    def _check_name(self, name: str) -> None:
+        settings, subscriptions = self._context.settings, self._context.subscriptions
+        if not name or len(name) > settings.name_length:
+            raise Refused(codes.BAD_REQUEST)
+        if name in subscriptions:
+            raise Refused(codes.ALREADY_SUBSCRIBED)
+        if len(subscriptions) >= settings.subscriptions:
+            raise Refused(codes.LIMIT_EXCEEDED)
 
     def commit(self, channel: str) -> None:
         """Activate a subscription after its reply, and send what was buffered."""
@@ -286,4 +292,4 @@ class ClientSubscriptions:
             tracker.remove(name, self._context.client_id)
 
     def _push(self, push: Push) -> None:
-        self._outbox.push(self._session.codec.encode(Reply(push=push)))
+        self._outbox.push(self._outbox.codec.encode(Reply(push=push)))
