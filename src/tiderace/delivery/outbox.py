@@ -153,15 +153,12 @@ class Outbox:
                 if frames.congested:
                     await frames.drained()
                 return
-            try:
-                await self._send(event)
-            except (OSError, RuntimeError) as error:
-                self._failed(error)
-            return
-        if self.lost or (self.closed and kind in ("websocket.send", "websocket.close")):
+        elif self.lost or (
+            self.closed and kind in ("websocket.send", "websocket.close")
+        ):
             metrics.SENDS_AFTER_CLOSE.add()
             return
-        if kind == "websocket.close":
+        elif kind == "websocket.close":
             # Before the await: nothing may be sent after it.
             self.closed = True
             code = event.get("code") or 1000
@@ -171,20 +168,17 @@ class Outbox:
         try:
             await self._send(event)
         except (OSError, RuntimeError) as error:
-            self._failed(error)
+            # OSError (ASGI 2.4) means that the client is gone; the consumer ends with the
+            # disconnect event. A server that has closed the socket itself may raise
+            # RuntimeError for every later event.
+            if isinstance(error, RuntimeError) and not self.leaving:
+                raise
+            self.lost = True
+            metrics.SENDS_AFTER_CLOSE.add()
             return
         if kind == "websocket.accept":
             self.accepted = True
             metrics.CONNECTIONS_ACCEPTED.add()
-
-    def _failed(self, error: Exception) -> None:
-        # OSError (ASGI 2.4) means that the client is gone; the consumer ends with the
-        # disconnect event. A server that has closed the socket itself may raise
-        # RuntimeError for every later event.
-        if isinstance(error, RuntimeError) and not self.leaving:
-            raise error
-        self.lost = True
-        metrics.SENDS_AFTER_CLOSE.add()
 
 
 # The text that was sent last, and its frame: mostly the consumers of a group send the
