@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import ModuleType
 
 from django.conf import settings
@@ -12,16 +11,6 @@ import tiderace.compat
 from tiderace import apps
 
 __all__ = ["ChannelsConfig"]
-
-
-def _directory() -> Path:
-    """Return the directory with this app's commands, static files and templates.
-
-    That is Tiderace's directory. If the project lists ``tiderace`` too, it is an empty
-    one, or ``collectstatic`` would find every file twice.
-    """
-    listed = {entry.partition(".")[0] for entry in settings.INSTALLED_APPS}
-    return Path((tiderace.compat if "tiderace" in listed else tiderace).__path__[0])
 
 
 class ChannelsConfig(apps.TideraceConfig):
@@ -35,5 +24,10 @@ class ChannelsConfig(apps.TideraceConfig):
     verbose_name = "Channels"
 
     def __init__(self, app_name: str, app_module: ModuleType | None) -> None:
-        self.path = str(_directory())
+        # The directory with this app's commands, static files and templates: Tiderace's,
+        # or if the project lists "tiderace" too, an empty one, since collectstatic would
+        # find every file twice.
+        listed = {entry.partition(".")[0] for entry in settings.INSTALLED_APPS}
+        package = tiderace.compat if "tiderace" in listed else tiderace
+        self.path = package.__path__[0]
         super().__init__(app_name, app_module)
