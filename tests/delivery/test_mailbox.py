@@ -244,20 +244,20 @@ async def test_a_wake_up_skips_a_reader_that_is_already_cancelled(mailbox):
 # Events
 
 
-async def test_an_offered_event_is_taken_before_the_offer_returns(mailbox):
-    offer = asyncio.create_task(mailbox.offer("connect"))
+async def test_the_future_of_a_posted_event_is_done_when_it_is_taken(mailbox):
+    taken = mailbox.post("connect")
     await settle()
-    assert not offer.done()
+    assert not taken.done()
 
     assert await mailbox.next() == (Source.EVENT, "connect")
-    await finish(offer)
+    await finish(taken)
 
 
 async def test_next_waits_for_an_event(mailbox):
     reader = asyncio.create_task(mailbox.next())
     await settle()
 
-    await mailbox.offer("connect")
+    await mailbox.post("connect")
 
     assert await finish(reader) == [(Source.EVENT, "connect")]
 
@@ -273,22 +273,22 @@ async def test_next_waits_for_a_message(mailbox):
 
 async def test_events_come_before_messages_that_wait_with_them(mailbox):
     mailbox.push("news", FAR)
-    offer = asyncio.create_task(mailbox.offer("connect"))
+    taken = mailbox.post("connect")
     await settle()
 
     assert await mailbox.next() == (Source.EVENT, "connect")
-    await finish(offer)
+    await finish(taken)
 
 
 async def test_events_and_messages_alternate(clock):
     mailbox = Mailbox("box", 10, clock=clock)
-    offers = [asyncio.create_task(mailbox.offer(f"event {n}")) for n in range(3)]
+    taken = [mailbox.post(f"event {n}") for n in range(3)]
     await settle()
     for number in range(3):
         mailbox.push(f"message {number}", FAR)
 
     read = [(await mailbox.next())[1] for _ in range(6)]
-    await finish(*offers)
+    await finish(*taken)
 
     assert read == [
         "event 0",
@@ -301,11 +301,11 @@ async def test_events_and_messages_alternate(clock):
 
 
 async def test_expired_messages_do_not_delay_an_event(mailbox, clock):
-    first = asyncio.create_task(mailbox.offer("first"))
+    first = mailbox.post("first")
     await settle()
     await mailbox.next()
     mailbox.push("old", clock.now + 10)
-    second = asyncio.create_task(mailbox.offer("second"))
+    second = mailbox.post("second")
     await settle()
     clock.advance(10)
 
@@ -319,7 +319,7 @@ async def test_an_event_does_not_go_to_a_reader_of_messages(mailbox):
     everything = asyncio.create_task(mailbox.next())
     await settle()
 
-    await mailbox.offer("connect")
+    await mailbox.post("connect")
 
     assert await finish(everything) == [(Source.EVENT, "connect")]
     assert not messages.done()
@@ -335,27 +335,27 @@ async def test_a_reader_that_takes_an_event_leaves_its_message_to_the_next(mailb
 
     # Woken for the message, it finds the event first.
     asyncio.get_running_loop().call_soon(mailbox.push, "news", FAR)
-    offer = asyncio.create_task(mailbox.offer("connect"))
+    taken = mailbox.post("connect")
 
-    assert await finish(everything, messages, offer) == [
+    assert await finish(everything, messages, taken) == [
         (Source.EVENT, "connect"),
         "news",
         None,
     ]
 
 
-async def test_a_message_may_be_offered_one_by_one_like_an_event(mailbox):
-    offer = asyncio.create_task(mailbox.offer("news", Source.MESSAGE))
+async def test_a_message_may_be_posted_one_by_one_like_an_event(mailbox):
+    taken = mailbox.post("news", Source.MESSAGE)
     await settle()
 
     assert await mailbox.next() == (Source.MESSAGE, "news")
-    await finish(offer)
+    await finish(taken)
 
 
-async def test_an_event_whose_offer_was_cancelled_is_still_read(mailbox):
-    offer = asyncio.create_task(mailbox.offer("disconnect"))
+async def test_an_event_whose_future_was_cancelled_is_still_read(mailbox):
+    taken = mailbox.post("disconnect")
     await settle()
-    offer.cancel()
+    taken.cancel()
     await settle()
 
     assert await mailbox.next() == (Source.EVENT, "disconnect")
@@ -371,7 +371,7 @@ async def test_a_held_mailbox_returns_events_only(mailbox):
     await settle()
     assert not reader.done()
 
-    await mailbox.offer("disconnect")
+    await mailbox.post("disconnect")
 
     assert await finish(reader) == [(Source.EVENT, "disconnect")]
 
@@ -389,26 +389,26 @@ async def test_a_message_pushed_while_held_waits_for_the_release(mailbox):
     assert await finish(reader) == [(Source.MESSAGE, "news")]
 
 
-async def test_a_message_offered_while_held_waits_for_the_release(mailbox):
+async def test_a_message_posted_while_held_waits_for_the_release(mailbox):
     mailbox.hold()
-    offer = asyncio.create_task(mailbox.offer("news", Source.MESSAGE))
+    taken = mailbox.post("news", Source.MESSAGE)
     reader = asyncio.create_task(mailbox.next())
     await settle()
     assert not reader.done()
 
     mailbox.release()
 
-    assert await finish(reader, offer) == [
+    assert await finish(reader, taken) == [
         (Source.MESSAGE, "news"),
         None,
     ]
 
 
-async def test_an_event_overtakes_a_held_message_offered_before_it(mailbox):
+async def test_an_event_overtakes_a_held_message_posted_before_it(mailbox):
     mailbox.hold()
-    message = asyncio.create_task(mailbox.offer("news", Source.MESSAGE))
+    message = mailbox.post("news", Source.MESSAGE)
     await settle()
-    event = asyncio.create_task(mailbox.offer("disconnect"))
+    event = mailbox.post("disconnect")
     await settle()
 
     assert await mailbox.next() == (Source.EVENT, "disconnect")

@@ -111,7 +111,7 @@ class EventReader:
                     outbox.leaving = item["type"] == "websocket.disconnect"
                     self.last = item
                     return mailbox.post(item)
-                await mailbox.offer(item, source)
+                await mailbox.post(item, source)
                 if idle is not None:
                     # A message read ahead would be lost with a handler that fails.
                     await idle.wait()

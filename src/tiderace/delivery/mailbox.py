@@ -83,7 +83,6 @@ class Mailbox(Generic[M]):
         "_drops",
         "_events",
         "_first",
-        "_held",
         "_messages",
         "_next_source",
         "_removal",
@@ -93,6 +92,7 @@ class Mailbox(Generic[M]):
         "capacity",
         "expiry_queue",
         "groups",
+        "held",
         "name",
         "readers",
         "run_eagerly",
@@ -135,7 +135,8 @@ class Mailbox(Generic[M]):
         self.writer: FrameWriter | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._next_source = Source.EVENT
-        self._held = False
+        # Whether ``next`` returns events only.
+        self.held = False
         self._drops = 0
         self._reported_at = float("-inf")
 
@@ -150,7 +151,7 @@ class Mailbox(Generic[M]):
         if (
             self.run_eagerly is not None
             and not messages
-            and not self._held
+            and not self.held
             and self.run_eagerly(message)
         ):
             return True
@@ -167,7 +168,7 @@ class Mailbox(Generic[M]):
         # Readers add their waiter before they look for messages. So of two threads, one
         # always sees what the other has added.
         if self._waiters:
-            if self._held:
+            if self.held:
                 self._wake_all()
             else:
                 self._wake()
@@ -228,17 +229,13 @@ class Mailbox(Generic[M]):
         item, self._first = self._first, None
         return item
 
-    async def offer(self, item: Any, source: Source = Source.EVENT) -> None:
-        """Queue an event and wait until it is taken.
-
-        So at most one event of each source is read ahead, and a client that sends faster
-        than its consumer handles is slowed down. Messages of layers that are read with
-        ``receive`` are offered too, as ``Source.MESSAGE``.
-        """
-        await self.post(item, source)
-
     def post(self, item: Any, source: Source = Source.EVENT) -> asyncio.Future[None]:
-        """Queue an event; return a future that is done when it is taken."""
+        """Queue an event; return a future that is done when it is taken.
+
+        A caller that awaits it reads at most one event of its source ahead, so a client
+        that sends faster than its consumer handles is slowed down. Messages of layers
+        that are read with ``receive`` are posted too, as ``Source.MESSAGE``.
+        """
         taken = asyncio.get_running_loop().create_future()
         self._events.append((source, item, taken))
         # Wake all readers: one in ``get`` cannot take it, and one that was woken for a
@@ -271,19 +268,14 @@ class Mailbox(Generic[M]):
 
     def hold(self) -> None:
         """Let ``next`` return only events until ``release``."""
-        self._held = True
+        self.held = True
         self.writer = None
 
     def release(self) -> None:
         """Let ``next`` return messages again."""
-        if self._held:
-            self._held = False
+        if self.held:
+            self.held = False
             self._wake_all()
-
-    @property
-    def held(self) -> bool:
-        """Whether ``next`` returns events only."""
-        return self._held
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -298,7 +290,7 @@ class Mailbox(Generic[M]):
 
     def _next_event(self) -> tuple[Source, Any] | None:
         for index, (source, item, taken) in enumerate(self._events):
-            if self._held and source is Source.MESSAGE:
+            if self.held and source is Source.MESSAGE:
                 continue
             del self._events[index]
             if not taken.done():
@@ -308,7 +300,7 @@ class Mailbox(Generic[M]):
         return None
 
     def _next_message(self) -> tuple[Source, Any] | None:
-        if self._held or (message := self._take_message()) is None:
+        if self.held or (message := self._take_message()) is None:
             return None
         self._next_source = Source.EVENT
         return Source.MESSAGE, message[1]
@@ -331,7 +323,7 @@ class Mailbox(Generic[M]):
     def _has_next(self) -> bool:
         if self._first is not None:
             return True
-        if not self._held:
+        if not self.held:
             return bool(self._messages or self._events)
         return any(source is Source.EVENT for source, _, _ in self._events)
 
