@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
+import os
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Collection
+from operator import itemgetter
 from typing import NamedTuple
 
 from tiderace import conf, metrics
@@ -16,7 +20,8 @@ from tiderace.delivery.mailbox import ExpiryQueue, Mailbox
 from tiderace.delivery.outbox import PreparedMessage
 from tiderace.delivery.stream_hub import StreamHub
 from tiderace.layers.messages import ChannelMailbox, Message
-from tiderace.layers.stats import Pace, ProcessStats, process_stats
+from tiderace.layers.names import CLUSTER_GROUP
+from tiderace.layers.stats import Pace, ProcessStats, resident_bytes
 
 __all__ = ["Departure", "DropLog", "LocalChannels"]
 
@@ -26,6 +31,10 @@ logger = logging.getLogger("tiderace.layers")
 # of handlers or of broadcasts.
 _SLICE = 256
 _PREPARED_SLICE = 4096
+
+# The largest groups are searched among so many, the oldest first: with a group per user
+# of a big site, a search among all of them would block the event loop.
+_MAX_SEARCHED = 20_000
 
 
 class Departure(NamedTuple):
@@ -322,18 +331,43 @@ class LocalChannels:
         lag: float | None = None,
         round_trip: float | None = None,
     ) -> ProcessStats:
-        """Return the numbers of this process; see ``ProcessStats``."""
-        return process_stats(
+        """Return the numbers of this process, with the sizes of its ``top`` groups."""
+        listeners, with_listeners = self.listeners, list(self.listeners)
+        # Copied in one step: other threads join and leave meanwhile.
+        joined = list(self.hub.groups.items())
+        sizes = {name: len(some) for name, some in joined[:_MAX_SEARCHED]}
+        for name in with_listeners[:_MAX_SEARCHED]:
+            sizes[name] = sizes.get(name, 0) + listeners.count(name)
+        only_listeners = sum(name not in self.hub.groups for name in with_listeners)
+        sent_per_second, delivered_per_second = self._pace.per_second()
+        return ProcessStats(
             process=self.process,
+            host=socket.gethostname(),
+            pid=os.getpid(),
             started=self._started,
+            at=time.time(),
             ready=ready,
+            connections=metrics.CONNECTIONS_OPEN.value,
             channels=len(self.mailboxes),
-            members=self.hub.groups,
-            listeners=self.listeners,
-            pace=self._pace,
-            top=top,
+            groups=len(joined) + only_listeners,
+            members=dict(heapq.nlargest(top, sizes.items(), key=itemgetter(1))),
+            sent=metrics.MESSAGES_SENT.value,
+            delivered=metrics.MESSAGES_DELIVERED.value,
+            sent_per_second=round(sent_per_second, 3),
+            delivered_per_second=round(delivered_per_second, 3),
+            dropped={
+                "full": metrics.MESSAGES_DROPPED_FULL.value,
+                "expired": metrics.MESSAGES_DROPPED_EXPIRED.value,
+                "unhandled": metrics.MESSAGES_DROPPED_UNHANDLED.value,
+                "lost": metrics.GAPS_LOST.value,
+            },
+            slow_clients=metrics.SLOW_CLIENTS.value,
+            errors=metrics.CONSUMER_ERRORS.value,
             lag=lag,
             round_trip=round_trip,
+            memory=resident_bytes(),
+            topic_clients=metrics.TOPIC_CONNECTIONS.value,
+            in_cluster=listeners.count(CLUSTER_GROUP) > 0,
         )
 
     # Mailboxes

@@ -5,43 +5,25 @@ They are read from counters, cheap enough to be read every second.
 
 from __future__ import annotations
 
-import heapq
 import os
-import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from operator import itemgetter
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from tiderace import metrics
-from tiderace.layers.names import CLUSTER_GROUP
 
-__all__ = ["LayerStats", "Pace", "ProcessStats", "process_stats"]
+__all__ = ["LayerStats", "Pace", "ProcessStats", "resident_bytes"]
 
 # Seconds over which messages per second are measured.
 _WINDOW = 5.0
 # The least number of seconds between two samples of the counters.
 _STEP = 0.5
 
-# The largest groups are searched among so many, the oldest first: with a group per user
-# of a big site, a search among all of them would block the event loop.
-_MAX_SEARCHED = 20_000
-
 _STATM_PATH = Path("/proc/self/statm")
-
-
-class ListenerCounts(Protocol):
-    """The numbers of listeners by group."""
-
-    def __iter__(self) -> Iterator[str]:
-        """Return the groups with a listener."""
-
-    def count(self, group: str) -> int:
-        """Return the number of listeners to a group."""
 
 
 class ProcessStats(msgspec.Struct, frozen=True):
@@ -243,60 +225,8 @@ class Pace:
         )
 
 
-def process_stats(
-    *,
-    process: str,
-    started: float,
-    ready: bool,
-    channels: int,
-    members: Mapping[str, Sized],
-    listeners: ListenerCounts,
-    pace: Pace,
-    top: int,
-    lag: float | None = None,
-    round_trip: float | None = None,
-) -> ProcessStats:
-    """Return the statistics of this process, with the sizes of its ``top`` groups."""
-    with_listeners = list(listeners)
-    # Copied in one step: other threads join and leave meanwhile.
-    joined = list(members.items())
-    sizes = {name: len(some) for name, some in joined[:_MAX_SEARCHED]}
-    for name in with_listeners[:_MAX_SEARCHED]:
-        sizes[name] = sizes.get(name, 0) + listeners.count(name)
-    largest = heapq.nlargest(top, sizes.items(), key=itemgetter(1))
-    sent_per_second, delivered_per_second = pace.per_second()
-    return ProcessStats(
-        process=process,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        started=started,
-        at=time.time(),
-        ready=ready,
-        connections=metrics.CONNECTIONS_OPEN.value,
-        channels=channels,
-        groups=len(joined) + sum(name not in members for name in with_listeners),
-        members=dict(largest),
-        sent=metrics.MESSAGES_SENT.value,
-        delivered=metrics.MESSAGES_DELIVERED.value,
-        sent_per_second=round(sent_per_second, 3),
-        delivered_per_second=round(delivered_per_second, 3),
-        dropped={
-            "full": metrics.MESSAGES_DROPPED_FULL.value,
-            "expired": metrics.MESSAGES_DROPPED_EXPIRED.value,
-            "unhandled": metrics.MESSAGES_DROPPED_UNHANDLED.value,
-            "lost": metrics.GAPS_LOST.value,
-        },
-        slow_clients=metrics.SLOW_CLIENTS.value,
-        errors=metrics.CONSUMER_ERRORS.value,
-        lag=lag,
-        round_trip=round_trip,
-        memory=_resident_bytes(),
-        topic_clients=metrics.TOPIC_CONNECTIONS.value,
-        in_cluster=listeners.count(CLUSTER_GROUP) > 0,
-    )
-
-
-def _resident_bytes() -> int | None:
+def resident_bytes() -> int | None:
+    """Return the memory of this process; None on systems without /proc."""
     try:
         pages = _STATM_PATH.read_text("ascii").split()[1]
     except (OSError, ValueError, IndexError):
