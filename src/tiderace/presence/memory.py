@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tiderace.presence.store import (
     Member,
@@ -58,6 +58,13 @@ class _Claim:
     expires_at: float = 0.0
 
 
+class _Moment(NamedTuple):
+    """The time of a call, and the times and limits of the store."""
+
+    now: float
+    config: PresenceConfig
+
+
 class MemoryPresenceStore:
     """A ``PresenceStore`` in this process; safe for several threads and event loops.
 
@@ -92,8 +99,7 @@ class MemoryPresenceStore:
             found = self._groups.get(group)
             if found is None:
                 found = self._groups[group] = _Group(group)
-            now = self._clock()
-            events = found.add(now, self.config, member, per_user, grace, stayed)
+            events = found.add(self._moment(), member, per_user, grace, stayed)
             self._note(found)
             return events
 
@@ -102,7 +108,7 @@ class MemoryPresenceStore:
             found = self._groups.get(group)
             if found is None:
                 return []
-            events = found.remove(self._clock(), self.config, client)
+            events = found.remove(self._moment(), client)
             self._note(found)
             return events
 
@@ -142,13 +148,14 @@ class MemoryPresenceStore:
     async def reap(self, limit: int) -> ReapResult:
         events: list[PresenceEvent] = []
         with self._lock:
-            now = self._clock()
+            at = self._moment()
+            now = at.now
             if now >= self._due:
                 groups = list(self._groups.values())
                 self._due = math.inf
                 for group in groups:
                     if group.due <= now:
-                        events += group.reap(now, self.config, limit)
+                        events += group.reap(at, limit)
                     self._note(group)
             due_in = None if self._due == math.inf else max(0.0, self._due - now)
         return ReapResult(events, due_in)
@@ -158,7 +165,7 @@ class MemoryPresenceStore:
             group = self._groups.get(event.group)
             if group is None:
                 return []
-            events = group.confirm(self._clock(), self.config, event)
+            events = group.confirm(self._moment(), event)
             self._note(group)
             return events
 
@@ -167,6 +174,9 @@ class MemoryPresenceStore:
         with self._lock:
             self._groups.clear()
             self._due = math.inf
+
+    def _moment(self) -> _Moment:
+        return _Moment(self._clock(), self.config)
 
     def _note(self, group: _Group) -> None:
         """Record when the group is due, or drop it when it is empty."""
@@ -197,15 +207,14 @@ class _Group:
 
     def add(
         self,
-        now: float,
-        config: PresenceConfig,
+        at: _Moment,
         member: Member,
         per_user: bool,
         grace: float,
         stayed: bool,
     ) -> list[PresenceEvent]:
         connection = self.connections.get(member.client)
-        expires_at = now + config.ttl
+        expires_at = at.now + at.config.ttl
         self.due = min(self.due, expires_at)
         if connection is not None:
             connection.expires_at = expires_at
@@ -222,10 +231,10 @@ class _Group:
             user = self.users[identity] = _User(shown, per_user, confirmed=stayed)
         user.connections += 1
         if stayed:
-            return self._claim_next(now, config, identity)
+            return self._claim_next(at, identity)
         return [
-            *self._connection_event(now, config, "join", member, per_user),
-            *self._claim_next(now, config, identity),
+            *self._connection_event(at, "join", member, per_user),
+            *self._claim_next(at, identity),
         ]
 
     def refresh(self, clients: Collection[str], expires_at: float) -> set[str]:
@@ -236,26 +245,20 @@ class _Group:
             self.due = min(self.due, expires_at)
         return known
 
-    def remove(
-        self, now: float, config: PresenceConfig, client: str
-    ) -> list[PresenceEvent]:
+    def remove(self, at: _Moment, client: str) -> list[PresenceEvent]:
         removed = self.connections.pop(client, None)
         if removed is None:
             return []
         user = self.users[removed.identity]
         user.connections -= 1
         if not user.connections:
-            user.gone_at = now + removed.grace
+            user.gone_at = at.now + removed.grace
         return [
-            *self._connection_event(
-                now, config, "leave", removed.member, removed.per_user
-            ),
-            *self._claim_next(now, config, removed.identity),
+            *self._connection_event(at, "leave", removed.member, removed.per_user),
+            *self._claim_next(at, removed.identity),
         ]
 
-    def confirm(
-        self, now: float, config: PresenceConfig, event: PresenceEvent
-    ) -> list[PresenceEvent]:
+    def confirm(self, at: _Moment, event: PresenceEvent) -> list[PresenceEvent]:
         identity = _identity(event.member)
         claim = self.claims.get(identity)
         if claim is None or claim.token != event.claim:
@@ -263,23 +266,21 @@ class _Group:
         del self.claims[identity]
         if claim.kind == "join" and identity in self.users:
             self.users[identity].confirmed = True
-        return self._claim_next(now, config, identity)
+        return self._claim_next(at, identity)
 
-    def reap(
-        self, now: float, config: PresenceConfig, limit: int
-    ) -> list[PresenceEvent]:
+    def reap(self, at: _Moment, limit: int) -> list[PresenceEvent]:
         events: list[PresenceEvent] = []
         expired = [
             client
             for client, connection in self.connections.items()
-            if connection.expires_at <= now
+            if connection.expires_at <= at.now
         ]
         for client in expired[:limit]:
-            events += self.remove(now, config, client)
+            events += self.remove(at, client)
         identities = {**self.users, **self.claims}
-        due = [each for each in identities if self._due_at(each) <= now]
+        due = [each for each in identities if self._due_at(each) <= at.now]
         for identity in due[:limit]:
-            events += self._claim_next(now, config, identity)
+            events += self._claim_next(at, identity)
         times = [each.expires_at for each in self.connections.values()]
         times += map(self._due_at, {**self.users, **self.claims})
         self.due = min(times, default=math.inf)
@@ -310,15 +311,14 @@ class _Group:
 
     def _connection_event(
         self,
-        now: float,
-        config: PresenceConfig,
+        at: _Moment,
         kind: Literal["join", "leave"],
         member: Member,
         per_user: bool,
     ) -> list[PresenceEvent]:
         if per_user:
             return []
-        push, changed_in = self._count_push(now, config)
+        push, changed_in = self._count_push(at)
         return [PresenceEvent(self.name, kind, member, push, changed_in)]
 
     def _due_at(self, identity: str) -> float:
@@ -328,24 +328,22 @@ class _Group:
             return claim.expires_at
         return user.gone_at if user is not None and not user.connections else math.inf
 
-    def _claim_next(
-        self, now: float, config: PresenceConfig, identity: str
-    ) -> list[PresenceEvent]:
+    def _claim_next(self, at: _Moment, identity: str) -> list[PresenceEvent]:
         """Return the next event about a user, unless another one is claimed."""
         claim = self.claims.get(identity)
         if claim is None:
-            claim = self._next_claim(now, identity)
-        elif claim.expires_at > now:
+            claim = self._next_claim(at.now, identity)
+        elif claim.expires_at > at.now:
             return []
         if claim is None:
             self.due = min(self.due, self._due_at(identity))
             return []
-        claim.token, claim.expires_at = _new_id(), now + config.lease
+        claim.token, claim.expires_at = _new_id(), at.now + at.config.lease
         self.claims[identity] = claim
         self.due = min(self.due, claim.expires_at)
         push, changed_in = False, None
         if claim.per_user:
-            push, changed_in = self._count_push(now, config)
+            push, changed_in = self._count_push(at)
         return [
             PresenceEvent(
                 self.name, claim.kind, claim.member, push, changed_in, claim.token
@@ -364,23 +362,21 @@ class _Group:
         del self.users[identity]
         return _Claim("leave", user.member, user.per_user)
 
-    def _count_push(
-        self, now: float, config: PresenceConfig
-    ) -> tuple[bool, float | None]:
+    def _count_push(self, at: _Moment) -> tuple[bool, float | None]:
         """Return whether to push an event to all, else when to push "changed"."""
-        if not config.pushes:
+        if not at.config.pushes:
             return True, None
         cost = len(self.connections)
-        if now >= self._period_ends:
-            self._period_ends = now + max(1.0, cost / config.pushes)
+        if at.now >= self._period_ends:
+            self._period_ends = at.now + max(1.0, cost / at.config.pushes)
             self._pushes, self._coalesced = 0, False
-        if self._pushes + cost <= config.pushes:
+        if self._pushes + cost <= at.config.pushes:
             self._pushes += cost
             return True, None
         if self._coalesced:
             return False, None
         self._coalesced = True
-        return False, self._period_ends - now
+        return False, self._period_ends - at.now
 
 
 def _identity(member: Member) -> str:
