@@ -11,6 +11,7 @@ Errors::
     ChannelFull                       a direct send found the channel at capacity
     MessageTooLarge                   a message is larger than the layer takes
     LayerUnavailable                  a layer's broker is away (a ConnectionError)
+    └── LayerAccessDenied             it refuses the layer's user or password
     InvalidChannelLayerError          CHANNEL_LAYERS cannot be used (a ValueError)
     UnknownMessageType                no handler for a message's type (a ValueError)
     RequestAborted
@@ -28,6 +29,7 @@ __all__ = [
     "ChannelFull",
     "DenyConnection",
     "InvalidChannelLayerError",
+    "LayerAccessDenied",
     "LayerUnavailable",
     "MessageTooLarge",
     "RequestAborted",
@@ -78,6 +80,10 @@ class UnknownMessageType(ValueError):
 
 class LayerUnavailable(ConnectionError):
     """A channel layer could not reach its broker within its publish timeout."""
+
+
+class LayerAccessDenied(LayerUnavailable):
+    """The broker refuses the user or password of the layer; waiting does not help."""
 
 
 class TokenInvalid(ValueError):

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from operator import itemgetter
+from pathlib import Path
 from typing import NamedTuple
 
 from tiderace import conf, metrics
@@ -21,7 +22,7 @@ from tiderace.delivery.outbox import PreparedMessage
 from tiderace.delivery.stream_hub import StreamHub
 from tiderace.layers.messages import ChannelMailbox, Message
 from tiderace.layers.names import CLUSTER_GROUP
-from tiderace.layers.stats import Pace, ProcessStats, resident_bytes
+from tiderace.layers.stats import Pace, ProcessStats
 
 __all__ = ["Departure", "DropLog", "LocalChannels"]
 
@@ -35,6 +36,8 @@ _PREPARED_SLICE = 4096
 # The largest groups are searched among so many, the oldest first: with a group per user
 # of a big site, a search among all of them would block the event loop.
 _MAX_SEARCHED = 20_000
+
+_STATM_PATH = Path("/proc/self/statm")
 
 
 class Departure(NamedTuple):
@@ -365,7 +368,7 @@ class LocalChannels:
             errors=metrics.CONSUMER_ERRORS.value,
             lag=lag,
             round_trip=round_trip,
-            memory=resident_bytes(),
+            memory=_resident_bytes(),
             topic_clients=metrics.TOPIC_CONNECTIONS.value,
             in_cluster=listeners.count(CLUSTER_GROUP) > 0,
         )
@@ -413,3 +416,12 @@ async def _yield_to_loop() -> None:
     """Let the event loop do something else, if one is running."""
     if asyncio._get_running_loop() is not None:  # noqa: SLF001
         await asyncio.sleep(0)
+
+
+def _resident_bytes() -> int | None:
+    """Return the memory of this process; None on systems without /proc."""
+    try:
+        pages = _STATM_PATH.read_text("ascii").split()[1]
+    except (OSError, ValueError, IndexError):
+        return None
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -5,25 +5,21 @@ They are read from counters, cheap enough to be read every second.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from tiderace import metrics
 
-__all__ = ["LayerStats", "Pace", "ProcessStats", "resident_bytes"]
+__all__ = ["LayerStats", "Pace", "ProcessStats"]
 
 # Seconds over which messages per second are measured.
 _WINDOW = 5.0
 # The least number of seconds between two samples of the counters.
 _STEP = 0.5
-
-_STATM_PATH = Path("/proc/self/statm")
 
 
 class ProcessStats(msgspec.Struct, frozen=True):
@@ -223,15 +219,6 @@ class Pace:
             metrics.MESSAGES_SENT.value,
             metrics.MESSAGES_DELIVERED.value,
         )
-
-
-def resident_bytes() -> int | None:
-    """Return the memory of this process; None on systems without /proc."""
-    try:
-        pages = _STATM_PATH.read_text("ascii").split()[1]
-    except (OSError, ValueError, IndexError):
-        return None
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _largest(values: Iterable[float | None]) -> float | None:

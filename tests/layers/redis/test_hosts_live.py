@@ -10,6 +10,8 @@ import redis
 
 from support.brokers import HOST, Cluster, SentinelSetup, Server, TlsFront
 from tiderace.compat.channels_redis.utils import _close_redis
+from tiderace.exceptions import LayerAccessDenied
+from tiderace.layers.redis import RedisChannelLayer
 from tiderace.layers.redis.hosts import (
     create_client,
     decode_hosts,
@@ -189,6 +191,32 @@ async def test_the_error_of_a_failed_query_contains_the_sentinels_replies(
     ):
         blocking.ping()
     await _close_redis(client)
+
+
+@pytest.mark.parametrize(
+    "change", [{"password": "wrong"}, {"sentinel_kwargs": {"password": "wrong"}}]
+)
+async def test_a_wrong_password_is_an_error_at_once(sentinel, change):
+    layer = RedisChannelLayer(hosts=[sentinel.host | change], publish_timeout=60)
+
+    async with asyncio.timeout(20):
+        with pytest.raises(LayerAccessDenied):
+            await layer.group_send("room", {"type": "said"})
+        with pytest.raises(LayerAccessDenied):
+            await asyncio.to_thread(layer.sync.group_send, "room", {"type": "said"})
+
+    await layer.close()
+
+
+async def test_a_wrong_password_of_a_cluster_is_an_error_at_once(cluster):
+    host = cluster.host | {"password": "wrong"}
+    layer = RedisChannelLayer(hosts=[host], publish_timeout=60)
+
+    async with asyncio.timeout(20):
+        with pytest.raises(LayerAccessDenied):
+            await layer.group_send("room", {"type": "said"})
+
+    await layer.close()
 
 
 async def test_after_a_failover_the_same_client_reaches_the_new_primary(own_sentinel):

@@ -19,7 +19,7 @@ from asgiref.sync import async_to_sync
 from support.brokers import wait_for_server
 from support.waiting import until, within
 from tiderace import metrics
-from tiderace.exceptions import ChannelFull, LayerUnavailable
+from tiderace.exceptions import ChannelFull, LayerAccessDenied, LayerUnavailable
 from tiderace.layers import Retention
 from tiderace.layers.redis import RedisChannelLayer, RedisPubSubChannelLayer
 from tiderace.runtime import sync_bridge
@@ -193,7 +193,7 @@ async def test_the_error_for_a_wrong_password_does_not_contain_it(own_server, pr
     await layer.close()
 
 
-@pytest.mark.parametrize("where", ["async", "sync", "a new group"])
+@pytest.mark.parametrize("where", ["async", "sync", "a new group", "receive"])
 async def test_a_wrong_password_is_an_error_at_once(own_server, prefix, where):
     own_server.call("CONFIG", "SET", "requirepass", "right")
     url = own_server.url.replace("redis://", "redis://:wrong@")
@@ -203,10 +203,11 @@ async def test_a_wrong_password_is_an_error_at_once(own_server, prefix, where):
         "sync": lambda: asyncio.to_thread(
             layer.sync.group_send, "room", {"type": "said"}
         ),
+        "receive": lambda: layer.receive("work"),
         "a new group": lambda: layer.group_add("room", f"x.{layer._local.process}!x"),
     }
 
-    with pytest.raises(LayerUnavailable, match="refused"):
+    with pytest.raises(LayerAccessDenied, match="refused"):
         await asyncio.wait_for(calls[where](), 10)
 
     await layer.close()

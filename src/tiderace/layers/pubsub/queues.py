@@ -9,7 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import TypeVar
 
-from tiderace.exceptions import ChannelFull, LayerUnavailable
+from tiderace.exceptions import ChannelFull, LayerAccessDenied, LayerUnavailable
 from tiderace.layers.broker import Broker, Delivery
 from tiderace.layers.pubsub.brokers import Brokers
 from tiderace.layers.pubsub.loop_tasks import LoopTasks
@@ -82,7 +82,11 @@ class Queues:
     # Reading
 
     async def take(self, queue: str) -> bytes | None:
-        """Return the next message of a queue, or None; wait for its broker."""
+        """Return the next message of a queue, or None; wait for its broker.
+
+        Raises:
+            LayerAccessDenied: when the broker refuses the user or password.
+        """
         return await self._when_reachable(queue, self._take)
 
     async def wait(self, queue: str) -> bytes:
@@ -99,6 +103,8 @@ class Queues:
         while True:
             try:
                 return await attempt(self._brokers.broker_of(queue), queue)
+            except LayerAccessDenied:
+                raise
             except LayerUnavailable as error:
                 if not is_away:
                     is_away = True

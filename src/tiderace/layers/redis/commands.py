@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import hiredis
 import redis.exceptions
 
-from tiderace.exceptions import LayerUnavailable
+from tiderace.exceptions import LayerAccessDenied, LayerUnavailable
 from tiderace.layers.redis.connection import ConnectionLost
 from tiderace.layers.redis.pool import RedisPool
 from tiderace.layers.redis.scripts import SCRIPTS, Script
@@ -109,10 +109,12 @@ class CommandRunner:
 
         Raises:
             LayerUnavailable: when the server could not be reached in time, or refused.
+            LayerAccessDenied: when it refused the user or password.
         """
         deadline = time.monotonic() + self._timeout
         tries = 0
         while True:
+            begun = time.monotonic()
             try:
                 if tries == 0:  # the connection bounds it
                     return await attempt(False)
@@ -121,7 +123,12 @@ class CommandRunner:
                 reason: Exception = error
             except (hiredis.ReplyError, redis.exceptions.ResponseError) as error:
                 if not _is_transient(error):
-                    raise LayerUnavailable(
+                    kind = (
+                        LayerAccessDenied
+                        if _is_denied(error) or _is_denied(error.__cause__)
+                        else LayerUnavailable
+                    )
+                    raise kind(
                         f"the layer's broker at {_location(self._pool.host)} "
                         f"refused: {error}"
                     ) from error
@@ -130,7 +137,10 @@ class CommandRunner:
                 await self._pool.close()
             tries += 1
             delay = self.backoff(tries)
-            if time.monotonic() + delay > deadline:
+            now = time.monotonic()
+            # Nothing bounds a blocking attempt: the next one may take as long.
+            took = now - begun if asyncio._get_running_loop() is None else 0.0  # noqa: SLF001
+            if now + delay + took > deadline:
                 raise LayerUnavailable(
                     f"the layer's broker at {_location(self._pool.host)} "
                     f"could not be reached within {self._timeout:g} seconds ({reason}); "
@@ -167,6 +177,12 @@ def _is_transient(error: Exception) -> bool:
     return isinstance(error, _TRANSIENT_ERRORS) or str(error).startswith(
         _TRANSIENT_CODES
     )
+
+
+def _is_denied(error: BaseException | None) -> bool:
+    return isinstance(error, redis.exceptions.AuthenticationError) or str(
+        error
+    ).startswith(("NOAUTH", "WRONGPASS"))
 
 
 def _location(host: dict[str, Any]) -> str:

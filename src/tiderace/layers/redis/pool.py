@@ -7,7 +7,7 @@ import inspect
 import threading
 import weakref
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, NoReturn
 
 import hiredis
 import redis.exceptions
@@ -119,7 +119,7 @@ class RedisPool:
             for key in await client.keys(pattern, target_nodes="primaries"):
                 await client.delete(key)
         except _CONNECTION_ERRORS as error:
-            raise _lost(error) from error
+            _raise_lost(error)
         finally:
             await client.aclose()
 
@@ -143,7 +143,7 @@ class RedisPool:
                 return client.execute_command(*command)
             return _execute_script(client.connection_pool, command)
         except _CONNECTION_ERRORS as error:
-            raise _lost(error) from error
+            _raise_lost(error)
 
     async def _get_connection(self, loop: asyncio.AbstractEventLoop) -> _LoopConnection:
         task = self._connections.get(loop)
@@ -174,7 +174,7 @@ class RedisPool:
                 await client.initialize()
             except _CONNECTION_ERRORS as error:
                 await client.aclose()
-                raise _lost(error) from error
+                _raise_lost(error)
             opened = _LoopConnection(cluster=client)
         else:
             opened = _LoopConnection(
@@ -192,13 +192,13 @@ class RedisPool:
                 self._connections.pop(loop, None)
 
 
-def _lost(error: Exception) -> Exception:
-    """Return the exception for an error of redis-py without a connection."""
+def _raise_lost(error: Exception) -> NoReturn:
+    """Raise our exception for an error of redis-py without a connection."""
     # The client of a cluster wraps the error of a node.
     for each in (error, error.__cause__):
         if isinstance(each, REFUSALS):
-            return hiredis.ReplyError(str(each))
-    return ConnectionLost(str(error))
+            raise hiredis.ReplyError(str(each)) from each
+    raise ConnectionLost(str(error)) from error
 
 
 def _execute_script(pool: Any, command: tuple[Any, ...]) -> Any:
@@ -246,7 +246,7 @@ class _LoopConnection:
             with raise_swallowed_cancellation():
                 return await self._cluster.execute_command(*command)
         except _CONNECTION_ERRORS as error:
-            raise _lost(error) from error
+            _raise_lost(error)
 
     async def close(self) -> None:
         if not self._closed:

@@ -74,23 +74,23 @@ def _sentinel_class(module: Any, *, sync: bool) -> Any:
 
     class Blocking(module.Sentinel):  # type: ignore[misc]
         def discover_master(self, service_name: str) -> Any:
-            replies = []
+            replies: list[Exception | str] = []
             for client in self.sentinels:
                 try:
                     address = client.execute_command(*_GET_PRIMARY, service_name)
                 except unreachable as error:
-                    replies.append(str(error))
+                    replies.append(error)
                 else:
                     if address:
                         return _text(address[0]), int(address[1])
                     replies.append("has no such primary")
                 finally:
                     client.connection_pool.disconnect(inuse_connections=False)
-            raise module.MasterNotFoundError(_not_found(service_name, replies))
+            raise _not_found(module, service_name, replies)
 
     class Asyncio(module.Sentinel):  # type: ignore[misc]
         async def discover_master(self, service_name: str) -> Any:
-            replies = []
+            replies: list[Exception | str] = []
             for client in self.sentinels:
                 # Not the pool: to close it is awaited, and left out when cancelled.
                 connection = client.connection_pool.make_connection()
@@ -101,7 +101,7 @@ def _sentinel_class(module: Any, *, sync: bool) -> Any:
                     address = await connection.read_response()
                     replies.append("has no such primary")
                 except unreachable as error:
-                    replies.append(str(error))
+                    replies.append(error)
                 except (asyncio.CancelledError, exceptions.RedisError):
                     await connection.disconnect(nowait=True)
                     raise
@@ -109,7 +109,7 @@ def _sentinel_class(module: Any, *, sync: bool) -> Any:
                 await connection.disconnect(nowait=True)
                 if address:
                     return _text(address[0]), int(address[1])
-            raise module.MasterNotFoundError(_not_found(service_name, replies))
+            raise _not_found(module, service_name, replies)
 
     return Blocking if sync else Asyncio
 
@@ -122,11 +122,16 @@ def _text(name: str | bytes) -> str:
     return name.decode() if isinstance(name, bytes) else name
 
 
-def _not_found(name: str, replies: list[str]) -> str:
-    return (
-        f"no sentinel knows the primary {name!r}; replies: {'; '.join(replies)}. Compare "
-        "master_name, sentinels and sentinel_kwargs in hosts with the sentinels' "
-        "configuration"
+def _not_found(module: Any, name: str, replies: list[Exception | str]) -> Exception:
+    from redis.exceptions import AuthenticationError
+
+    # Waiting does not help where a sentinel refuses the password.
+    is_denied = any(isinstance(each, AuthenticationError) for each in replies)
+    kind: type[Exception] = module.MasterNotFoundError
+    return (AuthenticationError if is_denied else kind)(
+        f"no sentinel knows the primary {name!r}; replies: "
+        f"{'; '.join(map(str, replies))}. Compare master_name, sentinels and "
+        "sentinel_kwargs in hosts with the sentinels' configuration"
     )
 
 
