@@ -133,8 +133,7 @@ class Cluster:
     """
 
     def __init__(self, layer: Any) -> None:
-        # The attributes of a stream_hub.Listener.
-        self.name = f"cluster:{secrets.token_hex(8)}"
+        # As a stream_hub.Listener.
         self.groups: set[str] = set()
         self.layer = layer
         self.can_ask = all(

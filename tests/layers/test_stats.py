@@ -61,8 +61,6 @@ async def test_only_the_largest_groups_are_named():
 
 async def test_listeners_to_a_stream_count_as_members():
     class Ear:
-        name = "ear"
-
         def __init__(self):
             self.groups = set()
 

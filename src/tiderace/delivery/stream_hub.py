@@ -37,8 +37,6 @@ class Listener(Protocol):
     return at once and not raise.
     """
 
-    name: str
-    """Unique within a group."""
     groups: set[str]
     """The groups that it listens to; written by the layer alone."""
 
@@ -88,7 +86,8 @@ class _LoopListeners:
     def __init__(self, group: str, loop: asyncio.AbstractEventLoop) -> None:
         self.group = group
         self.loop = loop
-        self.members: dict[str, Listener] = {}
+        # By their ids, in the order in which they were added.
+        self.members: dict[int, Listener] = {}
         # Publications, None for a loss, with the number of each.
         self._queue: deque[tuple[int, Publication | None]] = deque()
         self._number = 0
@@ -97,7 +96,7 @@ class _LoopListeners:
         self._current: tuple[int, Publication | None] = (0, None)
         self._targets: list[Listener] = []
         self._next = 0
-        self._left: set[str] = set()
+        self._left: set[int] = set()
         # Whether ``_run`` is to be called by the loop, and whether it is running.
         self._scheduled = False
         self._running = False
@@ -124,10 +123,10 @@ class _LoopListeners:
         """Return whether the item of this number was delivered to all listeners."""
         return self._delivered >= number
 
-    def discard(self, name: str) -> None:
-        """Remove a listener, also from the delivery that is under way."""
-        del self.members[name]
-        self._left.add(name)
+    def discard(self, listener: Listener) -> None:
+        """Remove a listener, if it is here, also from the delivery that is under way."""
+        if self.members.pop(id(listener), None) is not None:
+            self._left.add(id(listener))
 
     def deliver(self) -> None:
         """Deliver a slice of the queue now and the rest soon; in this loop only."""
@@ -185,7 +184,7 @@ class _LoopListeners:
         group, left = self.group, self._left
         batches: defaultdict[Any, list[Listener]] = defaultdict(list)
         for each in targets:
-            if left and each.name in left:
+            if left and id(each) in left:
                 continue
             try:
                 if item is None:
@@ -271,7 +270,7 @@ class StreamHub:
             else:
                 listeners = _LoopListeners(group, loop)
                 by_loop.append(listeners)
-            listeners.members[listener.name] = listener
+            listeners.members[id(listener)] = listener
             listener.groups.add(group)
 
     def discard(self, group: str, listener: Listener) -> bool:
@@ -280,9 +279,7 @@ class StreamHub:
             listener.groups.discard(group)
             by_loop = self._groups.get(group, [])
             for listeners in by_loop:
-                # Another listener of the same name may have replaced it.
-                if listeners.members.get(listener.name) is listener:
-                    listeners.discard(listener.name)
+                listeners.discard(listener)
             return self._discard_empty(group, by_loop)
 
     def discard_closed(self, group: str) -> bool:
@@ -314,7 +311,7 @@ class StreamHub:
                 for listeners in by_loop:
                     for listener in list(listeners.members.values()):
                         listener.groups.discard(group)
-                        listeners.discard(listener.name)
+                        listeners.discard(listener)
             self._groups.clear()
 
     def _discard_empty(self, group: str, by_loop: list[_LoopListeners]) -> bool:

@@ -196,8 +196,6 @@ async def test_a_listener_gets_the_offset_before_a_failover(layer, own_server, p
 class Listener:
     """A listener that queues its publications."""
 
-    name = "listener"
-
     def __init__(self):
         self.groups = set()
         self.publications = asyncio.Queue()

@@ -54,7 +54,7 @@ async def test_listeners_get_everything_once_and_in_order_across_reconnects(
     own_server, make_layer
 ):
     here, there = make_layer(own_server.url), make_layer(own_server.url)
-    listeners = [RecordingListener("here"), RecordingListener("there")]
+    listeners = [RecordingListener(), RecordingListener()]
     await here.stream_subscribe("tide", listeners[0])
     await there.stream_subscribe("tide", listeners[1])
 
@@ -75,7 +75,7 @@ async def test_listeners_get_a_gap_when_the_server_has_lost_its_data(
     own_server, make_layer
 ):
     layer = make_layer(own_server.url, publish_timeout=20)
-    listener = RecordingListener("listener")
+    listener = RecordingListener()
     await layer.stream_subscribe("tide", listener)
     await publish(layer, *range(3))
     await until(lambda: len(listener.received) == 3)
@@ -98,7 +98,7 @@ async def test_listeners_get_a_gap_for_expired_messages_and_can_read_them(
 ):
     layer = make_layer(own_server.url, expiry=0.3)
     other = make_layer(own_server.url, expiry=0.3)
-    listener = RecordingListener("listener")
+    listener = RecordingListener()
     await layer.stream_subscribe("tide", listener)
     await publish(layer, 0)
     await until(lambda: listener.data == ["0"])
@@ -121,7 +121,7 @@ async def test_listeners_get_a_gap_for_expired_messages_and_can_read_them(
 
 async def test_a_publication_lost_without_a_reconnect_is_fetched_soon(make_layer):
     layer = make_layer(expiry=0.5)
-    listener = RecordingListener("listener")
+    listener = RecordingListener()
     await layer.stream_subscribe("tide", listener)
     await publish(layer, 0)
     await until(lambda: listener.data == ["0"])
@@ -139,7 +139,7 @@ async def test_a_publication_lost_without_a_reconnect_is_fetched_soon(make_layer
 async def test_a_publication_that_cannot_be_read_is_a_gap(make_layer):
     layer = make_layer(symmetric_encryption_keys=["one"])
     stranger = make_layer(symmetric_encryption_keys=["another"])
-    listener = RecordingListener("listener")
+    listener = RecordingListener()
     await layer.stream_subscribe("tide", listener)
 
     await publish(stranger, 1)
@@ -152,7 +152,7 @@ async def test_a_publication_that_cannot_be_read_is_a_gap(make_layer):
 
 async def test_no_offset_is_used_twice_after_a_failover(own_server, make_layer):
     layer = make_layer(own_server.url)
-    listener = RecordingListener("listener")
+    listener = RecordingListener()
     await layer.stream_subscribe("tide", listener)
     await publish(layer, 1, 2)
     await until(lambda: len(listener.received) == 2)
@@ -223,7 +223,7 @@ async def test_a_stream_without_a_publication_stays_while_there_is_a_listener(
     make_layer,
 ):
     layer = make_layer(expiry=0.2)
-    await layer.stream_subscribe("tide", RecordingListener("listener"))
+    await layer.stream_subscribe("tide", RecordingListener())
     first, _ = await layer.stream_read("tide", keep=KEEP)
 
     await asyncio.sleep(1)
@@ -270,7 +270,7 @@ async def test_the_retention_of_a_stream_may_change(make_layer):
 async def test_a_position_lasts_as_long_as_there_is_a_listener(make_layer):
     layer = make_layer(expiry=0.1)
     keep = Retention(0, 0)
-    await layer.stream_subscribe("tide", RecordingListener("listener"))
+    await layer.stream_subscribe("tide", RecordingListener())
     await publish(layer, 1, keep=keep)
     listened = await layer.stream_read("tide", keep=keep)
     left = await layer.stream_publish("left", {"data": "1"}, keep=keep)
@@ -352,7 +352,7 @@ async def test_an_idempotency_key_keeps_named_queues_from_a_second_copy(make_lay
 
 async def test_a_group_is_subscribed_while_it_has_a_listener_or_a_member(make_layer):
     layer = make_layer()
-    listener = RecordingListener("listener")
+    listener = RecordingListener()
     box = layer.attach(await layer.new_channel())
     await layer.stream_subscribe("tide", listener)
     await layer.group_add("tide", box.name)
@@ -375,14 +375,14 @@ async def test_a_group_is_subscribed_while_it_has_a_listener_or_a_member(make_la
 async def test_a_listener_is_not_a_member(make_layer):
     layer = make_layer()
 
-    await layer.stream_subscribe("tide", RecordingListener("listener"))
+    await layer.stream_subscribe("tide", RecordingListener())
 
     assert await layer.group_count("tide") == 0
 
 
 async def test_listeners_get_messages_again_after_their_layer_was_closed(make_layer):
     layer = make_layer()
-    listener, late = RecordingListener("listener"), RecordingListener("late")
+    listener, late = RecordingListener(), RecordingListener()
     await layer.stream_subscribe("tide", listener)
     await publish(layer, 1)
     await until(lambda: listener.data == ["1"])
@@ -396,7 +396,7 @@ async def test_listeners_get_messages_again_after_their_layer_was_closed(make_la
 
 async def test_a_listener_that_failed_to_subscribe_is_removed(own_server, make_layer):
     layer = make_layer(own_server.url, publish_timeout=0.2)
-    listener = RecordingListener("listener")
+    listener = RecordingListener()
     own_server.kill()
 
     with pytest.raises(Exception, match="could not be reached"):
@@ -409,7 +409,7 @@ async def test_a_listener_that_failed_to_subscribe_is_removed(own_server, make_l
 
 def test_a_forked_child_publishes_and_has_no_listeners(redis_url, prefix):
     layer = RedisChannelLayer(hosts=[redis_url], prefix=prefix)
-    listener = RecordingListener("listener")
+    listener = RecordingListener()
 
     async def listen():
         await layer.stream_subscribe("tide", listener)

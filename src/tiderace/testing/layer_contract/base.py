@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -109,7 +108,7 @@ class StreamContract(Contract):
 
     async def listen(self, layer: Any, group: str = "stream") -> RecordingListener:
         """Return a new listener to the stream of ``group``."""
-        listener = RecordingListener(f"listener-{uuid.uuid4().hex}")
+        listener = RecordingListener()
         await layer.stream_subscribe(group, listener)
         return listener
 
@@ -123,13 +122,11 @@ class RecordingListener:
     """A stream listener that records its calls.
 
     Attributes:
-        name: unique among the listeners of a group.
         received: a pair (group, publication) for each call; None for a gap.
         threads: the ids of the threads in which publications came.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self) -> None:
         self.groups: set[str] = set()
         self.received: list[tuple[str, Publication | None]] = []
         self.threads: set[int] = set()

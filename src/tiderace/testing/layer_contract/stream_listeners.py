@@ -51,7 +51,7 @@ class StreamListenersContract(StreamContract):
     async def test_a_listener_gets_every_publication_after_its_subscription(
         self, layer: Any
     ) -> None:
-        listener = RecordingListener("listener")
+        listener = RecordingListener()
         groups = [f"stream-{number}" for number in range(30)]
 
         async def subscribe_and_publish(group: str) -> None:
@@ -89,7 +89,7 @@ class StreamListenersContract(StreamContract):
     async def test_a_group_without_listeners_can_be_subscribed_to_again(
         self, layer: Any
     ) -> None:
-        listener = RecordingListener("listener")
+        listener = RecordingListener()
         for number in range(3):
             await layer.stream_subscribe("stream", listener)
             await self.publish(layer, number)
@@ -119,8 +119,8 @@ class StreamListenersContract(StreamContract):
             def on_publication(self, group: str, publication: Publication) -> None:
                 raise RuntimeError("broken")
 
-        listener = RecordingListener("listener")
-        await layer.stream_subscribe("stream", Broken("broken"))
+        listener = RecordingListener()
+        await layer.stream_subscribe("stream", Broken())
         await layer.stream_subscribe("stream", listener)
 
         await self.publish(layer, "a", "b")
@@ -132,7 +132,7 @@ class StreamListenersContract(StreamContract):
     ) -> None:
         """A client reads the history while publications continue."""
         since = (await self.publish(layer, *range(5)))[1]
-        listener = RecordingListener("listener")
+        listener = RecordingListener()
         publishing = asyncio.create_task(self.publish(layer, *range(5, 60)))
 
         await layer.stream_subscribe("stream", listener)

@@ -63,7 +63,7 @@ class StreamPositionsContract(StreamContract):
     async def test_an_invalid_group_name_is_refused_by_every_stream_method(
         self, layer: Any
     ) -> None:
-        listener = RecordingListener("listener")
+        listener = RecordingListener()
         for attempt in (
             lambda: self.publish(layer, "a", group="two words"),
             lambda: layer.stream_read("two words", keep=self.keep),

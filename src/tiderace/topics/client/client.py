@@ -77,8 +77,7 @@ class TopicClient:
         self.context = context
         self.transport = transport
         self.secret = secret
-        # The attributes of a stream_hub.Listener.
-        self.name = f"{context.client_id}:"
+        # As a stream_hub.Listener.
         self.groups: set[str] = set()
         self._node = node
         self._session = Session(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
@@ -24,8 +23,6 @@ from tiderace.topics.topic import Topic
 
 __all__ = ["ActiveSubscription"]
 
-_numbers = itertools.count()
-
 
 class ActiveSubscription(Subscription):
     """A client's subscription, as a listener to the topic's stream and to its events.
@@ -44,7 +41,6 @@ class ActiveSubscription(Subscription):
         "grant",
         "group",
         "groups",
-        "name",
         "outbox",
         "present",
         "topic",
@@ -63,9 +59,6 @@ class ActiveSubscription(Subscription):
         self.group = topic_group(topic.topic)
         self.outbox = outbox
         self.codec = outbox.codec
-        # Another one than that of the client's next subscription to this topic, which
-        # may begin before this one has ended.
-        self.name = str(next(_numbers))
         self.groups: set[str] = set()
         self._on_lost = on_lost
         # Given by a token or the server; None where the topic's permissions allow it,

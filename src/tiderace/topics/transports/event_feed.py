@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -136,7 +135,6 @@ class EventStream:
     def __init__(
         self, exchange: HttpExchange, identity: Identity, access: _Access
     ) -> None:
-        self.name = f"feed:{secrets.token_hex(16)}"
         self.groups: set[str] = set()
         self._exchange = exchange
         self._identity = identity
