@@ -11,6 +11,8 @@ from asgiref.testing import ApplicationCommunicator
 from django.conf import LazySettings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIHandler
+from django.http import StreamingHttpResponse
+from django.test import override_settings
 from django.urls import path
 
 from support.paths import TESTS
@@ -23,6 +25,7 @@ from tiderace.routing import (
     get_application,
 )
 from tiderace.security.websocket import OriginValidator
+from tiderace.testing import HttpCommunicator
 
 
 async def echo_user(scope, receive, send):
@@ -165,6 +168,38 @@ def test_settings_can_be_configured_without_a_module(monkeypatch):
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
 
     assert get_application([]).application_mapping["http"]
+
+
+def exits(request):
+    sys.exit(3)
+
+
+async def exits_async(request):
+    sys.exit(3)
+
+
+def streams(request):
+    async def parts():
+        yield b"begun"
+        sys.exit(3)
+
+    return StreamingHttpResponse(parts())
+
+
+urlpatterns = [
+    path("exits/", exits),
+    path("exits-async/", exits_async),
+    path("streams/", streams),
+]
+
+
+@override_settings(ROOT_URLCONF=__name__)
+@pytest.mark.parametrize("name", ["exits", "exits-async", "streams"])
+async def test_sys_exit_in_a_view_ends_the_request_and_not_the_server(name):
+    request = HttpCommunicator(get_application([]), "GET", f"/{name}/")
+
+    with pytest.raises(RuntimeError, match=r"application code called sys.exit\(3\)"):
+        await request.get_response()
 
 
 def test_missing_settings_are_improperly_configured(monkeypatch):

@@ -10,14 +10,19 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.core.handlers.asgi import ASGIHandler
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 from django.urls import URLPattern
 from django.urls.resolvers import RegexPattern, RoutePattern
 
 from tiderace.asgi import ASGIApp, Receive, Scope, Send, path_below_prefix
+from tiderace.runtime.tasks import as_error
 from tiderace.security.websocket import OriginValidator
 
 __all__ = [
+    "Pages",
     "Route",
     "TopicsFirst",
     "open_ended",
@@ -30,6 +35,27 @@ __all__ = [
 _INNER = ("inner", "application", "app")
 # A deeper stack of wrappers is treated as a cycle.
 _MAX_WRAPPERS = 32
+
+
+class Pages(ASGIHandler):
+    """Django's application, of which ``sys.exit()`` ends a request and not the server.
+
+    It runs views in a task, and ``SystemExit`` in a task stops the event loop.
+    """
+
+    async def run_get_response(self, request: HttpRequest) -> HttpResponseBase:
+        try:
+            return await super().run_get_response(request)
+        except SystemExit as raised:
+            request.close()
+            raise as_error(raised) from raised
+
+    async def send_response(self, response: HttpResponseBase, send: Any) -> None:
+        try:
+            await super().send_response(response, send)
+        except SystemExit as raised:
+            await sync_to_async(response.close)()
+            raise as_error(raised) from raised
 
 
 class TopicsFirst:

@@ -29,9 +29,9 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+import django
 from django.apps import apps
 from django.conf import ENVIRONMENT_VARIABLE, settings
-from django.core.asgi import get_asgi_application
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import URLPattern
 from django.urls.exceptions import Resolver404
@@ -54,6 +54,7 @@ from tiderace.auth import AuthMiddlewareStack
 from tiderace.health import Health
 from tiderace.middleware import socket_thread
 from tiderace.route_inspection import (
+    Pages,
     TopicsFirst,
     open_ended,
     topics_endpoints,
@@ -383,7 +384,7 @@ def get_application(
         ValueError: an entry of ``origins`` can match no origin.
     """
     _require_settings(settings)
-    django_application = get_asgi_application()
+    django.setup(set_prefix=False)
     urls = _routes(websocket)
     routes: ASGIApp = URLRouter(urls)
     wrap: Any = _imported("middleware", middleware)
@@ -391,7 +392,7 @@ def get_application(
         _require_auth_apps()
     if wrap is not None:
         routes = wrap(routes)
-    pages: Any = django_application if http is None else _imported("http", http)
+    pages: Any = Pages() if http is None else _imported("http", http)
     websockets = _validated(routes, origins, allow_missing_origin)
     if endpoints := topics_endpoints(urls):
         pages = TopicsFirst(endpoints, routes, websockets, pages)

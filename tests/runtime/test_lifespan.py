@@ -111,6 +111,21 @@ async def test_an_error_at_shutdown_keeps_no_other_hook_from_running(caplog):
     assert "ValueError: stuck" in answer["message"]
 
 
+async def test_sys_exit_in_a_hook_is_an_error_of_the_hook(caplog):
+    log: list[str] = []
+    running = server(
+        Lifespan(
+            startup=[hook(log, "open", SystemExit(3))],
+            shutdown=[hook(log, "first"), hook(log, "second", SystemExit(3))],
+        )
+    )
+
+    answer = await say(running, STARTUP)
+
+    assert log == ["open", "second", "first"]
+    assert "SystemExit: 3" in answer["message"]
+
+
 async def test_an_unknown_lifespan_event_is_ignored():
     running = server(Lifespan())
     await running.send_input({"type": "lifespan.reload"})

@@ -59,7 +59,7 @@ class Lifespan:
         for hook in list(self.startup):
             try:
                 await hook()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 logger.exception("startup failed in %s", _name(hook))
                 return _sentence(hook, error)
         return ""
@@ -69,7 +69,7 @@ class Lifespan:
         for hook in reversed(list(self.shutdown)):
             try:
                 await hook()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 logger.exception("shutdown failed in %s", _name(hook))
                 errors.append(_sentence(hook, error))
         return errors
@@ -107,5 +107,5 @@ def _name(hook: Hook) -> str:
     return f"{hook.__module__}.{function}" if function else repr(hook)
 
 
-def _sentence(hook: Hook, error: Exception) -> str:
+def _sentence(hook: Hook, error: BaseException) -> str:
     return f"{_name(hook)}: {type(error).__name__}: {error}"
