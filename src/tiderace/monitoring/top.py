@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tiderace.layers.stats import LayerStats, ProcessStats
 
 __all__ = ["drops_text", "table"]
 
-_HEADS = (
-    "PROCESS",
-    "UP",
-    "SEEN",
-    "CONNS",
-    "CLIENTS",
-    "CHANNELS",
-    "GROUPS",
-    "IN/S",
-    "OUT/S",
-    "DROPPED",
-    "SLOW",
-    "ERRORS",
-    "LAG",
-    "TRIP",
-    "MEMORY",
-)
-
 # A process reports every two seconds.
 _LATE = 10.0
 
 
+# The columns of a process and of the sum of all.
+_COLUMNS: dict[str, Callable[[ProcessStats | LayerStats], str]] = {
+    "CONNS": lambda each: f"{each.connections:,}",
+    "CLIENTS": lambda each: f"{each.topic_clients:,}",
+    "CHANNELS": lambda each: f"{each.channels:,}",
+    "GROUPS": lambda each: f"{each.groups:,}",
+    "IN/S": lambda each: f"{each.sent_per_second:,.1f}",
+    "OUT/S": lambda each: f"{each.delivered_per_second:,.1f}",
+    "DROPPED": lambda each: f"{sum(each.dropped.values()):,}",
+    "SLOW": lambda each: f"{each.slow_clients:,}",
+    "ERRORS": lambda each: f"{each.errors:,}",
+    "LAG": lambda each: _moment(each.lag),
+    "TRIP": lambda each: _moment(each.round_trip),
+    "MEMORY": lambda each: _size(each.memory),
+}
+
+
 def table(stats: LayerStats, groups: int = 10) -> list[str]:
     """Return the lines: a head, the processes, their sum, and the largest groups."""
-    rows = [_HEADS, *(_row(each) for each in stats.processes), _total(stats)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
+    heads = ["PROCESS", "UP", "SEEN", *_COLUMNS]
+    rows = [heads, *(_row(each) for each in stats.processes), _total(stats)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [_aligned(row, widths) for row in rows]
     if drops := drops_text(stats):
         lines += ["", f"dropped: {drops}"]
@@ -50,38 +50,21 @@ def drops_text(stats: ProcessStats | LayerStats) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in dropped if count)
 
 
-def _row(process: ProcessStats) -> tuple[str, ...]:
+def _row(process: ProcessStats) -> list[str]:
     seen = f"{process.age:.0f}s"
     name = f"{process.host}:{process.pid}"
-    return (
+    return [
         name if process.ready else f"{name} (disconnected)",
         _span(process.at - process.started),
         f"{seen}!" if process.age > _LATE else seen,
-        *_numbers(process),
-    )
+        *(cell(process) for cell in _COLUMNS.values()),
+    ]
 
 
-def _total(stats: LayerStats) -> tuple[str, ...]:
+def _total(stats: LayerStats) -> list[str]:
     count = len(stats.processes)
     name = f"{count} process" if count == 1 else f"{count} processes"
-    return (name, "", "", *_numbers(stats))
-
-
-def _numbers(stats: ProcessStats | LayerStats) -> tuple[str, ...]:
-    return (
-        f"{stats.connections:,}",
-        f"{stats.topic_clients:,}",
-        f"{stats.channels:,}",
-        f"{stats.groups:,}",
-        f"{stats.sent_per_second:,.1f}",
-        f"{stats.delivered_per_second:,.1f}",
-        f"{sum(stats.dropped.values()):,}",
-        f"{stats.slow_clients:,}",
-        f"{stats.errors:,}",
-        _moment(stats.lag),
-        _moment(stats.round_trip),
-        "-" if stats.memory is None else f"{stats.memory / 1_000_000:,.0f}MB",
-    )
+    return [name, "", "", *(cell(stats) for cell in _COLUMNS.values())]
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
@@ -106,3 +89,7 @@ def _moment(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     return f"{seconds * 1000:.1f}ms" if seconds < 1 else f"{seconds:.1f}s"
+
+
+def _size(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1_000_000:,.0f}MB"
