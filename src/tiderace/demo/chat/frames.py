@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 __all__ = ["FRAME_LENGTH", "TEXT_LENGTH", "FrameError", "read"]
@@ -70,20 +71,16 @@ def _message(content: dict[str, Any]) -> dict[str, Any]:
         raise FrameError(
             "bad-id", "a message needs an id of 8 to 64 letters, digits and hyphens"
         )
+    refused = partial(FrameError, client_id=client_id)
     text = content.get("text")
     if not isinstance(text, str):
-        raise FrameError(
-            "bad-text", "a message needs a text, as a string", client_id=client_id
-        )
+        raise refused("bad-text", "a message needs a text, as a string")
     # A lone surrogate is valid JSON but cannot be encoded or stored.
     text = text.encode("utf-8", "replace").decode("utf-8")
     text = _CONTROL.sub("", text.replace("\r\n", "\n")).strip()
     if not text:
-        raise FrameError("empty", "the message is empty", client_id=client_id)
+        raise refused("empty", "the message is empty")
     if len(text) > TEXT_LENGTH:
-        raise FrameError(
-            "too-long",
-            f"the message has {len(text)} characters; at most {TEXT_LENGTH} fit",
-            client_id=client_id,
-        )
+        detail = f"the message has {len(text)} characters; at most {TEXT_LENGTH} fit"
+        raise refused("too-long", detail)
     return {"type": "message", "id": client_id, "text": text}
