@@ -25,7 +25,7 @@ from support.paths import TESTS
 from support.storm_site import storm_site
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.topics import topic_group
-from tiderace.topics.api import record_of
+from tiderace.topics.streams import record_of
 from tiderace.topics.topic import declared
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]

@@ -15,8 +15,8 @@ from django.utils.translation import gettext_lazy
 from tiderace.exceptions import LayerUnavailable
 from tiderace.json_compat import to_json
 from tiderace.topics import AllowAny, History, Topic, history, publish
-from tiderace.topics.api import layer_of
 from tiderace.topics.models import PublishesChanges
+from tiderace.topics.streams import layer_of
 from tiderace.topics.topic import declared
 
 

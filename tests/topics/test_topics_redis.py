@@ -30,8 +30,8 @@ from tiderace.topics import (
     apublish,
     topic_group,
 )
-from tiderace.topics.api import record_of
 from tiderace.topics.hub import close
+from tiderace.topics.streams import record_of
 from tiderace.topics.topic import declared
 
 

@@ -7,7 +7,6 @@ one for code without an event loop.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,30 +14,16 @@ from typing import Any
 import msgspec
 from django.db import transaction
 
-from tiderace import cluster, conf, metrics
+from tiderace import cluster, metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Position, Publication
 from tiderace.json_compat import to_json
-from tiderace.layers import get_channel_layer
-from tiderace.layers.manager import layer_attribute
-from tiderace.presence.tracker import Member, Presence
 from tiderace.protocol import codes
-from tiderace.protocol.messages import (
-    HistoryRequest,
-    HistoryResult,
-    PresenceResult,
-    SubscribeRequest,
-    SubscribeResult,
-)
-from tiderace.protocol.session import (
-    Refused,
-    Subscription,
-    to_pub,
-)
 from tiderace.runtime import sync_bridge
 from tiderace.topics.json_fields import as_python, client_info
 from tiderace.topics.names import publication_key, topic_group, user_group
-from tiderace.topics.topic import Topic, declared
+from tiderace.topics.streams import control_layer, layer_of, members_of, record_of
+from tiderace.topics.topic import declared
 
 __all__ = [
     "HistoryPage",
@@ -55,29 +40,19 @@ __all__ = [
     "asubscribe",
     "aunsubscribe",
     "close_topic",
-    "control_layer",
     "disconnect",
     "history",
-    "layer_of",
-    "members_of",
     "positions",
     "presence",
-    "presence_result",
     "presence_stats",
     "publish",
-    "read_history",
-    "record_of",
     "refresh",
     "send_to",
-    "start_stream",
     "subscribe",
     "unsubscribe",
 ]
 
 logger = logging.getLogger("tiderace.topics")
-
-# How often a stream is read again when publications were lost while it was read.
-_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,38 +78,6 @@ class PresenceInfo:
     """About the connection; of a user the first one."""
     chan_info: Any = None
     """About the subscription, from its token."""
-
-
-def layer_of(topic: Topic) -> Any:
-    """Return the channel layer of ``topic``.
-
-    Raises:
-        RuntimeError: when it is not configured, or has no streams.
-    """
-    layer = get_channel_layer(topic.layer)
-    if layer_attribute(layer, "stream_publish") is None:
-        raise RuntimeError(
-            f"{topic!r} needs a channel layer with streams under the alias "
-            f"{topic.layer!r}; set CHANNEL_LAYERS[{topic.layer!r}]['BACKEND'] to one of "
-            "tiderace.layers"
-        )
-    return layer
-
-
-def record_of(
-    topic: str,
-    data: str,
-    *,
-    info: str | None = None,
-    tags: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Return a publication in the form in which layers carry it."""
-    record: dict[str, Any] = {"data": data, "topic": topic, "time": time.time()}
-    if info is not None:
-        record["info"] = info
-    if tags:
-        record["tags"] = dict(tags)
-    return record
 
 
 async def apublish(
@@ -255,71 +198,6 @@ async def ahistory(
 history = sync_bridge.blocking(ahistory)
 
 
-async def read_history(topic: Topic, request: HistoryRequest) -> HistoryResult:
-    """Return what a client's request reads of a topic's history.
-
-    Raises:
-        Refused: when the position is of another epoch.
-        LayerUnavailable: when the broker could not be reached in time.
-    """
-    since = request.since
-    position = None if since is None else Position(since.epoch, since.offset)
-    top, publications = await layer_of(topic).stream_read(
-        topic_group(topic.topic),
-        keep=topic.keep(),
-        since=position,
-        limit=request.limit if request.limit >= 0 else None,
-        reverse=request.reverse,
-    )
-    if position is not None and position.epoch not in ("", top.epoch):
-        raise Refused(codes.UNRECOVERABLE)
-    return HistoryResult(
-        publications=[to_pub(each) for each in publications],
-        epoch=top.epoch,
-        offset=top.offset,
-    )
-
-
-async def start_stream(
-    subscription: Subscription,
-    topic: Topic,
-    request: SubscribeRequest,
-) -> tuple[SubscribeResult, Position]:
-    """Read what a subscriber has missed of a topic that it listens to already.
-
-    Args:
-        subscription: buffers what is published meanwhile.
-        topic: the topic.
-        request: the subscriber's request, with its position.
-
-    Returns:
-        The reply, and the end of the stream when it was read.
-
-    Raises:
-        Refused: when publications were lost each time, or when the missed ones cannot be
-            recovered and the client prefers an error then.
-        LayerUnavailable: when the broker could not be reached in time.
-    """
-    since = Position(request.epoch, request.offset) if request.recover else None
-    limit = conf.current().topics.recovered
-    top, kept = Position("", 0), ()
-    for _ in range(_TRIES):
-        if topic.history is not None or request.recover:
-            top, kept = await layer_of(topic).stream_read(
-                topic_group(topic.topic),
-                keep=topic.keep(),
-                since=since,
-                # One more than the limit, to detect that there are too many.
-                limit=0 if topic.history is None or since is None else limit + 1,
-            )
-        if topic.history is None:
-            return SubscribeResult(), top
-        result = subscription.build_reply(request, top, kept, limit=limit)
-        if result is not None:
-            return result, top
-    raise Refused(codes.INTERNAL)
-
-
 async def apositions(*topics: str) -> dict[str, Position]:
     """Return the positions at which the streams of ``topics`` end now.
 
@@ -357,23 +235,6 @@ async def apresence(topic: str) -> list[PresenceInfo]:
 presence = sync_bridge.blocking(apresence)
 
 
-async def members_of(topic: Topic) -> dict[str, Member]:
-    """Return the members of a topic by client, or by user with ``PER_USER``."""
-    members: dict[str, Member] = await layer_of(topic).presence.members(
-        topic.topic, per_user=topic.presence is Presence.PER_USER
-    )
-    return members
-
-
-def presence_result(members: Mapping[str, Member]) -> PresenceResult:
-    """Return members in the form in which clients get them."""
-    presence = {
-        client: client_info(member.user, client, member.info)
-        for client, member in members.items()
-    }
-    return PresenceResult(presence=presence)
-
-
 async def apresence_stats(topic: str) -> tuple[int, int]:
     """Return the number of connections and of users; cheap for any number.
 
@@ -390,21 +251,6 @@ presence_stats = sync_bridge.blocking(apresence_stats)
 
 
 # Commands to connections
-
-
-def control_layer() -> Any:
-    """Return the layer that carries commands to connections.
-
-    Raises:
-        RuntimeError: when there is none.
-    """
-    layer = get_channel_layer()
-    if layer_attribute(layer, "stream_subscribe") is None:
-        raise RuntimeError(
-            "topics need a channel layer of Tiderace's; set "
-            "CHANNEL_LAYERS['default']['BACKEND'] to one of tiderace.layers"
-        )
-    return layer
 
 
 async def _send(user: Any, event: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from tiderace.protocol import codes
 from tiderace.protocol.codes import Failure
 from tiderace.protocol.messages import HistoryRequest
 from tiderace.protocol.session import Refused
-from tiderace.topics import api
+from tiderace.topics import api, streams
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.json_fields import read_fields
 from tiderace.topics.names import topic_group
@@ -325,7 +325,7 @@ class _Rpc(msgspec.Struct):
 
 async def _presence(hooks: TopicHooks, request: _OfTopic) -> Any:
     topic = _require_presence(request.channel)
-    return api.presence_result(await api.members_of(topic))
+    return streams.presence_result(await streams.members_of(topic))
 
 
 async def _presence_stats(hooks: TopicHooks, request: _OfTopic) -> Any:
@@ -342,12 +342,12 @@ def _require_presence(channel: str) -> Topic:
 
 
 async def _history(hooks: TopicHooks, request: _History) -> Any:
-    return await api.read_history(_require_history(request.channel), request)
+    return await streams.read_history(_require_history(request.channel), request)
 
 
 async def _history_remove(hooks: TopicHooks, request: _OfTopic) -> Any:
     topic = _require_history(request.channel)
-    await api.layer_of(topic).stream_delete(topic_group(request.channel))
+    await streams.layer_of(topic).stream_delete(topic_group(request.channel))
     return {}
 
 

@@ -39,7 +39,6 @@ from tiderace.revocation.account_state import Reason
 from tiderace.revocation.auth_changed import current_watcher
 from tiderace.revocation.registrations import Registration
 from tiderace.runtime.connections import ConnectionInfo, DrainNotice
-from tiderace.topics.api import control_layer
 from tiderace.topics.client.authentication import (
     authenticate,
     refresh,
@@ -53,6 +52,7 @@ from tiderace.topics.client.timers import Timers
 from tiderace.topics.identity import Identity
 from tiderace.topics.json_fields import as_raw, ttl_of
 from tiderace.topics.names import user_group
+from tiderace.topics.streams import control_layer
 from tiderace.topics.topic import UnknownTopic
 from tiderace.topics.transports.base import Transport
 

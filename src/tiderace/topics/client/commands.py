@@ -34,11 +34,11 @@ from tiderace.protocol.messages import (
 from tiderace.protocol.session import ConnectionEnded, Refused
 from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.security.addresses import client_ip, limit_key
-from tiderace.topics.api import layer_of, presence_result, read_history, record_of
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import as_bytes, as_python, as_raw, read_fields
 from tiderace.topics.names import publication_key, topic_group
+from tiderace.topics.streams import layer_of, presence_result, read_history, record_of
 from tiderace.topics.topic import Refuse, Topic, UnknownTopic, call_with, rpc_method
 
 __all__ = ["COMMANDS", "errors_as_refusals"]

@@ -28,7 +28,6 @@ from tiderace.protocol.messages import (
 )
 from tiderace.protocol.session import Refused
 from tiderace.runtime.tasks import TaskGroup
-from tiderace.topics.api import layer_of, start_stream
 from tiderace.topics.client.authentication import authorize, read_token
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.dispatcher import ActiveSubscription
@@ -38,6 +37,7 @@ from tiderace.topics.hooks import call_hook
 from tiderace.topics.identity import Grant
 from tiderace.topics.json_fields import as_python, as_raw, join_info, ttl_of
 from tiderace.topics.names import events_group
+from tiderace.topics.streams import layer_of, start_stream
 from tiderace.topics.topic import Topic, UnknownTopic, declared
 
 __all__ = ["ClientSubscriptions"]

@@ -41,7 +41,6 @@ from tiderace.runtime.connections import (
 )
 from tiderace.runtime.drain import process_drain
 from tiderace.runtime.tasks import TaskGroup
-from tiderace.topics.api import control_layer, layer_of, start_stream
 from tiderace.topics.client.authentication import admit
 from tiderace.topics.client.outbox import ClientOutbox
 from tiderace.topics.hooks import TopicHooks
@@ -49,6 +48,7 @@ from tiderace.topics.hub import current
 from tiderace.topics.identity import Identity, identity_of
 from tiderace.topics.names import topic_group, user_group
 from tiderace.topics.permissions import allowed
+from tiderace.topics.streams import control_layer, layer_of, start_stream
 from tiderace.topics.tokens import read_signed_name
 from tiderace.topics.topic import Topic, UnknownTopic, declared
 from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
