@@ -25,31 +25,29 @@ class Member:
     Args:
         port: returns the port for the next connection.
         receiver: records what it gets; a closed connection is a reported loss.
-        options: of ``WebSocket.open``.
+        direct: whether messages are sent to the consumer's channel, which it has until
+            the connection ends, and not to the group.
     """
 
     socket: WebSocket
 
     def __init__(
-        self, port: Callable[[], int], receiver: Receiver, **options: Any
+        self, port: Callable[[], int], receiver: Receiver, *, direct: bool = False
     ) -> None:
         self.receiver = receiver
         self.codes: Counter[int] = Counter()
         """Close codes, and HTTP statuses of refusals."""
         self._port = port
-        self._options = options
+        self._direct = direct
         self._joined = asyncio.Event()
         self._returning: asyncio.Task[None] | None = None
 
     async def open(self) -> Member:
         """Connect and wait until the consumer has joined."""
         self._joined.clear()
+        path = f"/group/{'direct' if self._direct else self.receiver.stream}/"
         self.socket = await WebSocket.open(
-            self._port(),
-            f"/group/{self.receiver.stream}/",
-            self._receive,
-            self._close,
-            **self._options,
+            self._port(), path, self._receive, self._close
         )
         async with asyncio.timeout(20):
             await self._joined.wait()
@@ -74,9 +72,12 @@ class Member:
         elif "gap" in message:
             self.receiver.record_report()
         elif "joined" in message:
+            if self._direct:
+                self.receiver.stream = message["joined"]
             self._joined.set()
 
     def _close(self) -> None:
+        self.receiver.closed |= self._direct
         if not self.receiver.closed:
             self.codes[self.socket.code or 1006] += 1
             if self._returning is None or self._returning.done():

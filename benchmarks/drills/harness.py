@@ -169,7 +169,7 @@ class Harness:
 
     async def sender(self, groups: Sequence[str] = (), **orders: Any) -> Sender:
         """Start a sender; see ``sender.py`` for its orders."""
-        orders = {"groups": list(groups), "topics": [], **orders}
+        orders = {"groups": list(groups), "channels": [], "topics": [], **orders}
         sender = Sender(self._spec, orders, self.log)
         self._exits.push_async_callback(sender.kill)
         await sender.start()
@@ -183,6 +183,7 @@ class Harness:
         groups: int = 10,
         clients: int = 20,
         topics: int = 5,
+        direct: int = 5,
         rate: float = 200,
         port: Callable[[], int] | None = None,
         **orders: Any,
@@ -195,7 +196,8 @@ class Harness:
             groups: over how many groups they are distributed.
             clients: how many topic clients; none with Channels.
             topics: over how many topics they are distributed.
-            rate: numbers a second over all groups and topics.
+            direct: how many further sockets get numbers on their own channel.
+            rate: numbers a second over all streams.
             port: returns the port for a connection, instead.
             orders: further ones for the sender.
         """
@@ -212,13 +214,20 @@ class Harness:
             traffic.members.append(member)
             await member.open()
         turns = itertools.cycle(ports)
+        for _ in range(direct):
+            receiver = traffic.ledger.receiver("")
+            member = Member(port or turns.__next__, receiver, direct=True)
+            traffic.direct.append(await member.open())
         streams = [f"stream:{number}" for number in range(topics)]
         for number in range(clients):
             receiver = traffic.ledger.receiver(streams[number % topics])
             client = TopicClient(port or turns.__next__, receiver)
             traffic.clients.append(client)
             await client.open()
-        traffic.sender = await self.sender(names, topics=streams, rate=rate, **orders)
+        channels = [member.receiver.stream for member in traffic.direct]
+        traffic.sender = await self.sender(
+            names, channels=channels, topics=streams, rate=rate, **orders
+        )
         await traffic.wait_for_delivery()
         return traffic
 
@@ -231,6 +240,7 @@ class Traffic:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.members: list[Member] = []
+        self.direct: list[Member] = []
         self.clients: list[TopicClient] = []
         self.random = random.Random(3)
 
@@ -268,7 +278,7 @@ class Traffic:
 
     def close(self) -> None:
         """Disconnect everything."""
-        for member in self.members:
+        for member in (*self.members, *self.direct):
             member.leave()
         for client in self.clients:
             client.close()

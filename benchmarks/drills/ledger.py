@@ -150,7 +150,8 @@ class Ledger:
     def outstanding(self) -> int:
         """How many receivers have not got their last number."""
         return sum(
-            max(receiver.expected(self._sent_to(receiver)), default=-1) > receiver.last
+            max(receiver.expected(self.sent[receiver.stream]), default=-1)
+            > receiver.last
             for receiver in self.receivers
         )
 
@@ -158,7 +159,7 @@ class Ledger:
         """Sum everything up."""
         row = Row(sent=sum(sent.total for sent in self.sent.values()))
         for receiver in self.receivers:
-            sent = self._sent_to(receiver)
+            sent = self.sent[receiver.stream]
             lost = receiver.expected(sent) - receiver.numbers
             row.received += len(receiver.numbers)
             row.lost += len(lost)
@@ -169,6 +170,3 @@ class Ledger:
         if raised := sum(len(sent.raised) for sent in self.sent.values()):
             row.notes.append(f"{raised} sends raised an error")
         return row
-
-    def _sent_to(self, receiver: Receiver) -> Sent:
-        return self.sent.get(receiver.stream, Sent())

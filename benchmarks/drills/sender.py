@@ -1,6 +1,6 @@
-"""A process that sends numbers to groups and topics at a rate until its input ends.
+"""A process that sends numbers to groups, channels and topics until its input ends.
 
-``python -m benchmarks.drills.sender '{"groups": [...], "topics": [...], "rate": 100}'``
+``python -m benchmarks.drills.sender '{"groups": [], "channels": [], "topics": [], "rate": 1}'``
 prints, for each stream, the total and the numbers whose sending raised an error. With
 ``"keyed"`` publications have an idempotency key and are repeated until one is accepted;
 with ``"clock"`` the wall clock of the process jumps; ``"base"`` is added to the numbers,
@@ -20,10 +20,8 @@ from benchmarks.drills import site  # noqa: F401 (sets Django up)
 from channels.layers import get_channel_layer  # isort: skip
 
 SPEC = json.loads(sys.argv[1])
-SENT = {
-    name: {"total": 0, "raised": [], "times": []}
-    for name in SPEC["groups"] + SPEC["topics"]
-}
+STREAMS = [*SPEC["groups"], *SPEC["channels"], *SPEC["topics"]]
+SENT = {name: {"total": 0, "raised": [], "times": []} for name in STREAMS}
 SLOWEST = 0.0
 PADDING = "x" * SPEC.get("size", 0)
 
@@ -45,10 +43,12 @@ def randomize_clock():
 
 async def send(stream, number):
     """Send one number."""
-    if stream in SPEC["groups"]:
+    if stream not in SPEC["topics"]:
         text = json.dumps({"n": number, "text": PADDING})
         event = {"type": "drill.number", "text": text}
-        return await get_channel_layer().group_send(stream, event)
+        layer = get_channel_layer()
+        grouped = stream in SPEC["groups"]
+        return await (layer.group_send if grouped else layer.send)(stream, event)
     from tiderace.exceptions import LayerUnavailable
     from tiderace.topics import apublish
 

@@ -78,7 +78,7 @@ class Counted(AsyncWebsocketConsumer):
         self.group = self.scope["url_route"]["kwargs"]["name"]
         await self.channel_layer.group_add(self.group, self.channel_name)
         await self.accept()
-        await self.send(text_data='{"joined": true}')
+        await self.send(text_data=json.dumps({"joined": self.channel_name}))
 
     async def disconnect(self, code):
         COUNTS["disconnects"] += 1

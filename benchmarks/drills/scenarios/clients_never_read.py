@@ -20,7 +20,7 @@ async def drill(harness: Harness) -> Row:
     site = sites[0]
     before = await site.measurements()
     traffic = await harness.traffic(
-        sites, members=4, groups=1, clients=4, topics=1, rate=150, size=8000
+        sites, members=4, groups=1, direct=0, clients=4, topics=1, rate=150, size=8000
     )
 
     idle = await crowd("/group/group-0/", site.port, 20, buffer=4096)

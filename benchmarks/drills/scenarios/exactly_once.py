@@ -15,7 +15,9 @@ async def drill(harness: Harness) -> Row:
     broker = harness.enter(Server(append_only=True, lines=("appendfsync always",)))
     harness.configure(broker.url)
     sites = await harness.sites()
-    traffic = await harness.traffic(sites, members=0, groups=0, rate=60, keyed=True)
+    traffic = await harness.traffic(
+        sites, members=0, direct=0, groups=0, rate=60, keyed=True
+    )
 
     for number in range(40):
         kind = ("pubsub", "normal")[number % 2]

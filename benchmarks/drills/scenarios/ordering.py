@@ -20,7 +20,13 @@ async def drill(harness: Harness) -> Row:
     harness.configure(broker.url)
     topics = ["stream:0"] if harness.is_tiderace else []
     traffic = await harness.traffic(
-        await harness.sites(), members=20, groups=1, clients=20, topics=1, rate=20
+        await harness.sites(),
+        members=20,
+        groups=1,
+        direct=0,
+        clients=20,
+        topics=1,
+        rate=20,
     )
 
     senders = [

@@ -19,13 +19,14 @@ async def drill(harness: Harness) -> Row:
     groups = {member.receiver.stream for member in traffic.members}
 
     await sites[1].kill()
-    await until(lambda: all(member.connected for member in traffic.members))
+    clients = (*traffic.members, *traffic.clients)
+    await until(lambda: all(client.connected for client in clients), 30)
     await asyncio.sleep(7)  # twice the lease
 
     row = await traffic.finish()
     counts = [await sites[0].get("members", group) for group in groups]
     row.leaked = sum(counts) - len(traffic.members)
     row.notes.append(f"{row.leaked} members of the killed process remain")
-    lasting = sum(not each.connected for each in (*traffic.members, *traffic.clients))
+    lasting = sum(not each.connected for each in clients)
     row.require(not lasting, f"{lasting} clients did not return")
     return row
