@@ -98,9 +98,6 @@ class Recorder:
     def ping_received(self, payload):
         self.received.append(("ping", payload))
 
-    def pong_received(self, payload):
-        self.received.append(("pong", payload))
-
     def close_received(self, code, reason):
         self.received.append((code, reason))
 
@@ -1031,8 +1028,7 @@ def test_gunicorns_worker_names_the_missing_package():
     script = (
         "import sys\n"
         "sys.modules['uvicorn_worker'] = None\n"
-        "from tiderace.server.gunicorn import UvicornWorker\n"
-        "UvicornWorker()\n"
+        "import tiderace.server.gunicorn\n"
     )
 
     run = subprocess.run(

@@ -1192,10 +1192,10 @@ def test_an_invalid_max_size_is_an_error(plain, size):
     assert "number of bytes" in str(application.outcome)
 
 
-def test_an_option_for_compression_is_logged_as_ignored(caplog, monkeypatch):
+def test_an_option_for_compression_is_logged_as_ignored(caplog):
     from tiderace.server import protocol
 
-    monkeypatch.setattr(protocol, "_deflate_logged", False)
+    protocol._log_once_that_nothing_is_compressed.cache_clear()
     caplog.set_level(logging.INFO, "uvicorn.error")
     with RawServer(ws_per_message_deflate=True) as server:
         path = server.serve(echo)

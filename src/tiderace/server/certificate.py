@@ -14,21 +14,11 @@ try:
 except ImportError:
     x509 = None  # type: ignore[assignment]
 
-__all__ = ["NoCryptography", "development_certificate"]
+__all__ = ["development_certificate"]
 
 _VALID = datetime.timedelta(days=365)
 # A certificate that ends within this time is made anew.
 _LEFT = datetime.timedelta(days=7)
-
-
-class NoCryptography(ImportError):
-    """The package ``cryptography``, which makes the certificate, is not installed."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the certificate for development is made by the package cryptography, which "
-            "is not installed; install it with: pip install cryptography"
-        )
 
 
 def development_certificate(host: str, folder: Path) -> Path:
@@ -37,11 +27,14 @@ def development_certificate(host: str, folder: Path) -> Path:
     The file is kept in ``folder``, so that a browser has to be told only once to trust it.
 
     Raises:
-        NoCryptography: the package is not installed.
+        ImportError: the package ``cryptography`` is not installed.
         OSError: the file cannot be written.
     """
     if x509 is None:
-        raise NoCryptography
+        raise ImportError(
+            "the certificate for development is made by the package cryptography, which "
+            "is not installed; install it with: pip install cryptography"
+        )
     path = folder / f"{host.replace(':', '_')}.pem"
     now = datetime.datetime.now(datetime.UTC)
     if path.exists():

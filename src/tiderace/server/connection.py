@@ -199,9 +199,6 @@ class ServerConnection:
         if payload is not None:
             self._frames.write(pong_frame(payload))
 
-    def pong_received(self, payload: bytes) -> None:
-        """Do nothing: ``feed`` has notified the keep-alive."""
-
     def close_received(self, code: int | None, reason: str) -> None:
         """Answer the client's close frame if it is the first one, then hang up."""
         if self._state is _OPEN:

@@ -5,9 +5,9 @@ Without uvicorn the import fails, with a message that names the extra.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from tiderace.server.http import HttpProtocol
 from tiderace.server.protocol import WebSocketProtocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tiderace.asgi import ASGIApp
 
@@ -113,25 +113,27 @@ class DevelopmentServer:
             StartupFailed: when the application's lifespan startup failed.
             KeyboardInterrupt: after a graceful end, when SIGINT was its reason.
         """
-        server = self._prepare(application, on_ready)
-        try:
-            if server is not None:
-                with _exit_refused():
-                    server.run(sockets=[self._socket])
-        finally:
-            self._finish()
+        factory = self._config(application).get_loop_factory()
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(self.serve(application, on_ready=on_ready))
 
     async def serve(
         self, application: ASGIApp, *, on_ready: Callable[[], None] | None = None
     ) -> None:
         """Serve as ``run``, in the running event loop."""
-        server = self._prepare(application, on_ready)
+        with self._lock:
+            if not self._stopping:
+                self._server = _Server(self._config(application), on_ready)
         try:
-            if server is not None:
-                with _exit_refused():
-                    await server.serve(sockets=[self._socket])
+            if self._server is not None:
+                await self._server.serve(sockets=[self._socket])
+        except SystemExit:
+            raise StartupFailed(
+                "the application's lifespan startup failed, so the server did not "
+                "start; the reason is in the log above"
+            ) from None
         finally:
-            self._finish()
+            self.close()
 
     def stop(self) -> None:
         """Ask the server to end gracefully; return at once, from any thread."""
@@ -145,20 +147,7 @@ class DevelopmentServer:
         return self._ended.wait(timeout)
 
     def close(self) -> None:
-        """Close the listening socket of a server that never ran."""
-        self._finish()
-
-    def _prepare(
-        self, application: ASGIApp, on_ready: Callable[[], None] | None
-    ) -> uvicorn.Server | None:
-        """Return the server to run, or None if ``stop()`` was called before."""
-        with self._lock:
-            if self._stopping:
-                return None
-            self._server = _Server(self._config(application), on_ready)
-            return self._server
-
-    def _finish(self) -> None:
+        """Close the listening socket."""
         self._socket.close()
         self._ended.set()
 
@@ -194,15 +183,3 @@ class _Server(uvicorn.Server):
         await super().startup(sockets=sockets)
         if self._on_ready is not None:
             self._on_ready()
-
-
-@contextmanager
-def _exit_refused() -> Iterator[None]:
-    """Raise an error where uvicorn would end the process after a failed startup."""
-    try:
-        yield
-    except SystemExit:
-        raise StartupFailed(
-            "the application's lifespan startup failed, so the server did not start; "
-            "the reason is in the log above"
-        ) from None

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import signal
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-if importlib.util.find_spec("uvicorn_worker"):
+try:
     from uvicorn_worker import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
         UvicornWorker as _BaseWorker,
     )
-elif not TYPE_CHECKING:
-
-    class _BaseWorker:
-        """The base class without ``uvicorn-worker``: raises when it is instantiated."""
-
-        CONFIG_KWARGS: ClassVar[dict[str, Any]] = {}
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            raise ImportError(
-                "the gunicorn worker needs uvicorn-worker, which is not installed; "
-                "install it with: pip install gunicorn uvicorn-worker"
-            )
-
+except ImportError as error:
+    raise ImportError(
+        "the gunicorn worker needs uvicorn-worker, which is not installed; "
+        "install it with: pip install gunicorn uvicorn-worker"
+    ) from error
 
 __all__ = ["UvicornWorker"]
 
@@ -32,9 +23,6 @@ class UvicornWorker(_BaseWorker):  # type: ignore[misc,unused-ignore]
     """``uvicorn_worker.UvicornWorker`` with Tiderace's protocol classes.
 
     To set more of uvicorn's options, subclass it and extend ``CONFIG_KWARGS``.
-
-    Raises:
-        ImportError: when ``uvicorn-worker`` is not installed.
     """
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {

@@ -37,7 +37,6 @@ class HandshakeRefused(Exception):
     ) -> None:
         super().__init__(reason)
         self.status = status
-        self.reason = reason
         self.headers = headers or []
 
 

@@ -52,9 +52,6 @@ class MessageHandler(Protocol):
     def ping_received(self, payload: bytes) -> None:
         """Handle a ping, which may come between the fragments of a message."""
 
-    def pong_received(self, payload: bytes) -> None:
-        """Handle a pong, with or without a ping before it."""
-
     def close_received(self, code: int | None, reason: str) -> None:
         """Handle the client's close frame; ``code`` is None when it has none."""
 
@@ -232,24 +229,16 @@ class FrameParser:
             except UnicodeDecodeError:
                 raise ProtocolError(1007, "a text message is not UTF-8") from None
         if final:
-            self._finish_message(handler)
-
-    def _finish_message(self, handler: MessageHandler) -> None:
-        """Call ``handler`` with the message whose last fragment was received."""
-        fragments, decoder = self._fragments, self._decoder
-        self._fragments = self._decoder = None
-        if fragments is None:
-            return
-        if decoder is None:
-            handler.bytes_received(bytes(fragments))
-        else:
-            handler.text_received(fragments.decode())
+            message, decoder = self._fragments, self._decoder
+            self._fragments = self._decoder = None
+            if decoder is None:
+                handler.bytes_received(bytes(message))
+            else:
+                handler.text_received(message.decode())
 
     def _control(self, opcode: int, payload: bytes, handler: MessageHandler) -> None:
         if opcode == PING:
             handler.ping_received(payload)
-        elif opcode == PONG:
-            handler.pong_received(payload)
         elif opcode == CLOSE:
             code, reason = _parse_close(payload)
             self._closed = self.paused = True

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable
+from functools import cache
 from typing import Any, ClassVar, cast
 from urllib.parse import quote
 from weakref import WeakKeyDictionary
@@ -431,14 +432,9 @@ def _max_size(accept: Event, limit: int) -> int:
     return min(asked, limit)
 
 
-_deflate_logged = False
-
-
+@cache
 def _log_once_that_nothing_is_compressed() -> None:
-    global _deflate_logged
-    if not _deflate_logged:
-        _deflate_logged = True
-        logger.info(
-            "tiderace.server does not compress WebSocket messages; "
-            "--ws-per-message-deflate has no effect"
-        )
+    logger.info(
+        "tiderace.server does not compress WebSocket messages; "
+        "--ws-per-message-deflate has no effect"
+    )

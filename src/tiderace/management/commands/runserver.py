@@ -24,7 +24,7 @@ from tiderace.route_inspection import Route, websocket_routes
 from tiderace.routing import get_default_application
 from tiderace.runtime.control_socket import make_private, run_directory
 from tiderace.server.access import AccessLog
-from tiderace.server.certificate import NoCryptography, development_certificate
+from tiderace.server.certificate import development_certificate
 
 if TYPE_CHECKING:
     from tiderace.asgi import ASGIApp
@@ -234,7 +234,7 @@ class Command(DjangoRunserver):
         try:
             make_private(folder)
             return str(development_certificate(host, folder))
-        except (NoCryptography, OSError) as error:
+        except (ImportError, OSError) as error:
             raise CommandError(
                 f"{error}. Or pass a certificate with --ssl-certfile and --ssl-keyfile"
             ) from error
