@@ -19,6 +19,7 @@ from support.asgi_process import SERVERS, AsgiProcess
 from support.waiting import settle
 from tiderace.auth import AuthMiddlewareStack
 from tiderace.exceptions import TokenInvalid
+from tiderace.generic.http import AsyncHttpConsumer
 from tiderace.generic.websocket import AsyncWebsocketConsumer
 from tiderace.security import bearer
 from tiderace.security.bearer import TicketAuthMiddleware, TokenAuthMiddleware
@@ -548,27 +549,43 @@ async def test_a_streamed_response_ends_with_its_token(last_half_second):
     assert client.sent[-1] == {"type": "http.response.body", "body": b""}
 
 
-async def test_an_idle_application_receives_the_disconnect(last_half_second):
-    async def idle(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"1", "more_body": True})
-        while (event := await receive())["type"] != "http.disconnect":
-            received.append(event)
+async def test_a_consumer_ends_with_the_token_of_its_request(last_half_second):
+    class Feed(AsyncHttpConsumer):
+        async def handle(self, body):
+            await self.send_headers()
+            await self.send_body(b"1", more_body=True)
+            await asyncio.Event().wait()
 
-    received = []
-    client = Client(TokenAuthMiddleware(idle), **request(last_half_second))
+        async def disconnect(self):
+            ended.append(True)
+
+    ended = []
+    app = TokenAuthMiddleware(Feed.as_asgi())
+    client = Client(app, **request(last_half_second))
     client.say("http.request", body=b"")
     await client.end()
 
-    assert len(received) == 1
+    assert ended == [True]
+    assert client.sent[-1] == {"type": "http.response.body", "body": b""}
+
+
+async def test_nothing_follows_the_end_of_a_response(last_half_second):
+    async def stubborn(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await send({"type": "http.response.body", "body": b"late"})
+
+    client = Client(TokenAuthMiddleware(stubborn), **request(last_half_second))
+    await client.end()
+
     assert client.sent[-1] == {"type": "http.response.body", "body": b""}
 
 
 async def test_a_request_that_waits_past_its_token_gets_401(last_half_second):
     async def waiting(scope, receive, send):
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.Event().wait()
 
     client = Client(TokenAuthMiddleware(waiting), **request(last_half_second))
     await client.end()
@@ -580,8 +597,7 @@ async def test_a_finished_response_is_left_alone(last_half_second):
     async def answer(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"done"})
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await asyncio.Event().wait()
 
     client = Client(TokenAuthMiddleware(answer), **request(last_half_second))
     await client.end()

@@ -274,7 +274,7 @@ async def test_a_refusal_by_allowed_hosts_names_that_setting(caplog, settings):
 @pytest.mark.parametrize(
     ("origin", "advice"),
     [
-        ("null", 'add "null" to the origins of get_application()'),
+        ("null", "add 'null' to the origins of get_application()"),
         ("file://", "add 'file://' to the origins of get_application()"),
         ("tauri://localhost", "add 'tauri://localhost' to the origins of get_app"),
         ("http://[::1", "no setting allows it"),

@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import time
+from contextlib import suppress
 from typing import Any
 
 from tiderace import conf
@@ -56,7 +57,7 @@ CLOSE_UNAUTHORIZED = 4401
 CLOSE_FORBIDDEN = 4403
 """The close code of an authenticated socket, accepted before, that the consumer refused."""
 
-# Seconds for sending the end to a client that does not read.
+# Seconds for sending the end of a response to a client that does not read.
 _END_TIMEOUT = 2.0
 
 _PROTOCOL_HEADER = b"sec-websocket-protocol"
@@ -155,18 +156,49 @@ class TicketAuthMiddleware:
     ) -> Any:
         if auth is None or auth.expires_at is None:
             return await self.inner(scope, receive, send)
-        expiry = _Expiry(scope, receive, send)
         left = auth.expires_at - time.time()
         if left <= 0:  # accepted within the leeway, so it lasts as long
             left += conf.current().token_leeway
-        timer = asyncio.get_running_loop().call_later(max(left, 0.0), expiry.end)
+        left = max(left, 0.0)
+        if scope["type"] == "http":
+            return await self._serve_request(scope, receive, send, left)
+        expiry = _Expiry(send)
+        timer = asyncio.get_running_loop().call_later(left, expiry.close)
         try:
-            return await self.inner(scope, expiry.receive, expiry.send)
-        except _Expired:
-            return None
+            return await self.inner(scope, receive, expiry.send)
         finally:
             timer.cancel()
-            await expiry.ended()
+            await expiry.closed()
+
+    async def _serve_request(
+        self, scope: Scope, receive: Receive, send: Send, left: float
+    ) -> Any:
+        """Serve a request for so many seconds; then cancel the application."""
+        last: Event | None = None
+
+        async def until_expiry(event: Event) -> None:
+            nonlocal last
+            if deadline.expired():
+                raise OSError("the token of the request has expired")
+            last = event
+            await send(event)
+
+        result: Any = None
+        try:
+            async with asyncio.timeout(left) as deadline:
+                result = await self.inner(scope, receive, until_expiry)
+        except OSError:  # the deadline's TimeoutError, or that of ``until_expiry``
+            if not deadline.expired():
+                raise
+        if not deadline.expired():
+            return result
+        with suppress(OSError):
+            async with asyncio.timeout(_END_TIMEOUT):
+                if last is None:
+                    await refuse(scope, receive, send, 401, "Unauthorized")
+                elif last["type"] == "http.response.start" or last.get("more_body"):
+                    await send({"type": "http.response.body", "body": b""})
+        return None
 
     async def _serve_after_message(
         self, scope: Scope, receive: Receive, send: Send
@@ -208,8 +240,8 @@ class TokenAuthMiddleware(TicketAuthMiddleware):
     ``scope["auth"]`` is the ``ConnectionToken``.
 
     When the token expires, a WebSocket is closed with 4401, and a response that is being
-    streamed ends; a request without a response yet is answered with 401. The application
-    receives the disconnect, and an ``OSError`` if it goes on sending a response.
+    streamed ends; a request without a response yet is answered with 401. Over HTTP the
+    application is cancelled.
     """
 
     schemes = ("ticket", "bearer")
@@ -346,88 +378,39 @@ def _without_accept(send: Send) -> Send:
     return sending
 
 
-class _Expired(OSError):
-    """A response is continued after its token has expired."""
-
-
 class _Expiry:
-    """Ends a connection when its token expires; after that nothing is sent."""
+    """Closes a socket when its token expires; after that nothing is sent."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._http = scope["type"] == "http"
-        self._receive = receive
+    def __init__(self, send: Send) -> None:
         self._send = send
-        self._started = False
-        self._complete = False
         self._task: asyncio.Task[None] | None = None
-        self._over = asyncio.Event()
 
-    def end(self) -> None:
-        """Begin to end the connection; called by a timer."""
-        self._over.set()
-        self._task = asyncio.ensure_future(self._end())
-
-    async def receive(self) -> Event:
-        """Receive an event; that of an expired request is its disconnect."""
-        if not self._http:
-            return await self._receive()
-        # Servers differ in what they report after the end of a response.
-        event = asyncio.ensure_future(self._receive())
-        over = asyncio.ensure_future(self._over.wait())
-        try:
-            await asyncio.wait([event, over], return_when=asyncio.FIRST_COMPLETED)
-            if self._over.is_set():
-                return {"type": "http.disconnect"}
-            return await event
-        finally:
-            event.cancel()
-            over.cancel()
+    def close(self) -> None:
+        """Begin to close the socket; called by a timer."""
+        self._task = asyncio.ensure_future(self._close())
 
     async def send(self, event: Event) -> None:
-        """Send an event.
-
-        Raises:
-            _Expired: the token of a request has expired; what a WebSocket sends then is
-                dropped.
-        """
-        if not self._over.is_set():
-            self._started = True
-            self._complete = event["type"] == "http.response.body" and not event.get(
-                "more_body"
-            )
+        """Send an event, unless the token has expired."""
+        if self._task is None:
             await self._send(event)
-        elif self._http:
-            raise _Expired("the token of the request has expired")
 
-    async def ended(self) -> None:
-        """Wait until the end was sent, if it was begun."""
+    async def closed(self) -> None:
+        """Wait until the close was sent, if it was begun."""
         if self._task is not None:
-            await asyncio.wait([self._task], timeout=_END_TIMEOUT)
-            self._task.cancel()
+            await asyncio.wait([self._task])
 
-    async def _end(self) -> None:
+    async def _close(self) -> None:
         try:
-            if not self._http:
-                await self._send(websocket_close(CLOSE_UNAUTHORIZED, "expired"))
-            elif not self._started:
-                await refuse(
-                    {"type": "http"}, self._receive, self._send, 401, "Unauthorized"
-                )
-            elif not self._complete:
-                await self._send({"type": "http.response.body", "body": b""})
+            await self._send(websocket_close(CLOSE_UNAUTHORIZED, "expired"))
         except Exception as error:
-            logger.debug("could not end a connection whose token expired: %r", error)
+            logger.debug("could not close a socket whose token has expired: %r", error)
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, why: str) -> None:
-    _log(scope, why)
+    logger.warning("refused %s: %s", describe(scope), why)
     await refuse(scope, receive, send, 401, "Unauthorized")
 
 
 async def _close(scope: Scope, send: Send, why: str) -> None:
-    _log(scope, why)
-    await send(websocket_close(CLOSE_UNAUTHORIZED, "unauthorized"))
-
-
-def _log(scope: Scope, why: str) -> None:
     logger.warning("refused %s: %s", describe(scope), why)
+    await send(websocket_close(CLOSE_UNAUTHORIZED, "unauthorized"))

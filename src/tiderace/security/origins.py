@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from django.conf import settings
 from django.http.request import validate_host
 
 from tiderace import conf
-from tiderace.asgi import Scope
+from tiderace.asgi import Scope, describe, log_fields
 
 __all__ = [
     "WITHOUT_HOST",
@@ -22,6 +23,7 @@ __all__ = [
     "header",
     "host_problem",
     "is_own_page",
+    "log_refusal",
     "parse",
     "require_origins",
     "shown",
@@ -105,6 +107,18 @@ class OriginProblem:
     reason: str
     advice: str
     """The change of the settings that would allow the origin."""
+
+
+def log_refusal(logger: logging.Logger, scope: Scope, problem: OriginProblem) -> None:
+    """Log that a request or WebSocket is refused."""
+    logger.warning(
+        "refused %s on host %s: %s; %s",
+        describe(scope),
+        shown(header(scope, b"host") or ""),
+        problem.reason,
+        problem.advice,
+        extra=log_fields(scope, "origin_refused", origin=header(scope, b"origin")),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from urllib.parse import ParseResult
 
 from django.conf import settings
 
-from tiderace.asgi import Scope, describe, log_fields
+from tiderace.asgi import Scope
 from tiderace.security.origins import (
     OriginProblem,
     header,
@@ -24,7 +24,7 @@ from tiderace.security.origins import (
 )
 from tiderace.security.websocket import OriginValidator
 
-__all__ = ["log_refusal", "origin_problem"]
+__all__ = ["origin_problem"]
 
 logger = logging.getLogger("tiderace.topics")
 
@@ -82,17 +82,6 @@ def origin_problem(
         return problem
     _log_once(origin, site, problem)
     return None
-
-
-def log_refusal(scope: Scope, problem: OriginProblem) -> None:
-    """Log that a request or WebSocket is refused."""
-    logger.warning(
-        "refused %s: %s; %s",
-        describe(scope),
-        problem.reason,
-        problem.advice,
-        extra=log_fields(scope, "origin_refused", origin=header(scope, b"origin")),
-    )
 
 
 def _reads(scope: Scope) -> bool:

@@ -19,8 +19,6 @@ from tiderace.asgi import (
     Receive,
     Scope,
     Send,
-    client_address,
-    log_fields,
     websocket_close,
 )
 from tiderace.security.origins import (
@@ -28,6 +26,7 @@ from tiderace.security.origins import (
     OriginProblem,
     allowed_hosts,
     header,
+    log_refusal,
     parse,
     require_origins,
     shown,
@@ -92,13 +91,13 @@ class OriginValidator:
             raise ValueError(
                 "You cannot use OriginValidator on a non-WebSocket connection"
             )
-        origin = header(scope, b"origin")
-        problem = self.origin_problem(origin)
+        problem = self.origin_problem(header(scope, b"origin"))
         if problem is None:
             # A topics endpoint inside applies the same rule.
             scope["tiderace.origins"] = self
             return await self.application(scope, receive, send)
-        self._log_refusal(scope, origin, problem)
+        metrics.ORIGINS_REFUSED.add()
+        log_refusal(logger, scope, problem)
         return await WebsocketDenier()(scope, receive, send)
 
     def origin_problem(self, origin: str | None) -> OriginProblem | None:
@@ -112,27 +111,26 @@ class OriginValidator:
             )
         if self.valid_origin(parse(origin)):
             return None
+        allowed = ", ".join(map(str, self.allowed_origins)) or "nothing"
         return OriginProblem(
-            f"its origin {shown(origin)} is not allowed", self._advice(origin)
+            f"its origin {shown(origin)} is not allowed",
+            f"{self._advice(origin)} (allowed: {allowed})",
         )
 
     def _advice(self, origin: str) -> str:
         """Return the change of the settings that would allow an origin."""
         page = parse(origin)
         text = text_of(page)
+        if page.scheme in ("http", "https") and page.hostname:
+            return f"add the page's host to {self.setting}"
+        if text not in WITHOUT_HOST and not page.hostname:
+            return "no browser sends such an origin, so no setting allows it"
         where = self.setting
-        if self.names_hosts and (page.scheme not in ("http", "https", "ws", "wss")):
+        if self.names_hosts:  # which has hosts of web pages alone
             where = "the origins of get_application(), beside those of the site"
         if text == "null":
-            return (
-                f'add "null" to {where}; pages in files and sandboxes of any site have '
-                "this origin, so authenticate such clients by tokens"
-            )
-        if text == "file://" or (page.hostname and where != self.setting):
-            return f"add {shown(text)} to {where}"
-        if page.hostname:
-            return f"add the page's host to {where}"
-        return "it is no origin that a browser sends, so no setting allows it"
+            where += "; any sandboxed page has it, so authenticate clients by tokens"
+        return f"add {shown(text)} to {where}"
 
     def valid_origin(self, parsed_origin: ParseResult | None) -> bool:
         """Return whether a socket with this origin, or None for no origin, passes."""
@@ -175,22 +173,6 @@ class OriginValidator:
         if origin.port is not None:
             return origin.port
         return {"http": 80, "ws": 80, "https": 443, "wss": 443}.get(origin.scheme)
-
-    def _log_refusal(
-        self, scope: Scope, origin: str | None, problem: OriginProblem
-    ) -> None:
-        metrics.ORIGINS_REFUSED.add()
-        allowed = ", ".join(map(str, self.allowed_origins)) or "nothing"
-        logger.warning(
-            "refused WebSocket %s on host %s from %s: %s; %s (allowed: %s)",
-            shown(scope.get("path", "")),
-            shown(header(scope, b"host") or ""),
-            client_address(scope),
-            problem.reason,
-            problem.advice,
-            allowed,
-            extra=log_fields(scope, "origin_refused", origin=origin),
-        )
 
 
 def AllowedHostsOriginValidator(  # noqa: N802 (Channels' name)

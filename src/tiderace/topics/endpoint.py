@@ -19,8 +19,8 @@ from tiderace.asgi import ASGIApp, Receive, Scope, Send, describe, refuse
 from tiderace.exceptions import LayerUnavailable
 from tiderace.routing import NoRoute
 from tiderace.runtime import threads
-from tiderace.security.origins import host_problem, require_origins
-from tiderace.security.page_origins import log_refusal, origin_problem
+from tiderace.security.origins import host_problem, log_refusal, require_origins
+from tiderace.security.page_origins import origin_problem
 from tiderace.security.websocket import (
     AllowedHostsOriginValidator,
     OriginValidator,
@@ -97,7 +97,7 @@ class TopicsEndpoint(TopicHooks):
         problem = origin_problem(scope, self._validator(scope), self.allowed_origins)
         if problem is not None:
             metrics.ORIGINS_REFUSED.add()
-            log_refusal(scope, problem)
+            log_refusal(logger, scope, problem)
             await WebsocketDenier()(scope, receive, send)
             return
         transport = WebSocketTransport(scope, receive, send)
@@ -168,7 +168,7 @@ def _unacceptable(scope: Scope) -> str | None:
     """Return why a request or handshake is answered with 400, or None."""
     problem = host_problem(scope)
     if problem is not None:
-        log_refusal(scope, problem)
+        log_refusal(logger, scope, problem)
         return problem.reason
     try:
         QueryDict(bytes(scope.get("query_string") or b""))

@@ -30,7 +30,10 @@ class HandshakeRequest(ASGIRequest):
 
     def __init__(self, scope: Scope, user: Any, method: str) -> None:
         query = bytes(scope.get("query_string") or b"").decode("latin1")
+        # As newer releases of Django: "X_Remote_User" is not "X-Remote-User".
+        headers = [each for each in scope.get("headers", ()) if b"_" not in each[0]]
         handshake = {"path": "", **scope, "method": method, "query_string": query}
+        handshake["headers"] = headers
         super().__init__(handshake, BytesIO())
         self.user = user
         self.auth = scope.get("auth")

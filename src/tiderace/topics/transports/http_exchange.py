@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Iterable
 from functools import cached_property
@@ -14,8 +15,8 @@ from django.http import QueryDict
 from tiderace import conf
 from tiderace.asgi import Receive, Scope, Send
 from tiderace.protocol.stream_codecs import protobuf
-from tiderace.security.origins import header, parse
-from tiderace.security.page_origins import log_refusal, origin_problem
+from tiderace.security.origins import header, log_refusal, parse
+from tiderace.security.page_origins import origin_problem
 from tiderace.security.websocket import OriginValidator
 from tiderace.topics.identity import identity_of
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from tiderace.protocol.protobuf import ProtobufCodec
 
 __all__ = ["HttpExchange", "Rejected"]
+
+logger = logging.getLogger("tiderace.topics")
 
 _JSON = "application/json"
 _PROTOBUF = "application/octet-stream"
@@ -171,7 +174,7 @@ class HttpExchange:
         """
         problem = origin_problem(self.scope, self.origins, self._named)
         if problem is not None:
-            log_refusal(self.scope, problem)
+            log_refusal(logger, self.scope, problem)
             raise Rejected(403, f"refused: {problem.reason}")
         origin = self.header(b"origin")
         if origin is not None:
