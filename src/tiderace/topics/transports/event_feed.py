@@ -15,7 +15,6 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, cast
 
 import msgspec
@@ -26,11 +25,7 @@ from tiderace.asgi import connection_id, describe
 from tiderace.exceptions import LayerUnavailable, TokenExpired, TokenInvalid
 from tiderace.history import Position, Publication
 from tiderace.protocol.messages import SubscribeRequest
-from tiderace.protocol.session import (
-    PositionLost,
-    Refused,
-    Subscription,
-)
+from tiderace.protocol.session import PositionLost, Refused, Subscription
 from tiderace.protocol.stream_codecs import EVENTS
 from tiderace.revocation.account_state import Reason
 from tiderace.revocation.auth_changed import current_watcher
@@ -49,7 +44,7 @@ from tiderace.topics.identity import Identity, identity_of
 from tiderace.topics.names import topic_group, user_group
 from tiderace.topics.permissions import allowed
 from tiderace.topics.streams import control_layer, layer_of, start_stream
-from tiderace.topics.tokens import read_signed_name
+from tiderace.topics.tokens import SignedName, read_signed_name
 from tiderace.topics.topic import Topic, UnknownTopic, declared
 from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 from tiderace.topics.transports.sse import EVENT_STREAM
@@ -73,7 +68,7 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
     """Send a topic to a page."""
     exchange.require_method("GET")
     identity = await identity_of(exchange.scope, "")
-    access = await _access(exchange, identity)
+    topic, signed = await _topic(exchange, identity)
     since = _position(
         exchange.header(b"last-event-id") or exchange.query.get("since", "")
     )
@@ -88,39 +83,30 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
         await exchange.write(_retry(_RETRY_WHEN_BUSY))
         await exchange.end()
         return
-    await EventStream(exchange, identity, access).run(since)
+    await EventStream(exchange, identity, topic, signed).run(since)
 
 
-@dataclass(frozen=True, slots=True)
-class _Access:
-    """The permission to read a topic."""
-
-    topic: Topic
-    by_policy: bool
-    """Whether the topic's permissions gave it, and so may take it back."""
-    expires_at: float | None
-    """When the signed name that gave it expires (seconds since 1970); None: never."""
-
-
-async def _access(exchange: HttpExchange, identity: Identity) -> _Access:
+async def _topic(
+    exchange: HttpExchange, identity: Identity
+) -> tuple[Topic, SignedName | None]:
+    """Return the topic, and the signed name that allows it; None if its permissions do."""
     asked = exchange.query.get("topic", "")
-    by_policy, expires_at = False, None
     try:
-        name, expires_at = read_signed_name(asked, user=identity.user)
+        signed = read_signed_name(asked, user=identity.user)
     except TokenExpired:
         raise Rejected(403, "the signed name has expired, load the page anew") from None
     except TokenInvalid:
-        name, by_policy = asked, True
+        signed = None
     try:
-        topic = declared.resolve(name)
+        topic = declared.resolve(asked if signed is None else signed.topic)
     except UnknownTopic:
         raise Rejected(404, "there is no such topic") from None
-    if by_policy and (
+    if signed is None and (
         topic.require_token
         or not await allowed(topic, identity.user, "subscribe", exchange.scope)
     ):
         raise Rejected(403, "you may not subscribe to this topic")
-    return _Access(topic, by_policy, expires_at)
+    return topic, signed
 
 
 class EventStream:
@@ -129,19 +115,25 @@ class EventStream:
     Args:
         exchange: the request; its response begins when the stream has subscribed.
         identity: the user.
-        access: the permission to read the topic.
+        topic: the topic.
+        signed: the signed name that allows it; None where its permissions do, and so may
+            forbid it later.
     """
 
     def __init__(
-        self, exchange: HttpExchange, identity: Identity, access: _Access
+        self,
+        exchange: HttpExchange,
+        identity: Identity,
+        topic: Topic,
+        signed: SignedName | None,
     ) -> None:
         self.groups: set[str] = set()
         self._exchange = exchange
         self._identity = identity
-        self._access = access
-        self._topic = access.topic
-        self._group = topic_group(access.topic.topic)
-        self._subscription = Subscription(access.topic.topic)
+        self._signed = signed
+        self._topic = topic
+        self._group = topic_group(topic.topic)
+        self._subscription = Subscription(topic.topic)
         self._over = asyncio.Event()
         self.outbox = ClientOutbox(
             EVENTS,
@@ -165,8 +157,8 @@ class EventStream:
         metrics.TOPIC_CONNECTIONS.add()
         process_connections.add(self)
         self._tasks.spawn(self._watch())
-        if self._access.expires_at is not None:
-            self._tasks.spawn(self._end_at(self._access.expires_at))
+        if self._signed is not None and self._signed.expires_at is not None:
+            self._tasks.spawn(self._end_at(self._signed.expires_at))
         registration = current_watcher().register(
             self._identity.user, self._identity.session_key, self._on_revocation
         )
@@ -318,7 +310,7 @@ class EventStream:
     def _on_revocation(self, reason: Reason) -> None:
         if reason.final:
             self._over.set()
-        elif self._access.by_policy:
+        elif self._signed is None:
             self._tasks.spawn(self._check_permission())
 
     async def _check_permission(self) -> None:
