@@ -244,6 +244,11 @@ class Traffic:
         self.clients: list[TopicClient] = []
         self.random = random.Random(3)
 
+    @property
+    def reconnecting(self) -> list[Member | TopicClient]:
+        """All clients that return when their connection ends."""
+        return [*self.members, *self.clients]
+
     async def wait_for_delivery(self, timeout: float = 10) -> bool:
         """Wait until every connected receiver has got another number."""
         before = [len(receiver.numbers) for receiver in self.ledger.receivers]
@@ -259,14 +264,15 @@ class Traffic:
         """Stop sending, wait for what is under way, and sum up."""
         self.ledger.record_sent(await self.sender.stop())
         await until(lambda: not self.ledger.outstanding, timeout)
-        for each in (*self.members, *self.clients):
-            if not each.connected:
-                each.receiver.record_report()
+        for client in self.reconnecting:
+            if not client.connected:
+                client.receiver.record_report()
         row = self.ledger.row()
         row.notes.append(f"slowest send {self.sender.slowest:.1f} s")
-        for client in self.clients:
-            row.require(not client.ended, f"a topic client gave up: {client.ended}")
-        codes = sum((each.codes for each in (*self.members, *self.clients)), Counter())
+        for topic_client in self.clients:
+            gave_up = topic_client.ended
+            row.require(not gave_up, f"a topic client gave up: {gave_up}")
+        codes: Counter[int] = sum((each.codes for each in self.reconnecting), Counter())
         if codes:
             row.notes.append(f"clients were closed or refused with {dict(codes)}")
         away = [seconds for client in self.clients for seconds in client.away]

@@ -38,8 +38,8 @@ async def drill(harness: Harness) -> Row:
     row.notes.append(f"the process grew by {grown} MB at most")
     row.require(grown < 200, f"the process grew by {grown} MB")
     await count_leftovers(row, site, before, timeout=40)
-    for each in requests:
-        each.close()
+    for request in requests:
+        request.close()
     return row
 
 

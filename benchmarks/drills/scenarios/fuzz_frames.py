@@ -7,7 +7,7 @@ import random
 import time
 from typing import Any
 
-from websockets.frames import Opcode
+from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SERVER, Protocol
 
 from benchmarks.drills.harness import Harness
@@ -98,6 +98,7 @@ def _oracle(data: bytes) -> list[Any]:
     message = bytearray()
     kind = Opcode.TEXT
     for frame in protocol.events_received():
+        assert isinstance(frame, Frame)
         payload = bytes(frame.data)
         if frame.opcode in (Opcode.PING, Opcode.PONG):
             events.append((frame.opcode.name.lower(), payload))

@@ -19,7 +19,7 @@ async def drill(harness: Harness) -> Row:
     groups = {member.receiver.stream for member in traffic.members}
 
     await sites[1].kill()
-    clients = (*traffic.members, *traffic.clients)
+    clients = traffic.reconnecting
     await until(lambda: all(client.connected for client in clients), 30)
     await asyncio.sleep(7)  # twice the lease
 

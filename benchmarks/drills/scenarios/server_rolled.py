@@ -34,11 +34,11 @@ async def drill(harness: Harness) -> Row:
 
     row = await traffic.finish(timeout=30)
     row.notes.append(f"the processes ended after {seconds[0]} s and {seconds[1]} s")
-    lasting = sum(not each.connected for each in (*traffic.members, *traffic.clients))
+    lasting = sum(not each.connected for each in traffic.reconnecting)
     row.require(not lasting, f"{lasting} clients did not return")
     refused = sum(
         count
-        for client in (*traffic.members, *traffic.clients)
+        for client in traffic.reconnecting
         for code, count in client.codes.items()
         if code in (0, 502, 504)
     )
