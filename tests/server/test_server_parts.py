@@ -21,7 +21,6 @@ from support.raw_websocket import client_frame
 from tiderace.server import ServerFrameWriter, frames, handshake
 from tiderace.server.connection import ServerConnection
 from tiderace.server.gunicorn import UvicornWorker
-from tiderace.server.keepalive import KeepAlive
 from tiderace.server.parser import FrameParser, ProtocolError
 from tiderace.server.read_queue import ReadQueue
 from tiderace.server.writer import WriteScheduler
@@ -950,28 +949,37 @@ async def test_nothing_comes_after_the_disconnect():
 
 
 class Pinged:
-    """The calls of a keep-alive, in order."""
+    """A connection that pings: the frames that it sends, and whether it has ended."""
 
     def __init__(self, timeout=5):
         self.loop = Loop()
-        self.pings = 0
-        self.paused = False
-        self.lost = False
-        self.keep_alive = KeepAlive(self, self, self.loop, 20, timeout, self.end)
+        self.read_queue = mock.Mock(paused=False)
+        self._frames = mock.Mock()
+        self.connection = ServerConnection(
+            mock.Mock(),
+            self._frames,
+            self.read_queue,
+            self.loop,
+            max_size=1000,
+            close_timeout=10,
+            refusal_timeout=2,
+        )
+        self.connection.keep_alive(20, timeout)
 
-    def write(self, frame):
-        assert frame == frames.ping_frame()
-        self.pings += 1
+    @property
+    def pings(self):
+        return self._frames.write.mock_calls.count(mock.call(frames.ping_frame()))
 
-    def end(self):
-        self.lost = True
+    @property
+    def lost(self):
+        return self.read_queue.disconnect.called
 
 
 def test_a_client_that_answers_is_pinged_once_an_interval():
     client = Pinged()
 
     assert client.loop.ring() == 20
-    client.keep_alive.data_received()
+    client.connection.feed(b"")
     assert client.loop.ring() == 5
     assert client.loop.ring() == 15
 
@@ -986,18 +994,18 @@ def test_a_client_that_is_silent_after_a_ping_is_lost():
     assert client.loop.ring() == 5
 
     assert client.lost
-    assert client.loop.timers == []
+    assert client.loop.ring() == 10
 
 
 def test_a_client_that_is_not_read_from_is_not_lost():
     client = Pinged()
-    client.paused = True
+    client.read_queue.paused = True
 
     client.loop.ring()
     client.loop.ring()
     assert not client.lost
 
-    client.keep_alive.data_received()
+    client.connection.feed(b"")
     client.loop.ring()
     assert not client.lost
 
@@ -1009,9 +1017,9 @@ def test_without_a_timeout_a_silent_client_is_still_pinged():
     assert client.pings == 2
 
 
-def test_a_stopped_keep_alive_has_no_timer():
+def test_a_lost_connection_has_no_timer():
     client = Pinged()
-    client.keep_alive.stop()
+    client.connection.lost()
 
     assert client.loop.timers[0].cancelled
 

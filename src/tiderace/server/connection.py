@@ -10,10 +10,10 @@ from tiderace.asgi import Event
 from tiderace.server.frames import (
     binary_frame,
     close_frame,
+    ping_frame,
     pong_frame,
     text_frame,
 )
-from tiderace.server.keepalive import KeepAlive
 from tiderace.server.parser import FrameParser, ProtocolError
 from tiderace.server.read_queue import ReadQueue
 from tiderace.server.writer import ServerFrameWriter
@@ -42,11 +42,14 @@ class ServerConnection:
     __slots__ = (
         "_close_timeout",
         "_frames",
-        "_keep_alive",
         "_loop",
         "_parser",
         "_pending_pong",
+        "_ping_interval",
+        "_ping_timeout",
+        "_ping_timer",
         "_read_queue",
+        "_received",
         "_refusal_timeout",
         "_state",
         "_timer",
@@ -71,7 +74,11 @@ class ServerConnection:
         self._close_timeout = close_timeout
         self._refusal_timeout = refusal_timeout
         self._parser = FrameParser(max_size)
-        self._keep_alive: KeepAlive | None = None
+        self._ping_interval = 0.0
+        self._ping_timeout: float | None = None
+        self._ping_timer: asyncio.TimerHandle | None = None
+        # Whether the client has sent something since the last ping.
+        self._received = True
         self._timer: asyncio.TimerHandle | None = None
         self._pending_pong: bytes | None = None
         self._state = _OPEN
@@ -79,15 +86,14 @@ class ServerConnection:
         frames.open()
 
     def keep_alive(self, interval: float, timeout: float | None) -> None:
-        """Ping the client every ``interval`` seconds; it has ``timeout`` to answer."""
-        self._keep_alive = KeepAlive(
-            self._frames,
-            self._read_queue,
-            self._loop,
-            interval,
-            timeout,
-            self._keep_alive_timed_out,
-        )
+        """Ping the client every ``interval`` seconds; expect any bytes within ``timeout``.
+
+        Any bytes count, since a pong may queue behind a long upload. While the server
+        itself does not read from the client, it waits on. With None it only pings, which
+        keeps proxies and NAT tables awake.
+        """
+        self._ping_interval, self._ping_timeout = interval, timeout
+        self._ping_after(interval)
 
     # From the application
 
@@ -141,8 +147,7 @@ class ServerConnection:
 
     def feed(self, data: bytes) -> None:
         """Parse what the client sent; ignore what comes after the end."""
-        if self._keep_alive is not None:
-            self._keep_alive.data_received()
+        self._received = True
         if self._state is _CLOSED:
             return
         try:
@@ -224,8 +229,31 @@ class ServerConnection:
         self._transport.write_eof()
         self._cut_after(self._refusal_timeout)
 
-    def _keep_alive_timed_out(self) -> None:
-        """Give the client up as lost; the close frame with 1011 is for a proxy."""
+    def _ping_after(self, seconds: float) -> None:
+        self._ping_timer = self._loop.call_later(seconds, self._ping)
+
+    def _ping(self) -> None:
+        self._frames.write(ping_frame())
+        if self._ping_timeout is None:
+            self._ping_after(self._ping_interval)
+        else:
+            self._received = False
+            self._check_after(self._ping_timeout)
+
+    def _check_after(self, seconds: float) -> None:
+        self._ping_timer = self._loop.call_later(seconds, self._check_received)
+
+    def _check_received(self) -> None:
+        """Give a client up as lost that has not answered a ping.
+
+        The close frame with 1011 is for a proxy.
+        """
+        if self._received:
+            self._ping_after(max(0.0, self._ping_interval - (self._ping_timeout or 0)))
+            return
+        if self._read_queue.paused:
+            self._check_after(self._ping_interval)
+            return
         self._read_queue.disconnect(1006, "keepalive ping timeout")
         self._frames.finish(close_frame(1011, "keepalive ping timeout"))
         self._hang_up()
@@ -253,9 +281,9 @@ class ServerConnection:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._keep_alive is not None:
-            self._keep_alive.stop()
-            self._keep_alive = None
+        if self._ping_timer is not None:
+            self._ping_timer.cancel()
+            self._ping_timer = None
 
 
 def _encoded(message: Event) -> bytes:
