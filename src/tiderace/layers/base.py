@@ -374,9 +374,7 @@ class BaseChannelLayer:
             TypeError: for an illegal name, or a record that cannot be encoded.
             LayerUnavailable: when a broker could not be reached in time.
         """
-        raise NotImplementedError(
-            "stream_publish() not implemented (streams extension)"
-        )
+        raise _not_implemented("stream_publish")
 
     async def stream_find_published(self, group: str, key: str) -> Position | None:
         """Return the position of the publication made with ``key``, or None.
@@ -387,9 +385,7 @@ class BaseChannelLayer:
             TypeError: for an illegal name.
             LayerUnavailable: when a broker could not be reached in time.
         """
-        raise NotImplementedError(
-            "stream_find_published() not implemented (streams extension)"
-        )
+        raise _not_implemented("stream_find_published")
 
     async def stream_read(
         self,
@@ -418,7 +414,7 @@ class BaseChannelLayer:
             TypeError: for an illegal name.
             LayerUnavailable: when a broker could not be reached in time.
         """
-        raise NotImplementedError("stream_read() not implemented (streams extension)")
+        raise _not_implemented("stream_read")
 
     async def stream_delete(self, group: str) -> None:
         """Delete the publications of the group's stream; its offsets count on.
@@ -430,7 +426,7 @@ class BaseChannelLayer:
             TypeError: for an illegal name.
             LayerUnavailable: when a broker could not be reached in time.
         """
-        raise NotImplementedError("stream_delete() not implemented (streams extension)")
+        raise _not_implemented("stream_delete")
 
     async def stream_subscribe(self, group: str, listener: Listener) -> None:
         """Deliver the group's stream to ``listener``, in the running event loop.
@@ -441,18 +437,14 @@ class BaseChannelLayer:
             TypeError: for an illegal name.
             LayerUnavailable: when a broker could not be reached in time.
         """
-        raise NotImplementedError(
-            "stream_subscribe() not implemented (streams extension)"
-        )
+        raise _not_implemented("stream_subscribe")
 
     def stream_unsubscribe(self, group: str, listener: Listener) -> None:
         """Undo ``stream_subscribe``; do nothing when ``listener`` is not subscribed.
 
         In the listener's event loop it is not called any more after this has returned.
         """
-        raise NotImplementedError(
-            "stream_unsubscribe() not implemented (streams extension)"
-        )
+        raise _not_implemented("stream_unsubscribe")
 
     async def take_token(self, key: str, rate: Rate) -> float:
         """Take a token from a bucket that all processes share; for rate limits.
@@ -467,7 +459,11 @@ class BaseChannelLayer:
         Raises:
             LayerUnavailable: when a broker could not be reached in time.
         """
-        raise NotImplementedError("take_token() not implemented (streams extension)")
+        raise _not_implemented("take_token")
+
+
+def _not_implemented(method: str) -> NotImplementedError:
+    return NotImplementedError(f"{method}() not implemented (streams extension)")
 
 
 class LocalDelivery(ABC):

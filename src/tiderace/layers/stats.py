@@ -169,22 +169,8 @@ class LayerStats(msgspec.Struct, frozen=True):
         """Return the statistics as plain data for JSON."""
         totals = {
             name: getattr(self, name)
-            for name in (
-                "ready",
-                "connections",
-                "topic_clients",
-                "channels",
-                "groups",
-                "members",
-                "sent_per_second",
-                "delivered_per_second",
-                "dropped",
-                "slow_clients",
-                "errors",
-                "lag",
-                "round_trip",
-                "memory",
-            )
+            for name, member in vars(LayerStats).items()
+            if isinstance(member, property)
         }
         return {**totals, "processes": msgspec.to_builtins(self.processes)}
 

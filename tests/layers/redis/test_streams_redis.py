@@ -443,14 +443,14 @@ async def test_reading_a_stream_that_is_lost_meanwhile_returns_what_was_read(
     await asyncio.gather(*(publish(layer, number) for number in range(1000)))
     keep = Retention(2000, 3600)
     await asyncio.gather(*(publish(layer, n, keep=keep) for n in range(500)))
-    read_page = broker.streams._read_page
+    run_script = broker.commands.run_script
 
-    async def lose_the_stream(*arguments):
-        reply = await read_page(*arguments)
+    async def lose_the_stream(name, **values):
+        reply = await run_script(name, **values)
         await command(layer, "DEL", suffix=":meta")
         return reply
 
-    broker.streams._read_page = lose_the_stream
+    broker.commands.run_script = lose_the_stream
     top, found = await layer.stream_read("tide", keep=keep)
 
     assert isinstance(top, Position)

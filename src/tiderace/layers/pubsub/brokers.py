@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from tiderace.layers.broker import Broker
 
 __all__ = ["Brokers"]
 
 
-class Brokers:
+class Brokers(list[Broker]):
     """Brokers by number, and the one that serves a group, queue or process.
 
     Args:
@@ -20,21 +20,12 @@ class Brokers:
     def __init__(
         self, brokers: Sequence[Broker], index_of: Callable[[str], int]
     ) -> None:
-        self._brokers = brokers
+        super().__init__(brokers)
         self.index_of = index_of
-
-    def __len__(self) -> int:
-        return len(self._brokers)
-
-    def __iter__(self) -> Iterator[Broker]:
-        return iter(self._brokers)
-
-    def __getitem__(self, index: int) -> Broker:
-        return self._brokers[index]
 
     def broker_of(self, name: str) -> Broker:
         """Return the broker that serves ``name``."""
-        return self._brokers[self.index_of(name)]
+        return self[self.index_of(name)]
 
     def select(self, index: int, names: Iterable[str]) -> list[str]:
         """Return those of ``names`` that the broker with this number serves."""

@@ -85,7 +85,7 @@ class RedisConnection(asyncio.Protocol):
         self._subscription_commands: deque[_SubscriptionCommand] = deque()
         self._is_pubsub = False
         # Called when messages have arrived, and when the connection is lost.
-        self.notify: Callable[[], None] = _do_nothing
+        self.notify: Callable[[], None] = lambda: None
         self._last_data = self._loop.time()
         # When a pub/sub connection was pinged; None with the next data.
         self._pinged_at: float | None = None
@@ -287,10 +287,6 @@ class RedisConnection(asyncio.Protocol):
         self._replies.clear()
         self._subscription_commands.clear()
         self.notify()
-
-
-def _do_nothing() -> None:
-    pass
 
 
 def _set_exception(future: asyncio.Future[Any], error: Exception) -> None:

@@ -7,6 +7,7 @@ in what existing applications and suites rely on.
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -94,6 +95,10 @@ class RedisChannelLayer(PubSubLayer):
         **unknown: Any,
     ) -> None:
         refuse_unknown_options(self, unknown)
+        if not isinstance(prefix, str):
+            raise AssertionError(
+                f"Prefix must be unicode, not a {type(prefix).__qualname__}; give a string"
+            )
         self.hosts = hosts_.decode_hosts(hosts, cluster=cluster)
         self.ring_size = len(self.hosts)
         self.prefix = prefix
@@ -106,13 +111,17 @@ class RedisChannelLayer(PubSubLayer):
             compression=compression,
         )
         super().__init__(
-            _connect(
-                self.hosts,
-                prefix,
-                serializer,
-                publish_timeout=publish_timeout,
-                max_bytes=group_max_bytes,
-            ),
+            [
+                RedisBroker(
+                    host,
+                    prefix=prefix,
+                    publish_timeout=publish_timeout,
+                    max_bytes=group_max_bytes,
+                    # Registered serializers may have none.
+                    crypter=getattr(serializer, "crypter", None),
+                )
+                for host in self.hosts
+            ],
             index_of=self.consistent_hash,
             serializer=serializer,
             group_expiry=group_expiry,
@@ -138,7 +147,11 @@ class RedisChannelLayer(PubSubLayer):
         Raises:
             ValueError: when there is no such host.
         """
-        return _make_client(self.hosts, index)
+        if not 0 <= index < self.ring_size:
+            raise ValueError(
+                f"There are only {self.ring_size} hosts - you asked for {index}!"
+            )
+        return hosts_.create_client(self.hosts[index])
 
 
 class RedisPubSubChannelLayer(RedisChannelLayer):
@@ -149,6 +162,7 @@ class RedisPubSubChannelLayer(RedisChannelLayer):
     a channel holds 10,000 unread messages, as it has no bound there.
     """
 
+    channel_name_regex = group_name_regex = re.compile(".*", re.DOTALL)
     _drop_log_class = DropLog
 
     def __init__(
@@ -178,38 +192,8 @@ class RedisPubSubChannelLayer(RedisChannelLayer):
     def match_type_and_length(self, name: object) -> bool:
         return isinstance(name, str)
 
-    def require_valid_channel_name(self, name: object, receive: bool = False) -> bool:
-        """Return True for any string."""
-        if not isinstance(name, str):
-            raise self._name_error("Channel", name)
-        return True
-
-    def require_valid_group_name(self, name: object) -> bool:
-        """Return True for any string."""
-        if not isinstance(name, str):
-            raise self._name_error("Group", name)
-        return True
-
     def _require_message(self, message: object) -> None:
         require_unreserved(message)
-
-
-def _connect(
-    hosts: list[dict[str, Any]],
-    prefix: object,
-    serializer: Serializer,
-    **options: Any,
-) -> list[RedisBroker]:
-    """Return a broker for each of ``hosts``, which connects at its first use."""
-    if not isinstance(prefix, str):
-        raise AssertionError(
-            f"Prefix must be unicode, not a {type(prefix).__qualname__}; give a string"
-        )
-    # Registered serializers may have none.
-    crypter = getattr(serializer, "crypter", None)
-    return [
-        RedisBroker(host, prefix=prefix, crypter=crypter, **options) for host in hosts
-    ]
 
 
 def _make_serializer(
@@ -223,9 +207,3 @@ def _make_serializer(
         serializer_format, **options
     )
     return serializer
-
-
-def _make_client(hosts: list[dict[str, Any]], index: int) -> Any:
-    if not 0 <= index < len(hosts):
-        raise ValueError(f"There are only {len(hosts)} hosts - you asked for {index}!")
-    return hosts_.create_client(hosts[index])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from tiderace.history import Position
 from tiderace.layers.broker import Published, Retention, StreamMessage
@@ -149,52 +148,32 @@ class RedisStreams:
             "position_ttl_ms": int(keep.seconds * 1000) * _POSITION_LIFETIMES,
             "empty_ttl_ms": int(keep.seconds * 1000) * _EMPTY_LIFETIMES,
         }
-        page = await self._read_page(subject, values)
-        end, entries = page.end, page.entries
-        while page.has_more:
-            # The bounds of the page cover the history, and exclude newer messages.
-            values |= {"history_size": "", "above": page.above, "below": page.below}
-            if limit is not None:
-                values["limit"] = limit - len(entries)
-            page = await self._read_page(subject, values)
-            if page.end.epoch != end.epoch:
+        end: Position | None = None
+        messages: list[StreamMessage] = []
+        has_more = 1
+        while has_more:
+            reply = await self._commands.run_script(
+                "read",
+                stream=self._keys.stream(subject),
+                meta=self._keys.meta(subject),
+                **values,
+            )
+            epoch, last_offset, entries, has_more, above, below = reply
+            here = Position(epoch.decode(), last_offset)
+            end = end or here
+            if here.epoch != end.epoch:
                 break  # the stream was lost meanwhile
-            entries += page.entries
+            messages += _messages(subject, end.epoch, entries)
+            # The bounds of the page cover the history, and exclude newer messages.
+            values |= {"history_size": "", "above": above, "below": below}
+            if limit is not None:
+                values["limit"] = limit - len(messages)
         if backwards and not reverse:
-            entries.reverse()
-        return end, entries
-
-    async def _read_page(self, subject: str, values: dict[str, Any]) -> _Page:
-        (
-            epoch,
-            last_offset,
-            entries,
-            has_more,
-            above,
-            below,
-        ) = await self._commands.run_script(
-            "read",
-            stream=self._keys.stream(subject),
-            meta=self._keys.meta(subject),
-            **values,
-        )
-        end = Position(epoch.decode(), last_offset)
-        messages = _messages(subject, end.epoch, entries)
-        return _Page(end, messages, bool(has_more), above, below)
+            messages.reverse()
+        return cast("Position", end), messages
 
     async def delete_history(self, subject: str) -> None:
         await self._commands.execute("DEL", self._keys.stream(subject))
-
-
-@dataclass(frozen=True, slots=True)
-class _Page:
-    """A part of a stream, and the offsets that bound the rest."""
-
-    end: Position
-    entries: list[StreamMessage]
-    has_more: bool
-    above: int
-    below: int
 
 
 def _messages(subject: str, epoch: str, entries: Sequence[Any]) -> list[StreamMessage]:

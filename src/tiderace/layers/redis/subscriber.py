@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection
 from typing import Any
 
 import hiredis
@@ -56,7 +55,8 @@ class Subscriber:
         after_fork(self._forget_parent)
 
     def _start_empty(self) -> None:
-        self._channels = _ChannelSet()
+        # Changed and copied in any thread, in one step under the GIL each.
+        self._channels: set[bytes] = set()
         self._session: _SubscriberSession | None = None
 
     def _forget_parent(self) -> None:
@@ -78,7 +78,7 @@ class Subscriber:
             ConnectionLost: when the event loop that reads does not respond.
             hiredis.ReplyError: when the server refuses.
         """
-        self._channels.add(channels)
+        self._channels.update(channels)
         await self._synchronize(channels)
 
     async def unsubscribe(self, channels: Collection[bytes]) -> None:
@@ -87,7 +87,7 @@ class Subscriber:
         Raises:
             ConnectionLost: when the event loop that reads does not respond.
         """
-        self._channels.discard(channels)
+        self._channels.difference_update(channels)
         await self._synchronize(channels)
 
     async def messages(self) -> AsyncGenerator[Messages | None, None]:
@@ -140,35 +140,11 @@ class Subscriber:
         await waiting
 
 
-class _ChannelSet:
-    """The channels to be subscribed to; may be changed in any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._channels: set[bytes] = set()
-
-    def add(self, channels: Iterable[bytes]) -> None:
-        with self._lock:
-            self._channels.update(channels)
-
-    def discard(self, channels: Iterable[bytes]) -> None:
-        with self._lock:
-            self._channels.difference_update(channels)
-
-    def copy(self) -> set[bytes]:
-        with self._lock:
-            return set(self._channels)
-
-    def intersection(self, channels: Iterable[bytes]) -> set[bytes]:
-        with self._lock:
-            return self._channels.intersection(channels)
-
-
 class _SubscriberSession:
     """The connections of one run of ``Subscriber.messages``, in one event loop."""
 
     def __init__(
-        self, channels: _ChannelSet, slots: SlotMap, *, backoff: Callable[[int], float]
+        self, channels: set[bytes], slots: SlotMap, *, backoff: Callable[[int], float]
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.connections: dict[Address | None, RedisConnection] = {}
@@ -211,7 +187,7 @@ class _SubscriberSession:
             metrics.BROKERS_AWAY.add(-1)
         self.is_connected = False
         for connection in self.connections.values():
-            connection.notify = _do_nothing
+            connection.notify = lambda: None
             connection.close()
 
     async def synchronize(self, channels: Collection[bytes]) -> None:
@@ -379,7 +355,3 @@ def _is_confirmed(confirmed: asyncio.Future[None]) -> bool:
     return (
         confirmed.done() and not confirmed.cancelled() and confirmed.exception() is None
     )
-
-
-def _do_nothing() -> None:
-    pass
