@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextvars import ContextVar
 from typing import Any, TypeAlias
-from urllib.parse import unquote_plus
+from urllib.parse import quote, unquote_plus
 
 from django.conf import settings
 
@@ -246,6 +246,13 @@ def path_below_prefix(scope: Scope) -> str | None:
     return path.removeprefix(root_path) if path.startswith(root_path) else None
 
 
+def printable(text: str) -> str:
+    """Return a client's text, percent-encoded if it could forge a line of a log."""
+    if text.isprintable():
+        return text
+    return quote(text, safe="/?%=&:+,;@!$'()*~", errors="replace")
+
+
 def client_address(scope: Scope) -> str:
     """Return ``host:port`` of the peer as the server saw it, or ``"unknown"``.
 
@@ -254,9 +261,8 @@ def client_address(scope: Scope) -> str:
     client = scope.get("client")
     if not client:
         return "unknown"
-    address = f"{client[0]}:{client[1]}"
     # A server that trusts every proxy takes the host from a client's header.
-    return address if address.isprintable() else repr(address)
+    return printable(f"{client[0]}:{client[1]}")
 
 
 # The scope of the connection that is being served, in its tasks and in the threads that
@@ -293,7 +299,7 @@ def log_fields(scope: Scope, reason: str = "", **more: Any) -> dict[str, Any]:
     """
     return {
         "connection_id": connection_id(scope),
-        "path": scope.get("path"),
+        "path": printable(str(scope.get("path", ""))),
         "client": client_address(scope),
         "user_id": known_user_id(scope),
         "reason": reason,

@@ -186,6 +186,19 @@ async def test_records_of_two_connections_have_their_own_fields():
     await communicator.disconnect()
 
 
+def test_a_path_in_the_fields_of_a_record_forges_no_line():
+    record = logging.makeLogRecord({})
+    scope = {"path": "/a\nERROR forged\x1b[2J", "client": ["a\nb", 1]}
+    token = serving.set(scope)
+    try:
+        ConnectionFields().filter(record)
+    finally:
+        serving.reset(token)
+
+    assert record.path == "/a%0AERROR%20forged%1B%5B2J"
+    assert record.client == "a%0Ab:1"
+
+
 def test_a_field_that_a_record_already_has_is_kept():
     record = logging.makeLogRecord({"path": "/mine/"})
 

@@ -18,6 +18,7 @@ from tiderace.asgi import (
     Receive,
     Send,
     connection_id,
+    printable,
     serving,
     websocket_close,
 )
@@ -225,7 +226,7 @@ class Connection:
         return ConnectionInfo(
             connection_id(consumer.scope),
             str(consumer.scope.get("type", "")),
-            str(consumer.scope.get("path", ""))[:200],
+            printable(str(consumer.scope.get("path", "")))[:200],
             type(consumer).__qualname__,
             len(self._mailbox.groups) if counted else None,
         )

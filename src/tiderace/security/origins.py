@@ -13,7 +13,7 @@ from django.conf import settings
 from django.http.request import validate_host
 
 from tiderace import conf
-from tiderace.asgi import Scope, describe, log_fields
+from tiderace.asgi import Scope, describe, log_fields, printable
 
 __all__ = [
     "WITHOUT_HOST",
@@ -111,13 +111,14 @@ class OriginProblem:
 
 def log_refusal(logger: logging.Logger, scope: Scope, problem: OriginProblem) -> None:
     """Log that a request or WebSocket is refused."""
+    origin = header(scope, b"origin")
     logger.warning(
         "refused %s on host %s: %s; %s",
         describe(scope),
         shown(header(scope, b"host") or ""),
         problem.reason,
         problem.advice,
-        extra=log_fields(scope, "origin_refused", origin=header(scope, b"origin")),
+        extra=log_fields(scope, "origin_refused", origin=origin and printable(origin)),
     )
 
 

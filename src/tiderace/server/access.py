@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import quote
 
-from tiderace.asgi import client_address, redacted_query
+from tiderace.asgi import client_address, printable, redacted_query
 
 if TYPE_CHECKING:
     from tiderace.asgi import ASGIApp, Event, Receive, Scope, Send
@@ -55,7 +54,7 @@ class AccessLog:
         finally:
             details = {
                 "method": scope["method"],
-                "path": _loggable(scope["path"] + redacted_query(scope)),
+                "path": printable(scope["path"] + redacted_query(scope)),
                 "status": status,
                 "time_taken": time.monotonic() - start,
                 "client": client_address(scope),
@@ -63,7 +62,7 @@ class AccessLog:
             self._log("http", "complete", details)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        details = {"path": _loggable(scope["path"]), "client": client_address(scope)}
+        details = {"path": printable(scope["path"]), "client": client_address(scope)}
         accepted = rejected = False
 
         async def reporting_send(event: Event) -> None:
@@ -84,7 +83,3 @@ class AccessLog:
                 self._log("websocket", "disconnected", details)
             elif not rejected:
                 self._log("websocket", "rejected", details)
-
-
-def _loggable(path: str) -> str:
-    return path if path.isprintable() else quote(path, safe="/?%=&:+,;@!$'()*~")

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from tiderace import conf, metrics
-from tiderace.asgi import describe
+from tiderace.asgi import describe, printable
 from tiderace.delivery.outbox import TooSlow
 from tiderace.history import Publication
 from tiderace.protocol import codes
@@ -162,7 +162,7 @@ class TopicClient:
 
     def describe(self) -> ConnectionInfo:
         """Return this client's entry in the list of connections."""
-        path = str(self.context.scope.get("path", ""))[:200]
+        path = printable(str(self.context.scope.get("path", "")))[:200]
         return ConnectionInfo(self.context.client_id, "topics", path)
 
     async def _close(self, close: Close) -> None:

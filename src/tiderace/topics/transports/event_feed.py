@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Raw
 
 from tiderace import conf, metrics
-from tiderace.asgi import connection_id, describe
+from tiderace.asgi import connection_id, describe, printable
 from tiderace.exceptions import LayerUnavailable, TokenExpired, TokenInvalid
 from tiderace.history import Position, Publication
 from tiderace.protocol.messages import SubscribeRequest
@@ -191,7 +191,7 @@ class EventStream:
     def describe(self) -> ConnectionInfo:
         """Return what monitoring lists of this stream."""
         scope = self._exchange.scope
-        path = str(scope.get("path", ""))[:200]
+        path = printable(str(scope.get("path", "")))[:200]
         return ConnectionInfo(connection_id(scope), "feed", path)
 
     async def _subscribe(self, since: Position | None) -> None:
