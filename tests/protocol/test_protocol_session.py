@@ -19,6 +19,7 @@ from tiderace.protocol.codes import Close
 from tiderace.protocol.messages import (
     ClientInfo,
     Command,
+    ConnectRequest,
     Empty,
     HistoryResult,
     InfoPush,
@@ -142,6 +143,19 @@ def test_a_malformed_message_without_an_id_costs_no_connection():
 def test_deep_data_without_an_end_is_a_malformed_frame(text):
     with pytest.raises(MalformedFrame):
         JSON.decode(text.encode())
+
+
+def test_a_malformed_connect_costs_no_connection():
+    made = session()
+    [malformed, subscribe] = JSON.decode(
+        b'{"id":1,"connect":{"token":5}}\n{"id":2,"subscribe":{"channel":"a"}}'
+    )
+
+    for command, failure in ((malformed, 107), (subscribe, 103)):
+        with pytest.raises(Refused) as refused:
+            made.check(command)
+        assert refused.value.failure.code == failure
+    assert made.check(Command(id=3, connect=ConnectRequest()))[0] == "connect"
 
 
 def test_malformed_commands_count_for_the_rate():

@@ -317,6 +317,18 @@ async def test_a_missing_first_message_closes_the_socket(caplog):
     assert "did not come in time" in caplog.text
 
 
+async def test_a_first_message_that_came_while_the_loop_was_blocked_is_in_time():
+    client = Client(Tickets(Site(), first_message=True, timeout=0.05))
+    await client.connect()
+    time.sleep(0.4)  # noqa: ASYNC251
+    # The timers that are due run, and then the sockets are read.
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await client.leave()
+
+    assert client.kinds == ["websocket.accept"]
+
+
 async def test_a_client_that_disconnects_before_the_first_message_starts_no_consumer():
     site = Site()
     early = Client(Tickets(site, first_message=True))

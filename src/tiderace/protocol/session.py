@@ -253,6 +253,8 @@ class Session:
             self._count_refusal()
             raise Refused(codes.TOO_MANY_REQUESTS)
         if isinstance(command, MalformedCommand):
+            if not self.connected:
+                self.refuse_connect(temporary=False)
             raise Refused(codes.BAD_REQUEST, command.why)
         if unconnected and self._unconnected is not None:
             raise Refused(self._unconnected)

@@ -9,7 +9,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Contained", "TaskGroup", "WorkerPool", "as_error"]
+__all__ = [
+    "LATE",
+    "READING",
+    "Contained",
+    "TaskGroup",
+    "WorkerPool",
+    "as_error",
+    "wait_in_time",
+]
 
 T = TypeVar("T")
 
@@ -74,6 +82,35 @@ class Contained(Coroutine[Any, Any, T]):
 
     def __await__(self) -> Generator[Any, Any, T]:
         return self._work.__await__()
+
+
+# A loop that was blocked runs its late timers before it reads its sockets. So the end of a
+# time that a client has is waited for by itself, and again where its timer is late.
+READING = 1.0  # seconds of that end
+LATE = 0.25  # seconds by which its timer may be late
+
+
+async def wait_in_time(work: Awaitable[T], timeout: float) -> T:
+    """Return what ``work`` returns, such as a message of the client.
+
+    Raises:
+        TimeoutError: when it takes longer than ``timeout`` seconds, and the loop was not
+            blocked at their end.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+    last = min(timeout, READING)
+    try:
+        await asyncio.wait([task], timeout=timeout - last)
+        late = True
+        while late and not task.done():
+            latest = loop.time() + last + LATE
+            await asyncio.wait([task], timeout=last)
+            late = loop.time() > latest
+        if not task.done():
+            raise TimeoutError
+        return task.result()
+    finally:
+        task.cancel()
 
 
 class TaskGroup:

@@ -30,6 +30,7 @@ from tiderace.asgi import (
     websocket_close,
 )
 from tiderace.exceptions import TokenInvalid
+from tiderace.runtime.tasks import wait_in_time
 from tiderace.security.credentials import ConnectionToken, read_connection_token
 from tiderace.security.keys import MAX_TOKEN_LENGTH
 from tiderace.security.tickets import PREFIX as TICKET_PREFIX
@@ -209,8 +210,7 @@ class TicketAuthMiddleware:
         offered = scope.get("subprotocols") or ()
         await send(websocket_accept(PROTOCOL if PROTOCOL in offered else None))
         try:
-            async with asyncio.timeout(self.timeout):
-                event = await receive()
+            event = await wait_in_time(receive(), self.timeout)
             if event["type"] == "websocket.disconnect":
                 return None
             text = _credential_in(event, self.message_keys)

@@ -6,15 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from tiderace.runtime.tasks import LATE, READING
+
 __all__ = ["Timers"]
 
 # Seconds after a token's expiry in which the client may still send a new one.
 _GRACE = 25.0
-
-# The end of a deadline, in which the loop reads what has come, and how late the timer of
-# this part may be.
-_READING = 1.0
-_LATE = 0.25
 
 
 class Timers:
@@ -36,10 +33,9 @@ class Timers:
     ) -> None:
         """Call ``callback`` after ``delay`` seconds, when what has come by then is read.
 
-        A loop that was blocked runs its late timers before it reads its sockets; so the
-        last second has a timer of its own, which starts again if it is late.
+        The last second has a timer of its own, which starts again if it is late.
         """
-        last = min(delay, _READING)
+        last = min(delay, READING)
         self.start_timer(
             name, delay - last, lambda: self._start_last_part(name, last, callback)
         )
@@ -47,7 +43,7 @@ class Timers:
     def _start_last_part(
         self, name: str, delay: float, callback: Callable[[], None]
     ) -> None:
-        latest = self._loop.time() + delay + _LATE
+        latest = self._loop.time() + delay + LATE
 
         def end() -> None:
             if self._loop.time() > latest:
