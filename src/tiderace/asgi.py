@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote, unquote_plus
 
 from django.conf import settings
+from django.utils.functional import LazyObject
 
 from tiderace import conf
 
@@ -36,6 +37,7 @@ __all__ = [
     "refuse",
     "serving",
     "take_query_parameter",
+    "unwrap_lazy",
     "websocket_accept",
     "websocket_close",
     "websocket_send",
@@ -278,11 +280,15 @@ def connection_id(scope: Scope) -> str:
     return name
 
 
+def unwrap_lazy(value: Any) -> Any:
+    """Return what Django's lazy object has loaded, ``empty`` before; else ``value``."""
+    return vars(value)["_wrapped"] if issubclass(type(value), LazyObject) else value
+
+
 def known_user_id(scope: Scope) -> Any:
     """Return the primary key of the connection's user, None if that takes a query."""
-    user = scope.get("user")
     # A lazy user that was not loaded stays so: no query for a line in a log.
-    user = getattr(user, "__dict__", {}).get("_wrapped", user)
+    user = unwrap_lazy(scope.get("user"))
     try:
         return getattr(user, "pk", None)
     except Exception:  # the log line must not fail for it

@@ -11,10 +11,10 @@ from functools import partial
 from typing import Any, cast
 
 import msgspec
-from django.utils.functional import LazyObject, empty
+from django.utils.functional import empty
 
 from tiderace import conf
-from tiderace.asgi import known_user_id, websocket_close
+from tiderace.asgi import known_user_id, unwrap_lazy, websocket_close
 from tiderace.connection import Connection
 from tiderace.db import database_sync_to_async
 from tiderace.monitoring.recent_logs import Record, recent_records
@@ -113,7 +113,7 @@ async def disconnect_user(user: str, reason: str) -> int:
     cancelled.
     """
     everything = _described()
-    unloaded = [each.user for _, each in everything if _is_unloaded(each.user)]
+    unloaded = [each.user for _, each in everything if unwrap_lazy(each.user) is empty]
     if unloaded:
         # One of them may be the user.
         await database_sync_to_async(_load)(unloaded)
@@ -205,17 +205,16 @@ def _user_id(connection: DescribedConnection) -> str:
 
 
 def _username(user: Any) -> str:
-    if user is None or _is_unloaded(user) or known_user_id({"user": user}) is None:
+    if (
+        user is None
+        or unwrap_lazy(user) is empty
+        or known_user_id({"user": user}) is None
+    ):
         return ""
     try:
         return str(user.get_username())[:150]
     except Exception:  # an application's own kind of user
         return ""
-
-
-def _is_unloaded(user: Any) -> bool:
-    """Return whether a lazy user has not been loaded yet."""
-    return issubclass(type(user), LazyObject) and user._wrapped is empty  # noqa: SLF001
 
 
 def _load(users: list[Any]) -> None:

@@ -9,10 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from django.contrib.auth import SESSION_KEY
-from django.utils.functional import LazyObject
 
 from tiderace import conf
-from tiderace.asgi import Event, Scope, websocket_close
+from tiderace.asgi import Event, Scope, unwrap_lazy, websocket_close
 from tiderace.db import database_sync_to_async
 from tiderace.revocation.account_state import Reason
 from tiderace.revocation.watcher import RevocationWatcher
@@ -104,9 +103,7 @@ def session_key_of(scope: Scope) -> str:
     """
     # First, since it may load a lazy user, and the session with it.
     user_id = getattr(scope.get("user"), "pk", None)
-    session: Any = scope.get("session")
-    if issubclass(type(session), LazyObject):
-        session = session._wrapped  # noqa: SLF001 (how a lazy object is looked into)
+    session = unwrap_lazy(scope.get("session"))
     # Filled when the user was looked up; else the user is not from the session.
     data = getattr(session, "_session_cache", None)
     if not data or user_id is None or data.get(SESSION_KEY) != str(user_id):

@@ -17,9 +17,9 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from django.contrib.auth import get_user_model
-from django.utils.functional import LazyObject
 
 from tiderace import cluster
+from tiderace.asgi import unwrap_lazy
 from tiderace.cluster import Cluster
 from tiderace.db import database_sync_to_async
 from tiderace.revocation.account_state import (
@@ -138,7 +138,7 @@ class RevocationWatcher:
             The registration, to be cancelled; None for a user that is not in the
             database (anonymous, or another kind of object).
         """
-        user = _unwrapped(user)
+        user = unwrap_lazy(user)
         if not isinstance(user, get_user_model()) or user.pk is None:
             return None
         registration = Registration(
@@ -354,10 +354,3 @@ def _session_ended(
         return Reason.LOGGED_OUT
     ending = found.sessions[key]
     return Reason.SESSION_EXPIRED if ending is not None and ending <= now else None
-
-
-def _unwrapped(user: Any) -> Any:
-    """Return the user object behind a lazy one; this object is refreshed."""
-    if issubclass(type(user), LazyObject):
-        return user._wrapped  # noqa: SLF001 (how a lazy object is looked into)
-    return user
