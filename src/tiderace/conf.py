@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -23,6 +23,27 @@ __all__ = [
 
 
 _API_KEY_LENGTH = 16
+
+# The ranges of numbers: what they must be, a test, and the settings.
+_RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+    ("1 or more", lambda value: value >= 1, ("sync_threads", "concurrent_handlers")),
+    (
+        "0 or more",
+        lambda value: value >= 0,
+        ("presence_pushes", "drain_seconds", "drain_grace"),
+    ),
+    (
+        "more than 0",
+        lambda value: value > 0,
+        (
+            "presence_ttl",
+            "presence_refresh",
+            "presence_lease",
+            "revalidate_interval",
+            "disconnect_timeout",
+        ),
+    ),
+)
 
 
 class UnknownSetting(ValueError):
@@ -229,13 +250,19 @@ def validate(values: Mapping[str, Any]) -> Settings:
         settings = msgspec.convert(dict(values), Settings)
     except msgspec.ValidationError as error:
         raise UnknownSetting(f"TIDERACE: {error}") from None
-    for key in ("sync_threads", "concurrent_handlers"):
-        number = getattr(settings, key)
-        if number is not None and number < 1:
-            raise UnknownSetting(
-                f"TIDERACE[{key.upper()!r}] is {number}; use 1 or more"
-            )
-    _require_presence(settings)
+    for wanted, is_in_range, keys in _RANGES:
+        for key in keys:
+            value = getattr(settings, key)
+            if value is not None and not is_in_range(value):
+                raise UnknownSetting(
+                    f"TIDERACE[{key.upper()!r}] is {value}; use {wanted}"
+                )
+    if settings.presence_ttl < 2 * settings.presence_refresh:
+        raise UnknownSetting(
+            f"TIDERACE['PRESENCE_TTL'] is {settings.presence_ttl}, less than twice "
+            f"PRESENCE_REFRESH ({settings.presence_refresh}), so that one renewal that "
+            "fails would remove members; raise the first or lower the second"
+        )
     _require_proxies(settings.trusted_proxies)
     if any(len(key) < _API_KEY_LENGTH for key in settings.topics.api_keys):
         raise UnknownSetting(
@@ -243,38 +270,7 @@ def validate(values: Mapping[str, Any]) -> Settings:
             f"{_API_KEY_LENGTH} characters, which can be guessed; make one with "
             'python -c "import secrets; print(secrets.token_urlsafe(32))"'
         )
-    for key in ("revalidate_interval", "disconnect_timeout"):
-        seconds = getattr(settings, key)
-        if seconds <= 0:
-            raise UnknownSetting(
-                f"TIDERACE[{key.upper()!r}] is {seconds}; use more than 0"
-            )
-    for key in ("drain_seconds", "drain_grace"):
-        seconds = getattr(settings, key)
-        if seconds is not None and seconds < 0:
-            raise UnknownSetting(
-                f"TIDERACE[{key.upper()!r}] is {seconds}; use 0 or more"
-            )
     return settings
-
-
-def _require_presence(settings: Settings) -> None:
-    for key in ("presence_ttl", "presence_refresh", "presence_lease"):
-        seconds = getattr(settings, key)
-        if seconds <= 0:
-            raise UnknownSetting(
-                f"TIDERACE[{key.upper()!r}] is {seconds}; use more than 0"
-            )
-    if settings.presence_pushes < 0:
-        raise UnknownSetting(
-            f"TIDERACE['PRESENCE_PUSHES'] is {settings.presence_pushes}; use 0 or more"
-        )
-    if settings.presence_ttl < 2 * settings.presence_refresh:
-        raise UnknownSetting(
-            f"TIDERACE['PRESENCE_TTL'] is {settings.presence_ttl}, less than twice "
-            f"PRESENCE_REFRESH ({settings.presence_refresh}), so that one renewal that "
-            "fails would remove members; raise the first or lower the second"
-        )
 
 
 def _require_proxies(proxies: int | tuple[str, ...]) -> None:

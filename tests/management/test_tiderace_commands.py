@@ -444,7 +444,7 @@ def test_once_with_a_broker_that_is_away_is_an_error(prefix):
     [
         ({"default": MEMORY}, "is in memory"),
         ({"default": {"BACKEND": "tiderace.layers.BaseChannelLayer"}}, "another proj"),
-        ({}, "no layer 'default'"),
+        ({}, "do not have any CHANNEL_LAYERS"),
     ],
 )
 def test_a_layer_without_statistics_of_others_is_an_error(layers, problem):

@@ -6,10 +6,10 @@ import logging
 from typing import Any
 
 from django.apps import apps
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandParser
 
 from tiderace import DEFAULT_CHANNEL_LAYER, cluster
-from tiderace.layers import get_channel_layer
+from tiderace.management.layer_command import LayerCommand
 
 # Registers the handlers of the admin page's messages.
 from tiderace.monitoring import cluster_connections  # noqa: F401
@@ -31,7 +31,7 @@ class ClusterWorker(Worker):
         await super().arun()
 
 
-class Command(BaseCommand):
+class Command(LayerCommand):
     """Runs a ``Worker`` until SIGINT or SIGTERM."""
 
     help = (
@@ -41,28 +41,17 @@ class Command(BaseCommand):
     )
 
     leave_locale_alone = True
+    requires_system_checks = "__all__"
     worker_class: type[Worker] = ClusterWorker
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the channels' names and the layer's alias."""
         super().add_arguments(parser)
-        parser.add_argument(
-            "--layer",
-            default=DEFAULT_CHANNEL_LAYER,
-            help="Channel layer alias to use, if not the default.",
-        )
         parser.add_argument("channels", nargs="+", help="Channels to listen on.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the worker."""
-        alias = options.get("layer", DEFAULT_CHANNEL_LAYER)
-        channel_layer = get_channel_layer(alias)
-        if channel_layer is None:
-            raise CommandError(
-                "You do not have any CHANNEL_LAYERS configured."
-                if alias == DEFAULT_CHANNEL_LAYER
-                else f"CHANNEL_LAYERS has no layer {alias!r}."
-            )
+        channel_layer = self.find_layer(options.get("layer", DEFAULT_CHANNEL_LAYER))
         logger.info("Running worker for channels %s", options["channels"])
         self.worker_class(
             application=get_default_application(),

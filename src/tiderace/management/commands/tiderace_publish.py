@@ -6,27 +6,26 @@ import json
 import sys
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
-from tiderace import DEFAULT_CHANNEL_LAYER
 from tiderace.exceptions import LayerUnavailable
-from tiderace.layers import get_channel_layer
+from tiderace.management.layer_command import LayerCommand
 from tiderace.topics.api import publish
 from tiderace.topics.topic import UnknownTopic
 
 __all__ = ["Command"]
 
 
-class Command(BaseCommand):
+class Command(LayerCommand):
     """Publishes JSON to a topic, or sends it as a message to a group."""
 
     help = (
         "Publishes JSON to a topic, as publish() does; with --group it is sent to a "
         'group instead, as group_send() does, and has to be an object with a "type".'
     )
-    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
         parser.add_argument("name", help="The topic, or with --group the group.")
         parser.add_argument(
             "json", help='The data, as JSON; "-" to read it from stdin.'
@@ -39,11 +38,6 @@ class Command(BaseCommand):
             default="",
             help="Publish nothing when something was published under this key in the "
             "last five minutes.",
-        )
-        parser.add_argument(
-            "--layer",
-            default=DEFAULT_CHANNEL_LAYER,
-            help="The layer of the group (a topic declares its own).",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -77,8 +71,6 @@ class Command(BaseCommand):
                 'a message for a group is an object with a "type", which names the '
                 'handler: \'{"type": "chat.message", "text": "hello"}\''
             )
-        layer = get_channel_layer(alias)
-        if layer is None:
-            raise CommandError(f"CHANNEL_LAYERS has no layer {alias!r}.")
+        layer = self.find_layer(alias)
         layer.sync.group_send(group, message)
         self.stdout.write(f"sent to group {group}")

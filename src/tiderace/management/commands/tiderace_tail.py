@@ -10,27 +10,27 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
-from tiderace import DEFAULT_CHANNEL_LAYER
 from tiderace.exceptions import LayerUnavailable
-from tiderace.layers import InMemoryChannelLayer, get_channel_layer
+from tiderace.layers import InMemoryChannelLayer
 from tiderace.layers.manager import layer_attribute
+from tiderace.management.layer_command import LayerCommand
 from tiderace.topics.names import topic_group
 
 __all__ = ["Command"]
 
 
-class Command(BaseCommand):
+class Command(LayerCommand):
     """Joins a group and prints its messages, one line each, until Ctrl-C."""
 
     help = (
         "Prints every message that a group gets, until Ctrl-C; with --topic every "
         "publication of a topic. Bytes are shown in base64."
     )
-    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
         parser.add_argument("group", help="The group, or with --topic the topic.")
         parser.add_argument(
             "--topic", action="store_true", help="The name is that of a topic."
@@ -41,11 +41,6 @@ class Command(BaseCommand):
         parser.add_argument(
             "--json", action="store_true", help="Write the messages alone, as JSON."
         )
-        parser.add_argument(
-            "--layer",
-            default=DEFAULT_CHANNEL_LAYER,
-            help="Channel layer alias to use, if not the default.",
-        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print messages until Ctrl-C, or ``--count`` of them.
@@ -53,9 +48,7 @@ class Command(BaseCommand):
         Raises:
             CommandError: for an unknown layer or illegal name, and when the broker is away.
         """
-        layer = get_channel_layer(options["layer"])
-        if layer is None:
-            raise CommandError(f"CHANNEL_LAYERS has no layer {options['layer']!r}.")
+        layer = self.find_layer(options["layer"])
         if isinstance(layer, InMemoryChannelLayer):
             self.stderr.write(
                 self.style.WARNING(

@@ -7,13 +7,13 @@ import sys
 import time
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
-from tiderace import DEFAULT_CHANNEL_LAYER
 from tiderace.exceptions import LayerUnavailable
-from tiderace.layers import InMemoryChannelLayer, get_channel_layer
+from tiderace.layers import InMemoryChannelLayer
 from tiderace.layers.manager import layer_attribute
 from tiderace.layers.stats import LayerStats
+from tiderace.management.layer_command import LayerCommand
 from tiderace.monitoring.top import table
 
 __all__ = ["Command"]
@@ -22,16 +22,16 @@ __all__ = ["Command"]
 _HOME, _REST_OF_LINE, _REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
-class Command(BaseCommand):
+class Command(LayerCommand):
     """Shows connections, groups, rates, drops and lag of every process that listens."""
 
     help = (
         "Shows connections, groups, messages per second, drops, slow clients and lag of "
         "every process that listens over the layer's broker, until Ctrl-C."
     )
-    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
         parser.add_argument("--once", action="store_true", help="Show it once and end.")
         parser.add_argument(
             "--json",
@@ -52,11 +52,6 @@ class Command(BaseCommand):
             metavar="N",
             help="How many of the largest groups to show (default: 10).",
         )
-        parser.add_argument(
-            "--layer",
-            default=DEFAULT_CHANNEL_LAYER,
-            help="Channel layer alias to use, if not the default.",
-        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Show the table once or until Ctrl-C.
@@ -76,9 +71,7 @@ class Command(BaseCommand):
             pass
 
     def _layer(self, alias: str) -> Any:
-        layer = get_channel_layer(alias)
-        if layer is None:
-            raise CommandError(f"CHANNEL_LAYERS has no layer {alias!r}.")
+        layer = self.find_layer(alias)
         if isinstance(layer, InMemoryChannelLayer):
             raise CommandError(
                 f"the layer {alias!r} is in memory, so nothing is known here of other "
