@@ -56,6 +56,8 @@ _DENIAL_EXTENSION = "websocket.http.response"
 _CREDENTIALS = frozenset({"access_token", "cf_connect", "jwt", "ticket", "token"})
 # Seconds in which a client has to read something of the rest of a response.
 _READ_TIMEOUT = 20.0
+# Characters of a client's path that a log line shows.
+_SHOWN_PATH = 200
 # Turns of the loop left to the server after a refusal (one is enough for uvicorn).
 _TURNS_TO_CLOSE = 5
 
@@ -321,4 +323,6 @@ def describe(scope: Scope) -> str:
     if scope.get("type") == "channel":
         return f"channel {scope.get('channel')!r}"
     # Quoted, since a client may put a line break into the path.
-    return f"{scope.get('type')} {scope.get('path', '')!r} from {client_address(scope)}"
+    path = str(scope.get("path", ""))
+    path = path if len(path) <= _SHOWN_PATH else f"{path[:_SHOWN_PATH]}…"
+    return f"{scope.get('type')} {path!r} from {client_address(scope)}"

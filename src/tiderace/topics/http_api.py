@@ -314,10 +314,6 @@ class _Channels(msgspec.Struct):
     pattern: str = ""
 
 
-class _NoParameters(msgspec.Struct):
-    pass
-
-
 class _Rpc(msgspec.Struct):
     method: str
     params: Any = None
@@ -366,7 +362,7 @@ async def _channels(hooks: TopicHooks, request: _Channels) -> Any:
     return {"channels": {name: {"num_clients": n} for name, n in counts.items()}}
 
 
-async def _nodes(hooks: TopicHooks, request: _NoParameters) -> Any:
+async def _nodes(hooks: TopicHooks, request: dict[str, Any]) -> Any:
     return {"nodes": await survey()}
 
 
@@ -386,7 +382,7 @@ _METHODS: dict[str, tuple[Any, Callable[[TopicHooks, Any], Awaitable[Any]]]] = {
     "history": (_History, _history),
     "history_remove": (_OfTopic, _history_remove),
     "channels": (_Channels, _channels),
-    "info": (_NoParameters, _nodes),
+    "info": (dict, _nodes),
     "rpc": (_Rpc, _rpc),
 }
 
