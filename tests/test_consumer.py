@@ -1080,6 +1080,24 @@ async def test_a_message_without_a_usable_type_is_dropped(layer, message):
     assert client.texts == ["pong"]
 
 
+@pytest.mark.parametrize("name", ["spawn", "on_error", "accepts_broadcasts"])
+async def test_a_handler_may_have_a_name_that_channels_does_not_have(layer, name):
+    async def handler(self, event):
+        await self.say(f"called {name}")
+
+    client = await Client(type("Named", (Member,), {name: handler}).as_asgi()).open()
+    other = await Client(Member.as_asgi()).open()
+    await layer.group_send("room", {"type": name})
+    await layer.group_send("room", {"type": "ping"})
+    await other.until("websocket.send")
+    await client.until("websocket.send", 2)
+    await client.leave()
+    await other.leave()
+
+    assert client.texts == [f"called {name}", "pong"]
+    assert other.texts == ["pong"]
+
+
 async def test_access_to_handlers_is_decided_per_class(layer):
     """What is known of a class is not known of its subclasses."""
 
@@ -1571,7 +1589,8 @@ async def test_at_most_so_many_concurrent_handlers_run_for_one_connection(layer)
             nonlocal running, most, done
             running += 1
             most = max(most, running)
-            await asyncio.sleep(0)
+            for _ in range(5):
+                await asyncio.sleep(0)
             running -= 1
             done += 1
 

@@ -54,6 +54,10 @@ T = TypeVar("T")
 Handler = Callable[[Any], Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
+# Attributes that Channels' consumers do not have: an application's handler of such a
+# name is called.
+_ADDED = frozenset({"accepts_broadcasts", "on_error", "spawn"})
+
 # Handlers of the server's events, which messages of a layer must not call.
 _ASGI_HANDLERS = frozenset(
     {
@@ -133,7 +137,7 @@ class AsyncConsumer:
 
     A message ``{"type": "chat.message"}`` is handled by the method ``chat_message``.
     Events of the server may call any method. Messages of the layer may call only
-    methods that the application defines: neither those of the base classes (``send``,
+    methods that the application defines: neither those of Channels' classes (``send``,
     ``close``, ``dispatch``, ...) nor handlers of the server's events. A message of the
     layer without a handler is logged and dropped.
 
@@ -331,16 +335,19 @@ class AsyncConsumer:
     def _layer_access(cls, name: str) -> Access:
         """Return how a message of the layer may call the method ``name``.
 
-        A name of one of Tiderace's own classes is refused, also where the application
-        overrides the method.
+        A name of Channels' own classes is refused, also where the application overrides
+        the method.
         """
         access = cls._access.get(name)
         if access is None:
-            if name in _ASGI_HANDLERS or any(
-                name in vars(base) or name in vars(base).get("__annotations__", ())
+            owners = [
+                base.__module__ in _OUR_MODULES
                 for base in cls.__mro__
-                if base.__module__ in _OUR_MODULES
-            ):
+                if name in vars(base) or name in vars(base).get("__annotations__", ())
+            ]
+            if name in _ADDED:
+                del owners[1:]
+            if name in _ASGI_HANDLERS or any(owners):
                 access = Access.REFUSED
             elif getattr(getattr(cls, name, None), "_tiderace_concurrent", False):
                 access = Access.CONCURRENT

@@ -12,6 +12,7 @@ from tiderace.connection.eager import EagerPath, SuspendedHandler, sampled_time
 from tiderace.connection.handlers import HandlerCaller
 from tiderace.connection.inbox import DeferredError
 from tiderace.delivery.mailbox import Mailbox, Source
+from tiderace.delivery.turns import loop_turns
 
 __all__ = ["Dispatcher"]
 
@@ -28,7 +29,7 @@ class Dispatcher:
             done, and every event is a message; None for other connections.
     """
 
-    __slots__ = ("_caller", "_dispatch", "_eager", "_idle", "_mailbox")
+    __slots__ = ("_caller", "_dispatch", "_eager", "_idle", "_mailbox", "_turns")
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class Dispatcher:
         self._dispatch = dispatch
         self._eager = eager
         self._idle = idle
+        self._turns = loop_turns()
 
     async def run(
         self,
@@ -79,8 +81,10 @@ class Dispatcher:
         eager, idle = self._eager, self._idle
         if idle is not None:
             idle.set()
-        eager.idle = True
-        eager.open_to_broadcasts()
+        if self._turns.ready and self._mailbox.has_next():
+            # For tasks that the last handler has started or woken.
+            await asyncio.sleep(0)
+        eager.wait()
         try:
             return await self._mailbox.next()
         except asyncio.CancelledError as cancelled:
@@ -92,7 +96,6 @@ class Dispatcher:
             suspended.interruption = cancelled
             return Source.EVENT, suspended
         finally:
-            eager.idle = False
-            self._mailbox.writer = None
+            eager.stop_waiting()
             if idle is not None:
                 idle.clear()

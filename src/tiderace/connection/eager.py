@@ -36,6 +36,7 @@ from tiderace.connection.handlers import ConsumerProtocol, HandlerCaller, Handle
 from tiderace.connection.inbox import DeferredError
 from tiderace.delivery.mailbox import Mailbox
 from tiderace.delivery.outbox import Outbox, PreparedMessage, TooSlow
+from tiderace.delivery.turns import loop_turns
 from tiderace.exceptions import StopConsumer
 from tiderace.runtime import threads
 
@@ -137,22 +138,23 @@ class EagerPath:
         caller: handles a message that ``handlers.find`` has no handler for.
         context: the context of the connection's task.
 
-    Attributes:
-        idle: whether the connection's task waits for the mailbox; set by that task.
     """
 
     __slots__ = (
         "_caller",
         "_consumer",
         "_context",
+        "_eager_from",
         "_find_handler",
+        "_idle",
         "_loop",
         "_mailbox",
         "_outbox",
+        "_ready",
         "_task",
         "_thread",
         "_thread_id",
-        "idle",
+        "_turns",
     )
 
     def __init__(
@@ -176,13 +178,19 @@ class EagerPath:
         self._thread_id = get_ident()
         # None below a sync caller, as in TestCase: its own thread runs the sync code.
         self._thread = threads.current()
-        self.idle = False
+        self._turns = loop_turns()
+        self._ready = self._turns.ready
+        # Whether the connection's task waits for the mailbox.
+        self._idle = False
+        # The turn of the loop after which the tasks that a handler has woken have run.
+        self._eager_from = 0
 
     def run_eagerly(self, message: Event | PreparedMessage) -> bool:
         """Handle ``message`` now; return False if it has to wait in the mailbox."""
         global _running
         if (
-            not self.idle
+            not self._idle
+            or self._turns.number < self._eager_from
             or _running
             or get_ident() != self._thread_id
             # As asyncio.get_running_loop(), without its call of getpid().
@@ -198,7 +206,7 @@ class EagerPath:
                     self.open_to_broadcasts()
                     return True
             except TooSlow as error:
-                self.idle = False
+                self._idle = False
                 self._mailbox.writer = None
                 self._mailbox.put_first(DeferredError(error, TooSlow))
                 return True
@@ -210,17 +218,20 @@ class EagerPath:
             # A copy of the outermost dict alone: handlers written for Channels pop the
             # type or add keys, and other consumers get the same message.
             work = handler(dict(message))
-        self.idle = False
+        self._idle = False
         self._mailbox.writer = None
         _running = True
         began = sampled_time()
+        ready = len(self._ready)
         outer = _swap_current_task(self._loop, self._task)
         try:
             waits_for = self._context.run(work.send, None)
         except StopIteration:
             if began:
                 metrics.HANDLER_DURATION.observe(perf_counter() - began)
-            self.idle = True
+            self._idle = True
+            if len(self._ready) != ready:
+                self._eager_from = self._turns.next()
             self.open_to_broadcasts()
             if self._thread is not None and self._thread.used:
                 self._thread.release()
@@ -232,6 +243,18 @@ class EagerPath:
             _swap_current_task(self._loop, outer)
             _running = False
         return True
+
+    def wait(self) -> None:
+        """Handle messages eagerly from now on: the connection's task waits for them."""
+        self._idle = True
+        if self._ready:
+            self._eager_from = self._turns.next()
+        self.open_to_broadcasts()
+
+    def stop_waiting(self) -> None:
+        """Leave messages in the mailbox from now on."""
+        self._idle = False
+        self._mailbox.writer = None
 
     def open_to_broadcasts(self) -> None:
         """Let ``write_to_idle`` write broadcasts past the mailbox from now on."""

@@ -264,7 +264,7 @@ class Mailbox(Generic[M]):
                 item = self._next_message() or self._next_event()
             if item is not None:
                 return item
-            await self._wait(self._has_next)
+            await self._wait(self.has_next)
 
     def hold(self) -> None:
         """Let ``next`` return only events until ``release``."""
@@ -320,7 +320,8 @@ class Mailbox(Generic[M]):
     def _has_message(self) -> bool:
         return bool(self._messages)
 
-    def _has_next(self) -> bool:
+    def has_next(self) -> bool:
+        """Whether ``next`` returns at once, unless all messages have expired."""
         if self._first is not None:
             return True
         if not self.held:

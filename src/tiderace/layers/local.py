@@ -20,6 +20,7 @@ from tiderace.delivery.hub import Hub, write_to_idle
 from tiderace.delivery.mailbox import ExpiryQueue, Mailbox
 from tiderace.delivery.outbox import PreparedMessage
 from tiderace.delivery.stream_hub import StreamHub
+from tiderace.delivery.turns import let_woken_tasks_run
 from tiderace.layers.messages import ChannelMailbox, Message
 from tiderace.layers.names import CLUSTER_GROUP
 from tiderace.layers.stats import Pace, ProcessStats
@@ -281,6 +282,7 @@ class LocalChannels:
             metrics.MESSAGES_DELIVERED.add(len(some) - len(refused))
             for mailbox in refused:
                 self._report_drop(group, mailbox)
+        await let_woken_tasks_run()
         metrics.FAN_OUT_DURATION.observe(time.perf_counter() - begun)
 
     def clear(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from tiderace import metrics
 from tiderace.delivery.outbox import PreparedMessage
 from tiderace.delivery.stream_hub import Listener, PendingDelivery
+from tiderace.delivery.turns import let_woken_tasks_run
 from tiderace.exceptions import ChannelFull
 from tiderace.history import Position, Publication
 from tiderace.layers import encoding
@@ -115,6 +116,7 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
         metrics.MESSAGES_SENT.add()
         if not self._local.put(channel, copy):
             raise ChannelFull(channel)
+        await let_woken_tasks_run()
 
     async def receive(self, channel: str | list[str]) -> Message:
         """Wait for the next message of ``channel``, without a limit.

@@ -16,6 +16,7 @@ from typing import Any
 from tiderace import metrics
 from tiderace.delivery.outbox import PreparedMessage
 from tiderace.delivery.stream_hub import Listener
+from tiderace.delivery.turns import let_woken_tasks_run
 from tiderace.exceptions import ChannelFull, LayerUnavailable
 from tiderace.history import Position, Publication
 from tiderace.layers.base import SENDING_METHODS, BaseChannelLayer, LocalDelivery
@@ -223,6 +224,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
             self._subscriptions.expire()
             if not self._local.put(channel, copy):
                 raise ChannelFull(channel)
+            await let_woken_tasks_run()
         else:
             data = self.serialize(envelope.wrap_for_channel(message, channel))
             await self._publisher.send_to_process(process, data)

@@ -1,0 +1,86 @@
+"""Turns of an event loop for tasks that a handler has started or woken.
+
+Channels reads each message in a task, so a task that a handler starts or wakes runs
+before the next handler of the same consumer. Handlers that are run without a task
+switch (``tiderace.connection.eager``) need this to be seen to; those that have started
+and woken nothing, as most, cost no turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sized
+from weakref import WeakKeyDictionary
+
+__all__ = ["LoopTurns", "let_woken_tasks_run", "loop_turns"]
+
+
+class _Hidden:
+    """Stands for the callbacks of a loop that does not show them: always more."""
+
+    __slots__ = ("_length",)
+
+    def __init__(self) -> None:
+        self._length = 0
+
+    def __len__(self) -> int:
+        self._length += 1
+        return self._length
+
+
+class LoopTurns:
+    """Counts the turns of an event loop while that is asked for.
+
+    Attributes:
+        ready: the callbacks that are ready, as asyncio's loops keep them. uvloop does
+            not show its own: they seem to be more at each look.
+        number: the number of turns so far.
+        pending: whether a number that ``next`` has returned is not reached.
+    """
+
+    __slots__ = ("_awaited", "_loop", "number", "pending", "ready")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.ready: Sized = getattr(loop, "_ready", _Hidden())
+        self.number = 0
+        self.pending = False
+        self._awaited = 0
+        self._loop = loop
+
+    def next(self) -> int:
+        """Return the number at which all that is ready now has run."""
+        if self.pending:
+            # The next turn may be counted before what has become ready since.
+            self._awaited = self.number + 2
+        else:
+            self.pending = True
+            self._awaited = self.number + 1
+            self._loop.call_soon(self._count)
+        return self._awaited
+
+    def _count(self) -> None:
+        self.number += 1
+        self.pending = self.number < self._awaited
+        if self.pending:
+            self._loop.call_soon(self._count)
+
+
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopTurns] = WeakKeyDictionary()
+
+
+def loop_turns() -> LoopTurns:
+    """Return the turns of the running event loop."""
+    loop = asyncio.get_running_loop()
+    turns = _turns.get(loop)
+    if turns is None:
+        turns = _turns[loop] = LoopTurns(loop)
+    return turns
+
+
+async def let_woken_tasks_run() -> None:
+    """Let the tasks run that handlers have woken, if one that was run eagerly has."""
+    # None outside a loop, where get_running_loop() would raise.
+    loop = asyncio._get_running_loop()  # noqa: SLF001
+    if loop is not None and (turns := _turns.get(loop)) is not None:
+        while turns.pending:  # noqa: ASYNC110 (an event would wait for one more turn)
+            await asyncio.sleep(0)

@@ -1,0 +1,169 @@
+"""The turn of the event loop between two messages of one consumer."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import uvloop
+
+from support.asgi_client import Client
+from support.waiting import settle, until
+from tiderace.delivery.turns import loop_turns
+from tiderace.generic.websocket import AsyncWebsocketConsumer
+from tiderace.layers import InMemoryChannelLayer, channel_layers
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop])
+def run(request):
+    """Runs a coroutine function with a layer of its own, on both kinds of loop."""
+
+    def run(main):
+        layer = InMemoryChannelLayer()
+        before = channel_layers.set("default", layer)
+        try:
+            with asyncio.Runner(loop_factory=request.param) as runner:
+                runner.run(main(layer))
+        finally:
+            channel_layers.backends.pop("default", None)
+            if before is not None:
+                channel_layers.set("default", before)
+
+    return run
+
+
+class Subscriptions(AsyncWebsocketConsumer):
+    """Starts a task at one message, and cancels it at the next."""
+
+    groups = ("room",)
+    state = "not begun"
+
+    async def receive(self, text_data=None, bytes_data=None):
+        if text_data == "subscribe":
+            await asyncio.sleep(0.01)
+            self.task = asyncio.create_task(self.stream())
+        else:
+            self.task.cancel()
+            await asyncio.wait([self.task])
+            await self.send(self.state)
+
+    async def subscribe(self, event):
+        await self.receive("subscribe")
+
+    async def complete(self, event):
+        await self.receive("complete")
+
+    async def stream(self):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.state = "cleaned up"
+
+
+class Latest(AsyncWebsocketConsumer):
+    """Hands each message to a task, through a queue of one."""
+
+    groups = ("room",)
+
+    async def connect(self):
+        self.queue = asyncio.Queue(maxsize=1)
+        await self.accept()
+        self.spawn(self.write())
+
+    async def news(self, event):
+        if self.queue.full():
+            self.queue.get_nowait()
+        self.queue.put_nowait(event["number"])
+
+    async def write(self):
+        while True:
+            await self.send(str(await self.queue.get()))
+
+
+def test_a_task_started_by_one_event_has_begun_before_the_next(run):
+    async def main(layer):
+        client = await Client(Subscriptions.as_asgi()).open()
+        client.text("subscribe")
+        client.text("complete")
+        await client.until("websocket.send")
+        await client.leave()
+
+        assert client.texts == ["cleaned up"]
+
+    run(main)
+
+
+def test_a_task_started_by_one_message_has_begun_before_the_next(run):
+    async def main(layer):
+        client = await Client(Subscriptions.as_asgi()).open()
+        await layer.group_send("room", {"type": "subscribe"})
+        await layer.group_send("room", {"type": "complete"})
+        await client.until("websocket.send")
+        await client.leave()
+
+        assert client.texts == ["cleaned up"]
+
+    run(main)
+
+
+def test_a_burst_of_messages_loses_none_on_its_way_through_a_task(run):
+    async def main(layer):
+        client = await Client(Latest.as_asgi()).open()
+        await settle()
+        for number in range(300):
+            await layer.group_send("room", {"type": "news", "number": number})
+        await client.until("websocket.send", 300)
+        await client.leave()
+
+        assert client.texts == [str(number) for number in range(300)]
+
+    run(main)
+
+
+def test_a_burst_of_two_senders_loses_none_on_its_way_through_a_task(run):
+    async def main(layer):
+        async def send(numbers):
+            for number in numbers:
+                await layer.group_send("room", {"type": "news", "number": number})
+
+        client = await Client(Latest.as_asgi()).open()
+        await settle()
+        await asyncio.gather(send(range(40)), send(range(40, 80)))
+        await client.until("websocket.send", 80)
+        await client.leave()
+
+        assert sorted(map(int, client.texts)) == list(range(80))
+
+    run(main)
+
+
+async def test_a_handler_that_wakes_nothing_costs_its_sender_no_turn():
+    class Quiet(AsyncWebsocketConsumer):
+        groups = ("room",)
+        count = 0
+
+        async def news(self, event):
+            Quiet.count += 1
+
+    layer = InMemoryChannelLayer()
+    before = channel_layers.set("default", layer)
+    client = await Client(Quiet.as_asgi()).open()
+    await until(lambda: not loop_turns().pending)
+    await settle()
+    turns = 0
+
+    async def count():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    for _ in range(500):
+        await layer.group_send("room", {"type": "news"})
+
+    assert Quiet.count == 500
+    assert turns == 0
+    counting.cancel()
+    await client.leave()
+    channel_layers.set("default", before)
