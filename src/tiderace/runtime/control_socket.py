@@ -27,7 +27,6 @@ __all__ = [
     "ControlSocket",
     "ask_to_drain",
     "control_sockets",
-    "make_private",
     "process_control_socket",
     "run_directory",
 ]
