@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
@@ -15,7 +15,7 @@ __all__ = ["LayerCommand"]
 class LayerCommand(BaseCommand):
     """A command with the option ``--layer``, which works while system checks fail."""
 
-    requires_system_checks: list[str] | str = []
+    requires_system_checks: list[str] | Literal["__all__"] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the option for the layer's alias."""

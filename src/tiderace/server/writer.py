@@ -211,7 +211,7 @@ class WriteScheduler:
     def _flush_shared(self, shared: _SharedQueue) -> None:
         frames, start = shared.frames, shared.reached
         stop = start + max(1, min(_SLICE, _SLICE_SIZE // (shared.size + 1)))
-        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        data = b"".join(frames)
         shared.reached = stop
         served = 0
         for each in shared.members[start:stop]:
@@ -344,11 +344,8 @@ class ServerFrameWriter:
         self._leave()
         frames = self._frames
         while frames and not self.congested:
-            if len(frames) == 1:
-                data = frames[0]
-                frames.clear()
-                self._size = 0
-            elif self._size <= _FLUSH_SIZE:
+            # A single frame is not copied, here or in _take_some.
+            if self._size <= _FLUSH_SIZE:
                 data = b"".join(frames)
                 frames.clear()
                 self._size = 0

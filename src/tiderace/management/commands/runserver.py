@@ -75,6 +75,7 @@ class Command(DjangoRunserver):
         parser.add_argument(
             "--websocket-max-message-size",
             type=int,
+            default=16 * 1024 * 1024,
             metavar="BYTES",
             help="Largest WebSocket message taken from a client (default: 16 MiB).",
         )
@@ -217,15 +218,14 @@ class Command(DjangoRunserver):
         from tiderace.server.development import DevelopmentServer, ServerOptions
 
         given = self._options
-        chosen = {
-            "certificate": given["ssl_certfile"],
-            "key": given["ssl_keyfile"],
-        }
-        if given["websocket_max_message_size"] is not None:
-            chosen["max_message_size"] = given["websocket_max_message_size"]
-        if given["ssl"] and not given["ssl_certfile"]:
-            chosen["certificate"] = self._make_certificate(address[0])
-        options = ServerOptions(**chosen)
+        certificate = given["ssl_certfile"]
+        if given["ssl"] and not certificate:
+            certificate = self._make_certificate(address[0])
+        options = ServerOptions(
+            max_message_size=given["websocket_max_message_size"],
+            certificate=certificate,
+            key=given["ssl_keyfile"],
+        )
         self._server = DevelopmentServer(*address, ipv6=ipv6, options=options)
         return _Httpd(self._server)
 
