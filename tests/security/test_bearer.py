@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import time
+import traceback
 from types import SimpleNamespace
 
 import pytest
@@ -645,6 +646,26 @@ async def test_no_secret_reaches_the_log(user, caplog):
     said = caplog.text + "".join(str(vars(record)) for record in caplog.records)
     assert one[20:40] not in said
     assert token.split(".")[1][:20] not in said
+
+
+@pytest.mark.parametrize("as_message", [True, False])
+async def test_no_frame_of_a_traceback_has_the_token(user, as_message):
+    async def broken(scope, receive, send):
+        raise ZeroDivisionError
+
+    token = connection_token(user)
+    app = TokenAuthMiddleware(broken, first_message=True)
+    client = Client(app, **({} if as_message else with_token(token)))
+    client.say("websocket.connect")
+    if as_message:
+        client.text(token)
+    trace = traceback.TracebackException.from_exception(
+        await client.error(), capture_locals=True
+    )
+    frames = [each for each in trace.stack if each.filename == bearer.__file__]
+
+    assert frames
+    assert token not in repr([each.locals for each in frames])
 
 
 # Real servers

@@ -219,6 +219,7 @@ class TicketAuthMiddleware:
             return await _close(scope, send, "its first message did not come in time")
         except TokenInvalid as error:
             return await _close(scope, send, str(error))
+        del event, text  # as in ``__call__``
         scope.update(user=user, auth=auth)
         # An accepted socket can no longer be denied with a response.
         scope["extensions"] = {
