@@ -197,8 +197,8 @@ class GroupSubscriptions:
                     await self.cursors.fetch_position(cursor)
             except TimeoutError as error:
                 raise LayerUnavailable(
-                    f"the layer's broker has not confirmed the subscription to "
-                    f"{cursor.subject} within {timeout:g} seconds; check that it runs, "
+                    f"the layer's broker could not be reached within {timeout:g} "
+                    f"seconds (to subscribe to {cursor.subject}); check that it runs, "
                     "or raise publish_timeout"
                 ) from error
         except BaseException as error:
