@@ -56,11 +56,6 @@ class Registrations:
                 if not index[key]:
                     del index[key]
 
-    def clear(self) -> None:
-        """Remove all registrations."""
-        self.by_user.clear()
-        self.by_session.clear()
-
     def _places(
         self, registration: Registration
     ) -> Iterator[tuple[dict[str, set[Registration]], str]]:

@@ -162,7 +162,7 @@ class RevocationWatcher:
 
     async def close(self) -> None:
         """Stop watching all connections, and end the task."""
-        self._registrations.clear()
+        self._registrations = Registrations()
         task = self._stop()
         if task is not None:
             await asyncio.wait([task])
