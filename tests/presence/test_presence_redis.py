@@ -575,7 +575,7 @@ async def test_connections_are_added_again_to_a_server_that_restarted_empty(
     await process.add("tab 2", "bob", Presence.PER_CONNECTION)
 
     await asyncio.to_thread(own_server.restart)
-    await process.tracker.refresh_all()
+    await asyncio.to_thread(process.tracker.refresh_soon)
     await until(lambda: ("changed", None) in process.announced)
 
     assert await process.users() == ["ada", "bob"]

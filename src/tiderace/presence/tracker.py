@@ -87,6 +87,7 @@ class PresenceTracker:
         self._reader = MemberReader(store)
         self._entries = LocalEntries(store, self._announcer, self._schedule)
         self._tasks = TaskGroup(logger)
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # The connections of this process
 
@@ -152,8 +153,18 @@ class PresenceTracker:
         last process that has some is killed.
         """
         if not self._tasks:
+            self._loop = asyncio.get_running_loop()
             self._schedule.start()
             self._tasks.spawn(self._run())
+
+    def refresh_soon(self) -> None:
+        """Refresh in about a second: the store may have lost its data.
+
+        May be called in any thread.
+        """
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # that loop is closed
+                self._loop.call_soon_threadsafe(self._schedule.retry_refresh)
 
     async def close(self, *, timeout: float = 5.0) -> None:
         """Remove all connections of this process, and announce the leaves.

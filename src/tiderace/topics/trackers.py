@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakSet
 
 import msgspec
 
-from tiderace import conf
+from tiderace import cluster, conf
 from tiderace.layers import get_channel_layer
 from tiderace.presence.tracker import Member, Presence, PresenceTracker
 from tiderace.topics.hooks import call_hook
@@ -22,6 +23,7 @@ class PresenceTrackers:
 
     def __init__(self) -> None:
         self._by_alias: dict[str, PresenceTracker] = {}
+        _all.add(self)
 
     def get(self, alias: str) -> PresenceTracker:
         """Return the tracker of the layer called ``alias``."""
@@ -46,11 +48,26 @@ class PresenceTrackers:
         }:
             self.get(alias).start()
 
+    def refresh_soon(self) -> None:
+        """Refresh soon, from any thread: the broker may have lost its data."""
+        for tracker in list(self._by_alias.values()):
+            tracker.refresh_soon()
+
     async def close(self) -> None:
         """Remove the members of this process, and stop."""
         trackers, self._by_alias = list(self._by_alias.values()), {}
         for tracker in trackers:
             await tracker.close()
+
+
+# Those of all event loops of this process.
+_all: WeakSet[PresenceTrackers] = WeakSet()
+
+
+@cluster.on_reconnect
+def _refresh_soon() -> None:
+    for trackers in list(_all):
+        trackers.refresh_soon()
 
 
 def _announcer(layer: Any) -> Any:
