@@ -203,6 +203,24 @@ def test_an_unfinished_message_is_freed_when_the_client_is_lost(unfinished):
     assert kept < 50_000
 
 
+def test_nothing_is_read_while_the_application_has_received_nothing():
+    """Also where it accepts first, with a queue for one event."""
+    transport = mock.Mock()
+    connection = ServerConnection(
+        transport,
+        mock.Mock(),
+        mock.Mock(paused=True),
+        Loop(),
+        max_size=1000,
+        close_timeout=10,
+        refusal_timeout=2,
+    )
+
+    connection.feed(client_frame(1, b"early"))
+
+    assert transport.pause_reading.called
+
+
 # The handshake
 
 

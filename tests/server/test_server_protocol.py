@@ -816,7 +816,7 @@ def test_no_more_messages_are_read_ahead_than_the_server_allows(plain):
         await go_on.wait()
         received = 0
         while (await receive())["type"] == "websocket.receive":
-            most.append(len(protocol.read_queue))
+            most.append(len(protocol.read_queue._events))
             received += 1
         return received
 

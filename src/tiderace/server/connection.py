@@ -159,9 +159,10 @@ class ServerConnection:
 
     def _pause(self) -> None:
         """Read on when the application has received messages, else in the next tick."""
-        if self._state is not _CLOSED and not self._read_queue.paused:
+        if self._state is not _CLOSED:
             self._transport.pause_reading()
-            self._loop.call_soon(self._read_on)
+            if not self._read_queue.paused:
+                self._loop.call_soon(self._read_on)
 
     def _read_on(self) -> None:
         """Parse what was read before a pause, then read from the client again."""

@@ -59,10 +59,6 @@ class ReadQueue:
             self._transport.pause_reading()
         self._wake()
 
-    def __len__(self) -> int:
-        """Return the number of queued events."""
-        return len(self._events)
-
     def disconnect(self, code: int, reason: str = "") -> None:
         """Add the last event, unless it is there; read on, to notice that the client closes."""
         if self.end is not None:
