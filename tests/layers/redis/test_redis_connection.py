@@ -60,6 +60,22 @@ async def test_a_reply_is_overdue_though_other_replies_come():
     assert await first == b"1"
 
 
+async def test_a_late_health_check_is_repeated_before_it_judges():
+    connection = RedisConnection(Transport(), None, timeout=0.3)
+    loop = asyncio.get_running_loop()
+    first = connection.execute("GET", "a")
+    # As if it lay in the socket: it is read after the timers of the same iteration.
+    loop.call_later(0.001, loop.call_soon, connection.data_received, b"$1\r\n1\r\n")
+
+    time.sleep(0.5)  # noqa: ASYNC251 (blocks the loop)
+
+    assert await first == b"1"
+    assert not connection.lost
+    second = connection.execute("GET", "b")
+    with pytest.raises(ConnectionLost, match="silent"):
+        await asyncio.wait_for(second, 5)
+
+
 async def test_the_time_until_a_command_is_sent_counts():
     connection = RedisConnection(Transport(), None, timeout=30)
 

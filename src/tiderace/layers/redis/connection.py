@@ -36,6 +36,9 @@ _HEALTH_CHECK_INTERVAL = 10.0
 # redis-py's errors when the server refuses to open a connection.
 REFUSALS = (redis.exceptions.AuthenticationError, redis.exceptions.ResponseError)
 
+# Seconds until a health check that came late is repeated.
+_LATE_CHECK_DELAY = 0.01
+
 # Bytes of unread messages above which reading pauses. Messages then wait at the server,
 # which disconnects a client that falls far behind; what was missed is fetched afterwards.
 _MAX_UNREAD_SIZE = 32 * 1024 * 1024
@@ -239,11 +242,11 @@ class RedisConnection(asyncio.Protocol):
             return
         now = self._loop.time()
         is_late = now - self._health_timer.when() > self._check_interval
-        self._health_timer = self._loop.call_later(
-            self._check_interval, self._check_health
-        )
+        # When late, again after the loop has read what lies in the socket.
+        delay = _LATE_CHECK_DELAY if is_late else self._check_interval
+        self._health_timer = self._loop.call_later(delay, self._check_health)
         if is_late or self._reading_paused:
-            return  # the reply may lie in the socket
+            return
         begun = self._waiting_since()
         if begun is not None and now - begun > self._timeout:
             silence = f"the server was silent for {now - begun:.1f} seconds"
