@@ -194,6 +194,11 @@ def test_a_certificate_makes_addresses_secure(tmp_path):
     assert "wss://127.0.0.1:8000/ws/chat/<room>/" in said.getvalue()
 
 
+def test_the_wsgi_server_has_no_certificate():
+    with pytest.raises(CommandError, match="--noasgi serves no https"):
+        run("--noasgi", "--ssl")
+
+
 @with_routes
 def test_the_error_without_cryptography_has_the_alternatives(tmp_path, settings):
     settings.TIDERACE = {"RUN_DIR": str(tmp_path)}

@@ -63,23 +63,21 @@ class AccessLog:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> Any:
         details = {"path": printable(scope["path"]), "client": client_address(scope)}
-        accepted = rejected = False
+        answer = None
 
         async def reporting_send(event: Event) -> None:
-            nonlocal accepted, rejected
-            if event["type"] == "websocket.accept" and not accepted:
-                accepted = True
-                self._log("websocket", "connected", details)
-            elif not accepted and not rejected:
-                rejected = True
-                self._log("websocket", "rejected", details)
+            nonlocal answer
+            if answer is None:
+                accepts = event["type"] == "websocket.accept"
+                answer = "connected" if accepts else "rejected"
+                self._log("websocket", answer, details)
             await send(event)
 
         self._log("websocket", "connecting", details)
         try:
             return await self.application(scope, receive, reporting_send)
         finally:
-            if accepted:
+            if answer == "connected":
                 self._log("websocket", "disconnected", details)
-            elif not rejected:
+            elif answer is None:
                 self._log("websocket", "rejected", details)

@@ -112,6 +112,10 @@ class Command(DjangoRunserver):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Check the ASGI settings, then run Django's command."""
+        if options["ssl"] or options["ssl_certfile"]:
+            if not options["use_asgi"]:
+                raise CommandError("--noasgi serves no https; leave it out, or --ssl")
+            self.protocol = "https"
         if options["use_asgi"]:
             self._require_asgi()
             for option, reason in _WITHOUT_EFFECT.items():
@@ -120,8 +124,6 @@ class Command(DjangoRunserver):
                         self.style.WARNING(f"--{option} has no effect: {reason}.")
                     )
             self._options = options
-            if options["ssl"] or options["ssl_certfile"]:
-                self.protocol = "https"
             # Django calls it with the address and uses the returned object.
             self.server_cls = self._bind  # type: ignore[assignment]
         super().handle(*args, **options)
