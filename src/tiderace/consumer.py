@@ -21,9 +21,9 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from threading import get_ident
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
-from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction
+from asgiref.sync import iscoroutinefunction
 
 from tiderace import DEFAULT_CHANNEL_LAYER
 from tiderace.asgi import Event, Receive, Scope, Send
@@ -39,6 +39,7 @@ from tiderace.exceptions import StopConsumer, UnknownMessageType
 from tiderace.layers import get_channel_layer
 from tiderace.revocation.auth_changed import AuthChanged, watched
 from tiderace.runtime import threads
+from tiderace.runtime.sync_bridge import callable_in_threads
 
 __all__ = [
     "AsyncConsumer",
@@ -83,25 +84,6 @@ def concurrent(handler: F) -> F:
     """
     handler._tiderace_concurrent = True  # type: ignore[attr-defined]  # noqa: SLF001
     return handler
-
-
-def callable_in_threads(method: F) -> F:
-    """Let a coroutine method be called in a thread too, where it blocks until it is done.
-
-    So ``self.send(...)`` needs no ``await`` in a handler that is a plain ``def``.
-    """
-    if getattr(method, "_tiderace_callable_in_threads", False):
-        return method
-
-    @functools.wraps(method)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        # None in a thread, where get_running_loop() would raise.
-        if asyncio._get_running_loop() is None:  # noqa: SLF001
-            return async_to_sync(method)(*args, **kwargs)
-        return method(*args, **kwargs)
-
-    call._tiderace_callable_in_threads = True  # type: ignore[attr-defined]  # noqa: SLF001
-    return cast("F", markcoroutinefunction(call))
 
 
 async def await_many_dispatch(

@@ -6,11 +6,9 @@ import asyncio
 import contextlib
 import contextvars
 import functools
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable
 from time import perf_counter
 from typing import Any
-
-from asgiref.sync import async_to_sync
 
 from tiderace import conf, metrics
 from tiderace.asgi import (
@@ -42,6 +40,7 @@ from tiderace.runtime.connections import (
     DrainNotice,
     process_connections,
 )
+from tiderace.runtime.sync_bridge import callable_in_threads
 from tiderace.runtime.tasks import as_error
 
 __all__ = ["Connection"]
@@ -239,7 +238,7 @@ class Connection:
         """Create the channel, and set the consumer's attributes."""
         consumer, layer, send = self._consumer, self._layer, self._outbox.send
         sync = self._handlers.sync
-        consumer.base_send = _blocking_or_awaitable(send) if sync else send
+        consumer.base_send = callable_in_threads(send) if sync else send
         consumer.channel_layer = layer
         await self._inbox.open()
         if layer is not None:
@@ -459,17 +458,3 @@ async def _first_of(
         futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
     )
     return bool(done)
-
-
-def _blocking_or_awaitable(send: Send) -> Callable[[Event], Any]:
-    """Return ``send`` for sync consumers: it blocks in a thread, and is awaitable else."""
-    blocking = async_to_sync(send)
-
-    def base_send(event: Event) -> Any:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return blocking(event)
-        return send(event)
-
-    return base_send

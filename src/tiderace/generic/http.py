@@ -14,8 +14,9 @@ from django.conf import settings
 
 from tiderace import conf
 from tiderace.asgi import Event
-from tiderace.consumer import AsyncConsumer, callable_in_threads
+from tiderace.consumer import AsyncConsumer
 from tiderace.exceptions import StopConsumer
+from tiderace.runtime.sync_bridge import callable_in_threads
 
 __all__ = ["AsyncHttpConsumer"]
 

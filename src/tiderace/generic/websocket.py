@@ -34,7 +34,6 @@ from tiderace.asgi import Event, websocket_accept, websocket_close, websocket_se
 from tiderace.consumer import (
     AsyncConsumer,
     SyncConsumer,
-    callable_in_threads,
     may_block,
 )
 from tiderace.db import database_sync_to_async
@@ -45,6 +44,7 @@ from tiderace.exceptions import (
     StopConsumer,
 )
 from tiderace.json_compat import dumps
+from tiderace.runtime.sync_bridge import callable_in_threads
 
 __all__ = [
     "AcceptConnection",

@@ -12,15 +12,25 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Collection, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
+
+from asgiref.sync import async_to_sync, markcoroutinefunction
 
 from tiderace.runtime.forks import after_fork, keep_alive
 from tiderace.runtime.greenlets import separate_loops
 
-__all__ = ["SyncCalls", "blocking", "call", "call_directly", "close"]
+__all__ = [
+    "SyncCalls",
+    "blocking",
+    "call",
+    "call_directly",
+    "callable_in_threads",
+    "close",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Bridge:
@@ -167,6 +177,25 @@ def _loop() -> asyncio.AbstractEventLoop:
 atexit.register(close)
 # At import for async_to_sync; again with the bridge, for threads that were patched later.
 separate_loops()
+
+
+def callable_in_threads(method: F) -> F:
+    """Let a coroutine method be called in a thread too, where it blocks until it is done.
+
+    So ``self.send(...)`` needs no ``await`` in a handler that is a plain ``def``.
+    """
+    if getattr(method, "_tiderace_callable_in_threads", False):
+        return method
+
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        # None in a thread, where get_running_loop() would raise.
+        if asyncio._get_running_loop() is None:  # noqa: SLF001
+            return async_to_sync(method)(*args, **kwargs)
+        return method(*args, **kwargs)
+
+    call._tiderace_callable_in_threads = True  # type: ignore[attr-defined]  # noqa: SLF001
+    return cast("F", markcoroutinefunction(call))
 
 
 class SyncCalls:
