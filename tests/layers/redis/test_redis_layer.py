@@ -213,6 +213,26 @@ async def test_a_wrong_password_is_an_error_at_once(own_server, prefix, where):
     await layer.close()
 
 
+async def test_a_server_of_another_kind_is_unavailable(prefix):
+    async def answer(reader, writer):
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1")
+    port = server.sockets[0].getsockname()[1]
+    layer = RedisChannelLayer(
+        hosts=[("127.0.0.1", port)], prefix=prefix, publish_timeout=0.3
+    )
+
+    with pytest.raises(LayerUnavailable):
+        await layer.group_send("room", {"type": "said"})
+    with pytest.raises(LayerUnavailable):
+        await asyncio.to_thread(layer.sync.group_send, "room", {"type": "said"})
+
+    await layer.close()
+    server.close()
+
+
 async def test_no_call_waits_longer_than_the_publish_timeout(own_server, prefix):
     layer = RedisChannelLayer(
         hosts=[own_server.url], prefix=prefix, publish_timeout=0.5

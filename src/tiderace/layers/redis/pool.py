@@ -26,9 +26,10 @@ from tiderace.runtime.forks import after_fork, keep_alive
 
 __all__ = ["RedisPool"]
 
-# redis-py's errors for a connection that is not there.
+# redis-py's errors for a connection that is not there, or to another kind of server.
 _CONNECTION_ERRORS = (
     redis.exceptions.ConnectionError,
+    redis.exceptions.InvalidResponse,
     redis.exceptions.TimeoutError,
     redis.exceptions.RedisClusterException,
 )
