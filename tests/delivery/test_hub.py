@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.waiting import PATIENCE
 from tiderace.delivery.hub import Hub
 
 FAR = float("inf")
@@ -193,45 +190,6 @@ def test_a_member_may_join_during_a_delivery(hub):
 
     assert hub.deliver(hub.members("room"), "party", FAR) == []
     assert len(hub.members("room")) == 2
-
-
-def test_threads_may_join_leave_and_deliver_at_once(hub):
-    errors: list[BaseException] = []
-    steady = Receiver("steady", room=10**6)
-    hub.add("room", steady)
-    start = threading.Barrier(4)
-
-    def come_and_go(who):
-        try:
-            start.wait(PATIENCE)
-            me = Receiver(who)
-            for _ in range(500):
-                hub.add("room", me)
-                hub.add(f"own {who}", me)
-                hub.drop(me)
-        except BaseException as error:
-            errors.append(error)
-
-    def speak():
-        try:
-            start.wait(PATIENCE)
-            for number in range(500):
-                hub.deliver(hub.members("room"), number, FAR)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [
-        threading.Thread(target=come_and_go, args=(str(number),)) for number in range(3)
-    ]
-    threads.append(threading.Thread(target=speak))
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-
-    assert errors == []
-    assert hub.groups == {"room": {"steady": steady}}
-    assert steady.received == list(range(500))
 
 
 STEPS = st.lists(

@@ -545,3 +545,42 @@ def test_threads_use_one_layer_in_their_own_loops_and_every_message_arrives(laye
 
     assert errors == []
     assert sorted(taken) == list(range(per_sender * senders))
+
+
+def test_threads_join_leave_and_send_to_a_group_at_once(layer):
+    layer.capacity = 500
+    errors: list[BaseException] = []
+    start = threading.Barrier(4)
+    steady = layer.attach("steady")
+    asyncio.run(layer.group_add("room", steady.name))
+
+    async def come_and_go():
+        for _ in range(300):
+            mailbox = layer.attach(await layer.new_channel())
+            await layer.group_add("room", mailbox.name)
+            await layer.group_add(f"own.{threading.get_ident()}", mailbox.name)
+            await layer.detach(mailbox)
+
+    async def send():
+        for number in range(500):
+            await layer.group_send("room", {"type": "work", "number": number})
+
+    def run(coroutine):
+        try:
+            start.wait(PATIENCE)
+            asyncio.run(coroutine)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(come_and_go(),)) for _ in range(3)]
+    threads.append(threading.Thread(target=run, args=(send(),)))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+
+    assert errors == []
+    assert {group: list(members) for group, members in layer.groups.items()} == {
+        "room": ["steady"]
+    }
+    assert len(steady) == 500

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,32 +14,35 @@ __all__ = ["Hub", "write_to_idle"]
 class Hub:
     """Groups and their members in this process.
 
-    Every method may be called from any thread. A message goes to the ``members`` at
-    the time of the call: one that joins meanwhile may miss it, one that leaves may
-    still get it.
+    ``members`` and ``deliver`` may be called from any thread, other methods under one
+    lock of the owner. A message goes to the ``members`` at the time of the call: one that
+    joins meanwhile may miss it, one that leaves may still get it.
     """
 
     def __init__(self) -> None:
         self.groups: dict[str, dict[str, Mailbox[Any]]] = {}
-        self._lock = threading.Lock()
 
     def add(self, group: str, mailbox: Mailbox[Any]) -> None:
         """Add ``mailbox`` to ``group``."""
-        with self._lock:
-            self.groups.setdefault(group, {})[mailbox.name] = mailbox
-            mailbox.groups.add(group)
+        self.groups.setdefault(group, {})[mailbox.name] = mailbox
+        mailbox.groups.add(group)
 
     def discard(self, group: str, mailbox: Mailbox[Any]) -> bool:
         """Remove ``mailbox`` from ``group``; return whether it was the last member."""
-        with self._lock:
-            return self._discard(group, mailbox)
+        mailbox.groups.discard(group)
+        members = self.groups.get(group)
+        # Another mailbox of the same name may have replaced it.
+        if members is None or members.get(mailbox.name) is not mailbox:
+            return False
+        del members[mailbox.name]
+        if members:
+            return False
+        del self.groups[group]
+        return True
 
     def drop(self, mailbox: Mailbox[Any]) -> list[str]:
         """Remove ``mailbox`` from all its groups; return those that are empty now."""
-        with self._lock:
-            return [
-                group for group in list(mailbox.groups) if self._discard(group, mailbox)
-            ]
+        return [each for each in list(mailbox.groups) if self.discard(each, mailbox)]
 
     def deliver(
         self, mailboxes: Iterable[Mailbox[Any]], message: Any, deadline: float
@@ -57,18 +59,6 @@ class Hub:
         # Copied in one step under the GIL: members may join or leave in other threads,
         # and in code that a push runs.
         return [] if members is None else list(members.values())
-
-    def _discard(self, group: str, mailbox: Mailbox[Any]) -> bool:
-        mailbox.groups.discard(group)
-        members = self.groups.get(group)
-        # Another mailbox of the same name may have replaced it.
-        if members is None or members.get(mailbox.name) is not mailbox:
-            return False
-        del members[mailbox.name]
-        if members:
-            return False
-        del self.groups[group]
-        return True
 
 
 def write_to_idle(
