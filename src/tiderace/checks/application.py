@@ -174,11 +174,8 @@ def check_servers() -> Iterator[CheckMessage]:
 @check()
 def check_open_api() -> Iterator[CheckMessage]:
     """Warn when the HTTP API of topics is open outside of development."""
-    try:
-        topics = conf.current().topics
-    except conf.UnknownSetting:
-        return  # E009 reports it.
-    if topics.api_open and not settings.DEBUG:
+    values = _valid_settings()
+    if values and values.topics.api_open and not settings.DEBUG:
         yield Warning(
             'TIDERACE["TOPICS"]["API_OPEN"] gives every client of the HTTP API the right '
             "to publish to all topics, read them and close connections.",
@@ -190,18 +187,15 @@ def check_open_api() -> Iterator[CheckMessage]:
 @check()
 def check_placeholder_keys() -> Iterator[CheckMessage]:
     """Refuse keys that were copied from the documentation, which everybody can read."""
-    layers = getattr(settings, "CHANNEL_LAYERS", {})
-    keys = {
-        f"CHANNEL_LAYERS[{alias!r}]['CONFIG']['symmetric_encryption_keys']": config.get(
-            "symmetric_encryption_keys"
-        )
-        for alias, config in _layer_configs(layers)
-    }
-    try:
-        values = conf.current()
-    except conf.UnknownSetting:
-        pass  # E009 reports it.
-    else:
+    option = "symmetric_encryption_keys"
+    keys = {}
+    for alias, entry in _layer_entries():
+        config = entry.get("CONFIG")
+        if isinstance(config, Mapping):
+            keys[f"CHANNEL_LAYERS[{alias!r}]['CONFIG'][{option!r}]"] = config.get(
+                option
+            )
+    if values := _valid_settings():
         keys["TIDERACE['TOKEN_KEYS']"] = [each.key for each in values.token_keys]
         keys["TIDERACE['TOPICS']['API_KEYS']"] = values.topics.api_keys
     for name, found in keys.items():
@@ -214,14 +208,6 @@ def check_placeholder_keys() -> Iterator[CheckMessage]:
             )
 
 
-def _layer_configs(layers: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield alias and ``CONFIG`` of each well-formed entry of ``CHANNEL_LAYERS``."""
-    for alias, entry in layers.items() if isinstance(layers, Mapping) else ():
-        config = entry.get("CONFIG", {}) if isinstance(entry, Mapping) else {}
-        if isinstance(config, Mapping):
-            yield alias, config
-
-
 def _is_placeholder(key: Any) -> bool:
     text = key.decode("latin1") if isinstance(key, bytes) else str(key)
     return text.strip().lower() in _PLACEHOLDERS
@@ -230,10 +216,10 @@ def _is_placeholder(key: Any) -> bool:
 @check(deploy=True)
 def check_ticket_cache() -> Iterator[CheckMessage]:
     """Check that all processes share the cache of used tickets (``--deploy``)."""
-    try:
-        alias = conf.current().ticket_cache
-    except conf.UnknownSetting:
-        return  # E009 reports it.
+    values = _valid_settings()
+    if values is None:
+        return
+    alias = values.ticket_cache
     cache = settings.CACHES.get(alias)
     if cache is None:
         yield Error(
@@ -284,15 +270,26 @@ def check_origins() -> Iterator[CheckMessage]:
 
 def layers_in_memory() -> list[str]:
     """Return the aliases, quoted, of the in-memory layers in ``CHANNEL_LAYERS``."""
-    layers = getattr(settings, "CHANNEL_LAYERS", {})
-    if not isinstance(layers, Mapping):
-        return []
     return [
         repr(alias)
-        for alias, entry in layers.items()
-        if isinstance(entry, Mapping)
-        and _is_a(entry.get("BACKEND"), InMemoryChannelLayer)
+        for alias, entry in _layer_entries()
+        if _is_a(entry.get("BACKEND"), InMemoryChannelLayer)
     ]
+
+
+def _layer_entries() -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    """Yield the well-formed entries of ``CHANNEL_LAYERS``; E004 reports the others."""
+    layers = getattr(settings, "CHANNEL_LAYERS", {})
+    if isinstance(layers, Mapping):
+        yield from (item for item in layers.items() if isinstance(item[1], Mapping))
+
+
+def _valid_settings() -> conf.Settings | None:
+    """Return Tiderace's settings; None for invalid ones, which E009 reports."""
+    try:
+        return conf.current()
+    except conf.UnknownSetting:
+        return None
 
 
 def real_package(name: str) -> bool:
