@@ -135,18 +135,14 @@ class Queues:
     async def _take(self, broker: Broker, queue: str) -> bytes | None:
         """Take and acknowledge one message; return it to the queue when cancelled."""
         taking = asyncio.ensure_future(broker.queues.take(queue, lease=_TAKE_LEASE))
+        acking = None
         try:
-            delivery = await asyncio.shield(taking)
-        except asyncio.CancelledError:
-            self._returns.spawn(_return_taken(broker, taking))
-            raise
-        if delivery is None:
-            return None
-        acking = asyncio.ensure_future(broker.queues.ack(delivery))
-        try:
+            if (delivery := await asyncio.shield(taking)) is None:
+                return None
+            acking = asyncio.ensure_future(broker.queues.ack(delivery))
             await asyncio.shield(acking)
         except asyncio.CancelledError:
-            self._returns.spawn(_return_acked(broker, delivery, acking))
+            self._returns.spawn(_return(broker, taking, acking))
             raise
         return delivery.data
 
@@ -192,18 +188,14 @@ class Queues:
         return [queue for queue in queues if queue in self._readers]
 
 
-async def _return_taken(
-    broker: Broker, taking: asyncio.Future[Delivery | None]
+async def _return(
+    broker: Broker,
+    taking: asyncio.Future[Delivery | None],
+    acking: asyncio.Future[None] | None,
 ) -> None:
     # When the broker is away the message comes back at the end of its lease.
     with contextlib.suppress(LayerUnavailable):
         if (delivery := await taking) is not None:
-            await broker.queues.nack(delivery)
-
-
-async def _return_acked(
-    broker: Broker, delivery: Delivery, acking: asyncio.Future[None]
-) -> None:
-    with contextlib.suppress(LayerUnavailable):
-        await acking
-        await broker.queues.nack(delivery, acked=True)
+            if acking is not None:
+                await acking
+            await broker.queues.nack(delivery, acked=acking is not None)

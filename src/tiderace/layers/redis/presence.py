@@ -247,21 +247,18 @@ def _batches(
     share: Mapping[str, Collection[str]],
 ) -> Iterator[list[tuple[str, list[str]]]]:
     """Divide the connections of groups into batches of one script each."""
-    batch: list[tuple[str, list[str]]] = []
+    batch: dict[str, list[str]] = {}
     size = 0
-    for group, some in share.items():
-        clients = list(some)
-        for start in range(0, len(clients), _MAX_REFRESHED):
-            part = clients[start : start + _MAX_REFRESHED]
-            if batch and (
-                size + len(part) > _MAX_REFRESHED or len(batch) >= _MAX_GROUPS
-            ):
-                yield batch
-                batch, size = [], 0
-            batch.append((group, part))
-            size += len(part)
+    for group, clients in share.items():
+        for client in clients:
+            is_new = group not in batch
+            if size == _MAX_REFRESHED or (is_new and len(batch) == _MAX_GROUPS):
+                yield list(batch.items())
+                batch, size = {}, 0
+            batch.setdefault(group, []).append(client)
+            size += 1
     if batch:
-        yield batch
+        yield list(batch.items())
 
 
 def _connections(
