@@ -193,6 +193,7 @@ urlpatterns = [
 ]
 
 
+@pytest.mark.django_db
 @override_settings(ROOT_URLCONF=__name__)
 @pytest.mark.parametrize("name", ["exits", "exits-async", "streams"])
 async def test_sys_exit_in_a_view_ends_the_request_and_not_the_server(name):
