@@ -43,9 +43,8 @@ if once then
   end
 end
 local stored = redis.call('HMGET', meta,
-  'e', 'n', 't', 'r', 'c', 'ct', 'hs', 'hm', 'h', 'ht', 'p', 'k', 'ko')
+  'e', 'n', 't', 'r', 'c', 'ct', 'hs', 'hm', 'h', 'ht', 'k')
 local epoch, last_offset, before = stored[1], tonumber(stored[2] or 0), nil
-local leaps = stored[11]
 if epoch and is_retry == '1' then
   -- The first try may have been executed although its reply was lost.
   local found = find(now - elapsed_ms)
@@ -66,10 +65,9 @@ elseif math.abs(now - tonumber(stored[3] or 0)) > 20 then
   if current ~= stored[4] then
     before, last_offset = last_offset, last_offset + tonumber(leap)
     -- Of earlier leaps, only those of the last weeks matter.
-    leaps = string.format('%.0f %.0f ', before, last_offset + 1)
-      .. string.sub(leaps or '', 1, 200)
-    leaps = string.match(leaps, '^.* ')
-    redis.call('HSET', meta, 'r', current, 'p', leaps)
+    local leaps = string.format('%.0f %.0f ', before, last_offset + 1)
+      .. string.sub(redis.call('HGET', meta, 'p') or '', 1, 200)
+    redis.call('HSET', meta, 'r', current, 'p', string.match(leaps, '^.* '))
   end
 end
 local offset = last_offset + 1
@@ -87,7 +85,7 @@ end
 local has_history = size > 0 and history_ttl > ttl
 local position_ttl = math.max(tonumber(position_ttl_ms), history_ttl * 10)
 -- Bytes since the last step, four of which are kept.
-local bytes = tonumber(stored[12] or 0) + #data
+local bytes = tonumber(stored[11] or 0) + #data
 local is_step = bytes > tonumber(max_bytes) / 4
 redis.call('HSET', meta, 'n', offset, 't', now, 'l', position_ttl,
   'k', is_step and 0 or bytes)
@@ -108,7 +106,8 @@ local function trim(last)
   end
 end
 if is_step then
-  local steps, last = string.match(stored[13] or '0 0 0', '^(%d+ %d+) (%d+)$')
+  local stored_steps = redis.call('HGET', meta, 'ko') or '0 0 0'
+  local steps, last = string.match(stored_steps, '^(%d+ %d+) (%d+)$')
   trim(tonumber(last))
   redis.call('HSET', meta, 'ko', string.format('%.0f ', offset) .. steps)
 end
@@ -116,7 +115,10 @@ end
 -- messages of two periods at most.
 if now - tonumber(stored[6] or 0) >= ttl then
   local expired = tonumber(stored[5] or 0)
-  trim(has_history and math.min(expired, history_start(offset, size, leaps)) or expired)
+  if has_history then
+    expired = math.min(expired, history_start(offset, size, redis.call('HGET', meta, 'p')))
+  end
+  trim(expired)
   redis.call('HSET', meta, 'c', offset, 'ct', now)
 end
 if has_history and now - tonumber(stored[10] or 0) >= history_ttl then
