@@ -23,7 +23,7 @@ from support.asgi_process import AsgiProcess
 from support.paths import SPEC
 from support.stream_client import ORIGIN, begin, request
 from support.waiting import within
-from tiderace.presence.tracker import Member
+from tiderace.presence.store import Member
 from tiderace.protocol import client_messages
 from tiderace.protocol.codec import JSON, MalformedFrame
 from tiderace.protocol.messages import (

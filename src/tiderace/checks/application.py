@@ -29,23 +29,6 @@ from tiderace.layers import InMemoryChannelLayer
 from tiderace.layers.manager import channel_layers
 from tiderace.route_inspection import websocket_routes
 
-__all__ = [
-    "check_channels_app",
-    "check_channels_shadowed",
-    "check_consumer_groups",
-    "check_memory_layer_with_workers",
-    "check_open_api",
-    "check_origins",
-    "check_persistent_connections",
-    "check_placeholder_keys",
-    "check_servers",
-    "check_ticket_cache",
-    "installed_version",
-    "layers_in_memory",
-    "real_package",
-    "version_numbers",
-]
-
 _PACKAGE = Path(__file__).parents[1]
 
 # The oldest version of each server in the test matrix.

@@ -60,18 +60,6 @@ from tiderace.checks.application import (
     version_numbers,
 )
 
-__all__ = [
-    "check_asgi_application",
-    "check_channel_layers",
-    "check_daphne",
-    "check_import_order",
-    "check_memory_layer",
-    "check_runserver",
-    "check_settings",
-    "check_uvicorn",
-    "probable_asgi_application",
-]
-
 _LAYER_KEYS = ("BACKEND", "CONFIG", "TEST_CONFIG")
 # The first uvicorn whose default WebSocket protocol has write flow control.
 _UVICORN = (0, 52, 1)

@@ -12,8 +12,6 @@ from tiderace.exceptions import StopConsumer
 from tiderace.runtime import threads
 from tiderace.runtime.tasks import Contained
 
-__all__ = ["BackgroundTasks"]
-
 logger = logging.getLogger("tiderace.consumer")
 
 T = TypeVar("T")

@@ -43,9 +43,6 @@ from tiderace.runtime.connections import (
 from tiderace.runtime.sync_bridge import callable_in_threads
 from tiderace.runtime.tasks import as_error
 
-__all__ = ["Connection"]
-
-
 # Events that change the state of the connection, each with the exceptions of its handler
 # that are raised without ``on_error``.
 _OWN_EVENTS: dict[str, type[Exception] | tuple[type[Exception], ...]] = {

@@ -14,8 +14,6 @@ from tiderace.connection.inbox import DeferredError
 from tiderace.delivery.mailbox import Mailbox, Source
 from tiderace.delivery.turns import loop_turns
 
-__all__ = ["Dispatcher"]
-
 
 class Dispatcher:
     """Takes events and messages out of a mailbox and calls their handlers.

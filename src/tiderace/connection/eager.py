@@ -40,8 +40,6 @@ from tiderace.delivery.turns import loop_turns
 from tiderace.exceptions import StopConsumer
 from tiderace.runtime import threads
 
-__all__ = ["EagerPath", "SuspendedHandler", "sampled_time"]
-
 if sys.version_info >= (3, 12):
     from asyncio.tasks import _swap_current_task
 else:

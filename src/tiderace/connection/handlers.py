@@ -18,15 +18,6 @@ from tiderace.exceptions import StopConsumer, UnknownMessageType
 from tiderace.runtime import threads
 from tiderace.runtime.tasks import as_error
 
-__all__ = [
-    "UNHANDLED",
-    "Access",
-    "ConsumerProtocol",
-    "HandlerCaller",
-    "Handlers",
-    "get_handler_name",
-]
-
 UNHANDLED = (StopConsumer, UnknownMessageType)
 """For ``HandlerCaller.call``, where a missing handler is no error."""
 

@@ -13,8 +13,6 @@ from tiderace.delivery.outbox import Outbox
 from tiderace.exceptions import StopConsumer
 from tiderace.layers.base import LocalDelivery
 
-__all__ = ["LAST_EVENTS", "DeferredError", "EventReader", "Inbox"]
-
 LAST_EVENTS = frozenset({"http.disconnect", "websocket.disconnect"})
 """After one of these events a connection gets no other."""
 

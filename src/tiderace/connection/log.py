@@ -8,8 +8,6 @@ from typing import Any
 from tiderace import conf, metrics
 from tiderace.asgi import Event, Scope, describe, log_fields
 
-__all__ = ["ConnectionLog"]
-
 logger = logging.getLogger("tiderace.consumer")
 
 

@@ -8,8 +8,6 @@ from typing import Any
 from tiderace.delivery.mailbox import Mailbox
 from tiderace.delivery.outbox import PreparedMessage
 
-__all__ = ["Hub", "write_to_idle"]
-
 
 class Hub:
     """Groups and their members in this process.

@@ -19,8 +19,6 @@ from typing import Any, Generic, TypeVar
 from tiderace import metrics
 from tiderace.delivery.outbox import FrameWriter
 
-__all__ = ["ExpiryQueue", "Mailbox", "Source"]
-
 M = TypeVar("M")
 
 

@@ -9,8 +9,6 @@ from tiderace import metrics
 from tiderace.asgi import Event, Send, websocket_send
 from tiderace.json_compat import well_formed_text
 
-__all__ = ["FrameWriter", "Outbox", "PreparedMessage", "TooSlow"]
-
 
 class TooSlow(Exception):
     """The client reads too slowly: its outbox is over its limit."""

@@ -18,8 +18,6 @@ from typing import Any, Protocol
 from tiderace import metrics
 from tiderace.history import Publication
 
-__all__ = ["BatchListener", "Listener", "PendingDelivery", "StreamHub"]
-
 logger = logging.getLogger("tiderace.layers")
 
 # Listeners served before the loop may do something else: a few milliseconds.

@@ -12,8 +12,6 @@ import asyncio
 from collections.abc import Sized
 from weakref import WeakKeyDictionary
 
-__all__ = ["LoopTurns", "let_woken_tasks_run", "loop_turns"]
-
 
 class _Hidden:
     """Stands for the callbacks of a loop that does not show them: always more."""

@@ -9,8 +9,6 @@ from django.core.asgi import get_asgi_application
 
 from tiderace.routing import get_application
 
-__all__ = ["application"]
-
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tiderace.demo.settings")
 
 application = get_application(

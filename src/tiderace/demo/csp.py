@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse
 
-__all__ = ["POLICY", "content_security_policy"]
-
 POLICY = "; ".join(
     [
         "default-src 'self'",

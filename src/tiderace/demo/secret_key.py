@@ -10,8 +10,6 @@ from pathlib import Path
 
 from django.core.management.utils import get_random_secret_key
 
-__all__ = ["load_or_create_secret_key"]
-
 
 def load_or_create_secret_key(path: Path) -> str:
     """Return the key stored at ``path``; create it if there is none.

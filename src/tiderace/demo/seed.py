@@ -8,8 +8,6 @@ from tiderace.demo.board.models import Column, Note
 from tiderace.demo.chat.models import Room
 from tiderace.demo.people.person import SEEDED, STAFF
 
-__all__ = ["NOTES", "ROOMS", "seed"]
-
 ROOMS = {"general": "General", "design": "Design", "support": "Support"}
 NOTES = {
     "Open this page in a second window": Column.TO_DO,

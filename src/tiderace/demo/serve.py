@@ -15,8 +15,6 @@ from tiderace.server.development import bind
 from tiderace.server.http import HttpProtocol
 from tiderace.server.protocol import WebSocketProtocol
 
-__all__ = ["serve"]
-
 
 def serve(host: str, port: int, *, workers: int = 1) -> None:
     """Migrate, seed and serve until interrupted; port 0 takes any free one.

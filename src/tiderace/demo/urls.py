@@ -6,8 +6,6 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-__all__ = ["urlpatterns"]
-
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="chat:lobby")),
     path("admin/", admin.site.urls),

@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["ServerMissing", "private_server", "server_program"]
-
 
 class ServerMissing(Exception):
     """No Redis or Valkey server is installed."""

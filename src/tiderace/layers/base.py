@@ -21,13 +21,6 @@ from tiderace.layers.stats import LayerStats
 from tiderace.ratelimit import Rate
 from tiderace.runtime.sync_bridge import SyncCalls
 
-__all__ = [
-    "SENDING_METHODS",
-    "BaseChannelLayer",
-    "LocalDelivery",
-    "refuse_unknown_options",
-]
-
 Capacities = list[tuple["re.Pattern[str]", int]]
 
 SENDING_METHODS = (

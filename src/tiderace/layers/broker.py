@@ -14,22 +14,6 @@ from tiderace.history import Position
 from tiderace.presence.store import PresenceStore
 from tiderace.ratelimit import Rate
 
-__all__ = [
-    "GROUP_MAX_BYTES",
-    "Broker",
-    "Delivery",
-    "MembershipStore",
-    "Position",
-    "Published",
-    "QueueReady",
-    "QueueStore",
-    "Reconnected",
-    "Retention",
-    "StreamMessage",
-    "StreamStore",
-]
-
-
 GROUP_MAX_BYTES = 4 * 1024 * 1024
 """Bytes of a group's messages that are kept, by default, whatever their retention."""
 

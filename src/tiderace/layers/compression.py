@@ -15,14 +15,6 @@ from types import ModuleType
 
 from tiderace.conf import nearest
 
-__all__ = [
-    "ALGORITHMS",
-    "compress",
-    "decompress",
-    "require_algorithm",
-    "wrap",
-]
-
 _MARK = b"\xc1"
 _STORED, _ZLIB, _ZSTD = b"\x00", b"\x01", b"\x02"
 

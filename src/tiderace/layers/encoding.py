@@ -20,8 +20,6 @@ import msgspec
 
 from tiderace.json_compat import to_plain, well_formed_text
 
-__all__ = ["decode", "encode", "encode_with"]
-
 
 def encode(message: Any) -> bytes:
     """Encode ``message`` as msgpack.

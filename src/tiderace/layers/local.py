@@ -25,8 +25,6 @@ from tiderace.layers.messages import ChannelMailbox, Message
 from tiderace.layers.names import CLUSTER_GROUP
 from tiderace.layers.stats import Pace, ProcessStats
 
-__all__ = ["Departure", "DropLog", "LocalChannels"]
-
 logger = logging.getLogger("tiderace.layers")
 
 # Mailboxes that are filled before control returns to the event loop: a few milliseconds,

@@ -15,14 +15,6 @@ from tiderace.exceptions import InvalidChannelLayerError
 from tiderace.runtime.lifespan import on_shutdown
 from tiderace.runtime.readiness import ready_check
 
-__all__ = [
-    "ChannelLayerManager",
-    "channel_layers",
-    "get_channel_layer",
-    "layer_attribute",
-]
-
-
 # Seconds that a layer may take to reach its broker before its process is not ready.
 _CONNECT_TIME = 2.0
 

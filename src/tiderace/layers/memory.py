@@ -38,8 +38,6 @@ from tiderace.presence.memory import MemoryPresenceStore
 from tiderace.presence.store import PresenceConfig
 from tiderace.ratelimit import Buckets, Rate
 
-__all__ = ["InMemoryChannelLayer"]
-
 
 class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
     """A channel layer within this process.

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from tiderace.history import Position, Publication
 from tiderace.layers.broker import Retention
 
-__all__ = ["MemoryStream", "MemoryStreams"]
-
 _EPOCH_LENGTH = 6  # bytes
 _KEY_TTL = 300.0  # seconds in which a repeated idempotency key publishes nothing
 _MAX_KEYS = 100_000  # the oldest are forgotten earlier

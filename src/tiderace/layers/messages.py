@@ -12,17 +12,6 @@ from tiderace.delivery.outbox import PreparedMessage
 from tiderace.history import Position, Publication
 from tiderace.json_compat import to_json
 
-__all__ = [
-    "CHANNEL_KEY",
-    "ENVELOPE_KEY",
-    "ChannelMailbox",
-    "Message",
-    "Serializer",
-    "publication_of",
-    "require_dict",
-    "require_unreserved",
-]
-
 logger = logging.getLogger("tiderace.layers")
 
 Message = dict[str, Any]

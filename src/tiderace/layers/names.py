@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 
-__all__ = ["CLUSTER_GROUP", "MAX_NAME_LENGTH", "group_name"]
-
 CLUSTER_GROUP = "tiderace-cluster"
 """The group in which every process that takes part in ``tiderace.cluster`` listens."""
 

@@ -36,17 +36,6 @@ from tiderace.layers import compression, encoding
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet, MultiFernet
 
-__all__ = [
-    "BaseMessageSerializer",
-    "JSONSerializer",
-    "MissingSerializer",
-    "MsgPackSerializer",
-    "SerializerDoesNotExist",
-    "SerializersRegistry",
-    "read_kept",
-    "registry",
-]
-
 # Seconds added to the expiry of a token, as the clocks of two machines differ. An older
 # token was delayed or replayed.
 _CLOCK_MARGIN = 10

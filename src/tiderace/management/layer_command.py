@@ -9,8 +9,6 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tiderace import DEFAULT_CHANNEL_LAYER
 from tiderace.layers import get_channel_layer
 
-__all__ = ["LayerCommand"]
-
 
 class LayerCommand(BaseCommand):
     """A command with the option ``--layer``, which works while system checks fail."""

@@ -16,8 +16,6 @@ from tiderace.runtime import sync_bridge
 from tiderace.topics import api
 from tiderace.topics.topic import UnknownTopic, declared
 
-__all__ = ["ACTIONS", "ActionForm", "CloseTopicForm", "DisconnectForm", "NoticeForm"]
-
 # Bytes of a close reason, by RFC 6455.
 _REASON = 123
 

@@ -22,14 +22,6 @@ from tiderace.monitoring.connections import (
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Unsubscription
 
-__all__ = [
-    "ConnectionSurvey",
-    "EndedConnections",
-    "close_topic_everywhere",
-    "disconnect_user_everywhere",
-    "survey_connections",
-]
-
 logger = logging.getLogger("tiderace.monitoring")
 
 # Seconds in which other processes have to answer.

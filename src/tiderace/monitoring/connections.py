@@ -32,8 +32,6 @@ from tiderace.runtime.connections import (
 from tiderace.security.bearer import CLOSE_FORBIDDEN
 from tiderace.topics.client.client import TopicClient
 
-__all__ = ["ProcessReport", "close_topic", "disconnect_user", "report"]
-
 logger = logging.getLogger("tiderace.monitoring")
 
 # Topics listed of one connection, and of one process, the largest.

@@ -28,8 +28,6 @@ try:
 except ImportError:  # pragma: no cover (Windows)
     resource = None  # type: ignore[assignment]
 
-__all__ = ["Finding", "Level", "diagnose"]
-
 # The limit of open files that even a small site needs.
 _FEW_FILES = 4096
 # Packages that are reported, and what each is for.

@@ -31,8 +31,6 @@ try:
 except ImportError:  # pragma: no cover (Windows)
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["FOLDER_VARIABLE", "Folder", "share", "shared"]
-
 logger = logging.getLogger("tiderace.monitoring")
 
 # The variable of prometheus_client, which projects may have set already.

@@ -18,8 +18,6 @@ from tiderace.monitoring.connections import ProcessReport, report
 from tiderace.monitoring.top import drops_text
 from tiderace.runtime import sync_bridge
 
-__all__ = ["SIZE", "overview"]
-
 SIZE = 50
 """Connections on a page."""
 _PAGES = 20

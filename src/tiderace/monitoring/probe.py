@@ -21,8 +21,6 @@ from tiderace.layers import InMemoryChannelLayer, channel_layers
 from tiderace.layers.manager import layer_attribute
 from tiderace.layers.pubsub.layer import PubSubLayer
 
-__all__ = ["ProbeFailed", "Step", "any_failed", "probe_layer"]
-
 # Round trips whose median is reported: the first also opens connections.
 _ROUNDS = 5
 # Messages sent while the reader is disconnected.

@@ -8,8 +8,6 @@ from collections import deque
 
 import msgspec
 
-__all__ = ["RecentRecords", "Record", "install", "recent_records"]
-
 _KEPT = 50
 # Characters of a message that are kept; an exception's text may have any length.
 _LONGEST = 300

@@ -7,8 +7,6 @@ import msgspec
 from tiderace import metrics
 from tiderace.layers.manager import channel_layers, layer_attribute
 
-__all__ = ["LAYER_GAUGES", "Snapshot", "take"]
-
 # The gauges of each layer: name, meaning.
 LAYER_GAUGES = {
     "layer_channels": "channels of a layer in this process",

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 
 from tiderace.layers.stats import LayerStats, ProcessStats
 
-__all__ = ["drops_text", "table"]
-
 # A process reports every two seconds.
 _LATE = 10.0
 

@@ -12,8 +12,6 @@ from tiderace.presence.schedule import RETRY_DELAY, PresenceSchedule
 from tiderace.presence.store import Member, PresenceEvent, PresenceStore
 from tiderace.runtime.tasks import WorkerPool
 
-__all__ = ["Announce", "Hook", "PresenceAnnouncer"]
-
 logger = logging.getLogger("tiderace.topics")
 
 Announce = Callable[

@@ -15,8 +15,6 @@ from tiderace.presence.schedule import RETRY_DELAY, PresenceSchedule
 from tiderace.presence.store import Member, PresenceStore
 from tiderace.runtime.tasks import WorkerPool
 
-__all__ = ["LocalEntries"]
-
 logger = logging.getLogger("tiderace.topics")
 
 _ADDED_AT_ONCE = 50

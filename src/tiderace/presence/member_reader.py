@@ -8,8 +8,6 @@ from collections.abc import Mapping
 
 from tiderace.presence.store import Member, PresenceStore
 
-__all__ = ["MemberReader"]
-
 
 class MemberReader:
     """Reads the members of groups, one read of a group at a time.

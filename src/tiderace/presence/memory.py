@@ -22,8 +22,6 @@ from tiderace.presence.store import (
     ReapResult,
 )
 
-__all__ = ["MemoryPresenceStore"]
-
 
 @dataclass(slots=True)
 class _Connection:

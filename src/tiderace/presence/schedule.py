@@ -10,8 +10,6 @@ from collections.abc import Callable
 
 from tiderace.exceptions import LayerUnavailable
 
-__all__ = ["RETRY_DELAY", "PresenceSchedule"]
-
 logger = logging.getLogger("tiderace.topics")
 
 RETRY_DELAY = 1.0

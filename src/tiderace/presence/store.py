@@ -13,16 +13,6 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from tiderace import conf
 
-__all__ = [
-    "Member",
-    "PresenceConfig",
-    "PresenceEvent",
-    "PresenceStats",
-    "PresenceStore",
-    "ReapResult",
-    "ShardedPresence",
-]
-
 T = TypeVar("T")
 
 

@@ -19,8 +19,6 @@ from tiderace.presence.schedule import PresenceSchedule
 from tiderace.presence.store import Member, PresenceStats, PresenceStore
 from tiderace.runtime.tasks import TaskGroup, WorkerPool
 
-__all__ = ["Announce", "Hook", "Member", "Presence", "PresenceTracker"]
-
 logger = logging.getLogger("tiderace.topics")
 
 _REAP_LIMIT = 200

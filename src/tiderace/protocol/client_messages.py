@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import base64
 
-__all__ = ["MESSAGES", "PACKAGE", "SOURCE_SHA256"]
-
 PACKAGE = "centrifugal.centrifuge.protocol"
 
 SOURCE_SHA256 = "cc07a2149d82a96764236ca9cf82d5d2fb2d0ed7f630e933b79325d34cd7d9d6"

@@ -11,9 +11,6 @@ import msgspec
 from tiderace.json_compat import loads, well_formed_json
 from tiderace.protocol.messages import Command, MalformedCommand, Reply
 
-__all__ = ["JSON", "Codec", "JSONCodec", "MalformedFrame"]
-
-
 _METHODS = Command.__struct_fields__[1:]
 
 # A string, with or without its end, or a bracket.

@@ -10,45 +10,6 @@ from dataclasses import dataclass
 
 import msgspec
 
-__all__ = [
-    "ALREADY_SUBSCRIBED",
-    "BAD_REQUEST",
-    "CLOSE_BAD_PROTOCOL",
-    "CLOSE_BAD_REQUEST",
-    "CLOSE_DRAIN",
-    "CLOSE_EXPIRED",
-    "CLOSE_INSUFFICIENT_STATE",
-    "CLOSE_INVALID_TOKEN",
-    "CLOSE_KICKED",
-    "CLOSE_NOT_AVAILABLE",
-    "CLOSE_NO_PONG",
-    "CLOSE_SERVER_ERROR",
-    "CLOSE_SLOW",
-    "CLOSE_STALE",
-    "CLOSE_STATE_INVALIDATED",
-    "CLOSE_TOO_MANY_ERRORS",
-    "CLOSE_TOO_MANY_REQUESTS",
-    "EXPIRED",
-    "INTERNAL",
-    "LIMIT_EXCEEDED",
-    "METHOD_NOT_FOUND",
-    "NOT_AVAILABLE",
-    "PERMISSION_DENIED",
-    "TOKEN_EXPIRED",
-    "TOKEN_NOT_YET_VALID",
-    "TOO_MANY_REQUESTS",
-    "UNAUTHORIZED",
-    "UNKNOWN_TOPIC",
-    "UNRECOVERABLE",
-    "UNSUBSCRIBED_BY_SERVER",
-    "UNSUBSCRIBED_EXPIRED",
-    "UNSUBSCRIBED_INSUFFICIENT_STATE",
-    "UNSUBSCRIBED_PERMISSION_DENIED",
-    "Close",
-    "Failure",
-    "Unsubscription",
-]
-
 
 class Failure(msgspec.Struct, omit_defaults=True, frozen=True):
     """Why a command failed; a temporary failure may be tried again.

@@ -9,34 +9,6 @@ from msgspec import UNSET, Raw, UnsetType
 
 from tiderace.protocol.codes import Failure, Unsubscription
 
-__all__ = [
-    "ClientInfo",
-    "Command",
-    "ConnectRequest",
-    "ConnectResult",
-    "DataMessage",
-    "DisconnectPush",
-    "Empty",
-    "HistoryRequest",
-    "HistoryResult",
-    "InfoPush",
-    "MalformedCommand",
-    "PresenceResult",
-    "PresenceStatsResult",
-    "Pub",
-    "PublishRequest",
-    "Push",
-    "RPCRequest",
-    "RefreshRequest",
-    "RefreshResult",
-    "Reply",
-    "StreamPosition",
-    "SubRefreshRequest",
-    "SubscribeRequest",
-    "SubscribeResult",
-    "TopicRequest",
-]
-
 Data = Raw | UnsetType
 # The largest integer that JavaScript and Lua count exactly.
 Offset = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]

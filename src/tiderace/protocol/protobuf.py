@@ -20,8 +20,6 @@ from tiderace.protocol.client_messages import MESSAGES, PACKAGE
 from tiderace.protocol.codec import MalformedFrame
 from tiderace.protocol.messages import Command, MalformedCommand, Reply
 
-__all__ = ["PROTOBUF", "ProtobufCodec"]
-
 # The most bytes of a length: 4 times 7 bits, 256 MiB.
 _LENGTH_BYTES = 4
 

@@ -29,16 +29,6 @@ from tiderace.protocol.messages import (
 )
 from tiderace.ratelimit import Rate, TokenBucket
 
-__all__ = [
-    "ConnectionEnded",
-    "PositionLost",
-    "Refused",
-    "Session",
-    "Subscription",
-    "request_of",
-    "to_pub",
-]
-
 # The flag of a client that prefers an error to an incomplete recovery.
 _REJECT_UNRECOVERED = 2
 

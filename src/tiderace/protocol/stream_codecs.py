@@ -13,8 +13,6 @@ from tiderace.protocol.messages import Reply
 if TYPE_CHECKING:
     from tiderace.protocol.protobuf import ProtobufCodec
 
-__all__ = ["EVENTS", "LINES", "EventsCodec", "JSONLinesCodec", "protobuf"]
-
 logger = logging.getLogger("tiderace.topics")
 
 

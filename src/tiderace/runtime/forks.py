@@ -7,8 +7,6 @@ import os
 import weakref
 from collections.abc import Callable
 
-__all__ = ["after_fork", "keep_alive"]
-
 _resets: list[Callable[[], Callable[[], None] | None]] = []
 
 # What the parent's objects held. Finalized in the child, a loop or a connection would

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 from concurrent.futures import Future
 
-__all__ = ["wait_future"]
-
 
 async def wait_future(future: Future[None]) -> None:
     """Wait until ``future`` is done; being cancelled does not cancel it.

@@ -17,8 +17,6 @@ from asyncio import (
 )
 from typing import Any
 
-__all__ = ["separate_loops"]
-
 _separated = False
 
 

@@ -6,8 +6,6 @@ from django.conf import settings
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-__all__ = ["SocketDatabases"]
-
 
 class SocketDatabases:
     """Django's database connections of one socket, for whichever thread runs its code.

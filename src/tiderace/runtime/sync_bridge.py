@@ -19,15 +19,6 @@ from asgiref.sync import async_to_sync, markcoroutinefunction
 from tiderace.runtime.forks import after_fork, keep_alive
 from tiderace.runtime.greenlets import separate_loops
 
-__all__ = [
-    "SyncCalls",
-    "blocking",
-    "call",
-    "call_directly",
-    "callable_in_threads",
-    "close",
-]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])

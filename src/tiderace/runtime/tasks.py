@@ -9,16 +9,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
-__all__ = [
-    "LATE",
-    "READING",
-    "Contained",
-    "TaskGroup",
-    "WorkerPool",
-    "as_error",
-    "wait_in_time",
-]
-
 T = TypeVar("T")
 
 

@@ -29,16 +29,6 @@ from tiderace import conf
 from tiderace.runtime.forks import after_fork
 from tiderace.runtime.socket_databases import SocketDatabases
 
-__all__ = [
-    "ConnectionThread",
-    "ThreadPool",
-    "background_context",
-    "below_a_sync_caller",
-    "current",
-    "default_pool",
-    "isolated",
-]
-
 T = TypeVar("T")
 
 _Job = Callable[[], None]

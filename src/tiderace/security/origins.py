@@ -15,22 +15,6 @@ from django.http.request import validate_host
 from tiderace import conf
 from tiderace.asgi import Scope, describe, log_fields, printable
 
-__all__ = [
-    "WITHOUT_HOST",
-    "OriginProblem",
-    "Site",
-    "allowed_hosts",
-    "header",
-    "host_problem",
-    "is_own_page",
-    "log_refusal",
-    "parse",
-    "require_origins",
-    "shown",
-    "site_of",
-    "text_of",
-]
-
 _PORTS: Final = {"http": 80, "https": 443}
 
 WITHOUT_HOST: Final = ("null", "file://")

@@ -24,8 +24,6 @@ from tiderace.security.origins import (
 )
 from tiderace.security.websocket import OriginValidator
 
-__all__ = ["origin_problem"]
-
 logger = logging.getLogger("tiderace.topics")
 
 # Each page that only DEBUG allows is logged once, and not more of them than this.

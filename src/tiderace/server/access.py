@@ -11,8 +11,6 @@ from tiderace.asgi import client_address, printable, redacted_query
 if TYPE_CHECKING:
     from tiderace.asgi import ASGIApp, Event, Receive, Scope, Send
 
-__all__ = ["AccessLog", "ActionLogger"]
-
 ActionLogger: TypeAlias = Callable[[str, str, dict[str, Any]], None]
 
 

@@ -14,8 +14,6 @@ try:
 except ImportError:
     x509 = None  # type: ignore[assignment]
 
-__all__ = ["development_certificate"]
-
 _VALID = datetime.timedelta(days=365)
 # A certificate that ends within this time is made anew.
 _LEFT = datetime.timedelta(days=7)

@@ -18,8 +18,6 @@ from tiderace.server.parser import FrameParser, ProtocolError
 from tiderace.server.read_queue import ReadQueue
 from tiderace.server.writer import ServerFrameWriter
 
-__all__ = ["ServerConnection"]
-
 # Messages go both ways; our close frame is sent and the client's awaited; it is over.
 _OPEN, _CLOSING, _CLOSED = "open", "closing", "closed"
 

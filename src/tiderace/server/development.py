@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from tiderace.asgi import ASGIApp
 
-__all__ = ["DevelopmentServer", "ServerOptions", "StartupFailed", "bind"]
-
 _BACKLOG = 2048
 
 

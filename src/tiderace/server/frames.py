@@ -5,23 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from struct import Struct
 
-__all__ = [
-    "BINARY",
-    "CLOSE",
-    "CONTINUATION",
-    "FINAL",
-    "PING",
-    "PONG",
-    "TEXT",
-    "binary_frame",
-    "close_frame",
-    "ping_frame",
-    "pong_frame",
-    "text_frame",
-    "unmask",
-    "unmask_in_python",
-]
-
 CONTINUATION = 0x0
 TEXT = 0x1
 BINARY = 0x2

@@ -16,8 +16,6 @@ except ImportError as error:
         "install it with: pip install gunicorn uvicorn-worker"
     ) from error
 
-__all__ = ["UvicornWorker"]
-
 
 class UvicornWorker(_BaseWorker):  # type: ignore[misc,unused-ignore]
     """``uvicorn_worker.UvicornWorker`` with Tiderace's protocol classes.

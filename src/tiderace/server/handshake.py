@@ -10,16 +10,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import unquote
 
-__all__ = [
-    "MAX_HEADERS",
-    "MAX_SIZE",
-    "HandshakeRefused",
-    "Request",
-    "accept_response",
-    "http_response",
-    "read_request",
-]
-
 Headers = Iterable[tuple[bytes, bytes]]
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"

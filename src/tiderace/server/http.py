@@ -10,8 +10,6 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from tiderace.server.handshake import MAX_HEADERS
 
-__all__ = ["HttpProtocol"]
-
 
 class HttpProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
     """One HTTP connection of a uvicorn server, cut if it sends no request.

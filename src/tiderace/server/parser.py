@@ -17,8 +17,6 @@ from tiderace.server.frames import (
     unmask,
 )
 
-__all__ = ["FrameParser", "MessageHandler", "ProtocolError"]
-
 _RESERVED = 0x70
 _MASKED = 0x80
 _CONTROL = 0x08

@@ -39,8 +39,6 @@ from tiderace.server.handshake import (
 from tiderace.server.read_queue import ReadQueue
 from tiderace.server.writer import ServerFrameWriter, WriteScheduler
 
-__all__ = ["WebSocketProtocol"]
-
 logger = logging.getLogger("uvicorn.error")
 hint_logger = logging.getLogger("tiderace.server")
 

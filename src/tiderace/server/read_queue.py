@@ -8,8 +8,6 @@ from typing import Final
 
 from tiderace.asgi import Event
 
-__all__ = ["ReadQueue"]
-
 # The largest sum of payloads queued, in characters or bytes.
 _MAX_SIZE: Final = 1024 * 1024
 

@@ -18,8 +18,6 @@ from typing import Any, Final
 
 from tiderace.server.frames import binary_frame, text_frame
 
-__all__ = ["ServerFrameWriter", "WriteScheduler"]
-
 logger = logging.getLogger("tiderace.server")
 
 # Bytes queued for one socket that are written without waiting for the end of the tick.

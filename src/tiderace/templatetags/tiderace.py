@@ -26,8 +26,6 @@ from tiderace.topics.api import positions
 if TYPE_CHECKING:
     from django.template.context import Context
 
-__all__ = ["register", "tiderace_importmap", "tiderace_positions", "tiderace_script"]
-
 register = template.Library()
 
 CONFIG_ID = "tiderace-config"

@@ -18,8 +18,6 @@ from tiderace.runtime import threads
 if TYPE_CHECKING:
     from tiderace.asgi import ASGIApp, Event, Scope
 
-__all__ = ["ApplicationCommunicator"]
-
 # RFC 6455: the code by which a consumer closes its socket after an error.
 _INTERNAL_ERROR = 1011
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from tiderace.asgi import ASGIApp
 
-__all__ = ["HttpCommunicator"]
-
 
 class HttpCommunicator(ApplicationCommunicator):
     """Sends one request and collects the response.

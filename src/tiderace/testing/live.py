@@ -33,14 +33,6 @@ if TYPE_CHECKING:
     from tiderace.asgi import ASGIApp
     from tiderace.server.development import DevelopmentServer
 
-__all__ = [
-    "ChannelsLiveServerTestCase",
-    "ServerProcess",
-    "ServerThread",
-    "make_application",
-    "set_database_connection",
-]
-
 # Option of daphne's server: its name here.
 _OPTIONS = {
     "ping_interval": "ping_interval",

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from tiderace.asgi import ASGIApp
 
-__all__ = ["WebsocketCommunicator"]
-
 
 class WebsocketCommunicator(ApplicationCommunicator):
     """A client of ``application`` at ``path``, which may have a query string.

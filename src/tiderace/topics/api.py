@@ -25,33 +25,6 @@ from tiderace.topics.names import publication_key, topic_group, user_group
 from tiderace.topics.streams import control_layer, layer_of, members_of, record_of
 from tiderace.topics.topic import declared
 
-__all__ = [
-    "HistoryPage",
-    "PresenceInfo",
-    "aclose_topic",
-    "adisconnect",
-    "ahistory",
-    "apositions",
-    "apresence",
-    "apresence_stats",
-    "apublish",
-    "arefresh",
-    "asend_to",
-    "asubscribe",
-    "aunsubscribe",
-    "close_topic",
-    "disconnect",
-    "history",
-    "positions",
-    "presence",
-    "presence_stats",
-    "publish",
-    "refresh",
-    "send_to",
-    "subscribe",
-    "unsubscribe",
-]
-
 logger = logging.getLogger("tiderace.topics")
 
 

@@ -33,8 +33,6 @@ from tiderace.topics.transports import emulation, event_feed, http_stream, sse
 from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 from tiderace.topics.transports.websocket import WebSocketTransport
 
-__all__ = ["TopicsEndpoint"]
-
 logger = logging.getLogger("tiderace.topics")
 
 

@@ -16,8 +16,6 @@ from tiderace.protocol import codes
 from tiderace.protocol.session import Refused
 from tiderace.runtime.tasks import as_error
 
-__all__ = ["TopicHooks", "call_hook"]
-
 
 class TopicHooks:
     """The hooks of ``TopicsEndpoint``, which inherits them; override what you need.

@@ -35,8 +35,6 @@ from tiderace.topics.survey import survey
 from tiderace.topics.topic import Refuse, Topic, UnknownTopic, declared
 from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 
-__all__ = ["METHODS", "serve"]
-
 logger = logging.getLogger("tiderace.topics")
 
 _BODY = 10_485_760  # bytes of a request; a batch may be long

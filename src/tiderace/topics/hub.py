@@ -25,8 +25,6 @@ from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.trackers import PresenceTrackers
 from tiderace.topics.transports.base import Transport
 
-__all__ = ["TopicHub", "close", "current", "hubs", "is_session", "new_session"]
-
 
 class TopicHub:
     """Serves the topic clients of one event loop."""

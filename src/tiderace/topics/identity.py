@@ -19,8 +19,6 @@ from tiderace.topics.tokens import (
     read_subscription_token,
 )
 
-__all__ = ["Grant", "Identity", "TokenUser", "identity_of", "subscription_grant"]
-
 
 class TokenUser:
     """The user in a token, with ``TIDERACE["TOPICS"]["USERS"] = "claims"``.

@@ -12,16 +12,6 @@ from tiderace.protocol import codes
 from tiderace.protocol.messages import ClientInfo
 from tiderace.protocol.session import Refused
 
-__all__ = [
-    "as_bytes",
-    "as_python",
-    "as_raw",
-    "client_info",
-    "join_info",
-    "read_fields",
-    "ttl_of",
-]
-
 
 def read_fields(data: bytes, kind: Any) -> Any:
     """Decode JSON as a value of type ``kind``.

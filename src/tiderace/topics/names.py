@@ -13,8 +13,6 @@ from django.urls.resolvers import RoutePattern
 
 from tiderace.layers.names import group_name
 
-__all__ = ["Pattern", "events_group", "publication_key", "topic_group", "user_group"]
-
 
 def topic_group(topic: str) -> str:
     """Return the group of a topic: ``group_add(topic_group("room:lobby"), …)``.

@@ -9,7 +9,8 @@ from typing import Any
 from tiderace import conf
 from tiderace.history import Position
 from tiderace.layers.manager import get_channel_layer, layer_attribute
-from tiderace.presence.tracker import Member, Presence
+from tiderace.presence.store import Member
+from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
 from tiderace.protocol.messages import (
     HistoryRequest,
@@ -22,16 +23,6 @@ from tiderace.protocol.session import Refused, Subscription, to_pub
 from tiderace.topics.json_fields import client_info
 from tiderace.topics.names import topic_group
 from tiderace.topics.topic import Topic
-
-__all__ = [
-    "control_layer",
-    "layer_of",
-    "members_of",
-    "presence_result",
-    "read_history",
-    "record_of",
-    "start_stream",
-]
 
 # How often a stream is read again when publications were lost while it was read.
 _TRIES = 5

@@ -14,8 +14,6 @@ import msgspec
 from tiderace import __version__, cluster
 from tiderace.topics.hub import current, hubs
 
-__all__ = ["Node", "survey"]
-
 # Seconds in which other processes have to answer.
 _TIMEOUT = 1.0
 

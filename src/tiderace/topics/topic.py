@@ -29,18 +29,6 @@ from tiderace.ratelimit import Rate
 from tiderace.revocation import signals
 from tiderace.topics.names import Pattern
 
-__all__ = [
-    "History",
-    "Refuse",
-    "Registry",
-    "Topic",
-    "UnknownTopic",
-    "call_with",
-    "declared",
-    "rpc",
-    "rpc_method",
-]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 _APPLICATION_CODES = range(400, 2000)

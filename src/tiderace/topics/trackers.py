@@ -9,13 +9,12 @@ import msgspec
 
 from tiderace import cluster, conf
 from tiderace.layers import get_channel_layer
-from tiderace.presence.tracker import Member, Presence, PresenceTracker
+from tiderace.presence.store import Member
+from tiderace.presence.tracker import Presence, PresenceTracker
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import client_info
 from tiderace.topics.names import events_group
 from tiderace.topics.topic import UnknownTopic, declared
-
-__all__ = ["PresenceTrackers"]
 
 
 class PresenceTrackers:

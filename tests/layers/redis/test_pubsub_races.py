@@ -16,9 +16,9 @@ from support.clock import FakeClock
 from support.waiting import until
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
+from tiderace.history import Position
 from tiderace.layers.broker import (
     Delivery,
-    Position,
     Published,
     QueueReady,
     Reconnected,

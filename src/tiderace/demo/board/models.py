@@ -6,8 +6,6 @@ from django.db import models
 
 from tiderace.topics.models import PublishesChanges
 
-__all__ = ["BOARD", "TEXT_LENGTH", "Column", "Note"]
-
 BOARD = "board:main"
 TEXT_LENGTH = 140
 

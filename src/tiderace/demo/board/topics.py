@@ -19,8 +19,6 @@ from tiderace.topics import (
     rpc,
 )
 
-__all__ = ["Board", "Endpoint"]
-
 # Older notes are deleted, so that visitors cannot fill the disk.
 _MAX_NOTES = 60
 

@@ -9,8 +9,6 @@ from tiderace.demo.board.models import BOARD, TEXT_LENGTH, Column, Note
 from tiderace.demo.people.person import Person, person_required
 from tiderace.topics import positions
 
-__all__ = ["board"]
-
 
 @person_required
 def board(request: HttpRequest, person: Person) -> HttpResponse:

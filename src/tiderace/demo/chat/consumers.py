@@ -17,8 +17,6 @@ from tiderace.demo.people.person import Person, person_of, session_group, user_g
 from tiderace.generic.websocket import AsyncJsonWebsocketConsumer
 from tiderace.ratelimit import Rate, TokenBucket
 
-__all__ = ["SIGNED_OUT", "NoticeConsumer", "RoomConsumer"]
-
 logger = logging.getLogger(__name__)
 presence = RoomPresence()
 

@@ -10,8 +10,6 @@ from django.utils.text import slugify
 
 from tiderace.demo.chat.notices import TEXT_LENGTH
 
-__all__ = ["RoomForm", "SendNoticeForm"]
-
 
 class RoomForm(forms.Form):
     """The name of a room; ``cleaned_data["slug"]`` is its slug in the URL."""

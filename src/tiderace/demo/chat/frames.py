@@ -6,8 +6,6 @@ import re
 from functools import partial
 from typing import Any
 
-__all__ = ["FRAME_LENGTH", "TEXT_LENGTH", "FrameError", "read"]
-
 TEXT_LENGTH = 2_000
 FRAME_LENGTH = 16_384
 

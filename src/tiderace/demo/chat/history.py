@@ -9,8 +9,6 @@ from django.db import transaction
 from tiderace.demo.chat.models import Message, Room
 from tiderace.demo.people.person import Person
 
-__all__ = ["HISTORY_SIZE", "messages_after", "recent", "room_name", "store"]
-
 HISTORY_SIZE = 200
 # Messages stored at the same time may arrive in either order, so a page may lack one
 # with a smaller id than its last. Pages ignore duplicates.

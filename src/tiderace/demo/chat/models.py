@@ -7,8 +7,6 @@ from typing import Any
 from django.db import models
 from django.utils import timezone
 
-__all__ = ["Message", "Room"]
-
 
 class Room(models.Model):
     """A room, identified by the slug in its URL."""

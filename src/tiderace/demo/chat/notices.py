@@ -7,8 +7,6 @@ from asgiref.sync import async_to_sync
 from tiderace.demo.people.person import user_group
 from tiderace.layers import InMemoryChannelLayer, get_channel_layer
 
-__all__ = ["EVERYONE", "TEXT_LENGTH", "layer_is_local", "push"]
-
 EVERYONE = "everyone"
 TEXT_LENGTH = 300
 

@@ -10,8 +10,6 @@ from collections import defaultdict
 
 from tiderace.demo.people.person import Person
 
-__all__ = ["RoomPresence"]
-
 
 class RoomPresence:
     """The windows of each person in each room: two tabs join once and leave once."""

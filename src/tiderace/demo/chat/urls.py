@@ -6,8 +6,6 @@ from django.urls import path, re_path
 
 from tiderace.demo.chat import views
 
-__all__ = ["SLUG", "app_name", "urlpatterns"]
-
 SLUG = r"(?P<slug>[A-Za-z0-9_-]{1,50})"
 
 app_name = "chat"

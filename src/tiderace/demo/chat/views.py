@@ -18,8 +18,6 @@ from tiderace.demo.chat.history import recent, room_name
 from tiderace.demo.chat.models import Room
 from tiderace.demo.people.person import Person, person_required
 
-__all__ = ["COMMAND_SALT", "lobby", "notify", "notify_by_command", "room"]
-
 COMMAND_SALT = "tiderace.demo.notify"
 _COMMAND_AGE = 60
 

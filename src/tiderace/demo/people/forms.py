@@ -6,8 +6,6 @@ from django import forms
 
 from tiderace.demo.people.person import NAME_LENGTH, guest_name
 
-__all__ = ["GuestForm"]
-
 
 class GuestForm(forms.Form):
     """The display name of a guest."""

@@ -18,20 +18,6 @@ if TYPE_CHECKING:
     from django.contrib.sessions.backends.base import SessionBase
     from django.http import HttpRequest, HttpResponseBase
 
-__all__ = [
-    "NAME_LENGTH",
-    "SEEDED",
-    "STAFF",
-    "Person",
-    "as_context",
-    "guest_name",
-    "new_guest",
-    "person_of",
-    "person_required",
-    "session_group",
-    "user_group",
-]
-
 SEEDED = {"alice": "alice-tide", "bob": "bob-tide", "carol": "carol-tide"}
 # The account that may view the connections at /admin/.
 STAFF = {"harbour": "harbour-tide"}

@@ -6,8 +6,6 @@ from django.urls import path
 
 from tiderace.demo.people import views
 
-__all__ = ["app_name", "urlpatterns"]
-
 app_name = "people"
 urlpatterns = [
     path("login/", views.Login.as_view(), name="login"),

@@ -18,8 +18,6 @@ from tiderace.demo.people.forms import GuestForm
 from tiderace.demo.people.person import SEEDED, new_guest, session_group
 from tiderace.layers import get_channel_layer
 
-__all__ = ["Login", "guest", "logout"]
-
 
 def _close_windows(request: HttpRequest) -> None:
     """Close the open sockets of this browser's session."""

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 from tiderace.layers.broker import Broker
 
-__all__ = ["Brokers"]
-
 
 class Brokers(list[Broker]):
     """Brokers by number, and the one that serves a group, queue or process.

@@ -13,7 +13,8 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
-from tiderace.layers.broker import Broker, Position, StreamMessage
+from tiderace.history import Position
+from tiderace.layers.broker import Broker, StreamMessage
 from tiderace.layers.pubsub.gap_filler import (
     START,
     GapFiller,
@@ -23,8 +24,6 @@ from tiderace.layers.pubsub.gap_filler import (
     is_new,
 )
 from tiderace.layers.pubsub.loop_tasks import LoopTasks
-
-__all__ = ["StreamCursors"]
 
 _FETCHES_AT_ONCE = 200  # few round trips, small bursts
 

@@ -12,8 +12,6 @@ from tiderace.layers.broker import StreamMessage
 from tiderace.layers.local import LocalChannels
 from tiderace.layers.pubsub import envelope
 
-__all__ = ["GroupDelivery", "LossLog"]
-
 logger = logging.getLogger("tiderace.layers")
 
 

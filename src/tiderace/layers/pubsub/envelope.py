@@ -16,17 +16,6 @@ from tiderace.layers.messages import (
     publication_of,
 )
 
-__all__ = [
-    "group_request",
-    "is_record",
-    "publication_from",
-    "unwrap",
-    "wrap_broadcast",
-    "wrap_for_channel",
-    "wrap_for_groups",
-    "wrap_record",
-]
-
 
 def wrap_for_groups(
     message: Message, groups: Collection[str], exclude: Collection[str]

@@ -10,9 +10,8 @@ from typing import Protocol
 
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
-from tiderace.layers.broker import Broker, Position, StreamMessage
-
-__all__ = ["START", "GapFiller", "Sink", "StreamCursor", "follows", "is_new"]
+from tiderace.history import Position
+from tiderace.layers.broker import Broker, StreamMessage
 
 logger = logging.getLogger("tiderace.layers")
 

@@ -12,8 +12,6 @@ from tiderace.layers.pubsub.delivery import LossLog
 from tiderace.layers.pubsub.loop_tasks import LoopTasks
 from tiderace.layers.pubsub.subscriptions import GroupSubscriptions
 
-__all__ = ["ProcessInbox", "inbox_name"]
-
 
 def inbox_name(process: str) -> str:
     """Return the name of a process's inbox."""

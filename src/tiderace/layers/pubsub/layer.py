@@ -47,8 +47,6 @@ from tiderace.presence.store import PresenceStore, ShardedPresence
 from tiderace.ratelimit import Rate
 from tiderace.runtime.forks import after_fork, keep_alive
 
-__all__ = ["PubSubLayer"]
-
 
 class PubSubLayer(BaseChannelLayer, LocalDelivery):
     """A channel layer between processes.

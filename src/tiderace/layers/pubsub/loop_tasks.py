@@ -10,8 +10,6 @@ from weakref import WeakKeyDictionary
 
 from tiderace.runtime.tasks import TaskGroup
 
-__all__ = ["LoopTasks"]
-
 logger = logging.getLogger("tiderace.layers")
 
 

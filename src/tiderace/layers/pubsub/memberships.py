@@ -8,8 +8,6 @@ from tiderace.layers.local import LocalChannels
 from tiderace.layers.pubsub.brokers import Brokers
 from tiderace.runtime.futures import wait_future
 
-__all__ = ["Memberships"]
-
 
 class Memberships:
     """Announces joins and leaves of channels to each broker, and renews them.

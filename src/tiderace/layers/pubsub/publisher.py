@@ -14,8 +14,6 @@ from tiderace.layers.pubsub.inbox import inbox_name
 from tiderace.layers.pubsub.queues import Queues
 from tiderace.layers.pubsub.reporter import Reporter
 
-__all__ = ["Publisher"]
-
 
 class Publisher:
     """Publishes serialized messages, and measures how long the broker takes.

@@ -18,8 +18,6 @@ from tiderace.layers.pubsub.loop_tasks import LoopTasks
 from tiderace.layers.pubsub.reporter import Reporter
 from tiderace.layers.pubsub.subscriptions import GroupSubscriptions
 
-__all__ = ["Pump"]
-
 logger = logging.getLogger("tiderace.layers")
 
 _TICK = 0.25  # seconds between two runs of the periodic work

@@ -14,8 +14,6 @@ from tiderace.layers.broker import Broker, Delivery
 from tiderace.layers.pubsub.brokers import Brokers
 from tiderace.layers.pubsub.loop_tasks import LoopTasks
 
-__all__ = ["Queues"]
-
 logger = logging.getLogger("tiderace.layers")
 
 T = TypeVar("T")

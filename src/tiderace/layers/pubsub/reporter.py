@@ -12,8 +12,6 @@ from tiderace.layers.broker import Broker
 from tiderace.layers.local import LocalChannels
 from tiderace.layers.stats import ProcessStats
 
-__all__ = ["Reporter", "read_reports"]
-
 _INTERVAL = 2.0  # seconds between two reports
 _INTERVAL_FACTOR = 200  # the interval is at least so many times a report's duration
 _TOP = 20  # the largest groups, which a report lists with their size

@@ -17,8 +17,6 @@ from tiderace.layers.pubsub.memberships import Memberships
 from tiderace.layers.pubsub.queues import Queues
 from tiderace.runtime.futures import wait_future
 
-__all__ = ["GroupSubscriptions"]
-
 
 class _Abandoned(Exception):
     """The task that was subscribing to a group has been cancelled."""

@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from functools import cached_property
 from typing import Any
 
+from tiderace.history import Position
 from tiderace.layers.broker import (
     GROUP_MAX_BYTES,
-    Position,
     QueueReady,
     Reconnected,
     StreamMessage,
@@ -26,8 +26,6 @@ from tiderace.layers.redis.streams import RedisStreams
 from tiderace.layers.redis.subscriber import Subscriber
 from tiderace.presence.store import PresenceConfig
 from tiderace.ratelimit import Rate
-
-__all__ = ["RedisBroker"]
 
 logger = logging.getLogger("tiderace.layers")
 

@@ -16,8 +16,6 @@ from tiderace.layers.redis.connection import ConnectionLost
 from tiderace.layers.redis.pool import RedisPool
 from tiderace.layers.redis.scripts import SCRIPTS, Script
 
-__all__ = ["CommandRunner"]
-
 T = TypeVar("T")
 
 # Errors that soon pass: the server loads its data, has become a replica in a failover, or

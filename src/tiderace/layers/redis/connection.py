@@ -17,16 +17,6 @@ from typing import Any, cast
 import hiredis
 import redis.exceptions
 
-__all__ = [
-    "REFUSALS",
-    "ConnectionLost",
-    "RedisConnection",
-    "cancellation_count",
-    "connect",
-    "raise_swallowed_cancellation",
-    "retrieve_exception",
-]
-
 _MESSAGE_TYPES = (b"message", b"smessage")
 _SUBSCRIPTION_TYPES = (b"subscribe", b"unsubscribe", b"ssubscribe", b"sunsubscribe")
 

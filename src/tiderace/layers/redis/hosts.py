@@ -21,7 +21,6 @@ from typing import Any
 
 from tiderace.layers.redis.options import (
     COMMAND_TIMEOUT,
-    CONNECT_TIMEOUT,
     UNLIMITED_CONNECTIONS,
     Host,
     RedisPy,
@@ -33,20 +32,6 @@ from tiderace.layers.redis.options import (
     set_defaults,
 )
 from tiderace.layers.redis.sentinel import create_sentinel_pool, no_retry
-
-__all__ = [
-    "COMMAND_TIMEOUT",
-    "CONNECT_TIMEOUT",
-    "Host",
-    "consistent_hash",
-    "create_client",
-    "create_pool",
-    "database",
-    "decode_hosts",
-    "is_cluster",
-    "make_connection",
-    "startup_nodes",
-]
 
 
 def decode_hosts(hosts: Iterable[Any] | None, *, cluster: bool = False) -> list[Host]:

@@ -29,8 +29,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 
-__all__ = ["KeySchema"]
-
 
 class KeySchema:
     """The keys and pub/sub channels of one layer.

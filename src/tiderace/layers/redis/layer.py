@@ -21,8 +21,6 @@ from tiderace.layers.pubsub.layer import PubSubLayer
 from tiderace.layers.redis import hosts as hosts_
 from tiderace.layers.redis.broker import RedisBroker
 
-__all__ = ["RedisChannelLayer", "RedisPubSubChannelLayer"]
-
 logger = logging.getLogger("channels_redis.core")
 
 

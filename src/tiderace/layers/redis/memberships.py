@@ -9,8 +9,6 @@ from typing import Any
 from tiderace.layers.redis.commands import CommandRunner
 from tiderace.layers.redis.keys import KeySchema
 
-__all__ = ["RedisMemberships"]
-
 # Groups handled by one command, and commands that run at once in a cluster.
 _BATCH_SIZE = 500
 _MAX_CONCURRENCY = 100

@@ -8,20 +8,6 @@ from typing import Any
 
 from tiderace.conf import nearest
 
-__all__ = [
-    "COMMAND_TIMEOUT",
-    "CONNECT_TIMEOUT",
-    "UNLIMITED_CONNECTIONS",
-    "Host",
-    "RedisPy",
-    "expand_address",
-    "import_redis_py",
-    "keyword_parameters",
-    "pop_connection_class",
-    "refuse_unknown",
-    "set_defaults",
-]
-
 Host = dict[str, Any]
 
 COMMAND_TIMEOUT = 5.0

@@ -24,8 +24,6 @@ from tiderace.layers.redis.connection import (
 )
 from tiderace.runtime.forks import after_fork, keep_alive
 
-__all__ = ["RedisPool"]
-
 # redis-py's errors for a connection that is not there, or to another kind of server.
 _CONNECTION_ERRORS = (
     redis.exceptions.ConnectionError,

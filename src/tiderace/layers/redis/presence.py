@@ -36,8 +36,6 @@ from tiderace.presence.store import (
     ReapResult,
 )
 
-__all__ = ["RedisPresenceStore"]
-
 _KEYS_TTL_MS = 86_400_000
 
 # Slots over which a cluster's groups are spread. Each is reaped by scripts of its own.

@@ -9,8 +9,6 @@ from tiderace.layers.broker import Delivery
 from tiderace.layers.redis.commands import CommandRunner
 from tiderace.layers.redis.keys import KeySchema
 
-__all__ = ["RedisQueues"]
-
 # 16 digits of deadline and 16 of id precede the data of an item.
 _HEADER_SIZE = 32
 

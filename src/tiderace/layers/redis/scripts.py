@@ -13,8 +13,6 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SCRIPTS", "Script"]
-
 _FOLDER = Path(__file__).parent / "lua"
 
 # Functions that scripts call, each in `lua/shared`; the first one calls others.

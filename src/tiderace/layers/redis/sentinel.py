@@ -14,8 +14,6 @@ from tiderace.layers.redis.options import (
     set_defaults,
 )
 
-__all__ = ["create_sentinel_pool", "no_retry"]
-
 _SENTINEL_OPTIONS = {"address", "master_name", "sentinels", "sentinel_kwargs", "ssl"}
 
 

@@ -10,8 +10,6 @@ from redis.crc import key_slot
 from tiderace.layers.redis import hosts as hosts_
 from tiderace.layers.redis.connection import ConnectionLost, RedisConnection, connect
 
-__all__ = ["Address", "SlotMap"]
-
 Address = tuple[str, int]
 
 _MAX_CHANNELS = 1000  # in one SUBSCRIBE

@@ -12,8 +12,6 @@ from tiderace.layers.broker import Published, Retention, StreamMessage
 from tiderace.layers.redis.commands import CommandRunner
 from tiderace.layers.redis.keys import KeySchema
 
-__all__ = ["RedisStreams"]
-
 _EPOCH_SIZE = 6  # bytes
 
 # Seconds by which the clock of a server that takes over may be ahead.

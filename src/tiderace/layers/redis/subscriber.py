@@ -23,8 +23,6 @@ from tiderace.layers.redis.connection import (
 from tiderace.layers.redis.slots import Address, SlotMap
 from tiderace.runtime.forks import after_fork, keep_alive
 
-__all__ = ["Subscriber"]
-
 Messages = list[tuple[bytes, bytes]]
 """Channel and payload of each."""
 

@@ -15,8 +15,6 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tiderace.layers import channel_layers
 from tiderace.monitoring.probe import Step, any_failed, probe_layer
 
-__all__ = ["CheckChannels", "Command"]
-
 
 class CheckChannels(BaseCommand):
     """Tests every layer; the exit code is 0 when all of them work, else 1."""

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from tiderace.asgi import ASGIApp
     from tiderace.server.development import DevelopmentServer
 
-__all__ = ["Command"]
-
 logger = logging.getLogger("django.channels.server")
 
 # Options of daphne's runserver that have no effect here, with the reason.

@@ -16,8 +16,6 @@ from tiderace.monitoring import cluster_connections  # noqa: F401
 from tiderace.routing import get_default_application
 from tiderace.worker import Worker
 
-__all__ = ["ClusterWorker", "Command"]
-
 logger = logging.getLogger("django.channels.worker")
 
 

@@ -10,8 +10,6 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tiderace.monitoring.doctor import Finding, Level, diagnose
 
-__all__ = ["Command"]
-
 _ORDER = [Level.FINE, Level.NOTE, Level.WARNING, Level.ERROR]
 
 

@@ -15,8 +15,6 @@ from tiderace import conf
 from tiderace.runtime.control_socket import ask_to_drain, control_sockets, run_directory
 from tiderace.runtime.drain import drain_seconds
 
-__all__ = ["Command"]
-
 
 class Command(BaseCommand):
     """Drains every process, and ends when all of them have drained."""

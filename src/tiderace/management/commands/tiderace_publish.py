@@ -13,8 +13,6 @@ from tiderace.management.layer_command import LayerCommand
 from tiderace.topics.api import publish
 from tiderace.topics.topic import UnknownTopic
 
-__all__ = ["Command"]
-
 
 class Command(LayerCommand):
     """Publishes JSON to a topic, or sends it as a message to a group."""

@@ -13,8 +13,6 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tiderace.route_inspection import websocket_routes
 from tiderace.routing import get_default_application
 
-__all__ = ["Command"]
-
 
 class Command(BaseCommand):
     """Lists the paths of WebSockets and the consumers behind them."""

@@ -13,8 +13,6 @@ from tiderace.topics.schema.asyncapi import asyncapi
 from tiderace.topics.schema.typescript import typescript
 from tiderace.topics.topic import declared
 
-__all__ = ["Command"]
-
 
 class Command(BaseCommand):
     """Writes the messages of this project's topics as a schema for other programs."""

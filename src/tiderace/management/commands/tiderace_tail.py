@@ -18,8 +18,6 @@ from tiderace.layers.manager import layer_attribute
 from tiderace.management.layer_command import LayerCommand
 from tiderace.topics.names import topic_group
 
-__all__ = ["Command"]
-
 
 class Command(LayerCommand):
     """Joins a group and prints its messages, one line each, until Ctrl-C."""

@@ -16,8 +16,6 @@ from tiderace.layers.stats import LayerStats
 from tiderace.management.layer_command import LayerCommand
 from tiderace.monitoring.top import table
 
-__all__ = ["Command"]
-
 # Overwrites the screen line by line, which does not flicker as clearing it does.
 _HOME, _REST_OF_LINE, _REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 

@@ -11,15 +11,6 @@ from typing import Any
 from tiderace.history import Position, Publication
 from tiderace.layers.broker import Retention
 
-__all__ = [
-    "Contract",
-    "MakeLayer",
-    "RaisedError",
-    "RecordingListener",
-    "StreamContract",
-    "raises",
-]
-
 MakeLayer = Callable[..., Any]
 """Makes a layer with the given options; a fixture of the subclass."""
 

@@ -9,8 +9,6 @@ from typing import Any
 from tiderace.exceptions import ChannelFull
 from tiderace.testing.layer_contract.base import Contract, MakeLayer, raises
 
-__all__ = ["ChannelsContract"]
-
 
 class ChannelsContract(Contract):
     """A message to a channel is read once, in order and before its expiry."""

@@ -10,8 +10,6 @@ from asgiref.sync import async_to_sync
 
 from tiderace.testing.layer_contract.base import Contract, MakeLayer
 
-__all__ = ["EventLoopsContract"]
-
 
 class EventLoopsContract(Contract):
     """A layer outlives event loops and takes concurrent calls from threads."""

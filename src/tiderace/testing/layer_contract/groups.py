@@ -6,8 +6,6 @@ from typing import Any
 
 from tiderace.testing.layer_contract.base import Contract, MakeLayer
 
-__all__ = ["GroupsContract"]
-
 
 class GroupsContract(Contract):
     """A group message reaches every member whose channel is not full."""

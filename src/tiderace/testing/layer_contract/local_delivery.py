@@ -10,8 +10,6 @@ from asgiref.sync import async_to_sync
 from tiderace.delivery.mailbox import Mailbox, Source
 from tiderace.testing.layer_contract.base import Contract, MakeLayer
 
-__all__ = ["LocalDeliveryContract"]
-
 
 class LocalDeliveryContract(Contract):
     """The behaviour of a layer with ``attach`` and ``detach``.

@@ -14,8 +14,6 @@ from django.utils.translation import gettext_lazy
 
 from tiderace.testing.layer_contract.base import Contract, raises
 
-__all__ = ["MessagesContract"]
-
 
 class _Colour(Enum):
     RED = "red"

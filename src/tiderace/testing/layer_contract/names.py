@@ -7,8 +7,6 @@ from typing import Any
 
 from tiderace.testing.layer_contract.base import Contract, raises
 
-__all__ = ["NamesContract"]
-
 _VALID_GROUPS = ("a", "Z", "0", "room-1", "room_1", "room.1", ".", "-", "x" * 99)
 _VALID_CHANNELS = (
     *_VALID_GROUPS,

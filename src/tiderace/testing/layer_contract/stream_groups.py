@@ -11,8 +11,6 @@ from tiderace.testing.layer_contract.base import (
     StreamContract,
 )
 
-__all__ = ["GroupStreamsContract"]
-
 
 class GroupStreamsContract(StreamContract):
     """Messages to a group are publications of its stream, and the reverse."""

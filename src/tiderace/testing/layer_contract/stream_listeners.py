@@ -9,8 +9,6 @@ from typing import Any
 from tiderace.history import Publication, merge
 from tiderace.testing.layer_contract.base import RecordingListener, StreamContract
 
-__all__ = ["StreamListenersContract"]
-
 
 class StreamListenersContract(StreamContract):
     """A listener gets each publication once, in the order of the stream."""

@@ -12,8 +12,6 @@ from tiderace.testing.layer_contract.base import (
     raises,
 )
 
-__all__ = ["StreamPositionsContract"]
-
 
 class StreamPositionsContract(StreamContract):
     """Each publication gets the next offset of its stream, within one epoch."""

@@ -9,8 +9,6 @@ from tiderace.history import Position
 from tiderace.layers.broker import Retention
 from tiderace.testing.layer_contract.base import StreamContract
 
-__all__ = ["StreamReadingContract"]
-
 
 class StreamReadingContract(StreamContract):
     """A stream returns its publications within its retention."""

@@ -26,15 +26,6 @@ from tiderace.topics.identity import (
 from tiderace.topics.json_fields import as_python
 from tiderace.topics.topic import Topic, declared
 
-__all__ = [
-    "admit",
-    "authenticate",
-    "authorize",
-    "read_token",
-    "refresh",
-    "server_side_topics",
-]
-
 logger = logging.getLogger("tiderace.topics")
 
 _HEADERS = frozenset({b"accept-language", b"authorization"})

@@ -56,8 +56,6 @@ from tiderace.topics.streams import control_layer
 from tiderace.topics.topic import UnknownTopic
 from tiderace.topics.transports.base import Transport
 
-__all__ = ["TopicClient"]
-
 logger = logging.getLogger("tiderace.topics")
 
 

@@ -41,8 +41,6 @@ from tiderace.topics.names import publication_key, topic_group
 from tiderace.topics.streams import layer_of, presence_result, read_history, record_of
 from tiderace.topics.topic import Refuse, Topic, UnknownTopic, call_with, rpc_method
 
-__all__ = ["COMMANDS", "errors_as_refusals"]
-
 logger = logging.getLogger("tiderace.topics")
 
 

@@ -21,8 +21,6 @@ from tiderace.topics.permissions import allowed
 from tiderace.topics.topic import Topic, declared
 from tiderace.topics.trackers import PresenceTrackers
 
-__all__ = ["ClientContext"]
-
 
 @dataclass(slots=True)
 class ClientContext:

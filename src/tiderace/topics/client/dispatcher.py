@@ -21,8 +21,6 @@ from tiderace.topics.identity import Grant
 from tiderace.topics.names import topic_group
 from tiderace.topics.topic import Topic
 
-__all__ = ["ActiveSubscription"]
-
 
 class ActiveSubscription(Subscription):
     """A client's subscription, as a listener to the topic's stream and to its events.

@@ -14,8 +14,6 @@ from tiderace import metrics
 from tiderace.delivery.outbox import FrameWriter, TooSlow
 from tiderace.protocol.codec import Codec
 
-__all__ = ["ClientOutbox", "write_all"]
-
 _MESSAGE_FRAMES = 64  # the most frames of one message
 _MESSAGE_SIZE = 65_536  # bytes after which a message takes no more frames
 _FINISH_TIMEOUT = 2.0  # seconds for what is queued when the connection ends

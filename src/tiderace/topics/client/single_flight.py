@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 
-__all__ = ["SingleFlight"]
-
 
 class SingleFlight:
     """Runs one piece of work at a time for each key, in one event loop."""

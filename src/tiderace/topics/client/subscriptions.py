@@ -40,8 +40,6 @@ from tiderace.topics.names import events_group
 from tiderace.topics.streams import layer_of, start_stream
 from tiderace.topics.topic import Topic, UnknownTopic, declared
 
-__all__ = ["ClientSubscriptions"]
-
 logger = logging.getLogger("tiderace.topics")
 
 

@@ -8,8 +8,6 @@ from collections.abc import Callable
 
 from tiderace.runtime.tasks import LATE, READING
 
-__all__ = ["Timers"]
-
 # Seconds after a token's expiry in which the client may still send a new one.
 _GRACE = 25.0
 

@@ -13,8 +13,6 @@ from django.core.exceptions import ImproperlyConfigured
 
 from tiderace.topics.topic import Topic, rpc_method
 
-__all__ = ["asyncapi"]
-
 _REF = "#/components/schemas/{name}"
 _UNTYPED = inspect.Signature.empty
 # Of a pattern: ``<converter:name>`` or ``<name>``.

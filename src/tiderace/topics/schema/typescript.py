@@ -6,8 +6,6 @@ import json
 import re
 from typing import Any
 
-__all__ = ["typescript"]
-
 _IDENTIFIER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*")
 _PLAIN = {
     "string": "string",

@@ -8,8 +8,6 @@ from tiderace.delivery.outbox import FrameWriter
 from tiderace.protocol.codec import Codec
 from tiderace.protocol.codes import Close
 
-__all__ = ["Transport"]
-
 
 class Transport(Protocol):
     """Carries the messages of one client."""

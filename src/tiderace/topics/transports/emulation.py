@@ -23,8 +23,6 @@ from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.hub import hubs, is_session
 from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 
-__all__ = ["ACCEPTED", "FULL", "GONE", "deliver", "serve"]
-
 logger = logging.getLogger("tiderace.topics")
 
 # The status when the commands will be carried out, when there is no such session, and

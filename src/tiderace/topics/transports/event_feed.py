@@ -49,8 +49,6 @@ from tiderace.topics.topic import Topic, UnknownTopic, declared
 from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 from tiderace.topics.transports.sse import EVENT_STREAM
 
-__all__ = ["EventStream", "serve"]
-
 logger = logging.getLogger("tiderace.topics")
 
 # Milliseconds after which browsers reconnect: not all of them at once.

@@ -23,8 +23,6 @@ from tiderace.topics.identity import identity_of
 if TYPE_CHECKING:
     from tiderace.protocol.protobuf import ProtobufCodec
 
-__all__ = ["HttpExchange", "Rejected"]
-
 logger = logging.getLogger("tiderace.topics")
 
 _JSON = "application/json"

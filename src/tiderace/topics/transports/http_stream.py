@@ -18,8 +18,6 @@ from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.hub import current
 from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 
-__all__ = ["HttpStreamTransport", "refuse_while_draining", "serve"]
-
 # The most messages, and bytes, that wait while a command runs.
 _QUEUE_LIMIT = 64
 _QUEUE_SIZE = 1_048_576

@@ -18,8 +18,6 @@ from tiderace.topics.transports.http_stream import (
     refuse_while_draining,
 )
 
-__all__ = ["EVENT_STREAM", "serve"]
-
 EVENT_STREAM = b"text/event-stream"
 
 # Commands that may be in a URL, which a page of another site can make a browser fetch.

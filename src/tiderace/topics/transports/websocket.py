@@ -20,8 +20,6 @@ from tiderace.protocol.codec import JSON, Codec
 from tiderace.protocol.codes import Close
 from tiderace.protocol.stream_codecs import protobuf
 
-__all__ = ["WebSocketTransport"]
-
 logger = logging.getLogger("tiderace.topics")
 
 _JSON = "centrifuge-json"

@@ -18,8 +18,6 @@ from django.urls import reverse
 from tiderace.demo.chat import notices
 from tiderace.demo.chat.views import COMMAND_SALT
 
-__all__ = ["Command"]
-
 _TIMEOUT = 10
 
 

@@ -8,8 +8,6 @@ from django.core.management.base import BaseCommand
 
 from tiderace.demo.seed import seed
 
-__all__ = ["Command"]
-
 
 class Command(BaseCommand):
     """Create missing users and rooms."""
