@@ -138,7 +138,8 @@ def drill(session: nox.Session) -> None:
         groups=("test",),
     )
     provide_nginx(session)
-    session.run("python", "-m", "benchmarks.drills", *session.posargs)
+    command = ("python", "-m", "benchmarks.drills", *session.posargs)
+    session.run(*command, interrupt_timeout=30)
 
 
 def install(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Iterable
@@ -38,12 +39,7 @@ def text(rows: Iterable[Row]) -> str:
         ).rstrip()
         for line in lines
     ]
-    broken = [
-        f"{row.drill} ({row.stack}): {failure}"
-        for row in rows
-        for failure in row.failures
-    ]
-    return "\n".join([*aligned, *broken])
+    return "\n".join([*aligned, *_broken(rows)])
 
 
 def markdown(rows: Iterable[Row], titles: dict[str, str]) -> str:
@@ -54,7 +50,7 @@ def markdown(rows: Iterable[Row], titles: dict[str, str]) -> str:
     ]
     rows = list(rows)
     lines += [f"| {' | '.join(_cells(row))} |" for row in rows]
-    lines.append("")
+    lines += ["", *(f"- {line}" for line in _broken(rows)), ""]
     names = dict.fromkeys(row.drill for row in rows)
     lines += ["| drill | what happens |", "| --- | --- |"]
     lines += [f"| {name} | {titles[name]} |" for name in names]
@@ -74,10 +70,20 @@ def write_page(path: Path, rows: Iterable[Row], titles: dict[str, str]) -> None:
         raise ValueError(f"{path} needs the lines {START} and {END}")
     versions = ", ".join(f"{name} {each}" for name, each in peers.versions().items())
     figures = (
-        f"Measured on {time.strftime('%Y-%m-%d')} on {platform.machine()} with {versions}."
+        f"Measured on {time.strftime('%Y-%m-%d')} on {os.cpu_count()} cores "
+        f"({platform.machine()}) with {versions}; the load of the machine was "
+        f"{os.getloadavg()[0]:.0f}."
         f"\n\n{markdown(rows, titles)}"
     )
     path.write_text(f"{before}{start}\n\n{figures}\n\n{end}{after}", "utf-8")
+
+
+def _broken(rows: list[Row]) -> list[str]:
+    return [
+        f"{row.drill} ({row.stack}): {failure}"
+        for row in rows
+        for failure in row.failures
+    ]
 
 
 def _cells(row: Row) -> tuple[str, ...]:
