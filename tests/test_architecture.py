@@ -40,6 +40,7 @@ LEVELS: list[dict[str, set[str]]] = [
             "security",
             "health",
             "route_inspection",
+            "application_parts",
         },
         "protocol": {"protocol"},
         "delivery": {"delivery"},

@@ -10,21 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from asgiref.sync import sync_to_async
 from django.core.handlers.asgi import ASGIHandler
-from django.http import HttpRequest
-from django.http.response import HttpResponseBase
 from django.urls import URLPattern
 from django.urls.resolvers import RegexPattern, RoutePattern
 
-from tiderace.asgi import ASGIApp, Receive, Scope, Send, path_below_prefix
-from tiderace.runtime.tasks import as_error
-from tiderace.security.websocket import OriginValidator
-
 __all__ = [
-    "Pages",
     "Route",
-    "TopicsFirst",
     "open_ended",
     "topics_endpoints",
     "unwrap_middleware",
@@ -35,58 +26,6 @@ __all__ = [
 _INNER = ("inner", "application", "app")
 # A deeper stack of wrappers is treated as a cycle.
 _MAX_WRAPPERS = 32
-
-
-class Pages(ASGIHandler):
-    """Django's application, of which ``sys.exit()`` ends a request and not the server.
-
-    It runs views in a task, and ``SystemExit`` in a task stops the event loop.
-    """
-
-    async def run_get_response(self, request: HttpRequest) -> HttpResponseBase:
-        try:
-            return await super().run_get_response(request)
-        except SystemExit as raised:
-            request.close()
-            raise as_error(raised) from raised
-
-    async def send_response(self, response: HttpResponseBase, send: Any) -> None:
-        try:
-            await super().send_response(response, send)
-        except SystemExit as raised:
-            await sync_to_async(response.close)()
-            raise as_error(raised) from raised
-
-
-class TopicsFirst:
-    """Serves HTTP: requests to topics endpoints by the WebSocket routes, others by Django.
-
-    Args:
-        endpoints: the ``topics_endpoints`` among the WebSocket routes.
-        routes: the application that serves them, middleware included.
-        origins: passed on to the endpoints, which check the page's origin with it.
-        pages: the application for all other requests.
-    """
-
-    def __init__(
-        self,
-        endpoints: list[list[Any]],
-        routes: ASGIApp,
-        origins: OriginValidator,
-        pages: ASGIApp,
-    ) -> None:
-        self._endpoints = endpoints
-        self._routes = routes
-        self._origins = origins
-        self.application = pages
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        """Serve the request, and return what the application returns."""
-        path = (path_below_prefix(scope) or "").lstrip("/")
-        if not any(_leads(chain, path) for chain in self._endpoints):
-            return await self.application(scope, receive, send)
-        asked: Scope = {**scope, "tiderace.origins": self._origins}
-        return await self._routes(asked, receive, send)
 
 
 def topics_endpoints(urls: Iterable[URLPattern]) -> list[list[Any]]:
@@ -107,16 +46,6 @@ def _routes_of(router: Any) -> list[URLPattern]:
     if not isinstance(routes, list | tuple):
         return []
     return [route for route in routes if isinstance(route, URLPattern)]
-
-
-def _leads(chain: list[Any], path: str) -> bool:
-    """Return whether the endpoint at the end of ``chain`` serves HTTP at ``path``."""
-    for pattern in chain[:-1]:
-        match = pattern.match(path)
-        if not match:
-            return False
-        path = match[0].lstrip("/")
-    return bool(chain[-1].serves_http(path))
 
 
 def open_ended(pattern: Any) -> Any:

@@ -22,22 +22,27 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import django
-from django.apps import apps
-from django.conf import ENVIRONMENT_VARIABLE, settings
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import URLPattern
 from django.urls.exceptions import Resolver404
 from django.urls.resolvers import URLResolver
 
-from tiderace import dotted_path, metrics
+from tiderace import metrics
+from tiderace.application_parts import (
+    Pages,
+    TopicsFirst,
+    find_routes,
+    imported,
+    require_auth_apps,
+    require_settings,
+)
 from tiderace.asgi import (
     ASGIApp,
     Receive,
@@ -54,8 +59,6 @@ from tiderace.auth import AuthMiddlewareStack
 from tiderace.health import Health
 from tiderace.middleware import socket_thread
 from tiderace.route_inspection import (
-    Pages,
-    TopicsFirst,
     open_ended,
     topics_endpoints,
     unwrap_middleware,
@@ -79,11 +82,6 @@ logger = logging.getLogger("tiderace.routing")
 # Characters of a client's path, and routes, that a log line shows.
 _SHOWN_PATH = 200
 _SHOWN_ROUTES = 8
-# The session engines that need the app `django.contrib.sessions`.
-_ENGINES_WITH_A_TABLE = (
-    "django.contrib.sessions.backends.db",
-    "django.contrib.sessions.backends.cached_db",
-)
 
 
 on_startup(process_control_socket.open)
@@ -383,16 +381,16 @@ def get_application(
             its object is not a list of routes.
         ValueError: an entry of ``origins`` can match no origin.
     """
-    _require_settings(settings)
+    require_settings(settings)
     django.setup(set_prefix=False)
-    urls = _routes(websocket)
+    urls = find_routes(websocket)
     routes: ASGIApp = URLRouter(urls)
-    wrap: Any = _imported("middleware", middleware)
+    wrap: Any = imported("middleware", middleware)
     if wrap is AuthMiddlewareStack:
-        _require_auth_apps()
+        require_auth_apps()
     if wrap is not None:
         routes = wrap(routes)
-    pages: Any = Pages() if http is None else _imported("http", http)
+    pages: Any = Pages() if http is None else imported("http", http)
     websockets = _validated(routes, origins, allow_missing_origin)
     if endpoints := topics_endpoints(urls):
         pages = TopicsFirst(endpoints, routes, websockets, pages)
@@ -401,7 +399,7 @@ def get_application(
         "websocket": websockets,
     }
     if channel is not None:
-        mapping["channel"] = ChannelNameRouter(_imported("channel", channel))
+        mapping["channel"] = ChannelNameRouter(imported("channel", channel))
     return ProtocolTypeRouter(mapping)
 
 
@@ -415,63 +413,6 @@ def _validated(
     validator = OriginValidator(routes, origins, allow_missing=allow_missing)
     validator.setting = "the origins of get_application()"
     return validator
-
-
-def _require_settings(module: str | None) -> None:
-    if module is not None:
-        os.environ.setdefault(ENVIRONMENT_VARIABLE, module)
-    if not (settings.configured or os.environ.get(ENVIRONMENT_VARIABLE)):
-        raise ImproperlyConfigured(
-            "get_application() found no Django settings: pass "
-            'settings="<project>.settings", or set the environment variable '
-            f"{ENVIRONMENT_VARIABLE} above the call"
-        )
-
-
-def _require_auth_apps() -> None:
-    needed = ["django.contrib.auth", "django.contrib.contenttypes"]
-    if settings.SESSION_ENGINE in _ENGINES_WITH_A_TABLE:
-        needed.append("django.contrib.sessions")
-    missing = [name for name in needed if not apps.is_installed(name)]
-    if missing:
-        raise ImproperlyConfigured(
-            "get_application() reads users from sessions, but INSTALLED_APPS lacks "
-            f"{', '.join(map(repr, missing))}; add it, or pass middleware=None for "
-            "WebSockets without users"
-        )
-
-
-def _routes(given: str | Sequence[str | URLPattern]) -> list[URLPattern]:
-    routes: list[URLPattern] = []
-    for item in [given] if isinstance(given, str) else given:
-        if not isinstance(item, str):
-            routes.append(item)
-            continue
-        found = _imported("websocket", item)
-        if isinstance(found, ModuleType):
-            found = dotted_path.attribute(
-                "get_application(): websocket", found, "websocket_urlpatterns"
-            )
-        if not isinstance(found, Iterable):
-            raise ImproperlyConfigured(
-                f"get_application(): websocket names {item!r}, which is of type "
-                f"{type(found).__name__}; it must be a list of path() routes"
-            )
-        routes.extend(found)
-    for route in routes:
-        if not isinstance(route, URLPattern | URLResolver):
-            raise ImproperlyConfigured(
-                f"get_application(): websocket has {route!r} among its routes; make "
-                "it with path() or re_path()"
-            )
-    return routes
-
-
-def _imported(argument: str, given: Any) -> Any:
-    """Import a dotted path; return anything else as it is."""
-    if isinstance(given, str):
-        return dotted_path.resolve(f"get_application(): {argument}", given)
-    return given
 
 
 def _scope_of(scope: Scope, route: URLPattern, match: Any) -> Scope:

@@ -21,7 +21,6 @@ from tiderace.layers.base import (
     SENDING_METHODS,
     BaseChannelLayer,
     LocalDelivery,
-    refuse_unknown_options,
 )
 from tiderace.layers.broker import GROUP_MAX_BYTES, Retention
 from tiderace.layers.local import DropLog, LocalChannels
@@ -33,6 +32,7 @@ from tiderace.layers.messages import (
     require_dict,
     require_unreserved,
 )
+from tiderace.layers.options import refuse_unknown_options
 from tiderace.layers.stats import LayerStats, ProcessStats
 from tiderace.presence.memory import MemoryPresenceStore
 from tiderace.presence.store import PresenceConfig

@@ -13,10 +13,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from tiderace.layers import serializers
-from tiderace.layers.base import refuse_unknown_options
 from tiderace.layers.broker import GROUP_MAX_BYTES, Retention
 from tiderace.layers.local import DropLog
 from tiderace.layers.messages import ChannelMailbox, Serializer, require_unreserved
+from tiderace.layers.options import refuse_unknown_options
 from tiderace.layers.pubsub.layer import PubSubLayer
 from tiderace.layers.redis import hosts as hosts_
 from tiderace.layers.redis.broker import RedisBroker
