@@ -133,7 +133,7 @@ class Cluster:
     """
 
     def __init__(self, layer: Any) -> None:
-        # As a stream_hub.Listener.
+        # The groups it listens to, which the stream hub reads.
         self.groups: set[str] = set()
         self.layer = layer
         self.can_ask = all(

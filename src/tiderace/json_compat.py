@@ -147,7 +147,7 @@ def _dumps(content: Any) -> str:
     """Encode by ``json``, which takes more values and keys than msgspec."""
     try:
         text = json.dumps(content, default=_to_builtins)
-    except TypeError:  # of a key that only msgspec takes, or again
+    except TypeError:  # a key that only msgspec takes; other errors are raised again
         text = json.dumps(_to_builtins(content))
     if "NaN" in text or "Infinity" in text:
         text = json.dumps(json.loads(text, parse_constant=lambda name: None))

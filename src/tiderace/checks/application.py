@@ -169,7 +169,7 @@ def check_open_api() -> Iterator[CheckMessage]:
 
 @check()
 def check_placeholder_keys() -> Iterator[CheckMessage]:
-    """Refuse keys that were copied from the documentation, which everybody can read."""
+    """Refuse keys that were copied from the documentation, which is public."""
     option = "symmetric_encryption_keys"
     keys = {}
     for alias, entry in _layer_entries():
@@ -184,7 +184,7 @@ def check_placeholder_keys() -> Iterator[CheckMessage]:
     for name, found in keys.items():
         if any(_is_placeholder(key) for key in found or ()):
             yield Error(
-                f"{name} has a key of Tiderace's documentation, which everybody can read.",
+                f"{name} has a key of Tiderace's documentation, which is public.",
                 hint="Make one of your own: python -c "
                 "'import secrets; print(secrets.token_urlsafe(32))'",
                 id="tiderace.E021",

@@ -247,10 +247,11 @@ class Connection:
         return asyncio.get_running_loop().create_task(work, context=self._context)
 
     async def _end(self, taken: asyncio.Future[None] | None) -> None:
-        """Wait for the handlers and then the disconnect handler, each as long as it may.
+        """Wait for the handlers and then the disconnect handler, within their time limits.
 
         Args:
-            taken: done when the client's last event is taken; None if it is not gone.
+            taken: done when the client's last event is taken; None if the client is
+                not gone.
         """
         assert self._task is not None  # noqa: S101 (set by ``serve``)
         assert self._reader is not None  # noqa: S101

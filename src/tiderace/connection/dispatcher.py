@@ -80,7 +80,7 @@ class Dispatcher:
         if idle is not None:
             idle.set()
         if self._turns.ready and self._mailbox.has_next():
-            # For tasks that the last handler has started or woken.
+            # Let tasks run that the last handler has started or woken.
             await asyncio.sleep(0)
         eager.wait()
         try:

@@ -113,7 +113,7 @@ class HandlerCaller:
         # None below a sync caller, whose own thread runs the sync code.
         self._thread = threads.current()
         if self._thread is not None and not handlers.sync:
-            # A sync handler is one call.
+            # A sync handler is one call, which needs no thread after it.
             self._thread.holds = True
         # How many @concurrent handlers are running.
         self._concurrent = 0
@@ -185,7 +185,7 @@ class HandlerCaller:
             self._log.dropped(message, "no handler for it")
 
     def release_thread(self) -> None:
-        """Let others have the thread that the handler has used, if it has used one."""
+        """Release the thread that the handler has used, if it has used one."""
         if self._thread is not None and self._thread.used:
             self._thread.release()
 

@@ -1,9 +1,9 @@
 """Turns of an event loop for tasks that a handler has started or woken.
 
 Channels reads each message in a task, so a task that a handler starts or wakes runs
-before the next handler of the same consumer. Handlers that are run without a task
-switch (``tiderace.connection.eager``) need this to be seen to; those that have started
-and woken nothing, as most, cost no turn.
+before the next handler of the same consumer. After handlers that run without a task
+switch (``tiderace.connection.eager``) such tasks are waited for here. Most handlers
+start and wake none, and cost no turn.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 
 class _Hidden:
-    """Stands for the callbacks of a loop that does not show them: always more."""
+    """Replaces the callbacks of a loop that hides them; its length grows at each call."""
 
     __slots__ = ("_length",)
 
@@ -27,11 +27,11 @@ class _Hidden:
 
 
 class LoopTurns:
-    """Counts the turns of an event loop while that is asked for.
+    """Counts the turns of an event loop while a number from ``next`` is not reached.
 
     Attributes:
-        ready: the callbacks that are ready, as asyncio's loops keep them. uvloop does
-            not show its own: they seem to be more at each look.
+        ready: the callbacks that are ready, as asyncio's loops keep them. uvloop
+            hides its own: their number seems to grow at each look.
         number: the number of turns so far.
         pending: whether a number that ``next`` has returned is not reached.
     """

@@ -41,18 +41,20 @@ if TYPE_CHECKING:
 _CLOCK_MARGIN = 10
 
 
-# Seconds for which the messages that are being read were kept.
-_kept_for: ContextVar[float] = ContextVar("tiderace_kept_for", default=0.0)
+# Seconds for which the history that is being read is kept.
+_history_seconds: ContextVar[float] = ContextVar(
+    "tiderace_history_seconds", default=0.0
+)
 
 
 @contextlib.contextmanager
-def read_kept(seconds: float) -> Iterator[None]:
+def reading_history(seconds: float) -> Iterator[None]:
     """Accept encrypted messages that are up to ``seconds`` old, as those of a history."""
-    token = _kept_for.set(seconds)
+    token = _history_seconds.set(seconds)
     try:
         yield
     finally:
-        _kept_for.reset(token)
+        _history_seconds.reset(token)
 
 
 class SerializerDoesNotExist(KeyError):
@@ -190,7 +192,7 @@ class BaseMessageSerializer(ABC):
         if self.expiry is None:
             return None
         # Fernet counts whole seconds.
-        return int(max(self.expiry, _kept_for.get())) + _CLOCK_MARGIN
+        return int(max(self.expiry, _history_seconds.get())) + _CLOCK_MARGIN
 
 
 def _require_compression(above: int, algorithm: str) -> None:

@@ -33,7 +33,7 @@ class Codec(Protocol):
         One with an id and a malformed request is a ``MalformedCommand``.
 
         Raises:
-            MalformedFrame: when there is none, or one has not even an id to be read.
+            MalformedFrame: when there is none, or one has no readable id.
         """
 
     def encode(self, reply: Reply) -> bytes:
@@ -76,7 +76,7 @@ def _repaired(line: bytes) -> Command:
     """Return a command with lone surrogates replaced, or else what can be read of it.
 
     Raises:
-        MalformedFrame: when that is nothing.
+        MalformedFrame: when its id or method cannot be read.
     """
     try:
         command: Command = loads(line, Command)

@@ -33,7 +33,7 @@ from tiderace.ratelimit import Rate, TokenBucket
 _REJECT_UNRECOVERED = 2
 
 # Commands in a row that are refused as too many, before the connection is closed (3013).
-_PATIENCE = 100
+_MAX_REFUSALS = 100
 
 
 class Refused(Exception):
@@ -144,7 +144,7 @@ class Subscription:
             recoverable=True,
             positioned=True,
             epoch=top.epoch,
-            # Each recovered publication moves the client on from here.
+            # The client advances from here with each recovered publication.
             offset=request.offset if merged.recovered else top.offset,
             was_recovering=request.recover,
             recovered=merged.recovered,
@@ -277,7 +277,7 @@ class Session:
 
     def _count_refusal(self) -> None:
         self._refusals += 1
-        if self._refusals > _PATIENCE:
+        if self._refusals > _MAX_REFUSALS:
             raise ConnectionEnded(
                 codes.CLOSE_TOO_MANY_REQUESTS, "commands came too often"
             )

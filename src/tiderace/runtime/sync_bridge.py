@@ -166,7 +166,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 # At exit, so that connections are closed and not broken.
 atexit.register(close)
-# At import for async_to_sync; again with the bridge, for threads that were patched later.
+# At import, for async_to_sync; with the bridge again, for threads patched in between.
 separate_loops()
 
 

@@ -74,9 +74,10 @@ class Contained(Coroutine[Any, Any, T]):
         return self._work.__await__()
 
 
-# A loop that was blocked runs its late timers before it reads its sockets. So the end of a
-# time that a client has is waited for by itself, and again where its timer is late.
-READING = 1.0  # seconds of that end
+# A loop that was blocked runs its late timers before it reads its sockets, where a client's
+# message may be. So the last part of a client's time has a timer of its own, which is
+# started again when it is late.
+READING = 1.0  # seconds of the last part
 LATE = 0.25  # seconds by which its timer may be late
 
 

@@ -5,7 +5,7 @@ slow query freezes every socket. Inside ``isolated()`` the sync code of a connec
 runs on this pool instead: different connections side by side, one connection's calls
 one after the other. A consumer's handler has one thread to itself until it ends, as a
 request has in Django. The database connections belong to the socket and not to the
-thread, so what is set on them (a tenant, a transaction) is another socket's nowhere.
+thread, so what is set on them (a tenant, a transaction) never applies to another socket.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ T = TypeVar("T")
 
 _Job = Callable[[], None]
 
-# So many times the size of a pool it has threads, with those that handlers hold.
+# The most threads of a pool, held ones included, as a multiple of its size.
 _HELD = 10
 
 
 class _Worker(threading.Thread):
-    """One thread of a pool, with its jobs; None among them ends it.
+    """One thread of a pool, with a queue of jobs; None in it ends the thread.
 
     Args:
         job_done: called after each job.
         number: the thread's number, for its name.
 
     Attributes:
-        holder: what has the thread to itself.
+        holder: the ``ConnectionThread`` that holds the thread; None for none.
         waiting: how many jobs are queued or running.
     """
 
@@ -104,7 +104,7 @@ class ThreadPool:
             self._give(worker, job)
 
     def release(self, worker: _Worker) -> None:
-        """Let others have ``worker``."""
+        """Make a held ``worker`` free for all jobs."""
         with self._lock:
             worker.holder = None
             if not worker.waiting:
@@ -174,7 +174,7 @@ class ConnectionThread(Executor):
     unless a transaction is open.
 
     Args:
-        pool: has the threads.
+        pool: runs the jobs.
         holds: whether a thread is held until ``release()``, and not for each job alone.
 
     Attributes:
@@ -262,7 +262,7 @@ class ConnectionThread(Executor):
                     return
 
     def _keep(self, worker: Any) -> None:
-        """Hold ``worker``, the running thread, unless another connection does; or none."""
+        """Hold ``worker``, the running thread, if it is free; with None hold no thread."""
         if worker is None:
             if self._worker is not None:
                 self._pool.release(self._worker)
@@ -276,7 +276,7 @@ class ConnectionThread(Executor):
 _current: contextvars.ContextVar[ConnectionThread | None] = contextvars.ContextVar(
     "tiderace_connection_thread", default=None
 )
-# Whether the running task is none of the handlers, which nothing would release.
+# Whether the running task is a background task; nothing would release its thread.
 _in_background: contextvars.ContextVar[bool] = contextvars.ContextVar(
     "tiderace_in_background", default=False
 )

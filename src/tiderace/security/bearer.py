@@ -131,7 +131,7 @@ class TicketAuthMiddleware:
             user, auth = await self.authenticate(text, only_once=from_query)
         except TokenInvalid as error:
             return await _refuse(scope, receive, send, str(error))
-        # An error of the application has this frame in its traceback.
+        # An error of the application shows the variables of this frame.
         del text, taken
         inside.update(user=user, auth=auth)
         if scope["type"] == "websocket":
@@ -174,7 +174,7 @@ class TicketAuthMiddleware:
     async def _serve_request(
         self, scope: Scope, receive: Receive, send: Send, left: float
     ) -> Any:
-        """Serve a request for so many seconds; then cancel the application."""
+        """Serve a request for ``left`` seconds; then cancel the application."""
         last: Event | None = None
 
         async def until_expiry(event: Event) -> None:
@@ -219,7 +219,7 @@ class TicketAuthMiddleware:
             return await _close(scope, send, "its first message did not come in time")
         except TokenInvalid as error:
             return await _close(scope, send, str(error))
-        del event, text  # as in ``__call__``
+        del event, text  # kept out of tracebacks, as in ``__call__``
         scope.update(user=user, auth=auth)
         # An accepted socket can no longer be denied with a response.
         scope["extensions"] = {

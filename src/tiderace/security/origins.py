@@ -49,7 +49,7 @@ def text_of(page: ParseResult) -> str:
 
 
 def require_origins(entries: Iterable[str | re.Pattern[str]]) -> None:
-    """Return if each entry of a list of origins can match an origin.
+    """Check that each entry of a list of origins can match an origin.
 
     Raises:
         ValueError: one cannot, or the list is a string.
@@ -180,7 +180,7 @@ def host_problem(scope: Scope) -> OriginProblem | None:
         return None
     return OriginProblem(
         f"its host {shown(site.host)} is not one of this site",
-        "add it to ALLOWED_HOSTS; behind a proxy, see that it passes Host on",
+        "add it to ALLOWED_HOSTS; behind a proxy, let it pass the header Host on",
     )
 
 

@@ -1,4 +1,4 @@
-"""Makes a certificate for the development server, which signs itself."""
+"""Makes a self-signed certificate for the development server."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ except ImportError:
     x509 = None  # type: ignore[assignment]
 
 _VALID = datetime.timedelta(days=365)
-# A certificate that ends within this time is made anew.
+# A certificate that expires within this time is replaced.
 _LEFT = datetime.timedelta(days=7)
 
 
 def development_certificate(host: str, folder: Path) -> Path:
     """Return a file with a key and a certificate for ``host`` and this machine's names.
 
-    The file is kept in ``folder``, so that a browser has to be told only once to trust it.
+    The file is kept in ``folder``, so a browser needs to trust it only once.
 
     Raises:
         ImportError: the package ``cryptography`` is not installed.

@@ -87,8 +87,8 @@ class ServerConnection:
         """Ping the client every ``interval`` seconds; expect any bytes within ``timeout``.
 
         Any bytes count, since a pong may queue behind a long upload. While the server
-        itself does not read from the client, it waits on. With None it only pings, which
-        keeps proxies and NAT tables awake.
+        itself does not read from the client, the client has longer. With None no answer
+        is expected; the pings keep proxies and NAT tables from dropping the connection.
         """
         self._ping_interval, self._ping_timeout = interval, timeout
         self._ping_after(interval)
@@ -243,7 +243,7 @@ class ServerConnection:
         self._ping_timer = self._loop.call_later(seconds, self._check_received)
 
     def _check_received(self) -> None:
-        """Give a client up as lost that has not answered a ping.
+        """Close the connection if the client has sent nothing since the ping.
 
         The close frame with 1011 is for a proxy.
         """

@@ -16,7 +16,7 @@ logger = logging.getLogger("tiderace.layers")
 
 
 class LossLog:
-    """Logs messages that are lost or cannot be read: one, the others as a number.
+    """Logs lost and unreadable messages: one in an interval, the others by their number.
 
     A server that comes back empty causes a gap in every group, and a key that was
     removed too early makes every message of a history unreadable.
@@ -95,7 +95,7 @@ class GroupDelivery:
         self._held_back: dict[str, dict[str, Position | None]] = {}
 
     def hold_back(self, group: str, channel: str, until: Position | None) -> None:
-        """Deliver no message to a member up to ``until``, with None for the time being."""
+        """Withhold the messages up to ``until`` from a member; all of them with None."""
         with self._local.lock:
             self._held_back.setdefault(group, {})[channel] = until
 

@@ -54,7 +54,7 @@ class StreamCursor:
         self.sink = sink
         # The last message that was delivered; None until the position is fetched.
         self.position: Position | None = None
-        # The last message that this process has published.
+        # The position of the last message that this process has published.
         self.published = START
         # When the broker last confirmed the position.
         self.confirmed_at = float("-inf")
@@ -200,7 +200,7 @@ class GapFiller:
 
 
 def is_new(message: StreamMessage, position: Position) -> bool:
-    """Return whether a message is not one up to ``position``."""
+    """Return whether a message comes after ``position`` or is of another epoch."""
     place = message.position
     return place.epoch != position.epoch or place.offset > position.offset
 

@@ -41,7 +41,7 @@ from tiderace.layers.pubsub.pump import Pump
 from tiderace.layers.pubsub.queues import Queues
 from tiderace.layers.pubsub.reporter import Reporter, read_reports
 from tiderace.layers.pubsub.subscriptions import GroupSubscriptions
-from tiderace.layers.serializers import read_kept
+from tiderace.layers.serializers import reading_history
 from tiderace.layers.stats import LayerStats, ProcessStats
 from tiderace.presence.store import PresenceStore, ShardedPresence
 from tiderace.ratelimit import Rate
@@ -392,7 +392,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
             reverse=reverse,
         )
         found = []
-        with read_kept(keep.seconds):
+        with reading_history(keep.seconds):
             for each in messages:
                 try:
                     message = self.deserialize(each.data)

@@ -189,7 +189,7 @@ class GroupSubscriptions:
         timeout = cursor.broker.publish_timeout
         try:
             try:
-                # For both: the first may have waited long for its connection.
+                # One limit for both: the first may wait long for its connection.
                 async with asyncio.timeout(timeout):
                     await cursor.broker.subscribe([cursor.subject])
                     await self.cursors.fetch_position(cursor)

@@ -55,8 +55,8 @@ class RedisConnection(asyncio.Protocol):
     lost, so that a half-open connection is noticed. So does a pub/sub connection of a
     loop that stood still as long: what lies in its socket is of unknown age, and is
     fetched with its age after a reconnect. A connection belongs to one event loop, and
-    serves either ``execute`` or ``execute_pubsub``, as errors of the one could not be
-    told from errors of the other.
+    serves either ``execute`` or ``execute_pubsub``, as their errors cannot be told
+    apart.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class RedisConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._last_data = self._loop.time()
         self._pinged_at = None
-        if self._is_pubsub and self._stood_still():
+        if self._is_pubsub and self._cut_after_standstill():
             return
         parser = self._parser
         parser.feed(data)
@@ -228,7 +228,9 @@ class RedisConnection(asyncio.Protocol):
 
     def _check_health(self) -> None:
         """Ping an idle server; close the connection when a reply is overdue."""
-        if self._error is not None or (self._is_pubsub and self._stood_still()):
+        if self._error is not None or (
+            self._is_pubsub and self._cut_after_standstill()
+        ):
             return
         now = self._loop.time()
         is_late = now - self._health_timer.when() > self._check_interval
@@ -256,8 +258,8 @@ class RedisConnection(asyncio.Protocol):
             return self._subscription_commands[0].begun
         return self._pinged_at
 
-    def _stood_still(self) -> bool:
-        """Return whether the loop stood still for long; close the connection if so."""
+    def _cut_after_standstill(self) -> bool:
+        """Close the connection if the loop stood still for long; return whether it is lost."""
         late = self._loop.time() - self._health_timer.when()
         if late > self._timeout:
             self._messages.clear()

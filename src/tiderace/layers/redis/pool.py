@@ -192,7 +192,7 @@ class RedisPool:
 
 
 def _raise_lost(error: Exception) -> NoReturn:
-    """Raise our exception for an error of redis-py without a connection."""
+    """Raise our exception for redis-py's: a connection was lost, or was refused."""
     # The client of a cluster wraps the error of a node.
     for each in (error, error.__cause__):
         if isinstance(each, REFUSALS):

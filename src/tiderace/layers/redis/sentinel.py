@@ -127,7 +127,7 @@ def _not_found(module: Any, name: str, replies: list[Exception | str]) -> Except
     is_denied = any(isinstance(each, AuthenticationError) for each in replies)
     kind: type[Exception] = module.MasterNotFoundError
     return (AuthenticationError if is_denied else kind)(
-        f"no sentinel knows the primary {name!r}; replies: "
+        f"no sentinel has a primary {name!r}; replies: "
         f"{'; '.join(map(str, replies))}. Compare master_name, sentinels and "
         "sentinel_kwargs in hosts with the sentinels' configuration"
     )

@@ -20,7 +20,7 @@ _MAX_CLOCK_DIFFERENCE = 5.0
 # A position is kept this many times as long as the messages.
 _POSITION_LIFETIMES = 10
 
-# And while nothing is published. Listeners ask for their position once in the expiry.
+# The same before the first message; listeners extend it once in the expiry.
 _EMPTY_LIFETIMES = 3
 
 # Milliseconds in which a publication under the same idempotency key is the same one.

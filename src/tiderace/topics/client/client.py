@@ -75,7 +75,7 @@ class TopicClient:
         self.context = context
         self.transport = transport
         self.secret = secret
-        # As a stream_hub.Listener.
+        # The groups it listens to, which the stream hub reads.
         self.groups: set[str] = set()
         self._node = node
         self._session = Session(

@@ -181,7 +181,7 @@ class ClientSubscriptions:
         return request.join_leave and await self._context.may("presence", topic)
 
     def _require_current(self, subscription: ActiveSubscription) -> None:
-        """Return unless the client has unsubscribed, and maybe subscribed again."""
+        """Refuse the command if the subscription has ended, or was replaced, meanwhile."""
         if self._context.subscriptions.get(subscription.channel) is not subscription:
             raise Refused(codes.INTERNAL)
 

@@ -63,7 +63,7 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
             session, node = request.session, request.node
             data = request.data.encode("utf-8", "replace")
     except (ValueError, MalformedFrame) as error:
-        raise Rejected(400, f"the body is not as it must be: {error}") from None
+        raise Rejected(400, f"the body cannot be decoded: {error}") from None
     if len(data) > limit:
         raise Rejected(413, f"the commands are longer than {limit} bytes")
     status = await deliver(node, session, await exchange.user_id(), data)
