@@ -258,6 +258,17 @@ def test_publications_of_a_topic_are_printed(memory_layer, topic):
     assert told["data"] == {"cups": 2}
 
 
+def test_control_characters_of_a_message_are_printed_as_escapes(memory_layer):
+    text = "\x1b\x7f\x9b2J\u2028\U000e0001 é😀"
+    with Tail("tea", count=1, json=True) as tail:
+        memory_layer.sync.group_send("tea", {"type": "x", "text": text})
+
+    [line] = tail.lines
+    assert line.isprintable()
+    assert "é😀" in line
+    assert json.loads(line)["text"] == text
+
+
 def test_messages_with_bytes_can_be_written_as_json(memory_layer):
     with Tail("tea", count=1, json=True) as tail:
         memory_layer.sync.group_send("tea", {"type": "x", "data": b"\x00"})
@@ -548,6 +559,12 @@ def test_the_last_line_is_the_sum():
     lines = table(LayerStats((process(), process(pid=8))))
 
     assert lines[3].split()[:3] == ["2", "processes", "2,408"]
+
+
+def test_control_characters_of_a_groups_name_are_encoded_in_the_table():
+    stats = LayerStats((process(members={"tea\n\x9b2J": 5}),))
+
+    assert table(stats)[-1] == "largest groups: tea%0A%C2%9B2J 5"
 
 
 def test_drops_are_listed_by_reason_and_groups_by_size():

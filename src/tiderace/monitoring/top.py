@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from tiderace.asgi import printable
 from tiderace.layers.stats import LayerStats, ProcessStats
 
 # A process reports every two seconds.
@@ -37,7 +38,7 @@ def table(stats: LayerStats, groups: int = 10) -> list[str]:
         lines += ["", f"dropped: {drops}"]
     largest = list(stats.members.items())[:groups]
     if largest:
-        text = ", ".join(f"{name} {count:,}" for name, count in largest)
+        text = ", ".join(f"{printable(name)} {count:,}" for name, count in largest)
         lines += ["", f"largest groups: {text}"]
     return lines
 

@@ -6,6 +6,7 @@ It is a member of the group until it ends.
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import datetime
 from typing import Any
 
@@ -71,7 +72,7 @@ class Command(LayerCommand):
             while number != options["count"]:
                 message = await layer.receive(channel)
                 number += 1
-                line = msgspec.json.encode(message).decode()
+                line = _escaped(msgspec.json.encode(message).decode())
                 if not options["json"]:
                     line = f"{datetime.now():%H:%M:%S.%f}"[:-3] + f" {line}"
                 self.stdout.write(line)
@@ -80,3 +81,13 @@ class Command(LayerCommand):
             await layer.group_discard(group, channel)
             if (close := layer_attribute(layer, "close")) is not None:
                 await close()
+
+
+def _escaped(text: str) -> str:
+    """Return JSON with what a client could control a terminal by (C1 codes) escaped."""
+    return "".join(
+        each
+        if each.isprintable()
+        else re.sub("(....)", r"\\u\1", each.encode("utf-16-be").hex())
+        for each in text
+    )
