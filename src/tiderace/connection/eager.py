@@ -34,9 +34,9 @@ from tiderace import metrics
 from tiderace.asgi import Event
 from tiderace.connection.handlers import ConsumerProtocol, HandlerCaller, Handlers
 from tiderace.connection.inbox import DeferredError
+from tiderace.delivery.loop_iterations import loop_iterations
 from tiderace.delivery.mailbox import Mailbox
 from tiderace.delivery.outbox import Outbox, PreparedMessage, TooSlow
-from tiderace.delivery.turns import loop_turns
 from tiderace.exceptions import StopConsumer
 from tiderace.runtime import threads
 
@@ -145,6 +145,7 @@ class EagerPath:
         "_eager_from",
         "_find_handler",
         "_idle",
+        "_iterations",
         "_loop",
         "_mailbox",
         "_outbox",
@@ -152,7 +153,6 @@ class EagerPath:
         "_task",
         "_thread",
         "_thread_id",
-        "_turns",
     )
 
     def __init__(
@@ -176,11 +176,11 @@ class EagerPath:
         self._thread_id = get_ident()
         # None below a sync caller, as in TestCase: its own thread runs the sync code.
         self._thread = threads.current()
-        self._turns = loop_turns()
-        self._ready = self._turns.ready
+        self._iterations = loop_iterations()
+        self._ready = self._iterations.ready
         # Whether the connection's task waits for the mailbox.
         self._idle = False
-        # The turn of the loop after which the tasks that a handler has woken have run.
+        # The iteration of the loop after which the tasks that a handler has woken have run.
         self._eager_from = 0
 
     def run_eagerly(self, message: Event | PreparedMessage) -> bool:
@@ -188,7 +188,7 @@ class EagerPath:
         global _running
         if (
             not self._idle
-            or self._turns.number < self._eager_from
+            or self._iterations.number < self._eager_from
             or _running
             or get_ident() != self._thread_id
             # As asyncio.get_running_loop(), without its call of getpid().
@@ -229,7 +229,7 @@ class EagerPath:
                 metrics.HANDLER_DURATION.observe(perf_counter() - began)
             self._idle = True
             if len(self._ready) != ready:
-                self._eager_from = self._turns.next()
+                self._eager_from = self._iterations.next()
             self.open_to_broadcasts()
             if self._thread is not None and self._thread.used:
                 self._thread.release()
@@ -246,7 +246,7 @@ class EagerPath:
         """Handle messages eagerly from now on: the connection's task waits for them."""
         self._idle = True
         if self._ready:
-            self._eager_from = self._turns.next()
+            self._eager_from = self._iterations.next()
         self.open_to_broadcasts()
 
     def stop_waiting(self) -> None:

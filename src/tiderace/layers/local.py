@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 from tiderace import conf, metrics
 from tiderace.delivery.hub import Hub, write_to_idle
+from tiderace.delivery.loop_iterations import let_woken_tasks_run
 from tiderace.delivery.mailbox import ExpiryQueue, Mailbox
 from tiderace.delivery.outbox import PreparedMessage
 from tiderace.delivery.stream_hub import StreamHub
-from tiderace.delivery.turns import let_woken_tasks_run
 from tiderace.layers.messages import ChannelMailbox, Message
 from tiderace.layers.names import CLUSTER_GROUP
 from tiderace.layers.stats import Pace, ProcessStats

@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from tiderace import metrics
+from tiderace.delivery.loop_iterations import let_woken_tasks_run
 from tiderace.delivery.outbox import PreparedMessage
 from tiderace.delivery.stream_hub import Listener, PendingDelivery
-from tiderace.delivery.turns import let_woken_tasks_run
 from tiderace.exceptions import ChannelFull
 from tiderace.history import Position, Publication
 from tiderace.layers import encoding

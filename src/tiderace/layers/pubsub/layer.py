@@ -14,9 +14,9 @@ from functools import cached_property
 from typing import Any
 
 from tiderace import metrics
+from tiderace.delivery.loop_iterations import let_woken_tasks_run
 from tiderace.delivery.outbox import PreparedMessage
 from tiderace.delivery.stream_hub import Listener
-from tiderace.delivery.turns import let_woken_tasks_run
 from tiderace.exceptions import ChannelFull, LayerUnavailable
 from tiderace.history import Position, Publication
 from tiderace.layers.base import SENDING_METHODS, BaseChannelLayer, LocalDelivery

@@ -1,9 +1,9 @@
-"""Turns of an event loop for tasks that a handler has started or woken.
+"""Iterations of an event loop for tasks that a handler has started or woken.
 
 Channels reads each message in a task, so a task that a handler starts or wakes runs
 before the next handler of the same consumer. After handlers that run without a task
 switch (``tiderace.connection.eager``) such tasks are waited for here. Most handlers
-start and wake none, and cost no turn.
+start and wake none, and cost no iteration.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class _Hidden:
         return self._length
 
 
-class LoopTurns:
-    """Counts the turns of an event loop while a number from ``next`` is not reached.
+class LoopIterations:
+    """Counts the iterations of an event loop while a number from ``next`` is not reached.
 
     Attributes:
         ready: the callbacks that are ready, as asyncio's loops keep them. uvloop
             hides its own: their number seems to grow at each look.
-        number: the number of turns so far.
+        number: the number of iterations so far.
         pending: whether a number that ``next`` has returned is not reached.
     """
 
@@ -48,7 +48,7 @@ class LoopTurns:
     def next(self) -> int:
         """Return the number at which all that is ready now has run."""
         if self.pending:
-            # The next turn may be counted before what has become ready since.
+            # The next iteration may be counted before what has become ready since.
             self._awaited = self.number + 2
         else:
             self.pending = True
@@ -63,22 +63,24 @@ class LoopTurns:
             self._loop.call_soon(self._count)
 
 
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopTurns] = WeakKeyDictionary()
+_iterations: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopIterations] = (
+    WeakKeyDictionary()
+)
 
 
-def loop_turns() -> LoopTurns:
-    """Return the turns of the running event loop."""
+def loop_iterations() -> LoopIterations:
+    """Return the iterations of the running event loop."""
     loop = asyncio.get_running_loop()
-    turns = _turns.get(loop)
-    if turns is None:
-        turns = _turns[loop] = LoopTurns(loop)
-    return turns
+    iterations = _iterations.get(loop)
+    if iterations is None:
+        iterations = _iterations[loop] = LoopIterations(loop)
+    return iterations
 
 
 async def let_woken_tasks_run() -> None:
     """Let the tasks run that handlers have woken, if one that was run eagerly has."""
     # None outside a loop, where get_running_loop() would raise.
     loop = asyncio._get_running_loop()  # noqa: SLF001
-    if loop is not None and (turns := _turns.get(loop)) is not None:
-        while turns.pending:  # noqa: ASYNC110 (an event would wait for one more turn)
+    if loop is not None and (iterations := _iterations.get(loop)) is not None:
+        while iterations.pending:  # noqa: ASYNC110 (an event would wait for one more)
             await asyncio.sleep(0)

@@ -9,7 +9,7 @@ import uvloop
 
 from support.asgi_client import Client
 from support.waiting import settle, until
-from tiderace.delivery.turns import loop_turns
+from tiderace.delivery.loop_iterations import loop_iterations
 from tiderace.generic.websocket import AsyncWebsocketConsumer
 from tiderace.layers import InMemoryChannelLayer, channel_layers
 
@@ -148,14 +148,14 @@ async def test_a_handler_that_wakes_nothing_costs_its_sender_no_turn():
     layer = InMemoryChannelLayer()
     before = channel_layers.set("default", layer)
     client = await Client(Quiet.as_asgi()).open()
-    await until(lambda: not loop_turns().pending)
+    await until(lambda: not loop_iterations().pending)
     await settle()
-    turns = 0
+    iterations = 0
 
     async def count():
-        nonlocal turns
+        nonlocal iterations
         while True:
-            turns += 1
+            iterations += 1
             await asyncio.sleep(0)
 
     counting = asyncio.create_task(count())
@@ -163,7 +163,7 @@ async def test_a_handler_that_wakes_nothing_costs_its_sender_no_turn():
         await layer.group_send("room", {"type": "news"})
 
     assert Quiet.count == 500
-    assert turns == 0
+    assert iterations == 0
     counting.cancel()
     await client.leave()
     channel_layers.set("default", before)
