@@ -84,6 +84,13 @@ def test_nan_and_infinity_are_null(beside):
     assert json.loads(to_json(content))["w"][:2] == [None, None]
 
 
+@pytest.mark.parametrize("beside", ["plain", "half \ud83d"])
+def test_to_json_keeps_all_values_of_a_query_dict(beside):
+    content = {"query": QueryDict("n=1&n=2"), "big": 2**70, "beside": beside}
+
+    assert json.loads(to_json(content))["query"] == {"n": ["1", "2"]}
+
+
 class Shouting(list):
     def __iter__(self):
         return (each.upper() for each in super().__iter__())

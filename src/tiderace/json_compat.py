@@ -16,6 +16,7 @@ __all__ = [
     "loads",
     "to_json",
     "to_plain",
+    "well_formed",
     "well_formed_json",
     "well_formed_text",
 ]
@@ -49,7 +50,8 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, Promise):  # gettext_lazy
         return str(value)
     if getattr(value, "shape", None) == ():  # a NumPy scalar
-        return value.item()
+        item = value.item()
+        return float(item) if type(item) is type(value) else item  # a longdouble
     raise TypeError(f"a {type(value).__qualname__} is not plain data")
 
 
@@ -89,6 +91,17 @@ def well_formed_text(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+def well_formed(value: Any) -> Any:
+    """Return text, or plain data that contains text, with U+FFFD for lone surrogates."""
+    if isinstance(value, str):
+        return well_formed_text(value)
+    if isinstance(value, dict):
+        return {well_formed(key): well_formed(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(well_formed(each) for each in value)
+    return value
+
+
 def well_formed_json(data: bytes) -> bytes:
     """Return JSON with U+FFFD for lone surrogates, such as half of an emoji.
 
@@ -118,7 +131,7 @@ def loads(data: bytes, kind: Any = Any) -> Any:
 def to_json(content: Any) -> str:
     """Return ``content`` as JSON text without spaces, of the same values as ``dumps``.
 
-    Lone surrogates become U+FFFD.
+    A ``QueryDict`` is encoded with all its values. Lone surrogates become U+FFFD.
 
     Raises:
         TypeError: for what JSON cannot express.
@@ -127,7 +140,11 @@ def to_json(content: Any) -> str:
         return _encode(content).decode()
     except (TypeError, ValueError, RecursionError):
         try:
-            return well_formed_json(_dumps(content).encode()).decode()
+            try:
+                text = _dumps(_to_builtins(content))
+            except (TypeError, OverflowError):  # json takes more keys, and any int
+                text = _dumps(content)
+            return well_formed_json(text.encode()).decode()
         except (ValueError, RecursionError) as error:
             raise TypeError(f"JSON cannot express it: {error}") from error
 

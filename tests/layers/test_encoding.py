@@ -102,6 +102,7 @@ def test_plain_data_arrives_unchanged(message):
         pytest.param(Payload(b"x"), b"x", id="bytes subclass"),
         pytest.param(numpy.float64(1.5), 1.5, id="NumPy float64"),
         pytest.param(numpy.float32(1.5), 1.5, id="NumPy float32"),
+        pytest.param(numpy.longdouble(1.5), 1.5, id="NumPy longdouble"),
         pytest.param(numpy.int64(3), 3, id="NumPy int64"),
         pytest.param(numpy.bool_(True), True, id="NumPy bool"),
         pytest.param(numpy.str_("x"), "x", id="NumPy str"),
@@ -117,6 +118,15 @@ def test_plain_data_arrives_unchanged(message):
         pytest.param({1: "one"}, {1: "one"}, id="int keys"),
         pytest.param("half \ud83d emoji", "half \ufffd emoji", id="lone surrogate"),
         pytest.param({"\udc00": ["\ud800"]}, {"\ufffd": ["\ufffd"]}, id="in a key"),
+        pytest.param(
+            {"query": QueryDict("a=1&a=2"), "cut": "\ud83d"},
+            {"query": {"a": ["1", "2"]}, "cut": "\ufffd"},
+            id="QueryDict beside a lone surrogate",
+        ),
+        pytest.param(
+            {(1, "\ud83d"): 1}, {(1, "\ufffd"): 1}, id="in a tuple that is a key"
+        ),
+        pytest.param(Point("\ud83d", 2), {"x": "\ufffd", "y": 2}, id="in a dataclass"),
         pytest.param({mark_safe("a"): 1}, {"a": 1}, id="safe text as key"),
         pytest.param({lazystr("a"): 1}, {"a": 1}, id="lazy text as key"),
         pytest.param({Size.SMALL: 1}, {"small": 1}, id="enum as key"),
@@ -168,6 +178,9 @@ def test_an_aware_datetime_arrives_as_the_same_moment_in_utc():
 def test_the_error_for_an_unsupported_value_contains_its_place(value):
     with pytest.raises(TypeError) as refused:
         encode({"type": "carry", "in": {"here": [0, value]}})
+
+    with pytest.raises(TypeError, match=r"message\['value'\] is a"):
+        encode({"a lone surrogate": "\ud83d", "value": value})
 
     text = str(refused.value)
     assert "message['in']['here'][1]" in text

@@ -85,6 +85,12 @@ def test_lone_surrogates_become_replacement_characters(kind):
     }
 
 
+def test_numpy_scalars_are_keys_in_json():
+    data = JSONSerializer().serialize({numpy.int64(1): numpy.float64(1.5)})
+
+    assert json.loads(data) == {"1": 1.5}
+
+
 def test_json_takes_the_arguments_of_the_standard_library():
     class Sorted(JSONSerializer):
         def as_bytes(self, message):

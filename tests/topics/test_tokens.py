@@ -501,9 +501,16 @@ def test_a_signed_name_that_is_too_long_is_refused():
         verified_topic("x" * 9000)
 
 
-def test_a_subject_that_is_no_text_is_refused_whatever_checked_the_rest():
+@pytest.mark.parametrize("subject", [7, "half \ud83d"])
+def test_a_subject_that_is_no_text_is_refused_whatever_checked_the_rest(subject):
     with pytest.raises(TokenInvalid, match="'sub'"):
-        subject_of({"sub": 7})
+        subject_of({"sub": subject})
+
+
+@pytest.mark.parametrize("claims", [{"channels": ["\ud83d"]}, {"subs": {"\ud83d": {}}}])
+def test_topics_of_a_token_with_lone_surrogates_are_refused(claims):
+    with pytest.raises(TokenInvalid, match="'channels' and 'subs'"):
+        read_connection_token(keys.encode({"sub": "7", **claims}, ttl=60))
 
 
 # Subscription tokens

@@ -13,12 +13,13 @@ int or float as its base.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
-from tiderace.json_compat import to_plain, well_formed_text
+from tiderace.json_compat import to_plain, well_formed
 
 
 def encode(message: Any) -> bytes:
@@ -40,19 +41,18 @@ def encode_with(encode: Callable[[Any], bytes], message: Any) -> bytes:
         try:
             return encode(message)
         except UnicodeEncodeError:
-            return encode(_well_formed(message))
+            return encode(well_formed(_plain(message)))
     except (TypeError, OverflowError, ValueError, RecursionError) as error:
         raise _encoding_error(message, error, encode) from None
 
 
-def _well_formed(value: Any) -> Any:
-    if isinstance(value, str):
-        return well_formed_text(value)
-    if isinstance(value, Mapping):
-        return {_well_formed(key): _well_formed(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_well_formed(item) for item in value]
-    return value
+def _plain(message: Any) -> Any:
+    """Return ``message`` as it is encoded, in dicts, lists and tuples."""
+    return msgspec.to_builtins(message, builtin_types=_NATIVE, enc_hook=to_plain)
+
+
+# Values of msgpack that are no builtins of JSON.
+_NATIVE = (bytes, bytearray, memoryview, datetime.datetime)
 
 
 def decode(data: bytes) -> Any:
@@ -100,7 +100,10 @@ def _find_fault(
 
 def _can_encode(value: Any, encode: Callable[[Any], bytes]) -> bool:
     try:
-        encode(value)
+        try:
+            encode(value)
+        except UnicodeEncodeError:
+            encode(well_formed(_plain(value)))
     except (TypeError, OverflowError, ValueError):
         return False
     return True

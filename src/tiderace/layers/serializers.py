@@ -233,7 +233,10 @@ class JSONSerializer(BaseMessageSerializer):
 
 
 def _json(message: Any) -> bytes:
-    data = _encoder.encode(message).encode()
+    try:
+        data = _encoder.encode(message).encode()
+    except TypeError:  # of a key that msgpack takes, such as a NumPy scalar; or again
+        data = _encoder.encode(_to_json_value(message)).encode()
     return well_formed_json(data) if rb"\ud" in data else data
 
 

@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from tiderace.exceptions import TokenExpired, TokenInvalid
+from tiderace.json_compat import well_formed_text
 from tiderace.security import keys
 from tiderace.security.tickets import looks_like_a_ticket, redeem
 
@@ -71,10 +72,8 @@ def read_connection_token(token: str) -> ConnectionToken:
     if not isinstance(subs, dict):
         raise TokenInvalid("its claim 'subs' is no object")
     channels = claims.get("channels", [])
-    if not isinstance(channels, list) or not all(
-        isinstance(channel, str) for channel in channels
-    ):
-        raise TokenInvalid("its claim 'channels' is no list of names")
+    if not isinstance(channels, list) or not all(map(_is_text, [*channels, *subs])):
+        raise TokenInvalid("its claims 'channels' and 'subs' are no lists of names")
     return ConnectionToken(
         user_id=subject_of(claims),
         expires_at=ends_at(claims),
@@ -91,9 +90,14 @@ def subject_of(claims: Mapping[str, Any]) -> str:
         TokenInvalid: the claim ``sub`` is not a string.
     """
     subject = claims.get("sub", "")
-    if not isinstance(subject, str):
+    if not _is_text(subject):
         raise TokenInvalid("its claim 'sub' is no text")
     return subject
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Return whether ``value`` is text without lone surrogates, which no frame can carry."""
+    return isinstance(value, str) and well_formed_text(value) == value
 
 
 def ends_at(claims: Mapping[str, Any]) -> float | None:
