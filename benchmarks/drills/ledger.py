@@ -96,7 +96,7 @@ class Row:
     """Lost numbers that were not reported to the receiver."""
     doubled: int = 0
     disordered: int = 0
-    told: int = 0
+    reported: int = 0
     """Reports of a possible loss to receivers, closed connections included."""
     leaked: int = 0
     """Members, connections, tasks and descriptors that were left behind."""
@@ -166,7 +166,7 @@ class Ledger:
             row.silent += len(receiver.silently_lost(lost, sent))
             row.doubled += receiver.doubled
             row.disordered += receiver.disordered
-            row.told += len(receiver.reports)
+            row.reported += len(receiver.reports)
         if raised := sum(len(sent.raised) for sent in self.sent.values()):
             row.notes.append(f"{raised} sends raised an error")
         return row

@@ -18,7 +18,7 @@ START = "<!-- figures: python -m benchmarks.drills --page writes them -->"
 END = "<!-- end of figures -->"
 COLUMNS = (
     "drill", "stack", "sent", "received", "lost", "silent", "doubled", "out of order",
-    "told", "leaked", "seconds", "verdict",
+    "reported", "leaked", "seconds", "verdict",
 )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         return (row.drill, row.stack, *[""] * 9, f"skipped: {row.skipped}")
     counts = (
         row.sent, row.received, row.lost, row.silent, row.doubled, row.disordered,
-        row.told, row.leaked, round(row.seconds),
+        row.reported, row.leaked, round(row.seconds),
     )  # fmt: skip
     verdict = "passed" if row.passed else "FAILED"
     return (row.drill, row.stack, *(f"{count:,}" for count in counts), verdict)

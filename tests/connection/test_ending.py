@@ -1,4 +1,4 @@
-"""How a connection ends whose handlers do not: hanging, exiting, cancelled."""
+"""The end of connections whose handlers hang, exit or are cancelled."""
 
 from __future__ import annotations
 

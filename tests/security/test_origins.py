@@ -280,7 +280,7 @@ async def test_a_refusal_by_allowed_hosts_names_that_setting(caplog, settings):
         ("http://[::1", "no setting allows it"),
     ],
 )
-async def test_the_remedy_fits_the_origin(caplog, settings, origin, advice):
+async def test_the_advice_fits_the_origin(caplog, settings, origin, advice):
     settings.ALLOWED_HOSTS = ["site.test"]
 
     line = await refuse(caplog, scope_from(origin), AllowedHostsOriginValidator(accept))

@@ -61,7 +61,7 @@ def test_a_number_whose_sending_raised_may_arrive():
 def test_a_report_after_the_gap_began_covers_the_loss(report_after):
     row = row_of(0, 1, 3, 4, report_after=report_after)
 
-    assert (row.lost, row.silent, row.told) == (1, 0, 1)
+    assert (row.lost, row.silent, row.reported) == (1, 0, 1)
     assert row.passed
 
 
@@ -187,7 +187,7 @@ def test_each_drill_has_a_title_a_function_and_stacks(drill):
 
 
 class Scenario:
-    """It fails as the test says."""
+    """A scenario whose function the test gives."""
 
     STACKS = ("tiderace",)
 

@@ -60,7 +60,7 @@ async def test_a_reply_is_overdue_though_other_replies_come():
     assert await first == b"1"
 
 
-async def test_a_late_health_check_is_repeated_before_it_judges():
+async def test_a_late_health_check_is_repeated_before_it_closes_the_connection():
     connection = RedisConnection(Transport(), None, timeout=0.3)
     loop = asyncio.get_running_loop()
     first = connection.execute("GET", "a")
