@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sys
 
 import pytest
 import uvicorn
@@ -20,6 +21,7 @@ from django.urls.resolvers import LocalePrefixPattern, URLPattern
 from django.utils import translation
 from django.utils.functional import lazy
 
+from tiderace.consumer import AsyncConsumer
 from tiderace.middleware import BaseMiddleware
 from tiderace.routing import (
     ChannelNameRouter,
@@ -511,6 +513,17 @@ async def test_an_adapter_catches_a_missing_route_and_tries_another_router():
     application = ProtocolTypeRouter({"websocket": first_that_matches})
 
     assert await name_for(application, "/ws/news/") == "news"
+
+
+async def test_an_exit_in_a_constructor_is_an_error_of_its_connection():
+    class Exiting(AsyncConsumer):
+        def __init__(self):
+            sys.exit("not this way")
+
+    application = ProtocolTypeRouter({"websocket": Exiting.as_asgi()})
+
+    with pytest.raises(RuntimeError, match="not this way"):
+        await application(connection("websocket", "/"), None, None)
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])

@@ -66,6 +66,7 @@ from tiderace.route_inspection import (
 from tiderace.runtime.control_socket import process_control_socket
 from tiderace.runtime.drain import process_drain, refuse_websocket
 from tiderace.runtime.lifespan import on_shutdown, on_startup, process_lifespan
+from tiderace.runtime.tasks import as_error
 from tiderace.security.websocket import AllowedHostsOriginValidator, OriginValidator
 
 __all__ = [
@@ -151,6 +152,9 @@ class ProtocolTypeRouter:
             if error.answer is None:
                 raise
             return await error.answer()
+        except SystemExit as raised:
+            # Of middleware or a consumer's constructor; handlers have their own errors.
+            raise as_error(raised) from raised
         finally:
             if kind == "http":
                 cut_unless_read(send)

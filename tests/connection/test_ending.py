@@ -294,6 +294,23 @@ async def test_on_error_may_let_a_connection_go_on_after_an_exit():
     await client.leave()
 
 
+async def test_a_stray_cancellation_in_on_error_closes_with_1011(caplog):
+    class Faulty(Room):
+        async def work(self):
+            raise KeyError
+
+        async def on_error(self, error):
+            await raise_cancelled()
+
+    consumer = Faulty()
+    client = await open_and_say(consumer)
+
+    assert isinstance(await client.error(), RuntimeError)
+    assert client.sent[-1]["code"] == 1011
+    assert consumer.calls == ["receive", 1011]
+    assert [each.reason for each in caplog.records] == ["handler_failed"]
+
+
 async def test_an_exit_in_a_connect_is_an_error_of_it():
     class Faulty(Room):
         async def connect(self):

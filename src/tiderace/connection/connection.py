@@ -327,9 +327,9 @@ class Connection:
             await self._close(ending)
         except _ClosedForRestart as closed:
             ending = closed.code
-        except (Exception, SystemExit) as raised:
-            ending = 1011
+        except (Exception, SystemExit, asyncio.CancelledError) as raised:
             error = as_error(raised)
+            ending = 1011
             self._log.failed(error)
             await self._close(ending)
             raise error  # noqa: B904 (its cause is set)
