@@ -1010,9 +1010,23 @@ def test_a_client_that_is_silent_after_a_ping_is_lost():
 
     client.loop.ring()
     assert client.loop.ring() == 5
+    assert client.loop.ring() == 1
 
     assert client.lost
     assert client.loop.ring() == 10
+
+
+def test_a_pong_that_is_read_only_after_a_late_timer_counts():
+    client = Pinged()
+
+    client.loop.ring()
+    client.loop.ring()
+    client.connection.feed(b"")
+    client.loop.ring()
+
+    assert not client.lost
+    assert client.loop.ring() == 15
+    assert client.pings == 2
 
 
 def test_a_client_that_is_not_read_from_is_not_lost():

@@ -7,6 +7,7 @@ import asyncio
 from uvicorn.protocols.utils import ClientDisconnected
 
 from tiderace.asgi import Event
+from tiderace.runtime.tasks import READING
 from tiderace.server.frames import (
     binary_frame,
     close_frame,
@@ -252,6 +253,13 @@ class ServerConnection:
             return
         if self._read_queue.paused:
             self._check_after(self._ping_interval)
+        else:
+            # uvloop runs the late timers of a loop that was blocked before it reads.
+            self._ping_timer = self._loop.call_later(READING, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._received or self._read_queue.paused:
+            self._check_received()
             return
         self._read_queue.disconnect(1006, "keepalive ping timeout")
         self._frames.finish(close_frame(1011, "keepalive ping timeout"))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from tiderace.runtime.tasks import READING
 from tiderace.server.handshake import MAX_HEADERS
 
 
@@ -20,7 +21,7 @@ class HttpProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
 
     head_timeout: ClassVar[float] = float(os.environ.get("TIDERACE_HEAD_TIMEOUT") or 20)
     """Seconds in which a client has to send the head of a request; at most twice as many
-    pass until it is cut."""
+    and one pass until it is cut."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -45,11 +46,14 @@ class HttpProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
             self.head_timeout, self._check_head, self.cycle
         )
 
-    def _check_head(self, last: Any) -> None:
+    def _check_head(self, last: Any, repeated: bool = False) -> None:
         """Cut the connection if there is no request, and was none since the last check."""
         serving = self.cycle is not None and not self.cycle.response_complete
         idle = self.timeout_keep_alive_task is not None
         if serving or idle or self.cycle is not last:
             self._await_head()
-        else:
+        elif repeated:
             self.transport.abort()
+        else:
+            # uvloop runs the late timers of a loop that was blocked before it reads.
+            self._timer = self.loop.call_later(READING, self._check_head, last, True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from django.http import QueryDict
 from tiderace import conf
 from tiderace.asgi import Receive, Scope, Send
 from tiderace.protocol.stream_codecs import protobuf
+from tiderace.runtime.tasks import wait_in_time
 from tiderace.security.origins import header, log_refusal, parse
 from tiderace.security.page_origins import origin_problem
 from tiderace.security.websocket import OriginValidator
@@ -122,8 +122,7 @@ class HttpExchange:
         """
         timeout = conf.current().topics.connect_timeout
         try:
-            async with asyncio.timeout(timeout):
-                return await self._read_body(limit)
+            return await wait_in_time(self._read_body(limit), timeout)
         except TimeoutError:
             raise Rejected(
                 408, f"the body has not arrived within {timeout:g} s"
