@@ -214,6 +214,17 @@ def test_the_error_for_an_unknown_option_contains_the_nearest_one():
     assert "group_expiry" in error.hint
 
 
+@pytest.mark.parametrize("name", ["RedisChannelLayer", "RedisPubSubChannelLayer"])
+def test_a_parameter_inside_the_redis_layers_is_no_option(name):
+    path = f"tiderace.layers.redis.{name}"
+
+    error = only(check_config(path, serializer=None), "tiderace.E006")
+
+    assert f"option 'serializer' that {name} does not take" in error.msg
+    assert "group_capacity" in error.hint
+    assert "brokers" not in error.hint
+
+
 def test_options_for_tests_are_checked_too():
     entry = {"BACKEND": MEMORY, "TEST_CONFIG": {"expiri": 1}}
 

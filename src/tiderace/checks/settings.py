@@ -59,6 +59,7 @@ from tiderace.checks.application import (
     real_package,
     version_numbers,
 )
+from tiderace.layers.options import constructor_options
 
 _LAYER_KEYS = ("BACKEND", "CONFIG", "TEST_CONFIG")
 # The first uvicorn whose default WebSocket protocol has write flow control.
@@ -349,7 +350,7 @@ def _check_options(where: str, backend: Any, options: Any) -> Iterator[CheckMess
             f"Write the options of {backend.__name__} by name.",
         )
         return
-    known = _constructor_options(backend)
+    known = constructor_options(backend) if inspect.isclass(backend) else None
     if known is None:
         return
     for option in options:
@@ -360,22 +361,3 @@ def _check_options(where: str, backend: Any, options: Any) -> Iterator[CheckMess
                 hint=f"Known are {', '.join(known)}.",
                 id="tiderace.E006",
             )
-
-
-def _constructor_options(backend: Any) -> list[str] | None:
-    """Return the options of a backend's constructor; None when it takes any.
-
-    A constructor with ``**kwargs`` is assumed to pass them on to its base.
-    """
-    if not inspect.isclass(backend):
-        return None
-    known: list[str] = []
-    for base in backend.__mro__:
-        if "__init__" not in vars(base) or base is object:
-            continue
-        _, *parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-        variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        known += [each.name for each in parameters if each.kind not in variable]
-        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-            return list(dict.fromkeys(known))
-    return None

@@ -1,4 +1,4 @@
-"""Refuses options that a layer's constructor does not have."""
+"""The options of a layer's constructor."""
 
 from __future__ import annotations
 
@@ -9,6 +9,28 @@ from typing import Any
 from tiderace import conf
 
 
+def constructor_options(layer_class: type) -> list[str] | None:
+    """Return the options that a layer's constructor takes; None when it takes any.
+
+    A constructor with ``**kwargs`` is assumed to pass them on to its base, but to refuse
+    them where they are called ``**unknown``.
+    """
+    known: dict[str, None] = {}
+    for kind in layer_class.__mro__[:-1]:
+        if "__init__" not in vars(kind):
+            continue
+        _, *parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
+        others = None
+        for each in parameters:
+            if each.kind is each.VAR_KEYWORD:
+                others = each.name
+            elif each.kind is not each.VAR_POSITIONAL:
+                known[each.name] = None
+        if others in (None, "unknown"):
+            return list(known)
+    return None
+
+
 def refuse_unknown_options(layer: object, unknown: Mapping[str, Any]) -> None:
     """Raise for unknown options of a layer, with the nearest known one.
 
@@ -16,24 +38,8 @@ def refuse_unknown_options(layer: object, unknown: Mapping[str, Any]) -> None:
         TypeError: when there are any.
     """
     for name in unknown:
-        known = [
-            parameter.name
-            for kind in type(layer).__mro__
-            for parameter in _open_parameters(kind)
-            if parameter.kind is not parameter.VAR_KEYWORD
-        ]
+        known = constructor_options(type(layer)) or []
         raise TypeError(
             f"{type(layer).__name__} has no option {name!r}{conf.nearest(name, known)} "
             f"(known: {', '.join(known)})"
         )
-
-
-def _open_parameters(kind: type) -> list[inspect.Parameter]:
-    """Return the parameters of a constructor that takes any option; else none."""
-    if "__init__" not in vars(kind):
-        return []
-    _, *parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
-    is_open = any(each.kind is each.VAR_KEYWORD for each in parameters)
-    return [
-        each for each in parameters if is_open and each.kind is not each.VAR_POSITIONAL
-    ]
