@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from asgiref.sync import AsyncToSync
 from django.test import override_settings
 
 from support.asgi_client import Client
@@ -230,6 +233,32 @@ async def test_a_servers_cancellation_cuts_a_handler_and_not_the_disconnect_afte
     await client.cancel()
 
     assert consumer.calls == ["receive", 1006]
+
+
+async def test_a_sync_disconnect_runs_after_a_cancellation_inside_async_to_sync():
+    gone = ThreadPoolExecutor()
+    gone.shutdown()
+    calls, leave = [], threading.Event()
+
+    class Sending(WebsocketConsumer):
+        def receive(self, text_data=None, bytes_data=None):
+            # As while ``send`` returns: asgiref then copies this context.
+            AsyncToSync.executors.current = gone
+            calls.append("receive")
+            leave.wait(10)
+
+        def disconnect(self, code):
+            calls.append(code)
+
+    client = await Client(Sending()).open()
+    client.text("work")
+    await until(lambda: calls)
+    client.task.cancel()
+    await asyncio.sleep(0)
+    leave.set()
+    await within(asyncio.wait([client.task]))
+
+    assert calls == ["receive", 1006]
 
 
 # sys.exit() and a CancelledError of a handler's own

@@ -218,9 +218,10 @@ def test_apps_may_use_topics_where_their_origin_is_listed(entry, origin):
     assert origin_problem(scope_of("file://"), validator, None) is not None
 
 
-def test_a_wrong_origin_of_an_endpoint_is_an_error_where_it_is_mounted():
+@pytest.mark.parametrize("entry", ["https://*.site.test", "https://münchen.test"])
+def test_a_wrong_origin_of_an_endpoint_is_an_error_where_it_is_mounted(entry):
     class Endpoint(TopicsEndpoint):
-        allowed_origins = ["https://*.site.test"]
+        allowed_origins = [entry]
 
     with pytest.raises(ValueError, match="matches no page"):
         Endpoint.as_asgi()

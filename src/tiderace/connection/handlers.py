@@ -140,6 +140,8 @@ class HandlerCaller:
         try:
             await work
         except (Exception, SystemExit, asyncio.CancelledError) as raised:
+            if isinstance(raised, asyncio.CancelledError):
+                threads.forget_cancelled_call()
             error = as_error(raised)
             if isinstance(error, passing):
                 raise error  # noqa: B904 (its cause is set)

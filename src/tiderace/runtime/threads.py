@@ -330,6 +330,16 @@ def background_context() -> contextvars.Context:
     return context
 
 
+def forget_cancelled_call() -> None:
+    """Run sync code in the connection's thread again after a sync call was cancelled.
+
+    asgiref copies the context of a cancelled call while its thread goes on. If that is
+    in ``async_to_sync``, later sync code would be sent there, where nothing takes it.
+    """
+    if _current.get() is not None:
+        AsyncToSync.executors.current = None
+
+
 def below_a_sync_caller() -> bool:
     """Whether a thread waits in ``async_to_sync`` here, and lends itself to sync code."""
     return (

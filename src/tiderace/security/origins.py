@@ -71,11 +71,12 @@ def require_origins(entries: Iterable[str | re.Pattern[str]]) -> None:
             host = ""
         else:
             host = parse(f"//{entry}").hostname or entry
-        if not re.fullmatch(r"[\w.:-]+", host):
+        if not re.fullmatch(r"[\w.:-]+", host, re.ASCII):
             raise ValueError(
                 f"the origin {entry!r} matches no page; write a host as "
                 '"example.com", with its subdomains as ".example.com", or an origin as '
-                '"https://example.com:8443" or "https://.example.com"'
+                '"https://example.com:8443" or "https://.example.com", other letters '
+                'as "xn--..."'
             )
 
 
