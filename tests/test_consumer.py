@@ -386,7 +386,8 @@ async def test_messages_of_the_layer_and_events_never_run_at_once(layer):
     assert most == 1
 
 
-async def test_at_most_one_event_is_read_ahead():
+@pytest.mark.parametrize(("size", "ahead"), [(1, 32), (100_000, 3)])
+async def test_a_bounded_number_of_events_is_read_ahead(size, ahead):
     gate = asyncio.Event()
 
     class Consumer(Accepting):
@@ -394,12 +395,12 @@ async def test_at_most_one_event_is_read_ahead():
             await gate.wait()
 
     client = await Client(Consumer.as_asgi()).open()
-    for _ in range(10):
-        client.text("event")
+    for _ in range(100):
+        client.text("e" * size)
     await settle()
 
-    # One is being handled, one is read ahead.
-    assert client._events.qsize() == 8
+    # One more is being handled.
+    assert client._events.qsize() == 100 - 1 - ahead
     gate.set()
     await client.leave()
 

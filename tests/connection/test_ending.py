@@ -93,6 +93,35 @@ async def test_a_group_joined_after_the_client_left_is_left_at_the_end(layer):
 
 
 @override_settings(TIDERACE=SHORT)
+async def test_a_client_that_left_is_noticed_behind_messages_that_wait(layer):
+    consumer = Room()
+    client = await open_and_say(consumer)
+    for _ in range(20):
+        client.text("waits")
+
+    await client.leave(4001)
+
+    assert consumer.calls == ["receive", 4001]
+    assert layer.groups == {}
+
+
+@override_settings(TIDERACE={"DISCONNECT_TIMEOUT": 0.2})
+async def test_messages_of_a_client_that_left_are_handled_one_after_the_other():
+    class Slow(Room):
+        async def work(self):
+            await asyncio.sleep(0.05)
+
+    consumer = Slow()
+    client = await open_and_say(consumer)
+    for _ in range(9):
+        client.text("waits")
+
+    await client.leave(4001)
+
+    assert consumer.calls == ["receive", "received"] * 10 + [4001]
+
+
+@override_settings(TIDERACE=SHORT)
 async def test_a_handler_that_never_returns_is_cancelled_and_logged(caplog):
     consumer = Room()
     client = await open_and_say(consumer)

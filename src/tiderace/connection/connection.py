@@ -273,12 +273,17 @@ class Connection:
     async def _ends_in_time(self, what: str, *stage: asyncio.Future[None]) -> bool:
         """Wait until the task or ``stage`` is done, and cancel the task if it takes long.
 
-        A worker has its own limit. Returns False if the task goes on all the same.
+        A handler takes long when it runs for the limit, whatever the client has sent
+        behind it. A worker has its own limit. Returns False if the task goes on all the
+        same.
         """
         assert self._task is not None  # noqa: S101
+        assert self._reader is not None  # noqa: S101
         limit = None if self._idle is not None else conf.current().disconnect_timeout
-        if await _first_of(self._task, *stage, timeout=limit):
-            return True
+        unread = None
+        while unread != (unread := self._reader.unread):
+            if await _first_of(self._task, *stage, timeout=limit):
+                return True
         self._log.cut(what, limit)
         self._task.cancel()
         if await _first_of(self._task, *stage, timeout=limit and limit / 2):
@@ -436,7 +441,7 @@ class Connection:
         self._disconnected = True
         self._outbox.lost = True
         # The client's event, if a handler was cut that ran when it came.
-        last = self._reader and self._reader.last
+        last = self._reader and ending == 1006 and self._reader.last
         try:
             await self._dispatch(
                 last or {"type": "websocket.disconnect", "code": ending}

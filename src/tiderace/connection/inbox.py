@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from typing import Any
 
@@ -12,6 +13,11 @@ from tiderace.delivery.mailbox import Mailbox, Source
 from tiderace.delivery.outbox import Outbox
 from tiderace.exceptions import StopConsumer
 from tiderace.layers.base import LocalDelivery
+
+# Bytes or characters of the client's events read ahead of a busy handler, and what each
+# counts beside its payload.
+_READ_AHEAD = 256 * 1024
+_EVENT_SIZE = 8 * 1024
 
 LAST_EVENTS = frozenset({"http.disconnect", "websocket.disconnect"})
 """After one of these events a connection gets no other."""
@@ -43,7 +49,7 @@ class DeferredError:
 
 
 class EventReader:
-    """Reads a client, or a layer without local delivery, one item at a time.
+    """Reads a client some events ahead, or a layer without local delivery one item.
 
     Attributes:
         last: the client's last event, once it was read.
@@ -62,6 +68,8 @@ class EventReader:
         "_receive",
         "_stopped",
         "_task",
+        "_unread",
+        "_unread_size",
         "last",
     )
 
@@ -79,7 +87,15 @@ class EventReader:
         self._idle = idle
         self._task: asyncio.Task[Any] | None = None
         self._stopped = False
+        # When each event read ahead is taken, and what it counts.
+        self._unread: deque[tuple[asyncio.Future[None], int]] = deque()
+        self._unread_size = 0
         self.last: Event | None = None
+
+    @property
+    def unread(self) -> int:
+        """How many of the client's events before the last one are not taken yet."""
+        return sum(not taken.done() for taken, _ in self._unread)
 
     def stop(self) -> None:
         """Let ``read`` return before the last event."""
@@ -109,7 +125,11 @@ class EventReader:
                     outbox.leaving = item["type"] == "websocket.disconnect"
                     self.last = item
                     return mailbox.post(item)
-                await mailbox.post(item, source)
+                taken = mailbox.post(item, source)
+                if outbox is None:
+                    await taken
+                else:
+                    await self._read_ahead(taken, item)
                 if idle is not None:
                     # A message read ahead would be lost with a handler that fails.
                     await idle.wait()
@@ -121,6 +141,21 @@ class EventReader:
             return None
         finally:
             self._task = None
+
+    async def _read_ahead(self, taken: asyncio.Future[None], event: Event) -> None:
+        """Wait until there is room for another event.
+
+        The events of a client that has left come before its last one, which must be
+        noticed while a handler is busy.
+        """
+        payload = event.get("text") or event.get("bytes") or event.get("body") or ""
+        size = _EVENT_SIZE + len(payload)
+        unread = self._unread
+        unread.append((taken, size))
+        self._unread_size += size
+        while unread and (unread[0][0].done() or self._unread_size > _READ_AHEAD):
+            await unread[0][0]
+            self._unread_size -= unread.popleft()[1]
 
 
 class Inbox:
