@@ -196,7 +196,8 @@ def hide_commands(scope: Scope) -> None:
     They are in ``scope["tiderace.commands"]`` then, as a ``Secret``. To be called with
     the server's own scope.
     """
-    if scope["type"] == "http" and str(scope.get("path")).endswith("/sse"):
+    path = str(scope.get("path")).rstrip("/")
+    if scope["type"] == "http" and path.endswith("/sse"):
         commands = take_query_parameter(scope, b"cf_connect")
         if commands is not None:
             scope["tiderace.commands"] = Secret(commands)

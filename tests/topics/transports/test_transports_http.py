@@ -435,7 +435,10 @@ async def test_empty_first_commands_are_refused(app, method, path):
 
 
 @pytest.mark.parametrize("outside", ["router", "routes", "tickets"])
-async def test_the_commands_in_an_address_leave_the_scope_of_the_server(app, outside):
+@pytest.mark.parametrize("path", ["/connection/sse", "/connection/sse/"])
+async def test_the_commands_in_an_address_leave_the_scope_of_the_server(
+    app, outside, path
+):
     routes = URLRouter([route("connection/", app)])
     outermost = {
         "router": ProtocolTypeRouter({"http": routes}),
@@ -443,9 +446,7 @@ async def test_the_commands_in_an_address_leave_the_scope_of_the_server(app, out
         "tickets": TicketAuthMiddleware(routes),
     }[outside]
     commands = quote('{"id": 1, "connect": {"token": "hush"}}')
-    client = begin(
-        outermost, "GET", "/connection/sse", query=f"a=1&cf_connect={commands}"
-    )
+    client = begin(outermost, "GET", path, query=f"a=1&cf_connect={commands}")
     await client.end()
 
     assert b"3500" in client.sent[-2]["body"]  # the token was read
