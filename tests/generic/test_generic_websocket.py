@@ -621,6 +621,14 @@ async def test_malformed_json_closes_the_socket(world):
     assert client.sent[-1]["code"] == 1011
 
 
+async def test_json_nested_too_deeply_is_a_value_error(world):
+    client = await connected(world.json)
+    client.text("[" * 60_000)
+
+    assert isinstance(await client.error(), ValueError)
+    assert client.sent[-1]["code"] == 1011
+
+
 async def test_receive_may_pass_more_to_receive_json(world):
     seen = []
 

@@ -259,7 +259,7 @@ class JsonWebsocketConsumer(WebsocketConsumer):
     @classmethod
     def decode_json(cls, text_data: str) -> Any:
         """Decode JSON; override it for another decoder."""
-        return json.loads(text_data)
+        return _loads(text_data)
 
     @classmethod
     def encode_json(cls, content: Any) -> str:
@@ -415,7 +415,7 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
     @classmethod
     async def decode_json(cls, text_data: str) -> Any:
         """Decode JSON; override it for another decoder."""
-        return json.loads(text_data)
+        return _loads(text_data)
 
     @classmethod
     async def encode_json(cls, content: Any) -> str:
@@ -444,3 +444,10 @@ def _layer_with_groups(layer: Any) -> Any:
             "BACKEND is unconfigured or doesn't support groups"
         )
     return layer
+
+
+def _loads(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("The message is nested too deeply.") from None
