@@ -218,18 +218,22 @@ def cut_unless_read(send: Send, unread: int = 0) -> None:
     """Cut a client that stops reading the rest of its response.
 
     To be called when the application has ended: uvicorn waits without limit until the
-    client has read what is left. On servers that do not show the transport to ``send``
-    nothing is done.
+    client has read what is left. A response that the application has given up before its
+    end is cut at once. On servers that do not show the transport to ``send`` nothing is
+    done.
 
     Args:
         send: the server's.
         unread: the bytes that were left at the last call.
     """
-    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    response = getattr(send, "__self__", None)
+    transport = getattr(response, "transport", None)
     if transport is None:
         return
     left = transport.get_write_buffer_size()
-    if left and left == unread:
+    begun = getattr(response, "response_started", False)
+    given_up = begun and not getattr(response, "response_complete", True)
+    if left and (given_up or left == unread):
         transport.abort()
     elif left:
         loop = asyncio.get_running_loop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 
 import pytest
@@ -115,6 +116,24 @@ async def large(scope, receive, send):
 def test_a_client_that_does_not_read_its_response_is_cut(server, monkeypatch):
     monkeypatch.setattr(asgi, "_READ_TIMEOUT", TIMEOUT)
     path = server.serve(ProtocolTypeRouter({"http": large}))
+    with client_of(server) as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+        wait_until(lambda: not server.server.server_state.connections, what="the cut")
+
+
+async def given_up(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    part = {"type": "http.response.body", "body": bytes(8_000_000), "more_body": True}
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(TIMEOUT):
+            await send(part)
+            await send(part)
+
+
+def test_a_response_that_is_given_up_is_cut_at_once(server, monkeypatch):
+    monkeypatch.setattr(asgi, "_READ_TIMEOUT", 3600)
+    path = server.serve(ProtocolTypeRouter({"http": given_up}))
     with client_of(server) as client:
         client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
 
