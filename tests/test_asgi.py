@@ -52,6 +52,7 @@ def test_a_close_contains_its_code(code):
 
 def test_a_close_contains_its_reason_unless_it_is_empty():
     assert asgi.websocket_close(4001, "bye")["reason"] == "bye"
+    assert asgi.websocket_close(4001, "half \ud83d")["reason"] == "half \ufffd"
     assert "reason" not in asgi.websocket_close(4001, "")
 
 

@@ -16,6 +16,7 @@ from django.conf import settings
 from django.utils.functional import LazyObject
 
 from tiderace import conf
+from tiderace.json_compat import well_formed_text
 
 __all__ = [
     "ASGIApp",
@@ -93,13 +94,13 @@ def websocket_close(
     """Build ``websocket.close``.
 
     ``code`` None or True leaves the code to the server (1000); 0 is passed on.
-    An empty reason is left out.
+    An empty reason is left out; lone surrogates become U+FFFD.
     """
     event: dict[str, Any] = {"type": "websocket.close"}
     if code is not None and code is not True:
         event["code"] = code
     if reason:
-        event["reason"] = reason
+        event["reason"] = well_formed_text(reason)
     return event
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import math
 from types import SimpleNamespace
 from typing import Any
 
 import cent
 import httpx
+import numpy
 import pytest
 
 from support.asgi_process import AsgiProcess
@@ -53,6 +55,10 @@ class Endpoint(TopicsEndpoint):
                 raise Refuse("not today", code=477)
             case "break":
                 raise RuntimeError("a bug of the application")
+            case "measure":
+                return {"mean": math.nan, "count": numpy.int64(3), "cut": "\ud83d"}
+            case "find":
+                return object()
         return await super().on_api_call(method, params)
 
 
@@ -515,6 +521,14 @@ async def test_rpc_calls_the_application(app):
     assert await done(app, "rpc", method="double", params=21) == {"data": 42}
     assert await refused(app, "rpc", method="refuse") == 477
     assert await refused(app, "rpc", method="nothing") == 104
+
+
+async def test_rpc_takes_the_values_that_topics_take(app, caplog):
+    measured = await done(app, "rpc", method="measure")
+
+    assert measured == {"data": {"mean": None, "count": 3, "cut": "\ufffd"}}
+    assert await refused(app, "rpc", method="find") == 100
+    assert "JSON" in caplog.text or "plain data" in caplog.text
 
 
 async def test_an_error_of_the_application_is_logged_and_not_sent(app, caplog):

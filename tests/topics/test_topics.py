@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.functional import lazystr
 
 from support.waiting import settle, within
 from support.wire_client import WireClient
@@ -672,6 +673,11 @@ async def test_a_repeated_key_waits_for_the_first_publish(topics):
         assert await two.publications(1) == ["hi"]
         assert await two.quiet()
     assert ran == ["hi"]
+
+
+@pytest.mark.parametrize("message", ["half \ud83d", lazystr("half \ufffd")])
+def test_a_refusal_has_a_message_that_every_codec_can_encode(message):
+    assert Refuse(message).failure.message == "half \ufffd"
 
 
 async def test_a_repeated_key_is_published_when_the_first_publish_failed(topics):

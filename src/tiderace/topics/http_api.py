@@ -29,7 +29,7 @@ from tiderace.protocol.messages import HistoryRequest
 from tiderace.protocol.session import Refused
 from tiderace.topics import api, streams
 from tiderace.topics.hooks import TopicHooks
-from tiderace.topics.json_fields import read_fields
+from tiderace.topics.json_fields import as_raw, read_fields
 from tiderace.topics.names import topic_group
 from tiderace.topics.survey import survey
 from tiderace.topics.topic import Refuse, Topic, UnknownTopic, declared
@@ -365,7 +365,8 @@ async def _nodes(hooks: TopicHooks, request: dict[str, Any]) -> Any:
 
 
 async def _rpc(hooks: TopicHooks, request: _Rpc) -> Any:
-    return {"data": await hooks.on_api_call(request.method, request.params)}
+    result = await hooks.on_api_call(request.method, request.params)
+    return {"data": as_raw(result, always=True)}
 
 
 _METHODS: dict[str, tuple[Any, Callable[[TopicHooks, Any], Awaitable[Any]]]] = {

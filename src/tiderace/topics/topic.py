@@ -21,7 +21,7 @@ import msgspec
 from django.core.exceptions import ImproperlyConfigured
 
 from tiderace import conf
-from tiderace.json_compat import loads
+from tiderace.json_compat import loads, well_formed_text
 from tiderace.layers.broker import Retention
 from tiderace.presence.tracker import Presence
 from tiderace.protocol.codes import Failure
@@ -74,7 +74,8 @@ class Refuse(Exception):
                 f"{code} is no error code of an application; use 400 to 1999"
             )
         super().__init__(message)
-        self.failure = Failure(code, message, temporary)
+        # A lazy translation, and half of an emoji, cannot be encoded.
+        self.failure = Failure(code, well_formed_text(str(message)), temporary)
 
 
 class UnknownTopic(LookupError):
