@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import enum
@@ -19,7 +20,7 @@ from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiderace.json_compat import dumps, to_json
+from tiderace.json_compat import dumps, loads, to_json
 
 
 class Celsius(float):
@@ -167,3 +168,21 @@ def test_a_value_that_contains_itself_is_refused():
 
     with pytest.raises((ValueError, RecursionError)):
         dumps(circle)
+
+
+def _deeper(calls, function, *args):
+    return _deeper(calls - 1, function, *args) if calls else function(*args)
+
+
+def test_json_that_is_accepted_can_be_read_and_written_by_deeper_code():
+    accepted = []
+    for depth in range(10, 1000, 10):
+        with contextlib.suppress(ValueError):
+            accepted.append(loads(b"[" * depth + b"]" * depth))
+
+    assert len(accepted) > 50
+    assert _deeper(150, json.loads, _deeper(150, dumps, accepted[-1]))
+
+
+def test_many_brackets_beside_each_other_are_not_deep():
+    assert loads(b"[" + b",".join([b"[]"] * 5000) + b"]") == [[]] * 5000

@@ -6,6 +6,7 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -27,6 +28,12 @@ _SCALARS = frozenset({str, int, float, bool, type(None)})
 _DICTS = (dict.items, OrderedDict.items)
 _LISTS = (list.__iter__, tuple.__iter__)
 
+
+# JSON with more brackets may be nested as deeply as Python's limit of recursion allows. It
+# is decoded that many calls deeper, so that all later readers and writers are within the
+# limit, too.
+_SURELY_SHALLOW = 200
+_SPARE_CALLS = 200
 
 _BASES: dict[type, Callable[[Any], Any]] = {
     str: str.__str__,
@@ -116,16 +123,24 @@ def loads(data: bytes, kind: Any = Any) -> Any:
     Raises:
         ValueError: for other data, or JSON that is nested too deeply.
     """
+    deep = data.count(b"[") + data.count(b"{") > _SURELY_SHALLOW
+    decode = partial(_decode_in_depth, _SPARE_CALLS) if deep else msgspec.json.decode
     try:
         try:
-            return msgspec.json.decode(data, type=kind)
+            return decode(data, type=kind)
         except ValueError:
             repaired = well_formed_json(data)
             if repaired == data:
                 raise
-            return msgspec.json.decode(repaired, type=kind)
+            return decode(repaired, type=kind)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _decode_in_depth(calls: int, data: bytes, *, type: Any) -> Any:  # noqa: A002 (msgspec's)
+    if calls:
+        return _decode_in_depth(calls - 1, data, type=type)
+    return msgspec.json.decode(data, type=type)
 
 
 def to_json(content: Any) -> str:

@@ -231,7 +231,7 @@ def call_with(method: Callable[..., Any], user: Any, data: bytes) -> dict[str, A
             elif name in given:
                 kind = parameter.annotation
                 untyped = kind is inspect.Parameter.empty
-                arguments[name] = loads(given[name], Any if untyped else kind)
+                arguments[name] = loads(bytes(given[name]), Any if untyped else kind)
             elif parameter.default is inspect.Parameter.empty:
                 raise Refuse(f"the argument {name!r} is missing", code=422)
         unknown = given.keys() - parameters.keys()
