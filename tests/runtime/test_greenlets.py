@@ -100,3 +100,48 @@ def test_a_greenlet_that_runs_an_event_loop_is_refused_as_a_thread_is():
     )
 
     assert "await it instead" in printed
+
+
+def test_a_loop_closes_the_async_generators_of_its_own_greenlet_only():
+    printed = run_patched(
+        """
+        import asyncio, sys
+        import gevent
+        from gevent.event import Event
+        import tiderace.layers
+
+        async def generate(name):
+            try:
+                yield
+            finally:
+                print(name, asyncio.get_running_loop() is loops[name])
+
+        async def main(name, may_end):
+            loops[name] = asyncio.get_running_loop()
+            generators.append(generate(name))
+            await anext(generators[-1])
+            entered.append(name)
+            may_end.wait()  # in the middle of the loop
+            print(name, "ends")
+
+        loops, generators, entered = {}, [], []
+        first, second = Event(), Event()
+        tasks = [
+            gevent.spawn(asyncio.run, main("first", first)),
+            gevent.spawn(asyncio.run, main("second", second)),
+        ]
+        while len(entered) < 2:
+            gevent.sleep(0)
+        first.set()
+        tasks[0].get()
+        second.set()
+        tasks[1].get()
+        print(sys.get_asyncgen_hooks().firstiter)
+        """
+    )
+
+    assert printed.splitlines() == [
+        *("first ends", "first True"),
+        *("second ends", "second True"),
+        "None",
+    ]

@@ -24,8 +24,9 @@ def separate_loops() -> None:
     """Give each greenlet its own running event loop, where threads are greenlets.
 
     asyncio keeps one running loop for each thread, so sync code of one greenlet would
-    seem to run in the loop of another. The loop is changed at each switch between
-    greenlets, which then takes about a microsecond longer.
+    seem to run in the loop of another, and async generators would be closed with
+    another's. The loop is changed at each switch between greenlets, which then takes
+    about a microsecond longer.
     """
     global _separated
     if _separated or "greenlet" not in sys.modules:
@@ -35,7 +36,7 @@ def separate_loops() -> None:
     _separated = True
     greenlet = sys.modules["greenlet"]
     suspended: weakref.WeakKeyDictionary[
-        Any, tuple[AbstractEventLoop, Task[Any] | None]
+        Any, tuple[AbstractEventLoop, Task[Any] | None, Any]
     ] = weakref.WeakKeyDictionary()
     trace = greenlet.gettrace()
 
@@ -46,10 +47,12 @@ def separate_loops() -> None:
             if task is not None:
                 _leave_task(loop, task)
             _set_running_loop(None)
-            suspended[origin] = loop, task
+            suspended[origin] = loop, task, sys.get_asyncgen_hooks()
+            sys.set_asyncgen_hooks(None, None)
         if target in suspended:
-            loop, task = suspended.pop(target)
+            loop, task, hooks = suspended.pop(target)
             _set_running_loop(loop)
+            sys.set_asyncgen_hooks(*hooks)
             if task is not None:
                 _enter_task(loop, task)
         if trace is not None:
