@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 import threading
@@ -177,6 +178,30 @@ async def test_a_disconnect_that_never_returns_is_cancelled_and_logged(layer, ca
     assert consumer.calls == [4001]
     assert layer.channels == {}
     assert "the disconnect handler of" in caplog.text
+
+
+@override_settings(TIDERACE=SHORT)
+async def test_a_disconnect_that_catches_its_cancellation_is_left_behind(layer, caplog):
+    class Stubborn(Room):
+        async def disconnect(self, code):
+            while not gate.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await gate.wait()
+
+    gate = asyncio.Event()
+    client = await Client(Stubborn()).open()
+
+    try:
+        await client.leave(4001)
+    finally:
+        gate.set()
+    await settle()
+
+    assert layer.channels == {}
+    assert [each.reason for each in caplog.records] == [
+        "handler_cut",
+        "handler_left_behind",
+    ]
 
 
 @override_settings(TIDERACE=SHORT)

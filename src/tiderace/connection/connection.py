@@ -173,8 +173,11 @@ class Connection:
                 except asyncio.CancelledError as error:
                     cancelled = error
                     self.cut()
-        # Read in any case, so that asyncio does not log it.
-        failure = None if self._task.cancelled() else self._task.exception()
+        failure = None
+        # A task that was left behind is not done.
+        if self._task.done() and not self._task.cancelled():
+            # Read in any case, so that asyncio does not log it.
+            failure = self._task.exception()
         if cancelled is not None:
             raise cancelled
         if failure is not None:
@@ -440,7 +443,7 @@ class Connection:
         """Call the disconnect handler when no event of the server has done so."""
         self._disconnected = True
         self._outbox.lost = True
-        # The client's event, if a handler was cut that ran when it came.
+        # The client's event, which came during a handler that was then cut.
         last = self._reader and ending == 1006 and self._reader.last
         try:
             await self._dispatch(
