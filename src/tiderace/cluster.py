@@ -133,7 +133,7 @@ class Cluster:
     """
 
     def __init__(self, layer: Any) -> None:
-        # The groups it listens to, which the stream hub reads.
+        # The groups it listens to; the stream hub changes them.
         self.groups: set[str] = set()
         self.layer = layer
         self.can_ask = all(

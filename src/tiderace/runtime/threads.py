@@ -34,7 +34,7 @@ T = TypeVar("T")
 _Job = Callable[[], None]
 
 # The most threads of a pool, held ones included, as a multiple of its size.
-_HELD = 10
+_MAX_FACTOR = 10
 
 
 class _Worker(threading.Thread):
@@ -69,7 +69,7 @@ class ThreadPool:
 
     At most ``size`` threads run new jobs at once. A thread that a handler holds while it
     awaits delays nothing: others take its place, up to ten times ``size`` threads.
-    Beyond that, jobs run in threads that others hold.
+    Beyond that, jobs run in threads that handlers hold.
     Threads are daemons, waited for at exit for a few seconds only, so a handler that
     never returns cannot keep the process alive.
     """
@@ -127,7 +127,7 @@ class ThreadPool:
         while self._waiting and self._busy < self.size:
             if self._free:
                 worker = self._free.pop()
-            elif len(self._workers) < self.size * _HELD:
+            elif len(self._workers) < self.size * _MAX_FACTOR:
                 worker = _Worker(self._job_done, len(self._workers))
                 self._workers.append(worker)
                 worker.start()
@@ -312,12 +312,12 @@ after_fork(_forget_pool)
 
 
 def current() -> ConnectionThread | None:
-    """The thread of the connection that is being served here, if it is isolated."""
+    """Return the thread of the connection that is being served here, if it is isolated."""
     return _current.get()
 
 
 def background_context() -> contextvars.Context:
-    """A copy of the running context, for a task that outlives the call it starts in.
+    """Return a copy of the running context, for a task that outlives the call it starts in.
 
     Below ``async_to_sync`` the context holds the thread that waits there, in which
     asgiref would run the task's sync code; by then it has gone on. An isolated
@@ -341,7 +341,7 @@ def forget_cancelled_call() -> None:
 
 
 def below_a_sync_caller() -> bool:
-    """Whether a thread waits in ``async_to_sync`` here, and lends itself to sync code."""
+    """Return whether a thread waits in ``async_to_sync`` here, and lends itself to sync code."""
     return (
         getattr(AsyncToSync.executors, "current", None) is not None
         or asyncio.get_running_loop() in AsyncToSync.loop_thread_executors

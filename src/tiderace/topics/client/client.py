@@ -75,7 +75,7 @@ class TopicClient:
         self.context = context
         self.transport = transport
         self.secret = secret
-        # The groups it listens to, which the stream hub reads.
+        # The groups it listens to; the stream hub changes them.
         self.groups: set[str] = set()
         self._node = node
         self._session = Session(
