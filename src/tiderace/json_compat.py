@@ -14,6 +14,7 @@ from django.utils.functional import Promise
 
 __all__ = [
     "dumps",
+    "leave_room",
     "loads",
     "to_json",
     "to_plain",
@@ -123,24 +124,33 @@ def loads(data: bytes, kind: Any = Any) -> Any:
     Raises:
         ValueError: for other data, or JSON that is nested too deeply.
     """
-    deep = data.count(b"[") + data.count(b"{") > _SURELY_SHALLOW
-    decode = partial(_decode_in_depth, _SPARE_CALLS) if deep else msgspec.json.decode
+    decode = partial(msgspec.json.decode, type=kind)
+    brackets = data.count(b"[") + data.count(b"{")
     try:
         try:
-            return decode(data, type=kind)
+            return leave_room(decode, data, brackets)
         except ValueError:
             repaired = well_formed_json(data)
             if repaired == data:
                 raise
-            return decode(repaired, type=kind)
+            return leave_room(decode, repaired, brackets)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
 
-def _decode_in_depth(calls: int, data: bytes, *, type: Any) -> Any:  # noqa: A002 (msgspec's)
-    if calls:
-        return _decode_in_depth(calls - 1, data, type=type)
-    return msgspec.json.decode(data, type=type)
+def leave_room(decode: Callable[[Any], Any], data: Any, brackets: int) -> Any:
+    """Return ``decode(data)``, read so deep in the stack that later code has room, too.
+
+    Raises:
+        RecursionError: for JSON that is nested too deeply.
+    """
+    if brackets <= _SURELY_SHALLOW:
+        return decode(data)
+    return _call_in_depth(_SPARE_CALLS, decode, data)
+
+
+def _call_in_depth(calls: int, decode: Callable[[Any], Any], data: Any) -> Any:
+    return _call_in_depth(calls - 1, decode, data) if calls else decode(data)
 
 
 def to_json(content: Any) -> str:

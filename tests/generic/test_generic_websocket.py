@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 from decimal import Decimal
@@ -627,6 +628,24 @@ async def test_json_nested_too_deeply_is_a_value_error(world):
 
     assert isinstance(await client.error(), ValueError)
     assert client.sent[-1]["code"] == 1011
+
+
+async def test_json_that_is_decoded_can_be_encoded_by_deeper_code():
+    def deeper(calls, content):
+        if calls:
+            return deeper(calls - 1, content)
+        return JsonWebsocketConsumer.encode_json(content)
+
+    decoded = []
+    for depth in range(10, 1000, 10):
+        with contextlib.suppress(ValueError):
+            text = "[" * depth + "]" * depth
+            decoded.append(await AsyncJsonWebsocketConsumer.decode_json(text))
+
+    assert len(decoded) > 30
+    assert decoded == [
+        JsonWebsocketConsumer.decode_json(deeper(100, each)) for each in decoded
+    ]
 
 
 async def test_receive_may_pass_more_to_receive_json(world):

@@ -43,7 +43,7 @@ from tiderace.exceptions import (
     InvalidChannelLayerError,
     StopConsumer,
 )
-from tiderace.json_compat import dumps
+from tiderace.json_compat import dumps, leave_room
 from tiderace.runtime.sync_bridge import callable_in_threads
 
 __all__ = [
@@ -448,6 +448,6 @@ def _layer_with_groups(layer: Any) -> Any:
 
 def _loads(text: str) -> Any:
     try:
-        return json.loads(text)
+        return leave_room(json.loads, text, text.count("[") + text.count("{"))
     except RecursionError:
         raise ValueError("The message is nested too deeply.") from None
