@@ -338,9 +338,12 @@ async def test_messages_missed_before_the_position_was_fetched_are_fetched(
     assert await received(box, 1) == [1]
 
 
+@pytest.mark.parametrize("others", [0, 1])
 async def test_a_message_of_another_process_sent_before_a_rejoin_is_not_delivered(
-    layer, broker
+    layer, broker, others
 ):
+    for _ in range(others):
+        await member(layer, "room")
     box = await member(layer, "room")
     await layer.group_send("room", {"type": "said", "n": 1})
     assert await received(box, 1) == [1]

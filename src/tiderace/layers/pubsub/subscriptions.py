@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from tiderace.delivery.stream_hub import Listener
@@ -16,6 +17,9 @@ from tiderace.layers.pubsub.gap_filler import START, StreamCursor
 from tiderace.layers.pubsub.memberships import Memberships
 from tiderace.layers.pubsub.queues import Queues
 from tiderace.runtime.futures import wait_future
+
+# Seconds for which messages sent before a channel left may be on their way.
+_ON_THE_WAY = 10.0
 
 
 class _Abandoned(Exception):
@@ -57,6 +61,8 @@ class GroupSubscriptions:
         self.memberships = memberships
         # Groups without a channel or listener at some time, still subscribed to.
         self._released: set[str] = set()
+        # The channels that have left a group lately, and when, the oldest first.
+        self._left: OrderedDict[tuple[str, str], float] = OrderedDict()
         # When the positions of a broker's streams were last checked.
         self._checked_at: dict[int, float] = {}
 
@@ -81,7 +87,7 @@ class GroupSubscriptions:
             nonlocal is_behind
             cursor = self.cursors.get(group)
             if cursor is not None and not self._local.is_member(group, channel):
-                is_behind = self._is_behind(cursor)
+                is_behind = self._is_behind(cursor, channel)
                 if is_behind:
                     self._delivery.hold_back(group, channel, None)
                 elif cursor.awaits_own:
@@ -98,15 +104,21 @@ class GroupSubscriptions:
             self.leave(group, channel)
             raise
 
-    def _is_behind(self, cursor: StreamCursor) -> bool:
-        """Return whether messages of any age may still be on their way to this process."""
+    def _is_behind(self, cursor: StreamCursor, channel: str) -> bool:
+        """Return whether a channel that joins must not get messages on their way."""
         is_released = not self._local.has_group(cursor.subject)
-        is_fetching = cursor.buffered is not None and cursor.broker.is_connected
-        return is_released or is_fetching or not self.cursors.is_receiving
+        is_back = (cursor.subject, channel) in self._left
+        may_wait = cursor.broker.is_connected and (
+            is_back or cursor.buffered is not None
+        )
+        return is_released or may_wait or not self.cursors.is_receiving
 
     def leave(self, group: str, channel: str) -> None:
         """Take a channel of this process out of a group, if it is in it."""
         with self.lock:
+            if self._local.is_member(group, channel):
+                self._left[group, channel] = self._local.clock()
+                self._left.move_to_end((group, channel))
             self._note(self._local.leave(group, channel))
 
     def detach(self, mailbox: ChannelMailbox) -> None:
@@ -136,7 +148,10 @@ class GroupSubscriptions:
     def expire(self) -> None:
         """Drop expired messages and memberships, and listeners of closed loops."""
         with self.lock:
-            self._note(self._local.expire(self._local.clock()))
+            now = self._local.clock()
+            self._note(self._local.expire(now))
+            while self._left and now - next(iter(self._left.values())) > _ON_THE_WAY:
+                self._left.popitem(last=False)
         for group in self._delivery.take_groups_to_check():
             if self._local.listeners.discard_closed(group):
                 self._release(group)
@@ -145,6 +160,7 @@ class GroupSubscriptions:
         """Stop reading all streams."""
         with self.lock:
             self.memberships.clear()
+            self._left.clear()
             self._released.clear()
             self.cursors.clear()
 
