@@ -420,10 +420,17 @@ def a_slow_command_makes_pongs_late():
     from tiderace.topics.client.client import TopicClient
 
     def check_answer(original, self):
-        self._reading = True
+        self._reader.waiting = True
         original(self)
 
     around(TopicClient, "_check_answer", check_answer)
+
+
+@mutant
+def a_client_that_leaves_during_a_command_is_not_noticed():
+    from tiderace.topics.client.reader import ClientReader
+
+    around(ClientReader, "_check", lambda original, self, count: None)
 
 
 @mutant

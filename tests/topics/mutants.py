@@ -123,6 +123,9 @@ CATCHERS = {
     "a_slow_command_makes_pongs_late": (
         f"{TOPICS}a_pong_that_waits_behind_a_command_is_in_time"
     ),
+    "a_client_that_leaves_during_a_command_is_not_noticed": (
+        f"{TOPICS}a_client_that_leaves_during_a_command_is_released_at_once"
+    ),
     "there_are_no_pings": f"{TOPICS}a_client_that_answers_pings_stays",
     "pings_need_no_answer": f"{TOPICS}a_client_that_does_not_answer_a_ping_is_closed",
     "any_number_of_bytes_may_wait": (

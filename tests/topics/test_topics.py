@@ -1547,6 +1547,77 @@ async def test_a_client_is_not_stale_while_on_connect_runs(app, settings):
         assert await client.done("ping") == {}
 
 
+@pytest.fixture
+def slow_topic(topics, monkeypatch):
+    """A topic with a hook that waits, in whose presence clients are."""
+    monkeypatch.setattr("tiderace.topics.client.reader._READ_AHEAD_AFTER", 0)
+
+    class Slow(Topic):
+        pattern = "slow"
+        permission_classes = [AllowAny]
+        presence = Presence.PER_CONNECTION
+        begun, release, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def on_publish(self, user, data):
+            self.begun.set()
+            try:
+                await self.release.wait()
+            finally:
+                self.ended.set()
+            return data
+
+    return Slow
+
+
+PUBLISH_SLOWLY = {"id": 70, "publish": {"channel": "slow", "data": 1}}
+
+
+async def test_a_client_that_leaves_during_a_command_is_released_at_once(slow_topic):
+    async with WireClient(TopicsEndpoint.as_asgi()) as client:
+        await client.done("subscribe", channel="slow")
+        await client.say(PUBLISH_SLOWLY)
+        await slow_topic.begun.wait()
+        await client.say({"id": 71, "presence": {"channel": "slow"}})
+        await client.socket.send_input({"type": "websocket.disconnect", "code": 1006})
+
+        while await apresence("slow"):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert not slow_topic.ended.is_set()
+        slow_topic.release.set()
+
+
+async def test_a_command_is_cancelled_some_time_after_its_client_has_left(
+    slow_topic, settings, caplog
+):
+    settings.TIDERACE = {"DISCONNECT_TIMEOUT": 0.01}
+    async with WireClient(TopicsEndpoint.as_asgi()) as client:
+        await client.done("subscribe", channel="slow")
+        await client.say(PUBLISH_SLOWLY)
+        await slow_topic.begun.wait()
+        await client.socket.send_input({"type": "websocket.disconnect", "code": 1006})
+
+        await slow_topic.ended.wait()
+    [record] = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert "goes on 0.01 s after the client has left" in record.getMessage()
+    assert not current()
+
+
+async def test_commands_behind_a_slow_one_are_answered_in_order(slow_topic):
+    async with WireClient(TopicsEndpoint.as_asgi()) as client:
+        await client.done("subscribe", channel="slow")
+        await client.say(PUBLISH_SLOWLY)
+        await slow_topic.begun.wait()
+        for number in range(71, 171):
+            await client.say({"id": number, "history": {"channel": "slow"}})
+        slow_topic.release.set()
+
+        answered = []
+        while len(answered) < 101:
+            await client._read()
+            answered += [client._replies.popleft()["id"] for _ in [*client._replies]]
+    assert answered == [*range(70, 171)]
+
+
 async def test_a_pong_that_waits_behind_a_command_is_in_time(app, settings):
     settings.TIDERACE = {"TOPICS": {"PING": 0.03, "PONG_TIMEOUT": 0.02}}
     release = asyncio.Event()

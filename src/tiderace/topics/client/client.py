@@ -47,6 +47,7 @@ from tiderace.topics.client.authentication import (
 from tiderace.topics.client.commands import COMMANDS, errors_as_refusals
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.outbox import ClientOutbox
+from tiderace.topics.client.reader import ClientReader
 from tiderace.topics.client.subscriptions import ClientSubscriptions
 from tiderace.topics.client.timers import Timers
 from tiderace.topics.identity import Identity
@@ -97,8 +98,9 @@ class TopicClient:
         self._registration: Registration | None = None
         self._task = asyncio.current_task()
         self._ending: Close | None = None
-        # Whether the task waits for a message of the client, and may be cancelled.
-        self._reading = False
+        self._reader = ClientReader(transport.receive, self._release)
+        # Whether the client left while a command was running.
+        self._left = False
 
     # Beginning and end
 
@@ -124,12 +126,15 @@ class TopicClient:
             close = codes.CLOSE_SLOW
         except asyncio.CancelledError:
             task = self._task
-            if self._ending is None or task is None or task.uncancel() > 0:
+            expected = self._left or self._ending is not None
+            if not expected or task is None or task.uncancel() > 0:
                 raise
             close = self._ending
         except Exception:
             logger.exception("a topic client failed (%s)", describe(self.context.scope))
             close = codes.CLOSE_SERVER_ERROR
+        finally:
+            self._reader.close()
         if close is not None:
             await self._close(close)
 
@@ -138,7 +143,8 @@ class TopicClient:
         if self._ending is not None:
             return
         self._ending = close
-        if self._reading and self._task is not None:
+        # A command is not cut.
+        if self._reader.waiting and self._task is not None:
             self._task.cancel()
 
     def drain(self, notice: DrainNotice) -> None:
@@ -200,14 +206,26 @@ class TopicClient:
 
     async def _read(self) -> None:
         while self._ending is None:
-            self._reading = True
-            try:
-                message = await self.transport.receive()
-            finally:
-                self._reading = False
+            message = await self._reader.read()
             if message is None:
                 return
             await self._run_commands(message)
+
+    async def _release(self) -> None:
+        """Release what a client held that left during a command, and limit that."""
+        self._left = True
+        await self.clean_up()
+        limit = conf.current().disconnect_timeout
+        self._timers.start_timer("command", limit, lambda: self._cancel_command(limit))
+
+    def _cancel_command(self, limit: float) -> None:
+        logger.warning(
+            "a command of a topic client goes on %g s after the client has left, and is "
+            "cancelled; shorten its hook, or raise TIDERACE['DISCONNECT_TIMEOUT'] (%s)",
+            limit,
+            describe(self.context.scope),
+        )
+        self.cut()
 
     async def _run_commands(self, message: bytes) -> None:
         for command in self._session.receive(message):
@@ -374,7 +392,7 @@ class TopicClient:
     def _check_answer(self) -> None:
         """End the connection of a client that has not connected, or sent no pong."""
         session = self._session
-        if not self._reading:
+        if not self._reader.waiting:
             # A command runs, and what the client sends is not read meanwhile.
             self._timers.start_deadline(
                 "answer", self.context.settings.pong_timeout, self._check_answer

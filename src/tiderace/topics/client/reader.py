@@ -1,0 +1,85 @@
+"""The messages of one topic client, read ahead while a command takes long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+# Seconds that a command runs before messages are read behind it.
+_READ_AHEAD_AFTER = 1.0
+_READ_AHEAD = 32  # messages
+
+
+class ClientReader:
+    """Returns a client's messages, and notices that it leaves while a command runs.
+
+    Most commands take less than a second: their client is read when they have ended,
+    without a task and a queue of its own.
+
+    Args:
+        receive: returns the next message; None when the client has left.
+        on_left: called when the client has left and a command is running.
+    """
+
+    def __init__(
+        self,
+        receive: Callable[[], Awaitable[bytes | None]],
+        on_left: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._receive = receive
+        self._on_left = on_left
+        self._loop = asyncio.get_running_loop()
+        self._count = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._ahead: asyncio.Queue[bytes | Exception | None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.waiting = False
+        """Whether ``read`` waits for a message, so that no command runs."""
+
+    async def read(self) -> bytes | None:
+        """Return the next message; None when the client has left."""
+        self.waiting = True
+        try:
+            if self._ahead is None:
+                return await self._receive()
+            message = await self._ahead.get()
+        finally:
+            self.waiting = False
+            self._count += 1
+            if self._timer is None:
+                self._check_in_a_while()
+        if isinstance(message, Exception):
+            raise message
+        return message
+
+    def close(self) -> None:
+        """Stop reading."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _check_in_a_while(self) -> None:
+        self._timer = self._loop.call_later(_READ_AHEAD_AFTER, self._check, self._count)
+
+    def _check(self, count: int) -> None:
+        """Begin to read ahead if the command of message ``count`` is still running."""
+        self._timer = None
+        if self.waiting or self._ahead is not None:
+            return
+        if count != self._count:
+            self._check_in_a_while()
+            return
+        self._ahead = asyncio.Queue(_READ_AHEAD)
+        self._task = self._loop.create_task(self._read_ahead(self._ahead))
+
+    async def _read_ahead(self, queue: asyncio.Queue[bytes | Exception | None]) -> None:
+        message: bytes | Exception | None = b""
+        while isinstance(message, bytes):
+            try:
+                message = await self._receive()
+            except Exception as error:
+                message = error
+            await queue.put(message)
+        if not self.waiting:
+            await self._on_left()
