@@ -205,7 +205,7 @@ async def test_sys_exit_in_a_view_ends_the_request_and_not_the_server(name):
 
 def test_missing_settings_are_improperly_configured(monkeypatch):
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
-    monkeypatch.setattr("tiderace.routing.settings", LazySettings())
+    monkeypatch.setattr("tiderace.application_parts.settings", LazySettings())
 
     with pytest.raises(ImproperlyConfigured, match="found no Django settings"):
         get_application([])

@@ -351,7 +351,7 @@ def test_a_page_in_the_cache_disconnects_and_later_sends_its_queue(
 
     assert server.wait_for_text("queued") == ["queued"]
     assert log(page, "error") == []
-    assert log(page, "close") == [[1001, "the page is hidden", True]]
+    assert log(page, "close") == [[1001, "page hidden", True]]
 
 
 def test_without_network_no_attempt_is_made_until_it_is_back(

@@ -9,6 +9,7 @@ import pytest
 
 from support.asgi_process import AsgiProcess, free_port
 from support.brokers import Server
+from tiderace.json_compat import to_json
 from tiderace.layers import Retention
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.topics.names import topic_group
@@ -49,7 +50,7 @@ def in_thread(function):
 
 
 def say(broker, data, **tags):
-    record = {"data": json.dumps(data), "tags": tags, "topic": "room:a"}
+    record = {"data": to_json(data), "tags": tags, "topic": "room:a"}
 
     def publish():
         layer = RedisChannelLayer(hosts=[broker.url], prefix="transports")
