@@ -14,7 +14,8 @@ from django.test import override_settings
 from playwright.sync_api import Browser, Page
 
 from browser.stalling_proxy import StallingProxy
-from support.asgi_process import AsgiProcess, free_port
+from support.asgi_process import AsgiProcess
+from support.ports import free_port
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.browser

@@ -20,8 +20,8 @@ import pytest
 from django.core.exceptions import ValidationError
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from support.asgi_process import free_port
 from support.demo_process import DemoProcess
+from support.ports import free_port
 from support.waiting import wait_until
 from tiderace import __main__ as command_line
 from tiderace import demo as demo_package

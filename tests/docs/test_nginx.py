@@ -18,10 +18,10 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from support.asgi_process import free_port
 from support.drain_server import Site, end_of, status_of
 from support.nginx import guide_block, nginx_before, nginx_program
 from support.paths import TESTS
+from support.ports import free_port
 from support.storm_site import storm_site
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.topics import topic_group

@@ -13,17 +13,10 @@ from types import TracebackType
 from typing import Self
 
 from support.paths import TESTS
+from support.ports import free_port
 from support.waiting import wait_until
 
 SERVERS = ("uvicorn", "hypercorn", "granian", "daphne")
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class AsgiProcess:

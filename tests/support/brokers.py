@@ -29,23 +29,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from support.ports import free_port
 from support.waiting import PATIENCE, wait_until
 from tiderace.demo.valkey import server_program
 
 T = TypeVar("T")
 
 HOST = "127.0.0.1"
-
-
-def free_port() -> int:
-    """Return a free port; the one 10,000 above, a cluster's bus, is free too."""
-    while True:
-        with socket.socket() as probe, socket.socket() as bus:
-            probe.bind((HOST, 0))
-            port: int = probe.getsockname()[1]
-            with contextlib.suppress(OSError, OverflowError):
-                bus.bind((HOST, port + 10000))
-                return port
 
 
 def wait_for_server(

@@ -18,8 +18,8 @@ from typing import Any, Self
 import httpx
 from websockets.sync.client import ClientConnection, connect
 
-from support.asgi_process import free_port
 from support.paths import TESTS
+from support.ports import free_port
 from support.waiting import wait_until
 
 PASSWORDS = {"alice": "alice-tide", "bob": "bob-tide", "carol": "carol-tide"}
