@@ -182,7 +182,7 @@ def test_malformed_commands_count_for_the_rate():
         '{"id":7,"publish":{"data":"' + '\\"' * 30_000,
     ],
 )
-def test_what_is_no_command_is_a_malformed_frame(text):
+def test_text_without_a_command_is_a_malformed_frame(text):
     with pytest.raises(MalformedFrame):
         JSON.decode(text.encode())
 

@@ -1,4 +1,4 @@
-"""What the drills count as lost, reported, doubled and out of order."""
+"""Tests of the drills' counts: lost, reported, doubled, out of order, leaked."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_receiver_without_its_last_number_is_outstanding():
     assert ledger.outstanding == 1
 
 
-def test_what_is_left_behind_fails():
+def test_a_drill_that_leaks_fails():
     assert not Row(leaked=1).passed
 
 
