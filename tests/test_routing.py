@@ -670,7 +670,9 @@ def test_a_missing_setting_is_improperly_configured(settings, value):
         get_default_application()
 
 
-def test_no_setting_at_all_is_improperly_configured():
+def test_no_setting_at_all_is_improperly_configured(settings):
+    del settings.ASGI_APPLICATION
+
     with pytest.raises(ImproperlyConfigured, match="Cannot find ASGI_APPLICATION"):
         get_default_application()
 
