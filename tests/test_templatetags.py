@@ -130,7 +130,7 @@ def test_every_option_of_the_tag_exists_in_the_client() -> None:
 def test_every_option_of_the_tag_is_in_the_guides_table() -> None:
     from tiderace.templatetags.tiderace import _OPTIONS
 
-    path = ROOT / "docs/guides/javascript.md"
+    path = ROOT / "docs/guides/browser-socket.md"
     guide = path.read_text(encoding="utf-8")
 
     for name, (client_name, _) in _OPTIONS.items():

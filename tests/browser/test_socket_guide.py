@@ -15,7 +15,7 @@ from support.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 
-GUIDE = ROOT / "docs/guides/javascript.md"
+GUIDE = ROOT / "docs/guides/browser-socket.md"
 TEXT = GUIDE.read_text(encoding="utf-8")
 SCRIPTS = re.findall(r"^```js\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 BODY = re.search(r"<body>(.*?)</body>", TEXT, re.DOTALL)

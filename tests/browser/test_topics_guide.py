@@ -13,7 +13,7 @@ from support.paths import ROOT
 
 pytestmark = pytest.mark.browser
 
-GUIDE = ROOT / "docs/guides/topics-js.md"
+GUIDE = ROOT / "docs/guides/browser-client.md"
 TEXT = GUIDE.read_text(encoding="utf-8")
 SCRIPTS = [
     script

@@ -248,7 +248,7 @@ def manage(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("page", ["docs/tutorial.md", "docs/guides/migrating.md"])
+@pytest.mark.parametrize("page", ["docs/tutorial/index.md", "docs/guides/migrating.md"])
 def test_the_project_of_a_page_passes_every_check(page, project):
     lay_out(files_and_python_of(page), project)
 
@@ -258,7 +258,7 @@ def test_the_project_of_a_page_passes_every_check(page, project):
 
 
 def test_the_tutorial_ends_with_two_windows_that_talk(project):
-    lay_out(files_and_python_of("docs/tutorial.md"), project)
+    lay_out(files_and_python_of("docs/tutorial/index.md"), project)
     assert manage(project, "migrate", "--verbosity", "0").returncode == 0
 
     with served(project) as port:

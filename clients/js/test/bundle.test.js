@@ -53,7 +53,7 @@ test("the public names are the classes and the two functions", async () => {
 });
 
 test("the test in the guide passes", async (context) => {
-  const guide = await readFile(new URL("../../../docs/guides/topics-js.md", import.meta.url), "utf8");
+  const guide = await readFile(new URL("../../../docs/guides/browser-client.md", import.meta.url), "utf8");
   const [, example] = /```js\n([^`]*node:test[^`]*)```/.exec(guide);
   const folder = await mkdtemp(`${tmpdir()}/tiderace-`);
   context.after(() => rm(folder, { recursive: true }));

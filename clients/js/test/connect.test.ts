@@ -88,7 +88,7 @@ test("settings with a misspelt name are refused", () => {
 });
 
 test("every option is in the guide's table", async () => {
-  const guide = await readFile("../../docs/guides/javascript.md", "utf8");
+  const guide = await readFile("../../docs/guides/browser-socket.md", "utf8");
 
   for (const name of Object.keys(DEFAULTS)) assert.ok(guide.includes(`\n| \`${name}\` | `), name);
 });
