@@ -1,4 +1,4 @@
-"""``python -m tiderace``: the commands that need no project."""
+"""``tiderace`` and ``python -m tiderace``: the commands that need no project."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tiderace")
+    parser = argparse.ArgumentParser(prog="tiderace")
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser(
         "demo",
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _demo(options: argparse.Namespace) -> int:
     over_redis = options.layer == "redis"
-    needed = {"uvicorn": "server", "websockets": "server"}
+    needed = {"uvicorn": "demo", "websockets": "demo"}
     if over_redis:
         needed |= {"redis": "redis", "hiredis": "redis"}
     for module, extra in needed.items():

@@ -11,8 +11,10 @@ import re
 import sqlite3
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import httpx
@@ -21,6 +23,7 @@ from django.core.exceptions import ValidationError
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from support.demo_process import DemoProcess
+from support.paths import ROOT
 from support.ports import free_port
 from support.waiting import wait_until
 from tiderace import __main__ as command_line
@@ -305,8 +308,18 @@ def test_a_missing_package_is_reported_with_the_install_command(
     assert status == 1
     assert capsys.readouterr().err == (
         f"the demo needs {missing}, which is not installed; "
-        "run: python -m pip install 'tiderace[server]'\n"
+        "run: python -m pip install 'tiderace[demo]'\n"
     )
+
+
+def test_the_console_script_runs_the_commands_without_a_project(capsys):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    script = EntryPoint("tiderace", project["scripts"]["tiderace"], "console_scripts")
+
+    with pytest.raises(SystemExit):
+        script.load()(["--help"])
+
+    assert capsys.readouterr().out.startswith("usage: tiderace ")
 
 
 def test_the_demo_passes_all_system_checks(demo):

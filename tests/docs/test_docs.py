@@ -333,6 +333,9 @@ def complaint_about(command: str) -> str:
             return complaint_about_python(rest)
         case "pip":
             return complaint_about_pip(rest)
+        case "uvx" | "pipx":
+            script = rest[rest.index("tiderace") :] if "tiderace" in rest else []
+            return complaint_about_pip(rest) or complaint_about_python(["-m", *script])
         case "npm":
             script = plain[1] if first == "run" else first
             known = npm_scripts() | {"ci", "install"}
