@@ -14,7 +14,6 @@ import inspect
 import json
 import os
 import re
-import shlex
 import shutil
 import socket
 import subprocess
@@ -24,7 +23,7 @@ import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -32,25 +31,11 @@ import pytest
 from websockets.sync.client import connect
 
 from support.brokers import Server
+from support.doc_commands import complaint_about
+from support.doc_pages import PAGES, Block, blocks_in, blocks_of
 from support.paths import ROOT
 from tiderace import conf, metrics
 from tiderace.layers.redis import RedisChannelLayer
-
-PAGES = sorted(
-    path
-    for path in [
-        *ROOT.glob("*.md"),
-        *ROOT.glob("docs/**/*.md"),
-        *ROOT.glob("benchmarks/*.md"),
-    ]
-    if "_build" not in path.parts
-)
-
-FENCE = re.compile(
-    r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<language>\S*)(?P<rest>.*)$"
-)
-EXEMPT = re.compile(r"^<!-- not run: (?P<reason>\S.*) -->$")
-FILE = re.compile(r"^(?:#|//|<!--) (?P<file>[\w./-]+\.\w+)(?: -->)?$")
 
 # MyST directives, which are prose or are carried out by Sphinx itself.
 DIRECTIVES = {
@@ -61,57 +46,6 @@ DIRECTIVES = {
     "{automodule}",
     "{autoclass}",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One fenced block: where it starts, what it claims to be, what it says."""
-
-    page: str
-    line: int
-    language: str
-    code: str
-    exempt: str = ""
-
-    @property
-    def file(self) -> str:
-        """The path in its first line, or nothing."""
-        match = FILE.match(self.code.partition("\n")[0])
-        return match["file"] if match else ""
-
-    def __str__(self) -> str:
-        return f"{self.page}:{self.line}"
-
-
-def blocks_of(text: str, page: str) -> list[Block]:
-    """The fenced blocks of a page, in order."""
-    found: list[Block] = []
-    lines = text.splitlines()
-    number, exempt = 0, ""
-    while number < len(lines):
-        line = lines[number]
-        opening = FENCE.match(line)
-        if not opening:
-            mark = EXEMPT.match(line.strip())
-            exempt = mark["reason"] if mark else exempt if not line.strip() else ""
-            number += 1
-            continue
-        start = number + 1
-        number = start
-        closing = re.compile(rf"^ *{re.escape(opening['fence'])}+ *$")
-        while number < len(lines) and not closing.match(lines[number]):
-            number += 1
-        if number == len(lines):
-            raise ValueError(f"{page}:{start}: this block is never closed")
-        indent = len(opening["indent"])
-        code = "\n".join(line[indent:] for line in lines[start:number])
-        found.append(Block(page, start + 1, opening["language"], code + "\n", exempt))
-        number, exempt = number + 1, ""
-    return found
-
-
-def blocks_in(page: Path) -> list[Block]:
-    return blocks_of(page.read_text("utf-8"), str(page.relative_to(ROOT)))
 
 
 ALL = [block for page in PAGES for block in blocks_in(page)]
@@ -300,94 +234,6 @@ def served(project: Path) -> Iterator[int]:
 
 
 # Commands: nothing is run, but every target, command, extra and file must exist.
-
-
-def make_targets() -> set[str]:
-    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-
-
-def npm_scripts() -> set[str]:
-    return set(json.loads((ROOT / "clients/js/package.json").read_text())["scripts"])
-
-
-def extras() -> set[str]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return set(project["optional-dependencies"])
-
-
-def complaint_about(command: str) -> str:
-    """What is wrong with a command line of the documentation, or nothing."""
-    words = shlex.split(command, comments=True)
-    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-        words = words[1:]
-    if not words:
-        return ""
-    program, *rest = words
-    plain = [word for word in rest if not word.startswith("-") and "=" not in word]
-    first = plain[0] if plain else ""
-    match program:
-        case "make":
-            unknown = set(plain) - make_targets()
-            return f"no make target {sorted(unknown)}" if unknown else ""
-        case "python" | "python3":
-            return complaint_about_python(rest)
-        case "pip":
-            return complaint_about_pip(rest)
-        case "uvx" | "pipx":
-            script = rest[rest.index("tiderace") :] if "tiderace" in rest else []
-            return complaint_about_pip(rest) or complaint_about_python(["-m", *script])
-        case "npm":
-            script = plain[1] if first == "run" else first
-            known = npm_scripts() | {"ci", "install"}
-            return "" if script in known else f"no npm script {script!r}"
-        case "scripts/dev":
-            return "" if first in make_targets() else f"no chore {first!r}"
-        case (
-            "cd"
-            | "git"
-            | "uvicorn"
-            | "hypercorn"
-            | "granian"
-            | "daphne"
-            | "django-admin"
-        ):
-            return ""
-        case _:
-            return f"unknown program {program!r}; teach tests/docs/test_docs.py to check it"
-
-
-def complaint_about_python(words: list[str]) -> str:
-    from django.core.management import get_commands
-
-    match words:
-        case ["-m", "pip", *rest]:
-            return complaint_about_pip(rest)
-        case ["-m", "tiderace", command, *_]:
-            source = (ROOT / "src/tiderace/__main__.py").read_text()
-            return "" if f'"{command}"' in source else f"no command {command!r}"
-        case ["-m", "benchmarks.drills", *names]:
-            folder = ROOT / "benchmarks/drills/scenarios"
-            known = {path.stem.replace("_", "-") for path in folder.glob("*.py")}
-            unknown = [name for name in names if name not in known]
-            return f"no drill {unknown[0]!r}" if unknown else ""
-        case ["-m", "benchmarks", question, *_]:
-            known = (ROOT / "benchmarks" / f"{question}.py").is_file()
-            return "" if known else f"no benchmark {question!r}"
-        case ["-m", "venv" | "pytest" | "uvicorn" | "django", *_]:
-            return ""
-        case ["manage.py", command, *_]:
-            return "" if command in get_commands() else f"no manage.py {command}"
-        case [script, *_]:
-            return "" if (ROOT / script).is_file() else f"no file {script}"
-        case _:
-            return "says nothing"
-
-
-def complaint_about_pip(words: list[str]) -> str:
-    named = [match for word in words if (match := re.match(r"tiderace\[(.+?)\]", word))]
-    asked = {extra for match in named for extra in match[1].split(",")}
-    unknown = asked - extras()
-    return f"no extra {sorted(unknown)}" if unknown else ""
 
 
 def check_commands(block: Block, folder: Path) -> None:
