@@ -12,7 +12,7 @@ from asgiref.sync import SyncToAsync, async_to_sync
 from django.db import connections, transaction
 
 from support.asgi_client import Client
-from support.waiting import until
+from support.waiting import PATIENCE, until
 from tiderace import db
 from tiderace.db import (
     DatabaseSyncToAsync,
@@ -22,6 +22,7 @@ from tiderace.db import (
 from tiderace.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from tiderace.middleware import BaseMiddleware
 from tiderace.routing import ProtocolTypeRouter
+from tiderace.runtime.socket_databases import SocketDatabases
 from tiderace.runtime.threads import isolated
 
 
@@ -339,3 +340,25 @@ async def test_a_transaction_left_open_is_rolled_back_with_its_socket(
         assert left[0].in_atomic_block
         await client.leave()
         await until(lambda: left[0].closed_in_transaction)
+
+
+async def test_a_transaction_is_rolled_back_when_the_socket_ends_before_the_thread_does(
+    connection, monkeypatch
+):
+    ended = threading.Event()
+    leave = SocketDatabases.leave
+
+    def leave_late(databases):
+        assert ended.wait(PATIENCE)
+        leave(databases)
+
+    def begin():
+        transaction.atomic(using="file").__enter__()
+        return connections["file"]
+
+    monkeypatch.setattr(SocketDatabases, "leave", leave_late)
+    async with isolated():
+        opened = await database_sync_to_async(begin)()
+    ended.set()
+
+    await until(lambda: opened.closed_in_transaction)

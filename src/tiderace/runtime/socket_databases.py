@@ -47,14 +47,14 @@ class SocketDatabases:
         """Whether one is in a transaction."""
         return any(each.in_atomic_block for each in self._connections.values())
 
-    def close(self) -> None:
-        """Close those that the running thread has opened, but none in a transaction."""
+    def close(self, *, transactions: bool) -> None:
+        """Close those that the running thread has opened.
+
+        Args:
+            transactions: whether those in a transaction are closed too, which rolls it
+                back.
+        """
         if settings.configured:
             for connection in connections.all(initialized_only=True):
-                if not connection.in_atomic_block:
+                if transactions or not connection.in_atomic_block:
                     connection.close()
-
-    def roll_back(self) -> None:
-        """Close all, which rolls transactions back."""
-        for connection in self._connections.values():
-            connection.close()

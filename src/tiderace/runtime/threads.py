@@ -190,6 +190,7 @@ class ConnectionThread(Executor):
         self._jobs: deque[_Job] = deque()
         self._worker: _Worker | None = None
         self._held = False
+        self._closed = False
         # Whether ``_run`` is queued or running.
         self._running = False
 
@@ -222,16 +223,18 @@ class ConnectionThread(Executor):
             self.used = self._held = False
             if self._running:
                 return
-            if self._databases.open:
+            if self._databases.open or (
+                self._closed and self._databases.in_transaction
+            ):
                 self._start()
             elif self._worker is not None:
                 self._pool.release(self._worker)
                 self._worker = None
 
     def close(self) -> None:
-        """End open transactions, and hold no thread any more."""
-        if self._databases.in_transaction:
-            self.submit(self._databases.roll_back)
+        """Roll back open transactions, and hold no thread any more."""
+        # A job that is just ending may have opened a transaction: ``_run`` looks for it.
+        self._closed = True
         self.release()
 
     def _start(self) -> None:
@@ -246,17 +249,17 @@ class ConnectionThread(Executor):
     def _run(self) -> None:
         """Run the jobs, and close the database connections unless the thread is held."""
         while True:
-            held = self._held
+            held, closed = self._held, self._closed
             self._databases.enter()
             try:
                 while self._jobs:
                     self._jobs.popleft()()
                 if not held:
-                    self._databases.close()
+                    self._databases.close(transactions=closed)
             finally:
                 self._databases.leave()
             with self._lock:
-                if not self._jobs and held == self._held:
+                if not self._jobs and (held, closed) == (self._held, self._closed):
                     self._keep(threading.current_thread() if held else None)
                     self._running = False
                     return
