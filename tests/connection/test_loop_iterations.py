@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 import uvloop
@@ -137,7 +139,7 @@ def test_a_burst_of_two_senders_loses_none_on_its_way_through_a_task(run):
     run(main)
 
 
-async def test_a_handler_that_wakes_nothing_costs_its_sender_no_turn():
+def test_a_handler_that_wakes_nothing_costs_its_sender_no_turn(run):
     class Quiet(AsyncWebsocketConsumer):
         groups = ("room",)
         count = 0
@@ -145,25 +147,40 @@ async def test_a_handler_that_wakes_nothing_costs_its_sender_no_turn():
         async def news(self, event):
             Quiet.count += 1
 
-    layer = InMemoryChannelLayer()
-    before = channel_layers.set("default", layer)
-    client = await Client(Quiet.as_asgi()).open()
-    await until(lambda: not loop_iterations().pending)
-    await settle()
-    iterations = 0
+    async def main(layer):
+        client = await Client(Quiet.as_asgi()).open()
+        await until(lambda: not loop_iterations().pending)
+        await settle()
+        iterations = 0
 
+        async def count():
+            nonlocal iterations
+            while True:
+                iterations += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count())
+        for _ in range(500):
+            await layer.group_send("room", {"type": "news"})
+
+        assert Quiet.count == 500
+        assert iterations == 0
+        counting.cancel()
+        await client.leave()
+
+    run(main)
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_the_iterations_of_a_loop_do_not_keep_it(new_loop):
     async def count():
-        nonlocal iterations
-        while True:
-            iterations += 1
-            await asyncio.sleep(0)
+        loop_iterations().next()
+        await asyncio.sleep(0)
+        return weakref.ref(asyncio.get_running_loop())
 
-    counting = asyncio.create_task(count())
-    for _ in range(500):
-        await layer.group_send("room", {"type": "news"})
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        loop = runner.run(count())
+    del runner
+    gc.collect()
 
-    assert Quiet.count == 500
-    assert iterations == 0
-    counting.cancel()
-    await client.leave()
-    channel_layers.set("default", before)
+    assert loop() is None

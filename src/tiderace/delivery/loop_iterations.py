@@ -9,41 +9,46 @@ start and wake none, and cost no iteration.
 from __future__ import annotations
 
 import asyncio
+import sys
+import weakref
 from collections.abc import Sized
-from weakref import WeakKeyDictionary
 
 
-class _Hidden:
-    """Replaces the callbacks of a loop that hides them; its length grows at each call."""
+class _References:
+    """Replaces the callbacks of a loop that hides them, as uvloop does.
 
-    __slots__ = ("_length",)
+    Its length is the number of references to the loop: each callback that is ready has
+    one, so the length grows where something becomes ready. It does not grow where as
+    many other references are dropped meanwhile.
+    """
 
-    def __init__(self) -> None:
-        self._length = 0
+    __slots__ = ("_loop",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
 
     def __len__(self) -> int:
-        self._length += 1
-        return self._length
+        return sys.getrefcount(self._loop())
 
 
 class LoopIterations:
     """Counts the iterations of an event loop while a number from ``next`` is not reached.
 
     Attributes:
-        ready: the callbacks that are ready, as asyncio's loops keep them. uvloop
-            hides its own: their number seems to grow at each look.
+        ready: the callbacks that are ready; only whether their number changes, and
+            whether there are none, has a meaning.
         number: the number of iterations so far.
         pending: whether a number that ``next`` has returned is not reached.
     """
 
-    __slots__ = ("_awaited", "_loop", "number", "pending", "ready")
+    __slots__ = ("_awaited", "number", "pending", "ready")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.ready: Sized = getattr(loop, "_ready", _Hidden())
+        ready: Sized | None = getattr(loop, "_ready", None)
+        self.ready: Sized = _References(loop) if ready is None else ready
         self.number = 0
         self.pending = False
         self._awaited = 0
-        self._loop = loop
 
     def next(self) -> int:
         """Return the number at which all that is ready now has run."""
@@ -53,18 +58,18 @@ class LoopIterations:
         else:
             self.pending = True
             self._awaited = self.number + 1
-            self._loop.call_soon(self._count)
+            asyncio.get_running_loop().call_soon(self._count)
         return self._awaited
 
     def _count(self) -> None:
         self.number += 1
         self.pending = self.number < self._awaited
         if self.pending:
-            self._loop.call_soon(self._count)
+            asyncio.get_running_loop().call_soon(self._count)
 
 
-_iterations: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopIterations] = (
-    WeakKeyDictionary()
+_iterations: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopIterations] = (
+    weakref.WeakKeyDictionary()
 )
 
 
