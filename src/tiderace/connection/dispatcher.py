@@ -11,7 +11,7 @@ from tiderace.asgi import Event
 from tiderace.connection.eager import EagerPath, SuspendedHandler, sampled_time
 from tiderace.connection.handlers import HandlerCaller
 from tiderace.connection.inbox import DeferredError
-from tiderace.delivery.loop_iterations import loop_iterations
+from tiderace.delivery.loop_iterations import ready_counter
 from tiderace.delivery.mailbox import Mailbox, Source
 
 
@@ -27,7 +27,7 @@ class Dispatcher:
             done, and every event is a message; None for other connections.
     """
 
-    __slots__ = ("_caller", "_dispatch", "_eager", "_idle", "_iterations", "_mailbox")
+    __slots__ = ("_caller", "_count_ready", "_dispatch", "_eager", "_idle", "_mailbox")
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Dispatcher:
         self._dispatch = dispatch
         self._eager = eager
         self._idle = idle
-        self._iterations = loop_iterations()
+        self._count_ready = ready_counter(asyncio.get_running_loop())
 
     async def run(
         self,
@@ -79,7 +79,7 @@ class Dispatcher:
         eager, idle = self._eager, self._idle
         if idle is not None:
             idle.set()
-        if self._iterations.ready and self._mailbox.has_next():
+        if self._mailbox.has_next() and self._count_ready():
             # Let tasks run that the last handler has started or woken.
             await asyncio.sleep(0)
         eager.wait()

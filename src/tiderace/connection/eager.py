@@ -34,7 +34,7 @@ from tiderace import metrics
 from tiderace.asgi import Event
 from tiderace.connection.handlers import ConsumerProtocol, HandlerCaller, Handlers
 from tiderace.connection.inbox import DeferredError
-from tiderace.delivery.loop_iterations import loop_iterations
+from tiderace.delivery.loop_iterations import loop_iterations, ready_counter
 from tiderace.delivery.mailbox import Mailbox
 from tiderace.delivery.outbox import Outbox, PreparedMessage, TooSlow
 from tiderace.exceptions import StopConsumer
@@ -50,9 +50,10 @@ else:
     def _swap_current_task(
         loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any] | None
     ) -> asyncio.Task[Any] | None:
-        outer = _current_tasks.pop(loop, None)
-        if task is not None:
-            _current_tasks[loop] = task
+        if task is None:
+            return _current_tasks.pop(loop, None)
+        outer = _current_tasks.get(loop)
+        _current_tasks[loop] = task
         return outer
 
 
@@ -142,6 +143,7 @@ class EagerPath:
         "_caller",
         "_consumer",
         "_context",
+        "_count_ready",
         "_eager_from",
         "_find_handler",
         "_idle",
@@ -149,7 +151,6 @@ class EagerPath:
         "_loop",
         "_mailbox",
         "_outbox",
-        "_ready",
         "_task",
         "_thread",
         "_thread_id",
@@ -177,7 +178,7 @@ class EagerPath:
         # None below a sync caller, as in TestCase: its own thread runs the sync code.
         self._thread = threads.current()
         self._iterations = loop_iterations()
-        self._ready = self._iterations.ready
+        self._count_ready = ready_counter(self._loop)
         # Whether the connection's task waits for the mailbox.
         self._idle = False
         # The iteration of the loop after which the tasks that a handler has woken have run.
@@ -188,7 +189,7 @@ class EagerPath:
         global _running
         if (
             not self._idle
-            or self._iterations.number < self._eager_from
+            or (self._eager_from and self._iterations.number < self._eager_from)
             or _running
             or get_ident() != self._thread_id
             # As asyncio.get_running_loop(), without its call of getpid().
@@ -220,7 +221,7 @@ class EagerPath:
         self._mailbox.writer = None
         _running = True
         began = sampled_time()
-        ready = len(self._ready)
+        ready = self._count_ready()
         outer = _swap_current_task(self._loop, self._task)
         try:
             waits_for = self._context.run(work.send, None)
@@ -228,7 +229,7 @@ class EagerPath:
             if began:
                 metrics.HANDLER_DURATION.observe(perf_counter() - began)
             self._idle = True
-            if len(self._ready) != ready:
+            if self._count_ready() != ready:
                 self._eager_from = self._iterations.next()
             self.open_to_broadcasts()
             if self._thread is not None and self._thread.used:
@@ -245,7 +246,7 @@ class EagerPath:
     def wait(self) -> None:
         """Handle messages eagerly from now on: the connection's task waits for them."""
         self._idle = True
-        if self._ready:
+        if self._count_ready():
             self._eager_from = self._iterations.next()
         self.open_to_broadcasts()
 

@@ -9,43 +9,36 @@ start and wake none, and cost no iteration.
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 import weakref
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 
 
-class _References:
-    """Replaces the callbacks of a loop that hides them, as uvloop does.
+def ready_counter(loop: asyncio.AbstractEventLoop) -> Callable[[], int]:
+    """Return a function whose result grows when a callback of ``loop`` becomes ready.
 
-    Its length is the number of references to the loop: each callback that is ready has
-    one, so the length grows where something becomes ready. It does not grow where as
-    many other references are dropped meanwhile.
+    It is 0 when none is ready, if that can be seen. uvloop hides its callbacks: the
+    references to the loop are counted instead, since each of them has one. That number
+    does not grow where as many other references to the loop are dropped meanwhile.
     """
-
-    __slots__ = ("_loop",)
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = weakref.ref(loop)
-
-    def __len__(self) -> int:
-        return sys.getrefcount(self._loop())
+    ready: Sized | None = getattr(loop, "_ready", None)
+    if ready is None:
+        return functools.partial(sys.getrefcount, loop)
+    return ready.__len__
 
 
 class LoopIterations:
     """Counts the iterations of an event loop while a number from ``next`` is not reached.
 
     Attributes:
-        ready: the callbacks that are ready; only whether their number changes, and
-            whether there are none, has a meaning.
         number: the number of iterations so far.
         pending: whether a number that ``next`` has returned is not reached.
     """
 
-    __slots__ = ("_awaited", "number", "pending", "ready")
+    __slots__ = ("_awaited", "number", "pending")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        ready: Sized | None = getattr(loop, "_ready", None)
-        self.ready: Sized = _References(loop) if ready is None else ready
+    def __init__(self) -> None:
         self.number = 0
         self.pending = False
         self._awaited = 0
@@ -78,7 +71,7 @@ def loop_iterations() -> LoopIterations:
     loop = asyncio.get_running_loop()
     iterations = _iterations.get(loop)
     if iterations is None:
-        iterations = _iterations[loop] = LoopIterations(loop)
+        iterations = _iterations[loop] = LoopIterations()
     return iterations
 
 
