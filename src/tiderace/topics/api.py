@@ -6,7 +6,6 @@ one for code without an event loop.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,7 @@ from typing import Any
 import msgspec
 from django.db import transaction
 
-from tiderace import cluster, metrics
-from tiderace.exceptions import LayerUnavailable
+from tiderace import cluster
 from tiderace.history import Position, Publication
 from tiderace.json_compat import to_json
 from tiderace.protocol import codes
@@ -24,8 +22,7 @@ from tiderace.topics.json_fields import as_python, client_info
 from tiderace.topics.names import publication_key, topic_group, user_group
 from tiderace.topics.streams import control_layer, layer_of, members_of, record_of
 from tiderace.topics.topic import declared
-
-logger = logging.getLogger("tiderace.topics")
+from tiderace.topics.transactions import PreparedPublication, publish_after_commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +76,7 @@ async def apublish(
         TypeError: for data that JSON cannot express.
         LayerUnavailable: when the broker could not be reached in time.
     """
-    resolved = declared.resolve(topic)
-    record = record_of(topic, to_json(data), tags=tags)
-    position: Position = await layer_of(resolved).stream_publish(
-        topic_group(topic), record, keep=resolved.keep(), key=publication_key(key)
-    )
-    return position
+    return await _prepare(topic, data, key, tags).apublish()
 
 
 def publish(
@@ -99,8 +91,9 @@ def publish(
 
     Inside ``transaction.atomic()`` it is serialized at once and published after the
     commit, or not at all after a rollback; unknown topics and invalid data raise at
-    once. If the broker cannot be reached after the commit, the publication is lost and
-    an error is logged.
+    once. The publications of one commit are made together when its ``on_commit`` hooks
+    run, also when another hook raises. If the broker cannot be reached then, they are
+    lost; each is logged as an error and counted in ``metrics.PUBLICATIONS_LOST``.
 
     Args:
         topic, data, key, tags: as for ``apublish``.
@@ -114,28 +107,20 @@ def publish(
         UnknownTopic, TypeError: as for ``apublish``.
         LayerUnavailable: outside a transaction, when the broker could not be reached.
     """
-    resolved = declared.resolve(topic)
-    layer = layer_of(resolved)
-    record = record_of(topic, to_json(data), tags=tags)
-
-    def now() -> Position:
-        position: Position = layer.sync.stream_publish(
-            topic_group(topic), record, keep=resolved.keep(), key=publication_key(key)
-        )
-        return position
-
-    def after_commit() -> None:
-        try:
-            now()
-        except LayerUnavailable as error:
-            # The commit has succeeded, so its caller must not get an error.
-            metrics.PUBLICATIONS_LOST.add()
-            logger.error("a publication to %r is lost: %s", topic, error)
-
+    publication = _prepare(topic, data, key, tags)
     if transaction.get_connection(using).in_atomic_block:
-        transaction.on_commit(after_commit, using=using)
+        publish_after_commit(publication, using)
         return None
-    return now()
+    return publication.publish()
+
+
+def _prepare(
+    topic: str, data: Any, key: str, tags: Mapping[str, str] | None
+) -> PreparedPublication:
+    resolved = declared.resolve(topic)
+    layer_of(resolved)  # raises where the topic cannot work
+    record = record_of(topic, to_json(data), tags=tags)
+    return PreparedPublication(resolved, record, publication_key(key))
 
 
 async def ahistory(

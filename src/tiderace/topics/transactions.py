@@ -1,0 +1,169 @@
+"""Publications that wait for the commit of a transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import transaction
+
+from tiderace import metrics
+from tiderace.exceptions import LayerUnavailable
+from tiderace.history import Position
+from tiderace.runtime import sync_bridge
+from tiderace.topics.names import topic_group
+from tiderace.topics.streams import layer_of
+from tiderace.topics.topic import Topic
+
+logger = logging.getLogger("tiderace.topics")
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPublication:
+    """A publication that is validated and encoded."""
+
+    topic: Topic
+    record: dict[str, Any]
+    key: str
+    """The idempotency key in the layer; empty for none."""
+
+    def publish(self) -> Position:
+        """Publish it from sync code.
+
+        Raises:
+            LayerUnavailable: when the broker could not be reached in time.
+        """
+        return self._publish_with(layer_of(self.topic).sync)  # type: ignore[no-any-return]
+
+    async def apublish(self) -> Position:
+        """Publish it; raises as ``publish``."""
+        return await self._publish_with(layer_of(self.topic))  # type: ignore[no-any-return]
+
+    def _publish_with(self, layer: Any) -> Any:
+        group = topic_group(self.topic.topic)
+        return layer.stream_publish(
+            group, self.record, keep=self.topic.keep(), key=self.key
+        )
+
+
+def publish_after_commit(publication: PreparedPublication, using: str | None) -> None:
+    """Publish when the transaction of the database ``using`` is committed.
+
+    The publications of one commit are made together, in the place of the last of them
+    among the hooks of ``on_commit``: while the broker is away they wait for it once.
+    They are made too when another hook raises, after which Django drops the rest.
+    """
+    connection: Any = transaction.get_connection(using)
+    if not isinstance(vars(connection).get(_RunHooks.method), _RunHooks):
+        setattr(connection, _RunHooks.method, _RunHooks(connection))
+    transaction.on_commit(_CommitHook(publication), using=using)
+
+
+@dataclass(slots=True, eq=False)
+class _CommitHook:
+    """A function for ``on_commit``; called on its own, as tests do, it publishes at once."""
+
+    publication: PreparedPublication
+    together: Sequence[_CommitHook] = field(default_factory=list)
+    """The hooks of the commit, at the last of them; at the others none."""
+    waits: bool = False
+    """Whether a later hook of the commit publishes it."""
+    ended: bool = False
+    """Whether it is published or given up."""
+
+    __qualname__ = "publish"  # for Django's log
+
+    def __call__(self) -> None:
+        if not self.waits:
+            _publish(self.together or [self])
+
+
+class _RunHooks:
+    """Runs the hooks of a commit in the place of a connection's own method.
+
+    Django has no other moment at which the hooks that it drops can be found.
+    """
+
+    method = "run_and_clear_commit_hooks"
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._run = getattr(connection, self.method)
+
+    def __call__(self) -> None:
+        hooks = [
+            hook
+            for _, hook, *_ in self._connection.run_on_commit
+            if isinstance(hook, _CommitHook)
+        ]
+        for hook in hooks[:-1]:
+            hook.waits = True
+        if hooks:
+            hooks[-1].together = hooks
+        try:
+            self._run()
+        except Exception:
+            # Its own errors are logged, so that the first one is raised.
+            try:
+                _publish(hooks)
+            except Exception:
+                logger.exception("a publication failed after the commit")
+            raise
+        except BaseException as error:
+            _lose(hooks, error)
+            raise
+
+
+def _publish(hooks: Iterable[_CommitHook]) -> None:
+    waiting = [hook for hook in hooks if not hook.ended]
+    if len(waiting) > 1:
+        if errors := sync_bridge.call(_apublish_together, waiting):
+            raise errors[0]
+    elif waiting:
+        # In this thread, which is cheaper.
+        (hook,) = waiting
+        hook.ended = True
+        try:
+            hook.publication.publish()
+        except LayerUnavailable as error:
+            _report_loss(hook, error)
+
+
+async def _apublish_together(hooks: Iterable[_CommitHook]) -> list[Exception]:
+    """Publish to all topics at once, to each of them in order; return other errors."""
+    by_topic: dict[str, list[_CommitHook]] = {}
+    for hook in hooks:
+        by_topic.setdefault(hook.publication.topic.topic, []).append(hook)
+    errors: list[Exception] = []
+    await asyncio.gather(*(_in_order(each, errors) for each in by_topic.values()))
+    return errors
+
+
+async def _in_order(hooks: Sequence[_CommitHook], errors: list[Exception]) -> None:
+    for hook in hooks:
+        try:
+            await hook.publication.apublish()
+        except LayerUnavailable as error:
+            # It has waited for the broker; the others of the topic need not.
+            _lose(hooks, error)
+            return
+        except Exception as error:
+            errors.append(error)
+        hook.ended = True
+
+
+def _lose(hooks: Iterable[_CommitHook], error: BaseException) -> None:
+    for hook in hooks:
+        if not hook.ended:
+            hook.ended = True
+            _report_loss(hook, error)
+
+
+def _report_loss(hook: _CommitHook, error: BaseException) -> None:
+    # The commit has succeeded, so its caller must not get an error.
+    metrics.PUBLICATIONS_LOST.add()
+    topic = hook.publication.topic.topic
+    logger.error("a publication to %r is lost: %s", topic, str(error) or repr(error))
