@@ -9,7 +9,8 @@ from pathlib import Path
 from django.apps import AppConfig, apps
 from django.utils.module_loading import module_has_submodule
 
-import tiderace.checks.settings  # noqa: F401 (registers the checks)
+import tiderace.checks.settings
+import tiderace.checks.topics  # noqa: F401 (both register the checks)
 from tiderace import cluster
 from tiderace.connection import Connection
 from tiderace.monitoring import multiprocess_metrics, recent_logs

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.checks import CheckMessage, Tags, register
 
-__all__ = ["check"]
+__all__ = ["check", "subclasses"]
 
 Check = Callable[[], Iterator[CheckMessage]]
 
@@ -26,3 +26,11 @@ def check(*, deploy: bool = False) -> Callable[[Check], Callable[..., Any]]:
         return register(run, *tags, deploy=deploy)
 
     return decorate
+
+
+def subclasses(base: type[Any]) -> Iterator[type[Any]]:
+    """Yield the classes derived from ``base``, directly or not."""
+    subclass: type[Any]
+    for subclass in base.__subclasses__():
+        yield subclass
+        yield from subclasses(subclass)

@@ -22,7 +22,7 @@ from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 (Djang
 from django.utils.module_loading import import_string
 
 from tiderace import conf
-from tiderace.checks import check
+from tiderace.checks import check, subclasses
 from tiderace.compat.finder import AliasFinder
 from tiderace.consumer import AsyncConsumer
 from tiderace.layers import InMemoryChannelLayer
@@ -94,7 +94,7 @@ def check_memory_layer_with_workers() -> Iterator[CheckMessage]:
 @check()
 def check_consumer_groups() -> Iterator[CheckMessage]:
     """Refuse a consumer whose ``groups`` is a string: each letter would be a group."""
-    for consumer in _subclasses(AsyncConsumer):
+    for consumer in subclasses(AsyncConsumer):
         groups = vars(consumer).get("groups")
         if isinstance(groups, str):
             yield Error(
@@ -299,13 +299,6 @@ def _checks_origins(application: Any) -> bool:
     return hasattr(application, "endpoint_class") or any(
         base.__name__ == "OriginValidator" for base in type(application).__mro__
     )
-
-
-def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
-    subclass: type[Any]
-    for subclass in base.__subclasses__():
-        yield subclass
-        yield from _subclasses(subclass)
 
 
 def installed_version(name: str) -> str | None:

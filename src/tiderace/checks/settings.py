@@ -29,9 +29,15 @@ W020       the HTTP API of topics is open without a key
 E021       a key was copied from the documentation
 W022       the cache of used tickets is each process's own (``--deploy``)
 E023       the cache of used tickets does not exist (``--deploy``)
+W024       an attribute of a topic looks like a misspelt one
+W025       a topic that no client may subscribe to
+W026       a topic class has no pattern
+W027       a pattern is written in another notation
+E028       topics have no channel layer, or one without streams
 ========== ============================================================
 
-The checks from W013 on are in ``tiderace.checks.application``.
+The checks from W013 to E023 are in ``tiderace.checks.application``, those from W024 on
+in ``tiderace.checks.topics``.
 """
 
 from __future__ import annotations

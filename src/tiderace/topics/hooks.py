@@ -15,6 +15,14 @@ from tiderace.db import database_sync_to_async
 from tiderace.protocol import codes
 from tiderace.protocol.session import Refused
 from tiderace.runtime.tasks import as_error
+from tiderace.topics.declaration import require_hooks
+
+_HOOKS = {
+    "user_info": ("self", "user", "scope"),
+    "on_connect": ("self", "user", "data"),
+    "on_message": ("self", "user", "data"),
+    "on_api_call": ("self", "method", "params"),
+}
 
 
 class TopicHooks:
@@ -25,6 +33,10 @@ class TopicHooks:
 
     version = f"tiderace {__version__}"
     """The version of the server in the reply to connect."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        require_hooks(cls, _HOOKS)
 
     async def user_info(self, user: Any, scope: Scope) -> Any:
         """Return the data about this client for presence and publications, or None.

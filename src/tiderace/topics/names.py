@@ -47,6 +47,9 @@ def publication_key(key: str, *, user_id: str | None = None) -> str:
     return hashlib.sha256(f"{owner}:{key}".encode("utf-8", "replace")).hexdigest()
 
 
+_CONVERTER = re.compile(r"<(?:(\w+):)?(\w+)>")
+
+
 class Pattern:
     """A pattern of topic names in the form of Django's paths: ``"room:<slug:name>"``.
 
@@ -62,6 +65,7 @@ class Pattern:
 
     def __init__(self, text: str) -> None:
         self.text = text
+        _require_well_formed(text)
         try:
             self._pattern = RoutePattern(text, is_endpoint=True)
             # Compiled now, so that an invalid pattern raises here.
@@ -75,6 +79,11 @@ class Pattern:
                 "separate them by text that the values cannot contain, as in "
                 "'<slug:a>:<slug:b>:<slug:c>'"
             )
+
+    @property
+    def shape(self) -> str:
+        """The pattern without the names of its arguments: equal ones match the same."""
+        return _CONVERTER.sub(lambda found: f"<{found[1] or 'str'}>", self.text)
 
     @property
     def specificity(self) -> tuple[int, int]:
@@ -91,6 +100,28 @@ class Pattern:
         return self.text
 
 
+def _require_well_formed(text: str) -> None:
+    """Check what Django accepts in silence, as text.
+
+    Raises:
+        ImproperlyConfigured: for a ``<`` or ``>`` alone, and two equal names.
+    """
+    names = [name for _, name in _CONVERTER.findall(text)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ImproperlyConfigured(
+                f"topic pattern {text!r} has two values called {name!r}; rename one"
+            )
+    # Django's errors are better for what is between two brackets.
+    rest = re.sub(r"<[^<>]*>", "", text)
+    if "<" in rest or ">" in rest:
+        kind = "opened with < and not closed" if "<" in rest else "closed by > alone"
+        raise ImproperlyConfigured(
+            f"topic pattern {text!r} has a value that is {kind}; write "
+            "<converter:name>, as in 'room:<slug:name>'"
+        )
+
+
 def _ambiguous_separators(text: str) -> int:
     """Return how many texts between two converters the converters accept as values.
 
@@ -99,9 +130,9 @@ def _ambiguous_separators(text: str) -> int:
     """
     converters = get_converters()
     # Literal text and the inside of <> in turn.
-    parts = re.split(r"<(?:(\w+):)?\w+>", text)
-    accepts = [re.compile(converters[kind or "str"].regex) for kind in parts[1::2]]
+    parts = _CONVERTER.split(text)
+    accepts = [re.compile(converters[kind or "str"].regex) for kind in parts[1::3]]
     return sum(
         not separator or any(each.fullmatch(separator) for each in pair)
-        for separator, pair in zip(parts[2:-1:2], pairwise(accepts), strict=True)
+        for separator, pair in zip(parts[3:-1:3], pairwise(accepts), strict=True)
     )

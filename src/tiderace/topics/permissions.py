@@ -9,15 +9,17 @@ Permissions of Django REST Framework work too; it is not imported.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 
 from tiderace.asgi import Scope
+from tiderace.topics.declaration import place, require_hooks
 from tiderace.topics.handshake_request import HandshakeRequest
 from tiderace.topics.hooks import call_hook
 
@@ -92,6 +94,10 @@ class BasePermission(_Operators, metaclass=_PermissionClass):
     Classes and instances are combined with ``&``, ``|`` and ``~``; the right side is not
     evaluated when the left one decides.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        require_hooks(cls, {"has_permission": ("self", "user", "topic", "action")})
 
     def has_permission(self, user: Any, topic: Any, action: Action) -> Any:
         """Return whether ``user`` may do ``action`` with ``topic``; here always False.
@@ -172,7 +178,7 @@ class _Combination(BasePermission):
 
     def __init__(self, operator: str, *rules: Any) -> None:
         self._operator = operator
-        self._parts = [_permission(rule) for rule in rules]
+        self._parts = [as_permission(rule) for rule in rules]
 
     async def _allows(self, check: _Check) -> bool:
         # The first part with this result decides.
@@ -235,7 +241,7 @@ async def allowed(
     """
     wanted = Action(action)
     classes: Iterable[Any] = topic.permission_classes or ()
-    permissions = [_permission(each) for each in classes]
+    permissions = [as_permission(each) for each in classes]
     if admitted:
         if wanted in (Action.PRESENCE, Action.HISTORY):
             permissions = []
@@ -260,6 +266,30 @@ async def allowed(
         return False
 
 
+def require_permissions(cls: type[Any]) -> None:
+    """Check that ``permission_classes`` is a list of permissions.
+
+    Raises:
+        ImproperlyConfigured: for anything else.
+    """
+    rules = inspect.getattr_static(cls, "permission_classes")
+    if isinstance(rules, property) or rules is None:
+        return
+    if not isinstance(rules, list | tuple | set | frozenset):
+        written = getattr(rules, "__name__", None) or repr(rules)
+        raise ImproperlyConfigured(
+            f"{place(cls)}.permission_classes is {written}, not a list; write "
+            f"permission_classes = [{written}]"
+        )
+    for rule in rules:
+        try:
+            as_permission(rule)
+        except TypeError as error:
+            raise ImproperlyConfigured(
+                f"{place(cls)}.permission_classes: {error}"
+            ) from None
+
+
 async def _evaluate(permission: BasePermission, check: _Check) -> bool:
     try:
         return await permission._allows(check)  # noqa: SLF001 (private to this module)
@@ -267,7 +297,7 @@ async def _evaluate(permission: BasePermission, check: _Check) -> bool:
         return False
 
 
-def _permission(rule: Any) -> BasePermission:
+def as_permission(rule: Any) -> BasePermission:
     """Return a rule in any of the accepted forms as a ``BasePermission``.
 
     Raises:

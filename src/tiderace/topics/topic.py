@@ -27,7 +27,9 @@ from tiderace.presence.tracker import Presence
 from tiderace.protocol.codes import Failure
 from tiderace.ratelimit import Rate
 from tiderace.revocation import signals
+from tiderace.topics.declaration import place, require_hooks, require_kinds
 from tiderace.topics.names import Pattern
+from tiderace.topics.permissions import require_permissions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -137,6 +139,9 @@ class Topic:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        require_kinds(cls, _KINDS)
+        require_permissions(cls)
+        require_hooks(cls, TOPIC_HOOKS, optional="data")
         for name in ("publish_rate", "user_rate"):
             rate = getattr(cls, name)
             if rate is not None:
@@ -144,7 +149,7 @@ class Topic:
                     Rate.parse(rate)
                 except ValueError as error:
                     raise ImproperlyConfigured(
-                        f"{cls.__qualname__}.{name}: {error}"
+                        f"{place(cls)}.{name}: {error}"
                     ) from None
         if cls.pattern:
             declared.add(cls)
@@ -209,6 +214,32 @@ class Topic:
             raise Refuse(f"not a valid message: {error}", code=422) from None
 
 
+TOPIC_HOOKS = {
+    "can_subscribe": ("self", "user"),
+    "can_publish": ("self", "user"),
+    "can_see_presence": ("self", "user"),
+    "can_read_history": ("self", "user"),
+    "on_publish": ("self", "user", "message"),
+    "on_subscribe": ("self", "user", "data"),
+    "user_joined": ("self", "user_id"),
+    "user_left": ("self", "user_id"),
+    "topics_for": ("cls", "user"),
+}
+"""The hooks of a topic, and the arguments with which they are called."""
+
+_BOOL = (bool, "True or False")
+_KINDS: dict[str, tuple[Any, str]] = {
+    "pattern": (str, 'a text such as "room:<slug:name>"'),
+    "history": (History | None, "History(size=100, ttl=300), or None"),
+    "presence": (Presence, " or ".join(str(each) for each in Presence)),
+    "presence_grace": (int | float, "a number of seconds"),
+    "push_joins": _BOOL,
+    "require_token": _BOOL,
+    "subscribers_only": _BOOL,
+    "layer": (str, "the alias of one of CHANNEL_LAYERS"),
+}
+
+
 def rpc_method(owner: Any, name: str) -> Callable[..., Any] | None:
     """Return the method marked with ``@rpc`` that clients call as ``name``, or None."""
     method = None if name.startswith("_") else getattr(owner, name, None)
@@ -259,13 +290,15 @@ class Registry:
         pattern = Pattern(topic.pattern)
         for known, other in self._topics:
             # A class that is defined again, as by a reload, replaces the first one.
-            if known.text == pattern.text and _place(other) != _place(topic):
+            if known.shape == pattern.shape and place(other) != place(topic):
+                names = "" if known.text == pattern.text else f" as {known.text!r}"
                 raise ImproperlyConfigured(
-                    f"{_place(topic)} and {_place(other)} have the same pattern "
-                    f"{pattern.text!r}; change one of them"
+                    f"{place(topic)} and {place(other)} have the same pattern "
+                    f"{pattern.text!r}{names}, so only one would be used; change one "
+                    "of them"
                 )
         self._topics = sorted(
-            [each for each in self._topics if each[0].text != pattern.text]
+            [each for each in self._topics if each[0].shape != pattern.shape]
             + [(pattern, topic)],
             key=lambda each: each[0].specificity,
         )
@@ -299,10 +332,6 @@ class Registry:
         known = ", ".join(str(pattern) for pattern, _ in self._topics) or "none"
         shown = re.sub(r"[^\x20-\x7e]", "?", name[:80])
         raise UnknownTopic(f"no topic matches {shown!r} (declared: {known})")
-
-
-def _place(topic: type[Topic]) -> str:
-    return f"{topic.__module__}.{topic.__qualname__}"
 
 
 declared = Registry()
