@@ -148,6 +148,7 @@ INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace.security.keys", "jwt"): NO_PYJWT,
     ("tiderace.protocol.stream_codecs", "tiderace.protocol.protobuf"): NO_PROTOBUF,
     ("tiderace.management.commands.runserver", "tiderace.server"): NO_UVICORN,
+    ("tiderace.management.commands.tiderace_serve", "tiderace.server"): NO_UVICORN,
     ("tiderace.testing.live", "tiderace.server"): NO_UVICORN,
     ("tiderace.route_inspection", "django.contrib.admindocs"): "it loads docutils",
     ("tiderace.testing", "tiderace.testing.live"): "it brings Django's test framework",

@@ -72,10 +72,14 @@ class TopicsFirst:
         self._origins = origins
         self.application = pages
 
+    def serves_http(self, path: str) -> bool:
+        """Return whether ``path``, below the site's prefix, is an endpoint's."""
+        path = path.lstrip("/")
+        return any(_leads(chain, path) for chain in self._endpoints)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         """Serve the request, and return what the application returns."""
-        path = (path_below_prefix(scope) or "").lstrip("/")
-        if not any(_leads(chain, path) for chain in self._endpoints):
+        if not self.serves_http(path_below_prefix(scope) or ""):
             return await self.application(scope, receive, send)
         asked: Scope = {**scope, "tiderace.origins": self._origins}
         return await self._routes(asked, receive, send)

@@ -77,6 +77,10 @@ class Health:
         self.application = application
         self._answers = {live: _live, ready: _ready}
 
+    def serves_http(self, path: str) -> bool:
+        """Return whether ``path``, below the site's prefix, is a probe's."""
+        return path in self._answers
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         """Answer the probe, or return what the application returns."""
         answer = None

@@ -17,6 +17,7 @@ from django.urls.resolvers import RegexPattern, RoutePattern
 __all__ = [
     "Route",
     "open_ended",
+    "serves_http",
     "topics_endpoints",
     "unwrap_middleware",
     "websocket_routes",
@@ -71,6 +72,47 @@ def unwrap_middleware(application: Any) -> Iterator[Any]:
         yield application
         inner = (getattr(application, name, None) for name in _INNER)
         application = next((each for each in inner if callable(each)), None)
+
+
+def serves_http(application: Any, path: str) -> bool:
+    """Return whether an HTTP request to ``path`` reaches something other than a page.
+
+    That is a consumer, a topics endpoint or a probe, whichever is behind the routers and
+    the middleware. Django's own application and one of an unknown kind serve pages.
+
+    Args:
+        application: the whole application, or what a router has for HTTP.
+        path: below the site's prefix.
+    """
+    for layer in unwrap_middleware(application):
+        if hasattr(layer, "application_mapping"):
+            return serves_http(layer.application_mapping.get("http"), path)
+        if endpoint := getattr(layer, "endpoint_class", None):
+            return bool(endpoint.serves_http(path))
+        if hasattr(layer, "consumer_class"):
+            return True
+        if answers := getattr(layer, "serves_http", None):
+            if answers(path):
+                return True
+        elif routes := _routes_of(layer):
+            return _route_serves_http(routes, path.lstrip("/"))
+    return False
+
+
+def _route_serves_http(routes: Iterable[URLPattern], path: str) -> bool:
+    """Return whether the first of ``routes`` that takes ``path`` is not a page's."""
+    for route in routes:
+        layers = list(unwrap_middleware(route.callback))
+        # A router passes on what none of its routes takes.
+        is_router = any(getattr(layer, "_path_routing", False) for layer in layers)
+        pattern = open_ended(route.pattern) if is_router else route.pattern
+        if (match := pattern.match(path)) is None:
+            continue
+        if serves_http(route.callback, match[0]):
+            return True
+        if not is_router:
+            return False
+    return False
 
 
 @dataclass(frozen=True, slots=True)

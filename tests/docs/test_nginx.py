@@ -7,10 +7,7 @@ import contextlib
 import json
 import os
 import random
-import re
-import shlex
 import shutil
-import signal
 import sys
 from collections import Counter
 
@@ -19,25 +16,17 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from support.drain_server import Site, end_of, status_of
-from support.nginx import guide_block, nginx_before, nginx_program
+from support.nginx import guide_block, nginx_before
 from support.paths import TESTS
 from support.ports import free_port
 from support.storm_site import storm_site
+from support.systemd import Unit
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.topics import topic_group
 from tiderace.topics.streams import record_of
 from tiderace.topics.topic import declared
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
-
-
-@pytest.fixture(scope="session")
-def nginx():
-    """Return the path of the program."""
-    found = nginx_program()
-    if found is None:
-        pytest.skip("no nginx; install the package nginx")
-    return found
 
 
 @pytest.fixture
@@ -147,57 +136,22 @@ async def test_a_refused_client_reconnects_at_the_first_attempt(proxied):
     await asyncio.wait(ends)
 
 
-class Unit:
-    """A unit of the guide's template ``mysite@.service``, started and stopped as by systemd.
+def rolling_unit(number, run, env):
+    """Return an instance of the guide's template ``mysite@.service``."""
 
-    Args:
-        number: the instance, ``%i``.
-        run: the folder that stands for ``/run``.
-        env: for the site.
-    """
-
-    def __init__(self, number, run, env):
-        service = re.sub(
-            r"%i|/run/",
-            lambda found: {"%i": number}.get(found[0], f"{run}/"),
-            guide_block("ini"),
-        )
-        self._options = dict(re.findall(r"^(\w+)=(.*)$", service, flags=re.MULTILINE))
-        self._folder = run / self._options["RuntimeDirectory"]
-        self._env = {**os.environ, "PYTHONPATH": str(TESTS), **env}
-        self._env.pop("DJANGO_SETTINGS_MODULE", None)
-        self._process = None
-
-    async def start(self):
-        """Return when the process is ready."""
-        # systemd removes the folder when the unit stops.
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(int(self._options["RuntimeDirectoryMode"], 8))
-        program, application, *options = shlex.split(self._options["ExecStart"])
+    def command(words):
+        program, application, *options = words
         assert (program, application) == (
             "/srv/mysite/.venv/bin/uvicorn",
             "mysite.asgi:application",
         )
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "uvicorn", "sites.rolling_site:application"),
-            *options,
-            cwd=TESTS,
-            env=self._env,
-        )
-        probe = shlex.split(self._options["ExecStartPost"])
-        ready = await asyncio.create_subprocess_exec(*probe)
-        assert await ready.wait() == 0, "the process is not ready"
+        site = (sys.executable, "-m", "uvicorn", "sites.rolling_site:application")
+        return [*site, *options]
 
-    async def stop(self):
-        """Stop the process in the unit's time."""
-        self._process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(float(self._options["TimeoutStopSec"])):
-            await self._process.wait()
-
-    async def kill(self):
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
+    env = {**os.environ, "PYTHONPATH": str(TESTS), **env}
+    env.pop("DJANGO_SETTINGS_MODULE", None)
+    text = guide_block("ini")
+    return Unit(text, run, command, cwd=TESTS, env=env, instance=number)
 
 
 class Returning:
@@ -312,7 +266,7 @@ async def test_a_rolling_restart_loses_no_client_and_no_publication(
         pytest.skip("no curl, which the guide's unit runs; install the package curl")
     layer = RedisChannelLayer(hosts=[redis_url], prefix=prefix)
     site = {"ROLLING_SITE": json.dumps({"hosts": [redis_url], "prefix": prefix})}
-    units = [Unit(number, tmp_path, site) for number in ("1", "2")]
+    units = [rolling_unit(number, tmp_path, site) for number in ("1", "2")]
     port, folder = free_port(), tmp_path / "nginx"
     folder.mkdir()
     sockets = [f"unix:{tmp_path}/mysite-{number}/web.sock" for number in (1, 2)]

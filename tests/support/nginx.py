@@ -1,4 +1,4 @@
-"""nginx with the configuration of the deployment guide."""
+"""nginx with the configurations of the guides."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from support.paths import ROOT
 from support.waiting import wait_until
 
-__all__ = ["guide_block", "nginx_before", "nginx_program"]
+__all__ = ["guide_block", "nginx_before", "nginx_program", "running_nginx"]
 
 GUIDE = ROOT / "docs/guides/deployment.md"
 
@@ -45,7 +45,6 @@ def nginx_before(
         changes: other values of the guide's directives.
     """
     site = guide_block("nginx")
-    site = site.replace("listen 80;", f"listen 127.0.0.1:{port};")
     for number, actual in enumerate(upstreams, 1):
         documented = f"unix:/run/mysite-{number}/web.sock"
         assert documented in site
@@ -53,6 +52,14 @@ def nginx_before(
     for before, after in changes.items():
         assert before in site
         site = re.sub(rf"{before} \S+;", f"{before} {after};", site)
+    with running_nginx(program, folder, port, site):
+        yield
+
+
+@contextlib.contextmanager
+def running_nginx(program: str, folder: Path, port: int, site: str) -> Iterator[None]:
+    """Run nginx with the configuration ``site`` of a guide, on ``port`` instead of 80."""
+    site = site.replace("listen 80;", f"listen 127.0.0.1:{port};")
     temporary = "\n".join(
         f"{kind}_temp_path {folder}/{kind};"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")

@@ -15,7 +15,7 @@ try:
     import uvicorn
 except ImportError as error:
     raise ImportError(
-        "the development server needs uvicorn, which is not installed; "
+        "Tiderace's server needs uvicorn, which is not installed; "
         'install it with: pip install "tiderace[server]"'
     ) from error
 
