@@ -12,7 +12,7 @@ import uuid
 import pytest
 
 pytest.register_assert_rewrite("support.presence_contract")
-pytest_plugins = ["support.run_rules"]
+pytest_plugins = ["support.run_rules", "tiderace.pytest_plugin"]
 
 from support.brokers import Cluster, SentinelSetup, Server  # noqa: E402
 from support.drain_server import drain_site  # noqa: E402, F401

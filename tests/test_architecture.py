@@ -62,6 +62,7 @@ LEVELS: list[dict[str, set[str]]] = [
     {
         "project": {
             "testing",
+            "pytest_plugin",
             "management",
             "monitoring",
             "checks",
@@ -151,7 +152,10 @@ INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace.management.commands.tiderace_serve", "tiderace.server"): NO_UVICORN,
     ("tiderace.testing.live", "tiderace.server"): NO_UVICORN,
     ("tiderace.route_inspection", "django.contrib.admindocs"): "it loads docutils",
-    ("tiderace.testing", "tiderace.testing.live"): "it brings Django's test framework",
+    (
+        "tiderace.pytest_plugin",
+        "tiderace.testing.topics.testbed",
+    ): "pytest loads the plugin wherever Tiderace is installed",
 }
 
 

@@ -1,0 +1,1 @@
+"""A client of topics for tests, and a testbed with captured publications."""

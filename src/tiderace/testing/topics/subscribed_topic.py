@@ -1,0 +1,202 @@
+"""A topic as a test client uses it, and what the client receives in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tiderace.history import Position, Publication
+from tiderace.protocol.messages import (
+    ClientInfo,
+    DataMessage,
+    Empty,
+    HistoryRequest,
+    HistoryResult,
+    Pub,
+    PublishRequest,
+    Push,
+    RPCRequest,
+    StreamPosition,
+    SubscribeResult,
+    TopicRequest,
+)
+from tiderace.testing.topics.connection import TIMEOUT, TopicsConnection
+from tiderace.topics.api import HistoryPage, PresenceInfo
+from tiderace.topics.json_fields import as_bytes, as_python, as_raw
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedPublication:
+    """A publication as a client receives it."""
+
+    data: Any
+    offset: int
+    """Of its position in the topic's stream; 0 in a topic without history."""
+    publisher: PresenceInfo | None
+    """The client that published it; None for the server."""
+    tags: Mapping[str, str]
+
+
+class AsyncSubscribedTopic:
+    """A topic as one client uses it; returned by ``AsyncTopicsClient.subscribe``.
+
+    All methods raise ``Refusal`` when the server refuses the command, or has ended the
+    subscription or the connection; those with a timeout (in seconds; None for no limit)
+    raise ``TimeoutError`` when nothing arrives in time.
+    """
+
+    def __init__(self, connection: TopicsConnection, name: str, client: str) -> None:
+        self.name = name
+        self.data: Any = None
+        """What the hook ``on_subscribe`` has returned."""
+        self.recovered = False
+        """Whether all publications since the position of ``subscribe`` were recovered."""
+        self.position = Position("", 0)
+        """The end of the stream when the client subscribed."""
+        self._connection = connection
+        self._client = client
+
+    def begin(self, result: SubscribeResult) -> None:
+        """Take the reply to the subscribe command; called by the client."""
+        self.data = as_python(result.data)
+        self.recovered = result.recovered
+        self.position = Position(result.epoch, result.offset)
+        for publication in result.publications or ():
+            self._connection.put(Push(channel=self.name, pub=publication))
+
+    async def unsubscribe(self) -> None:
+        """End the subscription."""
+        await self._ask("unsubscribe", TopicRequest(self.name), "unsubscribe from")
+
+    # Publications
+
+    async def publish(self, data: Any) -> None:
+        """Publish as this client; returns when the server has accepted it."""
+        request = PublishRequest(self.name, as_raw(data, always=True))
+        await self._ask("publish", request, "publish to")
+
+    async def receive(self, *, timeout: float | None = TIMEOUT) -> Any:
+        """Return the data of the next publication; wait for it."""
+        return (await self.receive_publication(timeout=timeout)).data
+
+    async def receive_publication(
+        self, *, timeout: float | None = TIMEOUT
+    ) -> ReceivedPublication:
+        """Return the next publication with its publisher and tags; wait for it."""
+        push = await self._connection.take("pub", self.name, timeout)
+        return _received(push)
+
+    async def unread(self) -> list[Any]:
+        """Return the data of the publications that have arrived and were not received.
+
+        All that was published before the call has arrived, so an empty list means that
+        nothing was published to this client.
+        """
+        await self._ask("ping", Empty(), "ping for")
+        pushes = self._connection.take_received(
+            lambda push: push.channel == self.name and push.pub is not None,
+            everything=True,
+        )
+        return [_received(push).data for push in pushes]
+
+    async def history(
+        self,
+        *,
+        limit: int | None = None,
+        since: Position | None = None,
+        reverse: bool = False,
+    ) -> HistoryPage:
+        """Return the history as this client may read it; arguments as of ``history()``."""
+        start = None if since is None else StreamPosition(since.offset, since.epoch)
+        request = HistoryRequest(
+            self.name, -1 if limit is None else limit, start, reverse
+        )
+        result: HistoryResult = await self._ask("history", request, "read history of")
+        return HistoryPage(
+            [
+                _publication(self.name, result.epoch, each)
+                for each in result.publications
+            ],
+            Position(result.epoch, result.offset),
+        )
+
+    # Calls
+
+    async def call(self, method: str, /, **arguments: Any) -> Any:
+        """Call a method of the topic marked with ``@rpc``; return its result."""
+        call = {"channel": self.name, "method": method, "data": arguments}
+        request = RPCRequest(method="$call", data=as_raw(call))
+        result: DataMessage = await self._ask("rpc", request, f"call {method!r} of")
+        return as_python(result.data)
+
+    # Presence and the end of the subscription
+
+    async def presence(self) -> list[PresenceInfo]:
+        """Return the members: connections, or users with ``Presence.PER_USER``."""
+        request = TopicRequest(self.name)
+        result = await self._ask("presence", request, "read presence of")
+        return [_member(info) for info in result.presence.values()]
+
+    async def receive_join(self, *, timeout: float | None = TIMEOUT) -> PresenceInfo:
+        """Return the next member that joins, apart from this client; wait for it."""
+        return await self._receive_change("join", timeout)
+
+    async def receive_leave(self, *, timeout: float | None = TIMEOUT) -> PresenceInfo:
+        """Return the next member that leaves; wait for it."""
+        return await self._receive_change("leave", timeout)
+
+    async def receive_subscribe(self, *, timeout: float | None = TIMEOUT) -> None:
+        """Wait until the server has subscribed the client, by ``subscribe(user, ...)``."""
+        push = await self._connection.take("subscribe", self.name, timeout)
+        assert push.subscribe is not None  # the kind that was asked for
+        self.begin(push.subscribe)
+
+    async def receive_unsubscribe(
+        self, *, timeout: float | None = TIMEOUT
+    ) -> tuple[int, str]:
+        """Wait until the server ends the subscription; return the code and reason."""
+        push = await self._connection.take("unsubscribe", self.name, timeout)
+        assert push.unsubscribe is not None  # the kind that was asked for
+        return push.unsubscribe.code, push.unsubscribe.reason
+
+    async def _receive_change(self, kind: str, timeout: float | None) -> PresenceInfo:
+        while True:
+            push = await self._connection.take(kind, self.name, timeout)
+            change = push.join or push.leave
+            info = None if change is None else change.info
+            if info is not None and info.client != self._client:
+                return _member(info)
+
+    async def _ask(self, command: str, request: Any, action: str) -> Any:
+        return await self._connection.request(
+            command, request, f"{action} {self.name!r}"
+        )
+
+
+def _received(push: Push) -> ReceivedPublication:
+    publication = push.pub
+    assert publication is not None  # the kind that was asked for
+    info = publication.info
+    return ReceivedPublication(
+        as_python(publication.data),
+        publication.offset,
+        None if info is None else _member(info),
+        publication.tags or {},
+    )
+
+
+def _publication(topic: str, epoch: str, publication: Pub) -> Publication:
+    return Publication(
+        Position(epoch, publication.offset),
+        as_bytes(publication.data).decode(),
+        topic=topic,
+        tags=publication.tags,
+        time=publication.time / 1000,
+    )
+
+
+def _member(info: ClientInfo) -> PresenceInfo:
+    return PresenceInfo(
+        info.client, info.user, as_python(info.conn_info), as_python(info.chan_info)
+    )
