@@ -334,13 +334,16 @@ async def test_allowed_hosts_are_the_allowed_origins(settings):
     assert event["type"] == "websocket.accept"
 
 
-def test_allowed_hosts_are_read_once(settings):
+async def test_allowed_hosts_are_read_for_each_handshake(settings):
     settings.ALLOWED_HOSTS = ["site.test"]
     validator = AllowedHostsOriginValidator(accept)
 
     settings.ALLOWED_HOSTS = ["other.test"]
 
-    assert validator.allowed_origins == ["site.test"]
+    event = await answer(validator, scope_from("https://other.test"))
+    assert event["type"] == "websocket.accept"
+    event = await answer(validator, scope_from("https://site.test"))
+    assert event["type"] == "websocket.close"
 
 
 def test_empty_allowed_hosts_with_debug_allow_localhost(settings):

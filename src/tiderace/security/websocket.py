@@ -175,20 +175,30 @@ class OriginValidator:
         return {"http": 80, "ws": 80, "https": 443, "wss": 443}.get(origin.scheme)
 
 
+class _AllowedHosts(OriginValidator):
+    setting = "the setting ALLOWED_HOSTS"
+    names_hosts = True
+
+    # Not those of the base class: Django ignores what cannot match in this setting.
+    def __init__(self, application: ASGIApp, *, allow_missing: bool) -> None:
+        self.application = application
+        self.allow_missing = allow_missing
+
+    @property
+    def allowed_origins(self) -> list[str]:  # type: ignore[override]  # not to be set
+        return allowed_hosts()
+
+
 def AllowedHostsOriginValidator(  # noqa: N802 (Channels' name)
     application: ASGIApp, *, allow_missing: bool = False
 ) -> OriginValidator:
     """Let pages of the hosts in ``ALLOWED_HOSTS`` open WebSockets, and no others.
 
-    The setting is read now, once. As in Django, an empty list with ``DEBUG`` means
-    this machine.
+    The setting is read for each handshake, as Django reads it for each request, so that
+    test runners and ``override_settings`` may change it. As in Django, an empty list with
+    ``DEBUG`` means this machine.
     """
-    # Set later: Django ignores what cannot match in this setting.
-    validator = OriginValidator(application, (), allow_missing=allow_missing)
-    validator.allowed_origins = allowed_hosts()
-    validator.setting = "the setting ALLOWED_HOSTS"
-    validator.names_hosts = True
-    return validator
+    return _AllowedHosts(application, allow_missing=allow_missing)
 
 
 class WebsocketDenier:
