@@ -301,6 +301,9 @@ export class Client<
     if (state === before) return;
     this._emit(state, { code, reason });
     this.#emitState();
+    if (code && state === "disconnected") {
+      this._warnUnheard(`disconnected: ${reason} (${code})`, state, "state");
+    }
   }
 
   #emitState(): void {

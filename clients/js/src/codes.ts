@@ -14,6 +14,9 @@ export const EXPIRED = 110;
 export const TOO_MANY_REQUESTS = 111;
 export const UNRECOVERABLE_POSITION = 112;
 
+/** From this code on an error is the application's. */
+export const APPLICATION = 400;
+
 // Codes of `unsubscribe` pushes.
 export const UNSUBSCRIBED = 2000;
 /** From this code on the client subscribes again. */

@@ -58,9 +58,18 @@ export class CommandQueue {
    *
    * @param params A string is JSON already.
    * @param timeout Seconds until the handler gets a TIMEOUT error; 0: never.
+   * @param topic Named by its errors.
    */
-  _send(method: string, params: object | string, done: ReplyHandler, timeout?: number): void {
-    this._write(this._encode(method, params, done, timeout));
+  _send(
+    method: string,
+    params: object | string,
+    done: ReplyHandler,
+    timeout?: number,
+    topic?: string,
+  ): void {
+    const command = this.#create(method, params, done, timeout);
+    command._topic = topic;
+    this._write(this.#register(command));
   }
 
   /** @internal Send a command as soon as it is ready, and return its result. */
@@ -102,7 +111,7 @@ export class CommandQueue {
     if (!command) return;
     this.#forget(command);
     command._done(
-      error && new TopicError(error.code, error.message, error.temporary),
+      error && new TopicError(error.code, error.message, error.temporary, command._topic),
       results[command._method] ?? {},
     );
   }

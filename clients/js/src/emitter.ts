@@ -32,8 +32,27 @@ export interface Emitter<Events> {
 }
 
 export class Emitter<Events> extends EventTarget {
-  /** @internal */
-  readonly _emit: Emit<keyof Events & string> = (type, detail, extra) => {
+  /** The types that have had a listener. */
+  #heard = new Set<string>();
+
+  constructor() {
+    super();
+    this.addEventListener = (type: string, ...rest: any[]): void => {
+      this.#heard.add(type);
+      super.addEventListener(type, ...(rest as [any]));
+    };
+  }
+
+  /** @internal An error that no listener gets is written to the console. */
+  readonly _emit: Emit<keyof Events & string> = (type, detail, extra: any) => {
     this.dispatchEvent(Object.assign(new CustomEvent(type, { detail }), extra));
+    if (extra?.error) this._warnUnheard(extra.error, type);
   };
+
+  /** @internal Write to the console what no listener of these types gets. */
+  _warnUnheard(what: unknown, ...types: string[]): void {
+    if (types.some((type) => this.#heard.has(type))) return;
+    const { topic } = this as { topic?: string };
+    console.warn(topic ? `tiderace, ${topic}:` : "tiderace:", what);
+  }
 }

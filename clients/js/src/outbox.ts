@@ -94,7 +94,7 @@ export class Outbox {
       if (error.code === TOO_MANY_REQUESTS) this.#pause();
     };
     // Without a timeout: either a reply comes or the connection is lost.
-    this.#commands._send("rpc", entry._params, done, 0);
+    this.#commands._send("rpc", entry._params, done, 0, entry._topic);
   }
 
   #pause(): void {

@@ -198,7 +198,7 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
         }
         if (unread.length) yield unread.shift()!;
         else if (this.#state !== "unsubscribed") await new Promise<void>((done) => (wake = done));
-        else if (code) throw new TopicError(code, reason);
+        else if (code) throw new TopicError(code, reason, false, this.topic);
         else return;
       }
     } finally {
@@ -292,6 +292,7 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
     this.#presence._clear();
     this.#stream._position = undefined;
     this.#setState("unsubscribed", code, reason);
+    if (code) this._warnUnheard(`no subscription: ${reason} (${code})`, "unsubscribed");
   };
 
   #begin(result: SubscribeResult): void {

@@ -37,14 +37,21 @@ _MAX_REFUSALS = 100
 
 
 class Refused(Exception):
-    """A command is answered with an error."""
+    """A command is answered with an error.
 
-    def __init__(self, failure: Failure, why: str = "") -> None:
+    Args:
+        failure: the error.
+        why: added to its message.
+        reason: for the server's log; not sent to the client.
+    """
+
+    def __init__(self, failure: Failure, why: str = "", *, reason: str = "") -> None:
         if why:
             message = f"{failure.message}: {why}"
             failure = Failure(failure.code, message, failure.temporary)
         super().__init__(f"{failure.code} {failure.message}")
         self.failure = failure
+        self.reason = reason
 
 
 class ConnectionEnded(Exception):

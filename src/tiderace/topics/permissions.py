@@ -10,7 +10,6 @@ Permissions of Django REST Framework work too; it is not imported.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from types import SimpleNamespace
@@ -117,6 +116,9 @@ class BasePermission(_Operators, metaclass=_PermissionClass):
         """
         return False
 
+    def __repr__(self) -> str:
+        return type(self).__name__
+
     async def _allows(self, check: _Check) -> bool:
         return bool(
             await call_hook(self.has_permission, check.user, check.topic, check.action)
@@ -168,6 +170,9 @@ class HasPerm(BasePermission):
                     "such as 'chat.view_room'"
                 )
 
+    def __repr__(self) -> str:
+        return f"HasPerm({', '.join(map(repr, self.perms))})"
+
     def has_permission(self, user: Any, topic: Any, action: Action) -> bool:
         """Return whether ``user`` has all of them; may query the database."""
         return bool(user is not None and user.has_perms(self.perms))
@@ -179,6 +184,12 @@ class _Combination(BasePermission):
     def __init__(self, operator: str, *rules: Any) -> None:
         self._operator = operator
         self._parts = [as_permission(rule) for rule in rules]
+
+    def __repr__(self) -> str:
+        if self._operator == "NOT":
+            return f"~{self._parts[0]!r}"
+        sign = " & " if self._operator == "AND" else " | "
+        return f"({sign.join(map(repr, self._parts))})"
 
     async def _allows(self, check: _Check) -> bool:
         # The first part with this result decides.
@@ -194,6 +205,9 @@ class _RestFrameworkPermission(BasePermission):
 
     def __init__(self, permission: Any) -> None:
         self._permission = permission
+
+    def __repr__(self) -> str:
+        return type(self._permission).__name__
 
     async def _allows(self, check: _Check) -> bool:
         method = "POST" if check.action is Action.PUBLISH else "GET"
@@ -239,31 +253,47 @@ async def allowed(
         ValueError: for another action.
         Exception: raised by a permission or method, other than ``PermissionDenied``.
     """
-    wanted = Action(action)
-    classes: Iterable[Any] = topic.permission_classes or ()
-    permissions = [as_permission(each) for each in classes]
+    return await refusal(topic, user, action, scope, admitted=admitted) is None
+
+
+async def refusal(
+    topic: Any, user: Any, action: ActionName, scope: Scope, *, admitted: bool = False
+) -> str | None:
+    """Return why ``user`` may not do ``action`` with ``topic``, or None if they may.
+
+    The arguments and exceptions are those of ``allowed``. The reason is for developers.
+    """
+    wanted, kind = Action(action), type(topic).__name__
+    rules = list(topic.permission_classes or ())
     if admitted:
         if wanted in (Action.PRESENCE, Action.HISTORY):
-            permissions = []
-    elif not permissions and not callable(getattr(topic, "can_subscribe", None)):
-        return False
+            rules = []
+    elif not rules and not callable(getattr(topic, "can_subscribe", None)):
+        return f"{kind} has neither permission_classes nor can_subscribe"
     hook = getattr(topic, _HOOKS[wanted], None)
     if (
         wanted is Action.PUBLISH
         and not callable(hook)
         and not callable(getattr(topic, "on_publish", None))
     ):
-        return False
+        return f"{kind} has neither can_publish nor on_publish"
     check = _Check(user, topic, wanted, scope)
-    for permission in permissions:
-        if not await _evaluate(permission, check):
-            return False
+    for rule in rules:
+        if not await _evaluate(as_permission(rule), check):
+            name = rule.__name__ if isinstance(rule, type) else repr(rule)
+            return f"{name} in {kind}.permission_classes does not allow {_name(user)}"
     if not callable(hook):
-        return True
+        return None
     try:
-        return bool(await call_hook(hook, user))
+        may = bool(await call_hook(hook, user))
     except PermissionDenied:
-        return False
+        may = False
+    return None if may else f"{kind}.{_HOOKS[wanted]} does not allow {_name(user)}"
+
+
+def _name(user: Any) -> str:
+    pk = getattr(user, "pk", None)
+    return "an anonymous user" if pk is None else f"the user {pk!r}"
 
 
 def require_permissions(cls: type[Any]) -> None:

@@ -59,6 +59,22 @@ def control_layer() -> Any:
     return layer
 
 
+def without_history(topic: Topic) -> str:
+    """Return what to say of a topic that keeps no publications."""
+    return (
+        f"{type(topic).__name__} keeps no history; give the class "
+        "history = History(size=100, ttl=300)"
+    )
+
+
+def without_presence(topic: Topic) -> str:
+    """Return what to say of a topic whose members are not tracked."""
+    return (
+        f"{type(topic).__name__} has no presence; give the class "
+        "presence = Presence.PER_USER or Presence.PER_CONNECTION"
+    )
+
+
 def record_of(
     topic: str,
     data: str,

@@ -246,6 +246,11 @@ def rpc_method(owner: Any, name: str) -> Callable[..., Any] | None:
     return method if getattr(method, "_tiderace_rpc", False) else None
 
 
+def rpc_names(owner: Any) -> list[str]:
+    """Return the names of the methods marked with ``@rpc``, in order."""
+    return [name for name in dir(owner) if rpc_method(owner, name) is not None]
+
+
 def call_with(method: Callable[..., Any], user: Any, data: bytes) -> dict[str, Any]:
     """Return the arguments for an RPC method from the object that a client sent.
 

@@ -53,7 +53,8 @@ async def authenticate(context: ClientContext, request: ConnectRequest) -> Any:
     _merge_headers(scope, request.headers)
     identity = await _identify(scope, request.token)
     if not identity.user_id and not context.settings.anonymous:
-        raise Refused(codes.UNAUTHORIZED)
+        reason = "nobody is logged in, and TIDERACE['TOPICS']['ANONYMOUS'] is False"
+        raise Refused(codes.UNAUTHORIZED, reason=reason)
     if identity.info is None:
         info = await call_hook(hooks.user_info, identity.user, scope)
         if info is not None:
@@ -97,7 +98,8 @@ async def authorize(context: ClientContext, topic: Topic, token: str) -> Grant |
     if token:
         return read_token(context, token, topic.topic)
     if topic.require_token:
-        raise Refused(codes.PERMISSION_DENIED)
+        reason = f"{type(topic).__name__}.require_token is True, and no token was sent"
+        raise Refused(codes.PERMISSION_DENIED, reason=reason)
     await context.require("subscribe", topic)
     return None
 
@@ -112,8 +114,8 @@ def read_token(context: ClientContext, token: str, name: str) -> Grant:
         with _time_as_refusal():
             return subscription_grant(token, context.identity, name)
     except TokenInvalid as invalid:
-        logger.info("a token for %r is refused: %s", name, invalid)
-        raise Refused(codes.PERMISSION_DENIED) from None
+        reason = f"its token is invalid: {invalid}"
+        raise Refused(codes.PERMISSION_DENIED, reason=reason) from None
 
 
 @contextmanager

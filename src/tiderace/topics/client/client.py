@@ -10,6 +10,7 @@ import logging
 from typing import Any
 
 import msgspec
+from django.conf import settings
 from msgspec import Raw
 
 from tiderace import conf, metrics
@@ -44,10 +45,11 @@ from tiderace.topics.client.authentication import (
     refresh,
     server_side_topics,
 )
-from tiderace.topics.client.commands import COMMANDS, errors_as_refusals
+from tiderace.topics.client.commands import COMMANDS
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.outbox import ClientOutbox
 from tiderace.topics.client.reader import ClientReader
+from tiderace.topics.client.refusals import errors_as_refusals, log_refusal
 from tiderace.topics.client.subscriptions import ClientSubscriptions
 from tiderace.topics.client.timers import Timers
 from tiderace.topics.identity import Identity
@@ -116,7 +118,8 @@ class TopicClient:
             close = self._ending
         except ConnectionEnded as ended:
             close = ended.close
-            logger.info(
+            logger.log(
+                logging.WARNING if settings.DEBUG else logging.INFO,
                 "a topic client is closed with %d: %s (%s)",
                 close.code,
                 ended,
@@ -258,7 +261,8 @@ class TopicClient:
         """
         if name == "connect":
             return await self._connect(request)
-        with errors_as_refusals(name, self.context.scope):
+        topic = getattr(request, "channel", "")
+        with errors_as_refusals(name, self.context.scope, topic):
             match name:
                 case "refresh":
                     return await self._refresh(request)
@@ -315,7 +319,8 @@ class TopicClient:
                     request, server_side=True, grant=grant
                 )
             except (Refused, UnknownTopic) as error:
-                logger.info("no subscription to %r on connect: %s", name, error)
+                command = "the subscription on connect to"
+                log_refusal(command, name, error, self.context.scope)
         return results
 
     def _start(self, result: ConnectResult) -> None:

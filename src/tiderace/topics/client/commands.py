@@ -6,16 +6,12 @@ Each takes the client's context and the request, and returns the result for the 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
-from tiderace.asgi import Scope, describe
-from tiderace.exceptions import LayerUnavailable
 from tiderace.json_compat import to_json
 from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
@@ -31,43 +27,23 @@ from tiderace.protocol.messages import (
     RPCRequest,
     TopicRequest,
 )
-from tiderace.protocol.session import ConnectionEnded, Refused
+from tiderace.protocol.session import Refused
 from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.security.addresses import client_ip, limit_key
 from tiderace.topics.client.context import ClientContext
+from tiderace.topics.client.refusals import errors_as_refusals
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import as_bytes, as_python, as_raw, read_fields
 from tiderace.topics.names import publication_key, topic_group
-from tiderace.topics.streams import layer_of, presence_result, read_history, record_of
-from tiderace.topics.topic import Refuse, Topic, UnknownTopic, call_with, rpc_method
-
-logger = logging.getLogger("tiderace.topics")
-
-
-@contextmanager
-def errors_as_refusals(name: str, scope: Scope) -> Iterator[None]:
-    """Turn what a command raises into the error of its reply, and log it.
-
-    Raises:
-        Refused: to answer with an error.
-        ConnectionEnded: to close the connection.
-    """
-    try:
-        yield
-    except (Refused, ConnectionEnded):
-        raise
-    except Refuse as refuse:
-        raise Refused(refuse.failure) from None
-    except UnknownTopic as unknown:
-        logger.info("%s (%s)", unknown, describe(scope))
-        raise Refused(codes.UNKNOWN_TOPIC) from None
-    except LayerUnavailable as error:
-        logger.warning("a command %s failed: %s", name, error)
-        raise Refused(codes.INTERNAL) from None
-    except Exception:
-        logger.exception("a command %s failed (%s)", name, describe(scope))
-        raise Refused(codes.INTERNAL) from None
-
+from tiderace.topics.streams import (
+    layer_of,
+    presence_result,
+    read_history,
+    record_of,
+    without_history,
+    without_presence,
+)
+from tiderace.topics.topic import Topic, call_with, rpc_method, rpc_names
 
 # Publishing
 
@@ -131,7 +107,8 @@ def _limit_rate(context: ClientContext, topic: Topic) -> None:
         bucket = TokenBucket(Rate.parse(topic.publish_rate))
         context.publish_buckets[type(topic)] = bucket
     if bucket.take():
-        raise Refused(codes.TOO_MANY_REQUESTS)
+        reason = _rate_reason(topic, "publish_rate")
+        raise Refused(codes.TOO_MANY_REQUESTS, reason=reason)
 
 
 async def _limit_user(context: ClientContext, topic: Topic, layer: Any) -> None:
@@ -145,7 +122,13 @@ async def _limit_user(context: ClientContext, topic: Topic, layer: Any) -> None:
     kind = type(topic)
     key = f"publish:{kind.__module__}.{kind.__qualname__}:{owner}"
     if await layer.take_token(key, Rate.parse(topic.user_rate)):
-        raise Refused(codes.TOO_MANY_REQUESTS)
+        reason = _rate_reason(topic, "user_rate")
+        raise Refused(codes.TOO_MANY_REQUESTS, reason=reason)
+
+
+def _rate_reason(topic: Topic, option: str) -> str:
+    kind = type(topic).__name__
+    return f"more publications than {kind}.{option} = {getattr(topic, option)!r}"
 
 
 # Reading
@@ -154,7 +137,7 @@ async def _limit_user(context: ClientContext, topic: Topic, layer: Any) -> None:
 async def _history(context: ClientContext, request: HistoryRequest) -> HistoryResult:
     topic = await context.topic(request.channel)
     if topic.history is None:
-        raise Refused(codes.NOT_AVAILABLE)
+        raise Refused(codes.NOT_AVAILABLE, reason=without_history(topic))
     await context.require("history", topic)
     return await read_history(topic, request)
 
@@ -177,7 +160,7 @@ async def _presence_stats(
 async def _topic_with_presence(context: ClientContext, name: str) -> Topic:
     topic = await context.topic(name)
     if topic.presence is Presence.OFF:
-        raise Refused(codes.NOT_AVAILABLE)
+        raise Refused(codes.NOT_AVAILABLE, reason=without_presence(topic))
     await context.require("presence", topic)
     return topic
 
@@ -203,21 +186,28 @@ async def _rpc(context: ClientContext, request: RPCRequest) -> DataMessage:
     result: Any = None
     if request.method == "$publish":
         publish = read_fields(data, _PublishCall)
-        await _publish_to(context, publish.channel, bytes(publish.data), publish.key)
+        with errors_as_refusals("publish", context.scope, publish.channel):
+            data = bytes(publish.data)
+            await _publish_to(context, publish.channel, data, publish.key)
     elif request.method == "$call":
         call = read_fields(data, _TopicCall)
-        topic = await context.topic(call.channel)
-        result = await _call(context, rpc_method(topic, call.method), bytes(call.data))
+        with errors_as_refusals("a call of", context.scope, call.channel):
+            topic = await context.topic(call.channel)
+            result = await _call(context, topic, call.method, bytes(call.data))
     else:
-        result = await _call(context, rpc_method(context.hooks, request.method), data)
+        result = await _call(context, context.hooks, request.method, data)
     return DataMessage(data=as_raw(result, always=True))
 
 
-async def _call(
-    context: ClientContext, method: Callable[..., Any] | None, data: bytes
-) -> Any:
+async def _call(context: ClientContext, owner: Any, name: str, data: bytes) -> Any:
+    method = rpc_method(owner, name)
     if method is None:
-        raise Refused(codes.METHOD_NOT_FOUND)
+        methods = ", ".join(rpc_names(owner)) or "none"
+        reason = (
+            f"{type(owner).__name__} has no method {name[:80]!r} marked with @rpc "
+            f"(it has {methods})"
+        )
+        raise Refused(codes.METHOD_NOT_FOUND, reason=reason)
     arguments = call_with(method, context.identity.user, data)
     try:
         async with asyncio.timeout(context.settings.call_timeout):

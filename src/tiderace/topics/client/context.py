@@ -17,7 +17,7 @@ from tiderace.topics.client.single_flight import SingleFlight
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.identity import Identity
 from tiderace.topics.json_fields import client_info, join_info
-from tiderace.topics.permissions import allowed
+from tiderace.topics.permissions import refusal
 from tiderace.topics.topic import Topic, declared
 from tiderace.topics.trackers import PresenceTrackers
 
@@ -51,10 +51,7 @@ class ClientContext:
 
     async def may(self, action: Any, topic: Topic) -> bool:
         """Return whether the topic's permissions allow ``action``."""
-        subscription = self.subscriptions.get(topic.topic)
-        admitted = subscription is not None and subscription.grant is not None
-        user = self.identity.user
-        return await allowed(topic, user, action, self.scope, admitted=admitted)
+        return await self._refusal(action, topic) is None
 
     async def require(self, action: Any, topic: Topic) -> None:
         """Return if the topic's permissions allow ``action``.
@@ -62,8 +59,9 @@ class ClientContext:
         Raises:
             Refused: if not.
         """
-        if not await self.may(action, topic):
-            raise Refused(codes.PERMISSION_DENIED)
+        reason = await self._refusal(action, topic)
+        if reason is not None:
+            raise Refused(codes.PERMISSION_DENIED, reason=reason)
 
     async def topic(self, name: str) -> Topic:
         """Return the topic called ``name``, if the client may take part in it.
@@ -77,6 +75,15 @@ class ClientContext:
             return subscription.topic
         topic = declared.resolve(name)
         if topic.subscribers_only or topic.require_token:
-            raise Refused(codes.PERMISSION_DENIED)
+            kind = type(topic).__name__
+            option = "require_token" if topic.require_token else "subscribers_only"
+            reason = f"the client is not subscribed to it, and {kind}.{option} is True"
+            raise Refused(codes.PERMISSION_DENIED, reason=reason)
         await self.require("subscribe", topic)
         return topic
+
+    async def _refusal(self, action: Any, topic: Topic) -> str | None:
+        subscription = self.subscriptions.get(topic.topic)
+        admitted = subscription is not None and subscription.grant is not None
+        user = self.identity.user
+        return await refusal(topic, user, action, self.scope, admitted=admitted)

@@ -32,6 +32,7 @@ from tiderace.topics.client.authentication import authorize, read_token
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.dispatcher import ActiveSubscription
 from tiderace.topics.client.outbox import ClientOutbox
+from tiderace.topics.client.refusals import log_refusal
 from tiderace.topics.client.timers import Timers
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.identity import Grant
@@ -136,7 +137,8 @@ class ClientSubscriptions:
         if name in subscriptions:
             raise Refused(codes.ALREADY_SUBSCRIBED)
         if len(subscriptions) >= settings.subscriptions:
-            raise Refused(codes.LIMIT_EXCEEDED)
+            reason = f"TIDERACE['TOPICS']['SUBSCRIPTIONS'] is {settings.subscriptions}"
+            raise Refused(codes.LIMIT_EXCEEDED, reason=reason)
 
     def commit(self, channel: str) -> None:
         """Activate a subscription after its reply, and send what was buffered."""
@@ -152,12 +154,12 @@ class ClientSubscriptions:
         self._tasks.spawn(self._subscribe_from_server(channel))
 
     async def _subscribe_from_server(self, channel: str) -> None:
+        request = SubscribeRequest(channel=channel)
         try:
-            result = await self.prepare(
-                SubscribeRequest(channel=channel), server_side=True, grant=Grant()
-            )
+            result = await self.prepare(request, server_side=True, grant=Grant())
         except (Refused, UnknownTopic) as error:
-            logger.info("no server-side subscription to %r: %s", channel, error)
+            command = "the subscription by the server to"
+            log_refusal(command, channel, error, self._context.scope)
             return
         self._push(Push(channel=channel, subscribe=result))
         self.commit(channel)

@@ -24,6 +24,7 @@ from tiderace import conf, metrics
 from tiderace.asgi import connection_id, describe, printable
 from tiderace.exceptions import LayerUnavailable, TokenExpired, TokenInvalid
 from tiderace.history import Position, Publication
+from tiderace.protocol import codes
 from tiderace.protocol.messages import SubscribeRequest
 from tiderace.protocol.session import PositionLost, Refused, Subscription
 from tiderace.protocol.stream_codecs import EVENTS
@@ -38,11 +39,12 @@ from tiderace.runtime.drain import process_drain
 from tiderace.runtime.tasks import TaskGroup
 from tiderace.topics.client.authentication import admit
 from tiderace.topics.client.outbox import ClientOutbox
+from tiderace.topics.client.refusals import log_refusal
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.hub import current
 from tiderace.topics.identity import Identity, identity_of
 from tiderace.topics.names import topic_group, user_group
-from tiderace.topics.permissions import allowed
+from tiderace.topics.permissions import allowed, refusal
 from tiderace.topics.streams import control_layer, layer_of, start_stream
 from tiderace.topics.tokens import SignedName, read_signed_name
 from tiderace.topics.topic import Topic, UnknownTopic, declared
@@ -97,13 +99,19 @@ async def _topic(
         signed = None
     try:
         topic = declared.resolve(asked if signed is None else signed.topic)
-    except UnknownTopic:
+    except UnknownTopic as unknown:
+        log_refusal("the stream of", asked, unknown, exchange.scope)
         raise Rejected(404, "there is no such topic") from None
-    if signed is None and (
-        topic.require_token
-        or not await allowed(topic, identity.user, "subscribe", exchange.scope)
-    ):
-        raise Rejected(403, "you may not subscribe to this topic")
+    if signed is None:
+        reason = (
+            f"{type(topic).__name__}.require_token is True"
+            if topic.require_token
+            else await refusal(topic, identity.user, "subscribe", exchange.scope)
+        )
+        if reason is not None:
+            denied = Refused(codes.PERMISSION_DENIED, reason=reason)
+            log_refusal("the stream of", topic.topic, denied, exchange.scope)
+            raise Rejected(403, "you may not subscribe to this topic")
     return topic, signed
 
 
