@@ -49,6 +49,12 @@ class Room(Topic):
         raise LookupError("a bug in the method")
 
 
+class Users(Topic):
+    pattern = "chat-site-users:<slug:name>"
+    presence = Presence.PER_USER
+    permission_classes = [IsAuthenticated]
+
+
 class Inbox(Topic):
     pattern = "chat-site-inbox:<int:pk>"
     permission_classes = [IsAuthenticated]
@@ -92,3 +98,5 @@ def say(request, room):
 urlpatterns = [path("rooms/<slug:room>/say/", say)]
 
 application = get_application([path("connection/", Endpoint.as_asgi())])
+
+TOPICS = (Room, Users, Inbox)

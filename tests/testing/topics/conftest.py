@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from sites.chat_site import TOPICS
 from tiderace.topics.topic import declared
+
+# Declared again by the fixture: an import declares them for all tests of the process.
+for topic in TOPICS:
+    declared.remove(topic)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def chat_topics():
-    from sites.chat_site import Inbox, Room
-
-    for topic in (Room, Inbox):
+    for topic in TOPICS:
         declared.add(topic)
     yield
-    for topic in (Room, Inbox):
+    for topic in TOPICS:
         declared.remove(topic)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
-from django.contrib.auth.models import User
+from unittest import mock
 
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.urls import path
+
+from sites.chat_site import Users
+from tiderace.routing import get_application
 from tiderace.testing import (
     AsyncTopicsClient,
     Refusal,
@@ -12,6 +17,7 @@ from tiderace.testing import (
     assert_refused,
 )
 from tiderace.topics import (
+    TopicsEndpoint,
     adisconnect,
     apublish,
     asend_to,
@@ -87,6 +93,15 @@ def test_a_host_that_is_not_allowed_is_refused_with_400_and_the_reason(topics):
 def test_a_wrong_token_is_refused_with_the_code_of_the_close(topics):
     with assert_refused(3500, "invalid token"):
         topics.connect(token="junk")
+
+
+def test_an_application_that_ignores_the_session_is_named(topics, alice):
+    application = get_application(
+        [path("connection/", TopicsEndpoint.as_asgi())], middleware=None
+    )
+
+    with pytest.raises(RuntimeError, match=r"is anonymous; .* AuthMiddlewareStack"):
+        topics.connect(user=alice, application=application)
 
 
 # Subscribing
@@ -230,6 +245,37 @@ def test_the_members_of_a_topic_are_listed(topics, alice, bob):
     assert client.id in {each.client for each in members}
 
 
+def test_the_join_of_another_tab_is_received_where_connections_are_members(
+    topics, alice
+):
+    room = topics.connect(user=alice).subscribe("chat-site:tea")
+
+    other = topics.connect(user=alice)
+    other.subscribe("chat-site:tea")
+
+    assert room.receive_join().client == other.id
+
+
+def test_the_join_of_another_user_is_received_where_users_are_members(
+    topics, alice, bob
+):
+    room = topics.connect(user=alice).subscribe("chat-site-users:tea")
+
+    topics.connect(user=bob).subscribe("chat-site-users:tea")
+
+    assert room.receive_join().user_id == str(bob.pk)
+
+
+def test_a_user_leaves_without_delay_when_there_is_no_grace(topics, alice, bob):
+    room = topics.connect(user=alice).subscribe("chat-site-users:tea")
+
+    with mock.patch.object(Users, "presence_grace", 0):
+        other = topics.connect(user=bob).subscribe("chat-site-users:tea")
+    other.unsubscribe()
+
+    assert room.receive_leave().user_id == str(bob.pk)
+
+
 def test_joins_and_leaves_of_others_are_received(topics, alice, bob):
     room = topics.connect(user=alice).subscribe("chat-site:tea")
 
@@ -277,6 +323,18 @@ def test_a_subscription_by_the_server_is_received(topics, stranger):
 
     assert room.data == {"welcome": "mallory", "said": None}
     assert room.receive() == 1
+
+
+def test_a_permission_that_is_withdrawn_in_the_test_ends_the_subscription(
+    topics, alice
+):
+    room = topics.connect(user=alice).subscribe("chat-site:tea")
+
+    alice.first_name = "guest"
+    alice.save()
+    alice.user_permissions.add(Permission.objects.first())
+
+    assert room.receive_unsubscribe() == (2003, "permission denied")
 
 
 def test_waiting_in_a_topic_whose_subscription_has_ended_fails_at_once(topics, alice):

@@ -22,6 +22,7 @@ from tiderace.routing import get_default_application
 from tiderace.testing.topics.connection import TIMEOUT, TopicsConnection
 from tiderace.testing.topics.subscribed_topic import AsyncSubscribedTopic
 from tiderace.testing.websocket import WebsocketCommunicator
+from tiderace.topics import hub
 from tiderace.topics.json_fields import as_python, as_raw
 
 # The host of Django's test client, which its test runner allows.
@@ -80,6 +81,7 @@ class AsyncTopicsClient:
         self.data: Any = None
         """What the hook ``on_connect`` has returned."""
         self._user = user
+        self._user_id = ""
         self._cookies = cookies
         self._headers = {"host": _HOST, **({"origin": origin} if origin else {})}
         self._headers |= {name.lower(): text for name, text in (headers or {}).items()}
@@ -101,6 +103,7 @@ class AsyncTopicsClient:
 
         Raises:
             Refusal: when the server refuses the handshake or the connect command.
+            RuntimeError: when the application ignores the session of ``user``.
         """
         cookies = self._cookies
         if self._user is not None:
@@ -113,6 +116,14 @@ class AsyncTopicsClient:
             raise
         self._connection, self._topics = connection, {}
         self.id, self.data = result.client, as_python(result.data)
+        self._user_id = _user_id_of(self.id)
+        if self._user is not None and self._user_id != str(self._user.pk):
+            await self.disconnect()
+            raise RuntimeError(
+                f"{self._user} has logged in, but the user of the connection is "
+                f"{self._user_id or 'anonymous'}; serve the endpoint inside "
+                "AuthMiddlewareStack, as get_application() does"
+            )
         for name, subscribed in (result.subs or {}).items():
             self.topic(name).begin(subscribed)
         return self
@@ -162,7 +173,9 @@ class AsyncTopicsClient:
         For topics with ``subscribers_only = False``, and for those that the server
         subscribes this client to (``topics_for``, ``subscribe()``).
         """
-        topic = AsyncSubscribedTopic(self._connected(), name, self.id)
+        topic = AsyncSubscribedTopic(
+            self._connected(), name, client=self.id, user_id=self._user_id
+        )
         return self._topics.setdefault(name, topic)
 
     async def subscribe(
@@ -253,3 +266,11 @@ def _session_of(user: Any) -> SimpleCookie:
     client = Client()
     client.force_login(user)
     return client.cookies
+
+
+def _user_id_of(client_id: str) -> str:
+    """Return the user id of a client of this event loop; empty for an anonymous one."""
+    for client in hub.current():
+        if client.context.client_id == client_id:
+            return client.context.identity.user_id
+    return ""

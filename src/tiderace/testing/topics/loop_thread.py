@@ -9,7 +9,7 @@ from concurrent.futures import Executor, Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from asgiref.sync import SyncToAsync, ThreadSensitiveContext
+from asgiref.sync import AsyncToSync
 
 from tiderace.runtime.lifespan import process_lifespan
 
@@ -60,7 +60,6 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._executor = _CallerExecutor()
-        self._context = ThreadSensitiveContext()
         self._stop = asyncio.Event()
         started: Future[asyncio.AbstractEventLoop] = Future()
         self._thread = threading.Thread(
@@ -86,7 +85,7 @@ class LoopThread:
                 "a sync client cannot be used in an async test; use the async one, "
                 "`await topics.aconnect(...)`"
             )
-        future = asyncio.run_coroutine_threadsafe(self._isolated(coroutine), self._loop)
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return self._executor.run_until(future)
         except BaseException:
@@ -100,14 +99,15 @@ class LoopThread:
         self._thread.join()
 
     async def _serve(self, started: Future[asyncio.AbstractEventLoop]) -> None:
-        started.set_result(asyncio.get_running_loop())
-        await self._stop.wait()
-
-    async def _isolated(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Await a coroutine whose sync code runs in the thread of the test."""
-        SyncToAsync.context_to_thread_executor[self._context] = self._executor
-        SyncToAsync.thread_sensitive_context.set(self._context)
-        return await coroutine
+        loop = asyncio.get_running_loop()
+        # As async_to_sync does for a caller that waits, but until the loop ends.
+        executors: dict[Any, Any] = AsyncToSync.loop_thread_executors
+        executors[loop] = self._executor
+        try:
+            started.set_result(loop)
+            await self._stop.wait()
+        finally:
+            del executors[loop]
 
 
 async def _shut_down() -> None:

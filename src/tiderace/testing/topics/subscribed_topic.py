@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tiderace.history import Position, Publication
+from tiderace.presence.tracker import Presence
 from tiderace.protocol.messages import (
     ClientInfo,
     DataMessage,
@@ -24,6 +25,7 @@ from tiderace.protocol.messages import (
 from tiderace.testing.topics.connection import TIMEOUT, TopicsConnection
 from tiderace.topics.api import HistoryPage, PresenceInfo
 from tiderace.topics.json_fields import as_bytes, as_python, as_raw
+from tiderace.topics.topic import declared
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,9 @@ class AsyncSubscribedTopic:
     raise ``TimeoutError`` when nothing arrives in time.
     """
 
-    def __init__(self, connection: TopicsConnection, name: str, client: str) -> None:
+    def __init__(
+        self, connection: TopicsConnection, name: str, *, client: str, user_id: str
+    ) -> None:
         self.name = name
         self.data: Any = None
         """What the hook ``on_subscribe`` has returned."""
@@ -56,6 +60,7 @@ class AsyncSubscribedTopic:
         """The end of the stream when the client subscribed."""
         self._connection = connection
         self._client = client
+        self._user_id = user_id
 
     def begin(self, result: SubscribeResult) -> None:
         """Take the reply to the subscribe command; called by the client."""
@@ -165,8 +170,14 @@ class AsyncSubscribedTopic:
             push = await self._connection.take(kind, self.name, timeout)
             change = push.join or push.leave
             info = None if change is None else change.info
-            if info is not None and info.client != self._client:
+            if info is not None and not self._is_own(info):
                 return _member(info)
+
+    def _is_own(self, member: ClientInfo) -> bool:
+        """Return whether a member is this client, or its user with ``PER_USER``."""
+        if declared.resolve(self.name).presence is Presence.PER_USER and member.user:
+            return member.user == self._user_id
+        return member.client == self._client
 
     async def _ask(self, command: str, request: Any, action: str) -> Any:
         return await self._connection.request(
