@@ -311,3 +311,18 @@ _METHODS = ("serialize", "deserialize")
 registry: SerializersRegistry = SerializersRegistry()
 registry.register_serializer("json", JSONSerializer)
 registry.register_serializer("msgpack", MsgPackSerializer)
+
+
+def make_serializer(
+    serializer_format: str, compress_above: int | None, **options: Any
+) -> Any:
+    """Return the serializer that a layer's options describe.
+
+    Raises:
+        SerializerDoesNotExist: when no class is registered for the format.
+    """
+    compression = options.pop("compression")
+    if compress_above is not None:
+        # Otherwise left out, so that serializers without it can be registered.
+        options.update(compress_above=compress_above, compression=compression)
+    return registry.get_serializer(serializer_format, **options)

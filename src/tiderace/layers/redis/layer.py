@@ -12,14 +12,14 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from tiderace.layers import serializers
 from tiderace.layers.broker import GROUP_MAX_BYTES, Retention
 from tiderace.layers.local import DropLog
-from tiderace.layers.messages import ChannelMailbox, Serializer, require_unreserved
+from tiderace.layers.messages import ChannelMailbox, require_unreserved
 from tiderace.layers.options import refuse_unknown_options
 from tiderace.layers.pubsub.layer import PubSubLayer
 from tiderace.layers.redis import hosts as hosts_
 from tiderace.layers.redis.broker import RedisBroker
+from tiderace.layers.serializers import make_serializer
 
 logger = logging.getLogger("channels_redis.core")
 
@@ -100,7 +100,7 @@ class RedisChannelLayer(PubSubLayer):
         self.hosts = hosts_.decode_hosts(hosts, cluster=cluster)
         self.ring_size = len(self.hosts)
         self.prefix = prefix
-        serializer = _make_serializer(
+        serializer = make_serializer(
             serializer_format,
             compress_above,
             expiry=expiry,
@@ -192,16 +192,3 @@ class RedisPubSubChannelLayer(RedisChannelLayer):
 
     def _require_message(self, message: object) -> None:
         require_unreserved(message)
-
-
-def _make_serializer(
-    serializer_format: str, compress_above: int | None, **options: Any
-) -> Serializer:
-    compression = options.pop("compression")
-    if compress_above is not None:
-        # Otherwise left out, so that serializers without it can be registered.
-        options.update(compress_above=compress_above, compression=compression)
-    serializer: Serializer = serializers.registry.get_serializer(
-        serializer_format, **options
-    )
-    return serializer

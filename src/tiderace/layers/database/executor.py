@@ -1,0 +1,397 @@
+"""Runs operations on the database in two threads per process, for all event loops.
+
+Operations that write wait in one line. Whatever waits when the thread is free is run as
+one transaction, and operations of one kind by one call, so that a hundred publications
+at once cost little more than one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import functools
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from tiderace.exceptions import LayerAccessDenied, LayerUnavailable
+from tiderace.layers.database.vendor import (
+    Connection,
+    Cursor,
+    Fault,
+    OutcomeUnknown,
+    Vendor,
+)
+from tiderace.runtime.forks import after_fork, around_fork, keep_alive
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+logger = logging.getLogger("tiderace.layers")
+
+_IDLE = 30.0  # seconds after which a thread without work ends
+
+Handler = Callable[[Cursor, list[Any]], Sequence[Any]]
+
+
+class _Operation:
+    """One call that waits for its result, in an event loop or in a thread."""
+
+    __slots__ = ("argument", "done", "error", "handler", "lock", "loop")
+
+    def __init__(self, handler: Handler, argument: Any, lock: Sequence[str]) -> None:
+        self.handler = handler
+        self.argument = argument
+        self.lock = lock
+        # Why it has been tried in vain.
+        self.error: Exception | None = None
+        self.loop = asyncio._get_running_loop()  # noqa: SLF001 (None in sync code)
+        self.done: Any = (
+            concurrent.futures.Future()
+            if self.loop is None
+            else self.loop.create_future()
+        )
+
+
+class Executor:
+    """The connections of one process to a database, and the threads that use them.
+
+    Args:
+        vendor: opens the connections.
+        timeout: seconds that an operation waits for a database that is away or busy.
+    """
+
+    def __init__(self, vendor: Vendor, *, timeout: float) -> None:
+        self._vendor = vendor
+        self._timeout = timeout
+        self._start_empty()
+        after_fork(self._forget_parent)
+        around_fork(self._pause, self._resume)
+
+    def _start_empty(self) -> None:
+        self._writes = _Lane(self._vendor, write=True, timeout=self._timeout)
+        self._reads = _Lane(self._vendor, write=False, timeout=self._timeout)
+
+    def _pause(self) -> None:
+        for lane in (self._writes, self._reads):
+            lane.pause()
+
+    def _resume(self) -> None:
+        for lane in (self._reads, self._writes):
+            lane.resume()
+
+    def _forget_parent(self) -> None:
+        keep_alive((self._writes, self._reads))
+        self._start_empty()
+
+    async def write(
+        self,
+        handler: Callable[[Cursor, list[A]], Sequence[R]],
+        argument: A,
+        *,
+        lock: Sequence[str] = (),
+    ) -> R:
+        """Run an operation in a transaction, together with others that wait.
+
+        Args:
+            handler: called with the arguments of all operations of this kind; returns
+                their results in the same order. It may be called again when the
+                transaction failed.
+            argument: that of this operation.
+            lock: names that no two transactions hold at the same time.
+
+        Raises:
+            LayerUnavailable: when the database could not be reached in time, or refused.
+        """
+        result: R = await self._run(self._writes, _Operation(handler, argument, lock))
+        return result
+
+    async def read(self, function: Callable[[Cursor], R]) -> R:
+        """Run a function that only reads, in a snapshot of the database.
+
+        Raises:
+            LayerUnavailable: as ``write``.
+        """
+
+        def handler(cursor: Cursor, arguments: list[None]) -> list[R]:
+            return [function(cursor)]
+
+        result: R = await self._run(self._reads, _Operation(handler, None, ()))
+        return result
+
+    async def close(self) -> None:
+        """Close the connections, after the operations that wait; they are opened again."""
+        for lane in (self._reads, self._writes):
+            await self._wait(lane.close())
+
+    def drop_connections(self) -> None:
+        """Break the connections as a failure would; for tests."""
+        for lane in (self._reads, self._writes):
+            lane.drop()
+
+    async def _run(self, lane: _Lane, operation: _Operation) -> Any:
+        lane.submit(operation)
+        return await self._wait(operation)
+
+    async def _wait(self, operation: _Operation) -> Any:
+        try:
+            if operation.loop is None:
+                return operation.done.result(self._timeout)
+            async with asyncio.timeout(self._timeout):
+                return await operation.done
+        except TimeoutError:
+            operation.done.cancel()
+            reason = f" ({operation.error})" if operation.error else ""
+            raise LayerUnavailable(
+                f"the layer's database {self._vendor.location} could not be reached or "
+                f"was busy for {self._timeout:g} seconds{reason}; check that it runs "
+                "and that nothing holds a lock on it, or raise publish_timeout"
+            ) from operation.error
+
+
+class _Lane:
+    """A thread with a connection, and the operations that wait for it.
+
+    The thread is started when it is needed and ends when it has been idle for a while.
+    """
+
+    def __init__(self, vendor: Vendor, *, write: bool, timeout: float) -> None:
+        self._vendor = vendor
+        self._write = write
+        self._timeout = timeout
+        self._waiting: deque[_Operation] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        # Held while the connection is in use.
+        self._using = threading.Lock()
+        self._connection: Connection | None = None
+
+    def submit(self, operation: _Operation) -> None:
+        """Run an operation soon."""
+        with self._changed:
+            self._waiting.append(operation)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._work,
+                    name=f"tiderace-database-{'write' if self._write else 'read'}",
+                    daemon=True,
+                )
+                self._thread.start()
+            else:
+                self._changed.notify()
+
+    def close(self) -> _Operation:
+        """Close the connection after the operations that wait; return what to wait for."""
+        operation = _Operation(_close, None, ())
+        if self._connection is None and not self._waiting:
+            operation.done.set_result(None)
+        else:
+            self.submit(operation)
+        return operation
+
+    def drop(self) -> None:
+        """Close the connection now, unless it is in use."""
+        with self._using:
+            self._disconnect()
+
+    def pause(self) -> None:
+        """Close the connection, and open none until ``resume``."""
+        self._using.acquire()
+        self._disconnect()
+
+    def resume(self) -> None:
+        """Undo ``pause``."""
+        self._using.release()
+
+    # In the thread
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting:
+                    if not self._changed.wait(_IDLE) and not self._waiting:
+                        self._thread = None
+                        return
+                batch = self._take()
+            self._run(batch)
+            # Keeps no caller's objects alive while it waits.
+            del batch
+
+    def _take(self) -> list[_Operation]:
+        """Return the operations for one transaction."""
+        first = self._waiting.popleft()
+        batch = [first]
+        while (
+            self._write
+            and first.handler is not _close
+            and self._waiting
+            and len(batch) < self._vendor.max_gathered
+            and self._waiting[0].handler is not _close
+        ):
+            batch.append(self._waiting.popleft())
+        return batch
+
+    def _run(self, batch: list[_Operation]) -> None:
+        """Run operations until they have succeeded, failed or been given up."""
+        tries = 0
+        while True:
+            batch = [each for each in batch if not each.done.done()]
+            if not batch:
+                return
+            try:
+                with self._using:
+                    if batch[0].handler is _close:
+                        self._disconnect()
+                        results: list[Any] = [None]
+                    else:
+                        results = self._transact(batch)
+            except LayerUnavailable as error:
+                # Whether they were committed is not known: they are not run again.
+                _finish(batch, [error] * len(batch))
+                return
+            except Exception as error:
+                fault = self._vendor.explain(error)
+                if fault is not None:
+                    self.drop()
+                if fault is Fault.TRANSIENT:
+                    tries += 1
+                    for each in batch:
+                        each.error = error
+                    time.sleep(_backoff(tries))
+                    continue
+                if len(batch) > 1:
+                    # The others of the transaction may succeed.
+                    for each in batch:
+                        self._run([each])
+                else:
+                    _finish(batch, [self._failure(fault, error)])
+                return
+            _finish(batch, results)
+            return
+
+    def _transact(self, batch: list[_Operation]) -> list[Any]:
+        """Run operations as one transaction; return their results."""
+        connection = self._connection
+        if connection is None:
+            connection = self._connection = self._vendor.connect(self._timeout)
+        try:
+            cursor = connection.begin(write=self._write, timeout=self._timeout)
+            if names := sorted({name for each in batch for name in each.lock}):
+                cursor.lock(names)
+            results = _call_handlers(cursor, batch)
+            announced = cursor.announced
+            try:
+                connection.commit()
+            except OutcomeUnknown as unknown:
+                if not self._was_committed(unknown):
+                    return self._transact(batch)
+        except BaseException:
+            connection.rollback()
+            raise
+        if announced and self._connection is not None:
+            self._connection.announce(announced)
+        return results
+
+    def _was_committed(self, unknown: OutcomeUnknown) -> bool:
+        """Find out what became of a transaction, by new connections.
+
+        Raises:
+            LayerUnavailable: when the database could not be reached in time.
+        """
+        deadline = time.monotonic() + self._timeout
+        tries = 0
+        while True:
+            self._disconnect()
+            try:
+                self._connection = self._vendor.connect(self._timeout)
+                return self._vendor.was_committed(self._connection, unknown)
+            except Exception as error:
+                tries += 1
+                delay = _backoff(tries)
+                if time.monotonic() + delay > deadline:
+                    raise LayerUnavailable(
+                        f"the connection to the layer's database "
+                        f"{self._vendor.location} broke during a commit, and whether it "
+                        f"was committed could not be found out ({error}); check that "
+                        "the database runs"
+                    ) from error
+                time.sleep(delay)
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _failure(self, fault: Fault | None, error: Exception) -> Exception:
+        """Return what the caller of a failed operation gets."""
+        if fault is None:
+            return error
+        kind = LayerAccessDenied if fault is Fault.DENIED else LayerUnavailable
+        failure = kind(f"the layer's database {self._vendor.location} refused: {error}")
+        failure.__cause__ = error
+        return failure
+
+
+def one_by_one(
+    function: Callable[[Cursor, A], R],
+) -> Callable[[Cursor, list[A]], list[R]]:
+    """Return a handler for ``Executor.write`` of a function for a single argument."""
+
+    @functools.wraps(function)
+    def handler(cursor: Cursor, arguments: list[A]) -> list[R]:
+        return [function(cursor, argument) for argument in arguments]
+
+    return handler
+
+
+def _close(cursor: Cursor, arguments: list[Any]) -> Sequence[Any]:
+    """Mark the operation that closes a lane's connection; never called."""
+    raise AssertionError("the lane closes its connection instead")
+
+
+def _call_handlers(cursor: Cursor, batch: list[_Operation]) -> list[Any]:
+    """Call each handler once, with the arguments of all its operations."""
+    if len(batch) == 1:
+        return list(batch[0].handler(cursor, [batch[0].argument]))
+    kinds: dict[Handler, list[int]] = {}
+    for index, each in enumerate(batch):
+        kinds.setdefault(each.handler, []).append(index)
+    results: list[Any] = [None] * len(batch)
+    for handler, indexes in kinds.items():
+        found = handler(cursor, [batch[index].argument for index in indexes])
+        for index, result in zip(indexes, found, strict=True):
+            results[index] = result
+    return results
+
+
+def _finish(batch: list[_Operation], results: list[Any]) -> None:
+    """Pass the results to their callers, with one call to each event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop | None, list[tuple[Any, Any]]] = {}
+    for each, result in zip(batch, results, strict=True):
+        by_loop.setdefault(each.loop, []).append((each.done, result))
+    for loop, finished in by_loop.items():
+        if loop is None:
+            _set_results(finished)
+            continue
+        with contextlib.suppress(RuntimeError):  # that loop is closed
+            loop.call_soon_threadsafe(_set_results, finished)
+
+
+def _set_results(finished: list[tuple[Any, Any]]) -> None:
+    for done, result in finished:
+        if done.done():
+            continue
+        if isinstance(result, Exception):
+            done.set_exception(result)
+        else:
+            done.set_result(result)
+
+
+def _backoff(tries: int) -> float:
+    """Return the seconds before the next try: at most a quarter, half of it jitter."""
+    return min(0.25, 0.005 * 2.0**tries) * (0.5 + random.random() / 2)  # noqa: S311 (jitter)

@@ -1,0 +1,137 @@
+"""The channel layer over the site's database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.utils.connection import ConnectionDoesNotExist
+
+from tiderace.exceptions import InvalidChannelLayerError
+from tiderace.layers.broker import GROUP_MAX_BYTES, Retention
+from tiderace.layers.database.broker import DatabaseBroker
+from tiderace.layers.database.sqlite.vendor import SqliteVendor
+from tiderace.layers.database.vendor import Vendor
+from tiderace.layers.local import DropLog
+from tiderace.layers.options import refuse_unknown_options
+from tiderace.layers.pubsub.layer import PubSubLayer
+from tiderace.layers.serializers import make_serializer
+
+
+class DatabaseChannelLayer(PubSubLayer):
+    """The channel layer for several processes without a server of its own.
+
+    Over SQLite it has a file of its own beside the site's, for all processes on one
+    machine, and needs no migration. Over PostgreSQL its tables are in the site's
+    database.
+
+    Args:
+        using: the database in ``DATABASES``.
+        path: the file of the layer, for SQLite; beside the site's by default.
+        prefix: what every name in the tables begins with.
+        expiry: seconds a message waits for its reader, and in which a process that
+            was cut off misses nothing; 60.
+        group_expiry: seconds a named channel stays in a group; one day. Sockets stay
+            until they leave or end, however old.
+        capacity: unread messages per channel; 100.
+        channel_capacity: capacities by glob pattern of the full channel name.
+        symmetric_encryption_keys: the first encrypts, all of them decrypt.
+        serializer_format: ``"msgpack"``, ``"json"`` or one that is registered.
+        publish_timeout: seconds a call waits for a database that is away or busy; 5.
+        group_capacity: messages of a group kept for processes that are cut off.
+        group_max_bytes: bytes of a group's messages that are kept, histories included.
+        lease: seconds after which a process that was killed no longer counts.
+        compress_above: messages of more bytes are compressed; None for none.
+        compression: the algorithm.
+
+    Raises:
+        TypeError: for any other option, with the nearest known one.
+        InvalidChannelLayerError: for a database that the layer cannot use.
+    """
+
+    def __init__(
+        self,
+        using: str = DEFAULT_DB_ALIAS,
+        path: str | Path | None = None,
+        prefix: str = "asgi",
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = 100,
+        channel_capacity: Mapping[Any, int] | None = None,
+        symmetric_encryption_keys: Iterable[str | bytes] | None = None,
+        serializer_format: str = "msgpack",
+        *,
+        publish_timeout: float = 5.0,
+        group_capacity: int = 10_000,
+        group_max_bytes: int = GROUP_MAX_BYTES,
+        lease: float = 30.0,
+        compress_above: int | None = None,
+        compression: str = "zlib",
+        **unknown: Any,
+    ) -> None:
+        refuse_unknown_options(self, unknown)
+        self.using = using
+        self.prefix = prefix
+        vendor = _make_vendor(using, path)
+        serializer = make_serializer(
+            serializer_format,
+            compress_above,
+            expiry=expiry,
+            symmetric_encryption_keys=symmetric_encryption_keys,
+            random_prefix_length=0,
+            compression=compression,
+        )
+        super().__init__(
+            [
+                DatabaseBroker(
+                    vendor,
+                    prefix=prefix,
+                    publish_timeout=publish_timeout,
+                    max_bytes=group_max_bytes,
+                    # Registered serializers may have none.
+                    crypter=getattr(serializer, "crypter", None),
+                )
+            ],
+            index_of=_first,
+            serializer=serializer,
+            group_expiry=group_expiry,
+            capacity=capacity,
+            channel_capacity=channel_capacity,
+            keep=Retention(group_capacity, expiry),
+            lease=lease,
+            drop_log=DropLog(),
+        )
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}(using={self.using!r})"
+
+
+def _first(name: str) -> int:
+    """Return the number of the broker of a name: there is one."""
+    return 0
+
+
+def _make_vendor(using: str, path: str | Path | None) -> Vendor:
+    """Return what connects to a database of the project.
+
+    Raises:
+        InvalidChannelLayerError: when the layer cannot use it.
+    """
+    try:
+        engine = connections[using].vendor
+    except ConnectionDoesNotExist:
+        known = ", ".join(map(repr, connections.settings))
+        raise InvalidChannelLayerError(
+            f"the channel layer uses the database {using!r}, which is not in DATABASES "
+            f"(there are {known}); correct its option 'using'"
+        ) from None
+    if engine == "sqlite" or path is not None:
+        return SqliteVendor(using, None if path is None else Path(path))
+    raise InvalidChannelLayerError(
+        f"the channel layer cannot use the database {using!r}, of the vendor {engine!r}: "
+        "use PostgreSQL or SQLite, give its option 'path' for a SQLite file of its own "
+        "if all processes are on one machine, or take "
+        "tiderace.layers.redis.RedisChannelLayer"
+    )

@@ -1,0 +1,160 @@
+"""Named queues in the database: each message is taken by one reader, under a lease."""
+
+from __future__ import annotations
+
+import secrets
+from typing import NamedTuple
+
+from tiderace.layers.broker import Delivery
+from tiderace.layers.database.executor import Executor, one_by_one
+from tiderace.layers.database.vendor import Cursor, Row
+
+
+class _Push(NamedTuple):
+    queue: str
+    data: bytes
+    size: int
+    ttl_ms: int
+
+
+class _Taken(NamedTuple):
+    """A message that was taken, and the token of its lease."""
+
+    id: int
+    expires_ms: int
+    token: str
+    data: bytes
+
+
+class _Return(NamedTuple):
+    queue: str
+    taken: _Taken
+    acked: bool
+
+
+class DatabaseQueues:
+    """A ``QueueStore`` in a database.
+
+    Args:
+        executor: runs the operations.
+        prefix: what every stored name begins with.
+    """
+
+    def __init__(self, executor: Executor, prefix: str) -> None:
+        self._executor = executor
+        self._prefix = prefix
+
+    async def push(self, queue: str, data: bytes, *, size: int, seconds: float) -> bool:
+        name = self._prefix + queue
+        push = _Push(name, data, size, int(seconds * 1000))
+        return await self._executor.write(_push, push, lock=(_lock(name),))
+
+    async def take(self, queue: str, *, lease: float) -> Delivery | None:
+        name = self._prefix + queue
+        taken = await self._executor.write(
+            _take, (name, int(lease * 1000)), lock=(_lock(name),)
+        )
+        if taken is None:
+            return None
+        token = f"{taken.id} {taken.expires_ms} {taken.token}".encode()
+        return Delivery(queue, token, taken.data)
+
+    async def ack(self, delivery: Delivery) -> None:
+        name = self._prefix + delivery.queue
+        await self._executor.write(_ack, _taken(delivery), lock=(_lock(name),))
+
+    async def nack(self, delivery: Delivery, *, acked: bool = False) -> None:
+        name = self._prefix + delivery.queue
+        returned = _Return(name, _taken(delivery), acked)
+        await self._executor.write(_nack, returned, lock=(_lock(name),))
+
+
+def ready_queues(cursor: Cursor, queues: set[str]) -> list[str]:
+    """Return those of ``queues`` that have a message to take."""
+    now = cursor.now_ms
+    return [
+        queue
+        for queue in queues
+        if cursor.fetch(
+            "SELECT 1 FROM tiderace_layer_queue WHERE queue = %s AND taken_until_ms <= %s "
+            "AND expires_ms > %s LIMIT 1",
+            (queue, now, now),
+        )
+    ]
+
+
+def _lock(name: str) -> str:
+    return f"queue {name}"
+
+
+def _taken(delivery: Delivery) -> _Taken:
+    number, expires_ms, token = delivery.token.decode().split()
+    return _Taken(int(number), int(expires_ms), token, delivery.data)
+
+
+@one_by_one
+def _push(cursor: Cursor, push: _Push) -> bool:
+    now = cursor.now_ms
+    ((waiting,),) = cursor.fetch(
+        "SELECT count(*) FROM tiderace_layer_queue "
+        "WHERE queue = %s AND taken_until_ms <= %s AND expires_ms > %s",
+        (push.queue, now, now),
+    )
+    if waiting >= push.size:
+        return False
+    cursor.insert(
+        "queue",
+        ("queue", "data", "expires_ms"),
+        [(push.queue, push.data, now + push.ttl_ms)],
+    )
+    cursor.announced.append(Row(push.queue))
+    return True
+
+
+@one_by_one
+def _take(cursor: Cursor, argument: tuple[str, int]) -> _Taken | None:
+    queue, lease_ms = argument
+    now = cursor.now_ms
+    # The oldest first: also one whose lease has ended, as its reader died.
+    found = cursor.fetch(
+        "SELECT id, expires_ms, data FROM tiderace_layer_queue WHERE queue = %s "
+        "AND taken_until_ms <= %s AND expires_ms > %s ORDER BY id LIMIT 1",
+        (queue, now, now),
+    )
+    if not found:
+        return None
+    number, expires_ms, data = found[0]
+    token = secrets.token_hex(8)
+    cursor.execute(
+        "UPDATE tiderace_layer_queue SET taken_until_ms = %s, token = %s WHERE id = %s",
+        (now + lease_ms, token, number),
+    )
+    return _Taken(number, expires_ms, token, bytes(data))
+
+
+@one_by_one
+def _ack(cursor: Cursor, taken: _Taken) -> None:
+    cursor.execute(
+        "DELETE FROM tiderace_layer_queue WHERE id = %s AND token = %s",
+        (taken.id, taken.token),
+    )
+
+
+@one_by_one
+def _nack(cursor: Cursor, returned: _Return) -> None:
+    queue, taken, acked = returned
+    if not cursor.execute(
+        "UPDATE tiderace_layer_queue SET taken_until_ms = 0, token = '' "
+        "WHERE id = %s AND token = %s",
+        (taken.id, taken.token),
+    ):
+        if not acked:
+            return
+        # With its id it is at the head again.
+        cursor.insert(
+            "queue",
+            ("id", "queue", "data", "expires_ms"),
+            [(taken.id, queue, taken.data, taken.expires_ms)],
+            "ON CONFLICT (id) DO NOTHING",
+        )
+    cursor.announced.append(Row(queue))

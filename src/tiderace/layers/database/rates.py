@@ -1,0 +1,32 @@
+"""Token buckets in the database."""
+
+from __future__ import annotations
+
+import math
+
+from tiderace.layers.database.executor import one_by_one
+from tiderace.layers.database.vendor import Cursor
+from tiderace.ratelimit import Rate
+
+
+@one_by_one
+def take_token(cursor: Cursor, argument: tuple[str, Rate]) -> float:
+    """Take a token from a bucket; return 0, or the seconds until there is one."""
+    name, rate = argument
+    now = cursor.now_ms
+    period = rate.seconds * 1000
+    found = cursor.fetch(
+        "SELECT full_ms FROM tiderace_layer_bucket WHERE name = %s", (name,)
+    )
+    # The row has the time at which the bucket will be full again.
+    full_at = max(found[0][0] if found else 0.0, now) + period / rate.count
+    wait = full_at - now - period
+    if wait > 0.001:
+        return math.ceil(wait) / 1000
+    cursor.insert(
+        "bucket",
+        ("name", "full_ms"),
+        [(name, full_at)],
+        "ON CONFLICT (name) DO UPDATE SET full_ms = excluded.full_ms",
+    )
+    return 0.0

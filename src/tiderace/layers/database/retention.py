@@ -1,0 +1,105 @@
+"""How much of a stream is kept, and what may be deleted.
+
+Everything is kept for ``keep``, for processes that were disconnected; the last
+``history`` messages are kept for as long as a topic's history. Messages are deleted in
+ranges of offsets: those that were there at a mark, once a whole period has passed since.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tiderace.layers.broker import Retention
+
+# A position is kept this many times as long as the messages, and before the first
+# message as long as this many times those that are kept for processes.
+_POSITION_LIFETIMES = 10
+_EMPTY_LIFETIMES = 3
+
+_STEPS = 4  # parts in which the bytes of a stream are counted
+_MAX_LEAPS = 10
+
+
+class StreamRetention(msgspec.Struct, array_like=True):
+    """What is stored about the retention of one stream."""
+
+    keep_ms: int = 0
+    history_size: int | None = None
+    """None until a history is given."""
+    history_ms: int = 0
+    mark: tuple[int, int] = (0, 0)
+    """An offset and when it was the last one, at most one period of ``keep`` ago."""
+    history_mark: tuple[int, int] = (0, 0)
+    """The same for periods of the history."""
+    steps: list[int] = []
+    """The last offset at each of the last steps of bytes, the oldest first."""
+    leaps: list[tuple[int, int]] = []
+    """Skipped offsets: the one before and the first one after each leap, latest first."""
+
+    @classmethod
+    def decode(cls, text: str) -> StreamRetention:
+        """Return what ``encode`` has made into text."""
+        return _decoder.decode(text)
+
+    def encode(self) -> str:
+        """Return it as text."""
+        return msgspec.json.encode(self).decode()
+
+    @property
+    def ttl_ms(self) -> int:
+        """How long a message is kept at most."""
+        return max(self.keep_ms, self.history_ms if self.history_size else 0, 1000)
+
+    def position_ttl_ms(self, last: int) -> int:
+        """Return how long the position of a stream lasts without use."""
+        if not last:  # clients can subscribe to any number of names
+            return max(self.keep_ms, 1000) * _EMPTY_LIFETIMES
+        return self.ttl_ms * _POSITION_LIFETIMES
+
+    def set_history(self, history: Retention) -> None:
+        """Keep ``history`` from now on."""
+        self.history_size = history.size
+        self.history_ms = int(history.seconds * 1000)
+
+    def leap(self, before: int, first: int) -> None:
+        """Note that the offsets between two messages were skipped."""
+        self.leaps = [(before, first), *self.leaps][:_MAX_LEAPS]
+
+    def start_of_last(self, size: int, last: int) -> int:
+        """Return the offset after which the last ``size`` messages begin."""
+        start = last - size
+        for before, first in self.leaps:
+            if start + 1 >= first:
+                break
+            start -= first - 1 - before
+        return start
+
+    def surplus(self, keep_size: int, last: int) -> int:
+        """Return the offset up to which messages are more than are kept, or less than 1."""
+        return self.start_of_last(max(keep_size, self.history_size or 0), last)
+
+    def add_step(self, last: int) -> int:
+        """Note that a quarter of the bytes that are kept has been published.
+
+        Returns:
+            The offset up to which messages are beyond the bytes; 0 for none.
+        """
+        self.steps = [*self.steps, last]
+        return self.steps.pop(0) if len(self.steps) >= _STEPS else 0
+
+    def expired(self, last: int, now_ms: int) -> int:
+        """Set the marks that are due; return the offset up to which messages expired."""
+        keeps_history = bool(self.history_size) and self.history_ms > self.keep_ms
+        done = 0
+        if now_ms - self.mark[1] >= self.keep_ms:
+            done = self.mark[0]
+            if keeps_history:
+                done = min(done, self.start_of_last(self.history_size or 0, last))
+            self.mark = (last, now_ms)
+        if keeps_history and now_ms - self.history_mark[1] >= self.history_ms:
+            done = max(done, self.history_mark[0])
+            self.history_mark = (last, now_ms)
+        return done
+
+
+_decoder = msgspec.json.Decoder(StreamRetention)

@@ -1,0 +1,1 @@
+"""The layer's SQLite file: connections, the feed of new rows, and wake-ups."""

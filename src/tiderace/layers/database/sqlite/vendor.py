@@ -1,0 +1,110 @@
+"""SQLite as the database of the layer, for several processes on one machine."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from django.db import connections
+
+from tiderace.layers.database.sqlite.connection import (
+    FileReplaced,
+    SchemaMismatch,
+    SqliteConnection,
+)
+from tiderace.layers.database.sqlite.feed import SqliteFeed
+from tiderace.layers.database.sqlite.wakeups import WakeupFolder
+from tiderace.layers.database.vendor import Fault, OutcomeUnknown, Row, Wanted
+
+_TRANSIENT = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_SCHEMA,
+}
+_DENIED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
+
+
+class SqliteVendor:
+    """A ``Vendor`` of a SQLite file of the layer's own, beside that of the site.
+
+    In a file of its own, neither waits for the other's transactions.
+
+    Args:
+        using: the site's database in ``DATABASES``.
+        path: the file; None for one beside the site's.
+    """
+
+    max_gathered = 500
+
+    def __init__(self, using: str, path: Path | None = None) -> None:
+        self._using = using
+        self._given = path
+        # Where the file is by the name of the site's database, which test runners change.
+        self._paths: dict[str, Path] = {}
+        self._folders: dict[Path, WakeupFolder] = {}
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        if self._given is not None:
+            return self._given
+        name = str(connections.settings[self._using]["NAME"])
+        path = self._paths.get(name)
+        if path is None:
+            path = self._paths[name] = _beside(name)
+        return path
+
+    @property
+    def location(self) -> str:
+        return str(self.path)
+
+    def connect(self, timeout: float) -> SqliteConnection:
+        return SqliteConnection(self.path, timeout, self._wake)
+
+    def was_committed(self, connection: Any, unknown: OutcomeUnknown) -> bool:
+        raise AssertionError("the outcome of a commit to a file is always known")
+
+    def open_feed(self, wanted: Wanted) -> SqliteFeed:
+        return SqliteFeed(self.path, 1.0, wanted)
+
+    def explain(self, error: Exception) -> Fault | None:
+        if not isinstance(error, sqlite3.Error):
+            return None
+        if isinstance(error, SchemaMismatch):
+            return Fault.REFUSED
+        code = getattr(error, "sqlite_errorcode", None)
+        if isinstance(error, FileReplaced | sqlite3.ProgrammingError) or code in (
+            sqlite3.SQLITE_READONLY_DBMOVED,
+            None,
+        ):
+            return Fault.TRANSIENT
+        primary = code & 0xFF
+        if primary in _TRANSIENT:
+            return Fault.TRANSIENT
+        return Fault.DENIED if primary in _DENIED else Fault.REFUSED
+
+    def _wake(self, rows: Sequence[Row]) -> None:
+        path = self.path
+        folder = self._folders.get(path)
+        if folder is None:
+            folder = self._folders[path] = WakeupFolder(path)
+        folder.wake(rows)
+
+
+def _beside(name: str) -> Path:
+    """Return the layer's file for a database of the site."""
+    if name == ":memory:" or name.startswith("file:") or not name:
+        # Only this process, and those it forks, have that database: as in tests.
+        folder = Path(tempfile.mkdtemp(prefix="tiderace-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return folder / "tiderace.sqlite3"
+    path = Path(name).resolve()
+    return path.with_name(f"{path.stem}.tiderace.sqlite3")

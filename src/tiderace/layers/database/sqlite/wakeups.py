@@ -1,0 +1,122 @@
+"""Wakes the processes that read a file, by datagrams over Unix sockets beside it.
+
+A datagram says that something was committed, and names queues with a message to take.
+One may be lost: what it told is in the file, which is looked at regularly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tiderace.layers.database.vendor import Row
+
+_MAX_FOLDER = 60  # bytes, so that with a name it is below 104, which systems take
+_MAX_NAMES = 20  # queues that one datagram names
+_MAX_DATAGRAM = 65536
+_HAS_SOCKETS = hasattr(socket, "AF_UNIX")
+
+
+class WakeupFolder:
+    """The folder beside a file in which each process that reads it has a socket."""
+
+    def __init__(self, file: Path) -> None:
+        self._path = file.with_name(f"{file.name}-wake")
+        self._sender: socket.socket | None = None
+
+    def listen(self) -> Wakeups | None:
+        """Return a new socket for wake-ups; None where there can be none."""
+        if not _HAS_SOCKETS:
+            return None
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        name = f"{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            self._path.mkdir(exist_ok=True)
+            with _short_path(self._path) as folder:
+                listener.bind(f"{folder}/{name}")
+            listener.setblocking(False)
+        except OSError:
+            # A file system without sockets, or a folder of another user.
+            listener.close()
+            return None
+        return Wakeups(listener, self._path / name)
+
+    def wake(self, rows: Sequence[Row]) -> None:
+        """Wake all processes; raises nothing."""
+        queues = [row.subject.encode() for row in rows if row.offset is None]
+        datagrams = [
+            b"\0".join(queues[start : start + _MAX_NAMES])
+            for start in range(0, max(len(queues), 1), _MAX_NAMES)
+        ]
+        with contextlib.suppress(OSError):  # no folder: no process reads, or all poll
+            names = os.listdir(self._path)  # noqa: PTH208 (for every commit)
+            if not names:
+                return
+            if self._sender is None:
+                self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                self._sender.setblocking(False)
+            with _short_path(self._path) as folder:
+                for name in names:
+                    _send(self._sender, datagrams, f"{folder}/{name}")
+
+
+class Wakeups:
+    """The socket of this process.
+
+    Args:
+        listener: the socket.
+        path: its file.
+    """
+
+    def __init__(self, listener: socket.socket, path: Path) -> None:
+        self.listener = listener
+        self._path = path
+
+    def receive(self) -> set[str]:
+        """Take all wake-ups that are waiting; return the queues that they name."""
+        queues: set[str] = set()
+        while True:
+            try:
+                datagram = self.listener.recv(_MAX_DATAGRAM)
+            except BlockingIOError:
+                return queues
+            if datagram:
+                queues.update(datagram.decode().split("\0"))
+
+    def close(self, *, in_child: bool = False) -> None:
+        """Close the socket; in a forked child its file stays, as it is the parent's."""
+        self.listener.close()
+        if not in_child:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+
+def _send(sender: socket.socket, datagrams: list[bytes], address: str) -> None:
+    try:
+        for datagram in datagrams:
+            sender.sendto(datagram, address)
+    except ConnectionRefusedError:
+        # Its process has died.
+        with contextlib.suppress(OSError):
+            Path(address).unlink()
+    except OSError:
+        pass  # it is about to read, as many wake-ups are waiting for it
+
+
+@contextlib.contextmanager
+def _short_path(folder: Path) -> Iterator[str]:
+    """Yield a path of a folder that fits into the address of a socket."""
+    path = os.fspath(folder)
+    if len(os.fsencode(path)) <= _MAX_FOLDER:
+        yield path
+        return
+    # On Linux; elsewhere the address is not found, and processes poll.
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,200 @@
+"""The contract of a vendor: what differs between databases, below the same SQL.
+
+The stores run statements that SQLite and PostgreSQL both take, with ``%s`` for
+parameters, names with the layer's prefix, and times in whole milliseconds.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple, Protocol
+
+
+class Row(NamedTuple):
+    """Something new for other processes: a message of a stream, or a queue to take from."""
+
+    subject: str
+    """The name of the stream, or of the queue."""
+    epoch: str = ""
+    offset: int | None = None
+    """None for a queue, and then the following fields are empty."""
+    before: int = 0
+    data: bytes = b""
+    published_ms: int = 0
+
+
+class Wanted:
+    """The streams and queues that a process subscribes to.
+
+    Changed in any thread, in one step under the GIL each.
+    """
+
+    def __init__(self) -> None:
+        self.subjects: set[str] = set()
+        self.queues: set[str] = set()
+        self.version = 0
+        """Raised after every change."""
+
+    def add(self, subjects: Collection[str], queues: Collection[str]) -> None:
+        """Subscribe to streams and queues."""
+        self.subjects.update(subjects)
+        self.queues.update(queues)
+        self.version += 1
+
+    def remove(self, subjects: Collection[str], queues: Collection[str]) -> None:
+        """Undo ``add``."""
+        self.subjects.difference_update(subjects)
+        self.queues.difference_update(queues)
+        self.version += 1
+
+
+class Fault(enum.Enum):
+    """What an error of the database means for the operation."""
+
+    TRANSIENT = "transient"
+    """The database is away or busy; tried again until the caller's time is over."""
+    DENIED = "denied"
+    """It refuses the user, or access to the file; waiting does not help."""
+    REFUSED = "refused"
+    """It refuses the statement, as with a full disk; tried again by the caller only."""
+
+
+class OutcomeUnknown(Exception):
+    """The connection broke before the reply to a COMMIT.
+
+    Args:
+        transaction: what ``Vendor.was_committed`` finds it by.
+    """
+
+    def __init__(self, transaction: object) -> None:
+        super().__init__("the connection broke while a transaction was committed")
+        self.transaction = transaction
+
+
+class Cursor(Protocol):
+    """One transaction."""
+
+    announced: list[Row]
+    """What other processes are told after the commit; the stores append to it."""
+
+    @property
+    def now_ms(self) -> int:
+        """The database's time; the same throughout the transaction."""
+
+    @property
+    def timeline(self) -> str:
+        """Changes when the database may have lost its last commits.
+
+        It is compared with the one under which a stream was last written, so that
+        offsets which subscribers have seen are not used again.
+        """
+
+    def lock(self, names: Sequence[str]) -> None:
+        """Wait for other transactions that hold one of ``names``, and hold them all.
+
+        Called once, before any statement, with distinct names in ascending order.
+        """
+
+    def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run a statement and return its rows."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Run a statement and return the number of rows that it changed."""
+
+    def insert(
+        self,
+        table: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        conflict: str = "",
+    ) -> None:
+        """Insert rows in as few statements as the database takes.
+
+        Args:
+            table: without the prefix of the tables.
+            columns: their names.
+            rows: the values, in the order of ``columns``; may be empty.
+            conflict: an ``ON CONFLICT`` clause.
+        """
+
+
+class Connection(Protocol):
+    """A connection to the database, used by one thread at a time; its calls block."""
+
+    def begin(self, *, write: bool, timeout: float) -> Cursor:
+        """Begin a transaction, within ``timeout`` seconds.
+
+        Without ``write`` it is a consistent snapshot that is only read.
+        """
+
+    def commit(self) -> None:
+        """Commit the transaction.
+
+        Raises:
+            OutcomeUnknown: when the reply was lost. Any other error means that nothing
+                was committed.
+        """
+
+    def rollback(self) -> None:
+        """End the transaction without its changes; raises nothing."""
+
+    def announce(self, rows: Sequence[Row]) -> None:
+        """Wake the feeds of all processes after a commit, of this one included.
+
+        It may fail, silently: feeds look for new rows by themselves, more slowly.
+        """
+
+    def close(self) -> None:
+        """Close the connection; raises nothing."""
+
+
+class Feed(Protocol):
+    """What is new in the database, for one event loop."""
+
+    async def open(self) -> None:
+        """Connect. Every row that is committed after this has returned is returned."""
+
+    async def read(self) -> Sequence[Row]:
+        """Wait for new rows, and return those that are wanted; it may be none.
+
+        Rows of one stream come in order. A row may be missing only where the next one of
+        its stream shows it (by ``before``). A row that is committed after its stream was
+        wanted is not left out, whenever its statement began.
+
+        Raises an error that ``Vendor.explain`` explains; the feed is closed then, and
+        another one opened.
+        """
+
+    async def close(self) -> None:
+        """Close its connections; raises nothing."""
+
+    def drop(self) -> None:
+        """Break its connections as a failure would; ``read`` raises then."""
+
+
+class Vendor(Protocol):
+    """One database server or file, and how to reach it.
+
+    Its objects may be used before and after a fork: ``Executor`` and the broker close
+    connections and feeds before it.
+    """
+
+    max_gathered: int
+    """Operations in one transaction, and so about the names that are locked at once."""
+
+    @property
+    def location(self) -> str:
+        """Where the database is, for error messages; without a password."""
+
+    def connect(self, timeout: float) -> Connection:
+        """Open a connection within ``timeout`` seconds; blocks."""
+
+    def was_committed(self, connection: Connection, unknown: OutcomeUnknown) -> bool:
+        """Return whether a transaction was committed after all, by a new connection."""
+
+    def open_feed(self, wanted: Wanted) -> Feed:
+        """Return a new feed, not yet connected, of the rows that are wanted."""
+
+    def explain(self, error: Exception) -> Fault | None:
+        """Return what an error of the database means; None for an error of another kind."""
