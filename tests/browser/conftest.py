@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,10 @@ from playwright.sync_api import (
     Playwright,
     sync_playwright,
 )
+
+from browser.chat_windows import DOCUMENTED_SERVER
+from support.brokers import Server
+from support.typed_site import TypedSite
 
 CHROMIUM_NAMES = (
     "chromium",
@@ -108,3 +113,13 @@ def new_context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
 def page(new_context: Callable[..., BrowserContext]) -> Page:
     """Return a page in a new context."""
     return new_context().new_page()
+
+
+@pytest.fixture
+def typed_site(tmp_path: Path) -> Iterator[TypedSite]:
+    """Return an empty folder into which pages of the documentation are typed."""
+    with (
+        Server() as broker,
+        TypedSite(tmp_path, {DOCUMENTED_SERVER: broker.url}) as site,
+    ):
+        yield site

@@ -15,20 +15,16 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import tomllib
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from websockets.sync.client import connect
 
 from support.brokers import Server
 from support.doc_commands import complaint_about
@@ -155,7 +151,13 @@ def files_and_python_of(page: str) -> list[Block]:
     return [block for block in of("python", "html", "js") if block.page == page]
 
 
-@pytest.mark.parametrize("page", sorted({block.page for block in of("python")}))
+# Each part of the tutorial continues the one before: browser/test_tutorial.py types them.
+PAGES_ALONE = {
+    block.page for block in of("python") if not block.page.startswith("docs/tutorial/")
+}
+
+
+@pytest.mark.parametrize("page", sorted(PAGES_ALONE))
 def test_the_python_of_a_page_runs(page, project, layer_server):
     done = run_page(with_server(files_and_python_of(page), layer_server), project)
 
@@ -182,55 +184,13 @@ def manage(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("page", ["docs/tutorial/index.md", "docs/guides/migrating.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/guides/migrating.md"])
 def test_the_project_of_a_page_passes_every_check(page, project):
     lay_out(files_and_python_of(page), project)
 
     done = manage(project, "check", "--fail-level", "WARNING")
 
     assert done.returncode == 0, done.stderr
-
-
-def test_the_tutorial_ends_with_two_windows_that_talk(project):
-    lay_out(files_and_python_of("docs/tutorial/index.md"), project)
-    assert manage(project, "migrate", "--verbosity", "0").returncode == 0
-
-    with served(project) as port:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/chat/tea/") as answer:
-            page = answer.read().decode()
-        url = f"ws://127.0.0.1:{port}/ws/chat/tea/"
-        origin = f"http://127.0.0.1:{port}"
-        with connect(url, origin=origin) as one, connect(url, origin=origin) as two:
-            one.send('{"text": "hello"}')
-            heard = [json.loads(socket.recv(timeout=10)) for socket in (one, two)]
-
-    assert 'src="/static/tiderace/tiderace.js"' in page
-    assert heard == [{"text": "hello"}] * 2
-
-
-@contextmanager
-def served(project: Path) -> Iterator[int]:
-    """The project under `manage.py runserver`, on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "manage.py", "runserver", "--noreload", str(port)]
-    with subprocess.Popen(
-        command, cwd=project, env=OWN_SETTINGS, stdout=subprocess.DEVNULL
-    ) as server:
-        try:
-            deadline = time.monotonic() + 30
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                    break
-                except OSError:
-                    assert server.poll() is None, "runserver ended"
-                    assert time.monotonic() < deadline, "runserver did not start"
-                    time.sleep(0.05)
-            yield port
-        finally:
-            server.terminate()
 
 
 # Commands: nothing is run, but every target, command, extra and file must exist.
@@ -348,6 +308,60 @@ def test_links_to_files_lead_somewhere(page):
     missing = [link for link in links if not (page.parent / link).exists()]
 
     assert not missing
+
+
+SITE = "https://tiderace.readthedocs.io/en/latest/"
+REPOSITORY = "https://github.com/tiderace/tiderace/blob/main/"
+IMAGES = "https://raw.githubusercontent.com/tiderace/tiderace/main/"
+
+
+def file_behind(link: str) -> Path:
+    """The file of this repository that a link of the README shows."""
+    for prefix in (REPOSITORY, IMAGES):
+        if link.startswith(prefix):
+            return ROOT / link.removeprefix(prefix)
+    page = link.removeprefix(SITE).partition("#")[0]
+    if page == "" or page.endswith("/"):
+        page += "index.html"
+    return ROOT / "docs" / page.replace(".html", ".md")
+
+
+def test_the_readme_reads_on_pypi_too():
+    text = (ROOT / "README.md").read_text("utf-8")
+    links = re.findall(r"\]\((\S+)\)", text)
+    own = [link for link in links if link.startswith((SITE, REPOSITORY, IMAGES))]
+
+    assert not [link for link in links if not link.startswith("https://")]
+    assert len(own) >= 8
+    assert not [link for link in own if not file_behind(link).is_file()]
+
+
+def test_the_figures_of_the_readme_are_those_of_the_benchmarks():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    benchmarks = (ROOT / "docs/project/benchmarks.md").read_text("utf-8")
+    quoted = re.search(
+        r"processor time \| ([\d,]+) \| ([\d,]+) \|.*?"
+        r"idle socket \| (\d+) KB \| (\d+) KB \|.*?back \| ([\d.]+) s \| ([\d.]+) s",
+        readme,
+        re.DOTALL,
+    )
+    tables = dict(re.findall(r"\*\*(.+?)\*\*.*?\n\n(.*?)\n\n", benchmarks, re.DOTALL))
+    measured = []
+    for title in (
+        "Deliveries per second of server processor time, fan-out in one process",
+        "Resident memory per idle socket, with consumer and one group",
+        "Seconds until 1,000 disconnected sockets have reconnected and received a message",
+    ):
+        rows = dict(
+            re.findall(r"^\| ([^|]+) \| ([\d.,]+)", tables[title], re.MULTILINE)
+        )
+        measured += [rows["Tiderace, its protocol"], rows["Channels"]]
+
+    assert quoted
+    figures = [float(each.replace(",", "")) for each in quoted.groups()]
+    expected = [float(each.replace(",", "")) for each in measured]
+    # The page is measured again more often than the README is written.
+    assert figures == pytest.approx(expected, rel=0.25)
 
 
 def test_every_system_check_is_in_the_reference():
