@@ -62,23 +62,20 @@ def get_user(scope: Scope) -> User:
     Raises:
         ValueError: the scope has no session.
     """
-    # The model needs a loaded app registry, which importing this module must not.
-    from django.contrib.auth.models import AnonymousUser
-
     session = _session(scope, "Cannot find session in scope.")
     try:
         user_id = _get_user_session_key(session)
         backend_path = session[BACKEND_SESSION_KEY]
     except KeyError:
-        return AnonymousUser()
+        return _anonymous()
     if backend_path not in settings.AUTHENTICATION_BACKENDS:
-        return AnonymousUser()
+        return _anonymous()
     user: User | None = load_backend(backend_path).get_user(user_id)
     if user is None:
-        return AnonymousUser()
+        return _anonymous()
     if hasattr(user, "get_session_auth_hash") and not _verified(scope, session, user):
         session.flush()
-        return AnonymousUser()
+        return _anonymous()
     return user
 
 
@@ -134,9 +131,6 @@ def logout(scope: Scope) -> None:
     Raises:
         ValueError: the scope has no session.
     """
-    # The model needs a loaded app registry, which importing this module must not.
-    from django.contrib.auth.models import AnonymousUser
-
     session = _session(scope, "Login cannot find session in scope.")
     user = scope.get("user")
     if user is not None and getattr(user, "is_authenticated", True):
@@ -147,7 +141,19 @@ def logout(scope: Scope) -> None:
     if key:
         session_ended.send(sender=type(session), session_key=key)
     if "user" in scope:
-        scope["user"] = AnonymousUser()
+        scope["user"] = _anonymous()
+
+
+def _anonymous() -> AnonymousUser:
+    # The model needs a loaded app registry, which importing this module must not.
+    from django.contrib.auth.models import AnonymousUser
+
+    return AnonymousUser()
+
+
+def _is_new(session: SessionBase) -> bool:
+    """Return whether a session has no key, so nothing to read, and no user put into it."""
+    return session.session_key is None and SESSION_KEY not in session
 
 
 def _session(scope: Scope, complaint: str) -> SessionBase:
@@ -236,7 +242,9 @@ class AuthMiddleware(BaseMiddleware):
     async def resolve_scope(self, scope: Scope) -> None:
         """Look the user up; override it to do so in another way."""
         if _is_placeholder(scope["user"]):
-            scope["user"]._wrapped = await get_user(scope)  # noqa: SLF001 (how a lazy object is filled)
+            scope["user"]._wrapped = (  # noqa: SLF001 (how a lazy object is filled)
+                _anonymous() if _is_new(scope["session"]) else await get_user(scope)
+            )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         """Serve the connection with ``user`` in its scope."""

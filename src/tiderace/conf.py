@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
+from django.conf import ENVIRONMENT_VARIABLE, settings
 
 __all__ = [
     "Settings",
@@ -247,30 +248,30 @@ def validate(values: Mapping[str, Any]) -> Settings:
                 f"(known: {', '.join(known)})"
             )
     try:
-        settings = msgspec.convert(dict(values), Settings)
+        validated = msgspec.convert(dict(values), Settings)
     except msgspec.ValidationError as error:
         raise UnknownSetting(f"TIDERACE: {error}") from None
     for wanted, is_in_range, keys in _RANGES:
         for key in keys:
-            value = getattr(settings, key)
+            value = getattr(validated, key)
             if value is not None and not is_in_range(value):
                 raise UnknownSetting(
                     f"TIDERACE[{key.upper()!r}] is {value}; use {wanted}"
                 )
-    if settings.presence_ttl < 2 * settings.presence_refresh:
+    if validated.presence_ttl < 2 * validated.presence_refresh:
         raise UnknownSetting(
-            f"TIDERACE['PRESENCE_TTL'] is {settings.presence_ttl}, less than twice "
-            f"PRESENCE_REFRESH ({settings.presence_refresh}), so that one renewal that "
+            f"TIDERACE['PRESENCE_TTL'] is {validated.presence_ttl}, less than twice "
+            f"PRESENCE_REFRESH ({validated.presence_refresh}), so that one renewal that "
             "fails would remove members; raise the first or lower the second"
         )
-    _require_proxies(settings.trusted_proxies)
-    if any(len(key) < _API_KEY_LENGTH for key in settings.topics.api_keys):
+    _require_proxies(validated.trusted_proxies)
+    if any(len(key) < _API_KEY_LENGTH for key in validated.topics.api_keys):
         raise UnknownSetting(
             "TIDERACE['TOPICS']['API_KEYS'] has a key of fewer than "
             f"{_API_KEY_LENGTH} characters, which can be guessed; make one with "
             'python -c "import secrets; print(secrets.token_urlsafe(32))"'
         )
-    return settings
+    return validated
 
 
 def _require_proxies(proxies: int | tuple[str, ...]) -> None:
@@ -292,8 +293,6 @@ def _require_proxies(proxies: int | tuple[str, ...]) -> None:
 
 def configured() -> bool:
     """Return whether Django has settings, loaded or still to be loaded."""
-    from django.conf import ENVIRONMENT_VARIABLE, settings
-
     return settings.configured or bool(os.environ.get(ENVIRONMENT_VARIABLE))
 
 
@@ -307,8 +306,6 @@ def current() -> Settings:
     after ``override_settings``.
     """
     global _validated
-    from django.conf import settings
-
     values = getattr(settings, "TIDERACE", None) if configured() else None
     if _validated is None or _validated[0] is not values:
         _validated = (values, validate(values or {}))

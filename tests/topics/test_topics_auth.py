@@ -12,8 +12,9 @@ from django.contrib.auth.models import Permission
 from django.contrib.sessions.backends.db import SessionStore
 
 from support.wire_client import WireClient
-from tiderace.auth import login, logout
+from tiderace.auth import AuthMiddlewareStack, login, logout
 from tiderace.db import database_sync_to_async
+from tiderace.runtime.threads import ConnectionThread
 from tiderace.topics import (
     AllowAny,
     HasPerm,
@@ -48,9 +49,17 @@ def site(settings):
 
 
 @pytest.fixture
-def app():
+def topics():
+    """Declared topics are undeclared afterwards."""
     before = list(declared)
+    yield
+    for topic in list(declared):
+        if topic not in before:
+            declared.remove(topic)
 
+
+@pytest.fixture
+def app(topics):
     class Open(Topic):
         pattern = "open:<slug:name>"
         permission_classes = [AllowAny]
@@ -87,10 +96,7 @@ def app():
         pattern = "staff"
         permission_classes = [HasPerm("auth.view_user")]
 
-    yield TopicsEndpoint.as_asgi()
-    for topic in list(declared):
-        if topic not in before:
-            declared.remove(topic)
+    return TopicsEndpoint.as_asgi()
 
 
 def token(key=SECRET, algorithm="HS256", **claims):
@@ -99,6 +105,34 @@ def token(key=SECRET, algorithm="HS256", **claims):
 
 def person(pk="7"):
     return SimpleNamespace(pk=pk, is_authenticated=True, is_active=True)
+
+
+# By session
+
+
+async def test_a_visitor_without_a_session_needs_no_thread(topics, monkeypatch):
+    class Open(Topic):
+        pattern = "open:<slug:name>"
+        permission_classes = [AllowAny]
+        history = History()
+
+        async def can_publish(self, user):
+            return True
+
+    jobs = []
+    submit = ConnectionThread.submit
+
+    def record(thread, function, /, *args, **kwargs):
+        jobs.append(function)
+        return submit(thread, function, *args, **kwargs)
+
+    monkeypatch.setattr(ConnectionThread, "submit", record)
+
+    async with WireClient(AuthMiddlewareStack(TopicsEndpoint.as_asgi())) as client:
+        await client.subscribe("open:a")
+        await client.done("publish", channel="open:a", data=1)
+
+    assert jobs == []
 
 
 # By token

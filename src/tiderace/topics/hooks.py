@@ -84,9 +84,17 @@ async def call_hook(hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         Exception: what the function raises, ``SystemExit`` as ``as_error`` returns it.
     """
     try:
-        if iscoroutinefunction(hook):
+        if _is_coroutine_function(hook):
             return await hook(*args, **kwargs)
         result = await database_sync_to_async(hook)(*args, **kwargs)
         return await result if inspect.isawaitable(result) else result
     except (SystemExit, asyncio.CancelledError) as raised:
         raise as_error(raised) from raised
+
+
+def _is_coroutine_function(hook: Callable[..., Any]) -> bool:
+    # First the flag of an ``async def``, which takes a tenth of the time.
+    code = getattr(hook, "__code__", None)
+    if code is not None and code.co_flags & inspect.CO_COROUTINE:
+        return True
+    return iscoroutinefunction(hook)

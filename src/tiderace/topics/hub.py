@@ -59,7 +59,8 @@ class TopicHub:
             conf.current().topics,
         )
         node = cluster.current().process
-        client = TopicClient(context, transport, node, new_session(node))
+        secret = new_session(node) if transport.emulated else ""
+        client = TopicClient(context, transport, node, secret)
         serving.set(scope)
         metrics.TOPIC_CONNECTIONS.add()
         process_connections.add(client)
@@ -84,7 +85,8 @@ class TopicHub:
 
     def _discard(self, client: TopicClient) -> None:
         del self._clients[client.context.client_id]
-        self._sessions.pop(_digest(client.secret), None)
+        if client.transport.emulated:
+            del self._sessions[_digest(client.secret)]
 
     def by_session(self, secret: str) -> TopicClient | None:
         """Return the client with this secret, if it is served here."""

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.utils.functional import empty
+
 from tiderace import conf
-from tiderace.asgi import Scope
+from tiderace.asgi import Scope, unwrap_lazy
 from tiderace.db import database_sync_to_async
 from tiderace.exceptions import TokenInvalid
 from tiderace.json_compat import to_json
@@ -144,13 +146,19 @@ def _info(value: Any) -> str | None:
 
 
 async def _from_session(scope: Scope) -> Identity:
-    user = scope.get("user") or _anonymous_user()
-    # A lazy user is loaded here, by a query.
-    pk = await database_sync_to_async(
-        lambda: user.pk if user.is_authenticated else ""
-    )()
+    user = scope.get("user")
+    if user is None:
+        return Identity()
+    if unwrap_lazy(user) is empty:
+        pk = await database_sync_to_async(_pk)(user)  # a query
+    else:
+        pk = _pk(user)
     key = session_key_of(scope) if pk != "" else ""
     return Identity(user=user, user_id=str(pk), session_key=key)
+
+
+def _pk(user: Any) -> Any:
+    return user.pk if user.is_authenticated else ""
 
 
 async def _user(user_id: str) -> Any:

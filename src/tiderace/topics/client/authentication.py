@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import getattr_static
 from typing import Any
 
 from tiderace.asgi import Scope
@@ -28,6 +29,7 @@ from tiderace.topics.topic import Topic, declared
 
 logger = logging.getLogger("tiderace.topics")
 
+_NO_TOPICS = getattr_static(Topic, "topics_for")
 _HEADERS = frozenset({b"accept-language", b"authorization"})
 
 
@@ -84,8 +86,10 @@ async def server_side_topics(context: ClientContext) -> dict[str, Grant | None]:
     """Return the topics to subscribe a client to, and what its token grants for them."""
     topics: dict[str, Grant | None] = dict(context.identity.topics)
     for kind in declared:
-        for name in await call_hook(kind.topics_for, context.identity.user):
-            topics.setdefault(name, None)
+        # Without a thread for what the base class defines.
+        if getattr_static(kind, "topics_for") is not _NO_TOPICS:
+            for name in await call_hook(kind.topics_for, context.identity.user):
+                topics.setdefault(name, None)
     return topics
 
 

@@ -69,7 +69,8 @@ class TopicClient:
         context: of its commands.
         transport: carries its messages.
         node: of this process, for emulated transports.
-        secret: with which HTTP requests send commands of this connection.
+        secret: with which HTTP requests send commands of this connection; empty
+            unless the transport is emulated.
     """
 
     def __init__(
@@ -303,7 +304,7 @@ class TopicClient:
             pong=True,
             expires=expires_at is not None,
             ttl=ttl_of(expires_at),
-            session=self.secret if emulated else "",
+            session=self.secret,
             node=self._node if emulated else "",
         )
 
