@@ -9,7 +9,6 @@ from playwright.sync_api import BrowserContext, Locator, Page
 from support.typed_site import PASSWORD, TypedSite
 
 __all__ = [
-    "DOCUMENTED_SERVER",
     "lines",
     "log_in",
     "say",
@@ -26,7 +25,6 @@ PARTS = (
     "docs/tutorial/5-tests.md",
     "docs/tutorial/6-deployment.md",
 )
-DOCUMENTED_SERVER = "redis://localhost:6379/0"
 
 
 def type_parts_before(site: TypedSite, part: int) -> None:

@@ -23,8 +23,6 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-from browser.chat_windows import DOCUMENTED_SERVER
-from support.brokers import Server
 from support.typed_site import TypedSite
 
 CHROMIUM_NAMES = (
@@ -118,8 +116,5 @@ def page(new_context: Callable[..., BrowserContext]) -> Page:
 @pytest.fixture
 def typed_site(tmp_path: Path) -> Iterator[TypedSite]:
     """Return an empty folder into which pages of the documentation are typed."""
-    with (
-        Server() as broker,
-        TypedSite(tmp_path, {DOCUMENTED_SERVER: broker.url}) as site,
-    ):
+    with TypedSite(tmp_path) as site:
         yield site
