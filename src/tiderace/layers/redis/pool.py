@@ -89,7 +89,7 @@ class RedisPool:
         if loop is None or (loop not in self._connections and self._is_new(loop)):
             return self._execute_blocking(command)
         begun = loop.time()
-        connection = await self._get_connection(loop)
+        connection = self._open_connection(loop) or await self._get_connection(loop)
         return await connection.execute(command, begun)
 
     @property
@@ -143,6 +143,16 @@ class RedisPool:
             return _execute_script(client.connection_pool, command)
         except _CONNECTION_ERRORS as error:
             _raise_lost(error)
+
+    def _open_connection(
+        self, loop: asyncio.AbstractEventLoop
+    ) -> _LoopConnection | None:
+        """Return the loop's connection if it is open."""
+        task = self._connections.get(loop)
+        if task is None or not task.done() or task.cancelled() or task.exception():
+            return None
+        connection = task.result()
+        return None if connection.lost else connection
 
     async def _get_connection(self, loop: asyncio.AbstractEventLoop) -> _LoopConnection:
         task = self._connections.get(loop)

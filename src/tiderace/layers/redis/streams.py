@@ -12,7 +12,10 @@ from tiderace.layers.broker import Published, Retention, StreamMessage
 from tiderace.layers.redis.commands import CommandRunner
 from tiderace.layers.redis.keys import KeySchema
 
-_EPOCH_SIZE = 6  # bytes
+# Bytes of a message's id, of an epoch, and of the random part of a leap.
+_ID_SIZE = 12
+_EPOCH_SIZE = 6
+_LEAP_SIZE = 3
 
 # Seconds by which the clock of a server that takes over may be ahead.
 _MAX_CLOCK_DIFFERENCE = 5.0
@@ -58,6 +61,9 @@ class RedisStreams:
         key: str = "",
     ) -> Published:
         ttl_ms = int(keep.seconds * 1000)
+        # One call of the system for all that is random.
+        random = secrets.token_bytes(_ID_SIZE + _EPOCH_SIZE + _LEAP_SIZE)
+        message_id, rest = random[:_ID_SIZE], random[_ID_SIZE:]
         values = {
             "stream": self._keys.stream(subject),
             "meta": self._keys.meta(subject),
@@ -65,13 +71,13 @@ class RedisStreams:
             "once": self._keys.once(subject, key) if key else None,
             "channel": self._keys.group_channel(subject),
             "data": data,
-            "id": secrets.token_bytes(12),
+            "id": message_id,
             "capacity": keep.size,
             "ttl_ms": ttl_ms,
             "position_ttl_ms": ttl_ms * _POSITION_LIFETIMES,
-            "new_epoch": secrets.token_hex(_EPOCH_SIZE),
+            "new_epoch": rest[:_EPOCH_SIZE].hex(),
             "members_age_ms": int(members_age * 1000),
-            "leap": _LEAP + secrets.randbelow(_LEAP),
+            "leap": _LEAP + int.from_bytes(rest[_EPOCH_SIZE:]) % _LEAP,
             "publish": self._keys.publish_command,
             "history_size": "" if history is None else history.size,
             "history_ttl_ms": "" if history is None else int(history.seconds * 1000),
