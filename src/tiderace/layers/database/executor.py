@@ -249,7 +249,7 @@ class _Lane:
                         self._disconnect()
                         results: list[Any] = [None]
                     else:
-                        results = self._transact(batch)
+                        batch, results = self._transact(batch)
             except LayerUnavailable as error:
                 # Whether they were committed is not known: they are not run again.
                 _finish(batch, [error] * len(batch))
@@ -274,13 +274,19 @@ class _Lane:
             _finish(batch, results)
             return
 
-    def _transact(self, batch: list[_Operation]) -> list[Any]:
-        """Run operations as one transaction; return their results."""
+    def _transact(self, batch: list[_Operation]) -> tuple[list[_Operation], list[Any]]:
+        """Run operations as one transaction.
+
+        Returns:
+            Those that were not given up while the database was waited for, and their
+            results.
+        """
         connection = self._connection
         if connection is None:
             connection = self._connection = self._vendor.connect(self._timeout)
         try:
             cursor = connection.begin(write=self._write, timeout=self._timeout)
+            batch = [each for each in batch if not each.done.done()]
             if names := sorted({name for each in batch for name in each.lock}):
                 cursor.lock(names)
             results = _call_handlers(cursor, batch)
@@ -295,7 +301,7 @@ class _Lane:
             raise
         if announced and self._connection is not None:
             self._connection.announce(announced)
-        return results
+        return batch, results
 
     def _was_committed(self, unknown: OutcomeUnknown) -> bool:
         """Find out what became of a transaction, by new connections.

@@ -15,8 +15,9 @@ from tiderace.layers.database.vendor import Row
 _SCHEMA_VERSION = 1
 _SCHEMA = Path(__file__).with_name("schema.sql")
 
-# Pages of 4096 bytes that the write-ahead log has before it is copied into the file.
-_CHECKPOINT_PAGES = 1000
+# Pages of 4096 bytes in the write-ahead log after which a commit copies it into the file
+# itself. ``Checkpointer`` does so much earlier, unless its process was stopped.
+_CHECKPOINT_PAGES = 20_000
 
 _MAX_PARAMETERS = 30_000  # of one statement; SQLite takes 32,766
 
@@ -75,14 +76,22 @@ class SqliteConnection:
     Args:
         path: the file, which is created unless it exists.
         timeout: seconds to wait while the file is locked.
+        on_commit: called after a commit that has changed something.
         wake: called after a commit with the rows that are new.
     """
 
     def __init__(
-        self, path: Path, timeout: float, wake: Callable[[Sequence[Row]], None]
+        self,
+        path: Path,
+        timeout: float,
+        *,
+        on_commit: Callable[[], None],
+        wake: Callable[[Sequence[Row]], None],
     ) -> None:
         self._path = path
+        self._on_commit = on_commit
         self._wake = wake
+        self._changes = 0
         self._database = open_file(path, timeout)
         self._timeout = timeout
         self._identity = file_identity(path)
@@ -99,6 +108,9 @@ class SqliteConnection:
 
     def commit(self) -> None:
         self._database.execute("COMMIT")
+        if (changes := self._database.total_changes) != self._changes:
+            self._changes = changes
+            self._on_commit()
 
     def rollback(self) -> None:
         try:

@@ -6,12 +6,12 @@ import atexit
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from django.db import connections
 
+from tiderace.layers.database.sqlite.checkpoints import Checkpointer
 from tiderace.layers.database.sqlite.connection import (
     FileReplaced,
     SchemaMismatch,
@@ -19,7 +19,7 @@ from tiderace.layers.database.sqlite.connection import (
 )
 from tiderace.layers.database.sqlite.feed import SqliteFeed
 from tiderace.layers.database.sqlite.wakeups import WakeupFolder
-from tiderace.layers.database.vendor import Fault, OutcomeUnknown, Row, Wanted
+from tiderace.layers.database.vendor import Fault, OutcomeUnknown, Wanted
 
 _TRANSIENT = {
     sqlite3.SQLITE_BUSY,
@@ -49,7 +49,7 @@ class SqliteVendor:
         self._given = path
         # Where the file is by the name of the site's database, which test runners change.
         self._paths: dict[str, Path] = {}
-        self._folders: dict[Path, WakeupFolder] = {}
+        self._files: dict[Path, tuple[WakeupFolder, Checkpointer]] = {}
 
     @property
     def path(self) -> Path:
@@ -67,7 +67,13 @@ class SqliteVendor:
         return str(self.path)
 
     def connect(self, timeout: float) -> SqliteConnection:
-        return SqliteConnection(self.path, timeout, self._wake)
+        path = self.path
+        if path not in self._files:
+            self._files[path] = WakeupFolder(path), Checkpointer(path)
+        folder, checkpointer = self._files[path]
+        return SqliteConnection(
+            path, timeout, on_commit=checkpointer.note_commit, wake=folder.wake
+        )
 
     def was_committed(self, connection: Any, unknown: OutcomeUnknown) -> bool:
         raise AssertionError("the outcome of a commit to a file is always known")
@@ -90,13 +96,6 @@ class SqliteVendor:
         if primary in _TRANSIENT:
             return Fault.TRANSIENT
         return Fault.DENIED if primary in _DENIED else Fault.REFUSED
-
-    def _wake(self, rows: Sequence[Row]) -> None:
-        path = self.path
-        folder = self._folders.get(path)
-        if folder is None:
-            folder = self._folders[path] = WakeupFolder(path)
-        folder.wake(rows)
 
 
 def _beside(name: str) -> Path:
