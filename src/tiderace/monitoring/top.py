@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from tiderace.asgi import printable
 from tiderace.layers.stats import LayerStats, ProcessStats
 
-# A process reports every two seconds.
-_LATE = 10.0
+# A process reports every two seconds, and every ten while nothing happens.
+_LATE = 15.0
 
 
 # The columns of a process and of the sum of all.

@@ -75,6 +75,20 @@ class DatabaseMemberships:
         self, process: str, subjects: Collection[str], *, lease: float
     ) -> list[str]:
         name = self._prefix + process
+        token = self._token
+
+        def is_extended(cursor: Cursor) -> bool:
+            """Return whether a report has just extended the lease."""
+            return bool(
+                cursor.fetch(
+                    "SELECT 1 FROM tiderace_layer_process "
+                    "WHERE name = %s AND token = %s AND expires_ms > %s",
+                    (name, token, cursor.now_ms + int(lease * 1000) // 2),
+                )
+            )
+
+        if await self._executor.read(is_extended):
+            return []
         was_there = await self._executor.write(
             _refresh, (name, self._token, int(lease * 1000)), lock=(_lock(name),)
         )

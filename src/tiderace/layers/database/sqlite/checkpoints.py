@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tiderace.runtime.forks import after_fork, around_fork, keep_alive
 
-_INTERVAL = 1.0  # seconds between two copies while something is written
+_ROWS = 1000  # changed since the last copy, before the next one
+_INTERVAL = 1.0  # seconds between two copies at least
 _IDLE = 30.0  # seconds after which the thread ends
 _MAX_PAGES = 4000  # of 4096 bytes, after which the log is begun again
 
@@ -21,7 +22,7 @@ _MAX_PAGES = 4000  # of 4096 bytes, after which the log is begun again
 class Checkpointer:
     """The thread of this process that copies the log of one file.
 
-    It is started by the first commit, and ends when there has been none for a while.
+    It is started when there is something to copy, and ends after a while without.
 
     Args:
         path: the file.
@@ -34,7 +35,9 @@ class Checkpointer:
         after_fork(self._forget_parent)
 
     def _start_empty(self) -> None:
-        self._committed = threading.Event()
+        # Set when there is something to copy.
+        self._due = threading.Event()
+        self._changed = 0
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         # Held while the file is open.
@@ -47,15 +50,16 @@ class Checkpointer:
         self._copying.release()
 
     def _forget_parent(self) -> None:
-        keep_alive((self._committed, self._thread, self._copying))
+        keep_alive((self._due, self._thread, self._copying))
         self._start_empty()
 
-    def note_commit(self) -> None:
-        """Copy the log soon."""
-        if self._committed.is_set():
+    def note_commit(self, changed: int) -> None:
+        """Count changed rows, and copy the log soon when they are many."""
+        self._changed += changed
+        if self._changed < _ROWS or self._due.is_set():
             return
         with self._starting:
-            self._committed.set()
+            self._due.set()
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._work, name="tiderace-database-log", daemon=True
@@ -65,14 +69,15 @@ class Checkpointer:
     def _work(self) -> None:
         pause = threading.Event()
         while True:
-            if not self._committed.wait(_IDLE):
+            if not self._due.wait(_IDLE):
                 with self._starting:
-                    if not self._committed.is_set():
+                    if not self._due.is_set():
                         self._thread = None
                         return
             # The commits of a while are copied together: many change the same pages.
             pause.wait(_INTERVAL)
-            self._committed.clear()
+            self._changed = 0
+            self._due.clear()
             # After an error the next commit causes another attempt.
             with self._copying, contextlib.suppress(sqlite3.Error):
                 self._copy()

@@ -76,7 +76,7 @@ class SqliteConnection:
     Args:
         path: the file, which is created unless it exists.
         timeout: seconds to wait while the file is locked.
-        on_commit: called after a commit that has changed something.
+        on_commit: called after a commit with the number of rows that it has changed.
         wake: called after a commit with the rows that are new.
     """
 
@@ -85,7 +85,7 @@ class SqliteConnection:
         path: Path,
         timeout: float,
         *,
-        on_commit: Callable[[], None],
+        on_commit: Callable[[int], None],
         wake: Callable[[Sequence[Row]], None],
     ) -> None:
         self._path = path
@@ -108,9 +108,10 @@ class SqliteConnection:
 
     def commit(self) -> None:
         self._database.execute("COMMIT")
-        if (changes := self._database.total_changes) != self._changes:
-            self._changes = changes
-            self._on_commit()
+        changed = self._database.total_changes - self._changes
+        if changed:
+            self._changes += changed
+            self._on_commit(changed)
 
     def rollback(self) -> None:
         try:
