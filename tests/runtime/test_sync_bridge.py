@@ -30,5 +30,5 @@ def test_the_sync_form_has_its_own_name_and_the_docstring():
 
 
 async def test_the_sync_form_is_refused_where_an_event_loop_runs():
-    with pytest.raises(RuntimeError, match="await it instead"):
+    with pytest.raises(RuntimeError, match=r"write: await atwice\(\)"):
         twice(2)

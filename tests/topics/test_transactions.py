@@ -12,7 +12,7 @@ from django.test import TestCase
 from support.ports import free_port
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
-from tiderace.topics import AllowAny, History, Topic, history, publish
+from tiderace.topics import AllowAny, History, Topic, history, publish, transactions
 from tiderace.topics.streams import layer_of
 from tiderace.topics.topic import declared
 
@@ -223,3 +223,45 @@ class Captured(TestCase):
 
         assert len(callbacks) == 2
         assert heard("a") == [1, 2]
+
+
+# In a TestCase, whose transaction is never committed
+
+
+@pytest.fixture
+def test_case(db, monkeypatch):
+    """The connection of a test whose transaction is rolled back."""
+    monkeypatch.setattr(transactions, "_test_case_noted", False)
+    yield connections["default"]
+    connections["default"].run_on_commit.clear()
+
+
+def test_a_publication_that_a_test_case_rolls_back_is_noted_once(test_case, caplog):
+    publish("board:a", 1)
+    publish("board:a", 2)
+
+    test_case.run_on_commit.clear()
+
+    [record] = caplog.records
+    assert "publish() to 'board:a' was not carried out" in record.getMessage()
+    assert "TopicsTestMixin" in record.getMessage()
+
+
+def test_a_publication_that_a_test_case_carries_out_is_not_noted(test_case, caplog):
+    with TestCase.captureOnCommitCallbacks(execute=True):
+        publish("board:a", 1)
+
+    test_case.run_on_commit.clear()
+
+    assert heard("a") == [1]
+    assert not caplog.records
+
+
+def test_a_publication_that_the_code_under_test_rolls_back_is_not_noted(
+    test_case, caplog
+):
+    with transaction.atomic():
+        publish("board:a", 1)
+        transaction.set_rollback(True)
+
+    assert not caplog.records

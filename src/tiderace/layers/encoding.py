@@ -72,17 +72,23 @@ def _encoding_error(
         return TypeError(
             "the message cannot be sent: it contains itself, or is nested too deeply"
         )
-    where, value = _find_fault(message, "message", encode)
+    where, value = find_fault(message, "message", encode)
     return TypeError(
         f"the message cannot be sent: {where} is a {type(value).__qualname__} "
         f"({error}); send plain data instead, such as an object's primary key"
     )
 
 
-def _find_fault(
-    value: Any, where: str, encode: Callable[[Any], bytes]
+def find_fault(
+    value: Any, where: str, encode: Callable[[Any], object]
 ) -> tuple[str, Any]:
-    """Return the path to the innermost value that cannot be encoded, and that value."""
+    """Return the path to the innermost value that cannot be encoded, and that value.
+
+    Args:
+        value: what cannot be encoded; it does not contain itself.
+        where: what it is called, the beginning of the path.
+        encode: raises for what cannot be encoded.
+    """
     if isinstance(value, Mapping):
         for key in value:
             if not _can_encode({key: None}, encode):
@@ -94,11 +100,11 @@ def _find_fault(
         return where, value
     for path, item in parts:
         if not _can_encode(item, encode):
-            return _find_fault(item, path, encode)
+            return find_fault(item, path, encode)
     return where, value
 
 
-def _can_encode(value: Any, encode: Callable[[Any], bytes]) -> bool:
+def _can_encode(value: Any, encode: Callable[[Any], object]) -> bool:
     try:
         try:
             encode(value)

@@ -98,11 +98,13 @@ def blocking(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
     It takes the same arguments and runs the function by ``call``.
     """
 
+    name = function.__name__
+
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        require_no_loop(name.removeprefix("a"), name)
         return call(function, *args, **kwargs)
 
-    name = function.__name__
     run.__name__ = name.removeprefix("a")
     run.__qualname__ = function.__qualname__.removesuffix(name) + run.__name__
     run.__doc__ = (
@@ -147,13 +149,27 @@ def close(timeout: float = 2.0) -> None:
         bridge.close(timeout)
 
 
-def _refuse_in_loop(function: Callable[..., Any]) -> None:
+def require_no_loop(called: str, instead: str) -> None:
+    """Check that no event loop runs in this thread, which ``called`` would block.
+
+    Args:
+        called: the name of the sync function.
+        instead: the coroutine function to await.
+
+    Raises:
+        RuntimeError: when one runs.
+    """
     # None outside a loop, where get_running_loop() would raise.
     if asyncio._get_running_loop() is not None:  # noqa: SLF001
         raise RuntimeError(
-            f"{getattr(function, '__qualname__', function)} was called as sync code, "
-            "but an event loop runs in this thread; await it instead"
+            f"{called}() was called where an event loop runs, which it would block; "
+            f"write: await {instead}()"
         )
+
+
+def _refuse_in_loop(function: Callable[..., Any]) -> None:
+    name = getattr(function, "__qualname__", repr(function))
+    require_no_loop(name, name)
 
 
 def _loop() -> asyncio.AbstractEventLoop:

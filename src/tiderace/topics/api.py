@@ -11,17 +11,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.db import transaction
 
-from tiderace import cluster
+from tiderace import cluster, conf
 from tiderace.history import Position, Publication
-from tiderace.json_compat import to_json
+from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
 from tiderace.runtime import sync_bridge
-from tiderace.topics.json_fields import as_python, client_info
+from tiderace.topics.json_fields import as_python, client_info, data_as_json
 from tiderace.topics.names import publication_key, topic_group, user_group
-from tiderace.topics.streams import control_layer, layer_of, members_of, record_of
-from tiderace.topics.topic import declared
+from tiderace.topics.streams import (
+    control_layer,
+    layer_of,
+    members_of,
+    record_of,
+    without_history,
+    without_presence,
+)
+from tiderace.topics.topic import Topic, declared
 from tiderace.topics.transactions import PreparedPublication, publish_after_commit
 
 
@@ -107,6 +116,7 @@ def publish(
         UnknownTopic, TypeError: as for ``apublish``.
         LayerUnavailable: outside a transaction, when the broker could not be reached.
     """
+    sync_bridge.require_no_loop("publish", "apublish")
     publication = _prepare(topic, data, key, tags)
     if transaction.get_connection(using).in_atomic_block:
         publish_after_commit(publication, using)
@@ -119,7 +129,7 @@ def _prepare(
 ) -> PreparedPublication:
     resolved = declared.resolve(topic)
     layer_of(resolved)  # raises where the topic cannot work
-    record = record_of(topic, to_json(data), tags=tags)
+    record = record_of(topic, data_as_json(data, f"topic {topic!r}"), tags=tags)
     return PreparedPublication(resolved, record, publication_key(key))
 
 
@@ -140,9 +150,14 @@ async def ahistory(
 
     Raises:
         UnknownTopic: when no declared topic has this name.
+        ImproperlyConfigured: when its class keeps no history.
         LayerUnavailable: when the broker could not be reached in time.
     """
     resolved = declared.resolve(topic)
+    if resolved.history is None:
+        raise ImproperlyConfigured(
+            f"no history of {topic!r}: {without_history(resolved)}"
+        )
     position, publications = await layer_of(resolved).stream_read(
         topic_group(topic),
         keep=resolved.keep(),
@@ -165,6 +180,7 @@ async def apositions(*topics: str) -> dict[str, Position]:
 
     Raises:
         UnknownTopic: when no declared topic has one of these names.
+        ImproperlyConfigured: when the class of one keeps no history.
         LayerUnavailable: when the broker could not be reached in time.
     """
     return {name: (await ahistory(name, limit=0)).position for name in topics}
@@ -178,9 +194,10 @@ async def apresence(topic: str) -> list[PresenceInfo]:
 
     Raises:
         UnknownTopic: when no declared topic has this name.
+        ImproperlyConfigured: when its class has no presence.
         LayerUnavailable: when the broker could not be reached in time.
     """
-    members = await members_of(declared.resolve(topic))
+    members = await members_of(_with_presence(topic))
     return [
         PresenceInfo(
             client, member.user, *map(as_python, (info.conn_info, info.chan_info))
@@ -198,9 +215,10 @@ async def apresence_stats(topic: str) -> tuple[int, int]:
 
     Raises:
         UnknownTopic: when no declared topic has this name.
+        ImproperlyConfigured: when its class has no presence.
         LayerUnavailable: when the broker could not be reached in time.
     """
-    resolved = declared.resolve(topic)
+    resolved = _with_presence(topic)
     clients, users = await layer_of(resolved).presence.stats(topic)
     return clients, users
 
@@ -208,15 +226,44 @@ async def apresence_stats(topic: str) -> tuple[int, int]:
 presence_stats = sync_bridge.blocking(apresence_stats)
 
 
+def _with_presence(name: str) -> Topic:
+    topic = declared.resolve(name)
+    if topic.presence is Presence.OFF:
+        raise ImproperlyConfigured(
+            f"no presence of {name!r}: {without_presence(topic)}"
+        )
+    return topic
+
+
 # Commands to connections
 
 
 async def _send(user: Any, event: dict[str, Any]) -> None:
-    """Send an event to the connections of a user."""
+    """Send an event to the connections of a user.
+
+    Raises:
+        ValueError: for what is neither a user nor a primary key.
+    """
     pk = getattr(user, "pk", user)
     if pk is None or pk == "":
         raise ValueError(f"{user!r} has no id, so it has no connections")
+    if isinstance(user, str):
+        _require_primary_key(user)
     await control_layer().group_send(user_group(str(pk)), event)
+
+
+def _require_primary_key(text: str) -> None:
+    """Refuse a user name. (The users of tokens with ``"USERS": "claims"`` have any id.)"""
+    if conf.current().topics.users == "claims":
+        return
+    model = get_user_model()
+    try:
+        model._meta.pk.to_python(text)  # noqa: SLF001 (Django's API)
+    except ValidationError:
+        raise ValueError(
+            f"{text!r} is no primary key of {model._meta.label}, so it has no "  # noqa: SLF001
+            "connections; pass the user, or user.pk"
+        ) from None
 
 
 def _require_unsubscribe_code(code: int) -> None:
@@ -337,7 +384,8 @@ async def asend_to(user: Any, data: Any) -> None:
     It is not stored: a client that is away never gets it. Use a topic per user
     (``topics_for``) for data that must arrive.
     """
-    await _send(user, {"type": "topics.message", "data": to_json(data)})
+    text = data_as_json(data, f"user {user!r}")
+    await _send(user, {"type": "topics.message", "data": text})
 
 
 send_to = sync_bridge.blocking(asend_to)

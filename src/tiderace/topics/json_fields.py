@@ -8,9 +8,30 @@ from typing import Any
 from msgspec import UNSET, Raw, UnsetType
 
 from tiderace.json_compat import loads, to_json
+from tiderace.layers.encoding import find_fault
 from tiderace.protocol import codes
 from tiderace.protocol.messages import ClientInfo
 from tiderace.protocol.session import Refused
+
+
+def data_as_json(data: Any, target: str) -> str:
+    """Return what is sent to ``target`` as JSON text.
+
+    Raises:
+        TypeError: for what JSON cannot express, with its place in ``data``.
+    """
+    try:
+        return to_json(data)
+    except TypeError as error:
+        try:
+            where, value = find_fault(data, "data", to_json)
+        except RecursionError:
+            where, value = "data", data
+        raise TypeError(
+            f"the data for {target} cannot be sent: {where} is a "
+            f"{type(value).__qualname__} ({error}); send plain data instead, such as an "
+            "object's primary key"
+        ) from None
 
 
 def read_fields(data: bytes, kind: Any) -> Any:

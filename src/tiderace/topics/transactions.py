@@ -21,6 +21,9 @@ from tiderace.topics.topic import Topic
 logger = logging.getLogger("tiderace.topics")
 
 
+_test_case_noted = False
+
+
 @dataclass(frozen=True, slots=True)
 class PreparedPublication:
     """A publication that is validated and encoded."""
@@ -59,7 +62,14 @@ def publish_after_commit(publication: PreparedPublication, using: str | None) ->
     connection: Any = transaction.get_connection(using)
     if not isinstance(vars(connection).get(_RunHooks.method), _RunHooks):
         setattr(connection, _RunHooks.method, _RunHooks(connection))
-    transaction.on_commit(_CommitHook(publication), using=using)
+    hook = _CommitHook(publication, in_test_case=_is_of_a_test_case(connection))
+    transaction.on_commit(hook, using=using)
+
+
+def _is_of_a_test_case(connection: Any) -> bool:
+    """Return whether the only transaction is that of a ``TestCase``, never committed."""
+    blocks = connection.atomic_blocks
+    return bool(blocks) and all(block._from_testcase for block in blocks)  # noqa: SLF001
 
 
 @dataclass(slots=True, eq=False)
@@ -73,12 +83,26 @@ class _CommitHook:
     """Whether a later hook of the commit publishes it."""
     ended: bool = False
     """Whether it is published or given up."""
+    in_test_case: bool = False
+    """Whether it would have been published at once outside of a ``TestCase``."""
 
     __qualname__ = "publish"  # for Django's log
 
     def __call__(self) -> None:
         if not self.waits:
             _publish(self.together or [self])
+
+    def __del__(self) -> None:
+        global _test_case_noted
+        if self.in_test_case and not self.ended and not _test_case_noted:
+            _test_case_noted = True
+            logger.warning(
+                "publish() to %r was not carried out: it waits for a commit, and the "
+                "transaction of a TestCase is rolled back; use "
+                "tiderace.testing.TopicsTestMixin, or "
+                "captureOnCommitCallbacks(execute=True) (said once)",
+                self.publication.topic.topic,
+            )
 
 
 class _RunHooks:

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from tiderace.json_compat import to_json
 from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Failure
@@ -33,7 +32,13 @@ from tiderace.security.addresses import client_ip, limit_key
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.refusals import errors_as_refusals
 from tiderace.topics.hooks import call_hook
-from tiderace.topics.json_fields import as_bytes, as_python, as_raw, read_fields
+from tiderace.topics.json_fields import (
+    as_bytes,
+    as_python,
+    as_raw,
+    data_as_json,
+    read_fields,
+)
 from tiderace.topics.names import publication_key, topic_group
 from tiderace.topics.streams import (
     layer_of,
@@ -84,12 +89,15 @@ async def _publish_now(
 ) -> None:
     message = topic.checked(data)
     if topic.on_publish is None:
-        text = to_json(message) if topic.message is not None else data.decode()
+        typed = topic.message is not None
+        text = (
+            data_as_json(message, f"topic {topic.topic!r}") if typed else data.decode()
+        )
     else:
         message = await call_hook(topic.on_publish, context.identity.user, message)
         if message is None:
             return
-        text = to_json(message)
+        text = data_as_json(message, f"topic {topic.topic!r}")
     info = msgspec.json.encode(context.info_in(topic.topic)).decode()
     await layer_of(topic).stream_publish(
         topic_group(topic.topic),
