@@ -114,8 +114,10 @@ def _layer_problem(layers: Mapping[Any, Any], alias: str) -> str:
         backend = import_string(path)
     except (ImportError, AttributeError, TypeError):
         return ""  # reported as tiderace.E004 and E005
+    if not inspect.isclass(backend) or hasattr(backend, "__getattr__"):
+        return ""  # such as a proxy over one layer for each event loop
     missing = (None, BaseChannelLayer.stream_publish)
-    if inspect.isclass(backend) and getattr(backend, "stream_publish", None) in missing:
+    if getattr(backend, "stream_publish", None) in missing:
         return f"and its BACKEND {path!r} has no streams"
     return ""
 
