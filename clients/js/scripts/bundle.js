@@ -11,7 +11,7 @@ const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 export const STATIC = here("../../../src/tiderace/static/tiderace/");
 
 /** The most bytes of the whole client after gzip. */
-export const BUDGET = 8.5 * 1024;
+export const BUDGET = 10 * 1024;
 
 /** Return the built client and its map: file name to contents. */
 export async function bundle() {

@@ -16,7 +16,12 @@ import type { ClientEvents, ClientState, Reason, StateDetail } from "./events.js
 import { resolveOptions, type Transport } from "./options.js";
 import { Outbox } from "./outbox.js";
 import type { ConnectResult, Push, Reply, SubscribeResult } from "./protocol.js";
-import { Subscription, type SubscriptionContext, type UndeclaredTopic } from "./subscription.js";
+import {
+  Subscription,
+  type SubscriptionContext,
+  type TopicListeners,
+  type UndeclaredTopic,
+} from "./subscription.js";
 import { TokenManager } from "./token_manager.js";
 import { TopicStream } from "./topic_stream.js";
 
@@ -148,6 +153,37 @@ export class Client<
   ): Subscription<Topics[N], N extends keyof Calls ? Calls[N] : object>;
   subscribe<T>(topic: UndeclaredTopic<Topics>, options?: SubscribeOptions): Subscription<T>;
   subscribe(topic: string, options: SubscribeOptions = {}): Subscription {
+    const subscription = this.#open(topic, options);
+    subscription._isKept = true;
+    return subscription;
+  }
+
+  /**
+   * Listen to a topic until the returned function is called: for parts of a page that come
+   * and go. The first listener subscribes; a second after the last one has ended, the page
+   * unsubscribes, unless it has called `subscribe()` itself.
+   *
+   * A listener of a topic that is subscribed to already gets a `subscribed` event, too:
+   * `recovered` is whether nothing was published after `options.since`. The second argument
+   * of every listener is the subscription.
+   *
+   * @param options As for `subscribe()`; those of the first call count, except `since`.
+   */
+  listen<N extends keyof Topics & string>(
+    topic: N,
+    listeners: TopicListeners<Topics[N], N extends keyof Calls ? Calls[N] : object>,
+    options?: SubscribeOptions,
+  ): () => void;
+  listen<T>(
+    topic: UndeclaredTopic<Topics>,
+    listeners: TopicListeners<T>,
+    options?: SubscribeOptions,
+  ): () => void;
+  listen(topic: string, listeners: TopicListeners, options: SubscribeOptions = {}) {
+    return this.#open(topic, options)._listen(listeners, options.since);
+  }
+
+  #open(topic: string, options: SubscribeOptions): Subscription {
     const existing = this.#subscriptions.get(topic);
     if (existing) return existing;
     const seen = this.#positions.get(topic);

@@ -1,4 +1,6 @@
-/** The public names of the browser client. */
+/** The public names of the browser client, and the element of `{% live %}`. */
+
+import "./live.js";
 
 export { Client } from "./client.js";
 export type { ClientOptions, SubscribeOptions } from "./client_options.js";
@@ -28,5 +30,5 @@ export type {
 } from "./options.js";
 export type { ClientInfo, History, HistoryOptions, Position, Publication } from "./protocol.js";
 export { Socket } from "./socket.js";
-export { Subscription } from "./subscription.js";
+export { Subscription, type TopicListeners } from "./subscription.js";
 export { topics } from "./topics.js";

@@ -55,6 +55,16 @@ export interface SubscriptionContext {
   _flush(): void;
 }
 
+/** Functions for the events of a subscription, by the name of the event. */
+export type TopicListeners<T = any, Methods = any> = {
+  [K in keyof SubscriptionEvents<T>]?: (
+    event: SubscriptionEvents<T>[K],
+    subscription: Subscription<T, Methods>,
+  ) => unknown;
+};
+
+/** Seconds that a subscription outlasts its last listener: the next page part may want it. */
+const LINGER = 1;
 /** Publications that a `for await` loop may leave unread. */
 const MAX_BACKLOG = 1000;
 /** Flag of a subscribe command: answer with an error where a gap is unavoidable. */
@@ -79,6 +89,10 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
   /** Changes when a request on its way becomes void. */
   #generation = 0;
   #reason: Reason = { code: 0, reason: "" };
+  /** How many calls of `listen()` have not been stopped. */
+  #listening = 0;
+  /** @internal Whether the page has subscribed itself, so that it unsubscribes itself. */
+  _isKept = false;
 
   /** @internal Pages call `client.subscribe()`. */
   constructor(context: SubscriptionContext, topic: string, options: SubscribeOptions) {
@@ -205,6 +219,32 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
       this.removeEventListener("publication", onPublication);
       this.removeEventListener("unsubscribed", onEnd);
     }
+  }
+
+  /** @internal Add listeners until the returned function is called, as `Client.listen()`. */
+  _listen(listeners: TopicListeners<T, Methods>, since?: Position): () => void {
+    const end = new AbortController();
+    for (const [type, listener] of Object.entries<any>(listeners)) {
+      this.addEventListener(type, (event) => listener(event, this), end);
+    }
+    this.#listening++;
+    if (this.#state === "subscribed") {
+      const { epoch, offset } = this.position ?? {};
+      const recovered = !!since && epoch === since.epoch && offset! <= since.offset;
+      const detail = { topic: this.topic, recovered, wasRecovering: !!since };
+      queueMicrotask(() => {
+        if (end.signal.aborted) return;
+        listeners.subscribed?.(new CustomEvent("subscribed", { detail }), this);
+      });
+    }
+    return () => {
+      if (end.signal.aborted) return;
+      end.abort();
+      this.#listening--;
+      this.#context._options.window.setTimeout(() => {
+        if (!this.#listening && !this._isKept) this.unsubscribe();
+      }, LINGER * 1e3);
+    };
   }
 
   /** @internal Send a subscribe command, if there is a connection. */

@@ -4,20 +4,29 @@ import { Client } from "./client.js";
 import type { ClientOptions } from "./client_options.js";
 import { pageSettings } from "./page_settings.js";
 
+/** The page's client: the one of every call without arguments. */
+let pageClient: Client<any, any> | undefined;
+
 /**
  * Connect to the topics of the site, with the settings that `{% tiderace_script %}` wrote
  * into the page.
  *
- * @param options Override the settings of the page.
+ * Without arguments every call returns the page's one client, which connects at the first.
+ *
+ * @param options Override the settings of the page, for a client of its own.
  */
 export function topics<
   Topics extends object = Record<string, any>,
   Calls extends object = Record<string, any>,
->(
-  options: ClientOptions & { url?: string | URL } = {},
-): Client<Topics, Calls> {
+>(options?: ClientOptions & { url?: string | URL }): Client<Topics, Calls> {
+  return options ? createClient(options) : (pageClient ??= createClient({}));
+}
+
+function createClient({
+  url,
+  ...options
+}: ClientOptions & { url?: string | URL }): Client<any, any> {
   const { topics, ...settings } = pageSettings("tiderace-config");
   const { positions } = pageSettings("tiderace-positions");
-  const { url, ...rest } = options;
-  return new Client(url ?? topics, { ...settings, positions, ...rest });
+  return new Client(url ?? topics, { ...settings, positions, ...options });
 }

@@ -48,6 +48,21 @@ test("a publication has the topic's type", () => {
   client.subscribe("room:lobby").publish({ id: 1 }).catch(() => undefined);
 });
 
+test("a listener of a topic gets the topic's type", () => {
+  const client = topics<Topics, Calls>(options);
+
+  client.listen("room:lobby", {
+    publication: ({ data }, room) => {
+      const line: Line = data;
+      void [line, () => room.call("rename", { to: "tea" })];
+    },
+  });
+  // @ts-expect-error an order has no text
+  client.listen("orders", { publication: ({ data }) => data.text });
+  // @ts-expect-error there is no such event
+  client.listen("orders", { published: () => undefined });
+});
+
 test("without a map a subscription may name its type", () => {
   const client = topics(options);
   const room = client.subscribe<Line>("anything");

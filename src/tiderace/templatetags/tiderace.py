@@ -1,4 +1,4 @@
-"""Template tags that load and configure the browser client.
+"""Template tags that load and configure the browser client, and live parts of pages.
 
 ::
 
@@ -6,6 +6,7 @@
     {% tiderace_importmap %}
     {% tiderace_script base="/ws/" heartbeat=25 %}
     {% tiderace_positions positions %}
+    {% live "orders" %}…{% endlive %}
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from django.utils.html import format_html, json_script
 from django.utils.safestring import SafeString, mark_safe
 
 from tiderace.history import Position
+from tiderace.templatetags.live import parse_live
 from tiderace.topics.api import positions
 
 if TYPE_CHECKING:
     from django.template.context import Context
 
 register = template.Library()
+register.tag("live", parse_live)
 
 CONFIG_ID = "tiderace-config"
 POSITIONS_ID = "tiderace-positions"
