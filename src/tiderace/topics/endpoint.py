@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any
 
 from django.core.exceptions import SuspiciousOperation
 from django.http import QueryDict
 
 from tiderace import metrics
-from tiderace.asgi import ASGIApp, Receive, Scope, Send, describe, refuse
+from tiderace.asgi import Receive, Scope, Send, describe, refuse
 from tiderace.exceptions import LayerUnavailable
 from tiderace.routing import NoRoute
 from tiderace.runtime import threads
@@ -55,8 +56,10 @@ class TopicsEndpoint(TopicHooks):
     HTTP. The argument of ``get_application()`` comes before this."""
 
     @classmethod
-    def as_asgi(cls) -> ASGIApp:
+    def as_asgi(cls) -> Callable[[Scope, Receive, Send], Coroutine[Any, Any, Any]]:
         """Return the ASGI application.
+
+        (The return type has Coroutine because the type of Django's ``path()`` requires it.)
 
         Raises:
             ValueError: an entry of ``allowed_origins`` can match no origin.

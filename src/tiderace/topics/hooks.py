@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, ParamSpec
 
 from asgiref.sync import iscoroutinefunction
 
@@ -25,6 +25,14 @@ _HOOKS = {
 }
 
 
+P = ParamSpec("P")
+
+
+def _plain_or_async(hook: Callable[P, Awaitable[Any]]) -> Callable[P, Any]:
+    """Return the hook with a type that plain methods and coroutine functions override."""
+    return hook
+
+
 class TopicHooks:
     """The hooks of ``TopicsEndpoint``, which inherits them; override what you need.
 
@@ -38,6 +46,7 @@ class TopicHooks:
         super().__init_subclass__(**kwargs)
         require_hooks(cls, _HOOKS)
 
+    @_plain_or_async
     async def user_info(self, user: Any, scope: Scope) -> Any:
         """Return the data about this client for presence and publications, or None.
 
@@ -46,6 +55,7 @@ class TopicHooks:
         """
         return None
 
+    @_plain_or_async
     async def on_connect(self, user: Any, data: Any) -> Any:
         """Return data for the reply to connect, or None for none.
 
@@ -58,6 +68,7 @@ class TopicHooks:
         """
         return None
 
+    @_plain_or_async
     async def on_message(self, user: Any, data: Any) -> None:
         """Handle a message of a client that needs no reply."""
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 import msgspec
 from django.core.exceptions import ImproperlyConfigured
@@ -32,6 +32,7 @@ from tiderace.topics.names import Pattern
 from tiderace.topics.permissions import require_permissions
 
 F = TypeVar("F", bound=Callable[..., Any])
+_Permission: TypeAlias = bool | Awaitable[bool]
 
 _APPLICATION_CODES = range(400, 2000)
 
@@ -162,28 +163,41 @@ class Topic:
         return f"<{type(self).__qualname__} {self.topic!r}>"
 
     # Hooks that a class may define. They are None here, and not methods, which shows
-    # whether an application has defined them.
+    # whether an application has defined them. Type checkers see methods, with which they
+    # compare those of the application.
 
-    can_subscribe: ClassVar[Callable[..., Any] | None] = None
-    """``can_subscribe(self, user) -> bool``."""
-    can_publish: ClassVar[Callable[..., Any] | None] = None
-    """``can_publish(self, user) -> bool``."""
-    can_see_presence: ClassVar[Callable[..., Any] | None] = None
-    """``can_see_presence(self, user) -> bool``; without it every subscriber may."""
-    can_read_history: ClassVar[Callable[..., Any] | None] = None
-    """``can_read_history(self, user) -> bool``; without it every subscriber may."""
-    on_publish: ClassVar[Callable[..., Any] | None] = None
-    """``on_publish(self, user, message)``: returns the data to publish, or None."""
-    on_subscribe: ClassVar[Callable[..., Any] | None] = None
-    """``on_subscribe(self, user, data)``: returns data for the subscriber, or None; the
-    parameter ``data``, what the client sent with its command, may be left out."""
-    user_joined: ClassVar[Callable[..., Any] | None] = None
-    """``user_joined(self, user_id)``: called at least once for each join of a user."""
-    user_left: ClassVar[Callable[..., Any] | None] = None
-    """``user_left(self, user_id)``: called at least once for each, after the grace."""
+    if TYPE_CHECKING:
+
+        def can_subscribe(self, user: Any, /) -> _Permission: ...
+        def can_publish(self, user: Any, /) -> _Permission: ...
+        def can_see_presence(self, user: Any, /) -> _Permission: ...
+        def can_read_history(self, user: Any, /) -> _Permission: ...
+        def on_publish(self, user: Any, message: Any, /) -> Any: ...
+        def user_joined(self, user_id: str, /) -> Any: ...
+        def user_left(self, user_id: str, /) -> Any: ...
+
+        on_subscribe: Callable[..., Any] | None  # with one parameter or with two
+    else:
+        can_subscribe = None
+        """``can_subscribe(self, user) -> bool``."""
+        can_publish = None
+        """``can_publish(self, user) -> bool``."""
+        can_see_presence = None
+        """``can_see_presence(self, user) -> bool``; without it every subscriber may."""
+        can_read_history = None
+        """``can_read_history(self, user) -> bool``; without it every subscriber may."""
+        on_publish = None
+        """``on_publish(self, user, message)``: returns the data to publish, or None."""
+        on_subscribe = None
+        """``on_subscribe(self, user, data)``: returns data for the subscriber, or None; the
+        parameter ``data``, what the client sent with its command, may be left out."""
+        user_joined = None
+        """``user_joined(self, user_id)``: called at least once for each join of a user."""
+        user_left = None
+        """``user_left(self, user_id)``: called at least once for each, after the grace."""
 
     @classmethod
-    def topics_for(cls, user: Any) -> Iterable[str]:
+    def topics_for(cls, user: Any) -> Iterable[str] | Awaitable[Iterable[str]]:
         """Return names that ``user`` is subscribed to on connect.
 
         A plain or a coroutine function. Permissions are checked as for a subscribe

@@ -123,7 +123,7 @@ def asyncapi(
         # Actions are those of the application: it sends what subscribers receive.
         publication = _carries(name, "publication")
         operations[f"{name}.publication"] = {"action": "send", **publication}
-        if topic.can_publish or topic.on_publish:
+        if topic.can_publish is not None or topic.on_publish is not None:
             operations[f"{name}.publish"] = {"action": "receive", **publication}
         for call in of_topic:
             operations[f"{name}.{call}"] = {
