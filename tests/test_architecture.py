@@ -136,7 +136,6 @@ INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace.auth", "django.contrib.auth.models"): APPS,
     ("tiderace.security.bearer", "django.contrib.auth.models"): APPS,
     ("tiderace.topics.identity", "django.contrib.auth.models"): APPS,
-    ("tiderace.conf", "django.conf"): SETTINGS,
     ("tiderace.consumer", "django.apps"): SETTINGS,
     ("tiderace.consumer", "django.contrib.auth.models"): APPS,
     ("tiderace.__main__", "tiderace.demo.serve"): NO_UVICORN,
