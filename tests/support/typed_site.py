@@ -46,7 +46,11 @@ class TypedSite:
     def __init__(self, folder: Path, replaced: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self._replaced = replaced or {}
-        outer = {k: v for k, v in os.environ.items() if not k.startswith("DJANGO_")}
+        outer = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("DJANGO_", "PYTEST_"))
+        }
         programs = str(Path(sys.executable).parent)
         self._env = {
             **outer,
@@ -108,6 +112,11 @@ class TypedSite:
         for step in self._steps:
             if isinstance(step, Block):
                 self._type(step)
+
+    def add_settings(self, code: str) -> None:
+        """Add lines to the end of the settings."""
+        with (self.folder / "mysite/settings.py").open("a") as file:
+            file.write(code)
 
     def type_preparations(self) -> None:
         """Type the rest of the page without its servers, publications and tests."""
