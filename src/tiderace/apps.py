@@ -13,6 +13,7 @@ import tiderace.checks.settings
 import tiderace.checks.topics  # noqa: F401 (both register the checks)
 from tiderace import cluster
 from tiderace.connection import Connection
+from tiderace.layers import InMemoryChannelLayer, channel_layers, isolation
 from tiderace.monitoring import multiprocess_metrics, recent_logs
 from tiderace.revocation.signals import connect_signals
 from tiderace.runtime.connections import LiveConnection, process_connections
@@ -36,6 +37,7 @@ class TideraceConfig(AppConfig):
         connect_signals()
         recent_logs.install()
         process_connections.on_add(_start_cluster)
+        process_connections.on_add(_note_siblings)
         for app in apps.get_app_configs():
             # tiderace.topics needs django.contrib.auth, which not every project has.
             if app is not self and module_has_submodule(app.module, "topics"):
@@ -43,6 +45,16 @@ class TideraceConfig(AppConfig):
         folder = os.environ.get(multiprocess_metrics.FOLDER_VARIABLE)
         if folder:
             multiprocess_metrics.share(Path(folder))
+
+
+def _note_siblings(connection: LiveConnection) -> None:
+    """Note other processes of the server where the layer does not reach them.
+
+    With the first connection, since all processes have started by then.
+    """
+    layers = channel_layers.backends.values()
+    if any(isinstance(layer, InMemoryChannelLayer) for layer in layers):
+        isolation.note_siblings()
 
 
 def _start_cluster(connection: LiveConnection) -> None:

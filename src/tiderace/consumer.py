@@ -39,6 +39,7 @@ from tiderace.exceptions import StopConsumer, UnknownMessageType
 from tiderace.layers import get_channel_layer
 from tiderace.revocation.auth_changed import AuthChanged, watched
 from tiderace.runtime import threads
+from tiderace.runtime.connections import process_connections
 from tiderace.runtime.sync_bridge import callable_in_threads
 
 __all__ = [
@@ -182,6 +183,8 @@ class AsyncConsumer:
         ``initkwargs`` are passed to ``__init__`` each time. (The return type has
         Coroutine because the type of Django's ``path()`` requires it.)
         """
+
+        process_connections.expected = True
 
         async def app(scope: Scope, receive: Receive, send: Send) -> Any:
             consumer = cls(**initkwargs)

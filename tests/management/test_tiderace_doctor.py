@@ -354,10 +354,21 @@ def test_a_project_without_layers_has_no_layer_findings():
     with override_settings(**{**HEALTHY, "CHANNEL_LAYERS": {}}):
         findings = diagnose(timeout=1.0)
 
-    assert not [subject for subject in findings if subject.startswith("layer")]
+    assert not [subject for subject in findings if subject.startswith("layer ")]
 
 
 def test_every_level_has_its_place_in_the_order():
     from tiderace.management.commands import tiderace_doctor
 
     assert set(tiderace_doctor._ORDER) == set(doctor.Level)
+
+
+def test_an_in_memory_layer_is_a_note_in_development():
+    finding = only(found("layers", DEBUG=True), Level.NOTE)
+
+    assert "'default' is in memory" in finding.text
+    assert "tiderace.layers.database.DatabaseChannelLayer" in finding.advice
+
+
+def test_layers_that_processes_share_are_no_finding():
+    assert found("layers", DEBUG=True, CHANNEL_LAYERS={}) == []

@@ -26,6 +26,7 @@ from tiderace.checks import check, subclasses
 from tiderace.compat.finder import AliasFinder
 from tiderace.consumer import AsyncConsumer
 from tiderace.layers import InMemoryChannelLayer
+from tiderace.layers.isolation import ADVICE
 from tiderace.layers.manager import channel_layers
 from tiderace.route_inspection import websocket_routes
 
@@ -86,7 +87,7 @@ def check_memory_layer_with_workers() -> Iterator[CheckMessage]:
             f"WEB_CONCURRENCY asks for {workers} processes, and the channel layer "
             f"{', '.join(in_memory)} is in memory: what one process sends, sockets in "
             "the others do not get.",
-            hint='Use "tiderace.layers.redis.RedisChannelLayer", or one process.',
+            hint=f"Start one process, or {ADVICE}.",
             id="tiderace.E015",
         )
 

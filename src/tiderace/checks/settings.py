@@ -65,6 +65,7 @@ from tiderace.checks.application import (
     real_package,
     version_numbers,
 )
+from tiderace.layers.isolation import ADVICE
 from tiderace.layers.options import constructor_options
 
 _LAYER_KEYS = ("BACKEND", "CONFIG", "TEST_CONFIG")
@@ -222,8 +223,8 @@ def check_memory_layer() -> Iterator[CheckMessage]:
         yield Warning(
             f"The channel layer {', '.join(in_memory)} is in memory: what one process "
             f"sends, sockets in another do not get, workers and commands included.",
-            hint="Use a layer with a broker in production; silence this check if the "
-            "site is served by one process and nothing else sends.",
+            hint=f"In production, {ADVICE}; silence this check if the site is served by "
+            "one process and nothing else sends.",
             id="tiderace.W012",
         )
 

@@ -98,8 +98,9 @@ def check_layers_of_topics() -> Iterator[CheckMessage]:
             yield Error(
                 f"{needs} the channel layer {alias!r}, {problem}.",
                 hint=f'Write CHANNEL_LAYERS = {{"{alias}": {{"BACKEND": '
-                '"tiderace.layers.InMemoryChannelLayer"}} for one process; several share '
-                "a tiderace.layers.redis.RedisChannelLayer.",
+                '"tiderace.layers.database.DatabaseChannelLayer"}}; '
+                '"tiderace.layers.redis.RedisChannelLayer" and, for one process, '
+                '"tiderace.layers.InMemoryChannelLayer" are the others.',
                 id="tiderace.E028",
             )
 

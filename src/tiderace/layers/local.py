@@ -147,6 +147,10 @@ class LocalChannels:
             if mailbox.attached or mailbox.readers or not mailbox.empty()
         }
 
+    def is_unused(self) -> bool:
+        """Return whether this process has neither a channel nor a listener."""
+        return not self.mailboxes and not any(True for _ in self.listeners)
+
     def attach(self, channel: str) -> ChannelMailbox:
         """Return the mailbox of ``channel``, which belongs to a consumer from now on."""
         with self.lock:

@@ -23,6 +23,7 @@ from tiderace.layers.base import (
     LocalDelivery,
 )
 from tiderace.layers.broker import GROUP_MAX_BYTES, Retention
+from tiderace.layers.isolation import note_unheard
 from tiderace.layers.local import DropLog, LocalChannels
 from tiderace.layers.memory_streams import MemoryStreams
 from tiderace.layers.messages import (
@@ -166,6 +167,8 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
         # in the test where the group happens to be empty.
         copy = encoding.decode(encoding.encode(message))
         await self._send_to(groups, copy, exclude)
+        if self._local.is_unused():
+            note_unheard(f"a message to the group {group!r}")
 
     async def group_broadcast(
         self,
@@ -226,6 +229,8 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
         if group in self.groups:
             deadline = now + self.expiry
             await self._local.fan_out(group, publication.as_event(), deadline)
+        if self._local.is_unused():
+            note_unheard(f"a publication to {record.get('topic', group)!r}")
         return publication.position
 
     async def _append_message(

@@ -18,6 +18,7 @@ from django.core.checks import ERROR, run_checks
 
 from tiderace import __version__
 from tiderace.checks.application import layers_in_memory
+from tiderace.layers.isolation import ADVICE
 from tiderace.layers.manager import channel_layers, layer_attribute
 from tiderace.monitoring.probe import any_failed, probe_layer
 from tiderace.route_inspection import websocket_routes
@@ -74,6 +75,7 @@ def diagnose(*, brokers: bool = True, timeout: float = 5.0) -> dict[str, list[Fi
     checks: dict[str, Callable[[], Iterable[Finding]]] = {
         "versions": _versions,
         "routes": _routes,  # it imports the consumers, which a system check examines
+        "layers": _layers_in_memory,
         "system checks": _system_checks,
         "proxy": _proxy,
         "system": _open_files,
@@ -107,6 +109,16 @@ def _versions() -> Iterator[Finding]:
             elif over_redis:
                 text = f"{missing}: {purpose} needs it"
                 yield Finding(Level.ERROR, text, 'pip install "tiderace[redis]"')
+
+
+def _layers_in_memory() -> Iterator[Finding]:
+    if (in_memory := layers_in_memory()) and settings.DEBUG:  # else tiderace.W012
+        yield Finding(
+            Level.NOTE,
+            f"the channel layer {', '.join(in_memory)} is in memory: what a shell, a "
+            "command or a worker publishes, the pages of the server do not get",
+            f"{ADVICE[0].upper()}{ADVICE[1:]}.",
+        )
 
 
 def _system_checks() -> Iterator[Finding]:

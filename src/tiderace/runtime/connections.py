@@ -109,6 +109,9 @@ class ConnectionRegistry:
     event loop.
     """
 
+    expected: bool = False
+    """Whether this process has made an application for connections."""
+
     def __init__(self) -> None:
         self._open: dict[LiveConnection, OpenConnection] = {}
         self._on_add: list[Callable[[LiveConnection], object]] = []

@@ -20,6 +20,7 @@ from tiderace.asgi import Receive, Scope, Send, describe, refuse
 from tiderace.exceptions import LayerUnavailable
 from tiderace.routing import NoRoute
 from tiderace.runtime import threads
+from tiderace.runtime.connections import process_connections
 from tiderace.security.origins import host_problem, log_refusal, require_origins
 from tiderace.security.page_origins import origin_problem
 from tiderace.security.websocket import (
@@ -64,6 +65,7 @@ class TopicsEndpoint(TopicHooks):
         Raises:
             ValueError: an entry of ``allowed_origins`` can match no origin.
         """
+        process_connections.expected = True
         endpoint = cls()
         require_origins(cls.allowed_origins or ())
 
