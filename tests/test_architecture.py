@@ -72,6 +72,7 @@ LEVELS: list[dict[str, set[str]]] = [
             "templatetags",
             "compat",
             "demo",
+            "migration",
             "__main__",
         }
     },

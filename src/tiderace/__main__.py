@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from tiderace.demo.valkey import ServerMissing, private_server
+from tiderace.migration.command import add_arguments, migrate
 
 __all__ = ["main"]
 
@@ -22,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command and its options; by default those of this process.
     """
     options = _parser().parse_args(arguments)
+    if options.command == "migrate":
+        return migrate(options.path, write=options.write)
     return _demo(options)
 
 
@@ -60,6 +63,14 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         metavar="NUMBER",
         help="processes that serve it, with --layer redis (default: %(default)s)",
+    )
+    add_arguments(
+        commands.add_parser(
+            "migrate",
+            help="list what changes for a project written for Channels",
+            description="Read a project written for Channels, without importing it, and "
+            "list what is the same, what changes, and what is unsupported.",
+        )
     )
     return parser
 
