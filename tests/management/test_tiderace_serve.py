@@ -153,14 +153,14 @@ def test_an_application_that_cannot_be_imported_is_refused():
 
 
 def test_without_a_layer_the_error_has_the_setting():
-    assert 'Set "BACKEND": "tiderace.layers.' in refusal(CHANNEL_LAYERS={})
+    assert 'write "BACKEND": "tiderace.layers.' in refusal(CHANNEL_LAYERS={})
 
 
 def test_a_layer_in_memory_is_reported_with_the_line_to_change():
     _, _, output = run("--bind", "0", CHANNEL_LAYERS=IN_MEMORY)
 
     assert "the channel layer 'default' is in memory" in output
-    assert 'Set "BACKEND": "tiderace.layers.' in output
+    assert 'write "BACKEND": "tiderace.layers.' in output
 
 
 def test_a_layer_in_memory_is_refused_with_several_workers():

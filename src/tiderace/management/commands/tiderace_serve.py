@@ -13,14 +13,10 @@ from tiderace import DEFAULT_CHANNEL_LAYER
 from tiderace.checks.application import layers_in_memory
 from tiderace.checks.settings import probable_asgi_application
 from tiderace.layers import channel_layers
+from tiderace.layers.isolation import ADVICE
 from tiderace.route_inspection import Route, websocket_routes
 from tiderace.routing import get_default_application
 from tiderace.server.sockets_only import default_application
-
-_ADVICE_LAYER = (
-    'Set "BACKEND": "tiderace.layers.redis.RedisChannelLayer" in '
-    f"CHANNEL_LAYERS[{DEFAULT_CHANNEL_LAYER!r}]."
-)
 
 
 class Command(BaseCommand):
@@ -106,7 +102,7 @@ class Command(BaseCommand):
         if DEFAULT_CHANNEL_LAYER not in channel_layers:
             raise CommandError(
                 "CHANNEL_LAYERS has no layer 'default', over which the site's processes "
-                f"reach the sockets. {_ADVICE_LAYER}"
+                f"reach the sockets; {ADVICE}"
             )
         in_memory = ", ".join(layers_in_memory())
         if not in_memory:
@@ -117,9 +113,9 @@ class Command(BaseCommand):
         )
         if workers > 1:
             raise CommandError(
-                f"{problem}, nor between the {workers} workers. {_ADVICE_LAYER}"
+                f"{problem}, nor between the {workers} workers; {ADVICE}"
             )
-        self.stderr.write(self.style.WARNING(f"{problem}. {_ADVICE_LAYER}"))
+        self.stderr.write(self.style.WARNING(f"{problem}; {ADVICE}"))
 
     def _print(self, address: str, prefix: str, routes: list[Route] | None) -> None:
         self.stdout.write(
