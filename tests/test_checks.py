@@ -493,37 +493,6 @@ def test_one_worker_or_a_shared_layer_is_accepted(number, backend):
     assert check_workers(number, backend) == []
 
 
-# Groups of consumers
-
-
-def test_groups_as_a_string_are_an_error():
-    class Chatty(AsyncConsumer):
-        groups = "lobby"
-
-    class Quiet(AsyncConsumer):
-        groups = ["lobby"]
-
-    try:
-        errors = [
-            error
-            for error in application_checks.check_consumer_groups(None)
-            if error.obj in (Chatty, Quiet)
-        ]
-    finally:
-        # Until the class is collected other tests would find it too.
-        Chatty.groups = []
-
-    error = only(errors, "tiderace.E016")
-    assert 'Chatty has groups = "lobby"' in error.msg
-    assert error.hint == 'Write a list: groups = ["lobby"]'
-
-
-def test_the_consumers_of_the_package_are_accepted():
-    errors = application_checks.check_consumer_groups(None)
-
-    assert not [each for each in errors if each.obj.__module__.startswith("tiderace")]
-
-
 # The real Channels
 
 

@@ -11,11 +11,13 @@ from decimal import Decimal
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth.models import Group
+from django.core.exceptions import ImproperlyConfigured
 from django.test import TestCase, override_settings
 
 from support.asgi_client import Client
 from support.waiting import settle, until, within
 from tiderace import metrics
+from tiderace.connection import connection
 from tiderace.db import database_sync_to_async
 from tiderace.exceptions import (
     AcceptConnection,
@@ -1040,3 +1042,67 @@ async def test_stop_consumer_in_send_in_a_thread_ends_the_consumer():
 
     await within(client.end())
     assert client.sent[-1] == {"type": "websocket.close", "code": 1000}
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("base", [WebsocketConsumer, AsyncWebsocketConsumer])
+def test_groups_that_are_a_string_raise_where_the_class_is_defined(base):
+    with pytest.raises(ImproperlyConfigured) as raised:
+        type("Chat", (base,), {"groups": "lobby", "__module__": "chat.consumers"})
+
+    assert 'chat.consumers.Chat has groups = "lobby", a string' in str(raised.value)
+    assert 'write groups = ["lobby"]' in str(raised.value)
+
+
+class Waiting(AsyncWebsocketConsumer):
+    """Answers no handshake until the layer tells it how."""
+
+    async def connect(self):
+        await self.channel_layer.group_add("waiting", self.channel_name)
+
+    async def go_on(self, event):
+        await self.accept()
+
+
+@pytest.fixture
+def _at_once(monkeypatch):
+    monkeypatch.setattr(connection, "UNANSWERED_AFTER", 0.0)
+
+
+@pytest.mark.usefixtures("_at_once")
+async def test_under_debug_a_connect_that_answers_nothing_is_a_warning(
+    settings, caplog
+):
+    settings.DEBUG = True
+    socket = WebsocketCommunicator(Waiting.as_asgi(), "/")
+    await socket.send_input({"type": "websocket.connect"})
+
+    await until(lambda: caplog.records)
+
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert "Waiting has neither accepted nor closed the WebSocket" in record.message
+    assert record.reason == "unanswered"
+    await get_channel_layer().group_send("waiting", {"type": "go.on"})
+    assert await socket.receive_output() == {
+        "type": "websocket.accept",
+        "subprotocol": None,
+    }
+    await socket.disconnect()
+
+
+@pytest.mark.usefixtures("_at_once")
+@pytest.mark.parametrize("debug", [True, False])
+async def test_a_connect_that_answers_or_is_not_debugged_is_no_warning(
+    settings, caplog, debug
+):
+    settings.DEBUG = debug
+    app = (AsyncWebsocketConsumer if debug else Waiting).as_asgi()
+    socket = WebsocketCommunicator(app, "/")
+    await socket.send_input({"type": "websocket.connect"})
+    await settle()
+
+    assert not caplog.records
+    await socket.disconnect()

@@ -22,9 +22,8 @@ from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 (Djang
 from django.utils.module_loading import import_string
 
 from tiderace import conf
-from tiderace.checks import check, subclasses
+from tiderace.checks import check
 from tiderace.compat.finder import AliasFinder
-from tiderace.consumer import AsyncConsumer
 from tiderace.layers import InMemoryChannelLayer
 from tiderace.layers.isolation import ADVICE
 from tiderace.layers.manager import channel_layers
@@ -90,21 +89,6 @@ def check_memory_layer_with_workers() -> Iterator[CheckMessage]:
             hint=f"Start one process, or {ADVICE}.",
             id="tiderace.E015",
         )
-
-
-@check()
-def check_consumer_groups() -> Iterator[CheckMessage]:
-    """Refuse a consumer whose ``groups`` is a string: each letter would be a group."""
-    for consumer in subclasses(AsyncConsumer):
-        groups = vars(consumer).get("groups")
-        if isinstance(groups, str):
-            yield Error(
-                f'{consumer.__module__}.{consumer.__qualname__} has groups = "{groups}", '
-                "a string, so it would join a group for each of its letters.",
-                hint=f'Write a list: groups = ["{groups}"]',
-                obj=consumer,
-                id="tiderace.E016",
-            )
 
 
 @check()

@@ -21,7 +21,6 @@ W012       the in-memory layer with ``DEBUG = False`` (``--deploy``)
 W013       WebSocket routes without a check of the origin (``--deploy``)
 W014       ``CONN_MAX_AGE`` is not 0 under ASGI
 E015       the in-memory layer with several workers
-E016       ``groups`` of a consumer is a string
 W017       the real Channels is installed beside ``install_as_channels()``
 W018       the real Channels is an app beside Tiderace
 W019       an ASGI server is older than those in the test matrix

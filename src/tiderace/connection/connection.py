@@ -10,6 +10,8 @@ from collections.abc import Coroutine, Iterable
 from time import perf_counter
 from typing import Any
 
+from django.conf import settings
+
 from tiderace import conf, metrics
 from tiderace.asgi import (
     Event,
@@ -42,6 +44,10 @@ from tiderace.runtime.connections import (
 )
 from tiderace.runtime.sync_bridge import callable_in_threads
 from tiderace.runtime.tasks import as_error
+
+UNANSWERED_AFTER = 3.0
+"""Seconds after ``connect()`` in which a consumer may accept or close the socket, until a
+warning while ``DEBUG`` is on."""
 
 # Events that change the state of the connection, each with the exceptions of its handler
 # that are raised without ``on_error``.
@@ -374,6 +380,17 @@ class Connection:
                 raise
         if kind in LAST_EVENTS:
             raise StopConsumer
+        if kind == "websocket.connect" and not self._outbox.answered:
+            self._expect_answer()
+
+    def _expect_answer(self) -> None:
+        if conf.configured() and settings.DEBUG:
+            loop = asyncio.get_running_loop()
+            loop.call_later(UNANSWERED_AFTER, self._check_answer)
+
+    def _check_answer(self) -> None:
+        if not (self._outbox.answered or self._ended or self._outbox.lost):
+            self._log.unanswered(UNANSWERED_AFTER)
 
     async def _dispatch(self, event: Event, began: float = 0.0) -> None:
         await self._caller.call(

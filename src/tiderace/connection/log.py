@@ -78,6 +78,17 @@ class ConnectionLog:
         )
         _logged_once.add(error)
 
+    def unanswered(self, seconds: float) -> None:
+        """Log that a client waits for an answer to its handshake."""
+        logger.warning(
+            "%s has neither accepted nor closed the WebSocket %g s after connect() "
+            "returned, so the client waits; call accept() or close() in connect() (%s)",
+            self._consumer,
+            seconds,
+            describe(self._scope),
+            extra=self._fields("unanswered"),
+        )
+
     def cut(self, what: str, limit: float | None) -> None:
         """Log that a handler is cancelled, since it goes on without its client."""
         logger.warning(

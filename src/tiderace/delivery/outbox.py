@@ -90,12 +90,22 @@ class Outbox:
 
     Attributes:
         accepted: whether the WebSocket was accepted.
+        answered: whether it was accepted, closed or refused.
         closed: whether a close event was sent.
         leaving: whether the disconnect event was read but is not handled yet.
         lost: whether the client is gone.
     """
 
-    __slots__ = ("_frames", "_limit", "_send", "accepted", "closed", "leaving", "lost")
+    __slots__ = (
+        "_frames",
+        "_limit",
+        "_send",
+        "accepted",
+        "answered",
+        "closed",
+        "leaving",
+        "lost",
+    )
 
     def __init__(
         self, send: Send, *, frames: FrameWriter | None = None, limit: int = 0
@@ -104,6 +114,7 @@ class Outbox:
         self._frames = frames
         self._limit = limit
         self.accepted = False
+        self.answered = False
         self.closed = False
         self.leaving = False
         self.lost = False
@@ -158,10 +169,11 @@ class Outbox:
             return
         elif kind == "websocket.close":
             # Before the await: nothing may be sent after it.
-            self.closed = True
+            self.closed = self.answered = True
             code = event.get("code") or 1000
             metrics.CLOSES_SENT.add(code if self.accepted else "refused")
         elif kind == "websocket.http.response.start":
+            self.answered = True
             metrics.CLOSES_SENT.add("refused")
         try:
             await self._send(event)
@@ -175,7 +187,7 @@ class Outbox:
             metrics.SENDS_AFTER_CLOSE.add()
             return
         if kind == "websocket.accept":
-            self.accepted = True
+            self.accepted = self.answered = True
             metrics.CONNECTIONS_ACCEPTED.add()
 
 

@@ -29,6 +29,7 @@ from threading import get_ident
 from typing import Any
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction
+from django.core.exceptions import ImproperlyConfigured
 
 from tiderace.asgi import Event, websocket_accept, websocket_close, websocket_send
 from tiderace.consumer import (
@@ -83,6 +84,20 @@ def _life_cycle(cls: type) -> list[tuple[str, Callable[..., Any]]]:
     ]
 
 
+def _require_groups(cls: type) -> None:
+    """Check that ``groups`` is no string, of which each letter would be a group.
+
+    Raises:
+        ImproperlyConfigured: when it is one.
+    """
+    groups = inspect.getattr_static(cls, "groups", None)
+    if isinstance(groups, str):
+        raise ImproperlyConfigured(
+            f'{cls.__module__}.{cls.__qualname__} has groups = "{groups}", a string, so '
+            f'it would join a group for each letter; write groups = ["{groups}"]'
+        )
+
+
 def _run_in_thread(method: Callable[..., Any]) -> Callable[..., Any]:
     """Return a coroutine function that runs ``method``, a plain function, in a thread."""
 
@@ -123,6 +138,7 @@ class WebsocketConsumer(SyncConsumer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        _require_groups(cls)
         for name, method in _life_cycle(cls):
             if iscoroutinefunction(method):
                 setattr(cls, name, _run_from_thread(method))
@@ -284,6 +300,7 @@ class AsyncWebsocketConsumer(AsyncConsumer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        _require_groups(cls)
         for name, method in _life_cycle(cls):
             if may_block(method):
                 setattr(cls, name, _run_in_thread(method))
