@@ -805,3 +805,42 @@ def test_every_id_is_listed_in_the_documentation_of_the_checks():
         used |= set(re.findall(r"[\"(]tiderace\.([EW]\d{3})[\")]", source))
 
     assert used == set(re.findall(r"^[EW]\d{3}", settings_checks.__doc__, re.MULTILINE))
+
+
+# Names of settings
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("TIDE_RACE", "Rename it to TIDERACE."),
+        ("TIDERRACE", "Rename it to TIDERACE."),
+        ("TIDERACE_SYNC_THREADS", 'TIDERACE = {"SYNC_THREADS": …}'),
+        ("TIDERACE_PING", 'TIDERACE = {"TOPICS": {"PING": …}}'),
+        ("TIDERACE_TOPICS", 'TIDERACE = {"TOPICS": …}'),
+    ],
+)
+def test_a_misspelt_setting_is_reported_with_what_to_write(name, hint):
+    with override_settings(**{name: {}}):
+        warning = only(settings_checks.check_setting_names(None), "tiderace.W029")
+
+    assert name in warning.msg
+    assert hint in warning.hint
+
+
+def test_a_misspelt_name_of_a_setting_that_is_missing_is_reported():
+    with override_settings(CHANNEL_LAYERS={}, CHANNEL_LAYER={"default": {}}):
+        warning = only(settings_checks.check_setting_names(None), "tiderace.W029")
+
+    assert warning.hint == "Rename it to CHANNEL_LAYERS."
+
+
+def test_settings_of_a_project_are_not_reported():
+    with override_settings(
+        CHANNEL_LAYER="its own, beside CHANNEL_LAYERS",
+        TIDERACE={"SYNC_THREADS": 2},
+        TIDERACE_REDIS_URL="redis://localhost",
+        RACE="its own",
+        ASGI_APPLICATION="shop.asgi.application",
+    ):
+        assert settings_checks.check_setting_names(None) == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import logging
 import os
 import signal
@@ -515,6 +517,57 @@ def test_the_command_uses_the_layer_of_its_option():
         call_command("runworker", "tea", "--layer", "second")
 
     assert Recorded.ran[0].channel_layer.capacity == 3
+
+
+@contextlib.contextmanager
+def routed(application):
+    """``runworker`` with this application, and a worker that does not run."""
+    with (
+        mock.patch.object(
+            runworker, "get_default_application", return_value=application
+        ),
+        mock.patch.object(runworker.Command, "worker_class", Recorded),
+        override_settings(ASGI_APPLICATION="shop.asgi.application"),
+    ):
+        yield
+
+
+def test_the_command_refuses_an_application_without_channels():
+    with (
+        routed(ProtocolTypeRouter({"http": application})),
+        pytest.raises(CommandError, match="serves no channels") as raised,
+    ):
+        call_command("runworker", "tea")
+
+    assert "shop.asgi.application" in str(raised.value)
+    assert 'channel={"tea": YourConsumer.as_asgi()}' in str(raised.value)
+
+
+def test_the_command_refuses_a_channel_without_a_consumer():
+    channels = ChannelNameRouter({"tea": application, "milk": application})
+
+    with (
+        routed(ProtocolTypeRouter({"channel": channels})),
+        pytest.raises(CommandError) as raised,
+    ):
+        call_command("runworker", "tea", "mlik")
+
+    text = str(raised.value)
+    assert "no consumer for the channel 'mlik'; did you mean 'milk'?" in text
+    assert "(it has tea, milk)" in text
+
+
+def test_the_command_runs_for_channels_with_a_consumer_and_warns_of_a_layer_in_memory():
+    Recorded.ran.clear()
+    errors = io.StringIO()
+    channels = ChannelNameRouter({"tea": application})
+
+    with routed(ProtocolTypeRouter({"channel": channels})):
+        call_command("runworker", "tea", stderr=errors)
+
+    assert len(Recorded.ran) == 1
+    assert "this worker gets no message of another process" in errors.getvalue()
+    assert "tiderace.layers.database.DatabaseChannelLayer" in errors.getvalue()
 
 
 @override_settings(CHANNEL_LAYERS={})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
@@ -22,6 +24,8 @@ from tiderace.asgi import ASGIApp, Receive, Scope, Send, path_below_prefix
 from tiderace.runtime.tasks import as_error
 from tiderace.security.websocket import OriginValidator
 
+logger = logging.getLogger("tiderace.server")
+
 # The session engines that need the app `django.contrib.sessions`.
 _ENGINES_WITH_A_TABLE = (
     "django.contrib.sessions.backends.db",
@@ -37,7 +41,9 @@ class Pages(ASGIHandler):
 
     async def run_get_response(self, request: HttpRequest) -> HttpResponseBase:
         try:
-            return await super().run_get_response(request)
+            response = await super().run_get_response(request)
+            note_missing_client(request.path, response.status_code)
+            return response
         except SystemExit as raised:
             request.close()
             raise as_error(raised) from raised
@@ -48,6 +54,40 @@ class Pages(ASGIHandler):
         except SystemExit as raised:
             await sync_to_async(response.close)()
             raise as_error(raised) from raised
+
+
+_CLIENT = re.compile(r".*/tiderace/tiderace(\.\w+)?\.js")
+_missing_client_noted = False
+
+
+def note_missing_client(path: str, status: int) -> None:
+    """Log, once, that the script of the browser client is not served.
+
+    Args:
+        path: of a request.
+        status: of its response.
+    """
+    global _missing_client_noted
+    if status != 404 or _missing_client_noted or not _CLIENT.fullmatch(path):
+        return
+    _missing_client_noted = True
+    if not apps.is_installed("django.contrib.staticfiles"):
+        advice = 'add "django.contrib.staticfiles" to INSTALLED_APPS'
+    elif settings.DEBUG:
+        advice = (
+            "manage.py runserver serves static files, other servers do not: add "
+            "WhiteNoise, or run collectstatic and let the web server serve STATIC_ROOT"
+        )
+    else:
+        advice = (
+            "run manage.py collectstatic, and let the web server or WhiteNoise serve "
+            "STATIC_ROOT (runserver serves static files only while DEBUG is on)"
+        )
+    logger.warning(
+        "the browser client %s is not served (404), so its pages cannot connect; %s",
+        path,
+        advice,
+    )
 
 
 class TopicsFirst:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from django.utils.module_loading import module_has_submodule
 import tiderace.checks.settings
 import tiderace.checks.topics  # noqa: F401 (both register the checks)
 from tiderace import cluster
+from tiderace.checks.server_interface import interface_problem
 from tiderace.connection import Connection
 from tiderace.layers import InMemoryChannelLayer, channel_layers, isolation
 from tiderace.monitoring import multiprocess_metrics, recent_logs
@@ -19,6 +22,8 @@ from tiderace.revocation.signals import connect_signals
 from tiderace.runtime.connections import LiveConnection, process_connections
 
 __all__ = ["TideraceConfig"]
+
+logger = logging.getLogger("tiderace.server")
 
 
 class TideraceConfig(AppConfig):
@@ -35,6 +40,8 @@ class TideraceConfig(AppConfig):
     def ready(self) -> None:
         """Connect signals, and import each app's ``topics`` module."""
         connect_signals()
+        if problem := interface_problem(sys.argv, sys.modules, os.environ):
+            logger.error("%s", problem)
         recent_logs.install()
         process_connections.on_add(_start_cluster)
         process_connections.on_add(_note_siblings)

@@ -38,11 +38,12 @@ from websockets.sync.client import connect
 
 from support.ports import free_port
 from support.waiting import wait_until
+from tiderace import application_parts
 from tiderace.auth import AuthMiddlewareStack
 from tiderace.generic.websocket import AsyncWebsocketConsumer
 from tiderace.management.commands.runserver import Command
 from tiderace.route_inspection import Route, websocket_routes
-from tiderace.routing import ProtocolTypeRouter, URLRouter
+from tiderace.routing import ProtocolTypeRouter, URLRouter, get_application
 from tiderace.security.websocket import OriginValidator
 from tiderace.server import certificate
 from tiderace.server.access import AccessLog
@@ -892,3 +893,147 @@ def test_a_port_in_use_is_an_error(project):
         project.process.wait(40)
 
     assert "That port is already in use." in project.log.read_text()
+
+
+# Mistakes in ASGI_APPLICATION
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    """Return a function that writes a module of a project's package ``shop``."""
+    (tmp_path / "shop").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+
+    def write(name: str, source: str) -> Path:
+        file = tmp_path / "shop" / f"{name}.py"
+        file.write_text(source)
+        return file
+
+    yield write
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def refused(application: str) -> str:
+    """What ``runserver`` says when it does not start with this ``ASGI_APPLICATION``."""
+    with (
+        override_settings(
+            ASGI_APPLICATION=application, WSGI_APPLICATION="shop.wsgi.application"
+        ),
+        pytest.raises(CommandError) as raised,
+    ):
+        Command().get_application({})
+    return str(raised.value)
+
+
+def test_an_import_that_fails_in_asgi_py_is_named_with_file_and_line(shop):
+    file = shop("asgi", "\nimport no_such_package\n")
+
+    text = refused("shop.asgi.application")
+
+    assert "No module named 'no_such_package'" in text
+    assert f"({file}, line 2)" in text
+    assert "Add this line" not in text
+
+
+def test_an_import_that_fails_below_asgi_py_is_named_with_its_file(shop):
+    shop("asgi", "import shop.routing\n")
+    file = shop("routing", "from shop.consumers import Chat\n")
+
+    assert f"({file}, line 1)" in refused("shop.asgi.application")
+
+
+def test_a_setting_that_differs_from_the_usual_one_gets_the_line_to_add(shop):
+    shop("asgi", "application = len\n")
+
+    assert 'ASGI_APPLICATION = "shop.asgi.application"' in refused("shop.asgi.app")
+    assert 'ASGI_APPLICATION = "shop.asgi.application"' in refused("shop.agsi.app")
+
+
+def test_the_usual_setting_is_not_advised_again(shop):
+    shop("asgi", "app = len\n")
+
+    assert refused("shop.asgi.application") == (
+        "Cannot find 'application' in ASGI_APPLICATION module shop.asgi"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("application = 3", "of type int and no ASGI application"),
+        (
+            "from django.core.handlers import wsgi\napplication = wsgi.WSGIHandler()",
+            "a WSGI application and no ASGI application",
+        ),
+    ],
+)
+def test_an_application_of_another_kind_is_refused(shop, source, what):
+    shop("asgi", source)
+
+    assert f"shop.asgi.application, which is {what}" in refused("shop.asgi.application")
+
+
+# The script of the browser client
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Return a function that logs a request for the script of the browser client."""
+    monkeypatch.setattr(application_parts, "_missing_client_noted", False)
+
+    def request(status: int, path: str = "/static/tiderace/tiderace.js") -> None:
+        details = {"method": "GET", "path": path, "status": status}
+        Command().log_action(
+            "http", "complete", {**details, "time_taken": 0, "client": ""}
+        )
+
+    return request
+
+
+@pytest.mark.parametrize(
+    ("changed", "advice"),
+    [
+        ({"INSTALLED_APPS": ["tiderace"]}, 'add "django.contrib.staticfiles" to'),
+        ({"DEBUG": True}, "other servers do not: add WhiteNoise"),
+        ({"DEBUG": False}, "run manage.py collectstatic"),
+    ],
+)
+@with_static_files
+def test_a_script_that_is_not_served_is_noted_once(script, caplog, changed, advice):
+    with override_settings(**changed):
+        script(404)
+        script(404)
+
+    [record] = [each for each in caplog.records if each.name == "tiderace.server"]
+    text = record.getMessage()
+    assert "the browser client /static/tiderace/tiderace.js is not served (404)" in text
+    assert advice in text
+
+
+def test_a_hashed_script_that_is_not_served_is_noted(script, caplog):
+    script(404, "/s/tiderace/tiderace.0a1b2c.js?v=1")
+
+    assert "/s/tiderace/tiderace.0a1b2c.js is not served" in caplog.text
+
+
+def test_a_script_that_is_served_and_other_files_are_not_noted(script, caplog):
+    script(200)
+    script(404, "/static/app.js")
+
+    assert not [each for each in caplog.records if each.name == "tiderace.server"]
+
+
+async def test_the_application_notes_it_under_any_server(script, settings, caplog):
+    settings.ROOT_URLCONF = ()
+    application = get_application([], middleware=None)
+
+    await HttpCommunicator(
+        application,
+        "GET",
+        "/static/tiderace/tiderace.js",
+        headers=[(b"host", b"testserver")],
+    ).get_response()
+
+    assert "/static/tiderace/tiderace.js is not served (404)" in caplog.text

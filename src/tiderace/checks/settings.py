@@ -33,9 +33,10 @@ W025       a topic that no client may subscribe to
 W026       a topic class has no pattern
 W027       a pattern is written in another notation
 E028       topics have no channel layer, or one without streams
+W029       a setting looks like a misspelt one of Tiderace's
 ========== ============================================================
 
-The checks from W013 to E023 are in ``tiderace.checks.application``, those from W024 on
+The checks from W013 to E023 are in ``tiderace.checks.application``, those from W024 to E028
 in ``tiderace.checks.topics``.
 """
 
@@ -43,6 +44,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import difflib
 import importlib.util
 import inspect
 import os
@@ -51,7 +53,7 @@ from pathlib import Path
 from typing import Any
 
 from django.apps import apps
-from django.conf import ENVIRONMENT_VARIABLE, settings
+from django.conf import ENVIRONMENT_VARIABLE, global_settings, settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 (Django's name)
 from django.core.management import get_commands, load_command_class
 from django.utils.module_loading import import_string
@@ -68,6 +70,9 @@ from tiderace.layers.isolation import ADVICE
 from tiderace.layers.options import constructor_options
 
 _LAYER_KEYS = ("BACKEND", "CONFIG", "TEST_CONFIG")
+_SETTINGS = ("TIDERACE", "CHANNEL_LAYERS", "ASGI_APPLICATION")
+# How similar a name has to be, from 0 to 1: "TIDE_RACE" to "TIDERACE" is 0.94.
+_SIMILAR = 0.85
 # The first uvicorn whose default WebSocket protocol has write flow control.
 _UVICORN = (0, 52, 1)
 # By name: the import is slow, and most processes serve nothing.
@@ -199,6 +204,27 @@ def check_settings() -> Iterator[CheckMessage]:
         "setting has a default.",
         id="tiderace.E009",
     )
+
+
+@check()
+def check_setting_names() -> Iterator[CheckMessage]:
+    """Warn of settings whose names resemble those of Tiderace's, which nothing reads."""
+    for name in dir(settings):
+        if not name.isupper() or hasattr(global_settings, name) or name in _SETTINGS:
+            continue
+        meant = difflib.get_close_matches(name, _SETTINGS, n=1, cutoff=_SIMILAR)
+        key = name.removeprefix("TIDERACE_")
+        if key != name and key in conf.Settings.__struct_encode_fields__:
+            hint = f'Write TIDERACE = {{"{key}": …}}.'
+        elif key != name and key in conf.TopicSettings.__struct_encode_fields__:
+            hint = f'Write TIDERACE = {{"TOPICS": {{"{key}": …}}}}.'
+        elif meant and not getattr(settings, meant[0], None):
+            hint = f"Rename it to {meant[0]}."
+        else:
+            continue
+        yield Warning(
+            f"The setting {name} has no effect.", hint=hint, id="tiderace.W029"
+        )
 
 
 @check()

@@ -7,6 +7,7 @@ server, static files, the list of WebSocket routes, and a graceful shutdown.
 from __future__ import annotations
 
 import logging
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
@@ -16,9 +17,11 @@ from django.contrib.staticfiles.handlers import (
     StaticFilesHandler,
 )
 from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.wsgi import WSGIHandler
 from django.core.management.base import CommandError, CommandParser
 from django.core.management.commands.runserver import Command as DjangoRunserver
 
+from tiderace.application_parts import note_missing_client
 from tiderace.checks.settings import probable_asgi_application
 from tiderace.route_inspection import Route, websocket_routes
 from tiderace.routing import get_default_application
@@ -168,7 +171,14 @@ class Command(DjangoRunserver):
         try:
             application: Any = get_default_application()
         except ImproperlyConfigured as error:
-            raise CommandError(f"{error}\n{_asgi_advice()}") from error
+            raise CommandError(_explained(error)) from error
+        if not callable(application) or isinstance(application, WSGIHandler):
+            kind = type(application).__name__
+            what = "a WSGI application" if callable(application) else f"of type {kind}"
+            raise CommandError(
+                f"ASGI_APPLICATION names {settings.ASGI_APPLICATION}, which is {what} and "
+                "no ASGI application; make it with tiderace.routing.get_application()"
+            )
         self._routes = websocket_routes(application)
         if self._serves_static(options):
             application = ASGIStaticFilesHandler(application)
@@ -189,6 +199,7 @@ class Command(DjangoRunserver):
             level, style = self._http_style(details["status"])
             line = "HTTP %(method)s %(path)s %(status)s [%(time_taken).2f, %(client)s]"
             logger.log(level, style(line), details)
+            note_missing_client(details["path"].partition("?")[0], details["status"])
             return
         words = {
             "connecting": "HANDSHAKING",
@@ -261,7 +272,8 @@ class Command(DjangoRunserver):
             self.stdout.write(
                 self.style.WARNING(
                     f"No WebSocket routes: {settings.ASGI_APPLICATION} has no "
-                    f'"websocket" application with URLs.'
+                    f'"websocket" application with URLs. '
+                    "tiderace.routing.get_application() makes one of a list of routes."
                 )
             )
 
@@ -312,3 +324,21 @@ class _Httpd:
 def _asgi_advice() -> str:
     name = probable_asgi_application()
     return f'Add this line to the settings: ASGI_APPLICATION = "{name}"'
+
+
+def _explained(error: ImproperlyConfigured) -> str:
+    """Return why ``ASGI_APPLICATION`` cannot be used, and what to change."""
+    cause, path = error.__cause__, settings.ASGI_APPLICATION
+    if isinstance(cause, ImportError):
+        missing = cause.name or ""
+        if not path.startswith(f"{missing}."):
+            # Its module exists; an import in it, or below it, fails.
+            places = traceback.extract_tb(cause.__traceback__)
+            own = [each for each in places if each.filename.endswith(".py")]
+            place = own[-1]
+            return f"{error} ({place.filename}, line {place.lineno})"
+    return (
+        f"{error}\n{_asgi_advice()}"
+        if path != probable_asgi_application()
+        else str(error)
+    )

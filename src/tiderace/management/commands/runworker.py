@@ -6,14 +6,23 @@ import logging
 from typing import Any
 
 from django.apps import apps
-from django.core.management.base import CommandParser
+from django.conf import settings
+from django.core.management.base import CommandError, CommandParser
 
 from tiderace import DEFAULT_CHANNEL_LAYER, cluster
+from tiderace.conf import nearest
+from tiderace.layers import InMemoryChannelLayer
+from tiderace.layers.isolation import ADVICE
 from tiderace.management.layer_command import LayerCommand
 
 # Registers the handlers of the admin page's messages.
 from tiderace.monitoring import cluster_connections  # noqa: F401
-from tiderace.routing import get_default_application
+from tiderace.route_inspection import unwrap_middleware
+from tiderace.routing import (
+    ChannelNameRouter,
+    ProtocolTypeRouter,
+    get_default_application,
+)
 from tiderace.worker import Worker
 
 logger = logging.getLogger("django.channels.worker")
@@ -50,9 +59,46 @@ class Command(LayerCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the worker."""
         channel_layer = self.find_layer(options.get("layer", DEFAULT_CHANNEL_LAYER))
+        application = get_default_application()
+        _require_consumers(application, options["channels"])
+        if isinstance(channel_layer, InMemoryChannelLayer):
+            self.stderr.write(
+                self.style.WARNING(
+                    "the channel layer is in memory, so this worker gets no message of "
+                    f"another process; {ADVICE}"
+                )
+            )
         logger.info("Running worker for channels %s", options["channels"])
         self.worker_class(
-            application=get_default_application(),
+            application=application,
             channels=options["channels"],
             channel_layer=channel_layer,
         ).run()
+
+
+def _require_consumers(application: Any, channels: list[str]) -> None:
+    """Check that the application has a consumer for each channel, as far as it shows.
+
+    Raises:
+        CommandError: when it has none for one of them.
+    """
+    for part in unwrap_middleware(application):
+        if isinstance(part, ChannelNameRouter):
+            known = part.application_mapping
+            for name in channels:
+                if name not in known:
+                    raise CommandError(
+                        f"ASGI_APPLICATION has no consumer for the channel {name!r}"
+                        f"{nearest(name, known)} (it has {', '.join(known) or 'none'})"
+                    )
+        elif isinstance(part, ProtocolTypeRouter):
+            router = part.application_mapping.get("channel")
+            if router is None:
+                raise CommandError(
+                    f"ASGI_APPLICATION ({settings.ASGI_APPLICATION}) serves no channels, "
+                    "so a worker has no consumers; write get_application(…, "
+                    f'channel={{"{channels[0]}": YourConsumer.as_asgi()}}), or give its '
+                    'ProtocolTypeRouter "channel": ChannelNameRouter({…})'
+                )
+            _require_consumers(router, channels)
+            return
