@@ -1029,11 +1029,43 @@ async def test_the_application_notes_it_under_any_server(script, settings, caplo
     settings.ROOT_URLCONF = ()
     application = get_application([], middleware=None)
 
-    await HttpCommunicator(
+    request = HttpCommunicator(
         application,
         "GET",
         "/static/tiderace/tiderace.js",
         headers=[(b"host", b"testserver")],
-    ).get_response()
+    )
+    await request.get_response()
+    await request.wait()
 
     assert "/static/tiderace/tiderace.js is not served (404)" in caplog.text
+
+
+# Channel layers
+
+
+def layers(**config):
+    backend = "tiderace.layers.redis.RedisChannelLayer"
+    return {"default": {"BACKEND": backend, "CONFIG": config}}
+
+
+def reported(**changed) -> str:
+    """What the command prints of the channel layers when it has started."""
+    errors = io.StringIO()
+    with override_settings(**changed):
+        Command(stderr=errors, no_color=True).report_layers()
+    return errors.getvalue()
+
+
+def test_a_broker_that_is_away_at_the_start_is_reported():
+    text = reported(
+        CHANNEL_LAYERS=layers(hosts=["redis://127.0.0.1:1"], publish_timeout=0.1)
+    )
+
+    assert "The channel layer 'default' does not work: " in text
+    assert "127.0.0.1:1 could not be reached" in text
+
+
+def test_a_layer_that_works_is_not_reported(redis_url):
+    assert reported(CHANNEL_LAYERS=layers(hosts=[redis_url])) == ""
+    assert reported(CHANNEL_LAYERS={}) == ""

@@ -193,10 +193,13 @@ async def test_the_error_for_a_wrong_password_does_not_contain_it(own_server, pr
     await layer.close()
 
 
+@pytest.mark.parametrize("login", [":wrong@", ""])
 @pytest.mark.parametrize("where", ["async", "sync", "a new group", "receive"])
-async def test_a_wrong_password_is_an_error_at_once(own_server, prefix, where):
+async def test_a_wrong_or_missing_password_is_an_error_at_once(
+    own_server, prefix, where, login
+):
     own_server.call("CONFIG", "SET", "requirepass", "right")
-    url = own_server.url.replace("redis://", "redis://:wrong@")
+    url = own_server.url.replace("redis://", f"redis://{login}")
     layer = RedisChannelLayer(hosts=[url], prefix=prefix, publish_timeout=60)
     calls = {
         "async": lambda: layer.group_send("room", {"type": "said"}),
@@ -207,9 +210,24 @@ async def test_a_wrong_password_is_an_error_at_once(own_server, prefix, where):
         "a new group": lambda: layer.group_add("room", f"x.{layer._local.process}!x"),
     }
 
-    with pytest.raises(LayerAccessDenied, match="refused"):
+    with pytest.raises(LayerAccessDenied, match=r"refused.*redis://user:password@"):
         await asyncio.wait_for(calls[where](), 10)
 
+    await layer.close()
+
+
+async def test_a_refused_password_is_logged_with_what_to_correct(
+    own_server, prefix, caplog
+):
+    own_server.call("CONFIG", "SET", "requirepass", "right")
+    layer = RedisChannelLayer(hosts=[own_server.url], prefix=prefix)
+    layer.attach(await layer.new_channel())
+
+    await until(lambda: "the layer's broker is away" in caplog.text)
+
+    [record] = [each for each in caplog.records if "is away" in each.message]
+    assert "NOAUTH" in record.message
+    assert "correct the user or password" in record.message
     await layer.close()
 
 

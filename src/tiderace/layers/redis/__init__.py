@@ -10,6 +10,17 @@ CHANNEL_LAYERS = {
 
 from __future__ import annotations
 
-from tiderace.layers.redis.layer import RedisChannelLayer, RedisPubSubChannelLayer
+try:
+    from tiderace.layers.redis.layer import (
+        RedisChannelLayer,
+        RedisPubSubChannelLayer,
+    )
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] not in ("redis", "hiredis"):
+        raise
+    raise ImportError(
+        f"the layer over Redis needs the package {error.name}, which is not installed; "
+        'install it with: pip install "tiderace[redis]"'
+    ) from error
 
 __all__ = ["RedisChannelLayer", "RedisPubSubChannelLayer"]

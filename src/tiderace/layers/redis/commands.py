@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -121,15 +122,13 @@ class CommandRunner:
                 reason: Exception = error
             except (hiredis.ReplyError, redis.exceptions.ResponseError) as error:
                 if not _is_transient(error):
-                    kind = (
-                        LayerAccessDenied
-                        if _is_denied(error) or _is_denied(error.__cause__)
-                        else LayerUnavailable
-                    )
-                    raise kind(
+                    text = (
                         f"the layer's broker at {_location(self._pool.host)} "
                         f"refused: {error}"
-                    ) from error
+                    )
+                    if is_denied(error) or is_denied(error.__cause__):
+                        raise LayerAccessDenied(f"{text}; {ACCESS_ADVICE}") from error
+                    raise LayerUnavailable(text) from error
                 reason = error
                 # After a failover the same address may stay a replica.
                 await self._pool.close()
@@ -177,10 +176,21 @@ def _is_transient(error: Exception) -> bool:
     )
 
 
-def _is_denied(error: BaseException | None) -> bool:
-    return isinstance(error, redis.exceptions.AuthenticationError) or str(
-        error
-    ).startswith(("NOAUTH", "WRONGPASS"))
+ACCESS_ADVICE = (
+    'correct the user or password in the layer\'s "hosts", as in '
+    "redis://user:password@host:6379"
+)
+"""What to do about a server that refuses a layer, for messages."""
+
+# The third is the answer to a long command without a login before it.
+_DENIED = re.compile(r"NOAUTH|WRONGPASS|(ERR )?Protocol error: unauthenticated")
+
+
+def is_denied(error: BaseException | None) -> bool:
+    """Return whether a server has refused the user or the password."""
+    return isinstance(error, redis.exceptions.AuthenticationError) or bool(
+        _DENIED.match(str(error))
+    )
 
 
 def _location(host: dict[str, Any]) -> str:

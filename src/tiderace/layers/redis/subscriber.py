@@ -15,6 +15,7 @@ from typing import Any
 import hiredis
 
 from tiderace import metrics
+from tiderace.layers.redis.commands import ACCESS_ADVICE, is_denied
 from tiderace.layers.redis.connection import (
     ConnectionLost,
     RedisConnection,
@@ -254,9 +255,11 @@ class _SubscriberSession:
                 await self._connect()
             except (ConnectionLost, hiredis.ReplyError) as error:
                 if tries == 0:
+                    denied = is_denied(error) or is_denied(error.__cause__)
                     logger.warning(
-                        "the layer's broker is away: %s; trying on",
+                        "the layer's broker is away: %s%s; trying on",
                         error,
+                        f"; {ACCESS_ADVICE}" if denied else "",
                         extra={"reason": "broker_away"},
                     )
                 tries += 1

@@ -6,7 +6,9 @@ server, static files, the list of WebSocket routes, and a graceful shutdown.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,10 @@ from django.core.management.base import CommandError, CommandParser
 from django.core.management.commands.runserver import Command as DjangoRunserver
 
 from tiderace.application_parts import note_missing_client
+from tiderace.checks.application import layers_in_memory
 from tiderace.checks.settings import probable_asgi_application
+from tiderace.layers import channel_layers
+from tiderace.monitoring.probe import probe_layer
 from tiderace.route_inspection import Route, websocket_routes
 from tiderace.routing import get_default_application
 from tiderace.runtime.control_socket import make_private, run_directory
@@ -34,6 +39,9 @@ if TYPE_CHECKING:
     from tiderace.server.development import DevelopmentServer
 
 logger = logging.getLogger("django.channels.server")
+
+# Seconds; longer than layers wait for a broker by default, so that their error is printed.
+_PROBE_TIMEOUT = 7.0
 
 # Options of daphne's runserver that have no effect here, with the reason.
 _WITHOUT_EFFECT = {
@@ -192,6 +200,22 @@ class Command(DjangoRunserver):
             prefix = (settings.FORCE_SCRIPT_NAME or "").rstrip("/")
             scheme = self.protocol.replace("http", "ws")
             self._print_routes(f"{scheme}://{host}:{server_port}{prefix}")
+            # Beside the server, since it takes as long as a broker is waited for.
+            threading.Thread(target=self.report_layers, daemon=True).start()
+
+    def report_layers(self) -> None:
+        """Try each channel layer with a broker, and print the error of one that fails."""
+        in_memory = layers_in_memory()
+        for alias in channel_layers.configs:
+            if repr(alias) in in_memory:
+                continue
+            for step in asyncio.run(probe_layer(alias, timeout=_PROBE_TIMEOUT)):
+                if step.passed is False:
+                    self.stderr.write(
+                        self.style.ERROR(
+                            f"The channel layer {alias!r} does not work: {step.note}"
+                        )
+                    )
 
     def log_action(self, protocol: str, action: str, details: dict[str, Any]) -> None:
         """Log one line about a request or a socket to ``django.channels.server``."""

@@ -47,10 +47,10 @@ def errors_as_refusals(name: str, scope: Scope, topic: str = "") -> Iterator[Non
         raise Refused(codes.UNKNOWN_TOPIC, _shown(str(unknown))) from None
     except LayerUnavailable as error:
         logger.warning("a command %s failed: %s", name, error)
-        raise Refused(codes.INTERNAL) from None
-    except Exception:
+        raise Refused(codes.INTERNAL, _shown(str(error))) from None
+    except Exception as error:
         logger.exception("a command %s failed (%s)", name, describe(scope))
-        raise Refused(codes.INTERNAL) from None
+        raise Refused(codes.INTERNAL, _shown(repr(error))) from None
 
 
 def log_refusal(
