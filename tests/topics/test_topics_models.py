@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy
 from tiderace.exceptions import LayerUnavailable
 from tiderace.json_compat import to_json
 from tiderace.topics import AllowAny, History, Topic, history, publish
-from tiderace.topics.models import PublishesChanges
+from tiderace.topics.models import PublishesChanges, SilentChangesQuerySet
 from tiderace.topics.streams import layer_of
 from tiderace.topics.topic import declared
 
@@ -219,3 +219,57 @@ def test_values_of_django_are_encoded_as_json(value, text):
 def test_values_without_a_json_form_are_refused(value):
     with pytest.raises(TypeError):
         to_json(value)
+
+
+# Changes without signals
+
+
+@pytest.fixture
+def debugged(settings, monkeypatch):
+    """A site under development in which nothing was noted yet."""
+    settings.DEBUG = True
+    monkeypatch.setattr(SilentChangesQuerySet, "_noted", set())
+
+
+@pytest.mark.parametrize(
+    ("method", "change"),
+    [
+        ("update", lambda: Note.objects.filter(board="a").update(text="new")),
+        ("bulk_create", lambda: Note.objects.bulk_create([Note(board="a")])),
+        (
+            "bulk_update",
+            lambda: Note.objects.bulk_update(Note.objects.all(), ["text"]),
+        ),
+    ],
+)
+def test_under_debug_a_change_without_signals_is_noted_once(
+    debugged, caplog, method, change
+):
+    Note.objects.create(board="a")
+
+    change()
+    change()
+
+    [record] = [each for each in caplog.records if each.name == "tiderace.topics"]
+    assert f"{method}() of notes_of_the_tests.Note sends no sig" in record.getMessage()
+    assert "call publish() too" in record.getMessage()
+
+
+def test_changes_that_are_published_are_not_noted(debugged, caplog):
+    note = Note.objects.create(board="a", text="hi")
+    note.save()
+    Note.objects.update_or_create(pk=note.pk, defaults={"text": "there"})
+    Note.objects.all().delete()
+
+    assert events("a") == ["created", "updated", "updated", "deleted"]
+    assert not [each for each in caplog.records if each.name == "tiderace.topics"]
+
+
+def test_without_debug_a_change_without_signals_is_not_noted(
+    debugged, settings, caplog
+):
+    settings.DEBUG = False
+
+    Note.objects.update(text="new")
+
+    assert not [each for each in caplog.records if each.name == "tiderace.topics"]

@@ -15,9 +15,11 @@ class Message(PublishesChanges, models.Model):
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
+from django.conf import settings
 from django.db import models
 from django.db.models import signals
 
@@ -25,7 +27,43 @@ from tiderace.topics.api import publish
 
 __all__ = ["Change", "PublishesChanges"]
 
+logger = logging.getLogger("tiderace.topics")
+
 Change = Literal["created", "updated", "deleted"]
+
+
+class SilentChangesQuerySet(models.QuerySet[Any]):
+    """Notes, while ``DEBUG`` is on, the methods that change rows without signals.
+
+    They work as in Django. Once for each model.
+    """
+
+    _noted: ClassVar[set[type]] = set()
+
+    def update(self, **kwargs: Any) -> int:
+        self._note("update")
+        return super().update(**kwargs)
+
+    update.alters_data = True  # type: ignore[attr-defined]
+
+    def bulk_create(self, *args: Any, **kwargs: Any) -> Any:
+        self._note("bulk_create")
+        return super().bulk_create(*args, **kwargs)
+
+    def bulk_update(self, *args: Any, **kwargs: Any) -> Any:
+        self._note("bulk_update")
+        return super().bulk_update(*args, **kwargs)
+
+    def _note(self, method: str) -> None:
+        if not settings.DEBUG or self.model in self._noted:
+            return
+        self._noted.add(self.model)
+        logger.warning(
+            "%s() of %s sends no signals, so the changes are not published; save the "
+            "objects one by one, or call publish() too (said once)",
+            method,
+            self.model._meta.label,
+        )
 
 
 class PublishesChanges(models.Model):
@@ -42,7 +80,8 @@ class PublishesChanges(models.Model):
     saves with other ``update_fields`` cost none.
 
     Not published, since they send no signals: ``QuerySet.update()``, ``bulk_create()``,
-    ``bulk_update()``, raw SQL and triggers of the database.
+    ``bulk_update()``, raw SQL and triggers of the database. While ``DEBUG`` is on, the
+    first three are noted in the log, unless a class has a manager ``objects`` of its own.
     """
 
     publish_fields: ClassVar[Sequence[str]] = ()
@@ -50,6 +89,8 @@ class PublishesChanges(models.Model):
     something private."""
     publish_on: ClassVar[Sequence[str] | None] = None
     """Fields on which ``topics()`` depends; None for any."""
+
+    objects = SilentChangesQuerySet.as_manager()
 
     class Meta:
         abstract = True
