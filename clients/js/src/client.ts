@@ -17,6 +17,7 @@ import { resolveOptions, type Transport } from "./options.js";
 import { Outbox } from "./outbox.js";
 import type { ConnectResult, Push, Reply, SubscribeResult } from "./protocol.js";
 import {
+  type Sent,
   Subscription,
   type SubscriptionContext,
   type TopicListeners,
@@ -28,13 +29,16 @@ import { TopicStream } from "./topic_stream.js";
 /**
  * A connection that reconnects, with its subscriptions.
  *
- * @typeParam Topics The message of each topic: an interface whose keys are names or
+ * @typeParam Topics What is received in each topic: an interface whose keys are names or
  *   templates of names. Without it every topic carries anything.
  * @typeParam Calls The methods of each topic, under the same keys.
+ * @typeParam Sends What may be published to each topic, under the same keys; by default
+ *   what is received.
  */
 export class Client<
   Topics extends object = Record<string, any>,
   Calls extends object = Record<string, any>,
+  Sends extends object = Topics,
 > extends Emitter<ClientEvents> {
   #options: typeof CLIENT_DEFAULTS;
   #state: ClientState = "connecting";
@@ -150,7 +154,7 @@ export class Client<
   subscribe<N extends keyof Topics & string>(
     topic: N,
     options?: SubscribeOptions,
-  ): Subscription<Topics[N], N extends keyof Calls ? Calls[N] : object>;
+  ): Subscription<Topics[N], N extends keyof Calls ? Calls[N] : object, Sent<Sends, N>>;
   subscribe<T>(topic: UndeclaredTopic<Topics>, options?: SubscribeOptions): Subscription<T>;
   subscribe(topic: string, options: SubscribeOptions = {}): Subscription {
     const subscription = this.#open(topic, options);
@@ -171,7 +175,11 @@ export class Client<
    */
   listen<N extends keyof Topics & string>(
     topic: N,
-    listeners: TopicListeners<Topics[N], N extends keyof Calls ? Calls[N] : object>,
+    listeners: TopicListeners<
+      Topics[N],
+      N extends keyof Calls ? Calls[N] : object,
+      Sent<Sends, N>
+    >,
     options?: SubscribeOptions,
   ): () => void;
   listen<T>(
@@ -195,7 +203,7 @@ export class Client<
   }
 
   /** Publish to a topic that the page is subscribed to, as `Subscription.publish`. */
-  publish<N extends keyof Topics & string>(topic: N, data: Topics[N]): Promise<void> {
+  publish<N extends keyof Sends & string>(topic: N, data: Sends[N]): Promise<void> {
     return this.#outbox._publish(topic, data);
   }
 

@@ -34,6 +34,9 @@ import { TopicStream } from "./topic_stream.js";
 /** Any topic where the page has not declared its topics, else none. */
 export type UndeclaredTopic<Topics> = string extends keyof Topics ? string : never;
 
+/** What may be published to a topic; nothing where the map lacks it. */
+export type Sent<Sends, N> = N extends keyof Sends ? Sends[N] : never;
+
 /** Arguments and result of a method; of any method where it is not declared. */
 type Signature<F> = 0 extends 1 & F
   ? [data: [data?: any], result: any]
@@ -56,10 +59,10 @@ export interface SubscriptionContext {
 }
 
 /** Functions for the events of a subscription, by the name of the event. */
-export type TopicListeners<T = any, Methods = any> = {
+export type TopicListeners<T = any, Methods = any, Data = T> = {
   [K in keyof SubscriptionEvents<T>]?: (
     event: SubscriptionEvents<T>[K],
-    subscription: Subscription<T, Methods>,
+    subscription: Subscription<T, Methods, Data>,
   ) => unknown;
 };
 
@@ -76,7 +79,7 @@ const REFUSE_GAPS = 2;
  * Publications arrive in order and once. After an outage the subscription continues where
  * it was, or emits `gap` when it cannot.
  */
-export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEvents<T>> {
+export class Subscription<T = any, Methods = any, Data = T> extends Emitter<SubscriptionEvents<T>> {
   readonly topic: string;
   #context: SubscriptionContext;
   #options: SubscribeOptions;
@@ -160,7 +163,7 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
    * @throws TopicError when the server refuses it or the client is disconnected.
    * @throws DOMException QuotaExceededError when the outbox is full.
    */
-  publish(data: T): Promise<void> {
+  publish(data: Data): Promise<void> {
     return this.#context._outbox._publish(this.topic, data);
   }
 
@@ -222,7 +225,7 @@ export class Subscription<T = any, Methods = any> extends Emitter<SubscriptionEv
   }
 
   /** @internal Add listeners until the returned function is called, as `Client.listen()`. */
-  _listen(listeners: TopicListeners<T, Methods>, since?: Position): () => void {
+  _listen(listeners: TopicListeners<T, Methods, Data>, since?: Position): () => void {
     const end = new AbortController();
     for (const [type, listener] of Object.entries<any>(listeners)) {
       this.addEventListener(type, (event) => listener(event, this), end);

@@ -5,7 +5,7 @@ import type { ClientOptions } from "./client_options.js";
 import { pageSettings } from "./page_settings.js";
 
 /** The page's client: the one of every call without arguments. */
-let pageClient: Client<any, any> | undefined;
+let pageClient: Client<any, any, any> | undefined;
 
 /**
  * Connect to the topics of the site, with the settings that `{% tiderace_script %}` wrote
@@ -18,14 +18,15 @@ let pageClient: Client<any, any> | undefined;
 export function topics<
   Topics extends object = Record<string, any>,
   Calls extends object = Record<string, any>,
->(options?: ClientOptions & { url?: string | URL }): Client<Topics, Calls> {
+  Sends extends object = Topics,
+>(options?: ClientOptions & { url?: string | URL }): Client<Topics, Calls, Sends> {
   return options ? createClient(options) : (pageClient ??= createClient({}));
 }
 
 function createClient({
   url,
   ...options
-}: ClientOptions & { url?: string | URL }): Client<any, any> {
+}: ClientOptions & { url?: string | URL }): Client<any, any, any> {
   const { topics, ...settings } = pageSettings("tiderace-config");
   const { positions } = pageSettings("tiderace-positions");
   return new Client(url ?? topics, { ...settings, positions, ...options });

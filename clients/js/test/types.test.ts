@@ -20,6 +20,10 @@ interface Calls {
   };
 }
 
+interface Sends {
+  [room: `room:${string}`]: { draft: string };
+}
+
 const options = { window: new FakeWindow() };
 
 test("a subscription of a client with a map has the map's type", () => {
@@ -61,6 +65,26 @@ test("a listener of a topic gets the topic's type", () => {
   client.listen("orders", { publication: ({ data }) => data.text });
   // @ts-expect-error there is no such event
   client.listen("orders", { published: () => undefined });
+});
+
+test("what is published may have another type than what is received", () => {
+  const client = topics<Topics, Calls, Sends>(options);
+  const room = client.subscribe("room:lobby");
+
+  room.addEventListener("publication", ({ data }) => data.text);
+  room.publish({ draft: "hi" }).catch(() => undefined);
+  client.publish("room:lobby", { draft: "hi" }).catch(() => undefined);
+  // @ts-expect-error a line is received, not sent
+  room.publish({ text: "hi" }).catch(() => undefined);
+});
+
+test("a topic that pages may not publish to takes nothing", () => {
+  const client = topics<Topics, Calls, Sends>(options);
+
+  // @ts-expect-error nothing can be sent
+  client.subscribe("orders").publish({ id: 1 }).catch(() => undefined);
+  // @ts-expect-error likewise
+  client.publish("orders", { id: 1 }).catch(() => undefined);
 });
 
 test("without a map a subscription may name its type", () => {

@@ -15,17 +15,21 @@ class Message(PublishesChanges, models.Model):
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
+import msgspec
 from django.conf import settings
 from django.db import models
 from django.db.models import signals
 
 from tiderace.topics.api import publish
+from tiderace.topics.schema.message_types import returned_by
+from tiderace.topics.schema.model_types import fields_type, key_type
 
-__all__ = ["Change", "PublishesChanges"]
+__all__ = ["Change", "PublishesChanges", "changes_of"]
 
 logger = logging.getLogger("tiderace.topics")
 
@@ -120,6 +124,32 @@ class PublishesChanges(models.Model):
             "pk": self.pk,
             "fields": fields,
         }
+
+
+@functools.cache
+def changes_of(model: type[PublishesChanges]) -> Any:
+    """Return the type of what a model publishes, for the schema of a topic.
+
+    class Room(Topic):
+        publication = Draft | changes_of(Message)
+
+    It is that of ``publish_fields``, or the annotated return type of ``publication``
+    where the model defines that method.
+    """
+    if model.publication is not PublishesChanges.publication:
+        return returned_by(model.publication)
+    change = msgspec.defstruct(
+        f"{model.__name__}Change",
+        [
+            ("event", Change),
+            ("model", Literal[model._meta.label_lower]),
+            ("pk", key_type(model)),
+            ("fields", fields_type(model, model.publish_fields)),
+        ],
+        module=model.__module__,
+    )
+    change.__doc__ = f"A change of {model._meta.label}."
+    return change
 
 
 def _before_save(

@@ -130,6 +130,9 @@ class Topic:
     message: ClassVar[Any] = None
     """The type of a client's publications: a msgspec Struct, dataclass, TypedDict,
     pydantic model or any other type that msgspec can validate; None for any JSON."""
+    publication: ClassVar[Any] = None
+    """The type of what subscribers receive, for the schema alone: nothing is checked
+    against it. None for the return type of ``on_publish``, or else ``message``."""
     require_token: ClassVar[bool] = False
     """Whether a subscription token is required too."""
     subscribers_only: ClassVar[bool] = True

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 from django.core.exceptions import ImproperlyConfigured
 
-from tiderace.topics.topic import Topic, rpc_method
+from tiderace.topics.schema.message_types import (
+    UNTYPED,
+    Call,
+    MessageTypes,
+    parts,
+)
+from tiderace.topics.topic import Topic
 
 _REF = "#/components/schemas/{name}"
-_UNTYPED = inspect.Signature.empty
+SENT = "publication.sent"
+"""The message of a channel that clients publish; no method has such a name."""
 # Of a pattern: ``<converter:name>`` or ``<name>``.
 _PARAMETER = re.compile(r"<(?:(\w+):)?(\w+)>")
 
@@ -33,13 +39,14 @@ class _Schemas:
         self.components: dict[str, Any] = {}
         self._of: dict[int, Any] = {}
         # By id, since different types may be equal, and some are not hashable.
-        self._kinds = {id(kind): Any if kind is _UNTYPED else kind for kind in kinds}
+        self._kinds = {id(kind): Any if kind is UNTYPED else kind for kind in kinds}
         native = {}
-        for key, kind in self._kinds.items():
-            if hasattr(kind, "model_json_schema"):
-                self._of[key] = self._pydantic(kind)
-            else:
-                native[key] = kind
+        for kind in self._kinds.values():
+            for part in parts(kind):
+                if hasattr(part, "model_json_schema"):
+                    self._of[id(part)] = self._pydantic(part)
+                else:
+                    native[id(part)] = part
         try:
             schemas, components = msgspec.json.schema_components(
                 native.values(), ref_template=_REF
@@ -53,7 +60,8 @@ class _Schemas:
 
     def of(self, kind: Any) -> Any:
         """Return the schema of a type, usually a reference to a component."""
-        return self._of[id(kind)]
+        schemas = [self._of[id(part)] for part in parts(self._kinds[id(kind)])]
+        return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
 
     def _pydantic(self, kind: Any) -> Any:
         whole = kind.model_json_schema(
@@ -62,34 +70,6 @@ class _Schemas:
         self.components.update(whole.pop("$defs", {}))
         self.components[kind.__name__] = whole
         return {"$ref": _REF.format(name=kind.__name__)}
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A method that clients may call: its parameters that they send, and its result."""
-
-    parameters: list[inspect.Parameter]
-    result: Any
-
-
-def _calls(topic: type[Topic]) -> dict[str, _Call]:
-    """Return the methods that clients may call, by name."""
-    calls = {}
-    for name, method in inspect.getmembers(topic, inspect.isfunction):
-        if rpc_method(topic, name):
-            signature = inspect.signature(method, eval_str=True)
-            parameters = list(signature.parameters.values())[1:]
-            sent = [each for each in parameters if each.name != "user"]
-            calls[name] = _Call(sent, signature.return_annotation)
-    return calls
-
-
-def _types(calls: Mapping[type[Topic], Mapping[str, _Call]]) -> Iterator[Any]:
-    for topic, of_topic in calls.items():
-        yield topic.message or Any
-        for call in of_topic.values():
-            yield from (each.annotation for each in call.parameters)
-            yield call.result
 
 
 def _address(topic: type[Topic]) -> tuple[str, dict[str, str]]:
@@ -113,19 +93,24 @@ def asyncapi(
     Raises:
         ImproperlyConfigured: for a type that JSON Schema cannot describe.
     """
-    calls = {topic: _calls(topic) for topic in topics}
-    schemas = _Schemas(_types(calls))
+    messages = {topic: MessageTypes.of(topic) for topic in topics}
+    schemas = _Schemas(kind for of_topic in messages.values() for kind in of_topic)
     channels: dict[str, Any] = {}
     operations: dict[str, Any] = {}
-    for topic, of_topic in calls.items():
+    for topic, of_topic in messages.items():
         name = topic.__name__
         channels[name] = _channel(topic, of_topic, schemas)
         # Actions are those of the application: it sends what subscribers receive.
-        publication = _carries(name, "publication")
-        operations[f"{name}.publication"] = {"action": "send", **publication}
-        if topic.can_publish is not None or topic.on_publish is not None:
-            operations[f"{name}.publish"] = {"action": "receive", **publication}
-        for call in of_topic:
+        operations[f"{name}.publication"] = {
+            "action": "send",
+            **_carries(name, "publication"),
+        }
+        if of_topic.sent is not UNTYPED:
+            operations[f"{name}.publish"] = {
+                "action": "receive",
+                **_carries(name, SENT),
+            }
+        for call in of_topic.calls:
             operations[f"{name}.{call}"] = {
                 "action": "receive",
                 **_carries(name, call),
@@ -148,11 +133,13 @@ def _carries(channel: str, message: str) -> dict[str, Any]:
 
 
 def _channel(
-    topic: type[Topic], calls: Mapping[str, _Call], schemas: _Schemas
+    topic: type[Topic], types_of: MessageTypes, schemas: _Schemas
 ) -> dict[str, Any]:
     address, parameters = _address(topic)
-    messages = {"publication": {"payload": schemas.of(topic.message or Any)}}
-    for name, call in calls.items():
+    messages = {"publication": {"payload": schemas.of(types_of.received)}}
+    if types_of.sent is not UNTYPED:
+        messages[SENT] = {"payload": schemas.of(types_of.sent)}
+    for name, call in types_of.calls.items():
         messages[name] = {"payload": _arguments(call, schemas)}
         messages[f"{name}.answer"] = {"payload": schemas.of(call.result)}
     channel: dict[str, Any] = {"address": address, "messages": messages}
@@ -169,12 +156,12 @@ def _channel(
     return channel
 
 
-def _arguments(call: _Call, schemas: _Schemas) -> dict[str, Any]:
+def _arguments(call: Call, schemas: _Schemas) -> dict[str, Any]:
     """Return the JSON Schema of the object that a call sends."""
     parameters = call.parameters
     return {
         "type": "object",
         "properties": {each.name: schemas.of(each.annotation) for each in parameters},
-        "required": [each.name for each in parameters if each.default is _UNTYPED],
+        "required": [each.name for each in parameters if each.default is UNTYPED],
         "additionalProperties": False,
     }

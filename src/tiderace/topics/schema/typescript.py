@@ -6,6 +6,8 @@ import json
 import re
 from typing import Any
 
+from tiderace.topics.schema.asyncapi import SENT
+
 _IDENTIFIER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*")
 _PLAIN = {
     "string": "string",
@@ -17,9 +19,9 @@ _PLAIN = {
 
 
 def typescript(document: dict[str, Any]) -> str:
-    """Return the types of all messages, and the interfaces ``Topics`` and ``Calls``.
+    """Return all types, and the interfaces ``Topics``, ``Calls`` and ``Sends``.
 
-    With ``topics<Topics>()`` the browser client is typed for each topic.
+    With ``topics<Topics, Calls, Sends>()`` the browser client is typed for each topic.
     """
     lines = [
         "// Written by `manage.py tiderace_schema --format typescript`; do not edit.",
@@ -27,11 +29,13 @@ def typescript(document: dict[str, Any]) -> str:
     ]
     for name, schema in sorted(document["components"]["schemas"].items()):
         lines += _declaration(_name(name), schema)
-    topics, calls = [], []
+    topics, calls, sends = [], [], []
     for channel in document["channels"].values():
         key = _key(channel["address"])
         messages = channel["messages"]
         topics.append(f"  {key}: {_type(messages['publication']['payload'])};")
+        if SENT in messages:
+            sends.append(f"  {key}: {_type(messages[SENT]['payload'])};")
         methods = [
             f"    {name}({_arguments(message['payload'])}): "
             f"{_type(messages[f'{name}.answer']['payload'])};"
@@ -40,10 +44,12 @@ def typescript(document: dict[str, Any]) -> str:
         ]
         if methods:
             calls += [f"  {key}: {{", *methods, "  };"]
-    lines += ["/** What each topic carries. */", "export interface Topics {"]
-    lines += [*topics, "}", ""]
-    lines += ["/** What can be called on each topic. */", "export interface Calls {"]
-    lines += [*calls, "}", ""]
+    for comment, name, fields in (
+        ("What a page receives in each topic.", "Topics", topics),
+        ("What can be called on each topic.", "Calls", calls),
+        ("What a page may publish to each topic.", "Sends", sends),
+    ):
+        lines += [f"/** {comment} */", f"export interface {name} {{", *fields, "}", ""]
     return "\n".join(lines)
 
 
