@@ -104,6 +104,11 @@ def test_an_application_that_ignores_the_session_is_named(topics, alice):
         topics.connect(user=alice, application=application)
 
 
+def test_a_user_that_is_not_saved_cannot_log_in(topics):
+    with pytest.raises(ValueError, match="carol cannot log in before it is saved"):
+        topics.connect(user=User(username="carol"))
+
+
 # Subscribing
 
 
@@ -122,11 +127,12 @@ def test_a_stranger_is_refused(topics, stranger):
         client.subscribe("chat-site:tea")
 
 
-def test_a_refusal_names_the_topic(topics, stranger):
+def test_a_refusal_names_the_topic_and_the_cause(topics, stranger):
     client = topics.connect(user=stranger)
 
     with pytest.raises(
-        Refusal, match=r"subscribe to 'chat-site:tea': 103, permission denied"
+        Refusal,
+        match=r"subscribe to 'chat-site:tea': 103, permission denied: .*can_subscribe",
     ):
         client.subscribe("chat-site:tea")
 
@@ -210,7 +216,7 @@ def test_a_method_of_the_endpoint_gets_its_arguments(topics):
 def test_a_method_that_raises_is_refused_as_an_internal_error(topics, alice):
     room = topics.connect(user=alice).subscribe("chat-site:tea")
 
-    with assert_refused(100, "internal server error"):
+    with assert_refused(100, "a bug in the method"):
         room.call("fail")
 
 
@@ -243,6 +249,13 @@ def test_the_members_of_a_topic_are_listed(topics, alice, bob):
 
     assert {each.user_id for each in members} == {str(alice.pk), str(bob.pk)}
     assert client.id in {each.client for each in members}
+
+
+def test_waiting_for_a_join_without_presence_names_the_attribute(topics, alice):
+    inbox = topics.connect(user=alice).topic(f"chat-site-inbox:{alice.pk}")
+
+    with pytest.raises(RuntimeError, match=r"Inbox\.presence is Presence\.OFF"):
+        inbox.receive_join()
 
 
 def test_the_join_of_another_tab_is_received_where_connections_are_members(

@@ -12,7 +12,7 @@ from django.test import TestCase, TransactionTestCase, override_settings
 from tiderace.layers import channel_layers, get_channel_layer
 from tiderace.layers.memory import InMemoryChannelLayer
 from tiderace.testing import TopicsTestbed, TopicsTestMixin
-from tiderace.topics import apublish, history, publish
+from tiderace.topics import UnknownTopic, apublish, history, publish
 
 on_the_chat_site = override_settings(
     ASGI_APPLICATION="sites.chat_site.application",
@@ -72,6 +72,10 @@ class Publications:
         self.client.post("/rooms/tea/say/", {"text": "hi"})
 
         assert room.receive() == {"text": "hi", "by": "alice"}
+
+    def test_of_a_misspelt_topic_are_not_asked_for(self):
+        with pytest.raises(UnknownTopic, match="chat-room:tea"):
+            self.topics.published_to("chat-room:tea")
 
     def test_have_tags(self):
         publish(ROOM, 1, tags={"lang": "en"})

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypedDict
 
 from asgiref.sync import sync_to_async
+from django.contrib.auth.base_user import AbstractBaseUser
 from django.test import Client
 
 from tiderace.asgi import ASGIApp
@@ -32,7 +33,7 @@ _HOST = "testserver"
 class ClientOptions(TypedDict, total=False):
     """The arguments of a client, described by ``AsyncTopicsClient``."""
 
-    user: Any
+    user: AbstractBaseUser | None
     cookies: SimpleCookie | None
     token: str
     headers: Mapping[str, str] | None
@@ -67,7 +68,7 @@ class AsyncTopicsClient:
     def __init__(
         self,
         *,
-        user: Any = None,
+        user: AbstractBaseUser | None = None,
         cookies: SimpleCookie | None = None,
         token: str = "",
         headers: Mapping[str, str] | None = None,
@@ -146,6 +147,7 @@ class AsyncTopicsClient:
             server=(_HOST, 80),
             extensions={"websocket.http.response": {}},
         )
+        socket.scope["tiderace.testing"] = True  # refusals have their reasons
         return socket
 
     async def disconnect(self) -> None:
@@ -261,8 +263,10 @@ class AsyncTopicsClient:
         return self._connection
 
 
-def _session_of(user: Any) -> SimpleCookie:
+def _session_of(user: AbstractBaseUser) -> SimpleCookie:
     """Return the cookies of a browser in which a user has logged in."""
+    if user.pk is None:
+        raise ValueError(f"the user {user} cannot log in before it is saved")
     client = Client()
     client.force_login(user)
     return client.cookies

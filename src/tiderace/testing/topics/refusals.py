@@ -12,7 +12,8 @@ class Refusal(Exception):
     Attributes:
         code: of the error (``103``, permission denied), of the unsubscription or of the
             close; the HTTP status where the handshake was refused.
-        reason: its text.
+        reason: its text, with the explanation that a page gets only while ``DEBUG`` is on:
+            ``"permission denied: Room.can_subscribe returned False"``.
     """
 
     def __init__(self, code: int, reason: str, *, action: str = "") -> None:

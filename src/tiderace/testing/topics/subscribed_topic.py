@@ -166,16 +166,22 @@ class AsyncSubscribedTopic:
         return push.unsubscribe.code, push.unsubscribe.reason
 
     async def _receive_change(self, kind: str, timeout: float | None) -> PresenceInfo:
+        topic = declared.resolve(self.name)
+        if topic.presence is Presence.OFF:
+            raise RuntimeError(
+                f"nobody joins or leaves {self.name!r}: {type(topic).__name__}.presence "
+                "is Presence.OFF; set it to PER_CONNECTION or PER_USER"
+            )
         while True:
             push = await self._connection.take(kind, self.name, timeout)
             change = push.join or push.leave
             info = None if change is None else change.info
-            if info is not None and not self._is_own(info):
+            if info is not None and not self._is_own(info, topic.presence):
                 return _member(info)
 
-    def _is_own(self, member: ClientInfo) -> bool:
+    def _is_own(self, member: ClientInfo, presence: Presence) -> bool:
         """Return whether a member is this client, or its user with ``PER_USER``."""
-        if declared.resolve(self.name).presence is Presence.PER_USER and member.user:
+        if presence is Presence.PER_USER and member.user:
             return member.user == self._user_id
         return member.client == self._client
 

@@ -18,6 +18,7 @@ from tiderace.testing.topics.blocking_client import TopicsClient
 from tiderace.testing.topics.client import AsyncTopicsClient, ClientOptions
 from tiderace.testing.topics.commits import publications_at_commit
 from tiderace.testing.topics.loop_thread import LoopThread
+from tiderace.topics.topic import declared
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,12 @@ class TopicsTestbed:
         self._stack = ExitStack()
 
     def published_to(self, topic: str) -> list[Any]:
-        """Return the data of the publications to a topic, oldest first."""
+        """Return the data of the publications to a topic, oldest first.
+
+        Raises:
+            UnknownTopic: when no declared topic has this name.
+        """
+        declared.resolve(topic)
         return [each.data for each in self.publications if each.topic == topic]
 
     def connect(self, **options: Unpack[ClientOptions]) -> TopicsClient:
