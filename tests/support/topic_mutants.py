@@ -288,10 +288,10 @@ def a_token_is_good_for_every_topic():
 def every_client_may_subscribe():
     from tiderace.topics.client import context
 
-    async def allowed(*args, **kwargs):
-        return True
+    async def refusal(*args, **kwargs):
+        return None
 
-    context.allowed = allowed
+    context.refusal = refusal
 
 
 @mutant

@@ -43,10 +43,13 @@ export class Emitter<Events> extends EventTarget {
     };
   }
 
-  /** @internal An error that no listener gets is written to the console. */
+  /**
+   * @internal An error that no listener gets is written to the console; not one that is a
+   * text, of a connection that took too long and is opened again.
+   */
   readonly _emit: Emit<keyof Events & string> = (type, detail, extra: any) => {
     this.dispatchEvent(Object.assign(new CustomEvent(type, { detail }), extra));
-    if (extra?.error) this._warnUnheard(extra.error, type);
+    if (extra?.error instanceof Error) this._warnUnheard(extra.error, type);
   };
 
   /** @internal Write to the console what no listener of these types gets. */

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { settle } from "./fake_browser.js";
-import { connectedClient } from "./client_setup.js";
+import { connectedClient, connectingClient } from "./client_setup.js";
 
 /** Return what `console.warn` writes from now on. */
 function warnings(context: TestContext): string[] {
@@ -89,6 +89,26 @@ test("a lost connection that is opened again is no warning", async (context) => 
   await settle();
 
   assert.deepEqual(written, []);
+});
+
+test("a connection that takes too long and is tried again is no warning", async (context) => {
+  const written = warnings(context);
+  const { window } = await connectingClient();
+
+  await window.advance(10);
+
+  assert.deepEqual(written, []);
+});
+
+test("a token that cannot be fetched is a warning with the error", async (context) => {
+  const written = warnings(context);
+  await connectingClient({
+    getToken: () => {
+      throw new Error("HTTP 502");
+    },
+  });
+
+  assert.deepEqual(written, ["tiderace: Error: HTTP 502"]);
 });
 
 test("a refused publication names its topic and code", async () => {
