@@ -13,7 +13,7 @@ class Refusal(Exception):
         code: of the error (``103``, permission denied), of the unsubscription or of the
             close; the HTTP status where the handshake was refused.
         reason: its text, with the explanation that a page gets only while ``DEBUG`` is on:
-            ``"permission denied: Room.can_subscribe returned False"``.
+            ``"permission denied: Room.can_subscribe does not allow the user 7"``.
     """
 
     def __init__(self, code: int, reason: str, *, action: str = "") -> None:
