@@ -6,10 +6,13 @@ import sys
 from types import ModuleType
 
 import pytest
+from django.apps.registry import Apps
+from django.db import models
 from django.test import override_settings
 
 from tiderace.checks import topics as checks
 from tiderace.layers import BaseChannelLayer
+from tiderace.topics.models import PublishesChanges
 from tiderace.topics.topic import declared
 
 
@@ -159,6 +162,50 @@ def test_a_pattern_in_another_notation_is_reported(declare, pattern, part):
 
     assert part in warning.msg
     assert "room:<slug:name>" in warning.hint
+
+
+def publishing(monkeypatch, **options):
+    """The messages about a model with these options."""
+    module = ModuleType("chat.models")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    apps = Apps()
+    meta = type("Meta", (), {"app_label": "chat", "apps": apps})
+    text = models.TextField()
+    attributes = {"__module__": module.__name__, "Meta": meta, "text": text, **options}
+    module.Note = type("Note", (PublishesChanges,), attributes)
+    return checks.check_published_fields(None)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem", "hint"),
+    [
+        (
+            {"publish_fields": "text"},
+            "is 'text', a string",
+            'publish_fields = ["text"]',
+        ),
+        (
+            {"publish_fields": ["txt"]},
+            "'txt', which is no field; did you mean 'text'?",
+            "",
+        ),
+        ({"publish_on": ["room"]}, "publish_on names 'room'", "such as id, text"),
+    ],
+)
+def test_a_model_that_publishes_what_is_no_field_is_reported(
+    monkeypatch, options, problem, hint
+):
+    warning = only(publishing(monkeypatch, **options), "tiderace.W030")
+
+    assert "chat.models.Note.publish_" in warning.msg
+    assert problem in warning.msg
+    assert hint in warning.hint
+
+
+def test_fields_and_properties_of_a_model_may_be_published(monkeypatch):
+    options = {"publish_fields": ["id", "text", "short"], "publish_on": ("text",)}
+
+    assert publishing(monkeypatch, short=property(str), **options) == []
 
 
 ROOM = 'class Room(Topic):\n    pattern = "room:<name>"'

@@ -12,6 +12,7 @@ from tiderace.topics import (
     AllowAny,
     Topic,
     TopicsEndpoint,
+    UnknownTopic,
     adisconnect,
     ahistory,
     apositions,
@@ -24,7 +25,7 @@ from tiderace.topics import (
     history,
     publish,
 )
-from tiderace.topics.topic import declared
+from tiderace.topics.topic import Registry, declared
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +99,22 @@ class Move:
 
 async def test_data_that_json_can_express_is_published():
     await apublish("lobby", {"moves": [Move(3)], "none": None})
+
+
+# Names
+
+
+async def test_an_unknown_topic_is_named_with_the_patterns():
+    with pytest.raises(UnknownTopic, match=r"'lobyb' \(declared: .*lobby"):
+        await apublish("lobyb", 1)
+
+
+def test_without_any_topic_the_error_says_where_they_are_declared():
+    with pytest.raises(UnknownTopic) as raised:
+        Registry().resolve("lobby")
+
+    assert 'a module "topics" of an app in INSTALLED_APPS' in str(raised.value)
+    assert 'list "tiderace" there' in str(raised.value)
 
 
 # Topics that keep nothing

@@ -34,10 +34,11 @@ W026       a topic class has no pattern
 W027       a pattern is written in another notation
 E028       topics have no channel layer, or one without streams
 W029       a setting looks like a misspelt one of Tiderace's
+W030       a model publishes a field that it does not have
 ========== ============================================================
 
 The checks from W013 to E023 are in ``tiderace.checks.application``, those from W024 to E028
-in ``tiderace.checks.topics``.
+in ``tiderace.checks.topics``, W030 too.
 """
 
 from __future__ import annotations

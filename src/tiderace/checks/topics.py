@@ -18,6 +18,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 (Django's name)
 from django.utils.module_loading import import_string
 
+from tiderace import conf
 from tiderace.checks import check, subclasses
 from tiderace.layers import BaseChannelLayer
 
@@ -102,6 +103,30 @@ def check_layers_of_topics() -> Iterator[CheckMessage]:
                 '"tiderace.layers.redis.RedisChannelLayer" and, for one process, '
                 '"tiderace.layers.InMemoryChannelLayer" are the others.',
                 id="tiderace.E028",
+            )
+
+
+@check()
+def check_published_fields() -> Iterator[CheckMessage]:
+    """Warn of models that publish fields that they do not have."""
+    module = _loaded("models")
+    if module is None:
+        return
+    for model in _of_the_project(module.PublishesChanges):
+        for option in ("publish_fields", "publish_on"):
+            names = getattr(model, option) or ()
+            if isinstance(names, str):
+                problem = f"is {names!r}, a string and no list of fields"
+                hint = f'Write {option} = ["{names}"].'
+            elif missing := [name for name in names if not hasattr(model, name)]:
+                known = [field.attname for field in model._meta.fields]  # noqa: SLF001
+                near = conf.nearest(missing[0], known)
+                problem = f"names {missing[0]!r}, which is no field{near}"
+                hint = f"Name attributes of the model, such as {', '.join(known)}."
+            else:
+                continue
+            yield Warning(
+                f"{_place(model)}.{option} {problem}.", hint=hint, id="tiderace.W030"
             )
 
 

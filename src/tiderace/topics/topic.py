@@ -295,6 +295,12 @@ def call_with(method: Callable[..., Any], user: Any, data: bytes) -> dict[str, A
     return arguments
 
 
+_NONE_DECLARED = (
+    'none; declare topics in a module "topics" of an app in INSTALLED_APPS, and list '
+    '"tiderace" there'
+)
+
+
 class Registry:
     """The declared topic classes; finds the one that a name belongs to."""
 
@@ -351,7 +357,7 @@ class Registry:
             kwargs = pattern.match(name)
             if kwargs is not None:
                 return topic(name, kwargs)
-        known = ", ".join(str(pattern) for pattern, _ in self._topics) or "none"
+        known = ", ".join(str(pattern) for pattern, _ in self._topics) or _NONE_DECLARED
         shown = re.sub(r"[^\x20-\x7e]", "?", name[:80])
         raise UnknownTopic(f"no topic matches {shown!r} (declared: {known})")
 
