@@ -8,8 +8,9 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.urls import path
 
-from sites.chat_site import Users
+from sites.chat_site import Endpoint, Users
 from tiderace.routing import get_application
+from tiderace.security.bearer import TokenAuthMiddleware
 from tiderace.testing import (
     AsyncTopicsClient,
     Refusal,
@@ -28,6 +29,7 @@ from tiderace.topics import (
     subscribe,
     unsubscribe,
 )
+from tiderace.topics.tokens import connection_token, subscription_token
 
 pytestmark = [pytest.mark.django_db]
 
@@ -88,6 +90,28 @@ def test_a_page_of_another_site_is_refused_with_403(topics):
 def test_a_host_that_is_not_allowed_is_refused_with_400_and_the_reason(topics):
     with assert_refused(400, "is not one of this site"):
         topics.connect(headers={"Host": "evil.example"})
+
+
+def test_a_client_logs_in_with_a_token(topics, alice):
+    assert topics.connect(token=connection_token(alice)).data["you"] == "alice"
+
+
+def test_a_client_logs_in_with_a_bearer_token(topics, alice):
+    application = get_application(
+        [path("connection/", Endpoint.as_asgi())], middleware=TokenAuthMiddleware
+    )
+    headers = {"Authorization": f"Bearer {connection_token(alice)}"}
+
+    client = topics.connect(application=application, headers=headers)
+
+    assert client.data["you"] == "alice"
+
+
+def test_a_subscription_token_permits_what_the_topic_does_not(topics, stranger):
+    client = topics.connect(user=stranger)
+    token = subscription_token(stranger, "chat-site:tea")
+
+    assert client.subscribe("chat-site:tea", token=token).data["welcome"] == "mallory"
 
 
 def test_a_wrong_token_is_refused_with_the_code_of_the_close(topics):
