@@ -8,6 +8,7 @@ from typing import assert_type
 import msgspec
 from django.contrib.auth.models import AnonymousUser, User
 
+from chat.models import Message
 from tiderace.topics import (
     AllowAny,
     BasePermission,
@@ -20,6 +21,7 @@ from tiderace.topics import (
     Topic,
     rpc,
 )
+from tiderace.topics.models import changes_of
 
 
 class Draft(msgspec.Struct):
@@ -38,6 +40,7 @@ class Room(Topic):
     presence_grace = 5
     permission_classes = [IsAuthenticated & (HasPerm("chat.view") | IsStaff)]
     message = Draft
+    publication = Line | changes_of(Message)
     publish_rate = None
     user_rate = "10/s"
 
