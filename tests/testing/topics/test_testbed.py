@@ -11,6 +11,7 @@ from django.test import TestCase, TransactionTestCase, override_settings
 
 from tiderace.layers import channel_layers, get_channel_layer
 from tiderace.layers.memory import InMemoryChannelLayer
+from tiderace.runtime.lifespan import process_lifespan
 from tiderace.testing import TopicsTestbed, TopicsTestMixin
 from tiderace.topics import UnknownTopic, apublish, history, publish
 
@@ -185,6 +186,21 @@ def test_the_clients_of_a_test_are_disconnected_at_its_end():
 
     with pytest.raises(RuntimeError, match="has disconnected"):
         room.receive()
+
+
+@pytest.mark.django_db
+@on_the_chat_site
+def test_shutdown_hooks_of_the_project_are_not_called(monkeypatch):
+    called = []
+
+    async def close_pool():
+        called.append("pool")
+
+    monkeypatch.setattr(process_lifespan, "shutdown", [close_pool])
+    with TopicsTestbed() as topics:
+        topics.connect()
+
+    assert called == []
 
 
 def test_a_skipped_test_leaves_no_testbed_open():

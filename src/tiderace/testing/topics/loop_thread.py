@@ -94,9 +94,11 @@ class LoopThread:
 
     def close(self) -> None:
         """End what belongs to the loop, as a server does when it stops."""
-        self.run(_shut_down())
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        try:
+            self.run(_shut_down())
+        finally:
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
 
     async def _serve(self, started: Future[asyncio.AbstractEventLoop]) -> None:
         loop = asyncio.get_running_loop()
@@ -112,4 +114,6 @@ class LoopThread:
 
 async def _shut_down() -> None:
     for hook in reversed(process_lifespan.shutdown):
-        await hook()
+        # Not those of the project, whose hooks of the start have not run either.
+        if hook.__module__.partition(".")[0] == "tiderace":
+            await hook()
