@@ -120,10 +120,9 @@ def test_without_any_topic_the_error_says_where_they_are_declared():
 # Topics that keep nothing
 
 
-@pytest.mark.parametrize("read", [ahistory, apositions])
-async def test_the_history_of_a_topic_without_one_is_an_error(read):
+async def test_the_history_of_a_topic_without_one_is_an_error():
     with pytest.raises(ImproperlyConfigured) as raised:
-        await read("lobby")
+        await ahistory("lobby")
 
     assert "no history of 'lobby': Lobby keeps no history" in str(raised.value)
     assert "history = History(size=100, ttl=300)" in str(raised.value)
@@ -136,6 +135,14 @@ async def test_the_presence_of_a_topic_without_one_is_an_error(read):
 
     assert "no presence of 'lobby': Lobby has no presence" in str(raised.value)
     assert "Presence.PER_USER" in str(raised.value)
+
+
+async def test_a_topic_without_a_history_has_a_position():
+    """Which a page compares with that of its next connection."""
+    before = (await apositions("lobby"))["lobby"]
+    await apublish("lobby", 1)
+
+    assert (await apositions("lobby"))["lobby"].offset == before.offset + 1
 
 
 # Users

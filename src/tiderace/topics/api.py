@@ -158,12 +158,12 @@ async def ahistory(
         raise ImproperlyConfigured(
             f"no history of {topic!r}: {without_history(resolved)}"
         )
-    position, publications = await layer_of(resolved).stream_read(
-        topic_group(topic),
-        keep=resolved.keep(),
-        since=since,
-        limit=limit,
-        reverse=reverse,
+    return await _read(resolved, since=since, limit=limit, reverse=reverse)
+
+
+async def _read(topic: Topic, **options: Any) -> HistoryPage:
+    position, publications = await layer_of(topic).stream_read(
+        topic_group(topic.topic), keep=topic.keep(), **options
     )
     return HistoryPage(publications, position)
 
@@ -180,10 +180,10 @@ async def apositions(*topics: str) -> dict[str, Position]:
 
     Raises:
         UnknownTopic: when no declared topic has one of these names.
-        ImproperlyConfigured: when the class of one keeps no history.
         LayerUnavailable: when the broker could not be reached in time.
     """
-    return {name: (await ahistory(name, limit=0)).position for name in topics}
+    found = [declared.resolve(name) for name in topics]
+    return {each.topic: (await _read(each, limit=0)).position for each in found}
 
 
 positions = sync_bridge.blocking(apositions)
