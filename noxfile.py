@@ -98,7 +98,7 @@ def check(session: nox.Session) -> None:
 @nox.session(tags=["check"])
 def docs(session: nox.Session) -> None:
     """Build the documentation into docs/_build/html; a warning is an error."""
-    install(session, LONG_TERM_DJANGO, extras=("server",), groups=("docs",))
+    install(session, LONG_TERM_DJANGO, extras=EVERY_EXTRA, groups=("docs",))
     options = ("-W", "--keep-going", "-q", "-b", "html")
     session.run("sphinx-build", *options, "docs", "docs/_build/html")
     session.log("open docs/_build/html/index.html")

@@ -40,6 +40,7 @@ DIRECTIVES = {
     "{warning}",
     "{tip}",
     "{automodule}",
+    "{eval-rst}",
     "{autoclass}",
 }
 

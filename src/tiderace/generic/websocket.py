@@ -1,5 +1,7 @@
 """Consumers for WebSockets: sync and async, plain and JSON.
 
+::
+
     class Chat(AsyncJsonWebsocketConsumer):
         groups = ["lobby"]
 

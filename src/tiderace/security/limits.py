@@ -1,5 +1,7 @@
 """Limits the connections of an address or user, and the messages of a connection.
 
+::
+
     application = ConnectionLimiter(
         MessageRateLimiter(AuthMiddlewareStack(URLRouter(routes)), "20/s"), per_ip=50
     )

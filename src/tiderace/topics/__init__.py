@@ -1,12 +1,14 @@
 """Topics: groups that clients subscribe to by name, with history and permissions.
 
-class Room(Topic):
-    pattern = "room:<slug:name>"
-    history = History(size=100, ttl=3600)
-    presence = Presence.PER_USER
-    permission_classes = [IsAuthenticated]
+::
 
-publish("room:lobby", {"text": "hi"})
+    class Room(Topic):
+        pattern = "room:<slug:name>"
+        history = History(size=100, ttl=3600)
+        presence = Presence.PER_USER
+        permission_classes = [IsAuthenticated]
+
+    publish("room:lobby", {"text": "hi"})
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """The channel layers over Redis and Valkey.
 
-CHANNEL_LAYERS = {
-    "default": {
-        "BACKEND": "tiderace.layers.redis.RedisChannelLayer",
-        "CONFIG": {"hosts": ["redis://localhost:6379/0"]},
-    },
-}
+::
+
+    CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "tiderace.layers.redis.RedisChannelLayer",
+            "CONFIG": {"hosts": ["redis://localhost:6379/0"]},
+        },
+    }
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """The contract of a channel layer as test classes to subclass.
 
+::
+
     from tiderace.testing.layer_contract import LayerContract, StreamsContract
 
     class TestMyLayer(StreamsContract, LayerContract):
