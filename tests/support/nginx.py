@@ -18,6 +18,8 @@ from support.waiting import wait_until
 __all__ = ["guide_block", "nginx_before", "nginx_program", "running_nginx"]
 
 GUIDE = ROOT / "docs/guides/deployment.md"
+# What every distribution's nginx.conf includes.
+_TYPES = "types { text/html html; text/css css; text/javascript js; }"
 
 
 def nginx_program() -> str | None:
@@ -33,15 +35,25 @@ def guide_block(language: str) -> str:
 
 @contextlib.contextmanager
 def nginx_before(
-    program: str, folder: Path, port: int, upstreams: Sequence[str], **changes: str
+    program: str,
+    folder: Path,
+    port: int,
+    upstreams: Sequence[str],
+    *,
+    certificate: tuple[Path, Path] | None = None,
+    **changes: str,
 ) -> Iterator[None]:
     """Run nginx on ``port`` before the two addresses ``upstreams``.
+
+    The server of the guide that redirects to HTTPS is left out.
 
     Args:
         program: the path of nginx.
         folder: for its files.
         port: on which it listens.
         upstreams: the addresses of the two servers.
+        certificate: the files of a certificate and its key; without one nginx speaks
+            plain HTTP.
         changes: other values of the guide's directives.
     """
     site = guide_block("nginx")
@@ -52,6 +64,17 @@ def nginx_before(
     for before, after in changes.items():
         assert before in site
         site = re.sub(rf"{before} \S+;", f"{before} {after};", site)
+    site = re.sub(r"server \{\n    listen 80;.*?\n\}\n", "", site, flags=re.DOTALL)
+    tls = re.compile(r"ssl_certificate(_key)? \S+;")
+    if certificate is None:
+        site = tls.sub("", site).replace("listen 443 ssl;", "listen 80;")
+    else:
+        site = tls.sub(
+            lambda found: (
+                f"ssl_certificate{found[1] or ''} {certificate[bool(found[1])]};"
+            ),
+            site,
+        ).replace("listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;")
     with running_nginx(program, folder, port, site):
         yield
 
@@ -70,7 +93,7 @@ def running_nginx(program: str, folder: Path, port: int, site: str) -> Iterator[
     whole.write_text(
         f"{user} daemon off; pid {folder}/pid; error_log stderr;\n"
         f"worker_rlimit_nofile 8192;\nevents {{ worker_connections 4096; }}\n"
-        f"http {{ access_log off;\n{temporary}\n{site}\n}}\n"
+        f"http {{ access_log off; {_TYPES}\n{temporary}\n{site}\n}}\n"
     )
     with (folder / "errors").open("wb") as errors:
         process = subprocess.Popen(

@@ -52,7 +52,7 @@ class TypedSite:
             if not k.startswith(("DJANGO_", "PYTEST_"))
         }
         programs = str(Path(sys.executable).parent)
-        self._env = {
+        self.env = {
             **outer,
             "PATH": f"{programs}{os.pathsep}{outer['PATH']}",
             "DJANGO_SUPERUSER_PASSWORD": PASSWORD,
@@ -157,7 +157,7 @@ class TypedSite:
         done = subprocess.run(
             ["bash", "-c", f"{command} && env -0" if exports else command],
             cwd=self.folder,
-            env=self._env,
+            env=self.env,
             capture_output=True,
             text=True,
             timeout=50,
@@ -166,7 +166,7 @@ class TypedSite:
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         if exports:
             variables = filter(None, done.stdout.split("\0"))
-            self._env = dict(each.split("=", 1) for each in variables)
+            self.env = dict(each.split("=", 1) for each in variables)
         return done.stdout + done.stderr
 
     def serve(self, command: str) -> None:
@@ -183,13 +183,13 @@ class TypedSite:
             words[words.index("--port") + 1] = str(actual)
         else:
             words += ["--noreload", str(actual)]
-        program = shutil.which(words[0], path=self._env["PATH"])
+        program = shutil.which(words[0], path=self.env["PATH"])
         assert program, f"no program {words[0]}"
         with self._log_path(port).open("ab") as log:
             server = subprocess.Popen(
                 [program, *words[1:]],
                 cwd=self.folder,
-                env={**self._env, "PYTHONUNBUFFERED": "1"},
+                env={**self.env, "PYTHONUNBUFFERED": "1"},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
