@@ -26,10 +26,11 @@ from tiderace.consumer import AsyncConsumer
 from tiderace.layers import get_channel_layer
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.layers.stats import LayerStats, ProcessStats
+from tiderace.management.commands import tiderace_routes
 from tiderace.monitoring.top import table
 from tiderace.routing import ProtocolTypeRouter, URLRouter
 from tiderace.topics import Topic
-from tiderace.topics.topic import declared
+from tiderace.topics.topic import Registry, declared
 
 MEMORY = {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
 
@@ -87,6 +88,14 @@ pages_alone = ProtocolTypeRouter({"http": Chat.as_asgi()})
 hidden = Hidden(ROUTES)
 
 
+@pytest.fixture(autouse=True)
+def topics(monkeypatch):
+    """The topics that the command lists: none of those of other tests."""
+    registry = Registry()
+    monkeypatch.setattr(tiderace_routes, "declared", registry)
+    return registry
+
+
 def routes_of(name: str, *arguments: str) -> str:
     with override_settings(ASGI_APPLICATION=f"{__name__}.{name}"):
         return said("tiderace_routes", *arguments)
@@ -100,10 +109,27 @@ def test_routes_are_listed_with_their_consumers():
 
 
 def test_routes_can_be_written_as_json():
-    assert json.loads(routes_of("application", "--json"))[1] == {
+    assert json.loads(routes_of("application", "--json"))["routes"][1] == {
         "path": "/ws/x/",
         "target": f"{__name__}.Chat",
     }
+
+
+def test_declared_topics_are_listed_with_their_classes(topics):
+    class Room(Topic):
+        pattern = "room:<slug:name>"
+
+    declared.remove(Room)
+    topics.add(Room)
+
+    target = f"{__name__}.{Room.__qualname__}"
+    assert routes_of("application").splitlines()[2:] == [
+        "topics",
+        f"room:<slug:name>  {target}",
+    ]
+    assert json.loads(routes_of("application", "--json"))["topics"] == [
+        {"pattern": "room:<slug:name>", "target": target}
+    ]
 
 
 def test_an_application_without_websockets_causes_a_warning():
