@@ -337,7 +337,9 @@ def test_no_layer_is_tested_offline():
 
 
 def test_an_error_makes_it_fail():
-    with pytest.raises(CommandError, match=r"^1 of \d+ findings need") as failed:
+    with pytest.raises(
+        CommandError, match=r"^1 of \d+ findings needs attention"
+    ) as failed:
         run("--offline", ALLOWED_HOSTS=[])
 
     assert failed.value.returncode == 1

@@ -266,10 +266,10 @@ def test_the_command_fails_when_connections_are_left(run_dir):
     said = StringIO()
     process = in_a_process("connections.add(Busy())", run_dir)
 
-    with pytest.raises(CommandError, match=r"1 connections are left after 0\.3 s"):
+    with pytest.raises(CommandError, match=r"1 connection is left after 0\.3 s"):
         call_command("tiderace_drain", "--timeout", "0.3", stdout=said)
 
-    assert f"process {process.pid}: 1 connections" in said.getvalue()
+    assert f"process {process.pid}: 1 connection\n" in said.getvalue()
     process.communicate("")
 
 

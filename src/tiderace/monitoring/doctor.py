@@ -158,7 +158,9 @@ def _routes() -> Iterator[Finding]:
             "tiderace.routing.get_application().",
         )
     else:
-        yield Finding(Level.FINE, f"{len(routes)} WebSocket routes")
+        yield Finding(
+            Level.FINE, f"{len(routes)} WebSocket route{'s'[: len(routes) != 1]}"
+        )
 
 
 def _proxy() -> Iterator[Finding]:

@@ -66,7 +66,8 @@ class Command(BaseCommand):
         levels = [each.level for of_topic in findings.values() for each in of_topic]
         bad = sum(_ORDER.index(level) >= worst for level in levels)
         if bad:
-            raise CommandError(f"{bad} of {len(levels)} findings need attention")
+            needs = "needs" if bad == 1 else "need"
+            raise CommandError(f"{bad} of {len(levels)} findings {needs} attention")
 
     def _write(self, findings: dict[str, list[Finding]]) -> None:
         styles = {

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.template.defaultfilters import pluralize
 
 from tiderace import conf
 from tiderace.runtime.control_socket import ask_to_drain, control_sockets, run_directory
@@ -61,8 +62,10 @@ class Command(BaseCommand):
                 'another user. Compare TIDERACE["RUN_DIR"]'
             )
         if open_now := sum(reached):
-            raise CommandError(f"{open_now} connections are left after {timeout:g} s")
-        self.stdout.write(self.style.SUCCESS(f"{len(reached)} processes have drained"))
+            left_open = "connection is" if open_now == 1 else "connections are"
+            raise CommandError(f"{open_now} {left_open} left after {timeout:g} s")
+        drained = "process has" if len(reached) == 1 else "processes have"
+        self.stdout.write(self.style.SUCCESS(f"{len(reached)} {drained} drained"))
 
     async def _ask_all(self, timeout: float) -> list[int | None]:
         return await asyncio.gather(
@@ -75,7 +78,7 @@ class Command(BaseCommand):
         def report(number: int) -> None:
             nonlocal left
             left = number
-            self.stdout.write(f"{name}: {number} connections")
+            self.stdout.write(f"{name}: {number} connection{pluralize(number)}")
 
         try:
             async with asyncio.timeout(timeout):
