@@ -525,6 +525,17 @@ def test_a_notice_reaches_the_subscribers_of_a_topic(boss, connected, room):
     assert sync_bridge.call(client.publications, 1) == [NOTICE]
 
 
+def test_the_groups_of_topics_and_processes_are_not_listed(boss, connected, room):
+    class Listening(AsyncJsonWebsocketConsumer):
+        groups = ["harbour"]
+
+    connected(socket_of(person("mary"), consumer=Listening))
+    client = connected(WireClient(TopicsEndpoint.as_asgi(), user=person("tom")))
+    sync_bridge.call(client.subscribe, "room:tea")
+
+    assert boss.get(PAGE).context["groups"] == [("harbour", 1)]
+
+
 def test_a_notice_calls_the_method_of_a_groups_consumers(boss, connected):
     class Listening(AsyncJsonWebsocketConsumer):
         groups = ["harbour"]

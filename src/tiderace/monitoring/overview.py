@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +24,8 @@ SIZE = 50
 """Connections on a page."""
 _PAGES = 20
 
+# The groups of topics, of their users, and of processes.
+_INTERNAL = re.compile(r"(topic|topic-events|topic-user|tiderace-process)\.|tiderace\b")
 # Topics, groups and records on a page.
 _LISTED = 25
 
@@ -59,7 +63,7 @@ def overview(user: str, topic: str, page: int) -> dict[str, Any]:
         "previous": page - 1,
         "next": page + 1 if matching > page * SIZE and page < _PAGES else 0,
         "topics": _topics(survey.reports),
-        "groups": list(survey.stats.members.items())[:_LISTED],
+        "groups": _groups(survey.stats.members),
         "records": _records(survey.reports),
     }
 
@@ -124,6 +128,12 @@ def _process(stats: ProcessStats, report: ProcessReport | None) -> dict[str, Any
         "memory": "" if stats.memory is None else f"{stats.memory / 1e6:,.0f} MB",
         "ready": stats.ready,
     }
+
+
+def _groups(members: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Return the largest groups of the application, without those of Tiderace."""
+    own = (pair for pair in members.items() if not _INTERNAL.match(pair[0]))
+    return list(own)[:_LISTED]
 
 
 def _topics(reports: tuple[ProcessReport, ...]) -> list[tuple[str, int]]:
