@@ -113,6 +113,17 @@ def test_a_layer_of_a_third_party_stays(tmp_path):
     assert rewritten(tmp_path, settings) == settings
 
 
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "tiderace.layers.InMemoryChannelLayer",
+        "tiderace.layers.database.DatabaseChannelLayer",
+    ],
+)
+def test_a_layer_of_tiderace_is_not_reported(backend, tmp_path):
+    assert not report_of(tmp_path, layers(backend))
+
+
 def test_routing_in_a_layer_is_of_channels_1(tmp_path):
     settings = 'CHANNEL_LAYERS = {"default": {"ROUTING": "x.y"}}'
 

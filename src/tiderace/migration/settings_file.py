@@ -167,8 +167,8 @@ def _examine_layer(source: Source, name: str, layer: ast.expr) -> set[int]:
 def _examine_backend(source: Source, name: str, node: ast.Constant) -> type | None:
     """Report a backend and rewrite it; return its class where Tiderace has it."""
     backend = str(node.value)
-    if backend in _OURS:
-        return _OURS[backend]
+    if backend.startswith("tiderace."):
+        return _OURS.get(backend)
     if backend not in _BACKENDS:
         source.report(
             node,
