@@ -1,4 +1,4 @@
-"""The channel layer over the database that the site has anyway: SQLite or PostgreSQL."""
+"""The channel layer over a SQLite file, for several processes on one machine."""
 
 from __future__ import annotations
 

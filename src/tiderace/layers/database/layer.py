@@ -1,4 +1,4 @@
-"""The channel layer over the site's database."""
+"""The channel layer over a SQLite file, for several processes on one machine."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from tiderace.layers.serializers import make_serializer
 
 
 class DatabaseChannelLayer(PubSubLayer):
-    """The channel layer for several processes without a server of its own.
+    """The channel layer for all processes on one machine, without a server.
 
-    Over SQLite it has a file of its own beside the site's, for all processes on one
-    machine, and needs no migration. Over PostgreSQL its tables are in the site's
-    database.
+    It has a SQLite file of its own beside the site's, which it creates: it needs no
+    migration, and the site's writes do not wait for it. A commit survives the end of
+    every process; a power cut may lose the last ones, which subscribers are told.
 
     Args:
-        using: the database in ``DATABASES``.
-        path: the file of the layer, for SQLite; beside the site's by default.
+        using: the database in ``DATABASES``, one of SQLite unless ``path`` is given.
+        path: the file of the layer; by default beside the site's, named
+            ``<name>.tiderace.sqlite3``. It must be on a local disk.
         prefix: what every name in the tables begins with.
         expiry: seconds a message waits for its reader, and in which a process that
             was cut off misses nothing; 60.
@@ -131,7 +132,6 @@ def _make_vendor(using: str, path: str | Path | None) -> Vendor:
         return SqliteVendor(using, None if path is None else Path(path))
     raise InvalidChannelLayerError(
         f"the channel layer cannot use the database {using!r}, of the vendor {engine!r}: "
-        "use PostgreSQL or SQLite, give its option 'path' for a SQLite file of its own "
-        "if all processes are on one machine, or take "
-        "tiderace.layers.redis.RedisChannelLayer"
+        "if all processes are on one machine, give its option 'path' for a SQLite file "
+        "of its own; else take tiderace.layers.redis.RedisChannelLayer"
     )

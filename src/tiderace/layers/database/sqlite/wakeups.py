@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import socket
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -59,6 +60,8 @@ class WakeupFolder:
             if self._sender is None:
                 self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
                 self._sender.setblocking(False)
+                # A layer that is not closed ends without a ResourceWarning.
+                weakref.finalize(self, self._sender.close)
             with _short_path(self._path) as folder:
                 for name in names:
                     _send(self._sender, datagrams, f"{folder}/{name}")
@@ -75,6 +78,8 @@ class Wakeups:
     def __init__(self, listener: socket.socket, path: Path) -> None:
         self.listener = listener
         self._path = path
+        # As for the sender.
+        weakref.finalize(self, listener.close)
 
     def receive(self) -> set[str]:
         """Take all wake-ups that are waiting; return the queues that they name."""
