@@ -16,7 +16,9 @@ OPTIONS = re.findall(r"^\.\. automodule:: (\S+)\n((?:   :.*\n)+)", PAGES, re.MUL
 
 
 def test_every_documented_module_has_its_signatures_on_one_page():
-    assert set(MODULES) >= set(DOCUMENTED)
+    missing = set(DOCUMENTED) - set(MODULES)
+
+    assert not missing, "write an automodule directive for it on a page of docs/api"
     assert len(MODULES) == len(set(MODULES))
 
 
