@@ -35,10 +35,13 @@ def files_of(page: str) -> list[Block]:
     return [block for block in blocks_in(page) if block.file and block.file[0] != "/"]
 
 
+# Guides whose tests type them together with packages of npm.
+WITH_PACKAGES = {"htmx.md", "react-vue-alpine.md"}
 GUIDES = [
     name
     for page in PAGES
     if page.is_relative_to(ROOT / "docs/guides")
+    and page.name not in WITH_PACKAGES
     and files_of(name := str(page.relative_to(ROOT)))
 ]
 

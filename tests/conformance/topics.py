@@ -36,6 +36,7 @@ class Open(Topic):
 
     permission_classes = [AllowAny]
     publish_rate = None
+    user_rate = None
     # Some suites publish without having subscribed.
     subscribers_only = False
 
