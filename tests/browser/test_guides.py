@@ -183,13 +183,7 @@ def test_a_signed_name_in_the_page_of_prices_receives_events(type_guide, page, e
     site.serve("python manage.py runserver")
 
     page.goto(f"{site.url()}/prices/")
-    page.evaluate(
-        """async () => {
-          const source = new EventSource(document.querySelector("div").getAttribute("sse-connect"));
-          source.onmessage = ({ data }) => document.querySelector("ul").insertAdjacentHTML("beforeend", data);
-          await new Promise((opened) => (source.onopen = opened));
-        }"""
-    )
+    expect(page.locator("ul[data-open]")).to_be_attached()
     site.run(
         "python manage.py shell -c "
         '\'from prices.notify import price_changed; price_changed("tea", "4")\''
