@@ -53,6 +53,7 @@ class SqliteFeed:
         self._woken = asyncio.Event()
         self._queues: set[str] = set()
         self._is_dropped = False
+        self._is_closed = False
         self._last_id = 0
         self._database: sqlite3.Connection | None = None
         # Held while the database is read, so that nothing is while the process forks.
@@ -87,6 +88,7 @@ class SqliteFeed:
 
     async def close(self) -> None:
         with self._reading:
+            self._is_closed = True
             self._disconnect()
         wakeups, self._wakeups = self._wakeups, None
         if wakeups is not None:
@@ -154,14 +156,26 @@ class SqliteFeed:
 
     async def _connect(self) -> int:
         """Open the file, and return the id of the last row that was inserted."""
-        database = await asyncio.to_thread(open_file, self._path, self._timeout)
+        return await asyncio.to_thread(self._open_file)
+
+    def _open_file(self) -> int:
+        # The lock is held meanwhile: a child that is forked while a file is being opened
+        # inherits SQLite's locked mutex, and a connection that breaks its locks.
         with self._reading:
+            database = open_file(self._path, self._timeout)
+            try:
+                if self._is_closed:  # while the thread was starting
+                    raise FileReplaced(self._path)
+                database.execute("PRAGMA query_only = ON")
+                database.execute("PRAGMA busy_timeout = 0")
+                found = database.execute(
+                    "SELECT seq FROM sqlite_sequence "
+                    "WHERE name = 'tiderace_layer_entry'"
+                ).fetchone()
+            except BaseException:
+                database.close()
+                raise
             self._database = database
-            database.execute("PRAGMA query_only = ON")
-            database.execute("PRAGMA busy_timeout = 0")
-            found = database.execute(
-                "SELECT seq FROM sqlite_sequence WHERE name = 'tiderace_layer_entry'"
-            ).fetchone()
         return found[0] if found else 0
 
     def _disconnect(self) -> None:

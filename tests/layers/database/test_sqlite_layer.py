@@ -1,0 +1,535 @@
+"""The layer over a SQLite file: several processes, forks, faults of the file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+
+from support.waiting import PATIENCE, until, within
+from tiderace import metrics
+from tiderace.exceptions import LayerUnavailable
+from tiderace.layers import Retention
+from tiderace.layers.database import DatabaseChannelLayer
+from tiderace.layers.database.sqlite import connection, feed
+from tiderace.layers.database.sqlite.vendor import SqliteVendor
+from tiderace.layers.database.sqlite.wakeups import WakeupFolder
+from tiderace.layers.database.vendor import Fault
+from tiderace.testing.layer_contract import RecordingListener
+
+KEEP = Retention(10_000, 3600)
+
+# A program that uses a layer over the file in its first argument.
+PROGRAM = """
+import asyncio, os, signal, sys
+from django.conf import settings
+settings.configure(DATABASES={"default": {
+    "ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}})
+from tiderace.layers import Retention
+from tiderace.layers.database import DatabaseChannelLayer
+layer = DatabaseChannelLayer(path=sys.argv[1])
+KEEP = Retention(10_000, 3600)
+"""
+
+
+@pytest.fixture
+def start(file):
+    """Starts a process that runs code with ``layer`` over the file; ends it at the end."""
+    with contextlib.ExitStack() as started:
+
+        def start(code):
+            process = started.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", PROGRAM + textwrap.dedent(code), str(file)],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            started.callback(process.kill)
+            return process
+
+        yield start
+
+
+async def listen(layer, group="room"):
+    listener = RecordingListener()
+    await layer.stream_subscribe(group, listener)
+    await until(lambda: layer.ready)
+    return listener
+
+
+async def publish(layer, *items, group="room"):
+    return [
+        await layer.stream_publish(group, {"data": str(item)}, keep=KEEP)
+        for item in items
+    ]
+
+
+@contextlib.contextmanager
+def locked(file):
+    """Hold the lock of a transaction that writes."""
+    database = sqlite3.connect(file, isolation_level=None)
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        database.execute("ROLLBACK")
+        database.close()
+
+
+def open_files():
+    """Return what this process has open."""
+    return [str(each.resolve()) for each in Path("/proc/self/fd").iterdir()]
+
+
+# Several processes
+
+
+async def test_a_process_receives_what_another_one_publishes(make_layer, start):
+    listener = await listen(make_layer())
+
+    process = start(
+        """
+        for number in range(100):
+            layer.sync.stream_publish("room", {"data": str(number)}, keep=KEEP)
+        """,
+    )
+
+    await until(lambda: len(listener.received) == 100)
+    assert listener.data == [str(number) for number in range(100)]
+    assert process.wait() == 0
+
+
+async def test_a_forked_child_uses_the_layer_of_its_parent(make_layer):
+    layer = make_layer()
+    listener = await listen(layer)
+    await publish(layer, "parent")
+
+    def run():
+        layer.sync.stream_publish("room", {"data": "child"}, keep=KEEP)
+        asyncio.run(publish(layer, "loop of child"))
+
+    children = [
+        multiprocessing.get_context("fork").Process(target=run) for _ in range(3)
+    ]
+    for child in children:
+        child.start()
+        await publish(layer, "between")
+    await asyncio.to_thread(lambda: [child.join() for child in children])
+
+    await until(lambda: len(listener.received) == 10)
+    assert sorted(listener.data) == sorted(
+        ["parent", *["child", "loop of child", "between"] * 3]
+    )
+    assert [child.exitcode for child in children] == [0, 0, 0]
+
+
+async def test_a_fork_waits_until_a_file_is_open(make_layer, monkeypatch):
+    events = []
+    opening, forking, forked = (threading.Event() for _ in range(3))
+    # Called before the layer's own function, and in later tests in vain.
+    os.register_at_fork(before=forking.set)
+
+    def open_during_fork(path, timeout):
+        opening.set()
+        assert forking.wait(PATIENCE)
+        forked.wait(0.2)  # in vain, as the fork waits
+        database = connection.open_file(path, timeout)
+        events.append("open")
+        return database
+
+    def fork():
+        child.start()
+        events.append("forked")
+        forked.set()
+        child.join()
+
+    monkeypatch.setattr(feed, "open_file", open_during_fork)
+    child = multiprocessing.get_context("fork").Process(target=os.getpid)
+    listening = asyncio.create_task(listen(make_layer()))
+    assert await asyncio.to_thread(opening.wait, PATIENCE)
+
+    await asyncio.to_thread(fork)
+
+    assert events[:2] == ["open", "forked"]  # after it the feed opens it again
+    await listening
+
+
+async def test_a_fork_during_publications_loses_none(make_layer):
+    layer = make_layer()
+    listener = await listen(layer)
+    publishing = [asyncio.create_task(publish(layer, *range(50))) for _ in range(4)]
+
+    for _ in range(5):
+        child = multiprocessing.get_context("fork").Process(target=os.getpid)
+        child.start()
+        await asyncio.to_thread(child.join)
+
+    await asyncio.gather(*publishing)
+    await until(lambda: len(listener.received) == 200)
+    assert listener.offsets == list(range(1, 201))
+
+
+async def test_what_a_killed_process_has_published_is_kept(make_layer, start):
+    listener = await listen(make_layer())
+    process = start(
+        """
+        for number in range(1_000_000):
+            layer.sync.stream_publish("room", {"data": str(number)}, keep=KEEP)
+            print(number, flush=True)
+        """,
+    )
+    await until(lambda: len(listener.received) > 50)
+
+    process.kill()
+    confirmed = [int(line) for line in process.stdout.read().split()]
+    process.wait()
+
+    await until(lambda: len(listener.received) >= len(confirmed))
+    await publish(make_layer(), "next")
+    await until(lambda: "next" in listener.data)
+    *numbers, _ = listener.data
+    assert [int(each) for each in numbers] == list(range(len(numbers)))
+    assert len(numbers) - len(confirmed) in (0, 1)
+    assert None not in listener.data
+
+
+async def test_a_process_killed_before_it_wakes_others_is_heard(make_layer, start):
+    listener = await listen(make_layer())
+
+    process = start(
+        """
+        from tiderace.layers.database.sqlite.wakeups import WakeupFolder
+        WakeupFolder.wake = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+        layer.sync.stream_publish("room", {"data": "last"}, keep=KEEP)
+        """,
+    )
+
+    await until(lambda: listener.data == ["last"])
+    assert process.wait() == -signal.SIGKILL
+
+
+async def test_a_stopped_process_delays_no_publication_and_misses_none(
+    make_layer, start
+):
+    process = start(
+        """
+        class Listener:
+            groups = set()
+            number = 0
+            def on_publication(self, group, publication):
+                Listener.number += 1
+                assert publication.data == str(Listener.number), publication.data
+                if Listener.number == 2000:
+                    print("all", flush=True)
+                    os._exit(0)
+            def on_gap(self, group):
+                os._exit(1)
+        async def main():
+            await layer.stream_subscribe("room", Listener())
+            while not layer.ready:
+                await asyncio.sleep(0.01)
+            print("ready", flush=True)
+            await asyncio.sleep(60)
+        asyncio.run(main())
+        """,
+    )
+    assert await asyncio.to_thread(process.stdout.readline) == "ready\n"
+    process.send_signal(signal.SIGSTOP)
+
+    # More than the wake-ups that its socket holds.
+    await within(publish(make_layer(publish_timeout=60), *range(1, 2001)), 60)
+
+    process.send_signal(signal.SIGCONT)
+    assert await asyncio.to_thread(process.stdout.read) == "all\n"
+    assert process.wait() == 0
+
+
+# Wake-ups
+
+
+async def test_a_lost_wake_up_delays_a_message_only(make_layer, monkeypatch):
+    layer = make_layer()
+    listener = await listen(layer)
+    channel = asyncio.create_task(layer.receive("queue"))
+    monkeypatch.setattr(WakeupFolder, "wake", lambda *arguments: None)
+
+    await publish(layer, "a")
+    await layer.send("queue", {"type": "task"})
+
+    async with asyncio.timeout(3):
+        await until(lambda: listener.data == ["a"])
+        assert await channel == {"type": "task"}
+
+
+async def test_a_process_polls_where_there_are_no_sockets(make_layer, monkeypatch):
+    monkeypatch.setattr(WakeupFolder, "listen", lambda folder: None)
+    layer = make_layer()
+    listener = await listen(layer)
+
+    await publish(layer, "a", "b")
+
+    await until(lambda: listener.data == ["a", "b"])
+
+
+async def test_wake_ups_work_under_a_path_too_long_for_a_socket(
+    make_layer, tmp_path, monkeypatch
+):
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    layer = make_layer(path=folder / "layer.sqlite3")
+    monkeypatch.setattr(feed, "_POLL", 60)
+    listener = await listen(layer)
+
+    await publish(layer, "a")
+
+    await until(lambda: listener.data == ["a"])
+
+
+async def test_the_socket_of_a_killed_process_is_removed(make_layer, start, file):
+    process = start(
+        """
+        async def main():
+            layer.attach(await layer.new_channel())
+            while not layer.ready:
+                await asyncio.sleep(0.01)
+            print("ready", flush=True)
+            await asyncio.sleep(60)
+        asyncio.run(main())
+        """,
+    )
+    await asyncio.to_thread(process.stdout.readline)
+    folder = file.with_name(f"{file.name}-wake")
+    assert len(list(folder.iterdir())) == 1
+    process.kill()
+    process.wait()
+
+    await publish(make_layer(), "a")
+
+    assert list(folder.iterdir()) == []
+
+
+# The file
+
+
+async def test_a_publication_waits_for_a_lock(make_layer, file):
+    layer = make_layer()
+    listener = await listen(layer)
+    await publish(layer, "before")
+    with locked(file):
+        waiting = asyncio.create_task(publish(layer, "during"))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        # Readers do not wait.
+        _, found = await layer.stream_read("room", keep=KEEP)
+        assert [each.data for each in found] == ["before"]
+
+    await within(waiting)
+    await until(lambda: listener.data == ["before", "during"])
+
+
+async def test_a_lock_that_is_held_too_long_is_named(make_layer, file):
+    layer = make_layer(publish_timeout=0.3)
+    await publish(layer, "before")
+
+    with locked(file), pytest.raises(LayerUnavailable) as raised:
+        await publish(layer, "during")
+
+    assert str(file) in str(raised.value)
+    assert "busy for 0.3 seconds" in str(raised.value)
+    await publish(layer, "after")
+    _, found = await layer.stream_read("room", keep=KEEP)
+    assert [each.data for each in found] == ["before", "after"]
+
+
+async def test_sync_code_gets_the_same_error_for_a_lock(make_layer, file):
+    layer = make_layer(publish_timeout=0.3)
+    await publish(layer, "before")
+
+    def send():
+        layer.sync.group_send("room", {"type": "greet"})
+
+    with locked(file), pytest.raises(LayerUnavailable, match="busy for"):
+        await asyncio.to_thread(send)
+
+
+async def test_a_full_disk_refuses_a_publication_and_takes_no_offset(
+    make_layer, monkeypatch
+):
+    layer = make_layer()
+    await publish(layer, "a")
+    [broker] = layer._brokers
+    database = broker.executor._writes._connection._database
+    ((pages,),) = database.execute("PRAGMA page_count")
+    database.execute(f"PRAGMA max_page_count = {pages}")
+
+    with pytest.raises(LayerUnavailable, match="database or disk is full"):
+        await publish(layer, "x" * 1_000_000)
+
+    # The next connection has no limit, as if there were room again.
+    position = (await publish(layer, "b"))[0]
+    assert position.offset == 2
+
+
+async def test_a_refused_operation_does_not_fail_those_that_were_gathered_with_it(
+    make_layer, file
+):
+    layer = make_layer(publish_timeout=10)
+    await publish(layer, "a")
+    with locked(file):
+        waiting = [
+            asyncio.create_task(layer.stream_publish("room", record, keep=KEEP))
+            for record in ({"data": "b"}, {"data": "c"})
+        ]
+        [broker] = layer._brokers
+        refused = asyncio.create_task(
+            broker.executor.write(lambda cursor, _: cursor.fetch("SELECT no"), None)
+        )
+        await asyncio.sleep(0.1)
+
+    with pytest.raises(LayerUnavailable, match="no such column"):
+        await refused
+    assert [(await each).offset for each in waiting] == [2, 3]
+
+
+async def test_members_are_told_when_the_file_was_deleted(make_layer, file):
+    layer = make_layer()
+    listener = await listen(layer)
+    await publish(layer, "a")
+    await until(lambda: listener.data == ["a"])
+
+    for path in file.parent.glob("layer.sqlite3*"):
+        if path.is_file():
+            path.unlink()
+    await publish(layer, "b")
+
+    await until(lambda: listener.data[-1:] == ["b"])
+    assert listener.data == ["a", None, "b"]
+
+
+async def test_offsets_are_not_used_again_in_an_older_copy_of_the_file(
+    make_layer, file, tmp_path
+):
+    layer = make_layer()
+    await publish(layer, "a")
+    await layer.close()
+    copy = shutil.copy(file, tmp_path / "copy")
+    (seen,) = await publish(layer, "b")
+    await layer.close()
+
+    shutil.move(copy, file)
+    (position,) = await publish(layer, "c")
+
+    assert position.epoch == seen.epoch
+    assert position.offset > seen.offset + 1
+    _, found = await layer.stream_read("room", keep=KEEP)
+    assert [each.data for each in found] == ["a", "c"]
+    assert found[1].before == 1
+
+
+async def test_offsets_leap_after_the_machine_was_started_again(
+    make_layer, monkeypatch
+):
+    layer = make_layer()
+    await publish(layer, "a")
+    await layer.close()
+    monkeypatch.setattr(connection, "boot_id", lambda: "next")
+
+    first, second = await publish(layer, "b", "c")
+
+    assert first.offset > 1 << 20
+    assert second.offset == first.offset + 1
+
+
+async def test_a_file_of_another_release_is_refused(make_layer, file):
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute("PRAGMA user_version = 99")
+
+    with pytest.raises(LayerUnavailable, match="another release") as raised:
+        await publish(make_layer(), "a")
+
+    assert "delete it" in str(raised.value)
+
+
+async def test_a_file_that_is_no_database_is_refused(make_layer, file):
+    file.write_text("no database, but long enough to have a header" * 100)
+
+    with pytest.raises(LayerUnavailable, match="file is not a database"):
+        await publish(make_layer(), "a")
+
+
+async def test_a_file_that_may_not_be_written_denies_access(make_layer, file):
+    await publish(make_layer(), "a")
+    with (
+        contextlib.closing(
+            sqlite3.connect(f"file:{file}?mode=ro", uri=True)
+        ) as database,
+        pytest.raises(sqlite3.OperationalError) as raised,
+    ):
+        database.execute("DELETE FROM tiderace_layer_entry")
+
+    assert SqliteVendor("default", file).explain(raised.value) is Fault.DENIED
+
+
+async def test_many_processes_create_the_file_at_the_same_time(file, start):
+    code = 'layer.sync.stream_publish("room", {"data": "a"}, keep=KEEP)'
+    processes = [start(code) for _ in range(6)]
+
+    assert [process.wait() for process in processes] == [0] * 6
+    layer = DatabaseChannelLayer(path=file)
+    _, found = await layer.stream_read("room", keep=KEEP)
+    assert len(found) == 6
+    await layer.close()
+
+
+# Interruptions
+
+
+async def test_a_process_that_was_cut_off_misses_nothing(make_layer):
+    here, there = make_layer(), make_layer()
+    listener = await listen(here)
+    interruptions = metrics.LAYER_INTERRUPTIONS.value
+
+    await publish(there, "a")
+    await here.interrupt()
+    await publish(there, "b")
+
+    await until(lambda: listener.data == ["a", "b"])
+    assert metrics.LAYER_INTERRUPTIONS.value == interruptions + 1
+
+
+async def test_a_closed_layer_leaves_no_open_file(make_layer, file):
+    layer = make_layer()
+    await listen(layer)
+    await publish(layer, "a")
+
+    await layer.close()
+
+    assert not [path for path in open_files() if path.startswith(str(file))]
+
+
+async def test_threads_without_a_loop_publish_at_once(make_layer):
+    layer = make_layer()
+    listener = await listen(layer)
+    start_together = threading.Barrier(4)
+
+    def run():
+        start_together.wait(PATIENCE)
+        for _ in range(50):
+            layer.sync.stream_publish("room", {"data": "x"}, keep=KEEP)
+
+    await asyncio.gather(*(asyncio.to_thread(run) for _ in range(4)))
+
+    await until(lambda: len(listener.received) == 200)
+    assert listener.offsets == list(range(1, 201))
