@@ -6,7 +6,7 @@ import asyncio
 
 from tiderace.layers.database.executor import Executor, one_by_one
 from tiderace.layers.database.retention import StreamRetention
-from tiderace.layers.database.streams import delete_entries
+from tiderace.layers.database.stream_changes import delete_entries
 from tiderace.layers.database.vendor import Cursor
 
 _ROWS = 200  # deleted from one table by one transaction
