@@ -19,13 +19,13 @@ ADVICE = (
     '"tiderace.layers.database.DatabaseChannelLayer" in CHANNEL_LAYERS, which needs '
     'nothing else to be installed, or "tiderace.layers.redis.RedisChannelLayer"'
 )
-"""What to do about it, for messages."""
+"""The advice in messages about a layer that reaches no other process."""
 
 _noted: set[str] = set()
 
 
 def note_unheard(what: str) -> None:
-    """Log, once, that a message stays in this process, in which nobody can receive it.
+    """Log, once, that a message stays in this process, which has no receiver for it.
 
     Not in tests, which look for it otherwise, and not in a process that serves sockets
     or will do so, whose clients may just not be there yet.

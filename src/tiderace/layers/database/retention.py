@@ -21,7 +21,7 @@ _MAX_LEAPS = 10
 
 
 class StreamRetention(msgspec.Struct, array_like=True):
-    """What is stored about the retention of one stream."""
+    """The stored state of one stream's retention."""
 
     keep_ms: int = 0
     history_size: int | None = None

@@ -50,14 +50,14 @@ class Wanted:
 
 
 class Fault(enum.Enum):
-    """What an error of the database means for the operation."""
+    """The kind of an error of the database: whether the operation is tried again."""
 
     TRANSIENT = "transient"
     """The database is away or busy; tried again until the caller's time is over."""
     DENIED = "denied"
-    """It refuses the user, or access to the file; waiting does not help."""
+    """The database refuses the user, or the system access to its file; not tried again."""
     REFUSED = "refused"
-    """It refuses the statement, as with a full disk; tried again by the caller only."""
+    """The database refuses the statement, as with a full disk; not tried again here."""
 
 
 class OutcomeUnknown(Exception):
@@ -76,7 +76,7 @@ class Cursor(Protocol):
     """One transaction."""
 
     announced: list[Row]
-    """What other processes are told after the commit; the stores append to it."""
+    """The rows that ``Connection.announce`` sends after the commit; stores append to it."""
 
     @property
     def now_ms(self) -> int:
@@ -150,7 +150,7 @@ class Connection(Protocol):
 
 
 class Feed(Protocol):
-    """What is new in the database, for one event loop."""
+    """Reads new rows of the database, in one event loop."""
 
     async def open(self) -> None:
         """Connect. Every row that is committed after this has returned is returned."""

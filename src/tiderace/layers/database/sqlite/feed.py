@@ -1,7 +1,7 @@
 """Reads new rows of the layer's file in an event loop.
 
-The rows are read in the loop itself: readers of a file with a write-ahead log wait for
-nobody, and a thread would have to wait for Python's lock while the loop is busy.
+The rows are read in the loop itself: readers of a file with a write-ahead log do not
+wait for writers, and a thread would have to wait for Python's lock while the loop is busy.
 """
 
 from __future__ import annotations
