@@ -142,6 +142,7 @@ INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace.__main__", "tiderace.demo.serve"): NO_UVICORN,
     ("tiderace.demo.manage", "django.core.management"): "DJANGO_SETTINGS_MODULE first",
     ("tiderace.demo.serve", "tiderace.demo"): APPS,
+    ("tiderace.demo.bell.apps", "tiderace.demo.bell.mentions"): APPS,
     ("tiderace.layers.serializers", "cryptography"): NO_CRYPTOGRAPHY,
     ("tiderace.layers.redis.hosts", "redis"): NO_REDIS,
     ("tiderace.layers.redis.options", "redis"): NO_REDIS,

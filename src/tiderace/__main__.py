@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser(
         "demo",
-        help="run the demo site: a chat to open in two windows",
+        help="run the demo site, to open in two windows",
         description="Run the demo site. Its data is kept in demo.sqlite3 in the "
         "current directory, or in the file that TIDERACE_DEMO_DATA names.",
     )
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _demo(options: argparse.Namespace) -> int:
     over_redis = options.layer == "redis"
-    needed = {"uvicorn": "demo", "websockets": "demo"}
+    needed = dict.fromkeys(("uvicorn", "websockets", "nh3"), "demo")
     if over_redis:
         needed |= {"redis": "redis", "hiredis": "redis"}
     for module, extra in needed.items():

@@ -97,7 +97,7 @@ def test_the_page_lists_the_connections_of_every_process(harbour, in_both):
     page = shown(harbour)
 
     assert f"1 to {len(in_both)} of {len(in_both)}," in page
-    assert page.count("/ws/chat/general/") == len(in_both)
+    assert page.count("/connection/websocket") == len(in_both)
     assert "No answer" not in page
 
 
@@ -108,13 +108,13 @@ def test_a_user_is_disconnected_from_every_process(harbour, in_both):
 
     assert f"{len(in_both)} connection" in answer.text
     closes = [close_payload(window) for window in in_both]
-    assert closes == [(4403, "closing time")] * len(in_both)
+    assert closes == [(3503, "closing time")] * len(in_both)
 
 
 def test_a_stopped_process_is_named_as_silent(demo, harbour, in_both, reports):
     def both_have_told_of_their_sockets():
         told = sync_bridge.call(reports.stats, fleet=True).processes
-        return sum(each.connections > 0 for each in told) == 2
+        return sum(each.topic_clients > 0 for each in told) == 2
 
     wait_until(both_have_told_of_their_sockets, what="reports")
     still, other = processes(shown(harbour))

@@ -6,7 +6,7 @@ real server, started the way ``make demo`` does.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import re
 import sqlite3
 import subprocess
@@ -28,24 +28,15 @@ from support.ports import free_port
 from support.waiting import wait_until
 from tiderace import __main__ as command_line
 from tiderace import demo as demo_package
-from tiderace.demo.chat import frames
-from tiderace.demo.chat.presence import RoomPresence
-from tiderace.demo.people.person import SEEDED, Person, guest_name
+from tiderace.demo.chat.markdown import as_html
+from tiderace.demo.chat.topics import cleaned
+from tiderace.demo.people.person import SEEDED, guest_name
 from tiderace.demo.secret_key import load_or_create_secret_key
+from tiderace.topics import topic_group
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
 
 WEIGHT = 300_000
-ALICE = Person("user-1", "alice", guest=False)
-BOB = Person("user-2", "bob", guest=False)
-
-# A message copied 230 times, as if so much had been said since.
-FILL = """
-insert into chat_message (room_id, author, name, guest, client_id, text, sent_at)
-with recursive copy(n) as (select 1 union all select n + 1 from copy where n < 230)
-select room_id, author, name, guest, client_id || n, text, sent_at
-from chat_message join copy where id = ?
-"""
 
 
 @pytest.fixture(scope="module")
@@ -76,112 +67,7 @@ def stranger(demo: DemoProcess):
     visitor.close()
 
 
-# ---- frames: what a page may say
-
-
-def test_a_message_is_read_with_its_id_and_its_text_trimmed():
-    frame = frames.read({"type": "message", "id": "abcd-1234", "text": " hi \r\nyou "})
-
-    assert (frame["id"], frame["text"]) == ("abcd-1234", "hi \nyou")
-
-
-def test_control_characters_are_removed_from_a_text():
-    frame = frames.read({"type": "message", "id": "a" * 8, "text": "a\0b\x07c\td"})
-
-    assert (frame["id"], frame["text"]) == ("a" * 8, "abc\td")
-
-
-def test_a_lone_surrogate_is_replaced():
-    frame = frames.read({"type": "message", "id": "a" * 8, "text": "a\ud800b"})
-
-    assert (frame["id"], frame["text"]) == ("a" * 8, "a?b")
-
-
-def test_a_text_of_the_maximum_length_is_accepted():
-    text = "x" * frames.TEXT_LENGTH
-
-    frame = frames.read({"type": "message", "id": "a" * 8, "text": text})
-
-    assert (frame["id"], frame["text"]) == ("a" * 8, text)
-
-
-@pytest.mark.parametrize(
-    ("content", "code"),
-    [
-        (None, "bad-frame"),
-        ([], "bad-frame"),
-        ("message", "bad-frame"),
-        (7, "bad-frame"),
-        ({}, "bad-frame"),
-        ({"type": "shout"}, "unknown-type"),
-        ({"type": ["message"]}, "unknown-type"),
-        ({"type": {"a": 1}}, "unknown-type"),
-        ({"type": "websocket.close"}, "unknown-type"),
-        ({"type": "message"}, "bad-id"),
-        ({"type": "message", "id": 12345678, "text": "x"}, "bad-id"),
-        ({"type": "message", "id": "short", "text": "x"}, "bad-id"),
-        ({"type": "message", "id": "a" * 65, "text": "x"}, "bad-id"),
-        ({"type": "message", "id": "with space", "text": "x"}, "bad-id"),
-        ({"type": "message", "id": "aaaaaaaa\n", "text": "x"}, "bad-id"),
-        ({"type": "message", "id": "a" * 8}, "bad-text"),
-        ({"type": "message", "id": "a" * 8, "text": None}, "bad-text"),
-        ({"type": "message", "id": "a" * 8, "text": ["x"]}, "bad-text"),
-        ({"type": "message", "id": "a" * 8, "text": ""}, "empty"),
-        ({"type": "message", "id": "a" * 8, "text": " \n\0\t"}, "empty"),
-        ({"type": "message", "id": "a" * 8, "text": "x" * 2001}, "too-long"),
-        ({"type": "since"}, "bad-id"),
-        ({"type": "since", "id": "3"}, "bad-id"),
-        ({"type": "since", "id": -1}, "bad-id"),
-        ({"type": "since", "id": True}, "bad-id"),
-        ({"type": "since", "id": 1.5}, "bad-id"),
-        ({"type": "since", "id": 2**63}, "bad-id"),
-    ],
-)
-def test_an_invalid_frame_is_refused_with_a_code(content, code):
-    with pytest.raises(frames.FrameError) as refusal:
-        frames.read(content)
-
-    assert refusal.value.answer["code"] == code
-
-
-def test_the_error_frame_contains_the_id_of_the_message():
-    with pytest.raises(frames.FrameError) as refusal:
-        frames.read({"type": "message", "id": "a" * 8, "text": ""})
-
-    assert refusal.value.answer == {
-        "type": "error",
-        "code": "empty",
-        "detail": "the message is empty",
-        "client_id": "a" * 8,
-    }
-
-
-# ---- presence, names, key
-
-
-def test_a_person_with_two_windows_joins_and_leaves_once():
-    presence = RoomPresence()
-
-    arrivals = [presence.join("r", ALICE, "w1"), presence.join("r", ALICE, "w2")]
-    departures = [presence.leave("r", ALICE, "w1"), presence.leave("r", ALICE, "w2")]
-
-    assert (arrivals, departures) == ([True, False], [False, True])
-
-
-def test_the_people_of_a_room_are_listed_by_name():
-    presence = RoomPresence()
-    presence.join("r", BOB, "w1")
-    presence.join("r", ALICE, "w2")
-    presence.join("other", BOB, "w3")
-    before = presence.people("r")
-
-    presence.leave("r", BOB, "w1")
-
-    assert (before, presence.people("r")) == ([ALICE, BOB], [ALICE])
-
-
-def test_leaving_a_room_without_a_window_has_no_effect():
-    assert RoomPresence().leave("r", ALICE, "w1") is False
+# ---- names, key
 
 
 @pytest.mark.django_db
@@ -255,7 +141,9 @@ def test_a_second_seed_changes_nothing(demo):
         "select count(*) from chat_room where slug in ('general', 'design', 'support')"
     ).fetchone()
     database.close()
-    assert users == [("alice",), ("bob",), ("carol",), ("harbour",)]
+    assert users == [
+        (name,) for name in ("alice", "bob", "carol", "harbour", "marina", "otto")
+    ]
     assert (kept, seeded) == (("!changed",), (3,))
 
 
@@ -267,7 +155,7 @@ def test_ctrl_c_stops_the_demo_without_a_traceback(tmp_path):
             status = demo.interrupt()
 
             with pytest.raises(ConnectionClosed) as closed:
-                window.until("never")
+                window.until_closed()
         visitor.close()
         said = demo.output()
 
@@ -472,150 +360,251 @@ def test_the_url_of_a_room_is_case_insensitive(alice):
 
 def test_a_page_escapes_messages(alice):
     with alice.room("escaped") as window:
-        window.send({"type": "message", "id": "e" * 8, "text": "<b>&amp;</b>"})
-        window.until("message")
+        window.say("</script><b>&amp;</b>", "e" * 8)
 
     page = alice.http.get("/chat/escaped/").text
 
-    assert "&lt;b&gt;&amp;amp;&lt;/b&gt;" in page
-    assert "<b>&amp;</b>" not in page
+    assert "</script><b>" not in page
 
 
-def test_guests_cannot_send_notices(stranger):
-    stranger.enter_as_guest("Gus")
+@pytest.mark.parametrize("app", ["chat", "board", "bell", "people"])
+def test_the_source_of_each_app_is_shown(alice, app):
+    page = alice.http.get(f"/source/{app}/").text
 
-    assert stranger.http.get("/notify/").url.path == "/login/"
+    assert f"{app}/views.py" in page
+    assert "from __future__ import annotations" in page
 
 
-# ---- sockets
+@pytest.mark.parametrize("app", ["auth", "nothing"])
+def test_no_other_source_is_shown(alice, app):
+    assert alice.http.get(f"/source/{app}/").status_code == 404
+
+
+# ---- the chat
 
 
 @pytest.mark.parametrize(
-    ("raw", "code"),
+    ("data", "code"),
     [
-        ("", "bad-json"),
-        ("{", "bad-json"),
-        ("not json", "bad-json"),
-        ("[" * 9_000, "bad-json"),
-        ("null", "bad-frame"),
-        ('{"type": "close"}', "unknown-type"),
-        (b"\x00\x01", "bad-frame"),
-        ('"' + "x" * 20_000 + '"', "too-long"),
-        ('{"type": "message", "id": "aaaaaaaa"}', "bad-text"),
+        ({}, 422),
+        ({"client_id": "short", "text": "x"}, 422),
+        ({"client_id": "with space", "text": "x"}, 422),
+        ({"client_id": "a" * 65, "text": "x"}, 422),
+        ({"client_id": "aaaaaaaa\n", "text": "x"}, 422),
+        ({"client_id": "a" * 8, "text": None}, 422),
+        ({"client_id": "a" * 8, "text": ""}, 422),
+        ({"client_id": "a" * 8, "text": " \n\0\t"}, 422),
+        ({"client_id": "a" * 8, "text": "x" * 2001}, 422),
+        ({"client_id": "a" * 8, "text": "", "picture": 999}, 422),
     ],
 )
-def test_invalid_input_gets_an_error_and_the_socket_stays_open(alice, raw, code):
+def test_an_invalid_message_is_refused_and_the_socket_stays_open(alice, data, code):
     with alice.room("bad-input") as window:
-        window.connection.send(raw)
-        answer = window.until("error")
-        after = window.before_pong()
+        refused = window.publish(data)
+        accepted = window.say("fine", "bad-input-0001")
 
-    assert answer["code"] == code
-    assert answer["detail"]
-    assert after == []
+    assert refused["error"]["code"] == code
+    assert "error" not in accepted
+
+
+@pytest.mark.parametrize(
+    ("text", "stored"),
+    [
+        (" hi \r\nyou ", "hi \nyou"),
+        ("a\0b\x07c\td", "abc\td"),
+        ("x" * 2000, "x" * 2000),
+    ],
+)
+def test_a_text_is_stored_trimmed_and_without_control_characters(text, stored):
+    assert cleaned(text) == stored
+
+
+def test_a_lone_surrogate_is_replaced():
+    assert cleaned("a\ud800b") == "a?b"
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("**a** *b* `c`", "<strong>a</strong> <em>b</em> <code>c</code>"),
+        ("hi @bob", "hi <mark>@bob</mark>"),
+        (
+            "https://a.b/?c=1&d",
+            '<a href="https://a.b/?c=1&amp;d" rel="noopener noreferrer">https://a.b/?c=1&amp;d</a>',
+        ),
+        ("<b onclick=x>", "&lt;b onclick=x&gt;"),
+        ("javascript:alert(1)", "javascript:alert(1)"),
+    ],
+)
+def test_markdown_becomes_html(text, html):
+    assert as_html(text) == html
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'https://a.example/"onclick="x',
+        "https://a.example/'onclick='x",
+        "`<b onclick=x>`",
+    ],
+)
+def test_markdown_adds_no_attribute_but_that_of_links(text):
+    reader = Attributes()
+
+    reader.feed(as_html(text))
+
+    assert reader.names <= {"href", "rel"}
+
+
+class Attributes(HTMLParser):
+    """Collects the names of the attributes in HTML."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names |= {name for name, _ in attrs}
 
 
 def test_a_message_reaches_the_room_with_an_id_and_its_author(alice, bob):
     with alice.room("reach") as here, bob.room("reach") as there:
-        here.send({"type": "message", "id": "r" * 8, "text": "hello"})
-        message = there.until("message")["message"]
+        here.say("hello", "r" * 8)
+        message = there.publication()
 
     assert message["id"] > 0
     assert (message["name"], message["guest"]) == ("alice", False)
     assert (message["client_id"], message["text"]) == ("r" * 8, "hello")
 
 
-def test_a_message_sent_twice_is_stored_and_shown_once(alice, bob):
-    frame = {"type": "message", "id": "twice-12", "text": "once"}
-    with alice.room("twice") as here, bob.room("twice") as there:
-        here.send(frame)
-        first = here.until("message")["message"]
-        here.send(frame)
-        second = here.until("message")["message"]
-        there.until("message")
-        more = [frame for frame in there.before_pong() if frame["type"] == "message"]
+def test_the_author_of_a_message_is_that_of_the_session(bob):
+    with bob.room("forged") as window:
+        window.publish({"client_id": "f" * 8, "text": "x", "name": "alice"})
+        message = window.publication()
 
-    assert first == second
-    assert more == []
-    assert alice.http.get("/chat/twice/").text.count('data-client-id="twice-12"') == 1
+    assert message["name"] == "bob"
+
+
+def test_a_message_sent_twice_is_stored_and_shown_once(alice, bob):
+    with alice.room("twice") as here, bob.room("twice") as there:
+        here.say("once", "twice-12")
+        here.say("once", "twice-12")
+        here.say("other", "twice-13")
+        texts = [there.publication()["text"] for _ in range(2)]
+
+    assert texts == ["once", "other"]
 
 
 def test_two_people_can_use_the_same_message_id(alice, bob):
-    frame = {"type": "message", "id": "same-id-1", "text": "mine"}
     with alice.room("same") as here, bob.room("same") as there:
-        here.send(frame)
-        first = here.until("message")["message"]
-        there.until("message")
-        there.send(frame)
-        second = here.until("message")["message"]
+        here.say("mine", "same-id-1")
+        there.say("mine", "same-id-1")
+        names = [here.publication()["name"] for _ in range(2)]
 
-    assert (first["name"], second["name"]) == ("alice", "bob")
-    assert second["id"] > first["id"]
+    assert names == ["alice", "bob"]
 
 
-def test_a_returning_page_gets_the_missed_messages_in_order(alice):
-    with alice.room("missed") as window:
-        ids = []
-        for number in range(5):
-            window.send({"type": "message", "id": f"missed-{number}", "text": "x"})
-            ids.append(window.until("message")["message"]["id"])
-    with alice.room("missed") as window:
-        window.send({"type": "since", "id": ids[1]})
-        missed = window.until("missed")
+@pytest.mark.parametrize(
+    ("method", "arguments"), [("edit", {"text": "changed"}), ("delete", {})]
+)
+def test_only_the_author_may_change_a_message(alice, bob, method, arguments):
+    with alice.room("own") as here, bob.room("own") as there:
+        here.say("mine", f"own-{method:>08}".replace(" ", "0"))
+        pk = there.publication()["id"]
+        refused = there.call(method, pk=pk, **arguments)
+        done = here.call(method, pk=pk, **arguments)
+        change = there.publication()
 
-    told = [message["id"] for message in missed["messages"]]
-    assert told == sorted(told)
-    assert [one for one in told if one > ids[1]] == ids[2:]
-    assert missed["gap"] is False
-
-
-def test_old_messages_are_deleted_and_a_late_page_gets_a_gap(demo, alice):
-    """The room is filled behind the server's back: typing so much takes a minute."""
-    with alice.room("long") as window:
-        window.send({"type": "message", "id": "long-first", "text": "first"})
-        first = window.until("message")["message"]
-        with sqlite3.connect(demo.folder / "demo.sqlite3", timeout=20) as database:
-            database.execute(FILL, [first["id"]])
-        database.close()
-        window.send({"type": "message", "id": "long-last", "text": "last"})
-        last = window.until("message")["message"]
-        window.send({"type": "since", "id": first["id"]})
-        missed = window.until("missed")
-
-    assert missed["gap"] is True
-    assert len(missed["messages"]) == 200
-    assert missed["messages"][-1] == last
-    in_template = 1
-    page = alice.http.get("/chat/long/").text
-    assert page.count("data-client-id=") == 200 + in_template
+    assert refused["error"]["code"] == 403
+    assert "error" not in done
+    assert change["event"] in ("updated", "deleted")
 
 
-def test_a_socket_beyond_the_rate_gets_an_error_with_retry_after(stranger):
-    stranger.enter_as_guest("Flo")
-    with stranger.room("flood") as window:
-        for number in range(40):
-            window.send({"type": "message", "id": f"flood-{number:04}", "text": "x"})
-        answer = window.until("error")
+def test_a_reaction_is_counted_once_for_each_person(alice, bob):
+    with alice.room("react") as here, bob.room("react") as there:
+        here.say("nice", "react-0001")
+        pk = here.publication()["id"]
+        for window in (here, there, there):
+            window.call("react", pk=pk, reaction="🎉")
+        counts = [len(here.publication()["reactions"]["🎉"]) for _ in range(3)]
+        refused = here.call("react", pk=pk, reaction="<b>")
 
-    assert answer["code"] == "too-fast"
-    assert re.fullmatch(r"too many at once; go on in \d+ s", answer["detail"])
-    assert answer["client_id"].startswith("flood-")
-    assert 0 < answer["retry_after"] <= 1
+    assert counts == [1, 2, 1]
+    assert refused["error"]["code"] == 422
 
 
-def test_a_socket_without_a_session_is_closed_for_good(stranger):
-    with stranger.socket("/ws/chat/general/") as window:
-        said = window.next()
-        with pytest.raises(ConnectionClosed) as closed:
-            window.next()
+def test_earlier_messages_are_returned_in_pages(alice):
+    with alice.room("earlier") as window:
+        for number in range(45):
+            window.say(f"line {number}", f"earlier-{number:04}")
+        newest = [window.publication() for _ in range(45)][-1]
+        page = window.call("before", pk=newest["id"])["rpc"]["data"]
 
-    assert said == {"type": "signed-out"}
-    assert closed.value.rcvd is not None
-    assert closed.value.rcvd.code == 4501
+    assert [each["text"] for each in page] == [f"line {n}" for n in range(4, 44)]
+
+
+def test_a_picture_is_returned_byte_for_byte(alice, bob):
+    data = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 300
+    token = alice.http.cookies["tiderace_demo_csrf"]
+    stored = alice.http.post(
+        "/pictures/",
+        content=data,
+        headers={"X-CSRFToken": token, "Content-Type": "image/png"},
+    )
+    with alice.room("pictures") as window:
+        window.publish({"client_id": "p" * 8, "picture": stored.json()["id"]})
+        address = window.publication()["picture"]
+
+    response = bob.http.get(address)
+
+    assert (response.content, response.headers["content-type"]) == (data, "image/png")
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [(b"<svg onload=alert(1)>", 415), (b"GIF8" + bytes(5 << 20), 413)],
+)
+def test_what_is_no_picture_or_too_large_is_refused(alice, data, status):
+    token = alice.http.cookies["tiderace_demo_csrf"]
+
+    response = alice.http.post(
+        "/pictures/", content=data, headers={"X-CSRFToken": token}
+    )
+
+    assert response.status_code == status
+
+
+def test_a_room_for_staff_is_closed_to_others(alice):
+    page = alice.http.get("/chat/bridge/").text
+    with alice.socket() as window:
+        window.ask(connect={})
+        refused = window.ask(subscribe={"channel": "chat:bridge"})
+
+    assert refused["error"]["code"] == 103
+    assert '"messages": []' in page
+
+
+def test_unread_messages_and_mentions_are_counted_in_the_list_of_rooms(alice, bob):
+    with alice.room("unread") as here, bob.room("unread") as there:
+        here.say("first", "unread-0001")
+        there.call("read", pk=there.publication()["id"])
+        here.say("second", "unread-0002")
+        here.say("third, @bob", "unread-0003")
+    page = bob.http.get("/chat/").text.partition('data-room="unread"')[2]
+
+    assert re.findall(r">(@?\d+)</span>", page)[:2] == ["@1", "2"]
+
+
+def test_a_socket_without_a_session_is_refused(stranger):
+    with stranger.socket() as window:
+        refused = window.ask(connect={})
+
+    assert refused["error"] == {"code": 401, "message": "sign in first"}
 
 
 def test_a_page_of_another_site_cannot_open_a_socket(alice):
-    elsewhere = alice.socket("/ws/chat/general/", origin="https://evil.example")
+    elsewhere = alice.socket(origin="https://evil.example")
 
     with pytest.raises(InvalidStatus) as refused, elsewhere:
         pass
@@ -629,33 +618,68 @@ def test_logging_out_closes_the_sockets_of_that_session_only(demo):
     staying.enter_as_guest("Quin")
     with leaving.room("out") as gone, staying.room("out") as here:
         leaving.post("/logout/", form_on="/chat/")
-        gone.until("signed-out")
-        left = here.until("people")
-        while left["change"] != "left":
-            left = here.until("people")
+        with pytest.raises(ConnectionClosed):
+            gone.until_closed()
+        here.say("still here", "out-00001")
+        said = here.publication()["text"]
     leaving.close()
     staying.close()
 
-    assert left["person"]["name"] == "Pia"
-    assert [person["name"] for person in left["people"]] == ["Quin"]
+    assert said == "still here"
 
 
-def test_the_socket_of_notices_refuses_messages(alice):
-    with alice.socket("/ws/notices/") as window:
-        window.send({"type": "message", "id": "n" * 8, "text": "hello"})
-        answer = window.until("error")
-
-    assert answer["code"] == "unknown-type"
+# ---- notifications
 
 
-def test_typing_is_sent_to_the_others_only(alice, bob):
-    with alice.room("keys") as here, bob.room("keys") as there:
-        here.send({"type": "typing"})
-        heard = there.until("typing")
-        own = [frame["type"] for frame in here.before_pong()]
+def test_nobody_gets_the_bell_of_somebody_else(alice):
+    with alice.socket() as window:
+        window.ask(connect={})
+        codes = [
+            window.ask(subscribe={"channel": f"bell:{pk}"}).get("error", {}).get("code")
+            for pk in (1, 2)
+        ]
 
-    assert heard["person"]["name"] == "alice"
-    assert "typing" not in own
+    assert codes == [None, 103]
+
+
+def test_a_mention_in_the_chat_rings_the_bell_of_that_user(alice, bob):
+    with bob.topic("bell:2") as bell, alice.room("mentions") as window:
+        window.say("ahoy @bob and @alice", "mention-1")
+        rung = bell.publication()
+
+    assert rung["event"] == "created"
+    assert rung["fields"]["by"] == "alice in the chat"
+
+
+@pytest.mark.parametrize(
+    ("path", "by"), [("/notify/task/", "a Celery task"), ("/notify/", "alice")]
+)
+def test_a_view_and_a_task_ring_a_bell(alice, path, by):
+    with alice.topic("bell:1") as bell:
+        alice.post(path, form_on="/notify/", text="ding", user="1")
+        rung = bell.publication()
+
+    assert rung["fields"]["by"] == by
+
+
+def test_a_rollback_rings_no_bell(alice):
+    with alice.topic("bell:1") as bell:
+        alice.post("/notify/rollback/", form_on="/notify/")
+        alice.post("/notify/", text="after", user="1")
+        rung = bell.publication()
+
+    assert rung["fields"]["text"] == "after"
+    assert "rolled back." not in alice.http.get("/chat/").text
+
+
+def test_an_action_of_the_admin_rings_the_bells_of_the_selected_users(demo, bob):
+    with contextlib.closing(demo.visitor()) as staff, bob.topic("bell:2") as bell:
+        login = "/admin/login/?next=/admin/auth/user/"
+        staff.post(login, username="harbour", password="harbour-tide")
+        staff.post("/admin/auth/user/", action="ring", _selected_action="2")
+        rung = bell.publication()
+
+    assert rung["fields"]["by"] == "harbour"
 
 
 # ---- the notify command
@@ -697,7 +721,5 @@ def test_the_command_needs_no_server_with_a_shared_layer(demo):
         "notify", "hello", "--user", "bob", settings="sites.demo_shared_layer"
     )
 
-    assert (done.returncode, done.stdout) == (0, "Sent to the windows of bob.\n")
-    group, message = json.loads((demo.folder / "sent.json").read_text())
-    assert re.fullmatch(r"user\.\d+", group)
-    assert (message["type"], message["text"]) == ("demo.notice", "hello")
+    assert (done.returncode, done.stdout) == (0, "Sent to bob.\n"), done.stderr
+    assert (demo.folder / "sent").read_text() == topic_group("bell:2")

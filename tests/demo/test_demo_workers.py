@@ -37,9 +37,9 @@ def test_two_processes_share_a_room(tmp_path, monkeypatch):
             return server.call("CLIENT", "LIST", "TYPE", "pubsub").count(b"id=") == 2
 
         wait_until(both_listen, timeout=60, what="both processes having a socket")
-        opened[0].send({"type": "message", "id": "tide-0001", "text": "over the race"})
+        opened[0].say("over the race", "tide-0001")
 
-        heard = [window.until("message")["message"]["text"] for window in opened]
+        heard = [window.publication()["text"] for window in opened]
 
     assert heard == ["over the race"] * len(opened)
 
@@ -52,8 +52,8 @@ def test_the_demo_starts_and_stops_its_own_redis_server(tmp_path, monkeypatch):
     ):
         alice.log_in("alice")
         with alice.room("lobby") as window:
-            window.send({"type": "message", "id": "tide-0001", "text": "hello"})
-            assert window.until("message")["message"]["text"] == "hello"
+            window.say("hello", "tide-0001")
+            assert window.publication()["text"] == "hello"
 
         assert demo.interrupt(timeout=60) == 0
 

@@ -41,6 +41,7 @@ class DemoProcess:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed at the end
         self._env = {k: v for k, v in os.environ.items() if "DJANGO" not in k}
         self._env["TIDERACE_DEMO_DATA"] = str(folder / "demo.sqlite3")
+        self._env["TIDERACE_DEMO_BOTS"] = "0"
         self.process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -132,7 +133,7 @@ class DemoProcess:
 
 
 class Visitor:
-    """A browser without a screen: cookies, forms and sockets."""
+    """A browser without a screen: cookies, forms and a socket."""
 
     def __init__(self, url: str) -> None:
         self.http = httpx.Client(base_url=url, follow_redirects=True, timeout=15)
@@ -161,47 +162,83 @@ class Visitor:
         return self.post("/guest/", form_on="/login/", name=name)
 
     @contextlib.contextmanager
-    def socket(self, path: str, *, origin: str | None = None) -> Iterator[Window]:
-        """Open a socket as this visitor's browser would."""
+    def socket(self, *, origin: str | None = None) -> Iterator[Window]:
+        """Open a socket to the topics as this visitor's browser would."""
         cookies = "; ".join(f"{k}={v}" for k, v in self.http.cookies.items())
         with connect(
-            f"{self._ws}{path}",
+            f"{self._ws}/connection/websocket",
             origin=origin or self._origin,  # type: ignore[arg-type]
             additional_headers={"Cookie": cookies},
         ) as connection:
             yield Window(connection)
 
     @contextlib.contextmanager
-    def room(self, slug: str) -> Iterator[Window]:
-        """Open a room's socket and read its welcome."""
-        with self.socket(f"/ws/chat/{slug}/") as window:
-            window.until("welcome")
+    def topic(self, name: str) -> Iterator[Window]:
+        """Open a socket and subscribe to a topic."""
+        with self.socket() as window:
+            assert "connect" in window.ask(connect={})
+            reply = window.ask(subscribe={"channel": name})
+            assert "subscribe" in reply, reply
+            window.topic = name
             yield window
+
+    def room(self, slug: str) -> contextlib.AbstractContextManager[Window]:
+        """Open a socket and enter a room of the chat."""
+        return self.topic(f"chat:{slug}")
 
 
 class Window:
-    """A socket with JSON frames that can skip frames."""
+    """A client of the topics that can skip frames."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
-
-    def send(self, frame: Any) -> None:
-        self.connection.send(json.dumps(frame))
+        self.topic = ""
+        self._frames: list[dict[str, Any]] = []
+        self._publications: list[Any] = []
+        self._asked = 0
 
     def next(self) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self.connection.recv(timeout=15))
-        return answer
+        """Return the next frame; pings are answered."""
+        while not self._frames:
+            text = self.connection.recv(timeout=15)
+            assert isinstance(text, str)
+            for line in text.splitlines():
+                if (frame := json.loads(line)) == {}:
+                    self.connection.send("{}")
+                else:
+                    self._frames.append(frame)
+        return self._frames.pop(0)
 
-    def until(self, kind: str) -> dict[str, Any]:
-        """Return the next frame of this type."""
-        while (frame := self.next())["type"] != kind:
-            pass
+    def ask(self, **command: Any) -> dict[str, Any]:
+        """Send a command and return its reply; publications are kept."""
+        self._asked += 1
+        self.connection.send(json.dumps({"id": self._asked, **command}))
+        while (frame := self.next()).get("id") != self._asked:
+            self._keep(frame)
         return frame
 
-    def before_pong(self) -> list[dict[str, Any]]:
-        """Return the frames before the reply to a ping."""
-        self.send({"type": "ping"})
-        frames = []
-        while (frame := self.next())["type"] != "pong":
-            frames.append(frame)
-        return frames
+    def publish(self, data: Any) -> dict[str, Any]:
+        return self.ask(publish={"channel": self.topic, "data": data})
+
+    def call(self, method: str, **arguments: Any) -> dict[str, Any]:
+        call = {"channel": self.topic, "method": method, "data": arguments}
+        return self.ask(rpc={"method": "$call", "data": call})
+
+    def say(self, text: str, client_id: str) -> dict[str, Any]:
+        return self.publish({"client_id": client_id, "text": text})
+
+    def publication(self) -> Any:
+        """Return the data of the next publication."""
+        while not self._publications:
+            self._keep(self.next())
+        return self._publications.pop(0)
+
+    def until_closed(self) -> None:
+        """Read frames until the server closes, which raises ``ConnectionClosed``."""
+        while True:
+            self._keep(self.next())
+
+    def _keep(self, frame: dict[str, Any]) -> None:
+        publication = frame.get("push", {}).get("pub")
+        if publication:
+            self._publications.append(publication["data"])

@@ -12,7 +12,9 @@ from tiderace.routing import get_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tiderace.demo.settings")
 
 application = get_application(
-    "tiderace.demo.routing",
+    "tiderace.demo.live",
     # A demo is its own web server: nothing stands before it to serve its files.
     http=ASGIStaticFilesHandler(get_asgi_application()),
 )
+
+from tiderace.demo import bots  # noqa: E402, F401 - registers what starts with the server

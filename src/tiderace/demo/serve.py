@@ -34,6 +34,8 @@ def serve(host: str, port: int, *, workers: int = 1) -> None:
         port = probe.getsockname()[1]
     django.setup()
     call_command("migrate", verbosity=0, interactive=False)
+    # The application first: it says that this process serves sockets.
+    from tiderace.demo import asgi  # noqa: F401
     from tiderace.demo.seed import seed
 
     seed()

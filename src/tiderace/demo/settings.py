@@ -1,10 +1,10 @@
 """Settings of the demo site.
 
-Three environment variables change it: ``TIDERACE_DEMO_DATA`` is the path of the
+Environment variables change it: ``TIDERACE_DEMO_DATA`` is the path of the
 SQLite file (default ``demo.sqlite3`` in the current directory),
 ``TIDERACE_DEMO_HOSTS`` a comma-separated list of host names besides
 the loopback addresses; ``TIDERACE_DEMO_DEBUG=1`` enables Django's debug pages, whose
-inline styles the CSP blocks.
+inline styles the CSP blocks; ``TIDERACE_DEMO_BOTS=0`` keeps the bots silent.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "tiderace.demo.people",
+    "tiderace.demo.bell",
     "tiderace.demo.chat",
     "tiderace.demo.board",
 ]
@@ -59,6 +60,8 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "tiderace.demo.people.person.as_context",
+                "tiderace.demo.bell.context.bell",
+                "tiderace.demo.source.as_context",
             ],
         },
     },
@@ -87,6 +90,8 @@ if _redis := os.environ.get("TIDERACE_DEMO_REDIS"):
         "BACKEND": "tiderace.layers.redis.RedisChannelLayer",
         "CONFIG": {"hosts": [_redis], "prefix": "tiderace-demo"},
     }
+
+BOTS = os.environ.get("TIDERACE_DEMO_BOTS") != "0"
 
 LOGIN_URL = "people:login"
 LOGIN_REDIRECT_URL = "chat:lobby"

@@ -10,12 +10,11 @@ from typing import Any
 from tiderace.demo.board.models import TEXT_LENGTH, Column, Note
 from tiderace.demo.people.person import person_of
 from tiderace.topics import (
-    AllowAny,
     History,
+    IsAuthenticated,
     Presence,
     Refuse,
     Topic,
-    TopicsEndpoint,
     rpc,
 )
 
@@ -29,15 +28,15 @@ class Board(Topic):
     pattern = "board:main"
     history = History(size=200, ttl=3600)
     presence = Presence.PER_USER
-    permission_classes = [AllowAny]
+    permission_classes = [IsAuthenticated]
 
     @rpc
-    def add(self, text: str, author: str) -> int:
+    def add(self, user: Any, text: str) -> int:
         """Add a note; return its id."""
         text = " ".join(text.split())
         if not 0 < len(text) <= TEXT_LENGTH:
             raise Refuse(f"a note has 1 to {TEXT_LENGTH} characters", code=422)
-        note = Note.objects.create(text=text, author=author[:24])
+        note = Note.objects.create(text=text, author=person_of(user).name)
         for old in Note.objects.order_by("-id")[_MAX_NOTES:]:
             old.delete()
         return int(note.pk)
@@ -61,12 +60,3 @@ class Board(Topic):
         if note is None:
             raise Refuse("that note is gone", code=404)
         return note
-
-
-class Endpoint(TopicsEndpoint):
-    """The endpoint of the demo's topics."""
-
-    def user_info(self, user: Any, scope: Any) -> Any:  # type: ignore[override]
-        """Return the name and whether the person is a guest; None without a person."""
-        person = person_of(user, scope["session"])
-        return None if person is None else {"name": person.name, "guest": person.guest}

@@ -1,14 +1,11 @@
-"""The forms for a new room and for a notice."""
+"""The form of a new room."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from django import forms
-from django.contrib.auth.models import User
 from django.utils.text import slugify
-
-from tiderace.demo.chat.notices import TEXT_LENGTH
 
 
 class RoomForm(forms.Form):
@@ -28,19 +25,3 @@ class RoomForm(forms.Form):
             self.add_error("name", "Use at least one of the letters a-z or a digit.")
         self.cleaned_data["slug"] = slug
         return self.cleaned_data
-
-
-class SendNoticeForm(forms.Form):
-    """The text of a notice and its receiver."""
-
-    text = forms.CharField(
-        label="Notice",
-        max_length=TEXT_LENGTH,
-        widget=forms.Textarea(attrs={"rows": 3}),
-    )
-    user = forms.ModelChoiceField(
-        label="For",
-        queryset=User.objects.order_by("username"),
-        required=False,
-        empty_label="Everyone, in all rooms",
-    )

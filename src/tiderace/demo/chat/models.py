@@ -1,11 +1,23 @@
-"""Rooms, and the last messages of each."""
+"""Rooms, their messages, and how far each person has read.
+
+Saving a message publishes it: created, edited, reacted to or deleted.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from django.contrib.auth.models import User
 from django.db import models
+from django.urls import reverse
 from django.utils import timezone
+
+from tiderace.demo.chat.markdown import as_html
+from tiderace.topics.models import PublishesChanges
+
+TEXT_LENGTH = 2_000
+# Only staff may enter this room.
+STAFF_ROOM = "bridge"
 
 
 class Room(models.Model):
@@ -14,9 +26,6 @@ class Room(models.Model):
     slug = models.SlugField(max_length=50, unique=True)
     name = models.CharField(max_length=60)
     opened_at = models.DateTimeField(default=timezone.now)
-    # The highest id of a deleted message, to report a gap to a client that returns
-    # after a long time.
-    forgotten_to = models.BigIntegerField(default=0)
 
     class Meta:
         ordering = ["name"]
@@ -25,7 +34,18 @@ class Room(models.Model):
         return self.name
 
 
-class Message(models.Model):
+class Picture(models.Model):
+    """An uploaded picture, byte for byte."""
+
+    data = models.BinaryField()
+    content_type = models.CharField(max_length=20)
+    owner = models.ForeignKey(User, on_delete=models.CASCADE)
+
+    def __str__(self) -> str:
+        return f"{self.content_type}, {len(self.data)} bytes"
+
+
+class Message(PublishesChanges, models.Model):
     """One message; ids increase in the order of storage."""
 
     room = models.ForeignKey(Room, on_delete=models.CASCADE, related_name="messages")
@@ -35,8 +55,13 @@ class Message(models.Model):
     # Chosen by the author's page, so that a message sent again after a lost
     # connection is stored once.
     client_id = models.CharField(max_length=64)
-    text = models.TextField()
+    text = models.TextField(blank=True)
+    picture = models.ForeignKey(Picture, on_delete=models.SET_NULL, null=True)
+    reactions = models.JSONField(default=dict)
+    edited = models.BooleanField(default=False)
     sent_at = models.DateTimeField(default=timezone.now)
+
+    publish_on = ["room"]
 
     class Meta:
         ordering = ["id"]
@@ -49,8 +74,17 @@ class Message(models.Model):
     def __str__(self) -> str:
         return f"{self.name}: {self.text[:40]}"
 
+    def topics(self) -> list[str]:
+        """Return the topic of the room."""
+        return [f"chat:{self.room.slug}"]
+
+    def publication(self, change: str) -> dict[str, Any]:
+        """Return what the pages get of a change; the text as HTML that is safe."""
+        return {"event": change, **self.as_dict()}
+
     def as_dict(self) -> dict[str, Any]:
-        """Return the message as sent to the browser."""
+        """Return the message as the pages show it."""
+        picture = self.picture_id
         return {
             "id": self.pk,
             "client_id": self.client_id,
@@ -58,5 +92,25 @@ class Message(models.Model):
             "name": self.name,
             "guest": self.guest,
             "text": self.text,
+            "html": as_html(self.text),
+            "picture": picture and reverse("chat:picture", args=[picture]),
+            "reactions": self.reactions,
+            "edited": self.edited,
             "at": self.sent_at.isoformat(),
         }
+
+
+class ReadMark(models.Model):
+    """The last message of a room that a user has seen."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE)
+    room = models.ForeignKey(Room, on_delete=models.CASCADE)
+    message = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["user", "room"], name="chat_one_mark")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user} read {self.room} up to {self.message}"

@@ -1,29 +1,31 @@
-"""The pages of the chat: the lobby, a room, and the form that sends a notice."""
+"""The chat's pages; later changes come over the topics."""
 
 from __future__ import annotations
 
-from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core import signing
-from django.db.models import Count
-from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
-from django.shortcuts import redirect, render
-from django.views.decorators.csrf import csrf_exempt
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_POST
 
-from tiderace.demo.chat import notices
-from tiderace.demo.chat.forms import RoomForm, SendNoticeForm
-from tiderace.demo.chat.frames import TEXT_LENGTH
-from tiderace.demo.chat.history import recent, room_name
-from tiderace.demo.chat.models import Room
-from tiderace.demo.people.person import Person, person_required
+from tiderace.demo.chat import rooms
+from tiderace.demo.chat.forms import RoomForm
+from tiderace.demo.chat.models import TEXT_LENGTH, Picture, Room
+from tiderace.demo.chat.topics import REACTIONS
+from tiderace.demo.people.person import person_of
+from tiderace.topics import positions
 
-COMMAND_SALT = "tiderace.demo.notify"
-_COMMAND_AGE = 60
+PICTURE_SIZE = 5 << 20  # bytes
+# The first bytes of the formats that are accepted; browsers show no other as a picture.
+_FORMATS = {
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"GIF8": "image/gif",
+}
 
 
-@person_required
-def lobby(request: HttpRequest, person: Person) -> HttpResponse:
+@login_required
+def lobby(request: HttpRequest) -> HttpResponse:
     """List the rooms; a POST opens a new one."""
     form = RoomForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
@@ -32,13 +34,20 @@ def lobby(request: HttpRequest, person: Person) -> HttpResponse:
             slug=slug, defaults={"name": form.cleaned_data["name"]}
         )
         return redirect("chat:room", slug=slug)
-    rooms = Room.objects.annotate(said=Count("messages"))
-    page = {"rooms": rooms, "form": form}
+    slugs = [
+        slug
+        for slug in Room.objects.values_list("slug", flat=True)
+        if rooms.may_enter(request.user, slug)
+    ]
+    # Before the counts, so that the page counts every later message.
+    where = positions(*(f"chat:{slug}" for slug in slugs))
+    found = rooms.with_unread(request.user).filter(slug__in=slugs)
+    page = {"rooms": found, "form": form, "positions": where}
     return render(request, "chat/lobby.html", page, status=422 if form.errors else 200)
 
 
-@person_required
-def room(request: HttpRequest, person: Person, slug: str) -> HttpResponse:
+@login_required
+def room(request: HttpRequest, slug: str) -> HttpResponse:
     """Show a room with its last messages; any room's URL may be visited.
 
     A room that does not exist yet is created by its first message.
@@ -46,51 +55,42 @@ def room(request: HttpRequest, person: Person, slug: str) -> HttpResponse:
     if slug != slug.lower():
         return redirect("chat:room", slug=slug.lower())
     known = Room.objects.filter(slug=slug).first()
-    name = known.name if known else room_name(slug)
+    # Before the messages, so that the page gets every later change.
+    where = positions(f"chat:{slug}")
+    allowed = rooms.may_enter(request.user, slug)
+    config = {
+        "room": slug,
+        "me": person_of(request.user).as_dict(),
+        "messages": rooms.page_of(slug) if allowed else [],
+        "reactions": REACTIONS,
+    }
     page = {
-        "room": name,
+        "room": known.name if known else rooms.room_name(slug),
         "slug": slug,
-        "history": recent(slug),
+        "positions": where,
         "text_length": TEXT_LENGTH,
-        "config": {
-            "path": f"chat/{slug}/",
-            "me": person.as_dict(),
-        },
+        "config": config,
     }
     return render(request, "chat/room.html", page)
 
 
 @login_required
-def notify(request: HttpRequest) -> HttpResponse:
-    """Send a notice to all rooms, or to the windows of one user."""
-    form = SendNoticeForm(request.POST or None)
-    if request.method == "POST" and form.is_valid():
-        user = form.cleaned_data["user"]
-        notices.push(
-            form.cleaned_data["text"],
-            by=request.user.get_username(),
-            user=user.pk if user else None,
-        )
-        whom = f"the windows of {user.get_username()}" if user else "all rooms"
-        messages.success(request, f"Sent to {whom}.")
-        return redirect("chat:notify")
-    status = 422 if form.errors else 200
-    return render(request, "chat/notify.html", {"form": form}, status=status)
-
-
-@csrf_exempt
 @require_POST
-def notify_by_command(request: HttpRequest) -> HttpResponse:
-    """Send a notice for the ``notify`` command, which runs in another process.
+def upload(request: HttpRequest) -> HttpResponse:
+    """Store the picture in the body; return its id, to be sent with a message."""
+    data = request.read(PICTURE_SIZE + 1)
+    if len(data) > PICTURE_SIZE:
+        return JsonResponse({"error": "pictures have at most 5 MB"}, status=413)
+    kind = next((_FORMATS[head] for head in _FORMATS if data.startswith(head)), None)
+    if kind is None:
+        return JsonResponse({"error": "send a PNG, JPEG or GIF"}, status=415)
+    stored = Picture.objects.create(data=data, content_type=kind, owner=request.user)
+    return JsonResponse({"id": stored.pk})
 
-    No cookie is read: the body is signed with the secret key of the demo, and valid
-    for a minute.
-    """
-    try:
-        order = signing.loads(
-            request.body.decode("ascii"), salt=COMMAND_SALT, max_age=_COMMAND_AGE
-        )
-    except (signing.BadSignature, UnicodeDecodeError):
-        return HttpResponseForbidden("the signature is wrong or older than a minute")
-    notices.push(order["text"], by="the notify command", user=order["user"])
-    return HttpResponse(status=204)
+
+@login_required
+@cache_control(private=True, max_age=3600)
+def picture(request: HttpRequest, pk: int) -> HttpResponse:
+    """Return a picture as it was uploaded."""
+    found = get_object_or_404(Picture, pk=pk)
+    return HttpResponse(bytes(found.data), content_type=found.content_type)

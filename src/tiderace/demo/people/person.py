@@ -1,34 +1,29 @@
-"""A visitor of the demo, a user or a guest."""
+"""A visitor of the demo: a seeded user, or a guest, for whom a user is created."""
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import unicodedata
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
-from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import ValidationError
-
-if TYPE_CHECKING:
-    from django.contrib.sessions.backends.base import SessionBase
-    from django.http import HttpRequest, HttpResponseBase
+from django.http import HttpRequest
 
 SEEDED = {"alice": "alice-tide", "bob": "bob-tide", "carol": "carol-tide"}
 # The account that may view the connections at /admin/.
 STAFF = {"harbour": "harbour-tide"}
+# They talk in the chat and cannot log in.
+BOTS = ("marina", "otto")
 NAME_LENGTH = 24
 
-_GUEST = "demo_guest"
+_GUEST = "guest-"
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A visitor: ``id`` is public and stable for the session, ``name`` is shown."""
+    """A visitor as the pages show them: ``id`` is the primary key of the user."""
 
     id: str
     name: str
@@ -39,25 +34,17 @@ class Person:
         return asdict(self)
 
 
-def person_of(
-    user: AbstractBaseUser | AnonymousUser, session: SessionBase
-) -> Person | None:
-    """Return the person of a request or socket, or None.
-
-    A logged-in user takes precedence over a guest of the same session. May read the
-    session from the database: call it from synchronous code.
-    """
-    if user.is_authenticated:
-        return Person(id=f"user-{user.pk}", name=user.get_username(), guest=False)
-    stored = session.get(_GUEST)
-    return Person(**stored, guest=True) if stored else None
+def person_of(user: AbstractBaseUser | AnonymousUser) -> Person:
+    """Return the person of a logged-in user."""
+    guest = user.get_username().startswith(_GUEST)
+    name = user.first_name if guest and isinstance(user, User) else user.get_username()
+    return Person(str(user.pk), name, guest)
 
 
-def new_guest(session: SessionBase, name: str) -> Person:
-    """Add a guest to the session; ``name`` is not validated."""
-    person = Person(id=f"guest-{secrets.token_hex(6)}", name=name, guest=True)
-    session[_GUEST] = {"id": person.id, "name": person.name}
-    return person
+def new_guest(name: str) -> User:
+    """Create a user without a password for a guest; ``name`` is not validated."""
+    username = _GUEST + secrets.token_hex(6)
+    return User.objects.create_user(username, first_name=name)
 
 
 def guest_name(text: str) -> str:
@@ -76,41 +63,13 @@ def guest_name(text: str) -> str:
         raise ValidationError("Leave out invisible characters.")
     if not any(character.isalnum() for character in name):
         raise ValidationError("Use at least one letter or digit.")
-    taken = {user.casefold() for user in (*SEEDED, *STAFF)}
+    taken = {user.casefold() for user in (*SEEDED, *STAFF, *BOTS)}
     if name.casefold() in taken or User.objects.filter(username__iexact=name).exists():
         raise ValidationError("That name belongs to a user; choose another.")
     return name
 
 
-def person_required(
-    view: Callable[..., HttpResponseBase],
-) -> Callable[..., HttpResponseBase]:
-    """Decorate a view of ``(request, person, ...)``; others are sent to sign in."""
-
-    @wraps(view)
-    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        person = person_of(request.user, request.session)
-        if person is None:
-            return redirect_to_login(request.get_full_path())
-        return view(request, person, *args, **kwargs)
-
-    return guarded
-
-
 def as_context(request: HttpRequest) -> dict[str, Any]:
-    """Context processor for ``person``, None when not signed in."""
-    return {"person": person_of(request.user, request.session)}
-
-
-def user_group(pk: object) -> str:
-    """Return the group of the windows of the user with this primary key."""
-    return f"user.{pk}"
-
-
-def session_group(session: SessionBase) -> str:
-    """Return the group of the windows of one browser's session.
-
-    The session key is a credential, so the name has its digest only.
-    """
-    digest = hashlib.sha256(str(session.session_key).encode()).hexdigest()
-    return f"session.{digest[:32]}"
+    """Context processor for ``person``, None when not logged in."""
+    user = getattr(request, "user", AnonymousUser())
+    return {"person": person_of(user) if user.is_authenticated else None}

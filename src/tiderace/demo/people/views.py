@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from asgiref.sync import async_to_sync
+from django.contrib.auth import login
 from django.contrib.auth import logout as end_session
 from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.views import LoginView
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render, resolve_url
-from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
 
 from tiderace.demo.people.forms import GuestForm
-from tiderace.demo.people.person import SEEDED, new_guest, session_group
-from tiderace.layers import get_channel_layer
-
-
-def _close_windows(request: HttpRequest) -> None:
-    """Close the open sockets of this browser's session."""
-    if request.session.session_key:
-        send = async_to_sync(get_channel_layer().group_send)
-        send(session_group(request.session), {"type": "session.over"})
+from tiderace.demo.people.person import SEEDED, new_guest
 
 
 def _next(request: HttpRequest) -> str:
@@ -46,7 +37,6 @@ class Login(LoginView):
 
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
         """End the previous session, then log in."""
-        _close_windows(self.request)
         end_session(self.request)
         return super().form_valid(form)
 
@@ -63,15 +53,14 @@ def guest(request: HttpRequest) -> HttpResponse:
             "next": request.POST.get("next", ""),
         }
         return render(request, "people/login.html", page, status=422)
-    _close_windows(request)
     end_session(request)
-    new_guest(request.session, form.cleaned_data["name"])
+    user = new_guest(form.cleaned_data["name"])
+    login(request, user, "django.contrib.auth.backends.ModelBackend")
     return redirect(_next(request))
 
 
 @require_POST
 def logout(request: HttpRequest) -> HttpResponse:
-    """Sign out, and close the sockets of the open windows."""
-    _close_windows(request)
+    """Sign out; Tiderace closes the sockets of the open windows."""
     end_session(request)
-    return redirect(reverse("people:login"))
+    return redirect("people:login")

@@ -1,19 +1,10 @@
 // The board: shows the notes that its topic publishes.
 import { topics } from "../tiderace/tiderace.js";
 
-const { topic, author, columns } = JSON.parse(
+const { topic, columns } = JSON.parse(
   document.getElementById("board-config").textContent,
 );
 const ORDER = Object.keys(columns);
-const WORDS = {
-  connecting: "Connecting…",
-  open: "Connected",
-  waiting: "Connection lost, trying again…",
-  offline: "Offline",
-  closed: "Disconnected",
-};
-
-const badge = document.getElementById("badge");
 const here = document.getElementById("here");
 const errorLine = document.getElementById("wrong");
 const text = document.getElementById("text");
@@ -40,13 +31,8 @@ function show(pk, fields) {
   setTimeout(() => note.classList.remove("new"), 1000);
 }
 
-const client = topics();
-const board = client.subscribe(topic, { presence: true });
+const board = topics().subscribe(topic, { presence: true });
 
-client.addEventListener("state", ({ detail }) => {
-  badge.dataset.status = detail.status;
-  badge.firstElementChild.textContent = WORDS[detail.status];
-});
 board.addEventListener("publication", ({ data }) => {
   if (data.event === "deleted") find(data.pk)?.remove();
   else show(data.pk, data.fields);
@@ -75,7 +61,7 @@ document.getElementById("add").addEventListener("submit", async (event) => {
   event.preventDefault();
   const entered = text.value;
   text.value = "";
-  if (!(await call("add", { text: entered, author })) && !text.value) text.value = entered;
+  if (!(await call("add", { text: entered })) && !text.value) text.value = entered;
 });
 
 document.querySelector(".columns").addEventListener("click", (event) => {

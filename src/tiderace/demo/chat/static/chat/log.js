@@ -1,12 +1,10 @@
 // The list of messages on the page.
 //
-// Text of users is set as textContent: it is never parsed as HTML.
+// The HTML of a message is made and cleaned by the server; everything else that users
+// typed is set as textContent, which is never parsed.
 
 const TOGETHER = 5 * 60 * 1000;
-const SHOWN = 500;
-const AT_BOTTOM = 48;
-// A reload is a leave and a join within this time, in milliseconds: neither is shown.
-const RELOAD = 10 * 1000;
+const AT_EDGE = 48;
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const calendar = new Intl.DateTimeFormat(undefined, {
@@ -19,13 +17,10 @@ function writeTime(element, at) {
   element.textContent = (today ? clock : calendar).format(at);
 }
 
-const idOf = (item) => Number(item.dataset.id);
-
 export class Log {
   #me;
   #scroller = document.getElementById("log");
   #list = document.getElementById("messages");
-  #nothing = document.getElementById("nothing");
   #pill = document.getElementById("newer");
   #template = document.getElementById("message-template").content.firstElementChild;
   #stored = new Map();
@@ -33,19 +28,13 @@ export class Log {
   #unseen = 0;
   #following = true;
 
-  constructor(me) {
+  constructor(me, onTop) {
     this.#me = me;
-    for (const item of this.#list.querySelectorAll(".message")) {
-      this.#stored.set(idOf(item), item);
-      const time = item.querySelector("time");
-      writeTime(time, new Date(time.dateTime));
-      this.#group(item);
-    }
-    this.toBottom();
     this.#scroller.addEventListener("scroll", () => {
       const { scrollHeight, scrollTop, clientHeight } = this.#scroller;
-      this.#following = scrollHeight - scrollTop - clientHeight < AT_BOTTOM;
+      this.#following = scrollHeight - scrollTop - clientHeight < AT_EDGE;
       if (this.#following) this.#countUnseen(0);
+      if (scrollTop < AT_EDGE) onTop();
     });
     // Keep the last message visible when a keyboard or a longer composer takes space.
     new ResizeObserver(() => this.#following && this.toBottom()).observe(this.#scroller);
@@ -55,9 +44,20 @@ export class Log {
     });
   }
 
-  /** The id of the newest message shown; 0 when there is none. */
+  /** The ids of the oldest and the newest message; undefined when there is none. */
+  get first() {
+    return this.#stored.size ? Math.min(...this.#stored.keys()) : undefined;
+  }
   get last() {
-    return Math.max(0, ...this.#stored.keys());
+    return this.#stored.size ? Math.max(...this.#stored.keys()) : undefined;
+  }
+
+  get isFollowing() {
+    return this.#following;
+  }
+
+  message(id) {
+    return this.#stored.get(id);
   }
 
   toBottom() {
@@ -66,119 +66,113 @@ export class Log {
     this.#countUnseen(0);
   }
 
-  /** Show a stored message in its place, once. */
-  add(message) {
+  /** Show a stored message, or its new state, in its place. */
+  show(message) {
     const mine = message.author === this.#me.id;
+    const known = this.#stored.get(message.id)?.item;
     const waiting = mine ? this.#waiting.get(message.client_id) : undefined;
+    const item = known ?? waiting ?? this.#build(mine);
     this.#waiting.delete(message.client_id);
-    if (this.#stored.has(message.id)) {
-      waiting?.remove();
-      return;
-    }
-    const item = waiting ?? this.#build(message.author, message.client_id, message.text, mine);
-    item.dataset.id = message.id;
-    item.classList.remove("waiting", "refused");
-    item.querySelector(".fate").hidden = true;
-    if (!mine) item.querySelector("b").textContent = message.name;
-    item.querySelector(".tag").hidden = !message.guest;
-    writeTime(item.querySelector("time"), new Date(message.at));
-    this.#stored.set(message.id, item);
-    this.#put(item, this.#placeFor(message.id), { count: !mine });
+    this.#stored.set(message.id, { ...message, item });
+    this.#fill(item, message, mine);
+    if (!known) this.#put(item, this.#placeFor(message.id), { count: !mine });
+  }
+
+  /** Show older messages above; the reader's place does not move. */
+  showEarlier(messages) {
+    const fromBottom = this.#scroller.scrollHeight - this.#scroller.scrollTop;
+    this.#following = false;
+    messages.forEach((message) => this.show(message));
+    this.#scroller.scrollTop = this.#scroller.scrollHeight - fromBottom;
+    this.#countUnseen(0);
+  }
+
+  remove(id) {
+    this.#stored.get(id)?.item.remove();
+    this.#stored.delete(id);
+    this.#showNothing();
   }
 
   /** Show a message of this user that the server has not confirmed. */
-  addWaiting({ id, text }, status) {
-    const item = this.#build(this.#me.id, id, text, true);
+  addWaiting({ client_id: id, text }, fate) {
+    const item = this.#build(true);
+    item.dataset.author = this.#me.id;
+    item.querySelector(".text").textContent = text || "A picture";
     item.classList.add("waiting");
-    item.querySelector(".tag").hidden = !this.#me.guest;
+    item.dataset.clientId = id;
     writeTime(item.querySelector("time"), new Date());
     this.#waiting.set(id, item);
-    this.setStatus(id, status);
+    this.setFate(id, fate);
     this.#put(item, null, { count: false });
     this.toBottom();
   }
 
-  /** Show a status below a waiting message. */
-  setStatus(id, words, { refused = false } = {}) {
-    const item = this.#waiting.get(id);
-    if (!item) return;
-    item.classList.toggle("refused", refused);
-    const status = item.querySelector(".fate");
-    status.textContent = words;
-    status.hidden = false;
+  /** Say below a waiting message what becomes of it. */
+  setFate(id, words, { refused = false } = {}) {
+    const fate = this.#waiting.get(id)?.querySelector(".fate");
+    if (!fate) return;
+    fate.parentElement.classList.toggle("refused", refused);
+    fate.firstElementChild.textContent = words;
+    fate.querySelector("button").hidden = !refused;
+    fate.hidden = false;
   }
 
-  /** Show a status below every waiting message. */
-  setEveryStatus(words) {
+  setEveryFate(words) {
     for (const [id, item] of this.#waiting) {
-      if (!item.classList.contains("refused")) this.setStatus(id, words);
+      if (!item.classList.contains("refused")) this.setFate(id, words);
     }
   }
 
-  /** Show an event of the room: a join, a leave, missing messages. */
+  /** Show an event of the room: a join, a leave. */
   addEvent(words) {
     const item = document.createElement("li");
     item.className = "event";
     item.textContent = words;
-    this.#put(item, this.#firstWaiting(), { count: false });
-    return item;
+    this.#put(item, this.#list.querySelector(".waiting"), { count: false });
   }
 
-  /** Show a join or a leave; a join shortly after the leave removes the line instead. */
-  addJoinOrLeave(change, person) {
-    if (change === "joined") {
-      const gone = [...this.#list.querySelectorAll(".event[data-left]")].find(
-        (item) => item.dataset.left === person.id && Date.now() - item.dataset.at < RELOAD,
-      );
-      if (gone) {
-        gone.remove();
-        return;
-      }
-    }
-    const item = this.addEvent(`${person.name} ${change === "joined" ? "joined" : "left"}`);
-    if (change === "left") {
-      item.dataset.left = person.id;
-      item.dataset.at = Date.now();
-    }
-  }
-
-  addNotice(text, by) {
-    const item = document.createElement("li");
-    item.className = "notice";
-    const from = document.createElement("b");
-    from.textContent = by;
-    const words = document.createElement("p");
-    words.textContent = text;
-    item.append(from, words);
-    this.#put(item, this.#firstWaiting(), { count: true });
-  }
-
-  /** Run `work`; a screen reader speaks after all of it. */
-  batch(work) {
-    this.#scroller.setAttribute("aria-busy", "true");
-    work();
-    this.#scroller.removeAttribute("aria-busy");
-  }
-
-  #build(author, clientId, text, mine) {
+  #build(mine) {
     const item = this.#template.cloneNode(true);
-    item.dataset.author = author;
-    item.dataset.clientId = clientId;
     item.classList.toggle("mine", mine);
     if (mine) item.querySelector("b").textContent = "You";
-    item.querySelector(".text").textContent = text;
+    for (const button of item.querySelectorAll(".own")) button.hidden = !mine;
     return item;
   }
 
-  #firstWaiting() {
-    return this.#list.querySelector(".waiting");
+  #fill(item, { id, author, name, guest, html, picture, at, edited, reactions }, mine) {
+    item.dataset.id = id;
+    item.dataset.author = author;
+    item.classList.remove("waiting", "refused");
+    if (!mine) item.querySelector("b").textContent = name;
+    item.querySelector(".tag").hidden = !guest;
+    item.querySelector(".edited").hidden = !edited;
+    item.querySelector(".fate").hidden = true;
+    item.querySelector(".do").hidden = false;
+    writeTime(item.querySelector("time"), new Date(at));
+    const text = item.querySelector(".text");
+    text.innerHTML = html;
+    if (picture) {
+      const image = new Image();
+      image.src = picture;
+      image.alt = `A picture from ${name}`;
+      image.addEventListener("load", () => this.#following && this.toBottom());
+      text.append(image);
+    }
+    const chosen = Object.entries(reactions).filter(([, users]) => users.length);
+    item.querySelector(".reactions").replaceChildren(...chosen.map(([reaction, users]) => {
+      const shown = document.createElement("span");
+      shown.className = "reaction";
+      shown.classList.toggle("mine", users.includes(this.#me.id));
+      shown.textContent = `${reaction} ${users.length}`;
+      return shown;
+    }));
   }
 
   /** Return the item before which a message with this id belongs. */
   #placeFor(id) {
     let place = null;
     for (let item = this.#list.lastElementChild; item; item = item.previousElementSibling) {
-      if (item.classList.contains("waiting") || idOf(item) > id) place = item;
+      if (item.classList.contains("waiting") || Number(item.dataset.id) > id) place = item;
       else if (item.dataset.id) break;
     }
     return place;
@@ -186,17 +180,15 @@ export class Log {
 
   #put(item, before, { count }) {
     const following = this.#following;
-    this.#nothing.hidden = true;
     // A screen reader would read an element that is moved to its own place twice.
     if (item.parentNode !== this.#list || item.nextElementSibling !== before) {
       if (before !== item) this.#list.insertBefore(item, before);
     }
     this.#group(item);
     if (item.nextElementSibling) this.#group(item.nextElementSibling);
-    if (following) {
-      this.#trim();
-      this.toBottom();
-    } else if (count) this.#countUnseen(this.#unseen + 1);
+    this.#showNothing();
+    if (following) this.toBottom();
+    else if (count) this.#countUnseen(this.#unseen + 1);
   }
 
   /** Hide the name of a message shortly after another of the same person. */
@@ -209,12 +201,8 @@ export class Log {
     item.classList.toggle("follows", close);
   }
 
-  #trim() {
-    while (this.#list.childElementCount > SHOWN) {
-      const oldest = this.#list.firstElementChild;
-      this.#stored.delete(idOf(oldest));
-      oldest.remove();
-    }
+  #showNothing() {
+    document.getElementById("nothing").hidden = this.#list.childElementCount > 0;
   }
 
   #countUnseen(count) {

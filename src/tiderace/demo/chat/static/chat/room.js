@@ -1,114 +1,158 @@
-// A room: connects the socket, the outbox and the page.
-import { connect } from "../tiderace/tiderace.js";
+// A room: its messages come over the topic "chat:…", its people over "here:…".
+import { topics } from "../tiderace/tiderace.js";
+import { showPeople } from "./here.js";
 import { Log } from "./log.js";
-import { Outbox } from "./outbox.js";
-import { TypingLine, onTyping } from "./typing.js";
+import { upload } from "./upload.js";
 
-const { path, me } = JSON.parse(document.getElementById("room-config").textContent);
-const badge = document.getElementById("badge");
+const config = JSON.parse(document.getElementById("room-config").textContent);
+const { me, room: slug } = config;
 const composer = document.getElementById("composer");
 const field = document.getElementById("text");
-const people = document.getElementById("people");
+const file = document.getElementById("picture");
+const progress = document.getElementById("progress");
+const banner = document.getElementById("recovered");
 
-const WORDS = {
-  connecting: "Connecting…",
-  open: "Connected",
-  waiting: "Connection lost, trying again…",
-  offline: "Offline",
-  closed: "Disconnected",
-};
 const SENDING = "Sending…";
 const WAITING = "Will be sent when the connection is back";
+const RELOAD = 10_000; // milliseconds: a leave and a join within them is a reload
 
-const log = new Log(me);
-const typing = new TypingLine();
-const socket = connect(path);
-const outbox = new Outbox(`outbox:${me.id}:${path}`, ({ id, text }) => {
-  if (socket.status !== "open") return false;
-  socket.send({ type: "message", id, text });
-  return true;
+const client = topics();
+const room = client.subscribe(`chat:${slug}`);
+const here = client.subscribe(`here:${slug}`, { presence: true });
+
+// What was said
+
+const log = new Log(me, loadEarlier);
+config.messages.forEach((message) => log.show(message));
+document.getElementById("nothing").hidden = config.messages.length > 0;
+log.toBottom();
+
+room.addEventListener("publication", ({ data }) => {
+  if (data.event === "deleted") log.remove(data.id);
+  else if (data.event === "created" || log.message(data.id)) log.show(data);
+  if (data.event === "created") {
+    forget(data.client_id);
+    people.stopped(data.author);
+  }
+  markRead();
 });
-for (const message of outbox.waiting) log.addWaiting(message, WAITING);
 
-function showStatus(status) {
-  badge.dataset.status = status;
-  badge.firstElementChild.textContent = WORDS[status];
-}
-
-function showPeople(list) {
-  people.hidden = !list;
-  if (!list) return;
-  const items = list.map(({ id, name, guest }) => {
-    const item = document.createElement("li");
-    item.textContent = (id === me.id ? `${name} (you)` : name) + (guest ? ", guest" : "");
-    return item;
+/** After an outage: count what the server sends again, and say so. */
+room.addEventListener("subscribed", ({ detail }) => {
+  if (!detail.recovered || !wasAway) return;
+  let count = 0;
+  const add = ({ data }) => { count += data.event === "created"; };
+  room.addEventListener("publication", add);
+  // The recovered messages are emitted right after this event.
+  queueMicrotask(() => {
+    room.removeEventListener("publication", add);
+    banner.textContent = `Connection is back: ${count} message${count === 1 ? "" : "s"} recovered`;
+    banner.hidden = false;
+    setTimeout(() => { banner.hidden = true; }, 8000);
   });
-  people.querySelector("ul").replaceChildren(...items);
+});
+room.addEventListener("gap", () => location.reload());
+room.addEventListener("unsubscribed", ({ detail }) => {
+  document.getElementById("forbidden").hidden = detail.code !== 103;
+  for (const control of composer.elements) control.disabled = true;
+});
+here.addEventListener("unsubscribed", () => {});
+
+let wasAway = false;
+client.addEventListener("state", ({ detail }) => {
+  if (detail.status === "open") log.setEveryFate(SENDING);
+  else if (room.state === "subscribed" || detail.status !== "connecting") {
+    wasAway = true;
+    log.setEveryFate(WAITING);
+  }
+});
+
+let isLoading = false;
+async function loadEarlier() {
+  if (isLoading || room.state !== "subscribed" || log.first === undefined) return;
+  isLoading = true;
+  const messages = await room.call("before", { pk: log.first }).catch(() => []);
+  log.showEarlier(messages);
+  // At the beginning there is nothing more to ask for.
+  isLoading = messages.length === 0;
 }
 
-function refused({ code, detail, client_id: id, retry_after: seconds }) {
-  if (id === undefined) {
-    if (code !== "too-fast") log.addEvent(detail);
-  } else if (seconds === undefined) {
-    log.setStatus(id, `Not sent: ${detail}.`, { refused: true });
-    outbox.settle(id);
-  } else {
-    log.setStatus(id, `Not sent yet: ${detail}.`);
-    outbox.postpone(seconds);
+let readUpTo = config.messages.at(-1)?.id ?? 0;
+let isMarking = false;
+room.addEventListener("subscribed", () => { isMarking = false; readUpTo = 0; markRead(); });
+async function markRead() {
+  const last = log.last;
+  if (isMarking || document.hidden || !log.isFollowing || !last || last <= readUpTo) return;
+  isMarking = true;
+  await room.call("read", { pk: last }).then(() => { readUpTo = last; }, () => {});
+  isMarking = false;
+  if (log.last > last) markRead();
+}
+document.addEventListener("visibilitychange", markRead);
+
+// Who is here
+
+const left = new Map();
+const people = showPeople(here, me, field, (change, person) => {
+  if (person.id === me.id) return;
+  if (change === "left") left.set(person.id, Date.now());
+  else if (Date.now() - (left.get(person.id) ?? 0) < RELOAD) return;
+  log.addEvent(`${person.name} ${change}`);
+});
+
+// Saying something: shown at once, kept over a reload, acknowledged, tried again
+
+const key = `unsent:${me.id}:${slug}`;
+const unsent = new Map(load().map((message) => [message.client_id, message]));
+for (const message of unsent.values()) {
+  log.addWaiting(message, WAITING);
+  send(message);
+}
+
+async function send(message) {
+  unsent.set(message.client_id, message);
+  save();
+  try {
+    await room.publish(message);
+    forget(message.client_id);
+  } catch (error) {
+    log.setFate(message.client_id, `Not sent: ${error.message}.`, { refused: true });
   }
 }
 
-function arrived(message) {
-  typing.remove(message.author);
-  log.add(message);
-  if (message.author === me.id) outbox.settle(message.client_id);
+function say(text, picture = null) {
+  const message = { client_id: newId(), text, picture };
+  log.addWaiting(message, client.state === "connected" ? SENDING : WAITING);
+  send(message);
 }
 
-const frames = {
-  welcome: (frame) => showPeople(frame.people),
-  message: (frame) => arrived(frame.message),
-  missed: (frame) =>
-    log.batch(() => {
-      if (frame.gap) log.addEvent("Older messages are no longer kept");
-      frame.messages.forEach(arrived);
-    }),
-  people: ({ change, person, people: list }) => {
-    showPeople(list);
-    if (change === "left") typing.remove(person.id);
-    if (person.id !== me.id) log.addJoinOrLeave(change, person);
-  },
-  typing: (frame) => typing.add(frame.person),
-  notice: ({ text, by, personal }) =>
-    log.addNotice(text, personal ? `Notice to you from ${by}` : `Notice from ${by}`),
-  error: refused,
-  "signed-out": () => {
-    document.getElementById("signed-out").hidden = false;
-    for (const control of composer.elements) control.disabled = true;
-  },
-};
+/** The server has the message. */
+function forget(id) {
+  if (unsent.delete(id)) save();
+}
 
-showStatus(socket.status);
-socket.addEventListener("state", ({ detail }) => {
-  showStatus(detail.status);
-  if (detail.status !== "open") {
-    outbox.interrupt();
-    log.setEveryStatus(WAITING);
-    showPeople(null);
+function load() {
+  try {
+    return JSON.parse(sessionStorage.getItem(key) ?? "[]");
+  } catch {
+    return []; // storage is disabled
   }
-});
-socket.addEventListener("open", () => {
-  socket.send({ type: "since", id: log.last });
-  log.setEveryStatus(SENDING);
-  outbox.flush();
-});
-socket.addEventListener("message", ({ data }) => {
-  const frame = JSON.parse(data);
-  frames[frame.type]?.(frame);
-});
+}
+function save() {
+  try {
+    sessionStorage.setItem(key, JSON.stringify([...unsent.values()]));
+  } catch {
+    // Without storage unsent messages are lost with the page.
+  }
+}
 
-const sent = onTyping(field, () => {
-  if (socket.status === "open") socket.send({ type: "typing" });
-});
+/** Return a random id; `randomUUID` needs https or localhost. */
+function newId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// The form
 
 // Browsers in which the field cannot grow with its text show two lines.
 if (!CSS.supports("field-sizing", "content")) field.rows = 2;
@@ -117,19 +161,57 @@ field.addEventListener("input", () => {
   const over = [...field.value.trim()].length - Number(field.dataset.limit);
   field.setCustomValidity(over > 0 ? `Too long by ${over} character${over === 1 ? "" : "s"}` : "");
 });
+field.addEventListener("keydown", (event) => {
+  // Enter also ends the composition of a word (Japanese, Chinese).
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  composer.requestSubmit();
+});
+
+let editing = null;
 composer.addEventListener("submit", (event) => {
   event.preventDefault();
   const text = field.value.trim();
   field.focus();
   if (!text) return;
   field.value = "";
-  sent();
-  const message = outbox.add(text);
-  log.addWaiting(message, socket.status === "open" ? SENDING : WAITING);
+  people.sent();
+  if (editing === null) say(text);
+  else call("edit", { pk: editing, text });
+  editing = null;
 });
-field.addEventListener("keydown", (event) => {
-  // Enter also ends the composition of a word (Japanese, Chinese).
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-  event.preventDefault();
-  composer.requestSubmit();
+
+file.addEventListener("change", async () => {
+  const picture = file.files[0];
+  file.value = "";
+  if (!picture) return;
+  progress.hidden = false;
+  try {
+    const token = composer.elements.csrfmiddlewaretoken.value;
+    const id = await upload(composer.dataset.upload, picture, token, (part) => { progress.value = part; });
+    say("", id);
+  } catch (error) {
+    log.addEvent(`The picture was not sent: ${error.message}`);
+  }
+  progress.hidden = true;
+});
+
+function call(method, data) {
+  return room.call(method, data).catch((error) => log.addEvent(error.message));
+}
+
+document.getElementById("messages").addEventListener("click", ({ target }) => {
+  const button = target.closest("button");
+  const item = button?.closest(".message");
+  if (!item) return;
+  const pk = Number(item.dataset.id);
+  const { reaction, do: action } = button.dataset;
+  if (reaction) call("react", { pk, reaction });
+  else if (action === "delete") call("delete", { pk });
+  else if (action === "retry") send(unsent.get(item.dataset.clientId));
+  else if (action === "edit") {
+    editing = pk;
+    field.value = log.message(pk).text;
+    field.focus();
+  }
 });

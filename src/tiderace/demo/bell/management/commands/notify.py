@@ -1,4 +1,4 @@
-"""``notify``: send a notice to the demo's open windows from a terminal.
+"""``notify``: send a notification to the demo's users from a terminal.
 
 With the in-memory layer, which is limited to one process, the command sends a request
 to the running server.
@@ -15,21 +15,23 @@ from django.core import signing
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.urls import reverse
 
-from tiderace.demo.chat import notices
-from tiderace.demo.chat.views import COMMAND_SALT
+from tiderace.demo.bell.models import TEXT_LENGTH
+from tiderace.demo.bell.tasks import notify_by_pk
+from tiderace.demo.bell.views import COMMAND_SALT
+from tiderace.layers import InMemoryChannelLayer, get_channel_layer
 
 _TIMEOUT = 10
 
 
 class Command(BaseCommand):
-    """Send a notice to all rooms or to one user's windows."""
+    """Notify everyone or one user."""
 
-    help = "Push a notice into all rooms, or into one user's windows."
+    help = "Notify everyone, or one user."
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the text, a user and the server's address."""
         parser.add_argument("text", help="what to say, as plain text")
-        parser.add_argument("--user", help="only this user's windows (a user name)")
+        parser.add_argument("--user", help="only this user (a user name)")
         parser.add_argument(
             "--url",
             default="http://127.0.0.1:8000",
@@ -40,16 +42,16 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Send through the layer, or through the server."""
         text = options["text"].strip()
-        if not 0 < len(text) <= notices.TEXT_LENGTH:
+        if not 0 < len(text) <= TEXT_LENGTH:
             raise CommandError(
-                f"a notice has 1 to {notices.TEXT_LENGTH} characters, not {len(text)}"
+                f"a notice has 1 to {TEXT_LENGTH} characters, not {len(text)}"
             )
         user = _user_pk(options["user"])
-        if notices.layer_is_local():
+        if isinstance(get_channel_layer(), InMemoryChannelLayer):
             _ask_server(options["url"], {"text": text, "user": user})
         else:
-            notices.push(text, by="the notify command", user=user)
-        whom = f"the windows of {options['user']}" if user else "all rooms"
+            notify_by_pk(user, text, by="the notify command")
+        whom = options["user"] or "everyone"
         self.stdout.write(f"Sent to {whom}.")
 
 
@@ -74,7 +76,7 @@ def _ask_server(url: str, order: dict[str, Any]) -> None:
     body = signing.dumps(order, salt=COMMAND_SALT)
     connection = HTTPConnection(address.hostname, address.port, timeout=_TIMEOUT)
     try:
-        connection.request("POST", reverse("chat:notify-by-command"), body)
+        connection.request("POST", reverse("bell:by-command"), body)
         response = connection.getresponse()
         answer = response.read().decode("utf-8", "replace")
     except (OSError, HTTPException) as error:

@@ -1,0 +1,1 @@
+"""Notifications: kept in the database, counted on every page and in every tab."""

@@ -1,0 +1,26 @@
+"""The endpoint of all topics, and the WebSocket route to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.urls import path
+
+from tiderace.demo.people.person import person_of
+from tiderace.topics import Refuse, TopicsEndpoint
+
+
+class Endpoint(TopicsEndpoint):
+    """Serves logged-in visitors, and tells the others who each of them is."""
+
+    async def on_connect(self, user: Any, data: Any) -> None:
+        """Refuse visitors whose session has ended; their pages offer to sign in."""
+        if not user.is_authenticated:
+            raise Refuse("sign in first", code=401)
+
+    async def user_info(self, user: Any, scope: Any) -> Any:
+        """Return what presence and publications say about a visitor."""
+        return person_of(user).as_dict() if user.is_authenticated else None
+
+
+websocket_urlpatterns = [path("connection/", Endpoint.as_asgi())]
