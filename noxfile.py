@@ -57,6 +57,7 @@ def tests(session: nox.Session) -> None:
     provide_browser(session)
     provide_npm_packages(session)
     provide_nginx(session)
+    provide_pgbouncer(session)
     pytest(session, *(session.posargs or SIDE_BY_SIDE))
 
 
@@ -228,6 +229,13 @@ def provide_nginx(session: nox.Session) -> None:
     """Install nginx where there is none; without it its tests are skipped."""
     if not (system_packages.find_nginx() or system_packages.apt_install("nginx")):
         session.warn("no nginx, and apt could not install it")
+
+
+def provide_pgbouncer(session: nox.Session) -> None:
+    """Install PgBouncer where there is none; without it its tests are skipped."""
+    found = system_packages.find_pgbouncer()
+    if not (found or system_packages.apt_install("pgbouncer")):
+        session.warn("no pgbouncer, and apt could not install it")
 
 
 def npm_run(session: nox.Session, script: str) -> None:

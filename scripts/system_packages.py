@@ -1,4 +1,4 @@
-"""Find the browser, Node and nginx that the tests run, and install what is missing.
+"""Find the browser, Node, nginx and PgBouncer that the tests run, and install what is missing.
 
 ``noxfile.py`` uses it; only ``apt_install`` changes the machine, after a line of output.
 """
@@ -17,6 +17,7 @@ __all__ = [
     "find_browser",
     "find_nginx",
     "find_node",
+    "find_pgbouncer",
     "find_playwright_browser",
 ]
 
@@ -78,8 +79,13 @@ def find_node(*folders: Path) -> str | None:
 
 
 def find_nginx() -> str | None:
-    """Return the path of nginx, or None; Debian keeps it outside of a user's PATH."""
-    return shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    """Return the path of nginx, or None."""
+    return _find_of_root("nginx")
+
+
+def find_pgbouncer() -> str | None:
+    """Return the path of PgBouncer, or None."""
+    return _find_of_root("pgbouncer")
 
 
 def can_apt() -> bool:
@@ -97,6 +103,11 @@ def apt_install(package: str) -> bool:
     # A failed update leaves the package lists of an earlier one, which may do.
     subprocess.run(["apt-get", "update", "-qq"], env=environment, check=False)
     return subprocess.run(install, env=environment, check=False).returncode == 0
+
+
+def _find_of_root(program: str) -> str | None:
+    """Return the path of a program that Debian keeps outside of a user's PATH."""
+    return shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 
 
 def _runs(browser: str) -> bool:
