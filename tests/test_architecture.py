@@ -111,6 +111,7 @@ FORBIDDEN: list[tuple[str, str, str]] = [
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "redis": ("tiderace.layers.redis",),
     "hiredis": ("tiderace.layers.redis",),
+    "psycopg": ("tiderace.layers.database.postgresql",),
     "prometheus_client": ("tiderace.monitoring.prometheus",),
     "opentelemetry": ("tiderace.monitoring.tracing",),
     "cryptography": ("tiderace.layers.serializers", "tiderace.server.certificate"),
@@ -124,6 +125,7 @@ VAGUE_NAMES = {"utils", "util", "helpers", "common", "core", "interfaces", "misc
 
 # Imports inside functions: (who, what) -> why it cannot stand at the top. `what` covers the
 # modules below it. An entry that is no longer needed fails the suite.
+NO_PSYCOPG = "psycopg is an extra, and other databases need none"
 NO_REDIS = "without the extra `redis` the sentence that names it must be reached"
 NO_CRYPTOGRAPHY = "without the extra `crypto` everything but encryption must work"
 NO_PYJWT = "without the extra `jwt` everything but such tokens must work"
@@ -144,6 +146,14 @@ INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace.demo.serve", "tiderace.demo"): APPS,
     ("tiderace.demo.bell.apps", "tiderace.demo.bell.mentions"): APPS,
     ("tiderace.layers.serializers", "cryptography"): NO_CRYPTOGRAPHY,
+    (
+        "tiderace.layers.database.layer",
+        "tiderace.layers.database.postgresql",
+    ): NO_PSYCOPG,
+    (
+        "tiderace.layers.database.migrations.0001_tables",
+        "tiderace.layers.database.postgresql.schema",
+    ): NO_PSYCOPG,
     ("tiderace.layers.redis.hosts", "redis"): NO_REDIS,
     ("tiderace.layers.redis.options", "redis"): NO_REDIS,
     ("tiderace.layers.redis.sentinel", "redis"): NO_REDIS,

@@ -44,6 +44,8 @@ class DatabaseChannelLayer(PubSubLayer):
         group_capacity: messages of a group kept for processes that are cut off.
         group_max_bytes: bytes of a group's messages that are kept, histories included.
         lease: seconds after which a process that was killed no longer counts.
+        notify_dsn: PostgreSQL's connection string for the connection that listens,
+            where ``DATABASES`` leads to a pooler; the layer polls where it cannot listen.
         compress_above: messages of more bytes are compressed; None for none.
         compression: the algorithm.
 
@@ -68,6 +70,7 @@ class DatabaseChannelLayer(PubSubLayer):
         group_capacity: int = 10_000,
         group_max_bytes: int = GROUP_MAX_BYTES,
         lease: float = 30.0,
+        notify_dsn: str = "",
         compress_above: int | None = None,
         compression: str = "zlib",
         **unknown: Any,
@@ -75,7 +78,7 @@ class DatabaseChannelLayer(PubSubLayer):
         refuse_unknown_options(self, unknown)
         self.using = using
         self.prefix = prefix
-        vendor = _make_vendor(using, path)
+        vendor = _make_vendor(using, path, notify_dsn)
         serializer = make_serializer(
             serializer_format,
             compress_above,
@@ -114,7 +117,7 @@ def _first(name: str) -> int:
     return 0
 
 
-def _make_vendor(using: str, path: str | Path | None) -> Vendor:
+def _make_vendor(using: str, path: str | Path | None, notify_dsn: str) -> Vendor:
     """Return what connects to a database of the project.
 
     Raises:
@@ -130,6 +133,11 @@ def _make_vendor(using: str, path: str | Path | None) -> Vendor:
         ) from None
     if engine == "sqlite" or path is not None:
         return SqliteVendor(using, None if path is None else Path(path))
+    if engine == "postgresql":
+        # psycopg is an extra.
+        from tiderace.layers.database.postgresql import PostgresVendor
+
+        return PostgresVendor(using, notify_dsn=notify_dsn)
     raise InvalidChannelLayerError(
         f"the channel layer cannot use the database {using!r}, of the vendor {engine!r}: "
         "if all processes are on one machine, give its option 'path' for a SQLite file "

@@ -1,0 +1,331 @@
+"""What is new in the database, by LISTEN and by polling, on one connection.
+
+NOTIFY brings most rows with their data. Each entry has an id of a sequence, so a poll of
+the sequence shows whether any were missed: the ids between are holes, which are read as
+soon as they are committed. The poll is the connection's heartbeat, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import psycopg
+from psycopg.pq import ExecStatus, Format
+
+from tiderace.layers.database.postgresql.errors import (
+    TimedOut,
+    advise_connection,
+    advise_statement,
+    require_version,
+)
+from tiderace.layers.database.postgresql.holes import Holes
+from tiderace.layers.database.postgresql.notifications import (
+    CHANNEL,
+    Announcement,
+    decode,
+)
+from tiderace.layers.database.postgresql.parameters import connection_parameters
+from tiderace.layers.database.vendor import Row, Wanted
+
+logger = logging.getLogger("tiderace.layers")
+
+# Seconds between two polls while notifications arrive, and while none do.
+_INTERVAL = 0.1
+_INTERVAL_ALONE = 0.05
+
+# Seconds after which a server that does not reply counts as gone.
+_REPLY_TIMEOUT = 5.0
+
+# Rows found by polls, one after the other, after which notifications count as lost.
+_MAX_MISSED = 3
+
+# Ids before the end of the table among which some may be committed later.
+_IN_FLIGHT = 1000
+
+# Seconds in which an item of a queue is committed after its id was taken.
+_QUEUE_OVERLAP = 2.0
+
+_ENDS = (
+    "SELECT e.last_value, q.last_value FROM tiderace_layer_entry_id_seq e, "
+    "tiderace_layer_queue_id_seq q"
+)
+_ENTRY = "id, subject, epoch, number, previous, data, published_ms"
+
+
+class PostgresFeed:
+    """A ``Feed`` on a connection of its own.
+
+    Args:
+        using: the alias of the database.
+        dsn: connection string to use instead of Django's parameters; empty for those.
+        wanted: the streams and queues to return rows of.
+    """
+
+    def __init__(self, using: str, dsn: str, wanted: Wanted) -> None:
+        self._using = using
+        self._dsn = dsn
+        self._wanted = wanted
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._readable = asyncio.Event()
+        self._failure: Exception | None = None
+        self._holes = Holes(0)
+        self._queue_ends: list[tuple[float, int]] = []
+        self._next_poll = 0.0
+        self._is_notified = False
+        self._missed = 0
+
+    async def open(self) -> None:
+        try:
+            await self._connect()
+            await self._listen()
+            await self._find_end()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _connect(self) -> None:
+        parameters: dict[str, Any] = {}
+        if not self._dsn:
+            parameters = connection_parameters(
+                self._using, _REPLY_TIMEOUT, application="tiderace listen"
+            )
+        try:
+            self._connection = await psycopg.AsyncConnection.connect(
+                self._dsn, autocommit=True, **parameters
+            )
+        except psycopg.Error as error:
+            raise advise_connection(error, self._using) from error
+        require_version(self._connection.info.server_version)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._connection.pgconn.socket, self._receive)
+
+    async def _find_end(self) -> None:
+        """Note what is committed by now, and which ids may be committed later."""
+        (entry_end, queue_end), *_ = await self._query_numbers(_ENDS)
+        visible = await self._query_numbers(
+            "SELECT id FROM tiderace_layer_entry "
+            f"WHERE id > {entry_end - _IN_FLIGHT} AND id <= {entry_end}"
+        )
+        now = time.monotonic()
+        self._holes = Holes(max(0, entry_end - _IN_FLIGHT))
+        self._holes.extend(entry_end, now)
+        for (each,) in visible:
+            self._holes.discard(each)
+        self._queue_ends = [(now, queue_end)]
+
+    async def read(self) -> Sequence[Row]:
+        while True:
+            announced = self._take_notifications()
+            if time.monotonic() >= self._next_poll:
+                announced += await self._poll()
+            if rows := await self._rows(announced):
+                return rows
+            await self._wait(self._next_poll)
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if self._loop is not None and not self._loop.is_closed():
+            with contextlib.suppress(Exception):  # the descriptor is already closed
+                self._loop.remove_reader(connection.pgconn.socket)
+        connection.pgconn.finish()
+
+    def drop(self) -> None:
+        if self._connection is not None and not self._connection.closed:
+            copy = os.dup(self._connection.pgconn.socket)
+            with socket.socket(fileno=copy) as broken, contextlib.suppress(OSError):
+                broken.shutdown(socket.SHUT_RDWR)
+
+    # Notifications
+
+    async def _listen(self) -> None:
+        await self._query(f"LISTEN {CHANNEL}")
+
+    def _take_notifications(self) -> list[Announcement]:
+        """Return what the notifications announce that have come."""
+        found: list[Announcement] = []
+        while notification := self._pgconn.notifies():
+            try:
+                found += decode(notification.extra)
+            except ValueError:
+                logger.error(
+                    "a notification on the channel %s was not sent by a layer of this "
+                    "version and is dropped; let other programs use other channels",
+                    CHANNEL,
+                )
+        if found:
+            self._is_notified = True
+            self._missed = 0
+            now = time.monotonic()
+            for each in found:
+                if each.id:
+                    self._holes.add(each.id, now)
+        return found
+
+    async def _rows(self, announced: Iterable[Announcement]) -> list[Row]:
+        """Return the wanted rows, with the data that did not fit in a notification."""
+        subjects, queues = self._wanted.subjects, self._wanted.queues
+        wanted = [
+            each
+            for each in announced
+            if each.subject in (queues if each.offset is None else subjects)
+        ]
+        large = [each.id for each in wanted if each.data is None]
+        if not large:
+            return [each.as_row() for each in wanted]
+        data = {each.id: each for each in await self._entries(large)}
+        complete = [
+            each if each.data is not None else data.get(each.id) for each in wanted
+        ]
+        return [each.as_row() for each in complete if each is not None]
+
+    # Polling
+
+    async def _poll(self) -> list[Announcement]:
+        """Return what was committed and not announced."""
+        now = time.monotonic()
+        self._next_poll = now + (_INTERVAL if self._is_notified else _INTERVAL_ALONE)
+        (entry_end, queue_end), *_ = await self._query_numbers(_ENDS)
+        found = await self._missed_entries(entry_end, now)
+        if found and self._is_notified:
+            self._missed += 1
+            if self._missed >= _MAX_MISSED:
+                self._is_notified = False
+                await self._listen()
+        return found + await self._ready_queues(queue_end, now)
+
+    async def _missed_entries(self, end: int, now: float) -> list[Announcement]:
+        self._holes.extend(end, now)
+        # What has just been committed is about to be announced.
+        due = self._holes.due(now, delay=_INTERVAL / 2 if self._is_notified else 0.0)
+        if not due:
+            return []
+        listed = ", ".join(map(str, due))
+        result = await self._query(
+            f"SELECT id, subject FROM tiderace_layer_entry WHERE id IN ({listed})"
+        )
+        wanted = []
+        for row in range(result.ntuples):
+            entry_id = _number(result, row, 0)
+            self._holes.discard(entry_id)
+            if _text(result, row, 1) in self._wanted.subjects:
+                wanted.append(entry_id)
+        return await self._entries(wanted) if wanted else []
+
+    async def _entries(self, ids: Iterable[int]) -> list[Announcement]:
+        listed = ", ".join(map(str, ids))
+        result = await self._query(
+            f"SELECT {_ENTRY} FROM tiderace_layer_entry "
+            f"WHERE id IN ({listed}) ORDER BY id"
+        )
+        return [
+            Announcement(
+                _number(result, row, 0),
+                _text(result, row, 1),
+                _text(result, row, 2),
+                _number(result, row, 3),
+                _number(result, row, 4),
+                result.get_value(row, 5),
+                _number(result, row, 6),
+            )
+            for row in range(result.ntuples)
+        ]
+
+    async def _ready_queues(self, end: int, now: float) -> list[Announcement]:
+        """Return the queues whose latest items were not announced, or may be."""
+        ends = self._queue_ends
+        if end != ends[-1][1]:
+            ends.append((now, end))
+        while len(ends) > 1 and ends[1][0] < now - _QUEUE_OVERLAP:
+            del ends[0]
+        if len(ends) == 1 or not self._wanted.queues:
+            return []
+        result = await self._query(
+            f"SELECT DISTINCT queue FROM tiderace_layer_queue WHERE id > {ends[0][1]}"
+        )
+        return [Announcement(0, _text(result, row, 0)) for row in range(result.ntuples)]
+
+    # The connection
+
+    @property
+    def _pgconn(self) -> psycopg.pq.abc.PGconn:
+        if self._failure is not None:
+            raise self._failure
+        if self._connection is None:
+            raise psycopg.OperationalError("the feed is closed")
+        return self._connection.pgconn
+
+    def _receive(self) -> None:
+        """Read what the server has sent."""
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            connection.pgconn.consume_input()
+        except psycopg.Error as error:
+            self._failure = error
+            asyncio.get_running_loop().remove_reader(connection.pgconn.socket)
+        self._readable.set()
+
+    async def _wait(self, until: float) -> None:
+        """Wait until the server has sent something, or for a time of the clock."""
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(max(0.0, until - time.monotonic()), self._readable.set)
+        try:
+            await self._readable.wait()
+        finally:
+            timer.cancel()
+        self._readable.clear()
+
+    async def _query(self, sql: str) -> psycopg.pq.abc.PGresult:
+        """Run a statement within the reply timeout; notifications wait meanwhile."""
+        deadline = time.monotonic() + _REPLY_TIMEOUT
+        self._pgconn.send_query_params(sql.encode(), None, result_format=Format.BINARY)
+        while self._pgconn.flush():
+            await asyncio.sleep(0.005)
+            _require_time(deadline)
+        found: psycopg.pq.abc.PGresult | None = None
+        while True:
+            while self._pgconn.is_busy():
+                _require_time(deadline)
+                await self._wait(deadline)
+            result = self._pgconn.get_result()
+            if result is None:
+                break
+            found = result
+        assert found is not None  # noqa: S101 (a statement has a result)
+        if found.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+            error = psycopg.errors.error_from_result(found)
+            raise advise_statement(error, self._using) from error
+        return found
+
+    async def _query_numbers(self, sql: str) -> list[tuple[int, ...]]:
+        """Run a statement whose columns are whole numbers; return its rows."""
+        result = await self._query(sql)
+        columns = range(result.nfields)
+        return [
+            tuple(_number(result, row, column) for column in columns)
+            for row in range(result.ntuples)
+        ]
+
+
+def _require_time(deadline: float) -> None:
+    if time.monotonic() >= deadline:
+        raise TimedOut("the server did not reply in time")
+
+
+def _number(result: psycopg.pq.abc.PGresult, row: int, column: int) -> int:
+    return int.from_bytes(result.get_value(row, column) or b"", signed=True)
+
+
+def _text(result: psycopg.pq.abc.PGresult, row: int, column: int) -> str:
+    return (result.get_value(row, column) or b"").decode()

@@ -1,0 +1,82 @@
+"""What processes tell each other by NOTIFY: new rows, with their data where it fits."""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from tiderace.layers.database.vendor import Row
+
+CHANNEL = "tiderace"
+"""One for all layers of a database: subscribing costs no statement."""
+
+# PostgreSQL takes less than 8,000 bytes.
+_MAX_PAYLOAD = 7_500
+
+# Three bytes are written as four; some are for the length of the list.
+_MAX_BYTES = _MAX_PAYLOAD * 3 // 4 - 5
+
+
+class Announcement(NamedTuple):
+    """A new row; its data is None when it did not fit."""
+
+    id: int
+    """Of the entry; 0 for a queue."""
+    subject: str
+    epoch: str = ""
+    offset: int | None = None
+    before: int = 0
+    data: bytes | None = b""
+    published_ms: int = 0
+
+    def as_row(self) -> Row:
+        """Return the row for the broker."""
+        _, subject, epoch, offset, before, data, published_ms = self
+        return Row(subject, epoch, offset, before, data or b"", published_ms)
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[Announcement])
+
+
+def encode(rows: Sequence[Row], ids: Mapping[tuple[str, int], int]) -> list[str]:
+    """Return the payloads that announce rows, as few as possible.
+
+    Args:
+        rows: entries and queues.
+        ids: those of the entries, by stream and offset; one that is not there is found
+            by polls.
+    """
+    payloads: list[str] = []
+    batch: list[msgspec.Raw] = []
+    size = 0
+    for row in rows:
+        row_id = ids.get((row.subject, row.offset or 0), 0)
+        announcement = Announcement(row_id, *row)
+        packed = _encoder.encode(announcement)
+        if len(packed) > _MAX_BYTES:
+            packed = _encoder.encode(announcement._replace(data=None))
+        if size + len(packed) > _MAX_BYTES:
+            payloads.append(_payload(batch))
+            batch, size = [], 0
+        batch.append(msgspec.Raw(packed))
+        size += len(packed)
+    if batch:
+        payloads.append(_payload(batch))
+    return payloads
+
+
+def decode(payload: bytes) -> list[Announcement]:
+    """Return what a payload announces.
+
+    Raises:
+        ValueError: it is not from a layer of this version.
+    """
+    return _decoder.decode(binascii.a2b_base64(payload, strict_mode=True))
+
+
+def _payload(batch: list[msgspec.Raw]) -> str:
+    return binascii.b2a_base64(_encoder.encode(batch), newline=False).decode()
