@@ -1,4 +1,4 @@
-"""The channel layer over a SQLite file, for several processes on one machine."""
+"""The channel layer over a database: PostgreSQL, or a SQLite file of its own."""
 
 from __future__ import annotations
 
@@ -21,15 +21,21 @@ from tiderace.layers.serializers import make_serializer
 
 
 class DatabaseChannelLayer(PubSubLayer):
-    """The channel layer for all processes on one machine, without a server.
+    """The channel layer between processes that share a database.
 
-    It has a SQLite file of its own beside the site's, which it creates: it needs no
-    migration, and the site's writes do not wait for it. A commit survives the end of
-    every process; a power cut may lose the last ones, which subscribers are told.
+    On PostgreSQL 14 or newer it connects the processes of all machines. It needs
+    psycopg 3 (extra ``postgres``) and the tables of the app
+    ``tiderace.layers.database``. A process opens two connections, and one that listens.
+
+    On SQLite it connects the processes of one machine. It has a file of its own beside
+    the site's, which it creates: it needs no migration, and the site's writes do not
+    wait for it. A commit survives the end of every process; a power cut may lose the
+    last ones, which subscribers are told.
 
     Args:
-        using: the database in ``DATABASES``, one of SQLite unless ``path`` is given.
-        path: the file of the layer; by default beside the site's, named
+        using: the database in ``DATABASES``, of PostgreSQL or SQLite unless ``path`` is
+            given.
+        path: the SQLite file of the layer; by default beside the site's, named
             ``<name>.tiderace.sqlite3``. It must be on a local disk.
         prefix: what every name in the tables begins with.
         expiry: seconds a message waits for its reader, and in which a process that
