@@ -10,6 +10,7 @@ import time
 import psycopg
 import pytest
 from django.db import connections
+from psycopg.pq import TransactionStatus
 
 from support.postgresql import PostgresServer, database_alias
 from support.waiting import until, within
@@ -158,6 +159,27 @@ async def test_a_listening_connection_that_is_silently_dead_is_replaced(
         await until(lambda: listener.data == ["0", "1"])
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_connection_that_breaks_while_a_poll_waits_is_replaced_at_once(
+    own_postgresql, own_using, make_layer, monkeypatch
+):
+    monkeypatch.setattr(feed, "_REPLY_TIMEOUT", 60)
+    layer, other = make_layer(own_using), make_layer(own_using)
+    listener = await listen(layer)
+    listening = "FROM pg_stat_activity WHERE application_name = 'tiderace listen'"
+    ((pid,),) = own_postgresql.call(f"SELECT pid {listening}")
+    connection = layer._brokers[0]._feed._connection.pgconn
+
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        await until(lambda: connection.transaction_status == TransactionStatus.ACTIVE)
+        own_postgresql.call(f"SELECT pg_terminate_backend(pid) {listening}")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    await publish(other, 0)
+
+    await until(lambda: listener.data == ["0"])
 
 
 @pytest.fixture

@@ -74,6 +74,8 @@ class PostgresFeed:
         self._wanted = wanted
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        # The descriptor that the loop watches.
+        self._socket: int | None = None
         self._readable = asyncio.Event()
         self._failure: Exception | None = None
         self._holes = Holes(0)
@@ -105,7 +107,8 @@ class PostgresFeed:
             raise advise_connection(error, self._using) from error
         require_version(self._connection.info.server_version)
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._connection.pgconn.socket, self._receive)
+        self._socket = self._connection.pgconn.socket
+        self._loop.add_reader(self._socket, self._receive)
 
     async def _find_end(self) -> None:
         """Note what is committed by now, and which ids may be committed later."""
@@ -134,9 +137,7 @@ class PostgresFeed:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        if self._loop is not None and not self._loop.is_closed():
-            with contextlib.suppress(Exception):  # the descriptor is already closed
-                self._loop.remove_reader(connection.pgconn.socket)
+        self._stop_receiving()
         connection.pgconn.finish()
 
     def drop(self) -> None:
@@ -273,8 +274,15 @@ class PostgresFeed:
             connection.pgconn.consume_input()
         except psycopg.Error as error:
             self._failure = error
-            asyncio.get_running_loop().remove_reader(connection.pgconn.socket)
+            self._stop_receiving()
         self._readable.set()
+
+    def _stop_receiving(self) -> None:
+        """Let the loop no longer watch the socket, which libpq may have closed."""
+        watched, self._socket = self._socket, None
+        loop = self._loop
+        if watched is not None and loop is not None and not loop.is_closed():
+            loop.remove_reader(watched)
 
     async def _wait(self, until: float) -> None:
         """Wait until the server has sent something, or for a time of the clock."""
