@@ -781,6 +781,7 @@ PAGES = [
     ("lobby", "/chat/"),
     ("notify", "/notify/"),
     ("board", "/board/"),
+    ("break-it", "/break-it/"),
     ("source", "/source/people/"),
 ]
 

@@ -313,7 +313,9 @@ class Inline(HTMLParser):
                 self.found.append(f"{tag} from {given[name]}")
 
 
-@pytest.mark.parametrize("path", ["/login/", "/chat/", "/chat/general/", "/notify/"])
+@pytest.mark.parametrize(
+    "path", ["/login/", "/chat/", "/chat/general/", "/notify/", "/break-it/", "/board/"]
+)
 def test_no_page_has_inline_code_or_external_resources(alice, stranger, path):
     visitor = stranger if path == "/login/" else alice
     reader = Inline()
@@ -367,7 +369,7 @@ def test_a_page_escapes_messages(alice):
     assert "</script><b>" not in page
 
 
-@pytest.mark.parametrize("app", ["chat", "board", "bell", "people"])
+@pytest.mark.parametrize("app", ["chat", "board", "bell", "people", "breakit"])
 def test_the_source_of_each_app_is_shown(alice, app):
     page = alice.http.get(f"/source/{app}/").text
 
@@ -680,6 +682,27 @@ def test_an_action_of_the_admin_rings_the_bells_of_the_selected_users(demo, bob)
         rung = bell.publication()
 
     assert rung["fields"]["by"] == "harbour"
+
+
+# ---- break it
+
+
+def test_faults_that_one_process_would_not_survive_are_refused(alice):
+    with alice.topic("breakit:1:abcd") as window:
+        codes = [
+            window.call("fault", name=name)["error"]["code"]
+            for name in ("kill-worker", "roll", "cut-broker", "nothing")
+        ]
+
+    assert codes == [404] * 4
+
+
+def test_nobody_can_join_the_experiment_of_somebody_else(bob):
+    with bob.socket() as window:
+        window.ask(connect={})
+        refused = window.ask(subscribe={"channel": "breakit:1:abcd"})
+
+    assert refused["error"]["code"] == 103
 
 
 # ---- the notify command

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import threading
 import time
 
@@ -32,6 +33,8 @@ def serve(host: str, port: int, *, workers: int = 1) -> None:
     # uvicorn binds again; this raises the documented error.
     with bind(host, port) as probe:
         port = probe.getsockname()[1]
+    # How many there are decides what the page "Break it" may break.
+    os.environ["TIDERACE_DEMO_WORKERS"] = str(workers)
     django.setup()
     call_command("migrate", verbosity=0, interactive=False)
     # The application first: it says that this process serves sockets.

@@ -36,6 +36,7 @@ INSTALLED_APPS = [
     "tiderace.demo.bell",
     "tiderace.demo.chat",
     "tiderace.demo.board",
+    "tiderace.demo.breakit",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
@@ -90,6 +91,9 @@ if _redis := os.environ.get("TIDERACE_DEMO_REDIS"):
         "BACKEND": "tiderace.layers.redis.RedisChannelLayer",
         "CONFIG": {"hosts": [_redis], "prefix": "tiderace-demo"},
     }
+
+# Pages that were away during a flood of 10,000 messages recover it in one go.
+TIDERACE = {"TOPICS": {"RECOVERED": 12_000}}
 
 BOTS = os.environ.get("TIDERACE_DEMO_BOTS") != "0"
 
