@@ -22,6 +22,7 @@ from playwright.sync_api import (
 )
 
 from support.demo_process import PASSWORDS, DemoProcess
+from support.npm_packages import script_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
@@ -777,6 +778,14 @@ SMALL = """() => [...document.querySelectorAll("button, input, select, textarea,
   .map(([element, box]) => `${element.outerHTML.slice(0, 80)} ${box.width}x${box.height}`)"""
 
 
+# What axe-core finds serious. It is evaluated, since the policy refuses to load it.
+AXE = """async () => {
+  const { violations } = await axe.run(document, { resultTypes: ["violations"] });
+  return violations
+    .filter(({ impact }) => ["serious", "critical"].includes(impact))
+    .map(({ id, nodes }) => `${id}: ${nodes[0].html.slice(0, 120)}`);
+}"""
+
 PAGES = [
     ("lobby", "/chat/"),
     ("notify", "/notify/"),
@@ -793,6 +802,7 @@ def test_every_page_fits_the_window_and_can_be_read(
 ):
     """Leaves a picture of each page in the test's folder, or in ``$SCREENSHOTS``."""
     pictures = Path(os.environ.get("SCREENSHOTS", tmp_path))
+    axe = script_of("axe-core/axe.min.js")
     window = {"viewport": {"width": width, "height": 760}, "color_scheme": scheme}
     alice, bob = signed_in("alice", **window), signed_in("bob")
     room = f"view-{width}-{scheme}"
@@ -818,6 +828,8 @@ def test_every_page_fits_the_window_and_can_be_read(
         assert page.evaluate("() => document.documentElement.scrollWidth") <= width
         assert page.evaluate(FAINT) == [], name
         assert page.evaluate(SMALL) == [], name
+        page.evaluate(axe)
+        assert page.evaluate(AXE) == [], name
 
 
 # The board

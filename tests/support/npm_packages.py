@@ -13,7 +13,7 @@ from support.paths import ROOT
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Route
 
-__all__ = ["serve_packages"]
+__all__ = ["script_of", "serve_packages"]
 
 MODULES = ROOT / "clients/js/node_modules"
 CDN = "https://cdn.jsdelivr.net/npm/"
@@ -26,9 +26,19 @@ def serve_packages(context: BrowserContext) -> None:
 
     A version that is not the installed one fails the test.
     """
+    _require_packages()
+    context.route(f"{CDN}**", _answer)
+
+
+def script_of(path: str) -> str:
+    """Return a file of an installed package, such as ``axe-core/axe.min.js``."""
+    _require_packages()
+    return (MODULES / path).read_text()
+
+
+def _require_packages() -> None:
     if not MODULES.exists():
         pytest.skip(f"{MODULES} does not exist; run npm ci in clients/js")
-    context.route(f"{CDN}**", _answer)
 
 
 def _answer(route: Route) -> None:
