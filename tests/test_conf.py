@@ -44,6 +44,21 @@ def test_the_error_for_an_unknown_key_lists_the_nearest_and_all_keys():
     assert "CONCURRENT_HANDLERS" in text
 
 
+def test_the_error_for_an_unknown_key_of_topics_lists_the_nearest_and_all_keys():
+    with pytest.raises(UnknownSetting) as refused:
+        validate({"TOPICS": {"ANONYMUS": False}})
+
+    text = str(refused.value)
+    assert "TIDERACE['TOPICS'] has no setting 'ANONYMUS'" in text
+    assert "did you mean 'ANONYMOUS'" in text
+    assert "SUBSCRIPTIONS" in text
+
+
+def test_topics_that_are_not_a_dict_are_refused():
+    with pytest.raises(UnknownSetting, match=r"TIDERACE\['TOPICS'\] is a list"):
+        validate({"TOPICS": ["ANONYMOUS"]})
+
+
 def test_a_lower_case_key_is_unknown():
     with pytest.raises(UnknownSetting, match="no setting 'sync_threads'"):
         validate({"sync_threads": 3})

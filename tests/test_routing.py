@@ -28,6 +28,7 @@ from tiderace.routing import (
     NoRoute,
     ProtocolTypeRouter,
     URLRouter,
+    get_application,
     get_default_application,
 )
 from tiderace.security.websocket import OriginValidator
@@ -243,6 +244,14 @@ def test_a_consumer_class_without_as_asgi_is_refused():
 
     assert "'ws/chat/'" in str(error.value)
     assert "write ChatConsumer.as_asgi()" in str(error.value)
+
+
+def test_a_single_route_without_a_list_is_refused():
+    with pytest.raises(ImproperlyConfigured, match=r"write a list.*\[path") as error:
+        get_application(path("chat/", app("chat")), middleware=None)
+
+    assert "single route" in str(error.value)
+    assert "'chat/'" in str(error.value)
 
 
 def test_a_pattern_that_cannot_precede_a_router_is_refused():

@@ -175,6 +175,11 @@ def find_routes(given: str | Sequence[str | URLPattern]) -> list[URLPattern]:
     Raises:
         ImproperlyConfigured: a path names nothing, or an object is no list of routes.
     """
+    if isinstance(given, URLPattern | URLResolver):
+        raise ImproperlyConfigured(
+            f"get_application(): websocket is the single route {given!r}; write a list: "
+            "get_application([path(...)])"
+        )
     routes: list[URLPattern] = []
     for item in [given] if isinstance(given, str) else given:
         if not isinstance(item, str):

@@ -235,18 +235,13 @@ def validate(values: Mapping[str, Any]) -> Settings:
         UnknownSetting: a key is unknown (the message suggests the nearest), or a value
             has the wrong type or is out of range.
     """
-    known = Settings.__struct_encode_fields__
-    if not isinstance(values, Mapping):
-        raise UnknownSetting(
-            f"TIDERACE is a {type(values).__qualname__}; make it a dict of settings "
-            f"(known: {', '.join(known)})"
+    _require_known_keys("TIDERACE", values, Settings.__struct_encode_fields__)
+    if "TOPICS" in values:
+        _require_known_keys(
+            "TIDERACE['TOPICS']",
+            values["TOPICS"],
+            TopicSettings.__struct_encode_fields__,
         )
-    for key in values:
-        if key not in known:
-            raise UnknownSetting(
-                f"TIDERACE has no setting {key!r}{nearest(str(key), known)} "
-                f"(known: {', '.join(known)})"
-            )
     try:
         validated = msgspec.convert(dict(values), Settings)
     except msgspec.ValidationError as error:
@@ -272,6 +267,20 @@ def validate(values: Mapping[str, Any]) -> Settings:
             'python -c "import secrets; print(secrets.token_urlsafe(32))"'
         )
     return validated
+
+
+def _require_known_keys(name: str, values: object, known: tuple[str, ...]) -> None:
+    if not isinstance(values, Mapping):
+        raise UnknownSetting(
+            f"{name} is a {type(values).__qualname__}; make it a dict of settings "
+            f"(known: {', '.join(known)})"
+        )
+    for key in values:
+        if key not in known:
+            raise UnknownSetting(
+                f"{name} has no setting {key!r}{nearest(str(key), known)} "
+                f"(known: {', '.join(known)})"
+            )
 
 
 def _require_proxies(proxies: int | tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from datetime import timedelta
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -226,3 +227,23 @@ def test_a_permission_with_the_arguments_of_rest_framework_raises():
         class IsMember(BasePermission):
             def has_permission(self, request, view):
                 return True
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"size": "100"}, {"ttl": "300"}, {"ttl": timedelta(hours=1)}, {"size": 1.5}],
+)
+def test_a_history_of_other_values_than_numbers_is_refused(values):
+    with pytest.raises(ImproperlyConfigured) as refused:
+        History(**values)
+
+    assert "History(size=100, ttl=300)" in str(refused.value)
+    assert repr(next(iter(values.values()))) in str(refused.value)
+
+
+@pytest.mark.parametrize("name", [Topic, {"text": "hello"}, b"room:tea", None])
+def test_a_topic_name_that_is_no_string_is_refused_with_its_type(name):
+    with pytest.raises(TypeError, match="addressed by its name") as refused:
+        declared.resolve(name)
+
+    assert type(name).__qualname__ in str(refused.value)

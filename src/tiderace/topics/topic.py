@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import reprlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
@@ -44,12 +45,21 @@ class History:
     Args:
         size: maximum number of publications.
         ttl: seconds each of them is kept.
+
+    Raises:
+        ImproperlyConfigured: for values that are no numbers, or keep nothing.
     """
 
     size: int = 100
     ttl: float = 300.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or not isinstance(self.ttl, int | float):
+            raise ImproperlyConfigured(
+                f"History(size={self.size!r}, ttl={self.ttl!r}) has a value that is no "
+                "number; write the number of publications and the seconds, such as "
+                "History(size=100, ttl=300)"
+            )
         if self.size < 1 or self.ttl <= 0:
             raise ImproperlyConfigured(
                 f"History(size={self.size}, ttl={self.ttl}) keeps nothing; leave "
@@ -344,7 +354,13 @@ class Registry:
         Raises:
             UnknownTopic: when no pattern matches, with the patterns in its text, or when
                 the name is longer than ``NAME_LENGTH``.
+            TypeError: when the name is not a string.
         """
+        if not isinstance(name, str):
+            raise TypeError(
+                f"a topic is addressed by its name, a string such as 'room:tea', not by "
+                f"{type(name).__qualname__} {reprlib.repr(name)}"
+            )
         # Before any pattern: two converters that match the same characters make a
         # pattern quadratic in the length of a client's text.
         limit = conf.current().topics.name_length
