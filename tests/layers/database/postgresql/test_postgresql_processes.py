@@ -6,8 +6,12 @@ import asyncio
 import multiprocessing
 import os
 
+from django.db import connections
+
+from support.postgresql import database_alias
 from support.waiting import until
 from tiderace.layers import Retention
+from tiderace.layers.database.postgresql.schema import TABLES
 from tiderace.testing.layer_contract import RecordingListener
 
 KEEP = Retention(1000, 3600)
@@ -88,3 +92,19 @@ async def test_a_closed_layer_has_no_connection(own_postgresql, own_using, make_
     await layer.close()
 
     await until(lambda: own_postgresql.connections("tiderace") == 0)
+
+
+async def test_a_test_runner_can_drop_a_database_that_a_layer_uses(
+    own_postgresql, make_layer, django_db_blocker
+):
+    own_postgresql.call("CREATE DATABASE test_site")
+    own_postgresql.call(TABLES, database="test_site")
+    with database_alias("test_site", own_postgresql.database("test_site")) as name:
+        layer = make_layer(name)
+        await publish(layer, 0)
+        creation = connections[name].creation
+
+        with django_db_blocker.unblock():
+            await asyncio.to_thread(creation._destroy_test_db, "test_site", 0)
+    names = own_postgresql.call("SELECT datname FROM pg_database")
+    assert ("test_site",) not in names

@@ -8,10 +8,7 @@ soon as they are committed. The poll is the connection's heartbeat, too.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import socket
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -19,6 +16,10 @@ from typing import Any
 import psycopg
 from psycopg.pq import ExecStatus, Format
 
+from tiderace.layers.database.postgresql.breaking import (
+    break_connection,
+    open_connections,
+)
 from tiderace.layers.database.postgresql.errors import (
     TimedOut,
     advise_connection,
@@ -109,6 +110,7 @@ class PostgresFeed:
         self._loop = asyncio.get_running_loop()
         self._socket = self._connection.pgconn.socket
         self._loop.add_reader(self._socket, self._receive)
+        open_connections.add(self)
 
     async def _find_end(self) -> None:
         """Note what is committed by now, and which ids may be committed later."""
@@ -141,10 +143,9 @@ class PostgresFeed:
         connection.pgconn.finish()
 
     def drop(self) -> None:
-        if self._connection is not None and not self._connection.closed:
-            copy = os.dup(self._connection.pgconn.socket)
-            with socket.socket(fileno=copy) as broken, contextlib.suppress(OSError):
-                broken.shutdown(socket.SHUT_RDWR)
+        connection = self._connection
+        if connection is not None:
+            break_connection(connection.pgconn)
 
     # Notifications
 

@@ -10,6 +10,10 @@ from typing import Any, Self, TypeVar
 import psycopg
 from psycopg.waiting import Ready
 
+from tiderace.layers.database.postgresql.breaking import (
+    break_connection,
+    open_connections,
+)
 from tiderace.layers.database.postgresql.errors import (
     TimedOut,
     advise_connection,
@@ -52,7 +56,12 @@ class Session(psycopg.Connection[tuple[Any, ...]]):
         except BaseException:
             session.close()
             raise
+        open_connections.add(session)
         return session
+
+    def drop(self) -> None:
+        """Break the connection: the next statement fails. Any thread may call it."""
+        break_connection(self.pgconn)
 
     def wait(self, gen: Generator[Any, Any, T], *arguments: Any, **options: Any) -> T:
         """Run one of psycopg's generators until it returns or the deadline passes."""
