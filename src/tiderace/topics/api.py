@@ -22,6 +22,7 @@ from tiderace.protocol import codes
 from tiderace.runtime import sync_bridge
 from tiderace.topics.json_fields import as_python, client_info, data_as_json
 from tiderace.topics.names import publication_key, topic_group, user_group
+from tiderace.topics.positions import client_position, layer_position
 from tiderace.topics.streams import (
     control_layer,
     layer_of,
@@ -162,10 +163,14 @@ async def ahistory(
 
 
 async def _read(topic: Topic, **options: Any) -> HistoryPage:
+    since = options.pop("since", None)
     position, publications = await layer_of(topic).stream_read(
-        topic_group(topic.topic), keep=topic.keep(), **options
+        topic_group(topic.topic),
+        keep=topic.keep(),
+        since=None if since is None else layer_position(topic, since),
+        **options,
     )
-    return HistoryPage(publications, position)
+    return HistoryPage(publications, client_position(topic, position))
 
 
 history = sync_bridge.blocking(ahistory)

@@ -291,6 +291,22 @@ async def refusal(
     return None if may else f"{kind}.{_HOOKS[wanted]} does not allow {_name(user)}"
 
 
+def distinguishes_actions(topic: Any) -> bool:
+    """Return whether a subscriber of ``topic`` may be refused to read its history.
+
+    That is not so if it has no ``can_read_history``, and each of its
+    ``permission_classes`` is one of this module, which allow all actions or none.
+    """
+    return callable(getattr(topic, "can_read_history", None)) or any(
+        not _is_uniform(rule) for rule in topic.permission_classes or ()
+    )
+
+
+def _is_uniform(rule: Any) -> bool:
+    kind = rule if isinstance(rule, type) else type(rule)
+    return kind in (AllowAny, IsAuthenticated, IsStaff, HasPerm)
+
+
 def _name(user: Any) -> str:
     pk = getattr(user, "pk", None)
     return "an anonymous user" if pk is None else f"the user {pk!r}"

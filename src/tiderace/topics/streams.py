@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from tiderace import conf
@@ -22,6 +22,11 @@ from tiderace.protocol.messages import (
 from tiderace.protocol.session import Refused, Subscription, to_pub
 from tiderace.topics.json_fields import client_info
 from tiderace.topics.names import topic_group
+from tiderace.topics.positions import (
+    client_position,
+    layer_position,
+    recoverable_position,
+)
 from tiderace.topics.topic import Topic
 
 # How often a stream is read again when publications were lost while it was read.
@@ -99,7 +104,9 @@ async def read_history(topic: Topic, request: HistoryRequest) -> HistoryResult:
         LayerUnavailable: when the broker could not be reached in time.
     """
     since = request.since
-    position = None if since is None else Position(since.epoch, since.offset)
+    position = None
+    if since is not None:
+        position = layer_position(topic, Position(since.epoch, since.offset))
     top, publications = await layer_of(topic).stream_read(
         topic_group(topic.topic),
         keep=topic.keep(),
@@ -111,7 +118,7 @@ async def read_history(topic: Topic, request: HistoryRequest) -> HistoryResult:
         raise Refused(codes.UNRECOVERABLE)
     return HistoryResult(
         publications=[to_pub(each) for each in publications],
-        epoch=top.epoch,
+        epoch=client_position(topic, top).epoch,
         offset=top.offset,
     )
 
@@ -120,6 +127,7 @@ async def start_stream(
     subscription: Subscription,
     topic: Topic,
     request: SubscribeRequest,
+    may_read_history: Callable[[], Awaitable[bool]],
 ) -> tuple[SubscribeResult, Position]:
     """Read what a subscriber has missed of a topic that it listens to already.
 
@@ -127,16 +135,21 @@ async def start_stream(
         subscription: buffers what is published meanwhile.
         topic: the topic.
         request: the subscriber's request, with its position.
+        may_read_history: awaited only for a position that the server has not given.
 
     Returns:
-        The reply, and the end of the stream when it was read.
+        The reply, and the end of the stream when it was read, both as clients get them.
 
     Raises:
         Refused: when publications were lost each time, or when the missed ones cannot be
             recovered and the client prefers an error then.
         LayerUnavailable: when the broker could not be reached in time.
     """
-    since = Position(request.epoch, request.offset) if request.recover else None
+    since = None
+    if request.recover:
+        asked = Position(request.epoch, request.offset)
+        since = await recoverable_position(topic, asked, may_read_history)
+        request.epoch, request.offset = since.epoch, since.offset
     limit = conf.current().topics.recovered
     top, kept = Position("", 0), ()
     for _ in range(_TRIES):
@@ -152,7 +165,9 @@ async def start_stream(
             return SubscribeResult(), top
         result = subscription.build_reply(request, top, kept, limit=limit)
         if result is not None:
-            return result, top
+            start = Position(result.epoch, result.offset)
+            result.epoch = client_position(topic, start).epoch
+            return result, client_position(topic, top)
     raise Refused(codes.INTERNAL)
 
 

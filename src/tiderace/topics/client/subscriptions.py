@@ -115,7 +115,9 @@ class ClientSubscriptions:
             await layer.stream_subscribe(subscription.group, subscription)
             if topic.presence is not Presence.OFF:
                 await layer.stream_subscribe(events_group(name), subscription)
-            result, _ = await start_stream(subscription, topic, request)
+            result, _ = await start_stream(
+                subscription, topic, request, lambda: context.may("history", topic)
+            )
             self._require_current(subscription)
             if topic.presence is not Presence.OFF:
                 await self._add_presence(subscription)

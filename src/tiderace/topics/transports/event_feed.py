@@ -45,6 +45,7 @@ from tiderace.topics.hub import current
 from tiderace.topics.identity import Identity, identity_of
 from tiderace.topics.names import topic_group, user_group
 from tiderace.topics.permissions import allowed, refusal
+from tiderace.topics.positions import UNKNOWN_EPOCH, client_position
 from tiderace.topics.streams import control_layer, layer_of, start_stream
 from tiderace.topics.tokens import SignedName, read_signed_name
 from tiderace.topics.topic import Topic, UnknownTopic, declared
@@ -219,7 +220,9 @@ class EventStream:
         request = SubscribeRequest(recover=since is not None)
         if since is not None:
             request.epoch, request.offset = since.epoch, since.offset
-        result, top = await start_stream(self._subscription, self._topic, request)
+        result, top = await start_stream(
+            self._subscription, self._topic, request, self._may_read_history
+        )
         if since is not None and not result.recovered:
             self.outbox.push(_block(f"{top.epoch}:{top.offset}", event=_RESET))
         for pub in result.publications or ():
@@ -298,7 +301,9 @@ class EventStream:
 
     def build_event(self, publication: Publication) -> bytes:
         """Return a publication as an event, with its position where there is a history."""
-        place = None if self._topic.history is None else publication.position
+        place = None
+        if self._topic.history is not None:
+            place = client_position(self._topic, publication.position)
         return _published(publication.data.encode(), place, publication.tags)
 
     # The user and the process
@@ -318,6 +323,11 @@ class EventStream:
             self._over.set()
         elif self._signed is None:
             self._tasks.spawn(self._check_permission())
+
+    async def _may_read_history(self) -> bool:
+        user, scope = self._identity.user, self._exchange.scope
+        admitted = self._signed is not None
+        return await allowed(self._topic, user, "history", scope, admitted=admitted)
 
     async def _check_permission(self) -> None:
         user, scope = self._identity.user, self._exchange.scope
@@ -369,5 +379,5 @@ def _position(text: str) -> Position | None:
         return None
     epoch, _, offset = text.rpartition(":")
     if not (offset.isascii() and offset.isdecimal() and len(offset) <= _OFFSET_LENGTH):
-        return Position("?", 0)
+        return Position(UNKNOWN_EPOCH, 0)
     return Position(epoch, int(offset))
