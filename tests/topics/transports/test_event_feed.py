@@ -63,6 +63,14 @@ def app():
         permission_classes = [AllowAny]
         require_token = True
 
+    class Inbox(Topic):
+        pattern = "inbox"
+        history = History()
+        permission_classes = [AllowAny]
+
+        async def can_read_history(self, user):
+            return False
+
     yield TopicsEndpoint.as_asgi()
     for topic in list(declared):
         if topic not in before:
@@ -508,3 +516,25 @@ async def test_the_stream_of_a_deactivated_user_ends(app):
         await somebody.asave()
 
         await feed.ended()
+
+
+async def test_a_page_continues_after_the_event_of_a_history_it_may_not_read(app):
+    async with Feed(app, "inbox") as feed:
+        await feed.block()
+        await apublish("inbox", "received")
+        received = await feed.event()
+    await apublish("inbox", "missed")
+
+    async with Feed(app, "inbox", last=received["id"]) as feed:
+        event = await feed.event()
+
+    assert event["data"] == "missed"
+
+
+async def test_a_page_reads_no_history_from_a_position_that_it_made_up(app):
+    place = await apublish("inbox", "before")
+
+    async with Feed(app, "inbox", since=f"{place.epoch}:0") as feed:
+        event = await feed.event()
+
+    assert event["event"] == "reset"
