@@ -171,6 +171,28 @@ def test_a_handler_that_wakes_nothing_costs_its_sender_no_turn(run):
     run(main)
 
 
+def test_an_event_whose_handler_wakes_no_task_costs_no_iteration_afterwards(run):
+    class Quiet(AsyncWebsocketConsumer):
+        count = 0
+
+        async def receive(self, text_data=None, bytes_data=None):
+            Quiet.count += 1
+
+    async def main(layer):
+        client = await Client(Quiet.as_asgi()).open()
+        await settle()
+        before = loop_iterations().number
+        for number in range(1, 11):
+            client.text("hello")
+            await until(lambda number=number: Quiet.count == number)
+        await settle()
+
+        assert loop_iterations().number == before
+        await client.leave()
+
+    run(main)
+
+
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 def test_the_iterations_of_a_loop_do_not_keep_it(new_loop):
     async def count():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable, Container, Coroutine
 from time import perf_counter
 from typing import Any
 
@@ -47,7 +47,7 @@ class Dispatcher:
     async def run(
         self,
         own_events: Container[str],
-        handle_own_event: Callable[[Event], Awaitable[None]],
+        handle_own_event: Callable[[Event], Coroutine[Any, Any, None]],
     ) -> None:
         """Handle events and messages until an exception is raised.
 
@@ -58,31 +58,43 @@ class Dispatcher:
         self._mailbox.run_eagerly = self._eager.run_eagerly
         caller, dispatch = self._caller, self._dispatch
         worker = self._idle is not None
+        # Whether the last handler may have started or woken a task.
+        woken = True
         try:
             while True:
-                source, item = await self._next()
+                source, item = await self._next(woken)
+                ready = self._count_ready()
                 if isinstance(item, (SuspendedHandler, DeferredError)):
-                    await caller.call(item, item.began, passing=item.passing)
+                    work = caller.call(item, item.began, passing=item.passing)
                 elif worker or source is Source.MESSAGE:
                     # A worker's messages are timed like a client's events.
                     began = perf_counter() if worker else sampled_time()
-                    await caller.handle_message(item, began)
+                    work = caller.handle_message(item, began)
                 elif item.get("type") in own_events:
-                    await handle_own_event(item)
+                    work = handle_own_event(item)
                 else:
-                    await caller.call(dispatch(item), perf_counter())
+                    work = caller.call(dispatch(item), perf_counter())
+                # Other tasks may have run in a handler that was suspended: the count of
+                # what is ready does not show what it has woken.
+                try:
+                    waits_for = work.send(None)
+                except StopIteration:
+                    woken = self._count_ready() != ready
+                else:
+                    await SuspendedHandler(work, waits_for)
+                    woken = True
                 caller.release_thread()
         finally:
             self._mailbox.run_eagerly = None
 
-    async def _next(self) -> tuple[Source, Any]:
+    async def _next(self, woken: bool) -> tuple[Source, Any]:
         eager, idle = self._eager, self._idle
         if idle is not None:
             idle.set()
         if self._mailbox.has_next() and self._count_ready():
             # Let tasks run that the last handler has started or woken.
             await asyncio.sleep(0)
-        eager.wait()
+        eager.wait(woken)
         try:
             return await self._mailbox.next()
         except asyncio.CancelledError as cancelled:

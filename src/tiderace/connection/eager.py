@@ -96,8 +96,8 @@ class SuspendedHandler:
         self,
         work: Coroutine[Any, Any, None],
         waits_for: Any,
-        passing: type[Exception],
-        began: float,
+        passing: type[Exception] = Exception,
+        began: float = 0.0,
     ) -> None:
         self._work = work
         self._waits_for = waits_for
@@ -243,10 +243,14 @@ class EagerPath:
             _running = False
         return True
 
-    def wait(self) -> None:
-        """Handle messages eagerly from now on: the connection's task waits for them."""
+    def wait(self, woken: bool) -> None:
+        """Handle messages eagerly from now on: the connection's task waits for them.
+
+        Args:
+            woken: whether the last handler may have started or woken a task.
+        """
         self._idle = True
-        if self._count_ready():
+        if woken:
             self._eager_from = self._iterations.next()
         self.open_to_broadcasts()
 
