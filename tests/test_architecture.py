@@ -58,6 +58,7 @@ LEVELS: list[dict[str, set[str]]] = [
         }
     },
     {"topics": {"topics"}},
+    {"outbox": {"outbox"}},
     {"server": {"server"}},
     {
         "project": {
@@ -136,6 +137,7 @@ SETTINGS = "it is read without Django's settings too"
 INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace", "tiderace.compat"): "`import tiderace` must load nothing else",
     ("tiderace.apps", "tiderace.monitoring.cluster_connections"): APPS,
+    ("tiderace.outbox.apps", "tiderace.outbox"): APPS,
     ("tiderace.auth", "django.contrib.auth.models"): APPS,
     ("tiderace.security.bearer", "django.contrib.auth.models"): APPS,
     ("tiderace.topics.identity", "django.contrib.auth.models"): APPS,

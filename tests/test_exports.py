@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[1]
 OTHERS = (
     "tiderace.admin",
     "tiderace.management",
+    "tiderace.outbox.admin",
+    "tiderace.outbox.management",
+    "tiderace.outbox.migrations",
     "tiderace.demo",
     "tiderace.compat",
     "tiderace.__main__",

@@ -11,8 +11,9 @@ from pathlib import Path
 from django.apps import AppConfig, apps
 from django.utils.module_loading import module_has_submodule
 
+import tiderace.checks.outbox
 import tiderace.checks.settings
-import tiderace.checks.topics  # noqa: F401 (both register the checks)
+import tiderace.checks.topics  # noqa: F401 (all of them register the checks)
 from tiderace import cluster
 from tiderace.checks.server_interface import interface_problem
 from tiderace.connection import Connection

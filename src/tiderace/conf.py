@@ -42,6 +42,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
             "presence_lease",
             "revalidate_interval",
             "disconnect_timeout",
+            "relay_poll",
         ),
     ),
 )
@@ -186,6 +187,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     """A folder in which ``manage.py`` commands find the running processes.
 
     None: one for this user and project among the temporary folders.
+    """
+
+    relay_in_servers: bool = True
+    """Whether server processes relay the outbox; ``manage.py tiderace_relay`` does anyway."""
+
+    relay_poll: float = 0.1
+    """Seconds between two looks into an outbox that is empty.
+
+    What this process has committed is relayed at once; what others have, after at most
+    so long.
     """
 
     token_keys: tuple[TokenKey, ...] = ()

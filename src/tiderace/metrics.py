@@ -34,6 +34,10 @@ __all__ = [
     "MESSAGES_LIMITED",
     "MESSAGES_SENT",
     "ORIGINS_REFUSED",
+    "OUTBOX_AGE",
+    "OUTBOX_RELAYED",
+    "OUTBOX_SET_ASIDE",
+    "OUTBOX_WAITING",
     "PRESENCE_FORGOTTEN",
     "PRESENCE_GATHERED",
     "PUBLICATIONS_LOST",
@@ -300,4 +304,22 @@ PUBLICATIONS_LOST = Measurement(
     "publications_lost",
     "publications",
     "publications that waited for a commit and then found no broker",
+)
+OUTBOX_WAITING = Measurement(
+    "outbox_waiting",
+    "publications",
+    "rows of the outbox that wait, if its relay is at work in this process",
+    "gauge",
+)
+OUTBOX_AGE = Measurement(
+    "outbox_age", "seconds", "age of the oldest row of the outbox that waits", "gauge"
+)
+OUTBOX_SET_ASIDE = Measurement(
+    "outbox_set_aside",
+    "publications",
+    "rows of the outbox that cannot be published and are set aside",
+    "gauge",
+)
+OUTBOX_RELAYED = Measurement(
+    "outbox_relayed", "publications", "rows of the outbox that were published"
 )

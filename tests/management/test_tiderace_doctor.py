@@ -6,17 +6,23 @@ import importlib.metadata
 import io
 import json
 import resource
+from datetime import timedelta
 from unittest import mock
 
 import pytest
+from django.conf import settings
 from django.core.management import CommandError, call_command
+from django.db import connections
 from django.test import override_settings
+from django.utils import timezone
 
 from support.brokers import Server
 from tiderace.layers import BaseChannelLayer
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.monitoring import doctor
 from tiderace.monitoring.doctor import Level, diagnose
+from tiderace.outbox.lease import Lease
+from tiderace.outbox.models import WaitingPublication
 
 MEMORY = {"default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}}
 HEALTHY = {
@@ -374,3 +380,62 @@ def test_an_in_memory_layer_is_a_note_in_development():
 
 def test_layers_that_processes_share_are_no_finding():
     assert found("layers", DEBUG=True, CHANNEL_LAYERS={}) == []
+
+
+# The outbox
+
+
+@pytest.fixture
+def outbox(tmp_path, django_db_blocker):
+    """The findings about an outbox in a database of its own, and its relay's lease."""
+    database = {
+        **connections.databases["default"],
+        "NAME": str(tmp_path / "outbox.sqlite3"),
+    }
+    connections.databases["outbox"] = database
+    apps = [*settings.INSTALLED_APPS, "tiderace.outbox"]
+    with django_db_blocker.unblock(), override_settings(INSTALLED_APPS=apps):
+        yield lambda: found("outbox outbox", brokers=True)
+        connections["outbox"].close()
+    del connections["outbox"], connections.databases["outbox"]
+
+
+def migrate():
+    call_command("migrate", "tiderace_outbox", database="outbox", verbosity=0)
+
+
+def test_an_outbox_without_tables_is_reported_with_the_command(outbox):
+    assert "migrate --database=outbox" in only(outbox(), Level.WARNING).advice
+
+
+def test_an_outbox_without_a_relay_is_an_error_when_publications_wait(outbox):
+    migrate()
+    assert "no relay is at work" in only(outbox(), Level.WARNING).text
+
+    WaitingPublication.objects.using("outbox").create(topic="room:a", data="1")
+
+    assert "no relay is at work" in only(outbox(), Level.ERROR).text
+
+
+def test_the_relay_of_an_outbox_and_what_waits_are_reported(outbox):
+    migrate()
+    assert Lease("outbox").acquire()
+    rows = WaitingPublication.objects.using("outbox")
+    rows.create(topic="room:a", data="1")
+
+    relay, waiting = outbox()
+
+    assert relay.text.startswith("the relay is ")
+    assert waiting.text == "1 wait"
+
+    rows.update(created=timezone.now() - timedelta(minutes=1))
+    assert "the oldest for 60 s" in only(outbox(), Level.WARNING).text
+
+
+def test_publications_that_are_set_aside_are_reported(outbox):
+    migrate()
+    assert Lease("outbox").acquire()
+    rows = WaitingPublication.objects.using("outbox")
+    rows.create(topic="room:a", data="1", failed=timezone.now(), error="TypeError")
+
+    assert "1 are set aside" in only(outbox(), Level.WARNING).text

@@ -35,10 +35,11 @@ W027       a pattern is written in another notation
 E028       topics have no channel layer, or one without streams
 W029       a setting looks like a misspelt one of Tiderace's
 W030       a model publishes a field that it does not have
+W031       the outbox is in SQLite without ``transaction_mode: IMMEDIATE``
 ========== ============================================================
 
 The checks from W013 to E023 are in ``tiderace.checks.application``, those from W024 to E028
-in ``tiderace.checks.topics``, W030 too.
+in ``tiderace.checks.topics``, W030 too, W031 in ``tiderace.checks.outbox``.
 """
 
 from __future__ import annotations

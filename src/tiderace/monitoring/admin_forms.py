@@ -182,7 +182,7 @@ class NoticeForm(ActionForm):
         if to == "user":
             sync_bridge.call(api.asend_to, name, message)
         elif to == "topic":
-            sync_bridge.call(api.apublish, name, message)
+            sync_bridge.call(api.apublish_at_once, name, message)
         else:
             sync_bridge.call(get_channel_layer().group_send, name, message)
         return f"The notice to {to} {name} is on its way."

@@ -13,14 +13,17 @@ from enum import StrEnum
 from typing import Any
 
 import django
+from django.apps import apps
 from django.conf import settings
 from django.core.checks import ERROR, run_checks
+from django.db import DatabaseError
 
 from tiderace import __version__
 from tiderace.checks.application import layers_in_memory
 from tiderace.layers.isolation import ADVICE
 from tiderace.layers.manager import channel_layers, layer_attribute
 from tiderace.monitoring.probe import any_failed, probe_layer
+from tiderace.outbox.rows import OutboxRows, databases
 from tiderace.route_inspection import websocket_routes
 from tiderace.routing import get_default_application
 
@@ -31,6 +34,10 @@ except ImportError:  # pragma: no cover (Windows)
 
 # The limit of open files that even a small site needs.
 _FEW_FILES = 4096
+# Seconds after which a relay that has not renewed its lease is not at work, and after which
+# a publication in an outbox has waited for long.
+_SILENT_RELAY = 15.0
+_LONG_WAIT = 10.0
 # Packages that are reported, and what each is for.
 _PACKAGES = {
     "uvicorn": "the server of runserver and of most deployments",
@@ -82,6 +89,9 @@ def diagnose(*, brokers: bool = True, timeout: float = 5.0) -> dict[str, list[Fi
     }
     findings = {topic: list(check()) for topic, check in checks.items()}
     if brokers:
+        if apps.is_installed("tiderace.outbox"):
+            for alias in databases():
+                findings[f"outbox {alias}"] = list(_outbox(OutboxRows(alias)))
         for alias in channel_layers.configs:
             findings[f"layer {alias}"] = asyncio.run(_layer(alias, timeout))
     return findings
@@ -212,6 +222,50 @@ def _open_files() -> Iterator[Finding]:
         )
     else:
         yield Finding(Level.FINE, text)
+
+
+def _outbox(rows: OutboxRows) -> Iterator[Finding]:
+    """Check that a relay is at work, and what waits for it."""
+    try:
+        if not rows.exist():
+            yield Finding(
+                Level.WARNING,
+                "the database has no tables of tiderace.outbox: publish() in its "
+                "transactions raises an error",
+                f"Run manage.py migrate --database={rows.database}, or let a router's "
+                "allow_migrate() refuse the app there.",
+            )
+            return
+        relay, statistics = rows.relay(), rows.statistics()
+    except DatabaseError as error:
+        advice = "Do what the database's error advises."
+        yield Finding(Level.ERROR, f"it cannot be read: {error}", advice)
+        return
+    if relay is None or relay[1] > _SILENT_RELAY:
+        yield Finding(
+            Level.ERROR if statistics.waiting else Level.WARNING,
+            "no relay is at work: what is committed is not published",
+            "Start a server, whose lifespan starts one unless RELAY_IN_SERVERS is off, "
+            "or manage.py tiderace_relay.",
+        )
+    else:
+        yield Finding(Level.FINE, f"the relay is {relay[0]}")
+    text = f"{statistics.waiting} wait"
+    if statistics.oldest > _LONG_WAIT:
+        yield Finding(
+            Level.WARNING,
+            f"{text}, the oldest for {statistics.oldest:.0f} s",
+            "Look at the log of tiderace.outbox, and at the layers below.",
+        )
+    else:
+        yield Finding(Level.FINE, text)
+    if statistics.set_aside:
+        yield Finding(
+            Level.WARNING,
+            f"{statistics.set_aside} are set aside, since they cannot be published",
+            "Look at their errors on the admin page of the outbox, and delete them or "
+            "try them again.",
+        )
 
 
 async def _layer(alias: str, timeout: float) -> list[Finding]:

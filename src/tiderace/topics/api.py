@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.db import transaction
@@ -32,7 +33,11 @@ from tiderace.topics.streams import (
     without_presence,
 )
 from tiderace.topics.topic import Topic, declared
-from tiderace.topics.transactions import PreparedPublication, publish_after_commit
+from tiderace.topics.transactions import (
+    PreparedPublication,
+    outbox,
+    publish_after_commit,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +71,13 @@ async def apublish(
     *,
     key: str = "",
     tags: Mapping[str, str] | None = None,
-) -> Position:
+    using: str | None = None,
+) -> Position | None:
     """Publish ``data`` to all subscribers of ``topic``, at once.
+
+    With ``tiderace.outbox`` installed it is written into the outbox instead when the
+    thread of this task's sync code is inside ``transaction.atomic()``, as when a view
+    calls async code there. Without the outbox it waits for no transaction.
 
     Args:
         topic: its name, ``"room:lobby"``.
@@ -77,15 +87,27 @@ async def apublish(
         key: idempotency key: a second publication with the same key within five
             minutes is dropped.
         tags: labels that subscribers get with it.
+        using: alias of the database whose transaction and outbox are meant.
 
     Returns:
-        Its position in the topic's stream.
+        Its position in the topic's stream; None when it waits in the outbox.
 
     Raises:
         UnknownTopic: when no declared topic has this name.
         TypeError: for data that JSON cannot express.
         LayerUnavailable: when the broker could not be reached in time.
     """
+    publication = _prepare(topic, data, key, tags)
+    app = outbox()
+    if app is not None and await sync_to_async(app.store)(publication, using):
+        return None
+    return await publication.apublish()
+
+
+async def apublish_at_once(
+    topic: str, data: Any, *, key: str = "", tags: Mapping[str, str] | None = None
+) -> Position:
+    """Publish as ``apublish``, but never into an outbox."""
     return await _prepare(topic, data, key, tags).apublish()
 
 
@@ -101,9 +123,14 @@ def publish(
 
     Inside ``transaction.atomic()`` it is serialized at once and published after the
     commit, or not at all after a rollback; unknown topics and invalid data raise at
-    once. The publications of one commit are made together when its ``on_commit`` hooks
-    run, also when another hook raises. If the broker cannot be reached then, they are
-    lost; each is logged as an error and counted in ``metrics.PUBLICATIONS_LOST``.
+    once.
+
+    With ``tiderace.outbox`` installed it is part of the transaction: it is published
+    when the transaction is committed, however long the broker is away. Without it, the
+    publications of one commit are made together when its ``on_commit`` hooks run, also
+    when another hook raises. If the broker cannot be reached then, or the process ends,
+    they are lost; unless the process has ended each is logged as an error and counted in
+    ``metrics.PUBLICATIONS_LOST``.
 
     Args:
         topic, data, key, tags: as for ``apublish``.
@@ -119,10 +146,12 @@ def publish(
     """
     sync_bridge.require_no_loop("publish", "apublish")
     publication = _prepare(topic, data, key, tags)
-    if transaction.get_connection(using).in_atomic_block:
+    if not transaction.get_connection(using).in_atomic_block:
+        return publication.publish()
+    app = outbox()
+    if app is None or not app.store(publication, using):
         publish_after_commit(publication, using)
-        return None
-    return publication.publish()
+    return None
 
 
 def _prepare(

@@ -191,7 +191,7 @@ async def _broadcast(hooks: TopicHooks, request: _Broadcast) -> Any:
 
 
 async def _publish_to(channel: str, request: _Data, data: Raw) -> Any:
-    position = await api.apublish(
+    position = await api.apublish_at_once(
         channel, data, key=request.idempotency_key, tags=request.tags
     )
     if declared.resolve(channel).history is None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.apps import apps
 from django.db import transaction
 
 from tiderace import metrics
@@ -50,6 +51,11 @@ class PreparedPublication:
         return layer.stream_publish(
             group, self.record, keep=self.topic.keep(), key=self.key
         )
+
+
+def outbox() -> Any:
+    """Return the app config of ``tiderace.outbox``; None where it is not installed."""
+    return apps.app_configs.get("tiderace_outbox")
 
 
 def publish_after_commit(publication: PreparedPublication, using: str | None) -> None:

@@ -1,0 +1,330 @@
+"""The relay: from rows to streams."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from datetime import timedelta
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.db import connections, transaction
+from django.utils import timezone
+
+from support.clock import FakeClock
+from support.outbox import heard
+from support.waiting import until
+from tiderace import metrics
+from tiderace.exceptions import LayerUnavailable
+from tiderace.outbox.models import WaitingPublication
+from tiderace.outbox.process import process_relays
+from tiderace.outbox.relay import Relay
+from tiderace.topics import publish
+from tiderace.topics.topic import declared
+
+
+def threaded(function):
+    """Let async tests call a function that queries the database."""
+    return sync_to_async(function)
+
+
+@threaded
+def commit(database, *numbers, topic="board:a"):
+    with transaction.atomic(database):
+        for number in numbers:
+            publish(topic, number, using=database)
+
+
+@threaded
+def messages(name):
+    return heard(name)
+
+
+@threaded
+def rows(database, **filters):
+    return list(WaitingPublication.objects.using(database).filter(**filters))
+
+
+@contextlib.asynccontextmanager
+async def relaying(database, *, poll=0.02, **options):
+    """A relay at work."""
+    relay = Relay(database, poll=poll, **options)
+    task = asyncio.create_task(relay.run())
+    try:
+        yield relay
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until_relayed(database, **filters):
+    filters = {"failed": None, **filters}
+
+    async def done():
+        return not await rows(database, **filters)
+
+    await until(done)
+
+
+async def test_rows_are_published_in_order_and_deleted(database):
+    before = metrics.OUTBOX_RELAYED.value
+    await commit(database, *range(700))
+
+    async with relaying(database):
+        await until_relayed(database)
+
+    assert await messages("a") == list(range(700))
+    assert metrics.OUTBOX_RELAYED.value == before + 700
+
+
+async def test_rows_that_were_published_but_not_deleted_are_published_once(database):
+    await commit(database, 1, 2)
+    (first, *_) = await rows(database)
+    before = [each.created for each in await rows(database)]
+
+    async with relaying(database):
+        await until_relayed(database)
+
+    @threaded
+    def restore():
+        WaitingPublication.objects.using(database).bulk_create(
+            [
+                WaitingPublication(
+                    pk=first.pk + at, topic="board:a", data=str(at + 1), created=moment
+                )
+                for at, moment in enumerate(before)
+            ]
+        )
+
+    await restore()
+    async with relaying(database):
+        await until_relayed(database)
+
+    assert await messages("a") == [1, 2]
+
+
+async def test_a_key_of_the_application_publishes_two_rows_once(database):
+    @threaded
+    def twice():
+        for _ in range(2):
+            with transaction.atomic(database):
+                publish("board:a", 1, key="order-7", using=database)
+
+    await twice()
+    async with relaying(database):
+        await until_relayed(database)
+
+    assert await messages("a") == [1]
+
+
+async def test_a_row_with_a_lower_id_that_commits_later_is_published(postgresql):
+    written, commit_now = threading.Event(), threading.Event()
+
+    def late():
+        try:
+            with transaction.atomic(postgresql):
+                publish("board:a", "early id", using=postgresql)
+                written.set()
+                commit_now.wait(10)
+        finally:
+            connections[postgresql].close()
+
+    thread = threading.Thread(target=late)
+    thread.start()
+    await asyncio.to_thread(written.wait, 10)
+    async with relaying(postgresql):
+        await commit(postgresql, "late id")
+        await until_relayed(postgresql)
+        assert await messages("a") == ["late id"]
+
+        commit_now.set()
+        await asyncio.to_thread(thread.join)
+        await until_relayed(postgresql)
+
+    assert await messages("a") == ["late id", "early id"]
+
+
+async def test_a_row_of_another_program_is_published_by_its_topic_and_data(database):
+    @threaded
+    def insert():
+        with connections[database].cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO tiderace_outbox (topic, data) VALUES (%s, %s)",
+                ["board:a", '{"text":\n  "hi"}'],
+            )
+
+    await insert()
+    async with relaying(database):
+        await until_relayed(database)
+
+    assert await messages("a") == [{"text": "hi"}]
+
+
+async def test_a_topic_whose_broker_is_away_waits_and_no_other_does(broker, sqlite):
+    broker.errors["board:a"] = LayerUnavailable("no answer")
+    await commit(sqlite, 1, 2)
+    async with relaying(sqlite):
+        await commit(sqlite, 3, topic="board:b")
+        await until_relayed(sqlite, topic="board:b")
+        assert len(await rows(sqlite, topic="board:a", failed=None)) == 2
+        assert set(broker.tried) == {"board:a", "board:b"}
+
+        broker.errors.clear()
+        await until_relayed(sqlite)
+
+    assert await messages("a") == [1, 2]
+
+
+async def test_a_row_that_cannot_be_published_is_set_aside(broker, database, caplog):
+    broker.errors["board:a"] = TypeError("cannot be encoded")
+    await commit(database, 1)
+    await commit(database, 2, topic="board:b")
+
+    async with relaying(database):
+        await until_relayed(database)
+
+    (row,) = await rows(database)
+    assert row.topic == "board:a"
+    assert row.error == "TypeError: cannot be encoded"
+    assert await messages("b") == [2]
+    assert "is set aside, since it cannot be published: TypeError" in caplog.text
+
+
+async def test_a_row_after_one_that_is_set_aside_is_published(sqlite):
+    @threaded
+    def insert():
+        rows = [
+            WaitingPublication(topic="board:a", data=data)
+            for data in ("1", "no JSON", "2")
+        ]
+        WaitingPublication.objects.using(sqlite).bulk_create(rows)
+
+    await insert()
+    async with relaying(sqlite):
+        await until_relayed(sqlite)
+
+    assert await messages("a") == [1, 2]
+    (row,) = await rows(sqlite)
+    assert row.error.startswith("ValidationError") or "JSON" in row.error
+
+
+async def test_a_row_that_is_no_longer_set_aside_is_published(broker, sqlite):
+    broker.errors["board:a"] = TypeError("cannot be encoded")
+    await commit(sqlite, 1)
+    async with relaying(sqlite):
+        await until_relayed(sqlite)
+        broker.errors.clear()
+        retry = WaitingPublication.objects.using(sqlite).update
+        await threaded(retry)(failed=None, error=None)
+        await until_relayed(sqlite)
+
+    assert await messages("a") == [1]
+    assert await rows(sqlite) == []
+
+
+@pytest.mark.parametrize(("age", "left"), [(299, 0), (301, 1)])
+async def test_a_row_of_an_unknown_topic_waits_five_minutes_for_a_new_release(
+    sqlite, boards, age, left
+):
+    await commit(sqlite, 1)
+    await commit(sqlite, 1, topic="board:b")
+    moment = timezone.now() - timedelta(seconds=age)
+    update = WaitingPublication.objects.using(sqlite).filter(topic="board:a").update
+    await threaded(update)(created=moment)
+    declared.remove(boards)
+
+    async with relaying(sqlite) as relay:
+        await until(lambda: len(relay._busy) == 2 - left)
+        if left:
+            await until_relayed(sqlite, topic="board:a")
+
+    assert len(await rows(sqlite, failed__isnull=False)) == left
+
+
+async def test_a_committing_process_wakes_its_relay(sqlite):
+    await process_relays.start([sqlite])
+    try:
+        relay = process_relays._relays[sqlite]
+        relay._poll = 3600
+        await until(lambda: relay._lease.held)
+        await commit(sqlite, 1)
+        await until_relayed(sqlite)
+        await commit(sqlite, 2)
+        await until_relayed(sqlite)
+    finally:
+        await process_relays.stop()
+
+    assert await messages("a") == [1, 2]
+
+
+async def test_one_of_two_relays_is_at_work_and_the_other_takes_over(database):
+    clock = FakeClock()
+    first = Relay(database, poll=0.02, clock=clock)
+    running = asyncio.create_task(first.run())
+    await until(lambda: first._lease.held)
+    async with relaying(database, clock=clock) as second:
+        await commit(database, 1)
+        await until_relayed(database)
+        assert not second._lease.held
+
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await until(lambda: second._lease.held)
+        await commit(database, 2)
+        await until_relayed(database)
+
+    assert await messages("a") == [1, 2]
+
+
+async def test_a_relay_that_lost_the_lease_publishes_nothing_more(broker, sqlite):
+    clock = FakeClock()
+    broker.errors["board:a"] = LayerUnavailable("no answer")
+    await commit(sqlite, 1, 2, 3)
+    async with relaying(sqlite, clock=clock) as relay:
+        await until(lambda: broker.tried)
+        # As for a process that was stopped: the clock goes on, nothing is renewed.
+        relay._lease.acquire = lambda: False
+        clock.advance(10)
+        broker.errors.clear()
+        tried = len(broker.tried)
+        await until(lambda: not relay._busy)
+
+    assert len(broker.tried) == tried
+    assert len(await rows(sqlite)) == 3
+
+
+async def test_a_database_that_cannot_be_used_is_tried_again(sqlite, caplog):
+    @threaded
+    def rename(before, after):
+        with connections[sqlite].cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {before} RENAME TO {after}")
+
+    async with relaying(sqlite) as relay:
+        await until(lambda: relay._lease.held)
+        await rename("tiderace_outbox", "hidden")
+        await until(lambda: "cannot be used: no such table" in caplog.text)
+        await rename("hidden", "tiderace_outbox")
+        await commit(sqlite, 1)
+        await until_relayed(sqlite)
+
+    assert await messages("a") == [1]
+
+
+async def test_the_gauges_show_what_waits_and_what_is_set_aside(
+    broker, sqlite, monkeypatch
+):
+    monkeypatch.setattr("tiderace.outbox.relay._STATISTICS", 0.0)
+    broker.errors["board:a"] = LayerUnavailable("no answer")
+    broker.errors["board:b"] = TypeError("cannot be encoded")
+    await commit(sqlite, 1, 2)
+    await commit(sqlite, 3, topic="board:b")
+    await threaded(WaitingPublication.objects.using(sqlite).update)(
+        created=timezone.now() - timedelta(seconds=90)
+    )
+    async with relaying(sqlite):
+        await until(lambda: metrics.OUTBOX_SET_ASIDE.value == 1)
+        assert metrics.OUTBOX_WAITING.value == 2
+        assert 90 <= metrics.OUTBOX_AGE.value < 120
+
+    assert metrics.OUTBOX_WAITING.value == 0
