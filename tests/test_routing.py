@@ -32,6 +32,7 @@ from tiderace.routing import (
     get_default_application,
 )
 from tiderace.security.websocket import OriginValidator
+from tiderace.topics import TopicsEndpoint
 
 
 def app(name):
@@ -244,6 +245,36 @@ def test_a_consumer_class_without_as_asgi_is_refused():
 
     assert "'ws/chat/'" in str(error.value)
     assert "write ChatConsumer.as_asgi()" in str(error.value)
+
+
+def test_an_endpoint_instance_as_a_route_is_refused():
+    with pytest.raises(ImproperlyConfigured) as error:
+        URLRouter([path("connection/", TopicsEndpoint())])
+
+    assert "'connection/' names an instance of TopicsEndpoint;" in str(error.value)
+    assert "write TopicsEndpoint.as_asgi()" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("route", "written"),
+    [
+        (path("/ws/chat/", app("x")), "write 'ws/chat/'"),
+        (re_path(r"^/ws/chat/$", app("x")), "write '^ws/chat/$'"),
+        (path("/ws/", URLRouter([path("a/", app("a"))])), "write 'ws/'"),
+    ],
+)
+def test_a_route_that_begins_with_a_slash_is_refused(route, written):
+    with pytest.raises(ImproperlyConfigured, match="begins with a slash") as error:
+        URLRouter([route])
+
+    assert written in str(error.value)
+
+
+@pytest.mark.parametrize("pattern", [r"^/?ws/$", r"^/x|ws/$", r"/ws/"])
+async def test_a_regular_expression_with_a_slash_that_can_match_is_accepted(pattern):
+    router = URLRouter([re_path(pattern, app("ws"))])
+
+    assert await name_for(router, "/x/ws/" if pattern[0] == "/" else "/ws/") == "ws"
 
 
 def test_a_single_route_without_a_list_is_refused():

@@ -32,7 +32,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import URLPattern
 from django.urls.exceptions import Resolver404
-from django.urls.resolvers import URLResolver
+from django.urls.resolvers import RegexPattern, URLResolver
 
 from tiderace import metrics
 from tiderace.application_parts import (
@@ -83,6 +83,9 @@ logger = logging.getLogger("tiderace.routing")
 # Characters of a client's path, and routes, that a log line shows.
 _SHOWN_PATH = 200
 _SHOWN_ROUTES = 8
+# The start of a regular expression that requires a slash there. With an alternative or
+# a quantifier after it the slash may be absent, and without ^ be a later one.
+_LEADING_SLASH = re.compile(r"\^\\?/(?![?*{])(?!.*\|)")
 
 
 on_startup(process_control_socket.open)
@@ -177,8 +180,8 @@ class URLRouter:
         routes: the list itself is kept and may be changed later.
 
     Raises:
-        ImproperlyConfigured: for ``include()``, and for a consumer class that is
-            missing its ``.as_asgi()``.
+        ImproperlyConfigured: for ``include()``, for a consumer or topics endpoint that
+            is missing its ``.as_asgi()``, and for a route that begins with a slash.
         ValueError: for a kind of pattern that cannot precede another router.
     """
 
@@ -237,11 +240,15 @@ class URLRouter:
                 f"{route}: include() is not supported in URLRouter. Use nested "
                 "URLRouter instances instead."
             )
+        _require_no_leading_slash(getattr(route, "pattern", None))
         callback = getattr(route, "callback", None)
-        if isinstance(callback, type) and hasattr(callback, "as_asgi"):
+        if hasattr(callback, "as_asgi"):
+            name = getattr(callback, "__name__", type(callback).__name__)
+            kind = f"names the class {name}"
+            if not isinstance(callback, type):
+                kind = f"names an instance of {name}"
             raise ImproperlyConfigured(
-                f"the route {str(route.pattern)!r} names the class "
-                f"{callback.__name__}; write {callback.__name__}.as_asgi() there"
+                f"the route {str(route.pattern)!r} {kind}; write {name}.as_asgi() there"
             )
 
     def _pattern(self, route: URLPattern) -> Any:
@@ -432,6 +439,19 @@ def _scope_of(scope: Scope, route: URLPattern, match: Any) -> Scope:
         },
     }
     return routed
+
+
+def _require_no_leading_slash(pattern: Any) -> None:
+    by_regex = isinstance(pattern, RegexPattern)
+    source = getattr(pattern, "_regex" if by_regex else "_route", None)
+    if not isinstance(source, str):  # such as a translated one, not yet evaluated
+        return
+    if _LEADING_SLASH.match(source) if by_regex else source.startswith("/"):
+        raise ImproperlyConfigured(
+            f"the route {source!r} begins with a slash, so it matches no path: paths are "
+            "matched without their first slash; write "
+            f"{source.replace('/', '', 1)!r}"
+        )
 
 
 def _is_router(application: Any) -> bool:
