@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from typing import Any
 
@@ -88,7 +87,8 @@ class EventReader:
         self._task: asyncio.Task[Any] | None = None
         self._stopped = False
         # When each event read ahead is taken, and what it counts.
-        self._unread: deque[tuple[asyncio.Future[None], int]] = deque()
+        # A list: an empty deque takes 0.7 KB of each socket.
+        self._unread: list[tuple[asyncio.Future[None], int]] = []
         self._unread_size = 0
         self.last: Event | None = None
 
@@ -155,7 +155,7 @@ class EventReader:
         self._unread_size += size
         while unread and (unread[0][0].done() or self._unread_size > _READ_AHEAD):
             await unread[0][0]
-            self._unread_size -= unread.popleft()[1]
+            self._unread_size -= unread.pop(0)[1]
 
 
 class Inbox:

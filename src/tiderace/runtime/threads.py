@@ -187,7 +187,8 @@ class ConnectionThread(Executor):
         self._pool = pool
         self._lock = threading.Lock()
         self._databases = SocketDatabases()
-        self._jobs: deque[_Job] = deque()
+        # A list: an empty deque takes 0.7 KB of each socket.
+        self._jobs: list[_Job] = []
         self._worker: _Worker | None = None
         self._held = False
         self._closed = False
@@ -253,7 +254,7 @@ class ConnectionThread(Executor):
             self._databases.enter()
             try:
                 while self._jobs:
-                    self._jobs.popleft()()
+                    self._jobs.pop(0)()
                 if not held:
                     self._databases.close(transactions=closed)
             finally:
