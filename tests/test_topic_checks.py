@@ -50,6 +50,7 @@ def only(messages, identity):
         ('publishrate = "1/s"', "publish_rate"),
         ("def on_publis(self, user, message): pass", "on_publish"),
         ("async def can_subcribe(self, user): pass", "can_subscribe"),
+        ("can_publsh = True", "can_publish"),
         ("@classmethod\n    def topic_for(cls, user): pass", "topics_for"),
     ],
 )
@@ -92,6 +93,8 @@ class Room(Topic):
     message = dict
     history_size = 100
     max_users = 5
+    can_edit_all = True
+    published = False
     patterns = ["its own, beside the option"]
 
     async def messages(self): ...

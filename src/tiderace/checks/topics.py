@@ -205,8 +205,10 @@ def _meant(name: str, value: Any, known: Mapping[str, bool]) -> str | None:
     if name.startswith("_") or name in known:
         return None
     is_method = callable(value) or isinstance(value, classmethod | staticmethod)
-    same_kind = [each for each, method in known.items() if method is is_method]
-    matches = difflib.get_close_matches(name, same_kind, n=1, cutoff=_SIMILAR)
+    possible = [each for each, method in known.items() if method is is_method]
+    if isinstance(value, bool):  # which a permission may be taken for
+        possible += [each for each in known if each.startswith("can_")]
+    matches = difflib.get_close_matches(name, possible, n=1, cutoff=_SIMILAR)
     return matches[0] if matches else None
 
 

@@ -284,11 +284,15 @@ async def refusal(
             return f"{name} in {kind}.permission_classes does not allow {_name(user)}"
     if not callable(hook):
         return None
+    may: Any
     try:
-        may = bool(await call_hook(hook, user))
+        may = await call_hook(hook, user)
     except PermissionDenied:
         may = False
-    return None if may else f"{kind}.{_HOOKS[wanted]} does not allow {_name(user)}"
+    if may:
+        return None
+    returned = " (it returned None, not True)" if may is None else ""
+    return f"{kind}.{_HOOKS[wanted]} does not allow {_name(user)}{returned}"
 
 
 def distinguishes_actions(topic: Any) -> bool:

@@ -53,6 +53,12 @@ def app():
         async def can_subscribe(self, user):
             return False
 
+    class Silent(Topic):
+        pattern = "silent"
+
+        async def can_subscribe(self, user):
+            bool(user.is_authenticated)
+
     class Signed(Topic):
         pattern = "signed"
         require_token = True
@@ -87,6 +93,11 @@ SUBSCRIPTIONS = [
     ("members", 103, "(IsAuthenticated & ~IsStaff) in Members.permission_classes does"),
     ("editors", 103, "(HasPerm('news.add_entry') | IsStaff) in Editors.permission_cl"),
     ("picky", 103, "Picky.can_subscribe does not allow an anonymous user"),
+    (
+        "silent",
+        103,
+        "Silent.can_subscribe does not allow an anonymous user (it returned None, not ",
+    ),
     ("signed", 103, "Signed.require_token is True, and no token was sent"),
 ]
 
