@@ -16,11 +16,11 @@ from support.clock import FakeClock
 from support.outbox import heard
 from support.waiting import until
 from tiderace import metrics
-from tiderace.exceptions import LayerUnavailable
+from tiderace.exceptions import LayerUnavailable, MessageTooLarge
 from tiderace.outbox.models import WaitingPublication
 from tiderace.outbox.process import process_relays
-from tiderace.outbox.relay import Relay
-from tiderace.topics import publish
+from tiderace.outbox.relay import Relay, _pause_after
+from tiderace.topics import AllowAny, Refuse, Topic, publish
 from tiderace.topics.topic import declared
 
 
@@ -191,22 +191,141 @@ async def test_a_row_that_cannot_be_published_is_set_aside(broker, database, cap
     assert "is set aside, since it cannot be published: TypeError" in caplog.text
 
 
-async def test_a_row_after_one_that_is_set_aside_is_published(sqlite):
-    @threaded
-    def insert():
-        rows = [
-            WaitingPublication(topic="board:a", data=data)
-            for data in ("1", "no JSON", "2")
-        ]
-        WaitingPublication.objects.using(sqlite).bulk_create(rows)
+@threaded
+def insert(database, *rows):
+    """Write rows as another program does."""
+    waiting = [WaitingPublication(**{"topic": "board:a", **row}) for row in rows]
+    WaitingPublication.objects.using(database).bulk_create(waiting)
 
-    await insert()
+
+@pytest.mark.parametrize(
+    "row",
+    [{"data": "no JSON"}, {"data": "[" * 5000}, {"data": "0", "tags": '{"a": 1}'}],
+    ids=["data", "depth", "tags"],
+)
+async def test_a_row_that_cannot_be_decoded_is_set_aside_and_later_ones_published(
+    sqlite, row
+):
+    await insert(sqlite, {"data": "1"}, row, {"data": "2"})
+
     async with relaying(sqlite):
         await until_relayed(sqlite)
 
     assert await messages("a") == [1, 2]
+    (left,) = await rows(sqlite)
+    assert left.data == row["data"]
+
+
+async def test_a_row_that_is_too_large_for_the_layer_is_set_aside(broker, sqlite):
+    broker.errors["board:a"] = MessageTooLarge("2 MB")
+    await commit(sqlite, 1)
+
+    async with relaying(sqlite):
+        await until_relayed(sqlite)
+
     (row,) = await rows(sqlite)
-    assert row.error.startswith("ValidationError") or "JSON" in row.error
+    assert row.error == "MessageTooLarge: 2 MB"
+
+
+@pytest.fixture
+def closed_desk():
+    """Topics ``desk:<name>`` whose code refuses every name but ``open``."""
+
+    class Desk(Topic):
+        pattern = "desk:<slug:name>"
+        permission_classes = [AllowAny]
+
+        def __init__(self, topic, kwargs=None):
+            if topic != "desk:open":
+                raise Refuse("there is no such desk", code=404)
+            super().__init__(topic, kwargs)
+
+    yield Desk
+    declared.remove(Desk)
+
+
+async def test_a_row_that_the_code_of_its_topic_refuses_is_set_aside(
+    sqlite, closed_desk
+):
+    await insert(sqlite, *[{"topic": f"desk:{name}", "data": "1"} for name in "ab"])
+    await insert(sqlite, {"topic": "desk:open", "data": "1"})
+
+    async with relaying(sqlite):
+        await until_relayed(sqlite)
+
+    left = await rows(sqlite)
+    assert [each.topic for each in left] == ["desk:a", "desk:b"]
+    assert left[0].error == "Refuse: there is no such desk"
+
+
+@pytest.fixture
+def quick_retries(monkeypatch):
+    monkeypatch.setattr("tiderace.outbox.relay._RETRY", 0.01)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("deadlock"), OSError("disk"), ValueError("reply"), KeyError("slot")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_after_any_other_error_the_topic_waits_in_order(
+    broker, sqlite, quick_retries, caplog, error
+):
+    broker.errors["board:a"] = error
+    await commit(sqlite, 1, 2)
+    async with relaying(sqlite):
+        await until(lambda: len(broker.tried) >= 3)
+        await commit(sqlite, 3)
+        await commit(sqlite, 4, topic="board:b")
+        await until_relayed(sqlite, topic="board:b")
+        assert len(await rows(sqlite, failed=None)) == 3
+
+        broker.errors.clear()
+        await until_relayed(sqlite)
+
+    assert await messages("a") == [1, 2, 3]
+    assert await rows(sqlite) == []
+    assert (
+        f"are tried again, as one to 'board:a': {type(error).__name__}" in caplog.text
+    )
+
+
+async def test_a_layer_with_wrong_options_sets_no_row_aside(
+    sqlite, quick_retries, settings, caplog, boards, monkeypatch
+):
+    wrong = {
+        "BACKEND": "tiderace.layers.InMemoryChannelLayer",
+        "CONFIG": {"nonsense": 1},
+    }
+    settings.CHANNEL_LAYERS = {**settings.CHANNEL_LAYERS, "other": wrong}
+    monkeypatch.setattr(boards, "layer", "other")
+    await insert(sqlite, {"data": "1"})
+
+    async with relaying(sqlite):
+        await until(lambda: "nonsense" in caplog.text)
+
+    assert len(await rows(sqlite, failed=None)) == 1
+
+
+async def test_a_row_that_is_deleted_while_it_waits_is_not_tried_again(
+    broker, sqlite, quick_retries
+):
+    broker.errors["board:a"] = RuntimeError("deadlock")
+    await commit(sqlite, 1, 2)
+    async with relaying(sqlite):
+        await until(lambda: broker.tried)
+        await threaded(
+            lambda: WaitingPublication.objects.using(sqlite).first().delete()
+        )()
+        broker.errors.clear()
+        await until_relayed(sqlite)
+
+    assert await messages("a") == [2]
+
+
+def test_the_pause_before_a_retry_doubles_up_to_ten_seconds():
+    assert [_pause_after(tries) for tries in range(6)] == [1, 2, 4, 8, 10, 10]
+    assert _pause_after(100_000) == 10
 
 
 async def test_a_row_that_is_no_longer_set_aside_is_published(broker, sqlite):

@@ -15,12 +15,13 @@ from typing import ParamSpec, TypeVar
 from django.db import connections
 
 from tiderace import metrics
-from tiderace.exceptions import LayerUnavailable
+from tiderace.exceptions import MessageTooLarge
 from tiderace.outbox.gauges import report
 from tiderace.outbox.lease import CHECK, RENEWAL, Lease
 from tiderace.outbox.rows import OutboxRows, Row, Statistics
 from tiderace.runtime.tasks import TaskGroup
-from tiderace.topics.topic import UnknownTopic
+from tiderace.topics.streams import layer_of
+from tiderace.topics.topic import Refuse, UnknownTopic
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,13 +32,21 @@ logger = logging.getLogger("tiderace.outbox")
 _ROWS = 500
 _TOPICS = 500
 
-# Seconds between two tries of a row or of the database.
+# Seconds between two tries of the database, and between the first two of a topic; the
+# pause doubles with each further try of a topic, up to the longest.
 _RETRY = 1.0
+_LONGEST_RETRY = 10.0
+
+# Errors of a row itself, which no further try can succeed with: its data or tags are no
+# JSON, or the topic's code refuses its name; and those by which a layer says that it
+# cannot encode or take a message.
+_INVALID = (ValueError, Refuse)
+_REFUSED_BY_LAYER = (TypeError, MessageTooLarge)
 
 # Seconds between two looks whether the tables have been made.
 _MIGRATION = 30.0
 
-# Seconds between two warnings of a broker that is away.
+# Seconds between two warnings of topics that wait, for the same kind of error.
 _WARNINGS = 60.0
 
 # Seconds between two queries for the metrics.
@@ -56,8 +65,9 @@ class Relay:
 
     A row is published once: it is deleted afterwards, and tried again when the relay was
     killed in between, under the same idempotency key, which a layer holds for five
-    minutes. A topic whose broker is away is tried each second, and no other topic waits
-    for it. A row that cannot be published at all is set aside.
+    minutes. When it cannot be published now, whatever the error, the topic waits and is
+    tried again after one to ten seconds; no other topic waits for it. A row whose own
+    data or topic is at fault is set aside, and the rows after it are published.
 
     Args:
         database: its alias.
@@ -82,11 +92,14 @@ class Relay:
         self._tasks = TaskGroup(logger)
         # By topic: a task that publishes rows of it. Its other rows wait.
         self._busy: dict[str, asyncio.Task[None]] = {}
+        # Failed tries in succession, by topic.
+        self._tries: dict[str, int] = {}
         self._published: list[int] = []
         self._failed: list[tuple[int, str]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken = asyncio.Event()
-        self._counted = self._warned = float("-inf")
+        self._counted = float("-inf")
+        self._warned: dict[type[Exception], float] = {}
 
     def wake(self) -> None:
         """Look for rows now; may be called from any thread."""
@@ -151,6 +164,8 @@ class Relay:
         rows: Sequence[Row] = await self._try(
             self._rows.waiting, _ROWS, without=list(self._busy), otherwise=()
         )
+        if not rows and not self._busy:
+            self._tries.clear()  # of topics whose rows were deleted
         by_topic = sorted(rows, key=attrgetter("topic"))
         for topic, of_topic in groupby(by_topic, attrgetter("topic")):
             work = self._publish_in_order(list(of_topic))
@@ -160,40 +175,59 @@ class Relay:
     # Publishing
 
     async def _publish_in_order(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            while not await self._is_done(row):
-                await asyncio.sleep(_RETRY)
-                if not self._lease.held:
-                    return
+        """Publish rows of one topic; at the first that fails, end after a pause.
 
-    async def _is_done(self, row: Row) -> bool:
-        """Publish a row; return whether it is published or set aside."""
-        if not self._lease.held:
-            return False
+        The rows that are left are read again, since they may be deleted meanwhile.
+        """
+        for row in rows:
+            if not self._lease.held:
+                return
+            try:
+                await self._publish(row)
+            except Exception as error:
+                # Whatever it is, later rows of the topic must not overtake this one.
+                self._warn(row, error)
+                tries = self._tries.get(row.topic, 0)
+                self._tries[row.topic] = tries + 1
+                await asyncio.sleep(_pause_after(tries))
+                return
+            self._tries.pop(row.topic, None)
+
+    async def _publish(self, row: Row) -> None:
+        """Publish a row, or set it aside.
+
+        Raises:
+            Exception: when it has to be tried again.
+        """
         try:
-            await row.prepare().apublish()
-        except LayerUnavailable as error:
-            self._warn(row, error)
-            return False
+            publication = row.prepare()
         except UnknownTopic as error:
             if row.age < _UNKNOWN_TOPIC:
-                return False
-            self._set_aside(row, error)
-        except Exception as error:
-            self._set_aside(row, error)
-        else:
-            metrics.OUTBOX_RELAYED.add()
-            self._published.append(row.id)
-        return True
+                raise
+            return self._set_aside(row, error)
+        except _INVALID as error:
+            return self._set_aside(row, error)
+        # Apart, since a layer with wrong options raises TypeError, too.
+        layer_of(publication.topic)
+        try:
+            await publication.apublish()
+        except _REFUSED_BY_LAYER as error:
+            return self._set_aside(row, error)
+        metrics.OUTBOX_RELAYED.add()
+        self._published.append(row.id)
+        return None
 
-    def _warn(self, row: Row, error: LayerUnavailable) -> None:
+    def _warn(self, row: Row, error: Exception) -> None:
         now = self._clock()
-        if now - self._warned >= _WARNINGS:
-            self._warned = now
+        kind = type(error)
+        if now - self._warned.get(kind, float("-inf")) >= _WARNINGS:
+            self._warned[kind] = now
             logger.warning(
-                "publications in the outbox of %r wait for their broker, as one to %r: %s",
+                "publications in the outbox of %r wait and are tried again, as one to %r: "
+                "%s: %s",
                 self.database,
                 row.topic,
+                kind.__name__,
                 error,
             )
 
@@ -262,3 +296,8 @@ class Relay:
         self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         return await asyncio.wrap_future(self._thread.submit(function, *args, **kwargs))
+
+
+def _pause_after(tries: int) -> float:
+    """Return the seconds before a topic is tried again, after ``tries`` earlier pauses."""
+    return min(_RETRY * 2.0 ** min(tries, 10), _LONGEST_RETRY)
