@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import sys
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from unittest import mock
@@ -214,6 +216,32 @@ def test_the_error_for_an_unknown_option_contains_the_nearest_one():
     assert "group_expiry" in error.hint
 
 
+DATABASE = "tiderace.layers.database.DatabaseChannelLayer"
+
+
+@pytest.mark.parametrize(
+    ("backend", "option", "value"),
+    [
+        (MEMORY, "capacity", "100"),
+        (MEMORY, "expiry", timedelta(seconds=5)),
+        (DATABASE, "compress_above", "1024"),
+        ("tiderace.layers.redis.RedisChannelLayer", "publish_timeout", "5"),
+    ],
+)
+def test_an_option_that_is_no_number_is_an_error_with_its_value(backend, option, value):
+    error = only(check_config(backend, **{option: value}), "tiderace.E006")
+
+    assert f"['CONFIG'][{option!r}] is {value!r}, of type " in error.msg
+    assert "Write a number" in error.hint
+
+
+def test_the_error_for_an_unknown_database_names_those_that_exist():
+    error = only(check_config(DATABASE, using="other"), "tiderace.E006")
+
+    assert "['using'] is 'other', which is not in DATABASES" in error.msg
+    assert "'default'" in error.hint
+
+
 @pytest.mark.parametrize("name", ["RedisChannelLayer", "RedisPubSubChannelLayer"])
 def test_a_parameter_inside_the_redis_layers_is_no_option(name):
     path = f"tiderace.layers.redis.{name}"
@@ -255,6 +283,8 @@ def layer_function(**options):
     ("backend", "config"),
     [
         (MEMORY, {"capacity": 5, "expiry": 1, "channel_capacity": {}}),
+        (MEMORY, {"capacity": 1e3, "expiry": Decimal("0.5")}),
+        (DATABASE, {"using": "default", "compress_above": None, "prefix": "site"}),
         (f"{__name__}.Careful", {"prefix": "a", "expiry": 1}),
         (f"{__name__}.Greedy", {"anything": 1}),
         (f"{__name__}.layer_function", {"anything": 1}),

@@ -11,7 +11,7 @@ E002       ``ASGI_APPLICATION`` is not a dotted path to an existing module
 W003       ``asgi.py`` imports an app's modules before Django is set up
 E004       ``CHANNEL_LAYERS`` has the wrong shape or lacks a ``BACKEND``
 E005       a ``BACKEND`` cannot be imported
-E006       a ``CONFIG`` has an option that its backend does not take
+E006       a ``CONFIG`` has an option or a value that its backend does not take
 W007       another app's ``runserver`` is used, which serves no WebSockets
 W008       the real daphne is installed as an app beside Tiderace
 E009       ``TIDERACE`` has an unknown or invalid setting
@@ -51,6 +51,7 @@ import importlib.util
 import inspect
 import os
 from collections.abc import Iterator, Mapping
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,9 @@ _SIMILAR = 0.85
 _UVICORN = (0, 52, 1)
 # By name: the import is slow, and most processes serve nothing.
 _RUNSERVER = "tiderace.management.commands.runserver"
+_DATABASE_LAYER = "tiderace.layers.database.layer"
+# The annotations of numbers, as constructor_options() returns them.
+_NUMBERS = (int, float, "int", "float", "int | None", "float | None")
 
 
 @check()
@@ -387,7 +391,7 @@ def _check_options(where: str, backend: Any, options: Any) -> Iterator[CheckMess
     known = constructor_options(backend) if inspect.isclass(backend) else None
     if known is None:
         return
-    for option in options:
+    for option, value in options.items():
         if option not in known:
             yield Error(
                 f"{where} has an option {option!r} that {backend.__name__} does not "
@@ -395,3 +399,28 @@ def _check_options(where: str, backend: Any, options: Any) -> Iterator[CheckMess
                 hint=f"Known are {', '.join(known)}.",
                 id="tiderace.E006",
             )
+        elif problem := _value_problem(backend, option, value, known[option]):
+            wrong, hint = problem
+            yield Error(
+                f"{where}[{option!r}] is {value!r}, {wrong}.",
+                hint=hint,
+                id="tiderace.E006",
+            )
+
+
+def _value_problem(
+    backend: type, option: str, value: Any, annotation: Any
+) -> tuple[str, str] | None:
+    """Return what is wrong with the value of an option, and what to write, or None."""
+    if annotation in _NUMBERS and not isinstance(value, Number | None):
+        hint = (
+            "Write a number, without quotes; one of os.environ is a string until int() "
+            "or float() converts it."
+        )
+        return f"of type {type(value).__name__} and no number", hint
+    uses_database = any(base.__module__ == _DATABASE_LAYER for base in backend.__mro__)
+    if option == "using" and uses_database and value not in list(settings.DATABASES):
+        known = ", ".join(map(repr, settings.DATABASES))
+        hint = f'Write one of {known}, or leave it out for "default".'
+        return "which is not in DATABASES", hint
+    return None

@@ -193,7 +193,7 @@ def _examine_backend(source: Source, name: str, node: ast.Constant) -> type | No
 
 
 def _examine_options(source: Source, name: str, config: ast.Dict, kind: type) -> None:
-    known = constructor_options(kind) or []
+    known = constructor_options(kind) or {}
     for option, value in _items(config):
         if option not in known:
             source.report(
