@@ -1,6 +1,6 @@
 /** One connection to the topics of a site, for all subscriptions of a page. */
 
-import { CLIENT_DEFAULTS, type ClientOptions, type SubscribeOptions } from "./client_options.js";
+import { CLIENT_DEFAULTS, SUBSCRIBE_DEFAULTS, type ClientOptions, type SubscribeOptions } from "./client_options.js";
 import {
   CLOSE_EXPIRED,
   CLOSE_STATE_INVALIDATED,
@@ -150,6 +150,8 @@ export class Client<
   /**
    * Subscribe to a topic. Until it is unsubscribed, the same topic gives the same
    * subscription, with the options of the first call.
+   *
+   * @throws TypeError for a topic that is not a string, and an unknown option.
    */
   subscribe<N extends keyof Topics & string>(
     topic: N,
@@ -192,6 +194,8 @@ export class Client<
   }
 
   #open(topic: string, options: SubscribeOptions): Subscription {
+    if (typeof topic !== "string") throw new TypeError(`topic ${topic} is not a string`);
+    resolveOptions(options, SUBSCRIBE_DEFAULTS);
     const existing = this.#subscriptions.get(topic);
     if (existing) return existing;
     const seen = this.#positions.get(topic);

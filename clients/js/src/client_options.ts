@@ -36,6 +36,16 @@ export const CLIENT_DEFAULTS = {
   positions: {} as NonNullable<ClientOptions["positions"]>,
 };
 
+/** The options of a subscription, each of them absent. */
+export const SUBSCRIBE_DEFAULTS: { [K in keyof Required<SubscribeOptions>]: undefined } = {
+  since: undefined,
+  getState: undefined,
+  presence: undefined,
+  token: undefined,
+  getToken: undefined,
+  data: undefined,
+};
+
 export interface SubscribeOptions {
   /** A position that the page has seen: the first subscription continues there. */
   since?: Position | undefined;

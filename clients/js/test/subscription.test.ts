@@ -806,3 +806,18 @@ test("two loops get the same messages", async () => {
 
   assert.deepEqual(await Promise.all(loops), ["a", "a"]);
 });
+
+test("an unknown option of a subscription is refused by name", async () => {
+  const { client } = await connectedClient();
+  const options = { sinc: STREAM } as object;
+
+  assert.throws(() => client.subscribe("room", options), /unknown option "sinc"; known: since, /);
+  assert.throws(() => client.listen("room", {}, options), /unknown option "sinc"/);
+});
+
+test("a topic that is not a string is refused with its value", async () => {
+  const { client } = await connectedClient();
+
+  assert.throws(() => client.subscribe(undefined as never), /topic undefined is not a string/);
+  assert.throws(() => client.subscribe(7 as never), /topic 7 is not a string/);
+});
