@@ -2,11 +2,12 @@
 # Without make: scripts/dev demo, scripts/dev test, ...
 #
 #   make demo [PORT=8001] [HOST=0.0.0.0] [LAYER=redis] [WORKERS=2]
-#   make test [FAST=1] [ARGS="-k hub"]
+#   make test [FAST=1] [ARGS="-k hub"] [DJANGO=6.0]
+#   make matrix [FAST=1] [ARGS="-k hub"]
 #   make bench [QUICK=1]
 #   make drill [NAME="broker-cut presence"] [CHANNELS=1] [SOAK=3600] [FUZZ=600]
 
-.PHONY: help demo test check bench drill docs clean
+.PHONY: help demo test matrix check bench drill docs package clean
 
 help:
 	@scripts/dev --help
@@ -17,6 +18,9 @@ demo:
 
 test:
 	@FAST=$(FAST) scripts/dev test $(ARGS)
+
+matrix:
+	@FAST=$(FAST) scripts/dev matrix $(ARGS)
 
 check:
 	@scripts/dev check
@@ -30,6 +34,9 @@ drill:
 
 docs:
 	@scripts/dev docs
+
+package:
+	@scripts/dev package
 
 clean:
 	@scripts/dev clean

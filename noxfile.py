@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,9 +30,17 @@ CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
 FAST = bool(os.environ.get("FAST"))
 JS = ROOT / "clients" / "js"
 
+# The matrix: each supported Django with the oldest supported Python that it runs on.
+DJANGOS = {
+    "5.2": ("Django>=5.2,<6", "3.11"),
+    "6.0": ("Django>=6.0,<6.1", "3.12"),
+    "6.1": ("Django>=6.1,<6.2", "3.12"),
+}
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+
 # The two ends of the matrix: the long-term release on the Python that runs nox, and the
 # newest Django on the first newer Python that is found on PATH, in pyenv or in uv.
-LONG_TERM_DJANGO = "Django>=5.2,<6"
+LONG_TERM_DJANGO = DJANGOS["5.2"][0]
 NEWEST_DJANGO = "Django>=6,<7"
 NEWEST_DJANGO_PYTHON = ">=3.12,<3.15"
 EVERY_EXTRA = ("server", "redis", "crypto")
@@ -44,10 +54,10 @@ SIDE_BY_SIDE = ("-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile")
 
 @nox.session(tags=["test"])
 def tests(session: nox.Session) -> None:
-    """Run pytest with long-term Django; arguments go to pytest."""
+    """Run pytest with long-term Django, or that of $DJANGO; arguments go to pytest."""
     install(
         session,
-        LONG_TERM_DJANGO,
+        chosen_django(session),
         extras=EVERY_EXTRA,
         groups=("test", "servers", "check"),
     )
@@ -76,6 +86,26 @@ def tests_newest_django(session: nox.Session) -> None:
     provide_npm_packages(session)
     # The browser and the other servers do not depend on Django's version.
     pytest(session, *SIDE_BY_SIDE, "-m", "not browser and not servers")
+
+
+@nox.session(default=False)
+@nox.parametrize(
+    ("python", "django"),
+    [
+        (python, django)
+        for python in PYTHONS
+        for django, (_, oldest_python) in DJANGOS.items()
+        if python >= oldest_python
+    ],
+)
+def matrix(session: nox.Session, django: str) -> None:
+    """Run pytest with every Python and Django, without browsers and other servers."""
+    groups = ("test", "servers", "check")
+    install(session, DJANGOS[django][0], extras=EVERY_EXTRA, groups=groups)
+    if not FAST:
+        provide_npm_packages(session)
+    limit = ("--fast",) if FAST else ("-m", "not browser and not servers")
+    pytest(session, *SIDE_BY_SIDE, *limit, *session.posargs)
 
 
 @nox.session(tags=["check"])
@@ -150,6 +180,44 @@ def drill(session: nox.Session) -> None:
     provide_nginx(session)
     command = ("python", "-m", "benchmarks.drills", *session.posargs)
     session.run(*command, interrupt_timeout=30)
+
+
+@nox.session(default=False, tags=["package"])
+def build(session: nox.Session) -> None:
+    """Build the sdist and the wheel into dist."""
+    session.install("build")
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", "dist")
+
+
+@nox.session(default=False, tags=["package"], reuse_venv=False)
+def try_wheel(session: nox.Session) -> None:
+    """Install the wheel of dist where nothing else is, and try it in a new project."""
+    [wheel] = (ROOT / "dist").glob("*.whl")
+    session.install(f"{wheel}[server]")
+    with tempfile.TemporaryDirectory() as folder, session.chdir(folder):
+        session.run("python", str(ROOT / "scripts/try_wheel.py"))
+
+
+def chosen_django(session: nox.Session) -> str:
+    """Return the requirement for the Django that the variable DJANGO names, as 6.0.
+
+    Without the variable it is long-term Django. The session fails for a Django that is
+    not of the matrix, or that does not run on the Python of the session.
+    """
+    chosen = os.environ.get("DJANGO")
+    if not chosen:
+        return LONG_TERM_DJANGO
+    if chosen not in DJANGOS:
+        session.error(f"DJANGO={chosen} is not one of {', '.join(DJANGOS)}")
+    requirement, oldest_python = DJANGOS[chosen]
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if python < oldest_python:
+        session.error(
+            f"Django {chosen} needs Python {oldest_python} and this is {python}; "
+            f"choose one with PYTHON=python{oldest_python}"
+        )
+    return requirement
 
 
 def install(

@@ -72,7 +72,10 @@ def test_the_help_names_every_target_of_the_makefile(dev):
         (["test"], {}, "-m nox --tags test --"),
         (["test", "-k", "hub"], {}, "-m nox --session tests -- -k hub"),
         (["test"], {"FAST": "1"}, "-m nox --session tests --"),
+        (["test"], {"DJANGO": "6.0"}, "-m nox --session tests --"),
+        (["matrix", "-k", "hub"], {}, "-m nox --session matrix -- -k hub"),
         (["check"], {}, "-m nox --tags check --"),
+        (["package"], {}, "-m nox --tags package --"),
         (["demo", "--port", "1"], {}, "-m nox --session demo -- --port 1"),
     ],
 )
