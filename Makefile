@@ -1,7 +1,7 @@
 # Every target is one call of scripts/dev, which needs Python 3.11 or newer and nothing else.
 # Without make: scripts/dev demo, scripts/dev test, ...
 #
-#   make demo [PORT=8001] [HOST=0.0.0.0] [LAYER=redis] [WORKERS=2]
+#   make demo [PORT=8001] [HOST=0.0.0.0] [LAYER=database] [WORKERS=2]
 #   make test [FAST=1] [ARGS="-k hub"] [DJANGO=6.0]
 #   make matrix [FAST=1] [ARGS="-k hub"]
 #   make bench [QUICK=1]

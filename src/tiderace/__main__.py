@@ -52,17 +52,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument(
         "--layer",
-        choices=("memory", "redis"),
+        choices=("memory", "database", "redis"),
         default="memory",
-        help="what carries messages: this process's memory, or the Redis or Valkey "
-        "server that REDIS_URL names, by default a private one (default: %(default)s)",
+        help="what carries messages: this process's memory, a SQLite file beside the "
+        "demo's, or the Redis or Valkey server that REDIS_URL names, by default a "
+        "private one (default: %(default)s)",
     )
     demo.add_argument(
         "--workers",
         type=int,
         default=1,
         metavar="NUMBER",
-        help="processes that serve it, with --layer redis (default: %(default)s)",
+        help="processes that serve it, with --layer database or redis "
+        "(default: %(default)s)",
     )
     add_arguments(
         commands.add_parser(
@@ -86,9 +88,10 @@ def _demo(options: argparse.Namespace) -> int:
                 f"the demo needs {module}, which is not installed; "
                 f"run: python -m pip install 'tiderace[{extra}]'"
             )
-    if options.workers > 1 and not over_redis:
+    if options.workers > 1 and options.layer == "memory":
         return _failed(
-            f"{options.workers} processes do not see each other's memory; add --layer redis"
+            f"{options.workers} processes do not see each other's memory; "
+            "add --layer database"
         )
     if options.workers < 1:
         return _failed(f"--workers is {options.workers}; use 1 or more")
@@ -96,6 +99,7 @@ def _demo(options: argparse.Namespace) -> int:
     hosts = [os.environ.get("TIDERACE_DEMO_HOSTS", ""), *options.allowed_host]
     hosts += [options.host, socket.gethostname()]
     os.environ["TIDERACE_DEMO_HOSTS"] = ",".join(host for host in hosts if host)
+    os.environ["TIDERACE_DEMO_LAYER"] = options.layer
 
     try:
         with contextlib.ExitStack() as stack:

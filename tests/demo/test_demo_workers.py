@@ -1,4 +1,4 @@
-"""The demo in several processes over Redis, as ``make demo LAYER=redis`` starts it."""
+"""The demo in several processes, as ``make demo LAYER=…`` starts it."""
 
 from __future__ import annotations
 
@@ -35,6 +35,30 @@ def test_two_processes_share_a_room(tmp_path, monkeypatch):
             opened.append(windows.enter_context(alice.room("lobby")))
             # Each process that has a socket hears the server on one connection.
             return server.call("CLIENT", "LIST", "TYPE", "pubsub").count(b"id=") == 2
+
+        wait_until(both_listen, timeout=60, what="both processes having a socket")
+        opened[0].say("over the race", "tide-0001")
+
+        heard = [window.publication()["text"] for window in opened]
+
+    assert heard == ["over the race"] * len(opened)
+
+
+def test_two_processes_share_a_room_over_a_sqlite_file(tmp_path):
+    with contextlib.ExitStack() as windows:
+        demo = windows.enter_context(
+            DemoProcess(tmp_path, "--layer", "database", "--workers", "2")
+        )
+        alice = demo.visitor()
+        windows.callback(alice.close)
+        alice.log_in("alice")
+        opened = []
+
+        def both_listen():
+            opened.append(windows.enter_context(alice.room("lobby")))
+            # Each process that has a socket listens for wake-ups beside the file.
+            wakeups = tmp_path / "demo.tiderace.sqlite3-wake"
+            return len(list(wakeups.iterdir())) == 2
 
         wait_until(both_listen, timeout=60, what="both processes having a socket")
         opened[0].say("over the race", "tide-0001")
@@ -105,7 +129,7 @@ def test_the_error_for_a_missing_redis_server_contains_the_remedy(monkeypatch, c
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--workers", "2"], "add --layer redis"),
+        (["--workers", "2"], "add --layer database"),
         (["--layer", "redis", "--workers", "0"], "use 1 or more"),
     ],
 )

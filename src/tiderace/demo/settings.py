@@ -4,7 +4,9 @@ Environment variables change it: ``TIDERACE_DEMO_DATA`` is the path of the
 SQLite file (default ``demo.sqlite3`` in the current directory),
 ``TIDERACE_DEMO_HOSTS`` a comma-separated list of host names besides
 the loopback addresses; ``TIDERACE_DEMO_DEBUG=1`` enables Django's debug pages, whose
-inline styles the CSP blocks; ``TIDERACE_DEMO_BOTS=0`` keeps the bots silent.
+inline styles the CSP blocks; ``TIDERACE_DEMO_BOTS=0`` keeps the bots silent;
+``TIDERACE_DEMO_LAYER=database`` lets processes share a SQLite file, and
+``TIDERACE_DEMO_REDIS`` a Redis server at that URL.
 """
 
 from __future__ import annotations
@@ -86,7 +88,11 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
     "default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
 }
-if _redis := os.environ.get("TIDERACE_DEMO_REDIS"):
+if os.environ.get("TIDERACE_DEMO_LAYER") == "database":
+    CHANNEL_LAYERS["default"] = {
+        "BACKEND": "tiderace.layers.database.DatabaseChannelLayer"
+    }
+elif _redis := os.environ.get("TIDERACE_DEMO_REDIS"):
     CHANNEL_LAYERS["default"] = {
         "BACKEND": "tiderace.layers.redis.RedisChannelLayer",
         "CONFIG": {"hosts": [_redis], "prefix": "tiderace-demo"},
