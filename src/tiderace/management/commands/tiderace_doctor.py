@@ -9,6 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tiderace.monitoring.doctor import Finding, Level, diagnose
+from tiderace.monitoring.site_check import examine_site
 
 _ORDER = [Level.FINE, Level.NOTE, Level.WARNING, Level.ERROR]
 
@@ -24,17 +25,25 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument(
+        reach = parser.add_mutually_exclusive_group()
+        reach.add_argument(
             "--offline",
             action="store_true",
             help="Send nothing through the layers and ask no server.",
+        )
+        reach.add_argument(
+            "--url",
+            metavar="URL",
+            help="Try the running site at this address too: the client's script, and a "
+            "WebSocket handshake with the site's own origin for every route without "
+            "parameters, or for the path of the address.",
         )
         parser.add_argument(
             "--timeout",
             type=float,
             default=5.0,
             metavar="SECONDS",
-            help="Seconds for each step of trying a layer (default: 5).",
+            help="Seconds for each step of trying a layer or a site (default: 5).",
         )
         parser.add_argument(
             "--fail-level",
@@ -50,9 +59,15 @@ class Command(BaseCommand):
         """Write the findings.
 
         Raises:
-            CommandError: when a finding is as bad as ``--fail-level``, or worse.
+            CommandError: when a finding is as bad as ``--fail-level``, or worse; when
+                ``--url`` is not the address of a site.
         """
         findings = diagnose(brokers=not options["offline"], timeout=options["timeout"])
+        if url := options["url"]:
+            try:
+                findings["site"] = examine_site(url, timeout=options["timeout"])
+            except ValueError as error:
+                raise CommandError(f"--url: {error}") from error
         if options["json"]:
             results = [
                 {"topic": topic, **asdict(each)}
