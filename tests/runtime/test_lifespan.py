@@ -133,7 +133,7 @@ async def test_an_unknown_lifespan_event_is_ignored():
     assert await say(running, STARTUP) == {"type": "lifespan.startup.complete"}
 
 
-async def test_a_protocol_router_answers_the_lifespan_by_itself():
+async def test_a_protocol_router_answers_the_lifespan_by_itself(process):
     running = server(ProtocolTypeRouter({}))
 
     assert await say(running, STARTUP) == {"type": "lifespan.startup.complete"}
