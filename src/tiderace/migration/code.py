@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import cache
 
-from tiderace.compat.channels_redis.core import (
-    RedisChannelLayer as CompatibleRedisLayer,
-)
-from tiderace.compat.channels_redis.pubsub import (
-    RedisPubSubChannelLayer as CompatiblePubSubLayer,
-)
+from django.utils.module_loading import import_string
+
 from tiderace.generic.http import AsyncHttpConsumer
 from tiderace.generic.websocket import AsyncJsonWebsocketConsumer
 from tiderace.layers.memory import InMemoryChannelLayer
@@ -44,8 +42,16 @@ _HOOKS = {
     "on_error": "Tiderace calls on_error() with the exception of a handler",
     "spawn": "Tiderace's spawn() starts a task that ends with the connection",
 }
-_LAYERS = (InMemoryChannelLayer, CompatibleRedisLayer, CompatiblePubSubLayer)
-_LAYER_CLASSES = frozenset({"BaseChannelLayer", *(layer.__name__ for layer in _LAYERS)})
+_LAYERS_OVER_REDIS = (
+    "tiderace.compat.channels_redis.core.RedisChannelLayer",
+    "tiderace.compat.channels_redis.pubsub.RedisPubSubChannelLayer",
+)
+# fmt: off
+_LAYER_CLASSES = frozenset({
+    "BaseChannelLayer", "InMemoryChannelLayer", "RedisChannelLayer",
+    "RedisPubSubChannelLayer",
+})
+# fmt: on
 _LIVE_SERVER = frozenset({"ProtocolServerProcess", "_server_process", "_port"})
 _ROUTES = frozenset({"path", "re_path", "url"})
 _KEYS = ("asgi:group:", "asgi::group:", "asgi:specific.")
@@ -249,19 +255,31 @@ def _examine_route(source: Source, node: ast.Call, consumers: set[str]) -> None:
         )
 
 
+@cache
+def _layers() -> list[type]:
+    """Return the layers a project may use; those over Redis if their packages are there."""
+    layers: list[type] = [InMemoryChannelLayer]
+    with suppress(ImportError):
+        layers += [import_string(name) for name in _LAYERS_OVER_REDIS]
+    return layers
+
+
 def _examine_layer_attribute(source: Source, node: ast.Attribute) -> None:
     """Report a private attribute of a layer."""
     owner = (dotted(node.value) or "").rpartition(".")[2]
     private = node.attr.startswith("_") and not node.attr.startswith("__")
     if not private or not owner.endswith("channel_layer"):
         return
-    having = [layer.__name__ for layer in _LAYERS if hasattr(layer, node.attr)]
+    layers = _layers()
+    having = [layer.__name__ for layer in layers if hasattr(layer, node.attr)]
     if having:
         text = f"{owner}.{node.attr}: private, and there in {', '.join(having)}"
         source.report(node, Verdict.CHANGES, text)
-    else:
-        source.report(
-            node,
-            Verdict.UNSUPPORTED,
-            f"{owner}.{node.attr}: no layer of Tiderace has it",
+        return
+    text = "no layer of Tiderace has it"
+    if len(layers) == 1:
+        text = (
+            "InMemoryChannelLayer does not have it; to examine those over Redis too: "
+            'pip install "tiderace[redis]"'
         )
+    source.report(node, Verdict.UNSUPPORTED, f"{owner}.{node.attr}: {text}")

@@ -5,31 +5,24 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from django.utils.module_loading import import_string
+
 from tiderace.conf import nearest
 from tiderace.layers.memory import InMemoryChannelLayer
 from tiderace.layers.options import constructor_options
-from tiderace.layers.redis.layer import RedisChannelLayer, RedisPubSubChannelLayer
 from tiderace.migration.app_lists import AppList
 from tiderace.migration.packages import PACKAGES
 from tiderace.migration.source import Source, Verdict
 
 __all__ = ["examine_settings"]
 
-_BACKENDS: dict[str, tuple[str, type]] = {
-    "channels.layers.InMemoryChannelLayer": (
-        "tiderace.layers.InMemoryChannelLayer",
-        InMemoryChannelLayer,
-    ),
-    "channels_redis.core.RedisChannelLayer": (
-        "tiderace.layers.redis.RedisChannelLayer",
-        RedisChannelLayer,
-    ),
+_BACKENDS = {
+    "channels.layers.InMemoryChannelLayer": "tiderace.layers.InMemoryChannelLayer",
+    "channels_redis.core.RedisChannelLayer": "tiderace.layers.redis.RedisChannelLayer",
     "channels_redis.pubsub.RedisPubSubChannelLayer": (
-        "tiderace.layers.redis.RedisPubSubChannelLayer",
-        RedisPubSubChannelLayer,
+        "tiderace.layers.redis.RedisPubSubChannelLayer"
     ),
 }
-_OURS = dict(_BACKENDS.values())
 # What an option means for a layer of Tiderace, where that is not the same.
 _OPTIONS = {
     "capacity": "each channel has its own; channels_redis counted a process's together",
@@ -168,7 +161,7 @@ def _examine_backend(source: Source, name: str, node: ast.Constant) -> type | No
     """Report a backend and rewrite it; return its class where Tiderace has it."""
     backend = str(node.value)
     if backend.startswith("tiderace."):
-        return _OURS.get(backend)
+        return _layer_class(source, name, node, backend)
     if backend not in _BACKENDS:
         source.report(
             node,
@@ -177,7 +170,8 @@ def _examine_backend(source: Source, name: str, node: ast.Constant) -> type | No
             "install_as_channels(); topics need a layer of Tiderace",
         )
         return None
-    new, kind = _BACKENDS[backend]
+    new = _BACKENDS[backend]
+    kind = _layer_class(source, name, node, new)
     if not source.replace_string(node, new):
         source.report(node, Verdict.CHANGES, f'{name}: write "{new}" by hand')
     elif kind is InMemoryChannelLayer:
@@ -190,6 +184,21 @@ def _examine_backend(source: Source, name: str, node: ast.Constant) -> type | No
             "change all processes in one deploy",
         )
     return kind
+
+
+def _layer_class(
+    source: Source, name: str, node: ast.Constant, backend: str
+) -> type | None:
+    """Return a layer of Tiderace that Channels has too; report one that cannot be imported."""
+    if backend not in _BACKENDS.values():
+        return None
+    try:
+        layer: type = import_string(backend)
+    except ImportError as error:
+        text = f"{name}: its options are not examined: {error}"
+        source.report(node, Verdict.CHANGES, text)
+        return None
+    return layer
 
 
 def _examine_options(source: Source, name: str, config: ast.Dict, kind: type) -> None:
