@@ -52,7 +52,7 @@ def only(findings, level: Level):
 
 def redis_layers(url: str):
     backend = "tiderace.layers.redis.RedisChannelLayer"
-    config = {"hosts": [url], "publish_timeout": 1.0}
+    config = {"hosts": [url], "publish_timeout": 0.5}
     return {"default": {"BACKEND": backend, "CONFIG": config}}
 
 

@@ -159,6 +159,9 @@ class RedisPool:
         if task is None or (task.done() and (task.cancelled() or task.exception())):
             self._remove_closed_loops()
             task = self._connections[loop] = loop.create_task(self._open())
+            # Read in any case: all that wait may be cancelled before it fails, and
+            # asyncio would log the error as never retrieved.
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())
         before = cancellation_count()
         try:
             connection = await asyncio.shield(task)
