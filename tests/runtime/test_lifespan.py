@@ -187,7 +187,7 @@ def layers():
     setting_changed.disconnect(manager._reset_backends)
 
 
-async def test_layers_that_were_made_are_closed_with_the_server(monkeypatch):
+async def test_layers_that_were_made_are_closed_with_the_server(process, monkeypatch):
     log: list[str] = []
     monkeypatch.setattr(channel_layers, "backends", {"default": Layer(log, "closed")})
     running = server(ProtocolTypeRouter({}))
@@ -198,7 +198,7 @@ async def test_layers_that_were_made_are_closed_with_the_server(monkeypatch):
     assert log == ["closed"]
 
 
-async def test_a_start_makes_no_layer(monkeypatch):
+async def test_a_start_makes_no_layer(process, monkeypatch):
     monkeypatch.setattr(channel_layers, "backends", {})
 
     await say(server(ProtocolTypeRouter({})), STARTUP)
