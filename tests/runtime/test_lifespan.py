@@ -24,6 +24,12 @@ async def say(communicator, event):
     return await communicator.receive_output()
 
 
+@pytest.fixture(autouse=True)
+def no_relay(settings):
+    """Start no relay of the outbox: these tests have no database."""
+    settings.TIDERACE = {"RELAY_IN_SERVERS": False}
+
+
 @pytest.fixture
 def process(monkeypatch):
     """The lifespan of this process, with nothing registered yet."""
@@ -187,7 +193,7 @@ def layers():
     setting_changed.disconnect(manager._reset_backends)
 
 
-async def test_layers_that_were_made_are_closed_with_the_server(process, monkeypatch):
+async def test_layers_that_were_made_are_closed_with_the_server(monkeypatch):
     log: list[str] = []
     monkeypatch.setattr(channel_layers, "backends", {"default": Layer(log, "closed")})
     running = server(ProtocolTypeRouter({}))
@@ -198,7 +204,7 @@ async def test_layers_that_were_made_are_closed_with_the_server(process, monkeyp
     assert log == ["closed"]
 
 
-async def test_a_start_makes_no_layer(process, monkeypatch):
+async def test_a_start_makes_no_layer(monkeypatch):
     monkeypatch.setattr(channel_layers, "backends", {})
 
     await say(server(ProtocolTypeRouter({})), STARTUP)
