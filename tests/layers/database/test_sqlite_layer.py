@@ -320,7 +320,36 @@ async def test_the_socket_of_a_killed_process_is_removed(make_layer, start, file
     assert list(folder.iterdir()) == []
 
 
+async def test_the_last_process_that_closes_its_layer_removes_the_folder(
+    make_layer, file
+):
+    first, second = make_layer(), make_layer()
+    await listen(first)
+    await listen(second)
+    folder = file.with_name(f"{file.name}-wake")
+
+    await first.close()
+    left = len(list(folder.iterdir()))
+    await second.close()
+
+    assert left == 1
+    assert not folder.exists()
+
+
 # The file
+
+
+async def test_a_renewed_report_writes_one_page(make_layer, file):
+    layer = make_layer()
+    layer.attach(await layer.new_channel())
+    await layer.report()
+    log = file.with_name(f"{file.name}-wal")
+    before = log.stat().st_size
+
+    await layer.report()
+
+    # With its header in the log. An idle process does so four times a minute.
+    assert log.stat().st_size - before == 24 + 2048
 
 
 async def test_a_publication_waits_for_a_lock(make_layer, file):

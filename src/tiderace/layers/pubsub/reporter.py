@@ -21,7 +21,7 @@ _TOP = 20  # the largest groups, which a report lists with their size
 class Reporter:
     """Sends the statistics of this process to its broker.
 
-    Every two seconds, and while nothing happens each third of the lease: an idle site
+    Every two seconds, and while nothing happens each half of the lease: an idle site
     hardly writes to its broker.
 
     Args:
@@ -56,10 +56,11 @@ class Reporter:
         now = self._clock()
         if now < self._due_at:
             return
-        if now - self._sent_at < self._lease / 3:
+        renewal_at = self._sent_at + self._lease / 2
+        if now < renewal_at:
             current = self.stats(ready=ready, top=_TOP)
             if self._sent is not None and _is_same(current, self._sent):
-                self._due_at = now + _INTERVAL
+                self._due_at = min(now + _INTERVAL, renewal_at)
                 return
         await self.report(broker, ready=ready)
 

@@ -16,7 +16,7 @@ from tiderace.runtime.forks import after_fork, around_fork, keep_alive
 _ROWS = 1000  # changed since the last copy, before the next one
 _INTERVAL = 1.0  # seconds between two copies at least
 _IDLE = 30.0  # seconds after which the thread ends
-_MAX_PAGES = 4000  # of 4096 bytes, after which the log is begun again
+_MAX_PAGES = 8000  # of 2048 bytes, after which the log is begun again
 
 
 class Checkpointer:

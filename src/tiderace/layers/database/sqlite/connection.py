@@ -15,9 +15,14 @@ from tiderace.layers.database.vendor import Row
 _SCHEMA_VERSION = 1
 _SCHEMA = Path(__file__).with_name("schema.sql")
 
-# Pages of 4096 bytes in the write-ahead log after which a commit copies it into the file
+# Pages in the write-ahead log after which a commit copies it into the file
 # itself. ``Checkpointer`` does so much earlier, unless its process was stopped.
-_CHECKPOINT_PAGES = 20_000
+_CHECKPOINT_PAGES = 40_000
+
+# A commit writes whole pages to the log. Of this size each of them costs half of what
+# SQLite's 4096 bytes do, and no measurable time; of 1024, messages of 4 kB take 1.6 times
+# the processor time.
+_PAGE_SIZE = 2048
 
 _MAX_PARAMETERS = 30_000  # of one statement; SQLite takes 32,766
 
@@ -144,6 +149,8 @@ def open_file(path: Path, timeout: float) -> sqlite3.Connection:
         check_same_thread=False,
     )
     try:
+        # Before the first page is written; without effect on a file that has one.
+        database.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
         database.execute("PRAGMA journal_mode = WAL")
         # A commit is in the write-ahead log when it returns: no crash of a process loses
         # it. The log is synchronised when it is copied into the file, so a power cut may

@@ -46,12 +46,14 @@ CREATE TABLE tiderace_layer_member (
   PRIMARY KEY (subject, member)
 ) WITHOUT ROWID;
 
+-- With a rowid, so that a renewed report of a kilobyte changes one page, and not a second
+-- one that it overflows to.
 CREATE TABLE tiderace_layer_process (
   name TEXT PRIMARY KEY,
   token TEXT NOT NULL DEFAULT '',
   report BLOB,
   expires_ms INTEGER NOT NULL
-) WITHOUT ROWID;
+);
 
 CREATE TABLE tiderace_layer_membership (
   subject TEXT NOT NULL,

@@ -36,15 +36,25 @@ class WakeupFolder:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         name = f"{os.getpid()}-{secrets.token_hex(4)}"
         try:
-            self._path.mkdir(exist_ok=True)
-            with _short_path(self._path) as folder:
-                listener.bind(f"{folder}/{name}")
+            self._bind(listener, name)
             listener.setblocking(False)
         except OSError:
             # A file system without sockets, or a folder of another user.
             listener.close()
             return None
         return Wakeups(listener, self._path / name)
+
+    def _bind(self, listener: socket.socket, name: str) -> None:
+        for is_last_try in (False, False, True):
+            self._path.mkdir(exist_ok=True)
+            try:
+                with _short_path(self._path) as folder:
+                    listener.bind(f"{folder}/{name}")
+                return
+            except FileNotFoundError:
+                # Another process has removed the empty folder meanwhile.
+                if is_last_try:
+                    raise
 
     def wake(self, rows: Sequence[Row]) -> None:
         """Wake all processes; raises nothing."""
@@ -93,11 +103,15 @@ class Wakeups:
                 queues.update(datagram.decode().split("\0"))
 
     def close(self, *, in_child: bool = False) -> None:
-        """Close the socket; in a forked child its file stays, as it is the parent's."""
+        """Close the socket, and remove its file, and the folder after the last one.
+
+        In a forked child both stay, as they are the parent's.
+        """
         self.listener.close()
         if not in_child:
             with contextlib.suppress(OSError):
                 self._path.unlink()
+                self._path.parent.rmdir()
 
 
 def _send(sender: socket.socket, datagrams: list[bytes], address: str) -> None:
