@@ -107,8 +107,16 @@ def demo_results(
     """The results on a page of the demo."""
     # The demo's content security policy forbids scripts of other origins.
     context = browser.new_context(bypass_csp=True)
+    visitor = demo.visitor().log_in("alice")
+    context.add_cookies(
+        [
+            {"name": name, "value": value, "url": demo.url}
+            for name, value in visitor.http.cookies.items()
+        ]
+    )
+    visitor.close()
     page: Page = context.new_page()
-    page.goto(f"{demo.url}/login/")
+    page.goto(f"{demo.url}/notify/")
     page.add_script_tag(url=f"{pages}/centrifuge.js")
     arguments = [demo.url, request.param, "demoScenarios", f"{pages}/scenarios.mjs"]
     yield page.evaluate(RUN, arguments)

@@ -60,7 +60,7 @@ def test_an_unknown_database_is_refused():
 
 
 def test_routers_decide_which_databases_have_an_outbox(sqlite, settings):
-    assert databases() == ["default", sqlite]
+    assert {"default", sqlite} <= set(databases())
 
     settings.DATABASE_ROUTERS = ["outbox.test_writing.NoOutbox"]
 

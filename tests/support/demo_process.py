@@ -153,6 +153,11 @@ class Visitor:
         fields["csrfmiddlewaretoken"] = found[1]
         return self.http.post(path, data=fields)
 
+    @property
+    def cookies(self) -> str:
+        """The value of a Cookie header."""
+        return "; ".join(f"{k}={v}" for k, v in self.http.cookies.items())
+
     def log_in(self, name: str) -> Self:
         response = self.post("/login/", username=name, password=PASSWORDS[name])
         assert response.url.path == "/chat/", response.text
@@ -164,11 +169,10 @@ class Visitor:
     @contextlib.contextmanager
     def socket(self, *, origin: str | None = None) -> Iterator[Window]:
         """Open a socket to the topics as this visitor's browser would."""
-        cookies = "; ".join(f"{k}={v}" for k, v in self.http.cookies.items())
         with connect(
             f"{self._ws}/connection/websocket",
             origin=origin or self._origin,  # type: ignore[arg-type]
-            additional_headers={"Cookie": cookies},
+            additional_headers={"Cookie": self.cookies},
         ) as connection:
             yield Window(connection)
 

@@ -36,7 +36,16 @@ def results(server: ConformanceProcess, request: pytest.FixtureRequest) -> Resul
 
 @pytest.fixture(scope="module", params=TRANSPORTS)
 def demo_results(demo: DemoProcess, request: pytest.FixtureRequest) -> Results:
-    return run_in_node(http=demo.url, transport=request.param, group="demo")
+    visitor = demo.visitor().log_in("alice")
+    try:
+        return run_in_node(
+            http=demo.url,
+            transport=request.param,
+            group="demo",
+            cookie=visitor.cookies,
+        )
+    finally:
+        visitor.close()
 
 
 @pytest.mark.parametrize("name", names("scenarios"))

@@ -46,6 +46,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
         yield process
 
 
+@pytest.fixture
+def headers(demo: DemoProcess) -> Iterator[dict[str, str]]:
+    """What a browser in which alice is logged in sends to the demo."""
+    visitor = demo.visitor().log_in("alice")
+    yield {"Origin": demo.url, "Cookie": visitor.cookies}
+    visitor.close()
+
+
 @pytest.fixture(params=["json", "protobuf"])
 def wire(request: pytest.FixtureRequest) -> Wire:
     return Wire(protobuf=request.param == "protobuf")
@@ -474,8 +482,7 @@ async def test_a_kick_ends_it_for_good(server, wire, channel):
         assert (await visitor.record.next("disconnected")).code == 3503
 
 
-async def test_the_demos_board_is_seen_and_written_on(demo, wire):
-    headers = {"Origin": demo.url}
+async def test_the_demos_board_is_seen_and_written_on(demo, wire, headers):
     async with Visitor(demo, wire, headers=headers) as visitor:
         board = await visitor.subscribe("board:main")
         call = {
@@ -491,8 +498,7 @@ async def test_the_demos_board_is_seen_and_written_on(demo, wire):
     assert change["fields"]["text"] == "from another client"
 
 
-async def test_the_demos_board_tells_what_was_missed(demo, wire):
-    headers = {"Origin": demo.url}
+async def test_the_demos_board_tells_what_was_missed(demo, wire, headers):
     async with (
         Visitor(demo, wire, headers=headers) as away,
         Visitor(demo, wire, headers=headers) as writes,

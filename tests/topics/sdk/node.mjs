@@ -8,29 +8,29 @@ import { createRequire } from "node:module";
 import { demoScenarios, endpoint, run, ScenarioContext, scenarios } from "./scenarios.mjs";
 
 const require = createRequire(new URL("../../../clients/js/package.json", import.meta.url));
-const { http, transport, group } = JSON.parse(process.argv[2]);
+const { http, transport, group, cookie } = JSON.parse(process.argv[2]);
 const binary = transport === "websocket_protobuf";
 const { Centrifuge } = require(binary ? "centrifuge/build/protobuf" : "centrifuge");
 const WebSocket = require("ws");
 const EventSource = require("eventsource");
 
-/** A browser sends an Origin header; Node sends none. */
-const origin = group === "demo" ? { origin: http } : {};
+/** A browser sends an Origin header and its cookies; Node sends none. */
+const browserHeaders = group === "demo" ? { origin: http, cookie } : {};
 
-class OriginSocket extends WebSocket {
+class BrowserSocket extends WebSocket {
   constructor(url, protocols) {
-    super(url, protocols, origin);
+    super(url, protocols, { headers: browserHeaders });
   }
 }
 
-class OriginEventSource extends EventSource {
+class BrowserEventSource extends EventSource {
   constructor(url) {
-    super(url, { headers: origin });
+    super(url, { headers: browserHeaders });
   }
 }
 
-const originFetch = (url, options) =>
-  fetch(url, { ...options, headers: { ...options.headers, ...origin } });
+const browserFetch = (url, options) =>
+  fetch(url, { ...options, headers: { ...options.headers, ...browserHeaders } });
 
 async function api(method, params) {
   const headers = { "content-type": "application/json" };
@@ -48,9 +48,9 @@ const createContext = () =>
     createClient: (options) => {
       const [url, more] = endpoint(http, transport);
       return new Centrifuge(url, {
-        websocket: OriginSocket,
-        eventsource: OriginEventSource,
-        fetch: originFetch,
+        websocket: BrowserSocket,
+        eventsource: BrowserEventSource,
+        fetch: browserFetch,
         ...more,
         ...options,
       });
