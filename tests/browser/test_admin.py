@@ -99,7 +99,7 @@ def test_a_user_is_disconnected_after_a_second_look(demo, look, complaints):
             for _ in window.connection:
                 pass  # what was said before
         assert (window.connection.close_code, window.connection.close_reason) == (
-            4403,
+            3503,
             EVIL,
         )
     alice.close()

@@ -488,7 +488,7 @@ async def test_the_demos_board_is_seen_and_written_on(demo, wire, headers):
         call = {
             "channel": "board:main",
             "method": "add",
-            "data": {"text": "from another client", "author": "python"},
+            "data": {"text": "from another client"},
         }
         result = await visitor.client.rpc("$call", wire.out(call))
         [change] = await visitor.heard(board, 1)
@@ -509,7 +509,7 @@ async def test_the_demos_board_tells_what_was_missed(demo, wire, headers):
         call = {
             "channel": "board:main",
             "method": "add",
-            "data": {"text": "meanwhile", "author": "python"},
+            "data": {"text": "meanwhile"},
         }
         await writes.client.rpc("$call", wire.out(call))
         await away.client.connect()

@@ -450,7 +450,7 @@ export const demoScenarios = {
   async a_note_on_the_board_is_received(context) {
     const client = await context.connect();
     const board = await context.subscribe(client, "board:main");
-    const add = { text: "from another client", author: "js" };
+    const add = { text: "from another client" };
     const call = { channel: "board:main", method: "add", data: add };
     const { data } = await client.rpc("$call", context.encode(call));
 
@@ -466,7 +466,7 @@ export const demoScenarios = {
     const writer = await context.connect();
     await context.subscribe(writer, "board:main");
     reader.disconnect();
-    const add = { text: `meanwhile ${context.channel.slice(0, 8)}`, author: "js" };
+    const add = { text: `meanwhile ${context.channel.slice(0, 8)}` };
     const call = { channel: "board:main", method: "add", data: add };
     await writer.rpc("$call", context.encode(call));
     reader.connect();
