@@ -154,7 +154,7 @@ def typescript(session: nox.Session) -> None:
 def demo(session: nox.Session) -> NoReturn:
     """Run the demo site until Ctrl-C; takes the demo's own options."""
     # The group brings the server that --layer redis starts unless REDIS_URL names one.
-    install(session, LONG_TERM_DJANGO, extras=("server", "redis"), groups=("broker",))
+    install(session, LONG_TERM_DJANGO, extras=("demo", "redis"), groups=("broker",))
     python = f"{session.bin}/python"
     # Not a child of nox: Ctrl-C and signals reach the demo alone, which ends in its way.
     arguments = [python, "-m", "tiderace", "demo", *session.posargs]
