@@ -16,6 +16,7 @@ pytest_plugins = ["support.run_rules", "tiderace.pytest_plugin"]
 
 from support.brokers import Cluster, SentinelSetup, Server  # noqa: E402
 from support.drain_server import drain_site  # noqa: E402, F401
+from tiderace.runtime.lifespan import process_lifespan  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +37,13 @@ def redis_url(shared_server):
         return
     yield shared_server.url
     shared_server.flush()
+
+
+@pytest.fixture
+def own_lifespan(monkeypatch):
+    """Forget the hooks that this test, or an app it installs, adds to the process."""
+    monkeypatch.setattr(process_lifespan, "startup", [*process_lifespan.startup])
+    monkeypatch.setattr(process_lifespan, "shutdown", [*process_lifespan.shutdown])
 
 
 @pytest.fixture

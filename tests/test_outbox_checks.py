@@ -10,7 +10,7 @@ from tiderace.checks.outbox import check_sqlite_transactions
 
 
 @pytest.fixture
-def checked(settings):
+def checked(settings, own_lifespan):
     """Return a function that checks a site with the outbox and one database."""
     settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "tiderace.outbox"]
 

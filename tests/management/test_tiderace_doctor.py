@@ -386,7 +386,7 @@ def test_layers_that_processes_share_are_no_finding():
 
 
 @pytest.fixture
-def outbox(tmp_path, django_db_blocker):
+def outbox(tmp_path, django_db_blocker, own_lifespan):
     """The findings about an outbox in a database of its own, and its relay's lease."""
     database = {
         **connections.databases["default"],

@@ -37,7 +37,7 @@ def configured(unblocked, **options):
 
 
 @pytest.fixture
-def outbox_app(settings):
+def outbox_app(settings, own_lifespan):
     settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "tiderace.outbox"]
     settings.CHANNEL_LAYERS = {
         "default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
