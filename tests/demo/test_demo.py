@@ -28,8 +28,7 @@ from support.ports import free_port
 from support.waiting import wait_until
 from tiderace import __main__ as command_line
 from tiderace import demo as demo_package
-from tiderace.demo.chat.markdown import as_html
-from tiderace.demo.chat.topics import cleaned
+from tiderace.demo.chat.text import as_html, cleaned
 from tiderace.demo.people.person import SEEDED, guest_name
 from tiderace.demo.secret_key import load_or_create_secret_key
 from tiderace.topics import topic_group

@@ -12,10 +12,9 @@ from django.db import models
 from django.urls import reverse
 from django.utils import timezone
 
-from tiderace.demo.chat.markdown import as_html
+from tiderace.demo.chat.text import as_html
 from tiderace.topics.models import PublishesChanges
 
-TEXT_LENGTH = 2_000
 # Only staff may enter this room.
 STAFF_ROOM = "bridge"
 

@@ -5,21 +5,18 @@ The methods change rows; the model ``Message`` publishes the changes.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from tiderace.demo.chat import rooms
-from tiderace.demo.chat.models import STAFF_ROOM, TEXT_LENGTH, Message, Picture
+from tiderace.demo.chat.models import STAFF_ROOM, Message, Picture
+from tiderace.demo.chat.text import cleaned
 from tiderace.demo.people.person import person_of
 from tiderace.topics import History, IsAuthenticated, Presence, Refuse, Topic, rpc
 
 REACTIONS = ("👍", "❤️", "😄", "🎉")
-
-# Control characters except tab and newline; many databases refuse NUL.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 class Draft(msgspec.Struct):
@@ -111,18 +108,3 @@ class Here(_InRoom):
         """Tell the others who is typing."""
         person = person_of(user)
         return {"typing": person.id, "name": person.name}
-
-
-def cleaned(text: str) -> str:
-    """Return a text as it is stored.
-
-    Raises:
-        Refuse: when it is too long.
-    """
-    # A lone surrogate is valid JSON but cannot be encoded or stored.
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    text = _CONTROL.sub("", text.replace("\r\n", "\n")).strip()
-    if len(text) > TEXT_LENGTH:
-        detail = f"the message has {len(text)} characters; at most {TEXT_LENGTH} fit"
-        raise Refuse(detail, code=422)
-    return text

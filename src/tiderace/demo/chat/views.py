@@ -10,7 +10,8 @@ from django.views.decorators.http import require_POST
 
 from tiderace.demo.chat import rooms
 from tiderace.demo.chat.forms import RoomForm
-from tiderace.demo.chat.models import TEXT_LENGTH, Picture, Room
+from tiderace.demo.chat.models import Picture, Room
+from tiderace.demo.chat.text import TEXT_LENGTH
 from tiderace.demo.chat.topics import REACTIONS
 from tiderace.demo.people.person import person_of
 from tiderace.topics import positions
