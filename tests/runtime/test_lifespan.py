@@ -24,12 +24,6 @@ async def say(communicator, event):
     return await communicator.receive_output()
 
 
-@pytest.fixture(autouse=True)
-def no_relay(settings):
-    """Start no relay of the outbox: these tests have no database."""
-    settings.TIDERACE = {"RELAY_IN_SERVERS": False}
-
-
 @pytest.fixture
 def process(monkeypatch):
     """The lifespan of this process, with nothing registered yet."""
