@@ -34,7 +34,8 @@ R = TypeVar("R")
 
 logger = logging.getLogger("tiderace.layers")
 
-_IDLE = 30.0  # seconds after which a thread without work ends
+# Seconds after which a thread without work ends and closes its connection.
+_IDLE = 30.0
 
 Handler = Callable[[Cursor, list[Any]], Sequence[Any]]
 
@@ -157,7 +158,8 @@ class Executor:
 class _Lane:
     """A thread with a connection, and the operations that wait for it.
 
-    The thread is started when it is needed and ends when it has been idle for a while.
+    The thread is started when it is needed. It ends, and closes the connection, when it
+    has been idle for a while.
     """
 
     def __init__(self, vendor: Vendor, *, write: bool, timeout: float) -> None:
@@ -211,16 +213,22 @@ class _Lane:
     # In the thread
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                while not self._waiting:
-                    if not self._changed.wait(_IDLE) and not self._waiting:
-                        self._thread = None
-                        return
-                batch = self._take()
+        while batch := self._next_batch():
             self._run(batch)
             # Keeps no caller's objects alive while it waits.
             del batch
+        # A layer that was dropped without close() would leave its connection open; the
+        # next thread opens another one.
+        self.drop()
+
+    def _next_batch(self) -> list[_Operation]:
+        """Wait for operations; return none when there were none for a while."""
+        with self._changed:
+            while not self._waiting:
+                if not self._changed.wait(_IDLE) and not self._waiting:
+                    self._thread = None
+                    return []
+            return self._take()
 
     def _take(self) -> list[_Operation]:
         """Return the operations for one transaction."""

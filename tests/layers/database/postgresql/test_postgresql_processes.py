@@ -94,6 +94,21 @@ async def test_a_closed_layer_has_no_connection(own_postgresql, own_using, make_
     await until(lambda: own_postgresql.connections("tiderace") == 0)
 
 
+async def test_a_layer_that_was_not_closed_leaves_no_connection_when_it_is_idle(
+    own_postgresql, own_using, make_layer, monkeypatch
+):
+    monkeypatch.setattr("tiderace.layers.database.executor._IDLE", 0.0)
+    layer = make_layer(own_using)
+    await publish(layer, 0)
+    await layer.stream_read("tide", keep=KEEP)
+
+    await until(lambda: own_postgresql.connections("tiderace") == 0)
+
+    await publish(layer, 1)
+    _, found = await layer.stream_read("tide", keep=KEEP)
+    assert len(found) == 2
+
+
 async def test_a_test_runner_can_drop_a_database_that_a_layer_uses(
     own_postgresql, make_layer, django_db_blocker
 ):
