@@ -25,8 +25,20 @@ from tiderace.topics.topic import declared
 
 
 def threaded(function):
-    """Let async tests call a function that queries the database."""
-    return sync_to_async(function)
+    """Let async tests call a function that queries the database.
+
+    It runs in another thread, whose connections the fixture cannot close.
+    """
+
+    def run(*arguments, **options):
+        try:
+            return function(*arguments, **options)
+        finally:
+            for each in connections.all(initialized_only=True):
+                if each.alias != "default":
+                    each.close()
+
+    return sync_to_async(run)
 
 
 @threaded

@@ -370,9 +370,12 @@ def database_alias(name: str, database: dict[str, Any]) -> Iterator[str]:
     try:
         yield name
     finally:
+        for each in connections.all(initialized_only=True):
+            if each.alias == name:
+                if each.connection is not None:
+                    each.close()
+                del connections[name]
         del connections.settings[name]
-        with contextlib.suppress(AttributeError):
-            del connections[name]
 
 
 @pytest.fixture(scope="session")
