@@ -11,6 +11,7 @@ from pathlib import Path
 from django.apps import AppConfig, apps
 from django.utils.module_loading import module_has_submodule
 
+import tiderace.checks.database
 import tiderace.checks.outbox
 import tiderace.checks.settings
 import tiderace.checks.topics  # noqa: F401 (all of them register the checks)

@@ -36,10 +36,15 @@ E028       topics have no channel layer, or one without streams
 W029       a setting looks like a misspelt one of Tiderace's
 W030       a model publishes a field that it does not have
 W031       the outbox is in SQLite without ``transaction_mode: IMMEDIATE``
+E032       a layer over a database that cannot be used
+E033       the SQLite file of a layer is not accessible
+W034       the same is on a network file system
+W035       the same is in a temporary folder, as the database is in memory
 ========== ============================================================
 
 The checks from W013 to E023 are in ``tiderace.checks.application``, those from W024 to E028
-in ``tiderace.checks.topics``, W030 too, W031 in ``tiderace.checks.outbox``.
+in ``tiderace.checks.topics``, W030 too, W031 in ``tiderace.checks.outbox``,
+those from E032 on in ``tiderace.checks.database``.
 """
 
 from __future__ import annotations

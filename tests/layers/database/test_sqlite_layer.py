@@ -19,7 +19,7 @@ import pytest
 
 from support.waiting import PATIENCE, until, within
 from tiderace import metrics
-from tiderace.exceptions import LayerUnavailable
+from tiderace.exceptions import LayerAccessDenied, LayerUnavailable
 from tiderace.layers import Retention
 from tiderace.layers.database import DatabaseChannelLayer
 from tiderace.layers.database.sqlite import connection, feed
@@ -509,6 +509,17 @@ async def test_a_file_that_may_not_be_written_denies_access(make_layer, file):
         database.execute("DELETE FROM tiderace_layer_entry")
 
     assert SqliteVendor("default", file).explain(raised.value) is Fault.DENIED
+
+
+async def test_a_folder_that_does_not_exist_is_named_at_once(make_layer, tmp_path):
+    layer = make_layer(path=tmp_path / "missing" / "layer.sqlite3")
+
+    with pytest.raises(LayerAccessDenied) as raised:
+        await publish(layer, "a")
+
+    assert f"its folder {tmp_path / 'missing'} does not exist; create it" in str(
+        raised.value
+    )
 
 
 async def test_many_processes_create_the_file_at_the_same_time(file, start):

@@ -84,7 +84,7 @@ class DatabaseChannelLayer(PubSubLayer):
         refuse_unknown_options(self, unknown)
         self.using = using
         self.prefix = prefix
-        vendor = _make_vendor(using, path, notify_dsn)
+        vendor = make_vendor(using, path, notify_dsn)
         serializer = make_serializer(
             serializer_format,
             compress_above,
@@ -123,7 +123,7 @@ def _first(name: str) -> int:
     return 0
 
 
-def _make_vendor(using: str, path: str | Path | None, notify_dsn: str) -> Vendor:
+def make_vendor(using: str, path: str | Path | None, notify_dsn: str) -> Vendor:
     """Return what connects to a database of the project.
 
     Raises:

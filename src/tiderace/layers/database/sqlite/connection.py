@@ -10,6 +10,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+from tiderace.layers.database.sqlite.places import access_problem
 from tiderace.layers.database.vendor import Row
 
 _SCHEMA_VERSION = 1
@@ -32,6 +33,10 @@ class FileReplaced(sqlite3.OperationalError):
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"{path} was deleted or replaced")
+
+
+class FileInaccessible(sqlite3.OperationalError):
+    """The file cannot be opened or created, and waiting does not help."""
 
 
 class SchemaMismatch(sqlite3.DatabaseError):
@@ -138,9 +143,19 @@ def open_file(path: Path, timeout: float) -> sqlite3.Connection:
     """Open the layer's file, and create it and its tables unless they exist.
 
     Raises:
-        sqlite3.Error: when that is not possible.
+        FileInaccessible: when its folder is missing, or it may not be written.
+        sqlite3.Error: when that is not possible for another reason.
         SchemaMismatch: when another release has made it.
     """
+    try:
+        return _open(path, timeout)
+    except sqlite3.OperationalError as error:
+        if problem := access_problem(path):
+            raise FileInaccessible(f"{error}: {problem}") from error
+        raise
+
+
+def _open(path: Path, timeout: float) -> sqlite3.Connection:
     database = sqlite3.connect(
         path,
         timeout=timeout,

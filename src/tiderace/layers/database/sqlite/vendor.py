@@ -13,6 +13,7 @@ from django.db import connections
 
 from tiderace.layers.database.sqlite.checkpoints import Checkpointer
 from tiderace.layers.database.sqlite.connection import (
+    FileInaccessible,
     FileReplaced,
     SchemaMismatch,
     SqliteConnection,
@@ -86,6 +87,8 @@ class SqliteVendor:
             return None
         if isinstance(error, SchemaMismatch):
             return Fault.REFUSED
+        if isinstance(error, FileInaccessible):
+            return Fault.DENIED
         code = getattr(error, "sqlite_errorcode", None)
         if isinstance(error, FileReplaced | sqlite3.ProgrammingError) or code in (
             sqlite3.SQLITE_READONLY_DBMOVED,
