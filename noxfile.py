@@ -194,7 +194,7 @@ def build(session: nox.Session) -> None:
 def try_wheel(session: nox.Session) -> None:
     """Install the wheel of dist where nothing else is, and try it in a new project."""
     [wheel] = (ROOT / "dist").glob("*.whl")
-    session.install(f"{wheel}[server]")
+    session.install(f"{wheel}[server]", "celery")
     with tempfile.TemporaryDirectory() as folder, session.chdir(folder):
         session.run("python", str(ROOT / "scripts/try_wheel.py"))
 

@@ -1,16 +1,20 @@
 """Try the installed package in a new project, as a first user does.
 
-Run in an empty folder by a Python that has ``tiderace[server]``: a stock project gets two
-settings and a topic; a page's client receives what another process publishes.
+Run in an empty folder by a Python that has ``tiderace[server]`` and Celery: a stock project
+on SQLite gets two settings and a topic, and is served by two processes. The clients of
+both receive what the shell, a Celery worker and each of the processes publish.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from websockets.sync.client import ClientConnection, connect
@@ -26,6 +30,38 @@ from tiderace.topics import TopicsEndpoint
 application = get_application(
     [path("connection/", TopicsEndpoint.as_asgi())], settings="mysite.settings"
 )
+""",
+    "mysite/urls.py": """
+from django.http import HttpResponse
+from django.urls import path
+
+from tiderace.topics import publish
+
+
+def say(request, text):
+    publish("news", {"text": text})
+    return HttpResponse()
+
+
+urlpatterns = [path("say/<str:text>/", say)]
+""",
+    # Celery's own broker in a folder.
+    "mysite/tasks.py": """
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mysite.settings")
+app = Celery("mysite", broker="filesystem://")
+folders = {"data_folder_in": "tasks", "data_folder_out": "tasks", "control_folder": "tasks"}
+app.conf.broker_transport_options = folders
+
+
+@app.task
+def say(text):
+    from tiderace.topics import publish
+
+    publish("news", {"text": text})
 """,
     "news/__init__.py": "",
     "news/topics.py": """
@@ -44,28 +80,39 @@ CHANNEL_LAYERS = {
     "default": {"BACKEND": "tiderace.layers.database.DatabaseChannelLayer"},
 }
 """
+PUBLISH = "from tiderace.topics import publish; publish('news', {'text': 'the shell'})"
+DELAY = "from mysite.tasks import say; say.delay('a task')"
 
 
 def main() -> None:
-    """Write the project, serve it, publish, and check that the message arrives."""
+    """Write the project, serve it twice, publish, and check that all arrives."""
     run("-m", "django", "startproject", "mysite", ".")
     for name, text in FILES.items():
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(text, "utf-8")
     with Path("mysite/settings.py").open("a", encoding="utf-8") as file:
         file.write(SETTINGS)
+    Path("tasks").mkdir()
     run("manage.py", "check", "--fail-level", "WARNING")
     run("manage.py", "migrate", "--verbosity", "0")
     run("-m", "tiderace", "migrate", ".")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "manage.py", "runserver", "--noreload", str(port)]
-    with subprocess.Popen(command) as server:
-        try:
-            receive_what_is_published(port, server)
-        finally:
-            server.terminate()
+    ports = free_ports(2)
+    uvicorn = ("uvicorn", "mysite.asgi:application", "--log-level", "warning")
+    worker = ("celery", "-A", "mysite.tasks", "worker", "--loglevel", "warning")
+    with (
+        # With its reloader, as a developer starts it.
+        running("manage.py", "runserver", str(ports[0])),
+        running("-m", *uvicorn, "--port", str(ports[1])),
+        running("-m", *worker, "--concurrency", "2", "--without-mingle"),
+        subscribed(ports[0]) as first,
+        subscribed(ports[1]) as second,
+    ):
+        for port, name in zip(ports, ("runserver", "uvicorn"), strict=True):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/say/{name}/", timeout=20)
+        run("manage.py", "shell", "-c", PUBLISH)
+        run("-c", DELAY)
+        for client in (first, second):
+            wait_for({"runserver", "uvicorn", "the shell", "a task"}, client)
     print("the package works")
 
 
@@ -74,9 +121,31 @@ def run(*arguments: str) -> None:
     subprocess.run([sys.executable, *arguments], check=True)
 
 
-def receive_what_is_published(port: int, server: subprocess.Popen[bytes]) -> None:
-    """Subscribe as a page, publish from another process, and wait for the message."""
-    with opened(port, server) as client:
+@contextlib.contextmanager
+def running(*arguments: str) -> Iterator[None]:
+    """Run Python with these arguments until the end of the block."""
+    with subprocess.Popen([sys.executable, *arguments]) as process:
+        try:
+            yield
+            if process.poll() is not None:
+                raise SystemExit(f"{' '.join(arguments)} ended by itself")
+        finally:
+            process.terminate()
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nothing listens on."""
+    with contextlib.ExitStack() as probes:
+        found = [probes.enter_context(socket.socket()) for _ in range(count)]
+        for probe in found:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in found]
+
+
+@contextlib.contextmanager
+def subscribed(port: int) -> Iterator[ClientConnection]:
+    """Yield a client of the server at a port that is subscribed to the topic."""
+    with opened(port) as client:
         commands = (
             {"id": 1, "connect": {}},
             {"id": 2, "subscribe": {"channel": "news"}},
@@ -85,12 +154,10 @@ def receive_what_is_published(port: int, server: subprocess.Popen[bytes]) -> Non
         replies = 0
         while replies < len(commands):
             replies += len(str(client.recv(timeout=20)).splitlines())
-        run("manage.py", "tiderace_publish", "news", '{"text": "hello"}')
-        while "hello" not in str(client.recv(timeout=20)):
-            pass
+        yield client
 
 
-def opened(port: int, server: subprocess.Popen[bytes]) -> ClientConnection:
+def opened(port: int) -> ClientConnection:
     """Return a connection to the server once it listens."""
     deadline = time.monotonic() + 60
     while True:
@@ -100,9 +167,16 @@ def opened(port: int, server: subprocess.Popen[bytes]) -> ClientConnection:
                 origin=Origin(f"http://127.0.0.1:{port}"),
             )
         except OSError:
-            if server.poll() is not None or time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
+
+
+def wait_for(texts: set[str], client: ClientConnection) -> None:
+    """Read the client's messages until each of ``texts`` was in one."""
+    while texts:
+        message = str(client.recv(timeout=30))
+        texts = {text for text in texts if text not in message}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The page of Django's admin over two real processes that share a Valkey."""
+"""The page of Django's admin over two real processes that share a layer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from support.brokers import Server
 from support.demo_process import DemoProcess
 from support.waiting import wait_until
+from tiderace.layers.database import DatabaseChannelLayer
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.runtime import sync_bridge
 
@@ -22,20 +23,29 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
 PAGE = "/admin/tiderace/connections/"
 
 
+@pytest.fixture(scope="module", params=["redis", "database"])
+def layer_kind(request):
+    """What carries messages between the processes."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def layer_url():
-    """A server of these tests' own."""
+def layer_url(layer_kind):
+    """A server of these tests' own, or nothing."""
+    if layer_kind == "database":
+        yield ""
+        return
     with Server() as server:
         yield server.url
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory, layer_url):
+def demo(tmp_path_factory, layer_kind, layer_url):
     """The demo in two processes."""
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REDIS_URL", layer_url)
-        with DemoProcess(folder, "--layer", "redis", "--workers", "2") as demo:
+        with DemoProcess(folder, "--layer", layer_kind, "--workers", "2") as demo:
             yield demo
 
 
@@ -67,9 +77,12 @@ def in_both(demo, harbour):
 
 
 @pytest.fixture
-def reports(layer_url):
+def reports(layer_url, demo):
     """A layer that reads what the processes of the demo tell of themselves."""
-    layer = RedisChannelLayer(hosts=[layer_url], prefix="tiderace-demo")
+    if layer_url:
+        layer = RedisChannelLayer(hosts=[layer_url], prefix="tiderace-demo")
+    else:
+        layer = DatabaseChannelLayer(path=demo.folder / "demo.tiderace.sqlite3")
     yield layer
     sync_bridge.call(layer.close)
 

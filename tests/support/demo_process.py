@@ -42,6 +42,9 @@ class DemoProcess:
         self._env = {k: v for k, v in os.environ.items() if "DJANGO" not in k}
         self._env["TIDERACE_DEMO_DATA"] = str(folder / "demo.sqlite3")
         self._env["TIDERACE_DEMO_BOTS"] = "0"
+        if "database" in arguments:
+            # For management commands too.
+            self._env["TIDERACE_DEMO_LAYER"] = "database"
         self.process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
