@@ -5,14 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import textwrap
+from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
-from support.demo_process import DemoProcess
+from support.demo_process import DemoProcess, Window
 from support.paths import ROOT
+from support.ports import free_port
+from support.typed_site import TypedSite
 from support.waiting import wait_until
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
@@ -84,3 +90,174 @@ def test_a_drain_closes_the_sockets_of_both_processes(demo, in_both):
             window.until_closed()
         codes.add(closed.value.rcvd.code)
     assert codes == {3001}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """The project of the README."""
+    with TypedSite(tmp_path) as site:
+        site.start_project("news")
+        site.read("README.md")
+        site.type_files()
+        yield site
+
+
+@pytest.fixture
+def gunicorn(project):
+    """The project in two workers that are forked from a process which has loaded it."""
+    port = free_port()
+    worker = "tiderace.server.gunicorn.UvicornWorker"
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "gunicorn", "mysite.asgi:application"),
+            *("-k", worker, "-w", "2", "--preload", "-b", f"127.0.0.1:{port}"),
+        ],
+        cwd=project.folder,
+        env=project.env,
+        stderr=subprocess.DEVNULL,
+    ) as server:
+        try:
+            yield port
+        finally:
+            server.send_signal(signal.SIGINT)
+
+
+def test_two_workers_of_gunicorn_and_the_shell_share_a_topic(project, gunicorn):
+    with contextlib.ExitStack() as windows:
+        opened = []
+
+        def both_listen():
+            connection = connect(
+                f"ws://127.0.0.1:{gunicorn}/connection/websocket",
+                origin=f"http://127.0.0.1:{gunicorn}",
+            )
+            window = Window(windows.enter_context(connection))
+            window.ask(connect={})
+            assert "subscribe" in window.ask(subscribe={"channel": "news:world"})
+            opened.append(window)
+            wakeups = project.folder / "db.tiderace.sqlite3-wake"
+            return len(list(wakeups.iterdir())) == 2
+
+        wait_until(
+            both_listen, ignored=OSError, timeout=60, what="a socket in both workers"
+        )
+        project.run(
+            'python manage.py shell -c "from tiderace.topics import publish; '
+            "publish('news:world', {'text': 'to all'})\""
+        )
+
+        heard = [window.publication() for window in opened]
+
+    assert heard == [{"text": "to all"}] * len(opened)
+
+
+# Test runners
+
+TESTS = """
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.test import TestCase, TransactionTestCase
+
+from tiderace.layers import get_channel_layer
+from tiderace.topics import publish
+
+
+class Common:
+    async def test_a_message_arrives(self):
+        layer = get_channel_layer()
+        name = await layer.new_channel()
+        await layer.group_add("room", name)
+        await User.objects.acreate(username="alice")
+        await layer.group_send("room", {"type": "said", "by": type(self).__name__})
+        self.assertEqual((await layer.receive(name))["by"], type(self).__name__)
+
+
+class InTestCase(Common, TestCase):
+    def test_a_commit_publishes(self):
+        with self.captureOnCommitCallbacks(execute=True):
+            publish("news:world", {"text": User.objects.create(username="bob").username})
+
+
+class InTransactionTestCase(Common, TransactionTestCase):
+    def test_a_commit_publishes(self):
+        with transaction.atomic():
+            publish("news:world", {"text": User.objects.create(username="bob").username})
+"""
+
+
+@pytest.fixture
+def tested(project):
+    """The same with tests in two modules."""
+    for name in ("test_one.py", "test_two.py"):
+        (project.folder / "news" / name).write_text(TESTS)
+    return project
+
+
+def test_tests_of_a_project_run_in_parallel(tested):
+    output = tested.run("python -W error manage.py test --parallel 2")
+
+    assert "Ran 8 tests" in output
+    assert "OK" in output
+
+
+def test_tests_of_a_project_run_under_pytest_in_two_processes(tested):
+    (tested.folder / "pytest.ini").write_text(
+        "[pytest]\nDJANGO_SETTINGS_MODULE = mysite.settings\n"
+        "asyncio_default_fixture_loop_scope = function\nfilterwarnings = error\n"
+    )
+
+    assert "8 passed" in tested.run("python -m pytest -q -n 2")
+
+
+# A process with the file of a database in memory, and a child of it.
+CHILD = """
+import multiprocessing, os, sys
+from django.conf import settings
+settings.configure(DATABASES={"default": {
+    "ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}})
+from tiderace.layers.database.sqlite.vendor import SqliteVendor
+
+def folder():
+    return SqliteVendor("default").path.parent
+"""
+
+
+def run_with_child(code):
+    return subprocess.run(
+        [sys.executable, "-c", CHILD + textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+
+
+def test_a_worker_of_multiprocessing_removes_its_temporary_file():
+    exit_code, path = run_with_child(
+        """
+        context = multiprocessing.get_context("fork")
+        queue = context.SimpleQueue()
+        worker = context.Process(target=lambda: queue.put(folder()))
+        worker.start()
+        path = queue.get()
+        worker.join()
+        print(worker.exitcode, path)
+        """
+    )
+
+    assert exit_code == "0"
+    assert not Path(path).exists()
+
+
+def test_a_child_that_ends_leaves_the_temporary_file_of_its_parent():
+    remains, path = run_with_child(
+        """
+        path = folder()
+        if (pid := os.fork()) == 0:
+            sys.exit()
+        os.waitpid(pid, 0)
+        print(path.exists(), path)
+        """
+    )
+
+    assert remains == "True"
+    assert not Path(path).exists()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import shutil
 import sqlite3
 import tempfile
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,11 @@ def _beside(name: str) -> Path:
     if name == ":memory:" or name.startswith("file:") or not name:
         # Only this process, and those it forks, have that database: as in tests.
         folder = Path(tempfile.mkdtemp(prefix="tiderace-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        # At the end of a worker of multiprocessing too, where atexit calls nothing, and
+        # not at the end of a child that has the folder from its parent.
+        Finalize(
+            None, shutil.rmtree, (folder,), {"ignore_errors": True}, exitpriority=0
+        )
         return folder / "tiderace.sqlite3"
     path = Path(name).resolve()
     return path.with_name(f"{path.stem}.tiderace.sqlite3")
