@@ -13,7 +13,16 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import accepts, echo, fanout, memory, processes, publish, storm
+from benchmarks import (
+    accepts,
+    echo,
+    engines,
+    fanout,
+    memory,
+    processes,
+    publish,
+    storm,
+)
 from benchmarks.contenders import CONTENDERS, is_idle, pin
 from benchmarks.load_generator import RunFailed
 from benchmarks.peers import TOOLS
@@ -28,18 +37,20 @@ QUESTIONS = {
     "memory": (memory.run, (memory.QUESTION,)),
     "storm": (storm.run, (storm.QUESTION,)),
     "publish": (publish.run, (publish.QUESTION,)),
+    "engines": (engines.run, engines.QUESTIONS),
 }
 
 # In a quick run a question starts no further measurement when this many seconds have
 # passed since the start of the run, so a slow machine skips some of each question.
 QUICK_SECONDS = {
-    "fanout": 75,
-    "processes": 95,
-    "echo": 115,
-    "accepts": 125,
-    "memory": 135,
-    "storm": 145,
-    "publish": 155,
+    "fanout": 60,
+    "processes": 75,
+    "echo": 90,
+    "accepts": 100,
+    "memory": 110,
+    "storm": 117,
+    "publish": 127,
+    "engines": 158,
 }
 
 

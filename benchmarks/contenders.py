@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import nats, peers
+from benchmarks import databases, nats, peers
 from benchmarks.load_generator import RunFailed, Script
 
 __all__ = ["CONTENDERS", "Contender", "Server", "is_idle", "pin", "served"]
@@ -59,7 +60,7 @@ class Contender:
 
     @property
     def needs_redis(self) -> bool:
-        return self.layer != "memory"
+        return self.layer in ("core", "pubsub")
 
     def require(self) -> None:
         """Install the requirements.
@@ -70,6 +71,8 @@ class Contender:
         peers.require(self.runtime)
         if self.needs_redis:
             peers.valkey_program()
+        if self.layer == "postgresql":
+            databases.require_postgresql()
         if self.protocol == OURS:
             peers.require_ours(
                 "from tiderace.server import WebSocketProtocol",
@@ -99,15 +102,13 @@ class Contender:
             "--ws-ping-interval", "3600", "--ws-ping-timeout", "3600",
         ]  # fmt: skip
 
-    def variables(self, redis: str | None) -> dict[str, str]:
-        """Return the environment of its processes."""
+    def variables(self, broker: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment of its processes, with that of its broker."""
         variables = {**os.environ, "LAYER": self.layer, "PYTHONWARNINGS": "ignore"}
         variables["CONTENDER"] = "tiderace" if self.runtime == "ours" else self.runtime
         # Every server uses one core; Go reads this when it starts.
         variables["GOMAXPROCS"] = "1"
-        if redis:
-            variables["REDIS_URL"] = redis
-        return variables
+        return {**variables, **broker}
 
 
 def _socketio(event: str) -> Script:
@@ -115,6 +116,18 @@ def _socketio(event: str) -> Script:
         "/socket.io/?EIO=4&transport=websocket",
         greeting=(("0", "40"), ("40", "")),
         envelope=f'42["{event}",%s]',
+    )
+
+
+def _engine(name: str, title: str, layer: str) -> Contender:
+    return Contender(
+        f"engine-{name}",
+        title,
+        "ours",
+        site="engines_site",
+        protocol=OURS,
+        layer=layer,
+        echo=None,
     )
 
 
@@ -197,6 +210,10 @@ CONTENDERS: Mapping[str, Contender] = {
             protocol=OURS,
             fan=ONCE,
         ),
+        _engine("memory", "In memory, published in the process itself", "memory"),
+        _engine("redis", "Redis", "core"),
+        _engine("sqlite", "SQLite", "sqlite"),
+        _engine("postgresql", "PostgreSQL", "postgresql"),
     )
 }
 
@@ -207,7 +224,9 @@ class Server:
 
     ports: list[int] = field(default_factory=list)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    redis: str | None = None
+    broker: dict[str, str] = field(default_factory=dict)
+    """The environment by which processes find what carries their messages."""
+    database: databases.Database | None = None
 
     def cpu_seconds(self) -> float:
         """Return the processor seconds of its processes so far, over all threads."""
@@ -228,13 +247,20 @@ def served(contender: Contender, processes: int = 1) -> Iterator[Server]:
     server = Server()
     with contextlib.ExitStack() as stack:
         if contender.needs_redis:
-            server.redis = stack.enter_context(valkey())
+            server.broker["REDIS_URL"] = stack.enter_context(valkey())
+        if contender.layer in databases.OPENERS:
+            database = stack.enter_context(databases.OPENERS[contender.layer]())
+            server.database = database
+            server.broker["DATABASE"] = json.dumps(database.settings)
+            prepare = [str(peers.python("ours")), f"{contender.site}.py", "migrate"]
+            environment = contender.variables(server.broker)
+            subprocess.run(prepare, cwd=SITES, env=environment, check=True)
         for _ in range(processes):
             port = free_port()
             process = subprocess.Popen(
                 contender.command(port),
                 cwd=SITES,
-                env=contender.variables(server.redis),
+                env=contender.variables(server.broker),
             )
             stack.callback(end, process)
             if is_idle():

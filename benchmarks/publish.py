@@ -66,7 +66,7 @@ def in_command(
     output = subprocess.run(
         [peers.python(contender.runtime), "django_site.py", how, str(count)],
         cwd=SITES,
-        env=contender.variables(server.redis),
+        env=contender.variables(server.broker),
         check=True,
         capture_output=True,
     ).stdout

@@ -107,9 +107,12 @@ class Report:
         return mine / theirs if question.more_is_better else theirs / mine
 
     def tables(self) -> str:
-        """Return the medians of every question as Markdown tables."""
+        """Return the medians of every question that has figures as Markdown tables."""
+        measured = {figure.question for figure in self.figures}
         return "\n\n".join(
-            self._table(question) for question in self.questions.values()
+            self._table(question)
+            for question in self.questions.values()
+            if question.name in measured
         )
 
     def _table(self, question: Question) -> str:
