@@ -12,9 +12,8 @@ import msgspec
 from tiderace.layers.broker import Retention
 
 # A position is kept this many times as long as the messages, and before the first
-# message as long as this many times those that are kept for processes.
+# message as those that are kept for processes.
 _POSITION_LIFETIMES = 10
-_EMPTY_LIFETIMES = 3
 
 _STEPS = 4  # parts in which the bytes of a stream are counted
 _MAX_LEAPS = 10
@@ -52,9 +51,9 @@ class StreamRetention(msgspec.Struct, array_like=True):
 
     def position_ttl_ms(self, last: int) -> int:
         """Return how long the position of a stream lasts without use."""
-        if not last:  # clients can subscribe to any number of names
-            return max(self.keep_ms, 1000) * _EMPTY_LIFETIMES
-        return self.ttl_ms * _POSITION_LIFETIMES
+        # Clients can subscribe to any number of names, and to those with a long history.
+        ttl_ms = self.ttl_ms if last else max(self.keep_ms, 1000)
+        return ttl_ms * _POSITION_LIFETIMES
 
     def set_history(self, history: Retention) -> None:
         """Keep ``history`` from now on."""
