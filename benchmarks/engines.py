@@ -217,6 +217,7 @@ async def measure_log(plan: Plan, contender: Contender, server: Server) -> None:
     assert server.database is not None
     async with subscribed(server):
         await asyncio.sleep(SETTLING)
+        server.database.settle()
         before = server.database.logged_bytes()
         await asyncio.sleep(60)
         written = server.database.logged_bytes() - before
