@@ -283,7 +283,7 @@ CHECKS: dict[str, Callable[[Block, Path], None]] = {
     "json": check_json,
     "toml": check_toml,
     "ini": check_ini,
-    **dict.fromkeys(("nginx", "yaml", "dockerfile"), demand_exemption),
+    **dict.fromkeys(("nginx", "yaml", "dockerfile", "diff"), demand_exemption),
     **dict.fromkeys({"python", "text", *DIRECTIVES}, leave),
 }
 
