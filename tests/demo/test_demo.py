@@ -632,7 +632,7 @@ def test_logging_out_closes_the_sockets_of_that_session_only(demo):
 # ---- notifications
 
 
-def test_nobody_gets_the_bell_of_somebody_else(alice):
+def test_the_bell_of_another_user_is_forbidden(alice):
     with alice.socket() as window:
         window.ask(connect={})
         codes = [
@@ -696,7 +696,7 @@ def test_faults_that_one_process_would_not_survive_are_refused(alice):
     assert codes == [404] * 4
 
 
-def test_nobody_can_join_the_experiment_of_somebody_else(bob):
+def test_the_experiment_of_another_visitor_is_forbidden(bob):
     with bob.socket() as window:
         window.ask(connect={})
         refused = window.ask(subscribe={"channel": "breakit:1:abcd"})

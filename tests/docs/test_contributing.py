@@ -33,7 +33,7 @@ def blocks(section) -> list[Block]:
 
 @pytest.fixture
 def copy(tmp_path) -> Path:
-    """What the example needs of the repository, in a folder of its own."""
+    """A copy of the files that the example uses, in a folder of its own."""
     for name in ("src", "tests", "scripts"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)

@@ -32,7 +32,7 @@ def local(clock):
 async def report_for(
     seconds: float, local: LocalChannels, *, lease: float
 ) -> list[float]:
-    """Ask every tenth of a second whether to report; return when that was done."""
+    """Call ``report_if_due`` every tenth of a second; return when a report was made."""
     clock: Any = local.clock
     begun = clock.now
     reported = []

@@ -1,4 +1,4 @@
-"""``tiderace_doctor --url``: what a page would meet at the address of a site."""
+"""``tiderace_doctor --url``: findings about a site at an address."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from django.apps import apps
 from django.core.management import CommandError, call_command
 from django.db import connections, transaction
 
-from support.outbox import heard, waiting_in
+from support.outbox import messages_of, waiting_in
 from support.waiting import until, wait_until
 from tiderace.outbox.models import RelayLease
 from tiderace.outbox.process import process_relays, start_in_server
@@ -49,7 +49,7 @@ def test_the_command_relays_until_it_is_terminated(sqlite):
     thread.join()
 
     assert output.getvalue() == f"relaying the outbox of {sqlite}\n"
-    assert heard("a") == [1]
+    assert messages_of("a") == [1]
     assert RelayLease.objects.using(sqlite).get().holder == ""
 
 

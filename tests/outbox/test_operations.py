@@ -9,7 +9,7 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db import connections, models, transaction
 from django.db.migrations.state import ModelState, ProjectState
 
-from support.outbox import heard, waiting_in
+from support.outbox import messages_of, waiting_in
 from tiderace.outbox.hand_over import hand_over
 from tiderace.outbox.operations import PublishChanges
 
@@ -57,7 +57,7 @@ def published(notes, postgresql):
 
     def read(name):
         hand_over(postgresql)
-        return [(each["event"], each["fields"]["text"]) for each in heard(name)]
+        return [(each["event"], each["fields"]["text"]) for each in messages_of(name)]
 
     return read
 
@@ -76,7 +76,7 @@ def test_the_function_publishes_as_part_of_its_transaction(postgresql):
 
     hand_over(postgresql)
 
-    assert heard("a") == [{"text": "100% of it"}]
+    assert messages_of("a") == [{"text": "100% of it"}]
 
 
 def test_the_function_publishes_null(postgresql):

@@ -13,7 +13,7 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from support.clock import FakeClock
-from support.outbox import heard
+from support.outbox import messages_of
 from support.waiting import until
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable, MessageTooLarge
@@ -50,7 +50,7 @@ def commit(database, *numbers, topic="board:a"):
 
 @threaded
 def messages(name):
-    return heard(name)
+    return messages_of(name)
 
 
 @threaded

@@ -11,7 +11,7 @@ from django.db import connections, transaction
 from django.db.models.signals import post_save
 from django.test import TestCase
 
-from support.outbox import heard, waiting_in
+from support.outbox import messages_of, waiting_in
 from tiderace.outbox.hand_over import hand_over
 from tiderace.outbox.models import WaitingPublication
 from tiderace.topics import apublish, history, publish
@@ -23,7 +23,7 @@ def test_a_publication_in_a_transaction_is_a_row(database):
         assert publish("board:a", {"n": 1}, using=database) is None
 
     assert waiting_in(database) == [("board:a", '{"n":1}')]
-    assert heard("a") == []
+    assert messages_of("a") == []
 
 
 def test_a_publication_outside_of_a_transaction_is_made_at_once(database):
@@ -31,7 +31,7 @@ def test_a_publication_outside_of_a_transaction_is_made_at_once(database):
 
     assert position is not None
     assert waiting_in(database) == []
-    assert heard("a") == [1]
+    assert messages_of("a") == [1]
 
 
 def test_a_publication_of_a_transaction_that_is_rolled_back_leaves_no_row(database):
@@ -82,7 +82,7 @@ def test_tags_time_and_key_of_a_publication_are_those_of_the_call(sqlite):
     (publication,) = history("board:a").publications
     assert publication.tags == {"kind": "news"}
     assert publication.time == created.timestamp()
-    assert heard("a") == [1]
+    assert messages_of("a") == [1]
 
 
 def test_async_code_in_the_transaction_of_a_view_writes_a_row(database):
@@ -91,7 +91,7 @@ def test_async_code_in_the_transaction_of_a_view_writes_a_row(database):
 
     with transaction.atomic(database):
         assert async_to_sync(notify)() is None
-        assert heard("a") == []
+        assert messages_of("a") == []
 
     assert waiting_in(database) == [("board:a", "1")]
 
@@ -100,7 +100,7 @@ async def test_async_code_without_a_transaction_publishes_at_once(sqlite):
     position = await apublish("board:a", 1, using=sqlite)
 
     assert position is not None
-    assert await asyncio.to_thread(heard, "a") == [1]
+    assert await asyncio.to_thread(messages_of, "a") == [1]
 
 
 def test_a_database_without_the_tables_is_refused_with_the_command_to_run(
@@ -135,9 +135,9 @@ def test_a_database_in_which_routers_allow_no_outbox_publishes_after_the_commit(
 
     with transaction.atomic(sqlite):
         publish("board:a", 1, using=sqlite)
-        assert heard("a") == []
+        assert messages_of("a") == []
 
-    assert heard("a") == [1]
+    assert messages_of("a") == [1]
 
 
 def test_no_signals_are_sent_for_a_row(sqlite):
@@ -162,7 +162,7 @@ def test_captured_callbacks_publish_the_rows_of_a_test(sqlite):
         TestCase.captureOnCommitCallbacks(using=sqlite, execute=True),
     ):
         publish("board:a", 1, using=sqlite)
-        assert heard("a") == []
+        assert messages_of("a") == []
 
-    assert heard("a") == [1]
+    assert messages_of("a") == [1]
     assert waiting_in(sqlite) == []

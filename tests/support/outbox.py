@@ -1,4 +1,4 @@
-"""What an outbox and the topics of its tests hold."""
+"""Reads the rows of an outbox and the messages of its topics, for tests."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 from tiderace.outbox.models import WaitingPublication
 from tiderace.topics import history
 
-__all__ = ["heard", "waiting_in"]
+__all__ = ["messages_of", "waiting_in"]
 
 
-def heard(name: str) -> list[Any]:
+def messages_of(name: str) -> list[Any]:
     """Return what was published to ``board:<name>``."""
     return history(f"board:{name}").messages
 

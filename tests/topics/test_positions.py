@@ -19,7 +19,7 @@ from tiderace.topics.topic import declared
 
 @pytest.fixture
 def app(settings):
-    """A topic that nobody may read, and one that all may."""
+    """A topic whose history may not be read, and one whose history may."""
     settings.CHANNEL_LAYERS = {
         "default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
     }

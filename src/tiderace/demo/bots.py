@@ -1,4 +1,4 @@
-"""Makes traffic while somebody looks, so that the demo is alive on first sight.
+"""Writes messages while a page is open, so that a first visitor sees traffic.
 
 Every process runs the bots, and nothing elects one of them: what a bot says depends on
 the time alone, and a message with the ``client_id`` of that time is stored once.
@@ -29,7 +29,7 @@ _TYPING = 2.0
 LINES = [
     "Anyone watching the **tide gauge**? It just passed 3.2 m.",
     "I am. The ferry to the island leaves at `17:40`, ten minutes early.",
-    "Did you see the board? Somebody moved *all* my notes.",
+    "Did you see the board? *All* my notes were moved.",
     "That was me, sorry. I drag them with the keyboard, too.",
     "Try this: drop your connection on the page *Break it*, and count what you miss.",
     "Nothing was missing. I tried it **four** times.",

@@ -11,7 +11,7 @@ from tiderace.topics import Refuse, TopicsEndpoint
 
 
 class Endpoint(TopicsEndpoint):
-    """Serves logged-in visitors, and tells the others who each of them is."""
+    """Serves logged-in visitors; presence shows their names."""
 
     async def on_connect(self, user: Any, data: Any) -> None:
         """Refuse visitors whose session has ended; their pages offer to sign in."""

@@ -9,7 +9,7 @@ from django.apps import apps
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 
-# What a reader wants first: the topic, then the view, the models, and what the page runs.
+# In this order: the topic, the view, the models, then the scripts of the page.
 _PATTERNS = (
     "topics.py",
     "models.py",

@@ -1,4 +1,4 @@
-"""The transactional outbox: publications are rows, committed with the data they tell of.
+"""The transactional outbox: publications are rows, committed with the data they announce.
 
 With ``"tiderace.outbox"`` in ``INSTALLED_APPS``, ``publish()`` inside
 ``transaction.atomic()`` writes a row into the same database; a relay hands the rows to

@@ -29,8 +29,8 @@ _NAME = "relay"
 class Lease:
     """The lease of one database, as one relay sees it.
 
-    No clocks are compared: who waits measures with its own how long the row has not
-    changed. Its methods but ``held`` query the database.
+    No clocks of two hosts are compared: a waiting relay measures with its own clock how
+    long the row has not changed. Its methods but ``held`` query the database.
 
     Args:
         database: its alias.

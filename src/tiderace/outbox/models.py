@@ -70,4 +70,4 @@ class RelayLease(models.Model):
         db_table = "tiderace_relay_lease"
 
     def __str__(self) -> str:
-        return self.holder or "nobody"
+        return self.holder or "no holder"

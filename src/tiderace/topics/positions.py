@@ -37,7 +37,7 @@ def client_position(topic: Topic, position: Position) -> Position:
 
 
 def layer_position(topic: Topic, position: Position) -> Position:
-    """Return a position of a client as the layer counts it, whoever has made it."""
+    """Return a client's position as the layer counts it, with a valid signature or not."""
     return _read(topic, position)[0]
 
 

@@ -15,7 +15,9 @@ from tiderace.demo.bell.models import Notification, notify
 def ring(admin: UserAdmin, request: HttpRequest, users: QuerySet[User]) -> None:
     """Notify the selected users."""
     for user in users:
-        notify(user, "Somebody rang your bell.", by=request.user.get_username())
+        notify(
+            user, "A visitor sent you a notification.", by=request.user.get_username()
+        )
     messages.success(request, f"{len(users)} bells rang.")
 
 

@@ -1,4 +1,4 @@
-"""Connects the signal: whoever is mentioned in the chat is notified."""
+"""Connects the signal that notifies a user who is mentioned in the chat."""
 
 from __future__ import annotations
 

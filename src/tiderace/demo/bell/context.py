@@ -1,4 +1,4 @@
-"""What the bell on every page needs when the page is rendered."""
+"""Context processor: the values that the bell needs when a page is rendered."""
 
 from __future__ import annotations
 

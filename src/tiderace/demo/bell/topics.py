@@ -1,4 +1,4 @@
-"""The topic of each user's bell; nobody else may subscribe to it."""
+"""The topic of a user's notifications; other users may not subscribe to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Bell(Topic):
 
     @rpc
     def read_all(self) -> None:
-        """Mark everything as read; each saved row tells the user's other tabs."""
+        """Mark everything as read; each saved row is published to the user's other tabs."""
         unread = Notification.objects.filter(user_id=self.kwargs["user"], read=False)
         for notification in unread:
             notification.read = True

@@ -45,7 +45,7 @@ def task(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_POST
 def rollback(request: HttpRequest) -> HttpResponse:
-    """Notify in a transaction that is rolled back: nobody gets anything."""
+    """Notify in a transaction that is rolled back: nothing is sent."""
     with transaction.atomic():
         notify(None, "This was rolled back.", by="a transaction")
         transaction.set_rollback(True)

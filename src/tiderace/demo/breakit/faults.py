@@ -1,4 +1,4 @@
-"""What the buttons break, in the process that serves the visitor.
+"""The faults behind the buttons, in the process that serves the visitor.
 
 The faults have a delay, so that the page gets the reply to its call before.
 """

@@ -20,7 +20,7 @@ REACTIONS = ("👍", "❤️", "😄", "🎉")
 
 
 class Draft(msgspec.Struct):
-    """What a page sends: a text, the id of an uploaded picture, or both."""
+    """A message as a page sends it: a text, the id of an uploaded picture, or both."""
 
     client_id: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9-]{8,64}\Z")]
     text: str = ""
@@ -93,7 +93,7 @@ class Chat(_InRoom):
     def _own(self, user: Any, pk: int) -> Message:
         message = self._message(pk)
         if message.author != str(user.pk):
-            raise Refuse("that message is somebody else's", code=403)
+            raise Refuse("that message has another author", code=403)
         return message
 
 
@@ -105,6 +105,6 @@ class Here(_InRoom):
     presence_grace = 5.0
 
     async def on_publish(self, user: Any, message: Any) -> dict[str, str]:
-        """Tell the others who is typing."""
+        """Publish that this user is typing."""
         person = person_of(user)
         return {"typing": person.id, "name": person.name}

@@ -14,14 +14,14 @@ from django.db.backends.signals import connection_created
 
 
 class Droppable(Protocol):
-    """What has a connection."""
+    """An object with a connection that may be broken."""
 
     def drop(self) -> None:
-        """Break it; its owner opens another one when it needs it. Any thread may call."""
+        """Break the connection; it is opened again when needed. Any thread may call."""
 
 
 open_connections: weakref.WeakSet[Droppable] = weakref.WeakSet()
-"""Everything with a connection to PostgreSQL in this process."""
+"""All objects with a connection to PostgreSQL in this process."""
 
 
 def break_connection(pgconn: psycopg.pq.abc.PGconn) -> None:

@@ -1,4 +1,4 @@
-"""What PostgreSQL's errors mean for the layer, and what to do about them."""
+"""Translates errors of PostgreSQL into those of the layer, with advice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is new in the database, by LISTEN and by polling, on one connection.
+"""Reads new rows of the database, by LISTEN and by polling, on one connection.
 
 NOTIFY brings most rows with their data. Each entry has an id of a sequence, so a poll of
 the sequence shows whether any were missed: the ids between are holes, which are read as

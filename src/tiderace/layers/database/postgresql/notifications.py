@@ -1,4 +1,4 @@
-"""What processes tell each other by NOTIFY: new rows, with their data where it fits."""
+"""The payloads of NOTIFY: new rows, with their data where it fits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// The people in a room, and who of them is typing.
+// The users in a room, and which of them are typing.
 
 // In milliseconds.
 const INTERVAL = 2000;
@@ -7,7 +7,7 @@ const TTL = 5000;
 const people = document.getElementById("people");
 const line = document.getElementById("typing");
 
-/** Show the members of `here` and their typing; tell it of this person's. */
+/** Show the members of `here` and which are typing; publish when this user types. */
 export function showPeople(here, me, field, onChange) {
   const typing = new Map();
 
