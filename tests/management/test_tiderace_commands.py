@@ -91,9 +91,9 @@ hidden = Hidden(ROUTES)
 @pytest.fixture(autouse=True)
 def topics(monkeypatch):
     """The topics that the command lists: none of those of other tests."""
-    registry = Registry()
-    monkeypatch.setattr(tiderace_routes, "declared", registry)
-    return registry
+    declared = Registry()
+    monkeypatch.setattr(tiderace_routes, "declared", declared)
+    return declared
 
 
 def routes_of(name: str, *arguments: str) -> str:
