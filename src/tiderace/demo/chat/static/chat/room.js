@@ -13,6 +13,7 @@ const progress = document.getElementById("progress");
 const banner = document.getElementById("recovered");
 
 const SENDING = "Sending…";
+const SENT = "Sent"; // until its publication comes: none does for one that was stored before
 const WAITING = "Will be sent when the connection is back";
 const RELOAD = 10_000; // milliseconds: a leave and a join within them is a reload
 
@@ -104,6 +105,8 @@ const people = showPeople(here, me, field, (change, person) => {
 
 const key = `unsent:${me.id}:${slug}`;
 const unsent = new Map(load().map((message) => [message.client_id, message]));
+// A page that is left before the answer comes still has messages that were stored.
+config.messages.forEach(({ client_id: id }) => forget(id));
 for (const message of unsent.values()) {
   log.addWaiting(message, WAITING);
   send(message);
@@ -115,6 +118,7 @@ async function send(message) {
   try {
     await room.publish(message);
     forget(message.client_id);
+    log.setFate(message.client_id, SENT);
   } catch (error) {
     log.setFate(message.client_id, `Not sent: ${error.message}.`, { refused: true });
   }
@@ -126,7 +130,7 @@ function say(text, picture = null) {
   send(message);
 }
 
-/** The server has the message. */
+/** Keep a message no longer: the server has stored it. */
 function forget(id) {
   if (unsent.delete(id)) save();
 }
