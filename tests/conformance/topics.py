@@ -56,6 +56,12 @@ class Small(Open):
     history = History(size=2, ttl=300)
 
 
+class Latest(Open):
+    pattern = "latest:<plain:name>"
+    history = History(size=2, ttl=300)
+    rewind = 1
+
+
 class Recovery(Open):
     pattern = "recovery:<plain:name>"
     history = History(size=100, ttl=300)

@@ -84,6 +84,8 @@ def test_patterns_with_other_converters_are_two():
         ("presence", "user", "Presence.PER_USER"),
         ("history", 100, "History(size=100, ttl=300)"),
         ("history", True, "History(size=100, ttl=300)"),
+        ("rewind", True, "how many of the last publications"),
+        ("rewind", "1", "how many of the last publications"),
         ("presence_grace", "15", "a number of seconds"),
         ("presence_grace", True, "a number of seconds"),
         ("push_joins", 1, "True or False"),
@@ -108,6 +110,21 @@ def test_options_of_the_right_types_are_accepted():
     )
 
     assert topic.presence_grace == 5
+
+
+@pytest.mark.parametrize(
+    ("history", "rewind", "text"),
+    [
+        (None, 1, "is 1, and the topic keeps no history; write"),
+        (History(size=5), 6, "is 6, and the topic keeps 5 publications; write"),
+        (History(size=5), -1, "is -1, and the topic keeps 5 publications; write"),
+    ],
+)
+def test_rewinding_beyond_the_history_raises_with_what_is_kept(history, rewind, text):
+    with pytest.raises(ImproperlyConfigured) as raised:
+        declare(history=history, rewind=rewind)
+
+    assert f"chat.topics.Room.rewind {text}" in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,18 @@ async def test_history_is_read_forwards_backwards_and_from_a_position(
     assert data(later) == [4, 5]
 
 
+async def test_the_last_publication_comes_with_the_subscription(server, wire, channel):
+    for n in (1, 2, 3):
+        await server.acall("publish", channel=f"latest:{channel}", data=n)
+    async with Visitor(server, wire) as visitor:
+        subscription = await visitor.subscribe(f"latest:{channel}")
+        last = await subscription.record.next("publication")
+        await server.acall("publish", channel=f"latest:{channel}", data=4)
+        next_one = await subscription.record.next("publication")
+
+    assert [wire.back(each.pub.data) for each in (last, next_one)] == [3, 4]
+
+
 async def test_presence_tells_who_is_there(server, wire, channel):
     async with (
         Visitor(server, wire, token=token("42")) as one,

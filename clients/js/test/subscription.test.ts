@@ -242,6 +242,50 @@ test("the first subscription has no gap", async () => {
   assert.deepEqual(seen, []);
 });
 
+test("the last publications of a topic come with the first subscription", async () => {
+  const { peer, room, command } = await requestedSubscription();
+  const seen = logEvents(room, "subscribed", "publication", "gap");
+
+  peer.reply(command, {
+    ...STREAM,
+    offset: 7,
+    publications: [
+      { data: "eight", offset: 8 },
+      { data: "nine", offset: 9 },
+    ],
+  });
+  peer.publish("room", "ten", 10);
+
+  assert.deepEqual(
+    seen.map(([type, { data }]: any) => [type, data]),
+    [
+      ["subscribed", undefined],
+      ["publication", "eight"],
+      ["publication", "nine"],
+      ["publication", "ten"],
+    ],
+  );
+  assert.deepEqual(room.position, { offset: 10, epoch: "e1" });
+});
+
+test("the last publications of a topic come after the gap of a failed recovery", async () => {
+  const { window, room } = await activeSubscription();
+  const seen = logEvents(room, "gap", "publication");
+
+  const next = await reconnectClient(window);
+  next.reply(await next.command("subscribe"), {
+    ...STREAM,
+    offset: 8,
+    was_recovering: true,
+    publications: [{ data: "nine", offset: 9 }],
+  });
+
+  assert.deepEqual(
+    seen.map(([type]) => type),
+    ["gap", "publication"],
+  );
+});
+
 test("a topic without positions has a gap after every outage", async () => {
   const { window, peer, room, command } = await requestedSubscription();
   peer.reply(command, {});

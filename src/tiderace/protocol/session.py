@@ -120,6 +120,7 @@ class Subscription:
         kept: Sequence[Publication] = (),
         *,
         limit: int = 300,
+        newest: Sequence[Publication] | None = None,
     ) -> SubscribeResult | None:
         """Return the reply for a topic with a history; what follows it stays buffered.
 
@@ -129,6 +130,8 @@ class Subscription:
             kept: the stream's publications after ``request.offset``; empty when none
                 are to be recovered.
             limit: the most publications to recover.
+            newest: the stream's last publications, in order, for a subscriber that
+                recovers nothing and gets these; None for one that recovers.
 
         Returns:
             None when the buffer does not follow ``top``: read the stream again.
@@ -138,7 +141,8 @@ class Subscription:
                 prefers an error then.
         """
         buffered = self.buffered or []
-        since = Position(request.epoch, request.offset) if request.recover else None
+        recovers = request.recover and newest is None
+        since = Position(request.epoch, request.offset) if recovers else None
         publications = [each for each in buffered if isinstance(each, Publication)]
         merged = merge(since, top, kept if len(kept) <= limit else (), publications)
         if merged is None:
@@ -147,15 +151,18 @@ class Subscription:
         if since and not merged.recovered and request.flag & _REJECT_UNRECOVERED:
             raise Refused(codes.UNRECOVERABLE)
         self.position = top
+        start = request.offset if merged.recovered else top.offset
+        if newest:
+            start = newest[0].before
         return SubscribeResult(
             recoverable=True,
             positioned=True,
             epoch=top.epoch,
-            # The client advances from here with each recovered publication.
-            offset=request.offset if merged.recovered else top.offset,
+            # The client advances from here with each publication of the reply.
+            offset=start,
             was_recovering=request.recover,
             recovered=merged.recovered,
-            publications=[to_pub(each) for each in merged.missed] or None,
+            publications=[to_pub(each) for each in newest or merged.missed] or None,
         )
 
     def commit(self) -> Sequence[Publication | Push]:

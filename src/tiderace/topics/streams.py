@@ -135,7 +135,8 @@ async def start_stream(
         subscription: buffers what is published meanwhile.
         topic: the topic.
         request: the subscriber's request, with its position.
-        may_read_history: awaited only for a position that the server has not given.
+        may_read_history: awaited only for a position that the server has not given, and
+            where the topic rewinds.
 
     Returns:
         The reply, and the end of the stream when it was read, both as clients get them.
@@ -145,25 +146,39 @@ async def start_stream(
             recovered and the client prefers an error then.
         LayerUnavailable: when the broker could not be reached in time.
     """
-    since = None
+    since, rewinds = None, False
     if request.recover:
         asked = Position(request.epoch, request.offset)
         since = await recoverable_position(topic, asked, may_read_history)
         request.epoch, request.offset = since.epoch, since.offset
-    limit = conf.current().topics.recovered
+    elif topic.rewind:
+        rewinds = await may_read_history()
+    recovered = conf.current().topics.recovered
     top, kept = Position("", 0), ()
     for _ in range(_TRIES):
+        if rewinds:
+            limit = topic.rewind
+        else:
+            # One more than may be recovered, to detect that there are too many.
+            limit = 0 if topic.history is None or since is None else recovered + 1
         if topic.history is not None or request.recover:
             top, kept = await layer_of(topic).stream_read(
                 topic_group(topic.topic),
                 keep=topic.keep(),
-                since=since,
-                # One more than the limit, to detect that there are too many.
-                limit=0 if topic.history is None or since is None else limit + 1,
+                since=None if rewinds else since,
+                limit=limit,
+                reverse=rewinds,
             )
         if topic.history is None:
             return SubscribeResult(), top
-        result = subscription.build_reply(request, top, kept, limit=limit)
+        if rewinds:
+            result = subscription.build_reply(request, top, newest=kept[::-1])
+        else:
+            result = subscription.build_reply(request, top, kept, limit=recovered)
+            incomplete = result is not None and request.recover and not result.recovered
+            if incomplete and topic.rewind and await may_read_history():
+                rewinds = True
+                continue
         if result is not None:
             start = Position(result.epoch, result.offset)
             result.epoch = client_position(topic, start).epoch

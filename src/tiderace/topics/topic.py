@@ -124,6 +124,9 @@ class Topic:
     """The names: literal text and Django's path converters."""
     history: ClassVar[History | None] = None
     """How many publications are kept; None for a topic without recovery."""
+    rewind: ClassVar[int] = 0
+    """How many of the last publications a new subscriber gets with its subscription, and
+    one whose missed publications cannot be recovered; at most ``history.size``."""
     presence: ClassVar[Presence] = Presence.OFF
     """Whether and how members are tracked."""
     presence_grace: ClassVar[float] = 15.0
@@ -156,6 +159,7 @@ class Topic:
         require_kinds(cls, _KINDS)
         require_permissions(cls)
         require_hooks(cls, TOPIC_HOOKS, optional="data")
+        _require_rewind(cls)
         for name in ("publish_rate", "user_rate"):
             rate = getattr(cls, name)
             if rate is not None:
@@ -258,6 +262,7 @@ _BOOL = (bool, "True or False")
 _KINDS: dict[str, tuple[Any, str]] = {
     "pattern": (str, 'a text such as "room:<slug:name>"'),
     "history": (History | None, "History(size=100, ttl=300), or None"),
+    "rewind": (int, "how many of the last publications a new subscriber gets, or 0"),
     "presence": (Presence, " or ".join(str(each) for each in Presence)),
     "presence_grace": (int | float, "a number of seconds"),
     "push_joins": _BOOL,
@@ -265,6 +270,18 @@ _KINDS: dict[str, tuple[Any, str]] = {
     "subscribers_only": _BOOL,
     "layer": (str, "the alias of one of CHANNEL_LAYERS"),
 }
+
+
+def _require_rewind(cls: type[Topic]) -> None:
+    history = cls.history
+    kept = 0 if history is None else history.size
+    if not 0 <= cls.rewind <= kept:
+        keeps = "keeps no history" if history is None else f"keeps {kept} publications"
+        raise ImproperlyConfigured(
+            f"{place(cls)}.rewind is {cls.rewind}, and the topic {keeps}; write a number "
+            f"from 0 to the size of its history, as in history = History(size="
+            f"{max(1, cls.rewind)}, ttl=300)"
+        )
 
 
 def rpc_method(owner: Any, name: str) -> Callable[..., Any] | None:

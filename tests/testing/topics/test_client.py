@@ -193,6 +193,7 @@ def test_a_subscription_recovers_what_was_published_since_a_position(topics, ali
     room = topics.connect(user=alice).subscribe("chat-site:tea", since=first.position)
 
     assert room.recovered
+    assert room.position.offset == first.position.offset + 1
     assert room.receive() == {"text": "missed"}
 
 

@@ -257,6 +257,33 @@ export const scenarios = {
     assertEqual([again.wasRecovering, again.recovered], [true, false], "recovery");
   },
 
+  async the_last_publication_comes_with_the_subscription(context) {
+    const channel = `latest:${context.channel}`;
+    for (const n of [1, 2, 3]) await context.api("publish", { channel, data: n });
+    const user = context.channel;
+    const getData = publishBeforeReconnect(context, channel, 4, 5, 6, 7);
+    const client = await context.connect({ token: await token(user), getData });
+    const subscription = await context.subscribe(client, channel);
+
+    assertEqual(await context.receive(subscription, 1), [3], "the last one");
+    await context.dropConnections(user);
+    const again = await subscription.record.next("subscribed");
+    assertEqual([again.wasRecovering, again.recovered], [true, false], "recovery");
+    assertEqual(await context.receive(subscription, 1), [7], "the last one afterwards");
+    await context.api("publish", { channel, data: 8 });
+    assertEqual(await context.receive(subscription, 1), [8], "the next one");
+  },
+
+  async a_position_of_the_page_is_recovered_with_the_subscription(context) {
+    const channel = `latest:${context.channel}`;
+    for (const n of [1, 2]) await context.api("publish", { channel, data: n });
+    const since = { offset: 0, epoch: "" };
+    const subscription = await context.subscribe(await context.connect(), channel, { since });
+
+    assertEqual(subscription.subscribed.recovered, true, "recovered");
+    assertEqual(await context.receive(subscription, 2), [1, 2]);
+  },
+
   async state_is_read_again_when_its_position_is_too_old(context) {
     const channel = `smallhistory:${context.channel}`;
     const offsets = [];

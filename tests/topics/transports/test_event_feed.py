@@ -46,6 +46,12 @@ def app():
         history = History(size=3, ttl=60)
         permission_classes = [AllowAny]
 
+    class Latest(Topic):
+        pattern = "latest"
+        history = History(size=3, ttl=60)
+        rewind = 1
+        permission_classes = [AllowAny]
+
     class News(Topic):
         pattern = "news"
         permission_classes = [AllowAny]
@@ -217,6 +223,32 @@ async def test_a_returning_browser_gets_what_it_missed(app):
 
     assert [each["data"] for each in events] == ["1", "2", "3"]
     assert [each["id"][-2:] for each in events] == [":1", ":2", ":3"]
+
+
+async def test_a_topic_that_rewinds_begins_with_its_last_publications(app):
+    for n in range(1, 4):
+        await apublish("latest", n)
+
+    async with Feed(app, "latest") as feed:
+        events = [await feed.event()]
+        await apublish("latest", 4)
+        events.append(await feed.event())
+
+    assert [each["data"] for each in events] == ["3", "4"]
+    assert [each["id"][-2:] for each in events] == [":3", ":4"]
+
+
+async def test_a_browser_that_cannot_recover_gets_the_last_ones_after_the_reset(app):
+    async with Feed(app, "latest") as feed:
+        last = (await feed.block())["id"]
+    for n in range(1, 6):
+        await apublish("latest", n)
+
+    async with Feed(app, "latest", last=last) as feed:
+        reset, event = await feed.event(), await feed.event()
+
+    assert reset["event"] == "reset"
+    assert event["data"] == "5"
 
 
 async def test_a_page_may_start_from_its_own_position(app):

@@ -66,8 +66,10 @@ class AsyncSubscribedTopic:
         """Take the reply to the subscribe command; called by the client."""
         self.data = as_python(result.data)
         self.recovered = result.recovered
-        self.position = Position(result.epoch, result.offset)
-        for publication in result.publications or ():
+        publications = result.publications or ()
+        end = publications[-1].offset if publications else result.offset
+        self.position = Position(result.epoch, end)
+        for publication in publications:
             self._connection.put(Push(channel=self.name, pub=publication))
 
     async def unsubscribe(self) -> None:

@@ -10,7 +10,7 @@ import msgspec
 from tiderace.history import Publication
 from tiderace.protocol.codec import Codec
 from tiderace.protocol.codes import Unsubscription
-from tiderace.protocol.messages import ClientInfo, Empty, InfoPush, Push, Reply
+from tiderace.protocol.messages import ClientInfo, Empty, InfoPush, Pub, Push, Reply
 from tiderace.protocol.session import (
     PositionLost,
     Subscription,
@@ -102,6 +102,11 @@ class ActiveSubscription(Subscription):
         """Report lost publications, where the topic has positions."""
         if self.position is not None:
             self._on_lost(self)
+
+    def send_after_reply(self, publications: Iterable[Pub]) -> None:
+        """Send publications as pushes, before those that are buffered already."""
+        pushes = [Push(channel=self.channel, pub=each) for each in publications]
+        self.buffered = [*pushes, *(self.buffered or ())]
 
     def send_buffered(self) -> None:
         """Activate the subscription after the reply, and send what was buffered."""

@@ -119,6 +119,10 @@ class ClientSubscriptions:
                 subscription, topic, request, lambda: context.may("history", topic)
             )
             self._require_current(subscription)
+            if server_side and not result.recovered:
+                # SDKs take publications of such a result only where it has recovered.
+                subscription.send_after_reply(result.publications or ())
+                result.publications = None
             if topic.presence is not Presence.OFF:
                 await self._add_presence(subscription)
                 self._require_current(subscription)
