@@ -274,8 +274,8 @@ async def test_a_slow_consumers_drops_are_logged_once_a_minute(
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 2
     assert "channel slow is full" in lines[0]
-    assert "1 message(s)" in lines[0]
-    assert "5 message(s)" in lines[1]
+    assert "dropped: 1)" in lines[0]
+    assert "dropped: 5)" in lines[1]
     assert "group room" in lines[1]
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
     await layer.detach(mailbox)

@@ -132,7 +132,9 @@ def test_a_project_without_faults_has_a_finding_that_says_so():
 
 
 def test_routes_are_counted():
-    assert only(found("routes"), Level.FINE).text == "3 WebSocket routes"
+    text = only(found("routes"), Level.FINE).text
+
+    assert text == "WebSocket routes: 3; manage.py tiderace_routes lists them"
 
 
 def test_an_application_that_cannot_be_imported_is_an_error():

@@ -104,11 +104,11 @@ class _LoopListeners:
         if len(self._queue) >= _QUEUE_LIMIT:
             metrics.GAPS_LOST.add()
             logger.warning(
-                "the event loop of %d listener(s) to %s is so far behind that %d "
-                "publications to it were dropped; on_gap is called, after which they "
-                "may read the stream again",
-                len(self.members),
+                "the event loop of listeners to %s is so far behind that publications "
+                "to it were dropped (listeners: %d, dropped: %d); on_gap is called, "
+                "after which they may read the stream again",
                 self.group,
+                len(self.members),
                 len(self._queue),
             )
             self._queue.clear()

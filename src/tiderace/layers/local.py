@@ -56,9 +56,9 @@ class DropLog:
     ) -> None:
         """Log ``drops`` messages to a channel, the last of them sent to ``group``."""
         logger.warning(
-            "channel %s is full (%d unread messages), so %d message(s) to it were "
-            "dropped, the last of them sent to group %s; its consumer is too "
-            "slow, or raise the layer's capacity",
+            "channel %s is full: messages to it were dropped (unread: %d, dropped: %d), "
+            "the last of them sent to group %s; its consumer is too slow, or raise "
+            "the layer's capacity",
             mailbox.name,
             mailbox.capacity,
             drops,

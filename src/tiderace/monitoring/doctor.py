@@ -168,8 +168,10 @@ def _routes() -> Iterator[Finding]:
             "tiderace.routing.get_application().",
         )
     else:
+        count = len(routes)
         yield Finding(
-            Level.FINE, f"{len(routes)} WebSocket route{'s'[: len(routes) != 1]}"
+            Level.FINE,
+            f"WebSocket routes: {count}; manage.py tiderace_routes lists them",
         )
 
 

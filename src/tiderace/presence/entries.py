@@ -154,7 +154,7 @@ class LocalEntries:
         """Add entries again that the store has reaped, or lost if they ``stayed``."""
         metrics.PRESENCE_FORGOTTEN.add(len(entries))
         logger.warning(
-            "the presence store had lost %d connection(s), which are added again",
+            "the presence store had lost connections, which are added again: %d",
             len(entries),
         )
         for start in range(0, len(entries), _ADDED_AT_ONCE):
