@@ -31,7 +31,8 @@ _LOG = 10
 class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not generic at run time
     """The page of the open connections, with actions to end them.
 
-    Each part has its permission: ``tiderace.view_connections``, ``disconnect_users``,
+    A script refreshes it every five seconds while it is visible; without the script it is
+    as it was when it was loaded. Each part has its permission: ``tiderace.view_connections``, ``disconnect_users``,
     ``close_topics``, ``send_notices``. With an admin site of your own:
     ``site.register(Connections, ConnectionsAdmin)``.
     """
@@ -95,7 +96,10 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
             **page,
             **(extra_context or {}),
         }
-        return self._render(request, "connections", context)
+        # Not the whole page, whose messages are for the next page that the user opens.
+        refreshed = "Tiderace-Live" in request.headers
+        name = "connections_part" if refreshed else "connections"
+        return self._render(request, name, context)
 
     def _entries(self) -> Any:
         # By name: this module can be imported where the admin is not installed.

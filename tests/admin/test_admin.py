@@ -296,6 +296,19 @@ def test_over_a_layer_of_another_project_the_page_shows_its_own_process(
 # ---- acting
 
 
+def test_the_script_of_the_page_takes_no_message_from_the_next_page(boss, connected):
+    mary = person("mary")
+    connected(socket_of(mary))
+    disconnect(boss, mary, confirmed="yes")
+
+    part = boss.get(PAGE, headers={"Tiderace-Live": "1"}).text
+    next_page = boss.get(PAGE).text
+
+    assert "is being ended" in next_page
+    assert "is being ended" not in part
+    assert part.strip().startswith('<div id="tiderace-report">')
+
+
 def disconnect(browser, user, reason="closing time", **more):
     fields = {"user": str(user.pk), "reason": reason, **more}
     return browser.post(f"{PAGE}disconnect/", fields)

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import ConsoleMessage, Page, expect
+from playwright.sync_api import ConsoleMessage, Page, Request, expect
 from websockets.exceptions import ConnectionClosed
 
 from support.demo_process import DemoProcess
@@ -21,6 +21,15 @@ EVIL = "<img src=x>"
 VIOLATIONS = """
 document.addEventListener("securitypolicyviolation", (event) =>
   console.error(`refused by the policy: ${event.violatedDirective} ${event.blockedURI}`));
+"""
+PACE = 5_000  # milliseconds
+HIDE = """
+Object.defineProperty(document, "hidden", { configurable: true, get: () => true });
+document.dispatchEvent(new Event("visibilitychange"));
+"""
+SHOW = """
+delete document.hidden;
+document.dispatchEvent(new Event("visibilitychange"));
 """
 
 
@@ -45,8 +54,10 @@ def look(demo, new_context, complaints):
         if said.type == "error" and "favicon" not in said.location["url"]:
             complaints.append(said.text)
 
-    def open_page(**screen) -> Page:
+    def open_page(*, clock: bool = False, **screen) -> Page:
         page = new_context(**screen).new_page()
+        if clock:
+            page.clock.install()
         page.add_init_script(VIOLATIONS)
         page.goto(f"{demo.url}/admin/tiderace/connections/")
         page.on("console", complain)
@@ -105,3 +116,103 @@ def test_a_user_is_disconnected_after_a_second_look(demo, look, complaints):
     alice.close()
     expect(page.get_by_text(f"Disconnected. Reason: {EVIL}")).to_be_visible()
     assert not complaints
+
+
+def test_the_page_refreshes_itself(demo, look, complaints):
+    with contextlib.closing(demo.visitor().log_in("alice")) as alice:
+        page = look(clock=True)
+        page.get_by_placeholder("name").fill("half typed")
+        page.get_by_placeholder("name").blur()
+        with alice.room("general"):
+            page.clock.run_for(PACE)
+
+            expect(page.get_by_role("link", name="alice (1)")).to_be_visible()
+            expect(page.get_by_placeholder("name")).to_have_value("half typed")
+    assert not complaints
+
+
+def requests_for_the_part(page: Page) -> list[str]:
+    """Return a list that gets the address of each request of the script."""
+    seen: list[str] = []
+
+    def note(request: Request) -> None:
+        if "tiderace-live" in request.headers:
+            seen.append(request.url)
+
+    page.on("request", note)
+    return seen
+
+
+def test_the_page_is_not_refreshed_while_it_is_hidden(look):
+    page = look(clock=True)
+    seen = requests_for_the_part(page)
+    page.evaluate(HIDE)
+
+    page.clock.run_for(10 * PACE)
+    assert seen == []
+
+    with page.expect_response(lambda response: "tiderace" in response.url):
+        page.evaluate(SHOW)
+        page.clock.run_for(1)
+    assert len(seen) == 1
+
+
+def test_the_refreshing_can_be_switched_off_for_good(look):
+    page = look(clock=True)
+    page.get_by_label("Refresh every 5 seconds").uncheck()
+    page.reload()
+    seen = requests_for_the_part(page)
+    box = page.get_by_label("Refresh every 5 seconds")
+    expect(box).not_to_be_checked()
+
+    page.clock.run_for(10 * PACE)
+    assert seen == []
+
+    with page.expect_response(lambda response: "tiderace" in response.url):
+        box.check()
+        page.clock.run_for(1)
+
+
+def test_a_link_with_the_focus_is_not_moved_away(look):
+    page = look(clock=True)
+    seen = requests_for_the_part(page)
+    button = page.get_by_role("button", name="Filter")
+    button.focus()
+
+    page.clock.run_for(10 * PACE)
+    assert seen == []
+
+    with page.expect_response(lambda response: "tiderace" in response.url):
+        button.blur()
+        page.clock.run_for(PACE)
+
+
+def test_the_page_says_that_the_session_has_ended(look):
+    page = look(clock=True)
+    page.context.clear_cookies()
+
+    page.clock.run_for(PACE)
+
+    expect(page.get_by_role("status")).to_have_text(
+        "Not refreshed: the log-in or the permission has ended. Load the page again."
+    )
+    expect(page.get_by_label("Refresh every 5 seconds")).not_to_be_checked()
+
+
+def test_a_server_that_is_away_is_asked_again(look):
+    page = look(clock=True)
+    page.route("**/connections/", lambda route: route.abort())
+    page.clock.run_for(PACE)
+    expect(page.get_by_role("status")).to_contain_text("It is tried again.")
+    page.unroute("**/connections/")
+
+    page.clock.run_for(2 * PACE)
+
+    expect(page.get_by_role("status")).to_be_empty()
+
+
+def test_the_page_works_without_javascript(look):
+    page = look(java_script_enabled=False)
+
+    expect(page.get_by_text("Refresh every 5 seconds")).to_be_hidden()
+    expect(page.get_by_role("heading", name="Processes", level=2)).to_be_visible()

@@ -332,7 +332,10 @@ async def test_entries_that_the_store_lost_are_added_again(
     await process.run_due()
 
     assert await process.users() == ["ada", "bob"]
-    assert "the presence store had lost connections, which are added again: 2" in caplog.text
+    assert (
+        "the presence store had lost connections, which are added again: 2"
+        in caplog.text
+    )
     assert metrics.PRESENCE_FORGOTTEN.value == before + 2
     # They were there all the time.
     assert process.announced[2:] == [("changed", None)]

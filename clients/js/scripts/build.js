@@ -14,7 +14,9 @@ if (size > BUDGET) {
 }
 for (const folder of [STATIC, DIST]) {
   await mkdir(folder, { recursive: true });
-  for (const [name, contents] of files) await writeFile(folder + name, contents);
+  for (const [name, contents] of files) {
+    if (folder === STATIC || name !== "admin.js") await writeFile(folder + name, contents);
+  }
 }
 await writeFile(`${DIST}testing.js`, await bundleTesting());
 console.log(`tiderace.js: ${files.get("tiderace.js").length} bytes, ${size} after gzip`);

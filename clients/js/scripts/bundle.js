@@ -13,13 +13,11 @@ export const STATIC = here("../../../src/tiderace/static/tiderace/");
 /** The most bytes of the whole client after gzip. */
 export const BUDGET = 10 * 1024;
 
-/** Return the built client and its map: file name to contents. */
+/** Return the built client with its map, and the script of the admin's page: name to contents. */
 export async function bundle() {
   const { version } = JSON.parse(await readFile(here("../package.json"), "utf8"));
-  const result = await build({
+  const options = {
     absWorkingDir: here(".."),
-    entryPoints: ["src/index.ts"],
-    outfile: `${STATIC}tiderace.js`,
     bundle: true,
     format: "esm",
     platform: "browser",
@@ -27,11 +25,20 @@ export async function bundle() {
     minify: true,
     // Names with an underscore are internal to the client.
     mangleProps: /^_[a-z]/,
-    sourcemap: "linked",
     banner: { js: `/*! Tiderace ${version}, BSD-3-Clause */` },
     write: false,
-  });
-  return new Map(result.outputFiles.map((file) => [file.path.split(/[\\/]/).pop(), file.contents]));
+  };
+  const results = await Promise.all([
+    build({
+      ...options,
+      entryPoints: ["src/index.ts"],
+      outfile: `${STATIC}tiderace.js`,
+      sourcemap: "linked",
+    }),
+    build({ ...options, entryPoints: ["src/admin.ts"], outfile: `${STATIC}admin.js` }),
+  ]);
+  const outputs = results.flatMap(({ outputFiles }) => outputFiles);
+  return new Map(outputs.map((file) => [file.path.split(/[\\/]/).pop(), file.contents]));
 }
 
 /** Return the fake server for tests of pages: not minified, and not part of the client. */

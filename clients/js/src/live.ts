@@ -3,13 +3,12 @@
 import { backoffDelay } from "./backoff.js";
 import { morph } from "./morph.js";
 import { DEFAULTS } from "./options.js";
+import { request, TemporaryError } from "./page_request.js";
 import { topics } from "./topics.js";
 
 const TAG = "tiderace-live";
 /** Milliseconds in which elements with the same address share one request. */
 const SHARED = 10;
-/** Milliseconds for a response. */
-const TIMEOUT = 30_000;
 
 /** Documents whose request is not sent yet, by address. */
 const waiting = new Map<string, Promise<Document>>();
@@ -112,9 +111,6 @@ export class Live extends ((globalThis.HTMLElement ?? Object) as typeof HTMLElem
   }
 }
 
-/** A failure after which another request may succeed. */
-class TemporaryError extends Error {}
-
 /** Request a page of the site; elements that ask at the same moment share the request. */
 function sharedRequest(address: string): Promise<Document> {
   let shared = waiting.get(address);
@@ -126,30 +122,6 @@ function sharedRequest(address: string): Promise<Document> {
     waiting.set(address, shared);
   }
   return shared;
-}
-
-/**
- * Request a document. XMLHttpRequest parses it without running anything in it, and without
- * the string that a policy of Trusted Types refuses.
- */
-function request(url: URL): Promise<Document> {
-  return new Promise((resolve, reject) => {
-    if (url.origin !== location.origin) throw new Error(`${url} is of another site`);
-    const http = new XMLHttpRequest();
-    http.open("GET", url);
-    http.responseType = "document";
-    http.timeout = TIMEOUT;
-    http.setRequestHeader("Tiderace-Live", "1");
-    http.setRequestHeader("Cache-Control", "no-cache");
-    http.onloadend = () => {
-      const { status, responseURL, responseXML } = http;
-      const isHere = !responseURL || new URL(responseURL).origin === location.origin;
-      if (status === 200 && isHere && responseXML) return resolve(responseXML);
-      const Failure = !status || status === 429 || status >= 500 ? TemporaryError : Error;
-      reject(new Failure(`${url}: HTTP ${status}`));
-    };
-    http.send();
-  });
 }
 
 if (globalThis.customElements && !customElements.get(TAG)) {

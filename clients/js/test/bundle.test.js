@@ -21,8 +21,8 @@ for (const [name, contents] of files) {
   });
 }
 
-test("the build is one file and its map", () => {
-  assert.deepEqual([...files.keys()].sort(), ["tiderace.js", "tiderace.js.map"]);
+test("the build is the client with its map, and the script of the admin's page", () => {
+  assert.deepEqual([...files.keys()].sort(), ["admin.js", "tiderace.js", "tiderace.js.map"]);
 });
 
 test(`the built file has at most ${BUDGET} bytes after gzip`, () => {
