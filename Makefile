@@ -6,6 +6,7 @@
 #   make matrix [FAST=1] [ARGS="-k hub"]
 #   make bench [QUICK=1]
 #   make drill [NAME="broker-cut presence"] [CHANNELS=1] [SOAK=3600] [FUZZ=600]
+#              [TRANSACTIONS=100000]
 
 .PHONY: help demo test matrix check bench drill docs package clean
 
@@ -30,7 +31,8 @@ bench:
 
 drill:
 	@scripts/dev drill $(NAME) $(if $(CHANNELS),--stack tiderace --stack channels) \
-	    $(if $(SOAK),--soak $(SOAK)) $(if $(FUZZ),--fuzz $(FUZZ)) $(ARGS)
+	    $(if $(SOAK),--soak $(SOAK)) $(if $(FUZZ),--fuzz $(FUZZ)) \
+	    $(if $(TRANSACTIONS),--transactions $(TRANSACTIONS)) $(ARGS)
 
 docs:
 	@scripts/dev docs

@@ -41,6 +41,10 @@ def _arguments(known: dict[str, Drill]) -> argparse.Namespace:
     )
     parser.add_argument("--soak", type=float, default=120, help="seconds of the soak")
     parser.add_argument("--fuzz", type=float, default=60, help="seconds of each fuzzer")
+    parser.add_argument(
+        "--transactions", type=int, default=1000,
+        help="of each drill of the outbox, in which a process is killed for every 100",
+    )  # fmt: skip
     parser.add_argument("--page", type=Path, help="write the table into this page")
     options = parser.parse_args()
     if unknown := set(options.names) - set(known):
@@ -53,7 +57,7 @@ def _arguments(known: dict[str, Drill]) -> argparse.Namespace:
 def _run(drill: Drill, stack: str, options: argparse.Namespace) -> Row:
     print(f"\n{drill.name}, {stack}: {drill.title}", flush=True)
     seconds = options.fuzz if drill.name.startswith("fuzz") else options.soak
-    row = drill.run(stack, seconds)
+    row = drill.run(stack, seconds, options.transactions)
     print(table.text([row]))
     for note in row.notes:
         print(f"    {note}", flush=True)

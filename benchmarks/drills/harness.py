@@ -90,11 +90,15 @@ class Harness:
         name: of the drill.
         stack: ``tiderace`` or ``channels``.
         seconds: how long drills of open length take.
+        transactions: how many the drills of the outbox make.
     """
 
-    def __init__(self, name: str, stack: str, seconds: float) -> None:
+    def __init__(
+        self, name: str, stack: str, seconds: float, transactions: int
+    ) -> None:
         self.stack = stack
         self.seconds = seconds
+        self.transactions = transactions
         self.folder = TOOLS / "drills" / f"{name}-{stack}"
         self.log = self.folder / "log"
         self._exits = contextlib.AsyncExitStack()
@@ -134,13 +138,20 @@ class Harness:
         """Enter an asynchronous context until the end of the drill."""
         return await self._exits.enter_async_context(context)
 
-    def configure(self, *hosts: Any, layer: Any = None, tiderace: Any = None) -> None:
-        """Set the ``hosts`` and options of the layer, and the settings of Tiderace."""
+    def configure(
+        self,
+        *hosts: Any,
+        layer: Any = None,
+        tiderace: Any = None,
+        settings: Any = None,
+    ) -> None:
+        """Set the ``hosts`` and options of the layer, and settings of Tiderace and Django."""
         self._spec = {
             "stack": self.stack,
             "hosts": list(hosts),
             "layer": layer or {},
             "tiderace": tiderace or {},
+            "settings": settings or {},
             "folder": str(self.folder),
         }
 

@@ -39,18 +39,18 @@ class Drill:
         stacks: tuple[str, ...] = self.module.STACKS
         return stacks
 
-    def run(self, stack: str, seconds: float) -> Row:
+    def run(self, stack: str, seconds: float, transactions: int) -> Row:
         """Run it; an error of the drill itself is a failure of its row."""
         begun = time.monotonic()
-        row = asyncio.run(self._row(stack, seconds))
+        row = asyncio.run(self._row(stack, seconds, transactions))
         row.drill, row.stack = self.name, stack
         row.seconds = time.monotonic() - begun
         return row
 
-    async def _row(self, stack: str, seconds: float) -> Row:
+    async def _row(self, stack: str, seconds: float, transactions: int) -> Row:
         try:
             peers.require("ours" if stack == "tiderace" else stack)
-            async with Harness(self.name, stack, seconds) as harness:
+            async with Harness(self.name, stack, seconds, transactions) as harness:
                 row: Row = await self.module.drill(harness)
         except Unavailable as error:
             return Row(skipped=str(error))

@@ -1,7 +1,8 @@
 """The site of the drills: consumers written for Channels, topics, and measurements.
 
 ``DRILL_SITE`` is JSON: ``stack`` (tiderace or channels), ``hosts`` and ``layer`` of the
-channel layer, ``tiderace`` (settings) and ``folder`` (for files).
+channel layer, ``tiderace`` (settings), ``settings`` (of Django, in the place of those
+below) and ``folder`` (for files).
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ if STACK == "tiderace":
 import django  # noqa: E402
 from django.conf import settings  # noqa: E402
 
-settings.configure(
-    SECRET_KEY="a key for drills alone, long enough for every check",
-    ALLOWED_HOSTS=["*"],
-    ROOT_URLCONF="benchmarks.drills.site_urls",
-    INSTALLED_APPS=[
+defaults = {
+    "SECRET_KEY": "a key for drills alone, long enough for every check",
+    "ALLOWED_HOSTS": ["*"],
+    "ROOT_URLCONF": "benchmarks.drills.site_urls",
+    "INSTALLED_APPS": [
         "django.contrib.auth",
         "django.contrib.contenttypes",
         "django.contrib.sessions",
         "channels",
     ],
-    SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies",
-    DATABASES={
+    "SESSION_ENGINE": "django.contrib.sessions.backends.signed_cookies",
+    "DATABASES": {
         "default": {
             "ENGINE": "django.db.backends.sqlite3",
             "NAME": str(FOLDER / "site.sqlite3"),
@@ -43,19 +44,20 @@ settings.configure(
             "OPTIONS": {"timeout": 20},
         }
     },
-    CHANNEL_LAYERS={
+    "CHANNEL_LAYERS": {
         "default": {
             "BACKEND": "channels_redis.core.RedisChannelLayer",
             "CONFIG": {"hosts": SPEC["hosts"], "capacity": 10_000, **SPEC["layer"]},
         }
     },
-    TIDERACE={
+    "TIDERACE": {
         "DRAIN_SECONDS": 5,
         "RUN_DIR": str(FOLDER),
         **SPEC["tiderace"],
         "TOPICS": {"USERS": "claims", **SPEC["tiderace"].get("TOPICS", {})},
     },
-)
+}
+settings.configure(**{**defaults, **SPEC["settings"]})
 django.setup()
 
 from channels.generic.websocket import (  # noqa: E402

@@ -9,6 +9,8 @@ import pytest
 from benchmarks.drills import __main__ as command
 from benchmarks.drills import registry, table
 from benchmarks.drills.ledger import Ledger, Row, Sent
+from benchmarks.drills.outbox.trial import Subscriber
+from benchmarks.drills.outbox.writer import WRITER
 
 
 def row_of(*numbers, first=0, sent=5, raised=(), report_after=None, reported_at=10):
@@ -109,6 +111,26 @@ def test_a_receiver_without_its_last_number_is_outstanding():
     ledger.record_sent({"stream": Sent(3)})
 
     assert ledger.outstanding == 1
+
+
+def test_the_order_at_a_subscriber_of_the_outbox_is_that_of_each_writer():
+    subscriber = Subscriber("stream")
+
+    for number in (WRITER + 1, 2 * WRITER, WRITER + 2, 2 * WRITER + 5):
+        subscriber.record(number)
+    assert subscriber.disordered == 0
+    subscriber.record(2 * WRITER + 4)
+
+    assert (subscriber.disordered, subscriber.doubled) == (1, 0)
+
+
+def test_a_number_that_arrives_twice_at_a_subscriber_of_the_outbox_is_doubled():
+    subscriber = Subscriber("stream")
+
+    for number in (WRITER, WRITER + 1, WRITER):
+        subscriber.record(number)
+
+    assert (subscriber.disordered, subscriber.doubled) == (0, 1)
 
 
 def test_a_drill_that_leaks_fails():

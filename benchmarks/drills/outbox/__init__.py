@@ -1,0 +1,1 @@
+"""Drills of the outbox: transactions publish while writers, relays and servers are killed."""

@@ -1,0 +1,13 @@
+"""Writers, relays, Redis and PostgreSQL are killed while transactions on PostgreSQL publish."""
+
+from __future__ import annotations
+
+from benchmarks.drills.harness import Harness
+from benchmarks.drills.ledger import Row
+from benchmarks.drills.outbox import trial
+
+STACKS = ("tiderace",)
+
+
+async def drill(harness: Harness) -> Row:
+    return await trial.run(harness, database="postgresql", layer="redis")
