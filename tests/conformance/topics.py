@@ -39,6 +39,7 @@ class Open(Topic):
     user_rate = None
     # Some suites publish without having subscribed.
     subscribers_only = False
+    whispers = True
 
     async def can_publish(self, user):
         return True

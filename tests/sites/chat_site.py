@@ -24,6 +24,7 @@ class Room(Topic):
     pattern = "chat-site:<slug:name>"
     history = History(size=10, ttl=60)
     presence = Presence.PER_CONNECTION
+    whispers = True
 
     def can_subscribe(self, user):
         # A query, in sync code: the test's own transaction must be the one it sees.

@@ -1,7 +1,7 @@
 /** The states and events of sockets, clients and subscriptions. Types only. */
 
 import type { Transport } from "./options.js";
-import type { ClientInfo, Publication } from "./protocol.js";
+import type { ClientInfo, Publication, Whisper } from "./protocol.js";
 
 /** The state of a socket, as a page would show it in a badge. */
 export type Status = "connecting" | "open" | "waiting" | "offline" | "closed";
@@ -73,6 +73,11 @@ export interface PublicationEvent<T> extends WithTopic<Publication<T>> {
   readonly data: T;
 }
 
+/** A message of another subscriber: `data`, and `detail.info`, the client that sent it. */
+export interface WhisperEvent extends WithTopic<Whisper> {
+  readonly data: any;
+}
+
 /** The events with a topic belong to subscriptions that the server made. */
 export interface ClientEvents {
   state: CustomEvent<ClientStateDetail>;
@@ -84,6 +89,7 @@ export interface ClientEvents {
   subscribed: CustomEvent<Subscribed>;
   unsubscribed: WithTopic<Reason>;
   publication: PublicationEvent<any>;
+  whisper: WhisperEvent;
   gap: CustomEvent<{ topic: string }>;
   join: WithTopic<ClientInfo>;
   leave: WithTopic<ClientInfo>;
@@ -92,6 +98,7 @@ export interface ClientEvents {
 
 export interface SubscriptionEvents<T = any> {
   publication: PublicationEvent<T>;
+  whisper: WhisperEvent;
   subscribing: CustomEvent<Reason>;
   subscribed: CustomEvent<Subscribed>;
   unsubscribed: CustomEvent<Reason>;

@@ -27,6 +27,13 @@ export interface Publication<T = any> {
   time?: number;
 }
 
+/** A message of another subscriber, which is not stored. */
+export interface Whisper {
+  data: any;
+  /** The client that sent it. */
+  info: ClientInfo;
+}
+
 export interface History<T = any> extends Position {
   publications: Publication<T>[];
 }
@@ -71,6 +78,8 @@ export interface Push {
   leave?: { info: ClientInfo };
   /** A mass change of presence: request the list again. */
   changed?: object;
+  /** A message of another subscriber. */
+  whisper?: Whisper;
   subscribe?: SubscribeResult;
   unsubscribe?: { code: number; reason: string };
   message?: { data: unknown };

@@ -167,6 +167,22 @@ export class Subscription<T = any, Methods = any, Data = T> extends Emitter<Subs
     return this.#context._outbox._publish(this.topic, data);
   }
 
+  /**
+   * Send to the other subscribers, without storing it: that the user types, a cursor.
+   *
+   * It is dropped without a connection and beyond the topic's rate; another refusal is
+   * emitted as `error`.
+   */
+  whisper(data?: unknown): void {
+    const { topic } = this;
+    if (this.#state !== "subscribed") return;
+    const params = { method: "$whisper", data: { channel: topic, data } };
+    const done = (error?: TopicError): void => {
+      if (error && !error.temporary) this._emit("error", null, { error });
+    };
+    this.#context._commands._send("rpc", params, done, undefined, topic);
+  }
+
   /** Call a method of the topic on the server. @throws TopicError when it is refused. */
   call<M extends keyof Methods & string>(
     method: M,

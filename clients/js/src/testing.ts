@@ -130,6 +130,11 @@ export class FakeServer {
     }
   }
 
+  /** Whisper as another subscriber does: the `whisper` event of subscriptions. */
+  whisper(topic: string, data: unknown, info: ClientInfo = { client: "another" }): void {
+    this.#push(topic, { whisper: { data, info } });
+  }
+
   /** Send a message to every connection: the `message` event of clients. */
   message(data: unknown): void {
     for (const connection of this.connections) {
@@ -271,10 +276,15 @@ export class FakeServer {
 
   #call(connection: FakeConnection, { method, data }: Params): unknown {
     const { user } = connection;
-    if (method !== "$publish" && method !== "$call") return this.#run(method, data, user, "");
+    if (!/^\$(publish|call|whisper)$/.test(method)) return this.#run(method, data, user, "");
     const topic: string = data.channel;
     if (!connection.topics.has(topic)) throw new Refusal(103, "permission denied");
     if (method === "$call") return this.#run(data.method, data.data, user, topic);
+    if (method === "$whisper") {
+      const whisper = { data: data.data ?? null, info: connection.info };
+      this.#push(topic, { whisper }, { except: connection });
+      return {};
+    }
     if (this.#keys.has(data.key)) return {};
     this.#keys.add(data.key);
     this.published.push({ topic, data: data.data, key: data.key, user });
@@ -293,8 +303,13 @@ export class FakeServer {
     this.#push(topic, { leave: { info: connection.info } }, { onlyJoinLeave: true });
   }
 
-  #push(channel: string, push: object, { onlyJoinLeave = false } = {}): void {
+  #push(
+    channel: string,
+    push: object,
+    { onlyJoinLeave = false, except }: { onlyJoinLeave?: boolean; except?: FakeConnection } = {},
+  ): void {
     for (const connection of this.#subscribers(channel)) {
+      if (connection === except) continue;
       if (onlyJoinLeave && !connection.topics.get(channel)!.join_leave) continue;
       connection.deliver({ push: { channel, ...push } });
     }

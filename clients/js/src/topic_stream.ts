@@ -3,7 +3,7 @@
 import type { Emit } from "./emitter.js";
 import type { Position, Publication, Push, SubscribeResult } from "./protocol.js";
 
-type StreamEvent = "subscribed" | "gap" | "publication" | "join" | "leave";
+type StreamEvent = "subscribed" | "gap" | "publication" | "whisper" | "join" | "leave";
 
 export class TopicStream {
   /** @internal How far the stream has been read; undefined while it has no positions. */
@@ -39,8 +39,9 @@ export class TopicStream {
   }
 
   /** @internal */
-  _onPush({ pub, join, leave }: Push): void {
+  _onPush({ pub, whisper, join, leave }: Push): void {
     if (pub) this.#onPublication(pub);
+    if (whisper) this.#emit("whisper", whisper, { data: whisper.data });
     if (join) this.#emit("join", join.info);
     if (leave) this.#emit("leave", leave.info);
   }

@@ -865,3 +865,52 @@ test("a topic that is not a string is refused with its value", async () => {
   assert.throws(() => client.subscribe(undefined as never), /topic undefined is not a string/);
   assert.throws(() => client.subscribe(7 as never), /topic 7 is not a string/);
 });
+
+test("a whisper is sent to the topic's other subscribers", async () => {
+  const { peer, room } = await activeSubscription();
+
+  room.whisper({ typing: true });
+
+  const { body } = await peer.command("rpc");
+  assert.deepEqual(body, { method: "$whisper", data: { channel: "room", data: { typing: true } } });
+});
+
+test("a whisper of another client is an event with its data and sender", async () => {
+  const { peer, room } = await activeSubscription();
+  const seen: unknown[] = [];
+  room.addEventListener("whisper", ({ data, detail }) => seen.push(data, detail));
+  const whisper = { data: { typing: true }, info: { client: "c", user: "7" } };
+
+  peer.push("room", { whisper });
+
+  assert.deepEqual(seen, [{ typing: true }, { topic: "room", ...whisper }]);
+  assert.equal(room.position!.offset, 3);
+});
+
+test("a whisper without a subscription is dropped", async () => {
+  const { peer, room, command } = await requestedSubscription();
+
+  room.whisper("early");
+  peer.reply(command, STREAM);
+  room.whisper("later");
+
+  const { body } = await peer.command("rpc");
+  assert.deepEqual(body.data.data, "later");
+});
+
+test("a whisper that the server refuses is an error event, unless it is temporary", async () => {
+  const { peer, room } = await activeSubscription();
+  const seen = logEvents(room, "error");
+
+  room.whisper(1);
+  const first = await peer.command("rpc");
+  peer.replyError(first, 111, "too many", true);
+  room.whisper(2);
+  const second = await peer.command("rpc");
+  peer.replyError(second, 108);
+
+  assert.deepEqual(
+    seen.map(([, error]) => error.code),
+    [108],
+  );
+});

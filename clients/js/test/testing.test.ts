@@ -282,3 +282,27 @@ async function rejectsSoon(server: FakeServer, promise: Promise<unknown>, error:
   await server.settled();
   await rejected;
 }
+
+test("the other subscribers get a whisper of a page and of the test", async () => {
+  const server = new FakeServer();
+  const [ada, bob] = ["ada", "bob"].map(
+    (token) => new Client("/connection/", { window: server.window, token }),
+  );
+  const rooms = [ada!, bob!].map((client) => client.subscribe("room"));
+  const [own, others] = rooms.map((room) => logEvents(room, "whisper"));
+  await server.settled();
+
+  rooms[0]!.whisper("typing");
+  await server.settled();
+  server.whisper("room", "a third", { client: "c3" });
+
+  assert.deepEqual(
+    others!.map(([, { data, info }]) => [data, info.user ?? info.client]),
+    [
+      ["typing", "ada"],
+      ["a third", "c3"],
+    ],
+  );
+  assert.equal(own!.length, 1);
+  for (const client of [ada!, bob!]) client.disconnect();
+});

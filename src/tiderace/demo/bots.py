@@ -78,7 +78,7 @@ def _people() -> list[Person]:
 
 
 async def _say(person: Person, turn: int) -> None:
-    typing = {"typing": person.id, "name": person.name}
+    typing = {"id": person.id, "name": person.name}
     await apublish(f"here:{ROOM}", typing, key=f"bot-{turn}")
     await asyncio.sleep(_TYPING)
     text = LINES[turn % len(LINES)]

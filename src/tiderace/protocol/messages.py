@@ -237,6 +237,13 @@ class InfoPush(_Message):
     info: ClientInfo | None = None
 
 
+class WhisperPush(_Message):
+    """A message of another subscriber, which is not part of the topic's stream."""
+
+    data: Data = UNSET
+    info: ClientInfo | None = None
+
+
 class DisconnectPush(_Message):
     """The end of a connection whose transport has no close frame."""
 
@@ -254,6 +261,8 @@ class Push(_Message):
     leave: InfoPush | None = None
     # An extension of ours, which other clients ignore.
     changed: Empty | None = None
+    # Likewise.
+    whisper: WhisperPush | None = None
     unsubscribe: Unsubscription | None = None
     message: DataMessage | None = None
     subscribe: SubscribeResult | None = None

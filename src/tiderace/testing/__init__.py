@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tiderace.testing.topics.subscribed_topic import (
         AsyncSubscribedTopic,
         ReceivedPublication,
+        ReceivedWhisper,
     )
     from tiderace.testing.topics.testbed import CapturedPublication, TopicsTestbed
 
@@ -32,6 +33,7 @@ __all__ = [
     "ChannelsLiveServerTestCase",
     "HttpCommunicator",
     "ReceivedPublication",
+    "ReceivedWhisper",
     "Refusal",
     "SubscribedTopic",
     "TopicsClient",
@@ -47,6 +49,7 @@ _MODULES = {
     "CapturedPublication": "topics.testbed",
     "ChannelsLiveServerTestCase": "live",
     "ReceivedPublication": "topics.subscribed_topic",
+    "ReceivedWhisper": "topics.subscribed_topic",
     "Refusal": "topics.refusals",
     "SubscribedTopic": "topics.blocking_client",
     "TopicsClient": "topics.blocking_client",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -31,7 +31,8 @@ def require_kinds(cls: type, kinds: Mapping[str, tuple[Any, str]]) -> None:
     for name, (kind, advice) in kinds.items():
         value = inspect.getattr_static(cls, name)
         if not isinstance(value, kind) or (
-            isinstance(value, bool) and kind is not bool
+            # Which is an int as well.
+            isinstance(value, bool) and bool not in (kind, *get_args(kind))
         ):
             raise ImproperlyConfigured(
                 f"{place(cls)}.{name} is {value!r}, of type {type(value).__name__}; "

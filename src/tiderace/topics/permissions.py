@@ -41,9 +41,10 @@ class Action(StrEnum):
     PUBLISH = "publish"
     PRESENCE = "presence"
     HISTORY = "history"
+    WHISPER = "whisper"
 
 
-ActionName = Literal["subscribe", "publish", "presence", "history"]
+ActionName = Literal["subscribe", "publish", "presence", "history", "whisper"]
 
 # The topic's own method that has to agree too, if the topic defines it.
 _HOOKS = {
@@ -51,7 +52,11 @@ _HOOKS = {
     Action.PUBLISH: "can_publish",
     Action.PRESENCE: "can_see_presence",
     Action.HISTORY: "can_read_history",
+    Action.WHISPER: "can_whisper",
 }
+
+# What a client sends to others, for which Django REST Framework's permissions see a POST.
+_WRITING = (Action.PUBLISH, Action.WHISPER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,7 @@ class BasePermission(_Operators, metaclass=_PermissionClass):
             topic: the topic: ``topic.topic`` is its name, ``topic.kwargs`` the values
                 that its pattern captured.
             action: an ``Action``, which equals its name: ``"subscribe"``,
-                ``"publish"``, ``"presence"`` or ``"history"``.
+                ``"publish"``, ``"presence"``, ``"history"`` or ``"whisper"``.
 
         Returns:
             A true value to allow it. ``PermissionDenied`` may be raised for False.
@@ -210,7 +215,7 @@ class _RestFrameworkPermission(BasePermission):
         return type(self._permission).__name__
 
     async def _allows(self, check: _Check) -> bool:
-        method = "POST" if check.action is Action.PUBLISH else "GET"
+        method = "POST" if check.action in _WRITING else "GET"
         request = HandshakeRequest(check.scope, check.user, method)
         view = SimpleNamespace(
             topic=check.topic,
@@ -234,8 +239,8 @@ async def allowed(
     """Return whether ``user`` may do ``action`` with ``topic``.
 
     All of the topic's ``permission_classes`` have to allow it, and its own method
-    (``can_subscribe``, ``can_publish``, ``can_see_presence``, ``can_read_history``) if
-    it defines one. A topic with neither ``permission_classes`` nor ``can_subscribe``
+    (``can_subscribe``, ``can_publish``, ``can_see_presence``, ``can_read_history``,
+    ``can_whisper``) if it defines one. A topic with neither ``permission_classes`` nor ``can_subscribe``
     allows nothing, and one with neither ``can_publish`` nor ``on_publish`` allows no
     publications.
 
@@ -244,10 +249,11 @@ async def allowed(
     Args:
         topic: an instance.
         user: the connection's user.
-        action: ``"subscribe"``, ``"publish"``, ``"presence"`` or ``"history"``.
+        action: ``"subscribe"``, ``"publish"``, ``"presence"``, ``"history"`` or
+            ``"whisper"``.
         scope: the connection's, for permissions that read its headers.
         admitted: whether a token or the server has subscribed the client: then its
-            ``permission_classes`` are for publishing alone.
+            ``permission_classes`` are for publishing and whispers alone.
 
     Raises:
         ValueError: for another action.

@@ -140,6 +140,10 @@ class Topic:
     user_rate: ClassVar[str | None] = "100/s"
     """How often one user may publish, over all connections and processes; None for no
     limit, which saves a request to the broker."""
+    whispers: ClassVar[bool | str] = False
+    """Whether subscribers may send each other messages that no hook sees and that are not
+    stored, such as typing and cursors; True for 20 a second of each connection in one
+    topic, or another rate, ``"5/s"``. Beyond it they are refused."""
     message: ClassVar[Any] = None
     """The type of a client's publications: a msgspec Struct, dataclass, TypedDict,
     pydantic model or any other type that msgspec can validate; None for any JSON."""
@@ -160,9 +164,9 @@ class Topic:
         require_permissions(cls)
         require_hooks(cls, TOPIC_HOOKS, optional="data")
         _require_rewind(cls)
-        for name in ("publish_rate", "user_rate"):
+        for name in ("publish_rate", "user_rate", "whispers"):
             rate = getattr(cls, name)
-            if rate is not None:
+            if rate is not None and not isinstance(rate, bool):
                 try:
                     Rate.parse(rate)
                 except ValueError as error:
@@ -189,6 +193,7 @@ class Topic:
         def can_publish(self, user: Any, /) -> _Permission: ...
         def can_see_presence(self, user: Any, /) -> _Permission: ...
         def can_read_history(self, user: Any, /) -> _Permission: ...
+        def can_whisper(self, user: Any, /) -> _Permission: ...
         def on_publish(self, user: Any, message: Any, /) -> Any: ...
         def user_joined(self, user_id: str, /) -> Any: ...
         def user_left(self, user_id: str, /) -> Any: ...
@@ -203,6 +208,9 @@ class Topic:
         """``can_see_presence(self, user) -> bool``; without it every subscriber may."""
         can_read_history = None
         """``can_read_history(self, user) -> bool``; without it every subscriber may."""
+        can_whisper = None
+        """``can_whisper(self, user) -> bool``, where the class has ``whispers``: asked at
+        the first one of a subscription; without it every subscriber may."""
         on_publish = None
         """``on_publish(self, user, message)``: returns the data to publish, or None."""
         on_subscribe = None
@@ -250,6 +258,7 @@ TOPIC_HOOKS = {
     "can_publish": ("self", "user"),
     "can_see_presence": ("self", "user"),
     "can_read_history": ("self", "user"),
+    "can_whisper": ("self", "user"),
     "on_publish": ("self", "user", "message"),
     "on_subscribe": ("self", "user", "data"),
     "user_joined": ("self", "user_id"),
@@ -267,6 +276,7 @@ _KINDS: dict[str, tuple[Any, str]] = {
     "presence_grace": (int | float, "a number of seconds"),
     "push_joins": _BOOL,
     "require_token": _BOOL,
+    "whispers": (bool | str, 'True, or a rate such as "5/s"'),
     "subscribers_only": _BOOL,
     "layer": (str, "the alias of one of CHANNEL_LAYERS"),
 }

@@ -325,6 +325,25 @@ def test_joins_and_leaves_of_others_are_received(topics, alice, bob):
     assert room.receive_leave().info == {"name": "bob"}
 
 
+def test_a_whisper_of_another_client_is_received_with_its_sender(topics, alice, bob):
+    room = topics.connect(user=alice).subscribe("chat-site:tea")
+    other = topics.connect(user=bob)
+
+    other.subscribe("chat-site:tea").whisper({"typing": True})
+
+    received = room.receive_whisper()
+    assert received.data == {"typing": True}
+    assert (received.sender.client, received.sender.user_id) == (other.id, str(bob.pk))
+    assert received.sender.info == {"name": "bob"}
+
+
+def test_a_refused_whisper_raises(topics, alice):
+    room = topics.connect(user=alice).subscribe("chat-site-users:tea")
+
+    with assert_refused(108, "not available"):
+        room.whisper()
+
+
 # Commands of the server
 
 

@@ -169,6 +169,18 @@ export const scenarios = {
     assertEqual(publication.tags.a, "b", "the tag");
   },
 
+  async a_whisper_is_sent_and_those_of_others_are_ignored(context) {
+    const receiver = await context.subscribe(await context.connect());
+    const sender = await context.connect();
+    await context.subscribe(sender);
+    const { channel } = context;
+    await sender.rpc("$whisper", context.encode({ channel, data: "typing" }));
+    await context.api("publish", { channel, data: "said" });
+
+    assertEqual(await context.receive(receiver, 1), ["said"]);
+    assertEqual(receiver.record.has("error"), false, "an error");
+  },
+
   async many_publications_are_received_in_order(context) {
     const client = await context.connect();
     const subscription = await context.subscribe(client);

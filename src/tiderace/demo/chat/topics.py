@@ -103,8 +103,4 @@ class Here(_InRoom):
     pattern = "here:<slug:room>"
     presence = Presence.PER_USER
     presence_grace = 5.0
-
-    async def on_publish(self, user: Any, message: Any) -> dict[str, str]:
-        """Publish that this user is typing."""
-        person = person_of(user)
-        return {"typing": person.id, "name": person.name}
+    whispers = "2/s"

@@ -13,6 +13,7 @@ from tiderace.testing.topics.loop_thread import LoopThread
 from tiderace.testing.topics.subscribed_topic import (
     AsyncSubscribedTopic,
     ReceivedPublication,
+    ReceivedWhisper,
 )
 from tiderace.topics.api import HistoryPage, PresenceInfo
 
@@ -182,6 +183,12 @@ class SubscribedTopic:
 
     def call(self, method: str, /, **arguments: Any) -> Any:
         return self._loop.run(self._topic.call(method, **arguments))
+
+    def whisper(self, data: Any = None) -> None:
+        self._loop.run(self._topic.whisper(data))
+
+    def receive_whisper(self, *, timeout: float | None = TIMEOUT) -> ReceivedWhisper:
+        return self._loop.run(self._topic.receive_whisper(timeout=timeout))
 
     def presence(self) -> list[PresenceInfo]:
         return self._loop.run(self._topic.presence())

@@ -37,7 +37,7 @@ _KINDS = {
 }
 
 # The pushes of a subscription, which an unsubscription ends.
-_OF_SUBSCRIPTIONS = frozenset({"pub", "join", "leave"})
+_OF_SUBSCRIPTIONS = frozenset({"pub", "join", "leave", "whisper"})
 
 
 class TopicsConnection:

@@ -40,6 +40,14 @@ class ReceivedPublication:
     tags: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class ReceivedWhisper:
+    """A whisper of another subscriber."""
+
+    data: Any
+    sender: PresenceInfo
+
+
 class AsyncSubscribedTopic:
     """A topic as one client uses it; returned by ``AsyncTopicsClient.subscribe``.
 
@@ -136,6 +144,23 @@ class AsyncSubscribedTopic:
         request = RPCRequest(method="$call", data=as_raw(call))
         result: DataMessage = await self._ask("rpc", request, f"call {method!r} of")
         return as_python(result.data)
+
+    # Whispers
+
+    async def whisper(self, data: Any = None) -> None:
+        """Whisper to the other subscribers; returns when the server has accepted it."""
+        whisper = {"channel": self.name, "data": data}
+        request = RPCRequest(method="$whisper", data=as_raw(whisper))
+        await self._ask("rpc", request, "whisper to")
+
+    async def receive_whisper(
+        self, *, timeout: float | None = TIMEOUT
+    ) -> ReceivedWhisper:
+        """Return the next whisper of another subscriber; wait for it."""
+        push = await self._connection.take("whisper", self.name, timeout)
+        assert push.whisper is not None  # the kind that was asked for
+        assert push.whisper.info is not None  # of every whisper
+        return ReceivedWhisper(as_python(push.whisper.data), _member(push.whisper.info))
 
     # Presence and the end of the subscription
 

@@ -31,6 +31,7 @@ from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.security.addresses import client_ip, limit_key
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.refusals import errors_as_refusals
+from tiderace.topics.client.whispers import whisper
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import (
     as_bytes,
@@ -182,6 +183,11 @@ class _PublishCall(msgspec.Struct):
     key: str = ""
 
 
+class _Whisper(msgspec.Struct):
+    channel: str
+    data: Raw = Raw(b"")
+
+
 class _TopicCall(msgspec.Struct):
     channel: str
     method: str
@@ -189,7 +195,7 @@ class _TopicCall(msgspec.Struct):
 
 
 async def _rpc(context: ClientContext, request: RPCRequest) -> DataMessage:
-    """Run a call; ``$publish`` and ``$call`` are sent by Tiderace's own clients."""
+    """Run a call; those that begin with ``$`` are sent by Tiderace's own clients."""
     data = as_bytes(request.data)
     result: Any = None
     if request.method == "$publish":
@@ -197,6 +203,10 @@ async def _rpc(context: ClientContext, request: RPCRequest) -> DataMessage:
         with errors_as_refusals("publish", context.scope, publish.channel):
             data = bytes(publish.data)
             await _publish_to(context, publish.channel, data, publish.key)
+    elif request.method == "$whisper":
+        sent = read_fields(data, _Whisper)
+        with errors_as_refusals("a whisper to", context.scope, sent.channel):
+            await whisper(context, sent.channel, sent.data)
     elif request.method == "$call":
         call = read_fields(data, _TopicCall)
         with errors_as_refusals("a call of", context.scope, call.channel):

@@ -6,16 +6,27 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
+from msgspec import UNSET
 
 from tiderace.history import Publication
 from tiderace.protocol.codec import Codec
 from tiderace.protocol.codes import Unsubscription
-from tiderace.protocol.messages import ClientInfo, Empty, InfoPush, Pub, Push, Reply
+from tiderace.protocol.messages import (
+    ClientInfo,
+    Data,
+    Empty,
+    InfoPush,
+    Pub,
+    Push,
+    Reply,
+    WhisperPush,
+)
 from tiderace.protocol.session import (
     PositionLost,
     Subscription,
     to_pub,
 )
+from tiderace.ratelimit import TokenBucket
 from tiderace.topics.client.outbox import ClientOutbox, write_all
 from tiderace.topics.identity import Grant
 from tiderace.topics.names import topic_group
@@ -29,11 +40,13 @@ class ActiveSubscription(Subscription):
         topic: the topic.
         outbox: of the client.
         on_lost: called when publications are missing.
+        client_id: of the client, which does not get its own whispers.
         server_side: whether the server has subscribed the client.
     """
 
     __slots__ = (
         "_on_lost",
+        "client_id",
         "codec",
         "end_reason",
         "grant",
@@ -42,6 +55,7 @@ class ActiveSubscription(Subscription):
         "outbox",
         "present",
         "topic",
+        "whispers",
     )
 
     def __init__(
@@ -50,10 +64,12 @@ class ActiveSubscription(Subscription):
         outbox: ClientOutbox,
         on_lost: Callable[[ActiveSubscription], None],
         *,
+        client_id: str = "",
         server_side: bool = False,
     ) -> None:
         super().__init__(topic.topic, server_side=server_side)
         self.topic = topic
+        self.client_id = client_id
         self.group = topic_group(topic.topic)
         self.outbox = outbox
         self.codec = outbox.codec
@@ -64,6 +80,8 @@ class ActiveSubscription(Subscription):
         self.grant: Grant | None = None
         # Whether the client was added to presence.
         self.present = False
+        # The rate limit of its whispers; None until they are found to be allowed.
+        self.whispers: TokenBucket | None = None
         # Set where it has to end as soon as it is active.
         self.end_reason: Unsubscription | None = None
 
@@ -117,17 +135,24 @@ class ActiveSubscription(Subscription):
                 self.on_publication(self.group, each)
 
 
-class _PresenceEvent(msgspec.Struct):
-    """A message of a topic's events group."""
+WHISPER = "topic.whisper"
+"""The type of a whisper in a topic's events group."""
+
+
+class TopicEvent(msgspec.Struct):
+    """A message of a topic's events group: a change of presence, or a whisper."""
 
     type: str
     # Contains the application's JSON unchanged; None for "changed".
     info: ClientInfo | None = None
+    data: Data = UNSET
 
     def push(self, channel: str) -> Push:
         """Return the push that clients get."""
         push = Push(channel=channel)
-        if self.info is None:
+        if self.type == WHISPER:
+            push.whisper = WhisperPush(data=self.data, info=self.info)
+        elif self.info is None:
             push.changed = Empty()
         elif self.type == "topic.joined":
             push.join = InfoPush(info=self.info)
@@ -136,16 +161,25 @@ class _PresenceEvent(msgspec.Struct):
         return push
 
 
+_event_decoder = msgspec.json.Decoder(TopicEvent)
+
+
 def _dispatch_event(
     publication: Publication, subscriptions: Iterable[ActiveSubscription]
 ) -> None:
-    """Send a join, a leave or a change of presence to subscribers with such pushes."""
+    """Send a change of presence to subscribers with such pushes, or a whisper to all."""
     receivers: list[ActiveSubscription] = []
-    wanted = [each for each in subscriptions if each.joins]
+    wanted = [each for each in subscriptions if each.joins or each.topic.whispers]
     if not wanted:
         return
-    event = msgspec.json.decode(publication.data, type=_PresenceEvent)
+    event = _event_decoder.decode(publication.data)
     push = event.push(wanted[0].channel)
+    if push.whisper is not None:
+        sender = None if event.info is None else event.info.client
+        # It is of this moment, so none is buffered for a subscription that begins.
+        _send_push(push, [e for e in wanted if e.active and e.client_id != sender])
+        return
+    wanted = [each for each in wanted if each.joins]
     for subscription in wanted:
         if subscription.buffered is None:
             receivers.append(subscription)
@@ -156,9 +190,10 @@ def _dispatch_event(
 
 def _send_push(push: Push, subscriptions: Iterable[ActiveSubscription]) -> None:
     receivers: defaultdict[Codec, list[ClientOutbox]] = defaultdict(list)
+    is_extension = push.changed is not None or push.whisper is not None
     for subscription in subscriptions:
-        # Protobuf has no field for a change, and clients ignore an empty push.
-        if push.changed is None or not subscription.codec.binary:
+        # Protobuf has no field for these, and clients ignore an empty push.
+        if not (is_extension and subscription.codec.binary):
             receivers[subscription.codec].append(subscription.outbox)
     for codec, outboxes in receivers.items():
         write_all(outboxes, codec.encode(Reply(push=push)))

@@ -102,6 +102,7 @@ class ClientSubscriptions:
             topic,
             self._outbox,
             self._on_lost,
+            client_id=context.client_id,
             server_side=server_side,
         )
         subscription.grant = grant or (Grant() if request.token else None)
@@ -113,7 +114,7 @@ class ClientSubscriptions:
             subscription.joins = await self._gets_joins(topic, request)
             layer = layer_of(topic)
             await layer.stream_subscribe(subscription.group, subscription)
-            if topic.presence is not Presence.OFF:
+            if topic.presence is not Presence.OFF or topic.whispers:
                 await layer.stream_subscribe(events_group(name), subscription)
             result, _ = await start_stream(
                 subscription, topic, request, lambda: context.may("history", topic)
@@ -238,6 +239,7 @@ class ClientSubscriptions:
         may = self._context.may
         for channel, subscription in list(self._context.subscriptions.items()):
             topic = subscription.topic
+            subscription.whispers = None  # decided again at the next one
             if subscription.grant is None and not await may("subscribe", topic):
                 if self._context.subscriptions.get(channel) is subscription:
                     self.end(channel, codes.UNSUBSCRIBED_PERMISSION_DENIED)

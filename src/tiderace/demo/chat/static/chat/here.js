@@ -7,7 +7,7 @@ const TTL = 5000;
 const people = document.getElementById("people");
 const line = document.getElementById("typing");
 
-/** Show the members of `here` and which are typing; publish when this user types. */
+/** Show the members of `here` and which are typing; whisper when this user types. */
 export function showPeople(here, me, field, onChange) {
   const typing = new Map();
 
@@ -23,13 +23,17 @@ export function showPeople(here, me, field, onChange) {
     if (typing.delete(id)) showTyping();
   }
 
-  here.addEventListener("publication", ({ data }) => {
-    if (data.typing === me.id) return;
-    clearTimeout(typing.get(data.typing)?.timer);
+  function started({ id, name }) {
+    if (id === me.id) return;
+    clearTimeout(typing.get(id)?.timer);
     // A window that is closed cannot say so: names expire.
-    typing.set(data.typing, { name: data.name, timer: setTimeout(stopped, TTL, data.typing) });
+    typing.set(id, { name, timer: setTimeout(stopped, TTL, id) });
     showTyping();
-  });
+  }
+
+  here.addEventListener("whisper", ({ detail }) => started(detail.info.conn_info));
+  // Of the bots, which have no connection.
+  here.addEventListener("publication", ({ data }) => started(data));
   here.addEventListener("presence", () => {
     const members = [...here.presence.values()].map(({ conn_info: info }) => info);
     members.sort((a, b) => a.name.localeCompare(b.name));
@@ -46,7 +50,7 @@ export function showPeople(here, me, field, onChange) {
     const now = performance.now();
     if (!field.value.trim() || now - announcedAt < INTERVAL) return;
     announcedAt = now;
-    here.publish({}).catch(() => {});
+    here.whisper();
   });
   return {
     stopped,

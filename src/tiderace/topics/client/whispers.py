@@ -1,0 +1,64 @@
+"""Whispers: messages from one subscriber of a topic to the others, past all hooks."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Raw
+
+from tiderace.layers.broker import Retention
+from tiderace.protocol import codes
+from tiderace.protocol.session import Refused
+from tiderace.ratelimit import Rate, TokenBucket
+from tiderace.topics.client.context import ClientContext
+from tiderace.topics.client.dispatcher import WHISPER, ActiveSubscription, TopicEvent
+from tiderace.topics.names import events_group
+from tiderace.topics.streams import layer_of
+from tiderace.topics.topic import Topic
+
+_DEFAULT_RATE = "20/s"
+_KEEP_NOTHING = Retention(0, 0.0)
+
+
+async def whisper(context: ClientContext, name: str, data: Raw) -> None:
+    """Send ``data`` to the other subscribers of a topic, with who the client is.
+
+    The permission is decided at the first whisper of a subscription, and again after
+    the user's permissions have changed.
+
+    Raises:
+        Refused: when the topic has no whispers, or the client is not subscribed, may
+            not whisper, or does so too often.
+    """
+    subscription = context.subscriptions.get(name)
+    if subscription is None or not subscription.active:
+        reason = "the client is not subscribed to it"
+        raise Refused(codes.PERMISSION_DENIED, reason=reason)
+    topic = subscription.topic
+    if not topic.whispers:
+        kind = type(topic).__name__
+        reason = f"{kind} has no whispers; give the class whispers = True"
+        raise Refused(codes.NOT_AVAILABLE, reason=reason)
+    if subscription.whispers is None:
+        await _allow(context, subscription, topic)
+    elif subscription.whispers.take():
+        kind = type(topic).__name__
+        reason = f"more whispers than {kind}.whispers = {topic.whispers!r}"
+        raise Refused(codes.TOO_MANY_REQUESTS, reason=reason)
+    event = TopicEvent(WHISPER, context.info_in(name), data if bytes(data) else _NULL)
+    await layer_of(topic).stream_publish(
+        events_group(name),
+        {"data": msgspec.json.encode(event).decode()},
+        keep=_KEEP_NOTHING,
+    )
+
+
+_NULL = Raw(b"null")
+
+
+async def _allow(
+    context: ClientContext, subscription: ActiveSubscription, topic: Topic
+) -> None:
+    await context.require("whisper", topic)
+    rate = topic.whispers if isinstance(topic.whispers, str) else _DEFAULT_RATE
+    bucket = subscription.whispers = TokenBucket(Rate.parse(rate))
+    bucket.take()
