@@ -23,6 +23,8 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from browser.demo_windows import Visitor
+from support.demo_process import PASSWORDS, DemoProcess
 from support.typed_site import TypedSite
 
 CHROMIUM_NAMES = (
@@ -118,3 +120,65 @@ def typed_site(tmp_path: Path) -> Iterator[TypedSite]:
     """Return an empty folder into which pages of the documentation are typed."""
     with TypedSite(tmp_path) as site:
         yield site
+
+
+# The demo
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
+    with DemoProcess(tmp_path_factory.mktemp("demo")) as process:
+        yield process
+        assert "Traceback" not in process.output()
+
+
+@pytest.fixture(scope="session")
+def cookies(demo: DemoProcess) -> Callable[[str], list[dict[str, str]]]:
+    """Log each user in once; hashing a password takes its time."""
+    kept: dict[str, list[dict[str, str]]] = {}
+
+    def of(name: str) -> list[dict[str, str]]:
+        if name not in kept:
+            visitor = demo.visitor()
+            if name in PASSWORDS:
+                visitor.log_in(name)
+            else:
+                visitor.enter_as_guest(name)
+            kept[name] = [
+                {"name": key, "value": value, "url": demo.url}
+                for key, value in visitor.http.cookies.items()
+            ]
+            visitor.close()
+        return kept[name]
+
+    return of
+
+
+@pytest.fixture
+def stranger(
+    demo: DemoProcess, new_context: Callable[..., BrowserContext]
+) -> Iterator[Callable[..., Visitor]]:
+    """Make visitors who are not signed in; their consoles must stay silent."""
+    visitors: list[Visitor] = []
+
+    def make(**options: object) -> Visitor:
+        visitors.append(Visitor(new_context(**options), demo.url))
+        return visitors[-1]
+
+    yield make
+    assert [said for visitor in visitors for said in visitor.unforgiven()] == []
+
+
+@pytest.fixture
+def signed_in(
+    stranger: Callable[..., Visitor],
+    cookies: Callable[[str], list[dict[str, str]]],
+) -> Callable[..., Visitor]:
+    """Make visitors who have signed in before: users by name, others as guests."""
+
+    def make(name: str, **options: object) -> Visitor:
+        visitor = stranger(**options)
+        visitor.context.add_cookies(cookies(name))  # type: ignore[arg-type]
+        return visitor
+
+    return make

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import (
-    BrowserContext,
     Locator,
     Page,
     WebSocket,
@@ -21,65 +19,10 @@ from playwright.sync_api import (
     expect,
 )
 
-from support.demo_process import PASSWORDS, DemoProcess
+from browser.demo_windows import badge
 from support.npm_packages import script_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
-
-PATIENCE = 15_000  # milliseconds
-VIOLATIONS = """
-document.addEventListener("securitypolicyviolation", (event) =>
-  console.error(`refused by the policy: ${event.violatedDirective} ${event.blockedURI}`));
-"""
-expect.set_options(timeout=PATIENCE)
-
-
-class Visitor:
-    """One person's browser window, and what its console had to complain about."""
-
-    def __init__(self, context: BrowserContext, url: str) -> None:
-        self.context = context
-        self.url = url
-        self.complaints: list[str] = []
-        self.forgiven: list[str] = []
-        context.add_init_script(VIOLATIONS)
-        context.on("page", self._watch)
-        self.page = context.new_page()
-
-    def _watch(self, page: Page) -> None:
-        page.on(
-            "console",
-            lambda said: (
-                self.complaints.append(said.text)
-                if said.type in ("error", "warning")
-                else None
-            ),
-        )
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-
-        def refuse(dialog) -> None:
-            self.complaints.append(f"dialog: {dialog.message}")
-            dialog.dismiss()
-
-        page.on("dialog", refuse)
-
-    def unforgiven(self) -> list[str]:
-        return [
-            said
-            for said in self.complaints
-            if not any(re.search(pattern, said) for pattern in self.forgiven)
-        ]
-
-    def enter(self, room: str) -> Page:
-        """Open a room and wait for its socket."""
-        self.page.goto(f"{self.url}/chat/{room}/")
-        expect(badge(self.page)).to_have_text("Connected")
-        expect(self.page.locator("#people li")).not_to_have_count(0)
-        return self.page
-
-
-def badge(page: Page) -> Locator:
-    return page.locator("#badge")
 
 
 def field(page: Page) -> Locator:
@@ -98,65 +41,6 @@ def texts(page: Page) -> Locator:
 
 def events(page: Page) -> Locator:
     return page.locator(".event")
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
-    with DemoProcess(tmp_path_factory.mktemp("demo")) as process:
-        yield process
-        assert "Traceback" not in process.output()
-
-
-@pytest.fixture(scope="module")
-def cookies(demo: DemoProcess) -> Callable[[str], list[dict[str, str]]]:
-    """Log each user in once; hashing a password takes its time."""
-    kept: dict[str, list[dict[str, str]]] = {}
-
-    def of(name: str) -> list[dict[str, str]]:
-        if name not in kept:
-            visitor = demo.visitor()
-            if name in PASSWORDS:
-                visitor.log_in(name)
-            else:
-                visitor.enter_as_guest(name)
-            kept[name] = [
-                {"name": key, "value": value, "url": demo.url}
-                for key, value in visitor.http.cookies.items()
-            ]
-            visitor.close()
-        return kept[name]
-
-    return of
-
-
-@pytest.fixture
-def stranger(
-    demo: DemoProcess, new_context: Callable[..., BrowserContext]
-) -> Iterator[Callable[..., Visitor]]:
-    """Make visitors who are not signed in; their consoles must stay silent."""
-    visitors: list[Visitor] = []
-
-    def make(**options: object) -> Visitor:
-        visitors.append(Visitor(new_context(**options), demo.url))
-        return visitors[-1]
-
-    yield make
-    assert [said for visitor in visitors for said in visitor.unforgiven()] == []
-
-
-@pytest.fixture
-def signed_in(
-    stranger: Callable[..., Visitor],
-    cookies: Callable[[str], list[dict[str, str]]],
-) -> Callable[..., Visitor]:
-    """Make visitors who have signed in before: users by name, others as guests."""
-
-    def make(name: str, **options: object) -> Visitor:
-        visitor = stranger(**options)
-        visitor.context.add_cookies(cookies(name))  # type: ignore[arg-type]
-        return visitor
-
-    return make
 
 
 def test_messages_go_both_ways_between_two_windows(signed_in):
@@ -857,70 +741,3 @@ def test_every_page_fits_the_window_and_can_be_read(
         assert page.evaluate(SMALL) == [], name
         page.evaluate(axe)
         assert page.evaluate(AXE) == [], name
-
-
-# The board
-
-
-def board(visitor: Visitor) -> Page:
-    """Open the board and wait for its topic."""
-    visitor.page.goto(f"{visitor.url}/board/")
-    expect(badge(visitor.page)).to_have_text("Connected")
-    return visitor.page
-
-
-def note(page: Page, text: str) -> Locator:
-    return page.locator(".note", has_text=text)
-
-
-def hang_up(page: Page, text: str) -> None:
-    page.locator("#text").fill(text)
-    page.get_by_role("button", name="Hang it up").click()
-
-
-def test_a_note_is_added_moved_and_removed_in_every_window(signed_in):
-    alice, bob = board(signed_in("alice")), board(signed_in("bob"))
-
-    hang_up(alice, "Bring <b>tea</b>")
-    expect(note(bob, "Bring <b>tea</b>").locator(".by")).to_have_text("alice")
-    note(bob, "tea").get_by_role("button", name="Move on").click()
-    expect(alice.locator('[data-column="doing"]')).to_contain_text("tea")
-    note(alice, "tea").get_by_role("button", name="Remove").click()
-
-    expect(note(bob, "tea")).to_have_count(0)
-
-
-def test_the_board_lists_the_people_by_name(signed_in):
-    alice = board(signed_in("alice"))
-    guest = board(signed_in("Grace"))
-
-    for page in (alice, guest):
-        # Others may have just left, which is not noticed at once.
-        expect(page.locator("#here")).to_have_text(
-            re.compile(r"Here now: Grace, alice")
-        )
-
-
-def test_a_window_that_was_offline_gets_the_missed_changes(signed_in):
-    alice, bob = signed_in("alice"), board(signed_in("bob"))
-    page = board(alice)
-    alice.forgiven.append("ERR_INTERNET_DISCONNECTED")
-    alice.context.set_offline(True)
-    expect(badge(page)).not_to_have_text("Connected")
-    hang_up(bob, "Said while you were away")
-    expect(note(bob, "while you were away")).to_be_visible()
-    alice.context.set_offline(False)
-
-    expect(note(page, "while you were away")).to_be_visible()
-    note(page, "while you were away").get_by_role("button", name="Remove").click()
-    expect(note(bob, "while you were away")).to_have_count(0)
-
-
-def test_a_change_of_a_removed_note_shows_an_error(signed_in):
-    page = board(signed_in("alice"))
-    hang_up(page, "Twice removed")
-    expect(note(page, "Twice removed")).to_be_visible()
-    page.evaluate("document.querySelector('.note:last-child').dataset.id = 999999")
-    page.locator('.note[data-id="999999"]').get_by_role("button", name="Remove").click()
-
-    expect(page.locator("#wrong")).to_have_text("that note is gone")

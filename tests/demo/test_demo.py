@@ -629,6 +629,73 @@ def test_logging_out_closes_the_sockets_of_that_session_only(demo):
     assert said == "still here"
 
 
+# ---- the board
+
+
+def hang_up(window, text, client_id):
+    """Add a note; return its publication."""
+    window.publish({"client_id": client_id, "text": text})
+    while (change := window.publication())["fields"]["client_id"] != client_id:
+        pass
+    return change
+
+
+def test_the_author_of_a_note_is_the_user_of_the_session(bob):
+    with bob.topic("board:main") as window:
+        draft = {"client_id": "forged-note", "text": "x", "author": "alice"}
+        window.publish(draft)
+        note = window.publication()
+
+    assert note["fields"]["author"] == "bob"
+
+
+def test_a_note_sent_twice_is_stored_once(bob):
+    with bob.topic("board:main") as window:
+        window.publish({"client_id": "note-twice", "text": "once"})
+        window.publish({"client_id": "note-twice", "text": "once"})
+        hang_up(window, "other", "note-other")
+    page = bob.http.get("/board/").text
+
+    assert page.count('<p class="text" dir="auto">once</p>') == 1
+
+
+def test_the_text_of_a_note_that_another_person_edits_is_locked(alice, bob):
+    with alice.topic("board:main") as here, bob.topic("board:main") as there:
+        pk = hang_up(here, "mine", "note-lock")["pk"]
+        here.call("lock", pk=pk)
+        calls = [("edit", {"text": "y"}), ("remove", {}), ("lock", {}), ("unlock", {})]
+        refused = [there.call(name, pk=pk, **more)["error"] for name, more in calls]
+        moved = there.call("move", pk=pk, column="done")
+        here.call("edit", pk=pk, text="changed")
+        removed = there.call("remove", pk=pk)
+
+    assert [(error["code"], error["message"]) for error in refused] == [
+        (423, "alice is editing this note")
+    ] * 4
+    assert "error" not in moved
+    assert "error" not in removed
+
+
+def test_each_change_of_a_note_has_a_larger_version(alice):
+    with alice.topic("board:main") as window:
+        pk = hang_up(window, "counted", "note-version")["pk"]
+        for column in ("doing", "done"):
+            window.call("move", pk=pk, column=column)
+        changes = [window.publication()["fields"] for _ in range(2)]
+
+    assert [(each["version"], each["column"]) for each in changes] == [
+        (2, "doing"),
+        (3, "done"),
+    ]
+
+
+def test_a_pointer_outside_of_its_note_is_refused(alice):
+    with alice.topic("pointers:main") as window:
+        refused = window.publish({"over": "note-1", "x": 2, "y": 0})
+
+    assert refused["error"]["code"] == 422
+
+
 # ---- notifications
 
 

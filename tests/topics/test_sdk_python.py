@@ -497,16 +497,12 @@ async def test_a_kick_ends_it_for_good(server, wire, channel):
 async def test_the_demos_board_is_seen_and_written_on(demo, wire, headers):
     async with Visitor(demo, wire, headers=headers) as visitor:
         board = await visitor.subscribe("board:main")
-        call = {
-            "channel": "board:main",
-            "method": "add",
-            "data": {"text": "from another client"},
-        }
-        result = await visitor.client.rpc("$call", wire.out(call))
+        draft = {"client_id": uuid.uuid4().hex, "text": "from another client"}
+        await board.publish(wire.out(draft))
         [change] = await visitor.heard(board, 1)
 
     assert change["event"] == "created"
-    assert change["pk"] == wire.back(result.data)
+    assert change["fields"]["author"] == "alice"
     assert change["fields"]["text"] == "from another client"
 
 
@@ -516,14 +512,10 @@ async def test_the_demos_board_tells_what_was_missed(demo, wire, headers):
         Visitor(demo, wire, headers=headers) as writes,
     ):
         board = await away.subscribe("board:main")
-        await writes.subscribe("board:main")
+        writer = await writes.subscribe("board:main")
         await away.client.disconnect()
-        call = {
-            "channel": "board:main",
-            "method": "add",
-            "data": {"text": "meanwhile"},
-        }
-        await writes.client.rpc("$call", wire.out(call))
+        draft = {"client_id": uuid.uuid4().hex, "text": "meanwhile"}
+        await writer.publish(wire.out(draft))
         await away.client.connect()
         again = await board.record.next("subscribed")
         [change] = await away.heard(board, 1)

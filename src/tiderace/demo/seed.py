@@ -52,8 +52,8 @@ def seed() -> None:
         _say(Room.objects.get(slug="general"))
     if not Note.objects.exists():
         Note.objects.bulk_create(
-            Note(text=text, column=column, author="Tiderace")
-            for text, column in NOTES.items()
+            Note(text=text, column=column, author="Tiderace", rank=rank)
+            for rank, (text, column) in enumerate(NOTES.items())
         )
 
 

@@ -489,14 +489,13 @@ export const demoScenarios = {
   async a_note_on_the_board_is_received(context) {
     const client = await context.connect();
     const board = await context.subscribe(client, "board:main");
-    const add = { text: "from another client" };
-    const call = { channel: "board:main", method: "add", data: add };
-    const { data } = await client.rpc("$call", context.encode(call));
+    const draft = { client_id: `sdk-${context.channel.slice(0, 8)}`, text: "from another client" };
+    await board.publish(context.encode(draft));
 
     let change;
     do [change] = await context.receive(board, 1);
-    while (change.pk !== context.decode(data));
-    assertEqual([change.event, change.fields.text], ["created", add.text]);
+    while (change.fields?.client_id !== draft.client_id);
+    assertEqual([change.event, change.fields.text], ["created", draft.text]);
   },
 
   async a_missed_note_is_recovered(context) {
@@ -505,15 +504,15 @@ export const demoScenarios = {
     const writer = await context.connect();
     await context.subscribe(writer, "board:main");
     reader.disconnect();
-    const add = { text: `meanwhile ${context.channel.slice(0, 8)}` };
-    const call = { channel: "board:main", method: "add", data: add };
-    await writer.rpc("$call", context.encode(call));
+    const unique = context.channel.slice(0, 8);
+    const draft = { client_id: `missed-${unique}`, text: `meanwhile ${unique}` };
+    await writer.publish("board:main", context.encode(draft));
     reader.connect();
 
     assertEqual((await board.record.next("subscribed")).recovered, true, "recovered");
     let change;
     do [change] = await context.receive(board, 1);
-    while (change.fields?.text !== add.text);
+    while (change.fields?.text !== draft.text);
   },
 
   async a_visitor_is_a_member(context) {

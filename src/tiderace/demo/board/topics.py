@@ -1,13 +1,18 @@
-"""The topic of the board.
+"""The topics of the board: its notes, and where the visitors point.
 
-Its methods change rows; the model publishes the changes.
+The methods change rows; the model ``Note`` publishes the changes.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from tiderace.demo.board.models import TEXT_LENGTH, Column, Note
+import msgspec
+from django.utils import timezone
+from msgspec import Meta
+
+from tiderace.demo.board import notes
+from tiderace.demo.board.models import Column
 from tiderace.demo.people.person import person_of
 from tiderace.topics import (
     History,
@@ -18,8 +23,12 @@ from tiderace.topics import (
     rpc,
 )
 
-# Older notes are deleted, so that visitors cannot fill the disk.
-_MAX_NOTES = 60
+
+class Draft(msgspec.Struct):
+    """A note as a page sends it; its author is the user of the session."""
+
+    client_id: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9-]{8,64}\Z")]
+    text: str
 
 
 class Board(Topic):
@@ -28,35 +37,81 @@ class Board(Topic):
     pattern = "board:main"
     history = History(size=200, ttl=3600)
     presence = Presence.PER_USER
+    presence_grace = 5.0
     permission_classes = [IsAuthenticated]
+    message = Draft
+
+    def on_publish(self, user: Any, message: Draft) -> None:
+        """Store a note once; saving it publishes it."""
+        notes.add(person_of(user), message.client_id, notes.cleaned(message.text))
+
+    def user_left(self, user_id: str) -> None:
+        """End the locks of a user whose last tab is gone."""
+        notes.unlock_all(user_id)
 
     @rpc
-    def add(self, user: Any, text: str) -> int:
-        """Add a note; return its id."""
-        text = " ".join(text.split())
-        if not 0 < len(text) <= TEXT_LENGTH:
-            raise Refuse(f"a note has 1 to {TEXT_LENGTH} characters", code=422)
-        note = Note.objects.create(text=text, author=person_of(user).name)
-        for old in Note.objects.order_by("-id")[_MAX_NOTES:]:
-            old.delete()
-        return int(note.pk)
+    def lock(self, user: Any, pk: int) -> None:
+        """Begin to edit a note, or continue: others may not change its text."""
+        person = person_of(user)
+        until = timezone.now() + notes.LOCK
+        who = {"editor": person.id, "editor_name": person.name}
+        notes.change(pk, person, locked_until=until, **who)
 
     @rpc
-    def move(self, pk: int, column: str) -> None:
-        """Move a note to another column."""
+    def unlock(self, user: Any, pk: int) -> None:
+        """Stop editing without a change."""
+        notes.change(pk, person_of(user), editor="", editor_name="")
+
+    @rpc
+    def edit(self, user: Any, pk: int, text: str) -> None:
+        """Change the text of a note, and stop editing."""
+        text = notes.cleaned(text)
+        notes.change(pk, person_of(user), text=text, editor="", editor_name="")
+
+    @rpc
+    def move(self, user: Any, pk: int, column: str, before: int | None = None) -> None:
+        """Move a note before another one of a column, or to its end."""
         if column not in Column.values:
             raise Refuse(f"there is no column {column!r}", code=422)
-        note = self._note(pk)
-        note.column = column
-        note.save(update_fields=["column"])
+        rank = notes.rank_before(column, before)
+        notes.change(pk, person_of(user), locked=False, column=column, rank=rank)
 
     @rpc
-    def remove(self, pk: int) -> None:
+    def remove(self, user: Any, pk: int) -> None:
         """Remove a note."""
-        self._note(pk).delete()
+        notes.remove(pk, person_of(user))
 
-    def _note(self, pk: int) -> Note:
-        note = Note.objects.filter(pk=pk).first()
-        if note is None:
-            raise Refuse("that note is gone", code=404)
-        return note
+
+Part = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Pointer(msgspec.Struct):
+    """A place on a note or a column, in parts of its width and height.
+
+    So a pointer is over the same note in windows of any size.
+    """
+
+    over: Annotated[str, Meta(max_length=40)]
+    x: Part
+    y: Part
+    # The note that is dragged.
+    holds: int | None = None
+    # Whether others are invited to follow.
+    leads: bool = False
+
+
+class Pointers(Topic):
+    """The pointers of the visitors: without a history, since the newest one counts.
+
+    A publication's ``info`` is its publisher, from the session.
+    """
+
+    pattern = "pointers:main"
+    permission_classes = [IsAuthenticated]
+    message = Pointer
+    publish_rate = "30/s"
+    user_rate = None
+
+    async def on_publish(self, user: Any, message: Pointer) -> Pointer:
+        """Pass it on."""
+        return message

@@ -1,4 +1,4 @@
-"""The page of the board; later changes come over its topic."""
+"""The page of the board; later changes come over its topics."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from tiderace.demo.board.models import BOARD, TEXT_LENGTH, Column, Note
+from tiderace.demo.board.notes import LOCK
+from tiderace.demo.people.person import person_of
 from tiderace.topics import positions
 
 
@@ -25,7 +27,13 @@ def board(request: HttpRequest) -> HttpResponse:
         "text_length": TEXT_LENGTH,
         "config": {
             "topic": BOARD,
+            "me": person_of(request.user).as_dict(),
             "columns": dict(Column.choices),
+            "notes": [
+                {"pk": n.pk, "fields": n.publication("created")["fields"]}
+                for n in notes
+            ],
+            "lock": LOCK.total_seconds(),
         },
     }
     return render(request, "board/board.html", page)
