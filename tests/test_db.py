@@ -18,6 +18,7 @@ from tiderace.db import (
     DatabaseSyncToAsync,
     aclose_old_connections,
     database_sync_to_async,
+    is_transaction_open,
 )
 from tiderace.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from tiderace.middleware import BaseMiddleware
@@ -362,3 +363,37 @@ async def test_a_transaction_is_rolled_back_when_the_socket_ends_before_the_thre
     ended.set()
 
     await until(lambda: opened.closed_in_transaction)
+
+
+@pytest.fixture
+def database(tmp_path, django_db_blocker):
+    """The alias of a database of its own."""
+    connections.databases["own"] = {
+        **connections.databases["default"],
+        "NAME": str(tmp_path / "own.sqlite3"),
+    }
+    with django_db_blocker.unblock():
+        yield "own"
+        connections["own"].close()
+    del connections["own"], connections.databases["own"]
+
+
+def test_an_open_transaction_is_seen_from_every_thread_until_it_ends(database):
+    with ThreadPoolExecutor(1) as other:
+        assert not other.submit(is_transaction_open, database).result()
+        with transaction.atomic(database):
+            assert other.submit(is_transaction_open, database).result()
+            assert not is_transaction_open("default")
+        assert not other.submit(is_transaction_open, database).result()
+
+
+def test_a_transaction_of_a_connection_that_was_closed_and_opened_again_is_seen(
+    database,
+):
+    with transaction.atomic(database):
+        pass
+    connections[database].close()
+    assert not is_transaction_open(database)
+
+    with transaction.atomic(database):
+        assert is_transaction_open(database)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+import weakref
 from asyncio import AbstractEventLoop
 from typing import Any, ParamSpec, TypeVar
 
 from asgiref.sync import SyncToAsync, sync_to_async
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 
 __all__ = [
     "DatabaseSyncToAsync",
     "aclose_old_connections",
     "close_old_connections",
     "database_sync_to_async",
+    "is_transaction_open",
 ]
 
 _P = ParamSpec("_P")
@@ -71,3 +75,37 @@ async def aclose_old_connections() -> None:
     Django connection belongs to one thread.
     """
     await sync_to_async(close_old_connections)()
+
+
+# Django's connections of all threads that are open, and some that were.
+_opened: set[weakref.ref[BaseDatabaseWrapper]] = set()
+
+
+def _note_opened(connection: BaseDatabaseWrapper, **_: Any) -> None:
+    _opened.add(weakref.ref(connection, _opened.discard))
+
+
+connection_created.connect(_note_opened, dispatch_uid="tiderace.db")
+
+
+def is_transaction_open(alias: str) -> bool:
+    """Return whether a thread of this process is in a transaction of the database ``alias``.
+
+    Without one, async code need not go to its thread to see that there is none there.
+    """
+    # One step under the GIL, while other threads add and discard.
+    for reference in list(_opened):
+        connection = reference()
+        if connection is None:
+            continue
+        if connection.in_atomic_block:
+            if connection.alias == alias:
+                return True
+        elif connection.connection is None:
+            # Closed: a socket keeps such a connection for as long as it is there.
+            _opened.discard(reference)
+            if (
+                connection.connection is not None
+            ):  # opened again by its thread meanwhile
+                _opened.add(reference)
+    return False

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, transaction
 from django.db.models.signals import post_save
 from django.test import TestCase
 
 from support.outbox import messages_of, waiting_in
+from support.waiting import PATIENCE, settle, within
 from tiderace.outbox.hand_over import hand_over
 from tiderace.outbox.models import WaitingPublication
 from tiderace.topics import apublish, history, publish
@@ -101,6 +103,47 @@ async def test_async_code_without_a_transaction_publishes_at_once(sqlite):
 
     assert position is not None
     assert await asyncio.to_thread(messages_of, "a") == [1]
+
+
+async def test_async_code_without_a_transaction_does_not_wait_for_sync_code(sqlite):
+    released = threading.Event()
+    sync_code = asyncio.create_task(sync_to_async(released.wait)(PATIENCE))
+    await settle()
+    try:
+        assert await within(apublish("board:a", 1, using=sqlite), 5) is not None
+    finally:
+        released.set()
+        await sync_code
+
+
+async def test_async_code_publishes_at_once_while_another_thread_is_in_a_transaction(
+    sqlite,
+):
+    begun, ended = threading.Event(), threading.Event()
+
+    def hold():
+        with transaction.atomic(sqlite):
+            begun.set()
+            ended.wait(PATIENCE)
+
+    holding = asyncio.create_task(asyncio.to_thread(hold))
+    await asyncio.to_thread(begun.wait)
+    try:
+        assert await apublish("board:a", 1, using=sqlite) is not None
+    finally:
+        ended.set()
+        await holding
+
+
+async def test_async_code_writes_a_row_while_its_sync_code_is_in_a_transaction(sqlite):
+    block = transaction.atomic(sqlite)
+    await sync_to_async(block.__enter__)()
+    try:
+        assert await apublish("board:a", 1, using=sqlite) is None
+    finally:
+        await sync_to_async(block.__exit__)(None, None, None)
+
+    assert await sync_to_async(waiting_in)(sqlite) == [("board:a", "1")]
 
 
 def test_a_database_without_the_tables_is_refused_with_the_command_to_run(

@@ -14,9 +14,10 @@ import msgspec
 from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured, ValidationError
-from django.db import transaction
+from django.db import DEFAULT_DB_ALIAS, transaction
 
 from tiderace import cluster, conf
+from tiderace.db import is_transaction_open
 from tiderace.history import Position, Publication
 from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
@@ -99,7 +100,11 @@ async def apublish(
     """
     publication = _prepare(topic, data, key, tags)
     app = outbox()
-    if app is not None and await sync_to_async(app.store)(publication, using):
+    if (
+        app is not None
+        and is_transaction_open(using or DEFAULT_DB_ALIAS)
+        and await sync_to_async(app.store)(publication, using)
+    ):
         return None
     return await publication.apublish()
 
