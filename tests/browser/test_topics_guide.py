@@ -24,7 +24,8 @@ BODY = re.search(r"<body>(.*?)</body>", TEXT, re.DOTALL)
 HEAD = (
     '<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">'
     '<script type="importmap">'
-    '{"imports": {"tiderace": "/static/tiderace/tiderace.js"}}</script>'
+    '{"imports": {"tiderace": "/static/tiderace/tiderace.js", '
+    '"tiderace/grow": "/static/tiderace/grow.js"}}</script>'
 )
 
 

@@ -13,7 +13,7 @@ export const STATIC = here("../../../src/tiderace/static/tiderace/");
 /** The most bytes of the whole client after gzip. */
 export const BUDGET = 10 * 1024;
 
-/** Return the built client with its map, and the script of the admin's page: name to contents. */
+/** Return the built files with their maps, and the script of the admin's page: name to contents. */
 export async function bundle() {
   const { version } = JSON.parse(await readFile(here("../package.json"), "utf8"));
   const options = {
@@ -29,12 +29,14 @@ export async function bundle() {
     write: false,
   };
   const results = await Promise.all([
-    build({
-      ...options,
-      entryPoints: ["src/index.ts"],
-      outfile: `${STATIC}tiderace.js`,
-      sourcemap: "linked",
-    }),
+    ...Object.entries({ "index.ts": "tiderace.js", "grow.ts": "grow.js" }).map(([source, name]) =>
+      build({
+        ...options,
+        entryPoints: [`src/${source}`],
+        outfile: STATIC + name,
+        sourcemap: "linked",
+      }),
+    ),
     build({ ...options, entryPoints: ["src/admin.ts"], outfile: `${STATIC}admin.js` }),
   ]);
   const outputs = results.flatMap(({ outputFiles }) => outputFiles);

@@ -41,7 +41,8 @@ export class Live extends ((globalThis.HTMLElement ?? Object) as typeof HTMLElem
         topics().listen(
           topic,
           {
-            publication: this.#refresh,
+            // Not for the appends of a growing message.
+            publication: ({ detail }) => detail.tags?.grow_state === "growing" || this.#refresh(),
             subscribed: ({ detail }) => detail.recovered || this.#refresh(),
           },
           { since },

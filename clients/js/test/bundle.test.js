@@ -21,8 +21,14 @@ for (const [name, contents] of files) {
   });
 }
 
-test("the build is the client with its map, and the script of the admin's page", () => {
-  assert.deepEqual([...files.keys()].sort(), ["admin.js", "tiderace.js", "tiderace.js.map"]);
+test("the build is the client, what it rarely needs, and the script of the admin's page", () => {
+  assert.deepEqual([...files.keys()].sort(), [
+    "admin.js",
+    "grow.js",
+    "grow.js.map",
+    "tiderace.js",
+    "tiderace.js.map",
+  ]);
 });
 
 test(`the built file has at most ${BUDGET} bytes after gzip`, () => {
@@ -31,12 +37,14 @@ test(`the built file has at most ${BUDGET} bytes after gzip`, () => {
   assert.ok(size <= BUDGET, `${size} bytes`);
 });
 
-test("the built file imports nothing and names its map", () => {
-  const text = Buffer.from(files.get("tiderace.js")).toString();
+for (const name of ["tiderace.js", "grow.js"]) {
+  test(`${name} imports nothing and names its map`, () => {
+    const text = Buffer.from(files.get(name)).toString();
 
-  assert.doesNotMatch(text, /\bimport\b/);
-  assert.match(text, /\n\/\/# sourceMappingURL=tiderace\.js\.map\n$/);
-});
+    assert.doesNotMatch(text, /\bimport\b/);
+    assert.ok(text.endsWith(`\n//# sourceMappingURL=${name}.map\n`));
+  });
+}
 
 test("the public names are the classes and the two functions", async () => {
   const module = await import(`${STATIC}tiderace.js`);

@@ -34,6 +34,7 @@ register.tag("live", parse_live)
 CONFIG_ID = "tiderace-config"
 POSITIONS_ID = "tiderace-positions"
 SCRIPT = "tiderace/tiderace.js"
+GROW_SCRIPT = "tiderace/grow.js"
 
 # Option of the template tag: (its name in JavaScript, its types).
 _NUMBER: tuple[type, ...] = (int, float)
@@ -124,7 +125,7 @@ def tiderace_importmap(
     *,
     nonce: str | None = None,
 ) -> SafeString:
-    """Define the import ``import { connect } from "tiderace"`` for the page's modules.
+    """Define the imports ``"tiderace"`` and ``"tiderace/grow"`` for the page's modules.
 
     An import map must precede the first module script of a page, and older browsers
     take only one: pass your own entries to merge them.
@@ -135,7 +136,11 @@ def tiderace_importmap(
         nonce: Used instead of the one found in the context. An import map is an
             inline script: a policy without ``'unsafe-inline'`` needs it.
     """
-    entries = {"tiderace": static(SCRIPT), **(imports or {})}
+    entries = {
+        "tiderace": static(SCRIPT),
+        "tiderace/grow": static(GROW_SCRIPT),
+        **(imports or {}),
+    }
     text = json.dumps({"imports": entries}).translate(_SCRIPT_ESCAPES)
     return format_html(
         '<script type="importmap"{}>{}</script>',

@@ -42,6 +42,15 @@ from tiderace.topics.api import (
     unsubscribe,
 )
 from tiderace.topics.endpoint import TopicsEndpoint
+from tiderace.topics.growing.blocking import GrowingMessage, cancel_message, grow
+from tiderace.topics.growing.options import Growing
+from tiderace.topics.growing.writer import (
+    AsyncGrowingMessage,
+    MessageCancelled,
+    MessageEnded,
+    agrow,
+)
+from tiderace.topics.growing.writers import acancel_message
 from tiderace.topics.names import topic_group
 from tiderace.topics.permissions import (
     AllowAny,
@@ -55,13 +64,18 @@ from tiderace.topics.topic import History, Refuse, Topic, UnknownTopic, rpc
 
 __all__ = [
     "AllowAny",
+    "AsyncGrowingMessage",
     "BasePermission",
+    "Growing",
+    "GrowingMessage",
     "HasPerm",
     "History",
     "HistoryPage",
     "IsAdminUser",
     "IsAuthenticated",
     "IsStaff",
+    "MessageCancelled",
+    "MessageEnded",
     "Position",
     "Presence",
     "PresenceInfo",
@@ -70,8 +84,10 @@ __all__ = [
     "Topic",
     "TopicsEndpoint",
     "UnknownTopic",
+    "acancel_message",
     "aclose_topic",
     "adisconnect",
+    "agrow",
     "ahistory",
     "apositions",
     "apresence",
@@ -81,8 +97,10 @@ __all__ = [
     "asend_to",
     "asubscribe",
     "aunsubscribe",
+    "cancel_message",
     "close_topic",
     "disconnect",
+    "grow",
     "history",
     "positions",
     "presence",

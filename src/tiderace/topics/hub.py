@@ -21,6 +21,7 @@ from tiderace.runtime.lifespan import on_shutdown
 from tiderace.topics.client.client import TopicClient
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.single_flight import SingleFlight
+from tiderace.topics.growing.feed import GrowingFeeds
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.trackers import PresenceTrackers
 from tiderace.topics.transports.base import Transport
@@ -32,6 +33,7 @@ class TopicHub:
     def __init__(self) -> None:
         self.started = time.monotonic()
         self.trackers = PresenceTrackers()
+        self._growing = GrowingFeeds()
         rate = conf.current().topics.connects
         # The rate limit of new connections; None for no limit.
         self.connects = None if rate is None else TokenBucket(Rate.parse(rate))
@@ -54,6 +56,7 @@ class TopicHub:
             hooks,
             scope,
             self.trackers,
+            self._growing,
             self._publishing,
             self.connects,
             conf.current().topics,
@@ -87,6 +90,11 @@ class TopicHub:
         del self._clients[client.context.client_id]
         if client.transport.emulated:
             del self._sessions[_digest(client.secret)]
+
+    async def close(self) -> None:
+        """Stop presence and what runs for messages that grow, after the last client."""
+        await self.trackers.close()
+        await self._growing.close()
 
     def by_session(self, secret: str) -> TopicClient | None:
         """Return the client with this secret, if it is served here."""
@@ -126,10 +134,10 @@ _by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, TopicHub] = (
 
 @on_shutdown
 async def close() -> None:
-    """Stop presence for this event loop, after its last client."""
+    """Close the hub of this event loop, after its last client."""
     hub = _by_loop.pop(asyncio.get_running_loop(), None)
     if hub is not None:
-        await hub.trackers.close()
+        await hub.close()
 
 
 def current() -> TopicHub:

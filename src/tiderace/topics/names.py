@@ -34,6 +34,12 @@ def events_group(topic: str) -> str:
     return group_name("topic-events", topic)
 
 
+@lru_cache(maxsize=_CACHED_NAMES)
+def growth_group(topic: str) -> str:
+    """Return the group whose stream carries a topic's messages while they grow."""
+    return group_name("topic-growth", topic)
+
+
 def user_group(user_id: str) -> str:
     """Return the group of all connections of one user."""
     return group_name("topic-user", user_id)

@@ -29,6 +29,7 @@ from tiderace.protocol.codes import Failure
 from tiderace.ratelimit import Rate
 from tiderace.revocation import signals
 from tiderace.topics.declaration import place, require_hooks, require_kinds
+from tiderace.topics.growing.options import Growing
 from tiderace.topics.names import Pattern
 from tiderace.topics.permissions import require_permissions
 
@@ -127,6 +128,8 @@ class Topic:
     rewind: ClassVar[int] = 0
     """How many of the last publications a new subscriber gets with its subscription, and
     one whose missed publications cannot be recovered; at most ``history.size``."""
+    growing: ClassVar[Growing | None] = None
+    """Whether it has messages that grow, and how they are carried."""
     presence: ClassVar[Presence] = Presence.OFF
     """Whether and how members are tracked."""
     presence_grace: ClassVar[float] = 15.0
@@ -194,6 +197,7 @@ class Topic:
         def can_see_presence(self, user: Any, /) -> _Permission: ...
         def can_read_history(self, user: Any, /) -> _Permission: ...
         def can_whisper(self, user: Any, /) -> _Permission: ...
+        def can_cancel(self, user: Any, message: Any, /) -> _Permission: ...
         def on_publish(self, user: Any, message: Any, /) -> Any: ...
         def user_joined(self, user_id: str, /) -> Any: ...
         def user_left(self, user_id: str, /) -> Any: ...
@@ -211,6 +215,10 @@ class Topic:
         can_whisper = None
         """``can_whisper(self, user) -> bool``, where the class has ``whispers``: asked at
         the first one of a subscription; without it every subscriber may."""
+        can_cancel = None
+        """``can_cancel(self, user, message) -> bool``: whether a subscriber may cancel a
+        growing message, whose data without the text is ``message``; without it none
+        may."""
         on_publish = None
         """``on_publish(self, user, message)``: returns the data to publish, or None."""
         on_subscribe = None
@@ -259,6 +267,7 @@ TOPIC_HOOKS = {
     "can_see_presence": ("self", "user"),
     "can_read_history": ("self", "user"),
     "can_whisper": ("self", "user"),
+    "can_cancel": ("self", "user", "message"),
     "on_publish": ("self", "user", "message"),
     "on_subscribe": ("self", "user", "data"),
     "user_joined": ("self", "user_id"),
@@ -272,6 +281,7 @@ _KINDS: dict[str, tuple[Any, str]] = {
     "pattern": (str, 'a text such as "room:<slug:name>"'),
     "history": (History | None, "History(size=100, ttl=300), or None"),
     "rewind": (int, "how many of the last publications a new subscriber gets, or 0"),
+    "growing": (Growing | None, "Growing(), or None"),
     "presence": (Presence, " or ".join(str(each) for each in Presence)),
     "presence_grace": (int | float, "a number of seconds"),
     "push_joins": _BOOL,

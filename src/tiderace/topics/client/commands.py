@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+from django.core.exceptions import PermissionDenied
 from msgspec import Raw
 
 from tiderace.presence.tracker import Presence
@@ -32,6 +33,7 @@ from tiderace.security.addresses import client_ip, limit_key
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.refusals import errors_as_refusals
 from tiderace.topics.client.whispers import whisper
+from tiderace.topics.growing.writers import acancel_message
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import (
     as_bytes,
@@ -211,10 +213,35 @@ async def _rpc(context: ClientContext, request: RPCRequest) -> DataMessage:
         call = read_fields(data, _TopicCall)
         with errors_as_refusals("a call of", context.scope, call.channel):
             topic = await context.topic(call.channel)
-            result = await _call(context, topic, call.method, bytes(call.data))
+            if call.method == "$cancel":
+                await _cancel(context, topic, bytes(call.data))
+            else:
+                result = await _call(context, topic, call.method, bytes(call.data))
     else:
         result = await _call(context, context.hooks, request.method, data)
     return DataMessage(data=as_raw(result, always=True))
+
+
+class _Cancel(msgspec.Struct):
+    id: str
+
+
+async def _cancel(context: ClientContext, topic: Topic, data: bytes) -> None:
+    """Cancel a growing message, if the topic's ``can_cancel`` allows it."""
+    message = context.growing.find(topic.topic, read_fields(data, _Cancel).id)
+    if topic.topic not in context.subscriptions or message is None:
+        raise Refused(Failure(400, "no growing message has this id"))
+    hook, kind = topic.can_cancel, type(topic).__name__
+    if hook is None:
+        raise Refused(codes.PERMISSION_DENIED, reason=f"{kind} has no can_cancel")
+    try:
+        may = await call_hook(hook, context.identity.user, message.fields())
+    except PermissionDenied:
+        may = False
+    if not may:
+        reason = f"{kind}.can_cancel does not allow it"
+        raise Refused(codes.PERMISSION_DENIED, reason=reason)
+    await acancel_message(topic.topic, message.id)
 
 
 async def _call(context: ClientContext, owner: Any, name: str, data: bytes) -> Any:

@@ -14,6 +14,7 @@ from tiderace.protocol.session import Refused
 from tiderace.ratelimit import TokenBucket
 from tiderace.topics.client.dispatcher import ActiveSubscription
 from tiderace.topics.client.single_flight import SingleFlight
+from tiderace.topics.growing.feed import GrowingFeeds
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.identity import Identity
 from tiderace.topics.json_fields import client_info, join_info
@@ -29,6 +30,7 @@ class ClientContext:
     hooks: TopicHooks
     scope: Scope
     trackers: PresenceTrackers
+    growing: GrowingFeeds
     publishing: SingleFlight
     """Publications with a key that are in progress in this event loop."""
     connects: TokenBucket | None

@@ -116,6 +116,7 @@ class ClientSubscriptions:
             await layer.stream_subscribe(subscription.group, subscription)
             if topic.presence is not Presence.OFF or topic.whispers:
                 await layer.stream_subscribe(events_group(name), subscription)
+            await context.growing.join(subscription)
             result, _ = await start_stream(
                 subscription, topic, request, lambda: context.may("history", topic)
             )
@@ -153,6 +154,7 @@ class ClientSubscriptions:
         if subscription is None:
             return
         subscription.send_buffered()
+        self._context.growing.begin(subscription)
         if subscription.end_reason is not None:
             self.end(channel, subscription.end_reason)
 
@@ -294,6 +296,7 @@ class ClientSubscriptions:
             self._timers.cancel_timer(f"sub:{name}")
         for group in list(subscription.groups):
             layer_of(subscription.topic).stream_unsubscribe(group, subscription)
+        self._context.growing.leave(subscription)
         if subscription.present:
             subscription.present = False
             tracker = self._context.trackers.get(subscription.topic.layer)

@@ -1,0 +1,41 @@
+"""The options of topics with messages that grow."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from django.core.exceptions import ImproperlyConfigured
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Growing:
+    """That a topic has messages that grow, and how they are carried.
+
+    Args:
+        interval: seconds between two appends of a message; what is appended in between
+            is sent together. The first one after a pause is sent at once.
+        lease: seconds without a sign of the process that writes a message, after which
+            the message is marked failed. A writer gives one every third of them.
+        size: the most bytes of a message's text in UTF-8. A client that subscribes gets
+            the text at once, so keep it below ``TIDERACE["OUTBOX_LIMIT"]``.
+
+    Raises:
+        ImproperlyConfigured: for values that are not positive numbers.
+    """
+
+    interval: float = 0.04
+    lease: float = 15.0
+    size: int = 262_144
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if (
+                not isinstance(value, int | float)
+                or isinstance(value, bool)
+                or value <= 0
+            ):
+                raise ImproperlyConfigured(
+                    f"Growing({field.name}={value!r}) is not a positive number; leave "
+                    f"it out for the default of {field.default}"
+                )

@@ -1,0 +1,104 @@
+"""The messages that this process writes, and the bus's messages to their writers.
+
+They cancel a message, ask for its whole text, or say that it was ended elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from tiderace import cluster
+from tiderace.topics.growing.feed import ENDED, WANTED
+from tiderace.topics.topic import declared
+
+CANCEL = "growing.cancel"
+"""The kind of the bus's messages that cancel a message."""
+
+
+class Writer(Protocol):
+    """A message that is being written; its methods are called in its event loop."""
+
+    loop: asyncio.AbstractEventLoop
+    token: str
+    """Names this writer among those of one message."""
+
+    def cancel_soon(self) -> None:
+        """Stop what writes the message, and end it as cancelled."""
+
+    def send_whole_soon(self) -> None:
+        """Publish the whole text with what is sent next."""
+
+    def abandon_soon(self) -> None:
+        """Stop what writes the message: it was ended, or begun again, elsewhere."""
+
+
+class _Writers:
+    """The writers of this process by topic and id, of all event loops."""
+
+    def __init__(self) -> None:
+        self._by_message: defaultdict[tuple[str, str], list[Writer]] = defaultdict(list)
+
+    def add(self, topic: str, message_id: str, writer: Writer) -> None:
+        """Let messages of the bus reach a writer."""
+        self._by_message[topic, message_id].append(writer)
+
+    def discard(self, topic: str, message_id: str, writer: Writer) -> None:
+        """Undo ``add``."""
+        writers = self._by_message.get((topic, message_id), [])
+        if writer in writers:
+            writers.remove(writer)
+        if not writers:
+            self._by_message.pop((topic, message_id), None)
+
+    def call(self, payload: Any, method: Callable[[Writer], None]) -> None:
+        """Call a method of the writers that a message of the bus is for, in their loops."""
+        for writer in list(self._by_message.get((payload["topic"], payload["id"]), ())):
+            if writer.token != payload.get("but"):
+                with contextlib.suppress(RuntimeError):  # its loop is closed
+                    writer.loop.call_soon_threadsafe(method, writer)
+
+
+process_writers = _Writers()
+
+
+@cluster.handler(CANCEL)
+def _cancel(payload: Any) -> None:
+    process_writers.call(payload, lambda writer: writer.cancel_soon())
+
+
+@cluster.handler(WANTED)
+def _send_whole(payload: Any) -> None:
+    process_writers.call(payload, lambda writer: writer.send_whole_soon())
+
+
+@cluster.handler(ENDED)
+def _abandon(payload: Any) -> None:
+    process_writers.call(payload, lambda writer: writer.abandon_soon())
+
+
+async def end_other_writers(topic: str, message_id: str, token: str) -> None:
+    """Have all writers of a message but one stop.
+
+    Raises:
+        LayerUnavailable: when the broker could not be reached in time.
+    """
+    payload = {"topic": topic, "id": message_id, "but": token}
+    await cluster.current().tell(ENDED, payload)
+
+
+async def acancel_message(topic: str, message_id: str) -> None:
+    """Cancel a message that grows, whatever process writes it.
+
+    Its block in ``agrow`` or ``grow`` ends, and it is published as ``cancelled`` with
+    the text so far. Nothing happens where no message with this id grows.
+
+    Raises:
+        UnknownTopic: when no declared topic has this name.
+        LayerUnavailable: when the broker could not be reached in time.
+    """
+    declared.resolve(topic)
+    await cluster.current().tell(CANCEL, {"topic": topic, "id": message_id})
