@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import sys
+import time
+from contextlib import AsyncExitStack
 from types import SimpleNamespace
 
 import pytest
+from django.db import connections
 
-from support.waiting import PATIENCE, until
+from support.paths import TESTS
+from support.waiting import PATIENCE, until, within
 from support.wire_client import WireClient
 from tiderace.exceptions import MessageTooLarge
 from tiderace.topics import (
@@ -488,3 +495,141 @@ async def _stay_silent(answer):
     async with answer:
         await answer._tasks.cancel()  # as a loop that was blocked
         await asyncio.sleep(PATIENCE)  # until it is ended
+
+
+class WriterProcess:
+    """``async with WriterProcess(layers) as writer``: a process that writes "one".
+
+    Args:
+        layers: its setting ``CHANNEL_LAYERS``.
+        sync: whether sync code writes it.
+        silent: whether it appends nothing to "one-1", and so on after each cancellation.
+    """
+
+    id = "one"
+
+    def __init__(self, layers, *, sync=False, silent=False, by=None):
+        used = {alias: connections.databases[alias] for alias in _aliases(layers)}
+        task = {
+            "id": self.id,
+            "layers": layers,
+            "databases": {name: _plain(each) for name, each in used.items()},
+            "data": {} if by is None else {"by": by},
+            "sync": sync,
+            "silent": silent,
+        }
+        self._arguments = json.dumps(task, default=str)
+
+    async def __aenter__(self):
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(TESTS / "support" / "growing_writer.py"),
+            self._arguments,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(TESTS)},
+        )
+        assert await self.line() == "begun"
+        return self
+
+    async def __aexit__(self, *error):
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.communicate()
+
+    async def line(self):
+        """Return the next line that it prints."""
+        return (await within(self.process.stdout.readline())).decode().strip()
+
+
+def _aliases(layers):
+    using = layers["default"].get("CONFIG", {}).get("using")
+    return [using] if using else []
+
+
+def _plain(database):
+    return {
+        name: value
+        for name, value in database.items()
+        if isinstance(value, str | int | float | bool | dict) and name != "TEST"
+    }
+
+
+class GrowingProcessContract(GrowingContract):
+    """What growing messages promise between processes, on an engine that connects them."""
+
+    async def test_a_message_of_a_killed_process_is_marked_failed(self, app, layers):
+        async with Device(app, "grow-room:a") as device:
+            async with WriterProcess(layers) as writer:
+                while (
+                    len(device.messages.get(writer.id, _NOTHING)["data"]["text"]) < 40
+                ):
+                    await device.read()
+                writer.process.kill()
+                await writer.process.wait()
+            end = await device.ended(writer)
+
+            assert end["state"] == "failed"
+            assert end["data"]["text"].startswith("0 1 2 3 4 5 ")
+            assert (await ahistory("grow-room:a")).messages == [end["data"]]
+
+    async def test_a_message_of_a_killed_process_is_ended_for_a_later_subscriber(
+        self, app, layers
+    ):
+        async with WriterProcess(layers) as writer:
+            writer.process.kill()
+            await writer.process.wait()
+
+        async with Device(app, "grow-room:a") as device:
+            assert (await device.ended(writer))["state"] == "failed"
+
+    async def test_five_devices_of_two_processes_see_one_end(self, app, layers):
+        devices = []
+        async with WriterProcess(layers, by=7) as writer, AsyncExitStack() as stack:
+            for _ in range(5):
+                device = Device(app, "grow-room:a", user=person(7))
+                devices.append(await stack.enter_async_context(device))
+                text = device.messages.get(writer.id, _NOTHING)["data"]["text"]
+                while len(text) < 20:
+                    await device.read()
+                    text = device.messages[writer.id]["data"]["text"]
+            await devices[0].cancel(writer.id)
+
+            ends = [await each.ended(writer) for each in devices]
+
+            assert {each["state"] for each in ends} == {"cancelled"}
+            assert len({each["data"]["text"].encode() for each in ends}) == 1
+
+    @pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
+    async def test_a_client_cancels_a_message_of_another_process(
+        self, app, layers, sync
+    ):
+        async with Device(app, "grow-room:a", user=person(7)) as device:
+            async with WriterProcess(layers, by=7, sync=sync) as writer:
+                await device.read()
+                await device.cancel(writer.id)
+
+                assert await writer.line() == "cancelled"
+
+            assert (await device.ended(writer))["state"] == "cancelled"
+
+    async def test_a_cancellation_takes_at_most_100_ms_to_another_process(
+        self, app, layers
+    ):
+        durations = []
+        async with (
+            WriterProcess(layers, by=7, silent=True) as writer,
+            Device(app, "grow-room:a", user=person(7)) as device,
+        ):
+            for number in range(1, 6):
+                while f"one-{number}" not in device.messages:
+                    await device.read()
+                started = time.perf_counter()
+                await device.cancel(f"one-{number}")
+                assert await writer.line() == "cancelled"
+                durations.append(time.perf_counter() - started)
+                assert await writer.line() == "begun"
+
+        assert sorted(durations)[2] < 0.1, durations
+
+
+_NOTHING = {"data": {"text": ""}}

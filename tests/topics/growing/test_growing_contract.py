@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.growing import GrowingContract
+from support.growing import GrowingContract, GrowingProcessContract
 from support.postgresql import database_alias, shared_postgresql  # noqa: F401 (fixture)
 from tiderace.layers import channel_layers
 from tiderace.layers.database.postgresql.schema import TABLES
@@ -16,7 +16,7 @@ class TestMemory(GrowingContract):
         return {"default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}}
 
 
-class TestRedis(GrowingContract):
+class TestRedis(GrowingProcessContract):
     @pytest.fixture
     def layers(self, redis_url, prefix):
         return {
@@ -27,7 +27,7 @@ class TestRedis(GrowingContract):
         }
 
 
-class TestSqlite(GrowingContract):
+class TestSqlite(GrowingProcessContract):
     @pytest.fixture
     async def layers(self, tmp_path):
         yield {
@@ -46,7 +46,7 @@ def using(shared_postgresql):  # noqa: F811
         yield name
 
 
-class TestPostgresql(GrowingContract):
+class TestPostgresql(GrowingProcessContract):
     @pytest.fixture
     async def layers(self, using, prefix):
         yield {
