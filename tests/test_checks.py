@@ -430,7 +430,7 @@ def test_the_stand_in_for_daphne_is_accepted():
     ("values", "problem"),
     [
         ({"SYNC_THREAD": 3}, "did you mean 'SYNC_THREADS'?"),
-        ({"SYNC_THREADS": "three"}, "TIDERACE: "),
+        ({"SYNC_THREADS": "three"}, "TIDERACE['SYNC_THREADS'] is 'three': "),
         ({"SYNC_THREADS": 0}, "use 1 or more"),
         (["SYNC_THREADS"], "TIDERACE is a list, not a dict"),
     ],

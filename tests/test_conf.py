@@ -75,6 +75,54 @@ def test_the_error_for_a_wrong_type_names_the_key(value):
         validate({"SYNC_THREADS": value})
 
 
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (
+            {"SYNC_THREADS": "five"},
+            "TIDERACE['SYNC_THREADS'] is 'five': expected int | None, got str",
+        ),
+        (
+            {"TOPICS": {"PING": "25"}},
+            "TIDERACE['TOPICS']['PING'] is '25': expected float, got str",
+        ),
+        (
+            {"TRUSTED_PROXIES": ["10.0.0.0/8", 7]},
+            "TIDERACE['TRUSTED_PROXIES'][1] is 7: expected str, got int",
+        ),
+        (
+            {"TOPICS": {"USERS": "token"}},
+            "TIDERACE['TOPICS']['USERS'] is 'token': invalid enum value 'token'",
+        ),
+    ],
+)
+def test_the_error_for_a_wrong_value_names_the_setting_and_the_value(values, text):
+    with pytest.raises(UnknownSetting) as refused:
+        validate(values)
+
+    assert str(refused.value) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (
+            {"TOPICS": {"API_KEYS": "the-secret-of-the-site"}},
+            "TIDERACE['TOPICS']['API_KEYS']: expected list, got str",
+        ),
+        (
+            {"TOKEN_KEYS": [{"key": "the-secret-of-the-site"}]},
+            "TIDERACE['TOKEN_KEYS'][0]: object missing required field algorithm",
+        ),
+    ],
+)
+def test_the_error_for_a_wrong_key_does_not_show_it(values, text):
+    with pytest.raises(UnknownSetting) as refused:
+        validate(values)
+
+    assert str(refused.value) == text
+
+
 @pytest.mark.parametrize("key", ["SYNC_THREADS", "CONCURRENT_HANDLERS"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_number_out_of_range_is_refused(key, value):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
@@ -46,6 +48,14 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
         ),
     ),
 )
+
+
+# How an error of msgspec ends, the parts of that place, and its words for Python's types.
+_PLACE = re.compile(r" - at `\$(.*)`$")
+_PART = re.compile(r"\.(\w+)|\[(\d+)\]")
+_TYPES = {"null": "None", "array": "list", "object": "dict"}
+# Their values are not shown.
+_SECRETS = {"TOKEN_KEYS", "API_KEYS"}
 
 
 class UnknownSetting(ValueError):
@@ -256,7 +266,7 @@ def validate(values: Mapping[str, Any]) -> Settings:
     try:
         validated = msgspec.convert(dict(values), Settings)
     except msgspec.ValidationError as error:
-        raise UnknownSetting(f"TIDERACE: {error}") from None
+        raise UnknownSetting(_problem(values, str(error))) from None
     for wanted, is_in_range, keys in _RANGES:
         for key in keys:
             value = getattr(validated, key)
@@ -278,6 +288,21 @@ def validate(values: Mapping[str, Any]) -> Settings:
             'python -c "import secrets; print(secrets.token_urlsafe(32))"'
         )
     return validated
+
+
+def _problem(values: Any, error: str) -> str:
+    """Return an error of msgspec with the setting's name and value, if that is no secret."""
+    found = _PLACE.search(error)
+    parts = _PART.findall(found[1]) if found else []
+    text = _PLACE.sub("", error).replace("`", "")
+    text = re.sub(r"\b(null|array|object)\b", lambda word: _TYPES[word[0]], text)
+    name = "TIDERACE"
+    for key, index in parts:
+        name += f"[{key!r}]" if key else f"[{index}]"
+        values = values[key] if key else values[int(index)]
+    if _SECRETS.isdisjoint(key for key, _ in parts):
+        name += f" is {reprlib.repr(values)}"
+    return f"{name}: {text[0].lower()}{text[1:]}"
 
 
 def _require_known_keys(name: str, values: object, known: tuple[str, ...]) -> None:
