@@ -7,14 +7,6 @@ from types import SimpleNamespace
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from support.topic_engines import (  # noqa: F401 (fixtures)
-    elsewhere,
-    engine,
-    own_topics,
-    postgresql_alias,
-    shared_engine,
-    shared_postgresql,
-)
 from support.waiting import settle, until
 from support.wire_client import WireClient
 from tiderace.layers import get_channel_layer
@@ -53,7 +45,7 @@ def memory(settings):
 
 
 @pytest.fixture
-def app(own_topics):  # noqa: F811
+def app(own_topics):
     class Pad(Topic):
         pattern = "pad:<slug:name>"
         history = History()
@@ -77,7 +69,7 @@ async def whisper(client, topic, data=None):
     return await client.ask("rpc", method="$whisper", data=fields)
 
 
-async def test_the_other_subscribers_get_a_whisper_with_who_sent_it(engine, app):  # noqa: F811
+async def test_the_other_subscribers_get_a_whisper_with_who_sent_it(engine, app):
     async with (
         WireClient(app, user=user(1)) as ada,
         WireClient(app, user=user(2)) as bob,
@@ -102,7 +94,7 @@ async def test_the_other_subscribers_get_a_whisper_with_who_sent_it(engine, app)
         assert await ada.quiet()
 
 
-async def test_a_whisper_is_not_stored(engine, app):  # noqa: F811
+async def test_a_whisper_is_not_stored(engine, app):
     async with WireClient(app, user=user(1)) as ada:
         await ada.subscribe("pad:a")
         await whisper(ada, "pad:a", 1)
@@ -113,7 +105,7 @@ async def test_a_whisper_is_not_stored(engine, app):  # noqa: F811
         assert (await ahistory("pad:a")).publications == []
 
 
-async def test_a_whisper_reaches_other_processes(elsewhere, app):  # noqa: F811
+async def test_a_whisper_reaches_other_processes(elsewhere, app):
     there = RecordingListener()
     await elsewhere.stream_subscribe(events_group("pad:a"), there)
     async with WireClient(app, user=user(1)) as ada:

@@ -23,7 +23,7 @@ from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.single_flight import SingleFlight
 from tiderace.topics.growing.feed import GrowingFeeds
 from tiderace.topics.hooks import TopicHooks
-from tiderace.topics.trackers import PresenceTrackers
+from tiderace.topics.trackers import OccupiedTopics, PresenceTrackers
 from tiderace.topics.transports.base import Transport
 
 
@@ -34,6 +34,7 @@ class TopicHub:
         self.started = time.monotonic()
         self.trackers = PresenceTrackers()
         self._growing = GrowingFeeds()
+        self.occupied = OccupiedTopics(self.trackers)
         rate = conf.current().topics.connects
         # The rate limit of new connections; None for no limit.
         self.connects = None if rate is None else TokenBucket(Rate.parse(rate))
@@ -57,6 +58,7 @@ class TopicHub:
             scope,
             self.trackers,
             self._growing,
+            self.occupied,
             self._publishing,
             self.connects,
             conf.current().topics,
@@ -93,6 +95,7 @@ class TopicHub:
 
     async def close(self) -> None:
         """Stop presence and what runs for messages that grow, after the last client."""
+        await self.occupied.close()
         await self.trackers.close()
         await self._growing.close()
 

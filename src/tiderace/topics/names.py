@@ -40,6 +40,27 @@ def growth_group(topic: str) -> str:
     return group_name("topic-growth", topic)
 
 
+_OCCUPIED = "\x1foccupied:"
+
+
+def occupied_group(topic: str) -> str:
+    """Return the presence group whose members are the event loops that serve a topic.
+
+    No topic has such a name: ``is_reserved`` refuses it.
+    """
+    return _OCCUPIED + topic
+
+
+def occupied_topic(group: str) -> str | None:
+    """Return the topic of an ``occupied_group``; None for another group."""
+    return group.removeprefix(_OCCUPIED) if is_reserved(group) else None
+
+
+def is_reserved(name: str) -> bool:
+    """Return whether no topic may have this name."""
+    return name.startswith(_OCCUPIED)
+
+
 def user_group(user_id: str) -> str:
     """Return the group of all connections of one user."""
     return group_name("topic-user", user_id)

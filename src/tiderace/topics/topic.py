@@ -30,7 +30,7 @@ from tiderace.ratelimit import Rate
 from tiderace.revocation import signals
 from tiderace.topics.declaration import place, require_hooks, require_kinds
 from tiderace.topics.growing.options import Growing
-from tiderace.topics.names import Pattern
+from tiderace.topics.names import Pattern, is_reserved
 from tiderace.topics.permissions import require_permissions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -134,6 +134,9 @@ class Topic:
     """Whether and how members are tracked."""
     presence_grace: ClassVar[float] = 15.0
     """Seconds a user stays present after the last connection; for ``PER_USER``."""
+    closing_grace: ClassVar[float] = 15.0
+    """Seconds from the end of the last subscription to ``topic_closed``: reloads and
+    deploys last less."""
     push_joins: ClassVar[bool] = False
     """Whether all subscribers get joins and leaves, or only those that ask for them."""
     permission_classes: ClassVar[Iterable[Any]] = ()
@@ -201,6 +204,8 @@ class Topic:
         def on_publish(self, user: Any, message: Any, /) -> Any: ...
         def user_joined(self, user_id: str, /) -> Any: ...
         def user_left(self, user_id: str, /) -> Any: ...
+        def topic_opened(self) -> Any: ...
+        def topic_closed(self) -> Any: ...
 
         on_subscribe: Callable[..., Any] | None  # with one parameter or with two
     else:
@@ -228,6 +233,12 @@ class Topic:
         """``user_joined(self, user_id)``: called at least once for each join of a user."""
         user_left = None
         """``user_left(self, user_id)``: called at least once for each, after the grace."""
+        topic_opened = None
+        """``topic_opened(self)``: called when the topic has its first subscriber in all
+        processes, in one of them."""
+        topic_closed = None
+        """``topic_closed(self)``: called ``closing_grace`` seconds after the last
+        subscription has ended, in one of the processes."""
 
     @classmethod
     def topics_for(cls, user: Any) -> Iterable[str] | Awaitable[Iterable[str]]:
@@ -239,6 +250,11 @@ class Topic:
         return ()
 
     # For the topic client
+
+    @classmethod
+    def reports_occupancy(cls) -> bool:
+        """Return whether the class has a hook for the first or the last subscriber."""
+        return cls.topic_opened is not None or cls.topic_closed is not None
 
     @classmethod
     def keep(cls) -> Retention:
@@ -272,6 +288,8 @@ TOPIC_HOOKS = {
     "on_subscribe": ("self", "user", "data"),
     "user_joined": ("self", "user_id"),
     "user_left": ("self", "user_id"),
+    "topic_opened": ("self",),
+    "topic_closed": ("self",),
     "topics_for": ("cls", "user"),
 }
 """The hooks of a topic, and the arguments with which they are called."""
@@ -284,6 +302,7 @@ _KINDS: dict[str, tuple[Any, str]] = {
     "growing": (Growing | None, "Growing(), or None"),
     "presence": (Presence, " or ".join(str(each) for each in Presence)),
     "presence_grace": (int | float, "a number of seconds"),
+    "closing_grace": (int | float, "a number of seconds"),
     "push_joins": _BOOL,
     "require_token": _BOOL,
     "whispers": (bool | str, 'True, or a rate such as "5/s"'),
@@ -406,7 +425,7 @@ class Registry:
                 f"a topic name of {len(name)} characters is longer than {limit} "
                 f'(TIDERACE["TOPICS"]["NAME_LENGTH"])'
             )
-        for pattern, topic in self._topics:
+        for pattern, topic in () if is_reserved(name) else self._topics:
             kwargs = pattern.match(name)
             if kwargs is not None:
                 return topic(name, kwargs)

@@ -1,20 +1,37 @@
-"""The presence trackers of one event loop, and their announcements to topics."""
+"""The presence trackers of one event loop, and their announcements to topics.
+
+Which topics have subscribers is presence as well: each event loop that serves a topic is
+a connection of one user in a group beside the topic, so that the first subscriber of all
+processes is a join, and the last one is a leave after a grace.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import secrets
 from typing import Any
 from weakref import WeakSet
 
 import msgspec
 
 from tiderace import cluster, conf
+from tiderace.exceptions import LayerUnavailable
 from tiderace.layers import get_channel_layer
 from tiderace.presence.store import Member
 from tiderace.presence.tracker import Presence, PresenceTracker
+from tiderace.runtime.tasks import TaskGroup
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import client_info
-from tiderace.topics.names import events_group
-from tiderace.topics.topic import UnknownTopic, declared
+from tiderace.topics.names import events_group, occupied_group, occupied_topic
+from tiderace.topics.topic import Topic, UnknownTopic, declared
+
+logger = logging.getLogger("tiderace.topics")
+
+_RETRY_DELAY = 1.0  # seconds, while the broker is away
+
+# The one user of the groups of occupied topics.
+_SERVER = "server"
 
 
 class PresenceTrackers:
@@ -32,7 +49,7 @@ class PresenceTrackers:
             tracker = self._by_alias[alias] = PresenceTracker(
                 layer.presence,
                 _announcer(layer),
-                _call_user_hook,
+                _call_hook,
                 refresh=conf.current().presence_refresh,
             )
         return tracker
@@ -42,9 +59,7 @@ class PresenceTrackers:
 
         Also without members in this process: a process that had some may be killed.
         """
-        for alias in {
-            kind.layer for kind in declared if kind.presence is not Presence.OFF
-        }:
+        for alias in {kind.layer for kind in declared if _has_entries(kind)}:
             self.get(alias).start()
 
     def refresh_soon(self) -> None:
@@ -57,6 +72,59 @@ class PresenceTrackers:
         trackers, self._by_alias = list(self._by_alias.values()), {}
         for tracker in trackers:
             await tracker.close()
+
+
+class OccupiedTopics:
+    """Counts the subscribers of one event loop, for ``topic_opened`` and ``topic_closed``.
+
+    Args:
+        trackers: of the same event loop.
+    """
+
+    def __init__(self, trackers: PresenceTrackers) -> None:
+        self._trackers = trackers
+        self._member = Member(secrets.token_hex(16), _SERVER)
+        self._counts: dict[str, int] = {}
+        self._tasks = TaskGroup(logger)
+
+    def enter(self, topic: Topic) -> None:
+        """Count a subscriber, who leaves again; the store is called in the background."""
+        if not topic.reports_occupancy():
+            return
+        count = self._counts.get(topic.topic, 0)
+        self._counts[topic.topic] = count + 1
+        if not count:
+            self._tasks.spawn(self._add(topic))
+
+    def leave(self, topic: Topic) -> None:
+        """Undo ``enter``."""
+        count = self._counts.pop(topic.topic, 0) - 1
+        if count > 0:
+            self._counts[topic.topic] = count
+        elif count == 0:
+            tracker = self._trackers.get(topic.layer)
+            tracker.remove(occupied_group(topic.topic), self._member.client)
+
+    async def close(self) -> None:
+        """Stop; the trackers remove what this event loop has added."""
+        await self._tasks.cancel()
+        self._counts.clear()
+
+    async def _add(self, topic: Topic) -> None:
+        while topic.topic in self._counts:
+            tracker = self._trackers.get(topic.layer)
+            try:
+                await tracker.add(
+                    occupied_group(topic.topic),
+                    self._member,
+                    Presence.PER_USER,
+                    grace=topic.closing_grace,
+                )
+            except LayerUnavailable as error:
+                logger.warning("%r is reported as opened later: %s", topic, error)
+                await asyncio.sleep(_RETRY_DELAY)
+            else:
+                return
 
 
 # Those of all event loops of this process.
@@ -72,6 +140,8 @@ def _refresh_soon() -> None:
 def _announcer(layer: Any) -> Any:
     async def announce(topic: str, change: str, member: Member | None) -> None:
         """Send a join, a leave or, without a member, a change to the topic's events."""
+        if occupied_topic(topic) is not None:
+            return
         if member is None:
             await layer.group_send(events_group(topic), {"type": "topic.changed"})
             return
@@ -83,6 +153,25 @@ def _announcer(layer: Any) -> Any:
         await layer.group_send(events_group(topic), event)
 
     return announce
+
+
+def _has_entries(kind: type[Topic]) -> bool:
+    return kind.presence is not Presence.OFF or kind.reports_occupancy()
+
+
+async def _call_hook(group: str, change: str, user_id: str) -> None:
+    """Call a topic's ``user_joined`` or ``user_left``, or its ``topic_opened`` or so."""
+    occupied = occupied_topic(group)
+    if occupied is None:
+        await _call_user_hook(group, change, user_id)
+        return
+    try:
+        topic = declared.resolve(occupied)
+    except UnknownTopic:
+        return  # it was declared when it was opened
+    hook = topic.topic_opened if change == "joined" else topic.topic_closed
+    if hook is not None:
+        await call_hook(hook)
 
 
 async def _call_user_hook(topic: str, change: str, user_id: str) -> None:

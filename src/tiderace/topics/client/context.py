@@ -20,7 +20,7 @@ from tiderace.topics.identity import Identity
 from tiderace.topics.json_fields import client_info, join_info
 from tiderace.topics.permissions import refusal
 from tiderace.topics.topic import Topic, declared
-from tiderace.topics.trackers import PresenceTrackers
+from tiderace.topics.trackers import OccupiedTopics, PresenceTrackers
 
 
 @dataclass(slots=True)
@@ -31,6 +31,7 @@ class ClientContext:
     scope: Scope
     trackers: PresenceTrackers
     growing: GrowingFeeds
+    occupied: OccupiedTopics
     publishing: SingleFlight
     """Publications with a key that are in progress in this event loop."""
     connects: TokenBucket | None

@@ -52,6 +52,7 @@ class ActiveSubscription(Subscription):
         "grant",
         "group",
         "groups",
+        "occupies",
         "outbox",
         "present",
         "topic",
@@ -80,6 +81,8 @@ class ActiveSubscription(Subscription):
         self.grant: Grant | None = None
         # Whether the client was added to presence.
         self.present = False
+        # Whether it counts as a subscriber, for ``topic_opened`` and ``topic_closed``.
+        self.occupies = False
         # The rate limit of its whispers; None until they are found to be allowed.
         self.whispers: TokenBucket | None = None
         # Set where it has to end as soon as it is active.

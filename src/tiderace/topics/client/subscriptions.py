@@ -128,6 +128,8 @@ class ClientSubscriptions:
             if topic.presence is not Presence.OFF:
                 await self._add_presence(subscription)
                 self._require_current(subscription)
+            subscription.occupies = True
+            context.occupied.enter(topic)
         except BaseException:
             self._end(subscription)
             raise
@@ -297,6 +299,9 @@ class ClientSubscriptions:
         for group in list(subscription.groups):
             layer_of(subscription.topic).stream_unsubscribe(group, subscription)
         self._context.growing.leave(subscription)
+        if subscription.occupies:
+            subscription.occupies = False
+            self._context.occupied.leave(subscription.topic)
         if subscription.present:
             subscription.present = False
             tracker = self._context.trackers.get(subscription.topic.layer)

@@ -151,6 +151,8 @@ class EventStream:
         )
         self._task = asyncio.current_task()
         self._gone = False
+        # Whether it counts as a subscriber, for ``topic_opened`` and ``topic_closed``.
+        self._occupies = False
         self._tasks = TaskGroup(logger)
 
     # Beginning and end
@@ -209,6 +211,8 @@ class EventStream:
                 group = user_group(self._identity.user_id)
                 await control_layer().stream_subscribe(group, self)
             await self._begin(since)
+            self._occupies = True
+            current().occupied.enter(self._topic)
         except LayerUnavailable as error:
             logger.warning("%s (%s)", error, describe(self._exchange.scope))
             self._over.set()
@@ -263,6 +267,8 @@ class EventStream:
 
     def _unsubscribe(self) -> None:
         layer_of(self._topic).stream_unsubscribe(self._group, self)
+        if self._occupies:
+            current().occupied.leave(self._topic)
         for group in list(self.groups):
             control_layer().stream_unsubscribe(group, self)
 

@@ -1,0 +1,10 @@
+"""The engines over which topics are tested, and topics of a test's own."""
+
+from support.topic_engines import (  # noqa: F401 (fixtures)
+    elsewhere,
+    engine,
+    own_topics,
+    postgresql_alias,
+    shared_engine,
+    shared_postgresql,
+)
