@@ -2089,3 +2089,33 @@ async def test_messages_of_another_layer_wait_while_handlers_are_at_their_limit(
     await settle()
     assert started == [0, 1]
     await client.leave()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("recieve", "receive"),
+        ("discconect", "disconnect"),
+        ("conect", "connect"),
+        ("on_eror", "on_error"),
+    ],
+)
+def test_a_misspelt_method_of_a_consumer_is_logged_where_it_is_routed(
+    caplog, name, meant
+):
+    type("Chat", (WebsocketConsumer,), {name: lambda self: None}).as_asgi()
+
+    assert f"Chat.{name}() is called for messages of the layer alone" in caplog.text
+    assert f"did you mean {meant}()?" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "names", [["connected"], ["reconnect"], ["recieve", "receive"], ["chat_message"]]
+)
+def test_a_method_with_a_name_of_its_own_is_not_logged(caplog, names):
+    def method(self):
+        raise NotImplementedError
+
+    type("Chat", (WebsocketConsumer,), dict.fromkeys(names, method)).as_asgi()
+
+    assert caplog.text == ""

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from asgiref.testing import ApplicationCommunicator
-from django.conf import LazySettings
+from django.conf import LazySettings, settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIHandler
 from django.http import StreamingHttpResponse
@@ -429,3 +429,18 @@ def test_without_users_no_app_is_needed(settings):
 
     inner = application.application_mapping["websocket"].application
     assert type(inner) is URLRouter
+
+
+def test_an_app_that_is_missing_is_logged(caplog):
+    apps = [each for each in settings.INSTALLED_APPS if each != "tiderace"]
+
+    with override_settings(INSTALLED_APPS=apps):
+        get_application([])
+
+    assert 'INSTALLED_APPS lacks "tiderace"' in caplog.text
+
+
+def test_an_app_that_is_installed_is_not_logged(caplog):
+    get_application([])
+
+    assert caplog.text == ""

@@ -640,6 +640,20 @@ async def test_a_missing_slash_is_mentioned_in_the_log(caplog):
     assert "a route matches it with a slash at the end" in line
 
 
+async def test_a_client_of_topics_at_another_path_is_told_the_path_in_the_log(caplog):
+    routes = [*CHAT, path("ws/topics/", TopicsEndpoint.as_asgi())]
+
+    line = await log_line(caplog, routes, "/connection/websocket")
+
+    assert '; write {% tiderace_script topics="/ws/topics/" %} (declared' in line
+
+
+async def test_a_client_of_topics_without_an_endpoint_is_mentioned_in_the_log(caplog):
+    line = await log_line(caplog, CHAT, "/connection/websocket")
+
+    assert 'add path("connection/", TopicsEndpoint.as_asgi()) to the routes' in line
+
+
 async def test_a_router_without_routes_is_mentioned_in_the_log(caplog):
     assert "(declared: none)" in await log_line(caplog, [], "/x/", kind="http")
 

@@ -151,6 +151,16 @@ def require_settings(module: str | None) -> None:
         )
 
 
+def note_missing_app() -> None:
+    """Log that ``INSTALLED_APPS`` lacks the app, without which Django's start lacks much."""
+    if not (apps.is_installed("tiderace") or apps.is_installed("channels")):
+        logger.warning(
+            'INSTALLED_APPS lacks "tiderace": no module "topics" of an app is imported, '
+            "and its runserver, system checks, template tags and static files are "
+            'missing; list it before "django.contrib.staticfiles"'
+        )
+
+
 def require_auth_apps() -> None:
     """Check that the apps which ``AuthMiddlewareStack`` needs are installed.
 

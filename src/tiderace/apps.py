@@ -13,6 +13,7 @@ from django.utils.module_loading import module_has_submodule
 
 import tiderace.checks.database
 import tiderace.checks.outbox
+import tiderace.checks.places
 import tiderace.checks.settings
 import tiderace.checks.topics  # noqa: F401 (all of them register the checks)
 from tiderace import cluster

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import functools
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from threading import get_ident
 from typing import Any, ClassVar, TypeVar
@@ -52,6 +54,8 @@ __all__ = [
     "get_handler_name",
 ]
 
+logger = logging.getLogger("tiderace.consumer")
+
 T = TypeVar("T")
 Handler = Callable[[Any], Any]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,6 +63,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 # Attributes that Channels' consumers do not have: an application's handler of such a
 # name is called.
 _ADDED = frozenset({"accepts_broadcasts", "on_error", "spawn"})
+
+# Methods that applications override, and how similar a misspelt name is, from 0 to 1.
+_OVERRIDDEN = (
+    *("connect", "receive", "receive_json", "disconnect", "on_error", "handle"),
+    *("encode_json", "decode_json"),
+)
+_SIMILAR = 0.8
 
 # Handlers of the server's events, which messages of a layer must not call.
 _ASGI_HANDLERS = frozenset(
@@ -185,6 +196,7 @@ class AsyncConsumer:
         """
 
         process_connections.expected = True
+        _note_misspelt_methods(cls)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> Any:
             consumer = cls(**initkwargs)
@@ -392,6 +404,25 @@ def may_block(function: Callable[..., Any]) -> bool:
         iscoroutinefunction(each)
         for each in (function, inspect.unwrap(function), type(function).__call__)
     )
+
+
+def _note_misspelt_methods(cls: type[Any]) -> None:
+    """Log the methods of a consumer that look like a misspelt one, such as ``recieve``."""
+    for method in [each for each in vars(cls) if not each.startswith("_")]:
+        meant = difflib.get_close_matches(method, _OVERRIDDEN, n=1, cutoff=_SIMILAR)
+        # A name that contains another, as "connected" does, has a meaning of its own.
+        if not meant or meant[0] in method:
+            continue
+        inherited = getattr(getattr(cls, meant[0], None), "__module__", "")
+        if inherited.startswith("tiderace."):
+            logger.warning(
+                "%s.%s.%s() is called for messages of the layer alone; did you mean "
+                "%s()?",
+                cls.__module__,
+                cls.__qualname__,
+                method,
+                meant[0],
+            )
 
 
 def _set_anonymous_user(scope: Scope) -> None:

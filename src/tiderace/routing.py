@@ -40,6 +40,7 @@ from tiderace.application_parts import (
     TopicsFirst,
     find_routes,
     imported,
+    note_missing_app,
     require_auth_apps,
     require_settings,
 )
@@ -79,6 +80,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger("tiderace.routing")
+
+# The ends of the paths at which tiderace.js looks for topics.
+_TRANSPORTS = ("/websocket", "/http_stream", "/sse")
 
 # Characters of a client's path, and routes, that a log line shows.
 _SHOWN_PATH = 200
@@ -286,6 +290,8 @@ class URLRouter:
             self._pattern(route).match(f"{path}/") for route in self.routes
         ):
             hint = "; a route matches it with a slash at the end"
+        elif path.endswith(_TRANSPORTS):
+            hint = self._advise_topics(path)
         more = len(declared) - _SHOWN_ROUTES
         asked = scope["path"]
         logger.warning(
@@ -299,6 +305,15 @@ class URLRouter:
             extra=log_fields(scope, "no_route"),
         )
         await refuse(scope, receive, send, 404, "Not Found")
+
+    def _advise_topics(self, path: str) -> str:
+        """Return what to write where a client of topics asks at another path."""
+        for route in self.routes:
+            if isinstance(route, URLPattern) and topics_endpoints([route]):
+                return f'; write {{% tiderace_script topics="/{route.pattern}" %}}'
+        if path.startswith("connection/"):
+            return '; add path("connection/", TopicsEndpoint.as_asgi()) to the routes'
+        return ""
 
 
 class ChannelNameRouter:
@@ -394,6 +409,7 @@ def get_application(
     """
     require_settings(settings)
     django.setup(set_prefix=False)
+    note_missing_app()
     urls = find_routes(websocket)
     routes: ASGIApp = URLRouter(urls)
     wrap: Any = imported("middleware", middleware)

@@ -10,6 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from support.wire_client import WireClient
 from tiderace.topics import (
     AllowAny,
+    History,
     Topic,
     TopicsEndpoint,
     UnknownTopic,
@@ -43,6 +44,19 @@ def _lobby(settings):
 
     yield
     declared.remove(Lobby)
+
+
+@pytest.fixture
+def kept():
+    """A topic with a history."""
+
+    class Kept(Topic):
+        pattern = "kept"
+        history = History(size=5)
+        permission_classes = [AllowAny]
+
+    yield
+    declared.remove(Kept)
 
 
 class Unsendable:
@@ -135,6 +149,11 @@ async def test_the_presence_of_a_topic_without_one_is_an_error(read):
 
     assert "no presence of 'lobby': Lobby has no presence" in str(raised.value)
     assert "Presence.PER_USER" in str(raised.value)
+
+
+async def test_a_history_since_something_else_than_a_position_is_an_error(kept):
+    with pytest.raises(TypeError, match=r"since is 5; pass a Position"):
+        await ahistory("kept", since=5)
 
 
 async def test_a_topic_without_a_history_has_a_position():

@@ -40,11 +40,14 @@ E032       a layer over a database that cannot be used
 E033       the SQLite file of a layer is not accessible
 W034       the same is on a network file system
 W035       the same is in a temporary folder, as the database is in memory
+E036       a consumer or endpoint is among Django's URLs
+W037       a ``topics.py`` is in a package that is no app
 ========== ============================================================
 
 The checks from W013 to E023 are in ``tiderace.checks.application``, those from W024 to E028
 in ``tiderace.checks.topics``, W030 too, W031 in ``tiderace.checks.outbox``,
-those from E032 on in ``tiderace.checks.database``.
+those from E032 on in ``tiderace.checks.database``, E036 and W037 in
+``tiderace.checks.places``.
 """
 
 from __future__ import annotations

@@ -186,12 +186,18 @@ async def ahistory(
     Raises:
         UnknownTopic: when no declared topic has this name.
         ImproperlyConfigured: when its class keeps no history.
+        TypeError: when ``since`` is no position.
         LayerUnavailable: when the broker could not be reached in time.
     """
     resolved = declared.resolve(topic)
     if resolved.history is None:
         raise ImproperlyConfigured(
             f"no history of {topic!r}: {without_history(resolved)}"
+        )
+    if not isinstance(since, Position | None):
+        raise TypeError(
+            f"since is {since!r}; pass a Position, such as the position of an earlier "
+            "result, or Position(epoch, offset)"
         )
     return await _read(resolved, since=since, limit=limit, reverse=reverse)
 

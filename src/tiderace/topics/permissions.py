@@ -10,7 +10,7 @@ Permissions of Django REST Framework work too; it is not imported.
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -61,12 +61,20 @@ _WRITING = (Action.PUBLISH, Action.WHISPER)
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """The arguments of a permission check."""
+    """The arguments of a permission check, and what it found."""
 
     user: Any
     topic: Any
     action: Action
     scope: Scope
+    undecided: list[str] = field(default_factory=list)
+    """The permissions that returned None, as a method without ``return`` does."""
+
+    def decide(self, permission: BasePermission, result: Any) -> bool:
+        """Return what a permission returned as a bool; note None."""
+        if result is None:
+            self.undecided.append(repr(permission))
+        return bool(result)
 
 
 class _Operators:
@@ -125,9 +133,10 @@ class BasePermission(_Operators, metaclass=_PermissionClass):
         return type(self).__name__
 
     async def _allows(self, check: _Check) -> bool:
-        return bool(
-            await call_hook(self.has_permission, check.user, check.topic, check.action)
+        result = await call_hook(
+            self.has_permission, check.user, check.topic, check.action
         )
+        return check.decide(self, result)
 
 
 class AllowAny(BasePermission):
@@ -225,12 +234,13 @@ class _RestFrameworkPermission(BasePermission):
             request=request,
         )
         try:
-            return bool(await call_hook(self._permission.has_permission, request, view))
+            result = await call_hook(self._permission.has_permission, request, view)
         except Exception as error:
             # Exceptions of that framework have a status.
             if getattr(error, "status_code", None) in (401, 403, 404):
                 return False
             raise
+        return check.decide(self, result)
 
 
 async def allowed(
@@ -287,7 +297,10 @@ async def refusal(
     for rule in rules:
         if not await _evaluate(as_permission(rule), check):
             name = rule.__name__ if isinstance(rule, type) else repr(rule)
-            return f"{name} in {kind}.permission_classes does not allow {_name(user)}"
+            text = f"{name} in {kind}.permission_classes does not allow {_name(user)}"
+            if not check.undecided:
+                return text
+            return f"{text} ({', '.join(check.undecided)} returned None, not True)"
     if not callable(hook):
         return None
     may: Any

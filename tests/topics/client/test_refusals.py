@@ -59,6 +59,14 @@ def app():
         async def can_subscribe(self, user):
             bool(user.is_authenticated)
 
+    class Forgetful(BasePermission):
+        def has_permission(self, user, topic, action):
+            bool(user.is_authenticated)
+
+    class Unsaid(Topic):
+        pattern = "unsaid"
+        permission_classes = [IsStaff | Forgetful]
+
     class Signed(Topic):
         pattern = "signed"
         require_token = True
@@ -98,6 +106,7 @@ SUBSCRIPTIONS = [
         103,
         "Silent.can_subscribe does not allow an anonymous user (it returned None, not ",
     ),
+    ("unsaid", 103, "does not allow an anonymous user (Forgetful returned None, not T"),
     ("signed", 103, "Signed.require_token is True, and no token was sent"),
 ]
 
@@ -170,6 +179,55 @@ async def test_under_debug_a_command_without_a_subscription_says_so(app, setting
         error = (await client.ask("publish", channel="lobby", data=1))["error"]
 
     assert "the client is not subscribed to it, and Lobby.subs" in error["message"]
+
+
+@pytest.fixture
+def publish_with(app):
+    """Return a function that publishes twice to a topic with this hook."""
+    before = set(declared)
+
+    async def run(hook):
+        class Hooked(Topic):
+            pattern = "hooked"
+            permission_classes = [AllowAny]
+            on_publish = hook
+
+        async with WireClient(app) as client:
+            await client.subscribe("hooked")
+            await client.done("publish", channel="hooked", data=1)
+            await client.done("publish", channel="hooked", data=2)
+
+    yield run
+    for topic in set(declared) - before:
+        declared.remove(topic)
+
+
+async def test_under_debug_a_hook_that_returns_nothing_to_publish_is_logged_once(
+    publish_with, settings, caplog
+):
+    settings.DEBUG = True
+
+    async def on_publish(self, user, message):
+        str(message)
+
+    await publish_with(on_publish)
+
+    [line] = caplog.messages
+    assert "Hooked.on_publish returned None, so nothing was published" in line
+    assert "return the data, or annotate the method with -> None" in line
+
+
+async def test_a_hook_that_is_annotated_with_none_is_not_logged(
+    publish_with, settings, caplog
+):
+    settings.DEBUG = True
+
+    async def on_publish(self, user, message) -> dict | None:
+        return None
+
+    await publish_with(on_publish)
+
+    assert caplog.messages == []
 
 
 async def test_under_debug_a_rate_limit_is_named(app, settings):

@@ -6,10 +6,12 @@ Each takes the client's context and the request, and returns the result for the 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from msgspec import Raw
 
@@ -52,6 +54,8 @@ from tiderace.topics.streams import (
     without_presence,
 )
 from tiderace.topics.topic import Topic, call_with, rpc_method, rpc_names
+
+logger = logging.getLogger("tiderace.topics")
 
 # Publishing
 
@@ -99,6 +103,7 @@ async def _publish_now(
     else:
         message = await call_hook(topic.on_publish, context.identity.user, message)
         if message is None:
+            _note_unpublished(type(topic))
             return
         text = data_as_json(message, f"topic {topic.topic!r}")
     info = msgspec.json.encode(context.info_in(topic.topic)).decode()
@@ -108,6 +113,27 @@ async def _publish_now(
         keep=topic.keep(),
         key=key,
     )
+
+
+def _note_unpublished(topic: type[Topic]) -> None:
+    """Log, under ``DEBUG`` and once for a class, that ``on_publish`` returned None.
+
+    Not where its annotation has None: then it is no forgotten ``return``.
+    """
+    hook: Any = topic.on_publish
+    returned = str(getattr(hook, "__annotations__", {}).get("return", ""))
+    may_be_none = "None" in returned or "Optional" in returned
+    if settings.DEBUG and topic not in _noted and not may_be_none:
+        _noted.add(topic)
+        logger.warning(
+            "%s.on_publish returned None, so nothing was published; return the data, or "
+            "annotate the method with -> None",
+            topic.__name__,
+        )
+
+
+# The classes that were noted; they live as long as the process anyway.
+_noted: set[type[Topic]] = set()
 
 
 def _limit_rate(context: ClientContext, topic: Topic) -> None:
