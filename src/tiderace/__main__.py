@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _demo(options: argparse.Namespace) -> int:
     over_redis = options.layer == "redis"
-    needed = dict.fromkeys(("uvicorn", "websockets", "nh3"), "demo")
+    needed = dict.fromkeys(("uvicorn", "websockets", "nh3", "segno"), "demo")
     if over_redis:
         needed |= {"redis": "redis", "hiredis": "redis"}
     for module, extra in needed.items():

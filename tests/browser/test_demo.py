@@ -701,6 +701,8 @@ PAGES = [
     ("lobby", "/chat/"),
     ("notify", "/notify/"),
     ("board", "/board/"),
+    ("poll", "/poll/"),
+    ("vote", "/vote/"),
     ("break-it", "/break-it/"),
     ("source", "/source/people/"),
 ]

@@ -23,6 +23,7 @@ from django.core.exceptions import ValidationError
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from support.demo_process import DemoProcess
+from support.npm_packages import script_of
 from support.paths import ROOT
 from support.ports import free_port
 from support.waiting import wait_until
@@ -313,7 +314,11 @@ class Inline(HTMLParser):
 
 
 @pytest.mark.parametrize(
-    "path", ["/login/", "/chat/", "/chat/general/", "/notify/", "/break-it/", "/board/"]
+    "path",
+    [
+        *("/login/", "/chat/", "/chat/general/", "/notify/", "/break-it/", "/board/"),
+        *("/poll/", "/vote/"),
+    ],
 )
 def test_no_page_has_inline_code_or_external_resources(alice, stranger, path):
     visitor = stranger if path == "/login/" else alice
@@ -332,6 +337,20 @@ def test_stylesheets_and_scripts_use_no_other_host():
 
     assert len(shipped) >= 7
     assert naming == []
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("htmx.min.js", "htmx.org/dist/htmx.min.js"),
+        ("hx-sse.min.js", "htmx.org/dist/ext/hx-sse.min.js"),
+        ("htmx.LICENSE", "htmx.org/LICENSE"),
+    ],
+)
+def test_a_vendored_file_is_that_of_the_package(name, package):
+    vendored = Path(demo_package.__path__[0], "static/vendor", name).read_text()
+
+    assert vendored == script_of(package)
 
 
 def test_a_new_room_is_listed_and_can_be_opened(alice):
@@ -368,7 +387,7 @@ def test_a_page_escapes_messages(alice):
     assert "</script><b>" not in page
 
 
-@pytest.mark.parametrize("app", ["chat", "board", "bell", "people", "breakit"])
+@pytest.mark.parametrize("app", ["chat", "board", "bell", "people", "breakit", "poll"])
 def test_the_source_of_each_app_is_shown(alice, app):
     page = alice.http.get(f"/source/{app}/").text
 
@@ -694,6 +713,32 @@ def test_a_pointer_outside_of_its_note_is_refused(alice):
         refused = window.publish({"over": "note-1", "x": 2, "y": 0})
 
     assert refused["error"]["code"] == 422
+
+
+# ---- the poll
+
+
+def test_a_vote_for_an_option_of_a_closed_question_is_refused(demo, alice, stranger):
+    stranger.http.get("/vote/")
+    page = stranger.http.get("/vote/ballot/").text
+    option = re.findall(r'name="option" value="(\d+)"', page)[0]
+    accepted = stranger.post("/vote/", option=option)
+    question = re.findall(
+        r'name="question" value="(\d+)"', alice.http.get("/poll/").text
+    )
+    alice.post("/poll/close/", form_on="/poll/", question=question[0])
+    refused = stranger.post("/vote/", option=option)
+
+    assert (accepted.status_code, accepted.url.path) == (200, "/vote/")
+    assert refused.status_code == 404
+    assert "1 vote, closed" in stranger.http.get("/poll/results/").text
+
+
+@pytest.mark.parametrize("options", ["one", "same\nsame", "x" * 61 + "\ny", "1\n" * 7])
+def test_a_question_without_two_to_six_short_options_is_refused(alice, options):
+    refused = alice.post("/poll/", text="Which?", options=options)
+
+    assert refused.status_code == 422
 
 
 # ---- notifications

@@ -10,6 +10,7 @@ from django.utils import timezone
 from tiderace.demo.board.models import Column, Note
 from tiderace.demo.chat.models import STAFF_ROOM, Message, Room
 from tiderace.demo.people.person import BOTS, SEEDED, STAFF, person_of
+from tiderace.demo.poll.models import Question
 
 ROOMS = {
     "general": "General",
@@ -27,6 +28,8 @@ NOTES = {
     "Read src/tiderace/demo/board: a model, a topic, a page": Column.DOING,
     "Start the demo": Column.DONE,
 }
+ASKED = "Which way does a message take to you?"
+OPTIONS = ["WebSocket", "Server-sent events", "Long polling", "A postcard"]
 _GUESTS_KEPT = timedelta(days=7)
 
 
@@ -55,6 +58,10 @@ def seed() -> None:
             Note(text=text, column=column, author="Tiderace", rank=rank)
             for rank, (text, column) in enumerate(NOTES.items())
         )
+    if not Question.objects.exists():
+        question = Question.objects.create(text=ASKED)
+        for text in OPTIONS:
+            question.options.create(text=text)
 
 
 def _say(room: Room) -> None:

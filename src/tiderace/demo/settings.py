@@ -38,6 +38,7 @@ INSTALLED_APPS = [
     "tiderace.demo.bell",
     "tiderace.demo.chat",
     "tiderace.demo.board",
+    "tiderace.demo.poll",
     "tiderace.demo.breakit",
 ]
 MIDDLEWARE = [

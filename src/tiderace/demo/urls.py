@@ -16,5 +16,6 @@ urlpatterns = [
     path("", include("tiderace.demo.bell.urls")),
     path("", include("tiderace.demo.chat.urls")),
     path("", include("tiderace.demo.board.urls")),
+    path("", include("tiderace.demo.poll.urls")),
     path("", include("tiderace.demo.breakit.urls")),
 ]

@@ -1,0 +1,101 @@
+"""The demo's poll in Chromium."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from browser.demo_windows import Visitor
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+
+
+# The poll
+
+
+def ask(page: Page, question: str, *options: str) -> None:
+    page.get_by_label("Question", exact=True).fill(question)
+    page.get_by_label("Options, each on a line").fill("\n".join(options))
+    page.get_by_role("button", name="Ask").click()
+    expect(page.locator("#question-title")).to_have_text(question)
+
+
+def votes(page: Page) -> Locator:
+    """The counts of the options, in their order."""
+    return page.locator("#results dd:first-of-type")
+
+
+def open_poll(visitor: Visitor, path: str) -> Page:
+    """Open a page of the poll, and wait for its stream."""
+    with visitor.page.expect_response("**/connection/events*"):
+        visitor.page.goto(visitor.url + path)
+    return visitor.page
+
+
+def test_votes_without_an_account_are_shown_to_the_presenter(signed_in, stranger):
+    presenter = open_poll(signed_in("alice"), "/poll/")
+    ask(presenter, "Tea or coffee?", "Tea", "Coffee", "<b>Both</b>")
+    voters = [open_poll(stranger(), "/vote/") for _ in range(3)]
+
+    for voter, option in zip(voters, ("Tea", "Tea", "<b>Both</b>"), strict=True):
+        voter.get_by_role("button", name=option).click()
+
+    expect(votes(presenter)).to_have_text(["2 67 %", "0 0 %", "1 33 %"])
+    for voter in voters:
+        expect(votes(voter)).to_have_text(["2 67 %", "0 0 %", "1 33 %"])
+    expect(voters[0].get_by_role("button", name="Tea")).to_have_attribute(
+        "aria-pressed", "true"
+    )
+    voters[0].get_by_role("button", name="Coffee").click()
+    expect(votes(presenter)).to_have_text(["1 33 %", "1 33 %", "1 33 %"])
+    voters[0].reload()
+    expect(voters[0].get_by_role("button", name="Coffee")).to_have_attribute(
+        "aria-pressed", "true"
+    )
+
+
+def test_the_next_question_replaces_the_ballot_of_every_voter(signed_in, stranger):
+    alice, bob = (open_poll(signed_in(name), "/poll/") for name in ("alice", "bob"))
+    ask(alice, "First question", "Yes", "No")
+    voter = open_poll(stranger(), "/vote/")
+    expect(voter.get_by_role("heading", name="First question")).to_be_visible()
+
+    ask(alice, "Second question", "Left", "Right")
+
+    expect(voter.get_by_role("heading", name="Second question")).to_be_visible()
+    expect(bob.locator("#question-title")).to_have_text("Second question")
+    voter.get_by_role("button", name="Right").click()
+    expect(votes(bob)).to_have_text(["0 0 %", "1 100 %"])
+
+
+def test_a_closed_vote_takes_no_more_votes(signed_in, stranger):
+    presenter = open_poll(signed_in("alice"), "/poll/")
+    ask(presenter, "Closing soon", "Yes", "No")
+    voter = open_poll(stranger(), "/vote/")
+
+    presenter.get_by_role("button", name="Close the vote").click()
+
+    expect(voter.get_by_role("button", name="Yes")).to_be_disabled()
+    expect(voter.locator("#ballot")).to_contain_text("The vote is closed.")
+    expect(presenter.get_by_role("button", name="Close the vote")).to_have_count(0)
+
+
+def test_the_pages_of_the_poll_load_no_script_of_the_demo(stranger):
+    voter = stranger()
+    loaded = []
+    voter.page.on("request", lambda request: loaded.append(request.url))
+    open_poll(voter, "/vote/")
+
+    scripts = [url.rpartition("/")[2] for url in loaded if url.endswith(".js")]
+    assert sorted(scripts) == ["htmx.min.js", "hx-sse.min.js", "theme.js"]
+
+
+def test_the_qr_code_is_labelled_with_the_address_of_the_ballot(signed_in, stranger):
+    presenter = open_poll(signed_in("alice"), "/poll/")
+    voter = stranger()
+
+    code = presenter.get_by_role("img", name="QR code of")
+    expect(code.locator("path")).to_be_visible()
+    voter.page.goto(presenter.locator(".voters a").inner_text())
+
+    expect(voter.page.get_by_role("heading", name="Vote")).to_be_visible()
