@@ -19,8 +19,10 @@ from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable, MessageTooLarge
 from tiderace.outbox.models import WaitingPublication
 from tiderace.outbox.process import process_relays
-from tiderace.outbox.relay import Relay, _pause_after
+from tiderace.outbox.publisher import _pause_after
+from tiderace.outbox.relay import Relay
 from tiderace.topics import AllowAny, Refuse, Topic, publish
+from tiderace.topics.streams import layer_of
 from tiderace.topics.topic import declared
 
 
@@ -272,7 +274,7 @@ async def test_a_row_that_the_code_of_its_topic_refuses_is_set_aside(
 
 @pytest.fixture
 def quick_retries(monkeypatch):
-    monkeypatch.setattr("tiderace.outbox.relay._RETRY", 0.01)
+    monkeypatch.setattr("tiderace.outbox.publisher._RETRY", 0.01)
 
 
 @pytest.mark.parametrize(
@@ -366,7 +368,7 @@ async def test_a_row_of_an_unknown_topic_waits_five_minutes_for_a_new_release(
     declared.remove(boards)
 
     async with relaying(sqlite) as relay:
-        await until(lambda: len(relay._busy) == 2 - left)
+        await until(lambda: len(relay._publisher.topics) == 2 - left)
         if left:
             await until_relayed(sqlite, topic="board:a")
 
@@ -419,7 +421,7 @@ async def test_a_relay_that_lost_the_lease_publishes_nothing_more(broker, sqlite
         clock.advance(10)
         broker.errors.clear()
         tried = len(broker.tried)
-        await until(lambda: not relay._busy)
+        await until(lambda: not relay._publisher.topics)
 
     assert len(broker.tried) == tried
     assert len(await rows(sqlite)) == 3
@@ -459,3 +461,115 @@ async def test_the_gauges_show_what_waits_and_what_is_set_aside(
         assert 90 <= metrics.OUTBOX_AGE.value < 120
 
     assert metrics.OUTBOX_WAITING.value == 0
+
+
+@pytest.fixture
+def closed_shop():
+    """Topics ``shop:<name>``, which refuse every name for now while ``refuses`` is true."""
+
+    class Shop(Topic):
+        pattern = "shop:<slug:name>"
+        permission_classes = [AllowAny]
+        refuses = True
+
+        def __init__(self, topic, kwargs=None):
+            if self.refuses:
+                raise Refuse("the shop is closed", temporary=True)
+            super().__init__(topic, kwargs)
+
+    yield Shop
+    declared.remove(Shop)
+
+
+async def test_a_row_that_its_topic_refuses_for_now_waits_and_shows_the_reason(
+    sqlite, closed_shop, quick_retries
+):
+    await insert(sqlite, {"topic": "shop:a", "data": "1"})
+    before = metrics.OUTBOX_RELAYED.value
+    async with relaying(sqlite):
+
+        async def noted():
+            (row,) = await rows(sqlite, failed=None)
+            return row.error == "Refuse: the shop is closed"
+
+        await until(noted)
+        closed_shop.refuses = False
+        await until_relayed(sqlite)
+
+    assert metrics.OUTBOX_RELAYED.value == before + 1
+    assert await rows(sqlite) == []
+
+
+async def test_a_row_that_its_topic_refuses_for_an_hour_is_set_aside(
+    sqlite, closed_shop, quick_retries
+):
+    clock = FakeClock()
+    await insert(sqlite, {"topic": "shop:a", "data": "1"})
+    async with relaying(sqlite, clock=clock) as relay:
+        await until(lambda: relay._publisher._failures)
+        # The lease, too, ends by that clock.
+        relay._lease._valid_until = float("inf")
+        clock.advance(3599)
+        tries = relay._publisher._failures["shop:a"].tries
+        await until(lambda: relay._publisher._failures["shop:a"].tries > tries + 1)
+        assert len(await rows(sqlite, failed=None)) == 1
+
+        clock.advance(2)
+        await until_relayed(sqlite)
+
+    (row,) = await rows(sqlite)
+    assert row.error == "Refuse: the shop is closed"
+
+
+async def test_a_relay_asks_the_database_no_more_often_while_a_topic_waits(
+    broker, sqlite, monkeypatch
+):
+    monkeypatch.setattr("tiderace.outbox.publisher._RETRY", 0.2)
+    broker.errors["board:a"] = RuntimeError("deadlock")
+    await commit(sqlite, 1)
+    asked = []
+    async with relaying(sqlite, poll=3600) as relay:
+        read = relay._rows.waiting
+        monkeypatch.setattr(
+            relay._rows,
+            "waiting",
+            lambda *of, **by: asked.append(of) or read(*of, **by),
+        )
+        await until(lambda: relay._lease.held)
+        relay.wake()
+        await until(lambda: len(broker.tried) == 3)
+
+    # Once for each try, and once after it.
+    assert len(asked) <= 6
+
+
+async def test_while_a_layer_is_away_its_topics_try_it_one_after_the_other(
+    sqlite, quick_retries, monkeypatch
+):
+    layer = layer_of(declared.resolve("board:a"))
+    publish_to_stream = layer.stream_publish
+    trying, at_once, away = set(), [], True
+
+    async def stream_publish(group, record, **options):
+        if not away:
+            return await publish_to_stream(group, record, **options)
+        trying.add(group)
+        at_once.append(len(trying))
+        await asyncio.sleep(0)
+        trying.discard(group)
+        raise LayerUnavailable("no answer")
+
+    monkeypatch.setattr(layer, "stream_publish", stream_publish)
+    for name in "abcdefgh":
+        await commit(sqlite, name, topic=f"board:{name}")
+
+    async with relaying(sqlite):
+        # The first time all of them try, as none is known to fail.
+        await until(lambda: len(at_once) >= 32)
+        assert set(at_once[8:]) == {1}
+        away = False
+        await until_relayed(sqlite)
+
+    assert [await messages(name) for name in "abcdefgh"] == [
+        [name] for name in "abcdefgh"
+    ]

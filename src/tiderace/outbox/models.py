@@ -40,7 +40,7 @@ class WaitingPublication(models.Model):
     error: models.TextField[str | None, str | None] = models.TextField(  # noqa: DJ001
         null=True, blank=True
     )
-    """Why it was set aside."""
+    """Why it was set aside, or why its topic does not accept it yet."""
 
     class Meta:
         app_label = "tiderace_outbox"

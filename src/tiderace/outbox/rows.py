@@ -108,6 +108,10 @@ class OutboxRows:
         """Keep a row that cannot be published, with the error, and no longer try it."""
         self._all.filter(pk=row).update(failed=timezone.now(), error=error[:_ERROR])
 
+    def note(self, row: int, error: str) -> None:
+        """Keep the error for which a row waits."""
+        self._all.filter(pk=row).update(error=error[:_ERROR])
+
     def statistics(self) -> Statistics:
         """Count the rows."""
         waits = Q(failed=None)

@@ -7,8 +7,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, Unpack
+from unittest import mock
 
 import msgspec
+from django.apps import apps
 
 from tiderace.history import Position
 from tiderace.layers import InMemoryChannelLayer
@@ -59,7 +61,8 @@ class TopicsTestbed:
     ``TopicsTestMixin`` and the pytest fixture ``topics`` have one for each test. While it
     is open, every alias in ``CHANNEL_LAYERS`` is a new layer in memory, whatever its
     backend is, and inside a ``TestCase`` publications are sent at the point where their
-    transaction would be committed.
+    transaction would be committed. Without a relay, those in the outbox are handed over
+    when their transaction is committed.
     """
 
     def __init__(self) -> None:
@@ -103,6 +106,7 @@ class TopicsTestbed:
     def __enter__(self) -> Self:
         self._stack.enter_context(_layers(self.publications))
         self._stack.enter_context(publications_at_commit())
+        self._stack.enter_context(_handed_over())
         return self
 
     def __exit__(
@@ -129,3 +133,17 @@ def _layers(publications: list[CapturedPublication]) -> Iterator[None]:
         yield
     finally:
         channel_layers.backends = before
+
+
+@contextmanager
+def _handed_over() -> Iterator[None]:
+    """Publish the rows of an outbox where its relay would be woken."""
+    if not apps.is_installed("tiderace.outbox"):
+        yield
+        return
+    # Their models can be imported only where the app is installed.
+    from tiderace.outbox.hand_over import hand_over
+    from tiderace.outbox.process import process_relays
+
+    with mock.patch.object(process_relays, "wake", hand_over):
+        yield

@@ -1,0 +1,281 @@
+"""Publishes rows of an outbox to the layers of their topics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
+
+from tiderace import metrics
+from tiderace.exceptions import LayerUnavailable, MessageTooLarge
+from tiderace.outbox.lease import Lease
+from tiderace.outbox.rows import Row
+from tiderace.runtime.tasks import TaskGroup
+from tiderace.topics.streams import layer_of
+from tiderace.topics.topic import Refuse, UnknownTopic
+from tiderace.topics.transactions import PreparedPublication
+
+logger = logging.getLogger("tiderace.outbox")
+
+# Topics whose rows are being published at once, and topics that wait after an error.
+_TOPICS = 500
+_WAITING_TOPICS = 5_000
+
+# Seconds between the first two tries of a topic; the pause doubles with each further one,
+# up to the longest.
+_RETRY = 1.0
+_LONGEST_RETRY = 10.0
+
+# Errors by which a layer says that it cannot encode or take a message, so that no further
+# try of the row can succeed.
+_REFUSED_BY_LAYER = (TypeError, MessageTooLarge)
+
+# Seconds between two warnings of topics that wait, for the same kind of error.
+_WARNINGS = 60.0
+
+# Seconds in which the topic of a row may still become known: in a rolling update the relay
+# can be a process of the older release.
+_UNKNOWN_TOPIC = 300.0
+
+# Seconds in which the code of a topic may refuse a row with Refuse(temporary=True).
+_REFUSED_FOR_NOW = 3600.0
+
+
+@dataclass(slots=True)
+class Results:
+    """What became of rows, to be written into the database."""
+
+    published: list[int] = field(default_factory=list)
+    """Ids of rows to delete."""
+    set_aside: list[tuple[int, str]] = field(default_factory=list)
+    """Ids and errors of rows that cannot be published."""
+    refused: list[tuple[int, str]] = field(default_factory=list)
+    """Ids and errors of rows that their topics do not accept yet."""
+
+    def __bool__(self) -> bool:
+        return bool(self.published or self.set_aside or self.refused)
+
+    def extend(self, later: Results) -> None:
+        """Add what became of other rows."""
+        self.published += later.published
+        self.set_aside += later.set_aside
+        self.refused += later.refused
+
+
+@dataclass(slots=True)
+class _Failures:
+    """The failed tries of a topic, in succession and for one kind of error."""
+
+    kind: type[Exception]
+    since: float
+    """When the first one failed, by the relay's clock."""
+    tries: int = 0
+    noted: str = ""
+    """The error that its first row has in the database."""
+
+
+class Publisher:
+    """Publishes rows in the order of their ids in each topic, many topics at once.
+
+    Args:
+        database: the alias of the rows' database, for messages.
+        lease: without which nothing is published.
+        clock: seconds that never run backwards.
+        on_end: called when the rows of a topic are published, or have failed.
+    """
+
+    def __init__(
+        self,
+        database: str,
+        lease: Lease,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        on_end: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._lease = lease
+        self._clock = clock
+        self._on_end = on_end
+        self._results = Results()
+        self._tasks = TaskGroup(logger)
+        # By topic: a task that publishes rows of it. Its other rows wait.
+        self._busy: dict[str, asyncio.Task[None]] = {}
+        # Those of them that wait before another try.
+        self._waiting: set[str] = set()
+        self._failures: dict[str, _Failures] = {}
+        # By layer: held by the topic that tries whether it is back, while it is away.
+        self._away: dict[str, asyncio.Lock] = {}
+        self._warned: dict[type[Exception], float] = {}
+
+    @property
+    def topics(self) -> Sequence[str]:
+        """Those whose rows are being published or wait for another try."""
+        return list(self._busy)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes no more rows now."""
+        working = len(self._busy) - len(self._waiting)
+        return working >= _TOPICS or len(self._waiting) >= _WAITING_TOPICS
+
+    def publish(self, rows: Sequence[Row]) -> None:
+        """Begin to publish rows, of topics that are not busy."""
+        if not rows and not self._busy:
+            self._failures.clear()  # of topics whose rows were deleted
+        by_topic = sorted(rows, key=attrgetter("topic"))
+        for topic, of_topic in groupby(by_topic, attrgetter("topic")):
+            task = self._tasks.spawn(self._publish_in_order(topic, list(of_topic)))
+            task.add_done_callback(lambda _: self._on_end())
+            self._busy[topic] = task
+
+    @property
+    def ended(self) -> Sequence[str]:
+        """The topics whose rows are published or have failed."""
+        return [topic for topic, task in self._busy.items() if task.done()]
+
+    def take_results(self) -> Results:
+        """Return what became of rows since the last call."""
+        results, self._results = self._results, Results()
+        return results
+
+    def forget(self, topics: Sequence[str]) -> None:
+        """Take rows of these topics again, after their results were written."""
+        for topic in topics:
+            del self._busy[topic]
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for the topics that do not wait for another try themselves."""
+        if working := self._busy.keys() - self._waiting:
+            tasks = [self._busy[topic] for topic in working]
+            await asyncio.wait(tasks, timeout=seconds)
+
+    async def cancel(self) -> None:
+        """Stop publishing."""
+        await self._tasks.cancel()
+
+    async def _publish_in_order(self, topic: str, rows: Sequence[Row]) -> None:
+        """Publish rows of one topic; at the first that fails, end after a pause.
+
+        The rows that are left are read again, since they may be deleted meanwhile.
+        """
+        try:
+            for row in rows:
+                if not self._lease.held:
+                    return
+                try:
+                    await self._publish(row)
+                except Exception as error:
+                    # Whatever it is, later rows of the topic must not overtake this one.
+                    pause = self._note_failure(row, error)
+                    self._waiting.add(topic)
+                    await asyncio.sleep(pause)
+                    return
+                self._failures.pop(topic, None)
+        finally:
+            self._waiting.discard(topic)
+
+    async def _publish(self, row: Row) -> None:
+        """Publish a row, or set it aside.
+
+        Raises:
+            Exception: when it has to be tried again.
+        """
+        try:
+            publication = row.prepare()
+        except (UnknownTopic, Refuse) as error:
+            if self._may_pass(row, error):
+                raise
+            return self._set_aside(row, error)
+        except ValueError as error:
+            return self._set_aside(row, error)
+        # Apart, since a layer with wrong options raises TypeError, too.
+        layer_of(publication.topic)
+        try:
+            await self._publish_when_back(publication)
+        except _REFUSED_BY_LAYER as error:
+            return self._set_aside(row, error)
+        metrics.OUTBOX_RELAYED.add()
+        self._results.published.append(row.id)
+        return None
+
+    async def _publish_when_back(self, publication: PreparedPublication) -> None:
+        """Publish; while the layer is away, one topic at a time tries that."""
+        alias, name = publication.topic.layer, publication.topic.topic
+        try:
+            if (trying := self._away.get(alias)) is None:
+                await publication.apublish()
+                return
+            self._waiting.add(name)
+            async with trying:
+                self._waiting.discard(name)
+                if self._lease.held:
+                    await publication.apublish()
+                else:
+                    raise LayerUnavailable("another relay may be at work")
+            self._away.pop(alias, None)
+        except LayerUnavailable:
+            self._away.setdefault(alias, asyncio.Lock())
+            raise
+
+    def _may_pass(self, row: Row, error: UnknownTopic | Refuse) -> bool:
+        """Return whether a topic may accept a row later."""
+        if isinstance(error, UnknownTopic):
+            return row.age < _UNKNOWN_TOPIC
+        failures = self._failures.get(row.topic)
+        begun = failures.since if failures and failures.kind is type(error) else None
+        waited = 0.0 if begun is None else self._clock() - begun
+        return error.failure.temporary and waited < _REFUSED_FOR_NOW
+
+    def _note_failure(self, row: Row, error: Exception) -> float:
+        """Record that a row has to be tried again; return the seconds before that."""
+        self._warn(row, error)
+        failures = self._failures.get(row.topic)
+        if failures is None or failures.kind is not type(error):
+            failures = _Failures(type(error), self._clock())
+            self._failures[row.topic] = failures
+        failures.tries += 1
+        if isinstance(error, UnknownTopic | Refuse):
+            text = _described(error)
+            if text != failures.noted:
+                failures.noted = text
+                self._results.refused.append((row.id, text))
+        return _pause_after(failures.tries - 1)
+
+    def _warn(self, row: Row, error: Exception) -> None:
+        now = self._clock()
+        kind = type(error)
+        if now - self._warned.get(kind, float("-inf")) >= _WARNINGS:
+            self._warned[kind] = now
+            logger.warning(
+                "publications in the outbox of %r wait and are tried again, as one to %r: "
+                "%s: %s",
+                self._database,
+                row.topic,
+                kind.__name__,
+                error,
+            )
+
+    def _set_aside(self, row: Row, error: Exception) -> None:
+        text = _described(error)
+        logger.error(
+            "row %d of the outbox of %r, to the topic %r, is set aside, since it cannot "
+            "be published: %s",
+            row.id,
+            self._database,
+            row.topic,
+            text,
+        )
+        self._results.set_aside.append((row.id, text))
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _pause_after(tries: int) -> float:
+    """Return the seconds before a topic is tried again, after ``tries`` earlier pauses."""
+    return min(_RETRY * 2.0 ** min(tries, 10), _LONGEST_RETRY)
