@@ -59,10 +59,12 @@ export class Client<
   /**
    * @param url The prefix of the endpoints, absolute or relative to the page. One that
    *   cannot be parsed ends the client, with an `error` event.
-   * @throws TypeError when an option is unknown.
+   * @throws TypeError when an option or its value is unknown.
    */
   constructor(url: string | URL = "/connection/", options: ClientOptions = {}) {
-    super();
+    super(
+      "state connecting connected disconnected message subscribed unsubscribed publication whisper gap join leave error",
+    );
     this.#options = resolveOptions(options, CLIENT_DEFAULTS);
     const { token, getToken, data, headers, transports, timeout, positions, ...socketOptions } =
       this.#options;
@@ -151,7 +153,7 @@ export class Client<
    * Subscribe to a topic. Until it is unsubscribed, the same topic gives the same
    * subscription, with the options of the first call.
    *
-   * @throws TypeError for a topic that is not a string, and an unknown option.
+   * @throws TypeError for a topic that is not a string, and an unknown option or value.
    */
   subscribe<N extends keyof Topics & string>(
     topic: N,

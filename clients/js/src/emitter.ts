@@ -35,9 +35,13 @@ export class Emitter<Events> extends EventTarget {
   /** The types that have had a listener. */
   #heard = new Set<string>();
 
-  constructor() {
+  /** @param events The types of its events, for the warning of another one. */
+  constructor(events: string) {
     super();
     this.addEventListener = (type: string, ...rest: any[]): void => {
+      if (!events.split(" ").includes(type)) {
+        console.warn(`tiderace: no event "${type}"; known: ${events}`);
+      }
       this.#heard.add(type);
       super.addEventListener(type, ...(rest as [any]));
     };

@@ -84,10 +84,20 @@ export const DEFAULTS: Required<SocketOptions> = {
   window: globalThis as unknown as Environment,
 };
 
+/** The values, or their types, of options where another one would go unnoticed. */
+const EXPECTED: Record<string, readonly unknown[]> = {
+  transports: ["websocket", "http_stream", "sse"],
+  whenFull: ["throw", "drop-oldest", "drop-newest"],
+  getToken: ["function"],
+  getState: ["function"],
+  since: ["object"],
+};
+
 /**
  * Return the options, with the defaults of those that are not given.
  *
- * @throws TypeError for a name that is not an option, as in a misspelt `maxdelay`.
+ * @throws TypeError for a name that is not an option, as in a misspelt `maxdelay`, and for a
+ *   value that `EXPECTED` lacks.
  */
 export function resolveOptions<T extends object = Required<SocketOptions>>(
   options: object,
@@ -95,10 +105,18 @@ export function resolveOptions<T extends object = Required<SocketOptions>>(
 ): T {
   const resolved: Record<string, unknown> = { ...(defaults as Record<string, unknown>) };
   for (const [name, value] of Object.entries(options)) {
-    if (!(name in defaults)) {
-      throw new TypeError(`unknown option "${name}"; known: ${Object.keys(defaults).join(", ")}`);
+    if (value === undefined) continue;
+    const isKnown = name in defaults;
+    const known = isKnown ? EXPECTED[name] : Object.keys(defaults);
+    for (const each of known ? [isKnown ? value : name].flat() : []) {
+      // A type is shown in place of the value, which may be a secret.
+      const given = known![1] ? each : typeof each;
+      if (!known!.includes(given)) {
+        const label = isKnown ? name : "option";
+        throw new TypeError(`unknown ${label} "${given}"; known: ${known!.join(", ")}`);
+      }
     }
-    if (value !== undefined) resolved[name] = value;
+    resolved[name] = value;
   }
   return resolved as T;
 }

@@ -82,7 +82,7 @@ export class Socket extends Emitter<SocketEventMap> {
     protocols: ValueOrFactory<string | string[]> = [],
     options: SocketOptions = {},
   ) {
-    super();
+    super("state open message close error drop");
     this.#source = url;
     this.#protocols = protocols;
     this._options = resolveOptions(options);

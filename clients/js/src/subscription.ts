@@ -99,7 +99,9 @@ export class Subscription<T = any, Methods = any, Data = T> extends Emitter<Subs
 
   /** @internal Pages call `client.subscribe()`. */
   constructor(context: SubscriptionContext, topic: string, options: SubscribeOptions) {
-    super();
+    super(
+      "presence joined left subscribing subscribed unsubscribed publication whisper gap join leave error",
+    );
     const { getToken, since, token } = options;
     const { _commands, _options } = context;
     this.topic = topic;

@@ -74,6 +74,29 @@ test("a URL that cannot be parsed ends the client with an error", async () => {
   assert.equal(window.timers, 0);
 });
 
+for (const [options, message] of [
+  [{ transports: ["websockets"] }, 'unknown transports "websockets"; known: websocket, http_stream, sse'],
+  [{ transports: "ws" }, 'unknown transports "ws"; known: websocket, http_stream, sse'],
+  [{ whenFull: "drop" }, 'unknown whenFull "drop"; known: throw, drop-oldest, drop-newest'],
+  [{ getToken: "a-secret" }, 'unknown getToken "string"; known: function'],
+] as [object, string][]) {
+  test(`the option ${JSON.stringify(options)} is refused`, () => {
+    assert.throws(() => new Client("/connection/", options), { name: "TypeError", message });
+  });
+}
+
+for (const [options, message] of [
+  [{ since: 5 }, 'unknown since "number"; known: object'],
+  [{ getToken: true }, 'unknown getToken "boolean"; known: function'],
+  [{ getState: {} }, 'unknown getState "object"; known: function'],
+] as [object, string][]) {
+  test(`the option ${JSON.stringify(options)} of a subscription is refused`, async () => {
+    const { client } = await connectedClient();
+
+    assert.throws(() => client.subscribe("room", options), { name: "TypeError", message });
+  });
+}
+
 test("an unknown option is refused by name", () => {
   const options = { window: new FakeWindow(), getTokn: () => "" };
 

@@ -2,8 +2,40 @@
 
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
+import type { ClientEvents, SubscriptionEvents } from "../src/events.js";
 import { settle } from "./fake_browser.js";
 import { connectedClient, connectingClient } from "./client_setup.js";
+
+/** Every event, which the compiler holds to the types. */
+const CLIENT_EVENTS = Object.keys({
+  state: 1,
+  connecting: 1,
+  connected: 1,
+  disconnected: 1,
+  message: 1,
+  subscribed: 1,
+  unsubscribed: 1,
+  publication: 1,
+  whisper: 1,
+  gap: 1,
+  join: 1,
+  leave: 1,
+  error: 1,
+} satisfies Record<keyof ClientEvents, 1>);
+const SUBSCRIPTION_EVENTS = Object.keys({
+  publication: 1,
+  whisper: 1,
+  subscribing: 1,
+  subscribed: 1,
+  unsubscribed: 1,
+  gap: 1,
+  join: 1,
+  leave: 1,
+  joined: 1,
+  left: 1,
+  presence: 1,
+  error: 1,
+} satisfies Record<keyof SubscriptionEvents, 1>);
 
 /** Return what `console.warn` writes from now on. */
 function warnings(context: TestContext): string[] {
@@ -138,4 +170,26 @@ test("an error of the application keeps its message for the page", async () => {
   peer.replyError(await peer.command("rpc"), 422, "too rude");
 
   await assert.rejects(done, { message: "too rude", topic: "room" });
+});
+
+test("a listener to an event that does not exist is a warning with those that do", async (context) => {
+  const written = warnings(context);
+  const { client } = await connectedClient();
+
+  client.addEventListener("conected", () => undefined);
+  client.subscribe("room").addEventListener("message", () => undefined);
+
+  assert.match(written[0]!, /^tiderace: no event "conected"; known: .*\bconnected\b/);
+  assert.match(written[1]!, /^tiderace: no event "message"; known: .*\bpublication\b/);
+});
+
+test("the events of the documentation are known", async (context) => {
+  const written = warnings(context);
+  const { client } = await connectedClient();
+  const room = client.subscribe("room");
+
+  for (const type of CLIENT_EVENTS) client.addEventListener(type, () => undefined);
+  for (const type of SUBSCRIPTION_EVENTS) room.addEventListener(type, () => undefined);
+
+  assert.deepEqual(written, []);
 });
