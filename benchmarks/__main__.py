@@ -19,6 +19,7 @@ from benchmarks import (
     engines,
     fanout,
     memory,
+    newest,
     processes,
     publish,
     storm,
@@ -38,6 +39,7 @@ QUESTIONS = {
     "storm": (storm.run, (storm.QUESTION,)),
     "publish": (publish.run, (publish.QUESTION,)),
     "engines": (engines.run, engines.QUESTIONS),
+    "newest": (newest.run, (newest.QUESTION,)),
 }
 
 # In a quick run a question starts no further measurement when this many seconds have
@@ -51,6 +53,7 @@ QUICK_SECONDS = {
     "storm": 117,
     "publish": 127,
     "engines": 158,
+    "newest": 168,
 }
 
 

@@ -171,6 +171,15 @@ CONTENDERS: Mapping[str, Contender] = {
             fan=_topic("kept"),
             echo=None,
         ),
+        Contender(
+            "tiderace-newest-server",
+            "Tiderace, a topic with Latest, its protocol",
+            "ours",
+            site="topics_site",
+            protocol=OURS,
+            fan=_topic("newest"),
+            echo=None,
+        ),
         Contender("bare", "uvicorn, a bare loop", "ours", site="bare_site"),
         Contender("litestar", "Litestar channels", "peers", site="litestar_site"),
         Contender(

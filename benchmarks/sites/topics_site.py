@@ -1,4 +1,4 @@
-"""The site of Tiderace's topics: one topic with a history, one without.
+"""The site of Tiderace's topics: with a history, without, and with the newest values.
 
 The load generator's clients do not implement the protocol of topics, so the site sends
 the commands ``connect`` and ``subscribe`` for them.
@@ -6,11 +6,15 @@ the commands ``connect`` and ``subscribe`` for them.
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import time
 
 import django
 from django.conf import settings
 
+TEXT = "x" * 40
 LAYER = {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
 if "REDIS_URL" in os.environ:
     LAYER = {
@@ -36,6 +40,7 @@ from tiderace.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from tiderace.topics import (  # noqa: E402
     AllowAny,
     History,
+    Latest,
     Topic,
     TopicsEndpoint,
     apublish,
@@ -55,6 +60,31 @@ class Passing(Topic):
 
     pattern = "passing"
     permission_classes = [AllowAny]
+
+
+class Newest(Topic):
+    """A topic whose subscribers get the newest value of each key, five times a second."""
+
+    pattern = "newest"
+    deliver = Latest(rate="5/s", key="key")
+    permission_classes = [AllowAny]
+
+
+async def drive(scope, receive, send):
+    """Publish at the rate that the client asks for; reply with the number at the end."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    order = json.loads((await receive())["text"])
+    rate, count = order["rate"], int(order["rate"] * order["seconds"])
+    started = time.monotonic()
+    for number in range(count):
+        delay = started + number / rate - time.monotonic()
+        if delay > 0.001:
+            await asyncio.sleep(delay)
+        data = {"key": number % order["keys"], "number": number, "text": TEXT}
+        await apublish("newest", data)
+    await send({"type": "websocket.send", "text": str(count)})
+    await send({"type": "websocket.close"})
 
 
 def endpoint(topic):
@@ -88,6 +118,8 @@ application = ProtocolTypeRouter(
             [
                 path("kept/", endpoint("kept")),
                 path("passing/", endpoint("passing")),
+                path("newest/", endpoint("newest")),
+                path("drive/", drive),
             ]
         )
     }

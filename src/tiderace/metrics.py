@@ -26,6 +26,7 @@ __all__ = [
     "GAPS_FILLED",
     "GAPS_LOST",
     "HANDLER_DURATION",
+    "LATEST_VALUES_DROPPED",
     "LAYER_INTERRUPTIONS",
     "MESSAGES_DELIVERED",
     "MESSAGES_DROPPED_EXPIRED",
@@ -41,6 +42,7 @@ __all__ = [
     "PRESENCE_FORGOTTEN",
     "PRESENCE_GATHERED",
     "PUBLICATIONS_LOST",
+    "PUBLICATIONS_REPLACED",
     "PUBLISH_DURATION",
     "ROUTES_NOT_FOUND",
     "SENDS_AFTER_CLOSE",
@@ -304,6 +306,16 @@ PUBLICATIONS_LOST = Measurement(
     "publications_lost",
     "publications",
     "publications that waited for a commit and then found no broker",
+)
+PUBLICATIONS_REPLACED = Measurement(
+    "publications_replaced",
+    "publications",
+    "publications replaced by newer ones of their key before they were delivered",
+)
+LATEST_VALUES_DROPPED = Measurement(
+    "latest_values_dropped",
+    "subscriptions",
+    "subscriptions that missed the newest value of a key, since there were too many",
 )
 OUTBOX_WAITING = Measurement(
     "outbox_waiting",

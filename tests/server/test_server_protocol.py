@@ -717,11 +717,13 @@ def test_send_waits_for_a_client_that_does_not_read(plain):
         wait_until(lambda: frames and frames[0].congested, what="congestion")
         assert len(sent) < 200
         assert frames[0].buffered > 0
+        assert frames[0].unsent
 
         for _ in range(200):
             assert client.read_frame() == (0x80 | BINARY, bytes(100_000))
         assert client.read_close() == (1000, "")
     assert frames[0].buffered == 0
+    assert not frames[0].unsent
 
 
 def test_a_send_that_waits_ends_with_an_oserror_when_the_client_goes(plain):

@@ -11,6 +11,7 @@ from tiderace.routing import get_application
 from tiderace.topics import (
     History,
     IsAuthenticated,
+    Latest,
     Presence,
     Refuse,
     Topic,
@@ -48,6 +49,12 @@ class Room(Topic):
     @rpc
     def fail(self) -> None:
         raise LookupError("a bug in the method")
+
+
+class Sensor(Topic):
+    pattern = "chat-site-sensor:<slug:name>"
+    permission_classes = [IsAuthenticated]
+    deliver = Latest(rate="1/h")
 
 
 class Users(Topic):
@@ -100,4 +107,4 @@ urlpatterns = [path("rooms/<slug:room>/say/", say)]
 
 application = get_application([path("connection/", Endpoint.as_asgi())])
 
-TOPICS = (Room, Users, Inbox)
+TOPICS = (Room, Sensor, Users, Inbox)

@@ -12,9 +12,11 @@ from django.core.exceptions import ImproperlyConfigured
 from tiderace.topics import (
     AllowAny,
     BasePermission,
+    Growing,
     HasPerm,
     History,
     IsAuthenticated,
+    Latest,
     Presence,
     Topic,
     TopicsEndpoint,
@@ -84,6 +86,7 @@ def test_patterns_with_other_converters_are_two():
         ("presence", "user", "Presence.PER_USER"),
         ("history", 100, "History(size=100, ttl=300)"),
         ("history", True, "History(size=100, ttl=300)"),
+        ("deliver", "5/s", 'Latest(rate="5/s", key="id"), or None'),
         ("rewind", True, "how many of the last publications"),
         ("rewind", "1", "how many of the last publications"),
         ("presence_grace", "15", "a number of seconds"),
@@ -110,6 +113,13 @@ def test_options_of_the_right_types_are_accepted():
     )
 
     assert topic.presence_grace == 5
+
+
+def test_messages_that_grow_cannot_be_replaced_by_newer_ones():
+    with pytest.raises(ImproperlyConfigured) as raised:
+        declare(deliver=Latest(), growing=Growing())
+
+    assert "chat.topics.Room has both deliver and growing" in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,10 @@ class FrameWriter(Protocol):
         """Whether the transport's buffer is full, since the client reads slowly."""
 
     @property
+    def unsent(self) -> bool:
+        """Whether the kernel has not taken all bytes that were written to the transport."""
+
+    @property
     def buffered(self) -> int:
         """Bytes that the kernel has not taken yet."""
 

@@ -254,8 +254,12 @@ class StreamHub:
         return iter(list(self._groups))
 
     def count(self, group: str) -> int:
-        """Return the number of listeners to ``group``."""
-        return sum(len(each.members) for each in self._groups.get(group, ()))
+        """Return the number of listeners to ``group``, with those that share one."""
+        return sum(
+            getattr(listener, "receivers", 1)
+            for each in self._groups.get(group, ())
+            for listener in list(each.members.values())
+        )
 
     def add(self, group: str, listener: Listener) -> None:
         """Add ``listener`` to ``group`` in the running event loop."""

@@ -321,6 +321,11 @@ class ServerFrameWriter:
         return self._scheduler.write_all(writers, frame)
 
     @property
+    def unsent(self) -> bool:
+        """Whether the kernel has not taken all bytes that were written to the transport."""
+        return self._transport.get_write_buffer_size() > 0
+
+    @property
     def buffered(self) -> int:
         """Bytes queued here or in the transport, which the kernel has not taken yet."""
         size = self._size + self._transport.get_write_buffer_size()

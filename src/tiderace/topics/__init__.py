@@ -51,6 +51,7 @@ from tiderace.topics.growing.writer import (
     agrow,
 )
 from tiderace.topics.growing.writers import acancel_message
+from tiderace.topics.latest import Latest
 from tiderace.topics.names import topic_group
 from tiderace.topics.permissions import (
     AllowAny,
@@ -74,6 +75,7 @@ __all__ = [
     "IsAdminUser",
     "IsAuthenticated",
     "IsStaff",
+    "Latest",
     "MessageCancelled",
     "MessageEnded",
     "Position",

@@ -128,6 +128,8 @@ async def start_stream(
     topic: Topic,
     request: SubscribeRequest,
     may_read_history: Callable[[], Awaitable[bool]],
+    *,
+    follows: Callable[[Position], bool] | None = None,
 ) -> tuple[SubscribeResult, Position]:
     """Read what a subscriber has missed of a topic that it listens to already.
 
@@ -137,6 +139,8 @@ async def start_stream(
         request: the subscriber's request, with its position.
         may_read_history: awaited only for a position that the server has not given, and
             where the topic rewinds.
+        follows: returns whether what is published follows a position without a gap; None
+            where the subscription's buffer has it.
 
     Returns:
         The reply, and the end of the stream when it was read, both as clients get them.
@@ -179,7 +183,9 @@ async def start_stream(
             if incomplete and topic.rewind and await may_read_history():
                 rewinds = True
                 continue
-        if result is not None:
+        if result is not None and (follows is None or follows(top)):
+            if topic.deliver is not None and result.publications:
+                result.publications = topic.deliver.newest(result.publications)
             start = Position(result.epoch, result.offset)
             result.epoch = client_position(topic, start).epoch
             return result, client_position(topic, top)

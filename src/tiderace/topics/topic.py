@@ -30,6 +30,7 @@ from tiderace.ratelimit import Rate
 from tiderace.revocation import signals
 from tiderace.topics.declaration import place, require_hooks, require_kinds
 from tiderace.topics.growing.options import Growing
+from tiderace.topics.latest import Latest
 from tiderace.topics.names import Pattern, is_reserved
 from tiderace.topics.permissions import require_permissions
 
@@ -130,6 +131,8 @@ class Topic:
     one whose missed publications cannot be recovered; at most ``history.size``."""
     growing: ClassVar[Growing | None] = None
     """Whether it has messages that grow, and how they are carried."""
+    deliver: ClassVar[Latest | None] = None
+    """``Latest(...)`` to deliver the newest values at a pace; None for every publication."""
     presence: ClassVar[Presence] = Presence.OFF
     """Whether and how members are tracked."""
     presence_grace: ClassVar[float] = 15.0
@@ -169,7 +172,7 @@ class Topic:
         require_kinds(cls, _KINDS)
         require_permissions(cls)
         require_hooks(cls, TOPIC_HOOKS, optional="data")
-        _require_rewind(cls)
+        _require_delivery(cls)
         for name in ("publish_rate", "user_rate", "whispers"):
             rate = getattr(cls, name)
             if rate is not None and not isinstance(rate, bool):
@@ -300,6 +303,7 @@ _KINDS: dict[str, tuple[Any, str]] = {
     "history": (History | None, "History(size=100, ttl=300), or None"),
     "rewind": (int, "how many of the last publications a new subscriber gets, or 0"),
     "growing": (Growing | None, "Growing(), or None"),
+    "deliver": (Latest | None, 'Latest(rate="5/s", key="id"), or None'),
     "presence": (Presence, " or ".join(str(each) for each in Presence)),
     "presence_grace": (int | float, "a number of seconds"),
     "closing_grace": (int | float, "a number of seconds"),
@@ -311,7 +315,12 @@ _KINDS: dict[str, tuple[Any, str]] = {
 }
 
 
-def _require_rewind(cls: type[Topic]) -> None:
+def _require_delivery(cls: type[Topic]) -> None:
+    if cls.deliver is not None and cls.growing is not None:
+        raise ImproperlyConfigured(
+            f"{place(cls)} has both deliver and growing: a later publication would replace "
+            "a message that has grown; use two topics"
+        )
     history = cls.history
     kept = 0 if history is None else history.size
     if not 0 <= cls.rewind <= kept:

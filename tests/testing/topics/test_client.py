@@ -197,6 +197,15 @@ def test_a_subscription_recovers_what_was_published_since_a_position(topics, ali
     assert room.receive() == {"text": "missed"}
 
 
+def test_a_topic_that_delivers_at_a_pace_does_not_wait_in_a_test(topics, alice):
+    sensor = topics.connect(user=alice).subscribe("chat-site-sensor:roof")
+
+    for value in (1, 2, 3):
+        publish("chat-site-sensor:roof", value)
+
+    assert sensor.unread() == [1, 2, 3]
+
+
 def test_a_client_receives_in_topics_that_the_server_subscribes_it_to(topics, alice):
     client = topics.connect(user=alice)
 

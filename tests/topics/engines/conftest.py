@@ -1,43 +1,21 @@
-"""Every test of this folder runs over each engine: in memory, Redis and a database."""
+"""Every test of this folder runs over each engine."""
 
 from __future__ import annotations
 
 import pytest
 
+from support.topic_engines import (  # noqa: F401 (fixtures)
+    engine,
+    own_topics,
+    postgresql_alias,
+    shared_postgresql,
+)
 from tiderace.layers import channel_layers
 from tiderace.topics import TopicsEndpoint
-from tiderace.topics.topic import declared
-
-
-@pytest.fixture(params=["memory", "redis", "database"])
-def engine(request, settings, prefix, tmp_path):
-    """The name of the engine of ``CHANNEL_LAYERS``."""
-    name = request.param
-    backends = {
-        "memory": "tiderace.layers.InMemoryChannelLayer",
-        "redis": "tiderace.layers.redis.RedisChannelLayer",
-        "database": "tiderace.layers.database.DatabaseChannelLayer",
-    }
-    options = {
-        "memory": dict,
-        "redis": lambda: {
-            "hosts": [request.getfixturevalue("redis_url")],
-            "prefix": prefix,
-        },
-        "database": lambda: {"path": tmp_path / "layer.sqlite3"},
-    }
-    settings.CHANNEL_LAYERS = {
-        "default": {"BACKEND": backends[name], "CONFIG": options[name]()}
-    }
-    return name
 
 
 @pytest.fixture
-async def app(engine):
-    """The endpoint of the topics that a test declares; they are undeclared afterwards."""
-    before = list(declared)
+async def app(engine, own_topics):  # noqa: F811
+    """The endpoint of the topics that a test declares."""
     yield TopicsEndpoint.as_asgi()
-    for topic in list(declared):
-        if topic not in before:
-            declared.remove(topic)
     await channel_layers["default"].close()

@@ -17,6 +17,7 @@ from tiderace.topics import (
     AllowAny,
     History,
     IsAuthenticated,
+    Latest,
     Topic,
     TopicsEndpoint,
     adisconnect,
@@ -46,10 +47,16 @@ def app():
         history = History(size=3, ttl=60)
         permission_classes = [AllowAny]
 
-    class Latest(Topic):
-        pattern = "latest"
+    class Newest(Topic):
+        pattern = "newest"
         history = History(size=3, ttl=60)
         rewind = 1
+        permission_classes = [AllowAny]
+
+    class Gauge(Topic):
+        pattern = "gauge"
+        history = History(size=3, ttl=60)
+        deliver = Latest(rate="100/s")
         permission_classes = [AllowAny]
 
     class News(Topic):
@@ -227,11 +234,11 @@ async def test_a_returning_browser_gets_what_it_missed(app):
 
 async def test_a_topic_that_rewinds_begins_with_its_last_publications(app):
     for n in range(1, 4):
-        await apublish("latest", n)
+        await apublish("newest", n)
 
-    async with Feed(app, "latest") as feed:
+    async with Feed(app, "newest") as feed:
         events = [await feed.event()]
-        await apublish("latest", 4)
+        await apublish("newest", 4)
         events.append(await feed.event())
 
     assert [each["data"] for each in events] == ["3", "4"]
@@ -239,16 +246,33 @@ async def test_a_topic_that_rewinds_begins_with_its_last_publications(app):
 
 
 async def test_a_browser_that_cannot_recover_gets_the_last_ones_after_the_reset(app):
-    async with Feed(app, "latest") as feed:
+    async with Feed(app, "newest") as feed:
         last = (await feed.block())["id"]
     for n in range(1, 6):
-        await apublish("latest", n)
+        await apublish("newest", n)
 
-    async with Feed(app, "latest", last=last) as feed:
+    async with Feed(app, "newest", last=last) as feed:
         reset, event = await feed.event(), await feed.event()
 
     assert reset["event"] == "reset"
     assert event["data"] == "5"
+
+
+async def test_a_feed_of_the_newest_values_skips_those_that_were_replaced(app):
+    async with Feed(app, "gauge") as feed, Feed(app, "gauge") as other:
+        await feed.block()
+        await other.block()
+        for n in range(1, 30):
+            await apublish("gauge", n)
+        seen = []
+        while seen[-1:] != ["29"]:
+            seen.append((await feed.event())["data"])
+        while (last := await other.event())["data"] != "29":
+            pass
+
+    assert len(seen) < 29
+    assert seen == sorted(seen, key=int)
+    assert last["id"].endswith(":29")
 
 
 async def test_a_page_may_start_from_its_own_position(app):

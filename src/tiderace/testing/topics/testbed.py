@@ -20,6 +20,7 @@ from tiderace.testing.topics.blocking_client import TopicsClient
 from tiderace.testing.topics.client import AsyncTopicsClient, ClientOptions
 from tiderace.testing.topics.commits import publications_at_commit
 from tiderace.testing.topics.loop_thread import LoopThread
+from tiderace.topics.client.latest_feed import without_pace
 from tiderace.topics.topic import declared
 
 
@@ -62,7 +63,8 @@ class TopicsTestbed:
     is open, every alias in ``CHANNEL_LAYERS`` is a new layer in memory, whatever its
     backend is, and inside a ``TestCase`` publications are sent at the point where their
     transaction would be committed. Without a relay, those in the outbox are handed over
-    when their transaction is committed.
+    when their transaction is committed. Topics with ``deliver = Latest(...)`` do not
+    wait: a test client gets every publication at once.
     """
 
     def __init__(self) -> None:
@@ -107,6 +109,7 @@ class TopicsTestbed:
         self._stack.enter_context(_layers(self.publications))
         self._stack.enter_context(publications_at_commit())
         self._stack.enter_context(_handed_over())
+        self._stack.enter_context(without_pace())
         return self
 
     def __exit__(

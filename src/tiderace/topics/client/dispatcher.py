@@ -55,6 +55,7 @@ class ActiveSubscription(Subscription):
         "occupies",
         "outbox",
         "present",
+        "seen",
         "topic",
         "whispers",
     )
@@ -85,6 +86,8 @@ class ActiveSubscription(Subscription):
         self.occupies = False
         # The rate limit of its whispers; None until they are found to be allowed.
         self.whispers: TokenBucket | None = None
+        # The offset up to which it has everything, where the topic delivers the newest.
+        self.seen = 0
         # Set where it has to end as soon as it is active.
         self.end_reason: Unsubscription | None = None
 
@@ -118,6 +121,16 @@ class ActiveSubscription(Subscription):
     def on_publication(self, group: str, publication: Publication) -> None:
         """Send a publication to this client alone."""
         self.dispatch(group, publication, [self])
+
+    @property
+    def encoding(self) -> Codec:
+        """What the bytes of a publication depend on."""
+        return self.codec
+
+    def encode(self, publication: Publication) -> bytes:
+        """Return a publication as a frame."""
+        pub = to_pub(publication, offsets=self.topic.history is not None)
+        return self.codec.encode(Reply(push=Push(channel=self.channel, pub=pub)))
 
     def on_gap(self, group: str) -> None:
         """Report lost publications, where the topic has positions."""

@@ -73,6 +73,11 @@ class ClientOutbox:
         if self.writer is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
+    @property
+    def busy(self) -> bool:
+        """Whether something waits for the client to read."""
+        return self._wake.is_set() if self.writer is None else self.writer.unsent
+
     def put(self, frame: bytes) -> None:
         """Queue a frame of the protocol; never blocks.
 

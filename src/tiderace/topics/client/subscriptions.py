@@ -31,6 +31,12 @@ from tiderace.runtime.tasks import TaskGroup
 from tiderace.topics.client.authentication import authorize, read_token
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.dispatcher import ActiveSubscription
+from tiderace.topics.client.latest_feed import (
+    activate,
+    follows,
+    start_listening,
+    stop_listening,
+)
 from tiderace.topics.client.outbox import ClientOutbox
 from tiderace.topics.client.refusals import log_refusal
 from tiderace.topics.client.timers import Timers
@@ -112,13 +118,17 @@ class ClientSubscriptions:
                 subscription.grant = await authorize(context, topic, request.token)
             data = await self._call_on_subscribe(subscription, request)
             subscription.joins = await self._gets_joins(topic, request)
-            layer = layer_of(topic)
-            await layer.stream_subscribe(subscription.group, subscription)
+            await start_listening(topic, subscription)
             if topic.presence is not Presence.OFF or topic.whispers:
+                layer = layer_of(topic)
                 await layer.stream_subscribe(events_group(name), subscription)
             await context.growing.join(subscription)
             result, _ = await start_stream(
-                subscription, topic, request, lambda: context.may("history", topic)
+                subscription,
+                topic,
+                request,
+                lambda: context.may("history", topic),
+                follows=follows(topic, subscription),
             )
             self._require_current(subscription)
             if server_side and not result.recovered:
@@ -157,6 +167,7 @@ class ClientSubscriptions:
             return
         subscription.send_buffered()
         self._context.growing.begin(subscription)
+        activate(subscription.topic)
         if subscription.end_reason is not None:
             self.end(channel, subscription.end_reason)
 
@@ -296,6 +307,7 @@ class ClientSubscriptions:
         if subscriptions.get(name) is subscription:
             del subscriptions[name]
             self._timers.cancel_timer(f"sub:{name}")
+        stop_listening(subscription.topic, subscription)
         for group in list(subscription.groups):
             layer_of(subscription.topic).stream_unsubscribe(group, subscription)
         self._context.growing.leave(subscription)

@@ -38,6 +38,12 @@ from tiderace.runtime.connections import (
 from tiderace.runtime.drain import process_drain
 from tiderace.runtime.tasks import TaskGroup
 from tiderace.topics.client.authentication import admit
+from tiderace.topics.client.latest_feed import (
+    activate,
+    follows,
+    start_listening,
+    stop_listening,
+)
 from tiderace.topics.client.outbox import ClientOutbox
 from tiderace.topics.client.refusals import log_refusal
 from tiderace.topics.hooks import TopicHooks
@@ -46,7 +52,7 @@ from tiderace.topics.identity import Identity, identity_of
 from tiderace.topics.names import topic_group, user_group
 from tiderace.topics.permissions import allowed, refusal
 from tiderace.topics.positions import UNKNOWN_EPOCH, client_position
-from tiderace.topics.streams import control_layer, layer_of, start_stream
+from tiderace.topics.streams import control_layer, start_stream
 from tiderace.topics.tokens import SignedName, read_signed_name
 from tiderace.topics.topic import Topic, UnknownTopic, declared
 from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
@@ -140,6 +146,7 @@ class EventStream:
         self._signed = signed
         self._topic = topic
         self._group = topic_group(topic.topic)
+        self.seen = 0
         self._subscription = Subscription(topic.topic)
         self._over = asyncio.Event()
         self.outbox = ClientOutbox(
@@ -206,7 +213,7 @@ class EventStream:
     async def _subscribe(self, since: Position | None) -> None:
         self.outbox.push(_retry(_RETRY))
         try:
-            await layer_of(self._topic).stream_subscribe(self._group, self)
+            await start_listening(self._topic, self)
             if self._identity.user_id:
                 group = user_group(self._identity.user_id)
                 await control_layer().stream_subscribe(group, self)
@@ -225,7 +232,11 @@ class EventStream:
         if since is not None:
             request.epoch, request.offset = since.epoch, since.offset
         result, top = await start_stream(
-            self._subscription, self._topic, request, self._may_read_history
+            self._subscription,
+            self._topic,
+            request,
+            self._may_read_history,
+            follows=follows(self._topic, self),
         )
         if since is not None and not result.recovered:
             self.outbox.push(_block(f"{top.epoch}:{top.offset}", event=_RESET))
@@ -237,6 +248,7 @@ class EventStream:
             self.outbox.push(f"id: {top.epoch}:{top.offset}\n\n".encode())
         for publication in self._subscription.commit():
             self.on_publication(self._group, cast("Publication", publication))
+        activate(self._topic)
 
     async def _end(self) -> None:
         if self._gone:
@@ -266,7 +278,7 @@ class EventStream:
             self.outbox.push(b":\n\n")
 
     def _unsubscribe(self) -> None:
-        layer_of(self._topic).stream_unsubscribe(self._group, self)
+        stop_listening(self._topic, self)
         if self._occupies:
             current().occupied.leave(self._topic)
         for group in list(self.groups):
@@ -282,7 +294,7 @@ class EventStream:
         event = None
         for stream in listeners:
             if stream.accept(group, publication):
-                event = event or stream.build_event(publication)
+                event = event or stream.encode(publication)
                 stream.outbox.push(event)
 
     def on_publication(self, group: str, publication: Publication) -> None:
@@ -305,7 +317,17 @@ class EventStream:
             self._over.set()  # the browser reconnects with its position
             return False
 
-    def build_event(self, publication: Publication) -> bytes:
+    @property
+    def active(self) -> bool:
+        """Whether publications may be sent: not before what was missed."""
+        return self._subscription.active
+
+    @property
+    def encoding(self) -> type[EventStream]:
+        """What the bytes of a publication depend on, within one topic."""
+        return EventStream
+
+    def encode(self, publication: Publication) -> bytes:
         """Return a publication as an event, with its position where there is a history."""
         place = None
         if self._topic.history is not None:

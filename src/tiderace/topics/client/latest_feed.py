@@ -1,0 +1,303 @@
+"""The delivery of a topic's newest values at a pace, to all its clients in one loop.
+
+One listener, one timer and one table of values serve all subscribers of a topic in an
+event loop. The table has the newest publication of each key, by offset; a subscriber has
+only the offset up to which it has received everything. So a publication costs the same
+for any number of subscribers, and a client that reads slowly costs no memory: it is left
+out until it has read, and gets then what is newer than its offset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Protocol
+
+from tiderace import metrics
+from tiderace.history import Position, Publication
+from tiderace.topics.client.outbox import ClientOutbox, write_all
+from tiderace.topics.latest import Latest
+from tiderace.topics.names import topic_group
+from tiderace.topics.streams import layer_of
+from tiderace.topics.topic import Topic
+
+
+class LatestSubscriber(Protocol):
+    """A subscriber of a feed, which belongs to its event loop."""
+
+    outbox: ClientOutbox
+    seen: int
+    """The offset up to which it has everything; written by the feed."""
+
+    @property
+    def active(self) -> bool:
+        """Whether publications may be sent: not before the reply to its command."""
+
+    @property
+    def encoding(self) -> Hashable:
+        """Equal for all subscribers that get the same bytes."""
+
+    def encode(self, publication: Publication) -> bytes:
+        """Return a publication as a frame."""
+
+    def on_gap(self, group: str) -> None:
+        """React to publications that are lost."""
+
+
+class LatestFeed:
+    """A listener to the topic's stream; its subscribers get the newest values.
+
+    Args:
+        group: the topic's.
+        deliver: how often, and by which key.
+        call_later: as the event loop's; for tests.
+        paced: whether it waits for the pace and for slow clients; False in the tests of
+            projects.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        deliver: Latest,
+        call_later: Callable[[float, Callable[[], None]], asyncio.TimerHandle],
+        *,
+        paced: bool = True,
+    ) -> None:
+        self.groups: set[str] = set()
+        self.starting = asyncio.Lock()
+        """Held while the feed begins to listen."""
+        self.listening = False
+        """Whether the layer has confirmed that it listens."""
+        self._group = group
+        self._deliver = deliver
+        self._call_later = call_later
+        self._paced = paced
+        self._subscribers: dict[int, LatestSubscriber] = {}
+        # The newest publication of each key, in order; until all subscribers have it.
+        self._values: dict[Hashable, Publication] = {}
+        # Without a gap, from the offset before the first publication to the last one.
+        self._start = 0
+        self._position: Position | None = None
+        # The offset up to which the last delivery went, and that of the last value dropped.
+        self._delivered = 0
+        self._dropped = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def receivers(self) -> int:
+        """The number of subscribers."""
+        return len(self._subscribers)
+
+    def add(self, subscriber: LatestSubscriber) -> None:
+        """Add a subscriber; it gets what is published from now on."""
+        position = self._position
+        subscriber.seen = 0 if position is None else position.offset
+        self._subscribers[id(subscriber)] = subscriber
+
+    def discard(self, subscriber: LatestSubscriber) -> None:
+        """Remove a subscriber; the last one stops the timer."""
+        self._subscribers.pop(id(subscriber), None)
+        if not self._subscribers and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def begin_at(self, subscriber: LatestSubscriber, position: Position) -> bool:
+        """Have a subscriber continue at a position of the stream.
+
+        Returns:
+            False when the publications that the feed has do not follow the position
+            without a gap: read the stream again.
+        """
+        known = self._position
+        if known is None or known.epoch != position.epoch:
+            if known is not None:
+                self._lose_all()
+            self._start, self._position = position.offset, position
+        elif position.offset < self._start:
+            return False
+        subscriber.seen = position.offset
+        return True
+
+    def activate(self) -> None:
+        """Send what has waited for a subscriber that is active now, as the pace allows."""
+        if self._timer is None:
+            self._send()
+
+    # Publications
+
+    def on_publication(self, group: str, publication: Publication) -> None:
+        """Take a publication; send it at once if the last delivery is long enough ago."""
+        place, known = publication.position, self._position
+        if known is not None and known.epoch != place.epoch:
+            if known.epoch:
+                self._lose_all()
+            known = self._position = None
+        if known is not None:
+            if place.offset <= known.offset:
+                return
+            if publication.before != known.offset:
+                self.on_gap(group)
+        if self._position is None:
+            self._start = publication.before
+        self._position = place
+        key, values = self._deliver.key_of(publication.data), self._values
+        replaced = values.pop(key, None)
+        if replaced is not None and replaced.position.offset > self._delivered:
+            metrics.PUBLICATIONS_REPLACED.add()
+        values[key] = publication
+        if len(values) > self._deliver.keys:
+            self._dropped = values.pop(next(iter(values))).position.offset
+        if self._timer is None:
+            self._send()
+
+    def on_gap(self, group: str) -> None:
+        """Report lost publications to all subscribers."""
+        self._position = None
+        for each in list(self._subscribers.values()):
+            each.on_gap(group)
+
+    def _lose_all(self) -> None:
+        """Begin another epoch: offsets of the old one mean nothing there."""
+        self._values.clear()
+        self._delivered = self._dropped = 0
+        self.on_gap(self._group)
+        for each in self._subscribers.values():
+            each.seen = 0
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._send()
+
+    def _send(self) -> None:
+        """Send what is new to all subscribers that have read what they got before."""
+        if not self._values:
+            return
+        end = next(reversed(self._values.values())).position.offset
+        batches: defaultdict[tuple[Hashable, int], list[Any]] = defaultdict(list)
+        oldest, lagging = end, False
+        for each in list(self._subscribers.values()):
+            seen = each.seen
+            if seen < end:
+                if each.active and seen < self._dropped:
+                    metrics.LATEST_VALUES_DROPPED.add()
+                    each.on_gap(self._group)
+                    if id(each) not in self._subscribers:
+                        continue  # it subscribes again
+                if each.active and not (self._paced and each.outbox.busy):
+                    batches[each.encoding, seen].append(each)
+                    continue
+                lagging = lagging or each.active
+                oldest = min(oldest, seen)
+        for (_, seen), subscribers in batches.items():
+            self._send_since(seen, end, subscribers)
+        self._delivered = max(self._delivered, end)
+        self._forget(oldest)
+        if (batches or lagging) and self._paced and self._subscribers:
+            self._timer = self._call_later(self._deliver.interval, self._tick)
+
+    def _send_since(
+        self, seen: int, end: int, subscribers: list[LatestSubscriber]
+    ) -> None:
+        new: list[Publication] = []
+        for publication in reversed(self._values.values()):
+            if publication.position.offset <= seen:
+                break
+            new.append(publication)
+        first = subscribers[0]
+        frames = [first.encode(each) for each in reversed(new)]
+        frame = frames[0] if len(frames) == 1 else first.outbox.codec.join(frames)
+        for each in subscribers:
+            each.seen = end
+        metrics.MESSAGES_DELIVERED.add(len(subscribers) * len(frames))
+        write_all([each.outbox for each in subscribers], frame)
+
+    def _forget(self, offset: int) -> None:
+        """Forget the values up to ``offset``, which all subscribers have."""
+        values = self._values
+        while values:
+            key = next(iter(values))
+            if values[key].position.offset > offset:
+                return
+            del values[key]
+
+
+_paced = True
+
+
+@contextmanager
+def without_pace() -> Iterator[None]:
+    """Deliver every publication of topics that begin to have subscribers at once."""
+    global _paced
+    before, _paced = _paced, False
+    try:
+        yield
+    finally:
+        _paced = before
+
+
+_by_loop: weakref.WeakKeyDictionary[
+    asyncio.AbstractEventLoop, dict[tuple[str, str], LatestFeed]
+] = weakref.WeakKeyDictionary()
+
+
+def feed_of(topic: Topic) -> LatestFeed | None:
+    """Return the feed of a topic in the running event loop, while it has subscribers."""
+    feeds = _by_loop.get(asyncio.get_running_loop(), {})
+    return feeds.get((topic.layer, topic_group(topic.topic)))
+
+
+async def start_listening(topic: Topic, subscriber: Any) -> None:
+    """Listen to a topic: as one of its feed where it delivers the newest values.
+
+    Raises:
+        LayerUnavailable: when the broker could not be reached in time.
+    """
+    layer, group = layer_of(topic), topic_group(topic.topic)
+    if topic.deliver is None:
+        await layer.stream_subscribe(group, subscriber)
+        return
+    loop = asyncio.get_running_loop()
+    feed = feed_of(topic)
+    if feed is None:
+        feed = LatestFeed(group, topic.deliver, loop.call_later, paced=_paced)
+        _by_loop.setdefault(loop, {})[topic.layer, group] = feed
+    feed.add(subscriber)
+    async with feed.starting:
+        if not feed.listening:
+            await layer.stream_subscribe(group, feed)
+            feed.listening = True
+    if not feed.receivers:  # they have left meanwhile
+        layer.stream_unsubscribe(group, feed)
+
+
+def follows(topic: Topic, subscriber: Any) -> Callable[[Position], bool] | None:
+    """Return the check of a position for ``start_stream``; None without a feed."""
+    feed = None if topic.deliver is None else feed_of(topic)
+    return None if feed is None else partial(feed.begin_at, subscriber)
+
+
+def activate(topic: Topic) -> None:
+    """Send what has waited until the reply to a subscriber of the topic was sent."""
+    feed = None if topic.deliver is None else feed_of(topic)
+    if feed is not None:
+        feed.activate()
+
+
+def stop_listening(topic: Topic, subscriber: Any) -> None:
+    """Undo ``start_listening``; without effect where it has failed or not begun."""
+    group = topic_group(topic.topic)
+    if topic.deliver is None:
+        if group in subscriber.groups:
+            layer_of(topic).stream_unsubscribe(group, subscriber)
+        return
+    feed = feed_of(topic)
+    if feed is None:
+        return
+    feed.discard(subscriber)
+    if not feed.receivers:
+        layer_of(topic).stream_unsubscribe(group, feed)
+        del _by_loop[asyncio.get_running_loop()][topic.layer, group]
