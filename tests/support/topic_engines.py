@@ -37,7 +37,9 @@ def shared_postgresql() -> Iterator[PostgresServer]:
 def postgresql_alias(shared_postgresql: PostgresServer) -> Iterator[str]:
     """The alias of a database with the layer's tables."""
     shared_postgresql.call(TABLES)
-    with database_alias("topics_postgresql", shared_postgresql.database()) as name:
+    # Each module that imports the fixtures has a server, and so a name, of its own.
+    alias = f"topics_postgresql_{shared_postgresql.port}"
+    with database_alias(alias, shared_postgresql.database()) as name:
         yield name
 
 
