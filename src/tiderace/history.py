@@ -33,7 +33,7 @@ class Publication:
 
     Args:
         position: its place in the stream.
-        data: what was published, as JSON text.
+        data: what was published, as JSON text, or bytes of a topic with bytes.
         topic: the name under which it was published; empty for a group message.
         info: about the client that published it, as JSON text; None for a server's.
         tags: labels for filters, set by the publisher.
@@ -45,7 +45,7 @@ class Publication:
     def __init__(
         self,
         position: Position,
-        data: str,
+        data: str | bytes,
         *,
         topic: str = "",
         info: str | None = None,
@@ -73,12 +73,24 @@ class Publication:
             time=record.get("time", 0.0),
         )
 
+    @property
+    def raw(self) -> bytes:
+        """The data as clients get it."""
+        data = self.data
+        return data if isinstance(data, bytes) else data.encode()
+
+    @property
+    def value(self) -> Any:
+        """The data as plain Python."""
+        data = self.data
+        return data if isinstance(data, bytes) else msgspec.json.decode(data)
+
     def as_event(self) -> dict[str, Any]:
         """Return the message for a consumer's handler ``topic_publication``."""
         return {
             "type": "topic.publication",
             "topic": self.topic,
-            "data": msgspec.json.decode(self.data),
+            "data": self.value,
             "info": None if self.info is None else msgspec.json.decode(self.info),
             "tags": dict(self.tags or {}),
             "epoch": self.position.epoch,

@@ -6,6 +6,7 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ __all__ = [
     "dumps",
     "leave_room",
     "loads",
+    "one_line_json",
     "to_json",
     "to_plain",
     "well_formed",
@@ -116,6 +118,17 @@ def well_formed_json(data: bytes) -> bytes:
     ``JSON.stringify`` and ``json.dumps`` write them, and UTF-8 cannot express them.
     """
     return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], data)
+
+
+def one_line_json(data: bytes) -> bytes:
+    """Return well-formed JSON without line breaks; other text unchanged."""
+    if b"\\u" in data:
+        data = well_formed_json(data)
+    if b"\n" in data or b"\r" in data:
+        # Other text is refused where it is decoded.
+        with suppress(msgspec.MsgspecError):
+            data = msgspec.json.format(data, indent=-1)
+    return data
 
 
 def loads(data: bytes, kind: Any = Any) -> Any:

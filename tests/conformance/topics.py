@@ -73,6 +73,13 @@ class NoHistory(Open):
     presence = Presence.PER_CONNECTION
 
 
+class Bytes(Open):
+    pattern = "bytes:<plain:name>"
+    history = History(size=100, ttl=300)
+    message = bytes
+    whispers = False
+
+
 class IsOwner(BasePermission):
     """Only the user after whom a personal topic is called."""
 

@@ -16,8 +16,8 @@ from support.outbox import messages_of, waiting_in
 from support.waiting import PATIENCE, settle, within
 from tiderace.outbox.hand_over import hand_over
 from tiderace.outbox.models import WaitingPublication
-from tiderace.topics import apublish, history, publish
-from tiderace.topics.topic import UnknownTopic
+from tiderace.topics import AllowAny, History, Topic, apublish, history, publish
+from tiderace.topics.topic import UnknownTopic, declared
 
 
 def test_a_publication_in_a_transaction_is_a_row(database):
@@ -209,3 +209,21 @@ def test_captured_callbacks_publish_the_rows_of_a_test(sqlite):
 
     assert messages_of("a") == [1]
     assert waiting_in(sqlite) == []
+
+
+def test_bytes_are_published_as_they_are(database):
+    class Frames(Topic):
+        pattern = "frames"
+        permission_classes = [AllowAny]
+        history = History()
+        message = bytes
+
+    try:
+        with transaction.atomic(database):
+            publish("frames", b"\x00\xff boom", using=database)
+
+        assert waiting_in(database) == [("frames", '"AP8gYm9vbQ=="')]
+        hand_over(database)
+        assert history("frames").messages == [b"\x00\xff boom"]
+    finally:
+        declared.remove(Frames)

@@ -351,7 +351,7 @@ class BaseChannelLayer:
 
         Args:
             group: the group; its stream begins with the first publication.
-            record: ``data``, JSON text; and optionally ``info``, JSON text about the
+            record: ``data``, JSON text or bytes; and optionally ``info``, JSON text about the
                 publisher, ``tags``, strings by name, ``topic``, the public name of the
                 topic, and ``time``, seconds since the epoch.
             keep: what the stream keeps from now on; a size of 0 for nothing.

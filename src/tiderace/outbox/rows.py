@@ -47,7 +47,10 @@ class Row:
         """
         topic = declared.resolve(self.topic)
         tags = self.tags and msgspec.json.decode(self.tags, type=dict[str, str])
-        record = record_of(self.topic, compact_json(self.data), tags=tags or None)
+        data: str | bytes = compact_json(self.data)
+        if topic.is_binary():
+            data = msgspec.json.decode(data, type=bytes)
+        record = record_of(self.topic, data, tags=tags or None)
         record["time"] = _aware(self.created).timestamp()
         return PreparedPublication(topic, record, self.key or self._own_key())
 
@@ -56,6 +59,11 @@ class Row:
         # publication_key() is made of a text that begins so.
         text = f"outbox:{self.id}:{self.created.isoformat()}:{self.data}"
         return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def as_text(data: str | bytes) -> str:
+    """Return the data of a publication as a row has it: bytes as a string in base64."""
+    return data if isinstance(data, str) else msgspec.json.encode(data).decode()
 
 
 @dataclass(frozen=True, slots=True)

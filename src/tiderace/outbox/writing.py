@@ -10,7 +10,7 @@ from django.utils import timezone
 from tiderace.outbox.hand_over import hand_over
 from tiderace.outbox.models import WaitingPublication
 from tiderace.outbox.process import process_relays
-from tiderace.outbox.rows import OutboxRows
+from tiderace.outbox.rows import OutboxRows, as_text
 from tiderace.topics.transactions import PreparedPublication
 
 # Databases that have the tables, by alias and name.
@@ -30,7 +30,7 @@ def store(publication: PreparedPublication, using: str | None) -> bool:
     tags = record.get("tags")
     row = WaitingPublication(
         topic=record["topic"],
-        data=record["data"],
+        data=as_text(record["data"]),
         tags=msgspec.json.encode(tags).decode() if tags else None,
         key=publication.key,
         # Not left to the database, whose time zone may differ without USE_TZ.

@@ -6,8 +6,7 @@ The messages of ``spec/client.proto`` have the field names of ``protocol.message
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -15,10 +14,16 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 from msgspec import UNSET, Raw
 
-from tiderace.json_compat import well_formed_json
+from tiderace.json_compat import one_line_json
 from tiderace.protocol.client_messages import MESSAGES, PACKAGE
 from tiderace.protocol.codec import MalformedFrame
-from tiderace.protocol.messages import Command, MalformedCommand, Reply
+from tiderace.protocol.messages import (
+    Command,
+    MalformedCommand,
+    Pub,
+    PublishRequest,
+    Reply,
+)
 
 # The most bytes of a length: 4 times 7 bits, 256 MiB.
 _LENGTH_BYTES = 4
@@ -55,19 +60,25 @@ class ProtobufCodec:
         self._emulation = _class_of("EmulationRequest")
 
     def decode(self, message: bytes) -> list[Command]:
-        commands: list[Command] = []
-        place = 0
-        while place < len(message):
-            length, place = _length_at(message, place)
-            if place + length > len(message):
-                raise MalformedFrame(
-                    f"a command of {length} bytes has only {len(message) - place}"
-                )
-            commands.append(self._decode_command(message[place : place + length]))
-            place += length
+        commands = [self._decode_command(each) for each in _frames_of(message)]
         if not commands:
             raise MalformedFrame("the message is empty")
         return commands
+
+    # The client's side, for tests of applications
+
+    def encode_command(self, command: Command) -> bytes:
+        """Return a command as a frame."""
+        return _frame(self._command(), command)
+
+    def decode_replies(self, message: bytes) -> list[Reply]:
+        """Return the replies and pushes in a message of the server."""
+        return [
+            _struct_of(self._parse(self._reply, each), Reply)
+            for each in _frames_of(message)
+        ]
+
+    # The server's side
 
     def _decode_command(self, data: bytes) -> Command:
         try:
@@ -83,10 +94,7 @@ class ProtobufCodec:
             return MalformedCommand(id=number, name=field.name, why=str(error))
 
     def encode(self, reply: Reply) -> bytes:
-        message = self._reply()
-        _fill(message, reply)
-        data: bytes = message.SerializeToString()
-        return _varint(len(data)) + data
+        return _frame(self._reply(), reply)
 
     def join(self, frames: Iterable[bytes]) -> bytes:
         return b"".join(frames)
@@ -109,7 +117,25 @@ class ProtobufCodec:
         return message
 
 
-# Lengths
+# Frames and their lengths
+
+
+def _frame(message: Any, struct: msgspec.Struct) -> bytes:
+    _fill(message, struct)
+    data: bytes = message.SerializeToString()
+    return _varint(len(data)) + data
+
+
+def _frames_of(message: bytes) -> Iterator[bytes]:
+    place = 0
+    while place < len(message):
+        length, place = _length_at(message, place)
+        if place + length > len(message):
+            raise MalformedFrame(
+                f"a frame of {length} bytes has only {len(message) - place}"
+            )
+        yield message[place : place + length]
+        place += length
 
 
 def _varint(number: int) -> bytes:
@@ -180,13 +206,7 @@ def _struct_of(message: Any, kind: Any) -> Any:
 
 def _raw(data: bytes) -> Raw:
     """Return a client's JSON as other codecs need it: well-formed and in one line."""
-    if b"\\u" in data:
-        data = well_formed_json(data)
-    if b"\n" in data or b"\r" in data:
-        # Other text is refused where it is decoded.
-        with suppress(msgspec.MsgspecError):
-            data = msgspec.json.format(data, indent=-1)
-    return Raw(data)
+    return Raw(one_line_json(data))
 
 
 def _same(value: Any) -> Any:
@@ -206,6 +226,9 @@ def _converter(annotation: Any) -> Converter:
         [annotation, *_] = get_args(annotation)
     if annotation is Raw:
         return _raw
+    if get_origin(annotation) is list:
+        each = _register(get_args(annotation)[0])
+        return lambda messages: [_struct_of(message, each) for message in messages]
     if get_origin(annotation) is dict:
         value = get_args(annotation)[1]
         return dict if value is str else _map_of(_register(value))
@@ -229,5 +252,8 @@ def _register(kind: Any) -> Any:
 
 
 _register(Command)
+_register(Reply)
+# Of a topic with bytes they are sent as they are; for JSON the command's code cares.
+_converters[PublishRequest]["data"] = _converters[Pub]["data"] = Raw
 
 PROTOBUF = ProtobufCodec()

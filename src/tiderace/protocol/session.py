@@ -312,7 +312,7 @@ def to_pub(publication: Publication, *, offsets: bool = True) -> Pub:
     """Return a publication as the message that clients get."""
     info = publication.info
     return Pub(
-        data=Raw(publication.data.encode()),
+        data=Raw(publication.raw),
         info=None if info is None else msgspec.json.decode(info, type=ClientInfo),
         offset=publication.position.offset if offsets else 0,
         tags=dict(publication.tags) if publication.tags else None,

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured, ValidationError
@@ -27,6 +26,7 @@ from tiderace.topics.names import publication_key, topic_group, user_group
 from tiderace.topics.positions import client_position, layer_position
 from tiderace.topics.streams import (
     control_layer,
+    encoded,
     layer_of,
     members_of,
     record_of,
@@ -51,7 +51,7 @@ class HistoryPage:
     @property
     def messages(self) -> list[Any]:
         """The published data, as plain Python."""
-        return [msgspec.json.decode(each.data) for each in self.publications]
+        return [each.value for each in self.publications]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ async def apublish(
     Args:
         topic: its name, ``"room:lobby"``.
         data: anything that JSON can express, a msgspec Struct, dataclass or pydantic
-            model. It is not checked against the topic's ``message``: only the data of
+            model; bytes for a topic with ``message = bytes``. It is not checked against the topic's ``message``: only the data of
             clients is.
         key: idempotency key: a second publication with the same key within five
             minutes is dropped.
@@ -95,7 +95,8 @@ async def apublish(
 
     Raises:
         UnknownTopic: when no declared topic has this name.
-        TypeError: for data that JSON cannot express.
+        TypeError: for data that JSON cannot express, or that is not bytes where it has
+            to be.
         LayerUnavailable: when the broker could not be reached in time.
     """
     publication = _prepare(topic, data, key, tags)
@@ -164,7 +165,7 @@ def _prepare(
 ) -> PreparedPublication:
     resolved = declared.resolve(topic)
     layer_of(resolved)  # raises where the topic cannot work
-    record = record_of(topic, data_as_json(data, f"topic {topic!r}"), tags=tags)
+    record = record_of(topic, encoded(resolved, data), tags=tags)
     return PreparedPublication(resolved, record, publication_key(key))
 
 

@@ -29,7 +29,7 @@ from tiderace.protocol.messages import HistoryRequest
 from tiderace.protocol.session import Refused
 from tiderace.topics import api, streams
 from tiderace.topics.hooks import TopicHooks
-from tiderace.topics.json_fields import as_raw, read_fields
+from tiderace.topics.json_fields import as_bytes, as_raw, read_fields
 from tiderace.topics.names import topic_group
 from tiderace.topics.survey import survey
 from tiderace.topics.topic import Refuse, Topic, UnknownTopic, declared
@@ -181,16 +181,19 @@ class _Broadcast(_Data, kw_only=True):
 
 
 async def _publish(hooks: TopicHooks, request: _Publish) -> Any:
-    return await _publish_to(request.channel, request, _json(request))
+    return await _publish_to(request.channel, request, _content(request))
 
 
 async def _broadcast(hooks: TopicHooks, request: _Broadcast) -> Any:
-    data = _json(request)
-    publish = [partial(_publish_to, name, request, data) for name in request.channels]
+    content = _content(request)
+    publish = [
+        partial(_publish_to, name, request, content) for name in request.channels
+    ]
     return {"responses": [await _outcome("broadcast", each) for each in publish]}
 
 
-async def _publish_to(channel: str, request: _Data, data: Raw) -> Any:
+async def _publish_to(channel: str, request: _Data, content: bytes) -> Any:
+    data = content if declared.resolve(channel).is_binary() else _json(content)
     position = await api.apublish_at_once(
         channel, data, key=request.idempotency_key, tags=request.tags
     )
@@ -199,15 +202,23 @@ async def _publish_to(channel: str, request: _Data, data: Raw) -> Any:
     return {"offset": position.offset, "epoch": position.epoch}
 
 
-def _json(request: _Data) -> Raw:
-    """Return the data to publish, as JSON on one line."""
+def _content(request: _Data) -> bytes:
+    """Return the data to publish as it was sent."""
     _not_served(skip_history=request.skip_history)
-    data = b"" if request.data is UNSET else bytes(request.data)
+    data = as_bytes(request.data)
     try:
         if request.b64data:
             data = base64.b64decode(request.b64data, validate=True)
-        if not data:
-            raise Refused(_bad("data is missing"))
+    except ValueError as error:
+        raise Refused(_bad(f"b64data is no base64: {error}")) from None
+    if not data:
+        raise Refused(_bad("data is missing"))
+    return data
+
+
+def _json(data: bytes) -> Raw:
+    """Return the data to publish, as JSON on one line."""
+    try:
         # Read once: clients would get bytes that are no text, or nested too deeply.
         loads(data)
     except ValueError as error:
@@ -336,7 +347,16 @@ def _require_presence(channel: str) -> Topic:
 
 
 async def _history(hooks: TopicHooks, request: _History) -> Any:
-    return await streams.read_history(_require_history(request.channel), request)
+    topic = _require_history(request.channel)
+    result = await streams.read_history(topic, request)
+    if not topic.is_binary():
+        return result
+    publications = []
+    for each in result.publications:
+        data, each.data = as_bytes(each.data), UNSET
+        text = base64.b64encode(data).decode()
+        publications.append({**msgspec.to_builtins(each), "b64data": text})
+    return {**msgspec.structs.asdict(result), "publications": publications}
 
 
 async def _history_remove(hooks: TopicHooks, request: _OfTopic) -> Any:

@@ -62,6 +62,7 @@ class TopicHub:
             self._publishing,
             self.connects,
             conf.current().topics,
+            binary=transport.codec.binary,
         )
         node = cluster.current().process
         secret = new_session(node) if transport.emulated else ""

@@ -20,7 +20,7 @@ from tiderace.protocol.messages import (
     SubscribeResult,
 )
 from tiderace.protocol.session import Refused, Subscription, to_pub
-from tiderace.topics.json_fields import client_info
+from tiderace.topics.json_fields import client_info, data_as_json
 from tiderace.topics.names import topic_group
 from tiderace.topics.positions import (
     client_position,
@@ -80,9 +80,25 @@ def without_presence(topic: Topic) -> str:
     )
 
 
+def encoded(topic: Topic, data: Any) -> str | bytes:
+    """Return what is published to a topic as layers carry it: JSON, or bytes.
+
+    Raises:
+        TypeError: for data of another kind.
+    """
+    if not topic.is_binary():
+        return data_as_json(data, f"topic {topic.topic!r}")
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(
+            f"the data for topic {topic.topic!r} is a {type(data).__qualname__}, and "
+            f"{type(topic).__name__}.message is bytes; pass bytes"
+        )
+    return bytes(data)
+
+
 def record_of(
     topic: str,
-    data: str,
+    data: str | bytes,
     *,
     info: str | None = None,
     tags: Mapping[str, str] | None = None,

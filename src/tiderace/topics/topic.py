@@ -155,7 +155,8 @@ class Topic:
     topic, or another rate, ``"5/s"``. Beyond it they are refused."""
     message: ClassVar[Any] = None
     """The type of a client's publications: a msgspec Struct, dataclass, TypedDict,
-    pydantic model or any other type that msgspec can validate; None for any JSON."""
+    pydantic model or any other type that msgspec can validate; None for any JSON. With
+    ``bytes`` all publications are bytes instead of JSON, for clients with Protobuf."""
     publication: ClassVar[Any] = None
     """The type of what subscribers receive, for the schema alone: nothing is checked
     against it. None for the return type of ``on_publish``, or else ``message``."""
@@ -173,6 +174,7 @@ class Topic:
         require_permissions(cls)
         require_hooks(cls, TOPIC_HOOKS, optional="data")
         _require_delivery(cls)
+        _require_json(cls)
         for name in ("publish_rate", "user_rate", "whispers"):
             rate = getattr(cls, name)
             if rate is not None and not isinstance(rate, bool):
@@ -255,6 +257,11 @@ class Topic:
     # For the topic client
 
     @classmethod
+    def is_binary(cls) -> bool:
+        """Return whether publications are bytes, which JSON clients cannot get."""
+        return cls.message is bytes
+
+    @classmethod
     def reports_occupancy(cls) -> bool:
         """Return whether the class has a hook for the first or the last subscriber."""
         return cls.topic_opened is not None or cls.topic_closed is not None
@@ -266,11 +273,13 @@ class Topic:
         return Retention(history.size, history.ttl) if history else Retention(0, 0.0)
 
     def checked(self, data: bytes) -> Any:
-        """Return JSON data as a value of the type ``message``.
+        """Return a client's data as a value of the type ``message``.
 
         Raises:
             Refuse: for other data, with the place of the error.
         """
+        if self.is_binary():
+            return data
         kind = Any if self.message is None else self.message
         # pydantic's models; its errors, too, are ValueErrors.
         validate = getattr(kind, "model_validate_json", None)
@@ -330,6 +339,15 @@ def _require_delivery(cls: type[Topic]) -> None:
             f"from 0 to the size of its history, as in history = History(size="
             f"{max(1, cls.rewind)}, ttl=300)"
         )
+
+
+def _require_json(cls: type[Topic]) -> None:
+    for option in ("growing", "whispers"):
+        if cls.is_binary() and getattr(cls, option):
+            raise ImproperlyConfigured(
+                f"{place(cls)} has {option} and message = bytes, whose clients speak "
+                f"Protobuf, and {option} needs JSON; leave one of them out"
+            )
 
 
 def rpc_method(owner: Any, name: str) -> Callable[..., Any] | None:

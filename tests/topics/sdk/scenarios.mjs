@@ -181,6 +181,24 @@ export const scenarios = {
     assertEqual(receiver.record.has("error"), false, "an error");
   },
 
+  async bytes_are_for_clients_with_protobuf(context) {
+    const client = await context.connect();
+    const channel = `bytes:${context.channel}`;
+    const data = Uint8Array.from({ length: 256 }, (_, n) => n);
+    const subscription = context.subscribing(client, channel);
+    if (!context.binary) {
+      const { code } = await subscription.record.next("unsubscribed");
+      return assertEqual(code, 108, "the code");
+    }
+    await subscription.record.next("subscribed");
+    await subscription.publish(data);
+
+    const publication = await subscription.record.next("publication");
+    assertEqual([...publication.data], [...data]);
+    const page = await subscription.history({ limit: -1 });
+    assertEqual([...page.publications[0].data], [...data], "the history");
+  },
+
   async many_publications_are_received_in_order(context) {
     const client = await context.connect();
     const subscription = await context.subscribe(client);

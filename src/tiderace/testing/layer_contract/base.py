@@ -132,7 +132,7 @@ class RecordingListener:
         self.received.append((group, None))
 
     @property
-    def data(self) -> list[str | None]:
+    def data(self) -> list[Any]:
         """The data of each publication, with None for a gap."""
         return [None if each is None else each.data for _, each in self.received]
 

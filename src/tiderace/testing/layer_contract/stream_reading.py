@@ -30,6 +30,15 @@ class StreamReadingContract(StreamContract):
         assert found.position == position
         assert {name: getattr(found, name) for name in record} == record
 
+    async def test_bytes_are_delivered_and_kept_as_they_are(self, layer: Any) -> None:
+        data = bytes(range(256)) + b"\\u00e9\r\n\xff"
+        listener = await self.listen(layer)
+
+        await layer.stream_publish("stream", {"data": data}, keep=self.keep)
+
+        await self.wait_until(lambda: listener.data == [data])
+        assert await self.read_data(layer) == [data]
+
     async def test_a_stream_keeps_exactly_its_retention_size(self, layer: Any) -> None:
         keep = Retention(5, 3600)
 

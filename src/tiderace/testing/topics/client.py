@@ -41,6 +41,7 @@ class ClientOptions(TypedDict, total=False):
     origin: str | None
     url: str
     application: ASGIApp | None
+    protobuf: bool
 
 
 class AsyncTopicsClient:
@@ -63,6 +64,8 @@ class AsyncTopicsClient:
         origin: of the page; None for a client that is no browser.
         url: where the endpoint is mounted, as for ``topics()`` in the page.
         application: in place of ``ASGI_APPLICATION``.
+        protobuf: whether to speak Protobuf, as devices do, which topics with bytes need;
+            it takes the extra of that name.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class AsyncTopicsClient:
         origin: str | None = f"http://{_HOST}",
         url: str = "/connection/",
         application: ASGIApp | None = None,
+        protobuf: bool = False,
     ) -> None:
         self.id = ""
         """The client's id, from the reply to connect."""
@@ -89,6 +93,7 @@ class AsyncTopicsClient:
         self._request = ConnectRequest(token=token, data=as_raw(data))
         self._path = f"{url.rstrip('/')}/websocket"
         self._application = application
+        self._protobuf = protobuf
         self._connection: TopicsConnection | None = None
         self._topics: dict[str, AsyncSubscribedTopic] = {}
 
@@ -109,7 +114,9 @@ class AsyncTopicsClient:
         cookies = self._cookies
         if self._user is not None:
             cookies = await sync_to_async(_session_of)(self._user)
-        connection = TopicsConnection(self._socket(cookies))
+        connection = TopicsConnection(
+            self._socket(cookies), speaks_protobuf=self._protobuf
+        )
         try:
             result = await connection.open(self._request)
         except BaseException:
@@ -139,6 +146,7 @@ class AsyncTopicsClient:
             self._application or get_default_application(),
             self._path,
             [(name.encode(), text.encode()) for name, text in headers.items()],
+            subprotocols=["centrifuge-protobuf"] if self._protobuf else None,
             cancel_on_timeout=False,
         )
         socket.scope.update(

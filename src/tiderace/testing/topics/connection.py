@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,8 +17,12 @@ from tiderace.protocol.messages import (
     Push,
     Reply,
 )
+from tiderace.protocol.stream_codecs import protobuf
 from tiderace.testing.topics.refusals import Refusal
 from tiderace.testing.websocket import WebsocketCommunicator
+
+if TYPE_CHECKING:
+    from tiderace.protocol.protobuf import ProtobufCodec
 
 TIMEOUT = 5.0
 """Seconds that a client waits by default for what it is to receive; only a test that
@@ -48,10 +52,14 @@ class TopicsConnection:
 
     Args:
         socket: not connected yet.
+        speaks_protobuf: whether to speak Protobuf instead of JSON.
     """
 
-    def __init__(self, socket: WebsocketCommunicator) -> None:
+    def __init__(
+        self, socket: WebsocketCommunicator, *, speaks_protobuf: bool = False
+    ) -> None:
         self._socket = socket
+        self._codec = _protobuf() if speaks_protobuf else None
         self._ids = itertools.count(1)
         self._replies: dict[int, asyncio.Future[Reply]] = {}
         self._pushes: deque[Push] = deque()
@@ -104,7 +112,7 @@ class TopicsConnection:
         setattr(command, name, request)
         reply = asyncio.get_running_loop().create_future()
         self._replies[number] = reply
-        await self._socket.send_to(msgspec.json.encode(command).decode())
+        await self._send(command)
         try:
             async with asyncio.timeout(_REPLY_TIMEOUT):
                 answer = await reply
@@ -217,10 +225,22 @@ class TopicsConnection:
                     code, reason = event.get("code", 1000), event.get("reason") or ""
                     self._finish(Refusal(code, reason, action=action))
                     return
-                for line in event["text"].split("\n"):
-                    await self._sort(self._decoder.decode(line))
+                for reply in self._replies_in(event):
+                    await self._sort(reply)
         except Exception as error:
             self._finish(error)
+
+    async def _send(self, command: Command) -> None:
+        if self._codec is not None:
+            frame = self._codec.encode_command(command)
+            await self._socket.send_to(bytes_data=frame)
+        else:
+            await self._socket.send_to(msgspec.json.encode(command).decode())
+
+    def _replies_in(self, event: Mapping[str, Any]) -> list[Reply]:
+        if self._codec is not None:
+            return self._codec.decode_replies(event["bytes"])
+        return [self._decoder.decode(line) for line in event["text"].split("\n")]
 
     async def _sort(self, reply: Reply) -> None:
         if reply.push is not None:
@@ -230,7 +250,7 @@ class TopicsConnection:
             if waiting is not None and not waiting.done():
                 waiting.set_result(reply)
         else:  # a ping
-            await self._socket.send_to("{}")
+            await self._send(Command())
 
     def _finish(self, end: BaseException) -> None:
         self._end = end
@@ -238,3 +258,10 @@ class TopicsConnection:
         for waiting in self._replies.values():
             if not waiting.done():
                 waiting.set_exception(end)
+
+
+def _protobuf() -> ProtobufCodec:
+    codec = protobuf("Protobuf, as the test asks")
+    if codec is None:
+        raise RuntimeError('Protobuf needs the extra: pip install "tiderace[protobuf]"')
+    return codec

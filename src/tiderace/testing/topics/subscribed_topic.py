@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Raw
+
 from tiderace.history import Position, Publication
 from tiderace.presence.tracker import Presence
 from tiderace.protocol.messages import (
@@ -88,7 +90,9 @@ class AsyncSubscribedTopic:
 
     async def publish(self, data: Any) -> None:
         """Publish as this client; returns when the server has accepted it."""
-        request = PublishRequest(self.name, as_raw(data, always=True))
+        is_bytes = isinstance(data, bytes) and self._is_binary
+        raw = Raw(data) if is_bytes else as_raw(data, always=True)
+        request = PublishRequest(self.name, raw)
         await self._ask("publish", request, "publish to")
 
     async def receive(self, *, timeout: float | None = TIMEOUT) -> Any:
@@ -100,7 +104,7 @@ class AsyncSubscribedTopic:
     ) -> ReceivedPublication:
         """Return the next publication with its publisher and tags; wait for it."""
         push = await self._connection.take("pub", self.name, timeout)
-        return _received(push)
+        return self._received(push)
 
     async def unread(self) -> list[Any]:
         """Return the data of the publications that have arrived and were not received.
@@ -113,7 +117,7 @@ class AsyncSubscribedTopic:
             lambda push: push.channel == self.name and push.pub is not None,
             everything=True,
         )
-        return [_received(push).data for push in pushes]
+        return [self._received(push).data for push in pushes]
 
     async def history(
         self,
@@ -129,10 +133,7 @@ class AsyncSubscribedTopic:
         )
         result: HistoryResult = await self._ask("history", request, "read history of")
         return HistoryPage(
-            [
-                _publication(self.name, result.epoch, each)
-                for each in result.publications
-            ],
+            [self._publication(result.epoch, each) for each in result.publications],
             Position(result.epoch, result.offset),
         )
 
@@ -212,32 +213,35 @@ class AsyncSubscribedTopic:
             return member.user == self._user_id
         return member.client == self._client
 
+    @property
+    def _is_binary(self) -> bool:
+        return declared.resolve(self.name).is_binary()
+
+    def _received(self, push: Push) -> ReceivedPublication:
+        publication = push.pub
+        assert publication is not None  # the kind that was asked for
+        data, info = publication.data, publication.info
+        return ReceivedPublication(
+            as_bytes(data) if self._is_binary else as_python(data),
+            publication.offset,
+            None if info is None else _member(info),
+            publication.tags or {},
+        )
+
+    def _publication(self, epoch: str, publication: Pub) -> Publication:
+        data = as_bytes(publication.data)
+        return Publication(
+            Position(epoch, publication.offset),
+            data if self._is_binary else data.decode(),
+            topic=self.name,
+            tags=publication.tags,
+            time=publication.time / 1000,
+        )
+
     async def _ask(self, command: str, request: Any, action: str) -> Any:
         return await self._connection.request(
             command, request, f"{action} {self.name!r}"
         )
-
-
-def _received(push: Push) -> ReceivedPublication:
-    publication = push.pub
-    assert publication is not None  # the kind that was asked for
-    info = publication.info
-    return ReceivedPublication(
-        as_python(publication.data),
-        publication.offset,
-        None if info is None else _member(info),
-        publication.tags or {},
-    )
-
-
-def _publication(topic: str, epoch: str, publication: Pub) -> Publication:
-    return Publication(
-        Position(epoch, publication.offset),
-        as_bytes(publication.data).decode(),
-        topic=topic,
-        tags=publication.tags,
-        time=publication.time / 1000,
-    )
 
 
 def _member(info: ClientInfo) -> PresenceInfo:

@@ -9,10 +9,9 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 from unittest import mock
 
-import msgspec
 from django.apps import apps
 
-from tiderace.history import Position
+from tiderace.history import Position, Publication
 from tiderace.layers import InMemoryChannelLayer
 from tiderace.layers.broker import Retention
 from tiderace.layers.manager import channel_layers
@@ -30,7 +29,7 @@ class CapturedPublication:
 
     topic: str
     data: Any
-    """As a subscriber receives it: plain Python from JSON."""
+    """As a subscriber receives it: plain Python from JSON, or bytes."""
     tags: Mapping[str, str]
 
 
@@ -49,7 +48,7 @@ class _CapturingLayer(InMemoryChannelLayer):
         if not known and record.get("topic"):
             captured = CapturedPublication(
                 record["topic"],
-                msgspec.json.decode(record["data"]),
+                Publication.of_record(Position("", 0), record).value,
                 dict(record.get("tags") or {}),
             )
             self._publications.append(captured)

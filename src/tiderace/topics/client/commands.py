@@ -15,6 +15,7 @@ from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from msgspec import Raw
 
+from tiderace.json_compat import one_line_json
 from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Failure
@@ -41,11 +42,11 @@ from tiderace.topics.json_fields import (
     as_bytes,
     as_python,
     as_raw,
-    data_as_json,
     read_fields,
 )
 from tiderace.topics.names import publication_key, topic_group
 from tiderace.topics.streams import (
+    encoded,
     layer_of,
     presence_result,
     read_history,
@@ -71,6 +72,8 @@ async def _publish_to(
     context: ClientContext, name: str, data: bytes, key: str = ""
 ) -> None:
     topic = await context.topic(name)
+    if context.binary and not topic.is_binary():
+        data = one_line_json(data)
     if not data:
         raise Refused(codes.BAD_REQUEST)
     _limit_rate(context, topic)
@@ -95,21 +98,20 @@ async def _publish_now(
     context: ClientContext, topic: Topic, data: bytes, key: str = ""
 ) -> None:
     message = topic.checked(data)
+    content: str | bytes
     if topic.on_publish is None:
-        typed = topic.message is not None
-        text = (
-            data_as_json(message, f"topic {topic.topic!r}") if typed else data.decode()
-        )
+        untyped = topic.message is None
+        content = data.decode() if untyped else encoded(topic, message)
     else:
         message = await call_hook(topic.on_publish, context.identity.user, message)
         if message is None:
             _note_unpublished(type(topic))
             return
-        text = data_as_json(message, f"topic {topic.topic!r}")
+        content = encoded(topic, message)
     info = msgspec.json.encode(context.info_in(topic.topic)).decode()
     await layer_of(topic).stream_publish(
         topic_group(topic.topic),
-        record_of(topic.topic, text, info=info),
+        record_of(topic.topic, content, info=info),
         keep=topic.keep(),
         key=key,
     )

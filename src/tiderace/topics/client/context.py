@@ -37,6 +37,8 @@ class ClientContext:
     connects: TokenBucket | None
     """The rate limit of new connections; None for no limit."""
     settings: conf.TopicSettings
+    binary: bool = False
+    """Whether the client speaks Protobuf."""
     # Ids are never reused: presence is a set of them.
     client_id: str = field(default_factory=lambda: secrets.token_hex(16))
     identity: Identity = field(default_factory=Identity)
@@ -66,6 +68,16 @@ class ClientContext:
         if reason is not None:
             raise Refused(codes.PERMISSION_DENIED, reason=reason)
 
+    def require_codec(self, topic: Topic) -> None:
+        """Return if the client's codec carries the topic's publications.
+
+        Raises:
+            Refused: if not.
+        """
+        if topic.is_binary() and not self.binary:
+            why = "its publications are bytes, which JSON does not carry; use Protobuf"
+            raise Refused(codes.NOT_AVAILABLE, why)
+
     async def topic(self, name: str) -> Topic:
         """Return the topic called ``name``, if the client may take part in it.
 
@@ -77,6 +89,7 @@ class ClientContext:
         if subscription is not None and subscription.active:
             return subscription.topic
         topic = declared.resolve(name)
+        self.require_codec(topic)
         if topic.subscribers_only or topic.require_token:
             kind = type(topic).__name__
             option = "require_token" if topic.require_token else "subscribers_only"

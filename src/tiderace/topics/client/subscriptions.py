@@ -104,6 +104,7 @@ class ClientSubscriptions:
         if request.type or request.tf is not None:
             raise Refused(codes.NOT_AVAILABLE, "type and tf are not served")
         topic = declared.resolve(name)
+        context.require_codec(topic)
         subscription = ActiveSubscription(
             topic,
             self._outbox,

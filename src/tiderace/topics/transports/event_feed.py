@@ -109,6 +109,8 @@ async def _topic(
     except UnknownTopic as unknown:
         log_refusal("the stream of", asked, unknown, exchange.scope)
         raise Rejected(404, "there is no such topic") from None
+    if topic.is_binary():
+        raise Rejected(406, "the publications of this topic are bytes")
     if signed is None:
         reason = (
             f"{type(topic).__name__}.require_token is True"
@@ -332,7 +334,7 @@ class EventStream:
         place = None
         if self._topic.history is not None:
             place = client_position(self._topic, publication.position)
-        return _published(publication.data.encode(), place, publication.tags)
+        return _published(publication.raw, place, publication.tags)
 
     # The user and the process
 
