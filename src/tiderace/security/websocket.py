@@ -107,7 +107,8 @@ class OriginValidator:
                 return None
             return OriginProblem(
                 "it sent no Origin header, as browsers do",
-                "pass allow_missing=True to the validator to let such clients in",
+                "for such clients pass allow_missing_origin=True to get_application(), or "
+                "allow_missing=True to the validator",
             )
         if self.valid_origin(parse(origin)):
             return None

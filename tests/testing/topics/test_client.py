@@ -5,7 +5,7 @@ from __future__ import annotations
 from unittest import mock
 
 import pytest
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import AnonymousUser, Permission, User
 from django.urls import path
 
 from sites.chat_site import Endpoint, Users
@@ -131,6 +131,16 @@ def test_an_application_that_ignores_the_session_is_named(topics, alice):
 def test_a_user_that_is_not_saved_cannot_log_in(topics):
     with pytest.raises(ValueError, match="carol cannot log in before it is saved"):
         topics.connect(user=User(username="carol"))
+
+
+def test_a_name_in_place_of_a_user_is_refused(topics):
+    with pytest.raises(TypeError, match="user is 'alice'; pass a saved user"):
+        topics.connect(user="alice")
+
+
+def test_an_anonymous_user_cannot_log_in(topics):
+    with pytest.raises(ValueError, match="leave user out"):
+        topics.connect(user=AnonymousUser())
 
 
 # Subscribing

@@ -273,6 +273,13 @@ class AsyncTopicsClient:
 
 def _session_of(user: AbstractBaseUser) -> SimpleCookie:
     """Return the cookies of a browser in which a user has logged in."""
+    if not hasattr(user, "pk"):
+        raise TypeError(
+            f"user is {user!r}; pass a saved user of the database, such as "
+            "User.objects.create_user('alice')"
+        )
+    if not user.is_authenticated:
+        raise ValueError("an anonymous user cannot log in; leave user out")
     if user.pk is None:
         raise ValueError(f"the user {user} cannot log in before it is saved")
     client = Client()
