@@ -310,6 +310,39 @@ async def test_expired_keys_are_removed(layer, clock):
     assert not layer._streams._keys
 
 
+async def test_a_key_with_a_longer_life_lasts_so_long(layer, clock):
+    await publish(layer, 1, key="k", key_ttl=1000)
+
+    clock.now += 999
+    assert await layer.stream_find_published("tide", "k") is not None
+    clock.now += 1
+    assert await layer.stream_find_published("tide", "k") is None
+
+
+async def test_a_key_with_a_longer_life_ends_five_minutes_after_it_is_let_end(
+    layer, clock
+):
+    await publish(layer, 1, key="k", key_ttl=10_000)
+    clock.now += 1000
+    await layer.stream_expire_keys("tide", ["k"])
+
+    clock.now += 299
+    assert await layer.stream_find_published("tide", "k") is not None
+    clock.now += 1
+    assert await layer.stream_find_published("tide", "k") is None
+
+
+async def test_a_key_with_a_longer_life_keeps_no_others(layer, clock):
+    await publish(layer, 1, key="lasting", key_ttl=1000)
+    await publish(layer, 2, key="k")
+    clock.now += 300
+
+    await layer.send("anything", {"type": "x"})
+
+    assert not layer._streams._keys
+    assert await layer.stream_find_published("tide", "lasting") is not None
+
+
 async def test_of_many_keys_the_oldest_are_forgotten(layer, monkeypatch):
     monkeypatch.setattr(memory_streams, "_MAX_KEYS", 3)
     for number in range(5):

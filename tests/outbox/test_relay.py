@@ -22,6 +22,7 @@ from tiderace.outbox.process import process_relays
 from tiderace.outbox.publisher import _pause_after
 from tiderace.outbox.relay import Relay
 from tiderace.topics import AllowAny, Refuse, Topic, publish
+from tiderace.topics.names import topic_group
 from tiderace.topics.streams import layer_of
 from tiderace.topics.topic import declared
 
@@ -53,6 +54,15 @@ def commit(database, *numbers, topic="board:a"):
 @threaded
 def messages(name):
     return messages_of(name)
+
+
+async def read_position():
+    """Return the end of the topic's stream."""
+    topic = declared.resolve("board:a")
+    position, _ = await layer_of(topic).stream_read(
+        topic_group("board:a"), keep=topic.keep()
+    )
+    return position
 
 
 @threaded
@@ -92,7 +102,17 @@ async def test_rows_are_published_in_order_and_deleted(database):
     assert metrics.OUTBOX_RELAYED.value == before + 700
 
 
-async def test_rows_that_were_published_but_not_deleted_are_published_once(database):
+@pytest.fixture
+def layer_clock(monkeypatch):
+    """The clock of the layer."""
+    clock = FakeClock()
+    monkeypatch.setattr(layer_of(declared.resolve("board:a")), "_clock", clock)
+    return clock
+
+
+async def test_rows_that_were_published_but_not_deleted_are_published_once_for_a_week(
+    database, layer_clock
+):
     await commit(database, 1, 2)
     (first, *_) = await rows(database)
     before = [each.created for each in await rows(database)]
@@ -112,10 +132,56 @@ async def test_rows_that_were_published_but_not_deleted_are_published_once(datab
         )
 
     await restore()
+    layer_clock.advance(7 * 86_400 - 1)
+    await commit(database, 3)
     async with relaying(database):
         await until_relayed(database)
 
-    assert await messages("a") == [1, 2]
+    assert await messages("a") == [3]
+
+
+async def test_the_key_of_a_deleted_row_ends_after_five_minutes(
+    sqlite, layer_clock, monkeypatch
+):
+    monkeypatch.setattr("tiderace.outbox.publisher._EXPIRING", 0.0)
+    layer = layer_of(declared.resolve("board:a"))
+    expire_keys, expired = layer.stream_expire_keys, []
+
+    async def stream_expire_keys(group, keys):
+        await expire_keys(group, keys)
+        expired.extend((group, key) for key in keys)
+
+    monkeypatch.setattr(layer, "stream_expire_keys", stream_expire_keys)
+    await commit(sqlite, 1, 2)
+
+    async with relaying(sqlite):
+        await until(lambda: len(expired) == 2)
+
+    layer_clock.advance(299)
+    assert await layer.stream_find_published(*expired[0]) is not None
+    layer_clock.advance(2)
+    assert await layer.stream_find_published(*expired[0]) is None
+
+
+async def test_a_key_of_the_application_is_kept_for_five_minutes(sqlite, layer_clock):
+    @threaded
+    def keyed():
+        with transaction.atomic(sqlite):
+            publish("board:a", 1, key="daily", using=sqlite)
+
+    for _ in range(2):
+        await keyed()
+        async with relaying(sqlite):
+            await until_relayed(sqlite)
+        layer_clock.advance(301)
+    await keyed()
+
+    before = metrics.OUTBOX_RELAYED.value
+    async with relaying(sqlite):
+        await until_relayed(sqlite)
+
+    assert metrics.OUTBOX_RELAYED.value == before + 1
+    assert (await read_position()).offset == 3
 
 
 async def test_a_key_of_the_application_publishes_two_rows_once(database):

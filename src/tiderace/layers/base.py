@@ -6,13 +6,13 @@ import fnmatch
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 from tiderace.delivery.mailbox import Mailbox
 from tiderace.delivery.stream_hub import Listener
 from tiderace.history import Position, Publication
-from tiderace.layers.broker import Retention
+from tiderace.layers.broker import KEY_TTL, Retention
 from tiderace.layers.messages import Message
 from tiderace.layers.names import MAX_NAME_LENGTH
 from tiderace.layers.stats import LayerStats
@@ -341,7 +341,13 @@ class BaseChannelLayer:
     # Streams: groups with a history (the extension "streams")
 
     async def stream_publish(
-        self, group: str, record: Mapping[str, Any], *, keep: Retention, key: str = ""
+        self,
+        group: str,
+        record: Mapping[str, Any],
+        *,
+        keep: Retention,
+        key: str = "",
+        key_ttl: float = KEY_TTL,
     ) -> Position:
         """Append a publication to the group's stream and deliver it to the listeners.
 
@@ -355,8 +361,9 @@ class BaseChannelLayer:
                 publisher, ``tags``, strings by name, ``topic``, the public name of the
                 topic, and ``time``, seconds since the epoch.
             keep: what the stream keeps from now on; a size of 0 for nothing.
-            key: idempotency key; when a publication with the same key was made in the
-                last five minutes, nothing is published.
+            key: idempotency key; while the key of an earlier publication is kept,
+                nothing is published under it.
+            key_ttl: seconds for which the key is kept; five minutes.
 
         Returns:
             The position of the publication, or of the first one with its key.
@@ -370,13 +377,25 @@ class BaseChannelLayer:
     async def stream_find_published(self, group: str, key: str) -> Position | None:
         """Return the position of the publication made with ``key``, or None.
 
-        Keys are kept for five minutes.
+        Keys are kept for five minutes, or the ``key_ttl`` of the publication.
 
         Raises:
             TypeError: for an illegal name.
             LayerUnavailable: when a broker could not be reached in time.
         """
         raise _not_implemented("stream_find_published")
+
+    async def stream_expire_keys(self, group: str, keys: Sequence[str]) -> None:
+        """Let idempotency keys with a longer ``key_ttl`` end in five minutes.
+
+        For a caller that has recorded elsewhere that it has published under them. Keys
+        that are not kept are left out.
+
+        Raises:
+            TypeError: for an illegal name.
+            LayerUnavailable: when a broker could not be reached in time.
+        """
+        raise _not_implemented("stream_expire_keys")
 
     async def stream_read(
         self,

@@ -17,6 +17,9 @@ from tiderace.ratelimit import Rate
 GROUP_MAX_BYTES = 4 * 1024 * 1024
 """Bytes of a group's messages that are kept, by default, whatever their retention."""
 
+KEY_TTL = 300.0
+"""Seconds in which a publication under the same idempotency key is the same one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Retention:
@@ -83,6 +86,7 @@ class StreamStore(Protocol):
         members_age: float,
         history: Retention | None = None,
         key: str = "",
+        key_ttl: float = KEY_TTL,
     ) -> Published:
         """Append ``data`` to the subject's stream and publish it, as one step.
 
@@ -94,10 +98,14 @@ class StreamStore(Protocol):
             keep: what is kept of the stream for processes that were disconnected.
             members_age: seconds for which a membership by ``join`` lasts.
             history: what is kept, besides, for ``read``; None leaves it unchanged.
-            key: idempotency key. When the same was given for the subject in the last
-                five minutes, nothing happens, and the first publication's position is
-                returned, without members.
+            key: idempotency key. While the same is kept for the subject, nothing
+                happens, and the first publication's position is returned, without
+                members.
+            key_ttl: seconds for which the key is kept.
         """
+
+    async def expire_keys(self, subject: str, keys: Sequence[str]) -> None:
+        """Keep idempotency keys that have a longer life for ``KEY_TTL`` from now on."""
 
     async def find_published(self, subject: str, key: str) -> Position | None:
         """Return the position of the publication with ``key``, or None."""

@@ -7,7 +7,7 @@ It accepts exactly the messages that the layers between processes accept.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from tiderace import metrics
@@ -22,7 +22,7 @@ from tiderace.layers.base import (
     BaseChannelLayer,
     LocalDelivery,
 )
-from tiderace.layers.broker import GROUP_MAX_BYTES, Retention
+from tiderace.layers.broker import GROUP_MAX_BYTES, KEY_TTL, Retention
 from tiderace.layers.isolation import note_unheard
 from tiderace.layers.local import DropLog, LocalChannels
 from tiderace.layers.memory_streams import MemoryStreams
@@ -206,7 +206,13 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
     # Streams
 
     async def stream_publish(
-        self, group: str, record: Mapping[str, Any], *, keep: Retention, key: str = ""
+        self,
+        group: str,
+        record: Mapping[str, Any],
+        *,
+        keep: Retention,
+        key: str = "",
+        key_ttl: float = KEY_TTL,
     ) -> Position:
         self.require_valid_group_name(group)
         copy = encoding.decode(encoding.encode(dict(record)))
@@ -224,7 +230,7 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
             )
             delivery = self._local.listeners.put(group, publication)
             if key:
-                self._streams.remember(group, key, publication.position, now)
+                self._streams.remember(group, key, publication.position, now, key_ttl)
         await self._deliver(group, delivery)
         if group in self.groups:
             deadline = now + self.expiry
@@ -254,6 +260,11 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
         self.require_valid_group_name(group)
         with self._streams.lock:
             return self._streams.find_published(group, key, self._clock())
+
+    async def stream_expire_keys(self, group: str, keys: Sequence[str]) -> None:
+        self.require_valid_group_name(group)
+        with self._streams.lock:
+            self._streams.expire_keys(group, keys, self._clock())
 
     async def stream_read(
         self,

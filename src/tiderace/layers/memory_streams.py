@@ -7,13 +7,12 @@ import itertools
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from tiderace.history import Position, Publication
-from tiderace.layers.broker import Retention
+from tiderace.layers.broker import KEY_TTL, Retention
 
 _EPOCH_LENGTH = 6  # bytes
-_KEY_TTL = 300.0  # seconds in which a repeated idempotency key publishes nothing
 _MAX_KEYS = 100_000  # the oldest are forgotten earlier
 
 # How many times longer a position lasts than the publications, and before the first
@@ -131,7 +130,9 @@ class MemoryStreams:
         self._checks: list[tuple[float, int, str]] = []
         self._serial = itertools.count()
         # Expiry and position of what was published by group and key, the oldest first.
+        # Those with a longer life are apart, since they would keep the others from ending.
         self._keys: dict[tuple[str, str], tuple[float, Position]] = {}
+        self._lasting_keys: dict[tuple[str, str], tuple[float, Position]] = {}
 
     def get(self, group: str) -> MemoryStream | None:
         """Return the stream of ``group``, or None."""
@@ -148,15 +149,28 @@ class MemoryStreams:
 
     def find_published(self, group: str, key: str, now: float) -> Position | None:
         """Return where the recent publication with ``key`` stands, or None."""
-        expires_at, position = self._keys.get((group, key), (now, None))
-        return position if expires_at > now else None
+        for keys in (self._keys, self._lasting_keys):
+            expires_at, position = keys.get((group, key), (now, None))
+            if expires_at > now:
+                return position
+        return None
 
-    def remember(self, group: str, key: str, position: Position, now: float) -> None:
-        """Let ``find_published`` return ``position`` for the next five minutes."""
-        self._keys.pop((group, key), None)
-        self._keys[group, key] = (now + _KEY_TTL, position)
-        if len(self._keys) > _MAX_KEYS:
-            del self._keys[next(iter(self._keys))]
+    def remember(
+        self, group: str, key: str, position: Position, now: float, ttl: float
+    ) -> None:
+        """Let ``find_published`` return ``position`` for the next ``ttl`` seconds."""
+        for keys in (self._keys, self._lasting_keys):
+            keys.pop((group, key), None)
+        keys = self._lasting_keys if ttl > KEY_TTL else self._keys
+        keys[group, key] = (now + ttl, position)
+        if len(keys) > _MAX_KEYS:
+            del keys[next(iter(keys))]
+
+    def expire_keys(self, group: str, keys: Iterable[str], now: float) -> None:
+        """Let keys with a longer life end in five minutes."""
+        for key in keys:
+            if found := self._lasting_keys.get((group, key)):
+                self.remember(group, key, found[1], now, KEY_TTL)
 
     def expire(self, now: float, is_used: Callable[[str], bool]) -> None:
         """Remove expired publications and keys, and streams not used for long.
@@ -167,12 +181,13 @@ class MemoryStreams:
             with self.lock:
                 while self._checks and self._checks[0][0] <= now:
                     self._check(heapq.heappop(self._checks)[2], now, is_used)
-        while self._keys:
-            with self.lock:
-                key = next(iter(self._keys), None)
-                if key is None or self._keys[key][0] > now:
-                    return
-                del self._keys[key]
+        for keys in (self._keys, self._lasting_keys):
+            while keys:
+                with self.lock:
+                    key = next(iter(keys), None)
+                    if key is None or keys[key][0] > now:
+                        break
+                    del keys[key]
 
     def clear(self) -> None:
         """Remove all streams and keys."""
@@ -180,6 +195,7 @@ class MemoryStreams:
             self._streams.clear()
             self._checks.clear()
             self._keys.clear()
+            self._lasting_keys.clear()
 
     def _check(self, group: str, now: float, is_used: Callable[[str], bool]) -> None:
         stream = self._streams[group]

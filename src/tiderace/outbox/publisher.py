@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable, MessageTooLarge
+from tiderace.layers.broker import KEY_TTL
 from tiderace.outbox.lease import Lease
 from tiderace.outbox.rows import Row
 from tiderace.runtime.tasks import TaskGroup
+from tiderace.topics.names import topic_group
 from tiderace.topics.streams import layer_of
-from tiderace.topics.topic import Refuse, UnknownTopic
+from tiderace.topics.topic import Refuse, Topic, UnknownTopic
 from tiderace.topics.transactions import PreparedPublication
 
 logger = logging.getLogger("tiderace.outbox")
@@ -45,12 +47,18 @@ _UNKNOWN_TOPIC = 300.0
 _REFUSED_FOR_NOW = 3600.0
 
 
+# Seconds in which the keys of deleted rows are gathered, and topics whose keys are sent to
+# the layers at once.
+_EXPIRING = 1.0
+_EXPIRED_TOPICS = 100
+
+
 @dataclass(slots=True)
 class Results:
     """What became of rows, to be written into the database."""
 
-    published: list[int] = field(default_factory=list)
-    """Ids of rows to delete."""
+    published: list[tuple[int, PreparedPublication]] = field(default_factory=list)
+    """Ids and publications of rows to delete."""
     set_aside: list[tuple[int, str]] = field(default_factory=list)
     """Ids and errors of rows that cannot be published."""
     refused: list[tuple[int, str]] = field(default_factory=list)
@@ -110,6 +118,9 @@ class Publisher:
         # By layer: held by the topic that tries whether it is back, while it is away.
         self._away: dict[str, asyncio.Lock] = {}
         self._warned: dict[type[Exception], float] = {}
+        # Keys of rows that are deleted, by topic.
+        self._deleted: dict[str, tuple[Topic, list[str]]] = {}
+        self._expiring: asyncio.Task[None] | None = None
 
     @property
     def topics(self) -> Sequence[str]:
@@ -146,6 +157,18 @@ class Publisher:
         """Take rows of these topics again, after their results were written."""
         for topic in topics:
             del self._busy[topic]
+
+    def expire_keys(self, publications: Iterable[PreparedPublication]) -> None:
+        """Let the layers forget the keys of rows that are deleted, soon and not at once.
+
+        A publication that is delayed on its way has still its key for five minutes.
+        """
+        for each in publications:
+            if each.key_ttl > KEY_TTL:
+                _, keys = self._deleted.setdefault(each.topic.topic, (each.topic, []))
+                keys.append(each.key)
+        if self._deleted and (self._expiring is None or self._expiring.done()):
+            self._expiring = self._tasks.spawn(self._expire_keys())
 
     async def wait(self, seconds: float) -> None:
         """Wait for the topics that do not wait for another try themselves."""
@@ -199,7 +222,7 @@ class Publisher:
         except _REFUSED_BY_LAYER as error:
             return self._set_aside(row, error)
         metrics.OUTBOX_RELAYED.add()
-        self._results.published.append(row.id)
+        self._results.published.append((row.id, publication))
         return None
 
     async def _publish_when_back(self, publication: PreparedPublication) -> None:
@@ -245,6 +268,12 @@ class Publisher:
                 self._results.refused.append((row.id, text))
         return _pause_after(failures.tries - 1)
 
+    async def _expire_keys(self) -> None:
+        await asyncio.sleep(_EXPIRING)
+        while some := list(self._deleted)[:_EXPIRED_TOPICS]:
+            expiring = (_expire_keys(*self._deleted.pop(topic)) for topic in some)
+            await asyncio.gather(*expiring)
+
     def _warn(self, row: Row, error: Exception) -> None:
         now = self._clock()
         kind = type(error)
@@ -270,6 +299,14 @@ class Publisher:
             text,
         )
         self._results.set_aside.append((row.id, text))
+
+
+async def _expire_keys(topic: Topic, keys: Sequence[str]) -> None:
+    try:
+        await layer_of(topic).stream_expire_keys(topic_group(topic.topic), keys)
+    except Exception as error:
+        # They end by themselves.
+        logger.debug("keys of %r could not be let end: %s", topic.topic, error)
 
 
 def _described(error: Exception) -> str:

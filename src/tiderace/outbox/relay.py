@@ -43,8 +43,8 @@ class Relay:
     """Publishes the rows of one database, in the order of their ids in each topic.
 
     A row is published once: it is deleted afterwards, and tried again when the relay was
-    killed in between, under the same idempotency key, which a layer holds for five
-    minutes. When it cannot be published now, whatever the error, the topic waits and is
+    killed in between, under the same idempotency key, which a layer holds for a week or
+    until the row is deleted. When it cannot be published now, whatever the error, the topic waits and is
     tried again after one to ten seconds; no other topic waits for it. While a layer is
     away, its topics try it one after the other. A row whose own data or topic is at fault
     is set aside, and the rows after it are published.
@@ -153,12 +153,13 @@ class Relay:
         if self._results:
             if not await self._try(self._write, self._results, otherwise=False):
                 return False
+            self._publisher.expire_keys(each for _, each in self._results.published)
             self._results = Results()
         return True
 
     def _write(self, results: Results) -> bool:
         if results.published:
-            self._rows.delete(results.published)
+            self._rows.delete([row for row, _ in results.published])
         for row, error in results.refused:
             self._rows.note(row, error)
         for row, error in results.set_aside:
@@ -176,6 +177,7 @@ class Relay:
     async def _stop(self) -> None:
         report(self.database, Statistics())
         await self._write_results()
+        await self._publisher.cancel()
         await self._try(self._lease.release, otherwise=None)
         await self._in_thread(self._close_connection)
         self._thread.shutdown(wait=False)

@@ -18,6 +18,10 @@ from tiderace.topics.streams import record_of
 from tiderace.topics.topic import declared
 from tiderace.topics.transactions import PreparedPublication
 
+# Seconds for which a layer keeps the key of a row, until the row is deleted: so long may
+# the database or the broker be away at the worst moment.
+_KEY_TTL = 7 * 86_400.0
+
 # Characters of an error that are kept.
 _ERROR = 1000
 
@@ -52,7 +56,10 @@ class Row:
             data = msgspec.json.decode(data, type=bytes)
         record = record_of(self.topic, data, tags=tags or None)
         record["time"] = _aware(self.created).timestamp()
-        return PreparedPublication(topic, record, self.key or self._own_key())
+        if self.key:
+            # Of the application, which may use it again after five minutes.
+            return PreparedPublication(topic, record, self.key)
+        return PreparedPublication(topic, record, self._own_key(), _KEY_TTL)
 
     def _own_key(self) -> str:
         # With time and data, since ids begin again in a table that is made anew. No key of

@@ -14,6 +14,7 @@ from django.db import transaction
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Position
+from tiderace.layers.broker import KEY_TTL
 from tiderace.runtime import sync_bridge
 from tiderace.topics.names import topic_group
 from tiderace.topics.streams import layer_of
@@ -33,6 +34,8 @@ class PreparedPublication:
     record: dict[str, Any]
     key: str
     """The idempotency key in the layer; empty for none."""
+    key_ttl: float = KEY_TTL
+    """Seconds for which the layer keeps the key."""
 
     def publish(self) -> Position:
         """Publish it from sync code.
@@ -49,7 +52,11 @@ class PreparedPublication:
     def _publish_with(self, layer: Any) -> Any:
         group = topic_group(self.topic.topic)
         return layer.stream_publish(
-            group, self.record, keep=self.topic.keep(), key=self.key
+            group,
+            self.record,
+            keep=self.topic.keep(),
+            key=self.key,
+            key_ttl=self.key_ttl,
         )
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -573,3 +574,28 @@ async def test_threads_without_a_loop_publish_at_once(make_layer):
 
     await until(lambda: len(listener.received) == 200)
     assert listener.offsets == list(range(1, 201))
+
+
+async def test_a_key_lasts_as_long_as_wanted_and_five_minutes_once_it_is_let_end(
+    make_layer, file
+):
+    layer = make_layer()
+    for key, options in (
+        ("short", {}),
+        ("long", {"key_ttl": 86_400}),
+        ("longer", {"key_ttl": 86_400}),
+    ):
+        await layer.stream_publish("room", {"data": "1"}, keep=KEEP, key=key, **options)
+
+    await layer.stream_expire_keys("room", ["short", "long", "unknown"])
+
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        found = database.execute(
+            "SELECT idempotency_key, expires_ms / 1000.0 - ? FROM tiderace_layer_once",
+            (time.time(),),
+        )
+        left = dict(found.fetchall())
+    assert 290 < left.pop("short") <= 300
+    assert 290 < left.pop("long") <= 300
+    assert 86_390 < left.pop("longer") <= 86_400
+    assert not left

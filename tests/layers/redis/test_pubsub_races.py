@@ -82,7 +82,7 @@ class FakeBroker:
         self.announced.clear()
         self._next_epoch = epoch
 
-    async def publish(self, subject, data, *, keep, members_age, history=None, key=""):
+    async def publish(self, subject, data, *, keep, members_age, **options):
         await self._verb("publish", subject)
         live = self.append(subject, data)
         if subject in self.wanted and not self.mute:

@@ -457,3 +457,24 @@ async def test_reading_a_stream_that_is_lost_meanwhile_returns_what_was_read(
     assert top.offset == 1500
     assert 0 < len(found) < 1500
     assert all(each.position.epoch == top.epoch for each in found)
+
+
+async def test_a_key_lasts_as_long_as_wanted_and_five_minutes_once_it_is_let_end(
+    make_layer,
+):
+    layer = make_layer()
+    await publish(layer, 1, key="short")
+    await publish(layer, 2, key="long", key_ttl=86_400)
+    await publish(layer, 3, key="longer", key_ttl=86_400)
+
+    await layer.stream_expire_keys("tide", ["short", "long", "unknown"])
+
+    keys, commands = layer._brokers[0].keys, layer._brokers[0].commands
+    left = [
+        await commands.execute("PTTL", keys.once("tide", key)) / 1000
+        for key in ("short", "long", "longer", "unknown")
+    ]
+    assert 290 < left[0] <= 300
+    assert 290 < left[1] <= 300
+    assert 86_390 < left[2] <= 86_400
+    assert left[3] < 0

@@ -8,19 +8,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tiderace.history import Position
-from tiderace.layers.broker import Published, Retention
+from tiderace.layers.broker import KEY_TTL, Published, Retention
 from tiderace.layers.database.executor import one_by_one
 from tiderace.layers.database.retention import StreamRetention
 from tiderace.layers.database.vendor import Cursor, Row
 
 _EPOCH_SIZE = 6  # bytes
 
-# Milliseconds in which a publication under the same idempotency key is the same one.
-_IDEMPOTENCY_TTL_MS = 300_000
-
 # By what offsets leap at least when commits may have been lost: more messages than can
 # be lost at once. As much again is random, so that two leaps from one offset do not meet.
 _LEAP = 1 << 20
+
+_KEYS = 500  # of one statement
 
 _TRIM_EVERY = 64  # messages after which those beyond the size are deleted
 
@@ -44,6 +43,7 @@ class AppendRequest:
     members_age: float
     history: Retention | None
     key: str
+    key_ttl: float = KEY_TTL
 
 
 @dataclass(slots=True)
@@ -114,7 +114,7 @@ class StreamAppender:
                         each.key,
                         stream.epoch,
                         stream.last,
-                        now + _IDEMPOTENCY_TTL_MS,
+                        now + int(each.key_ttl * 1000),
                     )
                 )
             published.append(Published(position, members.get(each.subject, ())))
@@ -300,6 +300,20 @@ def find_keys(
         ):
             found[subject, key] = Position(epoch, number)
     return found
+
+
+@one_by_one
+def expire_keys(cursor: Cursor, keys: tuple[str, Sequence[str]]) -> None:
+    """Let idempotency keys of a stream end that have a longer life."""
+    subject, names = keys
+    expires_ms = cursor.now_ms + int(KEY_TTL * 1000)
+    for start in range(0, len(names), _KEYS):
+        some = names[start : start + _KEYS]
+        cursor.execute(
+            "UPDATE tiderace_layer_once SET expires_ms = %s WHERE subject = %s AND "
+            f"idempotency_key IN ({marks(len(some))}) AND expires_ms > %s",
+            (expires_ms, subject, *some, expires_ms),
+        )
 
 
 def _find_members(

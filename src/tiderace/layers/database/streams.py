@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from tiderace.history import Position
-from tiderace.layers.broker import Published, Retention, StreamMessage
+from tiderace.layers.broker import KEY_TTL, Published, Retention, StreamMessage
 from tiderace.layers.database.executor import Executor, one_by_one
 from tiderace.layers.database.retention import StreamRetention
 from tiderace.layers.database.stream_changes import (
     AppendRequest,
     StreamAppender,
+    expire_keys,
     find_keys,
     marks,
     prepare_stream,
@@ -52,9 +53,12 @@ class DatabaseStreams:
         members_age: float,
         history: Retention | None = None,
         key: str = "",
+        key_ttl: float = KEY_TTL,
     ) -> Published:
         name = self._prefix + subject
-        publication = AppendRequest(name, data, keep, members_age, history, key)
+        publication = AppendRequest(
+            name, data, keep, members_age, history, key, key_ttl
+        )
         return await self._executor.write(
             self._appender.append, publication, lock=(f"stream {name}",)
         )
@@ -66,6 +70,10 @@ class DatabaseStreams:
             return find_keys(cursor, [(name, key)]).get((name, key))
 
         return await self._executor.read(find)
+
+    async def expire_keys(self, subject: str, keys: Sequence[str]) -> None:
+        name = self._prefix + subject
+        await self._executor.write(expire_keys, (name, keys), lock=(f"stream {name}",))
 
     async def position(self, subject: str) -> Position | None:
         end, _ = await self.read_after(subject, None)

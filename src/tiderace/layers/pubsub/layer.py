@@ -20,7 +20,7 @@ from tiderace.delivery.stream_hub import Listener
 from tiderace.exceptions import ChannelFull, LayerUnavailable
 from tiderace.history import Position, Publication
 from tiderace.layers.base import SENDING_METHODS, BaseChannelLayer, LocalDelivery
-from tiderace.layers.broker import Broker, Retention
+from tiderace.layers.broker import KEY_TTL, Broker, Retention
 from tiderace.layers.local import DropLog, LocalChannels
 from tiderace.layers.messages import (
     ChannelMailbox,
@@ -356,13 +356,19 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
     # Streams
 
     async def stream_publish(
-        self, group: str, record: Mapping[str, Any], *, keep: Retention, key: str = ""
+        self,
+        group: str,
+        record: Mapping[str, Any],
+        *,
+        keep: Retention,
+        key: str = "",
+        key_ttl: float = KEY_TTL,
     ) -> Position:
         """Append a publication to the group's stream, like ``group_send``."""
         self.require_valid_group_name(group)
         data = self.serialize(envelope.wrap_record(record))
         metrics.MESSAGES_SENT.add()
-        published = await self._publisher.publish(group, data, keep, key)
+        published = await self._publisher.publish(group, data, keep, key, key_ttl)
         if published.members:
             publication = Publication.of_record(published.position, record)
             data = self.serialize(publication.as_event())
@@ -372,6 +378,10 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
     async def stream_find_published(self, group: str, key: str) -> Position | None:
         self.require_valid_group_name(group)
         return await self._brokers.broker_of(group).streams.find_published(group, key)
+
+    async def stream_expire_keys(self, group: str, keys: Sequence[str]) -> None:
+        self.require_valid_group_name(group)
+        await self._brokers.broker_of(group).streams.expire_keys(group, keys)
 
     async def stream_read(
         self,

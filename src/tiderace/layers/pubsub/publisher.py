@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection
 
 from tiderace import metrics
-from tiderace.layers.broker import Published, Retention
+from tiderace.layers.broker import KEY_TTL, Published, Retention
 from tiderace.layers.local import DropLog
 from tiderace.layers.pubsub.brokers import Brokers
 from tiderace.layers.pubsub.cursors import StreamCursors
@@ -48,7 +48,12 @@ class Publisher:
         self._drop_log = drop_log
 
     async def publish(
-        self, group: str, data: bytes, history: Retention | None = None, key: str = ""
+        self,
+        group: str,
+        data: bytes,
+        history: Retention | None = None,
+        key: str = "",
+        key_ttl: float = KEY_TTL,
     ) -> Published:
         """Publish to a group; see ``StreamStore.publish``."""
         begun = time.perf_counter()
@@ -59,6 +64,7 @@ class Publisher:
             members_age=self._members_age,
             history=history,
             key=key,
+            key_ttl=key_ttl,
         )
         took = self._reporter.round_trip = time.perf_counter() - begun
         metrics.PUBLISH_DURATION.observe(took)

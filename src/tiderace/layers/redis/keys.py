@@ -7,7 +7,7 @@ Keys (``P`` is the layer's prefix, ``G`` a group, ``Q`` a queue; all expire):
                             or as long as its history lasts
 ``P:group:G:meta``          its epoch and last offset; ten times as long
 ``P:group:G:once:K``        position of what was published under an idempotency key
-                            with the digest ``K``; five minutes
+                            with the digest ``K``; five minutes, of an outbox longer
 ``P:group:G``               named channels in the group by join time; ``group_expiry``
 ``P:queue:Q:list``          unread messages of a named channel; ``expiry``
 ``P:queue:Q:taken``         messages taken and not acknowledged yet; a lease longer

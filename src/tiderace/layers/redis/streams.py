@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from tiderace.history import Position
-from tiderace.layers.broker import Published, Retention, StreamMessage
+from tiderace.layers.broker import KEY_TTL, Published, Retention, StreamMessage
 from tiderace.layers.redis.commands import CommandRunner
 from tiderace.layers.redis.keys import KeySchema
 
@@ -25,9 +25,6 @@ _POSITION_LIFETIMES = 10
 
 # The same before the first message; listeners extend it once in the expiry.
 _EMPTY_LIFETIMES = 3
-
-# Milliseconds in which a publication under the same idempotency key is the same one.
-_IDEMPOTENCY_TTL_MS = 300_000
 
 # By what offsets leap at least after a failover: more messages than a replica can be
 # behind. As much again is random, so that two leaps from one offset do not meet.
@@ -59,6 +56,7 @@ class RedisStreams:
         members_age: float,
         history: Retention | None = None,
         key: str = "",
+        key_ttl: float = KEY_TTL,
     ) -> Published:
         ttl_ms = int(keep.seconds * 1000)
         # One call of the system for all that is random.
@@ -81,7 +79,7 @@ class RedisStreams:
             "publish": self._keys.publish_command,
             "history_size": "" if history is None else history.size,
             "history_ttl_ms": "" if history is None else int(history.seconds * 1000),
-            "once_ttl_ms": _IDEMPOTENCY_TTL_MS,
+            "once_ttl_ms": int(key_ttl * 1000),
             "max_bytes": self._max_bytes,
         }
         begun = time.monotonic()
@@ -108,6 +106,13 @@ class RedisStreams:
             return None
         epoch, offset, _ = found.split(b" ", 2)
         return Position(epoch.decode(), int(offset))
+
+    async def expire_keys(self, subject: str, keys: Sequence[str]) -> None:
+        await self._commands.run_script(
+            "expire_keys",
+            more_keys=[self._keys.once(subject, key) for key in keys],
+            ttl_ms=int(KEY_TTL * 1000),
+        )
 
     async def position(self, subject: str) -> Position | None:
         end, _ = await self.read_after(subject, None)

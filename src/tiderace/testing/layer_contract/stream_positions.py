@@ -91,6 +91,24 @@ class StreamPositionsContract(StreamContract):
         assert another.offset == first.offset + 1
         assert await self.read_data(layer) == ["a", "c"]
 
+    async def test_a_key_with_a_longer_life_is_found(self, layer: Any) -> None:
+        (first,) = await self.publish(layer, "a", key="k", key_ttl=86_400)
+        (again,) = await self.publish(layer, "b", key="k")
+
+        assert again == first
+        assert await layer.stream_find_published("stream", "k") == first
+
+    async def test_keys_that_are_to_end_in_five_minutes_are_still_found(
+        self, layer: Any
+    ) -> None:
+        (first,) = await self.publish(layer, "a", key="k", key_ttl=86_400)
+        (second,) = await self.publish(layer, "b", key="l")
+
+        await layer.stream_expire_keys("stream", ["k", "l", "unknown"])
+
+        assert await self.publish(layer, "c", key="k") == [first]
+        assert await self.publish(layer, "d", key="l") == [second]
+
     async def test_a_published_key_is_found_in_its_group_only(self, layer: Any) -> None:
         assert await layer.stream_find_published("room", "k") is None
         (first,) = await self.publish(layer, "a", key="k", group="room")

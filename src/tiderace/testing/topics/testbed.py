@@ -13,7 +13,7 @@ from django.apps import apps
 
 from tiderace.history import Position, Publication
 from tiderace.layers import InMemoryChannelLayer
-from tiderace.layers.broker import Retention
+from tiderace.layers.broker import KEY_TTL, Retention
 from tiderace.layers.manager import channel_layers
 from tiderace.testing.topics.blocking_client import TopicsClient
 from tiderace.testing.topics.client import AsyncTopicsClient, ClientOptions
@@ -41,10 +41,18 @@ class _CapturingLayer(InMemoryChannelLayer):
         self._publications = publications
 
     async def stream_publish(
-        self, group: str, record: Mapping[str, Any], *, keep: Retention, key: str = ""
+        self,
+        group: str,
+        record: Mapping[str, Any],
+        *,
+        keep: Retention,
+        key: str = "",
+        key_ttl: float = KEY_TTL,
     ) -> Position:
         known = bool(key) and await self.stream_find_published(group, key) is not None
-        position = await super().stream_publish(group, record, keep=keep, key=key)
+        position = await super().stream_publish(
+            group, record, keep=keep, key=key, key_ttl=key_ttl
+        )
         if not known and record.get("topic"):
             captured = CapturedPublication(
                 record["topic"],

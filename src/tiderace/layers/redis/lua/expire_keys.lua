@@ -1,0 +1,10 @@
+-- Lets idempotency keys of a group end that have a longer life.
+--
+-- KEYS: any number of idempotency keys
+-- ARGV: ttl_ms (from now on)
+local ttl_ms = unpack(ARGV)
+for _, key in ipairs(KEYS) do
+  if redis.call('PTTL', key) > tonumber(ttl_ms) then
+    redis.call('PEXPIRE', key, ttl_ms)
+  end
+end
