@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from support.redis_state import change_of_state
 from tiderace.history import merge
 from tiderace.layers import Retention
 from tiderace.layers.redis import RedisChannelLayer
@@ -46,7 +47,9 @@ def become_another(server, prefix, top, *entries):
     now = int(time.time() * 1000)
     for offset, data in entries:
         server.call("XADD", stream, f"{offset}-0", "i", offset, "t", now, "d", data)
-    server.call("HSET", meta, "n", top, "t", 0, "r", "another")
+    server.call(
+        *change_of_state(meta, offset=top, published_at=0, replication="another")
+    )
 
 
 async def test_messages_after_a_failover_with_losses_are_delivered(
@@ -92,11 +95,11 @@ async def test_a_member_gets_a_gap_for_messages_lost_in_a_failover(
 async def test_offsets_of_a_busy_group_rise_by_one(layer, mailbox, own_server, prefix):
     await send(layer, *range(20))
     # Long ago, so that the script asks where it is.
-    own_server.call("HSET", f"{prefix}:group:tide:meta", "t", 0)
+    own_server.call(*change_of_state(f"{prefix}:group:tide:meta", published_at=0))
 
     await send(layer, 20)
 
-    top = own_server.call("HGET", f"{prefix}:group:tide:meta", "n")
+    top = own_server.call(*change_of_state(f"{prefix}:group:tide:meta"))
     assert int(top) == 21
 
 
@@ -110,7 +113,7 @@ async def test_publishing_works_without_the_permission_for_info(own_server, pref
     await layer.group_add("tide", name)
 
     await send(layer, 1)
-    own_server.call("HSET", f"{prefix}:group:tide:meta", "t", 0)
+    own_server.call(*change_of_state(f"{prefix}:group:tide:meta", published_at=0))
     await send(layer, 2)
 
     received = [await asyncio.wait_for(layer.receive(name), 10) for _ in range(2)]
@@ -125,7 +128,8 @@ KEEP = Retention(4, 300)
 
 def fail_over(server, prefix):
     """Let the server look like another one with the same data."""
-    server.call("HSET", f"{prefix}:group:tide:meta", "t", 0, "r", "another")
+    meta = f"{prefix}:group:tide:meta"
+    server.call(*change_of_state(meta, published_at=0, replication="another"))
 
 
 async def publish(layer, *numbers):
@@ -156,7 +160,8 @@ async def test_a_history_has_its_last_publications_after_failovers(
 async def test_a_history_is_not_trimmed_at_a_failover(layer, own_server, prefix):
     await publish(layer, 1, 2)
     # Long ago, so that the next publication removes what has expired.
-    own_server.call("HSET", f"{prefix}:group:tide:meta", "c", 2, "ct", 0)
+    meta = f"{prefix}:group:tide:meta"
+    own_server.call(*change_of_state(meta, checkpoint=2, checkpoint_at=0))
     fail_over(own_server, prefix)
 
     await publish(layer, 3)
@@ -205,3 +210,17 @@ class Listener:
 
     def on_gap(self, group):
         self.publications.put_nowait(None)
+
+
+async def test_a_server_is_asked_for_its_history_once_in_twenty_milliseconds(
+    layer, own_server
+):
+    own_server.call("CONFIG", "RESETSTAT")
+    begun = time.monotonic()
+
+    for number in range(100):
+        await layer.group_send(f"tide{number}", {"type": "n"})
+
+    windows = (time.monotonic() - begun) * 1000 // 20 + 2
+    asked = own_server.call("INFO", "commandstats")["cmdstat_info"]["calls"]
+    assert 1 <= asked <= windows

@@ -27,8 +27,8 @@ def test_a_last_key_that_is_none_is_left_out():
     script = SCRIPTS["publish"]
     values = dict.fromkeys([*script.keys, *script.arguments], "x")
 
-    assert script.parameters(values | {"once": None}, (), ())[0] == 3
-    assert script.parameters(values, (), ())[0] == 4
+    assert script.parameters(values | {"once": None}, (), ())[0] == 4
+    assert script.parameters(values, (), ())[0] == 5
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from support.redis_state import change_of_state
 from support.waiting import until
 from tiderace.history import Position
 from tiderace.layers import Retention
@@ -158,7 +159,11 @@ async def test_no_offset_is_used_twice_after_a_failover(own_server, make_layer):
     await until(lambda: len(listener.received) == 2)
     # The server is another one now, and has the first alone.
     await command(layer, "XDEL", "2-0", suffix=":stream")
-    await command(layer, "HSET", "n", 1, "t", 0, "r", "another", suffix=":meta")
+    broker = layer._brokers[0]
+    change = change_of_state(
+        broker.keys.meta("tide"), offset=1, published_at=0, replication="another"
+    )
+    await broker.commands.execute(*change)
 
     await publish(layer, 3)
 

@@ -5,10 +5,11 @@ Keys (``P`` is the layer's prefix, ``G`` a group, ``Q`` a queue; all expire):
 ==========================  ==========================================================
 ``P:group:G:stream``        the group's last messages; ``expiry`` after the last one,
                             or as long as its history lasts
-``P:group:G:meta``          its epoch and last offset; ten times as long
+``P:group:G:meta``          its epoch, last offset and retention; ten times as long
 ``P:group:G:once:K``        position of what was published under an idempotency key
                             with the digest ``K``; five minutes, of an outbox longer
 ``P:group:G``               named channels in the group by join time; ``group_expiry``
+``P:server``                the server's replication id; a second
 ``P:queue:Q:list``          unread messages of a named channel; ``expiry``
 ``P:queue:Q:taken``         messages taken and not acknowledged yet; a lease longer
 ``P:processes``             processes by their last heartbeat; a lease
@@ -21,7 +22,7 @@ In ``G``, ``%`` and ``:`` are percent-encoded, so that no key of a group is that
 another one. Those of presence are in ``tiderace.layers.redis.presence``. In a cluster
 ``G`` is as it is, and there are braces around ``P:group:G``, ``P:queue:Q`` and
 ``P:rate:K``, and around the pub/sub channels of the same names, so that the keys and the
-channel of a script are in one slot.
+channel of a script are in one slot; the replication id is kept for each group.
 """
 
 from __future__ import annotations
@@ -67,6 +68,11 @@ class KeySchema:
 
     def meta(self, subject: str) -> str:
         return f"{self.group(subject)}:meta"
+
+    def server(self, subject: str) -> str:
+        if self._cluster:  # in the slot of the group's other keys
+            return f"{self.group(subject)}:server"
+        return f"{self._prefix}:server"
 
     def once(self, subject: str, key: str) -> str:
         # Clients choose keys of any length.

@@ -19,9 +19,11 @@ _FOLDER = Path(__file__).parent / "lua"
 _SHARED = (
     "presence_group",
     "history_start",
+    "load_state",
     "now_ms",
     "publish_message",
     "replication_id",
+    "save_state",
 )
 
 _UNPACKED = re.compile(rb"local ([\w,\s]+?) = unpack\((KEYS|ARGV)\b")

@@ -66,6 +66,7 @@ class RedisStreams:
             "stream": self._keys.stream(subject),
             "meta": self._keys.meta(subject),
             "members": self._keys.group(subject),
+            "server": self._keys.server(subject),
             "once": self._keys.once(subject, key) if key else None,
             "channel": self._keys.group_channel(subject),
             "data": data,
@@ -165,6 +166,7 @@ class RedisStreams:
                 "read",
                 stream=self._keys.stream(subject),
                 meta=self._keys.meta(subject),
+                server=self._keys.server(subject),
                 **values,
             )
             epoch, last_offset, entries, has_more, above, below = reply

@@ -1,7 +1,8 @@
 -- Appends a message to a group's stream and publishes it, in one step.
 --
--- KEYS: stream, meta, members (sorted set: named channel by join time), once (what was
---       published under the idempotency key; left out when there is no such key)
+-- KEYS: stream, meta, members (sorted set: named channel by join time), server (the
+--       server's replication id, see replication_id), once (what was published under the
+--       idempotency key; left out when there is no such key)
 -- ARGV: channel (pub/sub), data, id (of the message), capacity, ttl_ms (of the stream),
 --       position_ttl_ms (of meta), new_epoch, is_retry ('1' or '0'), members_age_ms (how
 --       long a membership lasts, 0 for ever), leap (added to the offset after a
@@ -9,7 +10,7 @@
 --       history_size ('' to leave it as it is), history_ttl_ms, once_ttl_ms, max_bytes
 --       (of the stream)
 -- Returns: epoch, offset, named channels in the group
-local stream, meta, members, once = unpack(KEYS)
+local stream, meta, members, server, once = unpack(KEYS)
 local channel, data, id, capacity, ttl_ms, position_ttl_ms, new_epoch, is_retry,
   members_age_ms, leap, elapsed_ms, publish, history_size, history_ttl_ms,
   once_ttl_ms, max_bytes = unpack(ARGV)
@@ -42,9 +43,10 @@ if once then
     return {of, tonumber(at), earlier == id and named_channels() or {}}
   end
 end
-local stored = redis.call('HMGET', meta,
-  'e', 'n', 't', 'r', 'c', 'ct', 'hs', 'hm', 'h', 'ht', 'k')
-local epoch, last_offset, before = stored[1], tonumber(stored[2] or 0), nil
+local epoch, last_offset, published_at, replication, leaps, size, history_ttl, _, bytes,
+  steps, checkpoint, checkpoint_at, history_checkpoint, history_checkpoint_at =
+  load_state(meta)
+local before
 if epoch and is_retry == '1' then
   -- The first try may have been executed although its reply was lost.
   local found = find(now - elapsed_ms)
@@ -53,21 +55,22 @@ if epoch and is_retry == '1' then
   end
 end
 if not epoch then
-  epoch, last_offset = new_epoch, 0
-  redis.call('HSET', meta, 'e', epoch, 'r', replication_id())
+  epoch, last_offset, published_at, replication, leaps, size, history_ttl, bytes, steps,
+    checkpoint, checkpoint_at, history_checkpoint, history_checkpoint_at =
+    new_epoch, 0, now, replication_id(server, now), '', false, 0, 0, '0 0 0', 0, 0, 0, 0
   -- Entries of an older epoch would have higher offsets.
   redis.call('DEL', stream)
-elseif math.abs(now - tonumber(stored[3] or 0)) > 20 then
+elseif math.abs(now - published_at) > 20 then
   -- After a failover, or a restart from a file, the server may lack the last messages,
   -- which subscribers have received: their offsets must not be used again. No failover
   -- takes less than 20 ms, so a busy group is spared the question.
-  local current = replication_id()
-  if current ~= stored[4] then
+  local current = replication_id(server, now)
+  if current ~= replication then
     before, last_offset = last_offset, last_offset + tonumber(leap)
+    replication = current
     -- Of earlier leaps, only those of the last weeks matter.
-    local leaps = string.format('%.0f %.0f ', before, last_offset + 1)
-      .. string.sub(redis.call('HGET', meta, 'p') or '', 1, 200)
-    redis.call('HSET', meta, 'r', current, 'p', string.match(leaps, '^.* '))
+    leaps = string.format('%.0f %.0f ', before, last_offset + 1) .. string.sub(leaps, 1, 200)
+    leaps = string.match(leaps, '^.* ')
   end
 end
 local offset = last_offset + 1
@@ -75,22 +78,17 @@ local offset = last_offset + 1
 -- Everything is kept for ttl_ms, for processes that were disconnected. The last
 -- history_size entries are kept for history_ttl_ms, by whatever publication.
 local ttl = tonumber(ttl_ms)
-local size, history_ttl = tonumber(stored[7] or 0), tonumber(stored[8] or 0)
-if history_size ~= '' and not (
-  stored[7] and tonumber(history_size) == size and tonumber(history_ttl_ms) == history_ttl
-) then
+if history_size ~= '' then
   size, history_ttl = tonumber(history_size), tonumber(history_ttl_ms)
-  redis.call('HSET', meta, 'hs', size, 'hm', history_ttl)
 end
-local has_history = size > 0 and history_ttl > ttl
+local kept = size or 0
+local has_history = kept > 0 and history_ttl > ttl
 local position_ttl = math.max(tonumber(position_ttl_ms), history_ttl * 10)
 -- Bytes since the last step, four of which are kept.
-local bytes = tonumber(stored[11] or 0) + #data
+bytes = bytes + #data
 local is_step = bytes > tonumber(max_bytes) / 4
-redis.call('HSET', meta, 'n', offset, 't', now, 'l', position_ttl,
-  'k', is_step and 0 or bytes)
 
-local max_length = math.max(tonumber(capacity), size)
+local max_length = math.max(tonumber(capacity), kept)
 local entry_id = string.format('%.0f-0', offset)
 if before then
   redis.call('XADD', stream, 'MAXLEN', '~', max_length, entry_id,
@@ -106,27 +104,25 @@ local function trim(last)
   end
 end
 if is_step then
-  local stored_steps = redis.call('HGET', meta, 'ko') or '0 0 0'
-  local steps, last = string.match(stored_steps, '^(%d+ %d+) (%d+)$')
+  local newer, last = string.match(steps, '^(%d+ %d+) (%d+)$')
   trim(tonumber(last))
-  redis.call('HSET', meta, 'ko', string.format('%.0f ', offset) .. steps)
+  steps, bytes = string.format('%.0f ', offset) .. newer, 0
 end
 -- What was there at the last checkpoint has expired since, so a busy group keeps the
 -- messages of two periods at most.
-if now - tonumber(stored[6] or 0) >= ttl then
-  local expired = tonumber(stored[5] or 0)
-  if has_history then
-    expired = math.min(expired, history_start(offset, size, redis.call('HGET', meta, 'p')))
-  end
+if now - checkpoint_at >= ttl then
+  local expired = checkpoint
+  if has_history then expired = math.min(expired, history_start(offset, kept, leaps)) end
   trim(expired)
-  redis.call('HSET', meta, 'c', offset, 'ct', now)
+  checkpoint, checkpoint_at = offset, now
 end
-if has_history and now - tonumber(stored[10] or 0) >= history_ttl then
-  trim(tonumber(stored[9] or 0))
-  redis.call('HSET', meta, 'h', offset, 'ht', now)
+if has_history and now - history_checkpoint_at >= history_ttl then
+  trim(history_checkpoint)
+  history_checkpoint, history_checkpoint_at = offset, now
 end
 redis.call('PEXPIRE', stream, has_history and history_ttl or ttl)
-redis.call('PEXPIRE', meta, position_ttl)
+save_state(meta, epoch, offset, now, replication, leaps, size, history_ttl, position_ttl,
+  bytes, steps, checkpoint, checkpoint_at, history_checkpoint, history_checkpoint_at)
 local position = epoch .. ' ' .. string.format('%.0f', offset) .. ' '
 if once then redis.call('SET', once, position .. id, 'PX', once_ttl_ms) end
 publish_message(publish, channel, position .. data)

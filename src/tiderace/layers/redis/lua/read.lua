@@ -1,7 +1,7 @@
 -- Reads a group's stream within its history: all of it, or about a megabyte. Creates the
 -- stream if there is none.
 --
--- KEYS: stream, meta
+-- KEYS: stream, meta, server (see replication_id)
 -- ARGV: since_epoch ('' for any), above and below (offsets that bound what is read, '' for
 --       no bound), limit (-1 for all), reverse ('1' for the newest first), history_size
 --       ('' on the calls after the first, whose bounds cover it), history_ttl_ms,
@@ -9,33 +9,35 @@
 --       publication; listeners extend it)
 -- Returns: epoch, last offset, entries as (offset, offset of the one before, age in ms,
 --          data), 1 if there is more, and above and below for the next call
-local stream, meta = unpack(KEYS)
+local stream, meta, server = unpack(KEYS)
 local since_epoch, above, below, limit, reverse, history_size, history_ttl_ms, new_epoch,
   position_ttl_ms, empty_ttl_ms = unpack(ARGV)
 local now = now_ms()
 local size, ttl = tonumber(history_size), tonumber(history_ttl_ms)
 
-local stored = redis.call('HMGET', meta, 'e', 'n', 'l', 'hs', 'p')
-local epoch, last_offset = stored[1] or new_epoch, tonumber(stored[2] or 0)
-local position_ttl = tonumber(stored[3] or 0)
-if not stored[1] then
-  redis.call('HSET', meta, 'e', epoch, 'n', 0, 'r', replication_id())
+local state = {load_state(meta)}
+if not state[1] then
+  state = {new_epoch, 0, now, replication_id(server, now), '', false, 0, 0, 0, '0 0 0',
+    0, 0, 0, 0}
   redis.call('DEL', stream)
 end
-if not stored[4] and size then
+local epoch, last_offset, leaps, position_ttl = state[1], state[2], state[5], state[8]
+if not state[6] and size then
   -- No publication has set a history yet: group messages are kept by this one.
   position_ttl = math.max(position_ttl, tonumber(position_ttl_ms), ttl * 10)
   -- Clients can subscribe to any number of names.
   if last_offset == 0 then position_ttl = tonumber(empty_ttl_ms) end
-  redis.call('HSET', meta, 'hs', size, 'hm', ttl, 'l', position_ttl)
+  state[6], state[7], state[8] = size, ttl, position_ttl
+  save_state(meta, unpack(state))
   if size > 0 and redis.call('PTTL', stream) < ttl then
     redis.call('PEXPIRE', stream, ttl)
   end
+else
+  redis.call('PEXPIRE', meta, position_ttl)
 end
-if position_ttl > 0 then redis.call('PEXPIRE', meta, position_ttl) end
 
 local low, high = tonumber(above) or 0, tonumber(below) or last_offset + 1
-if size then low = math.max(low, history_start(last_offset, size, stored[5])) end
+if size then low = math.max(low, history_start(last_offset, size, leaps)) end
 local left = tonumber(limit)
 local entries, bytes, seen = {}, 0, 0
 local done = left == 0 or (since_epoch ~= '' and since_epoch ~= epoch)

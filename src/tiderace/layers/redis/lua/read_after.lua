@@ -7,13 +7,12 @@
 local stream, meta = unpack(KEYS)
 local offset = unpack(ARGV)
 
-local stored = redis.call('HMGET', meta, 'e', 'n', 'l')
-local epoch, last_offset, position_ttl_ms = unpack(stored, 1, 3)
+local epoch, last_offset, _, _, _, _, _, position_ttl_ms = load_state(meta)
 if not epoch then
   return {'', 0, {}}
 end
 -- The caller keeps the epoch, which must not expire here before it does there.
-if position_ttl_ms then redis.call('PEXPIRE', meta, position_ttl_ms) end
+redis.call('PEXPIRE', meta, position_ttl_ms)
 local now = now_ms()
 local entries, size = {}, 0
 local after = offset .. '-0'
@@ -30,4 +29,4 @@ while offset ~= '' and size < 1000000 and #entries < 1000 do
   end
   if #found < 20 then break end
 end
-return {epoch, tonumber(last_offset), entries}
+return {epoch, last_offset, entries}
