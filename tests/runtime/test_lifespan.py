@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from asgiref.testing import ApplicationCommunicator
 from django.core.signals import setting_changed
 
+from support.waiting import settle, within
 from tiderace.layers import ChannelLayerManager, channel_layers
 from tiderace.routing import ProtocolTypeRouter
 from tiderace.runtime import lifespan
-from tiderace.runtime.lifespan import Lifespan, on_shutdown, on_startup
+from tiderace.runtime.lifespan import (
+    Lifespan,
+    on_shutdown,
+    on_startup,
+    while_serving,
+)
 
 STARTUP = {"type": "lifespan.startup"}
 SHUTDOWN = {"type": "lifespan.shutdown"}
@@ -172,6 +180,43 @@ async def test_a_hook_registered_twice_runs_once(process):
 
     assert process.shutdown == [close]
     assert process.startup == [close]
+
+
+async def test_work_runs_from_the_start_of_the_process_to_its_stop(process):
+    log: list[str] = []
+    begun = asyncio.Event()
+
+    @while_serving
+    async def work():
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            log.append("cancelled")
+
+    on_shutdown(hook(log, "close"))
+    running = server(ProtocolTypeRouter({}))
+
+    assert not begun.is_set()
+    await say(running, STARTUP)
+    await within(begun.wait())
+    await say(running, SHUTDOWN)
+
+    assert log == ["close", "cancelled"]
+
+
+async def test_an_error_of_work_is_logged_and_ends_it_alone(process, caplog):
+    @while_serving
+    async def work():
+        raise RuntimeError("no tide today")
+
+    running = server(ProtocolTypeRouter({}))
+
+    assert await say(running, STARTUP) == {"type": "lifespan.startup.complete"}
+    await settle()
+    assert await say(running, SHUTDOWN) == {"type": "lifespan.shutdown.complete"}
+
+    assert "no tide today" in caplog.text
 
 
 class Layer:

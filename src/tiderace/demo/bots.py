@@ -17,7 +17,7 @@ from tiderace.db import database_sync_to_async
 from tiderace.demo.chat import rooms
 from tiderace.demo.people.person import BOTS, Person, person_of
 from tiderace.exceptions import LayerUnavailable
-from tiderace.runtime.lifespan import on_shutdown, on_startup
+from tiderace.runtime.lifespan import while_serving
 from tiderace.topics import apresence_stats, apublish
 
 logger = logging.getLogger(__name__)
@@ -41,26 +41,12 @@ LINES = [
     "And when you close one of them, you have not left.",
 ]
 
-_tasks: set[asyncio.Task[None]] = set()
 
-
-@on_startup
-async def start() -> None:
-    """Start the bots of this process."""
-    if settings.BOTS:
-        _tasks.add(asyncio.create_task(_run()))
-
-
-@on_shutdown
-async def stop() -> None:
-    """Stop them."""
-    for task in _tasks:
-        task.cancel()
-    await asyncio.gather(*_tasks, return_exceptions=True)
-    _tasks.clear()
-
-
-async def _run() -> None:
+@while_serving
+async def talk() -> None:
+    """Write a message every few seconds, while the room is open somewhere."""
+    if not settings.BOTS:
+        return
     people = await database_sync_to_async(_people)()
     while True:
         await asyncio.sleep(INTERVAL - time.time() % INTERVAL)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeAlias, TypeVar
 
 from tiderace.asgi import Receive, Scope, Send
+from tiderace.runtime.tasks import TaskGroup
 
-__all__ = ["Lifespan", "on_shutdown", "on_startup", "process_lifespan"]
+__all__ = [
+    "Lifespan",
+    "on_shutdown",
+    "on_startup",
+    "process_lifespan",
+    "while_serving",
+]
 
 logger = logging.getLogger("tiderace.lifespan")
 
 Hook: TypeAlias = Callable[[], Awaitable[object]]
 _Hook = TypeVar("_Hook", bound=Hook)
+_Work = TypeVar("_Work", bound=Callable[[], Coroutine[Any, Any, object]])
 
 
 class Lifespan:
@@ -100,6 +108,22 @@ def on_shutdown(hook: _Hook) -> _Hook:
     if hook not in process_lifespan.shutdown:
         process_lifespan.shutdown.append(hook)
     return hook
+
+
+def while_serving(work: _Work) -> _Work:
+    """Run ``work()`` in a task of this process from its start to its stop; a decorator.
+
+    Every process runs it. At the stop it is cancelled and awaited, before the shutdown
+    hooks that were registered earlier. An error ends it alone and is logged.
+    """
+    tasks = TaskGroup(logger)
+
+    async def start() -> None:
+        tasks.spawn(work())
+
+    on_startup(start)
+    on_shutdown(tasks.cancel)
+    return work
 
 
 def _name(hook: Hook) -> str:
