@@ -85,6 +85,33 @@ def test_a_histogram_counts_values_by_bounds():
     assert (waves.count, waves.total) == (4, 10.0)
 
 
+def test_a_quantile_is_interpolated_between_the_bounds():
+    waves = Histogram("waves", "metres", "height of waves", (1.0, 2.0, 4.0))
+    for height in (0.5, 0.5, 1.5, 3.0):
+        waves.observe(height)
+
+    assert waves.quantile(0.5) == 1.0
+    assert waves.quantile(0.75) == 2.0
+    assert waves.quantile(0.875) == 3.0
+
+
+def test_a_quantile_above_the_bounds_is_the_largest_bound():
+    waves = Histogram("waves", "metres", "height of waves", (1.0, 2.0))
+    waves.observe(30.0)
+
+    assert waves.quantile(0.99) == 2.0
+
+
+def test_a_quantile_since_an_earlier_reading_leaves_out_what_was_counted_before():
+    waves = Histogram("waves", "metres", "height of waves", (1.0, 2.0))
+    waves.observe(0.5)
+    before = list(waves.counts)
+
+    assert waves.quantile(0.5, since=before) is None
+    waves.observe(1.5)
+    assert waves.quantile(1.0, since=before) == 2.0
+
+
 def test_every_metric_has_a_unit_a_description_and_a_unique_name():
     everything = [*measurements(), *labelled_counters(), *histograms()]
 

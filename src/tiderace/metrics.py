@@ -7,8 +7,9 @@ values at scrape time.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TypeVar
 
 __all__ = [
@@ -138,6 +139,31 @@ class Histogram:
     def count(self) -> int:
         """The number of values."""
         return sum(self.counts)
+
+    def quantile(self, share: float, since: Sequence[int] = ()) -> float | None:
+        """Return an estimate of the value that ``share`` of the values do not exceed.
+
+        Within two bounds the values are taken as evenly spread, as Prometheus does.
+
+        Args:
+            share: from 0 to 1; 0.5 for the median.
+            since: a copy of ``counts``: what was counted by then is left out.
+
+        Returns:
+            In the histogram's unit; the largest bound for values above it, None where
+            nothing was counted.
+        """
+        counts = [
+            now - before for now, before in zip_longest(self.counts, since, fillvalue=0)
+        ]
+        if not (total := sum(counts)):
+            return None
+        below, lower = 0, 0.0
+        for count, upper in zip(counts, self.bounds, strict=False):
+            if count and below + count >= share * total:
+                return lower + (upper - lower) * (share * total - below) / count
+            below, lower = below + count, upper
+        return lower
 
 
 M = TypeVar("M", Measurement, LabelledCounter, Histogram)
