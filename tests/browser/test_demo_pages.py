@@ -1,13 +1,19 @@
-"""The demo's poll in Chromium."""
+"""The demo's poll and dashboard in Chromium."""
 
 from __future__ import annotations
+
+import contextlib
+import re
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from browser.demo_windows import Visitor
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+
+TOPIC = "ops:metrics"
 
 
 # The poll
@@ -99,3 +105,70 @@ def test_the_qr_code_is_labelled_with_the_address_of_the_ballot(signed_in, stran
     voter.page.goto(presenter.locator(".voters a").inner_text())
 
     expect(voter.page.get_by_role("heading", name="Vote")).to_be_visible()
+
+
+# The dashboard
+
+
+def test_the_dashboard_ticks_and_pauses_while_it_is_hidden(signed_in, demo):
+    page = signed_in("alice").page
+    page.goto(f"{demo.url}/operations/")
+    expect(page.locator("#processes")).to_contain_text("1 process,")
+    first = page.locator("#processes").inner_text()
+    expect(page.locator("#processes")).not_to_have_text(first)
+    connections = page.locator(".chart", has_text="Connections").locator("b")
+    expect(connections).to_have_text(re.compile(r"^[1-9]\d*$"))
+
+    with (
+        contextlib.closing(demo.visitor().log_in("bob")) as bob,
+        bob.topic(TOPIC) as it,
+    ):
+
+        def viewers() -> int:
+            reply = it.ask(presence_stats={"channel": TOPIC})
+            return reply["presence_stats"]["num_clients"]
+
+        wait_until(lambda: viewers() == 2, what="the page's subscription")
+        hide(page, hidden=True)
+        wait_until(lambda: viewers() == 1, what="the end of the page's subscription")
+        paused = page.locator("#processes").inner_text()
+        hide(page, hidden=False)
+
+        wait_until(lambda: viewers() == 2, what="the page's new subscription")
+        expect(page.locator("#processes")).not_to_have_text(paused)
+
+
+def hide(page: Page, *, hidden: bool) -> None:
+    page.evaluate(
+        """(hidden) => {
+          Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+          document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        hidden,
+    )
+
+
+def test_the_charts_are_drawn_in_the_colours_of_the_theme(signed_in):
+    alice = signed_in("alice", color_scheme="light")
+    # The test reads pixels, and the page does not.
+    alice.forgiven.append("willReadFrequently")
+    page = alice.page
+    page.goto(f"{alice.url}/operations/")
+    expect(page.locator("canvas")).to_have_count(6)
+    expect(page.locator("#processes")).to_contain_text("1 process,")
+    # The darkest pixel of a chart without its lines: the labels of the axes.
+    darkest = """() => {
+      const canvas = document.querySelector("canvas");
+      const { data } = canvas.getContext("2d").getImageData(0, 0, 60, canvas.height);
+      let darkest = 255;
+      for (let at = 0; at < data.length; at += 4) {
+        if (data[at + 3] > 200) darkest = Math.min(darkest, data[at]);
+      }
+      return darkest;
+    }"""
+    light = page.evaluate(darkest)
+
+    page.locator("#theme").click()
+    page.locator("#theme").click()
+
+    page.wait_for_function(f"(light) => ({darkest})() > light", arg=light)

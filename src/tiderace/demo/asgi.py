@@ -17,4 +17,6 @@ application = get_application(
     http=ASGIStaticFilesHandler(get_asgi_application()),
 )
 
-from tiderace.demo import bots  # noqa: E402, F401 - registers what starts with the server
+# These register what runs while the server does.
+from tiderace.demo import bots  # noqa: E402, F401
+from tiderace.demo.ops import sampler  # noqa: E402, F401

@@ -17,5 +17,6 @@ urlpatterns = [
     path("", include("tiderace.demo.chat.urls")),
     path("", include("tiderace.demo.board.urls")),
     path("", include("tiderace.demo.poll.urls")),
+    path("", include("tiderace.demo.ops.urls")),
     path("", include("tiderace.demo.breakit.urls")),
 ]

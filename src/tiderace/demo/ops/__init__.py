@@ -1,0 +1,1 @@
+"""The operations dashboard: Tiderace's own metrics, once a second, as charts."""
