@@ -335,7 +335,7 @@ def test_stylesheets_and_scripts_use_no_other_host():
 
     # A comment loads nothing.
     code = {
-        file: re.sub(r"/\*.*?\*/", "", file.read_text(), flags=re.S) for file in shipped
+        file: re.sub(r"/\*.*?\*/", "", file.read_text(), flags=re.DOTALL) for file in shipped
     }
     naming = [file.name for file in shipped if re.search(r"\w+://", code[file])]
 
