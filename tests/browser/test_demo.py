@@ -703,6 +703,7 @@ PAGES = [
     ("board", "/board/"),
     ("poll", "/poll/"),
     ("vote", "/vote/"),
+    ("devices", "/devices/"),
     ("operations", "/operations/"),
     ("break-it", "/break-it/"),
     ("source", "/source/people/"),

@@ -1,9 +1,10 @@
-"""The demo's poll and dashboard in Chromium."""
+"""The demo's poll, dashboard and devices in Chromium."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -172,3 +173,41 @@ def test_the_charts_are_drawn_in_the_colours_of_the_theme(signed_in):
     page.locator("#theme").click()
 
     page.wait_for_function(f"(light) => ({darkest})() > light", arg=light)
+
+
+# The devices
+
+
+@pytest.fixture(scope="module")
+def fleet(demo) -> Iterator[None]:
+    """The simulated devices, in a process of their own."""
+    with demo.running("simulate", "--url", demo.url):
+        yield
+
+
+@pytest.mark.usefixtures("fleet")
+def test_all_devices_report_and_their_values_change_on_the_page(signed_in, demo):
+    page = signed_in("alice").page
+    page.goto(f"{demo.url}/devices/")
+
+    expect(page.locator("#reporting")).to_have_text("200", timeout=60_000)
+    expect(page.locator("#sea circle.silent")).to_have_count(0)
+    first = page.locator("#rows tr").first
+    cell = first.locator("td").first
+    before = cell.inner_text()
+    assert re.fullmatch(r"\d+\.\d\d m", before)
+    expect(cell).not_to_have_text(before)
+
+
+@pytest.mark.usefixtures("fleet")
+def test_alarms_are_shown_in_the_list_the_table_and_the_map(signed_in, demo):
+    page = signed_in("alice").page
+    page.goto(f"{demo.url}/devices/")
+
+    alarm = page.locator("#alarms li").first
+    # The storm and empty batteries cause some in every minute.
+    expect(alarm).to_contain_text(re.compile("Buoy"), timeout=60_000)
+    expect(page.locator("#sea circle.high")).not_to_have_count(0)
+    expect(page.locator("#alarm-count")).to_have_text(re.compile("[1-9]"))
+    page.reload()
+    expect(page.locator("#alarm-count")).to_have_text(re.compile("[1-9]"))

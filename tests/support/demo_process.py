@@ -130,6 +130,16 @@ class DemoProcess:
             check=False,
         )
 
+    @contextlib.contextmanager
+    def running(self, *arguments: str) -> Iterator[None]:
+        """Run a management command beside the demo until the end of the block."""
+        command = [sys.executable, "-m", "tiderace.demo.manage", *arguments]
+        with subprocess.Popen(command, env=self._env, cwd=self.folder) as process:
+            try:
+                yield
+            finally:
+                process.kill()
+
     def visitor(self) -> Visitor:
         """Return a visitor without cookies."""
         return Visitor(self.url)

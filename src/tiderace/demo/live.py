@@ -1,4 +1,4 @@
-"""The endpoint of all topics, and the WebSocket route to it."""
+"""The WebSocket routes: the endpoint of all topics, and the devices'."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from django.urls import path
 
+from tiderace.demo.devices.consumers import DeviceSocket
 from tiderace.demo.people.person import person_of
 from tiderace.topics import Refuse, TopicsEndpoint
 
@@ -23,4 +24,7 @@ class Endpoint(TopicsEndpoint):
         return person_of(user).as_dict() if user.is_authenticated else None
 
 
-websocket_urlpatterns = [path("connection/", Endpoint.as_asgi())]
+websocket_urlpatterns = [
+    path("connection/", Endpoint.as_asgi()),
+    path("devices/socket/", DeviceSocket.as_asgi()),
+]

@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from tiderace.demo.board.models import Column, Note
 from tiderace.demo.chat.models import STAFF_ROOM, Message, Room
+from tiderace.demo.devices.models import Device
 from tiderace.demo.people.person import BOTS, SEEDED, STAFF, person_of
 from tiderace.demo.poll.models import Question
 
@@ -28,6 +29,7 @@ NOTES = {
     "Read src/tiderace/demo/board: a model, a topic, a page": Column.DOING,
     "Start the demo": Column.DONE,
 }
+BUOYS = 200
 ASKED = "Which way does a message take to you?"
 OPTIONS = ["WebSocket", "Server-sent events", "Long polling", "A postcard"]
 _GUESTS_KEPT = timedelta(days=7)
@@ -58,10 +60,20 @@ def seed() -> None:
             Note(text=text, column=column, author="Tiderace", rank=rank)
             for rank, (text, column) in enumerate(NOTES.items())
         )
+    if not Device.objects.exists():
+        Device.objects.bulk_create(_buoy(number) for number in range(BUOYS))
     if not Question.objects.exists():
         question = Question.objects.create(text=ASKED)
         for text in OPTIONS:
             question.options.create(text=text)
+
+
+def _buoy(number: int) -> Device:
+    """Return a buoy in the sea, which lies between two coasts."""
+    # Multiples of these two spread evenly: they come from the plastic ratio.
+    x = 3 + 94 * (number * 0.7548776662 % 1)
+    y = 12 + 36 * (number * 0.5698402910 % 1)
+    return Device(name=f"Buoy {number + 1:03}", x=round(x, 1), y=round(y, 1))
 
 
 def _say(room: Room) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import django
 import uvicorn
+from django.conf import settings
 from django.core.management import call_command
 
 from tiderace.server.development import bind
@@ -42,30 +46,48 @@ def serve(host: str, port: int, *, workers: int = 1) -> None:
     from tiderace.demo.seed import seed
 
     seed()
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     greeting = threading.Thread(
-        target=_greet_when_answered, args=(host, port, workers), daemon=True
+        target=_greet_when_answered, args=(here, port, workers), daemon=True
     )
     greeting.start()
-    uvicorn.run(
-        "tiderace.demo.asgi:application",
-        host=host,
-        port=port,
-        workers=workers,
-        http=HttpProtocol,
-        ws=WebSocketProtocol,
-        ws_per_message_deflate=False,
-        ws_max_size=1 << 20,
-        timeout_graceful_shutdown=3,
-        # All processes start at once, perhaps on a slow machine.
-        timeout_worker_healthcheck=60,
-        log_config=None,
-        access_log=False,
-    )
+    with _simulator(
+        f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"
+    ):
+        uvicorn.run(
+            "tiderace.demo.asgi:application",
+            host=host,
+            port=port,
+            workers=workers,
+            http=HttpProtocol,
+            ws=WebSocketProtocol,
+            ws_per_message_deflate=False,
+            ws_max_size=1 << 20,
+            timeout_graceful_shutdown=3,
+            # All processes start at once, perhaps on a slow machine.
+            timeout_worker_healthcheck=60,
+            log_config=None,
+            access_log=False,
+        )
 
 
-def _greet_when_answered(host: str, port: int, workers: int) -> None:
+@contextlib.contextmanager
+def _simulator(url: str) -> Iterator[None]:
+    """Run the simulated devices in a process of their own."""
+    if not settings.BOTS:
+        yield
+        return
+    command = [sys.executable, "-m", "tiderace.demo.manage", "simulate", "--url", url]
+    process = subprocess.Popen(command)  # noqa: S603 - our own line
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _greet_when_answered(here: str, port: int, workers: int) -> None:
     """Print the greeting once a process answers."""
-    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     for _ in range(600):
         with contextlib.suppress(OSError, http.client.HTTPException):
             connection = http.client.HTTPConnection(here, port, timeout=10)

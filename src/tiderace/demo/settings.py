@@ -40,6 +40,7 @@ INSTALLED_APPS = [
     "tiderace.demo.board",
     "tiderace.demo.poll",
     "tiderace.demo.ops",
+    "tiderace.demo.devices",
     "tiderace.demo.breakit",
 ]
 MIDDLEWARE = [
@@ -87,17 +88,22 @@ DATABASES = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
+# Reports that may wait for the worker that stores them.
+_CONFIG: dict[str, Any] = {"channel_capacity": {"telemetry": 5_000}}
 CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
-    "default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
+    "default": {
+        "BACKEND": "tiderace.layers.InMemoryChannelLayer",
+        "CONFIG": _CONFIG,
+    }
 }
 if os.environ.get("TIDERACE_DEMO_LAYER") == "database":
-    CHANNEL_LAYERS["default"] = {
-        "BACKEND": "tiderace.layers.database.DatabaseChannelLayer"
-    }
+    CHANNEL_LAYERS["default"]["BACKEND"] = (
+        "tiderace.layers.database.DatabaseChannelLayer"
+    )
 elif _redis := os.environ.get("TIDERACE_DEMO_REDIS"):
     CHANNEL_LAYERS["default"] = {
         "BACKEND": "tiderace.layers.redis.RedisChannelLayer",
-        "CONFIG": {"hosts": [_redis], "prefix": "tiderace-demo"},
+        "CONFIG": {**_CONFIG, "hosts": [_redis], "prefix": "tiderace-demo"},
     }
 
 # Pages that were away during a flood of 10,000 messages recover it in one go.

@@ -18,5 +18,6 @@ urlpatterns = [
     path("", include("tiderace.demo.board.urls")),
     path("", include("tiderace.demo.poll.urls")),
     path("", include("tiderace.demo.ops.urls")),
+    path("", include("tiderace.demo.devices.urls")),
     path("", include("tiderace.demo.breakit.urls")),
 ]

@@ -1,0 +1,1 @@
+"""Buoys that report from the sea: ingest, newest values, alarms, storage in batches."""
