@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from types import SimpleNamespace
 
@@ -524,6 +525,64 @@ async def test_a_removed_permission_for_presence_ends_the_joins(app, ada):
         await apublish("hall", 1)
 
         assert (await client.push())["pub"]["data"] == 1
+
+
+async def test_a_permission_for_presence_that_returns_begins_the_joins_again(app, ada):
+    class Hall(Topic):
+        pattern = "hall"
+        permission_classes = [AllowAny]
+        presence = Presence.PER_CONNECTION
+
+        async def can_see_presence(self, user):
+            return await user.ahas_perm("auth.view_user")
+
+    permission = await Permission.objects.aget(codename="view_user")
+    async with WireClient(app, connect={"token": connection_token(ada)}) as client:
+        await client.subscribe("hall", join_leave=True)
+
+        await ada.user_permissions.aadd(permission)
+        push = await client.push("changed")
+        async with WireClient(app) as other:
+            await other.subscribe("hall")
+            joined = await client.push("join")
+
+    assert push == {"channel": "hall", "changed": {}}
+    assert joined["join"]["info"]["client"] == other.id
+
+
+async def test_a_permission_that_is_removed_while_a_client_subscribes_ends_the_joins(
+    app, ada
+):
+    checks, checking, go_on = [], asyncio.Event(), asyncio.Event()
+
+    class Hall(Topic):
+        pattern = "hall"
+        permission_classes = [AllowAny]
+        presence = Presence.PER_CONNECTION
+
+        async def can_see_presence(self, user):
+            allowed = await user.ahas_perm("auth.view_user")
+            checks.append(allowed)
+            if allowed:
+                checking.set()
+                await go_on.wait()
+            else:
+                go_on.set()
+            return allowed
+
+    permission = await Permission.objects.aget(codename="view_user")
+    await ada.user_permissions.aadd(permission)
+    async with WireClient(app, connect={"token": connection_token(ada)}) as client:
+        subscribing = asyncio.create_task(client.subscribe("hall", join_leave=True))
+        await checking.wait()
+        await ada.user_permissions.aremove(permission)
+        await subscribing
+        async with WireClient(app) as other:
+            await other.subscribe("hall")
+        await apublish("hall", 1)
+
+        assert (await client.push())["pub"]["data"] == 1
+    assert checks == [True, False]
 
 
 async def test_a_removed_permission_ends_its_subscriptions(app, ada):

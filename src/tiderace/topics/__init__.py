@@ -53,6 +53,7 @@ from tiderace.topics.growing.writer import (
 from tiderace.topics.growing.writers import acancel_message
 from tiderace.topics.latest import Latest
 from tiderace.topics.names import topic_group
+from tiderace.topics.occupancy import Occupancy, OccupancyNumbers
 from tiderace.topics.permissions import (
     AllowAny,
     BasePermission,
@@ -78,6 +79,8 @@ __all__ = [
     "Latest",
     "MessageCancelled",
     "MessageEnded",
+    "Occupancy",
+    "OccupancyNumbers",
     "Position",
     "Presence",
     "PresenceInfo",

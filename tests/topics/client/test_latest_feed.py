@@ -229,7 +229,7 @@ def test_nothing_is_sent_before_the_reply(timers):
     assert one.values() == []
 
     one.active = True
-    feed.activate()
+    feed.activate(one)
 
     assert one.values() == [2]
 
@@ -242,7 +242,7 @@ def test_a_subscriber_gets_only_what_is_after_its_position(timers):
 
     assert feed.begin_at(one, Position("e", 2)) is True
     one.active = True
-    feed.activate()
+    feed.activate(one)
 
     assert one.values() == [{"id": "c"}]
 

@@ -46,12 +46,14 @@ class ActiveSubscription(Subscription):
 
     __slots__ = (
         "_on_lost",
+        "asks_joins",
         "client_id",
         "codec",
         "end_reason",
         "grant",
         "group",
         "groups",
+        "joins_checks",
         "occupies",
         "outbox",
         "present",
@@ -80,6 +82,10 @@ class ActiveSubscription(Subscription):
         # Given by a token or the server; None where the topic's permissions allow it,
         # which are checked again later.
         self.grant: Grant | None = None
+        # Whether the client asks for joins and leaves, and how often the permission for
+        # them was checked.
+        self.asks_joins = False
+        self.joins_checks = 0
         # Whether the client was added to presence.
         self.present = False
         # Whether it counts as a subscriber, for ``topic_opened`` and ``topic_closed``.
@@ -146,7 +152,7 @@ class ActiveSubscription(Subscription):
         """Activate the subscription after the reply, and send what was buffered."""
         for each in self.commit():
             if isinstance(each, Push):
-                _send_push(each, [self])
+                send_push(each, [self])
             else:
                 self.on_publication(self.group, each)
 
@@ -193,7 +199,7 @@ def _dispatch_event(
     if push.whisper is not None:
         sender = None if event.info is None else event.info.client
         # It is of this moment, so none is buffered for a subscription that begins.
-        _send_push(push, [e for e in wanted if e.active and e.client_id != sender])
+        send_push(push, [e for e in wanted if e.active and e.client_id != sender])
         return
     wanted = [each for each in wanted if each.joins]
     for subscription in wanted:
@@ -201,10 +207,11 @@ def _dispatch_event(
             receivers.append(subscription)
         else:
             subscription.buffered.append(push)
-    _send_push(push, receivers)
+    send_push(push, receivers)
 
 
-def _send_push(push: Push, subscriptions: Iterable[ActiveSubscription]) -> None:
+def send_push(push: Push, subscriptions: Iterable[ActiveSubscription]) -> None:
+    """Send a push to all ``subscriptions``, encoded once for each codec."""
     receivers: defaultdict[Codec, list[ClientOutbox]] = defaultdict(list)
     is_extension = push.changed is not None or push.whisper is not None
     for subscription in subscriptions:

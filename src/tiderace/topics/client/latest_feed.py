@@ -10,20 +10,14 @@ out until it has read, and gets then what is newer than its offset.
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 from tiderace import metrics
 from tiderace.history import Position, Publication
 from tiderace.topics.client.outbox import ClientOutbox, write_all
 from tiderace.topics.latest import Latest
-from tiderace.topics.names import topic_group
-from tiderace.topics.streams import layer_of
-from tiderace.topics.topic import Topic
 
 
 class LatestSubscriber(Protocol):
@@ -72,7 +66,7 @@ class LatestFeed:
         """Held while the feed begins to listen."""
         self.listening = False
         """Whether the layer has confirmed that it listens."""
-        self._group = group
+        self.group = group
         self._deliver = deliver
         self._call_later = call_later
         self._paced = paced
@@ -86,6 +80,9 @@ class LatestFeed:
         self._delivered = 0
         self._dropped = 0
         self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin, now that the feed listens."""
 
     @property
     def receivers(self) -> int:
@@ -122,7 +119,7 @@ class LatestFeed:
         subscriber.seen = position.offset
         return True
 
-    def activate(self) -> None:
+    def activate(self, subscriber: LatestSubscriber) -> None:
         """Send what has waited for a subscriber that is active now, as the pace allows."""
         if self._timer is None:
             self._send()
@@ -164,7 +161,7 @@ class LatestFeed:
         """Begin another epoch: offsets of the old one mean nothing there."""
         self._values.clear()
         self._delivered = self._dropped = 0
-        self.on_gap(self._group)
+        self.on_gap(self.group)
         for each in self._subscribers.values():
             each.seen = 0
 
@@ -184,7 +181,7 @@ class LatestFeed:
             if seen < end:
                 if each.active and seen < self._dropped:
                     metrics.LATEST_VALUES_DROPPED.add()
-                    each.on_gap(self._group)
+                    each.on_gap(self.group)
                     if id(each) not in self._subscribers:
                         continue  # it subscribes again
                 if each.active and not (self._paced and each.outbox.busy):
@@ -223,81 +220,3 @@ class LatestFeed:
             if values[key].position.offset > offset:
                 return
             del values[key]
-
-
-_paced = True
-
-
-@contextmanager
-def without_pace() -> Iterator[None]:
-    """Deliver every publication of topics that begin to have subscribers at once."""
-    global _paced
-    before, _paced = _paced, False
-    try:
-        yield
-    finally:
-        _paced = before
-
-
-_by_loop: weakref.WeakKeyDictionary[
-    asyncio.AbstractEventLoop, dict[tuple[str, str], LatestFeed]
-] = weakref.WeakKeyDictionary()
-
-
-def feed_of(topic: Topic) -> LatestFeed | None:
-    """Return the feed of a topic in the running event loop, while it has subscribers."""
-    feeds = _by_loop.get(asyncio.get_running_loop(), {})
-    return feeds.get((topic.layer, topic_group(topic.topic)))
-
-
-async def start_listening(topic: Topic, subscriber: Any) -> None:
-    """Listen to a topic: as one of its feed where it delivers the newest values.
-
-    Raises:
-        LayerUnavailable: when the broker could not be reached in time.
-    """
-    layer, group = layer_of(topic), topic_group(topic.topic)
-    if topic.deliver is None:
-        await layer.stream_subscribe(group, subscriber)
-        return
-    loop = asyncio.get_running_loop()
-    feed = feed_of(topic)
-    if feed is None:
-        feed = LatestFeed(group, topic.deliver, loop.call_later, paced=_paced)
-        _by_loop.setdefault(loop, {})[topic.layer, group] = feed
-    feed.add(subscriber)
-    async with feed.starting:
-        if not feed.listening:
-            await layer.stream_subscribe(group, feed)
-            feed.listening = True
-    if not feed.receivers:  # they have left meanwhile
-        layer.stream_unsubscribe(group, feed)
-
-
-def follows(topic: Topic, subscriber: Any) -> Callable[[Position], bool] | None:
-    """Return the check of a position for ``start_stream``; None without a feed."""
-    feed = None if topic.deliver is None else feed_of(topic)
-    return None if feed is None else partial(feed.begin_at, subscriber)
-
-
-def activate(topic: Topic) -> None:
-    """Send what has waited until the reply to a subscriber of the topic was sent."""
-    feed = None if topic.deliver is None else feed_of(topic)
-    if feed is not None:
-        feed.activate()
-
-
-def stop_listening(topic: Topic, subscriber: Any) -> None:
-    """Undo ``start_listening``; without effect where it has failed or not begun."""
-    group = topic_group(topic.topic)
-    if topic.deliver is None:
-        if group in subscriber.groups:
-            layer_of(topic).stream_unsubscribe(group, subscriber)
-        return
-    feed = feed_of(topic)
-    if feed is None:
-        return
-    feed.discard(subscriber)
-    if not feed.receivers:
-        layer_of(topic).stream_unsubscribe(group, feed)
-        del _by_loop[asyncio.get_running_loop()][topic.layer, group]

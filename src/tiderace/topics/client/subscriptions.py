@@ -30,8 +30,8 @@ from tiderace.protocol.session import Refused
 from tiderace.runtime.tasks import TaskGroup
 from tiderace.topics.client.authentication import authorize, read_token
 from tiderace.topics.client.context import ClientContext
-from tiderace.topics.client.dispatcher import ActiveSubscription
-from tiderace.topics.client.latest_feed import (
+from tiderace.topics.client.dispatcher import ActiveSubscription, send_push
+from tiderace.topics.client.listening import (
     activate,
     follows,
     start_listening,
@@ -45,7 +45,7 @@ from tiderace.topics.identity import Grant
 from tiderace.topics.json_fields import as_python, as_raw, join_info, ttl_of
 from tiderace.topics.names import events_group
 from tiderace.topics.streams import layer_of, start_stream
-from tiderace.topics.topic import Topic, UnknownTopic, declared
+from tiderace.topics.topic import UnknownTopic, declared
 
 logger = logging.getLogger("tiderace.topics")
 
@@ -118,7 +118,10 @@ class ClientSubscriptions:
             if grant is None:
                 subscription.grant = await authorize(context, topic, request.token)
             data = await self._call_on_subscribe(subscription, request)
-            subscription.joins = await self._gets_joins(topic, request)
+            subscription.joins = topic.push_joins
+            if topic.presence is not Presence.OFF and not topic.push_joins:
+                subscription.asks_joins = request.join_leave
+                await self._check_joins(subscription)
             await start_listening(topic, subscription)
             if topic.presence is not Presence.OFF or topic.whispers:
                 layer = layer_of(topic)
@@ -168,7 +171,7 @@ class ClientSubscriptions:
             return
         subscription.send_buffered()
         self._context.growing.begin(subscription)
-        activate(subscription.topic)
+        activate(subscription.topic, subscription)
         if subscription.end_reason is not None:
             self.end(channel, subscription.end_reason)
 
@@ -200,10 +203,22 @@ class ClientSubscriptions:
         grant = subscription.grant
         return as_raw(data if grant is None or grant.data is None else grant.data)
 
-    async def _gets_joins(self, topic: Topic, request: SubscribeRequest) -> bool:
-        if topic.presence is Presence.OFF or topic.push_joins:
-            return topic.push_joins
-        return request.join_leave and await self._context.may("presence", topic)
+    async def _check_joins(self, subscription: ActiveSubscription) -> None:
+        """Decide whether a client that asks for joins gets them; a later call overrules.
+
+        An active client that gets them from now on is told to read the members.
+        """
+        if not subscription.asks_joins:
+            return
+        subscription.joins_checks += 1
+        number = subscription.joins_checks
+        allowed = await self._context.may("presence", subscription.topic)
+        if number != subscription.joins_checks:
+            return
+        begins = allowed and not subscription.joins
+        subscription.joins = allowed
+        if begins and subscription.active:
+            send_push(Push(subscription.channel, changed=Empty()), [subscription])
 
     def _require_current(self, subscription: ActiveSubscription) -> None:
         """Refuse the command if the subscription has ended, or was replaced, meanwhile."""
@@ -259,12 +274,8 @@ class ClientSubscriptions:
             if subscription.grant is None and not await may("subscribe", topic):
                 if self._context.subscriptions.get(channel) is subscription:
                     self.end(channel, codes.UNSUBSCRIBED_PERMISSION_DENIED)
-            elif (
-                subscription.joins
-                and not topic.push_joins
-                and not await may("presence", topic)
-            ):
-                subscription.joins = False
+            else:
+                await self._check_joins(subscription)
 
     def _on_lost(self, subscription: ActiveSubscription) -> None:
         """End a subscription so that the client subscribes again and recovers."""

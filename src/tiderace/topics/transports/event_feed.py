@@ -38,7 +38,7 @@ from tiderace.runtime.connections import (
 from tiderace.runtime.drain import process_drain
 from tiderace.runtime.tasks import TaskGroup
 from tiderace.topics.client.authentication import admit
-from tiderace.topics.client.latest_feed import (
+from tiderace.topics.client.listening import (
     activate,
     follows,
     start_listening,
@@ -250,7 +250,7 @@ class EventStream:
             self.outbox.push(f"id: {top.epoch}:{top.offset}\n\n".encode())
         for publication in self._subscription.commit():
             self.on_publication(self._group, cast("Publication", publication))
-        activate(self._topic)
+        activate(self._topic, self)
 
     async def _end(self) -> None:
         if self._gone:

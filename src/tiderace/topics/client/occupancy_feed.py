@@ -1,0 +1,138 @@
+"""The numbers of members of a topic, for all clients in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from tiderace.exceptions import LayerUnavailable
+from tiderace.history import Position, Publication
+from tiderace.presence.tracker import Presence
+from tiderace.protocol import codes
+from tiderace.protocol.session import Refused
+from tiderace.runtime.tasks import TaskGroup
+from tiderace.topics.client.latest_feed import LatestFeed, LatestSubscriber
+from tiderace.topics.latest import Latest
+from tiderace.topics.occupancy import Occupancy, OccupancyNumbers
+from tiderace.topics.streams import layer_of, without_presence
+from tiderace.topics.topic import Topic, declared
+
+# Seconds between two reads while nobody joins or leaves: a further connection of a
+# present user causes no event, and an event may be lost.
+_POLL = 10.0
+
+
+def counted_topic(topic: Occupancy) -> Topic:
+    """Return the topic that is counted.
+
+    Raises:
+        UnknownTopic: when no topic is declared for its name.
+        Refused: when it has no presence.
+    """
+    counted = declared.resolve(topic.counted())
+    if counted.presence is Presence.OFF:
+        raise Refused(codes.NOT_AVAILABLE, reason=without_presence(counted))
+    return counted
+
+
+class OccupancyFeed(LatestFeed):
+    """A listener to the joins and leaves of a topic, which reads the numbers after them.
+
+    Args:
+        counted: the topic that is counted.
+        group: of its joins and leaves.
+        deliver: how often the numbers are read and delivered.
+        call_later: as the event loop's; for tests.
+        clock: as the event loop's ``time``; for tests.
+        tasks: where the numbers are read.
+        paced: as for ``LatestFeed``.
+    """
+
+    def __init__(
+        self,
+        counted: Topic,
+        group: str,
+        deliver: Latest,
+        call_later: Callable[[float, Callable[[], None]], asyncio.TimerHandle],
+        clock: Callable[[], float],
+        tasks: TaskGroup,
+        *,
+        paced: bool = True,
+    ) -> None:
+        super().__init__(group, deliver, call_later, paced=paced)
+        self._store: Any = layer_of(counted).presence
+        self._counted = counted.topic
+        self._interval = deliver.interval if paced else 0.0
+        self._clock = clock
+        self._tasks = tasks
+        self._numbers: OccupancyNumbers | None = None
+        self._count = 0
+        # When the numbers were read last, and when they are to be read next.
+        self._read_at = float("-inf")
+        self._due_at = float("inf")
+        self._due: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Read the numbers, now and then regularly."""
+        self._read_in(0.0)
+
+    def add(self, subscriber: LatestSubscriber) -> None:
+        """Add a subscriber, which gets the numbers as they are known."""
+        super().add(subscriber)
+        subscriber.seen = 0
+
+    def discard(self, subscriber: LatestSubscriber) -> None:
+        """Remove a subscriber; the last one ends the reading."""
+        super().discard(subscriber)
+        if not self.receivers and self._due is not None:
+            self._due.cancel()
+            self._due = None
+
+    def activate(self, subscriber: LatestSubscriber) -> None:
+        """Send the numbers to a new subscriber at once."""
+        if self._count:
+            self._send_since(0, self._count, [subscriber])
+
+    def on_publication(self, group: str, publication: Publication) -> None:
+        """Read the numbers after a join or leave, as soon as the pace allows."""
+        self._read_in(self._read_at + self._interval - self._clock())
+
+    def on_gap(self, group: str) -> None:
+        """Read the numbers after events that were lost."""
+        self._read_in(self._read_at + self._interval - self._clock())
+
+    def _forget(self, offset: int) -> None:
+        """Keep the numbers, for subscribers that come later."""
+
+    def _read_in(self, delay: float) -> None:
+        if not self.receivers:
+            return
+        at = self._clock() + max(0.0, delay)
+        if self._due is not None:
+            if self._due_at <= at:
+                return
+            self._due.cancel()
+        self._due_at = at
+        self._due = self._call_later(max(0.0, delay), self._on_due)
+
+    def _on_due(self) -> None:
+        self._due = None
+        self._tasks.spawn(self._read())
+
+    async def _read(self) -> None:
+        self._read_at = self._clock()
+        try:
+            numbers = OccupancyNumbers(*await self._store.stats(self._counted))
+        except LayerUnavailable:
+            self._read_in(max(1.0, self._interval))
+            return
+        if numbers != self._numbers:
+            self._numbers = numbers
+            self._count += 1
+            data = msgspec.json.encode(numbers).decode()
+            place = Position("", self._count)
+            super().on_publication(self.group, Publication(place, data))
+        self._read_in(max(_POLL, self._interval))

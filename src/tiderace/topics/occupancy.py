@@ -1,0 +1,71 @@
+"""The declaration of topics that deliver how many are in another topic."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar
+
+import msgspec
+from django.core.exceptions import ImproperlyConfigured
+
+from tiderace.topics.declaration import place
+from tiderace.topics.latest import Latest
+from tiderace.topics.topic import Topic
+
+
+class OccupancyNumbers(msgspec.Struct, frozen=True):
+    """What subscribers of an ``Occupancy`` topic receive."""
+
+    connections: int
+    """Connections that are subscribed to the counted topic."""
+    users: int
+    """Users with such a connection; each anonymous connection is one."""
+
+
+class Occupancy(Topic):
+    """Base class of topics that deliver the numbers of members of another topic.
+
+    ::
+
+        class RoomOccupancy(Occupancy):
+            pattern = "occupancy:room:<slug:name>"
+            permission_classes = [AllowAny]
+
+            def counted(self):
+                return f"room:{self.kwargs['name']}"
+
+    A subscriber gets ``{"connections": 3, "users": 2}`` with its subscription and after
+    each change, at the pace of ``deliver``; no names, and it does not count itself. The
+    counted topic has ``presence``. A process with subscribers reads the numbers at most
+    once in each period, whatever their number, and every ten seconds where nobody joins
+    or leaves.
+
+    Not guaranteed: that a subscriber gets each number. With ``Presence.PER_USER`` a
+    further connection of a present user is no join, so ``connections`` may be ten seconds
+    old.
+    """
+
+    deliver: ClassVar[Latest | None] = Latest(rate="1/s")
+    publication: ClassVar[Any] = OccupancyNumbers
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if cls.pattern and cls.counted is Occupancy.counted:
+            raise ImproperlyConfigured(
+                f"{place(cls)} does not say which topic it counts; write def "
+                "counted(self), which returns the name of that topic"
+            )
+        if inspect.iscoroutinefunction(cls.counted):
+            raise ImproperlyConfigured(
+                f"{place(cls)}.counted is a coroutine function; write def counted(self), "
+                "which returns the name of the topic from self.kwargs"
+            )
+        if cls.history is not None or cls.deliver is None:
+            raise ImproperlyConfigured(
+                f"{place(cls)} has a history, or deliver = None; its numbers are not "
+                'published, so leave history out and write deliver = Latest(rate="1/s")'
+            )
+        super().__init_subclass__(**kwargs)
+
+    def counted(self) -> str:
+        """Return the name of the topic whose members are counted; a plain method."""
+        raise NotImplementedError
