@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+from importlib import import_module
 from typing import Any
 
 from benchmarks.drills.processes import Process
@@ -104,7 +105,14 @@ def carry_out(order: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    from django.conf import settings
+    from django.utils.module_loading import import_string
+
     from benchmarks.drills import site  # noqa: F401 (sets Django up)
+
+    # What each of the processes would import when it publishes or relays.
+    import_string(settings.CHANNEL_LAYERS["default"]["BACKEND"])
+    import_module("tiderace.outbox.management.commands.tiderace_relay")
 
     def reap(*_: object) -> None:
         with contextlib.suppress(ChildProcessError):

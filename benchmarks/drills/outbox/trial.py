@@ -17,7 +17,7 @@ from benchmarks.drills.ledger import Receiver, Row
 from . import servers
 from .forks import Child, Forks
 from .servers import Database, Killable
-from .writer import WRITER, read_record
+from .writer import WRITER, count_records, read_record
 
 __all__ = ["run"]
 
@@ -104,16 +104,24 @@ class _Trial:
         async with asyncio.TaskGroup() as group:
             for kill, times in others:
                 group.create_task(self._repeat(kill, times))
-        await until(
-            lambda: len(self.records()) >= self._harness.transactions,
-            self._harness.transactions,
-        )
+        await self._until_made(self._harness.transactions)
         for writer in self._writers.values():
             await writer.stop()
 
     async def _repeat(self, kill: Callable[[], Awaitable[None]], times: int) -> None:
-        for _ in range(times):
+        """Kill in step with the transactions, so that the last ones are disturbed too."""
+        for done in range(times):
+            wanted = self._harness.transactions * done / times
+            await self._until_made(wanted)
             await kill()
+
+    async def _until_made(self, transactions: float) -> None:
+        """Wait until so many transactions were about to end."""
+        files = [self._record(writer) for writer in range(1, WRITERS + 1)]
+        await until(
+            lambda: sum(map(count_records, files)) >= transactions,
+            60 + self._harness.transactions,
+        )
 
     async def _kill_writer(self) -> None:
         await asyncio.sleep(self.random.uniform(0.1, 4))

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["UNDONE", "WRITER", "read_record", "write"]
+__all__ = ["UNDONE", "WRITER", "count_records", "read_record", "write"]
 
 WRITER = 10**9
 """The numbers of the first writer begin here, those of the second at twice as much."""
@@ -22,6 +22,11 @@ UNDONE = WRITER // 2
 """Is added to a number whose publication, and that alone, is rolled back."""
 
 _ENTRY = struct.Struct("<Qd")
+
+
+def count_records(path: Path) -> int:
+    """Return how many numbers are in a writer's file."""
+    return path.stat().st_size // _ENTRY.size if path.exists() else 0
 
 
 def read_record(path: Path) -> Iterator[tuple[int, float]]:
