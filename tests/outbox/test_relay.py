@@ -441,6 +441,23 @@ async def test_a_row_of_an_unknown_topic_waits_five_minutes_for_a_new_release(
     assert len(await rows(sqlite, failed__isnull=False)) == left
 
 
+async def test_many_rows_of_unknown_topics_keep_no_other_topic_waiting(
+    sqlite, monkeypatch
+):
+    monkeypatch.setattr("tiderace.outbox.publisher._UNKNOWN_TOPICS", 3)
+    monkeypatch.setattr("tiderace.outbox.publisher._WAITING_TOPICS", 6)
+    monkeypatch.setattr("tiderace.outbox.relay._ROWS", 5)
+    wrong = [{"topic": f"bored:{number}", "data": "1"} for number in range(20)]
+    await insert(sqlite, *wrong)
+
+    async with relaying(sqlite) as relay:
+        await until(lambda: relay._publisher.topics)
+        await insert(sqlite, {"data": "1"})
+        await until_relayed(sqlite, topic="board:a")
+
+    assert await messages("a") == [1]
+
+
 async def test_a_committing_process_wakes_its_relay(sqlite):
     await process_relays.start([sqlite])
     try:

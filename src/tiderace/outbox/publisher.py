@@ -40,8 +40,10 @@ _REFUSED_BY_LAYER = (TypeError, MessageTooLarge)
 _WARNINGS = 60.0
 
 # Seconds in which the topic of a row may still become known: in a rolling update the relay
-# can be a process of the older release.
+# can be a process of the older release. With more topics that wait, its rows are set aside
+# at once, so that a program with wrong names does not keep other topics waiting.
 _UNKNOWN_TOPIC = 300.0
+_UNKNOWN_TOPICS = 1_000
 
 # Seconds in which the code of a topic may refuse a row with Refuse(temporary=True).
 _REFUSED_FOR_NOW = 3600.0
@@ -247,7 +249,8 @@ class Publisher:
     def _may_pass(self, row: Row, error: UnknownTopic | Refuse) -> bool:
         """Return whether a topic may accept a row later."""
         if isinstance(error, UnknownTopic):
-            return row.age < _UNKNOWN_TOPIC
+            few = len(self._waiting) < _UNKNOWN_TOPICS
+            return few and row.age < _UNKNOWN_TOPIC
         failures = self._failures.get(row.topic)
         begun = failures.since if failures and failures.kind is type(error) else None
         waited = 0.0 if begun is None else self._clock() - begun
