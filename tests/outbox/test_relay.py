@@ -422,23 +422,38 @@ async def test_a_row_that_is_no_longer_set_aside_is_published(broker, sqlite):
     assert await rows(sqlite) == []
 
 
-@pytest.mark.parametrize(("age", "left"), [(299, 0), (301, 1)])
-async def test_a_row_of_an_unknown_topic_waits_five_minutes_for_a_new_release(
-    sqlite, boards, age, left
+async def test_rows_of_an_unknown_topic_wait_five_minutes_for_a_new_release(
+    sqlite, boards, quick_retries
 ):
-    await commit(sqlite, 1)
-    await commit(sqlite, 1, topic="board:b")
-    moment = timezone.now() - timedelta(seconds=age)
-    update = WaitingPublication.objects.using(sqlite).filter(topic="board:a").update
-    await threaded(update)(created=moment)
+    clock = FakeClock()
+    await commit(sqlite, 1, 2)
     declared.remove(boards)
+    async with relaying(sqlite, clock=clock) as relay:
+        failures = relay._publisher._failures
+        await until(lambda: failures)
+        relay._lease._valid_until = float("inf")
+        clock.advance(299)
+        tries = failures["board:a"].tries
+        await until(lambda: failures["board:a"].tries > tries + 1)
+        assert len(await rows(sqlite, failed=None)) == 2
 
+        clock.advance(2)
+        # Both at once: the second has waited as long.
+        await until_relayed(sqlite)
+
+    left = await rows(sqlite)
+    assert [each.error.partition(":")[0] for each in left] == ["UnknownTopic"] * 2
+
+
+async def test_a_topic_that_becomes_known_is_published(sqlite, boards, quick_retries):
+    await commit(sqlite, 1)
+    declared.remove(boards)
     async with relaying(sqlite) as relay:
-        await until(lambda: len(relay._publisher.topics) == 2 - left)
-        if left:
-            await until_relayed(sqlite, topic="board:a")
+        await until(lambda: relay._publisher._failures)
+        declared.add(boards)
+        await until_relayed(sqlite)
 
-    assert len(await rows(sqlite, failed__isnull=False)) == left
+    assert await messages("a") == [1]
 
 
 async def test_many_rows_of_unknown_topics_keep_no_other_topic_waiting(

@@ -39,15 +39,14 @@ _REFUSED_BY_LAYER = (TypeError, MessageTooLarge)
 # Seconds between two warnings of topics that wait, for the same kind of error.
 _WARNINGS = 60.0
 
-# Seconds in which the topic of a row may still become known: in a rolling update the relay
-# can be a process of the older release. With more topics that wait, its rows are set aside
-# at once, so that a program with wrong names does not keep other topics waiting.
-_UNKNOWN_TOPIC = 300.0
+# Seconds in which a topic may still become known: in a rolling update the relay can be a
+# process of the older release. With more topics that wait its rows are set aside at once,
+# so that a program with wrong names does not keep other topics waiting.
+_UNKNOWN = 300.0
 _UNKNOWN_TOPICS = 1_000
 
-# Seconds in which the code of a topic may refuse a row with Refuse(temporary=True).
+# Seconds in which the code of a topic may refuse its rows with Refuse(temporary=True).
 _REFUSED_FOR_NOW = 3600.0
-
 
 # Seconds in which the keys of deleted rows are gathered, and topics whose keys are sent to
 # the layers at once.
@@ -84,8 +83,8 @@ class _Failures:
     since: float
     """When the first one failed, by the relay's clock."""
     tries: int = 0
-    noted: str = ""
-    """The error that its first row has in the database."""
+    noted: tuple[int, str] = (0, "")
+    """The first row, and the error that it has in the database."""
 
 
 class Publisher:
@@ -192,19 +191,21 @@ class Publisher:
                 if not self._lease.held:
                     return
                 try:
-                    await self._publish(row)
+                    accepted = await self._publish(row)
                 except Exception as error:
                     # Whatever it is, later rows of the topic must not overtake this one.
                     pause = self._note_failure(row, error)
                     self._waiting.add(topic)
                     await asyncio.sleep(pause)
                     return
-                self._failures.pop(topic, None)
+                if accepted:
+                    # Else the next row has waited as long as the one that is set aside.
+                    self._failures.pop(topic, None)
         finally:
             self._waiting.discard(topic)
 
-    async def _publish(self, row: Row) -> None:
-        """Publish a row, or set it aside.
+    async def _publish(self, row: Row) -> bool:
+        """Publish a row, or set it aside; return whether it is published.
 
         Raises:
             Exception: when it has to be tried again.
@@ -214,18 +215,21 @@ class Publisher:
         except (UnknownTopic, Refuse) as error:
             if self._may_pass(row, error):
                 raise
-            return self._set_aside(row, error)
+            self._set_aside(row, error)
+            return False
         except ValueError as error:
-            return self._set_aside(row, error)
+            self._set_aside(row, error)
+            return False
         # Apart, since a layer with wrong options raises TypeError, too.
         layer_of(publication.topic)
         try:
             await self._publish_when_back(publication)
         except _REFUSED_BY_LAYER as error:
-            return self._set_aside(row, error)
+            self._set_aside(row, error)
+            return False
         metrics.OUTBOX_RELAYED.add()
         self._results.published.append((row.id, publication))
-        return None
+        return True
 
     async def _publish_when_back(self, publication: PreparedPublication) -> None:
         """Publish; while the layer is away, one topic at a time tries that."""
@@ -247,13 +251,14 @@ class Publisher:
             raise
 
     def _may_pass(self, row: Row, error: UnknownTopic | Refuse) -> bool:
-        """Return whether a topic may accept a row later."""
-        if isinstance(error, UnknownTopic):
-            few = len(self._waiting) < _UNKNOWN_TOPICS
-            return few and row.age < _UNKNOWN_TOPIC
+        """Return whether a topic may accept its rows later."""
+        # By the relay's clock: a row has the time of another host.
         failures = self._failures.get(row.topic)
-        begun = failures.since if failures and failures.kind is type(error) else None
-        waited = 0.0 if begun is None else self._clock() - begun
+        waited = 0.0
+        if failures is not None and failures.kind is type(error):
+            waited = self._clock() - failures.since
+        if isinstance(error, UnknownTopic):
+            return waited < _UNKNOWN and len(self._waiting) < _UNKNOWN_TOPICS
         return error.failure.temporary and waited < _REFUSED_FOR_NOW
 
     def _note_failure(self, row: Row, error: Exception) -> float:
@@ -265,10 +270,10 @@ class Publisher:
             self._failures[row.topic] = failures
         failures.tries += 1
         if isinstance(error, UnknownTopic | Refuse):
-            text = _described(error)
-            if text != failures.noted:
-                failures.noted = text
-                self._results.refused.append((row.id, text))
+            note = (row.id, _described(error))
+            if note != failures.noted:
+                failures.noted = note
+                self._results.refused.append(note)
         return _pause_after(failures.tries - 1)
 
     async def _expire_keys(self) -> None:

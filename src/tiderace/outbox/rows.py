@@ -37,11 +37,6 @@ class Row:
     key: str
     created: datetime
 
-    @property
-    def age(self) -> float:
-        """Seconds since it was written."""
-        return (datetime.now(UTC) - _aware(self.created)).total_seconds()
-
     def prepare(self) -> PreparedPublication:
         """Return the publication; the same row always has the same key.
 
