@@ -68,20 +68,28 @@ class Device:
         self.topic = topic
         self.messages = {}
         self.ends = []
-        self.received = 0
 
     async def __aenter__(self):
         await self.client.__aenter__()
-        self.subscribed = await self.client.subscribe(self.topic)
+        await self.subscribe()
         return self
+
+    async def subscribe(self):
+        """Subscribe; what the history has is not recovered."""
+        self.subscribed = await self.client.subscribe(self.topic)
 
     async def __aexit__(self, *error):
         await self.client.__aexit__(*error)
 
     async def read(self):
-        """Read one publication."""
-        pub = (await self.client.push("pub"))["pub"]
-        self.received += 1
+        """Read one push; subscribe again where it asks for that."""
+        push = await self.client.push()
+        if "unsubscribe" in push:
+            assert push["unsubscribe"]["code"] >= 2500, push
+            await self.subscribe()
+        if "pub" not in push:
+            return
+        pub = push["pub"]
         name = (pub.get("tags") or {}).get("grow")
         if name is not None:
             self.messages[name] = join_pub(self.messages.get(name), pub)
