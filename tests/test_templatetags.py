@@ -235,7 +235,8 @@ def test_the_importmap_maps_tiderace_to_the_client() -> None:
     assert html == (
         '<script type="importmap">'
         '{"imports": {"tiderace": "/static/tiderace/tiderace.js", '
-        '"tiderace/grow": "/static/tiderace/grow.js"}}</script>'
+        '"tiderace/grow": "/static/tiderace/grow.js", '
+        '"tiderace/stream": "/static/tiderace/stream.js"}}</script>'
     )
 
 

@@ -25,7 +25,8 @@ HEAD = (
     '<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">'
     '<script type="importmap">'
     '{"imports": {"tiderace": "/static/tiderace/tiderace.js", '
-    '"tiderace/grow": "/static/tiderace/grow.js"}}</script>'
+    '"tiderace/grow": "/static/tiderace/grow.js", '
+    '"tiderace/stream": "/static/tiderace/stream.js"}}</script>'
 )
 
 

@@ -29,11 +29,11 @@ export async function bundle() {
     write: false,
   };
   const results = await Promise.all([
-    ...Object.entries({ "index.ts": "tiderace.js", "grow.ts": "grow.js" }).map(([source, name]) =>
+    ...["index", "grow", "stream"].map((source) =>
       build({
         ...options,
-        entryPoints: [`src/${source}`],
-        outfile: STATIC + name,
+        entryPoints: [`src/${source}.ts`],
+        outfile: `${STATIC}${source === "index" ? "tiderace" : source}.js`,
         sourcemap: "linked",
       }),
     ),

@@ -315,7 +315,9 @@ export class Client<
   #onPush(push: Push): void {
     const { channel = "", disconnect, message, refresh, subscribe, unsubscribe } = push;
     const subscription = this.#subscriptions.get(channel);
-    if (message) this._emit("message", message, { data: message.data });
+    // A streamed call belongs to a subscription.
+    if (message && subscription) subscription._emit("stream", message.data);
+    else if (message) this._emit("message", message, { data: message.data });
     else if (disconnect) this.#connection._fail(undefined, false, disconnect);
     else if (refresh) this.#tokens._watch(refresh);
     else if (subscribe) this.#beginServerStream(channel, subscribe);

@@ -112,4 +112,14 @@ export interface SubscriptionEvents<T = any> {
   left: CustomEvent<ClientInfo>;
   presence: CustomEvent<ReadonlyMap<string, ClientInfo>>;
   error: Event & { readonly error: unknown };
+  /** A part of a streamed call, for the module `tiderace/stream`. */
+  stream: CustomEvent<StreamPart>;
+}
+
+/** What the server sends of a streamed call. */
+export interface StreamPart {
+  stream: string;
+  items?: unknown[];
+  end?: boolean;
+  error?: { code: number; message: string; temporary?: boolean };
 }

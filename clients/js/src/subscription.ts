@@ -100,7 +100,7 @@ export class Subscription<T = any, Methods = any, Data = T> extends Emitter<Subs
   /** @internal Pages call `client.subscribe()`. */
   constructor(context: SubscriptionContext, topic: string, options: SubscribeOptions) {
     super(
-      "presence joined left subscribing subscribed unsubscribed publication whisper gap join leave error",
+      "presence joined left subscribing subscribed unsubscribed publication whisper gap join leave stream error",
     );
     const { getToken, since, token } = options;
     const { _commands, _options } = context;

@@ -26,6 +26,8 @@ test("the build is the client, what it rarely needs, and the script of the admin
     "admin.js",
     "grow.js",
     "grow.js.map",
+    "stream.js",
+    "stream.js.map",
     "tiderace.js",
     "tiderace.js.map",
   ]);
@@ -37,7 +39,7 @@ test(`the built file has at most ${BUDGET} bytes after gzip`, () => {
   assert.ok(size <= BUDGET, `${size} bytes`);
 });
 
-for (const name of ["tiderace.js", "grow.js"]) {
+for (const name of ["tiderace.js", "grow.js", "stream.js"]) {
   test(`${name} imports nothing and names its map`, () => {
     const text = Buffer.from(files.get(name)).toString();
 

@@ -35,6 +35,7 @@ const SUBSCRIPTION_EVENTS = Object.keys({
   left: 1,
   presence: 1,
   error: 1,
+  stream: 1,
 } satisfies Record<keyof SubscriptionEvents, 1>);
 
 /** Return what `console.warn` writes from now on. */

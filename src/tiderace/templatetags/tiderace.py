@@ -34,7 +34,8 @@ register.tag("live", parse_live)
 CONFIG_ID = "tiderace-config"
 POSITIONS_ID = "tiderace-positions"
 SCRIPT = "tiderace/tiderace.js"
-GROW_SCRIPT = "tiderace/grow.js"
+# What pages import beside it where they need it.
+MODULES = ("grow", "stream")
 
 # Option of the template tag: (its name in JavaScript, its types).
 _NUMBER: tuple[type, ...] = (int, float)
@@ -125,7 +126,7 @@ def tiderace_importmap(
     *,
     nonce: str | None = None,
 ) -> SafeString:
-    """Define the imports ``"tiderace"`` and ``"tiderace/grow"`` for the page's modules.
+    """Define the imports ``"tiderace"`` and those of its parts for the page's modules.
 
     An import map must precede the first module script of a page, and older browsers
     take only one: pass your own entries to merge them.
@@ -138,7 +139,7 @@ def tiderace_importmap(
     """
     entries = {
         "tiderace": static(SCRIPT),
-        "tiderace/grow": static(GROW_SCRIPT),
+        **{f"tiderace/{name}": static(f"tiderace/{name}.js") for name in MODULES},
         **(imports or {}),
     }
     text = json.dumps({"imports": entries}).translate(_SCRIPT_ESCAPES)

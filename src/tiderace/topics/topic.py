@@ -103,7 +103,17 @@ def rpc(method: F) -> F:
     The client sends an object with the arguments by name; they are validated and
     converted by the annotations. An argument named ``user`` gets the calling user. Only
     subscribers may call. The return value is sent as the reply.
+
+    What an async generator yields is sent while it runs where the client asks for a
+    stream (``tiderace/stream``), which it may stop; else the reply is a list of it.
+
+    Raises:
+        ImproperlyConfigured: for a generator that is not async.
     """
+    if inspect.isgeneratorfunction(method):
+        raise ImproperlyConfigured(
+            f"{method.__qualname__} is a generator; write async def, or return a list"
+        )
     method._tiderace_rpc = True  # type: ignore[attr-defined]  # noqa: SLF001
     return method
 

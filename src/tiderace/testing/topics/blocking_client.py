@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -183,6 +183,17 @@ class SubscribedTopic:
 
     def call(self, method: str, /, **arguments: Any) -> Any:
         return self._loop.run(self._topic.call(method, **arguments))
+
+    def stream(self, method: str, /, **arguments: Any) -> Generator[Any]:
+        generator = self._topic.stream(method, **arguments)
+        try:
+            while True:
+                try:
+                    yield self._loop.run(anext(generator))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self._loop.run(generator.aclose())
 
     def whisper(self, data: Any = None) -> None:
         self._loop.run(self._topic.whisper(data))

@@ -131,8 +131,16 @@ class TopicsConnection:
         self._pushes.append(push)
         self._news.set()
 
-    async def take(self, kind: str, topic: str, timeout: float | None) -> Push:
-        """Return the first push of a kind and topic, waiting for it.
+    async def take(
+        self,
+        kind: str,
+        topic: str,
+        timeout: float | None,
+        where: Callable[[Push], bool] = lambda push: True,
+    ) -> Push:
+        """Return the first push of a kind and topic for which ``where`` is true.
+
+        Waits for it.
 
         Raises:
             Refusal: when the subscription or the connection has ended.
@@ -140,7 +148,8 @@ class TopicsConnection:
         """
 
         def wanted(push: Push) -> bool:
-            return push.channel == topic and getattr(push, kind) is not None
+            is_kind = push.channel == topic and getattr(push, kind) is not None
+            return is_kind and where(push)
 
         try:
             async with asyncio.timeout(timeout):

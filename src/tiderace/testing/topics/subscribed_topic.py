@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +26,12 @@ from tiderace.protocol.messages import (
     TopicRequest,
 )
 from tiderace.testing.topics.connection import TIMEOUT, TopicsConnection
+from tiderace.testing.topics.refusals import Refusal
 from tiderace.topics.api import HistoryPage, PresenceInfo
 from tiderace.topics.json_fields import as_bytes, as_python, as_raw
 from tiderace.topics.topic import declared
+
+_stream_ids = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +145,43 @@ class AsyncSubscribedTopic:
 
     async def call(self, method: str, /, **arguments: Any) -> Any:
         """Call a method of the topic marked with ``@rpc``; return its result."""
-        call = {"channel": self.name, "method": method, "data": arguments}
+        return await self._call(method, arguments, f"call {method!r} of")
+
+    async def stream(self, method: str, /, **arguments: Any) -> AsyncGenerator[Any]:
+        """Call a method that is an async generator, and yield what it yields.
+
+        The end of this generator, as by ``contextlib.aclosing``, stops the method.
+        """
+        name = str(next(_stream_ids))
+        call = {"id": name, "method": method, "data": arguments}
+        await self._call("$stream", call, f"stream {method!r} of")
+        part: dict[str, Any] = {}
+        try:
+            while not ("end" in part or "error" in part):
+                part = await self._stream_part(name)
+                for item in part.get("items", ()):
+                    yield item
+        finally:
+            if not ("end" in part or "error" in part):
+                await self._call("$stop", {"id": name}, f"stop {method!r} of")
+        if "error" in part:
+            code, message = part["error"]["code"], part["error"]["message"]
+            raise Refusal(code, message, action=f"stream {method!r} of {self.name!r}")
+
+    async def _stream_part(self, stream: str) -> dict[str, Any]:
+        def belongs(push: Push) -> bool:
+            message = push.message
+            return message is not None and as_python(message.data)["stream"] == stream
+
+        push = await self._connection.take("message", self.name, TIMEOUT, belongs)
+        assert push.message is not None  # the kind that was asked for
+        part: dict[str, Any] = as_python(push.message.data)
+        return part
+
+    async def _call(self, method: str, data: Any, action: str) -> Any:
+        call = {"channel": self.name, "method": method, "data": data}
         request = RPCRequest(method="$call", data=as_raw(call))
-        result: DataMessage = await self._ask("rpc", request, f"call {method!r} of")
+        result: DataMessage = await self._ask("rpc", request, action)
         return as_python(result.data)
 
     # Whispers

@@ -199,6 +199,7 @@ class TopicClient:
         self._leave_groups()
         try:
             await self.subscriptions.close()
+            await self.context.streams.close()
         finally:
             self._outbox.abandon()
 

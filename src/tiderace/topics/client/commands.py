@@ -5,20 +5,17 @@ Each takes the client's context and the request, and returns the result for the 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 from django.conf import settings
-from django.core.exceptions import PermissionDenied
 from msgspec import Raw
 
 from tiderace.json_compat import one_line_json
 from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
-from tiderace.protocol.codes import Failure
 from tiderace.protocol.messages import (
     DataMessage,
     Empty,
@@ -33,10 +30,10 @@ from tiderace.protocol.messages import (
 from tiderace.protocol.session import Refused
 from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.security.addresses import client_ip, limit_key
+from tiderace.topics.client.calls import TopicCall, call_method, call_topic
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.refusals import errors_as_refusals
 from tiderace.topics.client.whispers import whisper
-from tiderace.topics.growing.writers import acancel_message
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import (
     as_bytes,
@@ -54,7 +51,7 @@ from tiderace.topics.streams import (
     without_history,
     without_presence,
 )
-from tiderace.topics.topic import Topic, call_with, rpc_method, rpc_names
+from tiderace.topics.topic import Topic
 
 logger = logging.getLogger("tiderace.topics")
 
@@ -218,12 +215,6 @@ class _Whisper(msgspec.Struct):
     data: Raw = Raw(b"")
 
 
-class _TopicCall(msgspec.Struct):
-    channel: str
-    method: str
-    data: Raw = Raw(b"")
-
-
 async def _rpc(context: ClientContext, request: RPCRequest) -> DataMessage:
     """Run a call; those that begin with ``$`` are sent by Tiderace's own clients."""
     data = as_bytes(request.data)
@@ -238,55 +229,13 @@ async def _rpc(context: ClientContext, request: RPCRequest) -> DataMessage:
         with errors_as_refusals("a whisper to", context.scope, sent.channel):
             await whisper(context, sent.channel, sent.data)
     elif request.method == "$call":
-        call = read_fields(data, _TopicCall)
+        call = read_fields(data, TopicCall)
         with errors_as_refusals("a call of", context.scope, call.channel):
             topic = await context.topic(call.channel)
-            if call.method == "$cancel":
-                await _cancel(context, topic, bytes(call.data))
-            else:
-                result = await _call(context, topic, call.method, bytes(call.data))
+            result = await call_topic(context, topic, call)
     else:
-        result = await _call(context, context.hooks, request.method, data)
+        result = await call_method(context, context.hooks, request.method, data)
     return DataMessage(data=as_raw(result, always=True))
-
-
-class _Cancel(msgspec.Struct):
-    id: str
-
-
-async def _cancel(context: ClientContext, topic: Topic, data: bytes) -> None:
-    """Cancel a growing message, if the topic's ``can_cancel`` allows it."""
-    message = context.growing.find(topic.topic, read_fields(data, _Cancel).id)
-    if topic.topic not in context.subscriptions or message is None:
-        raise Refused(Failure(400, "no growing message has this id"))
-    hook, kind = topic.can_cancel, type(topic).__name__
-    if hook is None:
-        raise Refused(codes.PERMISSION_DENIED, reason=f"{kind} has no can_cancel")
-    try:
-        may = await call_hook(hook, context.identity.user, message.fields())
-    except PermissionDenied:
-        may = False
-    if not may:
-        reason = f"{kind}.can_cancel does not allow it"
-        raise Refused(codes.PERMISSION_DENIED, reason=reason)
-    await acancel_message(topic.topic, message.id)
-
-
-async def _call(context: ClientContext, owner: Any, name: str, data: bytes) -> Any:
-    method = rpc_method(owner, name)
-    if method is None:
-        methods = ", ".join(rpc_names(owner)) or "none"
-        reason = (
-            f"{type(owner).__name__} has no method {name[:80]!r} marked with @rpc "
-            f"(it has {methods})"
-        )
-        raise Refused(codes.METHOD_NOT_FOUND, reason=reason)
-    arguments = call_with(method, context.identity.user, data)
-    try:
-        async with asyncio.timeout(context.settings.call_timeout):
-            return await call_hook(method, **arguments)
-    except TimeoutError:
-        raise Refused(Failure(100, "the call took too long", temporary=True)) from None
 
 
 async def _send(context: ClientContext, request: DataMessage) -> None:

@@ -14,6 +14,7 @@ from tiderace.protocol.session import Refused
 from tiderace.ratelimit import TokenBucket
 from tiderace.topics.client.dispatcher import ActiveSubscription
 from tiderace.topics.client.single_flight import SingleFlight
+from tiderace.topics.client.streamed_calls import StreamedCalls
 from tiderace.topics.growing.feed import GrowingFeeds
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.identity import Identity
@@ -44,6 +45,7 @@ class ClientContext:
     identity: Identity = field(default_factory=Identity)
     subscriptions: dict[str, ActiveSubscription] = field(default_factory=dict)
     """By topic, those included that are being prepared."""
+    streams: StreamedCalls = field(default_factory=StreamedCalls)
     publish_buckets: dict[type[Topic], TokenBucket] = field(default_factory=dict)
     """The rate limits of ``publish_rate``, by topic class."""
 

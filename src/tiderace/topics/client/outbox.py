@@ -37,6 +37,7 @@ class ClientOutbox:
         "_send",
         "_size",
         "_task",
+        "_waiters",
         "_wake",
         "codec",
         "on_slow",
@@ -66,6 +67,8 @@ class ClientOutbox:
         self._size = 0
         self._closing = False
         self._wake = asyncio.Event()
+        # Those that wait in ``drained``.
+        self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -112,6 +115,19 @@ class ClientOutbox:
             raise TooSlow
         writer.write(wrapped)
 
+    async def drained(self) -> None:
+        """Wait while the client reads so slowly that much is queued for it."""
+        if self.writer is not None:
+            if self.writer.congested:
+                await self.writer.drained()
+        elif self._size > _MESSAGE_SIZE and self._task is not None:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            # The sending task ends early when the client is gone.
+            await asyncio.wait(
+                [waiter, self._task], return_when=asyncio.FIRST_COMPLETED
+            )
+
     async def finish(self) -> None:
         """Send what is queued, and end; a client that does not read is given up."""
         task = self._task
@@ -135,6 +151,10 @@ class ClientOutbox:
             while True:
                 while queue:
                     await self._send(self._next_message())
+                for waiter in self._waiters:
+                    if not waiter.done():
+                        waiter.set_result(None)
+                self._waiters.clear()
                 if self._closing:
                     return
                 self._wake.clear()

@@ -323,6 +323,7 @@ class ClientSubscriptions:
         for group in list(subscription.groups):
             layer_of(subscription.topic).stream_unsubscribe(group, subscription)
         self._context.growing.leave(subscription)
+        self._context.streams.stop_all(name)
         if subscription.occupies:
             subscription.occupies = False
             self._context.occupied.leave(subscription.topic)

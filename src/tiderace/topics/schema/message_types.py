@@ -35,7 +35,12 @@ def _calls(topic: type[Topic]) -> dict[str, Call]:
             signature = inspect.signature(method, eval_str=True)
             parameters = list(signature.parameters.values())[1:]
             sent = [each for each in parameters if each.name != "user"]
-            calls[name] = Call(sent, signature.return_annotation)
+            result = signature.return_annotation
+            if inspect.isasyncgenfunction(method) and result is not UNTYPED:
+                # Without a stream, clients get a list of what it yields.
+                items = get_args(result)
+                result = types.GenericAlias(list, items[:1]) if items else list
+            calls[name] = Call(sent, result)
     return calls
 
 
