@@ -18,6 +18,7 @@ from benchmarks import (
     echo,
     engines,
     fanout,
+    growing,
     memory,
     newest,
     processes,
@@ -40,6 +41,7 @@ QUESTIONS = {
     "publish": (publish.run, (publish.QUESTION,)),
     "engines": (engines.run, engines.QUESTIONS),
     "newest": (newest.run, (newest.QUESTION,)),
+    "growing": (growing.run, growing.QUESTIONS),
 }
 
 # In a quick run a question starts no further measurement when this many seconds have
@@ -54,6 +56,7 @@ QUICK_SECONDS = {
     "publish": 127,
     "engines": 158,
     "newest": 168,
+    "growing": 180,
 }
 
 

@@ -180,6 +180,14 @@ CONTENDERS: Mapping[str, Contender] = {
             fan=_topic("newest"),
             echo=None,
         ),
+        Contender(
+            "tiderace-growing-server",
+            "Tiderace, messages that grow, its protocol",
+            "ours",
+            site="topics_site",
+            protocol=OURS,
+            echo=None,
+        ),
         Contender("bare", "uvicorn, a bare loop", "ours", site="bare_site"),
         Contender("litestar", "Litestar channels", "peers", site="litestar_site"),
         Contender(

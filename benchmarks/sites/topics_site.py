@@ -39,10 +39,12 @@ from django.urls import path  # noqa: E402
 from tiderace.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from tiderace.topics import (  # noqa: E402
     AllowAny,
+    Growing,
     History,
     Latest,
     Topic,
     TopicsEndpoint,
+    agrow,
     apublish,
 )
 
@@ -68,6 +70,42 @@ class Newest(Topic):
     pattern = "newest"
     deliver = Latest(rate="5/s", key="key")
     permission_classes = [AllowAny]
+
+
+class Answer(Topic):
+    """A topic with the answers of a language model."""
+
+    pattern = "answer:<int:number>"
+    growing = Growing()
+    history = History(size=1, ttl=60)
+    permission_classes = [AllowAny]
+
+
+async def answer(scope, receive, send):
+    """Write as many answers at once as the client asks for; reply when they have ended.
+
+    One task appends a token to each of them in turn, so that the processor time is that
+    of the messages and not that of their authors.
+    """
+    await receive()
+    await send({"type": "websocket.accept"})
+    order = json.loads((await receive())["text"])
+    count, rate, tokens = order["answers"], order["rate"], order["tokens"]
+    messages = [agrow(f"answer:{number}", id="answer") for number in range(count)]
+    for message in messages:
+        await message.begin()
+    started = time.monotonic()
+    for token in range(tokens):
+        for number, message in enumerate(messages):
+            if number % 50 == 0:
+                at = started + (token + number / count) / rate
+                await asyncio.sleep(max(0.0, at - time.monotonic()))
+            await message.append(f"{number}-{token} ")
+    took = time.monotonic() - started
+    for message in messages:
+        await message.finish()
+    await send({"type": "websocket.send", "text": json.dumps(took)})
+    await send({"type": "websocket.close"})
 
 
 async def drive(scope, receive, send):
@@ -120,6 +158,8 @@ application = ProtocolTypeRouter(
                 path("passing/", endpoint("passing")),
                 path("newest/", endpoint("newest")),
                 path("drive/", drive),
+                path("topics/", TopicsEndpoint.as_asgi()),
+                path("answer/", answer),
             ]
         )
     }

@@ -385,15 +385,15 @@ class AsyncGrowingMessage:
         self._unsent_size -= size
         self._sent += length(text)
         now = self.loop.time()
-        last, self._last = self._last, position
-        if last is not None and position != Position(last.epoch, last.offset + 1):
+        last, self._last = self._last or position, position
+        # Also where the broker has lost what it had.
+        lost = last.epoch != position.epoch
+        if lost or position.offset > last.offset + 1:
             self._shared_at = now
         if whole:
             self._whole_size, self._since_whole, self._whole_at = self._size, 0, now
         else:
             self._since_whole += size
-        # Also where the broker has lost what it had.
-        lost = last is not None and last.epoch != position.epoch
         if lost or self._since_whole > max(_WHOLE_AFTER, self._whole_size):
             self._needs_whole = True
             if lost:
