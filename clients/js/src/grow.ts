@@ -23,41 +23,76 @@ export interface GrowingMessage<T extends object = any> {
 /** Ids of messages that have ended, so that what comes late is left out. */
 const REMEMBERED = 1000;
 
+type Topic = Pick<
+  Subscription<any, any, any>,
+  "addEventListener" | "removeEventListener" | "call"
+>;
+type Listener = (message: GrowingMessage) => unknown;
+
+/** The messages of each subscription that has listeners. */
+const joiners = new WeakMap<Topic, Joiner>();
+
 /**
  * Call `listener` with each change of each growing message of a subscription's topic.
  *
- * Call it with the subscription's other listeners, before the reply of the server.
+ * The first call for a subscription stands where the page subscribes, before the reply of
+ * the server. A later listener gets the messages that are growing at once.
  *
  * @returns a function that stops it.
  */
 export function growing<T extends object = any>(
-  subscription: Pick<
-    Subscription<any, any, any>,
-    "addEventListener" | "removeEventListener" | "call"
-  >,
+  subscription: Topic,
   listener: (message: GrowingMessage<T>) => unknown,
 ): () => void {
-  const messages = new Map<string, GrowingMessage<T>>();
-  const ended = new Map<string, GrowingMessage<T>>();
+  const joiner = joiners.get(subscription) ?? new Joiner(subscription);
+  // A function of its own, so that one listener may be added twice.
+  return joiner._add((message) => listener(message));
+}
 
-  const change = (message: GrowingMessage<T>): void => {
+/** Joins the publications of one subscription. */
+class Joiner {
+  #messages = new Map<string, GrowingMessage>();
+  #ended = new Map<string, GrowingMessage>();
+  #listeners = new Set<Listener>();
+  #subscription: Topic;
+
+  constructor(subscription: Topic) {
+    this.#subscription = subscription;
+    joiners.set(subscription, this);
+    subscription.addEventListener("publication", this.#onPublication);
+    subscription.addEventListener("gap", this.#onGap);
+  }
+
+  _add(listener: Listener): () => void {
+    this.#listeners.add(listener);
+    for (const message of this.#messages.values()) listener({ ...message, added: null });
+    return () => {
+      if (!this.#listeners.delete(listener) || this.#listeners.size) return;
+      joiners.delete(this.#subscription);
+      this.#subscription.removeEventListener("publication", this.#onPublication);
+      this.#subscription.removeEventListener("gap", this.#onGap);
+    };
+  }
+
+  #change(message: GrowingMessage): void {
     const { id, state } = message;
-    messages.delete(id);
-    if (state === "growing" || state === "unknown") messages.set(id, message);
+    this.#messages.delete(id);
+    if (state === "growing" || state === "unknown") this.#messages.set(id, message);
     else {
-      ended.set(id, message);
-      if (ended.size > REMEMBERED) ended.delete(ended.keys().next().value!);
+      this.#ended.set(id, message);
+      if (this.#ended.size > REMEMBERED) this.#ended.delete(this.#ended.keys().next().value!);
     }
-    listener(message);
-  };
+    for (const listener of this.#listeners) listener(message);
+  }
 
-  const onPublication = ({ detail }: PublicationEvent<any>): void => {
+  #onPublication = ({ detail }: PublicationEvent<any>): void => {
     const { grow: id, grow_state, grow_position, grow_reason: reason = "" } = detail.tags ?? {};
     if (!id) return;
     const state = grow_state as GrowingState;
     const isAppend = grow_position !== undefined;
-    const before = messages.get(id) ?? ended.get(id);
-    if (ended.has(id) && (isAppend || state === "growing")) return;
+    const end = this.#ended.get(id);
+    const before = this.#messages.get(id) ?? end;
+    if (end && (isAppend || state === "growing")) return;
     let { data } = detail;
     let added: string | null = null;
     if (isAppend) {
@@ -70,22 +105,15 @@ export function growing<T extends object = any>(
       added = "";
     }
     const cancel = async (): Promise<void> => {
-      await subscription.call("$cancel", { id });
+      await this.#subscription.call("$cancel", { id });
     };
-    change({ id, data, state, reason, added, cancel });
+    this.#change({ id, data, state, reason, added, cancel });
   };
 
-  const onGap = (): void => {
-    for (const message of [...messages.values()]) {
-      change({ ...message, state: "unknown", added: "" });
+  #onGap = (): void => {
+    for (const message of [...this.#messages.values()]) {
+      this.#change({ ...message, state: "unknown", added: "" });
     }
-  };
-
-  subscription.addEventListener("publication", onPublication);
-  subscription.addEventListener("gap", onGap);
-  return () => {
-    subscription.removeEventListener("publication", onPublication);
-    subscription.removeEventListener("gap", onGap);
   };
 }
 

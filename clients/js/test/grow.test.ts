@@ -149,3 +149,19 @@ test("nothing is announced after a stop", async () => {
 
   assert.deepEqual(seen, []);
 });
+
+test("a later listener gets the messages that are growing at once", async () => {
+  const { peer, room, stop } = await setUp();
+  peer.push("room", whole("Hi"));
+  peer.push("room", append("!", 2));
+  const seen: Seen = [];
+
+  growing(room, ({ state, data, added }) => seen.push([state, data.text, added]));
+  stop();
+  peer.push("room", append("?", 3));
+
+  assert.deepEqual(seen, [
+    ["growing", "Hi!", null],
+    ["growing", "Hi!?", "?"],
+  ]);
+});
