@@ -274,3 +274,12 @@ def test_a_topic_name_that_is_no_string_is_refused_with_its_type(name):
         declared.resolve(name)
 
     assert type(name).__qualname__ in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"interval": 0}, {"lease": -1}, {"size": "many"}, {"size": True}, {"size": 2**21}],
+)
+def test_growing_messages_with_an_impossible_option_are_refused(options):
+    with pytest.raises(ImproperlyConfigured, match=next(iter(options))):
+        Growing(**options)

@@ -6,6 +6,9 @@ import dataclasses
 
 from django.core.exceptions import ImproperlyConfigured
 
+# The growth stream of a topic has the text up to twice, of the 4 MiB that layers keep.
+_LARGEST = 1_048_576
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Growing:
@@ -16,11 +19,13 @@ class Growing:
             is sent together. The first one after a pause is sent at once.
         lease: seconds without a sign of the process that writes a message, after which
             the message is marked failed. A writer gives one every third of them.
-        size: the most bytes of a message's text in UTF-8. A client that subscribes gets
-            the text at once, so keep it below ``TIDERACE["OUTBOX_LIMIT"]``.
+        size: the most bytes of a message's text in UTF-8, at most 1 MiB. A client that
+            subscribes gets the text at once, so keep it below
+            ``TIDERACE["OUTBOX_LIMIT"]``.
 
     Raises:
-        ImproperlyConfigured: for values that are not positive numbers.
+        ImproperlyConfigured: for values that are not positive numbers, and for a larger
+            size.
     """
 
     interval: float = 0.04
@@ -39,3 +44,9 @@ class Growing:
                     f"Growing({field.name}={value!r}) is not a positive number; leave "
                     f"it out for the default of {field.default}"
                 )
+        if self.size > _LARGEST:
+            raise ImproperlyConfigured(
+                f"Growing(size={self.size}) is more than {_LARGEST} bytes, of which "
+                "layers keep four times as many for a topic; begin another message "
+                "where a text becomes longer"
+            )
