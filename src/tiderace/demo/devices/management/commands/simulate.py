@@ -14,6 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.core.management.base import BaseCommand, CommandParser
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
 
 from tiderace.demo.devices.models import Device
 from tiderace.demo.devices.tokens import token_of
@@ -60,9 +62,6 @@ async def _simulate(devices: list[Device], url: str) -> None:
 
 
 async def _report_by_socket(device: Device, url: str) -> None:
-    from websockets.asyncio.client import connect
-    from websockets.exceptions import WebSocketException
-
     headers = {"Authorization": f"Bearer {token_of(device.pk)}"}
     address = url.replace("http", "ws", 1) + "/devices/socket/"
     while True:
