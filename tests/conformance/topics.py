@@ -80,6 +80,14 @@ class Bytes(Open):
     whispers = False
 
 
+class Inbox(Open):
+    pattern = "inbox:<plain:name>"
+    history = History(size=100, ttl=300)
+
+    async def can_read_history(self, user):
+        return False
+
+
 class IsOwner(BasePermission):
     """Only the user after whom a personal topic is called."""
 

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -256,6 +257,40 @@ def a_bad_token_closes_with_another_code():
     from tiderace.protocol import codes
 
     codes.CLOSE_INVALID_TOKEN = codes.CLOSE_SERVER_ERROR
+
+
+@mutant
+def positions_are_accepted_unsigned():
+    from tiderace.history import Position
+
+    # ``positions`` of the package is its function.
+    positions = import_module("tiderace.topics.positions")
+
+    def read(original, topic, position):
+        epoch = position.epoch.split(".")[0]
+        return Position(epoch, position.offset), True
+
+    around(positions, "_read", read)
+
+
+@mutant
+def a_signed_position_is_good_for_earlier_offsets():
+    # ``positions`` of the package is its function.
+    positions = import_module("tiderace.topics.positions")
+
+    def read(original, topic, position):
+        place, _ = original(topic, position)
+        return place, place.epoch != position.epoch
+
+    around(positions, "_read", read)
+
+
+@mutant
+def a_signed_position_is_good_for_every_topic():
+    # ``positions`` of the package is its function.
+    positions = import_module("tiderace.topics.positions")
+
+    around(positions, "_mac", lambda original, topic, *rest: original("", *rest))
 
 
 @mutant

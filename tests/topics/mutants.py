@@ -25,6 +25,7 @@ pytestmark = pytest.mark.timeout(120)
 TOPICS = "topics/test_topics.py::test_"
 AUTH = "topics/test_topics_auth.py::test_"
 HTTP = "topics/transports/test_transports_http.py::test_"
+POSITIONS = "topics/test_positions.py::test_"
 STORM = "topics/test_topics_property.py::test_"
 
 MISSED = f"{TOPICS}a_returning_client_gets_exactly_what_it_missed"
@@ -71,6 +72,17 @@ CATCHERS = {
     ),
     "a_bad_token_closes_with_another_code": (
         f"{AUTH}an_invalid_token_closes_the_connection_for_good[text]"
+    ),
+    "positions_are_accepted_unsigned": tuple(
+        f"{POSITIONS}a_position_that_the_server_has_not_given_recovers_nothing"
+        f"[memory-{epoch}]"
+        for epoch in ("empty", "raw", "forged")
+    ),
+    "a_signed_position_is_good_for_earlier_offsets": (
+        f"{POSITIONS}an_offset_before_the_given_position_recovers_nothing[memory]"
+    ),
+    "a_signed_position_is_good_for_every_topic": (
+        f"{POSITIONS}a_position_of_another_topic_recovers_nothing[memory]"
     ),
     "expired_tokens_are_good": (
         f"{AUTH}an_expired_token_is_an_error_so_that_a_fresh_one_is_fetched",

@@ -1,10 +1,13 @@
-"""Positions of topics whose history not every subscriber may read."""
+"""Positions of topics whose history not every subscriber may read, over every engine."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 
 from support.wire_client import WireClient
+from tiderace.history import Position
 from tiderace.topics import (
     AllowAny,
     History,
@@ -13,17 +16,16 @@ from tiderace.topics import (
     ahistory,
     apositions,
     apublish,
+    topic_group,
 )
+from tiderace.topics.positions import client_position
+from tiderace.topics.streams import record_of
 from tiderace.topics.topic import declared
 
 
 @pytest.fixture
-def app(settings):
+def inbox(own_topics):
     """A topic whose history may not be read, and one whose history may."""
-    settings.CHANNEL_LAYERS = {
-        "default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
-    }
-    before = list(declared)
 
     class Inbox(Topic):
         pattern = "inbox:<slug:name>"
@@ -38,10 +40,13 @@ def app(settings):
         history = History()
         permission_classes = [AllowAny]
 
-    yield TopicsEndpoint.as_asgi()
-    for topic in list(declared):
-        if topic not in before:
-            declared.remove(topic)
+    return TopicsEndpoint.as_asgi()
+
+
+@pytest.fixture
+def app(engine, inbox):
+    """The endpoint of these topics, over each engine."""
+    return inbox
 
 
 async def subscribe(app, channel, **position):
@@ -54,7 +59,7 @@ def texts(result):
     return [each["data"] for each in result.get("publications", ())]
 
 
-@pytest.mark.parametrize("epoch", ["", "raw", "forged", "other"])
+@pytest.mark.parametrize("epoch", ["empty", "raw", "forged", "other"])
 async def test_a_position_that_the_server_has_not_given_recovers_nothing(app, epoch):
     place = await apublish("inbox:a", "before")
     given = await subscribe(app, "inbox:a")
@@ -68,6 +73,20 @@ async def test_a_position_that_the_server_has_not_given_recovers_nothing(app, ep
 
     assert texts(result) == []
     assert not result.get("recovered")
+
+
+async def test_a_position_of_another_topic_recovers_nothing(app):
+    # In one layer topics may have epochs of the same name.
+    topic, other = declared.resolve("inbox:a"), declared.resolve("inbox:b")
+    place = await apublish("inbox:a", "before")
+    stolen = client_position(other, Position(place.epoch, 0))
+    own = client_position(topic, Position(place.epoch, 0))
+
+    result = await subscribe(app, "inbox:a", recover=True, epoch=stolen.epoch)
+    allowed = await subscribe(app, "inbox:a", recover=True, epoch=own.epoch)
+
+    assert texts(result) == []
+    assert texts(allowed) == ["before"]
 
 
 async def test_a_client_continues_from_the_position_of_its_subscription(app):
@@ -139,3 +158,39 @@ async def test_positions_of_a_topic_that_all_subscribers_may_read_are_not_signed
 
     assert given["epoch"] == place.epoch
     assert texts(result) == ["first"]
+
+
+# Over several processes
+
+
+async def publish_in(layer, channel, data):
+    """Publish as another process does."""
+    record = record_of(channel, json.dumps(data))
+    keep = declared.resolve(channel).keep()
+    await layer.stream_publish(topic_group(channel), record, keep=keep)
+
+
+async def test_a_client_continues_with_what_another_process_has_published(
+    elsewhere, inbox
+):
+    await publish_in(elsewhere, "inbox:a", "before")
+    given = await subscribe(inbox, "inbox:a")
+    await publish_in(elsewhere, "inbox:a", "missed")
+
+    result = await subscribe(
+        inbox, "inbox:a", recover=True, epoch=given["epoch"], offset=given["offset"]
+    )
+
+    assert result["recovered"]
+    assert texts(result) == ["missed"]
+
+
+async def test_the_epoch_of_the_broker_recovers_nothing(elsewhere, inbox):
+    await publish_in(elsewhere, "inbox:a", "before")
+    keep = declared.resolve("inbox:a").keep()
+    top, _ = await elsewhere.stream_read(topic_group("inbox:a"), keep=keep, limit=0)
+
+    result = await subscribe(inbox, "inbox:a", recover=True, epoch=top.epoch, offset=0)
+
+    assert texts(result) == []
+    assert not result.get("recovered")

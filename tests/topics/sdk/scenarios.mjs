@@ -264,6 +264,27 @@ export const scenarios = {
     assertEqual(await context.receive(subscription, 1), [5]);
   },
 
+  async a_client_recovers_from_a_signed_position_and_no_other(context) {
+    const channel = `inbox:${context.channel}`;
+    await context.api("publish", { channel, data: "before" });
+    const user = context.channel;
+    const getData = publishBeforeReconnect(context, channel, "missed");
+    const client = await context.connect({ token: await token(user), getData });
+    const subscription = await context.subscribe(client, channel);
+    const { epoch, offset } = subscription.subscribed.streamPosition;
+    assertEqual([epoch.split(".").length, offset], [3, 1], "the signed position");
+    await context.dropConnections(user);
+
+    assertEqual((await subscription.record.next("subscribed")).recovered, true, "recovered");
+    assertEqual(await context.receive(subscription, 1), ["missed"]);
+    for (const made of ["", epoch.split(".")[0]]) {
+      const since = { epoch: made, offset: 0 };
+      const guess = await context.subscribe(await context.connect(), channel, { since });
+      assertEqual(guess.subscribed.recovered, false, `from ${made || "no epoch"}`);
+      assertEqual(guess.record.has("publication"), false, "a publication");
+    }
+  },
+
   async a_client_that_connects_again_recovers(context) {
     const client = await context.connect();
     const subscription = await context.subscribe(client);
