@@ -50,6 +50,13 @@ class Default(Open):
     history = History(size=100, ttl=300)
     presence = Presence.PER_CONNECTION
     push_joins = True
+    delta = True
+
+
+class Delta(Open):
+    pattern = "delta:<plain:name>"
+    history = History(size=100, ttl=300)
+    delta = True
 
 
 class Small(Open):

@@ -53,6 +53,8 @@ class Pub(_Message):
     offset: int = 0
     tags: dict[str, str] | None = None
     time: int = 0
+    # Whether ``data`` is the difference from the publication before it.
+    delta: bool = False
 
 
 # Requests
@@ -70,6 +72,7 @@ class SubscribeRequest(_WithToken):
     positioned: bool = False
     recoverable: bool = False
     join_leave: bool = False
+    delta: str = ""
     flag: int = 0
     # Not served: other kinds of subscriptions, and filters by tags.
     type: int = 0
@@ -184,6 +187,7 @@ class SubscribeResult(_Message):
     positioned: bool = False
     data: Data = UNSET
     was_recovering: bool = False
+    delta: bool = False
 
 
 class ConnectResult(_Message):

@@ -163,6 +163,9 @@ class Topic:
     """Whether subscribers may send each other messages that no hook sees and that are not
     stored, such as typing and cursors; True for 20 a second of each connection in one
     topic, or another rate, ``"5/s"``. Beyond it they are refused."""
+    delta: ClassVar[bool] = False
+    """Whether clients that ask for it get each publication as the difference from the
+    one before, which SDKs undo; for states that change little."""
     message: ClassVar[Any] = None
     """The type of a client's publications: a msgspec Struct, dataclass, TypedDict,
     pydantic model or any other type that msgspec can validate; None for any JSON. With
@@ -184,7 +187,7 @@ class Topic:
         require_permissions(cls)
         require_hooks(cls, TOPIC_HOOKS, optional="data")
         _require_delivery(cls)
-        _require_json(cls)
+        _require_compatible(cls)
         for name in ("publish_rate", "user_rate", "whispers"):
             rate = getattr(cls, name)
             if rate is not None and not isinstance(rate, bool):
@@ -328,6 +331,7 @@ _KINDS: dict[str, tuple[Any, str]] = {
     "closing_grace": (int | float, "a number of seconds"),
     "push_joins": _BOOL,
     "require_token": _BOOL,
+    "delta": _BOOL,
     "whispers": (bool | str, 'True, or a rate such as "5/s"'),
     "subscribers_only": _BOOL,
     "layer": (str, "the alias of one of CHANNEL_LAYERS"),
@@ -351,12 +355,19 @@ def _require_delivery(cls: type[Topic]) -> None:
         )
 
 
-def _require_json(cls: type[Topic]) -> None:
+def _require_compatible(cls: type[Topic]) -> None:
     for option in ("growing", "whispers"):
         if cls.is_binary() and getattr(cls, option):
             raise ImproperlyConfigured(
                 f"{place(cls)} has {option} and message = bytes, whose clients speak "
                 f"Protobuf, and {option} needs JSON; leave one of them out"
+            )
+    for option in ("growing", "deliver"):
+        if cls.delta and getattr(cls, option) is not None:
+            raise ImproperlyConfigured(
+                f"{place(cls)} has {option} and delta = True, which is the difference "
+                f"from each publication to the next, and {option} does not send each; "
+                "leave one of them out"
             )
 
 

@@ -285,6 +285,27 @@ export const scenarios = {
     }
   },
 
+  async differences_between_publications_are_undone(context) {
+    const channel = `delta:${context.channel}`;
+    const states = Array.from({ length: 5 }, (_, n) => ({ n, pad: "größer ☃ 🌊 ".repeat(30) }));
+    const user = context.channel;
+    const getData = publishBeforeReconnect(context, channel, states[3], states[4]);
+    const client = await context.connect({ token: await token(user), getData });
+    const subscription = await context.subscribe(client, channel, { delta: "fossil" });
+    for (const data of states.slice(0, 3)) await context.api("publish", { channel, data });
+
+    assertEqual(await context.receive(subscription, 3), states.slice(0, 3));
+    let { numFullPayloads, numDeltaPayloads } = subscription.deltaStats();
+    assertEqual([numFullPayloads, numDeltaPayloads], [1, 2], "whole ones and differences");
+    await context.dropConnections(user);
+    assertEqual((await subscription.record.next("subscribed")).recovered, true, "recovered");
+    assertEqual(await context.receive(subscription, 2), states.slice(3));
+    ({ numFullPayloads, numDeltaPayloads } = subscription.deltaStats());
+    assertEqual([numFullPayloads, numDeltaPayloads], [2, 3], "after the recovery");
+    const page = await subscription.history({ limit: -1 });
+    assertEqual(page.publications.map((each) => context.decode(each.data)), states, "history");
+  },
+
   async a_client_that_connects_again_recovers(context) {
     const client = await context.connect();
     const subscription = await context.subscribe(client);

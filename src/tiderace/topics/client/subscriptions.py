@@ -30,6 +30,7 @@ from tiderace.protocol.session import Refused
 from tiderace.runtime.tasks import TaskGroup
 from tiderace.topics.client.authentication import authorize, read_token
 from tiderace.topics.client.context import ClientContext
+from tiderace.topics.client.deltas import DeltaSubscription, wants_deltas
 from tiderace.topics.client.dispatcher import ActiveSubscription, send_push
 from tiderace.topics.client.listening import (
     activate,
@@ -105,7 +106,9 @@ class ClientSubscriptions:
             raise Refused(codes.NOT_AVAILABLE, "type and tf are not served")
         topic = declared.resolve(name)
         context.require_codec(topic)
-        subscription = ActiveSubscription(
+        deltas = not server_side and wants_deltas(topic, request.delta)
+        kind = DeltaSubscription if deltas else ActiveSubscription
+        subscription = kind(
             topic,
             self._outbox,
             self._on_lost,
@@ -135,6 +138,8 @@ class ClientSubscriptions:
                 follows=follows(topic, subscription),
             )
             self._require_current(subscription)
+            if isinstance(subscription, DeltaSubscription):
+                subscription.encode_result(result)
             if server_side and not result.recovered:
                 # SDKs take publications of such a result only where it has recovered.
                 subscription.send_after_reply(result.publications or ())
