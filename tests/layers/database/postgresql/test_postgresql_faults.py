@@ -31,6 +31,7 @@ async def publish(layer, *numbers, topic="tide"):
 async def listen(layer, topic="tide"):
     listener = RecordingListener()
     await layer.stream_subscribe(topic, listener)
+    await until(lambda: layer.ready)
     return listener
 
 
