@@ -37,18 +37,24 @@ logger = logging.getLogger("tiderace.layers")
 # Seconds after which a thread without work ends and closes its connection.
 _IDLE = 30.0
 
+# Bytes of the operations in one transaction, unless it is a single one.
+_MAX_GATHERED_BYTES = 16_000_000
+
 Handler = Callable[[Cursor, list[Any]], Sequence[Any]]
 
 
 class _Operation:
     """One call that waits for its result, in an event loop or in a thread."""
 
-    __slots__ = ("argument", "done", "error", "handler", "lock", "loop")
+    __slots__ = ("argument", "done", "error", "handler", "lock", "loop", "size")
 
-    def __init__(self, handler: Handler, argument: Any, lock: Sequence[str]) -> None:
+    def __init__(
+        self, handler: Handler, argument: Any, lock: Sequence[str] = (), size: int = 0
+    ) -> None:
         self.handler = handler
         self.argument = argument
         self.lock = lock
+        self.size = size
         # Why it has been tried in vain.
         self.error: Exception | None = None
         self.loop = asyncio._get_running_loop()  # noqa: SLF001 (None in sync code)
@@ -96,6 +102,7 @@ class Executor:
         argument: A,
         *,
         lock: Sequence[str] = (),
+        size: int = 0,
     ) -> R:
         """Run an operation in a transaction, together with others that wait.
 
@@ -105,11 +112,13 @@ class Executor:
                 transaction failed.
             argument: that of this operation.
             lock: names that no two transactions hold at the same time.
+            size: bytes that it writes, if they are many.
 
         Raises:
             LayerUnavailable: when the database could not be reached in time, or refused.
         """
-        result: R = await self._run(self._writes, _Operation(handler, argument, lock))
+        operation = _Operation(handler, argument, lock, size)
+        result: R = await self._run(self._writes, operation)
         return result
 
     async def read(self, function: Callable[[Cursor], R]) -> R:
@@ -122,7 +131,7 @@ class Executor:
         def handler(cursor: Cursor, arguments: list[None]) -> list[R]:
             return [function(cursor)]
 
-        result: R = await self._run(self._reads, _Operation(handler, None, ()))
+        result: R = await self._run(self._reads, _Operation(handler, None))
         return result
 
     async def close(self) -> None:
@@ -189,7 +198,7 @@ class _Lane:
 
     def close(self) -> _Operation:
         """Close the connection after the operations that wait; return what to wait for."""
-        operation = _Operation(_close, None, ())
+        operation = _Operation(_close, None)
         if self._connection is None and not self._waiting:
             operation.done.set_result(None)
         else:
@@ -234,13 +243,19 @@ class _Lane:
         """Return the operations for one transaction."""
         first = self._waiting.popleft()
         batch = [first]
-        while (
-            self._write
-            and first.handler is not _close
-            and self._waiting
-            and len(batch) < self._vendor.max_gathered
-            and self._waiting[0].handler is not _close
-        ):
+        if not self._write or first.handler is _close:
+            return batch
+        locks, size = set(first.lock), first.size
+        while self._waiting and len(batch) < self._vendor.max_gathered:
+            following = self._waiting[0]
+            locks.update(following.lock)
+            size += following.size
+            if (
+                following.handler is _close
+                or len(locks) > self._vendor.max_locks
+                or size > _MAX_GATHERED_BYTES
+            ):
+                break
             batch.append(self._waiting.popleft())
         return batch
 

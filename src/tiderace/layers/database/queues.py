@@ -47,7 +47,9 @@ class DatabaseQueues:
     async def push(self, queue: str, data: bytes, *, size: int, seconds: float) -> bool:
         name = self._prefix + queue
         push = _Push(name, data, size, int(seconds * 1000))
-        return await self._executor.write(_push, push, lock=(_lock(name),))
+        return await self._executor.write(
+            _push, push, lock=(_lock(name),), size=len(data)
+        )
 
     async def take(self, queue: str, *, lease: float) -> Delivery | None:
         name = self._prefix + queue

@@ -33,6 +33,18 @@ _ENTRY_COLUMNS = (
 )
 
 
+_STREAM_COLUMNS = (
+    "subject",
+    "epoch",
+    "last_number",
+    "timeline",
+    "unstepped_bytes",
+    "has_members",
+    "check_ms",
+    "retention",
+)
+
+
 @dataclass(slots=True)
 class AppendRequest:
     """The arguments of one call of ``publish``."""
@@ -188,10 +200,8 @@ def delete_entries(cursor: Cursor, subject: str, upto: int) -> int:
 def _load(cursor: Cursor, publications: Sequence[AppendRequest]) -> dict[str, _Stream]:
     """Return the streams of publications by name; new ones are not stored yet."""
     names = list(dict.fromkeys(each.subject for each in publications))
-    rows = cursor.fetch(
-        "SELECT subject, epoch, last_number, timeline, unstepped_bytes, has_members, "
-        f"check_ms, retention FROM tiderace_layer_stream WHERE subject IN ({marks(len(names))})",
-        names,
+    rows = cursor.select(
+        "stream", _STREAM_COLUMNS, ("subject",), [(name,) for name in names]
     )
     streams = {
         subject: _Stream(
@@ -291,15 +301,17 @@ def find_keys(
     cursor: Cursor, keys: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], Position]:
     """Return the positions of what was published lately under idempotency keys."""
-    found = {}
-    for subject, key in keys:
-        for epoch, number in cursor.fetch(
-            "SELECT epoch, number FROM tiderace_layer_once "
-            "WHERE subject = %s AND idempotency_key = %s AND expires_ms > %s",
-            (subject, key, cursor.now_ms),
-        ):
-            found[subject, key] = Position(epoch, number)
-    return found
+    rows = cursor.select(
+        "once",
+        ("subject", "idempotency_key", "epoch", "number", "expires_ms"),
+        ("subject", "idempotency_key"),
+        keys,
+    )
+    return {
+        (subject, key): Position(epoch, number)
+        for subject, key, epoch, number, expires_ms in rows
+        if expires_ms > cursor.now_ms
+    }
 
 
 @one_by_one
@@ -328,12 +340,14 @@ def _find_members(
         if streams[each.subject].has_members
     }
     members = defaultdict(list)
-    for subject, age_ms in ages.items():
-        for (member,) in cursor.fetch(
-            "SELECT member FROM tiderace_layer_member "
-            "WHERE subject = %s AND joined_ms > %s ORDER BY joined_ms",
-            (subject, cursor.now_ms - age_ms),
-        ):
+    rows = cursor.select(
+        "member",
+        ("joined_ms", "member", "subject"),
+        ("subject",),
+        [(subject,) for subject in ages],
+    )
+    for joined_ms, member, subject in sorted(rows):
+        if joined_ms > cursor.now_ms - ages[subject]:
             members[subject].append(member)
     return members
 

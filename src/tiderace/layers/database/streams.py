@@ -60,7 +60,10 @@ class DatabaseStreams:
             name, data, keep, members_age, history, key, key_ttl
         )
         return await self._executor.write(
-            self._appender.append, publication, lock=(f"stream {name}",)
+            self._appender.append,
+            publication,
+            lock=(f"stream {name}",),
+            size=len(data),
         )
 
     async def find_published(self, subject: str, key: str) -> Position | None:

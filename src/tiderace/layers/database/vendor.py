@@ -99,6 +99,22 @@ class Cursor(Protocol):
     def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run a statement and return its rows."""
 
+    def select(
+        self,
+        table: str,
+        columns: Sequence[str],
+        key_columns: Sequence[str],
+        keys: Sequence[Sequence[Any]],
+    ) -> list[tuple[Any, ...]]:
+        """Return rows by their keys, in any order, in as few statements as ``insert``.
+
+        Args:
+            table: without the prefix of the tables.
+            columns: those to return.
+            key_columns: the columns of the key.
+            keys: the values, in the order of ``key_columns``; may be empty.
+        """
+
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Run a statement and return the number of rows that it changed."""
 
@@ -181,7 +197,9 @@ class Vendor(Protocol):
     """
 
     max_gathered: int
-    """Operations in one transaction, and so about the names that are locked at once."""
+    """Operations in one transaction."""
+    max_locks: float
+    """Names that one transaction locks, unless a single operation has more."""
 
     @property
     def location(self) -> str:

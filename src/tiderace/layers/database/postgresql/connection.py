@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import psycopg
+from psycopg.pq.abc import PGresult
 
 from tiderace.layers.database.postgresql.errors import TimedOut, advise_statement
 from tiderace.layers.database.postgresql.notifications import CHANNEL, encode
 from tiderace.layers.database.postgresql.parameters import quote_role, role_of
 from tiderace.layers.database.postgresql.schema import column_type
-from tiderace.layers.database.postgresql.session import Session
+from tiderace.layers.database.postgresql.session import Session, Statement
+from tiderace.layers.database.postgresql.values import Value, as_array, as_value
 from tiderace.layers.database.vendor import OutcomeUnknown, Row
 
 # Of advisory locks, whose space a database shares among all applications.
@@ -24,10 +27,17 @@ _LOCK_CLASS = zlib.crc32(b"tiderace") - 2**31
 # of it keeps the locks of its topics no longer.
 _MAX_PAUSE = 3
 
+_BEGIN_WRITE = b"BEGIN ISOLATION LEVEL READ COMMITTED"
+_BEGIN_READ = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_SET_TIMEOUTS = (
+    "SELECT set_config('statement_timeout', $1, true), "
+    f"set_config('idle_in_transaction_session_timeout', '{_MAX_PAUSE}s', true)"
+).encode()
+_LOCK = f"SELECT pg_advisory_xact_lock({_LOCK_CLASS}, key) FROM unnest($1) key".encode()
 _NOTIFY = (
     "SELECT set_config('synchronous_commit', 'off', true), "
-    f"(SELECT count(pg_notify('{CHANNEL}', payload)) FROM unnest(%s::text[]) payload)"
-)
+    f"(SELECT count(pg_notify('{CHANNEL}', payload)) FROM unnest($1) payload)"
+).encode()
 
 # A server that takes over has another timeline, and the connection may go through a
 # pooler: so it is read each time. One that does not wait for its disk may lose commits
@@ -38,10 +48,17 @@ _TIMELINE = (
     "THEN ':' || extract(epoch FROM pg_postmaster_start_time())::text ELSE '' END"
 )
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+_IDENTIFY_WRITE = f"SELECT {_NOW}, pg_current_xact_id()::text, {_TIMELINE}".encode()
+_IDENTIFY_READ = f"SELECT {_NOW}, '', ''".encode()
+
+_TakeRows = Callable[[Sequence[tuple[Any, ...]]], None]
 
 
 class PostgresCursor:
-    """One transaction; its first statement begins it, in the same round trip.
+    """One transaction.
+
+    Statements without a result wait for the next one that has one, or for the commit,
+    and are sent together with it.
 
     Args:
         session: runs it.
@@ -65,27 +82,39 @@ class PostgresCursor:
         self._timeout = timeout
         self._now_ms = 0
         self._timeline = ""
+        # Statements that are not sent yet, with what takes their rows.
+        self._waiting: list[tuple[Statement, _TakeRows | None]] = []
 
     @property
     def now_ms(self) -> int:
-        self._begin()
+        self._require_begun()
         return self._now_ms
 
     @property
     def timeline(self) -> str:
-        self._begin()
+        self._require_begun()
         return self._timeline
 
     def lock(self, names: Sequence[str]) -> None:
         self._begin(sorted({zlib.crc32(name.encode()) - 2**31 for name in names}))
 
     def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        self._begin()
-        return self._run(sql, parameters).fetchall()
+        return self._session.rows(self._run(_statement(sql, parameters)))
+
+    def select(
+        self,
+        table: str,
+        columns: Sequence[str],
+        key_columns: Sequence[str],
+        keys: Sequence[Sequence[Any]],
+    ) -> list[tuple[Any, ...]]:
+        if not keys:
+            return []
+        sql = _select(table, tuple(columns), tuple(key_columns))
+        return self._session.rows(self._run(Statement(sql, _arrays(key_columns, keys))))
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
-        self._begin()
-        return self._run(sql, parameters).rowcount
+        return self._run(_statement(sql, parameters)).command_tuples or 0
 
     def insert(
         self,
@@ -97,62 +126,65 @@ class PostgresCursor:
         if not rows:
             return
         self._begin()
-        names = ", ".join(f'"{name}"' for name in columns)
-        arrays = ", ".join(f"%s::{column_type(name)}[]" for name in columns)
-        sql = (
-            f"INSERT INTO tiderace_layer_{table} ({names}) "
-            f"SELECT * FROM unnest({arrays}) {conflict}"
-        )
-        values = [list(column) for column in zip(*rows, strict=True)]
-        if table != "entry":
-            self._run(sql, values)
-            return
-        found = self._run(f"{sql} RETURNING id, subject, number", values)
-        self.ids.update({(row[1], row[2]): row[0] for row in found})
+        sql = _insert(table, tuple(columns), conflict)
+        take = self._note_ids if table == "entry" else None
+        self._waiting.append((Statement(sql, _arrays(columns, rows)), take))
+
+    def commit(self) -> str:
+        """Commit the transaction; return the server's reply."""
+        # Before it is sent, the transaction has to be identified.
+        self._require_begun()
+        status = self._run(Statement(b"COMMIT")).command_status
+        return (status or b"").decode()
 
     def _begin(self, locks: Sequence[int] = ()) -> None:
         """Begin the transaction unless it was, with locks in the order of ``locks``."""
         if self.is_open:
             return
-        seconds = max(1, int(self._timeout * 1000))
-        role = role_of(self._using)
-        statements = [
-            "BEGIN ISOLATION LEVEL READ COMMITTED"
-            if self._write
-            else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-            *([f"SET LOCAL ROLE {quote_role(role)}"] if role else []),
-            f"SET LOCAL statement_timeout = {seconds}",
-            f"SET LOCAL idle_in_transaction_session_timeout = '{_MAX_PAUSE}s'",
-        ]
-        if locks:
-            keys = ", ".join(map(str, locks))
-            statements.append(
-                f"SELECT pg_advisory_xact_lock({_LOCK_CLASS}, key) "
-                f"FROM unnest(ARRAY[{keys}]) key"
-            )
-        statements.append(
-            f"SELECT {_NOW}, pg_current_xact_id()::text, {_TIMELINE}"
-            if self._write
-            else f"SELECT {_NOW}, '', ''"
-        )
-        self._session.deadline = time.monotonic() + self._timeout
-        cursor = self._run("; ".join(statements))
         self.is_open = True
-        while cursor.nextset():
-            pass
-        self._now_ms, transaction, self._timeline = cursor.fetchall()[0]
+        self._session.deadline = time.monotonic() + self._timeout
+        milliseconds = max(1, int(self._timeout * 1000))
+        role = role_of(self._using)
+        statements = [Statement(_BEGIN_WRITE if self._write else _BEGIN_READ)]
+        if role:
+            statements.append(Statement(f"SET LOCAL ROLE {quote_role(role)}".encode()))
+        statements.append(Statement(_SET_TIMEOUTS, (as_value(str(milliseconds)),)))
+        if locks:
+            statements.append(Statement(_LOCK, (as_array("integer", locks),)))
+        self._waiting = [(each, None) for each in statements]
+        identify = Statement(_IDENTIFY_WRITE if self._write else _IDENTIFY_READ)
+        self._waiting.append((identify, self._note_begun))
+
+    def _require_begun(self) -> None:
+        """Wait until the server has begun the transaction."""
+        self._begin()
+        if not self._now_ms:
+            self._send()
+
+    def _note_begun(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        self._now_ms, transaction, self._timeline = rows[0]
         self.transaction = f"{transaction} {self._timeline}"
 
-    def _run(
-        self, sql: str, parameters: Sequence[Any] = ()
-    ) -> psycopg.Cursor[tuple[Any, ...]]:
-        """Run a statement, in the binary format unless there are several."""
+    def _note_ids(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        self.ids.update({(subject, number): row_id for row_id, subject, number in rows})
+
+    def _run(self, statement: Statement) -> PGresult:
+        """Run a statement after those that wait; return its result."""
+        self._begin()
+        self._waiting.append((statement, None))
+        return self._send()
+
+    def _send(self) -> PGresult:
+        """Run the statements that wait; return the last result."""
+        waiting, self._waiting = self._waiting, []
         try:
-            return self._session.execute(
-                sql, parameters or None, binary=bool(parameters)
-            )
+            results = self._session.run([statement for statement, _ in waiting])
         except psycopg.Error as error:
             raise advise_statement(error, self._using) from error
+        for (_, take), result in zip(waiting, results, strict=True):
+            if take is not None:
+                take(self._session.rows(result))
+        return results[-1]
 
 
 class PostgresConnection:
@@ -183,14 +215,14 @@ class PostgresConnection:
         if cursor is None or not cursor.is_open:
             return
         try:
-            done = self._session.execute("COMMIT")
+            status = cursor.commit()
         except psycopg.Error as error:
             # Also when an administrator ends a connection that waits for its replica.
             if cursor.transaction and (error.sqlstate is None or self._session.closed):
                 self.close()
                 raise OutcomeUnknown(cursor.transaction) from error
             raise
-        if done.statusmessage != "COMMIT":
+        if status != "COMMIT":
             raise psycopg.OperationalError("the transaction was rolled back")
         self._ids = cursor.ids
 
@@ -199,7 +231,7 @@ class PostgresConnection:
         if cursor is None or self._session.closed:
             return
         try:
-            self._session.execute("ROLLBACK")
+            self._session.run([Statement(b"ROLLBACK")])
         except psycopg.Error:
             self.close()
 
@@ -208,7 +240,7 @@ class PostgresConnection:
         self._ids = {}
         self._session.deadline = time.monotonic() + self._timeout
         with contextlib.suppress(psycopg.Error):  # feeds look for rows, too
-            self._session.execute(_NOTIFY, [payloads])
+            self._session.run([Statement(_NOTIFY, (as_array("text", payloads),))])
 
     def was_committed(self, transaction: str) -> bool:
         """Return whether a transaction of a connection that has failed was committed.
@@ -217,11 +249,14 @@ class PostgresConnection:
         rather twice than not at all.
         """
         number, _, timeline = transaction.partition(" ")
+        status_of = Statement(
+            f"SELECT pg_xact_status($1::xid8), {_TIMELINE}".encode(),
+            (as_value(number),),
+        )
         self._session.deadline = time.monotonic() + self._timeout
         while time.monotonic() < self._session.deadline:
-            ((status, now_timeline),) = self._session.execute(
-                f"SELECT pg_xact_status('{int(number)}'), {_TIMELINE}"
-            ).fetchall()
+            (result,) = self._session.run([status_of])
+            ((status, now_timeline),) = self._session.rows(result)
             if status != "in progress":
                 return bool(status == "committed" and timeline == now_timeline)
             # The server has not noticed yet that its client is gone.
@@ -230,3 +265,47 @@ class PostgresConnection:
 
     def close(self) -> None:
         self._session.close()
+
+
+def _statement(sql: str, parameters: Sequence[Any]) -> Statement:
+    return Statement(_numbered(sql), [as_value(value) for value in parameters])
+
+
+def _arrays(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[Value]:
+    """Return the values of each column as an array."""
+    return [
+        as_array(column_type(column), values)
+        for column, values in zip(columns, zip(*rows, strict=True), strict=True)
+    ]
+
+
+@lru_cache(256)
+def _numbered(sql: str) -> bytes:
+    """Return a statement with ``$1`` and so on in the place of ``%s``."""
+    first, *rest = sql.split("%s")
+    parts = (f"${number}{part}" for number, part in enumerate(rest, 1))
+    return "".join([first, *parts]).encode()
+
+
+@lru_cache(64)
+def _insert(table: str, columns: tuple[str, ...], conflict: str) -> bytes:
+    names = ", ".join(f'"{name}"' for name in columns)
+    arrays = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
+    returned = "RETURNING id, subject, number" if table == "entry" else ""
+    return (
+        f"INSERT INTO tiderace_layer_{table} ({names}) "
+        f"SELECT * FROM unnest({arrays}) {conflict} {returned}"
+    ).encode()
+
+
+@lru_cache(64)
+def _select(
+    table: str, columns: tuple[str, ...], key_columns: tuple[str, ...]
+) -> bytes:
+    names = ", ".join(columns)
+    if len(key_columns) == 1:
+        condition = f"{key_columns[0]} = ANY($1)"
+    else:
+        arrays = ", ".join(f"${number}" for number in range(1, len(key_columns) + 1))
+        condition = f"({', '.join(key_columns)}) IN (SELECT * FROM unnest({arrays}))"
+    return f"SELECT {names} FROM tiderace_layer_{table} WHERE {condition}".encode()

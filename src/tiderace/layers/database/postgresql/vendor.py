@@ -24,8 +24,9 @@ class PostgresVendor:
             goes through a pooler; empty for that of Django.
     """
 
-    # Each may hold a lock, and the server has a limited number for all connections.
-    max_gathered = 100
+    max_gathered = 500
+    # The server has a limited number for all connections, of 6,400 unless configured.
+    max_locks: float = 100
 
     def __init__(self, using: str, *, notify_dsn: str = "") -> None:
         self._using = using

@@ -60,6 +60,23 @@ class SqliteCursor:
     def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return self._database.execute(_translate(sql), parameters).fetchall()
 
+    def select(
+        self,
+        table: str,
+        columns: Sequence[str],
+        key_columns: Sequence[str],
+        keys: Sequence[Sequence[Any]],
+    ) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = []
+        size = _MAX_PARAMETERS // len(key_columns)
+        for start in range(0, len(keys), size):
+            batch = keys[start : start + size]
+            found += self._database.execute(
+                _select(table, tuple(columns), tuple(key_columns), len(batch)),
+                [value for key in batch for value in key],
+            )
+        return found
+
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         return self._database.execute(_translate(sql), parameters).rowcount
 
@@ -230,4 +247,15 @@ def _insert(table: str, columns: tuple[str, ...], rows: int, conflict: str) -> s
     return (
         f"INSERT INTO tiderace_layer_{table} ({', '.join(columns)}) "
         f"VALUES {', '.join([row] * rows)} {conflict}"
+    )
+
+
+@lru_cache(256)
+def _select(
+    table: str, columns: tuple[str, ...], key_columns: tuple[str, ...], keys: int
+) -> str:
+    key = f"({', '.join('?' * len(key_columns))})"
+    return (
+        f"SELECT {', '.join(columns)} FROM tiderace_layer_{table} "
+        f"WHERE ({', '.join(key_columns)}) IN (VALUES {', '.join([key] * keys)})"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sqlite3
 import tempfile
@@ -44,6 +45,7 @@ class SqliteVendor:
     """
 
     max_gathered = 500
+    max_locks = math.inf
 
     def __init__(self, using: str, path: Path | None = None) -> None:
         self._using = using
