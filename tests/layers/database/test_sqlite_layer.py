@@ -20,7 +20,7 @@ import pytest
 
 from support.waiting import PATIENCE, until, within
 from tiderace import metrics
-from tiderace.exceptions import LayerAccessDenied, LayerUnavailable
+from tiderace.exceptions import LayerAccessDenied, LayerUnavailable, MessageTooLarge
 from tiderace.layers import Retention
 from tiderace.layers.database import DatabaseChannelLayer
 from tiderace.layers.database.sqlite import connection, feed
@@ -410,6 +410,35 @@ async def test_a_full_disk_refuses_a_publication_and_takes_no_offset(
     # The next connection has no limit, as if there were room again.
     position = (await publish(layer, "b"))[0]
     assert position.offset == 2
+
+
+async def test_a_message_that_the_file_never_takes_is_too_large(make_layer):
+    layer = make_layer()
+    await publish(layer, "a")
+    [broker] = layer._brokers
+    database = broker.executor._writes._connection._database
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000)
+
+    with pytest.raises(MessageTooLarge, match="too big"):
+        await publish(layer, "x" * 20_000)
+
+    position = (await publish(layer, "b"))[0]
+    assert position.offset == 2
+
+
+@pytest.mark.parametrize("where", ["group", "queue"])
+async def test_a_message_above_the_limit_of_all_engines_is_not_sent_to_the_database(
+    make_layer, monkeypatch, where
+):
+    monkeypatch.setattr("tiderace.layers.database.executor._MAX_BYTES", 10_000)
+    layer = make_layer()
+    calls = {
+        "group": lambda: publish(layer, "x" * 20_000),
+        "queue": lambda: layer.send("work", {"type": "said", "data": "x" * 20_000}),
+    }
+
+    with pytest.raises(MessageTooLarge, match="the layer takes 10000"):
+        await calls[where]()
 
 
 async def test_a_refused_operation_does_not_fail_those_that_were_gathered_with_it(

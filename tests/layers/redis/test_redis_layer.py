@@ -19,7 +19,12 @@ from asgiref.sync import async_to_sync
 from support.brokers import wait_for_server
 from support.waiting import until, within
 from tiderace import metrics
-from tiderace.exceptions import ChannelFull, LayerAccessDenied, LayerUnavailable
+from tiderace.exceptions import (
+    ChannelFull,
+    LayerAccessDenied,
+    LayerUnavailable,
+    MessageTooLarge,
+)
 from tiderace.layers import Retention
 from tiderace.layers.redis import RedisChannelLayer, RedisPubSubChannelLayer
 from tiderace.runtime import sync_bridge
@@ -228,6 +233,25 @@ async def test_a_refused_password_is_logged_with_what_to_correct(
     [record] = [each for each in caplog.records if "is away" in each.message]
     assert "NOAUTH" in record.message
     assert "correct the user or password" in record.message
+    await layer.close()
+
+
+@pytest.mark.parametrize("where", ["group", "queue", "sync"])
+async def test_a_message_that_the_server_never_takes_is_too_large_at_once(
+    own_server, prefix, where
+):
+    own_server.call("CONFIG", "SET", "proto-max-bulk-len", "1mb")
+    layer = RedisChannelLayer(hosts=[own_server.url], prefix=prefix, publish_timeout=60)
+    message = {"type": "said", "text": "x" * 2_000_000}
+    calls = {
+        "group": lambda: layer.stream_publish("tide", message, keep=Retention(10, 60)),
+        "queue": lambda: layer.send("work", message),
+        "sync": lambda: asyncio.to_thread(layer.sync.group_send, "tide", message),
+    }
+
+    with pytest.raises(MessageTooLarge, match="raise proto-max-bulk-len"):
+        await within(calls[where](), 10)
+
     await layer.close()
 
 

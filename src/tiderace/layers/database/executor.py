@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from tiderace.exceptions import LayerAccessDenied, LayerUnavailable
+from tiderace.exceptions import LayerAccessDenied, LayerUnavailable, MessageTooLarge
 from tiderace.layers.database.vendor import (
     Connection,
     Cursor,
@@ -40,7 +40,20 @@ _IDLE = 30.0
 # Bytes of the operations in one transaction, unless it is a single one.
 _MAX_GATHERED_BYTES = 16_000_000
 
+# Bytes of one operation: as Redis takes unless it is configured, and half of what
+# PostgreSQL and SQLite take.
+_MAX_BYTES = 512 * 1024 * 1024
+
 Handler = Callable[[Cursor, list[Any]], Sequence[Any]]
+
+
+# What a caller gets; the last two say that no further try can succeed.
+_FAILURES: dict[Fault, type[Exception]] = {
+    Fault.REFUSED: LayerUnavailable,
+    Fault.DENIED: LayerAccessDenied,
+    Fault.TOO_LARGE: MessageTooLarge,
+    Fault.INVALID: TypeError,
+}
 
 
 class _Operation:
@@ -116,7 +129,14 @@ class Executor:
 
         Raises:
             LayerUnavailable: when the database could not be reached in time, or refused.
+            MessageTooLarge: when the database never takes a value of this size.
+            TypeError: when it never takes a value for another reason, as a NUL in a text.
         """
+        if size > _MAX_BYTES:
+            raise MessageTooLarge(
+                f"a message has {size} bytes, and the layer takes {_MAX_BYTES}; divide "
+                "it, or publish where its data can be fetched"
+            )
         operation = _Operation(handler, argument, lock, size)
         result: R = await self._run(self._writes, operation)
         return result
@@ -360,8 +380,9 @@ class _Lane:
         """Return what the caller of a failed operation gets."""
         if fault is None:
             return error
-        kind = LayerAccessDenied if fault is Fault.DENIED else LayerUnavailable
-        failure = kind(f"the layer's database {self._vendor.location} refused: {error}")
+        failure = _FAILURES[fault](
+            f"the layer's database {self._vendor.location} refused: {error}"
+        )
         failure.__cause__ = error
         return failure
 

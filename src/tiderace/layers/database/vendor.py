@@ -58,6 +58,10 @@ class Fault(enum.Enum):
     """The database refuses the user, or the system access to its file; not tried again."""
     REFUSED = "refused"
     """The database refuses the statement, as with a full disk; not tried again here."""
+    TOO_LARGE = "too large"
+    """The database never takes a value of this size."""
+    INVALID = "invalid"
+    """The database never takes this value, as a NUL in a text."""
 
 
 class OutcomeUnknown(Exception):

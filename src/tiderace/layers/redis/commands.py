@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import hiredis
 import redis.exceptions
 
-from tiderace.exceptions import LayerAccessDenied, LayerUnavailable
+from tiderace.exceptions import LayerAccessDenied, LayerUnavailable, MessageTooLarge
 from tiderace.layers.redis.connection import ConnectionLost
 from tiderace.layers.redis.pool import RedisPool
 from tiderace.layers.redis.scripts import SCRIPTS, Script
@@ -109,6 +109,7 @@ class CommandRunner:
         Raises:
             LayerUnavailable: when the server could not be reached in time, or refused.
             LayerAccessDenied: when it refused the user or password.
+            MessageTooLarge: when it never takes a message of this size.
         """
         deadline = time.monotonic() + self._timeout
         tries = 0
@@ -128,6 +129,8 @@ class CommandRunner:
                     )
                     if is_denied(error) or is_denied(error.__cause__):
                         raise LayerAccessDenied(f"{text}; {ACCESS_ADVICE}") from error
+                    if _TOO_LARGE.search(str(error)):
+                        raise MessageTooLarge(f"{text}; {_SIZE_ADVICE}") from error
                     raise LayerUnavailable(text) from error
                 reason = error
                 # After a failover the same address may stay a replica.
@@ -184,6 +187,12 @@ ACCESS_ADVICE = (
 
 # The third is the answer to a long command without a login before it.
 _DENIED = re.compile(r"NOAUTH|WRONGPASS|(ERR )?Protocol error: unauthenticated")
+
+_TOO_LARGE = re.compile(r"invalid bulk length|exceeds maximum allowed size")
+_SIZE_ADVICE = (
+    "publish less in one message, or raise proto-max-bulk-len in the server's "
+    "configuration"
+)
 
 
 def is_denied(error: BaseException | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import time
 
@@ -14,7 +15,7 @@ from psycopg.pq import TransactionStatus
 
 from support.postgresql import PostgresServer, database_alias
 from support.waiting import until, within
-from tiderace.exceptions import LayerAccessDenied, LayerUnavailable
+from tiderace.exceptions import LayerAccessDenied, LayerUnavailable, MessageTooLarge
 from tiderace.layers import Retention
 from tiderace.layers.database.postgresql import errors, feed
 from tiderace.layers.database.postgresql.schema import TABLES
@@ -291,6 +292,42 @@ async def test_a_long_transaction_delays_no_other_topic(
         await until(lambda: listener.data == said(*range(100)))
 
         other.rollback()
+
+
+# Values that are never taken
+
+
+async def test_a_key_that_is_too_large_for_the_index_is_refused_for_good(make_layer):
+    layer = make_layer(publish_timeout=20)
+    key = secrets.token_hex(4000)
+
+    with pytest.raises(MessageTooLarge, match="index row size"):
+        await within(layer.stream_publish("tide", {}, keep=KEEP, key=key), 5)
+
+
+async def test_a_text_that_the_server_cannot_store_is_refused_for_good(make_layer):
+    layer = make_layer(publish_timeout=20)
+
+    with pytest.raises(TypeError, match="refused: invalid byte sequence"):
+        await within(layer.stream_publish("tide", {}, keep=KEEP, key="a\0b"), 5)
+
+
+async def test_a_message_that_is_refused_takes_no_other_one_with_it(make_layer):
+    layer = make_layer()
+    listener = await listen(layer)
+
+    results = await asyncio.gather(
+        *(
+            layer.stream_publish(
+                "tide", {"data": str(n)}, keep=KEEP, key="a\0b" if n == 5 else ""
+            )
+            for n in range(10)
+        ),
+        return_exceptions=True,
+    )
+
+    assert [n for n in range(10) if isinstance(results[n], Exception)] == [5]
+    await until(lambda: sorted(listener.data) == said(*range(5), *range(6, 10)))
 
 
 # Who may connect

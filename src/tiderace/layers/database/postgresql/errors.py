@@ -38,6 +38,12 @@ _TRANSIENT = re.compile(
     "08|53[034]00|57P0[1-5]|57014|40001|40P01|55P03|55000|25006|25P0[234]"
 )
 
+# Of values that the server never takes: a text that is no UTF-8 or has a NUL, a number out
+# of range; and one that is too large for the index of its column or for a message.
+_INVALID = re.compile("22")
+_TOO_LARGE = re.compile("54000")
+_TOO_LARGE_TEXT = "invalid memory alloc request size"
+
 
 def explain(error: Exception) -> Fault | None:
     """Return what an error means for an operation; None for one of another kind."""
@@ -53,7 +59,11 @@ def explain(error: Exception) -> Fault | None:
         # Without a code it is the connection that has failed.
         lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
         return Fault.TRANSIENT if lost else Fault.REFUSED
-    return Fault.TRANSIENT if _TRANSIENT.match(error.sqlstate) else Fault.REFUSED
+    if _TRANSIENT.match(error.sqlstate):
+        return Fault.TRANSIENT
+    if _TOO_LARGE.match(error.sqlstate) or _TOO_LARGE_TEXT in str(error):
+        return Fault.TOO_LARGE
+    return Fault.INVALID if _INVALID.match(error.sqlstate) else Fault.REFUSED
 
 
 def advise_connection(error: psycopg.Error, using: str) -> Exception:

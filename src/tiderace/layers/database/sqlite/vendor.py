@@ -98,6 +98,8 @@ class SqliteVendor:
         ):
             return Fault.TRANSIENT
         primary = code & 0xFF
+        if primary == sqlite3.SQLITE_TOOBIG:
+            return Fault.TOO_LARGE
         if primary in _TRANSIENT:
             return Fault.TRANSIENT
         return Fault.DENIED if primary in _DENIED else Fault.REFUSED
