@@ -24,6 +24,7 @@ from django.db import connections
 
 import system_packages
 from support.server_process import HOST, ServerProcess
+from support.waiting import wait_until
 
 __all__ = ["PgBouncer", "PostgresServer", "database_alias", "find_programs"]
 
@@ -82,6 +83,7 @@ class PostgresServer(ServerProcess):
         settings: of postgresql.conf, by name.
         durable: write to disk what is committed, as in production.
         programs: the folder of its programs.
+        primary: the server that this one is a standby of, which must have been started.
 
     Raises:
         pytest.skip.Exception: there is no PostgreSQL on this machine.
@@ -98,6 +100,7 @@ class PostgresServer(ServerProcess):
         settings: dict[str, str | int] | None = None,
         durable: bool = False,
         programs: Path | None = None,
+        primary: PostgresServer | None = None,
     ) -> None:
         found = programs or find_programs()
         if found is None:
@@ -113,8 +116,8 @@ class PostgresServer(ServerProcess):
             "unix_socket_directories": "",
             "fsync": "on" if durable else "off",
             "shared_buffers": "64MB",
-            "max_connections": 50,
             "log_min_messages": "warning",
+            "wal_keep_size": "64MB",  # for a standby
             **(settings or {}),
         }
         if _UNPRIVILEGED:
@@ -122,6 +125,13 @@ class PostgresServer(ServerProcess):
             shutil.chown(self.folder, "nobody", "nogroup")
         self._programs = self._readable(found)
         self._initialise()
+        if primary is not None:
+            # Every server begins as a copy of the same empty one, so this one follows
+            # from the first change of the other.
+            self._settings["primary_conninfo"] = (
+                f"host={HOST} port={primary.port} user={USER}"
+            )
+            self._create("standby.signal")
 
     def _readable(self, programs: Path) -> Path:
         """Return the folder of the programs, or of a copy which ``nobody`` can read."""
@@ -139,6 +149,10 @@ class PostgresServer(ServerProcess):
         """Copy an empty cluster, which takes a tenth of the time of making one."""
         command = ["cp", "-r", _empty_cluster(self._programs), self.data]
         subprocess.run(command, check=True, **_UNPRIVILEGED)
+
+    def _create(self, name: str) -> None:
+        """Create an empty file among its data."""
+        subprocess.run(["touch", self.data / name], check=True, **_UNPRIVILEGED)
 
     def _require_password(self) -> None:
         self.call(f"ALTER ROLE {USER} PASSWORD '{self.password}'")
@@ -195,6 +209,23 @@ class PostgresServer(ServerProcess):
             f"{application}%",
         )
         return len(ended)
+
+    # Standby
+
+    def follow(self, primary: PostgresServer) -> None:
+        """Wait until this standby has everything that is committed at its primary."""
+        ((end,),) = primary.call("SELECT pg_current_wal_lsn()::text")
+        wait_until(
+            lambda: (
+                self.call("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", end)
+                == [(True,)]
+            ),
+            what="the standby following",
+        )
+
+    def promote(self) -> None:
+        """Let this standby take over, and wait until it takes writes."""
+        assert self.call("SELECT pg_promote()") == [(True,)]
 
     # Statements
 
