@@ -39,7 +39,7 @@ from tiderace.connection import (
 from tiderace.db import database_sync_to_async
 from tiderace.exceptions import StopConsumer, UnknownMessageType
 from tiderace.layers import get_channel_layer
-from tiderace.revocation.auth_changed import AuthChanged, watched
+from tiderace.revocation.auth_changed import AuthChanged, watch
 from tiderace.runtime import threads
 from tiderace.runtime.connections import process_connections
 from tiderace.runtime.sync_bridge import callable_in_threads
@@ -179,10 +179,13 @@ class AsyncConsumer:
             layer = get_channel_layer(self.channel_layer_alias)
             connection = Connection(self, self._handlers(), layer, receive, send)
             self._background, self._thread_id = connection.background, get_ident()
+            registration = None
             try:
-                async with watched(scope, connection.queue_event):
-                    await connection.serve()
+                registration = await watch(scope, connection.queue_event)
+                await connection.serve()
             finally:
+                if registration is not None:
+                    registration.cancel()
                 self._background = self._thread_id = None
 
     @classmethod

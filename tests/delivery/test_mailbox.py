@@ -736,3 +736,30 @@ def test_messages_are_read_once_and_in_order(steps, capacity):
     assert left == model.drain(clock.now)
     assert sorted({*got, *left} | model.expired) == model.accepted
     assert len(got) == len(set(got))
+
+
+def test_first_messages_of_many_threads_are_all_queued():
+    threads_count = 8
+    for _ in range(50):
+        mailbox = Mailbox("box", 100)
+        together = threading.Barrier(threads_count)
+
+        def push(mailbox=mailbox, together=together):
+            together.wait()
+            mailbox.push("message", FAR)
+
+        threads = [threading.Thread(target=push) for _ in range(threads_count)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+
+        assert len(mailbox) == threads_count
+
+
+def test_mailboxes_without_messages_share_none():
+    first, second = Mailbox("first", 3), Mailbox("second", 3)
+
+    first.push("message", FAR)
+
+    assert (len(first), len(second)) == (1, 0)

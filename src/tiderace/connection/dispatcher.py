@@ -11,7 +11,6 @@ from tiderace.asgi import Event
 from tiderace.connection.eager import EagerPath, SuspendedHandler, sampled_time
 from tiderace.connection.handlers import HandlerCaller
 from tiderace.connection.inbox import DeferredError
-from tiderace.delivery.loop_iterations import ready_counter
 from tiderace.delivery.mailbox import Mailbox, Source
 
 
@@ -42,7 +41,7 @@ class Dispatcher:
         self._dispatch = dispatch
         self._eager = eager
         self._idle = idle
-        self._count_ready = ready_counter(asyncio.get_running_loop())
+        self._count_ready = eager.count_ready
 
     async def run(
         self,

@@ -137,13 +137,14 @@ class EagerPath:
         caller: handles a message that ``handlers.find`` has no handler for.
         context: the context of the connection's task.
 
+    Attributes:
+        count_ready: the loop's ``ready_counter``.
     """
 
     __slots__ = (
         "_caller",
         "_consumer",
         "_context",
-        "_count_ready",
         "_eager_from",
         "_find_handler",
         "_idle",
@@ -154,6 +155,7 @@ class EagerPath:
         "_task",
         "_thread",
         "_thread_id",
+        "count_ready",
     )
 
     def __init__(
@@ -178,7 +180,7 @@ class EagerPath:
         # None below a sync caller, as in TestCase: its own thread runs the sync code.
         self._thread = threads.current()
         self._iterations = loop_iterations()
-        self._count_ready = ready_counter(self._loop)
+        self.count_ready = ready_counter(self._loop)
         # Whether the connection's task waits for the mailbox.
         self._idle = False
         # The iteration of the loop after which the tasks that a handler has woken have run.
@@ -221,7 +223,7 @@ class EagerPath:
         self._mailbox.writer = None
         _running = True
         began = sampled_time()
-        ready = self._count_ready()
+        ready = self.count_ready()
         outer = _swap_current_task(self._loop, self._task)
         try:
             waits_for = self._context.run(work.send, None)
@@ -229,7 +231,7 @@ class EagerPath:
             if began:
                 metrics.HANDLER_DURATION.observe(perf_counter() - began)
             self._idle = True
-            if self._count_ready() != ready:
+            if self.count_ready() != ready:
                 self._eager_from = self._iterations.next()
             self.open_to_broadcasts()
             if self._thread is not None and self._thread.used:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 from django.contrib.auth import SESSION_KEY
@@ -14,6 +13,7 @@ from tiderace import conf
 from tiderace.asgi import Event, Scope, unwrap_lazy, websocket_close
 from tiderace.db import database_sync_to_async
 from tiderace.revocation.account_state import Reason
+from tiderace.revocation.registrations import Registration
 from tiderace.revocation.watcher import RevocationWatcher
 from tiderace.runtime.lifespan import on_shutdown
 from tiderace.security.bearer import CLOSE_UNAUTHORIZED
@@ -24,7 +24,7 @@ __all__ = [
     "close",
     "current_watcher",
     "session_key_of",
-    "watched",
+    "watch",
 ]
 
 CLOSE_COME_BACK = 1012
@@ -71,28 +71,24 @@ class AuthChanged(dict[str, Any]):
         return websocket_close(code, self._reason.value)
 
 
-@asynccontextmanager
-async def watched(scope: Scope, notify: Callable[[Event], None]) -> AsyncIterator[None]:
-    """Watch a consumer's WebSocket while the block runs, if ``REVALIDATE`` is set.
+async def watch(scope: Scope, notify: Callable[[Event], None]) -> Registration | None:
+    """Watch a consumer's WebSocket until the result is cancelled, if ``REVALIDATE`` is set.
 
     Args:
         scope: the connection's.
         notify: takes an ``AuthChanged`` in the event loop; must return at once.
+
+    Returns:
+        None when there is nothing to watch.
     """
     if not conf.current().revalidate or scope.get("type") != "websocket":
-        yield
-        return
+        return None
     user = scope.get("user")
     # In a thread, because it loads a lazy user.
     key = await database_sync_to_async(session_key_of)(scope)
-    registration = current_watcher().register(
+    return current_watcher().register(
         user, key, lambda reason: notify(AuthChanged(reason))
     )
-    try:
-        yield
-    finally:
-        if registration is not None:
-            registration.cancel()
 
 
 def session_key_of(scope: Scope) -> str:
