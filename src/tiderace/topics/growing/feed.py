@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from tiderace import cluster
 from tiderace.exceptions import LayerUnavailable
@@ -291,10 +291,16 @@ class TopicFeed:
             logger.warning("the message %s was not ended: %s", message.id, error)
 
 
-def _send(channel: str, pub: Pub, subscriptions: Iterable[ActiveSubscription]) -> None:
+def _send(
+    channel: str, pub: Pub, subscriptions: Collection[ActiveSubscription]
+) -> None:
+    reply = Reply(push=Push(channel=channel, pub=pub))
+    if len(subscriptions) == 1:  # as most answers have, and takes half the time
+        (one,) = subscriptions
+        one.outbox.push(one.codec.encode(reply))
+        return
     receivers: defaultdict[Codec, list[ClientOutbox]] = defaultdict(list)
     for subscription in subscriptions:
         receivers[subscription.codec].append(subscription.outbox)
-    reply = Reply(push=Push(channel=channel, pub=pub))
     for codec, outboxes in receivers.items():
         write_all(outboxes, codec.encode(reply))

@@ -26,6 +26,8 @@ REASON_TAG = "grow_reason"
 TAGS = frozenset({ID_TAG, POSITION_TAG, STATE_TAG, REASON_TAG})
 """The tags with which clients get appends and messages."""
 
+_encode = msgspec.json.Encoder().encode
+
 # Ids of messages that were closed, so that late records of theirs are left out.
 _REMEMBERED = 1024
 
@@ -74,6 +76,7 @@ class Message:
     """A message as the records of its stream describe it."""
 
     __slots__ = (
+        "_growing_tags",
         "_parts",
         "data",
         "id",
@@ -95,6 +98,8 @@ class Message:
         self.length = length(record.text)
         self.seen_at = 0.0
         self._parts = [record.text]
+        # Those of the appends, made once.
+        self._growing_tags = tags_of(self.id, State.GROWING, self.tags)
 
     @property
     def text(self) -> str:
@@ -119,6 +124,8 @@ class Message:
 
     def all_tags(self) -> dict[str, str]:
         """Return the tags of the whole message."""
+        if self.state is State.GROWING:
+            return self._growing_tags.copy()
         return tags_of(self.id, self.state, self.tags, self.reason)
 
     def as_pub(self) -> Pub:
@@ -151,7 +158,7 @@ class Change:
             return self.message.as_pub()
         tags = self.message.all_tags()
         tags[POSITION_TAG] = str(self.at)
-        return Pub(data=Raw(msgspec.json.encode({TEXT: self.added})), tags=tags)
+        return Pub(data=Raw(_encode({TEXT: self.added})), tags=tags)
 
 
 class MissingText(Exception):
