@@ -8,8 +8,10 @@ must have got the whole text so far in the two messages after its command.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
+from collections.abc import AsyncIterator
 from typing import cast
 
 from websockets.asyncio.client import connect
@@ -61,10 +63,14 @@ async def measure(plan: Plan, contender: Contender, server: Server, size: int) -
         async with asyncio.timeout(60):
             await asyncio.gather(*(reader.subscribed.wait() for reader in readers))
         before = server.cpu_seconds()
-        joining = asyncio.create_task(join_late(port, size, late))
-        took = await write(port, size, tokens)
-        joining.cancel()
-        used = server.cpu_seconds() - before
+        async with writing(port, size, tokens) as written:
+            number = 0
+            while not written.done():
+                number = (number + 617) % size
+                late.append(await subscribed(port, number))
+                await asyncio.wait([written], timeout=LATE_PAUSE)
+            took = written.result()
+            used = server.cpu_seconds() - before
         if took > tokens / RATE * 1.03:
             rate = tokens / took
             raise RunFailed(f"only {rate:.1f} tokens per second and answer were made")
@@ -83,25 +89,38 @@ async def measure(plan: Plan, contender: Contender, server: Server, size: int) -
         plan.report.add(Figure(LATE.name, contender.name, f"{case}: {part}", value))
 
 
-async def write(port: int, answers: int, tokens: int) -> float:
-    """Have the server write the answers; return the seconds that it took."""
+@contextlib.asynccontextmanager
+async def writing(
+    port: int, answers: int, tokens: int
+) -> AsyncIterator[asyncio.Task[float]]:
+    """Have the server write the answers, and end them with the block.
+
+    Yields:
+        A task that returns the seconds that it took.
+    """
     order = {"answers": answers, "rate": RATE, "tokens": tokens}
     url = f"ws://127.0.0.1:{port}/answer/"
     async with connect(url, ping_interval=None) as client:
+
+        async def written() -> float:
+            return float(await client.recv())
+
         await client.send(json.dumps(order))
-        return float(await client.recv())
+        task = asyncio.create_task(written())
+        try:
+            yield task
+        finally:
+            task.cancel()
+        await client.send("end")
+        await client.wait_closed()
 
 
-async def join_late(port: int, size: int, late: list[Reader]) -> None:
-    """Subscribe again and again to one of the answers that grow."""
-    number = 0
-    while True:
-        await asyncio.sleep(LATE_PAUSE)
-        number = (number + 617) % size
-        reader = Reader(number)
-        await reader.open(port)
-        await reader.subscribed.wait()
-        late.append(reader)
+async def subscribed(port: int, number: int) -> Reader:
+    """Return a new subscriber of an answer, when it has the reply."""
+    reader = Reader(number)
+    await reader.open(port)
+    await reader.subscribed.wait()
+    return reader
 
 
 async def verify(readers: list[Reader], tokens: int) -> None:

@@ -82,7 +82,8 @@ class Answer(Topic):
 
 
 async def answer(scope, receive, send):
-    """Write as many answers at once as the client asks for; reply when they have ended.
+    """Write as many answers at once as the client asks for; reply with the time that
+    it took, and end them when the client answers.
 
     One task appends a token to each of them in turn, so that the processor time is that
     of the messages and not that of their authors.
@@ -102,9 +103,10 @@ async def answer(scope, receive, send):
                 await asyncio.sleep(max(0.0, at - time.monotonic()))
             await message.append(f"{number}-{token} ")
     took = time.monotonic() - started
+    await send({"type": "websocket.send", "text": json.dumps(took)})
+    await receive()  # the last subscriber is there
     for message in messages:
         await message.finish()
-    await send({"type": "websocket.send", "text": json.dumps(took)})
     await send({"type": "websocket.close"})
 
 
