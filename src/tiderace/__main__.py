@@ -9,7 +9,9 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from tiderace.demo.eject import Occupied, eject
 from tiderace.demo.valkey import ServerMissing, private_server
 from tiderace.migration.command import add_arguments, migrate
 
@@ -66,6 +68,13 @@ def _parser() -> argparse.ArgumentParser:
         help="processes that serve it, with --layer database or redis "
         "(default: %(default)s)",
     )
+    demo.add_argument(
+        "--eject",
+        type=Path,
+        metavar="DIR",
+        help="write the demo into this new folder as an ordinary Django project, and "
+        "start nothing",
+    )
     add_arguments(
         commands.add_parser(
             "migrate",
@@ -77,7 +86,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _eject(target: Path) -> int:
+    try:
+        eject(target)
+    except (Occupied, OSError) as error:
+        return _failed(str(error))
+    print(f"The project is in {target}; its README.md says how to run it.")  # noqa: T201
+    return 0
+
+
 def _demo(options: argparse.Namespace) -> int:
+    if options.eject:
+        return _eject(options.eject)
     over_redis = options.layer == "redis"
     needed = dict.fromkeys(("uvicorn", "websockets", "nh3", "segno"), "demo")
     if over_redis:

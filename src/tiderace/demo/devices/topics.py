@@ -6,6 +6,7 @@ from tiderace.layers import get_channel_layer
 from tiderace.topics import (
     History,
     IsAuthenticated,
+    IsStaff,
     Latest,
     Topic,
     ahistory,
@@ -47,13 +48,11 @@ class Alarms(Topic):
 
 
 class Pace(Topic):
-    """How often devices are to report; its history is the memory of all processes.
-
-    No client may subscribe to it.
-    """
+    """How often devices are to report; its history is the memory of all processes."""
 
     pattern = "devices:pace"
     history = History(size=1, ttl=7 * 86400)
+    permission_classes = [IsStaff]
 
 
 async def interval() -> float:
