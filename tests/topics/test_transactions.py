@@ -11,7 +11,7 @@ from django.test import TestCase
 
 from support.ports import free_port
 from tiderace import metrics
-from tiderace.exceptions import LayerUnavailable
+from tiderace.exceptions import LayerUnavailable, MessageTooLarge
 from tiderace.topics import AllowAny, History, Topic, history, publish, transactions
 from tiderace.topics.streams import layer_of
 from tiderace.topics.topic import declared
@@ -180,6 +180,22 @@ def test_publications_to_a_topic_whose_broker_is_away_are_lost_after_one_try(
     assert metrics.PUBLICATIONS_LOST.value == before + 3
     assert caplog.text.count("a publication to 'board:a' is lost: no answer") == 3
     assert heard("b") == [0, 1, 2]
+
+
+@pytest.mark.parametrize("others", [[], [1]], ids=["alone", "with another"])
+def test_a_publication_that_is_too_large_for_the_broker_is_lost_and_no_other(
+    database, broken_layer, caplog, others
+):
+    broken_layer["board:a"] = MessageTooLarge("2 MB")
+    before = metrics.PUBLICATIONS_LOST.value
+    with transaction.atomic(database):
+        publish("board:a", 1, using=database)
+        for number in others:
+            publish("board:b", number, using=database)
+
+    assert metrics.PUBLICATIONS_LOST.value == before + 1
+    assert "a publication to 'board:a' is lost: 2 MB" in caplog.text
+    assert heard("b") == others
 
 
 def test_publications_of_one_commit_share_the_time_to_wait_for_a_broker(

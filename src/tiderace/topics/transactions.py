@@ -12,7 +12,7 @@ from django.apps import apps
 from django.db import transaction
 
 from tiderace import metrics
-from tiderace.exceptions import LayerUnavailable
+from tiderace.exceptions import LayerUnavailable, MessageTooLarge
 from tiderace.history import Position
 from tiderace.layers.broker import KEY_TTL
 from tiderace.runtime import sync_bridge
@@ -165,7 +165,7 @@ def _publish(hooks: Iterable[_CommitHook]) -> None:
         hook.ended = True
         try:
             hook.publication.publish()
-        except LayerUnavailable as error:
+        except (LayerUnavailable, MessageTooLarge) as error:
             _report_loss(hook, error)
 
 
@@ -187,6 +187,8 @@ async def _in_order(hooks: Sequence[_CommitHook], errors: list[Exception]) -> No
             # It has waited for the broker; the others of the topic need not.
             _lose(hooks, error)
             return
+        except MessageTooLarge as error:
+            _lose([hook], error)
         except Exception as error:
             errors.append(error)
         hook.ended = True
