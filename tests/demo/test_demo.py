@@ -724,13 +724,6 @@ def test_each_change_of_a_note_has_a_larger_version(alice):
     ]
 
 
-def test_a_pointer_outside_of_its_note_is_refused(alice):
-    with alice.topic("pointers:main") as window:
-        refused = window.publish({"over": "note-1", "x": 2, "y": 0})
-
-    assert refused["error"]["code"] == 422
-
-
 # ---- the poll
 
 

@@ -82,36 +82,12 @@ class Board(Topic):
         notes.remove(pk, person_of(user))
 
 
-Part = Annotated[float, Meta(ge=0, le=1)]
-
-
-class Pointer(msgspec.Struct):
-    """A place on a note or a column, in parts of its width and height.
-
-    So a pointer is over the same note in windows of any size.
-    """
-
-    over: Annotated[str, Meta(max_length=40)]
-    x: Part
-    y: Part
-    # The note that is dragged.
-    holds: int | None = None
-    # Whether others are invited to follow.
-    leads: bool = False
-
-
 class Pointers(Topic):
-    """The pointers of the visitors: without a history, since the newest one counts.
+    """Where the visitors point, in whispers of their pages: no hook, no history.
 
-    A publication's ``info`` is its publisher, from the session.
+    The sender that a page sees is that of the session.
     """
 
     pattern = "pointers:main"
     permission_classes = [IsAuthenticated]
-    message = Pointer
-    publish_rate = "30/s"
-    user_rate = None
-
-    async def on_publish(self, user: Any, message: Pointer) -> Pointer:
-        """Pass it on."""
-        return message
+    whispers = "30/s"

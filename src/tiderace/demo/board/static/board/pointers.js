@@ -8,6 +8,8 @@ const line = document.getElementById("following");
 const leadButton = document.getElementById("lead");
 const template = document.getElementById("pointer-template");
 
+const part = (value) => Math.round(1000 * Math.min(1, Math.max(0, value))) / 1000;
+
 /** Show the pointers in `area`, and send the own one. */
 export function showPointers(client, me, area) {
   const pointers = client.subscribe("pointers:main");
@@ -15,26 +17,21 @@ export function showPointers(client, me, area) {
   let people = [];
   let following = null;
 
-  // The own pointer: one place at a time is on its way, and the newest is the next
+  // The own pointer: a place on a note or a column, in parts of its width and height, so
+  // that it is over the same note in windows of any size
 
   const mine = { over: "", x: 0, y: 0, holds: null, leads: false };
-  let isSending = false;
-  let isStale = false;
+  let timer = null;
 
-  async function send() {
-    isStale = true;
-    if (isSending || pointers.state !== "subscribed") return;
-    isSending = true;
-    isStale = false;
-    const pause = new Promise((done) => setTimeout(done, INTERVAL));
-    await Promise.all([pointers.publish({ ...mine }).catch(() => {}), pause]);
-    isSending = false;
-    if (isStale) send();
+  function send() {
+    timer ??= setTimeout(() => {
+      timer = null;
+      pointers.whisper(mine);
+    }, INTERVAL);
   }
 
   function pointAt(element, x, y) {
     const { left, top, width, height } = element.getBoundingClientRect();
-    const part = (value) => Math.round(1000 * Math.min(1, Math.max(0, value))) / 1000;
     mine.over = element.dataset.over;
     mine.x = part((x - left) / width);
     mine.y = part((y - top) / height);
@@ -60,7 +57,7 @@ export function showPointers(client, me, area) {
 
   // The pointers of the others
 
-  pointers.addEventListener("publication", ({ data, detail }) => {
+  pointers.addEventListener("whisper", ({ data, detail }) => {
     const { user, conn_info: person } = detail.info;
     if (user === me.id) return;
     const before = arrows.get(user);
@@ -68,6 +65,7 @@ export function showPointers(client, me, area) {
     clearTimeout(before?.timer);
     arrows.delete(user);
     markHeld(before?.holds, false);
+    // What another page whispers is unchecked.
     const over = area.querySelector(`[data-over="${CSS.escape(data.over)}"]`);
     if (over) {
       const element = before?.element ?? template.content.firstElementChild.cloneNode(true);
@@ -85,8 +83,8 @@ export function showPointers(client, me, area) {
 
   function place(element, over, { x, y }) {
     const { left, top, width, height } = over.getBoundingClientRect();
-    element.style.left = `${left + scrollX + x * width}px`;
-    element.style.top = `${top + scrollY + y * height}px`;
+    element.style.left = `${left + scrollX + part(x) * width}px`;
+    element.style.top = `${top + scrollY + part(y) * height}px`;
     document.body.append(element);
   }
 
