@@ -703,6 +703,7 @@ PAGES = [
     ("board", "/board/"),
     ("poll", "/poll/"),
     ("vote", "/vote/"),
+    ("answers", "/answers/"),
     ("devices", "/devices/"),
     ("operations", "/operations/"),
     ("break-it", "/break-it/"),

@@ -323,7 +323,7 @@ class Inline(HTMLParser):
     "path",
     [
         *("/login/", "/chat/", "/chat/general/", "/notify/", "/break-it/", "/board/"),
-        *("/poll/", "/vote/", "/operations/", "/devices/"),
+        *("/poll/", "/vote/", "/operations/", "/devices/", "/answers/"),
     ],
 )
 def test_no_page_has_inline_code_or_external_resources(alice, stranger, path):
@@ -402,7 +402,8 @@ def test_a_page_escapes_messages(alice):
 
 
 @pytest.mark.parametrize(
-    "app", ["chat", "board", "bell", "people", "breakit", "poll", "ops", "devices"]
+    "app",
+    ["chat", "board", "bell", "people", "breakit", "poll", "ops", "devices", "answers"],
 )
 def test_the_source_of_each_app_is_shown(alice, app):
     page = alice.http.get(f"/source/{app}/").text

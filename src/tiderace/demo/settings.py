@@ -39,6 +39,7 @@ INSTALLED_APPS = [
     "tiderace.demo.chat",
     "tiderace.demo.board",
     "tiderace.demo.poll",
+    "tiderace.demo.answers",
     "tiderace.demo.ops",
     "tiderace.demo.devices",
     "tiderace.demo.breakit",

@@ -17,6 +17,7 @@ urlpatterns = [
     path("", include("tiderace.demo.chat.urls")),
     path("", include("tiderace.demo.board.urls")),
     path("", include("tiderace.demo.poll.urls")),
+    path("", include("tiderace.demo.answers.urls")),
     path("", include("tiderace.demo.ops.urls")),
     path("", include("tiderace.demo.devices.urls")),
     path("", include("tiderace.demo.breakit.urls")),
