@@ -231,6 +231,19 @@ def received(topic):
     return document["channels"][topic.__name__]["messages"]["publication"]["payload"]
 
 
+def test_topics_with_bytes_are_not_for_pages(own_topics):
+    class Camera(Topic):
+        pattern = "camera:<slug:name>"
+        permission_classes = [AllowAny]
+        message = bytes
+
+    document = asyncapi([Camera], title="Cameras", version="1")
+    payload = document["channels"]["Camera"]["messages"]["publication"]["payload"]
+
+    assert payload == {"type": "string", "contentEncoding": "base64"}
+    assert "camera" not in typescript(document)
+
+
 @pytest.mark.usefixtures("topics")
 def test_what_is_received_is_unknown_where_a_hook_has_no_return_type():
     class Unannotated(Topic):

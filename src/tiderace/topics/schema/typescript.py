@@ -33,6 +33,8 @@ def typescript(document: dict[str, Any]) -> str:
     for channel in document["channels"].values():
         key = _key(channel["address"])
         messages = channel["messages"]
+        if messages["publication"]["payload"].get("contentEncoding"):
+            continue  # bytes, which the browser client does not get
         topics.append(f"  {key}: {_type(messages['publication']['payload'])};")
         if SENT in messages:
             sends.append(f"  {key}: {_type(messages[SENT]['payload'])};")
