@@ -63,10 +63,12 @@ class ClientOutbox:
         self.wrap: Callable[[bytes], bytes] | None = None
         if writer is not None:
             self.wrap = writer.binary_frame if codec.binary else writer.text_frame
-        self._queue: deque[bytes] = deque()
+        else:
+            # Not for every client: together they take 1.5 KB.
+            self._queue: deque[bytes] = deque()
+            self._wake = asyncio.Event()
         self._size = 0
         self._closing = False
-        self._wake = asyncio.Event()
         # Those that wait in ``drained``.
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
@@ -140,8 +142,9 @@ class ClientOutbox:
 
     def abandon(self) -> None:
         """End without sending what is queued."""
-        self._queue.clear()
-        self._size = 0
+        if self.writer is None:
+            self._queue.clear()
+            self._size = 0
         if self._task is not None:
             self._task.cancel()
 
