@@ -1,6 +1,6 @@
 """Drills: faults in real servers, processes and sockets, with every message counted.
 
-    python -m benchmarks.drills                      all of them, within 15 minutes
+    python -m benchmarks.drills                      all of them, within 20 minutes
     python -m benchmarks.drills broker-cut presence  some
     python -m benchmarks.drills --stack channels     those that Channels can run
 
