@@ -121,6 +121,7 @@ class TopicFeed:
         self._loop = asyncio.get_running_loop()
         self._tasks = tasks
         self._opening = SingleFlight()
+        self._closed = False
         # What has arrived while the stream is read; None at other times.
         self._buffer: list[Publication] | None = None
         # Whether something was lost in transit while the stream was read.
@@ -139,16 +140,19 @@ class TopicFeed:
         if self.groups:
             return
         layer = layer_of(self._topic)
-        await layer.stream_subscribe(self._group, self)
+        self._buffer = []
         try:
+            await layer.stream_subscribe(self._group, self)
             await self._load()
         except BaseException:
+            self._buffer = None
             layer.stream_unsubscribe(self._group, self)
             raise
+        if self._closed:
+            layer.stream_unsubscribe(self._group, self)
 
     async def _load(self) -> None:
-        """Apply the records since the last one that was applied."""
-        self._buffer = []
+        """Apply the records since the last one that was applied, then the buffered ones."""
         self._read_again = True
         try:
             while self._read_again:
@@ -160,11 +164,12 @@ class TopicFeed:
                     self._apply(publication)
         finally:
             buffered, self._buffer = self._buffer, None
-        for publication in buffered:
+        for publication in buffered or ():
             self._apply(publication)
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening, also where the stream is still being read."""
+        self._closed = True
         layer_of(self._topic).stream_unsubscribe(self._group, self)
         if self._check is not None:
             self._check.cancel()
@@ -192,10 +197,10 @@ class TopicFeed:
 
     def on_gap(self, group: str) -> None:
         """Read the stream again: it may still have what was lost in transit."""
+        self._read_again = True
         if self._buffer is None:
+            self._buffer = []
             self._tasks.spawn(self._reload())
-        else:
-            self._read_again = True
 
     async def _reload(self) -> None:
         try:
@@ -205,6 +210,8 @@ class TopicFeed:
             logger.warning("the growth stream of %s: %s", self._topic.topic, error)
 
     def _apply(self, publication: Publication) -> None:
+        if self._closed:
+            return  # else its timer would end messages whose records it does not get
         place, last = publication.position, self._position
         if (
             last is not None
