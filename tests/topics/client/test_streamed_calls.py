@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -26,8 +27,21 @@ def closed():
     return []
 
 
+class Cleaning:
+    """What a generator does when it is closed, which takes until a test lets it end."""
+
+    def __init__(self):
+        self.begun = asyncio.Event()
+        self.may_end = asyncio.Event()
+
+
 @pytest.fixture
-def endpoint(settings, closed):
+def cleaning():
+    return Cleaning()
+
+
+@pytest.fixture
+def endpoint(settings, closed, cleaning):
     settings.CHANNEL_LAYERS = {
         "default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
     }
@@ -58,6 +72,21 @@ def endpoint(settings, closed):
         async def fail(self) -> AsyncIterator[str]:
             yield "first"
             raise RuntimeError("a bug of the application")
+
+        @rpc
+        async def clean_up(self) -> AsyncIterator[str]:
+            try:
+                yield "begun"
+                await asyncio.Event().wait()
+            finally:
+                cleaning.begun.set()
+                await cleaning.may_end.wait()
+                closed.append(self.topic)
+
+        @rpc
+        async def endless(self) -> AsyncIterator[str]:
+            while not cleaning.may_end.is_set():
+                yield "again"
 
         @rpc
         async def plain(self) -> str:
@@ -239,3 +268,35 @@ def test_a_generator_that_is_not_async_is_refused_where_it_is_defined():
             @rpc
             def count(self):
                 yield 1
+
+
+async def test_what_a_stopped_generator_does_at_its_end_is_not_cut_by_the_disconnect(
+    endpoint, closed, cleaning
+):
+    async with AsyncTopicsClient(application=endpoint) as client:
+        topic = await client.subscribe("streams:a")
+        async with aclosing(topic.stream("clean_up")) as items:
+            assert await anext(items) == "begun"
+        await within(cleaning.begun.wait())
+        leaving = asyncio.create_task(client.disconnect())
+        await settle()
+        cleaning.may_end.set()
+        await leaving
+
+    assert closed == ["streams:a"]
+
+
+async def test_a_call_of_an_endless_generator_that_never_waits_ends_by_the_time_limit(
+    settings, endpoint, cleaning
+):
+    settings.TIDERACE = {"TOPICS": {"CALL_TIMEOUT": 0.05}}
+    async with AsyncTopicsClient(application=endpoint) as client:
+        topic = await client.subscribe("streams:a")
+        # Else the loop would be blocked for good, and with it the test.
+        stop = threading.Timer(5.0, cleaning.may_end.set)
+        stop.start()
+        try:
+            with pytest.raises(Refusal, match="too long"):
+                await topic.call("endless")
+        finally:
+            stop.cancel()

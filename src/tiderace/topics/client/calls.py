@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -20,6 +20,8 @@ from tiderace.topics.growing.writers import acancel_message
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import read_fields
 from tiderace.topics.topic import Topic, call_with, rpc_method, rpc_names
+
+_ITEMS = 64  # of a generator, after which the event loop does something else
 
 
 class TopicCall(msgspec.Struct):
@@ -75,10 +77,20 @@ async def call_method(
         async with asyncio.timeout(context.settings.call_timeout):
             if inspect.isasyncgenfunction(method):
                 async with aclosing(method(**arguments)) as generator:
-                    return [item async for item in generator]
+                    return await _items_of(generator)
             return await call_hook(method, **arguments)
     except TimeoutError:
         raise Refused(Failure(100, "the call took too long", temporary=True)) from None
+
+
+async def _items_of(generator: AsyncGenerator[Any, None]) -> list[Any]:
+    items = []
+    async for item in generator:
+        items.append(item)
+        if len(items) % _ITEMS == 0:
+            # Else the timeout never ends a generator that does not wait.
+            await asyncio.sleep(0)
+    return items
 
 
 def _method(owner: Any, name: str) -> Callable[..., Any]:

@@ -90,8 +90,8 @@ class StreamedCalls:
     async def close(self) -> None:
         """Stop all streams, and wait until their generators are closed."""
         tasks = [each.task for each in self._running.values() if each.task is not None]
-        for task in tasks:
-            task.cancel()
+        for stream in list(self._running.values()):
+            stream.stop()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
@@ -105,7 +105,8 @@ class _Stream:
     timer: asyncio.TimerHandle | None = None
 
     def stop(self) -> None:
-        if self.task is not None:
+        # A second cancellation would cut what the generator does at its end.
+        if self.task is not None and not self.task.cancelling():
             self.task.cancel()
 
     async def run(self, generator: AsyncGenerator[Any, None], scope: Scope) -> None:
