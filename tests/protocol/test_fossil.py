@@ -63,11 +63,25 @@ def test_equal_values_are_one_copy():
     assert delta(data, data) == b"8\n8@0," + _end(data)
 
 
-def test_large_values_are_compared_within_milliseconds():
-    # Else each byte between the common ends would be looked up.
-    source, target = bytes(1_000_000), b"\x01" * 1_000_000
+def test_a_large_state_with_changes_at_both_ends_is_a_few_copies():
+    rows = [b'{"row": %d, "price": 100}' % row for row in range(2000)]
+    source = b",".join(rows)
+    rows[1] = b'{"row": 1, "price": 101}'
+    rows[1000] = b'{"row": 1000, "price": 99}'
+    rows[-2] = b'{"row": 1998, "price": 102}'
 
-    assert len(delta(source, target)) > 1_000_000
+    target = b",".join(rows)
+
+    assert len(target) > 50_000
+    assert len(delta(source, target)) < 100
+    assert apply(source, delta(source, target)) == target
+
+
+def test_values_with_nothing_in_common_are_not_searched_to_the_end():
+    # What is found late is not copied: the search is bounded.
+    late = bytes(range(256))
+
+    assert len(delta(late, b"\xff\x00" * 50_000 + late + b"!")) > 100_256
 
 
 def _end(data):

@@ -17,8 +17,14 @@ _DIGITS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~"
 # copy of fewer takes as much as the bytes.
 _BLOCK = 8
 
-# Bytes between the common ends in which blocks are looked for, a few milliseconds.
-_SEARCHED = 16_384
+# Steps after which no block is looked for, about two milliseconds: one for each place of
+# the target without a block, and more for one with a block, which is extended. A state of
+# which little has changed takes few.
+_STEPS = 4096
+_STEPS_OF_MATCH = 16
+
+# Bytes of the source whose blocks are looked for.
+_INDEXED = 65_536
 
 
 def delta(source: bytes, target: bytes, *, text: bool = False) -> bytes:
@@ -56,22 +62,25 @@ def _add_middle(
     text: bool,
 ) -> None:
     """Add copies and literals for ``target[start:stop]``."""
-    if stop - start < 2 * _BLOCK or stop - start > _SEARCHED:
+    if stop - start < 2 * _BLOCK:
         parts.append(_literal(target[start:stop]))
         return
     # From the end, so that the first of equal blocks is taken.
-    last = min(len(source), _SEARCHED) - _BLOCK
+    last = min(len(source), _INDEXED) - _BLOCK
     blocks = {
         source[place : place + _BLOCK]: place
         for place in range(last - last % _BLOCK, -1, -_BLOCK)
     }
     # Up to here everything is added.
     done = place = start
-    while place <= stop - _BLOCK:
+    steps = 0
+    while place <= stop - _BLOCK and steps < _STEPS:
         found = blocks.get(target[place : place + _BLOCK])
         if found is None:
             place += 1
+            steps += 1
             continue
+        steps += _STEPS_OF_MATCH
         back = _common_end(source, found, target, place, min(found, place - done))
         first, found = place - back, found - back
         last = min(stop, first + _common_start(source, found, target, first))
