@@ -52,6 +52,7 @@ __all__ = [
     "TOPIC_CONNECTIONS",
     "TOPIC_REFUSALS",
     "TOPIC_RESUBSCRIPTIONS",
+    "UNDECIDED_PUBLICATIONS_DROPPED",
     "Histogram",
     "LabelledCounter",
     "Measurement",
@@ -342,6 +343,11 @@ LATEST_VALUES_DROPPED = Measurement(
     "latest_values_dropped",
     "subscriptions",
     "subscriptions that missed the newest value of a key, since there were too many",
+)
+UNDECIDED_PUBLICATIONS_DROPPED = Measurement(
+    "undecided_publications_dropped",
+    "publications",
+    "publications to a subscriber for which may_receive failed or took too long",
 )
 OUTBOX_WAITING = Measurement(
     "outbox_waiting",

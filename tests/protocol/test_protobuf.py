@@ -31,6 +31,7 @@ from tiderace.protocol.messages import (
     Command,
     ConnectResult,
     Empty,
+    FilterNode,
     Pub,
     Push,
     RefreshResult,
@@ -236,12 +237,15 @@ def test_known_fields_that_are_not_served_are_ignored():
     assert command.subscribe.tf is None
 
 
-def test_a_filter_of_a_client_is_noticed():
-    subscribe = theirs.SubscribeRequest(channel="a", tf=theirs.FilterNode(key="k"))
+def test_a_filter_of_a_client_is_read_with_its_nodes():
+    leaf = theirs.FilterNode(key="k", cmp="in", vals=["a", "b"])
+    node = theirs.FilterNode(op="not", nodes=[leaf])
+    subscribe = theirs.SubscribeRequest(channel="a", tf=node)
 
     [command] = PROTOBUF.decode(delimited(theirs.Command(id=1, subscribe=subscribe)))
 
-    assert command.subscribe.tf is not None
+    read = FilterNode(op="not", nodes=[FilterNode(key="k", cmp="in", vals=["a", "b"])])
+    assert command.subscribe.tf == read
 
 
 @pytest.mark.parametrize("text", ['{"a":\n 1}', '{"a":\r1}', '{\r\n"a": 1\n}'])

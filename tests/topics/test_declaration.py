@@ -123,6 +123,25 @@ def test_messages_that_grow_cannot_be_replaced_by_newer_ones():
 
 
 @pytest.mark.parametrize(
+    "option",
+    [{"deliver": Latest()}, {"growing": Growing()}],
+    ids=["deliver", "growing"],
+)
+def test_what_may_be_received_is_not_combined_with_messages_without_tags(option):
+    with pytest.raises(ImproperlyConfigured) as raised:
+        declare(may_receive=lambda self, user, tags: True, **option)
+
+    assert f"has both may_receive and {next(iter(option))}" in str(raised.value)
+
+
+def test_a_key_in_json_is_not_combined_with_bytes():
+    with pytest.raises(ImproperlyConfigured) as raised:
+        declare(deliver=Latest(key="id"), message=bytes)
+
+    assert "has message = bytes, and Latest(key='id') reads" in str(raised.value)
+
+
+@pytest.mark.parametrize(
     ("history", "rewind", "text"),
     [
         (None, 1, "is 1, and the topic keeps no history; write"),

@@ -223,7 +223,6 @@ async def test_a_subscriber_gets_publications(app):
     ("method", "fields"),
     [
         ("subscribe", {"type": 1}),
-        ("subscribe", {"tf": {"key": "k", "cmp": "ex"}}),
         ("publish", {"type": 1, "data": 1}),
         ("sub_refresh", {"type": 1, "token": "x"}),
     ],

@@ -585,6 +585,33 @@ async def test_a_permission_that_is_removed_while_a_client_subscribes_ends_the_j
     assert checks == [True, False]
 
 
+async def test_what_a_user_may_receive_is_decided_again_with_their_permissions(
+    app, ada
+):
+    class Desk(Topic):
+        pattern = "desk"
+        permission_classes = [AllowAny]
+
+        async def may_receive(self, user, tags):
+            return "secret" not in tags or await user.ahas_perm("auth.view_user")
+
+    permission = await Permission.objects.aget(codename="view_user")
+    await ada.user_permissions.aadd(permission)
+    async with WireClient(app, connect={"token": connection_token(ada)}) as client:
+        await client.subscribe("desk")
+        await apublish("desk", 1, tags={"secret": "x"})
+        assert await client.publications(1) == [1]
+        # Checked after the desk, so that its end shows when the check is over.
+        await client.subscribe("staff")
+
+        await ada.user_permissions.aremove(permission)
+        await client.push("unsubscribe")
+        await apublish("desk", 2, tags={"secret": "x"})
+        await apublish("desk", 3)
+
+        assert await client.publications(1) == [3]
+
+
 async def test_a_removed_permission_ends_its_subscriptions(app, ada):
     permission = await Permission.objects.aget(codename="view_user")
     await ada.user_permissions.aadd(permission)

@@ -44,6 +44,22 @@ export const SUBSCRIBE_DEFAULTS: { [K in keyof Required<SubscribeOptions>]: unde
   token: undefined,
   getToken: undefined,
   data: undefined,
+  tagsFilter: undefined,
+};
+
+/**
+ * A filter by tags: a comparison of one tag (`key`, `cmp`, and `val` or `vals`), or an
+ * operation on other filters (`op` and `nodes`).
+ */
+export type TagsFilter = {
+  op?: "and" | "or" | "not";
+  key?: string;
+  cmp?:
+    | "eq" | "neq" | "in" | "nin" | "ex" | "nex" | "sw" | "ew" | "ct" | "lt" | "lte" | "gt"
+    | "gte";
+  val?: string;
+  vals?: readonly string[];
+  nodes?: readonly TagsFilter[];
 };
 
 export interface SubscribeOptions {
@@ -63,4 +79,6 @@ export interface SubscribeOptions {
   getToken?: (context: { topic: string }) => Promise<string> | string;
   /** Sent to the server with the subscription. */
   data?: unknown;
+  /** Only publications with matching tags are received. */
+  tagsFilter?: TagsFilter;
 }

@@ -3,7 +3,7 @@
 import "./live.js";
 
 export { Client } from "./client.js";
-export type { ClientOptions, SubscribeOptions } from "./client_options.js";
+export type { ClientOptions, SubscribeOptions, TagsFilter } from "./client_options.js";
 export { connect, type ConnectOptions } from "./connect.js";
 export { TopicError, UnauthorizedError } from "./errors.js";
 export type {

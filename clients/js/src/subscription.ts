@@ -270,7 +270,7 @@ export class Subscription<T = any, Methods = any, Data = T> extends Emitter<Subs
 
   /** @internal Send a subscribe command, if there is a connection. */
   async _start(): Promise<void> {
-    const { getState, presence, data } = this.#options;
+    const { getState, presence, data, tagsFilter } = this.#options;
     const { topic } = this;
     const { _commands, _failConnection } = this.#context;
     const stream = this.#stream;
@@ -296,6 +296,7 @@ export class Subscription<T = any, Methods = any, Data = T> extends Emitter<Subs
       token: tokens._token,
       data,
       recoverable: true,
+      tf: tagsFilter,
       ...(stream._position && { recover: true, ...stream._position }),
       ...(presence && { join_leave: true }),
       ...(getState && { flag: REFUSE_GAPS }),

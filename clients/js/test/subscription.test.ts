@@ -51,6 +51,13 @@ test("the subscription's data is sent with it", async () => {
   });
 });
 
+test("the filter by tags is sent with the subscription", async () => {
+  const tagsFilter = { key: "colour", cmp: "eq", val: "red" } as const;
+  const { command } = await requestedSubscription({ tagsFilter });
+
+  assert.deepEqual(command.body.tf, tagsFilter);
+});
+
 test("the server's data is in the subscribed event", async () => {
   const { peer, room, command } = await requestedSubscription();
   const seen = logEvents(room, "subscribed");

@@ -60,6 +60,17 @@ class Pub(_Message):
 # Requests
 
 
+class FilterNode(_Message):
+    """A node of a filter by tags: a comparison, or an operation on nodes."""
+
+    op: str = ""
+    key: str = ""
+    cmp: str = ""
+    val: str = ""
+    vals: list[str] = []
+    nodes: list[FilterNode] = []
+
+
 class SubscribeRequest(_WithToken):
     """Subscribe to a topic; with ``recover``, from (``offset``, ``epoch``) on."""
 
@@ -74,9 +85,9 @@ class SubscribeRequest(_WithToken):
     join_leave: bool = False
     delta: str = ""
     flag: int = 0
-    # Not served: other kinds of subscriptions, and filters by tags.
+    tf: FilterNode | None = None
+    # Not served: other kinds of subscriptions.
     type: int = 0
-    tf: object = None
 
 
 class ConnectRequest(_WithToken):

@@ -226,6 +226,8 @@ def _converter(annotation: Any) -> Converter:
         [annotation, *_] = get_args(annotation)
     if annotation is Raw:
         return _raw
+    if annotation == list[str]:
+        return list
     if get_origin(annotation) is list:
         each = _register(get_args(annotation)[0])
         return lambda messages: [_struct_of(message, each) for message in messages]

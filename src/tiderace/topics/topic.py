@@ -218,6 +218,7 @@ class Topic:
         def can_see_presence(self, user: Any, /) -> _Permission: ...
         def can_read_history(self, user: Any, /) -> _Permission: ...
         def can_whisper(self, user: Any, /) -> _Permission: ...
+        def may_receive(self, user: Any, tags: Mapping[str, str], /) -> _Permission: ...
         def can_cancel(self, user: Any, message: Any, /) -> _Permission: ...
         def on_publish(self, user: Any, message: Any, /) -> Any: ...
         def user_joined(self, user_id: str, /) -> Any: ...
@@ -233,6 +234,9 @@ class Topic:
         """``can_publish(self, user) -> bool``."""
         can_see_presence = None
         """``can_see_presence(self, user) -> bool``; without it every subscriber may."""
+        may_receive = None
+        """``may_receive(self, user, tags) -> bool``; without it every subscriber gets every
+        publication. Asked once for each set of tags and subscriber."""
         can_read_history = None
         """``can_read_history(self, user) -> bool``; without it every subscriber may."""
         can_whisper = None
@@ -308,6 +312,7 @@ TOPIC_HOOKS = {
     "can_see_presence": ("self", "user"),
     "can_read_history": ("self", "user"),
     "can_whisper": ("self", "user"),
+    "may_receive": ("self", "user", "tags"),
     "can_cancel": ("self", "user", "message"),
     "on_publish": ("self", "user", "message"),
     "on_subscribe": ("self", "user", "data"),
@@ -344,6 +349,17 @@ def _require_delivery(cls: type[Topic]) -> None:
             f"{place(cls)} has both deliver and growing: a later publication would replace "
             "a message that has grown; use two topics"
         )
+    if cls.deliver is not None and cls.is_binary() and cls.deliver.key is not None:
+        raise ImproperlyConfigured(
+            f"{place(cls)} has message = bytes, and Latest(key={cls.deliver.key!r}) reads "
+            "its key from JSON; leave out key, or message"
+        )
+    for option in ("deliver", "growing"):
+        if cls.may_receive is not None and getattr(cls, option) is not None:
+            raise ImproperlyConfigured(
+                f"{place(cls)} has both may_receive and {option}, whose messages are not "
+                "told apart by tags; use one topic for each group of receivers"
+            )
     history = cls.history
     kept = 0 if history is None else history.size
     if not 0 <= cls.rewind <= kept:

@@ -356,6 +356,40 @@ export const scenarios = {
     assertEqual(await context.receive(subscription, 2), [1, 2]);
   },
 
+  async only_publications_with_matching_tags_are_received(context) {
+    const { channel } = context;
+    const tagsFilter = {
+      op: "and",
+      nodes: [
+        { key: "colour", cmp: "in", vals: ["red", "green"] },
+        { op: "not", nodes: [{ key: "size", cmp: "gt", val: "9" }] },
+      ],
+    };
+    const user = channel;
+    let first = true;
+    const publish = async (data, tags) => context.api("publish", { channel, data, tags });
+    const getData = async () => {
+      if (!first) {
+        await publish("missed", { colour: "red" });
+        await publish("not missed", { colour: "blue" });
+      }
+      first = false;
+      return context.encode({});
+    };
+    const client = await context.connect({ token: await token(user), getData });
+    const subscription = await context.subscribe(client, channel, { tagsFilter });
+    await publish(1, { colour: "blue" });
+    await publish(2, { colour: "red", size: "10" });
+    await publish(3, { colour: "green", size: "2" });
+    assertEqual(await context.receive(subscription, 1), [3], "the match");
+    await context.dropConnections(user);
+
+    assertEqual((await subscription.record.next("subscribed")).recovered, true, "recovered");
+    await publish(4, {});
+    await publish(5, { colour: "red" });
+    assertEqual(await context.receive(subscription, 2), ["missed", 5], "the later matches");
+  },
+
   async state_is_read_again_when_its_position_is_too_old(context) {
     const channel = `smallhistory:${context.channel}`;
     const offsets = [];

@@ -59,6 +59,14 @@ def app():
         deliver = Latest(rate="100/s")
         permission_classes = [AllowAny]
 
+    class Teams(Topic):
+        pattern = "teams"
+        history = History()
+        permission_classes = [AllowAny]
+
+        async def may_receive(self, user, tags):
+            return tags.get("team", str(user.pk)) == str(user.pk)
+
     class News(Topic):
         pattern = "news"
         permission_classes = [AllowAny]
@@ -273,6 +281,25 @@ async def test_a_feed_of_the_newest_values_skips_those_that_were_replaced(app):
     assert len(seen) < 29
     assert seen == sorted(seen, key=int)
     assert last["id"].endswith(":29")
+
+
+async def test_a_feed_has_only_what_its_user_may_receive(app):
+    await apublish("teams", "before", tags={"team": "2"})
+    scope = {"user": user(1)}
+    async with Feed(app, "teams", last="x:0", scope=scope) as feed:
+        assert (await feed.event())["event"] == "reset"
+        await apublish("teams", "other", tags={"team": "2"})
+        await apublish("teams", "own", tags={"team": "1"})
+        await apublish("teams", "all")
+        events = [await feed.event(), await feed.event()]
+    await apublish("teams", "other missed", tags={"team": "2"})
+    await apublish("teams", "missed", tags={"team": "1"})
+
+    async with Feed(app, "teams", last=events[1]["id"], scope=scope) as feed:
+        missed = await feed.event()
+
+    assert [each["data"] for each in events] == ["own", "all"]
+    assert missed["data"] == "missed"
 
 
 async def test_a_page_may_start_from_its_own_position(app):

@@ -32,6 +32,7 @@ from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.security.addresses import client_ip, limit_key
 from tiderace.topics.client.calls import TopicCall, call_method, call_topic
 from tiderace.topics.client.context import ClientContext
+from tiderace.topics.client.filtered import FilteredSubscription, make_gate
 from tiderace.topics.client.refusals import errors_as_refusals
 from tiderace.topics.client.whispers import whisper
 from tiderace.topics.hooks import call_hook
@@ -175,7 +176,14 @@ async def _history(context: ClientContext, request: HistoryRequest) -> HistoryRe
     if topic.history is None:
         raise Refused(codes.NOT_AVAILABLE, reason=without_history(topic))
     await context.require("history", topic)
-    return await read_history(topic, request)
+    result = await read_history(topic, request)
+    subscription = context.subscriptions.get(topic.topic)
+    if isinstance(subscription, FilteredSubscription):
+        result.publications = await subscription.gate.select(result.publications)
+    elif topic.may_receive is not None:
+        gate = make_gate(topic, lambda: context.identity.user)
+        result.publications = await gate.select(result.publications)
+    return result
 
 
 async def _presence(context: ClientContext, request: TopicRequest) -> PresenceResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec import UNSET
@@ -117,12 +117,7 @@ class ActiveSubscription(Subscription):
                     receivers[subscription.codec].append(subscription.outbox)
             except PositionLost:
                 subscription.on_gap(group)
-        if not receivers:
-            return
-        channel, offsets = listeners[0].channel, listeners[0].topic.history is not None
-        push = Push(channel=channel, pub=to_pub(publication, offsets=offsets))
-        for codec, outboxes in receivers.items():
-            write_all(outboxes, codec.encode(Reply(push=push)))
+        send_publication(listeners[0].topic, publication, receivers)
 
     def on_publication(self, group: str, publication: Publication) -> None:
         """Send a publication to this client alone."""
@@ -155,6 +150,20 @@ class ActiveSubscription(Subscription):
                 send_push(each, [self])
             else:
                 self.on_publication(self.group, each)
+
+
+def send_publication(
+    topic: Topic,
+    publication: Publication,
+    receivers: Mapping[Codec, Sequence[ClientOutbox]],
+) -> None:
+    """Send a publication to clients by their codec."""
+    if not receivers:
+        return
+    offsets = topic.history is not None
+    push = Push(channel=topic.topic, pub=to_pub(publication, offsets=offsets))
+    for codec, outboxes in receivers.items():
+        write_all(outboxes, codec.encode(Reply(push=push)))
 
 
 WHISPER = "topic.whisper"

@@ -30,8 +30,9 @@ from tiderace.protocol.session import Refused
 from tiderace.runtime.tasks import TaskGroup
 from tiderace.topics.client.authentication import authorize, read_token
 from tiderace.topics.client.context import ClientContext
-from tiderace.topics.client.deltas import DeltaSubscription, wants_deltas
+from tiderace.topics.client.deltas import DeltaSubscription
 from tiderace.topics.client.dispatcher import ActiveSubscription, send_push
+from tiderace.topics.client.filtered import FilteredSubscription, make_subscription
 from tiderace.topics.client.listening import (
     activate,
     follows,
@@ -102,17 +103,17 @@ class ClientSubscriptions:
         """
         context, name = self._context, request.channel
         self._check_name(name)
-        if request.type or request.tf is not None:
-            raise Refused(codes.NOT_AVAILABLE, "type and tf are not served")
+        if request.type:
+            raise Refused(codes.NOT_AVAILABLE, "type is not served")
         topic = declared.resolve(name)
         context.require_codec(topic)
-        deltas = not server_side and wants_deltas(topic, request.delta)
-        kind = DeltaSubscription if deltas else ActiveSubscription
-        subscription = kind(
+        subscription = make_subscription(
+            context,
             topic,
+            request,
             self._outbox,
             self._on_lost,
-            client_id=context.client_id,
+            self._tasks.spawn,
             server_side=server_side,
         )
         subscription.grant = grant or (Grant() if request.token else None)
@@ -130,13 +131,18 @@ class ClientSubscriptions:
                 layer = layer_of(topic)
                 await layer.stream_subscribe(events_group(name), subscription)
             await context.growing.join(subscription)
-            result, _ = await start_stream(
+            result, top = await start_stream(
                 subscription,
                 topic,
                 request,
                 lambda: context.may("history", topic),
                 follows=follows(topic, subscription),
             )
+            if isinstance(subscription, FilteredSubscription) and result.publications:
+                selected = await subscription.gate.select(result.publications)
+                result.publications = selected or None
+                if not selected:
+                    result.offset = top.offset
             self._require_current(subscription)
             if isinstance(subscription, DeltaSubscription):
                 subscription.encode_result(result)
@@ -276,6 +282,8 @@ class ClientSubscriptions:
         for channel, subscription in list(self._context.subscriptions.items()):
             topic = subscription.topic
             subscription.whispers = None  # decided again at the next one
+            if isinstance(subscription, FilteredSubscription):
+                subscription.gate.forget()
             if subscription.grant is None and not await may("subscribe", topic):
                 if self._context.subscriptions.get(channel) is subscription:
                     self.end(channel, codes.UNSUBSCRIBED_PERMISSION_DENIED)
@@ -325,6 +333,8 @@ class ClientSubscriptions:
             del subscriptions[name]
             self._timers.cancel_timer(f"sub:{name}")
         stop_listening(subscription.topic, subscription)
+        if isinstance(subscription, FilteredSubscription):
+            subscription.gate.close()
         for group in list(subscription.groups):
             layer_of(subscription.topic).stream_unsubscribe(group, subscription)
         self._context.growing.leave(subscription)

@@ -38,6 +38,7 @@ from tiderace.runtime.connections import (
 from tiderace.runtime.drain import process_drain
 from tiderace.runtime.tasks import TaskGroup
 from tiderace.topics.client.authentication import admit
+from tiderace.topics.client.filtered import make_gate
 from tiderace.topics.client.listening import (
     activate,
     follows,
@@ -46,6 +47,7 @@ from tiderace.topics.client.listening import (
 )
 from tiderace.topics.client.outbox import ClientOutbox
 from tiderace.topics.client.refusals import log_refusal
+from tiderace.topics.client.tag_gate import TagGate, TagSet, tag_set
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.hub import current
 from tiderace.topics.identity import Identity, identity_of
@@ -149,6 +151,15 @@ class EventStream:
         self._topic = topic
         self._group = topic_group(topic.topic)
         self.seen = 0
+        self._gate: TagGate | None = None
+        if topic.may_receive is not None:
+            self._gate = make_gate(
+                topic,
+                lambda: identity.user,
+                spawn=lambda work: self._tasks.spawn(work),
+                deliver=self._deliver,
+                lose=self._lose,
+            )
         self._subscription = Subscription(topic.topic)
         self._over = asyncio.Event()
         self.outbox = ClientOutbox(
@@ -240,6 +251,8 @@ class EventStream:
             self._may_read_history,
             follows=follows(self._topic, self),
         )
+        if self._gate is not None and result.publications:
+            result.publications = await self._gate.select(result.publications)
         if since is not None and not result.recovered:
             self.outbox.push(_block(f"{top.epoch}:{top.offset}", event=_RESET))
         for pub in result.publications or ():
@@ -281,6 +294,8 @@ class EventStream:
 
     def _unsubscribe(self) -> None:
         stop_listening(self._topic, self)
+        if self._gate is not None:
+            self._gate.close()
         if self._occupies:
             current().occupied.leave(self._topic)
         for group in list(self.groups):
@@ -293,15 +308,31 @@ class EventStream:
         group: str, publication: Publication, listeners: Sequence[EventStream]
     ) -> None:
         """Send a publication to all ``listeners``; its event is built once."""
-        event = None
+        event, tags = None, tag_set(publication.tags)
         for stream in listeners:
-            if stream.accept(group, publication):
+            passes = stream.passes(group, tags, publication)
+            if passes is None:
+                continue  # it waits for the decision
+            if stream.accept(group, publication) and passes:
                 event = event or stream.encode(publication)
                 stream.outbox.push(event)
 
     def on_publication(self, group: str, publication: Publication) -> None:
         """Send a publication to this stream alone."""
         self.dispatch(group, publication, [self])
+
+    def passes(self, group: str, tags: TagSet, publication: Publication) -> bool | None:
+        """Return whether the user gets a publication; None while it waits."""
+        if self._gate is None or not self.active or group != self._group:
+            return True
+        return self._gate.passes(tags, publication)
+
+    def _deliver(self, publication: Publication, passes: bool) -> None:
+        if self.accept(self._group, publication) and passes:
+            self.outbox.push(self.encode(publication))
+
+    def _lose(self) -> None:
+        self.on_gap(self._group)
 
     def on_gap(self, group: str) -> None:
         """End, where there is a position that was lost: the browser reconnects with it."""
@@ -351,8 +382,11 @@ class EventStream:
     def _on_revocation(self, reason: Reason) -> None:
         if reason.final:
             self._over.set()
-        elif self._signed is None:
-            self._tasks.spawn(self._check_permission())
+        else:
+            if self._gate is not None:
+                self._gate.forget()
+            if self._signed is None:
+                self._tasks.spawn(self._check_permission())
 
     async def _may_read_history(self) -> bool:
         user, scope = self._identity.user, self._exchange.scope
