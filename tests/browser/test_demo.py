@@ -514,6 +514,41 @@ def test_a_picture_is_shown_in_every_window_with_the_same_bytes(signed_in, tmp_p
     assert bob.request.get(address).body() == picture.read_bytes()
 
 
+def test_the_answer_to_a_command_survives_a_reload_until_it_is_stopped(signed_in):
+    alice, bob = signed_in("alice").enter("answers"), signed_in("bob").enter("answers")
+    growing = alice.locator(".answer .text")
+    say(alice, "/tide Fox Island days 14")
+    for page in (alice, bob):
+        expect(page.locator(".answer .text")).to_contain_text("Fox Island")
+    before = growing.inner_text()
+
+    alice.reload()
+
+    expect(growing).to_contain_text(before)
+    shown = growing.inner_text()
+    expect(growing).not_to_have_text(shown)
+    expect(bob.get_by_role("button", name="Stop")).to_be_hidden()
+    alice.get_by_role("button", name="Stop").click()
+    for page in (alice, bob):
+        expect(texts(page)).to_have_count(2)
+        expect(texts(page).nth(1)).to_contain_text("Fox Island")
+    assert texts(alice).all_inner_texts() == texts(bob).all_inner_texts()
+
+
+def test_a_finished_answer_is_a_message_of_the_room(signed_in):
+    alice, bob = (
+        signed_in("alice").enter("finished"),
+        signed_in("bob").enter("finished"),
+    )
+    say(alice, "/tide")
+
+    for page in (alice, bob):
+        stored = texts(page).nth(1)
+        expect(stored).to_contain_text("the text so far is still there.")
+        expect(stored.locator("strong")).to_have_count(4)
+        expect(page.locator(".answer")).to_have_count(0)
+
+
 def test_scrolling_back_loads_earlier_messages(signed_in):
     alice = signed_in("alice").enter("deep")
     for number in range(50):

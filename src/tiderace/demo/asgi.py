@@ -15,12 +15,11 @@ application = get_application(
     "tiderace.demo.live",
     # A demo is its own web server: nothing stands before it to serve its files.
     http=ASGIStaticFilesHandler(get_asgi_application()),
-    channel="tiderace.demo.devices.consumers.channels",
+    channel="tiderace.demo.worker.channels",
     # The devices are no browsers, and have a token in place of a cookie.
     allow_missing_origin=True,
 )
 
 # These register what runs while the server does.
 from tiderace.demo import bots  # noqa: E402, F401
-from tiderace.demo.devices import worker  # noqa: E402, F401
 from tiderace.demo.ops import sampler  # noqa: E402, F401

@@ -11,10 +11,19 @@ import msgspec
 from msgspec import Meta
 
 from tiderace.demo.chat import rooms
+from tiderace.demo.chat.answers import COMMAND, ask
 from tiderace.demo.chat.models import STAFF_ROOM, Message, Picture
 from tiderace.demo.chat.text import cleaned
 from tiderace.demo.people.person import person_of
-from tiderace.topics import History, IsAuthenticated, Presence, Refuse, Topic, rpc
+from tiderace.topics import (
+    Growing,
+    History,
+    IsAuthenticated,
+    Presence,
+    Refuse,
+    Topic,
+    rpc,
+)
 
 REACTIONS = ("👍", "❤️", "😄", "🎉")
 
@@ -49,9 +58,11 @@ class Chat(_InRoom):
         picture = Picture.objects.filter(pk=message.picture, owner=user).first()
         if not text and picture is None:
             raise Refuse("the message is empty", code=422)
-        rooms.store(
+        stored = rooms.store(
             self.kwargs["room"], person_of(user), message.client_id, text, picture
         )
+        if text.split(" ")[0] == COMMAND:
+            ask(stored)
 
     @rpc
     def edit(self, user: Any, pk: int, text: str) -> None:
@@ -95,6 +106,18 @@ class Chat(_InRoom):
         if message.author != str(user.pk):
             raise Refuse("that message has another author", code=403)
         return message
+
+
+class AnswersOfRoom(_InRoom):
+    """The answers to ``/tide`` while they are written; who asked may stop one."""
+
+    pattern = "answers:<slug:room>"
+    growing = Growing()
+    history = History(size=20, ttl=600)
+
+    def can_cancel(self, user: Any, message: Any) -> bool:
+        """Allow the one who has asked."""
+        return bool(message["asked_by"] == str(user.pk))
 
 
 class Here(_InRoom):

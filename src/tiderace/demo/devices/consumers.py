@@ -10,7 +10,7 @@ import msgspec
 
 from tiderace.consumer import AsyncConsumer
 from tiderace.db import database_sync_to_async
-from tiderace.demo.devices.ingest import STORE, ingest
+from tiderace.demo.devices.ingest import ingest
 from tiderace.demo.devices.models import Device, Reading
 from tiderace.demo.devices.tokens import device_of
 from tiderace.demo.devices.topics import SOCKETS, interval
@@ -103,6 +103,3 @@ def alarm_of(reading: dict[str, Any]) -> str:
     if reading["battery"] <= LOW_BATTERY:
         return f"battery at {reading['battery']:.0f} %"
     return ""
-
-
-channels = {STORE: Storage.as_asgi()}

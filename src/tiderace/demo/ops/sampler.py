@@ -17,35 +17,36 @@ from tiderace.topics import apresence_stats, apublish
 
 logger = logging.getLogger(__name__)
 
-INTERVAL = 1.0  # seconds
-
 
 @while_serving
 async def sample() -> None:
-    """Publish a sample at the beginning of each second."""
+    """Publish a sample at the beginning of each second, late ones left out."""
     counts = list(FAN_OUT_DURATION.counts)
+    second = 0
     while True:
-        await asyncio.sleep(INTERVAL - time.time() % INTERVAL)
+        second = max(second, int(time.time())) + 1
+        await asyncio.sleep(second - time.time())
         try:
             clients, _users = await apresence_stats(METRICS)
             if clients:
-                await apublish(METRICS, await measure(counts))
+                await apublish(METRICS, await measure(second, counts))
         except LayerUnavailable as error:
             logger.warning("the dashboard pauses: %s", error)
         counts = list(FAN_OUT_DURATION.counts)
 
 
-async def measure(counts: list[int]) -> dict[str, Any]:
+async def measure(second: int, counts: list[int]) -> dict[str, Any]:
     """Return the metrics of this process.
 
     Args:
+        second: the time, in seconds since 1970.
         counts: those of the fan-outs a second ago.
     """
     layer: Any = get_channel_layer()
     stats = (await layer.stats()).processes[0]
     return {
         "process": os.getpid(),
-        "second": int(time.time()),
+        "second": second,
         "clients": stats.connections + stats.topic_clients,
         "sent": stats.sent_per_second,
         "delivered": stats.delivered_per_second,

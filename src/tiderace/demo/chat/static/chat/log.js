@@ -131,6 +131,14 @@ export class Log {
     this.#put(item, this.#list.querySelector(".waiting"), { count: false });
   }
 
+  /** Show an item that is no message yet, and keep the end in view while it grows. */
+  addGrowing(item) {
+    this.#put(item, this.#list.querySelector(".waiting"), { count: false });
+  }
+  grown() {
+    if (this.#following) this.toBottom();
+  }
+
   #build(mine) {
     const item = this.#template.cloneNode(true);
     item.classList.toggle("mine", mine);

@@ -1,5 +1,6 @@
 // A room: its messages come over the topic "chat:…", its people over "here:…".
 import { topics } from "../tiderace/tiderace.js";
+import { showAnswers } from "./answers.js";
 import { showPeople } from "./here.js";
 import { Log } from "./log.js";
 import { upload } from "./upload.js";
@@ -90,6 +91,8 @@ async function markRead() {
   if (log.last > last) markRead();
 }
 document.addEventListener("visibilitychange", markRead);
+
+showAnswers(client, slug, me, log);
 
 // Who is here
 
