@@ -20,7 +20,8 @@ from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiderace.json_compat import dumps, loads, to_json
+from tiderace import json_compat
+from tiderace.json_compat import dumps, loads, require_depth, to_json
 
 
 class Celsius(float):
@@ -182,6 +183,64 @@ def test_json_that_is_accepted_can_be_read_and_written_by_deeper_code():
 
     assert len(accepted) > 50
     assert _deeper(150, json.loads, _deeper(150, dumps, accepted[-1]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 512 + "]" * 512,
+        '["[",' * 256 + '{"}":' * 256 + "0" + "}" * 256 + "]" * 256,
+    ],
+)
+def test_json_of_512_levels_is_accepted(text):
+    require_depth(text)
+    require_depth(text.encode())
+    assert loads(text.encode()) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 513 + "]" * 513, "[" * 9000 + "]" * 9000, '{"]":' * 513 + "0" + "}" * 513],
+)
+def test_json_of_more_levels_is_refused(text):
+    for each in (text, text.encode()):
+        with pytest.raises(ValueError, match="it is nested too deeply"):
+            require_depth(each)
+    with pytest.raises(ValueError, match="it is nested too deeply"):
+        loads(text.encode())
+
+
+def depth_of(value):
+    """Return how many lists and dicts are around the deepest value."""
+    if not isinstance(value, dict | list):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(depth_of, inner), default=0)
+
+
+TEXT = st.text('[]{}"\\a', max_size=3)
+NESTED = st.recursive(
+    TEXT,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3)
+    ),
+    max_leaves=40,
+)
+
+
+@given(NESTED)
+def test_the_depth_of_any_json_is_exact(value):
+    text = json.dumps(value)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_compat, "_MAX_DEPTH", 3)
+        patch.setattr(json_compat, "_ROUNDS", 2)
+        refused = False
+        try:
+            require_depth(text)
+        except ValueError:
+            refused = True
+
+    assert refused == (depth_of(value) > 3)
 
 
 def test_many_brackets_beside_each_other_are_not_deep():

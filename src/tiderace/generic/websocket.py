@@ -46,7 +46,7 @@ from tiderace.exceptions import (
     InvalidChannelLayerError,
     StopConsumer,
 )
-from tiderace.json_compat import dumps, leave_room
+from tiderace.json_compat import dumps, require_depth
 from tiderace.runtime.sync_bridge import callable_in_threads
 
 __all__ = [
@@ -466,7 +466,8 @@ def _layer_with_groups(layer: Any) -> Any:
 
 
 def _loads(text: str) -> Any:
+    require_depth(text)
     try:
-        return leave_room(json.loads, text, text.count("[") + text.count("{"))
-    except RecursionError:
-        raise ValueError("The message is nested too deeply.") from None
+        return json.loads(text)
+    except RecursionError:  # of a caller that is deep in the stack itself
+        raise ValueError("the message is nested too deeply") from None
