@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from support.waiting import settle, until
+from support.waiting import settle, until, within
 from support.wire_client import WireClient
 from tiderace.layers import get_channel_layer
 from tiderace.layers.broker import Retention
@@ -205,6 +206,34 @@ async def test_the_permission_is_decided_once_until_permissions_change(memory):
 
         assert (await whisper(ada, "asked"))["error"]["code"] == 103
         assert (await whisper(ada, "asked"))["error"]["code"] == 103
+
+
+async def test_a_change_while_the_permission_is_being_asked_for_has_it_asked_again(
+    memory,
+):
+    asking, may_answer, asked = asyncio.Event(), asyncio.Event(), []
+
+    class Pad(Topic):
+        pattern = "changing"
+        permission_classes = [AllowAny]
+        whispers = True
+
+        async def can_whisper(self, user):
+            asked.append(user.pk)
+            asking.set()
+            await may_answer.wait()
+            return len(asked) == 1
+
+    async with WireClient(TopicsEndpoint.as_asgi(), user=user(1)) as ada:
+        await ada.subscribe("changing")
+        first = asyncio.create_task(whisper(ada, "changing"))
+        await within(asking.wait())
+        next(iter(current())).subscriptions.check_permissions()
+        await settle()
+        may_answer.set()
+        await first
+
+        assert (await whisper(ada, "changing"))["error"]["code"] == 103
 
 
 async def test_a_whisper_needs_what_the_permission_classes_allow(memory):

@@ -58,7 +58,12 @@ _NULL = Raw(b"null")
 async def _allow(
     context: ClientContext, subscription: ActiveSubscription, topic: Topic
 ) -> None:
-    await context.require("whisper", topic)
     rate = topic.whispers if isinstance(topic.whispers, str) else _DEFAULT_RATE
+    # Before the question: a change of permissions meanwhile resets it, and so the answer.
     bucket = subscription.whispers = TokenBucket(Rate.parse(rate))
     bucket.take()
+    try:
+        await context.require("whisper", topic)
+    except BaseException:
+        subscription.whispers = None
+        raise
