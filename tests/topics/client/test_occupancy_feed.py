@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
@@ -53,12 +54,17 @@ class Store:
         self.numbers = (0, 0)
         self.reads = 0
         self.away = False
+        self.slow = None
+        """The event for which reads wait; None where they take no time."""
 
     async def stats(self, group):
         self.reads += 1
         if self.away:
             raise LayerUnavailable("away")
-        return self.numbers
+        numbers = self.numbers
+        if self.slow is not None:
+            await self.slow.wait()
+        return numbers
 
 
 class Outbox(ClientOutbox):
@@ -184,6 +190,25 @@ async def test_a_store_that_is_away_is_asked_again(feed, clock, store):
     await clock.pass_by(1)
 
     assert one.got == [b'{"connections":1,"users":1}']
+
+
+async def test_an_old_read_that_ends_late_does_not_replace_newer_numbers(
+    feed, clock, store
+):
+    one = Subscriber()
+    feed.add(one)
+    old = store.slow = asyncio.Event()
+    feed.start()
+    await clock.pass_by(1)
+    store.numbers, store.slow = (1, 1), None
+    feed.on_publication("events", event())
+    await clock.pass_by(2)
+
+    old.set()
+    await settle()
+    await clock.pass_by(2)
+
+    assert one.got[-1] == b'{"connections":1,"users":1}'
 
 
 async def test_nothing_is_read_after_the_last_subscriber(feed, clock, store):

@@ -20,9 +20,12 @@ from tiderace.topics.occupancy import Occupancy, OccupancyNumbers
 from tiderace.topics.streams import layer_of, without_presence
 from tiderace.topics.topic import Topic, declared
 
-# Seconds between two reads while nobody joins or leaves: a further connection of a
+# Seconds between two reads while there are no joins and leaves: a further connection of a
 # present user causes no event, and an event may be lost.
 _POLL = 10.0
+
+# Seconds before another read at least, while one is slow.
+_BUSY = 0.1
 
 
 def counted_topic(topic: Occupancy) -> Topic:
@@ -73,6 +76,7 @@ class OccupancyFeed(LatestFeed):
         # When the numbers were read last, and when they are to be read next.
         self._read_at = float("-inf")
         self._due_at = float("inf")
+        self._reading = False
         self._due: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -120,6 +124,11 @@ class OccupancyFeed(LatestFeed):
 
     def _on_due(self) -> None:
         self._due = None
+        if self._reading:
+            # Of two reads at once, the older one could end last.
+            self._read_in(max(_BUSY, self._interval))
+            return
+        self._reading = True
         self._tasks.spawn(self._read())
 
     async def _read(self) -> None:
@@ -129,6 +138,8 @@ class OccupancyFeed(LatestFeed):
         except LayerUnavailable:
             self._read_in(max(1.0, self._interval))
             return
+        finally:
+            self._reading = False
         if numbers != self._numbers:
             self._numbers = numbers
             self._count += 1
