@@ -255,7 +255,7 @@ def _register(kind: Any) -> Any:
 
 _register(Command)
 _register(Reply)
-# Of a topic with bytes they are sent as they are; for JSON the command's code cares.
+# Bytes of a topic are passed on as they are; the publish command makes JSON well-formed.
 _converters[PublishRequest]["data"] = _converters[Pub]["data"] = Raw
 
 PROTOBUF = ProtobufCodec()
