@@ -12,12 +12,19 @@ import pytest
 import redis
 
 from support.brokers import Server
-from support.demo_process import DemoProcess
+from support.demo_process import DemoProcess, Window
 from support.waiting import wait_until
 from tiderace import __main__ as command_line
 from tiderace.demo import valkey
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
+
+
+def answer_in(window: Window) -> str:
+    """Return the answer to a command that a window has seen; some process wrote it."""
+    while (message := window.publication())["name"] != "marina":
+        pass
+    return message["text"]
 
 
 def test_two_processes_share_a_room(tmp_path, monkeypatch):
@@ -40,8 +47,11 @@ def test_two_processes_share_a_room(tmp_path, monkeypatch):
         opened[0].say("over the race", "tide-0001")
 
         heard = [window.publication()["text"] for window in opened]
+        opened[0].say("/tide", "tide-0002")
+        answers = [answer_in(window) for window in opened]
 
     assert heard == ["over the race"] * len(opened)
+    assert answers == answers[:1] * len(opened)
 
 
 def test_two_processes_share_a_room_over_a_sqlite_file(tmp_path):
@@ -64,8 +74,11 @@ def test_two_processes_share_a_room_over_a_sqlite_file(tmp_path):
         opened[0].say("over the race", "tide-0001")
 
         heard = [window.publication()["text"] for window in opened]
+        opened[0].say("/tide", "tide-0002")
+        answers = [answer_in(window) for window in opened]
 
     assert heard == ["over the race"] * len(opened)
+    assert answers == answers[:1] * len(opened)
 
 
 def test_the_demo_starts_and_stops_its_own_redis_server(tmp_path, monkeypatch):
