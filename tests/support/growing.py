@@ -16,7 +16,7 @@ from django.db import connections
 from support.paths import TESTS
 from support.waiting import PATIENCE, until, within
 from support.wire_client import WireClient
-from tiderace.exceptions import MessageTooLarge
+from tiderace.exceptions import LayerUnavailable, MessageTooLarge
 from tiderace.topics import (
     AllowAny,
     Growing,
@@ -29,6 +29,8 @@ from tiderace.topics import (
     ahistory,
     apublish,
 )
+from tiderace.topics.growing import writer
+from tiderace.topics.growing.stream import delete_records
 from tiderace.topics.hub import close as close_hub
 from tiderace.topics.hub import current
 from tiderace.topics.topic import declared
@@ -482,6 +484,48 @@ class GrowingContract:
 
             assert (await device.ended(answer))["state"] == "failed"
 
+    async def test_a_process_asks_for_a_text_whose_beginning_it_lacks(self, app):
+        async with agrow("grow-room:a", {"by": "ai"}) as answer:
+            await answer.append("Hello")
+            await answer.flush()
+            await delete_records(declared.resolve("grow-room:a"))
+
+            async with Device(app, "grow-room:a") as late:
+                await answer.append(" there")
+                await late.has(answer, "Hello there")
+
+                assert late.messages[answer.id]["data"]["by"] == "ai"
+
+    async def test_an_end_that_was_not_published_is_published_by_another_process(
+        self, app, monkeypatch
+    ):
+        async with Device(app, "grow-room:a") as device:
+            answer = agrow("grow-room:a")
+            await answer.begin()
+            await answer.append("Hello")
+            monkeypatch.setattr(writer, "publish_end", _break_off)
+            with pytest.raises(LayerUnavailable):
+                await answer.finish(tokens=1)
+
+            assert (await device.ended(answer))["data"] == {
+                "tokens": 1,
+                "text": "Hello",
+            }
+            assert device.messages[answer.id]["state"] == "finished"
+
+    async def test_an_end_may_be_tried_again(self, app, monkeypatch):
+        async with Device(app, "grow-room:a") as device:
+            answer = agrow("grow-room:a")
+            await answer.begin()
+            with monkeypatch.context() as broken:
+                broken.setattr(writer, "publish_end", _break_off)
+                with pytest.raises(LayerUnavailable):
+                    await answer.finish()
+            await answer.finish()
+
+            assert (await device.ended(answer))["state"] == "finished"
+            assert len((await ahistory("grow-room:a")).messages) == 1
+
     async def test_tags_are_sent_with_all_of_a_message(self, app):
         async with Device(app, "grow-room:a") as device:
             async with agrow("grow-room:a", tags={"lang": "en"}) as answer:
@@ -491,6 +535,10 @@ class GrowingContract:
 
             assert {each["pub"]["tags"]["lang"] for each in pushes} == {"en"}
             assert {each["pub"]["tags"]["grow"] for each in pushes} == {answer.id}
+
+
+async def _break_off(topic, message):
+    raise LayerUnavailable("the broker is away")
 
 
 async def _divide_by_zero(answer):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from support.growing import Device, declare
+from support.growing import LEASE, Device, declare
 from support.waiting import until
 from tiderace.topics import agrow
 from tiderace.topics.hub import close as close_hub
+from tiderace.topics.hub import current
 from tiderace.topics.topic import declared
 
 pytestmark = pytest.mark.timeout(60)
@@ -59,6 +60,25 @@ async def test_a_late_subscriber_of_another_process_asks_for_a_text_that_was_los
 
         async with Device(app, "grow-room:a") as late:
             await late.has(answer, "Hello!")
+
+
+async def test_a_message_outlasts_a_server_that_is_away_for_longer_than_the_lease(
+    app, own_server
+):
+    async with Device(app, "grow-room:a") as device:
+        async with agrow("grow-room:a") as answer:
+            await answer.append("one ")
+            await device.has(answer, "one ")
+            (feed,) = current()._growing._feeds.values()
+            seen_at = feed.log.messages[answer.id].seen_at
+            own_server.pause()
+            await until(lambda: feed._loop.time() - seen_at > LEASE * 2)
+            own_server.resume()
+            await until(lambda: feed.log.messages[answer.id].seen_at > seen_at)
+            await answer.append("two")
+
+        end = await device.ended(answer)
+        assert (end["state"], end["data"]["text"]) == ("finished", "one two")
 
 
 async def test_what_is_appended_while_the_server_is_away_is_sent_when_it_is_back(

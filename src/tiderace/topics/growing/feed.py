@@ -229,7 +229,7 @@ class TopicFeed:
         if change is not None:
             self._send(change)
         if self._check is None and self.log.messages:
-            self._check_later(self._lease)
+            self._check_later(self._lease * 2 / 3)
 
     def _send(self, change: Change) -> None:
         if self._active:
@@ -253,23 +253,46 @@ class TopicFeed:
         self._check = self._loop.call_later(seconds, self._check_leases)
 
     def _check_leases(self) -> None:
+        """Ask writers that have been silent, and end the messages of those that stay so.
+
+        A writer is asked after two thirds of the lease. Only an answer that does not come
+        counts: while the broker is away no sign of a writer arrives, and no question.
+        """
         self._check = None
-        now = self._loop.time()
-        next_end = None
+        if not self.users:
+            return
+        now, third = self._loop.time(), self._lease / 3
+        next_due = None
         for message in list(self.log.messages.values()):
-            end = message.seen_at + self._lease
-            if end <= now:
-                # Until it is closed; then another process has done it, or this one.
-                message.seen_at, end = now, now + self._lease
-                self._tasks.spawn(self._end(message))
-            next_end = end if next_end is None else min(next_end, end)
+            if message.asked_at is None:
+                due = message.seen_at + 2 * third
+                if due <= now:
+                    self._tasks.spawn(self._ask(message))
+                    due = now + third
+            else:
+                due = message.asked_at + third
+                if due <= now:
+                    # Asked again later, until it is closed, by any process.
+                    message.seen_at, message.asked_at = now, None
+                    self._tasks.spawn(self._end(message))
+                    due = now + 2 * third
+            next_due = due if next_due is None else min(next_due, due)
         self._wanted_at = {
             message_id: at
             for message_id, at in self._wanted_at.items()
             if now - at < self._lease
         }
-        if next_end is not None:
-            self._check_later(next_end - now)
+        if next_due is not None:
+            self._check_later(next_due - now)
+
+    async def _ask(self, message: Message) -> None:
+        seen_at = message.seen_at
+        try:
+            await self._tell(WANTED, message.id)
+        except LayerUnavailable:
+            return  # the layer has logged it
+        if message.seen_at == seen_at:
+            message.asked_at = self._loop.time()
 
     async def _end(self, message: Message) -> None:
         """End a message whose writer has given no sign of itself for the lease."""

@@ -78,6 +78,7 @@ class Message:
     __slots__ = (
         "_growing_tags",
         "_parts",
+        "asked_at",
         "data",
         "id",
         "length",
@@ -96,7 +97,9 @@ class Message:
         self.state = State.GROWING
         self.reason = ""
         self.length = length(record.text)
+        # When a record of it came last, and when its writer was asked since.
         self.seen_at = 0.0
+        self.asked_at: float | None = None
         self._parts = [record.text]
         # Those of the appends, made once.
         self._growing_tags = tags_of(self.id, State.GROWING, self.tags)
@@ -198,7 +201,7 @@ class MessageLog:
         else:
             change = _append(message, record)
         message = self.messages[record.id]
-        message.seen_at = now
+        message.seen_at, message.asked_at = now, None
         message.state, message.reason = record.state, record.reason
         if change is None and record.state is not State.GROWING:
             return Change(message, message.length, "")
