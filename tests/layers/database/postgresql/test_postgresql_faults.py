@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 import signal
+import subprocess
 import time
 
 import psycopg
@@ -292,6 +294,58 @@ async def test_a_long_transaction_delays_no_other_topic(
         await until(lambda: listener.data == said(*range(100)))
 
         other.rollback()
+
+
+@pytest.fixture
+def small_disk(own_postgresql):
+    """The alias of a database whose tables are on a disk of 12 MB; with its folder."""
+    folder = own_postgresql.folder / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", folder],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted: {mounted.stderr.strip()}")
+    try:
+        shutil.chown(folder, "nobody", "nogroup")  # who may mount is root
+        own_postgresql.call(f"CREATE TABLESPACE small LOCATION '{folder}'")
+        own_postgresql.call("ALTER DATABASE postgres SET default_tablespace = small")
+        own_postgresql.call(TABLES)
+        with database_alias("small_disk", own_postgresql.database()) as name:
+            yield name, folder
+    finally:
+        own_postgresql.kill()
+        subprocess.run(["umount", folder], check=True)
+
+
+async def test_a_full_disk_refuses_publications_until_there_is_room_again(
+    small_disk, make_layer
+):
+    name, folder = small_disk
+    layer = make_layer(name, publish_timeout=20)
+    listener = await listen(layer)
+
+    published = []
+
+    async def fill():
+        while len(published) < 100:
+            data = secrets.token_hex(300_000)
+            await layer.stream_publish("tide", {"data": data}, keep=KEEP)
+            published.append(data)
+
+    with pytest.raises(LayerUnavailable, match="No space left on device"):
+        await fill()
+    await until(lambda: listener.data == published)
+    enlarge = ["mount", "-o", "remount,size=200m", folder]
+    await asyncio.to_thread(subprocess.run, enlarge, check=True)
+    await layer.stream_publish("tide", {"data": "after"}, keep=KEEP)
+
+    await until(lambda: listener.data[-1:] == ["after"])
+    assert len(published) > 5
+    assert listener.offsets == list(range(1, len(published) + 2))
 
 
 # Values that are never taken
