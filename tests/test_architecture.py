@@ -154,6 +154,10 @@ INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
         "tiderace.layers.database.postgresql",
     ): NO_PSYCOPG,
     (
+        "tiderace.layers.database.apps",
+        "tiderace.layers.database.postgresql.schema",
+    ): NO_PSYCOPG,
+    (
         "tiderace.layers.database.migrations.0001_tables",
         "tiderace.layers.database.postgresql.schema",
     ): NO_PSYCOPG,
