@@ -250,11 +250,20 @@ def test_a_filter_of_a_client_is_read_with_its_nodes():
 
 @pytest.mark.parametrize("text", ['{"a":\n 1}', '{"a":\r1}', '{\r\n"a": 1\n}'])
 def test_json_of_a_client_is_put_on_one_line(text):
-    publish = theirs.PublishRequest(channel="a", data=text.encode())
+    rpc = theirs.RPCRequest(method="a", data=text.encode())
+
+    [command] = PROTOBUF.decode(delimited(theirs.Command(id=1, rpc=rpc)))
+
+    assert bytes(command.rpc.data) == b'{"a":1}'
+
+
+def test_the_data_of_a_publication_may_be_bytes_and_is_left_as_it_is():
+    data = bytes(range(256)) + rb"\ud83d"
+    publish = theirs.PublishRequest(channel="a", data=data)
 
     [command] = PROTOBUF.decode(delimited(theirs.Command(id=1, publish=publish)))
 
-    assert bytes(command.publish.data) == b'{"a":1}'
+    assert bytes(command.publish.data) == data
 
 
 @pytest.mark.parametrize(
@@ -284,11 +293,11 @@ def test_a_malformed_request_keeps_its_id():
 
 
 def test_lone_surrogates_of_a_client_become_replacement_characters():
-    publish = theirs.PublishRequest(channel="a", data=rb'"half \ud83d emoji"')
+    rpc = theirs.RPCRequest(method="a", data=rb'"half \ud83d emoji"')
 
-    [command] = PROTOBUF.decode(delimited(theirs.Command(id=1, publish=publish)))
+    [command] = PROTOBUF.decode(delimited(theirs.Command(id=1, rpc=rpc)))
 
-    assert bytes(command.publish.data) == rb'"half \ufffd emoji"'
+    assert bytes(command.rpc.data) == rb'"half \ufffd emoji"'
 
 
 @given(st.binary(max_size=200))

@@ -7,9 +7,11 @@ import json
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from msgspec import Raw
 
 from support.stream_client import request
 from support.wire_client import WireClient
+from tiderace.protocol.messages import PublishRequest
 from tiderace.testing import AsyncTopicsClient
 from tiderace.topics import (
     AllowAny,
@@ -124,13 +126,25 @@ async def test_json_clients_are_refused_with_a_sentence(memory, app):
             }
 
 
-async def test_json_of_protobuf_clients_is_still_made_well_formed(memory, app):
+@pytest.mark.parametrize(
+    ("sent", "received"),
+    [
+        (rb'"half \ud83d"', "half \ufffd"),
+        (b'{"a":\n 1}', {"a": 1}),
+        (b'{\r\n"a": 1\n}', {"a": 1}),
+    ],
+)
+async def test_json_of_protobuf_clients_is_made_well_formed_and_one_line(
+    memory, app, sent, received
+):
     async with device(app) as sender, WireClient(app) as receiver:
-        topic = await sender.subscribe("texts")
+        await sender.subscribe("texts")
         await receiver.subscribe("texts")
-        await topic.publish({"text": "half \ud83d"})
+        request = PublishRequest("texts", Raw(sent))
+        await sender._ask("publish", request, "publish")
 
-        assert await receiver.publications(1) == [{"text": "half \ufffd"}]
+        # A line break would be the end of a frame.
+        assert await receiver.publications(1) == [received]
 
 
 async def test_a_page_with_server_sent_events_is_refused(memory, app):
