@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 
 import pytest
 
 from support.raw_websocket import BINARY, PING, PONG, TEXT, RawServer, client_frame
+from support.topic_engines import own_topics  # noqa: F401 (a fixture)
 from support.waiting import wait_until
-from tiderace.topics import TopicsEndpoint
+from tiderace.topics import AllowAny, Latest, Topic, TopicsEndpoint, publish
 
 LIMIT = 65_536
 
@@ -88,3 +90,50 @@ def test_a_message_that_is_too_long_is_logged(stranger, caplog):
     stranger.read_close()
 
     wait_until(lambda: "closed with 1009" in caplog.text, what="the log line")
+
+
+def test_a_client_that_does_not_read_has_no_backlog_of_the_newest_values(
+    server,
+    settings,
+    own_topics,  # noqa: F811
+):
+    settings.CHANNEL_LAYERS = {
+        "default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
+    }
+
+    class Gauge(Topic):
+        pattern = "gauge"
+        deliver = Latest(rate="1000/s")
+        permission_classes = [AllowAny]
+
+    numbers = itertools.count()
+
+    def publish_next():
+        number = next(numbers)
+        publish("gauge", [number, "x" * 100_000])
+        return number
+
+    with server.open(TopicsEndpoint.as_asgi()) as client:
+        client.say('{"id": 1, "connect": {}}')
+        client.hear()
+        client.say('{"id": 2, "subscribe": {"channel": "gauge"}}')
+        client.hear()
+        transport = server.protocol_of(client).transport
+
+        def is_full():
+            publish_next()
+            return transport.get_write_buffer_size()
+
+        held = wait_until(is_full, what="a full socket")
+        before = publish_next()
+        sizes = set()
+        for _ in range(100):
+            last = publish_next()
+            sizes.add(transport.get_write_buffer_size())
+        received = []
+        while received[-1:] != [last]:
+            received.append(json.loads(client.hear())["push"]["pub"]["data"][0])
+
+    assert max(sizes) <= held
+    assert received == sorted(set(received))
+    assert sum(number > before for number in received) < 100
