@@ -128,7 +128,7 @@ async def test_decisions_do_not_grow_without_bound(subscriber, monkeypatch):
         subscriber.publish(f"g{number}")
         await settle()
 
-    assert len(subscriber.gate._known) <= 3
+    assert len(subscriber.gate.known) <= 3
 
 
 async def test_more_than_a_thousand_waiting_publications_are_a_loss(

@@ -40,7 +40,7 @@ class FilteredSubscription(ActiveSubscription):
     def dispatch(
         group: str,
         publication: Publication,
-        listeners: Sequence[ActiveSubscription],
+        listeners: Sequence[Any],
     ) -> None:
         """Send a publication to those of ``listeners`` that get its tags."""
         if group != listeners[0].group:
@@ -49,12 +49,15 @@ class FilteredSubscription(ActiveSubscription):
         tags = tag_set(publication.tags)
         receivers: defaultdict[Codec, list[ClientOutbox]] = defaultdict(list)
         for subscription in listeners:
-            assert isinstance(subscription, FilteredSubscription)  # noqa: S101
             passes: bool | None = False
-            if subscription.active:
-                passes = subscription.gate.passes(tags, publication)
-            if passes is None:
-                continue  # it waits for the decision
+            if subscription.buffered is None:
+                # Mostly known: without the call it takes a quarter less time.
+                gate = subscription.gate
+                passes = None if gate.held else gate.known.get(tags)
+                if passes is None:
+                    passes = gate.passes(tags, publication)
+                if passes is None:
+                    continue  # it waits for the decision
             try:
                 if subscription.advance(publication) and passes:
                     receivers[subscription.codec].append(subscription.outbox)

@@ -49,12 +49,12 @@ class TagGate:
     __slots__ = (
         "_age",
         "_deliver",
-        "_held",
-        "_known",
         "_lose",
         "_matches",
         "_may_receive",
         "_spawn",
+        "held",
+        "known",
     )
 
     def __init__(
@@ -71,9 +71,10 @@ class TagGate:
         self._spawn = spawn
         self._deliver = deliver
         self._lose = lose
-        self._known: dict[TagSet, bool] = {}
+        # The decisions, and the publications that wait for one: the fan-out reads both.
+        self.known: dict[TagSet, bool] = {}
+        self.held: deque[Publication] = deque()
         self._age = 0
-        self._held: deque[Publication] = deque()
 
     def passes(self, tags: TagSet, publication: Publication) -> bool | None:
         """Return whether the subscriber gets a publication; None while it waits.
@@ -84,23 +85,23 @@ class TagGate:
             tags: the ``tag_set`` of the publication.
             publication: the next one of the topic.
         """
-        if not self._held:
-            decided = self._known.get(tags)
+        if not self.held:
+            decided = self.known.get(tags)
             if decided is None and self._may_receive is None:
                 decided = self._keep(tags, self._filter(tags))
             if decided is not None:
                 return decided
             assert self._spawn is not None  # noqa: S101 (given with what passes)
             self._spawn(self._release())
-        elif len(self._held) >= _HELD:
-            metrics.UNDECIDED_PUBLICATIONS_DROPPED.add(len(self._held))
+        elif len(self.held) >= _HELD:
+            metrics.UNDECIDED_PUBLICATIONS_DROPPED.add(len(self.held))
             # The first one is being decided, and ``_release`` takes it out.
-            first = self._held[0]
-            self._held.clear()
-            self._held.append(first)
+            first = self.held[0]
+            self.held.clear()
+            self.held.append(first)
             self._report_loss()
             return None
-        self._held.append(publication)
+        self.held.append(publication)
         return None
 
     async def select(self, publications: Collection[Pub]) -> list[Pub]:
@@ -113,16 +114,16 @@ class TagGate:
 
     def forget(self) -> None:
         """Decide everything again: the user's permissions have changed."""
-        self._known.clear()
+        self.known.clear()
         self._age += 1
 
     def close(self) -> None:
         """Deliver nothing any more."""
-        self._held.clear()
+        self.held.clear()
 
     async def _release(self) -> None:
         """Decide about the publications that wait, one after the other."""
-        held = self._held
+        held = self.held
         while held:
             publication = held[0]
             try:
@@ -148,7 +149,7 @@ class TagGate:
 
     async def _ask(self, tags: TagSet) -> bool:
         while True:
-            known = self._known.get(tags)
+            known = self.known.get(tags)
             if known is not None:
                 return known
             age = self._age
@@ -162,7 +163,7 @@ class TagGate:
         return self._matches is None or self._matches(dict(tags))
 
     def _keep(self, tags: TagSet, passes: bool) -> bool:
-        if len(self._known) >= _KNOWN:
-            self._known.clear()
-        self._known[tags] = passes
+        if len(self.known) >= _KNOWN:
+            self.known.clear()
+        self.known[tags] = passes
         return passes
