@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from support.waiting import settle, until
+from tiderace.cluster import Cluster
+from tiderace.exceptions import LayerUnavailable
 from tiderace.layers import get_channel_layer
 from tiderace.topics import AllowAny, Growing, Topic
 from tiderace.topics.growing import feed as feed_module
@@ -131,3 +133,22 @@ async def test_a_feed_that_was_closed_while_it_began_to_listen_does_not_listen(
     await joining
 
     assert layer._local.listeners.count(growth_group(topic.topic)) == 0
+
+
+async def test_a_broker_that_is_away_when_a_text_is_asked_for_fails_no_task(
+    topic, feeds, monkeypatch, caplog
+):
+    asked = []
+
+    async def tell(self, kind, payload):
+        asked.append(kind)
+        raise LayerUnavailable
+
+    monkeypatch.setattr(Cluster, "tell", tell)
+    await feeds.join(Subscription(topic))
+
+    await publish_record(topic, Record("m", "w", at=5, text="the beginning is missing"))
+    await settle()
+
+    assert asked == [feed_module.WANTED]
+    assert "failed" not in caplog.text

@@ -241,7 +241,15 @@ class TopicFeed:
         if now - self._wanted_at.get(message_id, -_WANTED_PAUSE) < _WANTED_PAUSE:
             return
         self._wanted_at[message_id] = now
-        self._tasks.spawn(self._tell(WANTED, message_id))
+        self._tasks.spawn(self._ask_for_text(message_id))
+
+    async def _ask_for_text(self, message_id: str) -> bool:
+        """Ask the writer of a message for the whole text; return whether it was sent."""
+        try:
+            await self._tell(WANTED, message_id)
+        except LayerUnavailable:
+            return False  # the layer has logged it, and the next append asks again
+        return True
 
     async def _tell(self, kind: str, message_id: str) -> None:
         payload = {"topic": self._topic.topic, "id": message_id}
@@ -287,11 +295,7 @@ class TopicFeed:
 
     async def _ask(self, message: Message) -> None:
         seen_at = message.seen_at
-        try:
-            await self._tell(WANTED, message.id)
-        except LayerUnavailable:
-            return  # the layer has logged it
-        if message.seen_at == seen_at:
+        if await self._ask_for_text(message.id) and message.seen_at == seen_at:
             message.asked_at = self._loop.time()
 
     async def _end(self, message: Message) -> None:
