@@ -64,6 +64,11 @@ export interface Subscribed {
   /** Whether a position was requested. */
   wasRecovering: boolean;
   data?: unknown;
+  /**
+   * The publications that follow as events: those that were missed, or that the topic sends
+   * to each subscriber. Absent for a listener that is added later.
+   */
+  publications?: Publication[];
 }
 
 type WithTopic<T> = CustomEvent<T & { topic: string }>;

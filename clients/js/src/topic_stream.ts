@@ -31,7 +31,7 @@ export class TopicStream {
     this._position = hasPositions
       ? { offset: recovered && before ? before.offset : 0, epoch }
       : undefined;
-    this.#emit("subscribed", { recovered, wasRecovering, data });
+    this.#emit("subscribed", { recovered, wasRecovering, data, publications });
     if (isGap) this.#emit("gap", {});
     for (const publication of publications) this.#onPublication(publication);
     // `offset` is the end of the stream, or the requested position: that depends on the server.

@@ -728,7 +728,13 @@ test("a server-side subscription is recovered with the connection", async () => 
 
   assert.deepEqual(connect.body.subs, { "#7": { recover: true, offset: 5, epoch: "e" } });
   assert.deepEqual(seen, [
-    ["subscribed", { topic: "#7", recovered: true, wasRecovering: true, data: undefined }],
+    ["subscribed", {
+      topic: "#7",
+      recovered: true,
+      wasRecovering: true,
+      data: undefined,
+      publications: [{ data: "six", offset: 6 }],
+    }],
     ["publication", { topic: "#7", data: "six", offset: 6 }],
   ]);
 });
@@ -768,7 +774,7 @@ test("a subscribe push starts a server-side subscription", async () => {
   peer.publish("news", "first");
 
   assert.deepEqual(seen, [
-    ["subscribed", { topic: "news", recovered: false, wasRecovering: false, data: "welcome" }],
+    ["subscribed", { topic: "news", recovered: false, wasRecovering: false, data: "welcome", publications: [] }],
     ["publication", { topic: "news", data: "first" }],
   ]);
 });

@@ -65,7 +65,7 @@ test("the server's data is in the subscribed event", async () => {
   peer.reply(command, { data: { topic: "tea" } });
 
   assert.deepEqual(seen, [
-    ["subscribed", { topic: "room", recovered: false, wasRecovering: false, data: { topic: "tea" } }],
+    ["subscribed", { topic: "room", recovered: false, wasRecovering: false, data: { topic: "tea" }, publications: [] }],
   ]);
 });
 
@@ -176,7 +176,13 @@ test("after an outage a subscription continues where it was", async () => {
   });
   assert.deepEqual(seen, [
     ["subscribing", { code: 1, reason: "connection lost" }],
-    ["subscribed", { topic: "room", recovered: true, wasRecovering: true, data: undefined }],
+    ["subscribed", {
+      topic: "room",
+      recovered: true,
+      wasRecovering: true,
+      data: undefined,
+      publications: [{ data: "five", offset: 5 }, { data: "six", offset: 6 }],
+    }],
     ["publication", { topic: "room", data: "five", offset: 5 }],
     ["publication", { topic: "room", data: "six", offset: 6 }],
   ]);
@@ -233,7 +239,7 @@ test("a failed recovery emits gap, after subscribed", async () => {
   next.publish("room", "two", 2);
 
   assert.deepEqual(seen, [
-    ["subscribed", { topic: "room", recovered: false, wasRecovering: true, data: undefined }],
+    ["subscribed", { topic: "room", recovered: false, wasRecovering: true, data: undefined, publications: [] }],
     ["gap", { topic: "room" }],
     ["publication", { topic: "room", data: "two", offset: 2 }],
   ]);

@@ -42,16 +42,10 @@ room.addEventListener("publication", ({ data }) => {
 /** After an outage: count what the server sends again, and say so. */
 room.addEventListener("subscribed", ({ detail }) => {
   if (!detail.recovered || !wasAway) return;
-  let count = 0;
-  const add = ({ data }) => { count += data.event === "created"; };
-  room.addEventListener("publication", add);
-  // The recovered messages are emitted right after this event.
-  queueMicrotask(() => {
-    room.removeEventListener("publication", add);
-    banner.textContent = `Connection is back: ${count} message${count === 1 ? "" : "s"} recovered`;
-    banner.hidden = false;
-    setTimeout(() => { banner.hidden = true; }, 8000);
-  });
+  const count = detail.publications.filter(({ data }) => data.event === "created").length;
+  banner.textContent = `Connection is back: ${count} message${count === 1 ? "" : "s"} recovered`;
+  banner.hidden = false;
+  setTimeout(() => { banner.hidden = true; }, 8000);
 });
 room.addEventListener("gap", () => location.reload());
 room.addEventListener("unsubscribed", ({ detail }) => {
