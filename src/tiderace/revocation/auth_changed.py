@@ -24,7 +24,6 @@ __all__ = [
     "close",
     "current_watcher",
     "session_key_of",
-    "watch",
 ]
 
 CLOSE_COME_BACK = 1012
