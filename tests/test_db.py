@@ -286,6 +286,28 @@ async def test_a_tenant_set_in_a_handler_is_no_other_sockets():
     assert answers == [["a"] * 5, ["public"] * 5, ["public"] * 5]
 
 
+async def test_a_database_in_memory_is_closed_with_its_socket(django_db_blocker):
+    opened = []
+
+    class Asking(AsyncWebsocketConsumer):
+        async def receive(self, text_data=None, bytes_data=None):
+            await self.send(await database_sync_to_async(self.ask)())
+
+        def ask(self):
+            connections["default"].ensure_connection()
+            opened.append(connections["default"])
+            return "asked"
+
+    with django_db_blocker.unblock():
+        socket = await Client(Asking()).open()
+        socket.text("ask")
+        await socket.until("websocket.send")
+        await socket.leave()
+        await until(lambda: opened[0].connection is None)
+
+    assert opened[0].is_in_memory_db()
+
+
 async def test_a_transaction_over_two_calls_is_no_other_sockets(
     connection, django_db_blocker
 ):

@@ -52,9 +52,13 @@ class SocketDatabases:
 
         Args:
             transactions: whether those in a transaction are closed too, which rolls it
-                back.
+                back, and those to a SQLite database in memory, as in tests. The socket
+                has ended then: Django's ``close()`` leaves the latter open, and since
+                Python 3.13 an open one that is dropped is a ResourceWarning.
         """
         if settings.configured:
             for connection in connections.all(initialized_only=True):
-                if transactions or not connection.in_atomic_block:
+                if transactions:
+                    BaseDatabaseWrapper.close(connection)
+                elif not connection.in_atomic_block:
                     connection.close()
