@@ -24,6 +24,8 @@
   show(theme);
   document.addEventListener("DOMContentLoaded", () => {
     show(theme);
+    // On a phone the list of pages scrolls.
+    document.querySelector(".pages [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
     document.getElementById("theme").addEventListener("click", () => {
       theme = ORDER[(ORDER.indexOf(theme) + 1) % ORDER.length];
       show(theme);
