@@ -526,6 +526,12 @@ class GrowingContract:
             assert (await device.ended(answer))["state"] == "finished"
             assert len((await ahistory("grow-room:a")).messages) == 1
 
+    async def test_tags_that_are_no_strings_are_refused(self, app):
+        with pytest.raises(
+            TypeError, match="'part' of 'grow-room:a' is 1, not a string"
+        ):
+            agrow("grow-room:a", tags={"part": 1})
+
     async def test_tags_are_sent_with_all_of_a_message(self, app):
         async with Device(app, "grow-room:a") as device:
             async with agrow("grow-room:a", tags={"lang": "en"}) as answer:

@@ -96,7 +96,7 @@ async def apublish(
     Raises:
         UnknownTopic: when no declared topic has this name.
         TypeError: for data that JSON cannot express, or that is not bytes where it has
-            to be.
+            to be, and for tags that are no strings.
         LayerUnavailable: when the broker could not be reached in time.
     """
     publication = _prepare(topic, data, key, tags)

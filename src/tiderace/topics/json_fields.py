@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import UNSET, Raw, UnsetType
@@ -12,6 +13,22 @@ from tiderace.layers.encoding import find_fault
 from tiderace.protocol import codes
 from tiderace.protocol.messages import ClientInfo
 from tiderace.protocol.session import Refused
+
+
+def checked_tags(tags: Mapping[str, str] | None, topic: str) -> dict[str, str]:
+    """Return a copy of the tags with which something is published to a topic.
+
+    Raises:
+        TypeError: for a name or a value that is no string, which no filter can compare.
+    """
+    copy = dict(tags or ())
+    for name, value in copy.items():
+        if not (isinstance(name, str) and isinstance(value, str)):
+            raise TypeError(
+                f"the tag {name!r} of {topic!r} is {value!r}, not a string; tags are "
+                f"strings by name, such as {{{str(name)!r}: {str(value)!r}}}"
+            )
+    return copy
 
 
 def data_as_json(data: Any, target: str) -> str:

@@ -20,7 +20,7 @@ from tiderace.protocol.messages import (
     SubscribeResult,
 )
 from tiderace.protocol.session import Refused, Subscription, to_pub
-from tiderace.topics.json_fields import client_info, data_as_json
+from tiderace.topics.json_fields import checked_tags, client_info, data_as_json
 from tiderace.topics.names import topic_group
 from tiderace.topics.positions import (
     client_position,
@@ -103,12 +103,16 @@ def record_of(
     info: str | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return a publication in the form in which layers carry it."""
+    """Return a publication in the form in which layers carry it.
+
+    Raises:
+        TypeError: for tags that are no strings.
+    """
     record: dict[str, Any] = {"data": data, "topic": topic, "time": time.time()}
     if info is not None:
         record["info"] = info
     if tags:
-        record["tags"] = dict(tags)
+        record["tags"] = checked_tags(tags, topic)
     return record
 
 

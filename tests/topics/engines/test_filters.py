@@ -212,3 +212,17 @@ async def test_a_hook_that_fails_makes_the_client_subscribe_again(app):
         push = await client.push("unsubscribe")
 
     assert push["unsubscribe"]["code"] == 2500
+
+
+async def test_tags_that_are_no_strings_are_refused_where_they_are_published(app):
+    async with WireClient(app) as all_, WireClient(app) as some:
+        await all_.subscribe("wall", tf={"key": "level", "cmp": "ex"})
+        await some.subscribe("wall", tf={"key": "level", "cmp": "gt", "val": "3"})
+
+        with pytest.raises(TypeError, match="'level' of 'wall' is 5, not a string"):
+            await apublish("wall", "number", tags={"level": 5})
+        await apublish("wall", "text", tags={"level": "5"})
+
+        # One that no filter can read would be lost for all who have a filter.
+        assert (await all_.push())["pub"]["data"] == "text"
+        assert (await some.push())["pub"]["data"] == "text"

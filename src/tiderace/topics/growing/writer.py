@@ -28,7 +28,7 @@ from tiderace.topics.growing.stream import (
     publish_record,
 )
 from tiderace.topics.growing.writers import end_other_writers, process_writers
-from tiderace.topics.json_fields import data_as_json
+from tiderace.topics.json_fields import checked_tags, data_as_json
 from tiderace.topics.topic import Topic, declared
 
 logger = logging.getLogger("tiderace.topics")
@@ -471,7 +471,8 @@ def agrow(
     Raises:
         UnknownTopic: when no declared topic has this name.
         ImproperlyConfigured: when its class has no growing messages.
-        TypeError: for data that is no JSON object, and for reserved tags.
+        TypeError: for data that is no JSON object, for tags that are no strings, and for
+            reserved ones.
         LayerUnavailable: from the block's beginning, when the broker could not be
             reached in time.
     """
@@ -486,6 +487,7 @@ def agrow(
         raise TypeError(
             f"the tags {sorted(reserved)} are set by Tiderace; rename yours"
         )
+    checked_tags(tags, topic)
     fields = msgspec.json.decode(data_as_json(data or {}, f"topic {topic!r}"))
     if not isinstance(fields, dict) or not isinstance(fields.get(TEXT, ""), str):
         raise TypeError(
