@@ -15,9 +15,16 @@ from tiderace.protocol import fossil
 from tiderace.protocol.messages import SubscribeRequest
 from tiderace.testing import AsyncTopicsClient
 from tiderace.topics import AllowAny, History, Latest, Topic, TopicsEndpoint, apublish
+from tiderace.topics.client import deltas
 from tiderace.topics.growing.options import Growing
 
 PAD = "größer ☃ 🌊 " * 30
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """No differences that were made before."""
+    deltas._difference.cache_clear()
 
 
 @pytest.fixture
@@ -239,6 +246,32 @@ async def test_a_difference_is_made_once_for_all_subscribers(memory, monkeypatch
         for client in (one, other):
             assert await read(client, Reader(), 1) == [state(1)]
     assert len(made) == 1
+
+
+async def test_what_several_clients_have_missed_is_compared_once(memory, monkeypatch):
+    async with WireClient(memory) as client:
+        given = await client.subscribe("match:a", delta="fossil")
+    for number in range(4):
+        await apublish("match:a", state(number))
+    since = {"epoch": given["epoch"], "offset": given.get("offset", 0)}
+    made = []
+    delta = fossil.delta
+
+    def counted(*args, **options):
+        made.append(args)
+        return delta(*args, **options)
+
+    monkeypatch.setattr(fossil, "delta", counted)
+
+    for _ in range(3):
+        async with WireClient(memory) as client:
+            result = await client.subscribe(
+                "match:a", delta="fossil", recover=True, **since
+            )
+            reader = Reader()
+            found = [reader.read(each) for each in result["publications"]]
+            assert found == [state(n) for n in range(4)]
+    assert len(made) == 3
 
 
 async def test_a_stream_of_match_events_takes_a_fifth_of_the_bytes(memory):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -20,6 +21,11 @@ from tiderace.topics.json_fields import as_bytes
 from tiderace.topics.topic import Topic
 
 _FOSSIL = "fossil"
+
+# Bytes of two values whose difference is kept for other subscribers, and how many are: at
+# most 32 MB of values, and 1 MB where they have 1 kB.
+_COMPARED = 65_536
+_DIFFERENCES = 512
 
 
 def wants_deltas(topic: Topic, kind: str) -> bool:
@@ -92,8 +98,16 @@ def _encoded(base: bytes | None, data: bytes, *, text: bool) -> tuple[bytes, boo
     """Return the difference of ``data``, or ``data`` where that is shorter; and which."""
     if base is None:
         return data, False
-    difference = fossil.delta(base, data, text=text)
+    make = _difference if len(base) + len(data) <= _COMPARED else fossil.delta
+    difference = make(base, data, text=text)
     return (difference, True) if len(difference) < len(data) else (data, False)
+
+
+# Clients that return after a deploy have missed the same publications: 300 differences
+# of 16 kB each would take half a second for every one of them.
+@lru_cache(_DIFFERENCES)
+def _difference(base: bytes, data: bytes, *, text: bool) -> bytes:
+    return fossil.delta(base, data, text=text)
 
 
 def _carried(content: bytes, codec: Codec) -> Raw:
