@@ -37,8 +37,8 @@ class Occupancy(Topic):
     A subscriber gets ``{"connections": 3, "users": 2}`` with its subscription and after
     each change, at the pace of ``deliver``; no names, and it does not count itself. The
     counted topic has ``presence``. A process with subscribers reads the numbers at most
-    once in each period, whatever their number, and every ten seconds where nobody joins
-    or leaves.
+    once in each period, whatever their number, and every ten seconds without joins
+    and leaves.
 
     Not guaranteed: that a subscriber gets each number. With ``Presence.PER_USER`` a
     further connection of a present user is no join, so ``connections`` may be ten seconds

@@ -13,7 +13,7 @@ class Metrics(Topic):
     pattern = METRICS
     history = History(size=120, ttl=120)
     rewind = 120
-    # Nothing is measured while nobody looks.
+    # The sampler reads it, and measures nothing without a subscriber.
     presence = Presence.PER_CONNECTION
     # On a site of yours: IsStaff.
     permission_classes = [IsAuthenticated]
