@@ -157,16 +157,17 @@ def test_the_charts_are_drawn_in_the_colours_of_the_theme(signed_in):
     page.goto(f"{alice.url}/operations/")
     expect(page.locator("canvas")).to_have_count(6)
     expect(page.locator("#processes")).to_contain_text("1 process,")
-    # The darkest pixel of a chart without its lines: the labels of the axes.
+    # The darkest pixel left of the lines: that of a label of the axis.
     darkest = """() => {
       const canvas = document.querySelector("canvas");
-      const { data } = canvas.getContext("2d").getImageData(0, 0, 60, canvas.height);
+      const { data } = canvas.getContext("2d").getImageData(0, 0, 50, canvas.height);
       let darkest = 255;
       for (let at = 0; at < data.length; at += 4) {
         if (data[at + 3] > 200) darkest = Math.min(darkest, data[at]);
       }
       return darkest;
     }"""
+    page.wait_for_function(f"() => ({darkest})() < 255")
     light = page.evaluate(darkest)
 
     page.locator("#theme").click()
