@@ -513,6 +513,19 @@ class GrowingContract:
             }
             assert device.messages[answer.id]["state"] == "finished"
 
+    async def test_a_published_end_counts_although_its_records_are_not_deleted(
+        self, app, monkeypatch
+    ):
+        answer = agrow("grow-room:a")
+        await answer.begin()
+        answer._shared_at = float("-inf")
+        monkeypatch.setattr(writer, "delete_records", _break_off)
+
+        await answer.finish()
+
+        assert answer.state == "finished"
+        assert len((await ahistory("grow-room:a")).messages) == 1
+
     async def test_an_end_may_be_tried_again(self, app, monkeypatch):
         async with Device(app, "grow-room:a") as device:
             answer = agrow("grow-room:a")
@@ -543,7 +556,7 @@ class GrowingContract:
             assert {each["pub"]["tags"]["grow"] for each in pushes} == {answer.id}
 
 
-async def _break_off(topic, message):
+async def _break_off(*arguments):
     raise LayerUnavailable("the broker is away")
 
 

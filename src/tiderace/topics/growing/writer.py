@@ -419,8 +419,10 @@ class AsyncGrowingMessage:
         await publish_end(self._topic, message)
         self._state = state
         if self.loop.time() - self._shared_at > self._options.lease:
-            # Other messages of the topic would have given a sign of themselves.
-            await delete_records(self._topic)
+            # Other messages of the topic would have given a sign of themselves. Records
+            # that are not deleted expire.
+            with contextlib.suppress(LayerUnavailable):
+                await delete_records(self._topic)
 
     async def _stop(self) -> None:
         process_writers.discard(self.topic, self.id, self)
