@@ -1,14 +1,17 @@
-"""Sites of several processes over a SQLite file: commands, servers and test runners."""
+"""Sites of several processes over a database: commands, servers and test runners."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ from websockets.sync.client import connect
 from support.demo_process import DemoProcess, Window
 from support.paths import ROOT
 from support.ports import free_port
+from support.postgresql import shared_postgresql  # noqa: F401 (a fixture)
 from support.typed_site import TypedSite
 from support.waiting import wait_until
 
@@ -92,14 +96,43 @@ def test_a_drain_closes_the_sockets_of_both_processes(demo, in_both):
     assert codes == {3001}
 
 
-@pytest.fixture
-def project(tmp_path):
-    """The project of the README."""
+@dataclass
+class Project:
+    """The project of the README over a database."""
+
+    site: TypedSite
+    receivers: Callable[[], int]
+    """Returns how many processes receive the messages of others."""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def project(request, tmp_path):
     with TypedSite(tmp_path) as site:
         site.start_project("news")
         site.read("README.md")
         site.type_files()
-        yield site
+        if request.param == "sqlite":
+            wakeups = site.folder / "db.tiderace.sqlite3-wake"
+            yield Project(site, lambda: len(list(wakeups.iterdir())))
+            return
+        server = request.getfixturevalue("shared_postgresql")
+        name = f"site_{secrets.token_hex(4)}"
+        server.call(f"CREATE DATABASE {name}")
+        site.add_settings(
+            f"DATABASES = {{'default': {server.database(name)!r}}}\n"
+            "INSTALLED_APPS += ['tiderace.layers.database']\n"
+        )
+        site.run("python manage.py migrate")
+
+        def receivers():
+            ((count,),) = server.call(
+                "SELECT count(*) FROM pg_stat_activity "
+                "WHERE application_name = 'tiderace listen' AND datname = %s",
+                name,
+            )
+            return count
+
+        yield Project(site, receivers)
 
 
 @pytest.fixture
@@ -112,8 +145,8 @@ def gunicorn(project):
             *(sys.executable, "-m", "gunicorn", "mysite.asgi:application"),
             *("-k", worker, "-w", "2", "--preload", "-b", f"127.0.0.1:{port}"),
         ],
-        cwd=project.folder,
-        env=project.env,
+        cwd=project.site.folder,
+        env=project.site.env,
         stderr=subprocess.DEVNULL,
     ) as server:
         try:
@@ -122,7 +155,9 @@ def gunicorn(project):
             server.send_signal(signal.SIGINT)
 
 
-def test_two_workers_of_gunicorn_and_the_shell_share_a_topic(project, gunicorn):
+@pytest.fixture
+def in_both_workers(project, gunicorn):
+    """Open sockets that are subscribed to a topic until both workers have one."""
     with contextlib.ExitStack() as windows:
         opened = []
 
@@ -135,20 +170,38 @@ def test_two_workers_of_gunicorn_and_the_shell_share_a_topic(project, gunicorn):
             window.ask(connect={})
             assert "subscribe" in window.ask(subscribe={"channel": "news:world"})
             opened.append(window)
-            wakeups = project.folder / "db.tiderace.sqlite3-wake"
-            return len(list(wakeups.iterdir())) == 2
+            return project.receivers() == 2
 
         wait_until(
             both_listen, ignored=OSError, timeout=60, what="a socket in both workers"
         )
-        project.run(
-            'python manage.py shell -c "from tiderace.topics import publish; '
-            "publish('news:world', {'text': 'to all'})\""
-        )
+        yield opened
 
-        heard = [window.publication() for window in opened]
 
-    assert heard == [{"text": "to all"}] * len(opened)
+def test_two_workers_of_gunicorn_and_the_shell_share_a_topic(project, in_both_workers):
+    project.site.run(
+        'python manage.py shell -c "from tiderace.topics import publish; '
+        "publish('news:world', {'text': 'to all'})\""
+    )
+
+    received = [window.publication() for window in in_both_workers]
+
+    assert received == [{"text": "to all"}] * len(in_both_workers)
+
+
+def test_commands_see_the_layer_of_two_workers_of_gunicorn(project, in_both_workers):
+    def all_are_reported():
+        shown = project.site.run("python manage.py tiderace_top --once --json 2>&1")
+        processes = json.loads(shown)["processes"]
+        clients = sum(each["topic_clients"] for each in processes)
+        return len(processes) == 2 and clients == len(in_both_workers)
+
+    checked = project.site.run("python manage.py check_channels")
+    diagnosed = project.site.run("python manage.py tiderace_doctor")
+
+    assert "recovery" in checked
+    assert "layer default\n  ok       send and receive" in diagnosed
+    wait_until(all_are_reported, timeout=60, what="reports of both processes")
 
 
 # Test runners
@@ -189,8 +242,8 @@ class InTransactionTestCase(Common, TransactionTestCase):
 def tested(project):
     """The same with tests in two modules."""
     for name in ("test_one.py", "test_two.py"):
-        (project.folder / "news" / name).write_text(TESTS)
-    return project
+        (project.site.folder / "news" / name).write_text(TESTS)
+    return project.site
 
 
 def test_tests_of_a_project_run_in_parallel(tested):
@@ -200,13 +253,14 @@ def test_tests_of_a_project_run_in_parallel(tested):
     assert "OK" in output
 
 
-def test_tests_of_a_project_run_under_pytest_in_two_processes(tested):
+@pytest.mark.parametrize("option", ["", "--nomigrations"])
+def test_tests_of_a_project_run_under_pytest_in_two_processes(tested, option):
     (tested.folder / "pytest.ini").write_text(
         "[pytest]\nDJANGO_SETTINGS_MODULE = mysite.settings\n"
         "asyncio_default_fixture_loop_scope = function\nfilterwarnings = error\n"
     )
 
-    assert "8 passed" in tested.run("python -m pytest -q -n 2")
+    assert "8 passed" in tested.run(f"python -m pytest -q -n 2 {option}")
 
 
 # A process with the file of a database in memory, and a child of it.
