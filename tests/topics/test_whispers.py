@@ -181,6 +181,17 @@ async def test_whispers_beyond_the_rate_are_refused_and_others_are_not(memory, a
         assert "error" not in await whisper(bob, "pad:a")
 
 
+async def test_a_new_subscription_does_not_renew_the_rate_of_whispers(memory, app):
+    async with WireClient(app, user=user(1)) as ada:
+        replies = []
+        for n in range(4):
+            await ada.subscribe("pad:a")
+            replies.append(await whisper(ada, "pad:a", n))
+            await ada.done("unsubscribe", channel="pad:a")
+
+        assert ["error" in reply for reply in replies] == [False, False, False, True]
+
+
 async def test_the_permission_is_decided_once_until_permissions_change(memory):
     asked = []
 

@@ -48,6 +48,8 @@ class ClientContext:
     streams: StreamedCalls = field(default_factory=StreamedCalls)
     publish_buckets: dict[type[Topic], TokenBucket] = field(default_factory=dict)
     """The rate limits of ``publish_rate``, by topic class."""
+    whisper_buckets: dict[type[Topic], TokenBucket] = field(default_factory=dict)
+    """Those of ``whispers``."""
 
     def info_in(self, name: str) -> ClientInfo:
         """Return what others see of the client in its publications to a topic."""

@@ -26,7 +26,6 @@ from tiderace.protocol.session import (
     Subscription,
     to_pub,
 )
-from tiderace.ratelimit import TokenBucket
 from tiderace.topics.client.outbox import ClientOutbox, write_all
 from tiderace.topics.identity import Grant
 from tiderace.topics.names import topic_group
@@ -54,12 +53,12 @@ class ActiveSubscription(Subscription):
         "group",
         "groups",
         "joins_checks",
+        "may_whisper",
         "occupies",
         "outbox",
         "present",
         "seen",
         "topic",
-        "whispers",
     )
 
     def __init__(
@@ -90,8 +89,8 @@ class ActiveSubscription(Subscription):
         self.present = False
         # Whether it counts as a subscriber, for ``topic_opened`` and ``topic_closed``.
         self.occupies = False
-        # The rate limit of its whispers; None until they are found to be allowed.
-        self.whispers: TokenBucket | None = None
+        # Whether its client was found to be allowed to whisper.
+        self.may_whisper = False
         # The offset up to which it has everything, where the topic delivers the newest.
         self.seen = 0
         # Set where it has to end as soon as it is active.

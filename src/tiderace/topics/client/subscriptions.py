@@ -281,7 +281,7 @@ class ClientSubscriptions:
         may = self._context.may
         for channel, subscription in list(self._context.subscriptions.items()):
             topic = subscription.topic
-            subscription.whispers = None  # decided again at the next one
+            subscription.may_whisper = False  # decided again at the next one
             if isinstance(subscription, FilteredSubscription):
                 subscription.gate.forget()
             if subscription.grant is None and not await may("subscribe", topic):

@@ -38,12 +38,12 @@ async def whisper(context: ClientContext, name: str, data: Raw) -> None:
         kind = type(topic).__name__
         reason = f"{kind} has no whispers; give the class whispers = True"
         raise Refused(codes.NOT_AVAILABLE, reason=reason)
-    if subscription.whispers is None:
-        await _allow(context, subscription, topic)
-    elif subscription.whispers.take():
+    if _bucket(context, topic).take():
         kind = type(topic).__name__
         reason = f"more whispers than {kind}.whispers = {topic.whispers!r}"
         raise Refused(codes.TOO_MANY_REQUESTS, reason=reason)
+    if not subscription.may_whisper:
+        await _allow(context, subscription, topic)
     event = TopicEvent(WHISPER, context.info_in(name), data if bytes(data) else _NULL)
     await layer_of(topic).stream_publish(
         events_group(name),
@@ -58,12 +58,19 @@ _NULL = Raw(b"null")
 async def _allow(
     context: ClientContext, subscription: ActiveSubscription, topic: Topic
 ) -> None:
-    rate = topic.whispers if isinstance(topic.whispers, str) else _DEFAULT_RATE
     # Before the question: a change of permissions meanwhile resets it, and so the answer.
-    bucket = subscription.whispers = TokenBucket(Rate.parse(rate))
-    bucket.take()
+    subscription.may_whisper = True
     try:
         await context.require("whisper", topic)
     except BaseException:
-        subscription.whispers = None
+        subscription.may_whisper = False
         raise
+
+
+def _bucket(context: ClientContext, topic: Topic) -> TokenBucket:
+    # Of the connection: a new subscription would have a full one.
+    bucket = context.whisper_buckets.get(type(topic))
+    if bucket is None:
+        rate = topic.whispers if isinstance(topic.whispers, str) else _DEFAULT_RATE
+        bucket = context.whisper_buckets[type(topic)] = TokenBucket(Rate.parse(rate))
+    return bucket
