@@ -177,7 +177,7 @@ def test_a_message_stored_before_a_reload_is_shown_once_and_as_sent(signed_in):
 
     alice.page.route_web_socket(re.compile("/connection/"), forward)
     for visitor in (alice, bob):
-        visitor.enter("answers")
+        visitor.enter("stored")
     is_deaf = True
     say(alice.page, "stored")
     expect(texts(bob.page)).to_have_text(["stored"])

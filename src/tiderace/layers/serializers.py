@@ -88,7 +88,13 @@ class BaseMessageSerializer(ABC):
         ValueError: for keys that are not a list, for encryption without the package
             ``cryptography``, and for an unknown compression.
         ImportError: for a compression whose package is not installed.
+
+    Attributes:
+        carries_bytes: whether the format has bytes; else publications that are bytes
+            are sent as base64.
     """
+
+    carries_bytes: ClassVar[bool] = False
 
     # Defaults for subclasses whose __init__ does not call this one.
     random_prefix_length: int = 0
@@ -255,6 +261,8 @@ _encoder = json.JSONEncoder(default=_to_json_value, check_circular=False)
 
 class MsgPackSerializer(BaseMessageSerializer):
     """Serializes messages as msgpack: the default, small and fast."""
+
+    carries_bytes: ClassVar[bool] = True
 
     def as_bytes(self, message: Any, *args: Any, **kwargs: Any) -> bytes:
         """Return ``message`` as msgpack; takes no other arguments."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -33,9 +34,19 @@ def wrap_broadcast(
     return {**message.event, ENVELOPE_KEY: envelope}
 
 
-def wrap_record(record: Mapping[str, Any]) -> Message:
-    """Return a publication that is published with ``stream_publish``."""
-    return {ENVELOPE_KEY: {"record": dict(record)}}
+def wrap_record(record: Mapping[str, Any], *, carries_bytes: bool) -> Message:
+    """Return a publication that is published with ``stream_publish``.
+
+    Args:
+        record: the publication.
+        carries_bytes: whether the layer's serializer takes bytes; else they are sent as
+            base64.
+    """
+    content: dict[str, Any] = {"record": dict(record)}
+    if isinstance(record["data"], bytes) and not carries_bytes:
+        content["record"]["data"] = base64.b64encode(record["data"]).decode()
+        content["base64"] = True
+    return {ENVELOPE_KEY: content}
 
 
 def wrap_for_channel(message: Message, channel: str) -> Message:
@@ -78,8 +89,10 @@ def publication_from(item: StreamMessage, message: Any) -> Publication:
         message: the message with its envelope; not changed.
     """
     if is_record(message):
-        record = message[ENVELOPE_KEY]["record"]
-        publication = Publication.of_record(item.position, record)
+        content = message[ENVELOPE_KEY]
+        publication = Publication.of_record(item.position, content["record"])
+        if "base64" in content:
+            publication.data = base64.b64decode(publication.data)
     else:
         content, _, _ = unwrap(dict(message) if isinstance(message, dict) else message)
         # A record has its own time.

@@ -98,6 +98,8 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         self.channel_capacity = self.compile_capacities(channel_capacity or {})
         self.group_expiry = group_expiry
         self._serializer = serializer
+        # Serializers that are registered by others may be of any format.
+        self._carries_bytes = getattr(serializer, "carries_bytes", False)
         self._keep = keep
         self._lease = lease
         self._drop_log = drop_log
@@ -366,7 +368,9 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
     ) -> Position:
         """Append a publication to the group's stream, like ``group_send``."""
         self.require_valid_group_name(group)
-        data = self.serialize(envelope.wrap_record(record))
+        data = self.serialize(
+            envelope.wrap_record(record, carries_bytes=self._carries_bytes)
+        )
         metrics.MESSAGES_SENT.add()
         published = await self._publisher.publish(group, data, keep, key, key_ttl)
         if published.members:

@@ -7,7 +7,11 @@ const ENDS = { failed: "The answer broke off.", cancelled: "Stopped." };
 export function showAnswers(client, slug, me, log) {
   const items = new Map();
 
-  growing(client.subscribe(`answers:${slug}`), ({ id, data, state, added, cancel }) => {
+  const answers = client.subscribe(`answers:${slug}`);
+  // The page says so for the room itself.
+  answers.addEventListener("unsubscribed", () => {});
+
+  growing(answers, ({ id, data, state, added, cancel }) => {
     // The room's messages have what is finished.
     if (state === "finished" || (state !== "growing" && !items.has(id))) {
       items.get(id)?.remove();
