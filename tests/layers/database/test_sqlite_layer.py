@@ -589,6 +589,41 @@ async def test_a_closed_layer_leaves_no_open_file(make_layer, file):
     assert not [path for path in open_files() if path.startswith(str(file))]
 
 
+async def test_a_file_that_is_opened_when_the_layer_is_closed_is_closed_again(
+    make_layer, monkeypatch
+):
+    opening, proceed, ended = threading.Event(), threading.Event(), threading.Event()
+    databases = []
+    open_file = feed.open_file
+    open_and_read = feed.SqliteFeed._open_file
+
+    def open_and_note(*arguments):
+        databases.append(open_file(*arguments))
+        return databases[-1]
+
+    def open_later(self):
+        opening.set()
+        proceed.wait(PATIENCE)
+        try:
+            return open_and_read(self)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(feed, "open_file", open_and_note)
+    monkeypatch.setattr(feed.SqliteFeed, "_open_file", open_later)
+    layer = make_layer()
+    listening = asyncio.create_task(listen(layer))
+    await until(opening.is_set)
+
+    listening.cancel()
+    await layer.close()
+    proceed.set()
+    await until(ended.is_set)
+
+    with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+        databases[0].execute("SELECT 1")
+
+
 async def test_threads_without_a_loop_publish_at_once(make_layer):
     layer = make_layer()
     listener = await listen(layer)

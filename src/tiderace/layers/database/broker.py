@@ -165,9 +165,13 @@ class DatabaseBroker:
             feed = self._feed = self._vendor.open_feed(self._wanted)
             try:
                 await feed.open()
-            except Exception as error:
+            except BaseException as error:
+                # A cancelled one, too: its thread goes on and opens the connection.
                 await self._close_feed()
-                if self._vendor.explain(error) is None:
+                if (
+                    not isinstance(error, Exception)
+                    or self._vendor.explain(error) is None
+                ):
                     raise
                 if tries == 0:
                     logger.warning(
