@@ -43,8 +43,9 @@ def wrap_record(record: Mapping[str, Any], *, carries_bytes: bool) -> Message:
             base64.
     """
     content: dict[str, Any] = {"record": dict(record)}
-    if isinstance(record["data"], bytes) and not carries_bytes:
-        content["record"]["data"] = base64.b64encode(record["data"]).decode()
+    data = record.get("data")
+    if isinstance(data, bytes) and not carries_bytes:
+        content["record"]["data"] = base64.b64encode(data).decode()
         content["base64"] = True
     return {ENVELOPE_KEY: content}
 
