@@ -23,6 +23,7 @@ from benchmarks import (
     newest,
     processes,
     publish,
+    rooms,
     storm,
 )
 from benchmarks.contenders import CONTENDERS, is_idle, pin
@@ -39,6 +40,7 @@ QUESTIONS = {
     "memory": (memory.run, (memory.QUESTION,)),
     "storm": (storm.run, (storm.QUESTION,)),
     "publish": (publish.run, (publish.QUESTION,)),
+    "rooms": (rooms.run, rooms.QUESTIONS),
     "engines": (engines.run, engines.QUESTIONS),
     "newest": (newest.run, (newest.QUESTION,)),
     "growing": (growing.run, growing.QUESTIONS),
@@ -54,6 +56,7 @@ QUICK_SECONDS = {
     "memory": 110,
     "storm": 117,
     "publish": 127,
+    "rooms": 135,
     "engines": 158,
     "newest": 168,
     "growing": 180,

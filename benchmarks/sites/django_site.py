@@ -77,6 +77,23 @@ class OnceConsumer(FanConsumer):
         await self.channel_layer.group_broadcast("fan", text_data=text)
 
 
+class RoomConsumer(FanConsumer):
+    """Send each message to a group of its own."""
+
+    async def connect(self):
+        self.group = self.channel_name.replace("!", ".")
+        await self.channel_layer.group_add(self.group, self.channel_name)
+        await self.accept()
+
+    async def disconnect(self, code):
+        await self.channel_layer.group_discard(self.group, self.channel_name)
+
+    async def receive(self, text_data=None, bytes_data=None):
+        content = json.loads(text_data)
+        message = {"type": "fan.message", **content}
+        await self.channel_layer.group_send(self.group, message)
+
+
 class EchoConsumer(AsyncWebsocketConsumer):
     """Send each message back to its sender."""
 
@@ -111,6 +128,7 @@ application = ProtocolTypeRouter(
                 path("fan/", FanConsumer.as_asgi()),
                 path("once/", OnceConsumer.as_asgi()),
                 path("echo/", EchoConsumer.as_asgi()),
+                path("room/", RoomConsumer.as_asgi()),
             ]
         ),
     }

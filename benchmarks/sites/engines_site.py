@@ -75,6 +75,19 @@ class Numbered(Topic):
     permission_classes = [AllowAny]
 
 
+class Room(Topic):
+    """A topic to which its subscribers publish; nothing limits how often."""
+
+    pattern = "room:<int:number>"
+    history = History(size=100, ttl=3600)
+    permission_classes = [AllowAny]
+    publish_rate = None
+    user_rate = None
+
+    async def can_publish(self, user):
+        return True
+
+
 async def publish_paced(rate: float, seconds: float) -> None:
     """Publish at a steady rate; each publication has the time before the call."""
     started = time.monotonic()
