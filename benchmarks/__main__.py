@@ -25,6 +25,7 @@ from benchmarks import (
     publish,
     rooms,
     storm,
+    topic_clients,
 )
 from benchmarks.contenders import CONTENDERS, is_idle, pin
 from benchmarks.load_generator import RunFailed
@@ -44,6 +45,7 @@ QUESTIONS = {
     "engines": (engines.run, engines.QUESTIONS),
     "newest": (newest.run, (newest.QUESTION,)),
     "growing": (growing.run, growing.QUESTIONS),
+    "topic_clients": (topic_clients.run, topic_clients.QUESTIONS),
 }
 
 # In a quick run a question starts no further measurement when this many seconds have
@@ -60,6 +62,7 @@ QUICK_SECONDS = {
     "engines": 158,
     "newest": 168,
     "growing": 180,
+    "topic_clients": 165,
 }
 
 

@@ -29,6 +29,9 @@ SITES = Path(__file__).resolve().parent / "sites"
 PROTOCOL = "websockets-sansio"
 OURS = "tiderace.server:WebSocketProtocol"
 
+# Seconds between two pings where they are not to be measured.
+NO_PING = 3600.0
+
 FAN = Script("/fan/")
 ONCE = Script("/once/")
 ECHO = Script("/echo/")
@@ -85,8 +88,14 @@ class Contender:
                 "the layers have no group_broadcast",
             )
 
-    def command(self, port: int) -> list[str]:
-        """Return the command that starts it on ``port``."""
+    def command(self, port: int, ping: float = NO_PING) -> list[str]:
+        """Return the command that starts it on ``port``.
+
+        Args:
+            port: where to listen.
+            ping: seconds between two pings of topics; a server of Python sends its own a
+                little more often, as by default.
+        """
         if self.runtime == "node":
             node = shutil.which("node") or "node"
             return [node, str(SITES / "node_site.js"), str(peers.NODE), str(port)]
@@ -94,12 +103,12 @@ class Contender:
             return [str(peers.LIMIT), str(port)]
         if self.runtime == "nats":
             return peers.nats_command(port, free_port())
+        seconds = str(ping * 0.8)
         return [
             str(peers.python(self.runtime)), "-m", "uvicorn",
             f"{self.site}:application", "--port", str(port), "--ws", self.protocol,
             "--log-level", "warning", "--lifespan", "auto", "--backlog", "4096",
-            # A ping during a run would be measured too.
-            "--ws-ping-interval", "3600", "--ws-ping-timeout", "3600",
+            "--ws-ping-interval", seconds, "--ws-ping-timeout", seconds,
         ]  # fmt: skip
 
     def variables(self, broker: Mapping[str, str]) -> dict[str, str]:
@@ -188,6 +197,15 @@ CONTENDERS: Mapping[str, Contender] = {
             protocol=OURS,
             echo=None,
         ),
+        Contender(
+            "tiderace-clients-server",
+            "Tiderace, clients of topics, its protocol",
+            "ours",
+            site="topics_site",
+            protocol=OURS,
+            fan=Script("/clients/websocket"),
+            echo=None,
+        ),
         Contender("bare", "uvicorn, a bare loop", "ours", site="bare_site"),
         Contender("litestar", "Litestar channels", "peers", site="litestar_site"),
         Contender(
@@ -242,7 +260,7 @@ class Server:
     ports: list[int] = field(default_factory=list)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     broker: dict[str, str] = field(default_factory=dict)
-    """The environment by which processes find what carries their messages."""
+    """The environment of the processes, by which they find what carries messages."""
     database: databases.Database | None = None
 
     def cpu_seconds(self) -> float:
@@ -255,13 +273,20 @@ class Server:
 
 
 @contextlib.contextmanager
-def served(contender: Contender, processes: int = 1) -> Iterator[Server]:
+def served(
+    contender: Contender, processes: int = 1, *, ping: float = NO_PING
+) -> Iterator[Server]:
     """Run ``contender`` on free ports of the loopback interface.
+
+    Args:
+        contender: what to run.
+        processes: how many of them.
+        ping: seconds between two pings of topics.
 
     Raises:
         RunFailed: if it does not start.
     """
-    server = Server()
+    server = Server(broker={"PING": str(ping)})
     with contextlib.ExitStack() as stack:
         if contender.needs_redis:
             server.broker["REDIS_URL"] = stack.enter_context(valkey())
@@ -275,7 +300,7 @@ def served(contender: Contender, processes: int = 1) -> Iterator[Server]:
         for _ in range(processes):
             port = free_port()
             process = subprocess.Popen(
-                contender.command(port),
+                contender.command(port, ping),
                 cwd=SITES,
                 env=contender.variables(server.broker),
             )

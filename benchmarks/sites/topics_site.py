@@ -28,14 +28,19 @@ settings.configure(
     INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "tiderace"],
     CHANNEL_LAYERS={"default": LAYER},
     TIDERACE={
-        # A ping during a run would be measured too.
-        "TOPICS": {"PING": 3600.0, "COMMANDS": "1000000/s", "CONNECTS": None},
+        "TOPICS": {
+            # A ping during a run would be measured too.
+            "PING": float(os.environ.get("PING", 3600.0)),
+            "COMMANDS": "1000000/s",
+            "CONNECTS": None,
+        },
     },
 )
 django.setup()
 
 from django.urls import path  # noqa: E402
 
+from tiderace.auth import AuthMiddlewareStack  # noqa: E402
 from tiderace.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from tiderace.topics import (  # noqa: E402
     AllowAny,
@@ -53,6 +58,14 @@ class Kept(Topic):
     """A topic with a history of a hundred publications."""
 
     pattern = "kept"
+    history = History(size=100, ttl=60)
+    permission_classes = [AllowAny]
+
+
+class Room(Topic):
+    """One of many topics with a history."""
+
+    pattern = "room:<int:number>"
     history = History(size=100, ttl=60)
     permission_classes = [AllowAny]
 
@@ -110,6 +123,19 @@ async def answer(scope, receive, send):
     await send({"type": "websocket.close"})
 
 
+async def rooms(scope, receive, send):
+    """Publish to rooms as often as the client asks for, and reply at the end."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    order = json.loads((await receive())["text"])
+    for _ in range(order["count"]):
+        await asyncio.sleep(order["pause"])
+        for number in range(order["rooms"]):
+            await apublish(f"room:{number}", {"text": TEXT})
+    await send({"type": "websocket.send", "text": "done"})
+    await send({"type": "websocket.close"})
+
+
 async def drive(scope, receive, send):
     """Publish at the rate that the client asks for; reply with the number at the end."""
     await receive()
@@ -160,6 +186,8 @@ application = ProtocolTypeRouter(
                 path("passing/", endpoint("passing")),
                 path("newest/", endpoint("newest")),
                 path("drive/", drive),
+                path("rooms/", rooms),
+                path("clients/", AuthMiddlewareStack(TopicsEndpoint.as_asgi())),
                 path("topics/", TopicsEndpoint.as_asgi()),
                 path("answer/", answer),
             ]
