@@ -14,7 +14,6 @@ from tiderace.protocol.codec import Codec
 from tiderace.protocol.messages import FilterNode, SubscribeRequest
 from tiderace.protocol.session import PositionLost, Refused
 from tiderace.protocol.tag_filter import Matches, matcher
-from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.deltas import DeltaSubscription, wants_deltas
 from tiderace.topics.client.dispatcher import (
     ActiveSubscription,
@@ -80,23 +79,24 @@ class FilteredSubscription(ActiveSubscription):
 
 
 def make_subscription(
-    context: ClientContext,
     topic: Topic,
     request: SubscribeRequest,
     outbox: ClientOutbox,
     on_lost: Callable[[ActiveSubscription], None],
     spawn: Callable[[Coroutine[Any, Any, None]], Any],
     *,
-    server_side: bool = False,
+    client_id: str,
+    user: Callable[[], Any],
+    server_side: bool,
 ) -> ActiveSubscription:
     """Return a subscription, of the kind that the topic and the request need.
 
     Args:
-        context: of the client.
         topic: the topic.
         request: the client's, with its filter and whether it asks for deltas.
         spawn: runs a coroutine in the background, until the client's end.
-        outbox, on_lost, server_side: as for ``ActiveSubscription``.
+        user: returns the client's user, as it is now.
+        outbox, on_lost, client_id, server_side: as for ``ActiveSubscription``.
 
     Raises:
         Refused: when the filter is malformed, or cannot be served.
@@ -106,18 +106,14 @@ def make_subscription(
         deltas = not server_side and wants_deltas(topic, request.delta)
         kind = DeltaSubscription if deltas else ActiveSubscription
         return kind(
-            topic,
-            outbox,
-            on_lost,
-            client_id=context.client_id,
-            server_side=server_side,
+            topic, outbox, on_lost, client_id=client_id, server_side=server_side
         )
     subscription = FilteredSubscription(
-        topic, outbox, on_lost, client_id=context.client_id, server_side=server_side
+        topic, outbox, on_lost, client_id=client_id, server_side=server_side
     )
     subscription.gate = make_gate(
         topic,
-        lambda: context.identity.user,
+        user,
         matches,
         spawn=spawn,
         deliver=subscription.deliver,

@@ -108,12 +108,13 @@ class ClientSubscriptions:
         topic = declared.resolve(name)
         context.require_codec(topic)
         subscription = make_subscription(
-            context,
             topic,
             request,
             self._outbox,
             self._on_lost,
             self._tasks.spawn,
+            client_id=context.client_id,
+            user=lambda: context.identity.user,
             server_side=server_side,
         )
         subscription.grant = grant or (Grant() if request.token else None)
