@@ -87,6 +87,7 @@ PACKAGE_ROOT = "tiderace"
 # package.
 FORBIDDEN: list[tuple[str, str, str]] = [
     ("tiderace.layers", "tiderace.protocol", "a layer carries bytes, not frames"),
+    ("tiderace.topics.fanout", "tiderace.topics.client", "commands lie above delivery"),
     *(
         (module, "django", "it is pure or asyncio only, to be tested without Django")
         for module in (

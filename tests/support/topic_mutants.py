@@ -89,7 +89,7 @@ def no_client_is_refused_for_an_old_position():
 
 @mutant
 def offsets_have_gaps():
-    from tiderace.topics.client import dispatcher
+    from tiderace.topics.fanout import dispatcher
 
     def to_pub(original, publication, **options):
         pub = original(publication, **options)
@@ -143,7 +143,7 @@ def every_third_publication_is_lost():
 
 @mutant
 def every_publication_comes_twice():
-    from tiderace.topics.client import dispatcher
+    from tiderace.topics.fanout import dispatcher
 
     def write_all(original, *args):
         original(*args)
@@ -173,7 +173,7 @@ def publications_overtake_the_reply():
 
 @mutant
 def publications_are_lost_while_a_subscription_begins():
-    from tiderace.topics.client.dispatcher import ActiveSubscription
+    from tiderace.topics.fanout.dispatcher import ActiveSubscription
 
     def send_buffered(self):
         for each in self.commit():
@@ -244,7 +244,7 @@ def presence_is_empty():
 
 @mutant
 def joins_are_not_pushed():
-    from tiderace.topics.client import dispatcher
+    from tiderace.topics.fanout import dispatcher
 
     dispatcher._dispatch_event = lambda *args: None
 
@@ -489,7 +489,7 @@ def pings_need_no_answer():
 
 @mutant
 def any_number_of_bytes_may_wait():
-    from tiderace.topics.client.outbox import ClientOutbox
+    from tiderace.topics.fanout.outbox import ClientOutbox
 
     def init(original, self, *args, limit, **kwargs):
         original(self, *args, limit=2**60, **kwargs)
@@ -516,7 +516,7 @@ def the_server_has_no_limit_for_messages():
 
 @mutant
 def a_repeated_key_does_not_wait():
-    from tiderace.topics.client.single_flight import SingleFlight
+    from tiderace.runtime.single_flight import SingleFlight
 
     async def do(self, key, work):
         await work()

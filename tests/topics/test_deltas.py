@@ -15,7 +15,7 @@ from tiderace.protocol import fossil
 from tiderace.protocol.messages import SubscribeRequest
 from tiderace.testing import AsyncTopicsClient
 from tiderace.topics import AllowAny, History, Latest, Topic, TopicsEndpoint, apublish
-from tiderace.topics.client import deltas
+from tiderace.topics.fanout import deltas
 from tiderace.topics.growing.options import Growing
 
 PAD = "größer ☃ 🌊 " * 30

@@ -21,7 +21,7 @@ from tiderace.topics import (
     TopicsEndpoint,
     ahistory,
 )
-from tiderace.topics.client.dispatcher import ActiveSubscription
+from tiderace.topics.fanout.dispatcher import ActiveSubscription
 from tiderace.topics.hub import current
 from tiderace.topics.names import events_group, topic_group
 from tiderace.topics.topic import declared

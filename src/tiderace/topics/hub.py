@@ -18,9 +18,9 @@ from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.runtime import threads
 from tiderace.runtime.connections import process_connections
 from tiderace.runtime.lifespan import on_shutdown
+from tiderace.runtime.single_flight import SingleFlight
 from tiderace.topics.client.client import TopicClient
 from tiderace.topics.client.context import ClientContext
-from tiderace.topics.client.single_flight import SingleFlight
 from tiderace.topics.growing.feed import GrowingFeeds
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.trackers import OccupiedTopics, PresenceTrackers

@@ -18,7 +18,7 @@ from tiderace.topics import (
     apublish,
     topic_group,
 )
-from tiderace.topics.client.listening import feed_of
+from tiderace.topics.fanout.listening import feed_of
 from tiderace.topics.topic import declared
 
 

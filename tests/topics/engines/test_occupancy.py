@@ -6,7 +6,7 @@ import pytest
 
 from support.wire_client import WireClient
 from tiderace.topics import AllowAny, Latest, Occupancy, Presence, Topic
-from tiderace.topics.client.listening import feed_of
+from tiderace.topics.fanout.listening import feed_of
 from tiderace.topics.topic import declared
 
 

@@ -47,11 +47,11 @@ from tiderace.topics.client.authentication import (
 )
 from tiderace.topics.client.commands import COMMANDS
 from tiderace.topics.client.context import ClientContext
-from tiderace.topics.client.outbox import ClientOutbox
 from tiderace.topics.client.reader import ClientReader
 from tiderace.topics.client.refusals import errors_as_refusals, log_refusal
 from tiderace.topics.client.subscriptions import ClientSubscriptions
 from tiderace.topics.client.timers import Timers
+from tiderace.topics.fanout.outbox import ClientOutbox
 from tiderace.topics.identity import Identity
 from tiderace.topics.json_fields import as_raw, ttl_of
 from tiderace.topics.names import user_group

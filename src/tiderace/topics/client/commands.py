@@ -32,9 +32,9 @@ from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.security.addresses import client_ip, limit_key
 from tiderace.topics.client.calls import TopicCall, call_method, call_topic
 from tiderace.topics.client.context import ClientContext
-from tiderace.topics.client.filtered import FilteredSubscription, make_gate
 from tiderace.topics.client.refusals import errors_as_refusals
 from tiderace.topics.client.whispers import whisper
+from tiderace.topics.fanout.filtered import FilteredSubscription, make_gate
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import (
     as_bytes,

@@ -12,9 +12,9 @@ from tiderace.protocol import codes
 from tiderace.protocol.messages import ClientInfo
 from tiderace.protocol.session import Refused
 from tiderace.ratelimit import TokenBucket
-from tiderace.topics.client.dispatcher import ActiveSubscription
-from tiderace.topics.client.single_flight import SingleFlight
+from tiderace.runtime.single_flight import SingleFlight
 from tiderace.topics.client.streamed_calls import StreamedCalls
+from tiderace.topics.fanout.dispatcher import ActiveSubscription
 from tiderace.topics.growing.feed import GrowingFeeds
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.identity import Identity

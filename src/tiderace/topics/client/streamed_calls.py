@@ -17,8 +17,8 @@ from tiderace.protocol.codes import Failure
 from tiderace.protocol.messages import DataMessage, Push, Reply
 from tiderace.protocol.session import ConnectionEnded, Refused
 from tiderace.runtime.tasks import as_error
-from tiderace.topics.client.outbox import ClientOutbox
 from tiderace.topics.client.refusals import errors_as_refusals
+from tiderace.topics.fanout.outbox import ClientOutbox
 from tiderace.topics.json_fields import as_raw
 
 _MOST = 16  # streams of one client at once

@@ -30,18 +30,18 @@ from tiderace.protocol.session import Refused
 from tiderace.runtime.tasks import TaskGroup
 from tiderace.topics.client.authentication import authorize, read_token
 from tiderace.topics.client.context import ClientContext
-from tiderace.topics.client.deltas import DeltaSubscription
-from tiderace.topics.client.dispatcher import ActiveSubscription, send_push
-from tiderace.topics.client.filtered import FilteredSubscription, make_subscription
-from tiderace.topics.client.listening import (
+from tiderace.topics.client.refusals import log_refusal
+from tiderace.topics.client.timers import Timers
+from tiderace.topics.fanout.deltas import DeltaSubscription
+from tiderace.topics.fanout.dispatcher import ActiveSubscription, send_push
+from tiderace.topics.fanout.filtered import FilteredSubscription, make_subscription
+from tiderace.topics.fanout.listening import (
     activate,
     follows,
     start_listening,
     stop_listening,
 )
-from tiderace.topics.client.outbox import ClientOutbox
-from tiderace.topics.client.refusals import log_refusal
-from tiderace.topics.client.timers import Timers
+from tiderace.topics.fanout.outbox import ClientOutbox
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.identity import Grant
 from tiderace.topics.json_fields import as_python, as_raw, join_info, ttl_of

@@ -10,7 +10,7 @@ from tiderace.protocol import codes
 from tiderace.protocol.session import Refused
 from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.topics.client.context import ClientContext
-from tiderace.topics.client.dispatcher import WHISPER, ActiveSubscription, TopicEvent
+from tiderace.topics.fanout.dispatcher import WHISPER, ActiveSubscription, TopicEvent
 from tiderace.topics.names import events_group
 from tiderace.topics.streams import layer_of
 from tiderace.topics.topic import Topic

@@ -12,10 +12,10 @@ from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Position, Publication
 from tiderace.protocol.codec import Codec
 from tiderace.protocol.messages import Pub, Push, Reply
+from tiderace.runtime.single_flight import SingleFlight
 from tiderace.runtime.tasks import TaskGroup
-from tiderace.topics.client.dispatcher import ActiveSubscription
-from tiderace.topics.client.outbox import ClientOutbox, write_all
-from tiderace.topics.client.single_flight import SingleFlight
+from tiderace.topics.fanout.dispatcher import ActiveSubscription
+from tiderace.topics.fanout.outbox import ClientOutbox, write_all
 from tiderace.topics.growing.options import Growing
 from tiderace.topics.growing.records import (
     Change,

@@ -38,16 +38,16 @@ from tiderace.runtime.connections import (
 from tiderace.runtime.drain import process_drain
 from tiderace.runtime.tasks import TaskGroup
 from tiderace.topics.client.authentication import admit
-from tiderace.topics.client.filtered import make_gate
-from tiderace.topics.client.listening import (
+from tiderace.topics.client.refusals import log_refusal
+from tiderace.topics.fanout.filtered import make_gate
+from tiderace.topics.fanout.listening import (
     activate,
     follows,
     start_listening,
     stop_listening,
 )
-from tiderace.topics.client.outbox import ClientOutbox
-from tiderace.topics.client.refusals import log_refusal
-from tiderace.topics.client.tag_gate import TagGate, TagSet, tag_set
+from tiderace.topics.fanout.outbox import ClientOutbox
+from tiderace.topics.fanout.tag_gate import TagGate, TagSet, tag_set
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.hub import current
 from tiderace.topics.identity import Identity, identity_of

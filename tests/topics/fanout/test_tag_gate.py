@@ -12,8 +12,8 @@ from tiderace import metrics
 from tiderace.history import Position, Publication
 from tiderace.protocol.messages import Pub
 from tiderace.runtime.tasks import TaskGroup
-from tiderace.topics.client import tag_gate
-from tiderace.topics.client.tag_gate import TagGate, tag_set
+from tiderace.topics.fanout import tag_gate
+from tiderace.topics.fanout.tag_gate import TagGate, tag_set
 
 
 class Subscriber:

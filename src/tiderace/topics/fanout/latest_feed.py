@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from tiderace import metrics
 from tiderace.history import Position, Publication
-from tiderace.topics.client.outbox import ClientOutbox, write_all
+from tiderace.topics.fanout.outbox import ClientOutbox, write_all
 from tiderace.topics.latest import Latest
 
 

@@ -14,7 +14,7 @@ from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
 from tiderace.protocol.session import Refused
 from tiderace.runtime.tasks import TaskGroup
-from tiderace.topics.client.latest_feed import LatestFeed, LatestSubscriber
+from tiderace.topics.fanout.latest_feed import LatestFeed, LatestSubscriber
 from tiderace.topics.latest import Latest
 from tiderace.topics.occupancy import Occupancy, OccupancyNumbers
 from tiderace.topics.streams import layer_of, without_presence

@@ -14,8 +14,8 @@ from tiderace.history import Position, Publication
 from tiderace.protocol.codec import JSON
 from tiderace.runtime.tasks import TaskGroup
 from tiderace.topics import History, Latest, Occupancy, Topic
-from tiderace.topics.client.occupancy_feed import OccupancyFeed
-from tiderace.topics.client.outbox import ClientOutbox
+from tiderace.topics.fanout.occupancy_feed import OccupancyFeed
+from tiderace.topics.fanout.outbox import ClientOutbox
 
 
 class Clock:
@@ -106,7 +106,7 @@ async def feed(clock, store, monkeypatch):
         async def stream_publish(self): ...
 
     monkeypatch.setattr(
-        "tiderace.topics.client.occupancy_feed.layer_of", lambda topic: Layer()
+        "tiderace.topics.fanout.occupancy_feed.layer_of", lambda topic: Layer()
     )
     tasks = TaskGroup(logging.getLogger("test"))
     yield OccupancyFeed(

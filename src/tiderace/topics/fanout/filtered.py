@@ -14,13 +14,13 @@ from tiderace.protocol.codec import Codec
 from tiderace.protocol.messages import FilterNode, SubscribeRequest
 from tiderace.protocol.session import PositionLost, Refused
 from tiderace.protocol.tag_filter import Matches, matcher
-from tiderace.topics.client.deltas import DeltaSubscription, wants_deltas
-from tiderace.topics.client.dispatcher import (
+from tiderace.topics.fanout.deltas import DeltaSubscription, wants_deltas
+from tiderace.topics.fanout.dispatcher import (
     ActiveSubscription,
     send_publication,
 )
-from tiderace.topics.client.outbox import ClientOutbox
-from tiderace.topics.client.tag_gate import TagGate, tag_set
+from tiderace.topics.fanout.outbox import ClientOutbox
+from tiderace.topics.fanout.tag_gate import TagGate, tag_set
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.topic import Topic
 

@@ -26,7 +26,7 @@ from tiderace.protocol.session import (
     Subscription,
     to_pub,
 )
-from tiderace.topics.client.outbox import ClientOutbox, write_all
+from tiderace.topics.fanout.outbox import ClientOutbox, write_all
 from tiderace.topics.identity import Grant
 from tiderace.topics.names import topic_group
 from tiderace.topics.topic import Topic

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from tiderace.history import Position
 from tiderace.runtime.lifespan import on_shutdown
 from tiderace.runtime.tasks import TaskGroup
-from tiderace.topics.client.latest_feed import LatestFeed
-from tiderace.topics.client.occupancy_feed import OccupancyFeed, counted_topic
+from tiderace.topics.fanout.latest_feed import LatestFeed
+from tiderace.topics.fanout.occupancy_feed import OccupancyFeed, counted_topic
 from tiderace.topics.names import events_group, topic_group
 from tiderace.topics.occupancy import Occupancy
 from tiderace.topics.streams import layer_of

@@ -11,8 +11,8 @@ from tiderace import metrics
 from tiderace.history import Position, Publication
 from tiderace.protocol.codec import JSON
 from tiderace.topics import Latest
-from tiderace.topics.client.latest_feed import LatestFeed
-from tiderace.topics.client.outbox import ClientOutbox
+from tiderace.topics.fanout.latest_feed import LatestFeed
+from tiderace.topics.fanout.outbox import ClientOutbox
 
 
 class Timers:

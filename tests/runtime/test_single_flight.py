@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tiderace.topics.client.single_flight import SingleFlight
+from tiderace.runtime.single_flight import SingleFlight
 
 
 class Work:
