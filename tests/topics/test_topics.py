@@ -1442,6 +1442,14 @@ async def test_a_command_with_a_name_that_is_too_long_is_refused(app, method):
         assert await client.refused(method, **body) == 102
 
 
+def test_a_name_with_a_nul_belongs_to_no_topic(topics):
+    class AnyName(Topic):
+        pattern = "any:<str:name>"
+
+    with pytest.raises(UnknownTopic, match="NUL"):
+        declared.resolve("any:\0")
+
+
 async def test_publish_is_refused_where_a_loop_runs(app):
     with pytest.raises(RuntimeError, match=r"await apublish\(\)"):
         publish("room:a", 1)

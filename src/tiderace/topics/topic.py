@@ -473,7 +473,7 @@ class Registry:
 
         Raises:
             UnknownTopic: when no pattern matches, with the patterns in its text, or when
-                the name is longer than ``NAME_LENGTH``.
+                the name is longer than ``NAME_LENGTH`` or has a NUL.
             TypeError: when the name is not a string.
         """
         if not isinstance(name, str):
@@ -483,12 +483,13 @@ class Registry:
             )
         # Before any pattern: two converters that match the same characters make a
         # pattern quadratic in the length of a client's text.
-        limit = conf.current().topics.name_length
-        if len(name) > limit:
+        if len(name) > (limit := conf.current().topics.name_length):
             raise UnknownTopic(
                 f"a topic name of {len(name)} characters is longer than {limit} "
                 f'(TIDERACE["TOPICS"]["NAME_LENGTH"])'
             )
+        if "\0" in name:
+            raise UnknownTopic("a topic name has a NUL, which PostgreSQL cannot store")
         for pattern, topic in () if is_reserved(name) else self._topics:
             kwargs = pattern.match(name)
             if kwargs is not None:

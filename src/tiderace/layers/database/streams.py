@@ -27,7 +27,7 @@ _TOUCH_PARTS = 2
 _PAGE_ROWS = 1000
 _PAGE_BYTES = 1_000_000
 
-_MAX_NUMBER = 2**62  # above every offset, and no limit
+_MAX_NUMBER = 2**62  # above every offset
 
 
 class DatabaseStreams:
@@ -148,7 +148,8 @@ class DatabaseStreams:
                 above=above,
                 below=below,
                 since_ms=cursor.now_ms - history_ms,
-                limit=limit,
+                # A client's limit may be more than the database counts.
+                limit=history.size if limit is None else min(limit, history.size),
                 reverse=reverse,
             )
             return end, messages, is_stale
@@ -194,7 +195,7 @@ def _messages(
     above: int,
     below: int | None = None,
     since_ms: int = 0,
-    limit: int | None = None,
+    limit: int,
     reverse: bool = False,
 ) -> list[StreamMessage]:
     """Return messages of a stream between two offsets that were published after a time."""
@@ -208,7 +209,7 @@ def _messages(
             above,
             _MAX_NUMBER if below is None else below,
             since_ms,
-            _MAX_NUMBER if limit is None else limit,
+            limit,
         ),
     )
     return [

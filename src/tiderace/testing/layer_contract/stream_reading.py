@@ -89,6 +89,12 @@ class StreamReadingContract(StreamContract):
         assert await self.read_data(layer, limit=2, since=positions[1]) == ["c", "d"]
         assert await self.read_data(layer, limit=9) == list("abcde")
 
+    async def test_a_limit_may_be_more_than_a_database_counts(self, layer: Any) -> None:
+        await self.publish(layer, *"abc")
+
+        assert await self.read_data(layer, limit=2**63) == list("abc")
+        assert await self.read_data(layer, limit=2**63, reverse=True) == list("cba")
+
     async def test_a_limit_of_zero_returns_the_position_only(self, layer: Any) -> None:
         positions = await self.publish(layer, *"abc")
 
