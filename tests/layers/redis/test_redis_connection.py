@@ -15,6 +15,7 @@ class Transport:
 
     def __init__(self) -> None:
         self.written = b""
+        self.writes = 0
         self.refuses = False
 
     def set_protocol(self, protocol):
@@ -24,6 +25,7 @@ class Transport:
         if self.refuses:
             raise RuntimeError("the handler is closed")
         self.written += data
+        self.writes += 1
 
     def close(self):
         self.refuses = True
@@ -47,6 +49,19 @@ async def test_replies_come_to_their_commands_in_order(connection):
     connection.data_received(b"\r\n2\r\n")
 
     assert await second == b"2"
+
+
+async def test_commands_of_one_tick_are_sent_in_one_write():
+    transport = Transport()
+    connection = RedisConnection(transport, None, timeout=5)
+
+    connection.execute("GET", "a")
+    connection.execute("GET", "b")
+    await asyncio.sleep(0)
+
+    assert transport.written.count(b"GET") == 2
+    assert transport.writes == 1
+    connection.close()
 
 
 async def test_a_reply_is_overdue_though_other_replies_come():

@@ -70,6 +70,8 @@ class RedisConnection(asyncio.Protocol):
         self._parser = hiredis.Reader(
             protocolError=ConnectionLost, replyError=hiredis.ReplyError
         )
+        # Commands that are written together when the tick of the event loop ends.
+        self._unwritten: list[bytes] = []
         # When each command was begun, and its reply.
         self._replies: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._messages: list[tuple[bytes, bytes | None]] = []
@@ -220,8 +222,17 @@ class RedisConnection(asyncio.Protocol):
             self._messages.append((channel, None))
 
     def _write(self, command: tuple[Any, ...]) -> None:
+        """Send a command with all others of this tick of the event loop."""
+        if not self._unwritten:
+            self._loop.call_soon(self._flush)
+        self._unwritten.append(hiredis.pack_command(cast("tuple[bytes]", command)))
+
+    def _flush(self) -> None:
+        commands, self._unwritten = self._unwritten, []
+        if self._error is not None:
+            return
         try:
-            self._transport.write(hiredis.pack_command(cast("tuple[bytes]", command)))
+            self._transport.write(b"".join(commands))
         except RuntimeError as error:
             # uvloop's transport raises this once it is closed, before connection_lost.
             self._fail(ConnectionLost(f"the connection is closed ({error})"))
