@@ -7,7 +7,6 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -138,6 +137,9 @@ def one_line_json(data: bytes) -> bytes:
     return data
 
 
+_decode = msgspec.json.decode
+
+
 def loads(data: bytes, kind: Any = Any) -> Any:
     """Decode JSON as a value of type ``kind``, with U+FFFD for lone surrogates.
 
@@ -145,15 +147,14 @@ def loads(data: bytes, kind: Any = Any) -> Any:
         ValueError: for other data, or JSON that is nested too deeply.
     """
     require_depth(data)
-    decode = partial(msgspec.json.decode, type=kind)
     try:
         try:
-            return decode(data)
+            return _decode(data, type=kind)
         except ValueError:
             repaired = well_formed_json(data)
             if repaired == data:
                 raise
-            return decode(repaired)
+            return _decode(repaired, type=kind)
     except RecursionError:  # of a caller that is deep in the stack itself
         raise ValueError(_TOO_DEEP) from None
 

@@ -56,6 +56,11 @@ class JSONCodec:
 
     def decode(self, message: bytes) -> list[Command]:
         # A message is mostly one line, and a newline cannot stand inside JSON text.
+        if b"\n" not in message:
+            try:
+                return [self._decoder.decode(message)]
+            except (ValueError, RecursionError):
+                pass  # repaired below, or refused
         lines = [line for line in message.split(b"\n") if line and not line.isspace()]
         try:
             commands = [self._decoder.decode(line) for line in lines]

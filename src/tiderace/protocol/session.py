@@ -229,7 +229,7 @@ class Session:
             commands = self.codec.decode(message)
         except MalformedFrame as error:
             raise ConnectionEnded(codes.CLOSE_BAD_REQUEST, str(error)) from None
-        return [command for command in commands if not self._is_pong(command)]
+        return [each for each in commands if each.id or not self._is_pong(each)]
 
     def check(self, command: Command) -> tuple[str, Any]:
         """Return the name and the request of ``command``, if it may run now.
@@ -281,7 +281,7 @@ class Session:
         return self.codec.encode(Reply())
 
     def _is_pong(self, command: Command) -> bool:
-        if command.id or request_of(command)[0]:
+        if request_of(command)[0]:
             return False
         # Without a ping it is an empty command, and those have no limit of their own.
         if not self.pong_due and self._bucket.take():

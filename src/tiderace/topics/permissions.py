@@ -10,6 +10,7 @@ Permissions of Django REST Framework work too; it is not imported.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import SimpleNamespace
@@ -47,7 +48,7 @@ class Action(StrEnum):
 ActionName = Literal["subscribe", "publish", "presence", "history", "whisper"]
 
 # The topic's own method that has to agree too, if the topic defines it.
-_HOOKS = {
+_HOOKS: Mapping[str, str] = {
     Action.SUBSCRIBE: "can_subscribe",
     Action.PUBLISH: "can_publish",
     Action.PRESENCE: "can_see_presence",
@@ -152,7 +153,7 @@ class IsAuthenticated(BasePermission):
 
     async def has_permission(self, user: Any, topic: Any, action: Action) -> bool:
         """Return whether ``user`` is authenticated."""
-        return bool(user is not None and user.is_authenticated)
+        return _is_authenticated(user)
 
 
 class IsStaff(BasePermission):
@@ -160,7 +161,7 @@ class IsStaff(BasePermission):
 
     async def has_permission(self, user: Any, topic: Any, action: Action) -> bool:
         """Return whether ``user`` is staff."""
-        return bool(user is not None and getattr(user, "is_staff", False))
+        return _is_staff(user)
 
 
 IsAdminUser = IsStaff
@@ -190,6 +191,14 @@ class HasPerm(BasePermission):
     def has_permission(self, user: Any, topic: Any, action: Action) -> bool:
         """Return whether ``user`` has all of them; may query the database."""
         return bool(user is not None and user.has_perms(self.perms))
+
+
+def _is_authenticated(user: Any) -> bool:
+    return bool(user is not None and user.is_authenticated)
+
+
+def _is_staff(user: Any) -> bool:
+    return bool(user is not None and getattr(user, "is_staff", False))
 
 
 class _Combination(BasePermission):
@@ -279,28 +288,26 @@ async def refusal(
 
     The arguments and exceptions are those of ``allowed``. The reason is for developers.
     """
-    wanted, kind = Action(action), type(topic).__name__
-    rules = list(topic.permission_classes or ())
+    name = _HOOKS.get(action) or _HOOKS[Action(action)]
+    rules, hook = topic.permission_classes or (), getattr(topic, name, None)
     if admitted:
-        if wanted in (Action.PRESENCE, Action.HISTORY):
-            rules = []
+        if action in ("presence", "history"):
+            rules = ()
     elif not rules and not callable(getattr(topic, "can_subscribe", None)):
+        kind = type(topic).__name__
         return f"{kind} has neither permission_classes nor can_subscribe"
-    hook = getattr(topic, _HOOKS[wanted], None)
     if (
-        wanted is Action.PUBLISH
-        and not callable(hook)
+        hook is None
+        and action == "publish"
         and not callable(getattr(topic, "on_publish", None))
     ):
-        return f"{kind} has neither can_publish nor on_publish"
-    check = _Check(user, topic, wanted, scope)
+        return f"{type(topic).__name__} has neither can_publish nor on_publish"
     for rule in rules:
-        if not await _evaluate(as_permission(rule), check):
-            name = rule.__name__ if isinstance(rule, type) else repr(rule)
-            text = f"{name} in {kind}.permission_classes does not allow {_name(user)}"
-            if not check.undecided:
-                return text
-            return f"{text} ({', '.join(check.undecided)} returned None, not True)"
+        if not _allows_by_itself(rule, user):
+            reason = await _refusal_by_rules(rules, topic, user, Action(action), scope)
+            if reason is not None:
+                return reason
+            break
     if not callable(hook):
         return None
     may: Any
@@ -311,7 +318,35 @@ async def refusal(
     if may:
         return None
     returned = " (it returned None, not True)" if may is None else ""
-    return f"{kind}.{_HOOKS[wanted]} does not allow {_name(user)}{returned}"
+    return f"{type(topic).__name__}.{name} does not allow {_name(user)}{returned}"
+
+
+def _allows_by_itself(rule: Any, user: Any) -> bool:
+    """Return True where a permission of this module allows it, whatever the topic.
+
+    These are most of all permissions, and are asked for each command: an object and a
+    coroutine for each would take longer than the answer.
+    """
+    if rule is AllowAny:
+        return True
+    if rule is IsAuthenticated:
+        return _is_authenticated(user)
+    return rule is IsStaff and _is_staff(user)
+
+
+async def _refusal_by_rules(
+    rules: Iterable[Any], topic: Any, user: Any, action: Action, scope: Scope
+) -> str | None:
+    check = _Check(user, topic, action, scope)
+    for rule in rules:
+        if not await _evaluate(as_permission(rule), check):
+            name = rule.__name__ if isinstance(rule, type) else repr(rule)
+            kind = type(topic).__name__
+            text = f"{name} in {kind}.permission_classes does not allow {_name(user)}"
+            if not check.undecided:
+                return text
+            return f"{text} ({', '.join(check.undecided)} returned None, not True)"
+    return None
 
 
 def distinguishes_actions(topic: Any) -> bool:

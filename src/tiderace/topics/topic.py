@@ -54,6 +54,8 @@ class History:
 
     size: int = 100
     ttl: float = 300.0
+    retention: Retention = dataclasses.field(init=False, repr=False, compare=False)
+    """The same for layers."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or not isinstance(self.ttl, int | float):
@@ -67,6 +69,10 @@ class History:
                 f"History(size={self.size}, ttl={self.ttl}) keeps nothing; leave "
                 "history = None for a topic without one"
             )
+        object.__setattr__(self, "retention", Retention(self.size, self.ttl))
+
+
+_KEEPS_NOTHING = Retention(0, 0.0)
 
 
 class Refuse(Exception):
@@ -287,7 +293,7 @@ class Topic:
     def keep(cls) -> Retention:
         """Return how many publications the layer keeps, and for how long."""
         history = cls.history
-        return Retention(history.size, history.ttl) if history else Retention(0, 0.0)
+        return _KEEPS_NOTHING if history is None else history.retention
 
     def checked(self, data: bytes) -> Any:
         """Return a client's data as a value of the type ``message``.
@@ -295,7 +301,7 @@ class Topic:
         Raises:
             Refuse: for other data, with the place of the error.
         """
-        if self.is_binary():
+        if self.message is bytes:
             return data
         kind = Any if self.message is None else self.message
         # pydantic's models; its errors, too, are ValueErrors.

@@ -69,31 +69,33 @@ async def _publish(context: ClientContext, request: PublishRequest) -> Empty:
 async def _publish_to(
     context: ClientContext, name: str, data: bytes, key: str = ""
 ) -> None:
-    topic = await context.topic(name)
+    topic = context.subscribed(name) or await context.topic(name)
     if context.binary and not topic.is_binary():
         data = one_line_json(data)
     if not data:
         raise Refused(codes.BAD_REQUEST)
-    _limit_rate(context, topic)
+    if topic.publish_rate is not None:
+        _limit_rate(context, topic)
     await context.require("publish", topic)
     layer = layer_of(topic)
-    await _limit_user(context, topic, layer)
+    if topic.user_rate is not None:
+        await _limit_user(context, topic, layer)
     if not key:
-        await _publish_now(context, topic, data)
+        await _publish_now(context, topic, layer, data)
         return
     key = publication_key(key, user_id=context.identity.user_id)
 
     async def publish() -> None:
         # Else the hook has run already, and only the reply was lost.
         if await layer.stream_find_published(topic_group(name), key) is None:
-            await _publish_now(context, topic, data, key)
+            await _publish_now(context, topic, layer, data, key)
 
     # Not by the layer alone: a client may retry while the hook is still running.
     await context.publishing.do((name, key), publish)
 
 
 async def _publish_now(
-    context: ClientContext, topic: Topic, data: bytes, key: str = ""
+    context: ClientContext, topic: Topic, layer: Any, data: bytes, key: str = ""
 ) -> None:
     message = topic.checked(data)
     content: str | bytes
@@ -106,13 +108,9 @@ async def _publish_now(
             _note_unpublished(type(topic))
             return
         content = encoded(topic, message)
-    info = msgspec.json.encode(context.info_in(topic.topic)).decode()
-    await layer_of(topic).stream_publish(
-        topic_group(topic.topic),
-        record_of(topic.topic, content, info=info),
-        keep=topic.keep(),
-        key=key,
-    )
+    name = topic.topic
+    record = record_of(name, content, info=context.info_text_in(name))
+    await layer.stream_publish(topic_group(name), record, keep=topic.keep(), key=key)
 
 
 def _note_unpublished(topic: type[Topic]) -> None:
@@ -137,11 +135,9 @@ _noted: set[type[Topic]] = set()
 
 
 def _limit_rate(context: ClientContext, topic: Topic) -> None:
-    if topic.publish_rate is None:
-        return
     bucket = context.publish_buckets.get(type(topic))
     if bucket is None:
-        bucket = TokenBucket(Rate.parse(topic.publish_rate))
+        bucket = TokenBucket(Rate.parse(str(topic.publish_rate)))
         context.publish_buckets[type(topic)] = bucket
     if bucket.take():
         reason = _rate_reason(topic, "publish_rate")
@@ -149,8 +145,6 @@ def _limit_rate(context: ClientContext, topic: Topic) -> None:
 
 
 async def _limit_user(context: ClientContext, topic: Topic, layer: Any) -> None:
-    if topic.user_rate is None:
-        return
     owner = context.identity.user_id
     if not owner:
         address = client_ip(context.scope)
@@ -158,7 +152,7 @@ async def _limit_user(context: ClientContext, topic: Topic, layer: Any) -> None:
     # One bucket for all topics of the class: else each name would have a limit of its own.
     kind = type(topic)
     key = f"publish:{kind.__module__}.{kind.__qualname__}:{owner}"
-    if await layer.take_token(key, Rate.parse(topic.user_rate)):
+    if await layer.take_token(key, Rate.parse(str(topic.user_rate))):
         reason = _rate_reason(topic, "user_rate")
         raise Refused(codes.TOO_MANY_REQUESTS, reason=reason)
 

@@ -6,6 +6,8 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from tiderace import conf
 from tiderace.asgi import Scope
 from tiderace.protocol import codes
@@ -51,6 +53,17 @@ class ClientContext:
     whisper_buckets: dict[type[Topic], TokenBucket] = field(default_factory=dict)
     """Those of ``whispers``."""
 
+    def info_text_in(self, name: str) -> str:
+        """Return ``info_in`` as JSON; a subscription keeps it."""
+        subscription = self.subscriptions.get(name)
+        if subscription is None:
+            return msgspec.json.encode(self.info_in(name)).decode()
+        known, of = subscription.publisher, (self.identity, subscription.grant)
+        if known is None or known[0] != of:
+            text = msgspec.json.encode(self.info_in(name)).decode()
+            known = subscription.publisher = (of, text)
+        return known[1]
+
     def info_in(self, name: str) -> ClientInfo:
         """Return what others see of the client in its publications to a topic."""
         identity, subscription = self.identity, self.subscriptions.get(name)
@@ -82,6 +95,13 @@ class ClientContext:
             why = "its publications are bytes, which JSON does not carry; use Protobuf"
             raise Refused(codes.NOT_AVAILABLE, why)
 
+    def subscribed(self, name: str) -> Topic | None:
+        """Return the topic called ``name`` if the client is subscribed to it."""
+        subscription = self.subscriptions.get(name)
+        if subscription is None or subscription.buffered is not None:
+            return None
+        return subscription.topic
+
     async def topic(self, name: str) -> Topic:
         """Return the topic called ``name``, if the client may take part in it.
 
@@ -89,9 +109,9 @@ class ClientContext:
             Refused: if not: it is neither subscribed nor allowed to be without.
             UnknownTopic: if no topic is declared for the name.
         """
-        subscription = self.subscriptions.get(name)
-        if subscription is not None and subscription.active:
-            return subscription.topic
+        subscribed = self.subscribed(name)
+        if subscribed is not None:
+            return subscribed
         topic = declared.resolve(name)
         self.require_codec(topic)
         if topic.subscribers_only or topic.require_token:

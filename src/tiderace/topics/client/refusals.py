@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from django.conf import settings
 
@@ -17,9 +16,10 @@ from tiderace.topics.topic import Refuse, UnknownTopic
 logger = logging.getLogger("tiderace.topics")
 
 
-@contextmanager
-def errors_as_refusals(name: str, scope: Scope, topic: str = "") -> Iterator[None]:
+class errors_as_refusals:  # noqa: N801 (as those of contextlib)
     """Turn what a command raises into the error of its reply, and log it.
+
+    A class, since a generator takes as long as the rest of a short command.
 
     Args:
         name: of the command.
@@ -31,26 +31,48 @@ def errors_as_refusals(name: str, scope: Scope, topic: str = "") -> Iterator[Non
             only while ``DEBUG`` is on, and for test clients.
         ConnectionEnded: to close the connection.
     """
-    try:
-        yield
-    except Refused as refused:
-        if not refused.reason:
-            raise
-        log_refusal(name, topic, refused, scope)
-        raise Refused(refused.failure, _shown(refused.reason, scope)) from None
-    except ConnectionEnded:
-        raise
-    except Refuse as refuse:
-        raise Refused(refuse.failure) from None
-    except UnknownTopic as unknown:
-        log_refusal(name, topic, unknown, scope)
-        raise Refused(codes.UNKNOWN_TOPIC, _shown(str(unknown), scope)) from None
-    except LayerUnavailable as error:
-        logger.warning("a command %s failed: %s", name, error)
-        raise Refused(codes.INTERNAL, _shown(str(error), scope)) from None
-    except Exception as error:
-        logger.exception("a command %s failed (%s)", name, describe(scope))
-        raise Refused(codes.INTERNAL, _shown(repr(error), scope)) from None
+
+    __slots__ = ("_name", "_scope", "_topic")
+
+    def __init__(self, name: str, scope: Scope, topic: str = "") -> None:
+        self._name = name
+        self._scope = scope
+        self._topic = topic
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, Exception):
+            refused = self._refused(error)
+            if refused is not None:
+                raise refused from None
+
+    def _refused(self, error: Exception) -> Refused | None:
+        """Return what to raise instead of ``error``; None to let it pass."""
+        name, scope = self._name, self._scope
+        if isinstance(error, Refused):
+            if not error.reason:
+                return None
+            log_refusal(name, self._topic, error, scope)
+            return Refused(error.failure, _shown(error.reason, scope))
+        if isinstance(error, ConnectionEnded):
+            return None
+        if isinstance(error, Refuse):
+            return Refused(error.failure)
+        if isinstance(error, UnknownTopic):
+            log_refusal(name, self._topic, error, scope)
+            return Refused(codes.UNKNOWN_TOPIC, _shown(str(error), scope))
+        if isinstance(error, LayerUnavailable):
+            logger.warning("a command %s failed: %s", name, error)
+            return Refused(codes.INTERNAL, _shown(str(error), scope))
+        logger.error("a command %s failed (%s)", name, describe(scope), exc_info=error)
+        return Refused(codes.INTERNAL, _shown(repr(error), scope))
 
 
 def log_refusal(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
@@ -57,6 +58,7 @@ class ActiveSubscription(Subscription):
         "occupies",
         "outbox",
         "present",
+        "publisher",
         "seen",
         "topic",
     )
@@ -85,6 +87,8 @@ class ActiveSubscription(Subscription):
         # them was checked.
         self.asks_joins = False
         self.joins_checks = 0
+        # What others see of the client in its publications, as JSON, and what that is of.
+        self.publisher: tuple[tuple[Any, Any], str] | None = None
         # Whether the client was added to presence.
         self.present = False
         # Whether it counts as a subscriber, for ``topic_opened`` and ``topic_closed``.
