@@ -13,7 +13,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from tiderace import metrics
 from tiderace.history import Publication
@@ -60,6 +60,10 @@ class BatchListener(Listener, Protocol):
         """Deliver ``publication`` to ``listeners``; called instead of ``on_publication``."""
 
 
+# Listeners, and their ``dispatch``; None for those that get publications one by one.
+_Batch: TypeAlias = tuple[Any, list[Listener]]
+
+
 class _LoopListeners:
     """The listeners to one group in one event loop, and the items queued for them.
 
@@ -67,15 +71,17 @@ class _LoopListeners:
     """
 
     __slots__ = (
+        "_batches",
+        "_changes",
         "_current",
         "_delivered",
+        "_grouped",
         "_left",
-        "_next",
         "_number",
+        "_place",
         "_queue",
         "_running",
         "_scheduled",
-        "_targets",
         "group",
         "loop",
         "members",
@@ -86,14 +92,20 @@ class _LoopListeners:
         self.loop = loop
         # By their ids, in the order in which they were added.
         self.members: dict[int, Listener] = {}
+        # How often they have changed; and the members by what delivers to them, with the
+        # number of changes at which they were grouped: they change far more seldom than
+        # publications come.
+        self._changes = 0
+        self._grouped: tuple[int, list[_Batch]] = (0, [])
         # Publications, None for a loss, with the number of each.
         self._queue: deque[tuple[int, Publication | None]] = deque()
         self._number = 0
         self._delivered = 0
-        # The item being delivered, its listeners, the index of the next, and those that left.
+        # The item being delivered, the batches that wait for it, the place in the first of
+        # them, and the listeners that left.
         self._current: tuple[int, Publication | None] = (0, None)
-        self._targets: list[Listener] = []
-        self._next = 0
+        self._batches: deque[_Batch] = deque()
+        self._place = 0
         self._left: set[int] = set()
         # Whether ``_run`` is to be called by the loop, and whether it is running.
         self._scheduled = False
@@ -121,10 +133,22 @@ class _LoopListeners:
         """Return whether the item of this number was delivered to all listeners."""
         return self._delivered >= number
 
+    def add(self, listener: Listener) -> None:
+        """Add a listener, for what is queued from now on."""
+        self.members[id(listener)] = listener
+        self._changes += 1
+
     def discard(self, listener: Listener) -> None:
         """Remove a listener, if it is here, also from the delivery that is under way."""
         if self.members.pop(id(listener), None) is not None:
+            self._changes += 1
             self._left.add(id(listener))
+
+    def clear(self) -> None:
+        """Remove all listeners."""
+        for listener in list(self.members.values()):
+            listener.groups.discard(self.group)
+            self.discard(listener)
 
     def deliver(self) -> None:
         """Deliver a slice of the queue now and the rest soon; in this loop only."""
@@ -159,46 +183,68 @@ class _LoopListeners:
         """Deliver to as many listeners as a slice holds; return whether more wait."""
         room = _SLICE
         while room > 0:
-            if self._next >= len(self._targets):
+            if not self._batches:
                 self._delivered = self._current[0]
                 try:
                     self._current = self._queue.popleft()
                 except IndexError:
-                    self._targets, self._next = [], 0
                     return False
-                # In one step under the GIL: other threads add and discard members.
-                self._targets, self._next = list(self.members.values()), 0
+                self._batches.extend(self._members_by_dispatch())
                 self._left.clear()
-            targets = self._targets[self._next : self._next + room]
-            self._next += len(targets)
-            room -= max(1, len(targets))
+                if not self._batches:
+                    room -= 1
+                    continue
+            dispatch, targets = self._batches[0]
+            if self._place or len(targets) > room:
+                targets = targets[self._place : self._place + room]
+                self._place += len(targets)
+            if not self._place or self._place >= len(self._batches[0][1]):
+                self._batches.popleft()
+                self._place = 0
+            room -= len(targets)
             started = time.perf_counter()
-            self._deliver(self._current[1], targets)
+            self._deliver(self._current[1], dispatch, targets)
             metrics.FAN_OUT_DURATION.observe(time.perf_counter() - started)
             metrics.MESSAGES_DELIVERED.add(len(targets))
         return True
 
-    def _deliver(self, item: Publication | None, targets: list[Listener]) -> None:
+    def _members_by_dispatch(self) -> list[_Batch]:
+        """Return the members, together with what delivers to several of them at once."""
+        changes = self._changes
+        grouped_at, batches = self._grouped
+        if grouped_at != changes:
+            by_dispatch: defaultdict[Any, list[Listener]] = defaultdict(list)
+            # In one step under the GIL: other threads add and discard members.
+            for each in list(self.members.values()):
+                by_dispatch[getattr(each, "dispatch", None)].append(each)
+            batches = list(by_dispatch.items())
+            self._grouped = changes, batches
+        return batches
+
+    def _deliver(
+        self, item: Publication | None, dispatch: Any, targets: list[Listener]
+    ) -> None:
         group, left = self.group, self._left
-        batches: defaultdict[Any, list[Listener]] = defaultdict(list)
+        if left:
+            targets = [each for each in targets if id(each) not in left]
+        if item is not None and dispatch is not None:
+            try:
+                if targets:
+                    dispatch(group, item, targets)
+            except Exception:
+                logger.exception("the listeners to %s failed", group)
+            return
         for each in targets:
             if left and id(each) in left:
                 continue
             try:
                 if item is None:
                     each.on_gap(group)
-                elif (dispatch := getattr(each, "dispatch", None)) is None:
-                    each.on_publication(group, item)
                 else:
-                    batches[dispatch].append(each)
+                    each.on_publication(group, item)
             except Exception:
                 # The other listeners must still get it.
                 logger.exception("a listener to %s failed", group)
-        for dispatch, batch in batches.items():
-            try:
-                dispatch(group, item, batch)
-            except Exception:
-                logger.exception("the listeners to %s failed", group)
 
 
 class PendingDelivery:
@@ -272,7 +318,7 @@ class StreamHub:
             else:
                 listeners = _LoopListeners(group, loop)
                 by_loop.append(listeners)
-            listeners.members[id(listener)] = listener
+            listeners.add(listener)
             listener.groups.add(group)
 
     def discard(self, group: str, listener: Listener) -> bool:
@@ -290,9 +336,7 @@ class StreamHub:
             by_loop = self._groups.get(group, [])
             for listeners in by_loop:
                 if listeners.loop.is_closed():
-                    for listener in listeners.members.values():
-                        listener.groups.discard(group)
-                    listeners.members.clear()
+                    listeners.clear()
             return self._discard_empty(group, by_loop)
 
     def put(self, group: str, item: Publication | None) -> PendingDelivery:
@@ -309,11 +353,9 @@ class StreamHub:
     def clear(self) -> None:
         """Remove all listeners."""
         with self._lock:
-            for group, by_loop in self._groups.items():
+            for by_loop in self._groups.values():
                 for listeners in by_loop:
-                    for listener in list(listeners.members.values()):
-                        listener.groups.discard(group)
-                        listeners.discard(listener)
+                    listeners.clear()
             self._groups.clear()
 
     def _discard_empty(self, group: str, by_loop: list[_LoopListeners]) -> bool:

@@ -114,12 +114,35 @@ class ActiveSubscription(Subscription):
             _dispatch_event(publication, listeners)
             return
         receivers: defaultdict[Codec, list[ClientOutbox]] = defaultdict(list)
+        # Mostly all have the same position object: that of the publication before, which
+        # is compared once. The calls of ``advance`` took a third of the fan-out's time.
+        last, place = listeners[0].position, publication.position
+        moved = None if last is None else place
+        follows = last is None or (
+            place.epoch == last.epoch and publication.before == last.offset
+        )
+        codec = listeners[0].codec
+        outboxes: list[ClientOutbox] = []
         for subscription in listeners:
-            try:
-                if subscription.advance(publication):
-                    receivers[subscription.codec].append(subscription.outbox)
-            except PositionLost:
-                subscription.on_gap(group)
+            if (
+                follows
+                and subscription.position is last
+                and subscription.buffered is None
+            ):
+                subscription.position = moved
+            else:
+                try:
+                    if not subscription.advance(publication):
+                        continue
+                except PositionLost:
+                    subscription.on_gap(group)
+                    continue
+            if subscription.codec is codec:
+                outboxes.append(subscription.outbox)
+            else:
+                receivers[subscription.codec].append(subscription.outbox)
+        if outboxes:
+            receivers[codec] = outboxes
         send_publication(listeners[0].topic, publication, receivers)
 
     def on_publication(self, group: str, publication: Publication) -> None:
