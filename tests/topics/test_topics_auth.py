@@ -265,8 +265,8 @@ async def test_an_expired_newer_token_is_an_error(app):
 
 
 async def test_a_connection_whose_token_expired_is_closed(app, monkeypatch):
-    monkeypatch.setattr("tiderace.topics.client.timers._GRACE", 0.0)
-    connect = {"token": token(exp=int(time.time()) - 4)}  # within the leeway
+    monkeypatch.setattr("tiderace.topics.client.timers._GRACE", -9.5)
+    connect = {"token": connection_token(person(), ttl=10)}
     async with WireClient(app, connect=connect) as client:
         assert "connect" in client.connected
         assert await client.closed() == (3005, "connection expired")
@@ -336,9 +336,8 @@ async def test_a_subscription_is_refreshed_with_a_newer_token(app):
 
 
 async def test_a_subscription_whose_token_expired_ends_alone(app, monkeypatch):
-    monkeypatch.setattr("tiderace.topics.client.timers._GRACE", 0.0)
-    claims = {"sub": "7", "channel": "secret:a", "exp": int(time.time()) - 4}
-    made = jwt.encode(claims, SECRET, algorithm="HS256")
+    monkeypatch.setattr("tiderace.topics.client.timers._GRACE", -9.5)
+    made = subscription_token(person(), "secret:a", ttl=10)
     async with WireClient(app, connect={"token": token()}) as client:
         await client.subscribe("secret:a", token=made)
         push = await client.push("unsubscribe")
