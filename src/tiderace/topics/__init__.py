@@ -43,12 +43,12 @@ from tiderace.topics.api import (
 )
 from tiderace.topics.endpoint import TopicsEndpoint
 from tiderace.topics.growing.blocking import GrowingMessage, cancel_message, grow
+from tiderace.topics.growing.grow import agrow
 from tiderace.topics.growing.options import Growing
 from tiderace.topics.growing.writer import (
     AsyncGrowingMessage,
     MessageCancelled,
     MessageEnded,
-    agrow,
 )
 from tiderace.topics.growing.writers import acancel_message
 from tiderace.topics.latest import Latest

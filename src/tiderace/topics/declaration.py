@@ -89,3 +89,57 @@ def _accepts(function: Any, arguments: list[str]) -> bool:
     except TypeError:
         return False
     return True
+
+
+def require_delivery(cls: Any) -> None:
+    """Check ``deliver`` and ``rewind`` of a topic class beside its other options.
+
+    Raises:
+        ImproperlyConfigured: for options that exclude each other.
+    """
+    if cls.deliver is not None and cls.growing is not None:
+        raise ImproperlyConfigured(
+            f"{place(cls)} has both deliver and growing: a later publication would replace "
+            "a message that has grown; use two topics"
+        )
+    if cls.deliver is not None and cls.is_binary() and cls.deliver.key is not None:
+        raise ImproperlyConfigured(
+            f"{place(cls)} has message = bytes, and Latest(key={cls.deliver.key!r}) reads "
+            "its key from JSON; leave out key, or message"
+        )
+    for option in ("deliver", "growing"):
+        if cls.may_receive is not None and getattr(cls, option) is not None:
+            raise ImproperlyConfigured(
+                f"{place(cls)} has both may_receive and {option}, whose messages are not "
+                "told apart by tags; use one topic for each group of receivers"
+            )
+    history = cls.history
+    kept = 0 if history is None else history.size
+    if not 0 <= cls.rewind <= kept:
+        keeps = "keeps no history" if history is None else f"keeps {kept} publications"
+        raise ImproperlyConfigured(
+            f"{place(cls)}.rewind is {cls.rewind}, and the topic {keeps}; write a number "
+            f"from 0 to the size of its history, as in history = History(size="
+            f"{max(1, cls.rewind)}, ttl=300)"
+        )
+
+
+def require_compatible(cls: Any) -> None:
+    """Check ``message = bytes`` and ``delta`` of a topic class beside its other options.
+
+    Raises:
+        ImproperlyConfigured: for options that exclude each other.
+    """
+    for option in ("growing", "whispers"):
+        if cls.is_binary() and getattr(cls, option):
+            raise ImproperlyConfigured(
+                f"{place(cls)} has {option} and message = bytes, whose clients speak "
+                f"Protobuf, and {option} needs JSON; leave one of them out"
+            )
+    for option in ("growing", "deliver"):
+        if cls.delta and getattr(cls, option) is not None:
+            raise ImproperlyConfigured(
+                f"{place(cls)} has {option} and delta = True, which is the difference "
+                f"from each publication to the next, and {option} does not send each; "
+                "leave one of them out"
+            )

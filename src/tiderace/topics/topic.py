@@ -28,7 +28,13 @@ from tiderace.presence.tracker import Presence
 from tiderace.protocol.codes import Failure
 from tiderace.ratelimit import Rate
 from tiderace.revocation import signals
-from tiderace.topics.declaration import place, require_hooks, require_kinds
+from tiderace.topics.declaration import (
+    place,
+    require_compatible,
+    require_delivery,
+    require_hooks,
+    require_kinds,
+)
 from tiderace.topics.growing.options import Growing
 from tiderace.topics.latest import Latest
 from tiderace.topics.names import Pattern, is_reserved
@@ -192,8 +198,8 @@ class Topic:
         require_kinds(cls, _KINDS)
         require_permissions(cls)
         require_hooks(cls, TOPIC_HOOKS, optional="data")
-        _require_delivery(cls)
-        _require_compatible(cls)
+        require_delivery(cls)
+        require_compatible(cls)
         for name in ("publish_rate", "user_rate", "whispers"):
             rate = getattr(cls, name)
             if rate is not None and not isinstance(rate, bool):
@@ -347,50 +353,6 @@ _KINDS: dict[str, tuple[Any, str]] = {
     "subscribers_only": _BOOL,
     "layer": (str, "the alias of one of CHANNEL_LAYERS"),
 }
-
-
-def _require_delivery(cls: type[Topic]) -> None:
-    if cls.deliver is not None and cls.growing is not None:
-        raise ImproperlyConfigured(
-            f"{place(cls)} has both deliver and growing: a later publication would replace "
-            "a message that has grown; use two topics"
-        )
-    if cls.deliver is not None and cls.is_binary() and cls.deliver.key is not None:
-        raise ImproperlyConfigured(
-            f"{place(cls)} has message = bytes, and Latest(key={cls.deliver.key!r}) reads "
-            "its key from JSON; leave out key, or message"
-        )
-    for option in ("deliver", "growing"):
-        if cls.may_receive is not None and getattr(cls, option) is not None:
-            raise ImproperlyConfigured(
-                f"{place(cls)} has both may_receive and {option}, whose messages are not "
-                "told apart by tags; use one topic for each group of receivers"
-            )
-    history = cls.history
-    kept = 0 if history is None else history.size
-    if not 0 <= cls.rewind <= kept:
-        keeps = "keeps no history" if history is None else f"keeps {kept} publications"
-        raise ImproperlyConfigured(
-            f"{place(cls)}.rewind is {cls.rewind}, and the topic {keeps}; write a number "
-            f"from 0 to the size of its history, as in history = History(size="
-            f"{max(1, cls.rewind)}, ttl=300)"
-        )
-
-
-def _require_compatible(cls: type[Topic]) -> None:
-    for option in ("growing", "whispers"):
-        if cls.is_binary() and getattr(cls, option):
-            raise ImproperlyConfigured(
-                f"{place(cls)} has {option} and message = bytes, whose clients speak "
-                f"Protobuf, and {option} needs JSON; leave one of them out"
-            )
-    for option in ("growing", "deliver"):
-        if cls.delta and getattr(cls, option) is not None:
-            raise ImproperlyConfigured(
-                f"{place(cls)} has {option} and delta = True, which is the difference "
-                f"from each publication to the next, and {option} does not send each; "
-                "leave one of them out"
-            )
 
 
 def rpc_method(owner: Any, name: str) -> Callable[..., Any] | None:

@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from tiderace.runtime import sync_bridge
-from tiderace.topics.growing.writer import AsyncGrowingMessage, agrow
+from tiderace.topics.growing.grow import agrow
+from tiderace.topics.growing.writer import AsyncGrowingMessage
 from tiderace.topics.growing.writers import acancel_message
 
 

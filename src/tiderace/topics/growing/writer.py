@@ -1,4 +1,4 @@
-"""Writes messages that grow: ``async with agrow("room:1") as answer``."""
+"""Writes one message that grows: its beginning, its appends and its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import msgspec
-from django.core.exceptions import ImproperlyConfigured
 from msgspec import Raw
 
 from tiderace import cluster
@@ -19,7 +18,7 @@ from tiderace.exceptions import LayerUnavailable, MessageTooLarge
 from tiderace.history import Position
 from tiderace.runtime.tasks import TaskGroup
 from tiderace.topics.growing.options import Growing
-from tiderace.topics.growing.records import TAGS, TEXT, Message, Record, State, length
+from tiderace.topics.growing.records import TEXT, Message, Record, State, length
 from tiderace.topics.growing.stream import (
     KEEP,
     delete_records,
@@ -28,8 +27,8 @@ from tiderace.topics.growing.stream import (
     publish_record,
 )
 from tiderace.topics.growing.writers import end_other_writers, process_writers
-from tiderace.topics.json_fields import checked_tags, data_as_json
-from tiderace.topics.topic import Topic, declared
+from tiderace.topics.json_fields import data_as_json
+from tiderace.topics.topic import Topic
 
 logger = logging.getLogger("tiderace.topics")
 
@@ -438,65 +437,3 @@ def _size(text: str) -> int:
         raise TypeError(
             f"the text cannot be encoded in UTF-8 ({error}); is it half of a character?"
         ) from None
-
-
-def agrow(
-    topic: str,
-    data: Mapping[str, Any] | None = None,
-    *,
-    id: str = "",  # noqa: A002 (the name that clients see)
-    tags: Mapping[str, str] | None = None,
-) -> AsyncGrowingMessage:
-    """Publish a message to ``topic`` that grows until the block ends::
-
-        async with agrow("room:1", {"by": "assistant"}) as answer:
-            async for token in tokens:
-                await answer.append(token)
-
-    Subscribers get the beginning at once, and the appends rolled up; those that come
-    later get the whole text so far and go on from there. When the block ends, the
-    message is published to the topic's own stream with the whole text as the field
-    ``text``: once, as ``finished``; as ``failed`` after an exception, which goes on; as
-    ``cancelled`` after ``cancel_message``, which ends the block without an error. Where
-    the process is killed, the message is marked failed after the topic's lease by a
-    process that has subscribers.
-
-    It waits for no transaction.
-
-    Args:
-        topic: its name; its class has ``growing = Growing()``.
-        data: the other fields of the message, an object. Its field ``text``, if it has
-            one, is the beginning of the text.
-        id: of the message, unique in the topic; by default a random one.
-        tags: labels that subscribers get with the message and all its appends.
-
-    Raises:
-        UnknownTopic: when no declared topic has this name.
-        ImproperlyConfigured: when its class has no growing messages.
-        TypeError: for data that is no JSON object, for tags that are no strings, and for
-            reserved ones.
-        LayerUnavailable: from the block's beginning, when the broker could not be
-            reached in time.
-    """
-    resolved = declared.resolve(topic)
-    options = resolved.growing
-    if options is None:
-        kind = type(resolved).__name__
-        raise ImproperlyConfigured(
-            f"{kind} has no growing messages; give the class growing = Growing()"
-        )
-    if reserved := TAGS & set(tags or ()):
-        raise TypeError(
-            f"the tags {sorted(reserved)} are set by Tiderace; rename yours"
-        )
-    checked_tags(tags, topic)
-    fields = msgspec.json.decode(data_as_json(data or {}, f"topic {topic!r}"))
-    if not isinstance(fields, dict) or not isinstance(fields.get(TEXT, ""), str):
-        raise TypeError(
-            f"the data of a growing message is an object whose {TEXT!r} is a string, "
-            f"such as {{'by': 'assistant'}}, not {data!r}"
-        )
-    text = fields.pop(TEXT, "")
-    message = AsyncGrowingMessage(resolved, options, fields, id, tags)
-    message.add(text)
-    return message
