@@ -53,14 +53,15 @@ class Store:
     def __init__(self):
         self.numbers = (0, 0)
         self.reads = 0
-        self.away = False
+        self.error = None
+        """What reads raise."""
         self.slow = None
         """The event for which reads wait; None where they take no time."""
 
     async def stats(self, group):
         self.reads += 1
-        if self.away:
-            raise LayerUnavailable("away")
+        if self.error is not None:
+            raise self.error
         numbers = self.numbers
         if self.slow is not None:
             await self.slow.wait()
@@ -179,17 +180,23 @@ async def test_numbers_are_read_after_lost_events(feed, clock, store):
     assert store.reads == 2
 
 
-async def test_a_store_that_is_away_is_asked_again(feed, clock, store):
+@pytest.mark.parametrize(
+    ("error", "logged"), [(LayerUnavailable("away"), 0), (ValueError("broken"), 4)]
+)
+async def test_numbers_whose_read_failed_are_read_again(
+    error, logged, feed, clock, store, caplog
+):
     one = Subscriber()
     feed.add(one)
-    store.away = True
+    store.error = error
     feed.start()
     await clock.pass_by(3)
-    store.away, store.numbers = False, (1, 1)
+    store.error, store.numbers = None, (1, 1)
 
     await clock.pass_by(1)
 
     assert one.got == [b'{"connections":1,"users":1}']
+    assert len(caplog.records) == logged
 
 
 async def test_an_old_read_that_ends_late_does_not_replace_newer_numbers(

@@ -27,6 +27,9 @@ _POLL = 10.0
 # Seconds before another read at least, while one is slow.
 _BUSY = 0.1
 
+# Seconds before another read at least, after one that failed.
+_AFTER_ERROR = 1.0
+
 
 def counted_topic(topic: Occupancy) -> Topic:
     """Return the topic that is counted.
@@ -135,9 +138,12 @@ class OccupancyFeed(LatestFeed):
         self._read_at = self._clock()
         try:
             numbers = OccupancyNumbers(*await self._store.stats(self._counted))
-        except LayerUnavailable:
-            self._read_in(max(1.0, self._interval))
-            return
+        except Exception as error:
+            # Without another read the subscribers would get no numbers any more.
+            self._read_in(max(_AFTER_ERROR, self._interval))
+            if isinstance(error, LayerUnavailable):  # which is expected
+                return
+            raise
         finally:
             self._reading = False
         if numbers != self._numbers:
