@@ -51,6 +51,8 @@ class Latest:
     interval: float = field(init=False, repr=False, compare=False)
     """Seconds between two deliveries."""
     _decoder: Any = field(init=False, repr=False, compare=False)
+    _failing: set[str] = field(init=False, repr=False, compare=False)
+    """Types of the key function's errors that were logged."""
 
     def __post_init__(self) -> None:
         try:
@@ -83,6 +85,7 @@ class Latest:
             decoder = msgspec.json.Decoder(keyed)
         object.__setattr__(self, "interval", rate.seconds / rate.count)
         object.__setattr__(self, "_decoder", decoder)
+        object.__setattr__(self, "_failing", set())
 
     def key_of(self, data: str | bytes) -> Hashable:
         """Return the key of published JSON; None where it has none."""
@@ -97,8 +100,16 @@ class Latest:
         try:
             key = self.key(msgspec.json.decode(data))
             hash(key)
-        except Exception:
-            logger.exception("the key function of %r failed for %.200r", self, data)
+        except Exception as error:
+            if type(error).__name__ not in self._failing:
+                self._failing.add(type(error).__name__)
+                logger.exception(
+                    "the key function of %r failed for %.200r; such data has the key "
+                    "None, and a further %s is not logged",
+                    self,
+                    data,
+                    type(error).__name__,
+                )
             return None
         return key
 
