@@ -104,8 +104,7 @@ def is_transaction_open(alias: str) -> bool:
         elif connection.connection is None:
             # Closed: a socket keeps such a connection for as long as it is there.
             _opened.discard(reference)
-            if (
-                connection.connection is not None
-            ):  # opened again by its thread meanwhile
+            if connection.connection is not None:
+                # Its thread has opened it again meanwhile.
                 _opened.add(reference)
     return False
