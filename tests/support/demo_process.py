@@ -209,6 +209,7 @@ class Window:
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
+        self.client = ""
         self.topic = ""
         self._frames: list[dict[str, Any]] = []
         self._publications: list[Any] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -14,15 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from support.demo_process import DemoProcess, Window
+from support.demo_process import DemoProcess, Visitor, Window
+from support.doc_pages import blocks_in
 from support.paths import ROOT
 from support.ports import free_port
 from support.postgresql import shared_postgresql  # noqa: F401 (a fixture)
-from support.typed_site import TypedSite
+from support.typed_site import PASSWORD, TypedSite
 from support.waiting import wait_until
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
@@ -88,12 +91,17 @@ def test_a_drain_closes_the_sockets_of_both_processes(demo, in_both):
     drained = demo.manage("tiderace_drain")
 
     assert drained.returncode == 0, drained.stdout + drained.stderr
+    assert close_codes(in_both) == {3001}
+
+
+def close_codes(windows):
+    """Return the codes with which the server closes the sockets."""
     codes = set()
-    for window in in_both:
+    for window in windows:
         with pytest.raises(ConnectionClosed) as closed:
             window.until_closed()
         codes.add(closed.value.rcvd.code)
-    assert codes == {3001}
+    return codes
 
 
 @dataclass
@@ -112,6 +120,7 @@ def project(request, tmp_path):
         site.read("README.md")
         site.type_files()
         if request.param == "sqlite":
+            site.run("python manage.py migrate")
             wakeups = site.folder / "db.tiderace.sqlite3-wake"
             yield Project(site, lambda: len(list(wakeups.iterdir())))
             return
@@ -135,22 +144,30 @@ def project(request, tmp_path):
         yield Project(site, receivers)
 
 
+@dataclass
+class Gunicorn:
+    """A server of two workers."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+
+
 @pytest.fixture
 def gunicorn(project):
     """The project in two workers that are forked from a process which has loaded it."""
-    port = free_port()
+    address = f"127.0.0.1:{free_port()}"
     worker = "tiderace.server.gunicorn.UvicornWorker"
     with subprocess.Popen(
         [
             *(sys.executable, "-m", "gunicorn", "mysite.asgi:application"),
-            *("-k", worker, "-w", "2", "--preload", "-b", f"127.0.0.1:{port}"),
+            *("-k", worker, "-w", "2", "--preload", "-b", address),
         ],
         cwd=project.site.folder,
         env=project.site.env,
         stderr=subprocess.DEVNULL,
     ) as server:
         try:
-            yield port
+            yield Gunicorn(server, f"http://{address}")
         finally:
             server.send_signal(signal.SIGINT)
 
@@ -163,11 +180,11 @@ def in_both_workers(project, gunicorn):
 
         def both_listen():
             connection = connect(
-                f"ws://127.0.0.1:{gunicorn}/connection/websocket",
-                origin=f"http://127.0.0.1:{gunicorn}",
+                f"{gunicorn.url.replace('http', 'ws')}/connection/websocket",
+                origin=gunicorn.url,
             )
             window = Window(windows.enter_context(connection))
-            window.ask(connect={})
+            window.client = window.ask(connect={})["connect"]["client"]
             assert "subscribe" in window.ask(subscribe={"channel": "news:world"})
             opened.append(window)
             return project.receivers() == 2
@@ -202,6 +219,63 @@ def test_commands_see_the_layer_of_two_workers_of_gunicorn(project, in_both_work
     assert "recovery" in checked
     assert "layer default\n  ok       send and receive" in diagnosed
     wait_until(all_are_reported, timeout=60, what="reports of both processes")
+
+
+def test_sigterm_closes_the_sockets_of_both_workers(gunicorn, in_both_workers):
+    gunicorn.process.terminate()
+
+    assert close_codes(in_both_workers) == {3001}
+    assert gunicorn.process.wait(60) == 0
+
+
+def test_the_admin_lists_the_sockets_of_both_workers(
+    project, gunicorn, in_both_workers
+):
+    project.site.run(
+        "python manage.py createsuperuser --username staff --email staff@example.com"
+    )
+    staff = Visitor(gunicorn.url)
+    with contextlib.closing(staff):
+        staff.post("/admin/login/", username="staff", password=PASSWORD)
+        page = staff.http.get("/admin/tiderace/connections/").text
+
+    listed = dict(
+        re.findall(
+            r'<tr id="connection-(.+?)">.+?</time></td>\s*<td>(.+?)</td>',
+            page,
+            re.DOTALL,
+        )
+    )
+    assert set(listed) == {window.client for window in in_both_workers}
+    assert len(set(listed.values())) == 2
+
+
+@pytest.fixture
+def monitored(project):
+    """The same with the view and the variable of the monitoring guide."""
+    (view,) = (
+        block
+        for block in blocks_in("docs/guides/monitoring.md")
+        if block.file == "mysite/urls.py"
+    )
+    project.site.write(view)
+    folder = project.site.folder / "metrics"
+    project.site.run(f"export PROMETHEUS_MULTIPROC_DIR={folder}")
+
+
+def test_a_scrape_of_either_worker_has_the_sum_of_both(
+    monitored, gunicorn, in_both_workers
+):
+    def scrape():
+        # On a connection of its own, which either worker accepts.
+        return httpx.get(f"{gunicorn.url}/metrics").text.splitlines()
+
+    expected = f"tiderace_topic_connections {float(len(in_both_workers))}"
+    wait_until(
+        lambda: all(expected in scrape() for _ in range(10)),
+        timeout=60,
+        what="the sum in ten scrapes",
+    )
 
 
 # Test runners
