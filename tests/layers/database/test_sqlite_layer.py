@@ -9,72 +9,28 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from support.process_contract import (
+    KEEP,
+    LayerSetup,
+    ProcessContract,
+    listen,
+    programs,
+    publish,
+)
 from support.waiting import PATIENCE, until, within
 from tiderace import metrics
 from tiderace.exceptions import LayerAccessDenied, LayerUnavailable, MessageTooLarge
-from tiderace.layers import Retention
 from tiderace.layers.database import DatabaseChannelLayer
 from tiderace.layers.database.sqlite import connection, feed
 from tiderace.layers.database.sqlite.vendor import SqliteVendor
 from tiderace.layers.database.sqlite.wakeups import WakeupFolder
 from tiderace.layers.database.vendor import Fault
-from tiderace.testing.layer_contract import RecordingListener
-
-KEEP = Retention(10_000, 3600)
-
-# A program that uses a layer over the file in its first argument.
-PROGRAM = """
-import asyncio, os, signal, sys
-from django.conf import settings
-settings.configure(DATABASES={"default": {
-    "ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}})
-from tiderace.layers import Retention
-from tiderace.layers.database import DatabaseChannelLayer
-layer = DatabaseChannelLayer(path=sys.argv[1])
-KEEP = Retention(10_000, 3600)
-"""
-
-
-@pytest.fixture
-def start(file):
-    """Starts a process that runs code with ``layer`` over the file; ends it at the end."""
-    with contextlib.ExitStack() as started:
-
-        def start(code):
-            process = started.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-c", PROGRAM + textwrap.dedent(code), str(file)],
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-            )
-            started.callback(process.kill)
-            return process
-
-        yield start
-
-
-async def listen(layer, group="room"):
-    listener = RecordingListener()
-    await layer.stream_subscribe(group, listener)
-    await until(lambda: layer.ready)
-    return listener
-
-
-async def publish(layer, *items, group="room"):
-    return [
-        await layer.stream_publish(group, {"data": str(item)}, keep=KEEP)
-        for item in items
-    ]
 
 
 @contextlib.contextmanager
@@ -97,43 +53,19 @@ def open_files():
 # Several processes
 
 
-async def test_a_process_receives_what_another_one_publishes(make_layer, start):
-    listener = await listen(make_layer())
-
-    process = start(
-        """
-        for number in range(100):
-            layer.sync.stream_publish("room", {"data": str(number)}, keep=KEEP)
-        """,
-    )
-
-    await until(lambda: len(listener.received) == 100)
-    assert listener.data == [str(number) for number in range(100)]
-    assert process.wait() == 0
+@pytest.fixture
+def layer_setup(file):
+    return LayerSetup(options={"path": str(file)})
 
 
-async def test_a_forked_child_uses_the_layer_of_its_parent(make_layer):
-    layer = make_layer()
-    listener = await listen(layer)
-    await publish(layer, "parent")
+@pytest.fixture
+def start(layer_setup):
+    with programs(layer_setup) as start:
+        yield start
 
-    def run():
-        layer.sync.stream_publish("room", {"data": "child"}, keep=KEEP)
-        asyncio.run(publish(layer, "loop of child"))
 
-    children = [
-        multiprocessing.get_context("fork").Process(target=run) for _ in range(3)
-    ]
-    for child in children:
-        child.start()
-        await publish(layer, "between")
-    await asyncio.to_thread(lambda: [child.join() for child in children])
-
-    await until(lambda: len(listener.received) == 10)
-    assert sorted(listener.data) == sorted(
-        ["parent", *["child", "loop of child", "between"] * 3]
-    )
-    assert [child.exitcode for child in children] == [0, 0, 0]
+class TestProcesses(ProcessContract):
+    """The file in several processes."""
 
 
 async def test_a_fork_waits_until_a_file_is_open(make_layer, monkeypatch):
@@ -167,45 +99,6 @@ async def test_a_fork_waits_until_a_file_is_open(make_layer, monkeypatch):
     await listening
 
 
-async def test_a_fork_during_publications_loses_none(make_layer):
-    layer = make_layer()
-    listener = await listen(layer)
-    publishing = [asyncio.create_task(publish(layer, *range(50))) for _ in range(4)]
-
-    for _ in range(5):
-        child = multiprocessing.get_context("fork").Process(target=os.getpid)
-        child.start()
-        await asyncio.to_thread(child.join)
-
-    await asyncio.gather(*publishing)
-    await until(lambda: len(listener.received) == 200)
-    assert listener.offsets == list(range(1, 201))
-
-
-async def test_what_a_killed_process_has_published_is_kept(make_layer, start):
-    listener = await listen(make_layer())
-    process = start(
-        """
-        for number in range(1_000_000):
-            layer.sync.stream_publish("room", {"data": str(number)}, keep=KEEP)
-            print(number, flush=True)
-        """,
-    )
-    await until(lambda: len(listener.received) > 50)
-
-    process.kill()
-    confirmed = [int(line) for line in process.stdout.read().split()]
-    process.wait()
-
-    await until(lambda: len(listener.received) >= len(confirmed))
-    await publish(make_layer(), "next")
-    await until(lambda: "next" in listener.data)
-    *numbers, _ = listener.data
-    assert [int(each) for each in numbers] == list(range(len(numbers)))
-    assert len(numbers) - len(confirmed) in (0, 1)
-    assert None not in listener.data
-
-
 async def test_a_process_killed_before_it_wakes_others_is_heard(make_layer, start):
     listener = await listen(make_layer())
 
@@ -213,48 +106,12 @@ async def test_a_process_killed_before_it_wakes_others_is_heard(make_layer, star
         """
         from tiderace.layers.database.sqlite.wakeups import WakeupFolder
         WakeupFolder.wake = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
-        layer.sync.stream_publish("room", {"data": "last"}, keep=KEEP)
+        layer.sync.stream_publish("tide", {"data": "last"}, keep=KEEP)
         """,
     )
 
     await until(lambda: listener.data == ["last"])
     assert process.wait() == -signal.SIGKILL
-
-
-async def test_a_stopped_process_delays_no_publication_and_misses_none(
-    make_layer, start
-):
-    process = start(
-        """
-        class Listener:
-            groups = set()
-            number = 0
-            def on_publication(self, group, publication):
-                Listener.number += 1
-                assert publication.data == str(Listener.number), publication.data
-                if Listener.number == 2000:
-                    print("all", flush=True)
-                    os._exit(0)
-            def on_gap(self, group):
-                os._exit(1)
-        async def main():
-            await layer.stream_subscribe("room", Listener())
-            while not layer.ready:
-                await asyncio.sleep(0.01)
-            print("ready", flush=True)
-            await asyncio.sleep(60)
-        asyncio.run(main())
-        """,
-    )
-    assert await asyncio.to_thread(process.stdout.readline) == "ready\n"
-    process.send_signal(signal.SIGSTOP)
-
-    # More than the wake-ups that its socket holds.
-    await within(publish(make_layer(publish_timeout=60), *range(1, 2001)), 60)
-
-    process.send_signal(signal.SIGCONT)
-    assert await asyncio.to_thread(process.stdout.read) == "all\n"
-    assert process.wait() == 0
 
 
 # Wake-ups
@@ -362,7 +219,7 @@ async def test_a_publication_waits_for_a_lock(make_layer, file):
         await asyncio.sleep(0.2)
         assert not waiting.done()
         # Readers do not wait.
-        _, found = await layer.stream_read("room", keep=KEEP)
+        _, found = await layer.stream_read("tide", keep=KEEP)
         assert [each.data for each in found] == ["before"]
 
     await within(waiting)
@@ -379,7 +236,7 @@ async def test_a_lock_that_is_held_too_long_is_named(make_layer, file):
     assert str(file) in str(raised.value)
     assert "busy for 0.3 seconds" in str(raised.value)
     await publish(layer, "after")
-    _, found = await layer.stream_read("room", keep=KEEP)
+    _, found = await layer.stream_read("tide", keep=KEEP)
     assert [each.data for each in found] == ["before", "after"]
 
 
@@ -388,7 +245,7 @@ async def test_sync_code_gets_the_same_error_for_a_lock(make_layer, file):
     await publish(layer, "before")
 
     def send():
-        layer.sync.group_send("room", {"type": "greet"})
+        layer.sync.group_send("tide", {"type": "greet"})
 
     with locked(file), pytest.raises(LayerUnavailable, match="busy for"):
         await asyncio.to_thread(send)
@@ -448,7 +305,7 @@ async def test_a_refused_operation_does_not_fail_those_that_were_gathered_with_i
     await publish(layer, "a")
     with locked(file):
         waiting = [
-            asyncio.create_task(layer.stream_publish("room", record, keep=KEEP))
+            asyncio.create_task(layer.stream_publish("tide", record, keep=KEEP))
             for record in ({"data": "b"}, {"data": "c"})
         ]
         [broker] = layer._brokers
@@ -492,7 +349,7 @@ async def test_offsets_are_not_used_again_in_an_older_copy_of_the_file(
 
     assert position.epoch == seen.epoch
     assert position.offset > seen.offset + 1
-    _, found = await layer.stream_read("room", keep=KEEP)
+    _, found = await layer.stream_read("tide", keep=KEEP)
     assert [each.data for each in found] == ["a", "c"]
     assert found[1].before == 1
 
@@ -553,12 +410,12 @@ async def test_a_folder_that_does_not_exist_is_named_at_once(make_layer, tmp_pat
 
 
 async def test_many_processes_create_the_file_at_the_same_time(file, start):
-    code = 'layer.sync.stream_publish("room", {"data": "a"}, keep=KEEP)'
+    code = 'layer.sync.stream_publish("tide", {"data": "a"}, keep=KEEP)'
     processes = [start(code) for _ in range(6)]
 
     assert [process.wait() for process in processes] == [0] * 6
     layer = DatabaseChannelLayer(path=file)
-    _, found = await layer.stream_read("room", keep=KEEP)
+    _, found = await layer.stream_read("tide", keep=KEEP)
     assert len(found) == 6
     await layer.close()
 
@@ -632,7 +489,7 @@ async def test_threads_without_a_loop_publish_at_once(make_layer):
     def run():
         start_together.wait(PATIENCE)
         for _ in range(50):
-            layer.sync.stream_publish("room", {"data": "x"}, keep=KEEP)
+            layer.sync.stream_publish("tide", {"data": "x"}, keep=KEEP)
 
     await asyncio.gather(*(asyncio.to_thread(run) for _ in range(4)))
 
@@ -649,9 +506,9 @@ async def test_a_key_lasts_as_long_as_wanted_and_five_minutes_once_it_is_let_end
         ("long", {"key_ttl": 86_400}),
         ("longer", {"key_ttl": 86_400}),
     ):
-        await layer.stream_publish("room", {"data": "1"}, keep=KEEP, key=key, **options)
+        await layer.stream_publish("tide", {"data": "1"}, keep=KEEP, key=key, **options)
 
-    await layer.stream_expire_keys("room", ["short", "long", "unknown"])
+    await layer.stream_expire_keys("tide", ["short", "long", "unknown"])
 
     with contextlib.closing(sqlite3.connect(file)) as database:
         found = database.execute(

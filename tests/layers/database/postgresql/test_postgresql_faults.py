@@ -16,26 +16,11 @@ from django.db import connections
 from psycopg.pq import TransactionStatus
 
 from support.postgresql import PostgresServer, database_alias
+from support.process_contract import KEEP, listen, publish
 from support.waiting import until, within
 from tiderace.exceptions import LayerAccessDenied, LayerUnavailable, MessageTooLarge
-from tiderace.layers import Retention
 from tiderace.layers.database.postgresql import errors, feed
 from tiderace.layers.database.postgresql.schema import TABLES
-from tiderace.testing.layer_contract import RecordingListener
-
-KEEP = Retention(1000, 3600)
-
-
-async def publish(layer, *numbers, topic="tide"):
-    for number in numbers:
-        await layer.stream_publish(topic, {"data": str(number)}, keep=KEEP)
-
-
-async def listen(layer, topic="tide"):
-    listener = RecordingListener()
-    await layer.stream_subscribe(topic, listener)
-    await until(lambda: layer.ready)
-    return listener
 
 
 def said(*numbers):

@@ -1,71 +1,31 @@
-"""The layer over PostgreSQL in forked processes, and its connections."""
+"""The layer over PostgreSQL in several processes, and its connections."""
 
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
-import os
 
+import pytest
 from django.db import connections
 
 from support.postgresql import database_alias
+from support.process_contract import (
+    KEEP,
+    LayerSetup,
+    ProcessContract,
+    listen,
+    publish,
+)
 from support.waiting import until
-from tiderace.layers import Retention
 from tiderace.layers.database.postgresql.schema import TABLES
-from tiderace.testing.layer_contract import RecordingListener
-
-KEEP = Retention(1000, 3600)
 
 
-async def listen(layer, topic="tide"):
-    listener = RecordingListener()
-    await layer.stream_subscribe(topic, listener)
-    await until(lambda: layer.ready)
-    return listener
+@pytest.fixture
+def layer_setup(shared_postgresql, using, prefix):
+    return LayerSetup(shared_postgresql.database(), {"prefix": prefix})
 
 
-async def publish(layer, *items):
-    for item in items:
-        await layer.stream_publish("tide", {"data": str(item)}, keep=KEEP)
-
-
-async def test_a_forked_child_uses_the_layer_of_its_parent(make_layer):
-    layer = make_layer()
-    listener = await listen(layer)
-    await publish(layer, "parent")
-
-    def run():
-        layer.sync.stream_publish("tide", {"data": "child"}, keep=KEEP)
-        asyncio.run(publish(layer, "loop of child"))
-
-    children = [
-        multiprocessing.get_context("fork").Process(target=run) for _ in range(3)
-    ]
-    for child in children:
-        child.start()
-        await publish(layer, "between")
-    await asyncio.to_thread(lambda: [child.join() for child in children])
-
-    await until(lambda: len(listener.received) == 10)
-    assert sorted(listener.data) == sorted(
-        ["parent", *["child", "loop of child", "between"] * 3]
-    )
-    assert [child.exitcode for child in children] == [0, 0, 0]
-
-
-async def test_a_fork_during_publications_loses_none(make_layer):
-    layer = make_layer()
-    listener = await listen(layer)
-    publishing = [asyncio.create_task(publish(layer, *range(50))) for _ in range(4)]
-
-    for _ in range(5):
-        child = multiprocessing.get_context("fork").Process(target=os.getpid)
-        child.start()
-        await asyncio.to_thread(child.join)
-
-    await asyncio.gather(*publishing)
-    await until(lambda: len(listener.received) == 200)
-    assert listener.offsets == list(range(1, 201))
+class TestProcesses(ProcessContract):
+    """A database in several processes."""
 
 
 async def test_a_process_opens_three_connections_however_much_it_does(
