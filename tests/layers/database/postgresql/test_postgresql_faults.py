@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import subprocess
 import time
 
 import psycopg
@@ -15,6 +14,7 @@ import pytest
 from django.db import connections
 from psycopg.pq import TransactionStatus
 
+from support.disks import mounted_disk
 from support.postgresql import PostgresServer, database_alias
 from support.process_contract import KEEP, listen, publish
 from support.waiting import until, within
@@ -283,33 +283,25 @@ async def test_a_long_transaction_delays_no_other_topic(
 
 @pytest.fixture
 def small_disk(own_postgresql):
-    """The alias of a database whose tables are on a disk of 12 MB; with its folder."""
-    folder = own_postgresql.folder / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", folder],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip(f"no small disk can be mounted: {mounted.stderr.strip()}")
-    try:
-        shutil.chown(folder, "nobody", "nogroup")  # who may mount is root
-        own_postgresql.call(f"CREATE TABLESPACE small LOCATION '{folder}'")
-        own_postgresql.call("ALTER DATABASE postgres SET default_tablespace = small")
-        own_postgresql.call(TABLES)
-        with database_alias("small_disk", own_postgresql.database()) as name:
-            yield name, folder
-    finally:
-        own_postgresql.kill()
-        subprocess.run(["umount", folder], check=True)
+    """The alias of a database whose tables are on a disk of 12 MB; with the disk."""
+    with mounted_disk(own_postgresql.folder / "disk", "12m") as disk:
+        try:
+            shutil.chown(disk.folder, "nobody", "nogroup")  # who may mount is root
+            own_postgresql.call(f"CREATE TABLESPACE small LOCATION '{disk.folder}'")
+            own_postgresql.call(
+                "ALTER DATABASE postgres SET default_tablespace = small"
+            )
+            own_postgresql.call(TABLES)
+            with database_alias("small_disk", own_postgresql.database()) as name:
+                yield name, disk
+        finally:
+            own_postgresql.kill()
 
 
 async def test_a_full_disk_refuses_publications_until_there_is_room_again(
     small_disk, make_layer
 ):
-    name, folder = small_disk
+    name, disk = small_disk
     layer = make_layer(name, publish_timeout=20)
     listener = await listen(layer)
 
@@ -324,8 +316,7 @@ async def test_a_full_disk_refuses_publications_until_there_is_room_again(
     with pytest.raises(LayerUnavailable, match="No space left on device"):
         await fill()
     await until(lambda: listener.data == published)
-    enlarge = ["mount", "-o", "remount,size=200m", folder]
-    await asyncio.to_thread(subprocess.run, enlarge, check=True)
+    disk.resize("200m")
     await layer.stream_publish("tide", {"data": "after"}, keep=KEEP)
 
     await until(lambda: listener.data[-1:] == ["after"])

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from tiderace.layers.database.sqlite.wakeups import WakeupFolder, Wakeups
 from tiderace.layers.database.vendor import Row, Wanted
 from tiderace.runtime.forks import after_fork, around_fork
 
-_POLL = 0.1  # seconds between two looks at the file without a wake-up
+_POLL = 0.1  # seconds between two looks at the file
 _POLL_ALONE = 0.05  # the same where there are no wake-ups
 _MAX_ROWS = 500  # read at once
 
@@ -55,6 +56,7 @@ class SqliteFeed:
         self._is_dropped = False
         self._is_closed = False
         self._last_id = 0
+        self._next_look = 0.0
         self._database: sqlite3.Connection | None = None
         # Held while the database is read, so that nothing is while the process forks.
         self._reading = threading.Lock()
@@ -77,14 +79,12 @@ class SqliteFeed:
         while True:
             if self._database is None:
                 await self._connect()
+            # However many wake-ups come: those of others, or of a file that was deleted.
+            if time.monotonic() >= self._next_look:
+                self._look()
             if rows := self._read_new():
                 return rows
-            if not await self._wait():
-                # Nothing may have been committed, or a wake-up was lost.
-                if file_identity(self._path) != self._identity:
-                    raise FileReplaced(self._path)
-                if self._wanted.queues:
-                    self._queues.update(self._find_ready_queues())
+            await self._wait()
 
     async def close(self) -> None:
         with self._reading:
@@ -100,6 +100,19 @@ class SqliteFeed:
     def drop(self) -> None:
         self._is_dropped = True
         self._woken.set()
+
+    def _look(self) -> None:
+        """Find what no wake-up may have announced.
+
+        Raises:
+            FileReplaced: the file was deleted or replaced.
+        """
+        seconds = _POLL_ALONE if self._wakeups is None else _POLL
+        self._next_look = time.monotonic() + seconds
+        if file_identity(self._path) != self._identity:
+            raise FileReplaced(self._path)
+        if self._wanted.queues:
+            self._queues.update(self._find_ready_queues())
 
     def _read_new(self) -> list[Row]:
         """Return the wanted ones of the new rows."""
@@ -130,24 +143,16 @@ class SqliteFeed:
             cursor = SqliteCursor(self._database, "")
             return ready_queues(cursor, self._wanted.queues.copy())
 
-    async def _wait(self) -> bool:
-        """Wait for a wake-up, or for a while; return whether there was one."""
+    async def _wait(self) -> None:
+        """Wait for a wake-up, or until it is time to look."""
         loop = asyncio.get_running_loop()
-        seconds = _POLL_ALONE if self._wakeups is None else _POLL
-        was_woken = True
-
-        def end() -> None:
-            nonlocal was_woken
-            was_woken = False
-            self._woken.set()
-
-        timer = loop.call_later(seconds, end)
+        seconds = max(0.0, self._next_look - time.monotonic())
+        timer = loop.call_later(seconds, self._woken.set)
         try:
             await self._woken.wait()
         finally:
             timer.cancel()
         self._woken.clear()
-        return was_woken
 
     def _wake(self) -> None:
         if self._wakeups is not None:
