@@ -379,7 +379,7 @@ def test_a_stream_of_no_expiry_lasts_a_while():
     streams = MemoryStreams(0, 1000)
 
     stream = streams.get_or_create("tide", 0)
-    stream.append(lambda position: Publication(position, "1"), 0)
+    stream.append(Publication, "1", 0)
     streams.expire(5, is_used=lambda group: False)
     assert streams.get("tide") is not None
     streams.expire(10, is_used=lambda group: False)

@@ -50,11 +50,13 @@ class ExpiryQueue:
 
     def pop(self, now: float) -> Mailbox[Any] | None:
         """Return one mailbox whose time has come, or None."""
+        if not self._heap:
+            return None
         try:
             if self._heap[0][0] > now:
                 return None
             return heapq.heappop(self._heap)[2]
-        except IndexError:  # empty, or emptied meanwhile by another thread
+        except IndexError:  # emptied meanwhile by another thread
             return None
 
     def clear(self) -> None:

@@ -299,6 +299,10 @@ class StreamHub:
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._groups))
 
+    def __len__(self) -> int:
+        """Return how many groups have a listener."""
+        return len(self._groups)
+
     def count(self, group: str) -> int:
         """Return the number of listeners to ``group``, with those that share one."""
         return sum(

@@ -149,7 +149,7 @@ class LocalChannels:
 
     def is_unused(self) -> bool:
         """Return whether this process has neither a channel nor a listener."""
-        return not self.mailboxes and not any(True for _ in self.listeners)
+        return not self.mailboxes and not self.listeners
 
     def attach(self, channel: str) -> ChannelMailbox:
         """Return the mailbox of ``channel``, which belongs to a consumer from now on."""

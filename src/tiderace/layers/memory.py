@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from tiderace import metrics
@@ -215,7 +216,7 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
         key_ttl: float = KEY_TTL,
     ) -> Position:
         self.require_valid_group_name(group)
-        copy = encoding.decode(encoding.encode(dict(record)))
+        record = _copied(record)
         now = self._expire()
         metrics.MESSAGES_SENT.add()
         with self._streams.lock:
@@ -225,14 +226,12 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
                     return first
             stream = self._streams.get_or_create(group, now)
             stream.keep = keep
-            publication = stream.append(
-                lambda position: Publication.of_record(position, copy), now
-            )
+            publication = stream.append(Publication.of_record, record, now)
             delivery = self._local.listeners.put(group, publication)
             if key:
                 self._streams.remember(group, key, publication.position, now, key_ttl)
         await self._deliver(group, delivery)
-        if group in self.groups:
+        if group in self._local.hub.groups:
             deadline = now + self.expiry
             await self._local.fan_out(group, publication.as_event(), deadline)
         if self._local.is_unused():
@@ -245,10 +244,9 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
         """Append a group message to the group's stream and deliver it to the listeners."""
         now = self._clock()
         with self._streams.lock:
-            publication = self._streams.get_or_create(group, now).append(
-                lambda position: publication_of(position, message, time=time.time()),
-                now,
-            )
+            make = partial(publication_of, time=time.time())
+            stream = self._streams.get_or_create(group, now)
+            publication = stream.append(make, message, now)
             delivery = self._local.listeners.put(group, publication)
         await self._deliver(group, delivery)
 
@@ -331,3 +329,18 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
         self._local.expire(now)
         self._streams.expire(now, self._local.listeners.__contains__)
         return now
+
+
+def _copied(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a record as it arrives, which later changes of the sender do not change.
+
+    Raises:
+        TypeError: for a value that cannot be encoded, with its place in the record.
+    """
+    for value in record.values():
+        kind = type(value)
+        # Encoding does not change these, and a publication has no reference to the rest.
+        if kind is not float and (kind is not str or not value.isascii()):
+            copy: Mapping[str, Any] = encoding.decode(encoding.encode(dict(record)))
+            return copy
+    return record

@@ -8,9 +8,12 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from tiderace.history import Position, Publication
 from tiderace.layers.broker import KEY_TTL, Retention
+
+C = TypeVar("C")
 
 _EPOCH_LENGTH = 6  # bytes
 _MAX_KEYS = 100_000  # the oldest are forgotten earlier
@@ -50,10 +53,10 @@ class MemoryStream:
         return Position(self.epoch, self.offset)
 
     def append(
-        self, make: Callable[[Position], Publication], now: float
+        self, make: Callable[[Position, C], Publication], content: C, now: float
     ) -> Publication:
-        """Append the publication that ``make`` returns for the next position."""
-        publication = make(Position(self.epoch, self.offset + 1))
+        """Append what ``make`` returns for the next position and ``content``."""
+        publication = make(Position(self.epoch, self.offset + 1), content)
         self.offset += 1
         self.used_at = now
         self._entries.append((now, publication))
