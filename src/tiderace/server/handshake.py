@@ -14,6 +14,10 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _VERSION = b"13"
+_ACCEPTED = (
+    b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
+    b"sec-websocket-accept: %b"
+)
 # The largest request, in bytes and headers.
 MAX_SIZE = 64 * 1024
 MAX_HEADERS = 256
@@ -59,15 +63,42 @@ def read_request(head: bytes) -> Request:
         raise HandshakeRefused(405, "a WebSocket opens with GET", [(b"allow", b"GET")])
     raw_path, _, query_string = target.partition(b"?")
     path = _decode_path(raw_path, query_string)
-    headers = []
-    for header in lines:
-        name, _, value = header.partition(b":")
-        headers.append((name.lower(), value.strip(b" \t")))
+    headers = [_known_headers.get(line) or _header(line) for line in lines]
     _check_version(_values(headers, b"sec-websocket-version"))
     key = _key(_values(headers, b"sec-websocket-key"))
     offered = b",".join(_values(headers, b"sec-websocket-protocol")).decode("latin-1")
     subprotocols = [name.strip() for name in offered.split(",") if name.strip()]
     return Request(path, raw_path, query_string, headers, key, subprotocols)
+
+
+# Lines of headers that many clients send alike, parsed once and shared: browsers send
+# about 1.5 KB of them, which each connection would keep in its scope.
+_known_headers: dict[bytes, tuple[bytes, bytes]] = {}
+_MAX_KNOWN = 512
+_KNOWN_LENGTH = 256  # bytes of a line, so that clients cannot fill the memory
+# Those whose values differ from client to client, or are secrets.
+_OWN_HEADERS = frozenset(
+    {
+        b"authorization",
+        b"cookie",
+        b"forwarded",
+        b"sec-websocket-key",
+        b"sec-websocket-protocol",
+        b"x-forwarded-for",
+        b"x-real-ip",
+    }
+)
+
+
+def _header(line: bytes) -> tuple[bytes, bytes]:
+    """Parse a header, and keep it if it may be the same for other clients."""
+    name, _, value = line.partition(b":")
+    header = name.lower(), value.strip(b" \t")
+    if len(line) <= _KNOWN_LENGTH and header[0] not in _OWN_HEADERS:
+        if len(_known_headers) >= _MAX_KNOWN:
+            _known_headers.clear()
+        _known_headers[line] = header
+    return header
 
 
 def accept_response(key: bytes, subprotocol: str | None, headers: Headers) -> bytes:
@@ -77,14 +108,10 @@ def accept_response(key: bytes, subprotocol: str | None, headers: Headers) -> by
         ValueError: when a header or the subprotocol holds a line break.
     """
     digest = hashlib.sha1(key + _GUID, usedforsecurity=False).digest()
-    own = [
-        (b"upgrade", b"websocket"),
-        (b"connection", b"Upgrade"),
-        (b"sec-websocket-accept", base64.b64encode(digest)),
-    ]
+    own = list(headers)
     if subprotocol:
-        own.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
-    return _head(101, [*own, *headers])
+        own.insert(0, (b"sec-websocket-protocol", subprotocol.encode("latin-1")))
+    return _lines(_ACCEPTED % binascii.b2a_base64(digest, newline=False), own)
 
 
 def http_response(
@@ -113,7 +140,12 @@ def _head(status: int, headers: Headers) -> bytes:
         phrase = HTTPStatus(status).phrase
     except ValueError:
         phrase = ""
-    lines = [f"HTTP/1.1 {status} {phrase}".encode()]
+    return _lines(f"HTTP/1.1 {status} {phrase}".encode(), headers)
+
+
+def _lines(start: bytes, headers: Headers) -> bytes:
+    """Return the first lines of a response with the lines of its headers."""
+    lines = [start]
     for name, value in headers:
         line = b"%b: %b" % (name, value)
         if b"\r" in line or b"\n" in line:
