@@ -72,10 +72,9 @@ def _start_cluster(connection: LiveConnection) -> None:
 
     Consumers are in it for the admin's page, topic clients for ``close_topic`` too.
     """
-    has_page = apps.is_installed("django.contrib.admin") and apps.is_installed(
-        "tiderace"
-    )
-    if has_page or not isinstance(connection, Connection):
+    if not isinstance(connection, Connection) or (
+        apps.is_installed("django.contrib.admin") and apps.is_installed("tiderace")
+    ):
         # Registers the handlers of messages of other processes.
         from tiderace.monitoring import cluster_connections  # noqa: F401
 

@@ -141,6 +141,7 @@ class Cluster:
         )
         self.process: str = layer.stats_here(0).process if self.can_ask else ""
         """The layer's name for this process."""
+        self._own_groups = {CLUSTER_GROUP, _group_of(self.process)}
         self._questions: dict[str, _Question] = {}
         # The loop that handles messages, and the tasks that run there.
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -155,7 +156,7 @@ class Cluster:
         if self._loop is None or self._loop.is_closed():
             return False
         if self.can_ask:
-            return {CLUSTER_GROUP, _group_of(self.process)} <= self.groups
+            return self._own_groups <= self.groups
         return self.layer is None or (
             self._reading is not None and not self._reading.done()
         )

@@ -351,6 +351,12 @@ def current() -> Settings:
     after ``override_settings``.
     """
     global _validated
+    if _validated is not None and _validated[0] is not None:
+        # Where Django keeps a setting that was read: settings.TIDERACE would run code of
+        # Django for each message.
+        read = object.__getattribute__(settings, "__dict__")
+        if read.get("TIDERACE") is _validated[0]:
+            return _validated[1]
     values = getattr(settings, "TIDERACE", None) if configured() else None
     if _validated is None or _validated[0] is not values:
         _validated = (values, validate(values or {}))

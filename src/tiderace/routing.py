@@ -195,9 +195,10 @@ class URLRouter:
 
     def __init__(self, routes: list[URLPattern]) -> None:
         self.routes = routes
-        # The patterns before inner routers, as prefixes. They are not written into the
-        # routes, which may be in another router as well.
-        self._prefixes: dict[int, tuple[Any, Any]] = {}
+        # By route, its pattern and application, and the pattern to match with: before an
+        # inner router a prefix. It is not written into the route, which may be in another
+        # router as well.
+        self._prefixes: dict[int, tuple[Any, Any, Any]] = {}
         for route in routes:
             self._check(route)
             self._pattern(route)
@@ -257,16 +258,14 @@ class URLRouter:
 
     def _pattern(self, route: URLPattern) -> Any:
         """Return the pattern to match with: a prefix where a router follows."""
-        pattern = route.pattern
-        known, prefix = self._prefixes.get(id(route), (None, None))
+        pattern, callback = route.pattern, route.callback
+        known, served, matched = self._prefixes.get(id(route), (None, None, None))
         # Compared by identity, since routes of the list may be replaced later.
-        if known is pattern:
-            return prefix
-        if not _is_router(route.callback):
-            return pattern
-        prefix = open_ended(pattern)
-        self._prefixes[id(route)] = (pattern, prefix)
-        return prefix
+        if known is pattern and served is callback:
+            return matched
+        matched = open_ended(pattern) if _is_router(callback) else pattern
+        self._prefixes[id(route)] = (pattern, callback, matched)
+        return matched
 
     async def _refuse(
         self, path: str, scope: Scope, receive: Receive, send: Send

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -149,7 +150,10 @@ class InstanceSessionWrapper:
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.cookie_name = settings.SESSION_COOKIE_NAME
-        self.session_store = import_module(settings.SESSION_ENGINE).SessionStore
+        engine = settings.SESSION_ENGINE
+        # import_module() would ask the import system for each connection.
+        module = sys.modules.get(engine) or import_module(engine)
+        self.session_store = module.SessionStore
         self.scope: Scope = dict(scope)
         self.real_send = send
         self.activated = "session" not in self.scope

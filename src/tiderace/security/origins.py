@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final, TypeVar
 from urllib.parse import ParseResult, urlparse, urlsplit
 
 from django.conf import settings
@@ -23,6 +24,11 @@ WITHOUT_HOST: Final = ("null", "file://")
 # Characters of a client's header that a log line shows.
 _SHOWN: Final = 200
 
+# The most characters of what is remembered of clients' headers.
+_REMEMBERED_LENGTH: Final = 256
+
+T = TypeVar("T")
+
 
 def header(scope: Scope, wanted: bytes) -> str | None:
     """Return the last header of this name, or None."""
@@ -32,8 +38,28 @@ def header(scope: Scope, wanted: bytes) -> str | None:
     return None
 
 
+def remember_short(function: Callable[[str], T], text: str) -> T:
+    """Return ``function(text)``, remembered where the text is short.
+
+    Most clients of a site send the same Host and Origin. What is remembered is bounded
+    in number and length, so that clients cannot fill the memory.
+    """
+    if len(text) > _REMEMBERED_LENGTH:
+        return function(text)
+    return _remember(function, text)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=1024)
+def _remember(function: Callable[[str], Any], text: str) -> Any:
+    return function(text)
+
+
 def parse(origin: str) -> ParseResult:
     """Parse an origin; a malformed one has no host."""
+    return remember_short(_parse, origin)
+
+
+def _parse(origin: str) -> ParseResult:
     try:
         parsed = urlparse(origin)
         # Raises ValueError for a port that is no number.
@@ -149,15 +175,23 @@ def site_of(scope: Scope) -> Site | None:
     host = host or header(scope, b"host")
     if not host:
         return None
-    try:
-        split = urlsplit(f"//{host}")
-        name, port = split.hostname, split.port
-    except ValueError:
+    split = remember_short(_split, host)
+    if split is None:
         return Site("", host, None)  # which is the origin of no page
+    name, port = split
     if port is None and settings.USE_X_FORWARDED_PORT:
         forwarded = _first(scope, b"x-forwarded-port") or ""
         port = int(forwarded) if forwarded.isdecimal() else None
-    return Site(_scheme(scope, proxied=proxied), name or "", port)
+    return Site(_scheme(scope, proxied=proxied), name, port)
+
+
+def _split(host: str) -> tuple[str, int | None] | None:
+    """Return the name and the port of a Host header; None for a malformed one."""
+    try:
+        split = urlsplit(f"//{host}")
+        return split.hostname or "", split.port
+    except ValueError:
+        return None
 
 
 def allowed_hosts() -> list[str]:

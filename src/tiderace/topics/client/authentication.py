@@ -6,7 +6,6 @@ import dataclasses
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from inspect import getattr_static
 from typing import Any
 
 from tiderace.asgi import Scope
@@ -29,7 +28,7 @@ from tiderace.topics.topic import Topic, declared
 
 logger = logging.getLogger("tiderace.topics")
 
-_NO_TOPICS = getattr_static(Topic, "topics_for")
+_NO_TOPICS = vars(Topic)["topics_for"].__func__
 _HEADERS = frozenset({b"accept-language", b"authorization"})
 
 
@@ -87,7 +86,7 @@ async def server_side_topics(context: ClientContext) -> dict[str, Grant | None]:
     topics: dict[str, Grant | None] = dict(context.identity.topics)
     for kind in declared:
         # Without a thread for what the base class defines.
-        if getattr_static(kind, "topics_for") is not _NO_TOPICS:
+        if getattr(kind.topics_for, "__func__", None) is not _NO_TOPICS:
             for name in await call_hook(kind.topics_for, context.identity.user):
                 topics.setdefault(name, None)
     return topics
