@@ -427,8 +427,9 @@ def _addresses(transport: asyncio.Transport) -> tuple[Any, Any]:
     During an upgrade uvicorn's HTTP protocol is still that of the transport. It has read
     both, which takes a tenth of the time of a handshake on uvloop.
     """
-    http: Any = transport.get_protocol()
-    if isinstance(http, AutoHTTPProtocol):
+    protocol = transport.get_protocol()
+    if isinstance(protocol, AutoHTTPProtocol):
+        http: Any = protocol
         return http.server, http.client
     return get_local_addr(transport), get_remote_addr(transport)
 
