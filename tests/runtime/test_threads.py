@@ -315,6 +315,13 @@ def test_an_error_of_a_job_reaches_its_caller_and_not_the_thread(single):
     assert ConnectionThread(single).submit(lambda: "alive").result(PATIENCE) == "alive"
 
 
+async def test_sync_code_that_raises_stop_iteration_ends_with_an_error(pool):
+    async with isolated(pool):
+        with pytest.raises(RuntimeError, match=r"raised StopIteration\(\)"):
+            async with asyncio.timeout(PATIENCE):
+                await sync_to_async(next)(iter([]))
+
+
 def test_a_cancelled_job_does_not_run_and_the_next_one_does(single, gate):
     ConnectionThread(single).submit(gate)
     gate.reached.wait(PATIENCE)

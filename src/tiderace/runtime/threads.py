@@ -205,6 +205,12 @@ class ConnectionThread(Executor):
                 return
             try:
                 result = function(*args, **kwargs)
+            except StopIteration as error:
+                # As in a coroutine. Before Python 3.12 a future of asyncio refuses it,
+                # and what awaits the job would wait for ever.
+                raised = RuntimeError(f"sync code raised {error!r}")
+                raised.__cause__ = error
+                future.set_exception(raised)
             except BaseException as error:
                 future.set_exception(error)
             else:
