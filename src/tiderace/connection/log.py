@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from tiderace import conf, metrics
-from tiderace.asgi import Event, Scope, describe, log_fields
+from tiderace.asgi import Event, Scope, describe, log_fields, printable
 
 logger = logging.getLogger("tiderace.consumer")
 
@@ -153,6 +153,7 @@ class ConnectionLog:
 
     def group_not_left(self, group: str, error: Exception) -> None:
         """Log that a channel could not leave a group of a layer without local delivery."""
+        group = printable(group)
         logger.error(
             "could not leave group %s",
             group,

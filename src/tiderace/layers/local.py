@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tiderace import conf, metrics
+from tiderace.asgi import printable
 from tiderace.delivery.hub import Hub, write_to_idle
 from tiderace.delivery.loop_iterations import let_woken_tasks_run
 from tiderace.delivery.mailbox import ExpiryQueue, Mailbox
@@ -55,6 +56,7 @@ class DropLog:
         self, group: str, mailbox: ChannelMailbox, *, drops: int, members: int
     ) -> None:
         """Log ``drops`` messages to a channel, the last of them sent to ``group``."""
+        group = printable(group)
         logger.warning(
             "channel %s is full: messages to it were dropped (unread: %d, dropped: %d), "
             "the last of them sent to group %s; its consumer is too slow, or raise "
@@ -78,7 +80,7 @@ class DropLog:
             "more workers, or raise the layer's capacity",
             full,
             queues,
-            ", ".join(groups),
+            printable(", ".join(groups)),
             extra={"reason": "channel_full", "dropped": full},
         )
 

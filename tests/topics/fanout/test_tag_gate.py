@@ -157,6 +157,18 @@ async def test_a_hook_that_fails_is_a_loss_and_is_asked_again(subscriber, caplog
     assert subscriber.asked == ["broken", "a", "broken"]
 
 
+async def test_a_line_break_in_a_topic_name_forges_no_line_of_its_error(
+    subscriber, caplog
+):
+    publication = Publication(
+        Position("e", 1), "1", topic="a\nERROR forged", tags={"group": "broken"}
+    )
+    subscriber.gate.passes(tag_set(publication.tags), publication)
+    await settle()
+
+    assert "may_receive of 'a\\nERROR forged' failed" in caplog.text
+
+
 async def test_nothing_is_delivered_after_the_end(subscriber):
     subscriber.go_on.clear()
     subscriber.publish("a", "a")

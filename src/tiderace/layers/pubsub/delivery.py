@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tiderace import conf, metrics
+from tiderace.asgi import printable
 from tiderace.history import Position
 from tiderace.layers.broker import StreamMessage
 from tiderace.layers.local import LocalChannels
@@ -37,6 +38,7 @@ class LossLog:
             return
         self._unreadable_at = now
         count, self._unreadable = self._unreadable, 0
+        subject = printable(subject)
         logger.error(
             "a message to %s cannot be read and is dropped (%d since the last such "
             "record); compare the serializers and encryption keys of all processes",
@@ -54,6 +56,7 @@ class LossLog:
             self._not_logged += 1
             return
         self._logged_at = now
+        subject = printable(subject)
         logger.error(
             "messages to %s were lost: %s; the broker was away for longer than the "
             "layer's expiry, or has lost its memory",

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from tiderace import metrics
+from tiderace.asgi import printable
 from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Position
 from tiderace.layers.broker import Broker, StreamMessage
@@ -112,7 +113,7 @@ class GapFiller:
                     if tries == 0:
                         logger.warning(
                             "missed messages of %s cannot be fetched yet: %s",
-                            cursor.subject,
+                            printable(cursor.subject),
                             error,
                         )
                     tries += 1

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+from tiderace.asgi import printable
 from tiderace.layers.broker import GROUP_MAX_BYTES, Retention
 from tiderace.layers.local import DropLog
 from tiderace.layers.messages import ChannelMailbox, require_unreserved
@@ -37,7 +38,10 @@ class _ChannelsRedisDropLog(DropLog):
 
     def _log(self, full: int, channels: int, group: str) -> None:
         logger.info(
-            "%s of %s channels over capacity in group %s", full, channels, group
+            "%s of %s channels over capacity in group %s",
+            full,
+            channels,
+            printable(group),
         )
 
 

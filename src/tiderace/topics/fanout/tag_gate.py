@@ -130,7 +130,7 @@ class TagGate:
                 passes = await self._ask(tag_set(publication.tags))
             except Exception:
                 logger.exception(
-                    "may_receive of %s failed; its subscriber does not get a publication",
+                    "may_receive of %r failed; its subscriber does not get a publication",
                     publication.topic,
                 )
                 metrics.UNDECIDED_PUBLICATIONS_DROPPED.add(len(held))

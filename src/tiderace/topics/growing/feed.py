@@ -207,7 +207,7 @@ class TopicFeed:
             await self._load()
         except LayerUnavailable as error:
             # Another gap follows when the broker is back, and texts are asked for.
-            logger.warning("the growth stream of %s: %s", self._topic.topic, error)
+            logger.warning("the growth stream of %r: %s", self._topic.topic, error)
 
     def _apply(self, publication: Publication) -> None:
         if self._closed:
@@ -303,7 +303,7 @@ class TopicFeed:
         try:
             if message.state is State.GROWING:
                 logger.warning(
-                    "the message %s of %s has had no sign of its writer for %g s and is "
+                    "the message %r of %r has had no sign of its writer for %g s and is "
                     "marked failed",
                     message.id,
                     self._topic.topic,
@@ -322,7 +322,7 @@ class TopicFeed:
                 message.state, message.reason = State.FAILED, LOST_WRITER
             await publish_end(self._topic, message)
         except LayerUnavailable as error:
-            logger.warning("the message %s was not ended: %s", message.id, error)
+            logger.warning("the message %r was not ended: %s", message.id, error)
 
 
 def _send(

@@ -162,7 +162,7 @@ class AsyncGrowingMessage:
         try:
             await self._end(State.FAILED)
         except LayerUnavailable as error:
-            logger.warning("the message %s was not marked failed: %s", self.id, error)
+            logger.warning("the message %r was not marked failed: %s", self.id, error)
 
     async def begin(self) -> None:
         """Publish the message's beginning; for code without a block, which has to end it.
@@ -349,7 +349,7 @@ class AsyncGrowingMessage:
                 pause = _RETRY
                 if not warned:
                     warned = True
-                    logger.warning("appends to %s wait: %s", self.topic, error)
+                    logger.warning("appends to %r wait: %s", self.topic, error)
             await asyncio.sleep(pause)
 
     async def _wait(self, seconds: float) -> None:
