@@ -26,8 +26,9 @@ class Latest:
     quiet the next publication is delivered at once.
 
     Guaranteed: a subscriber that stays connected ends with the newest value of each
-    key, as long as no more than ``keys`` keys change within one period, or while it reads
-    slowly. Not guaranteed: that it gets a value that was replaced.
+    key, as long as no more than ``keys`` keys, and while it reads slowly no more than
+    ``OUTBOX_LIMIT`` bytes, change within one period or until it has read. Not
+    guaranteed: that it gets a value that was replaced.
 
     Args:
         rate: how often a subscriber gets what is new, such as ``"2/s"`` or ``"1/10s"``;
@@ -38,7 +39,8 @@ class Latest:
             function fails, has the key None.
         keys: the most keys that wait for subscribers; beyond it the value that has
             waited longest is dropped, and a topic with history has its subscribers
-            subscribe again.
+            subscribe again. So are values that only slow readers have not got, beyond
+            ``OUTBOX_LIMIT`` bytes.
 
     Raises:
         ImproperlyConfigured: for a rate that is none, another type of key, and for less

@@ -101,8 +101,9 @@ def timers():
     return Timers()
 
 
-def make(timers, **options):
-    feed = LatestFeed("group", Latest(**{"rate": "5/s", **options}), timers)
+def make(timers, *, limit=1_000_000, **options):
+    deliver = Latest(**{"rate": "5/s", **options})
+    feed = LatestFeed("group", deliver, timers, limit=limit)
     return feed, Stream(feed)
 
 
@@ -306,6 +307,31 @@ def test_more_keys_than_fit_are_a_gap_for_subscribers_that_lack_a_value(timers):
 
     assert (slow.gaps, fast.gaps) == (1, 0)
     assert metrics.LATEST_VALUES_DROPPED.value == before + 1
+
+
+def test_values_that_wait_for_slow_clients_alone_are_bounded_in_bytes(timers):
+    feed, stream = make(timers, key="id", limit=100)
+    slow, fast = Subscriber(feed), Subscriber(feed)
+    stream.publish({"id": 0})
+    slow.outbox.slow = True
+
+    for number in range(1, 9):
+        stream.publish({"id": number, "text": "x" * 20})
+        timers.ring()
+
+    assert (slow.gaps, fast.gaps) == (1, 0)
+    assert [value["id"] for value in fast.values()] == list(range(9))
+
+
+def test_values_of_one_period_are_delivered_whatever_their_bytes(timers):
+    feed, stream = make(timers, key="id", limit=100)
+    one = Subscriber(feed)
+
+    stream.publish(*({"id": number, "text": "x" * 20} for number in range(9)))
+    timers.ring()
+
+    assert one.gaps == 0
+    assert [value["id"] for value in one.values()] == list(range(9))
 
 
 def test_replaced_publications_are_counted_unless_they_were_delivered(timers):

@@ -117,6 +117,7 @@ async def feed(clock, store, monkeypatch):
         clock.call_later,
         clock.time,
         tasks,
+        limit=1000,
     )
     await tasks.cancel()
 

@@ -3,8 +3,9 @@
 One listener, one timer and one table of values serve all subscribers of a topic in an
 event loop. The table has the newest publication of each key, by offset; a subscriber has
 only the offset up to which it has received everything. So a publication costs the same
-for any number of subscribers, and a client that reads slowly costs no memory: it is left
-out until it has read, and gets then what is newer than its offset.
+for any number of subscribers, and a client that reads slowly has no backlog: it is left
+out until it has read, and gets then what is newer than its offset. The values that wait
+for such clients alone are bounded in bytes.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class LatestFeed:
         group: the topic's.
         deliver: how often, and by which key.
         call_later: as the event loop's; for tests.
+        limit: bytes of the values that wait for clients that read slowly.
         paced: whether it waits for the pace and for slow clients; False in the tests of
             projects.
     """
@@ -59,6 +61,7 @@ class LatestFeed:
         deliver: Latest,
         call_later: Callable[[float, Callable[[], None]], asyncio.TimerHandle],
         *,
+        limit: int,
         paced: bool = True,
     ) -> None:
         self.groups: set[str] = set()
@@ -69,10 +72,13 @@ class LatestFeed:
         self.group = group
         self._deliver = deliver
         self._call_later = call_later
+        self._limit = limit
         self._paced = paced
         self._subscribers: dict[int, LatestSubscriber] = {}
         # The newest publication of each key, in order; until all subscribers have it.
         self._values: dict[Hashable, Publication] = {}
+        # The bytes of their data.
+        self._size = 0
         # Without a gap, from the offset before the first publication to the last one.
         self._start = 0
         self._position: Position | None = None
@@ -142,12 +148,14 @@ class LatestFeed:
             self._start = publication.before
         self._position = place
         key, values = self._deliver.key_of(publication.data), self._values
-        replaced = values.pop(key, None)
-        if replaced is not None and replaced.position.offset > self._delivered:
+        if key in values and self._remove(key) > self._delivered:
             metrics.PUBLICATIONS_REPLACED.add()
         values[key] = publication
+        self._size += len(publication.data)
         if len(values) > self._deliver.keys:
-            self._dropped = values.pop(next(iter(values))).position.offset
+            self._dropped = self._remove(next(iter(values)))
+        if self._size > self._limit:
+            self._drop_delivered()
         if self._timer is None:
             self._send()
 
@@ -160,7 +168,7 @@ class LatestFeed:
     def _lose_all(self) -> None:
         """Begin another epoch: offsets of the old one mean nothing there."""
         self._values.clear()
-        self._delivered = self._dropped = 0
+        self._delivered = self._dropped = self._size = 0
         self.on_gap(self.group)
         for each in self._subscribers.values():
             each.seen = 0
@@ -219,4 +227,19 @@ class LatestFeed:
             key = next(iter(values))
             if values[key].position.offset > offset:
                 return
-            del values[key]
+            self._remove(key)
+
+    def _remove(self, key: Hashable) -> int:
+        """Remove a value, and return its offset."""
+        removed = self._values.pop(key)
+        self._size -= len(removed.data)
+        return removed.position.offset
+
+    def _drop_delivered(self) -> None:
+        """Drop the oldest values beyond the limit that only slow clients have not got."""
+        values = self._values
+        while self._size > self._limit:
+            key = next(iter(values))
+            if values[key].position.offset > self._delivered:
+                return
+            self._dropped = self._remove(key)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
+from tiderace import conf
 from tiderace.history import Position
 from tiderace.runtime.lifespan import on_shutdown
 from tiderace.runtime.tasks import TaskGroup
@@ -102,6 +103,7 @@ def _add_feed(topic: Topic) -> _Listening:
     feeds = _by_loop.setdefault(loop, _Feeds())
     assert topic.deliver is not None  # noqa: S101 (checked by the caller)
     feed: LatestFeed
+    limit = conf.current().outbox_limit
     if isinstance(topic, Occupancy):
         counted = counted_topic(topic)
         layer = layer_of(counted)
@@ -112,11 +114,14 @@ def _add_feed(topic: Topic) -> _Listening:
             loop.call_later,
             loop.time,
             feeds.tasks,
+            limit=limit,
             paced=_paced,
         )
     else:
         layer, group = layer_of(topic), topic_group(topic.topic)
-        feed = LatestFeed(group, topic.deliver, loop.call_later, paced=_paced)
+        feed = LatestFeed(
+            group, topic.deliver, loop.call_later, limit=limit, paced=_paced
+        )
     listening = feeds.by_topic[_key(topic)] = _Listening(feed, layer)
     return listening
 

@@ -54,7 +54,7 @@ class OccupancyFeed(LatestFeed):
         call_later: as the event loop's; for tests.
         clock: as the event loop's ``time``; for tests.
         tasks: where the numbers are read.
-        paced: as for ``LatestFeed``.
+        limit, paced: as for ``LatestFeed``.
     """
 
     def __init__(
@@ -66,9 +66,10 @@ class OccupancyFeed(LatestFeed):
         clock: Callable[[], float],
         tasks: TaskGroup,
         *,
+        limit: int,
         paced: bool = True,
     ) -> None:
-        super().__init__(group, deliver, call_later, paced=paced)
+        super().__init__(group, deliver, call_later, limit=limit, paced=paced)
         self._store: Any = layer_of(counted).presence
         self._counted = counted.topic
         self._interval = deliver.interval if paced else 0.0
