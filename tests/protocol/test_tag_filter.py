@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tiderace.protocol.messages import FilterNode
-from tiderace.protocol.tag_filter import MAX_NODES, matcher
+from tiderace.protocol.tag_filter import MAX_NODES, MAX_TEXT, matcher
 
 
 def matches(node, tags):
@@ -103,6 +103,10 @@ def test_operations_combine_nodes():
         (
             {"op": "or", "nodes": [{"key": "k", "cmp": "ex"}] * MAX_NODES},
             "more than 100 nodes",
+        ),
+        (
+            {"key": "k", "cmp": "in", "vals": ["abcd"] * (MAX_TEXT // 4)},
+            "more than 8192 characters",
         ),
     ],
 )

@@ -12,6 +12,9 @@ Matches = Callable[[Mapping[str, str]], bool]
 MAX_NODES = 100
 """The most nodes of a filter: each is evaluated for each new set of tags."""
 
+MAX_TEXT = 8_192
+"""The most characters of a filter, which is kept as long as its subscription."""
+
 _ONE_VALUE: dict[str, Callable[[str, str], bool]] = {
     "eq": lambda tag, value: tag == value,
     "sw": lambda tag, value: tag.startswith(value),
@@ -31,10 +34,14 @@ def matcher(node: FilterNode) -> Matches:
 
     Raises:
         ValueError: for a filter with another operator or comparison, without what it
-            needs, or with more than ``MAX_NODES`` nodes.
+            needs, or with more than ``MAX_NODES`` nodes or ``MAX_TEXT`` characters.
     """
-    if sum(1 for _ in _nodes(node)) > MAX_NODES:
+    nodes = list(_nodes(node))
+    if len(nodes) > MAX_NODES:
         raise ValueError(f"the filter has more than {MAX_NODES} nodes")
+    texts = (text for each in nodes for text in (each.key, each.val, *each.vals))
+    if sum(map(len, texts)) > MAX_TEXT:
+        raise ValueError(f"the filter has more than {MAX_TEXT} characters")
     return _matcher(node)
 
 
