@@ -11,9 +11,12 @@ import msgspec
 
 from tiderace.layers.broker import Retention
 
-# A position is kept this many times as long as the messages, and before the first
-# message as those that are kept for processes.
+# A position is kept this many times as long as the messages.
 _POSITION_LIFETIMES = 10
+
+# The same before the first message, of those that are kept for processes; listeners
+# extend it in time.
+_EMPTY_LIFETIMES = 3
 
 _STEPS = 4  # parts in which the bytes of a stream are counted
 _MAX_LEAPS = 10
@@ -52,8 +55,9 @@ class StreamRetention(msgspec.Struct, array_like=True):
     def position_ttl_ms(self, last: int) -> int:
         """Return how long the position of a stream lasts without use."""
         # Clients can subscribe to any number of names, and to those with a long history.
-        ttl_ms = self.ttl_ms if last else max(self.keep_ms, 1000)
-        return ttl_ms * _POSITION_LIFETIMES
+        if not last:
+            return max(self.keep_ms, 1000) * _EMPTY_LIFETIMES
+        return self.ttl_ms * _POSITION_LIFETIMES
 
     def set_history(self, history: Retention) -> None:
         """Keep ``history`` from now on."""

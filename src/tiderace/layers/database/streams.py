@@ -20,7 +20,8 @@ from tiderace.layers.database.stream_changes import (
 from tiderace.layers.database.vendor import Cursor
 
 # A position is extended when half of its lifetime has passed without use, so that
-# subscribers of idle streams hardly write. They look at it ten times in a lifetime.
+# subscribers of idle streams hardly write. They look at it three or ten times in a
+# lifetime.
 _TOUCH_PARTS = 2
 
 # What one call of ``read_after`` returns at most.
