@@ -433,6 +433,7 @@ def test_no_other_source_is_shown(alice, app):
         ({"client_id": "a" * 8, "text": " \n\0\t"}, 422),
         ({"client_id": "a" * 8, "text": "x" * 2001}, 422),
         ({"client_id": "a" * 8, "text": "", "picture": 999}, 422),
+        ({"client_id": "a" * 8, "text": "", "picture": 10**30}, 422),
     ],
 )
 def test_an_invalid_message_is_refused_and_the_socket_stays_open(alice, data, code):
@@ -633,6 +634,13 @@ def test_unread_messages_and_mentions_are_counted_in_the_list_of_rooms(alice, bo
     assert re.findall(r">(@?\d+)</span>", page)[:2] == ["@1", "2"]
 
 
+@pytest.mark.parametrize("pk", [0, -1, 2**63, 10**30])
+def test_a_message_that_cannot_be_is_marked_as_read_without_an_error(alice, pk):
+    with alice.room("marks") as window:
+        window.say("first", "marks-000001")
+        assert "error" not in window.call("read", pk=pk)
+
+
 def test_a_socket_without_a_session_is_refused(stranger):
     with stranger.socket() as window:
         refused = window.ask(connect={})
@@ -742,6 +750,11 @@ def test_a_vote_for_an_option_of_a_closed_question_is_refused(demo, alice, stran
     assert (accepted.status_code, accepted.url.path) == (200, "/vote/")
     assert refused.status_code == 404
     assert "1 vote, closed" in stranger.http.get("/poll/results/").text
+
+
+@pytest.mark.parametrize("option", ["", "no", "1.5", "9" * 30, "-1"])
+def test_a_vote_for_what_is_no_option_is_refused(stranger, option):
+    assert stranger.post("/vote/", option=option).status_code == 404
 
 
 @pytest.mark.parametrize("options", ["one", "same\nsame", "x" * 61 + "\ny", "1\n" * 7])
@@ -893,7 +906,9 @@ def test_a_device_without_its_token_is_refused(demo, header):
     assert response.status_code == 401
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b'{"wave": "high"}', b'{"wave": 31}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b'{"wave": "high"}', b'{"wave": 31}', b"[" * 9000, b"\xff"]
+)
 def test_what_is_no_report_is_refused(demo, token, body):
     headers = {"Authorization": f"Bearer {token}"}
 

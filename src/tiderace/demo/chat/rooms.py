@@ -78,9 +78,10 @@ def page_of(slug: str, *, before: int | None = None) -> list[dict[str, Any]]:
 
 def mark_read(slug: str, user: User, pk: int) -> None:
     """Store that a user has seen a room's messages up to ``pk``."""
-    if room := Room.objects.filter(slug=slug).first():
+    seen = Message.objects.filter(room__slug=slug, id__lte=pk).order_by("-id").first()
+    if seen is not None:
         ReadMark.objects.update_or_create(
-            user=user, room=room, defaults={"message": pk}
+            user=user, room=seen.room, defaults={"message": seen.pk}
         )
 
 

@@ -38,7 +38,7 @@ async def report(request: HttpRequest) -> HttpResponse:
         return JsonResponse({"error": "send a token"}, status=401)
     try:
         await ingest(device, json.loads(request.body))
-    except (ValueError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:
         return JsonResponse({"error": str(error)}, status=422)
     except ChannelFull:
         return JsonResponse({"error": "too many reports, try again"}, status=503)

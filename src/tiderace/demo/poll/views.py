@@ -7,7 +7,7 @@ from typing import Any
 import segno
 from django.contrib.auth.decorators import login_required
 from django.db import transaction
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.safestring import mark_safe
@@ -42,7 +42,7 @@ def vote(request: HttpRequest) -> HttpResponse:
     """Show the ballot, to visitors without an account too; a POST is a vote."""
     if request.method == "POST":
         option = get_object_or_404(
-            Option, pk=request.POST.get("option"), question__is_open=True
+            Option, pk=_number(request, "option"), question__is_open=True
         )
         Vote.objects.update_or_create(
             question=option.question,
@@ -70,9 +70,17 @@ def results(request: HttpRequest) -> HttpResponse:
 @require_POST
 def close(request: HttpRequest) -> HttpResponse:
     """End the vote; the results stay."""
-    Question.objects.filter(pk=request.POST.get("question")).update(is_open=False)
+    Question.objects.filter(pk=_number(request, "question")).update(is_open=False)
     changed("asked")
     return HttpResponse(status=204)
+
+
+def _number(request: HttpRequest, field: str) -> int:
+    """Return the id in a field of the request; raise ``Http404`` for anything else."""
+    try:
+        return int(request.POST.get(field, ""))
+    except ValueError:
+        raise Http404(f"the field {field!r} is no id") from None
 
 
 def _voter(request: HttpRequest) -> str:
