@@ -25,16 +25,18 @@ from benchmarks import (
     publish,
     rooms,
     storm,
+    streams,
     topic_clients,
 )
 from benchmarks.contenders import CONTENDERS, is_idle, pin
-from benchmarks.load_generator import RunFailed
+from benchmarks.frames import RunFailed
 from benchmarks.peers import TOOLS
 from benchmarks.plan import Plan
 from benchmarks.report import Report
 
 QUESTIONS = {
     "fanout": (fanout.run, (fanout.QUESTION,)),
+    "streams": (streams.run, (streams.QUESTION,)),
     "processes": (processes.run, (processes.QUESTION,)),
     "echo": (echo.run, echo.QUESTIONS),
     "accepts": (accepts.run, (accepts.QUESTION,)),
@@ -52,6 +54,7 @@ QUESTIONS = {
 # passed since the start of the run, so a slow machine skips some of each question.
 QUICK_SECONDS = {
     "fanout": 60,
+    "streams": 68,
     "processes": 75,
     "echo": 90,
     "accepts": 100,

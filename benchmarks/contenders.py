@@ -14,11 +14,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks import databases, nats, peers
-from benchmarks.load_generator import RunFailed, Script
+from benchmarks import centrifugo, databases, peers
+from benchmarks.client_protocols import (
+    ECHO,
+    FAN,
+    NATS,
+    ONCE,
+    Script,
+    our_events,
+    our_http_stream,
+    our_topic,
+    socketio,
+    their_events,
+    their_http_stream,
+    their_topic,
+)
+from benchmarks.frames import RunFailed
 
 __all__ = ["CONTENDERS", "Contender", "Server", "is_idle", "pin", "served"]
 
@@ -28,13 +42,10 @@ SITES = Path(__file__).resolve().parent / "sites"
 # The protocol class of the Python contenders, unless they measure another one.
 PROTOCOL = "websockets-sansio"
 OURS = "tiderace.server:WebSocketProtocol"
+OUR_HTTP = "tiderace.server:HttpProtocol"
 
 # Seconds between two pings where they are not to be measured.
 NO_PING = 3600.0
-
-FAN = Script("/fan/")
-ONCE = Script("/once/")
-ECHO = Script("/echo/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +114,16 @@ class Contender:
             return [str(peers.LIMIT), str(port)]
         if self.runtime == "nats":
             return peers.nats_command(port, free_port())
+        if self.runtime == "centrifugo":
+            program = centrifugo.program() or "centrifugo"
+            return centrifugo.command(program, peers.TOOLS, port, ping)
         seconds = str(ping * 0.8)
         return [
             str(peers.python(self.runtime)), "-m", "uvicorn",
             f"{self.site}:application", "--port", str(port), "--ws", self.protocol,
             "--log-level", "warning", "--lifespan", "auto", "--backlog", "4096",
             "--ws-ping-interval", seconds, "--ws-ping-timeout", seconds,
+            "--http", OUR_HTTP if self.protocol == OURS else "auto",
         ]  # fmt: skip
 
     def variables(self, broker: Mapping[str, str]) -> dict[str, str]:
@@ -117,15 +132,9 @@ class Contender:
         variables["CONTENDER"] = "tiderace" if self.runtime == "ours" else self.runtime
         # Every server uses one core; Go reads this when it starts.
         variables["GOMAXPROCS"] = "1"
+        if self.runtime == "centrifugo":
+            variables.update(centrifugo.variables(broker.get("REDIS_URL")))
         return {**variables, **broker}
-
-
-def _socketio(event: str) -> Script:
-    return Script(
-        "/socket.io/?EIO=4&transport=websocket",
-        greeting=(("0", "40"), ("40", "")),
-        envelope=f'42["{event}",%s]',
-    )
 
 
 def _engine(name: str, title: str, layer: str) -> Contender:
@@ -140,11 +149,16 @@ def _engine(name: str, title: str, layer: str) -> Contender:
     )
 
 
-def _topic(name: str) -> Script:
-    return Script(
-        f"/{name}/",
-        greeting=(('{"id":1', ""), ('{"id":2', "")),
-        envelope='{"send":{"data":%s}}',
+def _our_streams(name: str, title: str, fan: Script) -> tuple[Contender, Contender]:
+    """Return the contenders on uvicorn's HTTP protocol and on ours."""
+    theirs = Contender(name, title, "ours", site="topics_site", fan=fan, echo=None)
+    title = f"{title}, its protocol"
+    return theirs, replace(theirs, name=f"{name}-server", title=title, protocol=OURS)
+
+
+def _centrifugo(name: str, title: str, fan: Script, layer: str = "memory") -> Contender:
+    return Contender(
+        name, title, "centrifugo", protocol="", layer=layer, fan=fan, echo=None
     )
 
 
@@ -168,7 +182,7 @@ CONTENDERS: Mapping[str, Contender] = {
             "ours",
             site="topics_site",
             protocol=OURS,
-            fan=_topic("passing"),
+            fan=our_topic("passing"),
             echo=None,
         ),
         Contender(
@@ -177,7 +191,7 @@ CONTENDERS: Mapping[str, Contender] = {
             "ours",
             site="topics_site",
             protocol=OURS,
-            fan=_topic("kept"),
+            fan=our_topic("kept"),
             echo=None,
         ),
         Contender(
@@ -186,7 +200,7 @@ CONTENDERS: Mapping[str, Contender] = {
             "ours",
             site="topics_site",
             protocol=OURS,
-            fan=_topic("newest"),
+            fan=our_topic("newest"),
             echo=None,
         ),
         Contender(
@@ -206,6 +220,46 @@ CONTENDERS: Mapping[str, Contender] = {
             fan=Script("/clients/websocket"),
             echo=None,
         ),
+        _centrifugo("centrifugo-topic", "Centrifugo, a topic", their_topic("passing")),
+        _centrifugo(
+            "centrifugo", "Centrifugo, a topic with history", their_topic("kept")
+        ),
+        _centrifugo(
+            "centrifugo-redis",
+            "Centrifugo, Redis, a topic with history",
+            their_topic("kept"),
+            layer="core",
+        ),
+        *_our_streams(
+            "tiderace-events",
+            "Tiderace, server-sent events",
+            our_events("kept"),
+        ),
+        *_our_streams(
+            "tiderace-http-stream",
+            "Tiderace, http_stream",
+            our_http_stream("kept"),
+        ),
+        _centrifugo(
+            "centrifugo-events",
+            "Centrifugo, server-sent events",
+            their_events("kept"),
+        ),
+        _centrifugo(
+            "centrifugo-http-stream",
+            "Centrifugo, http_stream",
+            their_http_stream("kept"),
+        ),
+        Contender(
+            "tiderace-redis-history-server",
+            "Tiderace, Redis, a topic with history, its protocol",
+            "ours",
+            site="topics_site",
+            protocol=OURS,
+            layer="core",
+            fan=our_topic("kept"),
+            echo=None,
+        ),
         Contender("bare", "uvicorn, a bare loop", "ours", site="bare_site"),
         Contender("litestar", "Litestar channels", "peers", site="litestar_site"),
         Contender(
@@ -213,15 +267,15 @@ CONTENDERS: Mapping[str, Contender] = {
             "python-socketio",
             "peers",
             site="socketio_site",
-            fan=_socketio("say"),
-            echo=_socketio("echo"),
+            fan=socketio("say"),
+            echo=socketio("echo"),
         ),
         Contender("node", "Node ws", "node"),
         Contender(
             "nats",
             "nats-server, its protocol over WebSocket",
             "nats",
-            fan=Script("/", greeting=(("INFO", nats.CONNECT), ("PONG", "")), nats=True),
+            fan=NATS,
             echo=None,
         ),
         Contender("limit", "C, epoll: the limit", "limit", echo=None),

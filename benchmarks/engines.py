@@ -20,7 +20,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from benchmarks import peers
 from benchmarks.contenders import SITES, Contender, Server, served
 from benchmarks.databases import OPENERS
-from benchmarks.load_generator import Latencies, RunFailed
+from benchmarks.frames import RunFailed
+from benchmarks.load_generator import Latencies
 from benchmarks.plan import Plan
 from benchmarks.report import Figure, Question
 

@@ -8,7 +8,8 @@ with more it can combine the messages for a socket in one write.
 from __future__ import annotations
 
 from benchmarks.contenders import Contender, Server, served
-from benchmarks.load_generator import LoadGenerator, RunFailed
+from benchmarks.frames import RunFailed
+from benchmarks.load_generator import LoadGenerator
 from benchmarks.plan import Plan
 from benchmarks.report import Figure, Question
 
@@ -26,6 +27,8 @@ OURS = (
     "tiderace-once-server",
     "tiderace-topic-server",
     "tiderace-history-server",
+    "centrifugo-topic",
+    "centrifugo",
     "node",
     "nats",
     "limit",

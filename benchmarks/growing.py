@@ -17,7 +17,8 @@ from typing import cast
 from websockets.asyncio.client import connect
 
 from benchmarks.contenders import Contender, Server, served
-from benchmarks.load_generator import Latencies, RunFailed, masked_frame, parse_frame
+from benchmarks.frames import RunFailed, masked_frame, parse_frame
+from benchmarks.load_generator import Latencies
 from benchmarks.plan import Plan
 from benchmarks.report import Figure, Question
 

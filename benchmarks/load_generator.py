@@ -9,67 +9,23 @@ changed and reordered messages, and the generator costs less than the fastest se
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-import os
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
-from benchmarks import nats
+from benchmarks.client_protocols import Script, Unpacker
+from benchmarks.frames import RunFailed, masked_frame, parse_frame
 
-__all__ = ["TEXT", "Latencies", "LoadGenerator", "RunFailed", "Script"]
+__all__ = ["TEXT", "Latencies", "LoadGenerator"]
 
 # With its frame a message is about the size of a line of chat.
 TEXT = "x" * 120
 NUMBER = re.compile(rb'"number": ?(\d+)')
 # Seconds without a delivery after which a run is aborted.
 IDLE_TIMEOUT = 60
-
-
-class RunFailed(Exception):
-    """A message was lost, duplicate, late or out of order: there is no measurement."""
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """The protocol of a site: its handshake, and the envelope of its messages.
-
-    Attributes:
-        path: the URL's path.
-        greeting: for each text that the server sends first, its prefix and the answer
-            to it ("" for none), such as the handshake of Socket.IO.
-        envelope: the text around a message, with ``%s`` in its place.
-        nats: whether frames contain NATS' own protocol, cut into arbitrary pieces.
-    """
-
-    path: str
-    greeting: tuple[tuple[str, str], ...] = ()
-    envelope: str = "%s"
-    nats: bool = False
-
-    def encode(self, text: str) -> bytes:
-        """Return the bytes that a client sends to publish ``text``."""
-        return masked_frame(
-            nats.publication(text) if self.nats else self.envelope % text
-        )
-
-    def decode(
-        self, data: bytes | bytearray, start: int
-    ) -> tuple[bytes | bytearray, int] | None:
-        """Return the message at ``start`` and its end, or None if it is incomplete.
-
-        Raises:
-            RunFailed: if there is anything else than a message.
-        """
-        if not self.nats:
-            return parse_frame(data, start)
-        try:
-            return nats.message(data, start)
-        except ValueError as error:
-            raise RunFailed(str(error)) from None
 
 
 @dataclass(slots=True)
@@ -113,34 +69,6 @@ class ReferenceStream:
             self.read = end
 
 
-def parse_frame(
-    data: bytes | bytearray, start: int
-) -> tuple[bytes | bytearray, int] | None:
-    """Return the text frame at ``start`` and its end, or None if it is incomplete.
-
-    Raises:
-        RunFailed: if there is anything else than an unfragmented, unmasked text message.
-    """
-    if len(data) < start + 2:
-        return None
-    if data[start] != 0x81:
-        raise RunFailed(f"not a text frame: {bytes(data[start : start + 20])!r}")
-    size, body = data[start + 1], start + 2
-    if size == 126:
-        size, body = int.from_bytes(data[body : body + 2]), body + 2
-    if len(data) < body + size:
-        return None
-    return data[body : body + size], body + size
-
-
-def masked_frame(text: str) -> bytes:
-    """Return a client's text frame; its mask is zero, which leaves the text unchanged."""
-    payload = text.encode()
-    if len(payload) < 126:
-        return bytes([0x81, 0x80 | len(payload), 0, 0, 0, 0]) + payload
-    return bytes([0x81, 0xFE]) + len(payload).to_bytes(2) + bytes(4) + payload
-
-
 class Client(asyncio.Protocol):
     """One client, which checks and counts the messages that it receives."""
 
@@ -153,17 +81,13 @@ class Client(asyncio.Protocol):
         # During the handshake: the unread bytes, and the number of greetings received.
         self.buffer = b""
         self.handshake_step = -1
-        self.unpacker = nats.Unpacker() if generator.script.nats else None
+        unpacker = generator.script.unpacker
+        self.unpacker = None if unpacker is None else unpacker()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop does not register its transports as subclasses of asyncio's.
         self.transport = cast("asyncio.Transport", transport)
-        key = base64.b64encode(os.urandom(16)).decode()
-        self.transport.write(
-            f"GET {self.generator.script.path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-            f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
-            f"Sec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
+        self.transport.write(self.generator.script.request())
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -199,16 +123,20 @@ class Client(asyncio.Protocol):
 
     def connect(self, data: bytes) -> bytes:
         """Process the handshake and the greetings, and return the bytes after them."""
-        greeting = self.generator.script.greeting
+        script = self.generator.script
+        greeting = script.greeting
         if self.handshake_step < 0:
             self.buffer += data
             head, found, rest = self.buffer.partition(b"\r\n\r\n")
             if not found:
                 return b""
-            if not head.startswith(b"HTTP/1.1 101"):
+            status = b"HTTP/1.1 200" if script.http else b"HTTP/1.1 101"
+            if not head.startswith(status):
                 raise RunFailed(f"the handshake was refused: {head[:80]!r}")
             self.buffer, self.handshake_step = b"", 0
             data = rest
+            if script.opening and not script.http:
+                self.transport.write(masked_frame(script.opening))
         if self.unpacker is not None:
             self.buffer += self.unpack(self.unpacker, data)
         else:
@@ -235,22 +163,53 @@ class Client(asyncio.Protocol):
         """Return the first greeting in ``data`` and its end, or None."""
         if self.unpacker is None:
             return parse_frame(data, 0)
-        line, found, _ = data.partition(b"\r\n")
-        return (line, len(line) + 2) if found else None
+        return self.generator.script.line(data, 0)
 
-    def unpack(self, unpacker: nats.Unpacker, data: bytes) -> bytes:
+    def unpack(self, unpacker: Unpacker, data: bytes) -> bytes:
         try:
             return unpacker.feed(data)
         except ValueError as error:
             raise RunFailed(str(error)) from None
 
     def send(self, number: int) -> None:
-        text = json.dumps({"number": number, "text": TEXT})
-        self.transport.write(self.generator.script.encode(text))
+        self.transport.write(self.generator.script.encode(message(number)))
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.generator.closing:
             self.generator.on_failure(RunFailed(f"a socket was closed: {error}"))
+
+
+class Publisher(asyncio.Protocol):
+    """A client that publishes for the others, and gets replies to its commands alone."""
+
+    def __init__(self, generator: LoadGenerator, script: Script) -> None:
+        self.generator = generator
+        self.script = script
+        self.connected = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.write(self.script.request())
+
+    def data_received(self, data: bytes) -> None:
+        if data.startswith(b"HTTP/1.1 101"):
+            self.transport.write(masked_frame(self.script.opening))
+        elif b'"error"' in data or data.startswith(b"HTTP"):
+            self.generator.on_failure(RunFailed(f"not published: {data!r}"))
+        elif not self.connected:
+            self.connected = True
+            self.generator.on_connected()
+
+    def send(self, number: int) -> None:
+        self.transport.write(self.script.encode(message(number)))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.generator.closing:
+            self.generator.on_failure(RunFailed(f"the publisher was closed: {error}"))
+
+
+def message(number: int) -> str:
+    return json.dumps({"number": number, "text": TEXT})
 
 
 class LoadGenerator:
@@ -273,6 +232,7 @@ class LoadGenerator:
         self.unchecked = False
         self.deliveries = 0
         self._shared = shared
+        self._publisher: Publisher | None = None
         self._stream = ReferenceStream(script)
         self._connecting = 0
         self._done: asyncio.Future[None] | None = None
@@ -298,6 +258,12 @@ class LoadGenerator:
             self.clients.append(client)
 
         done = self._begin()
+        publishing = self.script.publisher
+        if publishing is not None and self._publisher is None:
+            self._connecting += 1
+            _, self._publisher = await loop.create_connection(
+                lambda: Publisher(self, publishing), "127.0.0.1", self.ports[0]
+            )
         await asyncio.gather(*(connect(number) for number in range(size)))
         await self._finish(done, "connections")
 
@@ -384,6 +350,8 @@ class LoadGenerator:
     def close(self) -> None:
         """Abort all connections, and raise the failure if there was one."""
         self.closing = True
+        if self._publisher is not None:
+            self._publisher.transport.abort()
         for client in self.clients:
             client.transport.abort()
         self.clients.clear()
@@ -417,7 +385,8 @@ class LoadGenerator:
     def _send(self) -> None:
         self._outstanding.append(len(self.clients))
         self._sent_at.append(time.perf_counter())
-        self.clients[0].send(len(self._sent_at))
+        sender = self._publisher or self.clients[0]
+        sender.send(len(self._sent_at))
 
     async def _send_at_rate(
         self, rate: float, until: float, send: Callable[[Client], None]

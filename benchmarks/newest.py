@@ -15,8 +15,9 @@ from typing import cast
 
 from websockets.asyncio.client import connect
 
+from benchmarks.client_protocols import Script
 from benchmarks.contenders import Contender, Server, served
-from benchmarks.load_generator import RunFailed, masked_frame, parse_frame
+from benchmarks.frames import RunFailed, masked_frame, parse_frame
 from benchmarks.plan import Plan
 from benchmarks.report import Figure, Question
 
@@ -47,7 +48,7 @@ async def run(plan: Plan) -> None:
 async def measure(plan: Plan, contender: Contender, server: Server, size: int) -> None:
     port = server.ports[0]
     loop = asyncio.get_running_loop()
-    readers = [Reader(contender.fan.path, contender.fan.greeting) for _ in range(size)]
+    readers = [Reader(contender.fan) for _ in range(size)]
     try:
         for reader in readers:
             await loop.create_connection(lambda r=reader: r, "127.0.0.1", port)
@@ -99,11 +100,11 @@ async def verify(readers: list[Reader], updates: int) -> None:
 class Reader(asyncio.Protocol):
     """A subscriber that counts its messages and keeps the last ones."""
 
-    def __init__(self, path: str, greeting: tuple[tuple[str, str], ...]) -> None:
+    def __init__(self, script: Script) -> None:
         self.subscribed = asyncio.Event()
         self.count = 0
-        self._path = path
-        self._greeting = deque(greeting)
+        self._script = script
+        self._greeting = deque(script.greeting)
         self._data = b""
         # Older ones than these are no longer the newest of a key at this rate.
         self._last: deque[bytes] = deque(maxlen=4)
@@ -111,7 +112,7 @@ class Reader(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.write(
-            f"GET {self._path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
+            f"GET {self._script.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
             "Sec-WebSocket-Version: 13\r\n\r\n".encode()
         )
@@ -124,6 +125,7 @@ class Reader(asyncio.Protocol):
                 return
             assert head.startswith(b"HTTP/1.1 101"), head
             self._data = rest
+            self._transport.write(masked_frame(self._script.opening))
         place = 0
         while (found_frame := parse_frame(self._data, place)) is not None:
             payload, place = found_frame

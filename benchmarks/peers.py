@@ -15,7 +15,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks import nats
+from benchmarks import centrifugo, nats
 
 __all__ = [
     "LIMIT",
@@ -143,6 +143,8 @@ def versions() -> dict[str, str]:
     with contextlib.suppress(Unavailable):
         line = _first_line(nats_program(), "--version")
         found["nats-server"] = line.rpartition("v")[2]
+    if program := centrifugo.program():
+        found["Centrifugo"] = centrifugo.version(program)
     if LIMIT.exists():
         found["C compiler"] = _first_line("cc", "--version")
     return found
@@ -199,6 +201,14 @@ def _nats() -> None:
     nats_program()
 
 
+def _centrifugo() -> None:
+    if centrifugo.program() is None:
+        raise Unavailable(
+            "CENTRIFUGO names no program of it; run: go install "
+            "github.com/centrifugal/centrifugo/v6@v6.9.1, then CENTRIFUGO=path"
+        )
+
+
 def _ours() -> None:
     try:
         import uvloop  # noqa: F401
@@ -213,6 +223,7 @@ _INSTALLERS: dict[str, Callable[[], None]] = {
     "node": _node,
     "limit": _limit,
     "nats": _nats,
+    "centrifugo": _centrifugo,
 }
 
 

@@ -26,6 +26,8 @@ CONTENDERS = (
     "tiderace-redis",
     "tiderace-redis-server",
     "tiderace-redis-once-server",
+    "tiderace-redis-history-server",
+    "centrifugo-redis",
 )
 
 

@@ -14,15 +14,10 @@ from typing import cast
 
 import redis
 
+from benchmarks.client_protocols import Script
 from benchmarks.contenders import Contender, Server, served
-from benchmarks.load_generator import (
-    TEXT,
-    LoadGenerator,
-    RunFailed,
-    Script,
-    masked_frame,
-    parse_frame,
-)
+from benchmarks.frames import RunFailed, masked_frame, parse_frame
+from benchmarks.load_generator import TEXT, LoadGenerator
 from benchmarks.plan import Plan
 from benchmarks.report import Figure, Question
 

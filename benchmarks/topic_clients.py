@@ -22,7 +22,7 @@ import msgspec
 from websockets.asyncio.client import connect
 
 from benchmarks.contenders import Contender, Server, served
-from benchmarks.load_generator import RunFailed, masked_frame, parse_frame
+from benchmarks.frames import RunFailed, masked_frame, parse_frame
 from benchmarks.plan import Plan
 from benchmarks.report import Figure, Question
 

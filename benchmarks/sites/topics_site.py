@@ -1,8 +1,4 @@
-"""The site of Tiderace's topics: with a history, without, and with the newest values.
-
-The load generator's clients do not implement the protocol of topics, so the site sends
-the commands ``connect`` and ``subscribe`` for them.
-"""
+"""The site of Tiderace's topics: with a history, without, and with the newest values."""
 
 from __future__ import annotations
 
@@ -154,32 +150,18 @@ async def drive(scope, receive, send):
 
 
 def endpoint(topic):
-    """Return an endpoint whose clients are subscribed to ``topic`` and publish to it."""
+    """Return an endpoint whose clients publish to ``topic`` with ``send``."""
 
     class Endpoint(TopicsEndpoint):
         async def on_message(self, user, data):
             await apublish(topic, data)
 
-    inner = Endpoint.as_asgi()
-    greeting = '{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"' + topic + '"}}'
-
-    async def application(scope, receive, send):
-        events = 0
-
-        async def receive_greeting_first():
-            nonlocal events
-            events += 1
-            if events == 2:  # after websocket.connect
-                return {"type": "websocket.receive", "text": greeting}
-            return await receive()
-
-        await inner(scope, receive_greeting_first, send)
-
-    return application
+    return Endpoint.as_asgi()
 
 
 application = ProtocolTypeRouter(
     {
+        "http": URLRouter([path("topics/", TopicsEndpoint.as_asgi())]),
         "websocket": URLRouter(
             [
                 path("kept/", endpoint("kept")),
@@ -191,6 +173,6 @@ application = ProtocolTypeRouter(
                 path("topics/", TopicsEndpoint.as_asgi()),
                 path("answer/", answer),
             ]
-        )
+        ),
     }
 )
