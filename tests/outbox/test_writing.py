@@ -125,6 +125,7 @@ async def test_async_code_publishes_at_once_while_another_thread_is_in_a_transac
         with transaction.atomic(sqlite):
             begun.set()
             ended.wait(PATIENCE)
+        connections[sqlite].close()
 
     holding = asyncio.create_task(asyncio.to_thread(hold))
     await asyncio.to_thread(begun.wait)
@@ -144,6 +145,7 @@ async def test_async_code_writes_a_row_while_its_sync_code_is_in_a_transaction(s
         await sync_to_async(block.__exit__)(None, None, None)
 
     assert await sync_to_async(waiting_in)(sqlite) == [("board:a", "1")]
+    await sync_to_async(lambda: connections[sqlite].close())()
 
 
 def test_a_database_without_the_tables_is_refused_with_the_command_to_run(
@@ -161,6 +163,7 @@ def test_a_database_without_the_tables_is_refused_with_the_command_to_run(
         ):
             publish("board:a", 1, using="bare")
     finally:
+        connections["bare"].close()
         del connections["bare"], connections.databases["bare"]
 
 
