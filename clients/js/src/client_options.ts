@@ -1,6 +1,6 @@
 /** The options of a client and of its subscriptions. */
 
-import { DEFAULTS, type SocketOptions, type Transport } from "./options.js";
+import { DEFAULTS, TRANSPORTS, type SocketOptions, type Transport } from "./options.js";
 import type { Position } from "./protocol.js";
 
 /** Every time is in seconds, as in the template tag. */
@@ -31,7 +31,7 @@ export const CLIENT_DEFAULTS = {
   getToken: undefined as ClientOptions["getToken"],
   data: undefined as unknown,
   headers: undefined as ClientOptions["headers"],
-  transports: ["websocket", "http_stream", "sse"] as readonly Transport[],
+  transports: TRANSPORTS,
   timeout: 35,
   positions: {} as NonNullable<ClientOptions["positions"]>,
 };

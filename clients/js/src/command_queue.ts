@@ -67,21 +67,15 @@ export class CommandQueue {
     timeout?: number,
     topic?: string,
   ): void {
-    const command = this.#create(method, params, done, timeout);
-    command._topic = topic;
-    this._write(this.#register(command));
+    this._write(this._encode(method, params, done, timeout, topic));
   }
 
   /** @internal Send a command as soon as it is ready, and return its result. */
   _request(method: string, params: object, topic?: string): Promise<any> {
     return new Promise((resolve, reject) => {
       if (this._refusal) throw this._refusal;
-      const command = this.#create(method, params, (error, result) => {
-        if (error) reject(error);
-        else resolve(result);
-      });
-      command._topic = topic;
-      this.#waiting.add(command);
+      const done: ReplyHandler = (error, result) => (error ? reject(error) : resolve(result));
+      this.#waiting.add(this.#create(method, params, done, undefined, topic));
       this._flush();
     });
   }
@@ -101,8 +95,9 @@ export class CommandQueue {
     params: object | string,
     done: ReplyHandler,
     timeout?: number,
+    topic?: string,
   ): string {
-    return this.#register(this.#create(method, params, done, timeout));
+    return this.#register(this.#create(method, params, done, timeout, topic));
   }
 
   /** @internal Pass a reply to the handler of its command. */
@@ -145,8 +140,10 @@ export class CommandQueue {
     params: object | string,
     done: ReplyHandler,
     timeout = this.#options.timeout,
+    topic?: string,
   ): Command {
     const command: Command = {
+      _topic: topic,
       _method: method,
       _params: encode(params),
       _done: done,

@@ -19,7 +19,7 @@ export function connect(
   url: ValueOrFactory<string | URL> = "",
   options: ConnectOptions = {},
 ): Socket {
-  const { topics, ...settings } = pageSettings("tiderace-config");
+  const { topics, ...settings } = pageSettings("config");
   const { protocols, ...rest }: ConnectOptions = { ...settings, ...options };
   return new Socket(url, protocols, rest);
 }

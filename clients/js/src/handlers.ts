@@ -2,11 +2,12 @@
 
 import type { Handler } from "./events.js";
 
-const TYPES = ["open", "message", "close", "error", "state", "drop"];
-
-/** Define them; a handler that is replaced keeps its place among the listeners, as in HTML. */
-export function defineHandlers(target: EventTarget): void {
-  for (const type of TYPES) {
+/**
+ * Define those of the types, which are separated by spaces. A handler that is replaced keeps
+ * its place among the listeners, as in HTML.
+ */
+export function defineHandlers(target: EventTarget, types: string): void {
+  for (const type of types.split(" ")) {
     let handler: Handler<Event> = null;
     const call = (event: Event): unknown => handler!.call(target, event);
     Object.defineProperty(target, `on${type}`, {

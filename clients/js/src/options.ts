@@ -84,20 +84,28 @@ export const DEFAULTS: Required<SocketOptions> = {
   window: globalThis as unknown as Environment,
 };
 
-/** The values, or their types, of options where another one would go unnoticed. */
+/** In the order in which they are tried. */
+export const TRANSPORTS: readonly Transport[] = ["websocket", "http_stream", "sse"];
+
+/**
+ * The values, or their types, of options where another one would go unnoticed: by the name
+ * of the option, or by the type of its default.
+ */
 const EXPECTED: Record<string, readonly unknown[]> = {
-  transports: ["websocket", "http_stream", "sse"],
+  transports: TRANSPORTS,
   whenFull: ["throw", "drop-oldest", "drop-newest"],
   getToken: ["function"],
   getState: ["function"],
-  since: ["object"],
+  since: ["object", "undefined"],
+  number: ["number", "undefined"],
 };
 
 /**
  * Return the options, with the defaults of those that are not given.
  *
  * @throws TypeError for a name that is not an option, as in a misspelt `maxdelay`, and for a
- *   value that `EXPECTED` lacks.
+ *   value that `EXPECTED` lacks, and one that is no number though the default is. A function
+ *   may not be undefined, which is the value of a misspelt one; other options may be.
  */
 export function resolveOptions<T extends object = Required<SocketOptions>>(
   options: object,
@@ -105,18 +113,19 @@ export function resolveOptions<T extends object = Required<SocketOptions>>(
 ): T {
   const resolved: Record<string, unknown> = { ...(defaults as Record<string, unknown>) };
   for (const [name, value] of Object.entries(options)) {
-    if (value === undefined) continue;
     const isKnown = name in defaults;
-    const known = isKnown ? EXPECTED[name] : Object.keys(defaults);
-    for (const each of known ? [isKnown ? value : name].flat() : []) {
+    const known = isKnown
+      ? (EXPECTED[name] ?? EXPECTED[typeof resolved[name]])
+      : Object.keys(defaults);
+    for (const each of [isKnown ? value : name].flat()) {
       // A type is shown in place of the value, which may be a secret.
-      const given = known![1] ? each : typeof each;
-      if (!known!.includes(given)) {
+      const given = known?.[2] ? each : typeof each;
+      if (known && !known.includes(given)) {
         const label = isKnown ? name : "option";
-        throw new TypeError(`unknown ${label} "${given}"; known: ${known!.join(", ")}`);
+        throw new TypeError(`unknown ${label} "${given}"; known: ${known.join(", ")}`);
       }
     }
-    resolved[name] = value;
+    if (value !== undefined) resolved[name] = value;
   }
   return resolved as T;
 }

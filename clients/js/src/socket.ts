@@ -18,6 +18,8 @@ import { OfflineQueue } from "./offline_queue.js";
 import { resolveOptions, type SocketOptions, type ValueOrFactory } from "./options.js";
 import { Timer } from "./timer.js";
 
+const EVENTS = "open message close error state drop";
+
 const PAGE_EVENTS = ["online", "offline", "pagehide", "pageshow", "visibilitychange"] as const;
 
 /** Async, so that a function that throws is a rejection. */
@@ -82,13 +84,13 @@ export class Socket extends Emitter<SocketEventMap> {
     protocols: ValueOrFactory<string | string[]> = [],
     options: SocketOptions = {},
   ) {
-    super("state open message close error drop");
+    super(EVENTS);
     this.#source = url;
     this.#protocols = protocols;
     this._options = resolveOptions(options);
     this.#timer = new Timer(this._options);
     this.#queue = new OfflineQueue(this._options, (data) => this._emit("drop", data));
-    defineHandlers(this);
+    defineHandlers(this, EVENTS);
     if (typeof url !== "function") this.#url = resolveAddress(url, this._options);
     this.reconnect();
   }

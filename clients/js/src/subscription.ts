@@ -218,13 +218,13 @@ export class Subscription<T = any, Methods = any, Data = T> extends Emitter<Subs
   async *[Symbol.asyncIterator](): AsyncGenerator<T, void, undefined> {
     const unread: T[] = [];
     let wake = (): void => {};
+    const end = new AbortController();
     const onPublication = ({ data }: PublicationEvent<T>): void => {
       if (unread.length <= MAX_BACKLOG) unread.push(data);
       wake();
     };
-    const onEnd = (): void => wake();
-    this.addEventListener("publication", onPublication);
-    this.addEventListener("unsubscribed", onEnd);
+    this.addEventListener("publication", onPublication, end);
+    this.addEventListener("unsubscribed", () => wake(), end);
     try {
       for (;;) {
         const { code, reason } = this.#reason;
@@ -237,8 +237,7 @@ export class Subscription<T = any, Methods = any, Data = T> extends Emitter<Subs
         else return;
       }
     } finally {
-      this.removeEventListener("publication", onPublication);
-      this.removeEventListener("unsubscribed", onEnd);
+      end.abort();
     }
   }
 

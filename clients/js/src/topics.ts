@@ -27,7 +27,7 @@ function createClient({
   url,
   ...options
 }: ClientOptions & { url?: string | URL }): Client<any, any, any> {
-  const { topics, ...settings } = pageSettings("tiderace-config");
-  const { positions } = pageSettings("tiderace-positions");
+  const { topics, ...settings } = pageSettings("config");
+  const { positions } = pageSettings("positions");
   return new Client(url ?? topics, { ...settings, positions, ...options });
 }

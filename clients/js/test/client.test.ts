@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { inspect } from "node:util";
 import { Client, topics } from "../src/index.js";
 import { FakeWindow, settle } from "./fake_browser.js";
 import frames from "../../../spec/vectors/frames.json" with { type: "json" };
@@ -79,28 +80,45 @@ for (const [options, message] of [
   [{ transports: "ws" }, 'unknown transports "ws"; known: websocket, http_stream, sse'],
   [{ whenFull: "drop" }, 'unknown whenFull "drop"; known: throw, drop-oldest, drop-newest'],
   [{ getToken: "a-secret" }, 'unknown getToken "string"; known: function'],
+  [{ getToken: undefined }, 'unknown getToken "undefined"; known: function'],
+  [{ transports: undefined }, 'unknown transports "undefined"; known: websocket, http_stream, sse'],
+  [{ minDelay: "5" }, 'unknown minDelay "string"; known: number, undefined'],
 ] as [object, string][]) {
-  test(`the option ${JSON.stringify(options)} is refused`, () => {
+  test(`the option ${inspect(options)} is refused`, () => {
     assert.throws(() => new Client("/connection/", options), { name: "TypeError", message });
   });
 }
 
 for (const [options, message] of [
-  [{ since: 5 }, 'unknown since "number"; known: object'],
+  [{ since: 5 }, 'unknown since "number"; known: object, undefined'],
   [{ getToken: true }, 'unknown getToken "boolean"; known: function'],
   [{ getState: {} }, 'unknown getState "object"; known: function'],
+  [{ getState: undefined }, 'unknown getState "undefined"; known: function'],
+  [{ getToken: undefined }, 'unknown getToken "undefined"; known: function'],
 ] as [object, string][]) {
-  test(`the option ${JSON.stringify(options)} of a subscription is refused`, async () => {
+  test(`the option ${inspect(options)} of a subscription is refused`, async () => {
     const { client } = await connectedClient();
 
     assert.throws(() => client.subscribe("room", options), { name: "TypeError", message });
   });
 }
 
-test("an unknown option is refused by name", () => {
+test("options that a page may not have are undefined", async () => {
+  const options = { token: undefined, data: undefined, headers: undefined };
+  const { client } = await connectedClient(options as object);
+  const none = { since: undefined, token: undefined, data: undefined, tagsFilter: undefined };
+
+  assert.doesNotThrow(() => client.subscribe("room", none as object));
+});
+
+test("an unknown option is refused by name, also when it is undefined", () => {
   const options = { window: new FakeWindow(), getTokn: () => "" };
 
   assert.throws(() => new Client("/connection/", options), /unknown option "getTokn"; known: .*getToken/);
+  assert.throws(
+    () => new Client("/connection/", { ...options, getTokn: undefined } as object),
+    /unknown option "getTokn"/,
+  );
 });
 
 test("every step of an outage is a state event", async () => {
