@@ -6,7 +6,10 @@ from unittest import mock
 
 import pytest
 
-from tiderace.checks.outbox import check_sqlite_transactions
+from tiderace.checks.outbox import (
+    check_outbox_is_installed,
+    check_sqlite_transactions,
+)
 
 
 @pytest.fixture
@@ -48,3 +51,27 @@ def test_sqlite_without_an_outbox_is_not_reported(checked, settings):
     ]
 
     assert checked("sqlite3") == []
+
+
+def test_settings_of_an_outbox_that_is_not_installed_are_reported(settings):
+    settings.TIDERACE = {"RELAY_POLL": 1, "DRAIN_SECONDS": 5, "RELAY_IN_SERVERS": False}
+
+    [warning] = check_outbox_is_installed(None)
+
+    assert warning.id == "tiderace.W038"
+    assert "RELAY_POLL and RELAY_IN_SERVERS," in warning.msg
+    assert '"tiderace.outbox"' in warning.hint
+
+
+@pytest.mark.parametrize("given", [None, {}, {"DRAIN_SECONDS": 5}, "RELAY_POLL", 5])
+def test_other_settings_without_an_outbox_are_not_reported(settings, given):
+    settings.TIDERACE = given
+
+    assert list(check_outbox_is_installed(None)) == []
+
+
+def test_settings_of_an_installed_outbox_are_not_reported(settings, own_lifespan):
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "tiderace.outbox"]
+    settings.TIDERACE = {"RELAY_POLL": 1}
+
+    assert list(check_outbox_is_installed(None)) == []

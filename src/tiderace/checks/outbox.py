@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from django.apps import apps
 from django.conf import settings
@@ -10,7 +10,28 @@ from django.core.checks import CheckMessage, Warning  # noqa: A004 (Django's nam
 
 from tiderace.checks import check
 
+_SETTINGS = {"RELAY_IN_SERVERS", "RELAY_POLL"}
 _SQLITE = "django.db.backends.sqlite3"
+
+
+@check()
+def check_outbox_is_installed() -> Iterator[CheckMessage]:
+    """Warn of settings of an outbox that is not installed."""
+    if apps.is_installed("tiderace.outbox"):
+        return
+    # A value that is no dict is E009.
+    given = getattr(settings, "TIDERACE", None)
+    names = []
+    if isinstance(given, Mapping):
+        names = [name for name in given if name in _SETTINGS]
+    if names:
+        yield Warning(
+            f"TIDERACE has {' and '.join(names)}, and the outbox is not installed: "
+            "publications of transactions are lost if the process ends after the commit.",
+            hint='Add "tiderace.outbox" to INSTALLED_APPS and run manage.py migrate, or '
+            "remove the settings.",
+            id="tiderace.W038",
+        )
 
 
 @check()

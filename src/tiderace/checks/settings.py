@@ -42,12 +42,12 @@ W034       the same is on a network file system
 W035       the same is in a temporary folder, as the database is in memory
 E036       a consumer or endpoint is among Django's URLs
 W037       a ``topics.py`` is in a package that is no app
+W038       ``TIDERACE`` has settings of the outbox, which is not installed
 ========== ============================================================
 
 The checks from W013 to E023 are in ``tiderace.checks.application``, those from W024 to E028
-in ``tiderace.checks.topics``, W030 too, W031 in ``tiderace.checks.outbox``,
-those from E032 on in ``tiderace.checks.database``, E036 and W037 in
-``tiderace.checks.places``.
+in ``tiderace.checks.topics``, W030 too, W031 and W038 in ``tiderace.checks.outbox``, those
+from E032 on in ``tiderace.checks.database``, E036 and W037 in ``tiderace.checks.places``.
 """
 
 from __future__ import annotations
