@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from tiderace.migration.packages import Package
-from tiderace.migration.source import Source, Verdict
+from tiderace.migration.source import SourceFile, Verdict
 
 __all__ = ["AppList"]
 
@@ -27,7 +27,7 @@ class AppList:
         entries: the strings.
     """
 
-    def __init__(self, source: Source, entries: list[ast.Constant]) -> None:
+    def __init__(self, source: SourceFile, entries: list[ast.Constant]) -> None:
         self._source = source
         self._entries = entries
 

@@ -15,7 +15,7 @@ from tiderace.layers.memory import InMemoryChannelLayer
 from tiderace.migration.imports import dotted
 from tiderace.migration.names import OLD_PACKAGES, is_old
 from tiderace.migration.packages import PACKAGES
-from tiderace.migration.source import Source, Verdict
+from tiderace.migration.source import SourceFile, Verdict
 
 __all__ = ["consumer_names", "examine_code"]
 
@@ -57,7 +57,7 @@ _ROUTES = frozenset({"path", "re_path", "url"})
 _KEYS = ("asgi:group:", "asgi::group:", "asgi:specific.")
 
 
-def consumer_names(sources: Iterable[Source]) -> set[str]:
+def consumer_names(sources: Iterable[SourceFile]) -> set[str]:
     """Return the names of the consumer classes of a project.
 
     Those over a consumer of Channels or of a package that uses it, and those over them.
@@ -80,7 +80,7 @@ def consumer_names(sources: Iterable[Source]) -> set[str]:
     return names
 
 
-def _imported_consumers(source: Source) -> set[str]:
+def _imported_consumers(source: SourceFile) -> set[str]:
     return {
         alias.asname or alias.name
         for node in ast.walk(source.tree)
@@ -91,7 +91,7 @@ def _imported_consumers(source: Source) -> set[str]:
     }
 
 
-def examine_code(source: Source, consumers: set[str]) -> None:
+def examine_code(source: SourceFile, consumers: set[str]) -> None:
     """Report the consumers of a file, and what in it depends on how Channels works.
 
     Args:
@@ -121,7 +121,7 @@ def _names_a_key(value: object) -> bool:
     return isinstance(value, str) and any(key in value for key in _KEYS)
 
 
-def _examine_consumer(source: Source, node: ast.ClassDef, bases: list[str]) -> None:
+def _examine_consumer(source: SourceFile, node: ast.ClassDef, bases: list[str]) -> None:
     found = len(source.findings)
     for name, where in _own_names(node):
         if name in _ADDED:
@@ -206,7 +206,7 @@ def _all_names(node: ast.ClassDef) -> Iterator[tuple[str, ast.AST]]:
             yield inner.attr, inner
 
 
-def _examine_class(source: Source, node: ast.ClassDef, bases: set[str]) -> None:
+def _examine_class(source: SourceFile, node: ast.ClassDef, bases: set[str]) -> None:
     """Report a class over a layer, the live server or the denier."""
     if "WebsocketDenier" in bases:
         source.report(
@@ -242,7 +242,7 @@ def _examine_class(source: Source, node: ast.ClassDef, bases: set[str]) -> None:
                 )
 
 
-def _examine_route(source: Source, node: ast.Call, consumers: set[str]) -> None:
+def _examine_route(source: SourceFile, node: ast.Call, consumers: set[str]) -> None:
     function = (dotted(node.func) or "").rpartition(".")[2]
     if function not in _ROUTES or len(node.args) < 2:
         return
@@ -264,7 +264,7 @@ def _layers() -> list[type]:
     return layers
 
 
-def _examine_layer_attribute(source: Source, node: ast.Attribute) -> None:
+def _examine_layer_attribute(source: SourceFile, node: ast.Attribute) -> None:
     """Report a private attribute of a layer."""
     owner = (dotted(node.value) or "").rpartition(".")[2]
     private = node.attr.startswith("_") and not node.attr.startswith("__")

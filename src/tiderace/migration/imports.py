@@ -14,14 +14,14 @@ from tiderace.migration.names import (
     new_string,
     why_gone,
 )
-from tiderace.migration.source import Source, Verdict
+from tiderace.migration.source import SourceFile, Verdict
 
 __all__ = ["dotted", "examine_imports"]
 
 _DOTTED = re.compile(r"(?:channels|channels_redis)(?:\.[A-Za-z_]\w*)+")
 
 
-def examine_imports(source: Source, skipped: set[int]) -> None:
+def examine_imports(source: SourceFile, skipped: set[int]) -> None:
     """Report every import and dotted string, and rewrite those that have a new name.
 
     Args:
@@ -63,7 +63,7 @@ def _is_absolute(node: ast.ImportFrom) -> bool:
 
 
 def _examine_import_from(
-    source: Source, node: ast.ImportFrom, *, for_checkers: bool
+    source: SourceFile, node: ast.ImportFrom, *, for_checkers: bool
 ) -> None:
     module = node.module or ""
     names = [alias.name for alias in node.names]
@@ -96,7 +96,7 @@ def _examine_import_from(
 
 
 def _examine_daphne(
-    source: Source, node: ast.stmt, module: str, names: list[str]
+    source: SourceFile, node: ast.stmt, module: str, names: list[str]
 ) -> None:
     shown = f"from {module} import {', '.join(names)}" if names else f"import {module}"
     why = why_gone(module)
@@ -112,7 +112,7 @@ def _examine_daphne(
 
 
 def _report_missing(
-    source: Source, node: ast.stmt, module: str, names: list[str]
+    source: SourceFile, node: ast.stmt, module: str, names: list[str]
 ) -> None:
     """Report a module, or names of it, that Tiderace does not have."""
     shown = f"from {module} import {', '.join(names)}" if names else f"import {module}"
@@ -132,7 +132,7 @@ def _report_missing(
 
 
 def _examine_import(
-    source: Source, node: ast.Import, alias: ast.alias, chains: _Chains
+    source: SourceFile, node: ast.Import, alias: ast.alias, chains: _Chains
 ) -> None:
     top = alias.name.partition(".")[0]
     if top == "daphne":
@@ -168,7 +168,7 @@ def _examine_import(
     chains.rewrite(top)
 
 
-def _examine_string(source: Source, node: ast.Constant) -> None:
+def _examine_string(source: SourceFile, node: ast.Constant) -> None:
     value = str(node.value)
     new = new_string(value)
     if new is None:
@@ -187,7 +187,7 @@ class _Chains:
         source: the file.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: SourceFile) -> None:
         self._source = source
         self._chains: dict[str, list[tuple[ast.Name, str]]] = {
             name: [] for name in OLD_PACKAGES

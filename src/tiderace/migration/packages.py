@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tiderace.migration.source import Finding, Verdict, files
+from tiderace.migration.source import ReportLine, Verdict, files
 
 __all__ = ["PACKAGES", "Package", "examine_texts"]
 
@@ -91,7 +91,7 @@ _ADVICE = {
 }
 
 
-def examine_texts(path: Path) -> Iterator[tuple[Path, list[Finding]]]:
+def examine_texts(path: Path) -> Iterator[tuple[Path, list[ReportLine]]]:
     """Yield the files that name packages of Channels or start daphne, with their lines."""
     for patterns, examine in (
         (_REQUIREMENT_FILES, _requirement),
@@ -100,7 +100,7 @@ def examine_texts(path: Path) -> Iterator[tuple[Path, list[Finding]]]:
         for file in sorted({f for pattern in patterns for f in files(path, pattern)}):
             lines = file.read_text("utf-8", errors="replace").splitlines()
             findings = [
-                Finding(number, Verdict.CHANGES, text)
+                ReportLine(number, Verdict.CHANGES, text)
                 for number, line in enumerate(lines, 1)
                 if (text := examine(line))
             ]

@@ -15,8 +15,8 @@ from tiderace.migration.imports import examine_imports
 from tiderace.migration.packages import PACKAGES, examine_texts
 from tiderace.migration.settings_file import examine_settings
 from tiderace.migration.source import (
-    Finding,
-    Source,
+    ReportLine,
+    SourceFile,
     Unreadable,
     Verdict,
     python_files,
@@ -43,8 +43,8 @@ class Project:
     """
 
     path: Path
-    sources: list[Source] = field(default_factory=list)
-    findings: dict[Path, list[Finding]] = field(default_factory=dict)
+    sources: list[SourceFile] = field(default_factory=list)
+    findings: dict[Path, list[ReportLine]] = field(default_factory=dict)
     advice: list[str] = field(default_factory=list)
 
     @classmethod
@@ -53,10 +53,10 @@ class Project:
         project = cls(path)
         for file in python_files(path):
             try:
-                project.sources.append(Source.read(file))
+                project.sources.append(SourceFile.read(file))
             except Unreadable as error:
                 if error.mentions_channels:
-                    unreadable = Finding(
+                    unreadable = ReportLine(
                         1, Verdict.UNSUPPORTED, f"cannot be read: {error}"
                     )
                     project.findings[file] = [unreadable]
@@ -75,7 +75,7 @@ class Project:
             project.findings.setdefault(file, []).extend(found)
         return project
 
-    def lines(self) -> Iterator[tuple[Path, Finding]]:
+    def lines(self) -> Iterator[tuple[Path, ReportLine]]:
         """Yield the lines of the report: by file, and in the order of the file."""
         for path in sorted(self.findings):
             for finding in sorted(self.findings[path], key=lambda each: each.line):
@@ -112,7 +112,7 @@ class Project:
         for source in edited:
             source.write()
 
-    def _edited(self) -> list[Source]:
+    def _edited(self) -> list[SourceFile]:
         return [source for source in self.sources if source.edits]
 
     def _add_alias(self, needing: set[str]) -> None:
@@ -130,10 +130,10 @@ class Project:
         at = _first_statement(package)
         package.replace(at, at, f"{_ALIAS}\n" if package.text[at:].strip() else _ALIAS)
         package.findings.append(
-            Finding(1, Verdict.CHANGES, f"needs install_as_channels(), for {names}")
+            ReportLine(1, Verdict.CHANGES, f"needs install_as_channels(), for {names}")
         )
 
-    def _project_package(self) -> Source | None:
+    def _project_package(self) -> SourceFile | None:
         """Return the ``__init__.py`` of the package of the settings."""
         by_path = {source.path.resolve(): source for source in self.sources}
         for source in self.sources:
@@ -149,7 +149,7 @@ class Project:
         return None
 
 
-def _examine_packages(source: Source) -> set[str]:
+def _examine_packages(source: SourceFile) -> set[str]:
     """Report imports of packages that import Channels; return what needs the alias."""
     needing = set()
     for node in ast.walk(source.tree):
@@ -180,7 +180,7 @@ def _concerns_channels(module: str) -> bool:
     )
 
 
-def _calls_alias(source: Source) -> bool:
+def _calls_alias(source: SourceFile) -> bool:
     return any(
         isinstance(node, ast.Attribute | ast.Name)
         and getattr(node, "attr", getattr(node, "id", "")) == "install_as_channels"
@@ -188,7 +188,7 @@ def _calls_alias(source: Source) -> bool:
     )
 
 
-def _first_statement(source: Source) -> int:
+def _first_statement(source: SourceFile) -> int:
     """Return the offset behind the docstring and imports from ``__future__``."""
     at = 0
     for node in source.tree.body:

@@ -12,7 +12,7 @@ from tiderace.layers.memory import InMemoryChannelLayer
 from tiderace.layers.options import constructor_options
 from tiderace.migration.app_lists import AppList
 from tiderace.migration.packages import PACKAGES
-from tiderace.migration.source import Source, Verdict
+from tiderace.migration.source import SourceFile, Verdict
 
 __all__ = ["examine_settings"]
 
@@ -39,7 +39,7 @@ _FIRST_VERSION = {
 }
 
 
-def examine_settings(source: Source) -> set[int]:
+def examine_settings(source: SourceFile) -> set[int]:
     """Report the settings in a file, and rewrite apps and backends.
 
     Returns:
@@ -121,7 +121,7 @@ def _items(node: ast.Dict) -> Iterator[tuple[str, ast.expr]]:
             yield key.value, value
 
 
-def _examine_layer(source: Source, name: str, layer: ast.expr) -> set[int]:
+def _examine_layer(source: SourceFile, name: str, layer: ast.expr) -> set[int]:
     """Report the backend and each option of one layer; return what was reported."""
     if not isinstance(layer, ast.Dict):
         source.report(
@@ -157,7 +157,7 @@ def _examine_layer(source: Source, name: str, layer: ast.expr) -> set[int]:
     return {id(backend)}
 
 
-def _examine_backend(source: Source, name: str, node: ast.Constant) -> type | None:
+def _examine_backend(source: SourceFile, name: str, node: ast.Constant) -> type | None:
     """Report a backend and rewrite it; return its class where Tiderace has it."""
     backend = str(node.value)
     if backend.startswith("tiderace."):
@@ -187,7 +187,7 @@ def _examine_backend(source: Source, name: str, node: ast.Constant) -> type | No
 
 
 def _layer_class(
-    source: Source, name: str, node: ast.Constant, backend: str
+    source: SourceFile, name: str, node: ast.Constant, backend: str
 ) -> type | None:
     """Return a layer of Tiderace that Channels has too; report one that cannot be imported."""
     if backend not in _BACKENDS.values():
@@ -201,7 +201,9 @@ def _layer_class(
     return layer
 
 
-def _examine_options(source: Source, name: str, config: ast.Dict, kind: type) -> None:
+def _examine_options(
+    source: SourceFile, name: str, config: ast.Dict, kind: type
+) -> None:
     known = constructor_options(kind) or {}
     for option, value in _items(config):
         if option not in known:

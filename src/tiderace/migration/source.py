@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Edit", "Finding", "Source", "Unreadable", "Verdict", "python_files"]
+__all__ = ["Edit", "ReportLine", "SourceFile", "Unreadable", "Verdict", "python_files"]
 
 # Folders that hold no code of the project.
 _SKIPPED = frozenset({"__pycache__", "node_modules", "site-packages", "build", "dist"})
@@ -19,7 +19,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 class Verdict(enum.StrEnum):
-    """What a line of the project means for the move."""
+    """Whether a line of the project works as before, has to change, or cannot work."""
 
     SAME = "same"
     CHANGES = "changes"
@@ -36,7 +36,7 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ReportLine:
     """One line of the report."""
 
     line: int
@@ -55,7 +55,7 @@ class Unreadable(ValueError):
 
 
 @dataclass(slots=True)
-class Source:
+class SourceFile:
     """A file of the project.
 
     Attributes:
@@ -71,11 +71,11 @@ class Source:
     tree: ast.Module
     _encoding: str
     _starts: list[int]
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[ReportLine] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
 
     @classmethod
-    def read(cls, path: Path) -> Source:
+    def read(cls, path: Path) -> SourceFile:
         """Read and parse a file.
 
         Raises:
@@ -98,7 +98,7 @@ class Source:
 
     def report(self, node: ast.AST, verdict: Verdict, text: str) -> None:
         """Add a line to the report."""
-        self.findings.append(Finding(getattr(node, "lineno", 1), verdict, text))
+        self.findings.append(ReportLine(getattr(node, "lineno", 1), verdict, text))
 
     def span(self, node: ast.expr | ast.stmt | ast.alias) -> tuple[int, int]:
         """Return the offsets of the first character of a node and that after it."""

@@ -17,7 +17,7 @@ from tiderace import conf
 from tiderace.asgi import known_user_id, unwrap_lazy, websocket_close
 from tiderace.connection import Connection
 from tiderace.db import database_sync_to_async
-from tiderace.monitoring.recent_logs import Record, recent_records
+from tiderace.monitoring.recent_logs import LogLine, recent_records
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Close, Unsubscription
 from tiderace.revocation.account_state import Reason
@@ -61,7 +61,7 @@ class ProcessReport(msgspec.Struct, frozen=True, omit_defaults=True):
     topics: dict[str, int]
     """Subscribers by topic, of the 100 largest."""
     topic_count: int
-    recent: tuple[Record, ...]
+    recent: tuple[LogLine, ...]
     """The last warnings and errors, the newest first."""
 
     @property

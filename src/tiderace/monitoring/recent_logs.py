@@ -15,7 +15,7 @@ _LONGEST = 300
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
 
 
-class Record(msgspec.Struct, frozen=True):
+class LogLine(msgspec.Struct, frozen=True):
     """One line of the log."""
 
     at: float
@@ -37,9 +37,9 @@ class RecentRecords(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._records: deque[Record] = deque(maxlen=_KEPT)
+        self._records: deque[LogLine] = deque(maxlen=_KEPT)
 
-    def latest(self, limit: int = _KEPT) -> list[Record]:
+    def latest(self, limit: int = _KEPT) -> list[LogLine]:
         """Return the last records, the newest first."""
         return list(reversed(list(self._records)))[:limit]
 
@@ -54,7 +54,7 @@ class RecentRecords(logging.Handler):
             self.handleError(record)
             return
         self._records.append(
-            Record(
+            LogLine(
                 record.created,
                 record.levelname,
                 record.name,

@@ -14,7 +14,7 @@ from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable, MessageTooLarge
 from tiderace.layers.broker import KEY_TTL
 from tiderace.outbox.lease import Lease
-from tiderace.outbox.rows import Row
+from tiderace.outbox.rows import OutboxRow
 from tiderace.runtime.tasks import TaskGroup
 from tiderace.topics.names import topic_group
 from tiderace.topics.streams import layer_of
@@ -56,7 +56,7 @@ _EXPIRED_TOPICS = 100
 
 @dataclass(slots=True)
 class Results:
-    """What became of rows, to be written into the database."""
+    """The results of rows that were published or have failed, to be written into the database."""
 
     published: list[tuple[int, PreparedPublication]] = field(default_factory=list)
     """Ids and publications of rows to delete."""
@@ -87,7 +87,7 @@ class _Failures:
     """The first row, and the error that it has in the database."""
 
 
-class Publisher:
+class OutboxPublisher:
     """Publishes rows in the order of their ids in each topic, many topics at once.
 
     Args:
@@ -134,7 +134,7 @@ class Publisher:
         working = len(self._busy) - len(self._waiting)
         return working >= _TOPICS or len(self._waiting) >= _WAITING_TOPICS
 
-    def publish(self, rows: Sequence[Row]) -> None:
+    def publish(self, rows: Sequence[OutboxRow]) -> None:
         """Begin to publish rows, of topics that are not busy."""
         if not rows and not self._busy:
             self._failures.clear()  # of topics whose rows were deleted
@@ -181,7 +181,7 @@ class Publisher:
         """Stop publishing."""
         await self._tasks.cancel()
 
-    async def _publish_in_order(self, topic: str, rows: Sequence[Row]) -> None:
+    async def _publish_in_order(self, topic: str, rows: Sequence[OutboxRow]) -> None:
         """Publish rows of one topic; at the first that fails, end after a pause.
 
         The rows that are left are read again, since they may be deleted meanwhile.
@@ -204,7 +204,7 @@ class Publisher:
         finally:
             self._waiting.discard(topic)
 
-    async def _publish(self, row: Row) -> bool:
+    async def _publish(self, row: OutboxRow) -> bool:
         """Publish a row, or set it aside; return whether it is published.
 
         Raises:
@@ -250,7 +250,7 @@ class Publisher:
             self._away.setdefault(alias, asyncio.Lock())
             raise
 
-    def _may_pass(self, row: Row, error: UnknownTopic | Refuse) -> bool:
+    def _may_pass(self, row: OutboxRow, error: UnknownTopic | Refuse) -> bool:
         """Return whether a topic may accept its rows later."""
         # By the relay's clock: a row has the time of another host.
         failures = self._failures.get(row.topic)
@@ -261,7 +261,7 @@ class Publisher:
             return waited < _UNKNOWN and len(self._waiting) < _UNKNOWN_TOPICS
         return error.failure.temporary and waited < _REFUSED_FOR_NOW
 
-    def _note_failure(self, row: Row, error: Exception) -> float:
+    def _note_failure(self, row: OutboxRow, error: Exception) -> float:
         """Record that a row has to be tried again; return the seconds before that."""
         self._warn(row, error)
         failures = self._failures.get(row.topic)
@@ -282,7 +282,7 @@ class Publisher:
             expiring = (_expire_keys(*self._deleted.pop(topic)) for topic in some)
             await asyncio.gather(*expiring)
 
-    def _warn(self, row: Row, error: Exception) -> None:
+    def _warn(self, row: OutboxRow, error: Exception) -> None:
         now = self._clock()
         kind = type(error)
         if now - self._warned.get(kind, float("-inf")) >= _WARNINGS:
@@ -296,7 +296,7 @@ class Publisher:
                 error,
             )
 
-    def _set_aside(self, row: Row, error: Exception) -> None:
+    def _set_aside(self, row: OutboxRow, error: Exception) -> None:
         text = _described(error)
         logger.error(
             "row %d of the outbox of %r, to the topic %r, is set aside, since it cannot "

@@ -14,8 +14,8 @@ from django.db import connections
 
 from tiderace.outbox.gauges import report
 from tiderace.outbox.lease import CHECK, RENEWAL, Lease
-from tiderace.outbox.publisher import Publisher, Results
-from tiderace.outbox.rows import OutboxRows, Row, Statistics
+from tiderace.outbox.publisher import OutboxPublisher, Results
+from tiderace.outbox.rows import OutboxRow, OutboxRows, Statistics
 from tiderace.runtime.tasks import TaskGroup
 
 P = ParamSpec("P")
@@ -71,7 +71,7 @@ class Relay:
         self._thread = ThreadPoolExecutor(1, "tiderace-relay")
         self._tasks = TaskGroup(logger)
         self._woken = asyncio.Event()
-        self._publisher = Publisher(
+        self._publisher = OutboxPublisher(
             database, self._lease, clock=clock, on_end=self._woken.set
         )
         # What is not written to the database yet.
@@ -139,7 +139,7 @@ class Relay:
         if not self._lease.held or self._publisher.is_full:
             return False
         await self._count()
-        rows: Sequence[Row] = await self._try(
+        rows: Sequence[OutboxRow] = await self._try(
             self._rows.waiting, _ROWS, without=self._publisher.topics, otherwise=()
         )
         self._publisher.publish(rows)

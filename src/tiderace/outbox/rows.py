@@ -27,7 +27,7 @@ _ERROR = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class OutboxRow:
     """A row of the outbox."""
 
     id: int
@@ -70,7 +70,7 @@ def as_text(data: str | bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What an outbox holds."""
+    """The numbers and the age of the rows in an outbox."""
 
     waiting: int = 0
     """Rows that will be published."""
@@ -96,7 +96,9 @@ class OutboxRows:
         tables = {WaitingPublication._meta.db_table, RelayLease._meta.db_table}  # noqa: SLF001
         return tables <= set(names)
 
-    def waiting(self, limit: int, *, without: Collection[str] = ()) -> Sequence[Row]:
+    def waiting(
+        self, limit: int, *, without: Collection[str] = ()
+    ) -> Sequence[OutboxRow]:
         """Return the first rows to publish, in the order of their ids.
 
         All that is visible, whatever was read before: a transaction that commits late
@@ -108,7 +110,7 @@ class OutboxRows:
         """
         rows = self._all.filter(failed=None).exclude(topic__in=without).order_by("id")
         fields = ("id", "topic", "data", "tags", "key", "created")
-        return [Row(*row) for row in rows.values_list(*fields)[:limit]]
+        return [OutboxRow(*row) for row in rows.values_list(*fields)[:limit]]
 
     def delete(self, ids: Collection[int]) -> None:
         """Delete the rows that are published."""

@@ -14,7 +14,7 @@ from tiderace.topics.topic import Topic
 
 
 class OccupancyNumbers(msgspec.Struct, frozen=True):
-    """What subscribers of an ``Occupancy`` topic receive."""
+    """The numbers that subscribers of an ``Occupancy`` topic receive."""
 
     connections: int
     """Connections that are subscribed to the counted topic."""

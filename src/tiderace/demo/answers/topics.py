@@ -9,7 +9,7 @@ from tiderace.topics import Growing, History, IsAuthenticated, Topic
 ANSWERS = "answers"
 
 
-class Answers(Topic):
+class AssistantAnswers(Topic):
     """New pages get the last answers with their subscription, and those that grow."""
 
     pattern = ANSWERS

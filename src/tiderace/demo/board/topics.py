@@ -24,7 +24,7 @@ from tiderace.topics import (
 )
 
 
-class Draft(msgspec.Struct):
+class NoteDraft(msgspec.Struct):
     """A note as a page sends it; its author is the user of the session."""
 
     client_id: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9-]{8,64}\Z")]
@@ -39,9 +39,9 @@ class Board(Topic):
     presence = Presence.PER_USER
     presence_grace = 5.0
     permission_classes = [IsAuthenticated]
-    message = Draft
+    message = NoteDraft
 
-    def on_publish(self, user: Any, message: Draft) -> None:
+    def on_publish(self, user: Any, message: NoteDraft) -> None:
         """Store a note once; saving it publishes it."""
         notes.add(person_of(user), message.client_id, notes.cleaned(message.text))
 

@@ -44,7 +44,7 @@ def ask(message: Message) -> None:
     )
 
 
-class Answers(AsyncConsumer):
+class AnswerWorker(AsyncConsumer):
     """The worker: answers questions, several at once."""
 
     async def question_asked(self, event: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What happens to a report, whether it came by WebSocket or by HTTP."""
+"""Checks and publishes the reports of devices, of WebSockets and of HTTP requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STORE = "telemetry"
 
 
 class Report(msgspec.Struct):
-    """What a device has measured; anything else is refused."""
+    """A report of a device, as it is sent."""
 
     wave: Annotated[float, Meta(ge=0, le=30)]  # metres
     temperature: Annotated[float, Meta(ge=-10, le=45)]  # degrees Celsius

@@ -46,7 +46,7 @@ class Device(PublishesChanges, models.Model):
 
 
 class Reading(models.Model):
-    """What a device has measured at one time."""
+    """The measurements of a device at one time."""
 
     device = models.ForeignKey(Device, on_delete=models.CASCADE)
     wave = models.FloatField()  # metres

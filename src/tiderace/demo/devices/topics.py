@@ -47,7 +47,7 @@ class Alarms(Topic):
     permission_classes = [IsAuthenticated]
 
 
-class Pace(Topic):
+class ReportRate(Topic):
     """How often devices are to report; its history is the memory of all processes."""
 
     pattern = "devices:pace"

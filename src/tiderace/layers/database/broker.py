@@ -20,7 +20,7 @@ from tiderace.layers.database.queues import DatabaseQueues
 from tiderace.layers.database.rates import take_token
 from tiderace.layers.database.streams import DatabaseStreams
 from tiderace.layers.database.sweeping import Sweeper
-from tiderace.layers.database.vendor import Cursor, Feed, Row, Vendor, Wanted
+from tiderace.layers.database.vendor import Cursor, Feed, FeedRow, Vendor, Wanted
 from tiderace.presence.store import PresenceConfig
 from tiderace.ratelimit import Rate
 from tiderace.runtime.forks import after_fork, keep_alive
@@ -200,7 +200,7 @@ class DatabaseBroker:
             self._connected = connected
             metrics.BROKERS_AWAY.add(-1 if connected else 1)
 
-    def _items(self, rows: Sequence[Row]) -> Iterator[StreamMessage | QueueReady]:
+    def _items(self, rows: Sequence[FeedRow]) -> Iterator[StreamMessage | QueueReady]:
         start = len(self._prefix)
         for subject, epoch, offset, before, data, _ in rows:
             if offset is None:

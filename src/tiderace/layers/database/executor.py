@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 
 from tiderace.exceptions import LayerAccessDenied, LayerUnavailable, MessageTooLarge
 from tiderace.layers.database.vendor import (
-    Connection,
     Cursor,
+    DatabaseConnection,
     Fault,
     OutcomeUnknown,
     Vendor,
@@ -200,7 +200,7 @@ class _Lane:
         self._thread: threading.Thread | None = None
         # Held while the connection is in use.
         self._using = threading.Lock()
-        self._connection: Connection | None = None
+        self._connection: DatabaseConnection | None = None
 
     def submit(self, operation: _Operation) -> None:
         """Run an operation soon."""

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from tiderace.layers.database.executor import Executor, one_by_one
-from tiderace.layers.database.vendor import Cursor, Row
+from tiderace.layers.database.vendor import Cursor, FeedRow
 
 _EXTEND = "ON CONFLICT (name) DO UPDATE SET expires_ms = excluded.expires_ms"
 
@@ -224,4 +224,4 @@ def _report(cursor: Cursor, report: _Report) -> None:
         [(process, data, cursor.now_ms + lease_ms)],
         f"{_EXTEND}, report = excluded.report",
     )
-    cursor.announced.append(Row(process))
+    cursor.announced.append(FeedRow(process))

@@ -15,7 +15,7 @@ from tiderace.presence.store import Member, PresenceConfig, PresenceEvent
 
 
 @dataclass(slots=True)
-class _User:
+class _UserRow:
     """A user who is present, if ``client`` is not empty, and the event about them.
 
     The event is one that was handed out and is not confirmed yet; there is none while
@@ -37,7 +37,7 @@ class _User:
     due_ms: int | None = None
 
 
-_COLUMNS = tuple(field.name for field in fields(_User))
+_COLUMNS = tuple(field.name for field in fields(_UserRow))
 _CONNECTION_COLUMNS = (
     "group_name",
     "client",
@@ -157,15 +157,15 @@ class PresenceGroup:
 
     # Users
 
-    def _load(self, identity: str) -> _User:
+    def _load(self, identity: str) -> _UserRow:
         found = self._cursor.fetch(
             f"SELECT {', '.join(_COLUMNS)} FROM tiderace_layer_presence_user "
             "WHERE group_name = %s AND identity = %s",
             (self._name, identity),
         )
-        return _User(*found[0]) if found else _User()
+        return _UserRow(*found[0]) if found else _UserRow()
 
-    def _save(self, identity: str, user: _User) -> None:
+    def _save(self, identity: str, user: _UserRow) -> None:
         if not user.client and not user.claim_kind:
             self._cursor.execute(
                 "DELETE FROM tiderace_layer_presence_user "
@@ -181,7 +181,7 @@ class PresenceGroup:
             + ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS),
         )
 
-    def _claim_next(self, identity: str, user: _User) -> None:
+    def _claim_next(self, identity: str, user: _UserRow) -> None:
         """Hand out the next event about a user, unless another one is claimed."""
         if not user.claim_kind:
             self._set_next_claim(user)
@@ -207,7 +207,7 @@ class PresenceGroup:
             user.due_ms = None
         self._save(identity, user)
 
-    def _set_next_claim(self, user: _User) -> None:
+    def _set_next_claim(self, user: _UserRow) -> None:
         if not user.client:
             return
         if not user.confirmed:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tiderace.layers.broker import Delivery
 from tiderace.layers.database.executor import Executor, one_by_one
-from tiderace.layers.database.vendor import Cursor, Row
+from tiderace.layers.database.vendor import Cursor, FeedRow
 
 
 class _Push(NamedTuple):
@@ -109,7 +109,7 @@ def _push(cursor: Cursor, push: _Push) -> bool:
         ("queue", "data", "expires_ms"),
         [(push.queue, push.data, now + push.ttl_ms)],
     )
-    cursor.announced.append(Row(push.queue))
+    cursor.announced.append(FeedRow(push.queue))
     return True
 
 
@@ -159,4 +159,4 @@ def _nack(cursor: Cursor, returned: _Return) -> None:
             [(taken.id, queue, taken.data, taken.expires_ms)],
             "ON CONFLICT (id) DO NOTHING",
         )
-    cursor.announced.append(Row(queue))
+    cursor.announced.append(FeedRow(queue))

@@ -11,7 +11,7 @@ from tiderace.history import Position
 from tiderace.layers.broker import KEY_TTL, Published, Retention
 from tiderace.layers.database.executor import one_by_one
 from tiderace.layers.database.retention import StreamRetention
-from tiderace.layers.database.vendor import Cursor, Row
+from tiderace.layers.database.vendor import Cursor, FeedRow
 
 _EPOCH_SIZE = 6  # bytes
 
@@ -59,7 +59,7 @@ class AppendRequest:
 
 
 @dataclass(slots=True)
-class _Stream:
+class _StreamRow:
     """The row of a stream while a transaction appends to it."""
 
     subject: str
@@ -99,7 +99,7 @@ class StreamAppender:
         )
         members = _find_members(cursor, streams, publications)
         now = cursor.now_ms
-        entries: list[Row] = []
+        entries: list[FeedRow] = []
         once = []
         published = []
         for each in publications:
@@ -115,7 +115,7 @@ class StreamAppender:
             stream.last += 1
             self._count(stream, each, now)
             entries.append(
-                Row(each.subject, stream.epoch, stream.last, before, each.data, now)
+                FeedRow(each.subject, stream.epoch, stream.last, before, each.data, now)
             )
             position = Position(stream.epoch, stream.last)
             if each.key:
@@ -147,7 +147,7 @@ class StreamAppender:
         cursor.announced += entries
         return published
 
-    def _leap(self, stream: _Stream, timeline: str) -> None:
+    def _leap(self, stream: _StreamRow, timeline: str) -> None:
         """Skip offsets that subscribers may have seen before commits were lost."""
         before = stream.last
         stream.last += _LEAP + secrets.randbelow(_LEAP)
@@ -155,7 +155,7 @@ class StreamAppender:
         stream.timeline = timeline
         stream.is_changed = True
 
-    def _count(self, stream: _Stream, publication: AppendRequest, now: int) -> None:
+    def _count(self, stream: _StreamRow, publication: AppendRequest, now: int) -> None:
         """Note a message in the retention of its stream, and what it makes obsolete."""
         retention, history = stream.retention, publication.history
         if history is not None and (
@@ -197,14 +197,16 @@ def delete_entries(cursor: Cursor, subject: str, upto: int) -> int:
     )
 
 
-def _load(cursor: Cursor, publications: Sequence[AppendRequest]) -> dict[str, _Stream]:
+def _load(
+    cursor: Cursor, publications: Sequence[AppendRequest]
+) -> dict[str, _StreamRow]:
     """Return the streams of publications by name; new ones are not stored yet."""
     names = list(dict.fromkeys(each.subject for each in publications))
     rows = cursor.select(
         "stream", _STREAM_COLUMNS, ("subject",), [(name,) for name in names]
     )
     streams = {
-        subject: _Stream(
+        subject: _StreamRow(
             subject,
             epoch,
             last,
@@ -222,7 +224,7 @@ def _load(cursor: Cursor, publications: Sequence[AppendRequest]) -> dict[str, _S
     return streams
 
 
-def _new_stream(cursor: Cursor, name: str) -> _Stream:
+def _new_stream(cursor: Cursor, name: str) -> _StreamRow:
     epoch = secrets.token_hex(_EPOCH_SIZE)
     retention = StreamRetention(
         mark=(0, cursor.now_ms), history_mark=(0, cursor.now_ms)
@@ -232,7 +234,7 @@ def _new_stream(cursor: Cursor, name: str) -> _Stream:
             "SELECT 1 FROM tiderace_layer_member WHERE subject = %s LIMIT 1", (name,)
         )
     )
-    return _Stream(
+    return _StreamRow(
         name,
         epoch,
         0,
@@ -245,7 +247,7 @@ def _new_stream(cursor: Cursor, name: str) -> _Stream:
     )
 
 
-def _store(cursor: Cursor, streams: Iterable[_Stream], now: int) -> None:
+def _store(cursor: Cursor, streams: Iterable[_StreamRow], now: int) -> None:
     """Store the rows of streams: all of them where they are new or changed."""
     whole, counted = [], []
     for each in streams:
@@ -330,7 +332,7 @@ def expire_keys(cursor: Cursor, keys: tuple[str, Sequence[str]]) -> None:
 
 def _find_members(
     cursor: Cursor,
-    streams: dict[str, _Stream],
+    streams: dict[str, _StreamRow],
     publications: Sequence[AppendRequest],
 ) -> dict[str, list[str]]:
     """Return the named queues in each of the streams."""

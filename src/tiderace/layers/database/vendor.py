@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, Protocol
 
 
-class Row(NamedTuple):
+class FeedRow(NamedTuple):
     """Something new for other processes: a message of a stream, or a queue to take from."""
 
     subject: str
@@ -79,8 +79,8 @@ class OutcomeUnknown(Exception):
 class Cursor(Protocol):
     """One transaction."""
 
-    announced: list[Row]
-    """The rows that ``Connection.announce`` sends after the commit; stores append to it."""
+    announced: list[FeedRow]
+    """The rows that ``DatabaseConnection.announce`` sends after the commit; stores append to it."""
 
     @property
     def now_ms(self) -> int:
@@ -139,7 +139,7 @@ class Cursor(Protocol):
         """
 
 
-class Connection(Protocol):
+class DatabaseConnection(Protocol):
     """A connection to the database, used by one thread at a time; its calls block."""
 
     def begin(self, *, write: bool, timeout: float) -> Cursor:
@@ -159,7 +159,7 @@ class Connection(Protocol):
     def rollback(self) -> None:
         """End the transaction without its changes; raises nothing."""
 
-    def announce(self, rows: Sequence[Row]) -> None:
+    def announce(self, rows: Sequence[FeedRow]) -> None:
         """Wake the feeds of all processes after a commit, of this one included.
 
         It may fail, silently: feeds look for new rows by themselves, more slowly.
@@ -175,7 +175,7 @@ class Feed(Protocol):
     async def open(self) -> None:
         """Connect. Every row that is committed after this has returned is returned."""
 
-    async def read(self) -> Sequence[Row]:
+    async def read(self) -> Sequence[FeedRow]:
         """Wait for new rows, and return those that are wanted; it may be none.
 
         Rows of one stream come in order. A row may be missing only where the next one of
@@ -209,10 +209,12 @@ class Vendor(Protocol):
     def location(self) -> str:
         """Where the database is, for error messages; without a password."""
 
-    def connect(self, timeout: float) -> Connection:
+    def connect(self, timeout: float) -> DatabaseConnection:
         """Open a connection within ``timeout`` seconds; blocks."""
 
-    def was_committed(self, connection: Connection, unknown: OutcomeUnknown) -> bool:
+    def was_committed(
+        self, connection: DatabaseConnection, unknown: OutcomeUnknown
+    ) -> bool:
         """Return whether a transaction was committed after all, by a new connection."""
 
     def open_feed(self, wanted: Wanted) -> Feed:

@@ -51,7 +51,7 @@ class TopicsClient:
 
     @property
     def data(self) -> Any:
-        """What the hook ``on_connect`` has returned."""
+        """The value that the hook ``on_connect`` returned."""
         return self._client.data
 
     def connect(self) -> Self:
@@ -141,7 +141,7 @@ class SubscribedTopic:
 
     @property
     def data(self) -> Any:
-        """What the hook ``on_subscribe`` has returned."""
+        """The value that the hook ``on_subscribe`` returned."""
         return self._topic.data
 
     @property

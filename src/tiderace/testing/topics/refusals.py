@@ -1,4 +1,4 @@
-"""What a test client raises when the server refuses something, and its assertion."""
+"""The exception of a test client for a refusal by the server, and its assertion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a test of topics needs: fresh layers, captured publications, clients."""
+"""The surroundings of a test of topics: fresh layers, captured publications, clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client is answered when its command fails, and what a developer reads of it."""
+"""The error replies for commands that fail, and their lines in the log."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ class ActiveSubscription(Subscription):
 
     @property
     def encoding(self) -> Codec:
-        """What the bytes of a publication depend on."""
+        """Equal for all subscribers that get the same bytes."""
         return self.codec
 
     def encode(self, publication: Publication) -> bytes:

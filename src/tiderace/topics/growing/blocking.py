@@ -44,7 +44,7 @@ class GrowingMessage:
 
     @property
     def text(self) -> str:
-        """What was appended so far."""
+        """The text so far."""
         return self._message.text
 
     def __enter__(self) -> Self:

@@ -148,7 +148,7 @@ def tags_of(
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a record has changed."""
+    """The change of a message by a record."""
 
     message: Message
     at: int = 0

@@ -113,7 +113,7 @@ class AsyncGrowingMessage:
 
     @property
     def text(self) -> str:
-        """What was appended so far."""
+        """The text so far."""
         if len(self._text) > 1:
             self._text = ["".join(self._text)]
         return self._text[0] if self._text else ""

@@ -357,7 +357,7 @@ class EventStream:
 
     @property
     def encoding(self) -> type[EventStream]:
-        """What the bytes of a publication depend on, within one topic."""
+        """Equal for all subscribers of one topic that get the same bytes."""
         return EventStream
 
     def encode(self, publication: Publication) -> bytes:

@@ -9,11 +9,11 @@ from tiderace.layers.database.postgresql.notifications import (
     decode,
     encode,
 )
-from tiderace.layers.database.vendor import Row
+from tiderace.layers.database.vendor import FeedRow
 
 
 def row(number, data=b"data"):
-    return Row("asgi:room", "epoch", number, number - 1, data, 1_700_000_000_000)
+    return FeedRow("asgi:room", "epoch", number, number - 1, data, 1_700_000_000_000)
 
 
 def test_rows_arrive_as_they_were_with_the_ids_of_their_entries():
@@ -49,7 +49,7 @@ def test_a_row_that_is_too_large_is_announced_without_its_data(size):
 
 
 def test_a_queue_is_announced_by_its_name():
-    (payload,) = encode([Row("asgi:work")], {})
+    (payload,) = encode([FeedRow("asgi:work")], {})
 
     assert decode(payload.encode()) == [Announcement(0, "asgi:work")]
 

@@ -6,13 +6,16 @@ import pytest
 from django.utils.safestring import SafeString
 from psycopg.pq import Format
 
-from tiderace.layers.database.postgresql.session import Session, Statement
+from tiderace.layers.database.postgresql.autocommit import (
+    AutocommitConnection,
+    Statement,
+)
 from tiderace.layers.database.postgresql.values import as_array, as_value
 
 
 @pytest.fixture
 def session(using):
-    session = Session.open(using, 5)
+    session = AutocommitConnection.open(using, 5)
     yield session
     session.close()
 

@@ -12,13 +12,16 @@ from typing import Any
 import psycopg
 from psycopg.pq.abc import PGresult
 
+from tiderace.layers.database.postgresql.autocommit import (
+    AutocommitConnection,
+    Statement,
+)
 from tiderace.layers.database.postgresql.errors import TimedOut, advise_statement
 from tiderace.layers.database.postgresql.notifications import CHANNEL, encode
 from tiderace.layers.database.postgresql.parameters import quote_role, role_of
 from tiderace.layers.database.postgresql.schema import column_type
-from tiderace.layers.database.postgresql.session import Session, Statement
 from tiderace.layers.database.postgresql.values import Value, as_array, as_value
-from tiderace.layers.database.vendor import OutcomeUnknown, Row
+from tiderace.layers.database.vendor import FeedRow, OutcomeUnknown
 
 # Of advisory locks, whose space a database shares among all applications.
 _LOCK_CLASS = zlib.crc32(b"tiderace") - 2**31
@@ -68,9 +71,9 @@ class PostgresCursor:
     """
 
     def __init__(
-        self, session: Session, using: str, *, write: bool, timeout: float
+        self, session: AutocommitConnection, using: str, *, write: bool, timeout: float
     ) -> None:
-        self.announced: list[Row] = []
+        self.announced: list[FeedRow] = []
         self.ids: dict[tuple[str, int], int] = {}
         """The ids of the new entries, by stream and offset."""
         self.transaction = ""
@@ -198,13 +201,13 @@ class PostgresConnection:
     def __init__(self, using: str, timeout: float) -> None:
         self._using = using
         self._timeout = timeout
-        self._session = Session.open(using, timeout)
+        self._session = AutocommitConnection.open(using, timeout)
         self._cursor: PostgresCursor | None = None
         self._ids: dict[tuple[str, int], int] = {}
 
     def begin(self, *, write: bool, timeout: float) -> PostgresCursor:
         if self._session.closed:
-            self._session = Session.open(self._using, timeout)
+            self._session = AutocommitConnection.open(self._using, timeout)
         self._cursor = PostgresCursor(
             self._session, self._using, write=write, timeout=timeout
         )
@@ -235,7 +238,7 @@ class PostgresConnection:
         except psycopg.Error:
             self.close()
 
-    def announce(self, rows: Sequence[Row]) -> None:
+    def announce(self, rows: Sequence[FeedRow]) -> None:
         payloads = encode(rows, self._ids)
         self._ids = {}
         self._session.deadline = time.monotonic() + self._timeout

@@ -33,7 +33,7 @@ from tiderace.layers.database.postgresql.notifications import (
     decode,
 )
 from tiderace.layers.database.postgresql.parameters import connection_parameters
-from tiderace.layers.database.vendor import Row, Wanted
+from tiderace.layers.database.vendor import FeedRow, Wanted
 
 logger = logging.getLogger("tiderace.layers")
 
@@ -126,7 +126,7 @@ class PostgresFeed:
             self._holes.discard(each)
         self._queue_ends = [(now, queue_end)]
 
-    async def read(self) -> Sequence[Row]:
+    async def read(self) -> Sequence[FeedRow]:
         while True:
             announced = self._take_notifications()
             if time.monotonic() >= self._next_poll:
@@ -173,7 +173,7 @@ class PostgresFeed:
                     self._holes.add(each.id, now)
         return found
 
-    async def _rows(self, announced: Iterable[Announcement]) -> list[Row]:
+    async def _rows(self, announced: Iterable[Announcement]) -> list[FeedRow]:
         """Return the wanted rows, with the data that did not fit in a notification."""
         subjects, queues = self._wanted.subjects, self._wanted.queues
         wanted = [

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from tiderace.layers.database.vendor import Row
+from tiderace.layers.database.vendor import FeedRow
 
 CHANNEL = "tiderace"
 """One for all layers of a database: subscribing costs no statement."""
@@ -32,17 +32,17 @@ class Announcement(NamedTuple):
     data: bytes | None = b""
     published_ms: int = 0
 
-    def as_row(self) -> Row:
+    def as_row(self) -> FeedRow:
         """Return the row for the broker."""
         _, subject, epoch, offset, before, data, published_ms = self
-        return Row(subject, epoch, offset, before, data or b"", published_ms)
+        return FeedRow(subject, epoch, offset, before, data or b"", published_ms)
 
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Announcement])
 
 
-def encode(rows: Sequence[Row], ids: Mapping[tuple[str, int], int]) -> list[str]:
+def encode(rows: Sequence[FeedRow], ids: Mapping[tuple[str, int], int]) -> list[str]:
     """Return the payloads that announce rows, as few as possible.
 
     Args:

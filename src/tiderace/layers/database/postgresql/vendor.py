@@ -7,7 +7,7 @@ from tiderace.layers.database.postgresql.errors import explain
 from tiderace.layers.database.postgresql.feed import PostgresFeed
 from tiderace.layers.database.postgresql.parameters import location_of
 from tiderace.layers.database.vendor import (
-    Connection,
+    DatabaseConnection,
     Fault,
     Feed,
     OutcomeUnknown,
@@ -39,7 +39,9 @@ class PostgresVendor:
     def connect(self, timeout: float) -> PostgresConnection:
         return PostgresConnection(self._using, timeout)
 
-    def was_committed(self, connection: Connection, unknown: OutcomeUnknown) -> bool:
+    def was_committed(
+        self, connection: DatabaseConnection, unknown: OutcomeUnknown
+    ) -> bool:
         assert isinstance(connection, PostgresConnection)  # noqa: S101 (own, for mypy)
         return connection.was_committed(str(unknown.transaction))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tiderace.layers.database.sqlite.places import access_problem
-from tiderace.layers.database.vendor import Row
+from tiderace.layers.database.vendor import FeedRow
 
 _SCHEMA_VERSION = 1
 _SCHEMA = Path(__file__).with_name("schema.sql")
@@ -52,7 +52,7 @@ class SqliteCursor:
         self._database = database
         self.timeline = timeline
         self.now_ms = time.time_ns() // 1_000_000
-        self.announced: list[Row] = []
+        self.announced: list[FeedRow] = []
 
     def lock(self, names: Sequence[str]) -> None:
         """Do nothing: a file has one transaction that writes at a time."""
@@ -98,7 +98,7 @@ class SqliteCursor:
 
 
 class SqliteConnection:
-    """A ``Connection`` to a file.
+    """A ``DatabaseConnection`` to a file.
 
     Args:
         path: the file, which is created unless it exists.
@@ -113,7 +113,7 @@ class SqliteConnection:
         timeout: float,
         *,
         on_commit: Callable[[int], None],
-        wake: Callable[[Sequence[Row]], None],
+        wake: Callable[[Sequence[FeedRow]], None],
     ) -> None:
         self._path = path
         self._on_commit = on_commit
@@ -147,7 +147,7 @@ class SqliteConnection:
         except sqlite3.Error:
             self.close()
 
-    def announce(self, rows: Sequence[Row]) -> None:
+    def announce(self, rows: Sequence[FeedRow]) -> None:
         self._wake(rows)
 
     def close(self) -> None:

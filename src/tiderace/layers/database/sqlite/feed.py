@@ -22,7 +22,7 @@ from tiderace.layers.database.sqlite.connection import (
     open_file,
 )
 from tiderace.layers.database.sqlite.wakeups import WakeupFolder, Wakeups
-from tiderace.layers.database.vendor import Row, Wanted
+from tiderace.layers.database.vendor import FeedRow, Wanted
 from tiderace.runtime.forks import after_fork, around_fork
 
 _POLL = 0.1  # seconds between two looks at the file
@@ -75,7 +75,7 @@ class SqliteFeed:
                 self._wakeups.close()
                 self._wakeups = None
 
-    async def read(self) -> Sequence[Row]:
+    async def read(self) -> Sequence[FeedRow]:
         while True:
             if self._database is None:
                 await self._connect()
@@ -114,7 +114,7 @@ class SqliteFeed:
         if self._wanted.queues:
             self._queues.update(self._find_ready_queues())
 
-    def _read_new(self) -> list[Row]:
+    def _read_new(self) -> list[FeedRow]:
         """Return the wanted ones of the new rows."""
         if self._is_dropped:
             raise FileReplaced(self._path)
@@ -127,11 +127,11 @@ class SqliteFeed:
         wanted = self._wanted
         if self._queues:
             queues, self._queues = self._queues, set()
-            rows = [Row(queue) for queue in queues if queue in wanted.queues]
+            rows = [FeedRow(queue) for queue in queues if queue in wanted.queues]
         if found:
             self._last_id = found[-1][0]
             subjects = wanted.subjects
-            rows += [Row(*row[1:]) for row in found if row[1] in subjects]
+            rows += [FeedRow(*row[1:]) for row in found if row[1] in subjects]
             if not rows or len(found) == _MAX_ROWS:
                 self._woken.set()  # read on at once
         return rows

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tiderace.layers.database.vendor import Row
+from tiderace.layers.database.vendor import FeedRow
 
 _MAX_FOLDER = 60  # bytes, so that with a name it is below 104, which systems take
 _MAX_NAMES = 20  # queues that one datagram names
@@ -56,7 +56,7 @@ class WakeupFolder:
                 if is_last_try:
                     raise
 
-    def wake(self, rows: Sequence[Row]) -> None:
+    def wake(self, rows: Sequence[FeedRow]) -> None:
         """Wake all processes; raises nothing."""
         queues = [row.subject.encode() for row in rows if row.offset is None]
         datagrams = [

@@ -35,7 +35,7 @@ class Statement(NamedTuple):
     values: Sequence[Value] = ()
 
 
-class Session:
+class AutocommitConnection:
     """A connection in autocommit mode, without prepared statements.
 
     psycopg waits without a limit for a server that does not reply, as a stopped one or
