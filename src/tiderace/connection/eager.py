@@ -41,13 +41,13 @@ from tiderace.exceptions import StopConsumer
 from tiderace.runtime import threads
 
 if sys.version_info >= (3, 12):
-    from asyncio.tasks import _swap_current_task
+    from asyncio.tasks import _swap_current_task as swap_current_task
 else:
     # What asyncio's own _enter_task and _leave_task change.
     _current_tasks: dict[asyncio.AbstractEventLoop, asyncio.Task[Any]]
     _current_tasks = asyncio.tasks._current_tasks  # type: ignore[attr-defined]  # noqa: SLF001
 
-    def _swap_current_task(
+    def swap_current_task(
         loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any] | None
     ) -> asyncio.Task[Any] | None:
         if task is None:
@@ -224,7 +224,7 @@ class EagerPath:
         _running = True
         began = sampled_time()
         ready = self.count_ready()
-        outer = _swap_current_task(self._loop, self._task)
+        outer = swap_current_task(self._loop, self._task)
         try:
             waits_for = self._context.run(work.send, None)
         except StopIteration:
@@ -241,7 +241,7 @@ class EagerPath:
         else:
             self._mailbox.put_first(SuspendedHandler(work, waits_for, passing, began))
         finally:
-            _swap_current_task(self._loop, outer)
+            swap_current_task(self._loop, outer)
             _running = False
         return True
 

@@ -46,7 +46,7 @@ from tiderace.topics.fanout.listening import (
     start_listening,
     stop_listening,
 )
-from tiderace.topics.fanout.outbox import ClientOutbox
+from tiderace.topics.fanout.outbox import ClientOutbox, write_all
 from tiderace.topics.fanout.tag_gate import TagGate, TagSet, tag_set
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.hub import current
@@ -308,27 +308,32 @@ class EventStream:
         group: str, publication: Publication, listeners: Sequence[EventStream]
     ) -> None:
         """Send a publication to all ``listeners``; its event is built once."""
-        event, tags = None, tag_set(publication.tags)
+        if group != listeners[0]._group:  # noqa: SLF001 (of this class)
+            for stream in listeners:
+                stream._on_user_event(publication)  # noqa: SLF001
+            return
+        tags = tag_set(publication.tags)
+        receivers = []
         for stream in listeners:
-            passes = stream.passes(group, tags, publication)
-            if passes is None:
-                continue  # it waits for the decision
-            if stream.accept(group, publication) and passes:
-                event = event or stream.encode(publication)
-                stream.outbox.push(event)
+            passes = stream._gate is None or stream.passes(tags, publication)  # noqa: SLF001
+            # None while it waits for the decision.
+            if passes is not None and stream.accept(publication) and passes:
+                receivers.append(stream.outbox)
+        if receivers:
+            write_all(receivers, listeners[0].encode(publication))
 
     def on_publication(self, group: str, publication: Publication) -> None:
         """Send a publication to this stream alone."""
         self.dispatch(group, publication, [self])
 
-    def passes(self, group: str, tags: TagSet, publication: Publication) -> bool | None:
+    def passes(self, tags: TagSet, publication: Publication) -> bool | None:
         """Return whether the user gets a publication; None while it waits."""
-        if self._gate is None or not self.active or group != self._group:
+        if self._gate is None or not self.active:
             return True
         return self._gate.passes(tags, publication)
 
     def _deliver(self, publication: Publication, passes: bool) -> None:
-        if self.accept(self._group, publication) and passes:
+        if self.accept(publication) and passes:
             self.outbox.push(self.encode(publication))
 
     def _lose(self) -> None:
@@ -339,11 +344,8 @@ class EventStream:
         if self._subscription.active and self._subscription.position is not None:
             self._over.set()
 
-    def accept(self, group: str, publication: Publication) -> bool:
-        """Return whether to send ``publication``; otherwise do what it asks for."""
-        if group != self._group:
-            self._on_user_event(publication)
-            return False
+    def accept(self, publication: Publication) -> bool:
+        """Return whether to send a publication; end where one before it is missing."""
         try:
             return self._subscription.advance(publication)
         except PositionLost:
