@@ -427,6 +427,13 @@ async def test_subscribe_and_unsubscribe_act_on_a_users_connections(app):
         assert (await client.push("unsubscribe"))["unsubscribe"]["code"] == 2000
 
 
+@pytest.mark.parametrize(
+    "method", ["subscribe", "unsubscribe", "disconnect", "refresh"]
+)
+async def test_a_user_that_is_no_primary_key_is_a_bad_request(app, method):
+    assert await refused(app, method, user="alice", channel="room:a") == 107
+
+
 # Reads
 
 

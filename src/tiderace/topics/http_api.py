@@ -11,7 +11,8 @@ import asyncio
 import base64
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -277,35 +278,46 @@ async def _subscribe(hooks: TopicHooks, request: _Subscribe) -> Any:
         recover_since=request.recover_since,
         override=request.override,
     )
-    await api.asubscribe(request.user, request.channel)
+    with _value_errors_as_refusals():
+        await api.asubscribe(request.user, request.channel)
     return {}
 
 
 async def _unsubscribe(hooks: TopicHooks, request: _Unsubscribe) -> Any:
     _not_served(client=request.client, session=request.session)
-    await api.aunsubscribe(request.user, request.channel)
+    with _value_errors_as_refusals():
+        await api.aunsubscribe(request.user, request.channel)
     return {}
 
 
 async def _disconnect(hooks: TopicHooks, request: _Disconnect) -> Any:
     _not_served(session=request.session, whitelist=request.whitelist)
     close = request.disconnect or _Code()
-    try:
-        await api.adisconnect(
-            request.user, code=close.code, reason=close.reason, client=request.client
-        )
-    except ValueError as error:
-        raise Refused(_bad(str(error))) from None
+    await _close_connections(request, close.code, close.reason)
     return {}
 
 
 async def _refresh(hooks: TopicHooks, request: _Refresh) -> Any:
     _not_served(session=request.session, expire_at=request.expire_at)
     close = codes.CLOSE_EXPIRED if request.expired else codes.CLOSE_STATE_INVALIDATED
-    await api.adisconnect(
-        request.user, code=close.code, reason=close.reason, client=request.client
-    )
+    await _close_connections(request, close.code, close.reason)
     return {}
+
+
+async def _close_connections(request: _OfUser, code: int, reason: str) -> None:
+    with _value_errors_as_refusals():
+        await api.adisconnect(
+            request.user, code=code, reason=reason, client=request.client
+        )
+
+
+@contextmanager
+def _value_errors_as_refusals() -> Iterator[None]:
+    """Refuse a user that is no primary key, and a code that is none of an application."""
+    try:
+        yield
+    except ValueError as error:
+        raise Refused(_bad(str(error))) from None
 
 
 # Reads
