@@ -283,6 +283,15 @@ def test_an_unused_session_needs_no_query():
     assert inner.scope["session"].session_key == "abcdefgh"
 
 
+@pytest.mark.parametrize("value", [r"\000abcdefgh", r"abcdefgh\012", "abcd efgh"])
+def test_a_cookie_that_is_no_session_key_is_ignored(value):
+    inner = Recorder()
+
+    serve(SessionMiddlewareStack(inner), websocket(f'sessionid="{value}"'))
+
+    assert inner.scope["session"].session_key is None
+
+
 def test_the_cookie_name_is_djangos_setting(settings):
     settings.SESSION_COOKIE_NAME = "seas"
     inner = Recorder()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import sys
 from importlib import import_module
 from typing import Any
@@ -28,6 +29,10 @@ __all__ = [
 ]
 
 _SAMESITE = ("strict", "lax", "none")
+
+# What no backend's session key has: a quoted cookie may contain it, and PostgreSQL and
+# memcached refuse it with an error.
+_IN_NO_KEY = re.compile(r"[^!-~]")
 
 
 class CookieMiddleware:
@@ -169,6 +174,8 @@ class InstanceSessionWrapper:
         """Set the session store, which reads its data at first use."""
         if self.activated:
             key = self.scope["cookies"].get(self.cookie_name)
+            if key is not None and _IN_NO_KEY.search(key):
+                key = None
             self.scope["session"]._wrapped = self.session_store(key)  # noqa: SLF001
 
     async def send(self, message: Event) -> None:
