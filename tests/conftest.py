@@ -11,7 +11,9 @@ import uuid
 
 import pytest
 
-pytest.register_assert_rewrite("support.presence_contract", "support.process_contract")
+pytest.register_assert_rewrite(
+    "support.presence_contract", "support.process_contract", "support.sweeping_contract"
+)
 pytest_plugins = ["support.run_rules", "tiderace.pytest_plugin"]
 
 from support.brokers import Cluster, SentinelSetup, Server  # noqa: E402
