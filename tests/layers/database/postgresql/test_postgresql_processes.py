@@ -17,6 +17,7 @@ from support.process_contract import (
 )
 from support.waiting import until
 from tiderace.layers.database.postgresql.schema import TABLES
+from tiderace.layers.database.sweeping import Sweeper
 
 
 @pytest.fixture
@@ -83,3 +84,28 @@ async def test_a_test_runner_can_drop_a_database_that_a_layer_uses(
             await asyncio.to_thread(creation._destroy_test_db, "test_site", 0)
     names = own_postgresql.call("SELECT datname FROM pg_database")
     assert ("test_site",) not in names
+
+
+async def test_an_idle_process_writes_next_to_no_log(
+    own_postgresql, own_using, make_layer
+):
+    layer = make_layer(own_using)
+    for number in range(50):
+        await listen(layer, f"topic.{number}")
+    layer.attach(await layer.new_channel())
+    await layer.report()
+    sweeper = Sweeper(layer._brokers[0].executor)
+    # Else it prunes pages of its catalogue meanwhile.
+    own_postgresql.call("VACUUM")
+    own_postgresql.call("CHECKPOINT")
+    ((before,),) = own_postgresql.call("SELECT pg_current_wal_lsn()::text")
+
+    # Twice as often as an idle process does so in a minute.
+    for _ in range(24):
+        await layer.report()
+        await sweeper.sweep()
+
+    ((written,),) = own_postgresql.call(
+        "SELECT pg_current_wal_lsn() - %s::pg_lsn", before
+    )
+    assert written < 10_000
