@@ -14,8 +14,9 @@ import msgspec
 __all__ = ["Merged", "Position", "Publication", "merge"]
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+# A struct is made in a fifth of the time of a frozen dataclass, and one is made for each
+# publication.
+class Position(msgspec.Struct, frozen=True):
     """A place in a stream.
 
     Offsets count up by one from 1 within an epoch; where a broker may have lost its last

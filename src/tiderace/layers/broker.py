@@ -10,6 +10,8 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from tiderace.history import Position
 from tiderace.presence.store import PresenceStore
 from tiderace.ratelimit import Rate
@@ -21,8 +23,8 @@ KEY_TTL = 300.0
 """Seconds in which a publication under the same idempotency key is the same one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
+# Structs, as ``Position``: they are made, or compared, for each publication.
+class Retention(msgspec.Struct, frozen=True):
     """How much of a subject's stream is kept for readers that were disconnected."""
 
     size: int
@@ -31,8 +33,7 @@ class Retention:
     """Seconds after the last message."""
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(msgspec.Struct, frozen=True):
     """The result of a publication."""
 
     position: Position
@@ -40,8 +41,7 @@ class Published:
     """The named queues among the members, which need a copy."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamMessage:
+class StreamMessage(msgspec.Struct, frozen=True):
     """A message of a stream, received when it was published or read afterwards."""
 
     subject: str
