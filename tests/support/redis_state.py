@@ -6,20 +6,23 @@ from typing import Any
 
 # The places of the fields, as `load_state.lua` lists them.
 _PLACES = {
-    "offset": 2,
-    "published_at": 3,
-    "replication": 4,
+    "offset": 1,
+    "published_at": 2,
+    "ends_at": 7,
     "checkpoint": 11,
     "checkpoint_at": 12,
+    "stream_ends_at": 15,
+    "replication": 17,
 }
 
 _CHANGE = """
-local state = cmsgpack.unpack(redis.call('GET', KEYS[1]))
+local form = '<dddddddddddddddsss'
+local state = {struct.unpack(form, redis.call('GET', KEYS[1]))}
 for place = 1, #ARGV, 2 do
   state[tonumber(ARGV[place])] = tonumber(ARGV[place + 1]) or ARGV[place + 1]
 end
-redis.call('SET', KEYS[1], cmsgpack.pack(state), 'KEEPTTL')
-return state[2]
+redis.call('SET', KEYS[1], struct.pack(form, unpack(state)), 'KEEPTTL')
+return state[1]
 """
 
 

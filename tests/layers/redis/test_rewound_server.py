@@ -46,7 +46,7 @@ def become_another(server, prefix, top, *entries):
     server.call("XTRIM", stream, "MAXLEN", 0)
     now = int(time.time() * 1000)
     for offset, data in entries:
-        server.call("XADD", stream, f"{offset}-0", "i", offset, "t", now, "d", data)
+        server.call("XADD", stream, f"{offset}-{now}", "i", offset, "d", data)
     server.call(
         *change_of_state(meta, offset=top, published_at=0, replication="another")
     )

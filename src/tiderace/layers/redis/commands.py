@@ -6,7 +6,7 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import hiredis
@@ -90,21 +90,36 @@ class CommandRunner:
         script = SCRIPTS[name]
         return await self._evaluate(script, script.parameters(values, (), ()))
 
+    def begin_script(
+        self, name: str, values: Mapping[str, Any]
+    ) -> Awaitable[Any] | None:
+        """Run a script for ``call_with_retry``; None where no connection is open.
+
+        It costs no coroutine: most of them are the first and only try.
+        """
+        script = SCRIPTS[name]
+        parameters = script.parameters(values, (), ())
+        return self._pool.begin("EVALSHA", script.sha, *parameters)
+
     async def _evaluate(self, script: Script, parameters: Sequence[Any]) -> Any:
         try:
             return await self._pool.execute("EVALSHA", script.sha, *parameters)
         except (hiredis.ReplyError, redis.exceptions.ResponseError) as error:
-            if not isinstance(error, redis.exceptions.NoScriptError) and not str(
-                error
-            ).startswith("NOSCRIPT"):
+            if not _is_unknown_script(error):
                 raise
             return await self._pool.execute("EVAL", script.text, *parameters)
 
-    async def call_with_retry(self, attempt: Callable[[bool], Awaitable[T]]) -> T:
+    async def call_with_retry(
+        self,
+        attempt: Callable[[bool], Awaitable[T]],
+        first: Awaitable[T] | None = None,
+    ) -> T:
         """Call ``attempt`` until it succeeds or the timeout has passed.
 
         Args:
             attempt: gets whether this is a retry.
+            first: the first try, where it has begun; repeated by ``attempt`` without a
+                delay when the server did not have its script.
 
         Raises:
             LayerUnavailable: when the server could not be reached in time, or refused.
@@ -117,6 +132,12 @@ class CommandRunner:
             begun = time.monotonic()
             try:
                 if tries == 0:  # the connection bounds it
+                    if first is not None:
+                        try:
+                            return await first
+                        except hiredis.ReplyError as error:
+                            if not _is_unknown_script(error):
+                                raise
                     return await attempt(False)
                 return await _run_until(deadline, attempt(True))
             except (ConnectionLost, TimeoutError) as error:
@@ -171,6 +192,12 @@ async def _sleep(seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251
     else:
         await asyncio.sleep(seconds)
+
+
+def _is_unknown_script(error: Exception) -> bool:
+    return isinstance(error, redis.exceptions.NoScriptError) or str(error).startswith(
+        "NOSCRIPT"
+    )
 
 
 def _is_transient(error: Exception) -> bool:

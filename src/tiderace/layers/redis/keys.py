@@ -4,8 +4,9 @@ Keys (``P`` is the layer's prefix, ``G`` a group, ``Q`` a queue; all expire):
 
 ==========================  ==========================================================
 ``P:group:G:stream``        the group's last messages; ``expiry`` after the last one,
-                            or as long as its history lasts
-``P:group:G:meta``          its epoch, last offset and retention; ten times as long
+                            or as long as its history lasts, and up to a quarter longer
+``P:group:G:meta``          its epoch, last offset and retention; nine to ten times as
+                            long
 ``P:group:G:once:K``        position of what was published under an idempotency key
                             with the digest ``K``; five minutes, of an outbox longer
 ``P:group:G``               named channels in the group by join time; ``group_expiry``
@@ -29,6 +30,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
+from typing import NamedTuple
+
+# Groups whose names are kept: making them takes longer than the rest of a command.
+_CACHED_GROUPS = 8192
+
+
+class StreamKeys(NamedTuple):
+    """The keys of one group's stream, and the channel of its publications."""
+
+    stream: str
+    meta: str
+    members: str
+    server: str
+    channel: bytes
 
 
 class KeySchema:
@@ -52,6 +67,7 @@ class KeySchema:
             self._channel_start, self._channel_end = f"{{{prefix}:".encode(), b"}"
             self.publish_command = "SPUBLISH"
         self.processes = f"{prefix}:processes"
+        self._streams: dict[str, StreamKeys] = {}
 
     # Keys
 
@@ -62,6 +78,21 @@ class KeySchema:
         # Else the group "lobby:meta" would have the key of the meta of "lobby".
         name = subject.replace("%", "%25").replace(":", "%3A")
         return f"{self._prefix}:group:{name}"
+
+    def of_stream(self, subject: str) -> StreamKeys:
+        """Return the keys and the channel of a group's stream."""
+        keys = self._streams.get(subject)
+        if keys is None:
+            if len(self._streams) >= _CACHED_GROUPS:
+                self._streams.clear()
+            keys = self._streams[subject] = StreamKeys(
+                self.stream(subject),
+                self.meta(subject),
+                self.group(subject),
+                self.server(subject),
+                self.group_channel(subject),
+            )
+        return keys
 
     def stream(self, subject: str) -> str:
         return f"{self.group(subject)}:stream"

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import random
 import secrets
+import struct
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 from tiderace.history import Position
 from tiderace.layers.broker import KEY_TTL, Published, Retention, StreamMessage
 from tiderace.layers.redis.commands import CommandRunner
 from tiderace.layers.redis.keys import KeySchema
+from tiderace.runtime.forks import after_fork
 
-# Bytes of a message's id, of an epoch, and of the random part of a leap.
+# Bytes of a message's id, whose first ones make an epoch or a leap, and of an epoch.
 _ID_SIZE = 12
 _EPOCH_SIZE = 6
-_LEAP_SIZE = 3
+
+# Ids only have to differ: without a call of the system for each, and apart from the
+# application's generator, which it may seed. A forked child makes others.
+_random = random.Random()  # noqa: S311
+after_fork(_random.seed)
 
 # Seconds by which the clock of a server that takes over may be ahead.
 _MAX_CLOCK_DIFFERENCE = 5.0
@@ -58,46 +66,34 @@ class RedisStreams:
         key: str = "",
         key_ttl: float = KEY_TTL,
     ) -> Published:
-        ttl_ms = int(keep.seconds * 1000)
-        # One call of the system for all that is random.
-        random = secrets.token_bytes(_ID_SIZE + _EPOCH_SIZE + _LEAP_SIZE)
-        message_id, rest = random[:_ID_SIZE], random[_ID_SIZE:]
+        stream, meta, members_key, server, channel = self._keys.of_stream(subject)
         values = {
-            "stream": self._keys.stream(subject),
-            "meta": self._keys.meta(subject),
-            "members": self._keys.group(subject),
-            "server": self._keys.server(subject),
+            "stream": stream,
+            "meta": meta,
+            "members": members_key,
+            "server": server,
             "once": self._keys.once(subject, key) if key else None,
-            "channel": self._keys.group_channel(subject),
+            "channel": channel,
             "data": data,
-            "id": message_id,
-            "capacity": keep.size,
-            "ttl_ms": ttl_ms,
-            "position_ttl_ms": ttl_ms * _POSITION_LIFETIMES,
-            "new_epoch": rest[:_EPOCH_SIZE].hex(),
-            "members_age_ms": int(members_age * 1000),
-            "leap": _LEAP + int.from_bytes(rest[_EPOCH_SIZE:]) % _LEAP,
+            "id": _random.randbytes(_ID_SIZE),
             "publish": self._keys.publish_command,
-            "history_size": "" if history is None else history.size,
-            "history_ttl_ms": "" if history is None else int(history.seconds * 1000),
-            "once_ttl_ms": int(key_ttl * 1000),
-            "max_bytes": self._max_bytes,
+            "since_ms": "",
+            "once_ttl_ms": int(key_ttl * 1000) if key else "",
+            "options": _options(keep, history, members_age, self._max_bytes),
         }
         begun = time.monotonic()
 
         async def attempt(is_retry: bool) -> Any:
-            elapsed = time.monotonic() - begun + _MAX_CLOCK_DIFFERENCE
-            return await self._commands.try_script(
-                "publish",
-                is_retry=int(is_retry),
-                elapsed_ms=int(elapsed * 1000),
-                **values,
-            )
+            if is_retry:
+                elapsed = time.monotonic() - begun + _MAX_CLOCK_DIFFERENCE
+                values["since_ms"] = int(elapsed * 1000)
+            return await self._commands.try_script("publish", **values)
 
-        epoch, offset, members = await self._commands.call_with_retry(attempt)
-        return Published(
-            Position(epoch.decode(), offset), [member.decode() for member in members]
+        epoch, offset, members = await self._commands.call_with_retry(
+            attempt, self._commands.begin_script("publish", values)
         )
+        names = [member.decode() for member in members] if members else ()
+        return Published(Position(epoch.decode(), offset), names)
 
     async def find_published(self, subject: str, key: str) -> Position | None:
         found: bytes | None = await self._commands.execute(
@@ -185,6 +181,27 @@ class RedisStreams:
 
     async def delete_history(self, subject: str) -> None:
         await self._commands.execute("DEL", self._keys.stream(subject))
+
+
+@lru_cache(maxsize=1024)
+def _options(
+    keep: Retention, history: Retention | None, members_age: float, max_bytes: int
+) -> bytes:
+    """Return the numbers of ``publish.lua`` that are the same for many publications."""
+    ttl_ms = int(keep.seconds * 1000)
+    return _pack_options(
+        keep.size,
+        ttl_ms,
+        ttl_ms * _POSITION_LIFETIMES,
+        int(members_age * 1000),
+        max_bytes,
+        -1 if history is None else history.size,
+        0 if history is None else int(history.seconds * 1000),
+        _LEAP,
+    )
+
+
+_pack_options = struct.Struct("<8d").pack
 
 
 def _messages(subject: str, epoch: str, entries: Sequence[Any]) -> list[StreamMessage]:

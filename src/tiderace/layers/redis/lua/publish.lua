@@ -3,17 +3,17 @@
 -- KEYS: stream, meta, members (sorted set: named channel by join time), server (the
 --       server's replication id, see replication_id), once (what was published under the
 --       idempotency key; left out when there is no such key)
--- ARGV: channel (pub/sub), data, id (of the message), capacity, ttl_ms (of the stream),
---       position_ttl_ms (of meta), new_epoch, is_retry ('1' or '0'), members_age_ms (how
---       long a membership lasts, 0 for ever), leap (added to the offset after a
---       failover), elapsed_ms (since the first try, at most), publish (command),
---       history_size ('' to leave it as it is), history_ttl_ms, once_ttl_ms, max_bytes
---       (of the stream)
+-- ARGV: channel (pub/sub), data, id (of the message, 12 random bytes), publish (command),
+--       since_ms ('' for the first try, else the time since then, at most), once_ttl_ms,
+--       options (packed numbers: capacity; ttl_ms of the stream; position_ttl_ms, of meta;
+--       members_age_ms, how long a membership lasts, 0 for ever; max_bytes of the stream;
+--       history_size, -1 to leave it as it is; history_ttl_ms; leap, which is added to the
+--       offset after a failover, and as much again at random)
 -- Returns: epoch, offset, named channels in the group
 local stream, meta, members, server, once = unpack(KEYS)
-local channel, data, id, capacity, ttl_ms, position_ttl_ms, new_epoch, is_retry,
-  members_age_ms, leap, elapsed_ms, publish, history_size, history_ttl_ms,
-  once_ttl_ms, max_bytes = unpack(ARGV)
+local channel, data, id, publish, since_ms, once_ttl_ms, options = unpack(ARGV)
+local capacity, ttl, position_ttl_ms, members_age_ms, max_bytes, history_size,
+  history_ttl_ms, leap = struct.unpack('<dddddddd', options)
 local now = now_ms()
 
 local function find(oldest)
@@ -21,8 +21,9 @@ local function find(oldest)
   while true do
     local entries = redis.call('XREVRANGE', stream, upto, '-', 'COUNT', 50)
     for _, entry in ipairs(entries) do
-      if entry[2][2] == id then return entry[1] end
-      if tonumber(entry[2][4]) < oldest then return nil end
+      local found, at = string.match(entry[1], '^(%d+)-(%d+)')
+      if entry[2][2] == id then return tonumber(found) end
+      if tonumber(at) < oldest then return nil end
     end
     if #entries < 50 then return nil end
     upto = '(' .. entries[50][1]
@@ -43,21 +44,28 @@ if once then
     return {of, tonumber(at), earlier == id and named_channels() or {}}
   end
 end
-local epoch, last_offset, published_at, replication, leaps, size, history_ttl, _, bytes,
-  steps, checkpoint, checkpoint_at, history_checkpoint, history_checkpoint_at =
-  load_state(meta)
+local last_offset, published_at, bytes, size, history_ttl, position_ttl, ends_at, step,
+  step_before, first_step, checkpoint, checkpoint_at, history_checkpoint,
+  history_checkpoint_at, stream_ends_at, epoch, replication, leaps = load_state(meta)
+-- Whether more has changed than what every publication changes.
+local has_changed = not last_offset
 local before
-if epoch and is_retry == '1' then
+if last_offset and since_ms ~= '' then
   -- The first try may have been executed although its reply was lost.
-  local found = find(now - elapsed_ms)
+  local found = find(now - since_ms)
   if found then
-    return {epoch, tonumber(string.match(found, '^%d+')), named_channels()}
+    return {epoch, found, named_channels()}
   end
 end
-if not epoch then
-  epoch, last_offset, published_at, replication, leaps, size, history_ttl, bytes, steps,
-    checkpoint, checkpoint_at, history_checkpoint, history_checkpoint_at =
-    new_epoch, 0, now, replication_id(server, now), '', false, 0, 0, '0 0 0', 0, 0, 0, 0
+if not last_offset then
+  last_offset, published_at, bytes, size, history_ttl, step, step_before, first_step,
+    checkpoint, checkpoint_at, history_checkpoint, history_checkpoint_at, stream_ends_at,
+    leaps =
+    0, now, 0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, ''
+  epoch = string.gsub(string.sub(id, 1, 6), '.', function(byte)
+    return string.format('%02x', string.byte(byte))
+  end)
+  replication = replication_id(server, now)
   -- Entries of an older epoch would have higher offsets.
   redis.call('DEL', stream)
 elseif math.abs(now - published_at) > 20 then
@@ -66,7 +74,9 @@ elseif math.abs(now - published_at) > 20 then
   -- takes less than 20 ms, so a busy group is spared the question.
   local current = replication_id(server, now)
   if current ~= replication then
-    before, last_offset = last_offset, last_offset + tonumber(leap)
+    has_changed = true
+    local random = struct.unpack('<I4', id)
+    before, last_offset = last_offset, last_offset + leap + random % leap
     replication = current
     -- Of earlier leaps, only those of the last weeks matter.
     leaps = string.format('%.0f %.0f ', before, last_offset + 1) .. string.sub(leaps, 1, 200)
@@ -75,27 +85,30 @@ elseif math.abs(now - published_at) > 20 then
 end
 local offset = last_offset + 1
 
--- Everything is kept for ttl_ms, for processes that were disconnected. The last
--- history_size entries are kept for history_ttl_ms, by whatever publication.
-local ttl = tonumber(ttl_ms)
-if history_size ~= '' then
-  size, history_ttl = tonumber(history_size), tonumber(history_ttl_ms)
+-- Everything is kept for ttl, for processes that were disconnected. The last
+-- history_size entries are kept for history_ttl, by whatever publication.
+local has_other_history =
+  history_size >= 0 and (history_size ~= size or history_ttl_ms ~= history_ttl)
+if has_other_history then
+  size, history_ttl, has_changed = history_size, history_ttl_ms, true
 end
-local kept = size or 0
+local kept = math.max(size, 0)
 local has_history = kept > 0 and history_ttl > ttl
-local position_ttl = math.max(tonumber(position_ttl_ms), history_ttl * 10)
 -- Bytes since the last step, four of which are kept.
 bytes = bytes + #data
-local is_step = bytes > tonumber(max_bytes) / 4
+local is_step = bytes > max_bytes / 4
 
-local max_length = math.max(tonumber(capacity), kept)
-local entry_id = string.format('%.0f-0', offset)
+local max_length = math.max(capacity, kept)
+local number = string.format('%.0f', offset)
+local entry_id = number .. string.format('-%.0f', now)
+local is_kept = not before and redis.call('XADD', stream, 'NOMKSTREAM',
+  'MAXLEN', '~', max_length, entry_id, 'i', id, 'd', data)
 if before then
   redis.call('XADD', stream, 'MAXLEN', '~', max_length, entry_id,
-    'i', id, 't', now, 'd', data, 'b', before)
-else
-  redis.call('XADD', stream, 'MAXLEN', '~', max_length, entry_id,
-    'i', id, 't', now, 'd', data)
+    'i', id, 'd', data, 'b', before)
+elseif not is_kept then
+  -- A new stream, which has no time to live yet.
+  redis.call('XADD', stream, entry_id, 'i', id, 'd', data)
 end
 
 local function trim(last)
@@ -104,9 +117,8 @@ local function trim(last)
   end
 end
 if is_step then
-  local newer, last = string.match(steps, '^(%d+ %d+) (%d+)$')
-  trim(tonumber(last))
-  steps, bytes = string.format('%.0f ', offset) .. newer, 0
+  trim(first_step)
+  first_step, step_before, step, bytes, has_changed = step_before, step, offset, 0, true
 end
 -- What was there at the last checkpoint has expired since, so a busy group keeps the
 -- messages of two periods at most.
@@ -114,16 +126,31 @@ if now - checkpoint_at >= ttl then
   local expired = checkpoint
   if has_history then expired = math.min(expired, history_start(offset, kept, leaps)) end
   trim(expired)
-  checkpoint, checkpoint_at = offset, now
+  checkpoint, checkpoint_at, has_changed = offset, now, true
 end
 if has_history and now - history_checkpoint_at >= history_ttl then
   trim(history_checkpoint)
-  history_checkpoint, history_checkpoint_at = offset, now
+  history_checkpoint, history_checkpoint_at, has_changed = offset, now, true
 end
-redis.call('PEXPIRE', stream, has_history and history_ttl or ttl)
-save_state(meta, epoch, offset, now, replication, leaps, size, history_ttl, position_ttl,
-  bytes, steps, checkpoint, checkpoint_at, history_checkpoint, history_checkpoint_at)
-local position = epoch .. ' ' .. string.format('%.0f', offset) .. ' '
+local stream_ttl = has_history and history_ttl or ttl
+if not is_kept or has_other_history then
+  redis.call('PEXPIRE', stream, stream_ttl)
+  stream_ends_at, has_changed = now + stream_ttl, true
+elseif stream_ends_at - now < stream_ttl then
+  -- A quarter longer than it has to be kept, so that it is not renewed each time.
+  redis.call('PEXPIRE', stream, math.floor(stream_ttl * 1.25))
+  stream_ends_at, has_changed = now + stream_ttl * 1.25, true
+end
+position_ttl = math.max(position_ttl_ms, history_ttl * 10)
+-- The position's time is renewed when a tenth of it is gone.
+if has_changed or ends_at - now < position_ttl * 0.9 then
+  save_state(meta, offset, now, bytes, size, history_ttl, position_ttl, now + position_ttl,
+    step, step_before, first_step, checkpoint, checkpoint_at, history_checkpoint,
+    history_checkpoint_at, stream_ends_at, epoch, replication, leaps)
+else
+  redis.call('SETRANGE', meta, 0, struct.pack('<ddd', offset, now, bytes))
+end
+local position = epoch .. ' ' .. number .. ' '
 if once then redis.call('SET', once, position .. id, 'PX', once_ttl_ms) end
 publish_message(publish, channel, position .. data)
 return {epoch, offset, named_channels()}

@@ -17,18 +17,18 @@ local size, ttl = tonumber(history_size), tonumber(history_ttl_ms)
 
 local state = {load_state(meta)}
 if not state[1] then
-  state = {new_epoch, 0, now, replication_id(server, now), '', false, 0, 0, 0, '0 0 0',
-    0, 0, 0, 0}
+  state = {0, now, 0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, new_epoch,
+    replication_id(server, now), ''}
   redis.call('DEL', stream)
 end
-local epoch, last_offset, leaps, position_ttl = state[1], state[2], state[5], state[8]
-if not state[6] and size then
+local last_offset, position_ttl, epoch, leaps = state[1], state[6], state[16], state[18]
+if state[4] < 0 and size then
   -- No publication has set a history yet: group messages are kept by this one.
   position_ttl = math.max(position_ttl, tonumber(position_ttl_ms), ttl * 10)
   -- Clients can subscribe to any number of names.
   if last_offset == 0 then position_ttl = tonumber(empty_ttl_ms) end
-  state[6], state[7], state[8] = size, ttl, position_ttl
-  save_state(meta, unpack(state))
+  state[4], state[5], state[6], state[7] = size, ttl, position_ttl, now + position_ttl
+  save_state(meta, unpack(state, 1, 18))
   if size > 0 and redis.call('PTTL', stream) < ttl then
     redis.call('PEXPIRE', stream, ttl)
   end
@@ -43,7 +43,8 @@ local entries, bytes, seen = {}, 0, 0
 local done = left == 0 or (since_epoch ~= '' and since_epoch ~= epoch)
 
 local function next_entries()
-  local first, last = string.format('%.0f-0', low + 1), string.format('%.0f-0', high - 1)
+  -- Of the last one the whole id, whose second part is its time.
+  local first, last = string.format('%.0f-0', low + 1), string.format('%.0f', high - 1)
   if reverse == '1' then
     return redis.call('XREVRANGE', stream, last, first, 'COUNT', 50)
   end
@@ -54,12 +55,12 @@ while not done and low + 1 < high and bytes < 1000000 and seen < 1000 do
   local found = next_entries()
   for _, entry in ipairs(found) do
     local fields = entry[2]
-    local offset = tonumber(string.match(entry[1], '^%d+'))
-    local age = now - tonumber(fields[4])
+    local number, at = string.match(entry[1], '^(%d+)-(%d+)')
+    local offset, age = tonumber(number), now - tonumber(at)
     if reverse == '1' then high = offset else low = offset end
     if age < ttl then
-      table.insert(entries, {offset, tonumber(fields[8] or offset - 1), age, fields[6]})
-      bytes = bytes + #fields[6]
+      table.insert(entries, {offset, tonumber(fields[6] or offset - 1), age, fields[4]})
+      bytes = bytes + #fields[4]
       left = left - 1
     elseif reverse == '1' then
       left = 0

@@ -7,7 +7,8 @@
 local stream, meta = unpack(KEYS)
 local offset = unpack(ARGV)
 
-local epoch, last_offset, _, _, _, _, _, position_ttl_ms = load_state(meta)
+local state = {load_state(meta)}
+local last_offset, position_ttl_ms, epoch = state[1], state[6], state[16]
 if not epoch then
   return {'', 0, {}}
 end
@@ -15,16 +16,17 @@ end
 redis.call('PEXPIRE', meta, position_ttl_ms)
 local now = now_ms()
 local entries, size = {}, 0
-local after = offset .. '-0'
+local after = offset .. '-18446744073709551615'
 while offset ~= '' and size < 1000000 and #entries < 1000 do
   local found = redis.call('XRANGE', stream, '(' .. after, '+', 'COUNT', 20)
   for _, entry in ipairs(found) do
     local fields = entry[2]
-    local number = tonumber(string.match(entry[1], '^%d+'))
+    local found, at = string.match(entry[1], '^(%d+)-(%d+)')
+    local number = tonumber(found)
     table.insert(entries, {
-      number, tonumber(fields[8] or number - 1), now - tonumber(fields[4]), fields[6]
+      number, tonumber(fields[6] or number - 1), now - tonumber(at), fields[4]
     })
-    size = size + #fields[6]
+    size = size + #fields[4]
     after = entry[1]
   end
   if #found < 20 then break end
