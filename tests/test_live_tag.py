@@ -15,7 +15,7 @@ from django.test import RequestFactory, override_settings
 from tiderace.exceptions import LayerUnavailable
 from tiderace.templatetags import live
 from tiderace.topics import History, Position, Topic, publish
-from tiderace.topics.topic import UnknownTopic, declared
+from tiderace.topics.declaration.topic import UnknownTopic, declared
 
 
 @pytest.fixture(autouse=True)

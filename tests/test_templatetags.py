@@ -20,7 +20,7 @@ from django.utils.functional import SimpleLazyObject
 import tiderace
 from support.paths import ROOT
 from tiderace.topics import History, Position, Topic, publish
-from tiderace.topics.topic import declared
+from tiderace.topics.declaration.topic import declared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

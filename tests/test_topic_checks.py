@@ -12,8 +12,8 @@ from django.test import override_settings
 
 from tiderace.checks import topics as checks
 from tiderace.layers import BaseChannelLayer
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.models import PublishesChanges
-from tiderace.topics.topic import declared
 
 
 class GroupsOnly(BaseChannelLayer):
@@ -257,7 +257,7 @@ def test_a_layer_with_streams_and_what_other_checks_report_is_accepted(declare, 
 
 @override_settings(CHANNEL_LAYERS={})
 def test_a_project_without_topics_gets_no_message(monkeypatch):
-    monkeypatch.delitem(sys.modules, "tiderace.topics.topic")
+    monkeypatch.delitem(sys.modules, "tiderace.topics.declaration.topic")
 
     assert checks.check_layers_of_topics(None) == []
     assert checks.check_forbidding_topics(None) == []

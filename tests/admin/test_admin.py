@@ -36,7 +36,7 @@ from tiderace.topics import (
     UnknownTopic,
     close_topic,
 )
-from tiderace.topics.topic import declared
+from tiderace.topics.declaration.topic import declared
 
 SITE = {
     "INSTALLED_APPS": [

@@ -23,8 +23,8 @@ from support.storm_site import storm_site
 from support.systemd import Unit
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.topics import topic_group
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.streams import record_of
-from tiderace.topics.topic import declared
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
 

@@ -30,7 +30,7 @@ from tiderace.management.commands import tiderace_routes
 from tiderace.monitoring.top import table
 from tiderace.routing import ProtocolTypeRouter, URLRouter
 from tiderace.topics import Topic
-from tiderace.topics.topic import Registry, declared
+from tiderace.topics.declaration.topic import Registry, declared
 
 MEMORY = {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
 

@@ -23,7 +23,7 @@ from tiderace.monitoring import tracing
 from tiderace.testing import ApplicationCommunicator, WebsocketCommunicator
 from tiderace.topics import Topic, TopicsEndpoint, rpc
 from tiderace.topics.client.client import TopicClient
-from tiderace.topics.topic import declared
+from tiderace.topics.declaration.topic import declared
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -13,8 +13,8 @@ from django.db import connections
 from support.postgresql import shared_postgresql  # noqa: F401
 from tiderace.outbox.models import RelayLease, WaitingPublication
 from tiderace.topics import AllowAny, History, Topic
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.streams import layer_of
-from tiderace.topics.topic import declared
 
 _numbers = itertools.count()
 

@@ -22,9 +22,9 @@ from tiderace.outbox.process import process_relays
 from tiderace.outbox.publisher import _pause_after
 from tiderace.outbox.relay import Relay
 from tiderace.topics import AllowAny, Refuse, Topic, publish
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.names import topic_group
 from tiderace.topics.streams import layer_of
-from tiderace.topics.topic import declared
 
 
 def threaded(function):

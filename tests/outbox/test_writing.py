@@ -17,7 +17,7 @@ from support.waiting import PATIENCE, settle, within
 from tiderace.outbox.hand_over import hand_over
 from tiderace.outbox.models import WaitingPublication
 from tiderace.topics import AllowAny, History, Topic, apublish, history, publish
-from tiderace.topics.topic import UnknownTopic, declared
+from tiderace.topics.declaration.topic import UnknownTopic, declared
 
 
 def test_a_publication_in_a_transaction_is_a_row(database):

@@ -41,8 +41,8 @@ from tiderace.protocol.messages import (
 from tiderace.protocol.protobuf import PROTOBUF
 from tiderace.testing import WebsocketCommunicator
 from tiderace.topics import AllowAny, Presence, Topic, TopicsEndpoint
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.hub import current
-from tiderace.topics.topic import declared
 
 RAW = {"data", "conn_info", "chan_info"}
 

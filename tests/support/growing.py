@@ -29,11 +29,11 @@ from tiderace.topics import (
     ahistory,
     apublish,
 )
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.growing import writer
 from tiderace.topics.growing.stream import delete_records
 from tiderace.topics.hub import close as close_hub
 from tiderace.topics.hub import current
-from tiderace.topics.topic import declared
 
 LEASE = 0.6
 """Seconds: short, because the tests wait for its end."""

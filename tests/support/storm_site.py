@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from tiderace.asgi import ASGIApp
 from tiderace.topics import AllowAny, History, Topic, TopicsEndpoint
-from tiderace.topics.topic import declared
+from tiderace.topics.declaration.topic import declared
 
 __all__ = ["storm_site"]
 

@@ -12,7 +12,7 @@ from tiderace.layers.database import DatabaseChannelLayer
 from tiderace.layers.database.postgresql.schema import TABLES
 from tiderace.layers.memory import InMemoryChannelLayer
 from tiderace.layers.redis import RedisChannelLayer
-from tiderace.topics.topic import declared
+from tiderace.topics.declaration.topic import declared
 
 __all__ = [
     "elsewhere",

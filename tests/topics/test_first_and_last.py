@@ -20,10 +20,10 @@ from tiderace.exceptions import LayerUnavailable
 from tiderace.layers import get_channel_layer
 from tiderace.presence.store import Member
 from tiderace.topics import AllowAny, Topic, TopicsEndpoint
+from tiderace.topics.declaration.topic import UnknownTopic, declared
 from tiderace.topics.hub import close
 from tiderace.topics.hub import current as current_hub
 from tiderace.topics.names import occupied_group
-from tiderace.topics.topic import UnknownTopic, declared
 
 OTHER = Member("another process", "server")
 

@@ -18,9 +18,9 @@ from tiderace.topics import (
     apublish,
     topic_group,
 )
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.positions import client_position
 from tiderace.topics.streams import record_of
-from tiderace.topics.topic import declared
 
 
 @pytest.fixture

@@ -43,10 +43,10 @@ from tiderace.topics import (
     rpc,
     topic_group,
 )
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.hub import close as close_process
 from tiderace.topics.hub import current
 from tiderace.topics.names import Pattern, publication_key
-from tiderace.topics.topic import declared
 
 
 @pytest.fixture(autouse=True)

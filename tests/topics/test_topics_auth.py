@@ -27,13 +27,13 @@ from tiderace.topics import (
     apresence,
     apublish,
 )
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.tokens import (
     connection_token,
     signed_topic,
     subscription_token,
     ticket,
 )
-from tiderace.topics.topic import declared
 
 SECRET = "a secret that is long enough for HS256"
 

@@ -10,8 +10,8 @@ import pytest
 from support.waiting import PATIENCE
 from support.wire_client import WireClient
 from tiderace.topics import AllowAny, Presence, Topic, TopicsEndpoint
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.hub import close
-from tiderace.topics.topic import declared
 
 
 @pytest.fixture

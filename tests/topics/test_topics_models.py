@@ -15,9 +15,9 @@ from django.utils.translation import gettext_lazy
 from tiderace.exceptions import LayerUnavailable
 from tiderace.json_compat import to_json
 from tiderace.topics import AllowAny, History, Topic, history, publish
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.models import PublishesChanges, SilentChangesQuerySet
 from tiderace.topics.streams import layer_of
-from tiderace.topics.topic import declared
 
 
 class Note(PublishesChanges, models.Model):

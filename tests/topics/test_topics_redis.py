@@ -30,9 +30,9 @@ from tiderace.topics import (
     apublish,
     topic_group,
 )
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.hub import close
 from tiderace.topics.streams import record_of
-from tiderace.topics.topic import declared
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from django.db import models
 from support.paths import ROOT
 from tiderace.json_compat import to_json
 from tiderace.topics import AllowAny, Topic, rpc
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.models import PublishesChanges, changes_of
 from tiderace.topics.schema.asyncapi import asyncapi
 from tiderace.topics.schema.typescript import typescript
-from tiderace.topics.topic import declared
 
 
 class Reaction(msgspec.Struct):

@@ -21,10 +21,10 @@ from tiderace.topics import (
     TopicsEndpoint,
     ahistory,
 )
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.fanout.dispatcher import ActiveSubscription
 from tiderace.topics.hub import current
 from tiderace.topics.names import events_group, topic_group
-from tiderace.topics.topic import declared
 
 pytestmark = pytest.mark.usefixtures("own_topics")
 

@@ -1,7 +1,7 @@
 """System checks of the declared topics, and of the classes beside them.
 
 They report what may be intended. What cannot work raises where the class is defined
-(``tiderace.topics.declaration``).
+(``tiderace.topics.declaration.checks``).
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _loaded(name: str) -> ModuleType | None:
 
 def _bases() -> Iterator[type[Any]]:
     for module, name in (
-        ("topic", "Topic"),
+        ("declaration.topic", "Topic"),
         ("endpoint", "TopicsEndpoint"),
         ("permissions", "BasePermission"),
         ("models", "PublishesChanges"),
@@ -177,7 +177,7 @@ def _of_the_project(base: type[Any]) -> Iterator[type[Any]]:
 
 
 def _topics() -> Iterator[type[Any]]:
-    if (module := _loaded("topic")) is not None:
+    if (module := _loaded("declaration.topic")) is not None:
         yield from _of_the_project(module.Topic)
 
 
@@ -190,7 +190,7 @@ def _place(cls: type) -> str:
 
 def _names_of(base: type[Any]) -> dict[str, bool]:
     """Return the public names of a class, and whether each is that of a method."""
-    module = _loaded("topic")
+    module = _loaded("declaration.topic")
     hooks = () if module is None else module.TOPIC_HOOKS
     return {
         name: name in hooks or callable(inspect.getattr_static(base, name))

@@ -13,8 +13,8 @@ from django.utils.translation import ngettext
 from tiderace.layers import get_channel_layer
 from tiderace.monitoring import cluster_connections
 from tiderace.runtime import sync_bridge
-from tiderace.topics import api
-from tiderace.topics.topic import UnknownTopic, declared
+from tiderace.topics.declaration.topic import UnknownTopic, declared
+from tiderace.topics.server_api import calls
 
 # Bytes of a close reason, by RFC 6455.
 _REASON = 123
@@ -180,9 +180,9 @@ class NoticeForm(ActionForm):
         to, name = data["to"], data["name"]
         message = {"type": data["message_type"], "text": data["text"]}
         if to == "user":
-            sync_bridge.call(api.asend_to, name, message)
+            sync_bridge.call(calls.asend_to, name, message)
         elif to == "topic":
-            sync_bridge.call(api.apublish_at_once, name, message)
+            sync_bridge.call(calls.apublish_at_once, name, message)
         else:
             sync_bridge.call(get_channel_layer().group_send, name, message)
         return f"The notice to {to} {name} is on its way."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.apps import AppConfig
 
 from tiderace.runtime.lifespan import on_shutdown, on_startup
-from tiderace.topics.transactions import PreparedPublication
+from tiderace.topics.server_api.transactions import PreparedPublication
 
 __all__ = ["OutboxConfig"]
 

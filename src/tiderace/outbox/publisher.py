@@ -16,10 +16,10 @@ from tiderace.layers.broker import KEY_TTL
 from tiderace.outbox.lease import Lease
 from tiderace.outbox.rows import OutboxRow
 from tiderace.runtime.tasks import TaskGroup
+from tiderace.topics.declaration.topic import Refuse, Topic, UnknownTopic
 from tiderace.topics.names import topic_group
+from tiderace.topics.server_api.transactions import PreparedPublication
 from tiderace.topics.streams import layer_of
-from tiderace.topics.topic import Refuse, Topic, UnknownTopic
-from tiderace.topics.transactions import PreparedPublication
 
 logger = logging.getLogger("tiderace.outbox")
 

@@ -14,9 +14,9 @@ from django.utils import timezone
 
 from tiderace.json_compat import loads, well_formed_json
 from tiderace.outbox.models import RelayLease, WaitingPublication
+from tiderace.topics.declaration.topic import declared
+from tiderace.topics.server_api.transactions import PreparedPublication
 from tiderace.topics.streams import record_of
-from tiderace.topics.topic import declared
-from tiderace.topics.transactions import PreparedPublication
 
 # Seconds for which a layer keeps the key of a row, until the row is deleted: so long may
 # the database or the broker be away at the worst moment.

@@ -11,7 +11,7 @@ from tiderace.outbox.hand_over import hand_over
 from tiderace.outbox.models import WaitingPublication
 from tiderace.outbox.process import process_relays
 from tiderace.outbox.rows import OutboxRows, as_text
-from tiderace.topics.transactions import PreparedPublication
+from tiderace.topics.server_api.transactions import PreparedPublication
 
 # Databases that have the tables, by alias and name.
 _migrated: set[tuple[str, str]] = set()

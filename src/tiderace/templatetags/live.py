@@ -17,8 +17,8 @@ from django.utils.safestring import SafeString
 
 from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Position
-from tiderace.topics.api import positions
-from tiderace.topics.topic import declared
+from tiderace.topics.declaration.topic import declared
+from tiderace.topics.server_api.calls import positions
 
 if TYPE_CHECKING:
     from django.template.context import Context

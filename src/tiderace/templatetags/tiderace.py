@@ -23,7 +23,7 @@ from django.utils.safestring import SafeString, mark_safe
 
 from tiderace.history import Position
 from tiderace.templatetags.live import parse_live
-from tiderace.topics.api import positions
+from tiderace.topics.server_api.calls import positions
 
 if TYPE_CHECKING:
     from django.template.context import Context

@@ -15,7 +15,29 @@ from __future__ import annotations
 
 from tiderace.history import Position, Publication
 from tiderace.presence.tracker import Presence
-from tiderace.topics.api import (
+from tiderace.topics.declaration.latest import Latest
+from tiderace.topics.declaration.occupancy import Occupancy, OccupancyNumbers
+from tiderace.topics.declaration.topic import History, Refuse, Topic, UnknownTopic, rpc
+from tiderace.topics.endpoint import TopicsEndpoint
+from tiderace.topics.growing.blocking import GrowingMessage, cancel_message, grow
+from tiderace.topics.growing.grow import agrow
+from tiderace.topics.growing.options import Growing
+from tiderace.topics.growing.writer import (
+    AsyncGrowingMessage,
+    MessageCancelled,
+    MessageEnded,
+)
+from tiderace.topics.growing.writers import acancel_message
+from tiderace.topics.names import topic_group
+from tiderace.topics.permissions import (
+    AllowAny,
+    BasePermission,
+    HasPerm,
+    IsAdminUser,
+    IsAuthenticated,
+    IsStaff,
+)
+from tiderace.topics.server_api.calls import (
     HistoryPage,
     PresenceInfo,
     aclose_topic,
@@ -41,28 +63,6 @@ from tiderace.topics.api import (
     subscribe,
     unsubscribe,
 )
-from tiderace.topics.endpoint import TopicsEndpoint
-from tiderace.topics.growing.blocking import GrowingMessage, cancel_message, grow
-from tiderace.topics.growing.grow import agrow
-from tiderace.topics.growing.options import Growing
-from tiderace.topics.growing.writer import (
-    AsyncGrowingMessage,
-    MessageCancelled,
-    MessageEnded,
-)
-from tiderace.topics.growing.writers import acancel_message
-from tiderace.topics.latest import Latest
-from tiderace.topics.names import topic_group
-from tiderace.topics.occupancy import Occupancy, OccupancyNumbers
-from tiderace.topics.permissions import (
-    AllowAny,
-    BasePermission,
-    HasPerm,
-    IsAdminUser,
-    IsAuthenticated,
-    IsStaff,
-)
-from tiderace.topics.topic import History, Refuse, Topic, UnknownTopic, rpc
 
 __all__ = [
     "AllowAny",

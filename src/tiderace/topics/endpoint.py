@@ -28,9 +28,9 @@ from tiderace.security.websocket import (
     OriginValidator,
     WebsocketDenier,
 )
-from tiderace.topics import http_api
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.hub import current
+from tiderace.topics.server_api import http_api
 from tiderace.topics.transports import emulation, event_feed, http_stream, sse
 from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 from tiderace.topics.transports.websocket import WebSocketTransport

@@ -15,7 +15,7 @@ from tiderace.db import database_sync_to_async
 from tiderace.protocol import codes
 from tiderace.protocol.session import Refused
 from tiderace.runtime.tasks import as_error
-from tiderace.topics.declaration import require_hooks
+from tiderace.topics.declaration.checks import require_hooks
 
 _HOOKS = {
     "user_info": ("self", "user", "scope"),

@@ -25,9 +25,9 @@ from django.conf import settings
 from django.db import models
 from django.db.models import signals
 
-from tiderace.topics.api import publish
 from tiderace.topics.schema.message_types import returned_by
 from tiderace.topics.schema.model_types import fields_type, key_type
+from tiderace.topics.server_api.calls import publish
 
 __all__ = ["Change", "PublishesChanges", "changes_of"]
 

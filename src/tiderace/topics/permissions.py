@@ -19,7 +19,7 @@ from typing import Any, Literal
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 
 from tiderace.asgi import Scope
-from tiderace.topics.declaration import place, require_hooks
+from tiderace.topics.declaration.checks import place, require_hooks
 from tiderace.topics.handshake_request import HandshakeRequest
 from tiderace.topics.hooks import call_hook
 

@@ -17,8 +17,8 @@ from django.conf import settings
 from django.utils.crypto import constant_time_compare, salted_hmac
 
 from tiderace.history import Position
+from tiderace.topics.declaration.topic import Topic
 from tiderace.topics.permissions import distinguishes_actions
-from tiderace.topics.topic import Topic
 
 UNKNOWN_EPOCH = "?"
 """The epoch of a position that no stream has: nothing is recovered from it."""

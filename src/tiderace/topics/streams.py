@@ -20,6 +20,7 @@ from tiderace.protocol.messages import (
     SubscribeResult,
 )
 from tiderace.protocol.session import Refused, Subscription, to_pub
+from tiderace.topics.declaration.topic import Topic
 from tiderace.topics.json_fields import checked_tags, client_info, data_as_json
 from tiderace.topics.names import topic_group
 from tiderace.topics.positions import (
@@ -27,7 +28,6 @@ from tiderace.topics.positions import (
     layer_position,
     recoverable_position,
 )
-from tiderace.topics.topic import Topic
 
 # How often a stream is read again when publications were lost while it was read.
 _TRIES = 5

@@ -21,10 +21,10 @@ from tiderace.layers import get_channel_layer
 from tiderace.presence.store import Member
 from tiderace.presence.tracker import Presence, PresenceTracker
 from tiderace.runtime.tasks import TaskGroup
+from tiderace.topics.declaration.topic import Topic, UnknownTopic, declared
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import client_info
 from tiderace.topics.names import events_group, occupied_group, occupied_topic
-from tiderace.topics.topic import Topic, UnknownTopic, declared
 
 logger = logging.getLogger("tiderace.topics")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sites.chat_site import TOPICS
-from tiderace.topics.topic import declared
+from tiderace.topics.declaration.topic import declared
 
 # Declared again by the fixture: an import declares them for all tests of the process.
 for topic in TOPICS:

@@ -15,8 +15,8 @@ from tiderace.protocol.codec import JSON
 from tiderace.testing import AsyncTopicsClient, Refusal, TopicsClient
 from tiderace.topics import AllowAny, Refuse, Topic, TopicsEndpoint, rpc
 from tiderace.topics.client.streamed_calls import StreamedCalls
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.fanout.outbox import ClientOutbox
-from tiderace.topics.topic import declared
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -18,8 +18,8 @@ from tiderace.topics import (
     apublish,
     topic_group,
 )
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.fanout.listening import feed_of
-from tiderace.topics.topic import declared
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ import pytest
 
 from support.wire_client import WireClient
 from tiderace.topics import AllowAny, Latest, Occupancy, Presence, Topic
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.fanout.listening import feed_of
-from tiderace.topics.topic import declared
 
 
 @pytest.fixture(autouse=True)

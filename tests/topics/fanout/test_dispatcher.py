@@ -9,10 +9,10 @@ from tiderace.protocol.codec import JSONCodec
 from tiderace.protocol.messages import SubscribeRequest
 from tiderace.protocol.stream_codecs import LINES
 from tiderace.topics import History, Topic
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.fanout.dispatcher import ActiveSubscription
 from tiderace.topics.fanout.outbox import ClientOutbox
 from tiderace.topics.names import topic_group
-from tiderace.topics.topic import declared
 
 GROUP = topic_group("news")
 

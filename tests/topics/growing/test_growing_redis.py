@@ -7,9 +7,9 @@ import pytest
 from support.growing import LEASE, Device, declare
 from support.waiting import until
 from tiderace.topics import agrow
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.hub import close as close_hub
 from tiderace.topics.hub import current
-from tiderace.topics.topic import declared
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -25,8 +25,8 @@ from tiderace.topics import (
     aunsubscribe,
     topic_group,
 )
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.tokens import read_signed_name, signed_topic
-from tiderace.topics.topic import declared
 
 
 @pytest.fixture(autouse=True)

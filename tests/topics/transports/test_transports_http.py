@@ -35,8 +35,8 @@ from tiderace.topics import (
     adisconnect,
     apublish,
 )
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.hub import current, new_session
-from tiderace.topics.topic import declared
 from tiderace.topics.transports import emulation, http_stream
 
 KINDS = ["http_stream", "sse"]

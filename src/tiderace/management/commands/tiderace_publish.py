@@ -10,8 +10,8 @@ from django.core.management.base import CommandError, CommandParser
 
 from tiderace.exceptions import LayerUnavailable
 from tiderace.management.layer_command import LayerCommand
-from tiderace.topics.api import publish
-from tiderace.topics.topic import UnknownTopic
+from tiderace.topics.declaration.topic import UnknownTopic
+from tiderace.topics.server_api.calls import publish
 
 
 class Command(LayerCommand):

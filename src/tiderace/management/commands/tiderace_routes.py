@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tiderace.route_inspection import websocket_routes
 from tiderace.routing import get_default_application
-from tiderace.topics.topic import Topic, declared
+from tiderace.topics.declaration.topic import Topic, declared
 
 
 class Command(BaseCommand):

@@ -9,9 +9,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.schema.asyncapi import asyncapi
 from tiderace.topics.schema.typescript import typescript
-from tiderace.topics.topic import declared
 
 
 class Command(BaseCommand):

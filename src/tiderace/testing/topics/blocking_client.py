@@ -15,7 +15,7 @@ from tiderace.testing.topics.subscribed_topic import (
     ReceivedPublication,
     ReceivedWhisper,
 )
-from tiderace.topics.api import HistoryPage, PresenceInfo
+from tiderace.topics.server_api.calls import HistoryPage, PresenceInfo
 
 T = TypeVar("T")
 

@@ -27,9 +27,9 @@ from tiderace.protocol.messages import (
 )
 from tiderace.testing.topics.connection import TIMEOUT, TopicsConnection
 from tiderace.testing.topics.refusals import Refusal
-from tiderace.topics.api import HistoryPage, PresenceInfo
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.json_fields import as_bytes, as_python, as_raw
-from tiderace.topics.topic import declared
+from tiderace.topics.server_api.calls import HistoryPage, PresenceInfo
 
 _stream_ids = itertools.count(1)
 

@@ -19,8 +19,8 @@ from tiderace.testing.topics.blocking_client import TopicsClient
 from tiderace.testing.topics.client import AsyncTopicsClient, ClientOptions
 from tiderace.testing.topics.commits import publications_at_commit
 from tiderace.testing.topics.loop_thread import LoopThread
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.fanout.listening import without_pace
-from tiderace.topics.topic import declared
 
 
 @dataclass(frozen=True, slots=True)

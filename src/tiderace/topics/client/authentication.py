@@ -16,6 +16,7 @@ from tiderace.protocol.messages import ConnectRequest
 from tiderace.protocol.session import ConnectionEnded, Refused
 from tiderace.ratelimit import TokenBucket
 from tiderace.topics.client.context import ClientContext
+from tiderace.topics.declaration.topic import Topic, declared
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.identity import (
     Grant,
@@ -24,7 +25,6 @@ from tiderace.topics.identity import (
     subscription_grant,
 )
 from tiderace.topics.json_fields import as_python
-from tiderace.topics.topic import Topic, declared
 
 logger = logging.getLogger("tiderace.topics")
 

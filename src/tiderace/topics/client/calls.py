@@ -16,10 +16,10 @@ from tiderace.protocol import codes
 from tiderace.protocol.codes import Failure
 from tiderace.protocol.session import Refused
 from tiderace.topics.client.context import ClientContext
+from tiderace.topics.declaration.topic import Topic, call_with, rpc_method, rpc_names
 from tiderace.topics.growing.writers import acancel_message
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import read_fields
-from tiderace.topics.topic import Topic, call_with, rpc_method, rpc_names
 
 _ITEMS = 64  # of a generator, after which the event loop does something else
 

@@ -51,12 +51,12 @@ from tiderace.topics.client.reader import ClientReader
 from tiderace.topics.client.refusals import errors_as_refusals, log_refusal
 from tiderace.topics.client.subscriptions import ClientSubscriptions
 from tiderace.topics.client.timers import Timers
+from tiderace.topics.declaration.topic import UnknownTopic
 from tiderace.topics.fanout.outbox import ClientOutbox
 from tiderace.topics.identity import Identity
 from tiderace.topics.json_fields import as_raw, ttl_of
 from tiderace.topics.names import user_group
 from tiderace.topics.streams import control_layer
-from tiderace.topics.topic import UnknownTopic
 from tiderace.topics.transports.base import Transport
 
 logger = logging.getLogger("tiderace.topics")

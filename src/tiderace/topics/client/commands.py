@@ -34,6 +34,7 @@ from tiderace.topics.client.calls import TopicCall, call_method, call_topic
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.refusals import errors_as_refusals
 from tiderace.topics.client.whispers import whisper
+from tiderace.topics.declaration.topic import Topic
 from tiderace.topics.fanout.filtered import FilteredSubscription, make_gate
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import (
@@ -52,7 +53,6 @@ from tiderace.topics.streams import (
     without_history,
     without_presence,
 )
-from tiderace.topics.topic import Topic
 
 logger = logging.getLogger("tiderace.topics")
 

@@ -16,13 +16,13 @@ from tiderace.protocol.session import Refused
 from tiderace.ratelimit import TokenBucket
 from tiderace.runtime.single_flight import SingleFlight
 from tiderace.topics.client.streamed_calls import StreamedCalls
+from tiderace.topics.declaration.topic import Topic, declared
 from tiderace.topics.fanout.dispatcher import ActiveSubscription
 from tiderace.topics.growing.feed import GrowingFeeds
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.identity import Identity
 from tiderace.topics.json_fields import client_info, join_info
 from tiderace.topics.permissions import refusal
-from tiderace.topics.topic import Topic, declared
 from tiderace.topics.trackers import OccupiedTopics, PresenceTrackers
 
 

@@ -11,7 +11,7 @@ from tiderace.asgi import Scope, describe
 from tiderace.exceptions import LayerUnavailable
 from tiderace.protocol import codes
 from tiderace.protocol.session import ConnectionEnded, Refused
-from tiderace.topics.topic import Refuse, UnknownTopic
+from tiderace.topics.declaration.topic import Refuse, UnknownTopic
 
 logger = logging.getLogger("tiderace.topics")
 

@@ -32,6 +32,7 @@ from tiderace.topics.client.authentication import authorize, read_token
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.refusals import log_refusal
 from tiderace.topics.client.timers import Timers
+from tiderace.topics.declaration.topic import UnknownTopic, declared
 from tiderace.topics.fanout.deltas import DeltaSubscription
 from tiderace.topics.fanout.dispatcher import ActiveSubscription, send_push
 from tiderace.topics.fanout.filtered import FilteredSubscription, make_subscription
@@ -47,7 +48,6 @@ from tiderace.topics.identity import Grant
 from tiderace.topics.json_fields import as_python, as_raw, join_info, ttl_of
 from tiderace.topics.names import events_group
 from tiderace.topics.streams import layer_of, start_stream
-from tiderace.topics.topic import UnknownTopic, declared
 
 logger = logging.getLogger("tiderace.topics")
 

@@ -10,10 +10,10 @@ from tiderace.protocol import codes
 from tiderace.protocol.session import Refused
 from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.topics.client.context import ClientContext
+from tiderace.topics.declaration.topic import Topic
 from tiderace.topics.fanout.dispatcher import WHISPER, ActiveSubscription, TopicEvent
 from tiderace.topics.names import events_group
 from tiderace.topics.streams import layer_of
-from tiderace.topics.topic import Topic
 
 _DEFAULT_RATE = "20/s"
 _KEEP_NOTHING = Retention(0, 0.0)

@@ -15,10 +15,10 @@ from tiderace.protocol import fossil
 from tiderace.protocol.codec import Codec
 from tiderace.protocol.messages import Pub, Push, Reply, SubscribeResult
 from tiderace.protocol.session import PositionLost, to_pub
+from tiderace.topics.declaration.topic import Topic
 from tiderace.topics.fanout.dispatcher import ActiveSubscription
 from tiderace.topics.fanout.outbox import ClientOutbox, write_all
 from tiderace.topics.json_fields import as_bytes
-from tiderace.topics.topic import Topic
 
 _FOSSIL = "fossil"
 

@@ -27,10 +27,10 @@ from tiderace.protocol.session import (
     Subscription,
     to_pub,
 )
+from tiderace.topics.declaration.topic import Topic
 from tiderace.topics.fanout.outbox import ClientOutbox, write_all
 from tiderace.topics.identity import Grant
 from tiderace.topics.names import topic_group
-from tiderace.topics.topic import Topic
 
 
 class ActiveSubscription(Subscription):

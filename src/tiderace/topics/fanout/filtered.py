@@ -14,6 +14,7 @@ from tiderace.protocol.codec import Codec
 from tiderace.protocol.messages import FilterNode, SubscribeRequest
 from tiderace.protocol.session import PositionLost, Refused
 from tiderace.protocol.tag_filter import Matches, matcher
+from tiderace.topics.declaration.topic import Topic
 from tiderace.topics.fanout.deltas import DeltaSubscription, wants_deltas
 from tiderace.topics.fanout.dispatcher import (
     ActiveSubscription,
@@ -22,7 +23,6 @@ from tiderace.topics.fanout.dispatcher import (
 from tiderace.topics.fanout.outbox import ClientOutbox
 from tiderace.topics.fanout.tag_gate import TagGate, tag_set
 from tiderace.topics.hooks import call_hook
-from tiderace.topics.topic import Topic
 
 
 class FilteredSubscription(ActiveSubscription):

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from tiderace import metrics
 from tiderace.history import Position, Publication
+from tiderace.topics.declaration.latest import Latest
 from tiderace.topics.fanout.outbox import ClientOutbox, write_all
-from tiderace.topics.latest import Latest
 
 
 class LatestSubscriber(Protocol):

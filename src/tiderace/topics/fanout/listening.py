@@ -14,12 +14,12 @@ from tiderace import conf
 from tiderace.history import Position
 from tiderace.runtime.lifespan import on_shutdown
 from tiderace.runtime.tasks import TaskGroup
+from tiderace.topics.declaration.occupancy import Occupancy
+from tiderace.topics.declaration.topic import Topic
 from tiderace.topics.fanout.latest_feed import LatestFeed
 from tiderace.topics.fanout.occupancy_feed import OccupancyFeed, counted_topic
 from tiderace.topics.names import events_group, topic_group
-from tiderace.topics.occupancy import Occupancy
 from tiderace.topics.streams import layer_of
-from tiderace.topics.topic import Topic
 
 logger = logging.getLogger("tiderace.topics")
 

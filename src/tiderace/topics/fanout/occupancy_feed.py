@@ -14,11 +14,11 @@ from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
 from tiderace.protocol.session import Refused
 from tiderace.runtime.tasks import TaskGroup
+from tiderace.topics.declaration.latest import Latest
+from tiderace.topics.declaration.occupancy import Occupancy, OccupancyNumbers
+from tiderace.topics.declaration.topic import Topic, declared
 from tiderace.topics.fanout.latest_feed import LatestFeed, LatestSubscriber
-from tiderace.topics.latest import Latest
-from tiderace.topics.occupancy import Occupancy, OccupancyNumbers
 from tiderace.topics.streams import layer_of, without_presence
-from tiderace.topics.topic import Topic, declared
 
 # Seconds between two reads while there are no joins and leaves: a further connection of a
 # present user causes no event, and an event may be lost.

@@ -14,6 +14,7 @@ from tiderace.protocol.codec import Codec
 from tiderace.protocol.messages import Pub, Push, Reply
 from tiderace.runtime.single_flight import SingleFlight
 from tiderace.runtime.tasks import TaskGroup
+from tiderace.topics.declaration.topic import Topic
 from tiderace.topics.fanout.dispatcher import ActiveSubscription
 from tiderace.topics.fanout.outbox import ClientOutbox, write_all
 from tiderace.topics.growing.options import Growing
@@ -33,7 +34,6 @@ from tiderace.topics.growing.stream import (
 )
 from tiderace.topics.names import growth_group
 from tiderace.topics.streams import layer_of
-from tiderace.topics.topic import Topic
 
 logger = logging.getLogger("tiderace.topics")
 

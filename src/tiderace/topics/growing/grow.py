@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 from django.core.exceptions import ImproperlyConfigured
 
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.growing.records import TAGS, TEXT
 from tiderace.topics.growing.writer import AsyncGrowingMessage
 from tiderace.topics.json_fields import checked_tags, data_as_json
-from tiderace.topics.topic import declared
 
 
 def agrow(

@@ -6,10 +6,10 @@ import msgspec
 
 from tiderace.history import Position, Publication
 from tiderace.layers.broker import Retention
+from tiderace.topics.declaration.topic import Topic
 from tiderace.topics.growing.records import Message, Record
 from tiderace.topics.names import growth_group, publication_key, topic_group
 from tiderace.topics.streams import layer_of, record_of
-from tiderace.topics.topic import Topic
 
 KEEP = Retention(4096, 120.0)
 """What is kept of a growth stream. The seconds are fewer than the 300 for which layers

@@ -17,6 +17,7 @@ from tiderace import cluster
 from tiderace.exceptions import LayerUnavailable, MessageTooLarge
 from tiderace.history import Position
 from tiderace.runtime.tasks import TaskGroup
+from tiderace.topics.declaration.topic import Topic
 from tiderace.topics.growing.options import Growing
 from tiderace.topics.growing.records import TEXT, Message, Record, State, length
 from tiderace.topics.growing.stream import (
@@ -28,7 +29,6 @@ from tiderace.topics.growing.stream import (
 )
 from tiderace.topics.growing.writers import end_other_writers, process_writers
 from tiderace.topics.json_fields import data_as_json
-from tiderace.topics.topic import Topic
 
 logger = logging.getLogger("tiderace.topics")
 

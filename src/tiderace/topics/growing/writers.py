@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from tiderace import cluster
+from tiderace.topics.declaration.topic import declared
 from tiderace.topics.growing.feed import ENDED, WANTED
-from tiderace.topics.topic import declared
 
 CANCEL = "growing.cancel"
 """The kind of the bus's messages that cancel a message."""

@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 from django.core.exceptions import ImproperlyConfigured
 
+from tiderace.topics.declaration.topic import Topic
 from tiderace.topics.schema.message_types import (
     UNTYPED,
     Call,
     MessageTypes,
     parts,
 )
-from tiderace.topics.topic import Topic
 
 _REF = "#/components/schemas/{name}"
 SENT = "publication.sent"

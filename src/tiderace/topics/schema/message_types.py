@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Union, get_args, get_origin
 
-from tiderace.topics.topic import Topic, rpc_method
+from tiderace.topics.declaration.topic import Topic, rpc_method
 
 UNTYPED = inspect.Signature.empty
 """In place of a type: no annotation, or nothing that is sent."""

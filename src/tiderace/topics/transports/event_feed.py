@@ -39,6 +39,7 @@ from tiderace.runtime.drain import process_drain
 from tiderace.runtime.tasks import TaskGroup
 from tiderace.topics.client.authentication import admit
 from tiderace.topics.client.refusals import log_refusal
+from tiderace.topics.declaration.topic import Topic, UnknownTopic, declared
 from tiderace.topics.fanout.filtered import make_gate
 from tiderace.topics.fanout.listening import (
     activate,
@@ -56,7 +57,6 @@ from tiderace.topics.permissions import allowed, refusal
 from tiderace.topics.positions import UNKNOWN_EPOCH, client_position
 from tiderace.topics.streams import control_layer, start_stream
 from tiderace.topics.tokens import SignedName, read_signed_name
-from tiderace.topics.topic import Topic, UnknownTopic, declared
 from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 from tiderace.topics.transports.sse import EVENT_STREAM
 

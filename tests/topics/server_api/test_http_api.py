@@ -30,7 +30,7 @@ from tiderace.topics import (
     TopicsEndpoint,
     ahistory,
 )
-from tiderace.topics.topic import declared
+from tiderace.topics.declaration.topic import declared
 
 KEY = "a-key-that-nobody-guesses"
 ENTRY = (b"x-api-key", KEY.encode())

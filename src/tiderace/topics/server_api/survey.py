@@ -46,12 +46,14 @@ async def survey(pattern: str | None = None) -> list[Node]:
         LayerUnavailable: when the broker could not be reached in time.
     """
     current()  # a process that serves the API alone is listed as well
-    answers = await cluster.current().ask("topics.survey", pattern, timeout=_TIMEOUT)
+    answers = await cluster.current().ask(
+        "topics.server_api.survey", pattern, timeout=_TIMEOUT
+    )
     nodes = [msgspec.convert(each, Node) for each in answers.by_process.values()]
     return sorted(nodes, key=lambda node: node.uid)
 
 
-@cluster.handler("topics.survey")
+@cluster.handler("topics.server_api.survey")
 def _describe(pattern: str | None) -> Any:
     if not hubs():
         return None

@@ -12,9 +12,10 @@ from django.test import TestCase
 from support.ports import free_port
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable, MessageTooLarge
-from tiderace.topics import AllowAny, History, Topic, history, publish, transactions
+from tiderace.topics import AllowAny, History, Topic, history, publish
+from tiderace.topics.declaration.topic import declared
+from tiderace.topics.server_api import transactions
 from tiderace.topics.streams import layer_of
-from tiderace.topics.topic import declared
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from tiderace.topics import (
     history,
     publish,
 )
-from tiderace.topics.topic import Registry, declared
+from tiderace.topics.declaration.topic import Registry, declared
 
 
 @pytest.fixture(autouse=True)

@@ -16,9 +16,9 @@ from tiderace.exceptions import LayerUnavailable, MessageTooLarge
 from tiderace.history import Position
 from tiderace.layers.broker import KEY_TTL
 from tiderace.runtime import sync_bridge
+from tiderace.topics.declaration.topic import Topic
 from tiderace.topics.names import topic_group
 from tiderace.topics.streams import layer_of
-from tiderace.topics.topic import Topic
 
 logger = logging.getLogger("tiderace.topics")
 

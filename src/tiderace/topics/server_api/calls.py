@@ -21,9 +21,15 @@ from tiderace.history import Position, Publication
 from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
 from tiderace.runtime import sync_bridge
+from tiderace.topics.declaration.topic import Topic, declared
 from tiderace.topics.json_fields import as_python, client_info, data_as_json
 from tiderace.topics.names import publication_key, topic_group, user_group
 from tiderace.topics.positions import client_position, layer_position
+from tiderace.topics.server_api.transactions import (
+    PreparedPublication,
+    outbox,
+    publish_after_commit,
+)
 from tiderace.topics.streams import (
     control_layer,
     encoded,
@@ -32,12 +38,6 @@ from tiderace.topics.streams import (
     record_of,
     without_history,
     without_presence,
-)
-from tiderace.topics.topic import Topic, declared
-from tiderace.topics.transactions import (
-    PreparedPublication,
-    outbox,
-    publish_after_commit,
 )
 
 

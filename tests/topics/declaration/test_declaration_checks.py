@@ -21,7 +21,7 @@ from tiderace.topics import (
     Topic,
     TopicsEndpoint,
 )
-from tiderace.topics.topic import declared
+from tiderace.topics.declaration.topic import declared
 
 
 @pytest.fixture(autouse=True)

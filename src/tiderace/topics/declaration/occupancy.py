@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import msgspec
 from django.core.exceptions import ImproperlyConfigured
 
-from tiderace.topics.declaration import place
-from tiderace.topics.latest import Latest
-from tiderace.topics.topic import Topic
+from tiderace.topics.declaration.checks import place
+from tiderace.topics.declaration.latest import Latest
+from tiderace.topics.declaration.topic import Topic
 
 
 class OccupancyNumbers(msgspec.Struct, frozen=True):

@@ -28,15 +28,15 @@ from tiderace.presence.tracker import Presence
 from tiderace.protocol.codes import Failure
 from tiderace.ratelimit import Rate
 from tiderace.revocation import signals
-from tiderace.topics.declaration import (
+from tiderace.topics.declaration.checks import (
     place,
     require_compatible,
     require_delivery,
     require_hooks,
     require_kinds,
 )
+from tiderace.topics.declaration.latest import Latest
 from tiderace.topics.growing.options import Growing
-from tiderace.topics.latest import Latest
 from tiderace.topics.names import Pattern, is_reserved
 from tiderace.topics.permissions import require_permissions
 

@@ -28,12 +28,13 @@ from tiderace.protocol import codes
 from tiderace.protocol.codes import Failure
 from tiderace.protocol.messages import HistoryRequest
 from tiderace.protocol.session import Refused
-from tiderace.topics import api, streams
+from tiderace.topics import streams
+from tiderace.topics.declaration.topic import Refuse, Topic, UnknownTopic, declared
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.json_fields import as_bytes, as_raw, read_fields
 from tiderace.topics.names import topic_group
-from tiderace.topics.survey import survey
-from tiderace.topics.topic import Refuse, Topic, UnknownTopic, declared
+from tiderace.topics.server_api import calls
+from tiderace.topics.server_api.survey import survey
 from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 
 logger = logging.getLogger("tiderace.topics")
@@ -195,7 +196,7 @@ async def _broadcast(hooks: TopicHooks, request: _Broadcast) -> Any:
 
 async def _publish_to(channel: str, request: _Data, content: bytes) -> Any:
     data = content if declared.resolve(channel).is_binary() else _json(content)
-    position = await api.apublish_at_once(
+    position = await calls.apublish_at_once(
         channel, data, key=request.idempotency_key, tags=request.tags
     )
     if declared.resolve(channel).history is None:
@@ -279,14 +280,14 @@ async def _subscribe(hooks: TopicHooks, request: _Subscribe) -> Any:
         override=request.override,
     )
     with _value_errors_as_refusals():
-        await api.asubscribe(request.user, request.channel)
+        await calls.asubscribe(request.user, request.channel)
     return {}
 
 
 async def _unsubscribe(hooks: TopicHooks, request: _Unsubscribe) -> Any:
     _not_served(client=request.client, session=request.session)
     with _value_errors_as_refusals():
-        await api.aunsubscribe(request.user, request.channel)
+        await calls.aunsubscribe(request.user, request.channel)
     return {}
 
 
@@ -306,7 +307,7 @@ async def _refresh(hooks: TopicHooks, request: _Refresh) -> Any:
 
 async def _close_connections(request: _OfUser, code: int, reason: str) -> None:
     with _value_errors_as_refusals():
-        await api.adisconnect(
+        await calls.adisconnect(
             request.user, code=code, reason=reason, client=request.client
         )
 
@@ -347,7 +348,7 @@ async def _presence(hooks: TopicHooks, request: _OfTopic) -> Any:
 
 async def _presence_stats(hooks: TopicHooks, request: _OfTopic) -> Any:
     _require_presence(request.channel)
-    clients, users = await api.apresence_stats(request.channel)
+    clients, users = await calls.apresence_stats(request.channel)
     return {"num_clients": clients, "num_users": users}
 
 

@@ -1,0 +1,1 @@
+"""The classes with which an application declares topics, and the checks of them."""
