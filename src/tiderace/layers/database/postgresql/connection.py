@@ -7,9 +7,10 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
+from psycopg import errors
 from psycopg.pq.abc import PGresult
 
 from tiderace.layers.database.postgresql.autocommit import (
@@ -57,6 +58,28 @@ _IDENTIFY_READ = f"SELECT {_NOW}, '', ''".encode()
 _TakeRows = Callable[[Sequence[tuple[Any, ...]]], None]
 
 
+class WrittenEntry(NamedTuple):
+    """An entry, which no other transaction can have written.
+
+    After a crash another one may get its number, but not at the same time.
+    """
+
+    subject: str
+    epoch: str
+    number: int
+    published_ms: int
+
+
+class WriteTransaction(NamedTuple):
+    """What a transaction is recognised by when the reply to its COMMIT was lost."""
+
+    number: str
+    """The server's; after a crash it may be that of another transaction."""
+    timeline: str
+    entry: WrittenEntry | None = None
+    """One that it has written."""
+
+
 class PostgresCursor:
     """One transaction.
 
@@ -76,8 +99,8 @@ class PostgresCursor:
         self.announced: list[FeedRow] = []
         self.ids: dict[tuple[str, int], int] = {}
         """The ids of the new entries, by stream and offset."""
-        self.transaction = ""
-        """Identifies it for ``PostgresVendor.was_committed``."""
+        self.transaction: WriteTransaction | None = None
+        """What ``PostgresConnection.was_committed`` recognises it by, once it has begun."""
         self.is_open = False
         self._session = session
         self._using = using
@@ -87,6 +110,7 @@ class PostgresCursor:
         self._timeline = ""
         # Statements that are not sent yet, with what takes their rows.
         self._waiting: list[tuple[Statement, _TakeRows | None]] = []
+        self._entry: WrittenEntry | None = None
 
     @property
     def now_ms(self) -> int:
@@ -129,14 +153,20 @@ class PostgresCursor:
         if not rows:
             return
         self._begin()
+        take = None
+        if table == "entry":
+            take = self._note_ids
+            first = dict(zip(columns, rows[0], strict=True))
+            self._entry = WrittenEntry(*(first[name] for name in WrittenEntry._fields))
         sql = _insert(table, tuple(columns), conflict)
-        take = self._note_ids if table == "entry" else None
         self._waiting.append((Statement(sql, _arrays(columns, rows)), take))
 
     def commit(self) -> str:
         """Commit the transaction; return the server's reply."""
         # Before it is sent, the transaction has to be identified.
         self._require_begun()
+        if self.transaction is not None:
+            self.transaction = self.transaction._replace(entry=self._entry)
         status = self._run(Statement(b"COMMIT")).command_status
         return (status or b"").decode()
 
@@ -165,8 +195,9 @@ class PostgresCursor:
             self._send()
 
     def _note_begun(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        self._now_ms, transaction, self._timeline = rows[0]
-        self.transaction = f"{transaction} {self._timeline}"
+        self._now_ms, number, self._timeline = rows[0]
+        if self._write:
+            self.transaction = WriteTransaction(number, self._timeline)
 
     def _note_ids(self, rows: Sequence[tuple[Any, ...]]) -> None:
         self.ids.update({(subject, number): row_id for row_id, subject, number in rows})
@@ -245,26 +276,58 @@ class PostgresConnection:
         with contextlib.suppress(psycopg.Error):  # feeds look for rows, too
             self._session.run([Statement(_NOTIFY, (as_array("text", payloads),))])
 
-    def was_committed(self, transaction: str) -> bool:
+    def was_committed(self, transaction: WriteTransaction) -> bool:
         """Return whether a transaction of a connection that has failed was committed.
 
-        After a failover its number may be that of another one, so it counts as lost:
-        rather twice than not at all.
+        One without entries counts as lost after a failover, as its number may be that
+        of another one: rather twice than not at all.
         """
-        number, _, timeline = transaction.partition(" ")
-        status_of = Statement(
-            f"SELECT pg_xact_status($1::xid8), {_TIMELINE}".encode(),
-            (as_value(number),),
+        seems_committed = self._has_committed(transaction)
+        entry = transaction.entry
+        if entry is None:
+            return seems_committed
+        found = self._read(
+            "SELECT epoch, published_ms FROM tiderace_layer_entry "
+            "WHERE subject = %s AND number = %s",
+            (entry.subject, entry.number),
         )
-        self._session.deadline = time.monotonic() + self._timeout
-        while time.monotonic() < self._session.deadline:
-            (result,) = self._session.run([status_of])
-            ((status, now_timeline),) = self._session.rows(result)
+        if found:
+            return found == [(entry.epoch, entry.published_ms)]
+        # It was deleted since, or never there.
+        return seems_committed and bool(
+            self._read(
+                "SELECT 1 FROM tiderace_layer_stream "
+                "WHERE subject = %s AND epoch = %s AND last_number >= %s",
+                entry[:3],
+            )
+        )
+
+    def _has_committed(self, transaction: WriteTransaction) -> bool:
+        """Return whether the transaction with this number has ended with a commit."""
+        deadline = time.monotonic() + self._timeout
+        while time.monotonic() < deadline:
+            try:
+                ((status, timeline),) = self._read(
+                    f"SELECT pg_xact_status(%s::xid8), {_TIMELINE}",
+                    (transaction.number,),
+                )
+            except errors.InvalidParameterValue:
+                # A number of the future: a crash has undone everything about it.
+                return False
+            if timeline != transaction.timeline:
+                return False
             if status != "in progress":
-                return bool(status == "committed" and timeline == now_timeline)
+                return bool(status == "committed")
             # The server has not noticed yet that its client is gone.
             time.sleep(0.01)
         raise TimedOut("the server has not ended a transaction whose client is gone")
+
+    def _read(self, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Return the rows of a statement that is a transaction of its own."""
+        try:
+            return self.begin(write=False, timeout=self._timeout).fetch(sql, parameters)
+        finally:
+            self.rollback()
 
     def close(self) -> None:
         self._session.close()

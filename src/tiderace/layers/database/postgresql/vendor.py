@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tiderace.layers.database.postgresql.connection import PostgresConnection
+from tiderace.layers.database.postgresql.connection import (
+    PostgresConnection,
+    WriteTransaction,
+)
 from tiderace.layers.database.postgresql.errors import explain
 from tiderace.layers.database.postgresql.feed import PostgresFeed
 from tiderace.layers.database.postgresql.parameters import location_of
@@ -42,8 +45,11 @@ class PostgresVendor:
     def was_committed(
         self, connection: DatabaseConnection, unknown: OutcomeUnknown
     ) -> bool:
-        assert isinstance(connection, PostgresConnection)  # noqa: S101 (own, for mypy)
-        return connection.was_committed(str(unknown.transaction))
+        transaction = unknown.transaction
+        # Both are of this vendor; for mypy.
+        assert isinstance(connection, PostgresConnection)  # noqa: S101
+        assert isinstance(transaction, WriteTransaction)  # noqa: S101
+        return connection.was_committed(transaction)
 
     def open_feed(self, wanted: Wanted) -> Feed:
         return PostgresFeed(self._using, self._notify_dsn, wanted)
