@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, ParamSpec, TypeVar, cast
 
-from asgiref.sync import async_to_sync, markcoroutinefunction
+from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction
 
 from tiderace.runtime.forks import after_fork, keep_alive
 from tiderace.runtime.greenlets import separate_loops
@@ -221,7 +221,7 @@ class SyncCalls:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._target, name)
-        if not asyncio.iscoroutinefunction(method):
+        if not iscoroutinefunction(method):
             raise AttributeError(
                 f"{type(self._target).__name__}.{name} is no coroutine function; call "
                 "it directly"
