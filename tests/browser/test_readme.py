@@ -21,7 +21,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
 
 def test_the_readme_ends_with_a_line_from_the_shell_in_the_page(typed_site, page):
-    typed_site.start_project("news")
     typed_site.read("README.md")
     typed_site.type_until("runserver")
     with page.expect_websocket() as opened:
