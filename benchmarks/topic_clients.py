@@ -70,6 +70,9 @@ RETURNING = 3
 PING = 25.0
 QUICK_PING = 2.5
 IDLE_CLIENTS = 9000
+# The server's own ping, and the answer.
+PING_FRAME = b"\x89\x00"
+PONG_FRAME = b"\x8a\x80" + bytes(4)
 
 
 async def run(plan: Plan) -> None:
@@ -297,7 +300,14 @@ class TopicClient(asyncio.Protocol):
             self._data, self._upgraded = rest, True
             self._send('{"id":1,"connect":{}}')
         place = 0
-        while (found_frame := parse_frame(self._data, place)) is not None:
+        while True:
+            if self._data.startswith(PING_FRAME, place):
+                place += len(PING_FRAME)
+                cast("asyncio.Transport", self._transport).write(PONG_FRAME)
+                continue
+            found_frame = parse_frame(self._data, place)
+            if found_frame is None:
+                break
             payload, place = found_frame
             for line in bytes(payload).split(b"\n"):
                 self._take(msgspec.json.decode(line))

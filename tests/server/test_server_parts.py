@@ -208,7 +208,7 @@ def test_nothing_is_read_while_the_application_has_received_nothing():
     transport = mock.Mock()
     connection = ServerConnection(
         transport,
-        mock.Mock(),
+        mock.Mock(on_text=None),
         mock.Mock(paused=True),
         Loop(),
         max_size=1000,

@@ -1044,7 +1044,58 @@ def test_a_client_that_does_not_answer_pings_is_lost():
     assert (event["code"], event["reason"]) == (1006, "keepalive ping timeout")
 
 
+def test_an_application_that_pings_its_client_replaces_the_servers_pings():
+    async def application(scope, receive, send):
+        assert "tiderace.ping_interval" in scope["extensions"]
+        await accept(receive, send, ping_interval=0.06)
+        await receive()
+        await send({"type": "websocket.send", "text": "own"})
+
+    with (
+        RawServer(ws_ping_interval=0.05, ws_ping_timeout=10) as server,
+        server.open(application) as own,
+        server.open(Journalist()) as other,
+    ):
+        assert other.read_frame()[0] == 0x89
+        own.say("the interval is over")
+
+        assert own.read_frame() == (0x81, b"own")
+
+
+def test_an_application_with_much_rarer_pings_does_not_replace_the_servers():
+    async def application(scope, receive, send):
+        await accept(receive, send, ping_interval=0.1)
+        await receive()
+
+    with (
+        RawServer(ws_ping_interval=0.05, ws_ping_timeout=10) as server,
+        server.open(application) as client,
+    ):
+        assert client.read_frame()[0] == 0x89
+
+
 # Ready frames
+
+
+def test_a_text_that_the_application_takes_at_once_is_not_queued(plain):
+    taken, received = [], []
+
+    async def application(scope, receive, send):
+        def take(text):
+            taken.append(text)
+            return text == "{}"
+
+        scope["extensions"]["tiderace.frames"].on_text = take
+        await accept(receive, send)
+        received.append((await receive())["text"])
+        await send({"type": "websocket.send", "text": "done"})
+
+    with plain.open(application) as client:
+        client.say("{}")
+        client.say("more")
+        client.read_frame()
+
+    assert (taken, received) == (["{}", "more"], ["more"])
 
 
 def test_ready_frames_and_messages_keep_their_order(plain):

@@ -431,12 +431,12 @@ def a_subscription_outlives_its_token():
 
 @mutant
 def pings_come_ten_times_too_late():
-    from tiderace.topics.client.timers import Timers
+    from tiderace.topics.client.heartbeat import Heartbeat
 
-    def start_timer(original, self, name, delay, callback):
-        original(self, name, delay * 10 if name == "ping" else delay, callback)
+    def init(original, self, interval, patience, loop):
+        original(self, interval * 10, patience, loop)
 
-    around(Timers, "start_timer", start_timer)
+    around(Heartbeat, "__init__", init)
 
 
 @mutant
@@ -472,7 +472,7 @@ def a_client_that_leaves_during_a_command_is_not_noticed():
 def there_are_no_pings():
     from tiderace.topics.client.client import TopicClient
 
-    TopicClient._ping = lambda self: None
+    TopicClient.next_ping = lambda self: None
 
 
 @mutant

@@ -43,6 +43,7 @@ from tiderace.topics import (
     rpc,
     topic_group,
 )
+from tiderace.topics.client.heartbeat import Heartbeat
 from tiderace.topics.declaration.topic import declared
 from tiderace.topics.hub import close as close_process
 from tiderace.topics.hub import current
@@ -1655,15 +1656,28 @@ async def test_a_client_that_does_not_answer_a_ping_is_closed(app, settings):
 
 async def test_pings_come_as_often_as_announced(app, monkeypatch):
     loop = asyncio.get_running_loop()
-    call_later, delays = loop.call_later, []
+    call_at, beats = loop.call_at, []
 
-    def record(delay, *args, **kwargs):
-        delays.append(delay)
-        return call_later(delay, *args, **kwargs)
+    def take_beats(when, callback, *args, **kwargs):
+        if isinstance(getattr(callback, "__self__", None), Heartbeat):
+            beats.append((when, callback))
+            callback = beats.clear
+        return call_at(when, callback, *args, **kwargs)
 
-    monkeypatch.setattr(loop, "call_later", record)
+    async def pass_time(until):
+        while beats[0][0] < until:
+            beats.pop(0)[1]()
+        await client.done("ping")
+        return client.pings
+
+    monkeypatch.setattr(loop, "call_at", take_beats)
+    started = loop.time()
     async with WireClient(app) as client:
-        assert client.connected["connect"]["ping"] in delays
+        announced = client.connected["connect"]["ping"]
+
+        assert await pass_time(started + announced) == 0
+        assert await pass_time(started + announced * 1.05) == 1
+        assert await pass_time(started + announced * 2.05) == 2
 
 
 async def test_a_client_that_answers_pings_stays(app, settings):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from tiderace import metrics
@@ -16,6 +16,10 @@ class TooSlow(Exception):
 
 class FrameWriter(Protocol):
     """Writes finished frames to one socket: the contract of ``ServerFrameWriter``."""
+
+    on_text: Callable[[str], bool] | None
+    """Called with each text message of the client, before it is queued for ``receive``;
+    it is not queued where this returns True. For pongs, which are worth no task's step."""
 
     def text_frame(self, payload: bytes) -> bytes:
         """Return a text message as a frame for any socket."""

@@ -278,7 +278,17 @@ class Session:
     def next_ping(self) -> bytes:
         """Return the ping to send now."""
         self.pong_due = True
-        return self.codec.encode(Reply())
+        ping = _pings.get(self.codec)
+        if ping is None:
+            ping = _pings[self.codec] = self.codec.encode(Reply())
+        return ping
+
+    def take_pong(self, text: str) -> bool:
+        """Return whether a message is the pong that is due, and needs nothing else."""
+        if text != "{}" or not self.pong_due:
+            return False
+        self.pong_due = False
+        return True
 
     def _is_pong(self, command: Command) -> bool:
         if request_of(command)[0]:
@@ -295,6 +305,10 @@ class Session:
             raise ConnectionEnded(
                 codes.CLOSE_TOO_MANY_REQUESTS, "commands came too often"
             )
+
+
+# The frame of a ping, which is the same for all clients of a codec.
+_pings: dict[Codec, bytes] = {}
 
 
 def request_of(command: Command) -> tuple[str, Any]:

@@ -178,6 +178,9 @@ class ServerConnection:
     def text_received(self, text: str) -> None:
         """Queue a text message for the application."""
         if self._state is _OPEN:
+            on_text = self._frames.on_text
+            if on_text is not None and on_text(text):
+                return
             queue = self._read_queue
             queue.put({"type": "websocket.receive", "text": text}, len(text))
             if queue.paused:

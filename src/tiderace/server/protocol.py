@@ -46,6 +46,10 @@ hint_logger = logging.getLogger("tiderace.server")
 # One scheduler per server, which has one event loop.
 _schedulers: WeakKeyDictionary[ServerState, WriteScheduler] = WeakKeyDictionary()
 
+# How much rarer the application's pings may be than the server's, to replace them: those
+# of topics come every 25 s, and uvicorn's every 20 s.
+_PING_SHARE = 1.25
+
 # The states: reading the opening request; waiting for the application; sending its own
 # HTTP response, a denial; handshake ended.
 _REQUEST, _CONNECTING, _DENYING, _ANSWERED = "request", "connecting", "denying", "over"
@@ -59,8 +63,11 @@ class WebSocketProtocol(asyncio.Protocol):
     an offer of permessage-deflate is declined. The scope has a ``ServerFrameWriter`` in
     ``scope["extensions"]["tiderace.frames"]``. With ``"tiderace.max_size"`` there,
     ``websocket.accept`` may have a ``max_size``: the bytes of the largest message that
-    this client may send, at most the server's own limit. A subclass may set the
-    timeouts.
+    this client may send, at most the server's own limit. With ``"tiderace.ping_interval"``
+    it may have a ``ping_interval``: the seconds after which the application pings the
+    client itself, and closes the connection if no answer comes. The server then sends no
+    pings of its own, unless its interval is shorter by more than a fifth. A subclass may
+    set the timeouts.
     """
 
     handshake_timeout: ClassVar[float] = float(
@@ -228,6 +235,7 @@ class WebSocketProtocol(asyncio.Protocol):
                 "websocket.http.response": {},
                 "tiderace.frames": self.frames,
                 "tiderace.max_size": {},
+                "tiderace.ping_interval": {},
             },
         }
 
@@ -253,7 +261,7 @@ class WebSocketProtocol(asyncio.Protocol):
             refusal_timeout=self.refusal_timeout,
         )
         self.frames.write(response)
-        if config.ws_ping_interval:
+        if config.ws_ping_interval and not _is_pinged(message, config.ws_ping_interval):
             connection.keep_alive(config.ws_ping_interval, config.ws_ping_timeout)
         if self._unread:
             unread, self._unread = self._unread, b""
@@ -445,6 +453,12 @@ def _max_size(accept: Event, limit: int) -> int:
             "bytes, 1 or more"
         )
     return min(asked, limit)
+
+
+def _is_pinged(accept: Event, interval: float) -> bool:
+    """Return whether the application's own pings are about as frequent as ``interval``."""
+    asked = accept.get("ping_interval")
+    return isinstance(asked, int | float) and 0 < asked <= interval * _PING_SHARE
 
 
 @cache

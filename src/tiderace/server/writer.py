@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from threading import get_ident
 from typing import Any, Final
 
@@ -251,6 +251,7 @@ class ServerFrameWriter:
         "_transport",
         "_waiters",
         "congested",
+        "on_text",
     )
 
     text_frame = staticmethod(text_frame)
@@ -270,6 +271,8 @@ class ServerFrameWriter:
         # Whether frames are dropped: before the handshake, and after the close frame.
         self._closed = True
         self._waiters: list[asyncio.Future[None]] | None = None
+        # Takes a text message of the client, in place of ``receive``; False to queue it.
+        self.on_text: Callable[[str], bool] | None = None
 
     # Applications copy their scope, and pickle it for other processes. A copy has the
     # same writer; in another process there is None.

@@ -21,6 +21,7 @@ from tiderace.runtime.lifespan import on_shutdown
 from tiderace.runtime.single_flight import SingleFlight
 from tiderace.topics.client.client import TopicClient
 from tiderace.topics.client.context import ClientContext
+from tiderace.topics.client.heartbeat import Heartbeat
 from tiderace.topics.growing.feed import GrowingFeeds
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.trackers import OccupiedTopics, PresenceTrackers
@@ -40,6 +41,7 @@ class TopicHub:
         self.connects = None if rate is None else TokenBucket(Rate.parse(rate))
         self._publishing = SingleFlight()
         self._clients: dict[str, TopicClient] = {}
+        self._heartbeats: dict[tuple[float, float], Heartbeat] = {}
         # Those with emulated transports, by the digest of their secret.
         self._sessions: dict[bytes, TopicClient] = {}
 
@@ -73,14 +75,25 @@ class TopicHub:
         try:
             async with threads.isolated():
                 self._add(client)
+                heartbeat = self._heartbeat(context.settings)
+                heartbeat.add(client)
                 try:
                     await client.run()
                 finally:
+                    heartbeat.discard(client)
                     self._discard(client)
                     await client.clean_up()
         finally:
             process_connections.discard(client)
             metrics.TOPIC_CONNECTIONS.add(-1)
+
+    def _heartbeat(self, settings: conf.TopicSettings) -> Heartbeat:
+        times = settings.ping, settings.pong_timeout
+        heartbeat = self._heartbeats.get(times)
+        if heartbeat is None:
+            loop = asyncio.get_running_loop()
+            heartbeat = self._heartbeats[times] = Heartbeat(*times, loop)
+        return heartbeat
 
     def _add(self, client: TopicClient) -> None:
         if not self._clients:

@@ -196,7 +196,7 @@ async def test_pings_are_sent_and_answered_by_posts(app, kind):
     async with StreamClient(app, kind=kind) as client:
         [served] = current()
         for n in (1, 2):
-            served._ping()
+            served.outbox.push(served.next_ping())
             while client.pings < n:
                 await client._read()
             await client.write("{}")

@@ -87,7 +87,7 @@ class TopicClient:
             frame_size=context.settings.frame_size,
             commands=Rate.parse(context.settings.commands),
         )
-        self._outbox = ClientOutbox(
+        self.outbox = ClientOutbox(
             transport.codec,
             transport.send,
             writer=transport.writer,
@@ -96,11 +96,13 @@ class TopicClient:
         )
         self._timers = Timers()
         self.subscriptions = ClientSubscriptions(
-            context, self._outbox, self._timers, self.end
+            context, self.outbox, self._timers, self.end
         )
         self._registration: Registration | None = None
         self._task = asyncio.current_task()
         self._ending: Close | None = None
+        if transport.writer is not None:
+            transport.writer.on_text = self._session.take_pong
         self._reader = ClientReader(transport.receive, self._release)
         # Whether the client left while a command was running.
         self._left = False
@@ -112,7 +114,7 @@ class TopicClient:
         self._timers.start_deadline(
             "answer", self.context.settings.connect_timeout, self._check_answer
         )
-        self._outbox.start()
+        self.outbox.start()
         close: Close | None
         try:
             await self._read()
@@ -184,8 +186,8 @@ class TopicClient:
                 close.code,
                 describe(scope),
             )
-            self._outbox.abandon()
-        await self._outbox.finish()
+            self.outbox.abandon()
+        await self.outbox.finish()
         try:
             await self.transport.close(close)
         except Exception as error:
@@ -201,7 +203,7 @@ class TopicClient:
             await self.subscriptions.close()
             await self.context.streams.close()
         finally:
-            self._outbox.abandon()
+            self.outbox.abandon()
 
     def _leave_groups(self) -> None:
         for group in list(self.groups):
@@ -248,7 +250,7 @@ class TopicClient:
                 metrics.TOPIC_REFUSALS.add()
                 reply = Reply(id=command.id, error=refused.failure)
             if command.id:
-                self._outbox.put(self._session.codec.encode(reply))
+                self.outbox.put(self._session.codec.encode(reply))
             if reply.connect is not None:
                 self._start(reply.connect)
             elif reply.subscribe is not None:
@@ -334,7 +336,6 @@ class TopicClient:
         self._registration = current_watcher().register(
             identity.user, identity.session_key, self._on_revocation
         )
-        self._timers.start_timer("ping", self.context.settings.ping, self._ping)
         for channel in result.subs or ():
             self.subscriptions.commit(channel)
 
@@ -367,7 +368,7 @@ class TopicClient:
             case "topics.message":
                 message = DataMessage(data=Raw(event["data"].encode()))
                 reply = Reply(push=Push(message=message))
-                self._outbox.push(self._session.codec.encode(reply))
+                self.outbox.push(self._session.codec.encode(reply))
             case "topics.subscribe":
                 self.subscriptions.subscribe_from_server(event["topic"])
             case "topics.unsubscribe":
@@ -387,14 +388,19 @@ class TopicClient:
 
     # Pings
 
-    def _ping(self) -> None:
-        settings = self.context.settings
-        if not self._session.pong_due:
-            self._timers.start_deadline(
-                "answer", settings.pong_timeout, self._check_answer
-            )
-        self._outbox.push(self._session.next_ping())
-        self._timers.start_timer("ping", settings.ping, self._ping)
+    def next_ping(self) -> bytes | None:
+        """Return the ping to send now; None for a client that has not connected."""
+        session = self._session
+        if not session.connected:
+            return None
+        if not session.pong_due:
+            self._timers.cancel_timer("answer")
+        return session.next_ping()
+
+    def await_pong(self, timeout: float) -> None:
+        """Close the connection if its ping is not answered within ``timeout`` seconds."""
+        if self._session.pong_due and "answer" not in self._timers:
+            self._timers.start_deadline("answer", timeout, self._check_answer)
 
     def _check_answer(self) -> None:
         """End the connection of a client that has not connected, or sent no pong."""

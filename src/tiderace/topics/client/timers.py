@@ -67,6 +67,11 @@ class Timers:
             delay = max(0.0, expires_at + _GRACE - time.time())
             self.start_deadline(name, delay, callback)
 
+    def __contains__(self, name: str) -> bool:
+        """Return whether a timer was started, and has neither ended nor been cancelled."""
+        handle = self._handles.get(name)
+        return handle is not None and handle.when() > self._loop.time()
+
     def cancel_timer(self, name: str) -> None:
         """Cancel a timer, if it was started."""
         handle = self._handles.pop(name, None)

@@ -26,6 +26,8 @@ _JSON = "centrifuge-json"
 _PROTOBUF = "centrifuge-protobuf"
 # The extension of servers that take a limit for a single socket, as ours does.
 _MAX_SIZE = "tiderace.max_size"
+# That of servers that leave pings to the application.
+_PING_INTERVAL = "tiderace.ping_interval"
 # RFC 6455, section 5.5: a control frame holds 125 bytes, two of them the code.
 _REASON_LENGTH = 123
 _TOO_BIG = 1009
@@ -58,9 +60,15 @@ class WebSocketTransport:
         offered = self._scope.get("subprotocols") or []
         chosen = next((each for each in (_PROTOBUF, _JSON) if each in offered), None)
         event = websocket_accept(subprotocol=chosen)
-        if _MAX_SIZE in (self._scope.get("extensions") or {}):
+        extensions, settings = (
+            self._scope.get("extensions") or {},
+            conf.current().topics,
+        )
+        if _MAX_SIZE in extensions:
             # So that the server buffers nothing longer of an unknown client.
-            event["max_size"] = conf.current().topics.frame_size
+            event["max_size"] = settings.frame_size
+        if _PING_INTERVAL in extensions:
+            event["ping_interval"] = settings.ping
         await self._send(event)
         self._open = True
         codec = protobuf(_PROTOBUF) if chosen == _PROTOBUF else JSON
