@@ -31,7 +31,8 @@ from tiderace.topics import (
 )
 from tiderace.topics.declaration.topic import declared
 from tiderace.topics.growing import writer
-from tiderace.topics.growing.stream import delete_records
+from tiderace.topics.growing.records import Message, Record, State
+from tiderace.topics.growing.stream import delete_records, publish_end, publish_record
 from tiderace.topics.hub import close as close_hub
 from tiderace.topics.hub import current
 
@@ -538,6 +539,39 @@ class GrowingContract:
 
             assert (await device.ended(answer))["state"] == "finished"
             assert len((await ahistory("grow-room:a")).messages) == 1
+
+    async def test_an_end_whose_reply_was_lost_may_be_tried_again(
+        self, app, monkeypatch
+    ):
+        async def publish_and_lose_the_reply(*arguments):
+            await publish_end(*arguments)
+            raise LayerUnavailable("the reply was lost")
+
+        async with Device(app, "grow-room:a") as device:
+            answer = agrow("grow-room:a")
+            await answer.begin()
+            with monkeypatch.context() as broken:
+                broken.setattr(writer, "publish_end", publish_and_lose_the_reply)
+                with pytest.raises(LayerUnavailable):
+                    await answer.finish()
+            await answer.finish()
+
+            assert answer.state == "finished"
+            assert (await device.ended(answer))["state"] == "finished"
+            assert len((await ahistory("grow-room:a")).messages) == 1
+
+    async def test_a_message_that_was_ended_elsewhere_cannot_be_ended_again(self, app):
+        answer = agrow("grow-room:a")
+        await answer.begin()
+        other = Message(Record(answer.id, answer.token, data={}))
+        other.state = State.FAILED
+        await publish_record(
+            answer._topic, Record(answer.id, answer.token, state=State.FAILED)
+        )
+        await publish_end(answer._topic, other)
+
+        with pytest.raises(MessageEnded):
+            await answer.finish()
 
     async def test_tags_that_are_no_strings_are_refused(self, app):
         with pytest.raises(

@@ -26,6 +26,8 @@ from tiderace.topics.growing.stream import (
     is_published,
     publish_end,
     publish_record,
+    read_records,
+    record_in,
 )
 from tiderace.topics.growing.writers import end_other_writers, process_writers
 from tiderace.topics.json_fields import data_as_json
@@ -407,8 +409,11 @@ class AsyncGrowingMessage:
     async def _end(self, state: State, reason: str = "") -> None:
         await self._stop()
         if await is_published(self._topic, self.id):
-            self._abandoned = True
-            raise self._ended()
+            if not await self._was_ended(state, reason):
+                self._abandoned = True
+                raise self._ended()
+            self._state = state
+            return
         await self._send(state, reason)
         whole = Record(
             self.id, self.token, 0, self.text, self._raw_fields(), self._tags
@@ -422,6 +427,16 @@ class AsyncGrowingMessage:
             # that are not deleted expire.
             with contextlib.suppress(LayerUnavailable):
                 await delete_records(self._topic)
+
+    async def _was_ended(self, state: State, reason: str) -> bool:
+        """Return whether an earlier call ended the message, whose reply was lost."""
+        _, publications = await read_records(self._topic, None)
+        for record in map(record_in, publications):
+            if record.id == self.id and record.state is not State.GROWING:
+                # The first end counts.
+                end = record.writer, record.state, record.reason
+                return end == (self.token, state, reason)
+        return False
 
     async def _stop(self) -> None:
         process_writers.discard(self.topic, self.id, self)
