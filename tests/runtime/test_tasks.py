@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 
 import pytest
 
+from support.waiting import settle
 from tiderace.runtime.tasks import TaskGroup, WorkerPool
 
 logger = logging.getLogger("tiderace.test")
@@ -123,6 +125,47 @@ async def test_a_cancelled_group_has_no_task_left():
 
     assert task.cancelled()
     assert len(group) == 0
+
+
+async def hang_at_its_end(ended):
+    try:
+        await asyncio.Event().wait()
+    finally:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+
+async def swallow_cancellation(release):
+    while not release.is_set():
+        with contextlib.suppress(asyncio.CancelledError):
+            await release.wait()
+
+
+async def test_what_a_task_does_at_its_end_is_cut_after_the_limit(caplog):
+    group, ended = TaskGroup(logger), []
+    group.spawn(hang_at_its_end(ended))
+    await settle()
+
+    await group.cancel_in_time(0.01)
+
+    assert ended == [True]
+    assert "1 hooks or methods go on 0.01 s after" in caplog.text
+    assert "left behind" not in caplog.text
+
+
+async def test_a_task_that_swallows_its_cancellation_is_left_behind_once(caplog):
+    group, release = TaskGroup(logger), asyncio.Event()
+    task = group.spawn(swallow_cancellation(release))
+    await settle()
+
+    await group.cancel_in_time(0.01)
+    await group.cancel_in_time(0.01)
+
+    assert caplog.text.count("are left behind") == 1
+    release.set()
+    await task
 
 
 async def test_a_group_logs_the_error_of_a_task_and_keeps_the_others(caplog):

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -104,6 +104,48 @@ async def wait_in_time(work: Awaitable[T], timeout: float) -> T:
         task.cancel()
 
 
+async def cancel_in_time(
+    tasks: Collection[asyncio.Task[Any]], limit: float, logger: logging.Logger
+) -> None:
+    """Cancel tasks that run code of the application, and wait until they have ended.
+
+    Args:
+        tasks: those to cancel.
+        limit: seconds after which they are cancelled again, which cuts what they do at
+            their end; they are left behind if they go on for half of that again.
+        logger: gets a record of either.
+    """
+    for task in tasks:
+        if not task.cancelling():  # a second one would cut what it does at its end
+            task.cancel()
+    late = await _not_done(tasks, limit)
+    if late:
+        logger.warning(
+            "%d hooks or methods go on %g s after their client has left, and are cancelled; "
+            "shorten them, or raise TIDERACE['DISCONNECT_TIMEOUT']",
+            len(late),
+            limit,
+        )
+        for task in late:
+            task.cancel()
+        late = await _not_done(late, limit / 2)
+    if late:
+        logger.error(
+            "%d hooks or methods were cancelled and go on, and are left behind; let their "
+            "CancelledError pass",
+            len(late),
+        )
+
+
+async def _not_done(
+    tasks: Collection[asyncio.Task[Any]], timeout: float
+) -> Collection[asyncio.Task[Any]]:
+    if not tasks:
+        return tasks
+    _, late = await asyncio.wait(tasks, timeout=timeout)
+    return late
+
+
 class TaskGroup:
     """Tasks of one event loop that end at the latest with their owner.
 
@@ -147,6 +189,12 @@ class TaskGroup:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def cancel_in_time(self, limit: float) -> None:
+        """Cancel the tasks as ``cancel_in_time`` does; those left behind are forgotten."""
+        tasks = list(self._tasks)
+        await cancel_in_time(tasks, limit, self._logger)
+        self._tasks.difference_update(tasks)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

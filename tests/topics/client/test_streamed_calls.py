@@ -17,6 +17,7 @@ from tiderace.topics import AllowAny, Refuse, Topic, TopicsEndpoint, rpc
 from tiderace.topics.client.streamed_calls import StreamedCalls
 from tiderace.topics.declaration.topic import declared
 from tiderace.topics.fanout.outbox import ClientOutbox
+from tiderace.topics.hub import current
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -284,6 +285,21 @@ async def test_what_a_stopped_generator_does_at_its_end_is_not_cut_by_the_discon
         await leaving
 
     assert closed == ["streams:a"]
+
+
+async def test_what_a_generator_does_at_its_end_is_cut_some_time_after_its_client_left(
+    client, settings, cleaning, caplog
+):
+    settings.TIDERACE = {"DISCONNECT_TIMEOUT": 0.01}
+    room = await client.subscribe("streams:a")
+    stream = room.stream("clean_up")
+    await anext(stream)
+
+    await within(client.disconnect())
+
+    assert cleaning.begun.is_set()
+    assert "1 hooks or methods go on 0.01 s after their client has left" in caplog.text
+    assert not current()
 
 
 async def test_a_call_of_an_endless_generator_that_never_waits_ends_by_the_time_limit(

@@ -195,10 +195,16 @@ class TopicClient:
 
     async def clean_up(self) -> None:
         """End the client's timers, subscriptions and presence."""
+        self._stop_listening()
+        await self._end_subscriptions()
+
+    def _stop_listening(self) -> None:
         self._timers.cancel_all()
         if self._registration is not None:
             self._registration.cancel()
         self._leave_groups()
+
+    async def _end_subscriptions(self) -> None:
         try:
             await self.subscriptions.close()
             await self.context.streams.close()
@@ -221,9 +227,10 @@ class TopicClient:
     async def _release(self) -> None:
         """Release what a client held that left during a command, and limit that."""
         self._left = True
-        await self.clean_up()
+        self._stop_listening()
         limit = conf.current().disconnect_timeout
         self._timers.start_timer("command", limit, lambda: self._cancel_command(limit))
+        await self._end_subscriptions()
 
     def _cancel_command(self, limit: float) -> None:
         logger.warning(

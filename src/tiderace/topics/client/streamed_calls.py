@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -11,15 +12,18 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from tiderace import conf
 from tiderace.asgi import Scope
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Failure
 from tiderace.protocol.messages import DataMessage, Push, Reply
 from tiderace.protocol.session import ConnectionEnded, Refused
-from tiderace.runtime.tasks import as_error
+from tiderace.runtime.tasks import as_error, cancel_in_time
 from tiderace.topics.client.refusals import errors_as_refusals
 from tiderace.topics.fanout.outbox import ClientOutbox
 from tiderace.topics.json_fields import as_raw
+
+logger = logging.getLogger("tiderace.topics")
 
 _MOST = 16  # streams of one client at once
 _ID_LENGTH = 64  # characters
@@ -89,10 +93,9 @@ class StreamedCalls:
 
     async def close(self) -> None:
         """Stop all streams, and wait until their generators are closed."""
-        tasks = [each.task for each in self._running.values() if each.task is not None]
-        for stream in list(self._running.values()):
-            stream.stop()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        running, self._running = self._running, {}
+        tasks = [each.task for each in running.values() if each.task is not None]
+        await cancel_in_time(tasks, conf.current().disconnect_timeout, logger)
 
 
 @dataclass(slots=True)

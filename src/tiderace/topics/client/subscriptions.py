@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from msgspec import Raw, UnsetType
 
-from tiderace import metrics
+from tiderace import conf, metrics
 from tiderace.presence.store import Member
 from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
@@ -326,7 +326,7 @@ class ClientSubscriptions:
         """End every subscription and background task."""
         for subscription in list(self._context.subscriptions.values()):
             self._end(subscription)
-        await self._tasks.cancel()
+        await self._tasks.cancel_in_time(conf.current().disconnect_timeout)
 
     def _end(self, subscription: ActiveSubscription) -> None:
         subscriptions, name = self._context.subscriptions, subscription.channel

@@ -204,7 +204,7 @@ class EventStream:
             if registration is not None:
                 registration.cancel()
             self._unsubscribe()
-            await self._tasks.cancel()
+            await self._tasks.cancel_in_time(conf.current().disconnect_timeout)
             self.outbox.abandon()
             process_connections.discard(self)
             metrics.TOPIC_CONNECTIONS.add(-1)
