@@ -1,10 +1,17 @@
-"""Run drills and print their table; the exit status is 1 if one of Tiderace's failed."""
+"""Run drills and print their table; the exit status is 1 if one of Tiderace's failed.
+
+The soak, and the fuzzers with the drills of the outbox, run beside the others.
+"""
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import resource
 import sys
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from . import table
@@ -20,17 +27,31 @@ def main() -> int:
     options = _arguments(known)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    rows = [
-        _run(drill, stack, options)
-        for drill in (known[name] for name in options.names or known)
-        for stack in options.stack or STACKS[:1]
-        if stack in drill.stacks
-    ]
+    names = options.names or [*known]
+    groups = side_by_side(names)
+    if len(groups) == 1:
+        rows = _run_all(names, options)
+    else:
+        context = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(len(groups), mp_context=context) as processes:
+            done = processes.map(partial(_run_all, options=options), groups)
+            rows = [row for some in done for row in some]
+        rows.sort(key=lambda row: names.index(row.drill))
     print(f"\n{table.text(rows)}")
     if options.page:
         titles = {name: drill.title for name, drill in known.items()}
         table.write_page(options.page, rows, titles)
     return table.exit_status(rows)
+
+
+def side_by_side(names: Iterable[str]) -> list[list[str]]:
+    """Return drills in groups that run at the same time, so that the soak can be long."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        kind = name.partition("-")[0]
+        group = {"soak": "soak", "fuzz": "more", "outbox": "more"}.get(kind, "faults")
+        groups.setdefault(group, []).append(name)
+    return [*groups.values()]
 
 
 def _arguments(known: dict[str, Drill]) -> argparse.Namespace:
@@ -39,7 +60,7 @@ def _arguments(known: dict[str, Drill]) -> argparse.Namespace:
     parser.add_argument(
         "--stack", action="append", choices=STACKS, help="by default tiderace alone"
     )
-    parser.add_argument("--soak", type=float, default=120, help="seconds of the soak")
+    parser.add_argument("--soak", type=float, default=600, help="seconds of the soak")
     parser.add_argument("--fuzz", type=float, default=60, help="seconds of each fuzzer")
     parser.add_argument(
         "--transactions", type=int, default=1000,
@@ -52,6 +73,16 @@ def _arguments(known: dict[str, Drill]) -> argparse.Namespace:
             f"no drill is called {', '.join(unknown)}; there are {', '.join(known)}"
         )
     return options
+
+
+def _run_all(names: list[str], options: argparse.Namespace) -> list[Row]:
+    known = drills()
+    return [
+        _run(drill, stack, options)
+        for drill in map(known.__getitem__, names)
+        for stack in options.stack or STACKS[:1]
+        if stack in drill.stacks
+    ]
 
 
 def _run(drill: Drill, stack: str, options: argparse.Namespace) -> Row:

@@ -265,6 +265,16 @@ def test_a_drill_that_cannot_run_says_why_and_is_no_failure(status_of, capsys):
     assert "skipped: there is no nginx" in capsys.readouterr().out
 
 
+def test_the_soak_and_the_fuzzers_run_beside_the_other_drills():
+    names = ["broker-cut", "fuzz-doors", "outbox-sqlite-redis", "presence", "soak"]
+
+    assert command.side_by_side(names) == [
+        ["broker-cut", "presence"],
+        ["fuzz-doors", "outbox-sqlite-redis"],
+        ["soak"],
+    ]
+
+
 def test_an_unknown_drill_is_refused(status_of, capsys):
     with pytest.raises(SystemExit) as exit_:
         status_of(None, "nothing")

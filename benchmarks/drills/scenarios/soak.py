@@ -1,4 +1,4 @@
-"""Traffic, visitors and a cut of the broker every 10 s, for two minutes or as long as wanted."""
+"""Traffic, visitors and a cut of the broker every 10 s, for ten minutes or as long as wanted."""
 
 from __future__ import annotations
 
