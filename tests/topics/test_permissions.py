@@ -130,6 +130,11 @@ async def test_permission_classes_and_method_must_all_allow():
     assert not await may(ADA, IsAuthenticated, can_subscribe=no)
 
 
+@pytest.mark.parametrize("value", [True, False])
+async def test_a_publish_method_that_cannot_be_called_opens_no_topic(value):
+    assert not await may(ADA, AllowAny, action="publish", can_publish=value)
+
+
 async def test_a_topic_accepts_publications_only_with_a_publish_method():
     assert not await may(ADA, AllowAny, action="publish")
     assert await may(ADA, AllowAny, action="publish", can_publish=yes)

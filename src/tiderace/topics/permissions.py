@@ -297,8 +297,8 @@ async def refusal(
         kind = type(topic).__name__
         return f"{kind} has neither permission_classes nor can_subscribe"
     if (
-        hook is None
-        and action == "publish"
+        action == "publish"
+        and not callable(hook)
         and not callable(getattr(topic, "on_publish", None))
     ):
         return f"{type(topic).__name__} has neither can_publish nor on_publish"
