@@ -31,7 +31,7 @@ class Node(msgspec.Struct, omit_defaults=True):
     uptime: int
     """Seconds since it served its first topic client."""
     channels: dict[str, int] | None = None
-    """Subscribers by topic, where they were asked for."""
+    """Number of subscribers by topic; None without a pattern."""
 
 
 async def survey(pattern: str | None = None) -> list[Node]:
@@ -45,15 +45,13 @@ async def survey(pattern: str | None = None) -> list[Node]:
     Raises:
         LayerUnavailable: when the broker could not be reached in time.
     """
-    current()  # a process that serves the API alone is listed as well
-    answers = await cluster.current().ask(
-        "topics.server_api.survey", pattern, timeout=_TIMEOUT
-    )
+    current()  # makes the hub, so that a process that serves only the API is listed
+    answers = await cluster.current().ask("topics.survey", pattern, timeout=_TIMEOUT)
     nodes = [msgspec.convert(each, Node) for each in answers.by_process.values()]
     return sorted(nodes, key=lambda node: node.uid)
 
 
-@cluster.handler("topics.server_api.survey")
+@cluster.handler("topics.survey")
 def _describe(pattern: str | None) -> Any:
     if not hubs():
         return None
