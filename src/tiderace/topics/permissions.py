@@ -19,7 +19,7 @@ from typing import Any, Literal
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 
 from tiderace.asgi import Scope
-from tiderace.topics.declaration.checks import place, require_hooks
+from tiderace.topics.declaration.checks import full_name, require_hooks
 from tiderace.topics.handshake_request import HandshakeRequest
 from tiderace.topics.hooks import call_hook
 
@@ -47,7 +47,7 @@ class Action(StrEnum):
 
 ActionName = Literal["subscribe", "publish", "presence", "history", "whisper"]
 
-# The topic's own method that has to agree too, if the topic defines it.
+# The method of the topic that has to allow the action too, if the topic defines it.
 _HOOKS: Mapping[str, str] = {
     Action.SUBSCRIBE: "can_subscribe",
     Action.PUBLISH: "can_publish",
@@ -56,7 +56,7 @@ _HOOKS: Mapping[str, str] = {
     Action.WHISPER: "can_whisper",
 }
 
-# What a client sends to others, for which Django REST Framework's permissions see a POST.
+# Actions that send something to others: Django REST Framework's permissions get a POST.
 _WRITING = (Action.PUBLISH, Action.WHISPER)
 
 
@@ -259,9 +259,9 @@ async def allowed(
 
     All of the topic's ``permission_classes`` have to allow it, and its own method
     (``can_subscribe``, ``can_publish``, ``can_see_presence``, ``can_read_history``,
-    ``can_whisper``) if it defines one. A topic with neither ``permission_classes`` nor ``can_subscribe``
-    allows nothing, and one with neither ``can_publish`` nor ``on_publish`` allows no
-    publications.
+    ``can_whisper``) if it defines one. A topic with neither ``permission_classes`` nor
+    ``can_subscribe`` allows nothing, and one with neither ``can_publish`` nor
+    ``on_publish`` allows no publications.
 
     For actions that need a subscription, the caller has to check it.
 
@@ -271,8 +271,8 @@ async def allowed(
         action: ``"subscribe"``, ``"publish"``, ``"presence"``, ``"history"`` or
             ``"whisper"``.
         scope: the connection's, for permissions that read its headers.
-        admitted: whether a token or the server has subscribed the client: then its
-            ``permission_classes`` are for publishing and whispers alone.
+        admitted: whether a token or the server has subscribed the client; then
+            ``permission_classes`` are checked for publishing and whispers alone.
 
     Raises:
         ValueError: for another action.
@@ -322,10 +322,10 @@ async def refusal(
 
 
 def _allows_by_itself(rule: Any, user: Any) -> bool:
-    """Return True where a permission of this module allows it, whatever the topic.
+    """Return whether a permission of this module allows ``user`` all actions.
 
-    These are most of all permissions, and are asked for each command: an object and a
-    coroutine for each would take longer than the answer.
+    The shortcut for the most common permissions, which are checked for each command: an
+    object and a coroutine for each check would take longer than the check.
     """
     if rule is AllowAny:
         return True
@@ -350,10 +350,10 @@ async def _refusal_by_rules(
 
 
 def distinguishes_actions(topic: Any) -> bool:
-    """Return whether a subscriber of ``topic`` may be refused to read its history.
+    """Return whether ``topic`` may refuse its history to some of its subscribers.
 
-    That is not so if it has no ``can_read_history``, and each of its
-    ``permission_classes`` is one of this module, which allow all actions or none.
+    False if it has no ``can_read_history``, and each of its ``permission_classes`` is one
+    of this module: these allow all actions or none.
     """
     return callable(getattr(topic, "can_read_history", None)) or any(
         not _is_uniform(rule) for rule in topic.permission_classes or ()
@@ -382,7 +382,7 @@ def require_permissions(cls: type[Any]) -> None:
     if not isinstance(rules, list | tuple | set | frozenset):
         written = getattr(rules, "__name__", None) or repr(rules)
         raise ImproperlyConfigured(
-            f"{place(cls)}.permission_classes is {written}, not a list; write "
+            f"{full_name(cls)}.permission_classes is {written}, not a list; write "
             f"permission_classes = [{written}]"
         )
     for rule in rules:
@@ -390,7 +390,7 @@ def require_permissions(cls: type[Any]) -> None:
             as_permission(rule)
         except TypeError as error:
             raise ImproperlyConfigured(
-                f"{place(cls)}.permission_classes: {error}"
+                f"{full_name(cls)}.permission_classes: {error}"
             ) from None
 
 

@@ -16,7 +16,12 @@ from tiderace.protocol import codes
 from tiderace.protocol.codes import Failure
 from tiderace.protocol.session import Refused
 from tiderace.topics.client.context import ClientContext
-from tiderace.topics.declaration.topic import Topic, call_with, rpc_method, rpc_names
+from tiderace.topics.declaration.topic import (
+    Topic,
+    rpc_arguments,
+    rpc_method,
+    rpc_names,
+)
 from tiderace.topics.growing.writers import acancel_message
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import read_fields
@@ -72,7 +77,7 @@ async def call_method(
         Refused: when there is no such method, or it has taken too long.
     """
     method = _method(owner, name)
-    arguments = call_with(method, context.identity.user, data)
+    arguments = rpc_arguments(method, context.identity.user, data)
     try:
         async with asyncio.timeout(context.settings.call_timeout):
             if inspect.isasyncgenfunction(method):
@@ -116,7 +121,7 @@ def _stream(context: ClientContext, topic: Topic, call: _StreamedCall) -> None:
         kind = type(topic).__name__
         reason = f"{kind}.{call.method} is no async generator; call it without a stream"
         raise Refused(codes.METHOD_NOT_FOUND, reason=reason)
-    arguments = call_with(method, context.identity.user, bytes(call.data))
+    arguments = rpc_arguments(method, context.identity.user, bytes(call.data))
     context.streams.start(
         call.id,
         method(**arguments),

@@ -1,7 +1,7 @@
 """Checks a class of the application when it is defined: its attributes and its hooks.
 
-A mistake that is found here raises where it was made. What may be intended, such as an
-attribute whose name resembles an option, is left to ``tiderace.checks.topics``.
+A mistake raises where the class is defined. What may be intended, such as an attribute
+whose name resembles an option, is reported by ``tiderace.checks.topics`` instead.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, get_args
 from django.core.exceptions import ImproperlyConfigured
 
 
-def place(cls: type) -> str:
+def full_name(cls: type) -> str:
     """Return the full name of a class."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
@@ -31,11 +31,11 @@ def require_kinds(cls: type, kinds: Mapping[str, tuple[Any, str]]) -> None:
     for name, (kind, advice) in kinds.items():
         value = inspect.getattr_static(cls, name)
         if not isinstance(value, kind) or (
-            # Which is an int as well.
+            # bool is a subclass of int.
             isinstance(value, bool) and bool not in (kind, *get_args(kind))
         ):
             raise ImproperlyConfigured(
-                f"{place(cls)}.{name} is {value!r}, of type {type(value).__name__}; "
+                f"{full_name(cls)}.{name} is {value!r}, of type {type(value).__name__}; "
                 f"write {advice}"
             )
 
@@ -67,7 +67,7 @@ def require_hooks(
         bound = getattr(cls, name)
         if not callable(bound):
             raise ImproperlyConfigured(
-                f"{place(cls)}.{name} is {bound!r}, which cannot be called; write a "
+                f"{full_name(cls)}.{name} is {bound!r}, which cannot be called; write a "
                 f"method: {definition}"
             )
         on_instance = owner == "self" and inspect.isfunction(hook)
@@ -76,7 +76,7 @@ def require_hooks(
         if not (_accepts(bound, given) or _accepts(bound, shorter)):
             signature = inspect.signature(bound, follow_wrapped=False)
             raise ImproperlyConfigured(
-                f"{place(cls)}.{name}{signature} cannot be called with "
+                f"{full_name(cls)}.{name}{signature} cannot be called with "
                 f"({', '.join(given)}); write: {definition}"
             )
 
@@ -99,18 +99,18 @@ def require_delivery(cls: Any) -> None:
     """
     if cls.deliver is not None and cls.growing is not None:
         raise ImproperlyConfigured(
-            f"{place(cls)} has both deliver and growing: a later publication would replace "
+            f"{full_name(cls)} has both deliver and growing: a later publication would replace "
             "a message that has grown; use two topics"
         )
     if cls.deliver is not None and cls.is_binary() and cls.deliver.key is not None:
         raise ImproperlyConfigured(
-            f"{place(cls)} has message = bytes, and Latest(key={cls.deliver.key!r}) reads "
+            f"{full_name(cls)} has message = bytes, and Latest(key={cls.deliver.key!r}) reads "
             "its key from JSON; leave out key, or message"
         )
     for option in ("deliver", "growing"):
         if cls.may_receive is not None and getattr(cls, option) is not None:
             raise ImproperlyConfigured(
-                f"{place(cls)} has both may_receive and {option}, whose messages are not "
+                f"{full_name(cls)} has both may_receive and {option}, whose messages are not "
                 "told apart by tags; use one topic for each group of receivers"
             )
     history = cls.history
@@ -118,7 +118,7 @@ def require_delivery(cls: Any) -> None:
     if not 0 <= cls.rewind <= kept:
         keeps = "keeps no history" if history is None else f"keeps {kept} publications"
         raise ImproperlyConfigured(
-            f"{place(cls)}.rewind is {cls.rewind}, and the topic {keeps}; write a number "
+            f"{full_name(cls)}.rewind is {cls.rewind}, and the topic {keeps}; write a number "
             f"from 0 to the size of its history, as in history = History(size="
             f"{max(1, cls.rewind)}, ttl=300)"
         )
@@ -133,13 +133,13 @@ def require_compatible(cls: Any) -> None:
     for option in ("growing", "whispers"):
         if cls.is_binary() and getattr(cls, option):
             raise ImproperlyConfigured(
-                f"{place(cls)} has {option} and message = bytes, whose clients speak "
+                f"{full_name(cls)} has {option} and message = bytes, whose clients speak "
                 f"Protobuf, and {option} needs JSON; leave one of them out"
             )
     for option in ("growing", "deliver"):
         if cls.delta and getattr(cls, option) is not None:
             raise ImproperlyConfigured(
-                f"{place(cls)} has {option} and delta = True, which is the difference "
+                f"{full_name(cls)} has {option} and delta = True, which is the difference "
                 f"from each publication to the next, and {option} does not send each; "
                 "leave one of them out"
             )

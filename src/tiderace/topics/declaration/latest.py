@@ -19,31 +19,31 @@ logger = logging.getLogger("tiderace.topics")
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """Delivers the newest publication of each key, at most so often per subscriber.
+    """Delivers the newest publication of each key, at a limited rate per subscriber.
 
     A publication is replaced by a later one with the same key that comes before it is
     delivered. What a subscriber gets is in the order of publication. While the topic is
     quiet the next publication is delivered at once.
 
     Guaranteed: a subscriber that stays connected ends with the newest value of each
-    key, as long as no more than ``keys`` keys, and while it reads slowly no more than
-    ``OUTBOX_LIMIT`` bytes, change within one period or until it has read. Not
-    guaranteed: that it gets a value that was replaced.
+    key, as long as no more than ``keys`` keys change within one period. For one that
+    reads slowly the limit is also ``OUTBOX_LIMIT`` bytes of changed values until it has
+    read. Not guaranteed: that it gets a value that was replaced.
 
     Args:
-        rate: how often a subscriber gets what is new, such as ``"2/s"`` or ``"1/10s"``;
+        rate: how often a subscriber gets new values, such as ``"2/s"`` or ``"1/10s"``;
             ``"5/s"``, as often as a reader can follow.
         key: the field of the published object whose value is the key, or a function
             that takes the published data and returns the key, which is hashable; None
             for a topic with one value. Data without the field, and data for which the
             function fails, has the key None.
-        keys: the most keys that wait for subscribers; beyond it the value that has
-            waited longest is dropped, and a topic with history has its subscribers
-            subscribe again. So are values that only slow readers have not got, beyond
-            ``OUTBOX_LIMIT`` bytes.
+        keys: the most keys that wait for subscribers. Beyond it the value that has
+            waited longest is dropped, and in a topic with history subscribers without
+            it subscribe again. The same happens to values that wait for slow readers
+            alone, beyond ``OUTBOX_LIMIT`` bytes.
 
     Raises:
-        ImproperlyConfigured: for a rate that is none, another type of key, and for less
+        ImproperlyConfigured: for a malformed rate, a key of another type, and fewer
             than one key.
     """
 

@@ -1,4 +1,4 @@
-"""The declaration of topics that deliver how many are in another topic."""
+"""The declaration of topics that deliver the numbers of members of another topic."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import msgspec
 from django.core.exceptions import ImproperlyConfigured
 
-from tiderace.topics.declaration.checks import place
+from tiderace.topics.declaration.checks import full_name
 from tiderace.topics.declaration.latest import Latest
 from tiderace.topics.declaration.topic import Topic
 
@@ -35,10 +35,10 @@ class Occupancy(Topic):
                 return f"room:{self.kwargs['name']}"
 
     A subscriber gets ``{"connections": 3, "users": 2}`` with its subscription and after
-    each change, at the pace of ``deliver``; no names, and it does not count itself. The
-    counted topic has ``presence``. A process with subscribers reads the numbers at most
-    once in each period, whatever their number, and every ten seconds without joins
-    and leaves.
+    each change, at the rate of ``deliver``. It gets no names, and is not counted itself.
+    The counted topic needs ``presence``. A process with subscribers, however many, reads
+    the numbers at most once in each period, and every ten seconds while there are no
+    joins and leaves.
 
     Not guaranteed: that a subscriber gets each number. With ``Presence.PER_USER`` a
     further connection of a present user is no join, so ``connections`` may be ten seconds
@@ -51,17 +51,17 @@ class Occupancy(Topic):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if cls.pattern and cls.counted is Occupancy.counted:
             raise ImproperlyConfigured(
-                f"{place(cls)} does not say which topic it counts; write def "
+                f"{full_name(cls)} does not say which topic it counts; write def "
                 "counted(self), which returns the name of that topic"
             )
         if inspect.iscoroutinefunction(cls.counted):
             raise ImproperlyConfigured(
-                f"{place(cls)}.counted is a coroutine function; write def counted(self), "
+                f"{full_name(cls)}.counted is a coroutine function; write def counted(self), "
                 "which returns the name of the topic from self.kwargs"
             )
         if cls.history is not None or cls.deliver is None:
             raise ImproperlyConfigured(
-                f"{place(cls)} has a history, or deliver = None; its numbers are not "
+                f"{full_name(cls)} has a history, or deliver = None; its numbers are not "
                 'published, so leave history out and write deliver = Latest(rate="1/s")'
             )
         super().__init_subclass__(**kwargs)

@@ -1,12 +1,15 @@
 """The classes with which an application declares its topics and their policy.
 
-class Room(Topic):
-    pattern = "room:<slug:name>"
-    history = History(size=100, ttl=3600)
-    permission_classes = [IsAuthenticated]
+::
 
-    async def can_subscribe(self, user):
-        return await Membership.objects.filter(room=self.kwargs["name"], user=user).aexists()
+    class Room(Topic):
+        pattern = "room:<slug:name>"
+        history = History(size=100, ttl=3600)
+        permission_classes = [IsAuthenticated]
+
+        async def can_subscribe(self, user):
+            members = Membership.objects.filter(room=self.kwargs["name"])
+            return await members.filter(user=user).aexists()
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from tiderace.protocol.codes import Failure
 from tiderace.ratelimit import Rate
 from tiderace.revocation import signals
 from tiderace.topics.declaration.checks import (
-    place,
+    full_name,
     require_compatible,
     require_delivery,
     require_hooks,
@@ -61,7 +64,7 @@ class History:
     size: int = 100
     ttl: float = 300.0
     retention: Retention = dataclasses.field(init=False, repr=False, compare=False)
-    """The same for layers."""
+    """``size`` and ``ttl`` in the form in which layers take them."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or not isinstance(self.ttl, int | float):
@@ -101,7 +104,7 @@ class Refuse(Exception):
                 f"{code} is no error code of an application; use 400 to 1999"
             )
         super().__init__(message)
-        # A lazy translation, and half of an emoji, cannot be encoded.
+        # JSON and Protobuf encode neither a lazy translation nor a lone surrogate.
         self.failure = Failure(code, well_formed_text(str(message)), temporary)
 
 
@@ -116,8 +119,9 @@ def rpc(method: F) -> F:
     converted by the annotations. An argument named ``user`` gets the calling user. Only
     subscribers may call. The return value is sent as the reply.
 
-    What an async generator yields is sent while it runs where the client asks for a
-    stream (``tiderace/stream``), which it may stop; else the reply is a list of it.
+    The method may be an async generator. A client that calls it with
+    ``tiderace/stream`` gets each item when it is yielded, and may stop the generator;
+    for any other client the reply is a list of all items.
 
     Raises:
         ImproperlyConfigured: for a generator that is not async.
@@ -131,7 +135,7 @@ def rpc(method: F) -> F:
 
 
 class Topic:
-    """A kind of topic; an instance stands for one name.
+    """Base class of topics: a subclass declares a pattern of names, an instance is one name.
 
     ``self.topic`` is the whole name and ``self.kwargs`` has the captured values.
     Instances are created on demand and hold no state.
@@ -149,10 +153,10 @@ class Topic:
     history: ClassVar[History | None] = None
     """How many publications are kept; None for a topic without recovery."""
     rewind: ClassVar[int] = 0
-    """How many of the last publications a new subscriber gets with its subscription, and
-    one whose missed publications cannot be recovered; at most ``history.size``."""
+    """How many of the last publications a subscriber gets when it is new, or when the
+    publications that it missed cannot be recovered; at most ``history.size``."""
     growing: ClassVar[Growing | None] = None
-    """Whether it has messages that grow, and how they are carried."""
+    """``Growing(...)`` for a topic with messages that grow; None for one without."""
     deliver: ClassVar[Latest | None] = None
     """``Latest(...)`` to deliver the newest values at a pace; None for every publication."""
     presence: ClassVar[Presence] = Presence.OFF
@@ -165,7 +169,7 @@ class Topic:
     push_joins: ClassVar[bool] = False
     """Whether all subscribers get joins and leaves, or only those that ask for them."""
     permission_classes: ClassVar[Iterable[Any]] = ()
-    """Tiderace's or Django REST Framework's; all of them have to allow it."""
+    """Permissions of Tiderace or Django REST Framework; each has to allow an action."""
     publish_rate: ClassVar[str | None] = "50/s"
     """How often one connection may publish; None for no limit."""
     user_rate: ClassVar[str | None] = "100/s"
@@ -207,7 +211,7 @@ class Topic:
                     Rate.parse(rate)
                 except ValueError as error:
                     raise ImproperlyConfigured(
-                        f"{place(cls)}.{name}: {error}"
+                        f"{full_name(cls)}.{name}: {error}"
                     ) from None
         if cls.pattern:
             declared.add(cls)
@@ -248,12 +252,12 @@ class Topic:
         """``can_see_presence(self, user) -> bool``; without it every subscriber may."""
         may_receive = None
         """``may_receive(self, user, tags) -> bool``; without it every subscriber gets every
-        publication. Asked once for each set of tags and subscriber."""
+        publication. Called once for each set of tags and subscriber."""
         can_read_history = None
         """``can_read_history(self, user) -> bool``; without it every subscriber may."""
         can_whisper = None
-        """``can_whisper(self, user) -> bool``, where the class has ``whispers``: asked at
-        the first one of a subscription; without it every subscriber may."""
+        """``can_whisper(self, user) -> bool``, where the class has ``whispers``: called at
+        the first whisper of a subscription; without it every subscriber may."""
         can_cancel = None
         """``can_cancel(self, user, message) -> bool``: whether a subscriber may cancel a
         growing message, whose data without the text is ``message``; without it none
@@ -266,7 +270,8 @@ class Topic:
         user_joined = None
         """``user_joined(self, user_id)``: called at least once for each join of a user."""
         user_left = None
-        """``user_left(self, user_id)``: called at least once for each, after the grace."""
+        """``user_left(self, user_id)``: called at least once for each leave of a user,
+        ``presence_grace`` seconds after the last connection."""
         topic_opened = None
         """``topic_opened(self)``: called when the topic has its first subscriber in all
         processes, in one of them."""
@@ -366,7 +371,7 @@ def rpc_names(owner: Any) -> list[str]:
     return [name for name in dir(owner) if rpc_method(owner, name) is not None]
 
 
-def call_with(method: Callable[..., Any], user: Any, data: bytes) -> dict[str, Any]:
+def rpc_arguments(method: Callable[..., Any], user: Any, data: bytes) -> dict[str, Any]:
     """Return the arguments for an RPC method from the object that a client sent.
 
     Raises:
@@ -415,11 +420,11 @@ class Registry:
         signals.require()
         pattern = Pattern(topic.pattern)
         for known, other in self._topics:
-            # A class that is defined again, as by a reload, replaces the first one.
-            if known.shape == pattern.shape and place(other) != place(topic):
+            # A class that is defined again, as after a reload, replaces the first one.
+            if known.shape == pattern.shape and full_name(other) != full_name(topic):
                 names = "" if known.text == pattern.text else f" as {known.text!r}"
                 raise ImproperlyConfigured(
-                    f"{place(topic)} and {place(other)} have the same pattern "
+                    f"{full_name(topic)} and {full_name(other)} have the same pattern "
                     f"{pattern.text!r}{names}, so only one would be used; change one "
                     "of them"
                 )

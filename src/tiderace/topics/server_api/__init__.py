@@ -1,1 +1,1 @@
-"""Topics from the server's side: called by the project, at a commit, and over HTTP."""
+"""The server API of topics: functions for the project, commits, and the HTTP API."""

@@ -1,7 +1,7 @@
-"""Topics from the server's side: for views, signals, tasks, commands and consumers.
+"""The functions to publish, read and send commands from views, tasks and consumers.
 
-Every function has two forms: a coroutine function that begins with ``a``, and a sync
-one for code without an event loop.
+Every function has two forms: a coroutine function whose name begins with ``a``, and a
+sync one for code without an event loop.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class PresenceInfo:
     client: str
     user_id: str
     info: Any
-    """About the connection; of a user the first one."""
+    """Data about the connection; with ``PER_USER``, about the user's first one."""
     chan_info: Any = None
-    """About the subscription, from its token."""
+    """Data about the subscription, from its token."""
 
 
 async def apublish(
@@ -83,12 +83,12 @@ async def apublish(
     Args:
         topic: its name, ``"room:lobby"``.
         data: anything that JSON can express, a msgspec Struct, dataclass or pydantic
-            model; bytes for a topic with ``message = bytes``. It is not checked against the topic's ``message``: only the data of
-            clients is.
+            model; bytes for a topic with ``message = bytes``. It is not checked against
+            the topic's ``message``: only the data of clients is.
         key: idempotency key: a second publication with the same key within five
             minutes is dropped.
         tags: labels that subscribers get with it.
-        using: alias of the database whose transaction and outbox are meant.
+        using: alias of the database whose transaction and outbox are used.
 
     Returns:
         Its position in the topic's stream; None when it waits in the outbox.
@@ -257,7 +257,7 @@ presence = sync_bridge.blocking(apresence)
 
 
 async def apresence_stats(topic: str) -> tuple[int, int]:
-    """Return the number of connections and of users; cheap for any number.
+    """Return the number of connections and of users, without reading the members.
 
     Raises:
         UnknownTopic: when no declared topic has this name.
@@ -299,7 +299,13 @@ async def _send(user: Any, event: dict[str, Any]) -> None:
 
 
 def _require_primary_key(text: str) -> None:
-    """Refuse a user name. (The users of tokens with ``"USERS": "claims"`` have any id.)"""
+    """Raise for a user name or other text that is no primary key.
+
+    With ``"USERS": "claims"`` any text may be an id.
+
+    Raises:
+        ValueError: for such a text.
+    """
     if conf.current().topics.users == "claims":
         return
     model = get_user_model()
@@ -348,9 +354,10 @@ disconnect = sync_bridge.blocking(adisconnect)
 
 
 async def arefresh(user: Any) -> None:
-    """Make the connections of ``user`` authenticate and authorize again.
+    """Close the connections of ``user`` so that they authenticate and authorize again.
 
-    They reconnect at once with fresh tokens (3014) and recover what they missed.
+    Their clients reconnect at once (3014), with fresh tokens, and recover what they
+    missed.
     """
     close = codes.CLOSE_STATE_INVALIDATED
     await adisconnect(user, code=close.code, reason=close.reason)
@@ -427,7 +434,7 @@ close_topic = sync_bridge.blocking(aclose_topic)
 async def asend_to(user: Any, data: Any) -> None:
     """Send ``data`` to all present connections of ``user``.
 
-    It is not stored: a client that is away never gets it. Use a topic per user
+    It is not stored: a client that is disconnected never gets it. Use a topic per user
     (``topics_for``) for data that must arrive.
     """
     text = data_as_json(data, f"user {user!r}")

@@ -1,4 +1,6 @@
-"""The HTTP API with which other programs publish, read and disconnect, with a key.
+"""The HTTP API: other programs publish, read and disconnect with a key.
+
+::
 
     POST connection/api/publish     X-API-Key: ...     {"channel": ..., "data": ...}
 
@@ -79,7 +81,7 @@ def _require_key(exchange: HttpExchange) -> None:
     """
     settings = conf.current().topics
     if settings.api_open:
-        # A page of another site cannot send this without a preflight.
+        # A page of another site cannot send this content type without a preflight.
         if exchange.content_type != "application/json":
             raise Rejected(415, "the content type must be application/json")
         return
@@ -89,7 +91,7 @@ def _require_key(exchange: HttpExchange) -> None:
     if scheme.lower() != "apikey":
         key = ""
     key = exchange.header(b"x-api-key") or key.strip()
-    # All are compared, so that the time does not show which one is similar.
+    # All are compared, so that the duration does not show which one is similar.
     matches = [constant_time_compare(key, each) for each in settings.api_keys]
     if not any(matches):
         raise Rejected(401, "send a key of TIDERACE['TOPICS']['API_KEYS'] as X-API-Key")
@@ -156,7 +158,7 @@ def _bad(why: str) -> Failure:
 
 
 def _not_served(**given: Any) -> None:
-    """Refuse parameters that Tiderace lacks and that change what a request means."""
+    """Refuse parameters that are not implemented and change the meaning of a request."""
     for name, value in given.items():
         if value:
             text = f"not available: {name} is not served"
@@ -221,7 +223,7 @@ def _content(request: _Data) -> bytes:
 def _json(data: bytes) -> Raw:
     """Return the data to publish, as JSON on one line."""
     try:
-        # Read once: clients would get bytes that are no text, or nested too deeply.
+        # Decoded only as a check: clients cannot decode invalid UTF-8 or deep nesting.
         loads(data)
     except ValueError as error:
         raise Refused(_bad(f"the data is no JSON: {error}")) from None
@@ -314,7 +316,7 @@ async def _close_connections(request: _OfUser, code: int, reason: str) -> None:
 
 @contextmanager
 def _value_errors_as_refusals() -> Iterator[None]:
-    """Refuse a user that is no primary key, and a code that is none of an application."""
+    """Turn the error for an invalid user or code into a refusal."""
     try:
         yield
     except ValueError as error:

@@ -68,9 +68,9 @@ def outbox() -> Any:
 def publish_after_commit(publication: PreparedPublication, using: str | None) -> None:
     """Publish when the transaction of the database ``using`` is committed.
 
-    The publications of one commit are made together, in the place of the last of them
-    among the hooks of ``on_commit``: while the broker is away they wait for it once.
-    They are made too when another hook raises, after which Django drops the rest.
+    The publications of one commit are published together, when Django calls the hook of
+    the last of them: while the broker is away, they share one timeout. They are published
+    too when another hook raises, although Django then drops the hooks after it.
     """
     connection: Any = transaction.get_connection(using)
     if not isinstance(vars(connection).get(_RunHooks.method), _RunHooks):
@@ -87,15 +87,15 @@ def _is_of_a_test_case(connection: Any) -> bool:
 
 @dataclass(slots=True, eq=False)
 class _CommitHook:
-    """A function for ``on_commit``; called on its own, as tests do, it publishes at once."""
+    """A hook for ``on_commit``; when it is called on its own, as in tests, it publishes."""
 
     publication: PreparedPublication
     together: Sequence[_CommitHook] = field(default_factory=list)
-    """The hooks of the commit, at the last of them; at the others none."""
+    """On the last hook of a commit: all of them; empty on the others."""
     waits: bool = False
     """Whether a later hook of the commit publishes it."""
     ended: bool = False
-    """Whether it is published or given up."""
+    """Whether it is published or lost."""
     in_test_case: bool = False
     """Whether it would have been published at once outside of a ``TestCase``."""
 
@@ -119,9 +119,9 @@ class _CommitHook:
 
 
 class _RunHooks:
-    """Runs the hooks of a commit in the place of a connection's own method.
+    """Replaces the method with which a Django connection runs the hooks of a commit.
 
-    Django has no other moment at which the hooks that it drops can be found.
+    Django offers no other way to find the hooks that it drops after an error.
     """
 
     method = "run_and_clear_commit_hooks"
@@ -143,7 +143,7 @@ class _RunHooks:
         try:
             self._run()
         except Exception:
-            # Its own errors are logged, so that the first one is raised.
+            # Logged, since the error of the application's hook is the one to raise.
             try:
                 _publish(hooks)
             except Exception:
@@ -160,7 +160,7 @@ def _publish(hooks: Iterable[_CommitHook]) -> None:
         if errors := sync_bridge.call(_apublish_together, waiting):
             raise errors[0]
     elif waiting:
-        # In this thread, which is cheaper.
+        # A single one is published in this thread, without the event loop.
         (hook,) = waiting
         hook.ended = True
         try:
@@ -184,7 +184,7 @@ async def _in_order(hooks: Sequence[_CommitHook], errors: list[Exception]) -> No
         try:
             await hook.publication.apublish()
         except LayerUnavailable as error:
-            # It has waited for the broker; the others of the topic need not.
+            # The broker did not come back within the timeout: do not wait once more.
             _lose(hooks, error)
             return
         except MessageTooLarge as error:
