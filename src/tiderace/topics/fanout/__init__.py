@@ -1,1 +1,1 @@
-"""The way of publications to the subscribers of topics in one event loop."""
+"""Delivers publications to the subscribers of topics in one event loop."""

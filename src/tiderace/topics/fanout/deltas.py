@@ -22,22 +22,24 @@ from tiderace.topics.json_fields import as_bytes
 
 _FOSSIL = "fossil"
 
-# Bytes of two values whose difference is kept for other subscribers, and how many are: at
-# most 32 MB of values, and 1 MB where they have 1 kB.
-_COMPARED = 65_536
-_DIFFERENCES = 512
+# A difference of two values that have at most _CACHED_SIZE bytes together is cached for
+# other subscribers. The cache holds _CACHED_DIFFERENCES of them: 32 MB at most, 1 MB with
+# values of 1 kB.
+_CACHED_SIZE = 65_536
+_CACHED_DIFFERENCES = 512
 
 
-def wants_deltas(topic: Topic, kind: str) -> bool:
-    """Return whether a client that asks for differences of a kind gets them."""
+def serves_deltas(topic: Topic, kind: str) -> bool:
+    """Return whether a topic serves differences of the kind that a client asks for."""
     return topic.delta and kind == _FOSSIL
 
 
 class DeltaSubscription(ActiveSubscription):
-    """A subscription with the value that its client got last, which is its base.
+    """A subscription whose publications are differences from ``base``.
 
-    The first publication after each subscribe command is sent whole. The arguments are
-    those of ``ActiveSubscription``.
+    ``base`` is the last value that the client got; None after each subscribe command, so
+    that the first publication is sent whole. The arguments are those of
+    ``ActiveSubscription``.
     """
 
     __slots__ = ("base",)
@@ -52,7 +54,7 @@ class DeltaSubscription(ActiveSubscription):
     ) -> None:
         """Send a publication to all ``listeners``, which are subscribed to one topic.
 
-        Its difference is made once for each base, which mostly is the same for all.
+        The difference is made once for each base; mostly all listeners have the same.
         """
         if group != listeners[0].group:
             ActiveSubscription.dispatch(group, publication, listeners)
@@ -81,7 +83,7 @@ class DeltaSubscription(ActiveSubscription):
                 write_all(some, codec.encode(Reply(push=push)))
 
     def encode_result(self, result: SubscribeResult) -> None:
-        """Have the publications of a reply be differences, and tell the client."""
+        """Replace the publications of a reply by differences, and set its delta flag."""
         result.delta = True
         for pub in result.publications or ():
             self._encode(pub)
@@ -95,21 +97,21 @@ class DeltaSubscription(ActiveSubscription):
 
 
 def _encoded(base: bytes | None, data: bytes, *, text: bool) -> tuple[bytes, bool]:
-    """Return the difference of ``data``, or ``data`` where that is shorter; and which."""
+    """Return the shorter of the difference and ``data``, and whether it is the former."""
     if base is None:
         return data, False
-    make = _difference if len(base) + len(data) <= _COMPARED else fossil.delta
+    make = _difference if len(base) + len(data) <= _CACHED_SIZE else fossil.delta
     difference = make(base, data, text=text)
     return (difference, True) if len(difference) < len(data) else (data, False)
 
 
 # Clients that return after a deploy have missed the same publications: 300 differences
-# of 16 kB each would take half a second for every one of them.
-@lru_cache(_DIFFERENCES)
+# of values of 16 kB would take half a second for each client.
+@lru_cache(_CACHED_DIFFERENCES)
 def _difference(base: bytes, data: bytes, *, text: bool) -> bytes:
     return fossil.delta(base, data, text=text)
 
 
 def _carried(content: bytes, codec: Codec) -> Raw:
-    """Return what a codec carries as data: bytes, or in JSON a string of the text."""
+    """Return data for a codec: the bytes, or for JSON the text as a JSON string."""
     return Raw(content if codec.binary else msgspec.json.encode(content.decode()))

@@ -40,7 +40,7 @@ class ActiveSubscription(Subscription):
         topic: the topic.
         outbox: of the client.
         on_lost: called when publications are missing.
-        client_id: of the client, which does not get its own whispers.
+        client_id: of the client, so that it does not get its own whispers.
         server_side: whether the server has subscribed the client.
     """
 
@@ -80,14 +80,15 @@ class ActiveSubscription(Subscription):
         self.codec = outbox.codec
         self.groups: set[str] = set()
         self._on_lost = on_lost
-        # Given by a token or the server; None where the topic's permissions allow it,
-        # which are checked again later.
+        # What a token or the server grants; None where the topic's permissions allow the
+        # subscription: they are checked again when the user's permissions change.
         self.grant: Grant | None = None
         # Whether the client asks for joins and leaves, and how often the permission for
         # them was checked.
         self.asks_joins = False
         self.joins_checks = 0
-        # What others see of the client in its publications, as JSON, and what that is of.
+        # The client's info in its own publications: JSON, after the identity and grant
+        # that it was made of.
         self.publisher: tuple[tuple[Any, Any], str] | None = None
         # Whether the client was added to presence.
         self.present = False
@@ -97,7 +98,7 @@ class ActiveSubscription(Subscription):
         self.may_whisper = False
         # The offset up to which it has everything, where the topic delivers the newest.
         self.seen = 0
-        # Set where it has to end as soon as it is active.
+        # Why it ends as soon as it is active; None unless it was ended before that.
         self.end_reason: Unsubscription | None = None
 
     @staticmethod
@@ -117,8 +118,9 @@ class ActiveSubscription(Subscription):
             listeners[0].send_alone(publication)
             return
         receivers: defaultdict[Codec, list[ClientOutbox]] = defaultdict(list)
-        # Mostly all have the same position object: that of the publication before, which
-        # is compared once. The calls of ``advance`` took a third of the fan-out's time.
+        # Most subscriptions share one position object, that of the publication before: it
+        # is compared once for all of them. A call of ``advance`` for each took a third of
+        # the fan-out's time.
         last, place = listeners[0].position, publication.position
         moved = None if last is None else place
         follows = last is None or (
@@ -244,7 +246,7 @@ def _dispatch_event(
     push = event.push(wanted[0].channel)
     if push.whisper is not None:
         sender = None if event.info is None else event.info.client
-        # It is of this moment, so none is buffered for a subscription that begins.
+        # Whispers are not stored: none is buffered for a subscription that begins.
         send_push(push, [e for e in wanted if e.active and e.client_id != sender])
         return
     wanted = [each for each in wanted if each.joins]

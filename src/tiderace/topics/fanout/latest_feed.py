@@ -1,10 +1,10 @@
-"""The delivery of a topic's newest values at a pace, to all its clients in one loop.
+"""Delivers a topic's newest values at a limited rate to its subscribers in one event loop.
 
 One listener, one timer and one table of values serve all subscribers of a topic in an
 event loop. The table has the newest publication of each key, by offset; a subscriber has
 only the offset up to which it has received everything. So a publication costs the same
-for any number of subscribers, and a client that reads slowly has no backlog: it is left
-out until it has read, and gets then what is newer than its offset. The values that wait
+for any number of subscribers, and a client that reads slowly has no backlog: it is
+skipped until it has read, and then gets the values above its offset. The values that wait
 for such clients alone are bounded in bytes.
 """
 
@@ -26,7 +26,7 @@ class LatestSubscriber(Protocol):
 
     outbox: ClientOutbox
     seen: int
-    """The offset up to which it has everything; written by the feed."""
+    """The offset up to which it has received everything; written by the feed."""
 
     @property
     def active(self) -> bool:
@@ -48,11 +48,11 @@ class LatestFeed:
 
     Args:
         group: the topic's.
-        deliver: how often, and by which key.
-        call_later: as the event loop's; for tests.
+        deliver: the rate and the key.
+        call_later: that of the event loop; a parameter for tests.
         limit: bytes of the values that wait for clients that read slowly.
-        paced: whether it waits for the pace and for slow clients; False in the tests of
-            projects.
+        paced: whether the rate is limited and slow clients are skipped; False in the
+            tests of projects.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class LatestFeed:
         self._limit = limit
         self._paced = paced
         self._subscribers: dict[int, LatestSubscriber] = {}
-        # The newest publication of each key, in order; until all subscribers have it.
+        # The newest publication of each key, by offset, until all subscribers have it.
         self._values: dict[Hashable, Publication] = {}
         # The bytes of their data.
         self._size = 0
-        # Without a gap, from the offset before the first publication to the last one.
+        # The feed has received all publications after offset _start up to _position.
         self._start = 0
         self._position: Position | None = None
         # The offset up to which the last delivery went, and that of the last value dropped.
@@ -126,7 +126,7 @@ class LatestFeed:
         return True
 
     def activate(self, subscriber: LatestSubscriber) -> None:
-        """Send what has waited for a subscriber that is active now, as the pace allows."""
+        """Send what has waited for a subscriber that is active now, as the rate allows."""
         if self._timer is None:
             self._send()
 
@@ -166,7 +166,7 @@ class LatestFeed:
             each.on_gap(group)
 
     def _lose_all(self) -> None:
-        """Begin another epoch: offsets of the old one mean nothing there."""
+        """Drop everything at the beginning of another epoch, whose offsets begin anew."""
         self._values.clear()
         self._delivered = self._dropped = self._size = 0
         self.on_gap(self.group)

@@ -1,4 +1,4 @@
-"""How clients listen to topics: each for itself, or as one of a feed."""
+"""Starts and stops the listening of clients to topics: each on its own, or to a feed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _paced = True
 
 @contextmanager
 def without_pace() -> Iterator[None]:
-    """Deliver every publication of topics that begin to have subscribers at once."""
+    """Make topics that get their first subscriber in the block deliver without a limit."""
     global _paced
     before, _paced = _paced, False
     try:
@@ -59,7 +59,7 @@ _by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Feeds] = (
 
 @on_shutdown
 async def close() -> None:
-    """End what the feeds of this event loop do in the background."""
+    """Cancel the background tasks of this event loop's feeds."""
     feeds = _by_loop.pop(asyncio.get_running_loop(), None)
     if feeds is not None:
         await feeds.tasks.cancel()
@@ -77,7 +77,7 @@ def _find(topic: Topic) -> _Listening | None:
 
 
 async def start_listening(topic: Topic, subscriber: Any) -> None:
-    """Listen to a topic: as one of its feed where it delivers the newest values.
+    """Listen to a topic: through its feed where it delivers the newest values.
 
     Raises:
         Refused: when it counts the members of a topic without presence.
@@ -94,7 +94,7 @@ async def start_listening(topic: Topic, subscriber: Any) -> None:
             await layer.stream_subscribe(feed.group, feed)
             feed.listening = True
             feed.start()
-    if not feed.receivers:  # they have left meanwhile
+    if not feed.receivers:  # all subscribers have left meanwhile
         layer.stream_unsubscribe(feed.group, feed)
 
 
@@ -131,7 +131,7 @@ def _key(topic: Topic) -> tuple[str, str]:
 
 
 def follows(topic: Topic, subscriber: Any) -> Callable[[Position], bool] | None:
-    """Return the check of a position for ``start_stream``; None without a feed."""
+    """Return the argument ``follows`` of ``start_stream``: None without a feed."""
     feed = None if topic.deliver is None else feed_of(topic)
     return None if feed is None else partial(feed.begin_at, subscriber)
 

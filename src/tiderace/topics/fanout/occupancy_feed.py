@@ -1,4 +1,4 @@
-"""The numbers of members of a topic, for all clients in one event loop."""
+"""Delivers the numbers of members of a topic to all clients in one event loop."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tiderace.topics.declaration.topic import Topic, declared
 from tiderace.topics.fanout.latest_feed import LatestFeed, LatestSubscriber
 from tiderace.topics.streams import layer_of, without_presence
 
-# Seconds between two reads while there are no joins and leaves: a further connection of a
+# Seconds between two reads while there are no joins and leaves: another connection of a
 # present user causes no event, and an event may be lost.
 _POLL = 10.0
 
-# Seconds before another read at least, while one is slow.
+# The fewest seconds before the next read while the last one has not ended.
 _BUSY = 0.1
 
-# Seconds before another read at least, after one that failed.
+# The fewest seconds before the next read after one that failed.
 _AFTER_ERROR = 1.0
 
 
@@ -49,11 +49,11 @@ class OccupancyFeed(LatestFeed):
 
     Args:
         counted: the topic that is counted.
-        group: of its joins and leaves.
+        group: the group of its joins and leaves.
         deliver: how often the numbers are read and delivered.
-        call_later: as the event loop's; for tests.
-        clock: as the event loop's ``time``; for tests.
-        tasks: where the numbers are read.
+        call_later: that of the event loop; a parameter for tests.
+        clock: the ``time`` of the event loop; a parameter for tests.
+        tasks: the task group in which the numbers are read.
         limit, paced: as for ``LatestFeed``.
     """
 
@@ -88,12 +88,12 @@ class OccupancyFeed(LatestFeed):
         self._read_in(0.0)
 
     def add(self, subscriber: LatestSubscriber) -> None:
-        """Add a subscriber, which gets the numbers as they are known."""
+        """Add a subscriber; it gets the last numbers when it is active."""
         super().add(subscriber)
         subscriber.seen = 0
 
     def discard(self, subscriber: LatestSubscriber) -> None:
-        """Remove a subscriber; the last one ends the reading."""
+        """Remove a subscriber; after the last one the numbers are no longer read."""
         super().discard(subscriber)
         if not self.receivers and self._due is not None:
             self._due.cancel()
@@ -105,7 +105,7 @@ class OccupancyFeed(LatestFeed):
             self._send_since(0, self._count, [subscriber])
 
     def on_publication(self, group: str, publication: Publication) -> None:
-        """Read the numbers after a join or leave, as soon as the pace allows."""
+        """Read the numbers after a join or leave, as soon as the rate allows."""
         self._read_in(self._read_at + self._interval - self._clock())
 
     def on_gap(self, group: str) -> None:
@@ -129,7 +129,7 @@ class OccupancyFeed(LatestFeed):
     def _on_due(self) -> None:
         self._due = None
         if self._reading:
-            # Of two reads at once, the older one could end last.
+            # Not two reads at once: the older one could end last.
             self._read_in(max(_BUSY, self._interval))
             return
         self._reading = True

@@ -1,7 +1,7 @@
-"""Which publications of a topic one subscriber gets, decided by their tags.
+"""Decides by their tags which publications of a topic one subscriber gets.
 
-The client's filter and the topic's ``may_receive`` are asked once for each set of tags and
-subscriber. While ``may_receive`` decides, the subscriber's later publications wait behind
+The client's filter and the topic's ``may_receive`` are called once for each set of tags
+and subscriber. While ``may_receive`` runs, the subscriber's later publications wait behind
 the first one, so that their order is kept.
 """
 
@@ -21,9 +21,9 @@ logger = logging.getLogger("tiderace.topics")
 
 TagSet: TypeAlias = frozenset[tuple[str, str]]
 
-# Decisions that a subscriber keeps; at more all are forgotten and asked again.
+# Decisions that are kept for a subscriber; with more, all are forgotten and made again.
 _KNOWN = 1000
-# Publications that wait for a decision; at more they are lost.
+# Publications that wait for a decision; with more, all but the first are lost.
 _HELD = 1000
 
 _NO_TAGS: TagSet = frozenset()
@@ -40,15 +40,15 @@ class TagGate:
     Args:
         matches: the client's filter; None for none.
         may_receive: the topic's hook for this user, which may take long; None for none.
-        spawn: runs a coroutine in the background; None where nothing ``passes``.
-        deliver: called with each publication that had to wait, in order, and whether the
+        spawn: runs a coroutine in the background; None where ``passes`` is not called.
+        deliver: called with each publication that waited, in order, and whether the
             subscriber gets it.
         lose: called when publications that waited are lost.
     """
 
     __slots__ = (
-        "_age",
         "_deliver",
+        "_generation",
         "_lose",
         "_matches",
         "_may_receive",
@@ -71,10 +71,11 @@ class TagGate:
         self._spawn = spawn
         self._deliver = deliver
         self._lose = lose
-        # The decisions, and the publications that wait for one: the fan-out reads both.
+        # The decisions, and the publications that wait for one. Not private, since the
+        # fan-out of filtered subscriptions reads them.
         self.known: dict[TagSet, bool] = {}
         self.held: deque[Publication] = deque()
-        self._age = 0
+        self._generation = 0
 
     def passes(self, tags: TagSet, publication: Publication) -> bool | None:
         """Return whether the subscriber gets a publication; None while it waits.
@@ -95,7 +96,7 @@ class TagGate:
             self._spawn(self._release())
         elif len(self.held) >= _HELD:
             metrics.UNDECIDED_PUBLICATIONS_DROPPED.add(len(self.held))
-            # The first one is being decided, and ``_release`` takes it out.
+            # The first one is being decided; ``_release`` removes it.
             first = self.held[0]
             self.held.clear()
             self.held.append(first)
@@ -110,15 +111,15 @@ class TagGate:
         Raises:
             Exception: raised by ``may_receive``.
         """
-        return [each for each in publications if await self._ask(tag_set(each.tags))]
+        return [each for each in publications if await self._decide(tag_set(each.tags))]
 
     def forget(self) -> None:
         """Decide everything again: the user's permissions have changed."""
         self.known.clear()
-        self._age += 1
+        self._generation += 1
 
     def close(self) -> None:
-        """Deliver nothing any more."""
+        """Drop the publications that wait, at the end of the subscription."""
         self.held.clear()
 
     async def _release(self) -> None:
@@ -127,7 +128,7 @@ class TagGate:
         while held:
             publication = held[0]
             try:
-                passes = await self._ask(tag_set(publication.tags))
+                passes = await self._decide(tag_set(publication.tags))
             except Exception:
                 logger.exception(
                     "may_receive of %r failed; its subscriber does not get a publication",
@@ -147,16 +148,16 @@ class TagGate:
         if self._lose is not None:
             self._lose()
 
-    async def _ask(self, tags: TagSet) -> bool:
+    async def _decide(self, tags: TagSet) -> bool:
         while True:
             known = self.known.get(tags)
             if known is not None:
                 return known
-            age = self._age
+            generation = self._generation
             passes = self._filter(tags)
             if passes and self._may_receive is not None:
                 passes = bool(await self._may_receive(dict(tags)))
-            if age == self._age:
+            if generation == self._generation:
                 return self._keep(tags, passes)
 
     def _filter(self, tags: TagSet) -> bool:
