@@ -4,12 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Awaitable
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from tiderace.runtime.tasks import READING
 from tiderace.server.handshake import MAX_HEADERS
+from tiderace.server.parts import ResponseParts, ServerPartWriter
+
+try:
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+except ImportError:  # without httptools
+    from uvicorn.protocols.http.h11_impl import (  # type: ignore[assignment]
+        RequestResponseCycle,
+    )
+
+# Headers of a response with which its body is not sent as the application has made it.
+_ENCODING = (b"content-encoding", b"transfer-encoding")
+
+
+class _Cycle(RequestResponseCycle):
+    """uvicorn's request and response, which also says whether its body is encoded."""
+
+    encoded = False
+
+    # No coroutine of its own: it returns that of uvicorn.
+    def send(self, message: Any) -> Awaitable[None]:  # type: ignore[override]
+        """Send an event of the response."""
+        if message["type"] == "http.response.start":
+            headers = message.get("headers", ())
+            self.encoded = any(name.lower() in _ENCODING for name, _ in headers)
+        return super().send(message)
 
 
 class HttpProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
@@ -17,11 +43,17 @@ class HttpProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
 
     uvicorn limits how long a connection is idle after a request, but not how long the
     head of a request takes, the first one included.
+
+    With httptools the scope of a request has ``"tiderace.parts"`` among its extensions,
+    which writes to many responses at once (``ResponseParts``).
     """
 
     head_timeout: ClassVar[float] = float(os.environ.get("TIDERACE_HEAD_TIMEOUT") or 20)
     """Seconds in which a client has to send the head of a request; at most twice as many
     and one pass until it is cut."""
+
+    # Of the response, while the application writes finished parts.
+    parts: ServerPartWriter | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -30,6 +62,28 @@ class HttpProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         super().connection_lost(exc)
+        if self.parts is not None:
+            self.parts.cut()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.parts is not None:
+            self.parts.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.parts is not None:
+            self.parts.resume()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {"tiderace.parts": ResponseParts(self)}
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if type(self.cycle) is RequestResponseCycle:
+            # Its task has not begun, so it has sent nothing yet.
+            self.cycle.__class__ = _Cycle
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Refuse a request with too many headers (400); h11 has a limit of its own."""

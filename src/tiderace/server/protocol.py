@@ -12,7 +12,6 @@ from collections.abc import Awaitable
 from functools import cache
 from typing import Any, ClassVar, cast
 from urllib.parse import quote
-from weakref import WeakKeyDictionary
 
 from django.conf import settings
 from uvicorn.config import Config
@@ -42,9 +41,6 @@ from tiderace.server.writer import ServerFrameWriter, WriteScheduler
 
 logger = logging.getLogger("uvicorn.error")
 hint_logger = logging.getLogger("tiderace.server")
-
-# One scheduler per server, which has one event loop.
-_schedulers: WeakKeyDictionary[ServerState, WriteScheduler] = WeakKeyDictionary()
 
 # How much rarer the application's pings may be than the server's, to replace them: those
 # of topics come every 25 s, and uvicorn's every 20 s.
@@ -136,9 +132,7 @@ class WebSocketProtocol(asyncio.Protocol):
         """Take over a transport, before the opening request."""
         # uvloop's transports have asyncio's interface and not its classes.
         self.transport = transport = cast("asyncio.Transport", transport)
-        scheduler = _schedulers.get(self.server_state)
-        if scheduler is None:
-            scheduler = _schedulers[self.server_state] = WriteScheduler(self.loop)
+        scheduler = WriteScheduler.of(self.server_state, self.loop)
         self.frames = ServerFrameWriter(transport, scheduler)
         self.read_queue = ReadQueue(transport, self.config.ws_max_queue)
         self.server_state.connections.add(self)  # type: ignore[arg-type]

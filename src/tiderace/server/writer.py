@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from threading import get_ident
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from tiderace.server.frames import binary_frame, text_frame
 
@@ -75,6 +76,19 @@ class WriteScheduler:
         "_shared_queues",
         "_thread",
     )
+
+    @classmethod
+    def of(cls, server: Any, loop: asyncio.AbstractEventLoop) -> WriteScheduler:
+        """Return the scheduler of a server, which has one event loop.
+
+        Args:
+            server: what its connections share, such as uvicorn's state.
+            loop: of the server.
+        """
+        scheduler = _schedulers.get(server)
+        if scheduler is None:
+            scheduler = _schedulers[server] = cls(loop)
+        return scheduler
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -227,6 +241,9 @@ class WriteScheduler:
     def _cut(self, frames: ServerFrameWriter, error: Exception) -> None:
         logger.error("a socket could not be written to, and is cut", exc_info=error)
         frames.cut()
+
+
+_schedulers: WeakKeyDictionary[Any, WriteScheduler] = WeakKeyDictionary()
 
 
 class ServerFrameWriter:

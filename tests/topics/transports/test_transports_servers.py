@@ -15,14 +15,15 @@ from support.waiting import wait_until
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
 
 APPLICATION = "sites.transports_site:application"
-OURS = "tiderace.server:WebSocketProtocol"
+OURS = ("--ws", "tiderace.server:WebSocketProtocol")
+OURS += ("--http", "tiderace.server:HttpProtocol")
 
 
 class Uvicorn(AsgiProcess):
-    """uvicorn with the WebSocket protocol of ours, which it must serve HTTP beside."""
+    """uvicorn with both protocols of ours, which writes finished parts of responses."""
 
     def _line(self, application):
-        return [*super()._line(application), "--ws", OURS, "--log-level", "info"]
+        return [*super()._line(application), *OURS, "--log-level", "info"]
 
 
 def launch(kind="uvicorn", **options):

@@ -75,11 +75,10 @@ class ClientOutbox:
         self.writer = writer
         self.on_slow = on_slow
         self._limit = limit
-        # Makes a WebSocket frame of the server out of a frame of the protocol.
-        self.wrap: Callable[[bytes], bytes] | None = None
-        if writer is not None:
-            self.wrap = writer.binary_frame if codec.binary else writer.text_frame
-        else:
+        # Makes a frame of the server, for a WebSocket or a response, out of a frame of
+        # the protocol.
+        self.wrap = None if writer is None else wrapper(codec, writer)
+        if writer is None:
             # Only without a writer: together they take 1.5 KB for each client.
             self._queue: deque[bytes] = deque()
             self._wake = asyncio.Event()
@@ -94,9 +93,18 @@ class ClientOutbox:
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Start the sending task, unless the server takes finished frames."""
-        if self.writer is None:
+    def start(self, writer: FrameWriter | None = None) -> None:
+        """Begin to send.
+
+        Args:
+            writer: the server's, where it has one only now that the response has begun.
+        """
+        if writer is not None:
+            self.writer, self.wrap = writer, wrapper(self.codec, writer)
+            for frame in self._queue:
+                self.push(frame)
+            del self._queue, self._wake
+        elif self.writer is None:
             loop = asyncio.get_running_loop()
             self._scheduler = SendScheduler.of(loop)
             self._context = contextvars.copy_context()
@@ -245,6 +253,11 @@ class ClientOutbox:
         return frames[0] if len(frames) == 1 else self.codec.join(frames)
 
 
+def wrapper(codec: Codec, writer: FrameWriter) -> Callable[[bytes], bytes]:
+    """Return what makes a frame of the server out of a frame of the protocol."""
+    return writer.binary_frame if codec.binary else writer.text_frame
+
+
 class SendScheduler:
     """Sends what the outboxes of an event loop have queued in one iteration of it.
 
@@ -292,12 +305,13 @@ def write_all(outboxes: Sequence[ClientOutbox], frame: bytes) -> None:
     sockets together, which costs far less than ``put`` for each. ``on_slow`` is called
     for clients that read too slowly.
     """
-    writers = [each.writer for each in outboxes]
-    first, wrap = writers[0], outboxes[0].wrap
-    if first is None or wrap is None or not all(writers):
+    first, wrap = outboxes[0].writer, outboxes[0].wrap
+    if first is None or wrap is None or len({each.wrap for each in outboxes}) > 1:
+        # A codec of both WebSockets and HTTP streams is rare.
         for outbox in outboxes:
             outbox.push(frame)
         return
+    writers = [each.writer for each in outboxes]
     wrapped = wrap(frame)
     refused = first.write_all(writers, wrapped)
     if refused:

@@ -196,7 +196,7 @@ class EventStream:
             # Not before: the page's EventSource is open with the first byte, and from
             # then on no event may be lost.
             await self._exchange.start_stream(EVENT_STREAM)
-            self.outbox.start()
+            self.outbox.start(self._exchange.writer)
             self._tasks.spawn(self._keep_alive())
             await self._over.wait()
             await self._end()

@@ -6,13 +6,14 @@ import logging
 import re
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import ParseResult
 
 from django.http import QueryDict
 
 from tiderace import conf
 from tiderace.asgi import Receive, Scope, Send
+from tiderace.delivery.outbox import FrameWriter
 from tiderace.protocol.stream_codecs import protobuf
 from tiderace.runtime.tasks import wait_in_time
 from tiderace.security.origins import header, log_refusal, parse
@@ -51,6 +52,13 @@ class Rejected(Exception):
         self.headers = list(headers)
 
 
+class PartWriter(FrameWriter, Protocol):
+    """Writes finished parts of a response: the contract of ``ServerPartWriter``."""
+
+    async def close(self) -> None:
+        """Wait until everything was written, and take no more."""
+
+
 class HttpExchange:
     """Reads a request and sends its response.
 
@@ -77,6 +85,8 @@ class HttpExchange:
         self.send = send
         self.method: str = scope["method"]
         self._cors: list[tuple[bytes, bytes]] = []
+        # Of an endless response that has begun, where the server has one.
+        self.writer: PartWriter | None = None
 
     # The request
 
@@ -194,6 +204,8 @@ class HttpExchange:
         await self.start(
             200, [(b"content-type", content_type), (b"x-accel-buffering", b"no")]
         )
+        parts = (self.scope.get("extensions") or {}).get("tiderace.parts")
+        self.writer = None if parts is None else parts.open()
 
     async def write(self, part: bytes) -> None:
         """Send a part of the response; waits while the client reads slowly.
@@ -201,6 +213,12 @@ class HttpExchange:
         Raises:
             OSError: when the client is gone.
         """
+        writer = self.writer
+        if writer is not None:
+            writer.write(writer.binary_frame(part))
+            if writer.congested:
+                await writer.drained()
+            return
         try:
             # Not with _send_body: a coroutine less for each part.
             await self.send(
@@ -212,6 +230,8 @@ class HttpExchange:
 
     async def end(self) -> None:
         """End the response."""
+        if self.writer is not None:
+            await self.writer.close()
         await self._send_body(b"", more=False)
 
     async def _send_body(self, body: bytes, *, more: bool) -> None:

@@ -53,6 +53,7 @@ class HttpStreamTransport:
         """Serve the client, whose first commands were fed, until it ends."""
         await cluster.current().open()
         await self._exchange.start_stream(content_type)
+        self.writer = self._exchange.writer
         if self._prelude:
             await self.send(self._prelude)
         watcher = asyncio.get_running_loop().create_task(self._watch())
