@@ -14,6 +14,12 @@ import msgspec
 import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
+from django.urls import register_converter
+from django.urls.converters import (
+    REGISTERED_CONVERTERS,
+    StringConverter,
+    get_converters,
+)
 from django.utils.functional import lazystr
 
 from support.waiting import settle, within
@@ -1411,6 +1417,38 @@ async def test_publishing_to_an_undeclared_topic_names_the_declared_ones(app):
 def test_a_pattern_that_splits_a_name_in_too_many_ways_is_refused(pattern):
     with pytest.raises(ImproperlyConfigured, match="separate them by text"):
         Pattern(pattern)
+
+
+@pytest.fixture
+def converter():
+    """Registers a converter with an expression, as ``own``, until the test's end."""
+
+    def register(regex):
+        kind = type("Own", (StringConverter,), {"regex": regex})
+        register_converter(kind, "own")
+
+    yield register
+    REGISTERED_CONVERTERS.pop("own", None)
+    get_converters.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "regex", ["([a-z]+)+", r"(\w*\w*)*", "(a|a)*", "(?:(?:tide)+)+", r"\w*\w*\w*\w*\w*"]
+)
+def test_a_converter_that_takes_long_for_a_name_is_refused(regex, converter):
+    converter(regex)
+
+    with pytest.raises(ImproperlyConfigured, match="repetitions of repetitions"):
+        Pattern("room:<own:name>")
+
+
+@pytest.mark.parametrize(
+    "regex", ["[a-z]+(?:-[a-z0-9]+)*", r"[^/:]+", r"\d{4}-\d\d", "(?:ab|ac)+", ".*"]
+)
+def test_a_converter_of_the_application_is_taken(regex, converter):
+    converter(regex)
+
+    assert Pattern("room:<own:name>").match("room:") in (None, {"name": ""})
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import string
+import time
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.urls.converters import get_converters
+from django.urls.converters import DEFAULT_CONVERTERS, get_converters
 from django.urls.resolvers import RoutePattern
 
 from tiderace.layers.names import group_name
@@ -93,7 +95,8 @@ class Pattern:
     Raises:
         ImproperlyConfigured: for a pattern that Django does not accept, and for one that
             can split a name in so many ways that a client's name would block the loop:
-            three converters that accept the text between them.
+            three converters that accept the text between them, or a converter of the
+            application's with an expression such as ``([a-z]+)+``.
     """
 
     def __init__(self, text: str) -> None:
@@ -112,6 +115,7 @@ class Pattern:
                 "separate them by text that the values cannot contain, as in "
                 "'<slug:a>:<slug:b>:<slug:c>'"
             )
+        _require_fast_converters(text)
 
     @property
     def shape(self) -> str:
@@ -153,6 +157,52 @@ def _require_well_formed(text: str) -> None:
             f"topic pattern {text!r} has a value that is {kind}; write "
             "<converter:name>, as in 'room:<slug:name>'"
         )
+
+
+# How much processor time a converter may take for one text, in seconds.
+_MATCH_TIME = 0.1
+_LONGEST = 256  # characters, about the default of NAME_LENGTH
+
+
+def _require_fast_converters(text: str) -> None:
+    """Check the converters that the application has registered.
+
+    Raises:
+        ImproperlyConfigured: for one whose expression takes long for a text.
+    """
+    converters = get_converters()
+    for kind, _ in _CONVERTER.findall(text):
+        if kind and kind not in DEFAULT_CONVERTERS:
+            regex = converters[kind].regex
+            slow = _slow_text(regex)
+            if slow is not None:
+                raise ImproperlyConfigured(
+                    f"topic pattern {text!r}: the expression {regex!r} of the converter "
+                    f"{kind!r} takes more than {_MATCH_TIME:g} s for a name such as "
+                    f"{slow!r}, while the event loop waits; write it without "
+                    "repetitions of repetitions, '[a-z]+' for '([a-z]+)+'"
+                )
+
+
+@lru_cache
+def _slow_text(regex: str) -> str | None:
+    """Return a text that takes long to compare with an expression, or None.
+
+    Texts are repetitions of one character, or of a word in the expression, and of growing
+    length, so that an exponential expression is found before it takes seconds.
+    """
+    # No text has the end that it asks for, so that every way to match is tried.
+    compare = re.compile(f"(?:{regex})\0").match
+    words = re.findall(r"\w{2,8}", regex)
+    for part in dict.fromkeys([*string.printable, *regex, *words]):
+        longest = _LONGEST // len(part)
+        for count in (*range(1, 40), *range(40, longest + 1, 8)):
+            text: str = part * count
+            begun = time.thread_time()
+            compare(text)
+            if time.thread_time() - begun > _MATCH_TIME:
+                return text
+    return None
 
 
 def _ambiguous_separators(text: str) -> int:
