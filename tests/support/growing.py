@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from django.db import connections
+from django.utils.safestring import SafeString
 
 from support.paths import TESTS
 from support.waiting import PATIENCE, until, within
@@ -572,6 +573,13 @@ class GrowingContract:
 
         with pytest.raises(MessageEnded):
             await answer.finish()
+
+    async def test_text_of_a_subclass_is_appended_as_a_plain_one(self, app):
+        async with agrow("grow-room:a") as answer:
+            await answer.append(SafeString("Hi"))
+
+        (message,) = (await ahistory("grow-room:a")).messages
+        assert message["text"] == "Hi"
 
     async def test_tags_that_are_no_strings_are_refused(self, app):
         with pytest.raises(

@@ -209,6 +209,7 @@ class AsyncGrowingMessage:
         self._require_growing()
         if not isinstance(text, str):
             raise TypeError(f"append() takes a string, not {type(text).__qualname__}")
+        text = str.__str__(text)  # subclasses, such as SafeString, cannot be encoded
         size = len(text) if text.isascii() else _size(text)
         if self._size + size > self._options.size:
             raise MessageTooLarge(
