@@ -1,5 +1,7 @@
 """The ASGI application that serves topics, to be mounted under any path.
 
+::
+
     URLRouter([path("connection/", TopicsEndpoint.as_asgi()), ...])
 
 Each transport has a route below that path.
@@ -49,12 +51,12 @@ class TopicsEndpoint(TopicHooks):
     """
 
     allowed_origins: Iterable[str | re.Pattern[str]] | None = None
-    """Which pages may use it, in the form of ``OriginValidator``; None for those of the
-    same origin, whose host has to be in ``ALLOWED_HOSTS``. A validator outside, such as
-    that of ``get_application()``, decides first."""
+    """Origins of the pages that may use it, in the form of ``OriginValidator``; None for
+    the same origin, whose host has to be in ``ALLOWED_HOSTS``. A validator around the
+    endpoint, such as that of ``get_application()``, decides first."""
     allow_missing_origin = False
     """Whether clients without an Origin header, which are no browsers, may use it over
-    HTTP. The argument of ``get_application()`` comes before this."""
+    HTTP. The argument of ``get_application()`` overrides it."""
 
     @classmethod
     def as_asgi(cls) -> Callable[[Scope, Receive, Send], Coroutine[Any, Any, Any]]:
@@ -89,7 +91,7 @@ class TopicsEndpoint(TopicHooks):
         """Serve a connection by the last part of its path.
 
         Raises:
-            NoRoute: for HTTP, when the path has no handler and a router is outside.
+            NoRoute: for HTTP, when the path has no handler and a router has called it.
         """
         if (why := _unacceptable(scope)) is not None:
             await refuse(scope, receive, send, 400, why)
@@ -139,7 +141,7 @@ class TopicsEndpoint(TopicHooks):
         """Return the name of a request's handler, and for the API the method.
 
         Raises:
-            NoRoute: when there is no handler, and a router is outside.
+            NoRoute: when there is no handler, and a router has called the endpoint.
         """
         path = scope.get("path_remaining")
         if path is not None:
@@ -153,7 +155,7 @@ class TopicsEndpoint(TopicHooks):
         return last, ""
 
     def _validator(self, scope: Scope) -> OriginValidator:
-        """Return the validator of the middleware outside, or that of this endpoint."""
+        """Return the validator of the surrounding middleware, or that of this endpoint."""
         outer: OriginValidator | None = scope.get("tiderace.origins")
         if outer is not None:
             return outer

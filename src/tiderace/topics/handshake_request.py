@@ -1,6 +1,6 @@
-"""A connection's handshake with the attributes of a request.
+"""A connection's handshake as a request, for permissions of Django REST Framework.
 
-For permissions of Django REST Framework, which is not imported.
+The framework is not imported.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class HandshakeRequest(ASGIRequest):
 
     def __init__(self, scope: Scope, user: Any, method: str) -> None:
         query = bytes(scope.get("query_string") or b"").decode("latin1")
-        # As newer releases of Django: "X_Remote_User" is not "X-Remote-User".
+        # Dropped as in newer releases of Django: in META, "X_Remote_User" would be the
+        # same as "X-Remote-User".
         headers = [each for each in scope.get("headers", ()) if b"_" not in each[0]]
         handshake = {"path": "", **scope, "method": method, "query_string": query}
         handshake["headers"] = headers

@@ -42,7 +42,7 @@ class TopicHub:
         self._publishing = SingleFlight()
         self._clients: dict[str, TopicClient] = {}
         self._heartbeats: dict[tuple[float, float], Heartbeat] = {}
-        # Those with emulated transports, by the digest of their secret.
+        # The clients with emulated transports, by the digest of their secret.
         self._sessions: dict[bytes, TopicClient] = {}
 
     def __iter__(self) -> Iterator[TopicClient]:
@@ -108,7 +108,7 @@ class TopicHub:
             del self._sessions[_digest(client.secret)]
 
     async def close(self) -> None:
-        """Stop presence and what runs for messages that grow, after the last client."""
+        """Stop presence and the feeds of growing messages, after the last client."""
         await self.occupied.close()
         await self.trackers.close()
         await self._growing.close()
@@ -123,12 +123,12 @@ class TopicHub:
 
 
 def new_session(node: str) -> str:
-    """Return the secret of a client of a process, signed so that none can be made up."""
+    """Return a secret for a client of a process, signed so that it cannot be forged."""
     return _signer(node).sign(secrets.token_urlsafe(24))
 
 
 def is_session(session: str, node: str) -> bool:
-    """Return whether this site has made the session for a client of the process."""
+    """Return whether ``new_session`` of this site has returned the session for ``node``."""
     try:
         _signer(node).unsign(session)
     except BadSignature:

@@ -88,7 +88,7 @@ class Identity:
     info: str | None = None
     """Information about the client that others see, as JSON."""
     expires_at: float | None = None
-    """When it needs another token, in seconds since the epoch."""
+    """When the connection needs another token, in seconds since the epoch."""
     topics: Mapping[str, Grant] = field(default_factory=dict)
     """The topics that its token subscribes it to."""
     session_key: str = ""

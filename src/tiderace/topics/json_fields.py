@@ -16,10 +16,10 @@ from tiderace.protocol.session import Refused
 
 
 def checked_tags(tags: Mapping[str, str] | None, topic: str) -> dict[str, str]:
-    """Return a copy of the tags with which something is published to a topic.
+    """Return a copy of the tags of a publication to a topic.
 
     Raises:
-        TypeError: for a name or a value that is no string, which no filter can compare.
+        TypeError: for a name or a value that is no string: filters compare strings.
     """
     copy = dict(tags or ())
     for name, value in copy.items():
@@ -32,7 +32,7 @@ def checked_tags(tags: Mapping[str, str] | None, topic: str) -> dict[str, str]:
 
 
 def data_as_json(data: Any, target: str) -> str:
-    """Return what is sent to ``target`` as JSON text.
+    """Return data for ``target`` as JSON text.
 
     Raises:
         TypeError: for what JSON cannot express, with its place in ``data``.
@@ -79,7 +79,7 @@ def as_python(data: Raw | UnsetType) -> Any:
 
 
 def as_raw(value: Any, *, always: bool = False) -> Raw | UnsetType:
-    """Encode a value of the application; None is left out, unless ``always``."""
+    """Encode a value of the application; return UNSET for None, unless ``always``."""
     if value is None and not always:
         return UNSET
     return Raw(to_json(value).encode())
@@ -106,7 +106,7 @@ def client_info(user: str, client: str, info: str | None) -> ClientInfo:
     )
 
 
-# The largest integer that every client's language and Protobuf's uint32 express.
+# The largest integer that fits into the integers of all client languages.
 _MAX_TTL = 2**31 - 1
 
 

@@ -1,13 +1,15 @@
-"""Models whose changes are published: created, updated, deleted, after the commit.
+"""Models whose changes are published after the commit: created, updated and deleted rows.
 
-class Message(PublishesChanges, models.Model):
-    room = models.ForeignKey(Room, on_delete=models.CASCADE)
-    text = models.TextField()
+::
 
-    publish_fields = ["id", "text"]
+    class Message(PublishesChanges, models.Model):
+        room = models.ForeignKey(Room, on_delete=models.CASCADE)
+        text = models.TextField()
 
-    def topics(self):
-        return [f"room:{self.room_id}"]
+        publish_fields = ["id", "text"]
+
+        def topics(self):
+            return [f"room:{self.room_id}"]
 """
 
 # The signal receivers are functions, and use private attributes of the class.
@@ -37,9 +39,9 @@ Change = Literal["created", "updated", "deleted"]
 
 
 class SilentChangesQuerySet(models.QuerySet[Any]):
-    """Notes, while ``DEBUG`` is on, the methods that change rows without signals.
+    """Logs under ``DEBUG``, once for each model, the calls that send no signals.
 
-    They work as in Django. Once for each model.
+    The methods work as in Django.
     """
 
     _noted: ClassVar[set[type]] = set()
@@ -101,8 +103,8 @@ class PublishesChanges(models.Model):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # For this class alone: with a receiver for all senders Django would load the
-        # rows of any model to delete them.
+        # Connected for this class alone: with a receiver for all senders Django would
+        # load the rows of every model before it deletes them.
         signals.pre_save.connect(_before_save, sender=cls)
         signals.post_save.connect(_after_save, sender=cls)
         signals.pre_delete.connect(_before_delete, sender=cls)
@@ -130,11 +132,13 @@ class PublishesChanges(models.Model):
 def changes_of(model: type[PublishesChanges]) -> Any:
     """Return the type of what a model publishes, for the schema of a topic.
 
-    class Room(Topic):
-        publication = Draft | changes_of(Message)
+    ::
 
-    It is that of ``publish_fields``, or the annotated return type of ``publication``
-    where the model defines that method.
+        class Room(Topic):
+            publication = Draft | changes_of(Message)
+
+    The type has the ``publish_fields``; if the model defines ``publication``, it is the
+    annotated return type of that method.
     """
     if model.publication is not PublishesChanges.publication:
         return returned_by(model.publication)

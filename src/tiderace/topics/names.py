@@ -16,7 +16,7 @@ from django.urls.resolvers import RoutePattern
 
 from tiderace.layers.names import group_name
 
-# Groups of topics that are kept, a megabyte or two: making one takes 10 µs.
+# Cached names of groups, a megabyte or two in all: making a name takes 10 µs.
 _CACHED_NAMES = 8192
 
 
@@ -73,8 +73,8 @@ def publication_key(key: str, *, user_id: str | None = None) -> str:
 
     Args:
         key: of the application, or of a client.
-        user_id: the client's user, so that no client can use up keys of the application
-            or of others; None for the application.
+        user_id: the client's user, so that no client can take keys of the application or
+            of other users; None for the application.
     """
     if not key:
         return ""
@@ -94,7 +94,7 @@ class Pattern:
 
     Raises:
         ImproperlyConfigured: for a pattern that Django does not accept, and for one that
-            can split a name in so many ways that a client's name would block the loop:
+            can split a name in so many ways that a long name would block the event loop:
             three converters that accept the text between them, or a converter of the
             application's with an expression such as ``([a-z]+)+``.
     """
@@ -138,7 +138,7 @@ class Pattern:
 
 
 def _require_well_formed(text: str) -> None:
-    """Check what Django accepts in silence, as text.
+    """Check a pattern for mistakes that Django takes as literal text.
 
     Raises:
         ImproperlyConfigured: for a ``<`` or ``>`` alone, and two equal names.
@@ -149,7 +149,7 @@ def _require_well_formed(text: str) -> None:
             raise ImproperlyConfigured(
                 f"topic pattern {text!r} has two values called {name!r}; rename one"
             )
-    # Django's errors are better for what is between two brackets.
+    # What stands between two brackets is left to Django, whose errors are precise.
     rest = re.sub(r"<[^<>]*>", "", text)
     if "<" in rest or ">" in rest:
         kind = "opened with < and not closed" if "<" in rest else "closed by > alone"

@@ -1,11 +1,11 @@
-"""Positions as clients get them, where not every subscriber may read the history.
+"""Signs the positions of topics whose history not every subscriber may read.
 
-A client continues from the position that it sends. For a topic whose permissions may
-refuse to read the history, the epoch that clients get contains the offset of the position
-that the server gave, and a signature: ``<epoch>.<offset>.<signature>``. The client moves
-its offset on by itself, so it may continue from any offset at or after that one, and from
-an earlier one only with the permission to read the history. SDKs treat an epoch as text
-without a meaning, so that they send it back unchanged.
+A client recovers from the position that it sends. Where a topic's permissions may refuse
+the history, the epoch that clients get contains the offset of the position that the server
+gave, and a signature: ``<epoch>.<offset>.<signature>``. The client counts its offset up by
+itself, so it may continue from any offset at or after the signed one; from an earlier one
+it may only continue with the permission to read the history. SDKs treat an epoch as opaque
+text and send it back unchanged.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def client_position(topic: Topic, position: Position) -> Position:
 
 
 def layer_position(topic: Topic, position: Position) -> Position:
-    """Return a client's position as the layer counts it, with a valid signature or not."""
+    """Return the layer's position for one of a client; the signature is not required."""
     return _read(topic, position)[0]
 
 

@@ -1,4 +1,4 @@
-"""Topics in their layers: publications, histories and members as clients get them."""
+"""Reads and writes topics in their layers, in the form that clients get."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def control_layer() -> Any:
 
 
 def without_history(topic: Topic) -> str:
-    """Return what to say of a topic that keeps no publications."""
+    """Return the error text for a topic without a history."""
     return (
         f"{type(topic).__name__} keeps no history; give the class "
         "history = History(size=100, ttl=300)"
@@ -73,7 +73,7 @@ def without_history(topic: Topic) -> str:
 
 
 def without_presence(topic: Topic) -> str:
-    """Return what to say of a topic whose members are not tracked."""
+    """Return the error text for a topic without presence."""
     return (
         f"{type(topic).__name__} has no presence; give the class "
         "presence = Presence.PER_USER or Presence.PER_CONNECTION"
@@ -81,7 +81,7 @@ def without_presence(topic: Topic) -> str:
 
 
 def encoded(topic: Topic, data: Any) -> str | bytes:
-    """Return what is published to a topic as layers carry it: JSON, or bytes.
+    """Return data for a topic in the form in which layers carry it: JSON, or bytes.
 
     Raises:
         TypeError: for data of another kind.
@@ -117,7 +117,7 @@ def record_of(
 
 
 async def read_history(topic: Topic, request: HistoryRequest) -> HistoryResult:
-    """Return what a client's request reads of a topic's history.
+    """Return the part of a topic's history that a client requests.
 
     Raises:
         Refused: when the position is of another epoch.
@@ -151,16 +151,16 @@ async def start_stream(
     *,
     follows: Callable[[Position], bool] | None = None,
 ) -> tuple[SubscribeResult, Position]:
-    """Read what a subscriber has missed of a topic that it listens to already.
+    """Read the publications that a subscriber has missed; it listens already.
 
     Args:
-        subscription: buffers what is published meanwhile.
+        subscription: buffers the publications that arrive meanwhile.
         topic: the topic.
         request: the subscriber's request, with its position.
         may_read_history: awaited only for a position that the server has not given, and
             where the topic rewinds.
-        follows: returns whether what is published follows a position without a gap; None
-            where the subscription's buffer has it.
+        follows: returns whether the publications of a feed follow a position without a
+            gap; None where the subscription buffers them itself.
 
     Returns:
         The reply, and the end of the stream when it was read, both as clients get them.

@@ -1,5 +1,7 @@
 """Tokens of topics: connection tokens, subscription tokens and signed topic names.
 
+::
+
     def realtime_token(request):                       # a view
         return JsonResponse({"token": connection_token(request.user)})
 

@@ -35,7 +35,7 @@ _SERVER = "server"
 
 
 class PresenceTrackers:
-    """One tracker for each layer with topics that have presence, made when needed."""
+    """The trackers of one event loop: one for each layer of topics, made when needed."""
 
     def __init__(self) -> None:
         self._by_alias: dict[str, PresenceTracker] = {}
@@ -57,7 +57,7 @@ class PresenceTrackers:
     def start(self) -> None:
         """Start the trackers of all declared topics.
 
-        Also without members in this process: a process that had some may be killed.
+        They run without members of this process too, to reap those of killed processes.
         """
         for alias in {kind.layer for kind in declared if _has_entries(kind)}:
             self.get(alias).start()
@@ -88,7 +88,7 @@ class OccupiedTopics:
         self._tasks = TaskGroup(logger)
 
     def enter(self, topic: Topic) -> None:
-        """Count a subscriber, who leaves again; the store is called in the background."""
+        """Count a subscriber until ``leave``; the store is called in the background."""
         if not topic.reports_occupancy():
             return
         count = self._counts.get(topic.topic, 0)
@@ -127,7 +127,7 @@ class OccupiedTopics:
                 return
 
 
-# Those of all event loops of this process.
+# The trackers of all event loops of this process.
 _all: WeakSet[PresenceTrackers] = WeakSet()
 
 
@@ -160,7 +160,7 @@ def _has_entries(kind: type[Topic]) -> bool:
 
 
 async def _call_hook(group: str, change: str, user_id: str) -> None:
-    """Call a topic's ``user_joined`` or ``user_left``, or its ``topic_opened`` or so."""
+    """Call the hook for a change: of a user, or of the subscribers of a topic."""
     occupied = occupied_topic(group)
     if occupied is None:
         await _call_user_hook(group, change, user_id)

@@ -1,1 +1,1 @@
-"""One connected client of the topics' protocol: commands, subscriptions, outbox."""
+"""Serves one client of topics: its commands, subscriptions and timers."""

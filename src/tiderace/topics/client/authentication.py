@@ -46,7 +46,7 @@ async def authenticate(context: ClientContext, request: ConnectRequest) -> Any:
     """Set the identity of a client; return the application's data for the reply.
 
     Raises:
-        Refused: when it may not connect now, or not without a user.
+        Refused: beyond the rate of connections, or without a user where one is needed.
         ConnectionEnded: when its token is invalid.
     """
     hooks, scope = context.hooks, context.scope
@@ -85,7 +85,7 @@ async def server_side_topics(context: ClientContext) -> dict[str, Grant | None]:
     """Return the topics to subscribe a client to, and what its token grants for them."""
     topics: dict[str, Grant | None] = dict(context.identity.topics)
     for kind in declared:
-        # Without a thread for what the base class defines.
+        # The method of the base class returns nothing, so no thread is used for it.
         if getattr(kind.topics_for, "__func__", None) is not _NO_TOPICS:
             for name in await call_hook(kind.topics_for, context.identity.user):
                 topics.setdefault(name, None)
@@ -93,7 +93,7 @@ async def server_side_topics(context: ClientContext) -> dict[str, Grant | None]:
 
 
 async def authorize(context: ClientContext, topic: Topic, token: str) -> Grant | None:
-    """Return what the token grants; None where the topic's permissions allow it.
+    """Return what the token grants; None where the topic's permissions allow to subscribe.
 
     Raises:
         Refused: when there is no permission.
@@ -123,7 +123,7 @@ def read_token(context: ClientContext, token: str, name: str) -> Grant:
 
 @contextmanager
 def _time_as_refusal() -> Iterator[None]:
-    """Refuse tokens whose time is over or has not begun: the client may try again."""
+    """Turn the errors of expired tokens, and of those not valid yet, into refusals."""
     try:
         yield
     except TokenExpired:
@@ -141,10 +141,11 @@ async def _identify(scope: Scope, token: str) -> Identity:
 
 
 def _merge_headers(scope: Any, headers: dict[str, str] | None) -> None:
-    """Add some headers that a client sends in connect to those of the request.
+    """Add the headers in a connect command to those of the request.
 
-    A browser cannot set any on a WebSocket. Only those that no proxy sets, and only
-    where the request has none: a page may not claim another origin or address.
+    A browser cannot set headers of a WebSocket. Only ``_HEADERS`` are taken, which no
+    proxy sets, and only if the request lacks them: a page must not be able to claim
+    another origin or address.
     """
     present = scope.get("headers", ())
     known = {name for name, _ in present}

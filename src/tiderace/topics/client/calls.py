@@ -1,4 +1,4 @@
-"""The calls of a topic client: of the methods with ``@rpc``, and those of our modules."""
+"""Runs the calls of a topic client: methods with ``@rpc``, and the built-in ``$`` calls."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tiderace.topics.growing.writers import acancel_message
 from tiderace.topics.hooks import call_hook
 from tiderace.topics.json_fields import read_fields
 
-_ITEMS = 64  # of a generator, after which the event loop does something else
+_ITEMS = 64  # items of a generator between two iterations of the event loop
 
 
 class TopicCall(msgspec.Struct):
@@ -50,7 +50,7 @@ class _Id(msgspec.Struct):
 async def call_topic(context: ClientContext, topic: Topic, call: TopicCall) -> Any:
     """Run a call of a topic, and return its result.
 
-    The names with a ``$`` are those of ``tiderace/grow`` and ``tiderace/stream``.
+    The methods with a ``$`` are called by ``tiderace/grow`` and ``tiderace/stream``.
 
     Raises:
         Refused: to answer with an error.
@@ -93,7 +93,7 @@ async def _items_of(generator: AsyncGenerator[Any, None]) -> list[Any]:
     async for item in generator:
         items.append(item)
         if len(items) % _ITEMS == 0:
-            # Else the timeout never ends a generator that does not wait.
+            # The timeout can only end a generator that waits.
             await asyncio.sleep(0)
     return items
 

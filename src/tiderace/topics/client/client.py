@@ -66,11 +66,11 @@ class TopicClient:
     """Serves one client, and listens to the events of its user.
 
     Args:
-        context: of its commands.
+        context: the context of its commands.
         transport: carries its messages.
-        node: of this process, for emulated transports.
-        secret: with which HTTP requests send commands of this connection; empty
-            unless the transport is emulated.
+        node: the name of this process, for emulated transports.
+        secret: authorizes HTTP requests with commands of this client; empty unless the
+            transport is emulated.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class TopicClient:
         if self._ending is not None:
             return
         self._ending = close
-        # A command is not cut.
+        # A command that is running is not cancelled.
         if self._reader.waiting and self._task is not None:
             self._task.cancel()
 
@@ -225,7 +225,7 @@ class TopicClient:
             await self._run_commands(message)
 
     async def _release(self) -> None:
-        """Release what a client held that left during a command, and limit that."""
+        """Clean up after a client that left during a command, and limit the command."""
         self._left = True
         self._stop_listening()
         limit = conf.current().disconnect_timeout

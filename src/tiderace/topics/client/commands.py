@@ -86,11 +86,11 @@ async def _publish_to(
     key = publication_key(key, user_id=context.identity.user_id)
 
     async def publish() -> None:
-        # Else the hook has run already, and only the reply was lost.
+        # If it is published, the hook has run, and only the reply was lost.
         if await layer.stream_find_published(topic_group(name), key) is None:
             await _publish_now(context, topic, layer, data, key)
 
-    # Not by the layer alone: a client may retry while the hook is still running.
+    # The key of the layer does not suffice: a client may retry while the hook runs.
     await context.publishing.do((name, key), publish)
 
 
@@ -116,7 +116,7 @@ async def _publish_now(
 def _note_unpublished(topic: type[Topic]) -> None:
     """Log, under ``DEBUG`` and once for a class, that ``on_publish`` returned None.
 
-    Not where its annotation has None: then it is no forgotten ``return``.
+    It is not logged where the return annotation includes None, as it is intended then.
     """
     hook: Any = topic.on_publish
     returned = str(getattr(hook, "__annotations__", {}).get("return", ""))
@@ -130,7 +130,7 @@ def _note_unpublished(topic: type[Topic]) -> None:
         )
 
 
-# The classes that were noted; they live as long as the process anyway.
+# The classes that were logged; they live as long as the process anyway.
 _noted: set[type[Topic]] = set()
 
 
@@ -149,7 +149,7 @@ async def _limit_user(context: ClientContext, topic: Topic, layer: Any) -> None:
     if not owner:
         address = client_ip(context.scope)
         owner = "anonymous:" + ("" if address is None else limit_key(address))
-    # One bucket for all topics of the class: else each name would have a limit of its own.
+    # One bucket for all topics of the class: a client can choose any number of names.
     kind = type(topic)
     key = f"publish:{kind.__module__}.{kind.__qualname__}:{owner}"
     if await layer.take_token(key, Rate.parse(str(topic.user_rate))):
@@ -182,7 +182,7 @@ async def _history(context: ClientContext, request: HistoryRequest) -> HistoryRe
 
 async def _presence(context: ClientContext, request: TopicRequest) -> PresenceResult:
     topic = await _topic_with_presence(context, request.channel)
-    # One read serves all clients that ask at the same time.
+    # One read serves all clients that request it at the same time.
     tracker = context.trackers.get(topic.layer)
     return presence_result(await tracker.members(topic.topic, topic.presence))
 
@@ -218,7 +218,7 @@ class _Whisper(msgspec.Struct):
 
 
 async def _rpc(context: ClientContext, request: RPCRequest) -> DataMessage:
-    """Run a call; those that begin with ``$`` are sent by Tiderace's own clients."""
+    """Run a call; Tiderace's own clients send the methods that begin with ``$``."""
     data = as_bytes(request.data)
     result: Any = None
     if request.method == "$publish":

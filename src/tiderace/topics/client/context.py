@@ -1,4 +1,4 @@
-"""The context of one topic client, which its commands take."""
+"""The context of one topic client, the first argument of its commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tiderace.topics.trackers import OccupiedTopics, PresenceTrackers
 
 @dataclass(slots=True)
 class ClientContext:
-    """The identity and subscriptions of one client, and what it shares with others."""
+    """The identity and state of one client, and the objects that it shares with others."""
 
     hooks: TopicHooks
     scope: Scope
@@ -42,19 +42,19 @@ class ClientContext:
     settings: conf.TopicSettings
     binary: bool = False
     """Whether the client speaks Protobuf."""
-    # Ids are never reused: presence is a set of them.
+    # Random, so that no id is used twice: presence identifies connections by it.
     client_id: str = field(default_factory=lambda: secrets.token_hex(16))
     identity: Identity = field(default_factory=Identity)
     subscriptions: dict[str, ActiveSubscription] = field(default_factory=dict)
-    """By topic, those included that are being prepared."""
+    """The subscriptions by topic, including those that are being prepared."""
     streams: StreamedCalls = field(default_factory=StreamedCalls)
     publish_buckets: dict[type[Topic], TokenBucket] = field(default_factory=dict)
     """The rate limits of ``publish_rate``, by topic class."""
     whisper_buckets: dict[type[Topic], TokenBucket] = field(default_factory=dict)
-    """Those of ``whispers``."""
+    """The rate limits of ``whispers``, by topic class."""
 
     def info_text_in(self, name: str) -> str:
-        """Return ``info_in`` as JSON; a subscription keeps it."""
+        """Return ``info_in`` as JSON, which is cached in the subscription."""
         subscription = self.subscriptions.get(name)
         if subscription is None:
             return msgspec.json.encode(self.info_in(name)).decode()
@@ -103,10 +103,11 @@ class ClientContext:
         return subscription.topic
 
     async def topic(self, name: str) -> Topic:
-        """Return the topic called ``name``, if the client may take part in it.
+        """Return the topic called ``name``, if the client may publish, read or call there.
 
         Raises:
-            Refused: if not: it is neither subscribed nor allowed to be without.
+            Refused: if it is not subscribed, and the topic requires that or does not
+                allow to subscribe.
             UnknownTopic: if no topic is declared for the name.
         """
         subscribed = self.subscribed(name)

@@ -1,20 +1,20 @@
-"""The messages of one topic client, read ahead while a command takes long."""
+"""Reads the messages of one topic client, also while a command takes long."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
-# Seconds that a command runs before messages are read behind it.
+# Seconds that a command runs before the messages after it are read.
 _READ_AHEAD_AFTER = 1.0
 _READ_AHEAD = 32  # messages
 
 
 class ClientReader:
-    """Returns a client's messages, and notices that it leaves while a command runs.
+    """Returns a client's messages, and detects that it leaves while a command runs.
 
-    Most commands take less than a second: their client is read when they have ended,
-    without a task and a queue of its own.
+    Most commands take less than a second. The next message is read when they have ended,
+    so most clients need no task and no queue for reading.
 
     Args:
         receive: returns the next message; None when the client has left.

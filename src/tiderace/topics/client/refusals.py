@@ -19,12 +19,13 @@ logger = logging.getLogger("tiderace.topics")
 class errors_as_refusals:  # noqa: N801 (as those of contextlib)
     """Turn what a command raises into the error of its reply, and log it.
 
-    A class, since a generator takes as long as the rest of a short command.
+    A class, since a context manager from a generator takes as long as a whole short
+    command.
 
     Args:
-        name: of the command.
-        scope: of the connection.
-        topic: the one that the command is about, for the log.
+        name: the name of the command.
+        scope: the scope of the connection.
+        topic: the topic of the command, for the log; empty for none.
 
     Raises:
         Refused: to answer with an error. Its message contains the reason for developers
@@ -78,7 +79,7 @@ class errors_as_refusals:  # noqa: N801 (as those of contextlib)
 def log_refusal(
     command: str, topic: str, error: Refused | UnknownTopic, scope: Scope
 ) -> None:
-    """Log why a command is refused: a warning while ``DEBUG`` is on, else for ``INFO``."""
+    """Log why a command is refused: as a warning under ``DEBUG``, else at level INFO."""
     if isinstance(error, Refused):
         failure, reason = error.failure, error.reason or "no reason is given"
     else:
@@ -99,5 +100,5 @@ _SHOWN_TOPIC = 80
 
 
 def _shown(reason: str, scope: Scope) -> str:
-    # The key is that of a test client; what a client sends cannot set it.
+    # The key is set by test clients; nothing that a client sends can set it.
     return reason if settings.DEBUG or scope.get("tiderace.testing") else ""

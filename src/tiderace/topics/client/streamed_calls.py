@@ -41,7 +41,7 @@ class _StreamMessage(msgspec.Struct, omit_defaults=True):
 
 
 class StreamedCalls:
-    """The streams of one client, by the ids that it has given them."""
+    """The streams of one client, by the ids that the client chose."""
 
     def __init__(self) -> None:
         self._running: dict[str, _Stream] = {}
@@ -58,11 +58,11 @@ class StreamedCalls:
         """Send what ``generator`` yields, in the background.
 
         Args:
-            stream_id: names the stream for the client.
-            generator: of the application; it is closed when the stream ends.
+            stream_id: the client's id for the stream.
+            generator: the application's; it is closed when the stream ends.
             channel: the topic to which the client is subscribed.
-            outbox: of the client.
-            scope: of its connection, for the log.
+            outbox: the client's.
+            scope: the scope of the connection, for the log.
 
         Raises:
             Refused: for an id that is in use or too long, and beyond 16 streams.
@@ -74,7 +74,7 @@ class StreamedCalls:
             raise Refused(codes.LIMIT_EXCEEDED, reason=reason)
         stream = _Stream(stream_id, channel, outbox)
         self._running[stream_id] = stream
-        # In the context of the command: a stream ends before its connection.
+        # With the context variables of the command: a stream ends before its connection.
         task = asyncio.get_running_loop().create_task(stream.run(generator, scope))
         stream.task = task
         task.add_done_callback(lambda _: self._running.pop(stream_id, None))
@@ -108,7 +108,7 @@ class _Stream:
     timer: asyncio.TimerHandle | None = None
 
     def stop(self) -> None:
-        # A second cancellation would cut what the generator does at its end.
+        # A second cancellation would interrupt the ``finally`` of the generator.
         if self.task is not None and not self.task.cancelling():
             self.task.cancel()
 
@@ -146,7 +146,7 @@ class _Stream:
             await self.outbox.drained()
 
     def _flush(self) -> None:
-        """Send what waits, and nothing more until the interval is over."""
+        """Send the items that wait, and no more until the interval is over."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None

@@ -59,9 +59,9 @@ class ClientSubscriptions:
     ``commit()`` sends the publications that were buffered meanwhile.
 
     Args:
-        context: of the client; its ``subscriptions`` are kept here.
-        outbox: of the client.
-        timers: of the client.
+        context: the client's; this object changes its ``subscriptions``.
+        outbox: the client's.
+        timers: the client's.
         end: closes the connection.
     """
 
@@ -92,7 +92,7 @@ class ClientSubscriptions:
         Args:
             request: the client's, or one made by the server.
             server_side: whether the server subscribes the client.
-            grant: in place of a permission.
+            grant: what a token or the server grants; permissions are not checked then.
 
         Returns:
             The result for the reply, to be sent before ``commit``.
@@ -148,7 +148,7 @@ class ClientSubscriptions:
             if isinstance(subscription, DeltaSubscription):
                 subscription.encode_result(result)
             if server_side and not result.recovered:
-                # SDKs take publications of such a result only where it has recovered.
+                # SDKs ignore the publications of such a result unless it has recovered.
                 subscription.send_after_reply(result.publications or ())
                 result.publications = None
             if topic.presence is not Presence.OFF:
@@ -216,9 +216,10 @@ class ClientSubscriptions:
         return as_raw(data if grant is None or grant.data is None else grant.data)
 
     async def _check_joins(self, subscription: ActiveSubscription) -> None:
-        """Decide whether a client that asks for joins gets them; a later call overrules.
+        """Decide whether a client that requests joins gets them.
 
-        An active client that gets them from now on is told to read the members.
+        If two calls overlap, the decision of the later one counts. An active client that
+        gets joins from now on is sent ``changed``, so that it reads the members.
         """
         if not subscription.asks_joins:
             return
@@ -282,7 +283,7 @@ class ClientSubscriptions:
         may = self._context.may
         for channel, subscription in list(self._context.subscriptions.items()):
             topic = subscription.topic
-            subscription.may_whisper = False  # decided again at the next one
+            subscription.may_whisper = False  # checked again at the next whisper
             if isinstance(subscription, FilteredSubscription):
                 subscription.gate.forget()
             if subscription.grant is None and not await may("subscribe", topic):
@@ -316,7 +317,7 @@ class ClientSubscriptions:
         if subscription is None:
             return
         if not subscription.active:
-            # Not before the reply to its subscribe command.
+            # The push must not come before the reply to the subscribe command.
             subscription.end_reason = reason
             return
         self._end(subscription)

@@ -13,7 +13,7 @@ _GRACE = 25.0
 
 
 class Timers:
-    """Callbacks to be called later; starting one replaces an earlier one of its name."""
+    """Timers by name; a new one replaces an earlier one of the same name."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -29,9 +29,10 @@ class Timers:
     def start_deadline(
         self, name: str, delay: float, callback: Callable[[], None]
     ) -> None:
-        """Call ``callback`` after ``delay`` seconds, when what has come by then is read.
+        """Call ``callback`` after ``delay`` seconds, once what arrived before is read.
 
-        The last second has a timer of its own, which starts again if it is late.
+        The last second has a timer of its own, which is started again if the loop called
+        it too late: then messages may lie unread in the socket.
         """
         last = min(delay, READING)
         self.start_timer(
@@ -57,7 +58,7 @@ class Timers:
         """Call ``callback`` when a token has expired, and the time to renew it is over.
 
         Args:
-            name: of the timer.
+            name: the name of the timer.
             expires_at: seconds since the epoch; None for a token without an end.
             callback: what to call.
         """

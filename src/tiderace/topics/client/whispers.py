@@ -1,4 +1,4 @@
-"""Whispers: messages from one subscriber of a topic to the others, past all hooks."""
+"""Whispers: messages from one subscriber of a topic to the others, without hooks."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _KEEP_NOTHING = Retention(0, 0.0)
 
 
 async def whisper(context: ClientContext, name: str, data: Raw) -> None:
-    """Send ``data`` to the other subscribers of a topic, with who the client is.
+    """Send ``data`` to the other subscribers of a topic, with the info of the client.
 
-    The permission is decided at the first whisper of a subscription, and again after
-    the user's permissions have changed.
+    The permission is checked at the first whisper of a subscription, and again after the
+    user's permissions have changed.
 
     Raises:
         Refused: when the topic has no whispers, or the client is not subscribed, may
@@ -58,7 +58,7 @@ _NULL = Raw(b"null")
 async def _allow(
     context: ClientContext, subscription: ActiveSubscription, topic: Topic
 ) -> None:
-    # Before the question: a change of permissions meanwhile resets it, and so the answer.
+    # Set before the check: a change of permissions during the check resets it to False.
     subscription.may_whisper = True
     try:
         await context.require("whisper", topic)
@@ -68,7 +68,7 @@ async def _allow(
 
 
 def _bucket(context: ClientContext, topic: Topic) -> TokenBucket:
-    # Of the connection: a new subscription would have a full one.
+    # Of the connection, not of the subscription: a new one would have a full bucket.
     bucket = context.whisper_buckets.get(type(topic))
     if bucket is None:
         rate = topic.whispers if isinstance(topic.whispers, str) else _DEFAULT_RATE

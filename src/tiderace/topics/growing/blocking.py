@@ -15,8 +15,8 @@ from tiderace.topics.growing.writers import acancel_message
 class GrowingMessage:
     """A message that is being written by sync code; returned by ``grow``.
 
-    The methods are those of ``AsyncGrowingMessage``, and block. After a cancellation the
-    next of them raises ``MessageCancelled``, which ends the block without an error.
+    The methods are those of ``AsyncGrowingMessage``, but block. After a cancellation the
+    next call of one raises ``MessageCancelled``, which ends the block without an error.
     """
 
     def __init__(self, message: AsyncGrowingMessage) -> None:

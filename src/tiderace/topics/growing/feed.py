@@ -1,4 +1,4 @@
-"""From a topic's growth stream to its subscribers in one event loop."""
+"""Delivers a topic's growth stream to its subscribers in one event loop."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ from tiderace.topics.streams import layer_of
 logger = logging.getLogger("tiderace.topics")
 
 WANTED = "growing.wanted"
-"""The kind of the bus's messages that ask a writer for the whole text of its message."""
+"""The kind of the control messages that request the whole text from a writer."""
 ENDED = "growing.ended"
-"""The kind of those that tell a writer that its message was ended for it."""
+"""The kind of the control messages that tell a writer that its message was ended."""
 
 LOST_WRITER = "the process that wrote it is gone"
 
-_WANTED_PAUSE = 1.0  # seconds between two requests for the same text
+_REQUEST_PAUSE = 1.0  # seconds between two requests for the same text
 
 
 class GrowingFeeds:
-    """The feeds of an event loop, one for each topic with messages and subscribers."""
+    """The feeds of an event loop: one for each topic with ``growing`` and a subscriber."""
 
     def __init__(self) -> None:
         self._feeds: dict[str, TopicFeed] = {}
         self._tasks = TaskGroup(logger)
 
     async def join(self, subscription: ActiveSubscription) -> None:
-        """Have the growing messages of a subscription's topic ready for ``begin``.
+        """Wait until the messages that ``begin`` sends to a subscription are read.
 
         Raises:
             LayerUnavailable: when the broker could not be reached in time.
@@ -68,31 +68,31 @@ class GrowingFeeds:
             feed = self._feeds[topic.topic] = TopicFeed(
                 topic, topic.growing, self._tasks
             )
-        feed.users.add(subscription)
+        feed.subscriptions.add(subscription)
         await feed.ready()
 
     def begin(self, subscription: ActiveSubscription) -> None:
-        """Send the messages that are growing, and from now on their appends."""
+        """Send the messages that are growing now, and their appends from now on."""
         feed = self._feeds.get(subscription.channel)
-        if feed is not None and subscription in feed.users:
+        if feed is not None and subscription in feed.subscriptions:
             feed.begin(subscription)
 
     def leave(self, subscription: ActiveSubscription) -> None:
         """Undo ``join``; do nothing without one."""
         feed = self._feeds.get(subscription.channel)
-        if feed is None or subscription not in feed.users:
+        if feed is None or subscription not in feed.subscriptions:
             return
         feed.discard(subscription)
-        if not feed.users:
+        if not feed.subscriptions:
             del self._feeds[subscription.channel]
             feed.close()
 
     async def close(self) -> None:
-        """End what runs in the background."""
+        """Cancel the background tasks."""
         await self._tasks.cancel()
 
     def find(self, topic: str, message_id: str) -> Message | None:
-        """Return a message that grows in a topic with subscribers here, or None."""
+        """Return a growing message of a topic with a subscriber in this loop, or None."""
         feed = self._feeds.get(topic)
         message = None if feed is None else feed.log.messages.get(message_id)
         if message is None or message.state is not State.GROWING:
@@ -101,19 +101,19 @@ class GrowingFeeds:
 
 
 class TopicFeed:
-    """A listener to one topic's growth stream, and the subscribers that it serves.
+    """A listener to one topic's growth stream, and the subscriptions that it serves.
 
     Args:
         topic: the topic.
-        options: those of its class.
-        tasks: where it does what waits for the layer.
+        options: ``growing`` of its class.
+        tasks: the task group for calls of the layer.
     """
 
     def __init__(self, topic: Topic, options: Growing, tasks: TaskGroup) -> None:
         # The groups it listens to; the stream hub changes them.
         self.groups: set[str] = set()
         self.log = MessageLog()
-        self.users: set[ActiveSubscription] = set()
+        self.subscriptions: set[ActiveSubscription] = set()
         self._active: set[ActiveSubscription] = set()
         self._topic = topic
         self._lease = options.lease
@@ -122,18 +122,18 @@ class TopicFeed:
         self._tasks = tasks
         self._opening = SingleFlight()
         self._closed = False
-        # What has arrived while the stream is read; None at other times.
+        # The records that arrive while the stream is read; None at other times.
         self._buffer: list[Publication] | None = None
-        # Whether something was lost in transit while the stream was read.
+        # Whether records were lost in transit while the stream was read.
         self._read_again = False
         self._position: Position | None = None
-        self._wanted_at: dict[str, float] = {}
+        self._requested_at: dict[str, float] = {}
         self._check: asyncio.TimerHandle | None = None
 
     # Beginning and end
 
     async def ready(self) -> None:
-        """Return when the messages that are growing have been read."""
+        """Wait until the messages that are growing are read."""
         await self._opening.do(self._group, self._open)
 
     async def _open(self) -> None:
@@ -177,14 +177,14 @@ class TopicFeed:
     # Subscribers
 
     def begin(self, subscription: ActiveSubscription) -> None:
-        """Send each message as it is now, and from now on its appends."""
+        """Send each message as it is now, and its appends from now on."""
         for message in list(self.log.messages.values()):
             _send(self._topic.topic, message.as_pub(), [subscription])
         self._active.add(subscription)
 
     def discard(self, subscription: ActiveSubscription) -> None:
-        """Send it nothing any more."""
-        self.users.discard(subscription)
+        """Stop sending to a subscription."""
+        self.subscriptions.discard(subscription)
         self._active.discard(subscription)
 
     # Records
@@ -196,7 +196,7 @@ class TopicFeed:
             self._apply(publication)
 
     def on_gap(self, group: str) -> None:
-        """Read the stream again: it may still have what was lost in transit."""
+        """Read the stream again: it may still have records that were lost in transit."""
         self._read_again = True
         if self._buffer is None:
             self._buffer = []
@@ -206,12 +206,13 @@ class TopicFeed:
         try:
             await self._load()
         except LayerUnavailable as error:
-            # Another gap follows when the broker is back, and texts are asked for.
+            # Another gap is reported when the broker is back; a text whose beginning is
+            # missing then is requested from its writer.
             logger.warning("the growth stream of %r: %s", self._topic.topic, error)
 
     def _apply(self, publication: Publication) -> None:
         if self._closed:
-            return  # else its timer would end messages whose records it does not get
+            return  # a closed feed gets no records, so its timer would end live messages
         place, last = publication.position, self._position
         if (
             last is not None
@@ -224,7 +225,7 @@ class TopicFeed:
         try:
             change = self.log.apply(record, self._loop.time())
         except MissingText:
-            self._want(record.id)
+            self._request_text_soon(record.id)
             return
         if change is not None:
             self._send(change)
@@ -235,20 +236,21 @@ class TopicFeed:
         if self._active:
             _send(self._topic.topic, change.as_pub(), self._active)
 
-    def _want(self, message_id: str) -> None:
-        """Ask the writer of a message for the whole text."""
+    def _request_text_soon(self, message_id: str) -> None:
+        """Request the whole text of a message in the background, at most once a second."""
         now = self._loop.time()
-        if now - self._wanted_at.get(message_id, -_WANTED_PAUSE) < _WANTED_PAUSE:
+        if now - self._requested_at.get(message_id, -_REQUEST_PAUSE) < _REQUEST_PAUSE:
             return
-        self._wanted_at[message_id] = now
-        self._tasks.spawn(self._ask_for_text(message_id))
+        self._requested_at[message_id] = now
+        self._tasks.spawn(self._request_text(message_id))
 
-    async def _ask_for_text(self, message_id: str) -> bool:
-        """Ask the writer of a message for the whole text; return whether it was sent."""
+    async def _request_text(self, message_id: str) -> bool:
+        """Request the whole text from a writer; return whether the request was sent."""
         try:
             await self._tell(WANTED, message_id)
         except LayerUnavailable:
-            return False  # the layer has logged it, and the next append asks again
+            # The layer has logged the error, and the next append requests the text again.
+            return False
         return True
 
     async def _tell(self, kind: str, message_id: str) -> None:
@@ -258,16 +260,17 @@ class TopicFeed:
     # Messages whose writer is gone
 
     def _check_later(self, seconds: float) -> None:
-        self._check = self._loop.call_later(seconds, self._check_leases)
+        self._check = self._loop.call_later(seconds, self._check_writers)
 
-    def _check_leases(self) -> None:
-        """Ask writers that have been silent, and end the messages of those that stay so.
+    def _check_writers(self) -> None:
+        """Send a request to silent writers, and end messages whose writer does not reply.
 
-        A writer is asked after two thirds of the lease. Only an answer that does not come
-        counts: while the broker is away no sign of a writer arrives, and no question.
+        A request is sent after two thirds of the lease without a record. A message is
+        ended only when a request was sent and no record has come in the last third: while
+        the broker is away, records and requests fail alike.
         """
         self._check = None
-        if not self.users:
+        if not self.subscriptions:
             return
         now, third = self._loop.time(), self._lease / 3
         next_due = None
@@ -275,31 +278,32 @@ class TopicFeed:
             if message.asked_at is None:
                 due = message.seen_at + 2 * third
                 if due <= now:
-                    self._tasks.spawn(self._ask(message))
+                    self._tasks.spawn(self._check_writer(message))
                     due = now + third
             else:
                 due = message.asked_at + third
                 if due <= now:
-                    # Asked again later, until it is closed, by any process.
+                    # If this fails, it is tried again after another lease, until a record
+                    # of this or another process closes the message.
                     message.seen_at, message.asked_at = now, None
                     self._tasks.spawn(self._end(message))
                     due = now + 2 * third
             next_due = due if next_due is None else min(next_due, due)
-        self._wanted_at = {
+        self._requested_at = {
             message_id: at
-            for message_id, at in self._wanted_at.items()
+            for message_id, at in self._requested_at.items()
             if now - at < self._lease
         }
         if next_due is not None:
             self._check_later(next_due - now)
 
-    async def _ask(self, message: Message) -> None:
+    async def _check_writer(self, message: Message) -> None:
         seen_at = message.seen_at
-        if await self._ask_for_text(message.id) and message.seen_at == seen_at:
+        if await self._request_text(message.id) and message.seen_at == seen_at:
             message.asked_at = self._loop.time()
 
     async def _end(self, message: Message) -> None:
-        """End a message whose writer has given no sign of itself for the lease."""
+        """End a message without a record of its writer for the lease."""
         try:
             if message.state is State.GROWING:
                 logger.warning(
@@ -318,7 +322,7 @@ class TopicFeed:
                 )
                 await publish_record(self._topic, failed)
                 await self._tell(ENDED, message.id)
-                # As this process has it, where the record has not come back yet.
+                # The record may not have come back from the stream yet.
                 message.state, message.reason = State.FAILED, LOST_WRITER
             await publish_end(self._topic, message)
         except LayerUnavailable as error:
@@ -329,7 +333,7 @@ def _send(
     channel: str, pub: Pub, subscriptions: Collection[ActiveSubscription]
 ) -> None:
     reply = Reply(push=Push(channel=channel, pub=pub))
-    if len(subscriptions) == 1:  # as most answers have, and takes half the time
+    if len(subscriptions) == 1:  # most messages have one subscriber: half the time
         (one,) = subscriptions
         one.outbox.push(one.codec.encode(reply))
         return

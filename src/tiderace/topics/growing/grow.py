@@ -27,15 +27,15 @@ def agrow(
             async for token in tokens:
                 await answer.append(token)
 
-    Subscribers get the beginning at once, and the appends rolled up; those that come
-    later get the whole text so far and go on from there. When the block ends, the
-    message is published to the topic's own stream with the whole text as the field
-    ``text``: once, as ``finished``; as ``failed`` after an exception, which goes on; as
-    ``cancelled`` after ``cancel_message``, which ends the block without an error. Where
-    the process is killed, the message is marked failed after the topic's lease by a
-    process that has subscribers.
+    Subscribers get the beginning at once, and then the appends, several together. A new
+    subscriber gets the text so far, and then the appends. When the block ends, the
+    message is published once to the topic's own stream, with the whole text as the field
+    ``text``: as ``finished``; as ``failed`` after an exception, which propagates; as
+    ``cancelled`` after ``cancel_message``, which ends the block without an error. If the
+    writing process is killed, a process with subscribers marks the message failed after
+    the topic's lease.
 
-    It waits for no transaction.
+    Open transactions are not waited for.
 
     Args:
         topic: its name; its class has ``growing = Growing()``.
@@ -47,8 +47,8 @@ def agrow(
     Raises:
         UnknownTopic: when no declared topic has this name.
         ImproperlyConfigured: when its class has no growing messages.
-        TypeError: for data that is no JSON object, for tags that are no strings, and for
-            reserved ones.
+        TypeError: for data that is no JSON object, and for tags that are no strings or
+            are reserved.
         LayerUnavailable: from the block's beginning, when the broker could not be
             reached in time.
     """

@@ -6,19 +6,20 @@ import dataclasses
 
 from django.core.exceptions import ImproperlyConfigured
 
-# The growth stream of a topic has the text up to twice, of the 4 MiB that layers keep.
+# The growth stream of a topic has a text up to twice, and layers keep 4 MiB of a stream.
 _LARGEST = 1_048_576
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Growing:
-    """That a topic has messages that grow, and how they are carried.
+    """Allows messages that grow in a topic, with their intervals and limits.
 
     Args:
-        interval: seconds between two appends of a message; what is appended in between
-            is sent together. The first one after a pause is sent at once.
-        lease: seconds without a sign of the process that writes a message, after which
-            the message is marked failed. A writer gives one every third of them.
+        interval: seconds between two records with appends of a message; appends in
+            between are sent together. The first one after a pause is sent at once.
+        lease: seconds without a record of the process that writes a message, after which
+            the message is marked failed. A writer that has nothing to append sends an
+            empty record every third of the lease.
         size: the most bytes of a message's text in UTF-8, at most 1 MiB. A client that
             subscribes gets the text at once, so keep it below
             ``TIDERACE["OUTBOX_LIMIT"]``.

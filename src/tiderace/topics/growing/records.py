@@ -28,7 +28,7 @@ TAGS = frozenset({ID_TAG, POSITION_TAG, STATE_TAG, REASON_TAG})
 
 _encode = msgspec.json.Encoder().encode
 
-# Ids of messages that were closed, so that late records of theirs are left out.
+# Ids of closed messages that are remembered, so that their late records are ignored.
 _REMEMBERED = 1024
 
 
@@ -45,7 +45,7 @@ class Record(msgspec.Struct, omit_defaults=True):
     """An entry of a growth stream.
 
     With ``data`` it is a whole message: ``text`` is all of it. Without, ``text`` is
-    appended at position ``at``; an empty text is the sign of a writer that waits.
+    appended at position ``at``; an empty text shows that the writer is alive.
     """
 
     id: str
@@ -57,7 +57,7 @@ class Record(msgspec.Struct, omit_defaults=True):
     state: State = State.GROWING
     reason: str = ""
     closed: bool = False
-    """Whether the topic's own stream has the message."""
+    """Whether the message is published in the topic's own stream."""
 
 
 def length(text: str) -> int:
@@ -97,11 +97,11 @@ class Message:
         self.state = State.GROWING
         self.reason = ""
         self.length = length(record.text)
-        # When a record of it came last, and when its writer was asked since.
+        # When the last record came, and when a request was sent to the writer since.
         self.seen_at = 0.0
         self.asked_at: float | None = None
         self._parts = [record.text]
-        # Those of the appends, made once.
+        # The tags of all appends, made once.
         self._growing_tags = tags_of(self.id, State.GROWING, self.tags)
 
     @property
@@ -165,7 +165,7 @@ class Change:
 
 
 class MissingText(Exception):
-    """A record continues a text whose beginning is not known."""
+    """A record appends to a text whose beginning is not known."""
 
 
 class MessageLog:
@@ -178,8 +178,9 @@ class MessageLog:
     def apply(self, record: Record, now: float) -> Change | None:
         """Apply a record; return what it has changed, or None.
 
-        Of two writers of one message, the records of the one that began last count. The
-        first end of a message counts. A record that was applied already changes nothing.
+        If a message has two writers, the records of the one that began first are ignored
+        after the other has begun. After the first end all further ones are ignored. A
+        record that was applied already changes nothing.
 
         Raises:
             MissingText: when the beginning of the text is not known.
@@ -208,7 +209,7 @@ class MessageLog:
         return change
 
     def close(self, message_id: str) -> None:
-        """Remove a message, and leave out later records of it."""
+        """Remove a message, and ignore later records of it."""
         self.messages.pop(message_id, None)
         self._closed[message_id] = None
         if len(self._closed) > _REMEMBERED:
@@ -233,7 +234,7 @@ class MessageLog:
 def _append(message: Message, record: Record) -> Change | None:
     if record.at > message.length:
         raise MissingText
-    # A writer that has got no answer repeats what the stream may have already.
+    # A writer whose publish failed repeats it, and the stream may have it already.
     added = after(record.text, message.length - record.at)
     at = message.length
     message.append(added)

@@ -12,7 +12,7 @@ from tiderace.topics.names import growth_group, publication_key, topic_group
 from tiderace.topics.streams import layer_of, record_of
 
 KEEP = Retention(4096, 120.0)
-"""What is kept of a growth stream. The seconds are fewer than the 300 for which layers
+"""The retention of a growth stream. Its seconds are fewer than the 300 for which layers
 keep idempotency keys, so that no record of a message outlasts the key of its end."""
 
 _decoder = msgspec.json.Decoder(Record)
@@ -61,7 +61,7 @@ async def delete_records(topic: Topic) -> None:
 
 
 async def is_published(topic: Topic, message_id: str) -> bool:
-    """Return whether the topic's own stream has got this message already."""
+    """Return whether this message was published in the topic's own stream already."""
     found = await layer_of(topic).stream_find_published(
         topic_group(topic.topic), _key(message_id)
     )
@@ -71,7 +71,7 @@ async def is_published(topic: Topic, message_id: str) -> bool:
 async def publish_end(topic: Topic, message: Message) -> None:
     """Publish a message that has ended, and close it in the growth stream.
 
-    Of several calls for one message, also of several processes, the first one counts.
+    Of several calls for one message, in whatever process, only the first publishes.
 
     Raises:
         LayerUnavailable: when the broker could not be reached in time.

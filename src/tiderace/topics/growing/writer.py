@@ -34,10 +34,10 @@ from tiderace.topics.json_fields import data_as_json
 
 logger = logging.getLogger("tiderace.topics")
 
-# Bytes that are appended and not sent, after which ``append`` waits until they are.
+# Bytes that are appended and not sent, above which ``append`` waits until they are sent.
 _UNSENT = 65_536
-# Bytes of appends after which the whole text is sent, if it is not longer than them: so
-# the whole texts are at most as many bytes as the appends.
+# Bytes of appends after which the whole text is sent, unless the last whole text was
+# longer: so the whole texts have at most as many bytes as the appends.
 _WHOLE_AFTER = 4096
 _RETRY = 1.0  # seconds between two attempts while the broker is away
 
@@ -64,7 +64,7 @@ class AsyncGrowingMessage:
         message_id: str,
         tags: Mapping[str, str] | None,
     ) -> None:
-        # Then another writer may have begun the same message.
+        # With an id of the application, another writer may have begun the same message.
         self._is_named = bool(message_id)
         self.id = message_id or secrets.token_hex(8)
         """The message's id: the tag ``grow`` of what clients get."""
@@ -76,13 +76,13 @@ class AsyncGrowingMessage:
         self._fields = fields
         self._tags = dict(tags) if tags else None
         self.token = secrets.token_hex(8)
-        """Names this writer among those of one message."""
+        """Identifies this writer among the writers of one message."""
         self._state = State.GROWING
         self._text: list[str] = []
         self._size = 0  # bytes in UTF-8
         self._unsent: list[str] = []
         self._unsent_size = 0
-        self._sent = 0  # UTF-16 code units that the stream has
+        self._sent = 0  # UTF-16 code units that are in the stream
         self._needs_whole = True
         self._whole_size = 0
         self._since_whole = 0  # bytes
@@ -93,7 +93,7 @@ class AsyncGrowingMessage:
         self._publishing = asyncio.Lock()
         self._wake: asyncio.Future[None] | None = None
         self._tasks = TaskGroup(logger)
-        # The task that has entered the block; None in sync code.
+        # The task that runs the block; None in sync code.
         self._owner: asyncio.Task[Any] | None = None
         self._cancelling = False
         self._abandoned = False
@@ -105,7 +105,7 @@ class AsyncGrowingMessage:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the message was cancelled, from the moment at which that is known."""
+        """Whether the message was cancelled, or is about to end as cancelled."""
         return self._cancelling or self._state is State.CANCELLED
 
     @property
@@ -167,7 +167,7 @@ class AsyncGrowingMessage:
             logger.warning("the message %r was not marked failed: %s", self.id, error)
 
     async def begin(self) -> None:
-        """Publish the message's beginning; for code without a block, which has to end it.
+        """Publish the message's beginning; without a block the caller has to end it.
 
         Raises:
             MessageEnded: when a message with this id has ended in the last five minutes.
@@ -285,7 +285,7 @@ class AsyncGrowingMessage:
         self._fields.update(fields)
         self._needs_whole = True
 
-    # What other processes ask for
+    # Requests of other processes
 
     def cancel_soon(self) -> None:
         """Cancel the block's task; called in the message's event loop."""
@@ -336,7 +336,7 @@ class AsyncGrowingMessage:
             wake.set_result(None)
 
     async def _send_appends(self) -> None:
-        """Send what is appended, and signs of life, until the message has ended."""
+        """Send appends, and empty records during pauses, until the message has ended."""
         interval, lease = self._options.interval, self._options.lease
         pause = interval
         warned = False
@@ -382,7 +382,7 @@ class AsyncGrowingMessage:
         except BaseException:
             self._needs_whole |= whole
             raise
-        # More may have been appended meanwhile.
+        # Only what was sent: more may have been appended meanwhile.
         del self._unsent[:count]
         self._unsent_size -= size
         self._sent += length(text)
@@ -424,8 +424,8 @@ class AsyncGrowingMessage:
         await publish_end(self._topic, message)
         self._state = state
         if self.loop.time() - self._shared_at > self._options.lease:
-            # Other messages of the topic would have given a sign of themselves. Records
-            # that are not deleted expire.
+            # No other writer has published here for a lease, so no other message grows.
+            # If this fails, the records expire.
             with contextlib.suppress(LayerUnavailable):
                 await delete_records(self._topic)
 
@@ -441,7 +441,7 @@ class AsyncGrowingMessage:
 
     async def _stop(self) -> None:
         process_writers.discard(self.topic, self.id, self)
-        # What is being published comes first, so that the end is the last.
+        # Wait for a record that is being published, so that the end comes after it.
         async with self._publishing:
             await self._tasks.cancel()
 

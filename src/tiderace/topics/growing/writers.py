@@ -1,6 +1,7 @@
-"""The messages that this process writes, and the bus's messages to their writers.
+"""The writers of growing messages in this process, and the control messages to them.
 
-They cancel a message, ask for its whole text, or say that it was ended elsewhere.
+A control message cancels a growing message, requests its whole text, or reports that
+another process has ended it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tiderace.topics.declaration.topic import declared
 from tiderace.topics.growing.feed import ENDED, WANTED
 
 CANCEL = "growing.cancel"
-"""The kind of the bus's messages that cancel a message."""
+"""The kind of the control messages that cancel a growing message."""
 
 
 class Writer(Protocol):
@@ -24,16 +25,16 @@ class Writer(Protocol):
 
     loop: asyncio.AbstractEventLoop
     token: str
-    """Names this writer among those of one message."""
+    """Identifies this writer among the writers of one message."""
 
     def cancel_soon(self) -> None:
-        """Stop what writes the message, and end it as cancelled."""
+        """Cancel the task that writes the message, and end the message as cancelled."""
 
     def send_whole_soon(self) -> None:
-        """Publish the whole text with what is sent next."""
+        """Publish the whole text with the next record."""
 
     def abandon_soon(self) -> None:
-        """Stop what writes the message: it was ended, or begun again, elsewhere."""
+        """Cancel the task that writes the message: another process ended or began it."""
 
 
 class _Writers:
@@ -43,7 +44,7 @@ class _Writers:
         self._by_message: defaultdict[tuple[str, str], list[Writer]] = defaultdict(list)
 
     def add(self, topic: str, message_id: str, writer: Writer) -> None:
-        """Let messages of the bus reach a writer."""
+        """Pass control messages to a writer from now on."""
         self._by_message[topic, message_id].append(writer)
 
     def discard(self, topic: str, message_id: str, writer: Writer) -> None:
@@ -55,7 +56,7 @@ class _Writers:
             self._by_message.pop((topic, message_id), None)
 
     def call(self, payload: Any, method: Callable[[Writer], None]) -> None:
-        """Call a method of the writers that a message of the bus is for, in their loops."""
+        """Call a method of the writers that a control message is for, in their loops."""
         for writer in list(self._by_message.get((payload["topic"], payload["id"]), ())):
             if writer.token != payload.get("but"):
                 with contextlib.suppress(RuntimeError):  # its loop is closed
@@ -81,7 +82,7 @@ def _abandon(payload: Any) -> None:
 
 
 async def end_other_writers(topic: str, message_id: str, token: str) -> None:
-    """Have all writers of a message but one stop.
+    """Stop all writers of a message but the one with ``token``.
 
     Raises:
         LayerUnavailable: when the broker could not be reached in time.
@@ -91,10 +92,10 @@ async def end_other_writers(topic: str, message_id: str, token: str) -> None:
 
 
 async def acancel_message(topic: str, message_id: str) -> None:
-    """Cancel a message that grows, whatever process writes it.
+    """Cancel a message that grows, in whatever process it is written.
 
-    Its block in ``agrow`` or ``grow`` ends, and it is published as ``cancelled`` with
-    the text so far. Nothing happens where no message with this id grows.
+    The block of ``agrow`` or ``grow`` ends, and the message is published as ``cancelled``
+    with the text so far. Without a growing message of this id nothing happens.
 
     Raises:
         UnknownTopic: when no declared topic has this name.

@@ -1,4 +1,4 @@
-"""The types of what goes through a topic: received, sent, called."""
+"""The types of a topic: of its publications, of clients' messages and of its calls."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _calls(topic: type[Topic]) -> dict[str, Call]:
 
 @dataclass(frozen=True, slots=True)
 class MessageTypes:
-    """The types of what goes through a topic."""
+    """The types of a topic's publications and calls."""
 
     received: Any
     """By subscribers."""
