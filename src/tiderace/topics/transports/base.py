@@ -1,4 +1,4 @@
-"""The contract of a transport: how a topic client's messages come and go."""
+"""The contract of a transport, which receives and sends a topic client's messages."""
 
 from __future__ import annotations
 

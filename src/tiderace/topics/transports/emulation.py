@@ -1,9 +1,11 @@
-"""The commands of a client whose transport is a response: one POST after another.
+"""Receives the commands of clients whose transport is a response: a POST for each message.
+
+::
 
     POST connection/emulation     {"session": ..., "node": ..., "data": "<commands>"}
 
-Session and node are from the client's reply to connect; any process of the site takes
-the request.
+Session and node are in the reply to the client's connect. Any process of the site takes
+the request and passes the commands to the process that serves the client.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ ACCEPTED, GONE, FULL = 204, 404, 429
 # Seconds in which another process has to answer.
 _TIMEOUT = 5.0
 
-# Commands grow in a JSON string, at the worst from one byte to six.
+# In a JSON string a byte of commands becomes at most six.
 _GROWTH = 6
 _OVERHEAD = 1024  # bytes for the rest of the body
 
@@ -78,7 +80,7 @@ async def deliver(node: str, session: str, user_id: str, data: bytes) -> int:
     Args:
         node: the process that serves the client, as the client names it.
         session: the client's secret.
-        user_id: the sender, who has to be the user that began the session.
+        user_id: the user of the request, which has to be the user of the client.
         data: the commands.
 
     Returns:
@@ -88,7 +90,7 @@ async def deliver(node: str, session: str, user_id: str, data: bytes) -> int:
     Raises:
         LayerUnavailable: when the broker could not be reached in time.
     """
-    # A session that was made up costs no message to another process.
+    # A forged session causes no message to another process.
     if not is_session(session, node):
         return GONE
     text = base64.b64encode(data).decode()

@@ -1,10 +1,12 @@
-"""One topic as server-sent events, read-only, for pages without a client of ours.
+"""One topic as server-sent events, read-only, for pages without a client library.
+
+::
 
     GET connection/events?topic=<signed name>[&since=<epoch>:<offset>]
 
-For EventSource and htmx: ``data`` is what was published, HTML as it is and anything
-else as JSON, and ``id`` the position, with which a browser reconnects by itself and gets
-what it has missed.
+For EventSource and htmx: ``data`` is what was published, a string (such as HTML) as it is
+and anything else as JSON. ``id`` is the position: a browser reconnects with it and gets
+the events that it has missed.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ from tiderace.topics.transports.sse import EVENT_STREAM
 
 logger = logging.getLogger("tiderace.topics")
 
-# Milliseconds after which browsers reconnect: not all of them at once.
+# Milliseconds after which browsers reconnect, chosen at random between two bounds.
 _RETRY = (1000, 3000)
 _RETRY_WHEN_BUSY = (3000, 9000)
 
@@ -133,8 +135,8 @@ class EventStream:
         exchange: the request; its response begins when the stream has subscribed.
         identity: the user.
         topic: the topic.
-        signed: the signed name that allows it; None where its permissions do, and so may
-            forbid it later.
+        signed: the signed name that allows the stream; None where the topic's permissions
+            allow it: they are checked again when those of the user change.
     """
 
     def __init__(
@@ -193,8 +195,8 @@ class EventStream:
         )
         try:
             await self._subscribe(since)
-            # Not before: the page's EventSource is open with the first byte, and from
-            # then on no event may be lost.
+            # Only now: the page's EventSource is open with the first byte, and no event
+            # may be lost after that.
             await self._exchange.start_stream(EVENT_STREAM)
             self.outbox.start(self._exchange.writer)
             self._tasks.spawn(self._keep_alive())
@@ -218,7 +220,7 @@ class EventStream:
         return (self._topic.topic,)
 
     def describe(self) -> ConnectionInfo:
-        """Return what monitoring lists of this stream."""
+        """Return this stream's entry in the list of connections."""
         scope = self._exchange.scope
         path = printable(str(scope.get("path", "")))[:200]
         return ConnectionInfo(connection_id(scope), "feed", path)
@@ -240,7 +242,7 @@ class EventStream:
             self._over.set()  # the browser reconnects, and tries again
 
     async def _begin(self, since: Position | None) -> None:
-        """Send what was missed, and from now on what is published."""
+        """Send the publications that were missed, and then those that follow."""
         request = SubscribeRequest(recover=since is not None)
         if since is not None:
             request.epoch, request.offset = since.epoch, since.offset
@@ -316,7 +318,7 @@ class EventStream:
         receivers = []
         for stream in listeners:
             passes = stream._gate is None or stream.passes(tags, publication)  # noqa: SLF001
-            # None while it waits for the decision.
+            # ``passes`` is None while the publication waits for the decision.
             if passes is not None and stream.accept(publication) and passes:
                 receivers.append(stream.outbox)
         if receivers:
@@ -340,7 +342,7 @@ class EventStream:
         self.on_gap(self._group)
 
     def on_gap(self, group: str) -> None:
-        """End, where there is a position that was lost: the browser reconnects with it."""
+        """End where the topic has positions: the browser reconnects with its last one."""
         if self._subscription.active and self._subscription.position is not None:
             self._over.set()
 
@@ -354,7 +356,7 @@ class EventStream:
 
     @property
     def active(self) -> bool:
-        """Whether publications may be sent: not before what was missed."""
+        """Whether publications may be sent: only after those that were missed."""
         return self._subscription.active
 
     @property
@@ -407,7 +409,7 @@ class EventStream:
         self._over.set()
 
     def cut(self) -> None:
-        """End at once, without the client."""
+        """End at once, without a last event."""
         if self._task is not None:
             self._task.cancel()
 
@@ -419,7 +421,7 @@ def _published(
     text = msgspec.json.decode(data) if data.startswith(b'"') else data.decode()
     event = (tags or {}).get(_EVENT, "")
     if event == _RESET:
-        event = ""  # reserved for us
+        event = ""  # only Tiderace sends resets
     return _block(text, event=event, position=position)
 
 
@@ -440,7 +442,7 @@ def _retry(between: tuple[int, int]) -> bytes:
 
 
 def _position(text: str) -> Position | None:
-    """Return the position in an event's ``id``; one that cannot be for other text."""
+    """Return the position in an event's ``id``; for other text one of an unknown epoch."""
     if not text:
         return None
     epoch, _, offset = text.rpartition(":")

@@ -220,7 +220,7 @@ class HttpExchange:
                 await writer.drained()
             return
         try:
-            # Not with _send_body: a coroutine less for each part.
+            # Inlined _send_body: that saves a coroutine for each part.
             await self.send(
                 {"type": "http.response.body", "body": part, "more_body": True}
             )
@@ -256,7 +256,7 @@ class HttpExchange:
         await self._send_body(body, more=False)
 
     async def answer_preflight(self) -> None:
-        """Answer what a page of another origin may send."""
+        """Answer a CORS preflight with the methods and headers that pages may send."""
         await self.answer(
             204,
             headers=[
@@ -275,8 +275,8 @@ def _cors(
         (b"access-control-allow-origin", origin.encode("latin1")),
         (b"vary", b"origin"),
     ]
-    # "*" allows every page, and "null" pages in sandboxes of every site, but not with
-    # the cookies of their visitors.
+    # "*" allows pages of every site, and "null" sandboxed pages of every site, so the
+    # patterns do not allow them to send cookies.
     if any(
         pattern not in ("*", "null") and validator.match_allowed_origin(parsed, pattern)
         for pattern in validator.allowed_origins

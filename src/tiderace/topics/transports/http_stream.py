@@ -1,6 +1,10 @@
 """A topic client over an endless HTTP response, with commands in requests of their own.
 
-POST connection/http_stream     the first commands; the response carries the rest
+::
+
+    POST connection/http_stream     <first commands>
+
+The response carries all replies and pushes.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ class HttpStreamTransport:
     Args:
         exchange: the request; its response has not begun.
         codec: encodes and decodes frames.
-        user_id: of the request; later requests must come from the same user.
+        user_id: the user of the request; later ones must come from the same user.
         prelude: sent before the first frame.
     """
 
@@ -66,7 +70,7 @@ class HttpStreamTransport:
     def feed(self, message: bytes) -> bool:
         """Queue a message for ``receive``; return False when too much is queued."""
         number = self._messages.qsize()
-        # A single one always fits: its size has a limit of its own.
+        # A message always fits into an empty queue: its size has a limit of its own.
         if number and (
             number >= _QUEUE_LIMIT or self._size + len(message) > _QUEUE_SIZE
         ):
@@ -111,7 +115,7 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
         raise Rejected(400, "the body must hold the first commands")
     transport = HttpStreamTransport(exchange, codec, await exchange.user_id())
     transport.feed(first)
-    del first  # it may have a token, and errors show the variables of this frame
+    del first  # it may contain a token, and error reports show local variables
     await transport.run(hooks, exchange.content_type.encode())
 
 

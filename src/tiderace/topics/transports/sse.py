@@ -1,7 +1,9 @@
 """A topic client over server-sent events, with commands in requests of their own.
 
-GET connection/sse?cf_connect=<first commands>     for EventSource
-POST connection/sse                                the same as a body
+::
+
+    GET connection/sse?cf_connect=<first commands>     for EventSource
+    POST connection/sse     <first commands>
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from tiderace.topics.transports.http_stream import (
 
 EVENT_STREAM = b"text/event-stream"
 
-# Commands that may be in a URL, which a page of another site can make a browser fetch.
+# Commands that may be in a URL. They only read: a page of another site can make a browser
+# fetch the URL.
 _READ_COMMANDS = frozenset(
     {"connect", "subscribe", "history", "presence", "presence_stats", "ping"}
 )
@@ -59,7 +62,7 @@ def _require_read_commands(first: bytes) -> None:
     try:
         commands = JSON.decode(first)
     except (MalformedFrame, RecursionError):
-        return  # the stream closes with a code after which clients stay away
+        return  # the stream ends with a code after which clients do not reconnect
     for command in commands:
         name, _ = request_of(command)
         if name and name not in _READ_COMMANDS:

@@ -24,7 +24,7 @@ logger = logging.getLogger("tiderace.topics")
 
 _JSON = "centrifuge-json"
 _PROTOBUF = "centrifuge-protobuf"
-# The extension of servers that take a limit for a single socket, as ours does.
+# The ASGI extension of servers, such as Tiderace's, that take a limit for each socket.
 _MAX_SIZE = "tiderace.max_size"
 # That of servers that leave pings to the application.
 _PING_INTERVAL = "tiderace.ping_interval"
@@ -54,7 +54,7 @@ class WebSocketTransport:
         self.writer: FrameWriter | None = extensions.get("tiderace.frames")
 
     async def accept(self) -> bool:
-        """Accept the client's handshake; return False when there is no client after it."""
+        """Accept the client's handshake; return False when the connection has ended."""
         if (await self._receive())["type"] != "websocket.connect":
             return False
         offered = self._scope.get("subprotocols") or []
@@ -65,7 +65,7 @@ class WebSocketTransport:
             conf.current().topics,
         )
         if _MAX_SIZE in extensions:
-            # So that the server buffers nothing longer of an unknown client.
+            # The server buffers no longer message, not even of an anonymous client.
             event["max_size"] = settings.frame_size
         if _PING_INTERVAL in extensions:
             event["ping_interval"] = settings.ping
@@ -73,7 +73,7 @@ class WebSocketTransport:
         self._open = True
         codec = protobuf(_PROTOBUF) if chosen == _PROTOBUF else JSON
         if codec is None:
-            # Accepted first: a client that is refused gets no code, and tries for ever.
+            # Accepted first: a refused handshake has no code, and the client would retry.
             await self.close(codes.CLOSE_BAD_PROTOCOL)
             return False
         self.codec = codec
@@ -84,7 +84,7 @@ class WebSocketTransport:
         if event["type"] == "websocket.disconnect":
             self._open = False
             if event.get("code") == _TOO_BIG:
-                # The server closed it, and does not log that.
+                # The server has closed the connection, and does not log it.
                 logger.info(
                     "a topic client is closed with %d: %r (%s)",
                     _TOO_BIG,
