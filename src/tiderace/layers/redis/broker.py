@@ -42,10 +42,10 @@ class RedisBroker:
 
     Args:
         host: one entry of ``hosts``, decoded.
-        prefix: what every key and pub/sub channel begins with.
+        prefix: the beginning of every key and pub/sub channel.
         publish_timeout: seconds a call waits for a server that is away.
         max_bytes: bytes of a group's messages that are kept.
-        crypter: encrypts what members of presence show; None for no encryption.
+        crypter: encrypts the info of members of presence; None for no encryption.
     """
 
     def __init__(

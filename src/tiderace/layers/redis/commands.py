@@ -1,4 +1,4 @@
-"""Runs commands and scripts, and tries again while the server is away."""
+"""Runs commands and scripts, with retries while the server is away."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tiderace.layers.redis.scripts import SCRIPTS, Script
 
 T = TypeVar("T")
 
-# Errors that soon pass: the server loads its data, has become a replica in a failover, or
-# its cluster is moving slots.
+# Transient errors: the server loads its data, has become a replica in a failover, or its
+# cluster is moving slots.
 _TRANSIENT_CODES = (
     "LOADING",
     "READONLY",
@@ -93,9 +93,9 @@ class CommandRunner:
     def begin_script(
         self, name: str, values: Mapping[str, Any]
     ) -> Awaitable[Any] | None:
-        """Run a script for ``call_with_retry``; None where no connection is open.
+        """Begin a script for ``call_with_retry``; return None where no connection is open.
 
-        It costs no coroutine: most of them are the first and only try.
+        Without a coroutine, since the first try mostly succeeds.
         """
         script = SCRIPTS[name]
         parameters = script.parameters(values, (), ())
@@ -117,9 +117,9 @@ class CommandRunner:
         """Call ``attempt`` until it succeeds or the timeout has passed.
 
         Args:
-            attempt: gets whether this is a retry.
-            first: the first try, where it has begun; repeated by ``attempt`` without a
-                delay when the server did not have its script.
+            attempt: makes one try; its argument is whether this is a retry.
+            first: the first try, if it has begun already. If the server lacks its script,
+                ``attempt`` is called at once.
 
         Raises:
             LayerUnavailable: when the server could not be reached in time, or refused.
@@ -131,7 +131,7 @@ class CommandRunner:
         while True:
             begun = time.monotonic()
             try:
-                if tries == 0:  # the connection bounds it
+                if tries == 0:  # the connection limits its time
                     if first is not None:
                         try:
                             return await first
@@ -154,12 +154,12 @@ class CommandRunner:
                         raise MessageTooLarge(f"{text}; {_SIZE_ADVICE}") from error
                     raise LayerUnavailable(text) from error
                 reason = error
-                # After a failover the same address may stay a replica.
+                # After a failover the server at this address may remain a replica.
                 await self._pool.close()
             tries += 1
             delay = self.backoff(tries)
             now = time.monotonic()
-            # Nothing bounds a blocking attempt: the next one may take as long.
+            # A blocking attempt has no limit of time: the next one may take as long.
             took = now - begun if asyncio._get_running_loop() is None else 0.0  # noqa: SLF001
             if now + delay + took > deadline:
                 raise LayerUnavailable(

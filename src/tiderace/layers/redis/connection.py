@@ -1,8 +1,8 @@
 """One connection to a Redis or Valkey server: sends commands, receives replies.
 
-redis-py opens the connection (addresses, TLS, passwords, Sentinel), and its transport is
-taken over then: an asyncio protocol with the C parser reads in a tenth of the time that
-redis-py's own reader takes.
+redis-py opens the connection (addresses, TLS, passwords, Sentinel). Then this module takes
+over the transport: its asyncio protocol, with the parser in C, reads in a tenth of the
+time of redis-py's own reader.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class _SubscriptionCommand:
 class RedisConnection(asyncio.Protocol):
     """Sends commands in a pipeline and returns their replies in order.
 
-    A server that does not reply to a command or a ping for ``timeout`` seconds counts as
-    lost, so that a half-open connection is noticed. So does a pub/sub connection of a
-    loop that stood still as long: what lies in its socket is of unknown age, and is
-    fetched with its age after a reconnect. A connection belongs to one event loop, and
-    serves either ``execute`` or ``execute_pubsub``, as their errors cannot be told
-    apart.
+    A connection is lost when the server does not reply to a command or a ping for
+    ``timeout`` seconds, so a half-open connection is detected. A pub/sub connection is
+    also lost when its event loop was blocked as long: the messages in its socket are of
+    unknown age, and after a reconnect they are read from the streams with their age. A
+    connection belongs to one event loop, and serves either ``execute`` or
+    ``execute_pubsub``, since errors do not show which of them they are for.
     """
 
     def __init__(
@@ -64,15 +64,15 @@ class RedisConnection(asyncio.Protocol):
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport = transport
-        # Closes the transport when it is freed.
+        # Kept, since it closes the transport when it is freed.
         self._stream_writer = stream_writer
         self._timeout = timeout
         self._parser = hiredis.Reader(
             protocolError=ConnectionLost, replyError=hiredis.ReplyError
         )
-        # Commands that are written together when the tick of the event loop ends.
+        # Commands that are written together in the next iteration of the event loop.
         self._unwritten: list[bytes] = []
-        # When each command was begun, and its reply.
+        # For each command when it was begun, and the future of its reply.
         self._replies: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._messages: list[tuple[bytes, bytes | None]] = []
         self._unread_size = 0
@@ -82,7 +82,7 @@ class RedisConnection(asyncio.Protocol):
         # Called when messages have arrived, and when the connection is lost.
         self.notify: Callable[[], None] = lambda: None
         self._last_data = self._loop.time()
-        # When a pub/sub connection was pinged; None with the next data.
+        # When a pub/sub connection was pinged; None once data has arrived.
         self._pinged_at: float | None = None
         self._error: Exception | None = None
         transport.set_protocol(self)
@@ -222,7 +222,7 @@ class RedisConnection(asyncio.Protocol):
             self._messages.append((channel, None))
 
     def _write(self, command: tuple[Any, ...]) -> None:
-        """Send a command with all others of this tick of the event loop."""
+        """Send a command together with others of this iteration of the event loop."""
         if not self._unwritten:
             self._loop.call_soon(self._flush)
         self._unwritten.append(hiredis.pack_command(cast("tuple[bytes]", command)))
@@ -245,7 +245,7 @@ class RedisConnection(asyncio.Protocol):
             return
         now = self._loop.time()
         is_late = now - self._health_timer.when() > self._check_interval
-        # When late, again after the loop has read what lies in the socket.
+        # When late, check again once the loop has read the socket.
         delay = _LATE_CHECK_DELAY if is_late else self._check_interval
         self._health_timer = self._loop.call_later(delay, self._check_health)
         if is_late or self._reading_paused:
@@ -270,7 +270,7 @@ class RedisConnection(asyncio.Protocol):
         return self._pinged_at
 
     def _cut_after_standstill(self) -> bool:
-        """Close the connection if the loop stood still for long; return whether it is lost."""
+        """Close the connection if the loop was blocked for long; return whether it is lost."""
         late = self._loop.time() - self._health_timer.when()
         if late > self._timeout:
             self._messages.clear()
@@ -298,7 +298,7 @@ class RedisConnection(asyncio.Protocol):
 def _set_exception(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
-        # The caller may have been cancelled.
+        # A cancelled caller would not retrieve it.
         retrieve_exception(future)
 
 
@@ -339,8 +339,8 @@ async def connect(
     except asyncio.CancelledError:
         await connection.disconnect(nowait=True)
         raise
-    # redis-py has no public way. Without its streams the connection object closes
-    # nothing when it is freed.
+    # redis-py has no public API for it. Without its streams the connection object does not
+    # close the transport when it is freed.
     writer, connection._writer, connection._reader = connection._writer, None, None  # noqa: SLF001
     return RedisConnection(writer.transport, writer, timeout=timeout)
 
@@ -349,8 +349,8 @@ async def connect(
 def raise_swallowed_cancellation() -> Iterator[None]:
     """Raise ``CancelledError`` at the end when the task was cancelled meanwhile.
 
-    redis-py swallows a cancellation while it asks sentinels or nodes of a cluster; the
-    caller that cancelled would wait forever.
+    redis-py swallows a cancellation while it queries sentinels or nodes of a cluster; the
+    code that has cancelled the task would wait forever.
     """
     before = cancellation_count()
     try:

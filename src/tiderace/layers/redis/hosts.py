@@ -1,4 +1,4 @@
-"""The ``hosts`` of a layer: their formats, and redis-py's pools and clients for them.
+"""The option ``hosts`` of a layer: its formats, and redis-py's pools and clients for it.
 
 An entry of ``hosts`` is one of::
 
@@ -156,7 +156,7 @@ def make_connection(
     pool = create_pool(host, timeout=timeout)
     connection = pool.make_connection()
     if hasattr(connection, "connection_pool"):
-        # A Sentinel connection asks its pool for the address, by a weak reference.
+        # A Sentinel connection gets the address from its pool, by a weak reference.
         connection.connection_pool = pool
     return connection
 
@@ -254,8 +254,8 @@ def startup_nodes(host: Host) -> list[tuple[str, int]]:
 
 
 def _no_cluster_retry(redis_py: RedisPy) -> Host:
-    # Only the caller knows whether a command may be sent twice. Redirections are followed
-    # all the same.
+    # The caller retries, as not every command may be sent twice. Redirections are followed
+    # without it.
     import redis
 
     if int(redis.__version__.partition(".")[0]) >= 6:

@@ -1,6 +1,6 @@
 """The names of keys and pub/sub channels in Redis.
 
-Keys (``P`` is the layer's prefix, ``G`` a group, ``Q`` a queue; all expire):
+Keys and their time to live (``P`` is the layer's prefix, ``G`` a group, ``Q`` a queue):
 
 ==========================  ==========================================================
 ``P:group:G:stream``        the group's last messages; ``expiry`` after the last one,
@@ -19,8 +19,8 @@ Keys (``P`` is the layer's prefix, ``G`` a group, ``Q`` a queue; all expire):
 ``P:rate:K``                a token bucket; until it is full again
 ==========================  ==========================================================
 
-In ``G``, ``%`` and ``:`` are percent-encoded, so that no key of a group is that of
-another one. Those of presence are in ``tiderace.layers.redis.presence``. In a cluster
+In ``G``, ``%`` and ``:`` are percent-encoded, so that two groups never have the same key.
+The keys of presence are in ``tiderace.layers.redis.presence``. In a cluster
 ``G`` is as it is, and there are braces around ``P:group:G``, ``P:queue:Q`` and
 ``P:rate:K``, and around the pub/sub channels of the same names, so that the keys and the
 channel of a script are in one slot; the replication id is kept for each group.
@@ -32,7 +32,7 @@ import hashlib
 from collections.abc import Collection
 from typing import NamedTuple
 
-# Groups whose names are kept: making them takes longer than the rest of a command.
+# Groups whose key names are cached: making them takes longer than the rest of a command.
 _CACHED_GROUPS = 8192
 
 
@@ -75,7 +75,7 @@ class KeySchema:
         """Return the key of a group's named members, and the start of its other keys."""
         if self._cluster:  # the braces end the name
             return self._tag(f"{self._prefix}:group:{subject}")
-        # Else the group "lobby:meta" would have the key of the meta of "lobby".
+        # Without it, the group "lobby:meta" would have the key of the meta of "lobby".
         name = subject.replace("%", "%25").replace(":", "%3A")
         return f"{self._prefix}:group:{name}"
 

@@ -1,7 +1,7 @@
-"""The channel layers over Redis and Valkey, by the two names of channels_redis.
+"""The channel layers over Redis and Valkey, with the two class names of channels_redis.
 
 Both are the same engine (``tiderace.layers.pubsub`` over ``RedisBroker``). They differ
-in what existing applications and suites rely on.
+only in behaviour that existing applications rely on.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class RedisChannelLayer(PubSubLayer):
     """The channel layer for production, over Redis or Valkey.
 
     Args:
-        hosts: the servers, see ``tiderace.layers.redis.hosts``; groups and queues are
-            spread over them by name.
-        prefix: what every key begins with.
+        hosts: the servers, in a format of ``tiderace.layers.redis.hosts``; groups and
+            queues are spread over them by name.
+        prefix: the beginning of every key.
         expiry: seconds a message waits for its reader, and in which a process that
             was cut off misses nothing; 60.
         group_expiry: seconds a named channel stays in a group; one day. Sockets stay
@@ -157,11 +157,11 @@ class RedisChannelLayer(PubSubLayer):
 
 
 class RedisPubSubChannelLayer(RedisChannelLayer):
-    """The same engine by the name of channels_redis' pub/sub layer.
+    """The same engine with the behaviour of channels_redis' pub/sub layer.
 
-    It differs in what applications rely on there: any value may be a message, names
-    are not checked, ``new_channel(prefix)`` joins the prefix without a separator, and
-    a channel holds 10,000 unread messages, as it has no bound there.
+    Any value may be a message, names are not checked, and ``new_channel(prefix)`` joins
+    the prefix without a separator. A channel holds 10,000 unread messages; that of
+    channels_redis has no limit.
     """
 
     channel_name_regex = group_name_regex = re.compile(".*", re.DOTALL)

@@ -9,12 +9,12 @@ from typing import Any
 from tiderace.layers.redis.commands import CommandRunner
 from tiderace.layers.redis.keys import KeySchema
 
-# Groups handled by one command, and commands that run at once in a cluster.
+# The most groups in one command, and the most commands at once in a cluster.
 _BATCH_SIZE = 500
 _MAX_CONCURRENCY = 100
 
-# Only listing processes needs a lease, too: the key expires with that of the last
-# heartbeat, so any longer one will do.
+# The lease for listing processes without a heartbeat of this one: any time that is longer
+# than the lease of a process, as the key expires with the last heartbeat.
 _LISTING_LEASE = 86400.0
 
 
@@ -148,7 +148,7 @@ class RedisMemberships:
         return [each.decode() for each in await self._heartbeat("", _LISTING_LEASE)]
 
     async def _heartbeat(self, process: str, lease: float) -> list[bytes]:
-        """Note that a process is alive; return those that are."""
+        """Note that a process is alive; return the processes that are."""
         alive: list[bytes] = await self._commands.run_script(
             "heartbeat",
             processes=self._keys.processes,

@@ -1,4 +1,4 @@
-"""The options of a connection: those in ``hosts``, checked and translated for redis-py."""
+"""Checks the options of connections in ``hosts``, and translates them for redis-py."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ COMMAND_TIMEOUT = 5.0
 CONNECT_TIMEOUT = 2.0
 """Seconds to connect, at most: a lost first packet is sent again after one."""
 
-# Of a pool. redis-py 8 refuses the 101st connection, older versions none; the callers
-# bound how many commands run at once.
+# The size of a pool. redis-py 8 by default refuses the 101st connection, older versions
+# none; the callers limit how many commands run at once.
 UNLIMITED_CONNECTIONS = 2**31
 
 _SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
@@ -105,7 +105,7 @@ def _make_blocking(options: Host) -> None:
     import redis.asyncio.retry
 
     if isinstance(options.get("retry"), redis.asyncio.retry.Retry):
-        # It sleeps in an event loop; by default the caller retries.
+        # A Retry of asyncio sleeps in an event loop; without one the caller retries.
         del options["retry"]
     given = options.get("connection_class")
     if given is None or issubclass(given, redis.connection.AbstractConnection):
@@ -178,7 +178,7 @@ def refuse_unknown(
             )
 
 
-# Passed by position, under another name in `hosts`.
+# Parameters that are passed by position, and have another name in `hosts`.
 _NOT_OPTIONS = {"self", "service_name", "sentinel_manager"}
 
 

@@ -74,7 +74,7 @@ class RedisPool:
         self._lock = threading.Lock()
 
     def _forget_parent(self) -> None:
-        # The parent's sockets must be neither used nor closed in its child.
+        # A child must neither use nor close the sockets of its parent.
         keep_alive((self._connections, self._called_once, self._blocking_client))
         self._start_empty()
 
@@ -168,15 +168,15 @@ class RedisPool:
         if task is None or (task.done() and (task.cancelled() or task.exception())):
             self._remove_closed_loops()
             task = self._connections[loop] = loop.create_task(self._open())
-            # Read in any case: all that wait may be cancelled before it fails, and
-            # asyncio would log the error as never retrieved.
+            # Retrieve the exception: if all waiting callers are cancelled before the task
+            # fails, asyncio would log it as never retrieved.
             task.add_done_callback(lambda task: task.cancelled() or task.exception())
         before = cancellation_count()
         try:
             connection = await asyncio.shield(task)
         except asyncio.CancelledError:
-            # Not when the caller is cancelled too, as at the end of the loop: after
-            # ConnectionLost it would open another connection.
+            # Not when the caller is cancelled too, as at the end of the loop: it would
+            # open another connection after ConnectionLost.
             if task.cancelled() and cancellation_count() == before:
                 raise ConnectionLost("the event loop is ending") from None
             raise
@@ -191,7 +191,7 @@ class RedisPool:
         if self._cluster:
             client = hosts_.create_client(self.host, sync=False, timeout=self.timeout)
             try:
-                # By default redis-py would do so during the first calls.
+                # Otherwise redis-py does so during the first calls.
                 await client.initialize()
             except _CONNECTION_ERRORS as error:
                 await client.aclose()
@@ -214,7 +214,7 @@ class RedisPool:
 
 
 def _raise_lost(error: Exception) -> NoReturn:
-    """Raise our exception for redis-py's: a connection was lost, or was refused."""
+    """Raise the layer's exception for one of redis-py: ConnectionLost, or a refusal."""
     # The client of a cluster wraps the error of a node.
     for each in (error, error.__cause__):
         if isinstance(each, REFUSALS):
@@ -234,7 +234,7 @@ def _execute_script(pool: Any, command: tuple[Any, ...]) -> Any:
     except redis.exceptions.ResponseError:
         raise  # the reply has been read
     except BaseException:
-        # The reply may still come, and would be taken for that of the next command.
+        # The reply may still arrive, and would be read as that of the next command.
         connection.disconnect()
         raise
     finally:

@@ -5,7 +5,7 @@ Keys (``P`` is the layer's prefix, ``G`` a group; in a cluster ``P:presence`` is
 
 ==============================  ======================================================
 ``P:presence:G:rows``           connections in the group, with user and info
-``P:presence:G:deadlines``      the same by when they expire
+``P:presence:G:deadlines``      these connections by when they expire
 ``P:presence:G:users``          users in the group, with presence id and connections
 ``P:presence:G:claims``         events about users that are handed out, not confirmed
 ``P:presence:G:turns``          users by when their claim or grace ends
@@ -13,8 +13,8 @@ Keys (``P`` is the layer's prefix, ``G`` a group; in a cluster ``P:presence`` is
 ``P:presence:due``              groups by when something is due in them
 ==============================  ======================================================
 
-All expire a day after their last change, so that a fleet that was stopped can return and
-announce who has left; ``pace`` expires with its second.
+All expire a day after their last change, so that a site that was stopped can return and
+announce the leaves; ``pace`` expires with its second.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ _MAX_REFRESHED = 1000  # connections in one script
 class RedisPresenceStore:
     """A ``PresenceStore`` over one server, Sentinel set-up or cluster.
 
-    A step that is retried over a lost connection happens once. The one exception: the
-    leave of a connection is not announced when the reply was lost; the members that are
-    read later are right.
+    A step that is retried after a lost connection takes effect once. The one exception:
+    the leave of a connection is not announced when the reply was lost; members that are
+    read later are correct.
 
     Args:
         config: times and limits.
         run_script: ``CommandRunner.run_script``.
-        prefix: what every key begins with.
+        prefix: the beginning of every key.
         cluster: whether the keys of one script must be in one slot.
-        crypter: a ``MultiFernet`` for what members show; None for no encryption.
+        crypter: a ``MultiFernet`` for the info of members; None for no encryption.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class RedisPresenceStore:
             **self._keys(group, *_GROUP_KEYS, "pace"),
             due=f"{self._base(group)}:due",
             group=group,
-            # The same for every attempt, so that retried claims are the same, too.
+            # The same token for every attempt, so that a retry repeats its own claims.
             token=secrets.token_hex(8),
             lease_ms=int(self.config.lease * 1000),
             pushes=self.config.pushes,
@@ -237,7 +237,7 @@ class RedisPresenceStore:
 
 
 def _identity(member: Member) -> str:
-    """Return what a member is counted by: the user, or an anonymous connection."""
+    """Return the identity by which a member is counted: user or anonymous connection."""
     return member.user or f"\0{member.client}"
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 _FOLDER = Path(__file__).parent / "lua"
 
-# Functions that scripts call, each in `lua/shared`; the first one calls others.
+# Functions that scripts call, each in `lua/shared`; `presence_group` is the first, as it
+# calls others.
 _SHARED = (
     "presence_group",
     "history_start",
@@ -66,7 +67,7 @@ class Script:
         if len(values) != len(self.keys) + len(self.arguments):
             raise self._wrong_names(values)
         try:
-            # In C: this is done for every message that is published.
+            # itemgetter is in C: this runs for every message that is published.
             found = list(self._select(values))
         except KeyError:
             raise self._wrong_names(values) from None

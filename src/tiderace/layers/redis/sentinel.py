@@ -48,7 +48,7 @@ def create_sentinel_pool(options: Host, redis_py: RedisPy, timeout: float) -> An
     refuse_unknown(sentinel_options, [redis_py.client], set())
     set_defaults(options, connection_class, timeout)
     options.setdefault("max_connections", UNLIMITED_CONNECTIONS)
-    # The next sentinel is asked at once: a dead one must not take a command's time.
+    # Short, so that a dead sentinel leaves time to query the next one.
     set_defaults(sentinel_options, connection_class, min(timeout, CONNECT_TIMEOUT))
     sentinel_options.setdefault("retry", no_retry(redis_py))
     return pool_class(
@@ -61,10 +61,10 @@ def create_sentinel_pool(options: Host, redis_py: RedisPy, timeout: float) -> An
 
 
 def _sentinel_class(module: Any, *, sync: bool) -> Any:
-    """Return a Sentinel client that asks for the primary's address and then disconnects.
+    """Return a Sentinel client that reads the primary's address and then disconnects.
 
-    redis-py's own reads the list of primaries, which has the old one until all replicas
-    follow the new one.
+    redis-py's own client reads the list of primaries, which has the old one until all
+    replicas follow the new one.
     """
     from redis import exceptions
 
@@ -90,7 +90,7 @@ def _sentinel_class(module: Any, *, sync: bool) -> Any:
         async def discover_master(self, service_name: str) -> Any:
             replies: list[Exception | str] = []
             for client in self.sentinels:
-                # Not the pool: to close it is awaited, and left out when cancelled.
+                # Without the pool: closing it is awaited, which a cancellation skips.
                 connection = client.connection_pool.make_connection()
                 address = None
                 try:

@@ -31,7 +31,7 @@ class SlotMap:
     def __init__(self, host: dict[str, Any], *, timeout: float) -> None:
         self._host = host
         self._timeout = timeout
-        # None until a node has been asked.
+        # None until a node was queried.
         self._sharded: bool | None = None if hosts_.is_cluster(host) else False
         self._nodes: list[Address] = []
         self._owners: list[Address | None] | None = None
@@ -41,11 +41,11 @@ class SlotMap:
         return f"S{name}" if self._sharded else name
 
     def invalidate(self) -> None:
-        """Let ``refresh`` ask again which node owns which slot."""
+        """Make ``refresh`` query again which node owns which slot."""
         self._owners = None
 
     async def refresh(self) -> None:
-        """Ask a node which node owns which slot, unless it is known.
+        """Query which node owns which slot, unless that is known.
 
         Raises:
             ConnectionLost: when no node replies.
@@ -65,7 +65,7 @@ class SlotMap:
             connection.close()
         owners: list[Address | None] = [None] * _SLOTS
         for first, last, primary, *_ in slots:
-            # A node without a configured name leaves out its own.
+            # A node without a configured address leaves out its own.
             name = primary[0].decode() if primary[0] else address
             owners[first : last + 1] = [(name, primary[1])] * (last + 1 - first)
         self._owners = owners

@@ -16,12 +16,13 @@ from tiderace.layers.redis.commands import CommandRunner
 from tiderace.layers.redis.keys import KeySchema
 from tiderace.runtime.forks import after_fork
 
-# Bytes of a message's id, whose first ones make an epoch or a leap, and of an epoch.
+# Bytes of a message's id, and of an epoch. The script takes the random part of a new epoch
+# or a leap from the first bytes of the id.
 _ID_SIZE = 12
 _EPOCH_SIZE = 6
 
-# Ids only have to differ: without a call of the system for each, and apart from the
-# application's generator, which it may seed. A forked child makes others.
+# Ids only have to differ, so they need no system call. The generator is not the global
+# one, which the application may seed; a forked child seeds its own.
 _random = random.Random()  # noqa: S311
 after_fork(_random.seed)
 
@@ -31,11 +32,13 @@ _MAX_CLOCK_DIFFERENCE = 5.0
 # A position is kept this many times as long as the messages.
 _POSITION_LIFETIMES = 10
 
-# The same before the first message; listeners extend it once in the expiry.
+# Before the first message, the position is kept this many times as long as the messages;
+# listeners extend it once in that time.
 _EMPTY_LIFETIMES = 3
 
-# By what offsets leap at least after a failover: more messages than a replica can be
-# behind. As much again is random, so that two leaps from one offset do not meet.
+# The least number of offsets that are skipped after a failover: more messages than a
+# replica can be behind. Up to as many again are added at random, so that two leaps from
+# one offset do not reach the same one.
 _LEAP = 1 << 20
 
 

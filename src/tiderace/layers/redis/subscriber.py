@@ -25,7 +25,7 @@ from tiderace.layers.redis.slots import Address, SlotMap
 from tiderace.runtime.forks import after_fork, keep_alive
 
 Messages = list[tuple[bytes, bytes]]
-"""Channel and payload of each."""
+"""Messages as channel and payload."""
 
 _POLL_INTERVAL = 0.25  # seconds between two checks whether another loop still runs
 
@@ -54,7 +54,7 @@ class Subscriber:
         after_fork(self._forget_parent)
 
     def _start_empty(self) -> None:
-        # Changed and copied in any thread, in one step under the GIL each.
+        # Any thread may change or copy it: each is one step under the GIL.
         self._channels: set[bytes] = set()
         self._session: _SubscriberSession | None = None
 
@@ -113,7 +113,7 @@ class Subscriber:
                 connection.close()
 
     async def _synchronize(self, channels: Collection[bytes]) -> None:
-        """Have the session apply the changes to ``channels``, in its own loop."""
+        """Apply the changes to ``channels`` in the event loop of the session."""
         session = self._session
         if session is None or not channels:
             return
@@ -198,7 +198,7 @@ class _SubscriberSession:
         except ConnectionLost:
             self._reconnect()
             return
-        # Not gather: cancelled here, it would cancel what other callers await too.
+        # Not gather: if this call is cancelled, it would cancel futures of other callers.
         for confirmed in (await asyncio.wait(pending))[0] if pending else ():
             error = confirmed.exception()
             if isinstance(error, hiredis.ReplyError) and not _is_transient(error):

@@ -1,7 +1,7 @@
--- Lets idempotency keys of a group end that have a longer life.
+-- Shortens the life of idempotency keys of a group.
 --
 -- KEYS: any number of idempotency keys
--- ARGV: ttl_ms (from now on)
+-- ARGV: ttl_ms (the longest that they live from now on)
 local ttl_ms = unpack(ARGV)
 for _, key in ipairs(KEYS) do
   if redis.call('PTTL', key) > tonumber(ttl_ms) then

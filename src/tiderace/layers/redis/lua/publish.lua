@@ -4,11 +4,11 @@
 --       server's replication id, see replication_id), once (what was published under the
 --       idempotency key; left out when there is no such key)
 -- ARGV: channel (pub/sub), data, id (of the message, 12 random bytes), publish (command),
---       since_ms ('' for the first try, else the time since then, at most), once_ttl_ms,
+--       since_ms ('' for the first try, else at least the time since then), once_ttl_ms,
 --       options (packed numbers: capacity; ttl_ms of the stream; position_ttl_ms, of meta;
---       members_age_ms, how long a membership lasts, 0 for ever; max_bytes of the stream;
---       history_size, -1 to leave it as it is; history_ttl_ms; leap, which is added to the
---       offset after a failover, and as much again at random)
+--       members_age_ms, how long a membership lasts; max_bytes of the stream;
+--       history_size, -1 to leave it as it is; history_ttl_ms; leap, the number of offsets
+--       that are skipped after a failover, to which up to as many are added at random)
 -- Returns: epoch, offset, named channels in the group
 local stream, meta, members, server, once = unpack(KEYS)
 local channel, data, id, publish, since_ms, once_ttl_ms, options = unpack(ARGV)
@@ -40,14 +40,14 @@ if once then
   local published = redis.call('GET', once)
   if published then
     local of, at, earlier = string.match(published, '^(%x+) (%d+) (.*)$')
-    -- The same message is a retry, whose first reply was lost.
+    -- With the same id it is a retry of this call, whose first reply was lost.
     return {of, tonumber(at), earlier == id and named_channels() or {}}
   end
 end
 local last_offset, published_at, bytes, size, history_ttl, position_ttl, ends_at, step,
   step_before, first_step, checkpoint, checkpoint_at, history_checkpoint,
   history_checkpoint_at, stream_ends_at, epoch, replication, leaps = load_state(meta)
--- Whether more has changed than what every publication changes.
+-- Whether more of the state has changed than the numbers that every publication changes.
 local has_changed = not last_offset
 local before
 if last_offset and since_ms ~= '' then
@@ -71,22 +71,22 @@ if not last_offset then
 elseif math.abs(now - published_at) > 20 then
   -- After a failover, or a restart from a file, the server may lack the last messages,
   -- which subscribers have received: their offsets must not be used again. No failover
-  -- takes less than 20 ms, so a busy group is spared the question.
+  -- takes less than 20 ms, so it is not checked for a busy group.
   local current = replication_id(server, now)
   if current ~= replication then
     has_changed = true
     local random = struct.unpack('<I4', id)
     before, last_offset = last_offset, last_offset + leap + random % leap
     replication = current
-    -- Of earlier leaps, only those of the last weeks matter.
+    -- Only the leaps of the last weeks matter: older ones are cut off.
     leaps = string.format('%.0f %.0f ', before, last_offset + 1) .. string.sub(leaps, 1, 200)
     leaps = string.match(leaps, '^.* ')
   end
 end
 local offset = last_offset + 1
 
--- Everything is kept for ttl, for processes that were disconnected. The last
--- history_size entries are kept for history_ttl, by whatever publication.
+-- All entries are kept for ttl, for processes that were disconnected. The last
+-- history_size entries are kept for history_ttl.
 local has_other_history =
   history_size >= 0 and (history_size ~= size or history_ttl_ms ~= history_ttl)
 if has_other_history then
@@ -120,7 +120,7 @@ if is_step then
   trim(first_step)
   first_step, step_before, step, bytes, has_changed = step_before, step, offset, 0, true
 end
--- What was there at the last checkpoint has expired since, so a busy group keeps the
+-- The messages up to the last checkpoint are older than ttl, so a busy group keeps the
 -- messages of two periods at most.
 if now - checkpoint_at >= ttl then
   local expired = checkpoint
@@ -137,12 +137,12 @@ if not is_kept or has_other_history then
   redis.call('PEXPIRE', stream, stream_ttl)
   stream_ends_at, has_changed = now + stream_ttl, true
 elseif stream_ends_at - now < stream_ttl then
-  -- A quarter longer than it has to be kept, so that it is not renewed each time.
+  -- A quarter longer than necessary, so that it is not renewed by each publication.
   redis.call('PEXPIRE', stream, math.floor(stream_ttl * 1.25))
   stream_ends_at, has_changed = now + stream_ttl * 1.25, true
 end
 position_ttl = math.max(position_ttl_ms, history_ttl * 10)
--- The position's time is renewed when a tenth of it is gone.
+-- The time to live of the position is renewed when a tenth of it has passed.
 if has_changed or ends_at - now < position_ttl * 0.9 then
   save_state(meta, offset, now, bytes, size, history_ttl, position_ttl, now + position_ttl,
     step, step_before, first_step, checkpoint, checkpoint_at, history_checkpoint,

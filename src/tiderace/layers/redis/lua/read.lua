@@ -23,7 +23,8 @@ if not state[1] then
 end
 local last_offset, position_ttl, epoch, leaps = state[1], state[6], state[16], state[18]
 if state[4] < 0 and size then
-  -- No publication has set a history yet: group messages are kept by this one.
+  -- No publication has set a history yet: messages of the group are kept by that of the
+  -- reader.
   position_ttl = math.max(position_ttl, tonumber(position_ttl_ms), ttl * 10)
   -- Clients can subscribe to any number of names.
   if last_offset == 0 then position_ttl = tonumber(empty_ttl_ms) end

@@ -12,7 +12,7 @@ local last_offset, position_ttl_ms, epoch = state[1], state[6], state[16]
 if not epoch then
   return {'', 0, {}}
 end
--- The caller keeps the epoch, which must not expire here before it does there.
+-- The caller continues with this epoch, so the position must not expire before that.
 redis.call('PEXPIRE', meta, position_ttl_ms)
 local now = now_ms()
 local entries, size = {}, 0

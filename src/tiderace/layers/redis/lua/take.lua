@@ -7,7 +7,7 @@ local queue, taken = unpack(KEYS)
 local lease_ms = unpack(ARGV)
 local now = now_ms()
 
--- Messages whose lease has ended, as their reader died, come next.
+-- Messages whose lease has ended, because their reader died, are first again.
 local lapsed = redis.call('ZRANGEBYSCORE', taken, '-inf', now)
 for index = #lapsed, 1, -1 do
   redis.call('ZREM', taken, lapsed[index])

@@ -1,4 +1,4 @@
--- Lets connections last for another time to live.
+-- Extends connections by another time to live.
 --
 -- KEYS: due, then for each group: rows, deadlines, users, claims, turns
 -- ARGV: ttl_ms, keys_ttl_ms, then for each group: its name, how many connections, these

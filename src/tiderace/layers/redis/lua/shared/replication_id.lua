@@ -1,8 +1,8 @@
 -- Returns the id of the server's replication history, which changes with a failover or a
 -- restart; '' when the user may not read it.
 --
--- INFO takes a sixth of the time of a publication, so its answer is kept for 20 ms, in
--- which no failover takes place, under the key `server`.
+-- INFO takes a sixth of the time of a publication, so its reply is cached for 20 ms under
+-- the key `server`; a failover takes longer.
 local function replication_id(server, now)
   local at, id = string.match(redis.call('GET', server) or '', '^(%d+) (%x*)$')
   if at and math.abs(now - at) <= 20 then return id end
