@@ -7,6 +7,7 @@ read the source and import nothing.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -384,6 +385,21 @@ def test_every_exception_for_an_import_inside_a_function_is_still_needed():
     ]
 
     assert not stale, "\n".join(stale)
+
+
+def test_the_design_describes_the_same_levels():
+    page = (PACKAGE.parents[1] / "docs/project/design.md").read_text("utf-8")
+    table = page.partition("| level |")[2].partition("\n\n")[0]
+    described = [
+        (group, set(re.findall(r"`(\w+)`", members)))
+        for group, members in re.findall(r"^\| (\w+) \| (.+?) \|", table, re.MULTILINE)
+    ]
+
+    assert dict(described) == {
+        name: m for groups in LEVELS for name, m in groups.items()
+    }
+    heights = [h for name, _ in described for h, g in enumerate(LEVELS) if name in g]
+    assert heights == sorted(heights, reverse=True)
 
 
 # The test of the test: a package_root in a temporary folder, with one thing wrong.
