@@ -36,7 +36,7 @@ class StateFilter(admin.SimpleListFilter):
 
 @admin.register(WaitingPublication)
 class WaitingPublicationAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not generic at run time
-    """Lists what waits and what is set aside; deletes rows, and lets them be tried again.
+    """Lists the rows that wait or are set aside; deletes them, or has them tried again.
 
     The permissions are Django's: ``view``, ``change`` for trying again, and ``delete``.
     """
@@ -70,6 +70,6 @@ class WaitingPublicationAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # no
     def try_again(
         self, request: HttpRequest, queryset: QuerySet[WaitingPublication]
     ) -> None:
-        """Let rows that are set aside wait again."""
+        """Put rows that are set aside back among those that wait."""
         count = queryset.exclude(failed=None).update(failed=None, error=None)
         self.message_user(request, f"{count} will be tried again.")

@@ -20,7 +20,7 @@ class OutboxConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Let the servers of this site start and stop the relays."""
+        """Start and stop the relays with the servers of this site."""
         from tiderace.outbox.process import process_relays, start_in_server
 
         on_startup(start_in_server)

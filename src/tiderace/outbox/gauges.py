@@ -1,4 +1,4 @@
-"""The gauges of the outboxes whose relays are at work in this process."""
+"""The gauges of the outboxes whose relay is active in this process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _by_database: dict[str, Statistics] = {}
 
 
 def report(database: str, statistics: Statistics) -> None:
-    """Set the gauges; in a process whose relay is not at work they are 0."""
+    """Set the gauges; they are 0 in a process whose relay is not active."""
     _by_database[database] = statistics
     found = _by_database.values()
     metrics.OUTBOX_WAITING.value = sum(each.waiting for each in found)

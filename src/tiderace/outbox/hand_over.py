@@ -1,4 +1,4 @@
-"""Hands rows over in the calling thread, for tests of an application."""
+"""Publishes rows in the calling thread, for tests of an application."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _ROWS = 500
 def hand_over(using: str = DEFAULT_DB_ALIAS) -> int:
     """Publish all rows that wait in the outbox of a database, and delete them.
 
-    For tests, where no relay is at work: it sees the rows of the transaction around a
-    test, and returns when they are published. The callbacks of
+    For tests, in which no relay runs: it reads the rows in the transaction around a test,
+    and returns when they are published. The callbacks of
     ``captureOnCommitCallbacks(execute=True)`` call it.
 
     Returns:
         The number of publications.
 
     Raises:
-        Exception: what makes a row impossible to publish; the row stays.
+        Exception: the error of a row that cannot be published; the row stays.
     """
     outbox = OutboxRows(using)
     count = 0

@@ -1,4 +1,4 @@
-"""Elects the one relay of a database that is at work."""
+"""Elects the active relay of a database."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tiderace.outbox.models import RelayLease
 RENEWAL = 2.0
 """Seconds between two renewals."""
 CHECK = 1.0
-"""Seconds between two looks of a relay that waits for the lease."""
+"""Seconds between two attempts of a relay that waits for the lease."""
 
-# A relay stops to publish so many seconds after it began its last renewal. The others take
-# the lease when it has not changed for longer, so two of them never publish at once.
+# A relay stops publishing _VALID seconds after it began its last renewal. The others take
+# the lease when it has not changed for _EXPIRY seconds, so two never publish at once.
 _VALID = 4.0
 _EXPIRY = 5.0
 
@@ -46,13 +46,13 @@ class Lease:
             f"{socket.gethostname()[:60]}:{os.getpid()}:{secrets.token_hex(8)}"
         )
         self._valid_until = float("-inf")
-        # What the row was when it was last seen to change, and when that was.
+        # The row at its last change that this relay has read, and when it read it.
         self._seen: tuple[str, int] | None = None
         self._seen_at = 0.0
 
     @property
     def held(self) -> bool:
-        """Whether no other relay can be at work now."""
+        """Whether this relay may publish: no other one can hold the lease now."""
         return self._clock() < self._valid_until
 
     def acquire(self) -> bool:
@@ -76,7 +76,7 @@ class Lease:
         return True
 
     def release(self) -> None:
-        """Give the lease up, so that another relay takes it at its next look."""
+        """Give the lease up, so that another relay takes it at its next attempt."""
         self._valid_until = float("-inf")
         self._seen = None
         self._rows.filter(holder=self._holder).update(holder="", beat=F("beat") + 1)

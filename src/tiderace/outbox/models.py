@@ -36,7 +36,7 @@ class WaitingPublication(models.Model):
     failed: models.DateTimeField[datetime.datetime | None, datetime.datetime | None] = (
         models.DateTimeField(null=True, blank=True)
     )
-    """When it was set aside, as it cannot be published; None while it waits."""
+    """When it was set aside because it cannot be published; None while it waits."""
     error: models.TextField[str | None, str | None] = models.TextField(  # noqa: DJ001
         null=True, blank=True
     )
@@ -53,7 +53,7 @@ class WaitingPublication(models.Model):
 
 
 class RelayLease(models.Model):
-    """The relay that is at work: a single row, which it changes every two seconds."""
+    """The lease of the active relay: a single row, which it changes every two seconds."""
 
     name: models.CharField[str, str] = models.CharField(primary_key=True, max_length=20)
     holder: models.CharField[str, str] = models.CharField(max_length=120, blank=True)

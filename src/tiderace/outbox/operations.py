@@ -1,15 +1,17 @@
 """Migration operations for PostgreSQL: publishing from SQL and by triggers.
 
-from tiderace.outbox.operations import PublishChanges
+::
 
-class Migration(migrations.Migration):
-    dependencies = [
-        ("chat", "0001_initial"),
-        ("tiderace_outbox", "0002_publish_in_sql"),
-    ]
-    operations = [
-        PublishChanges("message", topics=["room:{room_id}"], fields=["id", "text"]),
-    ]
+    from tiderace.outbox.operations import PublishChanges
+
+    class Migration(migrations.Migration):
+        dependencies = [
+            ("chat", "0001_initial"),
+            ("tiderace_outbox", "0002_publish_in_sql"),
+        ]
+        operations = [
+            PublishChanges("message", topics=["room:{room_id}"], fields=["id", "text"]),
+        ]
 """
 
 # Django documents ``_meta``.
@@ -30,7 +32,7 @@ __all__ = ["CreatePublishFunction", "PublishChanges"]
 
 logger = logging.getLogger("tiderace.outbox")
 
-# With the search path of the migration, since that of another program may be any.
+# The functions have the search path of the migration: another program may set any other.
 _FUNCTION = """
 CREATE OR REPLACE FUNCTION tiderace_publish(topic text, data jsonb) RETURNS void
 LANGUAGE sql SET search_path FROM CURRENT AS $body$
@@ -107,10 +109,11 @@ class CreatePublishFunction(_PostgreSQLOperation):
 
 
 class PublishChanges(_PostgreSQLOperation):
-    """Publishes each change of a table's rows by a trigger, whatever program makes it.
+    """Publishes each change of a table's rows by a trigger, in whatever way it is made.
 
-    Raw SQL, ``bulk_create()``, ``bulk_update()``, ``QuerySet.update()``, cascades of the
-    database and other programs are seen; ``TRUNCATE`` is not. A publication has the form
+    Changes by raw SQL, ``bulk_create()``, ``bulk_update()``, ``QuerySet.update()``,
+    cascades of the database and other programs are published; ``TRUNCATE`` is not. A
+    publication has the form
     of ``PublishesChanges``: event, model, pk and fields; do not use both for one model.
     An update that changes no value publishes nothing. When a row moves to another topic,
     the old one gets ``"deleted"`` with the old values.
@@ -138,7 +141,7 @@ class PublishChanges(_PostgreSQLOperation):
         """Create the trigger.
 
         Raises:
-            FieldDoesNotExist: when a topic or ``fields`` names a field that is none.
+            FieldDoesNotExist: when a topic or ``fields`` names a field that is missing.
         """
         connection = schema_editor.connection
         if connection.vendor != "postgresql":

@@ -42,7 +42,7 @@ class ProcessRelays:
         self._relays.clear()
 
     def wake(self, alias: str) -> None:
-        """Let the relay of a database, if one runs here, look for rows now."""
+        """Make the relay of a database, if it runs in this process, query the rows now."""
         if relay := self._relays.get(alias):
             relay.wake()
 
@@ -57,6 +57,6 @@ after_fork(process_relays.forget)
 
 
 async def start_in_server() -> None:
-    """Start the relays when a server starts, unless a process of their own has them."""
+    """Start the relays when a server starts, unless the settings give them a process."""
     if conf.current().relay_in_servers:
         await process_relays.start()

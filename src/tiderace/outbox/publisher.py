@@ -23,7 +23,7 @@ from tiderace.topics.streams import layer_of
 
 logger = logging.getLogger("tiderace.outbox")
 
-# Topics whose rows are being published at once, and topics that wait after an error.
+# The most topics whose rows are published at once, and that wait after an error.
 _TOPICS = 500
 _WAITING_TOPICS = 5_000
 
@@ -36,12 +36,12 @@ _LONGEST_RETRY = 10.0
 # try of the row can succeed.
 _REFUSED_BY_LAYER = (TypeError, MessageTooLarge)
 
-# Seconds between two warnings of topics that wait, for the same kind of error.
+# Seconds between two warnings for the same class of error.
 _WARNINGS = 60.0
 
-# Seconds in which a topic may still become known: in a rolling update the relay can be a
-# process of the older release. With more topics that wait its rows are set aside at once,
-# so that a program with wrong names does not keep other topics waiting.
+# Seconds in which rows of an unknown topic wait: in a rolling update the relay may be a
+# process of the older release. While more than _UNKNOWN_TOPICS topics wait, such rows are
+# set aside at once, so that a program with wrong names does not block other topics.
 _UNKNOWN = 300.0
 _UNKNOWN_TOPICS = 1_000
 
@@ -56,7 +56,7 @@ _EXPIRED_TOPICS = 100
 
 @dataclass(slots=True)
 class Results:
-    """The results of rows that were published or have failed, to be written into the database."""
+    """The results of rows that are published or failed, to be written into the database."""
 
     published: list[tuple[int, PreparedPublication]] = field(default_factory=list)
     """Ids and publications of rows to delete."""
@@ -69,7 +69,7 @@ class Results:
         return bool(self.published or self.set_aside or self.refused)
 
     def extend(self, later: Results) -> None:
-        """Add what became of other rows."""
+        """Add the results of other rows."""
         self.published += later.published
         self.set_aside += later.set_aside
         self.refused += later.refused
@@ -92,7 +92,7 @@ class OutboxPublisher:
 
     Args:
         database: the alias of the rows' database, for messages.
-        lease: without which nothing is published.
+        lease: nothing is published unless it is held.
         clock: seconds that never run backwards.
         on_end: called when the rows of a topic are published, or have failed.
     """
@@ -111,12 +111,12 @@ class OutboxPublisher:
         self._on_end = on_end
         self._results = Results()
         self._tasks = TaskGroup(logger)
-        # By topic: a task that publishes rows of it. Its other rows wait.
+        # The task that publishes rows of a topic, by topic. Its other rows wait.
         self._busy: dict[str, asyncio.Task[None]] = {}
-        # Those of them that wait before another try.
+        # The topics of these tasks that pause before another try.
         self._waiting: set[str] = set()
         self._failures: dict[str, _Failures] = {}
-        # By layer: held by the topic that tries whether it is back, while it is away.
+        # A lock for each layer that is away: the topic that holds it tries the layer.
         self._away: dict[str, asyncio.Lock] = {}
         self._warned: dict[type[Exception], float] = {}
         # Keys of rows that are deleted, by topic.
@@ -125,7 +125,7 @@ class OutboxPublisher:
 
     @property
     def topics(self) -> Sequence[str]:
-        """Those whose rows are being published or wait for another try."""
+        """The topics whose rows are being published or wait for another try."""
         return list(self._busy)
 
     @property
@@ -135,7 +135,7 @@ class OutboxPublisher:
         return working >= _TOPICS or len(self._waiting) >= _WAITING_TOPICS
 
     def publish(self, rows: Sequence[OutboxRow]) -> None:
-        """Begin to publish rows, of topics that are not busy."""
+        """Begin to publish rows; their topics must not be in ``topics``."""
         if not rows and not self._busy:
             self._failures.clear()  # of topics whose rows were deleted
         by_topic = sorted(rows, key=attrgetter("topic"))
@@ -150,12 +150,12 @@ class OutboxPublisher:
         return [topic for topic, task in self._busy.items() if task.done()]
 
     def take_results(self) -> Results:
-        """Return what became of rows since the last call."""
+        """Return the results of the rows that have ended since the last call."""
         results, self._results = self._results, Results()
         return results
 
     def forget(self, topics: Sequence[str]) -> None:
-        """Take rows of these topics again, after their results were written."""
+        """Accept rows of these topics again, after their results were written."""
         for topic in topics:
             del self._busy[topic]
 
@@ -172,7 +172,7 @@ class OutboxPublisher:
             self._expiring = self._tasks.spawn(self._expire_keys())
 
     async def wait(self, seconds: float) -> None:
-        """Wait for the topics that do not wait for another try themselves."""
+        """Wait for the topics that are not pausing before another try."""
         if working := self._busy.keys() - self._waiting:
             tasks = [self._busy[topic] for topic in working]
             await asyncio.wait(tasks, timeout=seconds)
@@ -193,13 +193,13 @@ class OutboxPublisher:
                 try:
                     accepted = await self._publish(row)
                 except Exception as error:
-                    # Whatever it is, later rows of the topic must not overtake this one.
+                    # After any error: later rows of the topic must not overtake this one.
                     pause = self._note_failure(row, error)
                     self._waiting.add(topic)
                     await asyncio.sleep(pause)
                     return
                 if accepted:
-                    # Else the next row has waited as long as the one that is set aside.
+                    # Not for a row that is set aside: the next one has waited as long.
                     self._failures.pop(topic, None)
         finally:
             self._waiting.discard(topic)
@@ -220,7 +220,7 @@ class OutboxPublisher:
         except ValueError as error:
             self._set_aside(row, error)
             return False
-        # Apart, since a layer with wrong options raises TypeError, too.
+        # Before the ``try``: a layer with wrong options raises TypeError too.
         layer_of(publication.topic)
         try:
             await self._publish_when_back(publication)
@@ -232,7 +232,7 @@ class OutboxPublisher:
         return True
 
     async def _publish_when_back(self, publication: PreparedPublication) -> None:
-        """Publish; while the layer is away, one topic at a time tries that."""
+        """Publish; while the layer is away, only one topic at a time tries it."""
         alias, name = publication.topic.layer, publication.topic.topic
         try:
             if (trying := self._away.get(alias)) is None:
@@ -252,7 +252,7 @@ class OutboxPublisher:
 
     def _may_pass(self, row: OutboxRow, error: UnknownTopic | Refuse) -> bool:
         """Return whether a topic may accept its rows later."""
-        # By the relay's clock: a row has the time of another host.
+        # Measured by this process: the time in a row is that of another host.
         failures = self._failures.get(row.topic)
         waited = 0.0
         if failures is not None and failures.kind is type(error):
@@ -313,7 +313,7 @@ async def _expire_keys(topic: Topic, keys: Sequence[str]) -> None:
     try:
         await layer_of(topic).stream_expire_keys(topic_group(topic.topic), keys)
     except Exception as error:
-        # They end by themselves.
+        # Keys that are not shortened expire after a week.
         logger.debug("keys of %r could not be let end: %s", topic.topic, error)
 
 

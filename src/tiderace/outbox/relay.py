@@ -1,4 +1,4 @@
-"""Hands the rows of an outbox to the layers of their topics."""
+"""The relay of one database: reads the rows of its outbox, and deletes published ones."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ _ROWS = 500
 # Seconds between two tries of the database.
 _RETRY = 1.0
 
-# Seconds between two looks whether the tables have been made.
+# Seconds between two checks whether the tables exist.
 _MIGRATION = 30.0
 
 # Seconds between two queries for the metrics.
 _STATISTICS = 5.0
 
-# Rows of topics that are done are awaited so long before the next query.
+# Seconds to wait for topics that are being published, so that fewer queries are made.
 _GATHERING = 0.05
 
 
 class Relay:
     """Publishes the rows of one database, in the order of their ids in each topic.
 
-    A row is published once: it is deleted afterwards, and tried again when the relay was
-    killed in between, under the same idempotency key, which a layer holds for a week or
-    until the row is deleted. When it cannot be published now, whatever the error, the topic waits and is
-    tried again after one to ten seconds; no other topic waits for it. While a layer is
-    away, its topics try it one after the other. A row whose own data or topic is at fault
-    is set aside, and the rows after it are published.
+    A row is published once and then deleted. If the relay is killed in between, the row
+    is published again under the same idempotency key, which a layer keeps for a week or
+    until the row is deleted. If a row cannot be published now, its topic waits for one to
+    ten seconds, and other topics go on. While a layer is away, its topics try it one
+    after the other. A row whose own data or topic is at fault is set aside, and the rows
+    after it are published.
 
     Args:
         database: its alias.
@@ -74,13 +74,13 @@ class Relay:
         self._publisher = OutboxPublisher(
             database, self._lease, clock=clock, on_end=self._woken.set
         )
-        # What is not written to the database yet.
+        # Results that are not written into the database yet.
         self._results = Results()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._counted = float("-inf")
 
     def wake(self) -> None:
-        """Look for rows now; may be called from any thread."""
+        """Query the rows now; may be called from any thread."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # that loop is closed
                 self._loop.call_soon_threadsafe(self._woken.set)
@@ -123,14 +123,14 @@ class Relay:
         while True:
             if await self._turn():
                 continue
-            # Until a commit of this process, the end of a topic's rows, or the next poll.
+            # Wait for a commit of this process, the end of a topic's rows, or the poll.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._poll):
                     await self._woken.wait()
             await self._publisher.wait(_GATHERING)
 
     async def _turn(self) -> bool:
-        """Delete what is published and begin with more; return whether there is more."""
+        """Delete published rows and begin with more; return whether there are more."""
         ended = self._publisher.ended
         if not await self._write_results():
             return False
@@ -192,7 +192,7 @@ class Relay:
         try:
             return await self._in_thread(query, *args, **options)
         except Exception as error:
-            # Whatever a backend raises, the relay has to go on.
+            # The relay goes on after any error of a database backend.
             logger.warning("the outbox of %r cannot be used: %s", self.database, error)
             await self._in_thread(self._close_connection)
             await asyncio.sleep(_RETRY)

@@ -18,8 +18,8 @@ from tiderace.topics.declaration.topic import declared
 from tiderace.topics.server_api.transactions import PreparedPublication
 from tiderace.topics.streams import record_of
 
-# Seconds for which a layer keeps the key of a row, until the row is deleted: so long may
-# the database or the broker be away at the worst moment.
+# Seconds for which a layer keeps the key of a row that is not deleted: an outage of the
+# database right after the publication may last as long.
 _KEY_TTL = 7 * 86_400.0
 
 # Characters of an error that are kept.
@@ -52,13 +52,13 @@ class OutboxRow:
         record = record_of(self.topic, data, tags=tags or None)
         record["time"] = _aware(self.created).timestamp()
         if self.key:
-            # Of the application, which may use it again after five minutes.
+            # A key of the application, which may use it again after five minutes.
             return PreparedPublication(topic, record, self.key)
         return PreparedPublication(topic, record, self._own_key(), _KEY_TTL)
 
     def _own_key(self) -> str:
-        # With time and data, since ids begin again in a table that is made anew. No key of
-        # publication_key() is made of a text that begins so.
+        # With time and data, since ids begin again in a table that is created anew. The
+        # prefix keeps it apart from the keys of publication_key().
         text = f"outbox:{self.id}:{self.created.isoformat()}:{self.data}"
         return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
@@ -101,8 +101,8 @@ class OutboxRows:
     ) -> Sequence[OutboxRow]:
         """Return the first rows to publish, in the order of their ids.
 
-        All that is visible, whatever was read before: a transaction that commits late
-        has lower ids than others that were committed earlier.
+        Rows are not read after the last id: a transaction that commits late has lower
+        ids than others that were committed earlier.
 
         Args:
             limit: maximum number.
@@ -117,11 +117,11 @@ class OutboxRows:
         self._all.filter(pk__in=ids)._raw_delete(self.database)  # noqa: SLF001 (delete() reads the rows first)
 
     def set_aside(self, row: int, error: str) -> None:
-        """Keep a row that cannot be published, with the error, and no longer try it."""
+        """Mark a row as one that cannot be published, with the error."""
         self._all.filter(pk=row).update(failed=timezone.now(), error=error[:_ERROR])
 
     def note(self, row: int, error: str) -> None:
-        """Keep the error for which a row waits."""
+        """Store the error because of which a row waits."""
         self._all.filter(pk=row).update(error=error[:_ERROR])
 
     def statistics(self) -> Statistics:
@@ -154,9 +154,9 @@ class OutboxRows:
 
 
 def compact_json(data: str) -> str:
-    """Return JSON that another program may have written as the text of a publication.
+    """Return JSON of another program in the form of a publication.
 
-    Without spaces and line breaks, which separate messages; and certain to be decoded.
+    It has no line breaks, which separate messages, and it can be decoded.
 
     Raises:
         ValueError: for other text.

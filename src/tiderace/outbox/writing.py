@@ -18,7 +18,7 @@ _migrated: set[tuple[str, str]] = set()
 
 
 def store(publication: PreparedPublication, using: str | None) -> bool:
-    """Write a row if a transaction is open; see ``OutboxConfig.store``."""
+    """Write a row; the arguments and the result are those of ``OutboxConfig.store``."""
     connection = transaction.get_connection(using)
     alias = connection.alias
     if not connection.in_atomic_block:
@@ -33,10 +33,10 @@ def store(publication: PreparedPublication, using: str | None) -> bool:
         data=as_text(record["data"]),
         tags=msgspec.json.encode(tags).decode() if tags else None,
         key=publication.key,
-        # Not left to the database, whose time zone may differ without USE_TZ.
+        # Not the default of the database, whose time zone may differ without USE_TZ.
         created=timezone.now(),
     )
-    # Unlike save(), it sends no signals.
+    # Unlike save(), bulk_create() sends no signals.
     WaitingPublication.objects.using(alias).bulk_create([row])
 
     def committed() -> None:
